@@ -1,0 +1,53 @@
+"""AlexNet, whole: the network of 2012 exactly as it was, trained on anybody's pictures.
+
+Importing this package is fast and does no work; each name below is imported when it is first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alexnet.api import draw, evaluate, load, prepare, train
+    from alexnet.deploy.classifier import Classifier, Prediction
+    from alexnet.errors import AlexNetError
+    from alexnet.models import create_model, list_models
+    from alexnet.recipe import Recipe
+
+__all__ = [
+    "AlexNetError",
+    "Classifier",
+    "Prediction",
+    "Recipe",
+    "create_model",
+    "draw",
+    "evaluate",
+    "list_models",
+    "load",
+    "prepare",
+    "train",
+]
+
+_HOMES = {
+    "AlexNetError": "alexnet.errors",
+    "Classifier": "alexnet.deploy.classifier",
+    "Prediction": "alexnet.deploy.classifier",
+    "Recipe": "alexnet.recipe",
+    "create_model": "alexnet.models",
+    "draw": "alexnet.api",
+    "evaluate": "alexnet.api",
+    "list_models": "alexnet.models",
+    "load": "alexnet.api",
+    "prepare": "alexnet.api",
+    "train": "alexnet.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Arrays -> batches: which picture comes when, which view of it, ahead of the network."""

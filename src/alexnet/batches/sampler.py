@@ -1,0 +1,57 @@
+"""Which picture comes when, and its random numbers: pure functions of (seed, epoch) and (seed, epoch, image index).
+
+Nothing here has a state, so the number of workers, processes or restarts can not change a run.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Odd constants of SplitMix64 (Steele, Lea, Flood 2014): increment and the two multipliers of its finalizer.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_A = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_B = np.uint64(0x94D049BB133111EB)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """A permutation of ``range(count)``: the order of the pictures in an epoch."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    return generator.permutation(count).astype(np.int64)
+
+
+def batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """The order cut into batches; the last one is smaller where the count does not divide. Every picture once."""
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def uniforms(seed: int, epoch: int, indices: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
+    """Random numbers in [0, 1) for each picture: [N] -> [N, draws], from (seed, epoch, image index) alone.
+
+    A counter-based generator: each number is a hash (SplitMix64's finalizer, applied after each word of the key) of
+    its coordinates, so any picture's numbers can be had without any other's.
+    """
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+        key = _mix(_mix(np.uint64(seed)) + np.uint64(epoch))
+        rows = _mix(key + indices.astype(np.uint64))  # [N]
+        columns = np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN
+        bits = _mix(rows[:, None] + columns[None, :])  # [N, draws]
+    fractions: NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return fractions
+
+
+def _mix(x: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
+    x = np.asarray(x) + _GOLDEN
+    x = (x ^ (x >> np.uint64(30))) * _MIX_A
+    x = (x ^ (x >> np.uint64(27))) * _MIX_B
+    return np.asarray(x ^ (x >> np.uint64(31)))
+
+
+def normals(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Uniform numbers in pairs -> standard normal ones (Box and Muller 1958): [N, 2n] -> [N, n]."""
+    first, second = uniform[:, 0::2], uniform[:, 1::2]
+    return np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)
+
+
+def step_seed(seed: int, step: int, stream: int = 0) -> int:
+    """A 63-bit seed for what is drawn anew in every step (dropout masks, mixing), from (seed, step, stream)."""
+    with np.errstate(over="ignore"):
+        return int(_mix(_mix(_mix(np.uint64(seed)) + np.uint64(step)) + np.uint64(stream))) >> 1

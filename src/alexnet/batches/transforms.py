@@ -1,0 +1,208 @@
+"""Stored pictures -> what the network sees: crops, mirrors, color noise, test views, the mean; whole batches.
+
+Two steps. *Cutting* keeps uint8 and may run in a worker; *coloring* makes float32 and runs on the device that
+trains. Random numbers come in, none are drawn here; see :mod:`alexnet.batches.sampler`.
+
+Glossary: N pictures, S side of a stored picture, s side of a view, C channels of the network (3, or 1 for gray).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alexnet.batches.sampler import normals, uniforms
+from alexnet.recipe import Recipe
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: weights of red, green and blue in a gray level
+
+
+class Boxes(NamedTuple):
+    """Which part of each stored picture a view shows, in pixels; each [N]."""
+
+    top: NDArray[np.int64]
+    left: NDArray[np.int64]
+    height: NDArray[np.int64]
+    width: NDArray[np.int64]
+    mirror: NDArray[np.bool_]
+
+
+class Colors(NamedTuple):
+    """How each view's colors change: pixel − mean -> matrix · (pixel − mean) + offset, then blanked rectangles."""
+
+    matrix: Tensor | None  # [N, 3, 3]; None: unchanged
+    offset: Tensor | None  # [N, 3] gray levels
+    blank: list[tuple[int, int, int, int] | None]  # top, left, height, width as shares of the view × 2^16
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the training split's pixels are like; subtracted from and used as color noise.
+
+    ``mean`` is the mean image [S, S, 3] or the channel means [3], gray levels. ``color_std`` [3] are the standard
+    deviations along the principal color axes, gray levels; ``color_axes`` [3, 3] has those axes as columns.
+    """
+
+    mean: Tensor
+    color_std: Tensor
+    color_axes: Tensor
+
+
+def draw_boxes(recipe: Recipe, numbers: NDArray[np.float64], stored: int, side: int) -> Boxes:
+    """Boxes of the recipe's training views. ``numbers`` [N, 5] uniform, ``stored`` S, ``side`` the network's, pixels."""
+    mirror = (numbers[:, 4] < 0.5) & recipe.mirror
+    if recipe.crop == "resized":
+        height, width = _part_sides(recipe.smallest_part, numbers, stored)
+    else:
+        height = width = np.full(len(numbers), min(side, stored), np.int64)
+    if recipe.crop == "center":
+        return Boxes((stored - height) // 2, (stored - width) // 2, height, width, mirror)
+    # 256 - 224 leaves 33 offsets a side, both ends included.
+    top = np.floor(numbers[:, 0] * (stored - height + 1)).astype(np.int64)
+    left = np.floor(numbers[:, 1] * (stored - width + 1)).astype(np.int64)
+    return Boxes(top, left, height, width, mirror)
+
+
+def _part_sides(
+    smallest: float, numbers: NDArray[np.float64], stored: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Height and width of a part: area uniform in [smallest, 1], aspect log-uniform in [3/4, 4/3], inside S×S."""
+    area = smallest + (1 - smallest) * numbers[:, 2]
+    # An aspect that would stick out of the picture is pulled in, so that no number has to be drawn again.
+    limit = np.minimum(np.log(4 / 3), -np.log(area))
+    aspect = np.exp((2 * numbers[:, 3] - 1) * limit)
+    height = np.rint(stored * np.sqrt(area / aspect)).clip(1, stored).astype(np.int64)
+    width = np.rint(stored * np.sqrt(area * aspect)).clip(1, stored).astype(np.int64)
+    return height, width
+
+
+def cut(images: Tensor, boxes: Boxes, side: int) -> Tensor:
+    """uint8 [N, S, S, 3] -> uint8 [N, s, s, 3]: each picture's box, mirrored, resized where it is not s×s already."""
+    out = images.new_empty(len(images), side, side, 3)
+    for i, (top, left, height, width, mirror) in enumerate(zip(*(b.tolist() for b in boxes), strict=True)):
+        part = images[i, top : top + height, left : left + width]
+        if (height, width) != (side, side):
+            part = resize(part[None], side)[0]
+        out[i] = part.flip(1) if mirror else part
+    return out
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """uint8 [N, h, w, 3] -> uint8 [N, s, s, 3], bilinear with antialiasing."""
+    maps = images.permute(0, 3, 1, 2)
+    if images.device.type != "cpu":  # PyTorch resizes uint8 on processors only
+        resized = F.interpolate(maps.float(), (side, side), mode="bilinear", antialias=True).round().clamp(0, 255)
+        return resized.to(torch.uint8).permute(0, 2, 3, 1)
+    return F.interpolate(maps, (side, side), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+
+
+def draw_colors(recipe: Recipe, numbers: NDArray[np.float64], statistics: Statistics) -> Colors:
+    """Color changes of the recipe's training views. ``numbers`` [N, ≥14] uniform.
+
+    Noise (paper, 4.1): every pixel of a view gets Σ_i axis_i · σ_i · n_i with n ~ N(0, color_noise²), one draw a
+    view. σ are standard deviations in gray levels: ImageNet's are 121.8, 37.1 and 19.7, so the paper's 0.1 is noise
+    of 12, 4 and 2 gray levels.
+    """
+    offset = matrix = None
+    if recipe.color_noise:
+        strength = torch.from_numpy(normals(numbers[:, :6])).float() * recipe.color_noise  # [N, 3]
+        offset = (strength * statistics.color_std.cpu()) @ statistics.color_axes.cpu().T  # [N, 3]
+    if recipe.color_jitter:
+        factors = 1 + recipe.color_jitter * (2 * torch.from_numpy(numbers[:, 6:9]).float() - 1)  # [N, 3]
+        brightness, contrast, saturation = factors.unbind(1)
+        gray = torch.tensor(LUMA).expand(3, 3)
+        mixed = saturation[:, None, None] * torch.eye(3) + (1 - saturation)[:, None, None] * gray
+        matrix = (brightness * contrast)[:, None, None] * mixed  # [N, 3, 3]
+        level = statistics.mean.cpu().reshape(-1, 3).mean(0)  # [3]; contrast turns about it, brightness moves it
+        shift = (brightness - 1)[:, None] * level
+        offset = shift if offset is None else offset + shift
+    return Colors(matrix, offset, _draw_blanks(recipe.erase, numbers))
+
+
+def _draw_blanks(probability: float, numbers: NDArray[np.float64]) -> list[tuple[int, int, int, int] | None]:
+    def rectangle(n: list[float]) -> tuple[int, int, int, int] | None:
+        if n[0] >= probability:
+            return None
+        height, width = 0.2 + 0.3 * n[1], 0.2 + 0.3 * n[2]  # a fifth to a half of the view's side
+        shares = (n[3] * (1 - height), n[4] * (1 - width), height, width)
+        return tuple(int(share * 65536) for share in shares)  # type: ignore[return-value]
+
+    return [rectangle(row) for row in numbers[:, 9:14].tolist()] if probability else []
+
+
+def color(cuts: Tensor, boxes: Boxes | None, colors: Colors | None, statistics: Statistics, channels: int) -> Tensor:
+    """uint8 [N, s, s, 3] -> float32 [N, C, s, s], channels-last in memory: minus the mean, colors changed.
+
+    The mean image is cut by the same boxes as the pictures; without boxes, its center is. Gray networks (C = 1) see
+    the luma of the result.
+    """
+    mean = statistics.mean
+    if mean.dim() == 3:
+        mean = _cut_mean(mean, boxes, cuts.shape[1])  # [s, s, 3] or [N, s, s, 3]
+    x = cuts.float().sub_(mean)  # [N, s, s, 3]
+    if colors is not None:
+        x = _recolor(x, colors)
+    if channels == 1:
+        x = (x * x.new_tensor(LUMA)).sum(3, keepdim=True)
+    return x.permute(0, 3, 1, 2)  # channels-last: no copy
+
+
+def _cut_mean(mean: Tensor, boxes: Boxes | None, side: int) -> Tensor:
+    stored = mean.shape[0]
+    if boxes is None:
+        start = (stored - side) // 2
+        return mean[start : start + side, start : start + side] if stored >= side else _stretch(mean, side)
+    out = mean.new_empty(len(boxes.top), side, side, 3)
+    for i, (top, left, height, width, mirror) in enumerate(zip(*(b.tolist() for b in boxes), strict=True)):
+        part = mean[top : top + height, left : left + width]
+        part = part if (height, width) == (side, side) else _stretch(part, side)
+        out[i] = part.flip(1) if mirror else part
+    return out
+
+
+def _stretch(mean: Tensor, side: int) -> Tensor:
+    maps = mean.permute(2, 0, 1)[None]
+    return F.interpolate(maps, (side, side), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+
+
+def _recolor(x: Tensor, colors: Colors) -> Tensor:
+    n, side = x.shape[0], x.shape[1]
+    flat = x.view(n, -1, 3)
+    offset = colors.offset.to(x.device)[:, None] if colors.offset is not None else None  # [N, 1, 3]
+    if colors.matrix is not None:
+        flat = torch.bmm(flat, colors.matrix.to(x.device).transpose(1, 2))
+    if offset is not None:
+        flat = flat.add_(offset)
+    x = flat.view(n, side, side, 3)
+    for i, blank in enumerate(colors.blank):
+        if blank is not None:
+            top, left, height, width = (share * side >> 16 for share in blank)
+            x[i, top : top + height, left : left + width] = 0
+    return x
+
+
+def center_views(images: Tensor, side: int) -> Tensor:
+    """uint8 [N, S, S, 3] -> uint8 [N, s, s, 3]: the middle of each picture (resized only if S < s)."""
+    stored = images.shape[1]
+    if stored < side:
+        return resize(images, side)
+    start = (stored - side) // 2
+    return images[:, start : start + side, start : start + side]
+
+
+def ten_views(images: Tensor, side: int) -> Tensor:
+    """uint8 [N, S, S, 3] -> uint8 [10, N, s, s, 3]: four corners, the center, and their mirrors (paper, 4.1)."""
+    far = images.shape[1] - side
+    corners = [(0, 0), (0, far), (far, 0), (far, far), (far // 2, far // 2)]
+    views = [images[:, top : top + side, left : left + side] for top, left in corners]
+    return torch.stack(views + [view.flip(2) for view in views])
+
+
+def view_numbers(seed: int, epoch: int, indices: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The random numbers of each picture's view in an epoch: for its box [N, 5] and for its colors [N, 14]."""
+    numbers = uniforms(seed, epoch, indices, 19)
+    return numbers[:, :5], numbers[:, 5:]

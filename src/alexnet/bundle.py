@@ -1,0 +1,283 @@
+"""A trained classifier on disk: everything that someone else needs to use the result, and the proof that it is whole.
+
+A bundle is a folder, format version 1::
+
+    config.json         network and its arguments, classes in order, preprocessing, recipe, metrics, versions, SHA-256
+    model.safetensors   the weights, float32, by the network's own names
+    mean.safetensors    what is subtracted: the mean image [S, S, 3] or the channel means [3], and the color axes
+    golden/*.png        a few pictures, with the probabilities expected of them in golden/expected.json
+    README.md           model card
+
+Nothing here is ever unpickled. Every file's SHA-256 stands in ``config.json`` and is checked when a bundle is opened.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet.batches.transforms import Statistics
+from alexnet.data.pixels import Fit
+from alexnet.errors import BundleError
+from alexnet.models import create_model
+from alexnet.models.network import Network
+
+FORMAT, VERSION = "alexnet-bundle", 1
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A picture that every copy of the classifier must answer alike: PNG bytes, center-view probabilities [K]."""
+
+    name: str
+    png: bytes
+    probabilities: list[float]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained classifier in memory.
+
+    ``stored_size`` and ``fit`` say how a picture is brought to its stored form, ``image_size`` is the side of the
+    view that the network sees, pixels.
+    """
+
+    network: Network
+    classes: tuple[str, ...]
+    statistics: Statistics
+    stored_size: int
+    fit: Fit
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    initialization: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)  # name, fingerprint and counts of what it was trained on
+    golden: Sequence[Golden] = ()
+
+    @property
+    def image_size(self) -> int:
+        return self.network.image_size
+
+    def save(self, path: Path) -> Path:
+        """Write the bundle to ``path``, whole or not at all: under a temporary name first, renamed last."""
+        partial = path.with_name(path.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "golden").mkdir(parents=True)
+        _write_tensors(partial / "model.safetensors", dict(self.network.state_dict()))
+        _write_tensors(partial / "mean.safetensors", vars(self.statistics))
+        expected = {}
+        for golden in self.golden:
+            (partial / "golden" / f"{golden.name}.png").write_bytes(golden.png)
+            expected[f"{golden.name}.png"] = golden.probabilities
+        (partial / "golden" / "expected.json").write_text(json.dumps(expected, indent=1))
+        (partial / "README.md").write_text(self._model_card(), encoding="utf-8")
+        config = self._config() | {"sha256": _hashes(partial)}
+        (partial / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+        _sync(partial)
+        old = path.with_name(path.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+        return path
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Bundle":
+        """Open a bundle and check every byte of it; raises :class:`BundleError` naming the file that differs."""
+        path = Path(path)
+        config = _read_config(path)
+        _check_hashes(path, config)
+        try:
+            network = create_model(
+                config["model"]["name"],
+                num_classes=len(config["classes"]),
+                in_channels=config["model"]["in_channels"],
+                image_size=config["model"]["image_size"],
+            )
+            network.load_state_dict(_read_tensors(path / "model.safetensors"))
+            statistics = Statistics(**_read_tensors(path / "mean.safetensors"))
+            preprocessing = config["preprocessing"]
+            expected = json.loads((path / "golden" / "expected.json").read_text())
+            return cls(
+                network=network.eval(),
+                classes=tuple(config["classes"]),
+                statistics=statistics,
+                stored_size=preprocessing["stored_size"],
+                fit=preprocessing["fit"],
+                recipe=config["recipe"],
+                metrics=config["metrics"],
+                initialization=config["model"].get("initialization", ""),
+                data=config["data"],
+                golden=[
+                    Golden(Path(name).stem, (path / "golden" / name).read_bytes(), probabilities)
+                    for name, probabilities in expected.items()
+                ],
+            )
+        except (KeyError, TypeError, RuntimeError, ValueError, OSError) as error:
+            raise BundleError(f"bundle {path} does not hold together: {error}", "", "use another copy") from error
+
+    def same_classes(self, classes: Sequence[str], where: str) -> None:
+        """Raise :class:`BundleError` with the difference unless ``classes`` are this bundle's, in this order."""
+        if tuple(classes) == self.classes:
+            return
+        missing, extra = sorted(set(self.classes) - set(classes)), sorted(set(classes) - set(self.classes))
+        difference = "; ".join(
+            text
+            for text in (
+                f"it lacks {', '.join(missing[:5])}" if missing else "",
+                f"it has {', '.join(extra[:5])} besides" if extra else "",
+                "the same classes in another order" if not missing and not extra else "",
+            )
+            if text
+        )
+        raise BundleError(
+            f"the classes of {where} are not those of the classifier: {difference}",
+            f"the {len(self.classes)} classes that it was trained on",
+            "evaluate on data with the same class folders",
+        )
+
+    def _config(self) -> dict[str, Any]:
+        from importlib.metadata import version
+
+        network = self.network
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": {
+                "name": network.name,
+                "num_classes": network.num_classes,
+                "in_channels": network.in_channels,
+                "image_size": network.image_size,
+                "initialization": self.initialization,
+                "parameters": sum(p.numel() for p in network.parameters()),
+            },
+            "classes": list(self.classes),
+            "preprocessing": {
+                "decode": "RGB, 8 bits, EXIF rotation applied, transparency over white",
+                "stored_size": self.stored_size,
+                "fit": self.fit,
+                "view": "center",
+                "image_size": network.image_size,
+                "subtract": "mean image" if self.statistics.mean.dim() == 3 else "channel means",
+                "divide": 1,
+                "gray": network.in_channels == 1,
+            },
+            "recipe": dict(self.recipe),
+            "metrics": dict(self.metrics),
+            "data": dict(self.data),
+            "versions": {
+                "alexnet": version("alexnet"),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def _model_card(self) -> str:
+        parameters = sum(p.numel() for p in self.network.parameters())
+        lines = [
+            f"# {self.network.name} for {len(self.classes)} classes",
+            "",
+            f"Trained on {self.data.get('name', 'unknown data')} with the recipe `{self.recipe.get('recipe', '')}`; "
+            f"{parameters:,} parameters.",
+            "",
+            "| split | pictures | top-1 | top-5 | loss |",
+            "|---|---|---|---|---|",
+        ]
+        for split, scores in self.metrics.items():
+            lines.append(
+                f"| {split}, {scores['views']} view{'s' * (scores['views'] > 1)} | {scores['count']} "
+                f"| {100 * scores['top1']:.2f} % | {100 * scores['top5']:.2f} % | {scores['loss']:.4f} |"
+            )
+        lines += [
+            "",
+            f"Classes: {', '.join(self.classes[:50])}{' …' if len(self.classes) > 50 else ''}.",
+            "",
+            f"A picture is brought to {self.stored_size}×{self.stored_size} pixels ({self.fit}); the network sees the "
+            f"middle {self.image_size}×{self.image_size}, minus the mean of the training pictures.",
+            "",
+            "    alexnet predict THIS_FOLDER picture.jpg",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def find(path: Path | str) -> Path:
+    """The bundle in a run folder, or the path itself where it is one; raises :class:`BundleError`."""
+    path = Path(path)
+    for candidate in (path, path / "bundle"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if not path.exists():
+        raise BundleError(f"there is no {path}", "a run folder or a bundle")
+    unfinished = (path / "checkpoints").is_dir()
+    todo = f"finish the run: alexnet train --resume {path}" if unfinished else "give the folder that training made"
+    raise BundleError(f"{path} holds no bundle", "a run folder or a bundle", todo)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleError(f"{path} is no bundle: {error.strerror}", "a folder with config.json") from error
+    except ValueError as error:
+        raise BundleError(f"{path / 'config.json'} is damaged: {error}", "", "use another copy") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise BundleError(f"{path / 'config.json'} is not of format {FORMAT}", "a bundle that training wrote")
+    if config.get("version") != VERSION:
+        raise BundleError(f"bundle {path} has version {config.get('version')}", str(VERSION), "install a newer alexnet")
+    return config
+
+
+def _check_hashes(path: Path, config: Mapping[str, Any]) -> None:
+    for name, expected in config.get("sha256", {}).items():
+        try:
+            found = file_sha256(path / name)
+        except OSError as error:
+            raise BundleError(f"bundle {path} lacks {name}: {error.strerror}", "", "use another copy") from error
+        if found != expected:
+            raise BundleError(
+                f"{path / name} has changed: SHA-256 {found[:12]}…", f"{expected[:12]}…", "use another copy"
+            )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): file_sha256(p) for p in files}
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}, path)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise BundleError(f"{path} is damaged: {error}", "", "use another copy") from error

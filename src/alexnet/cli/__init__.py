@@ -1,0 +1,253 @@
+"""The ``alexnet`` command: the only room that reads arguments and environment.
+
+Results go to standard output, everything else to standard error. Exit status: 0 done, 1 failed, 2 wrong use,
+130 or 143 interrupted.
+"""
+
+import glob
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from alexnet import recipe as recipes
+from alexnet.cli import arguments, show
+from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError
+from alexnet.recipe import Recipe
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit status."""
+    sys.exit(run(list(sys.argv[1:] if words is None else words)))
+
+
+def run(words: list[str]) -> int:
+    """Run a command line; returns the exit status."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"alexnet {version('alexnet')}")
+        return 0
+    verb = _VERBS.get(words[0])
+    if verb is None:
+        return _fail(f"there is no command {words[0]!r}; must be {recipes.nearest(words[0], list(_VERBS))}", 2)
+    try:
+        return verb(words[1:])
+    except Interrupted as error:
+        return _fail(str(error), 128 + error.signal)
+    except RecipeError as error:
+        return _fail(str(error), 2)
+    except AlexNetError as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on where it can", 130)
+    except BrokenPipeError:  # `alexnet … | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        return _fail("out of memory; make --batch-size smaller or close other programs", 1)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"alexnet: {message}", file=sys.stderr)
+    return status
+
+
+def _overview() -> str:
+    lines = ["usage: alexnet COMMAND …          alexnet COMMAND --help tells the options of one", ""]
+    for name, verb in _VERBS.items():
+        lines.append(f"  {name:<10} {(verb.__doc__ or '').splitlines()[0]}")
+    lines += ["", "To begin: alexnet train digits"]
+    return "\n".join(lines)
+
+
+def train(words: list[str]) -> int:
+    """learn to tell pictures apart: digits, a folder, a store, cifar10 …"""
+    base = arguments.base_recipe(words)
+    given = arguments.parse(arguments.TrainArguments, words, "train", arguments.TrainArguments(numbers=base))
+    from alexnet import api
+
+    if given.resume is not None:
+        arguments.only_resume(given, base)
+        result = api.resume(
+            given.resume, store=given.store, device=given.device, workers=given.workers, quiet=given.quiet
+        )
+    elif given.data is None:
+        return _fail("train needs DATA: digits, a folder, a store or the name of a set (or --resume RUN)", 2)
+    else:
+        result = api.train(
+            given.data, given.numbers, given.run,
+            options=arguments.data_options(given.source), device=given.device, workers=given.workers, quiet=given.quiet,
+        )  # fmt: skip
+    show.result(result, as_json=given.json)
+    return 0
+
+
+def prepare(words: list[str]) -> int:
+    """pictures on disk -> a store that training reads fast"""
+    given: arguments.PrepareArguments = arguments.parse(arguments.PrepareArguments, words, "prepare")
+    from alexnet import api
+
+    if given.check:
+        return _check_store(given)
+    recipe = Recipe(
+        stored_size=given.size, fit=given.fit, validation=given.validation, test=given.test, seed=given.seed,
+        keep="best" if given.validation else "last",
+    )  # fmt: skip
+    store = api.prepare(given.data, given.store, recipe, arguments.data_options(given.source))
+    rows = [(name, str(len(store.split(name)))) for name in ("train", "validation", "test")]
+    show.table(f"{store.path}: {len(store.classes)} classes, {store.size} pixels", ("split", "pictures"), rows)
+    return 0
+
+
+def _check_store(given: arguments.PrepareArguments) -> int:
+    from alexnet.data.prepare import check
+    from alexnet.data.sources import open_source
+    from alexnet.data.store import Store
+
+    store = Store.open(given.store)
+    found = check(open_source(given.data, data_root=given.source.data_root), store)
+    for line in found:
+        print(line)
+    return _fail(f"{len(found)} differences between {given.data} and {given.store}", 1) if found else 0
+
+
+def evaluate(words: list[str]) -> int:
+    """top-1 and top-5 of a trained classifier on a test split"""
+    given: arguments.EvaluateArguments = arguments.parse(arguments.EvaluateArguments, words, "evaluate")
+    from alexnet import api
+
+    scores = api.evaluate(
+        given.run, given.data,
+        split=given.split, views=given.views, device=given.device, options=arguments.data_options(given.source),
+    )  # fmt: skip
+    if given.json:
+        print(json.dumps(scores.to_dict()))
+        return 0
+    rows = [
+        ("top-1", show.percent(scores.top1), show.percent(1 - scores.top1)),
+        ("top-5", show.percent(scores.top5), show.percent(1 - scores.top5)),
+    ]
+    views = "center view" if scores.views == 1 else f"{scores.views} views"
+    show.table(f"{scores.split}: {scores.count} pictures, {views}", ("", "accuracy", "error"), rows)
+    print(f"loss {scores.loss:.4f}   {scores.count / scores.seconds:.1f} images/s")
+    return 0
+
+
+def predict(words: list[str]) -> int:
+    """the guesses of a trained classifier for files, folders and globs"""
+    given: arguments.PredictArguments = arguments.parse(arguments.PredictArguments, words, "predict")
+    if given.top < 1:
+        return _fail(f"--top is {given.top}; must be at least 1", 2)
+    if not given.pictures:
+        return _fail("predict needs PICTURES: files, folders or globs", 2)
+    from alexnet import api
+
+    paths, failures = _expand(given.pictures), 0
+    classifier = api.load(given.run, given.device)
+    found: list[dict[str, Any]] = []
+    for path in paths:
+        try:
+            found.append(classifier.predict(path, top=given.top, views=given.views)[0].to_dict())
+        except PictureError as error:
+            failures += 1
+            print(f"alexnet: {error}", file=sys.stderr)
+            found.append({"picture": str(path), "error": str(error)})
+    show.PREDICTIONS[given.format](found, given.top)
+    return 1 if failures else 0
+
+
+def _expand(words: Sequence[str]) -> list[Path]:
+    """Files as they are, folders with every picture below them, globs with what they match; in order, each once."""
+    from alexnet.data.sources import is_picture_name
+
+    found: dict[Path, None] = {}
+    for word in words:
+        if Path(word).is_dir():
+            paths = [p for p in sorted(Path(word).rglob("*")) if p.is_file() and is_picture_name(p.name)]
+        elif glob.has_magic(word) and not Path(word).exists():
+            paths = [Path(p) for p in sorted(glob.glob(word, recursive=True)) if Path(p).is_file()]  # noqa: PTH207
+        else:
+            paths = [Path(word)]
+        if not paths:
+            raise PictureError(f"{word!r} holds no pictures", "a file, a folder with pictures, or a glob that matches")
+        found |= dict.fromkeys(paths)
+    return list(found)
+
+
+def draw(words: list[str]) -> int:
+    """filters, curves, confusion or predictions of a run, as a PNG"""
+    given: arguments.DrawArguments = arguments.parse(arguments.DrawArguments, words, "draw")
+    from alexnet import api
+
+    print(api.draw(given.what, given.run, given.output, count=given.count))
+    return 0
+
+
+def models(words: list[str]) -> int:
+    """list the networks; with a name, its layers one by one"""
+    given: arguments.ModelsArguments = arguments.parse(arguments.ModelsArguments, words, "models")
+    import torch
+
+    from alexnet.models import create_model, describe, list_models
+    from alexnet.models.summary import summarize
+
+    if given.name is None:
+        found = {name: describe(name) for name in list_models()}
+        if given.json:
+            print(json.dumps(found, indent=1))
+        else:
+            show.table("", ("network", "what it is"), list(found.items()))
+        return 0
+    with torch.device("meta"):  # shapes alone: no weights are drawn
+        network = create_model(
+            given.name,
+            num_classes=given.num_classes,
+            in_channels=given.in_channels,
+            image_size=given.image_size,
+        )
+    summary = summarize(network)
+    if given.json:
+        print(json.dumps(summary.as_dict(), indent=1))
+    else:
+        table = summary.render()
+        show.table(table.title, table.columns, [*table.rows, table.totals], right=5)
+    return 0
+
+
+def show_recipes(words: list[str]) -> int:
+    """list the recipes; with a name, its numbers; with two, where they differ"""
+    given: arguments.RecipesArguments = arguments.parse(arguments.RecipesArguments, words, "recipes")
+    if given.name is None:
+        found = {name: recipes.describe(name) for name in recipes.list_recipes()}
+        print(json.dumps(found, indent=1)) if given.json else show.table("", ("recipe", "what it is"), [*found.items()])
+    elif given.other is None:
+        chosen = recipes.named(given.name)
+        print(
+            json.dumps(chosen.to_dict(), indent=1) if given.json else chosen.to_toml(), end="\n" if given.json else ""
+        )
+    else:
+        pairs = recipes.differences(recipes.named(given.name), recipes.named(given.other))
+        if given.json:
+            print(json.dumps({name: list(pair) for name, pair in pairs.items()}, indent=1))
+        else:
+            meaning = recipes.help_text()
+            rows = [(recipes.option(n), str(a), str(b), meaning[n]) for n, (a, b) in pairs.items() if n != "recipe"]
+            show.table("", ("option", given.name, given.other, "meaning"), rows)
+    return 0
+
+
+_VERBS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "prepare": prepare,
+    "evaluate": evaluate,
+    "predict": predict,
+    "draw": draw,
+    "models": models,
+    "recipes": show_recipes,
+}

@@ -1,0 +1,137 @@
+"""What is printed: results as tables, JSON or CSV on standard output; progress on standard error."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alexnet.api import Result
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A progress bar on a terminal; a line every tenth elsewhere."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.tenth = what, -1
+        self.bar: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            self._bar(done, total)
+        elif 10 * done // max(total, 1) != self.tenth:
+            self.tenth = 10 * done // max(total, 1)
+            say(f"{self.what}: {done} of {total} pictures")
+
+    def _bar(self, done: int, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self.bar is None:
+            columns = (TextColumn(self.what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+            self.bar.start()
+            self.bar.add_task("", total=total)
+        self.bar.update(self.bar.task_ids[0], completed=done, total=total)
+        if done >= total:
+            self.bar.stop()
+
+
+def result(result: "Result", *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_result_dict(result)))
+        return
+    rows = [
+        (
+            name,
+            str(s.count),
+            percent(s.top1),
+            percent(1 - s.top1),
+            percent(s.top5),
+            percent(1 - s.top5),
+            f"{s.loss:.4f}",
+        )
+        for name, s in result.scores.items()
+    ]
+    columns = ("split", "pictures", "top-1", "top-1 error", "top-5", "top-5 error", "loss")
+    table(f"{result.recipe.model}, center view", columns, rows)
+    rate, precision = result.images_per_second, result.recipe.precision
+    print(f"training   {rate:.1f} images/s in {precision}, {result.seconds:.0f} s in all")
+    print(f"run        {result.folder}  (bundle/, checkpoints/, journal.jsonl, results.csv, recipe.toml, tensorboard/)")
+    print(f"pictures   {result.folder / 'pictures'}  ({', '.join(p.stem for p in result.pictures)})")
+    print(f"use it     alexnet predict {result.folder} PICTURE…")
+
+
+def _result_dict(result: "Result") -> dict[str, Any]:
+    return {
+        "run": str(result.folder),
+        "bundle": str(result.bundle),
+        "images_per_second": result.images_per_second,
+        "seconds": result.seconds,
+        "scores": {name: s.to_dict() for name, s in result.scores.items()},
+    }
+
+
+def _print_json(found: list[dict[str, Any]], top: int) -> None:
+    print(json.dumps(found, ensure_ascii=False, indent=1))
+
+
+def _print_csv(found: list[dict[str, Any]], top: int) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["picture", "rank", "class", "probability", "error"])
+    for entry in found:
+        for rank, guess in enumerate(entry.get("guesses", []), 1):
+            writer.writerow([entry["picture"], rank, guess["class"], f"{guess['probability']:.6f}", ""])
+        if "error" in entry:
+            writer.writerow([entry["picture"], "", "", "", entry["error"]])
+
+
+def _print_guesses(found: list[dict[str, Any]], top: int) -> None:
+    rows = []
+    for entry in found:
+        guesses = [f"{g['class']} {100 * g['probability']:.1f} %" for g in entry.get("guesses", [])]
+        rows.append((entry["picture"], *(guesses or ["not readable"]), *[""] * (top - max(len(guesses), 1))))
+    width = max((len(row) for row in rows), default=1)
+    columns = ("picture", *(f"guess {i}" for i in range(1, width)))
+    table("", columns, [row[:width] for row in rows])
+
+
+PREDICTIONS: dict[str, Callable[[list[dict[str, Any]], int], None]] = {
+    "table": _print_guesses,
+    "json": _print_json,
+    "csv": _print_csv,
+}
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: int = 1) -> None:
+    """A table on standard output; columns from number ``right`` on are set right if they hold numbers only."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for i, column in enumerate(columns):
+        numbers = all(not row[i] or row[i][0].isdigit() for row in rows)
+        table.add_column(column, justify="right" if i >= right and numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else _width(columns, rows), highlight=False, markup=False)
+    console.print(table)
+
+
+def _width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """In a file or a pipe nothing needs folding: as wide as the cells are."""
+    cells = [[len(c) for c in line] for line in (columns, *rows)]
+    widest = [max(column) + 3 for column in zip(*cells, strict=True)]
+    return max(80, sum(widest))

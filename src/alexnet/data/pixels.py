@@ -1,0 +1,307 @@
+"""Bytes → RGB uint8 of a known size: the only door to an image decoder, used by everything.
+
+One rule for all pictures, the same in training, evaluation, export and serving (the table is in docs/data.md). The
+header is read first: what claims more than 50 megapixels is refused before a pixel is decoded. Every failure, whatever
+the decoder raises, is one ``PictureError`` that says which picture and why. Safe to call from many threads.
+"""
+
+import io
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Any, Literal, NamedTuple, NoReturn, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from alexnet.errors import PictureError
+
+Fit = Literal["crop", "pad", "squash"]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+EXTENSIONS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm"),
+}
+MAX_PIXELS = 50_000_000  # width × height that a header may claim
+MAX_BYTES = 200_000_000  # of one file
+PAD_GRAY = 128  # gray level of the bars of fit "pad"
+
+_ORIENTATION = 0x0112  # the EXIF and TIFF tag for rotation
+_PHOTOMETRIC, _BITS = 262, 258  # TIFF tags: 0 = white is zero; bits per sample
+_STARTS = (  # what is often found under a picture's name, by its first bytes
+    (b"<!doctype html", "looks like HTML"),
+    (b"<html", "looks like HTML"),
+    (b"<?xml", "looks like XML or SVG"),
+    (b"<svg", "looks like SVG"),
+    (b"version https://git-lfs", "is a Git LFS pointer"),
+    (b"%pdf", "is a PDF"),
+    (b"pk\x03\x04", "is a ZIP archive"),
+)
+
+
+class Decoded(NamedTuple):
+    """A decoded picture and what was noticed on the way."""
+
+    pixels: NDArray[np.uint8]  # [H, W, 3] RGB
+    format: str  # one of FORMATS, by content
+    notes: tuple[str, ...]  # for people: "PNG named .jpg", "EXIF rotation applied", …
+
+
+def decode(data: bytes, name: str = "", *, allow_truncated: bool = False) -> NDArray[np.uint8]:
+    """The picture in ``data`` as RGB uint8 [H, W, 3]. Raises PictureError with ``name`` and the reason."""
+    return decode_noted(data, name, allow_truncated=allow_truncated).pixels
+
+
+def decode_noted(data: bytes, name: str = "", *, allow_truncated: bool = False) -> Decoded:
+    """As ``decode``, with the format found and notes.
+
+    ``allow_truncated`` decodes what is there of a picture cut short and notes it; the rest is gray or black.
+    """
+    name = _one_line(name) or "picture"
+    _refuse_at_sight(data, name)
+    with _quiet() as warned:
+        try:
+            return _decode(data, name, allow_truncated, warned)
+        except PictureError:
+            raise
+        except Image.DecompressionBombError:
+            _refuse(f"{name}: more than {MAX_PIXELS // 10**6} megapixels", "at most that", "scale it down")
+        except Exception as error:  # Pillow raises nearly anything on damaged files: one type leaves this room
+            reason = _one_line(str(error)) or type(error).__name__
+            if isinstance(error, UnidentifiedImageError):
+                reason = "no known picture format"
+            raise PictureError(f"{name}: can not be decoded ({reason})", _MUST, _TODO) from error
+
+
+def fit(picture: NDArray[np.uint8], size: int, how: Fit = "crop") -> NDArray[np.uint8]:
+    """``picture`` [H, W, 3] as [size, size, 3], bilinear with antialiasing.
+
+    crop: shorter side to ``size``, then the center (section 2 of the 2012 paper); pad: longer side to ``size``, gray
+    bars (128); squash: both sides to ``size``. Cropping cuts the source box and resizes only that, so that a
+    1 × 5000 picture has no intermediate of size × 5000·size.
+    """
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
+        _refuse(f"array {picture.dtype} {list(picture.shape)}", "uint8 [H, W, 3]", "")
+    if size < 1 or how not in ("crop", "pad", "squash"):
+        _refuse(f"size {size}, fit {how!r}", "at least 1, and crop, pad or squash", "")
+    height, width = picture.shape[:2]
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    if how == "pad":
+        return _letter_box(image, size)
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side) if how == "crop" else None
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+def read(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file of at most 200 MB. Raises PictureError if unreadable, too large or no regular file."""
+    shown = _one_line(os.fspath(path))
+    try:
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            _refuse(f"{shown}: is not a file", "a picture file", "check the path")
+        if status.st_size > MAX_BYTES:
+            _refuse(f"{shown}: {status.st_size:,} bytes", f"at most {MAX_BYTES:,} bytes", "scale it down")
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise PictureError(
+            f"{shown}: can not be read ({reason})", "a readable file", "check path and rights"
+        ) from error
+
+
+def encode_png(picture: NDArray[np.uint8]) -> bytes:
+    """``picture`` uint8 [H, W, 3] as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+_MUST, _TODO = f"a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file", "replace or remove it"
+
+
+def _refuse(what: str, must: str = _MUST, todo: str = _TODO) -> NoReturn:
+    raise PictureError(what, must, todo) from None
+
+
+def _one_line(text: str) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def _refuse_at_sight(data: bytes, name: str) -> None:
+    """Reasons that a decoder would not give."""
+    if not data:
+        _refuse(f"{name}: is empty")
+    if len(data) < 8:
+        _refuse(f"{name}: has only {len(data)} byte{'s' * (len(data) > 1)}")
+    head = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for start, kind in _STARTS:
+        if head.startswith(start):
+            _refuse(f"{name}: {kind}, not a picture")
+    if data[4:8] == b"ftyp":
+        _refuse(f"{name}: is HEIC, AVIF or a video")
+
+
+def _decode(data: bytes, name: str, allow_truncated: bool, warned: list[str]) -> Decoded:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        claim = f"{name}: {width} × {height} = {width * height / 1e6:.0f} megapixels"
+        _refuse(claim, f"at most {MAX_PIXELS // 10**6} megapixels", "scale it down")
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        _refuse(f"{name}: mode {image.mode}, whose range is unknown", "8 or 16 bits a channel", "convert it first")
+    kind = "JPEG" if image.format == "MPO" else str(image.format)
+    notes = _named_otherwise(kind, name) + _frames(image)
+    tag = getattr(image, "tag_v2", {}).get(_ORIENTATION)  # Pillow turns a TIFF while loading and forgets the tag
+    if _load(image, kind, data, name, allow_truncated):
+        notes.append("truncated")
+    upright, exif_notes = _upright(image, tag, warned)
+    return Decoded(_to_rgb(upright), kind, (*notes, *exif_notes))
+
+
+def _named_otherwise(kind: str, name: str) -> list[str]:
+    suffix = PurePath(name).suffix.lower()
+    known = any(suffix in suffixes for suffixes in EXTENSIONS.values())
+    return [f"{kind} named {suffix}"] if known and suffix not in EXTENSIONS[kind] else []
+
+
+def _frames(image: Image.Image) -> list[str]:
+    try:
+        frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+        image.seek(0)
+    except Exception:  # later frames may be damaged; only the first is used
+        return ["animation: first frame"]
+    return [f"animation: first of {frames} frames"] if frames > 1 else []
+
+
+def _load(image: Image.Image, kind: str, data: bytes, name: str, allow: bool) -> bool:
+    """Decode the pixels; True if the picture is cut short and that is allowed.
+
+    Pillow's switch for truncated files, ``ImageFile.LOAD_TRUNCATED_IMAGES``, is global: one thread turning it on lets
+    bad pictures into the others. So a JPEG gets the end marker that it lacks, in its own buffer, and other formats
+    keep the rows that were decoded before the error: both touch nothing but this picture.
+    """
+    cut = _lacks_end(kind, data)
+    if cut and not allow:
+        _refuse(f"{name}: {kind} is truncated", _MUST, "get it again, or allow truncated pictures")
+    if cut and kind == "JPEG":
+        image.fp = io.BytesIO(data + b"\xff\xd9")  # type: ignore[attr-defined]
+    try:
+        image.load()
+    except OSError as error:
+        if "truncated" not in str(error).lower():
+            raise
+        if not allow:
+            _refuse(f"{name}: {kind} is truncated", _MUST, "get it again, or allow truncated pictures")
+        cut = True
+        cast(Any, image).tile = []  # nothing left to decode: what is there counts
+        image.load()
+    return cut
+
+
+def _lacks_end(kind: str, data: bytes) -> bool:
+    """True if a JPEG has no end marker after its first scan, a PNG no end chunk; Pillow reads over some of these."""
+    if kind == "PNG":
+        return data.rfind(b"IEND\xaeB\x60\x82") < 0
+    if kind != "JPEG":
+        return False
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:  # over the segments, thumbnail included
+        marker = data[at + 1]
+        bare = marker in (0x01, 0xFF) or 0xD0 <= marker <= 0xD8
+        at += (1 if marker == 0xFF else 2) if bare else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.find(b"\xff\xd9", at) < 0
+
+
+def _upright(image: Image.Image, tag: Any, warned: list[str]) -> tuple[Image.Image, list[str]]:
+    """The picture as it is to be seen, and notes on its EXIF. Corrupt EXIF changes no pixel."""
+    before = len(warned)
+    try:
+        Image.Exif().load(image.info.get("exif", b""))  # again: Pillow read it while opening and swallowed its errors
+        turn = image.getexif().get(_ORIENTATION, 1)
+        upright = ImageOps.exif_transpose(image) if turn in range(2, 9) else image
+    except Exception:
+        return image, ["corrupt EXIF ignored"]
+    if turn not in range(1, 9):
+        return image, [f"EXIF rotation {_one_line(str(turn))[:20]} ignored"]
+    turned = turn != 1 or (tag is not None and tag in range(2, 9))
+    corrupt = len(warned) > before or any("EXIF" in text for text in warned)
+    return upright, ["EXIF rotation applied"] * turned + ["corrupt EXIF ignored"] * corrupt
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """RGB uint8 [H, W, 3] from any mode; transparency lies on white."""
+    if image.mode.startswith("I"):
+        return np.repeat(_gray16(image)[..., None], 3, axis=2)
+    if "A" in image.mode or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.array(image.convert("RGB"))
+
+
+def _gray16(image: Image.Image) -> NDArray[np.uint8]:
+    """16-bit gray (12 in some TIFFs) scaled to 0..255 with rounding. Pillow's own conversion clips it at 255."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS, (16,))[0]
+    top = 4095 if bits == 12 else 65535
+    raw = np.asarray(image).astype(np.int64)
+    gray = (raw * 510 + top) // (2 * top)
+    if tags.get(_PHOTOMETRIC) == 0:
+        gray = 255 - gray
+    clear = image.info.get("transparency")
+    return np.where(raw == clear, 255, gray).astype(np.uint8) if isinstance(clear, int) else gray.astype(np.uint8)
+
+
+def _letter_box(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    canvas = np.full((size, size, 3), PAD_GRAY, np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    inner = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    canvas[top : top + height, left : left + width] = inner
+    return canvas
+
+
+class _Ours:
+    """Stands in a warning filter where a pattern would: matches on threads that are decoding, and keeps the text."""
+
+    def __init__(self) -> None:
+        self.thread = threading.local()
+
+    def match(self, text: str) -> bool:
+        kept: list[str] | None = getattr(self.thread, "kept", None)
+        if kept is not None:
+            kept.append(text)
+        return kept is not None
+
+
+_ours = _Ours()
+_FILTER = ("ignore", _ours, Warning, None, 0)
+
+
+@contextmanager
+def _quiet() -> Iterator[list[str]]:
+    """No warning of this thread leaves; they are collected. ``warnings.catch_warnings`` swaps a global list, which
+    loses filters when several threads do it (before Python 3.14), so one filter stays that knows its threads."""
+    filters = cast("list[Any]", warnings.filters)
+    if not filters or filters[0] is not _FILTER:
+        filters[:] = [_FILTER, *(entry for entry in filters if entry is not _FILTER)]
+    kept: list[str] = []
+    _ours.thread.kept = kept
+    try:
+        yield kept
+    finally:
+        _ours.thread.kept = None

@@ -1,0 +1,88 @@
+"""Train, validation, test: stratified by class, and a pure function of the pictures' names and the seed.
+
+Splits that a source brings are kept. A fraction is one of the pictures that are cut from: the test split is cut first,
+from all; validation then from what is left for training.
+"""
+
+import numpy as np
+
+from alexnet.data.sources import Picture, Source
+from alexnet.errors import DataError
+
+_CUTS = {"test": 0, "validation": 1}  # each cut of each class has a generator of its own
+
+
+def assign(source: Source, *, validation: float, test: float, seed: int) -> dict[str, tuple[Picture, ...]]:
+    """The pictures of train, validation (may be empty) and test, each sorted by origin.
+
+    ``validation`` and ``test`` are fractions in [0, 1) of the pictures being cut from; ``test`` counts only for an
+    unsplit source, ``validation`` only where the source has none. Each class gives its share, rounded up or down so
+    that the whole is nearest, at least one if it has three pictures or more, and always keeps one for training. Raises
+    DataError for other fractions and seeds, and for a class without a training picture.
+    """
+    for name, fraction in (("validation", validation), ("test", test)):
+        if not 0 <= fraction < 1:
+            raise DataError(f"{name} fraction {fraction}", "at least 0 and less than 1", "change it")
+    if seed < 0:
+        raise DataError(f"seed {seed}", "at least 0", "change it")
+    given = {name: tuple(sorted(pictures, key=_by_origin)) for name, pictures in source.splits.items()}
+    splits = _cut_what_lacks(source, given, validation, test, seed)
+    _check_training(source, splits["train"])
+    return {name: splits[name] for name in ("train", "validation", "test")}
+
+
+def _by_origin(picture: Picture) -> tuple[str, int]:
+    return picture.origin, picture.label
+
+
+def _cut_what_lacks(
+    source: Source, given: dict[str, tuple[Picture, ...]], validation: float, test: float, seed: int
+) -> dict[str, tuple[Picture, ...]]:
+    if set(given) == {"train", "validation", "test"}:
+        return given
+    if set(given) == {"all"}:
+        rest, tested = _cut(source, given["all"], test, seed, "test")
+    elif set(given) == {"train", "test"}:
+        rest, tested = given["train"], given["test"]
+    else:
+        must = "all, or train and test, or train, validation and test"
+        raise DataError(f"{source.name}: splits {', '.join(given)}", must, "rename them")
+    train, validated = _cut(source, rest, validation, seed, "validation")
+    return {"train": train, "validation": validated, "test": tested}
+
+
+def _cut(
+    source: Source, pictures: tuple[Picture, ...], fraction: float, seed: int, name: str
+) -> tuple[tuple[Picture, ...], tuple[Picture, ...]]:
+    """(what is left, what is cut)."""
+    labels = np.array([picture.label for picture in pictures], np.int64)  # [N]
+    counts = np.bincount(labels, minlength=len(source.classes))  # [K]
+    cut = np.zeros(len(pictures), bool)
+    for label, count in enumerate(_shares(counts, fraction)):
+        draw = np.random.Generator(np.random.PCG64([seed, _CUTS[name], label]))
+        members = np.flatnonzero(labels == label) if count else np.zeros(0, np.int64)
+        cut[draw.permutation(members)[:count]] = True
+    left = tuple(picture for picture, out in zip(pictures, cut, strict=True) if not out)
+    return left, tuple(picture for picture, out in zip(pictures, cut, strict=True) if out)
+
+
+def _shares(counts: np.ndarray[tuple[int, ...], np.dtype[np.int64]], fraction: float) -> list[int]:
+    """How many of each class to cut: largest remainders, then at least one of three, then one left for training."""
+    exact = counts * fraction
+    shares = np.floor(exact).astype(np.int64)
+    remainders = exact - shares
+    more = round(float(exact.sum())) - int(shares.sum())
+    for label in np.argsort(-remainders, kind="stable")[:more]:
+        shares[label] += remainders[label] > 0
+    if fraction > 0:
+        shares = np.where(counts >= 3, np.maximum(shares, 1), shares)
+    return [int(share) for share in np.minimum(shares, np.maximum(counts - 1, 0))]
+
+
+def _check_training(source: Source, train: tuple[Picture, ...]) -> None:
+    counts = np.bincount([picture.label for picture in train], minlength=len(source.classes))
+    for label, count in enumerate(counts):
+        if count == 0:
+            total = sum(picture.label == label for pictures in source.splits.values() for picture in pictures)
+            what = f"{source.name}: class {source.classes[label]!r} has {total} pictures and none for training"
+            raise DataError(what, "at least one", "add pictures or remove the class")

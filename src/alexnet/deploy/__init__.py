@@ -1,0 +1,1 @@
+"""Bundle -> something that answers."""

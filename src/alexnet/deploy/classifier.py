@@ -1,0 +1,119 @@
+"""A trained classifier that answers: pictures as people have them in, classes with probabilities out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.batches.loader import to_device
+from alexnet.batches.transforms import center_views, color
+from alexnet.bundle import Bundle, find
+from alexnet.data import pixels
+from alexnet.errors import PictureError
+from alexnet.evaluation.evaluate import log_probabilities
+
+Picture: TypeAlias = str | Path | bytes | NDArray[np.uint8]  # a file, its bytes, or RGB pixels [H, W, 3]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best guesses for one picture, most probable first: (class name, probability)."""
+
+    name: str
+    guesses: tuple[tuple[str, float], ...]
+
+    @property
+    def label(self) -> str:
+        """The first guess."""
+        return self.guesses[0][0]
+
+    @property
+    def probability(self) -> float:
+        """The probability of the first guess."""
+        return self.guesses[0][1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "picture": self.name,
+            "guesses": [{"class": name, "probability": probability} for name, probability in self.guesses],
+        }
+
+
+class Classifier:
+    """A bundle made ready on a device. Pictures go through exactly the preprocessing that training used.
+
+    ``classes`` are the class names in the order of the probabilities.
+    """
+
+    def __init__(self, bundle: Bundle, device: torch.device | str = "cpu") -> None:
+        self.bundle = bundle
+        self.device = torch.device(device)
+        self.network = bundle.network.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.statistics = to_device(bundle.statistics, self.device)
+        self.classes = bundle.classes
+
+    @classmethod
+    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> "Classifier":
+        """From a run folder or a bundle; raises :class:`alexnet.errors.BundleError` if it is damaged."""
+        return cls(Bundle.load(find(path)), device)
+
+    def predict(
+        self, pictures: Picture | Sequence[Picture], top: int = 5, views: int = 1, batch_size: int = 32
+    ) -> list[Prediction]:
+        """The ``top`` guesses for each picture. Raises :class:`PictureError` for one that can not be read."""
+        found = []
+        for names, stored in self._batches(pictures, batch_size):
+            for name, row in zip(names, self._probabilities(stored, views), strict=True):
+                best = np.argsort(-row, kind="stable")[: max(1, top)]
+                found.append(Prediction(name, tuple((self.classes[k], float(row[k])) for k in best)))
+        return found
+
+    def probabilities(
+        self, pictures: Picture | Sequence[Picture], views: int = 1, batch_size: int = 32
+    ) -> NDArray[np.float32]:
+        """Class probabilities of each picture: float32 [N, K]."""
+        rows = [self._probabilities(stored, views) for _, stored in self._batches(pictures, batch_size)]
+        return np.concatenate(rows) if rows else np.zeros((0, len(self.classes)), np.float32)
+
+    @torch.inference_mode()
+    def embed(self, pictures: Picture | Sequence[Picture], batch_size: int = 32) -> NDArray[np.float32]:
+        """What the last hidden layer says of each picture's center view: float32 [N, D] (AlexNet: fc7, 4096)."""
+        rows = []
+        for _, stored in self._batches(pictures, batch_size):
+            views = center_views(torch.from_numpy(stored).to(self.device), self.network.image_size)
+            inputs = color(views, None, None, self.statistics, self.network.in_channels)
+            rows.append(self.network.until(inputs, self.network.features).flatten(1).float().cpu().numpy())
+        return np.concatenate(rows)
+
+    def prepare(self, picture: Picture) -> NDArray[np.uint8]:
+        """A picture in its stored form: RGB uint8 [S, S, 3]. Raises :class:`PictureError`."""
+        name = str(picture) if isinstance(picture, str | Path) else ""
+        if isinstance(picture, str | Path):
+            picture = pixels.read(Path(picture))
+        if isinstance(picture, bytes):
+            picture = pixels.decode(picture, name)
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise PictureError(f"a picture is {picture.dtype} {list(picture.shape)}", "uint8 [H, W, 3], RGB")
+        return pixels.fit(picture, self.bundle.stored_size, self.bundle.fit)
+
+    def _probabilities(self, stored: NDArray[np.uint8], views: int) -> NDArray[np.float32]:
+        result = log_probabilities(
+            self.network, torch.from_numpy(stored).to(self.device), self.statistics,
+            side=self.network.image_size, channels=self.network.in_channels, views=views,
+        )  # fmt: skip
+        probabilities: NDArray[np.float32] = result.exp().cpu().numpy()
+        return probabilities
+
+    def _batches(
+        self, pictures: Picture | Sequence[Picture], size: int
+    ) -> Iterable[tuple[list[str], NDArray[np.uint8]]]:
+        many: list[Picture] = [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray) else list(pictures)
+        for start in range(0, len(many), size):
+            part = many[start : start + size]
+            names = [str(p) if isinstance(p, str | Path) else f"#{start + i}" for i, p in enumerate(part)]
+            yield names, np.stack([self.prepare(p) for p in part])

@@ -1,0 +1,66 @@
+"""Every error that a person can cause or meet, in one tree::
+
+    AlexNetError
+    ├── PictureError      a file that is not a usable picture
+    ├── DataError         a data set, store or split that can not be used
+    ├── ModelError        a network that does not exist or can not be built so
+    ├── RecipeError       a number of a run that can not be
+    ├── BundleError       a trained classifier that is damaged or does not fit
+    ├── CheckpointError   a checkpoint that is damaged or belongs to another run
+    ├── RunError          a run folder that can not be used
+    ├── TrainingError     training that went wrong: not a number, out of memory
+    └── Interrupted       a signal asked training to stop; the run was saved and can go on
+
+One grammar for all: what and its value, what it must be, what to do.
+"""
+
+
+class AlexNetError(Exception):
+    """Base of all errors of this package. The message is one line meant for a person.
+
+    ``what`` says what is wrong and its value, ``must`` what it must be, ``todo`` what to do about it.
+    """
+
+    def __init__(self, what: str, must: str = "", todo: str = "") -> None:
+        self.what, self.must, self.todo = what, must, todo
+        super().__init__(what + (f"; must be {must}" if must else "") + (f"; {todo}" if todo else ""))
+
+
+class PictureError(AlexNetError):
+    """A file that is not a usable picture."""
+
+
+class DataError(AlexNetError):
+    """A data set, store or split that can not be used."""
+
+
+class ModelError(AlexNetError):
+    """A network that does not exist or can not be built so."""
+
+
+class RecipeError(AlexNetError):
+    """A number of a run that can not be."""
+
+
+class BundleError(AlexNetError):
+    """A trained classifier that is damaged or does not fit."""
+
+
+class CheckpointError(AlexNetError):
+    """A checkpoint that is damaged or belongs to another run."""
+
+
+class RunError(AlexNetError):
+    """A run folder that can not be used."""
+
+
+class TrainingError(AlexNetError):
+    """Training that went wrong: not a number, out of memory."""
+
+
+class Interrupted(AlexNetError):  # noqa: N818: it is a request, not an error
+    """A signal asked training to stop; the run was saved and can go on. ``signal`` is its number."""
+
+    def __init__(self, signal: int, what: str, todo: str) -> None:
+        self.signal = signal
+        super().__init__(what, "", todo)

@@ -1,0 +1,1 @@
+"""Bundle + data -> numbers: counted over whole splits, never averaged over batches."""

@@ -1,0 +1,87 @@
+"""A whole split through a network: one view or ten, every picture counted exactly once."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from alexnet.batches import transforms
+from alexnet.batches.loader import in_order, to_device
+from alexnet.batches.transforms import Statistics
+from alexnet.data.store import Split
+from alexnet.errors import DataError
+from alexnet.evaluation.metrics import Counter, Scores
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """The context in which a network computes: bf16 products where ``precision`` says so, else float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@torch.inference_mode()
+def log_probabilities(
+    network: nn.Module,
+    images: Tensor,
+    statistics: Statistics,
+    *,
+    side: int,
+    channels: int,
+    views: int = 1,
+    precision: str = "fp32",
+) -> Tensor:
+    """Pictures uint8 [N, S, S, 3] -> float32 [N, K]: log of the class probabilities, averaged over the views.
+
+    One view is the center; ten are the corners, the center and their mirrors (paper, 4.1). Probabilities are
+    averaged, not logits.
+    """
+    if views not in (1, 10):
+        raise DataError(f"views is {views}", "1 or 10")
+    if views == 10 and images.shape[1] < side:
+        raise DataError(
+            f"ten views of {side} pixels do not fit a stored picture of {images.shape[1]}", "", "use 1 view"
+        )
+    cuts = transforms.ten_views(images, side) if views == 10 else transforms.center_views(images, side)[None]
+    parts = []
+    for cut in cuts:  # [N, s, s, 3]
+        x = transforms.color(cut, None, None, statistics, channels)
+        with autocast(x.device, precision):
+            logits = network(x)  # [N, K]
+        parts.append(logits.float().log_softmax(1))
+    return torch.stack(parts).logsumexp(0) - float(np.log(views))
+
+
+def evaluate(
+    network: nn.Module,
+    split: Split,
+    statistics: Statistics,
+    *,
+    classes: int,
+    side: int,
+    channels: int,
+    views: int = 1,
+    batch_size: int = 100,
+    precision: str = "fp32",
+    device: torch.device | None = None,
+) -> Scores:
+    """Counts over the whole split; the network is left in the mode (training or not) in which it came."""
+    device = device or torch.device("cpu")
+    counter, started, was_training = Counter(classes, len(split)), time.perf_counter(), network.training
+    network.eval()
+    statistics = to_device(statistics, device)
+    for images, indices in _ahead(split, max(1, batch_size // views)):
+        result = log_probabilities(
+            network, images.to(device), statistics, side=side, channels=channels, views=views, precision=precision
+        )
+        counter.add(result.cpu(), torch.from_numpy(split.labels[indices]), torch.from_numpy(indices))
+    network.train(was_training)
+    return counter.scores(split.name, views, time.perf_counter() - started)
+
+
+def _ahead(split: Split, batch_size: int) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+    if not len(split):
+        raise DataError(f"the {split.name} split is empty", "at least one picture", "choose another split")
+    return in_order(split, batch_size)

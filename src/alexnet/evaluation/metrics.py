@@ -1,0 +1,79 @@
+"""Counts over a split. Integers are added up and divided once, at the end."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a classifier did on a split.
+
+    ``count`` pictures, ``correct1`` with the true class first, ``correct5`` with it among the five best, ``loss`` the
+    mean of −ln p(true class) in nats, ``confusion`` int64 [K, K] (rows true, columns predicted).
+    """
+
+    split: str
+    views: int
+    count: int
+    correct1: int
+    correct5: int
+    loss: float
+    confusion: Tensor
+    seconds: float = 0.0
+
+    @property
+    def top1(self) -> float:
+        """Share of the pictures whose true class is the first guess."""
+        return self.correct1 / self.count
+
+    @property
+    def top5(self) -> float:
+        """Share of the pictures whose true class is among the five first guesses."""
+        return self.correct5 / self.count
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values: fractions, mean loss, counts."""
+        return {
+            "top1": self.top1,
+            "top5": self.top5,
+            "loss": self.loss,
+            "count": self.count,
+            "split": self.split,
+            "views": self.views,
+            "top1_error": 1 - self.top1,
+            "top5_error": 1 - self.top5,
+            "images_per_second": self.count / self.seconds if self.seconds else None,
+        }
+
+
+class Counter:
+    """Adds up batches of probabilities into :class:`Scores`; refuses a picture that it has counted already."""
+
+    def __init__(self, classes: int, pictures: int) -> None:
+        self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
+        self.seen = torch.zeros(pictures, dtype=torch.bool)
+        self.correct5 = 0
+        self.loss = 0.0
+
+    def add(self, log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> None:
+        """A batch: log probabilities [N, K], labels int64 [N], the pictures' places in the split int64 [N]."""
+        if self.seen[indices].any() or len(set(indices.tolist())) != len(indices):
+            raise ValueError("a picture was evaluated twice")
+        self.seen[indices] = True
+        best = log_probabilities.topk(min(5, log_probabilities.shape[1])).indices  # [N, ≤5]
+        self.correct5 += int((best == labels[:, None]).sum())
+        self.loss += float(F.nll_loss(log_probabilities.double(), labels, reduction="sum"))
+        pairs = labels * len(self.confusion) + best[:, 0]
+        self.confusion += pairs.bincount(minlength=self.confusion.numel()).view_as(self.confusion)
+
+    def scores(self, split: str, views: int, seconds: float = 0.0) -> Scores:
+        """The result, once every picture of the split has been counted."""
+        count = int(self.seen.sum())
+        if count != len(self.seen):
+            raise ValueError(f"{len(self.seen) - count} pictures of {split} were not evaluated")
+        correct1 = int(self.confusion.diagonal().sum())
+        return Scores(split, views, count, correct1, self.correct5, self.loss / count, self.confusion, seconds)

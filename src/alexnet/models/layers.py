@@ -1,0 +1,257 @@
+"""The layers of 2012 that PyTorch does not have, or has with another arithmetic.
+
+Every module here knows its own geometry: ``out_size(size)`` is the formula that the summary prints and the
+network's construction uses, so the table can not disagree with the network.
+
+Source: Krizhevsky, Sutskever, Hinton 2012, section 3, and the 2012 code where the paper is silent.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Window(NamedTuple):
+    """A square window that slides over a map: its geometry in the arithmetic of the 2012 code."""
+
+    kernel: int  # side of the window, pixels
+    stride: int
+    padding: int  # zeros on every side, pixels
+    ceil: bool = True  # a last window that sticks out is kept (2012) or dropped (Caffe's convolutions, PyTorch)
+
+    def out_size(self, size: int) -> int:
+        """Output side for an input side of ``size`` pixels: 1 + ceil((2·padding + size − kernel) / stride)."""
+        steps = (2 * self.padding + size - self.kernel) / self.stride
+        return 1 + (math.ceil(steps) if self.ceil else math.floor(steps))
+
+    def overhang(self, size: int) -> int:
+        """Pixels that the last window reads past the right and bottom edge, padding included."""
+        last = (self.out_size(size) - 1) * self.stride + self.kernel
+        return max(0, last - size - 2 * self.padding)
+
+    def formula(self, size: int) -> str:
+        """The output size worked out, for people: ``⌈(224 − 11 + 2·0) / 4⌉ + 1 = 55``."""
+        inside = f"({size} − {self.kernel} + 2·{self.padding}) / {self.stride}"
+        if (2 * self.padding + size - self.kernel) % self.stride:
+            inside = f"⌈{inside}⌉" if self.ceil else f"⌊{inside}⌋"
+        return f"{inside} + 1 = {self.out_size(size)}"
+
+
+class Convolution(nn.Conv2d):
+    """2-D convolution with the output size of the 2012 code: windows that stick out read zeros.
+
+    Input [N, C, H, W], output [N, K, H', W'] with H' = ``window.out_size(H)``. With ``groups=2`` the first half of
+    the kernels is tower *a* and sees the first half of the channels, the second half is tower *b*.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups)
+        self.window = Window(kernel, stride, padding)
+
+    def forward(self, input: Tensor) -> Tensor:
+        bottom, right = (self.window.overhang(size) for size in input.shape[-2:])
+        if bottom or right:  # 224 pixels: the last of 55 windows reads 3 pixels past the edge
+            input = F.pad(input, (0, right, 0, bottom))
+        return super().forward(input)
+
+
+class MaxPool(nn.Module):
+    """Maximum over windows, output size by ceil; a window that sticks out looks at the pixels that exist."""
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.window = Window(kernel, stride, 0)
+
+    def forward(self, input: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C, H', W']
+        return F.max_pool2d(input, self.window.kernel, self.window.stride, ceil_mode=True)
+
+    def extra_repr(self) -> str:
+        return f"{self.window.kernel}, stride={self.window.stride}"
+
+
+class AveragePool(nn.Module):
+    """Mean over windows, output size by ceil; divides by the number of pixels that exist (2012 code)."""
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.window = Window(kernel, stride, 0)
+
+    def forward(self, input: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C, H', W']
+        return F.avg_pool2d(input, self.window.kernel, self.window.stride, ceil_mode=True, count_include_pad=False)
+
+    def extra_repr(self) -> str:
+        return f"{self.window.kernel}, stride={self.window.stride}"
+
+
+class ResponseNorm(nn.Module):
+    """Local response normalization across channels, inside each tower (paper, section 3.3).
+
+    out_i = in_i · (k + α/size · Σ_j in_j²)^−β, the sum over the ``size`` channels around *i* that lie in the same
+    tower. α is divided by the window size, as in the 2012 code (and as ``torch.nn.LocalResponseNorm`` does); the
+    paper's printed formula does not divide. The sums are computed in float32 whatever the input's type.
+
+    Input and output [N, C, H, W], C divisible by ``towers``.
+    """
+
+    def __init__(self, towers: int = 1, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
+        super().__init__()
+        self.towers, self.size, self.alpha, self.beta, self.k = towers, size, alpha, beta, k
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows = channels_last_rows(input, self.towers)  # [N·H·W·T, C/T]
+        window = channel_window(rows.shape[1], self.size, self.alpha / self.size, input.device)
+        out = _NormalizeRows.apply(rows, window, self.beta, self.k)
+        return rows_to_maps(out, input)
+
+    def extra_repr(self) -> str:
+        return f"towers={self.towers}, size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+class SpatialNorm(nn.Module):
+    """Response normalization over a size×size window in the same map (2012 code, ``rnorm``; the CIFAR-10 nets).
+
+    out = in · (k + scale/size² · Σ in²)^−β, the sum over the pixels around each pixel that exist.
+    Input and output [N, C, H, W].
+    """
+
+    def __init__(self, size: int, scale: float, beta: float = 0.75, k: float = 1.0) -> None:
+        super().__init__()
+        self.size, self.scale, self.beta, self.k = size, scale, beta, k
+
+    def forward(self, input: Tensor) -> Tensor:
+        squares = input.float().square()
+        mean = F.avg_pool2d(squares, self.size, 1, self.size // 2)  # zeros outside count in: sum / size²
+        mean = mean[..., : input.shape[-2], : input.shape[-1]]  # an even window gives one row and column too many
+        return (input * (self.k + self.scale * mean).pow(-self.beta)).to(input.dtype)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, scale={self.scale}, beta={self.beta}, k={self.k}"
+
+
+class Flatten(nn.Module):
+    """Maps to features: [N, C, H, W] -> [N, C·H·W], channels outermost, so that tower *a* comes before tower *b*.
+
+    ``side`` is the map's side that the following layer was built for. Training may show the network smaller
+    pictures for a while (recipe: ``small_size``); their smaller maps are stretched to ``side`` first.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, input: Tensor) -> Tensor:
+        if tuple(input.shape[-2:]) != (self.side, self.side):
+            input = F.interpolate(input, (self.side, self.side), mode="bilinear", align_corners=False)
+        return input.flatten(1)
+
+    def extra_repr(self) -> str:
+        return f"side={self.side}"
+
+
+class Dropout(nn.Module):
+    """Zeroes each output with probability ``p`` in training and scales the rest by 1/(1 − p) (inverted dropout).
+
+    Equivalent to the paper's form (outputs × (1 − p) at test time). The masks come from ``generator`` where one is
+    set (:func:`set_generator`), so that a run can repeat them; PyTorch's default generator otherwise.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = p
+        self.generator: torch.Generator | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return input
+        keep = torch.empty_like(input).bernoulli_(1 - self.p, generator=self.generator)
+        return input * keep.div_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def set_generator(model: nn.Module, generator: torch.Generator | None) -> None:
+    """Make every :class:`Dropout` of ``model`` draw its masks from ``generator``."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.generator = generator
+
+
+def channels_last_rows(input: Tensor, towers: int) -> Tensor:
+    """[N, C, H, W] -> [N·H·W·T, C/T]: a view where memory is channels-last, a copy elsewhere."""
+    return input.permute(0, 2, 3, 1).reshape(-1, input.shape[1] // towers)
+
+
+def rows_to_maps(rows: Tensor, like: Tensor) -> Tensor:
+    """The inverse of :func:`channels_last_rows`: [N·H·W·T, C/T] -> [N, C, H, W], channels-last in memory."""
+    n, c, h, w = like.shape
+    return rows.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def channel_window(channels: int, size: int, weight: float, device: torch.device) -> Tensor:
+    """[C, C]: ``weight`` in row *j* and column *i* where *j* is in the window of ``size`` channels around *i*, else 0.
+
+    An even window reaches one channel further down than up, as in the 2012 code.
+    """
+    index = torch.arange(channels, device=device)
+    offset = index[:, None] - index[None, :]
+    near = (offset >= -(size // 2)) & (offset < (size + 1) // 2)
+    return near.float().mul_(weight)
+
+
+# Rows per piece: about a megabyte of float32 that stays in a core's cache between the operations on it.
+_PIECE_ELEMENTS = 1 << 18
+
+
+class _NormalizeRows(torch.autograd.Function):
+    """x · s^−β with s = k + x² · window, row by row, with the analytic gradient.
+
+    The window sum is a product with a banded matrix: it costs 1 % of the network's arithmetic and a tenth of the
+    time of the pooling by which ``torch.nn.LocalResponseNorm`` sums.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, window: Tensor, beta: float, k: float) -> Tensor:
+        out = torch.empty_like(rows)
+        sums = torch.empty_like(rows, dtype=torch.float32)
+        with torch.autocast(rows.device.type, enabled=False):
+            for x, s, y in zip(*(_pieces(t) for t in (rows, sums, out)), strict=True):
+                x = x.float()
+                torch.addmm(window.new_full((1,), k), x * x, window, out=s)
+                y.copy_(_negative_power(s, beta).mul_(x))
+        ctx.save_for_backward(rows, sums, window)
+        ctx.beta = beta
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        # dx_j = g_j·s_j^−β − 2β·x_j·Σ_i window_ji·(g_i·x_i·s_i^(−β−1))
+        rows, sums, window = ctx.saved_tensors
+        grad_rows = torch.empty_like(rows)
+        grad = grad_outputs[0].contiguous()
+        with torch.autocast(rows.device.type, enabled=False):
+            for x, s, g, out in zip(*(_pieces(t) for t in (rows, sums, grad, grad_rows)), strict=True):
+                x = x.float()
+                direct = _negative_power(s, ctx.beta).mul_(g)
+                shared = torch.mul(direct, x).div_(s) @ window.T
+                out.copy_(torch.addcmul(direct, shared, x, value=-2 * ctx.beta))
+        return grad_rows, None, None, None
+
+
+def _pieces(rows: Tensor) -> tuple[Tensor, ...]:
+    if rows.device.type != "cpu":
+        return (rows,)
+    return torch.split(rows, max(1, _PIECE_ELEMENTS // rows.shape[1]))
+
+
+def _negative_power(s: Tensor, beta: float) -> Tensor:
+    """s^−β as a new tensor; for the paper's β = 0.75 by two square roots, which are ten times as fast."""
+    if beta == 0.75:
+        root = s.rsqrt()
+        return root.sqrt().mul_(root)
+    return s.pow(-beta)

@@ -1,0 +1,125 @@
+"""What all networks here share: a chain of named layers, its sizes, and its 2012 initialization."""
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from alexnet.errors import ModelError
+
+
+class Initial(NamedTuple):
+    """How a learned layer starts: weights from N(0, std²), all biases at one value."""
+
+    std: float
+    bias: float = 0.0
+
+    def draw(self, layer: nn.Module, generator: torch.Generator | None) -> None:
+        """Fill the parameters of ``layer``."""
+        for name, parameter in layer.named_parameters():
+            if name == "bias":
+                parameter.fill_(self.bias)
+            else:
+                parameter.normal_(0, self.std, generator=generator)
+
+
+class FanInInitial(NamedTuple):
+    """As before 2010: weights uniform in ±gain / fan-in, biases 0 (LeCun et al. 1998, appendix A).
+
+    The fan-in of a unit is ``layer.fan_in`` where the layer has one, else the size of one kernel.
+    """
+
+    gain: float
+
+    def draw(self, layer: nn.Module, generator: torch.Generator | None) -> None:
+        """Fill the parameters of ``layer``."""
+        for name, parameter in layer.named_parameters():
+            if name == "bias":
+                parameter.zero_()
+            else:
+                fan_in = getattr(layer, "fan_in", parameter[0].numel())
+                parameter.uniform_(-1, 1, generator=generator).mul_(self.gain / fan_in)
+
+
+class Network(nn.Sequential):
+    """A chain of named layers, pictures to logits: [N, C, H, W] -> [N, K].
+
+    Layers are named after the paper (``conv1`` … ``fc8``); a layer's weight, bias and output share its name. In a
+    two-tower network dimension 0 of every weight and bias, and the channels of every output, are tower *a* then
+    tower *b*, so cutting it in two is halving tensors, never renaming them.
+
+    Attributes: ``name``, ``num_classes``, ``in_channels``, ``image_size`` (side of the square input, pixels),
+    ``towers`` (1 or 2), ``features`` (name of the layer whose output describes a picture: fc7 in AlexNet),
+    ``initial`` (layer name -> :class:`Initial` or :class:`FanInInitial`).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layers: list[tuple[str, nn.Module]],
+        *,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        features: str,
+        initial: Mapping[str, Initial | FanInInitial],
+        towers: int = 1,
+    ) -> None:
+        super().__init__(OrderedDict(layers))
+        self.name = name
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.image_size = image_size
+        self.features = features
+        self.initial: dict[str, Initial | FanInInitial] = dict(initial)
+        self.towers = towers
+
+    def outputs(self, input: Tensor) -> "OrderedDict[str, Tensor]":
+        """The output of every layer by the layer's name, in order. Input [N, C, H, W]."""
+        found: OrderedDict[str, Tensor] = OrderedDict()
+        for name, layer in self.named_children():
+            if getattr(layer, "inplace", False):  # a ReLU that would overwrite the output found before it
+                input = input.clone()
+            input = layer(input)
+            found[name] = input
+        return found
+
+    def until(self, input: Tensor, layer: str) -> Tensor:
+        """The output of the layer called ``layer``, and nothing computed beyond it. Raises :class:`ModelError`."""
+        names = [name for name, _ in self.named_children()]
+        if layer not in names:
+            raise ModelError(f"layer {layer!r} is not in {self.name}", f"one of {', '.join(names)}")
+        for name in names[: names.index(layer) + 1]:
+            input = self.get_submodule(name)(input)
+        return input
+
+    def initialize(self, generator: torch.Generator | None = None) -> "Network":
+        """Draw all weights anew from ``generator``, layer by layer, as ``initial`` says; returns itself."""
+        for name, layer in self.named_children():
+            if next(layer.parameters(), None) is not None:  # a learned layer without a start is a KeyError
+                with torch.no_grad():
+                    self.initial[name].draw(layer, generator)
+        return self
+
+
+def map_side(layers: list[tuple[str, nn.Module]], size: int) -> int:
+    """Side of the maps that come out of ``layers`` for square pictures of ``size`` pixels; 0 if nothing is left."""
+    for _, layer in layers:
+        window = getattr(layer, "window", None)
+        if window is not None:
+            if size + 2 * window.padding < window.kernel:
+                return 0
+            size = window.out_size(size)
+    return size
+
+
+def usable_side(name: str, layers: list[tuple[str, nn.Module]], image_size: int) -> int:
+    """:func:`map_side`, or a :class:`ModelError` that says the smallest picture that leaves something."""
+    side = map_side(layers, image_size)
+    if side < 1:
+        smallest = next(size for size in itertools.count(1) if map_side(layers, size))
+        raise ModelError(f"image_size {image_size} is too small for {name}", f"at least {smallest} pixels")
+    return side

@@ -1,0 +1,152 @@
+"""A table of a network, one row a layer, worked out from the layers themselves without running them."""
+
+import math
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from alexnet.errors import ModelError
+from alexnet.models.layers import AveragePool, Convolution, Dropout, Flatten, MaxPool, ResponseNorm, SpatialNorm
+from alexnet.models.lenet import ScaledTanh, Subsampling, TableConvolution
+from alexnet.models.network import Network
+
+KINDS: dict[type[nn.Module], str] = {
+    AveragePool: "average pool",
+    Convolution: "convolution",
+    Dropout: "dropout",
+    Flatten: "flatten",
+    MaxPool: "max pool",
+    ResponseNorm: "response norm",
+    ScaledTanh: "scaled tanh",
+    SpatialNorm: "spatial norm",
+    Subsampling: "subsampling",
+    TableConvolution: "convolution",
+    nn.Linear: "fully connected",
+    nn.ReLU: "ReLU",
+}
+
+
+class Row(NamedTuple):
+    """One layer, for one picture."""
+
+    layer: str
+    kind: str
+    output: tuple[int, ...]  # (C, H, W) or (D,)
+    formula: str  # how the output size comes about; empty where it is the input's
+    kernel: str  # what the layer computes with
+    parameters: int  # weights and biases
+    multiply_adds: int  # of the forward pass, padding included; biases, norms, pools and ReLUs are not counted
+    activation_bytes: int  # its output as float32; 0 where it overwrites its input
+
+
+class Table(NamedTuple):
+    """A summary as text, ready to be drawn: every row has one cell a column."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    totals: tuple[str, ...]
+
+
+class Summary(NamedTuple):
+    """All rows of a network, and their sums."""
+
+    name: str
+    input: tuple[int, int, int]  # (C, H, W)
+    rows: list[Row]
+
+    @property
+    def parameters(self) -> int:
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def multiply_adds(self) -> int:
+        return sum(row.multiply_adds for row in self.rows)
+
+    @property
+    def activation_bytes(self) -> int:
+        return sum(row.activation_bytes for row in self.rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as numbers, strings and lists, for JSON."""
+        totals = {key: getattr(self, key) for key in ("parameters", "multiply_adds", "activation_bytes")}
+        rows = [row._asdict() | {"output": list(row.output)} for row in self.rows]
+        return {"name": self.name, "input": list(self.input)} | totals | {"layers": rows}
+
+    def render(self) -> Table:
+        """Everything as text for people."""
+        columns = ("layer", "kind", "output", "size", "kernel", "parameters", "multiply-adds", "memory")
+        totals = ("total", "", "", "", "", *_numbers(self.parameters, self.multiply_adds, self.activation_bytes))
+        return Table(f"{self.name}, input {_times(self.input)}", columns, [_cells(row) for row in self.rows], totals)
+
+
+def summarize(network: Network) -> Summary:
+    """The table of ``network`` at its own picture size. Raises :class:`ModelError` on a layer it does not know."""
+    shape: tuple[int, ...] = (network.in_channels, network.image_size, network.image_size)
+    rows, shown = [], _times(shape)
+    for name, layer in network.named_children():
+        rows.append(_row(name, layer, shape, shown))
+        shape = rows[-1].output
+        # A flattened map keeps its three factors until the next layer: 256·6·6 → 4096.
+        shown = shown if isinstance(layer, Flatten) else _times(shape)
+    return Summary(network.name, (network.in_channels, network.image_size, network.image_size), rows)
+
+
+def _row(name: str, layer: nn.Module, shape: tuple[int, ...], shown: str) -> Row:
+    if type(layer) not in KINDS:
+        raise ModelError(f"layer {name!r} is a {type(layer).__name__}", "of a kind that alexnet.models.summary knows")
+    output = _output(layer, shape)
+    learned = {key: parameter.numel() for key, parameter in layer.named_parameters()}
+    # Every weight here is used once for each pixel of the output map.
+    multiply_adds = learned.get("weight", 0) * math.prod(output[1:])
+    memory = 0 if getattr(layer, "inplace", False) else 4 * math.prod(output)
+    formula = _formula(layer, shape, shown, output)
+    return Row(name, KINDS[type(layer)], output, formula, _kernel(layer), sum(learned.values()), multiply_adds, memory)
+
+
+def _output(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    window = getattr(layer, "window", None)
+    if window is not None:
+        return (getattr(layer, "out_channels", shape[0]), *(window.out_size(size) for size in shape[1:]))
+    if isinstance(layer, Flatten):
+        return (shape[0] * layer.side**2,)
+    return (layer.out_features,) if isinstance(layer, nn.Linear) else shape
+
+
+def _formula(layer: nn.Module, shape: tuple[int, ...], shown: str, output: tuple[int, ...]) -> str:
+    window = getattr(layer, "window", None)
+    if window is not None:
+        return str(window.formula(shape[1]))
+    if isinstance(layer, Flatten):
+        return f"{shown} = {output[0]}"
+    return f"{shown} → {output[0]}" if isinstance(layer, nn.Linear) else ""
+
+
+def _kernel(layer: nn.Module) -> str:
+    window = getattr(layer, "window", None)
+    if window is None:
+        return layer.extra_repr() if isinstance(layer, ResponseNorm | SpatialNorm | Dropout) else ""
+    text = f"{window.kernel}×{window.kernel}"
+    if isinstance(layer, Convolution):
+        text = f"{layer.out_channels} of {text}×{layer.in_channels // layer.groups}"
+    elif isinstance(layer, TableConvolution):
+        text = f"{len(layer.weight)} of {text}, {layer.out_channels} maps by a table"
+    text += f", stride {window.stride}" + (f", padding {window.padding}" if window.padding else "")
+    return text + (f", {layer.groups} towers" if isinstance(layer, Convolution) and layer.groups > 1 else "")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    numbers = _numbers(row.parameters, row.multiply_adds, row.activation_bytes)
+    return (row.layer, row.kind, _times(row.output), row.formula, row.kernel, *numbers)
+
+
+def _numbers(parameters: int, multiply_adds: int, memory: int) -> tuple[str, str, str]:
+    return _count(parameters), _count(multiply_adds), f"{memory / 1024:,.1f} KiB" if memory else ""
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else ""
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "·".join(map(str, shape))

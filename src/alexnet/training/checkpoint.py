@@ -1,0 +1,134 @@
+"""What resumes a run: written whole or not at all, proved by its SHA-256, the last two kept plus the best.
+
+A checkpoint is ``step-00001234.pt`` with ``step-00001234.pt.sha256`` beside it; ``best-epoch-0007.pt`` are the weights
+with the lowest validation error up to then. Only tensors and plain values are in them, and only those are read back
+(``weights_only``): a file that would run code is refused, not run.
+"""
+
+import hashlib
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet.errors import CheckpointError
+
+VERSION = 1
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` to ``path``: temporary name, fsync, SHA-256, rename. Raises :class:`CheckpointError`.
+
+    Until the last rename the previous file is intact; a temporary file left by a crash is swept by :func:`prune`.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save({"version": VERSION, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        with partial.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        _write_small(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n")
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # PyTorch's zip writer turns a full disk into RuntimeError
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"checkpoint {path} could not be written ({error}); it needs about {_size(content) >> 20} MiB, "
+            f"{shutil.disk_usage(path.parent).free >> 20} MiB are free",
+            "",
+            "make room and resume",
+        ) from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, every byte checked first; raises :class:`CheckpointError`."""
+    try:
+        expected = path.with_name(f"{path.name}.sha256").read_text().split()[0]
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, IndexError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} or its .sha256 can not be read: {error}") from error
+    if found != expected:
+        raise CheckpointError(f"checkpoint {path} is damaged: SHA-256 {found[:12]}…", f"{expected[:12]}…")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} holds more than tensors and plain values, or is damaged") from error
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        raise CheckpointError(f"checkpoint {path} is not of version {VERSION}", "", "use the alexnet that wrote it")
+    return content
+
+
+def name_of(step: int) -> str:
+    """File name of the checkpoint after so many steps."""
+    return f"step-{step:08d}.pt"
+
+
+def list_all(folder: Path) -> list[Path]:
+    """All complete checkpoints of a folder, oldest first."""
+    return sorted(folder.glob("step-*.pt"))
+
+
+def latest(folder: Path) -> Path:
+    """The newest checkpoint of a run's ``checkpoints`` folder; raises :class:`CheckpointError` if there is none."""
+    found = list_all(folder)
+    if not found:
+        raise CheckpointError(f"{folder} holds no checkpoint", "a folder of a run that saved one", "start the run anew")
+    return found[-1]
+
+
+def load_latest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint and its content; where it is damaged the error offers the one before it."""
+    path = latest(folder)
+    try:
+        return path, load(path)
+    except CheckpointError as error:
+        for previous in reversed(list_all(folder)[:-1]):
+            try:
+                load(previous)
+            except CheckpointError:
+                continue
+            raise CheckpointError(error.what, error.must, f"a good one is left: --resume {previous}") from error
+        raise CheckpointError(error.what, error.must, "no good one is left: start the run anew") from error
+
+
+def prune(folder: Path, keep: int = 2) -> None:
+    """Delete all but the newest ``keep`` checkpoints, best weights that none of them names, and partial files."""
+    kept = list_all(folder)[-keep:]
+    newest_best = sorted(folder.glob("best-epoch-*.pt"))[-keep:]
+    for path in folder.iterdir():
+        owner = path.name.removesuffix(".sha256").removesuffix(".partial")
+        stale = folder / owner not in [*kept, *newest_best]
+        if path.name.endswith(".partial") or (stale and owner.startswith(("step-", "best-epoch-"))):
+            path.unlink(missing_ok=True)
+
+
+def _write_small(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _size(content: Any) -> int:
+    if isinstance(content, torch.Tensor):
+        return content.nbytes
+    if isinstance(content, Mapping):
+        return sum(_size(value) for value in content.values())
+    return sum(_size(value) for value in content) if isinstance(content, list | tuple) else 0

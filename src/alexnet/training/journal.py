@@ -1,0 +1,134 @@
+"""What a run says while it works: journal.jsonl, results.csv, TensorBoard events, and the terminal.
+
+``journal.jsonl`` has a line an event, ``results.csv`` a line an epoch. After a resume both go on from exactly what
+the checkpoint had seen: lines written later than that are cut off, so none stands twice and none is missing.
+"""
+
+import csv
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+COLUMNS = (
+    "epoch", "steps", "learning_rate", "train_loss", "train_top1", "validation_loss", "validation_top1",
+    "validation_top5", "seconds", "images_per_second",
+)  # fmt: skip
+
+
+class Journal:
+    """The written record of a run folder. ``quiet`` keeps the terminal silent. Close it, or use it in ``with``."""
+
+    def __init__(self, folder: Path, *, quiet: bool = False, resume_at: int = 0, resume_step: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = folder
+        self.path = folder / "journal.jsonl"
+        self._cut(resume_at)
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step or None)
+        self._terminal = _Terminal(quiet)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Append one event; it is on the disk when this returns."""
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **values}, ensure_ascii=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def epoch(self, rows: list[dict[str, float]]) -> None:
+        """An epoch has ended: ``rows`` are all epochs' results so far, the last one new."""
+        row = rows[-1]
+        self.write_rows(rows)
+        self.event("epoch", **row)
+        for name, value in row.items():
+            if name not in ("epoch", "steps"):
+                self._events.add_scalar(name, value, int(row["steps"]))
+        self._events.flush()
+        self._terminal.epoch(row)
+
+    def write_rows(self, rows: list[dict[str, float]]) -> None:
+        """Write results.csv anew, whole or not at all."""
+        partial = self.folder / "results.csv.partial"
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(self.folder / "results.csv")
+
+    def begin_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        """For the terminal: an epoch (from 0) of ``steps`` steps begins, ``done`` of them already made."""
+        self._terminal.begin(epoch, epochs, steps, done)
+
+    def step(self, loss: float, pictures: int) -> None:
+        """For the terminal: a step is done."""
+        self._terminal.step(loss, pictures)
+
+    def say(self, text: str) -> None:
+        """A line for the person, on standard error."""
+        self._terminal.say(text)
+
+    def size(self) -> int:
+        """Bytes of journal.jsonl: where a resumed run goes on writing."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def close(self) -> None:
+        """End the progress bar and the event file."""
+        self._terminal.close()
+        self._events.close()
+
+    def _cut(self, size: int) -> None:
+        if size and self.path.exists():
+            with self.path.open("r+b") as file:
+                file.truncate(size)
+
+
+class _Terminal:
+    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet; all on standard error."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+
+        self.console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True, highlight=False)
+        self.bar: Any = None
+
+    def begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        if not self.console.is_terminal:
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self.bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[info]}"))
+            self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task("", total=epochs * steps, info="")
+        self.started, self.pictures = time.perf_counter(), 0
+        self.bar.update(self.task, description=f"epoch {epoch + 1}/{epochs}", completed=epoch * steps + done)
+
+    def step(self, loss: float, pictures: int) -> None:
+        if self.bar is None:
+            return
+        self.pictures += pictures
+        rate = self.pictures / max(time.perf_counter() - self.started, 1e-9)
+        self.bar.update(self.task, advance=1, info=f"loss {loss:.3f}  {rate:.0f} images/s")
+
+    def epoch(self, row: dict[str, float]) -> None:
+        text = f"epoch {row['epoch']:3.0f}  train loss {row['train_loss']:.3f}  top-1 {100 * row['train_top1']:5.1f} %"
+        if "validation_top1" in row:
+            text += f"  validation loss {row['validation_loss']:.3f}  top-1 {100 * row['validation_top1']:5.1f} %"
+        self.say(f"{text}  {row['images_per_second']:.0f} images/s  {row['seconds']:.0f} s")
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()

@@ -1,0 +1,221 @@
+"""The one loop, read top to bottom: batches and a network in, a trained bundle out."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alexnet.batches.loader import Batch, Loader
+from alexnet.batches.sampler import step_seed
+from alexnet.batches.transforms import Statistics
+from alexnet.errors import CheckpointError, Interrupted, TrainingError
+from alexnet.evaluation.evaluate import autocast, evaluate
+from alexnet.evaluation.metrics import Scores
+from alexnet.recipe import Recipe
+from alexnet.training import machine, optimizer
+from alexnet.training.journal import Journal
+from alexnet.training.machine import Stop
+from alexnet.training.state import State
+
+
+@dataclass
+class Training:
+    """A run being made: its state, and what the loop needs beside it."""
+
+    state: State
+    loader: Loader
+    statistics: Statistics
+    journal: Journal
+    folder: Path
+    stop: Stop
+    saved_at: float = 0.0  # time.monotonic() of the last checkpoint
+
+
+def train(training: Training) -> None:
+    """Train until the schedule is finished or a signal asks to stop; every epoch is validated, the best is kept.
+
+    Raises :class:`Interrupted` after a signal (the run is saved first), :class:`TrainingError` when the loss is not a
+    number (the last good checkpoint stays), :class:`CheckpointError` when the last checkpoint can not be written.
+    """
+    state, journal = training.state, training.journal
+    training.saved_at = time.monotonic()
+    while not state.schedule.finished(state.position.epoch):
+        train_epoch(training)
+        row = _row(state)
+        scores = validate(training)
+        if scores is not None:
+            row |= {
+                "validation_loss": scores.loss,
+                "validation_top1": scores.top1,
+                "validation_top5": scores.top5,
+            }
+            state.note_best(1 - scores.top1, scores.loss)
+        state.rows.append(row)
+        journal.epoch(state.rows)
+        state.schedule.epoch_done(state.position.epoch, None if scores is None else 1 - scores.top1)
+        _next_epoch(state)
+        finished = state.schedule.finished(state.position.epoch)
+        minutes = (time.monotonic() - training.saved_at) / 60
+        if finished or training.stop.signal or minutes >= state.recipe.checkpoint_minutes:
+            save(training, must=finished or bool(training.stop.signal))
+        if training.stop.signal and not finished:
+            raise _interrupted(training)
+
+
+def train_epoch(training: Training) -> None:
+    """The rest of the epoch at which the run stands."""
+    state, recipe = training.state, training.state.recipe
+    position = state.position
+    side = recipe.small_size if position.epoch < recipe.small_epochs else state.network.image_size
+    state.network.train()
+    training.journal.begin_epoch(position.epoch, recipe.epochs, len(training.loader), position.batch)
+    started = time.perf_counter()
+    for batch in training.loader.epoch(position.epoch, position.batch, side):
+        loss, correct = train_step(state, batch)
+        if not np.isfinite(loss):
+            raise _not_a_number(training, batch, loss)
+        position.loss += loss * len(batch.labels)
+        position.correct += correct
+        position.seen += len(batch.labels)
+        position.batch += 1
+        position.step += 1
+        state.average()
+        training.journal.step(loss, len(batch.labels))
+        if training.stop.signal and position.batch < len(training.loader):
+            position.seconds += time.perf_counter() - started
+            save(training, must=True)
+            raise _interrupted(training)
+    position.seconds += time.perf_counter() - started
+
+
+def train_step(state: State, batch: Batch) -> tuple[float, int]:
+    """One update; returns the mean loss and how many pictures were right. A loss that is no number changes nothing."""
+    recipe, position = state.recipe, state.position
+    state.seed_step()
+    optimizer.set_rate(state.optimizer, state.schedule.rate(position.epoch, position.batch))
+    images, labels, others, share = _mix(batch, recipe, position.step)
+    with autocast(images.device, recipe.precision):
+        logits = state.network(images)  # [N, K]
+    logits = logits.float()
+    loss = _loss(logits, labels, others, share, recipe.label_smoothing)
+    value = float(loss)
+    if not np.isfinite(value):
+        return value, 0
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = optimizer.clip(list(state.network.parameters()), recipe.clip)
+    if not torch.isfinite(norm):
+        state.optimizer.zero_grad()
+        return float("nan"), 0
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    return value, int((logits.argmax(1) == labels).sum())
+
+
+def _mix(batch: Batch, recipe: Recipe, step: int) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Mixup (Zhang et al. 2017): with the recipe's probability, the batch mixed with itself in another order."""
+    if not recipe.mixup:
+        return batch.images, batch.labels, batch.labels, 1.0
+    random = np.random.Generator(np.random.Philox(step_seed(recipe.seed, step, stream=2)))
+    if random.random() >= recipe.mixup:
+        return batch.images, batch.labels, batch.labels, 1.0
+    share = float(random.beta(0.4, 0.4))
+    share = max(share, 1 - share)  # the first label weighs more: it is the one that is counted
+    order = torch.from_numpy(random.permutation(len(batch.labels))).to(batch.labels.device)
+    images = torch.lerp(batch.images[order], batch.images, share).contiguous(memory_format=torch.channels_last)
+    return images, batch.labels, batch.labels[order], share
+
+
+def _loss(logits: Tensor, labels: Tensor, others: Tensor, share: float, smoothing: float) -> Tensor:
+    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    if share == 1.0:
+        return loss
+    return share * loss + (1 - share) * F.cross_entropy(logits, others, label_smoothing=smoothing)
+
+
+def validate(training: Training) -> Scores | None:
+    """Center-view scores on the validation split; None where the recipe keeps none."""
+    split = training.state.store.split("validation")
+    if not len(split):
+        return None
+    return score(training.state, training.statistics, "validation", views=1)
+
+
+def score(state: State, statistics: Statistics, split: str, views: int) -> Scores:
+    """Scores of the judged network on a split of the run's own store."""
+    network = state.judged
+    return evaluate(
+        network,
+        state.store.split(split),
+        statistics,
+        classes=network.num_classes,
+        side=network.image_size,
+        channels=network.in_channels,
+        views=views,
+        precision=state.recipe.precision,
+        device=state.device,
+    )
+
+
+def save(training: Training, *, must: bool) -> None:
+    """Write a checkpoint. One that can not be written ends the run only if it ``must`` be, at the end of it."""
+    try:
+        path = training.state.save(training.folder / "checkpoints", training.journal.size())
+    except CheckpointError as error:
+        if must:
+            raise
+        training.journal.say(f"warning: {error}; training goes on")
+        training.journal.event("checkpoint failed", reason=str(error))
+    else:
+        training.journal.event("checkpoint", file=path.name)
+    training.saved_at = time.monotonic()
+
+
+def tune_for(recipe: Recipe, device: torch.device) -> Recipe:
+    """Tell the machine what is coming, and fix in the recipe what ``auto`` means on it."""
+    machine.tune()
+    return recipe.replace(precision=machine.choose_precision(recipe.precision, device))
+
+
+def _row(state: State) -> dict[str, float]:
+    p = state.position
+    return {
+        "epoch": p.epoch + 1,
+        "steps": p.step,
+        "learning_rate": state.schedule.rate(p.epoch, max(p.batch - 1, 0)),
+        "train_loss": p.loss / p.seen,
+        "train_top1": p.correct / p.seen,
+        "seconds": round(p.seconds, 3),
+        "images_per_second": round(p.seen / max(p.seconds, 1e-9), 2),
+    }
+
+
+def _next_epoch(state: State) -> None:
+    p = state.position
+    p.epoch, p.batch, p.loss, p.correct, p.seen, p.seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
+
+
+def _interrupted(training: Training) -> Interrupted:
+    training.journal.event("interrupted", signal=training.stop.signal)
+    return Interrupted(
+        training.stop.signal,
+        f"stopped in epoch {training.state.position.epoch + 1}, saved in {training.folder}",
+        f"go on with: alexnet train --resume {training.folder}",
+    )
+
+
+def _not_a_number(training: Training, batch: Batch, loss: float) -> TrainingError:
+    position = training.state.position
+    indices = batch.indices.tolist()
+    training.journal.event("not a number", step=position.step, loss=str(loss), indices=indices)
+    kept = sorted((training.folder / "checkpoints").glob("step-*.pt"))
+    return TrainingError(
+        f"the loss is {loss} at step {position.step + 1} (epoch {position.epoch + 1}); no weight was changed by it",
+        "",
+        f"lower --learning-rate (now {training.state.recipe.learning_rate}); "
+        + (f"the last good checkpoint is {kept[-1]}; " if kept else "there is no checkpoint yet; ")
+        + f"the pictures of the batch stand in {training.folder / 'journal.jsonl'}",
+    )

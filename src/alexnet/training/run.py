@@ -1,0 +1,199 @@
+"""A run and its folder: who may write there, what stands in it, how it begins, resumes and ends.
+
+recipe.toml  run.json  journal.jsonl  results.csv  checkpoints/  bundle/  pictures/  tensorboard/  .lock
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet.batches.loader import Loader, to_device
+from alexnet.batches.transforms import Statistics
+from alexnet.bundle import Bundle, Golden
+from alexnet.data.pixels import encode_png
+from alexnet.data.store import Store
+from alexnet.errors import CheckpointError, RecipeError, RunError
+from alexnet.evaluation.evaluate import log_probabilities
+from alexnet.evaluation.metrics import Scores
+from alexnet.recipe import Recipe, from_toml
+from alexnet.training import checkpoint, loop, machine
+from alexnet.training.journal import Journal
+from alexnet.training.loop import Training
+from alexnet.training.state import State
+
+GOLDEN = 5  # pictures in a bundle by which a copy of it can prove itself
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder; raises :class:`RunError` if another process does, or if it can not be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RunError(
+            f"run folder {folder} can not be written: {error.strerror}", "", "choose another --run"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise RunError(
+            f"run folder {folder} is in use by another process", "", "wait for it or choose another --run"
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+def refuse_used(folder: Path) -> None:
+    """Raise :class:`RunError` if ``folder`` holds anything: a run never mixes with another."""
+    if folder.exists() and (not folder.is_dir() or any(p.name != ".lock" for p in folder.iterdir())):
+        raise RunError(f"run folder {folder} exists already", "a new folder", f"or go on with it: --resume {folder}")
+
+
+def write_start(folder: Path, recipe: Recipe, about: dict[str, Any]) -> None:
+    """The files that say what a run is, before its first step: recipe.toml and run.json."""
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+    (folder / "run.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def read_start(folder: Path) -> tuple[Recipe, dict[str, Any]]:
+    """What :func:`write_start` wrote; raises :class:`RunError`."""
+    try:
+        recipe = from_toml((folder / "recipe.toml").read_text(encoding="utf-8"), str(folder / "recipe.toml"))
+        about: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} is no run folder: {error}", "a folder that `alexnet train` made") from error
+    return recipe, about
+
+
+def statistics_of(store: Store, recipe: Recipe) -> Statistics:
+    """The store's statistics as the recipe uses them: the mean image, or the channel means."""
+    mean = torch.from_numpy(store.mean_image) if recipe.mean == "image" else torch.tensor(store.channel_means)
+    return Statistics(mean.float(), torch.tensor(store.color_std).float(), torch.tensor(store.color_axes).float())
+
+
+def run(
+    recipe: Recipe,
+    store: Store,
+    folder: Path,
+    *,
+    device: torch.device,
+    workers: int = 1,
+    resume: bool = False,
+    resume_from: Path | None = None,
+    quiet: bool = False,
+) -> tuple[Path, dict[str, Scores], float]:
+    """Train in a locked folder from the start or from a checkpoint (the newest, or ``resume_from``).
+
+    Returns the bundle's path, its scores by split, and the images a second of training.
+    """
+    _check_sizes(recipe, store)
+    state = State(recipe, store, device)
+    content: dict[str, Any] = {"journal_bytes": 0}
+    if resume:
+        path, content = _checkpoint(folder, resume_from)
+        state.restore(path, content)
+    statistics = statistics_of(store, recipe)
+    network = state.network
+    loader = Loader(
+        store.split("train"), recipe, statistics,
+        side=network.image_size, channels=network.in_channels, device=device, workers=workers,
+    )  # fmt: skip
+    step = state.position.step
+    with (
+        Journal(folder, quiet=quiet, resume_at=content["journal_bytes"], resume_step=step) as journal,
+        machine.stop_on_signals() as stop,
+    ):
+        journal.write_rows(state.rows)
+        journal.event("resumed" if resume else "started", step=step, torch=torch.__version__, device=str(device))
+        loop.train(Training(state, loader, statistics, journal, folder, stop))
+        bundle, scores = _finish(state, statistics, folder)
+        journal.event("finished", bundle=str(bundle.name), **{name: s.to_dict() for name, s in scores.items()})
+    seconds = sum(row["seconds"] for row in state.rows)
+    return bundle, scores, len(state.rows) * len(store.split("train")) / max(seconds, 1e-9)
+
+
+def _checkpoint(folder: Path, path: Path | None) -> tuple[Path, dict[str, Any]]:
+    if path is None:
+        return checkpoint.load_latest(folder / "checkpoints")
+    content = checkpoint.load(path)
+    for later in checkpoint.list_all(folder / "checkpoints"):
+        if later.name > path.name:  # going back on purpose: what came after it is another future
+            later.unlink()
+    return path, content
+
+
+def _check_sizes(recipe: Recipe, store: Store) -> None:
+    if store.size != recipe.stored_size or store.fit != recipe.fit:
+        raise RecipeError(
+            f"store {store.path} holds pictures of {store.size} pixels ({store.fit})",
+            f"{recipe.stored_size} ({recipe.fit}) as the recipe says",
+            f"give --stored-size {store.size} --fit {store.fit}, or prepare another store",
+        )
+
+
+def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, dict[str, Scores]]:
+    """The kept weights, scored on validation and, once, on the test split; written as a bundle."""
+    network = state.judged
+    if state.recipe.keep == "best" and state.best.weights:
+        network.load_state_dict(state.best.weights)
+    network.eval()
+    scores = {
+        split: loop.score(state, statistics, split, views=1)
+        for split in ("validation", "test")
+        if len(state.store.split(split))
+    }
+    store = state.store
+    bundle = Bundle(
+        network=network,
+        classes=tuple(store.classes),
+        statistics=statistics,
+        stored_size=store.size,
+        fit=store.fit,
+        recipe=state.recipe.to_dict(),
+        metrics={name: s.to_dict() for name, s in scores.items()},
+        initialization=state.recipe.initialization,
+        data={
+            "name": store.name,
+            "fingerprint": store.fingerprint,
+            "counts": {name: len(store.split(name)) for name in ("train", "validation", "test")},
+            "kept": _kept(state),
+        },
+        golden=_golden(state, statistics),
+    )
+    try:
+        return bundle.save(folder / "bundle"), scores
+    except OSError as error:
+        raise CheckpointError(
+            f"bundle {folder / 'bundle'} could not be written: {error.strerror}", "",
+            f"make room, then: alexnet train --resume {folder}",
+        ) from error  # fmt: skip
+
+
+def _kept(state: State) -> str:
+    if state.recipe.keep == "best" and state.best.epoch >= 0:
+        return f"epoch {state.best.epoch + 1}, the lowest validation error of {len(state.rows)} epochs"
+    return f"the last of {len(state.rows)} epochs"
+
+
+def _golden(state: State, statistics: Statistics) -> list[Golden]:
+    split = next(s for s in (state.store.split(n) for n in ("test", "validation", "train")) if len(s))
+    network = state.judged
+    indices = torch.linspace(0, len(split) - 1, min(GOLDEN, len(split))).long().numpy()
+    images = torch.from_numpy(split.gather(indices))
+    result = log_probabilities(
+        network, images.to(state.device), to_device(statistics, state.device),
+        side=network.image_size, channels=network.in_channels,
+    )  # fmt: skip
+    return [
+        Golden(f"{i:02d}", encode_png(image.numpy()), row.exp().tolist())
+        for i, (image, row) in enumerate(zip(images, result.cpu(), strict=True))
+    ]

@@ -1,0 +1,53 @@
+"""The learning rate of a step: a function of how far the run is, and, in 2012's way, of the validation error."""
+
+import math
+from dataclasses import dataclass, field
+
+from alexnet.recipe import Recipe
+
+
+@dataclass
+class Schedule:
+    """The learning rate over a run of a recipe with ``steps_per_epoch`` steps an epoch.
+
+    ``cosine``: from the highest rate to 0. ``steps``: divided by 10 at the recipe's drops. ``stall``: divided by 10
+    when the validation error has not fallen for ``patience`` epochs, three times in the paper; when it stalls once
+    more the run is over.
+    """
+
+    recipe: Recipe
+    steps_per_epoch: int
+    errors: list[float] = field(default_factory=list)  # validation error of every epoch so far
+    drops: list[int] = field(default_factory=list)  # `stall`: epochs before which the rate was divided
+
+    def rate(self, epoch: int, batch: int) -> float:
+        """Learning rate of a step: epoch and batch counted from 0."""
+        recipe = self.recipe
+        at = epoch + batch / self.steps_per_epoch  # epochs done
+        if at < recipe.warmup:  # the first step is not at zero: it would be wasted
+            return recipe.learning_rate * (at + 1 / self.steps_per_epoch) / (recipe.warmup + 1 / self.steps_per_epoch)
+        if recipe.schedule == "cosine":
+            left = (at - recipe.warmup) / max(recipe.epochs - recipe.warmup, 1e-9)
+            return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
+        drops = recipe.drops if recipe.schedule == "steps" else self.drops
+        return recipe.learning_rate * 0.1 ** sum(drop <= epoch for drop in drops)
+
+    def epoch_done(self, epoch: int, validation_error: float | None) -> None:
+        """Note an epoch's validation error (fraction); may divide the rate from the next epoch on."""
+        if validation_error is None or self.recipe.schedule != "stall":
+            return
+        self.errors.append(validation_error)
+        if self._stalled():
+            self.drops.append(epoch + 1)
+
+    def finished(self, epochs_done: int) -> bool:
+        """Is the run over after so many epochs?"""
+        return epochs_done >= self.recipe.epochs or len(self.drops) > self.recipe.most_drops
+
+    def _stalled(self) -> bool:
+        """No error of the last ``patience`` epochs, all since the last drop, is below the lowest before them."""
+        patience = self.recipe.patience
+        since = len(self.errors) - (self.drops[-1] if self.drops else 0)
+        if since <= patience or len(self.errors) <= patience:
+            return False
+        return min(self.errors[-patience:]) >= min(self.errors[:-patience])

@@ -1,0 +1,160 @@
+"""Everything that a run is at a moment: what a checkpoint writes down and a resume puts back."""
+
+import copy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet.batches.sampler import step_seed
+from alexnet.data.store import Store
+from alexnet.errors import CheckpointError
+from alexnet.models import create_model
+from alexnet.models.layers import Dropout, set_generator
+from alexnet.models.network import Network
+from alexnet.recipe import Recipe, differences, from_dict
+from alexnet.training import checkpoint, optimizer
+from alexnet.training.schedule import Schedule
+
+AVERAGE_EVERY = 4  # steps; averaging each step costs 4 % more time and changes nothing that was seen
+
+
+@dataclass
+class Position:
+    """How far a run is. ``epoch`` and ``batch`` count from 0 and name what comes next; sums are of this epoch."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss: float = 0.0  # summed over pictures
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Best:
+    """The best validation result so far; ``weights`` wait in memory until a checkpoint writes ``file``."""
+
+    epoch: int = -1
+    error: float = float("inf")
+    loss: float = float("inf")
+    file: str = ""
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+class State:
+    """A run in memory: network, average, optimizer, schedule, position, results so far, the best."""
+
+    def __init__(self, recipe: Recipe, store: Store, device: torch.device) -> None:
+        self.recipe, self.store, self.device = recipe, store, device
+        self.network = build_network(recipe, len(store.classes)).to(device).to(memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.network).eval() if recipe.averaging else None
+        self.averages = 0
+        self.masks = torch.Generator(device)
+        set_generator(self.network, self.masks)
+        self.optimizer = optimizer.build(self.network, recipe)
+        steps = -(-len(store.split("train")) // recipe.batch_size)
+        self.schedule = Schedule(recipe, steps)
+        self.position, self.best = Position(), Best()
+        self.rows: list[dict[str, float]] = []
+
+    @property
+    def judged(self) -> Network:
+        """The network that validation, the bundle and the test see: the average where there is one."""
+        return self.averaged or self.network
+
+    def seed_step(self) -> None:
+        """What is drawn in this step is a function of (seed, step) alone."""
+        self.masks.manual_seed(step_seed(self.recipe.seed, self.position.step))
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Move the running average towards the weights; faster at first, when they still change a lot."""
+        if self.averaged is None or self.position.step % AVERAGE_EVERY:
+            return
+        self.averages += 1
+        keep = min(self.recipe.averaging**AVERAGE_EVERY, (1 + self.averages) / (10 + self.averages))
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - keep)
+
+    def note_best(self, error: float, loss: float) -> None:
+        """Keep these weights if no earlier epoch had a lower validation error (of equal errors, a lower loss)."""
+        if (error, loss) < (self.best.error, self.best.loss):
+            weights = {name: t.detach().cpu().clone() for name, t in self.judged.state_dict().items()}
+            self.best = Best(self.position.epoch, error, loss, weights=weights)
+
+    def save(self, folder: Path, journal_bytes: int) -> Path:
+        """Write a checkpoint (and the best weights, if new) to ``folder``; older ones go. Raises CheckpointError."""
+        if self.best.weights and not self.best.file:
+            name = f"best-epoch-{self.best.epoch + 1:04d}.pt"
+            checkpoint.save(folder / name, {"network": self.best.weights})
+            self.best.file = name
+        path = folder / checkpoint.name_of(self.position.step)
+        checkpoint.save(path, self._content(journal_bytes))
+        checkpoint.prune(folder)
+        return path
+
+    def _content(self, journal_bytes: int) -> dict[str, Any]:
+        best = self.best
+        return {
+            "recipe": self.recipe.to_dict(),
+            "store": {"fingerprint": self.store.fingerprint, "classes": list(self.store.classes)},
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged else None,
+            "averages": self.averages,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {"errors": self.schedule.errors, "drops": self.schedule.drops},
+            "position": asdict(self.position),
+            "rows": self.rows,
+            "best": {"epoch": best.epoch, "error": best.error, "loss": best.loss, "file": best.file},
+            "journal_bytes": journal_bytes,
+        }
+
+    def restore(self, path: Path, content: dict[str, Any]) -> None:
+        """Put back what ``path`` holds; raises :class:`CheckpointError` if it belongs to another run."""
+        _same_run(path, content, self.recipe, self.store)
+        self.network.load_state_dict(content["network"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(content["averaged"])
+        self.averages = content["averages"]
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.schedule.errors = list(content["schedule"]["errors"])
+        self.schedule.drops = list(content["schedule"]["drops"])
+        self.position = Position(**content["position"])
+        self.rows = [dict(row) for row in content["rows"]]
+        self.best = Best(**content["best"])
+        if self.best.file:
+            self.best.weights = checkpoint.load(path.with_name(self.best.file))["network"]
+
+
+def build_network(recipe: Recipe, num_classes: int) -> Network:
+    """The recipe's network, its weights drawn from the recipe's seed."""
+    network = create_model(
+        recipe.model,
+        num_classes=num_classes,
+        in_channels=recipe.in_channels or None,
+        image_size=recipe.image_size or None,
+        generator=torch.Generator().manual_seed(step_seed(recipe.seed, 0, stream=1)),
+        initialization=None if recipe.initialization == "own" else recipe.initialization,
+    )
+    for module in network.modules():
+        if isinstance(module, Dropout):
+            module.p = recipe.dropout
+    return network
+
+
+def _same_run(path: Path, content: dict[str, Any], recipe: Recipe, store: Store) -> None:
+    changed = differences(from_dict(content["recipe"]), recipe)
+    if changed:
+        name, (before, now) = next(iter(changed.items()))
+        raise CheckpointError(f"{path} was made with {name} = {before}, not {now}", "", "resume with the run's recipe")
+    if tuple(content["store"]["classes"]) != tuple(store.classes):
+        raise CheckpointError(f"{path} was made with other classes", ", ".join(content["store"]["classes"][:8]))
+    if content["store"]["fingerprint"] != store.fingerprint:
+        raise CheckpointError(
+            f"{path} was made with other data: store {store.path} has fingerprint {store.fingerprint[:12]}",
+            content["store"]["fingerprint"][:12],
+            "resume with the data as it was, or start a new run",
+        )

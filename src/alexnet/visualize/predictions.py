@@ -1,0 +1,124 @@
+"""Pictures with the network's first guesses below each: Figure 4 (left) of the paper."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.errors import DataError
+from alexnet.visualize import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Picture = NDArray[np.uint8]
+Guesses = Sequence[tuple[str, float]]
+
+MOST = 30  # pictures on one page
+SHOWN = 5  # guesses of each
+SIDE, HEADING, BAR, GAP, SPACE, LEGEND = 2.1, 0.36, 0.2, 0.06, 0.2, 0.4  # inches; SPACE is between pictures
+SMALL = 64  # pixels: a picture up to this side is shown with hard pixels
+
+
+def draw(
+    pictures: Sequence[Picture] | Picture, truths: Sequence[str | None], guesses: Sequence[Guesses], path: Path | str
+) -> Path:
+    """Draw 1 to 30 ``pictures`` (uint8 [H, W, 3]) to a PNG, each with its five likeliest guesses as bars.
+
+    ``truths`` are the true classes, None where unknown; ``guesses`` are (class, probability from 0 to 1), in any
+    order. Raises DataError.
+    """
+    return canvas.save(figure(pictures, truths, guesses), path)
+
+
+def figure(pictures: Sequence[Picture] | Picture, truths: Sequence[str | None], guesses: Sequence[Guesses]) -> "Figure":
+    """The drawing before it is written."""
+    _check(pictures, truths, guesses)
+    across, bars = grid_columns(len(pictures)), min(SHOWN, max(map(len, guesses)))
+    cell = HEADING + SIDE + BAR * bars + SPACE
+    width, height = across * (SIDE + SPACE) + SPACE, math.ceil(len(pictures) / across) * cell + LEGEND
+    drawing = canvas.new_figure(width, height, constrained=False)
+    for index, (picture, truth, ranked) in enumerate(zip(pictures, truths, map(rank, guesses), strict=True)):
+        x = SPACE + index % across * (SIDE + SPACE)
+        y = height - index // across * cell - HEADING - SIDE  # lower edge of the picture
+        _picture(_axes(drawing, x, y, SIDE), picture, truth, ranked)
+        _bars(_axes(drawing, x, y - GAP - BAR * bars, BAR * bars), truth, ranked, bars)
+    legend = "✓ right   ✗ wrong" + ("\n" if across == 1 else "   ") + "blue: the true class"
+    drawing.text(0.5, LEGEND / 2 / height, legend, ha="center", va="center", size=8, color=canvas.GRAY)
+    return drawing
+
+
+def rank(guesses: Guesses) -> list[tuple[str, float]]:
+    """The five likeliest, likeliest first."""
+    return sorted(guesses, key=lambda guess: -guess[1])[:SHOWN]
+
+
+def grid_columns(count: int) -> int:
+    """4 a row up to 16 pictures, as in the paper, then 5; the rows filled evenly where that is possible."""
+    most = 4 if count <= 16 else 5
+    return math.ceil(count / math.ceil(count / most))
+
+
+def verdict(truth: str | None, ranked: list[tuple[str, float]]) -> tuple[str, str]:
+    """Heading of a picture and its color: ✓ right, ✗ wrong, told by sign and not by color alone."""
+    if truth is None:
+        return "unlabeled", canvas.GRAY
+    return (f"✓ {truth}", canvas.GREEN) if ranked[0][0] == truth else (f"✗ {truth}", canvas.VERMILION)
+
+
+def _axes(drawing: "Figure", x: float, y: float, tall: float) -> "Axes":
+    """Axes one picture wide, ``tall`` inches tall, the lower left corner at (x, y) inches."""
+    width, height = drawing.get_size_inches()
+    return drawing.add_axes((x / width, y / height, SIDE / width, tall / height))
+
+
+def _picture(axes: "Axes", picture: Picture, truth: str | None, ranked: list[tuple[str, float]]) -> None:
+    axes.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) <= SMALL else "antialiased")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color(canvas.PALE)
+    axes.set_anchor("S")
+    heading, color = verdict(truth, ranked)
+    weight = "normal" if truth is None else "bold"
+    canvas.fit(axes.set_title(heading, size=10, color=color, fontweight=weight, pad=5), SIDE)
+
+
+def _bars(axes: "Axes", truth: str | None, ranked: list[tuple[str, float]], bars: int) -> None:
+    axes.set_axis_off()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bars - 0.5, -0.5)
+    for place, (name, probability) in enumerate(ranked):
+        true = name == truth
+        axes.barh(place, 1, height=0.84, color="#F4F4F4")
+        axes.barh(place, probability, height=0.84, color=canvas.SKY if true else "#CCCCCC")
+        label = axes.text(0.025, place, f"✓ {name}" if true else name, va="center_baseline", size=7.5,
+                          color=canvas.INK, fontweight="bold" if true else "normal")  # fmt: skip
+        canvas.fit(label, 0.72 * SIDE)
+        axes.text(0.975, place, percent(probability), va="center_baseline", ha="right", size=7, color=canvas.INK)
+
+
+def percent(probability: float) -> str:
+    """0.9712 -> 97.1 %; never 100.0 % or 0.0 % for what is not quite so."""
+    value = 100 * probability
+    if 99.95 <= value < 100:
+        return ">99.9 %"
+    return "<0.1 %" if 0 < value < 0.05 else f"{value:.1f} %"
+
+
+def _check(pictures: Sequence[Picture] | Picture, truths: Sequence[str | None], guesses: Sequence[Guesses]) -> None:
+    if not 1 <= len(pictures) <= MOST:
+        raise DataError(f"{len(pictures)} pictures on one page", f"1 to {MOST}", "draw several pages")
+    if not len(pictures) == len(truths) == len(guesses):
+        raise DataError(f"{len(pictures)} pictures with {len(truths)} truths and {len(guesses)} lists of guesses",
+                        "the same number of each")  # fmt: skip
+    for index, picture in enumerate(pictures):
+        if picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape or picture.dtype != np.uint8:
+            raise DataError(f"picture {index} is {picture.dtype} {list(picture.shape)}", "uint8 [H, W, 3]")
+    for index, found in enumerate(guesses):
+        if not found or not all(0 <= probability <= 1 for _, probability in found):
+            raise DataError(f"the guesses of picture {index} are {list(found)[:SHOWN]!r}",
+                            "(class, probability) pairs with probabilities from 0 to 1")  # fmt: skip

@@ -1,0 +1,470 @@
+"""Every kind of picture, every kind of damage: the same rule, one error type."""
+
+import io
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import tracemalloc
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet.data import pixels
+from alexnet.errors import PictureError
+
+
+def smooth(height: int = 48, width: int = 64) -> np.ndarray:
+    """A color gradient [H, W, 3], kind to JPEG."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.stack([rows * 3 % 256, columns * 3 % 256, (rows + columns) * 2 % 256], -1).astype(np.uint8)
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def saved(image: Image.Image | np.ndarray, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, depth: int, color: int, rows: bytes, *extra: bytes) -> bytes:
+    """A PNG by hand; ``rows`` with their filter bytes."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+    body = b"".join(extra) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + body
+
+
+# -- formats and modes
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF", "PPM"])
+def test_lossless_formats_give_the_pixels(kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    decoded = pixels.decode_noted(saved(noise(20, 30), kind, **options), "a" + pixels.EXTENSIONS[kind][0])
+    assert decoded.format == kind and decoded.notes == ()
+    np.testing.assert_array_equal(decoded.pixels, noise(20, 30))
+
+
+def test_jpeg_is_close_and_shape_is_height_width():
+    decoded = pixels.decode(saved(smooth(), "JPEG", quality=95))
+    assert decoded.shape == (48, 64, 3) and decoded.dtype == np.uint8
+    assert np.abs(decoded.astype(int) - smooth()).mean() < 6
+
+
+def test_gray_and_one_bit():
+    gray = noise(9, 7)[..., 0]
+    np.testing.assert_array_equal(pixels.decode(saved(gray, "PNG")), np.repeat(gray[..., None], 3, 2))
+    bits = Image.fromarray(gray).convert("1")
+    assert set(np.unique(pixels.decode(saved(bits, "PNG")))) == {0, 255}
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparency_lies_on_white(mode):
+    image = Image.fromarray(smooth()).convert(mode)
+    alpha = np.zeros((48, 64), np.uint8)
+    alpha[:, 32:] = 255
+    image.putalpha(Image.fromarray(alpha))
+    decoded = pixels.decode(saved(image, "PNG"))
+    assert (decoded[:, :32] == 255).all()
+    np.testing.assert_array_equal(decoded[:, 32:], np.asarray(image.convert("RGB"))[:, 32:])
+
+
+def test_half_transparent_black_on_white_is_gray():
+    decoded = pixels.decode(saved(Image.new("RGBA", (4, 4), (0, 0, 0, 128)), "PNG"))
+    assert set(np.unique(decoded)) == {127}
+
+
+@pytest.mark.parametrize("transparency", [0, bytes([0, 255, 255])])
+def test_palette_with_transparency(transparency):
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([0, 1, 2])
+    decoded = pixels.decode(saved(image, "PNG", transparency=transparency))
+    assert decoded.tolist() == [[[255, 255, 255], [40, 50, 60], [70, 80, 90]]]
+
+
+def test_gray_and_rgb_with_a_transparent_color():
+    gray = saved(Image.fromarray(np.array([[0, 100]], np.uint8)), "PNG", transparency=0)
+    assert pixels.decode(gray)[0, :, 0].tolist() == [255, 100]
+    color = saved(Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)), "PNG", transparency=(1, 2, 3))
+    assert pixels.decode(color).tolist() == [[[255] * 3, [4, 5, 6]]]
+
+
+def test_cmyk_jpeg_as_adobe_writes_it():
+    decoded = pixels.decode(saved(Image.fromarray(smooth()).convert("CMYK"), "JPEG", quality=95))
+    assert np.abs(decoded.astype(int) - smooth()).mean() < 8
+    tiff = pixels.decode(saved(Image.fromarray(smooth()).convert("CMYK"), "TIFF"))
+    np.testing.assert_array_equal(tiff, smooth())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bit_gray_is_scaled_with_rounding(kind):
+    values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    values[-1, -1] = 65535
+    decoded = pixels.decode(saved(Image.fromarray(values), kind))
+    np.testing.assert_array_equal(decoded[..., 0], np.round(values / 257))
+    assert len(np.unique(decoded)) == 256
+
+
+def test_sixteen_bit_rgb_keeps_its_levels():
+    values = np.arange(0, 65536, 257, dtype=">u2")
+    rows = b"\0" + np.repeat(values[:, None], 3, 1).tobytes()
+    np.testing.assert_array_equal(pixels.decode(png(256, 1, 16, 2, rows))[0, :, 0], np.arange(256))
+
+
+def test_sixteen_bit_gray_with_transparent_value():
+    rows = b"\0" + np.array([257, 514], ">u2").tobytes()
+    data = png(2, 1, 16, 0, rows, chunk(b"tRNS", struct.pack(">H", 257)))
+    assert pixels.decode(data)[0, :, 0].tolist() == [255, 2]
+
+
+def test_white_is_zero_tiff_is_inverted():
+    values = np.array([[0, 65535]], np.uint16)
+    data = saved(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
+    assert pixels.decode(data)[0, :, 0].tolist() == [255, 0]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_values_of_unknown_range_are_refused(kind):
+    with pytest.raises(PictureError, match=r"x\.tif: mode [FI], whose range is unknown; must be 8 or 16 bits"):
+        pixels.decode(saved(Image.fromarray(np.ones((2, 2), kind)), "TIFF"), "x.tif")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_animation_gives_the_first_frame(kind):
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    decoded = pixels.decode_noted(data)
+    assert decoded.notes == ("animation: first of 3 frames",)
+    assert np.unique(decoded.pixels.reshape(-1, 3), axis=0).tolist() == [[255, 0, 0]]
+
+
+# -- EXIF
+
+INVERSE = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_exif_rotation_gives_the_same_picture(kind, turn):
+    truth = np.kron(np.array([[0, 60, 120], [180, 220, 255]], np.uint8), np.ones((16, 16), np.uint8))
+    image = Image.fromarray(np.repeat(truth[..., None], 3, 2))
+    stored = image if INVERSE[turn] is None else image.transpose(INVERSE[turn])
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    options = {"lossless": True} if kind == "WEBP" else {}
+    decoded = pixels.decode_noted(saved(stored, kind, exif=exif, **options))
+    assert decoded.pixels.shape == (32, 48, 3)
+    assert np.abs(decoded.pixels[..., 0].astype(int) - truth).max() <= 4
+    assert decoded.notes == (("EXIF rotation applied",) if turn > 1 else ())
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03", b"Exif\0\0"]
+)
+def test_corrupt_exif_changes_no_pixel(exif):
+    plain = pixels.decode(saved(smooth(), "JPEG"))
+    decoded = pixels.decode_noted(saved(smooth(), "JPEG", exif=exif))
+    np.testing.assert_array_equal(decoded.pixels, plain)
+    assert decoded.notes in [("corrupt EXIF ignored",), ()] and (decoded.notes or exif == b"Exif\0\0")
+
+
+def test_impossible_rotation_is_ignored_and_noted():
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    decoded = pixels.decode_noted(saved(smooth(), "PNG", exif=exif))
+    assert decoded.notes == ("EXIF rotation 77 ignored",)
+    np.testing.assert_array_equal(decoded.pixels, smooth())
+
+
+# -- files that are not what they say
+
+
+def test_content_counts_not_the_name():
+    assert pixels.decode_noted(saved(smooth(), "PNG"), "b/x.JPG").notes == ("PNG named .jpg",)
+    assert pixels.decode_noted(saved(smooth(), "PNG"), "x.unknown").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "x.jpg: is empty"),
+        (b"\xff", "x.jpg: has only 1 byte;"),
+        (b"\n <!DOCTYPE html><html>404</html>", "x.jpg: looks like HTML, not a picture"),
+        (b"<html><body>not found</body>", "x.jpg: looks like HTML, not a picture"),
+        (b"<?xml version='1.0'?><svg/>", "x.jpg: looks like XML or SVG"),
+        (b"version https://git-lfs.github.com/spec/v1", "x.jpg: is a Git LFS pointer"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0", "x.jpg: is HEIC, AVIF or a video"),
+        (b"just some text, no picture", r"x.jpg: can not be decoded \(no known picture format\)"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0 never handed to Ghostscript", "no known picture format"),
+    ],
+)
+def test_what_is_not_a_picture_has_its_reason(data, reason):
+    with pytest.raises(PictureError, match=reason):
+        pixels.decode(data, "x.jpg")
+
+
+def test_a_name_stays_on_one_line():
+    with pytest.raises(PictureError) as caught:
+        pixels.decode(b"", "a\nb\x1b[31m\udcff.jpg")
+    assert str(caught.value).startswith("a\\x0ab\\x1b[31m\\udcff.jpg: is empty")
+
+
+# -- truncated
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "progressive", "PNG", "GIF", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("cut", ["two", "half"])
+def test_truncated_is_refused_or_allowed(kind, cut):
+    real, options = ("JPEG", {"progressive": True}) if kind == "progressive" else (kind, {})
+    if kind == "GIF":
+        options = {"interlace": 0}
+    data = saved(noise(100, 100), real, **options)
+    short = data[: -2 if cut == "two" else len(data) // 2]
+    if kind == "GIF" and cut == "two":
+        short = data[:-10]  # the last two bytes of a GIF are ends of lists: no pixel misses
+    with pytest.raises(PictureError, match=rf"photo: {real} is truncated; must be a whole"):
+        pixels.decode(short, "photo")
+    decoded = pixels.decode_noted(short, "photo", allow_truncated=True)
+    assert decoded.notes == ("truncated",) and decoded.pixels.shape == (100, 100, 3)
+    rows = slice(70, None) if kind == "BMP" else slice(None, 30)  # a BMP begins at the bottom
+    if kind != "progressive":  # which begins with a coarse picture
+        assert (decoded.pixels[rows] == pixels.decode(data)[rows]).mean() > 0.99
+
+
+def test_whole_pictures_are_not_called_truncated():
+    for trailer in (b"", b"\0" * 20, b"trailing metadata of a phone"):
+        assert pixels.decode_noted(saved(smooth(), "JPEG") + trailer).notes == ()
+
+
+def test_missing_end_marker_after_all_pixels_is_seen():
+    data = saved(smooth(800, 800), "JPEG")
+    with pytest.raises(PictureError, match="truncated"):
+        pixels.decode(data[:-2])
+
+
+def test_truncated_webp_is_an_error_even_if_allowed():
+    data = saved(noise(50, 50), "WEBP")
+    with pytest.raises(PictureError):
+        pixels.decode(data[: len(data) // 2], allow_truncated=True)
+
+
+def test_allowing_in_one_thread_does_not_leak_into_others():
+    data = saved(noise(100, 100), "JPEG")[:-300]
+    stop, wrong = threading.Event(), []
+
+    def lenient() -> None:
+        while not stop.is_set():
+            pixels.decode(data, allow_truncated=True)
+
+    def strict() -> None:
+        for _ in range(100):
+            try:
+                pixels.decode(data)
+                wrong.append("accepted")
+            except PictureError:
+                pass
+        stop.set()
+
+    threads = [threading.Thread(target=target) for target in (lenient, strict)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert not wrong
+
+
+# -- bombs
+
+
+def png_bomb(side: int) -> bytes:
+    return png(side, side, 1, 0, b"\0" * (side * (side // 8 + 1)))
+
+
+def jpeg_claiming(side: int) -> bytes:
+    data = bytearray(saved(noise(128, 128), "JPEG", quality=95))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", side, side)
+    return bytes(data)
+
+
+def webp_claiming(side: int) -> bytes:
+    data = bytearray(
+        saved(Image.new("RGBA", (64, 64), (1, 2, 3, 4)), "WEBP", lossless=True, exif=b"Exif\0\0" + b"x" * 20)
+    )
+    at = data.index(b"VP8X") + 12
+    data[at : at + 6] = struct.pack("<I", side - 1)[:3] * 2
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("make", "side"),
+    [
+        (png_bomb, 10_000),
+        (jpeg_claiming, 65_000),
+        (jpeg_claiming, 8_000),
+        (jpeg_claiming, 12_000),
+        (webp_claiming, 9_000),
+    ],
+)
+def test_bombs_are_refused_from_the_header(make, side):
+    data = make(side)
+    assert len(data) < 100_000
+    tracemalloc.start()
+    start = time.perf_counter()
+    with pytest.raises(PictureError) as caught:
+        pixels.decode(data, "bomb")
+    took, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert took < 0.1 and peak < 50e6
+    if make is not webp_claiming:
+        assert "megapixels" in str(caught.value)
+
+
+def test_bombs_take_no_memory_of_the_process(tmp_path):
+    """tracemalloc does not see the decoder's memory: the peak of a fresh process does."""
+    for index, data in enumerate([png_bomb(10_000), jpeg_claiming(65_000), jpeg_claiming(9_000), webp_claiming(9_000)]):
+        (tmp_path / f"{index}.jpg").write_bytes(data)
+    code = """
+        import resource, sys
+        from pathlib import Path
+        from alexnet.data import pixels
+        from alexnet.errors import PictureError
+        try:
+            pixels.decode(b"not a picture at all")
+        except PictureError:
+            pass
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for path in sorted(Path(sys.argv[1]).iterdir()):
+            try:
+                pixels.decode(path.read_bytes())
+                sys.exit(1)
+            except PictureError:
+                pass
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 50_000, "KiB"
+    assert done.stderr == ""
+
+
+# -- damage
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_250_damaged_files_fail_in_one_way(kind):
+    draw = np.random.default_rng(7)
+    whole = saved(noise(40, 40), kind)
+    failed = 0
+    for _ in range(250):
+        data = bytearray(whole)
+        for at in draw.integers(0, len(data), draw.integers(1, 20)):
+            data[at] = draw.integers(0, 256)
+        start, length = draw.integers(0, len(data)), draw.integers(0, 30)
+        del data[start : start + length * int(draw.integers(0, 2))]
+        try:
+            decoded = pixels.decode(bytes(data), "damaged", allow_truncated=bool(draw.integers(0, 2)))
+            assert decoded.ndim == 3 and decoded.dtype == np.uint8
+        except PictureError as error:
+            failed += 1
+            assert "damaged" in str(error) and "\n" not in str(error)
+    assert failed > 10
+
+
+def test_no_warning_leaves_even_with_threads():
+    """Warnings are errors here: a broken EXIF that warns must neither raise nor turn into a failure."""
+    exif = (
+        b"Exif\0\0II*\0\x08\0\0\0\x02\0\x0f\x01\x02\0\xff\0\0\0\xf0\xff\0\0\x12\x01\x03\0\x01\0\0\0\x01\0\0\0\0\0\0\0"
+    )
+    data = saved(smooth(), "JPEG", exif=exif)
+    notes: list[tuple[str, ...]] = []
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        work = [threading.Thread(target=lambda: notes.append(pixels.decode_noted(data).notes)) for _ in range(8)]
+        [thread.start() for thread in work]
+        [thread.join() for thread in work]
+        warnings.warn("of others still arrives", stacklevel=1)
+    assert notes == [("corrupt EXIF ignored",)] * 8
+    assert [str(entry.message) for entry in seen] == ["of others still arrives"]
+
+
+# -- fit
+
+
+@pytest.mark.parametrize("how", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (3, 2), (300, 200)])
+def test_every_shape_fits_without_a_large_intermediate(how, shape):
+    tracemalloc.start()
+    fitted = pixels.fit(np.full((*shape, 3), 77, np.uint8), 256, how)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert fitted.shape == (256, 256, 3) and fitted.dtype == np.uint8 and fitted.flags.c_contiguous
+    assert peak < 5e6
+    assert (fitted == 77).any() and (how == "pad" or (fitted == 77).all())
+
+
+def test_crop_is_the_center_and_pad_keeps_all():
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 200
+    np.testing.assert_array_equal(pixels.fit(wide, 10, "crop"), 200)
+    padded = pixels.fit(wide, 30, "pad")
+    np.testing.assert_array_equal(padded[10:20], wide)
+    assert (padded[:10] == pixels.PAD_GRAY).all() and (padded[20:] == pixels.PAD_GRAY).all()
+    assert pixels.fit(wide, 30, "squash")[15, :, 0].tolist() == wide[5, :, 0].tolist()
+
+
+def test_the_right_size_is_unchanged_and_shrinking_averages():
+    np.testing.assert_array_equal(pixels.fit(noise(16, 16), 16, "crop"), noise(16, 16))
+    checks = np.kron(np.indices((32, 32)).sum(0) % 2, np.ones((4, 4)))[..., None].repeat(3, 2).astype(np.uint8) * 255
+    small = pixels.fit(checks, 8, "crop")
+    assert small.min() > 100 and small.max() < 155
+
+
+def test_fit_refuses_what_it_can_not_do():
+    for picture, size, how in [(noise(2, 2), 0, "crop"), (noise(2, 2), 2, "zoom"), (noise(2, 2)[..., 0], 2, "crop")]:
+        with pytest.raises(PictureError):
+            pixels.fit(picture, size, how)
+
+
+# -- files
+
+
+def test_read_and_its_errors(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"1234")
+    assert pixels.read(path) == b"1234"
+    monkeypatch.setattr(pixels, "MAX_BYTES", 3)
+    with pytest.raises(PictureError, match="4 bytes; must be at most 3 bytes"):
+        pixels.read(path)
+    with pytest.raises(PictureError, match="is not a file"):
+        pixels.read(tmp_path)
+    with pytest.raises(PictureError, match=r"can not be read \(No such file"):
+        pixels.read(tmp_path / "missing.png")
+    with pytest.raises(PictureError, match="can not be read"):
+        pixels.read("a\0b")
+
+
+def test_encode_png_round_trip():
+    np.testing.assert_array_equal(pixels.decode(pixels.encode_png(noise(5, 6))), noise(5, 6))

@@ -1,0 +1,302 @@
+"""Every layer against a slow formula in float64, written here."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from alexnet.models.layers import (
+    AveragePool,
+    Convolution,
+    Dropout,
+    Flatten,
+    MaxPool,
+    ResponseNorm,
+    SpatialNorm,
+    Window,
+    set_generator,
+)
+
+# float32 keeps 24 bits; a norm of five squares, a root and two products lose at most four of them.
+FLOAT32 = 1e-6
+
+
+def random(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def distance(ours: Tensor, right: Tensor) -> float:
+    """Largest difference, in units of the largest right value."""
+    return ((ours.double() - right).abs().max() / right.abs().max()).item()
+
+
+def slow_norm(x: Tensor, towers: int, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    """The formula of section 3.3 with α / size, channel by channel, in float64."""
+    per_tower = x.shape[1] // towers
+    channels, maps = [], x.unbind(1)
+    for i in range(len(maps)):
+        first = i // per_tower * per_tower
+        window = range(max(first, i - size // 2), min(first + per_tower, i + (size + 1) // 2))
+        total = sum(maps[j] ** 2 for j in window)
+        channels.append(maps[i] / (k + alpha / size * total) ** beta)
+    return torch.stack(channels, 1)
+
+
+NORMS = {
+    "paper, two towers": (96, {"towers": 2}),
+    "paper, one tower": (96, {"towers": 1}),
+    "odd channels": (13, {"towers": 1}),
+    "one channel": (1, {"towers": 1}),
+    "window larger than the tower": (6, {"towers": 2, "size": 9}),
+    "even window": (8, {"towers": 1, "size": 4}),
+    "another beta": (10, {"towers": 1, "beta": 0.5}),
+    "CIFAR-10, 11 %": (64, {"towers": 1, "size": 9, "alpha": 1e-3, "k": 1.0}),
+}
+
+
+@pytest.mark.parametrize(("channels", "options"), NORMS.values(), ids=NORMS)
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_norm_and_its_gradient_follow_the_formula(channels, options, memory):
+    x = random(2, channels, 5, 4, scale=200).contiguous(memory_format=memory)  # 200: sums are as large as k
+    x.requires_grad_()
+    slow = x.detach().double().requires_grad_()
+    weights = random(*x.shape, seed=1)
+    full = {"towers": 1, "size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0} | options
+    ours, right = ResponseNorm(**options)(x), slow_norm(slow, **full)
+    (ours * weights).sum().backward()
+    (right * weights.double()).sum().backward()
+    assert ours.shape == x.shape and ours.dtype == torch.float32
+    assert distance(ours, right) < FLOAT32
+    assert distance(x.grad, slow.grad) < FLOAT32
+
+
+def test_norm_gradient_is_the_slope():
+    """A central difference of the formula in float64: independent of anybody's autograd."""
+    x, direction = random(1, 12, 3, 3, scale=200), random(1, 12, 3, 3, seed=1)
+    x.requires_grad_()
+    (ours,) = torch.autograd.grad(ResponseNorm(2)(x).square().sum(), x)
+    step = 1e-3 * direction.double()
+    ahead, behind = (
+        slow_norm(x.detach().double() + s, 2, 5, 1e-4, 0.75, 2.0).square().sum().item() for s in (step, -step)
+    )
+    assert (ours * direction).sum().item() == pytest.approx((ahead - behind) / 2e-3, rel=1e-5)
+
+
+def test_norm_of_one_tower_is_pytorchs():
+    x = random(2, 96, 5, 5, scale=200)
+    right = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2)(x)
+    assert distance(ResponseNorm(1)(x), right.double()) < FLOAT32
+
+
+def test_norm_over_many_pieces():
+    """More rows than fit in one piece of work, and not a multiple: 360,000 elements, 262,144 in a piece."""
+    x = random(1, 4, 300, 300, scale=200).requires_grad_()
+    slow = x.detach().double().requires_grad_()
+    ours, right = ResponseNorm(2)(x), slow_norm(slow, 2, 5, 1e-4, 0.75, 2.0)
+    ours.square().sum().backward()
+    right.square().sum().backward()
+    assert distance(ours, right) < FLOAT32 and distance(x.grad, slow.grad) < FLOAT32
+
+
+def test_norm_in_bfloat16_computes_in_float32():
+    x = random(2, 96, 5, 5, scale=200).bfloat16().requires_grad_()
+    slow = x.detach().double().requires_grad_()
+    ours, right = ResponseNorm(2)(x), slow_norm(slow, 2, 5, 1e-4, 0.75, 2.0)
+    ours.sum().backward()
+    right.sum().backward()
+    assert ours.dtype == x.grad.dtype == torch.bfloat16
+    # Rounded once, at the end, to 8 bits: at most 2^-9 of the value.
+    assert ((ours.double() - right).abs() <= right.abs() * 2**-8).all()
+    assert distance(x.grad, slow.grad) < 2**-8
+
+
+def test_norm_under_autocast_stays_in_float32():
+    x = random(1, 16, 3, 3, scale=200)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(ResponseNorm(2)(x), ResponseNorm(2)(x.clone()))
+        assert distance(ResponseNorm(2)(x), slow_norm(x.double(), 2, 5, 1e-4, 0.75, 2.0)) < FLOAT32
+
+
+@pytest.mark.parametrize("size", [3, 4, 5])
+def test_towers_do_not_see_each_other(size):
+    x = random(1, 96, 4, 4, scale=100)
+    changed = x.clone()
+    changed[:, 48] += 300
+    two, one = ResponseNorm(2, size), ResponseNorm(1, size)
+    assert torch.equal(two(x)[:, 47], two(changed)[:, 47])
+    assert not torch.equal(two(x)[:, 49], two(changed)[:, 49])
+    reaches_down = size > 2
+    assert torch.equal(one(x)[:, 47], one(changed)[:, 47]) != reaches_down
+
+
+def slow_spatial(x: Tensor, size: int, scale: float, beta: float, k: float) -> Tensor:
+    out = torch.empty_like(x)
+    for r in range(x.shape[2]):
+        for c in range(x.shape[3]):
+            rows = slice(max(0, r - size // 2), r + (size + 1) // 2)
+            columns = slice(max(0, c - size // 2), c + (size + 1) // 2)
+            total = (x[:, :, rows, columns] ** 2).sum((2, 3))
+            out[:, :, r, c] = x[:, :, r, c] / (k + scale / size**2 * total) ** beta
+    return out
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5])
+def test_spatial_norm_follows_the_formula(size):
+    x = random(2, 3, 7, 6, scale=100)
+    right = slow_spatial(x.double(), size, 5e-4, 0.75, 1.0)
+    assert distance(SpatialNorm(size, 5e-4)(x), right) < FLOAT32
+    ours = SpatialNorm(size, 5e-4)(x.bfloat16())
+    assert ours.dtype == torch.bfloat16 and distance(ours, right) < 2**-6
+
+
+def count_windows(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> int:
+    """Windows, one by one, until one has reached the end (ceil), or while they still fit (not ceil)."""
+    count, start = 1, 0
+    while start + kernel < size + 2 * padding:
+        start += stride
+        count += int(ceil or start + kernel <= size + 2 * padding)
+    return count
+
+
+@given(
+    size=st.integers(1, 300), kernel=st.integers(1, 12), stride=st.integers(1, 6), padding=st.integers(0, 5),
+    ceil=st.booleans(),
+)  # fmt: skip
+@settings(deadline=None)
+def test_window_size_is_the_count_of_windows(size, kernel, stride, padding, ceil):
+    if size + 2 * padding < kernel:
+        return
+    window = Window(kernel, stride, padding, ceil)
+    count = count_windows(size, kernel, stride, padding, ceil)
+    assert window.out_size(size) == count
+    assert window.overhang(size) == max(0, (count - 1) * stride + kernel - size - 2 * padding)
+    assert window.formula(size).endswith(f"+ 1 = {count}")
+
+
+def test_formulas():
+    assert Window(11, 4, 0).formula(224) == "⌈(224 − 11 + 2·0) / 4⌉ + 1 = 55"
+    assert Window(11, 4, 0).formula(227) == "(227 − 11 + 2·0) / 4 + 1 = 55"
+    assert Window(11, 4, 0, ceil=False).formula(224) == "⌊(224 − 11 + 2·0) / 4⌋ + 1 = 54"
+    assert Window(5, 1, 2).formula(27) == "(27 − 5 + 2·2) / 1 + 1 = 27"
+    assert Window(11, 4, 0).overhang(224) == 3 and Window(11, 4, 0).overhang(227) == 0
+
+
+def slow_convolution(x: Tensor, layer: Convolution) -> Tensor:
+    """Window by window in float64, over a canvas of zeros that is large enough for all."""
+    kernel, stride, padding, _ = layer.window
+    height, width = (layer.window.out_size(size) for size in x.shape[2:])
+    canvas = torch.zeros(*x.shape[:2], 2 * padding + x.shape[2] + stride, 2 * padding + x.shape[3] + stride).double()
+    canvas[:, :, padding : padding + x.shape[2], padding : padding + x.shape[3]] = x
+    out = torch.empty(len(x), layer.out_channels, height, width, dtype=torch.float64)
+    seen, per_group = x.shape[1] // layer.groups, layer.out_channels // layer.groups
+    for o in range(layer.out_channels):
+        first = o // per_group * seen
+        for r in range(height):
+            for c in range(width):
+                patch = canvas[:, first : first + seen, r * stride : r * stride + kernel, c * stride :][..., :kernel]
+                out[:, o, r, c] = (patch * layer.weight[o].double()).sum((1, 2, 3)) + layer.bias[o].double()
+    return out.detach()
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "groups"),
+    [((14, 17), 11, 4, 0, 1), ((9, 10), 5, 3, 2, 2), ((6, 6), 3, 1, 1, 2), ((8, 7), 2, 3, 0, 1)],
+)
+def test_convolution_reads_zeros_past_the_edge(size, kernel, stride, padding, groups):
+    torch.manual_seed(0)
+    layer = Convolution(4, 6, kernel, stride, padding, groups)
+    x = random(2, 4, *size)
+    assert distance(layer(x), slow_convolution(x, layer)) < 1e-5  # sums of up to 484 float32 products
+    assert distance(layer(x.contiguous(memory_format=torch.channels_last)), slow_convolution(x, layer)) < 1e-5
+
+
+def test_224_pixels_give_55_with_zeros_right_and_bottom():
+    layer = Convolution(1, 1, 11, stride=4)
+    x = random(1, 1, 224, 224)
+    padded = torch.zeros(1, 1, 227, 227)
+    padded[:, :, :224, :224] = x
+    assert layer(x).shape == (1, 1, 55, 55)
+    assert torch.equal(layer(x), nn.functional.conv2d(padded, layer.weight, layer.bias, stride=4))
+
+
+def slow_pool(x: Tensor, kernel: int, stride: int, reduce) -> Tensor:
+    out = []
+    for r in range(1 + max(0, math.ceil((x.shape[2] - kernel) / stride))):
+        row = [
+            reduce(x[:, :, r * stride : r * stride + kernel, c * stride : c * stride + kernel])
+            for c in range(1 + max(0, math.ceil((x.shape[3] - kernel) / stride)))
+        ]
+        out.append(torch.stack(row, -1))
+    return torch.stack(out, -2)
+
+
+@given(
+    height=st.integers(3, 12), width=st.integers(3, 12), kernel=st.integers(1, 3), stride=st.integers(1, 3),
+)  # fmt: skip
+@settings(deadline=None, max_examples=50)
+def test_pools_see_the_pixels_that_exist(height, width, kernel, stride):
+    if stride > kernel:  # PyTorch drops a window that lies outside altogether
+        return
+    x = random(2, 3, height, width).double() - 5  # all negative: a zero read past the edge would win
+    right = slow_pool(x, kernel, stride, lambda patch: patch.amax((2, 3)))
+    assert torch.equal(MaxPool(kernel, stride)(x), right)
+    assert right.shape[2:] == tuple(MaxPool(kernel, stride).window.out_size(size) for size in (height, width))
+    mean = slow_pool(x, kernel, stride, lambda patch: patch.mean((2, 3)))
+    assert distance(AveragePool(kernel, stride)(x), mean) < 1e-12
+
+
+def test_flatten_keeps_channels_outermost():
+    x = random(2, 4, 3, 3)
+    right = torch.stack([torch.cat([image[c].reshape(-1) for c in range(4)]) for image in x])
+    assert torch.equal(Flatten(3)(x), right)
+    assert torch.equal(Flatten(3)(x.contiguous(memory_format=torch.channels_last)), right)
+
+
+def test_flatten_stretches_smaller_maps():
+    x = torch.arange(4.0).reshape(1, 1, 2, 2)
+    # Bilinear, pixel centers: rows and columns at 0, 1/4, 3/4, 1 of the way.
+    at = torch.tensor([0, 0.25, 0.75, 1])
+    assert torch.allclose(Flatten(4)(x), (2 * at[:, None] + at[None, :]).reshape(1, 16))
+    assert torch.allclose(Flatten(3)(torch.full((1, 2, 1, 1), 7.0)), torch.full((1, 18), 7.0))
+
+
+def test_dropout_repeats_scales_and_rests():
+    x = torch.full((200, 500), 3.0)
+    layer = Dropout(0.25)
+
+    def draw(seed: int) -> Tensor:
+        layer.generator = torch.Generator().manual_seed(seed)
+        return layer(x)
+
+    first = draw(1)
+    assert torch.equal(first, draw(1)) and not torch.equal(first, draw(2))
+    assert set(first.unique().tolist()) == {0.0, 4.0}
+    assert (first == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)  # 7 standard deviations
+    assert layer.eval()(x) is x
+    assert Dropout(0)(x) is x
+
+
+def test_dropout_passes_gradients_where_it_passes_values():
+    x = torch.ones(1000, requires_grad=True)
+    out = Dropout(0.5)(x)
+    out.sum().backward()
+    assert torch.equal(x.grad, out.detach())
+
+
+def test_dropout_draws_nothing_global():
+    layer = Dropout(0.5)
+    set_generator(nn.Sequential(nn.ReLU(), layer), torch.Generator().manual_seed(0))
+    state = torch.get_rng_state()
+    layer(torch.ones(10))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_layers_say_what_they_are():
+    assert repr(MaxPool(3, 2)) == "MaxPool(3, stride=2)"
+    assert repr(AveragePool(3, 2)) == "AveragePool(3, stride=2)"
+    assert repr(ResponseNorm(2)) == "ResponseNorm(towers=2, size=5, alpha=0.0001, beta=0.75, k=2.0)"
+    assert repr(SpatialNorm(3, 5e-5)) == "SpatialNorm(size=3, scale=5e-05, beta=0.75, k=1.0)"
+    assert repr(Flatten(6)) == "Flatten(side=6)" and repr(Dropout(0.5)) == "Dropout(p=0.5)"

@@ -1,0 +1,187 @@
+import pytest
+import torch
+from torch import nn
+
+from alexnet.errors import ModelError
+from alexnet.models import create_model, describe, list_models
+from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool, set_generator
+from alexnet.models.network import FanInInitial, Initial, Network, map_side, usable_side
+
+
+def chain() -> list[tuple[str, nn.Module]]:
+    return [
+        ("conv1", Convolution(3, 4, 3, stride=2)),
+        ("relu1", nn.ReLU(inplace=True)),
+        ("pool1", MaxPool(3, 2)),
+        ("flatten", Flatten(2)),
+        ("fc2", nn.Linear(16, 5)),
+    ]
+
+
+def small(**initial) -> Network:
+    network = Network(
+        "small", chain(), num_classes=5, in_channels=3, image_size=9, features="flatten",
+        initial={"conv1": Initial(0.5, 2), "fc2": Initial(0.1)} | initial,
+    )  # fmt: skip
+    return network.initialize(torch.Generator().manual_seed(0))
+
+
+def test_outputs_are_those_of_every_layer():
+    network, x = small(), torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+    found = network.outputs(x)
+    assert list(found) == ["conv1", "relu1", "pool1", "flatten", "fc2"]
+    assert torch.equal(found["fc2"], network(x))
+    # The ReLU works in place; the output before it is still the one before it.
+    assert (found["conv1"] < 0).any()
+    assert torch.equal(found["relu1"], found["conv1"].clamp(min=0))
+
+
+def test_until_stops_there():
+    network, x = small(), torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+    found = network.outputs(x)
+    for name, output in found.items():
+        assert torch.equal(network.until(x, name), output)
+    network.fc2.weight.data = torch.zeros(0)  # nothing beyond is computed
+    assert network.until(x, "flatten").shape == (2, 16)
+
+
+def test_until_an_unknown_layer():
+    with pytest.raises(ModelError) as caught:
+        small().until(torch.zeros(1, 3, 9, 9), "conv9")
+    assert str(caught.value) == ("layer 'conv9' is not in small; must be one of conv1, relu1, pool1, flatten, fc2")
+
+
+def test_initialization_repeats():
+    first, second = small(), small()
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert second.initialize(torch.Generator().manual_seed(1)) is second
+    assert not torch.equal(first.conv1.weight, second.conv1.weight)
+    assert first.conv1.bias.tolist() == [2.0] * 4 and first.fc2.bias.tolist() == [0.0] * 5
+
+
+def test_fan_in_initialization_stays_inside_its_limit():
+    network = small(conv1=FanInInitial(2.4))
+    limit = 2.4 / 27
+    assert network.conv1.weight.abs().max() <= limit
+    assert network.conv1.weight.max() > 0.9 * limit and network.conv1.weight.min() < -0.9 * limit
+    assert network.conv1.bias.abs().max() == 0
+
+
+def test_a_learned_layer_without_a_start_is_refused():
+    network = small()
+    del network.initial["fc2"]
+    with pytest.raises(KeyError, match="fc2"):
+        network.initialize()
+
+
+def test_map_side():
+    assert map_side(chain(), 9) == 2 and map_side(chain(), 2) == 0
+    assert map_side([], 7) == 7
+    with pytest.raises(ModelError) as caught:
+        usable_side("small", chain(), 3)
+    assert str(caught.value) == "image_size 3 is too small for small; must be at least 6 pixels"
+
+
+# --- create_model ---------------------------------------------------------------------------------------------------
+
+
+def test_the_models():
+    assert list_models() == ["alexnet", "alexnet_single", "cifar_18pct", "lenet5"]
+    texts = [describe(name) for name in list_models()]
+    assert len(set(texts)) == 4 and all(text and "\n" not in text for text in texts)
+
+
+SMALL = {"alexnet": 67, "alexnet_single": 67, "cifar_18pct": 12, "lenet5": 29}
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_any_classes_channels_and_size(name):
+    network = create_model(
+        name, num_classes=6, in_channels=2, image_size=SMALL[name], generator=torch.Generator().manual_seed(0)
+    )
+    assert (network.name, network.num_classes, network.in_channels) == (name, 6, 2)
+    assert network.image_size == SMALL[name]
+    x = torch.randn(2, 2, SMALL[name], SMALL[name], generator=torch.Generator().manual_seed(1))
+    out = network(x)
+    assert out.shape == (2, 6) and out.isfinite().all()
+    assert network.eval().until(x, network.features).dim() == 2
+    out.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_the_same_seed_gives_the_same_weights(name):
+    state = torch.get_rng_state()
+
+    def make(seed: int) -> Network:
+        return create_model(name, image_size=SMALL[name], generator=torch.Generator().manual_seed(seed))
+
+    first, again, other = make(3), make(3), make(4)
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+        assert "bias" in key or not torch.equal(value, other.state_dict()[key])
+    assert torch.equal(state, torch.get_rng_state())  # nothing draws from the global generator
+
+
+def test_without_a_generator_the_default_one_decides():
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        first = create_model("lenet5")
+    second = create_model("lenet5", generator=torch.Generator().manual_seed(5))
+    assert torch.equal(first.c1.weight, second.c1.weight)
+
+
+ERRORS = [
+    ({"name": "alexnett"}, "model 'alexnett' does not exist; must be one of alexnet, alexnet_single, cifar_18pct, "
+     "lenet5; did you mean 'alexnet'?"),
+    ({"name": "vgg16"}, "model 'vgg16' does not exist; must be one of alexnet, alexnet_single, cifar_18pct, lenet5"),
+    ({"name": "lenet5", "num_classes": 1}, "num_classes 1; must be a whole number of at least 2"),
+    ({"name": "lenet5", "num_classes": 2.5}, "num_classes 2.5; must be a whole number of at least 2"),
+    ({"name": "lenet5", "num_classes": True}, "num_classes True; must be a whole number of at least 2"),
+    ({"name": "lenet5", "in_channels": 0}, "in_channels 0; must be a whole number of at least 1"),
+    ({"name": "lenet5", "image_size": -3}, "image_size -3; must be a whole number of at least 1"),
+    ({"name": "lenet5", "image_size": 28}, "image_size 28 is too small for lenet5; must be at least 29 pixels"),
+    ({"name": "cifar_18pct", "image_size": 8}, "image_size 8 is too small for cifar_18pct; must be at least 12 pixels"),
+    ({"name": "alexnet", "image_size": 51}, "image_size 51 is too small for alexnet; must be at least 52 pixels"),
+    ({"name": "lenet5", "initialization": "2012"}, "initialization '2012' of lenet5; must be None"),
+    ({"name": "alexnet", "initialization": "best"},
+     "initialization 'best' of alexnet; must be 'paper' or '2012' or None"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "text"), ERRORS)
+def test_what_can_not_be_built_is_said(arguments, text):
+    with pytest.raises(ModelError) as caught:
+        create_model(**arguments)
+    assert str(caught.value) == text
+
+
+def test_describe_an_unknown_model():
+    with pytest.raises(ModelError, match="did you mean 'lenet5'"):
+        describe("lenet-5")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("alexnet", 52), ("alexnet_single", 52), ("lenet5", 29), ("cifar_18pct", 12)]
+)
+def test_the_smallest_picture_works(name, size):
+    network = create_model(name, num_classes=2, image_size=size, generator=torch.Generator().manual_seed(0)).eval()
+    assert network(torch.zeros(1, network.in_channels, size, size)).shape == (1, 2)
+
+
+def test_smaller_pictures_than_built_for():
+    network = create_model("alexnet", num_classes=3, image_size=131, generator=torch.Generator().manual_seed(0)).eval()
+    assert network(torch.zeros(1, 3, 99, 99)).shape == (1, 3)
+
+
+def test_dropout_of_a_network_repeats():
+    network = create_model("alexnet", num_classes=3, image_size=67, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, 3, 67, 67, generator=torch.Generator().manual_seed(1))
+    drops = [module for module in network.modules() if isinstance(module, Dropout)]
+    assert len(drops) == 2
+    results = []
+    for _ in range(2):
+        set_generator(network, torch.Generator().manual_seed(2))
+        results.append(network(x))
+    assert torch.equal(*results)
+    assert not torch.equal(results[0], network(x))

@@ -1,0 +1,132 @@
+"""The house rules, held against the files: the README's tree, the one-way rule, one door a library, small files."""
+
+import ast
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HOME = ROOT / "src" / "alexnet"
+FILES = sorted(HOME.rglob("*.py"))
+NAMES = [file.relative_to(HOME).as_posix() for file in FILES]
+
+# The river. A room sees those of earlier lines and those before it in its own; rooms in one set never meet.
+RIVER = [
+    ["errors", "recipe"], [{"data", "models"}], ["batches", "bundle", "weights"], ["evaluation"],
+    [{"training", "visualize", "deploy"}], ["api"], ["cli"],
+]  # fmt: skip
+ORDER = [place if isinstance(place, set) else {place} for line in RIVER for place in line]
+RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+
+# Where a foreign library may be used; nowhere, if the list is empty. A name ending in / is a whole room.
+DOORS = {
+    "PIL": ["data/pixels.py"],
+    "matplotlib": ["visualize/"],
+    "argparse": ["cli.py", "__main__.py"],
+    "tyro": ["cli.py"],
+    "os.environ": ["cli.py", "__main__.py"],
+    "os.getenv": ["cli.py", "__main__.py"],
+    "sys.argv": ["cli.py", "__main__.py"],
+    "torch.distributed": ["training/distributed.py"],
+    "torch.load": ["training/checkpoint.py"],
+    "pickle": [],
+    "rich": ["cli.py", "training/journal.py"],
+    "torch.utils.tensorboard": ["training/journal.py"],
+    "tensorboard": ["training/journal.py"],
+    "pyarrow": ["data/sources.py"],
+    "torchvision.datasets": ["data/sources.py"],
+    "safetensors": ["bundle.py"],
+}
+
+
+def imports(node, name):
+    """Full dotted names that one import statement brings in."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    base = node.module or ""
+    if node.level:
+        above = ["alexnet", *Path(name).parts[:-1]]
+        base = ".".join([*above[: len(above) - node.level + 1], *filter(None, [base])])
+    return [f"{base}.{alias.name}" for alias in node.names]
+
+
+def imported(tree, name):
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return [dotted for node in found for dotted in imports(node, name)]
+
+
+def used(tree, name):
+    """All dotted names of a file: its imports, and chains like ``os.environ``."""
+    chains = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return {*imported(tree, name), *chains}
+
+
+def parse(name):
+    return ast.parse((HOME / name).read_text(encoding="utf-8"))
+
+
+def readme_tree(text):
+    """The names in the README's tree, folders joined to their files; each line must end in a sentence."""
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    block = next((block for block in blocks if "errors.py" in block), "")
+    names, folder = [], ""
+    lines = [line for line in re.sub("[│├└─]", " ", block).splitlines() if not line.startswith("src/alexnet")]
+    for line in textwrap.dedent("\n".join(lines)).splitlines():
+        files = re.match(r"\s*((?:[\w/]+(?:\.py|/)\s+)+)(?=\S)", line + " ")
+        assert files, f"README.md, tree: no name with a sentence in the line {line!r}"
+        folder = folder if line.startswith(" ") else ""
+        for word in files[1].split():
+            folder, names = (word, names) if word.endswith("/") else (folder, [*names, folder + word])
+    return names
+
+
+def test_the_tree_in_the_readme_is_the_one_on_the_disk():
+    there = sorted(readme_tree((ROOT / "README.md").read_text(encoding="utf-8")))
+    here = sorted(name for name in NAMES if not Path(name).name.startswith("__"))
+    assert there == here, f"only in README.md: {set(there) - set(here)}; only on the disk: {set(here) - set(there)}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_imports_only_from_upstream(name):
+    tree, room = parse(name), Path(name).parts[0].removesuffix(".py")
+    if name == "__init__.py":
+        lazy = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"]
+        tree.body = [node for node in tree.body if node not in lazy]
+        upstream = {dotted.split(".")[1] for node in lazy for dotted in imported(node, name) if "alexnet." in dotted}
+        assert upstream <= {"api", "deploy", "models"}, name
+    rank = {"__main__": len(ORDER), "__init__": -1}.get(room, RANK.get(room))
+    assert rank is not None, f"{name}: give {room!r} a place in RIVER"
+    for dotted in imported(tree, name):
+        package, _, rest = dotted.partition(".")
+        other = rest.split(".")[0]
+        if package == "alexnet" and other != room and other != "__version__":
+            assert RANK.get(other, len(ORDER)) < rank, f"{name} imports {dotted}, which is not upstream"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_library_one_door(name):
+    for dotted in used(parse(name), name):
+        for library, doors in DOORS.items():
+            if f"{dotted}.".startswith(f"{library}."):
+                allowed = any(name == door or (door.endswith("/") and name.startswith(door)) for door in doors)
+                assert allowed, f"{name} uses {dotted}; must be only in {doors or 'no file'}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_holds_one_idea(name):
+    assert Path(name).name not in {"utils.py", "common.py", "helpers.py"}
+    lines = len((HOME / name).read_text(encoding="utf-8").splitlines())
+    assert lines <= 330, f"{name} has {lines} lines; must be at most 330: it holds two ideas"
+
+
+def test_the_rules_see_what_they_forbid():
+    """A gate that never closes is no gate."""
+    tree = ast.parse("import os\nfrom ..cli import main\nfrom torch import load, distributed as d\nos.environ['A']")
+    assert used(tree, "data/pixels.py") >= {"os.environ", "alexnet.cli.main", "torch.load", "torch.distributed"}
+    assert RANK["data"] == RANK["models"] < RANK["batches"] < RANK["bundle"] < RANK["evaluation"] < RANK["api"]
+    block = "```\nerrors.py   the tree\ndata/       rooms\n  a.py b.py   two files\ncli.py      the verbs\n```\n"
+    assert readme_tree(block) == ["errors.py", "data/a.py", "data/b.py", "cli.py"]
+    with pytest.raises(AssertionError, match="no name with a sentence"):
+        readme_tree("```\nerrors.py\n```\n")
