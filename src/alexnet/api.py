@@ -258,7 +258,7 @@ def _draw_filters(classifier: Classifier, target: Path) -> Path:
     from alexnet.visualize import filters
 
     network = classifier.network
-    name, first = next((n, m) for n, m in network.named_modules() if isinstance(m, torch.nn.Conv2d))
+    first = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
     weights = first.weight.detach().float().cpu().contiguous().numpy()
     return filters.draw(weights, network.towers, target)
 

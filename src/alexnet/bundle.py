@@ -167,7 +167,7 @@ class Bundle:
                 "view": "center",
                 "image_size": network.image_size,
                 "subtract": "mean image" if self.statistics.mean.dim() == 3 else "channel means",
-                "divide": 1,
+                "divide": float(self.statistics.divide),
                 "gray": network.in_channels == 1,
             },
             "recipe": dict(self.recipe),

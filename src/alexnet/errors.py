@@ -58,7 +58,7 @@ class TrainingError(AlexNetError):
     """Training that went wrong: not a number, out of memory."""
 
 
-class Interrupted(AlexNetError):  # noqa: N818: it is a request, not an error
+class Interrupted(AlexNetError):  # noqa: N818 - it is a request, not an error
     """A signal asked training to stop; the run was saved and can go on. ``signal`` is its number."""
 
     def __init__(self, signal: int, what: str, todo: str) -> None:

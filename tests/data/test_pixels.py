@@ -136,6 +136,14 @@ def test_white_is_zero_tiff_is_inverted():
     assert pixels.decode(data)[0, :, 0].tolist() == [255, 0]
 
 
+def test_twelve_bit_tiff_uses_its_whole_range():
+    tags = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 122, 277: 1, 278: 1, 279: 3}
+    entries = b"".join(struct.pack("<HHIHxx", tag, 3, 1, value) for tag, value in tags.items())
+    data = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + b"\0" * 4 + b"\xff\xf8\0"
+    assert data.index(b"\xff\xf8\0") == 122
+    assert pixels.decode(data)[0, :, 0].tolist() == [255, 0x800 * 255 // 4095 + 1]
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_values_of_unknown_range_are_refused(kind):
     with pytest.raises(PictureError, match=r"x\.tif: mode [FI], whose range is unknown; must be 8 or 16 bits"):
@@ -421,6 +429,7 @@ def test_every_shape_fits_without_a_large_intermediate(how, shape):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert fitted.shape == (256, 256, 3) and fitted.dtype == np.uint8 and fitted.flags.c_contiguous
+    assert fitted.flags.writeable
     assert peak < 5e6
     assert (fitted == 77).any() and (how == "pad" or (fitted == 77).all())
 

@@ -51,7 +51,7 @@ class Loader:
         return -(-len(self.split) // self.recipe.batch_size)
 
     def epoch(self, epoch: int, start: int = 0, side: int | None = None) -> Iterator[Batch]:
-        """Batches ``start``, ``start + 1``, … of an epoch, views resized to ``side`` pixels (default: the network's)."""
+        """Batches ``start``, ``start + 1``, … of an epoch, views resized to ``side`` pixels (default: full)."""
         order = sampler.epoch_order(len(self.split), self.recipe.seed, epoch)
         todo = deque(sampler.batches(order, self.recipe.batch_size)[start:])
         with ThreadPoolExecutor(self.workers, thread_name_prefix="batches") as pool:
@@ -91,4 +91,4 @@ def in_order(split: Split, batch_size: int) -> Iterator[tuple[Tensor, NDArray[np
 
 def to_device(statistics: Statistics, device: torch.device) -> Statistics:
     """The statistics' tensors on ``device``."""
-    return Statistics(statistics.mean.to(device), statistics.color_std.to(device), statistics.color_axes.to(device))
+    return Statistics(*(tensor.to(device) for tensor in vars(statistics).values()))

@@ -44,16 +44,18 @@ class Statistics:
     """What the training split's pixels are like; subtracted from and used as color noise.
 
     ``mean`` is the mean image [S, S, 3] or the channel means [3], gray levels. ``color_std`` [3] are the standard
-    deviations along the principal color axes, gray levels; ``color_axes`` [3, 3] has those axes as columns.
+    deviations along the principal color axes, gray levels; ``color_axes`` [3, 3] has those axes as columns. What is
+    left of a pixel is divided by ``divide``, a scalar (2012: 1).
     """
 
     mean: Tensor
     color_std: Tensor
     color_axes: Tensor
+    divide: Tensor
 
 
 def draw_boxes(recipe: Recipe, numbers: NDArray[np.float64], stored: int, side: int) -> Boxes:
-    """Boxes of the recipe's training views. ``numbers`` [N, 5] uniform, ``stored`` S, ``side`` the network's, pixels."""
+    """Boxes of the recipe's training views. ``numbers`` [N, 5] uniform, ``stored`` S and ``side`` s in pixels."""
     mirror = (numbers[:, 4] < 0.5) & recipe.mirror
     if recipe.crop == "resized":
         height, width = _part_sides(recipe.smallest_part, numbers, stored)
@@ -148,6 +150,8 @@ def color(cuts: Tensor, boxes: Boxes | None, colors: Colors | None, statistics: 
         x = _recolor(x, colors)
     if channels == 1:
         x = (x * x.new_tensor(LUMA)).sum(3, keepdim=True)
+    if float(statistics.divide) != 1:
+        x = x / statistics.divide
     return x.permute(0, 3, 1, 2)  # channels-last: no copy
 
 

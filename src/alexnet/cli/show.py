@@ -133,5 +133,5 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
 def _width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     """In a file or a pipe nothing needs folding: as wide as the cells are."""
     cells = [[len(c) for c in line] for line in (columns, *rows)]
-    widest = [max(column) + 3 for column in zip(*cells, strict=True)]
+    widest: list[int] = [max(column) + 3 for column in zip(*cells, strict=True)]
     return max(80, sum(widest))

@@ -102,7 +102,7 @@ def fit(picture: NDArray[np.uint8], size: int, how: Fit = "crop") -> NDArray[np.
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side) if how == "crop" else None
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box))  # a copy: may be written to
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
@@ -249,20 +249,21 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if "A" in image.mode or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _gray16(image: Image.Image) -> NDArray[np.uint8]:
     """16-bit gray (12 in some TIFFs) scaled to 0..255 with rounding. Pillow's own conversion clips it at 255."""
     tags = getattr(image, "tag_v2", {})
-    bits = tags.get(_BITS, (16,))[0]
-    top = 4095 if bits == 12 else 65535
-    raw = np.asarray(image).astype(np.int64)
-    gray = (raw * 510 + top) // (2 * top)
+    top = 4095 if tags.get(_BITS, (16,))[0] == 12 else 65535
+    table = np.minimum((np.arange(65536) * 510 + top) // (2 * top), 255).astype(np.uint8)  # little memory a pixel
     if tags.get(_PHOTOMETRIC) == 0:
-        gray = 255 - gray
+        table = 255 - table
     clear = image.info.get("transparency")
-    return np.where(raw == clear, 255, gray).astype(np.uint8) if isinstance(clear, int) else gray.astype(np.uint8)
+    if isinstance(clear, int):
+        table[clear & 65535] = 255
+    raw = np.asarray(image).clip(0, 65535)  # [H, W]
+    return np.asarray(table[raw])
 
 
 def _letter_box(image: Image.Image, size: int) -> NDArray[np.uint8]:

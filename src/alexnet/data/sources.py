@@ -264,7 +264,9 @@ def _torchvision(name: str, data_root: Path | None, download: bool) -> Source:
     except Exception as error:  # torchvision raises RuntimeError, OSError, URLError, and what tar and zlib raise
         if download:
             todo = "check the network, or fetch it elsewhere and pass --data-root"
-            raise DataError(f"{name}: download to {_shown(root)} failed ({error})", "", todo) from error
+            raise DataError(
+                f"{name}: download to {_shown(root)} failed ({' '.join(str(error).split())})", "", todo
+            ) from error
         todo = "pass --download to fetch it, or --data-root for the folder where it lies"
         raise DataError(f"{name}: not found in {_shown(root)}", "downloaded once", todo) from error
 
@@ -321,7 +323,9 @@ def _parquet(root: Path, files: Mapping[str, list[Path]]) -> Source:
         tables = [(split, _Parquet(path)) for split, paths in files.items() for path in paths]
         rows = [row for split, table in tables for row in table.rows(root, split)]
     except (OSError, arrow.ArrowException) as error:
-        raise DataError(f"{_shown(root)}: {error}", "readable parquet files", "get them again") from error
+        raise DataError(
+            f"{_shown(root)}: {' '.join(str(error).split())}", "readable parquet files", "get them again"
+        ) from error
     names = tables[0][1].class_names or [str(number) for number in range(1 + max(row.picture.label for row in rows))]
     for row in rows:
         if not 0 <= row.picture.label < len(names):

@@ -326,7 +326,8 @@ class Sums:
         means = sums / pixels
         exact = [[pixels * int(self.products[i, j]) - int(sums[i]) * int(sums[j]) for j in range(3)] for i in range(3)]
         variances, axes = np.linalg.eigh(np.array([[value / pixels**2 for value in row] for row in exact]))
-        axes = axes[:, ::-1]
+        variances, axes = variances[::-1], axes[:, ::-1]
+        variances = np.where(variances > 1e-12 * variances[0], variances, 0)  # gray pictures: one axis, no rounding
         signs = np.sign(axes[np.abs(axes).argmax(axis=0), range(3)])
         mean_image = (self.image / self.count).astype(np.float32)
-        return Statistics(mean_image, means, np.sqrt(np.maximum(variances[::-1], 0)), axes * signs)
+        return Statistics(mean_image, means, np.sqrt(variances), axes * signs)

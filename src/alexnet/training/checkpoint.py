@@ -40,7 +40,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         partial.unlink(missing_ok=True)
         raise CheckpointError(
             f"checkpoint {path} could not be written ({error}); it needs about {_size(content) >> 20} MiB, "
-            f"{shutil.disk_usage(path.parent).free >> 20} MiB are free",
+            f"{_free(path.parent) >> 20} MiB are free",
             "",
             "make room and resume",
         ) from error
@@ -124,6 +124,13 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _free(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:  # the folder itself is gone
+        return 0
 
 
 def _size(content: Any) -> int:

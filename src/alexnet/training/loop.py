@@ -102,7 +102,7 @@ def train_step(state: State, batch: Batch) -> tuple[float, int]:
         logits = state.network(images)  # [N, K]
     logits = logits.float()
     loss = _loss(logits, labels, others, share, recipe.label_smoothing)
-    value = float(loss)
+    value = float(loss.detach())
     if not np.isfinite(value):
         return value, 0
     loss.backward()  # type: ignore[no-untyped-call]

@@ -77,7 +77,12 @@ def read_start(folder: Path) -> tuple[Recipe, dict[str, Any]]:
 def statistics_of(store: Store, recipe: Recipe) -> Statistics:
     """The store's statistics as the recipe uses them: the mean image, or the channel means."""
     mean = torch.from_numpy(store.mean_image) if recipe.mean == "image" else torch.tensor(store.channel_means)
-    return Statistics(mean.float(), torch.tensor(store.color_std).float(), torch.tensor(store.color_axes).float())
+    return Statistics(
+        mean.float(),
+        torch.tensor(store.color_std).float(),
+        torch.tensor(store.color_axes).float(),
+        torch.tensor(recipe.divide),
+    )
 
 
 def run(
