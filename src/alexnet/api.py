@@ -1,5 +1,6 @@
 """The verbs, from Python: the command line calls these and prints what they return."""
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 
 from alexnet import recipe as recipes
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle
 from alexnet.data.prepare import prepare as prepare_store
 from alexnet.data.sources import Source, is_store, open_source
+from alexnet.data.splits import whole
 from alexnet.data.store import Store
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError, DataError, RunError
@@ -38,6 +40,7 @@ class Result:
     seconds: float
     recipe: Recipe
     pictures: tuple[Path, ...]
+    notes: tuple[str, ...] = ()  # what to keep in mind about these numbers
 
     def classifier(self) -> Classifier:
         """The trained classifier, ready to predict."""
@@ -115,7 +118,31 @@ def _run(
     started = time.perf_counter()
     bundle, scores, rate = runs.run(recipe, store, folder, device=device, workers=workers, quiet=quiet, **how)
     pictures = tuple(draw(what, folder) for what in DRAWINGS)
-    return Result(folder, bundle, scores, rate, time.perf_counter() - started, recipe, pictures)
+    seconds = time.perf_counter() - started
+    return Result(folder, bundle, scores, rate, seconds, recipe, pictures, _notes(store, scores))
+
+
+FEW = 100  # training pictures a class under which a network that starts from nothing is told to expect little
+
+
+def _notes(store: Store, scores: dict[str, Scores]) -> tuple[str, ...]:
+    """What so many pictures can teach and show, honestly."""
+    train, notes = store.split("train"), []
+    each = np.bincount(train.labels, minlength=len(store.classes))
+    if each.min() < FEW:
+        rare = store.classes[int(each.argmin())]
+        notes.append(
+            f"{len(train)} pictures taught {len(store.classes)} classes, {each.min()} of {rare!r}: few for a network "
+            f"that starts from nothing. More pictures, at least {FEW} a class, will help more than any option."
+        )
+    if "test" in scores:
+        low, high = scores["test"].top1_interval
+        often = np.bincount(store.split("test").labels).max() / scores["test"].count
+        notes.append(
+            f"{scores['test'].count} test pictures put the true top-1 between {100 * low:.1f} and {100 * high:.1f} % "
+            f"(95 % sure); always guessing the most frequent class would reach {100 * often:.1f} %."
+        )
+    return tuple(notes)
 
 
 def torch_device(name: str) -> torch.device:
@@ -135,9 +162,17 @@ def open_store(data: str | Path, recipe: Recipe, options: DataOptions) -> Store:
     """The store of ``data``: opened where it is one, else prepared into the cache (or found there)."""
     if is_store(Path(data)):
         return Store.open(Path(data))
+    return _cached(_open_source(data, options), recipe, options)
+
+
+def _open_source(data: str | Path, options: DataOptions) -> Source:
     source = open_source(data, data_root=options.data_root, download=options.download)
     for note in source.notes:
         options.tell(note)
+    return source
+
+
+def _cached(source: Source, recipe: Recipe, options: DataOptions) -> Store:
     cache = options.cache or Path.home() / ".cache" / "alexnet"
     path = cache / _store_name(source, recipe, options)
     options.tell(f"{'found prepared in' if is_store(path) else 'preparing into'} {path}")
@@ -149,12 +184,10 @@ def prepare(
 ) -> Store:
     """Prepare pictures into a store at ``path``: sizes, fit, splits and seed are the recipe's."""
     recipe, options = recipe or Recipe(), options or DataOptions()
-    source = (
-        data if isinstance(data, Source) else open_source(data, data_root=options.data_root, download=options.download)
-    )
     store = prepare_store(
-        source, Path(path), size=recipe.stored_size, fit=recipe.fit, validation=recipe.validation, test=recipe.test,
-        seed=recipe.seed, bad=options.bad, allow_truncated=options.allow_truncated, progress=options.progress,
+        data if isinstance(data, Source) else _open_source(data, options), Path(path),
+        size=recipe.stored_size, fit=recipe.fit, validation=recipe.validation, test=recipe.test, seed=recipe.seed,
+        bad=options.bad, allow_truncated=options.allow_truncated, progress=options.progress,
     )  # fmt: skip
     if store.skipped:
         options.tell(f"{store.skipped} unusable pictures were left out; {store.path / 'skipped.jsonl'} lists them")
@@ -162,11 +195,9 @@ def prepare(
 
 
 def _store_name(source: Source, recipe: Recipe, options: DataOptions) -> str:
-    import hashlib
-
     settings = (
-        source.fingerprint, recipe.stored_size, recipe.fit, recipe.validation, recipe.test, recipe.seed,
-        options.bad, options.allow_truncated,
+        source.fingerprint, sorted(source.splits), recipe.stored_size, recipe.fit, recipe.validation, recipe.test,
+        recipe.seed, options.bad, options.allow_truncated,
     )  # fmt: skip
     digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
     return f"{source.name}-{recipe.stored_size}-{digest}"
@@ -203,10 +234,7 @@ def _store_to_evaluate(run: Any, bundle: Bundle, data: str | Path | None, option
         if not about.is_file():
             raise BundleError("a bundle alone knows no data", "a run folder, or data to evaluate on", "give DATA too")
         return Store.open(Path(runs.read_start(about.parent)[1]["store"]))
-    values = dict(bundle.recipe)
-    recipe = recipes.from_dict(values) if values else Recipe()
-    recipe = recipe.replace(stored_size=bundle.stored_size, fit=bundle.fit)
-    store = open_store(data, recipe, options)
+    store = Store.open(Path(data)) if is_store(Path(data)) else _prepared_alike(data, bundle, options)
     if (store.size, store.fit) != (bundle.stored_size, bundle.fit):
         raise DataError(
             f"store {store.path} holds pictures of {store.size} pixels ({store.fit})",
@@ -214,6 +242,18 @@ def _store_to_evaluate(run: Any, bundle: Bundle, data: str | Path | None, option
             "evaluate on the pictures themselves",
         )
     return store
+
+
+def _prepared_alike(data: str | Path, bundle: Bundle, options: DataOptions) -> Store:
+    """Pictures in the bundle's stored form. Its own training pictures are split as they were for training, so that
+    none of them is tested on; others without a test split are a test split as a whole."""
+    recipe = recipes.from_dict(bundle.recipe).replace(stored_size=bundle.stored_size, fit=bundle.fit)
+    source = _open_source(data, options)
+    own = source.fingerprint == bundle.data.get("source")
+    if not own and "test" not in source.splits:
+        options.tell(f"{data} has no splits and is not what the classifier was trained on: all of it is the test")
+        source = whole(source)
+    return _cached(source, recipe, options)
 
 
 def load(run: str | Path, device: str = "auto") -> Classifier:
@@ -279,8 +319,3 @@ def _draw_predictions(run: Path, classifier: Classifier, target: Path, count: in
     guesses = [list(p.guesses) for p in classifier.predict(list(images))]
     truths: Sequence[str | None] = [store.classes[k] for k in split.labels[chosen]]
     return predictions.draw(list(images), list(truths), guesses, target)
-
-
-def find_bundle(run: str | Path) -> Path:
-    """The bundle of a run folder, or the bundle itself; raises :class:`BundleError`."""
-    return find(run)

@@ -8,7 +8,8 @@ A bundle is a folder, format version 1::
     golden/*.png        a few pictures, with the probabilities expected of them in golden/expected.json
     README.md           model card
 
-Nothing here is ever unpickled. Every file's SHA-256 stands in ``config.json`` and is checked when a bundle is opened.
+Nothing here is ever unpickled. Every file's SHA-256 stands in ``config.json`` and is checked when a bundle is opened;
+that of ``config.json`` is of its other entries, as JSON with sorted keys.
 """
 
 import hashlib
@@ -78,7 +79,8 @@ class Bundle:
             expected[f"{golden.name}.png"] = golden.probabilities
         (partial / "golden" / "expected.json").write_text(json.dumps(expected, indent=1))
         (partial / "README.md").write_text(self._model_card(), encoding="utf-8")
-        config = self._config() | {"sha256": _hashes(partial)}
+        config = self._config()
+        config["sha256"] = _hashes(partial) | {"config.json": _config_sha256(config)}
         (partial / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
         _sync(partial)
         old = path.with_name(path.name + ".old")
@@ -236,14 +238,17 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _check_hashes(path: Path, config: Mapping[str, Any]) -> None:
-    for name, expected in config.get("sha256", {}).items():
+    hashes = config.get("sha256")
+    if not isinstance(hashes, dict) or not {"model.safetensors", "mean.safetensors"} <= set(hashes):
+        raise BundleError(f"{path / 'config.json'} is damaged: it lacks SHA-256 of the files", "", "use another copy")
+    for name, expected in hashes.items():
         try:
-            found = file_sha256(path / name)
+            found = _config_sha256(config) if name == "config.json" else file_sha256(path / name)
         except OSError as error:
             raise BundleError(f"bundle {path} lacks {name}: {error.strerror}", "", "use another copy") from error
         if found != expected:
             raise BundleError(
-                f"{path / name} has changed: SHA-256 {found[:12]}…", f"{expected[:12]}…", "use another copy"
+                f"{path / name} has changed: SHA-256 {found[:12]}…", f"{str(expected)[:12]}…", "use another copy"
             )
 
 
@@ -251,6 +256,11 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _config_sha256(config: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in config.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ The comment behind a field is its help text on the command line and its comment 
 
 import dataclasses
 import difflib
+import functools
 import json
 import tomllib
 from collections.abc import Callable, Mapping
@@ -48,10 +49,10 @@ class Recipe:
     # Training
     epochs: int = 55  # passes over the training split
     batch_size: int = 64  # pictures a step (paper, 5: 128)
-    optimizer: Literal["paper", "adamw"] = "adamw"  # the paper's update rule (section 5) | AdamW
+    optimizer: Literal["paper", "sgd", "adamw"] = "adamw"  # the paper's update rule (5) | PyTorch's SGD | AdamW
     learning_rate: float = 0.0003  # at its highest (paper, 5: 0.01)
     bias_rate: float = 1.0  # learning rate of biases as a multiple (2012 code: 2)
-    momentum: float = 0.9  # of the paper's rule; AdamW's first beta (paper, 5)
+    momentum: float = 0.9  # of the paper's rule and SGD; AdamW's first beta (paper, 5)
     weight_decay: float = 0.05  # per step, times the learning rate (paper, 5: 0.0005)
     fc_decay: float = -1.0  # weight decay of fully connected weights; negative: as weight_decay
     bias_decay: bool = False  # do biases decay? (paper: one rule for all; 2012 code: no)
@@ -63,8 +64,8 @@ class Recipe:
     most_drops: int = 3  # `stall`: the run ends when the error stalls once more after so many drops (paper, 5: 3)
     label_smoothing: float = 0.1  # share of the target spread over all classes
     averaging: float = 0.998  # weights' running average, decay a step; 0: none. The average is validated and kept
-    small_size: int = 128  # side of the views in the first epochs, pixels; 0: full size from the start
-    small_epochs: int = 40  # how many epochs see views of small_size
+    small_size: int = 128  # side of the views in the first epochs, pixels: less to compute; 0: full size at once
+    small_share: float = 0.73  # share of the epochs, from the first on, that see views of small_size
     keep: Literal["best", "last"] = "best"  # which weights the bundle gets: best validation error | the last
 
     # How it is computed
@@ -72,6 +73,12 @@ class Recipe:
     checkpoint_minutes: float = 5.0  # a checkpoint at an epoch's end when the last one is older, minutes; 0: each epoch
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if not _is_a(kind, value):
+                raise RecipeError(f"{option(field.name)} is {value!r}", _KINDS[kind])
+        if self.in_channels == 2:
+            raise RecipeError("--in-channels is 2", "3 for color, 1 for gray, or 0 for the network's own")
         for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
             if not least <= value <= most:
@@ -89,8 +96,6 @@ class Recipe:
             raise RecipeError(
                 "--keep best has no validation split to choose by", "--validation above 0, or --keep last"
             )
-        if self.small_epochs > 0 and not self.small_size:
-            raise RecipeError(f"--small-epochs {self.small_epochs} has no --small-size", "both or neither")
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with ``changes``. An unknown name raises :class:`RecipeError` with the nearest right one."""
@@ -99,6 +104,11 @@ class Recipe:
             if name not in known:
                 raise RecipeError(f"a recipe has no {name!r}", nearest(name, known))
         return dataclasses.replace(self, **changes)
+
+    def side(self, epoch: int, full: int) -> int:
+        """Side of the views in an epoch (from 0), pixels; ``full`` is the network's. The last epoch is always full."""
+        small = epoch < min(round(self.small_share * self.epochs), self.epochs - 1)
+        return self.small_size if small and 0 < self.small_size < full else full
 
     def to_toml(self) -> str:
         """The recipe as TOML, each number with its meaning behind it; :func:`from_toml` reads it."""
@@ -123,19 +133,35 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 1_000_000), "learning_rate": (1e-12, 1000), "bias_rate": (0, 1000), "momentum": (0, 0.9999),
     "weight_decay": (0, 100), "fc_decay": (-1, 100), "clip": (0, 1e9), "warmup": (0, 1_000_000),
     "patience": (1, 1_000_000), "most_drops": (0, 20), "label_smoothing": (0, 0.99), "averaging": (0, 0.99999),
-    "small_size": (0, 4096), "small_epochs": (0, 1_000_000), "checkpoint_minutes": (0, 1e6),
+    "small_size": (0, 4096), "small_share": (0, 1), "checkpoint_minutes": (0, 1e6),
 }  # fmt: skip
+
+_KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "whole numbers",
+}
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "initialization": ("paper", "2012", "own"),
     "fit": ("crop", "pad", "squash"),
     "crop": ("random", "resized", "center"),
     "mean": ("image", "channel"),
-    "optimizer": ("paper", "adamw"),
+    "optimizer": ("paper", "sgd", "adamw"),
     "schedule": ("cosine", "stall", "steps"),
     "keep": ("best", "last"),
     "precision": ("auto", "fp32", "bf16"),
 }
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """Is ``value`` of that kind? A whole number is a number, true and false are none."""
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_is_a(int, item) for item in value)
+    allowed = (int, float) if kind is float else kind
+    return isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
 
 
 def paper() -> Recipe:
@@ -143,7 +169,7 @@ def paper() -> Recipe:
     return Recipe(
         recipe="paper", initialization="paper", crop="random", color_jitter=0.0, color_noise=0.1, mean="image",
         epochs=90, batch_size=128, optimizer="paper", learning_rate=0.01, weight_decay=0.0005, bias_decay=True,
-        clip=0.0, schedule="stall", warmup=0.0, label_smoothing=0.0, mixup=0.0, small_epochs=0, averaging=0.0,
+        clip=0.0, schedule="stall", warmup=0.0, label_smoothing=0.0, mixup=0.0, small_size=0, averaging=0.0,
         keep="last", precision="fp32",
     )  # fmt: skip
 
@@ -157,7 +183,7 @@ def digits() -> Recipe:
     """``modern`` for handwritten digits in minutes: five epochs at full size, never mirrored, no color noise."""
     return Recipe(
         recipe="digits", epochs=5, mirror=False, crop="random", color_noise=0.0, color_jitter=0.0, mixup=0.0,
-        batch_size=32, small_epochs=0,
+        batch_size=32, small_size=0,
     )  # fmt: skip
 
 
@@ -166,7 +192,7 @@ def lenet5() -> Recipe:
     return Recipe(
         recipe="lenet5", model="lenet5", initialization="own", dropout=0.0, stored_size=32, crop="center", mirror=False,
         color_noise=0.0, color_jitter=0.0, mixup=0.0, divide=80.0, optimizer="paper", epochs=20, batch_size=64,
-        learning_rate=0.02, weight_decay=0.0, small_epochs=0,
+        learning_rate=0.02, weight_decay=0.0, small_size=0,
         label_smoothing=0.0, averaging=0.0, precision="fp32",
     )  # fmt: skip
 
@@ -176,7 +202,7 @@ def cifar_18pct() -> Recipe:
     return Recipe(
         recipe="cifar_18pct", model="cifar_18pct", initialization="own", dropout=0.0, stored_size=32, crop="center",
         mirror=False, color_noise=0.0, color_jitter=0.0, mixup=0.0, mean="image", validation=0.0, optimizer="paper",
-        epochs=140, batch_size=128, small_epochs=0,
+        epochs=140, batch_size=128, small_size=0,
         learning_rate=0.001, bias_rate=2.0, weight_decay=0.004, fc_decay=1.0, bias_decay=False, clip=0.0,
         schedule="steps", warmup=0.0, drops=(120, 130), label_smoothing=0.0, averaging=0.0, keep="last",
         precision="fp32",
@@ -228,6 +254,8 @@ def from_toml(text: str, name: str = "recipe.toml") -> Recipe:
         return from_dict(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, TypeError) as error:
         raise RecipeError(f"{name} is not a recipe: {error}", "a recipe.toml that a run wrote") from error
+    except RecipeError as error:
+        raise RecipeError(f"{name}: {error.what}", error.must, error.todo) from error
 
 
 def differences(a: Recipe, b: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -247,6 +275,7 @@ def nearest(word: str, known: list[str]) -> str:
     return f"{close[0]!r} perhaps" if close else "one of " + ", ".join(known)
 
 
+@functools.cache
 def help_text() -> dict[str, str]:
     """Field name -> the comment behind the field in this file."""
     import inspect

@@ -135,6 +135,8 @@ def evaluate(words: list[str]) -> int:
     ]
     views = "center view" if scores.views == 1 else f"{scores.views} views"
     show.table(f"{scores.split}: {scores.count} pictures, {views}", ("", "accuracy", "error"), rows)
+    low, high = scores.top1_interval
+    print(f"top-1 lies between {show.percent(low)} and {show.percent(high)} (95 % sure)")
     print(f"loss {scores.loss:.4f}   {scores.count / scores.seconds:.1f} images/s")
     return 0
 

@@ -59,6 +59,8 @@ def result(result: "Result", *, as_json: bool) -> None:
     ]
     columns = ("split", "pictures", "top-1", "top-1 error", "top-5", "top-5 error", "loss")
     table(f"{result.recipe.model}, center view", columns, rows)
+    for note in result.notes:
+        print(f"note       {note}")
     rate, precision = result.images_per_second, result.recipe.precision
     print(f"training   {rate:.1f} images/s in {precision}, {result.seconds:.0f} s in all")
     print(f"run        {result.folder}  (bundle/, checkpoints/, journal.jsonl, results.csv, recipe.toml, tensorboard/)")
@@ -72,6 +74,7 @@ def _result_dict(result: "Result") -> dict[str, Any]:
         "bundle": str(result.bundle),
         "images_per_second": result.images_per_second,
         "seconds": result.seconds,
+        "notes": list(result.notes),
         "scores": {name: s.to_dict() for name, s in result.scores.items()},
     }
 

@@ -83,22 +83,27 @@ class Classifier:
     @torch.inference_mode()
     def embed(self, pictures: Picture | Sequence[Picture], batch_size: int = 32) -> NDArray[np.float32]:
         """What the last hidden layer says of each picture's center view: float32 [N, D] (AlexNet: fc7, 4096)."""
-        rows = []
-        for _, stored in self._batches(pictures, batch_size):
-            views = center_views(torch.from_numpy(stored).to(self.device), self.network.image_size)
-            inputs = color(views, None, None, self.statistics, self.network.in_channels)
-            rows.append(self.network.until(inputs, self.network.features).flatten(1).float().cpu().numpy())
-        return np.concatenate(rows)
+        rows = [self._embed(stored) for _, stored in self._batches(pictures, batch_size)]
+        size = self.bundle.stored_size
+        return np.concatenate(rows) if rows else self._embed(np.zeros((0, size, size, 3), np.uint8))
 
-    def prepare(self, picture: Picture) -> NDArray[np.uint8]:
-        """A picture in its stored form: RGB uint8 [S, S, 3]. Raises :class:`PictureError`."""
-        name = str(picture) if isinstance(picture, str | Path) else ""
+    def _embed(self, stored: NDArray[np.uint8]) -> NDArray[np.float32]:
+        views = center_views(torch.from_numpy(stored).to(self.device), self.network.image_size)
+        inputs = color(views, None, None, self.statistics, self.network.in_channels)
+        found: NDArray[np.float32] = self.network.until(inputs, self.network.features).flatten(1).float().cpu().numpy()
+        return found
+
+    def prepare(self, picture: Picture, name: str = "picture") -> NDArray[np.uint8]:
+        """A picture in its stored form: RGB uint8 [S, S, 3]. Raises :class:`PictureError`; ``name`` is for it."""
         if isinstance(picture, str | Path):
+            name = str(picture)
             picture = pixels.read(Path(picture))
         if isinstance(picture, bytes):
             picture = pixels.decode(picture, name)
+        if not isinstance(picture, np.ndarray):
+            raise PictureError(f"{name}: is {type(picture).__name__}", "a path, bytes, or uint8 [H, W, 3], RGB")
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise PictureError(f"a picture is {picture.dtype} {list(picture.shape)}", "uint8 [H, W, 3], RGB")
+            raise PictureError(f"{name}: array {picture.dtype} {list(picture.shape)}", "uint8 [H, W, 3], RGB")
         return pixels.fit(picture, self.bundle.stored_size, self.bundle.fit)
 
     def _probabilities(self, stored: NDArray[np.uint8], views: int) -> NDArray[np.float32]:
@@ -116,4 +121,4 @@ class Classifier:
         for start in range(0, len(many), size):
             part = many[start : start + size]
             names = [str(p) if isinstance(p, str | Path) else f"#{start + i}" for i, p in enumerate(part)]
-            yield names, np.stack([self.prepare(p) for p in part])
+            yield names, np.stack([self.prepare(p, name) for p, name in zip(part, names, strict=True)])

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def log_probabilities(
     """Pictures uint8 [N, S, S, 3] -> float32 [N, K]: log of the class probabilities, averaged over the views.
 
     One view is the center; ten are the corners, the center and their mirrors (paper, 4.1). Probabilities are
-    averaged, not logits.
+    averaged, not logits. A mean image is cut like each view, as in training.
     """
     if views not in (1, 10):
         raise DataError(f"views is {views}", "1 or 10")
@@ -45,9 +46,12 @@ def log_probabilities(
             f"ten views of {side} pixels do not fit a stored picture of {images.shape[1]}", "", "use 1 view"
         )
     cuts = transforms.ten_views(images, side) if views == 10 else transforms.center_views(images, side)[None]
+    means = [statistics.mean] * views
+    if views == 10 and statistics.mean.dim() == 3:
+        means = list(transforms.ten_views(statistics.mean[None], side)[:, 0])  # [s, s, 3] each
     parts = []
-    for cut in cuts:  # [N, s, s, 3]
-        x = transforms.color(cut, None, None, statistics, channels)
+    for cut, mean in zip(cuts, means, strict=True):  # [N, s, s, 3]
+        x = transforms.color(cut, None, None, replace(statistics, mean=mean), channels)
         with autocast(x.device, precision):
             logits = network(x)  # [N, K]
         parts.append(logits.float().log_softmax(1))
@@ -70,14 +74,16 @@ def evaluate(
     """Counts over the whole split; the network is left in the mode (training or not) in which it came."""
     device = device or torch.device("cpu")
     counter, started, was_training = Counter(classes, len(split)), time.perf_counter(), network.training
-    network.eval()
     statistics = to_device(statistics, device)
-    for images, indices in _ahead(split, max(1, batch_size // views)):
-        result = log_probabilities(
-            network, images.to(device), statistics, side=side, channels=channels, views=views, precision=precision
-        )
-        counter.add(result.cpu(), torch.from_numpy(split.labels[indices]), torch.from_numpy(indices))
-    network.train(was_training)
+    network.eval()
+    try:
+        for images, indices in _ahead(split, max(1, batch_size // views)):
+            result = log_probabilities(
+                network, images.to(device), statistics, side=side, channels=channels, views=views, precision=precision
+            )
+            counter.add(result.cpu(), torch.from_numpy(split.labels[indices]), torch.from_numpy(indices))
+    finally:
+        network.train(was_training)
     return counter.scores(split.name, views, time.perf_counter() - started)
 
 

@@ -1,5 +1,6 @@
 """Counts over a split. Integers are added up and divided once, at the end."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +36,16 @@ class Scores:
         """Share of the pictures whose true class is among the five first guesses."""
         return self.correct5 / self.count
 
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """Where the share that ``top1`` estimates lies with 95 % confidence: Wilson's interval (1927)."""
+        return wilson(self.correct1, self.count)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values: fractions, mean loss, counts."""
         return {
             "top1": self.top1,
+            "top1_interval": list(self.top1_interval),
             "top5": self.top5,
             "loss": self.loss,
             "count": self.count,
@@ -48,6 +55,14 @@ class Scores:
             "top5_error": 1 - self.top5,
             "images_per_second": self.count / self.seconds if self.seconds else None,
         }
+
+
+def wilson(correct: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Confidence interval of a share of which ``correct`` out of ``count`` were seen (Wilson 1927); z = 1.96: 95 %."""
+    share, weight = correct / count, z * z / count
+    middle = (share + weight / 2) / (1 + weight)
+    reach = z * math.sqrt(share * (1 - share) / count + weight / (4 * count)) / (1 + weight)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 class Counter:

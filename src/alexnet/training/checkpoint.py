@@ -10,6 +10,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         partial.replace(path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # PyTorch's zip writer turns a full disk into RuntimeError
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise CheckpointError(
             f"checkpoint {path} could not be written ({error}); it needs about {_size(content) >> 20} MiB, "
             f"{_free(path.parent) >> 20} MiB are free",
@@ -101,12 +103,21 @@ def load_latest(folder: Path) -> tuple[Path, dict[str, Any]]:
 def prune(folder: Path, keep: int = 2) -> None:
     """Delete all but the newest ``keep`` checkpoints, best weights that none of them names, and partial files."""
     kept = list_all(folder)[-keep:]
-    newest_best = sorted(folder.glob("best-epoch-*.pt"))[-keep:]
+    best = [folder / _best_of(path) for path in kept]
     for path in folder.iterdir():
         owner = path.name.removesuffix(".sha256").removesuffix(".partial")
-        stale = folder / owner not in [*kept, *newest_best]
+        stale = folder / owner not in [*kept, *best]
         if path.name.endswith(".partial") or (stale and owner.startswith(("step-", "best-epoch-"))):
             path.unlink(missing_ok=True)
+
+
+def _best_of(path: Path) -> str:
+    """The file of best weights that a checkpoint names. Mapped into memory, so that no tensor is read."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return str(content["best"]["file"])
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError):
+        return ""  # damaged: nothing can be resumed from it
 
 
 def _write_small(path: Path, text: str) -> None:

@@ -1,7 +1,8 @@
 """What a run says while it works: journal.jsonl, results.csv, TensorBoard events, and the terminal.
 
 ``journal.jsonl`` has a line an event, ``results.csv`` a line an epoch. After a resume both go on from exactly what
-the checkpoint had seen: lines written later than that are cut off, so none stands twice and none is missing.
+the checkpoint had seen: lines written later than that are cut off, so none stands twice and none is missing. A line
+that can not be written (disk full) costs that line and a warning, never the run: only checkpoints may end it.
 """
 
 import csv
@@ -9,6 +10,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,32 +40,43 @@ class Journal:
         self.close()
 
     def event(self, kind: str, **values: Any) -> None:
-        """Append one event; it is on the disk when this returns."""
+        """Append one event, whole or not at all; it is on the disk when this returns."""
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **values}, ensure_ascii=False)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        before = self.size()
+        with self._forgiving(self.path):
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    os.truncate(self.path, before)
+                raise
 
     def epoch(self, rows: list[dict[str, float]]) -> None:
         """An epoch has ended: ``rows`` are all epochs' results so far, the last one new."""
         row = rows[-1]
         self.write_rows(rows)
         self.event("epoch", **row)
-        for name, value in row.items():
-            if name not in ("epoch", "steps"):
-                self._events.add_scalar(name, value, int(row["steps"]))
-        self._events.flush()
+        with self._forgiving(self.folder / "tensorboard"):
+            for name, value in row.items():
+                if name not in ("epoch", "steps"):
+                    self._events.add_scalar(name, value, int(row["steps"]))
+            self._events.flush()
         self._terminal.epoch(row)
 
     def write_rows(self, rows: list[dict[str, float]]) -> None:
         """Write results.csv anew, whole or not at all."""
         partial = self.folder / "results.csv.partial"
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(self.folder / "results.csv")
+        with self._forgiving(self.folder / "results.csv"):
+            with partial.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, COLUMNS, restval="")
+                writer.writeheader()
+                writer.writerows(rows)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self.folder / "results.csv")
 
     def begin_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
         """For the terminal: an epoch (from 0) of ``steps`` steps begins, ``done`` of them already made."""
@@ -83,12 +97,19 @@ class Journal:
     def close(self) -> None:
         """End the progress bar and the event file."""
         self._terminal.close()
-        self._events.close()
+        with self._forgiving(self.folder / "tensorboard"):
+            self._events.close()
 
     def _cut(self, size: int) -> None:
-        if size and self.path.exists():
-            with self.path.open("r+b") as file:
-                file.truncate(size)
+        if size and self.size() > size:  # never longer: that would fill it with zeros
+            os.truncate(self.path, size)
+
+    @contextmanager
+    def _forgiving(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.say(f"warning: {path} could not be written ({error.strerror or error}); training goes on")
 
 
 class _Terminal:

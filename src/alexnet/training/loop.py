@@ -70,7 +70,7 @@ def train_epoch(training: Training) -> None:
     """The rest of the epoch at which the run stands."""
     state, recipe = training.state, training.state.recipe
     position = state.position
-    side = recipe.small_size if position.epoch < recipe.small_epochs else state.network.image_size
+    side = recipe.side(position.epoch, state.network.image_size)
     state.network.train()
     training.journal.begin_epoch(position.epoch, recipe.epochs, len(training.loader), position.batch)
     started = time.perf_counter()

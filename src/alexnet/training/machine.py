@@ -41,6 +41,8 @@ def choose_device(name: str) -> torch.device:
         raise RecipeError(f"--device is {name!r}", "auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RecipeError("--device cuda: this machine has no usable GPU", "", "use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RecipeError(f"--device is {name!r}", f"cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     return device
 
 

@@ -57,6 +57,8 @@ def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = _groups(network, recipe)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
     return PaperSGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
 
 

@@ -169,6 +169,7 @@ def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, d
         data={
             "name": store.name,
             "fingerprint": store.fingerprint,
+            "source": store.about.get("source_fingerprint", ""),
             "counts": {name: len(store.split(name)) for name in ("train", "validation", "test")},
             "kept": _kept(state),
         },

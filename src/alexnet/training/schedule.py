@@ -48,6 +48,6 @@ class Schedule:
         """No error of the last ``patience`` epochs, all since the last drop, is below the lowest before them."""
         patience = self.recipe.patience
         since = len(self.errors) - (self.drops[-1] if self.drops else 0)
-        if since <= patience or len(self.errors) <= patience:
+        if since < patience or len(self.errors) <= patience:
             return False
         return min(self.errors[-patience:]) >= min(self.errors[:-patience])

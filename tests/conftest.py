@@ -1,0 +1,51 @@
+"""What several rooms' tests share: a small store of real digits."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from alexnet.batches.transforms import Statistics
+from alexnet.data.prepare import prepare
+from alexnet.data.sources import open_source
+from alexnet.data.store import Store
+
+# The same examples every time, and no clock: a busy machine is no defect.
+settings.register_profile("house", deadline=None, derandomize=True, database=None, max_examples=25)
+settings.load_profile("house")
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The first 250 of scikit-learn's digits at 32 pixels: 160 to train, 40 to validate, 50 to test."""
+    source = open_source("digits")
+    few = dataclasses.replace(source, splits={"all": source.splits["all"][:250]}, fingerprint="first 250")
+    return prepare(few, tmp_path_factory.mktemp("digits") / "store", size=32, validation=0.2, test=0.2)
+
+
+@pytest.fixture(scope="session")
+def digit_file(tmp_path_factory: pytest.TempPathFactory, digits: Store) -> Path:
+    """One of them as a PNG of 48 × 40 pixels."""
+    import numpy as np
+
+    from alexnet.data.pixels import encode_png
+
+    picture = np.full((40, 48, 3), 200, np.uint8)
+    picture[4:36, 10:42] = digits.split("test").gather(np.array([3]))[0]
+    path = tmp_path_factory.mktemp("pictures") / "three.png"
+    path.write_bytes(encode_png(picture))
+    return path
+
+
+@pytest.fixture
+def imagenet() -> Statistics:
+    """ImageNet's mean and color statistics as the 2012 code had them, gray levels."""
+    axes = torch.tensor([[-0.564, -0.713, 0.418], [-0.576, -0.024, -0.817], [-0.592, 0.701, 0.397]])
+    return Statistics(
+        mean=torch.tensor([127.30, 119.72, 104.91]),
+        color_std=torch.tensor([121.78, 37.09, 19.72]),
+        color_axes=axes,  # columns are the axes
+        divide=torch.tensor(1.0),
+    )

@@ -1,0 +1,144 @@
+"""A split through a real network, against plain loops over its pictures."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix
+from torch import nn
+
+from alexnet.batches.transforms import Statistics
+from alexnet.data.store import Split, Store
+from alexnet.errors import DataError
+from alexnet.evaluation.evaluate import evaluate, log_probabilities
+from alexnet.models import create_model
+from alexnet.models.layers import Dropout
+from alexnet.models.network import Network
+
+
+def statistics_of(store: Store, mean: str = "image") -> Statistics:
+    chosen = torch.from_numpy(store.mean_image) if mean == "image" else torch.tensor(store.channel_means).float()
+    return Statistics(chosen, torch.tensor(store.color_std).float(), torch.eye(3), torch.tensor(1.0))
+
+
+@pytest.fixture
+def network() -> Network:
+    made = create_model("cifar_18pct", image_size=24, generator=torch.Generator().manual_seed(0)).eval()
+    with torch.no_grad():  # untrained weights would answer everything alike
+        for name, parameter in made.named_parameters():
+            if name.endswith("weight"):
+                parameter.mul_(10 if "conv1" not in name else 1000)
+    return made
+
+
+def slow_probabilities(network: nn.Module, picture: np.ndarray, mean: np.ndarray, side: int, views: int) -> np.ndarray:
+    """Mean of the softmax over the views, one view at a time; the mean is subtracted before the view is cut."""
+    whole, far = picture.astype(np.float32) - mean, len(picture) - side
+    middle = (far // 2, far // 2)
+    corners = [(0, 0), (0, far), (far, 0), (far, far), middle] if views == 10 else [middle]
+    found = []
+    for top, left in corners:
+        cut = whole[top : top + side, left : left + side]
+        for view in (cut, cut[:, ::-1]) if views == 10 else (cut,):
+            with torch.no_grad():
+                logits = network(torch.from_numpy(view.copy()).permute(2, 0, 1)[None])[0].double().numpy()
+            found.append(np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum())
+    assert len(found) == views
+    return np.mean(found, axis=0)
+
+
+@pytest.mark.parametrize("mean", ["image", "channel"])
+@pytest.mark.parametrize("views", [1, 10])
+def test_probabilities_are_averaged_over_the_views(digits, network, views, mean):
+    images = digits.split("test").gather(np.arange(6))
+    statistics = statistics_of(digits, mean)
+    found = log_probabilities(network, torch.from_numpy(images), statistics, side=24, channels=3, views=views)
+    assert found.shape == (6, 10)
+    assert torch.allclose(found.exp().sum(1), torch.ones(6), atol=1e-5)
+    for i in range(6):
+        expected = slow_probabilities(network, images[i], statistics.mean.numpy(), 24, views)
+        # float32 convolutions of one picture and of six add up in other orders.
+        assert found[i].exp().numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_ten_views_do_not_average_logits(digits, network):
+    images = torch.from_numpy(digits.split("test").gather(np.arange(20)))
+    statistics = statistics_of(digits, "channel")
+    found = log_probabilities(network, images, statistics, side=24, channels=3, views=10).exp()
+    logits = []
+    with torch.no_grad():
+        for top, left in [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]:
+            cut = images[:, top : top + 24, left : left + 24].float() - statistics.mean
+            logits += [network(x.permute(0, 3, 1, 2)) for x in (cut, cut.flip(2))]
+    assert (found - torch.stack(logits).mean(0).softmax(1)).abs().max() > 0.05
+    assert (found - torch.stack(logits).softmax(2).mean(0)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 25, 50, 1000])
+def test_every_picture_counts_once_whatever_the_batch(digits, network, batch_size):
+    split = digits.split("test")
+    scores = evaluate(
+        network, split, statistics_of(digits), classes=10, side=24, channels=3, batch_size=batch_size
+    )
+    p = np.stack([
+        slow_probabilities(network, picture, digits.mean_image, 24, 1) for picture in split.gather(np.arange(50))
+    ])  # fmt: skip
+    assert scores.count == len(split) == 50
+    assert scores.top1 == accuracy_score(split.labels, p.argmax(1))
+    expected = confusion_matrix(split.labels, p.argmax(1), labels=range(10))
+    assert np.array_equal(scores.confusion.numpy(), expected)
+    assert scores.loss == pytest.approx(-np.log(p[np.arange(50), split.labels]).mean(), rel=1e-3)
+    assert scores.split == "test"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_is_judged_at_rest_and_left_in_its_mode(digits, network, training):
+    noisy = nn.Sequential(network, Dropout(0.5)).train(training)
+    arguments = dict(classes=10, side=24, channels=3)
+    found = [evaluate(noisy, digits.split("test"), statistics_of(digits), **arguments).loss for _ in range(2)]
+    assert found[0] == found[1]
+    assert [module.training for module in noisy.modules()] == [training] * len(list(noisy.modules()))
+    with pytest.raises(DataError):
+        evaluate(noisy, digits.split("test"), statistics_of(digits), views=3, **arguments)
+    assert noisy.training is training
+
+
+def test_evaluation_leaves_no_gradient(digits, network):
+    evaluate(network, digits.split("test"), statistics_of(digits), classes=10, side=24, channels=3)
+    assert all(p.grad is None and p.requires_grad for p in network.parameters())
+
+
+def test_a_split_of_one_picture_and_few_classes(digits, tmp_path):
+    class One(Split):
+        def __len__(self) -> int:
+            return 1
+
+    split = One(digits.path, "test", digits.about["splits"]["test"], 32)
+    network = create_model("lenet5", num_classes=3, generator=torch.Generator().manual_seed(0))
+    split.labels = np.array([2])
+    scores = evaluate(network, split, statistics_of(digits), classes=3, side=32, channels=1, views=10)
+    assert (scores.count, scores.correct5, scores.views) == (1, 1, 10)
+
+
+def test_what_can_not_be_is_refused(digits, network):
+    images, statistics = torch.zeros(1, 16, 16, 3, dtype=torch.uint8), statistics_of(digits, "channel")
+    with pytest.raises(DataError, match=r"views is 5; must be 1 or 10"):
+        log_probabilities(network, images, statistics, side=24, channels=3, views=5)
+    with pytest.raises(DataError, match=r"ten views of 24 pixels do not fit a stored picture of 16; use 1 view"):
+        log_probabilities(network, images, statistics, side=24, channels=3, views=10)
+    about = dict(digits.about["splits"]["test"])
+    empty = Split(digits.path, "validation", about | {"shards": []}, 32)
+    empty.labels = empty.labels[:0]
+    with pytest.raises(DataError, match=r"the validation split is empty; must be at least one picture"):
+        evaluate(network, empty, statistics, classes=10, side=24, channels=3)
+
+
+def test_bf16_is_close_and_float32_outside(digits, network):
+    images, statistics = torch.from_numpy(digits.split("test").gather(np.arange(10))), statistics_of(digits)
+    with torch.no_grad():
+        network.fc10.weight.div_(30)
+    exact, rough = (
+        log_probabilities(network, images, statistics, side=24, channels=3, precision=precision)
+        for precision in ("fp32", "bf16")
+    )
+    assert rough.dtype == torch.float32
+    assert 0 < (exact.exp() - rough.exp()).abs().max() < 0.05  # bf16 keeps 8 bits

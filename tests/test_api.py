@@ -1,0 +1,41 @@
+"""What the package offers to Python programs."""
+
+import numpy as np
+import pytest
+
+import alexnet
+from alexnet.errors import BundleError, RecipeError, RunError
+
+
+def test_what_is_offered_is_there_and_sorted():
+    assert alexnet.__all__ == sorted(alexnet.__all__)
+    for name in alexnet.__all__:
+        assert getattr(alexnet, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        alexnet.trian  # noqa: B018
+
+
+def test_train_load_predict_evaluate(tmp_path):
+    options = alexnet.api.DataOptions(cache=tmp_path / "cache")
+    result = alexnet.train(
+        "digits", run=tmp_path / "run", model="lenet5", epochs=4, test=0.3, options=options, device="cpu"
+    )
+    assert result.recipe.epochs == 4
+    assert result.scores["test"].top1 > 0.85
+    classifier = alexnet.load(tmp_path / "run", device="cpu")
+    picture = np.zeros((50, 40, 3), np.uint8)
+    assert len(classifier.predict(picture)[0].guesses) == 5
+    assert classifier.embed([picture, picture]).shape == (2, 84)
+    assert alexnet.evaluate(tmp_path / "run", device="cpu").top1 == result.scores["test"].top1
+    ten = alexnet.evaluate(tmp_path / "run", views=10, split="validation", device="cpu")
+    assert (ten.views, ten.split, ten.count) == (10, "validation", result.scores["validation"].count)
+    with pytest.raises(BundleError, match="a bundle alone knows no data"):
+        alexnet.evaluate(tmp_path / "run" / "bundle", device="cpu")
+
+
+def test_wrong_names_get_the_right_ones(tmp_path):
+    with pytest.raises(RecipeError, match="'learning_rate' perhaps"):
+        alexnet.train("digits", run=tmp_path / "run", lerning_rate=1)
+    with pytest.raises(RunError, match="'filters' perhaps"):
+        alexnet.draw("filter", tmp_path)
+    assert not (tmp_path / "run").exists()

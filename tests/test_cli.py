@@ -1,0 +1,252 @@
+"""The command line as a person meets it: separate processes, real pictures, right and wrong use."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet import cli
+from alexnet.data.sources import open_source
+
+
+def alexnet(*words: str | Path, cwd: Path | None = None, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | ({"ALEXNET_CACHE": str(cache)} if cache else {})
+    return subprocess.run(
+        [sys.executable, "-m", "alexnet", *map(str, words)],
+        capture_output=True, text=True, cwd=cwd, env=environment, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory) -> Path:
+    """A person's folder: real digits as picture files in class folders, and a classifier trained on them."""
+    home = tmp_path_factory.mktemp("home")
+    for i, picture in enumerate(open_source("digits").splits["all"][:300]):
+        if picture.label < 3:
+            folder = home / "pictures" / f"{'zero one two'.split()[picture.label]}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(picture.load())).resize((40, 36)).save(folder / f"{i:03d}.png")
+    (home / "pictures" / "one" / "broken.jpg").write_bytes(b"<html>not found</html>")
+    done = alexnet(
+        "train", "pictures", "--run", "run", "--model", "lenet5", "--epochs", 25, cwd=home, cache=home / "cache"
+    )
+    assert done.returncode == 0, done.stderr
+    (home / "train.out").write_text(done.stdout)
+    (home / "train.err").write_text(done.stderr)
+    return home
+
+
+def test_training_ends_with_a_table_and_says_where_everything_lies(home):
+    out, err = (home / "train.out").read_text(), (home / "train.err").read_text()
+    for word in ("top-1", "top-1 error", "top-5", "top-5 error", "loss", "images/s", "run/pictures", "alexnet predict"):
+        assert word in out, word
+    assert f"preparing into {home / 'cache'}" in err
+    assert "1 unusable pictures were left out" in err
+    assert "epoch   1  train loss" in err
+    assert "broken.jpg" in next((home / "cache").glob("*/skipped.jsonl")).read_text()
+
+
+def test_evaluate(home):
+    scores = json.loads(alexnet("evaluate", "run", "--json", cwd=home).stdout)
+    assert {"top1", "top5", "loss", "count", "split", "views"} <= set(scores)
+    assert (scores["split"], scores["views"]) == ("test", 1)
+    assert 0.8 <= scores["top1"] <= 1
+    assert scores["top5"] == 1  # of three classes
+    # the pictures it was trained on, given as a folder: recognized, split alike, the same test split
+    again = json.loads(alexnet("evaluate", "run", "pictures", "--json", cwd=home, cache=home / "cache").stdout)
+    assert (again["count"], again["top1"]) == (scores["count"], scores["top1"])
+    table = alexnet("evaluate", "run", "--split", "validation", cwd=home).stdout
+    assert "validation" in table
+    assert "error" in table
+
+
+def test_evaluate_other_pictures_as_a_whole(home, tmp_path):
+    for name in ("zero", "one", "two"):
+        folder = tmp_path / "other" / name
+        folder.mkdir(parents=True)
+        for file in sorted((home / "pictures" / name).glob("*.png"))[:4]:
+            (folder / file.name).write_bytes(file.read_bytes())
+    done = alexnet("evaluate", home / "run", tmp_path / "other", "--json", cache=tmp_path / "cache")
+    assert json.loads(done.stdout)["count"] == 12
+    assert "all of it is the test" in done.stderr
+
+
+def test_evaluate_refuses_other_classes(home, tmp_path):
+    for name in ("zero", "one", "three"):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("L", (30, 30), 20 * i).save(tmp_path / "other" / name / f"{i}.png")
+    done = alexnet("evaluate", home / "run", tmp_path / "other", cache=tmp_path / "cache")
+    assert done.returncode == 1
+    assert "it lacks two; it has three besides" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_predict_files_folders_and_globs(home):
+    done = alexnet("predict", "run", "pictures/zero", "pictures/two/0*.png", "--format", "json", cwd=home)
+    found = json.loads(done.stdout)
+    pictures = sorted((home / "pictures/zero").iterdir()) + sorted((home / "pictures/two").glob("0*.png"))
+    assert [entry["picture"] for entry in found] == [str(p.relative_to(home)) for p in pictures]
+    for entry in found:
+        probabilities = [guess["probability"] for guess in entry["guesses"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1)
+    right = [entry["guesses"][0]["class"] == entry["picture"].split("/")[1] for entry in found]
+    assert np.mean(right) > 0.8
+
+
+def test_predict_csv_and_table(home):
+    picture = next((home / "pictures/zero").iterdir())
+    done = alexnet("predict", "run", picture, "--format", "csv", "--top", 2, cwd=home)
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["rank"] for row in rows] == ["1", "2"]
+    assert rows[0]["class"] == "zero"
+    table = alexnet("predict", "run", picture, "--views", 10, "--top", 1, cwd=home)
+    assert table.returncode in (0, 1)  # a 32-pixel view in a 32-pixel picture: all ten are the center
+    assert picture.name in table.stdout
+
+
+def test_predict_answers_the_good_and_reports_the_bad(home):
+    done = alexnet("predict", "run", "pictures/one", "--format", "json", cwd=home)
+    found = {Path(entry["picture"]).name: entry for entry in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert "HTML" in found.pop("broken.jpg")["error"]
+    assert "broken.jpg" in done.stderr
+    assert all("guesses" in entry for entry in found.values())
+
+
+def test_a_bundle_is_all_that_predicting_needs(home, tmp_path):
+    (home / "run" / "bundle").rename(tmp_path / "classifier")
+    try:
+        picture = next((home / "pictures/two").iterdir())
+        done = alexnet("predict", tmp_path / "classifier", picture, "--format", "json", cwd=tmp_path)
+        assert json.loads(done.stdout)[0]["guesses"][0]["class"] == "two"
+    finally:
+        (tmp_path / "classifier").rename(home / "run" / "bundle")
+
+
+def test_draw(home, tmp_path):
+    for what in ("filters", "curves", "confusion", "predictions"):
+        done = alexnet("draw", what, "run", "--output", tmp_path / f"{what}.png", cwd=home)
+        assert done.stdout.strip() == str(tmp_path / f"{what}.png")
+        assert Image.open(tmp_path / f"{what}.png").size[0] > 300
+
+
+def test_prepare_and_its_check(home, tmp_path):
+    root = tmp_path / "pictures"
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(np.random.default_rng(i).integers(0, 255, (50, 50, 3), np.uint8)).save(
+                root / name / f"{i}.jpg"
+            )
+    done = alexnet("prepare", root, tmp_path / "store", "--size", 40, "--fit", "pad")
+    assert done.returncode == 0, done.stderr
+    assert "2 classes, 40 pixels" in done.stdout
+    assert alexnet("prepare", root, tmp_path / "store", "--check").returncode == 0
+    picture = root / "a" / "3.jpg"
+    data = bytearray(picture.read_bytes())
+    data[-20] ^= 8  # decodes all the same
+    picture.write_bytes(data)
+    done = alexnet("prepare", root, tmp_path / "store", "--check")
+    assert done.returncode == 1
+    assert "3.jpg" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["trian"], 2, "there is no command 'trian'; must be 'train' perhaps"),
+        (["train"], 2, "train needs DATA"),
+        (["train", "digitz"], 1, "digits"),
+        (["train", "digits", "--lerning-rate", "1"], 2, "--learning-rate"),
+        (["train", "digits", "--learning-rate", "-1"], 2, "--learning-rate is -1.0; must be from"),
+        (["train", "digits", "--recipe", "papper"], 2, "'paper' perhaps"),
+        (["train", "digits", "--model", "alexnett"], 1, "alexnet"),
+        (["train", "digits", "--schedule", "stall", "--validation", "0"], 2, "no validation split to watch"),
+        (["train", "--resume", "nowhere"], 1, "nowhere is no run folder"),
+        (["train", "digits", "--resume", "nowhere"], 2, "DATA has no place"),
+        (["train", "--resume", "nowhere", "--epochs", "3"], 2, "--epochs has no place"),
+        (["train", "digits", "--device", "cuda:99x"], 2, "--device"),
+        (["evaluate", "nowhere"], 1, "there is no nowhere; must be a run folder or a bundle"),
+        (["predict", "nowhere", "x.jpg"], 1, "there is no nowhere"),
+        (["draw", "filter", "nowhere"], 2, "filters"),
+        (["models", "alexnet2"], 1, "alexnet"),
+        (["recipes", "modren"], 2, "'modern' perhaps"),
+    ],
+)
+def test_wrong_use_gets_one_clear_line(words, status, said, tmp_path, capsys):
+    try:
+        found = cli.run(words)
+    except SystemExit as left:
+        found = left.code
+    output = capsys.readouterr()
+    assert found == status
+    assert said in " ".join(output.err.split())
+    assert "Traceback" not in output.err
+    assert output.out == ""
+
+
+def test_every_command_has_help(capsys):
+    for verb in cli._VERBS:
+        with pytest.raises(SystemExit) as left:
+            cli.run([verb, "--help"])
+        assert left.value.code == 0
+        assert "--help" in capsys.readouterr().out
+    assert cli.run(["--help"]) == 0
+    listed = capsys.readouterr().out
+    assert all(verb in listed for verb in cli._VERBS)
+
+
+def test_train_help_shows_the_recipe_that_would_run(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["train", "--help", "--recipe", "paper"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "pictures a step (paper, 5: 128) (default: 128)" in text.replace(" │ │ ", " ")
+
+
+def test_models(capsys):
+    assert cli.run(["models"]) == 0
+    assert "lenet5" in capsys.readouterr().out
+    assert cli.run(["models", "alexnet_single"]) == 0
+    out = capsys.readouterr().out
+    assert "(227 − 11 + 2·0) / 4 + 1 = 55" in out
+    assert "62,378,344" in out
+    assert cli.run(["models", "alexnet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 60_965_224
+
+
+def test_recipes(capsys):
+    assert cli.run(["recipes"]) == 0
+    assert "paper" in capsys.readouterr().out
+    assert cli.run(["recipes", "paper"]) == 0
+    assert "momentum = 0.9" in capsys.readouterr().out
+    assert cli.run(["recipes", "paper", "modern", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["optimizer"] == ["paper", "adamw"]
+
+
+def test_help_and_import_are_quick_because_nothing_heavy_is_imported():
+    code = (
+        "import sys, alexnet, alexnet.cli; alexnet.cli.run(['--help']);"
+        "sys.exit(' '.join({'torch', 'numpy', 'matplotlib', 'sklearn', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    code = "import sys, alexnet; sys.exit(' '.join({'tyro', 'torch', 'numpy', 'rich'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(home):
+    done = subprocess.run(
+        f"{sys.executable} -m alexnet predict run pictures/zero --format csv | head -1",
+        shell=True, cwd=home, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("picture,rank")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,184 @@
+import dataclasses
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet import recipe as recipes
+from alexnet.errors import RecipeError
+from alexnet.recipe import Recipe, from_dict, from_toml, help_text, list_recipes, named, option
+
+FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
+BARE = Recipe(recipe="bare", validation=0.1, keep="last", schedule="cosine")
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_has_a_help_text(name):
+    assert len(help_text()[name]) > 10
+    assert set(help_text()) == set(FIELDS)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_named_recipe_survives_its_file(name):
+    recipe = named(name)
+    text = recipe.to_toml()
+    assert from_toml(text) == recipe
+    assert recipe.recipe == name
+    assert recipes.describe(name).endswith((".", ")."))
+    for field, line in zip(FIELDS, text.splitlines()[1:], strict=True):
+        assert line.startswith(f"{field} = ")
+        assert line.endswith(f"# {help_text()[field]}")
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_named_recipe_survives_json(name):
+    assert from_dict(json.loads(json.dumps(named(name).to_dict()))) == named(name)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+
+
+@given(
+    recipe=TEXT,
+    learning_rate=st.floats(1e-12, 1000),
+    weight_decay=st.floats(0, 100),
+    seed=st.integers(0, 2**63 - 1),
+    drops=st.lists(st.integers(0, 1000), max_size=4).map(tuple),
+    mirror=st.booleans(),
+)
+def test_any_recipe_survives_its_file(**values):
+    recipe = BARE.replace(**values)
+    assert from_toml(recipe.to_toml()) == recipe
+
+
+def test_a_recipe_is_frozen_and_hashable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe().seed = 3
+    assert len({Recipe(), Recipe(), named("paper")}) == 2
+
+
+def test_the_paper_s_numbers():
+    paper = named("paper")
+    assert (paper.learning_rate, paper.momentum, paper.weight_decay, paper.dropout) == (0.01, 0.9, 0.0005, 0.5)
+    assert (paper.batch_size, paper.epochs, paper.most_drops, paper.stored_size) == (128, 90, 3, 256)
+    assert (paper.crop, paper.mirror, paper.color_noise, paper.mean, paper.divide) == ("random", True, 0.1, "image", 1)
+    assert (paper.optimizer, paper.schedule, paper.initialization, paper.bias_rate) == ("paper", "stall", "paper", 1)
+    off = ("color_jitter", "erase", "mixup", "clip", "warmup", "label_smoothing", "averaging")
+    assert [getattr(paper, name) for name in off] == [0] * len(off)
+
+
+@pytest.mark.parametrize("name", recipes._RANGES)
+def test_a_number_out_of_range_is_refused_by_its_option(name):
+    least, most = recipes._RANGES[name]
+    whole = isinstance(FIELDS[name].default, int)
+    for wrong in (least - 1, most + 1, *(() if whole else (math.nan, math.inf, -math.inf))):
+        with pytest.raises(RecipeError) as caught:
+            BARE.replace(**{name: wrong})
+        assert str(caught.value) == f"{option(name)} is {wrong}; must be from {least} to {most}"
+    for right in (least, most):
+        if name not in ("validation", "test"):
+            assert getattr(BARE.replace(**{name: right}), name) == right
+
+
+def test_every_number_has_a_range_and_every_choice_its_list():
+    numbers = {name for name, field in FIELDS.items() if type(field.default) in (int, float)}
+    assert numbers == set(recipes._RANGES)
+    for name, field in FIELDS.items():
+        choices = getattr(field.type, "__args__", None) if name != "drops" else None
+        if choices is not None:
+            assert recipes._CHOICES[name] == choices
+    literals = {name for name, field in FIELDS.items() if hasattr(field.type, "__args__") and name != "drops"}
+    assert literals == set(recipes._CHOICES)
+
+
+@pytest.mark.parametrize("name", recipes._CHOICES)
+def test_a_choice_that_is_none_is_refused(name):
+    with pytest.raises(RecipeError) as caught:
+        Recipe().replace(**{name: "other"})
+    assert str(caught.value) == f"{option(name)} is 'other'; must be {' or '.join(recipes._CHOICES[name])}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"epochs": "5"}, "--epochs is '5'; must be a whole number"),
+        ({"epochs": 2.5}, "--epochs is 2.5; must be a whole number"),
+        ({"batch_size": True}, "--batch-size is True; must be a whole number"),
+        ({"learning_rate": "fast"}, "--learning-rate is 'fast'; must be a number"),
+        ({"mirror": "no"}, "--mirror is 'no'; must be true or false"),
+        ({"mirror": 1}, "--mirror is 1; must be true or false"),
+        ({"model": 3}, "--model is 3; must be text"),
+        ({"drops": [3]}, "--drops is [3]; must be whole numbers"),
+        ({"drops": (3.5,)}, "--drops is (3.5,); must be whole numbers"),
+        ({"in_channels": 2}, "--in-channels is 2; must be 3 for color, 1 for gray, or 0 for the network's own"),
+        ({"validation": 0.5, "test": 0.5}, "--validation 0.5 and --test 0.5 leave nothing; must be under 1 together"),
+        (
+            {"schedule": "stall", "validation": 0.0},
+            "--schedule stall has no validation split to watch; must be --validation above 0",
+        ),
+        (
+            {"keep": "best", "validation": 0.0},
+            "--keep best has no validation split to choose by; must be --validation above 0, or --keep last",
+        ),
+    ],
+)
+def test_what_can_not_be_is_refused(changes, text):
+    with pytest.raises(RecipeError) as caught:
+        Recipe().replace(**changes)
+    assert str(caught.value) == text
+
+
+def test_a_whole_number_will_do_for_a_fraction():
+    assert Recipe(learning_rate=1, warmup=2).learning_rate == 1
+
+
+def test_wrong_names_get_the_nearest_right_one():
+    with pytest.raises(RecipeError, match=r"a recipe has no 'learnin_rate'; must be 'learning_rate' perhaps"):
+        Recipe().replace(learnin_rate=0.1)
+    with pytest.raises(RecipeError, match=r"there is no recipe 'papr'; must be 'paper' perhaps; `alexnet recipes`"):
+        named("papr")
+    with pytest.raises(RecipeError, match=r"must be one of modern, paper, .*cifar_18pct"):
+        named("xyzzy")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("epochs = ", "is not a recipe"),
+        ("epochs = '5'", "--epochs is '5'"),
+        ("epoch = 5", "a recipe has no 'epoch'; must be 'epochs' perhaps"),
+        ("epochs = 0", "--epochs is 0"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named(text, reason):
+    with pytest.raises(RecipeError) as caught:
+        from_toml(text, "runs/a/recipe.toml")
+    assert str(caught.value).startswith("runs/a/recipe.toml")
+    assert reason in str(caught.value)
+
+
+def test_differences():
+    changed = named("paper").replace(seed=5, drops=(1,))
+    assert recipes.differences(named("paper"), changed) == {"seed": (0, 5), "drops": ((), (1,))}
+    assert recipes.differences(changed, changed) == {}
+
+
+def test_the_recipe_of_people_who_name_none():
+    assert recipes.default_for("photos") == named("modern")
+    assert recipes.default_for("digits") == named("digits")
+    assert recipes.default_for("digits", "lenet5") == named("lenet5")
+    assert recipes.default_for("photos", "alexnet_single") == named("modern").replace(model="alexnet_single")
+
+
+@given(st.integers(1, 200), st.floats(0, 1), st.integers(0, 300), st.integers(1, 300))
+def test_small_views_come_first_and_never_last(epochs, share, small, full):
+    recipe = BARE.replace(epochs=epochs, small_share=share, small_size=small)
+    sides = [recipe.side(epoch, full) for epoch in range(epochs)]
+    assert sides == sorted(sides)
+    assert sides[-1] == full
+    expected = small if 0 < small < full else full
+    assert sides.count(expected) == epochs or sides[0] in (expected, full)
+    if 0 < small < full:
+        assert sides.count(small) == min(round(share * epochs), epochs - 1)

@@ -1,0 +1,372 @@
+"""Whole runs on a few real digits: repeatable, resumable, honest about what goes wrong."""
+
+import csv
+import dataclasses
+import fcntl
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet import api
+from alexnet.bundle import Bundle
+from alexnet.data.prepare import prepare
+from alexnet.data.sources import Source, open_source
+from alexnet.data.store import Store
+from alexnet.errors import CheckpointError, RecipeError, RunError, TrainingError
+from alexnet.recipe import Recipe, named
+
+# A whole AlexNet on 67-pixel views, one map of 1×1 after pool5: every kind of layer, in a second.
+ALEXNET = Recipe(
+    model="alexnet", image_size=67, stored_size=72, epochs=4, batch_size=16, small_size=63, small_share=0.5,
+    mirror=False, warmup=1, checkpoint_minutes=0, precision="fp32",
+)  # fmt: skip
+SMALL = named("cifar_18pct").replace(epochs=2, batch_size=16, validation=0.2, drops=(), checkpoint_minutes=0)
+
+
+def few(count: int) -> Source:
+    source = open_source("digits")
+    pictures = source.splits["all"]
+    return dataclasses.replace(source, splits={"all": pictures[:count]}, fingerprint=f"first {count}")
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Store]:
+    folder = tmp_path_factory.mktemp("stores")
+    return {
+        size: prepare(few(count), folder / str(size), size=size, validation=0.2, test=0.2)
+        for size, count in ((72, 80), (32, 100))
+    }
+
+
+def run(store: Store, recipe: Recipe, folder: Path, **how) -> api.Result:
+    return api.train(store.path, recipe, folder, device="cpu", **how)
+
+
+def weights(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(Bundle.load(folder / "bundle").network.state_dict().items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return [
+            {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in csv.DictReader(file)
+        ]
+
+
+def events(folder: Path, kind: str) -> list[dict]:
+    lines = (folder / "journal.jsonl").read_text().splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["event"] == kind]
+
+
+@pytest.fixture(scope="session")
+def whole(stores, tmp_path_factory) -> Path:
+    """A run of the whole AlexNet that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(stores[72], ALEXNET, folder)
+    return folder
+
+
+def test_the_folder_holds_everything(whole):
+    for name in ("recipe.toml", "run.json", "journal.jsonl", "results.csv", "bundle/model.safetensors"):
+        assert (whole / name).stat().st_size > 0, name
+    assert len(rows(whole)) == 4
+    assert len(list((whole / "checkpoints").glob("step-*.pt"))) == 2
+    assert list((whole / "tensorboard").glob("events.*"))
+    for name in api.DRAWINGS:
+        assert (whole / "pictures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(whole.rglob("*.partial"))
+
+
+def test_one_seed_one_result_whatever_the_workers(whole, stores, tmp_path):
+    run(stores[72], ALEXNET, tmp_path / "run", workers=3)
+    assert weights(tmp_path / "run") == weights(whole)
+    assert rows(tmp_path / "run") == rows(whole)
+    run(stores[72], ALEXNET.replace(seed=1), tmp_path / "other")
+    assert weights(tmp_path / "other") != weights(whole)
+
+
+def test_resumed_at_an_epochs_end_equals_never_stopped(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    earlier = sorted((folder / "checkpoints").glob("step-*.pt"))[0]  # after three epochs of four
+    shutil.rmtree(folder / "bundle")
+    api.resume(earlier, device="cpu")
+    assert weights(folder) == weights(whole)
+    assert rows(folder) == rows(whole)
+    assert [e["epoch"] for e in events(folder, "epoch")] == [1, 2, 3, 4]  # none doubled, none missing
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "alexnet", *map(str, words)]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_in_the_middle_of_an_epoch_and_resumed(number, status, whole, stores, tmp_path):
+    folder = tmp_path / "run"
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in _changed(ALEXNET).items()]
+    words = command("train", stores[72].path, "--run", folder, "--recipe", "modern", "--no-mirror", *options)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and (not (folder / "journal.jsonl").exists() or not events(folder, "started")):
+        time.sleep(0.01)
+    time.sleep(0.3)  # somewhere in the first or second epoch
+    process.send_signal(number)
+    time.sleep(0.05)
+    if process.poll() is None:
+        process.send_signal(number)  # impatient: the second one changes nothing
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == status, said
+    assert f"alexnet train --resume {folder}" in said
+    assert not (folder / "bundle").exists()
+    subprocess.run(command("train", "--resume", folder, "--quiet"), check=True, capture_output=True)
+    assert weights(folder) == weights(whole)
+    assert rows(folder) == rows(whole)
+
+
+def _changed(recipe: Recipe) -> dict:
+    base = Recipe()
+    names = (f.name for f in dataclasses.fields(recipe) if getattr(recipe, f.name) != getattr(base, f.name))
+    return {name: getattr(recipe, name) for name in names if name != "mirror"}
+
+
+# Every number of a recipe has an effect: for each field a value that must change the run it stands in.
+FLIPS = {
+    "seed": 1, "dropout": 0.9, "image_size": 63, "in_channels": 1, "initialization": "paper", "validation": 0.4,
+    "test": 0.4, "crop": "random", "smallest_part": 0.9, "mirror": True, "color_noise": 0.9, "color_jitter": 0.0,
+    "erase": 1.0, "mixup": 1.0, "mean": "image", "divide": 2.0, "epochs": 3, "batch_size": 8, "optimizer": "paper",
+    "learning_rate": 0.001, "bias_rate": 3.0, "momentum": 0.5, "weight_decay": 10.0, "fc_decay": 10.0,
+    "bias_decay": True, "clip": 0.01, "schedule": "steps", "warmup": 0.0, "label_smoothing": 0.5, "averaging": 0.0,
+    "small_size": 0, "small_share": 0.9, "keep": "last", "precision": "bf16",
+}  # fmt: skip
+ELSEWHERE = {  # shown by other tests
+    "recipe": "names the numbers",
+    "model": "test_models",
+    "stored_size": "test_a_store_of_another_size_is_refused",
+    "fit": "test_a_store_of_another_size_is_refused",
+    "drops": "test_steps_and_stall_have_their_numbers",
+    "patience": "test_steps_and_stall_have_their_numbers",
+    "most_drops": "test_steps_and_stall_have_their_numbers",
+    "checkpoint_minutes": "test_checkpoints_come_by_the_clock",
+}
+
+
+def test_every_field_is_flipped_somewhere():
+    assert set(FLIPS) | set(ELSEWHERE) == {f.name for f in dataclasses.fields(Recipe)}
+
+
+TINY = ALEXNET.replace(epochs=2, batch_size=24, weight_decay=0.05, warmup=0.5)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("tiny")
+    source = few(40)
+    result = api.train(_prepared(source, TINY, folder), TINY, folder / "run", device="cpu")
+    return {"folder": folder, "source": source, "trace": _trace(result.folder)}
+
+
+def _prepared(source: Source, recipe: Recipe, folder: Path) -> Path:
+    path = folder / f"store-{recipe.validation}-{recipe.test}-{recipe.seed}"
+    return api.prepare(source, path, recipe).path
+
+
+def _trace(folder: Path) -> tuple:
+    return weights(folder), [row["train_loss"] for row in rows(folder)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", FLIPS)
+def test_every_field_has_an_effect(field, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "_draw_predictions", lambda *_: tmp_path)  # its pictures are not what is asked here
+    recipe = TINY.replace(**{field: FLIPS[field]})
+    result = api.train(_prepared(tiny["source"], recipe, tiny["folder"]), recipe, tmp_path / "run", device="cpu")
+    assert _trace(result.folder) != tiny["trace"]
+
+
+def test_steps_and_stall_have_their_numbers(stores, tmp_path):
+    steps = SMALL.replace(epochs=3, schedule="steps", drops=(1, 2), keep="last")
+    run(stores[32], steps, tmp_path / "steps")
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "steps")]
+    assert rates == pytest.approx([1e-3, 1e-4, 1e-5])
+    # So small a rate that the error never falls: one drop is allowed, the next stall ends the run.
+    stall = SMALL.replace(epochs=50, schedule="stall", learning_rate=1e-9, patience=2, most_drops=1)
+    run(stores[32], stall, tmp_path / "stall")
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "stall")]
+    assert rates == pytest.approx([1e-9] * 3 + [1e-10] * 3)
+
+
+def test_checkpoints_come_by_the_clock(stores, tmp_path):
+    run(stores[32], SMALL.replace(epochs=3, checkpoint_minutes=1000), tmp_path / "rare")
+    assert len(events(tmp_path / "rare", "checkpoint")) == 1  # the last, always
+    run(stores[32], SMALL.replace(epochs=3, checkpoint_minutes=0), tmp_path / "often")
+    assert len(events(tmp_path / "often", "checkpoint")) == 3
+
+
+def test_the_best_epoch_by_validation_is_kept(stores, tmp_path):
+    result = run(stores[32], SMALL.replace(epochs=6, keep="best", learning_rate=0.01), tmp_path / "run")
+    best = max(rows(tmp_path / "run"), key=lambda r: (float(r["validation_top1"]), -float(r["validation_loss"])))
+    assert result.scores["validation"].top1 == pytest.approx(float(best["validation_top1"]))
+    assert result.scores["validation"].loss == pytest.approx(float(best["validation_loss"]), rel=1e-5)
+    assert f"epoch {best['epoch']}," in Bundle.load(result.bundle).data["kept"]
+
+
+def test_fewer_pictures_than_a_batch(stores, tmp_path):
+    result = run(stores[32], SMALL.replace(batch_size=1000), tmp_path / "run")
+    assert [float(row["steps"]) for row in rows(tmp_path / "run")] == [1, 2]
+    assert result.scores["test"].count == len(stores[32].split("test"))
+
+
+def test_not_a_number_stops_the_run_and_keeps_the_good_checkpoint(stores, tmp_path):
+    recipe = SMALL.replace(epochs=40, learning_rate=1e-3, warmup=0.0)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    from alexnet.training import loop
+    from alexnet.training.loop import train_step
+
+    calls = []
+
+    def broken(state, batch):  # real steps, until one picture is not a number
+        calls.append(1)
+        if len(calls) == 8:
+            batch.images[0, 0, 0, 0] = float("nan")
+        return train_step(state, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", broken)
+        with pytest.raises(TrainingError, match=r"the loss is nan at step 8 .*lower --learning-rate.*last good"):
+            run(stores[32], recipe, folder)
+    kept = sorted((folder / "checkpoints").glob("step-*.pt"))
+    assert [p.name for p in kept] == ["step-00000004.pt"]
+    assert len(events(folder, "not a number")[0]["indices"]) == 16
+    content = torch.load(kept[-1], weights_only=True)
+    assert all(torch.isfinite(t).all() for t in content["network"].values())
+    assert api.resume(folder, device="cpu").scores["test"].count == 20
+
+
+def test_a_rate_that_explodes_leaves_finite_weights(stores, tmp_path):
+    recipe = SMALL.replace(learning_rate=500.0, epochs=30, clip=0.0)
+    with pytest.raises(TrainingError, match="lower --learning-rate"):
+        run(stores[32], recipe, tmp_path / "run")
+
+
+def test_a_used_folder_is_refused_and_untouched(whole, stores):
+    before = sorted(p.name for p in whole.iterdir())
+    with pytest.raises(RunError, match=r"exists already; must be a new folder; or go on with it: --resume"):
+        run(stores[72], ALEXNET, whole)
+    assert sorted(p.name for p in whole.iterdir()) == before
+
+
+def test_a_locked_folder_is_refused(stores, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="in use by another process"):
+            run(stores[32], SMALL, folder)
+
+
+def test_a_folder_that_can_not_be_made_is_refused(stores, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="can not be written"):
+        run(stores[32], SMALL, tmp_path / "file" / "run")
+
+
+def test_a_store_of_another_size_is_refused(stores, tmp_path):
+    with pytest.raises(RecipeError, match=r"pictures of 32 pixels \(crop\); must be 72 \(crop\)"):
+        run(stores[32], ALEXNET, tmp_path / "a")
+    with pytest.raises(RecipeError, match=r"must be 32 \(pad\)"):
+        run(stores[32], SMALL.replace(fit="pad"), tmp_path / "b")
+
+
+def test_resume_with_other_data_is_refused(stores, tmp_path):
+    folder = tmp_path / "run"
+    run(stores[32], SMALL, folder)
+    other = prepare(few(120), tmp_path / "other", size=32, validation=0.2, test=0.2)
+    with pytest.raises(CheckpointError, match="made with other data"):
+        api.resume(folder, store=other.path)
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_good_one_offered(stores, tmp_path):
+    folder = tmp_path / "run"
+    run(stores[32], SMALL, folder)
+    previous, newest = sorted((folder / "checkpoints").glob("step-*.pt"))
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    with pytest.raises(CheckpointError, match=rf"is damaged.*a good one is left: --resume {previous}"):
+        api.resume(folder)
+    api.resume(previous)
+    assert len(rows(folder)) == 2
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from alexnet import api, recipe
+from alexnet.errors import AlexNetError
+from alexnet.training import state
+
+limits = [10_000_000, 10_000_000, {limit}]  # bytes that a file may have when a checkpoint is written
+save = state.State.save
+def with_less_room(self, *a):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limits.pop(0), resource.RLIM_INFINITY))
+    try:
+        return save(self, *a)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+state.State.save = with_less_room
+limits[1] = {periodic}
+import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+r = recipe.named("cifar_18pct").replace(epochs=3, batch_size=16, validation=0.2, drops=(), checkpoint_minutes=0)
+try:
+    api.train({store!r}, r, {run!r}, device="cpu", quiet=False)
+except AlexNetError as error:
+    print(error)
+    sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_full_disk(last, stores, tmp_path):
+    """A periodic save that fails does not end training; the last one does. The previous checkpoint stays whole."""
+    folder = tmp_path / "run"
+    big, none = 100_000_000, 100_000
+    code = FULL_DISK.format(
+        limit=none if last else big, periodic=big if last else none, store=str(stores[32].path), run=str(folder)
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    message = done.stdout if last else done.stderr
+    assert done.returncode == (1 if last else 0), done.stderr
+    assert "could not be written" in message
+    assert "MiB are free" in message
+    kept = [p.name for p in sorted((folder / "checkpoints").glob("step-*.pt"))]
+    assert kept == (["step-00000004.pt", "step-00000008.pt"] if last else ["step-00000004.pt", "step-00000012.pt"])
+    assert not list(folder.rglob("*.partial"))
+    if last:
+        assert api.resume(folder).scores["test"].count == 20
+
+
+def test_no_validation_split_means_nothing_is_chosen(tmp_path):
+    recipe = SMALL.replace(validation=0.0, keep="last")
+    store = api.prepare(few(60), tmp_path / "store", recipe)
+    result = api.train(store.path, recipe, tmp_path / "run", device="cpu")
+    assert list(result.scores) == ["test"]
+    assert len(store.split("train")) + len(store.split("test")) == 60
+
+
+def test_golden_pictures_are_answered_alike(whole):
+    bundle = Bundle.load(whole / "bundle")
+    classifier = api.load(whole, device="cpu")
+    for golden in bundle.golden:
+        assert np.allclose(classifier.probabilities(golden.png)[0], golden.probabilities, atol=1e-6)
