@@ -30,7 +30,7 @@ def home(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("home")
     for i, picture in enumerate(open_source("digits").splits["all"][:300]):
         if picture.label < 3:
-            folder = home / "pictures" / f"{'zero one two'.split()[picture.label]}"
+            folder = home / "pictures" / ["zero", "one", "two"][picture.label]
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.asarray(picture.load())).resize((40, 36)).save(folder / f"{i:03d}.png")
     (home / "pictures" / "one" / "broken.jpg").write_bytes(b"<html>not found</html>")

@@ -35,8 +35,8 @@ DOORS = {
     "rich": ["cli/", "training/journal.py"],
     "torch.utils.tensorboard": ["training/journal.py"],
     "tensorboard": ["training/journal.py"],
-    "pyarrow": ["data/sources.py"],
-    "torchvision.datasets": ["data/sources.py"],
+    "pyarrow": ["data/parquet.py"],
+    "torchvision.datasets": ["data/standard.py"],
     "safetensors": ["bundle.py"],
 }
 

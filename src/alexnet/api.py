@@ -187,7 +187,7 @@ def prepare(
     store = prepare_store(
         data if isinstance(data, Source) else _open_source(data, options), Path(path),
         size=recipe.stored_size, fit=recipe.fit, validation=recipe.validation, test=recipe.test, seed=recipe.seed,
-        bad=options.bad, allow_truncated=options.allow_truncated, progress=options.progress,
+        bad=options.bad, allow_truncated=options.allow_truncated, progress=options.progress, say=options.say,
     )  # fmt: skip
     if store.skipped:
         options.tell(f"{store.skipped} unusable pictures were left out; {store.path / 'skipped.jsonl'} lists them")

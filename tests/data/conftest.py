@@ -1,12 +1,23 @@
-"""Small folders of real files."""
+"""Small folders of real files, small stores of arrays, and a preparing that is killed."""
 
+import hashlib
 import io
+import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from alexnet.data.listing import Picture, Source
+
+SIZE = 8
+FEW = {"size": SIZE, "shard_bytes": 4 * SIZE * SIZE * 3, "validation": 0.2, "test": 0.2}  # four pictures a shard
+SIDE = 6  # pixels of the pictures of array_source
 
 
 def png_bytes(seed: int, side: int = 12) -> bytes:
@@ -29,3 +40,39 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+def array_source(count: int = 30, classes: int = 3) -> Source:
+    images = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+    listed = tuple(Picture(i % classes, f"all#{i:04d}", lambda i=i: images[i]) for i in range(count))
+    return Source("arrays", tuple(f"k{i}" for i in range(classes)), {"all": listed}, "f" * 64)
+
+
+def counts(source: Source) -> dict[str, int]:
+    """Pictures in each split."""
+    return {name: len(pictures) for name, pictures in source.splits.items()}
+
+
+def contents(root: Path) -> dict[str, str]:
+    """SHA-256 of every file below ``root``."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+CHILD = """
+    import os, signal, sys
+    from alexnet.data.prepare import prepare
+    from alexnet.data.sources import open_source
+    root, path, stop = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    def progress(done, total):
+        if done == stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+    prepare(open_source(root), path, size=8, shard_bytes=4 * 8 * 8 * 3, validation=0.2, test=0.2, progress=progress)
+"""
+
+
+def killed_at(root: Path, path: Path, stop: int) -> None:
+    """Prepare ``root`` with FEW in another process, killed when ``stop`` pictures are done."""
+    code = textwrap.dedent(CHILD)
+    done = subprocess.run([sys.executable, "-c", code, str(root), str(path), str(stop)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.sources import Picture, Source
-from alexnet.data.splits import assign
+from alexnet.data.listing import Picture, Source
+from alexnet.data.splits import assign, whole
 from alexnet.errors import DataError
 
 
@@ -34,10 +34,10 @@ COUNTS = st.lists(st.integers(1, 40), min_size=2, max_size=6)
 @settings(max_examples=150, deadline=None)
 @given(COUNTS, FRACTION, FRACTION, st.integers(0, 2**40))
 def test_disjoint_complete_and_stratified_within_one(counts, validation, test, seed):
-    whole = source(counts)
-    splits = assign(whole, validation=validation, test=test, seed=seed)
+    every = source(counts)
+    splits = assign(every, validation=validation, test=test, seed=seed)
     assert list(splits) == ["train", "validation", "test"]
-    assert sorted(origins(chain(*splits.values()))) == sorted(origins(whole.splits["all"]))
+    assert sorted(origins(chain(*splits.values()))) == sorted(origins(every.splits["all"]))
     per_class = {k: np.bincount([p.label for p in v], minlength=len(counts)) for k, v in splits.items()}
     left = np.array(counts) - per_class["test"]
     for of, name, fraction in ((np.array(counts), "test", test), (left, "validation", validation)):
@@ -60,8 +60,8 @@ def test_the_order_of_files_does_not_matter(counts, seed, order):
 
 
 def test_the_seed_matters_and_the_total_is_nearest():
-    whole = source([100, 100, 100])
-    first, second = (assign(whole, validation=0.1, test=0.25, seed=seed) for seed in (0, 1))
+    every = source([100, 100, 100])
+    first, second = (assign(every, validation=0.1, test=0.25, seed=seed) for seed in (0, 1))
     assert origins(first["test"]) != origins(second["test"])
     assert [len(first[name]) for name in ("train", "validation", "test")] == [203, 22, 75]  # 0.1 of 225 is 22.5
 
@@ -79,6 +79,16 @@ def test_given_splits_are_kept():
     splits = assign(source([0, 0], **two), validation=0.25, test=0.9, seed=0)
     assert splits["test"] == two["test"] and len(splits["train"]) == 6 and len(splits["validation"]) == 2
     assert assign(source([0, 0], **two), validation=0, test=0.9, seed=0)["validation"] == ()
+
+
+@pytest.mark.parametrize("names", [("all",), ("train", "test"), ("train", "validation", "test")])
+def test_the_whole_is_evaluated(names):
+    given = source([0, 0], **{name: pictures([4, 1], name) for name in names})
+    all_of_it = whole(given)
+    splits = assign(all_of_it, validation=0.3, test=0.2, seed=0)
+    assert splits["train"] == splits["validation"] == ()
+    assert origins(splits["test"]) == sorted(origins(chain(*given.splits.values())))
+    assert all_of_it.fingerprint != given.fingerprint and all_of_it.classes == given.classes
 
 
 def test_errors_name_the_class_and_the_number():

@@ -8,17 +8,10 @@ import numpy as np
 import pytest
 
 from alexnet.data.prepare import prepare
-from alexnet.data.sources import Picture, Source
-from alexnet.data.store import Store, Sums, npy_header
+from alexnet.data.store import Store
 from alexnet.errors import DataError
 
-SIDE = 6
-
-
-def array_source(count: int = 30, classes: int = 3) -> Source:
-    images = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
-    listed = tuple(Picture(i % classes, f"all#{i:04d}", lambda i=i: images[i]) for i in range(count))
-    return Source("arrays", tuple(f"k{i}" for i in range(classes)), {"all": listed}, "f" * 64)
+from .conftest import SIDE, array_source
 
 
 @pytest.fixture(scope="module")
@@ -68,32 +61,6 @@ def test_gather_any_order_with_repeats_and_into_a_buffer(store):
         split.gather(np.array([0]), out)
 
 
-def test_statistics_against_the_plain_formula(store):
-    split = store.split("train")
-    images = split.gather(np.arange(len(split))).astype(np.float64)
-    np.testing.assert_allclose(store.mean_image, images.mean(0), rtol=1e-6)
-    pixels = images.reshape(-1, 3)
-    np.testing.assert_allclose(store.channel_means, pixels.mean(0), rtol=1e-12)
-    covariance = store.color_axes @ np.diag(store.color_std**2) @ store.color_axes.T
-    np.testing.assert_allclose(covariance, np.cov(pixels.T, bias=True), atol=1e-8)
-    assert (np.diff(store.color_std) <= 0).all()
-    np.testing.assert_allclose(store.color_axes.T @ store.color_axes, np.eye(3), atol=1e-12)
-    largest = store.color_axes[np.abs(store.color_axes).argmax(0), range(3)]
-    assert (largest > 0).all()
-
-
-def test_statistics_do_not_depend_on_chunks_and_gray_has_one_axis():
-    images = np.random.default_rng(1).integers(0, 256, (40, 5, 5, 3), np.uint8)
-    whole, parts = Sums(5).add(images), Sums(5)
-    for start in (30, 0, 13):
-        parts.merge(Sums(5).add(images[start : {30: 40, 0: 13, 13: 30}[start]]))
-    for one, two in zip(whole.statistics(), parts.statistics(), strict=True):
-        np.testing.assert_array_equal(one, two)
-    gray = Sums(5).add(np.repeat(images[..., :1], 3, -1)).statistics()
-    assert gray.color_std[0] > 100 and gray.color_std[1:].tolist() == [0, 0]
-    assert Sums(5).add(images[:1] * 0).statistics().color_std.tolist() == [0, 0, 0]
-
-
 def test_pickled_by_name(store):
     split = store.split("test")
     data = pickle.dumps((store, split))
@@ -103,17 +70,15 @@ def test_pickled_by_name(store):
     np.testing.assert_array_equal(part.gather(np.array([1])), split.gather(np.array([1])))
 
 
-def test_the_header_is_numpys(tmp_path):
-    for count in (0, 1, 10**9):
-        header = npy_header(count, (7, 7, 3))
-        assert len(header) == 128
-    (tmp_path / "x.npy").write_bytes(npy_header(2, (1, 2, 3)) + bytes(range(12)))
-    assert np.load(tmp_path / "x.npy").tolist() == [[[[0, 1, 2], [3, 4, 5]]], [[[6, 7, 8], [9, 10, 11]]]]
-
-
 def test_a_missing_split_is_named(store):
     with pytest.raises(DataError, match="split 'val'; must be one of train, validation, test"):
         store.split("val")
+
+
+def test_the_fingerprint_is_of_the_content(made, tmp_path):
+    again = prepare(array_source(), tmp_path / "again", size=SIDE, shard_bytes=SIDE * SIDE * 3 * 4, workers=1)
+    other = prepare(array_source(29), tmp_path / "other", size=SIDE)
+    assert again.fingerprint == Store.open(made).fingerprint != other.fingerprint
 
 
 # -- harm
@@ -191,9 +156,3 @@ def test_verify_names_the_file_of_a_flipped_bit(store, name):
     (store.path / name).write_bytes(data)
     with pytest.raises(DataError, match=f"{name}: SHA-256 is not the recorded one; prepare the data set again"):
         store.verify()
-
-
-def test_the_fingerprint_is_of_the_content(made, tmp_path):
-    again = prepare(array_source(), tmp_path / "again", size=SIDE, shard_bytes=SIDE * SIDE * 3 * 4, workers=1)
-    other = prepare(array_source(29), tmp_path / "other", size=SIDE)
-    assert again.fingerprint == Store.open(made).fingerprint != other.fingerprint

@@ -76,9 +76,7 @@ def test_ten_views_do_not_average_logits(digits, network):
 @pytest.mark.parametrize("batch_size", [1, 7, 25, 50, 1000])
 def test_every_picture_counts_once_whatever_the_batch(digits, network, batch_size):
     split = digits.split("test")
-    scores = evaluate(
-        network, split, statistics_of(digits), classes=10, side=24, channels=3, batch_size=batch_size
-    )
+    scores = evaluate(network, split, statistics_of(digits), classes=10, side=24, channels=3, batch_size=batch_size)
     p = np.stack([
         slow_probabilities(network, picture, digits.mean_image, 24, 1) for picture in split.gather(np.arange(50))
     ])  # fmt: skip

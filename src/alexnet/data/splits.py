@@ -1,12 +1,16 @@
 """Train, validation, test: stratified by class, and a pure function of the pictures' names and the seed.
 
 Splits that a source brings are kept. A fraction is one of the pictures that are cut from: the test split is cut first,
-from all; validation then from what is left for training.
+from all; validation then from what is left for training. ``whole`` makes a source that is only evaluated.
 """
+
+import hashlib
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
-from alexnet.data.sources import Picture, Source
+from alexnet.data.listing import Picture, Source
 from alexnet.errors import DataError
 
 _CUTS = {"test": 0, "validation": 1}  # each cut of each class has a generator of its own
@@ -17,8 +21,9 @@ def assign(source: Source, *, validation: float, test: float, seed: int) -> dict
 
     ``validation`` and ``test`` are fractions in [0, 1) of the pictures being cut from; ``test`` counts only for an
     unsplit source, ``validation`` only where the source has none. Each class gives its share, rounded up or down so
-    that the whole is nearest, at least one if it has three pictures or more, and always keeps one for training. Raises
-    DataError for other fractions and seeds, and for a class without a training picture.
+    that the whole is nearest, at least one if it has three pictures or more, and always keeps one for training. A train
+    split that comes empty stays so. Raises DataError for other fractions and seeds, and for a class without a training
+    picture where there are some.
     """
     for name, fraction in (("validation", validation), ("test", test)):
         if not 0 <= fraction < 1:
@@ -27,8 +32,19 @@ def assign(source: Source, *, validation: float, test: float, seed: int) -> dict
         raise DataError(f"seed {seed}", "at least 0", "change it")
     given = {name: tuple(sorted(pictures, key=_by_origin)) for name, pictures in source.splits.items()}
     splits = _cut_what_lacks(source, given, validation, test, seed)
-    _check_training(source, splits["train"])
+    if given.get("train") != ():
+        _check_training(source, splits["train"])
     return {name: splits[name] for name in ("train", "validation", "test")}
+
+
+def whole(source: Source) -> Source:
+    """``source`` to be evaluated entirely: all its pictures are the test split, and train is empty.
+
+    The fingerprint is another one, so that a store of the whole is never taken for a store of the parts.
+    """
+    pictures = tuple(chain.from_iterable(source.splits.values()))
+    fingerprint = hashlib.sha256(f"whole {source.fingerprint}".encode()).hexdigest()
+    return replace(source, splits={"train": (), "test": pictures}, fingerprint=fingerprint)
 
 
 def _by_origin(picture: Picture) -> tuple[str, int]:

@@ -6,18 +6,16 @@ other file. Per split ``images-00000.npy`` … (uint8 [n, S, S, 3], memory-mappe
 """
 
 import hashlib
-import io
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.writing import read_jsonl, sha256_of
 from alexnet.errors import DataError
 
 FORMAT, VERSION = "alexnet-store", 1
@@ -41,75 +39,6 @@ _FIELDS: dict[str, type] = {
     "skipped": int,
     "created_by": str,
 }
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file for writing that gets its name only when all of it is on disk."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)  # its room may be what the disk lacks
-        raise
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """``data`` under the name ``path``, whole or not at all."""
-    with whole_file(path) as file:
-        file.write(data)
-
-
-def sync_folder(folder: Path) -> None:
-    """Names in ``folder`` survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def npy_bytes(array: NDArray[Any]) -> bytes:
-    """``array`` as the bytes of a ``.npy`` file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def json_bytes(value: Mapping[str, Any]) -> bytes:
-    """``value`` as a JSON file that people can read."""
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def jsonl_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """One line of JSON a row."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of ``jsonl_bytes``. Raises DataError."""
-    try:
-        with path.open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}", "lines of JSON", "prepare the data set again") from error
-
-
-def npy_header(count: int, shape: tuple[int, ...]) -> bytes:
-    """The first 128 bytes of a ``.npy`` file of uint8 [count, *shape]: as long for every count, so it can come last."""
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {(count, *shape)}, }}"
-    return b"\x93NUMPY\x01\x00\x76\x00" + text.ljust(117).encode() + b"\n"
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint_of(classes: list[str], splits: Mapping[str, Any], sha256: Mapping[str, str]) -> str:
@@ -286,48 +215,3 @@ def _check_shapes(store: Store, about: Mapping[str, Any]) -> None:
             raise _bad(store.path, f"{name}: a label that is no class")
         if np.bincount(split.labels, minlength=len(store.classes)).tolist() != part["per_class"]:
             raise _bad(store.path, f"{name}: pictures per class differ from dataset.json")
-
-
-class Statistics(NamedTuple):
-    """Of all pixels of the training split, in gray levels 0..255."""
-
-    mean_image: NDArray[np.float32]  # [S, S, 3]
-    channel_means: NDArray[np.float64]  # [3]
-    color_std: NDArray[np.float64]  # [3], along the axes, largest first
-    color_axes: NDArray[np.float64]  # [3, 3], columns
-
-
-class Sums:
-    """Exact whole-number sums over pictures, so that no order, chunk or resumption changes a digit."""
-
-    def __init__(self, size: int) -> None:
-        self.count = 0
-        self.image = np.zeros((size, size, 3), np.int64)
-        self.products = np.zeros((3, 3), np.int64)  # below 2^63 for 2·10^9 pictures of 256 × 256
-
-    def add(self, pictures: NDArray[np.uint8]) -> "Sums":
-        """Count ``pictures`` [N, S, S, 3] in; N × S² below 10^11, so that the products are exact in float64."""
-        self.count += len(pictures)
-        self.image += pictures.sum(axis=0, dtype=np.int64)
-        values = pictures.reshape(-1, 3).astype(np.float64)  # [N·S·S, 3]
-        self.products += (values.T @ values).astype(np.int64)
-        return self
-
-    def merge(self, other: "Sums") -> None:
-        """Count the pictures of ``other`` in."""
-        self.count += other.count
-        self.image += other.image
-        self.products += other.products
-
-    def statistics(self) -> Statistics:
-        """Means, and the principal axes of color (each with its largest component positive, so that they are fixed)."""
-        pixels = self.count * self.image.shape[0] ** 2
-        sums = self.image.sum(axis=(0, 1))  # [3]
-        means = sums / pixels
-        exact = [[pixels * int(self.products[i, j]) - int(sums[i]) * int(sums[j]) for j in range(3)] for i in range(3)]
-        variances, axes = np.linalg.eigh(np.array([[value / pixels**2 for value in row] for row in exact]))
-        variances, axes = variances[::-1], axes[:, ::-1]
-        variances = np.where(variances > 1e-12 * variances[0], variances, 0)  # gray pictures: one axis, no rounding
-        signs = np.sign(axes[np.abs(axes).argmax(axis=0), range(3)])
-        mean_image = (self.image / self.count).astype(np.float32)
-        return Statistics(mean_image, means, np.sqrt(variances), axes * signs)

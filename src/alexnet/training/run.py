@@ -162,7 +162,7 @@ def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, d
         classes=tuple(store.classes),
         statistics=statistics,
         stored_size=store.size,
-        fit=store.fit,
+        fit=state.recipe.fit,
         recipe=state.recipe.to_dict(),
         metrics={name: s.to_dict() for name, s in scores.items()},
         initialization=state.recipe.initialization,

@@ -1,0 +1,118 @@
+"""One preparing: what is asked for, how it is cut into shards, and the folder in which an interrupted one goes on.
+
+Work goes on in ``<path>.partial/``, which only one process holds at a time. ``settings.json`` in it says of what it is
+the beginning: the same settings go on, others start over.
+"""
+
+import errno
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alexnet.data.listing import Picture, Source
+from alexnet.data.store import SPLIT_NAMES
+from alexnet.data.writing import json_bytes, write_file
+from alexnet.errors import DataError
+
+Progress = Callable[[int, int], None]  # pictures done, and all
+Say = Callable[[str], None]  # one line for a person
+
+_OURS = {*SPLIT_NAMES, "records", "settings.json", "lock", "mean.npy", "skipped.jsonl", "dataset.json"}
+
+
+class Job(NamedTuple):
+    """What is to be made, and where."""
+
+    source: Source
+    path: Path  # of the finished store
+    settings: Mapping[str, Any]  # all that decides its bytes
+    splits: Mapping[str, tuple[Picture, ...]]
+    workers: int  # threads
+    progress: Progress
+    say: Say
+
+    @property
+    def partial(self) -> Path:
+        """The folder of the unfinished store."""
+        return self.path.with_name(self.path.name + ".partial")
+
+    @property
+    def picture_bytes(self) -> int:
+        """Of one picture in a shard."""
+        return 3 * int(self.settings["size"]) ** 2
+
+    def total(self) -> int:
+        """How many pictures there are, good or bad."""
+        return sum(map(len, self.splits.values()))
+
+    def shards(self) -> Iterator[tuple[str, int, tuple[Picture, ...]]]:
+        """(split, number, pictures): cut before any picture is excluded, so that it depends on nothing else."""
+        count = max(1, int(self.settings["shard_bytes"]) // self.picture_bytes)
+        for split, pictures in self.splits.items():
+            for number, start in enumerate(range(0, len(pictures), count)):
+                yield split, number, pictures[start : start + count]
+
+
+@contextmanager
+def locked(partial: Path) -> Iterator[None]:
+    """Only one process works in ``partial``. The lock ends with the process, however that ends. Raises DataError."""
+    partial.mkdir(parents=True, exist_ok=True)
+    with (partial / "lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            what = f"{partial}: another process is preparing this store"
+            raise DataError(what, "one process at a time", "wait for it or choose another path") from error
+        yield
+
+
+def start(job: Job) -> None:
+    """Keep what an earlier run of the same settings finished; start over, and say so, if they differ.
+
+    Raises DataError if the folder holds anything that was not made here.
+    """
+    found = {entry.name for entry in job.partial.iterdir()}
+    strange = sorted(found - _OURS - {name + ".tmp" for name in _OURS})
+    if strange:
+        raise DataError(f"{job.partial}: holds {strange[0]!r}, not made here", "ours alone", "move it away")
+    if load_json(job.partial / "settings.json") != job.settings:
+        if found - {"lock", "settings.json.tmp"}:
+            job.say(f"{job.partial}: settings differ from the interrupted run; starting over")
+        _empty(job.partial, found - {"lock"})
+        write_file(job.partial / "settings.json", json_bytes(job.settings))
+    _make_room(job.partial)
+
+
+def _empty(partial: Path, names: set[str]) -> None:
+    for name in sorted(names):
+        entry = partial / name
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _make_room(partial: Path) -> None:
+    """The folders that are written to, without what a kill left half-written."""
+    for name in (*SPLIT_NAMES, "records"):
+        (partial / name).mkdir(exist_ok=True)
+        for stale in (partial / name).glob("*.tmp"):
+            stale.unlink()
+
+
+def load_json(path: Path) -> Any:
+    """What is in the file; None where there is none, or half of one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def sweep(path: Path) -> None:
+    """Remove from a finished store what only preparing needs."""
+    shutil.rmtree(path / "records", ignore_errors=True)
+    for name in ("settings.json", "lock"):
+        (path / name).unlink(missing_ok=True)

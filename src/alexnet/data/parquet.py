@@ -1,0 +1,115 @@
+"""Parquet files in the layout of Hugging Face → a source: a column of pictures (bytes and path), one of labels.
+
+The only door to pyarrow, which is imported when there are such files.
+"""
+
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet.data.listing import SPLITS, Picture, Row, Source, shown, source_of, stamp_of
+from alexnet.errors import DataError, PictureError
+
+
+def parquet_files(root: Path) -> dict[str, list[Path]]:
+    """``train-*.parquet`` and its like in ``root`` or ``root/data``, by split."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted([*root.glob("*.parquet"), *root.glob("data/*.parquet")]):
+        word = re.split(r"[-.]", path.name)[0].lower()
+        if word in SPLITS:
+            found.setdefault(SPLITS[word], []).append(path)
+    return found
+
+
+def read_parquet(root: Path, files: Mapping[str, list[Path]]) -> Source:
+    """The pictures of ``files``, as ``parquet_files`` found them in ``root``. Raises DataError."""
+    try:
+        import pyarrow as arrow
+    except ImportError as error:
+        todo = "pip install 'alexnet[data]'"
+        raise DataError(f"{shown(root)}: parquet files need pyarrow", "installed", todo) from error
+    if "train" not in files or len(files) < 2:
+        raise DataError(f"{shown(root)}: parquet files of {', '.join(files)}", "of train and test", "add the others")
+    try:
+        tables = [(split, _Table(path)) for split, paths in files.items() for path in paths]
+        rows = [row for split, table in tables for row in table.rows(root, split)]
+    except (OSError, arrow.ArrowException) as error:
+        what = f"{shown(root)}: {' '.join(str(error).split())}"
+        raise DataError(what, "readable parquet files", "get them again") from error
+    return source_of(shown(root.resolve().name), _names(tables[0][1].class_names, rows), rows)
+
+
+def _names(known: list[str], rows: list[Row]) -> list[str]:
+    """The classes: names that the file knows, else numbers. Raises DataError for a label that is none of them."""
+    names = known or [str(number) for number in range(1 + max((row.picture.label for row in rows), default=-1))]
+    for row in rows:
+        if not 0 <= row.picture.label < len(names):
+            raise DataError(f"{row.picture.origin}: label {row.picture.label}", f"0 to {len(names) - 1}", "mend it")
+    return names
+
+
+class _Table:
+    """One parquet file: labels read at once, pictures by row group, the last few groups kept (threads walk in step)."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as parquet
+
+        self.path, self.file = path, parquet.ParquetFile(path)
+        names = self.file.schema_arrow.names
+        self.image = next((name for name in ("img", "image") if name in names), "")
+        self.label = next((name for name in ("label", "fine_label") if name in names), "")
+        if not self.image or not self.label:
+            must = "img or image, and label or fine_label"
+            raise DataError(f"{shown(path)}: columns {', '.join(names)}", must, "rename the columns")
+        self.class_names = self._class_names()
+        counts = [self.file.metadata.row_group(group).num_rows for group in range(self.file.num_row_groups)]
+        self.starts = np.cumsum([0, *counts])
+        self.groups: OrderedDict[int, Any] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def _class_names(self) -> list[str]:
+        """From the schema's metadata; empty where it has none."""
+        try:
+            about = json.loads((self.file.schema_arrow.metadata or {})[b"huggingface"])
+            return [str(name) for name in about["info"]["features"][self.label]["names"]]
+        except (KeyError, TypeError, ValueError):
+            return []
+
+    def rows(self, root: Path, split: str) -> Iterator[Row]:
+        """One row a picture; its origin is the file's name in ``root`` and the picture's number."""
+        name, stamp = shown(self.path.relative_to(root).as_posix()), stamp_of(self.path)
+        labels = self.file.read(columns=[self.label]).column(0).to_pylist()
+        for index, label in enumerate(labels):
+            origin = f"{name}#{index:07d}"
+            if not isinstance(label, int):
+                raise DataError(f"{origin}: label {label!r}", "a whole number", "mend the file")
+            yield Row(split, Picture(label, origin, partial(self.bytes_of, index)), stamp)
+
+    def bytes_of(self, index: int) -> bytes:
+        """The bytes of the picture in row ``index``, as they are in the file. Raises PictureError."""
+        group = int(np.searchsorted(self.starts, index, "right")) - 1
+        with self.lock:
+            if group not in self.groups:
+                self.groups[group] = self._read_group(group)
+                while len(self.groups) > 2:
+                    self.groups.popitem(last=False)
+            column = self.groups[group]
+        cell = column[index - int(self.starts[group])].as_py()
+        return bytes((cell or {}).get("bytes") or b"")
+
+    def _read_group(self, group: int) -> Any:
+        """The pictures of one row group. Damage shows only now: the pictures of the group are bad, not the data set."""
+        import pyarrow as arrow
+
+        try:
+            return self.file.read_row_group(group, columns=[self.image]).column(0)
+        except (OSError, arrow.ArrowException) as error:
+            what = f"{shown(self.path)}: row group {group} is damaged ({' '.join(str(error).split())})"
+            raise PictureError(what, "readable", "get the file again") from error

@@ -1,0 +1,150 @@
+"""Pictures → shards of a store, decoded on all cores, each with a record of what is in it.
+
+A shard is written whole, then its record, with its SHA-256, the same way. Only a shard with a record counts, and after
+an interruption only if its hash is still that of the record.
+"""
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.data import pixels
+from alexnet.data.job import Job, load_json
+from alexnet.data.listing import Picture
+from alexnet.data.writing import npy_header, sha256_of, whole_file, write_file
+from alexnet.errors import PictureError
+
+T = TypeVar("T")
+R = TypeVar("R")
+Record = dict[str, Any]  # split, shard (a file, or "" if all was excluded), sha256, labels, origins, skipped
+
+
+class _Made(NamedTuple):
+    pixels: NDArray[np.uint8] | None  # [S, S, 3]; None if excluded
+    label: int
+    row: dict[str, Any]  # of origins.jsonl, or of skipped.jsonl
+
+
+def make_shards(job: Job, pool: ThreadPoolExecutor) -> list[Record]:
+    """The records of all shards, finished ones reused. Raises OSError if what is missing does not fit on the disk."""
+    done, records = 0, []
+    plan = [(split, number, pictures, _finished(job, split, number)) for split, number, pictures in job.shards()]
+    missing = sum(len(pictures) for _, _, pictures, record in plan if record is None) * job.picture_bytes
+    if missing > shutil.disk_usage(job.partial).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for split, number, pictures, record in plan:
+        records.append(record or _make_shard(job, pool, split, number, pictures, done))
+        done += len(pictures)
+        if record:
+            job.progress(done, job.total())
+    return records
+
+
+def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """``map`` on the pool, results in order, at most ``ahead`` of them waiting in memory."""
+    waiting: deque[Future[R]] = deque()
+    rest = iter(items)
+    waiting.extend(pool.submit(work, item) for item in itertools.islice(rest, ahead))
+    while waiting:
+        yield waiting.popleft().result()
+        waiting.extend(pool.submit(work, item) for item in itertools.islice(rest, 1))
+
+
+def picture_sha256(data: bytes | NDArray[np.uint8]) -> str:
+    """SHA-256 of what a picture's ``load`` gives, hexadecimal."""
+    return hashlib.sha256(data if isinstance(data, bytes) else np.ascontiguousarray(data).data).hexdigest()
+
+
+def _names(split: str, number: int) -> tuple[str, str]:
+    return f"{split}/images-{number:05d}.npy", f"records/{split}-{number:05d}.json"
+
+
+def _finished(job: Job, split: str, number: int) -> Record | None:
+    """The record of a shard that is there, whole and unchanged."""
+    shard, record_name = _names(split, number)
+    record = load_json(job.partial / record_name)
+    if not isinstance(record, dict):
+        return None
+    if not record.get("labels"):  # every picture of it was excluded: a record without a file
+        return record if record.get("sha256") == "" else None
+    whole = (job.partial / shard).is_file() and sha256_of(job.partial / shard) == record["sha256"]
+    return record if whole else None
+
+
+def _make_shard(
+    job: Job, pool: ThreadPoolExecutor, split: str, number: int, pictures: tuple[Picture, ...], before: int
+) -> Record:
+    """Decode, write, hash and record one shard; ``before`` pictures are done already."""
+    shard, record_name = _names(split, number)
+    good, skipped = _write_shard(job, pool, job.partial / shard, pictures, before)
+    if not good:
+        (job.partial / shard).unlink()
+    record = {
+        "split": split,
+        "shard": shard if good else "",
+        "sha256": sha256_of(job.partial / shard) if good else "",
+        "labels": [one.label for one in good],
+        "origins": [one.row for one in good],
+        "skipped": skipped,
+    }
+    write_file(job.partial / record_name, json.dumps(record).encode())
+    return record
+
+
+def _write_shard(
+    job: Job, pool: ThreadPoolExecutor, path: Path, pictures: tuple[Picture, ...], before: int
+) -> tuple[list[_Made], list[dict[str, Any]]]:
+    """(what is in it, without the pixels; the rows of what is not). Written as a stream: a full disk is an error here,
+    not a crash, as it would be through a memory map."""
+    good: list[_Made] = []
+    skipped: list[dict[str, Any]] = []
+    shape = (job.settings["size"], job.settings["size"], 3)
+    with whole_file(path) as file:
+        file.write(npy_header(len(pictures), shape))
+        made = in_order(pool, lambda picture: _make(job, picture), pictures, 4 * job.workers)
+        for done, one in enumerate(made, start=before + 1):
+            if one.pixels is None:
+                skipped.append(one.row)
+            else:
+                file.write(one.pixels.data)
+                good.append(one._replace(pixels=None))
+            job.progress(done, job.total())
+        file.seek(0)
+        file.write(npy_header(len(good), shape))  # as long as the first one
+    return good, skipped
+
+
+def _make(job: Job, picture: Picture) -> _Made:
+    """One picture, decoded and fitted, or the reason why not."""
+    try:
+        data = picture.load()
+        image, notes = _decoded(job, picture, data)
+        fitted = pixels.fit(image, job.settings["size"], job.settings["fit"])
+    except (PictureError, OSError) as error:
+        if job.settings["bad"] == "fail":
+            if isinstance(error, PictureError):
+                raise
+            raise PictureError(f"{picture.origin}: can not be read ({error})", "readable", "replace it") from error
+        return _Made(None, picture.label, {"origin": picture.origin, "reason": str(error)})
+    row = {"origin": picture.origin, "sha256": picture_sha256(data), "notes": list(notes)}
+    return _Made(np.ascontiguousarray(fitted), picture.label, row)
+
+
+def _decoded(job: Job, picture: Picture, data: bytes | NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """(uint8 [H, W, 3], what was noticed)."""
+    if not isinstance(data, bytes):
+        return data, ()
+    allow = bool(job.settings["allow_truncated"])
+    image, _, notes = pixels.decode_noted(data, picture.origin, allow_truncated=allow)
+    return image, notes

@@ -1,0 +1,96 @@
+"""Every way in which a folder of pictures can be right or wrong."""
+
+import os
+
+import pytest
+
+from alexnet.data.folders import SUFFIXES, is_picture_name
+from alexnet.data.pixels import EXTENSIONS
+from alexnet.data.sources import open_source
+from alexnet.errors import DataError
+
+from .conftest import counts, png_bytes
+
+
+def test_a_folder_of_classes(folder):
+    root = folder({"b": 3, "a": 2, "C": 2, ".hidden": 2})
+    (root / "a" / "deeper").mkdir()
+    (root / "a" / "deeper" / "x.JPeG").write_bytes(png_bytes(77))
+    (root / "a" / ".DS_Store").write_bytes(b"x")
+    (root / "b" / "notes.txt").write_text("x")
+    source = open_source(root)
+    assert source.classes == ("C", "a", "b") and source.name == "pictures" and source.mirror
+    assert [picture.origin for picture in source.splits["all"]][:5] == [
+        *("C/000.png", "C/001.png", "a/000.png", "a/001.png", "a/deeper/x.JPeG")
+    ]
+    assert [picture.label for picture in source.splits["all"]] == [0, 0, 1, 1, 1, 2, 2, 2]
+    assert source.splits["all"][4].load() == png_bytes(77)
+    assert source.notes == ("1 files that end in '.txt' are no pictures",)
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Training", "TEST"), ("train", "eval"), ("train", "valid")])
+def test_of_two_splits_the_second_is_the_test_split(folder, names):
+    root = folder({f"{names[0]}/a": 3, f"{names[0]}/b": 2, f"{names[1]}/a": 1, f"{names[1]}/b": 1})
+    source = open_source(str(root))
+    assert counts(source) == {"train": 5, "test": 2}
+    assert any("validation is used as test" in note for note in source.notes) == (names[1].lower() != "test")
+
+
+def test_three_splits_and_a_class_that_one_lacks(folder):
+    root = folder({"train/a": 3, "train/b": 2, "val/a": 1, "val/b": 1, "testing/a": 1, "testing/b": 0})
+    source = open_source(root)
+    assert list(source.splits) == ["train", "validation", "test"] and counts(source)["validation"] == 2
+    assert source.notes == ("test has no picture of 'b'",)
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({}, "no such data; must be a folder, or one of cifar10, digits"),
+        ({".": 0}, "no class folders and no parquet files; must be one folder of pictures for each class"),
+        ({".": 2}, "pictures but no class folders"),
+        ({"a": 2, "b": 0}, "b: no picture; must be at least one; fill or remove this class folder"),
+        ({"a": 2}, "1 class; must be at least 2 classes"),
+        ({"train/a": 1, "train/b": 1, "dogs": 1}, "split folders beside 'dogs'"),
+        ({"train/a": 1, "train/b": 1, "test/a": 1, "test/c": 1}, "class 'c' is only in test; must be in train"),
+        ({"train/a": 1, "train/b": 1, "val/c": 1, "valid/c": 1}, "val and valid name the same split"),
+        ({"train/a": 1, "train/b": 1}, "split folders train; must be train and test"),
+        ({"val/a": 1, "test/b": 1}, "must be train and test"),
+        ({"train/a": 1, "train/b": 1, "test": 1}, "test: pictures but no class folders"),
+        ({"train/a": 1, "train/b": 0, "test/a": 1}, "b: no picture"),
+    ],
+)
+def test_wrong_folders_have_their_reason(folder, layout, message):
+    if "." in layout:
+        root = folder({}, "x")
+        root.mkdir()
+        for index in range(layout["."]):
+            (root / f"{index}.png").write_bytes(png_bytes(index))
+    else:
+        root = folder(layout)
+    with pytest.raises(DataError) as caught:
+        open_source(root)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_names_that_are_not_utf8(folder):
+    root = folder({"a": 2, "b": 2})
+    (root / "a" / os.fsdecode(b"gr\xfc\xdf.png")).write_bytes(png_bytes(5))
+    picture = open_source(root).splits["all"][-3]
+    assert picture.origin == "a/gr\\xfc\\xdf.png" and picture.load() == png_bytes(5)
+    (root / os.fsdecode(b"\xfcber")).mkdir()
+    with pytest.raises(DataError, match="folder name is no printable UTF-8") as caught:
+        open_source(root)
+    str(caught.value).encode()
+
+
+def test_a_dangling_link_is_listed_and_fails_when_read(folder):
+    root = folder({"a": 1, "b": 1})
+    (root / "a/zzz.png").symlink_to(root / "gone.png")
+    with pytest.raises(Exception, match="can not be read"):
+        open_source(root).splits["all"][1].load()
+
+
+def test_the_suffixes_are_those_that_the_decoder_knows():
+    assert {suffix for suffixes in EXTENSIONS.values() for suffix in suffixes} == SUFFIXES
+    assert is_picture_name("a.b.JPeG") and not is_picture_name("jpeg") and not is_picture_name("a.jpeg.txt")

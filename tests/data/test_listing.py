@@ -1,0 +1,58 @@
+"""A source is checked, and its fingerprint sees every change."""
+
+import os
+
+import pytest
+
+from alexnet.data.listing import Picture, Row, shown, source_of
+from alexnet.data.sources import open_source
+from alexnet.errors import DataError
+
+
+def test_the_fingerprint_sees_every_change(folder):
+    root = folder({"a": 2, "b": 2})
+    seen = {open_source(root).fingerprint}
+    assert open_source(root).fingerprint in seen
+    os.utime(root / "a/000.png", ns=(1, 1))
+    seen.add(open_source(root).fingerprint)
+    (root / "a/001.png").rename(root / "a/002.png")
+    seen.add(open_source(root).fingerprint)
+    (root / "a").rename(root / "a2")
+    seen.add(open_source(root).fingerprint)
+    assert len(seen) == 4
+
+
+def rows(*listed):
+    return [Row(split, Picture(label, f"{split}#{number}", bytes), "") for number, (split, label) in enumerate(listed)]
+
+
+def test_the_fingerprint_sees_labels_splits_classes_and_stamps():
+    listed = rows(("train", 0), ("train", 1), ("test", 0))
+    changed = [
+        source_of("x", "ab", rows(("train", 0), ("train", 1), ("test", 1))),
+        source_of("x", "ab", rows(("train", 0), ("train", 1), ("validation", 0))),
+        source_of("x", "ac", listed),
+        source_of("x", "ab", [listed[0]._replace(stamp="1 2"), *listed[1:]]),
+    ]
+    assert len({source.fingerprint for source in [source_of("x", "ab", listed), *changed]}) == 5
+    assert source_of("y", "ab", listed, mirror=False).fingerprint == source_of("x", "ab", listed).fingerprint
+
+
+def test_splits_have_one_order():
+    source = source_of("x", "ab", rows(("test", 0), ("validation", 0), ("train", 0), ("train", 1), ("test", 1)))
+    assert list(source.splits) == ["train", "validation", "test"]
+    assert source.notes == ("validation has no picture of 'b'",)
+
+
+def test_a_class_needs_training_pictures():
+    with pytest.raises(DataError, match="x: class 'b' is only in test; must be in train; add training pictures"):
+        source_of("x", "ab", rows(("train", 0), ("test", 1)))
+    with pytest.raises(DataError, match="x: class 'c' is without a picture"):
+        source_of("x", "abc", rows(("all", 0), ("all", 1)))
+    with pytest.raises(DataError, match="x: 1 class; must be at least 2 classes"):
+        source_of("x", "a", rows(("all", 0)))
+
+
+def test_a_path_is_shown_on_one_line_of_utf8():
+    assert shown("größe/a b.png") == "größe/a b.png"
+    assert shown(os.fsdecode(b"a\nb\xff")) == "a\\x0ab\\xff"

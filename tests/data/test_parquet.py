@@ -1,0 +1,87 @@
+"""Parquet files in the layout of Hugging Face, right and wrong."""
+
+import json
+import sys
+
+import pytest
+
+from alexnet.data.sources import open_source
+from alexnet.errors import DataError, PictureError
+
+from .conftest import counts, png_bytes
+
+
+def write_parquet(root, names=("a", "b"), label="label", image="img", split="train", labels=(0, 1, 1, 0, 1)):
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    cells = [{"bytes": png_bytes(index), "path": f"{index}.png"} for index in range(len(labels))]
+    table = arrow.table({image: cells, label: list(labels)})
+    if names:
+        about = {"info": {"features": {label: {"names": list(names), "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
+    root.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, root / f"{split}-00000-of-00001.parquet", row_group_size=2)
+
+
+@pytest.mark.parametrize("place", ["", "data"])
+def test_parquet_of_the_hugging_face_layout(tmp_path, place):
+    write_parquet(tmp_path / place)
+    write_parquet(tmp_path / place, split="test", labels=(0, 1))
+    source = open_source(tmp_path)
+    assert source.classes == ("a", "b") and counts(source) == {"train": 5, "test": 2}
+    for index in (4, 0, 3, 1, 2):  # every row group, out of order
+        assert source.splits["train"][index].load() == png_bytes(index)
+    assert source.splits["train"][3].origin.endswith("train-00000-of-00001.parquet#0000003")
+
+
+def test_parquet_without_names_and_with_fine_labels(tmp_path):
+    write_parquet(tmp_path, names=(), label="fine_label", image="image")
+    write_parquet(tmp_path, names=(), label="fine_label", image="image", split="validation", labels=(0, 1))
+    assert open_source(tmp_path).classes == ("0", "1")
+
+
+def test_wrong_parquet_files(tmp_path, monkeypatch):
+    write_parquet(tmp_path / "1", label="kind")
+    write_parquet(tmp_path / "1", label="kind", split="test")
+    with pytest.raises(DataError, match="columns img, kind; must be img or image, and label or fine_label"):
+        open_source(tmp_path / "1")
+    write_parquet(tmp_path / "2", labels=(0, 1, 7))
+    write_parquet(tmp_path / "2", split="test")
+    with pytest.raises(DataError, match=r"#0000002: label 7; must be 0 to 1"):
+        open_source(tmp_path / "2")
+    write_parquet(tmp_path / "3")
+    with pytest.raises(DataError, match="parquet files of train; must be of train and test"):
+        open_source(tmp_path / "3")
+    (tmp_path / "3" / "test-0.parquet").write_bytes(b"PAR1 damaged")
+    with pytest.raises(DataError, match="must be readable parquet files"):
+        open_source(tmp_path / "3")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"pip install 'alexnet\[data\]'"):
+        open_source(tmp_path / "2")
+
+
+def test_parquet_without_a_row(tmp_path):
+    write_parquet(tmp_path, names=(), labels=())
+    write_parquet(tmp_path, names=(), labels=(), split="test")
+    with pytest.raises(DataError, match="0 class; must be at least 2 classes"):
+        open_source(tmp_path)
+
+
+def test_a_damaged_row_group_is_bad_pictures(tmp_path):
+    import pyarrow.parquet as parquet
+
+    write_parquet(tmp_path)
+    write_parquet(tmp_path, split="test")
+    path = tmp_path / "train-00000-of-00001.parquet"
+    column = parquet.ParquetFile(path).metadata.row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    end = column.data_page_offset + column.total_compressed_size
+    end -= column.data_page_offset - (column.dictionary_page_offset or column.data_page_offset)
+    data[end - 8 : end] = b"\xff" * 8
+    path.write_bytes(data)
+    pictures = open_source(tmp_path).splits["train"]
+    for index in (2, 3):
+        with pytest.raises(PictureError, match=r"train-.*\.parquet: row group 1 is damaged \(.*get the file again"):
+            pictures[index].load()
+    assert [pictures[index].load() for index in (0, 4)] == [png_bytes(0), png_bytes(4)]

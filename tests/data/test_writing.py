@@ -1,0 +1,42 @@
+"""Files are whole or not there."""
+
+import numpy as np
+import pytest
+
+from alexnet.data.writing import jsonl_bytes, npy_bytes, npy_header, read_jsonl, sha256_of, whole_file, write_file
+from alexnet.errors import DataError
+
+
+def test_the_header_is_numpys(tmp_path):
+    for count in (0, 1, 10**9):
+        header = npy_header(count, (7, 7, 3))
+        assert len(header) == 128
+    (tmp_path / "x.npy").write_bytes(npy_header(2, (1, 2, 3)) + bytes(range(12)))
+    assert np.load(tmp_path / "x.npy").tolist() == [[[[0, 1, 2], [3, 4, 5]]], [[[6, 7, 8], [9, 10, 11]]]]
+
+
+def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    write_file(tmp_path / "x", b"old")
+    with pytest.raises(OSError, match="disk"), whole_file(tmp_path / "x") as file:
+        file.write(b"half")
+        assert (tmp_path / "x").read_bytes() == b"old"
+        raise OSError("disk")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_bytes() == b"old"
+    write_file(tmp_path / "x", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_bytes() == b"new"
+
+
+def test_lines_of_json_and_arrays_come_back(tmp_path):
+    rows = [{"origin": "größe\n", "n": 1}, {}]
+    write_file(tmp_path / "rows.jsonl", jsonl_bytes(rows))
+    assert read_jsonl(tmp_path / "rows.jsonl") == rows
+    write_file(tmp_path / "rows.jsonl", b'{"a": 1}\n{"a"')
+    with pytest.raises(DataError, match=r"rows\.jsonl: .*must be lines of JSON; prepare the data set again"):
+        read_jsonl(tmp_path / "rows.jsonl")
+    write_file(tmp_path / "x.npy", npy_bytes(np.arange(3)))
+    assert np.load(tmp_path / "x.npy").tolist() == [0, 1, 2]
+
+
+def test_the_hash_is_sha256(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2

@@ -1,0 +1,217 @@
+"""Saved and loaded bit for bit; whatever is changed, missing or foreign is refused by name."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet.batches.transforms import Statistics
+from alexnet.bundle import Bundle, Golden, find
+from alexnet.data.pixels import decode, encode_png
+from alexnet.data.store import Store
+from alexnet.deploy.classifier import Classifier
+from alexnet.errors import BundleError
+from alexnet.evaluation.metrics import Scores
+from alexnet.models import create_model
+from alexnet.recipe import named
+
+
+def make(store: Store) -> Bundle:
+    recipe = named("lenet5").replace(mean="image")
+    statistics = Statistics(
+        torch.from_numpy(store.mean_image),
+        torch.tensor(store.color_std).float(),
+        torch.tensor(store.color_axes).float(),
+        torch.tensor(80.0),
+    )
+    bare = Bundle(
+        network=create_model("lenet5", image_size=28, generator=torch.Generator().manual_seed(0)),
+        classes=store.classes,
+        statistics=statistics,
+        stored_size=32,
+        fit="crop",
+        recipe=recipe.to_dict(),
+        metrics={"test": Scores("test", 1, 50, 25, 50, 1.5, torch.ones(10, 10), 2.0).to_dict()},
+        initialization="own",
+        data={"name": "digits", "counts": {"train": 160}},
+    )
+    pictures = store.split("test").gather(np.arange(2))
+    expected = Classifier(bare).probabilities(list(pictures)).tolist()
+    golden = [Golden(f"{i:02d}", encode_png(pictures[i]), expected[i]) for i in range(2)]
+    return dataclasses.replace(bare, golden=golden)
+
+
+@pytest.fixture
+def bundle(digits) -> Bundle:
+    return make(digits)
+
+
+@pytest.fixture
+def saved(bundle, tmp_path) -> Path:
+    return bundle.save(tmp_path / "bundle")
+
+
+FILES = [
+    "README.md", "config.json", "golden/00.png", "golden/01.png", "golden/expected.json", "mean.safetensors",
+    "model.safetensors",
+]  # fmt: skip
+
+
+def test_a_bundle_comes_back_bit_for_bit(bundle, saved):
+    assert sorted(str(p.relative_to(saved)) for p in saved.rglob("*") if p.is_file()) == FILES
+    found = Bundle.load(saved)
+    before, after = bundle.network.state_dict(), found.network.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    for name, value in vars(bundle.statistics).items():
+        assert torch.equal(getattr(found.statistics, name), value)
+    for field in ("classes", "stored_size", "fit", "recipe", "metrics", "initialization", "data", "golden"):
+        assert getattr(found, field) == getattr(bundle, field), field
+    assert (found.network.name, found.image_size, found.network.in_channels) == ("lenet5", 28, 1)
+    assert not found.network.training
+    again = found.save(saved.parent / "again")
+    assert all((again / name).read_bytes() == (saved / name).read_bytes() for name in FILES)
+
+
+def test_the_golden_pictures_are_answered_as_expected(bundle, saved):
+    found = Bundle.load(saved)
+    p = Classifier(found).probabilities([golden.png for golden in found.golden])
+    assert np.array_equal(p, np.array([golden.probabilities for golden in bundle.golden], np.float32))
+    assert [decode(golden.png).shape for golden in found.golden] == [(32, 32, 3)] * 2
+
+
+def test_a_bundle_without_golden_pictures_or_numbers(bundle, tmp_path):
+    bare = dataclasses.replace(bundle, golden=(), metrics={}, recipe={}, data={})
+    assert Bundle.load(bare.save(tmp_path / "bare")).golden == []
+
+
+def test_saving_again_replaces_the_old_one_whole(bundle, saved):
+    (saved / "stranger.txt").write_text("not of this bundle")
+    (saved.parent / "bundle.partial").mkdir()  # left by a crash
+    (saved.parent / "bundle.partial" / "half").write_text("")
+    bundle.save(saved)
+    assert [p.name for p in saved.parent.iterdir()] == ["bundle"]
+    assert not (saved / "stranger.txt").exists()
+    Bundle.load(saved)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.9])
+def test_a_changed_byte_is_refused_by_the_file_s_name(saved, name, where):
+    path = saved / name
+    data = bytearray(path.read_bytes())
+    data[int(where * len(data))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(saved)
+    assert name in str(caught.value) or name == "config.json"
+    assert str(saved) in str(caught.value)
+
+
+def test_every_changed_byte_of_config_json_is_refused(saved):
+    """Class names and sizes stand there: one wrong letter must not become an answer."""
+    path = saved / "config.json"
+    data = path.read_bytes()
+    for at in range(0, len(data), 41):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(BundleError):
+            Bundle.load(saved)
+    path.write_bytes(data.replace(b'"crop"', b'"pad"'))
+    with pytest.raises(BundleError, match=r"config\.json has changed: SHA-256"):
+        Bundle.load(saved)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(saved)
+    assert name in str(caught.value)
+    assert "No such file" in str(caught.value)
+
+
+def edited(saved: Path, **changes: object) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"version": 2}, "has version 2; must be 1; install a newer alexnet"),
+        ({"format": "other"}, "config.json is not of format alexnet-bundle; must be a bundle that training wrote"),
+        ({"sha256": {}}, "config.json is damaged: it lacks SHA-256 of the files; use another copy"),
+        ({"sha256": None}, "config.json is damaged: it lacks SHA-256 of the files; use another copy"),
+    ],
+)
+def test_what_is_no_bundle_of_ours(saved, changes, text):
+    edited(saved, **changes)
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(saved)
+    assert str(caught.value).endswith(text)
+
+
+def test_weights_of_another_network_do_not_hold_together(bundle, tmp_path):
+    saved = dataclasses.replace(bundle, classes=("a", "b")).save(tmp_path / "bundle")
+    with pytest.raises(BundleError, match=r"does not hold together: .*size mismatch"):
+        Bundle.load(saved)
+
+
+def test_config_says_all_of_the_preprocessing(saved):
+    config = json.loads((saved / "config.json").read_text())
+    assert config["preprocessing"] == {
+        "decode": "RGB, 8 bits, EXIF rotation applied, transparency over white", "stored_size": 32, "fit": "crop",
+        "view": "center", "image_size": 28, "subtract": "mean image", "divide": 80.0, "gray": True,
+    }  # fmt: skip
+    assert set(config["versions"]) == {"alexnet", "torch", "python"}
+    card = (saved / "README.md").read_text()
+    assert "| test, 1 view | 50 | 50.00 % | 100.00 % | 1.5000 |" in card
+    assert "lenet5 for 10 classes" in card
+
+
+# Classes
+
+
+@pytest.mark.parametrize(
+    ("classes", "difference"),
+    [
+        ("abc", None),
+        ("ab", "it lacks c"),
+        ("abcde", "it has d, e besides"),
+        ("abx", "it lacks c; it has x besides"),
+        ("acb", "the same classes in another order"),
+    ],
+)
+def test_classes_that_differ(bundle, classes, difference):
+    three = dataclasses.replace(bundle, classes=("a", "b", "c"))
+    if difference is None:
+        three.same_classes(list(classes), "photos")
+        return
+    with pytest.raises(BundleError) as caught:
+        three.same_classes(list(classes), "photos")
+    assert str(caught.value) == (
+        f"the classes of photos are not those of the classifier: {difference}; must be the 3 classes that it was "
+        "trained on; evaluate on data with the same class folders"
+    )
+
+
+# Where it is
+
+
+def test_find(saved, tmp_path):
+    assert find(saved) == saved
+    assert find(str(tmp_path)) == saved  # a run folder
+    shutil.rmtree(saved)
+    with pytest.raises(BundleError, match=r"holds no bundle; must be a run folder or a bundle; give the folder"):
+        find(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(BundleError, match=r"finish the run: alexnet train --resume "):
+        find(tmp_path)
+    with pytest.raises(BundleError, match=r"there is no .*nowhere; must be a run folder or a bundle"):
+        find(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="is no bundle: "):
+        Bundle.load(tmp_path)

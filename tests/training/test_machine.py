@@ -1,0 +1,104 @@
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from alexnet.errors import RecipeError
+from alexnet.training import machine
+
+CPU = torch.device("cpu")
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+def test_tune_treats_denormal_numbers_as_zero():
+    try:
+        machine.tune()
+        machine.tune()  # twice is as good as once
+        tiny = torch.tensor([1e-40])
+        assert float(tiny * 1) == 0
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_devices():
+    assert machine.choose_device("cpu") == CPU
+    assert machine.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(RecipeError) as caught:
+        machine.choose_device("gpu")
+    assert str(caught.value) == "--device is 'gpu'; must be auto, cpu, cuda or cuda:N"
+
+
+@needs_no_gpu
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there(name):
+    with pytest.raises(RecipeError) as caught:
+        machine.choose_device(name)
+    assert str(caught.value) == "--device cuda: this machine has no usable GPU; use --device cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_too_many():
+    with pytest.raises(RecipeError, match=r"--device is 'cuda:99'; must be cuda:0 to cuda:"):
+        machine.choose_device("cuda:99")
+    assert machine.choose_device("cuda:0").type == "cuda"
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "bf16"])
+def test_a_wanted_precision_is_kept(wanted):
+    assert machine.choose_precision(wanted, CPU) == wanted
+
+
+@pytest.mark.parametrize(
+    ("cpu", "expected"),
+    [
+        ({"amx_bf16": True, "cpu_name": "Intel Xeon"}, "bf16"),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC 9R14"}, "bf16"),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, "fp32"),
+        ({"avx512_bf16": False, "cpu_name": "AMD EPYC 7R13"}, "fp32"),
+        ({}, "fp32"),
+    ],
+)
+def test_auto_goes_by_what_the_processor_is(monkeypatch, cpu, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
+    assert machine.choose_precision("auto", CPU) == expected
+
+
+def test_auto_is_the_same_twice_and_fp32_elsewhere():
+    assert machine.choose_precision("auto", CPU) == machine.choose_precision("auto", CPU) in ("fp32", "bf16")
+    assert machine.choose_precision("auto", torch.device("mps")) == "fp32"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_sets_the_flag_and_handlers_come_back(number, capfd):
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with machine.stop_on_signals() as stop:
+        assert stop.signal == 0
+        os.kill(os.getpid(), number)
+        assert stop.signal == number
+        os.kill(os.getpid(), signal.SIGTERM)  # impatience changes nothing
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == number
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert capfd.readouterr().err.count("finishing the step and saving") == 1
+
+
+def test_handlers_come_back_after_an_error():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyError), machine.stop_on_signals():
+        raise KeyError
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_in_another_thread_the_flag_never_rises():
+    found = []
+
+    def body() -> None:
+        with machine.stop_on_signals() as stop:
+            found.append(stop.signal)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert found == [0]

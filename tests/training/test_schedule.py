@@ -1,0 +1,151 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet.recipe import Recipe
+from alexnet.training.schedule import Schedule
+
+BASE = Recipe(learning_rate=0.01, warmup=0, epochs=90)
+
+
+def rates(schedule: Schedule, epochs: int) -> list[float]:
+    return [schedule.rate(e, b) for e in range(epochs) for b in range(schedule.steps_per_epoch)]
+
+
+def test_cosine_is_half_a_wave_to_zero():
+    found = rates(Schedule(BASE.replace(epochs=10), 4), 10)
+    for step, rate in enumerate(found):
+        assert rate == pytest.approx(0.01 * (1 + math.cos(math.pi * step / 40)) / 2, abs=1e-15)
+    assert found[0] == 0.01
+    assert found[20] == pytest.approx(0.005)
+    assert Schedule(BASE, 4).rate(90, 0) == pytest.approx(0)
+
+
+@given(st.floats(0, 5), st.integers(1, 50), st.sampled_from(["cosine", "steps", "stall"]))
+def test_warm_up_is_a_straight_line_that_begins_above_zero(warmup, steps, kind):
+    schedule = Schedule(BASE.replace(warmup=warmup, schedule=kind, epochs=8), steps)
+    found = rates(schedule, 8)
+    assert 0 < min(found)
+    assert max(found) <= 0.01 * (1 + 1e-12)
+    rising = math.ceil(warmup * steps - 1e-9)  # steps before the warm-up's end
+    for step in range(min(rising, len(found))):
+        assert found[step] == pytest.approx(0.01 * (step + 1) / (warmup * steps + 1), rel=1e-9)
+    after = found[rising:]
+    assert after == sorted(after, reverse=True)
+    if kind == "cosine" and warmup == int(warmup):
+        left = (8 - warmup) * steps
+        for step, rate in enumerate(after):
+            assert rate == pytest.approx(0.01 * (1 + math.cos(math.pi * step / left)) / 2, abs=1e-12)
+
+
+def test_a_warm_up_longer_than_the_run():
+    found = rates(Schedule(BASE.replace(warmup=20, epochs=5), 3), 5)
+    assert found == sorted(found)
+    assert found[-1] < 0.01 / 3
+
+
+@given(st.sets(st.integers(0, 30), max_size=4), st.integers(1, 5))
+def test_steps_divide_by_ten_at_each_drop(drops, steps):
+    schedule = Schedule(BASE.replace(schedule="steps", drops=tuple(sorted(drops))), steps)
+    rate = 0.01
+    for epoch in range(35):
+        if epoch in drops:
+            rate /= 10
+        assert [schedule.rate(epoch, b) for b in range(steps)] == pytest.approx([rate] * steps, rel=1e-9)
+    assert not schedule.finished(89)
+    assert schedule.finished(90)
+
+
+def test_net_145_s_drops():
+    schedule = Schedule(BASE.replace(schedule="steps", drops=(25, 51, 79)), 10)
+    found = [schedule.rate(epoch, 0) for epoch in (0, 24, 25, 50, 51, 78, 79, 89)]
+    assert found == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
+
+
+# Stalls
+
+STALL = BASE.replace(schedule="stall", patience=3, most_drops=3)
+
+
+def run(recipe: Recipe, errors: list[float]) -> tuple[list[float], Schedule]:
+    """The rates of the epochs that were trained, each followed by its validation error."""
+    schedule, found = Schedule(recipe, 2), []
+    for epoch, error in enumerate(errors):
+        if schedule.finished(epoch):
+            break
+        found.append(schedule.rate(epoch, 1))
+        schedule.epoch_done(epoch, error)
+    return found, schedule
+
+
+def test_an_error_that_keeps_falling_keeps_the_rate():
+    found, schedule = run(STALL, [1 / (2 + e) for e in range(90)])
+    assert found == [0.01] * 90
+    assert schedule.drops == []
+    assert schedule.finished(90)
+
+
+def test_an_error_that_never_falls_ends_the_run_after_three_drops():
+    found, schedule = run(STALL, [0.5] * 90)
+    # One epoch sets the mark; then each three without a lower error end a rate.
+    assert found == pytest.approx([0.01] * 4 + [0.001] * 3 + [0.0001] * 3 + [0.00001] * 3)
+    assert schedule.drops == [4, 7, 10, 13]
+    assert schedule.finished(13)
+
+
+def test_a_lower_error_begins_the_count_anew():
+    found, _ = run(STALL, [0.5, 0.6, 0.6, 0.4, 0.4, 0.4, 0.4, 0.39, 0.5, 0.5, 0.5, 0.5])
+    assert found == pytest.approx([0.01] * 7 + [0.001] * 4 + [0.0001])
+
+
+def test_no_drops_allowed_ends_at_the_first_stall():
+    found, _ = run(STALL.replace(most_drops=0), [0.5] * 90)
+    assert found == [0.01] * 4
+
+
+@given(st.lists(st.integers(0, 6), max_size=90), st.integers(1, 5), st.integers(0, 4))
+def test_stalls_against_a_plain_count(errors, patience, most_drops):
+    recipe = STALL.replace(patience=patience, most_drops=most_drops, epochs=70)
+    lowest, waited, dropped, expected = math.inf, 0, 0, []
+    for error in errors[:70]:
+        if dropped > most_drops:
+            break
+        expected.append(0.01 * 0.1**dropped)
+        if error < lowest:
+            lowest, waited = error, 0
+        else:
+            waited += 1
+        if waited == patience:
+            dropped, waited = dropped + 1, 0
+    found, schedule = run(recipe, [error / 10 for error in errors])
+    assert found == pytest.approx(expected)
+    assert len(schedule.drops) == dropped <= most_drops + 1
+
+
+def test_only_stall_listens_to_the_error():
+    for kind in ("cosine", "steps"):
+        schedule = Schedule(BASE.replace(schedule=kind), 2)
+        before = rates(schedule, 90)
+        for epoch in range(60):
+            schedule.epoch_done(epoch, 0.5)
+        assert rates(schedule, 90) == before
+        assert not schedule.finished(60)
+    schedule = Schedule(STALL, 2)
+    for epoch in range(60):
+        schedule.epoch_done(epoch, None)
+    assert schedule.drops == []
+
+
+def test_a_schedule_goes_on_from_what_a_checkpoint_holds():
+    errors = [0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.3] + [0.3] * 20
+    whole, _ = run(STALL, errors)
+    for at in range(1, len(whole)):
+        begun, schedule = run(STALL, errors[:at])
+        again = Schedule(STALL, 2, list(schedule.errors), list(schedule.drops))
+        for epoch in range(at, len(whole)):
+            assert not again.finished(epoch)
+            begun.append(again.rate(epoch, 1))
+            again.epoch_done(epoch, errors[epoch])
+        assert begun == whole
