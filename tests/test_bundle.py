@@ -29,7 +29,7 @@ def make(store: Store) -> Bundle:
         torch.tensor(80.0),
     )
     bare = Bundle(
-        network=create_model("lenet5", image_size=28, generator=torch.Generator().manual_seed(0)),
+        network=create_model("lenet5", generator=torch.Generator().manual_seed(0)),
         classes=store.classes,
         statistics=statistics,
         stored_size=32,
@@ -71,7 +71,7 @@ def test_a_bundle_comes_back_bit_for_bit(bundle, saved):
         assert torch.equal(getattr(found.statistics, name), value)
     for field in ("classes", "stored_size", "fit", "recipe", "metrics", "initialization", "data", "golden"):
         assert getattr(found, field) == getattr(bundle, field), field
-    assert (found.network.name, found.image_size, found.network.in_channels) == ("lenet5", 28, 1)
+    assert (found.network.name, found.image_size, found.network.in_channels) == ("lenet5", 32, 1)
     assert not found.network.training
     again = found.save(saved.parent / "again")
     assert all((again / name).read_bytes() == (saved / name).read_bytes() for name in FILES)
@@ -165,7 +165,7 @@ def test_config_says_all_of_the_preprocessing(saved):
     config = json.loads((saved / "config.json").read_text())
     assert config["preprocessing"] == {
         "decode": "RGB, 8 bits, EXIF rotation applied, transparency over white", "stored_size": 32, "fit": "crop",
-        "view": "center", "image_size": 28, "subtract": "mean image", "divide": 80.0, "gray": True,
+        "view": "center", "image_size": 32, "subtract": "mean image", "divide": 80.0, "gray": True,
     }  # fmt: skip
     assert set(config["versions"]) == {"alexnet", "torch", "python"}
     card = (saved / "README.md").read_text()

@@ -253,7 +253,7 @@ def test_coloring_leaves_the_stored_pixels_and_the_mean_alone(imagenet):
 
 @pytest.mark.parametrize("mirror", [False, True])
 def test_the_mean_image_is_cut_like_the_picture(mirror):
-    """What is left of crops of the mean picture is nothing, whatever the box: the crop of the mean is the mean's crop."""
+    """Crops of the mean picture leave nothing, whatever the box: the crop of the mean is the mean's crop."""
     mean = some(1, 20)
     statistics = flat_statistics(mean[0].float())
     boxes = transforms.draw_boxes(PLAIN.replace(mirror=mirror), numbers(30), 20, 13)

@@ -100,7 +100,7 @@ def test_ten_views(classifier, pictures):
 
 def test_embed_is_what_the_last_layer_sees(classifier, pictures):
     found = classifier.embed(pictures, batch_size=3)
-    assert found.shape == (7, 1024)
+    assert found.shape == (7, 576)
     assert found.dtype == np.float32
     with torch.no_grad():
         p = classifier.network.fc10(torch.from_numpy(found)).softmax(1).numpy()
@@ -110,7 +110,7 @@ def test_embed_is_what_the_last_layer_sees(classifier, pictures):
 def test_no_pictures(classifier):
     assert classifier.predict([]) == []
     assert classifier.probabilities([]).shape == (0, 10)
-    assert classifier.embed([]).shape == (0, 1024)
+    assert classifier.embed([]).shape == (0, 576)
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
@@ -132,7 +132,7 @@ def test_prepare_is_decode_and_fit(classifier, digit_file, fit):
         (np.zeros((0, 4, 3), np.uint8), "array uint8 [0, 4, 3]"),
         (None, "#1: is NoneType; must be a path, bytes, or uint8 [H, W, 3], RGB"),
         ("nowhere/three.png", "nowhere/three.png: can not be read (No such file or directory)"),
-        (Path("."), ".: is not a file"),
+        (Path(), ".: is not a file"),
     ],
 )
 def test_a_bad_picture_is_named(classifier, pictures, picture, text):

@@ -91,7 +91,7 @@ def test_every_picture_counts_once_whatever_the_batch(digits, network, batch_siz
 @pytest.mark.parametrize("training", [True, False])
 def test_the_network_is_judged_at_rest_and_left_in_its_mode(digits, network, training):
     noisy = nn.Sequential(network, Dropout(0.5)).train(training)
-    arguments = dict(classes=10, side=24, channels=3)
+    arguments = {"classes": 10, "side": 24, "channels": 3}
     found = [evaluate(noisy, digits.split("test"), statistics_of(digits), **arguments).loss for _ in range(2)]
     assert found[0] == found[1]
     assert [module.training for module in noisy.modules()] == [training] * len(list(noisy.modules()))

@@ -27,7 +27,7 @@ def test_cosine_is_half_a_wave_to_zero():
 def test_warm_up_is_a_straight_line_that_begins_above_zero(warmup, steps, kind):
     schedule = Schedule(BASE.replace(warmup=warmup, schedule=kind, epochs=8), steps)
     found = rates(schedule, 8)
-    assert 0 < min(found)
+    assert min(found) > 0
     assert max(found) <= 0.01 * (1 + 1e-12)
     rising = math.ceil(warmup * steps - 1e-9)  # steps before the warm-up's end
     for step in range(min(rising, len(found))):

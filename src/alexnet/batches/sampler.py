@@ -34,7 +34,7 @@ def uniforms(seed: int, epoch: int, indices: NDArray[np.int64], draws: int) -> N
         rows = _mix(key + indices.astype(np.uint64))  # [N]
         columns = np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN
         bits = _mix(rows[:, None] + columns[None, :])  # [N, draws]
-    fractions: NDArray[np.float64] = np.right_shift(bits, np.uint64(11)) * 2.0**-53
+    fractions: NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return fractions
 
 
