@@ -18,9 +18,9 @@ def test_what_is_offered_is_there_and_sorted():
 def test_train_load_predict_evaluate(tmp_path):
     options = alexnet.api.DataOptions(cache=tmp_path / "cache")
     result = alexnet.train(
-        "digits", run=tmp_path / "run", model="lenet5", epochs=4, test=0.3, options=options, device="cpu"
+        "digits", run=tmp_path / "run", model="lenet5", epochs=10, test=0.3, options=options, device="cpu"
     )
-    assert result.recipe.epochs == 4
+    assert result.recipe.epochs == 10
     assert result.scores["test"].top1 > 0.85
     classifier = alexnet.load(tmp_path / "run", device="cpu")
     picture = np.zeros((50, 40, 3), np.uint8)

@@ -112,12 +112,23 @@ def test_a_changed_byte_is_refused_by_the_file_s_name(saved, name, where):
     assert str(saved) in str(caught.value)
 
 
+def same_values(a: bytes, b: bytes) -> bool:
+    try:
+        return json.loads(a) == json.loads(b)
+    except ValueError:
+        return False
+
+
 def test_every_changed_byte_of_config_json_is_refused(saved):
     """Class names and sizes stand there: one wrong letter must not become an answer."""
     path = saved / "config.json"
     data = path.read_bytes()
-    for at in range(0, len(data), 41):
-        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    name = data.index(b'"golden/00.png"') + 9  # then it says golden/01.png, which stands there already
+    for at in (name, *range(0, len(data), 41)):
+        changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        if changed.isascii() and same_values(changed, data):
+            continue  # the 17th digit of a number
+        path.write_bytes(changed)
         with pytest.raises(BundleError):
             Bundle.load(saved)
     path.write_bytes(data.replace(b'"crop"', b'"pad"'))

@@ -23,7 +23,6 @@ from alexnet.evaluation.metrics import Scores
 from alexnet.recipe import Recipe
 from alexnet.training import machine
 from alexnet.training import run as runs
-from alexnet.training.loop import tune_for
 
 Progress = Callable[[int, int], None]
 DRAWINGS = ("filters", "curves", "confusion", "predictions")
@@ -87,7 +86,8 @@ def train(
     elif isinstance(recipe, str):
         recipe = recipes.named(recipe)
     chosen = torch_device(device)
-    recipe = tune_for(recipe.replace(**changes), chosen)
+    recipe = recipe.replace(**changes)
+    recipe = recipe.replace(precision=machine.choose_precision(recipe.precision, chosen))  # what auto means here
     folder = Path(run) if run is not None else _new_folder(data, recipe)
     runs.refuse_used(folder)
     store = open_store(data, recipe, options)
@@ -106,7 +106,6 @@ def resume(
     recipe, about = runs.read_start(folder)
     chosen = torch_device(device)
     with runs.locked(folder):
-        tune_for(recipe, chosen)
         opened = Store.open(Path(store or about["store"]))
         checkpoint = given if given.suffix == ".pt" else None
         return _run(recipe, opened, folder, chosen, workers, quiet, resume=True, resume_from=checkpoint)
@@ -116,7 +115,8 @@ def _run(
     recipe: Recipe, store: Store, folder: Path, device: torch.device, workers: int, quiet: bool, **how: Any
 ) -> Result:
     started = time.perf_counter()
-    bundle, scores, rate = runs.run(recipe, store, folder, device=device, workers=workers, quiet=quiet, **how)
+    with machine.tuned():
+        bundle, scores, rate = runs.run(recipe, store, folder, device=device, workers=workers, quiet=quiet, **how)
     pictures = tuple(draw(what, folder) for what in DRAWINGS)
     seconds = time.perf_counter() - started
     return Result(folder, bundle, scores, rate, seconds, recipe, pictures, _notes(store, scores))

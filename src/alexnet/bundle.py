@@ -108,6 +108,9 @@ class Bundle:
             statistics = Statistics(**_read_tensors(path / "mean.safetensors"))
             preprocessing = config["preprocessing"]
             expected = json.loads((path / "golden" / "expected.json").read_text())
+            for name in expected:
+                if f"golden/{name}" not in config["sha256"]:
+                    raise BundleError(f"bundle {path} has no SHA-256 of golden/{name}", "", "use another copy")
             return cls(
                 network=network.eval(),
                 classes=tuple(config["classes"]),
@@ -124,7 +127,8 @@ class Bundle:
                 ],
             )
         except (KeyError, TypeError, RuntimeError, ValueError, OSError) as error:
-            raise BundleError(f"bundle {path} does not hold together: {error}", "", "use another copy") from error
+            reason = " ".join(str(error).split())  # PyTorch's has several lines
+            raise BundleError(f"bundle {path} does not hold together: {reason}", "", "use another copy") from error
 
     def same_classes(self, classes: Sequence[str], where: str) -> None:
         """Raise :class:`BundleError` with the difference unless ``classes`` are this bundle's, in this order."""

@@ -192,7 +192,7 @@ def lenet5() -> Recipe:
     return Recipe(
         recipe="lenet5", model="lenet5", initialization="own", dropout=0.0, stored_size=32, crop="center", mirror=False,
         color_noise=0.0, color_jitter=0.0, mixup=0.0, divide=80.0, optimizer="paper", epochs=20, batch_size=64,
-        learning_rate=0.02, weight_decay=0.0, small_size=0,
+        learning_rate=0.1, weight_decay=0.0, small_size=0,
         label_smoothing=0.0, averaging=0.0, precision="fp32",
     )  # fmt: skip
 

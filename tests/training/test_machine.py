@@ -12,14 +12,15 @@ CPU = torch.device("cpu")
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 
-def test_tune_treats_denormal_numbers_as_zero():
-    try:
-        machine.tune()
-        machine.tune()  # twice is as good as once
-        tiny = torch.tensor([1e-40])
+def test_denormal_numbers_are_zero_while_training_and_only_then():
+    tiny = torch.tensor([1e-40])
+    assert float(tiny * 1) > 0
+    with machine.tuned(), machine.tuned():  # twice is as good as once
         assert float(tiny * 1) == 0
-    finally:
-        torch.set_flush_denormal(False)
+    assert float(tiny * 1) > 0
+    with pytest.raises(KeyError), machine.tuned():
+        raise KeyError
+    assert float(tiny * 1) > 0
 
 
 def test_devices():

@@ -18,10 +18,11 @@ import torch
 
 from alexnet import api
 from alexnet.bundle import Bundle
+from alexnet.data import splits
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Source, open_source
 from alexnet.data.store import Store
-from alexnet.errors import CheckpointError, RecipeError, RunError, TrainingError
+from alexnet.errors import CheckpointError, DataError, RecipeError, RunError, TrainingError
 from alexnet.recipe import Recipe, named
 
 # A whole AlexNet on 67-pixel views, one map of 1×1 after pool5: every kind of layer, in a second.
@@ -293,6 +294,15 @@ def test_a_store_of_another_size_is_refused(stores, tmp_path):
         run(stores[32], ALEXNET, tmp_path / "a")
     with pytest.raises(RecipeError, match=r"must be 32 \(pad\)"):
         run(stores[32], SMALL.replace(fit="pad"), tmp_path / "b")
+
+
+def test_a_store_without_training_or_validation_pictures_is_refused(stores, tmp_path):
+    empty = prepare(splits.whole(few(20)), tmp_path / "empty", size=32)
+    with pytest.raises(DataError, match="has no training pictures"):
+        run(empty, SMALL, tmp_path / "a")
+    unchosen = prepare(few(60), tmp_path / "unchosen", size=32, validation=0.0)
+    with pytest.raises(DataError, match="no validation split, by which --keep best chooses"):
+        run(unchosen, SMALL.replace(keep="best"), tmp_path / "b")
 
 
 def test_resume_with_other_data_is_refused(stores, tmp_path):

@@ -34,8 +34,7 @@ def uniforms(seed: int, epoch: int, indices: NDArray[np.int64], draws: int) -> N
         rows = _mix(key + indices.astype(np.uint64))  # [N]
         columns = np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN
         bits = _mix(rows[:, None] + columns[None, :])  # [N, draws]
-    fractions: NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return fractions
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _mix(x: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
@@ -48,7 +47,8 @@ def _mix(x: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
 def normals(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
     """Uniform numbers in pairs -> standard normal ones (Box and Muller 1958): [N, 2n] -> [N, n]."""
     first, second = uniform[:, 0::2], uniform[:, 1::2]
-    return np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)
+    drawn: NDArray[np.float64] = np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)
+    return drawn
 
 
 def step_seed(seed: int, step: int, stream: int = 0) -> int:

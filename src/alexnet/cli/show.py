@@ -122,7 +122,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         numbers = all(not row[i] or row[i][0].isdigit() for row in rows)
         table.add_column(column, justify="right" if i >= right and numbers else "left", overflow="fold")
@@ -130,6 +130,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
         table.add_row(*row)
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else _width(columns, rows), highlight=False, markup=False)
+    if title:
+        console.print(title, style="bold", soft_wrap=True)
     console.print(table)
 
 

@@ -16,7 +16,7 @@ from alexnet.errors import CheckpointError, Interrupted, TrainingError
 from alexnet.evaluation.evaluate import autocast, evaluate
 from alexnet.evaluation.metrics import Scores
 from alexnet.recipe import Recipe
-from alexnet.training import machine, optimizer
+from alexnet.training import optimizer
 from alexnet.training.journal import Journal
 from alexnet.training.machine import Stop
 from alexnet.training.state import State
@@ -172,12 +172,6 @@ def save(training: Training, *, must: bool) -> None:
     else:
         training.journal.event("checkpoint", file=path.name)
     training.saved_at = time.monotonic()
-
-
-def tune_for(recipe: Recipe, device: torch.device) -> Recipe:
-    """Tell the machine what is coming, and fix in the recipe what ``auto`` means on it."""
-    machine.tune()
-    return recipe.replace(precision=machine.choose_precision(recipe.precision, device))
 
 
 def _row(state: State) -> dict[str, float]:

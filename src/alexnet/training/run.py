@@ -18,7 +18,7 @@ from alexnet.batches.transforms import Statistics
 from alexnet.bundle import Bundle, Golden
 from alexnet.data.pixels import encode_png
 from alexnet.data.store import Store
-from alexnet.errors import CheckpointError, RecipeError, RunError
+from alexnet.errors import CheckpointError, DataError, RecipeError, RunError
 from alexnet.evaluation.evaluate import log_probabilities
 from alexnet.evaluation.metrics import Scores
 from alexnet.recipe import Recipe, from_toml
@@ -100,7 +100,7 @@ def run(
 
     Returns the bundle's path, its scores by split, and the images a second of training.
     """
-    _check_sizes(recipe, store)
+    _check_store(recipe, store)
     state = State(recipe, store, device)
     content: dict[str, Any] = {"journal_bytes": 0}
     if resume:
@@ -136,7 +136,12 @@ def _checkpoint(folder: Path, path: Path | None) -> tuple[Path, dict[str, Any]]:
     return path, content
 
 
-def _check_sizes(recipe: Recipe, store: Store) -> None:
+def _check_store(recipe: Recipe, store: Store) -> None:
+    if not len(store.split("train")):
+        raise DataError(f"store {store.path} has no training pictures", "", "prepare one with a training split")
+    chooses = "--keep best" if recipe.keep == "best" else "--schedule stall" if recipe.schedule == "stall" else ""
+    if chooses and not len(store.split("validation")):
+        raise DataError(f"store {store.path} has no validation split, by which {chooses} chooses", "", "choose another")
     if store.size != recipe.stored_size or store.fit != recipe.fit:
         raise RecipeError(
             f"store {store.path} holds pictures of {store.size} pixels ({store.fit})",
