@@ -27,6 +27,7 @@ from torch import Tensor
 
 from alexnet.batches.transforms import Statistics
 from alexnet.data.pixels import Fit
+from alexnet.data.writing import sha256_of
 from alexnet.errors import BundleError
 from alexnet.models import create_model
 from alexnet.models.network import Network
@@ -247,19 +248,13 @@ def _check_hashes(path: Path, config: Mapping[str, Any]) -> None:
         raise BundleError(f"{path / 'config.json'} is damaged: it lacks SHA-256 of the files", "", "use another copy")
     for name, expected in hashes.items():
         try:
-            found = _config_sha256(config) if name == "config.json" else file_sha256(path / name)
+            found = _config_sha256(config) if name == "config.json" else sha256_of(path / name)
         except OSError as error:
             raise BundleError(f"bundle {path} lacks {name}: {error.strerror}", "", "use another copy") from error
         if found != expected:
             raise BundleError(
                 f"{path / name} has changed: SHA-256 {found[:12]}…", f"{str(expected)[:12]}…", "use another copy"
             )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _config_sha256(config: Mapping[str, Any]) -> str:
@@ -269,7 +264,7 @@ def _config_sha256(config: Mapping[str, Any]) -> str:
 
 def _hashes(folder: Path) -> dict[str, str]:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): file_sha256(p) for p in files}
+    return {str(p.relative_to(folder)): sha256_of(p) for p in files}
 
 
 def _sync(folder: Path) -> None:

@@ -5,7 +5,6 @@ with the lowest validation error up to then. Only tensors and plain values are i
 (``weights_only``): a file that would run code is refused, not run.
 """
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from alexnet.data.writing import sha256_of, sync_folder, write_file
 from alexnet.errors import CheckpointError
 
 VERSION = 1
@@ -31,11 +31,9 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
             torch.save({"version": VERSION, **content}, file)
             file.flush()
             os.fsync(file.fileno())
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        _write_small(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n")
+        write_file(path.with_name(f"{path.name}.sha256"), f"{sha256_of(partial)}  {path.name}\n".encode())
         partial.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # PyTorch's zip writer turns a full disk into RuntimeError
         with suppress(OSError):
             partial.unlink()
@@ -51,8 +49,7 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint, every byte checked first; raises :class:`CheckpointError`."""
     try:
         expected = path.with_name(f"{path.name}.sha256").read_text().split()[0]
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
     except (OSError, IndexError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} or its .sha256 can not be read: {error}") from error
     if found != expected:
@@ -104,9 +101,9 @@ def prune(folder: Path, keep: int = 2) -> None:
     kept = list_all(folder)[-keep:]
     best = [folder / _best_of(path) for path in kept]
     for path in folder.iterdir():
-        owner = path.name.removesuffix(".sha256").removesuffix(".partial")
+        owner = path.name.removesuffix(".tmp").removesuffix(".partial").removesuffix(".sha256")
         stale = folder / owner not in [*kept, *best]
-        if path.name.endswith(".partial") or (stale and owner.startswith(("step-", "best-epoch-"))):
+        if path.name.endswith((".partial", ".tmp")) or (stale and owner.startswith(("step-", "best-epoch-"))):
             path.unlink(missing_ok=True)
 
 
@@ -117,23 +114,6 @@ def _best_of(path: Path) -> str:
         return str(content["best"]["file"])
     except Exception:  # of whatever kind
         return ""  # damaged: nothing can be resumed from it
-
-
-def _write_small(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _free(folder: Path) -> int:
