@@ -100,7 +100,7 @@ def prune(folder: Path, keep: int = 2) -> None:
     """Delete all but the newest ``keep`` checkpoints, best weights that none of them names, and partial files."""
     kept = list_all(folder)[-keep:]
     best = [folder / _best_of(path) for path in kept]
-    for path in folder.iterdir():
+    for path in sorted(folder.iterdir()):  # a checkpoint before its .sha256: a kill between leaves none unprovable
         owner = path.name.removesuffix(".tmp").removesuffix(".partial").removesuffix(".sha256")
         stale = folder / owner not in [*kept, *best]
         if path.name.endswith((".partial", ".tmp")) or (stale and owner.startswith(("step-", "best-epoch-"))):
