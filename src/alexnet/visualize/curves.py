@@ -49,7 +49,7 @@ def figure(rows: Rows) -> "Figure":
 
 
 def best(rows: Rows) -> dict[str, float] | None:
-    """The row with the highest validation accuracy, of equals the lowest loss, as training chooses; None without any."""
+    """The row with the highest validation accuracy, of equals the lowest loss, as training chooses; or None."""
     measured = [row for row in rows if math.isfinite(row.get("validation_top1", math.nan))]
     return max(measured, key=lambda row: (row["validation_top1"], -row.get("validation_loss", 0.0)), default=None)
 
