@@ -262,3 +262,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(home):
     )  # fmt: skip
     assert done.stdout.startswith("picture,rank")
     assert "Traceback" not in done.stderr
+
+
+def test_ten_views_of_what_was_trained_without_mirrors_come_with_a_warning(home):
+    assert "trained without mirrors" in alexnet("evaluate", "run", "--views", 10, cwd=home).stderr
+    assert "mirrors" not in alexnet("evaluate", "run", cwd=home).stderr

@@ -222,6 +222,8 @@ def evaluate(
     bundle = classifier.bundle
     store = _store_to_evaluate(run, bundle, data, options or DataOptions())
     bundle.same_classes(store.classes, str(data or store.path))
+    if views == 10 and bundle.recipe.get("mirror") is False and options is not None:
+        options.tell("trained without mirrors: half of the ten views are mirrored pictures, which it has never seen")
     return evaluation.evaluate(
         bundle.network, store.split(split), bundle.statistics, classes=len(bundle.classes), side=bundle.image_size,
         channels=bundle.network.in_channels, views=views, device=classifier.device,
