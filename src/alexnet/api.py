@@ -235,7 +235,7 @@ def _store_to_evaluate(run: Any, bundle: Bundle, data: str | Path | None, option
         about = Path("" if isinstance(run, Classifier) else run) / "run.json"
         if not about.is_file():
             raise BundleError("a bundle alone knows no data", "a run folder, or data to evaluate on", "give DATA too")
-        return Store.open(Path(runs.read_start(about.parent)[1]["store"]))
+        return Store.open(_store_of(about.parent))
     store = Store.open(Path(data)) if is_store(Path(data)) else _prepared_alike(data, bundle, options)
     if (store.size, store.fit) != (bundle.stored_size, bundle.fit):
         raise DataError(
@@ -256,6 +256,11 @@ def _prepared_alike(data: str | Path, bundle: Bundle, options: DataOptions) -> S
         options.tell(f"{data} has no splits and is not what the classifier was trained on: all of it is the test")
         source = whole(source)
     return _cached(source, recipe, options)
+
+
+def _store_of(run: Path) -> Path:
+    """Where the prepared pictures of a run lie."""
+    return Path(runs.read_start(run)[1]["store"])
 
 
 def load(run: str | Path, device: str = "auto") -> Classifier:
@@ -308,13 +313,13 @@ def _draw_filters(classifier: Classifier, target: Path) -> Path:
 def _draw_confusion(run: Path, classifier: Classifier, target: Path) -> Path:
     from alexnet.visualize import confusion
 
-    return confusion.draw(evaluate(run).confusion.numpy(), list(classifier.classes), target)
+    return confusion.draw(evaluate(classifier, _store_of(run)).confusion.numpy(), list(classifier.classes), target)
 
 
 def _draw_predictions(run: Path, classifier: Classifier, target: Path, count: int) -> Path:
     from alexnet.visualize import predictions
 
-    store = Store.open(Path(runs.read_start(run)[1]["store"]))
+    store = Store.open(_store_of(run))
     split = store.split("test")
     chosen = np.random.default_rng(0).permutation(len(split))[:count].astype(np.int64)
     images = split.gather(chosen)

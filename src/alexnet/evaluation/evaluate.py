@@ -1,13 +1,11 @@
 """A whole split through a network: one view or ten, every picture counted exactly once."""
 
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet.batches import transforms
@@ -72,12 +70,14 @@ def evaluate(
     device: torch.device | None = None,
 ) -> Scores:
     """Counts over the whole split; the network is left in the mode (training or not) in which it came."""
+    if not len(split):
+        raise DataError(f"the {split.name} split is empty", "at least one picture", "choose another split")
     device = device or torch.device("cpu")
     counter, started, was_training = Counter(classes, len(split)), time.perf_counter(), network.training
     statistics = to_device(statistics, device)
     network.eval()
     try:
-        for images, indices in _ahead(split, max(1, batch_size // views)):
+        for images, indices in in_order(split, max(1, batch_size // views)):
             result = log_probabilities(
                 network, images.to(device), statistics, side=side, channels=channels, views=views, precision=precision
             )
@@ -85,9 +85,3 @@ def evaluate(
     finally:
         network.train(was_training)
     return counter.scores(split.name, views, time.perf_counter() - started)
-
-
-def _ahead(split: Split, batch_size: int) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-    if not len(split):
-        raise DataError(f"the {split.name} split is empty", "at least one picture", "choose another split")
-    return in_order(split, batch_size)
