@@ -187,13 +187,23 @@ class Bundle:
             },
         }
 
+    def _origin(self) -> str:
+        """Where the weights come from, in a sentence."""
+        if "imported" in self.data:
+            about = self.data["imported"]
+            return f"Imported from {about['kind']}: `{about['file']}`, SHA-256 `{about['sha256']}`"
+        trained = (
+            f"Trained on {self.data.get('name', 'unknown data')} with the recipe `{self.recipe.get('recipe', '')}`"
+        )
+        started = self.data.get("from")
+        return f"{trained}, starting from {started['name']} (SHA-256 `{started['sha256']}`)" if started else trained
+
     def _model_card(self) -> str:
         parameters = sum(p.numel() for p in self.network.parameters())
         lines = [
             f"# {self.network.name} for {len(self.classes)} classes",
             "",
-            f"Trained on {self.data.get('name', 'unknown data')} with the recipe `{self.recipe.get('recipe', '')}`; "
-            f"{parameters:,} parameters.",
+            f"{self._origin()}; {parameters:,} parameters.",
             "",
             "| split | pictures | top-1 | top-5 | loss |",
             "|---|---|---|---|---|",

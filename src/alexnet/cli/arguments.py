@@ -3,10 +3,10 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from alexnet import recipe as recipes
 from alexnet.errors import AlexNetError, RecipeError
@@ -14,6 +14,7 @@ from alexnet.recipe import Recipe
 
 if TYPE_CHECKING:
     from alexnet.api import DataOptions
+    from alexnet.training.start import Start
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class TrainArguments:
     data: Positional[str | None] = None  # digits | folder of class folders | store | cifar10, mnist, imagenette, …
     run: Path | None = None  # new folder for everything that is made; by default runs/DATA-MODEL
     resume: Path | None = None  # go on with this run (its folder, or a checkpoint file in it); needs nothing else
+    from_: Annotated[Path | None, arg(name="from")] = None  # start from the weights of this run or bundle (fine-tuning)
+    weights: Literal["torchvision"] | None = None  # start from published weights, fetched by torchvision
     store: Path | None = None  # with --resume: where the prepared pictures lie now, if they were moved
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     workers: int = 1  # threads that make batches; the number never changes a run
@@ -136,14 +139,32 @@ def _cache() -> Path:
     return Path(own) if own else (Path(system) if system else Path.home() / ".cache") / "alexnet"
 
 
-def base_recipe(arguments: list[str]) -> Recipe:
+def start(arguments: list[str]) -> "Start | None":
+    """The weights to start from, where --from or --weights names some."""
+    path, published = _value(arguments, "--from"), _value(arguments, "--weights")
+    if path is None and published is None:
+        return None
+    if path is not None and published is not None:
+        raise RecipeError("--from and --weights both name weights to start from", "one of them")
+    from alexnet.training.start import from_bundle, from_published
+
+    if path is not None:
+        return from_bundle(path)
+    if published != "torchvision":
+        raise RecipeError(f"--weights is {published!r}", "torchvision", "--from starts from a run or a bundle")
+    return from_published("torchvision")
+
+
+def base_recipe(arguments: list[str], start: "Start | None" = None) -> Recipe:
     """The recipe whose numbers are the defaults: looked up before the arguments are parsed, since --help shows them."""
     named, model = _value(arguments, "--recipe"), _value(arguments, "--model")
     if named:
         recipe = recipes.named(named)
-        return recipe.replace(model=model) if model else recipe
-    data = next((a for i, a in enumerate(arguments) if not a.startswith("-") and not _takes(arguments, i)), "")
-    return recipes.default_for(data, model)
+        recipe = recipe.replace(model=model) if model else recipe
+    else:
+        data = next((a for i, a in enumerate(arguments) if not a.startswith("-") and not _takes(arguments, i)), "")
+        recipe = recipes.default_for(data, model or (start.network.name if start else None))
+    return start.recipe(recipe) if start else recipe
 
 
 def _takes(arguments: list[str], index: int) -> bool:
@@ -164,8 +185,10 @@ def _value(arguments: list[str], name: str) -> str | None:
 
 def only_resume(given: TrainArguments, base: Recipe) -> None:
     changed = recipes.differences(base, given.numbers)
-    if changed or given.data is not None or given.run is not None:
-        what = recipes.option(next(iter(changed))) if changed else "DATA" if given.data is not None else "--run"
+    words = {"DATA": given.data, "--run": given.run, "--from": given.from_, "--weights": given.weights}
+    named = [recipes.option(name) for name in changed] + [name for name, value in words.items() if value is not None]
+    if named:
+        what = named[0]
         raise RecipeError(f"--resume goes on with the run as it was begun, so {what} has no place", "", "leave it out")
 
 

@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from alexnet.api import Result
+    from alexnet.bundle import Bundle
 
 
 def say(text: str) -> None:
@@ -39,6 +42,23 @@ class Progress:
         self.bar.update(self.bar.task_ids[0], completed=done, total=total)
         if done >= total:
             self.bar.stop()
+
+
+def imported(bundle: "Bundle", path: "Path", *, as_json: bool) -> None:
+    """What came of ``alexnet import``."""
+    network = bundle.network
+    parameters = sum(p.numel() for p in network.parameters())
+    if as_json:
+        about: dict[str, Any] = {
+            "bundle": str(path),
+            "model": network.name,
+            "classes": len(bundle.classes),
+            "parameters": parameters,
+        }
+        print(json.dumps({**about, **bundle.data}))
+        return
+    print(f"{network.name}, {len(bundle.classes)} classes, {parameters:,} parameters -> {path}")
+    print(f"try it: alexnet predict {path} PICTURE")
 
 
 def result(result: "Result", *, as_json: bool) -> None:

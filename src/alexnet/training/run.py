@@ -3,6 +3,7 @@
 recipe.toml  run.json  journal.jsonl  results.csv  checkpoints/  bundle/  pictures/  tensorboard/  .lock
 """
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -25,6 +26,7 @@ from alexnet.recipe import Recipe, from_toml
 from alexnet.training import checkpoint, loop, machine
 from alexnet.training.journal import Journal
 from alexnet.training.loop import Training
+from alexnet.training.start import Start
 from alexnet.training.state import State
 
 GOLDEN = 5  # pictures in a bundle by which a copy of it can prove itself
@@ -95,19 +97,22 @@ def run(
     resume: bool = False,
     resume_from: Path | None = None,
     quiet: bool = False,
+    start: Start | None = None,
 ) -> tuple[Path, dict[str, Scores], float]:
     """Train in a locked folder from the start or from a checkpoint (the newest, or ``resume_from``).
+
+    ``start`` are weights to begin with.
 
     Returns the bundle's path, its scores by split, and the images a second of training.
     """
     _check_store(recipe, store)
-    state = State(recipe, store, device)
+    state = State(recipe, store, device, start)
     content: dict[str, Any] = {"journal_bytes": 0}
     if resume:
         path, content = _checkpoint(folder, resume_from)
         state.restore(path, content)
-    statistics = statistics_of(store, recipe)
     network = state.network
+    statistics = dataclasses.replace(statistics_of(store, recipe), **state.shown)
     loader = Loader(
         store.split("train"), recipe, statistics,
         side=network.image_size, channels=network.in_channels, device=device, workers=workers,
@@ -177,6 +182,7 @@ def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, d
             "source": store.about.get("source_fingerprint", ""),
             "counts": {name: len(store.split(name)) for name in ("train", "validation", "test")},
             "kept": _kept(state),
+            **({"from": state.source} if state.source else {}),
         },
         golden=_golden(state, statistics),
     )

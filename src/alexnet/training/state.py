@@ -17,6 +17,7 @@ from alexnet.models.network import Network
 from alexnet.recipe import Recipe, differences, from_dict
 from alexnet.training import checkpoint, optimizer
 from alexnet.training.schedule import Schedule
+from alexnet.training.start import Start
 
 AVERAGE_EVERY = 4  # steps; averaging each step costs 4 % more time and changes nothing that was seen
 
@@ -48,9 +49,14 @@ class Best:
 class State:
     """A run in memory: network, average, optimizer, schedule, position, results so far, the best."""
 
-    def __init__(self, recipe: Recipe, store: Store, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, store: Store, device: torch.device, start: Start | None = None) -> None:
         self.recipe, self.store, self.device = recipe, store, device
-        self.network = build_network(recipe, len(store.classes)).to(device).to(memory_format=torch.channels_last)
+        self.network = build_network(recipe, len(store.classes))
+        if start is not None:
+            start.give(self.network, store.classes)
+        self.shown = start.shown if start else {}  # of the statistics, what belongs to the weights
+        self.source = start.about(store.classes) if start else {}
+        self.network = self.network.to(device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.network).eval() if recipe.averaging else None
         self.averages = 0
         self.masks = torch.Generator(device)
@@ -110,6 +116,7 @@ class State:
             "rows": self.rows,
             "best": {"epoch": best.epoch, "error": best.error, "loss": best.loss, "file": best.file},
             "journal_bytes": journal_bytes,
+            "start": {"shown": self.shown, "source": self.source},
         }
 
     def restore(self, path: Path, content: dict[str, Any]) -> None:
@@ -119,6 +126,8 @@ class State:
         if self.averaged is not None:
             self.averaged.load_state_dict(content["averaged"])
         self.averages = content["averages"]
+        start = content.get("start", {"shown": {}, "source": {}})  # a checkpoint of before there was fine-tuning
+        self.shown, self.source = dict(start["shown"]), dict(start["source"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.errors = list(content["schedule"]["errors"])
         self.schedule.drops = list(content["schedule"]["drops"])

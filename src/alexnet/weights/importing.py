@@ -43,6 +43,7 @@ MODELS: dict[Kind, str] = {
 # ImageNet as torchvision normalizes it, gray levels; its published transforms say the same as shares of 255.
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]) * 255, torch.tensor([0.229, 0.224, 0.225]) * 255
 _CAFFE_MEAN = torch.tensor([122.679, 116.669, 104.007])  # channel means of Caffe's ILSVRC-2012 mean image, RGB
+_STORED, _LARGE = {True: 256, False: 32}, 100  # pixels: stored pictures of ImageNet's nets and of CIFAR-10's
 # Colors of ImageNet along their principal axes, gray levels (2012 code); only further training uses them.
 _COLOR_STD = torch.tensor([121.78, 37.09, 19.72])
 _COLOR_AXES = torch.tensor([[-0.564, -0.713, 0.418], [-0.576, -0.024, -0.817], [-0.592, 0.701, 0.397]])
@@ -71,10 +72,11 @@ def import_weights(kind: Kind, file: str, extras: Extras | None = None) -> Bundl
     found, names, mean = _read(kind, file, model, extras)
     network = fitted(model, found, file)
     classes = _classes(extras, names or found.classes, network.num_classes, file)
-    statistics, fit = _preprocessing(kind, mean, extras)
-    stored = statistics.mean.shape[0] if statistics.mean.dim() == 3 else 256
+    given = mean_of(extras.mean) if extras.mean else None if mean is None else torch.from_numpy(mean)
+    stored = given.shape[0] if given is not None and given.dim() == 3 else _STORED[network.image_size >= _LARGE]
     if stored < network.image_size:
         raise BundleError(f"the mean image has {stored} pixels", f"at least the view's {network.image_size}")
+    statistics, fit = _preprocessing(kind, given, network.image_size, extras)
     about = {"imported": {"kind": kind, "file": Path(file).name, "sha256": _sha256(kind, file, found)}}
     bundle = Bundle(network, classes, statistics, stored, fit, initialization="own", data=about)
     return replace(bundle, golden=golden(bundle))
@@ -110,19 +112,18 @@ def _read(kind: Kind, file: str, model: str, extras: Extras) -> tuple[Found, tup
     return found, names, mean
 
 
-def _preprocessing(kind: Kind, mean: NDArray[Any] | None, extras: Extras) -> tuple[Statistics, Fit]:
-    given = mean_of(extras.mean) if extras.mean else None if mean is None else torch.from_numpy(mean)
+def _preprocessing(kind: Kind, given: torch.Tensor | None, side: int, extras: Extras) -> tuple[Statistics, Fit]:
     one = torch.tensor(1.0)
     if kind == "torchvision":
-        subtract = _MEAN if given is None else given
-        return Statistics(subtract, _COLOR_STD, _COLOR_AXES, _STD), "crop"
+        return Statistics(_MEAN if given is None else given, _COLOR_STD, _COLOR_AXES, _STD), "crop"
     if kind == "cuda-convnet":
         if given is None:
             raise BundleError(
                 "a checkpoint of cuda-convnet holds no mean image", "",
                 "give --batches-meta, the file batches.meta of its pictures, or --mean",
             )  # fmt: skip
-        return Statistics(given, _COLOR_STD, _COLOR_AXES, one, follows=False), "crop"
+        center = center_views(given[None], side)[0] if given.dim() == 3 else given  # [s, s, 3]
+        return Statistics(center, _COLOR_STD, _COLOR_AXES, one, follows=False), "crop"
     if given is None:
         extras.say("no --mean given: the channel means of ILSVRC-2012 are subtracted in place of its mean image")
     return Statistics(_CAFFE_MEAN if given is None else given, _COLOR_STD, _COLOR_AXES, one), "squash"

@@ -302,6 +302,8 @@ def _made(function: Any, arguments: Any) -> Any:
         return _made(arguments[0], ())
     if name == "_codecs.encode" and len(arguments) == 2 and arguments[1] == "latin1":  # bytes, by Python 3 for 2
         return bytes_of(arguments[0])
+    if name in ("__builtin__.bytes", "builtins.bytes") and arguments == ():
+        return b""
     for core in _NUMPY:
         if name == f"{core}multiarray._reconstruct":
             return Array()
