@@ -1,6 +1,7 @@
 """Every number of a run, with its unit and source. A recipe is frozen.
 
-Epochs are counted by how many are done: "from epoch 67" means after 67 whole epochs. The comment behind a field is its help text on the command line and its comment in ``recipe.toml``.
+Epochs are counted by how many are done: "from epoch 67" means after 67 whole epochs.The comment behind a field
+is its help text on the command line and its comment in ``recipe.toml``.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ class Recipe:
     # Stored pictures -> views
     crop: Literal["random", "resized", "center"] = "resized"  # any offset (paper, 4.1) | any part, resized | the middle
     smallest_part: float = 0.35  # `resized`: least share of the picture's area that a view shows
-    far_edge: bool = True  # may a crop reach the far edge? 256 − 224 has 33 offsets (2012 code), 32 without (paper, 4.1)
+    far_edge: bool = True  # may a crop reach the far edge? 256 − 224: 33 offsets (2012 code), 32 without (paper, 4.1)
     crops_shared: int = 1  # consecutive pictures of an epoch's order with one offset and mirror (2012 code: 32)
     mirror: bool = True  # left and right swapped in half of the views (paper, 4.1); off for digits and letters
     color_noise: float = 0.1  # std of the noise along the color axes, in their standard deviations (paper, 4.1)
@@ -112,6 +113,10 @@ class Recipe:
         """Side of the views in an epoch (from 0), pixels; ``full`` is the network's. The last epoch is always full."""
         small = epoch < min(round(self.small_share * self.epochs), self.epochs - 1)
         return self.small_size if small and 0 < self.small_size < full else full
+
+    def joined(self, epoch: int) -> bool:
+        """Are the validation pictures trained on in an epoch (from 0)? Then nothing is validated."""
+        return 0 < self.join_from <= epoch
 
     def to_toml(self) -> str:
         """The recipe as TOML, each number with its meaning behind it; :func:`from_toml` reads it."""

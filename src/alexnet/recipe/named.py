@@ -173,23 +173,27 @@ _NAMED: dict[str, _Named] = {
     "code2012": _Named("The training of the 2012 code's net 145, which gave the paper's results.", CODE2012),
     "caffe": _Named("Caffe's bvlc_alexnet of 2014.", CAFFE),
     "caffenet": _Named("Caffe's bvlc_reference_caffenet of 2014: pooling before norm.", CAFFENET),
-    "owt": _Named('torchvision\'s alexnet, the "one weird trick" network of 2014, by torchvision\'s recipe.', OWT),
+    "owt": _Named("torchvision's alexnet, the \"one weird trick\" network of 2014, by torchvision's recipe.", OWT),
     "one-tower": _Named(
         "The paper's comparison with one tower, net 145-half, by the training of net 145.",
-        CODE2012 | _all("2012 code, layers-145-half", model="alexnet_half"),
+        CODE2012 | _all("2012 code, layers-145-half", model="alexnet_half", initialization="2012"),
     ),
     "no_dropout": _Named("The paper's training without dropout.", PAPER | _all("paper, 4.2, undone", dropout=0.0)),
     "no_augmentation": _Named(
         "The paper's training on center views: no crops, no mirrors, no color noise.",
         PAPER | _all("paper, 4.1, undone", crop="center", mirror=False, color_noise=0.0),
     ),
-    "no_noise": _Named("The paper's training without color noise.", PAPER | _all("paper, 4.1, undone", color_noise=0.0)),
+    "no_noise": _Named(
+        "The paper's training without color noise.", PAPER | _all("paper, 4.1, undone", color_noise=0.0)
+    ),
     **CIFAR,
     "digits": _Named(
         "modern for handwritten digits in minutes: four epochs at full size, never mirrored, no color noise.", DIGITS
     ),
-    "lenet5": _Named("LeNet-5 on handwritten digits: the whole picture, gray, at 32 pixels (LeCun et al. 1998).", LENET5),
-}  # fmt: skip
+    "lenet5": _Named(
+        "LeNet-5 on handwritten digits: the whole picture, gray, at 32 pixels (LeCun et al. 1998).", LENET5
+    ),
+}
 
 
 def list_recipes() -> list[str]:
@@ -218,9 +222,9 @@ def default_for(data: str, model: str | None = None) -> Recipe:
     if model == "lenet5" or model in CIFAR:
         return named(model)
     recipe = named("digits" if data == "digits" else "modern")
-    if model is None or model in ("alexnet", "alexnet_single"):
-        return recipe.replace(model=model or recipe.model)
-    return recipe.replace(model=model, initialization="own")  # the other AlexNets have a start of their own
+    if model in ("alexnet_caffe", "caffenet", "alexnet_owt"):  # they have one start, their own
+        recipe = recipe.replace(initialization="own")
+    return recipe if model is None else recipe.replace(model=model)
 
 
 def _find(name: str) -> _Named:
