@@ -69,9 +69,9 @@ def test_the_paper_s_numbers():
     assert [getattr(paper, name) for name in off] == [0] * len(off)
 
 
-@pytest.mark.parametrize("name", recipes._RANGES)
+@pytest.mark.parametrize("name", fields._RANGES)
 def test_a_number_out_of_range_is_refused_by_its_option(name):
-    least, most = recipes._RANGES[name]
+    least, most = fields._RANGES[name]
     whole = isinstance(FIELDS[name].default, int)
     for wrong in (least - 1, most + 1, *(() if whole else (math.nan, math.inf, -math.inf))):
         with pytest.raises(RecipeError) as caught:
@@ -84,20 +84,20 @@ def test_a_number_out_of_range_is_refused_by_its_option(name):
 
 def test_every_number_has_a_range_and_every_choice_its_list():
     numbers = {name for name, field in FIELDS.items() if type(field.default) in (int, float)}
-    assert numbers == set(recipes._RANGES)
+    assert numbers == set(fields._RANGES)
     for name, field in FIELDS.items():
         choices = getattr(field.type, "__args__", None) if name != "drops" else None
         if choices is not None:
-            assert recipes._CHOICES[name] == choices
+            assert fields._CHOICES[name] == choices
     literals = {name for name, field in FIELDS.items() if hasattr(field.type, "__args__") and name != "drops"}
-    assert literals == set(recipes._CHOICES)
+    assert literals == set(fields._CHOICES)
 
 
-@pytest.mark.parametrize("name", recipes._CHOICES)
+@pytest.mark.parametrize("name", fields._CHOICES)
 def test_a_choice_that_is_none_is_refused(name):
     with pytest.raises(RecipeError) as caught:
         Recipe().replace(**{name: "other"})
-    assert str(caught.value) == f"{option(name)} is 'other'; must be {' or '.join(recipes._CHOICES[name])}"
+    assert str(caught.value) == f"{option(name)} is 'other'; must be {' or '.join(fields._CHOICES[name])}"
 
 
 @pytest.mark.parametrize(

@@ -237,13 +237,7 @@ def show_recipes(words: list[str]) -> int:
             json.dumps(chosen.to_dict(), indent=1) if given.json else chosen.to_toml(), end="\n" if given.json else ""
         )
     else:
-        pairs = recipes.differences(recipes.named(given.name), recipes.named(given.other))
-        if given.json:
-            print(json.dumps({name: list(pair) for name, pair in pairs.items()}, indent=1))
-        else:
-            meaning = recipes.help_text()
-            rows = [(recipes.option(n), str(a), str(b), meaning[n]) for n, (a, b) in pairs.items() if n != "recipe"]
-            show.table("", ("option", given.name, given.other, "meaning"), rows)
+        show.differences(given.name, given.other, as_json=given.json)
     return 0
 
 

@@ -1,7 +1,7 @@
 """What can be typed: a dataclass a command; a field is an option, the comment behind it is its help."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -75,7 +75,7 @@ class EvaluateArguments:
     run: Positional[Path]  # a run folder or a bundle
     data: Positional[str | None] = None  # other pictures of the same classes; by default the run's own
     split: Literal["test", "validation", "train"] = "test"  # which pictures
-    views: Literal[1, 10] = 1  # the center | four corners, center and their mirrors, probabilities averaged
+    views: Literal[1, 9, 10] = 1  # the center | 3×3 places, not mirrored (2012, CIFAR) | corners, center and mirrors
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     json: bool = False  # print one JSON object
     source: DataArguments = field(default_factory=DataArguments)
@@ -88,7 +88,7 @@ class PredictArguments:
     run: Positional[Path]  # a run folder or a bundle
     pictures: Positional[tuple[str, ...]]  # files, folders (with all below them) and globs
     top: int = 5  # guesses for each picture
-    views: Literal[1, 10] = 1  # the center | ten views, probabilities averaged
+    views: Literal[1, 9, 10] = 1  # the center | nine or ten views, probabilities averaged
     format: Literal["table", "json", "csv"] = "table"  # how they are printed
     device: str = "auto"  # auto | cpu | cuda | cuda:N
 
@@ -116,10 +116,10 @@ class ModelsArguments:
 
 @dataclass(frozen=True)
 class RecipesArguments:
-    """List the recipes, show one with every number's meaning, or compare two."""
+    """List the recipes, show one with every number's meaning, or compare two: numbers, networks, and their sources."""
 
     name: Positional[str | None] = None  # which recipe to show
-    other: Positional[str | None] = None  # a second one: print where they differ
+    other: Positional[str | None] = None  # a second one: print where they differ, and where each value is told
     json: bool = False  # print JSON
 
 
@@ -170,7 +170,8 @@ def base_recipe(arguments: list[str], start: "Start | None" = None) -> Recipe:
 def _takes(arguments: list[str], index: int) -> bool:
     """Is this word the value of the option before it?"""
     before = arguments[index - 1] if index else ""
-    flags = {"--json", "--quiet", "--download", "--allow-truncated", "--mirror", "--bias-decay"}
+    flags = {"--json", "--quiet", "--download", "--allow-truncated"}
+    flags |= {recipes.option(field.name) for field in fields(Recipe) if isinstance(field.default, bool)}
     return before.startswith("--") and "=" not in before and before not in flags and not before.startswith("--no-")
 
 

@@ -15,7 +15,7 @@ from alexnet.models import create_model
 from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe, differences, from_dict
-from alexnet.training import checkpoint, optimizer
+from alexnet.training import checkpoint, groups, optimizer
 from alexnet.training.schedule import Schedule
 from alexnet.training.start import Start
 
@@ -61,9 +61,11 @@ class State:
         self.averages = 0
         self.masks = torch.Generator(device)
         set_generator(self.network, self.masks)
+        groups.check(self.network, recipe)
         self.optimizer = optimizer.build(self.network, recipe)
-        steps = -(-len(store.split("train")) // recipe.batch_size)
-        self.schedule = Schedule(recipe, steps)
+        counts = [len(store.split("train")), len(store.split("train")) + len(store.split("validation"))]
+        steps, joined = (-(-count // recipe.batch_size) for count in counts)
+        self.schedule = Schedule(recipe, steps, steps_joined=joined)
         self.position, self.best = Position(), Best()
         self.rows: list[dict[str, float]] = []
 
