@@ -80,7 +80,8 @@ class Py2:
         if value is None or isinstance(value, bool):
             return {None: b"N", True: b"\x88", False: b"\x89"}[value]
         if isinstance(value, int):
-            return b"J" + struct.pack("<i", value)
+            short = -(2**31) <= value < 2**31
+            return b"J" + struct.pack("<i", value) if short else b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
         if isinstance(value, float):
             return b"G" + struct.pack(">d", value)
         if isinstance(value, str):
@@ -121,3 +122,59 @@ class Raw:
 
 def py2(value) -> bytes:
     return Py2().dumps(value)
+
+
+def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride=1, padding=0, groups=1) -> np.ndarray:
+    """Caffe's convolution of one picture [C, H, W], sizes by floor, in float64."""
+    x = np.pad(x.astype(np.float64), ((0, 0), (padding, padding), (padding, padding)))
+    kernel = weight.shape[-1]
+    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), (1, 2))[:, ::stride, ::stride]
+    inputs, filters = np.split(windows, groups), np.split(weight.astype(np.float64), groups)
+    found = [np.einsum("cyxij,fcij->fyx", i, f, optimize=True) for i, f in zip(inputs, filters, strict=True)]
+    return np.concatenate(found) + bias[:, None, None]
+
+
+def pooled(x: np.ndarray, how=np.max, kernel=3, stride=2) -> np.ndarray:
+    """Pooling by ceil over the pixels that exist."""
+    side = -(-(x.shape[1] - kernel) // stride) + 1
+    cut = [slice(i * stride, i * stride + kernel) for i in range(side)]
+    return np.stack([np.stack([how(x[:, a, b], axis=(1, 2)) for b in cut], -1) for a in cut], 1)
+
+
+def normalized(x: np.ndarray, size=5, alpha=1e-4, beta=0.75, k=1.0) -> np.ndarray:
+    """Caffe's response normalization across channels."""
+    squares = np.stack([(x[max(0, c - size // 2) : c + size // 2 + 1] ** 2).sum(0) for c in range(len(x))])
+    return x / (k + alpha / size * squares) ** beta
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def cifar_19pct(arrays: dict, x: np.ndarray) -> np.ndarray:
+    """Logits of the 2012 CIFAR-10 net 19pct for one input [3, 32, 32], layer by layer."""
+    x = np.maximum(pooled(convolve(x, arrays["conv1.weight"], arrays["conv1.bias"], padding=2)), 0)
+    for name in ("conv2", "conv3"):
+        x = np.maximum(convolve(x, arrays[f"{name}.weight"], arrays[f"{name}.bias"], padding=2), 0)
+        x = pooled(x, np.mean)
+    return arrays["fc10.weight"].astype(np.float64) @ x.ravel() + arrays["fc10.bias"]
+
+
+def small_net(seed: int = 0, classes: int = 4) -> dict:
+    """Random weights of that net, as PyTorch lays them out, such that its logits differ."""
+    random = np.random.default_rng(seed)
+    shapes = {"conv1": (32, 3, 5, 5), "conv2": (32, 32, 5, 5), "conv3": (64, 32, 5, 5), "fc10": (classes, 1024)}
+    found = {}
+    for name, shape in shapes.items():
+        found[f"{name}.weight"] = random.normal(
+            0, (2 / np.prod(shape[1:])) ** 0.5 / (50 if name == "conv1" else 1), shape
+        )
+        found[f"{name}.bias"] = random.normal(0, 0.1, shape[0])
+    return {name: array.astype(np.float32) for name, array in found.items()}
+
+
+def picture(side: int = 40) -> np.ndarray:
+    """Three different colors, none of them symmetric: uint8 [side, side, 3]."""
+    y, x = np.mgrid[0:side, 0:side] / side
+    return np.rint(255 * np.stack([x, y * x, (1 - y) * x**2], -1)).astype(np.uint8)
