@@ -86,7 +86,8 @@ def test_frozen_layers_stay_bit_for_bit_and_the_others_learn(source, stores, tmp
         assert torch.equal(after[name], before[name]) == name.startswith(("conv1", "conv2")), name
     assert after["fc10.weight"].shape == (6, 1024)
     about = json.loads((folder / "run.json").read_text())["from"]
-    assert about == {"name": str(source / "bundle"), "sha256": sha256_of(source / "bundle" / "config.json"), "fresh": "fc10"}
+    sha256 = sha256_of(source / "bundle" / "config.json")
+    assert about == {"name": str(source / "bundle"), "sha256": sha256, "fresh": "fc10"}
     bundle = Bundle.load(result.bundle)
     assert bundle.data["from"] == about
     assert f"starting from {source / 'bundle'}" in (result.bundle / "README.md").read_text()

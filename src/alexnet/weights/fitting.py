@@ -145,8 +145,8 @@ def _same_steps(network: Network, steps: Sequence[Step], file: str) -> None:
     for a, b in zip(theirs, ours, strict=False):
         if a.kind != b.kind:
             raise BundleError(
-                f"{file}: after {_before(theirs, a)} comes {a.name}, a {a.kind}",
-                f"{b.name}, a {b.kind}, as in {network.name}",
+                f"{file}: after {_before(theirs, a)} comes {a.name}, {_a(a.kind)}",
+                f"{b.name}, {_a(b.kind)}, as in {network.name}",
                 "another --model may fit",
             )
         for key in a.numbers.keys() & b.numbers.keys():
@@ -161,6 +161,10 @@ def _same_steps(network: Network, steps: Sequence[Step], file: str) -> None:
         what = ", ".join(step.name for step in longer[min(len(theirs), len(ours)) :][:4])
         has = "has" if longer is theirs else "lacks"
         raise BundleError(f"{file} {has} {what}", f"the layers of {network.name}", "another --model may fit")
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
 
 
 def _before(steps: list[Step], step: Step) -> str:
