@@ -6,6 +6,7 @@ color noise follows its own pictures. All of this goes into the checkpoints, so 
 more.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from alexnet.data.pixels import Fit
 from alexnet.data.writing import sha256_of
 from alexnet.errors import RecipeError
 from alexnet.models.network import Network
-from alexnet.recipe import Recipe
+from alexnet.recipe import Recipe, option
 from alexnet.weights.fitting import last_layer
 from alexnet.weights.importing import import_weights
 
@@ -54,16 +55,19 @@ class Start:
     def check(self, recipe: Recipe) -> None:
         """Raise :class:`RecipeError` if a run with this recipe can not start from these weights."""
         for name, value in self._bound().items():
-            if getattr(recipe, name) != value:
+            own = getattr(recipe, name)
+            if own != value and not (isinstance(value, float) and math.isclose(own, value, rel_tol=1e-6)):
                 raise RecipeError(
-                    f"--{name.replace('_', '-')} is {getattr(recipe, name)}", f"{value}, as {self.name} has it",
-                    "leave it out",
+                    f"{option(name)} is {own}", f"{value}, as {self.name} has it", "leave it out"
                 )  # fmt: skip
-        mean, side = self.statistics.mean, recipe.image_size or self.network.image_size
-        wanted = recipe.stored_size if self.statistics.follows else side
-        if mean.dim() == 3 and mean.shape[0] not in (wanted, self.stored_size):
-            option = "--stored-size" if self.statistics.follows else "--image-size"
-            raise RecipeError(f"{option} is {wanted}", f"{mean.shape[0]}, as the mean image of {self.name} has")
+        if self.statistics.mean.dim() == 3:
+            has, side = self.statistics.mean.shape[0], recipe.image_size or self.network.image_size
+            if self.statistics.follows and recipe.stored_size != has:
+                raise RecipeError(
+                    f"--stored-size is {recipe.stored_size}", f"{has}, as the mean image of {self.name} has"
+                )
+            if side > has:
+                raise RecipeError(f"--image-size is {side}", f"at most {has}, as the mean image of {self.name} has")
 
     def _bound(self) -> dict[str, Any]:
         """The numbers of a recipe that these weights decide."""

@@ -55,9 +55,11 @@ def fitted(model: str, found: Found, file: str) -> Network:
     classes = int(found.arrays[last].shape[0]) if found.arrays[last].ndim == 2 else 0
     if not 2 <= classes <= 1_000_000:
         raise BundleError(f"{file}: layer {last} is {list(found.arrays[last].shape)}", "a row a class, at least 2")
-    network = create_model(model, num_classes=classes, in_channels=draft.in_channels, image_size=draft.image_size)
+    if set(draft.state_dict()) != set(found.arrays):
+        raise _other_layers(draft, found, file)
     if any(step.kind not in _LEARNED for step in found.steps):  # some files hold nothing but the learned layers
-        _same_steps(network, found.steps, file)
+        _same_steps(draft, found.steps, file)
+    network = create_model(model, num_classes=classes)
     _same_sizes(network, found, file)
     return _filled(network, found)
 
@@ -75,10 +77,7 @@ def _filled(network: Network, found: Found) -> Network:
 
 
 def _same_sizes(network: Network, found: Found, file: str) -> None:
-    wanted = network.state_dict()
-    if set(wanted) != set(found.arrays):
-        raise _other_layers(network, found, file)
-    for name, into in wanted.items():
+    for name, into in network.state_dict().items():
         array = found.arrays[name]
         if list(array.shape) != list(into.shape):
             raise BundleError(
@@ -132,7 +131,8 @@ def _step(name: str, layer: nn.Module) -> Step | None:
         return Step("spatial norm", name, {"size": layer.size, "alpha": layer.scale, "beta": layer.beta, "k": layer.k})
     if isinstance(layer, MaxPool | AveragePool):
         kind = "average pool" if isinstance(layer, AveragePool) else "max pool"
-        return Step(kind, name, {"kernel": layer.window.kernel, "stride": layer.window.stride})
+        window = layer.window
+        return Step(kind, name, {"kernel": window.kernel, "stride": window.stride, "padding": window.padding})
     if next(layer.parameters(), None) is not None:
         return Step("local", name)
     return None  # flattening and dropout compute nothing in a test

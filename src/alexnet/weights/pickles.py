@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_OPERATIONS = 10_000_000  # a checkpoint of net 145 after 90 epochs has about two million
+MOST_OPERATIONS = 10_000_000  # layers need thousands, a long training's list of errors some more
 _MOST_NAME = 200
 _ONCE = 1 << 20  # characters: so long a text is an array's bytes, of which no second use is kept
 _INERT = ("options.", "python_util.", "util.")  # cuda-convnet's command line, kept in its checkpoints
