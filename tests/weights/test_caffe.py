@@ -145,9 +145,7 @@ def test_bvlc_alexnet_whole(tmp_path):
         x = np.maximum(weights[name] @ x + biases[name], 0)
     expected = softmax(weights["fc8"] @ x + biases["fc8"])
     assert np.abs(Classifier(bundle).probabilities(shown)[0] - expected).max() < 1e-4
-    with pytest.raises(
-        BundleError, match=r"after relu1 comes norm1, a norm; must be pool1, a max pool, as in c"
-    ):
+    with pytest.raises(BundleError, match=r"after relu1 comes norm1, a norm; must be pool1, a max pool, as in c"):
         fitted("caffenet", caffe.read(path), "file")
     with pytest.raises(BundleError, match=r"layer norm1 has (k|towers) 1; must be 2, as norm1 in alexnet"):
         fitted("alexnet", caffe.read(path), "file")
@@ -213,7 +211,7 @@ def test_damaged_files_are_refused_in_one_line(data, text, tmp_path):
 WHOLE = small_model({name: array[:2, ...] for name, array in small_net().items()})
 
 
-@given(st.data())
+@given(data=st.data())
 def test_damaged_bytes_end_in_our_errors_alone(data, tmp_path_factory):
     damaged = bytearray(WHOLE)
     for _ in range(data.draw(st.integers(1, 3))):

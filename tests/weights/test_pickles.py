@@ -235,7 +235,7 @@ def test_every_operation_of_a_protocol_is_known_or_refused_by_name():
 CHECKPOINT = py2({"model_state": {"layers": {"c": {"weights": [np.ones((3, 2), np.float32)], "type": "conv"}}}})
 
 
-@given(st.data())
+@given(data=st.data())
 def test_damaged_bytes_are_values_or_one_error(data):
     damaged = bytearray(CHECKPOINT)
     for _ in range(data.draw(st.integers(1, 4))):

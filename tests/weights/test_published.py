@@ -42,7 +42,7 @@ def test_the_bundle_has_torchvision_s_logits(tmp_path):
     assert np.allclose(np.log(found), expected.log_softmax(0), atol=1e-5)
     own = bundle.network.state_dict()
     assert all(torch.equal(own[name], value) for name, value in theirs.state_dict().items())
-    os.remove(path)
+    path.unlink()
     legacy = {name: value for name, value in theirs.state_dict().items() if not name.startswith("classifier")}
     torch.save(legacy, path, _use_new_zipfile_serialization=False)
     with pytest.raises(BundleError, match=r"net\.pth lacks classifier\.1\.weight, .* another --model may fit"):

@@ -68,7 +68,7 @@ def mean_image(blob: NDArray[Any], file: str) -> NDArray[np.float32]:
     if len(sides) != 3 or sides[0] != 3 or sides[1] != sides[2] or not np.isfinite(blob).all():
         raise BundleError(f"{file} is {list(blob.shape)}", "a mean image [3, S, S] of finite numbers")
     image = blob.reshape(sides)[::-1].transpose(1, 2, 0)
-    return np.ascontiguousarray(image, np.float32)
+    return np.array(image, np.float32, order="C")
 
 
 def to_rgb(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

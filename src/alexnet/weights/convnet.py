@@ -75,7 +75,7 @@ def read_meta(path: Path) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BundleError(f"{path} has no label_names", "a list of names")
     image = values.reshape(3, side, side).transpose(1, 2, 0)  # (c, y, x)
-    return np.ascontiguousarray(image, np.float32), tuple(names)
+    return np.array(image, np.float32, order="C"), tuple(names)
 
 
 def _stages(checkpoint: Checkpoint) -> list[list[str]]:
