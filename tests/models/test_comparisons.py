@@ -109,7 +109,7 @@ def test_half_is_one_tower_until_they_meet():
                 source = whole.get_submodule(name).get_parameter(kind)
                 half.get_submodule(name).get_parameter(kind).copy_(source.chunk(2)[0])
         one, two = half.outputs(x)["pool2"], whole.outputs(x)["pool2"].chunk(2, 1)[0]
-    assert torch.allclose(one, two, rtol=1e-5)
+    assert (one - two).abs().max() < 2e-5 * two.abs().max()  # the grouped product sums in another order
 
 
 def test_tanh_and_its_slope():
