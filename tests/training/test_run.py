@@ -198,6 +198,7 @@ FLIPS = {
     "learning_rate": 0.001, "bias_rate": 3.0, "momentum": 0.5, "weight_decay": 10.0, "fc_decay": 10.0,
     "bias_decay": True, "clip": 0.01, "schedule": "steps", "warmup": 0.0, "label_smoothing": 0.5, "averaging": 0.0,
     "small_size": 0, "small_share": 0.0, "precision": "bf16", "crops_shared": 8, "noise_until": 1,
+    "far_edge": False,
     "noise_divide": True, "divide_std": True, "bias_lowered": False, "layer_rate": "conv1=0.1",
     "layer_decay": "fc8=50", "freeze": "conv1",
 }  # fmt: skip
@@ -211,7 +212,6 @@ ELSEWHERE = {  # shown by other tests
     "most_drops": "test_steps_and_stall_have_their_numbers",
     "keep": "test_the_best_epoch_by_validation_is_kept",
     "checkpoint_minutes": "test_checkpoints_come_by_the_clock",
-    "far_edge": "test_the_paper_s_2048_views_are_32_by_32_offsets",
     "freeze_from": "test_frozen_from_its_epoch_on",
     "join_from": "test_as_in_2012_resumed_equals_never_stopped",
 }
