@@ -67,7 +67,7 @@ def test_a_bundle_comes_back_bit_for_bit(bundle, saved):
     before, after = bundle.network.state_dict(), found.network.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    for name, value in vars(bundle.statistics).items():
+    for name, value in bundle.statistics.tensors().items():
         assert torch.equal(getattr(found.statistics, name), value)
     for field in ("classes", "stored_size", "fit", "recipe", "metrics", "initialization", "data", "golden"):
         assert getattr(found, field) == getattr(bundle, field), field

@@ -125,7 +125,8 @@ def test_the_first_weights_are_as_told(model):
     generator = torch.Generator().manual_seed(0)
     for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"):
         layer = nn.Linear(400, 300)  # any size will do: the start is drawn as for the layer of that name
-        network.initial[name].draw(layer, generator)
+        with torch.no_grad():
+            network.initial[name].draw(layer, generator)
         weight, bias = layer.weight.detach(), layer.bias.detach()
         if "fan-in" in told["weight std"].value:
             assert float(weight.abs().max()) == pytest.approx(0.05, rel=0.01)  # 1 / √400
