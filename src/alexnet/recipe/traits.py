@@ -72,9 +72,10 @@ _CODE2012 = _PAPER | {
     "published": Trait("40.66 / 18.21 %, ten views", "2012 code, its log of net 145"),
 }
 _HALF_NET = "2012 code, layers-145-half"
-_ONE_TOWER = _CODE2012 | {
-    "kernels": Trait("48-128-192-192-256", f"{_HALF_NET}"),
+_ONE_TOWER = _PAPER | {
+    "kernels": Trait("48-128-192-192-256", _HALF_NET),
     "towers": Trait("1", _HALF_NET),
+    "weight std": Trait("0.01, conv3 to conv5 0.03", _HALF_NET),
     "norm scope": Trait("all channels", f"{_HALF_NET}: there is one tower"),
     "parameters": Trait("59,798,312", _HALF_NET),
     "published": Trait("1.7 / 1.2 % more than two towers", "paper, 3.2"),
