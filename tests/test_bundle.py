@@ -67,7 +67,7 @@ def test_a_bundle_comes_back_bit_for_bit(bundle, saved):
     before, after = bundle.network.state_dict(), found.network.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    for name, value in vars(bundle.statistics).items():
+    for name, value in bundle.statistics.tensors().items():
         assert torch.equal(getattr(found.statistics, name), value)
     for field in ("classes", "stored_size", "fit", "recipe", "metrics", "initialization", "data", "golden"):
         assert getattr(found, field) == getattr(bundle, field), field
@@ -75,6 +75,17 @@ def test_a_bundle_comes_back_bit_for_bit(bundle, saved):
     assert not found.network.training
     again = found.save(saved.parent / "again")
     assert all((again / name).read_bytes() == (saved / name).read_bytes() for name in FILES)
+
+
+def test_a_mean_that_does_not_follow_and_a_divisor_a_channel_come_back(bundle, tmp_path):
+    center = dataclasses.replace(
+        bundle.statistics, mean=torch.ones(32, 32, 3), divide=torch.tensor([50.0, 60.0, 70.0]), follows=False
+    )
+    path = dataclasses.replace(bundle, statistics=center).save(tmp_path / "bundle")
+    found = Bundle.load(path).statistics
+    assert (found.follows, found.divide.tolist(), found.mean.shape) == (False, [50.0, 60.0, 70.0], (32, 32, 3))
+    said = json.loads((path / "config.json").read_text())["preprocessing"]
+    assert (said["subtract"], said["divide"]) == ("center of the mean image", [50.0, 60.0, 70.0])
 
 
 def test_the_golden_pictures_are_answered_as_expected(bundle, saved):

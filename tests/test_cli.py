@@ -241,7 +241,24 @@ def test_recipes(capsys):
     assert cli.run(["recipes", "paper"]) == 0
     assert "momentum = 0.9" in capsys.readouterr().out
     assert cli.run(["recipes", "paper", "modern", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["optimizer"] == ["paper", "adamw"]
+    assert json.loads(capsys.readouterr().out)["options"]["optimizer"]["values"] == ["paper", "adamw"]
+    assert cli.run(["recipes", "paper", "code2012", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["options"]["drops"]["values"] == [[], [25, 51, 79]]
+    assert found["networks"]["norm in layer 1"]["sources"][1] == "2012 code, layers-145: before the ReLU"
+    assert cli.run(["recipes", "paper", "code2012"]) == 0
+    text = capsys.readouterr().out
+    for word in (
+        "--noise-until",
+        "67",
+        "25, 51, 79",
+        "Networks: alexnet and alexnet_2012",
+        "spatial norm",
+        "2178 views",
+    ):
+        assert word in text, word
+    assert cli.run(["recipes", "cifar_18pct", "cifar_19pct"]) == 0
+    assert "alexnet models cifar_18pct   alexnet models cifar_19pct" in capsys.readouterr().out
 
 
 def test_help_and_import_are_quick_because_nothing_heavy_is_imported():

@@ -23,6 +23,8 @@ from alexnet.evaluation.metrics import Scores
 from alexnet.recipe import Recipe
 from alexnet.training import machine
 from alexnet.training import run as runs
+from alexnet.training.notes import notes
+from alexnet.training.start import Start, from_bundle
 
 Progress = Callable[[int, int], None]
 DRAWINGS = ("filters", "curves", "confusion", "predictions")
@@ -69,6 +71,7 @@ def train(
     recipe: Recipe | str | None = None,
     run: str | Path | None = None,
     *,
+    start: str | Path | Start | None = None,
     options: DataOptions | None = None,
     device: str = "auto",
     workers: int = 1,
@@ -78,23 +81,34 @@ def train(
     """Train a classifier on ``data`` (a name, a folder, a store) and return what became of it.
 
     ``recipe`` is a :class:`Recipe` or the name of one; without it the data and ``model=`` choose. Any number of it can
-    be changed by name: ``train("digits", epochs=3)``. ``run`` is a new folder for everything that is made.
+    be changed by name: ``train("digits", epochs=3)``. ``run`` is a new folder for everything that is made. ``start``
+    names a run or bundle whose weights are fine-tuned; its network and its way of showing pictures are kept.
     """
     options = options or DataOptions()
-    if recipe is None:
-        recipe = recipes.default_for(str(data), changes.get("model"))
-    elif isinstance(recipe, str):
-        recipe = recipes.named(recipe)
+    start = from_bundle(start) if isinstance(start, str | Path) else start
+    recipe = _recipe(str(data), recipe, start, changes)
     chosen = torch_device(device)
-    recipe = recipe.replace(**changes)
     recipe = recipe.replace(precision=machine.choose_precision(recipe.precision, chosen))  # what auto means here
     folder = Path(run) if run is not None else _new_folder(data, recipe)
     runs.refuse_used(folder)
     store = open_store(data, recipe, options)
     with runs.locked(folder):
         runs.refuse_used(folder)
-        runs.write_start(folder, recipe, {"data": str(data), "store": str(store.path.resolve())})
-        return _run(recipe, store, folder, chosen, workers, quiet)
+        about = {"data": str(data), "store": str(store.path.resolve())}
+        runs.write_start(folder, recipe, about | ({"from": start.about(store.classes)} if start else {}))
+        return _run(recipe, store, folder, chosen, workers, quiet, start=start)
+
+
+def _recipe(data: str, recipe: Recipe | str | None, start: Start | None, changes: dict[str, Any]) -> Recipe:
+    """What a run is to be: the recipe given or named or the data's own, as the weights need it, with the changes."""
+    if not isinstance(recipe, Recipe):
+        model = changes.get("model") or (start.network.name if start else None)
+        recipe = recipes.named(recipe) if recipe else recipes.default_for(data, model)
+        recipe = start.recipe(recipe) if start else recipe
+    recipe = recipe.replace(**changes)
+    if start is not None:
+        start.check(recipe)
+    return recipe
 
 
 def resume(
@@ -119,30 +133,7 @@ def _run(
         bundle, scores, rate = runs.run(recipe, store, folder, device=device, workers=workers, quiet=quiet, **how)
     pictures = tuple(draw(what, folder) for what in DRAWINGS)
     seconds = time.perf_counter() - started
-    return Result(folder, bundle, scores, rate, seconds, recipe, pictures, _notes(store, scores))
-
-
-FEW = 100  # training pictures a class under which a network that starts from nothing is told to expect little
-
-
-def _notes(store: Store, scores: dict[str, Scores]) -> tuple[str, ...]:
-    """What so many pictures can teach and show, honestly."""
-    train, notes = store.split("train"), []
-    each = np.bincount(train.labels, minlength=len(store.classes))
-    if each.min() < FEW:
-        rare = store.classes[int(each.argmin())]
-        notes.append(
-            f"{len(train)} pictures taught {len(store.classes)} classes, {each.min()} of {rare!r}: few for a network "
-            f"that starts from nothing. More pictures, at least {FEW} a class, will help more than any option."
-        )
-    if "test" in scores:
-        low, high = scores["test"].top1_interval
-        often = np.bincount(store.split("test").labels).max() / scores["test"].count
-        notes.append(
-            f"{scores['test'].count} test pictures put the true top-1 between {100 * low:.1f} and {100 * high:.1f} % "
-            f"(95 % sure); always guessing the most frequent class would reach {100 * often:.1f} %."
-        )
-    return tuple(notes)
+    return Result(folder, bundle, scores, rate, seconds, recipe, pictures, notes(store, scores))
 
 
 def torch_device(name: str) -> torch.device:

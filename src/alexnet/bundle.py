@@ -4,7 +4,7 @@ A bundle is a folder, format version 1::
 
     config.json         network and its arguments, classes in order, preprocessing, recipe, metrics, versions, SHA-256
     model.safetensors   the weights, float32, by the network's own names
-    mean.safetensors    what is subtracted: the mean image [S, S, 3] or the channel means [3], and the color axes
+    mean.safetensors    what is subtracted: mean image [S, S, 3], its center or channel means [3]; divisor, color axes
     golden/*.png        a few pictures, with the probabilities expected of them in golden/expected.json
     README.md           model card
 
@@ -33,6 +33,7 @@ from alexnet.models import create_model
 from alexnet.models.network import Network
 
 FORMAT, VERSION = "alexnet-bundle", 1
+CENTER = "center of the mean image"  # the same for every view, as in the 2012 code
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Bundle:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "golden").mkdir(parents=True)
         _write_tensors(partial / "model.safetensors", dict(self.network.state_dict()))
-        _write_tensors(partial / "mean.safetensors", vars(self.statistics))
+        _write_tensors(partial / "mean.safetensors", self.statistics.tensors())
         expected = {}
         for golden in self.golden:
             (partial / "golden" / f"{golden.name}.png").write_bytes(golden.png)
@@ -106,8 +107,9 @@ class Bundle:
                 image_size=config["model"]["image_size"],
             )
             network.load_state_dict(_read_tensors(path / "model.safetensors"))
-            statistics = Statistics(**_read_tensors(path / "mean.safetensors"))
             preprocessing = config["preprocessing"]
+            follows = preprocessing.get("subtract") != CENTER
+            statistics = Statistics(**_read_tensors(path / "mean.safetensors"), follows=follows)
             expected = json.loads((path / "golden" / "expected.json").read_text())
             for name in expected:
                 if f"golden/{name}" not in config["sha256"]:
@@ -173,8 +175,8 @@ class Bundle:
                 "fit": self.fit,
                 "view": "center",
                 "image_size": network.image_size,
-                "subtract": "mean image" if self.statistics.mean.dim() == 3 else "channel means",
-                "divide": float(self.statistics.divide),
+                "subtract": self._subtracted(),
+                "divide": self.statistics.divide.tolist(),
                 "gray": network.in_channels == 1,
             },
             "recipe": dict(self.recipe),
@@ -187,13 +189,27 @@ class Bundle:
             },
         }
 
+    def _origin(self) -> str:
+        """Where the weights come from, in a sentence."""
+        if "imported" in self.data:
+            about = self.data["imported"]
+            return f"Imported from {about['kind']}: `{about['file']}`, SHA-256 `{about['sha256']}`"
+        data, recipe = self.data.get("name", "unknown data"), self.recipe.get("recipe", "")
+        trained = f"Trained on {data} with the recipe `{recipe}`"
+        started = self.data.get("from")
+        return f"{trained}, starting from {started['name']} (SHA-256 `{started['sha256']}`)" if started else trained
+
+    def _subtracted(self) -> str:
+        if self.statistics.mean.dim() == 1:
+            return "channel means"
+        return "mean image" if self.statistics.follows else CENTER
+
     def _model_card(self) -> str:
         parameters = sum(p.numel() for p in self.network.parameters())
         lines = [
             f"# {self.network.name} for {len(self.classes)} classes",
             "",
-            f"Trained on {self.data.get('name', 'unknown data')} with the recipe `{self.recipe.get('recipe', '')}`; "
-            f"{parameters:,} parameters.",
+            f"{self._origin()}; {parameters:,} parameters.",
             "",
             "| split | pictures | top-1 | top-5 | loss |",
             "|---|---|---|---|---|",

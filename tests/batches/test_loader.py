@@ -1,5 +1,6 @@
 """A batch depends on (seed, epoch, position) alone."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -159,4 +160,68 @@ def test_in_order_is_every_picture_once_as_stored(digits):
 def test_statistics_keep_their_places_on_a_device(digits):
     statistics = statistics_of(digits)
     moved = to_device(statistics, CPU)
-    assert all(torch.equal(vars(moved)[name], value) for name, value in vars(statistics).items())
+    assert all(torch.equal(moved.tensors()[name], value) for name, value in statistics.tensors().items())
+    assert len(statistics.tensors()) == 4
+    assert to_device(dataclasses.replace(statistics, follows=False), CPU).follows is False
+
+
+def offsets(digits: Store, recipe: Recipe, epoch: int, **how) -> list[tuple]:
+    """What each picture's view shows, found by looking for the view in the picture, in the epoch's order."""
+    made = loader(digits, recipe=recipe, **how)
+    flat = dataclasses.replace(made.statistics, mean=torch.zeros(3), divide=torch.tensor(1.0))
+    made.statistics = flat
+    found = []
+    for batch in made.epoch(epoch):
+        pictures = torch.from_numpy(digits.split("train").gather(batch.indices)).float()
+        for picture, view in zip(pictures, batch.images.permute(0, 2, 3, 1), strict=True):
+            cuts = {(y, x): picture[y : y + 28, x : x + 28] for y in range(5) for x in range(5)}
+            places = [
+                (at, m) for at, cut in cuts.items() for m in (0, 1) if torch.equal(cut.flip(1) if m else cut, view)
+            ]
+            found.append(frozenset(places))
+    return found
+
+
+SHARED = Recipe(
+    stored_size=32, batch_size=20, crop="random", color_noise=0, color_jitter=0, mixup=0, crops_shared=32,
+)  # fmt: skip
+
+
+def test_crops_are_shared_by_neighbors_of_the_epochs_order_whatever_the_batch(digits):
+    found = offsets(digits, SHARED, 3)
+    groups = [frozenset.intersection(*found[at : at + 32]) for at in range(0, 160, 32)]
+    assert all(groups)  # each group of 32 has a place in common
+    assert len(set(groups)) > 1
+    alone = offsets(digits, SHARED.replace(crops_shared=1), 3)
+    assert not all(frozenset.intersection(*alone[at : at + 32]) for at in range(0, 160, 32))
+    assert offsets(digits, SHARED.replace(batch_size=33), 3, workers=3) == found
+    assert offsets(digits, SHARED, 4) != found
+    tail = list(loader(digits, recipe=SHARED).epoch(3, start=5))
+    assert same(tail, list(loader(digits, recipe=SHARED).epoch(3))[5:])
+
+
+def test_validation_pictures_join_the_training(digits):
+    recipe = RECIPE.replace(join_from=2, keep="last")
+    validation = digits.split("validation")
+    made = Loader(
+        digits.split("train"), recipe, statistics_of(digits), side=28, channels=3, device=CPU, validation=validation,
+        workers=2,
+    )  # fmt: skip
+    assert [made.steps(epoch) for epoch in (0, 1, 2, 3)] == [5, 5, 7, 7]  # of 160 and of 200 pictures
+    assert same(list(made.epoch(1)), list(loader(digits, recipe=recipe).epoch(1)))
+    batches = list(made.epoch(2))
+    indices = np.concatenate([batch.indices for batch in batches])
+    assert sorted(indices.tolist()) == list(range(200))
+    both = np.concatenate([digits.split("train").labels, validation.labels])
+    assert torch.cat([batch.labels for batch in batches]).tolist() == both[indices].tolist()
+    some = np.array([199, 0, 159, 160, 5])
+    pictures = np.concatenate([digits.split("train").gather(np.arange(160)), validation.gather(np.arange(40))])
+    assert np.array_equal(made.pictures(2).gather(some), pictures[some])
+
+
+def test_color_noise_ends_at_its_epoch(digits):
+    noisy = RECIPE.replace(color_noise=0.5, noise_until=3, noise_divide=True)
+    still = RECIPE.replace(color_noise=0.0)
+    for epoch in (2, 3, 4):
+        pair = [list(loader(digits, recipe=recipe).epoch(epoch)) for recipe in (noisy, still)]
+        assert same(*pair) == (epoch >= 3)

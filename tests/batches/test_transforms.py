@@ -13,7 +13,7 @@ from alexnet.batches.sampler import uniforms
 from alexnet.batches.transforms import Boxes, Colors, Statistics
 from alexnet.recipe import Recipe, named
 
-PLAIN = named("paper").replace(color_noise=0.0, mirror=False)
+PLAIN = named("paper").replace(color_noise=0.0, mirror=False, far_edge=True)
 
 
 def some(count: int, size: int, seed: int = 0) -> torch.Tensor:
@@ -40,6 +40,14 @@ def test_all_33_by_33_offsets_are_reached_alike():
     np.add.at(found, (boxes.top, boxes.left), 1)  # an offset beyond 32 would raise
     assert found.min() > 0
     assert abs(((found - 40) ** 2 / 40).sum() - (33 * 33 - 1)) < 5 * np.sqrt(2 * (33 * 33 - 1))
+
+
+def test_the_paper_s_2048_views_are_32_by_32_offsets():
+    boxes = transforms.draw_boxes(PLAIN.replace(far_edge=False), numbers(32 * 32 * 20), 256, 224)
+    assert len({(top, left) for top, left in zip(boxes.top, boxes.left, strict=True)}) == 32 * 32
+    assert max(boxes.top.max(), boxes.left.max()) == 31
+    whole = transforms.draw_boxes(PLAIN.replace(far_edge=False), numbers(9), 224, 224)
+    assert not whole.top.any()
 
 
 def test_the_ends_are_the_corners():
@@ -154,6 +162,33 @@ def test_ten_views_pixel_by_pixel():
                 assert torch.equal(found[5 + view, :, y, s - 1 - x], pixel)
     assert torch.equal(found[4], transforms.center_views(images, s))
     assert len({view.numpy().tobytes() for view in found}) == 10
+
+
+def test_nine_views_pixel_by_pixel():
+    """Border b = 2: offsets 0, b and 2b each way, none mirrored."""
+    images = some(3, 10)
+    found = transforms.nine_views(images, 6)
+    assert found.shape == (9, 3, 6, 6, 3)
+    for view, (top, left) in enumerate((y, x) for y in (0, 2, 4) for x in (0, 2, 4)):
+        for y in range(6):
+            for x in range(6):
+                assert torch.equal(found[view, :, y, x], images[:, top + y, left + x])
+    assert torch.equal(found[4], transforms.center_views(images, 6))
+
+
+def test_neighbors_with_one_box_are_cut_like_each_alone():
+    images = some(12, 16)
+    sizes = np.repeat([9, 12, 16, 9], 3)
+    boxes = Boxes(np.repeat([1, 2, 0, 1], 3), np.repeat([3, 1, 0, 3], 3), sizes, sizes, np.repeat([True, False], 6))
+    mean = flat_statistics(some(1, 16, seed=9)[0].float())
+    together = transforms.cut(images, boxes, 9)
+    colored = transforms.color(together, boxes, None, mean, 3)
+    for i in range(12):
+        one = Boxes(*(part[i : i + 1] for part in boxes))
+        alone = transforms.cut(images[i : i + 1], one, 9)
+        assert torch.equal(together[i], alone[0])
+        assert torch.equal(colored[i], transforms.color(alone, one, None, mean, 3)[0])
+    assert transforms.cut(images[:0], Boxes(*(part[:0] for part in boxes)), 9).shape == (0, 9, 9, 3)
 
 
 def test_ten_views_of_a_picture_as_large_as_the_view():
@@ -297,6 +332,42 @@ def test_divide(imagenet, channels):
     whole = transforms.color(images, None, None, imagenet, channels)
     tenth = transforms.color(images, None, None, dataclasses.replace(imagenet, divide=torch.tensor(10.0)), channels)
     assert torch.equal(tenth, whole / 10)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_divided_by_each_channel_s_deviation(imagenet, channels):
+    images, deviation = some(2, 6), torch.tensor([50.0, 60.0, 70.0])
+    found = transforms.color(images, None, None, dataclasses.replace(imagenet, divide=deviation), channels)
+    expected = (images.double() - imagenet.mean.double()) / deviation.double()
+    if channels == 1:
+        expected = (expected * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)).sum(3, keepdim=True)
+    assert (found.permute(0, 2, 3, 1) - expected).abs().max() < 1e-5  # float32
+
+
+@pytest.mark.parametrize("divide", [torch.tensor(2.0), torch.tensor([2.0, 4.0, 8.0])])
+def test_noise_then_divided_by_one_and_a_tenth(imagenet, divide):
+    """2012: every number of a noisy view is divided by 1 + 0.1, after the noise; a view without noise is not."""
+    images, statistics = some(3, 5), dataclasses.replace(imagenet, divide=divide)
+    recipe = named("paper").replace(noise_divide=True, noise_until=5)
+    colors = transforms.draw_colors(recipe, color_numbers(3), imagenet, epoch=4)
+    offset = transforms.draw_colors(named("paper"), color_numbers(3), imagenet).offset.double()
+    found = transforms.color(images, None, colors, statistics, 3).permute(0, 2, 3, 1).double()
+    expected = (images.double() - imagenet.mean.double() + offset[:, None, None]) / 1.1 / divide.double()
+    assert (found - expected).abs().max() < 1e-4  # float32
+    assert transforms.draw_colors(recipe, color_numbers(3), imagenet, epoch=5) == Colors(None, None, [], 1.0)
+    assert transforms.draw_colors(named("paper"), color_numbers(3), imagenet).divide == 1
+
+
+def test_the_2012_mean_is_the_center_s_wherever_the_view_is():
+    images, mean = some(8, 12), some(1, 12, seed=5)[0].float()
+    center = dataclasses.replace(flat_statistics(mean[2:10, 2:10]), follows=False)
+    boxes = transforms.draw_boxes(PLAIN.replace(mirror=True), numbers(8), 12, 8)
+    assert boxes.mirror.any()
+    cuts = transforms.cut(images, boxes, 8)
+    found = transforms.color(cuts, boxes, None, center, 3).permute(0, 2, 3, 1)
+    assert torch.equal(found, cuts.float() - mean[2:10, 2:10])  # not mirrored, not moved
+    small = transforms.color(transforms.cut(images, boxes, 4), boxes, None, center, 3)
+    assert small.shape == (8, 3, 4, 4)
 
 
 def test_erased_rectangles():

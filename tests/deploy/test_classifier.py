@@ -94,7 +94,7 @@ def test_ten_views(classifier, pictures):
     one, ten = (classifier.probabilities(pictures, views=views) for views in (1, 10))
     assert ten.sum(1) == pytest.approx(np.ones(7), abs=1e-5)
     assert np.abs(one - ten).max() > 1e-3
-    with pytest.raises(DataError, match="views is 2; must be 1 or 10"):
+    with pytest.raises(DataError, match="views is 2; must be 1, 9 or 10"):
         classifier.predict(pictures, views=2)
 
 

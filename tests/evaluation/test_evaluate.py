@@ -1,5 +1,7 @@
 """A split through a real network, against plain loops over its pictures."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,7 @@ def slow_probabilities(network: nn.Module, picture: np.ndarray, mean: np.ndarray
     whole, far = picture.astype(np.float32) - mean, len(picture) - side
     middle = (far // 2, far // 2)
     corners = [(0, 0), (0, far), (far, 0), (far, far), middle] if views == 10 else [middle]
+    corners = [(y, x) for y in (0, far // 2, far) for x in (0, far // 2, far)] if views == 9 else corners
     found = []
     for top, left in corners:
         cut = whole[top : top + side, left : left + side]
@@ -47,7 +50,7 @@ def slow_probabilities(network: nn.Module, picture: np.ndarray, mean: np.ndarray
 
 
 @pytest.mark.parametrize("mean", ["image", "channel"])
-@pytest.mark.parametrize("views", [1, 10])
+@pytest.mark.parametrize("views", [1, 9, 10])
 def test_probabilities_are_averaged_over_the_views(digits, network, views, mean):
     images = digits.split("test").gather(np.arange(6))
     statistics = statistics_of(digits, mean)
@@ -58,6 +61,26 @@ def test_probabilities_are_averaged_over_the_views(digits, network, views, mean)
         expected = slow_probabilities(network, images[i], statistics.mean.numpy(), 24, views)
         # float32 convolutions of one picture and of six add up in other orders.
         assert found[i].exp().numpy() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("views", [1, 9, 10])
+def test_the_center_of_the_mean_is_subtracted_from_every_view(digits, network, views):
+    images = digits.split("test").gather(np.arange(4))
+    mean = digits.mean_image[4:28, 4:28]
+    statistics = dataclasses.replace(statistics_of(digits), mean=torch.from_numpy(mean), follows=False)
+    found = log_probabilities(network, torch.from_numpy(images), statistics, side=24, channels=3, views=views).exp()
+    if views == 1:
+        places = [(4, 4, 1)]
+    elif views == 9:
+        places = [(y, x, 1) for y in (0, 4, 8) for x in (0, 4, 8)]
+    else:
+        places = [(y, x, step) for y, x in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)) for step in (1, -1)]
+    parts = []
+    for y, x, step in places:
+        cut = images[:, y : y + 24, x : x + 24][:, :, ::step].astype(np.float32) - mean
+        with torch.no_grad():
+            parts.append(network(torch.from_numpy(cut).permute(0, 3, 1, 2)).softmax(1))
+    assert (found - torch.stack(parts).mean(0)).abs().max() < 1e-4
 
 
 def test_ten_views_do_not_average_logits(digits, network):
@@ -119,9 +142,9 @@ def test_a_split_of_one_picture_and_few_classes(digits, tmp_path):
 
 def test_what_can_not_be_is_refused(digits, network):
     images, statistics = torch.zeros(1, 16, 16, 3, dtype=torch.uint8), statistics_of(digits, "channel")
-    with pytest.raises(DataError, match=r"views is 5; must be 1 or 10"):
+    with pytest.raises(DataError, match=r"views is 5; must be 1, 9 or 10"):
         log_probabilities(network, images, statistics, side=24, channels=3, views=5)
-    with pytest.raises(DataError, match=r"ten views of 24 pixels do not fit a stored picture of 16; use 1 view"):
+    with pytest.raises(DataError, match=r"10 views of 24 pixels do not fit a picture of 16; use 1 view"):
         log_probabilities(network, images, statistics, side=24, channels=3, views=10)
     about = dict(digits.about["splits"]["test"])
     empty = Split(digits.path, "validation", about | {"shards": []}, 32)

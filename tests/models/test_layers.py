@@ -241,6 +241,15 @@ def test_224_pixels_give_55_with_zeros_right_and_bottom():
     assert torch.equal(layer(x), nn.functional.conv2d(padded, layer.weight, layer.bias, stride=4))
 
 
+def test_windows_that_stick_out_are_dropped_by_floor():
+    """Caffe's and PyTorch's sizes: (105 − 11) / 4 leaves two pixels that no window sees."""
+    x, layer = random(1, 2, 105, 105), Convolution(2, 3, 11, stride=4, ceil=False)
+    assert torch.equal(layer(x), nn.functional.conv2d(x, layer.weight, layer.bias, stride=4))
+    assert layer(x).shape == (1, 3, 24, 24) and layer.window.out_size(105) == 24 and layer.window.overhang(105) == 0
+    assert torch.equal(MaxPool(3, 2, ceil=False)(x[..., :24, :24]), nn.functional.max_pool2d(x[..., :23, :23], 3, 2))
+    assert MaxPool(3, 2, ceil=False).window.out_size(24) == 11 and MaxPool(3, 2).window.out_size(24) == 12
+
+
 def slow_pool(x: Tensor, kernel: int, stride: int, reduce) -> Tensor:
     out = []
     for r in range(1 + max(0, math.ceil((x.shape[2] - kernel) / stride))):
@@ -315,6 +324,7 @@ def test_dropout_draws_nothing_global():
 
 def test_layers_say_what_they_are():
     assert repr(MaxPool(3, 2)) == "MaxPool(3, stride=2)"
+    assert repr(MaxPool(3, 2, ceil=False)) == "MaxPool(3, stride=2, ceil=False)"
     assert repr(AveragePool(3, 2)) == "AveragePool(3, stride=2)"
     assert repr(ResponseNorm(2)) == "ResponseNorm(towers=2, size=5, alpha=0.0001, beta=0.75, k=2.0)"
     assert repr(SpatialNorm(3, 5e-5)) == "SpatialNorm(size=3, scale=5e-05, beta=0.75, k=1.0)"

@@ -15,7 +15,9 @@ def shapes_only(name: str, **options) -> Network:
         return create_model(name, **options)
 
 
-CASES = [(name, {}) for name in list_models()] + [
+# The full AlexNet takes a second to draw; the others are shown smaller, where windows stick out.
+SMALLER = {"image_size": 131, "num_classes": 10}
+CASES = [(name, SMALLER if name[:8] in ("alexnet_", "caffenet") else {}) for name in list_models()] + [
     ("alexnet", {"image_size": 67, "num_classes": 5, "in_channels": 1}),
     ("lenet5", {"image_size": 33, "in_channels": 3}),
     ("cifar_18pct", {"image_size": 25}),
@@ -45,6 +47,16 @@ def test_the_table_is_what_a_forward_pass_does(name, options):
         ("alexnet_single", 62_378_344, 1_135_256_096),
         ("cifar_18pct", 89_578, 12_298_240),
         ("lenet5", 60_850, 328_096),
+        ("alexnet_2012", 60_965_224, 724_406_816),
+        ("alexnet_caffe", 60_965_224, 724_406_816),
+        ("caffenet", 60_965_224, 724_406_816),
+        ("alexnet_half", 59_798_312, 391_514_384),
+        ("alexnet_no_overlap", 60_965_224, 686_891_552),
+        ("alexnet_owt", 61_100_840, 714_188_480),
+        ("alexnet_separate", 60_714_408, 724_323_872),
+        ("cifar_80sec", 145_578, 12_354_176),
+        ("cifar_13pct", 1_116_490, 18_517_248),
+        ("cifar_11pct", 2_112_970, 19_512_576),
     ],
 )
 def test_totals(name, parameters, multiply_adds):
@@ -57,6 +69,10 @@ def test_multiply_adds_by_hand():
     assert rows["conv1"] == 55 * 55 * 96 * 11 * 11 * 3
     assert rows["conv2"] == 27 * 27 * 256 * 5 * 5 * 48
     assert rows["fc6"] == 9216 * 4096 and rows["norm1"] == rows["pool1"] == rows["flatten"] == 0
+    rows = {row.layer: row.multiply_adds for row in summarize(shapes_only("alexnet_separate")).rows}
+    assert rows["fc6"] == 2 * 4608 * 4096 and rows["fc7"] == 2 * 4096 * 2048
+    rows = {row.layer: row.multiply_adds for row in summarize(shapes_only("cifar_13pct")).rows}
+    assert rows["local3"] == 6 * 6 * 32 * 3 * 3 * 64 and rows["local4"] == 6 * 6 * 32 * 3 * 3 * 32
     rows = {row.layer: row.multiply_adds for row in summarize(shapes_only("lenet5")).rows}
     assert rows["c3"] == 60 * 25 * 10 * 10 and rows["s2"] == 6 * 14 * 14
 
@@ -74,6 +90,22 @@ def test_formulas():
     assert single["conv1"].formula == "(227 − 11 + 2·0) / 4 + 1 = 55"
     lenet = {row.layer: row for row in summarize(shapes_only("lenet5")).rows}
     assert lenet["c3"].kernel == "60 of 5×5, 16 maps by a table, stride 1"
+
+
+def test_formulas_of_the_others():
+    rows = {row.layer: row for row in summarize(shapes_only("alexnet_caffe", image_size=105)).rows}
+    assert rows["conv1"].formula == "⌊(105 − 11 + 2·0) / 4⌋ + 1 = 24"
+    assert rows["pool1"].formula == "⌈(24 − 3 + 2·0) / 2⌉ + 1 = 12"
+    assert rows["conv2"].kernel == "256 of 5×5×48, stride 1, padding 2, 2 groups"  # no towers: norms see all
+    rows = {row.layer: row for row in summarize(shapes_only("alexnet_owt", image_size=300)).rows}
+    assert (rows["avgpool"].formula, rows["avgpool"].kernel) == ("6 from any size", "⌊8·i / 6⌋ to ⌈8·(i + 1) / 6⌉")
+    assert rows["avgpool"].output == (256, 6, 6)
+    rows = {row.layer: row for row in summarize(shapes_only("alexnet_separate")).rows}
+    assert rows["fc6"].formula == "256·6·6 → 8192" and rows["fc6"].kernel == "2 towers, 4608 → 4096 each"
+    rows = {row.layer: row for row in summarize(shapes_only("cifar_13pct")).rows}
+    assert rows["local3"].kernel == "32 of 3×3×64 a pixel, stride 1, padding 1"
+    rows = {row.layer: row for row in summarize(shapes_only("alexnet_2012")).rows}
+    assert rows["spatial2"].kernel == "size=5, scale=0.001, beta=0.75, k=1.0"
 
 
 @pytest.mark.parametrize("name", list_models())

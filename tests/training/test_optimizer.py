@@ -193,6 +193,12 @@ def test_biases_get_the_schedule_s_rate_times_their_own():
     assert sorted({group["lr"] for group in made.param_groups}) == [0.001, 0.002]
 
 
+def test_biases_that_the_schedule_does_not_lower():
+    made = optimizer.build(create_model("cifar_18pct"), BARE.replace(bias_rate=2.0, bias_lowered=False))
+    optimizer.set_rate(made, 0.0001, 0.001)
+    assert sorted({(group["lowered"], group["lr"]) for group in made.param_groups}) == [(False, 0.002), (True, 0.0001)]
+
+
 # Clipping
 
 

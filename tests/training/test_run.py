@@ -24,6 +24,7 @@ from alexnet.data.sources import Source, open_source
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, DataError, RecipeError, RunError, TrainingError
 from alexnet.recipe import Recipe, named
+from alexnet.training import run as runs
 
 # A whole AlexNet on 67-pixel views, one map of 1×1 after pool5: every kind of layer, in a second.
 ALEXNET = Recipe(
@@ -115,6 +116,48 @@ def test_resumed_at_an_epochs_end_equals_never_stopped(whole, tmp_path):
     assert [e["epoch"] for e in events(folder, "epoch")] == [1, 2, 3]  # none doubled, none missing
 
 
+CODE2012 = named("cifar_18pct").replace(
+    epochs=4, batch_size=16, image_size=24, validation=0.2, keep="last", crop="random", mirror=True, crops_shared=32,
+    color_noise=0.1, noise_until=2, noise_divide=True, mean="center", drops=(3,), freeze="conv1", freeze_from=2,
+    join_from=2, layer_rate="fc10=0.5", layer_decay="conv1=0", checkpoint_minutes=0,
+)  # fmt: skip
+
+
+def test_as_in_2012_resumed_equals_never_stopped(stores, tmp_path):
+    """Shared crops, noise that ends, a layer that is frozen, validation pictures that join: all by the epoch alone."""
+    run(stores[32], CODE2012, tmp_path / "whole", workers=2)
+    whole = rows(tmp_path / "whole")
+    assert [int(row["steps"]) for row in whole] == [4, 8, 13, 18]  # of 64 pictures, then of 80
+    assert [bool(row["validation_top1"]) for row in whole] == [True, True, False, False]
+    assert [float(row["learning_rate"]) for row in whole] == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
+    bundle = Bundle.load(tmp_path / "whole" / "bundle")
+    assert list(bundle.metrics) == ["test"]  # its validation pictures have been trained on
+    assert (bundle.statistics.follows, bundle.statistics.mean.shape) == (False, (24, 24, 3))
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "bundle")
+    api.resume(sorted((tmp_path / "again" / "checkpoints").glob("step-*.pt"))[0], device="cpu")  # after three epochs
+    assert weights(tmp_path / "again") == weights(tmp_path / "whole")
+    assert rows(tmp_path / "again") == whole
+    scores = [api.evaluate(tmp_path / "whole", views=views, device="cpu") for views in (1, 9, 10)]
+    assert [(s.views, s.count) for s in scores] == [(views, 20) for views in (1, 9, 10)]
+    run(stores[32], CODE2012.replace(join_from=0), tmp_path / "apart")
+    assert weights(tmp_path / "apart") != weights(tmp_path / "whole")
+
+
+def test_layers_that_are_not_there_are_refused_before_a_step(stores, tmp_path):
+    with pytest.raises(RecipeError, match=r"--freeze names 'conv6', which is no layer that learns .*'conv3' perhaps"):
+        run(stores[32], SMALL.replace(freeze="conv6"), tmp_path / "run")
+
+
+def test_a_channel_s_deviation_is_that_of_the_training_pictures(stores):
+    store = stores[72]
+    pixels = store.split("train").gather(np.arange(len(store.split("train")))).reshape(-1, 3).astype(np.float64)
+    found = runs.statistics_of(store, ALEXNET.replace(divide_std=True, divide=2.0), 67).divide
+    assert found.numpy() == pytest.approx(2 * pixels.std(0), rel=1e-5)
+    plain = runs.statistics_of(store, ALEXNET, 67).divide
+    assert (plain.dim(), float(plain)) == (0, 1.0)
+
+
 def command(*words: str | Path) -> list[str]:
     return [sys.executable, "-m", "alexnet", *map(str, words)]
 
@@ -154,7 +197,10 @@ FLIPS = {
     "erase": 1.0, "mixup": 1.0, "mean": "image", "divide": 2.0, "epochs": 3, "batch_size": 8, "optimizer": "paper",
     "learning_rate": 0.001, "bias_rate": 3.0, "momentum": 0.5, "weight_decay": 10.0, "fc_decay": 10.0,
     "bias_decay": True, "clip": 0.01, "schedule": "steps", "warmup": 0.0, "label_smoothing": 0.5, "averaging": 0.0,
-    "small_size": 0, "small_share": 0.0, "precision": "bf16",
+    "small_size": 0, "small_share": 0.0, "precision": "bf16", "crops_shared": 8, "noise_until": 1,
+    "far_edge": False,
+    "noise_divide": True, "divide_std": True, "bias_lowered": False, "layer_rate": "conv1=0.1",
+    "layer_decay": "fc8=50", "freeze": "conv1",
 }  # fmt: skip
 ELSEWHERE = {  # shown by other tests
     "recipe": "names the numbers",
@@ -166,6 +212,8 @@ ELSEWHERE = {  # shown by other tests
     "most_drops": "test_steps_and_stall_have_their_numbers",
     "keep": "test_the_best_epoch_by_validation_is_kept",
     "checkpoint_minutes": "test_checkpoints_come_by_the_clock",
+    "freeze_from": "test_frozen_from_its_epoch_on",
+    "join_from": "test_as_in_2012_resumed_equals_never_stopped",
 }
 
 

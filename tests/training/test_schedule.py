@@ -64,6 +64,25 @@ def test_net_145_s_drops():
     assert found == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
 
 
+def test_what_is_not_lowered_keeps_its_rate_after_the_warm_up():
+    for kind in ("cosine", "steps", "stall"):
+        schedule = Schedule(BASE.replace(schedule=kind, drops=(2, 4), warmup=1, epochs=6), 4, drops=[2, 4])
+        for epoch in range(6):
+            for batch in range(4):
+                rate, kept = schedule.rate(epoch, batch), schedule.rate(epoch, batch, lowered=False)
+                assert kept == (rate if epoch < 1 else 0.01)
+
+
+def test_epochs_with_more_steps_after_the_validation_pictures_join():
+    recipe = BASE.replace(epochs=6, join_from=3, keep="last", schedule="cosine")
+    schedule = Schedule(recipe, 4, steps_joined=5)
+    for epoch in range(6):
+        steps = 5 if epoch >= 3 else 4
+        for batch in range(steps):
+            expected = 0.01 * (1 + math.cos(math.pi * (epoch + batch / steps) / 6)) / 2
+            assert schedule.rate(epoch, batch) == pytest.approx(expected, abs=1e-15)
+
+
 # Stalls
 
 STALL = BASE.replace(schedule="stall", patience=3, most_drops=3)

@@ -5,8 +5,9 @@ device that trains. A batch depends on (seed, epoch, position) only, never on wh
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +29,33 @@ class Batch(NamedTuple):
     indices: NDArray[np.int64]
 
 
+class Joined:
+    """Several splits as one: pictures are numbered through, those of the first split first."""
+
+    def __init__(self, splits: Sequence[Split]) -> None:
+        self.splits = splits
+        self.labels = np.concatenate([split.labels for split in splits])  # int64 [n]
+        self._ends = np.cumsum([len(split) for split in splits])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The pictures [N, S, S, 3] at ``indices`` [N]."""
+        size = self.splits[0].size
+        out = np.empty((len(indices), size, size, 3), np.uint8)
+        which = np.searchsorted(self._ends, indices, side="right")
+        for number, split in enumerate(self.splits):
+            mine = which == number
+            out[mine] = split.gather(indices[mine] - (self._ends[number] - len(split)))
+        return out
+
+
 class Loader:
-    """Training batches of a split. ``side`` is the network's view in pixels, ``channels`` what it sees (3 or 1)."""
+    """Training batches of a split. ``side`` is the network's view in pixels, ``channels`` what it sees (3 or 1).
+
+    From the recipe's epoch ``join_from`` on ``validation`` is trained on too, its pictures numbered after the split's.
+    """
 
     def __init__(
         self,
@@ -41,45 +67,58 @@ class Loader:
         channels: int,
         device: torch.device,
         workers: int = 1,
+        validation: Split | None = None,
     ) -> None:
         self.split, self.recipe, self.device = split, recipe, device
+        self._joined = split if validation is None else Joined([split, validation])
         self.side, self.channels, self.workers = side, channels, max(1, workers)
         self.statistics = to_device(statistics, device)
 
     def __len__(self) -> int:
-        """Batches in an epoch; the last may be smaller."""
-        return -(-len(self.split) // self.recipe.batch_size)
+        """Batches in an epoch before any join; the last may be smaller."""
+        return self.steps(0)
+
+    def steps(self, epoch: int) -> int:
+        """Batches in an epoch (from 0); the last may be smaller."""
+        return -(-len(self.pictures(epoch)) // self.recipe.batch_size)
+
+    def pictures(self, epoch: int) -> Split | Joined:
+        """What is trained on in an epoch (from 0)."""
+        return self._joined if self.recipe.joined(epoch) else self.split
 
     def epoch(self, epoch: int, start: int = 0, side: int | None = None) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, … of an epoch, views resized to ``side`` pixels (default: full)."""
-        order = sampler.epoch_order(len(self.split), self.recipe.seed, epoch)
-        todo = deque(sampler.batches(order, self.recipe.batch_size)[start:])
+        order = sampler.epoch_order(len(self.pictures(epoch)), self.recipe.seed, epoch)
+        todo = deque(list(enumerate(sampler.batches(order, self.recipe.batch_size)))[start:])
         with ThreadPoolExecutor(self.workers, thread_name_prefix="batches") as pool:
             made: deque[Future[tuple[Tensor, Boxes, NDArray[np.float64], NDArray[np.int64]]]] = deque()
             try:
                 while todo or made:
                     while todo and len(made) < self.workers + 1:
-                        made.append(pool.submit(self._cut, todo.popleft(), epoch, side or self.side))
-                    yield self._finish(*made.popleft().result())
+                        made.append(pool.submit(self._cut, *todo.popleft(), epoch, side or self.side))
+                    yield self._finish(epoch, *made.popleft().result())
             finally:
                 for future in made:
                     future.cancel()
 
     def _cut(
-        self, indices: NDArray[np.int64], epoch: int, side: int
+        self, batch: int, indices: NDArray[np.int64], epoch: int, side: int
     ) -> tuple[Tensor, Boxes, NDArray[np.float64], NDArray[np.int64]]:
-        box_numbers, color_numbers = transforms.view_numbers(self.recipe.seed, epoch, indices)
-        images = torch.from_numpy(self.split.gather(indices))  # uint8 [N, S, S, 3]
+        shared, groups = self.recipe.crops_shared, None
+        if shared > 1:
+            groups = (batch * self.recipe.batch_size + np.arange(len(indices), dtype=np.int64)) // shared
+        box_numbers, color_numbers = transforms.view_numbers(self.recipe.seed, epoch, indices, groups)
+        images = torch.from_numpy(self.pictures(epoch).gather(indices))  # uint8 [N, S, S, 3]
         boxes = transforms.draw_boxes(self.recipe, box_numbers, images.shape[1], self.side)
         return transforms.cut(images, boxes, side), boxes, color_numbers, indices
 
     def _finish(
-        self, cuts: Tensor, boxes: Boxes, color_numbers: NDArray[np.float64], indices: NDArray[np.int64]
+        self, epoch: int, cuts: Tensor, boxes: Boxes, color_numbers: NDArray[np.float64], indices: NDArray[np.int64]
     ) -> Batch:
-        colors = transforms.draw_colors(self.recipe, color_numbers, self.statistics)
+        colors = transforms.draw_colors(self.recipe, color_numbers, self.statistics, epoch)
         cuts = cuts.to(self.device, non_blocking=True)
         images = transforms.color(cuts, boxes, colors, self.statistics, self.channels)
-        labels = torch.from_numpy(self.split.labels[indices]).to(self.device)
+        labels = torch.from_numpy(self.pictures(epoch).labels[indices]).to(self.device)
         return Batch(images, labels, indices)
 
 
@@ -90,5 +129,11 @@ def in_order(split: Split, batch_size: int) -> Iterator[tuple[Tensor, NDArray[np
 
 
 def to_device(statistics: Statistics, device: torch.device) -> Statistics:
-    """The statistics' tensors on ``device``."""
-    return Statistics(*(tensor.to(device) for tensor in vars(statistics).values()))
+    """The statistics with their tensors on ``device``; the divisor stays on the CPU."""
+    return replace(
+        statistics,
+        mean=statistics.mean.to(device),
+        color_std=statistics.color_std.to(device),
+        color_axes=statistics.color_axes.to(device),
+        divide=statistics.divide.cpu(),
+    )

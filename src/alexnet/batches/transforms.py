@@ -6,6 +6,7 @@ trains. Random numbers come in, none are drawn here; see :mod:`alexnet.batches.s
 Glossary: N pictures, S side of a stored picture, s side of a view, C channels of the network (3, or 1 for gray).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet.batches.sampler import normals, uniforms
+from alexnet.batches.sampler import normals, step_seed, uniforms
 from alexnet.recipe import Recipe
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: weights of red, green and blue in a gray level
@@ -32,26 +33,34 @@ class Boxes(NamedTuple):
 
 
 class Colors(NamedTuple):
-    """How each view's colors change: pixel − mean -> matrix · (pixel − mean) + offset, then blanked rectangles."""
+    """How each view's colors change: pixel − mean -> (matrix · (pixel − mean) + offset) ÷ divide, then blanks."""
 
     matrix: Tensor | None  # [N, 3, 3]; None: unchanged
     offset: Tensor | None  # [N, 3] gray levels
     blank: list[tuple[int, int, int, int] | None]  # top, left, height, width as shares of the view × 2^16
+    divide: float = 1.0
 
 
 @dataclass(frozen=True)
 class Statistics:
     """What the training split's pixels are like; subtracted from and used as color noise.
 
-    ``mean`` is the mean image [S, S, 3] or the channel means [3], gray levels. ``color_std`` [3] are the standard
-    deviations along the principal color axes, gray levels; ``color_axes`` [3, 3] has those axes as columns. What is
-    left of a pixel is divided by ``divide``, a scalar (2012: 1).
+    ``mean`` is the mean image [S, S, 3], its center [s, s, 3] or the channel means [3], gray levels. ``color_std`` [3]
+    are the standard deviations along the principal color axes, gray levels; ``color_axes`` [3, 3] has those axes as
+    columns. What is left of a pixel is divided by ``divide``, a scalar (2012: 1) or [3]; it stays on the CPU, since
+    reading it must not wait for a device. ``follows``: is a mean image cut and mirrored like each view (Caffe), or is
+    the same center [s, s, 3] subtracted from every view, wherever that lies (2012 code)?
     """
 
     mean: Tensor
     color_std: Tensor
     color_axes: Tensor
     divide: Tensor
+    follows: bool = True
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The numbers by name, without ``follows``."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 
 def draw_boxes(recipe: Recipe, numbers: NDArray[np.float64], stored: int, side: int) -> Boxes:
@@ -63,9 +72,9 @@ def draw_boxes(recipe: Recipe, numbers: NDArray[np.float64], stored: int, side: 
         height = width = np.full(len(numbers), min(side, stored), np.int64)
     if recipe.crop == "center":
         return Boxes((stored - height) // 2, (stored - width) // 2, height, width, mirror)
-    # 256 - 224 leaves 33 offsets a side, both ends included.
-    top = np.floor(numbers[:, 0] * (stored - height + 1)).astype(np.int64)
-    left = np.floor(numbers[:, 1] * (stored - width + 1)).astype(np.int64)
+    # 256 - 224 leaves 33 offsets a side, both ends included; the paper's 2048 views are 32 × 32 × 2.
+    top = np.floor(numbers[:, 0] * np.maximum(stored - height + recipe.far_edge, 1)).astype(np.int64)
+    left = np.floor(numbers[:, 1] * np.maximum(stored - width + recipe.far_edge, 1)).astype(np.int64)
     return Boxes(top, left, height, width, mirror)
 
 
@@ -85,12 +94,22 @@ def _part_sides(
 def cut(images: Tensor, boxes: Boxes, side: int) -> Tensor:
     """uint8 [N, S, S, 3] -> uint8 [N, s, s, 3]: each picture's box, mirrored, resized where it is not s×s already."""
     out = images.new_empty(len(images), side, side, 3)
-    for i, (top, left, height, width, mirror) in enumerate(zip(*(b.tolist() for b in boxes), strict=True)):
-        part = images[i, top : top + height, left : left + width]
+    for which, (top, left, height, width, mirror) in _runs(boxes):
+        part = images[which, top : top + height, left : left + width]
         if (height, width) != (side, side):
-            part = resize(part[None], side)[0]
-        out[i] = part.flip(1) if mirror else part
+            part = resize(part, side)
+        out[which] = part.flip(2) if mirror else part
     return out
+
+
+def _runs(boxes: Boxes) -> Iterator[tuple[slice, tuple[int, int, int, int, bool]]]:
+    """Neighboring pictures with one box, and that box: a whole batch of center views is one, shared crops are few."""
+    table = np.stack([np.asarray(part, np.int64) for part in boxes], 1)  # [N, 5]
+    changes = np.flatnonzero((table[1:] != table[:-1]).any(1)) + 1
+    begins = np.concatenate([[0], changes]) if len(table) else changes
+    for begin, end, box in zip(begins.tolist(), [*changes.tolist(), len(table)], table[begins].tolist(), strict=False):
+        top, left, height, width, mirror = box
+        yield slice(begin, end), (top, left, height, width, bool(mirror))
 
 
 def resize(images: Tensor, side: int) -> Tensor:
@@ -102,15 +121,17 @@ def resize(images: Tensor, side: int) -> Tensor:
     return F.interpolate(maps, (side, side), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 
 
-def draw_colors(recipe: Recipe, numbers: NDArray[np.float64], statistics: Statistics) -> Colors:
-    """Color changes of the recipe's training views. ``numbers`` [N, ≥14] uniform.
+def draw_colors(recipe: Recipe, numbers: NDArray[np.float64], statistics: Statistics, epoch: int = 0) -> Colors:
+    """Color changes of the recipe's training views in an epoch (from 0). ``numbers`` [N, ≥14] uniform.
 
     Noise (paper, 4.1): every pixel of a view gets Σ_i axis_i · σ_i · n_i with n ~ N(0, color_noise²), one draw a
     view. σ are standard deviations in gray levels: ImageNet's are 121.8, 37.1 and 19.7, so the paper's 0.1 is noise
-    of 12, 4 and 2 gray levels.
+    of 12, 4 and 2 gray levels. With ``noise_divide`` the view is divided by 1 + color_noise, so that its numbers are
+    spread about as widely as those of a view without noise, which is what the network is tested on (2012 code).
     """
     offset = matrix = None
-    if recipe.color_noise:
+    noisy = recipe.color_noise > 0 and not 0 < recipe.noise_until <= epoch
+    if noisy:
         strength = torch.from_numpy(normals(numbers[:, :6])).float() * recipe.color_noise  # [N, 3]
         offset = (strength * statistics.color_std.cpu()) @ statistics.color_axes.cpu().T  # [N, 3]
     if recipe.color_jitter:
@@ -122,7 +143,8 @@ def draw_colors(recipe: Recipe, numbers: NDArray[np.float64], statistics: Statis
         level = statistics.mean.cpu().reshape(-1, 3).mean(0)  # [3]; contrast turns about it, brightness moves it
         shift = (brightness - 1)[:, None] * level
         offset = shift if offset is None else offset + shift
-    return Colors(matrix, offset, _draw_blanks(recipe.erase, numbers))
+    divide = 1 + recipe.color_noise if noisy and recipe.noise_divide else 1.0
+    return Colors(matrix, offset, _draw_blanks(recipe.erase, numbers), divide)
 
 
 def _draw_blanks(probability: float, numbers: NDArray[np.float64]) -> list[tuple[int, int, int, int] | None]:
@@ -139,19 +161,24 @@ def _draw_blanks(probability: float, numbers: NDArray[np.float64]) -> list[tuple
 def color(cuts: Tensor, boxes: Boxes | None, colors: Colors | None, statistics: Statistics, channels: int) -> Tensor:
     """uint8 [N, s, s, 3] -> float32 [N, C, s, s], channels-last in memory: minus the mean, colors changed.
 
-    The mean image is cut by the same boxes as the pictures; without boxes, its center is. Gray networks (C = 1) see
-    the luma of the result.
+    A mean image that follows is cut by the same boxes as the pictures; without boxes, its center is. Gray networks
+    (C = 1) see the luma of the result.
     """
     mean = statistics.mean
-    if mean.dim() == 3:
+    if mean.dim() == 3 and statistics.follows:
         mean = _cut_mean(mean, boxes, cuts.shape[1])  # [s, s, 3] or [N, s, s, 3]
+    elif mean.dim() == 3 and len(mean) != cuts.shape[1]:
+        mean = _stretch(mean, cuts.shape[1])
     x = cuts.float().sub_(mean)  # [N, s, s, 3]
     if colors is not None:
         x = _recolor(x, colors)
+    divide, more = statistics.divide, 1.0 if colors is None else colors.divide
+    if divide.dim():
+        x = x.div_((divide * more).to(x.device, non_blocking=True))
     if channels == 1:
         x = (x * x.new_tensor(LUMA)).sum(3, keepdim=True)
-    if float(statistics.divide) != 1:
-        x = x / statistics.divide
+    if not divide.dim() and (number := float(divide) * more) != 1:
+        x = x.div_(number)
     return x.permute(0, 3, 1, 2)  # channels-last: no copy
 
 
@@ -161,10 +188,10 @@ def _cut_mean(mean: Tensor, boxes: Boxes | None, side: int) -> Tensor:
         start = (stored - side) // 2
         return mean[start : start + side, start : start + side] if stored >= side else _stretch(mean, side)
     out = mean.new_empty(len(boxes.top), side, side, 3)
-    for i, (top, left, height, width, mirror) in enumerate(zip(*(b.tolist() for b in boxes), strict=True)):
+    for which, (top, left, height, width, mirror) in _runs(boxes):
         part = mean[top : top + height, left : left + width]
         part = part if (height, width) == (side, side) else _stretch(part, side)
-        out[i] = part.flip(1) if mirror else part
+        out[which] = part.flip(1) if mirror else part
     return out
 
 
@@ -206,7 +233,24 @@ def ten_views(images: Tensor, side: int) -> Tensor:
     return torch.stack(views + [view.flip(2) for view in views])
 
 
-def view_numbers(seed: int, epoch: int, indices: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The random numbers of each picture's view in an epoch: for its box [N, 5] and for its colors [N, 14]."""
+def nine_views(images: Tensor, side: int) -> Tensor:
+    """uint8 [N, S, S, 3] -> uint8 [9, N, s, s, 3]: three offsets each way, never mirrored (2012, for CIFAR-10)."""
+    far = images.shape[1] - side
+    offsets = (0, far // 2, far)
+    return torch.stack([images[:, y : y + side, x : x + side] for y in offsets for x in offsets])
+
+
+MANY_VIEWS = {9: nine_views, 10: ten_views}
+
+
+def view_numbers(
+    seed: int, epoch: int, indices: NDArray[np.int64], groups: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The random numbers of each picture's view in an epoch: for its box [N, 5] and for its colors [N, 14].
+
+    With ``groups`` [N] (numbers of groups in the epoch's order) all of a group have their box in common.
+    """
     numbers = uniforms(seed, epoch, indices, 19)
-    return numbers[:, :5], numbers[:, 5:]
+    if groups is None:
+        return numbers[:, :5], numbers[:, 5:]
+    return uniforms(step_seed(seed, epoch, stream=3), epoch, groups, 5), numbers[:, 5:]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import recipe as recipes
-from alexnet.cli import arguments, show
+from alexnet.cli import arguments, import_weights, show
 from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError
 from alexnet.recipe import Recipe
 
@@ -68,8 +68,11 @@ def _overview() -> str:
 
 def train(words: list[str]) -> int:
     """learn to tell pictures apart: digits, a folder, a store, cifar10 …"""
-    base = arguments.base_recipe(words)
-    given = arguments.parse(arguments.TrainArguments, words, "train", arguments.TrainArguments(numbers=base))
+    start = arguments.start(words)
+    base = arguments.base_recipe(words, start)
+    given: arguments.TrainArguments = arguments.parse(
+        arguments.TrainArguments, words, "train", arguments.TrainArguments(numbers=base)
+    )
     from alexnet import api
 
     if given.resume is not None:
@@ -81,7 +84,7 @@ def train(words: list[str]) -> int:
         return _fail("train needs DATA: digits, a folder, a store or the name of a set (or --resume RUN)", 2)
     else:
         result = api.train(
-            given.data, given.numbers, given.run,
+            given.data, given.numbers, given.run, start=start,
             options=arguments.data_options(given.source), device=given.device, workers=given.workers, quiet=given.quiet,
         )  # fmt: skip
     show.result(result, as_json=given.json)
@@ -234,13 +237,7 @@ def show_recipes(words: list[str]) -> int:
             json.dumps(chosen.to_dict(), indent=1) if given.json else chosen.to_toml(), end="\n" if given.json else ""
         )
     else:
-        pairs = recipes.differences(recipes.named(given.name), recipes.named(given.other))
-        if given.json:
-            print(json.dumps({name: list(pair) for name, pair in pairs.items()}, indent=1))
-        else:
-            meaning = recipes.help_text()
-            rows = [(recipes.option(n), str(a), str(b), meaning[n]) for n, (a, b) in pairs.items() if n != "recipe"]
-            show.table("", ("option", given.name, given.other, "meaning"), rows)
+        show.differences(given.name, given.other, as_json=given.json)
     return 0
 
 
@@ -250,6 +247,7 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "predict": predict,
     "draw": draw,
+    "import": import_weights.run,
     "models": models,
     "recipes": show_recipes,
 }

@@ -1,12 +1,12 @@
 """What can be typed: a dataclass a command; a field is an option, the comment behind it is its help."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from alexnet import recipe as recipes
 from alexnet.errors import AlexNetError, RecipeError
@@ -14,6 +14,7 @@ from alexnet.recipe import Recipe
 
 if TYPE_CHECKING:
     from alexnet.api import DataOptions
+    from alexnet.training.start import Start
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class TrainArguments:
     data: Positional[str | None] = None  # digits | folder of class folders | store | cifar10, mnist, imagenette, …
     run: Path | None = None  # new folder for everything that is made; by default runs/DATA-MODEL
     resume: Path | None = None  # go on with this run (its folder, or a checkpoint file in it); needs nothing else
+    from_: Annotated[Path | None, arg(name="from")] = None  # start from the weights of this run or bundle (fine-tuning)
+    weights: Literal["torchvision"] | None = None  # start from published weights, fetched by torchvision
     store: Path | None = None  # with --resume: where the prepared pictures lie now, if they were moved
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     workers: int = 1  # threads that make batches; the number never changes a run
@@ -72,7 +75,7 @@ class EvaluateArguments:
     run: Positional[Path]  # a run folder or a bundle
     data: Positional[str | None] = None  # other pictures of the same classes; by default the run's own
     split: Literal["test", "validation", "train"] = "test"  # which pictures
-    views: Literal[1, 10] = 1  # the center | four corners, center and their mirrors, probabilities averaged
+    views: Literal[1, 9, 10] = 1  # the center | 3×3 places, not mirrored (2012, CIFAR) | corners, center and mirrors
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     json: bool = False  # print one JSON object
     source: DataArguments = field(default_factory=DataArguments)
@@ -85,7 +88,7 @@ class PredictArguments:
     run: Positional[Path]  # a run folder or a bundle
     pictures: Positional[tuple[str, ...]]  # files, folders (with all below them) and globs
     top: int = 5  # guesses for each picture
-    views: Literal[1, 10] = 1  # the center | ten views, probabilities averaged
+    views: Literal[1, 9, 10] = 1  # the center | nine or ten views, probabilities averaged
     format: Literal["table", "json", "csv"] = "table"  # how they are printed
     device: str = "auto"  # auto | cpu | cuda | cuda:N
 
@@ -113,10 +116,10 @@ class ModelsArguments:
 
 @dataclass(frozen=True)
 class RecipesArguments:
-    """List the recipes, show one with every number's meaning, or compare two."""
+    """List the recipes, show one with every number's meaning, or compare two: numbers, networks, and their sources."""
 
     name: Positional[str | None] = None  # which recipe to show
-    other: Positional[str | None] = None  # a second one: print where they differ
+    other: Positional[str | None] = None  # a second one: print where they differ, and where each value is told
     json: bool = False  # print JSON
 
 
@@ -136,20 +139,39 @@ def _cache() -> Path:
     return Path(own) if own else (Path(system) if system else Path.home() / ".cache") / "alexnet"
 
 
-def base_recipe(arguments: list[str]) -> Recipe:
+def start(arguments: list[str]) -> "Start | None":
+    """The weights to start from, where --from or --weights names some."""
+    path, published = _value(arguments, "--from"), _value(arguments, "--weights")
+    if path is None and published is None:
+        return None
+    if path is not None and published is not None:
+        raise RecipeError("--from and --weights both name weights to start from", "one of them")
+    from alexnet.training.start import from_bundle, from_published
+
+    if path is not None:
+        return from_bundle(path)
+    if published != "torchvision":
+        raise RecipeError(f"--weights is {published!r}", "torchvision", "--from starts from a run or a bundle")
+    return from_published("torchvision")
+
+
+def base_recipe(arguments: list[str], start: "Start | None" = None) -> Recipe:
     """The recipe whose numbers are the defaults: looked up before the arguments are parsed, since --help shows them."""
     named, model = _value(arguments, "--recipe"), _value(arguments, "--model")
     if named:
         recipe = recipes.named(named)
-        return recipe.replace(model=model) if model else recipe
-    data = next((a for i, a in enumerate(arguments) if not a.startswith("-") and not _takes(arguments, i)), "")
-    return recipes.default_for(data, model)
+        recipe = recipe.replace(model=model) if model else recipe
+    else:
+        data = next((a for i, a in enumerate(arguments) if not a.startswith("-") and not _takes(arguments, i)), "")
+        recipe = recipes.default_for(data, model or (start.network.name if start else None))
+    return start.recipe(recipe) if start else recipe
 
 
 def _takes(arguments: list[str], index: int) -> bool:
     """Is this word the value of the option before it?"""
     before = arguments[index - 1] if index else ""
-    flags = {"--json", "--quiet", "--download", "--allow-truncated", "--mirror", "--bias-decay"}
+    flags = {"--json", "--quiet", "--download", "--allow-truncated"}
+    flags |= {recipes.option(field.name) for field in fields(Recipe) if isinstance(field.default, bool)}
     return before.startswith("--") and "=" not in before and before not in flags and not before.startswith("--no-")
 
 
@@ -164,8 +186,10 @@ def _value(arguments: list[str], name: str) -> str | None:
 
 def only_resume(given: TrainArguments, base: Recipe) -> None:
     changed = recipes.differences(base, given.numbers)
-    if changed or given.data is not None or given.run is not None:
-        what = recipes.option(next(iter(changed))) if changed else "DATA" if given.data is not None else "--run"
+    words = {"DATA": given.data, "--run": given.run, "--from": given.from_, "--weights": given.weights}
+    named = [recipes.option(name) for name in changed] + [name for name, value in words.items() if value is not None]
+    if named:
+        what = named[0]
         raise RecipeError(f"--resume goes on with the run as it was begun, so {what} has no place", "", "leave it out")
 
 

@@ -5,8 +5,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from alexnet import recipe as recipes
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from alexnet.api import Result
+    from alexnet.bundle import Bundle
 
 
 def say(text: str) -> None:
@@ -39,6 +44,23 @@ class Progress:
         self.bar.update(self.bar.task_ids[0], completed=done, total=total)
         if done >= total:
             self.bar.stop()
+
+
+def imported(bundle: "Bundle", path: "Path", *, as_json: bool) -> None:
+    """What came of ``alexnet import``."""
+    network = bundle.network
+    parameters = sum(p.numel() for p in network.parameters())
+    if as_json:
+        about: dict[str, Any] = {
+            "bundle": str(path),
+            "model": network.name,
+            "classes": len(bundle.classes),
+            "parameters": parameters,
+        }
+        print(json.dumps({**about, **bundle.data}))
+        return
+    print(f"{network.name}, {len(bundle.classes)} classes, {parameters:,} parameters -> {path}")
+    print(f"try it: alexnet predict {path} PICTURE")
 
 
 def result(result: "Result", *, as_json: bool) -> None:
@@ -103,6 +125,34 @@ def _print_guesses(found: list[dict[str, Any]], top: int) -> None:
     width = max((len(row) for row in rows), default=1)
     columns = ("picture", *(f"guess {i}" for i in range(1, width)))
     table("", columns, [row[:width] for row in rows])
+
+
+def differences(a: str, b: str, *, as_json: bool) -> None:
+    """Where two recipes differ, in their numbers and their networks, with each value's source."""
+    options, traits = recipes.compare(a, b)
+    if as_json:
+        found = {"options": {d.what: d.to_dict() for d in options}, "networks": {d.what: d.to_dict() for d in traits}}
+        print(json.dumps({"recipes": [a, b], **found}, ensure_ascii=False, indent=1))
+        return
+    columns = ("", a, "source", b, "source", "meaning")
+    rows = [_difference_row(d, recipes.option(d.what)) for d in options]
+    table("Numbers", columns, rows, right=len(columns))
+    networks = [recipes.named(name).model for name in (a, b)]
+    if traits:
+        table(f"Networks: {' and '.join(networks)}", columns, [_difference_row(d, d.what) for d in traits], right=6)
+    elif networks[0] != networks[1]:
+        print("Networks: " + "   ".join(f"alexnet models {network}" for network in networks))
+
+
+def _difference_row(difference: recipes.Difference, name: str) -> tuple[str, ...]:
+    (a, b), (source_a, source_b) = difference.values, difference.sources
+    return name, _shown(a), source_a, _shown(b), source_b, difference.meaning
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value) or "none"
 
 
 PREDICTIONS: dict[str, Callable[[list[dict[str, Any]], int], None]] = {

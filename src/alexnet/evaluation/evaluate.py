@@ -1,4 +1,4 @@
-"""A whole split through a network: one view or ten, every picture counted exactly once."""
+"""A whole split through a network: one view, nine or ten, every picture counted exactly once."""
 
 import time
 from contextlib import AbstractContextManager
@@ -37,19 +37,14 @@ def log_probabilities(
 ) -> Tensor:
     """Pictures uint8 [N, S, S, 3] -> float32 [N, K]: log of the class probabilities, averaged over the views.
 
-    One view is the center; ten are the corners, the center and their mirrors (paper, 4.1). Probabilities are
-    averaged, not logits. A mean image is cut like each view, as in training.
+    One view is the center; ten are the corners, the center and their mirrors (paper, 4.1); nine are three offsets
+    each way, not mirrored (2012, for CIFAR-10). Probabilities are averaged, not logits. A mean image is treated as in
+    training.
     """
-    if views not in (1, 10):
-        raise DataError(f"views is {views}", "1 or 10")
-    if views == 10 and images.shape[1] < side:
-        raise DataError(
-            f"ten views of {side} pixels do not fit a stored picture of {images.shape[1]}", "", "use 1 view"
-        )
-    cuts = transforms.ten_views(images, side) if views == 10 else transforms.center_views(images, side)[None]
+    cuts = _views(images, side, views)  # [views, N, s, s, 3]
     means = [statistics.mean] * views
-    if views == 10 and statistics.mean.dim() == 3:
-        means = list(transforms.ten_views(statistics.mean[None], side)[:, 0])  # [s, s, 3] each
+    if views > 1 and statistics.mean.dim() == 3 and statistics.follows:
+        means = list(_views(statistics.mean[None], side, views)[:, 0])  # [s, s, 3] each
     parts = []
     for cut, mean in zip(cuts, means, strict=True):  # [N, s, s, 3]
         x = transforms.color(cut, None, None, replace(statistics, mean=mean), channels)
@@ -57,6 +52,17 @@ def log_probabilities(
             logits = network(x)  # [N, K]
         parts.append(logits.float().log_softmax(1))
     return torch.stack(parts).logsumexp(0) - float(np.log(views))
+
+
+def _views(images: Tensor, side: int, views: int) -> Tensor:
+    """[N, S, S, 3] -> [views, N, s, s, 3]; raises :class:`DataError`."""
+    if views == 1:
+        return transforms.center_views(images, side)[None]
+    if views not in transforms.MANY_VIEWS:
+        raise DataError(f"views is {views}", "1, 9 or 10")
+    if images.shape[1] < side:
+        raise DataError(f"{views} views of {side} pixels do not fit a picture of {images.shape[1]}", "", "use 1 view")
+    return transforms.MANY_VIEWS[views](images, side)
 
 
 def evaluate(

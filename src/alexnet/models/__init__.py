@@ -1,18 +1,20 @@
 """The networks by name: batches to logits. They know no files, no devices and no processes."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import torch
 
 from alexnet.errors import ModelError
-from alexnet.models import alexnet, cifar, kernel, lenet
-from alexnet.models.network import Network
+from alexnet.models import alexnet, caffe, cifar, code2012, comparisons, kernel, lenet, one_weird_trick
+from alexnet.models.network import Initial, Network
 
 __all__ = ["Initialization", "Network", "create_model", "describe", "list_models"]
 
 Initialization = Literal["paper", "2012"]
+Starts = Mapping[str, Mapping[str, Initial]]  # initialization -> layer -> how it starts
+_OWN: Starts = {}  # no other start than its own
 
 kernel.settle_vector_math()
 
@@ -20,14 +22,48 @@ kernel.settle_vector_math()
 class _Model(NamedTuple):
     build: Callable[..., Network]
     about: str
-    initializations: tuple[str, ...] = ()
+    starts: Starts = _OWN
 
 
-_ALEXNETS = ("paper", "2012")
+_ALEXNETS: Starts = {"paper": alexnet.PAPER, "2012": alexnet.CODE_2012}
+_TANH: Starts = {"paper": comparisons.TANH_PAPER, "2012": comparisons.TANH_2012}
 _MODELS = {
     "alexnet": _Model(
         alexnet.alexnet,
         "the AlexNet of the 2012 paper: two towers, 224 pixels (Krizhevsky, Sutskever, Hinton, NIPS 2012)",
+        _ALEXNETS,
+    ),
+    "alexnet_2012": _Model(
+        code2012.alexnet_2012,
+        "the AlexNet that ran: norm before the first ReLU, spatial norm in layer 2 (net 145 of the 2012 code)",
+        _ALEXNETS,
+    ),
+    "alexnet_caffe": _Model(
+        caffe.alexnet_caffe,
+        "Caffe's AlexNet: 227 pixels, groups, one norm over all channels, k = 1 (bvlc_alexnet, BVLC 2014)",
+    ),
+    "alexnet_half": _Model(
+        comparisons.alexnet_half,
+        "the paper's one-GPU comparison (section 3.2): one tower, 48-128-192-192-256 maps (net 145-half)",
+        _ALEXNETS,
+    ),
+    "alexnet_no_norm": _Model(
+        comparisons.alexnet_no_norm,
+        "the paper's AlexNet without response normalization (section 3.3; net 148 of the 2012 code)",
+        _ALEXNETS,
+    ),
+    "alexnet_no_overlap": _Model(
+        comparisons.alexnet_no_overlap,
+        "the paper's AlexNet with 2×2 pooling that does not overlap (section 3.4; net 147 of the 2012 code)",
+        _ALEXNETS,
+    ),
+    "alexnet_owt": _Model(
+        one_weird_trick.alexnet_owt,
+        "torchvision's alexnet: one tower, 64-192-384-256-256 maps, no norm (One weird trick, Krizhevsky 2014)",
+    ),
+    "alexnet_separate": _Model(
+        comparisons.alexnet_separate,
+        "the paper's AlexNet with towers that meet only in fc8 (net 150 of the 2012 code)",
         _ALEXNETS,
     ),
     "alexnet_single": _Model(
@@ -35,9 +71,32 @@ _MODELS = {
         "the AlexNet of the textbooks: the paper's widths in one tower, no groups, 227 pixels",
         _ALEXNETS,
     ),
+    "alexnet_tanh": _Model(
+        comparisons.alexnet_tanh, "the paper's AlexNet with tanh for every ReLU, biases from 0 (section 3.1)", _TANH
+    ),
+    "caffenet": _Model(
+        caffe.caffenet,
+        "Caffe's AlexNet with pools before norms (bvlc_reference_caffenet, BVLC 2013)",
+    ),
+    "cifar_11pct": _Model(
+        cifar.cifar_11pct,
+        "Krizhevsky's CIFAR-10 net with 11 % test error: channel norms, local layers, 24 pixels (cuda-convnet2)",
+    ),
+    "cifar_13pct": _Model(
+        cifar.cifar_13pct,
+        "Krizhevsky's CIFAR-10 net with 13 % test error: local layers, 24 pixels (layers-conv-local-13pct.cfg)",
+    ),
     "cifar_18pct": _Model(
         cifar.cifar_18pct,
         "Krizhevsky's CIFAR-10 net with 18 % test error, 32 pixels (layers-18pct.cfg of cuda-convnet)",
+    ),
+    "cifar_19pct": _Model(
+        cifar.cifar_19pct,
+        "Krizhevsky's CIFAR-10 net with 19 % test error: 18pct without norms (layers-19pct.cfg of cuda-convnet)",
+    ),
+    "cifar_80sec": _Model(
+        cifar.cifar_80sec,
+        "Krizhevsky's CIFAR-10 net with 26 % test error after 80 seconds (layers-80sec.cfg of cuda-convnet)",
     ),
     "lenet5": _Model(
         lenet.lenet5, "LeNet-5 for gray digits, 32 pixels, with a linear output layer (LeCun et al., Proc. IEEE 1998)"
@@ -68,19 +127,21 @@ def create_model(
 
     What is None is the network's own: 1000 classes for the AlexNets and 10 for the others, 3 channels (LeNet-5: 1),
     its picture size in pixels. Weights come from ``generator``, or from PyTorch's default one, which nothing else
-    here touches. ``initialization`` is for the AlexNets: "paper" (0.01 everywhere, the default) or "2012" (0.03 in
-    conv3 to conv5, as the code of that year).
+    here touches. ``initialization`` is for the paper's networks and their comparisons: "paper" (0.01 everywhere) or
+    "2012" (0.03 in conv3 to conv5, as the code of that year); None is "2012" for ``alexnet_2012`` and "paper" for the
+    others. All other networks have one start, their own, and refuse it.
     """
     model = _find(name)
     arguments = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
     given = {key: _checked(key, value) for key, value in arguments.items() if value is not None}
-    if initialization is not None and initialization not in model.initializations:
-        allowed = " or ".join(map(repr, (*model.initializations, None)))
-        raise ModelError(f"initialization {initialization!r} of {name}", allowed)
+    if initialization is not None and initialization not in model.starts:
+        allowed = " or ".join(map(repr, (*model.starts, None)))
+        hint = "" if model.starts else f"{name} has one start; a recipe calls it 'own'"
+        raise ModelError(f"initialization {initialization!r} of {name}", allowed, hint)
     with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights that are replaced below
         network = model.build(**given)
-    if initialization == "2012":
-        network.initial |= alexnet.CODE_2012
+    if initialization is not None:
+        network.initial |= model.starts[initialization]
     return network.initialize(generator)
 
 

@@ -46,14 +46,22 @@ class Convolution(nn.Conv2d):
     """2-D convolution with the output size of the 2012 code: windows that stick out read zeros.
 
     Input [N, C, H, W], output [N, K, H', W'] with H' = ``window.out_size(H)``. With ``groups=2`` the first half of
-    the kernels is tower *a* and sees the first half of the channels, the second half is tower *b*.
+    the kernels is tower *a* and sees the first half of the channels, the second half is tower *b*. ``ceil=False``
+    drops the windows that stick out, as Caffe and PyTorch do.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        ceil: bool = True,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups)
-        self.window = Window(kernel, stride, padding)
+        self.window = Window(kernel, stride, padding, ceil)
 
     def forward(self, input: Tensor) -> Tensor:
         bottom, right = (self.window.overhang(size) for size in input.shape[-2:])
@@ -63,17 +71,20 @@ class Convolution(nn.Conv2d):
 
 
 class MaxPool(nn.Module):
-    """Maximum over windows, output size by ceil; a window that sticks out looks at the pixels that exist."""
+    """Maximum over windows, output size by ceil; a window that sticks out looks at the pixels that exist.
 
-    def __init__(self, kernel: int, stride: int) -> None:
+    ``ceil=False`` drops the windows that stick out (PyTorch; Caffe pools by ceil).
+    """
+
+    def __init__(self, kernel: int, stride: int, ceil: bool = True) -> None:
         super().__init__()
-        self.window = Window(kernel, stride, 0)
+        self.window = Window(kernel, stride, 0, ceil)
 
     def forward(self, input: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C, H', W']
-        return F.max_pool2d(input, self.window.kernel, self.window.stride, ceil_mode=True)
+        return F.max_pool2d(input, self.window.kernel, self.window.stride, ceil_mode=self.window.ceil)
 
     def extra_repr(self) -> str:
-        return f"{self.window.kernel}, stride={self.window.stride}"
+        return f"{self.window.kernel}, stride={self.window.stride}" + ("" if self.window.ceil else ", ceil=False")
 
 
 class AveragePool(nn.Module):
@@ -151,12 +162,17 @@ class Flatten(nn.Module):
         self.side = side
 
     def forward(self, input: Tensor) -> Tensor:
-        if tuple(input.shape[-2:]) != (self.side, self.side):
-            input = F.interpolate(input, (self.side, self.side), mode="bilinear", align_corners=False)
-        return input.flatten(1)
+        return stretched(input, self.side).flatten(1)
 
     def extra_repr(self) -> str:
         return f"side={self.side}"
+
+
+def stretched(input: Tensor, side: int) -> Tensor:
+    """Maps brought to ``side`` pixels, bilinearly, where they are not: [N, C, H, W] -> [N, C, side, side]."""
+    if tuple(input.shape[-2:]) == (side, side):
+        return input
+    return F.interpolate(input, (side, side), mode="bilinear", align_corners=False)
 
 
 class Dropout(nn.Module):

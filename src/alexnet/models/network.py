@@ -1,6 +1,7 @@
-"""What all networks here share: a chain of named layers, its sizes, and its 2012 initialization."""
+"""What all networks here share: a chain of named layers, its sizes, and how its weights start."""
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -44,6 +45,24 @@ class FanInInitial(NamedTuple):
                 parameter.uniform_(-1, 1, generator=generator).mul_(self.gain / fan_in)
 
 
+class RootFanInInitial(NamedTuple):
+    """As PyTorch's own layers start: weights and biases uniform in ±1 / √fan-in.
+
+    PyTorch calls it Kaiming uniform with a = √5. The fan-in is the size of one kernel.
+    """
+
+    def draw(self, layer: nn.Module, generator: torch.Generator | None) -> None:
+        """Fill the parameters of ``layer``, its ``weight`` before its ``bias``."""
+        parameters = dict(layer.named_parameters())
+        limit = 1 / math.sqrt(parameters["weight"][0].numel())
+        for parameter in parameters.values():
+            parameter.uniform_(-limit, limit, generator=generator)
+
+
+Start = Initial | FanInInitial | RootFanInInitial
+Layers = list[tuple[str, nn.Module]]
+
+
 class Network(nn.Sequential):
     """A chain of named layers, pictures to logits: [N, C, H, W] -> [N, K].
 
@@ -53,19 +72,19 @@ class Network(nn.Sequential):
 
     Attributes: ``name``, ``num_classes``, ``in_channels``, ``image_size`` (side of the square input, pixels),
     ``towers`` (1 or 2), ``features`` (name of the layer whose output describes a picture: fc7 in AlexNet),
-    ``initial`` (layer name -> :class:`Initial` or :class:`FanInInitial`).
+    ``initial`` (layer name -> how it starts: :class:`Initial`, :class:`FanInInitial`, :class:`RootFanInInitial`).
     """
 
     def __init__(
         self,
         name: str,
-        layers: list[tuple[str, nn.Module]],
+        layers: Layers,
         *,
         num_classes: int,
         in_channels: int,
         image_size: int,
         features: str,
-        initial: Mapping[str, Initial | FanInInitial],
+        initial: Mapping[str, Start],
         towers: int = 1,
     ) -> None:
         super().__init__(OrderedDict(layers))
@@ -74,7 +93,7 @@ class Network(nn.Sequential):
         self.in_channels = in_channels
         self.image_size = image_size
         self.features = features
-        self.initial: dict[str, Initial | FanInInitial] = dict(initial)
+        self.initial: dict[str, Start] = dict(initial)
         self.towers = towers
 
     def outputs(self, input: Tensor) -> "OrderedDict[str, Tensor]":
@@ -105,7 +124,7 @@ class Network(nn.Sequential):
         return self
 
 
-def map_side(layers: list[tuple[str, nn.Module]], size: int) -> int:
+def map_side(layers: Layers, size: int) -> int:
     """Side of the maps that come out of ``layers`` for square pictures of ``size`` pixels; 0 if nothing is left."""
     for _, layer in layers:
         window = getattr(layer, "window", None)
@@ -116,7 +135,7 @@ def map_side(layers: list[tuple[str, nn.Module]], size: int) -> int:
     return size
 
 
-def usable_side(name: str, layers: list[tuple[str, nn.Module]], image_size: int) -> int:
+def usable_side(name: str, layers: Layers, image_size: int) -> int:
     """:func:`map_side`, or a :class:`ModelError` that says the smallest picture that leaves something."""
     side = map_side(layers, image_size)
     if side < 1:

@@ -6,23 +6,30 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from alexnet.errors import ModelError
+from alexnet.models.comparisons import TowerLinear
 from alexnet.models.layers import AveragePool, Convolution, Dropout, Flatten, MaxPool, ResponseNorm, SpatialNorm
 from alexnet.models.lenet import ScaledTanh, Subsampling, TableConvolution
+from alexnet.models.local import LocallyConnected
 from alexnet.models.network import Network
+from alexnet.models.one_weird_trick import AdaptiveAveragePool
 
 KINDS: dict[type[nn.Module], str] = {
+    AdaptiveAveragePool: "adaptive average pool",
     AveragePool: "average pool",
     Convolution: "convolution",
     Dropout: "dropout",
     Flatten: "flatten",
+    LocallyConnected: "locally connected",
     MaxPool: "max pool",
     ResponseNorm: "response norm",
     ScaledTanh: "scaled tanh",
     SpatialNorm: "spatial norm",
     Subsampling: "subsampling",
     TableConvolution: "convolution",
+    TowerLinear: "fully connected",
     nn.Linear: "fully connected",
     nn.ReLU: "ReLU",
+    nn.Tanh: "tanh",
 }
 
 
@@ -85,29 +92,41 @@ def summarize(network: Network) -> Summary:
     shape: tuple[int, ...] = (network.in_channels, network.image_size, network.image_size)
     rows, shown = [], _times(shape)
     for name, layer in network.named_children():
-        rows.append(_row(name, layer, shape, shown))
+        rows.append(_row(name, layer, shape, shown, network.towers))
         shape = rows[-1].output
         # A flattened map keeps its three factors until the next layer: 256·6·6 → 4096.
         shown = shown if isinstance(layer, Flatten) else _times(shape)
     return Summary(network.name, (network.in_channels, network.image_size, network.image_size), rows)
 
 
-def _row(name: str, layer: nn.Module, shape: tuple[int, ...], shown: str) -> Row:
+def _row(name: str, layer: nn.Module, shape: tuple[int, ...], shown: str, towers: int) -> Row:
     if type(layer) not in KINDS:
         raise ModelError(f"layer {name!r} is a {type(layer).__name__}", "of a kind that alexnet.models.summary knows")
     output = _output(layer, shape)
     learned = {key: parameter.numel() for key, parameter in layer.named_parameters()}
-    # Every weight here is used once for each pixel of the output map.
-    multiply_adds = learned.get("weight", 0) * math.prod(output[1:])
+    # A weight is used once for each pixel of the output map; a locally connected one belongs to a single pixel.
+    uses = 1 if isinstance(layer, LocallyConnected) else math.prod(output[1:])
+    multiply_adds = learned.get("weight", 0) * uses
     memory = 0 if getattr(layer, "inplace", False) else 4 * math.prod(output)
     formula = _formula(layer, shape, shown, output)
-    return Row(name, KINDS[type(layer)], output, formula, _kernel(layer), sum(learned.values()), multiply_adds, memory)
+    return Row(
+        name,
+        KINDS[type(layer)],
+        output,
+        formula,
+        _kernel(layer, shape, towers),
+        sum(learned.values()),
+        multiply_adds,
+        memory,
+    )
 
 
 def _output(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     window = getattr(layer, "window", None)
     if window is not None:
         return (getattr(layer, "out_channels", shape[0]), *(window.out_size(size) for size in shape[1:]))
+    if isinstance(layer, AdaptiveAveragePool):
+        return (shape[0], layer.side, layer.side)
     if isinstance(layer, Flatten):
         return (shape[0] * layer.side**2,)
     return (layer.out_features,) if isinstance(layer, nn.Linear) else shape
@@ -117,22 +136,32 @@ def _formula(layer: nn.Module, shape: tuple[int, ...], shown: str, output: tuple
     window = getattr(layer, "window", None)
     if window is not None:
         return str(window.formula(shape[1]))
+    if isinstance(layer, AdaptiveAveragePool):
+        return f"{output[1]} from any size"
     if isinstance(layer, Flatten):
         return f"{shown} = {output[0]}"
     return f"{shown} → {output[0]}" if isinstance(layer, nn.Linear) else ""
 
 
-def _kernel(layer: nn.Module) -> str:
+def _kernel(layer: nn.Module, shape: tuple[int, ...], towers: int) -> str:
+    if isinstance(layer, AdaptiveAveragePool):  # PyTorch's rule for the pixels that the i-th mean covers
+        return f"⌊{shape[1]}·i / {layer.side}⌋ to ⌈{shape[1]}·(i + 1) / {layer.side}⌉"
+    if isinstance(layer, TowerLinear):
+        return f"{layer.towers} towers, {layer.in_features} → {layer.out_features // layer.towers} each"
     window = getattr(layer, "window", None)
     if window is None:
         return layer.extra_repr() if isinstance(layer, ResponseNorm | SpatialNorm | Dropout) else ""
     text = f"{window.kernel}×{window.kernel}"
     if isinstance(layer, Convolution):
         text = f"{layer.out_channels} of {text}×{layer.in_channels // layer.groups}"
+    elif isinstance(layer, LocallyConnected):
+        text = f"{layer.out_channels} of {text}×{layer.in_channels} a pixel"
     elif isinstance(layer, TableConvolution):
         text = f"{len(layer.weight)} of {text}, {layer.out_channels} maps by a table"
     text += f", stride {window.stride}" + (f", padding {window.padding}" if window.padding else "")
-    return text + (f", {layer.groups} towers" if isinstance(layer, Convolution) and layer.groups > 1 else "")
+    if isinstance(layer, Convolution) and layer.groups > 1:
+        text += f", {layer.groups} {'towers' if layer.groups == towers else 'groups'}"
+    return text
 
 
 def _cells(row: Row) -> tuple[str, ...]:

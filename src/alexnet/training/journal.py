@@ -132,7 +132,8 @@ class _Terminal:
             self.bar.start()
             self.task = self.bar.add_task("", total=epochs * steps, info="")
         self.started, self.pictures = time.perf_counter(), 0
-        self.bar.update(self.task, description=f"epoch {epoch + 1}/{epochs}", completed=epoch * steps + done)
+        total, completed = epochs * steps, epoch * steps + done  # epochs may differ in their steps
+        self.bar.update(self.task, description=f"epoch {epoch + 1}/{epochs}", total=total, completed=completed)
 
     def step(self, loss: float, pictures: int) -> None:
         if self.bar is None:

@@ -16,7 +16,7 @@ from alexnet.errors import CheckpointError, Interrupted, TrainingError
 from alexnet.evaluation.evaluate import autocast, evaluate
 from alexnet.evaluation.metrics import Scores
 from alexnet.recipe import Recipe
-from alexnet.training import optimizer
+from alexnet.training import groups, optimizer
 from alexnet.training.journal import Journal
 from alexnet.training.machine import Stop
 from alexnet.training.state import State
@@ -71,8 +71,10 @@ def train_epoch(training: Training) -> None:
     state, recipe = training.state, training.state.recipe
     position = state.position
     side = recipe.side(position.epoch, state.network.image_size)
+    steps = training.loader.steps(position.epoch)
     state.network.train()
-    training.journal.begin_epoch(position.epoch, recipe.epochs, len(training.loader), position.batch)
+    groups.freeze(state.network, recipe, position.epoch)
+    training.journal.begin_epoch(position.epoch, recipe.epochs, steps, position.batch)
     started = time.perf_counter()
     for batch in training.loader.epoch(position.epoch, position.batch, side):
         loss, correct = train_step(state, batch)
@@ -85,7 +87,7 @@ def train_epoch(training: Training) -> None:
         position.step += 1
         state.average()
         training.journal.step(loss, len(batch.labels))
-        if training.stop.signal and position.batch < len(training.loader):
+        if training.stop.signal and position.batch < steps:
             position.seconds += time.perf_counter() - started
             save(training, must=True)
             raise _interrupted(training)
@@ -96,7 +98,8 @@ def train_step(state: State, batch: Batch) -> tuple[float, int]:
     """One update; returns the mean loss and how many pictures were right. A loss that is no number changes nothing."""
     recipe, position = state.recipe, state.position
     state.seed_step()
-    optimizer.set_rate(state.optimizer, state.schedule.rate(position.epoch, position.batch))
+    rates = [state.schedule.rate(position.epoch, position.batch, lowered) for lowered in (True, False)]
+    optimizer.set_rate(state.optimizer, *rates)
     images, labels, others, share = _mix(batch, recipe, position.step)
     with autocast(images.device, recipe.precision):
         logits = state.network(images)  # [N, K]
@@ -137,11 +140,11 @@ def _loss(logits: Tensor, labels: Tensor, others: Tensor, share: float, smoothin
 
 
 def validate(training: Training) -> Scores | None:
-    """Center-view scores on the validation split; None where the recipe keeps none."""
-    split = training.state.store.split("validation")
-    if not len(split):
+    """Center-view scores on the validation split; None where the recipe keeps none, or trains on it by now."""
+    state = training.state
+    if not len(state.store.split("validation")) or state.recipe.joined(state.position.epoch):
         return None
-    return score(training.state, training.statistics, "validation", views=1)
+    return score(state, training.statistics, "validation", views=1)
 
 
 def score(state: State, statistics: Statistics, split: str, views: int) -> Scores:

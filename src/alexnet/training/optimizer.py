@@ -1,4 +1,4 @@
-"""The paper's update rule, and the parameter groups of a recipe.
+"""The paper's update rule, and the optimizer of a recipe.
 
 Paper, section 5::
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.recipe import Recipe
+from alexnet.training.groups import parameter_groups
 
 
 class PaperSGD(torch.optim.SGD):
@@ -53,32 +54,21 @@ class PaperSGD(torch.optim.SGD):
 
 
 def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer; every group carries ``scale``, its rate as a multiple of the schedule's."""
-    groups = _groups(network, recipe)
+    """The recipe's optimizer. Every group carries ``scale``, its rate as a multiple of the schedule's, and ``lowered``:
+    does the schedule lower it?"""
+    found = parameter_groups(network, recipe)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
+        return torch.optim.AdamW(found, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
-    return PaperSGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
+        return torch.optim.SGD(found, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
+    return PaperSGD(found, lr=recipe.learning_rate, momentum=recipe.momentum)
 
 
-def _groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    fc_decay = recipe.weight_decay if recipe.fc_decay < 0 else recipe.fc_decay
-    kinds: dict[tuple[float, float], list[Tensor]] = {}
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if name == "bias":
-                kind = (recipe.bias_rate, recipe.weight_decay if recipe.bias_decay else 0.0)
-            else:
-                kind = (1.0, fc_decay if isinstance(module, nn.Linear) else recipe.weight_decay)
-            kinds.setdefault(kind, []).append(parameter)
-    return [{"params": found, "scale": scale, "weight_decay": decay} for (scale, decay), found in kinds.items()]
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the schedule's rate times its own ``scale``."""
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, unlowered: float | None = None) -> None:
+    """Give every group the schedule's rate times its own ``scale``; ``unlowered`` to those that it does not lower."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
+        lowered = unlowered is None or group["lowered"]
+        group["lr"] = (rate if lowered else unlowered) * group["scale"]
 
 
 def clip(parameters: list[Tensor], longest: float) -> Tensor:

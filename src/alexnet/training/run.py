@@ -3,6 +3,7 @@
 recipe.toml  run.json  journal.jsonl  results.csv  checkpoints/  bundle/  pictures/  tensorboard/  .lock
 """
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from alexnet.batches.loader import Loader, to_device
-from alexnet.batches.transforms import Statistics
+from alexnet.batches.transforms import Statistics, center_views
 from alexnet.bundle import Bundle, Golden
 from alexnet.data.pixels import encode_png
 from alexnet.data.store import Store
@@ -26,6 +27,7 @@ from alexnet.recipe import Recipe, from_toml
 from alexnet.training import checkpoint, loop, machine
 from alexnet.training.journal import Journal
 from alexnet.training.loop import Training
+from alexnet.training.start import Start
 from alexnet.training.state import State
 
 GOLDEN = 5  # pictures in a bundle by which a copy of it can prove itself
@@ -75,14 +77,24 @@ def read_start(folder: Path) -> tuple[Recipe, dict[str, Any]]:
     return recipe, about
 
 
-def statistics_of(store: Store, recipe: Recipe) -> Statistics:
-    """The store's statistics as the recipe uses them: the mean image, or the channel means."""
-    mean = torch.from_numpy(store.mean_image) if recipe.mean == "image" else torch.tensor(store.channel_means)
+def statistics_of(store: Store, recipe: Recipe, side: int) -> Statistics:
+    """The store's statistics as the recipe uses them, for views of ``side`` pixels: what is subtracted, and divided by.
+
+    A channel's variance is that along the color axes, turned back: the diagonal of axes · σ² · axesᵀ.
+    """
+    mean = torch.tensor(store.channel_means) if recipe.mean == "channel" else torch.from_numpy(store.mean_image)
+    divide = torch.tensor(recipe.divide)
+    if recipe.mean == "center" and side < store.size:
+        mean = center_views(mean[None], side)[0]  # [s, s, 3]
+    if recipe.divide_std:
+        deviation = torch.from_numpy((store.color_axes**2 @ store.color_std**2) ** 0.5).float()  # [3]
+        divide = divide * torch.where(deviation > 0, deviation, 1.0)
     return Statistics(
         mean.float(),
         torch.tensor(store.color_std).float(),
         torch.tensor(store.color_axes).float(),
-        torch.tensor(recipe.divide),
+        divide,
+        follows=recipe.mean != "center",
     )
 
 
@@ -96,22 +108,25 @@ def run(
     resume: bool = False,
     resume_from: Path | None = None,
     quiet: bool = False,
+    start: Start | None = None,
 ) -> tuple[Path, dict[str, Scores], float]:
     """Train in a locked folder from the start or from a checkpoint (the newest, or ``resume_from``).
+
+    ``start`` are weights to begin with.
 
     Returns the bundle's path, its scores by split, and the images a second of training.
     """
     _check_store(recipe, store)
-    state = State(recipe, store, device)
+    state = State(recipe, store, device, start)
     content: dict[str, Any] = {"journal_bytes": 0}
     if resume:
         path, content = _checkpoint(folder, resume_from)
         state.restore(path, content)
-    statistics = statistics_of(store, recipe)
     network = state.network
+    statistics = dataclasses.replace(statistics_of(store, recipe, network.image_size), **state.shown)
     loader = Loader(
-        store.split("train"), recipe, statistics,
-        side=network.image_size, channels=network.in_channels, device=device, workers=workers,
+        store.split("train"), recipe, statistics, side=network.image_size, channels=network.in_channels, device=device,
+        workers=workers, validation=store.split("validation"),
     )  # fmt: skip
     step = state.position.step
     with (
@@ -125,7 +140,8 @@ def run(
         bundle, scores = _finish(state, statistics, folder)
         journal.event("finished", bundle=str(bundle.name), **{name: s.to_dict() for name, s in scores.items()})
     seconds = sum(row["seconds"] for row in state.rows)
-    return bundle, scores, len(state.rows) * len(store.split("train")) / max(seconds, 1e-9)
+    seen = sum(len(loader.pictures(epoch)) for epoch in range(len(state.rows)))
+    return bundle, scores, seen / max(seconds, 1e-9)
 
 
 def _checkpoint(folder: Path, path: Path | None) -> tuple[Path, dict[str, Any]]:
@@ -153,14 +169,15 @@ def _check_store(recipe: Recipe, store: Store) -> None:
 
 
 def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, dict[str, Scores]]:
-    """The kept weights, scored on validation and, once, on the test split; written as a bundle."""
+    """The kept weights, scored on validation (unless it was trained on) and, once, on test; written as a bundle."""
     network = state.judged
+    joined = state.recipe.joined(len(state.rows) - 1)
     if state.recipe.keep == "best" and state.best.weights:
         network.load_state_dict(state.best.weights)
     network.eval()
     scores = {
         split: loop.score(state, statistics, split, views=1)
-        for split in ("validation", "test")
+        for split in (("test",) if joined else ("validation", "test"))
         if len(state.store.split(split))
     }
     store = state.store
@@ -179,6 +196,7 @@ def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, d
             "source": store.about.get("source_fingerprint", ""),
             "counts": {name: len(store.split(name)) for name in ("train", "validation", "test")},
             "kept": _kept(state),
+            **({"from": state.source} if state.source else {}),
         },
         golden=_golden(state, statistics),
     )

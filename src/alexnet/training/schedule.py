@@ -12,20 +12,24 @@ class Schedule:
 
     ``cosine``: from the highest rate to 0. ``steps``: divided by 10 at the recipe's drops. ``stall``: divided by 10
     when the validation error has not fallen for ``patience`` epochs, three times in the paper; when it stalls once
-    more the run is over.
+    more the run is over. Epochs from the recipe's ``join_from`` on have ``steps_joined`` steps.
     """
 
     recipe: Recipe
     steps_per_epoch: int
     errors: list[float] = field(default_factory=list)  # validation error of every epoch so far
     drops: list[int] = field(default_factory=list)  # `stall`: epochs before which the rate was divided
+    steps_joined: int = 0
 
-    def rate(self, epoch: int, batch: int) -> float:
-        """Learning rate of a step: epoch and batch counted from 0."""
+    def rate(self, epoch: int, batch: int, lowered: bool = True) -> float:
+        """Learning rate of a step: epoch and batch counted from 0. Not ``lowered``: as it is after the warm-up."""
         recipe = self.recipe
-        at = epoch + batch / self.steps_per_epoch  # epochs done
+        step = 1 / (self.steps_joined if recipe.joined(epoch) else self.steps_per_epoch)
+        at = epoch + batch * step  # epochs done
         if at < recipe.warmup:  # the first step is not at zero: it would be wasted
-            return recipe.learning_rate * (at + 1 / self.steps_per_epoch) / (recipe.warmup + 1 / self.steps_per_epoch)
+            return recipe.learning_rate * (at + step) / (recipe.warmup + step)
+        if not lowered:
+            return recipe.learning_rate
         if recipe.schedule == "cosine":
             left = (at - recipe.warmup) / max(recipe.epochs - recipe.warmup, 1e-9)
             return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))

@@ -15,8 +15,9 @@ from alexnet.models import create_model
 from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe, differences, from_dict
-from alexnet.training import checkpoint, optimizer
+from alexnet.training import checkpoint, groups, optimizer
 from alexnet.training.schedule import Schedule
+from alexnet.training.start import Start
 
 AVERAGE_EVERY = 4  # steps; averaging each step costs 4 % more time and changes nothing that was seen
 
@@ -48,16 +49,23 @@ class Best:
 class State:
     """A run in memory: network, average, optimizer, schedule, position, results so far, the best."""
 
-    def __init__(self, recipe: Recipe, store: Store, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, store: Store, device: torch.device, start: Start | None = None) -> None:
         self.recipe, self.store, self.device = recipe, store, device
-        self.network = build_network(recipe, len(store.classes)).to(device).to(memory_format=torch.channels_last)
+        self.network = build_network(recipe, len(store.classes))
+        if start is not None:
+            start.give(self.network, store.classes)
+        self.shown = start.shown if start else {}  # of the statistics, what belongs to the weights
+        self.source = start.about(store.classes) if start else {}
+        self.network = self.network.to(device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.network).eval() if recipe.averaging else None
         self.averages = 0
         self.masks = torch.Generator(device)
         set_generator(self.network, self.masks)
+        groups.check(self.network, recipe)
         self.optimizer = optimizer.build(self.network, recipe)
-        steps = -(-len(store.split("train")) // recipe.batch_size)
-        self.schedule = Schedule(recipe, steps)
+        counts = [len(store.split("train")), len(store.split("train")) + len(store.split("validation"))]
+        steps, joined = (-(-count // recipe.batch_size) for count in counts)
+        self.schedule = Schedule(recipe, steps, steps_joined=joined)
         self.position, self.best = Position(), Best()
         self.rows: list[dict[str, float]] = []
 
@@ -110,6 +118,7 @@ class State:
             "rows": self.rows,
             "best": {"epoch": best.epoch, "error": best.error, "loss": best.loss, "file": best.file},
             "journal_bytes": journal_bytes,
+            "start": {"shown": self.shown, "source": self.source},
         }
 
     def restore(self, path: Path, content: dict[str, Any]) -> None:
@@ -119,6 +128,8 @@ class State:
         if self.averaged is not None:
             self.averaged.load_state_dict(content["averaged"])
         self.averages = content["averages"]
+        start = content.get("start", {"shown": {}, "source": {}})  # a checkpoint of before there was fine-tuning
+        self.shown, self.source = dict(start["shown"]), dict(start["source"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.errors = list(content["schedule"]["errors"])
         self.schedule.drops = list(content["schedule"]["drops"])

@@ -1,6 +1,7 @@
-"""Every number of a run, with its unit and source. A recipe is frozen; named recipes are functions.
+"""Every number of a run, with its unit and source. A recipe is frozen.
 
-The comment behind a field is its help text on the command line and its comment in ``recipe.toml``.
+Epochs are counted by how many are done: "from epoch 67" means after 67 whole epochs.The comment behind a field
+is its help text on the command line and its comment in ``recipe.toml``.
 """
 
 import dataclasses
@@ -8,11 +9,12 @@ import difflib
 import functools
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from alexnet.errors import RecipeError
+from alexnet.recipe.layers import each_layer, layer_names
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,18 @@ class Recipe:
     # Stored pictures -> views
     crop: Literal["random", "resized", "center"] = "resized"  # any offset (paper, 4.1) | any part, resized | the middle
     smallest_part: float = 0.4  # `resized`: least share of the picture's area that a view shows
+    far_edge: bool = True  # may a crop reach the far edge? 256 − 224: 33 offsets (2012 code), 32 without (paper, 4.1)
+    crops_shared: int = 1  # consecutive pictures of an epoch's order with one offset and mirror (2012 code: 32)
     mirror: bool = True  # left and right swapped in half of the views (paper, 4.1); off for digits and letters
     color_noise: float = 0.1  # std of the noise along the color axes, in their standard deviations (paper, 4.1)
+    noise_until: int = 0  # epoch from which there is no color noise any more (net 145: 67); 0: there always is
+    noise_divide: bool = False  # is a view with noise divided by 1 + color_noise? (2012 code: yes)
     color_jitter: float = 0.25  # brightness, contrast and saturation each times 1 ± this, uniformly
     erase: float = 0.0  # probability that a rectangle of a view is blanked
     mixup: float = 0.2  # probability that a batch is mixed with itself, weights from Beta(.4, .4)
-    mean: Literal["image", "channel"] = "channel"  # what is subtracted: the mean image (paper, 2) or its channel means
+    mean: Literal["image", "center", "channel"] = "channel"  # mean image (paper, 2) | its center (2012) | color means
     divide: float = 1.0  # what gray levels minus the mean are divided by (paper: 1)
+    divide_std: bool = False  # divided, besides, by each channel's standard deviation in training? (torchvision: yes)
 
     # Training
     epochs: int = 44  # passes over the training split
@@ -52,9 +59,12 @@ class Recipe:
     optimizer: Literal["paper", "sgd", "adamw"] = "adamw"  # the paper's update rule (5) | PyTorch's SGD | AdamW
     learning_rate: float = 0.0003  # at its highest (paper, 5: 0.01)
     bias_rate: float = 1.0  # learning rate of biases as a multiple (2012 code: 2)
+    bias_lowered: bool = True  # does the schedule lower the biases' rate too? (2012 code: no)
+    layer_rate: str = ""  # rates as multiples, by layer: "conv1=0.1,fc8=10"; 0 freezes (2012 code: epsW)
     momentum: float = 0.9  # of the paper's rule and SGD; AdamW's first beta (paper, 5)
     weight_decay: float = 1.0  # per step, times the learning rate (paper, 5: 0.0005)
     fc_decay: float = -1.0  # weight decay of fully connected weights; negative: as weight_decay
+    layer_decay: str = ""  # weight decays by layer, before the two above: "conv1=0,fc10=1" (2012 code: wc)
     bias_decay: bool = False  # do biases decay? (paper: one rule for all; 2012 code: no)
     clip: float = 5.0  # longest gradient, as a norm over all weights; 0: no limit
     schedule: Literal["cosine", "stall", "steps"] = "cosine"  # to 0 | ÷10 at each stall (paper, 5) | ÷10 at drops
@@ -62,6 +72,9 @@ class Recipe:
     drops: tuple[int, ...] = ()  # `steps`: epochs at whose start the rate is divided by 10
     patience: int = 5  # `stall`: epochs without a lower validation error before the rate is divided by 10
     most_drops: int = 3  # `stall`: the run ends when the error stalls once more after so many drops (paper, 5: 3)
+    freeze: str = ""  # layers that stop learning, without momentum and decay: "conv1", "conv1..conv5,fc6", "fc7.bias"
+    freeze_from: int = 0  # epoch from which they do (net 145: 72); 0: from the beginning
+    join_from: int = 0  # epoch from which validation pictures train too (13pct: 100); 0: never
     label_smoothing: float = 0.1  # share of the target spread over all classes
     averaging: float = 0.998  # weights' running average, decay a step; 0: none. The average is validated and kept
     small_size: int = 128  # side of the views in the first epochs, pixels: less to compute; 0: full size at once
@@ -86,16 +99,7 @@ class Recipe:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise RecipeError(f"{option(name)} is {getattr(self, name)!r}", " or ".join(choices))
-        if self.validation + self.test >= 1:
-            raise RecipeError(
-                f"--validation {self.validation} and --test {self.test} leave nothing", "under 1 together"
-            )
-        if self.schedule == "stall" and self.validation == 0:
-            raise RecipeError("--schedule stall has no validation split to watch", "--validation above 0")
-        if self.keep == "best" and self.validation == 0:
-            raise RecipeError(
-                "--keep best has no validation split to choose by", "--validation above 0, or --keep last"
-            )
+        _check_together(self)
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with ``changes``. An unknown name raises :class:`RecipeError` with the nearest right one."""
@@ -109,6 +113,10 @@ class Recipe:
         """Side of the views in an epoch (from 0), pixels; ``full`` is the network's. The last epoch is always full."""
         small = epoch < min(round(self.small_share * self.epochs), self.epochs - 1)
         return self.small_size if small and 0 < self.small_size < full else full
+
+    def joined(self, epoch: int) -> bool:
+        """Are the validation pictures trained on in an epoch (from 0)? Then nothing is validated."""
+        return 0 < self.join_from <= epoch
 
     def to_toml(self) -> str:
         """The recipe as TOML, each number with its meaning behind it; :func:`from_toml` reads it."""
@@ -128,7 +136,8 @@ class Recipe:
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1), "dropout": (0, 0.99), "image_size": (0, 4096), "in_channels": (0, 3),
     "stored_size": (8, 8192), "validation": (0, 0.9), "test": (0, 0.9), "smallest_part": (0.01, 1),
-    "divide": (1e-3, 1e6),
+    "divide": (1e-3, 1e6), "crops_shared": (1, 1_000_000), "noise_until": (0, 1_000_000),
+    "freeze_from": (0, 1_000_000), "join_from": (0, 1_000_000),
     "color_noise": (0, 10), "color_jitter": (0, 0.99), "erase": (0, 1), "mixup": (0, 1), "epochs": (1, 1_000_000),
     "batch_size": (1, 1_000_000), "learning_rate": (1e-12, 1000), "bias_rate": (0, 1000), "momentum": (0, 0.9999),
     "weight_decay": (0, 100), "fc_decay": (-1, 100), "clip": (0, 1e9), "warmup": (0, 1_000_000),
@@ -148,12 +157,32 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "initialization": ("paper", "2012", "own"),
     "fit": ("crop", "pad", "squash"),
     "crop": ("random", "resized", "center"),
-    "mean": ("image", "channel"),
+    "mean": ("image", "center", "channel"),
     "optimizer": ("paper", "sgd", "adamw"),
     "schedule": ("cosine", "stall", "steps"),
     "keep": ("best", "last"),
     "precision": ("auto", "fp32", "bf16"),
 }
+
+
+def _check_together(recipe: Recipe) -> None:
+    """Raise :class:`RecipeError` where one field contradicts another, or where layers are named in another form."""
+    if recipe.validation + recipe.test >= 1:
+        raise RecipeError(
+            f"--validation {recipe.validation} and --test {recipe.test} leave nothing", "under 1 together"
+        )
+    for who, needs, purpose, otherwise in (
+        ("--schedule stall", recipe.schedule == "stall", "watch", ""),
+        ("--keep best", recipe.keep == "best", "choose by", ", or --keep last"),
+    ):
+        if needs and recipe.validation == 0:
+            raise RecipeError(f"{who} has no validation split to {purpose}", f"--validation above 0{otherwise}")
+        if needs and recipe.join_from:
+            since = f"from epoch {recipe.join_from} on, when it trains too"
+            raise RecipeError(f"{who} has no validation split to {purpose} {since}", f"--join-from 0{otherwise}")
+    layer_names(recipe.freeze, "--freeze")
+    each_layer(recipe.layer_rate, "--layer-rate")
+    each_layer(recipe.layer_decay, "--layer-decay")
 
 
 def _is_a(kind: type, value: Any) -> bool:
@@ -162,85 +191,6 @@ def _is_a(kind: type, value: Any) -> bool:
         return isinstance(value, tuple) and all(_is_a(int, item) for item in value)
     allowed = (int, float) if kind is float else kind
     return isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
-
-
-def paper() -> Recipe:
-    """The training of the 2012 paper, section by section; where its text and its code differ, its text."""
-    return Recipe(
-        recipe="paper", initialization="paper", dropout=0.5, crop="random", color_jitter=0.0, color_noise=0.1, mean="image",
-        epochs=90, batch_size=128, optimizer="paper", learning_rate=0.01, weight_decay=0.0005, bias_decay=True,
-        clip=0.0, schedule="stall", warmup=0.0, label_smoothing=0.0, mixup=0.0, small_size=0, averaging=0.0,
-        keep="last", precision="fp32",
-    )  # fmt: skip
-
-
-def modern() -> Recipe:
-    """What makes an AlexNet learn best and fastest from a few thousand pictures of one's own (docs/log.md)."""
-    return Recipe()
-
-
-def digits() -> Recipe:
-    """``modern`` for handwritten digits in minutes: four epochs at full size, never mirrored, no color noise."""
-    return Recipe(
-        recipe="digits", dropout=0.5, weight_decay=0.05, epochs=4, mirror=False, crop="random", color_noise=0.0, color_jitter=0.0, mixup=0.0,
-        batch_size=32, small_size=0,
-    )  # fmt: skip
-
-
-def lenet5() -> Recipe:
-    """LeNet-5 on handwritten digits: the whole picture, gray, at 32 pixels (LeCun et al. 1998)."""
-    return Recipe(
-        recipe="lenet5", model="lenet5", initialization="own", dropout=0.0, stored_size=32, crop="center", mirror=False,
-        color_noise=0.0, color_jitter=0.0, mixup=0.0, divide=80.0, optimizer="paper", epochs=20, batch_size=64,
-        learning_rate=0.1, weight_decay=0.0, small_size=0,
-        label_smoothing=0.0, averaging=0.0, precision="fp32",
-    )  # fmt: skip
-
-
-def cifar_18pct() -> Recipe:
-    """The 2012 CIFAR-10 net ``layers-18pct``: its schedule is fixed, so nothing is chosen and all pictures train."""
-    return Recipe(
-        recipe="cifar_18pct", model="cifar_18pct", initialization="own", dropout=0.0, stored_size=32, crop="center",
-        mirror=False, color_noise=0.0, color_jitter=0.0, mixup=0.0, mean="image", validation=0.0, optimizer="paper",
-        epochs=140, batch_size=128, small_size=0,
-        learning_rate=0.001, bias_rate=2.0, weight_decay=0.004, fc_decay=1.0, bias_decay=False, clip=0.0,
-        schedule="steps", warmup=0.0, drops=(120, 130), label_smoothing=0.0, averaging=0.0, keep="last",
-        precision="fp32",
-    )  # fmt: skip
-
-
-_NAMED: dict[str, Callable[[], Recipe]] = {
-    "modern": modern,
-    "paper": paper,
-    "digits": digits,
-    "lenet5": lenet5,
-    "cifar_18pct": cifar_18pct,
-}
-
-
-def list_recipes() -> list[str]:
-    """Names of all recipes."""
-    return list(_NAMED)
-
-
-def describe(name: str) -> str:
-    """One line on what a recipe is."""
-    return (_NAMED[name].__doc__ or "").strip().splitlines()[0]
-
-
-def named(name: str) -> Recipe:
-    """The recipe of that name. An unknown name raises :class:`RecipeError` with the nearest right one."""
-    if name not in _NAMED:
-        raise RecipeError(f"there is no recipe {name!r}", nearest(name, list(_NAMED)), "`alexnet recipes` lists them")
-    return _NAMED[name]()
-
-
-def default_for(data: str, model: str | None = None) -> Recipe:
-    """The recipe for people who name none: by the network where it has one of its own, else by the data."""
-    if model in _NAMED:
-        return _NAMED[model]()
-    recipe = digits() if data == "digits" else modern()
-    return recipe if model is None else recipe.replace(model=model)
 
 
 def from_dict(values: Mapping[str, Any]) -> Recipe:

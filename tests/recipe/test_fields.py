@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import math
 
 import pytest
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 
 from alexnet import recipe as recipes
 from alexnet.errors import RecipeError
-from alexnet.recipe import Recipe, from_dict, from_toml, help_text, list_recipes, named, option
+from alexnet.recipe import Recipe, fields, from_toml, help_text, named, option
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 BARE = Recipe(recipe="bare", validation=0.1, keep="last", schedule="cosine")
@@ -18,23 +17,6 @@ BARE = Recipe(recipe="bare", validation=0.1, keep="last", schedule="cosine")
 def test_every_field_has_a_help_text(name):
     assert len(help_text()[name]) > 10
     assert set(help_text()) == set(FIELDS)
-
-
-@pytest.mark.parametrize("name", list_recipes())
-def test_a_named_recipe_survives_its_file(name):
-    recipe = named(name)
-    text = recipe.to_toml()
-    assert from_toml(text) == recipe
-    assert recipe.recipe == name
-    assert recipes.describe(name).endswith((".", ")."))
-    for field, line in zip(FIELDS, text.splitlines()[1:], strict=True):
-        assert line.startswith(f"{field} = ")
-        assert line.endswith(f"# {help_text()[field]}")
-
-
-@pytest.mark.parametrize("name", list_recipes())
-def test_a_named_recipe_survives_json(name):
-    assert from_dict(json.loads(json.dumps(named(name).to_dict()))) == named(name)
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
@@ -47,6 +29,10 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
     seed=st.integers(0, 2**63 - 1),
     drops=st.lists(st.integers(0, 1000), max_size=4).map(tuple),
     mirror=st.booleans(),
+    freeze=st.sampled_from(["", "conv1", "conv1..conv5,fc6", "features.0..features.10"]),
+    layer_rate=st.dictionaries(st.sampled_from(["a", "b.c", "d"]), st.floats(0, 1000)).map(
+        lambda rates: ",".join(f"{name}={rate!r}" for name, rate in rates.items())
+    ),
 )
 def test_any_recipe_survives_its_file(**values):
     recipe = BARE.replace(**values)
@@ -59,19 +45,9 @@ def test_a_recipe_is_frozen_and_hashable():
     assert len({Recipe(), Recipe(), named("paper")}) == 2
 
 
-def test_the_paper_s_numbers():
-    paper = named("paper")
-    assert (paper.learning_rate, paper.momentum, paper.weight_decay, paper.dropout) == (0.01, 0.9, 0.0005, 0.5)
-    assert (paper.batch_size, paper.epochs, paper.most_drops, paper.stored_size) == (128, 90, 3, 256)
-    assert (paper.crop, paper.mirror, paper.color_noise, paper.mean, paper.divide) == ("random", True, 0.1, "image", 1)
-    assert (paper.optimizer, paper.schedule, paper.initialization, paper.bias_rate) == ("paper", "stall", "paper", 1)
-    off = ("color_jitter", "erase", "mixup", "clip", "warmup", "label_smoothing", "averaging")
-    assert [getattr(paper, name) for name in off] == [0] * len(off)
-
-
-@pytest.mark.parametrize("name", recipes._RANGES)
+@pytest.mark.parametrize("name", fields._RANGES)
 def test_a_number_out_of_range_is_refused_by_its_option(name):
-    least, most = recipes._RANGES[name]
+    least, most = fields._RANGES[name]
     whole = isinstance(FIELDS[name].default, int)
     for wrong in (least - 1, most + 1, *(() if whole else (math.nan, math.inf, -math.inf))):
         with pytest.raises(RecipeError) as caught:
@@ -84,20 +60,20 @@ def test_a_number_out_of_range_is_refused_by_its_option(name):
 
 def test_every_number_has_a_range_and_every_choice_its_list():
     numbers = {name for name, field in FIELDS.items() if type(field.default) in (int, float)}
-    assert numbers == set(recipes._RANGES)
+    assert numbers == set(fields._RANGES)
     for name, field in FIELDS.items():
         choices = getattr(field.type, "__args__", None) if name != "drops" else None
         if choices is not None:
-            assert recipes._CHOICES[name] == choices
+            assert fields._CHOICES[name] == choices
     literals = {name for name, field in FIELDS.items() if hasattr(field.type, "__args__") and name != "drops"}
-    assert literals == set(recipes._CHOICES)
+    assert literals == set(fields._CHOICES)
 
 
-@pytest.mark.parametrize("name", recipes._CHOICES)
+@pytest.mark.parametrize("name", fields._CHOICES)
 def test_a_choice_that_is_none_is_refused(name):
     with pytest.raises(RecipeError) as caught:
         Recipe().replace(**{name: "other"})
-    assert str(caught.value) == f"{option(name)} is 'other'; must be {' or '.join(recipes._CHOICES[name])}"
+    assert str(caught.value) == f"{option(name)} is 'other'; must be {' or '.join(fields._CHOICES[name])}"
 
 
 @pytest.mark.parametrize(
@@ -122,6 +98,25 @@ def test_a_choice_that_is_none_is_refused(name):
             {"keep": "best", "validation": 0.0},
             "--keep best has no validation split to choose by; must be --validation above 0, or --keep last",
         ),
+        (
+            {"keep": "best", "join_from": 3},
+            "--keep best has no validation split to choose by from epoch 3 on, when it trains too; must be "
+            "--join-from 0, or --keep last",
+        ),
+        (
+            {"schedule": "stall", "keep": "last", "join_from": 3},
+            "--schedule stall has no validation split to watch from epoch 3 on, when it trains too; must be "
+            "--join-from 0",
+        ),
+        ({"freeze": "conv1.."}, "--freeze is 'conv1..'; must be layers and ranges of them: conv1,conv3..conv5"),
+        (
+            {"layer_rate": "conv1=fast"},
+            "--layer-rate is 'conv1=fast'; must be a number from 0 to 1000 for each layer, once: conv1=0,fc10=1",
+        ),
+        (
+            {"layer_decay": "fc10"},
+            "--layer-decay is 'fc10'; must be a number from 0 to 1000 for each layer, once: conv1=0,fc10=1",
+        ),
     ],
 )
 def test_what_can_not_be_is_refused(changes, text):
@@ -137,10 +132,6 @@ def test_a_whole_number_will_do_for_a_fraction():
 def test_wrong_names_get_the_nearest_right_one():
     with pytest.raises(RecipeError, match=r"a recipe has no 'learnin_rate'; must be 'learning_rate' perhaps"):
         Recipe().replace(learnin_rate=0.1)
-    with pytest.raises(RecipeError, match=r"there is no recipe 'papr'; must be 'paper' perhaps; `alexnet recipes`"):
-        named("papr")
-    with pytest.raises(RecipeError, match=r"must be one of modern, paper, .*cifar_18pct"):
-        named("xyzzy")
 
 
 @pytest.mark.parametrize(
@@ -165,11 +156,9 @@ def test_differences():
     assert recipes.differences(changed, changed) == {}
 
 
-def test_the_recipe_of_people_who_name_none():
-    assert recipes.default_for("photos") == named("modern")
-    assert recipes.default_for("digits") == named("digits")
-    assert recipes.default_for("digits", "lenet5") == named("lenet5")
-    assert recipes.default_for("photos", "alexnet_single") == named("modern").replace(model="alexnet_single")
+def test_validation_joins_from_its_epoch_on():
+    assert [Recipe(keep="last", join_from=2).joined(epoch) for epoch in range(4)] == [False, False, True, True]
+    assert not any(Recipe(keep="last").joined(epoch) for epoch in range(4))
 
 
 @given(st.integers(1, 200), st.floats(0, 1), st.integers(0, 300), st.integers(1, 300))

@@ -1,0 +1,65 @@
+"""Caffe's two AlexNets of 2013 and 2014: the same kernels, another arithmetic around them.
+
+Both see 227 pixels, compute convolutions' sizes by floor and pools' by ceil, and normalize over **all** channels with
+k = 1: groups, but no towers that could be cut apart. Next to the border between the groups (channels 46 to 49 of
+conv1) a norm sees channels that the 2012 network keeps from it. Their published weights expect BGR pixels 0–255 minus
+the mean image. Definitions: ``models/bvlc_alexnet`` and ``models/bvlc_reference_caffenet`` of BVLC/caffe.
+"""
+
+from torch import nn
+
+from alexnet.models.alexnet import build
+from alexnet.models.layers import Convolution, MaxPool, ResponseNorm
+from alexnet.models.network import Initial, Layers, Network
+
+
+def alexnet_caffe(num_classes: int = 1000, in_channels: int = 3, image_size: int = 227) -> Network:
+    """``bvlc_alexnet``: norm after the ReLU, as in the paper. 42.9 % and 19.8 % error, center view."""
+    maps = [*_first(in_channels), _norm(1), _pool(1), *_second(), _norm(2), _pool(2), *_third_to_fifth()]
+    return build("alexnet_caffe", maps, num_classes, in_channels, image_size, towers=1, initial=BVLC_ALEXNET)
+
+
+def caffenet(num_classes: int = 1000, in_channels: int = 3, image_size: int = 227) -> Network:
+    """``bvlc_reference_caffenet``: pool before norm, so that a norm has a quarter of the work. 42.6 % and 19.6 %."""
+    maps = [*_first(in_channels), _pool(1), _norm(1), *_second(), _pool(2), _norm(2), *_third_to_fifth()]
+    return build("caffenet", maps, num_classes, in_channels, image_size, towers=1, initial=CAFFENET)
+
+
+def _first(in_channels: int) -> Layers:
+    return [("conv1", Convolution(in_channels, 96, 11, stride=4, ceil=False)), ("relu1", nn.ReLU(inplace=True))]
+
+
+def _second() -> Layers:
+    return [("conv2", Convolution(96, 256, 5, padding=2, groups=2, ceil=False)), ("relu2", nn.ReLU(inplace=True))]
+
+
+def _norm(layer: int) -> tuple[str, nn.Module]:
+    return f"norm{layer}", ResponseNorm(1, k=1.0)
+
+
+def _pool(layer: int) -> tuple[str, nn.Module]:
+    return f"pool{layer}", MaxPool(3, 2)
+
+
+def _third_to_fifth() -> Layers:
+    return [
+        ("conv3", Convolution(256, 384, 3, padding=1, ceil=False)),
+        ("relu3", nn.ReLU(inplace=True)),
+        ("conv4", Convolution(384, 384, 3, padding=1, groups=2, ceil=False)),
+        ("relu4", nn.ReLU(inplace=True)),
+        ("conv5", Convolution(384, 256, 3, padding=1, groups=2, ceil=False)),
+        ("relu5", nn.ReLU(inplace=True)),
+        _pool(5),
+    ]
+
+
+def _fillers(bias: float) -> dict[str, Initial]:
+    """The weight and bias fillers of both; ``bias`` where the paper has 1."""
+    return {
+        "conv1": Initial(0.01), "conv2": Initial(0.01, bias), "conv3": Initial(0.01), "conv4": Initial(0.01, bias),
+        "conv5": Initial(0.01, bias), "fc6": Initial(0.005, bias), "fc7": Initial(0.005, bias), "fc8": Initial(0.01),
+    }  # fmt: skip
+
+
+BVLC_ALEXNET = _fillers(0.1)
+CAFFENET = _fillers(1)

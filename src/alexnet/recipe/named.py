@@ -1,0 +1,233 @@
+"""The named recipes: each number beside the place where it is told, so that neither can change without the other.
+
+What a recipe does not tell is the default of :class:`Recipe`, which is ``modern``'s.
+"""
+
+from typing import Any, NamedTuple
+
+from alexnet.errors import RecipeError
+from alexnet.recipe.fields import Recipe, nearest
+
+Told = dict[str, tuple[Any, str]]  # field -> its value, and the source of that
+
+
+class _Named(NamedTuple):
+    about: str
+    told: Told
+
+
+def _all(source: str, **values: Any) -> Told:
+    """Values that are told in one place."""
+    return {field: (value, source) for field, value in values.items()}
+
+
+_LATER = "not in use in 2012"
+_BEFORE_MODERN = _all(
+    _LATER, color_jitter=0.0, erase=0.0, mixup=0.0, label_smoothing=0.0, averaging=0.0, small_size=0, clip=0.0,
+    warmup=0.0, divide=1.0, divide_std=False, layer_rate="", layer_decay="", fc_decay=-1.0, join_from=0,
+)  # fmt: skip
+_FIXED = _all("the schedule is fixed, so nothing is chosen and all pictures train", validation=0.0, keep="last")
+_SINGLE = _all("2012: single-precision floats", precision="fp32")
+
+PAPER: Told = (
+    _BEFORE_MODERN
+    | _SINGLE
+    | _all("paper, 3", model="alexnet")
+    | _all("paper, 2", stored_size=256, fit="crop", mean="image")
+    | _all("paper, 4.1", crop="random", mirror=True, color_noise=0.1)
+    | _all("paper, 4.1: 2048 views, 32 × 32 × 2", far_edge=False)
+    | _all("paper, 4.1: of each image", crops_shared=1)
+    | _all("paper, 4.1: no end is told", noise_until=0)
+    | _all("paper, 4.1: nothing of the kind is told", noise_divide=False)
+    | _all("paper, 4.2", dropout=0.5)
+    | _all("paper, 5", initialization="paper", batch_size=128, optimizer="paper", learning_rate=0.01, momentum=0.9)
+    | _all("paper, 5", weight_decay=0.0005, schedule="stall", drops=(), most_drops=3)
+    | _all("paper, 5: roughly 90 cycles", epochs=90)
+    | _all("paper, 5: one rate for all layers", bias_rate=1.0, bias_lowered=True)
+    | _all("paper, 5: one rule for all", bias_decay=True)
+    | _all("paper, 5: every layer learns to the end", freeze="", freeze_from=0)
+    | _all("paper, 5: the validation error is watched", validation=0.1, keep="last")
+)
+
+_NET, _PARAMS, _PROVIDER = "2012 code, layers-145", "2012 code, layer-params-145", "2012 code, its data provider"
+CODE2012: Told = (
+    PAPER
+    | _FIXED
+    | _all(_NET, model="alexnet_2012")
+    | _all(f"{_NET}: 0.01, conv3 to conv5 0.03", initialization="own")
+    | _all(f"{_PROVIDER}: 2178 views, 33 × 33 × 2", far_edge=True)
+    | _all(_PROVIDER, crops_shared=32, noise_divide=True, mean="center")
+    | _all(_PARAMS, bias_rate=2.0, bias_decay=False)
+    | _all(f"{_PARAMS}: epsB stays", bias_lowered=False)
+    | _all("2012 code, net 145 as logged", epochs=91, schedule="steps", drops=(25, 51, 79), noise_until=67)
+    | _all("2012 code, net 145 as logged: a rate of 0", freeze="conv1", freeze_from=72)
+)
+
+
+def _caffe(folder: str, model: str, start: str) -> Told:
+    net, solver = f"Caffe models/{folder}/train_val.prototxt", f"Caffe models/{folder}/solver.prototxt"
+    return (
+        CODE2012
+        | _all(net, model=model, batch_size=256, crop="random", mirror=True, bias_rate=2.0, bias_decay=False)
+        | _all(net, dropout=0.5, color_noise=0.0, noise_until=0, noise_divide=False, freeze="", freeze_from=0)
+        | _all(f"{net}: {start}", initialization="own")
+        | _all(f"{net}: a mean file, at the crop's own place", mean="image")
+        | _all("Caffe, its data transformer", far_edge=True, crops_shared=1)
+        | _all("Caffe examples/imagenet: RESIZE to 256×256", stored_size=256, fit="squash")
+        | _all(solver, learning_rate=0.01, momentum=0.9, weight_decay=0.0005, schedule="steps")
+        | _all(f"{solver}: 450,000 steps, ÷10 every 100,000", epochs=90, drops=(20, 40, 60, 80))
+        | _all("Caffe, its SGD solver: the velocity holds the rate", optimizer="paper", bias_lowered=True)
+    )
+
+
+CAFFE = _caffe("bvlc_alexnet", "alexnet_caffe", "0.01, fc6 and fc7 0.005, biases 0.1")
+CAFFENET = _caffe("bvlc_reference_caffenet", "caffenet", "0.01, fc6 and fc7 0.005, biases 1")
+
+_REFERENCES = "torchvision references/classification"
+OWT: Told = (
+    _BEFORE_MODERN
+    | _FIXED
+    | _SINGLE
+    | _all("torchvision models/alexnet.py", model="alexnet_owt", initialization="own", dropout=0.5)
+    | _all(f"{_REFERENCES}, presets: short side 256, center 224", stored_size=256, fit="crop")
+    | _all(f"{_REFERENCES}, presets", crop="resized", smallest_part=0.08, mirror=True, color_noise=0.0, mean="channel")
+    | _all(f"{_REFERENCES}, presets (there ImageNet's constants)", divide_std=True)
+    | _all(_REFERENCES, epochs=90, batch_size=256, optimizer="sgd", learning_rate=0.01, momentum=0.9)
+    | _all(_REFERENCES, weight_decay=0.0001, bias_decay=True, bias_rate=1.0, bias_lowered=True)
+    | _all(f"{_REFERENCES}: every 30 epochs", schedule="steps", drops=(30, 60))
+    | _all(_REFERENCES, freeze="", freeze_from=0, noise_until=0, noise_divide=False, crops_shared=1)
+)
+
+
+def _cifar(name: str, model: str = "", **more: Any) -> Told:
+    params, method = f"layer-params-{name}.cfg", "cuda-convnet, Methodology"
+    return (
+        _BEFORE_MODERN
+        | _FIXED
+        | _SINGLE
+        | _all(f"layers-{name}.cfg", model=model, initialization="own", dropout=0.0)
+        | _all("cuda-convnet, its CIFAR data provider", stored_size=32, crop="center", mirror=False, color_noise=0.0)
+        | _all("cuda-convnet, its CIFAR data provider", mean="center", fit="crop")
+        | _all(params, optimizer="paper", batch_size=128, learning_rate=0.001, momentum=0.9, weight_decay=0.004)
+        | _all(params, bias_rate=2.0, bias_decay=False)
+        | _all(f"{method}: the epsW parameters are reduced", bias_lowered=False, schedule="steps")
+        | _all(f"{method}: ÷10 for 10 epochs, twice", epochs=140, drops=(120, 130))
+        | _all(params, **more)
+    )
+
+
+_CROPPED = _all(
+    "cuda-convnet, its cropped CIFAR provider: border 4", image_size=24, crop="random", mirror=True, far_edge=True,
+    crops_shared=1,
+)  # fmt: skip
+_JOINING = "cuda-convnet, Methodology: four training batches, then all five"
+_LOCAL = _CROPPED | _all(_JOINING, validation=0.2)
+CIFAR: dict[str, _Named] = {
+    "cifar_80sec": _Named(
+        "The 2012 CIFAR-10 net of 80 seconds, 26 % error.",
+        _cifar("80sec", "cifar_80sec", fc_decay=0.03)
+        | _all("none is published; 8 + 2 as in Caffe's cifar10_quick", epochs=10, drops=(8,)),
+    ),
+    "cifar_18pct": _Named(
+        "The 2012 CIFAR-10 net layers-18pct, 18 % error: 120, 10 and 10 epochs on all pictures, none of them changed.",
+        _cifar("18pct", "cifar_18pct", fc_decay=1.0),
+    ),
+    "cifar_19pct": _Named(
+        "The 2012 CIFAR-10 net layers-19pct, 19 % error: 18pct without its norm.",
+        _cifar("19pct", "cifar_19pct", fc_decay=3.0),
+    ),
+    "cifar_19pct_translated": _Named(
+        "The 2012 CIFAR-10 net layers-19pct on 24-pixel crops and mirrors, without decay, 14.2 % error.",
+        _cifar("19pct", "cifar_19pct") | _CROPPED | _all("cuda-convnet: no decay", weight_decay=0.0, fc_decay=-1.0),
+    ),
+    "cifar_13pct": _Named(
+        "The 2012 CIFAR-10 net layers-conv-local-13pct, 13 % error: 24-pixel crops and mirrors, test with 9 views.",
+        _cifar("conv-local-13pct", "cifar_13pct", layer_decay="conv1=0,conv2=0")
+        | _LOCAL
+        | _all(f"{_JOINING}: 100, 40, 10, 10", epochs=160, join_from=100, drops=(140, 150)),
+    ),
+    "cifar_11pct": _Named(
+        "The CIFAR-10 net layers-conv-local-11pct, 11 % error: 13pct with norm across channels, test with 9 views.",
+        _cifar("conv-local-11pct", "cifar_11pct", layer_decay="conv1=0,conv2=0", fc_decay=0.01)
+        | _LOCAL
+        | _all(f"{_JOINING}: 350, 150, 10, 10", epochs=520, join_from=350, drops=(500, 510)),
+    ),
+}
+
+_OURS = "this project, docs/log.md"
+DIGITS = _all(
+    _OURS, epochs=4, mirror=False, crop="random", color_noise=0.0, color_jitter=0.0, mixup=0.0, batch_size=32,
+    small_size=0, dropout=0.5, weight_decay=0.05,
+)  # fmt: skip
+LENET5 = _all(
+    _OURS, crop="center", mirror=False, color_noise=0.0, color_jitter=0.0, mixup=0.0, divide=80.0, optimizer="paper",
+    epochs=20, batch_size=64, learning_rate=0.1, weight_decay=0.0, small_size=0, label_smoothing=0.0, averaging=0.0,
+    precision="fp32", dropout=0.0,
+) | _all("LeCun et al. 1998", model="lenet5", initialization="own", stored_size=32)  # fmt: skip
+
+_NAMED: dict[str, _Named] = {
+    "modern": _Named("What makes an AlexNet learn best from a few thousand pictures of one's own (docs/log.md).", {}),
+    "paper": _Named(
+        "The training of the 2012 paper, section by section; where its text and its code differ, its text.", PAPER
+    ),
+    "code2012": _Named("The training of the 2012 code's net 145, which gave the paper's results.", CODE2012),
+    "caffe": _Named("Caffe's bvlc_alexnet of 2014.", CAFFE),
+    "caffenet": _Named("Caffe's bvlc_reference_caffenet of 2014: pooling before norm.", CAFFENET),
+    "owt": _Named("torchvision's alexnet, the \"one weird trick\" network of 2014, by torchvision's recipe.", OWT),
+    "one-tower": _Named(
+        "The paper's comparison with one tower, net 145-half, by the training of net 145.",
+        CODE2012 | _all("2012 code, layers-145-half", model="alexnet_half", initialization="2012"),
+    ),
+    "no_dropout": _Named("The paper's training without dropout.", PAPER | _all("paper, 4.2, undone", dropout=0.0)),
+    "no_augmentation": _Named(
+        "The paper's training on center views: no crops, no mirrors, no color noise.",
+        PAPER | _all("paper, 4.1, undone", crop="center", mirror=False, color_noise=0.0),
+    ),
+    "no_noise": _Named(
+        "The paper's training without color noise.", PAPER | _all("paper, 4.1, undone", color_noise=0.0)
+    ),
+    **CIFAR,
+    "digits": _Named(
+        "modern for handwritten digits in minutes: four epochs at full size, never mirrored, no color noise.", DIGITS
+    ),
+    "lenet5": _Named(
+        "LeNet-5 on handwritten digits: the whole picture, gray, at 32 pixels (LeCun et al. 1998).", LENET5
+    ),
+}
+
+
+def list_recipes() -> list[str]:
+    """Names of all recipes."""
+    return list(_NAMED)
+
+
+def describe(name: str) -> str:
+    """One line on what a recipe is."""
+    return _find(name).about
+
+
+def named(name: str) -> Recipe:
+    """The recipe of that name. An unknown name raises :class:`RecipeError` with the nearest right one."""
+    return Recipe(recipe=name).replace(**{field: value for field, (value, _) in _find(name).told.items()})
+
+
+def source(name: str, field: str) -> str:
+    """Where a named recipe's value of a field is told. Raises :class:`RecipeError` for a name that is none."""
+    told = _find(name).told
+    return told[field][1] if field in told else _OURS
+
+
+def default_for(data: str, model: str | None = None) -> Recipe:
+    """The recipe for people who name none: by the network where it is no AlexNet, else by the data."""
+    if model == "lenet5" or model in CIFAR:
+        return named(model)
+    recipe = named("digits" if data == "digits" else "modern")
+    if model in ("alexnet_caffe", "caffenet", "alexnet_owt"):  # they have one start, their own
+        recipe = recipe.replace(initialization="own")
+    return recipe if model is None else recipe.replace(model=model)
+
+
+def _find(name: str) -> _Named:
+    if name not in _NAMED:
+        raise RecipeError(f"there is no recipe {name!r}", nearest(name, list(_NAMED)), "`alexnet recipes` lists them")
+    return _NAMED[name]

@@ -1,0 +1,188 @@
+"""cuda-convnet's checkpoints (2011, 2012, and cuda-convnet2): towers joined, layouts turned, dropout made ours.
+
+A checkpoint names its layers as its author liked and lists them in any order, so they are followed from the pictures
+on: which learned layers stand how deep, side by side in how many towers, and what each of them reads. Two towers
+become one network with groups where a layer reads its own tower alone, and with its inputs side by side where it reads
+both, in whichever order it lists them.
+
+Layouts: a convolution's filters are columns over (channel, y, x); fully connected weights are [in, out] over the same
+order; local filters come position by position. Dropout of 2012 halves outputs in the test instead of doubling them in
+training: the weights that read them are halved here, once, since ours doubles.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.errors import BundleError
+from alexnet.models import create_model
+from alexnet.weights.files import read_pickle
+from alexnet.weights.fitting import Found, Step, steps_of
+from alexnet.weights.graph import LEARNED, Checkpoint
+from alexnet.weights.pickles import Array
+
+
+def read(path: Path, model: str) -> Found:
+    """A checkpoint's learned layers under the names of the network called ``model``. Raises :class:`BundleError`.
+
+    ``path`` is a checkpoint or the folder that holds several, of which the last is taken.
+    """
+    path = newest(path) if path.is_dir() else path
+    checkpoint = Checkpoint(read_pickle(path), str(path))
+    stages = _stages(checkpoint)
+    with torch.device("meta"):  # names alone
+        ours = [step.name for step in steps_of(create_model(model)) if step.kind in LEARNED.values()]
+    if len(ours) != len(stages):
+        raise BundleError(
+            f"{path} has {len(stages)} learned layers ({', '.join('+'.join(stage) for stage in stages)})",
+            f"{len(ours)} ({', '.join(ours)}) as in {model}", "another --model may fit",
+        )  # fmt: skip
+    arrays: dict[str, NDArray[Any]] = {}
+    steps: list[Step] = []
+    before: list[str] = []
+    for name, stage in zip(ours, stages, strict=True):
+        stage, weight, between = _joined(checkpoint, stage, before)
+        kind = LEARNED[checkpoint.get(stage[0], "type", str)]
+        steps += [*between, Step(kind, "+".join(stage), _geometry(checkpoint, stage, kind, before))]
+        arrays[f"{name}.weight"] = weight
+        arrays[f"{name}.bias"] = np.concatenate([_bias(checkpoint, one, weight) for one in stage])
+        before = stage
+    _ends_in_classes(checkpoint, before)
+    return Found(arrays, steps)
+
+
+def newest(folder: Path) -> Path:
+    """The last checkpoint ``<epoch>.<batch>`` of a folder, counted as numbers. Raises :class:`BundleError`."""
+    found = [path for path in folder.iterdir() if path.is_file() and re.fullmatch(r"\d+\.\d+", path.name)]
+    if not found:
+        raise BundleError(f"{folder} holds no checkpoint", "files named EPOCH.BATCH, as 90.1")
+    return max(found, key=lambda path: [int(part) for part in path.name.split(".")])
+
+
+def read_meta(path: Path) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """``batches.meta``: the mean image, RGB [S, S, 3], and the classes in order. Raises :class:`BundleError`."""
+    meta = read_pickle(path)
+    mean = meta.get("data_mean") if isinstance(meta, dict) else None
+    names = meta.get("label_names") if isinstance(meta, dict) else None
+    values = mean.values if isinstance(mean, Array) else None
+    side = int((values.size / 3) ** 0.5 + 0.5) if isinstance(values, np.ndarray) else 0
+    if not isinstance(values, np.ndarray) or not side or values.size != 3 * side**2 or not np.isfinite(values).all():
+        raise BundleError(f"{path} has no data_mean", "one number for each color of each pixel of a square picture")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BundleError(f"{path} has no label_names", "a list of names")
+    image = values.reshape(3, side, side).transpose(1, 2, 0)  # (c, y, x)
+    return np.array(image, np.float32, order="C"), tuple(names)
+
+
+def _stages(checkpoint: Checkpoint) -> list[list[str]]:
+    """Learned layers by how many learned layers stand before them."""
+    sources = {
+        name: {checkpoint.trace(other).source for other in checkpoint.inputs(name)} for name in checkpoint.learned
+    }
+    depth: dict[str, int] = {}
+    while len(depth) < len(sources):
+        ready = {
+            name: 1 + max((depth.get(other, 0) for other in found), default=0)
+            for name, found in sources.items()
+            if name not in depth and all(other in depth or other not in sources for other in found)
+        }
+        if not ready:
+            raise BundleError(f"{checkpoint.file}: layers read each other in a circle", "a network without one")
+        depth |= ready
+    if not depth:
+        raise BundleError(f"{checkpoint.file} has no layer that learns", "a checkpoint of a convolutional net")
+    return [sorted(n for n, d in depth.items() if d == stage) for stage in range(1, 1 + max(depth.values()))]
+
+
+def _joined(checkpoint: Checkpoint, stage: list[str], before: list[str]) -> tuple[list[str], NDArray[Any], list[Step]]:
+    """Layers side by side as one: their order, their weights joined, and what lies before them."""
+    found = {name: [checkpoint.trace(one, max(1, len(before))) for one in checkpoint.inputs(name)] for name in stage}
+    for name, inputs in found.items():
+        sources = [one.source for one in inputs]
+        known = before or [one.source for one in inputs[:1]]
+        if len(set(sources)) < len(sources) or not set(sources) <= set(known):
+            raise BundleError(
+                f"{checkpoint.file}: layer {name} reads {', '.join(sources)}",
+                f"each of {', '.join(known)} at most once", "no network here is built so",
+            )  # fmt: skip
+    own = len(before) > 1 and all(len(inputs) == 1 for inputs in found.values())
+    if own:  # each its own tower: in the towers' order
+        stage = sorted(stage, key=lambda name: before.index(found[name][0].source))
+    elif any(len(inputs) != max(1, len(before)) for inputs in found.values()):
+        raise BundleError(f"{checkpoint.file}: {', '.join(stage)} read different towers", "all the same way")
+    rows = []
+    for name in stage:
+        inputs = found[name]
+        order = sorted(range(len(inputs)), key=lambda i: before.index(inputs[i].source) if before else 0)
+        rows.append(np.concatenate([_weight(checkpoint, name, i) * np.float32(inputs[i].keep) for i in order], axis=1))
+    between = [one.between for inputs in found.values() for one in inputs]
+    if any([(s.kind, s.numbers) for s in b] != [(s.kind, s.numbers) for s in between[0]] for b in between):
+        raise BundleError(f"{checkpoint.file}: the towers before {', '.join(stage)} differ", "both alike")
+    if len({row.shape[1:] for row in rows}) > 1:
+        raise BundleError(f"{checkpoint.file}: {', '.join(stage)} are {[list(r.shape) for r in rows]}", "of one size")
+    return stage, np.concatenate(rows), between[0]
+
+
+def _weight(checkpoint: Checkpoint, name: str, at: int) -> NDArray[Any]:
+    """The weights of one input, as PyTorch has them."""
+    matrix, kind = checkpoint.array(name, "weights", at), checkpoint.get(name, "type", str)
+    if kind == "fc":
+        return matrix.T  # [in, out] -> [out, in]
+    _plain_channels(checkpoint, name, at)
+    filters, kernel = matrix.shape[1], int(_of(checkpoint, name, "filterSize", at))
+    positions = checkpoint.array(name, "biases").size // max(1, filters) if kind == "local" else 1
+    side = int(positions**0.5 + 0.5)
+    channels = matrix.shape[0] // max(1, positions * kernel * kernel)
+    if matrix.shape[0] != side * side * channels * kernel * kernel or 0 in matrix.shape:
+        raise BundleError(
+            f"{checkpoint.file}: layer {name} is {list(matrix.shape)} with filters of {kernel}×{kernel}",
+            "whole filters",
+        )
+    if kind == "conv":
+        return matrix.T.reshape(filters, channels, kernel, kernel)
+    return matrix.reshape(side, side, channels, kernel, kernel, filters).transpose(5, 2, 3, 4, 0, 1)
+
+
+def _plain_channels(checkpoint: Checkpoint, name: str, at: int) -> None:
+    sparse = checkpoint.layers[name].get("randSparse")
+    if isinstance(sparse, list) and at < len(sparse) and sparse[at]:
+        raise BundleError(f"{checkpoint.file}: layer {name} reads random channels (randSparse)", "all or a run of them")
+
+
+def _of(checkpoint: Checkpoint, name: str, key: str, at: int) -> float:
+    found = checkpoint.layers[name].get(key)
+    value = found[at] if isinstance(found, list) and at < len(found) else found
+    if not isinstance(value, int | float) or not 1 <= value <= 10_000:
+        raise BundleError(f"{checkpoint.file}: layer {name} has no {key}", "a number an input")
+    return value
+
+
+def _bias(checkpoint: Checkpoint, name: str, weight: NDArray[Any]) -> NDArray[Any]:
+    biases = checkpoint.array(name, "biases").reshape(-1)
+    if weight.ndim == 6 and len(biases) % (weight.shape[4] * weight.shape[5]) == 0:  # local: one a position
+        return biases.reshape(-1, *weight.shape[4:])
+    return biases
+
+
+def _geometry(checkpoint: Checkpoint, stage: list[str], kind: str, before: list[str]) -> dict[str, float]:
+    if kind != "convolution":
+        return {}
+    name = stage[0]
+    numbers = {"kernel": _of(checkpoint, name, "filterSize", 0), "stride": checkpoint.number(name, "stride", 1)}
+    own = len(before) > 1 and len(checkpoint.inputs(name)) == 1
+    groups = len(before) if own else int(checkpoint.number(name, "groups", 1))
+    return numbers | {"padding": abs(checkpoint.number(name, "padding", 0)), "groups": groups}  # stored negative
+
+
+def _ends_in_classes(checkpoint: Checkpoint, last: list[str]) -> None:
+    for name, layer in checkpoint.layers.items():
+        kind = checkpoint.get(name, "type", str)
+        if kind in ("data", "softmax") or kind.startswith("cost.") or "inputs" not in layer:
+            continue
+        for reads in checkpoint.inputs(name):
+            if reads in last:
+                raise BundleError(f"{checkpoint.file}: the last layer {reads} goes into {name}, a {kind}", "a softmax")

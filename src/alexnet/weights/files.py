@@ -1,0 +1,93 @@
+"""Other people's files from the disk: whole, bounded, unpacked where they are packed; every failure is one error."""
+
+import gzip
+import io
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.errors import BundleError
+from alexnet.weights import pickles
+
+MOST_BYTES = 2 << 30  # net 145 and its momenta have 488 MB, the largest published net (140.5 M numbers) 1.1 GB
+
+
+def read_bytes(path: Path) -> bytes:
+    """All of a file. Raises :class:`BundleError` if it can not be read, is empty or larger than 2 GiB."""
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or not size:
+            raise BundleError(f"{path} is {'empty' if path.is_file() else 'no file'}", "a file of weights")
+        if size > MOST_BYTES:
+            raise BundleError(f"{path} has {size:,} bytes", f"at most {MOST_BYTES:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} can not be read: {error.strerror}", "a file of weights") from error
+
+
+def read_pickle(path: Path) -> Any:
+    """What a pickle holds, of numbers, texts, lists, dictionaries and arrays; nothing of it is run.
+
+    It may lie in a gzip file, or in a zip file as its only member. Raises :class:`BundleError`.
+    """
+    return _pickled(_unpacked(path, read_bytes(path)), path)
+
+
+def _pickled(file: IO[bytes], path: Path) -> Any:
+    try:
+        return pickles.read(file)
+    except pickles.RefusedError as error:
+        raise BundleError(f"{path} is refused: it holds {error}", "numbers, texts and arrays alone") from error
+
+
+def _unpacked(path: Path, data: bytes) -> IO[bytes]:
+    if not data.startswith((b"PK\x03\x04", b"\x1f\x8b")):
+        return io.BytesIO(data)
+    try:
+        if data.startswith(b"\x1f\x8b"):
+            return _bounded(cast("IO[bytes]", gzip.GzipFile(fileobj=io.BytesIO(data))), path)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+            if len(names) != 1:
+                raise BundleError(f"{path} is a zip file of {len(names)} members", "one: the pickle")
+            with archive.open(names[0]) as member:
+                return _bounded(member, path)
+    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise BundleError(f"{path} is damaged: {error}", "", "use another copy") from error
+
+
+def _bounded(packed: IO[bytes], path: Path) -> IO[bytes]:
+    data = packed.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise BundleError(f"{path} holds more than {MOST_BYTES:,} bytes unpacked", "less")
+    return io.BytesIO(data)
+
+
+def read_npy(path: Path) -> NDArray[Any] | Any:
+    """What a ``.npy`` file holds: an array of numbers, or the one Python value in an array of objects.
+
+    NumPy itself would unpickle the latter; here it goes through :mod:`alexnet.weights.pickles`. Raises BundleError.
+    """
+    file = io.BytesIO(read_bytes(path))
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, columns, dtype = read_header(file)
+    except Exception as error:  # of whatever kind NumPy has for a damaged header
+        raise BundleError(
+            f"{path} is no .npy file: {' '.join(str(error).split())[:100]}", "a whole .npy file"
+        ) from error
+    if dtype.hasobject:
+        found = _pickled(file, path)
+        values = found.values if isinstance(found, pickles.Array) else None
+        if not isinstance(values, list) or len(values) != 1:
+            raise BundleError(f"{path} holds an array of objects {list(shape)}", "a single dictionary of layers")
+        return values[0]
+    data = file.read()
+    if dtype.kind not in "biuf" or int(np.prod(shape, dtype=object)) * dtype.itemsize != len(data):
+        raise BundleError(f"{path}: {list(shape)} {dtype} with {len(data):,} bytes", "an array of numbers, whole")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if columns else "C")

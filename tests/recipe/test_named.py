@@ -1,0 +1,166 @@
+"""The named recipes hold together, name real networks, and have the numbers of their sources."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from alexnet import recipe as recipes
+from alexnet.errors import RecipeError
+from alexnet.models import create_model, list_models
+from alexnet.recipe import Recipe, from_dict, from_toml, help_text, list_recipes, named, source
+from alexnet.training import groups
+from alexnet.training.schedule import Schedule
+from alexnet.training.state import build_network
+
+FIELDS = [field.name for field in dataclasses.fields(Recipe)]
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_named_recipe_survives_its_file(name):
+    recipe = named(name)
+    text = recipe.to_toml()
+    assert from_toml(text) == recipe
+    assert recipe.recipe == name
+    assert recipes.describe(name).endswith((".", ")."))
+    for field, line in zip(FIELDS, text.splitlines()[1:], strict=True):
+        assert line.startswith(f"{field} = ")
+        assert line.endswith(f"# {help_text()[field]}")
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_named_recipe_survives_json(name):
+    assert from_dict(json.loads(json.dumps(named(name).to_dict()))) == named(name)
+
+
+def test_a_name_that_is_none_gets_the_nearest():
+    with pytest.raises(RecipeError, match=r"there is no recipe 'papr'; must be 'paper' perhaps; `alexnet recipes`"):
+        named("papr")
+    with pytest.raises(RecipeError, match=r"must be one of modern, paper, .*cifar_18pct"):
+        named("xyzzy")
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_named_recipe_fits_its_network(name):
+    """Its layers are there, something learns, and the start that it names exists."""
+    recipe = named(name)
+    if recipe.model not in list_models():
+        pytest.skip(f"{recipe.model} is not there yet")
+    start = None if recipe.initialization == "own" else recipe.initialization
+    with torch.device("meta"):  # names and sizes alone
+        network = create_model(recipe.model, image_size=recipe.image_size or None, initialization=start)
+    groups.check(network, recipe)
+    assert network.image_size <= recipe.stored_size
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_value_has_a_source(name):
+    assert all(len(source(name, field)) > 4 for field in FIELDS)
+    told = [field for field in FIELDS if getattr(named(name), field) != getattr(Recipe(), field) and field != "recipe"]
+    if name not in ("digits", "lenet5"):  # nobody else's: what differs from this project's defaults is told elsewhere
+        assert not [field for field in told if source(name, field).startswith("this project")]
+
+
+def test_the_paper_s_numbers():
+    paper = named("paper")
+    assert (paper.learning_rate, paper.momentum, paper.weight_decay, paper.dropout) == (0.01, 0.9, 0.0005, 0.5)
+    assert (paper.batch_size, paper.epochs, paper.most_drops, paper.stored_size) == (128, 90, 3, 256)
+    assert (paper.crop, paper.mirror, paper.color_noise, paper.mean, paper.divide) == ("random", True, 0.1, "image", 1)
+    assert (paper.optimizer, paper.schedule, paper.initialization, paper.bias_rate) == ("paper", "stall", "paper", 1)
+    off = ("color_jitter", "erase", "mixup", "clip", "warmup", "label_smoothing", "averaging")
+    assert [getattr(paper, name) for name in off] == [0] * len(off)
+
+
+def rates(name: str) -> list[tuple[float, float]]:
+    """Of weights and of biases, by epoch."""
+    recipe = named(name)
+    schedule = Schedule(recipe, 10, steps_joined=12)
+    return [
+        (schedule.rate(epoch, 0), recipe.bias_rate * schedule.rate(epoch, 0, recipe.bias_lowered))
+        for epoch in range(recipe.epochs)
+    ]
+
+
+PLANS = {  # epochs at each rate of the weights, and the biases' first and last rate as multiples of the weights' first
+    "code2012": ([25, 26, 28, 12], 2, 2),
+    "one-tower": ([25, 26, 28, 12], 2, 2),
+    "caffe": ([20, 20, 20, 20, 10], 2, 2e-4),
+    "caffenet": ([20, 20, 20, 20, 10], 2, 2e-4),
+    "owt": ([30, 30, 30], 1, 1e-2),
+    "cifar_80sec": ([8, 2], 2, 2),
+    "cifar_18pct": ([120, 10, 10], 2, 2),
+    "cifar_19pct": ([120, 10, 10], 2, 2),
+    "cifar_19pct_translated": ([120, 10, 10], 2, 2),
+    "cifar_13pct": ([140, 10, 10], 2, 2),
+    "cifar_11pct": ([500, 10, 10], 2, 2),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_plan_of_rates(name):
+    lengths, first, last = PLANS[name]
+    start = 0.001 if name.startswith("cifar") else 0.01
+    found = rates(name)
+    expected = [start * 0.1**drop for drop, epochs in enumerate(lengths) for _ in range(epochs)]
+    assert [weights for weights, _ in found] == pytest.approx(expected)
+    assert (found[0][1] / start, found[-1][1] / start) == pytest.approx((first, last))
+
+
+def test_what_the_2012_code_does_besides():
+    code = named("code2012")
+    assert (code.noise_until, code.noise_divide, code.freeze, code.freeze_from) == (67, True, "conv1", 72)
+    assert (code.crops_shared, code.far_edge, code.mean, code.bias_decay) == (32, True, "center", False)
+    assert (named("paper").crops_shared, named("paper").far_edge) == (1, False)
+    assert (named("cifar_13pct").join_from, named("cifar_11pct").join_from) == (100, 350)
+    owt = named("owt")
+    assert (owt.crop, owt.smallest_part, owt.mean, owt.divide_std) == ("resized", 0.08, "channel", True)
+    assert (owt.optimizer, owt.weight_decay, owt.bias_decay, owt.batch_size) == ("sgd", 1e-4, True, 256)
+    for name in ("caffe", "caffenet"):
+        assert (named(name).fit, named(name).mean, named(name).color_noise) == ("squash", "image", 0)
+
+
+def test_one_thing_less_is_one_thing_less():
+    paper = named("paper")
+    removed = {
+        "no_dropout": {"dropout"},
+        "no_noise": {"color_noise"},
+        "no_augmentation": {"crop", "mirror", "color_noise"},
+    }
+    for name, fields in removed.items():
+        assert set(recipes.differences(paper, named(name))) == {"recipe"} | fields
+
+
+DECAYS = {  # of the weights, layer by layer (layer-params files; FC10's of 13pct is .004 like the others)
+    "cifar_80sec": {"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc64": 0.03, "fc10": 0.03},
+    "cifar_18pct": {"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc10": 1.0},
+    "cifar_19pct": {"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc10": 3.0},
+    "cifar_19pct_translated": {"conv1": 0.0, "conv2": 0.0, "conv3": 0.0, "fc10": 0.0},
+    "cifar_13pct": {"conv1": 0.0, "conv2": 0.0, "local3": 0.004, "local4": 0.004, "fc10": 0.004},
+    "cifar_11pct": {"conv1": 0.0, "conv2": 0.0, "local3": 0.004, "local4": 0.004, "fc10": 0.01},
+}
+
+
+@pytest.mark.parametrize("name", DECAYS)
+def test_decay_layer_by_layer(name):
+    recipe = named(name)
+    if recipe.model not in list_models():
+        pytest.skip(f"{recipe.model} is not there yet")
+    network = build_network(recipe, 10)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    found = {
+        names[id(p)]: group["weight_decay"]
+        for group in groups.parameter_groups(network, recipe)
+        for p in group["params"]
+    }
+    assert {name.split(".")[0]: decay for name, decay in found.items() if name.endswith("weight")} == DECAYS[name]
+    assert {decay for name, decay in found.items() if name.endswith("bias")} == {0.0}
+
+
+def test_the_recipe_of_people_who_name_none():
+    assert recipes.default_for("photos") == named("modern")
+    assert recipes.default_for("digits") == named("digits")
+    assert recipes.default_for("digits", "lenet5") == named("lenet5")
+    assert recipes.default_for("cifar10", "cifar_13pct") == named("cifar_13pct")
+    assert recipes.default_for("photos", "alexnet_single") == named("modern").replace(model="alexnet_single")
+    assert recipes.default_for("photos", "caffenet") == named("modern").replace(model="caffenet", initialization="own")

@@ -1,0 +1,117 @@
+"""Which parameter learns how, by layer; what is frozen does not move at all."""
+
+import pytest
+import torch
+from torch import nn
+
+from alexnet.errors import RecipeError
+from alexnet.models import create_model
+from alexnet.recipe import Recipe, named
+from alexnet.training import groups, optimizer
+
+BARE = named("cifar_18pct")
+
+
+def network() -> nn.Module:
+    return create_model("cifar_18pct", num_classes=3, image_size=12, generator=torch.Generator().manual_seed(0))
+
+
+def settings(recipe: Recipe) -> dict[str, tuple[float, float]]:
+    made = network()
+    names = {id(parameter): name for name, parameter in made.named_parameters()}
+    found = groups.parameter_groups(made, recipe)
+    assert sorted(names[id(p)] for group in found for p in group["params"]) == sorted(names.values())
+    return {names[id(p)]: (group["scale"], group["weight_decay"]) for group in found for p in group["params"]}
+
+
+def test_rates_and_decays_by_layer():
+    found = settings(BARE.replace(layer_rate="conv1=0.5,fc10=3,conv2.bias=7", layer_decay="conv1=0,fc10=0.25"))
+    assert found == {
+        "conv1.weight": (0.5, 0.0), "conv1.bias": (1.0, 0.0),  # biases: twice the rate, no decay
+        "conv2.weight": (1.0, 0.004), "conv2.bias": (14.0, 0.0),
+        "conv3.weight": (1.0, 0.004), "conv3.bias": (2.0, 0.0),
+        "fc10.weight": (3.0, 0.25), "fc10.bias": (6.0, 0.0),
+    }  # fmt: skip
+
+
+def frozen(recipe: Recipe, epoch: int = 0) -> list[str]:
+    made = network()
+    groups.freeze(made, recipe, epoch)
+    return [name for name, parameter in made.named_parameters() if not parameter.requires_grad]
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, []),
+        ({"freeze": "conv1"}, ["conv1.weight", "conv1.bias"]),
+        ({"freeze": "conv1.weight"}, ["conv1.weight"]),
+        ({"freeze": "conv1..conv2"}, ["conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias"]),
+        ({"freeze": "fc10,conv1.bias"}, ["conv1.bias", "fc10.weight", "fc10.bias"]),
+        ({"layer_rate": "conv3=0"}, ["conv3.weight", "conv3.bias"]),
+        ({"layer_rate": "conv3=0,conv3.bias=1"}, ["conv3.weight"]),
+    ],
+)
+def test_what_is_frozen(changes, names):
+    assert frozen(BARE.replace(**changes)) == names
+
+
+def test_frozen_from_its_epoch_on():
+    recipe = BARE.replace(freeze="conv1", freeze_from=2)
+    assert [bool(frozen(recipe, epoch)) for epoch in range(4)] == [False, False, True, True]
+
+
+def test_a_layer_inside_another_library_s_names():
+    made = nn.Sequential()
+    made.add_module("features", nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)))
+    made.add_module("classifier", nn.Sequential(nn.Linear(4, 2)))
+    for text, count in (("features", 4), ("features.0..features.2", 4), ("features.2", 2), ("classifier.0.bias", 1)):
+        groups.freeze(made, BARE.replace(freeze=text), 0)
+        assert sum(not parameter.requires_grad for parameter in made.parameters()) == count
+
+
+@pytest.mark.parametrize("kind", ["paper", "sgd", "adamw"])
+def test_a_frozen_layer_has_no_momentum_and_no_decay(kind):
+    """With a rate of 0 instead, the velocity that it had would still move it."""
+    recipe = BARE.replace(optimizer=kind, freeze="conv1", freeze_from=1, weight_decay=0.5, learning_rate=0.01)
+    made = network()
+    built = optimizer.build(made, recipe)
+    generator = torch.Generator().manual_seed(1)
+
+    def step(epoch: int) -> None:
+        groups.freeze(made, recipe, epoch)
+        optimizer.set_rate(built, 0.01, 0.01)
+        made(torch.randn(2, 3, 12, 12, generator=generator)).square().sum().backward()
+        built.step()
+        built.zero_grad()
+
+    for _ in range(3):
+        step(0)
+    before = {name: parameter.detach().clone() for name, parameter in made.named_parameters()}
+    for _ in range(3):
+        step(1)
+    same = {name for name, parameter in made.named_parameters() if torch.equal(parameter, before[name])}
+    assert same == {"conv1.weight", "conv1.bias"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"freeze": "conf1"},
+            "--freeze names 'conf1', which is no layer that learns in this network; must be 'conv1' perhaps",
+        ),
+        ({"freeze": "relu1"}, "--freeze names 'relu1', which is no layer that learns in this network; must be "),
+        ({"freeze": "conv3..conv1"}, "--freeze names conv3..conv1, which is backwards; must be conv1..conv3"),
+        ({"layer_rate": "fc8=2"}, "--layer-rate names 'fc8', which is no layer that learns in this network; must be "),
+        ({"layer_decay": "conv9=2"}, "--layer-decay names 'conv9', which is no layer that learns in this network"),
+        (
+            {"freeze": "conv1..conv3", "freeze_from": 9, "layer_rate": "fc10=0"},
+            "--freeze and --layer-rate leave nothing to learn; must be at least one layer that learns",
+        ),
+    ],
+)
+def test_what_can_not_be_is_refused(changes, text):
+    with pytest.raises(RecipeError) as caught:
+        groups.check(network(), BARE.replace(**changes))
+    assert str(caught.value).startswith(text)

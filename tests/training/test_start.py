@@ -1,0 +1,193 @@
+"""Fine-tuning on a few digits: what is copied, what is drawn, what stays frozen, and a resume without the source."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet import api, cli
+from alexnet.bundle import Bundle
+from alexnet.data.prepare import prepare
+from alexnet.data.sources import Source, open_source
+from alexnet.data.store import Store
+from alexnet.data.writing import sha256_of
+from alexnet.errors import BundleError, RecipeError
+from alexnet.recipe import named
+from alexnet.training.start import from_bundle
+from alexnet.training.state import build_network
+
+SMALL = named("cifar_18pct").replace(epochs=1, batch_size=16, validation=0.2, drops=(), checkpoint_minutes=0)
+HEAD = ("fc10.weight", "fc10.bias")
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(api, "DRAWINGS", ())
+
+
+def few(classes: int, count: int = 60) -> Source:
+    source = open_source("digits")
+    chosen = [picture for picture in source.splits["all"] if picture.label < classes][:count]
+    return dataclasses.replace(
+        source, splits={"all": chosen}, classes=source.classes[:classes], fingerprint=f"{count} of {classes}"
+    )
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory) -> dict[int, Store]:
+    """Digits 0 to 3, and 0 to 5, at 32 pixels."""
+    folder = tmp_path_factory.mktemp("stores")
+    return {n: prepare(few(n), folder / str(n), size=32, validation=0.2, test=0.2) for n in (4, 6)}
+
+
+@pytest.fixture(scope="module")
+def source(stores, tmp_path_factory) -> Path:
+    """A run of four classes."""
+    folder = tmp_path_factory.mktemp("source") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "DRAWINGS", ())
+        api.train(stores[4].path, SMALL, folder, device="cpu")
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(Bundle.load(folder / "bundle").network.state_dict())
+
+
+def test_new_classes_get_a_fresh_last_layer_and_the_rest_is_copied(source, stores):
+    start = from_bundle(source)
+    network = build_network(start.recipe(SMALL.replace(seed=7)), 6)
+    drawn = {name: value.clone() for name, value in network.state_dict().items()}
+    start.give(network, stores[6].classes)
+    before = weights(source)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, drawn[name] if name in HEAD else before[name]), name
+    same = build_network(start.recipe(SMALL), 4)
+    start.give(same, stores[4].classes)
+    assert all(torch.equal(value, before[name]) for name, value in same.state_dict().items())
+    start.give(same, stores[4].classes[::-1])  # the same names in another order are other classes
+    assert start.fresh(stores[4].classes[::-1]) == "fc10"
+    assert start.fresh(stores[4].classes) == ""
+
+
+def test_frozen_layers_stay_bit_for_bit_and_the_others_learn(source, stores, tmp_path):
+    before = weights(source)
+    folder = tmp_path / "run"
+    result = api.train(
+        stores[6].path, SMALL.replace(freeze="conv1..conv2", layer_rate="fc10=10,conv3=0.1"), folder,
+        start=source, device="cpu",
+    )  # fmt: skip
+    after = weights(folder)
+    for name in before:
+        assert torch.equal(after[name], before[name]) == name.startswith(("conv1", "conv2")), name
+    assert after["fc10.weight"].shape == (6, 1024)
+    about = json.loads((folder / "run.json").read_text())["from"]
+    sha256 = sha256_of(source / "bundle" / "config.json")
+    assert about == {"name": str(source / "bundle"), "sha256": sha256, "fresh": "fc10"}
+    bundle = Bundle.load(result.bundle)
+    assert bundle.data["from"] == about
+    assert f"starting from {source / 'bundle'}" in (result.bundle / "README.md").read_text()
+    slow = api.train(
+        stores[6].path, SMALL.replace(freeze="conv1..conv2", layer_rate="fc10=10,conv3=0"), tmp_path / "slow",
+        start=source, device="cpu",
+    )  # fmt: skip
+    assert torch.equal(weights(slow.folder)["conv3.weight"], before["conv3.weight"])
+
+
+def test_the_source_s_mean_and_divisor_are_kept(source, stores, tmp_path):
+    """Weights are right for what was subtracted when they learned: the new pictures' mean image is another."""
+    first = Bundle.load(source / "bundle").statistics
+    result = api.train(stores[6].path, None, tmp_path / "run", start=source, device="cpu", epochs=1, batch_size=16)
+    found = Bundle.load(result.bundle).statistics
+    assert torch.equal(found.mean, first.mean)
+    assert not np.array_equal(found.mean.numpy(), stores[6].mean_image)
+    assert (found.follows, float(found.divide)) == (first.follows, float(first.divide))
+    assert torch.allclose(found.color_std, torch.tensor(stores[6].color_std).float())  # noise is the new pictures' own
+    recipe = result.recipe
+    assert (recipe.model, recipe.mean, recipe.stored_size) == ("cifar_18pct", "center", 32)
+
+
+def test_resumed_without_the_source_bit_for_bit(source, stores, tmp_path):
+    gone, folder = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(source, gone)
+    recipe = SMALL.replace(epochs=3, averaging=0.9, freeze="conv1")
+    api.train(stores[6].path, recipe, folder, start=gone, device="cpu")
+    whole = weights(folder)
+    shutil.rmtree(gone)
+    shutil.rmtree(folder / "bundle")
+    earlier = sorted((folder / "checkpoints").glob("step-*.pt"))[0]
+    result = api.resume(earlier, device="cpu")
+    again = weights(folder)
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+    bundle = Bundle.load(result.bundle)
+    assert bundle.data["from"]["name"] == str(gone / "bundle")
+    assert torch.equal(bundle.statistics.mean, Bundle.load(source / "bundle").statistics.mean)
+
+
+def test_what_can_not_start_is_refused(source, stores, tmp_path):
+    with pytest.raises(RecipeError, match=r"--model is lenet5; must be cifar_18pct, as .* has it; leave it out"):
+        api.train(stores[6].path, None, tmp_path / "a", start=source, model="lenet5")
+    with pytest.raises(RecipeError, match=r"--mean is channel; must be center"):
+        api.train(stores[6].path, SMALL.replace(mean="channel"), tmp_path / "a", start=source)
+    with pytest.raises(RecipeError, match=r"--divide is 2\.0; must be 1\.0"):
+        api.train(stores[6].path, SMALL, tmp_path / "a", start=source, divide=2.0)
+    with pytest.raises(BundleError, match="there is no"):
+        api.train(stores[6].path, SMALL, tmp_path / "a", start=tmp_path / "nothing")
+    assert not (tmp_path / "a").exists()
+    start = from_bundle(source)
+    start.check(start.recipe(SMALL).replace(stored_size=40))  # the center of a mean image is the same for all views
+    with pytest.raises(RecipeError, match=r"--image-size is 40; must be at most 32, as the mean image of .* has"):
+        start.check(start.recipe(SMALL).replace(stored_size=40, image_size=40))
+    caffe = dataclasses.replace(start, statistics=dataclasses.replace(start.statistics, follows=True))
+    with pytest.raises(RecipeError, match=r"--stored-size is 40; must be 32, as the mean image of .* has"):
+        caffe.check(caffe.recipe(SMALL).replace(stored_size=40))
+    with pytest.raises(RecipeError) as caught:
+        start.give(build_network(SMALL.replace(image_size=40), 4), stores[4].classes)
+    assert str(caught.value) == (
+        f"layer fc10.weight of {source / 'bundle'} is [4, 1024]; must be [4, 1600] for pictures of 40 pixels; use the "
+        "weights' own --image-size 32"
+    )
+    with pytest.raises(RecipeError, match=r"--freeze names 'conv9'.*'conv3' perhaps|--freeze names 'conv9'"):
+        api.train(stores[6].path, SMALL.replace(freeze="conv9"), tmp_path / "b", start=source, device="cpu")
+
+
+def test_from_the_command_line(source, stores, tmp_path, capsys):
+    words = ["train", str(stores[6].path), "--run", str(tmp_path / "run"), "--device", "cpu", "--quiet"]
+    words += ["--from", str(source), "--epochs", "1", "--freeze", "conv1..conv3", "--batch-size", "16"]
+    assert cli.run([*words, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out.splitlines()[-1])
+    before, after = weights(source), weights(tmp_path / "run")
+    assert [name for name in before if not torch.equal(before[name], after[name])] == list(HEAD)
+    assert cli.run(["train", "--resume", str(tmp_path / "run"), "--from", str(source)]) == 2
+    assert "so --from has no place" in capsys.readouterr().err
+    assert cli.run([*words[:2], "--from", "a", "--weights", "torchvision"]) == 2
+    assert "--from and --weights both name weights" in capsys.readouterr().err
+    assert cli.run([*words[:2], "--weights", "keras"]) == 2
+    assert "--weights is 'keras'; must be torchvision" in capsys.readouterr().err
+    assert cli.run([*words[:2], "--from", str(source), "--model", "lenet5"]) == 2
+    assert "--model is lenet5; must be cifar_18pct" in capsys.readouterr().err
+
+
+def test_weights_that_torchvision_publishes(monkeypatch, stores):
+    """Fetched by torchvision (here: handed over), with a divisor a channel and torchvision's pictures."""
+    from alexnet.models import create_model
+    from alexnet.training import start as starts
+
+    with torch.device("meta"):
+        shapes = {n: tuple(v.shape) for n, v in create_model("alexnet_owt", num_classes=10).state_dict().items()}
+    from alexnet.weights import published
+    from alexnet.weights.fitting import Found
+
+    found = Found({n: np.zeros(shape, np.float32) for n, shape in shapes.items()}, classes=tuple("abcdefghij"))
+    monkeypatch.setattr(published, "fetch", lambda: found)
+    start = starts.from_published("torchvision")
+    recipe = start.recipe(named("modern"))
+    assert (recipe.model, recipe.mean, recipe.divide_std, recipe.stored_size) == ("alexnet_owt", "channel", True, 256)
+    assert start.statistics.divide.tolist() == pytest.approx([58.395, 57.12, 57.375])
+    assert start.fresh(["x", "y"]) == "classifier.6"
+    start.check(recipe)
