@@ -6,6 +6,7 @@ from alexnet.errors import ModelError
 from alexnet.models import create_model, describe, list_models
 from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool, set_generator
 from alexnet.models.network import FanInInitial, Initial, Network, map_side, usable_side
+from alexnet.models.small import MODELS as VARIANTS
 
 
 def chain() -> list[tuple[str, nn.Module]]:
@@ -86,12 +87,13 @@ def test_map_side():
 
 
 def test_the_models():
-    assert list_models() == ["alexnet", "alexnet_single", "cifar_18pct", "lenet5"]
+    assert set(list_models()) == {"alexnet", "alexnet_single", "cifar_18pct", "lenet5", *VARIANTS}
+    assert list_models() == sorted(list_models())
     texts = [describe(name) for name in list_models()]
-    assert len(set(texts)) == 4 and all(text and "\n" not in text for text in texts)
+    assert len(set(texts)) == len(texts) and all(text and "\n" not in text for text in texts)
 
 
-SMALL = {"alexnet": 67, "alexnet_single": 67, "cifar_18pct": 12, "lenet5": 29}
+SMALL = {"alexnet": 67, "alexnet_single": 67, "cifar_18pct": 12, "lenet5": 29} | dict.fromkeys(VARIANTS, 16)
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -132,9 +134,9 @@ def test_without_a_generator_the_default_one_decides():
 
 
 ERRORS = [
-    ({"name": "alexnett"}, "model 'alexnett' does not exist; must be one of alexnet, alexnet_single, cifar_18pct, "
-     "lenet5; did you mean 'alexnet'?"),
-    ({"name": "vgg16"}, "model 'vgg16' does not exist; must be one of alexnet, alexnet_single, cifar_18pct, lenet5"),
+    ({"name": "alexnett"}, f"model 'alexnett' does not exist; must be one of {', '.join(list_models())}; "
+     "did you mean 'alexnet'?"),
+    ({"name": "vgg16"}, f"model 'vgg16' does not exist; must be one of {', '.join(list_models())}"),
     ({"name": "lenet5", "num_classes": 1}, "num_classes 1; must be a whole number of at least 2"),
     ({"name": "lenet5", "num_classes": 2.5}, "num_classes 2.5; must be a whole number of at least 2"),
     ({"name": "lenet5", "num_classes": True}, "num_classes True; must be a whole number of at least 2"),

@@ -154,7 +154,7 @@ FLIPS = {
     "erase": 1.0, "mixup": 1.0, "mean": "image", "divide": 2.0, "epochs": 3, "batch_size": 8, "optimizer": "paper",
     "learning_rate": 0.001, "bias_rate": 3.0, "momentum": 0.5, "weight_decay": 10.0, "fc_decay": 10.0,
     "bias_decay": True, "clip": 0.01, "schedule": "steps", "warmup": 0.0, "label_smoothing": 0.5, "averaging": 0.0,
-    "small_size": 0, "small_share": 0.0, "precision": "bf16",
+    "small_size": 0, "small_share": 0.0, "stop_error": 1.0, "precision": "bf16",
 }  # fmt: skip
 ELSEWHERE = {  # shown by other tests
     "recipe": "names the numbers",
@@ -211,6 +211,19 @@ def test_steps_and_stall_have_their_numbers(stores, tmp_path):
     run(stores[32], stall, tmp_path / "stall")
     rates = [float(row["learning_rate"]) for row in rows(tmp_path / "stall")]
     assert rates == pytest.approx([1e-9] * 3 + [1e-10] * 2)
+
+
+def test_a_run_ends_when_it_has_learned_enough(stores, tmp_path):
+    recipe = SMALL.replace(epochs=6, learning_rate=0.002)
+    whole = run(stores[32], recipe, tmp_path / "whole")
+    errors = [1 - float(row["train_top1"]) for row in rows(whole.folder)]
+    wanted = sorted(errors)[3]
+    end = next(i for i, error in enumerate(errors) if error <= wanted)
+    assert end < 5
+    stopped = run(stores[32], recipe.replace(stop_error=wanted), tmp_path / "run")
+    assert [1 - float(row["train_top1"]) for row in rows(stopped.folder)] == errors[: end + 1]
+    api.resume(stopped.folder, device="cpu")  # it is over, and stays so
+    assert len(rows(stopped.folder)) == end + 1
 
 
 def test_checkpoints_come_by_the_clock(stores, tmp_path):

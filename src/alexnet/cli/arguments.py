@@ -67,12 +67,16 @@ class PrepareArguments:
 
 @dataclass(frozen=True)
 class EvaluateArguments:
-    """Evaluate a trained classifier on a whole split, every picture counted once."""
+    """Evaluate a trained classifier on a whole split, every picture counted once.
 
-    run: Positional[Path]  # a run folder or a bundle
-    data: Positional[str | None] = None  # other pictures of the same classes; by default the run's own
+    RUN RUN … [DATA]: several runs or bundles are an ensemble, the mean of their probabilities. The last path is DATA
+    where it is neither a run nor a bundle.
+    """
+
+    runs: Positional[tuple[str, ...]]  # run folders or bundles; then other pictures (by default the runs' own)
     split: Literal["test", "validation", "train"] = "test"  # which pictures
     views: Literal[1, 10] = 1  # the center | four corners, center and their mirrors, probabilities averaged
+    fit_weights: Literal["validation", "train", "test"] | None = None  # ensemble: find its weights on this split
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     json: bool = False  # print one JSON object
     source: DataArguments = field(default_factory=DataArguments)

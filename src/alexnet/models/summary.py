@@ -23,6 +23,7 @@ KINDS: dict[type[nn.Module], str] = {
     TableConvolution: "convolution",
     nn.Linear: "fully connected",
     nn.ReLU: "ReLU",
+    nn.Tanh: "tanh",
 }
 
 
