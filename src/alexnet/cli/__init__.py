@@ -14,6 +14,7 @@ from typing import Any
 
 from alexnet import recipe as recipes
 from alexnet.cli import arguments, show
+from alexnet.cli.claims import claims
 from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError
 from alexnet.recipe import Recipe
 
@@ -244,4 +245,5 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "draw": draw,
     "models": models,
     "recipes": show_recipes,
+    "claims": claims,
 }

@@ -124,6 +124,28 @@ class RecipesArguments:
     json: bool = False  # print JSON
 
 
+@dataclass(frozen=True)
+class ClaimsArguments:
+    """Put a claim of the paper to the test: a plan, its trainings, and whether the claim holds. Without a name: list.
+
+    The same command again finds what it has trained already, and goes on where it was interrupted.
+    """
+
+    name: Positional[str | None] = None  # relu, norm, overlap, dropout, augmentation, color-noise, towers, depth, …
+    data: str | None = None  # digits | cifar10 (the default) | mnist … | a folder of pictures or parquet | a store
+    quick: bool = False  # small networks and few pictures: minutes on a processor
+    seeds: int | None = None  # trainings of each network; by default 3 (quick) or 5
+    epochs: int | None = None  # most epochs of a training
+    rates: tuple[float, ...] = ()  # learning rates to choose from, for each network by itself
+    pictures: int | None = None  # most training pictures; 0: all
+    level: float | None = None  # training error, a fraction, to which epochs are counted (relu: 0.25)
+    run: Path | None = None  # folder for all trainings; by default runs/claims/NAME-DATA
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    workers: int = 1  # threads that make batches; the number never changes a run
+    json: bool = False  # print one JSON object; the plan goes to standard error
+    source: DataArguments = field(default_factory=DataArguments)
+
+
 def data_options(given: DataArguments) -> "DataOptions":
     """For the functions behind the command line: the typed options, a progress bar, lines on standard error."""
     from alexnet.api import DataOptions
