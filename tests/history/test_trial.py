@@ -107,7 +107,7 @@ def test_a_stopped_claim_goes_on_to_the_same_result(relu, digits, tmp_path, monk
 
 
 def test_a_training_that_left_no_checkpoint_begins_again(relu, digits, tmp_path):
-    folder, result, _ = relu
+    _, result, _ = relu
     member = result.members[0]
     copy = tmp_path / "member"
     copy.mkdir()
@@ -197,7 +197,7 @@ def test_a_rate_that_diverges_is_not_chosen(digits, tmp_path):
     result = tried("relu", digits, folder, seeds=1, rates=(1e6, 0.01), level=0.85)
     assert result.chosen == {"ReLU": 0.01, "tanh": 0.01}
     assert any(member.diverged for member in result.searches)
-    with pytest.raises(TrainingError, match="must be|give --rates"):
+    with pytest.raises(TrainingError, match="give --rates"):
         tried("relu", digits, tmp_path / "alone", seeds=1, rates=(1e6,), level=0.85)
 
 

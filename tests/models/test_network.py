@@ -4,6 +4,7 @@ from torch import nn
 
 from alexnet.errors import ModelError
 from alexnet.models import create_model, describe, list_models
+from alexnet.models.depth import MODELS as LESS_DEEP
 from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool, set_generator
 from alexnet.models.network import FanInInitial, Initial, Network, map_side, usable_side
 from alexnet.models.small import MODELS as VARIANTS
@@ -87,13 +88,14 @@ def test_map_side():
 
 
 def test_the_models():
-    assert set(list_models()) == {"alexnet", "alexnet_single", "cifar_18pct", "lenet5", *VARIANTS}
+    assert set(list_models()) == {"alexnet", "alexnet_single", "cifar_18pct", "lenet5", *VARIANTS, *LESS_DEEP}
     assert list_models() == sorted(list_models())
     texts = [describe(name) for name in list_models()]
     assert len(set(texts)) == len(texts) and all(text and "\n" not in text for text in texts)
 
 
 SMALL = {"alexnet": 67, "alexnet_single": 67, "cifar_18pct": 12, "lenet5": 29} | dict.fromkeys(VARIANTS, 16)
+SMALL |= {name: 16 if "small" in name else 67 for name in LESS_DEEP}
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -39,13 +39,11 @@ def alexnet_small(
     norm: bool = True,
     overlap: bool = True,
     tanh: bool = False,
-    without: int = 0,
 ) -> Network:
     """Eight learned layers for small pictures; each keyword leaves out one idea of the paper.
 
     ``towers`` 1 joins everything; without ``norm`` there is no response normalization; without ``overlap`` pooling
-    windows are 2×2 at stride 2; ``tanh`` replaces the ReLUs, and the biases of 1 that serve them by 0; ``without`` 3,
-    4 or 5 leaves out that convolution. If conv3 is left out, conv4 sees both towers in its place.
+    windows are 2×2 at stride 2; ``tanh`` replaces the ReLUs, and the biases of 1 that serve them by 0.
     """
     word, act = _nonlinearity(tanh)
     pool = partial(MaxPool, 3 if overlap else 2, 2)
@@ -57,10 +55,8 @@ def alexnet_small(
         layers += [(f"pool{number}", pool())]
     seen, groups = two, 1  # conv3 sees both towers, conv4 and conv5 their own
     for number, maps in enumerate(rest, 3):
-        if number != without:
-            layers += [(f"conv{number}", Convolution(seen, maps, 3, padding=1, groups=groups))]
-            layers += [(f"{word}{number}", act())]
-            seen, groups = maps, towers
+        layers += [(f"conv{number}", Convolution(seen, maps, 3, padding=1, groups=groups)), (f"{word}{number}", act())]
+        seen, groups = maps, towers
     layers.append(("pool5", pool()))
     side = usable_side(name, layers, image_size)  # 3 for 24 pixels
     layers += [
@@ -132,9 +128,6 @@ MODELS: dict[str, tuple[Callable[..., Network], str]] = {
         _small("alexnet_small_half", widths=HALF, towers=1),
         f"{_ABOUT} as one tower with half of the kernels, as the paper's one-GPU net (section 3.2)",
     ),
-    "alexnet_small_no_conv3": (_small("alexnet_small_no_conv3", without=3), f"{_ABOUT} without its third layer"),
-    "alexnet_small_no_conv4": (_small("alexnet_small_no_conv4", without=4), f"{_ABOUT} without its fourth layer"),
-    "alexnet_small_no_conv5": (_small("alexnet_small_no_conv5", without=5), f"{_ABOUT} without its fifth layer"),
     "alexnet_small_no_norm": (
         _small("alexnet_small_no_norm", norm=False), f"{_ABOUT} without response normalization (section 3.3)",
     ),
