@@ -13,9 +13,10 @@ from alexnet.history import material
 from alexnet.recipe import Recipe
 
 
-def source(counts, split="all"):
+def source(counts, splits=("all",)):
     rows = [
-        Row(split, Picture(label, f"{label}-{i:03d}", lambda: np.zeros((8, 8, 3), np.uint8)), "x")
+        Row(split, Picture(label, f"{split}-{label}-{i:03d}", lambda: np.zeros((8, 8, 3), np.uint8)), "x")
+        for split in splits
         for label, count in enumerate(counts)
         for i in range(count)
     ]
@@ -32,11 +33,7 @@ def test_few_are_taken_evenly():
 
 
 def test_given_splits_keep_their_shares():
-    both = source([40, 40], "train").splits | source([30, 30], "test").splits
-    whole = source([1, 1])
-    import dataclasses
-
-    few = material.few(dataclasses.replace(whole, splits=both), 20)
+    few = material.few(source([40, 40], ("train", "test")), 20)
     assert {name: len(found) for name, found in few.splits.items()} == {"train": 20, "test": 10}
 
 

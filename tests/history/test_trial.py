@@ -155,7 +155,7 @@ def test_what_never_comes_there_is_a_bound(relu):
 
 def test_errors_ten_views_and_the_mean_of_several(digits, tmp_path):
     """The members of three claims, recounted from their bundles."""
-    norm = tried("norm", digits, tmp_path / "norm", epochs=2)
+    norm = tried("norm", digits, tmp_path / "norm")
     tests = {m.folder.name: m.metrics["test"] for m in norm.members}
     own = [tests[f"the-network-rate0.005-seed{s}"]["top1_error"] for s in (0, 1)]
     without = [tests[f"no-norm-rate0.005-seed{s}"]["top1_error"] for s in (0, 1)]
@@ -163,14 +163,14 @@ def test_errors_ten_views_and_the_mean_of_several(digits, tmp_path):
     assert top1.values == pytest.approx([100 * (b - a) for a, b in zip(own, without, strict=True)])
     assert (top1.paper, top5.paper, top1.primary, top5.primary) == ("1.4", "1.2", True, False)
 
-    views = tried("views", digits, tmp_path / "views", epochs=2)
+    views = tried("views", digits, tmp_path / "views")
     bundles = [m.folder / "bundle" for m in views.members]
     ten = [evaluate(b, digits.path, views=10, device="cpu").top1 for b in bundles]
     one = [evaluate(b, digits.path, device="cpu").top1 for b in bundles]
     assert views.findings[0].values == pytest.approx([100 * (a - b) for a, b in zip(ten, one, strict=True)])
     assert "mirrored" in views.findings[0].note
 
-    several = tried("ensemble", digits, tmp_path / "views-ensemble", epochs=2)
+    several = tried("ensemble", digits, tmp_path / "ensemble")
     together = evaluate([m.folder / "bundle" for m in several.members], digits.path, device="cpu")
     assert isinstance(together, Scores)
     expected = [100 * (m.metrics["test"]["top1_error"] - (1 - together.top1)) for m in several.members]
@@ -178,7 +178,7 @@ def test_errors_ten_views_and_the_mean_of_several(digits, tmp_path):
 
 
 def test_the_gap_and_the_epochs_of_dropout(digits, tmp_path):
-    result = tried("dropout", digits, tmp_path / "claim", epochs=2)
+    result = tried("dropout", digits, tmp_path / "claim")
     gap, error, longer = result.findings
     gaps = {}
     for member in result.members:
@@ -194,11 +194,11 @@ def test_the_gap_and_the_epochs_of_dropout(digits, tmp_path):
 
 def test_a_rate_that_diverges_is_not_chosen(digits, tmp_path):
     folder = tmp_path / "claim"
-    result = tried("relu", digits, folder, seeds=1, rates=(1e6, 0.01), level=0.85)
+    result = tried("relu", digits, folder, seeds=1, rates=(1000.0, 0.01), level=0.85)
     assert result.chosen == {"ReLU": 0.01, "tanh": 0.01}
     assert any(member.diverged for member in result.searches)
     with pytest.raises(TrainingError, match="give --rates"):
-        tried("relu", digits, tmp_path / "alone", seeds=1, rates=(1e6,), level=0.85)
+        tried("relu", digits, tmp_path / "alone", seeds=1, rates=(1000.0,), level=0.85)
 
 
 def test_the_command(digits, tmp_path, capsys):

@@ -43,10 +43,11 @@ def evaluate(
     _check_choice(len(many), split, fit_weights)
     options, chosen = options or DataOptions(), machine.choose_device(device)
     classifiers = [each if isinstance(each, Classifier) else Classifier.load(each, chosen) for each in many]
-    stores = [_store_for(*pair, data, options) for pair in zip(many, classifiers, strict=True)]
     names = [f"#{i}" if isinstance(each, Classifier) else str(each) for i, each in enumerate(many, 1)]
-    for name, classifier, store in zip(names, classifiers, stores, strict=True):
+    for name, classifier in zip(names, classifiers, strict=True):
         classifiers[0].bundle.same_classes(classifier.classes, name)
+    stores = [_store_for(*pair, data, options) for pair in zip(many, classifiers, strict=True)]
+    for classifier, store in zip(classifiers, stores, strict=True):
         classifier.bundle.same_classes(store.classes, str(data or store.path))
     if views == 10 and any(classifier.bundle.recipe.get("mirror") is False for classifier in classifiers):
         options.tell("trained without mirrors: half of the ten views are mirrored pictures, which it has never seen")
