@@ -1,7 +1,7 @@
 """What would be run for a claim: networks, recipe, pictures, epochs, learning rates, seeds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,6 @@ class Wishes:
     rates: tuple[float, ...] = ()
     pictures: int | None = None
     level: float | None = None
-    changes: Mapping[str, Any] = field(default_factory=dict)  # other numbers of the recipe, from Python
 
     def __post_init__(self) -> None:
         for name, least in (("seeds", 1), ("epochs", 1), ("pictures", 0)):
@@ -152,9 +151,7 @@ def make(claim: Claim, material: Material, data: str, wishes: Wishes) -> Plan:
     _check_models([arm.paper if photos else arm.small for arm in arms])
     base, rates, level = _speed(photos, wishes.quick) if claim.kind == "speed" else _usual(photos, wishes.quick)
     level = level if wishes.level is None else wishes.level
-    changes: dict[str, Any] = dict(wishes.changes)
-    if wishes.epochs is not None:
-        changes["epochs"] = wishes.epochs
+    changes: dict[str, Any] = {} if wishes.epochs is None else {"epochs": wishes.epochs}
     if level and claim.kind == "speed":
         changes["stop_error"] = level
     seeds = wishes.seeds or (QUICK["seeds"] if wishes.quick else 5)
