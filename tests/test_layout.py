@@ -15,7 +15,7 @@ NAMES = [file.relative_to(HOME).as_posix() for file in FILES]
 # The river. A room sees those of earlier lines and those before it in its own; rooms in one set never meet.
 RIVER = [
     ["errors", "recipe"], [{"data", "models"}], ["batches", "bundle", "weights"], ["evaluation"],
-    [{"training", "visualize", "deploy"}], ["api"], ["cli"],
+    [{"training", "visualize", "deploy"}], ["api"], ["history"], ["cli"],
 ]  # fmt: skip
 ORDER = [place if isinstance(place, set) else {place} for line in RIVER for place in line]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
@@ -40,6 +40,7 @@ DOORS = {
     "torchvision.datasets": ["data/standard.py"],
     "torchvision.models": ["weights/published.py"],
     "safetensors": ["bundle.py"],
+    "scipy": ["evaluation/ensemble.py", "history/verdict.py"],
 }
 
 

@@ -244,6 +244,12 @@ def find(path: Path | str) -> Path:
     raise BundleError(f"{path} holds no bundle", "a run folder or a bundle", todo)
 
 
+def is_trained(path: Path) -> bool:
+    """Is there a bundle, or a run, finished or not?"""
+    marks = ("config.json", "bundle/config.json", "run.json", "checkpoints")
+    return not (path / "dataset.json").is_file() and any((path / mark).exists() for mark in marks)
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))

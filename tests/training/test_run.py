@@ -200,7 +200,7 @@ FLIPS = {
     "small_size": 0, "small_share": 0.0, "precision": "bf16", "crops_shared": 8, "noise_until": 1,
     "far_edge": False,
     "noise_divide": True, "divide_std": True, "bias_lowered": False, "layer_rate": "conv1=0.1",
-    "layer_decay": "fc8=50", "freeze": "conv1",
+    "layer_decay": "fc8=50", "freeze": "conv1", "stop_error": 1.0,
 }  # fmt: skip
 ELSEWHERE = {  # shown by other tests
     "recipe": "names the numbers",
@@ -259,6 +259,19 @@ def test_steps_and_stall_have_their_numbers(stores, tmp_path):
     run(stores[32], stall, tmp_path / "stall")
     rates = [float(row["learning_rate"]) for row in rows(tmp_path / "stall")]
     assert rates == pytest.approx([1e-9] * 3 + [1e-10] * 2)
+
+
+def test_a_run_ends_when_it_has_learned_enough(stores, tmp_path):
+    recipe = SMALL.replace(epochs=6, learning_rate=0.002)
+    whole = run(stores[32], recipe, tmp_path / "whole")
+    errors = [1 - float(row["train_top1"]) for row in rows(whole.folder)]
+    wanted = sorted(errors)[3]
+    end = next(i for i, error in enumerate(errors) if error <= wanted)
+    assert end < 5
+    stopped = run(stores[32], recipe.replace(stop_error=wanted), tmp_path / "run")
+    assert [1 - float(row["train_top1"]) for row in rows(stopped.folder)] == errors[: end + 1]
+    api.resume(stopped.folder, device="cpu")  # it is over, and stays so
+    assert len(rows(stopped.folder)) == end + 1
 
 
 def test_checkpoints_come_by_the_clock(stores, tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 
 from alexnet import recipe as recipes
 from alexnet.cli import arguments, import_weights, show
+from alexnet.cli.claims import claims
 from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError
 from alexnet.recipe import Recipe
 
@@ -121,26 +122,18 @@ def _check_store(given: arguments.PrepareArguments) -> int:
 
 
 def evaluate(words: list[str]) -> int:
-    """top-1 and top-5 of a trained classifier on a test split"""
+    """top-1 and top-5 of a trained classifier, or of several as an ensemble, on a test split"""
     given: arguments.EvaluateArguments = arguments.parse(arguments.EvaluateArguments, words, "evaluate")
+    if not given.runs:
+        return _fail("evaluate needs RUN: a run folder or a bundle; several are an ensemble", 2)
     from alexnet import api
 
+    runs, data = api.members_and_data(given.runs)
     scores = api.evaluate(
-        given.run, given.data,
-        split=given.split, views=given.views, device=given.device, options=arguments.data_options(given.source),
+        runs, data, split=given.split, views=given.views, device=given.device, fit_weights=given.fit_weights,
+        options=arguments.data_options(given.source),
     )  # fmt: skip
-    if given.json:
-        print(json.dumps(scores.to_dict()))
-        return 0
-    rows = [
-        ("top-1", show.percent(scores.top1), show.percent(1 - scores.top1)),
-        ("top-5", show.percent(scores.top5), show.percent(1 - scores.top5)),
-    ]
-    views = "center view" if scores.views == 1 else f"{scores.views} views"
-    show.table(f"{scores.split}: {scores.count} pictures, {views}", ("", "accuracy", "error"), rows)
-    low, high = scores.top1_interval
-    print(f"top-1 lies between {show.percent(low)} and {show.percent(high)} (95 % sure)")
-    print(f"loss {scores.loss:.4f}   {scores.count / scores.seconds:.1f} images/s")
+    show.scores(scores, as_json=given.json)
     return 0
 
 
@@ -250,4 +243,5 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "import": import_weights.run,
     "models": models,
     "recipes": show_recipes,
+    "claims": claims,
 }

@@ -70,12 +70,16 @@ class PrepareArguments:
 
 @dataclass(frozen=True)
 class EvaluateArguments:
-    """Evaluate a trained classifier on a whole split, every picture counted once."""
+    """Evaluate a trained classifier on a whole split, every picture counted once.
 
-    run: Positional[Path]  # a run folder or a bundle
-    data: Positional[str | None] = None  # other pictures of the same classes; by default the run's own
+    RUN RUN … [DATA]: several runs or bundles are an ensemble, the mean of their probabilities. The last path is DATA
+    where it is neither a run nor a bundle.
+    """
+
+    runs: Positional[tuple[str, ...]]  # run folders or bundles; then other pictures (by default the runs' own)
     split: Literal["test", "validation", "train"] = "test"  # which pictures
     views: Literal[1, 9, 10] = 1  # the center | 3×3 places, not mirrored (2012, CIFAR) | corners, center and mirrors
+    fit_weights: Literal["validation", "train", "test"] | None = None  # ensemble: find its weights on this split
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     json: bool = False  # print one JSON object
     source: DataArguments = field(default_factory=DataArguments)
@@ -121,6 +125,28 @@ class RecipesArguments:
     name: Positional[str | None] = None  # which recipe to show
     other: Positional[str | None] = None  # a second one: print where they differ, and where each value is told
     json: bool = False  # print JSON
+
+
+@dataclass(frozen=True)
+class ClaimsArguments:
+    """Put a claim of the paper to the test: a plan, its trainings, and whether the claim holds. Without a name: list.
+
+    The same command again finds what it has trained already, and goes on where it was interrupted.
+    """
+
+    name: Positional[str | None] = None  # relu, norm, overlap, dropout, augmentation, color-noise, towers, depth, …
+    data: str | None = None  # digits | cifar10 (the default) | mnist … | a folder of pictures or parquet | a store
+    quick: bool = False  # small networks and few pictures: minutes on a processor
+    seeds: int | None = None  # trainings of each network; by default 3 (quick) or 5
+    epochs: int | None = None  # most epochs of a training
+    rates: tuple[float, ...] = ()  # learning rates to choose from, for each network by itself
+    pictures: int | None = None  # most training pictures; 0: all
+    level: float | None = None  # training error, a fraction, to which epochs are counted (relu: 0.25)
+    run: Path | None = None  # folder for all trainings; by default runs/claims/NAME-DATA
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    workers: int = 1  # threads that make batches; the number never changes a run
+    json: bool = False  # print one JSON object; the plan goes to standard error
+    source: DataArguments = field(default_factory=DataArguments)
 
 
 def data_options(given: DataArguments) -> "DataOptions":

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from alexnet.api import Result
     from alexnet.bundle import Bundle
+    from alexnet.evaluation.metrics import Scores
 
 
 def say(text: str) -> None:
@@ -99,6 +100,43 @@ def _result_dict(result: "Result") -> dict[str, Any]:
         "notes": list(result.notes),
         "scores": {name: s.to_dict() for name, s in result.scores.items()},
     }
+
+
+def scores(scores: "Scores", *, as_json: bool) -> None:
+    """What ``evaluate`` found: of an ensemble, each member's scores and weight first."""
+    if as_json:
+        print(json.dumps(scores.to_dict()))
+        return
+    views = "center view" if scores.views == 1 else f"{scores.views} views"
+    _members(scores, views)
+    rows = [
+        ("top-1", percent(scores.top1), percent(1 - scores.top1)),
+        ("top-5", percent(scores.top5), percent(1 - scores.top5)),
+    ]
+    table(f"{scores.split}: {scores.count} pictures, {views}", ("", "accuracy", "error"), rows)
+    low, high = scores.top1_interval
+    print(f"top-1 lies between {percent(low)} and {percent(high)} (95 % sure)")
+    print(f"loss {scores.loss:.4f}   {scores.count / scores.seconds:.1f} images/s")
+
+
+def _members(scores: "Scores", views: str) -> None:
+    from alexnet.evaluation.ensemble import EnsembleScores
+
+    if not isinstance(scores, EnsembleScores):
+        return
+    rows = [
+        (m.name, f"{m.weight:.4f}", percent(m.scores.top1), percent(1 - m.scores.top1), percent(m.scores.top5),
+         percent(1 - m.scores.top5), f"{m.scores.loss:.4f}")
+        for m in scores.members
+    ]  # fmt: skip
+    columns = ("member", "weight", "top-1", "top-1 error", "top-5", "top-5 error", "loss")
+    table(f"{len(rows)} members alone on {scores.split}, {views}", columns, rows)
+    if scores.fitted_on:
+        chosen = f"the {scores.fitted_count} pictures of {scores.fitted_on}"
+        print(f"weights were found on {chosen}, which are not those reported")
+    else:
+        print("equal weights: the ensemble is the plain mean of the members' probabilities")
+    print()
 
 
 def _print_json(found: list[dict[str, Any]], top: int) -> None:

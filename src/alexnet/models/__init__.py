@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from alexnet.errors import ModelError
-from alexnet.models import alexnet, caffe, cifar, code2012, comparisons, kernel, lenet, one_weird_trick
+from alexnet.models import alexnet, caffe, cifar, code2012, comparisons, depth, kernel, lenet, one_weird_trick, small
 from alexnet.models.network import Initial, Network
 
 __all__ = ["Initialization", "Network", "create_model", "describe", "list_models"]
@@ -101,7 +101,7 @@ _MODELS = {
     "lenet5": _Model(
         lenet.lenet5, "LeNet-5 for gray digits, 32 pixels, with a linear output layer (LeCun et al., Proc. IEEE 1998)"
     ),
-}
+} | {name: _Model(build, about) for name, (build, about) in (small.MODELS | depth.MODELS).items()}
 
 
 def list_models() -> list[str]:

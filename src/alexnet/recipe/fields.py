@@ -79,6 +79,7 @@ class Recipe:
     averaging: float = 0.998  # weights' running average, decay a step; 0: none. The average is validated and kept
     small_size: int = 128  # side of the views in the first epochs, pixels: less to compute; 0: full size at once
     small_share: float = 0.59  # share of the epochs, from the first on, that see views of small_size
+    stop_error: float = 0.0  # the run ends after an epoch whose training error, a fraction, is at most this; 0: never
     keep: Literal["best", "last"] = "best"  # which weights the bundle gets: best validation error | the last
 
     # How it is computed
@@ -142,7 +143,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 1_000_000), "learning_rate": (1e-12, 1000), "bias_rate": (0, 1000), "momentum": (0, 0.9999),
     "weight_decay": (0, 100), "fc_decay": (-1, 100), "clip": (0, 1e9), "warmup": (0, 1_000_000),
     "patience": (1, 1_000_000), "most_drops": (0, 20), "label_smoothing": (0, 0.99), "averaging": (0, 0.99999),
-    "small_size": (0, 4096), "small_share": (0, 1), "checkpoint_minutes": (0, 1e6),
+    "small_size": (0, 4096), "small_share": (0, 1), "stop_error": (0, 1), "checkpoint_minutes": (0, 1e6),
 }  # fmt: skip
 
 _KINDS: dict[type, str] = {

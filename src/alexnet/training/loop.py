@@ -36,14 +36,14 @@ class Training:
 
 
 def train(training: Training) -> None:
-    """Train until the schedule is finished or a signal asks to stop; every epoch is validated, the best is kept.
+    """Train until the run is finished or a signal asks to stop; every epoch is validated, the best is kept.
 
     Raises :class:`Interrupted` after a signal (the run is saved first), :class:`TrainingError` when the loss is not a
     number (the last good checkpoint stays), :class:`CheckpointError` when the last checkpoint can not be written.
     """
     state, journal = training.state, training.journal
     training.saved_at = time.monotonic()
-    while not state.schedule.finished(state.position.epoch):
+    while not state.finished:
         train_epoch(training)
         row = _row(state)
         scores = validate(training)
@@ -58,7 +58,7 @@ def train(training: Training) -> None:
         journal.epoch(state.rows)
         state.schedule.epoch_done(state.position.epoch, None if scores is None else 1 - scores.top1)
         _next_epoch(state)
-        finished = state.schedule.finished(state.position.epoch)
+        finished = state.finished
         minutes = (time.monotonic() - training.saved_at) / 60
         if finished or training.stop.signal or minutes >= state.recipe.checkpoint_minutes:
             save(training, must=finished or bool(training.stop.signal))

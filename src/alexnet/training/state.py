@@ -74,6 +74,13 @@ class State:
         """The network that validation, the bundle and the test see: the average where there is one."""
         return self.averaged or self.network
 
+    @property
+    def finished(self) -> bool:
+        """Is the schedule over, or the training error as low as the recipe asked for?"""
+        wanted = self.recipe.stop_error
+        learned = wanted > 0 and bool(self.rows) and 1 - self.rows[-1]["train_top1"] <= wanted
+        return learned or self.schedule.finished(self.position.epoch)
+
     def seed_step(self) -> None:
         """What is drawn in this step is a function of (seed, step) alone."""
         self.masks.manual_seed(step_seed(self.recipe.seed, self.position.step))

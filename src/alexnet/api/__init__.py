@@ -1,0 +1,132 @@
+"""The verbs, from Python: the command line calls these and prints what they return."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet import recipe as recipes
+from alexnet.api.drawing import DRAWINGS, draw
+from alexnet.api.evaluating import evaluate, members_and_data
+from alexnet.api.stores import DataOptions, open_store, prepare
+from alexnet.data.store import Store
+from alexnet.deploy.classifier import Classifier
+from alexnet.evaluation.metrics import Scores
+from alexnet.recipe import Recipe
+from alexnet.training import machine
+from alexnet.training import run as runs
+from alexnet.training.notes import notes
+from alexnet.training.start import Start, from_bundle
+
+__all__ = [
+    "DRAWINGS", "DataOptions", "Result", "draw", "evaluate", "load", "members_and_data", "open_store", "prepare",
+    "resume", "torch_device", "train",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """What training made: its folder, the bundle in it, scores by split, and how fast it was."""
+
+    folder: Path
+    bundle: Path
+    scores: dict[str, Scores]
+    images_per_second: float
+    seconds: float
+    recipe: Recipe
+    pictures: tuple[Path, ...]
+    notes: tuple[str, ...] = ()  # what to keep in mind about these numbers
+
+    def classifier(self) -> Classifier:
+        """The trained classifier, ready to predict."""
+        return Classifier.load(self.bundle)
+
+
+def train(
+    data: str | Path,
+    recipe: Recipe | str | None = None,
+    run: str | Path | None = None,
+    *,
+    start: str | Path | Start | None = None,
+    options: DataOptions | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    quiet: bool = True,
+    **changes: Any,
+) -> Result:
+    """Train a classifier on ``data`` (a name, a folder, a store) and return what became of it.
+
+    ``recipe`` is a :class:`Recipe` or the name of one; without it the data and ``model=`` choose. Any number of it can
+    be changed by name: ``train("digits", epochs=3)``. ``run`` is a new folder for everything that is made. ``start``
+    names a run or bundle whose weights are fine-tuned; its network and its way of showing pictures are kept.
+    """
+    options = options or DataOptions()
+    start = from_bundle(start) if isinstance(start, str | Path) else start
+    recipe = _recipe(str(data), recipe, start, changes)
+    chosen = torch_device(device)
+    recipe = recipe.replace(precision=machine.choose_precision(recipe.precision, chosen))  # what auto means here
+    folder = Path(run) if run is not None else _new_folder(data, recipe)
+    runs.refuse_used(folder)
+    store = open_store(data, recipe, options)
+    with runs.locked(folder):
+        runs.refuse_used(folder)
+        about = {"data": str(data), "store": str(store.path.resolve())}
+        runs.write_start(folder, recipe, about | ({"from": start.about(store.classes)} if start else {}))
+        return _run(recipe, store, folder, chosen, workers, quiet, start=start)
+
+
+def _recipe(data: str, recipe: Recipe | str | None, start: Start | None, changes: dict[str, Any]) -> Recipe:
+    """What a run is to be: the recipe given or named or the data's own, as the weights need it, with the changes."""
+    if not isinstance(recipe, Recipe):
+        model = changes.get("model") or (start.network.name if start else None)
+        recipe = recipes.named(recipe) if recipe else recipes.default_for(data, model)
+        recipe = start.recipe(recipe) if start else recipe
+    recipe = recipe.replace(**changes)
+    if start is not None:
+        start.check(recipe)
+    return recipe
+
+
+def resume(
+    run: str | Path, *, store: str | Path | None = None, device: str = "auto", workers: int = 1, quiet: bool = True
+) -> Result:
+    """Go on with a run from its newest checkpoint, or from the checkpoint file that ``run`` names."""
+    given = Path(run)
+    folder = given.parent.parent if given.suffix == ".pt" else given
+    recipe, about = runs.read_start(folder)
+    chosen = torch_device(device)
+    with runs.locked(folder):
+        opened = Store.open(Path(store or about["store"]))
+        checkpoint = given if given.suffix == ".pt" else None
+        return _run(recipe, opened, folder, chosen, workers, quiet, resume=True, resume_from=checkpoint)
+
+
+def _run(
+    recipe: Recipe, store: Store, folder: Path, device: torch.device, workers: int, quiet: bool, **how: Any
+) -> Result:
+    started = time.perf_counter()
+    with machine.tuned():
+        bundle, scores, rate = runs.run(recipe, store, folder, device=device, workers=workers, quiet=quiet, **how)
+    pictures = tuple(draw(what, folder) for what in DRAWINGS)
+    seconds = time.perf_counter() - started
+    return Result(folder, bundle, scores, rate, seconds, recipe, pictures, notes(store, scores))
+
+
+def torch_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> device; raises :class:`alexnet.errors.RecipeError`."""
+    return machine.choose_device(name)
+
+
+def _new_folder(data: str | Path, recipe: Recipe) -> Path:
+    stem = f"{Path(data).resolve().name if Path(data).exists() else data}-{recipe.model}"
+    number = 1
+    while (folder := Path("runs") / (stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return folder
+
+
+def load(run: str | Path, device: str = "auto") -> Classifier:
+    """The classifier of a run folder or bundle, ready to ``predict`` and ``embed``."""
+    return Classifier.load(run, torch_device(device))

@@ -1,0 +1,159 @@
+"""Scores of a trained classifier, or of several as an ensemble, on a split of their own data or of other data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alexnet import recipe as recipes
+from alexnet.api.stores import DataOptions, cached, source_of
+from alexnet.bundle import Bundle, is_trained
+from alexnet.data.sources import is_store
+from alexnet.data.splits import whole
+from alexnet.data.store import Store
+from alexnet.deploy.classifier import Classifier
+from alexnet.errors import BundleError, DataError, RecipeError
+from alexnet.evaluation import ensemble
+from alexnet.evaluation import evaluate as evaluation
+from alexnet.evaluation.metrics import Scores
+from alexnet.training import machine
+from alexnet.training import run as runs
+
+Run = str | Path | Classifier
+
+
+def evaluate(
+    run: Run | Sequence[Run],
+    data: str | Path | None = None,
+    *,
+    split: str = "test",
+    views: int = 1,
+    device: str = "auto",
+    options: DataOptions | None = None,
+    fit_weights: str | None = None,
+) -> Scores:
+    """Scores of a run or bundle on a split: of the run's own data, or of ``data`` with the same classes.
+
+    Several runs are an ensemble: the mean of their probabilities, as
+    :class:`alexnet.evaluation.ensemble.EnsembleScores`; ``fit_weights`` names the split, never ``split`` itself nor the
+    test split, on which the weights of that mean are found. A folder without splits that is not the run's own is
+    evaluated whole, every picture of it. Raises :class:`BundleError` where the classes differ or the split does not
+    exist, :class:`DataError` where the members of an ensemble would see other pictures.
+    """
+    many = [run] if isinstance(run, str | Path | Classifier) else list(run)
+    _check_choice(len(many), split, fit_weights)
+    options, chosen = options or DataOptions(), machine.choose_device(device)
+    classifiers = [each if isinstance(each, Classifier) else Classifier.load(each, chosen) for each in many]
+    names = [f"#{i}" if isinstance(each, Classifier) else str(each) for i, each in enumerate(many, 1)]
+    for name, classifier in zip(names, classifiers, strict=True):
+        classifiers[0].bundle.same_classes(classifier.classes, name)
+    stores = [_store_for(*pair, data, options) for pair in zip(many, classifiers, strict=True)]
+    for classifier, store in zip(classifiers, stores, strict=True):
+        classifier.bundle.same_classes(store.classes, str(data or store.path))
+    if views == 10 and any(classifier.bundle.recipe.get("mirror") is False for classifier in classifiers):
+        options.tell("trained without mirrors: half of the ten views are mirrored pictures, which it has never seen")
+    if len(many) == 1:
+        return _alone(classifiers[0], stores[0], split, views)
+    return _together(names, classifiers, stores, split, views, fit_weights, given=data is not None)
+
+
+def members_and_data(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """What ``RUN RUN … [DATA]`` means: the last path is DATA where it is neither a run nor a bundle.
+
+    The first is always a RUN. Raises :class:`RecipeError` for one in between that is none.
+    """
+    runs, last = list(words), None
+    if len(runs) > 1 and not is_trained(Path(runs[-1])):
+        last = runs.pop()
+    for word in runs[1:]:
+        if not is_trained(Path(word)):
+            raise RecipeError(
+                f"{word!r} is neither a run nor a bundle", "one, unless it is the last path: that may be DATA",
+                "check the path",
+            )  # fmt: skip
+    return runs, last
+
+
+def _check_choice(members: int, split: str, fit_weights: str | None) -> None:
+    if not members:
+        raise RecipeError("there is no run to evaluate", "one or more")
+    if fit_weights is None:
+        return
+    if members == 1:
+        raise RecipeError("--fit-weights with one run", "two runs or more", "leave it out")
+    if fit_weights == split:
+        must = "another split: what chooses is never what is reported"
+        raise RecipeError(f"--fit-weights {fit_weights} is the split that is reported", must)
+    if fit_weights == "test":
+        raise RecipeError("--fit-weights test: the test split chooses nothing", "validation")
+
+
+def _alone(classifier: Classifier, store: Store, split: str, views: int) -> Scores:
+    bundle = classifier.bundle
+    return evaluation.evaluate(
+        bundle.network, store.split(split), bundle.statistics, classes=len(bundle.classes), side=bundle.image_size,
+        channels=bundle.network.in_channels, views=views, device=classifier.device,
+    )  # fmt: skip
+
+
+def _together(
+    names: list[str], classifiers: list[Classifier], stores: list[Store], split: str, views: int, fit: str | None,
+    *, given: bool,
+) -> Scores:  # fmt: skip
+    device, classes = classifiers[0].device, len(classifiers[0].classes)
+    todo = "train all on one prepared store, or give DATA"
+    if given:
+        todo = "give pictures that none of them was trained on, or a prepared store"
+
+    def members(of: str) -> list[ensemble.Member]:
+        found = [_member(*each, of) for each in zip(names, classifiers, stores, strict=True)]
+        ensemble.same_pictures(found, todo)
+        return found
+
+    if fit is None:
+        return ensemble.evaluate(members(split), classes=classes, views=views, device=device)
+    reported = members(split)  # refused, if it must be, before anything is computed
+    chosen = ensemble.of_the_truth(members(fit), views=views, device=device)
+    weights = ensemble.fit_weights(chosen)
+    scores = ensemble.evaluate(reported, weights, classes=classes, views=views, device=device)
+    return ensemble.EnsembleScores(**vars(scores) | {"fitted_on": fit, "fitted_count": chosen.shape[1]})
+
+
+def _member(name: str, classifier: Classifier, store: Store, split: str) -> ensemble.Member:
+    bundle = classifier.bundle
+    return ensemble.Member(
+        name, bundle.network, store.split(split), bundle.statistics, bundle.image_size, bundle.network.in_channels
+    )
+
+
+def _store_for(run: Any, classifier: Classifier, data: str | Path | None, options: DataOptions) -> Store:
+    bundle = classifier.bundle
+    if data is None:
+        about = Path("" if isinstance(run, Classifier) else run) / "run.json"
+        if not about.is_file():
+            raise BundleError("a bundle alone knows no data", "a run folder, or data to evaluate on", "give DATA too")
+        return Store.open(store_of(about.parent))
+    store = Store.open(Path(data)) if is_store(Path(data)) else _prepared_alike(data, bundle, options)
+    if (store.size, store.fit) != (bundle.stored_size, bundle.fit):
+        raise DataError(
+            f"store {store.path} holds pictures of {store.size} pixels ({store.fit})",
+            f"{bundle.stored_size} ({bundle.fit}), as the classifier was trained on",
+            "evaluate on the pictures themselves",
+        )
+    return store
+
+
+def _prepared_alike(data: str | Path, bundle: Bundle, options: DataOptions) -> Store:
+    """Pictures in the bundle's stored form. Its own training pictures are split as they were for training, so that
+    none of them is tested on; others without a test split are a test split as a whole."""
+    recipe = recipes.from_dict(bundle.recipe).replace(stored_size=bundle.stored_size, fit=bundle.fit)
+    source = source_of(data, options)
+    own = source.fingerprint == bundle.data.get("source")
+    if not own and "test" not in source.splits:
+        options.tell(f"{data} has no splits and is not what the classifier was trained on: all of it is the test")
+        source = whole(source)
+    return cached(source, recipe, options)
+
+
+def store_of(run: Path) -> Path:
+    """Where the prepared pictures of a run lie."""
+    return Path(runs.read_start(run)[1]["store"])

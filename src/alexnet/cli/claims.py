@@ -1,0 +1,111 @@
+"""``alexnet claims``: the paper's claims listed, or one of them put to the test."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexnet.cli import arguments, show
+from alexnet.errors import DataError
+
+if TYPE_CHECKING:
+    from alexnet.api import DataOptions
+    from alexnet.history.material import Material
+    from alexnet.history.trial import Outcome
+    from alexnet.history.verdict import Finding
+
+
+def claims(words: list[str]) -> int:
+    """the paper's claims; with a name, one put to the test: a plan, the trainings, a verdict"""
+    given: arguments.ClaimsArguments = arguments.parse(arguments.ClaimsArguments, words, "claims")
+    from alexnet.history import claims as catalogue
+
+    if given.name is None:
+        return _list(as_json=given.json)
+    claim = catalogue.find(given.name)
+    from alexnet.history import material, plan, trial
+
+    wishes = plan.Wishes(given.quick, given.seeds, given.epochs, given.rates, given.pictures, given.level)
+    options = arguments.data_options(given.source)
+    found = _find(given.data, options)
+    made = plan.make(claim, found, found.name if given.data is None else material.shown(given.data), wishes)
+    print("\n".join(made.lines()), "", sep="\n", file=sys.stderr if given.json else sys.stdout, flush=True)
+    folder = given.run or plan.folder_for(made, made.data)
+    outcome = trial.run(made, found, Path(folder), options, device=given.device, workers=given.workers)
+    _print(outcome, Path(folder), as_json=given.json)
+    return 0
+
+
+def _find(data: str | None, options: "DataOptions") -> "Material":
+    from alexnet.history import material
+
+    if data is not None:
+        return material.find(data, options)
+    try:
+        return material.find("cifar10", options)
+    except DataError as error:
+        raise DataError(
+            error.what, error.must, f"{error.todo}; or try --data digits, which needs no download"
+        ) from error
+
+
+def _list(*, as_json: bool) -> int:
+    from alexnet.history.claims import CLAIMS
+
+    if as_json:
+        fields = ("section", "words", "kind", "figures", "measured")
+        print(json.dumps({n: {f: _plain(getattr(c, f)) for f in fields} for n, c in CLAIMS.items()}, indent=1))
+        return 0
+    for name, claim in CLAIMS.items():
+        print(f"{name:<13} {claim.words} (section {claim.section})")
+        nets = " against ".join(f"{arm.name} ({arm.small})" for arm in claim.arms)
+        print(f"{'':<13} run: {nets}{_HOW[claim.kind]}")
+        if claim.measured:
+            print(f"{'':<13} took: {claim.measured}")
+    print("\nalexnet claims NAME --quick takes minutes on a processor; without --quick it is a plan for a GPU")
+    return 0
+
+
+_HOW = {
+    "error": ", test errors",
+    "gap": ", training and test errors",
+    "speed": ", epochs to 25 % training error, each at its best rate",
+    "views": ", its center view and ten views",
+    "ensemble": ", several seeds, alone and averaged",
+}
+
+
+def _plain(value: object) -> object:
+    return dict(value) if isinstance(value, dict) else value
+
+
+def _print(outcome: "Outcome", folder: Path, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(outcome.to_dict()))
+        return
+    counts = outcome.counts
+    title = f"{counts['train']} pictures to train, {counts['validation']} to choose, {counts['test']} to test"
+    rows = [(f.what, f.paper or "–", _ours(f), _interval(f), f.verdict) for f in outcome.findings]
+    show.table(title, ("measured", "paper", "ours", "95 % interval over seeds", "verdict"), rows, right=9)
+    for name, rate in outcome.chosen.items() if outcome.searches else ():
+        print(f"rate       {rate:g} for {name}, chosen on seed 0; the test split chose nothing")
+    for note in dict.fromkeys(f.note for f in outcome.findings if f.note):
+        print(f"note       {note}")
+    print(f"training   {outcome.seconds:.0f} s in all")
+    print(f"picture    {outcome.picture}")
+    print(f"runs       {folder}  (result.json has every number)")
+    print(f"verdict    {outcome.plan.claim.name}: {outcome.verdict}")
+
+
+def _ours(finding: "Finding") -> str:
+    if finding.mean is None:
+        return "–"
+    value = f"{finding.mean:.2f}" if finding.unit == "ratio" else f"{finding.mean:+.2f}"
+    return f"{'at least ' if finding.at_least else ''}{value}{' times' if finding.unit == 'ratio' else ' points'}"
+
+
+def _interval(finding: "Finding") -> str:
+    if finding.interval is None:
+        return "none from one seed" if len(finding.values) == 1 else "none"
+    low, high = finding.interval
+    return f"{low:.2f} to {high:.2f}" if finding.unit == "ratio" else f"{low:+.2f} to {high:+.2f}"

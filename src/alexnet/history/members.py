@@ -1,0 +1,132 @@
+"""The trainings of a claim: each is made once, found again when it is there, and gone on with where it stopped."""
+
+import csv
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet.api.evaluating import evaluate
+from alexnet.data.store import Store
+from alexnet.data.writing import json_bytes, write_file
+from alexnet.errors import CheckpointError, Interrupted, RunError, TrainingError
+from alexnet.history.plan import Job
+from alexnet.recipe import Recipe, differences
+from alexnet.training import machine
+from alexnet.training import run as runs
+
+DIVERGED = "diverged.json"  # in a member's folder: its rate was too high, and why
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished training. ``rows`` are its epochs as in results.csv; ``diverged`` says why it has none."""
+
+    job: Job
+    folder: Path
+    store: Store
+    rows: tuple[dict[str, float], ...]
+    metrics: dict[str, Any]
+    diverged: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all epochs."""
+        return sum(row["seconds"] for row in self.rows)
+
+    @property
+    def training_errors(self) -> list[float]:
+        """Mean over each epoch, while it was trained (with dropout and noise where it has them)."""
+        return [1 - row["train_top1"] for row in self.rows]
+
+    @property
+    def validation_error(self) -> float:
+        """The lowest of all epochs."""
+        return min((1 - row["validation_top1"] for row in self.rows), default=float("inf"))
+
+    def epochs_to(self, error: float) -> float | None:
+        """Epochs until the training error is at most ``error``, linear between the epochs' ends; None: never."""
+        before = None
+        for epoch, value in enumerate(self.training_errors, 1):
+            if value <= error:
+                share = 1.0 if before is None else (before - error) / (before - value)
+                return epoch - 1 + share
+            before = value
+        return None
+
+    def scores(self, split: str, views: int, device: str) -> dict[str, Any]:
+        """Scores of a split: from its bundle, or computed once and written down beside it."""
+        if views == 1 and split in self.metrics:
+            return dict(self.metrics[split])
+        path = self.folder / f"scores-{split}-{views}.json"
+        if path.is_file():
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        found = evaluate(self.folder / "bundle", self.store.path, split=split, views=views, device=device).to_dict()
+        write_file(path, json_bytes(found))
+        return found
+
+
+def obtain(job: Job, recipe: Recipe, store: Store, folder: Path, *, device: str, workers: int) -> Member:
+    """The member of ``job`` in ``folder``: found, resumed or trained.
+
+    Raises :class:`RunError` if another training lies there, and :class:`Interrupted` when a signal stops it: it is
+    saved, and the same call goes on.
+    """
+    chosen = machine.choose_device(device)
+    recipe = recipe.replace(precision=machine.choose_precision(recipe.precision, chosen))
+    with runs.locked(folder):
+        _check(folder, recipe, store)
+        if not (folder / "bundle").is_dir() and not (folder / DIVERGED).is_file():
+            _train(recipe, store, folder, chosen, workers)
+    return _open(job, folder, store)
+
+
+def _check(folder: Path, recipe: Recipe, store: Store) -> None:
+    if not (folder / "run.json").is_file():
+        return
+    there, about = runs.read_start(folder)
+    changed = differences(there, recipe)
+    if changed:
+        name, (before, now) = next(iter(changed.items()))
+        raise RunError(f"{folder} was trained with {name} = {before}, not {now}", "", "choose another --run")
+    if about["store_fingerprint"] != store.fingerprint:
+        raise RunError(f"{folder} was trained on other pictures", "", "choose another --run")
+
+
+def _train(recipe: Recipe, store: Store, folder: Path, device: torch.device, workers: int) -> None:
+    resume = any((folder / "checkpoints").glob("step-*.pt"))
+    if not resume:
+        _empty(folder)
+        about = {"data": store.name, "store": str(store.path.resolve()), "store_fingerprint": store.fingerprint}
+        runs.write_start(folder, recipe, about)
+    try:
+        with machine.tuned():
+            runs.run(recipe, store, folder, device=device, workers=workers, resume=resume, quiet=True)
+    except TrainingError as error:
+        write_file(folder / DIVERGED, json_bytes({"reason": str(error)}))
+    except CheckpointError as error:
+        raise CheckpointError(error.what, error.must, f"delete {folder} and give the same command again") from error
+    except Interrupted as error:
+        raise Interrupted(error.signal, error.what.split(", saved")[0], "the same command goes on") from error
+
+
+def _empty(folder: Path) -> None:
+    """What a training left that had not come to its first checkpoint."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
+
+
+def _open(job: Job, folder: Path, store: Store) -> Member:
+    if (folder / DIVERGED).is_file():
+        reason = json.loads((folder / DIVERGED).read_text(encoding="utf-8"))["reason"]
+        return Member(job, folder, store, (), {}, reason)
+    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        rows = tuple({k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file))
+    config = json.loads((folder / "bundle" / "config.json").read_text(encoding="utf-8"))
+    return Member(job, folder, store, rows, config["metrics"])

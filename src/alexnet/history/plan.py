@@ -1,0 +1,226 @@
+"""What would be run for a claim: networks, recipe, pictures, epochs, learning rates, seeds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from alexnet import recipe as recipes
+from alexnet.errors import ModelError, RecipeError
+from alexnet.history.claims import Arm, Claim
+from alexnet.history.material import LARGE, SMALL, Material
+from alexnet.models import create_model, list_models
+from alexnet.models.summary import summarize
+from alexnet.recipe import Recipe
+
+QUICK = {"pictures": 4000, "epochs": 12, "batch_size": 32, "seeds": 3}  # minutes on two cores
+LEVEL = 0.25  # training error of Figure 1
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a person asked for; None: the plan's own."""
+
+    quick: bool = False
+    seeds: int | None = None
+    epochs: int | None = None
+    rates: tuple[float, ...] = ()
+    pictures: int | None = None
+    level: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("seeds", 1), ("epochs", 1), ("pictures", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise RecipeError(f"--{name} is {value}", f"at least {least}")
+        if self.level is not None and not 0 < self.level < 1:
+            raise RecipeError(f"--level is {self.level}", "a fraction between 0 and 1")
+
+
+class Job(NamedTuple):
+    """One training of a plan."""
+
+    arm: Arm
+    rate: float
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        return f"{self.arm.key}-rate{self.rate:g}-seed{self.seed}"
+
+    @property
+    def words(self) -> str:
+        return f"{self.arm.name}, rate {self.rate:g}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A claim, and how it is put to the test. ``base`` is the recipe that all members start from."""
+
+    claim: Claim
+    data: str
+    photos: bool
+    quick: bool
+    pictures: int  # most training pictures; 0: all there are
+    seeds: int
+    rates: tuple[float, ...]  # tried for each arm with seed 0, if more than one
+    level: float  # training error whose epochs are counted; 0: the lowest that all members reach
+    base: Recipe
+    arms: tuple[Arm, ...]
+    mirror: bool
+
+    def model(self, arm: Arm) -> str:
+        """The network of an arm at this plan's scale."""
+        return arm.paper if self.photos else arm.small
+
+    def recipe(self, job: Job) -> Recipe:
+        """Every number of one training."""
+        changes = dict(job.arm.changes)
+        if not self.mirror:
+            changes["mirror"] = False
+        return self.base.replace(model=self.model(job.arm), learning_rate=job.rate, seed=job.seed, **changes)
+
+    def searches(self) -> list[Job]:
+        """The trainings that choose each arm's learning rate; none if there is nothing to choose."""
+        return [Job(arm, rate, 0) for arm in self.arms for rate in self.rates] if len(self.rates) > 1 else []
+
+    def members(self, chosen: Mapping[str, float]) -> list[Job]:
+        """The trainings that are compared, at the rates ``chosen`` (by an arm's name)."""
+        return [Job(arm, chosen[arm.name], seed) for arm in self.arms for seed in range(self.seeds)]
+
+    @property
+    def trainings(self) -> int:
+        """How many in all; those of seed 0 that chose the rate are not made again."""
+        return len(self.searches()) + len(self.arms) * (self.seeds - bool(self.searches()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "claim": self.claim.name,
+            "data": self.data,
+            "scale": "224-pixel views" if self.photos else "small pictures",
+            "quick": self.quick,
+            "pictures": self.pictures,
+            "seeds": self.seeds,
+            "rates": list(self.rates),
+            "level": self.level,
+            "networks": {arm.name: self.model(arm) for arm in self.arms},
+            "changes": {arm.name: dict(arm.changes) for arm in self.arms},
+            "trainings": self.trainings,
+            "recipe": self.base.to_dict(),
+        }
+
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        base, many = self.base, len(self.rates) > 1
+        rows = [f"{self.claim.name} (section {self.claim.section}): {self.claim.words}", ""]
+        for arm in self.arms:
+            changed = ", ".join(f"{recipes.option(k)} {v}" for k, v in arm.changes.items()) if arm.changes else ""
+            rows.append(f"  {arm.name:<24} {self._cost(arm)}{'; ' + changed if changed else ''}")
+        some = f"at most {self.pictures} training pictures" if self.pictures else "all pictures"
+        rows += [
+            f"  data                     {self.data}, {some}, stored at {base.stored_size} pixels",
+            f"  recipe                   {base.optimizer} rule, batch {base.batch_size}, {_schedule(base)}",
+            f"  learning rate            {'one of ' if many else ''}{', '.join(f'{r:g}' for r in self.rates)}"
+            + (f", for each network by {self._chooser()} of seed 0" if many else ""),
+            f"  weights kept             {_kept(base)}; the test split is looked at once, and chooses nothing",
+            f"  trainings                {self.trainings}: {self.seeds} seed{'s' * (self.seeds > 1)} of each network"
+            + (", and the search" if many else ""),
+        ]
+        if self.seeds < 2 and self.claim.kind != "ensemble":
+            rows.append("  one seed gives no interval: nothing can be concluded; --seeds 3 or more")
+        return rows
+
+    def _chooser(self) -> str:
+        return f"the epochs to {100 * self.level:g} % training error" if self.level else "the validation error"
+
+    def _cost(self, arm: Arm) -> str:
+        with torch.device("meta"):
+            summary = summarize(create_model(self.model(arm)))
+        return (
+            f"{self.model(arm)}: {summary.parameters:,} parameters, {summary.multiply_adds / 1e6:.1f} M multiply-adds"
+        )
+
+
+def make(claim: Claim, material: Material, data: str, wishes: Wishes) -> Plan:
+    """The plan for ``claim`` on these pictures. Raises :class:`ModelError` where a network of it does not exist."""
+    photos = material.photos and not wishes.quick
+    arms = tuple(arm for arm in claim.arms if not photos or arm.paper)
+    _check_models([arm.paper if photos else arm.small for arm in arms])
+    base, rates, level = _speed(photos, wishes.quick) if claim.kind == "speed" else _usual(photos, wishes.quick)
+    level = level if wishes.level is None else wishes.level
+    changes: dict[str, Any] = {} if wishes.epochs is None else {"epochs": wishes.epochs}
+    if level and claim.kind == "speed":
+        changes["stop_error"] = level
+    seeds = wishes.seeds or (QUICK["seeds"] if wishes.quick else 5)
+    if claim.kind == "ensemble" and seeds < 2:
+        raise RecipeError("--seeds is 1, of which there is no ensemble", "at least 2")
+    pictures = wishes.pictures if wishes.pictures is not None else QUICK["pictures"] if wishes.quick else 0
+    return Plan(
+        claim, data, photos, wishes.quick, pictures, seeds, wishes.rates or rates, level, base.replace(**changes), arms,
+        material.mirror,
+    )  # fmt: skip
+
+
+def _check_models(names: list[str]) -> None:
+    for name in names:
+        if name not in list_models():
+            raise ModelError(
+                f"this claim on 224-pixel views compares with the network {name!r}, which does not exist",
+                "one that `alexnet models` lists",
+                "add --quick to use small networks",
+            )
+
+
+def _usual(photos: bool, quick: bool) -> tuple[Recipe, tuple[float, ...], float]:
+    """The paper's training: its rule, its rate divided by ten at each stall; in a quick plan a cosine to zero."""
+    recipe = recipes.paper().replace(recipe="claims", keep="best", **_scale(photos))
+    if quick:
+        recipe = recipe.replace(batch_size=QUICK["batch_size"], epochs=QUICK["epochs"], schedule="cosine")
+    return recipe, (0.005 if quick else 0.01,), 0.0
+
+
+def _speed(photos: bool, quick: bool) -> tuple[Recipe, tuple[float, ...], float]:
+    """Figure 1: one rate throughout, nothing that regularizes, until the training error is reached."""
+    recipe = recipes.paper().replace(
+        recipe="claims", keep="last", schedule="steps", epochs=90, **_scale(photos) | {"mean": "channel"}
+    )
+    if not photos:
+        recipe = recipe.replace(divide=64.0)  # the small nets expect inputs of about one
+    if quick:
+        return recipe.replace(batch_size=QUICK["batch_size"], epochs=QUICK["epochs"]), (0.003, 0.01, 0.03), LEVEL
+    return recipe, (0.003, 0.01, 0.03, 0.1), LEVEL
+
+
+def _scale(photos: bool) -> dict[str, Any]:
+    if photos:  # with the paper's 0.01 in conv3 to conv5, learning would begin an order of magnitude later
+        return {"stored_size": LARGE, "initialization": "2012"}
+    return {"stored_size": SMALL, "initialization": "own"}
+
+
+def _schedule(recipe: Recipe) -> str:
+    how = {"cosine": "a cosine to 0", "stall": "the rate divided by ten when validation stalls", "steps": "one rate"}
+    until = f", or until {100 * recipe.stop_error:g} % training error" if recipe.stop_error else ""
+    return f"at most {recipe.epochs} epochs{until}, {how[recipe.schedule]}"
+
+
+def _kept(recipe: Recipe) -> str:
+    return "of the best epoch by validation" if recipe.keep == "best" else "the last"
+
+
+def folder_for(plan: Plan, name: str) -> Path:
+    """Where a plan's runs go if nobody says: the same command finds them again."""
+    return Path("runs") / "claims" / f"{plan.claim.name}-{name}{'-quick' if plan.quick else ''}"
+
+
+def compatible(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """The first thing in which two plans differ, apart from the number of seeds; empty if none."""
+    mine, other = _flat(ours), _flat(theirs)
+    return next((name for name in mine if name in other and mine[name] != other[name]), "")
+
+
+def _flat(plan: dict[str, Any]) -> dict[str, Any]:
+    rest = {k: v for k, v in plan.items() if k not in ("recipe", "seeds", "trainings")}
+    return rest | dict(plan.get("recipe", {}))

@@ -1,0 +1,231 @@
+"""Claims put to the test for real, on the first digits: trained, judged, drawn, found again, gone on with."""
+
+import json
+import shutil
+import signal
+import threading
+
+import pytest
+
+from alexnet import cli
+from alexnet.api import DataOptions, evaluate
+from alexnet.errors import Interrupted, RunError, TrainingError
+from alexnet.evaluation.metrics import Scores
+from alexnet.history import claims, material, members, outcome, plan, trial
+from alexnet.history.plan import Job, Wishes
+from alexnet.training import loop
+
+
+def planned(name, store, **wishes):
+    found = material.find(str(store.path), DataOptions())
+    wishes = {"quick": True, "seeds": 2, "epochs": 1, **wishes}
+    return plan.make(claims.find(name), found, "few digits", Wishes(**wishes)), found
+
+
+def tried(name, store, folder, said=None, **wishes):
+    made, found = planned(name, store, **wishes)
+    options = DataOptions(say=said.append if said is not None else None)
+    return trial.run(made, found, folder, options, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def relu(digits, tmp_path_factory):
+    """Figure 1 on 160 digits, to 60 % training error, of two rates."""
+    folder = tmp_path_factory.mktemp("relu") / "claim"
+    said = []
+    result = tried("relu", digits, folder, said, epochs=4, rates=(1e-5, 0.01), level=0.6)
+    return folder, result, said
+
+
+def test_the_best_rate_is_chosen_and_its_training_used(relu):
+    folder, result, said = relu
+    assert result.chosen == {"ReLU": 0.01, "tanh": 0.01}  # at 0.00001 nothing is learned in four epochs
+    assert len(result.searches) == 4 and len(result.members) == 4
+    runs = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert len(runs) == result.plan.trainings == 6
+    assert sum("training " in line and " of 6" in line for line in said) == 6
+    for member in result.members:
+        assert member.rows and len(member.rows) <= 4
+        assert member.training_errors[-1] <= 0.6  # it ended there
+        assert all(error > 0.6 for error in member.training_errors[:-1])
+
+
+def test_the_ratio_is_that_of_the_epochs(relu):
+    _, result, _ = relu
+    (found,) = result.findings
+    by_arm = {arm: [m for m in result.members if m.job.arm.name == arm] for arm in ("ReLU", "tanh")}
+    for value, fast, slow in zip(found.values, by_arm["ReLU"], by_arm["tanh"], strict=True):
+        assert value == pytest.approx(slow.epochs_to(0.6) / fast.epochs_to(0.6))
+    assert (found.unit, found.paper, found.primary, found.at_least) == ("ratio", "6", True, False)
+    assert result.verdict == found.verdict
+    assert result.picture.read_bytes().startswith(b"\x89PNG")
+    written = json.loads((result.picture.parent / "result.json").read_text())
+    assert written == json.loads(json.dumps(result.to_dict()))
+    assert written["counts"] == {"train": 160, "validation": 40, "test": 50}
+
+
+def test_finished_trainings_are_found_again(relu, digits, monkeypatch):
+    folder, result, _ = relu
+    monkeypatch.setattr(loop, "train", lambda _: pytest.fail("trained again"))
+    again = tried("relu", digits, folder, epochs=4, rates=(1e-5, 0.01), level=0.6)
+    assert again.to_dict() == result.to_dict()
+
+
+def test_another_plan_or_a_used_folder_is_refused(relu, digits, tmp_path):
+    folder, _, _ = relu
+    with pytest.raises(RunError, match="holds another plan: its epochs is different; choose another --run"):
+        tried("relu", digits, folder, epochs=5, rates=(1e-5, 0.01), level=0.6)
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(RunError, match="exists already and holds no claim"):
+        tried("relu", digits, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_stopped_claim_goes_on_to_the_same_result(relu, digits, tmp_path, monkeypatch):
+    """SIGTERM in the second epoch of the third training; then the same call again."""
+    _, result, _ = relu
+    whole, epochs = loop.train_epoch, []
+
+    def stopping(training):
+        epochs.append(training.folder.name)
+        if len(epochs) == 6:
+            signal.raise_signal(signal.SIGTERM)
+        whole(training)
+
+    assert threading.current_thread() is threading.main_thread()
+    folder = tmp_path / "claim"
+    monkeypatch.setattr(loop, "train_epoch", stopping)
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        tried("relu", digits, folder, epochs=4, rates=(1e-5, 0.01), level=0.6)
+    monkeypatch.setattr(loop, "train_epoch", whole)
+    assert not (folder / "result.json").exists()
+    stopped = folder / epochs[-1]
+    assert not (stopped / "bundle").exists() and list((stopped / "checkpoints").glob("step-*.pt"))
+    again = tried("relu", digits, folder, epochs=4, rates=(1e-5, 0.01), level=0.6)
+    assert again.findings == result.findings
+    assert [m.training_errors for m in again.members] == [m.training_errors for m in result.members]
+
+
+def test_a_training_that_left_no_checkpoint_begins_again(relu, digits, tmp_path):
+    _, result, _ = relu
+    member = result.members[0]
+    copy = tmp_path / "member"
+    copy.mkdir()
+    for name in ("run.json", "recipe.toml", "journal.jsonl"):
+        shutil.copy(member.folder / name, copy)
+    (copy / "checkpoints").mkdir()
+    recipe = result.plan.recipe(member.job)
+    again = members.obtain(member.job, recipe, member.store, copy, device="cpu", workers=1)
+    assert again.training_errors == member.training_errors
+    with pytest.raises(RunError, match="was trained with seed = 0, not 5"):
+        members.obtain(member.job, recipe.replace(seed=5), member.store, copy, device="cpu", workers=1)
+
+
+def test_epochs_are_counted_between_their_ends(relu):
+    _, result, _ = relu
+    rows = tuple({"train_top1": 1 - error, "seconds": 1.0} for error in (0.8, 0.5, 0.1))
+    member = members.Member(
+        Job(result.plan.arms[0], 0.1, 0), result.members[0].folder, result.members[0].store, rows, {}
+    )
+    assert member.epochs_to(0.65) == pytest.approx(1.5)
+    assert member.epochs_to(0.5) == 2
+    assert member.epochs_to(0.9) == 1
+    assert member.epochs_to(0.05) is None
+
+
+def test_what_never_comes_there_is_a_bound(relu):
+    """ReLU at epoch 2, tanh not in 3: at least 1.5. Neither: left out."""
+    _, result, _ = relu
+    made, store = result.plan, result.members[0].store
+
+    def member(arm, seed, errors):
+        rows = tuple({"train_top1": 1 - error, "seconds": 1.0} for error in errors)
+        return members.Member(Job(made.arms[arm], 0.1, seed), result.members[0].folder, store, rows, {})
+
+    some = {
+        "ReLU": [member(0, 0, (0.9, 0.6)), member(0, 1, (0.9, 0.8, 0.7))],
+        "tanh": [member(1, 0, (0.9, 0.9, 0.9)), member(1, 1, (0.9, 0.8, 0.7))],
+    }
+    (found,), numbers = outcome.findings(made, some, "cpu")
+    assert found.values == pytest.approx((1.5,)) and found.at_least
+    assert found.verdict == "cannot tell"
+    assert "seed 0: tanh had not come to 60 %" in found.note and "seed 1: neither" in found.note
+    assert numbers == {"ReLU": [2.0, 3.0], "tanh": [3.0, 3.0]}
+
+
+def test_errors_ten_views_and_the_mean_of_several(digits, tmp_path):
+    """The members of three claims, recounted from their bundles."""
+    norm = tried("norm", digits, tmp_path / "norm")
+    tests = {m.folder.name: m.metrics["test"] for m in norm.members}
+    own = [tests[f"the-network-rate0.005-seed{s}"]["top1_error"] for s in (0, 1)]
+    without = [tests[f"no-norm-rate0.005-seed{s}"]["top1_error"] for s in (0, 1)]
+    top1, top5 = norm.findings
+    assert top1.values == pytest.approx([100 * (b - a) for a, b in zip(own, without, strict=True)])
+    assert (top1.paper, top5.paper, top1.primary, top5.primary) == ("1.4", "1.2", True, False)
+
+    views = tried("views", digits, tmp_path / "views")
+    bundles = [m.folder / "bundle" for m in views.members]
+    ten = [evaluate(b, digits.path, views=10, device="cpu").top1 for b in bundles]
+    one = [evaluate(b, digits.path, device="cpu").top1 for b in bundles]
+    assert views.findings[0].values == pytest.approx([100 * (a - b) for a, b in zip(ten, one, strict=True)])
+    assert "mirrored" in views.findings[0].note
+
+    several = tried("ensemble", digits, tmp_path / "ensemble")
+    together = evaluate([m.folder / "bundle" for m in several.members], digits.path, device="cpu")
+    assert isinstance(together, Scores)
+    expected = [100 * (m.metrics["test"]["top1_error"] - (1 - together.top1)) for m in several.members]
+    assert several.findings[0].values == pytest.approx(expected)
+
+
+def test_the_gap_and_the_epochs_of_dropout(digits, tmp_path):
+    result = tried("dropout", digits, tmp_path / "claim")
+    gap, error, longer = result.findings
+    gaps = {}
+    for member in result.members:
+        train = evaluate(member.folder / "bundle", digits.path, split="train", device="cpu").top1
+        gaps[member.job.arm.name, member.job.seed] = 100 * (train - member.metrics["test"]["top1"])
+    assert gap.values == pytest.approx([gaps["no dropout", s] - gaps["the network", s] for s in (0, 1)])
+    assert gap.primary and not error.primary and not longer.primary
+    assert (longer.unit, longer.paper) == ("ratio", "2")
+    level = max(min(m.training_errors) for m in result.members)
+    assert f"{100 * level:.1f} %" in longer.what and len(longer.values) == 2
+    assert set(result.numbers) == {f"{a}: {s}" for a in ("the network", "no dropout") for s in ("training", "test")}
+
+
+def test_a_rate_that_diverges_is_not_chosen(digits, tmp_path):
+    folder = tmp_path / "claim"
+    result = tried("relu", digits, folder, seeds=1, rates=(1000.0, 0.01), level=0.85)
+    assert result.chosen == {"ReLU": 0.01, "tanh": 0.01}
+    assert any(member.diverged for member in result.searches)
+    with pytest.raises(TrainingError, match="give --rates"):
+        tried("relu", digits, tmp_path / "alone", seeds=1, rates=(1000.0,), level=0.85)
+
+
+def test_the_command(digits, tmp_path, capsys):
+    words = ["claims", "overlap", "--data", str(digits.path), "--quick", "--seeds", "1", "--epochs", "1"]
+    words += ["--run", str(tmp_path / "claim"), "--device", "cpu"]
+    assert cli.run(words) == 0
+    out = capsys.readouterr().out
+    assert out.index("alexnet_small_no_overlap") < out.index("95 % interval over seeds")
+    for text in (
+        "none from one seed",
+        "0.4",
+        "cannot tell",
+        "verdict    overlap: cannot tell",
+        "160 pictures to train",
+    ):
+        assert text in out
+    assert cli.run([*words, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["verdict"] == "cannot tell"
+    assert "alexnet_small_no_overlap" in captured.err
+
+
+def test_the_list_and_wrong_names(capsys):
+    assert cli.run(["claims"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in claims.CLAIMS) and "six times sooner" in out
+    assert cli.run(["claims", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["norm"]["figures"] == {"top1": "1.4", "top5": "1.2"}
+    assert cli.run(["claims", "nrom"]) == 2
+    assert "'norm' perhaps" in capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""The networks for small pictures: what stays the same in each variant, and what is different."""
+
+import pytest
+import torch
+from torch import nn
+
+from alexnet.models import create_model, list_models, small
+from alexnet.models.layers import Convolution, MaxPool, ResponseNorm
+from alexnet.models.summary import summarize
+
+
+def make(name, **options):
+    return create_model(name, generator=torch.Generator().manual_seed(0), **options).eval()
+
+
+def learned(network):
+    return {name: layer for name, layer in network.named_children() if next(layer.parameters(), None) is not None}
+
+
+def test_the_plan_is_the_papers():
+    """The order of layers is that of ``alexnet``; maps are a quarter, hidden units an eighth of its."""
+    with torch.device("meta"):  # shapes alone
+        big = create_model("alexnet")
+    few = make("alexnet_small")
+    assert list(few.outputs(torch.zeros(1, 3, 24, 24))) == [name for name, _ in big.named_children()]
+    for name, layer in learned(few).items():
+        big_layer = big.get_submodule(name)
+        assert type(layer) is type(big_layer)
+        if isinstance(layer, Convolution):
+            assert (4 * layer.out_channels, layer.groups) == (big_layer.out_channels, big_layer.groups)
+        assert (layer.bias == big.initial[name].bias).all()
+    assert (few.fc6.out_features * 8, few.fc7.out_features * 8) == (4096, 4096)
+    assert (few.towers, few.features) == (2, "relu7")
+
+
+def test_maps_are_even_where_they_are_pooled():
+    for name in ("alexnet_small", "alexnet_small_no_overlap"):
+        outputs = make(name).outputs(torch.zeros(1, 3, 24, 24))
+        assert [outputs[f"pool{i}"].shape[-1] for i in (1, 2, 5)] == [12, 6, 3]
+
+
+def test_parameters_by_hand():
+    """conv1 24·(75+1), conv2 64·(300+1), conv3 96·(576+1), conv4 96·(432+1), conv5 64·(432+1), then 576, 512, 512."""
+    assert summarize(make("alexnet_small")).parameters == (
+        24 * 76 + 64 * 301 + 96 * 577 + 96 * 433 + 64 * 433 + 512 * 577 + 512 * 513 + 10 * 513
+    )
+    assert summarize(make("figure1_relu")).parameters == 32 * 76 + 32 * 801 + 64 * 801 + 10 * 1025
+
+
+def test_each_variant_leaves_out_what_it_says():
+    base = make("alexnet_small")
+    kinds = [type(layer) for layer in base.children()]
+    no_norm = [type(layer) for layer in make("alexnet_small_no_norm").children()]
+    assert no_norm == [kind for kind in kinds if kind is not ResponseNorm]
+    pools = [m.window[:2] for m in make("alexnet_small_no_overlap").children() if isinstance(m, MaxPool)]
+    assert pools == [(2, 2)] * 3
+    tanh = make("alexnet_small_tanh")
+    assert [nn.ReLU if type(m) is nn.Tanh else type(m) for m in tanh.children()] == kinds
+    assert all((layer.bias == 0).all() for layer in learned(tanh).values())
+
+
+def test_one_tower_of_equal_cost_and_one_of_half_the_kernels():
+    two, one, half = (summarize(make(f"alexnet_small{name}")) for name in ("", "_single", "_half"))
+    assert one.multiply_adds == pytest.approx(two.multiply_adds, rel=0.01)
+    assert half.multiply_adds < 0.6 * two.multiply_adds
+    for name in ("alexnet_small_single", "alexnet_small_half"):
+        network = make(name)
+        assert network.towers == 1
+        assert all(layer.groups == 1 for layer in network.children() if isinstance(layer, Convolution))
+
+
+def test_towers_do_not_talk_in_their_own_layers():
+    network = make("alexnet_small")
+    x = torch.randn(1, 24, 12, 12, generator=torch.Generator().manual_seed(1))
+    other = x.clone()
+    other[:, 12:] += 1  # tower b
+    assert torch.equal(network.conv2(x)[:, :32], network.conv2(other)[:, :32])
+    assert not torch.equal(network.conv2(x)[:, 32:], network.conv2(other)[:, 32:])
+
+
+def test_sums_start_as_wide_as_in_the_big_network():
+    """Weight std times the root of the fan-in is that of the paper's layer; conv3 to conv5 as in the 2012 code."""
+    for name, layer in learned(make("alexnet_small")).items():
+        fan_in, std = {
+            "conv1": (363, 0.01), "conv2": (1200, 0.01), "conv3": (2304, 0.03), "conv4": (1728, 0.03),
+            "conv5": (1728, 0.03), "fc6": (9216, 0.01), "fc7": (4096, 0.01), "fc8": (4096, 0.01),
+        }[name]  # fmt: skip
+        spread = layer.weight.std().item() * layer.weight[0].numel() ** 0.5
+        assert spread == pytest.approx(std * fan_in**0.5, rel=0.06)  # 1,800 draws in the smallest: 3.6 sigma
+
+
+def test_figure1_differs_in_its_neurons_alone():
+    relu, tanh = make("figure1_relu"), make("figure1_tanh")
+    assert len(learned(relu)) == 4
+    for (name, a), (other, b) in zip(learned(relu).items(), learned(tanh).items(), strict=True):
+        assert name == other and torch.equal(a.weight, b.weight) and (a.bias == 0).all() and (b.bias == 0).all()
+    assert [nn.ReLU if type(m) is nn.Tanh else type(m) for m in tanh.children()] == [type(m) for m in relu.children()]
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        slow = x
+        for conv in (tanh.conv1, tanh.conv2, tanh.conv3):
+            slow = nn.functional.conv2d(slow, conv.weight, conv.bias, padding=2).tanh()
+            slow = nn.functional.max_pool2d(slow, 3, 2, ceil_mode=True)
+        slow = nn.functional.linear(slow.flatten(1), tanh.fc4.weight, tanh.fc4.bias)
+        assert torch.allclose(tanh(x), slow, atol=1e-6)
+
+
+def test_all_are_registered():
+    assert set(small.MODELS) <= set(list_models())
+    for name in small.MODELS:
+        assert make(name, num_classes=3, in_channels=1, image_size=16)(torch.zeros(2, 1, 16, 16)).shape == (2, 3)
