@@ -20,8 +20,10 @@ from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError, DataError, RunError
 from alexnet.evaluation import evaluate as evaluation
 from alexnet.evaluation.metrics import Scores
+from alexnet.evaluation.notes import notes
+from alexnet.models.cuda_convnet import GraphNetwork
 from alexnet.recipe import Recipe
-from alexnet.training import machine
+from alexnet.training import layer_files, machine
 from alexnet.training import run as runs
 
 Progress = Callable[[int, int], None]
@@ -73,27 +75,35 @@ def train(
     device: str = "auto",
     workers: int = 1,
     quiet: bool = True,
+    layers: str | Path | None = None,
+    layer_params: str | Path | None = None,
     **changes: Any,
 ) -> Result:
     """Train a classifier on ``data`` (a name, a folder, a store) and return what became of it.
 
     ``recipe`` is a :class:`Recipe` or the name of one; without it the data and ``model=`` choose. Any number of it can
     be changed by name: ``train("digits", epochs=3)``. ``run`` is a new folder for everything that is made.
+    ``layers`` and ``layer_params`` are Krizhevsky's files: the network and its rule are theirs, not the recipe's.
     """
     options = options or DataOptions()
-    if recipe is None:
+    files = layer_files.of_training(layers, layer_params)
+    if recipe is None and files is not None:
+        recipe = recipes.layer_file()
+    elif recipe is None:
         recipe = recipes.default_for(str(data), changes.get("model"))
     elif isinstance(recipe, str):
         recipe = recipes.named(recipe)
     chosen = torch_device(device)
     recipe = recipe.replace(**changes)
+    if files is not None:
+        recipe = layer_files.fitting(recipe, files)
     recipe = recipe.replace(precision=machine.choose_precision(recipe.precision, chosen))  # what auto means here
     folder = Path(run) if run is not None else _new_folder(data, recipe)
     runs.refuse_used(folder)
     store = open_store(data, recipe, options)
     with runs.locked(folder):
         runs.refuse_used(folder)
-        runs.write_start(folder, recipe, {"data": str(data), "store": str(store.path.resolve())})
+        runs.write_start(folder, recipe, {"data": str(data), "store": str(store.path.resolve())}, files)
         return _run(recipe, store, folder, chosen, workers, quiet)
 
 
@@ -119,30 +129,7 @@ def _run(
         bundle, scores, rate = runs.run(recipe, store, folder, device=device, workers=workers, quiet=quiet, **how)
     pictures = tuple(draw(what, folder) for what in DRAWINGS)
     seconds = time.perf_counter() - started
-    return Result(folder, bundle, scores, rate, seconds, recipe, pictures, _notes(store, scores))
-
-
-FEW = 100  # training pictures a class under which a network that starts from nothing is told to expect little
-
-
-def _notes(store: Store, scores: dict[str, Scores]) -> tuple[str, ...]:
-    """What so many pictures can teach and show, honestly."""
-    train, notes = store.split("train"), []
-    each = np.bincount(train.labels, minlength=len(store.classes))
-    if each.min() < FEW:
-        rare = store.classes[int(each.argmin())]
-        notes.append(
-            f"{len(train)} pictures taught {len(store.classes)} classes, {each.min()} of {rare!r}: few for a network "
-            f"that starts from nothing. More pictures, at least {FEW} a class, will help more than any option."
-        )
-    if "test" in scores:
-        low, high = scores["test"].top1_interval
-        often = np.bincount(store.split("test").labels).max() / scores["test"].count
-        notes.append(
-            f"{scores['test'].count} test pictures put the true top-1 between {100 * low:.1f} and {100 * high:.1f} % "
-            f"(95 % sure); always guessing the most frequent class would reach {100 * often:.1f} %."
-        )
-    return tuple(notes)
+    return Result(folder, bundle, scores, rate, seconds, recipe, pictures, notes(store, scores))
 
 
 def torch_device(name: str) -> torch.device:
@@ -305,9 +292,13 @@ def _draw_filters(classifier: Classifier, target: Path) -> Path:
     from alexnet.visualize import filters
 
     network = classifier.network
-    first = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
-    weights = first.weight.detach().float().cpu().contiguous().numpy()
-    return filters.draw(weights, network.towers, target)
+    if isinstance(network, GraphNetwork):
+        first = network.first_filters()
+    else:
+        first = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d)).weight.detach()
+    weights = first.float().cpu().contiguous().numpy()
+    towers = network.towers if len(weights) % network.towers == 0 else 1
+    return filters.draw(weights, towers, target)
 
 
 def _draw_confusion(run: Path, classifier: Classifier, target: Path) -> Path:

@@ -209,12 +209,30 @@ def cifar_18pct() -> Recipe:
     )  # fmt: skip
 
 
+def layer_file() -> Recipe:
+    """For layer files of 2012, which bring their own rates, momenta, decay, schedules, dropout and cost."""
+    return Recipe(
+        recipe="layer_file", model="layers", initialization="own", dropout=0.0, crop="random", color_noise=0.0,
+        color_jitter=0.0, mixup=0.0, mean="image", epochs=90, batch_size=128, optimizer="paper", learning_rate=1.0,
+        momentum=0.0, weight_decay=0.0, clip=0.0, schedule="steps", warmup=0.0, label_smoothing=0.0, averaging=0.0,
+        small_size=0, keep="last", precision="fp32",
+    )  # fmt: skip
+
+
+# What the files of ``layer_file`` say themselves, so that a recipe's number could have no effect.
+OF_LAYER_FILES = (
+    "model", "initialization", "dropout", "mixup", "optimizer", "learning_rate", "bias_rate", "momentum",
+    "weight_decay", "fc_decay", "bias_decay", "schedule", "warmup", "drops", "patience", "most_drops",
+    "label_smoothing", "small_size", "small_share", "precision",
+)  # fmt: skip
+
 _NAMED: dict[str, Callable[[], Recipe]] = {
     "modern": modern,
     "paper": paper,
     "digits": digits,
     "lenet5": lenet5,
     "cifar_18pct": cifar_18pct,
+    "layer_file": layer_file,
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import recipe as recipes
-from alexnet.cli import arguments, show
+from alexnet.cli import arguments, layers, show
 from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError
 from alexnet.recipe import Recipe
 
@@ -83,6 +83,7 @@ def train(words: list[str]) -> int:
         result = api.train(
             given.data, given.numbers, given.run,
             options=arguments.data_options(given.source), device=given.device, workers=given.workers, quiet=given.quiet,
+            layers=given.layers, layer_params=given.layer_params,
         )  # fmt: skip
     show.result(result, as_json=given.json)
     return 0
@@ -251,5 +252,6 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "predict": predict,
     "draw": draw,
     "models": models,
+    "layers": layers.run,
     "recipes": show_recipes,
 }

@@ -39,6 +39,8 @@ class TrainArguments:
     run: Path | None = None  # new folder for everything that is made; by default runs/DATA-MODEL
     resume: Path | None = None  # go on with this run (its folder, or a checkpoint file in it); needs nothing else
     store: Path | None = None  # with --resume: where the prepared pictures lie now, if they were moved
+    layers: Path | None = None  # network by a layer file of 2012 instead of --model; needs --layer-params
+    layer_params: Path | None = None  # the file's rates, momenta, decay and schedules, instead of the recipe's
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     workers: int = 1  # threads that make batches; the number never changes a run
     json: bool = False  # print the result as one JSON object
@@ -120,6 +122,19 @@ class RecipesArguments:
     json: bool = False  # print JSON
 
 
+@dataclass(frozen=True)
+class LayersArguments:
+    """Read a layer file of 2012: a row a layer with the output size worked out, or the errors of the file."""
+
+    file: Positional[Path]  # layers.cfg
+    params: Positional[Path | None] = None  # layer-params.cfg: checked too, and its rates are shown
+    draw: Path | None = None  # PNG file for a drawing of the graph, towers side by side
+    image_size: int = 224  # side of the pictures, pixels
+    in_channels: int = 3  # 3 for color, 1 for gray
+    num_classes: int | None = None  # classes of the data; by default what the file's last layer tells apart
+    json: bool = False  # print JSON
+
+
 def data_options(given: DataArguments) -> "DataOptions":
     """For the functions behind the command line: the typed options, a progress bar, lines on standard error."""
     from alexnet.api import DataOptions
@@ -142,6 +157,8 @@ def base_recipe(arguments: list[str]) -> Recipe:
     if named:
         recipe = recipes.named(named)
         return recipe.replace(model=model) if model else recipe
+    if _value(arguments, "--layers"):
+        return recipes.layer_file().replace(model=model or recipes.layer_file().model)
     data = next((a for i, a in enumerate(arguments) if not a.startswith("-") and not _takes(arguments, i)), "")
     return recipes.default_for(data, model)
 
@@ -164,8 +181,10 @@ def _value(arguments: list[str], name: str) -> str | None:
 
 def only_resume(given: TrainArguments, base: Recipe) -> None:
     changed = recipes.differences(base, given.numbers)
-    if changed or given.data is not None or given.run is not None:
-        what = recipes.option(next(iter(changed))) if changed else "DATA" if given.data is not None else "--run"
+    others = {"DATA": given.data, "--run": given.run, "--layers": given.layers, "--layer-params": given.layer_params}
+    misplaced = [*map(recipes.option, changed), *(name for name, value in others.items() if value is not None)]
+    if misplaced:
+        what = misplaced[0]
         raise RecipeError(f"--resume goes on with the run as it was begun, so {what} has no place", "", "leave it out")
 
 

@@ -1,0 +1,167 @@
+"""The graph of a layer file: data at the top, towers side by side, what crosses between them drawn as such."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from alexnet.models.cuda_convnet.definition import Definition, Layer
+from alexnet.models.cuda_convnet.table import kind
+from alexnet.visualize import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROW, BOX = 0.62, 0.42  # inches from one row to the next, height of a box
+WIDTH, GAP = 2.35, 0.35  # inches: a box, and between boxes
+TITLE = 0.7
+COLORS = {
+    "conv": canvas.BLUE, "local": canvas.BLUE, "fc": canvas.GREEN, "treefc": canvas.GREEN, "data": canvas.GRAY,
+    "softmax": canvas.VERMILION,
+}  # fmt: skip
+
+
+class Place(NamedTuple):
+    """Where a box stands: its middle, inches from the left and from the top."""
+
+    x: float
+    y: float
+
+
+def draw(definition: Definition, path: Path | str) -> Path:
+    """Draw the graph to a PNG."""
+    return canvas.save(figure(definition), path)
+
+
+def figure(definition: Definition) -> "Figure":
+    """The drawing before it is written. Neurons stand in the box of the layer that they belong to."""
+    boxes = _boxes(definition)
+    places, width, height = arrange(definition, boxes)
+    drawing = canvas.new_figure(width, height + TITLE, constrained=False)
+    axes = drawing.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, -TITLE)
+    axes.axis("off")
+    data = definition.data
+    title = (
+        f"{definition.file}: {data.channels}·{data.image_size}·{data.image_size} pixels, "
+        f"{definition.parameters:,} learned numbers"
+    )
+    axes.text(width / 2, -TITLE / 2, canvas.shorten(title, int(width * 11)), ha="center", va="center", fontsize=11)
+    _towers(axes, definition, boxes, places, height)
+    for name, layer in boxes.items():
+        for below in dict.fromkeys(layer.inputs):
+            _arrow(axes, definition, _box_of(definition, below), name, places)
+    for name, layer in boxes.items():
+        _draw_box(axes, definition, layer, places[name])
+    return drawing
+
+
+def _boxes(definition: Definition) -> dict[str, Layer]:
+    return {name: layer for name, layer in definition.layers.items() if _box_of(definition, name) == name}
+
+
+def _box_of(definition: Definition, name: str) -> str:
+    """A neuron that alone reads its layer has no box of its own."""
+    layer = definition.layers[name]
+    alone = layer.type == "neuron" and name.startswith(f"{layer.inputs[0]}_neuron")
+    return layer.inputs[0] if alone else name
+
+
+def arrange(definition: Definition, boxes: dict[str, Layer]) -> tuple[dict[str, Place], float, float]:
+    """Places of the boxes, and the width and height that they need. A row is the longest way from the data."""
+    rows: dict[str, int] = {}
+    for name, layer in boxes.items():
+        rows[name] = 1 + max((rows[_box_of(definition, below)] for below in layer.inputs), default=-1)
+    for name in reversed(boxes):  # labels and pictures stand right above their first reader
+        readers = [rows[other] for other, layer in boxes.items() if name in map(_of(definition), layer.inputs)]
+        if not boxes[name].inputs and readers:
+            rows[name] = min(readers) - 1
+    towers = sorted({layer.gpu for layer in boxes.values() if layer.gpu >= 0}) or [0]
+    cells: dict[tuple[int, int], list[str]] = {}
+    for name in boxes:
+        cells.setdefault((rows[name], _column(definition, boxes, name, towers)), []).append(name)
+    widths = [max(len(found) for (_, c), found in cells.items() if c == column) if any(c == column for _, c in cells)
+              else 1 for column in range(len(towers))]  # fmt: skip
+    starts = [GAP + sum(widths[:column]) * (WIDTH + GAP) + column * GAP for column in range(len(towers))]
+    total = starts[-1] + widths[-1] * (WIDTH + GAP)
+    places = {}
+    for (row, column), found in cells.items():
+        middle = total / 2 if column < 0 else starts[column] + (widths[column] * (WIDTH + GAP) - GAP) / 2
+        left = middle - (len(found) * (WIDTH + GAP) - GAP) / 2
+        for i, name in enumerate(found):
+            places[name] = Place(left + i * (WIDTH + GAP) + WIDTH / 2, row * ROW + ROW / 2)
+    wide = max(place.x for place in places.values()) + WIDTH / 2 + GAP
+    return places, max(total, wide), (max(rows.values()) + 1) * ROW + 0.15
+
+
+def _of(definition: Definition) -> "_Find":
+    return _Find(definition)
+
+
+class _Find:
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+
+    def __call__(self, name: str) -> str:
+        return _box_of(self.definition, name)
+
+
+def _column(definition: Definition, boxes: dict[str, Layer], name: str, towers: list[int]) -> int:
+    """The tower of a box; −1, the middle, for what belongs to none: data, and what is alone in its row's end."""
+    layer = boxes[name]
+    return -1 if layer.gpu < 0 else towers.index(layer.gpu)
+
+
+def _towers(axes: "Axes", definition: Definition, boxes: dict[str, Layer], places: dict[str, Place], h: float) -> None:
+    """A pale ground behind each tower."""
+    from matplotlib.patches import Rectangle
+
+    towers = sorted({layer.gpu for layer in boxes.values() if layer.gpu >= 0})
+    for tower in towers if len(towers) > 1 else []:
+        found = [places[name] for name, layer in boxes.items() if layer.gpu == tower]
+        left = min(p.x for p in found) - WIDTH / 2 - GAP / 2
+        right = max(p.x for p in found) + WIDTH / 2 + GAP / 2
+        top, bottom = min(p.y for p in found) - ROW / 2 + 0.02, max(p.y for p in found) + ROW / 2 - 0.02
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, color="#F4F4F4", zorder=0, linewidth=0))
+        axes.text(left + 0.06, top + 0.04, f"gpu {tower}", fontsize=7, color=canvas.GRAY, ha="left", va="top")
+
+
+def _arrow(axes: "Axes", definition: Definition, below: str, name: str, places: dict[str, Place]) -> None:
+    start, end = places[below], places[name]
+    layers = definition.layers
+    crosses = layers[below].gpu >= 0 and layers[below].gpu != layers[name].gpu
+    far = end.y - start.y > 1.5 * ROW and abs(end.x - start.x) < 0.1
+    axes.annotate(
+        "", xy=(end.x, end.y - BOX / 2), xytext=(start.x, start.y + BOX / 2), zorder=1,
+        arrowprops={
+            "arrowstyle": "-|>", "color": canvas.VERMILION if crosses else canvas.GRAY, "linewidth": 0.9,
+            "mutation_scale": 7, "shrinkA": 0, "shrinkB": 0,
+            "connectionstyle": "arc3,rad=0.6" if far else "arc3",
+        },
+    )  # fmt: skip
+
+
+def _draw_box(axes: "Axes", definition: Definition, layer: Layer, place: Place) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    color = COLORS.get(layer.type, canvas.VERMILION if layer.is_cost else canvas.SKY)
+    left, top = place.x - WIDTH / 2, place.y - BOX / 2
+    axes.add_patch(
+        FancyBboxPatch(
+            (left + 0.03, top + 0.03), WIDTH - 0.06, BOX - 0.06, boxstyle="round,pad=0.03,rounding_size=0.06",
+            facecolor="white", edgecolor=color, linewidth=1.4, zorder=2,
+        )
+    )  # fmt: skip
+    neurons = [n for n in definition.readers(layer.name) if _box_of(definition, n.name) == layer.name]
+    what = " + ".join([kind(layer), *(kind(n).removeprefix("neuron ") for n in neurons)])
+    size = f"{layer.channels}·{layer.side}·{layer.side}" if layer.side else f"{layer.outputs:,}"
+    number = f"{layer.parameters:,} learned" if layer.parameters else ""
+    lines = (
+        (-0.11, layer.name if layer.is_cost else f"{layer.name}  {size}", 8.5, canvas.INK),
+        (0.09, ", ".join(filter(None, [what, number])), 6.5, canvas.GRAY),
+    )
+    for offset, text, size_of_text, ink in lines:
+        label = axes.text(
+            place.x, place.y + offset, text, fontsize=size_of_text, color=ink, ha="center", va="center", zorder=3
+        )
+        canvas.fit(label, WIDTH - 0.12)
