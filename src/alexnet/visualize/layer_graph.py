@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from alexnet.errors import ModelError
 from alexnet.models.cuda_convnet.definition import Definition, Layer
 from alexnet.models.cuda_convnet.table import kind
 from alexnet.visualize import canvas
@@ -11,9 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ROW, BOX = 0.62, 0.42  # inches from one row to the next, height of a box
+ROW, BOX = 0.74, 0.44  # inches from one row to the next, height of a box
 WIDTH, GAP = 2.35, 0.35  # inches: a box, and between boxes
-TITLE = 0.7
+TITLE = 0.45
+LARGEST = 200  # inches of a drawing: 30,000 pixels
 COLORS = {
     "conv": canvas.BLUE, "local": canvas.BLUE, "fc": canvas.GREEN, "treefc": canvas.GREEN, "data": canvas.GRAY,
     "softmax": canvas.VERMILION,
@@ -28,7 +30,7 @@ class Place(NamedTuple):
 
 
 def draw(definition: Definition, path: Path | str) -> Path:
-    """Draw the graph to a PNG."""
+    """Draw the graph to a PNG; raises :class:`ModelError` for one of hundreds of layers."""
     return canvas.save(figure(definition), path)
 
 
@@ -36,6 +38,8 @@ def figure(definition: Definition) -> "Figure":
     """The drawing before it is written. Neurons stand in the box of the layer that they belong to."""
     boxes = _boxes(definition)
     places, width, height = arrange(definition, boxes)
+    if max(width, height) > LARGEST:
+        raise ModelError(f"{definition.file} is too large to draw: {len(boxes)} layers", "a smaller network")
     drawing = canvas.new_figure(width, height + TITLE, constrained=False)
     axes = drawing.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
@@ -73,13 +77,13 @@ def arrange(definition: Definition, boxes: dict[str, Layer]) -> tuple[dict[str, 
     for name, layer in boxes.items():
         rows[name] = 1 + max((rows[_box_of(definition, below)] for below in layer.inputs), default=-1)
     for name in reversed(boxes):  # labels and pictures stand right above their first reader
-        readers = [rows[other] for other, layer in boxes.items() if name in map(_of(definition), layer.inputs)]
+        readers = [rows[_box_of(definition, reader.name)] for reader in definition.readers(name)]
         if not boxes[name].inputs and readers:
             rows[name] = min(readers) - 1
     towers = sorted({layer.gpu for layer in boxes.values() if layer.gpu >= 0}) or [0]
     cells: dict[tuple[int, int], list[str]] = {}
     for name in boxes:
-        cells.setdefault((rows[name], _column(definition, boxes, name, towers)), []).append(name)
+        cells.setdefault((rows[name], _column(boxes[name], towers)), []).append(name)
     widths = [max(len(found) for (_, c), found in cells.items() if c == column) if any(c == column for _, c in cells)
               else 1 for column in range(len(towers))]  # fmt: skip
     starts = [GAP + sum(widths[:column]) * (WIDTH + GAP) + column * GAP for column in range(len(towers))]
@@ -90,25 +94,18 @@ def arrange(definition: Definition, boxes: dict[str, Layer]) -> tuple[dict[str, 
         left = middle - (len(found) * (WIDTH + GAP) - GAP) / 2
         for i, name in enumerate(found):
             places[name] = Place(left + i * (WIDTH + GAP) + WIDTH / 2, row * ROW + ROW / 2)
+    for row in set(rows.values()):  # the middle may stand on a tower: it moves to the right of it
+        taken = [places[name].x for name in boxes if rows[name] == row and boxes[name].gpu >= 0]
+        for name in (name for name in boxes if rows[name] == row and boxes[name].gpu < 0):
+            if any(abs(x - places[name].x) < WIDTH + GAP / 2 for x in taken):
+                places[name] = Place(max(taken) + WIDTH + GAP * 1.5, places[name].y)
+            taken.append(places[name].x)
     wide = max(place.x for place in places.values()) + WIDTH / 2 + GAP
     return places, max(total, wide), (max(rows.values()) + 1) * ROW + 0.15
 
 
-def _of(definition: Definition) -> "_Find":
-    return _Find(definition)
-
-
-class _Find:
-    def __init__(self, definition: Definition) -> None:
-        self.definition = definition
-
-    def __call__(self, name: str) -> str:
-        return _box_of(self.definition, name)
-
-
-def _column(definition: Definition, boxes: dict[str, Layer], name: str, towers: list[int]) -> int:
-    """The tower of a box; −1, the middle, for what belongs to none: data, and what is alone in its row's end."""
-    layer = boxes[name]
+def _column(layer: Layer, towers: list[int]) -> int:
+    """The place of a layer's tower; −1, the middle, for data, which belong to none."""
     return -1 if layer.gpu < 0 else towers.index(layer.gpu)
 
 
@@ -121,24 +118,40 @@ def _towers(axes: "Axes", definition: Definition, boxes: dict[str, Layer], place
         found = [places[name] for name, layer in boxes.items() if layer.gpu == tower]
         left = min(p.x for p in found) - WIDTH / 2 - GAP / 2
         right = max(p.x for p in found) + WIDTH / 2 + GAP / 2
-        top, bottom = min(p.y for p in found) - ROW / 2 + 0.02, max(p.y for p in found) + ROW / 2 - 0.02
+        top, bottom = min(p.y for p in found) - ROW / 2 - 0.03, max(p.y for p in found) + ROW / 2 - 0.08
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, color="#F4F4F4", zorder=0, linewidth=0))
-        axes.text(left + 0.06, top + 0.04, f"gpu {tower}", fontsize=7, color=canvas.GRAY, ha="left", va="top")
+        axes.text(left + 0.08, top + 0.03, f"gpu {tower}", fontsize=7, color=canvas.GRAY, ha="left", va="top")
 
 
 def _arrow(axes: "Axes", definition: Definition, below: str, name: str, places: dict[str, Place]) -> None:
     start, end = places[below], places[name]
+    aside = max(-0.35, min(0.35, (end.x - start.x) / 4))  # arrows to and from one side do not hide those straight down
     layers = definition.layers
     crosses = layers[below].gpu >= 0 and layers[below].gpu != layers[name].gpu
-    far = end.y - start.y > 1.5 * ROW and abs(end.x - start.x) < 0.1
+    color = canvas.VERMILION if crosses else canvas.GRAY
+    corner = (start.x + aside, start.y + BOX / 2)
+    lane = _lane(start, end, places)
+    if lane is not None:  # around what stands in the way
+        way = [corner, (lane, start.y + ROW / 2 + 0.06), (lane, end.y - ROW / 2 - 0.06)]
+        axes.plot(*zip(*way, strict=True), color=color, linewidth=0.9, zorder=1)
+        corner, aside = way[-1], -0.3 if lane > end.x else 0.3
     axes.annotate(
-        "", xy=(end.x, end.y - BOX / 2), xytext=(start.x, start.y + BOX / 2), zorder=1,
+        "", xy=(end.x - aside, end.y - BOX / 2), xytext=corner, zorder=1,
         arrowprops={
-            "arrowstyle": "-|>", "color": canvas.VERMILION if crosses else canvas.GRAY, "linewidth": 0.9,
-            "mutation_scale": 7, "shrinkA": 0, "shrinkB": 0,
-            "connectionstyle": "arc3,rad=0.6" if far else "arc3",
+            "arrowstyle": "-|>", "color": color, "linewidth": 0.9, "mutation_scale": 7, "shrinkA": 0, "shrinkB": 0,
         },
     )  # fmt: skip
+
+
+def _lane(start: Place, end: Place, places: dict[str, Place]) -> float | None:
+    """Where an arrow goes down beside the boxes that a straight one would run through, inches; None: straight."""
+    between = [p for p in places.values() if start.y + ROW / 2 < p.y < end.y - ROW / 2]
+    slope = (end.x - start.x) / (end.y - start.y)
+    if not any(abs(start.x + slope * (p.y - start.y) - p.x) < WIDTH / 2 for p in between):
+        return None
+    near = [p.x for p in between if min(start.x, end.x) - WIDTH < p.x < max(start.x, end.x) + WIDTH]
+    sides = (max(near) + WIDTH / 2 + GAP / 3, min(near) - WIDTH / 2 - GAP / 3)
+    return min(sides, key=lambda x: abs(x - (start.x + end.x) / 2))
 
 
 def _draw_box(axes: "Axes", definition: Definition, layer: Layer, place: Place) -> None:
@@ -156,8 +169,10 @@ def _draw_box(axes: "Axes", definition: Definition, layer: Layer, place: Place) 
     what = " + ".join([kind(layer), *(kind(n).removeprefix("neuron ") for n in neurons)])
     size = f"{layer.channels}·{layer.side}·{layer.side}" if layer.side else f"{layer.outputs:,}"
     number = f"{layer.parameters:,} learned" if layer.parameters else ""
+    if len(what) > 34:
+        number = ""
     lines = (
-        (-0.11, layer.name if layer.is_cost else f"{layer.name}  {size}", 8.5, canvas.INK),
+        (-0.11, layer.name if layer.is_cost else f"{layer.name}:  {size}", 8.5, canvas.INK),
         (0.09, ", ".join(filter(None, [what, number])), 6.5, canvas.GRAY),
     )
     for offset, text, size_of_text, ink in lines:

@@ -37,7 +37,8 @@ def pool(draft: Draft) -> Parts:
         key = "outputsX" if given else "start"
         raise section.bad(key, f"such that every window holds a pixel of the {side}×{side} input")
     options = {"channels": channels, "pool": kind, "sizeX": size, "stride": stride, "start": start}
-    inside = f"({side} − {start} − {size}) / {stride}" if start >= 0 else f"({side} + {-start} − {size}) / {stride}"
+    moved = f" {'−' if start > 0 else '+'} {abs(start)}" if start else ""
+    inside = f"({side}{moved} − {size}) / {stride}"
     inside = f"⌈{inside}⌉" if (side - start - size) % stride else inside
     formula = f"outputsX = {out}" if given else f"{inside} + 1 = {out}"
     return Parts(channels * out * out, out, formula, options=options)
