@@ -220,7 +220,7 @@ def test_any_name_is_a_layers_name():
 def test_the_number_of_classes_is_the_files_unless_the_data_say_otherwise():
     text = files("towers").layers
     assert define(text, Data(32)).data.classes == 10
-    with pytest.raises(ModelError, match=r"line 134, layer 'cost': parameter inputs .* a layer of 7 outputs"):
+    with pytest.raises(ModelError, match=r"line 136, layer 'cost': parameter inputs .* a layer of 7 outputs"):
         define(text, Data(32, classes=7))
 
 

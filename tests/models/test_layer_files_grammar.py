@@ -96,7 +96,7 @@ def test_numbers_and_words():
 
 def test_bytes():
     assert decode("[é]".encode(), "f") == decode("[é]".encode("latin-1"), "f") == "[é]"
-    assert list(parse("[a]\r\nx=1\r\n", "f.cfg")["a"].values.values())[0].text == "1"
+    assert parse("[a]\r\nx=1\r\n", "f.cfg")["a"].text("x") == "1"
     with pytest.raises(ModelError, match="f is no text: it has zero bytes"):
         decode(b"[a]\0", "f")
     with pytest.raises(ModelError, match="f has 1048577 bytes"):
@@ -119,11 +119,13 @@ REFUSED = [
     ("towers", "inputs=labels,probs", "inputs=data,probs", "with one row first, not the 3072 of 'data'"),
     ("towers", "[probs]", "[c3]\ntype=fc\ninputs=f10\noutputs=3\ninitW=1\n[probs]",
      "line 130, layer 'c3': no layer reads it; must be read by another layer"),
-    ("towers", "inputs=f10", "inputs=cost", "layer 'probs': parameter inputs is 'cost'; must be layers defined earlier"),
+    ("towers", "inputs=f10", "inputs=cost", "layer 'probs': parameter inputs is 'cost'; must be free of cycles: probs"),
+    ("towers", "[probs]", "[k]\ntype=cost.sum2\ninputs=f10\n[l]\ntype=cost.sum2\ninputs=k\n[probs]",
+     "line 135, layer 'l': parameter inputs is 'k'; must be layers that are no costs: 'k' is one"),
     ("towers", "filters=16", "filters=17", "line 15, layer 'c1a': parameter filters is '17'; must be a multiple of 16"),
     ("towers", "filters=32,32", "filters=32,48", "filters times groups is equal for all inputs, not 32, 48"),
     ("towers", "filters=32,32", "filters=32", "one item for each input: 2, not 1"),
-    ("towers", "filterSize=3,3", "filterSize=3,5", "all inputs give maps of one side, not 7, 9"),
+    ("towers", "filterSize=3,3", "filterSize=3,5", "all inputs give maps of one side, not 7, 5"),
     ("towers", "channels=3\n", "channels=5\n", "parameter channels is '5'; must be such that the 3072 outputs of 'data'"),
     ("towers", "channels=3\n", "channels=6\n", "parameter channels is '6'; must be such that"),
     ("towers", "filterSize=5", "filterSize=33", "must be at most 32, the side of the input and its padding"),
@@ -167,7 +169,7 @@ REFUSED = [
     ("sparse", "groups=4", "groups=1", "parameter groups is '1'; must be at least 2 where randSparse is true"),
     ("sparse", "filterChannels=16", "filterChannels=12", "must be a multiple of 4 that divides channels = 32"),
     ("sparse", "channels=64\nfilters=16\ngroups=2", "channels=64\nfilters=16\ngroups=32", "a multiple of 4·groups = 128"),
-    ("sparse", "inputs=target,f10", "inputs=target,c1", "a layer of 10 outputs, one for each class, not 'c1_neuron'"),
+    ("sparse", "inputs=target,f10", "inputs=target,c1", "a layer of 10 outputs, one for each class, not 'c1' with 8192"),
 ]  # fmt: skip
 
 

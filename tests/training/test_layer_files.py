@@ -25,7 +25,7 @@ from alexnet.recipe import layer_file
 from alexnet.training import layer_files
 
 RECIPE = layer_file().replace(
-    stored_size=8, crop="center", mirror=False, epochs=4, batch_size=16, validation=0.2, checkpoint_minutes=0.0
+    stored_size=8, crop="center", mirror=False, epochs=4, batch_size=16, divide=60.0, validation=0.2, checkpoint_minutes=0.0
 )
 
 
@@ -131,7 +131,7 @@ def test_from_a_terminal(small, tmp_path, capsys, digit_file):
     given = written(tmp_path)
     words = ["train", str(small), "--run", str(tmp_path / "run"), "--layers", str(given["layers"]), "--layer-params",
              str(given["layer_params"]), "--stored-size", "8", "--no-mirror", "--crop", "center", "--epochs", "1",
-             "--validation", "0.2", "--device", "cpu", "--quiet"]  # fmt: skip
+             "--divide", "60", "--validation", "0.2", "--device", "cpu", "--quiet"]  # fmt: skip
     assert cli.run(words) == 0
     assert "mine, center view" in capsys.readouterr().out
     assert cli.run(["predict", str(tmp_path / "run"), str(digit_file), "--device", "cpu"]) == 0

@@ -203,6 +203,13 @@ def _interrupted(training: Training) -> Interrupted:
     )
 
 
+def _rates(training: Training) -> str:
+    """What a person can lower."""
+    if isinstance(training.state.network, GraphNetwork):
+        return f"the rates in {training.folder / 'layer-params.cfg'}"
+    return f"--learning-rate (now {training.state.recipe.learning_rate})"
+
+
 def _not_a_number(training: Training, batch: Batch, loss: float) -> TrainingError:
     position = training.state.position
     indices = batch.indices.tolist()
@@ -211,7 +218,7 @@ def _not_a_number(training: Training, batch: Batch, loss: float) -> TrainingErro
     return TrainingError(
         f"the loss is {loss} at step {position.step + 1} (epoch {position.epoch + 1}); no weight was changed by it",
         "",
-        f"lower --learning-rate (now {training.state.recipe.learning_rate}); "
+        f"lower {_rates(training)}; "
         + (f"the last good checkpoint is {kept[-1]}; " if kept else "there is no checkpoint yet; ")
         + f"the pictures of the batch stand in {training.folder / 'journal.jsonl'}",
     )
