@@ -244,6 +244,13 @@ def test_too_many_layers_are_refused():
         define("# nothing\n", Data(8))
 
 
+def test_classes_that_nobody_tells():
+    text = files("sparse").layers.replace("type=fc\ninputs=c3\noutputs=10", "type=concat\ninputs=c3")
+    with pytest.raises(ModelError, match="layer 'target': the number of classes can not be told from the file; give"):
+        define(text, Data(16))
+    assert define(text, Data(16, classes=2048)).layers["f10"].outputs == 2048
+
+
 def test_flickr_labels_are_a_row_for_each_tag():
     text = files("sparse").layers.replace("dataIdx=2", "dataIdx=1").replace("cost.crossent2", "cost.rflickr")
     assert define(text, Data(16)).layers["target"].outputs == 10

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
 from layer_examples import EXAMPLES, files, network
 
+from alexnet.errors import ModelError
 from alexnet.models.cuda_convnet import Data, Files, Tree, build
 from alexnet.models.cuda_convnet.parameters import Rates, Schedule
 from alexnet.training.layer_rule import LayerRule, limit
@@ -277,6 +278,11 @@ def test_a_node_of_a_tree_learns_by_its_leaves():
         w = w + inc
         rule.step()
         assert np.allclose(weight.detach().numpy(), w, atol=1e-6)
+
+
+def test_a_network_that_can_not_learn_is_refused():
+    with pytest.raises(ModelError, match="all costs of shared have coeff 0"):
+        shared("coeff=0", "coeff=1")
 
 
 def test_what_is_written_down_and_put_back():

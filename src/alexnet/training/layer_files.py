@@ -23,7 +23,8 @@ def of_training(layers: str | Path | None, parameters: str | Path | None) -> Fil
         raise RecipeError("--layer-params has no layers to set", "", "give --layers too")
     if parameters is None:
         raise RecipeError("--layers says what the network is, not how it learns", "", "give --layer-params too")
-    return Files(Path(layers).stem, read(layers), read(parameters))
+    texts = read(layers), read(parameters)
+    return Files(Path(layers).stem, *texts, Path(layers).name, Path(parameters).name)
 
 
 def fitting(recipe: Recipe, files: Files) -> Recipe:

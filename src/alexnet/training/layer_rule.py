@@ -32,6 +32,8 @@ class LayerRule(torch.optim.Optimizer):
         groups = [group for layer in network.definition.layers for group in _groups(network, layer)]
         if not groups:
             raise ModelError(f"{network.name} has no layer with weights", "a network that can learn")
+        if not any(network.parameters_file.layers[cost.name].coeff for cost in network.definition.costs):
+            raise ModelError(f"all costs of {network.name} have coeff 0", "one with another, to learn from")
         super().__init__(groups, {})
         self.progress = 0.0
         self.begin(0.0)

@@ -141,7 +141,7 @@ class State:
         """Put back what ``path`` holds; raises :class:`CheckpointError` if it belongs to another run."""
         _same_run(path, content, self.recipe, self.store)
         if isinstance(self.network, GraphNetwork) and content["layers"] != self.network.files.layers:
-            what = f"{path} was made with another layer file than {self.network.name}.cfg of the run"
+            what = f"{path} was made with another layer file than layers.cfg of the run"
             raise CheckpointError(what, "", "put it back as it was; the parameter file may be changed")
         self.network.load_state_dict(content["network"])
         if self.averaged is not None:

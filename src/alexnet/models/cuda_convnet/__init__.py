@@ -30,7 +30,7 @@ def build(
     ``draw=False`` leaves weights at 0, for those that load others. ``functions`` are start values from code, by the
     name that the file gives them. Raises :class:`alexnet.errors.ModelError`.
     """
-    definition = define(files.layers, data, f"{files.name}.cfg")
-    found = parameters.read(files.parameters, definition, f"{files.name}-params.cfg")
+    definition = define(files.layers, data, files.layers_file)
+    found = parameters.read(files.parameters, definition, files.parameters_file)
     network = GraphNetwork(definition, found, files, functions)
     return network.initialize(generator) if draw else network

@@ -25,11 +25,13 @@ Matrix = tuple[str, int]  # a layer's name and one of its inputs
 
 @dataclass(frozen=True)
 class Files:
-    """A layer file and its parameter file as text, and the name under which the network goes."""
+    """A layer file and its parameter file as text, the name under which the network goes, and what errors call them."""
 
     name: str
     layers: str
     parameters: str
+    layers_file: str = "layers.cfg"
+    parameters_file: str = "layer-params.cfg"
 
 
 @dataclass(frozen=True)

@@ -179,8 +179,10 @@ def _classes(sections: dict[str, Section]) -> int | None:
         for _ in range(len(sections)):
             if name not in sections:
                 break
-            layer = sections[name]
-            if layer.text("type", "") == "fc":
+            layer, kind = sections[name], sections[name].text("type", "")
+            if kind == "fc":
                 return layer.integer("outputs", least=1)
-            name = layer.text("inputs", "")
+            if kind not in ("softmax", "neuron", "hs", "eltsum", "eltmax"):  # none of these changes the number
+                break
+            name = layer.words("inputs", "")[0]
     return None

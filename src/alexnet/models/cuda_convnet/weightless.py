@@ -219,6 +219,8 @@ def cost(draft: Draft) -> Parts:
 
 
 def _width(section: Section, given: Layer, classes: int | None) -> None:
+    if classes is None:
+        raise section.wrong("the number of classes can not be told from the file", "", "give --num-classes")
     if given.outputs != classes:
         must = f"a layer of {classes} outputs, one for each class, not {given.name!r} with {given.outputs}"
         raise section.bad("inputs", must)
