@@ -30,6 +30,7 @@ from alexnet.data.pixels import Fit
 from alexnet.data.writing import sha256_of
 from alexnet.errors import BundleError
 from alexnet.models import create_model
+from alexnet.models.cuda_convnet import Data, Files, GraphNetwork, build
 from alexnet.models.network import Network
 
 FORMAT, VERSION = "alexnet-bundle", 1
@@ -100,12 +101,7 @@ class Bundle:
         config = _read_config(path)
         _check_hashes(path, config)
         try:
-            network = create_model(
-                config["model"]["name"],
-                num_classes=len(config["classes"]),
-                in_channels=config["model"]["in_channels"],
-                image_size=config["model"]["image_size"],
-            )
+            network = _build(config["model"], len(config["classes"]))
             network.load_state_dict(_read_tensors(path / "model.safetensors"))
             preprocessing = config["preprocessing"]
             follows = preprocessing.get("subtract") != CENTER
@@ -166,6 +162,7 @@ class Bundle:
                 "in_channels": network.in_channels,
                 "image_size": network.image_size,
                 "initialization": self.initialization,
+                "layer_files": vars(network.files) if isinstance(network, GraphNetwork) else None,
                 "parameters": sum(p.numel() for p in network.parameters()),
             },
             "classes": list(self.classes),
@@ -248,6 +245,16 @@ def is_trained(path: Path) -> bool:
     """Is there a bundle, or a run, finished or not?"""
     marks = ("config.json", "bundle/config.json", "run.json", "checkpoints")
     return not (path / "dataset.json").is_file() and any((path / mark).exists() for mark in marks)
+
+
+def _build(model: Mapping[str, Any], classes: int) -> Network:
+    """The network that ``config.json`` names, or whose layer files it carries, ready to take its weights."""
+    if model.get("layer_files"):
+        data = Data(model["image_size"], model["in_channels"], classes)
+        return build(Files(**model["layer_files"]), data, draw=False)
+    return create_model(
+        model["name"], num_classes=classes, in_channels=model["in_channels"], image_size=model["image_size"]
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from alexnet.data.store import Store
 from alexnet.deploy.classifier import Classifier
 from alexnet.evaluation.metrics import Scores
 from alexnet.recipe import Recipe
-from alexnet.training import machine
+from alexnet.training import layer_files, machine
 from alexnet.training import run as runs
 from alexnet.training.notes import notes
 from alexnet.training.start import Start, from_bundle
@@ -54,6 +54,8 @@ def train(
     device: str = "auto",
     workers: int = 1,
     quiet: bool = True,
+    layers: str | Path | None = None,
+    layer_params: str | Path | None = None,
     **changes: Any,
 ) -> Result:
     """Train a classifier on ``data`` (a name, a folder, a store) and return what became of it.
@@ -61,10 +63,13 @@ def train(
     ``recipe`` is a :class:`Recipe` or the name of one; without it the data and ``model=`` choose. Any number of it can
     be changed by name: ``train("digits", epochs=3)``. ``run`` is a new folder for everything that is made. ``start``
     names a run or bundle whose weights are fine-tuned; its network and its way of showing pictures are kept.
+    ``layers`` and ``layer_params`` are Krizhevsky's files: the network and its rule are theirs, not the recipe's.
     """
     options = options or DataOptions()
     start = from_bundle(start) if isinstance(start, str | Path) else start
-    recipe = _recipe(str(data), recipe, start, changes)
+    files = layer_files.of_training(layers, layer_params)
+    recipe = _recipe(str(data), "layer_file" if recipe is None and files else recipe, start, changes)
+    recipe = layer_files.fitting(recipe, files, start) if files else recipe
     chosen = torch_device(device)
     recipe = recipe.replace(precision=machine.choose_precision(recipe.precision, chosen))  # what auto means here
     folder = Path(run) if run is not None else _new_folder(data, recipe)
@@ -73,7 +78,7 @@ def train(
     with runs.locked(folder):
         runs.refuse_used(folder)
         about = {"data": str(data), "store": str(store.path.resolve())}
-        runs.write_start(folder, recipe, about | ({"from": start.about(store.classes)} if start else {}))
+        runs.write_start(folder, recipe, about | ({"from": start.about(store.classes)} if start else {}), files)
         return _run(recipe, store, folder, chosen, workers, quiet, start=start)
 
 

@@ -52,9 +52,13 @@ def _draw_filters(classifier: Classifier, target: Path) -> Path:
     from alexnet.visualize import filters
 
     network = classifier.network
-    first = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
-    weights = first.weight.detach().float().cpu().contiguous().numpy()
-    return filters.draw(weights, network.towers, target)
+    if isinstance(network, GraphNetwork):
+        first = network.first_filters()
+    else:
+        first = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d)).weight.detach()
+    weights = first.float().cpu().contiguous().numpy()
+    towers = network.towers if len(weights) % network.towers == 0 else 1
+    return filters.draw(weights, towers, target)
 
 
 def _draw_confusion(run: Path, classifier: Classifier, target: Path) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import recipe as recipes
-from alexnet.cli import arguments, import_weights, show
+from alexnet.cli import arguments, import_weights, layers, show
 from alexnet.cli.claims import claims
 from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError
 from alexnet.recipe import Recipe
@@ -87,6 +87,7 @@ def train(words: list[str]) -> int:
         result = api.train(
             given.data, given.numbers, given.run, start=start,
             options=arguments.data_options(given.source), device=given.device, workers=given.workers, quiet=given.quiet,
+            layers=given.layers, layer_params=given.layer_params,
         )  # fmt: skip
     show.result(result, as_json=given.json)
     return 0
@@ -242,6 +243,7 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "draw": draw,
     "import": import_weights.run,
     "models": models,
+    "layers": layers.run,
     "recipes": show_recipes,
     "claims": claims,
 }

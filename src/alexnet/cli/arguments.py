@@ -42,6 +42,8 @@ class TrainArguments:
     from_: Annotated[Path | None, arg(name="from")] = None  # start from the weights of this run or bundle (fine-tuning)
     weights: Literal["torchvision"] | None = None  # start from published weights, fetched by torchvision
     store: Path | None = None  # with --resume: where the prepared pictures lie now, if they were moved
+    layers: Path | None = None  # network by a layer file of 2012 instead of --model; needs --layer-params
+    layer_params: Path | None = None  # the file's rates, momenta, decay and schedules, instead of the recipe's
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     workers: int = 1  # threads that make batches; the number never changes a run
     json: bool = False  # print the result as one JSON object
@@ -149,6 +151,19 @@ class ClaimsArguments:
     source: DataArguments = field(default_factory=DataArguments)
 
 
+@dataclass(frozen=True)
+class LayersArguments:
+    """Read a layer file of 2012: a row a layer with the output size worked out, or the errors of the file."""
+
+    file: Positional[Path]  # layers.cfg
+    params: Positional[Path | None] = None  # layer-params.cfg: checked too, and its rates are shown
+    draw: Path | None = None  # PNG file for a drawing of the graph, towers side by side
+    image_size: int = 224  # side of the pictures, pixels
+    in_channels: int = 3  # 3 for color, 1 for gray
+    num_classes: int | None = None  # classes of the data; by default what the file's last layer tells apart
+    json: bool = False  # print JSON
+
+
 def data_options(given: DataArguments) -> "DataOptions":
     """For the functions behind the command line: the typed options, a progress bar, lines on standard error."""
     from alexnet.api import DataOptions
@@ -187,6 +202,8 @@ def base_recipe(arguments: list[str], start: "Start | None" = None) -> Recipe:
     if named:
         recipe = recipes.named(named)
         recipe = recipe.replace(model=model) if model else recipe
+    elif _value(arguments, "--layers"):
+        recipe = recipes.named("layer_file").replace(**({"model": model} if model else {}))
     else:
         data = next((a for i, a in enumerate(arguments) if not a.startswith("-") and not _takes(arguments, i)), "")
         recipe = recipes.default_for(data, model or (start.network.name if start else None))
@@ -212,7 +229,10 @@ def _value(arguments: list[str], name: str) -> str | None:
 
 def only_resume(given: TrainArguments, base: Recipe) -> None:
     changed = recipes.differences(base, given.numbers)
-    words = {"DATA": given.data, "--run": given.run, "--from": given.from_, "--weights": given.weights}
+    words = {
+        "DATA": given.data, "--run": given.run, "--from": given.from_, "--weights": given.weights,
+        "--layers": given.layers, "--layer-params": given.layer_params,
+    }  # fmt: skip
     named = [recipes.option(name) for name in changed] + [name for name, value in words.items() if value is not None]
     if named:
         what = named[0]

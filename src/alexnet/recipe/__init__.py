@@ -3,9 +3,9 @@
 from alexnet.recipe.compare import Difference, compare
 from alexnet.recipe.fields import Recipe, differences, from_dict, from_toml, help_text, nearest, option
 from alexnet.recipe.layers import each_layer, layer_names
-from alexnet.recipe.named import default_for, describe, list_recipes, named, source
+from alexnet.recipe.named import OF_LAYER_FILES, default_for, describe, list_recipes, named, source
 
 __all__ = [
-    "Difference", "Recipe", "compare", "default_for", "describe", "differences", "each_layer", "from_dict", "from_toml",
+    "OF_LAYER_FILES", "Difference", "Recipe", "compare", "default_for", "describe", "differences", "each_layer", "from_dict", "from_toml",
     "help_text", "layer_names", "list_recipes", "named", "nearest", "option", "source",
 ]  # fmt: skip

@@ -165,6 +165,21 @@ LENET5 = _all(
     precision="fp32", dropout=0.0,
 ) | _all("LeCun et al. 1998", model="lenet5", initialization="own", stored_size=32)  # fmt: skip
 
+_THEIRS = "the layer file's own parameter file says it"
+LAYER_FILE: Told = (
+    CODE2012
+    | _all("2012 code, its data provider", validation=0.1, crops_shared=1, color_noise=0.0, noise_until=0)
+    | _all("a layer file's picture size varies", noise_divide=False, epochs=90)
+    | _all(_THEIRS, model="layers", initialization="own", dropout=0.0, learning_rate=1.0, bias_rate=1.0, momentum=0.0)
+    | _all(_THEIRS, weight_decay=0.0, bias_lowered=True, drops=(), freeze="", freeze_from=0)
+)
+# What the files of ``layer_file`` say themselves, so that a recipe's number could have no effect.
+OF_LAYER_FILES = (
+    "model", "initialization", "dropout", "mixup", "optimizer", "learning_rate", "bias_rate", "bias_lowered",
+    "layer_rate", "momentum", "weight_decay", "fc_decay", "layer_decay", "bias_decay", "schedule", "warmup", "drops",
+    "patience", "most_drops", "label_smoothing", "small_size", "small_share", "freeze", "freeze_from", "precision",
+)  # fmt: skip
+
 _NAMED: dict[str, _Named] = {
     "modern": _Named("What makes an AlexNet learn best from a few thousand pictures of one's own (docs/log.md).", {}),
     "paper": _Named(
@@ -185,6 +200,9 @@ _NAMED: dict[str, _Named] = {
     ),
     "no_noise": _Named(
         "The paper's training without color noise.", PAPER | _all("paper, 4.1, undone", color_noise=0.0)
+    ),
+    "layer_file": _Named(
+        "For layer files of 2012, which bring their own rates, momenta, decay, schedules, dropout and cost.", LAYER_FILE
     ),
     **CIFAR,
     "digits": _Named(

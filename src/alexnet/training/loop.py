@@ -15,6 +15,7 @@ from alexnet.batches.transforms import Statistics
 from alexnet.errors import CheckpointError, Interrupted, TrainingError
 from alexnet.evaluation.evaluate import autocast, evaluate
 from alexnet.evaluation.metrics import Scores
+from alexnet.models.cuda_convnet import GraphNetwork
 from alexnet.recipe import Recipe
 from alexnet.training import groups, optimizer
 from alexnet.training.journal import Journal
@@ -97,14 +98,14 @@ def train_epoch(training: Training) -> None:
 def train_step(state: State, batch: Batch) -> tuple[float, int]:
     """One update; returns the mean loss and how many pictures were right. A loss that is no number changes nothing."""
     recipe, position = state.recipe, state.position
-    state.seed_step()
-    rates = [state.schedule.rate(position.epoch, position.batch, lowered) for lowered in (True, False)]
-    optimizer.set_rate(state.optimizer, *rates)
+    state.begin_step()
     images, labels, others, share = _mix(batch, recipe, position.step)
     with autocast(images.device, recipe.precision):
-        logits = state.network(images)  # [N, K]
-    logits = logits.float()
-    loss = _loss(logits, labels, others, share, recipe.label_smoothing)
+        if isinstance(state.network, GraphNetwork):  # a layer file says itself what is to become small
+            logits, loss = state.network.costs(images, labels)
+        else:
+            logits = state.network(images)  # [N, K]
+            loss = _loss(logits.float(), labels, others, share, recipe.label_smoothing)
     value = float(loss.detach())
     if not np.isfinite(value):
         return value, 0
@@ -182,7 +183,7 @@ def _row(state: State) -> dict[str, float]:
     return {
         "epoch": p.epoch + 1,
         "steps": p.step,
-        "learning_rate": state.schedule.rate(p.epoch, max(p.batch - 1, 0)),
+        "learning_rate": state.rate(),
         "train_loss": p.loss / p.seen,
         "train_top1": p.correct / p.seen,
         "seconds": round(p.seconds, 3),
@@ -204,6 +205,13 @@ def _interrupted(training: Training) -> Interrupted:
     )
 
 
+def _rates(training: Training) -> str:
+    """What a person can lower."""
+    if isinstance(training.state.network, GraphNetwork):
+        return f"the rates in {training.folder / 'layer-params.cfg'}"
+    return f"--learning-rate (now {training.state.recipe.learning_rate})"
+
+
 def _not_a_number(training: Training, batch: Batch, loss: float) -> TrainingError:
     position = training.state.position
     indices = batch.indices.tolist()
@@ -212,7 +220,7 @@ def _not_a_number(training: Training, batch: Batch, loss: float) -> TrainingErro
     return TrainingError(
         f"the loss is {loss} at step {position.step + 1} (epoch {position.epoch + 1}); no weight was changed by it",
         "",
-        f"lower --learning-rate (now {training.state.recipe.learning_rate}); "
+        f"lower {_rates(training)}; "
         + (f"the last good checkpoint is {kept[-1]}; " if kept else "there is no checkpoint yet; ")
         + f"the pictures of the batch stand in {training.folder / 'journal.jsonl'}",
     )

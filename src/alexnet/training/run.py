@@ -1,6 +1,7 @@
 """A run and its folder: who may write there, what stands in it, how it begins, resumes and ends.
 
 recipe.toml  run.json  journal.jsonl  results.csv  checkpoints/  bundle/  pictures/  tensorboard/  .lock
+and, where a layer file of 2012 is trained, layers.cfg  layer-params.cfg
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from alexnet.errors import CheckpointError, DataError, RecipeError, RunError
 from alexnet.evaluation.evaluate import log_probabilities
 from alexnet.evaluation.metrics import Scores
 from alexnet.models import kernel
+from alexnet.models.cuda_convnet import Files
 from alexnet.recipe import Recipe, from_toml
 from alexnet.training import checkpoint, loop, machine
 from alexnet.training.journal import Journal
@@ -60,9 +62,13 @@ def refuse_used(folder: Path) -> None:
         raise RunError(f"run folder {folder} exists already", "a new folder", f"or go on with it: --resume {folder}")
 
 
-def write_start(folder: Path, recipe: Recipe, about: dict[str, Any]) -> None:
-    """The files that say what a run is, before its first step: recipe.toml and run.json."""
+def write_start(folder: Path, recipe: Recipe, about: dict[str, Any], files: Files | None = None) -> None:
+    """The files that say what a run is, before its first step: recipe.toml, run.json, and its layer files."""
     (folder / "checkpoints").mkdir(exist_ok=True)
+    if files is not None:
+        about = about | {"layers": files.name}
+        (folder / "layers.cfg").write_text(files.layers, encoding="utf-8")
+        (folder / "layer-params.cfg").write_text(files.parameters, encoding="utf-8")
     (folder / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
     (folder / "run.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -75,6 +81,21 @@ def read_start(folder: Path) -> tuple[Recipe, dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} is no run folder: {error}", "a folder that `alexnet train` made") from error
     return recipe, about
+
+
+def layer_files(folder: Path) -> Files | None:
+    """The layer files of a run that has some. The parameter file may have been changed since: 2012's way to go on
+    with other rates. Raises :class:`RunError`."""
+    try:
+        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if "layers" not in about:
+            return None
+        texts = [(folder / name).read_text(encoding="utf-8") for name in ("layers.cfg", "layer-params.cfg")]
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{folder} lacks what it was begun with: {error}", "a folder that `alexnet train` made"
+        ) from error
+    return Files(about["layers"], *texts)
 
 
 def statistics_of(store: Store, recipe: Recipe, side: int) -> Statistics:
@@ -117,7 +138,7 @@ def run(
     Returns the bundle's path, its scores by split, and the images a second of training.
     """
     _check_store(recipe, store)
-    state = State(recipe, store, device, start)
+    state = State(recipe, store, device, start, layer_files(folder))
     content: dict[str, Any] = {"journal_bytes": 0}
     if resume:
         path, content = _checkpoint(folder, resume_from)

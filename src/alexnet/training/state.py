@@ -12,10 +12,12 @@ from alexnet.batches.sampler import step_seed
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError
 from alexnet.models import create_model
+from alexnet.models.cuda_convnet import Data, Files, GraphNetwork, build
 from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe, differences, from_dict
 from alexnet.training import checkpoint, groups, optimizer
+from alexnet.training.layer_rule import LayerRule
 from alexnet.training.schedule import Schedule
 from alexnet.training.start import Start
 
@@ -47,11 +49,21 @@ class Best:
 
 
 class State:
-    """A run in memory: network, average, optimizer, schedule, position, results so far, the best."""
+    """A run in memory: network, average, optimizer, schedule, position, results so far, the best.
 
-    def __init__(self, recipe: Recipe, store: Store, device: torch.device, start: Start | None = None) -> None:
+    With ``files`` the network and its rule are those of a layer file, else the recipe's.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: Store,
+        device: torch.device,
+        start: Start | None = None,
+        files: Files | None = None,
+    ) -> None:
         self.recipe, self.store, self.device = recipe, store, device
-        self.network = build_network(recipe, len(store.classes))
+        self.network = build_network(recipe, len(store.classes), files)
         if start is not None:
             start.give(self.network, store.classes)
         self.shown = start.shown if start else {}  # of the statistics, what belongs to the weights
@@ -60,9 +72,14 @@ class State:
         self.averaged = copy.deepcopy(self.network).eval() if recipe.averaging else None
         self.averages = 0
         self.masks = torch.Generator(device)
-        set_generator(self.network, self.masks)
-        groups.check(self.network, recipe)
-        self.optimizer = optimizer.build(self.network, recipe)
+        self.optimizer: torch.optim.Optimizer
+        if isinstance(self.network, GraphNetwork):
+            self.network.set_generator(self.masks)
+            self.optimizer = LayerRule(self.network)
+        else:
+            set_generator(self.network, self.masks)
+            groups.check(self.network, recipe)
+            self.optimizer = optimizer.build(self.network, recipe)
         counts = [len(store.split("train")), len(store.split("train")) + len(store.split("validation"))]
         steps, joined = (-(-count // recipe.batch_size) for count in counts)
         self.schedule = Schedule(recipe, steps, steps_joined=joined)
@@ -81,9 +98,23 @@ class State:
         learned = wanted > 0 and bool(self.rows) and 1 - self.rows[-1]["train_top1"] <= wanted
         return learned or self.schedule.finished(self.position.epoch)
 
-    def seed_step(self) -> None:
-        """What is drawn in this step is a function of (seed, step) alone."""
-        self.masks.manual_seed(step_seed(self.recipe.seed, self.position.step))
+    def begin_step(self) -> None:
+        """Rates of the step at hand; what is drawn in it is a function of (seed, step) alone."""
+        seed, position = self.recipe.seed, self.position
+        self.masks.manual_seed(step_seed(seed, position.step))
+        if isinstance(self.optimizer, LayerRule):
+            self.optimizer.generator.manual_seed(step_seed(seed, position.step, stream=3))
+            steps = self.schedule.steps_per_epoch
+            self.optimizer.begin((position.epoch * steps + position.batch) / (self.recipe.epochs * steps))
+        else:
+            rates = [self.schedule.rate(position.epoch, position.batch, lowered) for lowered in (True, False)]
+            optimizer.set_rate(self.optimizer, *rates)
+
+    def rate(self) -> float:
+        """The learning rate of the step before, for people; of a layer file, the highest of its weights."""
+        if isinstance(self.optimizer, LayerRule):
+            return self.optimizer.largest()
+        return self.schedule.rate(self.position.epoch, max(self.position.batch - 1, 0))
 
     @torch.no_grad()
     def average(self) -> None:
@@ -115,6 +146,7 @@ class State:
         best = self.best
         return {
             "recipe": self.recipe.to_dict(),
+            "layers": self.network.files.layers if isinstance(self.network, GraphNetwork) else "",
             "store": {"fingerprint": self.store.fingerprint, "classes": list(self.store.classes)},
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict() if self.averaged else None,
@@ -131,6 +163,9 @@ class State:
     def restore(self, path: Path, content: dict[str, Any]) -> None:
         """Put back what ``path`` holds; raises :class:`CheckpointError` if it belongs to another run."""
         _same_run(path, content, self.recipe, self.store)
+        if isinstance(self.network, GraphNetwork) and content["layers"] != self.network.files.layers:
+            what = f"{path} was made with another layer file than layers.cfg of the run"
+            raise CheckpointError(what, "", "put it back as it was; the parameter file may be changed")
         self.network.load_state_dict(content["network"])
         if self.averaged is not None:
             self.averaged.load_state_dict(content["averaged"])
@@ -147,14 +182,18 @@ class State:
             self.best.weights = checkpoint.load(path.with_name(self.best.file))["network"]
 
 
-def build_network(recipe: Recipe, num_classes: int) -> Network:
-    """The recipe's network, its weights drawn from the recipe's seed."""
+def build_network(recipe: Recipe, num_classes: int, files: Files | None = None) -> Network:
+    """The network of the recipe, or of layer files, its weights drawn from the recipe's seed."""
+    generator = torch.Generator().manual_seed(step_seed(recipe.seed, 0, stream=1))
+    if files is not None:
+        side = recipe.image_size or min(224, recipe.stored_size)
+        return build(files, Data(side, recipe.in_channels or 3, num_classes), generator=generator)
     network = create_model(
         recipe.model,
         num_classes=num_classes,
         in_channels=recipe.in_channels or None,
         image_size=recipe.image_size or None,
-        generator=torch.Generator().manual_seed(step_seed(recipe.seed, 0, stream=1)),
+        generator=generator,
         initialization=None if recipe.initialization == "own" else recipe.initialization,
     )
     for module in network.modules():

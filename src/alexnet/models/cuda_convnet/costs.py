@@ -1,0 +1,77 @@
+"""The costs: a sum over pictures, which training makes small."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LOWEST_LOG = -50.0  # what the log of a probability of 0 or less is taken as
+
+
+def logreg(labels: Tensor, scores: Tensor) -> Tensor:
+    """−Σ log p(label). ``labels`` int64 [N], ``scores`` [N, K] before the softmax."""
+    return F.cross_entropy(scores, labels, reduction="sum")
+
+
+def crossent(targets: Tensor, scores: Tensor) -> Tensor:
+    """−Σ t · log p over pictures and classes. ``targets`` [N, K], ``scores`` [N, K] before the softmax."""
+    return -(targets * scores.log_softmax(1)).sum()
+
+
+def crossent2(targets: Tensor, values: Tensor, logistic: bool) -> Tensor:
+    """−Σ (t · log y + (1 − t) · log(1 − y)); ``values`` are y, or what y is the logistic function of."""
+    out: Tensor = _CrossEntropy.apply(targets, values, logistic)
+    return out
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """With the gradient y − t into what a logistic neuron reads, and −t/y + (1 − t)/(1 − y) into any other y.
+
+    The 2012 code has the wrong sign before the second term of the latter.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, targets: Tensor, values: Tensor, logistic: bool) -> Tensor:
+        y = values.sigmoid() if logistic else values
+        ctx.save_for_backward(targets, y)
+        ctx.logistic = logistic
+        return -(targets * _log(y) + (1 - targets) * _log(1 - y)).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
+        t, y = ctx.saved_tensors
+        gradient = y - t if ctx.logistic else (1 - t) / (1 - y) - t / y
+        return None, gradient * grads[0], None
+
+
+def _log(y: Tensor) -> Tensor:
+    return torch.where(y > 0, y.clamp(min=torch.finfo(y.dtype).tiny).log(), y.new_full((), _LOWEST_LOG))
+
+
+def sum2(values: Tensor) -> Tensor:
+    """Σ x²."""
+    return values.square().sum()
+
+
+def rflickr(targets: Tensor, values: Tensor) -> Tensor:
+    """Σ log(1 + (y − t)²)."""
+    return torch.log1p((values - targets).square()).sum()
+
+
+def gsum2(gate: Tensor, values: Tensor) -> Tensor:
+    """Σ g · x²: ``gate`` [N, 1], ``values`` [N, D]."""
+    return (gate * values.square()).sum()
+
+
+def errors(labels: Tensor, probabilities: Tensor, k: int) -> float:
+    """How many pictures have their label not among the first ``k``; a tie of n around the limit counts in parts.
+
+    ``labels`` int64 [N], ``probabilities`` [N, K]. A label whose probability is shared by n classes, of which m fit
+    within the first k, is right to m/n (at k = 1: 1/n).
+    """
+    own = probabilities.gather(1, labels[:, None])
+    above = (probabilities > own).sum(1)  # [N]
+    equal = (probabilities == own).sum(1)
+    right = ((k - above) / equal).clamp(0, 1)
+    return float((1 - right.double()).sum())

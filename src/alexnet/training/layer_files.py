@@ -1,0 +1,40 @@
+"""Layer files as a person gives them -> what a run needs: their text, and a recipe that they leave room for."""
+
+from pathlib import Path
+
+from alexnet.errors import ModelError, RecipeError
+from alexnet.models.cuda_convnet import Files, decode
+from alexnet.recipe import OF_LAYER_FILES, Recipe, named, option
+from alexnet.training.start import Start
+
+
+def read(path: str | Path) -> str:
+    """The text of a layer or parameter file; raises :class:`ModelError`."""
+    try:
+        return decode(Path(path).read_bytes(), str(path))
+    except OSError as error:
+        raise ModelError(f"layer file {path} can not be read: {error.strerror}", "a file") from error
+
+
+def of_training(layers: str | Path | None, parameters: str | Path | None) -> Files | None:
+    """Both files, or None where none is given; one without the other raises :class:`RecipeError`."""
+    if layers is None and parameters is None:
+        return None
+    if layers is None:
+        raise RecipeError("--layer-params has no layers to set", "", "give --layers too")
+    if parameters is None:
+        raise RecipeError("--layers says what the network is, not how it learns", "", "give --layer-params too")
+    texts = read(layers), read(parameters)
+    return Files(Path(layers).stem, *texts, Path(layers).name, Path(parameters).name)
+
+
+def fitting(recipe: Recipe, files: Files, start: Start | None = None) -> Recipe:
+    """The recipe under the files' name; raises :class:`RecipeError` for a number that the files say themselves."""
+    if start is not None:
+        raise RecipeError("--from and --layers both say what the network is", "one of them", "leave the other out")
+    own = named("layer_file")
+    for name in OF_LAYER_FILES:
+        if getattr(recipe, name) not in (getattr(own, name), files.name if name == "model" else None):
+            what = f"{option(name)} has no effect on a layer file"
+            raise RecipeError(what, "left out", "its parameter file and --recipe layer_file say how it learns")
+    return recipe.replace(model=files.name)
