@@ -192,13 +192,25 @@ def test_the_gap_and_the_epochs_of_dropout(digits, tmp_path):
     assert set(result.numbers) == {f"{a}: {s}" for a in ("the network", "no dropout") for s in ("training", "test")}
 
 
-def test_a_rate_that_diverges_is_not_chosen(digits, tmp_path):
+def test_a_rate_that_diverges_is_not_chosen(digits, tmp_path, monkeypatch):
+    whole = loop.train_step
+
+    def broken(state, batch):  # real steps, but at this rate a picture is not a number
+        if state.recipe.learning_rate == 0.02:
+            batch.images[0, 0, 0, 0] = float("nan")
+        return whole(state, batch)
+
+    monkeypatch.setattr(loop, "train_step", broken)
     folder = tmp_path / "claim"
-    result = tried("relu", digits, folder, seeds=1, rates=(1000.0, 0.01), level=0.85)
+    result = tried("relu", digits, folder, seeds=1, rates=(0.02, 0.01), level=0.85)
     assert result.chosen == {"ReLU": 0.01, "tanh": 0.01}
-    assert any(member.diverged for member in result.searches)
+    assert [member.job.rate for member in result.searches if member.diverged] == [0.02, 0.02]
+    monkeypatch.setattr(loop, "train_step", whole)  # what diverged is remembered, not tried again
+    again = tried("relu", digits, folder, seeds=1, rates=(0.02, 0.01), level=0.85)
+    assert again.to_dict() == result.to_dict()
+    monkeypatch.setattr(loop, "train_step", broken)
     with pytest.raises(TrainingError, match="give --rates"):
-        tried("relu", digits, tmp_path / "alone", seeds=1, rates=(1000.0,), level=0.85)
+        tried("relu", digits, tmp_path / "alone", seeds=1, rates=(0.02,), level=0.85)
 
 
 def test_the_command(digits, tmp_path, capsys):
