@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from alexnet.errors import ModelError, RecipeError
-from alexnet.models.cuda_convnet import Files, decode
+from alexnet.models.cuda_convnet import Data, Files, decode, define, parameters
 from alexnet.recipe import OF_LAYER_FILES, Recipe, layer_file, option
 
 
@@ -25,6 +25,17 @@ def of_training(layers: str | Path | None, parameters: str | Path | None) -> Fil
         raise RecipeError("--layers says what the network is, not how it learns", "", "give --layer-params too")
     texts = read(layers), read(parameters)
     return Files(Path(layers).stem, *texts, Path(layers).name, Path(parameters).name)
+
+
+def data_of(recipe: Recipe, classes: int) -> Data:
+    """What the files leave to the data: 224 pixels, or the whole stored picture where that is smaller."""
+    return Data(recipe.image_size or min(224, recipe.stored_size), recipe.in_channels or 3, classes)
+
+
+def check(files: Files, recipe: Recipe, classes: int) -> tuple[str, ...]:
+    """Raise :class:`ModelError` for files that are wrong or do not fit the data; returns what is to be noted."""
+    definition = define(files.layers, data_of(recipe, classes), files.layers_file)
+    return *definition.notes, *parameters.read(files.parameters, definition, files.parameters_file).notes
 
 
 def fitting(recipe: Recipe, files: Files) -> Recipe:
