@@ -153,6 +153,7 @@ def test_spatial_norms_check_values():
 
 def pool_windows(side: int, size: int, stride: int, start: int, out: int):
     """(row, column) of each output -> the pixels that exist, in raster order."""
+
     def reach(o):
         return range(max(0, start + o * stride), min(side, start + o * stride + size))
 
@@ -454,7 +455,10 @@ def test_fully_connected_reads_channels_first_and_each_input_by_its_own_matrix()
         ("relu", (), lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0),
         ("tanh", (1.5, 0.7), lambda x: 1.5 * np.tanh(0.7 * x), None),
         ("linear", (2, -3), lambda x: 2 * x - 3, None),
-        ("softrelu", (), lambda x: np.where(x > 4, x, np.log(1 + np.exp(x))), lambda x: np.where(x > 4, 1, 1 / (1 + np.exp(-x)))),
+        (
+            "softrelu", (), lambda x: np.where(x > 4, x, np.log(1 + np.exp(x))),
+            lambda x: np.where(x > 4, 1, 1 / (1 + np.exp(-x))),
+        ),
         ("square", (), lambda x: x * x, None),
         ("abs", (), np.abs, lambda x: np.where(x > 0, 1.0, -1.0)),
         ("brelu", (2.0,), lambda x: np.minimum(2, np.maximum(0, x)), lambda x: ((x > 0) & (x < 2)) * 1.0),

@@ -55,7 +55,8 @@ def assembled() -> nn.Sequential:
         ("conv4", Convolution(384, 384, 3, padding=1, groups=2)), ("relu4", nn.ReLU()),
         ("conv5", Convolution(384, 256, 3, padding=1, groups=2)), ("relu5", nn.ReLU()), ("pool5", MaxPool(3, 2)),
         ("flatten", Flatten(1)), ("fc6", nn.Linear(256, 4096)), ("relu6", nn.ReLU()), ("drop6", Dropout(0.5)),
-        ("fc7", nn.Linear(4096, 4096)), ("relu7", nn.ReLU()), ("drop7", Dropout(0.5)), ("fc8", nn.Linear(4096, CLASSES)),
+        ("fc7", nn.Linear(4096, 4096)), ("relu7", nn.ReLU()), ("drop7", Dropout(0.5)),
+        ("fc8", nn.Linear(4096, CLASSES)),
     ]  # fmt: skip
     net = nn.Sequential()
     for name, layer in layers:

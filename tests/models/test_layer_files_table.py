@@ -13,7 +13,8 @@ def test_a_row_a_layer_with_its_size_worked_out():
     shown = table.render(definition, None)
     assert shown.title == "towers.cfg, pictures 3·32·32"
     rows = {row[0]: row[1:] for row in shown.rows}
-    assert rows["c1b"] == ("conv 5×5, stride 2", "data", "16·15·15", "⌈(32 − 5 + 2·0) / 2⌉ + 1 = 15", "1,216", "1", "22")
+    formula = "⌈(32 − 5 + 2·0) / 2⌉ + 1 = 15"
+    assert rows["c1b"] == ("conv 5×5, stride 2", "data", "16·15·15", formula, "1,216", "1", "22")
     assert rows["p1a"][:4] == ("pool max 3×3, stride 2", "n1a", "16·7·7", "(15 − 3) / 2 + 1 = 7")
     assert rows["f1b"][1:5] == ("p2b, p2a", "64", "288 + 288 → 64", "36,928")
     assert shown.totals[5] == "96,074"

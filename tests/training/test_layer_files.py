@@ -24,9 +24,16 @@ from alexnet.models.cuda_convnet import GraphNetwork
 from alexnet.recipe import named
 from alexnet.training import layer_files
 
+<<<<<<< HEAD
 RECIPE = named("layer_file").replace(
     stored_size=8, crop="center", mirror=False, epochs=4, batch_size=16, divide=60.0, validation=0.2, checkpoint_minutes=0.0
 )
+=======
+RECIPE = layer_file().replace(
+    stored_size=8, crop="center", mirror=False, epochs=4, batch_size=16, divide=60.0, validation=0.2,
+    checkpoint_minutes=0.0,
+)  # fmt: skip
+>>>>>>> layers
 
 
 @pytest.fixture(scope="session")
@@ -164,6 +171,7 @@ def test_classes_that_do_not_fit_are_refused(small, tmp_path):
     given["layers"].write_text(given["layers"].read_text().replace("outputs=10", "outputs=7"))
     with pytest.raises(ModelError, match=r"layer 'cost': .* a layer of 10 outputs, one for each class, not 'probs'"):
         api.train(small, RECIPE, tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_rate_that_explodes_leaves_finite_weights(small, tmp_path):

@@ -155,7 +155,11 @@ def run(
         machine.stop_on_signals() as stop,
     ):
         journal.write_rows(state.rows)
-        computed = {"torch": torch.__version__, "device": str(device), "norm": "compiled" if kernel.build() else "pytorch"}
+        computed = {
+            "torch": torch.__version__,
+            "device": str(device),
+            "norm": "compiled" if kernel.build() else "pytorch",
+        }
         journal.event("resumed" if resume else "started", step=step, **computed)
         loop.train(Training(state, loader, statistics, journal, folder, stop))
         bundle, scores = _finish(state, statistics, folder)

@@ -12,11 +12,16 @@ from alexnet.batches.sampler import step_seed
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError
 from alexnet.models import create_model
-from alexnet.models.cuda_convnet import Data, Files, GraphNetwork, build
+from alexnet.models.cuda_convnet import Files, GraphNetwork, build
 from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe, differences, from_dict
+<<<<<<< HEAD
 from alexnet.training import checkpoint, groups, optimizer
+=======
+from alexnet.training import checkpoint, optimizer
+from alexnet.training.layer_files import data_of
+>>>>>>> layers
 from alexnet.training.layer_rule import LayerRule
 from alexnet.training.schedule import Schedule
 from alexnet.training.start import Start
@@ -186,8 +191,7 @@ def build_network(recipe: Recipe, num_classes: int, files: Files | None = None) 
     """The network of the recipe, or of layer files, its weights drawn from the recipe's seed."""
     generator = torch.Generator().manual_seed(step_seed(recipe.seed, 0, stream=1))
     if files is not None:
-        side = recipe.image_size or min(224, recipe.stored_size)
-        return build(files, Data(side, recipe.in_channels or 3, num_classes), generator=generator)
+        return build(files, data_of(recipe, num_classes), generator=generator)
     network = create_model(
         recipe.model,
         num_classes=num_classes,
