@@ -7,12 +7,14 @@ from typing import Literal, NamedTuple
 import torch
 
 from alexnet.errors import ModelError
-from alexnet.models import alexnet, cifar, lenet
+from alexnet.models import alexnet, cifar, kernel, lenet
 from alexnet.models.network import Network
 
 __all__ = ["Initialization", "Network", "create_model", "describe", "list_models"]
 
 Initialization = Literal["paper", "2012"]
+
+kernel.settle_vector_math()
 
 
 class _Model(NamedTuple):
