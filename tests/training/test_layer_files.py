@@ -24,16 +24,10 @@ from alexnet.models.cuda_convnet import GraphNetwork
 from alexnet.recipe import named
 from alexnet.training import layer_files
 
-<<<<<<< HEAD
 RECIPE = named("layer_file").replace(
-    stored_size=8, crop="center", mirror=False, epochs=4, batch_size=16, divide=60.0, validation=0.2, checkpoint_minutes=0.0
-)
-=======
-RECIPE = layer_file().replace(
     stored_size=8, crop="center", mirror=False, epochs=4, batch_size=16, divide=60.0, validation=0.2,
     checkpoint_minutes=0.0,
 )  # fmt: skip
->>>>>>> layers
 
 
 @pytest.fixture(scope="session")

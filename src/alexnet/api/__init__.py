@@ -75,6 +75,8 @@ def train(
     folder = Path(run) if run is not None else _new_folder(data, recipe)
     runs.refuse_used(folder)
     store = open_store(data, recipe, options)
+    for note in layer_files.check(files, recipe, len(store.classes)) if files is not None else ():
+        options.tell(note)
     with runs.locked(folder):
         runs.refuse_used(folder)
         about = {"data": str(data), "store": str(store.path.resolve())}

@@ -3,14 +3,9 @@
 from pathlib import Path
 
 from alexnet.errors import ModelError, RecipeError
-<<<<<<< HEAD
-from alexnet.models.cuda_convnet import Files, decode
+from alexnet.models.cuda_convnet import Data, Files, decode, define, parameters
 from alexnet.recipe import OF_LAYER_FILES, Recipe, named, option
 from alexnet.training.start import Start
-=======
-from alexnet.models.cuda_convnet import Data, Files, decode, define, parameters
-from alexnet.recipe import OF_LAYER_FILES, Recipe, layer_file, option
->>>>>>> layers
 
 
 def read(path: str | Path) -> str:
@@ -33,9 +28,6 @@ def of_training(layers: str | Path | None, parameters: str | Path | None) -> Fil
     return Files(Path(layers).stem, *texts, Path(layers).name, Path(parameters).name)
 
 
-<<<<<<< HEAD
-def fitting(recipe: Recipe, files: Files, start: Start | None = None) -> Recipe:
-=======
 def data_of(recipe: Recipe, classes: int) -> Data:
     """What the files leave to the data: 224 pixels, or the whole stored picture where that is smaller."""
     return Data(recipe.image_size or min(224, recipe.stored_size), recipe.in_channels or 3, classes)
@@ -47,8 +39,7 @@ def check(files: Files, recipe: Recipe, classes: int) -> tuple[str, ...]:
     return *definition.notes, *parameters.read(files.parameters, definition, files.parameters_file).notes
 
 
-def fitting(recipe: Recipe, files: Files) -> Recipe:
->>>>>>> layers
+def fitting(recipe: Recipe, files: Files, start: Start | None = None) -> Recipe:
     """The recipe under the files' name; raises :class:`RecipeError` for a number that the files say themselves."""
     if start is not None:
         raise RecipeError("--from and --layers both say what the network is", "one of them", "leave the other out")

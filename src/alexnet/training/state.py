@@ -16,12 +16,8 @@ from alexnet.models.cuda_convnet import Files, GraphNetwork, build
 from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe, differences, from_dict
-<<<<<<< HEAD
 from alexnet.training import checkpoint, groups, optimizer
-=======
-from alexnet.training import checkpoint, optimizer
 from alexnet.training.layer_files import data_of
->>>>>>> layers
 from alexnet.training.layer_rule import LayerRule
 from alexnet.training.schedule import Schedule
 from alexnet.training.start import Start
