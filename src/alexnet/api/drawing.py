@@ -11,6 +11,7 @@ from alexnet.api.evaluating import evaluate, store_of
 from alexnet.data.store import Store
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import RunError
+from alexnet.models.cuda_convnet import GraphNetwork
 
 DRAWINGS = ("filters", "curves", "confusion", "predictions")
 

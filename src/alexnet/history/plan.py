@@ -176,7 +176,7 @@ def _check_models(names: list[str]) -> None:
 
 def _usual(photos: bool, quick: bool) -> tuple[Recipe, tuple[float, ...], float]:
     """The paper's training: its rule, its rate divided by ten at each stall; in a quick plan a cosine to zero."""
-    recipe = recipes.paper().replace(recipe="claims", keep="best", **_scale(photos))
+    recipe = recipes.named("paper").replace(recipe="claims", keep="best", **_scale(photos))
     if quick:
         recipe = recipe.replace(batch_size=QUICK["batch_size"], epochs=QUICK["epochs"], schedule="cosine")
     return recipe, (0.005 if quick else 0.01,), 0.0
@@ -184,7 +184,7 @@ def _usual(photos: bool, quick: bool) -> tuple[Recipe, tuple[float, ...], float]
 
 def _speed(photos: bool, quick: bool) -> tuple[Recipe, tuple[float, ...], float]:
     """Figure 1: one rate throughout, nothing that regularizes, until the training error is reached."""
-    recipe = recipes.paper().replace(
+    recipe = recipes.named("paper").replace(
         recipe="claims", keep="last", schedule="steps", epochs=90, **_scale(photos) | {"mean": "channel"}
     )
     if not photos:

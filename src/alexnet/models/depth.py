@@ -7,7 +7,7 @@ from torch import nn
 
 from alexnet.models.alexnet import alexnet
 from alexnet.models.layers import Convolution, Flatten
-from alexnet.models.network import FanInInitial, Initial, Network
+from alexnet.models.network import Initial, Network, Start
 from alexnet.models.small import alexnet_small
 
 
@@ -31,7 +31,7 @@ def without(build: Callable[..., Network], number: int, name: str, **given: int)
             layer = _instead(layer, lost, side)
             scale = (fan_in / layer.weight[0].numel()) ** 0.5
         layers.append((key, layer))
-    initial: dict[str, Initial | FanInInitial] = {k: v for k, v in whole.initial.items() if k != f"conv{number}"}
+    initial: dict[str, Start] = {k: v for k, v in whole.initial.items() if k != f"conv{number}"}
     start = initial[changed]
     assert isinstance(start, Initial)
     return Network(

@@ -6,6 +6,6 @@ from alexnet.recipe.layers import each_layer, layer_names
 from alexnet.recipe.named import OF_LAYER_FILES, default_for, describe, list_recipes, named, source
 
 __all__ = [
-    "OF_LAYER_FILES", "Difference", "Recipe", "compare", "default_for", "describe", "differences", "each_layer", "from_dict", "from_toml",
-    "help_text", "layer_names", "list_recipes", "named", "nearest", "option", "source",
+    "OF_LAYER_FILES", "Difference", "Recipe", "compare", "default_for", "describe", "differences", "each_layer",
+    "from_dict", "from_toml", "help_text", "layer_names", "list_recipes", "named", "nearest", "option", "source",
 ]  # fmt: skip
