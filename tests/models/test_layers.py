@@ -96,7 +96,8 @@ def test_norm_gradient_is_the_slope():
     ahead, behind = (
         slow_norm(x.detach().double() + s, 2, 5, 1e-4, 0.75, 2.0).square().sum().item() for s in (step, -step)
     )
-    assert (ours * direction).sum().item() == pytest.approx((ahead - behind) / 2e-3, rel=1e-5)
+    products = ours * direction  # they cancel, so their sizes tell how exact the sum can be
+    assert products.sum().item() == pytest.approx((ahead - behind) / 2e-3, abs=FLOAT32 * products.abs().sum().item())
 
 
 @pytest.mark.usefixtures("norm")
