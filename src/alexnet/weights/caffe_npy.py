@@ -14,6 +14,7 @@ from alexnet.errors import BundleError
 from alexnet.weights.caffe import to_rgb
 from alexnet.weights.files import read_npy
 from alexnet.weights.fitting import Found
+from alexnet.weights.naming import readable
 from alexnet.weights.pickles import Array
 
 
@@ -25,12 +26,13 @@ def read(path: Path) -> Found:
     arrays: dict[str, NDArray[Any]] = {}
     maps = 0  # channels of the last convolution: what the first fully connected layer reads
     for name in sorted(content, key=str):  # conv1 … fc8
-        weight, bias = _pair(path, str(name), content[name])
+        name, layer = readable(name), content[name]
+        weight, bias = _pair(path, name, layer)
         if weight.ndim == 4:
             maps = weight.shape[3]
             weight = weight.transpose(3, 2, 0, 1)
         elif weight.ndim == 2:
-            weight = (_channels_first(path, str(name), weight, maps) if maps else weight).T
+            weight = (_channels_first(path, name, weight, maps) if maps else weight).T
             maps = 0
         arrays |= {f"{name}.weight": weight, f"{name}.bias": bias}
     return Found(to_rgb(arrays))
@@ -44,7 +46,7 @@ def _pair(path: Path, name: str, layer: Any) -> tuple[NDArray[Any], NDArray[Any]
     values = [part.values if isinstance(part, Array) else part for part in parts] if isinstance(parts, list) else []
     arrays = [value for value in values if isinstance(value, np.ndarray)]
     if len(arrays) != 2 or len(values) != 2:
-        raise BundleError(f"{path}: layer {name[:100]} has no weights and biases", "two arrays of numbers")
+        raise BundleError(f"{path}: layer {name} has no weights and biases", "two arrays of numbers")
     return arrays[0], arrays[1]
 
 

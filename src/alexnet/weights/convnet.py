@@ -23,6 +23,7 @@ from alexnet.models import create_model
 from alexnet.weights.files import read_pickle
 from alexnet.weights.fitting import Found, Step, steps_of
 from alexnet.weights.graph import LEARNED, Checkpoint
+from alexnet.weights.naming import readable
 from alexnet.weights.pickles import Array
 
 
@@ -185,4 +186,6 @@ def _ends_in_classes(checkpoint: Checkpoint, last: list[str]) -> None:
             continue
         for reads in checkpoint.inputs(name):
             if reads in last:
-                raise BundleError(f"{checkpoint.file}: the last layer {reads} goes into {name}, a {kind}", "a softmax")
+                raise BundleError(
+                    f"{checkpoint.file}: the last layer {reads} goes into {name}, a {readable(kind)}", "a softmax"
+                )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from alexnet.errors import BundleError
 from alexnet.weights.fitting import Step
+from alexnet.weights.naming import readable
 from alexnet.weights.pickles import Array
 
 LEARNED = {"conv": "convolution", "fc": "fully connected", "local": "local"}
@@ -40,7 +41,8 @@ class Checkpoint:
             self.numbered = [layer.get("name") if isinstance(layer, dict) else None for layer in layers]
             layers = {str(name): layer for name, layer in zip(self.numbered, layers, strict=True)}
         if not isinstance(layers, dict) or not all(
-            isinstance(name, str) and isinstance(layer, dict) for name, layer in layers.items()
+            isinstance(name, str) and name == readable(name) and isinstance(layer, dict)
+            for name, layer in layers.items()
         ):
             raise BundleError(f"{file} has no model_state with layers", "a checkpoint of cuda-convnet")
         self.layers: dict[str, dict[Any, Any]] = layers
@@ -68,7 +70,9 @@ class Checkpoint:
             found = [self.numbered[i] if isinstance(i, int) and 0 <= i < len(self.numbered) else i for i in found]
         for other in found:
             if not isinstance(other, str) or other not in self.layers:
-                raise BundleError(f"{self.file}: layer {name} reads {str(other)[:50]!r}", "a layer of the checkpoint")
+                raise BundleError(
+                    f"{self.file}: layer {name} reads {readable(other)[:50]!r}", "a layer of the checkpoint"
+                )
         return list(found)
 
     def array(self, name: str, key: str, at: int | None = None) -> NDArray[Any]:
@@ -84,7 +88,7 @@ class Checkpoint:
         kind = self.get(name, "type", str)
         if kind == "neuron":
             neuron = self.get(name, "neuron", dict).get("type")
-            return Step(str(neuron)[:20], name)
+            return Step(readable(neuron)[:20], name)
         if kind == "pool":
             pool = {"max": "max pool", "avg": "average pool"}.get(self.get(name, "pool", str), "other pool")
             return Step(pool, name, {"kernel": self.number(name, "sizeX"), "stride": self.number(name, "stride")})
@@ -96,7 +100,7 @@ class Checkpoint:
             if kind == "rnorm":
                 return Step("spatial norm", name, numbers)
             return Step("norm", name, numbers | {"towers": towers})
-        return Step("dropout" if kind in (*_SCALED, "dropout") else kind, name)
+        return Step("dropout" if kind in (*_SCALED, "dropout") else readable(kind), name)
 
     def trace(self, name: str, towers: int = 1) -> Input:
         """From an input back to the learned layer, or the data, that it comes from."""
@@ -109,7 +113,7 @@ class Checkpoint:
             inputs = self.inputs(name)
             if len(inputs) != 1 or len(between) > _MOST_LAYERS:
                 what = "reads itself" if len(inputs) == 1 else f"reads {len(inputs)} layers"
-                raise BundleError(f"{self.file}: layer {name}, {kind}, {what}", "one layer, as all layers that no "
+                raise BundleError(f"{self.file}: layer {name}, {readable(kind)}, {what}", "one layer, as all layers that no "
                                   "network here has more of", f"{reader} can not be imported")  # fmt: skip
             name = inputs[0]
         return Input(name, between, keep)

@@ -17,8 +17,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.weights.naming import readable
+
 MOST_OPERATIONS = 10_000_000  # layers need thousands, a long training's list of errors some more
-_MOST_NAME = 200
 _ONCE = 1 << 20  # characters: so long a text is an array's bytes, of which no second use is kept
 _INERT = ("options.", "python_util.", "util.")  # cuda-convnet's command line, kept in its checkpoints
 _NUMPY = {"numpy.core.", "numpy._core."}
@@ -62,7 +63,7 @@ class Type:
 
     def __init__(self, code: Any) -> None:
         if not isinstance(code, str) or not (_TYPE.fullmatch(code) or code in ("O", "O8", "O4")):
-            raise RefusedError(f"an array of type {str(code)[:20]!r}")
+            raise RefusedError(f"an array of type {readable(code)[:20]!r}")
         self.code, self.order = code, "<"
 
     def set_order(self, state: Any) -> None:
@@ -112,7 +113,7 @@ def read(file: IO[bytes]) -> Any:
     except RefusedError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError) as error:
-        raise RefusedError(f"it is damaged ({' '.join(str(error).split())[:100]})") from error
+        raise RefusedError(f"it is damaged ({readable(error)[:100]})") from error
     raise RefusedError("it has no end")
 
 
@@ -251,11 +252,11 @@ class _Machine:
             into[key] = value
 
     def do_global(self, name: str) -> None:
-        self.stack.append(Named(_readable(name.replace(" ", "."))))
+        self.stack.append(Named(readable(name.replace(" ", "."))))
 
     def do_stack_global(self, _: Any) -> None:
         name, module = self.pop(), self.pop()
-        self.stack.append(Named(_readable(f"{module}.{name}")))
+        self.stack.append(Named(readable(f"{module}.{name}")))
 
     def do_reduce(self, _: Any) -> None:
         arguments, function = self.pop(), self.pop()
@@ -273,7 +274,7 @@ class _Machine:
 
     def do_inst(self, name: str) -> None:
         arguments = tuple(self.since_mark())
-        self.stack.append(_made(Named(_readable(name.replace(" ", "."))), arguments))
+        self.stack.append(_made(Named(readable(name.replace(" ", "."))), arguments))
 
     def do_build(self, _: Any) -> None:
         state, found = self.pop(), self.stack[-1]
@@ -283,10 +284,6 @@ class _Machine:
             found.set_order(state)
         elif not isinstance(found, Inert):
             raise RefusedError(f"a state for a {type(found).__name__}, which has none")
-
-
-def _readable(name: str) -> str:
-    return name[:_MOST_NAME].encode("ascii", "backslashreplace").decode()
 
 
 def _made(function: Any, arguments: Any) -> Any:

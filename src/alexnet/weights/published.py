@@ -11,6 +11,7 @@ import torch
 from alexnet.errors import BundleError
 from alexnet.weights.files import MOST_BYTES
 from alexnet.weights.fitting import Found
+from alexnet.weights.naming import readable
 
 DEFAULT = "DEFAULT"  # in place of a file: what torchvision publishes as its best
 
@@ -35,7 +36,7 @@ def read(path: Path) -> Found:
         classes = content.get("classes")
     if not isinstance(state, Mapping) or not state:
         raise BundleError(f"{path} holds {type(content).__name__}", "a state dict: tensors by name")
-    arrays = {str(name).removeprefix("module."): _array(path, name, value) for name, value in state.items()}
+    arrays = {readable(name).removeprefix("module."): _array(path, name, value) for name, value in state.items()}
     known = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     return Found(arrays, classes=tuple(classes) if known and classes else ())
 
@@ -77,7 +78,7 @@ def _bounded(path: Path) -> None:
 
 def _array(path: Path, name: Any, value: Any) -> np.ndarray[Any, Any]:
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided or not value.is_floating_point():
-        raise BundleError(f"{path}: {str(name)[:100]} is {type(value).__name__}", "a tensor of floating-point numbers")
+        raise BundleError(f"{path}: {readable(name)} is {type(value).__name__}", "a tensor of floating-point numbers")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise BundleError(f"{path}: {str(name)[:100]} claims more numbers than the file has", "a whole tensor")
+        raise BundleError(f"{path}: {readable(name)} claims more numbers than the file has", "a whole tensor")
     return np.asarray(value.detach().float().numpy())

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.weights.naming import readable
+
 VARINT, EIGHT, BYTES, FOUR = 0, 1, 2, 5  # wire types; 3 and 4, groups, are of before 2008
 _TYPES: dict[int, np.dtype[Any]] = {FOUR: np.dtype("<f4"), EIGHT: np.dtype("<f8")}
 
@@ -103,7 +105,7 @@ def message(field: Field) -> memoryview:
 
 def text(field: Field) -> str:
     """A field that must be a text. Raises :class:`DamagedError`."""
-    return bytes(message(field)).decode("utf-8", "backslashreplace")
+    return readable(bytes(message(field)).decode("utf-8", "backslashreplace"))
 
 
 def numbers(field: Field, kind: int) -> NDArray[Any]:
