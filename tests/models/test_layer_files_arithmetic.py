@@ -153,6 +153,7 @@ def test_spatial_norms_check_values():
 
 def pool_windows(side: int, size: int, stride: int, start: int, out: int):
     """(row, column) of each output -> the pixels that exist, in raster order."""
+
     def reach(o):
         return range(max(0, start + o * stride), min(side, start + o * stride + size))
 

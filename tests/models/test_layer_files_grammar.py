@@ -236,7 +236,7 @@ def test_old_dialects_are_read_with_a_note():
 def test_too_many_layers_are_refused():
     head = "[data]\ntype=data\ndataIdx=0\n[n0]\ntype=neuron\nneuron=relu\ninputs=data\n"
     text = head + "".join(f"[n{i}]\ntype=neuron\nneuron=relu\ninputs=n{i - 1}\n" for i in range(1, 2000))
-    with pytest.raises(ModelError, match="f.cfg defines 2001 layers; must be at most 1000"):
+    with pytest.raises(ModelError, match=r"f.cfg defines 2001 layers; must be at most 1000"):
         define(text, Data(8), "f.cfg")
     deep = head + "".join(f"[n{i}]\ntype=neuron\nneuron=relu\ninputs=n{i - 1}\n" for i in range(1, 990))
     deep += "[c]\ntype=cost.sum2\ninputs=n989\n"

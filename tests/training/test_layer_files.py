@@ -124,7 +124,7 @@ def test_the_parameter_file_may_be_changed_before_a_resume_the_layer_file_not(wh
     assert weights(folder) != weights(whole)
     layers = folder / "layers.cfg"
     layers.write_text(layers.read_text().replace("softrelu", "relu"))
-    with pytest.raises(CheckpointError, match="was made with another layer file than layers.cfg of the run"):
+    with pytest.raises(CheckpointError, match=r"was made with another layer file than layers.cfg of the run"):
         api.resume(folder, device="cpu")
 
 
