@@ -152,13 +152,15 @@ def limit(weight: Tensor, rates: Rates, kind: str) -> None:
 
     ``weight`` as PyTorch has it: conv [F, c, K, K], fc [out, in], local [M², c·K², F].
     """
+    if kind not in ("conv", "local", "fc"):
+        return
     dims = (1, 2, 3) if kind == "conv" else (1,)  # along which the n numbers of a column lie
     n = math.prod(weight.shape[1:]) if kind == "conv" else weight.shape[1]
     if kind == "conv" and rates.norm_max > 0:
         spread = (weight - weight.mean(dims, keepdim=True)).square().sum(dims, keepdim=True).sqrt() / n
         wanted = spread.clamp(rates.norm_min, rates.norm_max)
         weight.mul_(torch.where(spread > 0, wanted / spread, torch.ones_like(spread)))
-    if rates.ball > 0 and kind in ("conv", "local", "fc"):
+    if rates.ball > 0:
         longest = rates.ball * n
         norms = weight.square().sum(dims, keepdim=True).sqrt()
         weight.mul_(torch.where(norms > longest, longest / norms, torch.ones_like(norms)))
