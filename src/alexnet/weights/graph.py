@@ -113,7 +113,10 @@ class Checkpoint:
             inputs = self.inputs(name)
             if len(inputs) != 1 or len(between) > _MOST_LAYERS:
                 what = "reads itself" if len(inputs) == 1 else f"reads {len(inputs)} layers"
-                raise BundleError(f"{self.file}: layer {name}, {readable(kind)}, {what}", "one layer, as all layers that no "
-                                  "network here has more of", f"{reader} can not be imported")  # fmt: skip
+                raise BundleError(
+                    f"{self.file}: layer {name}, {readable(kind)}, {what}",
+                    "one input, of another layer",
+                    f"{reader} can not be imported",
+                )
             name = inputs[0]
         return Input(name, between, keep)
