@@ -562,7 +562,7 @@ def test_the_log_of_nothing_is_minus_fifty():
     far = torch.tensor([[-200.0]], requires_grad=True)
     value = costs.crossent2(torch.tensor([[1.0]]), far, True)
     value.backward()
-    assert (float(value), float(far.grad)) == (50.0, -1.0)
+    assert (value.item(), far.grad.item()) == (50.0, -1.0)
 
 
 def test_errors_count_ties_in_parts():
@@ -608,7 +608,7 @@ gpu=0
     y, t = z.sigmoid(), F.one_hot(labels, 4).float()
     a = F.binary_cross_entropy_with_logits(z, t, reduction="sum")
     _, total = net.costs(x, labels)
-    assert float(total.detach()) == pytest.approx(float((0.5 * a + 3 * y.square().sum()) / 5), rel=1e-5)
+    assert float(total.detach()) == pytest.approx(((0.5 * a + 3 * y.square().sum()) / 5).item(), rel=1e-5)
     total.backward()
     # f is read by three costs, so its gradient goes through the probabilities; the sum is the same.
     joined = 0.5 * (y - t) + 3 * 2 * y * y * (1 - y)
