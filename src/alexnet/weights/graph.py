@@ -60,7 +60,7 @@ class Checkpoint:
         """A number, or the first of a list of them."""
         found = self.layers[name].get(key, default)
         found = found[0] if isinstance(found, list) and found else found
-        if not isinstance(found, int | float):
+        if not isinstance(found, int | float) or not abs(found) <= 1e9:  # nor what is no number
             raise BundleError(f"{self.file}: layer {name} has no number {key}", "a whole checkpoint of cuda-convnet")
         return float(found)
 
@@ -113,7 +113,9 @@ class Checkpoint:
             inputs = self.inputs(name)
             if len(inputs) != 1 or len(between) > _MOST_LAYERS:
                 what = "reads itself" if len(inputs) == 1 else f"reads {len(inputs)} layers"
-                raise BundleError(f"{self.file}: layer {name}, {readable(kind)}, {what}", "one layer, as all layers that no "
-                                  "network here has more of", f"{reader} can not be imported")  # fmt: skip
+                raise BundleError(
+                    f"{self.file}: layer {name}, {readable(kind)}, {what}", "one layer, as all that do not learn here",
+                    f"{reader} can not be imported",
+                )  # fmt: skip
             name = inputs[0]
         return Input(name, between, keep)
