@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from alexnet.models import kernel
 from alexnet.models.layers import (
     AveragePool,
     Convolution,
@@ -57,6 +58,18 @@ NORMS = {
 }
 
 
+@pytest.fixture(params=["pytorch", "compiled"])
+def norm(request):
+    """Both ways in which a norm is computed, one after the other."""
+    wanted = request.param == "compiled"
+    if wanted and not kernel.build():
+        pytest.skip("no C compiler builds the norm here")
+    kernel.use(wanted)
+    yield request.param
+    kernel.use(True)
+
+
+@pytest.mark.usefixtures("norm")
 @pytest.mark.parametrize(("channels", "options"), NORMS.values(), ids=NORMS)
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 def test_norm_and_its_gradient_follow_the_formula(channels, options, memory):
@@ -73,6 +86,7 @@ def test_norm_and_its_gradient_follow_the_formula(channels, options, memory):
     assert distance(x.grad, slow.grad) < FLOAT32
 
 
+@pytest.mark.usefixtures("norm")
 def test_norm_gradient_is_the_slope():
     """A central difference of the formula in float64: independent of anybody's autograd."""
     x, direction = random(1, 12, 3, 3, scale=200), random(1, 12, 3, 3, seed=1)
@@ -85,12 +99,14 @@ def test_norm_gradient_is_the_slope():
     assert (ours * direction).sum().item() == pytest.approx((ahead - behind) / 2e-3, rel=1e-5)
 
 
+@pytest.mark.usefixtures("norm")
 def test_norm_of_one_tower_is_pytorchs():
     x = random(2, 96, 5, 5, scale=200)
     right = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2)(x)
     assert distance(ResponseNorm(1)(x), right.double()) < FLOAT32
 
 
+@pytest.mark.usefixtures("norm")
 def test_norm_over_many_pieces():
     """More rows than fit in one piece of work, and not a multiple: 360,000 elements, 262,144 in a piece."""
     x = random(1, 4, 300, 300, scale=200).requires_grad_()
@@ -101,6 +117,7 @@ def test_norm_over_many_pieces():
     assert distance(ours, right) < FLOAT32 and distance(x.grad, slow.grad) < FLOAT32
 
 
+@pytest.mark.usefixtures("norm")
 def test_norm_in_bfloat16_computes_in_float32():
     x = random(2, 96, 5, 5, scale=200).bfloat16().requires_grad_()
     slow = x.detach().double().requires_grad_()
@@ -113,6 +130,7 @@ def test_norm_in_bfloat16_computes_in_float32():
     assert distance(x.grad, slow.grad) < 2**-8
 
 
+@pytest.mark.usefixtures("norm")
 def test_norm_under_autocast_stays_in_float32():
     x = random(1, 16, 3, 3, scale=200)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -120,6 +138,7 @@ def test_norm_under_autocast_stays_in_float32():
         assert distance(ResponseNorm(2)(x), slow_norm(x.double(), 2, 5, 1e-4, 0.75, 2.0)) < FLOAT32
 
 
+@pytest.mark.usefixtures("norm")
 @pytest.mark.parametrize("size", [3, 4, 5])
 def test_towers_do_not_see_each_other(size):
     x = random(1, 96, 4, 4, scale=100)

@@ -14,6 +14,9 @@ from alexnet.batches.transforms import Statistics
 from alexnet.data.store import Split
 from alexnet.errors import DataError
 from alexnet.evaluation.metrics import Counter, Scores
+from alexnet.models import kernel
+
+_MANY = 64  # pictures from which on compiling the norm pays
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
@@ -81,6 +84,8 @@ def evaluate(
     device = device or torch.device("cpu")
     counter, started, was_training = Counter(classes, len(split)), time.perf_counter(), network.training
     statistics = to_device(statistics, device)
+    if len(split) >= _MANY:
+        kernel.build()
     network.eval()
     try:
         for images, indices in in_order(split, max(1, batch_size // views)):

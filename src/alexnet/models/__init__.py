@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from alexnet.errors import ModelError
-from alexnet.models import alexnet, caffe, cifar, code2012, comparisons, lenet, one_weird_trick
+from alexnet.models import alexnet, caffe, cifar, code2012, comparisons, kernel, lenet, one_weird_trick
 from alexnet.models.network import Initial, Network
 
 __all__ = ["Initialization", "Network", "create_model", "describe", "list_models"]
@@ -15,6 +15,8 @@ __all__ = ["Initialization", "Network", "create_model", "describe", "list_models
 Initialization = Literal["paper", "2012"]
 Starts = Mapping[str, Mapping[str, Initial]]  # initialization -> layer -> how it starts
 _OWN: Starts = {}  # no other start than its own
+
+kernel.settle_vector_math()
 
 
 class _Model(NamedTuple):

@@ -27,7 +27,7 @@ class Recipe:
     # The network
     model: str = "alexnet"  # network by name; `alexnet models` lists them
     initialization: Literal["paper", "2012", "own"] = "2012"  # std .01 | .03 in conv3-5 (2012 code) | the network's own
-    dropout: float = 0.5  # probability of zeroing an output of fc6 and fc7 (paper, 4.2)
+    dropout: float = 0.4  # probability of zeroing an output of fc6 and fc7 (paper, 4.2: 0.5)
     image_size: int = 0  # side of the view that the network sees, pixels; 0 is the network's own (alexnet: 224)
     in_channels: int = 0  # 3 for color, 1 for gray; 0 is the network's own
 
@@ -39,22 +39,22 @@ class Recipe:
 
     # Stored pictures -> views
     crop: Literal["random", "resized", "center"] = "resized"  # any offset (paper, 4.1) | any part, resized | the middle
-    smallest_part: float = 0.35  # `resized`: least share of the picture's area that a view shows
+    smallest_part: float = 0.4  # `resized`: least share of the picture's area that a view shows
     far_edge: bool = True  # may a crop reach the far edge? 256 − 224: 33 offsets (2012 code), 32 without (paper, 4.1)
     crops_shared: int = 1  # consecutive pictures of an epoch's order with one offset and mirror (2012 code: 32)
     mirror: bool = True  # left and right swapped in half of the views (paper, 4.1); off for digits and letters
     color_noise: float = 0.1  # std of the noise along the color axes, in their standard deviations (paper, 4.1)
     noise_until: int = 0  # epoch from which there is no color noise any more (net 145: 67); 0: there always is
     noise_divide: bool = False  # is a view with noise divided by 1 + color_noise? (2012 code: yes)
-    color_jitter: float = 0.3  # brightness, contrast and saturation each times 1 ± this, uniformly
+    color_jitter: float = 0.25  # brightness, contrast and saturation each times 1 ± this, uniformly
     erase: float = 0.0  # probability that a rectangle of a view is blanked
-    mixup: float = 0.5  # probability that a batch is mixed with itself, weights from Beta(.4, .4)
+    mixup: float = 0.2  # probability that a batch is mixed with itself, weights from Beta(.4, .4)
     mean: Literal["image", "center", "channel"] = "channel"  # mean image (paper, 2) | its center (2012) | color means
     divide: float = 1.0  # what gray levels minus the mean are divided by (paper: 1)
     divide_std: bool = False  # divided, besides, by each channel's standard deviation in training? (torchvision: yes)
 
     # Training
-    epochs: int = 55  # passes over the training split
+    epochs: int = 44  # passes over the training split
     batch_size: int = 64  # pictures a step (paper, 5: 128)
     optimizer: Literal["paper", "sgd", "adamw"] = "adamw"  # the paper's update rule (5) | PyTorch's SGD | AdamW
     learning_rate: float = 0.0003  # at its highest (paper, 5: 0.01)
@@ -62,7 +62,7 @@ class Recipe:
     bias_lowered: bool = True  # does the schedule lower the biases' rate too? (2012 code: no)
     layer_rate: str = ""  # rates as multiples, by layer: "conv1=0.1,fc8=10"; 0 freezes (2012 code: epsW)
     momentum: float = 0.9  # of the paper's rule and SGD; AdamW's first beta (paper, 5)
-    weight_decay: float = 0.05  # per step, times the learning rate (paper, 5: 0.0005)
+    weight_decay: float = 1.0  # per step, times the learning rate (paper, 5: 0.0005)
     fc_decay: float = -1.0  # weight decay of fully connected weights; negative: as weight_decay
     layer_decay: str = ""  # weight decays by layer, before the two above: "conv1=0,fc10=1" (2012 code: wc)
     bias_decay: bool = False  # do biases decay? (paper: one rule for all; 2012 code: no)
@@ -78,7 +78,7 @@ class Recipe:
     label_smoothing: float = 0.1  # share of the target spread over all classes
     averaging: float = 0.998  # weights' running average, decay a step; 0: none. The average is validated and kept
     small_size: int = 128  # side of the views in the first epochs, pixels: less to compute; 0: full size at once
-    small_share: float = 0.73  # share of the epochs, from the first on, that see views of small_size
+    small_share: float = 0.59  # share of the epochs, from the first on, that see views of small_size
     keep: Literal["best", "last"] = "best"  # which weights the bundle gets: best validation error | the last
 
     # How it is computed

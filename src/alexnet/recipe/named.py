@@ -156,8 +156,8 @@ CIFAR: dict[str, _Named] = {
 
 _OURS = "this project, docs/log.md"
 DIGITS = _all(
-    _OURS, epochs=4, mirror=False, crop="random", color_noise=0.0, color_jitter=0.0, mixup=0.0, batch_size=32,
-    small_size=0,
+    _OURS, dropout=0.5, weight_decay=0.05, epochs=4, mirror=False, crop="random", color_noise=0.0, color_jitter=0.0,
+    mixup=0.0, batch_size=32, small_size=0,
 )  # fmt: skip
 LENET5 = _all(
     _OURS, crop="center", mirror=False, color_noise=0.0, color_jitter=0.0, mixup=0.0, divide=80.0, optimizer="paper",

@@ -22,6 +22,7 @@ from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, DataError, RecipeError, RunError
 from alexnet.evaluation.evaluate import log_probabilities
 from alexnet.evaluation.metrics import Scores
+from alexnet.models import kernel
 from alexnet.recipe import Recipe, from_toml
 from alexnet.training import checkpoint, loop, machine
 from alexnet.training.journal import Journal
@@ -133,7 +134,12 @@ def run(
         machine.stop_on_signals() as stop,
     ):
         journal.write_rows(state.rows)
-        journal.event("resumed" if resume else "started", step=step, torch=torch.__version__, device=str(device))
+        computed = {
+            "torch": torch.__version__,
+            "device": str(device),
+            "norm": "compiled" if kernel.build() else "pytorch",
+        }
+        journal.event("resumed" if resume else "started", step=step, **computed)
         loop.train(Training(state, loader, statistics, journal, folder, stop))
         bundle, scores = _finish(state, statistics, folder)
         journal.event("finished", bundle=str(bundle.name), **{name: s.to_dict() for name, s in scores.items()})
