@@ -297,6 +297,8 @@ CHANGES = {
     "random channels": (second(randSparse=[True]), "reads random channels"),
     "one more layer": (("fc11", fc(["fc10"], [4], 4)), "has 5 learned layers (conv1, conv2, conv3, fc10, fc11); must"),
     "a logistic end": (("end", neuron("fc10", "logistic")), "the last layer fc10 goes into end, a neuron; must be"),
+    "a number that is none": (second(groups=float("nan")), "layer conv2 has no number groups"),
+    "a word for a terminal": (("end", {"type": "\x1b[2J", "inputs": ["fc10"]}), "goes into end, a \\x1b[2J; must be"),
     "no type": (("conv2", {"inputs": []}), "layer conv2 has no type"),
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from alexnet.errors import BundleError
 from alexnet.weights import wire
 from alexnet.weights.files import read_bytes
-from alexnet.weights.fitting import Found, Step
+from alexnet.weights.fitting import Found, Step, as_float32
 from alexnet.weights.wire import DamagedError, fields, integer, integers, message, numbers, text
 
 # Of a layer: name, type, blobs, then its parameters by what they are for.
@@ -65,10 +65,11 @@ def read_mean(path: Path) -> NDArray[np.float32]:
 def mean_image(blob: NDArray[Any], file: str) -> NDArray[np.float32]:
     """Caffe's mean, blue, green, red [3, S, S], as RGB [S, S, 3]. Raises :class:`BundleError`."""
     sides = [side for i, side in enumerate(blob.shape) if i >= blob.ndim - 3 or side != 1]
+    blob = as_float32(blob)
     if len(sides) != 3 or sides[0] != 3 or sides[1] != sides[2] or not np.isfinite(blob).all():
         raise BundleError(f"{file} is {list(blob.shape)}", "a mean image [3, S, S] of finite numbers")
     image = blob.reshape(sides)[::-1].transpose(1, 2, 0)
-    return np.array(image, np.float32, order="C")
+    return image.copy()
 
 
 def to_rgb(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

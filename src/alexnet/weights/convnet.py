@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from alexnet.errors import BundleError
 from alexnet.models import create_model
 from alexnet.weights.files import read_pickle
-from alexnet.weights.fitting import Found, Step, steps_of
+from alexnet.weights.fitting import Found, Step, as_float32, steps_of
 from alexnet.weights.graph import LEARNED, Checkpoint
 from alexnet.weights.naming import readable
 from alexnet.weights.pickles import Array
@@ -71,12 +71,13 @@ def read_meta(path: Path) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     names = meta.get("label_names") if isinstance(meta, dict) else None
     values = mean.values if isinstance(mean, Array) else None
     side = int((values.size / 3) ** 0.5 + 0.5) if isinstance(values, np.ndarray) else 0
-    if not isinstance(values, np.ndarray) or not side or values.size != 3 * side**2 or not np.isfinite(values).all():
+    values = as_float32(values) if isinstance(values, np.ndarray) else np.zeros(0, np.float32)
+    if not side or values.size != 3 * side**2 or not np.isfinite(values).all():
         raise BundleError(f"{path} has no data_mean", "one number for each color of each pixel of a square picture")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BundleError(f"{path} has no label_names", "a list of names")
     image = values.reshape(3, side, side).transpose(1, 2, 0)  # (c, y, x)
-    return np.array(image, np.float32, order="C"), tuple(names)
+    return image.copy(), tuple(names)
 
 
 def _stages(checkpoint: Checkpoint) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -76,7 +77,9 @@ def read_npy(path: Path) -> NDArray[Any] | Any:
     try:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, columns, dtype = read_header(file)
+        with warnings.catch_warnings():  # headers of Python 2 are welcome
+            warnings.simplefilter("ignore")
+            shape, columns, dtype = read_header(file)
     except Exception as error:  # of whatever kind NumPy has for a damaged header
         raise BundleError(
             f"{path} is no .npy file: {' '.join(str(error).split())[:100]}", "a whole .npy file"

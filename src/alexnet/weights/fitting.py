@@ -69,10 +69,16 @@ def last_layer(network: nn.Module) -> str:
     return next(reversed(list(network.state_dict()))).rpartition(".")[0]
 
 
+def as_float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    """As float32, no copy where it is; infinite where a number is too large for it."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, copy=False)
+
+
 def _filled(network: Network, found: Found) -> Network:
     with torch.no_grad():
         for name, into in network.state_dict().items():
-            into.copy_(torch.from_numpy(np.array(found.arrays[name], np.float32, order="C")))
+            into.copy_(torch.tensor(np.ascontiguousarray(as_float32(found.arrays[name]))))
     return network.eval()
 
 
@@ -85,7 +91,7 @@ def _same_sizes(network: Network, found: Found, file: str) -> None:
                 f"{list(into.shape)}, as in {network.name}",
                 "another --model may fit",
             )
-        if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+        if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(as_float32(array)).all():
             raise BundleError(f"{file}: layer {name} holds what is no number", "finite floating-point numbers")
 
 

@@ -60,7 +60,7 @@ class Checkpoint:
         """A number, or the first of a list of them."""
         found = self.layers[name].get(key, default)
         found = found[0] if isinstance(found, list) and found else found
-        if not isinstance(found, int | float):
+        if not isinstance(found, int | float) or not abs(found) <= 1e9:  # nor what is no number
             raise BundleError(f"{self.file}: layer {name} has no number {key}", "a whole checkpoint of cuda-convnet")
         return float(found)
 

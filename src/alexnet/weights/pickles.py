@@ -12,6 +12,7 @@ of dictionaries are numbers and texts, so that no nesting can overflow the hash 
 import math
 import pickletools
 import re
+import warnings
 from typing import IO, Any
 
 import numpy as np
@@ -102,18 +103,24 @@ def bytes_of(value: Any) -> bytes:
 
 def read(file: IO[bytes]) -> Any:
     """What the pickle at the file's position holds. Raises :class:`RefusedError`; never runs anything of it."""
-    machine = _Machine()
     try:
-        for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
-            if count > MOST_OPERATIONS:
-                raise RefusedError(f"more than {MOST_OPERATIONS:,} operations")
-            if operation.name == "STOP":
-                return machine.pop()
-            machine.do(operation.name, argument)
+        with warnings.catch_warnings():  # pickletools warns of odd escapes in texts
+            warnings.simplefilter("ignore")
+            return _carried_out(file)
     except RefusedError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError) as error:
         raise RefusedError(f"it is damaged ({readable(error)[:100]})") from error
+
+
+def _carried_out(file: IO[bytes]) -> Any:
+    machine = _Machine()
+    for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        if count > MOST_OPERATIONS:
+            raise RefusedError(f"more than {MOST_OPERATIONS:,} operations")
+        if operation.name == "STOP":
+            return machine.pop()
+        machine.do(operation.name, argument)
     raise RefusedError("it has no end")
 
 
