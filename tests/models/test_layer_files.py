@@ -65,7 +65,7 @@ def test_each_takes_a_step_that_lowers_its_cost(name):
         rule.zero_grad()
         cost.backward()
         rule.step()
-        values.append(float(cost))
+        values.append(float(cost.detach()))
     assert values[2] < values[0]
     for key, value in net.named_parameters():
         assert not torch.equal(value, before[key]), key

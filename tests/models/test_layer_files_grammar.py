@@ -182,7 +182,7 @@ def test_a_wrong_file_is_refused_in_its_own_terms(name, old, new, message):
     assert old in text
     text = text.replace(old, new, 1)
     with pytest.raises(ModelError) as error:
-        define(text, Data(EXAMPLES[name][0]), f"{name}.cfg")
+        define(text, Data(EXAMPLES[name][0], classes=10), f"{name}.cfg")
     assert message in str(error.value)
     assert str(error.value).startswith(f"{name}.cfg, line ")
     assert "\n" not in str(error.value)

@@ -97,7 +97,7 @@ def test_the_rule_check_values():
             p.grad = torch.zeros_like(p)
         weight.grad.fill_(-gradient)  # G is that of minus the cost
         rule.step()
-        assert float(weight[0, 0]) == pytest.approx(expected, abs=1e-6)
+        assert float(weight[0, 0].detach()) == pytest.approx(expected, abs=1e-6)
 
 
 def test_limits_check_values():
