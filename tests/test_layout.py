@@ -24,6 +24,9 @@ RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 DOORS = {
     "PIL": ["data/pixels.py"],
     "matplotlib": ["visualize/"],
+    "jinja2": ["data/doctor/page.py"],
+    "tarfile": ["data/archives.py"],
+    "scipy": ["data/ilsvrc.py", "data/doctor/twins.py"],
     "argparse": ["cli/", "__main__.py"],
     "tyro": ["cli/"],
     "os.environ": ["cli/", "__main__.py"],

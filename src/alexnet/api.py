@@ -2,18 +2,20 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from alexnet import recipe as recipes
 from alexnet.bundle import Bundle
+from alexnet.data.options import DataOptions as DataOptions
 from alexnet.data.prepare import prepare as prepare_store
-from alexnet.data.sources import Source, is_store, open_source
+from alexnet.data.selection import regrouped
+from alexnet.data.sources import Source, is_store
 from alexnet.data.splits import whole
 from alexnet.data.store import Store
 from alexnet.deploy.classifier import Classifier
@@ -24,7 +26,6 @@ from alexnet.recipe import Recipe
 from alexnet.training import machine
 from alexnet.training import run as runs
 
-Progress = Callable[[int, int], None]
 DRAWINGS = ("filters", "curves", "confusion", "predictions")
 
 
@@ -44,24 +45,6 @@ class Result:
     def classifier(self) -> Classifier:
         """The trained classifier, ready to predict."""
         return Classifier.load(self.bundle)
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """How pictures are found and read, beyond what the recipe says."""
-
-    data_root: Path | None = None
-    download: bool = False
-    cache: Path | None = None
-    bad: Literal["exclude", "fail"] = "exclude"
-    allow_truncated: bool = False
-    progress: Progress | None = None
-    say: Callable[[str], None] | None = None
-
-    def tell(self, text: str) -> None:
-        """A line for the person, if anyone listens."""
-        if self.say is not None:
-            self.say(text)
 
 
 def train(
@@ -162,14 +145,7 @@ def open_store(data: str | Path, recipe: Recipe, options: DataOptions) -> Store:
     """The store of ``data``: opened where it is one, else prepared into the cache (or found there)."""
     if is_store(Path(data)):
         return Store.open(Path(data))
-    return _cached(_open_source(data, options), recipe, options)
-
-
-def _open_source(data: str | Path, options: DataOptions) -> Source:
-    source = open_source(data, data_root=options.data_root, download=options.download)
-    for note in source.notes:
-        options.tell(note)
-    return source
+    return _cached(options.open(data), recipe, options)
 
 
 def _cached(source: Source, recipe: Recipe, options: DataOptions) -> Store:
@@ -185,7 +161,7 @@ def prepare(
     """Prepare pictures into a store at ``path``: sizes, fit, splits and seed are the recipe's."""
     recipe, options = recipe or Recipe(), options or DataOptions()
     store = prepare_store(
-        data if isinstance(data, Source) else _open_source(data, options), Path(path),
+        data if isinstance(data, Source) else options.open(data), Path(path),
         size=recipe.stored_size, fit=recipe.fit, validation=recipe.validation, test=recipe.test, seed=recipe.seed,
         bad=options.bad, allow_truncated=options.allow_truncated, progress=options.progress, say=options.say,
     )  # fmt: skip
@@ -197,7 +173,7 @@ def prepare(
 def _store_name(source: Source, recipe: Recipe, options: DataOptions) -> str:
     settings = (
         source.fingerprint, sorted(source.splits), recipe.stored_size, recipe.fit, recipe.validation, recipe.test,
-        recipe.seed, options.bad, options.allow_truncated,
+        recipe.seed, options.bad, options.allow_truncated, *sorted(source.selection().items()),
     )  # fmt: skip
     digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
     return f"{source.name}-{recipe.stored_size}-{digest}"
@@ -250,8 +226,10 @@ def _prepared_alike(data: str | Path, bundle: Bundle, options: DataOptions) -> S
     """Pictures in the bundle's stored form. Its own training pictures are split as they were for training, so that
     none of them is tested on; others without a test split are a test split as a whole."""
     recipe = recipes.from_dict(bundle.recipe).replace(stored_size=bundle.stored_size, fit=bundle.fit)
-    source = _open_source(data, options)
+    source = options.open(data)
     own = source.fingerprint == bundle.data.get("source")
+    if own and not source.grouping:
+        source = regrouped(source, bundle.data.get("grouping", ""))
     if not own and "test" not in source.splits:
         options.tell(f"{data} has no splits and is not what the classifier was trained on: all of it is the test")
         source = whole(source)
