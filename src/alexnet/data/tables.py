@@ -98,8 +98,8 @@ def _line(table: Path, number: int, head: list[str], cells: list[str]) -> _Line:
 def _inside(table: Path, place: str, path: str) -> str:
     """``path`` relative to the table's folder. A list from elsewhere must not make anyone read another file."""
     root = table.parent.resolve()
-    below = os.path.relpath(path, root) if os.path.isabs(path) else os.path.normpath(path)
-    if below == "." or below.split(os.sep)[0] == "..":
+    below = os.path.relpath(path, root) if Path(path).is_absolute() else os.path.normpath(path)
+    if Path(below).parts[:1] in ((), ("..",)):
         todo = "move the table to the pictures' folder or mend the path"
         raise DataError(f"{place}: path {shown(path)!r} leads out of {shown(root)}", "inside", todo)
     return below

@@ -10,9 +10,7 @@ from alexnet.data.doctor.findings import Example, Finding
 from alexnet.data.doctor.looking import Look, Seen, thumbs_of
 from alexnet.data.doctor.twins import unit
 
-_WORDS = (
-    "patient|pat|subject|subj|sub|case|person|speaker|camera|cam|video|vid|clip|sequence|seq|scene|slide|study|site"
-)
+_WORDS = "patient|pat|subject|subj|case|person|camera|cam|video|vid|clip|sequence|seq|scene|slide|study|site"
 PATTERNS = (  # what names often say; the parenthesis is the group
     rf"(?i)((?<![a-z])(?:{_WORDS})[-_ ]?[a-z]?\d+)",
     r"(?<!\d)((?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01]))(?!\d)",

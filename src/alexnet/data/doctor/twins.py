@@ -15,9 +15,7 @@ from alexnet.data.doctor.looking import SIDE
 
 REACH = 0.12  # distance of unit thumbnails; JPEG at quality 30: 0.054, half the size: 0.055 (95 % of 650 photographs)
 COLOR = 8.0  # gray levels that the mean color may differ by
-SPOT = (
-    32.0  # gray levels that one of the 24 × 24 fields may differ by: copies differ everywhere a little, not here a lot
-)
+SPOT = 32.0  # gray levels that one of the 24 × 24 fields may differ by: copies differ a little everywhere
 PLAIN = 4.0  # gray levels of deviation below which a thumbnail shows nothing that two pictures could share
 NEIGHBORS = 16  # that a picture is compared with; larger crowds are joined through each other
 
@@ -31,7 +29,7 @@ class _Units(NamedTuple):
 
 
 def twins(thumbs: NDArray[np.uint8], workers: int = 1) -> Pairs:
-    """The pairs among ``thumbs`` [N, S, S, 3] that show the same picture; a crowd is chained, not listed pair by pair."""
+    """The pairs among ``thumbs`` [N, S, S, 3] that show the same picture; a crowd is chained."""
     points, contrast = _points(thumbs)
     useful = np.flatnonzero(contrast >= PLAIN)
     if len(useful) < 2:
