@@ -44,7 +44,9 @@ def test_tsv_byte_order_mark_groups_splits_and_other_columns(table):
 
 
 def test_two_splits_are_train_and_test(table):
-    rows = [f"{n}.png,{label},{split}" for n, label, split in zip("abcd", "xyxy", ["train"] * 2 + ["val"] * 2)]
+    rows = [
+        f"{n}.png,{label},{split}" for n, label, split in zip("abcd", "xyxy", ["train"] * 2 + ["val"] * 2, strict=True)
+    ]
     assert counts(open_source(table("path,label,split", *rows))) == {"train": 2, "test": 2}
 
 
@@ -84,7 +86,7 @@ def test_wrong_tables_have_their_reason(table, lines, message):
 def test_bytes_that_are_no_text(table):
     with pytest.raises(DataError, match=r"byte 11 is no UTF-8"):
         open_source(table(data=b"path,label\n\xff.png,x\n"))
-    with pytest.raises(DataError, match="empty path or label|can not be read"):
+    with pytest.raises(DataError, match=r"empty path or label|can not be read"):
         open_source(table(data=b"path,label\na\0.png,x\n"))
 
 

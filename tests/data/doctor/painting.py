@@ -134,12 +134,16 @@ def plant(root: Path) -> dict[str, set[str]]:
         | {"val/stripe/near.png", "test/stripe/near-small.jpg"},
         "two-labels": {"train/cross/which.png", "train/ring/what.png", "train/cross/who.png", "val/stripe/whom.jpg"},
         "some-gray": {"train/cross/gray.png", "train/ring/deep.png", "train/stripe/dot.png"},
-        "group-guess": {f"{split}/ring/patient999_{split}_{index}.png" for split in ("train", "test") for index in (0, 1)},
+        "group-guess": {f"{s}/ring/patient999_{s}_{index}.png" for s in ("train", "test") for index in (0, 1)},
         "refused": set(),  # the class folder without a picture
         "class-missing": set(),  # rare is only in train
         "few": set(),
         "imbalance": set(),
     }  # fmt: skip
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def diagnose(root: Path, **options) -> Report:

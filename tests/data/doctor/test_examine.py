@@ -7,8 +7,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.selection import excluding
 from alexnet.data.sources import open_source
 
-from ..conftest import contents
-from .painting import KINDS, diagnose, found, healthy, paint, plant, saved, write
+from .painting import KINDS, contents, diagnose, found, healthy, paint, plant, saved, write
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""FAULTS 1 to 8 through the doctor: whatever a file holds, a look at it says why it is no use, and nothing falls over."""
+"""Whatever a file holds, a look at it says why it is no use, and nothing falls over."""
 
 import random
 
