@@ -112,7 +112,7 @@ def test_a_million_members_are_refused(tmp_path, monkeypatch):
 
 def test_a_header_that_claims_to_be_huge_is_not_read(tmp_path):
     info = tarfile.TarInfo("a/x.png")
-    info.type, info.size = tarfile.XHDTYPE, 1 << 33
+    info.type, info.size = tarfile.XHDTYPE, (1 << 33) - 1
     path = tmp_path / "set.tar"
     path.write_bytes(info.tobuf(tarfile.USTAR_FORMAT) + bytes(10240))
     with pytest.raises(DataError, match=r"header of [\d,]+ bytes"):
@@ -132,7 +132,7 @@ def test_compressed_tars_and_cut_ones(tmp_path):
     with pytest.raises(DataError, match=r"is compressed.*must be a plain \.tar"):
         open_source(tmp_path / "set.tar.gz")
     data = tar_bytes(GOOD)
-    for cut in (700, 1024 + 5, 512):
+    for cut in (0, 512, 700, 1024 + 5, 1024, 2048):  # in a header, in a picture, between two, without the end
         (tmp_path / "cut.tar").write_bytes(data[:cut])
         with pytest.raises(DataError):
             open_source(tmp_path / "cut.tar")

@@ -29,7 +29,7 @@ def meta(root):
     synsets = np.zeros(4, dtype=[("ILSVRC2012_ID", "f8"), ("WNID", "O"), ("words", "O")])
     for row, (number, wordnet) in zip(synsets, [(1, "n03"), (2, "n01"), (3, "n02"), (4, "n99")], strict=True):
         row["ILSVRC2012_ID"], row["WNID"], row["words"] = number, wordnet, "a thing"
-    savemat(root / "meta.mat", {"synsets": synsets.reshape(-1, 1)})
+    savemat(str(root / "meta.mat"), {"synsets": synsets.reshape(-1, 1)})
 
 
 def kaggle(root):

@@ -36,7 +36,7 @@ def is_archive(path: Path) -> bool:
 
 def read_archive(archive: Path, faults: Faults | None = None) -> Source:
     """The pictures in ``archive``, laid out as ``read_folder`` reads folders. Raises DataError."""
-    pieces = _unwrapped(list(pieces_of(archive)))
+    pieces = unwrapped(list(pieces_of(archive)))
     tops = {piece.parts[0] for piece in pieces if len(piece.parts) > 1}
     split_like = {top for top in tops if top.lower() in SPLITS}
     if split_like and split_like != tops:
@@ -75,7 +75,7 @@ def pieces_of(archive: Path) -> Iterator[Piece]:
     try:
         with archive.open("rb") as file:
             yield from _members(archive, file, 0, os.fstat(file.fileno()).st_size, ())
-    except (OSError, tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+    except (OSError, tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
         raise DataError(f"{shown(archive)}: can not be read ({reason})", "a whole tar", "get it again") from error
 
@@ -108,7 +108,7 @@ def _members(archive: Path, file: BinaryIO, start: int, size: int, above: tuple[
     window = _Window(file, start, size)
     if size == 0 or size % 512:
         raise tarfile.ReadError("empty" if size == 0 else f"{size:,} bytes, not whole blocks of 512: cut short?")
-    with tarfile.open(fileobj=window, mode="r:", ignore_zeros=False, errors="strict") as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=window, mode="r:", encoding="utf-8") as tar:  # type: ignore[call-overload]
         while (member := tar.next()) is not None:
             tar.members.clear()  # a list of all headers is of no use here
             parts = _safe(archive, member)
@@ -118,7 +118,7 @@ def _members(archive: Path, file: BinaryIO, start: int, size: int, above: tuple[
                 what = f"{'/'.join(parts)} twice" if parts in seen else f"more than {MAX_MEMBERS:,} files"
                 raise DataError(f"{shown(archive)}: {what}", "one tar of a data set, each file once", "repack it")
             seen.add(parts)
-            if member.offset_data + member.size > size:
+            if not 0 <= member.size <= size - member.offset_data:
                 raise tarfile.ReadError(f"{'/'.join(parts)} is cut short")
             inner = parts[-1].lower().endswith(".tar")
             if inner and above:
@@ -128,6 +128,9 @@ def _members(archive: Path, file: BinaryIO, start: int, size: int, above: tuple[
                 yield from _members(archive, file, start + member.offset_data, member.size, within)
             else:
                 yield Piece((*above, *parts), start + member.offset_data, member.size)
+        window.seek(tar.offset)
+    if window.read(512) != bytes(512):  # tarfile takes a damaged header, and a missing end, for the end
+        raise tarfile.ReadError(f"damaged or cut short at byte {start + tar.offset:,}")
 
 
 def _safe(archive: Path, member: tarfile.TarInfo) -> tuple[str, ...]:
@@ -145,7 +148,7 @@ def _safe(archive: Path, member: tarfile.TarInfo) -> tuple[str, ...]:
     return tuple(part for part in member.name.split("/") if part not in ("", "."))
 
 
-def _unwrapped(pieces: list[Piece]) -> list[Piece]:
+def unwrapped(pieces: list[Piece]) -> list[Piece]:
     """Without the folders that hold everything: most tars have one with the name of the data set."""
     while pieces and all(len(piece.parts) > 2 for piece in pieces) and len({piece.parts[0] for piece in pieces}) == 1:
         pieces = [piece._replace(parts=piece.parts[1:]) for piece in pieces]

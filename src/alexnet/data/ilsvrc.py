@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.archives import Piece, pieces_of, source_in
+from alexnet.data.archives import Piece, pieces_of, source_in, unwrapped
 from alexnet.data.folders import is_picture_name
 from alexnet.data.listing import SPLITS, Faults, Source, shown
 from alexnet.errors import DataError
@@ -37,12 +37,21 @@ def read_archives(root: Path, found: Mapping[str, list[Path]], faults: Faults | 
             raise DataError(f"{shown(root)}: {names} are both of {split}", "one tar a split", "move one away")
     if "train" not in found or len(found) < 2:
         raise DataError(f"{shown(root)}: tars of {', '.join(found)}", "of train and validation or test", "add the rest")
-    parts = {split: (paths[0], list(pieces_of(paths[0]))) for split, paths in sorted(found.items())}
+    parts = {split: (paths[0], unwrapped(list(pieces_of(paths[0])))) for split, paths in sorted(found.items())}
     classes = sorted({piece.parts[0] for piece in parts["train"][1] if len(piece.parts) > 1})
-    for split, (path, pieces) in parts.items():
+    for split, (path, inside) in parts.items():
+        pieces = _flat(inside, classes)
         if pieces and all(len(piece.parts) == 1 for piece in pieces) and split != "train":
             parts[split] = path, _labeled(root, path, pieces, classes)
     return source_in(parts, shown(root.resolve().name), faults)
+
+
+def _flat(pieces: list[Piece], classes: list[str]) -> list[Piece]:
+    """Without the one folder that holds all pictures and is no class, where there is one."""
+    tops = {piece.parts[0] for piece in pieces}
+    if len(tops) == 1 and not tops & set(classes) and all(len(piece.parts) == 2 for piece in pieces):
+        return [piece._replace(parts=piece.parts[1:]) for piece in pieces]
+    return pieces
 
 
 def _labeled(root: Path, archive: Path, pieces: list[Piece], classes: list[str]) -> list[Piece]:
@@ -50,7 +59,8 @@ def _labeled(root: Path, archive: Path, pieces: list[Piece], classes: list[str])
     pictures = sorted((piece for piece in pieces if is_picture_name(piece.parts[-1])), key=lambda piece: piece.parts)
     truth = next((root / name for name in TRUTHS if (root / name).is_file()), None)
     if truth is None:
-        raise DataError(f"{shown(archive)}: no class folders and no ground truth beside it", " or ".join(TRUTHS), "add")
+        what = f"{shown(archive)}: no class folders and no ground truth beside it"
+        raise DataError(what, " or ".join(TRUTHS), "put one of them into its folder")
     names = [piece.parts[-1].rsplit(".", 1)[0] for piece in pictures]
     try:
         label_of = _read_truth(truth, names, classes)

@@ -94,7 +94,7 @@ def _existing(job: Job) -> Store:
     store = Store.open(job.path)
     if store.about["settings"] != job.settings:
         theirs = store.about["settings"]
-        differ = [name for name, value in job.settings.items() if theirs.get(name) != value]
+        differ = [name for name in {**job.settings, **theirs} if theirs.get(name) != job.settings.get(name)]
         what = f"{job.path}: is a store of other {', '.join(differ)}"
         raise DataError(what, "the same source and settings, or a new name", "choose another path or delete it")
     sweep(job.path)

@@ -43,7 +43,7 @@ def read_table(table: Path, faults: Faults | None = None) -> Source:
     if not lines:
         raise DataError(f"{shown(table)}: no rows", f"rows of {_FORM}", "fill it")
     root = table.parent
-    if not any((root / line.path).exists() for line in lines):
+    if not any(_exists(root / line.path) for line in lines):
         what = f"{shown(table)}: none of its {len(lines)} files exist, such as {shown(lines[0].path)}"
         raise DataError(what, f"paths relative to {shown(root.resolve())}", "move the table or mend its paths")
     classes = sorted({line.label for line in lines})
@@ -54,6 +54,13 @@ def read_table(table: Path, faults: Faults | None = None) -> Source:
         must = "train and test, or train, validation and test, or none"
         raise DataError(f"{shown(table)}: splits {', '.join(sorted(found))}", must, "mend the column split")
     return source_of(shown(table.resolve().stem), classes, rows, faults=faults)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long for a name
+        return False
 
 
 def _lines(table: Path) -> Iterator[_Line]:

@@ -26,7 +26,8 @@ def paint(seed: int, kind: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> Ima
     far = np.hypot(x, y)
     shape = [(abs(x) < 5) | (abs(y) < 5), (far > 10) & (far < 18), (x + y) % 12 < 5][kind] & (far < 20)
     pixels[shape] = draw.integers(0, 256, 3)
-    return Image.fromarray(pixels).resize(size)
+    noise = draw.integers(-draw.integers(1, 7), 7, pixels.shape)  # so that bytes tell nothing of the shape
+    return Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)).resize(size)
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -43,11 +44,11 @@ def write(path: Path, data: bytes) -> None:
 def healthy(root: Path, counts: dict[str, int], kinds: int = 3) -> Path:
     """``counts`` pictures of each class and split, each of a patient whose pictures are all in one split."""
     seed = 0
-    for split, count in counts.items():
+    for place, (split, count) in enumerate(counts.items()):
         for kind in range(kinds):
             for index in range(count):
                 seed += 1
-                name = f"{split}/{KINDS[kind]}/patient{seed // 3:03d}_{split}_{index:03d}.png".lstrip("/")
+                name = f"{split}/{KINDS[kind]}/patient{place}{kind}{index // 3:02d}_{index:03d}.png".lstrip("/")
                 write(root / name, saved(paint(seed, kind)))
     return root
 

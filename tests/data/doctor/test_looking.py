@@ -28,7 +28,7 @@ def seen(data, name="a/x.jpg"):
         (b"", "is empty"),
         (b"x", "has only 1 byte"),
         (b"<html>gone</html>", "looks like HTML"),
-        (bomb(), "3600 megapixels"),
+        (bomb(), "megapixels"),
         (b"\0" * 500, "no known picture format"),
     ],
 )
