@@ -19,8 +19,8 @@ def cut_groups(
     """
     members = _members(pictures, seed)
     table = np.zeros((len(members), classes), np.int64)  # [G, K] pictures of each class in each group
-    for row, own in enumerate(members.values()):
-        np.add.at(table[row], [pictures[index].label for index in own], 1)
+    for number, own in enumerate(members.values()):
+        np.add.at(table[number], [pictures[index].label for index in own], 1)
     left = table.sum(axis=0)  # [K]
     wanted = np.array(shares_of(left, fraction))  # [K]
     cut: set[int] = set()

@@ -297,6 +297,8 @@ def _letter_box(image: Image.Image, size: int) -> NDArray[np.uint8]:
 class _Ours:
     """Stands in a warning filter where a pattern would: matches on threads that are decoding, and keeps the text."""
 
+    pattern = "(?!)"  # for scikit-learn, which hands filters on as text: matches nothing
+
     def __init__(self) -> None:
         self.thread = threading.local()
 

@@ -33,7 +33,7 @@ COPIES = {
 
 @pytest.mark.parametrize("copy", COPIES)
 def test_a_copy_is_found_and_nothing_else(copy):
-    originals = [paint(seed, seed % 3, (96, 72)) for seed in range(40)]
+    originals = [paint(seed, seed % 3, (192, 144)) for seed in range(40)]
     thumbs = np.stack([thumb(image) for image in originals] + [thumb(COPIES[copy](image)) for image in originals])
     assert twins(thumbs).tolist() == [[i, i + 40] for i in range(40)]
 
@@ -82,6 +82,14 @@ def test_plain_pictures_and_small_changes_are_no_copies():
     assert twins(np.stack([*plain, base, changed])).tolist() == []
     assert twins(np.zeros((0, SIDE, SIDE, 3), np.uint8)).shape == (0, 2)
     assert twins(np.stack([base])).shape == (0, 2)
+
+
+def test_small_pictures_must_be_nearer():
+    base = thumb(paint(1))
+    near = np.clip(base + np.random.default_rng(0).normal(0, 5, base.shape), 0, 255).astype(np.uint8)
+    pair = np.stack([base, near])
+    assert twins(pair).tolist() == [[0, 1]] and twins(pair, np.array([False, True])).tolist() == []
+    assert twins(np.stack([base, base]), np.array([True, True])).tolist() == [[0, 1]]
 
 
 def test_a_crowd_of_one_picture_is_chained_not_squared():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from alexnet.data.doctor.findings import Example, Finding
-from alexnet.data.doctor.looking import Look, Seen, thumbs_of
+from alexnet.data.doctor.looking import SIDE, Look, Seen, thumbs_of
 from alexnet.data.doctor.twins import twins
 
 _KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}  # where a picture is missed most
@@ -42,7 +42,8 @@ def same_pictures(looks: list[Look], workers: int = 1) -> list[list[Look]]:
 
     first: dict[str, int] = {}
     pairs = [(first.setdefault(look.sha256, index), index) for index, look in enumerate(looks)]
-    pairs += [(int(a), int(b)) for a, b in twins(thumbs_of(looks), workers)]
+    small = np.array([min(look.width, look.height) < SIDE for look in looks], bool)
+    pairs += [(int(a), int(b)) for a, b in twins(thumbs_of(looks), small, workers)]
     for a, b in pairs:
         up[max(top(a), top(b))] = min(top(a), top(b))
     crowds: dict[int, list[Look]] = defaultdict(list)

@@ -14,7 +14,7 @@ from alexnet.data.doctor.looking import Look, Seen, thumbs_of
 from alexnet.data.pixels import FORMATS
 
 MOST = 4000  # pictures that the forest learns from, drawn
-FOLDS = 5
+FOLDS, TREES = 4, 25
 GRAY = 4  # gray levels that the channels of a gray picture's thumbnail may differ by (JPEG)
 # How far from chance (0) to perfect (1), surely, before a warning. The ring of a photograph also shows scenery.
 LIMITS = {"size": 0.3, "format": 0.3, "bytes": 0.35, "color": 0.35, "border": 0.5}
@@ -97,7 +97,7 @@ def _reach(table: NDArray[np.float64], labels: NDArray[np.int64], groups: NDArra
     names, numbers = np.unique(groups, return_inverse=True)
     shuffled = np.random.Generator(np.random.PCG64(1)).permutation(len(names))[numbers]
     for learn, ask in GroupKFold(min(FOLDS, len(names))).split(table, labels, shuffled):
-        forest = ExtraTreesClassifier(40, max_depth=8, min_samples_leaf=3, class_weight="balanced", random_state=0)
+        forest = ExtraTreesClassifier(TREES, max_depth=8, min_samples_leaf=3, class_weight="balanced", random_state=0)
         right[ask] = forest.fit(table[learn], labels[learn]).predict(table[ask]) == labels[ask]
     recall = np.array([right[labels == label].mean() for label in np.unique(labels)])
     count = np.array([(labels == label).sum() for label in np.unique(labels)])

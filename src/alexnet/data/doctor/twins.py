@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from alexnet.data.doctor.looking import SIDE
 
-REACH = 0.12  # distance of unit thumbnails; JPEG at quality 30: 0.054, half the size: 0.055 (95 % of 650 photographs)
+REACH = 0.15  # distance of unit thumbnails; 95 % of copies: docs/doctor.md; others: 0.56 at least
+REACH_SMALL = 0.03  # of those made from fewer pixels: two different digits of 8 × 8 lie 0.093 apart
 COLOR = 8.0  # gray levels that the mean color may differ by
-SPOT = 32.0  # gray levels that one of the 24 × 24 fields may differ by: copies differ a little everywhere
+SPOT = 48.0  # gray levels that one of the 24 × 24 fields may differ by: copies differ a little everywhere
 PLAIN = 4.0  # gray levels of deviation below which a thumbnail shows nothing that two pictures could share
 NEIGHBORS = 16  # that a picture is compared with; larger crowds are joined through each other
 
@@ -28,8 +29,11 @@ class _Units(NamedTuple):
     contrast: NDArray[np.float32]  # [N] gray levels
 
 
-def twins(thumbs: NDArray[np.uint8], workers: int = 1) -> Pairs:
-    """The pairs among ``thumbs`` [N, S, S, 3] that show the same picture; a crowd is chained."""
+def twins(thumbs: NDArray[np.uint8], small: NDArray[np.bool_] | None = None, workers: int = 1) -> Pairs:
+    """The pairs among ``thumbs`` [N, S, S, 3] that show the same picture; a crowd is chained.
+
+    ``small`` [N] says which were made from fewer pixels than a thumbnail has: these must be nearer.
+    """
     points, contrast = _points(thumbs)
     useful = np.flatnonzero(contrast >= PLAIN)
     if len(useful) < 2:
@@ -38,7 +42,8 @@ def twins(thumbs: NDArray[np.uint8], workers: int = 1) -> Pairs:
     _, first, same = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     copies = np.stack([first[same.reshape(-1)], np.arange(len(useful))], axis=1)  # equal thumbnails: to their first
     near = first[_neighbors(points[useful[first]], workers)]
-    found = np.concatenate([useful[copies[copies[:, 0] != copies[:, 1]]], _confirmed(thumbs, useful[near])])
+    tiny = np.zeros(len(thumbs), bool) if small is None else small
+    found = np.concatenate([useful[copies[copies[:, 0] != copies[:, 1]]], _confirmed(thumbs, useful[near], tiny)])
     return np.unique(np.sort(found, axis=1), axis=0)
 
 
@@ -56,8 +61,9 @@ def unit(thumbs: NDArray[np.uint8]) -> _Units:
     means = values.mean(axis=(1, 2))  # [N, 3]
     values -= means[:, None, None]
     contrast = np.sqrt((values**2).mean(axis=(1, 2, 3)))  # [N]
-    size = float(np.sqrt(values[0].size))
-    return _Units(values.reshape(len(values), -1) / np.maximum(contrast * size, 1e-6)[:, None], means, contrast)
+    size = np.float32(np.sqrt(3) * SIDE)
+    flat = values.reshape(len(values), 3 * SIDE * SIDE)
+    return _Units(flat / np.maximum(contrast * size, 1e-6)[:, None], means, contrast)
 
 
 def _points(thumbs: NDArray[np.uint8], part: int = 1024) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -85,7 +91,7 @@ def _neighbors(points: NDArray[np.float32], workers: int) -> Pairs:
     return np.unique(np.sort(pairs, axis=1), axis=0)
 
 
-def _confirmed(thumbs: NDArray[np.uint8], pairs: Pairs, part: int = 1024) -> Pairs:
+def _confirmed(thumbs: NDArray[np.uint8], pairs: Pairs, small: NDArray[np.bool_], part: int = 1024) -> Pairs:
     """Those of ``pairs`` that are alike in everything that a thumbnail shows."""
     kept = [np.zeros((0, 2), np.int64)]
     for start in range(0, len(pairs), part):
@@ -94,5 +100,6 @@ def _confirmed(thumbs: NDArray[np.uint8], pairs: Pairs, part: int = 1024) -> Pai
         far = np.linalg.norm(a.shapes - b.shapes, axis=1)
         color = np.abs(a.means - b.means).max(axis=1)
         spot = np.abs(thumbs[own[:, 0]].astype(np.int16) - thumbs[own[:, 1]]).max(axis=(1, 2, 3))
-        kept.append(own[(far <= REACH) & (color <= COLOR) & (spot <= SPOT)])
+        reach = np.where(small[own].any(axis=1), REACH_SMALL, REACH)
+        kept.append(own[(far <= reach) & (color <= COLOR) & (spot <= SPOT)])
     return np.concatenate(kept)
