@@ -76,7 +76,7 @@ def test_wrong_use(digits_folder, tmp_path, capsys):
 
 def test_a_trained_network_finds_a_wrong_label_and_is_evaluated_by_its_groups(digits_folder, tmp_path, capsys):
     options = DataOptions(cache=tmp_path / "cache", group_pattern=r"(\d\d)\d\.png")
-    changes = {"epochs": 6, "stored_size": 32, "keep": "last"}
+    changes = {"epochs": 5, "stored_size": 32, "keep": "last"}
     result = api.train(digits_folder, run=tmp_path / "run", model="lenet5", options=options, device="cpu", **changes)
     told = []
     scores = api.evaluate(

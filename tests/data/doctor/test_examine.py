@@ -64,7 +64,7 @@ def test_what_only_looks_like_a_fault_is_none(tmp_path):
 def test_groups_that_are_named_are_drawn_whole(tmp_path):
     from alexnet.data.selection import grouped
 
-    root = healthy(tmp_path / "set", {"": 51})
+    root = healthy(tmp_path / "set", {"": 60})
     assert "group-guess" in found(diagnose(root))
     report = examine(grouped(open_source(root), pattern=r"patient(\d+)"))
     assert found(report) == {} and report.honest

@@ -40,7 +40,7 @@ def check_classes(seen: Seen, faults: list[DataError]) -> Iterator[Finding]:
     yield from _unequal(seen, train)
 
 
-def _few(seen: Seen, train: np.ndarray, test: np.ndarray) -> Iterator[Finding]:  # type: ignore[type-arg]
+def _few(seen: Seen, train: np.ndarray, test: np.ndarray) -> Iterator[Finding]:
     few = (train > 0) & (train < FEW_TRAIN)
     if few.any():
         what = f"fewer than {FEW_TRAIN} training pictures of {_list(_titles(seen, few), train[few])}"
@@ -51,7 +51,7 @@ def _few(seen: Seen, train: np.ndarray, test: np.ndarray) -> Iterator[Finding]: 
         yield Finding("few-test", "note", what, "their accuracy will be known only roughly: test on more pictures")
 
 
-def _unequal(seen: Seen, train: np.ndarray) -> Iterator[Finding]:  # type: ignore[type-arg]
+def _unequal(seen: Seen, train: np.ndarray) -> Iterator[Finding]:
     there = train[train > 0]
     if len(there) < 2 or there.max() < UNEQUAL * there.min():
         return
@@ -66,10 +66,10 @@ def _unequal(seen: Seen, train: np.ndarray) -> Iterator[Finding]:  # type: ignor
     yield Finding("imbalance", "warning", what, todo, (), (), numbers)
 
 
-def _titles(seen: Seen, mask: np.ndarray) -> list[str]:  # type: ignore[type-arg]
+def _titles(seen: Seen, mask: np.ndarray) -> list[str]:
     return [seen.classes[i] for i in np.flatnonzero(mask)]
 
 
-def _list(titles: list[str], counts: np.ndarray | None = None) -> str:  # type: ignore[type-arg]
+def _list(titles: list[str], counts: np.ndarray | None = None) -> str:
     shown = [f"{t!r}" + (f" ({counts[i]})" if counts is not None else "") for i, t in enumerate(titles[:8])]
     return ", ".join(shown) + (f" and {len(titles) - 8} more classes" if len(titles) > 8 else "")

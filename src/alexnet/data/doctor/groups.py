@@ -87,7 +87,7 @@ def _alike(groups: dict[str, list[Look]], most: int = 400) -> bool:
     return bool(np.median(near) < ALIKE * np.median(_distance(looks, np.stack([a[between], b[between]], axis=1))))
 
 
-def _distance(looks: list[Look], pairs: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> np.ndarray:  # type: ignore[type-arg]
+def _distance(looks: list[Look], pairs: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> np.ndarray:
     left, right = (unit(thumbs_of([looks[i] for i in side])).shapes for side in pairs.T)
     return np.asarray(np.linalg.norm(left - right, axis=1))
 
