@@ -24,6 +24,8 @@ RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 DOORS = {
     "PIL": ["data/pixels.py"],
     "matplotlib": ["visualize/"],
+    "jinja2": ["data/doctor/page.py"],
+    "tarfile": ["data/archives.py"],
     "argparse": ["cli/", "__main__.py"],
     "tyro": ["cli/"],
     "os.environ": ["cli/", "__main__.py"],
@@ -40,7 +42,7 @@ DOORS = {
     "torchvision.datasets": ["data/standard.py"],
     "torchvision.models": ["weights/published.py"],
     "safetensors": ["bundle.py"],
-    "scipy": ["evaluation/ensemble.py", "history/verdict.py"],
+    "scipy": ["data/ilsvrc.py", "data/doctor/twins.py", "evaluation/ensemble.py", "history/verdict.py"],
 }
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import recipe as recipes
-from alexnet.api.stores import DataOptions, cached, source_of
+from alexnet.api.stores import DataOptions, cached
 from alexnet.bundle import Bundle, is_trained
+from alexnet.data.selection import regrouped
 from alexnet.data.sources import is_store
 from alexnet.data.splits import whole
 from alexnet.data.store import Store
@@ -146,8 +147,10 @@ def _prepared_alike(data: str | Path, bundle: Bundle, options: DataOptions) -> S
     """Pictures in the bundle's stored form. Its own training pictures are split as they were for training, so that
     none of them is tested on; others without a test split are a test split as a whole."""
     recipe = recipes.from_dict(bundle.recipe).replace(stored_size=bundle.stored_size, fit=bundle.fit)
-    source = source_of(data, options)
+    source = options.open(data)
     own = source.fingerprint == bundle.data.get("source")
+    if own and not source.grouping:
+        source = regrouped(source, bundle.data.get("grouping", ""))
     if not own and "test" not in source.splits:
         options.tell(f"{data} has no splits and is not what the classifier was trained on: all of it is the test")
         source = whole(source)

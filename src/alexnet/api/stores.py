@@ -1,49 +1,19 @@
 """From what a person named to prepared pictures: opened, found in the cache, or prepared into it."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from alexnet.data.options import DataOptions
 from alexnet.data.prepare import prepare as prepare_store
-from alexnet.data.sources import Source, is_store, open_source
+from alexnet.data.sources import Source, is_store
 from alexnet.data.store import Store
 from alexnet.recipe import Recipe
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """How pictures are found and read, beyond what the recipe says."""
-
-    data_root: Path | None = None
-    download: bool = False
-    cache: Path | None = None
-    bad: Literal["exclude", "fail"] = "exclude"
-    allow_truncated: bool = False
-    progress: Progress | None = None
-    say: Callable[[str], None] | None = None
-
-    def tell(self, text: str) -> None:
-        """A line for the person, if anyone listens."""
-        if self.say is not None:
-            self.say(text)
-
 
 def open_store(data: str | Path, recipe: Recipe, options: DataOptions) -> Store:
     """The store of ``data``: opened where it is one, else prepared into the cache (or found there)."""
     if is_store(Path(data)):
         return Store.open(Path(data))
-    return cached(source_of(data, options), recipe, options)
-
-
-def source_of(data: str | Path, options: DataOptions) -> Source:
-    source = open_source(data, data_root=options.data_root, download=options.download)
-    for note in source.notes:
-        options.tell(note)
-    return source
+    return cached(options.open(data), recipe, options)
 
 
 def cached(source: Source, recipe: Recipe, options: DataOptions) -> Store:
@@ -59,7 +29,7 @@ def prepare(
     """Prepare pictures into a store at ``path``: sizes, fit, splits and seed are the recipe's."""
     recipe, options = recipe or Recipe(), options or DataOptions()
     store = prepare_store(
-        data if isinstance(data, Source) else source_of(data, options), Path(path),
+        data if isinstance(data, Source) else options.open(data), Path(path),
         size=recipe.stored_size, fit=recipe.fit, validation=recipe.validation, test=recipe.test, seed=recipe.seed,
         bad=options.bad, allow_truncated=options.allow_truncated, progress=options.progress, say=options.say,
     )  # fmt: skip
@@ -71,7 +41,7 @@ def prepare(
 def _store_name(source: Source, recipe: Recipe, options: DataOptions) -> str:
     settings = (
         source.fingerprint, sorted(source.splits), recipe.stored_size, recipe.fit, recipe.validation, recipe.test,
-        recipe.seed, options.bad, options.allow_truncated,
+        recipe.seed, options.bad, options.allow_truncated, *sorted(source.selection().items()),
     )  # fmt: skip
     digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
     return f"{source.name}-{recipe.stored_size}-{digest}"

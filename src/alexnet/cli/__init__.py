@@ -15,6 +15,7 @@ from typing import Any
 from alexnet import recipe as recipes
 from alexnet.cli import arguments, import_weights, layers, show
 from alexnet.cli.claims import claims
+from alexnet.cli.doctor import doctor
 from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError
 from alexnet.recipe import Recipe
 
@@ -112,11 +113,10 @@ def prepare(words: list[str]) -> int:
 
 def _check_store(given: arguments.PrepareArguments) -> int:
     from alexnet.data.prepare import check
-    from alexnet.data.sources import open_source
     from alexnet.data.store import Store
 
     store = Store.open(given.store)
-    found = check(open_source(given.data, data_root=given.source.data_root), store)
+    found = check(arguments.data_options(given.source).open(given.data), store)
     for line in found:
         print(line)
     return _fail(f"{len(found)} differences between {given.data} and {given.store}", 1) if found else 0
@@ -237,6 +237,7 @@ def show_recipes(words: list[str]) -> int:
 
 _VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
+    "doctor": doctor,
     "prepare": prepare,
     "evaluate": evaluate,
     "predict": predict,

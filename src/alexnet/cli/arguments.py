@@ -13,16 +13,25 @@ from alexnet.errors import AlexNetError, RecipeError
 from alexnet.recipe import Recipe
 
 if TYPE_CHECKING:
-    from alexnet.api import DataOptions
+    from alexnet.data.options import DataOptions
     from alexnet.training.start import Start
 
 
 @dataclass(frozen=True)
-class DataArguments:
-    """Where pictures come from and how they are read."""
+class SourceArguments:
+    """Where pictures come from and which of them count."""
 
     data_root: Path | None = None  # where torchvision's sets (cifar10, mnist, …) lie already
     download: bool = False  # may torchvision fetch a set that is not there?
+    group_column: str | None = None  # column of a table (patient, camera …) whose pictures share one split
+    group_pattern: str | None = None  # the same from file names: a regular expression, its parenthesis is the group
+    exclude: Path | None = None  # pictures to leave out: a list, as alexnet doctor --exclude-list writes it
+
+
+@dataclass(frozen=True)
+class DataArguments(SourceArguments):
+    """Where pictures come from and how they are read."""
+
     cache: Path | None = None  # where folders are prepared into; by default ~/.cache/alexnet
     bad: Literal["exclude", "fail"] = "exclude"  # unusable pictures: left out and listed | the first one ends it
     allow_truncated: bool = False  # use pictures that were cut off, and list them
@@ -166,13 +175,14 @@ class LayersArguments:
 
 def data_options(given: DataArguments) -> "DataOptions":
     """For the functions behind the command line: the typed options, a progress bar, lines on standard error."""
-    from alexnet.api import DataOptions
     from alexnet.cli.show import Progress, say
+    from alexnet.data.options import DataOptions
 
     cache = given.cache or _cache()
     return DataOptions(
-        given.data_root, given.download, cache, given.bad, given.allow_truncated, Progress("preparing"), say
-    )
+        given.data_root, given.download, cache, given.bad, given.allow_truncated, Progress("preparing"), say,
+        given.group_column, given.group_pattern, given.exclude,
+    )  # fmt: skip
 
 
 def _cache() -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from alexnet.data.listing import SPLITS, Picture, Row, Source, shown, source_of, stamp_of
+from alexnet.data.listing import SPLITS, Faults, Picture, Row, Source, refuse, shown, source_of, stamp_of
 from alexnet.errors import DataError
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
@@ -20,10 +20,10 @@ def is_picture_name(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES
 
 
-def read_folder(root: Path) -> Source:
+def read_folder(root: Path, faults: Faults | None = None) -> Source:
     """``root/class/*`` or ``root/{train,val,test}/class/*``; classes in the order of their sorted names.
 
-    Raises DataError for a layout that is neither.
+    Raises DataError for a layout that is neither; with ``faults``, classes without pictures are added to that list.
     """
     folders = _folders(root)
     if not folders:
@@ -34,7 +34,7 @@ def read_folder(root: Path) -> Source:
         todo = f"move {other.name!r} away, or rename split-like classes"
         raise DataError(f"{shown(root)}: split folders beside {other.name!r}", "only splits or only classes", todo)
     split_roots = _split_folders(root, named) if named else {"all": root}
-    return _read_classes(root, split_roots)
+    return _read_classes(root, split_roots, faults)
 
 
 def _split_folders(root: Path, named: Mapping[Path, str]) -> dict[str, Path]:
@@ -49,7 +49,7 @@ def _split_folders(root: Path, named: Mapping[Path, str]) -> dict[str, Path]:
     return {split: folder for folder, split in sorted(named.items(), key=lambda entry: list(SPLITS).index(entry[1]))}
 
 
-def _read_classes(root: Path, split_roots: Mapping[str, Path]) -> Source:
+def _read_classes(root: Path, split_roots: Mapping[str, Path], faults: Faults | None) -> Source:
     folders = {split: _folders(place) for split, place in split_roots.items()}
     for split, place in split_roots.items():
         if not folders[split]:
@@ -61,10 +61,11 @@ def _read_classes(root: Path, split_roots: Mapping[str, Path]) -> Source:
         for folder in group:
             found = list(_pictures(root, folder, split, classes.index(folder.name), others))
             if not found and split in ("all", "train"):
-                raise DataError(f"{shown(folder)}: no picture", "at least one", "fill or remove this class folder")
+                todo = "fill or remove this class folder"
+                refuse(DataError(f"{shown(folder)}: no picture", "at least one", todo), faults)
             rows += found
     notes = [f"{count} files that end in {suffix!r} are no pictures" for suffix, count in sorted(others.items())]
-    return source_of(shown(root.resolve().name), classes, rows, notes=notes)
+    return source_of(shown(root.resolve().name), classes, rows, notes=notes, faults=faults)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -96,13 +97,14 @@ def _pictures(root: Path, folder: Path, split: str, label: int, others: Counter[
         for name in sorted(name for name in names if not name.startswith(".")):
             path = Path(place, name)
             if is_picture_name(path.name):
-                picture = Picture(label, shown(path.relative_to(root).as_posix()), partial(_read, path))
+                picture = Picture(label, shown(path.relative_to(root).as_posix()), partial(read_picture, path))
                 yield Row(split, picture, stamp_of(path))
             else:
                 others[shown(path.suffix.lower())] += 1
 
 
-def _read(path: Path) -> bytes:
+def read_picture(path: Path) -> bytes:
+    """The bytes of the file. Raises PictureError."""
     from alexnet.data.pixels import read  # here: listing pictures needs no decoder
 
     return read(path)

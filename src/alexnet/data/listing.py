@@ -27,6 +27,8 @@ class Picture:
     label: int  # index into the source's classes
     origin: str  # where it comes from, unique in its source, for people and for splitting
     load: Callable[[], bytes | NDArray[np.uint8]] = field(repr=False)  # the file's bytes, or uint8 [H, W, 3]
+    group: str = ""  # patient, camera, video: what must not stand in two splits; "" is a group of its own
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)  # what else a table says of it
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,17 @@ class Source:
     fingerprint: str  # SHA-256 over classes, splits, origins, labels, sizes and times of files, content of arrays
     mirror: bool = True  # may a picture be mirrored? not a digit: that is another sign
     notes: tuple[str, ...] = ()  # for people
+    excluded: frozenset[str] = frozenset()  # origins that are left out after the splits are drawn
+    grouping: str = ""  # how the person grouped pictures: "column NAME" or "pattern REGEX"
+
+    def selection(self) -> dict[str, str]:
+        """What decides the splits beside the fingerprint; empty where nothing was grouped or excluded."""
+        digest = hashlib.sha256(json.dumps(sorted(self.excluded)).encode()).hexdigest()
+        excluded = {"excluded": digest} if self.excluded else {}
+        return excluded | ({"grouping": self.grouping} if self.grouping else {})
+
+
+Faults = list[DataError]  # what would stop training, for those who want to see all of it at once
 
 
 class Row(NamedTuple):
@@ -50,27 +63,43 @@ class Row(NamedTuple):
 
 
 def source_of(
-    name: str, classes: Iterable[str], rows: Iterable[Row], *, mirror: bool = True, notes: Iterable[str] = ()
+    name: str,
+    classes: Iterable[str],
+    rows: Iterable[Row],
+    *,
+    mirror: bool = True,
+    notes: Iterable[str] = (),
+    faults: Faults | None = None,
 ) -> Source:
-    """The source of these rows: grouped by split, checked, fingerprinted. Raises DataError."""
+    """The source of these rows: grouped by split, checked, fingerprinted. Raises DataError, or adds to ``faults``."""
     classes, notes = tuple(classes), list(notes)
     digest = hashlib.sha256(json.dumps(classes).encode())
     splits: dict[str, list[Picture]] = {}
     for split, picture, stamp in rows:
         splits.setdefault(split, []).append(picture)
-        digest.update(json.dumps([split, picture.origin, picture.label, stamp]).encode())
+        grouped = [picture.group] if picture.group else []
+        digest.update(json.dumps([split, picture.origin, picture.label, stamp, *grouped]).encode())
     if len(classes) < 2:
         raise DataError(f"{name}: {len(classes)} class", "at least 2 classes", "add a folder of other pictures")
     if set(splits) == {"train", "validation"}:  # of two, the second is the test split, whatever it is called
         notes.append("two splits: validation is used as test, and validation is cut from train")
         splits["test"] = splits.pop("validation")
-    notes += _check_classes(name, classes, splits)
+    notes += _check_classes(name, classes, splits, faults)
     order = sorted(splits, key=["all", "train", "validation", "test"].index)
     fixed = {split: tuple(splits[split]) for split in order}
     return Source(name, classes, fixed, digest.hexdigest(), mirror, tuple(notes))
 
 
-def _check_classes(name: str, classes: tuple[str, ...], splits: Mapping[str, list[Picture]]) -> list[str]:
+def refuse(fault: DataError, faults: Faults | None) -> None:
+    """Raise ``fault``, or add it to the list that a reader was given to go on reading."""
+    if faults is None:
+        raise fault
+    faults.append(fault)
+
+
+def _check_classes(
+    name: str, classes: tuple[str, ...], splits: Mapping[str, list[Picture]], faults: Faults | None
+) -> list[str]:
     """Every class needs training pictures; a class that another split lacks is a note."""
     first = "all" if "all" in splits else "train"
     present = {split: {picture.label for picture in pictures} for split, pictures in splits.items()}
@@ -78,7 +107,8 @@ def _check_classes(name: str, classes: tuple[str, ...], splits: Mapping[str, lis
         if label not in present.get(first, ()):
             others = [split for split in present if label in present[split]]
             where = f"only in {', '.join(others)}" if others else "without a picture"
-            raise DataError(f"{name}: class {title!r} is {where}", "in train", "add training pictures or remove it")
+            todo = "add training pictures or remove it"
+            refuse(DataError(f"{name}: class {title!r} is {where}", "in train", todo), faults)
     missing = ((split, set(range(len(classes))) - labels) for split, labels in present.items())
     return [f"{split} has no picture of {classes[label]!r}" for split, gone in missing for label in sorted(gone)]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.listing import SPLITS, Picture, Row, Source, shown, source_of, stamp_of
+from alexnet.data.listing import SPLITS, Faults, Picture, Row, Source, shown, source_of, stamp_of
 from alexnet.errors import DataError, PictureError
 
 
@@ -28,7 +28,7 @@ def parquet_files(root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def read_parquet(root: Path, files: Mapping[str, list[Path]]) -> Source:
+def read_parquet(root: Path, files: Mapping[str, list[Path]], faults: Faults | None = None) -> Source:
     """The pictures of ``files``, as ``parquet_files`` found them in ``root``. Raises DataError."""
     try:
         import pyarrow as arrow
@@ -43,7 +43,7 @@ def read_parquet(root: Path, files: Mapping[str, list[Path]]) -> Source:
     except (OSError, arrow.ArrowException) as error:
         what = f"{shown(root)}: {' '.join(str(error).split())}"
         raise DataError(what, "readable parquet files", "get them again") from error
-    return source_of(shown(root.resolve().name), _names(tables[0][1].class_names, rows), rows)
+    return source_of(shown(root.resolve().name), _names(tables[0][1].class_names, rows), rows, faults=faults)
 
 
 def _names(known: list[str], rows: list[Row]) -> list[str]:

@@ -54,7 +54,7 @@ def prepare(
     _check_arguments(size, fit, bad, shard_bytes, workers)
     options = {"size": size, "fit": fit, "validation": validation, "test": test, "seed": seed, "bad": bad}
     options |= {"allow_truncated": allow_truncated, "shard_bytes": shard_bytes, "version": VERSION}
-    settings = options | {"source": source.fingerprint, "name": source.name}
+    settings = options | {"source": source.fingerprint, "name": source.name} | source.selection()
     splits = assign(source, validation=validation, test=test, seed=seed)
     job = Job(source, path, settings, splits, workers or _cores(), progress or _silent, say or log.warning)
     if path.exists():
@@ -94,7 +94,7 @@ def _existing(job: Job) -> Store:
     store = Store.open(job.path)
     if store.about["settings"] != job.settings:
         theirs = store.about["settings"]
-        differ = [name for name, value in job.settings.items() if theirs.get(name) != value]
+        differ = [name for name in {**job.settings, **theirs} if theirs.get(name) != job.settings.get(name)]
         what = f"{job.path}: is a store of other {', '.join(differ)}"
         raise DataError(what, "the same source and settings, or a new name", "choose another path or delete it")
     sweep(job.path)
@@ -138,7 +138,7 @@ def check(source: Source, store: Store) -> list[str]:
     for split in store.splits.values():
         for row, label in zip(split.origins(), split.labels, strict=True):
             differences += _difference(now.pop(row["origin"], None), row, int(label))
-    known = {row["origin"] for row in read_jsonl(store.path / "skipped.jsonl")}
+    known = {row["origin"] for row in read_jsonl(store.path / "skipped.jsonl")} | source.excluded
     return differences + [f"{origin}: not in the store" for origin in now if origin not in known]
 
 

@@ -137,7 +137,9 @@ def _make(job: Job, picture: Picture) -> _Made:
                 raise
             raise PictureError(f"{picture.origin}: can not be read ({error})", "readable", "replace it") from error
         return _Made(None, picture.label, {"origin": picture.origin, "reason": str(error)})
-    row = {"origin": picture.origin, "sha256": picture_sha256(data), "notes": list(notes)}
+    row: dict[str, Any] = {"origin": picture.origin, "sha256": picture_sha256(data), "notes": list(notes)}
+    row |= {"group": picture.group} if picture.group else {}
+    row |= {"columns": dict(picture.columns)} if picture.columns else {}
     return _Made(np.ascontiguousarray(fitted), picture.label, row)
 
 

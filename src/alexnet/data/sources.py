@@ -1,4 +1,5 @@
-"""Where labeled pictures come from: what a person named → a folder, parquet files, a set known by name.
+"""Where labeled pictures come from: what a person named → a folder, parquet files, a table,
+tars, a set known by name.
 
 A source only lists pictures and knows how to get each one's bytes (or array); nothing is decoded. Heavy libraries are
 imported by the one function that needs them.
@@ -7,10 +8,13 @@ imported by the one function that needs them.
 import difflib
 from pathlib import Path
 
+from alexnet.data.archives import is_archive, read_archive
 from alexnet.data.folders import is_picture_name, read_folder
-from alexnet.data.listing import Picture, Source, shown
+from alexnet.data.ilsvrc import read_archives, split_archives
+from alexnet.data.listing import Faults, Picture, Source, shown
 from alexnet.data.parquet import parquet_files, read_parquet
 from alexnet.data.standard import SETS, read_digits, read_torchvision
+from alexnet.data.tables import is_table, read_table
 from alexnet.errors import DataError
 
 __all__ = ["SETS", "Picture", "Source", "is_picture_name", "is_store", "open_source"]
@@ -21,25 +25,35 @@ def is_store(path: str | Path) -> bool:
     return (Path(path) / "dataset.json").is_file()
 
 
-def open_source(data: str | Path, *, data_root: Path | None = None, download: bool = False) -> Source:
-    """The pictures that ``data`` names: one of SETS, or a folder of class folders, split folders or parquet files.
+def open_source(
+    data: str | Path, *, data_root: Path | None = None, download: bool = False, faults: Faults | None = None
+) -> Source:
+    """The pictures that ``data`` names: one of SETS, a folder (of class folders, split folders, parquet files or tars),
+    a CSV or TSV table, or a tar.
 
     ``data_root`` is where torchvision's sets lie or go (default ~/.cache/alexnet); only ``download`` fetches them. A
-    folder that has a set's name is written ``./name``. Raises DataError that says what to do.
+    folder that has a set's name is written ``./name``. Raises DataError that says what to do; with ``faults``, what
+    need not stop the reading (a class without pictures, a picture listed twice) is added to that list instead.
     """
     if isinstance(data, str) and data in SETS:
         return read_digits() if data == "digits" else read_torchvision(data, data_root, download)
     root = Path(data)
+    if root.is_file() and is_table(root):
+        return read_table(root, faults)
+    if root.is_file() and is_archive(root):
+        return read_archive(root, faults)
     if not root.is_dir():
         raise _no_such(str(data), root)
     if is_store(root):
         raise DataError(f"{shown(root)}: is a prepared store", "a source of pictures", "open it with Store.open")
-    files = parquet_files(root)
-    return read_parquet(root, files) if files else read_folder(root)
+    if files := parquet_files(root):
+        return read_parquet(root, files, faults)
+    tars = split_archives(root)
+    return read_archives(root, tars, faults) if len(tars) > 1 else read_folder(root, faults)
 
 
 def _no_such(data: str, root: Path) -> DataError:
-    must = f"a folder, or one of {', '.join(SETS)}"
+    must = f"a folder, or one of {', '.join(SETS)}, or a .csv, .tsv or .tar file"
     if root.exists():
         return DataError(f"{shown(data)}: is a file", must, "name its folder")
     near = difflib.get_close_matches(data.lower(), SETS, n=1)

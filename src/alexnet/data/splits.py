@@ -1,5 +1,8 @@
 """Train, validation, test: stratified by class, and a pure function of the pictures' names and the seed.
 
+Pictures of one group (a patient, a camera, a video) are never cut apart. What is excluded is left out last, so that it
+moves no other picture.
+
 Splits that a source brings are kept. A fraction is one of the pictures that are cut from: the test split is cut first,
 from all; validation then from what is left for training. ``whole`` makes a source that is only evaluated.
 """
@@ -10,20 +13,24 @@ from itertools import chain
 
 import numpy as np
 
+from alexnet.data.grouping import cut_groups, shares_of
 from alexnet.data.listing import Picture, Source
 from alexnet.errors import DataError
 
 _CUTS = {"test": 0, "validation": 1}  # each cut of each class has a generator of its own
 
 
-def assign(source: Source, *, validation: float, test: float, seed: int) -> dict[str, tuple[Picture, ...]]:
+def assign(
+    source: Source, *, validation: float, test: float, seed: int, strict: bool = True
+) -> dict[str, tuple[Picture, ...]]:
     """The pictures of train, validation (may be empty) and test, each sorted by origin.
 
     ``validation`` and ``test`` are fractions in [0, 1) of the pictures being cut from; ``test`` counts only for an
     unsplit source, ``validation`` only where the source has none. Each class gives its share, rounded up or down so
     that the whole is nearest, at least one if it has three pictures or more, and always keeps one for training. A train
-    split that comes empty stays so. Raises DataError for other fractions and seeds, and for a class without a training
-    picture where there are some.
+    split that comes empty stays so. With groups the shares are only near, and a class of one group is in train alone.
+    Raises DataError for other fractions and seeds, and, if ``strict``, for a class without a training picture where
+    there are some.
     """
     for name, fraction in (("validation", validation), ("test", test)):
         if not 0 <= fraction < 1:
@@ -32,7 +39,8 @@ def assign(source: Source, *, validation: float, test: float, seed: int) -> dict
         raise DataError(f"seed {seed}", "at least 0", "change it")
     given = {name: tuple(sorted(pictures, key=_by_origin)) for name, pictures in source.splits.items()}
     splits = _cut_what_lacks(source, given, validation, test, seed)
-    if given.get("train") != ():
+    splits = {name: tuple(p for p in pictures if p.origin not in source.excluded) for name, pictures in splits.items()}
+    if strict and given.get("train") != ():
         _check_training(source, splits["train"])
     return {name: splits[name] for name in ("train", "validation", "test")}
 
@@ -71,28 +79,17 @@ def _cut(
     source: Source, pictures: tuple[Picture, ...], fraction: float, seed: int, name: str
 ) -> tuple[tuple[Picture, ...], tuple[Picture, ...]]:
     """(what is left, what is cut)."""
+    if any(picture.group for picture in pictures):
+        return cut_groups(pictures, len(source.classes), fraction, [seed, _CUTS[name]])
     labels = np.array([picture.label for picture in pictures], np.int64)  # [N]
     counts = np.bincount(labels, minlength=len(source.classes))  # [K]
     cut = np.zeros(len(pictures), bool)
-    for label, count in enumerate(_shares(counts, fraction)):
+    for label, count in enumerate(shares_of(counts, fraction)):
         draw = np.random.Generator(np.random.PCG64([seed, _CUTS[name], label]))
         members = np.flatnonzero(labels == label) if count else np.zeros(0, np.int64)
         cut[draw.permutation(members)[:count]] = True
     left = tuple(picture for picture, out in zip(pictures, cut, strict=True) if not out)
     return left, tuple(picture for picture, out in zip(pictures, cut, strict=True) if out)
-
-
-def _shares(counts: np.ndarray[tuple[int, ...], np.dtype[np.int64]], fraction: float) -> list[int]:
-    """How many of each class to cut: largest remainders, then at least one of three, then one left for training."""
-    exact = counts * fraction
-    shares = np.floor(exact).astype(np.int64)
-    remainders = exact - shares
-    more = round(float(exact.sum())) - int(shares.sum())
-    for label in np.argsort(-remainders, kind="stable")[:more]:
-        shares[label] += remainders[label] > 0
-    if fraction > 0:
-        shares = np.where(counts >= 3, np.maximum(shares, 1), shares)
-    return [int(share) for share in np.minimum(shares, np.maximum(counts - 1, 0))]
 
 
 def _check_training(source: Source, train: tuple[Picture, ...]) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet.api.stores import DataOptions, cached, source_of
+from alexnet.api.stores import DataOptions, cached
 from alexnet.data import pixels
 from alexnet.data.listing import Picture, Source
 from alexnet.data.sources import is_store
@@ -34,7 +34,7 @@ def find(data: str, options: DataOptions) -> Material:
     if is_store(data):
         store = Store.open(data)
         return Material(store.name, None, store, store.size >= 224, store.mirror)
-    source = source_of(data, options)
+    source = options.open(data)
     first = next(pictures[0] for pictures in source.splits.values() if pictures)
     return Material(source.name, source, None, _side(first) >= PHOTOS, source.mirror)
 

@@ -219,6 +219,7 @@ def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, d
             "name": store.name,
             "fingerprint": store.fingerprint,
             "source": store.about.get("source_fingerprint", ""),
+            "grouping": store.about["settings"].get("grouping", ""),
             "counts": {name: len(store.split(name)) for name in ("train", "validation", "test")},
             "kept": _kept(state),
             **({"from": state.source} if state.source else {}),

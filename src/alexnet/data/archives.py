@@ -1,0 +1,194 @@
+"""Tar files → a source, read in place: nothing is ever extracted to the disk.
+
+Inside are class folders, split folders of class folders, or a tar for each class (as ILSVRC has them). The headers are
+read once; a picture is then a piece of the file, read when it is needed. What a picture archive has no use for is
+refused with the whole archive: absolute names and ``..``, links, devices, sparse files, names that come twice.
+"""
+
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+from alexnet.data.folders import is_picture_name
+from alexnet.data.listing import SPLITS, Faults, Picture, Row, Source, shown, source_of, stamp_of
+from alexnet.errors import DataError, PictureError
+
+MAX_MEMBERS = 500_000  # of one tar; ILSVRC's largest has 50,000
+_MAX_HEADER = 1 << 20  # bytes that one header may claim: names, never pictures
+
+
+class Piece(NamedTuple):
+    """One file inside a tar."""
+
+    parts: tuple[str, ...]  # of its name; a class's tar inside the tar counts as a folder
+    offset: int  # in the outer file, bytes
+    size: int
+
+
+def is_archive(path: Path) -> bool:
+    """Does the name end like a tar's, packed or not?"""
+    return path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"))
+
+
+def read_archive(archive: Path, faults: Faults | None = None) -> Source:
+    """The pictures in ``archive``, laid out as ``read_folder`` reads folders. Raises DataError."""
+    pieces = unwrapped(list(pieces_of(archive)))
+    tops = {piece.parts[0] for piece in pieces if len(piece.parts) > 1}
+    split_like = {top for top in tops if top.lower() in SPLITS}
+    if split_like and split_like != tops:
+        other = min(tops - split_like)
+        raise DataError(f"{shown(archive)}: split folders beside {other!r}", "only splits or only classes", "repack it")
+    return source_in({"": (archive, pieces)} if not split_like else _by_split(archive, pieces), shown(archive), faults)
+
+
+def source_in(parts: dict[str, tuple[Path, list[Piece]]], name: str, faults: Faults | None) -> Source:
+    """The source of tars or parts of one: split → (tar, its pieces, named ``class/…/picture``). Raises DataError."""
+    classes = sorted({piece.parts[0] for _, pieces in parts.values() for piece in pieces if len(piece.parts) > 1})
+    others: Counter[str] = Counter()
+    loose = 0
+    rows: list[Row] = []
+    for split, (archive, pieces) in parts.items():
+        stamp = stamp_of(archive)
+        for piece in pieces:
+            if not is_picture_name(piece.parts[-1]):
+                others[shown(PurePosixPath(piece.parts[-1]).suffix.lower())] += 1
+            elif len(piece.parts) < 2:
+                loose += 1
+            else:
+                rows.append(_row(archive, split, piece, classes.index(piece.parts[0]), stamp))
+    notes = [f"{count} files that end in {suffix!r} are no pictures" for suffix, count in sorted(others.items())]
+    notes += [f"{loose} pictures outside of class folders are not used"] * bool(loose)
+    if not rows:
+        raise DataError(f"{name}: no picture in class folders", "one folder of pictures for each class", "repack it")
+    return source_of(PurePosixPath(name).name.split(".")[0], classes, rows, notes=notes, faults=faults)
+
+
+def pieces_of(archive: Path) -> Iterator[Piece]:
+    """Every file in ``archive`` but hidden ones, in the order of the tar. Raises DataError for what is unsafe."""
+    if not archive.name.lower().endswith(".tar"):
+        todo = "unpack it to a plain .tar: gunzip and its like"
+        raise DataError(f"{shown(archive)}: is compressed, so no picture can be read alone", "a plain .tar", todo)
+    try:
+        with archive.open("rb") as file:
+            yield from _members(archive, file, 0, os.fstat(file.fileno()).st_size, ())
+    except (OSError, tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        raise DataError(f"{shown(archive)}: can not be read ({reason})", "a whole tar", "get it again") from error
+
+
+class _Window:
+    """Part of a file as ``tarfile`` wants it; a header that claims to be long is refused before it is read."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self.file, self.start, self.size, self.at = file, start, size, 0
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, at: int, whence: int = 0) -> int:
+        self.at = at if whence == 0 else at + (self.at if whence == 1 else self.size)
+        return self.at
+
+    def read(self, count: int = -1) -> bytes:
+        if not 0 <= count <= _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {count:,} bytes")
+        self.file.seek(self.start + self.at)
+        data = self.file.read(max(0, min(count, self.size - self.at)))
+        self.at += len(data)
+        return data
+
+
+def _members(archive: Path, file: BinaryIO, start: int, size: int, above: tuple[str, ...]) -> Iterator[Piece]:
+    """The pieces of the tar at ``start``; a tar in it is the folder of its name, one level deep."""
+    seen: set[tuple[str, ...]] = set()
+    window = _Window(file, start, size)
+    if size == 0 or size % 512:
+        raise tarfile.ReadError("empty" if size == 0 else f"{size:,} bytes, not whole blocks of 512: cut short?")
+    with tarfile.open(fileobj=window, mode="r:", encoding="utf-8") as tar:  # type: ignore[call-overload]
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # a list of all headers is of no use here
+            parts = _safe(archive, member)
+            if not member.isreg() or not parts or any(part.startswith(".") for part in parts):
+                continue
+            if parts in seen or len(seen) >= MAX_MEMBERS:
+                what = f"{'/'.join(parts)} twice" if parts in seen else f"more than {MAX_MEMBERS:,} files"
+                raise DataError(f"{shown(archive)}: {what}", "one tar of a data set, each file once", "repack it")
+            seen.add(parts)
+            if not 0 <= member.size <= size - member.offset_data:
+                raise tarfile.ReadError(f"{'/'.join(parts)} is cut short")
+            inner = parts[-1].lower().endswith(".tar")
+            if inner and above:
+                raise DataError(f"{shown(archive)}: a tar in a tar in a tar", "one level", "repack it")
+            if inner:
+                within = (*parts[:-1], parts[-1][:-4])
+                yield from _members(archive, file, start + member.offset_data, member.size, within)
+            else:
+                yield Piece((*above, *parts), start + member.offset_data, member.size)
+        window.seek(tar.offset)
+    if window.read(512) != bytes(512):  # tarfile takes a damaged header, and a missing end, for the end
+        raise tarfile.ReadError(f"damaged or cut short at byte {start + tar.offset:,}")
+
+
+def _safe(archive: Path, member: tarfile.TarInfo) -> tuple[str, ...]:
+    """The parts of a member's name. Raises DataError for a name or a kind that has no place in a data set."""
+    name = shown(member.name)
+    kind = "a link" if member.issym() or member.islnk() else "" if member.isreg() or member.isdir() else "a device"
+    kind = "a sparse file" if member.issparse() else kind
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        kind = "a name that leads out of the archive"
+    if name != member.name:
+        kind = kind or "not named in printable UTF-8"
+    if kind:
+        todo = "do not trust this archive, or repack it"
+        raise DataError(f"{shown(archive)}: {name[:80]} is {kind}", "plain files and folders", todo)
+    return tuple(part for part in member.name.split("/") if part not in ("", "."))
+
+
+def unwrapped(pieces: list[Piece]) -> list[Piece]:
+    """Without the folders that hold everything: most tars have one with the name of the data set."""
+    while pieces and all(len(piece.parts) > 2 for piece in pieces) and len({piece.parts[0] for piece in pieces}) == 1:
+        pieces = [piece._replace(parts=piece.parts[1:]) for piece in pieces]
+    return pieces
+
+
+def _by_split(archive: Path, pieces: list[Piece]) -> dict[str, tuple[Path, list[Piece]]]:
+    found: dict[str, list[Piece]] = {}
+    names: dict[str, str] = {}
+    for piece in pieces:
+        if len(piece.parts) < 2:
+            continue
+        split = SPLITS[piece.parts[0].lower()]
+        if names.setdefault(split, piece.parts[0]) != piece.parts[0]:
+            twice = f"{names[split]} and {piece.parts[0]}"
+            raise DataError(f"{shown(archive)}: {twice} name the same split", "one folder each", "repack it")
+        found.setdefault(split, []).append(piece._replace(parts=piece.parts[1:]))
+    if "train" not in found or len(found) < 2:
+        must = "train and test, or train, validation and test, or class folders only"
+        raise DataError(f"{shown(archive)}: split folders {', '.join(names.values())}", must, "repack it")
+    return {split: (archive, kept) for split, kept in found.items()}
+
+
+def _row(archive: Path, split: str, piece: Piece, label: int, stamp: str) -> Row:
+    origin = "/".join(filter(None, (split, *piece.parts)))
+    picture = Picture(label, origin, partial(_read, archive, origin, piece.offset, piece.size))
+    return Row(split or "all", picture, f"{stamp} {piece.offset} {piece.size}")
+
+
+def _read(archive: Path, origin: str, offset: int, size: int) -> bytes:
+    from alexnet.data.pixels import MAX_BYTES
+
+    if size > MAX_BYTES:
+        raise PictureError(f"{origin}: {size:,} bytes", f"at most {MAX_BYTES:,} bytes", "scale it down")
+    try:
+        with archive.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+    except OSError as error:
+        raise PictureError(f"{origin}: can not be read ({error.strerror})", "readable", "check the archive") from error
+    if len(data) < size:
+        raise PictureError(f"{origin}: the archive ends in it", f"{size:,} bytes", "get the archive again")
+    return data

@@ -1,0 +1,75 @@
+"""Classes: missing in a split, too few to learn or to measure, unequal."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from alexnet.data.doctor.findings import Finding
+from alexnet.data.doctor.looking import Seen
+from alexnet.errors import DataError
+
+FEW_TRAIN, FEW_TEST = 20, 10  # pictures of a class
+UNEQUAL = 5.0  # times as many pictures in the largest class as in the smallest
+
+
+def counts_of(seen: Seen) -> dict[str, tuple[int, ...]]:
+    """Usable pictures of each class in each split."""
+    found = {split: np.zeros(len(seen.classes), int) for split in ("train", "validation", "test")}
+    for look in seen.good():
+        found[look.split][look.picture.label] += 1
+    return {split: tuple(int(count) for count in counts) for split, counts in found.items()}
+
+
+def check_classes(seen: Seen, faults: list[DataError]) -> Iterator[Finding]:
+    """Findings about classes; ``faults`` are what the reader of the source would have refused."""
+    for fault in faults:
+        yield Finding("refused", "error", fault.what + (f"; must be {fault.must}" if fault.must else ""), fault.todo)
+    counts = counts_of(seen)
+    train, test = np.array(counts["train"]), np.array(counts["test"])
+    refused = " ".join(fault.what for fault in faults)
+    for title in _titles(seen, train == 0):
+        if repr(title) not in refused and f"/{title}:" not in refused:
+            what = f"class {title!r} has no usable picture for training"
+            yield Finding("class-missing", "error", what, "add pictures or remove the class")
+    for split in ("validation", "test"):
+        gone = _titles(seen, (np.array(counts[split]) == 0) & (train > 0)) if sum(counts[split]) else []
+        if gone:
+            what = f"{split} has no picture of {_list(gone)}: nothing is known of how well they are told"
+            yield Finding("class-missing", "warning", what, f"put some of their pictures into {split}")
+    yield from _few(seen, train, test)
+    yield from _unequal(seen, train)
+
+
+def _few(seen: Seen, train: np.ndarray, test: np.ndarray) -> Iterator[Finding]:
+    few = (train > 0) & (train < FEW_TRAIN)
+    if few.any():
+        what = f"fewer than {FEW_TRAIN} training pictures of {_list(_titles(seen, few), train[few])}"
+        yield Finding("few", "warning", what, "collect more: a hundred of each class is little, a thousand is good")
+    unsure = (test > 0) & (test < FEW_TEST) & ~few
+    if unsure.any():
+        what = f"fewer than {FEW_TEST} test pictures of {_list(_titles(seen, unsure), test[unsure])}"
+        yield Finding("few-test", "note", what, "their accuracy will be known only roughly: test on more pictures")
+
+
+def _unequal(seen: Seen, train: np.ndarray) -> Iterator[Finding]:
+    there = train[train > 0]
+    if len(there) < 2 or there.max() < UNEQUAL * there.min():
+        return
+    most, least = seen.classes[int(train.argmax())], seen.classes[int(np.where(train > 0, train, train.max()).argmin())]
+    share = train.max() / train.sum()
+    what = (
+        f"{there.max():,} training pictures of {most!r} and {there.min():,} of {least!r}: "
+        f"always saying {most!r} would be right {100 * share:.0f} % of the time"
+    )
+    todo = "collect more of the rare ones, and judge by accuracy of each class, not by top-1 alone"
+    numbers = {"counts": train.tolist(), "ratio": float(there.max() / there.min())}
+    yield Finding("imbalance", "warning", what, todo, (), (), numbers)
+
+
+def _titles(seen: Seen, mask: np.ndarray) -> list[str]:
+    return [seen.classes[i] for i in np.flatnonzero(mask)]
+
+
+def _list(titles: list[str], counts: np.ndarray | None = None) -> str:
+    shown = [f"{t!r}" + (f" ({counts[i]})" if counts is not None else "") for i, t in enumerate(titles[:8])]
+    return ", ".join(shown) + (f" and {len(titles) - 8} more classes" if len(titles) > 8 else "")

@@ -1,0 +1,44 @@
+"""How pictures are found, grouped and read, beyond what a recipe says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from alexnet.data.listing import Faults, Source
+from alexnet.data.selection import excluding, grouped
+from alexnet.data.sources import open_source
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What a person says about the data set itself."""
+
+    data_root: Path | None = None
+    download: bool = False
+    cache: Path | None = None
+    bad: Literal["exclude", "fail"] = "exclude"
+    allow_truncated: bool = False
+    progress: Progress | None = None
+    say: Callable[[str], None] | None = None
+    group_column: str | None = None  # of a table
+    group_pattern: str | None = None  # a regular expression over the pictures' names
+    exclude: Path | None = None  # a list of pictures to leave out
+
+    def tell(self, text: str) -> None:
+        """A line for the person, if anyone listens."""
+        if self.say is not None:
+            self.say(text)
+
+    def open(self, data: str | Path, faults: Faults | None = None) -> Source:
+        """The pictures of ``data``, grouped and without what is excluded; its notes are told. Raises DataError."""
+        source = open_source(data, data_root=self.data_root, download=self.download, faults=faults)
+        if self.group_column or self.group_pattern:
+            source = grouped(source, column=self.group_column or "", pattern=self.group_pattern or "")
+        if self.exclude is not None:
+            source = excluding(source, self.exclude)
+        for note in source.notes:
+            self.tell(note)
+        return source

@@ -1,0 +1,75 @@
+"""What a person says about a source before it is split: which pictures belong together, which are left out."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from alexnet.data.listing import Picture, Source, shown
+from alexnet.errors import DataError
+
+
+def grouped(source: Source, *, column: str = "", pattern: str = "") -> Source:
+    """``source`` with a group for each picture: the value of a table's ``column``, or what ``pattern`` finds.
+
+    ``pattern`` is a regular expression, searched in each picture's origin; its first parenthesis is the group, or else
+    all that it matches. A picture that it does not match, or whose cell is empty, is a group of its own. Raises
+    DataError for a column that is not there, a wrong expression, or one that matches nothing.
+    """
+    if column and pattern:
+        raise DataError("a column and a pattern for groups", "one of them", "leave one out")
+    find = _by_column(source, column.lower()) if column else _by_pattern(pattern)
+    splits = {name: tuple(replace(p, group=find(p)) for p in pictures) for name, pictures in source.splits.items()}
+    lone = sum(not picture.group for pictures in splits.values() for picture in pictures)
+    total = sum(map(len, splits.values()))
+    what = f"column {column}" if column else f"pattern {pattern}"
+    if lone == total:
+        raise DataError(f"{source.name}: group {what} finds no group", "a group for most pictures", "mend it")
+    notes = (*source.notes, *[f"{lone} of {total} pictures have no group by {what}"] * bool(lone))
+    return replace(source, splits=splits, notes=notes, grouping=what)
+
+
+def regrouped(source: Source, grouping: str) -> Source:
+    """As ``grouped``, from what ``Source.grouping`` recorded; nothing to do if that is empty."""
+    kind, _, what = grouping.partition(" ")
+    return grouped(source, **{kind: what}) if what else source
+
+
+def excluding(source: Source, path: Path) -> Source:
+    """``source`` without the pictures that the file lists: a name a line, up to a tab; ``#`` begins a remark.
+
+    The splits are drawn first: leaving pictures out moves no other. Raises DataError if nothing listed is there.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{shown(path)}: can not be read ({error})", "a list of pictures", "check the path") from error
+    listed = {line.split("\t")[0] for line in lines if line.strip() and not line.startswith("#")}
+    there = {picture.origin for pictures in source.splits.values() for picture in pictures}
+    if listed and not listed & there:
+        what = f"{shown(path)}: none of its {len(listed)} names is in {source.name}, such as {min(listed)!r}"
+        raise DataError(what, "names as the doctor lists them", "make it again with: alexnet doctor --exclude-list")
+    gone = len(listed - there)
+    notes = (*source.notes, *[f"{gone} of {len(listed)} names in {shown(path)} are not in {source.name}"] * bool(gone))
+    return replace(source, excluded=source.excluded | (listed & there), notes=notes)
+
+
+def _by_column(source: Source, column: str) -> Callable[[Picture], str]:
+    known = sorted({name for pictures in source.splits.values() for p in pictures for name in p.columns})
+    if column not in known:
+        must = f"one of {', '.join(known)}" if known else "a table with columns (CSV or TSV)"
+        raise DataError(f"{source.name}: no column {column!r}", must, "choose another")
+    return lambda picture: picture.columns.get(column, "")
+
+
+def _by_pattern(pattern: str) -> Callable[[Picture], str]:
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"group pattern {pattern!r}: {error}", "a regular expression", "mend it") from error
+
+    def find(picture: Picture) -> str:
+        found = expression.search(picture.origin)
+        return (found[1] if expression.groups else found[0]) or "" if found else ""
+
+    return find

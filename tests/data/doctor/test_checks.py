@@ -1,0 +1,213 @@
+"""Each check alone, on looks made by hand."""
+
+import numpy as np
+import pytest
+
+from alexnet.data.doctor.balance import check_classes, counts_of
+from alexnet.data.doctor.duplicates import check_duplicates, crowd_numbers, same_pictures
+from alexnet.data.doctor.files import check_files, check_shapes
+from alexnet.data.doctor.findings import Example, Finding, Report, in_order
+from alexnet.data.doctor.groups import check_groups
+from alexnet.data.doctor.labels import check_labels, neighbor_shares
+from alexnet.data.doctor.looking import Look, Seen
+from alexnet.data.doctor.shortcuts import check_colors, check_shortcuts
+from alexnet.data.listing import Picture
+
+
+def look(index, split="train", label=0, origin="", group="", **facts):
+    one = Look(Picture(label, origin or f"{split}/{label}/{index}.png", bytes, group), split)
+    draw = np.random.default_rng(index)
+    values = {"sha256": f"{index:064x}", "size": 5000 + index, "width": 100, "height": 80, "format": "PNG"}
+    one.thumb = np.kron(draw.integers(0, 256, (6, 6, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    for name, value in (values | facts).items():
+        setattr(one, name, value)
+    return one
+
+
+def data(looks, classes=2, drawn=False):
+    return Seen("set", tuple("abcdefgh"[:classes]), looks, drawn)
+
+
+def many(count, **facts):
+    return [look(i, split, i % 2, **facts) for i, split in enumerate(["train", "train", "train", "test"] * count)]
+
+
+def checks(findings):
+    return {finding.check: finding for finding in findings}
+
+
+def test_copies_within_across_and_under_two_labels():
+    same = look(1).thumb
+    looks = [
+        *(look(1, origin="one"), look(2, origin="two", sha256=f"{1:064x}")),
+        *(look(3, origin="c", thumb=same[::-1]), look(4, "test", origin="d", thumb=same[::-1])),
+        *(look(5, origin="e", thumb=same[:, ::-1]), look(6, label=1, origin="f", thumb=same[:, ::-1])),
+    ]
+    found = checks(check_duplicates(data([*looks, look(9)])))
+    assert found.keys() == {"duplicate", "leak", "two-labels"}
+    assert found["duplicate"].exclude == ("two",) and found["duplicate"].severity == "warning"
+    assert found["leak"].examples[0].origins == ("d", "c") and found["leak"].exclude == ("c",), "the test keeps its own"
+    assert set(found["two-labels"].exclude) == {"e", "f"} and found["two-labels"].severity == "error"
+    assert "a in train and b in train" in found["two-labels"].examples[0].why
+
+
+def test_a_crowd_is_one_finding():
+    looks = [look(i, thumb=look(0).thumb) for i in range(5)] + [look(7), look(8)]
+    crowds = same_pictures(looks)
+    assert [len(own) for own in crowds] == [5]
+    numbers = crowd_numbers(looks, crowds)
+    assert len(set(numbers[:5].tolist())) == 1 and len(set(numbers.tolist())) == 3
+
+
+def test_named_groups_across_splits():
+    looks = [look(i, "train" if i < 6 else "test", i % 2, group=f"p{i % 4}") for i in range(8)]
+    [finding] = check_groups(data(looks))
+    assert finding.severity == "error" and len(finding.examples) == 2 and "2 groups" in finding.what
+    assert set(finding.exclude) == {look.origin for look in looks if look.picture.group in ("p2", "p3")} - {
+        looks[6].origin, looks[7].origin,
+    }  # fmt: skip
+    whole = [look(i, "train" if i % 4 < 2 else "test", group=f"p{i % 4}") for i in range(8)]
+    assert list(check_groups(data(whole))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern_has"),
+    [
+        ("x/patient{g:03d}_{i}.png", "patient"),
+        ("x/Cam-{g}/f{i}.jpg", "camera"),
+        ("x/2021-03-{g:02d}_{i}.png", r"(?:19|20)"),
+    ],
+)
+def test_groups_are_guessed_from_names(name, pattern_has):
+    looks = [look(i, "train" if i % 3 else "test", i % 2, origin=name.format(g=1 + i // 3, i=i)) for i in range(60)]
+    [finding] = check_groups(data(looks))
+    assert finding.check == "group-guess" and finding.severity == "warning" and len(finding.examples) == 20
+    assert pattern_has in finding.numbers["pattern"] and finding.numbers["pattern"] in finding.todo
+    apart = [look(i, "train" if i < 30 else "test", i % 2, origin=look_.origin) for i, look_ in enumerate(looks)]
+    assert list(check_groups(data(apart))) == []
+
+
+def test_a_name_and_a_number_is_a_group_only_if_its_pictures_are_alike():
+    names = [f"x/{chr(97 + i // 4)}_{i}.png" for i in range(60)]
+    split = ["train", "train", "train", "test"]
+    looks = [look(i, split[i % 4], i % 2, origin=name) for i, name in enumerate(names)]
+    assert list(check_groups(data(looks))) == []
+    draw = np.random.default_rng(0)
+    for i, one in enumerate(looks):
+        noise = draw.integers(-60, 60, one.thumb.shape)
+        one.thumb = np.clip(looks[4 * (i // 4)].thumb.astype(int) + noise, 0, 255).astype(np.uint8)
+    [finding] = check_groups(data(looks))
+    assert finding.check == "group-guess" and len(finding.examples) == 15
+
+
+@pytest.mark.parametrize("name", ["x/{i}.png", "x/img_{i}.png", "n0144{k}_{i}.JPEG", "ILSVRC2012_val_0000{i}.JPEG"])
+def test_ordinary_names_are_no_groups(name):
+    looks = [look(i, "train" if i % 3 else "test", i % 2, origin=name.format(i=i, k=i % 2)) for i in range(60)]
+    assert list(check_groups(data(looks))) == []
+
+
+def test_classes_that_are_missing_few_or_unequal():
+    looks = [look(i, "train", 0) for i in range(110)] + [look(200 + i, "test", 0) for i in range(10)]
+    looks += [look(300 + i, "train", 1) for i in range(20)] + [look(400, "test", 2), look(401, "train", 3, error="bad")]
+    found = list(check_classes(data(looks, 4), []))
+    assert counts_of(data(looks, 4)) == {"train": (110, 20, 0, 0), "validation": (0,) * 4, "test": (10, 0, 1, 0)}
+    errors = [finding.what for finding in found if finding.severity == "error"]
+    assert errors == [f"class {name!r} has no usable picture for training" for name in "cd"]
+    assert any("test has no picture of 'b'" in finding.what for finding in found)
+    [unequal] = [finding for finding in found if finding.check == "imbalance"]
+    assert unequal.numbers["ratio"] == 5.5 and "right 85 % of the time" in unequal.what
+    even = [look(i, split, i % 2) for i, split in enumerate(["train"] * 60 + ["test"] * 30)]
+    assert list(check_classes(data(even), [])) == []
+
+
+def test_shapes_and_what_the_center_cut_loses():
+    looks = [look(i, width=400, height=100) for i in range(3)] + [look(9, width=100, height=90)]
+    found = checks(check_shapes(data(looks)))
+    assert found.keys() == {"center-cut"} and found["center-cut"].severity == "warning"
+    assert found["center-cut"].numbers["mean"] == pytest.approx((3 * 0.75 + 0.1) / 4)
+    assert found["center-cut"].numbers["over_half"] == 3 and found["center-cut"].examples[0].why == "75 % lost"
+    odd = checks(check_shapes(data([*many(3), look(50, width=6, height=6), look(51, width=900, height=100)])))
+    assert [example.why for example in odd["tiny"].examples] == ["6 × 6"]
+    assert [example.why for example in odd["elongated"].examples] == ["900 × 100"]
+    assert odd["tiny"].exclude == ("train/0/50.png",) and odd["center-cut"].severity == "note"
+    small = checks(check_shapes(data(many(3, width=8, height=8))))
+    assert small.keys() == {"small"}, "a whole set of small pictures has no tiny ones"
+    assert list(check_shapes(data([]))) == []
+
+
+def test_files_are_named_with_their_reason():
+    looks = [look(1, error="a/1.png: is empty"), look(2, notes=("truncated",)), look(3, notes=("PNG named .jpg",))]
+    found = checks(check_files(data(looks)))
+    assert found.keys() == {"unreadable", "truncated", "misnamed"}
+    assert found["truncated"].exclude == ("train/0/2.png",) and found["misnamed"].exclude == ()
+
+
+@pytest.mark.parametrize("by", ["size", "format", "bytes", "border", "color", ""])
+def test_a_shortcut_is_found_by_what_it_is(by):
+    looks = []
+    for i in range(120):
+        one, first = look(i, "train" if i % 4 else "test", i % 2), i % 2 == 0
+        one.size = 4000 + int(np.random.default_rng(i).integers(0, 3000)) + 9000 * (by == "bytes" and first)
+        if by == "size" and first:
+            one.width, one.height = 120, 100
+            one.size = one.size * 3 // 2  # as many bytes a pixel
+        one.format = "JPEG" if by == "format" and first else "PNG"
+        if by == "border" and first:
+            one.thumb[:1], one.thumb[-1:] = 250, 250
+        if by == "color" and first:
+            one.thumb[:] = one.thumb.mean(axis=2, keepdims=True)
+        looks.append(one)
+    [finding] = check_shortcuts(data(looks))
+    if by:
+        assert finding.check == "shortcut" and f"by {by}" in finding.what.replace("size and bytes", "size")
+        assert finding.numbers["reached"][by]["accuracy"] > 0.9 and "by chance 50 %" in finding.what
+    else:
+        assert finding.check == "no-shortcut" and finding.severity == "note"
+    assert {f.check for f in check_colors(data(looks))} == ({"some-gray"} if by == "color" else set())
+
+
+def test_a_gray_data_set():
+    looks = many(3)
+    for one in looks:
+        one.thumb[:] = one.thumb[..., :1]
+    assert checks(check_colors(data(looks))).keys() == {"gray"}
+    assert list(check_shortcuts(data([]))) == [] and list(check_colors(data([]))) == []
+
+
+def test_wrong_labels_are_found_by_their_neighbors():
+    draw = np.random.default_rng(0)
+    centers = draw.normal(size=(2, 200)) * 2
+    labels = np.arange(120) % 2
+    features = (centers[labels] + draw.normal(size=(120, 200))).astype(np.float32)
+    looks = [look(i, label=int(label)) for i, label in enumerate(labels)]
+    assert list(check_labels(data(looks), looks, [], features)) == []
+    for wrong in (10, 33):
+        looks[wrong] = look(wrong, label=int(1 - labels[wrong]))
+    [finding] = check_labels(data(looks), looks, [], features)
+    assert {example.origins[0] for example in finding.examples} == {looks[10].origin, looks[33].origin}
+    assert "labeled b; 100 % of its neighbors are a" in " ".join(example.why for example in finding.examples)
+
+
+def test_neighbor_shares_against_a_slow_formula_and_without_copies():
+    draw = np.random.default_rng(1)
+    features, labels = draw.normal(size=(60, 12)).astype(np.float32), draw.integers(0, 3, 60)
+    crowds = np.arange(60)
+    crowds[7] = crowds[3]
+    features[7] = features[3]
+    shares, _ = neighbor_shares(features, labels, 3, crowds)
+    points = features.astype(np.float64) - features.astype(np.float64).mean(axis=0)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    for i in range(60):
+        order = [j for j in np.argsort(-(points @ points[i])) if crowds[j] != crowds[i]][:10]
+        votes = np.array([sum(1 / (labels == k).sum() for j in order if labels[j] == k) for k in range(3)])
+        assert np.allclose(shares[i], votes / votes.sum(), atol=1e-6)
+
+
+def test_the_report_in_words_and_values():
+    worst, note = Finding("leak", "error", "w", "t", (Example(("a", "b"), "y"),), ("b",)), Finding("x", "note", "n")
+    report = Report("set", ("a", "b"), {"train": (1, 2)}, False, in_order([note, worst]))
+    assert report.findings == (worst, note) and not report.honest and "1 fault would" in report.verdict
+    assert report.exclusion_list().splitlines()[1:] == ["b\tleak"]
+    assert report.to_dict()["findings"][0]["examples"] == [{"pictures": ["a", "b"], "why": "y"}]
+    mild = Report("set", ("a", "b"), {}, False, (Finding("x", "warning", "n"),))
+    assert mild.honest and "1 warning to read first" in mild.verdict

@@ -1,0 +1,121 @@
+"""CSV and TSV: what they say is what is read, and every wrong line is named."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet.data.sources import open_source
+from alexnet.data.splits import assign
+from alexnet.errors import DataError, PictureError
+
+from .conftest import counts, png_bytes
+
+
+@pytest.fixture
+def table(tmp_path):
+    """``table("path,label", "a.png,x", …)`` writes a CSV beside six pictures a.png … f.png and one in sub/."""
+    (tmp_path / "sub").mkdir()
+    for number, name in enumerate(["a", "b", "c", "d", "e", "f", "sub/g"]):
+        (tmp_path / f"{name}.png").write_bytes(png_bytes(number))
+
+    def make(*lines, name="list.csv", data=None):
+        (tmp_path / name).write_bytes("\n".join(lines).encode() if data is None else data)
+        return tmp_path / name
+
+    return make
+
+
+def test_paths_and_labels(table, tmp_path):
+    path = table("path,label", "b.png,dog", f"{tmp_path}/a.png,cat", "./sub/../c.png,dog", "", '"sub/g.png",cat')
+    source = open_source(path)
+    assert source.name == "list" and source.classes == ("cat", "dog")
+    pictures = source.splits["all"]
+    assert [(p.origin, p.label) for p in pictures] == [("b.png", 1), ("a.png", 0), ("c.png", 1), ("sub/g.png", 0)]
+    assert [p.load() for p in pictures] == [png_bytes(1), png_bytes(0), png_bytes(2), png_bytes(6)]
+
+
+def test_tsv_byte_order_mark_groups_splits_and_other_columns(table):
+    lines = ["Label\tPATH\tgroup\tSplit\tage", *(f"{'xy'[i % 2]}\t{'abcdef'[i]}.png\tp{i // 2}\t{s}\t{i}"
+             for i, s in enumerate(["train", "Training", "val", "validation", "test", "testing"]))]  # fmt: skip
+    source = open_source(table(name="list.tsv", data="\n".join(lines).encode("utf-8-sig")))
+    assert counts(source) == {"train": 2, "validation": 2, "test": 2}
+    assert [p.group for own in source.splits.values() for p in own] == ["p0", "p0", "p1", "p1", "p2", "p2"]
+    assert source.splits["test"][1].columns == {"group": "p2", "age": "5"}
+
+
+def test_two_splits_are_train_and_test(table):
+    rows = ["a.png,x,train", "b.png,y,train", "c.png,x,val", "d.png,y,val"]
+    assert counts(open_source(table("path,label,split", *rows))) == {"train": 2, "test": 2}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "first line holds nothing; must be path,label"),
+        (["file,class", "a.png,x"], "first line holds file, class; must be path,label[,group,split]"),
+        (["path,label,Label", "a.png,x,y"], "column 'label' twice"),
+        (["path,label"], "no rows"),
+        (["path,label", "a.png"], "line 2: 1 cells; must be 2"),
+        (["path,label", "a.png,x,y"], "line 2: 3 cells"),
+        (["path,label", "a.png,"], "line 2: empty path or label"),
+        (["path,label", ",x"], "line 2: empty path or label"),
+        (["path,label", "../a.png,x"], "line 2: path '../a.png' leads out of"),
+        (["path,label", "sub/../../a.png,x"], "leads out of"),
+        (["path,label", "/etc/passwd,x"], "line 2: path '/etc/passwd' leads out of"),
+        (["path,label", ".,x"], "leads out of"),
+        (["path,label,split", "a.png,x,train", "b.png,y,exam"], "line 3: split 'exam'; must be one of train"),
+        (["path,label,split", "a.png,x,train", "b.png,y,"], "line 3: split ''"),
+        (["path,label,split", "a.png,x,train", "b.png,y,train"], "splits train; must be train and test"),
+        (["path,label,split", "a.png,x,test", "b.png,y,val"], "splits test, validation; must be train and test"),
+        (["path,label,split", "a.png,x,train", "b.png,y,test"], "class 'y' is only in test"),
+        (["path,label", "nope.png,x", "gone.png,y"], "none of its 2 files exist, such as nope.png"),
+        (["path,label", "a.png,x", "b.png,x"], "1 class; must be at least 2"),
+        (["path,label", "a.png,x", "b.png,y", "a.png,x"], "lines 2 and 4: a.png twice"),
+        (["path,label", "a.png,x", "b.png,y", "./a.png,y"], "lines 2 and 4: a.png twice (x, then y)"),
+        (["path,label", '"a.png,x'], "can not be read"),
+    ],
+)
+def test_wrong_tables_have_their_reason(table, lines, message):
+    with pytest.raises(DataError) as caught:
+        open_source(table(*lines))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text(table):
+    with pytest.raises(DataError, match=r"byte 11 is no UTF-8"):
+        open_source(table(data=b"path,label\n\xff.png,x\n"))
+    with pytest.raises(DataError, match=r"empty path or label|can not be read"):
+        open_source(table(data=b"path,label\na\0.png,x\n"))
+
+
+def test_a_missing_file_is_a_bad_picture(table):
+    source = open_source(table("path,label", "a.png,x", "gone.png,y", "b.png,y"))
+    with pytest.raises(PictureError, match=r"gone\.png: can not be read"):
+        source.splits["all"][1].load()
+
+
+def test_the_doctor_reads_on_where_a_picture_is_listed_twice(table):
+    faults = []
+    source = open_source(table("path,label", "a.png,x", "b.png,y", "a.png,y"), faults=faults)
+    assert [p.origin for p in source.splits["all"]] == ["a.png", "b.png", "a.png (line 4)"]
+    assert len(faults) == 1 and "twice (x, then y)" in str(faults[0])
+
+
+def test_groups_of_a_table_are_never_cut_apart(table, tmp_path):
+    for number in range(60):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    rows = [f"{number}.png,{'xy'[number % 2]},p{number // 5}" for number in range(60)]
+    splits = assign(open_source(table("path,label,group", *rows)), validation=0.2, test=0.2, seed=0)
+    groups = {name: {p.group for p in own} for name, own in splits.items()}
+    assert not groups["train"] & groups["test"] and not groups["train"] & groups["validation"]
+    assert len(groups["test"]) == 2 or 8 <= len(splits["test"]) <= 16
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_read_or_refused(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("t") / "x.csv"
+    for start in (b"", b"path,label\n"):
+        path.write_bytes(start + data)
+        with pytest.raises(DataError) as caught:
+            open_source(path)
+        assert "\n" not in str(caught.value)
