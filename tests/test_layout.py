@@ -38,6 +38,11 @@ DOORS = {
     "pyarrow": ["data/parquet.py"],
     "torchvision.datasets": ["data/standard.py"],
     "safetensors": ["bundle.py"],
+    "onnx": ["deploy/export.py", "deploy/export_int8.py"],
+    "onnxscript": ["deploy/export.py"],
+    "onnxruntime": ["deploy/runtime.py", "deploy/export_int8.py"],
+    "openvino": ["deploy/runtime.py", "deploy/export.py"],
+    "huggingface_hub": ["deploy/hub.py"],
 }
 
 
