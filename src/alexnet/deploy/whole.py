@@ -32,6 +32,7 @@ class Whole(nn.Module):
     """
 
     mean: Tensor
+    luma: Tensor
 
     def __init__(self, bundle: Bundle, input: Input = "pictures", half: bool = False) -> None:
         super().__init__()
@@ -45,6 +46,7 @@ class Whole(nn.Module):
         if mean.dim() == 3:
             mean = _mean_view(mean, self.side)  # [s, s, 3]
         self.register_buffer("mean", mean)
+        self.register_buffer("luma", torch.tensor(LUMA))
         plain = plain_layers(network)
         self.network = HalfWeights(plain) if half else plain
 
@@ -57,7 +59,7 @@ class Whole(nn.Module):
             view = stored[:, self.start : self.start + self.side, self.start : self.start + self.side]
         x = view - self.mean
         if self.gray:
-            x = (x * x.new_tensor(LUMA)).sum(3, keepdim=True)
+            x = (x * self.luma).sum(3, keepdim=True)
         logits: Tensor = self.network((x / self.divide).permute(0, 3, 1, 2))  # [N, C, s, s] -> [N, K]
         return logits.softmax(1)
 
