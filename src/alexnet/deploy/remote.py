@@ -29,8 +29,11 @@ class Remote:
 
     def __init__(self, url: str, key: str = "") -> None:
         self.url, self.key = url.rstrip("/"), key
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            self.host = urlsplit(self.url).hostname or ""
+        except ValueError:
+            self.host = ""
+        if not self.host:
             raise BundleError(f"{url!r} is no address of a server", "http://HOST:PORT")
         self.about = self._ask("GET", "/v1/model")
         names = self.about.get("classes")
@@ -75,7 +78,7 @@ class Remote:
         headers = {"Accept": "application/json"} | ({"Content-Type": kind} if kind else {})
         headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
-            host, port = str(parts.hostname), parts.port
+            host, port = self.host, parts.port
             if parts.scheme == "https":
                 context = ssl.create_default_context()
                 connection: http.client.HTTPConnection = http.client.HTTPSConnection(
