@@ -6,9 +6,10 @@ Importing this package is fast and does no work; each name below is imported whe
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.api import draw, evaluate, export, load, prepare, train
+    from alexnet.api import draw, evaluate, load, prepare, train
     from alexnet.deploy.answers import Prediction
     from alexnet.deploy.classifier import Classifier
+    from alexnet.deploy.export_run import export
     from alexnet.deploy.hub import from_pretrained
     from alexnet.deploy.runtime import Exported
     from alexnet.deploy.verify import verify
@@ -43,7 +44,7 @@ _HOMES = {
     "create_model": "alexnet.models",
     "draw": "alexnet.api",
     "evaluate": "alexnet.api",
-    "export": "alexnet.api",
+    "export": "alexnet.deploy.export_run",
     "from_pretrained": "alexnet.deploy.hub",
     "list_models": "alexnet.models",
     "load": "alexnet.api",

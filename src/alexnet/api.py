@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from alexnet import recipe as recipes
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle
 from alexnet.data.prepare import prepare as prepare_store
 from alexnet.data.sources import Source, is_store, open_source
 from alexnet.data.splits import whole
@@ -23,9 +23,6 @@ from alexnet.evaluation.metrics import Scores
 from alexnet.recipe import Recipe
 from alexnet.training import machine
 from alexnet.training import run as runs
-
-if TYPE_CHECKING:
-    from alexnet.deploy import export as exporting
 
 Progress = Callable[[int, int], None]
 DRAWINGS = ("filters", "curves", "confusion", "predictions")
@@ -269,37 +266,6 @@ def _store_of(run: Path) -> Path:
 def load(run: str | Path, device: str = "auto") -> Classifier:
     """The classifier of a run folder or bundle, ready to ``predict`` and ``embed``."""
     return Classifier.load(run, torch_device(device))
-
-
-def export(
-    run: str | Path,
-    path: str | Path | None = None,
-    *,
-    format: Literal["onnx", "openvino", "torch"] = "onnx",
-    precision: Literal["fp32", "fp16", "int8"] = "fp32",
-    input: Literal["pictures", "decoded"] = "pictures",
-    data: str | Path | None = None,
-) -> "tuple[exporting.Report, dict[str, int] | None]":
-    """Write a run or bundle as one file that others run; see :func:`alexnet.deploy.export.export`.
-
-    Also returned, where precision is lost and the run's pictures (or the store ``data``) are at hand: how many of the
-    validation ``count`` the ``original`` and the ``exported`` classifier have right.
-    """
-    from alexnet.deploy import export as exporting
-    from alexnet.deploy import export_cost
-
-    bundle = Bundle.load(find(run))
-    about = Path(run) / "run.json"
-    store = Store.open(Path(data) if data else _store_of(Path(run))) if data or about.is_file() else None
-    if store is not None and precision != "fp32":
-        bundle.same_classes(store.classes, str(store.path))
-    name = Path(run).resolve()
-    name = name.parent if name.name == "bundle" else name
-    target = Path(path) if path else Path(name.name + exporting.SUFFIXES.get(format, ""))
-    calibration = export_cost.calibration(store) if store is not None and precision == "int8" else None
-    report = exporting.export(bundle, target, format=format, precision=precision, input=input, calibration=calibration)
-    lossy = store is not None and precision != "fp32"
-    return report, export_cost.cost(bundle, target, store) if lossy and store is not None else None
 
 
 def draw(what: str, run: str | Path, path: str | Path | None = None, *, count: int = 16) -> Path:

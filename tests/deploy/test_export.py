@@ -19,7 +19,7 @@ from alexnet.data.pixels import encode_png
 from alexnet.deploy import export as exporting
 from alexnet.deploy.classifier import Classifier
 from alexnet.deploy.export import export, odd_pictures
-from alexnet.deploy.export_cost import calibration, cost
+from alexnet.deploy.export_run import calibration, cost
 from alexnet.deploy.runtime import Exported
 from alexnet.errors import BundleError, PictureError
 
@@ -64,7 +64,11 @@ def test_two_hundred_pictures_from_their_bytes(cifar, onnx_file):
     [
         ("lenet5", {"fit": "pad"}, {"format": "openvino"}),
         ("alexnet", {"image_size": 67, "stored": 70, "classes": 3}, {"input": "decoded"}),
-        ("cifar_18pct", {"image_size": 24, "mean": "channel", "fit": "squash"}, {"format": "torch", "precision": "fp16"}),
+        (
+            "cifar_18pct",
+            {"image_size": 24, "mean": "channel", "fit": "squash"},
+            {"format": "torch", "precision": "fp16"},
+        ),
     ],
 )
 def test_other_networks_and_formats(digits, tmp_path, name, options, how):
@@ -206,9 +210,7 @@ def test_metadata_that_any_runtime_can_read(onnx_file, cifar):
     assert {entry.domain for entry in model.opset_import} <= {"", "pkg.onnxscript.torch_lib.common"}
 
 
-@pytest.mark.parametrize(
-    ("library", "suffix"), [("onnxruntime", ".onnx"), ("onnx", ".onnx"), ("openvino", ".xml")]
-)
+@pytest.mark.parametrize(("library", "suffix"), [("onnxruntime", ".onnx"), ("onnx", ".onnx"), ("openvino", ".xml")])
 def test_a_missing_library_is_named_with_its_extra(library, suffix, cifar, onnx_file, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(BundleError, match=rf"needs {library}.*; must be installed; pip install 'alexnet\[export\]'"):

@@ -11,7 +11,9 @@ from alexnet.deploy import seal
 from alexnet.deploy.seal import Manifest, Replay
 from alexnet.errors import BundleError
 
-MANIFEST = Manifest(("a", 'b"] -- é'), "pictures", "fp32", 32, "crop", 1e-4, "net", (Replay("00", b"png", [0.25, 0.75]),))
+MANIFEST = Manifest(
+    ("a", 'b"] -- é'), "pictures", "fp32", 32, "crop", 1e-4, "net", (Replay("00", b"png", [0.25, 0.75]),)
+)
 
 
 def test_a_manifest_comes_back():
@@ -63,7 +65,11 @@ def test_a_damaged_manifest_is_named(change, text):
     assert "\n" not in str(caught.value)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
 def test_any_json_for_a_manifest_ends_in_the_house_s_error(value):
     fields = json.loads(MANIFEST.to_json())
     for about in (value, *(fields | {name: value} for name in fields if name not in ("format", "version"))):

@@ -61,7 +61,9 @@ def test_drift_of_a_bundle_that_was_sealed_again(cifar, tmp_path):
         network.fc10.bias[0] += 0.5
     dataclasses.replace(cifar, network=network).save(tmp_path / "bundle")
     text = failure(tmp_path / "bundle")
-    assert re.search(r"drift \(other weights, .*\); 0\d differs by 0\.\d+ in a probability; must be at most 0\.0001", text)
+    assert re.search(
+        r"drift \(other weights, .*\); 0\d differs by 0\.\d+ in a probability; must be at most 0\.0001", text
+    )
 
 
 def test_drift_just_over_the_limit(cifar, tmp_path):

@@ -39,7 +39,9 @@ def test_resize_of_extremes_stays_in_range():
 
 @pytest.mark.parametrize(("stored", "side"), [(32, 224), (30, 31), (17, 50)])
 def test_enlarging_is_that_of_the_batches_bit_for_bit(stored, side):
-    pictures = torch.randint(0, 256, (2, stored, stored, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pictures = torch.randint(
+        0, 256, (2, stored, stored, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     assert torch.equal(Enlarge(stored, side)(pictures.float()), resize(pictures, side).float())
 
 
@@ -63,8 +65,12 @@ def test_plain_norm_is_the_response_norm(towers):
 def test_it_answers_like_the_classifier(digits, name, options):
     bundle = make_bundle(digits, name, **options)
     original, rng = Classifier(bundle), np.random.default_rng(0)
-    assert plain_layers(bundle.network)(torch.zeros(1, bundle.network.in_channels, *[bundle.image_size] * 2)).isfinite().all()
-    pictures = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((50, 41), (9, 90), (131, 20))]
+    assert (
+        plain_layers(bundle.network)(torch.zeros(1, bundle.network.in_channels, *[bundle.image_size] * 2))
+        .isfinite()
+        .all()
+    )
+    pictures = [rng.integers(low, 256, (h, w, 3), np.uint8) for low, h, w in ((0, 50, 41), (200, 9, 90), (90, 131, 20))]
     expected = original.probabilities(pictures)
     whole, decoded = Whole(bundle).eval(), Whole(bundle, "decoded").eval()
     with torch.inference_mode():

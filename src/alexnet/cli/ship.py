@@ -51,9 +51,9 @@ class VerifyArguments:
 def export(words: list[str]) -> int:
     """write a classifier as ONNX, OpenVINO or torch.export, proved equal"""
     given: ExportArguments = arguments.parse(ExportArguments, words, "export")
-    from alexnet import api
+    from alexnet.deploy import export_run
 
-    report, cost = api.export(
+    report, cost = export_run.export(
         given.run, given.output,
         format=given.format, precision=given.precision, input=given.input, data=given.data,
     )  # fmt: skip
@@ -62,7 +62,7 @@ def export(words: list[str]) -> int:
         return 0
     print(f"{report.path}  {report.bytes / 1e6:.1f} MB, in {report.seconds:.0f} s")
     print(f"equal    to {report.drift:.1e} in every probability of {report.compared} pictures")
-    if cost is not None:
+    if cost is not None and cost["count"]:
         before, after = (show.percent(cost[name] / cost["count"]) for name in ("original", "exported"))
         print(f"cost     top-1 {before} -> {after} on {cost['count']} validation pictures")
     return 0

@@ -276,9 +276,7 @@ def _letter_box(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return canvas
 
 
-def _resize(
-    image: Image.Image, width: int, height: int, box: tuple[float, float, float, float]
-) -> Image.Image:
+def _resize(image: Image.Image, width: int, height: int, box: tuple[float, float, float, float]) -> Image.Image:
     """The part ``box`` of a picture, bilinear with antialiasing: along its rows, then along its columns.
 
     In one call Pillow before 13 does the same, Pillow 13 takes the columns first where that is cheaper, and a fifth of

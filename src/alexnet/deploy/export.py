@@ -84,7 +84,9 @@ def export(
         partial.replace(target)
         sync_folder(target.parent)
     except OSError as error:
-        raise BundleError(f"{target} could not be written: {error.strerror}", "", "make room, or choose another") from error
+        raise BundleError(
+            f"{target} could not be written: {error.strerror}", "", "make room, or choose another"
+        ) from error
     finally:
         for leftover in target.parent.glob(f"{target.stem}.partial*"):
             leftover.unlink()
@@ -142,7 +144,9 @@ def _compare(path: Path, replays: Sequence[Replay], tolerance: float, precision:
     if not drift <= tolerance:
         todo = "take a higher precision" if precision != "fp32" else "report this with the names of network and runtime"
         raise BundleError(
-            f"the exported file differs from the original by {drift:.2g} in a probability", f"at most {tolerance:g}", todo
+            f"the exported file differs from the original by {drift:.2g} in a probability",
+            f"at most {tolerance:g}",
+            todo,
         )
     return drift
 

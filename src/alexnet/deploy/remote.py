@@ -47,7 +47,9 @@ class Remote:
 
         try:
             return [
-                Replay(str(g["name"]), base64.b64decode(g["png"], validate=True), [float(p) for p in g["probabilities"]])
+                Replay(
+                    str(g["name"]), base64.b64decode(g["png"], validate=True), [float(p) for p in g["probabilities"]]
+                )
                 for g in self.about.get("golden") or []
             ]
         except (KeyError, TypeError, ValueError) as error:
