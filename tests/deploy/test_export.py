@@ -56,7 +56,7 @@ def test_two_hundred_pictures_from_their_bytes(cifar, onnx_file):
     expected = Classifier(cifar).probabilities(pictures)
     found = Exported.load(onnx_file).probabilities(pictures)
     assert np.abs(found - expected).max() <= 1e-4
-    assert np.ptp(expected, axis=0).max() > 0.5  # they do tell pictures apart
+    assert np.ptp(expected, axis=0).max() > 0.3  # they do tell pictures apart
 
 
 @pytest.mark.parametrize(
@@ -167,12 +167,17 @@ def make_sick(bundle, value):
 
 
 def test_a_file_answers_without_pytorch(onnx_file, digit_file, tmp_path):
-    code = (
-        "import sys\n"
-        "for name in ('torch', 'torchvision', 'onnx', 'onnxscript', 'openvino'): sys.modules[name] = None\n"
-        "from alexnet import cli\n"
-        f"sys.exit(cli.run(['predict', {str(onnx_file)!r}, {str(digit_file)!r}, '--format', 'json']))\n"
-    )
+    code = f"""
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "onnx", "onnxscript", "openvino"):
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Blocked())
+from alexnet import cli
+status = cli.run(["predict", {str(onnx_file)!r}, {str(digit_file)!r}, "--format", "json"])
+sys.exit(status or "torch" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (entry,) = json.loads(done.stdout)

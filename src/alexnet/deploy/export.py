@@ -198,11 +198,22 @@ def _onnx(module: Whole, manifest: Manifest, path: Path) -> bytes:
     model = program.model_proto
     model.producer_name, model.doc_string = "alexnet", f"{manifest.network}, uint8 RGB to probabilities"
     del model.metadata_props[:]
+    _name_sides(model, ["height", "width"] if manifest.input == "pictures" else ["pictures"])
     for node in model.graph.node:  # names of source files and lines, of no use to anyone else
         del node.metadata_props[:]
         node.doc_string = ""
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _name_sides(model: Any, names: Sequence[str]) -> None:
+    """The free sizes of the input by names that tell what they are, wherever they occur."""
+    found = [d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim if d.dim_param]
+    new = dict(zip(found, names, strict=True))
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = new.get(dim.dim_param, dim.dim_param)
 
 
 def _write_openvino(body: bytes, manifest: Manifest, path: Path) -> None:
