@@ -43,6 +43,11 @@ DOORS = {
     "torchvision.models": ["weights/published.py"],
     "safetensors": ["bundle.py"],
     "scipy": ["data/ilsvrc.py", "data/doctor/twins.py", "evaluation/ensemble.py", "history/verdict.py"],
+    "onnx": ["deploy/export.py", "deploy/export_int8.py"],
+    "onnxscript": ["deploy/export.py"],
+    "onnxruntime": ["deploy/runtime.py", "deploy/export_int8.py"],
+    "openvino": ["deploy/runtime.py", "deploy/export.py"],
+    "huggingface_hub": ["deploy/hub.py"],
 }
 
 

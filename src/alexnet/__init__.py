@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alexnet.api import draw, evaluate, load, prepare, train
-    from alexnet.deploy.classifier import Classifier, Prediction
+    from alexnet.deploy.answers import Prediction
+    from alexnet.deploy.classifier import Classifier
+    from alexnet.deploy.export_run import export
+    from alexnet.deploy.hub import from_pretrained
+    from alexnet.deploy.runtime import Exported
+    from alexnet.deploy.verify import verify
     from alexnet.errors import AlexNetError
     from alexnet.models import create_model, list_models
     from alexnet.recipe import Recipe
@@ -15,29 +20,37 @@ if TYPE_CHECKING:
 __all__ = [
     "AlexNetError",
     "Classifier",
+    "Exported",
     "Prediction",
     "Recipe",
     "create_model",
     "draw",
     "evaluate",
+    "export",
+    "from_pretrained",
     "list_models",
     "load",
     "prepare",
     "train",
+    "verify",
 ]
 
 _HOMES = {
     "AlexNetError": "alexnet.errors",
     "Classifier": "alexnet.deploy.classifier",
-    "Prediction": "alexnet.deploy.classifier",
+    "Exported": "alexnet.deploy.runtime",
+    "Prediction": "alexnet.deploy.answers",
     "Recipe": "alexnet.recipe",
     "create_model": "alexnet.models",
     "draw": "alexnet.api",
     "evaluate": "alexnet.api",
+    "export": "alexnet.deploy.export_run",
+    "from_pretrained": "alexnet.deploy.hub",
     "list_models": "alexnet.models",
     "load": "alexnet.api",
     "prepare": "alexnet.api",
     "train": "alexnet.api",
+    "verify": "alexnet.deploy.verify",
 }
 
 

@@ -204,6 +204,7 @@ class Bundle:
     def _model_card(self) -> str:
         parameters = sum(p.numel() for p in self.network.parameters())
         lines = [
+            *_hub_header(self),
             f"# {self.network.name} for {len(self.classes)} classes",
             "",
             f"{self._origin()}; {parameters:,} parameters.",
@@ -226,6 +227,20 @@ class Bundle:
             "    alexnet predict THIS_FOLDER picture.jpg",
         ]
         return "\n".join(lines) + "\n"
+
+
+def _hub_header(bundle: Bundle) -> list[str]:
+    """What the Hugging Face hub reads of a model card: YAML, whose strings are written as JSON."""
+    data = str(bundle.data.get("name", "unknown"))
+    lines = ["---", "library_name: alexnet", "pipeline_tag: image-classification"]
+    lines += ["tags: [alexnet, image-classification, pytorch]", "model-index:"]
+    lines += [f"- name: {json.dumps(bundle.network.name)}", "  results:"]
+    for split, scores in bundle.metrics.items():
+        lines += ["  - task: {type: image-classification}", f"    dataset: {{name: {json.dumps(data)}, type: "]
+        lines[-1] += f"{json.dumps(data)}, split: {json.dumps(split)}}}"
+        lines += [f"    metrics: [{{type: accuracy, value: {float(scores['top1']):.6f}}}]"]
+    lines[-1] += "" if bundle.metrics else " []"
+    return [*lines, "---", ""]
 
 
 def find(path: Path | str) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import recipe as recipes
-from alexnet.cli import arguments, import_weights, layers, show
+from alexnet.cli import arguments, import_weights, layers, ship, show
 from alexnet.cli.claims import claims
 from alexnet.cli.doctor import doctor
 from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError
@@ -145,14 +145,20 @@ def predict(words: list[str]) -> int:
         return _fail(f"--top is {given.top}; must be at least 1", 2)
     if not given.pictures:
         return _fail("predict needs PICTURES: files, folders or globs", 2)
-    from alexnet import api
-
     paths, failures = _expand(given.pictures), 0
-    classifier = api.load(given.run, given.device)
+    answer = ship.answerer(given.run, given.views)  # an exported file answers without PyTorch
+    if answer is None:
+        from alexnet import api
+
+        classifier = api.load(given.run, given.device)
+
+        def answer(picture: Path, top: int) -> Any:
+            return classifier.predict(picture, top=top, views=given.views)[0]
+
     found: list[dict[str, Any]] = []
     for path in paths:
         try:
-            found.append(classifier.predict(path, top=given.top, views=given.views)[0].to_dict())
+            found.append(answer(path, given.top).to_dict())
         except PictureError as error:
             failures += 1
             print(f"alexnet: {error}", file=sys.stderr)
@@ -243,6 +249,8 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "predict": predict,
     "draw": draw,
     "import": import_weights.run,
+    "export": ship.export,
+    "verify": ship.verify,
     "models": models,
     "layers": layers.run,
     "recipes": show_recipes,

@@ -100,7 +100,7 @@ class EvaluateArguments:
 class PredictArguments:
     """Say what is on pictures: the classes of a trained classifier, most probable first."""
 
-    run: Positional[Path]  # a run folder or a bundle
+    run: Positional[Path]  # a run folder, a bundle, or an exported file (FILE.onnx, FILE.xml)
     pictures: Positional[tuple[str, ...]]  # files, folders (with all below them) and globs
     top: int = 5  # guesses for each picture
     views: Literal[1, 9, 10] = 1  # the center | nine or ten views, probabilities averaged

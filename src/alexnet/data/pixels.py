@@ -101,8 +101,8 @@ def fit(picture: NDArray[np.uint8], size: int, how: Fit = "crop") -> NDArray[np.
         return _letter_box(image, size)
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side) if how == "crop" else None
-    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box))  # a copy: may be written to
+    box = (left, top, left + side, top + side) if how == "crop" else (0.0, 0.0, width, height)
+    return np.array(_resize(image, size, size, box))  # a copy: may be written to
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
@@ -289,9 +289,26 @@ def _letter_box(image: Image.Image, size: int) -> NDArray[np.uint8]:
     width, height = (max(1, round(side * scale)) for side in image.size)
     canvas = np.full((size, size, 3), PAD_GRAY, np.uint8)
     top, left = (size - height) // 2, (size - width) // 2
-    inner = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    inner = np.asarray(_resize(image, width, height, (0.0, 0.0, *image.size)))
     canvas[top : top + height, left : left + width] = inner
     return canvas
+
+
+def _resize(image: Image.Image, width: int, height: int, box: tuple[float, float, float, float]) -> Image.Image:
+    """The part ``box`` of a picture, bilinear with antialiasing: along its rows, then along its columns.
+
+    In one call Pillow before 13 does the same, Pillow 13 takes the columns first where that is cheaper, and a fifth of
+    such a picture's values differ by one gray level. Two calls give the same pixels whatever the version.
+    """
+    left, top, right, bottom = box
+    reach = (bottom - top) / height + 2  # rows beyond the box that its first and last row still look at
+    above, below = max(0, int(top - reach)), min(image.height, int(bottom + reach) + 1)
+    if width * (below - above) > MAX_PIXELS:  # a strip taller than 50 megapixels allow: the columns first after all
+        return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    if (above, below) != (0, image.height):
+        image = image.crop((0, above, image.width, below))
+    rows = image.resize((width, below - above), Image.Resampling.BILINEAR, box=(left, 0, right, below - above))
+    return rows.resize((width, height), Image.Resampling.BILINEAR, box=(0, top - above, width, bottom - above))
 
 
 class _Ours:

@@ -1,9 +1,8 @@
 """A trained classifier that answers: pictures as people have them in, classes with probabilities out."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,35 +12,10 @@ from alexnet.batches.loader import to_device
 from alexnet.batches.transforms import center_views, color
 from alexnet.bundle import Bundle, find
 from alexnet.data import pixels
-from alexnet.errors import PictureError
+from alexnet.deploy.answers import Picture, Prediction, as_pixels, best, named
 from alexnet.evaluation.evaluate import log_probabilities
 
-Picture: TypeAlias = str | Path | bytes | NDArray[np.uint8]  # a file, its bytes, or RGB pixels [H, W, 3]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The best guesses for one picture, most probable first: (class name, probability)."""
-
-    name: str
-    guesses: tuple[tuple[str, float], ...]
-
-    @property
-    def label(self) -> str:
-        """The first guess."""
-        return self.guesses[0][0]
-
-    @property
-    def probability(self) -> float:
-        """The probability of the first guess."""
-        return self.guesses[0][1]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "picture": self.name,
-            "guesses": [{"class": name, "probability": probability} for name, probability in self.guesses],
-        }
+__all__ = ["Classifier", "Picture", "Prediction"]
 
 
 class Classifier:
@@ -69,8 +43,7 @@ class Classifier:
         found = []
         for names, stored in self._batches(pictures, batch_size):
             for name, row in zip(names, self._probabilities(stored, views), strict=True):
-                best = np.argsort(-row, kind="stable")[: max(1, top)]
-                found.append(Prediction(name, tuple((self.classes[k], float(row[k])) for k in best)))
+                found.append(best(name, row, self.classes, top))
         return found
 
     def probabilities(
@@ -95,16 +68,8 @@ class Classifier:
 
     def prepare(self, picture: Picture, name: str = "picture") -> NDArray[np.uint8]:
         """A picture in its stored form: RGB uint8 [S, S, 3]. Raises :class:`PictureError`; ``name`` is for it."""
-        if isinstance(picture, str | Path):
-            name = str(picture)
-            picture = pixels.read(Path(picture))
-        if isinstance(picture, bytes):
-            picture = pixels.decode(picture, name)
-        if not isinstance(picture, np.ndarray):
-            raise PictureError(f"{name}: is {type(picture).__name__}", "a path, bytes, or uint8 [H, W, 3], RGB")
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise PictureError(f"{name}: array {picture.dtype} {list(picture.shape)}", "uint8 [H, W, 3], RGB")
-        return pixels.fit(picture, self.bundle.stored_size, self.bundle.fit)
+        name = str(picture) if isinstance(picture, str | Path) else name
+        return pixels.fit(as_pixels(picture, name), self.bundle.stored_size, self.bundle.fit)
 
     def _probabilities(self, stored: NDArray[np.uint8], views: int) -> NDArray[np.float32]:
         result = log_probabilities(
@@ -117,8 +82,17 @@ class Classifier:
     def _batches(
         self, pictures: Picture | Sequence[Picture], size: int
     ) -> Iterable[tuple[list[str], NDArray[np.uint8]]]:
-        many: list[Picture] = [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray) else list(pictures)
+        many = named(pictures)
         for start in range(0, len(many), size):
             part = many[start : start + size]
-            names = [str(p) if isinstance(p, str | Path) else f"#{start + i}" for i, p in enumerate(part)]
-            yield names, np.stack([self.prepare(p, name) for p, name in zip(part, names, strict=True)])
+            yield [name for name, _ in part], np.stack([self.prepare(picture, name) for name, picture in part])
+
+    def save_pretrained(self, folder: Path | str) -> Path:
+        """Write the bundle to ``folder``; :func:`alexnet.from_pretrained` reads it."""
+        return self.bundle.save(Path(folder))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish the bundle on the Hugging Face hub; see :func:`alexnet.deploy.hub.push_to_hub`."""
+        from alexnet.deploy.hub import push_to_hub
+
+        return push_to_hub(self.bundle, repo_id, **options)

@@ -1,0 +1,115 @@
+"""What is typed to take a classifier elsewhere: ``export`` and ``verify``; and ``predict`` by an exported file."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import Positional
+
+from alexnet.cli import arguments, show
+from alexnet.errors import AlexNetError, BundleError, RecipeError
+
+if TYPE_CHECKING:
+    from alexnet.deploy.answers import Prediction
+
+SUFFIXES = (".onnx", ".xml")
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """Write a classifier as one file that others run: pixels in, probabilities out, preprocessing inside.
+
+    The file gets its name only after it has answered like the original.
+    """
+
+    run: Positional[Path]  # a run folder or a bundle
+    format: Literal["onnx", "openvino", "torch"] = "onnx"  # FILE.onnx | FILE.xml and FILE.bin | FILE.pt2
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"  # fp16: weights of half the size | int8: a quarter, and faster
+    input: Literal["pictures", "decoded"] = "pictures"  # one uint8 picture of any size | a batch in stored size
+    output: Path | None = None  # by default RUN's name with .onnx, .xml or .pt2, in the current folder
+    data: Path | None = None  # store with the training pictures (int8), where a bundle alone is given
+    json: bool = False  # print one JSON object
+
+
+@dataclass(frozen=True)
+class VerifyArguments:
+    """Replay golden pictures, and say what differs: drift, class order, channel order, resize, a changed byte.
+
+    Exit status 0: answers as it must. 1: it does not, or is damaged. 2: wrong use.
+    """
+
+    target: Positional[str]  # a bundle or run, FILE.onnx, FILE.xml, FILE.pt2, or http://HOST:PORT of a server
+    against: Path | None = None  # the original (bundle, run or exported file), to compare with
+    key_file: Path | None = None  # file with the server's API key; else the environment's ALEXNET_API_KEY
+    trust: bool = False  # open a FILE.pt2, which may run code of whoever made it
+    json: bool = False  # print one JSON object
+
+
+def export(words: list[str]) -> int:
+    """write a classifier as ONNX, OpenVINO or torch.export, proved equal"""
+    given: ExportArguments = arguments.parse(ExportArguments, words, "export")
+    from alexnet.deploy import export_run
+
+    report, cost = export_run.export(
+        given.run, given.output,
+        format=given.format, precision=given.precision, input=given.input, data=given.data,
+    )  # fmt: skip
+    if given.json:
+        print(json.dumps(report.to_dict() | {"validation": cost}))
+        return 0
+    print(f"{report.path}  {report.bytes / 1e6:.1f} MB, in {report.seconds:.0f} s")
+    print(f"equal    to {report.drift:.1e} in every probability of {report.compared} pictures")
+    if cost is not None and cost["count"]:
+        before, after = (show.percent(cost[name] / cost["count"]) for name in ("original", "exported"))
+        print(f"cost     top-1 {before} -> {after} on {cost['count']} validation pictures")
+    return 0
+
+
+def verify(words: list[str]) -> int:
+    """prove that a bundle, an exported file or a server answers right"""
+    given: VerifyArguments = arguments.parse(VerifyArguments, words, "verify")
+    key = _key(given.key_file)
+    from alexnet.deploy.verify import verify as replay
+
+    try:
+        found = replay(given.target, given.against, key, given.trust)
+    except AlexNetError as error:
+        if given.json:
+            print(json.dumps({"target": given.target, "ok": False, "reason": str(error)}, ensure_ascii=False))
+        raise
+    if given.json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False))
+    else:
+        print(
+            f"{found.target} ({found.kind}) answers as it must: {found.pictures} pictures, "
+            f"largest difference of a probability {found.drift:.1e} (at most {found.limit:g})"
+        )
+    return 0
+
+
+def _key(file: Path | None) -> str:
+    if file is None:
+        return os.environ.get("ALEXNET_API_KEY", "")
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"--key-file {file} can not be read", "a text file with the key") from error
+
+
+def answerer(path: Path, views: int) -> "Callable[[Path, int], Prediction] | None":
+    """(picture, top) -> prediction by an exported file, without PyTorch; None where ``path`` is none."""
+    if path.suffix not in SUFFIXES or path.is_dir():
+        return None
+    if views != 1:
+        raise BundleError(f"--views {views} of an exported file", "1, the center", "ten views need the bundle")
+    from alexnet.deploy.runtime import Exported
+
+    file = Exported.load(path)
+
+    def answer(picture: Any, top: int) -> "Prediction":
+        return file.predict(picture, top=top)[0]
+
+    return answer

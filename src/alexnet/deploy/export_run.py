@@ -1,0 +1,85 @@
+"""Exporting a run: its training pictures set the ranges of int8, its validation pictures show what precision costs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.bundle import Bundle, find
+from alexnet.data.store import Split, Store
+from alexnet.deploy.classifier import Classifier
+from alexnet.deploy.export import SUFFIXES, Format, Precision, Report
+from alexnet.deploy.export import export as export_bundle
+from alexnet.deploy.export_int8 import CALIBRATION
+from alexnet.deploy.runtime import Exported
+from alexnet.deploy.whole import Input
+from alexnet.errors import DataError
+
+BATCH = 32
+
+
+def export(
+    run: str | Path,
+    path: str | Path | None = None,
+    *,
+    format: Format = "onnx",
+    precision: Precision = "fp32",
+    input: Input = "pictures",
+    data: str | Path | None = None,
+) -> tuple[Report, dict[str, int] | None]:
+    """Write a run or bundle as one file that others run; see :func:`alexnet.deploy.export.export`.
+
+    Also returned, where precision is lost and the run's pictures (or the store ``data``) are at hand: how many of the
+    validation ``count`` the ``original`` and the ``exported`` classifier have right.
+    """
+    bundle = Bundle.load(find(run))
+    store = _store(Path(run), data) if precision != "fp32" else None
+    if store is not None:
+        bundle.same_classes(store.classes, str(store.path))
+    place = find(run).resolve()
+    name = place.parent.name if place.name == "bundle" else place.name
+    target = Path(path) if path else Path(name + SUFFIXES[format])
+    pictures = calibration(store) if store is not None and precision == "int8" else None
+    report = export_bundle(bundle, target, format=format, precision=precision, input=input, calibration=pictures)
+    return report, cost(bundle, target, store) if store is not None else None
+
+
+def _store(run: Path, data: str | Path | None) -> Store | None:
+    """The store ``data``, or the one that a run was trained on; None where only a bundle is at hand."""
+    about = run / "run.json"
+    if data is None and not about.is_file():
+        return None
+    try:
+        return Store.open(Path(data) if data else Path(json.loads(about.read_text(encoding="utf-8"))["store"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{about} names no store ({error})", "the run's own", "give --data STORE") from error
+
+
+def calibration(store: Store) -> NDArray[np.uint8]:
+    """Pictures of the training split to measure ranges on: uint8 [n, S, S, 3], spread over all of it."""
+    split = store.split("train")
+    if not len(split):
+        raise DataError(f"{store.path} has no training pictures", "at least one", "give another store")
+    indices = np.linspace(0, len(split) - 1, min(CALIBRATION, len(split))).astype(np.int64)
+    return split.gather(indices)
+
+
+def cost(bundle: Bundle, exported: Path, store: Store) -> dict[str, int]:
+    """How many of the validation pictures (``count``) the ``original`` and the ``exported`` classifier have right."""
+    split = store.split("validation")
+    return {
+        "count": len(split),
+        "original": _right(Classifier(bundle), split),
+        "exported": _right(Exported.load(exported, trust=True), split),
+    }
+
+
+def _right(answers: Any, split: Split) -> int:
+    right = 0
+    for start in range(0, len(split), BATCH):
+        indices = np.arange(start, min(start + BATCH, len(split)))
+        rows = answers.probabilities(list(split.gather(indices)))
+        right += int((rows.argmax(1) == split.labels[indices]).sum())
+    return right

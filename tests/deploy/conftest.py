@@ -1,0 +1,66 @@
+"""A small classifier that tells pictures apart, and its exported files, made once."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet.batches.transforms import Statistics
+from alexnet.bundle import Bundle, Golden
+from alexnet.data.pixels import encode_png
+from alexnet.deploy.classifier import Classifier
+from alexnet.models import create_model
+
+
+def lively(name: str, classes: int, **sizes: int):
+    """A network whose untrained answers differ from picture to picture: each layer's output has a spread of one."""
+    network = create_model(name, num_classes=classes, generator=torch.Generator().manual_seed(1), **sizes).eval()
+    channels, side = network.in_channels, network.image_size
+    x = 60 * torch.randn(4, channels, side, side, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        for layer in network.children():
+            y = layer(x.clone())
+            if hasattr(layer, "weight"):
+                layer.weight.mul_(2 / y.std())
+                y = layer(x.clone())
+            x = y
+    return network
+
+
+def make_bundle(store, name: str, *, fit="crop", stored=32, classes=10, mean="image", **sizes: int) -> Bundle:
+    """A bundle of ``name`` over the digits' classes with two golden pictures in color."""
+    axis = np.arange(stored) * 32 // stored
+    pictures = store.split("test").gather(np.arange(2))[:, axis][:, :, axis]
+    ramp = np.linspace(0, 80, stored).astype(np.uint8)
+    pictures = np.stack([pictures[..., 0], pictures[..., 1] // 2 + ramp, 255 - pictures[..., 2] // 3], -1)
+    image = torch.from_numpy(np.ascontiguousarray(store.mean_image[axis][:, axis]))
+    means = torch.tensor([110.0, 100.0, 90.0]) + (image if mean == "image" else 0)
+    statistics = Statistics(means, torch.ones(3), torch.eye(3), torch.tensor(2.0))
+    names = tuple(f"class {k}" for k in range(classes))
+    bare = Bundle(lively(name, classes, **sizes), names, statistics, stored_size=stored, fit=fit)
+    rows = Classifier(bare).probabilities(list(pictures)).tolist()
+    golden = [Golden(f"{i:02d}", encode_png(p), r) for i, (p, r) in enumerate(zip(pictures, rows, strict=True))]
+    return dataclasses.replace(bare, golden=golden)
+
+
+@pytest.fixture(scope="session")
+def cifar(digits) -> Bundle:
+    """The CIFAR-10 net of 2012 on pictures of 32 pixels, of which it sees 24."""
+    return make_bundle(digits, "cifar_18pct", image_size=24)
+
+
+@pytest.fixture(scope="session")
+def onnx_file(cifar, tmp_path_factory) -> Path:
+    from alexnet.deploy.export import export
+
+    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    report = export(cifar, path)
+    assert report.drift <= 1e-4
+    return path
+
+
+@pytest.fixture(scope="session")
+def saved_bundle(cifar, tmp_path_factory) -> Path:
+    return cifar.save(tmp_path_factory.mktemp("original") / "bundle")
