@@ -14,7 +14,7 @@ NAMES = [file.relative_to(HOME).as_posix() for file in FILES]
 
 # The river. A room sees those of earlier lines and those before it in its own; rooms in one set never meet.
 RIVER = [
-    ["errors", "recipe"], [{"data", "models"}], ["batches", "bundle", "weights"], ["evaluation"],
+    ["errors", "recipe"], [{"data", "models"}], ["batches", "card", "bundle", "weights"], ["evaluation"],
     [{"training", "visualize", "deploy"}], ["api"], ["history"], ["cli"],
 ]  # fmt: skip
 ORDER = [place if isinstance(place, set) else {place} for line in RIVER for place in line]

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from alexnet.batches.transforms import Statistics
+from alexnet.card import model_card
 from alexnet.data.pixels import Fit
 from alexnet.data.writing import sha256_of
 from alexnet.errors import BundleError
@@ -81,7 +82,9 @@ class Bundle:
             (partial / "golden" / f"{golden.name}.png").write_bytes(golden.png)
             expected[f"{golden.name}.png"] = golden.probabilities
         (partial / "golden" / "expected.json").write_text(json.dumps(expected, indent=1))
-        (partial / "README.md").write_text(self._model_card(), encoding="utf-8")
+        stored = f"{self.stored_size}×{self.stored_size} ({self.fit})"
+        card = model_card(self.network, self.classes, self.metrics, self.data, self.recipe, stored)
+        (partial / "README.md").write_text(card, encoding="utf-8")
         config = self._config()
         config["sha256"] = _hashes(partial) | {"config.json": _config_sha256(config)}
         (partial / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -186,61 +189,10 @@ class Bundle:
             },
         }
 
-    def _origin(self) -> str:
-        """Where the weights come from, in a sentence."""
-        if "imported" in self.data:
-            about = self.data["imported"]
-            return f"Imported from {about['kind']}: `{about['file']}`, SHA-256 `{about['sha256']}`"
-        data, recipe = self.data.get("name", "unknown data"), self.recipe.get("recipe", "")
-        trained = f"Trained on {data} with the recipe `{recipe}`"
-        started = self.data.get("from")
-        return f"{trained}, starting from {started['name']} (SHA-256 `{started['sha256']}`)" if started else trained
-
     def _subtracted(self) -> str:
         if self.statistics.mean.dim() == 1:
             return "channel means"
         return "mean image" if self.statistics.follows else CENTER
-
-    def _model_card(self) -> str:
-        parameters = sum(p.numel() for p in self.network.parameters())
-        lines = [
-            *_hub_header(self),
-            f"# {self.network.name} for {len(self.classes)} classes",
-            "",
-            f"{self._origin()}; {parameters:,} parameters.",
-            "",
-            "| split | pictures | top-1 | top-5 | loss |",
-            "|---|---|---|---|---|",
-        ]
-        for split, scores in self.metrics.items():
-            lines.append(
-                f"| {split}, {scores['views']} view{'s' * (scores['views'] > 1)} | {scores['count']} "
-                f"| {100 * scores['top1']:.2f} % | {100 * scores['top5']:.2f} % | {scores['loss']:.4f} |"
-            )
-        lines += [
-            "",
-            f"Classes: {', '.join(self.classes[:50])}{' …' if len(self.classes) > 50 else ''}.",
-            "",
-            f"A picture is brought to {self.stored_size}×{self.stored_size} pixels ({self.fit}); the network sees the "
-            f"middle {self.image_size}×{self.image_size}, minus the mean of the training pictures.",
-            "",
-            "    alexnet predict THIS_FOLDER picture.jpg",
-        ]
-        return "\n".join(lines) + "\n"
-
-
-def _hub_header(bundle: Bundle) -> list[str]:
-    """What the Hugging Face hub reads of a model card: YAML, whose strings are written as JSON."""
-    data = str(bundle.data.get("name", "unknown"))
-    lines = ["---", "library_name: alexnet", "pipeline_tag: image-classification"]
-    lines += ["tags: [alexnet, image-classification, pytorch]", "model-index:"]
-    lines += [f"- name: {json.dumps(bundle.network.name)}", "  results:"]
-    for split, scores in bundle.metrics.items():
-        lines += ["  - task: {type: image-classification}", f"    dataset: {{name: {json.dumps(data)}, type: "]
-        lines[-1] += f"{json.dumps(data)}, split: {json.dumps(split)}}}"
-        lines += [f"    metrics: [{{type: accuracy, value: {float(scores['top1']):.6f}}}]"]
-    lines[-1] += "" if bundle.metrics else " []"
-    return [*lines, "---", ""]
 
 
 def find(path: Path | str) -> Path:

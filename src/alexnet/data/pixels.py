@@ -8,17 +8,14 @@ the decoder raises, is one ``PictureError`` that says which picture and why. Saf
 import io
 import os
 import stat
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import Any, Literal, NamedTuple, NoReturn, cast
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from alexnet.data.hush import quiet
 from alexnet.errors import PictureError
 
 Fit = Literal["crop", "pad", "squash"]
@@ -70,7 +67,7 @@ def decode_noted(data: bytes, name: str = "", *, allow_truncated: bool = False) 
     """
     name = _one_line(name) or "picture"
     _refuse_at_sight(data, name)
-    with _quiet() as warned:
+    with quiet() as warned:
         try:
             return _decode(data, name, allow_truncated, warned)
         except PictureError:
@@ -309,37 +306,3 @@ def _resize(image: Image.Image, width: int, height: int, box: tuple[float, float
         image = image.crop((0, above, image.width, below))
     rows = image.resize((width, below - above), Image.Resampling.BILINEAR, box=(left, 0, right, below - above))
     return rows.resize((width, height), Image.Resampling.BILINEAR, box=(0, top - above, width, bottom - above))
-
-
-class _Ours:
-    """Stands in a warning filter where a pattern would: matches on threads that are decoding, and keeps the text."""
-
-    pattern = "(?!)"  # for scikit-learn, which hands filters on as text: matches nothing
-
-    def __init__(self) -> None:
-        self.thread = threading.local()
-
-    def match(self, text: str) -> bool:
-        kept: list[str] | None = getattr(self.thread, "kept", None)
-        if kept is not None:
-            kept.append(text)
-        return kept is not None
-
-
-_ours = _Ours()
-_FILTER = ("ignore", _ours, Warning, None, 0)
-
-
-@contextmanager
-def _quiet() -> Iterator[list[str]]:
-    """No warning of this thread leaves; they are collected. ``warnings.catch_warnings`` swaps a global list, which
-    loses filters when several threads do it (before Python 3.14), so one filter stays that knows its threads."""
-    filters = cast("list[Any]", warnings.filters)
-    if not filters or filters[0] is not _FILTER:
-        filters[:] = [_FILTER, *(entry for entry in filters if entry is not _FILTER)]
-    kept: list[str] = []
-    _ours.thread.kept = kept
-    try:
-        yield kept
-    finally:
-        _ours.thread.kept = None
