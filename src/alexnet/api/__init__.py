@@ -10,7 +10,8 @@ import torch
 from alexnet import recipe as recipes
 from alexnet.api.drawing import DRAWINGS, draw
 from alexnet.api.evaluating import evaluate, members_and_data
-from alexnet.api.stores import DataOptions, open_store, prepare
+from alexnet.api.stores import open_store, prepare
+from alexnet.data.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.deploy.classifier import Classifier
 from alexnet.evaluation.metrics import Scores

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import recipe as recipes
-from alexnet.api.stores import DataOptions, cached
+from alexnet.api.stores import cached
 from alexnet.bundle import Bundle, is_trained
+from alexnet.data.options import DataOptions
 from alexnet.data.selection import regrouped
 from alexnet.data.sources import is_store
 from alexnet.data.splits import whole

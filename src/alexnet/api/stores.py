@@ -9,6 +9,7 @@ from alexnet.data.sources import Source, is_store
 from alexnet.data.store import Store
 from alexnet.recipe import Recipe
 
+
 def open_store(data: str | Path, recipe: Recipe, options: DataOptions) -> Store:
     """The store of ``data``: opened where it is one, else prepared into the cache (or found there)."""
     if is_store(Path(data)):

@@ -9,7 +9,7 @@ import io
 import os
 import stat
 from pathlib import Path, PurePath
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet.api.stores import DataOptions, cached
+from alexnet.api.stores import cached
 from alexnet.data import pixels
 from alexnet.data.listing import Picture, Source
+from alexnet.data.options import DataOptions
 from alexnet.data.sources import is_store
 from alexnet.data.store import Store
 from alexnet.errors import DataError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet.api.stores import DataOptions
+from alexnet.data.options import DataOptions
 from alexnet.data.writing import json_bytes, write_file
 from alexnet.errors import RunError, TrainingError
 from alexnet.history import material as materials
