@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from alexnet.data.listing import SPLITS, Faults, Picture, Row, Source, refuse, shown, source_of, stamp_of
+from alexnet.data.listing import SPLITS, Faults, Picture, Row, Source, shown, source_of, stamp_of
 from alexnet.errors import DataError
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
@@ -60,9 +60,8 @@ def _read_classes(root: Path, split_roots: Mapping[str, Path], faults: Faults | 
     for split, group in folders.items():
         for folder in group:
             found = list(_pictures(root, folder, split, classes.index(folder.name), others))
-            if not found and split in ("all", "train"):
-                todo = "fill or remove this class folder"
-                refuse(DataError(f"{shown(folder)}: no picture", "at least one", todo), faults)
+            if not found and split in ("all", "train") and faults is None:  # else the source's own check adds it
+                raise DataError(f"{shown(folder)}: no picture", "at least one", "fill or remove this class folder")
             rows += found
     notes = [f"{count} files that end in {suffix!r} are no pictures" for suffix, count in sorted(others.items())]
     return source_of(shown(root.resolve().name), classes, rows, notes=notes, faults=faults)

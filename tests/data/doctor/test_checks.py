@@ -73,8 +73,8 @@ def test_named_groups_across_splits():
 @pytest.mark.parametrize(
     ("name", "pattern_has"),
     [
-        ("x/patient{g:03d}_{i}.png", "patient"),
-        ("x/Cam-{g}/f{i}.jpg", "camera"),
+        ("x/patient{g:03d}_{i}.png", ")patient["),
+        ("x/Cam-{g}/f{i}.jpg", ")cam["),
         ("x/2021-03-{g:02d}_{i}.png", r"(?:19|20)"),
     ],
 )

@@ -11,9 +11,10 @@ from alexnet.data.doctor.looking import Look, Seen, thumbs_of
 from alexnet.data.doctor.twins import unit
 
 _WORDS = "patient|pat|subject|subj|case|person|camera|cam|video|vid|clip|sequence|seq|scene|slide|study|site"
+_DAY = r"(?<!\d)((?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01]))(?!\d)"
 PATTERNS = (  # what names often say; the parenthesis is the group
-    rf"(?i)((?<![a-z])(?:{_WORDS})[-_ ]?[a-z]?\d+)",
-    r"(?<!\d)((?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01]))(?!\d)",
+    *(rf"(?i)((?<![a-z]){word}[-_ ]?[a-z]?\d+)" for word in _WORDS.split("|")),
+    _DAY,
     r"([^/]+)[-_ ]\d+\.\w+$",
 )
 _LOOSE = PATTERNS[-1]  # any name and a number: believed only if its groups look alike, too
@@ -34,7 +35,8 @@ def check_groups(seen: Seen) -> Iterator[Finding]:
     for pattern in PATTERNS:
         leaks = _guess(good, pattern)
         if leaks:
-            what = f"file names look like groups ({', '.join(list(leaks)[:3])} …), and {len(leaks):,} are in two splits"
+            names = ", ".join(list(leaks)[:3]) + " …" * (len(leaks) > 3)
+            what = f"file names look like groups, and of these {len(leaks):,} would be in two splits: {names}"
             todo = f"if that is a patient, a camera, a video or a day: --group-pattern '{pattern}'"
             yield Finding("group-guess", "warning", what, todo, _examples(leaks), (), {"pattern": pattern})
             return
