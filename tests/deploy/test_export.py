@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from alexnet import cli
 from alexnet.data.pixels import encode_png
 from alexnet.deploy import export as exporting
 from alexnet.deploy.classifier import Classifier
 from alexnet.deploy.export import export, odd_pictures
-from alexnet.deploy.export_run import calibration, cost
 from alexnet.deploy.runtime import Exported
 from alexnet.errors import BundleError, PictureError
 
@@ -97,10 +97,25 @@ def test_other_networks_and_formats(digits, tmp_path, name, options, how):
             Exported.load(path)
 
 
-def test_int8_and_its_cost(cifar, digits, tmp_path):
-    report = export(cifar, tmp_path / "small.onnx", precision="int8", input="decoded", calibration=calibration(digits))
-    assert report.drift <= 0.25
-    counted = cost(cifar, tmp_path / "small.onnx", digits)
+def test_int8_of_a_run_and_its_cost(cifar, digits, tmp_path, capsys):
+    cifar = dataclasses.replace(cifar, classes=digits.classes)
+    cifar.save(tmp_path / "run" / "bundle")
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"store": str(digits.path)}))
+    words = [
+        "export",
+        tmp_path / "run",
+        "--precision",
+        "int8",
+        "--input",
+        "decoded",
+        "--output",
+        tmp_path / "small.onnx",
+    ]
+    assert cli.run([*map(str, words), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["drift"] <= 0.25
+    assert said["bytes"] == (tmp_path / "small.onnx").stat().st_size
+    counted = said["validation"]
     assert counted["count"] == len(digits.split("validation"))
     pictures = list(digits.split("validation").gather(np.arange(counted["count"])))
     labels = digits.split("validation").labels
@@ -116,6 +131,25 @@ def test_int8_and_its_cost(cifar, digits, tmp_path):
     bytes_of = {i.name: i.data_type for i in model.graph.initializer if math.prod(i.dims) > 1000}
     assert set(bytes_of.values()) <= {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}
     assert list(bytes_of.values()).count(onnx.TensorProto.INT8) == 4  # conv1 to conv3 and fc10
+
+
+def test_export_and_verify_from_the_command_line(saved_bundle, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["export", str(saved_bundle), "--format", "torch", "--input", "decoded"]) == 0
+    assert f"{saved_bundle.parent.name}.pt2" in capsys.readouterr().out
+    (file,) = tmp_path.iterdir()
+    assert file.name == f"{saved_bundle.parent.name}.pt2"
+    assert cli.run(["verify", str(file), "--against", str(saved_bundle), "--trust"]) == 0
+    assert cli.run(["verify", str(file)]) == 1
+    assert "allow it (--trust)" in capsys.readouterr().err
+    assert cli.run(["export", str(saved_bundle), "--precision", "int8"]) == 1
+    assert "give the run folder, or --data STORE" in capsys.readouterr().err
+    assert cli.run(["predict", str(file), "x.png", "--views", "10"]) == 1
+
+
+def test_views_of_a_file(onnx_file, capsys):
+    assert cli.run(["predict", str(onnx_file), "x.png", "--views", "10"]) == 1
+    assert "--views 10 of an exported file; must be 1, the center" in capsys.readouterr().err
 
 
 def test_odd_pictures_are_in_no_stored_form(cifar):

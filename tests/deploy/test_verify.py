@@ -1,4 +1,4 @@
-"""verify says what differs: a byte, the classes, their order, the channels, the resize, or drift. Real servers answer."""
+"""verify says what differs: a byte, the classes, their order, the channels, the resize, or drift."""
 
 import dataclasses
 import email.parser
@@ -84,7 +84,7 @@ def test_classes_in_another_order_are_found_by_their_probabilities(cifar, tmp_pa
     golden = [dataclasses.replace(g, probabilities=[g.probabilities[k] for k in order]) for g in cifar.golden]
     dataclasses.replace(cifar, golden=golden).save(tmp_path / "bundle")
     assert "classes in another order ('class 0' has the probability of 'class 1')" in failure(tmp_path / "bundle")
-    fewer = dataclasses.replace(cifar, classes=tuple("abcdefghi") + ("class 9",))
+    fewer = dataclasses.replace(cifar, classes=(*"abcdefghi", "class 9"))
     text = failure(fewer.save(tmp_path / "fewer"), tmp_path / "original")
     assert "has other classes: it lacks class 0, class 1" in text
     assert "and has a, b, c, d, e besides" in text

@@ -127,7 +127,7 @@ def odd_pictures(bundle: Bundle) -> list[NDArray[np.uint8]]:
 
 def _stretched(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     rows, columns = (np.arange(n) * side // n for n, side in zip((height, width), picture.shape, strict=False))
-    return picture[rows][:, columns]
+    return np.asarray(picture[rows][:, columns])
 
 
 def expected(bundle: Bundle) -> list[Replay]:

@@ -61,9 +61,9 @@ class Remote:
         return np.array(rows, np.float32).reshape(len(rows), len(self.classes))
 
     def _row(self, picture: Picture, name: str) -> list[float]:
-        data = picture if isinstance(picture, bytes) else None
-        if data is None:
-            data = pixels.encode_png(picture) if isinstance(picture, np.ndarray) else pixels.read(picture)
+        if isinstance(picture, np.ndarray):
+            picture = pixels.encode_png(picture)
+        data = picture if isinstance(picture, bytes) else pixels.read(picture)
         boundary = secrets.token_hex(16)
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="picture.png"\r\n'
         body = head.encode() + b"Content-Type: image/png\r\n\r\n" + data + f"\r\n--{boundary}--\r\n".encode()
