@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tyro.conf import Positional
 
 from alexnet.cli import arguments, show
 from alexnet.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from alexnet.data.doctor.examine import Embed
     from alexnet.data.doctor.findings import Finding, Report
     from alexnet.data.listing import Picture
@@ -68,11 +69,13 @@ def doctor(words: list[str]) -> int:
 
 def _embed(bundle: Path, device: str) -> "Embed":
     """What the network of ``bundle`` sees, 64 pictures at a time."""
+    import numpy as np
+
     from alexnet import api
 
     classifier = api.load(bundle, device)
 
-    def embed(pictures: "list[Picture]") -> NDArray[np.float32]:
+    def embed(pictures: "list[Picture]") -> "NDArray[np.float32]":
         bar = show.Progress("asking the network")
         rows = []
         for start in range(0, len(pictures), 64):

@@ -19,7 +19,7 @@ CALIBRATION = 128  # pictures: ranges are of millions of activations, more chang
 
 
 def quantized(body: bytes, path: Path, calibration: NDArray[np.uint8]) -> bytes:
-    """The serialized ONNX model ``body`` in int8. ``calibration`` uint8 [n, S, S, 3]; files beside ``path`` are made."""
+    """The serialized ONNX model ``body`` in int8. ``calibration`` uint8 [n, S, S, 3]; files arise beside ``path``."""
     try:
         import onnx
         from onnxruntime import quantization
