@@ -39,7 +39,7 @@ def test_exit_status_and_text(digits_folder, capsys):
     assert run(["doctor", str(digits_folder)]) == 1
     out = capsys.readouterr().out
     assert "two-labels: 1 picture stands under two labels" in out and "Do not train on this yet" in out
-    assert "0/000.png = 1/999.png" in out or "1/999.png = 0/000.png" in out
+    assert "0/000.png, 1/999.png" in out or "1/999.png, 0/000.png" in out
 
 
 def test_json_page_list_and_a_clean_bill_after_leaving_out(digits_folder, tmp_path, capsys):

@@ -121,6 +121,6 @@ def _print_finding(finding: "Finding") -> None:
     if finding.todo:
         print(f"         → {finding.todo}")
     for example in finding.examples[:_SHOWN]:
-        print(f"           {' = '.join(example.origins[:4])}" + (f"   ({example.why})" if example.why else ""))
+        print(f"           {', '.join(example.origins[:4])}" + (f"   ({example.why})" if example.why else ""))
     if len(finding.examples) > _SHOWN:
         print(f"           and {len(finding.examples) - _SHOWN:,} more")

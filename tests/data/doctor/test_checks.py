@@ -185,6 +185,7 @@ def test_wrong_labels_are_found_by_their_neighbors():
         looks[wrong] = look(wrong, label=int(1 - labels[wrong]))
     [finding] = check_labels(data(looks), looks, [], features)
     assert {example.origins[0] for example in finding.examples} == {looks[10].origin, looks[33].origin}
+    assert finding.numbers["agree"] == 118 / 120 and "98 % of all labels, so some are" in finding.what
     assert "labeled b; 100 % of its neighbors are a" in " ".join(example.why for example in finding.examples)
 
 

@@ -11,6 +11,7 @@ from alexnet.data.doctor.looking import Look, Seen
 
 NEIGHBORS = 10
 AGREE = 0.8  # share of the neighbors that must be of one other class
+SURE = 0.95  # share of all labels that the neighbors agree with, above which a doubt is likely a wrong label
 OWN = 0.1  # share that may be of the picture's own class
 KEPT = 128  # dimensions of the feature space that are kept: a hundred thousand pictures in minutes
 
@@ -35,8 +36,13 @@ def check_labels(
         )
         for i in doubt
     )
-    what = f"{len(doubt):,} picture{'s' * (len(doubt) > 1)} may have a wrong label, by the trained network's features"
-    yield Finding("label-doubt", "warning", what, "look at each, and mend the labels that are wrong", examples)
+    agree = float((best == labels).mean())
+    what = (
+        f"{len(doubt):,} picture{'s' * (len(doubt) > 1)} may have a wrong label; the neighbors agree with "
+        f"{100 * agree:.0f} % of all labels, so {'many' if agree < SURE else 'some'} are the network's mistakes"
+    )
+    todo = "look at each, surest first, and mend the labels that are wrong"
+    yield Finding("label-doubt", "warning", what, todo, examples, (), {"agree": agree})
 
 
 def neighbor_shares(
