@@ -64,3 +64,9 @@ class Interrupted(AlexNetError):  # noqa: N818 - it is a request, not an error
     def __init__(self, signal: int, what: str, todo: str) -> None:
         self.signal = signal
         super().__init__(what, "", todo)
+
+
+def printable(text: str) -> str:
+    """``text`` fit for one line of a message: what a terminal would obey becomes ``\\x1b``."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.errors import DataError
+from alexnet.errors import DataError, printable
 
 SPLITS = {  # folder or file name, lower case → split
     **dict.fromkeys(("train", "training"), "train"),
@@ -115,8 +115,7 @@ def _check_classes(
 
 def shown(path: str | os.PathLike[str]) -> str:
     """A path for people: UTF-8, on one line."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def stamp_of(path: Path) -> str:

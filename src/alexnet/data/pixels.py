@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet.data.hush import quiet
-from alexnet.errors import PictureError
+from alexnet.errors import PictureError, printable
 
 Fit = Literal["crop", "pad", "squash"]
 
@@ -65,7 +65,7 @@ def decode_noted(data: bytes, name: str = "", *, allow_truncated: bool = False) 
 
     ``allow_truncated`` decodes what is there of a picture cut short and notes it; the rest is gray or black.
     """
-    name = _one_line(name) or "picture"
+    name = printable(name) or "picture"
     _refuse_at_sight(data, name)
     with quiet() as warned:
         try:
@@ -75,7 +75,7 @@ def decode_noted(data: bytes, name: str = "", *, allow_truncated: bool = False) 
         except Image.DecompressionBombError:
             _refuse(f"{name}: more than {MAX_PIXELS // 10**6} megapixels", "at most that", "scale it down")
         except Exception as error:  # Pillow raises nearly anything on damaged files: one type leaves this room
-            reason = _one_line(str(error)) or type(error).__name__
+            reason = printable(str(error)) or type(error).__name__
             if isinstance(error, UnidentifiedImageError):
                 reason = "no known picture format"
             raise PictureError(f"{name}: can not be decoded ({reason})", _MUST, _TODO) from error
@@ -104,7 +104,7 @@ def fit(picture: NDArray[np.uint8], size: int, how: Fit = "crop") -> NDArray[np.
 
 def read(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a file of at most 200 MB. Raises PictureError if unreadable, too large or no regular file."""
-    shown = _one_line(os.fspath(path))
+    shown = printable(os.fspath(path))
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
@@ -138,11 +138,6 @@ _MUST, _TODO = f"a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file", "repl
 
 def _refuse(what: str, must: str = _MUST, todo: str = _TODO) -> NoReturn:
     raise PictureError(what, must, todo) from None
-
-
-def _one_line(text: str) -> str:
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def _refuse_at_sight(data: bytes, name: str) -> None:
@@ -251,7 +246,7 @@ def _upright(image: Image.Image, tag: Any, warned: list[str]) -> tuple[Image.Ima
     except Exception:
         return image, ["corrupt EXIF ignored"]
     if turn not in range(1, 9):
-        return image, [f"EXIF rotation {_one_line(str(turn))[:20]} ignored"]
+        return image, [f"EXIF rotation {printable(str(turn))[:20]} ignored"]
     turned = turn != 1 or (tag is not None and tag in range(2, 9))
     corrupt = len(warned) > before or any("EXIF" in text for text in warned)
     return upright, ["EXIF rotation applied"] * turned + ["corrupt EXIF ignored"] * corrupt

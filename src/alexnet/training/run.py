@@ -86,10 +86,10 @@ def read_start(folder: Path) -> tuple[Recipe, dict[str, Any]]:
 def layer_files(folder: Path) -> Files | None:
     """The layer files of a run that has some. The parameter file may have been changed since: 2012's way to go on
     with other rates. Raises :class:`RunError`."""
+    about = read_start(folder)[1]
+    if "layers" not in about:
+        return None
     try:
-        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if "layers" not in about:
-            return None
         texts = [(folder / name).read_text(encoding="utf-8") for name in ("layers.cfg", "layer-params.cfg")]
     except (OSError, ValueError) as error:
         raise RunError(
