@@ -1,7 +1,10 @@
 """What several rooms' tests share: a small store of real digits."""
 
 import dataclasses
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -11,6 +14,9 @@ from alexnet.batches.transforms import Statistics
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.data.store import Store
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # The same examples every time, and no clock: a busy machine is no defect.
 settings.register_profile("house", deadline=None, derandomize=True, database=None, max_examples=25)
@@ -37,6 +43,22 @@ def digit_file(tmp_path_factory: pytest.TempPathFactory, digits: Store) -> Path:
     path = tmp_path_factory.mktemp("pictures") / "three.png"
     path.write_bytes(encode_png(picture))
     return path
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """Debian's chromium without a window. It asks no other host for anything."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium here: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    quiet += ["--disable-component-update", "--disable-sync"]
+    with sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=chromium, args=quiet)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture
