@@ -7,11 +7,12 @@ from alexnet.history.claims import CLAIMS, find
 from alexnet.models import list_models
 
 NAMES = [
-    "relu", "norm", "overlap", "dropout", "augmentation", "color-noise", "towers", "depth", "views", "ensemble",
+    "relu", "relu-wide", "norm", "overlap", "dropout", "augmentation", "color-noise", "towers", "depth", "views",
+    "ensemble",
 ]  # fmt: skip
 
 
-def test_the_ten_claims():
+def test_the_ten_claims_and_a_control():
     assert list(CLAIMS) == NAMES
     for name, claim in CLAIMS.items():
         assert claim.name == name and claim.words and claim.section and claim.figures

@@ -50,6 +50,12 @@ def test_one_thing_is_different(name, field, without):
     assert changed == ({"crop", "mirror", "color_noise"} if name == "augmentation" else {field})
 
 
+def test_a_claim_about_small_pictures_is_refused_for_photographs():
+    with pytest.raises(ModelError, match="'relu-wide' is about small pictures only; add --quick"):
+        planned("relu-wide", PHOTOS)
+    assert planned("relu-wide", PHOTOS, quick=True).model(claims.find("relu-wide").arms[1]) == "figure1_tanh_wide"
+
+
 def test_digits_are_never_mirrored():
     for name in claims.CLAIMS:
         made = planned(name, DIGITS)

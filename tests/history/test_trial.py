@@ -33,7 +33,7 @@ def relu(digits, tmp_path_factory):
     """Figure 1 on 160 digits, to 60 % training error, of two rates."""
     folder = tmp_path_factory.mktemp("relu") / "claim"
     said = []
-    result = tried("relu", digits, folder, said, epochs=4, rates=(1e-5, 0.01), level=0.6)
+    result = tried("relu-wide", digits, folder, said, epochs=4, rates=(1e-5, 0.01), level=0.6)
     return folder, result, said
 
 
@@ -67,17 +67,17 @@ def test_the_ratio_is_that_of_the_epochs(relu):
 def test_finished_trainings_are_found_again(relu, digits, monkeypatch):
     folder, result, _ = relu
     monkeypatch.setattr(loop, "train", lambda _: pytest.fail("trained again"))
-    again = tried("relu", digits, folder, epochs=4, rates=(1e-5, 0.01), level=0.6)
+    again = tried("relu-wide", digits, folder, epochs=4, rates=(1e-5, 0.01), level=0.6)
     assert again.to_dict() == result.to_dict()
 
 
 def test_another_plan_or_a_used_folder_is_refused(relu, digits, tmp_path):
     folder, _, _ = relu
     with pytest.raises(RunError, match="holds another plan: its epochs is different; choose another --run"):
-        tried("relu", digits, folder, epochs=5, rates=(1e-5, 0.01), level=0.6)
+        tried("relu-wide", digits, folder, epochs=5, rates=(1e-5, 0.01), level=0.6)
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(RunError, match="exists already and holds no claim"):
-        tried("relu", digits, tmp_path)
+        tried("relu-wide", digits, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
@@ -96,12 +96,12 @@ def test_a_stopped_claim_goes_on_to_the_same_result(relu, digits, tmp_path, monk
     folder = tmp_path / "claim"
     monkeypatch.setattr(loop, "train_epoch", stopping)
     with pytest.raises(Interrupted, match="the same command goes on"):
-        tried("relu", digits, folder, epochs=4, rates=(1e-5, 0.01), level=0.6)
+        tried("relu-wide", digits, folder, epochs=4, rates=(1e-5, 0.01), level=0.6)
     monkeypatch.setattr(loop, "train_epoch", whole)
     assert not (folder / "result.json").exists()
     stopped = folder / epochs[-1]
     assert not (stopped / "bundle").exists() and list((stopped / "checkpoints").glob("step-*.pt"))
-    again = tried("relu", digits, folder, epochs=4, rates=(1e-5, 0.01), level=0.6)
+    again = tried("relu-wide", digits, folder, epochs=4, rates=(1e-5, 0.01), level=0.6)
     assert again.findings == result.findings
     assert [m.training_errors for m in again.members] == [m.training_errors for m in result.members]
 
@@ -202,15 +202,15 @@ def test_a_rate_that_diverges_is_not_chosen(digits, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "train_step", broken)
     folder = tmp_path / "claim"
-    result = tried("relu", digits, folder, seeds=1, rates=(0.02, 0.01), level=0.85)
+    result = tried("relu-wide", digits, folder, seeds=1, rates=(0.02, 0.01), level=0.85)
     assert result.chosen == {"ReLU": 0.01, "tanh": 0.01}
     assert [member.job.rate for member in result.searches if member.diverged] == [0.02, 0.02]
     monkeypatch.setattr(loop, "train_step", whole)  # what diverged is remembered, not tried again
-    again = tried("relu", digits, folder, seeds=1, rates=(0.02, 0.01), level=0.85)
+    again = tried("relu-wide", digits, folder, seeds=1, rates=(0.02, 0.01), level=0.85)
     assert again.to_dict() == result.to_dict()
     monkeypatch.setattr(loop, "train_step", broken)
     with pytest.raises(TrainingError, match="give --rates"):
-        tried("relu", digits, tmp_path / "alone", seeds=1, rates=(0.02,), level=0.85)
+        tried("relu-wide", digits, tmp_path / "alone", seeds=1, rates=(0.02,), level=0.85)
 
 
 def test_the_command(digits, tmp_path, capsys):

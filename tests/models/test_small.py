@@ -105,6 +105,15 @@ def test_figure1_differs_in_its_neurons_alone():
         assert torch.allclose(tanh(x), slow, atol=1e-6)
 
 
+def test_figure1_starts_as_the_net_of_2012_or_wide():
+    for name, expected in {
+        "figure1_tanh": {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc4": 0.01},
+        "figure1_relu_wide": {"conv1": 75**-0.5, "conv2": 800**-0.5, "conv3": 800**-0.5, "fc4": 1024**-0.5},
+    }.items():
+        for layer, module in learned(make(name)).items():
+            assert module.weight.std().item() == pytest.approx(expected[layer], rel=0.05)
+
+
 def test_all_are_registered():
     assert set(small.MODELS) <= set(list_models())
     for name in small.MODELS:

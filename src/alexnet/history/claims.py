@@ -14,7 +14,7 @@ class Arm:
 
     name: str  # for people
     small: str  # model for small pictures
-    paper: str  # model for 224-pixel views
+    paper: str  # model for 224-pixel views; empty: there is none
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -38,11 +38,13 @@ class Claim:
     kind: str
     arms: tuple[Arm, ...]
     figures: Mapping[str, str] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()  # to choose from with small pictures; empty: the plan's own
     measured: str = ""  # how long it took, where that was measured
 
 
 _NET = Arm("the network", "alexnet_small", "alexnet")
 _PLAIN = {"dropout": 0.0, "crop": "center", "mirror": False, "color_noise": 0.0, "weight_decay": 0.0}
+_WIDE = _PLAIN | {"divide": 64.0}  # inputs of about one, as that start expects
 
 CLAIMS = {
     claim.name: claim
@@ -54,6 +56,16 @@ CLAIMS = {
             "speed",
             (Arm("ReLU", "figure1_relu", "alexnet", _PLAIN), Arm("tanh", "figure1_tanh", "alexnet_tanh", _PLAIN)),
             {"ratio": "6"},
+            (0.001, 0.003, 0.01),
+        ),
+        Claim(
+            "relu-wide", "3.1, Figure 1",
+            "not the paper's: the same net and the same 25 %, but its weights start from N(0, 1/fan-in), which is made "
+            "for tanh (LeCun et al. 1998): how much of Figure 1 is the start of 2012",
+            "speed",
+            (Arm("ReLU", "figure1_relu_wide", "", _WIDE), Arm("tanh", "figure1_tanh_wide", "", _WIDE)),
+            {"ratio": "6"},
+            (0.001, 0.003, 0.01),
         ),
         Claim(
             "norm", "3.3",

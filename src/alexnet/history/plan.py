@@ -148,6 +148,8 @@ def make(claim: Claim, material: Material, data: str, wishes: Wishes) -> Plan:
     """The plan for ``claim`` on these pictures. Raises :class:`ModelError` where a network of it does not exist."""
     photos = material.photos and not wishes.quick
     arms = tuple(arm for arm in claim.arms if not photos or arm.paper)
+    if not arms:
+        raise ModelError(f"the claim {claim.name!r} is about small pictures only", "", "add --quick to use them small")
     _check_models([arm.paper if photos else arm.small for arm in arms])
     base, rates, level = _speed(photos, wishes.quick) if claim.kind == "speed" else _usual(photos, wishes.quick)
     level = level if wishes.level is None else wishes.level
@@ -158,8 +160,9 @@ def make(claim: Claim, material: Material, data: str, wishes: Wishes) -> Plan:
     if claim.kind == "ensemble" and seeds < 2:
         raise RecipeError("--seeds is 1, of which there is no ensemble", "at least 2")
     pictures = wishes.pictures if wishes.pictures is not None else QUICK["pictures"] if wishes.quick else 0
+    rates = wishes.rates or (() if photos else claim.rates) or rates
     return Plan(
-        claim, data, photos, wishes.quick, pictures, seeds, wishes.rates or rates, level, base.replace(**changes), arms,
+        claim, data, photos, wishes.quick, pictures, seeds, rates, level, base.replace(**changes), arms,
         material.mirror,
     )  # fmt: skip
 
@@ -187,10 +190,8 @@ def _speed(photos: bool, quick: bool) -> tuple[Recipe, tuple[float, ...], float]
     recipe = recipes.named("paper").replace(
         recipe="claims", keep="last", schedule="steps", epochs=90, **_scale(photos) | {"mean": "channel"}
     )
-    if not photos:
-        recipe = recipe.replace(divide=64.0)  # the small nets expect inputs of about one
-    if quick:
-        return recipe.replace(batch_size=QUICK["batch_size"], epochs=QUICK["epochs"]), (0.003, 0.01, 0.03), LEVEL
+    if quick:  # each training ends when it has come to LEVEL
+        recipe = recipe.replace(batch_size=QUICK["batch_size"], epochs=30)
     return recipe, (0.003, 0.01, 0.03, 0.1), LEVEL
 
 

@@ -25,6 +25,7 @@ FAN_INS = {  # of the paper's network, and the standard deviation that goes with
     "conv1": (363, 0.01), "conv2": (1200, 0.01), "conv3": (2304, 0.03), "conv4": (1728, 0.03), "conv5": (1728, 0.03),
     "fc6": (9216, 0.01), "fc7": (4096, 0.01), "fc8": (4096, 0.01),
 }  # fmt: skip
+FIGURE1 = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc4": 0.01}  # standard deviations of layers-18pct.cfg
 POSITIVE = {"conv2", "conv4", "conv5", "fc6", "fc7"}  # whose biases are 1, to give ReLUs something to begin with (5)
 
 
@@ -90,14 +91,20 @@ def _initial(layers: list[tuple[str, nn.Module]], tanh: bool) -> dict[str, Initi
 
 
 def figure1(
-    num_classes: int = 10, in_channels: int = 3, image_size: int = 32, *, name: str = "figure1_relu", tanh: bool = False
+    num_classes: int = 10,
+    in_channels: int = 3,
+    image_size: int = 32,
+    *,
+    name: str = "figure1_relu",
+    tanh: bool = False,
+    wide: bool = False,
 ) -> Network:
     """A four-layer convolutional net for CIFAR-10, with ReLUs or tanh and nothing else different.
 
-    Figure 1 of the paper gives no sizes. These are of Krizhevsky's own four-layer CIFAR-10 net (``layers-18pct.cfg``),
-    without its norms, with max pooling throughout: its averages would be another nonlinearity's business. All
-    weights are drawn from N(0, 1/fan-in), which LeCun et al. (1998) found best *for tanh*, so that the comparison does
-    not lean to ReLU. Expects gray levels minus the mean over about 64 (recipe: ``divide``).
+    Figure 1 of the paper gives neither sizes nor initial weights. These are of Krizhevsky's own four-layer CIFAR-10 net
+    (``layers-18pct.cfg``), without its norms, with max pooling throughout: its averages would be another
+    nonlinearity's business. Expects gray levels minus the mean. ``wide`` draws the weights from N(0, 1/fan-in), which
+    LeCun et al. (1998) found best *for tanh*, and expects inputs divided by 64 (recipe: ``divide``).
     """
     word, act = _nonlinearity(tanh)
     layers: list[tuple[str, nn.Module]] = []
@@ -109,9 +116,10 @@ def figure1(
     side = usable_side(name, layers, image_size)  # 4 for 32 pixels
     layers += [("flatten", Flatten(side)), ("fc4", nn.Linear(seen * side * side, num_classes))]
     learned = [(name, layer) for name, layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
+    spread = {name: layer.weight[0].numel() ** -0.5 if wide else FIGURE1[name] for name, layer in learned}
     return Network(
         name, layers, num_classes=num_classes, in_channels=in_channels, image_size=image_size, features="flatten",
-        initial={name: Initial(layer.weight[0].numel() ** -0.5) for name, layer in learned},
+        initial={name: Initial(std) for name, std in spread.items()},
     )  # fmt: skip
 
 
@@ -141,5 +149,11 @@ MODELS: dict[str, tuple[Callable[..., Network], str]] = {
     "figure1_relu": (figure1, "a four-layer net for CIFAR-10 as in the paper's Figure 1, with ReLUs"),
     "figure1_tanh": (
         partial(figure1, name="figure1_tanh", tanh=True), "the same four-layer net with tanh, for the paper's Figure 1",
+    ),
+    "figure1_relu_wide": (
+        partial(figure1, name="figure1_relu_wide", wide=True), "figure1_relu started from N(0, 1/fan-in)",
+    ),
+    "figure1_tanh_wide": (
+        partial(figure1, name="figure1_tanh_wide", tanh=True, wide=True), "figure1_tanh started from N(0, 1/fan-in)",
     ),
 }  # fmt: skip
