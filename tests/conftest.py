@@ -1,12 +1,17 @@
 """What several rooms' tests share: a small store of real digits."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes of one thread outrun two of two on two cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 from hypothesis import settings
 
@@ -45,7 +50,7 @@ def digit_file(tmp_path_factory: pytest.TempPathFactory, digits: Store) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: while playwright is open, its event loop is this thread's
 def browser() -> Iterator["Browser"]:
     """Debian's chromium without a window. It asks no other host for anything."""
     chromium = shutil.which("chromium")

@@ -195,6 +195,23 @@ def test_config_says_all_of_the_preprocessing(saved):
     assert "lenet5 for 10 classes" in card
 
 
+def test_the_card_says_how_sure_and_what_chose_what(bundle, tmp_path):
+    scores = {"views": 1, "count": 50, "top1": 0.5, "top1_interval": [0.366, 0.634], "top5": 1.0, "loss": 1.5}
+    data = {"name": "digits", "counts": {"train": 160, "test": 50}, "kept": "epoch 3, the lowest validation error"}
+    fitted = {"temperature": 1.25, "fitted_on": "validation", "count": 40, "thresholds": {"0.1": 0.9, "0.05": 0.95}}
+    told = dataclasses.replace(bundle, metrics={"test": scores}, data=data, recipe={"seed": 7}, calibration=fitted)
+    card = (told.save(tmp_path / "bundle") / "README.md").read_text()
+    for line in (
+        "| 1.5000 | 36.6 to 63.4 % |", "- Pictures: 160 train, 50 test.", "- The weights are those of epoch 3",
+        "- Temperature 1.250, found on 40 validation pictures.", "- Seed 7;",
+        "of 0.950 or more are wrong for at most 5 %",
+    ):  # fmt: skip
+        assert line in card, line
+    assert card.index("at most 5 %") < card.index("at most 10 %")
+    bare = dataclasses.replace(bundle, metrics={}, data={}, recipe={}).save(tmp_path / "bare") / "README.md"
+    assert "Temperature" not in bare.read_text() and "Pictures:" not in bare.read_text()
+
+
 # Classes
 
 

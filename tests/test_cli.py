@@ -56,7 +56,17 @@ def home(tmp_path_factory) -> Path:
 
 def test_training_ends_with_a_table_and_says_where_everything_lies(home):
     out, err = (home / "train.out").read_text(), (home / "train.err").read_text()
-    for word in ("top-1", "top-1 error", "top-5", "top-5 error", "loss", "images/s", "run/pictures", "alexnet predict"):
+    for word in (
+        "top-1",
+        "top-1 error",
+        "top-5",
+        "top-5 error",
+        "loss",
+        "images/s",
+        "run/pictures",
+        "run/report.html",
+        "alexnet predict",
+    ):
         assert word in out, word
     assert f"preparing into {home / 'cache'}" in err
     assert "1 unusable pictures were left out" in err

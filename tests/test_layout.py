@@ -24,7 +24,7 @@ RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 DOORS = {
     "PIL": ["data/pixels.py"],
     "matplotlib": ["visualize/"],
-    "jinja2": ["data/doctor/page.py"],
+    "jinja2": ["data/doctor/page.py", "visualize/report.py"],
     "tarfile": ["data/archives.py"],
     "argparse": ["cli/", "__main__.py"],
     "tyro": ["cli/"],
@@ -41,13 +41,22 @@ DOORS = {
     "pyarrow": ["data/parquet.py"],
     "torchvision.datasets": ["data/standard.py"],
     "torchvision.models": ["weights/published.py"],
-    "safetensors": ["bundle.py"],
-    "scipy": ["data/ilsvrc.py", "data/doctor/twins.py", "evaluation/ensemble.py", "history/verdict.py"],
+    "safetensors": ["bundle.py", "evaluation/neighbors.py"],
+    "captum": ["evaluation/saliency.py"],
+    "umap": ["evaluation/embedding.py"],
+    "scipy": ["data/ilsvrc.py", "data/doctor/twins.py", "evaluation/", "history/verdict.py"],
     "onnx": ["deploy/export.py", "deploy/export_int8.py"],
     "onnxscript": ["deploy/export.py"],
     "onnxruntime": ["deploy/runtime.py", "deploy/export_int8.py"],
     "openvino": ["deploy/runtime.py", "deploy/export.py"],
     "huggingface_hub": ["deploy/hub.py"],
+    "fastapi": ["deploy/server/"],
+    "uvicorn": ["deploy/server/"],
+    "multipart": [],
+    "starlette": ["deploy/server/"],
+    "pydantic": ["deploy/server/"],
+    "h11": ["deploy/server/"],
+    "prometheus_client": ["deploy/server/"],
 }
 
 

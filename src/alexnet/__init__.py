@@ -6,7 +6,7 @@ Importing this package is fast and does no work; each name below is imported whe
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.api import draw, evaluate, load, prepare, train
+    from alexnet.api import draw, evaluate, load, prepare, report, train
     from alexnet.deploy.answers import Prediction
     from alexnet.deploy.classifier import Classifier
     from alexnet.deploy.export_run import export
@@ -31,6 +31,7 @@ __all__ = [
     "list_models",
     "load",
     "prepare",
+    "report",
     "train",
     "verify",
 ]
@@ -49,6 +50,7 @@ _HOMES = {
     "list_models": "alexnet.models",
     "load": "alexnet.api",
     "prepare": "alexnet.api",
+    "report": "alexnet.api",
     "train": "alexnet.api",
     "verify": "alexnet.deploy.verify",
 }

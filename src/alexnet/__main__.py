@@ -2,4 +2,5 @@
 
 from alexnet.cli import main
 
-main()
+if __name__ == "__main__":  # the worker processes of a server import it too
+    main()

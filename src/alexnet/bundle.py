@@ -2,7 +2,8 @@
 
 A bundle is a folder, format version 1::
 
-    config.json         network and its arguments, classes in order, preprocessing, recipe, metrics, versions, SHA-256
+    config.json         network and its arguments, classes in order, preprocessing, recipe, metrics, calibration,
+                        versions, SHA-256
     model.safetensors   the weights, float32, by the network's own names
     mean.safetensors    what is subtracted: mean image [S, S, 3], its center or channel means [3]; divisor, color axes
     golden/*.png        a few pictures, with the probabilities expected of them in golden/expected.json
@@ -64,11 +65,22 @@ class Bundle:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     initialization: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)  # name, fingerprint and counts of what it was trained on
+    calibration: Mapping[str, Any] = field(default_factory=dict)  # temperature and thresholds; empty: temperature 1
     golden: Sequence[Golden] = ()
 
     @property
     def image_size(self) -> int:
         return self.network.image_size
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before the softmax, wherever probabilities leave the system."""
+        return float(self.calibration.get("temperature", 1.0))
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Target error among answers, as text -> the least probability of a first guess that keeps it."""
+        return dict(self.calibration.get("thresholds", {}))
 
     def save(self, path: Path) -> Path:
         """Write the bundle to ``path``, whole or not at all: under a temporary name first, renamed last."""
@@ -83,7 +95,7 @@ class Bundle:
             expected[f"{golden.name}.png"] = golden.probabilities
         (partial / "golden" / "expected.json").write_text(json.dumps(expected, indent=1))
         stored = f"{self.stored_size}×{self.stored_size} ({self.fit})"
-        card = model_card(self.network, self.classes, self.metrics, self.data, self.recipe, stored)
+        card = model_card(self.network, self.classes, self.metrics, self.data, self.recipe, stored, self.calibration)
         (partial / "README.md").write_text(card, encoding="utf-8")
         config = self._config()
         config["sha256"] = _hashes(partial) | {"config.json": _config_sha256(config)}
@@ -123,12 +135,13 @@ class Bundle:
                 metrics=config["metrics"],
                 initialization=config["model"].get("initialization", ""),
                 data=config["data"],
+                calibration=_checked(config.get("calibration", {})),
                 golden=[
                     Golden(Path(name).stem, (path / "golden" / name).read_bytes(), probabilities)
                     for name, probabilities in expected.items()
                 ],
             )
-        except (KeyError, TypeError, RuntimeError, ValueError, OSError) as error:
+        except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, OSError) as error:
             reason = " ".join(str(error).split())  # PyTorch's has several lines
             raise BundleError(f"bundle {path} does not hold together: {reason}", "", "use another copy") from error
 
@@ -182,6 +195,7 @@ class Bundle:
             "recipe": dict(self.recipe),
             "metrics": dict(self.metrics),
             "data": dict(self.data),
+            **({"calibration": dict(self.calibration)} if self.calibration else {}),
             "versions": {
                 "alexnet": version("alexnet"),
                 "torch": torch.__version__,
@@ -206,6 +220,11 @@ def find(path: Path | str) -> Path:
     unfinished = (path / "checkpoints").is_dir()
     todo = f"finish the run: alexnet train --resume {path}" if unfinished else "give the folder that training made"
     raise BundleError(f"{path} holds no bundle", "a run folder or a bundle", todo)
+
+
+def weights_sha256(path: Path | str) -> str:
+    """The SHA-256 of the weights of the run or bundle ``path``, as its config says. Raises :class:`BundleError`."""
+    return str(_read_config(find(path)).get("sha256", {}).get("model.safetensors", ""))
 
 
 def is_trained(path: Path) -> bool:
@@ -236,6 +255,16 @@ def _read_config(path: Path) -> dict[str, Any]:
     if config.get("version") != VERSION:
         raise BundleError(f"bundle {path} has version {config.get('version')}", str(VERSION), "install a newer alexnet")
     return config
+
+
+def _checked(calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """A calibration that can be used: a missing one is temperature 1; raises ValueError for what is none."""
+    temperature, thresholds = calibration.get("temperature", 1.0), calibration.get("thresholds", {})
+    if not (isinstance(temperature, int | float) and 1e-3 <= temperature <= 1e3):
+        raise ValueError(f"temperature {temperature!r:.40}")
+    if not all(isinstance(p, int | float) and 0 <= p <= 1 and float(t) > 0 for t, p in thresholds.items()):
+        raise ValueError(f"thresholds {thresholds!r:.80}")
+    return dict(calibration)
 
 
 def _check_hashes(path: Path, config: Mapping[str, Any]) -> None:

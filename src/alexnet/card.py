@@ -14,8 +14,12 @@ def model_card(
     data: Mapping[str, Any],
     recipe: Mapping[str, Any],
     stored: str,
+    calibration: Mapping[str, Any] | None = None,
 ) -> str:
-    """The text of the card. ``metrics``: split -> scores; ``stored``: size in pixels and fit of a stored picture."""
+    """The text of the card. ``metrics``: split -> scores; ``stored``: size in pixels and fit of a stored picture.
+
+    ``calibration``: temperature and thresholds, and what they were fitted on.
+    """
     parameters, side = sum(p.numel() for p in network.parameters()), network.image_size
     lines = [
         *_hub_header(network.name, metrics, data),
@@ -23,13 +27,14 @@ def model_card(
         "",
         f"{_origin(data, recipe)}; {parameters:,} parameters.",
         "",
-        "| split | pictures | top-1 | top-5 | loss |",
-        "|---|---|---|---|---|",
+        "| split | pictures | top-1 | top-5 | loss | top-1, 95 % sure |",
+        "|---|---|---|---|---|---|",
     ]
     for split, scores in metrics.items():
         lines.append(
             f"| {split}, {scores['views']} view{'s' * (scores['views'] > 1)} | {scores['count']} "
-            f"| {100 * scores['top1']:.2f} % | {100 * scores['top5']:.2f} % | {scores['loss']:.4f} |"
+            f"| {100 * scores['top1']:.2f} % | {100 * scores['top5']:.2f} % | {scores['loss']:.4f} "
+            f"| {_interval(scores)} |"
         )
     lines += [
         "",
@@ -38,9 +43,39 @@ def model_card(
         f"A picture is brought to {stored} pixels; the network sees the middle {side}×{side}, minus the mean of the "
         "training pictures.",
         "",
+        *_chosen(data, recipe, calibration or {}),
+        "It names one of these classes for every picture, also for one that is of none of them. What it is worth was "
+        "measured on pictures taken by the same means as those it was trained on.",
+        "",
         "    alexnet predict THIS_FOLDER picture.jpg",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _interval(scores: Mapping[str, Any]) -> str:
+    found = scores.get("top1_interval")
+    return f"{100 * found[0]:.1f} to {100 * found[1]:.1f} %" if found else ""
+
+
+def _chosen(data: Mapping[str, Any], recipe: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[str]:
+    """How many pictures it was trained on, and what chose what: as the run's report says it."""
+    lines = []
+    counts = data.get("counts", {})
+    if counts:
+        lines.append(f"Pictures: {', '.join(f'{number:,} {split}' for split, number in counts.items())}.")
+    if data.get("kept"):
+        lines.append(f"The weights are those of {data['kept']}; nothing was chosen by the test pictures.")
+    if calibration:
+        found = f"{calibration.get('count', 0):,} {calibration.get('fitted_on', 'validation')} pictures"
+        lines.append(f"Temperature {float(calibration.get('temperature', 1)):.3f}, found on {found}.")
+        for target, threshold in sorted(calibration.get("thresholds", {}).items(), key=lambda pair: float(pair[0])):
+            share = f"{100 * float(target):g} %"
+            lines.append(
+                f"Answers with a probability of {threshold:.3f} or more are wrong for at most {share} (95 % sure)."
+            )
+    if recipe.get("seed") is not None and "imported" not in data:
+        lines.append(f"Seed {recipe['seed']}; every number of the recipe stands in config.json.")
+    return [*(f"- {line}" for line in lines), ""] if lines else []
 
 
 def _origin(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:

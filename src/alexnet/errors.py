@@ -9,6 +9,7 @@
     ├── CheckpointError   a checkpoint that is damaged or belongs to another run
     ├── RunError          a run folder that can not be used
     ├── TrainingError     training that went wrong: not a number, out of memory
+    ├── ServerError       a server that can not start
     └── Interrupted       a signal asked training to stop; the run was saved and can go on
 
 One grammar for all: what and its value, what it must be, what to do.
@@ -56,6 +57,10 @@ class RunError(AlexNetError):
 
 class TrainingError(AlexNetError):
     """Training that went wrong: not a number, out of memory."""
+
+
+class ServerError(AlexNetError):
+    """A server that can not start."""
 
 
 class Interrupted(AlexNetError):  # noqa: N818 - it is a request, not an error

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from alexnet.batches.sampler import batches, epoch_order, normals, step_seed, uniforms
+from alexnet.batches.sampler import balanced_order, batches, epoch_order, normals, step_seed, uniforms
 
 SEEDS = st.integers(0, 2**63 - 1)
 EPOCHS = st.integers(0, 10**6)
@@ -137,3 +137,29 @@ def test_step_seeds_differ():
     assert len(seeds) == 3000
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert step_seed(3, 4, 1) == mix((mix((mix(3) + 4) & MASK) + 1) & MASK) >> 1
+
+
+LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=80).map(np.array)
+
+
+@given(LABELS, SEEDS, EPOCHS)
+def test_a_balanced_order_has_each_class_equally_often(labels, seed, epoch):
+    places = balanced_order(labels, seed, epoch)
+    pictures, count = places % len(labels), len(labels)
+    assert places.dtype == np.int64 and len(places) == count
+    each = np.bincount(labels[pictures], minlength=5)[np.unique(labels)]
+    assert each.max() - each.min() <= 1
+    assert len(set(places.tolist())) == count  # a picture that comes twice has two numbers, so two views
+    for label in np.unique(labels):
+        often = np.bincount(pictures[labels[pictures] == label], minlength=count)[labels == label]
+        assert often.max() - often.min() <= 1
+    assert np.array_equal(places, balanced_order(labels, seed, epoch))
+
+
+def test_balanced_orders_of_seeds_and_epochs_differ_and_reach_every_picture():
+    labels = np.array([0] * 90 + [1] * 10)
+    orders = {tuple(balanced_order(labels, seed, epoch)) for seed in range(10) for epoch in range(10)}
+    assert len(orders) == 100
+    seen = np.concatenate([balanced_order(labels, 3, epoch) % 100 for epoch in range(12)])
+    assert len(set(seen.tolist())) == 100
+    assert len(balanced_order(labels[:0], 0, 0)) == 0

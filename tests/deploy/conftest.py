@@ -52,6 +52,12 @@ def cifar(digits) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def whole_alexnet(digits):
+    """Makes the network of the paper, untrained, at its own size."""
+    return lambda: make_bundle(digits, "alexnet", stored=256, mean="channel")
+
+
+@pytest.fixture(scope="session")
 def onnx_file(cifar, tmp_path_factory) -> Path:
     from alexnet.deploy.export import export
 

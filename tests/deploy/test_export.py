@@ -152,6 +152,23 @@ def test_views_of_a_file(onnx_file, capsys):
     assert "--views 10 of an exported file; must be 1, the center" in capsys.readouterr().err
 
 
+def test_a_file_carries_temperature_and_thresholds(cifar, digit_file, tmp_path, capsys):
+    calibration = {"temperature": 2.5, "thresholds": {"0.1": 0.97}}
+    calibrated, path = dataclasses.replace(cifar, calibration=calibration), tmp_path / "net.onnx"
+    export(calibrated, path)
+    file = Exported.load(path)
+    rows = file.probabilities([digit_file])
+    assert rows == pytest.approx(Classifier(calibrated).probabilities([digit_file]), abs=1e-4)
+    assert np.abs(rows - Classifier(cifar).probabilities([digit_file])).max() > 0.01
+    assert file.manifest.thresholds == {"0.1": 0.97}
+    words = ["predict", str(path), str(digit_file), "--format", "json"]
+    assert cli.run([*words, "--target-error", "0.1"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["unknown"] is bool(rows.max() < 0.97)
+    assert cli.run([*words, "--target-error", "0.05"]) == 1
+    assert "has no threshold for a target error of 0.05; must be at least 0.1" in capsys.readouterr().err
+
+
 def test_odd_pictures_are_in_no_stored_form(cifar):
     shapes = [p.shape[:2] for p in odd_pictures(cifar)]
     assert len(shapes) == 4

@@ -108,6 +108,10 @@ def test_a_choice_that_is_none_is_refused(name):
             "--schedule stall has no validation split to watch from epoch 3 on, when it trains too; must be "
             "--join-from 0",
         ),
+        (
+            {"sampling": "balanced", "class_weights": "balanced"},
+            "--sampling balanced and --class-weights balanced correct twice; must be one of them",
+        ),
         ({"freeze": "conv1.."}, "--freeze is 'conv1..'; must be layers and ranges of them: conv1,conv3..conv5"),
         (
             {"layer_rate": "conv1=fast"},

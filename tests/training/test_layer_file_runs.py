@@ -39,7 +39,7 @@ def small(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(api, "DRAWINGS", ())
+    monkeypatch.setattr(api, "AT_THE_END", ())
 
 
 def written(folder: Path) -> dict[str, Path]:
@@ -56,7 +56,7 @@ def written(folder: Path) -> dict[str, Path]:
 def whole(small, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "DRAWINGS", ("filters", "curves"))
+        patch.setattr(api, "AT_THE_END", ("filters", "curves"))
         result = api.train(small, RECIPE, folder / "run", device="cpu", **written(folder))
     assert (result.recipe.model, len(result.pictures)) == ("mine", 2)
     for name in ("mine.cfg", "rates.cfg"):

@@ -37,7 +37,7 @@ SMALL = named("cifar_18pct").replace(epochs=2, batch_size=16, validation=0.2, dr
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Drawing takes longer than these runs. ``whole``, of the session's scope, is made before and has its pictures."""
-    monkeypatch.setattr(api, "DRAWINGS", ())
+    monkeypatch.setattr(api, "AT_THE_END", ())
 
 
 def few(count: int) -> Source:
@@ -200,7 +200,7 @@ FLIPS = {
     "small_size": 0, "small_share": 0.0, "precision": "bf16", "crops_shared": 8, "noise_until": 1,
     "far_edge": False,
     "noise_divide": True, "divide_std": True, "bias_lowered": False, "layer_rate": "conv1=0.1",
-    "layer_decay": "fc8=50", "freeze": "conv1", "stop_error": 1.0,
+    "layer_decay": "fc8=50", "freeze": "conv1", "stop_error": 1.0, "sampling": "balanced", "class_weights": "balanced",
 }  # fmt: skip
 ELSEWHERE = {  # shown by other tests
     "recipe": "names the numbers",

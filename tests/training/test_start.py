@@ -26,7 +26,7 @@ HEAD = ("fc10.weight", "fc10.bias")
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(api, "DRAWINGS", ())
+    monkeypatch.setattr(api, "AT_THE_END", ())
 
 
 def few(classes: int, count: int = 60) -> Source:
@@ -49,7 +49,7 @@ def source(stores, tmp_path_factory) -> Path:
     """A run of four classes."""
     folder = tmp_path_factory.mktemp("source") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "DRAWINGS", ())
+        patch.setattr(api, "AT_THE_END", ())
         api.train(stores[4].path, SMALL, folder, device="cpu")
     return folder
 

@@ -1,6 +1,7 @@
 """The verbs, from Python: the command line calls these and prints what they return."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,11 @@ from typing import Any
 import torch
 
 from alexnet import recipe as recipes
-from alexnet.api.drawing import DRAWINGS, draw
+from alexnet.api.drawing import AT_THE_END, DRAWINGS, draw
 from alexnet.api.evaluating import evaluate, members_and_data
+from alexnet.api.honest import Asked, calibrate, compare, details
+from alexnet.api.provenance import provenance
+from alexnet.api.reporting import report
 from alexnet.api.stores import open_store, prepare
 from alexnet.data.options import DataOptions
 from alexnet.data.store import Store
@@ -18,12 +22,30 @@ from alexnet.evaluation.metrics import Scores
 from alexnet.recipe import Recipe
 from alexnet.training import layer_files, machine
 from alexnet.training import run as runs
+from alexnet.training.energy import Meter
+from alexnet.training.journal import append_event
 from alexnet.training.notes import notes
 from alexnet.training.start import Start, from_bundle
 
 __all__ = [
-    "DRAWINGS", "DataOptions", "Result", "draw", "evaluate", "load", "members_and_data", "open_store", "prepare",
-    "resume", "torch_device", "train",
+    "DRAWINGS",
+    "Asked",
+    "DataOptions",
+    "Result",
+    "calibrate",
+    "compare",
+    "details",
+    "draw",
+    "evaluate",
+    "load",
+    "members_and_data",
+    "open_store",
+    "prepare",
+    "provenance",
+    "report",
+    "resume",
+    "torch_device",
+    "train",
 ]  # fmt: skip
 
 
@@ -115,9 +137,12 @@ def _run(
     recipe: Recipe, store: Store, folder: Path, device: torch.device, workers: int, quiet: bool, **how: Any
 ) -> Result:
     started = time.perf_counter()
-    with machine.tuned():
+    with machine.tuned(), Meter() as meter:
         bundle, scores, rate = runs.run(recipe, store, folder, device=device, workers=workers, quiet=quiet, **how)
-    pictures = tuple(draw(what, folder) for what in DRAWINGS)
+    if meter.joules is not None:
+        with suppress(OSError):  # a full disk costs this line, never the run
+            append_event(folder / "journal.jsonl", "energy", joules=round(meter.joules, 1))
+    pictures = tuple(draw(what, folder) for what in AT_THE_END)
     seconds = time.perf_counter() - started
     return Result(folder, bundle, scores, rate, seconds, recipe, pictures, notes(store, scores))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import recipe as recipes
+from alexnet.api.provenance import note_test
 from alexnet.api.stores import cached
 from alexnet.bundle import Bundle, is_trained
 from alexnet.data.options import DataOptions
@@ -48,14 +49,18 @@ def evaluate(
     names = [f"#{i}" if isinstance(each, Classifier) else str(each) for i, each in enumerate(many, 1)]
     for name, classifier in zip(names, classifiers, strict=True):
         classifiers[0].bundle.same_classes(classifier.classes, name)
-    stores = [_store_for(*pair, data, options) for pair in zip(many, classifiers, strict=True)]
+    stores = [store_for(*pair, data, options) for pair in zip(many, classifiers, strict=True)]
     for classifier, store in zip(classifiers, stores, strict=True):
         classifier.bundle.same_classes(store.classes, str(data or store.path))
     if views == 10 and any(classifier.bundle.recipe.get("mirror") is False for classifier in classifiers):
         options.tell("trained without mirrors: half of the ten views are mirrored pictures, which it has never seen")
     if len(many) == 1:
-        return _alone(classifiers[0], stores[0], split, views)
-    return _together(names, classifiers, stores, split, views, fit_weights, given=data is not None)
+        scores = _alone(classifiers[0], stores[0], split, views)
+    else:
+        scores = _together(names, classifiers, stores, split, views, fit_weights, given=data is not None)
+    for each, store in zip(many, stores, strict=True):
+        note_test(each, store, split, "evaluate", options.tell)
+    return scores
 
 
 def members_and_data(words: Sequence[str]) -> tuple[list[str], str | None]:
@@ -127,7 +132,8 @@ def _member(name: str, classifier: Classifier, store: Store, split: str) -> ense
     )
 
 
-def _store_for(run: Any, classifier: Classifier, data: str | Path | None, options: DataOptions) -> Store:
+def store_for(run: Any, classifier: Classifier, data: str | Path | None, options: DataOptions) -> Store:
+    """The pictures to evaluate a run on: its own, or ``data`` in the form that it was trained on."""
     bundle = classifier.bundle
     if data is None:
         about = Path("" if isinstance(run, Classifier) else run) / "run.json"

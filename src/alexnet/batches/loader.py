@@ -88,7 +88,7 @@ class Loader:
 
     def epoch(self, epoch: int, start: int = 0, side: int | None = None) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, … of an epoch, views resized to ``side`` pixels (default: full)."""
-        order = sampler.epoch_order(len(self.pictures(epoch)), self.recipe.seed, epoch)
+        order = self._order(epoch)
         todo = deque(list(enumerate(sampler.batches(order, self.recipe.batch_size)))[start:])
         with ThreadPoolExecutor(self.workers, thread_name_prefix="batches") as pool:
             made: deque[Future[tuple[Tensor, Boxes, NDArray[np.float64], NDArray[np.int64]]]] = deque()
@@ -101,6 +101,13 @@ class Loader:
                 for future in made:
                     future.cancel()
 
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Places of an epoch: a picture's number, plus the count of all for each time that it came before."""
+        pictures, seed = self.pictures(epoch), self.recipe.seed
+        if self.recipe.sampling == "balanced":
+            return sampler.balanced_order(pictures.labels, seed, epoch)
+        return sampler.epoch_order(len(pictures), seed, epoch)
+
     def _cut(
         self, batch: int, indices: NDArray[np.int64], epoch: int, side: int
     ) -> tuple[Tensor, Boxes, NDArray[np.float64], NDArray[np.int64]]:
@@ -108,6 +115,7 @@ class Loader:
         if shared > 1:
             groups = (batch * self.recipe.batch_size + np.arange(len(indices), dtype=np.int64)) // shared
         box_numbers, color_numbers = transforms.view_numbers(self.recipe.seed, epoch, indices, groups)
+        indices = indices % len(self.pictures(epoch))  # places -> pictures
         images = torch.from_numpy(self.pictures(epoch).gather(indices))  # uint8 [N, S, S, 3]
         boxes = transforms.draw_boxes(self.recipe, box_numbers, images.shape[1], self.side)
         return transforms.cut(images, boxes, side), boxes, color_numbers, indices

@@ -18,6 +18,26 @@ def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return generator.permutation(count).astype(np.int64)
 
 
+def balanced_order(labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """As many places as there are pictures, each class equally often, as nearly as it divides: a pure function too.
+
+    Within a class no picture comes once more than another: rare ones come again, of frequent ones some wait for another
+    epoch. A picture's second place is numbered index + N, its third index + 2·N: other numbers, so other views.
+    """
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, 1]))
+    count, classes = len(labels), np.unique(labels)
+    if not count:
+        return np.zeros(0, np.int64)
+    places = np.full(len(classes), count // len(classes))
+    places[generator.permutation(len(classes))[: count % len(classes)]] += 1
+    drawn = []
+    for label, wanted in zip(classes, places.tolist(), strict=True):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        rounds, rest = divmod(wanted, len(members))
+        drawn += [members + count * again for again in range(rounds)] + [members[:rest] + count * rounds]
+    return generator.permutation(np.concatenate(drawn)).astype(np.int64)
+
+
 def batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
     """The order cut into batches; the last one is smaller where the count does not divide. Every picture once."""
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import recipe as recipes
-from alexnet.cli import arguments, import_weights, layers, ship, show
+from alexnet.cli import arguments, honest, import_weights, layers, ship, show
 from alexnet.cli.claims import claims
 from alexnet.cli.doctor import doctor
+from alexnet.cli.report import at_the_end, report
+from alexnet.cli.serve import serve
 from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError
 from alexnet.recipe import Recipe
 
@@ -90,7 +92,8 @@ def train(words: list[str]) -> int:
             options=arguments.data_options(given.source), device=given.device, workers=given.workers, quiet=given.quiet,
             layers=given.layers, layer_params=given.layer_params,
         )  # fmt: skip
-    show.result(result, as_json=given.json)
+    page = at_the_end(result.folder, given) if given.report else None
+    show.result(result, page, as_json=given.json)
     return 0
 
 
@@ -130,11 +133,13 @@ def evaluate(words: list[str]) -> int:
     from alexnet import api
 
     runs, data = api.members_and_data(given.runs)
+    if honest.asked(given):
+        return honest.details(given, runs, data)
     scores = api.evaluate(
         runs, data, split=given.split, views=given.views, device=given.device, fit_weights=given.fit_weights,
         options=arguments.data_options(given.source),
     )  # fmt: skip
-    show.scores(scores, as_json=given.json)
+    show.scores(scores, as_json=given.json, provenance=api.provenance(runs[0]) if len(runs) == 1 else None)
     return 0
 
 
@@ -146,24 +151,16 @@ def predict(words: list[str]) -> int:
     if not given.pictures:
         return _fail("predict needs PICTURES: files, folders or globs", 2)
     paths, failures = _expand(given.pictures), 0
-    answer = ship.answerer(given.run, given.views)  # an exported file answers without PyTorch
-    if answer is None:
-        from alexnet import api
-
-        classifier = api.load(given.run, given.device)
-
-        def answer(picture: Path, top: int) -> Any:
-            return classifier.predict(picture, top=top, views=given.views)[0]
-
+    answer, below = ship.answerer(given)
     found: list[dict[str, Any]] = []
     for path in paths:
         try:
-            found.append(answer(path, given.top).to_dict())
+            found.append(answer(path).to_dict())
         except PictureError as error:
             failures += 1
             print(f"alexnet: {error}", file=sys.stderr)
             found.append({"picture": str(path), "error": str(error)})
-    show.PREDICTIONS[given.format](found, given.top)
+    show.PREDICTIONS[given.format](found, given.top, below)
     return 1 if failures else 0
 
 
@@ -186,11 +183,15 @@ def _expand(words: Sequence[str]) -> list[Path]:
 
 
 def draw(words: list[str]) -> int:
-    """filters, curves, confusion or predictions of a run, as a PNG"""
+    """what a run learned and why it answers so, as a PNG: filters, saliency, neighbors …"""
     given: arguments.DrawArguments = arguments.parse(arguments.DrawArguments, words, "draw")
     from alexnet import api
 
-    print(api.draw(given.what, given.run, given.output, count=given.count))
+    path = api.draw(
+        given.what, given.run, given.output, count=given.count, pictures=_expand(given.pictures), layer=given.layer,
+        of=given.of, method=given.method, device=given.device, say=show.say, progress=show.Progress("indexing"),
+    )  # fmt: skip
+    print(path)
     return 0
 
 
@@ -246,11 +247,14 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "doctor": doctor,
     "prepare": prepare,
     "evaluate": evaluate,
+    "compare": honest.compare,
     "predict": predict,
     "draw": draw,
+    "report": report,
     "import": import_weights.run,
     "export": ship.export,
     "verify": ship.verify,
+    "serve": serve,
     "models": models,
     "layers": layers.run,
     "recipes": show_recipes,

@@ -55,6 +55,7 @@ class TrainArguments:
     layer_params: Path | None = None  # the file's rates, momenta, decay and schedules, instead of the recipe's
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     workers: int = 1  # threads that make batches; the number never changes a run
+    report: bool = True  # end with report.html, in seconds; `alexnet report RUN` makes it with all that takes longer
     json: bool = False  # print the result as one JSON object
     quiet: bool = False  # say nothing while training
     source: DataArguments = field(default_factory=DataArguments)
@@ -91,6 +92,12 @@ class EvaluateArguments:
     split: Literal["test", "validation", "train"] = "test"  # which pictures
     views: Literal[1, 9, 10] = 1  # the center | 3×3 places, not mirrored (2012, CIFAR) | corners, center and mirrors
     fit_weights: Literal["validation", "train", "test"] | None = None  # ensemble: find its weights on this split
+    details: bool = False  # every class with its interval, calibration, risk against coverage
+    slices: str | None = None  # top-1 by a column of the CSV that the pictures came from
+    unknown: Path | None = None  # folder with pictures of no known class: how many are called unknown?
+    abstain_below: float | None = None  # a first guess of a lower probability is called unknown: what that does
+    target_error: float | None = None  # the same by the bundle's threshold for this share of wrong answers: 0.02
+    calibrate: bool = False  # fit temperature and thresholds on the validation split, and write them into the bundle
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     json: bool = False  # print one JSON object
     source: DataArguments = field(default_factory=DataArguments)
@@ -105,17 +112,54 @@ class PredictArguments:
     top: int = 5  # guesses for each picture
     views: Literal[1, 9, 10] = 1  # the center | nine or ten views, probabilities averaged
     format: Literal["table", "json", "csv"] = "table"  # how they are printed
+    abstain_below: float | None = None  # "unknown" where the first guess has a lower probability
+    target_error: float | None = None  # "unknown" so often that at most this share of the answers is wrong: 0.02
     device: str = "auto"  # auto | cpu | cuda | cuda:N
 
 
 @dataclass(frozen=True)
-class DrawArguments:
-    """Draw a picture of a run: its first-layer filters by tower, learning curves, confusion matrix, predictions."""
+class CompareArguments:
+    """Compare two trained classifiers on the same pictures: is one better, or was it luck? McNemar's exact test."""
 
-    what: Positional[Literal["filters", "curves", "confusion", "predictions"]]  # which picture
-    run: Positional[Path]  # a run folder (for filters a bundle will do)
+    first: Positional[Path]  # a run folder or a bundle
+    second: Positional[Path]  # another one, of the same classes
+    data: Positional[str | None] = None  # other pictures of these classes; by default the runs' own
+    split: Literal["test", "validation", "train"] = "test"  # which pictures
+    views: Literal[1, 9, 10] = 1  # the center | 3×3 places, not mirrored (2012, CIFAR) | corners, center and mirrors
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    json: bool = False  # print one JSON object
+    source: DataArguments = field(default_factory=DataArguments)
+
+
+@dataclass(frozen=True)
+class DrawArguments:
+    """Draw a picture of a run: what it learned, what it answers, and why.
+
+    PICTURES (files, folders, globs) are for features, saliency and neighbors; by default test pictures are drawn.
+    """
+
+    what: Positional[
+        Literal[
+            "filters",
+            "curves",
+            "confusion",
+            "predictions",
+            "features",
+            "saliency",
+            "neighbors",
+            "mistakes",
+            "embedding",
+        ]
+    ]  # first-layer filters by tower | learning curves | confusion matrix | test pictures with five guesses | a layer's
+    # maps | where it looks | nearest training pictures | the surest mistakes | a map of the test pictures
+    run: Positional[Path]  # a run folder (with PICTURES, and for filters, a bundle will do)
+    pictures: Positional[tuple[str, ...]] = ()  # pictures of your own instead of test pictures
     output: Path | None = None  # PNG file; by default into the run's folder pictures/
-    count: int = 16  # predictions: how many test pictures
+    count: int | None = None  # how many test pictures; by default what fits on a page
+    layer: str | None = None  # features: which layer (conv3, relu5, fc7 …); by default the first
+    of: str | None = None  # saliency: what speaks for this class; by default for the first guess
+    method: Literal["auto", "pca", "umap"] = "auto"  # embedding: UMAP where umap-learn is installed, else PCA
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
 
 
 @dataclass(frozen=True)
@@ -223,7 +267,7 @@ def base_recipe(arguments: list[str], start: "Start | None" = None) -> Recipe:
 def _takes(arguments: list[str], index: int) -> bool:
     """Is this word the value of the option before it?"""
     before = arguments[index - 1] if index else ""
-    flags = {"--json", "--quiet", "--download", "--allow-truncated"}
+    flags = {"--json", "--report", "--quiet", "--download", "--allow-truncated"}
     flags |= {recipes.option(field.name) for field in fields(Recipe) if isinstance(field.default, bool)}
     return before.startswith("--") and "=" not in before and before not in flags and not before.startswith("--no-")
 

@@ -2,10 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
@@ -99,17 +99,35 @@ def _key(file: Path | None) -> str:
         raise RecipeError(f"--key-file {file} can not be read", "a text file with the key") from error
 
 
-def answerer(path: Path, views: int) -> "Callable[[Path, int], Prediction] | None":
-    """(picture, top) -> prediction by an exported file, without PyTorch; None where ``path`` is none."""
-    if path.suffix not in SUFFIXES or path.is_dir():
-        return None
-    if views != 1:
-        raise BundleError(f"--views {views} of an exported file", "1, the center", "ten views need the bundle")
+def answerer(given: arguments.PredictArguments) -> "tuple[Callable[[Path], Prediction], float | None]":
+    """What answers a picture, and the threshold below which that is "unknown"; a file answers without PyTorch."""
+    from alexnet.deploy.answers import check_threshold, threshold_for
+
+    check_threshold(given.abstain_below, given.target_error)
+    if given.run.suffix in SUFFIXES and not given.run.is_dir():
+        answer, thresholds = _by_file(given)
+    else:
+        from alexnet import api
+
+        classifier = api.load(given.run, given.device)
+        thresholds, views = classifier.bundle.thresholds, given.views
+
+        def answer(picture: Path, top: int, below: float | None) -> "Prediction":
+            return classifier.predict(picture, top=top, views=views, abstain_below=below)[0]
+
+    below = given.abstain_below
+    if given.target_error is not None:
+        below = threshold_for(thresholds, given.target_error, str(given.run))
+        show.say(f"unknown below {below:.4f}, the threshold for a target error of {given.target_error:g}")
+    return lambda picture: answer(picture, given.top, below), below
+
+
+def _by_file(
+    given: arguments.PredictArguments,
+) -> "tuple[Callable[[Path, int, float | None], Prediction], Mapping[str, float]]":
+    if given.views != 1:
+        raise BundleError(f"--views {given.views} of an exported file", "1, the center", "ten views need the bundle")
     from alexnet.deploy.runtime import Exported
 
-    file = Exported.load(path)
-
-    def answer(picture: Any, top: int) -> "Prediction":
-        return file.predict(picture, top=top)[0]
-
-    return answer
+    file = Exported.load(given.run)
+    return lambda picture, top, below: file.predict(picture, top, below)[0], file.manifest.thresholds

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alexnet.api import Result
+    from alexnet.api.provenance import Provenance
     from alexnet.bundle import Bundle
     from alexnet.evaluation.metrics import Scores
 
@@ -64,9 +65,10 @@ def imported(bundle: "Bundle", path: "Path", *, as_json: bool) -> None:
     print(f"try it: alexnet predict {path} PICTURE")
 
 
-def result(result: "Result", *, as_json: bool) -> None:
+def result(result: "Result", page: "Path | None" = None, *, as_json: bool) -> None:
+    """What came of training; ``page`` is its report."""
     if as_json:
-        print(json.dumps(_result_dict(result)))
+        print(json.dumps(_result_dict(result) | {"report": str(page) if page else None}))
         return
     rows = [
         (
@@ -88,6 +90,8 @@ def result(result: "Result", *, as_json: bool) -> None:
     print(f"training   {rate:.1f} images/s in {precision}, {result.seconds:.0f} s in all")
     print(f"run        {result.folder}  (bundle/, checkpoints/, journal.jsonl, results.csv, recipe.toml, tensorboard/)")
     print(f"pictures   {result.folder / 'pictures'}  ({', '.join(p.stem for p in result.pictures)})")
+    if page is not None:
+        print(f"report     {page}")
     print(f"use it     alexnet predict {result.folder} PICTURE…")
 
 
@@ -102,10 +106,10 @@ def _result_dict(result: "Result") -> dict[str, Any]:
     }
 
 
-def scores(scores: "Scores", *, as_json: bool) -> None:
-    """What ``evaluate`` found: of an ensemble, each member's scores and weight first."""
+def scores(scores: "Scores", *, as_json: bool, provenance: "Provenance | None" = None) -> None:
+    """What ``evaluate`` found: of an ensemble, each member's scores and weight first; of one run, what chose what."""
     if as_json:
-        print(json.dumps(scores.to_dict()))
+        print(json.dumps(scores.to_dict() | (provenance.to_dict() if provenance else {})))
         return
     views = "center view" if scores.views == 1 else f"{scores.views} views"
     _members(scores, views)
@@ -117,6 +121,8 @@ def scores(scores: "Scores", *, as_json: bool) -> None:
     low, high = scores.top1_interval
     print(f"top-1 lies between {percent(low)} and {percent(high)} (95 % sure)")
     print(f"loss {scores.loss:.4f}   {scores.count / scores.seconds:.1f} images/s")
+    for line in provenance.lines() if provenance else ():
+        print(line)
 
 
 def _members(scores: "Scores", views: str) -> None:
@@ -139,30 +145,42 @@ def _members(scores: "Scores", views: str) -> None:
     print()
 
 
-def _print_json(found: list[dict[str, Any]], top: int) -> None:
+def _print_json(found: list[dict[str, Any]], top: int, below: float | None) -> None:
     print(json.dumps(found, ensure_ascii=False, indent=1))
 
 
-def _print_csv(found: list[dict[str, Any]], top: int) -> None:
+def _print_csv(found: list[dict[str, Any]], top: int, below: float | None) -> None:
     import csv
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["picture", "rank", "class", "probability", "error"])
+    writer.writerow(["picture", "rank", "class", "probability", "error", *["unknown"] * (below is not None)])
     for entry in found:
+        last = [] if below is None else [str(entry["unknown"]).lower() if "unknown" in entry else ""]
         for rank, guess in enumerate(entry.get("guesses", []), 1):
-            writer.writerow([entry["picture"], rank, guess["class"], f"{guess['probability']:.6f}", ""])
+            writer.writerow([entry["picture"], rank, guess["class"], f"{guess['probability']:.6f}", "", *last])
         if "error" in entry:
-            writer.writerow([entry["picture"], "", "", "", entry["error"]])
+            writer.writerow([entry["picture"], "", "", "", entry["error"], *last])
 
 
-def _print_guesses(found: list[dict[str, Any]], top: int) -> None:
+def _print_guesses(found: list[dict[str, Any]], top: int, below: float | None) -> None:
     rows = []
     for entry in found:
         guesses = [f"{g['class']} {100 * g['probability']:.1f} %" for g in entry.get("guesses", [])]
-        rows.append((entry["picture"], *(guesses or ["not readable"]), *[""] * (top - max(len(guesses), 1))))
+        answer = [] if below is None else [_answer(entry)]
+        rows.append((entry["picture"], *answer, *(guesses or ["not readable"]), *[""] * (top - max(len(guesses), 1))))
     width = max((len(row) for row in rows), default=1)
-    columns = ("picture", *(f"guess {i}" for i in range(1, width)))
+    answers = ["answer"] * (below is not None)
+    columns = ("picture", *answers, *(f"guess {i}" for i in range(1, width - len(answers))))
     table("", columns, [row[:width] for row in rows])
+    if below is not None:
+        unknown = sum(bool(entry.get("unknown")) for entry in found)
+        print(f"{unknown} of {len(found)} unknown: the first guess has a probability below {below:.4g}")
+
+
+def _answer(entry: dict[str, Any]) -> str:
+    if "guesses" not in entry:
+        return ""
+    return "unknown" if entry["unknown"] else str(entry["guesses"][0]["class"])
 
 
 def differences(a: str, b: str, *, as_json: bool) -> None:
@@ -193,7 +211,7 @@ def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value) or "none"
 
 
-PREDICTIONS: dict[str, Callable[[list[dict[str, Any]], int], None]] = {
+PREDICTIONS: dict[str, Callable[[list[dict[str, Any]], int, float | None], None]] = {
     "table": _print_guesses,
     "json": _print_json,
     "csv": _print_csv,

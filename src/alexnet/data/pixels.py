@@ -55,21 +55,22 @@ class Decoded(NamedTuple):
     notes: tuple[str, ...]  # for people: "PNG named .jpg", "EXIF rotation applied", …
 
 
-def decode(data: bytes, name: str = "", *, allow_truncated: bool = False) -> NDArray[np.uint8]:
+def decode(data: bytes, name: str = "", *, allow_truncated: bool = False, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The picture in ``data`` as RGB uint8 [H, W, 3]. Raises PictureError with ``name`` and the reason."""
-    return decode_noted(data, name, allow_truncated=allow_truncated).pixels
+    return decode_noted(data, name, allow_truncated=allow_truncated, most=most).pixels
 
 
-def decode_noted(data: bytes, name: str = "", *, allow_truncated: bool = False) -> Decoded:
+def decode_noted(data: bytes, name: str = "", *, allow_truncated: bool = False, most: int = MAX_PIXELS) -> Decoded:
     """As ``decode``, with the format found and notes.
 
-    ``allow_truncated`` decodes what is there of a picture cut short and notes it; the rest is gray or black.
+    ``most``: width × height that the header may claim, never over MAX_PIXELS. ``allow_truncated`` decodes what is
+    there of a picture cut short and notes it; the rest is gray or black.
     """
     name = printable(name) or "picture"
     _refuse_at_sight(data, name)
     with quiet() as warned:
         try:
-            return _decode(data, name, allow_truncated, warned)
+            return _decode(data, name, allow_truncated, warned, min(most, MAX_PIXELS))
         except PictureError:
             raise
         except Image.DecompressionBombError:
@@ -127,7 +128,7 @@ def encode_jpeg(picture: NDArray[np.uint8], quality: int = 80) -> bytes:
 
 
 def encode_png(picture: NDArray[np.uint8]) -> bytes:
-    """``picture`` uint8 [H, W, 3] as the bytes of a PNG."""
+    """``picture`` uint8 [H, W, 3], or [H, W, 4] with alpha, as the bytes of a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -154,12 +155,12 @@ def _refuse_at_sight(data: bytes, name: str) -> None:
         _refuse(f"{name}: is HEIC, AVIF or a video")
 
 
-def _decode(data: bytes, name: str, allow_truncated: bool, warned: list[str]) -> Decoded:
+def _decode(data: bytes, name: str, allow_truncated: bool, warned: list[str], most: int) -> Decoded:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        claim = f"{name}: {width} × {height} = {width * height / 1e6:.0f} megapixels"
-        _refuse(claim, f"at most {MAX_PIXELS // 10**6} megapixels", "scale it down")
+    if width * height > most:
+        claim = f"{name}: {width} × {height} = {width * height / 1e6:.1f} megapixels"
+        _refuse(claim, f"at most {most / 1e6:g} megapixels", "scale it down")
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         _refuse(f"{name}: mode {image.mode}, whose range is unknown", "8 or 16 bits a channel", "convert it first")
     kind = "JPEG" if image.format == "MPO" else str(image.format)

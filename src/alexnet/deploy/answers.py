@@ -1,6 +1,6 @@
 """Pictures as people have them, and what is said of them: shared by everything that answers, without PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -9,17 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data import pixels
-from alexnet.errors import PictureError
+from alexnet.errors import BundleError, PictureError, RecipeError
 
 Picture: TypeAlias = str | Path | bytes | NDArray[np.uint8]  # a file, its bytes, or RGB pixels [H, W, 3]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best guesses for one picture, most probable first: (class name, probability)."""
+    """The best guesses for one picture, most probable first: (class name, probability).
+
+    ``unknown``: is the first one less probable than the threshold that was asked for? None: none was.
+    """
 
     name: str
     guesses: tuple[tuple[str, float], ...]
+    unknown: bool | None = None
 
     @property
     def label(self) -> str:
@@ -32,17 +36,44 @@ class Prediction:
         return self.guesses[0][1]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "picture": self.name,
+        """As plain values; ``unknown`` only where a threshold was asked for."""
+        return {"picture": self.name, **({} if self.unknown is None else {"unknown": self.unknown})} | {
             "guesses": [{"class": name, "probability": probability} for name, probability in self.guesses],
         }
 
 
-def best(name: str, row: NDArray[np.float32], classes: Sequence[str], top: int) -> Prediction:
-    """The ``top`` guesses of a picture called ``name`` from its probabilities ``row`` [K]."""
+def best(
+    name: str, row: NDArray[np.float32], classes: Sequence[str], top: int, abstain_below: float | None = None
+) -> Prediction:
+    """The ``top`` guesses of a picture called ``name`` from its probabilities ``row`` [K]; unknown where the first one
+    is below ``abstain_below``."""
     order = np.argsort(-row, kind="stable")[: max(1, top)]
-    return Prediction(name, tuple((classes[k], float(row[k])) for k in order))
+    unknown = None if abstain_below is None else float(row[order[0]]) < abstain_below
+    return Prediction(name, tuple((classes[k], float(row[k])) for k in order), unknown)
+
+
+def check_threshold(below: float | None, target: float | None) -> None:
+    """Raise :class:`RecipeError` for a threshold or a target error that can not be."""
+    if below is not None and target is not None:
+        raise RecipeError("--abstain-below and --target-error both give a threshold", "one of them")
+    if below is not None and not 0 <= below <= 1:
+        raise RecipeError(f"--abstain-below is {below}", "a probability from 0 to 1")
+    if target is not None and not 0 < target < 1:
+        raise RecipeError(f"--target-error is {target}", "a share of wrong answers between 0 and 1: 0.02")
+
+
+def threshold_for(thresholds: Mapping[str, float], target: float, where: str) -> float:
+    """The threshold that keeps the error among answers at ``target``: that of the largest stored target not above it.
+
+    Raises :class:`BundleError` where validation could support none.
+    """
+    kept = {float(name): p for name, p in thresholds.items() if float(name) <= target + 1e-12}
+    if not kept:
+        stored = ", ".join(thresholds)
+        must = f"at least {min(thresholds, key=float)} (it has thresholds for {stored})" if stored else ""
+        todo = "give --abstain-below" if stored else "it has none for any: alexnet evaluate RUN --calibrate fits them"
+        raise BundleError(f"{where} has no threshold for a target error of {target:g}", must, todo)
+    return float(kept[max(kept)])
 
 
 def as_pixels(picture: Picture, name: str = "picture") -> NDArray[np.uint8]:

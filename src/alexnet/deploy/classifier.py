@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.batches.loader import to_device
-from alexnet.batches.transforms import center_views, color
 from alexnet.bundle import Bundle, find
 from alexnet.data import pixels
 from alexnet.deploy.answers import Picture, Prediction, as_pixels, best, named
-from alexnet.evaluation.evaluate import log_probabilities
+from alexnet.evaluation.evaluate import calibrated, log_probabilities
+from alexnet.evaluation.seen import features_of, inputs_of
 
 __all__ = ["Classifier", "Picture", "Prediction"]
 
@@ -37,23 +37,30 @@ class Classifier:
         return cls(Bundle.load(find(path)), device)
 
     def predict(
-        self, pictures: Picture | Sequence[Picture], top: int = 5, views: int = 1, batch_size: int = 32
+        self,
+        pictures: Picture | Sequence[Picture],
+        top: int = 5,
+        views: int = 1,
+        batch_size: int = 32,
+        abstain_below: float | None = None,
     ) -> list[Prediction]:
-        """The ``top`` guesses for each picture. Raises :class:`PictureError` for one that can not be read."""
+        """The ``top`` guesses for each picture. Raises :class:`PictureError` for one that can not be read.
+
+        Where the first guess has a lower probability than ``abstain_below``, the picture is said to be unknown.
+        """
         found = []
         for names, stored in self._batches(pictures, batch_size):
             for name, row in zip(names, self._probabilities(stored, views), strict=True):
-                found.append(best(name, row, self.classes, top))
+                found.append(best(name, row, self.classes, top, abstain_below))
         return found
 
     def probabilities(
         self, pictures: Picture | Sequence[Picture], views: int = 1, batch_size: int = 32
     ) -> NDArray[np.float32]:
-        """Class probabilities of each picture: float32 [N, K]."""
+        """Class probabilities of each picture, calibrated where the bundle is: float32 [N, K]."""
         rows = [self._probabilities(stored, views) for _, stored in self._batches(pictures, batch_size)]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.classes)), np.float32)
 
-    @torch.inference_mode()
     def embed(self, pictures: Picture | Sequence[Picture], batch_size: int = 32) -> NDArray[np.float32]:
         """What the last hidden layer says of each picture's center view: float32 [N, D] (AlexNet: fc7, 4096)."""
         rows = [self._embed(stored) for _, stored in self._batches(pictures, batch_size)]
@@ -61,10 +68,12 @@ class Classifier:
         return np.concatenate(rows) if rows else self._embed(np.zeros((0, size, size, 3), np.uint8))
 
     def _embed(self, stored: NDArray[np.uint8]) -> NDArray[np.float32]:
-        views = center_views(torch.from_numpy(stored).to(self.device), self.network.image_size)
-        inputs = color(views, None, None, self.statistics, self.network.in_channels)
-        found: NDArray[np.float32] = self.network.until(inputs, self.network.features).flatten(1).float().cpu().numpy()
-        return found
+        return features_of(self.network, stored, self.statistics)
+
+    def inputs(self, pictures: Picture | Sequence[Picture]) -> torch.Tensor:
+        """What the network sees of each picture's center view: float32 [N, C, s, s] on the classifier's device."""
+        stored = np.stack([self.prepare(picture, name) for name, picture in named(pictures)])
+        return inputs_of(self.network, stored, self.statistics)
 
     def prepare(self, picture: Picture, name: str = "picture") -> NDArray[np.uint8]:
         """A picture in its stored form: RGB uint8 [S, S, 3]. Raises :class:`PictureError`; ``name`` is for it."""
@@ -76,7 +85,7 @@ class Classifier:
             self.network, torch.from_numpy(stored).to(self.device), self.statistics,
             side=self.network.image_size, channels=self.network.in_channels, views=views,
         )  # fmt: skip
-        probabilities: NDArray[np.float32] = result.exp().cpu().numpy()
+        probabilities: NDArray[np.float32] = calibrated(result, self.bundle.temperature).exp().cpu().numpy()
         return probabilities
 
     def _batches(

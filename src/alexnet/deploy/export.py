@@ -74,6 +74,7 @@ def export(
     manifest = Manifest(
         classes=bundle.classes, input=input, precision=precision, stored_size=bundle.stored_size, fit=bundle.fit,
         tolerance=TOLERANCE[precision], network=bundle.network.name, golden=tuple(replays),
+        thresholds=bundle.thresholds,
     )  # fmt: skip
     partial = target.with_name(f"{target.stem}.partial{target.suffix}")
     try:

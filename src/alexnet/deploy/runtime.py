@@ -46,11 +46,16 @@ class Exported:
         seal.check(path)
         return cls(path, *_OPENERS[path.suffix](path))
 
-    def predict(self, pictures: Picture | Sequence[Picture], top: int = 5) -> list[Prediction]:
-        """The ``top`` guesses for each picture. Raises :class:`PictureError` for one that can not be read."""
+    def predict(
+        self, pictures: Picture | Sequence[Picture], top: int = 5, abstain_below: float | None = None
+    ) -> list[Prediction]:
+        """The ``top`` guesses for each picture, unknown where the first is less probable than ``abstain_below``.
+
+        Raises :class:`PictureError` for a picture that can not be read.
+        """
         many = named(pictures)
         rows = self.probabilities([picture for _, picture in many])
-        return [best(name, row, self.classes, top) for (name, _), row in zip(many, rows, strict=True)]
+        return [best(name, row, self.classes, top, abstain_below) for (name, _), row in zip(many, rows, strict=True)]
 
     def probabilities(self, pictures: Picture | Sequence[Picture], batch_size: int = 32) -> NDArray[np.float32]:
         """Class probabilities of each picture: float32 [N, K]."""

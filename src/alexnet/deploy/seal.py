@@ -15,7 +15,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,7 @@ class Manifest:
     network: str
     golden: tuple[Replay, ...]
     bin_sha256: str = ""  # OpenVINO: of the file with the weights
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # target error -> least probability of an answer
 
     def to_json(self) -> str:
         """As text, one object."""
@@ -78,6 +79,7 @@ class Manifest:
                 network=_text(about["network"]),
                 golden=tuple(_replay(g, len(about["classes"])) for g in about["golden"]),
                 bin_sha256=_text(about["bin_sha256"]),
+                thresholds={str(float(k)): float(p) for k, p in about.get("thresholds", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise damaged(path, f"its manifest has {type(error).__name__} {error}") from error

@@ -68,7 +68,7 @@ def verify(target: str | Path, against: str | Path | None = None, key: str = "",
         raise BundleError(f"{target} has no golden pictures", "at least one", "give --against BUNDLE")
     _same_classes(opened.answers.classes, original.answers.classes, target)
     limit = max(opened.limit, original.limit)
-    drift = _replay(str(target), opened.answers, golden, original.stored or opened.stored, limit)
+    drift = replay(str(target), opened.answers, golden, original.stored or opened.stored, limit)
     return Verified(str(target), opened.kind, len(golden), drift, limit)
 
 
@@ -93,7 +93,7 @@ def _open(target: str | Path, key: str, trust: bool) -> _Opened:
 def _expected(against: str | Path, original: _Opened) -> list[Replay]:
     """The original first proves itself; then it is asked about the same pictures in odd sizes too."""
     if original.golden:
-        _replay(str(against), original.answers, original.golden, original.stored, original.limit)
+        replay(str(against), original.answers, original.golden, original.stored, original.limit)
     if original.kind != "bundle":
         return original.golden
     from alexnet.deploy.classifier import Classifier
@@ -116,10 +116,13 @@ def _same_classes(found: Sequence[str], must: Sequence[str], target: str | Path)
     raise BundleError(f"{target} has other classes: it {what}", f"the {len(must)} classes of the original")
 
 
-def _replay(
+def replay(
     target: str, answers: Answers, golden: Sequence[Replay], stored: tuple[int, pixels.Fit] | None, limit: float
 ) -> float:
-    """The largest difference; raises :class:`BundleError` with its cause where it is over ``limit``."""
+    """The largest difference of a probability from the expected ones.
+
+    Raises :class:`BundleError` with its cause where that is over ``limit``.
+    """
     expected = np.array([g.probabilities for g in golden])  # [G, K]
     found = answers.probabilities([g.png for g in golden]).astype(np.float64)
     if expected.shape != found.shape:

@@ -42,6 +42,7 @@ class Whole(nn.Module):
         self.start = (stored - self.side) // 2
         self.enlarge = Enlarge(stored, self.side) if stored < self.side else None
         self.gray, self.divide = network.in_channels == 1, float(bundle.statistics.divide)
+        self.temperature = bundle.temperature
         mean = bundle.statistics.mean.detach().cpu().float()
         if mean.dim() == 3:
             mean = _mean_view(mean, self.side)  # [s, s, 3]
@@ -61,7 +62,7 @@ class Whole(nn.Module):
         if self.gray:
             x = (x * self.luma).sum(3, keepdim=True)
         logits: Tensor = self.network((x / self.divide).permute(0, 3, 1, 2))  # [N, C, s, s] -> [N, K]
-        return logits.softmax(1)
+        return (logits if self.temperature == 1.0 else logits / self.temperature).softmax(1)
 
 
 class Resize(nn.Module):

@@ -57,7 +57,7 @@ class EnsembleScores(Scores):
         return super().to_dict() | {"weights_fitted_on": fitted, "members": members}
 
 
-def same_pictures(members: Sequence[Member], todo: str) -> None:
+def same_pictures(members: Sequence[Member], todo: str, must: str = "the same for all members of an ensemble") -> None:
     """Raise :class:`DataError` unless all members' splits hold the same pictures in the same order, by SHA-256."""
     first, expected = members[0], _pictures(members[0].split)
     for other in members[1:]:
@@ -69,7 +69,7 @@ def same_pictures(members: Sequence[Member], todo: str) -> None:
             raise DataError(
                 f"the {first.split.name} pictures of {first.name} and {other.name} are not the same: "
                 f"{len(expected)} and {len(found)}, {both} in both",
-                "the same for all members of an ensemble",
+                must,
                 todo,
             )
 

@@ -54,6 +54,14 @@ def log_probabilities(
     return torch.stack(parts).logsumexp(0) - float(np.log(views))
 
 
+def calibrated(log_probabilities: Tensor, temperature: float) -> Tensor:
+    """Log probabilities as they leave the system: [N, K] divided by the temperature, and a softmax again.
+
+    After the mean over the views, so that no class changes its place. Temperature 1 changes no bit.
+    """
+    return log_probabilities if temperature == 1.0 else (log_probabilities / temperature).log_softmax(1)
+
+
 def _views(images: Tensor, side: int, views: int) -> Tensor:
     """[N, S, S, 3] -> [views, N, s, s, 3]; raises :class:`DataError`."""
     if views == 1:

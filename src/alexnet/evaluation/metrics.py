@@ -57,7 +57,7 @@ class Scores:
         }
 
 
-def wilson(correct: int, count: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(correct: float, count: int, z: float = 1.96) -> tuple[float, float]:
     """Confidence interval of a share of which ``correct`` out of ``count`` were seen (Wilson 1927); z = 1.96: 95 %."""
     share, weight = correct / count, z * z / count
     middle = (share + weight / 2) / (1 + weight)

@@ -75,6 +75,8 @@ class Recipe:
     freeze: str = ""  # layers that stop learning, without momentum and decay: "conv1", "conv1..conv5,fc6", "fc7.bias"
     freeze_from: int = 0  # epoch from which they do (net 145: 72); 0: from the beginning
     join_from: int = 0  # epoch from which validation pictures train too (13pct: 100); 0: never
+    sampling: Literal["natural", "balanced"] = "natural"  # each picture once an epoch | each class equally often
+    class_weights: Literal["none", "balanced"] = "none"  # pictures count alike | by 1/frequency of class, 1 on average
     label_smoothing: float = 0.1  # share of the target spread over all classes
     averaging: float = 0.998  # weights' running average, decay a step; 0: none. The average is validated and kept
     small_size: int = 128  # side of the views in the first epochs, pixels: less to compute; 0: full size at once
@@ -162,6 +164,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": ("paper", "sgd", "adamw"),
     "schedule": ("cosine", "stall", "steps"),
     "keep": ("best", "last"),
+    "sampling": ("natural", "balanced"),
+    "class_weights": ("none", "balanced"),
     "precision": ("auto", "fp32", "bf16"),
 }
 
@@ -181,6 +185,8 @@ def _check_together(recipe: Recipe) -> None:
         if needs and recipe.join_from:
             since = f"from epoch {recipe.join_from} on, when it trains too"
             raise RecipeError(f"{who} has no validation split to {purpose} {since}", f"--join-from 0{otherwise}")
+    if recipe.sampling == recipe.class_weights == "balanced":
+        raise RecipeError("--sampling balanced and --class-weights balanced correct twice", "one of them")
     layer_names(recipe.freeze, "--freeze")
     each_layer(recipe.layer_rate, "--layer-rate")
     each_layer(recipe.layer_decay, "--layer-decay")

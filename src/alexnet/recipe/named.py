@@ -177,7 +177,8 @@ LAYER_FILE: Told = (
 OF_LAYER_FILES = (
     "model", "initialization", "dropout", "mixup", "optimizer", "learning_rate", "bias_rate", "bias_lowered",
     "layer_rate", "momentum", "weight_decay", "fc_decay", "layer_decay", "bias_decay", "schedule", "warmup", "drops",
-    "patience", "most_drops", "label_smoothing", "small_size", "small_share", "freeze", "freeze_from", "precision",
+    "patience", "most_drops", "class_weights", "label_smoothing", "small_size", "small_share", "freeze", "freeze_from",
+    "precision",
 )  # fmt: skip
 
 _NAMED: dict[str, _Named] = {

@@ -21,6 +21,18 @@ COLUMNS = (
 )  # fmt: skip
 
 
+TESTED = "evaluated"  # the event of a test split that was looked at
+
+
+def append_event(path: Path, kind: str, **values: Any) -> None:
+    """One more line in ``path``, on the disk when this returns; raises OSError."""
+    line = json.dumps({"time": round(time.time(), 3), "event": kind, **values}, ensure_ascii=False)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 class Journal:
     """The written record of a run folder. ``quiet`` keeps the terminal silent. Close it, or use it in ``with``."""
 
@@ -41,14 +53,10 @@ class Journal:
 
     def event(self, kind: str, **values: Any) -> None:
         """Append one event, whole or not at all; it is on the disk when this returns."""
-        line = json.dumps({"time": round(time.time(), 3), "event": kind, **values}, ensure_ascii=False)
         before = self.size()
         with self._forgiving(self.path):
             try:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
+                append_event(self.path, kind, **values)
             except OSError:
                 with suppress(OSError):
                     os.truncate(self.path, before)
@@ -101,8 +109,15 @@ class Journal:
             self._events.close()
 
     def _cut(self, size: int) -> None:
-        if size and self.size() > size:  # never longer: that would fill it with zeros
-            os.truncate(self.path, size)
+        if not size or self.size() <= size:  # never longer: that would fill it with zeros
+            return
+        with self.path.open("rb") as file:
+            file.seek(size)
+            later = file.read().splitlines(keepends=True)
+        os.truncate(self.path, size)
+        mark = f'"event": "{TESTED}"'.encode()
+        with self.path.open("ab") as file:  # going back unsees no test split
+            file.writelines(line for line in later if mark in line and line.endswith(b"\n"))
 
     @contextmanager
     def _forgiving(self, path: Path) -> Iterator[None]:

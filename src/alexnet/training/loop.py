@@ -105,7 +105,7 @@ def train_step(state: State, batch: Batch) -> tuple[float, int]:
             logits, loss = state.network.costs(images, labels)
         else:
             logits = state.network(images)  # [N, K]
-            loss = _loss(logits.float(), labels, others, share, recipe.label_smoothing)
+            loss = _loss(logits.float(), labels, others, share, recipe.label_smoothing, state.class_weights)
     value = float(loss.detach())
     if not np.isfinite(value):
         return value, 0
@@ -133,11 +133,20 @@ def _mix(batch: Batch, recipe: Recipe, step: int) -> tuple[Tensor, Tensor, Tenso
     return images, batch.labels, batch.labels[order], share
 
 
-def _loss(logits: Tensor, labels: Tensor, others: Tensor, share: float, smoothing: float) -> Tensor:
-    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    if share == 1.0:
-        return loss
-    return share * loss + (1 - share) * F.cross_entropy(logits, others, label_smoothing=smoothing)
+def _loss(
+    logits: Tensor, labels: Tensor, others: Tensor, share: float, smoothing: float, weights: Tensor | None = None
+) -> Tensor:
+    loss = _cost(logits, labels, smoothing, weights)
+    return loss if share == 1.0 else share * loss + (1 - share) * _cost(logits, others, smoothing, weights)
+
+
+def _cost(logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
+    """Mean cross-entropy. A picture's weight is its class's, whatever else is in the batch: PyTorch's own divides by
+    the batch's weights, and a batch of one class would know no weight at all."""
+    if weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    each = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")  # [N]
+    return (weights[labels] * each).mean()
 
 
 def validate(training: Training) -> Scores | None:

@@ -21,8 +21,10 @@ from alexnet.bundle import Bundle, Golden
 from alexnet.data.pixels import encode_png
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, DataError, RecipeError, RunError
-from alexnet.evaluation.evaluate import log_probabilities
+from alexnet.evaluation.calibration import FEWEST, calibrate
+from alexnet.evaluation.evaluate import calibrated, log_probabilities
 from alexnet.evaluation.metrics import Scores
+from alexnet.evaluation.responses import collect
 from alexnet.models import kernel
 from alexnet.models.cuda_convnet import Files
 from alexnet.recipe import Recipe, from_toml
@@ -206,6 +208,7 @@ def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, d
         if len(state.store.split(split))
     }
     store = state.store
+    calibration = {} if joined else _calibration(state, statistics)
     bundle = Bundle(
         network=network,
         classes=tuple(store.classes),
@@ -224,7 +227,8 @@ def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, d
             "kept": _kept(state),
             **({"from": state.source} if state.source else {}),
         },
-        golden=_golden(state, statistics),
+        calibration=calibration,
+        golden=_golden(state, statistics, calibration.get("temperature", 1.0)),
     )
     try:
         return bundle.save(folder / "bundle"), scores
@@ -241,7 +245,22 @@ def _kept(state: State) -> str:
     return f"the last of {len(state.rows)} epochs"
 
 
-def _golden(state: State, statistics: Statistics) -> list[Golden]:
+def _calibration(state: State, statistics: Statistics) -> dict[str, Any]:
+    """Temperature and thresholds by the validation split, never the test; nothing where it has too few pictures.
+
+    In float32, as the bundle will answer, whatever precision trained.
+    """
+    split, network = state.store.split("validation"), state.judged
+    if len(split) < FEWEST:
+        return {}
+    answers = collect(
+        network, split, statistics, side=network.image_size, channels=network.in_channels, device=state.device
+    )
+    made = calibrate(answers.log_probabilities, answers.labels, answers.groups)
+    return made.to_dict() if made else {}
+
+
+def _golden(state: State, statistics: Statistics, temperature: float) -> list[Golden]:
     split = next(s for s in (state.store.split(n) for n in ("test", "validation", "train")) if len(s))
     network = state.judged
     indices = torch.linspace(0, len(split) - 1, min(GOLDEN, len(split))).long().numpy()
@@ -252,5 +271,5 @@ def _golden(state: State, statistics: Statistics) -> list[Golden]:
     )  # fmt: skip
     return [
         Golden(f"{i:02d}", encode_png(image.numpy()), row.exp().tolist())
-        for i, (image, row) in enumerate(zip(images, result.cpu(), strict=True))
+        for i, (image, row) in enumerate(zip(images, calibrated(result.cpu(), temperature), strict=True))
     ]

@@ -81,6 +81,7 @@ class State:
             set_generator(self.network, self.masks)
             groups.check(self.network, recipe)
             self.optimizer = optimizer.build(self.network, recipe)
+        self.class_weights = _class_weights(recipe, store, device)
         counts = [len(store.split("train")), len(store.split("train")) + len(store.split("validation"))]
         steps, joined = (-(-count // recipe.batch_size) for count in counts)
         self.schedule = Schedule(recipe, steps, steps_joined=joined)
@@ -181,6 +182,15 @@ class State:
         self.best = Best(**content["best"])
         if self.best.file:
             self.best.weights = checkpoint.load(path.with_name(self.best.file))["network"]
+
+
+def _class_weights(recipe: Recipe, store: Store, device: torch.device) -> Tensor | None:
+    """What a picture of each class counts in the loss, [K]: N / (K · pictures of the class), 1 on average."""
+    if recipe.class_weights == "none":
+        return None
+    labels = torch.from_numpy(store.split("train").labels)
+    counts = labels.bincount(minlength=len(store.classes)).clamp(min=1)
+    return (len(labels) / (len(store.classes) * counts)).float().to(device)
 
 
 def build_network(recipe: Recipe, num_classes: int, files: Files | None = None) -> Network:

@@ -21,12 +21,15 @@ GAP = 5  # pixels between filters
 SEAM = 26  # pixels between towers
 
 
-def draw(weights: NDArray[np.floating[Any]], towers: int, path: Path | str) -> Path:
-    """Draw ``weights`` [K, C, H, W] of a layer with ``towers`` towers (1 or more) to a PNG. Raises ModelError."""
-    return canvas.save(figure(weights, towers), path)
+def draw(weights: NDArray[np.floating[Any]], towers: int, path: Path | str, note: str = "") -> Path:
+    """Draw ``weights`` [K, C, H, W] of a layer with ``towers`` towers (1 or more) to a PNG. Raises ModelError.
+
+    ``note`` is a line below.
+    """
+    return canvas.save(figure(weights, towers, note), path)
 
 
-def figure(weights: NDArray[np.floating[Any]], towers: int) -> "Figure":
+def figure(weights: NDArray[np.floating[Any]], towers: int, note: str = "") -> "Figure":
     """The drawing before it is written."""
     _check(weights, towers)
     columns = grid_columns(len(weights), towers)
@@ -42,7 +45,8 @@ def figure(weights: NDArray[np.floating[Any]], towers: int) -> "Figure":
         if towers > 1:
             _text(drawing, left - 24, bottom + height / 2, f"tower {chr(ord('a') + tower)}", 10, rotation=90)
     _text(drawing, across / 2, down - TITLE / 2, _title(weights.shape), 12)
-    _text(drawing, across / 2, CAPTION / 2, _caption(weights.shape[1]), 8, color=canvas.GRAY)
+    caption = _caption(weights.shape[1]) + (f"\n{note}" if note else "")
+    _text(drawing, across / 2, CAPTION / 2, caption, 8, color=canvas.GRAY)
     return drawing
 
 

@@ -1,0 +1,225 @@
+"""What a report says about a run: facts gathered from its folder, its bundle, its pictures and the machine."""
+
+import csv
+import json
+import platform
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet import recipe as recipes
+from alexnet.api.provenance import Provenance
+from alexnet.bundle import Bundle, find, weights_sha256
+from alexnet.data.doctor.findings import Report as Diagnosis
+from alexnet.data.options import DataOptions
+from alexnet.data.selection import regrouped
+from alexnet.data.sources import is_store
+from alexnet.data.store import Store
+from alexnet.errors import AlexNetError, DataError
+from alexnet.evaluation.abstention import Answered, RiskCoverage, at_threshold, risk_coverage
+from alexnet.evaluation.calibration import Reliability, probabilities, reliability
+from alexnet.evaluation.perclass import PerClass, per_class
+from alexnet.evaluation.responses import Responses
+from alexnet.recipe import Recipe
+
+SURE = 0.9  # a first guess from here on is called sure
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """All that is counted on one split. ``sure`` is the probability of each first guess, calibrated: [N]."""
+
+    responses: Responses
+    classes: PerClass
+    reliability: Reliability
+    curve: RiskCoverage
+    marked: tuple[Answered, ...]  # what the bundle's own thresholds do here
+    sure: Any
+    commonest: float  # share of the most frequent class: what guessing it always would reach
+
+    @property
+    def confused(self) -> list[tuple[int, int, int]]:
+        """(true class, guessed class, pictures), the most frequent confusions first."""
+        table = self.responses.scores().confusion.numpy().copy()
+        np.fill_diagonal(table, 0)
+        order = np.argsort(-table, axis=None, kind="stable")
+        pairs = [(int(i // len(table)), int(i % len(table))) for i in order[:8]]
+        return [(true, guess, int(table[true, guess])) for true, guess in pairs if table[true, guess]]
+
+
+def count(bundle: Bundle, responses: Responses) -> Numbers:
+    """Everything that is counted, by the evaluation's own functions."""
+    temperature = bundle.temperature
+    calibrated = probabilities(responses.log_probabilities, temperature)
+    sure, right = calibrated.max(1), responses.correct
+    marked = tuple(at_threshold(sure, right, threshold) for threshold in sorted(bundle.thresholds.values()))
+    return Numbers(
+        responses, per_class(responses, bundle.classes, temperature=temperature),
+        reliability(calibrated, responses.labels),
+        risk_coverage(sure, right), marked, sure,
+        float(np.bincount(responses.labels).max() / len(responses)),
+    )  # fmt: skip
+
+
+def diagnose(
+    data: str, store: Store, bundle: Bundle, recipe: Recipe, options: DataOptions
+) -> tuple[Diagnosis | None, str]:
+    """The doctor's report on what the run was trained on, or None and why there is none.
+
+    The pictures must still be there by their names; their dates may have changed.
+    """
+    from alexnet.data.doctor.examine import examine
+
+    if is_store(Path(data)):
+        return None, f"the run was trained from a prepared store, {data}; the doctor looks at the pictures themselves"
+    faults: list[DataError] = []
+    try:
+        source = regrouped(options.open(data, faults), bundle.data.get("grouping", ""))
+    except (AlexNetError, OSError) as error:
+        return None, f"the pictures are not at hand ({error})"
+    known = {picture.origin for part in source.splits.values() for picture in part}
+    used = [str(row["origin"]) for part in store.splits.values() for row in part.origins()]
+    gone = sum(origin not in known for origin in used)
+    if gone:
+        return None, f"{gone:,} of the {len(used):,} pictures that the run used are no longer in {data}"
+    found = examine(
+        source, faults, validation=recipe.validation, test=recipe.test, seed=recipe.seed, progress=options.progress
+    )
+    return found, ""
+
+
+def made_of(about: dict[str, Any], bundle: Bundle, recipe: Recipe, store: Store) -> list[tuple[str, str]]:
+    """What was trained on what, as (name, value)."""
+    network, data = bundle.network, bundle.data
+    parameters, names = sum(p.numel() for p in network.parameters()), ", ".join(bundle.classes[:30])
+    side = network.image_size
+    counts = [f"{n:,} {'to train' if k == 'train' else f'for the {k}'}" for k, n in data.get("counts", {}).items()]
+    started = data.get("from")
+    start = f"{started['name']} (SHA-256 {started['sha256']})" if started else "random weights"
+    return [
+        ("pictures", f"{data.get('name', 'unknown')}, from {about.get('data', 'unknown')}"),
+        ("split", ", ".join(counts)),
+        ("kept together", str(data["grouping"]) if data.get("grouping") else "nothing: each picture stands for itself"),
+        ("left out", f"{store.skipped:,} pictures that could not be used or were excluded"),
+        ("classes", f"{len(bundle.classes)}: {names}{' …' if len(bundle.classes) > 30 else ''}"),
+        ("network", f"{network.name}, {parameters:,} parameters, sees {side}×{side} pixels"),
+        ("started from", start),
+        ("recipe", f"{recipe.recipe}, {recipe.epochs} epochs, batches of {recipe.batch_size}, seed {recipe.seed}"),
+    ]  # fmt: skip
+
+
+def chosen(made: Provenance) -> list[str]:
+    """What chose what: the lines that stand under every number."""
+    lines = [f"The weights are those of {made.epoch}."]
+    if made.temperature_by:
+        targets = ", ".join(f"{100 * float(target):g} %" for target in made.thresholds)
+        found = f"the thresholds for an error of {targets}" if targets else "no thresholds: there were too few"
+        number = f"The temperature {made.temperature:.3f}"
+        lines.append(f"{number} was found on {made.count:,} {made.temperature_by} pictures, as were {found}.")
+    else:
+        lines.append("The probabilities are the network's own: no temperature was fitted, and there are no thresholds.")
+    lines.append("Nothing was chosen by the test pictures.")
+    if made.tested:
+        times = "once more" if made.tested == 1 else f"{made.tested} times"
+        lines.append(f"They were evaluated {times} since training: what is changed because of that is chosen by them.")
+    return lines
+
+
+def cost(
+    run: Path, events: list[dict[str, Any]], rows: list[dict[str, float]], bundle: Bundle
+) -> list[tuple[str, str]]:
+    """Time and speed, as (name, value)."""
+    seconds = sum(row.get("seconds", 0.0) for row in rows)
+    seen = sum(row.get("seconds", 0.0) * row.get("images_per_second", 0.0) for row in rows)
+    started = next((e for e in events if e["event"] == "started"), {})
+    scores = bundle.metrics.get("test", {})
+    energy = [float(e["joules"]) for e in events if e["event"] == "energy"]
+    least = (
+        "at least " if any(e["event"] == "resumed" for e in events) else ""
+    )  # what an interruption cost is not known
+    return [
+        ("training", f"{duration(seconds)} for {len(rows)} epochs" if rows else "no record"),
+        ("training speed", f"{seen / seconds:,.0f} pictures a second" if seconds else "no record"),
+        ("answering speed", f"{scores['images_per_second']:,.0f} pictures a second, in batches"
+         if scores.get("images_per_second") else "no record"),
+        ("device", str(started.get("device", "no record"))),
+        ("size on disk", f"{_size(find(run)) / 1e6:,.0f} MB"),
+        ("energy", f"{least}{sum(energy) / 3600:,.2f} Wh, of the processor alone" if energy
+         else "not known: the machine shows no counters"),
+    ]  # fmt: skip
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def duration(seconds: float) -> str:
+    """4000 -> 1 h 6 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def again(run: Path, about: dict[str, Any], bundle: Bundle, recipe: Recipe, store: Store) -> dict[str, Any]:
+    """How to make the run again: commands, versions, seeds, fingerprints."""
+    from importlib.metadata import version
+
+    config = json.loads((find(run) / "config.json").read_text(encoding="utf-8"))
+    made_with, here = config.get("versions", {}), f"python {platform.python_version()}, {platform.machine()}"
+    return {
+        "commands": [command(about, recipe), f"alexnet evaluate {run}", f"alexnet report {run}"],
+        "facts": [
+            ("trained with", ", ".join(f"{name} {number}" for name, number in made_with.items()) or "unknown"),
+            ("reported with", f"alexnet {version('alexnet')}, {here}"),
+            ("seed", str(recipe.seed)),
+            ("weights, SHA-256", weights_sha256(run)),
+            ("pictures as prepared, SHA-256", store.fingerprint),
+            ("pictures as found, SHA-256", str(bundle.data.get("source", "unknown"))),
+        ],
+    }
+
+
+def command(about: dict[str, Any], recipe: Recipe) -> str:
+    """What one would type to train the run again: every number that is not its named recipe's own."""
+    words = ["alexnet", "train", str(about.get("data", "DATA")), "--recipe", recipe.recipe]
+    base = recipes.named(recipe.recipe)
+    for name in recipes.differences(base, recipe):
+        value = getattr(recipe, name)
+        if isinstance(value, bool):
+            words.append(recipes.option(name) if value else recipes.option(name).replace("--", "--no-", 1))
+        else:
+            words += [recipes.option(name), *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    if "from" in about:
+        words += ["--from", str(about["from"].get("name", "RUN"))]
+    if "layers" in about:
+        words += ["--layers", "layers.cfg", "--layer-params", "layer-params.cfg"]
+    return shlex.join(words)
+
+
+def events_of(run: Path) -> list[dict[str, Any]]:
+    """The lines of the run's journal that can be read."""
+    found = []
+    try:
+        lines = (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # a line that a full disk cut off
+        if isinstance(event, dict) and "event" in event:
+            found.append(event)
+    return found
+
+
+def epochs_of(run: Path) -> list[dict[str, float]]:
+    """The rows of results.csv; none where there is no such file."""
+    try:
+        with (run / "results.csv").open(newline="", encoding="utf-8") as file:
+            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    except OSError:
+        return []

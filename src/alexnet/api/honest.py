@@ -1,0 +1,263 @@
+"""All that can be said honestly of a classifier on a split: by class, calibrated, abstaining, by slices, compared.
+
+Nothing here is chosen by the pictures that are reported: temperature and thresholds come from the bundle, where the
+validation split put them.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.api.evaluating import store_for
+from alexnet.api.provenance import Provenance, note_test, of_bundle
+from alexnet.bundle import Bundle, Golden, find
+from alexnet.data.options import DataOptions
+from alexnet.data.pixels import decode
+from alexnet.data.store import Store
+from alexnet.deploy.answers import check_threshold, threshold_for
+from alexnet.deploy.classifier import Classifier
+from alexnet.errors import BundleError, DataError, PictureError
+from alexnet.evaluation import calibration as calibrations
+from alexnet.evaluation import paired, perclass
+from alexnet.evaluation import slices as slicing
+from alexnet.evaluation.abstention import Answered, RiskCoverage, at_threshold, risk_coverage
+from alexnet.evaluation.calibration import Calibration, Reliability, reliability
+from alexnet.evaluation.ensemble import Member, same_pictures
+from alexnet.evaluation.intervals import Estimate, share
+from alexnet.evaluation.metrics import Scores
+from alexnet.evaluation.paired import Paired
+from alexnet.evaluation.perclass import PerClass
+from alexnet.evaluation.responses import Responses, collect
+from alexnet.evaluation.slices import Slice
+from alexnet.training import machine
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold and what it does on the split: ``target`` is the error it was chosen for, 0 where a person gave it.
+
+    ``unknown``: the share of the pictures of no known class that it calls unknown, where there are such.
+    """
+
+    target: float
+    answered: Answered
+    unknown: Estimate | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        found = {"target": self.target or None} | self.answered.to_dict()
+        return found | ({"unknown_called_unknown": self.unknown.to_dict()} if self.unknown else {})
+
+
+@dataclass(frozen=True)
+class Details:
+    """Everything about one classifier on one split. ``before`` is the network's own reliability, ``after`` that of
+    the calibrated probabilities that it answers with; ``groups`` is 0 where each picture stands for itself."""
+
+    scores: Scores
+    classes: PerClass
+    before: Reliability
+    after: Reliability
+    curve: RiskCoverage
+    thresholds: tuple[Threshold, ...]
+    provenance: Provenance
+    groups: int
+    slices: tuple[Slice, ...] = ()
+    strangers: tuple[str, ...] = ()  # what pictures of no known class were taken for, one a picture
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values: the scores' keys, and a key for each part."""
+        steps = [step / 10 for step in range(1, 11)]
+        curve = [dict(zip(("threshold", "risk"), self.curve.at(c), strict=True)) | {"coverage": c} for c in steps]
+        parts = {
+            "groups": self.groups,
+            "numbers": self.classes.to_dict(),
+            "confusion": self.scores.confusion.tolist(),
+            "calibration": {"before": self.before.to_dict(), "after": self.after.to_dict()},
+            "abstention": {
+                "area": self.curve.area, "curve": curve, "thresholds": [one.to_dict() for one in self.thresholds],
+            },
+        }  # fmt: skip
+        parts |= {"slices": [one.to_dict() for one in self.slices]} if self.slices else {}
+        parts |= {"unknown": {"pictures": len(self.strangers)}} if self.strangers else {}
+        return self.scores.to_dict() | self.provenance.to_dict() | parts
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person wants to know besides: ``below`` is a threshold, ``target`` an error to find one for."""
+
+    column: str | None = None  # slices by this column
+    strangers: Path | None = None  # pictures of no known class
+    below: float | None = None
+    target: float | None = None
+
+    def __post_init__(self) -> None:
+        check_threshold(self.below, self.target)
+
+
+def details(
+    run: str | Path, data: str | Path | None = None, asked: Asked | None = None, *, split: str = "test", views: int = 1,
+    device: str = "auto", options: DataOptions | None = None,
+) -> Details:  # fmt: skip
+    """All numbers of a run or bundle on a split, with intervals; see :class:`Details`. Errors as ``evaluate``."""
+    asked, options = asked or Asked(), options or DataOptions()
+    classifier = Classifier.load(run, machine.choose_device(device))
+    store = _store(run, classifier, data, options)
+    bundle = classifier.bundle
+    wanted = _thresholds(bundle, asked, str(run))
+    values = slicing.column(store.split(split), asked.column) if asked.column else ()
+    strange, guessed = _strangers(classifier, asked.strangers, views, options.tell)
+    answers = _answers(classifier, store, split, views)
+    note_test(run, store, split, "evaluate --details", options.tell)
+    before, after = (calibrations.probabilities(answers.log_probabilities, t) for t in (1.0, bundle.temperature))
+    sure, right = after.max(1).astype(np.float32), answers.correct
+    return Details(
+        scores=answers.scores(),
+        classes=perclass.per_class(answers, bundle.classes, temperature=bundle.temperature),
+        before=reliability(before, answers.labels),
+        after=reliability(after, answers.labels),
+        curve=risk_coverage(sure, right),
+        thresholds=tuple(
+            Threshold(target, at_threshold(sure, right, p), share(strange < p) if len(strange) else None)
+            for target, p in wanted
+        ),
+        provenance=of_bundle(bundle, run),
+        groups=len(set(answers.groups)),
+        slices=slicing.slices(answers, values) if values else (),
+        strangers=guessed,
+    )
+
+
+def _store(run: Any, classifier: Classifier, data: str | Path | None, options: DataOptions) -> Store:
+    store = store_for(run, classifier, data, options)
+    classifier.bundle.same_classes(store.classes, str(data or store.path))
+    return store
+
+
+def _answers(classifier: Classifier, store: Store, split: str, views: int) -> Responses:
+    bundle = classifier.bundle
+    return collect(
+        bundle.network, store.split(split), bundle.statistics, side=bundle.image_size,
+        channels=bundle.network.in_channels, views=views, device=classifier.device,
+    )  # fmt: skip
+
+
+def _thresholds(bundle: Bundle, asked: Asked, where: str) -> list[tuple[float, float]]:
+    """(target error, threshold): the person's, or all that the bundle carries."""
+    if asked.below is not None:
+        return [(0.0, asked.below)]
+    if asked.target is not None:
+        return [(asked.target, threshold_for(bundle.thresholds, asked.target, where))]
+    return sorted((float(target), p) for target, p in bundle.thresholds.items())
+
+
+def _strangers(
+    classifier: Classifier, folder: Path | None, views: int, tell: Callable[[str], None]
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Pictures of no known class: the probability of each first guess [n], and what was guessed."""
+    if folder is None:
+        return np.zeros(0, np.float32), ()
+    from alexnet.data.sources import is_picture_name
+
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and is_picture_name(p.name)]
+    if not paths:
+        raise DataError(f"{folder} holds no pictures", "a folder with pictures of no known class", "check --unknown")
+    found = []
+    for path in paths:
+        try:
+            found += classifier.predict(path, top=1, views=views)
+        except PictureError as error:
+            tell(f"left out: {error}")
+    return np.array([p.probability for p in found], np.float32), tuple(p.label for p in found)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two classifiers on the same pictures of a split."""
+
+    first: str
+    second: str
+    split: str
+    views: int
+    paired: Paired
+    provenances: tuple[Provenance, Provenance]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        names = {"runs": [self.first, self.second], "split": self.split, "views": self.views}
+        tested = {"test_evaluations": [one.tested for one in self.provenances]}
+        return names | self.paired.to_dict() | tested
+
+
+def compare(
+    first: str | Path, second: str | Path, data: str | Path | None = None, *, split: str = "test", views: int = 1,
+    device: str = "auto", options: DataOptions | None = None,
+) -> Comparison:  # fmt: skip
+    """Is one of two classifiers better on the same pictures, or was it luck? McNemar's exact test.
+
+    Raises :class:`DataError` where the two would see other pictures, :class:`BundleError` where classes differ.
+    """
+    options, chosen = options or DataOptions(), machine.choose_device(device)
+    classifiers = [Classifier.load(run, chosen) for run in (first, second)]
+    classifiers[0].bundle.same_classes(classifiers[1].classes, str(second))
+    stores = [_store(run, c, data, options) for run, c in zip((first, second), classifiers, strict=True)]
+    members = [
+        Member(str(run), c.network, store.split(split), c.statistics, c.bundle.image_size, c.network.in_channels)
+        for run, c, store in zip((first, second), classifiers, stores, strict=True)
+    ]
+    todo = "train both on one prepared store, or give DATA"
+    same_pictures(members, todo, "the same for both, or nothing is compared")
+    answers = [_answers(c, store, split, views) for c, store in zip(classifiers, stores, strict=True)]
+    for run, store in zip((first, second), stores, strict=True):
+        note_test(run, store, split, "compare", options.tell)
+    found = paired.compare(answers[0].correct, answers[1].correct, answers[0].groups)
+    provenances = of_bundle(classifiers[0].bundle, first), of_bundle(classifiers[1].bundle, second)
+    return Comparison(str(first), str(second), split, views, found, provenances)
+
+
+def calibrate(
+    run: str | Path, data: str | Path | None = None, *, device: str = "auto", options: DataOptions | None = None
+) -> Calibration:
+    """Fit temperature and thresholds of an existing bundle on the validation split, and write them into it.
+
+    The bundle is replaced whole or not at all, with golden probabilities and SHA-256 as it answers from now on. Raises
+    :class:`BundleError` where validation pictures were trained on or are too few.
+    """
+    options = options or DataOptions()
+    classifier = Classifier.load(run, machine.choose_device(device))
+    bundle, store = classifier.bundle, _store(run, classifier, data, options)
+    if 0 < int(bundle.recipe.get("join_from", 0)) < int(bundle.recipe.get("epochs", 0)):
+        raise BundleError(f"{run} was trained on its validation pictures too", "", "nothing honest can be fitted")
+    _refuse_mixed(bundle, store)
+    split = store.split("validation")
+    answers = _answers(classifier, store, "validation", 1) if len(split) else None
+    made = calibrations.calibrate(answers.log_probabilities, answers.labels, answers.groups) if answers else None
+    if made is None:
+        raise BundleError(
+            f"{store.path} has {len(split)} validation pictures", f"at least {calibrations.FEWEST} to calibrate by"
+        )
+    mended = Classifier(dataclasses.replace(bundle, calibration=made.to_dict()), classifier.device)
+    golden = [_replayed(mended, one) for one in bundle.golden]
+    dataclasses.replace(mended.bundle, golden=golden).save(find(run))
+    return made
+
+
+def _refuse_mixed(bundle: Bundle, store: Store) -> None:
+    """The same pictures split otherwise: some of the store's validation pictures were trained on."""
+    own = store.about.get("source_fingerprint") == bundle.data.get("source")
+    if own and store.fingerprint != bundle.data.get("fingerprint"):
+        raise BundleError(
+            f"{store.path} splits the training pictures otherwise than the classifier was trained on them", "",
+            "give the store that it was trained on",
+        )  # fmt: skip
+
+
+def _replayed(classifier: Classifier, golden: Golden) -> Golden:
+    row = classifier.probabilities(decode(golden.png, golden.name))[0]
+    return dataclasses.replace(golden, probabilities=row.tolist())

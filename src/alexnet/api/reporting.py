@@ -1,0 +1,207 @@
+"""``report.html``: everything about a run on one page that a manager, a doctor and an engineer can each read."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet.api import explaining, facts
+from alexnet.api.explaining import Shown
+from alexnet.api.facts import Numbers
+from alexnet.api.provenance import note_test, of_bundle
+from alexnet.api.verdict import interval, percent, verdict
+from alexnet.data.options import DataOptions
+from alexnet.data.store import Split, Store
+from alexnet.deploy.classifier import Classifier
+from alexnet.errors import RunError
+from alexnet.evaluation.neighbors import FILE as INDEX
+from alexnet.training import machine
+from alexnet.training import run as runs
+from alexnet.visualize import report as pages
+from alexnet.visualize import saliency as looks
+from alexnet.visualize.neighbors import Row
+from alexnet.visualize.predictions import percent as likely
+
+PICTURES, MISTAKES, LOOKED, ROWS, CLASSES = 10, 10, 4, 5, 100  # of each at most on the page
+SECONDS = 20.0  # that a report at the end of a training may spend on an index
+FEW = 3000  # pictures that the doctor looks at even then
+
+
+def report(
+    run: str | Path,
+    path: str | Path | None = None,
+    *,
+    store: str | Path | None = None,
+    doctor: bool = True,
+    quick: bool = False,
+    device: str = "auto",
+    options: DataOptions | None = None,
+) -> Path:
+    """Write the report of a run and return its path: ``report.html`` in the run's folder, or ``path``.
+
+    ``store`` is where its prepared pictures lie now, if they were moved. ``doctor``: examine the pictures themselves,
+    if they are at hand. ``quick`` leaves out what would take long: the doctor on many pictures, an index of neighbors
+    that is not there yet. Raises :class:`RunError`, :class:`BundleError`, :class:`DataError`.
+    """
+    run, options = Path(run), options or DataOptions()
+    recipe, about = runs.read_start(run)
+    classifier = Classifier.load(run, machine.choose_device(device))
+    opened = Store.open(Path(store or about["store"]))
+    classifier.bundle.same_classes(opened.classes, str(opened.path))
+    split = next((s for s in (opened.split("test"), opened.split("validation")) if len(s)), None)
+    if split is None:
+        raise RunError(f"{opened.path} has neither test nor validation pictures", "one at least", "train with some")
+    numbers = facts.count(classifier.bundle, explaining.responses_of(classifier, split))
+    if not quick:  # at the end of a training it is the look that training took itself
+        note_test(run, opened, split.name, "report", options.tell)
+    total = sum(len(part) for part in opened.splits.values())
+    why = "alexnet report examines it" if doctor else "it was left out on purpose"
+    diagnosis = None
+    if doctor and (not quick or total <= FEW):
+        diagnosis, why = facts.diagnose(str(about["data"]), opened, classifier.bundle, recipe, options)
+    values = {
+        "title": f"{classifier.network.name} on {classifier.bundle.data.get('name', run.name)}",
+        "subtitle": f"Report of {run.resolve().name}: what was trained, how good it is, and why one may believe it.",
+        "verdict": verdict(numbers, classifier.classes, diagnosis, why),
+        "kind": "plain" if diagnosis is None else "good" if diagnosis.honest else "bad",
+        "made": facts.made_of(about, classifier.bundle, recipe, opened),
+        "chosen": facts.chosen(of_bundle(classifier.bundle, run)),
+        "diagnosis": diagnosis,
+        "undiagnosed": why,
+        "cost": facts.cost(run, facts.events_of(run), facts.epochs_of(run), classifier.bundle),
+        "again": facts.again(run, about, classifier.bundle, recipe, opened),
+    }
+    values |= _tables(numbers, classifier.classes) | _sureness(numbers)
+    values |= _pictures(run, classifier, split, numbers, opened, quick, options)
+    values |= {
+        "charts": _charts(run, classifier, numbers),
+        "color": explaining.color_note(explaining.color_of(classifier)),
+    }
+    return pages.write(values, Path(path) if path else run / "report.html")
+
+
+def _tables(numbers: Numbers, classes: tuple[str, ...]) -> dict[str, Any]:
+    found, scores = numbers.classes, numbers.responses.scores()
+    rows = [
+        ("top-1: the first guess is right", found.top1), ("top-5: one of the first five is", found.top5),
+        ("balanced accuracy: mean recall of the classes", found.balanced_accuracy), ("mean F1", found.macro_f1),
+        ("mean precision", found.macro_precision), ("mean area under the curve", found.macro_auroc),
+    ]  # fmt: skip
+    groups = len(set(numbers.responses.groups))
+    over = f"{groups:,} groups, each drawn whole" if groups else "pictures"
+    weakest = sorted((one for one in found.classes if one.pictures), key=lambda one: (one.f1.value, one.name))
+    table = [
+        (one.name, f"{one.pictures:,}", percent(one.recall.value), interval(one.recall),
+         *((percent(one.precision.value), interval(one.precision)) if one.predicted else ("never guessed", "")),
+         percent(one.f1.value), "" if np.isnan(one.auroc.value) else percent(one.auroc.value))
+        for one in weakest[:CLASSES]
+    ]  # fmt: skip
+    return {
+        "split": f"{len(numbers.responses):,} {numbers.responses.split} pictures",
+        "numbers": [(name, percent(one.value), interval(one)) for name, one in rows],
+        "numbers_note": f"Errors are what is missing to 100 %. Mean loss {scores.loss:.4f} nats. One view of each. "
+        f"Intervals: bootstrap over {over}, 2,000 resamples; Wilson's where pictures are few.",
+        "classes": table,
+        "more_classes": max(0, len(weakest) - CLASSES),
+        "confused": [(classes[true], classes[guess], str(times)) for true, guess, times in numbers.confused],
+    }  # fmt: skip
+
+
+def _sureness(numbers: Numbers) -> dict[str, Any]:
+    found = numbers.reliability
+    words = (
+        f"On average it is {percent(found.confidence)} sure and {percent(found.accuracy)} right. Its calibration error "
+    )
+    words += (
+        f"is {100 * found.ece:.1f} points; perfectly honest probabilities would show {100 * found.ece_by_chance:.1f} "
+    )
+    words += f"on so many pictures. Brier score {found.brier:.3f}."
+    rows = []
+    for coverage in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3):
+        threshold, risk = numbers.curve.at(coverage)
+        rows.append((percent(coverage), likely(threshold), percent(risk)))
+    lines = []
+    for one in numbers.marked:
+        if one.answered:
+            wrong = f"{percent(one.error)} of those wrong (95 % sure: {100 * one.low:.1f} to {100 * one.high:.1f} %)"
+            lines.append(f"Threshold {one.threshold:.3f}, found on the validation pictures: {percent(one.coverage)} "
+                         f"of these pictures are answered, {wrong}.")  # fmt: skip
+    none = "The bundle carries no thresholds; the table is of these pictures, so choose none by it."
+    return {"reliability_words": words, "coverage": rows, "thresholds": lines or [none]}
+
+
+def _pictures(
+    run: Path, classifier: Classifier, split: Split, numbers: Numbers, store: Store, quick: bool, options: DataOptions
+) -> dict[str, Any]:
+    order = np.random.default_rng(0).permutation(len(split)).astype(np.int64)
+    shown = Shown.of_split(split, order[:PICTURES])
+    wrong = Shown.of_split(split, explaining.mistakes(numbers.responses, classifier.bundle.temperature, MISTAKES))
+    some = Shown.of_split(split, order[:LOOKED])
+    looked = [
+        {"title": one.title, "panels": [(pages.photograph(image), name) for image, name in
+                                        zip(looks.panels(one), looks.COLUMNS, strict=True)]}
+        for one in explaining.look(classifier, some)
+    ]  # fmt: skip
+    index, why = _index(run, classifier, store, quick, options)
+    rows = [] if index is None else explaining.near(classifier, Shown.of_split(split, order[:ROWS]), index)
+    return {
+        "pictures": _cards(classifier, shown), "mistakes": _cards(classifier, wrong) if len(wrong) else [],
+        "looked": looked, "looked_note": looks.NOTE.replace("\n", " "), "no_neighbors": why,
+        "neighbors": [_row(row) for row in rows],
+    }  # fmt: skip
+
+
+def _index(run: Path, classifier: Classifier, store: Store, quick: bool, options: DataOptions) -> tuple[Any, str]:
+    """The index of neighbors, or None and why there is none."""
+    rate = classifier.bundle.metrics.get("test", {}).get("images_per_second") or 1e-9
+    count = len(store.split("train"))
+    if quick and not (run / INDEX).is_file() and count / rate > SECONDS:
+        return None, f"There is no index of the {count:,} training pictures yet: alexnet report {run} makes it."
+    return explaining.index_of(run, classifier, options.tell, options.progress, store), ""
+
+
+def _cards(classifier: Classifier, shown: Shown) -> list[dict[str, Any]]:
+    cards = []
+    for image, name, label, answer in zip(
+        shown.images, shown.names, shown.labels, classifier.predict(list(shown.images), top=3), strict=True
+    ):
+        truth = "" if label is None else classifier.classes[label]
+        words = ", ".join(f"{guess} ({likely(p)})" for guess, p in answer.guesses)
+        cards.append({"image": pages.photograph(image), "alt": f"{truth}: {name}", "truth": truth, "words": words,
+                      "right": answer.label == truth})  # fmt: skip
+    return cards
+
+
+def _row(row: Row) -> list[dict[str, str]]:
+    mark = "✓" if row.guess == row.truth else "✗"
+    words = f"{mark} {row.guess}" + ("" if row.guess == row.truth else f", is {row.truth}")
+    first = {
+        "image": pages.photograph(row.picture, 112),
+        "alt": f"a picture of {row.truth}",
+        "words": words,
+    }
+    return [first] + [
+        {"image": pages.photograph(one.picture, 112), "alt": f"training picture of {one.label}",
+         "words": f"{one.distance:.3g} · {one.label}"}
+        for one in row.near
+    ]  # fmt: skip
+
+
+def _charts(run: Path, classifier: Classifier, numbers: Numbers) -> dict[str, str]:
+    """The drawings as data: addresses; an empty one where there is nothing to draw."""
+    from alexnet.visualize import confusion, curves, filters, reliability, risk_coverage
+
+    rows, table = facts.epochs_of(run), numbers.responses.scores().confusion.numpy()
+    draw: dict[str, Callable[[Path], Path]] = {
+        "confusion": lambda to: confusion.draw(table, list(classifier.classes), to),
+        "reliability": lambda to: reliability.draw(numbers.reliability.bins, to),
+        "risk": lambda to: risk_coverage.draw(numbers.curve, numbers.marked, to),
+        "filters": lambda to: filters.draw(*explaining.first_filters(classifier), to),
+    }
+    if rows:
+        draw["curves"] = lambda to: curves.draw(rows, to)
+    with tempfile.TemporaryDirectory() as folder:
+        made = {name: pages.png(one(Path(folder) / f"{name}.png").read_bytes()) for name, one in draw.items()}
+    return {"curves": "", **made}

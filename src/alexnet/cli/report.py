@@ -1,0 +1,54 @@
+"""``alexnet report``: everything about a run on one page."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from alexnet.cli import arguments, show
+from alexnet.errors import AlexNetError
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """Write report.html: everything about a run on one page that needs no other file and no network.
+
+    What was trained on what, the doctor's findings, numbers with intervals, pictures, mistakes, where it looks, cost,
+    and how to make it again.
+    """
+
+    run: Positional[Path]  # a run folder
+    output: Path | None = None  # where to write it; by default RUN/report.html
+    store: Path | None = None  # where the prepared pictures lie now, if they were moved
+    doctor: bool = True  # examine the pictures themselves, if they are at hand
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    source: arguments.SourceArguments = field(default_factory=arguments.SourceArguments)
+
+
+def report(words: list[str]) -> int:
+    """everything about a run on one page: report.html"""
+    given: ReportArguments = arguments.parse(ReportArguments, words, "report")
+    from alexnet import api
+
+    options = api.DataOptions(
+        given.source.data_root, given.source.download, group_column=given.source.group_column,
+        group_pattern=given.source.group_pattern, exclude=given.source.exclude, progress=show.Progress("looking"),
+        say=show.say,
+    )  # fmt: skip
+    print(
+        api.report(
+            given.run, given.output, store=given.store, doctor=given.doctor, device=given.device, options=options
+        )
+    )
+    return 0
+
+
+def at_the_end(run: Path, given: arguments.TrainArguments) -> Path | None:
+    """The page of a training that has just ended, in seconds; None where it can not be made."""
+    from alexnet import api
+
+    try:
+        return api.report(run, store=given.store, quick=True, device=given.device)
+    except AlexNetError as error:  # the training is done and saved: a page less is no failure
+        show.say(f"no report: {error}")
+        return None

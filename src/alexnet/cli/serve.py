@@ -1,0 +1,115 @@
+"""``alexnet serve``: a classifier behind HTTP, with a page."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from alexnet.cli import arguments
+from alexnet.deploy.server.limits import Limits
+from alexnet.errors import RecipeError, ServerError
+
+
+@dataclass(frozen=True)
+class ServeArguments:
+    """Answer over HTTP: POST /v1/predict, and a page at /. Verifies its classifier before it is ready.
+
+    SIGTERM and Ctrl-C answer what was accepted, then end; SIGHUP takes a new bundle without losing a request.
+    """
+
+    run: Positional[Path]  # a run folder, a bundle, or an exported file (FILE.onnx, FILE.xml)
+    host: str = "127.0.0.1"  # address to listen at; by default this machine alone
+    port: int = 8000  # 0: any free one
+    processes: int = 1  # that answer, each with its own copy of the network
+    threads: int = 0  # of the network in a process; 0: one a processor core, shared out among processes
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    top: int = 5  # guesses a picture, where a request does not say
+    abstain_below: float | None = None  # probability under which the answer says unknown
+    key_file: Path | None = None  # API keys, one a line; else the environment's ALEXNET_API_KEY; else none is asked
+    hide_pictures: bool = False  # do not give out pictures of the data set: golden ones, nearest training pictures
+    watch: float = 0.0  # seconds between looks whether RUN has changed, to take it as at SIGHUP; 0: never
+    drain_delay: float = 0.0  # seconds between "not ready" and the end of listening, for load balancers
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(words: list[str]) -> int:
+    """a server with a page, and JSON for programs"""
+    given: ServeArguments = arguments.parse(ServeArguments, words, "serve")
+    _check(given)
+    for library in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
+        if find_spec(library) is None:
+            raise ServerError(f"serve needs {library}", "installed", "pip install 'alexnet[serve]'")
+    with _shared_metrics(given.processes > 1) as shared:
+        _serve(given, shared)
+    return 0
+
+
+def _check(given: ServeArguments) -> None:
+    for name, value, good, must in (
+        ("--port", given.port, 0 <= given.port <= 65535, "0 to 65535"),
+        ("--processes", given.processes, 1 <= given.processes <= 256, "1 to 256"),
+        ("--threads", given.threads, given.threads >= 0, "0 or more"),
+        ("--top", given.top, given.top >= 1, "at least 1"),
+        ("--abstain-below", given.abstain_below, 0 <= (given.abstain_below or 0) <= 1, "a probability, 0 to 1"),
+        ("--watch", given.watch, 0 <= given.watch < float("inf"), "0 or more seconds"),
+        ("--drain-delay", given.drain_delay, 0 <= given.drain_delay < float("inf"), "0 or more seconds"),
+    ):
+        if not good:
+            raise RecipeError(f"{name} is {value}", must)
+
+
+def _serve(given: ServeArguments, shared: bool) -> None:
+    from alexnet.deploy.server import keys, processes, run
+    from alexnet.deploy.server.service import Settings
+
+    found = keys.read_keys(given.key_file, os.environ.get("ALEXNET_API_KEY", ""))
+    settings = Settings(
+        given.run, given.limits, _device(given.device), given.threads, given.top, given.abstain_below,
+        not given.hide_pictures, found, given.key_file, given.watch, given.drain_delay, given.processes, shared,
+    )  # fmt: skip
+    listening = run.bind(given.host, given.port)
+    if not found and not run.is_loopback(listening):
+        print(
+            f"alexnet: warning: {run.url(listening)} can be reached from other machines, and no key is asked: anyone "
+            "there may use this server; give --key-file, or --host 127.0.0.1", file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+    def ready() -> None:
+        print(f"{given.run} answers at {run.url(listening)}", flush=True)
+
+    with listening:
+        (run.work if given.processes == 1 else processes.supervise)(settings, listening, ready)
+
+
+def _device(name: str) -> str:
+    if name == "cpu":
+        return name
+    from alexnet import api
+
+    return str(api.torch_device(name))
+
+
+@contextmanager
+def _shared_metrics(several: bool) -> Iterator[bool]:
+    """A folder in which several processes count together; prometheus_client finds it in the environment."""
+    if not several:
+        yield False
+        return
+    try:
+        folder = tempfile.mkdtemp(prefix="alexnet-metrics-")
+    except OSError as error:
+        raise ServerError(f"no temporary folder for the metrics of several processes: {error.strerror}",
+                          "a writable one", "set TMPDIR, or --processes 1") from error  # fmt: skip
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    try:
+        yield True
+    finally:
+        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,143 @@
+"""What stands around every request: its id, the key, headers for browsers, the log line, the metrics, late bodies.
+
+A plain ASGI layer, the outermost: whatever happens inside ends in an answer and one line in the log.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from alexnet.deploy.server import logs
+from alexnet.deploy.server.limits import Refused
+from alexnet.deploy.server.service import Service
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
+
+LINGER = 5.0  # seconds in which the rest of a refused body is read and thrown away
+LOCKED = ("/v1/", "/metrics")  # what needs a key, where there are keys
+_POLICY = "; ".join(
+    f"{what}-src {whom}"
+    for what, whom in {
+        "default": "'none'", "script": "'self'", "style": "'self'", "img": "'self' blob: data:", "connect": "'self'",
+    }.items()
+)  # fmt: skip
+HEADERS = (
+    (b"content-security-policy", f"{_POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'".encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+@dataclass
+class _Exchange:
+    """One request and its answer, as far as they have come."""
+
+    scope: Any
+    receive: Receive
+    send: Send
+    id: str
+    started: float = field(default_factory=time.monotonic)
+    status: int = 0
+    received: int = 0  # bytes of the body
+    whole: bool = False  # has all of the body arrived, or the client gone?
+
+    async def get(self) -> Message:
+        message = await self.receive()
+        self.received += len(message.get("body", b""))
+        self.whole = self.whole or message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def put(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            extra = [*HEADERS, (b"x-request-id", self.id.encode())]
+            extra += [] if self.whole else [(b"connection", b"close")]
+            message["headers"] = [*message.get("headers", []), *extra]
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if not last or self.whole:
+            await self.send(message)
+            return
+        # Answered before the body had come. A connection closed now would take the answer with it: clients write
+        # first and read then. So the rest is read for a while, and then the answer ends.
+        await self.send({**message, "more_body": True})
+        await self._linger()
+        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _linger(self) -> None:
+        try:
+            async with asyncio.timeout(LINGER):
+                while not self.whole:
+                    await self.get()
+        except TimeoutError:
+            return
+
+    async def refuse(self, refused: Refused) -> None:
+        body = problem(refused.reason, self.id)
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        headers += refusal_headers(refused)
+        await self.put({"type": "http.response.start", "status": refused.status, "headers": headers})
+        await self.put({"type": "http.response.body", "body": body})
+
+
+def problem(reason: str, request_id: str) -> bytes:
+    """The JSON of every answer that is none."""
+    return json.dumps({"error": reason, "request_id": request_id}, ensure_ascii=False).encode()
+
+
+def refusal_headers(refused: Refused) -> list[tuple[bytes, bytes]]:
+    """When to come again, or what to bring."""
+    again = [(b"retry-after", str(refused.retry).encode())] if refused.retry is not None else []
+    return again + ([(b"www-authenticate", b"Bearer")] if refused.status == 401 else [])
+
+
+class Guard:
+    """``app`` with all that around it."""
+
+    def __init__(self, app: App, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        name = logs.request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
+        length = headers.get(b"content-length", b"0")
+        exchange = _Exchange(scope, receive, send, name, whole=length == b"0" and b"transfer-encoding" not in headers)
+        scope["state"] = {**scope.get("state", {}), "id": name}
+        try:
+            if self._locked(scope["path"], headers):
+                await exchange.refuse(Refused(401, "this server wants a key: Authorization: Bearer KEY"))
+            else:
+                await self.app(scope, exchange.get, exchange.put)
+        except Exception:  # the answer has been given by the app's own handler for it
+            logs.event("failed", logging.ERROR, trace=True, id=name)
+        finally:
+            self._note(exchange, scope)
+
+    def _locked(self, path: str, headers: dict[bytes, bytes]) -> bool:
+        keys = self.service.keys
+        if not keys or not path.startswith(LOCKED):
+            return False
+        return not keys.open_to(headers.get(b"authorization", b""), headers.get(b"x-api-key", b""))
+
+    def _note(self, exchange: _Exchange, scope: Any) -> None:
+        seconds = time.monotonic() - exchange.started
+        route = getattr(scope.get("route"), "path", "other")  # strangers' paths would be series without end
+        status = exchange.status or 499  # the client went away before an answer
+        self.service.metrics.requests.labels(route, status).inc()
+        self.service.metrics.seconds.labels(route).observe(seconds)
+        quiet = route in ("/healthz", "/readyz", "/metrics") and status == 200
+        logs.event(
+            "request", logging.DEBUG if quiet else logging.INFO, id=exchange.id,
+            client=(scope.get("client") or [""])[0], method=scope["method"], path=scope["path"], status=status,
+            ms=round(1000 * seconds, 1),
+            bytes=exchange.received, **scope["state"].get("about", {}),
+        )  # fmt: skip

@@ -1,0 +1,239 @@
+"""The training pictures that a network finds most alike: an index of its last hidden layer, searched exactly.
+
+Figure 4 (right) of the paper: pictures whose features in fc7 lie at the smallest Euclidean distance. An index is one
+safetensors file, format version 1, beside the run's bundle::
+
+    features     float32 [N, D]          what the network's ``features`` layer says of each training picture
+    labels       int64 [N]
+    thumbnails   uint8 [N, 64, 64, 3]
+    origins      uint8 [B]               where the pictures came from, UTF-8, one after the other
+    ends         int64 [N]               where each of those ends
+
+with the classes, the SHA-256 of the weights and the fingerprint of the store in its metadata. It is written and read
+in blocks of rows: memory stays bounded however many pictures there are.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.batches.loader import in_order, to_device
+from alexnet.bundle import Bundle
+from alexnet.data import pixels
+from alexnet.data.store import Split, Store
+from alexnet.data.writing import whole_file
+from alexnet.errors import DataError, ModelError, RunError
+from alexnet.evaluation.seen import features_of
+
+FILE = "neighbors.safetensors"  # in a run's folder
+FORMAT, VERSION = "alexnet-neighbors", "1"
+SIDE = 64  # pixels of a thumbnail
+BATCH = 64  # pictures that are in the network at once
+BLOCK = 32 << 20  # bytes of float64 features that a search holds at once
+
+_KINDS = {"F32": np.float32, "I64": np.int64, "U8": np.uint8}
+Progress = Callable[[int, int], None]
+Layout = dict[str, tuple[str, tuple[int, ...]]]  # name -> kind and shape, in the file's order
+
+
+class Neighbors:
+    """An open index of N training pictures with D features each. Use :meth:`build` or :meth:`open`.
+
+    ``classes`` are the class names, ``weights`` the SHA-256 of the weights and ``fingerprint`` that of the store from
+    which it was made, ``labels`` int64 [N] the classes' numbers.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, str], file: Any) -> None:
+        self.path, self._file = path, file
+        self.weights, self.fingerprint = about["weights"], about["store"]
+        self.classes = tuple(json.loads(about["classes"]))
+        self._parts = {name: file.get_slice(name) for name in ("features", "thumbnails", "origins")}
+        self.labels: NDArray[np.int64] = file.get_tensor("labels")
+        self._ends: NDArray[np.int64] = file.get_tensor("ends")
+        _check(self, self._parts)
+
+    @classmethod
+    def build(
+        cls,
+        path: Path | str,
+        bundle: Bundle,
+        store: Store,
+        weights: str,
+        *,
+        device: torch.device | None = None,
+        progress: Progress | None = None,
+    ) -> "Neighbors":
+        """Show the network of ``bundle`` every training picture of ``store`` and write the index, whole or not at all.
+
+        ``weights`` is the SHA-256 of the weights' file. Raises :class:`DataError` for a store without training
+        pictures, :class:`RunError` if the file can not be written.
+        """
+        path, split = Path(path), store.split("train")
+        if not len(split):
+            raise DataError(f"store {store.path} has no training pictures", "one at least", "there are no neighbors")
+        about = {"format": FORMAT, "version": VERSION, "weights": weights, "store": store.fingerprint,
+                 "classes": json.dumps(store.classes, ensure_ascii=False)}  # fmt: skip
+        try:
+            with whole_file(path) as file:
+                _write(file, bundle, split, about, device or torch.device("cpu"), progress)
+        except OSError as error:
+            raise RunError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder") from error
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path | str, weights: str | None = None) -> "Neighbors":
+        """Open an index; with ``weights`` one of other weights is refused. Raises :class:`RunError`."""
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise RunError(f"there is no index {path}", "", "make it with: alexnet draw neighbors RUN")
+        try:
+            file: Any = safe_open(path, "np")
+            about = file.metadata() or {}
+            if about.get("format") != FORMAT or about.get("version") != VERSION:
+                raise RunError(
+                    f"{path} is no index of neighbors", f"of format {FORMAT}, version {VERSION}", "delete it"
+                )
+            found = cls(path, about, file)
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise RunError(f"index {path} is damaged: {' '.join(str(error).split())}", "", "delete it") from error
+        if weights is not None and found.weights != weights:
+            raise RunError(
+                f"index {path} was made with other weights, SHA-256 {found.weights[:12]}…", f"{weights[:12]}…",
+                "make it anew: alexnet draw neighbors RUN",
+            )  # fmt: skip
+        return found
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def nearest(self, features: NDArray[np.floating[Any]], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The ``k`` pictures (or all, if there are fewer) nearest to each of ``features`` [M, D], nearest first.
+
+        Returns Euclidean distances float64 [M, k] and rows int64 [M, k]. Exact: every row is compared, in float64, and
+        the distances of those returned are computed from their differences. Equal ones come by row. Raises
+        :class:`ModelError`.
+        """
+        rows, width = self._parts["features"].get_shape()
+        if features.ndim != 2 or features.shape[1] != width or not np.isfinite(features).all() or k < 1:
+            raise ModelError(f"features {list(features.shape)} and k = {k}", f"[M, {width}], finite, and k at least 1")
+        wanted, k = features.astype(np.float64), min(k, rows)
+        best = np.full((len(wanted), 0), np.inf), np.zeros((len(wanted), 0), np.int64)
+        for first, block in self._blocks():
+            squares = (block * block).sum(1) - 2 * wanted @ block.T  # [M, b]: all but |wanted|², the same for a row
+            best = _smallest(best, squares, first, k)
+        return self._measured(wanted, best[1])
+
+    def label(self, row: int) -> str:
+        """The class of a training picture."""
+        return str(self.classes[self.labels[row]])
+
+    def origin(self, row: int) -> str:
+        """Where a training picture came from."""
+        start, end = int(self._ends[row - 1]) if row else 0, int(self._ends[row])
+        return bytes(self._parts["origins"][start:end]).decode()
+
+    def thumbnail(self, row: int) -> NDArray[np.uint8]:
+        """A training picture, small: uint8 [64, 64, 3]."""
+        found: NDArray[np.uint8] = self._parts["thumbnails"][row : row + 1][0]
+        return found
+
+    def _blocks(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        rows, width = self._parts["features"].get_shape()
+        step = max(1, BLOCK // (8 * width))
+        for first in range(0, rows, step):
+            yield first, self._parts["features"][first : min(first + step, rows)].astype(np.float64)
+
+    def _measured(
+        self, wanted: NDArray[np.float64], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Distances [M, k] from the differences themselves: a picture is at 0 from itself, not at the root of 1e-12."""
+        features = self._parts["features"]
+        distances = np.array(
+            [[np.linalg.norm(one - features[row : row + 1][0]) for row in own]
+             for one, own in zip(wanted, rows.tolist(), strict=True)]
+        ).reshape(rows.shape)  # fmt: skip
+        order = np.lexsort((rows, distances), axis=1)
+        return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def _smallest(
+    best: tuple[NDArray[np.float64], NDArray[np.int64]], squares: NDArray[np.float64], first: int, k: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The ``k`` smallest of those found so far and of the next rows, which begin at ``first``; earlier ones first."""
+    values = np.concatenate([best[0], squares], 1)
+    rows = np.concatenate([best[1], np.broadcast_to(first + np.arange(squares.shape[1]), squares.shape)], 1)
+    order = np.argsort(values, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(values, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def _write(
+    file: IO[bytes],
+    bundle: Bundle,
+    split: Split,
+    about: dict[str, str],
+    device: torch.device,
+    progress: Progress | None,
+) -> None:
+    """The file in one walk over the pictures: rows are put where the header says that they lie."""
+    network, statistics = bundle.network.to(device).eval(), to_device(bundle.statistics, device)
+    origins = [str(row["origin"]).encode("utf-8", "replace") for row in split.origins()]
+    places: dict[str, int] = {}
+    for images, indices in in_order(split, BATCH):
+        features = features_of(network, images.numpy(), statistics)
+        if not np.isfinite(features).all():
+            raise ModelError("features that are not finite", "", "the training went wrong; use an earlier checkpoint")
+        if not places:
+            places = _write_header(file, _layout(len(split), features.shape[1], sum(map(len, origins))), about)
+        small = np.stack([pixels.fit(image, SIDE, "squash") for image in images.numpy()])
+        for name, rows in (("features", features), ("thumbnails", small)):
+            file.seek(places[name] + int(indices[0]) * rows[0].nbytes)
+            file.write(np.ascontiguousarray(rows).tobytes())
+        if progress is not None:
+            progress(int(indices[-1]) + 1, len(split))
+    ends = np.cumsum([len(origin) for origin in origins], dtype=np.int64)
+    for name, data in (("labels", split.labels.tobytes()), ("ends", ends.tobytes()), ("origins", b"".join(origins))):
+        file.seek(places[name])
+        file.write(data)
+
+
+def _layout(count: int, width: int, text: int) -> Layout:
+    return {
+        "features": ("F32", (count, width)), "labels": ("I64", (count,)), "ends": ("I64", (count,)),
+        "thumbnails": ("U8", (count, SIDE, SIDE, 3)), "origins": ("U8", (text,)),
+    }  # fmt: skip
+
+
+def _write_header(file: IO[bytes], layout: Layout, about: dict[str, str]) -> dict[str, int]:
+    """A safetensors header (8 bytes of its length, JSON, tensors): the library's own writer needs all of it in memory.
+
+    Returns where in the file each tensor begins.
+    """
+    header: dict[str, Any] = {"__metadata__": about}
+    end = 0
+    for name, (kind, shape) in layout.items():
+        size = int(np.prod(shape)) * np.dtype(_KINDS[kind]).itemsize
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    return {name: 8 + len(text) + header[name]["data_offsets"][0] for name in layout}
+
+
+def _check(index: Neighbors, parts: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the tensors belong together."""
+    count = len(index.labels)
+    features, thumbnails, text = (parts[name].get_shape() for name in ("features", "thumbnails", "origins"))
+    if not count or features[0] != count or len(features) != 2 or thumbnails != [count, SIDE, SIDE, 3]:
+        raise ValueError("its tensors do not fit together")
+    if len(index._ends) != count or index._ends[-1] != text[0] or (np.diff(index._ends, prepend=0) < 0).any():
+        raise ValueError("its origins do not fit together")
+    if index.labels.min() < 0 or index.labels.max() >= len(index.classes):
+        raise ValueError("a label is no class")

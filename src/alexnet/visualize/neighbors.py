@@ -1,0 +1,82 @@
+"""Test pictures, and behind each the training pictures that the network finds most alike: Figure 4 (right)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.errors import DataError
+from alexnet.visualize import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 12  # rows of one page
+NOTE = (
+    "Left: a picture and the first guess. Right: the nearest training pictures,\n"
+    "each with its distance and its class; red where that is another one."
+)
+SIDE, GAP, WORDS, APART, MARGIN, LEGEND = 1.15, 0.1, 0.3, 0.3, 0.2, 0.5  # inches
+
+
+class Near(NamedTuple):
+    """A training picture uint8 [H, W, 3], its class, and its distance in feature space."""
+
+    picture: NDArray[np.uint8]
+    label: str
+    distance: float
+
+
+class Row(NamedTuple):
+    """A picture uint8 [H, W, 3], its true class (None: unknown), the first guess, and its neighbors, nearest first."""
+
+    picture: NDArray[np.uint8]
+    truth: str | None
+    guess: str
+    near: Sequence[Near]
+
+
+def draw(rows: Sequence[Row], path: Path | str) -> Path:
+    """Draw 1 to 12 rows. Raises DataError."""
+    return canvas.save(figure(rows), path)
+
+
+def figure(rows: Sequence[Row]) -> "Figure":
+    """The drawing before it is written."""
+    if not 1 <= len(rows) <= MOST:
+        raise DataError(f"{len(rows)} pictures on one page", f"1 to {MOST}", "draw several pages")
+    across = max(len(row.near) for row in rows)
+    width = 2 * MARGIN + SIDE + APART + across * (SIDE + GAP)
+    height = len(rows) * (SIDE + WORDS + GAP) + LEGEND + MARGIN
+    drawing = canvas.new_figure(width, height, constrained=False)
+    for index, row in enumerate(rows):
+        y = height - MARGIN - index * (SIDE + WORDS + GAP) - SIDE
+        known = row.truth is not None
+        mark, color = ("✓", canvas.GREEN) if row.guess == row.truth else ("✗", canvas.VERMILION)
+        words = row.guess if not known else f"{mark} {row.guess}" + ("" if mark == "✓" else f", is {row.truth}")
+        _cell(drawing, row.picture, MARGIN, y, words, color if known else canvas.GRAY)
+        wanted = row.truth if known else row.guess
+        for place, one in enumerate(row.near):
+            x = MARGIN + SIDE + APART + place * (SIDE + GAP)
+            other = one.label != wanted
+            _cell(drawing, one.picture, x, y, f"{one.distance:.3g} · {one.label}",
+                  canvas.VERMILION if other else canvas.GRAY)  # fmt: skip
+    drawing.text(0.5, LEGEND / 2 / height, NOTE, ha="center", va="center", size=8, color=canvas.GRAY, linespacing=1.4)
+    return drawing
+
+
+def _cell(drawing: "Figure", picture: NDArray[np.uint8], x: float, y: float, words: str, color: str) -> None:
+    """A picture with its lower left corner at (x, y) inches, and words below it."""
+    width, height = drawing.get_size_inches()
+    axes = drawing.add_axes((x / width, y / height, SIDE / width, SIDE / height))
+    axes.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) <= 32 else "antialiased")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color(color)
+    axes.spines[:].set_linewidth(1.5 if color != canvas.GRAY else 0.5)
+    label = drawing.text(
+        (x + SIDE / 2) / width, (y - 0.14) / height, words, ha="center", va="center", size=7.5, color=color
+    )
+    canvas.fit(label, SIDE)

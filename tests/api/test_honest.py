@@ -1,0 +1,288 @@
+"""Honest numbers of real little runs, from Python and from the command line; and the bundle that carries them."""
+
+import csv
+import dataclasses
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+import alexnet
+from alexnet import api, cli
+from alexnet.bundle import Bundle, find
+from alexnet.data.pixels import encode_png
+from alexnet.deploy.classifier import Classifier
+from alexnet.deploy.whole import Whole
+from alexnet.errors import BundleError, DataError
+from alexnet.recipe import named
+
+
+@pytest.fixture(scope="module")
+def trained(digits, tmp_path_factory):
+    """Two networks on one store, one on other splits; they are copied before anything is written into them."""
+    home = tmp_path_factory.mktemp("trained")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(api, "AT_THE_END", ())
+    try:
+        for seed in (0, 1):
+            recipe = named("lenet5").replace(epochs=12, batch_size=16, seed=seed)
+            api.train(digits.path, recipe, home / f"run-{seed}", device="cpu")
+        recipe = named("lenet5").replace(epochs=1, seed=7, test=0.9, validation=0.05)
+        api.train("digits", recipe, home / "other", device="cpu", options=api.DataOptions(cache=home / "cache"))
+    finally:
+        patch.undo()
+    return home
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    shutil.copytree(trained / "run-0", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def own_logs(run, store, split):
+    """The network's own log probabilities, and the labels: without any temperature."""
+    classifier = Classifier(dataclasses.replace(Bundle.load(find(run)), calibration={}))
+    part = store.split(split)
+    return np.log(classifier.probabilities(list(part.gather(np.arange(len(part)))))), part.labels
+
+
+def events(run):
+    return [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+
+
+def test_training_ends_with_a_temperature_fitted_on_validation(run, digits):
+    block = json.loads((run / "bundle" / "config.json").read_text())["calibration"]
+    assert (block["fitted_on"], block["count"]) == ("validation", 40)
+    assert set(block) == {"temperature", "fitted_on", "count", "ece_before", "ece_after", "thresholds"}
+    logs, labels = own_logs(run, digits, "validation")
+
+    def loss(t):  # and of half a mistake, where there is none
+        logged = np.log(softmax(logs.astype(np.float64) / t, 1))
+        half = 0.0 if (logs.argmax(1) != labels).any() else 0.5 * np.sort(logged, 1)[:, -2].mean()
+        return -logged[range(40), labels].sum() - half
+
+    assert loss(block["temperature"]) <= min(loss(t) for t in np.geomspace(0.05, 20, 500)) + 1e-4
+    assert block["temperature"] != 1
+
+
+def test_calibrated_probabilities_leave_everywhere_alike(run, digits):
+    bundle = Bundle.load(run / "bundle")
+    logs, _ = own_logs(run, digits, "test")
+    expected = softmax(logs.astype(np.float64) / bundle.temperature, 1)
+    pictures = list(digits.split("test").gather(np.arange(50)))
+    assert Classifier(bundle).probabilities(pictures) == pytest.approx(expected, abs=1e-5)
+    whole = Whole(bundle, "decoded")(torch.from_numpy(np.stack(pictures))).detach().numpy()
+    assert whole == pytest.approx(expected, abs=1e-5)
+    assert alexnet.verify(run).drift < 1e-6  # golden pictures too
+    # ten views: averaged first, so that no class changes its place
+    ten = Classifier(bundle).probabilities(pictures, views=10)
+    plain = Classifier(dataclasses.replace(bundle, calibration={})).probabilities(pictures, views=10)
+    assert np.array_equal(ten.argmax(1), plain.argmax(1))
+    assert ten == pytest.approx(softmax(np.log(plain.astype(np.float64)) / bundle.temperature, 1), abs=1e-5)
+
+
+def test_loss_and_ranks_of_evaluate_stay_the_networks(run, digits):
+    logs, labels = own_logs(run, digits, "test")
+    scores = alexnet.evaluate(run, device="cpu")
+    assert scores.loss == pytest.approx(-logs[range(50), labels].mean(), rel=1e-4)
+    assert scores.correct1 == int((logs.argmax(1) == labels).sum())
+
+
+def test_an_old_bundle_gives_what_it_gave_until_it_is_calibrated(run, digits, tmp_path):
+    new = Bundle.load(run / "bundle")
+    pictures = list(digits.split("test").gather(np.arange(5)))
+    bare = Classifier(dataclasses.replace(new, calibration={}))
+    golden = [
+        dataclasses.replace(g, probabilities=bare.probabilities(g.png)[0].tolist()) for g in new.golden
+    ]  # fmt: skip
+    dataclasses.replace(new, calibration={}, golden=golden).save(run / "bundle")
+    assert "calibration" not in json.loads((run / "bundle" / "config.json").read_text())
+    old = Bundle.load(run / "bundle")
+    assert (old.temperature, old.thresholds) == (1.0, {})
+    assert np.array_equal(Classifier(old).probabilities(pictures), bare.probabilities(pictures))
+    before = alexnet.evaluate(run, device="cpu")
+    made = api.calibrate(run, device="cpu")
+    assert made.to_dict() == new.calibration
+    again = Bundle.load(run / "bundle")  # every SHA-256 is right
+    assert again.calibration == new.calibration and again.metrics == new.metrics
+    assert np.array_equal(Classifier(again).probabilities(pictures), Classifier(new).probabilities(pictures))
+    assert alexnet.verify(run).drift < 1e-6
+    after = alexnet.evaluate(run, device="cpu")
+    assert (after.loss, after.correct1, after.correct5) == (before.loss, before.correct1, before.correct5)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [{"temperature": 0}, {"temperature": "1"}, {"temperature": float("nan")}, {"thresholds": {"0.1": 2}}, [1],
+     {"thresholds": {"x": 0.5}}, {"thresholds": 3}],
+)  # fmt: skip
+def test_a_calibration_that_is_none_is_refused(run, block):
+    from alexnet.bundle import _config_sha256
+
+    config = json.loads((run / "bundle" / "config.json").read_text())
+    config["calibration"] = block
+    config["sha256"]["config.json"] = _config_sha256(config)
+    (run / "bundle" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="does not hold together"):
+        Bundle.load(run / "bundle")
+
+
+def test_what_can_not_be_calibrated(trained, tmp_path, digits):
+    with pytest.raises(BundleError, match="at least 30 to calibrate by"):
+        shutil.copytree(trained / "other", tmp_path / "other")
+        about = json.loads((tmp_path / "other" / "run.json").read_text())
+        few = tmp_path / "store"
+        shutil.copytree(about["store"], few)
+        said = json.loads((few / "dataset.json").read_text())
+        said["splits"]["validation"] = {
+            "count": 0, "shards": [], "labels": "validation/labels.npy", "per_class": [0] * 10,
+        }  # fmt: skip
+        np.save(few / "validation" / "labels.npy", np.zeros(0, np.int64))
+        (few / "dataset.json").write_text(json.dumps(said))
+        api.calibrate(tmp_path / "other", few, device="cpu")
+    bundle = Bundle.load(trained / "run-0" / "bundle")
+    data = dict(bundle.data) | {"fingerprint": "another"}
+    dataclasses.replace(bundle, data=data).save(tmp_path / "mixed")
+    with pytest.raises(BundleError, match="splits the training pictures otherwise"):
+        api.calibrate(tmp_path / "mixed", digits.path, device="cpu")
+    recipe = dict(bundle.recipe) | {"join_from": 2}
+    dataclasses.replace(bundle, recipe=recipe).save(tmp_path / "joined")
+    with pytest.raises(BundleError, match="was trained on its validation pictures too"):
+        api.calibrate(tmp_path / "joined", digits.path, device="cpu")
+
+
+def test_details_are_the_counts_of_the_same_answers(run, digits, tmp_path):
+    (tmp_path / "noise").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    for i, picture in enumerate(noise):
+        (tmp_path / "noise" / f"{i}.png").write_bytes(encode_png(picture))
+    (tmp_path / "noise" / "broken.png").write_bytes(b"no picture")
+    asked = api.Asked(strangers=tmp_path / "noise", below=0.7)
+    told = []
+    found = api.details(run, asked=asked, device="cpu", options=api.DataOptions(say=told.append))
+    logs, labels = own_logs(run, digits, "test")
+    rows = softmax(logs.astype(np.float64) / Bundle.load(run / "bundle").temperature, 1)
+    given = rows.max(1) >= 0.7
+    (one,) = found.thresholds
+    assert (one.answered.answered, one.answered.errors) == (
+        given.sum(), (rows.argmax(1) != labels)[given].sum(),
+    )  # fmt: skip
+    sure = Classifier.load(run).probabilities(list(noise)).max(1)
+    assert one.unknown.value == pytest.approx((sure < 0.7).mean())
+    assert len(found.strangers) == 6 and any("broken.png" in line for line in told)
+    assert found.scores.correct1 == alexnet.evaluate(run, device="cpu").correct1
+    assert found.before.nll == pytest.approx(found.scores.loss, rel=1e-5)
+    assert found.after.accuracy == found.before.accuracy == found.scores.top1
+    assert found.groups == 0
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert {"top1", "top5", "loss", "count", "numbers", "confusion", "calibration", "abstention"} <= set(plain)
+    assert plain["chosen_by"]["temperature_fitted_on"] == {"split": "validation", "count": 40}
+
+
+def test_every_look_at_the_test_split_is_counted(run):
+    assert api.provenance(run).tested == 0
+    alexnet.evaluate(run, device="cpu")
+    alexnet.evaluate(run, split="validation", device="cpu")
+    alexnet.evaluate(run / "bundle", json.loads((run / "run.json").read_text())["store"], device="cpu")
+    api.details(run, device="cpu")
+    assert [e["by"] for e in events(run) if e["event"] == "evaluated"] == ["evaluate", "evaluate --details"]
+    found = api.provenance(run)
+    assert found.tested == 2
+    assert any("evaluated 2 times since training" in line for line in found.lines())
+    assert "lowest validation error" in found.lines()[0] and "40 validation pictures" in found.lines()[0]
+    assert api.provenance(run / "bundle").tested is None
+
+
+def test_going_back_unsees_no_test_split(run):
+    alexnet.evaluate(run, device="cpu")
+    earlier = sorted((run / "checkpoints").glob("step-*.pt"))[0]
+    api.resume(earlier, device="cpu")
+    found = events(run)
+    assert sum(e["event"] == "evaluated" for e in found) == 1
+    assert [e["epoch"] for e in found if e["event"] == "epoch"] == list(range(1, 13))
+
+
+def test_two_runs_compared(trained, digits, tmp_path):
+    for seed in (0, 1):
+        shutil.copytree(trained / f"run-{seed}", tmp_path / f"run-{seed}")
+    found = api.compare(tmp_path / "run-0", tmp_path / "run-1", device="cpu")
+    right = [(logs.argmax(1) == labels) for logs, labels in (
+        own_logs(tmp_path / f"run-{seed}", digits, "test") for seed in (0, 1)
+    )]  # fmt: skip
+    pair = found.paired
+    assert (pair.only_first, pair.only_second) == ((right[0] & ~right[1]).sum(), (right[1] & ~right[0]).sum())
+    assert (pair.first.value, pair.second.value) == (right[0].mean(), right[1].mean())
+    assert [one.tested for one in found.provenances] == [1, 1]
+    with pytest.raises(DataError, match=r"are not the same.*train both on one prepared store"):
+        api.compare(tmp_path / "run-0", trained / "other", device="cpu")
+
+
+def test_the_commands(run, trained, digits, tmp_path, capsys):
+    assert cli.run(["evaluate", str(run), "--details", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    for words in ("Class by class", "balanced accuracy", "Calibration", "Risk against coverage", "chosen     epoch"):
+        assert words in out
+    assert "its test split was evaluated once since training" in out
+    assert cli.run(["evaluate", str(run), "--json", "--device", "cpu"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["test_evaluations"] == 2 and found["count"] == 50
+    assert cli.run(["evaluate", str(run), "--slices", "camera", "--device", "cpu"]) == 1
+    assert "no column 'camera'" in capsys.readouterr().err
+    assert cli.run(["evaluate", str(run), str(trained / "run-1"), "--details"]) == 2
+    assert "alexnet compare RUN RUN" in capsys.readouterr().err
+    assert cli.run(["evaluate", str(run), "--calibrate", "--json", "--device", "cpu"]) == 0
+    both = capsys.readouterr()
+    assert "calibrated: temperature" in both.err and "abstention" in json.loads(both.out)
+    assert cli.run(["compare", str(run), str(trained / "run-1" / "bundle"), str(digits.path), "--json"]) == 0
+    assert {"p_value", "only_first", "only_second", "first", "difference"} <= set(json.loads(capsys.readouterr().out))
+    assert cli.run(["compare", str(run), str(run), "--device", "cpu"]) == 0
+    assert "p = 1" in capsys.readouterr().out
+
+
+def test_predict_says_unknown_only_where_a_threshold_is_asked_for(run, digit_file, capsys):
+    words = ["predict", str(run), str(digit_file), "--device", "cpu", "--format"]
+    assert cli.run([*words, "json"]) == 0
+    assert "unknown" not in capsys.readouterr().out
+    answers = {}
+    for below in ("0", "1"):
+        assert cli.run([*words, "json", "--abstain-below", below]) == 0
+        (answers[below],) = json.loads(capsys.readouterr().out)
+    assert answers["0"]["unknown"] is False
+    assert answers["1"]["unknown"] is (answers["1"]["guesses"][0]["probability"] < 1)
+    assert cli.run([*words, "csv", "--abstain-below", "0.9999", "--top", "1"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["unknown"] == str(float(row["probability"]) < 0.9999).lower()
+    assert cli.run([*words, "table", "--abstain-below", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "answer" in out and "1 of 1 unknown: the first guess has a probability below 1" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--abstain-below", "0.5", "--target-error", "0.1"], 2, "both give a threshold; must be one of them"),
+        (["--abstain-below", "60"], 2, "--abstain-below is 60.0; must be a probability from 0 to 1"),
+        (["--target-error", "0"], 2, "--target-error is 0.0; must be a share"),
+        (["--target-error", "0.001"], 1, "has no threshold for a target error of 0.001; must be at least 0.05"),
+    ],
+)
+def test_thresholds_that_can_not_be(run, digit_file, capsys, options, status, said):
+    bundle = Bundle.load(run / "bundle")
+    calibration = dict(bundle.calibration) | {"thresholds": {"0.05": 0.9, "0.1": 0.4}}
+    dataclasses.replace(bundle, calibration=calibration).save(run / "bundle")
+    assert cli.run(["predict", str(run), str(digit_file), "--device", "cpu", *options]) == status
+    assert said in capsys.readouterr().err
+
+
+def test_a_target_error_takes_the_stored_threshold(run, digit_file, capsys):
+    bundle = Bundle.load(run / "bundle")
+    calibration = dict(bundle.calibration) | {"thresholds": {"0.05": 0.9, "0.1": 0.4}}
+    dataclasses.replace(bundle, calibration=calibration).save(run / "bundle")
+    for target, threshold in (("0.05", "0.9000"), ("0.07", "0.9000"), ("0.1", "0.4000"), ("0.5", "0.4000")):
+        assert cli.run(["predict", str(run), str(digit_file), "--device", "cpu", "--target-error", target]) == 0
+        assert f"unknown below {threshold}" in capsys.readouterr().err

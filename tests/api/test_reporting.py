@@ -1,0 +1,170 @@
+"""The report of a run: its numbers against the evaluation's own, its words, and its page in a real browser."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from alexnet import api
+from alexnet.api import explaining, facts, reporting
+from alexnet.data.store import Store
+from alexnet.errors import ModelError, RunError
+from alexnet.evaluation.neighbors import FILE, Neighbors
+from alexnet.recipe import Recipe, named
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A run on picture files in folders, one class of an evil name, and its report with all that it can have."""
+    from alexnet.data.pixels import encode_png
+    from alexnet.data.sources import open_source
+
+    home = tmp_path_factory.mktemp("home")
+    digits = [p for p in open_source("digits").splits["all"] if p.label < 3][:210]
+    for i, picture in enumerate(digits):
+        folder = home / "pictures" / ["zero", "one & <b>one", "two"][picture.label]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:03d}.png").write_bytes(encode_png(np.asarray(picture.load())))
+    options = api.DataOptions(cache=home / "cache")
+    api.train(
+        home / "pictures", run=home / "run", model="lenet5", epochs=4, batch_size=16, options=options, device="cpu"
+    )
+    (home / "run" / FILE).unlink(missing_ok=True)
+    api.report(home / "run", device="cpu")
+    return home
+
+
+def text_of(path):
+    return path.read_text(encoding="utf-8")
+
+
+def words(page):
+    """What a person reads, on one line."""
+    return " ".join(re.sub(r"<[^>]+>", " ", re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL)).split())
+
+
+def test_the_numbers_are_those_of_evaluate(home):
+    page, scores = words(text_of(home / "run" / "report.html")), api.evaluate(home / "run", device="cpu")
+    assert f"Mean loss {scores.loss:.4f} nats" in page
+    assert f"named the right one of 3 classes for {100 * scores.top1:.1f} %".replace(".0 %", " %") in page
+    details = api.details(home / "run", device="cpu")
+    low, high = 100 * details.classes.top1.low, 100 * details.classes.top1.high
+    assert f"(95 % sure: {low:.1f} to {high:.1f} %)" in page
+    for one in details.classes.classes:
+        assert f"{one.pictures}" in page and one.name.split(" ")[0] in page
+    assert "Nothing was chosen by the test pictures" in page and "lenet5, 60" in page
+
+
+def test_the_doctor_and_the_neighbors_are_in_it(home):
+    page = words(text_of(home / "run" / "report.html"))
+    assert "Found by alexnet doctor, which looked at every picture" in page and "not examined" not in page
+    index = Neighbors.open(home / "run" / FILE, facts.weights_sha256(home / "run"))
+    store = Store.open(json.loads(text_of(home / "run" / "run.json"))["store"])
+    assert len(index) == len(store.split("train")) and "the six training pictures" in page
+
+
+def test_how_to_make_it_again_is_the_recipe(home):
+    page = text_of(home / "run" / "report.html")
+    assert "--epochs 4" in page and "--batch-size 16" in page and facts.weights_sha256(home / "run") in page
+    recipe = named("modern").replace(mirror=False, drops=(3, 5), learning_rate=0.01)
+    line = facts.command({"data": "my pictures"}, recipe)
+    assert line.startswith("alexnet train 'my pictures' --recipe modern")
+    assert "--no-mirror" in line and "--drops 3 5" in line and "--learning-rate 0.01" in line
+    assert facts.command({"data": "x"}, Recipe(recipe="modern")).count("--") >= 1
+
+
+def test_a_page_in_a_browser_needs_nothing_and_serves_everyone(home, browser):
+    """At a phone's width and a desk's: nothing sticks out, nothing is asked for, all is shown, all can read it."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    for width in (390, 1280):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        asked, told = [], []
+        page.on("request", lambda request, asked=asked: asked.append(request.url[:80]))
+        page.on("console", lambda message, told=told: told.append(message.text))
+        page.on("pageerror", lambda error, told=told: told.append(str(error)))
+        page.goto((home / "run" / "report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        assert page.evaluate("document.images.length") > 40
+        assert (
+            all(url.startswith(("file:", "data:")) for url in asked)
+            and sum(url.startswith("file:") for url in asked) == 1
+        )
+        assert told == []
+        assert page.evaluate("document.querySelectorAll('script, link, iframe').length") == 0
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        page.close()
+
+
+def test_names_of_strangers_stay_text(home, tmp_path):
+    run = tmp_path / EVIL.replace("/", "")
+    shutil.copytree(home / "run", run)
+    page = text_of(api.report(run, doctor=False, device="cpu"))
+    assert "<script" not in page and "&lt;script&gt;" in page and "one &amp; &lt;b&gt;one" in page
+    assert "not examined: it was left out on purpose" in words(page)
+
+
+def test_at_the_end_of_training_only_seconds_are_spent(home, tmp_path, monkeypatch):
+    shutil.copytree(home / "run", tmp_path / "run")
+    (tmp_path / "run" / FILE).unlink()
+    config = tmp_path / "run" / "bundle" / "config.json"
+    before = config.read_bytes()
+    journal = (tmp_path / "run" / "journal.jsonl").read_bytes()
+    monkeypatch.setattr(reporting, "SECONDS", 0.0)
+    page = words(text_of(api.report(tmp_path / "run", tmp_path / "other.html", quick=True, device="cpu")))
+    assert "There is no index of the" in page and not (tmp_path / "run" / FILE).exists()
+    assert config.read_bytes() == before and (tmp_path / "run" / "journal.jsonl").read_bytes() == journal
+
+
+def test_what_is_missing_is_said(home, tmp_path):
+    shutil.copytree(home / "run", tmp_path / "run")
+    about = json.loads(text_of(tmp_path / "run" / "run.json"))
+    shutil.copytree(about["store"], tmp_path / "store")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about | {"data": str(tmp_path / "gone")}))
+    (tmp_path / "run" / "results.csv").unlink()
+    (tmp_path / "run" / "journal.jsonl").write_text('{"event": "star')
+    page = words(text_of(api.report(tmp_path / "run", store=tmp_path / "store", device="cpu")))
+    assert "not examined: the pictures are not at hand" in page
+    assert "The run has no results.csv" in page and "training no record" in page
+    with pytest.raises(RunError, match="is no run folder"):
+        api.report(tmp_path / "run" / "bundle", device="cpu")
+    with pytest.raises(RunError, match="can not be written"):
+        api.report(home / "run", tmp_path / "no" / "page.html", doctor=False, device="cpu")
+
+
+def test_drawings_that_explain(home, tmp_path):
+    run, picture = home / "run", sorted((home / "pictures" / "two").iterdir())[0]
+    for what, wishes in {
+        "features": {"layer": "c3", "pictures": [picture]}, "saliency": {"of": "two", "pictures": [picture]},
+        "neighbors": {"count": 2}, "embedding": {"method": "pca"},
+    }.items():  # fmt: skip
+        assert api.draw(what, run, tmp_path / f"{what}.png", device="cpu", **wishes).stat().st_size > 5000
+    with pytest.raises(ModelError, match="layer 'c4' is not in lenet5"):
+        api.draw("features", run, layer="c4", device="cpu")
+    with pytest.raises(ModelError, match="class 'tow'; must be 'two' perhaps"):
+        api.draw("saliency", run, of="tow", device="cpu")
+    with pytest.raises(RunError, match="curves takes no pictures; those that do: features, saliency, neighbors"):
+        api.draw("curves", run, pictures=[picture])
+    with pytest.raises(RunError, match="features of 2 pictures"):
+        api.draw("features", run, pictures=[picture, picture])
+    with pytest.raises(RunError, match="--count 0; must be at least 1"):
+        api.draw("neighbors", run, count=0)
+
+
+def test_a_stale_index_is_made_anew_in_one_line(home, tmp_path):
+    shutil.copytree(home / "run", tmp_path / "run")
+    classifier, told = api.load(home / "run", "cpu"), []
+    store = Store.open(json.loads(text_of(home / "run" / "run.json"))["store"])
+    Neighbors.build(tmp_path / "run" / FILE, classifier.bundle, store, "ab" * 32)
+    index = explaining.index_of(tmp_path / "run", classifier, told.append)
+    assert index.weights == facts.weights_sha256(home / "run")
+    assert re.match(r"index .* was made with other weights, SHA-256 abababababab…; it is made anew", told[0])
+    told.clear()
+    explaining.index_of(tmp_path / "run", classifier, told.append)
+    assert told == []

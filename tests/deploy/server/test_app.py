@@ -1,0 +1,234 @@
+"""What is asked and what is answered, over a real socket, beside the classifier itself."""
+
+import base64
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from alexnet.data import pixels
+from alexnet.deploy.classifier import Classifier
+from alexnet.deploy.export import odd_pictures
+from alexnet.deploy.verify import verify
+
+from .conftest import form, threaded
+
+
+@pytest.fixture(scope="module")
+def classifier(cifar):
+    return Classifier(cifar)
+
+
+@pytest.fixture(scope="module")
+def pictures(cifar):
+    """Golden ones and odd ones, as PNG."""
+    return [g.png for g in cifar.golden] + [pixels.encode_png(p) for p in odd_pictures(cifar)]
+
+
+def row(answer, classes):
+    found = {g["class"]: g["probability"] for g in answer["guesses"]}
+    return np.array([found[name] for name in classes])
+
+
+def test_one_picture_as_the_body_or_in_a_form(server, classifier, png):
+    expected = classifier.predict(png, top=3)[0]
+    for answer in (
+        server.post(png, query="?top=3"), server.files(("a.png", png), query="?top=3"),
+        server.post(png, "application/octet-stream", "?top=3"),
+    ):  # fmt: skip
+        assert answer.status == 200 and answer.headers["Content-Type"] == "application/json"
+        (found,) = answer.json["predictions"]
+        assert [g["class"] for g in found["guesses"]] == [name for name, _ in expected.guesses]
+        np.testing.assert_allclose(
+            [g["probability"] for g in found["guesses"]], [p for _, p in expected.guesses], atol=1e-6
+        )
+        assert "unknown" not in found and "embedding" not in found and "saliency" not in found
+    assert len(server.post(png).json["predictions"][0]["guesses"]) == 5
+
+
+def test_many_pictures_in_their_order(server, classifier, pictures):
+    answer = server.files(*((f"{i}.png", data) for i, data in enumerate(pictures)), query="?top=10").json
+    assert [found["picture"] for found in answer["predictions"]] == [f"{i}.png" for i in range(len(pictures))]
+    found = np.stack([row(one, classifier.classes) for one in answer["predictions"]])
+    np.testing.assert_allclose(found, classifier.probabilities(pictures), atol=1e-6)
+    assert answer["sha256"] == server.get("/v1/model").json["sha256"]
+
+
+def test_verify_says_that_it_answers_as_it_must(server, saved_bundle, onnx_file):
+    found = verify(server.url)
+    assert found.kind == "server" and found.pictures == 2 and found.drift <= 1e-6
+    against = verify(server.url, saved_bundle)
+    assert against.pictures == 6 and against.drift <= 1e-6
+    assert verify(server.url, onnx_file).drift <= 2e-4
+
+
+def test_an_exported_file_is_served(onnx_file, saved_bundle, png):
+    with threaded(onnx_file) as server:
+        assert verify(server.url, saved_bundle).drift <= 1e-4
+        about = server.get("/v1/model?golden=false").json
+        assert about["offers"] == [] and "golden" not in about
+        answer = server.post(png, query="?embedding=true")
+        assert answer.status == 422 and answer.json["error"].endswith("this server has probabilities only")
+        assert server.get("/v1/filters.png").status == 404
+
+
+def test_64_at_once_are_answered_as_one_by_one(server, classifier, digits):
+    """Not to the bit: how many pictures lie in a batch decides in which order a product's terms are added."""
+    stored = digits.split("test").gather(np.arange(50))
+    sent = [pixels.encode_png(p) for p in stored] + [pixels.encode_png(255 - p) for p in stored[:14]]
+    alone = [row(server.post(data, query="?top=10").json["predictions"][0], classifier.classes) for data in sent]
+    before = server.counted("alexnet_batch_pictures_count")
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda data: server.post(data, query="?top=10"), sent))
+    assert [answer.status for answer in answers] == [200] * 64
+    assert server.counted("alexnet_batch_pictures_count") - before < 64  # some went through the network together
+    together = [row(answer.json["predictions"][0], classifier.classes) for answer in answers]
+    np.testing.assert_allclose(np.stack(together), np.stack(alone), atol=1e-6, rtol=0)
+    np.testing.assert_allclose(np.stack(alone), classifier.probabilities(sent), atol=1e-6, rtol=0)
+
+
+def test_abstention(server, saved_bundle, png):
+    best = server.post(png).json["predictions"][0]["guesses"][0]["probability"]
+    for threshold, unknown in ((best + 1e-3, True), (best, False), (0, False)):
+        answer = server.post(png, query=f"?abstain_below={threshold}").json["predictions"][0]
+        assert answer["unknown"] is unknown and len(answer["guesses"]) == 5
+    with threaded(saved_bundle, abstain_below=min(1.0, best + 1e-3), top=2) as strict:
+        answer = strict.post(png).json["predictions"][0]
+        assert answer["unknown"] is True and len(answer["guesses"]) == 2
+        assert strict.post(png, query="?abstain_below=0").json["predictions"][0]["unknown"] is False
+        assert strict.get("/v1/model").json["abstain_below"] == best + 1e-3
+
+
+def test_embeddings(server, classifier, pictures):
+    answer = server.files(*(("x", data) for data in pictures), query="?embedding=true").json
+    found = np.array([one["embedding"] for one in answer["predictions"]])
+    np.testing.assert_allclose(found, classifier.embed(pictures), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "gradient"])
+def test_saliency_lies_over_the_picture(server, classifier, cifar, method):
+    from alexnet.evaluation import saliency
+
+    wide = pixels.encode_png(odd_pictures(cifar)[0])  # 33 × 101
+    found = server.post(wide, query=f"?saliency={method}").json["predictions"][0]["saliency"]
+    kind, _, text = found["image"].partition(",")
+    assert kind == "data:image/png;base64" and found["method"] == method
+    layer = rgba(base64.b64decode(text))
+    how = saliency.grad_cam if method == "grad_cam" else saliency.data_gradient
+    best = int(classifier.probabilities(wide)[0].argmax())
+    map = how(classifier.network, classifier.inputs([wide]), [best])[0].double().numpy()
+    top = np.percentile(map, 99)
+    expected = 190 * (1 - np.minimum(map / top, 1))
+    assert layer.shape == (24, 24, 4) and not layer[..., :3].any()
+    np.testing.assert_allclose(layer[..., 3], expected, atol=1)
+    assert layer[..., 3].min() == 0 and layer[..., 3].max() > 100
+    left, top, width, height = found["view"]  # 24 of 32 stored pixels, which show the middle 33 × 33
+    np.testing.assert_allclose(
+        [left * 101, top * 33, width * 101, height * 33], [50.5 - 12.375, 4.125, 24.75, 24.75], atol=1e-6
+    )
+
+
+def rgba(data: bytes) -> np.ndarray:
+    import io
+
+    from PIL import Image
+
+    return np.array(Image.open(io.BytesIO(data)))
+
+
+def test_what_is_asked_wrongly(server, png):
+    for query, words in (
+        ("?top=0", "parameter top: "), ("?top=x", "parameter top: "), ("?abstain_below=2", "parameter abstain_below: "),
+        ("?saliency=magic", "parameter saliency: "), ("?neighbors=3", "neighbors is asked for; this server has embed"),
+    ):  # fmt: skip
+        answer = server.post(png, query=query)
+        assert answer.status == 422 and answer.json["error"].startswith(words), answer.body
+        assert answer.json["request_id"] == answer.headers["X-Request-ID"]
+    assert server.get("/v1/predict").status == 405
+    assert server.get("/v1/predict").headers["Allow"] == "POST"
+    assert server.get("/nowhere").json["error"] == "Not Found"
+    assert server.post(png, query="?top=100000").status == 200  # more than there are: all
+
+
+def test_the_model_tells_what_it_is(server, cifar, saved_bundle):
+    about = server.get("/v1/model").json
+    assert about["classes"] == list(cifar.classes) and about["name"] == "cifar_18pct"
+    assert about["preprocessing"] == {"stored_size": 32, "fit": "crop", "image_size": 24}
+    assert about["offers"] == ["embedding", "saliency=grad_cam", "saliency=gradient"]
+    assert [base64.b64decode(g["png"]) for g in about["golden"]] == [g.png for g in cifar.golden]
+    import hashlib
+
+    assert about["sha256"] == hashlib.sha256((saved_bundle / "config.json").read_bytes()).hexdigest()
+    with threaded(saved_bundle, pictures=False) as private:
+        assert "golden" not in private.get("/v1/model").json
+
+
+def test_health_metrics_and_headers(server, png):
+    assert server.get("/healthz").json == {"status": "alive"}
+    assert server.get("/readyz").json == {"status": "ready"}
+    before = server.counted('alexnet_pictures_total{outcome="answered"}')
+    server.files(("a", png), ("b", png))
+    assert server.counted('alexnet_pictures_total{outcome="answered"}') == before + 2
+    assert server.counted('alexnet_requests_total{route="/v1/predict",status="200"}') >= 1
+    assert server.counted("alexnet_ready") == 1
+    answer = server.get("/readyz", X_Request_ID="my.id-1")
+    assert answer.headers["X-Request-ID"] == "my.id-1"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    for odd in ("a b", "x" * 65, "<script>", ""):
+        assert server.get("/readyz", X_Request_ID=odd).headers["X-Request-ID"] != odd
+
+
+def test_the_description_has_examples(server):
+    described = server.get("/openapi.json").json
+    assert set(described["paths"]) == {"/healthz", "/readyz", "/metrics", "/v1/model", "/v1/filters.png", "/v1/predict"}
+    predict = described["paths"]["/v1/predict"]["post"]
+    assert set(predict["requestBody"]["content"]) >= {"multipart/form-data", "image/jpeg"}
+    assert {"200", "400", "401", "408", "413", "415", "422", "503"} <= set(predict["responses"])
+    for name in ("Answer", "Answers", "Problem", "Unusable"):
+        assert described["components"]["schemas"][name]["examples"]
+    assert "cdn" not in json.dumps(described) and server.get("/docs").status == 404
+
+
+def test_neighbors(cifar, digits, png, tmp_path):
+    import dataclasses
+
+    from alexnet.bundle import weights_sha256
+    from alexnet.evaluation.neighbors import FILE, Neighbors
+
+    named = dataclasses.replace(cifar, classes=tuple(digits.classes))
+    named.save(tmp_path / "bundle")
+    index = Neighbors.build(tmp_path / FILE, named, digits, weights_sha256(tmp_path))
+    with threaded(tmp_path) as server:
+        assert "neighbors" in server.get("/v1/model").json["offers"]
+        found = server.post(png, query="?neighbors=3").json["predictions"][0]
+        assert "embedding" not in found
+        distances, rows = index.nearest(Classifier(named).embed(png), 3)
+        assert [one["class"] for one in found["neighbors"]] == [index.label(k) for k in rows[0]]
+        np.testing.assert_allclose([one["distance"] for one in found["neighbors"]], distances[0], rtol=1e-4)
+        data = base64.b64decode(found["neighbors"][0]["image"].partition(",")[2])
+        np.testing.assert_array_equal(pixels.decode(data), index.thumbnail(int(rows[0, 0])))
+    with threaded(tmp_path, pictures=False) as private:
+        assert private.post(png, query="?neighbors=3").status == 422
+    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:100])
+    with threaded(tmp_path) as server:  # damaged: it does without, and says so in the log
+        assert "neighbors" not in server.get("/v1/model").json["offers"]
+        assert "is damaged" in server.service.engine.explain.refused
+
+
+def test_the_filters_are_those_that_are_drawn(server, classifier):
+    from alexnet.visualize.filters import shades
+
+    drawn = pixels.decode(server.get("/v1/filters.png").body)
+    cells = shades(classifier.network.conv1.weight.detach().numpy())  # [32, 5, 5, 3]
+    rows, columns = (n // 6 for n in (drawn.shape[0] + 1, drawn.shape[1] + 1))
+    assert rows * columns >= len(cells) == 32
+    for k, cell in enumerate(cells):
+        top, left = 6 * (k // columns), 6 * (k % columns)
+        np.testing.assert_array_equal(drawn[top : top + 5, left : left + 5], cell)
+
+
+def test_one_field_many_times_and_no_other(server, png):
+    body, kind = form(("a", png), field="picture")
+    answer = server.post(body, kind)
+    assert answer.status == 422 and "must be only 'file'" in answer.json["error"]

@@ -1,0 +1,266 @@
+"""The command in processes of its own: readiness, drain, reload, several processes, what ends it."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+
+import pytest
+import torch
+
+from alexnet import cli
+from alexnet.deploy.server.reload import signature
+from alexnet.deploy.verify import verify
+from alexnet.errors import BundleError
+
+from .conftest import SECONDS, command, threaded
+
+
+@pytest.fixture
+def other(cifar, tmp_path):
+    """A bundle with the same network and other weights."""
+    import copy
+
+    from alexnet.bundle import Golden
+    from alexnet.deploy.classifier import Classifier
+
+    network = copy.deepcopy(cifar.network)
+    with torch.no_grad():
+        network.fc10.bias[3] += 4
+    changed = dataclasses.replace(cifar, network=network)
+    rows = Classifier(changed).probabilities([g.png for g in cifar.golden]).tolist()
+    golden = [Golden(g.name, g.png, row) for g, row in zip(cifar.golden, rows, strict=True)]
+    return dataclasses.replace(changed, golden=golden)
+
+
+def test_from_start_to_sigterm(saved_bundle, png, tmp_path):
+    """One process's whole life: its line, its log, no picture in it, accepted requests answered while it drains."""
+    (tmp_path / "keys").write_text("# for the tests\n0123456789abcdef0123\n")
+    with command(saved_bundle, "--key-file", tmp_path / "keys", "--drain-delay", 1) as server:
+        assert server.first.startswith(f"{saved_bundle} answers at http://127.0.0.1:")
+        ready = server.event("ready")
+        assert ready["keys"] is True and ready["drift"] <= 1e-6
+        assert server.post(png).status == 401 and server.get("/readyz").status == 200
+        key = {"Authorization": "Bearer 0123456789abcdef0123"}
+        assert server.post(png, **key).status == 200
+        assert verify(server.url, saved_bundle, key="0123456789abcdef0123").pictures == 6
+        assert server.get("/v1/model", X_API_Key="0123456789abcdef0123").status == 200
+        assert server.get("/metrics", **key).status == 200 and server.get("/metrics").status == 401
+        assert server.get("/v1/model", Authorization="Bearer 0123456789abcdef012").status == 401
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(png)}\r\n"
+        with server.connect() as late:
+            late.sendall(f"{head}Authorization: {key['Authorization']}\r\n\r\n".encode() + png[:20])
+            server.process.send_signal(signal.SIGTERM)
+            server.event("draining")
+            answer = server.get("/readyz")
+            assert answer.status == 503 and answer.json["error"] == "not ready: draining"
+            assert server.post(png, **key).status == 200  # still answered: balancers need a moment
+            late.sendall(png[20:])
+            assert late.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert server.process.wait(SECONDS) == 0
+        server.event("stopped")
+        for event in server.events:
+            if event["event"] == "request":
+                assert {"id", "client", "method", "path", "status", "ms", "bytes"} <= set(event)
+        text = "".join(server.lines)
+        assert all(line.startswith("{") for line in server.lines) and "0123456789abcdef" not in text
+        assert max(len(line) for line in server.lines) < 600  # no room for pictures
+        with pytest.raises(OSError, match="refused"):
+            server.get("/healthz")
+
+
+def test_what_can_not_be_served_ends_the_command(saved_bundle, tmp_path, capfd, monkeypatch):
+    shutil.copytree(saved_bundle, tmp_path / "damaged")
+    path = tmp_path / "damaged" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    monkeypatch.delenv("ALEXNET_API_KEY", raising=False)
+
+    def failing(*words, status=1):
+        assert cli.run(["serve", *map(str, words), "--port", "0", "--device", "cpu"]) == status
+        output = capfd.readouterr()
+        lines = [line for line in output.err.splitlines() if not line.startswith("{")]
+        assert len(lines) == 1 and not output.out, output
+        return lines[0]
+
+    assert "model.safetensors has changed: SHA-256" in failing(tmp_path / "damaged")
+    assert "there is no" in failing(tmp_path / "nowhere")
+    assert "holds no bundle" in failing(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert cli.run(["serve", str(saved_bundle), "--port", str(port), "--device", "cpu"]) == 1
+        assert "can not be listened at: Address already in use" in capfd.readouterr().err
+    assert cli.run(["serve", str(saved_bundle), "--port", "70000"]) == 2
+    assert "--port is 70000; must be 0 to 65535" in capfd.readouterr().err
+    assert "can not be listened at" in failing(saved_bundle, "--host", "no.such.host.invalid")
+    for words, told in (
+        (("--queue", 0), "--queue is 0; must be a number above 0"), (("--max-megapixels", 51), "at most 50"),
+        (("--max-pictures", 65), "must be at most --queue, 64"), (("--processes", 0), "--processes is 0"),
+        (("--abstain-below", 1.5), "--abstain-below is 1.5; must be a probability"), (("--top", 0), "--top is 0"),
+    ):  # fmt: skip
+        assert told in failing(saved_bundle, *words, status=2)
+    (tmp_path / "keys").write_text("short\n")
+    assert "key 1 has 5 characters; must be 16 or more" in failing(saved_bundle, "--key-file", tmp_path / "keys")
+    (tmp_path / "keys").write_text("# nothing\n")
+    assert "holds no key" in failing(saved_bundle, "--key-file", tmp_path / "keys")
+    monkeypatch.setenv("ALEXNET_API_KEY", "tooshort")
+    assert "ALEXNET_API_KEY: key 1 has 8 characters" in failing(saved_bundle)
+
+
+def test_a_bundle_that_answers_otherwise_never_becomes_ready(cifar, tmp_path):
+    """Sealed again, so that every SHA-256 is right: only its golden pictures tell."""
+    golden = dataclasses.replace(cifar.golden[0], probabilities=cifar.golden[0].probabilities[::-1])
+    dataclasses.replace(cifar, golden=[golden]).save(tmp_path / "bundle")
+    with pytest.raises(BundleError, match="classes in another order"), threaded(tmp_path / "bundle"):
+        pass
+
+
+def test_not_ready_before_it_is_verified(saved_bundle, png, monkeypatch):
+    from alexnet.deploy.server import service
+    from alexnet.deploy.server.engine import Engine
+
+    from .conftest import Threaded
+
+    go, real = threading.Event(), Engine.open
+    monkeypatch.setattr(service.Engine, "open", lambda *words: (go.wait(SECONDS), real(*words))[1])
+    server = Threaded(service.Settings(saved_bundle))
+    try:
+        assert server.get("/healthz").status == 200
+        for answer in (server.get("/readyz"), server.post(png), server.get("/v1/model")):
+            assert answer.status == 503 and answer.headers["Retry-After"] == "2" and "loading" in answer.json["error"]
+        go.set()
+        assert server.ready.wait(SECONDS) and server.post(png).status == 200
+    finally:
+        go.set()
+        server.stop()
+
+
+def asking(server, png, stop, statuses, shas):
+    while not stop.is_set():
+        answer = server.post(png)
+        statuses.append(answer.status)
+        shas.append(answer.json["sha256"])
+
+
+def test_a_new_bundle_takes_over_without_a_lost_request(cifar, other, png, tmp_path):
+    path = cifar.save(tmp_path / "bundle")
+    with threaded(path, watch=0.05) as server:
+        statuses, shas, stop = [], [], threading.Event()
+        threads = [threading.Thread(target=asking, args=(server, png, stop, statuses, shas)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        first = server.get("/v1/model").json["sha256"]
+        damaged = path / "model.safetensors"
+        good = damaged.read_bytes()
+        damaged.write_bytes(good[:-1] + b"x")  # is refused: the old one goes on
+        wait(lambda: server.counted('alexnet_reloads_total{outcome="refused"}'))
+        assert server.get("/readyz").status == 200 and server.get("/v1/model").json["sha256"] == first
+        other.save(path)
+        wait(lambda: server.get("/v1/model").json["sha256"] != first)
+        time.sleep(0.2)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert set(statuses) == {200} and set(shas) == {first, server.get("/v1/model").json["sha256"]}
+        assert verify(server.url, path).drift <= 1e-6
+        wait(lambda: not server.service._closing)  # the old one is gone
+
+
+def wait(condition):
+    until = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_file_that_is_being_replaced_is_no_change(cifar, tmp_path):
+    path = cifar.save(tmp_path / "run" / "bundle")
+    before = signature(tmp_path / "run")
+    assert before == signature(path) != () and signature(tmp_path / "nowhere") == ()
+    (path / "README.md").write_text("other")
+    assert signature(path) != before
+
+
+@pytest.mark.slow
+def test_several_processes(cifar, other, png, tmp_path):
+    """They share a socket and their metrics, take a new bundle at SIGHUP, and one that dies is replaced."""
+    path = cifar.save(tmp_path / "bundle")
+    with command(path, "--processes", 2, "--threads", 1) as server:
+        assert server.port, server.lines
+        workers = {event["process"] for event in server.events if event["event"] == "ready"}
+        assert len(workers) == 2
+        for _ in range(10):
+            assert server.post(png).status == 200
+        assert server.counted('alexnet_pictures_total{outcome="answered"}') == 10
+        assert server.counted("alexnet_ready") == 2
+        first = server.get("/v1/model").json["sha256"]
+        other.save(path)
+        server.process.send_signal(signal.SIGHUP)
+        server.event("reloaded", 2)
+        assert {server.get("/v1/model").json["sha256"] for _ in range(10)} != {first}
+        os.kill(min(workers), signal.SIGKILL)
+        server.event("process died")
+        server.event("ready", 3)
+        assert server.post(png).status == 200
+        assert server.end() == 0
+        assert len([e for e in server.events if e["event"] == "stopped"]) == 2
+        for worker in workers:
+            with pytest.raises(ProcessLookupError):
+                os.kill(worker, 0)
+
+
+@pytest.mark.slow
+def test_processes_with_a_damaged_bundle_end(cifar, tmp_path):
+    path = cifar.save(tmp_path / "bundle")
+    (path / "README.md").write_text("changed")
+    with command(path, "--processes", 2, wait=False) as server:
+        assert server.process.wait(SECONDS) == 1
+        server._reader.join()
+        assert any("README.md has changed" in line for line in server.lines)
+
+
+@pytest.mark.slow
+def test_children_of_a_killed_parent_end(cifar, tmp_path):
+    with command(cifar.save(tmp_path / "bundle"), "--processes", 2) as server:
+        workers = [event["process"] for event in server.events if event["event"] == "ready"]
+        server.process.kill()
+
+        def gone(worker):
+            try:
+                os.kill(worker, 0)
+            except ProcessLookupError:
+                return True
+            return False
+
+        wait(lambda: all(map(gone, workers)))
+
+
+def test_elsewhere_without_a_key_it_warns(saved_bundle, capfd, monkeypatch):
+    from alexnet.deploy.server import run
+
+    monkeypatch.delenv("ALEXNET_API_KEY", raising=False)
+    monkeypatch.setattr(run, "work", lambda *_: None)
+    for words, warns in ((("--host", "0.0.0.0"), True), ((), False)):
+        assert cli.run(["serve", str(saved_bundle), "--port", "0", "--device", "cpu", *words]) == 0
+        text = capfd.readouterr().err
+        assert ("no key is asked: anyone there may use this server; give --key-file" in text) == warns
+    monkeypatch.setenv("ALEXNET_API_KEY", "0123456789abcdef")
+    assert cli.run(["serve", str(saved_bundle), "--port", "0", "--device", "cpu", "--host", "0.0.0.0"]) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_starting_is_light():
+    """The command line stays fast: nothing of the server is imported for the other verbs."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, alexnet.cli; print([m for m in ('fastapi', 'uvicorn', 'torch', 'starlette') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout.replace("'", '"')) == []

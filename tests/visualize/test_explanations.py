@@ -1,0 +1,111 @@
+"""Drawings that explain: what is shown where, in which color, and what is refused."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet.errors import DataError, ModelError
+from alexnet.evaluation.abstention import at_threshold, risk_coverage
+from alexnet.evaluation.calibration import reliability as measure
+from alexnet.visualize import embedding, maps, neighbors, reliability, saliency
+from alexnet.visualize import risk_coverage as risks
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.uint8)
+
+
+def texts(drawing):
+    return [text.get_text() for text in drawing.texts]
+
+
+def test_feature_maps_share_one_scale():
+    values = np.zeros((3, 4, 4))
+    values[0], values[1, 0, 0] = 2.0, -1.0
+    tiles = maps.shades(values)
+    assert (tiles[0] == [0xD5, 0x5E, 0x00]).all()  # the strongest: vermilion
+    assert (tiles[2] == 235).all() and tiles[1, 0, 0].tolist() == [118, 174, 206]  # half the way to blue
+    words = texts(maps.figure(PICTURE, values, "conv9"))[0]
+    assert words == "What conv9 answers to this picture\n3 maps of 4×4\n1 of them are 0 everywhere"
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 2), (600, 3, 3), (5, 200, 200), (4096,)])
+def test_any_layer_has_a_drawing(shape, tmp_path):
+    values = np.random.default_rng(1).normal(size=shape)
+    with Image.open(maps.draw(PICTURE, values, "x", tmp_path / "maps.png")) as picture:
+        assert 900 <= picture.width <= 1500 and picture.height <= 2500
+    if shape[0] == 600:
+        assert "the 512 strongest shown" in texts(maps.figure(PICTURE, values, "x"))[0]
+        assert maps.strongest(np.arange(4.0).reshape(4, 1, 1), 2).tolist() == [2, 3]
+
+
+def test_a_layer_that_is_not_finite_is_refused():
+    with pytest.raises(ModelError, match=r"outputs \[2, 3, 3\] of layer x"):
+        maps.figure(PICTURE, np.full((2, 3, 3), np.nan), "x")
+
+
+def looked(**change):
+    values = {"gradient": np.zeros((24, 24)), "grad_cam": np.zeros((24, 24)), "occlusion": np.zeros((24, 24))}
+    return saliency.Looked(PICTURE, **{**values, **change}, title="a title")
+
+
+def test_maps_of_saliency_are_scaled_to_themselves_and_signed_by_color():
+    row = np.zeros((24, 24))
+    row[0, 0], row[1, 1] = 4.0, -2.0
+    _, gradient, cam, hidden = saliency.panels(
+        looked(gradient=np.abs(row) * 9, grad_cam=np.maximum(row, 0), occlusion=row)
+    )
+    assert gradient[0, 0].tolist() == [255] * 3 and gradient[5, 5].tolist() == [0] * 3
+    assert cam[0, 0, 0] > cam[0, 0, 2] + 60  # yellow
+    assert hidden[0, 0, 0] > hidden[0, 0, 2] and hidden[1, 1, 2] > hidden[1, 1, 0]  # orange above 0, blue below
+    dark = 0.55 * PICTURE[5, 5].mean() + 20
+    assert cam[5, 5] == pytest.approx(dark, abs=1) and hidden[5, 5] == pytest.approx(dark, abs=1)
+
+
+def test_rows_of_saliency(tmp_path):
+    drawing = saliency.figure([looked(), looked()])
+    assert len(drawing.axes) == 8 and set(saliency.COLUMNS) <= set(texts(drawing)) and "a title" in texts(drawing)
+    assert saliency.draw([looked()], tmp_path / "s.png").is_file()
+    with pytest.raises(DataError, match="13 pictures on one page"):
+        saliency.figure([looked()] * 13)
+
+
+def test_neighbors_of_another_class_are_red():
+    near = [neighbors.Near(PICTURE, "cat", 1.25), neighbors.Near(PICTURE, "dog", 2.5)]
+    drawing = neighbors.figure([neighbors.Row(PICTURE, "cat", "cat", near), neighbors.Row(PICTURE, "cat", "dog", near)])
+    found = {text.get_text(): text.get_color() for text in drawing.texts}
+    assert found["1.25 · cat"] == neighbors.canvas.GRAY and found["2.5 · dog"] == neighbors.canvas.VERMILION
+    assert "✓ cat" in found and "✗ dog, is cat" in found
+    unknown = texts(neighbors.figure([neighbors.Row(PICTURE, None, "dog", near)]))
+    assert "dog" in unknown and len(drawing.axes) == 6
+    with pytest.raises(DataError, match="0 pictures"):
+        neighbors.figure([])
+
+
+def test_a_map_of_pictures_names_its_classes():
+    points = np.array([[0.0, 0], [1, 1], [5, 5], [6, 6]])
+    drawing = embedding.figure(points, np.array([0, 0, 2, 2]), ["a$b", "none", "c"], "title", "note")
+    axes = drawing.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["a$b", "c"] and len(axes.collections) == 2
+    assert axes.texts[0].xy == (0.5, 0.5)
+    with pytest.raises(DataError, match="with 3 labels"):
+        embedding.figure(points, np.array([0, 1, 2]), ["a", "b", "c"], "", "")
+
+
+def test_reliability_and_risk_have_a_point_for_each_bin_and_threshold(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = generator.dirichlet(np.ones(3), 200)
+    labels = generator.integers(0, 3, 200)
+    found = measure(rows, labels)
+    drawing = reliability.figure(found.bins)
+    dots = next(line for line in drawing.axes[0].lines if line.get_marker() == "o")
+    full = [one for one in found.bins if one.count]
+    assert dots.get_xdata() == pytest.approx([100 * one.confidence for one in full])
+    assert dots.get_ydata() == pytest.approx([100 * one.accuracy for one in full])
+    assert [bar.get_height() for bar in drawing.axes[1].patches] == [one.count for one in full]
+    sure, right = rows.max(1), rows.argmax(1) == labels
+    curve, mark = risk_coverage(sure, right), at_threshold(sure, right, 0.6)
+    chart = risks.figure(curve, [mark, at_threshold(sure, right, 2.0)]).axes[0]
+    assert chart.lines[0].get_ydata()[-1] == pytest.approx(100 * (~right).mean())
+    assert [text.get_text() for text in chart.texts] == ["p ≥ 0.60"]  # one that answers nothing has no point
+    assert risks.draw(curve, [], tmp_path / "r.png").is_file()
+    with pytest.raises(DataError, match="no pictures"):
+        reliability.figure([])
