@@ -9,24 +9,11 @@ import alexnet
 from alexnet import api, cli
 from alexnet.errors import BundleError, DataError, RecipeError
 from alexnet.evaluation.ensemble import EnsembleScores
-from alexnet.recipe import named
 
 
 @pytest.fixture(scope="module")
-def runs(digits, tmp_path_factory):
-    """Two little networks on one store, and one on the same digits split with another seed."""
-    home = tmp_path_factory.mktemp("runs")
-    patch = pytest.MonkeyPatch()
-    patch.setattr(api, "AT_THE_END", ())
-    try:
-        for seed in (0, 1):
-            recipe = named("lenet5").replace(epochs=2, batch_size=16, seed=seed)
-            api.train(digits.path, recipe, home / f"run-{seed}", device="cpu")
-        recipe = named("lenet5").replace(epochs=1, seed=7, test=0.9, validation=0.05)
-        api.train("digits", recipe, home / "other", device="cpu", options=api.DataOptions(cache=home / "cache"))
-    finally:
-        patch.undo()
-    return home
+def runs(train_three, tmp_path_factory):
+    return train_three(tmp_path_factory.mktemp("runs"), epochs=2)
 
 
 def probabilities(run, store, split):

@@ -18,24 +18,12 @@ from alexnet.data.pixels import encode_png
 from alexnet.deploy.classifier import Classifier
 from alexnet.deploy.whole import Whole
 from alexnet.errors import BundleError, DataError
-from alexnet.recipe import named
 
 
 @pytest.fixture(scope="module")
-def trained(digits, tmp_path_factory):
-    """Two networks on one store, one on other splits; they are copied before anything is written into them."""
-    home = tmp_path_factory.mktemp("trained")
-    patch = pytest.MonkeyPatch()
-    patch.setattr(api, "AT_THE_END", ())
-    try:
-        for seed in (0, 1):
-            recipe = named("lenet5").replace(epochs=12, batch_size=16, seed=seed)
-            api.train(digits.path, recipe, home / f"run-{seed}", device="cpu")
-        recipe = named("lenet5").replace(epochs=1, seed=7, test=0.9, validation=0.05)
-        api.train("digits", recipe, home / "other", device="cpu", options=api.DataOptions(cache=home / "cache"))
-    finally:
-        patch.undo()
-    return home
+def trained(train_three, tmp_path_factory):
+    """They are copied before anything is written into them."""
+    return train_three(tmp_path_factory.mktemp("trained"), epochs=12)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from alexnet import recipe as recipes
 from alexnet.api import explaining
 from alexnet.api.evaluating import evaluate, store_of
 from alexnet.api.explaining import Shown
+from alexnet.api.honest import responses_of
 from alexnet.deploy.answers import Picture
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import RunError
@@ -107,7 +108,7 @@ def _draw_predictions(run: Path, classifier: Classifier, target: Path, wished: W
 def _draw_mistakes(run: Path, classifier: Classifier, target: Path, wished: Wishes) -> Path:
     split = explaining.test_split(run)
     wrong = explaining.mistakes(
-        explaining.responses_of(classifier, split), classifier.bundle.temperature, wished.count or COUNTS["mistakes"]
+        responses_of(classifier, split), classifier.bundle.temperature, wished.count or COUNTS["mistakes"]
     )
     if not len(wrong):
         raise RunError(f"{run} makes no mistake on its {len(split)} test pictures", "", "there is nothing to draw")

@@ -19,7 +19,7 @@ from alexnet.evaluation import neighbors as nearby
 from alexnet.evaluation import saliency
 from alexnet.evaluation.calibration import probabilities
 from alexnet.evaluation.neighbors import Neighbors
-from alexnet.evaluation.responses import Responses, collect
+from alexnet.evaluation.responses import Responses
 from alexnet.evaluation.specialization import Specialization, specialization
 from alexnet.models.cuda_convnet import GraphNetwork
 from alexnet.visualize.neighbors import Near, Row
@@ -67,15 +67,6 @@ def test_split(run: Path) -> Split:
     if not len(split):
         raise RunError(f"{run} has no test pictures", "one at least", "name pictures, or train with a test split")
     return split
-
-
-def responses_of(classifier: Classifier, split: Split) -> Responses:
-    """What the network answers to every picture of a split, one view each."""
-    network = classifier.network
-    return collect(
-        network, split, classifier.bundle.statistics, side=network.image_size, channels=network.in_channels,
-        device=classifier.device,
-    )  # fmt: skip
 
 
 def mistakes(responses: Responses, temperature: float, count: int) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from alexnet.api.provenance import Provenance, note_test, of_bundle
 from alexnet.bundle import Bundle, Golden, find
 from alexnet.data.options import DataOptions
 from alexnet.data.pixels import decode
-from alexnet.data.store import Store
+from alexnet.data.store import Split, Store
 from alexnet.deploy.answers import check_threshold, threshold_for
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError, DataError, PictureError
@@ -113,7 +113,7 @@ def details(
     wanted = _thresholds(bundle, asked, str(run))
     values = slicing.column(store.split(split), asked.column) if asked.column else ()
     strange, guessed = _strangers(classifier, asked.strangers, views, options.tell)
-    answers = _answers(classifier, store, split, views)
+    answers = responses_of(classifier, store.split(split), views)
     note_test(run, store, split, "evaluate --details", options.tell)
     before, after = (calibrations.probabilities(answers.log_probabilities, t) for t in (1.0, bundle.temperature))
     sure, right = after.max(1).astype(np.float32), answers.correct
@@ -140,11 +140,12 @@ def _store(run: Any, classifier: Classifier, data: str | Path | None, options: D
     return store
 
 
-def _answers(classifier: Classifier, store: Store, split: str, views: int) -> Responses:
-    bundle = classifier.bundle
+def responses_of(classifier: Classifier, split: Split, views: int = 1) -> Responses:
+    """What the network answers to every picture of a split."""
+    network = classifier.network
     return collect(
-        bundle.network, store.split(split), bundle.statistics, side=bundle.image_size,
-        channels=bundle.network.in_channels, views=views, device=classifier.device,
+        network, split, classifier.bundle.statistics, side=network.image_size, channels=network.in_channels,
+        views=views, device=classifier.device,
     )  # fmt: skip
 
 
@@ -213,7 +214,7 @@ def compare(
     ]
     todo = "train both on one prepared store, or give DATA"
     same_pictures(members, todo, "the same for both, or nothing is compared")
-    answers = [_answers(c, store, split, views) for c, store in zip(classifiers, stores, strict=True)]
+    answers = [responses_of(c, store.split(split), views) for c, store in zip(classifiers, stores, strict=True)]
     for run, store in zip((first, second), stores, strict=True):
         note_test(run, store, split, "compare", options.tell)
     found = paired.compare(answers[0].correct, answers[1].correct, answers[0].groups)
@@ -236,7 +237,7 @@ def calibrate(
         raise BundleError(f"{run} was trained on its validation pictures too", "", "nothing honest can be fitted")
     _refuse_mixed(bundle, store)
     split = store.split("validation")
-    answers = _answers(classifier, store, "validation", 1) if len(split) else None
+    answers = responses_of(classifier, split) if len(split) else None
     made = calibrations.calibrate(answers.log_probabilities, answers.labels, answers.groups) if answers else None
     if made is None:
         raise BundleError(

@@ -10,6 +10,7 @@ import numpy as np
 from alexnet.api import explaining, facts
 from alexnet.api.explaining import Shown
 from alexnet.api.facts import Numbers
+from alexnet.api.honest import responses_of
 from alexnet.api.provenance import note_test, of_bundle
 from alexnet.api.verdict import interval, percent, verdict
 from alexnet.data.options import DataOptions
@@ -53,7 +54,7 @@ def report(
     split = next((s for s in (opened.split("test"), opened.split("validation")) if len(s)), None)
     if split is None:
         raise RunError(f"{opened.path} has neither test nor validation pictures", "one at least", "train with some")
-    numbers = facts.count(classifier.bundle, explaining.responses_of(classifier, split))
+    numbers = facts.count(classifier.bundle, responses_of(classifier, split))
     if not quick:  # at the end of a training it is the look that training took itself
         note_test(run, opened, split.name, "report", options.tell)
     total = sum(len(part) for part in opened.splits.values())

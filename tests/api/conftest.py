@@ -1,0 +1,23 @@
+"""Little trained networks that the tests of the verbs share."""
+
+import pytest
+
+from alexnet import api
+from alexnet.recipe import named
+
+
+@pytest.fixture(scope="session")
+def train_three(digits):
+    """(folder, epochs) -> in it run-0 and run-1 on one store, and ``other`` on the digits split with another seed."""
+
+    def train(home, epochs):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(api, "AT_THE_END", ())
+            for seed in (0, 1):
+                recipe = named("lenet5").replace(epochs=epochs, batch_size=16, seed=seed)
+                api.train(digits.path, recipe, home / f"run-{seed}", device="cpu")
+            recipe = named("lenet5").replace(epochs=1, seed=7, test=0.9, validation=0.05)
+            api.train("digits", recipe, home / "other", device="cpu", options=api.DataOptions(cache=home / "cache"))
+        return home
+
+    return train
