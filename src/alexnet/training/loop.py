@@ -12,7 +12,7 @@ from torch import Tensor
 from alexnet.batches.loader import Batch, Loader
 from alexnet.batches.sampler import step_seed
 from alexnet.batches.transforms import Statistics
-from alexnet.errors import CheckpointError, Interrupted, TrainingError
+from alexnet.errors import Interrupted, TrainingError
 from alexnet.evaluation.evaluate import autocast, evaluate
 from alexnet.evaluation.metrics import Scores
 from alexnet.models.cuda_convnet import GraphNetwork
@@ -20,6 +20,7 @@ from alexnet.recipe import Recipe
 from alexnet.training import groups, optimizer
 from alexnet.training.journal import Journal
 from alexnet.training.machine import Stop
+from alexnet.training.saving import Saver
 from alexnet.training.state import State
 
 
@@ -33,7 +34,7 @@ class Training:
     journal: Journal
     folder: Path
     stop: Stop
-    saved_at: float = 0.0  # time.monotonic() of the last checkpoint
+    saver: Saver
 
 
 def train(training: Training) -> None:
@@ -42,8 +43,7 @@ def train(training: Training) -> None:
     Raises :class:`Interrupted` after a signal (the run is saved first), :class:`TrainingError` when the loss is not a
     number (the last good checkpoint stays), :class:`CheckpointError` when the last checkpoint can not be written.
     """
-    state, journal = training.state, training.journal
-    training.saved_at = time.monotonic()
+    state, journal, saver, stop = training.state, training.journal, training.saver, training.stop
     while not state.finished:
         train_epoch(training)
         row = _row(state)
@@ -60,17 +60,16 @@ def train(training: Training) -> None:
         state.schedule.epoch_done(state.position.epoch, None if scores is None else 1 - scores.top1)
         _next_epoch(state)
         finished = state.finished
-        minutes = (time.monotonic() - training.saved_at) / 60
-        if finished or training.stop.signal or minutes >= state.recipe.checkpoint_minutes:
-            save(training, must=finished or bool(training.stop.signal))
-        if training.stop.signal and not finished:
+        if finished or stop.signal or stop.save or saver.due(epoch_over=True):
+            save(training, must=finished or bool(stop.signal))
+        if stop.signal and not finished:
             raise _interrupted(training)
 
 
 def train_epoch(training: Training) -> None:
     """The rest of the epoch at which the run stands."""
     state, recipe = training.state, training.state.recipe
-    position = state.position
+    position, saver, stop = state.position, training.saver, training.stop
     side = recipe.side(position.epoch, state.network.image_size)
     steps = training.loader.steps(position.epoch)
     state.network.train()
@@ -88,10 +87,12 @@ def train_epoch(training: Training) -> None:
         position.step += 1
         state.average()
         training.journal.step(loss, len(batch.labels))
-        if training.stop.signal and position.batch < steps:
-            position.seconds += time.perf_counter() - started
-            save(training, must=True)
-            raise _interrupted(training)
+        saver.collect()
+        if position.batch < steps and (stop.signal or stop.save or saver.due(epoch_over=False)):
+            position.seconds, started = position.seconds + time.perf_counter() - started, time.perf_counter()
+            save(training, must=bool(stop.signal))
+            if stop.signal:
+                raise _interrupted(training)
     position.seconds += time.perf_counter() - started
 
 
@@ -165,17 +166,9 @@ def score(state: State, statistics: Statistics, split: str, views: int) -> Score
 
 
 def save(training: Training, *, must: bool) -> None:
-    """Write a checkpoint. One that can not be written ends the run only if it ``must`` be, at the end of it."""
-    try:
-        path = training.state.save(training.folder / "checkpoints", training.journal.size())
-    except CheckpointError as error:
-        if must:
-            raise
-        training.journal.say(f"warning: {error}; training goes on")
-        training.journal.event("checkpoint failed", reason=str(error))
-    else:
-        training.journal.event("checkpoint", file=path.name)
-    training.saved_at = time.monotonic()
+    """Write a checkpoint; one that a signal asked for is one less to ask for."""
+    training.stop.save = False
+    training.saver.save(must=must)
 
 
 def _row(state: State) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Everything that a run is at a moment: what a checkpoint writes down and a resume puts back."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,16 +133,12 @@ class State:
             weights = {name: t.detach().cpu().clone() for name, t in self.judged.state_dict().items()}
             self.best = Best(self.position.epoch, error, loss, weights=weights)
 
-    def save(self, folder: Path, journal_bytes: int) -> Path:
-        """Write a checkpoint (and the best weights, if new) to ``folder``; older ones go. Raises CheckpointError."""
+    def snapshot(self, journal_bytes: int, *, copied: bool) -> dict[str, Any]:
+        """What a checkpoint holds. ``copied``: tensors of its own in main memory, so that training can go on."""
         if self.best.weights and not self.best.file:
-            name = f"best-epoch-{self.best.epoch + 1:04d}.pt"
-            checkpoint.save(folder / name, {"network": self.best.weights})
-            self.best.file = name
-        path = folder / checkpoint.name_of(self.position.step)
-        checkpoint.save(path, self._content(journal_bytes))
-        checkpoint.prune(folder)
-        return path
+            self.best.file = f"best-epoch-{self.best.epoch + 1:04d}.pt"
+        content = self._content(journal_bytes)
+        return _copy(content) if copied else content
 
     def _content(self, journal_bytes: int) -> dict[str, Any]:
         best = self.best
@@ -200,6 +197,15 @@ def build_network(recipe: Recipe, num_classes: int, files: Files | None = None) 
         if isinstance(module, Dropout):
             module.p = recipe.dropout
     return network
+
+
+def _copy(value: Any) -> Any:
+    """``value`` with every tensor copied to main memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {name: _copy(item) for name, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _same_run(path: Path, content: dict[str, Any], recipe: Recipe, store: Store) -> None:
