@@ -76,21 +76,30 @@ def train(words: list[str]) -> int:
         arguments.TrainArguments, words, "train", arguments.TrainArguments(numbers=base)
     )
     from alexnet import api
+    from alexnet.training.parallel import Layout
 
+    layout = Layout(given.parallel, given.split, given.accumulate)
+    again = (
+        int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+    )  # torchrun starts this command again after a fault
+    if again and given.run is None and given.resume is None:
+        return _fail("torchrun --max-restarts needs --run FOLDER: what is started again must find its run", 2)
     if given.resume is not None:
         arguments.only_resume(given, base)
         result = api.resume(
-            given.resume, store=given.store, device=given.device, workers=given.workers, quiet=given.quiet
-        )
+            given.resume, store=given.store, device=given.device, workers=given.workers, quiet=given.quiet,
+            layout=layout,
+        )  # fmt: skip
     elif given.data is None:
         return _fail("train needs DATA: digits, a folder, a store or the name of a set (or --resume RUN)", 2)
     else:
         result = api.train(
             given.data, given.numbers, given.run, start=start,
             options=arguments.data_options(given.source), device=given.device, workers=given.workers, quiet=given.quiet,
-            layers=given.layers, layer_params=given.layer_params,
+            layers=given.layers, layer_params=given.layer_params, layout=layout, go_on=again,
         )  # fmt: skip
-    show.result(result, as_json=given.json)
+    if result.first:
+        show.result(result, as_json=given.json)
     return 0
 
 

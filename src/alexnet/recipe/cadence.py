@@ -9,7 +9,7 @@ _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(min|minutes?|steps?|epochs?)")
 
 
 class Cadence(NamedTuple):
-    """``amount`` of ``unit``; whole steps and epochs, at least one; minutes may be a fraction or 0 (after every step)."""
+    """``amount`` of ``unit``: whole steps or epochs, at least one, or minutes, a fraction or 0 (after each step)."""
 
     amount: float
     unit: Literal["min", "step", "epoch"]

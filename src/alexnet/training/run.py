@@ -28,8 +28,10 @@ from alexnet.models import kernel
 from alexnet.models.cuda_convnet import Files
 from alexnet.recipe import Recipe, from_toml
 from alexnet.training import checkpoint, loop, machine
-from alexnet.training.journal import Journal
+from alexnet.training.distributed import World
+from alexnet.training.journal import Journal, Mute
 from alexnet.training.loop import Training
+from alexnet.training.parallel import ALONE, Layout
 from alexnet.training.saving import Saver
 from alexnet.training.start import Start
 from alexnet.training.state import State
@@ -70,7 +72,7 @@ def refuse_used(folder: Path) -> None:
 def _strange(folder: Path) -> bool:
     begun = {".lock", "checkpoints", "recipe.toml", "layers.cfg", "layer-params.cfg"}
     found = {path.name.removesuffix(".tmp") for path in folder.iterdir()}
-    return not found <= begun | {"run.json"} or bool(checkpoint.list_all(folder / "checkpoints"))
+    return not found <= begun | {"run.json"} or _saved(folder)
 
 
 def write_start(folder: Path, recipe: Recipe, about: dict[str, Any], files: Files | None = None) -> None:
@@ -112,7 +114,11 @@ def layer_files(folder: Path) -> Files | None:
 def begun_only(folder: Path) -> bool:
     """Was a run stopped before its first checkpoint? It goes on from its first step: a recipe tells all of it, but for
     weights that it started from."""
-    return not checkpoint.list_all(folder / "checkpoints") and "from" not in read_start(folder)[1]
+    return not _saved(folder) and "from" not in read_start(folder)[1]
+
+
+def _saved(folder: Path) -> bool:
+    return bool(checkpoint.list_all(folder / "checkpoints"))
 
 
 def discard(folder: Path) -> None:
@@ -153,20 +159,23 @@ def run(
     resume_from: Path | None = None,
     quiet: bool = False,
     start: Start | None = None,
+    world: World | None = None,
+    layout: Layout = ALONE,
 ) -> tuple[Path, dict[str, Scores], float]:
     """Train in a locked folder from the start or from a checkpoint (the newest, or ``resume_from``).
 
-    ``start`` are weights to begin with.
+    ``start`` are weights to begin with; ``world`` the processes that train together, ``layout`` how they share it.
 
     Returns the bundle's path, its scores by split, and the images a second of training.
     """
     _check_store(recipe, store)
-    state = State(recipe, store, device, start, layer_files(folder))
+    world = world or World(device)
+    state = State(recipe, store, device, start, layer_files(folder), world, layout)
     content: dict[str, Any] = {"journal_bytes": 0}
-    if resume and (resume_from or not begun_only(folder)):
+    if resume and (resume_from or not (begun_only(folder) or (start and not _saved(folder)))):
         path, content = _checkpoint(folder, resume_from)
         state.restore(path, content)
-    elif resume:
+    elif resume and world.first:
         discard(folder)
     network = state.network
     statistics = dataclasses.replace(statistics_of(store, recipe, network.image_size), **state.shown)
@@ -176,7 +185,7 @@ def run(
     )  # fmt: skip
     step = state.position.step
     with (
-        Journal(folder, quiet=quiet, resume_at=content["journal_bytes"], resume_step=step) as journal,
+        _journal(world, folder, quiet=quiet, resume_at=content["journal_bytes"], resume_step=step) as journal,
         machine.stop_on_signals() as stop,
         Saver(state, journal, folder) as saver,
     ):
@@ -185,6 +194,7 @@ def run(
             "torch": torch.__version__,
             "device": str(device),
             "norm": "compiled" if kernel.build() else "pytorch",
+            **({"processes": world.size} if world.size > 1 else {}),
         }
         journal.event("resumed" if resume else "started", step=step, **computed)
         loop.train(Training(state, loader, statistics, journal, folder, stop, saver))
@@ -195,13 +205,17 @@ def run(
     return bundle, scores, seen / max(seconds, 1e-9)
 
 
+def _journal(world: World, folder: Path, **how: Any) -> Journal:
+    return Journal(folder, **how) if world.first else Mute(folder)
+
+
 def _checkpoint(folder: Path, path: Path | None) -> tuple[Path, dict[str, Any]]:
     if path is None:
         return checkpoint.load_latest(folder / "checkpoints")
     content = checkpoint.load(path)
     for later in checkpoint.list_all(folder / "checkpoints"):
         if later.name > path.name:  # going back on purpose: what came after it is another future
-            later.unlink()
+            later.unlink(missing_ok=True)  # by another process of this run
     return path, content
 
 
@@ -252,6 +266,8 @@ def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, d
         },
         golden=_golden(state, statistics),
     )
+    if not state.world.first:
+        return folder / "bundle", scores
     try:
         return bundle.save(folder / "bundle"), scores
     except OSError as error:

@@ -56,9 +56,13 @@ class Saver:
         training goes on: only the last may end a run.
         """
         self.collect(wait=True)
-        content = self.state.snapshot(self.journal.size(), copied=not must)
+        # All processes take part: pieces of a network that is cut among them are brought together.
+        content = self.state.snapshot(self.journal.size(), copied=not must and self.state.world.first)
         best, weights = self.state.best.file, self.state.best.weights
-        self._name = checkpoint.name_of(self.state.position.step)
+        self.saved_at, self._step = time.monotonic(), self.state.position.step
+        if not self.state.world.first:
+            return
+        self._name = checkpoint.name_of(self._step)
         if must:
             self._write(content, best, weights)
         else:
@@ -66,7 +70,7 @@ class Saver:
             self._thread = threading.Thread(target=self._try, args=(content, best, weights), name="checkpoint")
             self._thread.start()
         self.collect(wait=must)
-        self.saved_at, self._step = time.monotonic(), self.state.position.step
+        self.saved_at = time.monotonic()
 
     def collect(self, *, wait: bool = False) -> None:
         """Tell of the checkpoint that has been written since; ``wait`` until it is."""

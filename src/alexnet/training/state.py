@@ -18,8 +18,10 @@ from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe, differences, from_dict
 from alexnet.training import checkpoint, groups, optimizer
+from alexnet.training.distributed import World
 from alexnet.training.layer_files import data_of
 from alexnet.training.layer_rule import LayerRule
+from alexnet.training.parallel import ALONE, Cut, Layout
 from alexnet.training.schedule import Schedule
 from alexnet.training.start import Start
 
@@ -63,14 +65,18 @@ class State:
         device: torch.device,
         start: Start | None = None,
         files: Files | None = None,
+        world: World | None = None,
+        layout: Layout = ALONE,
     ) -> None:
+        self.world, self.accumulate = world or World(device), layout.accumulate
         self.recipe, self.store, self.device = recipe, store, device
         self.network = build_network(recipe, len(store.classes), files)
         if start is not None:
             start.give(self.network, store.classes)
         self.shown = start.shown if start else {}  # of the statistics, what belongs to the weights
         self.source = start.about(store.classes) if start else {}
-        self.network = self.network.to(device).to(memory_format=torch.channels_last)
+        self.cut = Cut(self.network, layout, self.world)
+        self.network = self.cut.network.to(device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.network).eval() if recipe.averaging else None
         self.averages = 0
         self.masks = torch.Generator(device)
@@ -82,16 +88,33 @@ class State:
             set_generator(self.network, self.masks)
             groups.check(self.network, recipe)
             self.optimizer = optimizer.build(self.network, recipe)
+        self.world.alike(list(self.network.parameters()))
+        self.world.watch(self.network, self.cut.across)
         counts = [len(store.split("train")), len(store.split("train")) + len(store.split("validation"))]
         steps, joined = (-(-count // recipe.batch_size) for count in counts)
         self.schedule = Schedule(recipe, steps, steps_joined=joined)
         self.position, self.best = Position(), Best()
         self.rows: list[dict[str, float]] = []
+        self._whole: tuple[int, Network] | None = None
 
     @property
     def judged(self) -> Network:
-        """The network that validation, the bundle and the test see: the average where there is one."""
-        return self.averaged or self.network
+        """The network that validation, the bundle and the test see: the average where there is one.
+
+        Of a network that is cut among processes a whole one, put together when a step was made since. All take part.
+        """
+        judged = self.averaged or self.network
+        if not self.cut.pieces:
+            return judged
+        if self._whole is None or self._whole[0] != self.position.step:
+            network = self._whole[1] if self._whole else self._whole_network()
+            network.load_state_dict(self.cut.joined(judged.state_dict()))
+            self._whole = self.position.step, network
+        return self._whole[1]
+
+    def _whole_network(self) -> Network:
+        network = build_network(self.recipe, len(self.store.classes))
+        return network.to(self.device).to(memory_format=torch.channels_last).eval()
 
     @property
     def finished(self) -> bool:
@@ -103,6 +126,7 @@ class State:
     def begin_step(self) -> None:
         """Rates of the step at hand; what is drawn in it is a function of (seed, step) alone."""
         seed, position = self.recipe.seed, self.position
+        self.world.steps += 1
         self.masks.manual_seed(step_seed(seed, position.step))
         if isinstance(self.optimizer, LayerRule):
             self.optimizer.generator.manual_seed(step_seed(seed, position.step, stream=3))
@@ -117,6 +141,17 @@ class State:
         if isinstance(self.optimizer, LayerRule):
             return self.optimizer.largest()
         return self.schedule.rate(self.position.epoch, max(self.position.batch - 1, 0))
+
+    def together(self, said: Tensor) -> tuple[float, int]:
+        """[loss times weight, right] of each process -> the loss and the count of the whole batch, on all."""
+        if self.world.size == 1:
+            return float(said[0]), int(said[1])
+        sums = self.world.exchange(said.tolist())[:: self.world.parts].sum(0)  # one of each row
+        return float(sums[0]), int(sums[1])
+
+    def clip(self) -> Tensor:
+        """Shorten the gradient as the recipe says; returns its norm before, that of the whole network."""
+        return optimizer.clip(list(self.network.parameters()), self.recipe.clip, self.cut.norm(self.network))
 
     @torch.no_grad()
     def average(self) -> None:
@@ -146,10 +181,10 @@ class State:
             "recipe": self.recipe.to_dict(),
             "layers": self.network.files.layers if isinstance(self.network, GraphNetwork) else "",
             "store": {"fingerprint": self.store.fingerprint, "classes": list(self.store.classes)},
-            "network": self.network.state_dict(),
-            "averaged": self.averaged.state_dict() if self.averaged else None,
+            "network": self.cut.joined(self.network.state_dict()),
+            "averaged": self.cut.joined(self.averaged.state_dict()) if self.averaged else None,
             "averages": self.averages,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.cut.joined_optimizer(self.optimizer, self.network),
             "schedule": {"errors": self.schedule.errors, "drops": self.schedule.drops},
             "position": asdict(self.position),
             "rows": self.rows,
@@ -164,13 +199,13 @@ class State:
         if isinstance(self.network, GraphNetwork) and content["layers"] != self.network.files.layers:
             what = f"{path} was made with another layer file than layers.cfg of the run"
             raise CheckpointError(what, "", "put it back as it was; the parameter file may be changed")
-        self.network.load_state_dict(content["network"])
+        self.network.load_state_dict(self.cut.cut(content["network"]))
         if self.averaged is not None:
-            self.averaged.load_state_dict(content["averaged"])
+            self.averaged.load_state_dict(self.cut.cut(content["averaged"]))
         self.averages = content["averages"]
         start = content.get("start", {"shown": {}, "source": {}})  # a checkpoint of before there was fine-tuning
         self.shown, self.source = dict(start["shown"]), dict(start["source"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        self.optimizer.load_state_dict(self.cut.cut_optimizer(content["optimizer"], self.optimizer, self.network))
         self.schedule.errors = list(content["schedule"]["errors"])
         self.schedule.drops = list(content["schedule"]["drops"])
         self.position = Position(**content["position"])
