@@ -15,11 +15,14 @@ import traceback
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from alexnet import api, recipe
 from alexnet.errors import AlexNetError, Interrupted
-from alexnet.training import loop
-from alexnet.training.parallel import Layout
+from alexnet.models.layers import set_generator, set_rows
+from alexnet.training import distributed, loop, meeting
+from alexnet.training.parallel import Cut, Layout
+from alexnet.training.state import build_network
 
 torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
 
@@ -47,25 +50,50 @@ def train(job: dict) -> None:
         return loss
 
     loop.train_step = noted
-    if (folder / "run.json").exists():
-        result = api.resume(folder, device="cpu", layout=layout)
-    else:
+    sent: dict[str, float] = {}
+    try:
+        if (folder / "run.json").exists():
+            result = api.resume(folder, device="cpu", layout=layout)
+        else:
+            result = api.train(job["store"], recipe.from_dict(job["recipe"]), folder, device="cpu", layout=layout)
+        sent = result.sent
+    finally:
+        if rank == 0:
+            Path(f"{folder}.json").write_text(json.dumps({"losses": losses, "sent": sent}))
+
+
+def gradients(job: dict) -> None:
+    """One forward and backward pass of a network as it is cut: logits and gradients, put together, into a file."""
+    layout, size = Layout(*job["layout"]), job["pictures"]
+    with distributed.world(torch.device("cpu"), layout.parts, apart=layout.apart) as world:
         fields = recipe.from_dict(job["recipe"])
-        result = api.train(job["store"], fields, folder, device="cpu", layout=layout, go_on=job.get("go_on", False))
-    if rank == 0:
-        Path(f"{folder}.json").write_text(json.dumps({"losses": losses, "sent": result.sent}))
+        cut = Cut(build_network(fields, job["classes"]), layout, world)
+        if job.get("naive"):  # what torch.distributed.nn.functional.all_reduce does: gradients are summed once more
+            meeting._Sum.backward = staticmethod(lambda ctx, grad: (world.total(grad), None, None))
+        network, masks = cut.network.train(), torch.Generator().manual_seed(1)
+        set_generator(network, masks)
+        world.watch(network, cut.across)
+        images, labels = torch.load(job["data"], weights_only=True)
+        places, own = world.places(size), world.own(size)
+        network.count = len(places)
+        set_rows(network, (places.start, size))
+        logits = network(images[own.start : own.stop])
+        with world.summing(True):
+            (F.cross_entropy(logits, labels[places.start : places.stop]) * world.weight(size)).backward()
+        found = cut.joined({name: p.grad for name, p in network.named_parameters()})
+        norm, mine = cut.norm(network), sum(p.numel() for p in network.parameters())
+        torch.save(
+            {"gradients": found, "logits": logits.detach(), "places": list(places), "norm": norm, "own": mine,
+             "sent": world.sent},
+            f"{job['out']}-{world.rank}.pt",
+        )  # fmt: skip
 
 
 def run(job: dict, rank: int, log: Path) -> int:
     with log.open("w") as file:
         os.dup2(file.fileno(), 2)
         try:
-            name, _, function = job["job"].rpartition(":")
-            if name:
-                sys.path.insert(0, str(Path(__file__).parent))
-                getattr(__import__(name), function)(job)
-            else:
-                globals()[function](job)
+            globals()[job["job"]](job)
         except Interrupted as error:
             print(error, file=sys.stderr)
             return 128 + error.signal

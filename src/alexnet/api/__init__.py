@@ -19,7 +19,7 @@ from alexnet.errors import RunError
 from alexnet.evaluation.metrics import Scores
 from alexnet.models.cuda_convnet import Files
 from alexnet.recipe import Recipe
-from alexnet.training import distributed, layer_files, machine
+from alexnet.training import distributed, layer_files, machine, traffic
 from alexnet.training import run as runs
 from alexnet.training.distributed import World
 from alexnet.training.notes import notes
@@ -165,8 +165,9 @@ def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, **how: Any
         bundle, scores, rate = runs.run(recipe, store, folder, device=world.device, world=world, **how)
     pictures = tuple(draw(what, folder) for what in DRAWINGS) if world.first else ()
     seconds = time.perf_counter() - started
+    said = (*notes(store, scores), *traffic.told(world, recipe, len(store.classes), how["layout"]))
     sent = {what: count / world.steps for what, count in world.sent.items()}
-    return Result(folder, bundle, scores, rate, seconds, recipe, pictures, notes(store, scores), sent, world.first)
+    return Result(folder, bundle, scores, rate, seconds, recipe, pictures, said, sent, world.first)
 
 
 def torch_device(name: str) -> torch.device:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import recipe as recipes
-from alexnet.cli import arguments, import_weights, layers, ship, show
+from alexnet.cli import arguments, import_weights, layers, scaling, ship, show
 from alexnet.cli.claims import claims
 from alexnet.cli.doctor import doctor
 from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError
@@ -264,4 +264,5 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "layers": layers.run,
     "recipes": show_recipes,
     "claims": claims,
+    "scaling": scaling.run,
 }

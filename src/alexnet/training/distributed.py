@@ -47,10 +47,14 @@ class World:
     parts: int = 1
     apart: bool = False  # do the processes of a row cut different pictures of its share? (convolutions data-parallel)
     sent: dict[str, float] = field(default_factory=dict)
-    steps: int = 0  # made by this process
+    steps: int = 0  # made since the start of the processes
+    pictures: int = 0  # seen in them, by all
     _groups: dict[str, Any] = field(default_factory=dict)  # world, row (one network), column (one piece)
     _pending: list[tuple[Any, Tensor]] = field(default_factory=list)
     _sum: bool = True
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "World":
+        return self  # a copied network talks to the same processes
 
     @property
     def rows(self) -> int:

@@ -108,6 +108,7 @@ def train_step(state: State, batch: Batch) -> tuple[float, int]:
     """
     recipe, position, world, total = state.recipe, state.position, state.world, len(batch.labels)
     state.begin_step()
+    world.steps, world.pictures = world.steps + 1, world.pictures + total
     places = world.places(total)
     mixed = mix(batch, recipe, position.step, places)
     pieces = [p for p in (share(len(places), i, state.accumulate) for i in range(state.accumulate)) if len(p)]

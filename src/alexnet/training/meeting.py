@@ -118,7 +118,11 @@ class CutNetwork(Network):
             joined: Tensor = rest(_Gather.apply(own, world, 0, sizes, "fc6"))
             return joined
         first, found, before = 0, [], [layer.rows for layer in dropouts]
+        generator = next((layer.generator for layer in dropouts if layer.generator), None)
+        drawn = generator.get_state() if generator else None
         for source, size in enumerate(sizes):
+            if generator is not None and drawn is not None:  # each turn takes its rows from the same masks
+                generator.set_state(drawn)
             for layer, rows in zip(dropouts, before, strict=True):
                 layer.rows = ((rows[0] if rows else 0) + first, rows[1] if rows else total)
             if size:

@@ -126,7 +126,6 @@ class State:
     def begin_step(self) -> None:
         """Rates of the step at hand; what is drawn in it is a function of (seed, step) alone."""
         seed, position = self.recipe.seed, self.position
-        self.world.steps += 1
         self.masks.manual_seed(step_seed(seed, position.step))
         if isinstance(self.optimizer, LayerRule):
             self.optimizer.generator.manual_seed(step_seed(seed, position.step, stream=3))
