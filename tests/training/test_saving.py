@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +92,65 @@ def test_stopped_at_every_kind_of_step_and_gone_on_with(steps, whole, digits, tm
             api.resume(folder, device="cpu", workers=1 + again % 3)
     api.resume(folder, device="cpu", workers=2)
     same(folder, whole)
+
+
+@pytest.mark.parametrize("where", ["validation", "a save", "the last save"])
+def test_a_signal_at_a_bad_moment(where, whole, digits, tmp_path, monkeypatch):
+    """While it validates, or while a checkpoint is written: the run stops after that, saved once, and can go on."""
+    folder, evaluate, write = tmp_path / "run", loop.evaluate, checkpoint.save
+
+    def validating(*given, **named):
+        if where == "validation":
+            signal.raise_signal(signal.SIGINT)
+        return evaluate(*given, **named)
+
+    def writing(path, content):
+        if path.name == {"a save": checkpoint.name_of(14), "the last save": checkpoint.name_of(21)}.get(where):
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", validating)
+        patch.setattr(checkpoint, "save", writing)
+        if where == "the last save":  # the run is over: nothing is left to stop
+            api.train(digits.path, RECIPE, folder, device="cpu")
+        else:
+            with pytest.raises(Interrupted):
+                api.train(digits.path, RECIPE, folder, device="cpu")
+            assert not (folder / "bundle").exists()
+    if where != "the last save":
+        api.resume(folder, device="cpu")
+    same(folder, whole)
+
+
+def test_a_changed_recipe_is_refused(whole, tmp_path):
+    """Resume with another batch or crop: the difference is shown."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    text = (folder / "recipe.toml").read_text(encoding="utf-8")
+    (folder / "recipe.toml").write_text(text.replace("batch_size = 24", "batch_size = 25"), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"was made with batch_size = 24, not 25; resume with the run's recipe"):
+        api.resume(folder, device="cpu")
+
+
+def test_a_loader_that_fails_ends_the_run_at_once(digits, tmp_path, monkeypatch):
+    """A picture that can not be read any more: the error surfaces, no thread is left behind."""
+    from alexnet.data.store import Split
+    from alexnet.errors import DataError
+
+    gather, calls = Split.gather, []
+
+    def failing(self, indices):
+        calls.append(1)
+        if len(calls) == 5:
+            raise DataError("shard images-00000.npy is gone")
+        return gather(self, indices)
+
+    monkeypatch.setattr(Split, "gather", failing)
+    with pytest.raises(DataError, match="is gone"):
+        api.train(digits.path, RECIPE, tmp_path / "run", device="cpu", workers=3)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("batches", "checkpoint"))]
 
 
 def test_sigusr1_saves_and_goes_on(whole, digits, tmp_path, monkeypatch):
