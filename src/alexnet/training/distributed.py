@@ -263,7 +263,7 @@ def world(device: torch.device, parts: int = 1, *, apart: bool = False) -> Itera
                 "column": grid.get_group("column"),
             }
             yield World(device, dist.get_rank(), size, parts, apart, _groups=groups)
-            dist.barrier()  # the first may still write: nobody leaves before
+            dist.barrier(group=patient)  # the first may still write and draw: nobody leaves before
     finally:
         dist.destroy_process_group()
 
