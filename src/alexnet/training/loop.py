@@ -115,6 +115,7 @@ def train_step(state: State, batch: Batch) -> tuple[float, int]:
     said = torch.zeros(2, dtype=torch.float64)  # loss times weight, right
     for number, piece in enumerate(pieces, 1):
         weight = world.weight(total) * len(piece) / len(places)
+        state.begin_piece()
         loss, logits, labels = forward(state, mixed, piece, places, total)
         right = int((logits.argmax(1) == labels).sum()) if weight else 0
         said += torch.tensor([float(loss.detach()) * weight, right])

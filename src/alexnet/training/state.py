@@ -126,7 +126,7 @@ class State:
     def begin_step(self) -> None:
         """Rates of the step at hand; what is drawn in it is a function of (seed, step) alone."""
         seed, position = self.recipe.seed, self.position
-        self.masks.manual_seed(step_seed(seed, position.step))
+        self.begin_piece()
         if isinstance(self.optimizer, LayerRule):
             self.optimizer.generator.manual_seed(step_seed(seed, position.step, stream=3))
             steps = self.schedule.steps_per_epoch
@@ -134,6 +134,10 @@ class State:
         else:
             rates = [self.schedule.rate(position.epoch, position.batch, lowered) for lowered in (True, False)]
             optimizer.set_rate(self.optimizer, *rates)
+
+    def begin_piece(self) -> None:
+        """The masks of the step, from their beginning: each piece of a batch takes its rows of the same ones."""
+        self.masks.manual_seed(step_seed(self.recipe.seed, self.position.step))
 
     def rate(self) -> float:
         """The learning rate of the step before, for people; of a layer file, the highest of its weights."""
