@@ -174,10 +174,11 @@ def torchrun(*words: str | Path, agents: int = 1, processes: int = 2, port: int 
         [*base, f"--local-addr=127.0.0.{number + 1}", "-m", "alexnet", "train", *map(str, words)]
         for number in range(agents)
     ]
-    logs = [(folder / f"agent-{number}.log").open("w") for number in range(agents)]
-    return [
-        subprocess.Popen(call, env=environment, stdout=log, stderr=log) for call, log in zip(calls, logs, strict=True)
-    ]
+    started = []
+    for number, call in enumerate(calls):
+        with (folder / f"agent-{number}.log").open("w") as log:
+            started.append(subprocess.Popen(call, env=environment, stdout=log, stderr=log))
+    return started
 
 
 def options(recipe: Recipe) -> list[str]:
@@ -196,7 +197,7 @@ def killed_once(agents: list, folder: Path, victim: str) -> None:
     deadline = time.monotonic() + 500
     while not checkpoint.list_all(folder / "checkpoints"):
         assert time.monotonic() < deadline
-        assert all(agent.poll() is None for agent in agents)
+        assert all(agent.poll() is None for agent in agents), [p.read_text() for p in folder.parent.glob("*.log")]
         time.sleep(0.05)
     for status in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -210,7 +211,8 @@ def killed_once(agents: list, folder: Path, victim: str) -> None:
         agent.wait(500)
 
 
-@pytest.mark.parametrize("agents", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow  # two agents and four workers import PyTorch: half a minute on a quiet core
+@pytest.mark.parametrize("agents", [1, 2])
 def test_torchrun_restarts_after_a_worker_is_killed(agents, digits, tmp_path, ranks):
     """One machine with two processes, or two machines (two agents that meet at an address) with one each."""
     recipe = RECIPE.replace(epochs=8, checkpoint_every="1steps", drops=())
@@ -225,7 +227,9 @@ def test_torchrun_restarts_after_a_worker_is_killed(agents, digits, tmp_path, ra
         killed_once(started, folder, "1")
     finally:
         for agent in started:
-            agent.kill() if agent.poll() is None else None
+            if agent.poll() is None:
+                agent.terminate()
+            agent.wait(60)
     logs = "\n".join(path.read_text() for path in tmp_path.glob("agent-*.log"))
     assert [agent.returncode for agent in started] == [0] * agents, logs
     lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
