@@ -171,7 +171,7 @@ def torchrun(*words: str | Path, agents: int = 1, processes: int = 2, port: int 
     base = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={agents}", f"--nproc-per-node={processes}"]
     base += ["--max-restarts=3", "--monitor-interval=0.2", *rendezvous]
     calls = [
-        [*base, f"--local-addr=127.0.0.{number + 1}", "-m", "alexnet", "train", *map(str, words)]
+        [*base, f"--local-addr=127.0.0.{number + 1}", "-m", "--", "alexnet", "train", *map(str, words)]
         for number in range(agents)
     ]
     started = []

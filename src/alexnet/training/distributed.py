@@ -273,7 +273,7 @@ def _check_grid(size: int, parts: int) -> None:
         some = f"{size} process{'es' if size > 1 else ''}"
         raise RecipeError(
             f"a network cut in {parts} does not fit {some}", f"a multiple of {parts}",
-            f"start them with: torchrun --nproc-per-node {parts} -m alexnet train …",
+            f"start them with: torchrun --nproc-per-node {parts} -m -- alexnet train …",
         )  # fmt: skip
 
 
