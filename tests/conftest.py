@@ -1,9 +1,12 @@
 """What several rooms' tests share: a small store of real digits."""
 
 import dataclasses
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +67,24 @@ def browser() -> Iterator["Browser"]:
         opened = play.chromium.launch(executable_path=chromium, args=quiet)
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Callable[..., dict]]:
+    """Runs a job in so many processes; see ``training/ranks.py``."""
+    words = [sys.executable, str(Path(__file__).parent / "training" / "ranks.py")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+
+        def run(processes: int, job: str = "train", expect: object = 0, **more: object) -> dict:
+            server.stdin.write(json.dumps({"processes": processes, "job": job, **more}) + "\n")
+            server.stdin.flush()
+            found = json.loads(server.stdout.readline())
+            if expect is not None:
+                assert found["ended"] == [expect] * processes, found
+            return found
+
+        yield run
+        server.stdin.close()
 
 
 @pytest.fixture

@@ -110,6 +110,19 @@ def test_names_of_strangers_stay_text(home, tmp_path):
     assert "not examined: it was left out on purpose" in words(page)
 
 
+def test_what_guessing_could_do_is_not_called_good(home, tmp_path):
+    options = api.DataOptions(cache=home / "cache")
+    api.train(
+        home / "pictures", run=tmp_path / "run", model="lenet5", epochs=1, learning_rate=1e-9, options=options,
+        device="cpu", dropout=0.0,
+    )  # fmt: skip
+    api.report(tmp_path / "run", device="cpu", options=options)
+    page = text_of(tmp_path / "run" / "report.html")
+    assert "That it learned anything is not shown" in words(page) and '<p class="verdict plain">' in page
+    learned = text_of(home / "run" / "report.html")
+    assert "not shown" not in words(learned) and '<p class="verdict good">' in learned
+
+
 def test_at_the_end_of_training_only_seconds_are_spent(home, tmp_path, monkeypatch):
     shutil.copytree(home / "run", tmp_path / "run")
     (tmp_path / "run" / FILE).unlink()

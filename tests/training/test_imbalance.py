@@ -19,7 +19,7 @@ from alexnet.training.loop import _loss
 from alexnet.training.run import statistics_of
 from alexnet.training.state import State
 
-RECIPE = named("lenet5").replace(epochs=2, batch_size=16, checkpoint_minutes=0)
+RECIPE = named("lenet5").replace(epochs=2, batch_size=16, checkpoint_every="1epoch")
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from alexnet.training import layer_files
 
 RECIPE = named("layer_file").replace(
     stored_size=8, crop="center", mirror=False, epochs=4, batch_size=16, divide=60.0, validation=0.2,
-    checkpoint_minutes=0.0,
+    checkpoint_every="1epoch",
 )  # fmt: skip
 
 

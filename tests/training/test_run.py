@@ -29,9 +29,9 @@ from alexnet.training import run as runs
 # A whole AlexNet on 67-pixel views, one map of 1×1 after pool5: every kind of layer, in a second.
 ALEXNET = Recipe(
     model="alexnet", image_size=67, stored_size=72, epochs=3, batch_size=16, small_size=63, small_share=0.5,
-    mirror=False, warmup=1, checkpoint_minutes=0, precision="fp32",
+    mirror=False, warmup=1, checkpoint_every="1epoch", precision="fp32",
 )  # fmt: skip
-SMALL = named("cifar_18pct").replace(epochs=2, batch_size=16, validation=0.2, drops=(), checkpoint_minutes=0)
+SMALL = named("cifar_18pct").replace(epochs=2, batch_size=16, validation=0.2, drops=(), checkpoint_every="1epoch")
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +119,7 @@ def test_resumed_at_an_epochs_end_equals_never_stopped(whole, tmp_path):
 CODE2012 = named("cifar_18pct").replace(
     epochs=4, batch_size=16, image_size=24, validation=0.2, keep="last", crop="random", mirror=True, crops_shared=32,
     color_noise=0.1, noise_until=2, noise_divide=True, mean="center", drops=(3,), freeze="conv1", freeze_from=2,
-    join_from=2, layer_rate="fc10=0.5", layer_decay="conv1=0", checkpoint_minutes=0,
+    join_from=2, layer_rate="fc10=0.5", layer_decay="conv1=0", checkpoint_every="1epoch",
 )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ ELSEWHERE = {  # shown by other tests
     "patience": "test_steps_and_stall_have_their_numbers",
     "most_drops": "test_steps_and_stall_have_their_numbers",
     "keep": "test_the_best_epoch_by_validation_is_kept",
-    "checkpoint_minutes": "test_checkpoints_come_by_the_clock",
+    "checkpoint_every": "test_checkpoints_come_as_often_as_asked",
     "freeze_from": "test_frozen_from_its_epoch_on",
     "join_from": "test_as_in_2012_resumed_equals_never_stopped",
 }
@@ -274,11 +274,17 @@ def test_a_run_ends_when_it_has_learned_enough(stores, tmp_path):
     assert len(rows(stopped.folder)) == end + 1
 
 
-def test_checkpoints_come_by_the_clock(stores, tmp_path):
-    run(stores[32], SMALL.replace(epochs=3, checkpoint_minutes=1000), tmp_path / "rare")
-    assert len(events(tmp_path / "rare", "checkpoint")) == 1  # the last, always
-    run(stores[32], SMALL.replace(epochs=3, checkpoint_minutes=0), tmp_path / "often")
-    assert len(events(tmp_path / "often", "checkpoint")) == 3
+def test_checkpoints_come_as_often_as_asked(stores, tmp_path):
+    """Three epochs of four steps. The last checkpoint always comes, and none stands for two moments."""
+    for every, saved in {
+        "1000min": [12], "0min": list(range(1, 13)), "1epoch": [4, 8, 12], "2epochs": [8, 12], "3steps": [3, 6, 9, 12],
+        "5 steps": [5, 10, 12], "100steps": [12],
+    }.items():  # fmt: skip
+        folder = tmp_path / every
+        run(stores[32], SMALL.replace(epochs=3, checkpoint_every=every), folder)
+        files = [event["file"] for event in events(folder, "checkpoint")]
+        assert files == [f"step-{step:08d}.pt" for step in saved], every
+        assert weights(folder) == weights(tmp_path / "1000min")
 
 
 def test_the_best_epoch_by_validation_is_kept(stores, tmp_path):
@@ -392,20 +398,21 @@ import resource, sys
 from pathlib import Path
 from alexnet import api, recipe
 from alexnet.errors import AlexNetError
-from alexnet.training import state
+from alexnet.training import checkpoint
 
 limits = [10_000_000, 10_000_000, {limit}]  # bytes that a file may have when a checkpoint is written
-save = state.State.save
-def with_less_room(self, *a):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limits.pop(0), resource.RLIM_INFINITY))
+save = checkpoint.save
+def with_less_room(path, content):
+    room = limits.pop(0) if path.name.startswith("step") else 10_000_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
     try:
-        return save(self, *a)
+        return save(path, content)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-state.State.save = with_less_room
+checkpoint.save = with_less_room
 limits[1] = {periodic}
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-r = recipe.named("cifar_18pct").replace(epochs=3, batch_size=16, validation=0.2, drops=(), checkpoint_minutes=0)
+r = recipe.named("cifar_18pct").replace(epochs=3, batch_size=16, validation=0.2, drops=(), checkpoint_every="1epoch")
 try:
     api.train({store!r}, r, {run!r}, device="cpu", quiet=False)
 except AlexNetError as error:

@@ -20,7 +20,7 @@ from alexnet.recipe import named
 from alexnet.training.start import from_bundle
 from alexnet.training.state import build_network
 
-SMALL = named("cifar_18pct").replace(epochs=1, batch_size=16, validation=0.2, drops=(), checkpoint_minutes=0)
+SMALL = named("cifar_18pct").replace(epochs=1, batch_size=16, validation=0.2, drops=(), checkpoint_every="1epoch")
 HEAD = ("fc10.weight", "fc10.bias")
 
 

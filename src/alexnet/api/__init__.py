@@ -1,8 +1,8 @@
 """The verbs, from Python: the command line calls these and prints what they return."""
 
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,19 @@ from alexnet.api.stores import open_store, prepare
 from alexnet.data.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.deploy.classifier import Classifier
+from alexnet.errors import RunError
 from alexnet.evaluation.metrics import Scores
+from alexnet.models.cuda_convnet import Files
 from alexnet.recipe import Recipe
-from alexnet.training import layer_files, machine
+from alexnet.training import distributed, layer_files, machine, traffic
 from alexnet.training import run as runs
+from alexnet.training.distributed import World
 from alexnet.training.energy import Meter
 from alexnet.training.journal import append_event
 from alexnet.training.notes import notes
+from alexnet.training.parallel import ALONE, Layout
 from alexnet.training.start import Start, from_bundle
+from alexnet.training.state import check_network
 
 __all__ = [
     "DRAWINGS",
@@ -61,6 +66,8 @@ class Result:
     recipe: Recipe
     pictures: tuple[Path, ...]
     notes: tuple[str, ...] = ()  # what to keep in mind about these numbers
+    sent: dict[str, float] = field(default_factory=dict)  # bytes that the first of several processes sent a step
+    first: bool = True  # of several processes: is this the one that speaks?
 
     def classifier(self) -> Classifier:
         """The trained classifier, ready to predict."""
@@ -79,6 +86,8 @@ def train(
     quiet: bool = True,
     layers: str | Path | None = None,
     layer_params: str | Path | None = None,
+    layout: Layout = ALONE,
+    go_on: bool = False,
     **changes: Any,
 ) -> Result:
     """Train a classifier on ``data`` (a name, a folder, a store) and return what became of it.
@@ -87,6 +96,8 @@ def train(
     be changed by name: ``train("digits", epochs=3)``. ``run`` is a new folder for everything that is made. ``start``
     names a run or bundle whose weights are fine-tuned; its network and its way of showing pictures are kept.
     ``layers`` and ``layer_params`` are Krizhevsky's files: the network and its rule are theirs, not the recipe's.
+    ``layout`` says how the processes that torchrun started share the work; with ``go_on`` a run that this very call has
+    begun before is gone on with, as a process that was started again must do.
     """
     options = options or DataOptions()
     start = from_bundle(start) if isinstance(start, str | Path) else start
@@ -95,16 +106,45 @@ def train(
     recipe = layer_files.fitting(recipe, files, start) if files else recipe
     chosen = torch_device(device)
     recipe = recipe.replace(precision=machine.choose_precision(recipe.precision, chosen))  # what auto means here
-    folder = Path(run) if run is not None else _new_folder(data, recipe)
+    layout.check(files, recipe)
+    with distributed.world(chosen, layout.parts, apart=layout.apart) as world, ExitStack() as held:
+        if world.first:
+            folder = Path(run) if run is not None else _new_folder(data, recipe)
+            again = go_on and (folder / "run.json").exists()
+            store = _begun(folder, data, recipe) if again else _fresh(folder, data, recipe, options, files)
+            held.enter_context(runs.locked(folder))
+            if not again:
+                runs.refuse_used(folder)
+                about = {"data": str(data), "store": str(store.path.resolve())}
+                runs.write_start(folder, recipe, about | ({"from": start.about(store.classes)} if start else {}), files)
+            world.tell(f"{'again' if again else 'fresh'} {folder.resolve()}")
+        else:
+            word, _, path = world.tell("").partition(" ")
+            folder, again = Path(path), word == "again"
+            store = Store.open(Path(runs.read_start(folder)[1]["store"]))
+        how: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout}
+        return _run(recipe, store, folder, world=world, resume=again, start=start, **how)
+
+
+def _fresh(folder: Path, data: str | Path, recipe: Recipe, options: DataOptions, files: Files | None) -> Store:
+    """The store of a new run, prepared if need be; raises :class:`RunError` if the folder is used."""
     runs.refuse_used(folder)
+    if files is None:
+        check_network(recipe)
     store = open_store(data, recipe, options)
     for note in layer_files.check(files, recipe, len(store.classes)) if files is not None else ():
         options.tell(note)
-    with runs.locked(folder):
-        runs.refuse_used(folder)
-        about = {"data": str(data), "store": str(store.path.resolve())}
-        runs.write_start(folder, recipe, about | ({"from": start.about(store.classes)} if start else {}), files)
-        return _run(recipe, store, folder, chosen, workers, quiet, start=start)
+    return store
+
+
+def _begun(folder: Path, data: str | Path, recipe: Recipe) -> Store:
+    """The store of a run that was begun by the same call; raises :class:`RunError` if it was another."""
+    found, about = runs.read_start(folder)
+    other = next(iter(recipes.differences(found, recipe).items()), None)
+    if about["data"] != str(data) or other is not None:
+        what = f"{other[0]} = {other[1][0]}" if other else f"the data {about['data']}"
+        raise RunError(f"run folder {folder} holds a run with {what}", "the run of this command", "name another --run")
+    return Store.open(Path(about["store"]))
 
 
 def _recipe(data: str, recipe: Recipe | str | None, start: Start | None, changes: dict[str, Any]) -> Recipe:
@@ -120,31 +160,43 @@ def _recipe(data: str, recipe: Recipe | str | None, start: Start | None, changes
 
 
 def resume(
-    run: str | Path, *, store: str | Path | None = None, device: str = "auto", workers: int = 1, quiet: bool = True
+    run: str | Path,
+    *,
+    store: str | Path | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    quiet: bool = True,
+    layout: Layout = ALONE,
 ) -> Result:
-    """Go on with a run from its newest checkpoint, or from the checkpoint file that ``run`` names."""
+    """Go on with a run from its newest checkpoint, or from the checkpoint file that ``run`` names; in any layout."""
     given = Path(run)
     folder = given.parent.parent if given.suffix == ".pt" else given
     recipe, about = runs.read_start(folder)
-    chosen = torch_device(device)
-    with runs.locked(folder):
+    layout.check(runs.layer_files(folder), recipe)
+    with distributed.world(torch_device(device), layout.parts, apart=layout.apart) as world, ExitStack() as held:
+        if world.first:
+            held.enter_context(runs.locked(folder))
+        world.tell("")  # the others begin when the first one holds the folder
         opened = Store.open(Path(store or about["store"]))
         checkpoint = given if given.suffix == ".pt" else None
-        return _run(recipe, opened, folder, chosen, workers, quiet, resume=True, resume_from=checkpoint)
+        how: dict[str, Any] = {"resume": True, "resume_from": checkpoint, "world": world, "layout": layout}
+        return _run(recipe, opened, folder, workers=workers, quiet=quiet, **how)
 
 
-def _run(
-    recipe: Recipe, store: Store, folder: Path, device: torch.device, workers: int, quiet: bool, **how: Any
-) -> Result:
+def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, **how: Any) -> Result:
     started = time.perf_counter()
     with machine.tuned(), Meter() as meter:
-        bundle, scores, rate = runs.run(recipe, store, folder, device=device, workers=workers, quiet=quiet, **how)
-    if meter.joules is not None:
-        with suppress(OSError):  # a full disk costs this line, never the run
-            append_event(folder / "journal.jsonl", "energy", joules=round(meter.joules, 1))
-    pictures = tuple(draw(what, folder) for what in AT_THE_END)
+        bundle, scores, rate = runs.run(recipe, store, folder, device=world.device, world=world, **how)
+    pictures: tuple[Path, ...] = ()
+    if world.first:
+        if meter.joules is not None:
+            with suppress(OSError):  # a full disk costs this line, never the run
+                append_event(folder / "journal.jsonl", "energy", joules=round(meter.joules, 1))
+        pictures = tuple(draw(what, folder) for what in AT_THE_END)
     seconds = time.perf_counter() - started
-    return Result(folder, bundle, scores, rate, seconds, recipe, pictures, notes(store, scores))
+    said = (*notes(store, scores), *traffic.told(world, recipe, len(store.classes), how["layout"]))
+    sent = {what: count / world.steps for what, count in world.sent.items()}
+    return Result(folder, bundle, scores, rate, seconds, recipe, pictures, said, sent, world.first)
 
 
 def torch_device(name: str) -> torch.device:

@@ -12,7 +12,8 @@ from alexnet.api.explaining import Shown
 from alexnet.api.facts import Numbers
 from alexnet.api.honest import responses_of
 from alexnet.api.provenance import note_test, of_bundle
-from alexnet.api.verdict import interval, percent, verdict
+from alexnet.api.verdict import interval, learned, percent, verdict
+from alexnet.data.doctor.findings import Report as Diagnosis
 from alexnet.data.options import DataOptions
 from alexnet.data.store import Split, Store
 from alexnet.deploy.classifier import Classifier
@@ -66,7 +67,7 @@ def report(
         "title": f"{classifier.network.name} on {classifier.bundle.data.get('name', run.name)}",
         "subtitle": f"Report of {run.resolve().name}: what was trained, how good it is, and why one may believe it.",
         "verdict": verdict(numbers, classifier.classes, diagnosis, why),
-        "kind": "plain" if diagnosis is None else "good" if diagnosis.honest else "bad",
+        "kind": _kind(diagnosis, numbers),
         "made": facts.made_of(about, classifier.bundle, recipe, opened),
         "chosen": facts.chosen(of_bundle(classifier.bundle, run)),
         "diagnosis": diagnosis,
@@ -81,6 +82,13 @@ def report(
         "color": explaining.color_note(explaining.color_of(classifier)),
     }
     return pages.write(values, Path(path) if path else run / "report.html")
+
+
+def _kind(diagnosis: Diagnosis | None, numbers: Numbers) -> str:
+    """The color of the verdict: good only where the data is sound and more than guessing is shown."""
+    if diagnosis is not None and not diagnosis.honest:
+        return "bad"
+    return "good" if diagnosis is not None and learned(numbers) else "plain"
 
 
 def _tables(numbers: Numbers, classes: tuple[str, ...]) -> dict[str, Any]:

@@ -46,7 +46,13 @@ def _right(numbers: Numbers, classes: Sequence[str]) -> str:
             f"There were no test pictures. Of {count:,} {numbers.responses.split} pictures, by which it was chosen, "
         )
     words += f"it named the right one of {len(classes)} classes for {percent(top1.value)} (95 % sure: {interval(top1)}"
-    return words + f"); always saying the most frequent class would be right for {percent(numbers.commonest)}."
+    words += f"); always saying the most frequent class would be right for {percent(numbers.commonest)}."
+    return words if learned(numbers) else f"{words} That it learned anything is not shown: this may be luck."
+
+
+def learned(numbers: Numbers) -> bool:
+    """Is all of the interval above what always saying the most frequent class would reach?"""
+    return numbers.classes.top1.low > numbers.commonest
 
 
 def _weakest(numbers: Numbers) -> str:

@@ -5,7 +5,7 @@ device that trains. A batch depends on (seed, epoch, position) only, never on wh
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
@@ -22,11 +22,16 @@ from alexnet.recipe import Recipe
 
 
 class Batch(NamedTuple):
-    """What the network is given: ``images`` float32 [N, C, s, s], ``labels`` int64 [N], ``indices`` int64 [N]."""
+    """What the network is given: ``images`` float32 [N, C, s, s], ``labels`` int64 [N], ``indices`` int64 [N].
+
+    Where only some ``places`` [M] of the batch were asked for, images are those [M, C, s, s]; labels and indices are
+    always the whole batch's.
+    """
 
     images: Tensor
     labels: Tensor
     indices: NDArray[np.int64]
+    places: NDArray[np.int64] | None = None
 
 
 class Joined:
@@ -86,17 +91,28 @@ class Loader:
         """What is trained on in an epoch (from 0)."""
         return self._joined if self.recipe.joined(epoch) else self.split
 
-    def epoch(self, epoch: int, start: int = 0, side: int | None = None) -> Iterator[Batch]:
-        """Batches ``start``, ``start + 1``, … of an epoch, views resized to ``side`` pixels (default: full)."""
+    def epoch(
+        self,
+        epoch: int,
+        start: int = 0,
+        side: int | None = None,
+        wanted: Callable[[int, int], NDArray[np.int64]] | None = None,
+    ) -> Iterator[Batch]:
+        """Batches ``start``, ``start + 1``, … of an epoch, views resized to ``side`` pixels (default: full).
+
+        ``wanted`` tells from a batch's number and size which places of it to cut (default: all).
+        """
         order = self._order(epoch)
         todo = deque(list(enumerate(sampler.batches(order, self.recipe.batch_size)))[start:])
         with ThreadPoolExecutor(self.workers, thread_name_prefix="batches") as pool:
-            made: deque[Future[tuple[Tensor, Boxes, NDArray[np.float64], NDArray[np.int64]]]] = deque()
+            made: deque[Future[_Cut]] = deque()
             try:
                 while todo or made:
                     while todo and len(made) < self.workers + 1:
-                        made.append(pool.submit(self._cut, *todo.popleft(), epoch, side or self.side))
-                    yield self._finish(epoch, *made.popleft().result())
+                        batch, indices = todo.popleft()
+                        places = wanted(batch, len(indices)) if wanted else None
+                        made.append(pool.submit(self._cut, batch, indices, places, epoch, side or self.side))
+                    yield self._finish(epoch, made.popleft().result())
             finally:
                 for future in made:
                     future.cancel()
@@ -109,25 +125,36 @@ class Loader:
         return sampler.epoch_order(len(pictures), seed, epoch)
 
     def _cut(
-        self, batch: int, indices: NDArray[np.int64], epoch: int, side: int
-    ) -> tuple[Tensor, Boxes, NDArray[np.float64], NDArray[np.int64]]:
+        self, batch: int, whole: NDArray[np.int64], places: NDArray[np.int64] | None, epoch: int, side: int
+    ) -> "_Cut":
         shared, groups = self.recipe.crops_shared, None
+        indices = whole if places is None else whole[places]
         if shared > 1:
-            groups = (batch * self.recipe.batch_size + np.arange(len(indices), dtype=np.int64)) // shared
+            within = np.arange(len(whole), dtype=np.int64) if places is None else places
+            groups = (batch * self.recipe.batch_size + within) // shared
         box_numbers, color_numbers = transforms.view_numbers(self.recipe.seed, epoch, indices, groups)
-        indices = indices % len(self.pictures(epoch))  # places -> pictures
+        count = len(self.pictures(epoch))
+        indices, whole = indices % count, whole % count  # turns of sampling -> pictures
         images = torch.from_numpy(self.pictures(epoch).gather(indices))  # uint8 [N, S, S, 3]
         boxes = transforms.draw_boxes(self.recipe, box_numbers, images.shape[1], self.side)
-        return transforms.cut(images, boxes, side), boxes, color_numbers, indices
+        return _Cut(transforms.cut(images, boxes, side), boxes, color_numbers, whole, places)
 
-    def _finish(
-        self, epoch: int, cuts: Tensor, boxes: Boxes, color_numbers: NDArray[np.float64], indices: NDArray[np.int64]
-    ) -> Batch:
-        colors = transforms.draw_colors(self.recipe, color_numbers, self.statistics, epoch)
-        cuts = cuts.to(self.device, non_blocking=True)
-        images = transforms.color(cuts, boxes, colors, self.statistics, self.channels)
-        labels = torch.from_numpy(self.pictures(epoch).labels[indices]).to(self.device)
-        return Batch(images, labels, indices)
+    def _finish(self, epoch: int, cut: "_Cut") -> Batch:
+        colors = transforms.draw_colors(self.recipe, cut.color_numbers, self.statistics, epoch)
+        images = cut.images.to(self.device, non_blocking=True)
+        images = transforms.color(images, cut.boxes, colors, self.statistics, self.channels)
+        labels = torch.from_numpy(self.pictures(epoch).labels[cut.indices]).to(self.device)
+        return Batch(images, labels, cut.indices, cut.places)
+
+
+class _Cut(NamedTuple):
+    """A batch on its way: uint8 views [M, s, s, 3] of ``places``, their boxes and numbers, all its indices."""
+
+    images: Tensor
+    boxes: Boxes
+    color_numbers: NDArray[np.float64]
+    indices: NDArray[np.int64]
+    places: NDArray[np.int64] | None
 
 
 def in_order(split: Split, batch_size: int) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:

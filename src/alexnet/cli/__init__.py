@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import recipe as recipes
-from alexnet.cli import arguments, honest, import_weights, layers, ship, show
+from alexnet.cli import arguments, honest, import_weights, layers, scaling, ship, show
 from alexnet.cli.claims import claims
 from alexnet.cli.doctor import doctor
 from alexnet.cli.report import at_the_end, report
@@ -78,22 +78,31 @@ def train(words: list[str]) -> int:
         arguments.TrainArguments, words, "train", arguments.TrainArguments(numbers=base)
     )
     from alexnet import api
+    from alexnet.training.parallel import Layout
 
+    layout = Layout(given.parallel, given.split, given.accumulate)
+    again = (
+        int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+    )  # torchrun starts this command again after a fault
+    if again and given.run is None and given.resume is None:
+        return _fail("torchrun --max-restarts needs --run FOLDER: what is started again must find its run", 2)
     if given.resume is not None:
         arguments.only_resume(given, base)
         result = api.resume(
-            given.resume, store=given.store, device=given.device, workers=given.workers, quiet=given.quiet
-        )
+            given.resume, store=given.store, device=given.device, workers=given.workers, quiet=given.quiet,
+            layout=layout,
+        )  # fmt: skip
     elif given.data is None:
         return _fail("train needs DATA: digits, a folder, a store or the name of a set (or --resume RUN)", 2)
     else:
         result = api.train(
             given.data, given.numbers, given.run, start=start,
             options=arguments.data_options(given.source), device=given.device, workers=given.workers, quiet=given.quiet,
-            layers=given.layers, layer_params=given.layer_params,
+            layers=given.layers, layer_params=given.layer_params, layout=layout, go_on=again,
         )  # fmt: skip
-    page = at_the_end(result.folder, given) if given.report else None
-    show.result(result, page, as_json=given.json)
+    if result.first:
+        page = at_the_end(result.folder, given) if given.report else None
+        show.result(result, page, as_json=given.json)
     return 0
 
 
@@ -259,4 +268,5 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "layers": layers.run,
     "recipes": show_recipes,
     "claims": claims,
+    "scaling": scaling.run,
 }

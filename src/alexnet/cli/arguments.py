@@ -56,6 +56,9 @@ class TrainArguments:
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     workers: int = 1  # threads that make batches; the number never changes a run
     report: bool = True  # end with report.html, in seconds; `alexnet report RUN` makes it with all that takes longer
+    parallel: Literal["data", "towers", "hybrid", "hybrid-turns"] = "data"  # how torchrun's processes share the network
+    split: int = 0  # `hybrid`: processes among which the fully connected layers are cut; 0: all
+    accumulate: int = 1  # pieces in which a process goes through its share of a batch; less memory, the same result
     json: bool = False  # print the result as one JSON object
     quiet: bool = False  # say nothing while training
     source: DataArguments = field(default_factory=DataArguments)

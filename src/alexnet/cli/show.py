@@ -87,7 +87,7 @@ def result(result: "Result", page: "Path | None" = None, *, as_json: bool) -> No
     for note in result.notes:
         print(f"note       {note}")
     rate, precision = result.images_per_second, result.recipe.precision
-    print(f"training   {rate:.1f} images/s in {precision}, {result.seconds:.0f} s in all")
+    print(f"training   {rate:.1f} images/s in {precision}; this command took {result.seconds:.0f} s")
     print(f"run        {result.folder}  (bundle/, checkpoints/, journal.jsonl, results.csv, recipe.toml, tensorboard/)")
     print(f"pictures   {result.folder / 'pictures'}  ({', '.join(p.stem for p in result.pictures)})")
     if page is not None:

@@ -1,6 +1,8 @@
 """A whole split through a network: one view, nine or ten, every picture counted exactly once."""
 
+import itertools
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -85,8 +87,14 @@ def evaluate(
     batch_size: int = 100,
     precision: str = "fp32",
     device: torch.device | None = None,
+    part: tuple[int, int] = (0, 1),
+    add: Callable[..., None] | None = None,
 ) -> Scores:
-    """Counts over the whole split; the network is left in the mode (training or not) in which it came."""
+    """Counts over the whole split; the network is left in the mode (training or not) in which it came.
+
+    ``part`` (number, of how many): only every so manieth batch is looked at here, the others by other processes;
+    ``add`` then sums tensors over all of them, in place.
+    """
     if not len(split):
         raise DataError(f"the {split.name} split is empty", "at least one picture", "choose another split")
     device = device or torch.device("cpu")
@@ -96,11 +104,14 @@ def evaluate(
         kernel.build()
     network.eval()
     try:
-        for images, indices in in_order(split, max(1, batch_size // views)):
+        batches = in_order(split, max(1, batch_size // views))
+        for images, indices in itertools.islice(batches, part[0], None, part[1]):
             result = log_probabilities(
                 network, images.to(device), statistics, side=side, channels=channels, views=views, precision=precision
             )
             counter.add(result.cpu(), torch.from_numpy(split.labels[indices]), torch.from_numpy(indices))
     finally:
         network.train(was_training)
+    if add is not None:
+        counter.add_up(add)
     return counter.scores(split.name, views, time.perf_counter() - started)

@@ -1,6 +1,7 @@
 """Counts over a split. Integers are added up and divided once, at the end."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,15 @@ class Counter:
         self.loss += float(F.nll_loss(log_probabilities.double(), labels, reduction="sum"))
         pairs = labels * len(self.confusion) + best[:, 0]
         self.confusion += pairs.bincount(minlength=self.confusion.numel()).view_as(self.confusion)
+
+    def add_up(self, add: Callable[..., None]) -> None:
+        """Counts of several processes as one: ``add`` sums tensors over them, in place."""
+        seen = self.seen.to(torch.int64)
+        sums = torch.tensor([self.correct5, self.loss], dtype=torch.float64)
+        add(seen, self.confusion, sums)
+        if (seen > 1).any():
+            raise ValueError("a picture was evaluated twice")
+        self.seen, self.correct5, self.loss = seen > 0, int(sums[0]), float(sums[1])
 
     def scores(self, split: str, views: int, seconds: float = 0.0) -> Scores:
         """The result, once every picture of the split has been counted."""

@@ -149,8 +149,9 @@ def _find(name: str) -> _Model:
     if name in _MODELS:
         return _MODELS[name]
     near = difflib.get_close_matches(name, _MODELS, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else ""
-    raise ModelError(f"model {name!r} does not exist", f"one of {', '.join(list_models())}", hint)
+    if near:
+        raise ModelError(f"model {name!r} does not exist", "", f"did you mean {near[0]!r}? `alexnet models` lists all")
+    raise ModelError(f"model {name!r} does not exist", f"one of {', '.join(list_models())}")
 
 
 _LEAST = {"num_classes": 2, "in_channels": 1, "image_size": 1}

@@ -180,18 +180,37 @@ class Dropout(nn.Module):
 
     Equivalent to the paper's form (outputs × (1 − p) at test time). The masks come from ``generator`` where one is
     set (:func:`set_generator`), so that a run can repeat them; PyTorch's default generator otherwise.
+
+    ``rows`` and ``columns``, both (first, of how many), say that the input is a part of a larger one: the mask is drawn
+    for all of that, and the part of it taken. So a part gets what it would get in the whole.
     """
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
         self.p = p
         self.generator: torch.Generator | None = None
+        self.rows: tuple[int, int] | None = None
+        self.columns: tuple[int, int] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return input
-        keep = torch.empty_like(input).bernoulli_(1 - self.p, generator=self.generator)
+        keep = self._whole(input).bernoulli_(1 - self.p, generator=self.generator)
+        if self.rows:
+            keep = keep.narrow(0, self.rows[0], input.shape[0])
+        if self.columns:
+            keep = keep.narrow(1, self.columns[0], input.shape[1])
         return input * keep.div_(1 - self.p)
+
+    def _whole(self, input: Tensor) -> Tensor:
+        """An empty tensor like all of that of which ``input`` is a part, in the same order of memory."""
+        if not self.rows and not self.columns:
+            return torch.empty_like(input)
+        rows, columns = self.rows or (0, input.shape[0]), self.columns or (0, input.shape[1])
+        maps = input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last)
+        order = torch.channels_last if maps else torch.contiguous_format
+        shape = (rows[1], columns[1], *input.shape[2:])
+        return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=order)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -202,6 +221,13 @@ def set_generator(model: nn.Module, generator: torch.Generator | None) -> None:
     for module in model.modules():
         if isinstance(module, Dropout):
             module.generator = generator
+
+
+def set_rows(model: nn.Module, rows: tuple[int, int] | None) -> None:
+    """Tell every :class:`Dropout` of ``model`` which rows of a larger batch come next: (first, of how many)."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.rows = rows
 
 
 def channels_last_rows(input: Tensor, towers: int) -> Tensor:

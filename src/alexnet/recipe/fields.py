@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alexnet.errors import RecipeError
+from alexnet.recipe.cadence import cadence
 from alexnet.recipe.layers import each_layer, layer_names
 
 
@@ -86,7 +87,7 @@ class Recipe:
 
     # How it is computed
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the processor multiplies it faster
-    checkpoint_minutes: float = 5.0  # a checkpoint at an epoch's end when the last one is older, minutes; 0: each epoch
+    checkpoint_every: str = "1epoch"  # how often a checkpoint is written: 5min, 500steps, 1epoch; at the end always
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -145,7 +146,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 1_000_000), "learning_rate": (1e-12, 1000), "bias_rate": (0, 1000), "momentum": (0, 0.9999),
     "weight_decay": (0, 100), "fc_decay": (-1, 100), "clip": (0, 1e9), "warmup": (0, 1_000_000),
     "patience": (1, 1_000_000), "most_drops": (0, 20), "label_smoothing": (0, 0.99), "averaging": (0, 0.99999),
-    "small_size": (0, 4096), "small_share": (0, 1), "stop_error": (0, 1), "checkpoint_minutes": (0, 1e6),
+    "small_size": (0, 4096), "small_share": (0, 1), "stop_error": (0, 1),
 }  # fmt: skip
 
 _KINDS: dict[type, str] = {
@@ -187,6 +188,7 @@ def _check_together(recipe: Recipe) -> None:
             raise RecipeError(f"{who} has no validation split to {purpose} {since}", f"--join-from 0{otherwise}")
     if recipe.sampling == recipe.class_weights == "balanced":
         raise RecipeError("--sampling balanced and --class-weights balanced correct twice", "one of them")
+    cadence(recipe.checkpoint_every, "--checkpoint-every")
     layer_names(recipe.freeze, "--freeze")
     each_layer(recipe.layer_rate, "--layer-rate")
     each_layer(recipe.layer_decay, "--layer-decay")
@@ -202,7 +204,11 @@ def _is_a(kind: type, value: Any) -> bool:
 
 def from_dict(values: Mapping[str, Any]) -> Recipe:
     """The recipe with these values, as :meth:`Recipe.to_dict` gives them; raises :class:`RecipeError`."""
-    return Recipe().replace(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    found: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    if "checkpoint_minutes" in found:  # what runs begun before November 2026 wrote; 0 was each epoch
+        minutes = float(found.pop("checkpoint_minutes"))
+        found.setdefault("checkpoint_every", f"{minutes:.6f}min" if minutes else "1epoch")
+    return Recipe().replace(**found)
 
 
 def from_toml(text: str, name: str = "recipe.toml") -> Recipe:

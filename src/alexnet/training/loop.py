@@ -1,25 +1,30 @@
 """The one loop, read top to bottom: batches and a network in, a trained bundle out."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet.batches.loader import Batch, Loader
-from alexnet.batches.sampler import step_seed
 from alexnet.batches.transforms import Statistics
-from alexnet.errors import CheckpointError, Interrupted, TrainingError
+from alexnet.errors import Interrupted, TrainingError
 from alexnet.evaluation.evaluate import autocast, evaluate
 from alexnet.evaluation.metrics import Scores
 from alexnet.models.cuda_convnet import GraphNetwork
-from alexnet.recipe import Recipe
-from alexnet.training import groups, optimizer
+from alexnet.models.layers import set_rows
+from alexnet.training import groups
+from alexnet.training.distributed import share
 from alexnet.training.journal import Journal
 from alexnet.training.machine import Stop
+from alexnet.training.meeting import CutNetwork
+from alexnet.training.mixing import Mixed, mix, wanted
+from alexnet.training.saving import Saver
 from alexnet.training.state import State
 
 
@@ -33,7 +38,7 @@ class Training:
     journal: Journal
     folder: Path
     stop: Stop
-    saved_at: float = 0.0  # time.monotonic() of the last checkpoint
+    saver: Saver
 
 
 def train(training: Training) -> None:
@@ -43,7 +48,6 @@ def train(training: Training) -> None:
     number (the last good checkpoint stays), :class:`CheckpointError` when the last checkpoint can not be written.
     """
     state, journal = training.state, training.journal
-    training.saved_at = time.monotonic()
     while not state.finished:
         train_epoch(training)
         row = _row(state)
@@ -59,25 +63,24 @@ def train(training: Training) -> None:
         journal.epoch(state.rows)
         state.schedule.epoch_done(state.position.epoch, None if scores is None else 1 - scores.top1)
         _next_epoch(state)
-        finished = state.finished
-        minutes = (time.monotonic() - training.saved_at) / 60
-        if finished or training.stop.signal or minutes >= state.recipe.checkpoint_minutes:
-            save(training, must=finished or bool(training.stop.signal))
-        if training.stop.signal and not finished:
-            raise _interrupted(training)
+        (signal, due), finished = agree(training, epoch_over=True), state.finished
+        if finished or signal or due:
+            save(training, must=finished or bool(signal))
+        if signal and not finished:
+            raise _interrupted(training, signal)
 
 
 def train_epoch(training: Training) -> None:
     """The rest of the epoch at which the run stands."""
     state, recipe = training.state, training.state.recipe
-    position = state.position
+    position, saver = state.position, training.saver
     side = recipe.side(position.epoch, state.network.image_size)
     steps = training.loader.steps(position.epoch)
     state.network.train()
     groups.freeze(state.network, recipe, position.epoch)
     training.journal.begin_epoch(position.epoch, recipe.epochs, steps, position.batch)
     started = time.perf_counter()
-    for batch in training.loader.epoch(position.epoch, position.batch, side):
+    for batch in training.loader.epoch(position.epoch, position.batch, side, _wanted(state)):
         loss, correct = train_step(state, batch)
         if not np.isfinite(loss):
             raise _not_a_number(training, batch, loss)
@@ -88,49 +91,68 @@ def train_epoch(training: Training) -> None:
         position.step += 1
         state.average()
         training.journal.step(loss, len(batch.labels))
-        if training.stop.signal and position.batch < steps:
-            position.seconds += time.perf_counter() - started
-            save(training, must=True)
-            raise _interrupted(training)
+        saver.collect()
+        signal, due = agree(training, epoch_over=False)
+        if position.batch < steps and (signal or due):
+            position.seconds, started = position.seconds + time.perf_counter() - started, time.perf_counter()
+            save(training, must=bool(signal))
+            if signal:
+                raise _interrupted(training, signal)
     position.seconds += time.perf_counter() - started
 
 
 def train_step(state: State, batch: Batch) -> tuple[float, int]:
-    """One update; returns the mean loss and how many pictures were right. A loss that is no number changes nothing."""
-    recipe, position = state.recipe, state.position
+    """One update; returns the batch's mean loss and how many pictures were right.
+
+    A loss that is no number changes nothing: all processes learn of it before any gradient is summed.
+    """
+    recipe, position, world, total = state.recipe, state.position, state.world, len(batch.labels)
     state.begin_step()
-    images, labels, others, share = _mix(batch, recipe, position.step)
-    with autocast(images.device, recipe.precision):
-        if isinstance(state.network, GraphNetwork):  # a layer file says itself what is to become small
-            logits, loss = state.network.costs(images, labels)
-        else:
-            logits = state.network(images)  # [N, K]
-            loss = _loss(logits.float(), labels, others, share, recipe.label_smoothing, state.class_weights)
-    value = float(loss.detach())
-    if not np.isfinite(value):
-        return value, 0
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = optimizer.clip(list(state.network.parameters()), recipe.clip)
+    world.steps, world.pictures = world.steps + 1, world.pictures + total
+    places = world.places(total)
+    mixed = mix(batch, recipe, position.step, places)
+    pieces = [p for p in (share(len(places), i, state.accumulate) for i in range(state.accumulate)) if len(p)]
+    said = torch.zeros(2, dtype=torch.float64)  # loss times weight, right
+    for number, piece in enumerate(pieces, 1):
+        weight = world.weight(total) * len(piece) / len(places)
+        state.begin_piece()
+        loss, logits, labels = forward(state, mixed, piece, places, total)
+        right = int((logits.argmax(1) == labels).sum()) if weight else 0
+        said += torch.tensor([float(loss.detach()) * weight, right])
+        last = number == len(pieces)
+        value, correct = state.together(said) if last else (float(said[0]), 0)
+        if not np.isfinite(value):
+            state.optimizer.zero_grad()
+            if last:
+                return value, 0
+            continue  # all processes come to the last piece
+        with world.summing(last):
+            (loss if weight == 1 else loss * weight).backward()  # type: ignore[no-untyped-call]
+    norm = state.clip()
     if not torch.isfinite(norm):
         state.optimizer.zero_grad()
         return float("nan"), 0
     state.optimizer.step()
     state.optimizer.zero_grad()
-    return value, int((logits.argmax(1) == labels).sum())
+    return value, correct
 
 
-def _mix(batch: Batch, recipe: Recipe, step: int) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Mixup (Zhang et al. 2017): with the recipe's probability, the batch mixed with itself in another order."""
-    if not recipe.mixup:
-        return batch.images, batch.labels, batch.labels, 1.0
-    random = np.random.Generator(np.random.Philox(step_seed(recipe.seed, step, stream=2)))
-    if random.random() >= recipe.mixup:
-        return batch.images, batch.labels, batch.labels, 1.0
-    share = float(random.beta(0.4, 0.4))
-    share = max(share, 1 - share)  # the first label weighs more: it is the one that is counted
-    order = torch.from_numpy(random.permutation(len(batch.labels))).to(batch.labels.device)
-    images = torch.lerp(batch.images[order], batch.images, share).contiguous(memory_format=torch.channels_last)
-    return images, batch.labels, batch.labels[order], share
+def forward(state: State, mixed: Mixed, piece: range, places: range, total: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean loss, logits [N, K] and labels [N] of a piece of this process's ``places`` in a batch of ``total``."""
+    network, recipe = state.network, state.recipe
+    cut = slice(piece.start, piece.stop)
+    whole = len(piece) == len(places)  # then there is nothing to cut, and images may be fewer than labels (hybrid)
+    images, labels, others = mixed.images if whole else mixed.images[cut], mixed.labels[cut], mixed.others[cut]
+    if isinstance(network, CutNetwork):
+        network.count = len(piece)
+    set_rows(network, None if len(piece) == total else (places.start + piece.start, total))
+    with autocast(images.device, recipe.precision):
+        if isinstance(network, GraphNetwork):  # a layer file says itself what is to become small
+            logits, loss = network.costs(images, labels)
+        else:
+            logits = network(images)  # [N, K]
+            loss = _loss(logits.float(), labels, others, mixed.share, recipe.label_smoothing, state.class_weights)
+    return loss, logits, labels
 
 
 def _loss(
@@ -170,21 +192,38 @@ def score(state: State, statistics: Statistics, split: str, views: int) -> Score
         views=views,
         precision=state.recipe.precision,
         device=state.device,
+        part=(state.world.rank, state.world.size),
+        add=state.world.add,
     )
 
 
+def agree(training: Training, *, epoch_over: bool) -> tuple[int, bool]:
+    """The signal that asks to stop (or 0), and: is a checkpoint due? The same on all processes.
+
+    A signal to any of them is one to all; the clock is the first one's.
+    """
+    stop, world = training.stop, training.state.world
+    signal, due = stop.signal, stop.save or training.saver.due(epoch_over=epoch_over)
+    if world.size == 1:
+        return signal, due
+    said = world.exchange([signal, stop.save, due])
+    return int(said[:, 0].max()), bool(said[:, 1].any() or said[0, 2])
+
+
+def _wanted(state: State) -> Callable[[int, int], NDArray[np.int64]] | None:
+    """Which places of a batch this process cuts; None: all."""
+    first, recipe, world = state.position.step - state.position.batch, state.recipe, state.world
+    if world.size == 1:
+        return None
+    return lambda batch, total: wanted(recipe, first + batch, total, world.own(total))
+
+
 def save(training: Training, *, must: bool) -> None:
-    """Write a checkpoint. One that can not be written ends the run only if it ``must`` be, at the end of it."""
-    try:
-        path = training.state.save(training.folder / "checkpoints", training.journal.size())
-    except CheckpointError as error:
-        if must:
-            raise
-        training.journal.say(f"warning: {error}; training goes on")
-        training.journal.event("checkpoint failed", reason=str(error))
-    else:
-        training.journal.event("checkpoint", file=path.name)
-    training.saved_at = time.monotonic()
+    """Write a checkpoint; one that a signal asked for is one less to ask for."""
+    training.stop.save = False
+    training.saver.save(must=must)
+    if must:  # nobody leaves while the first one writes: torchrun would end it
+        training.state.world.exchange([0])
 
 
 def _row(state: State) -> dict[str, float]:
@@ -205,10 +244,10 @@ def _next_epoch(state: State) -> None:
     p.epoch, p.batch, p.loss, p.correct, p.seen, p.seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
 
 
-def _interrupted(training: Training) -> Interrupted:
-    training.journal.event("interrupted", signal=training.stop.signal)
+def _interrupted(training: Training, signal: int) -> Interrupted:
+    training.journal.event("interrupted", signal=signal)
     return Interrupted(
-        training.stop.signal,
+        signal,
         f"stopped in epoch {training.state.position.epoch + 1}, saved in {training.folder}",
         f"go on with: alexnet train --resume {training.folder}",
     )

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 
 import torch
@@ -73,10 +73,10 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 
 @dataclass
 class Stop:
-    """Whether a signal has asked the run to stop. ``signal`` is 0 until one has."""
+    """What signals have asked for: ``signal`` to stop (0 until one has), ``save`` to write a checkpoint and go on."""
 
     signal: int = 0
-    _said: list[int] = field(default_factory=list)
+    save: bool = False
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:
         """The signal handler: notes the first signal and does nothing else; later ones change nothing."""
@@ -84,17 +84,22 @@ class Stop:
             self.signal = number
             os.write(2, b"\nfinishing the step and saving; a moment ...\n")
 
+    def ask_save(self, number: int, frame: FrameType | None = None) -> None:
+        """The handler of SIGUSR1: a checkpoint after this step."""
+        self.save = True
+
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """SIGINT and SIGTERM set the flag instead of killing; the old handlers come back at the end.
+    """SIGINT, SIGTERM and SIGUSR1 set a flag instead of killing; the old handlers come back at the end.
 
-    Outside the main thread, where Python allows no handlers, the flag just never rises.
+    Outside the main thread, where Python allows no handlers, the flags just never rise.
     """
     stop, before = Stop(), {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, stop.ask)
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, stop.ask_save)
     except ValueError:
         pass
     try:

@@ -71,10 +71,13 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float, unlowered: float | N
         group["lr"] = (rate if lowered else unlowered) * group["scale"]
 
 
-def clip(parameters: list[Tensor], longest: float) -> Tensor:
-    """Shorten the whole gradient to ``longest`` where it is longer (0: never); returns its norm before, a scalar."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+def clip(parameters: list[Tensor], longest: float, norm: Tensor | None = None) -> Tensor:
+    """Shorten the whole gradient to ``longest`` where it is longer (0: never); returns its norm before, a scalar.
+
+    ``norm`` is given where ``parameters`` are only a piece of what is learned.
+    """
+    if norm is None:
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if longest and norm > longest:
         nn.utils.clip_grads_with_norm_(parameters, longest, norm)
     return norm

@@ -20,6 +20,7 @@ from alexnet.batches.transforms import Statistics, center_views
 from alexnet.bundle import Bundle, Golden
 from alexnet.data.pixels import encode_png
 from alexnet.data.store import Store
+from alexnet.data.writing import json_bytes, write_file
 from alexnet.errors import CheckpointError, DataError, RecipeError, RunError
 from alexnet.evaluation.calibration import FEWEST, calibrate
 from alexnet.evaluation.evaluate import calibrated, log_probabilities
@@ -29,8 +30,11 @@ from alexnet.models import kernel
 from alexnet.models.cuda_convnet import Files
 from alexnet.recipe import Recipe, from_toml
 from alexnet.training import checkpoint, loop, machine
-from alexnet.training.journal import Journal
+from alexnet.training.distributed import World
+from alexnet.training.journal import Journal, Mute
 from alexnet.training.loop import Training
+from alexnet.training.parallel import ALONE, Layout
+from alexnet.training.saving import Saver
 from alexnet.training.start import Start
 from alexnet.training.state import State
 
@@ -59,9 +63,18 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def refuse_used(folder: Path) -> None:
-    """Raise :class:`RunError` if ``folder`` holds anything: a run never mixes with another."""
-    if folder.exists() and (not folder.is_dir() or any(p.name != ".lock" for p in folder.iterdir())):
+    """Raise :class:`RunError` if ``folder`` holds anything: a run never mixes with another.
+
+    What is left of a start that was killed before run.json counts as nothing.
+    """
+    if folder.exists() and (not folder.is_dir() or (folder / "run.json").exists() or _strange(folder)):
         raise RunError(f"run folder {folder} exists already", "a new folder", f"or go on with it: --resume {folder}")
+
+
+def _strange(folder: Path) -> bool:
+    begun = {".lock", "checkpoints", "recipe.toml", "layers.cfg", "layer-params.cfg"}
+    found = {path.name.removesuffix(".tmp") for path in folder.iterdir()}
+    return not found <= begun | {"run.json"} or _saved(folder)
 
 
 def write_start(folder: Path, recipe: Recipe, about: dict[str, Any], files: Files | None = None) -> None:
@@ -71,8 +84,8 @@ def write_start(folder: Path, recipe: Recipe, about: dict[str, Any], files: File
         about = about | {"layers": files.name}
         (folder / "layers.cfg").write_text(files.layers, encoding="utf-8")
         (folder / "layer-params.cfg").write_text(files.parameters, encoding="utf-8")
-    (folder / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-    (folder / "run.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_file(folder / "recipe.toml", recipe.to_toml().encode())
+    write_file(folder / "run.json", json_bytes(about))  # last: a folder that has it can be gone on with
 
 
 def read_start(folder: Path) -> tuple[Recipe, dict[str, Any]]:
@@ -98,6 +111,22 @@ def layer_files(folder: Path) -> Files | None:
             f"{folder} lacks what it was begun with: {error}", "a folder that `alexnet train` made"
         ) from error
     return Files(about["layers"], *texts)
+
+
+def begun_only(folder: Path) -> bool:
+    """Was a run stopped before its first checkpoint? It goes on from its first step: a recipe tells all of it, but for
+    weights that it started from."""
+    return not _saved(folder) and "from" not in read_start(folder)[1]
+
+
+def _saved(folder: Path) -> bool:
+    return bool(checkpoint.list_all(folder / "checkpoints"))
+
+
+def discard(folder: Path) -> None:
+    """Forget what a run said before its first checkpoint: it will say it again."""
+    for name in ("journal.jsonl", "results.csv"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def statistics_of(store: Store, recipe: Recipe, side: int) -> Statistics:
@@ -132,19 +161,24 @@ def run(
     resume_from: Path | None = None,
     quiet: bool = False,
     start: Start | None = None,
+    world: World | None = None,
+    layout: Layout = ALONE,
 ) -> tuple[Path, dict[str, Scores], float]:
     """Train in a locked folder from the start or from a checkpoint (the newest, or ``resume_from``).
 
-    ``start`` are weights to begin with.
+    ``start`` are weights to begin with; ``world`` the processes that train together, ``layout`` how they share it.
 
     Returns the bundle's path, its scores by split, and the images a second of training.
     """
     _check_store(recipe, store)
-    state = State(recipe, store, device, start, layer_files(folder))
+    world = world or World(device)
+    state = State(recipe, store, device, start, layer_files(folder), world, layout)
     content: dict[str, Any] = {"journal_bytes": 0}
-    if resume:
+    if resume and (resume_from or not (begun_only(folder) or (start and not _saved(folder)))):
         path, content = _checkpoint(folder, resume_from)
         state.restore(path, content)
+    elif resume and world.first:
+        discard(folder)
     network = state.network
     statistics = dataclasses.replace(statistics_of(store, recipe, network.image_size), **state.shown)
     loader = Loader(
@@ -153,22 +187,28 @@ def run(
     )  # fmt: skip
     step = state.position.step
     with (
-        Journal(folder, quiet=quiet, resume_at=content["journal_bytes"], resume_step=step) as journal,
+        _journal(world, folder, quiet=quiet, resume_at=content["journal_bytes"], resume_step=step) as journal,
         machine.stop_on_signals() as stop,
+        Saver(state, journal, folder) as saver,
     ):
         journal.write_rows(state.rows)
         computed = {
             "torch": torch.__version__,
             "device": str(device),
             "norm": "compiled" if kernel.build() else "pytorch",
+            **({"processes": world.size} if world.size > 1 else {}),
         }
         journal.event("resumed" if resume else "started", step=step, **computed)
-        loop.train(Training(state, loader, statistics, journal, folder, stop))
+        loop.train(Training(state, loader, statistics, journal, folder, stop, saver))
         bundle, scores = _finish(state, statistics, folder)
         journal.event("finished", bundle=str(bundle.name), **{name: s.to_dict() for name, s in scores.items()})
     seconds = sum(row["seconds"] for row in state.rows)
     seen = sum(len(loader.pictures(epoch)) for epoch in range(len(state.rows)))
     return bundle, scores, seen / max(seconds, 1e-9)
+
+
+def _journal(world: World, folder: Path, **how: Any) -> Journal:
+    return Journal(folder, **how) if world.first else Mute(folder)
 
 
 def _checkpoint(folder: Path, path: Path | None) -> tuple[Path, dict[str, Any]]:
@@ -177,7 +217,7 @@ def _checkpoint(folder: Path, path: Path | None) -> tuple[Path, dict[str, Any]]:
     content = checkpoint.load(path)
     for later in checkpoint.list_all(folder / "checkpoints"):
         if later.name > path.name:  # going back on purpose: what came after it is another future
-            later.unlink()
+            later.unlink(missing_ok=True)  # by another process of this run
     return path, content
 
 
@@ -207,6 +247,8 @@ def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, d
         for split in (("test",) if joined else ("validation", "test"))
         if len(state.store.split(split))
     }
+    if not state.world.first:
+        return folder / "bundle", scores
     store = state.store
     calibration = {} if joined else _calibration(state, statistics)
     bundle = Bundle(

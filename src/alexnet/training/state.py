@@ -1,6 +1,7 @@
 """Everything that a run is at a moment: what a checkpoint writes down and a resume puts back."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe, differences, from_dict
 from alexnet.training import checkpoint, groups, optimizer
+from alexnet.training.distributed import World
 from alexnet.training.layer_files import data_of
 from alexnet.training.layer_rule import LayerRule
+from alexnet.training.parallel import ALONE, Cut, Layout
 from alexnet.training.schedule import Schedule
 from alexnet.training.start import Start
 
@@ -62,14 +65,18 @@ class State:
         device: torch.device,
         start: Start | None = None,
         files: Files | None = None,
+        world: World | None = None,
+        layout: Layout = ALONE,
     ) -> None:
+        self.world, self.accumulate = world or World(device), layout.accumulate
         self.recipe, self.store, self.device = recipe, store, device
         self.network = build_network(recipe, len(store.classes), files)
         if start is not None:
             start.give(self.network, store.classes)
         self.shown = start.shown if start else {}  # of the statistics, what belongs to the weights
         self.source = start.about(store.classes) if start else {}
-        self.network = self.network.to(device).to(memory_format=torch.channels_last)
+        self.cut = Cut(self.network, layout, self.world)
+        self.network = self.cut.network.to(device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.network).eval() if recipe.averaging else None
         self.averages = 0
         self.masks = torch.Generator(device)
@@ -82,16 +89,33 @@ class State:
             groups.check(self.network, recipe)
             self.optimizer = optimizer.build(self.network, recipe)
         self.class_weights = _class_weights(recipe, store, device)
+        self.world.alike(list(self.network.parameters()))
+        self.world.watch(self.network, self.cut.across)
         counts = [len(store.split("train")), len(store.split("train")) + len(store.split("validation"))]
         steps, joined = (-(-count // recipe.batch_size) for count in counts)
         self.schedule = Schedule(recipe, steps, steps_joined=joined)
         self.position, self.best = Position(), Best()
         self.rows: list[dict[str, float]] = []
+        self._whole: tuple[int, Network] | None = None
 
     @property
     def judged(self) -> Network:
-        """The network that validation, the bundle and the test see: the average where there is one."""
-        return self.averaged or self.network
+        """The network that validation, the bundle and the test see: the average where there is one.
+
+        Of a network that is cut among processes a whole one, put together when a step was made since. All take part.
+        """
+        judged = self.averaged or self.network
+        if not self.cut.pieces:
+            return judged
+        if self._whole is None or self._whole[0] != self.position.step:
+            network = self._whole[1] if self._whole else self._whole_network()
+            network.load_state_dict(self.cut.joined(judged.state_dict()))
+            self._whole = self.position.step, network
+        return self._whole[1]
+
+    def _whole_network(self) -> Network:
+        network = build_network(self.recipe, len(self.store.classes))
+        return network.to(self.device).to(memory_format=torch.channels_last).eval()
 
     @property
     def finished(self) -> bool:
@@ -103,7 +127,7 @@ class State:
     def begin_step(self) -> None:
         """Rates of the step at hand; what is drawn in it is a function of (seed, step) alone."""
         seed, position = self.recipe.seed, self.position
-        self.masks.manual_seed(step_seed(seed, position.step))
+        self.begin_piece()
         if isinstance(self.optimizer, LayerRule):
             self.optimizer.generator.manual_seed(step_seed(seed, position.step, stream=3))
             steps = self.schedule.steps_per_epoch
@@ -112,11 +136,26 @@ class State:
             rates = [self.schedule.rate(position.epoch, position.batch, lowered) for lowered in (True, False)]
             optimizer.set_rate(self.optimizer, *rates)
 
+    def begin_piece(self) -> None:
+        """The masks of the step, from their beginning: each piece of a batch takes its rows of the same ones."""
+        self.masks.manual_seed(step_seed(self.recipe.seed, self.position.step))
+
     def rate(self) -> float:
         """The learning rate of the step before, for people; of a layer file, the highest of its weights."""
         if isinstance(self.optimizer, LayerRule):
             return self.optimizer.largest()
         return self.schedule.rate(self.position.epoch, max(self.position.batch - 1, 0))
+
+    def together(self, said: Tensor) -> tuple[float, int]:
+        """[loss times weight, right] of each process -> the loss and the count of the whole batch, on all."""
+        if self.world.size == 1:
+            return float(said[0]), int(said[1])
+        sums = self.world.exchange(said.tolist())[:: self.world.parts].sum(0)  # one of each row
+        return float(sums[0]), int(sums[1])
+
+    def clip(self) -> Tensor:
+        """Shorten the gradient as the recipe says; returns its norm before, that of the whole network."""
+        return optimizer.clip(list(self.network.parameters()), self.recipe.clip, self.cut.norm(self.network))
 
     @torch.no_grad()
     def average(self) -> None:
@@ -133,16 +172,12 @@ class State:
             weights = {name: t.detach().cpu().clone() for name, t in self.judged.state_dict().items()}
             self.best = Best(self.position.epoch, error, loss, weights=weights)
 
-    def save(self, folder: Path, journal_bytes: int) -> Path:
-        """Write a checkpoint (and the best weights, if new) to ``folder``; older ones go. Raises CheckpointError."""
+    def snapshot(self, journal_bytes: int, *, copied: bool) -> dict[str, Any]:
+        """What a checkpoint holds. ``copied``: tensors of its own in main memory, so that training can go on."""
         if self.best.weights and not self.best.file:
-            name = f"best-epoch-{self.best.epoch + 1:04d}.pt"
-            checkpoint.save(folder / name, {"network": self.best.weights})
-            self.best.file = name
-        path = folder / checkpoint.name_of(self.position.step)
-        checkpoint.save(path, self._content(journal_bytes))
-        checkpoint.prune(folder)
-        return path
+            self.best.file = f"best-epoch-{self.best.epoch + 1:04d}.pt"
+        content = self._content(journal_bytes)
+        return _copy(content) if copied else content
 
     def _content(self, journal_bytes: int) -> dict[str, Any]:
         best = self.best
@@ -150,10 +185,10 @@ class State:
             "recipe": self.recipe.to_dict(),
             "layers": self.network.files.layers if isinstance(self.network, GraphNetwork) else "",
             "store": {"fingerprint": self.store.fingerprint, "classes": list(self.store.classes)},
-            "network": self.network.state_dict(),
-            "averaged": self.averaged.state_dict() if self.averaged else None,
+            "network": self.cut.joined(self.network.state_dict()),
+            "averaged": self.cut.joined(self.averaged.state_dict()) if self.averaged else None,
             "averages": self.averages,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.cut.joined_optimizer(self.optimizer, self.network),
             "schedule": {"errors": self.schedule.errors, "drops": self.schedule.drops},
             "position": asdict(self.position),
             "rows": self.rows,
@@ -168,13 +203,13 @@ class State:
         if isinstance(self.network, GraphNetwork) and content["layers"] != self.network.files.layers:
             what = f"{path} was made with another layer file than layers.cfg of the run"
             raise CheckpointError(what, "", "put it back as it was; the parameter file may be changed")
-        self.network.load_state_dict(content["network"])
+        self.network.load_state_dict(self.cut.cut(content["network"]))
         if self.averaged is not None:
-            self.averaged.load_state_dict(content["averaged"])
+            self.averaged.load_state_dict(self.cut.cut(content["averaged"]))
         self.averages = content["averages"]
         start = content.get("start", {"shown": {}, "source": {}})  # a checkpoint of before there was fine-tuning
         self.shown, self.source = dict(start["shown"]), dict(start["source"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        self.optimizer.load_state_dict(self.cut.cut_optimizer(content["optimizer"], self.optimizer, self.network))
         self.schedule.errors = list(content["schedule"]["errors"])
         self.schedule.drops = list(content["schedule"]["drops"])
         self.position = Position(**content["position"])
@@ -210,6 +245,20 @@ def build_network(recipe: Recipe, num_classes: int, files: Files | None = None) 
         if isinstance(module, Dropout):
             module.p = recipe.dropout
     return network
+
+
+def check_network(recipe: Recipe) -> None:
+    """Raise :class:`ModelError` or :class:`RecipeError` for a network that can not be, before pictures are prepared."""
+    groups.check(build_network(recipe, 2), recipe)
+
+
+def _copy(value: Any) -> Any:
+    """``value`` with every tensor copied to main memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {name: _copy(item) for name, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _same_run(path: Path, content: dict[str, Any], recipe: Recipe, store: Store) -> None:
