@@ -255,7 +255,7 @@ def world(device: torch.device, parts: int = 1, *, apart: bool = False) -> Itera
         _check_grid(size, parts)
         with explained():
             grid = init_device_mesh(device.type, (size // parts, parts), mesh_dim_names=("column", "row"))
-            patient = dist.new_group(backend="gloo", timeout=_PREPARES)
+            patient: Any = dist.new_group(backend="gloo", timeout=_PREPARES)
             groups = {
                 "patient": patient,
                 "world": dist.group.WORLD,
