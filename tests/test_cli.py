@@ -291,6 +291,13 @@ def test_a_reader_that_has_seen_enough_is_no_error(home):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("words", ["--help", "models", "train --help"])
+def test_a_reader_that_has_left_before_the_first_line_is_no_error(words):
+    line = f"{sys.executable} -m alexnet {words} | true"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
+
+
 def test_ten_views_of_what_was_trained_without_mirrors_come_with_a_warning(home):
     assert "trained without mirrors" in alexnet("evaluate", "run", "--views", 10, cwd=home).stderr
     assert "mirrors" not in alexnet("evaluate", "run", cwd=home).stderr

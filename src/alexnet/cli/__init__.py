@@ -29,19 +29,10 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def run(words: list[str]) -> int:
     """Run a command line; returns the exit status."""
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview())
-        return 0 if words else 2
-    if words[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"alexnet {version('alexnet')}")
-        return 0
-    verb = _VERBS.get(words[0])
-    if verb is None:
-        return _fail(f"there is no command {words[0]!r}; must be {recipes.nearest(words[0], list(_VERBS))}", 2)
     try:
-        return verb(words[1:])
+        status = _command(words)
+        sys.stdout.flush()  # here, where a reader that has left is no fault
+        return status
     except Interrupted as error:
         return _fail(str(error), 128 + error.signal)
     except RecipeError as error:
@@ -55,6 +46,21 @@ def run(words: list[str]) -> int:
         return 0
     except MemoryError:
         return _fail("out of memory; make --batch-size smaller or close other programs", 1)
+
+
+def _command(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"alexnet {version('alexnet')}")
+        return 0
+    verb = _VERBS.get(words[0])
+    if verb is None:
+        return _fail(f"there is no command {words[0]!r}; must be {recipes.nearest(words[0], list(_VERBS))}", 2)
+    return verb(words[1:])
 
 
 def _fail(message: str, status: int) -> int:
