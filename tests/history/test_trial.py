@@ -71,6 +71,23 @@ def test_finished_trainings_are_found_again(relu, digits, monkeypatch):
     assert again.to_dict() == result.to_dict()
 
 
+def test_claims_beside_each_other_share_what_is_the_same(digits, tmp_path, monkeypatch):
+    begun, run = [], members.runs.run
+    monkeypatch.setattr(
+        members.runs, "run", lambda *a, **how: (begun.append(a[2].relative_to(tmp_path)), run(*a, **how))[1]
+    )
+    first = tried("dropout", digits, tmp_path / "dropout")
+    assert len(begun) == 4
+    second = tried("color-noise", digits, tmp_path / "color-noise")
+    assert sorted(path.name[:14] for path in begun[4:]) == ["no-color-noise", "no-color-noise"]
+    for mine, other in zip(second.members[:2], first.members[:2], strict=True):
+        assert mine.folder != other.folder and mine.metrics == other.metrics and mine.rows == other.rows
+        name = "bundle/model.safetensors"
+        assert (mine.folder / name).read_bytes() == (other.folder / name).read_bytes()
+    tried("views", digits, tmp_path / "views", epochs=2)  # another recipe: nothing to share
+    assert len(begun) == 8
+
+
 def test_another_plan_or_a_used_folder_is_refused(relu, digits, tmp_path):
     folder, _, _ = relu
     with pytest.raises(RunError, match="holds another plan: its epochs is different; choose another --run"):

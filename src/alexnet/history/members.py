@@ -79,7 +79,7 @@ def obtain(job: Job, recipe: Recipe, store: Store, folder: Path, *, device: str,
     recipe = recipe.replace(precision=machine.choose_precision(recipe.precision, chosen))
     with runs.locked(folder):
         _check(folder, recipe, store)
-        if not (folder / "bundle").is_dir() and not (folder / DIVERGED).is_file():
+        if not _finished(folder) and not _borrow(recipe, store, folder):
             _train(recipe, store, folder, chosen, workers)
     return _open(job, folder, store)
 
@@ -94,6 +94,32 @@ def _check(folder: Path, recipe: Recipe, store: Store) -> None:
         raise RunError(f"{folder} was trained with {name} = {before}, not {now}", "", "choose another --run")
     if about["store_fingerprint"] != store.fingerprint:
         raise RunError(f"{folder} was trained on other pictures", "", "choose another --run")
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / "bundle").is_dir() or (folder / DIVERGED).is_file()
+
+
+def _borrow(recipe: Recipe, store: Store, folder: Path) -> bool:
+    """Copy the same training from another claim's folder beside this one's, if it was made there: the claims share
+    their network. Returns whether it was."""
+    for other in sorted(folder.parent.parent.glob("*/*-rate*-seed*")):
+        if other != folder and (other / "bundle").is_dir() and _same(other, recipe, store):
+            _empty(folder)
+            left_out = shutil.ignore_patterns("bundle", "checkpoints", "tensorboard", ".lock", "*.partial")
+            shutil.copytree(other, folder, ignore=left_out, dirs_exist_ok=True)
+            shutil.copytree(other / "bundle", folder / "bundle.partial")
+            (folder / "bundle.partial").replace(folder / "bundle")  # last: by it a training is known as finished
+            return True
+    return False
+
+
+def _same(folder: Path, recipe: Recipe, store: Store) -> bool:
+    try:
+        _check(folder, recipe, store)
+    except (RunError, KeyError):  # another training, or none
+        return False
+    return (folder / "run.json").is_file()
 
 
 def _train(recipe: Recipe, store: Store, folder: Path, device: torch.device, workers: int) -> None:
