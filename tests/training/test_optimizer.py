@@ -110,6 +110,30 @@ def test_a_saved_state_goes_on_as_if_nothing_had_been(at):
     assert all(np.array_equal(a, b) for a, b in zip(steps(other, again, rates[at:]), expected[at:], strict=True))
 
 
+@pytest.mark.parametrize("kind", ["paper", "sgd", "adamw"])
+def test_a_momentum_that_was_written_in_another_memory_order(kind):
+    """As a network that was cut among processes writes it. PyTorch's fused kernels would mix up its numbers."""
+    torch.manual_seed(0)
+    recipe = Recipe(optimizer=kind, momentum=0.9, learning_rate=0.01)
+    networks = [nn.Sequential(nn.Conv2d(3, 4, 5)).to(memory_format=torch.channels_last) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    first, second = (optimizer.build(network, recipe) for network in networks)
+    gradients = torch.randn(4, 4, 3, 5, 5)
+    for step, gradient in enumerate(gradients):
+        if step == 2:
+            state = copy.deepcopy(first.state_dict())
+            for kept in state["state"].values():
+                kept |= {name: value.contiguous() for name, value in kept.items() if isinstance(value, torch.Tensor)}
+            optimizer.load(second, state)
+            networks[1].load_state_dict(networks[0].state_dict())
+        for network, rule in zip(networks, (first, second), strict=True):
+            network[0].weight.grad = gradient.contiguous(memory_format=torch.channels_last)
+            network[0].bias.grad = gradient.sum((1, 2, 3))
+            rule.step()
+    for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_the_first_step_has_no_velocity_and_momentum_stays_as_set():
     w = weight()
     made = PaperSGD([w])

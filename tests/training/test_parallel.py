@@ -120,7 +120,9 @@ def same_checkpoint(a: dict, b: dict, atol: float) -> None:
         for name, tensor in state.items():
             other = b["optimizer"]["state"][number][name]
             assert tensor.shape == other.shape
-            assert torch.allclose(tensor, other, rtol=0, atol=10 * atol), (number, name)
+            # A sum in another order may turn a ReLU or a maximum of one picture around: gradients of a layer before it
+            # were seen to differ by 1e-4 of the largest, weights not.
+            assert (tensor - other).abs().max() <= 50 * atol * max(1, other.abs().max()), (number, name)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,16 @@ def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return PaperSGD(found, lr=recipe.learning_rate, momentum=recipe.momentum)
 
 
+def load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Put back a state. Every momentum gets its weight's order in memory (channels last): PyTorch's fused kernels go
+    through both together as they lie, and a network that was cut among processes was written down in another order."""
+    optimizer.load_state_dict(state)
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, unlowered: float | None = None) -> None:
     """Give every group the schedule's rate times its own ``scale``; ``unlowered`` to those that it does not lower."""
     for group in optimizer.param_groups:

@@ -209,7 +209,7 @@ class State:
         self.averages = content["averages"]
         start = content.get("start", {"shown": {}, "source": {}})  # a checkpoint of before there was fine-tuning
         self.shown, self.source = dict(start["shown"]), dict(start["source"])
-        self.optimizer.load_state_dict(self.cut.cut_optimizer(content["optimizer"], self.optimizer, self.network))
+        optimizer.load(self.optimizer, self.cut.cut_optimizer(content["optimizer"], self.optimizer, self.network))
         self.schedule.errors = list(content["schedule"]["errors"])
         self.schedule.drops = list(content["schedule"]["drops"])
         self.position = Position(**content["position"])
