@@ -34,6 +34,7 @@ class Training:
     folder: Path
     stop: Stop
     saved_at: float = 0.0  # time.monotonic() of the last checkpoint
+    checkpoints: bool = True
 
 
 def train(training: Training) -> None:
@@ -110,6 +111,8 @@ def train_step(state: State, batch: Batch) -> tuple[float, int]:
     if not np.isfinite(value):
         return value, 0
     loss.backward()  # type: ignore[no-untyped-call]
+    if state.held is not None:
+        state.held.gradients(state.network)
     norm = optimizer.clip(list(state.network.parameters()), recipe.clip)
     if not torch.isfinite(norm):
         state.optimizer.zero_grad()
@@ -175,6 +178,8 @@ def score(state: State, statistics: Statistics, split: str, views: int) -> Score
 
 def save(training: Training, *, must: bool) -> None:
     """Write a checkpoint. One that can not be written ends the run only if it ``must`` be, at the end of it."""
+    if not training.checkpoints:
+        return
     try:
         path = training.state.save(training.folder / "checkpoints", training.journal.size())
     except CheckpointError as error:

@@ -17,6 +17,7 @@ from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe, differences, from_dict
 from alexnet.training import checkpoint, groups, optimizer
+from alexnet.training.held import Held
 from alexnet.training.layer_files import data_of
 from alexnet.training.layer_rule import LayerRule
 from alexnet.training.schedule import Schedule
@@ -81,6 +82,7 @@ class State:
             set_generator(self.network, self.masks)
             groups.check(self.network, recipe)
             self.optimizer = optimizer.build(self.network, recipe)
+        self.held: Held | None = None  # what may not change: a network that is being compressed
         self.class_weights = _class_weights(recipe, store, device)
         counts = [len(store.split("train")), len(store.split("train")) + len(store.split("validation"))]
         steps, joined = (-(-count // recipe.batch_size) for count in counts)
@@ -111,6 +113,9 @@ class State:
         else:
             rates = [self.schedule.rate(position.epoch, position.batch, lowered) for lowered in (True, False)]
             optimizer.set_rate(self.optimizer, *rates)
+        if self.held is not None:
+            done = position.step / (self.recipe.epochs * self.schedule.steps_per_epoch)
+            self.held.begin(self.network, [self.averaged] if self.averaged else [], self.optimizer, done)
 
     def rate(self) -> float:
         """The learning rate of the step before, for people; of a layer file, the highest of its weights."""
