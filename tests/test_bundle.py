@@ -164,7 +164,7 @@ def edited(saved: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"version": 2}, "has version 2; must be 1; install a newer alexnet"),
+        ({"version": 3}, "has version 3; must be 1 or 2; install a newer alexnet"),
         ({"format": "other"}, "config.json is not of format alexnet-bundle; must be a bundle that training wrote"),
         ({"sha256": {}}, "config.json is damaged: it lacks SHA-256 of the files; use another copy"),
         ({"sha256": None}, "config.json is damaged: it lacks SHA-256 of the files; use another copy"),

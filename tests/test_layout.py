@@ -14,7 +14,7 @@ NAMES = [file.relative_to(HOME).as_posix() for file in FILES]
 
 # The river. A room sees those of earlier lines and those before it in its own; rooms in one set never meet.
 RIVER = [
-    ["errors", "recipe"], [{"data", "models"}], ["batches", "card", "bundle", "weights"], ["evaluation"],
+    ["errors", "recipe"], [{"data", "models"}], ["batches", "card", "compression", "bundle", "weights"], ["evaluation"],
     [{"training", "visualize", "deploy"}], ["api"], ["history"], ["cli"],
 ]  # fmt: skip
 ORDER = [place if isinstance(place, set) else {place} for line in RIVER for place in line]
@@ -41,7 +41,7 @@ DOORS = {
     "pyarrow": ["data/parquet.py"],
     "torchvision.datasets": ["data/standard.py"],
     "torchvision.models": ["weights/published.py"],
-    "safetensors": ["bundle.py", "evaluation/neighbors.py"],
+    "safetensors": ["bundle.py", "compression/file.py", "evaluation/neighbors.py"],
     "captum": ["evaluation/saliency.py"],
     "umap": ["evaluation/embedding.py"],
     "scipy": ["data/ilsvrc.py", "data/doctor/twins.py", "evaluation/", "history/verdict.py"],

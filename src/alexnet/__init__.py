@@ -6,7 +6,7 @@ Importing this package is fast and does no work; each name below is imported whe
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.api import draw, evaluate, load, prepare, report, train
+    from alexnet.api import compress, draw, evaluate, load, prepare, report, train
     from alexnet.deploy.answers import Prediction
     from alexnet.deploy.classifier import Classifier
     from alexnet.deploy.export_run import export
@@ -23,6 +23,7 @@ __all__ = [
     "Exported",
     "Prediction",
     "Recipe",
+    "compress",
     "create_model",
     "draw",
     "evaluate",
@@ -42,6 +43,7 @@ _HOMES = {
     "Exported": "alexnet.deploy.runtime",
     "Prediction": "alexnet.deploy.answers",
     "Recipe": "alexnet.recipe",
+    "compress": "alexnet.api",
     "create_model": "alexnet.models",
     "draw": "alexnet.api",
     "evaluate": "alexnet.api",

@@ -1,10 +1,10 @@
 """A trained classifier on disk: everything that someone else needs to use the result, and the proof that it is whole.
 
-A bundle is a folder, format version 1::
+A bundle is a folder, format version 1, or 2 where its weights are compressed::
 
     config.json         network and its arguments, classes in order, preprocessing, recipe, metrics, calibration,
                         versions, SHA-256
-    model.safetensors   the weights, float32, by the network's own names
+    model.safetensors   the weights, float32, by the network's own names; version 2: see alexnet.compression.file
     mean.safetensors    what is subtracted: mean image [S, S, 3], its center or channel means [3]; divisor, color axes
     golden/*.png        a few pictures, with the probabilities expected of them in golden/expected.json
     README.md           model card
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from alexnet.batches.transforms import Statistics
 from alexnet.card import model_card
+from alexnet.compression import file as compressed
 from alexnet.data.pixels import Fit
 from alexnet.data.writing import sha256_of
 from alexnet.errors import BundleError
@@ -35,7 +36,7 @@ from alexnet.models import create_model
 from alexnet.models.cuda_convnet import Data, Files, GraphNetwork, build
 from alexnet.models.network import Network
 
-FORMAT, VERSION = "alexnet-bundle", 1
+FORMAT, VERSION, COMPRESSED = "alexnet-bundle", 1, 2
 CENTER = "center of the mean image"  # the same for every view, as in the 2012 code
 
 
@@ -67,6 +68,7 @@ class Bundle:
     data: Mapping[str, Any] = field(default_factory=dict)  # name, fingerprint and counts of what it was trained on
     calibration: Mapping[str, Any] = field(default_factory=dict)  # temperature and thresholds; empty: temperature 1
     golden: Sequence[Golden] = ()
+    coding: Mapping[str, str] = field(default_factory=dict)  # weights that are written compressed: name -> kind
 
     @property
     def image_size(self) -> int:
@@ -87,7 +89,10 @@ class Bundle:
         partial = path.with_name(path.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "golden").mkdir(parents=True)
-        _write_tensors(partial / "model.safetensors", dict(self.network.state_dict()))
+        if self.coding:
+            compressed.write(partial / "model.safetensors", self.network.state_dict(), self.coding)
+        else:
+            _write_tensors(partial / "model.safetensors", dict(self.network.state_dict()))
         _write_tensors(partial / "mean.safetensors", self.statistics.tensors())
         expected = {}
         for golden in self.golden:
@@ -117,7 +122,13 @@ class Bundle:
         _check_hashes(path, config)
         try:
             network = _build(config["model"], len(config["classes"]))
-            network.load_state_dict(_read_tensors(path / "model.safetensors"))
+            coding: dict[str, str] = {}
+            if config["version"] == COMPRESSED:
+                shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+                weights, coding = compressed.read(path / "model.safetensors", shapes)
+            else:
+                weights = _read_tensors(path / "model.safetensors")
+            network.load_state_dict(weights)
             preprocessing = config["preprocessing"]
             follows = preprocessing.get("subtract") != CENTER
             statistics = Statistics(**_read_tensors(path / "mean.safetensors"), follows=follows)
@@ -140,6 +151,7 @@ class Bundle:
                     Golden(Path(name).stem, (path / "golden" / name).read_bytes(), probabilities)
                     for name, probabilities in expected.items()
                 ],
+                coding=coding,
             )
         except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, OSError) as error:
             reason = " ".join(str(error).split())  # PyTorch's has several lines
@@ -171,7 +183,7 @@ class Bundle:
         network = self.network
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": COMPRESSED if self.coding else VERSION,
             "model": {
                 "name": network.name,
                 "num_classes": network.num_classes,
@@ -252,8 +264,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path / 'config.json'} is damaged: {error}", "", "use another copy") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise BundleError(f"{path / 'config.json'} is not of format {FORMAT}", "a bundle that training wrote")
-    if config.get("version") != VERSION:
-        raise BundleError(f"bundle {path} has version {config.get('version')}", str(VERSION), "install a newer alexnet")
+    if config.get("version") not in (VERSION, COMPRESSED):
+        raise BundleError(f"bundle {path} has version {config.get('version')}", "1 or 2", "install a newer alexnet")
     return config
 
 

@@ -65,6 +65,10 @@ def _chosen(data: Mapping[str, Any], recipe: Mapping[str, Any], calibration: Map
         lines.append(f"Pictures: {', '.join(f'{number:,} {split}' for split, number in counts.items())}.")
     if data.get("kept"):
         lines.append(f"The weights are those of {data['kept']}; nothing was chosen by the test pictures.")
+    if "compressed" in data:
+        about = data["compressed"]
+        left = f"{100 * about['kept']:.1f} % of the weights are left"
+        lines.append(f"Compressed ({about['method']}): {left}; {about['chosen_by']}.")
     if calibration:
         found = f"{calibration.get('count', 0):,} {calibration.get('fitted_on', 'validation')} pictures"
         lines.append(f"Temperature {float(calibration.get('temperature', 1)):.3f}, found on {found}.")

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from alexnet import recipe as recipes
+from alexnet.api.compressing import Compressed, compress
 from alexnet.api.drawing import AT_THE_END, DRAWINGS, draw
 from alexnet.api.evaluating import evaluate, members_and_data
 from alexnet.api.honest import Asked, calibrate, compare, details
 from alexnet.api.provenance import provenance
 from alexnet.api.reporting import report
+from alexnet.api.shrinking import Effort
 from alexnet.api.stores import open_store, prepare
 from alexnet.data.options import DataOptions
 from alexnet.data.store import Store
@@ -35,10 +37,13 @@ from alexnet.training.state import check_network
 __all__ = [
     "DRAWINGS",
     "Asked",
+    "Compressed",
     "DataOptions",
+    "Effort",
     "Result",
     "calibrate",
     "compare",
+    "compress",
     "details",
     "draw",
     "evaluate",

@@ -235,7 +235,7 @@ def calibrate(
     bundle, store = classifier.bundle, _store(run, classifier, data, options)
     if 0 < int(bundle.recipe.get("join_from", 0)) < int(bundle.recipe.get("epochs", 0)):
         raise BundleError(f"{run} was trained on its validation pictures too", "", "nothing honest can be fitted")
-    _refuse_mixed(bundle, store)
+    refuse_mixed(bundle, store)
     split = store.split("validation")
     answers = responses_of(classifier, split) if len(split) else None
     made = calibrations.calibrate(answers.log_probabilities, answers.labels, answers.groups) if answers else None
@@ -244,12 +244,12 @@ def calibrate(
             f"{store.path} has {len(split)} validation pictures", f"at least {calibrations.FEWEST} to calibrate by"
         )
     mended = Classifier(dataclasses.replace(bundle, calibration=made.to_dict()), classifier.device)
-    golden = [_replayed(mended, one) for one in bundle.golden]
+    golden = [replayed(mended, one) for one in bundle.golden]
     dataclasses.replace(mended.bundle, golden=golden).save(find(run))
     return made
 
 
-def _refuse_mixed(bundle: Bundle, store: Store) -> None:
+def refuse_mixed(bundle: Bundle, store: Store) -> None:
     """The same pictures split otherwise: some of the store's validation pictures were trained on."""
     own = store.about.get("source_fingerprint") == bundle.data.get("source")
     if own and store.fingerprint != bundle.data.get("fingerprint"):
@@ -259,6 +259,6 @@ def _refuse_mixed(bundle: Bundle, store: Store) -> None:
         )  # fmt: skip
 
 
-def _replayed(classifier: Classifier, golden: Golden) -> Golden:
+def replayed(classifier: Classifier, golden: Golden) -> Golden:
     row = classifier.probabilities(decode(golden.png, golden.name))[0]
     return dataclasses.replace(golden, probabilities=row.tolist())

@@ -15,6 +15,7 @@ from typing import Any
 from alexnet import recipe as recipes
 from alexnet.cli import arguments, honest, import_weights, layers, scaling, ship, show
 from alexnet.cli.claims import claims
+from alexnet.cli.compress import compress
 from alexnet.cli.doctor import doctor
 from alexnet.cli.report import at_the_end, report
 from alexnet.cli.serve import serve
@@ -268,6 +269,7 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "report": report,
     "import": import_weights.run,
     "export": ship.export,
+    "compress": compress,
     "verify": ship.verify,
     "serve": serve,
     "models": models,

@@ -128,6 +128,8 @@ def train_step(state: State, batch: Batch) -> tuple[float, int]:
             continue  # all processes come to the last piece
         with world.summing(last):
             (loss if weight == 1 else loss * weight).backward()  # type: ignore[no-untyped-call]
+    if state.held is not None:
+        state.held.gradients(state.network)
     norm = state.clip()
     if not torch.isfinite(norm):
         state.optimizer.zero_grad()

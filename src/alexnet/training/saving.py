@@ -100,3 +100,14 @@ class Saver:
             self._best = best
         checkpoint.save(self.folder / self._name, content)
         checkpoint.prune(self.folder)
+
+
+class Unsaved(Saver):
+    """For a training that keeps nothing on its way: no checkpoint is ever due, and none is written."""
+
+    def due(self, *, epoch_over: bool) -> bool:
+        """Never."""
+        return False
+
+    def save(self, *, must: bool) -> None:
+        """Nothing."""

@@ -121,16 +121,17 @@ def from_bundle(path: str | Path) -> Start:
     """The weights of a bundle or a run folder. Raises :class:`alexnet.errors.BundleError`."""
     path = find(path)
     bundle = Bundle.load(path)
-    return _start(bundle, str(path), sha256_of(path / "config.json"))
+    return of_bundle(bundle, str(path), sha256_of(path / "config.json"))
 
 
 def from_published(which: Published) -> Start:
     """Published weights, fetched by their publisher's own machinery. Raises :class:`alexnet.errors.BundleError`."""
     bundle = import_weights(which, "DEFAULT")
-    return _start(bundle, f"the weights of {which}", bundle.data["imported"]["sha256"])
+    return of_bundle(bundle, f"the weights of {which}", bundle.data["imported"]["sha256"])
 
 
-def _start(bundle: Bundle, name: str, sha256: str) -> Start:
+def of_bundle(bundle: Bundle, name: str, sha256: str) -> Start:
+    """The weights of an open bundle, which lies at ``name``."""
     return Start(
         name, sha256, bundle.network, bundle.classes, bundle.statistics, bundle.stored_size, bundle.fit,
         bundle.initialization,

@@ -19,6 +19,7 @@ from alexnet.models.network import Network
 from alexnet.recipe import Recipe, differences, from_dict
 from alexnet.training import checkpoint, groups, optimizer
 from alexnet.training.distributed import World
+from alexnet.training.held import Held
 from alexnet.training.layer_files import data_of
 from alexnet.training.layer_rule import LayerRule
 from alexnet.training.parallel import ALONE, Cut, Layout
@@ -88,6 +89,7 @@ class State:
             set_generator(self.network, self.masks)
             groups.check(self.network, recipe)
             self.optimizer = optimizer.build(self.network, recipe)
+        self.held: Held | None = None  # what may not change: a network that is being compressed
         self.class_weights = _class_weights(recipe, store, device)
         self.world.alike(list(self.network.parameters()))
         self.world.watch(self.network, self.cut.across)
@@ -135,6 +137,9 @@ class State:
         else:
             rates = [self.schedule.rate(position.epoch, position.batch, lowered) for lowered in (True, False)]
             optimizer.set_rate(self.optimizer, *rates)
+        if self.held is not None:
+            done = position.step / (self.recipe.epochs * self.schedule.steps_per_epoch)
+            self.held.begin(self.network, [self.averaged] if self.averaged else [], self.optimizer, done)
 
     def begin_piece(self) -> None:
         """The masks of the step, from their beginning: each piece of a batch takes its rows of the same ones."""

@@ -1,0 +1,157 @@
+"""How small, and by which method: the size or the loss that was asked for, and the network that keeps to it."""
+
+import copy
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from alexnet.api.evaluating import store_for
+from alexnet.api.honest import refuse_mixed
+from alexnet.api.shrinking import Effort, Shrinker, Shrunk, share, too_small
+from alexnet.api.stages import Scale, Stage, listed_size, plain_size
+from alexnet.compression import quantizing
+from alexnet.compression.quantizing import Method
+from alexnet.data.options import DataOptions
+from alexnet.data.store import Store
+from alexnet.deploy.classifier import Classifier
+from alexnet.errors import BundleError, DataError, RecipeError
+from alexnet.models.cuda_convnet import GraphNetwork
+
+RATIO = 35  # times smaller, where nothing is asked for: Deep Compression's for AlexNet
+LADDER = (10, 20, 35, 50, 70, 100)  # what --max-loss tries, one after the other
+FIRST_IF_NONE = 5  # and this where the first is too much
+
+
+class Job:
+    """One compression, from what was asked for to a network that is small enough."""
+
+    def __init__(
+        self, run: Path, place: Path, method: Method, target: int | None, max_loss: float | None, effort: Effort,
+        options: DataOptions,
+    ) -> None:  # fmt: skip
+        if target is not None and max_loss is not None:
+            raise RecipeError("--target-size and --max-loss both say when it is small enough", "one of them")
+        if target is not None and target < 1:
+            raise RecipeError(f"--target-size is {target} bytes", "at least 1")
+        if max_loss is not None and not 0 <= max_loss < 100:
+            raise RecipeError(f"--max-loss is {max_loss}", "points of accuracy, from 0 to less than 100")
+        self.run, self.place, self.method, self.effort, self.options = run, place, method, effort, options
+        self.target, self.max_loss = target, max_loss
+        resolved = place.resolve()
+        self.name = resolved.parent.name if resolved.name == "bundle" else resolved.name
+
+    def open(self, data: str | Path | None, device: torch.device) -> None:
+        """The classifier, its pictures, and what it weighs and answers before anything is done."""
+        self.device, self.classifier = device, Classifier.load(self.place, device)
+        self.bundle = self.classifier.bundle
+        if self.bundle.coding:
+            raise BundleError(f"{self.place} is compressed already", "a network as it was trained", "give the original")
+        self.store = self._store(data)
+        if self.store is None and self.max_loss is not None:
+            raise BundleError("--max-loss without pictures: a bundle alone knows none", "", "give the run, or DATA")
+        self.bytes = folder_size(self.place)
+        self.rest = self.bytes - (self.place / "model.safetensors").stat().st_size
+        self.scale = Scale(self.bundle, self.store, device)
+        self.first = self.scale.stage("original", "float32", self.scale.original, plain_size(self.bundle.network))
+        self.options.tell(f"original: {self.bytes / 1e6:.1f} MB")
+
+    def _store(self, data: str | Path | None) -> Store | None:
+        if data is None and not (self.run / "run.json").is_file():
+            return None
+        recipe = self.bundle.recipe
+        if 0 < int(recipe.get("join_from", 0)) < int(recipe.get("epochs", 0)):
+            raise BundleError(f"{self.run} was trained on its validation pictures too", "", "nothing honest can choose")
+        store = store_for(self.run, self.classifier, data, self.options)
+        self.bundle.same_classes(store.classes, str(store.path))
+        refuse_mixed(self.bundle, store)
+        for name in ("train", "validation"):
+            if not len(store.split(name)):
+                raise DataError(f"{store.path} has no {name} pictures", "both, to learn again and to choose by")
+        return store
+
+    def shrink(self, folder: Path, workers: int, quiet: bool) -> Shrunk:
+        """The small network, by the method that was asked for."""
+        if self.method != "deep":
+            return self._checked(self._rounded(self.method))
+        if self.store is None or isinstance(self.bundle.network, GraphNetwork):
+            why = "no pictures are at hand" if self.store is None else "a network of layer files has a rule of its own"
+            self.options.tell(f"{why}: nothing is pruned, weights are shared and coded only")
+            return self._checked(self._shared())
+        shrinker = Shrinker(
+            self.bundle, self.store, self.scale, self.effort, self.device, folder, self.options.tell, workers, quiet
+        )
+        if self.max_loss is not None:
+            return self._within(shrinker, self.max_loss)
+        return shrinker.to_size(self.scale.original, self._budget(self.target or self.bytes // RATIO))
+
+    def _budget(self, whole: int) -> int:
+        """What of a bundle of ``whole`` bytes is left for the coded weights."""
+        biases = plain_size(self.bundle.network) - sum(
+            4 * w.numel() for w in quantizing.layers(self.bundle.network).values()
+        )
+        left = int(0.995 * whole) - self.rest - biases - 8192  # the header, and a card that says more
+        if left <= 0:
+            raise too_small(left)
+        return left
+
+    def _within(self, shrinker: Shrinker, points: float) -> Shrunk:
+        """The smallest of a ladder of sizes whose validation accuracy is within ``points`` of the original's."""
+        best, network = None, self.scale.original
+        for ratio in LADDER:
+            try:
+                found = shrinker.to_size(network, self._budget(self.bytes // ratio))
+            except BundleError:  # smaller than the pictures in the bundle themselves
+                break
+            if not self._keeps(found.stages[-1], points):
+                self.options.tell(f"{ratio} times smaller loses more than {points:g} points: no further")
+                break
+            best, network = found, found.network
+        if best is None:
+            best = shrinker.to_size(self.scale.original, self._budget(self.bytes // FIRST_IF_NONE))
+        return self._checked(best if self._keeps(best.stages[-1], points) else self._shared())
+
+    def _keeps(self, stage: Stage, points: float) -> bool:
+        assert stage.validation is not None and self.first.validation is not None
+        lost = self.first.validation.correct1 - stage.validation.correct1
+        return 100 * lost <= points * stage.validation.count + 1e-9
+
+    def _shared(self) -> Shrunk:
+        bits = quantizing.bits_of(self.bundle.network, self.effort.conv_bits, self.effort.fc_bits)
+        network = share(self.scale.original, bits)
+        stage = self.scale.stage("shared", "weights share values", network, listed_size(network, bits))
+        return Shrunk(network, dict.fromkeys(bits, "shared"), [stage])
+
+    def _rounded(self, kind: Literal["int8", "int4"]) -> Shrunk:
+        network = copy.deepcopy(self.scale.original)
+        coding = quantizing.whole(network, kind)
+        weights = sum(w.numel() for w in quantizing.layers(network).values())
+        size = plain_size(network) - 4 * weights + weights * int(kind[3:]) // 8
+        return Shrunk(network, coding, [self.scale.stage(kind, "whole numbers times a magnitude", network, size)])
+
+    def _checked(self, found: Shrunk) -> Shrunk:
+        """Refuse what loses more than was allowed; the size is looked at when it is written."""
+        if self.max_loss is not None and not self._keeps(found.stages[-1], self.max_loss):
+            raise BundleError(
+                f"{self.method} loses more than {self.max_loss:g} points of validation accuracy at any size tried", "",
+                "allow a larger --max-loss, or more --epochs",
+            )  # fmt: skip
+        return found
+
+    def chosen(self) -> str:
+        """What chose what."""
+        if self.store is None:
+            return "nothing was chosen: there were no pictures"
+        count = len(self.store.split("validation"))
+        if self.method != "deep" or isinstance(self.bundle.network, GraphNetwork):
+            return f"nothing was chosen but the temperature, by {count} validation pictures"
+        size = "the size was asked for" if self.max_loss is None else "the size too"
+        return (
+            f"what each layer keeps and whether tuning paid, by {count} validation pictures; {size}; "
+            "nothing by the test split"
+        )
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files in it."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,292 @@
+"""A trained network made small, from Python and from the command line: sizes, losses, who chose, what is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import alexnet
+from alexnet import api, cli
+from alexnet.api import shrinking, sizing
+from alexnet.bundle import Bundle, find
+from alexnet.cli.compress import size_in_bytes
+from alexnet.deploy.classifier import Classifier
+from alexnet.errors import AlexNetError, BundleError, RecipeError
+from alexnet.recipe import named
+
+QUICK = api.Effort(epochs=3, tune_epochs=1)
+
+
+@pytest.fixture(scope="module")
+def run(digits, tmp_path_factory):
+    """A trained LeNet-5: 240 KB."""
+    folder = tmp_path_factory.mktemp("to-compress") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "AT_THE_END", ())
+        api.train(digits.path, named("lenet5").replace(epochs=10, batch_size=16), folder, device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(run, tmp_path_factory):
+    """It in a sixth of its size."""
+    target = sizing.folder_size(run / "bundle") // 6
+    return api.compress(run, tmp_path_factory.mktemp("small") / "out", target_size=target, effort=QUICK, device="cpu")
+
+
+def test_the_size_is_reached_and_sizes_add_up(run, made):
+    original, folder = run / "bundle", made.folder / "bundle"
+    assert made.original_bytes == sum(p.stat().st_size for p in original.rglob("*") if p.is_file())
+    assert made.bytes == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= made.original_bytes // 6
+    assert made.bytes > 0.8 * made.original_bytes / 6, "much smaller than was asked for"
+    assert made.ratio == made.original_bytes / made.bytes >= 6
+    names = [stage.name for stage in made.stages]
+    assert names in (
+        ["original", "pruned", "retrained", "shared", "coded"],
+        ["original", "pruned", "retrained", "shared", "tuned", "coded"],
+    )
+    network = Bundle.load(folder).network
+    weights = [p for p in network.parameters() if p.dim() > 1]
+    left, all_of_them = sum(int(w.count_nonzero()) for w in weights), sum(w.numel() for w in weights)
+    rest = 4 * sum(p.numel() for p in network.parameters() if p.dim() < 2)
+    by_name = {stage.name: stage for stage in made.stages}
+    assert by_name["coded"].kept == left / all_of_them
+    assert by_name["coded"].bytes == (folder / "model.safetensors").stat().st_size
+    assert by_name["original"].bytes == 4 * all_of_them + rest
+    assert by_name["retrained"].bytes == round(by_name["retrained"].kept * all_of_them) * 5 + rest
+    assert by_name["original"].bytes > by_name["pruned"].bytes >= by_name["shared"].bytes
+    for name, layer in made.layers.items():
+        weight = network.get_parameter(name)
+        assert layer["kept"] == int(weight.count_nonzero()) / weight.numel()
+        assert layer["values"] == len(weight[weight != 0].unique()) <= (32 if name[0] in "fo" else 256)
+
+
+def test_the_result_is_what_was_measured(run, made, digits):
+    """Every number of the last stage is the file's, counted anew here."""
+    classifier, before = Classifier.load(made.folder), Classifier.load(run)
+
+    def right(who, split):
+        part = digits.split(split)
+        return who.probabilities(list(part.gather(np.arange(len(part))))).argmax(1) == part.labels
+
+    coded = made.stages[-1]
+    assert coded.validation.correct1 == right(classifier, "validation").sum()
+    assert made.stages[0].validation.correct1 == right(before, "validation").sum()
+    old, new = right(before, "test"), right(classifier, "test")
+    assert (made.test.only_first, made.test.only_second) == ((old & ~new).sum(), (new & ~old).sum())
+    assert made.test_scores.correct1 == new.sum()
+    assert classifier.bundle.metrics["test"]["top1"] == new.mean()
+    assert set(coded.latency) == {1, 32}
+    assert all(value > 0 for pair in coded.latency.values() for value in pair)
+    assert new.mean() > 0.5, "the network forgot"
+
+
+def test_what_is_written_answers_to_every_verb_without_any_option(made, digit_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = str(made.folder)
+    assert alexnet.verify(folder).drift < 1e-6
+    assert cli.run(["evaluate", folder]) == 0
+    assert "chosen" in capsys.readouterr().out
+    assert cli.run(["evaluate", folder, "--details"]) == 0
+    assert cli.run(["predict", folder, str(digit_file)]) == 0
+    assert cli.run(["export", folder, "--output", "small.onnx"]) == 0
+    assert cli.run(["verify", "small.onnx", "--against", folder]) == 0
+    assert cli.run(["report", folder, "--no-doctor"]) == 0
+    written = json.loads((made.folder / "compression.json").read_text())
+    assert written["ratio"] == pytest.approx(made.ratio)
+    assert [stage["name"] for stage in written["stages"]] == [stage.name for stage in made.stages]
+    assert (made.folder / "pictures" / "compression.png").read_bytes()[:4] == b"\x89PNG"
+    assert "Compressed (deep)" in (made.folder / "bundle" / "README.md").read_text()
+
+
+def test_validation_chooses_and_the_test_split_is_looked_at_once(run, digits, tmp_path, monkeypatch):
+    seen, gather = [], type(digits.split("test")).gather
+
+    def watched(self, indices, out=None):
+        seen.append((self.name, len(indices)))
+        return gather(self, indices, out)
+
+    monkeypatch.setattr("alexnet.data.store.Split.gather", watched)
+    copied = shutil.copytree(run, tmp_path / "run")
+    before = len((copied / "journal.jsonl").read_text().splitlines())
+    made = api.compress(copied, tmp_path / "out", target_size=60_000, effort=QUICK, device="cpu")
+    names = [name for name, _ in seen]
+    first = names.index("test")
+    assert set(names[:first]) == {"train", "validation"}
+    assert set(names[first:]) == {"test"}, "something was chosen after the test split was seen"
+    assert sum(n for name, n in seen if name == "test") == 2 * 50  # the original and the compressed network
+    looked = [json.loads(line) for line in (copied / "journal.jsonl").read_text().splitlines()[before:]]
+    assert [e["by"] for e in looked if e["event"] == "evaluated"] == ["compress"]
+    assert "nothing by the test split" in made.chosen
+
+
+def test_other_test_pictures_change_nothing_but_the_test_numbers(run, digits, made, tmp_path):
+    """The same command on a store whose test labels are turned around: the same file, bit for bit."""
+    store = shutil.copytree(digits.path, tmp_path / "store")
+    labels = np.load(store / "test" / "labels.npy")
+    np.save(store / "test" / "labels.npy", labels[::-1])
+    about = json.loads((run / "run.json").read_text()) | {"store": str(store)}
+    copied = shutil.copytree(run, tmp_path / "run")
+    (copied / "run.json").write_text(json.dumps(about))
+    target = sizing.folder_size(run / "bundle") // 6
+    other = api.compress(copied, tmp_path / "out", target_size=target, effort=QUICK, device="cpu")
+    weights = [folder / "bundle" / "model.safetensors" for folder in (made.folder, other.folder)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert other.test_scores.correct1 != made.test_scores.correct1
+
+
+def test_as_small_as_the_loss_allows(run, tmp_path, monkeypatch):
+    """Sizes are tried one after the other; the last one that keeps the accuracy is taken, whatever comes after."""
+    monkeypatch.setattr(sizing, "LADDER", (3, 5, 8))
+    asked, to_size = [], shrinking.Shrinker.to_size
+
+    def watched(self, network, budget):
+        asked.append(budget)
+        return to_size(self, network, budget)
+
+    monkeypatch.setattr(shrinking.Shrinker, "to_size", watched)
+    first = api.compress(run, tmp_path / "any", max_loss=99.0, effort=QUICK, device="cpu")
+    assert len(asked) == 3
+    assert first.ratio >= 8
+    lost = 100 * (first.stages[0].validation.top1 - first.stages[-1].validation.top1)
+    assert lost <= 99
+    asked.clear()
+
+    def keeps(self, stage, points):
+        return len(asked) < 2  # the second size is too much
+
+    monkeypatch.setattr(sizing.Job, "_keeps", keeps)
+    monkeypatch.setattr(sizing.Job, "_checked", lambda self, found: found)
+    second = api.compress(run, tmp_path / "one", max_loss=0.5, effort=QUICK, device="cpu")
+    assert len(asked) == 2
+    assert second.ratio < first.ratio
+
+
+def test_a_loss_that_can_not_be_kept_is_said(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sizing, "LADDER", (3,))
+    monkeypatch.setattr(sizing.Job, "_keeps", lambda self, stage, points: False)
+    with pytest.raises(BundleError, match=r"loses more than 0\.5 points of validation accuracy at any size tried"):
+        api.compress(run, tmp_path / "out", max_loss=0.5, effort=api.Effort(epochs=1), device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("method", "least"), [("int8", 3.5), ("int4", 6.0)])
+def test_whole_numbers_need_no_training(run, tmp_path, method, least):
+    made = api.compress(run, tmp_path / "out", method=method, device="cpu")
+    assert [stage.name for stage in made.stages] == ["original", method, "coded"]
+    assert made.stages[0].bytes / made.stages[-1].bytes > least
+    assert made.stages[-1].validation.correct1 == made.stages[1].validation.correct1
+    assert alexnet.verify(tmp_path / "out").drift < 1e-6
+
+
+def test_a_bundle_alone_is_shared_and_coded_and_it_says_so(run, tmp_path, capsys):
+    assert cli.run(["compress", str(run / "bundle"), "-o", str(tmp_path / "out"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "no pictures are at hand: nothing is pruned" in err
+    made = json.loads(out)
+    assert [stage["name"] for stage in made["stages"]] == ["original", "shared", "coded"]
+    assert made["test"] is None
+    assert made["weights_ratio"] > 4
+    assert alexnet.verify(tmp_path / "out").drift < 1e-6
+    assert not (tmp_path / "out" / "run.json").exists()
+    small = ["--target-size", "20KB"]
+    assert cli.run(["compress", str(run / "bundle"), "-o", str(tmp_path / "less"), *small]) == 1
+    assert "as --target-size says; pruning needs pictures: give the run, or DATA" in capsys.readouterr().err
+    assert not (tmp_path / "less").exists()
+
+
+def test_a_bundle_with_data_is_pruned(run, digits, tmp_path):
+    made = api.compress(run / "bundle", tmp_path / "out", digits.path, target_size=60_000, effort=QUICK, device="cpu")
+    assert made.stages[1].name == "pruned"
+    assert api.evaluate(tmp_path / "out", device="cpu").correct1 == made.test_scores.correct1
+
+
+def test_what_is_refused(run, made, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words, status, said in (
+        (["--target-size", "7MB", "--max-loss", "1"], 2, "one of them"),
+        (["--target-size", "seven"], 2, "--target-size is 'seven'; must be a size such as 7MB"),
+        (["--target-size", "0"], 2, "--target-size is 0 bytes; must be at least 1"),
+        (["--max-loss", "-1"], 2, "--max-loss is -1.0; must be points of accuracy"),
+        (["--fc-bits", "9"], 2, "--fc-bits is 9; must be from 1 to 8"),
+        (["--epochs", "0"], 2, "--epochs is 0; must be from 1"),
+        (["--target-size", "900"], 1, "bytes for the weights; must be more; ask for a larger --target-size"),
+        (["--method", "int8", "--target-size", "9KB"], 1, "take --method deep"),
+    ):
+        assert cli.run(["compress", str(run), "-o", "out", "--quiet", *words]) == status, words
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+    assert cli.run(["compress", str(made.folder), "-o", "out"]) == 1
+    assert "is compressed already" in capsys.readouterr().err
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine.txt").write_text("")
+    assert cli.run(["compress", str(run), "-o", "used"]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert cli.run(["compress", str(run / "bundle"), "-o", "out", "--max-loss", "1"]) == 1
+    assert "--max-loss without pictures" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["used"]
+
+
+def test_what_was_trained_on_its_validation_pictures_chooses_nothing(run, tmp_path):
+    import dataclasses
+
+    copied = shutil.copytree(run, tmp_path / "run")
+    bundle = Bundle.load(find(copied))
+    dataclasses.replace(bundle, recipe=dict(bundle.recipe) | {"join_from": 2}).save(find(copied))
+    with pytest.raises(BundleError, match="trained on its validation pictures too"):
+        api.compress(copied, tmp_path / "out", device="cpu")
+
+
+def test_a_signal_leaves_nothing_behind(run, tmp_path, monkeypatch):
+    from alexnet.errors import Interrupted
+    from alexnet.training import loop
+
+    step = loop.train_step
+
+    def interrupted(state, batch):
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(state, batch)
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    with pytest.raises(Interrupted, match="nothing was kept"):
+        api.compress(run, tmp_path / "out", target_size=60_000, effort=QUICK, device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_tuning_is_kept_only_where_it_pays(run, digits, tmp_path, monkeypatch):
+    """With one bit for a code sharing costs a lot; tuning must give some of it back, or be left out."""
+    effort = api.Effort(epochs=2, tune_epochs=2, conv_bits=2, fc_bits=1)
+    made = api.compress(run, tmp_path / "out", target_size=60_000, effort=effort, device="cpu")
+    stages = {stage.name: stage.validation.loss for stage in made.stages}
+    assert stages["shared"] > stages["retrained"]
+    assert stages["tuned"] < stages["shared"]
+    assert stages["coded"] == pytest.approx(stages["tuned"], abs=1e-6)
+    for weight in (p for p in Bundle.load(made.folder / "bundle").network.parameters() if p.dim() > 1):
+        assert len(weight[weight != 0].unique()) <= 4
+    monkeypatch.setattr(shrinking, "PAYS", 1e9)
+    left = api.compress(run, tmp_path / "left", target_size=60_000, effort=effort, device="cpu")
+    assert "tuned" not in [stage.name for stage in left.stages]
+
+
+def test_sizes_as_people_write_them():
+    for text, value in (("7MB", 7_000_000), ("6.5 MiB", 6_815_744), ("800kb", 800_000), ("12", 12), ("1g", 10**9)):
+        assert size_in_bytes(text) == value
+    for text in ("", "MB", "7 apples", "-1MB", "1e6"):
+        with pytest.raises(RecipeError, match="--target-size is"):
+            size_in_bytes(text)
+
+
+def test_the_original_is_left_as_it_was(run, made):
+    """No weight of it, nor a file of its bundle."""
+    assert alexnet.verify(run).drift < 1e-6
+    assert not Bundle.load(run / "bundle").coding
+    weights = Bundle.load(run / "bundle").network.state_dict()
+    assert all(torch.count_nonzero(t) > 0.99 * t.numel() for t in weights.values())
+    with pytest.raises(AlexNetError):
+        api.compress(run, made.folder)

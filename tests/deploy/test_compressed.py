@@ -1,0 +1,99 @@
+"""A bundle with compressed weights is a bundle like any other: loaded, saved, verified, asked, served, exported."""
+
+import copy
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet import bundle as bundles
+from alexnet import cli
+from alexnet.bundle import Bundle
+from alexnet.compression import quantizing
+from alexnet.deploy.classifier import Classifier
+from alexnet.errors import BundleError
+
+
+@pytest.fixture(scope="module", params=["shared", "int8", "int4"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def bundle(cifar, kind, tmp_path):
+    """A bundle of a real little network, compressed, with golden answers of its own."""
+    made = copy.deepcopy(cifar.network)
+    if kind == "shared":
+        coding = quantizing.share(made, quantizing.bits_of(made, 8, 5))
+    else:
+        coding = quantizing.whole(made, kind)
+    small = dataclasses.replace(cifar, network=made, coding=coding)
+    answers = Classifier(small).probabilities([golden.png for golden in cifar.golden]).tolist()
+    golden = [dataclasses.replace(g, probabilities=row) for g, row in zip(cifar.golden, answers, strict=True)]
+    return dataclasses.replace(small, golden=golden)
+
+
+def test_a_bundle_loads_like_any_other_and_saves_as_it_was(bundle, tmp_path, digit_file, capsys):
+    path = bundle.save(tmp_path / "bundle")
+    assert json.loads((path / "config.json").read_text())["version"] == 2
+    found = Bundle.load(path)
+    assert found.coding == bundle.coding
+    for name, tensor in bundle.network.state_dict().items():
+        assert torch.equal(found.network.state_dict()[name], tensor), name
+    again = found.save(tmp_path / "again")
+    assert all((again / p.name).read_bytes() == p.read_bytes() for p in path.iterdir() if p.is_file())
+    assert cli.run(["verify", str(path)]) == 0
+    assert cli.run(["predict", str(path), str(digit_file)]) == 0
+    assert "class" in capsys.readouterr().out
+
+
+def test_a_fresh_process_answers_alike(bundle, tmp_path):
+    path = bundle.save(tmp_path / "bundle")
+    expected = Classifier(bundle).probabilities([golden.png for golden in bundle.golden])
+    script = (
+        "import sys, numpy as np\n"
+        "from alexnet.deploy.classifier import Classifier\n"
+        "c = Classifier.load(sys.argv[1])\n"
+        "print(c.probabilities([g.png for g in c.bundle.golden]).tobytes().hex())\n"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, env=environment, check=True
+    )
+    found = np.frombuffer(bytes.fromhex(run.stdout.split()[-1]), np.float32).reshape(expected.shape)
+    assert np.abs(found - expected).max() <= 1e-6
+
+
+def test_a_damaged_bundle_is_refused_by_its_file(bundle, tmp_path, capsys):
+    path = bundle.save(tmp_path / "bundle")
+    weights = path / "model.safetensors"
+    good = weights.read_bytes()
+    for data in (good[:-1], good[:1000] + bytes([good[1000] ^ 1]) + good[1001:], b""):
+        weights.write_bytes(data)
+        assert cli.run(["verify", str(path)]) == 1
+        assert f"{weights} has changed: SHA-256" in capsys.readouterr().err
+
+
+def test_a_version_1_bundle_with_compressed_weights_is_none(bundle, tmp_path):
+    """The version decides how the file is read, and both must say the same."""
+    path = bundle.save(tmp_path / "bundle")
+    config = json.loads((path / "config.json").read_text())
+    config["version"] = 1
+    config["sha256"]["config.json"] = bundles._config_sha256(config)
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="does not hold together"):
+        Bundle.load(path)
+    shutil.rmtree(path)
+    plain = dataclasses.replace(bundle, coding={}).save(path)
+    config = json.loads((plain / "config.json").read_text())
+    config["version"] = 2
+    config["sha256"]["config.json"] = bundles._config_sha256(config)
+    (plain / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="is of format None"):
+        Bundle.load(plain)
