@@ -15,6 +15,7 @@ from typing import Any
 from alexnet import recipe as recipes
 from alexnet.cli import arguments, honest, import_weights, layers, ship, show
 from alexnet.cli.claims import claims
+from alexnet.cli.contest import contest, depth
 from alexnet.cli.doctor import doctor
 from alexnet.cli.report import at_the_end, report
 from alexnet.cli.serve import serve
@@ -259,4 +260,6 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "layers": layers.run,
     "recipes": show_recipes,
     "claims": claims,
+    "contest": contest,
+    "depth": depth,
 }

@@ -105,7 +105,10 @@ def train_step(state: State, batch: Batch) -> tuple[float, int]:
             logits, loss = state.network.costs(images, labels)
         else:
             logits = state.network(images)  # [N, K]
-            loss = _loss(logits.float(), labels, others, share, recipe.label_smoothing, state.class_weights)
+            smoothing, weights = recipe.label_smoothing, state.class_weights
+            loss = _loss(logits.float(), labels, others, share, smoothing, weights)
+            for aside in state.network.asides():
+                loss = loss + aside.weight * _loss(aside.take().float(), labels, others, share, smoothing, weights)
     value = float(loss.detach())
     if not np.isfinite(value):
         return value, 0
