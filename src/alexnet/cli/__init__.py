@@ -16,6 +16,7 @@ from alexnet import recipe as recipes
 from alexnet.cli import arguments, honest, import_weights, layers, scaling, ship, show
 from alexnet.cli.claims import claims
 from alexnet.cli.compress import compress
+from alexnet.cli.contest import contest, depth
 from alexnet.cli.doctor import doctor
 from alexnet.cli.report import at_the_end, report
 from alexnet.cli.serve import serve
@@ -277,4 +278,6 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "recipes": show_recipes,
     "claims": claims,
     "scaling": scaling.run,
+    "contest": contest,
+    "depth": depth,
 }

@@ -17,6 +17,7 @@ from alexnet.history.plan import Job
 from alexnet.recipe import Recipe, differences
 from alexnet.training import machine
 from alexnet.training import run as runs
+from alexnet.training.start import Start
 
 DIVERGED = "diverged.json"  # in a member's folder: its rate was too high, and why
 
@@ -69,8 +70,10 @@ class Member:
         return found
 
 
-def obtain(job: Job, recipe: Recipe, store: Store, folder: Path, *, device: str, workers: int) -> Member:
-    """The member of ``job`` in ``folder``: found, resumed or trained.
+def obtain(
+    job: Job, recipe: Recipe, store: Store, folder: Path, *, device: str, workers: int, start: Start | None = None
+) -> Member:
+    """The member of ``job`` in ``folder``: found, resumed or trained; from the weights of ``start`` if given.
 
     Raises :class:`RunError` if another training lies there, and :class:`Interrupted` when a signal stops it: it is
     saved, and the same call goes on.
@@ -79,8 +82,8 @@ def obtain(job: Job, recipe: Recipe, store: Store, folder: Path, *, device: str,
     recipe = recipe.replace(precision=machine.choose_precision(recipe.precision, chosen))
     with runs.locked(folder):
         _check(folder, recipe, store)
-        if not _finished(folder) and not _borrow(recipe, store, folder):
-            _train(recipe, store, folder, chosen, workers)
+        if not _finished(folder) and not (start is None and _borrow(recipe, store, folder)):
+            _train(recipe, store, folder, chosen, workers, start)
     return _open(job, folder, store)
 
 
@@ -122,15 +125,20 @@ def _same(folder: Path, recipe: Recipe, store: Store) -> bool:
     return (folder / "run.json").is_file()
 
 
-def _train(recipe: Recipe, store: Store, folder: Path, device: torch.device, workers: int) -> None:
+def _train(recipe: Recipe, store: Store, folder: Path, device: torch.device, workers: int, start: Start | None) -> None:
     resume = any((folder / "checkpoints").glob("step-*.pt"))
     if not resume:
         _empty(folder)
-        about = {"data": store.name, "store": str(store.path.resolve()), "store_fingerprint": store.fingerprint}
+        about: dict[str, Any] = {
+            "data": store.name,
+            "store": str(store.path.resolve()),
+            "store_fingerprint": store.fingerprint,
+        }
+        about |= {"from": start.about(store.classes)} if start else {}
         runs.write_start(folder, recipe, about)
     try:
         with machine.tuned():
-            runs.run(recipe, store, folder, device=device, workers=workers, resume=resume, quiet=True)
+            runs.run(recipe, store, folder, device=device, workers=workers, resume=resume, quiet=True, start=start)
     except TrainingError as error:
         write_file(folder / DIVERGED, json_bytes({"reason": str(error)}))
     except CheckpointError as error:

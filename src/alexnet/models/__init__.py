@@ -1,16 +1,30 @@
 """The networks by name: batches to logits. They know no files, no devices and no processes."""
 
 import difflib
+import functools
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import torch
 
 from alexnet.errors import ModelError
-from alexnet.models import alexnet, caffe, cifar, code2012, comparisons, depth, kernel, lenet, one_weird_trick, small
+from alexnet.models import (
+    alexnet,
+    caffe,
+    cifar,
+    code2012,
+    comparisons,
+    depth,
+    kernel,
+    lenet,
+    one_weird_trick,
+    peers,
+    residual,
+    small,
+)
 from alexnet.models.network import Initial, Network
 
-__all__ = ["Initialization", "Network", "create_model", "describe", "list_models"]
+__all__ = ["Initialization", "Network", "create_model", "describe", "list_models", "list_peers"]
 
 Initialization = Literal["paper", "2012"]
 Starts = Mapping[str, Mapping[str, Initial]]  # initialization -> layer -> how it starts
@@ -101,12 +115,21 @@ _MODELS = {
     "lenet5": _Model(
         lenet.lenet5, "LeNet-5 for gray digits, 32 pixels, with a linear output layer (LeCun et al., Proc. IEEE 1998)"
     ),
-} | {name: _Model(build, about) for name, (build, about) in (small.MODELS | depth.MODELS).items()}
+    "lenet5_shrunk": _Model(
+        lenet.lenet5_shrunk, "LeNet-5 behind a mean over pixels that brings pictures of any size to its 32"
+    ),
+} | {name: _Model(build, about) for name, (build, about) in (small.MODELS | depth.MODELS | residual.MODELS).items()}
+_PEERS = {name: _Model(functools.partial(peers.build, name), peers.about(name)) for name in peers.names()}
 
 
 def list_models() -> list[str]:
-    """The names that :func:`create_model` knows, sorted."""
+    """The names of this project's networks, sorted; :func:`create_model` knows those of :func:`list_peers` too."""
     return sorted(_MODELS)
+
+
+def list_peers() -> list[str]:
+    """The names of torchvision's networks to compare with, sorted; they need torchvision when they are built."""
+    return sorted(_PEERS)
 
 
 def describe(name: str) -> str:
@@ -146,12 +169,13 @@ def create_model(
 
 
 def _find(name: str) -> _Model:
-    if name in _MODELS:
-        return _MODELS[name]
-    near = difflib.get_close_matches(name, _MODELS, n=1, cutoff=0.4)
+    known = _MODELS | _PEERS
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     if near:
         raise ModelError(f"model {name!r} does not exist", "", f"did you mean {near[0]!r}? `alexnet models` lists all")
-    raise ModelError(f"model {name!r} does not exist", f"one of {', '.join(list_models())}")
+    raise ModelError(f"model {name!r} does not exist", f"one of {', '.join([*list_models(), *list_peers()])}")
 
 
 _LEAST = {"num_classes": 2, "in_channels": 1, "image_size": 1}

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet.errors import ModelError
 from alexnet.models.layers import Convolution, Flatten, Window
 from alexnet.models.network import FanInInitial, Network, usable_side
+from alexnet.models.one_weird_trick import AdaptiveAveragePool
 
 # Table I: the maps of S2 that each of the 16 maps of C3 sees; 60 connections break the symmetry between the maps.
 TABLE_I = (
@@ -52,6 +54,23 @@ def lenet5(num_classes: int = 10, in_channels: int = 1, image_size: int = 32) ->
     return Network(
         "lenet5", layers, num_classes=num_classes, in_channels=in_channels, image_size=image_size,
         features="squash6", initial=dict.fromkeys(["c1", "s2", "c3", "s4", "c5", "f6", "output"], INITIAL),
+    )  # fmt: skip
+
+
+SIDE = 32  # pixels a side of what LeNet-5 was made for
+
+
+def lenet5_shrunk(num_classes: int = 10, in_channels: int = 1, image_size: int = 224) -> Network:
+    """LeNet-5 behind a mean over pixels that brings views of any size to its 32×32.
+
+    So it can see the same views as larger networks: of 224 pixels each of its own is the mean of 7×7.
+    """
+    if image_size < SIDE:
+        raise ModelError(f"image_size {image_size} is too small for lenet5_shrunk", f"at least {SIDE} pixels")
+    inner = lenet5(num_classes, in_channels, SIDE)
+    return Network(
+        "lenet5_shrunk", [("shrink", AdaptiveAveragePool(SIDE)), *inner.named_children()], num_classes=num_classes,
+        in_channels=in_channels, image_size=image_size, features=inner.features, initial=inner.initial,
     )  # fmt: skip
 
 

@@ -59,8 +59,48 @@ class RootFanInInitial(NamedTuple):
             parameter.uniform_(-limit, limit, generator=generator)
 
 
-Start = Initial | FanInInitial | RootFanInInitial
+class RectifierInitial(NamedTuple):
+    """For layers before ReLUs: weights from N(0, 2 / fan-in), biases 0, batch norms 1 and 0 (He et al. 2015, delving).
+
+    Draws for every convolution and fully connected layer inside a layer.
+    """
+
+    def draw(self, layer: nn.Module, generator: torch.Generator | None) -> None:
+        """Fill the parameters of ``layer`` and of all inside it."""
+        for module in layer.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.normal_(0, math.sqrt(2 / module.weight[0].numel()), generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+
+
+Start = Initial | FanInInitial | RootFanInInitial | RectifierInitial
 Layers = list[tuple[str, nn.Module]]
+
+
+class Aside(nn.Module):
+    """An auxiliary classifier beside a chain of layers: it passes maps on unchanged, and says what they are already.
+
+    Only training asks it (Szegedy et al. 2014, section 5). Its logits wait until the loss takes them.
+    """
+
+    def __init__(self, head: nn.Module, weight: float) -> None:
+        super().__init__()
+        self.head, self.weight = head, weight  # maps -> logits [N, K]; what its loss counts
+        self._logits: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            self._logits = self.head(input)
+        return input
+
+    def take(self) -> Tensor:
+        """The logits of the pass before, [N, K], once."""
+        assert self._logits is not None, "no training pass went before"
+        logits, self._logits = self._logits, None
+        return logits
 
 
 class Network(nn.Sequential):
@@ -114,6 +154,10 @@ class Network(nn.Sequential):
         for name in names[: names.index(layer) + 1]:
             input = self.get_submodule(name)(input)
         return input
+
+    def asides(self) -> list[Aside]:
+        """The auxiliary classifiers beside the chain."""
+        return [layer for layer in self if isinstance(layer, Aside)]
 
     def initialize(self, generator: torch.Generator | None = None) -> "Network":
         """Draw all weights anew from ``generator``, layer by layer, as ``initial`` says; returns itself."""

@@ -1,8 +1,10 @@
 """A table of a network, one row a layer, worked out from the layers themselves without running them."""
 
+import copy
 import math
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from alexnet.errors import ModelError
@@ -10,7 +12,7 @@ from alexnet.models.comparisons import TowerLinear
 from alexnet.models.layers import AveragePool, Convolution, Dropout, Flatten, MaxPool, ResponseNorm, SpatialNorm
 from alexnet.models.lenet import ScaledTanh, Subsampling, TableConvolution
 from alexnet.models.local import LocallyConnected
-from alexnet.models.network import Network
+from alexnet.models.network import Aside, Network
 from alexnet.models.one_weird_trick import AdaptiveAveragePool
 
 KINDS: dict[type[nn.Module], str] = {
@@ -30,6 +32,14 @@ KINDS: dict[type[nn.Module], str] = {
     nn.Linear: "fully connected",
     nn.ReLU: "ReLU",
     nn.Tanh: "tanh",
+}
+FOREIGN = {  # PyTorch's own, in networks that are not of 2012
+    Aside: "auxiliary classifier",
+    nn.AdaptiveAvgPool2d: "adaptive average pool",
+    nn.BatchNorm2d: "batch norm",
+    nn.Conv2d: "convolution",
+    nn.Flatten: "flatten",
+    nn.MaxPool2d: "max pool",
 }
 
 
@@ -100,6 +110,10 @@ def summarize(network: Network) -> Summary:
 
 
 def _row(name: str, layer: nn.Module, shape: tuple[int, ...], shown: str, towers: int) -> Row:
+    if type(layer) in FOREIGN or (type(layer) not in KINDS and next(layer.children(), None) is not None):
+        return _measured(name, layer, shape)
+    if isinstance(layer, Dropout) or type(layer) is nn.Identity:
+        return Row(name, "dropout", shape, "", layer.extra_repr(), 0, 0, 4 * math.prod(shape))
     if type(layer) not in KINDS:
         raise ModelError(f"layer {name!r} is a {type(layer).__name__}", "of a kind that alexnet.models.summary knows")
     output = _output(layer, shape)
@@ -119,6 +133,32 @@ def _row(name: str, layer: nn.Module, shape: tuple[int, ...], shown: str, towers
         multiply_adds,
         memory,
     )
+
+
+def _measured(name: str, layer: nn.Module, shape: tuple[int, ...]) -> Row:
+    """A layer that is several, or PyTorch's own: its sizes by one pass of shapes through a copy without numbers."""
+    counted = 0
+
+    def count(module: nn.Module, _inputs: Any, output: Any) -> None:
+        nonlocal counted
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Conv2d | nn.Linear) and weight is not None:
+            counted += weight.numel() * math.prod(output.shape[2:])
+
+    draft = copy.deepcopy(layer).to("meta").eval()  # evaluating: what training alone needs is not counted
+    for module in draft.modules():
+        module.register_forward_hook(count)
+    with torch.no_grad():
+        output = tuple(draft(torch.empty(1, *shape, device="meta")).shape[1:])
+    kind = FOREIGN.get(type(layer)) or _words(type(layer).__name__)
+    parameters = sum(p.numel() for p in layer.parameters())
+    memory = 0 if isinstance(layer, Aside) else 4 * math.prod(output)
+    return Row(name, kind, output, "", "", parameters, counted, memory)
+
+
+def _words(name: str) -> str:
+    """``BasicBlock`` -> ``basic block``."""
+    return "".join(f" {c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
 
 
 def _output(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:

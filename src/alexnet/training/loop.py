@@ -153,7 +153,12 @@ def forward(state: State, mixed: Mixed, piece: range, places: range, total: int)
             logits, loss = network.costs(images, labels)
         else:
             logits = network(images)  # [N, K]
-            loss = _loss(logits.float(), labels, others, mixed.share, recipe.label_smoothing, state.class_weights)
+            smoothing, weights = recipe.label_smoothing, state.class_weights
+            loss = _loss(logits.float(), labels, others, mixed.share, smoothing, weights)
+            for aside in network.asides():
+                loss = loss + aside.weight * _loss(
+                    aside.take().float(), labels, others, mixed.share, smoothing, weights
+                )
     return loss, logits, labels
 
 

@@ -19,7 +19,7 @@ from alexnet.bundle import Bundle, find
 from alexnet.data.pixels import Fit
 from alexnet.data.writing import sha256_of
 from alexnet.errors import RecipeError
-from alexnet.models.network import Network
+from alexnet.models.network import Aside, Network
 from alexnet.recipe import Recipe, option
 from alexnet.weights.fitting import last_layer
 from alexnet.weights.importing import import_weights
@@ -97,9 +97,12 @@ class Start:
         """
         fresh = self.fresh(classes)
         source = self.network.state_dict()
+        beside = {name for name, layer in network.named_children() if isinstance(layer, Aside)}
         for name, into in network.state_dict().items():
             if name.rpartition(".")[0] == fresh:
                 continue
+            if name.partition(".")[0] in beside and source[name].shape != into.shape:
+                continue  # an auxiliary classifier's own last layer
             if source[name].shape != into.shape:
                 raise RecipeError(
                     f"layer {name} of {self.name} is {list(source[name].shape)}",

@@ -170,6 +170,8 @@ class State:
         self.averages += 1
         keep = min(self.recipe.averaging**AVERAGE_EVERY, (1 + self.averages) / (10 + self.averages))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - keep)
+        for mean, now in zip(self.averaged.buffers(), self.network.buffers(), strict=True):  # batch norm's statistics
+            mean.lerp_(now, 1 - keep) if mean.is_floating_point() else mean.copy_(now)
 
     def note_best(self, error: float, loss: float) -> None:
         """Keep these weights if no earlier epoch had a lower validation error (of equal errors, a lower loss)."""
@@ -247,7 +249,7 @@ def build_network(recipe: Recipe, num_classes: int, files: Files | None = None) 
         initialization=None if recipe.initialization == "own" else recipe.initialization,
     )
     for module in network.modules():
-        if isinstance(module, Dropout):
+        if type(module) is Dropout:  # others have a probability of their own
             module.p = recipe.dropout
     return network
 

@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +39,43 @@ def read(path: Path) -> Found:
     arrays = {readable(name).removeprefix("module."): _array(path, name, value) for name, value in state.items()}
     known = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     return Found(arrays, classes=tuple(classes) if known and classes else ())
+
+
+class Published(NamedTuple):
+    """Weights that torchvision publishes for one of its networks, and the gray levels that their inputs are made by."""
+
+    state: dict[str, torch.Tensor]
+    classes: tuple[str, ...]
+    sha256: str  # as the file's name begins: torchvision checks it
+    mean: tuple[float, ...]  # subtracted from gray levels
+    divide: tuple[float, ...]  # what is left is divided by
+
+
+def of_network(name: str) -> Published:
+    """The weights of torchvision's network called ``name`` from its cache, or fetched where there is a network.
+
+    Raises :class:`BundleError` where neither is.
+    """
+    from torchvision.models import get_model_weights
+
+    chosen = get_model_weights(name).DEFAULT
+    try:
+        state = chosen.get_state_dict(check_hash=True, progress=False)
+    except Exception as error:  # no network, no name service, a proxy's page, a full disk, another file's hash
+        reason = " ".join(str(error).split())[:100]
+        raise BundleError(
+            f"weights of {name} are not in torchvision's cache, and {chosen.url} could not be fetched ({reason})", "",
+            f"put that file into {Path(torch.hub.get_dir()) / 'checkpoints'}, or leave {name} out",
+        ) from error  # fmt: skip
+    preset = chosen.transforms()
+    # Its two Inceptions bring inputs from torchvision's numbers back to those that their weights are for: ±1.
+    middle = name in ("googlenet", "inception_v3")
+    mean, deviation = ((0.5,) * 3, (0.5,) * 3) if middle else (preset.mean, preset.std)
+    sha256 = chosen.url.rpartition("-")[2].partition(".")[0]
+    return Published(
+        dict(state), tuple(chosen.meta["categories"]), sha256, tuple(255.0 * m for m in mean),
+        tuple(255.0 * d for d in deviation),
+    )  # fmt: skip
 
 
 def fetch() -> Found:

@@ -1,0 +1,293 @@
+"""The story of skip connections: plain and residual networks of growing depth, trained alike (He et al. 2015, 4.2).
+
+A plain network that is made deeper learns its own training pictures worse from some depth on, so overfitting is not the
+reason; with shortcuts it does not. The measure is the error of the last weights on the training pictures as they are.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alexnet import recipe as recipes
+from alexnet.data.options import DataOptions
+from alexnet.data.store import Store
+from alexnet.data.writing import json_bytes, write_file
+from alexnet.errors import RecipeError, RunError
+from alexnet.history import material as materials
+from alexnet.history import verdict
+from alexnet.history.claims import Arm
+from alexnet.history.contest import budget as budgets
+from alexnet.history.contest import pace
+from alexnet.history.material import Material
+from alexnet.history.members import Member, obtain
+from alexnet.history.plan import Job
+from alexnet.history.verdict import Finding, Verdict
+from alexnet.models.residual import DEPTHS, name_of
+from alexnet.recipe import Recipe
+from alexnet.training import machine
+
+QUICK = {"depths": (8, 20, 44), "seeds": 2, "epochs": 10, "pictures": 2000}
+FULL = {"depths": DEPTHS, "seeds": 3, "epochs": 40, "pictures": 0}
+SIDE, STORED = 32, 36  # pixels: crops of pictures with a border of two
+KINDS = (False, True)  # plain, residual
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a person asked for; None: the plan's own."""
+
+    quick: bool = False
+    depths: tuple[int, ...] = ()
+    seeds: int | None = None
+    epochs: int | None = None
+    budget: str | None = None
+    pictures: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("seeds", self.seeds, 1),
+            ("epochs", self.epochs, 1),
+            ("pictures", self.pictures, 0),
+        ):
+            if value is not None and value < least:
+                raise RecipeError(f"--{name} is {value}", f"at least {least}")
+        for depth in self.depths:
+            if depth not in DEPTHS:
+                raise RecipeError(f"--depths names {depth}", f"one of {', '.join(map(str, DEPTHS))} (6n + 2 layers)")
+        if self.depths and len(set(self.depths)) < 2:
+            raise RecipeError(f"--depths is {self.depths[0]} alone", "at least two, to be compared")
+        if self.budget is not None and self.epochs is not None:
+            raise RecipeError("--budget and --epochs both say how long", "one of them")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Plain and residual networks of each depth, ``seeds`` of each. ``budget`` seconds, or 0."""
+
+    data: str
+    depths: tuple[int, ...]
+    seeds: int
+    pictures: int
+    budget: float
+    base: Recipe
+
+    def recipe(self, job: Job) -> Recipe:
+        """Every number of one training."""
+        return self.base.replace(model=job.arm.small, seed=job.seed)
+
+    def jobs(self) -> list[Job]:
+        """All trainings, one seed after the other, so that an early end leaves whole comparisons."""
+        arms = [arm_of(depth, shortcut) for depth in self.depths for shortcut in KINDS]
+        return [Job(arm, self.base.learning_rate, seed) for seed in range(self.seeds) for arm in arms]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        plain = {"data": self.data, "depths": list(self.depths), "seeds": self.seeds, "pictures": self.pictures}
+        return plain | {"budget": self.budget, "trainings": len(self.jobs()), "recipe": self.base.to_dict()}
+
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        some = f"at most {self.pictures} training pictures" if self.pictures else "all pictures"
+        time = f"as many as fit into {budgets.words(self.budget)}" if self.budget else str(self.base.epochs)
+        return [
+            "depth: a plain network made deeper learns its training pictures worse; a residual one does not "
+            "(He et al. 2015, section 4.2)",
+            f"  networks   plain and residual, of {', '.join(map(str, self.depths))} layers",
+            f"  data       {self.data}, {some}, views of {SIDE} pixels",
+            f"  epochs     {time}, the same for all; a cosine from rate {self.base.learning_rate:g} to 0; last weights",
+            f"  trainings  {len(self.jobs())}: {self.seeds} seed{'s' * (self.seeds > 1)} of each network",
+            *(["  one seed gives no interval: nothing can be concluded"] if self.seeds < 2 else []),
+        ]
+
+
+def arm_of(depth: int, shortcut: bool) -> Arm:
+    """A network of the story."""
+    return Arm(name_of(depth, shortcut).replace("_", " "), name_of(depth, shortcut), "")
+
+
+def make(material: Material, data: str, wishes: Wishes) -> Plan:
+    """The plan for these pictures. Raises :class:`RecipeError`."""
+    usual: dict[str, Any] = QUICK if wishes.quick else FULL
+    time = 0.0 if wishes.budget is None else budgets.seconds(wishes.budget)
+    stored = STORED if material.store is None else material.store.size
+    base = recipes.named("owt").replace(
+        recipe="depth", model=name_of(8, True), dropout=0.0, image_size=SIDE, stored_size=stored, crop="random",
+        mirror=material.mirror, validation=0.1, keep="last", learning_rate=0.1, batch_size=64, schedule="cosine",
+        drops=(), warmup=1.0, precision="auto", epochs=wishes.epochs or usual["epochs"], checkpoint_minutes=10.0,
+        **({} if material.store is None else {"fit": material.store.fit}),
+    )  # fmt: skip
+    depths = tuple(sorted(set(wishes.depths))) or tuple(usual["depths"])
+    pictures = usual["pictures"] if wishes.pictures is None else wishes.pictures
+    return Plan(data, depths, wishes.seeds or usual["seeds"], pictures, time, base)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a plan: ``training`` and ``test`` errors in percent, by network, a value a seed."""
+
+    plan: Plan
+    counts: dict[str, int]
+    members: tuple[Member, ...]
+    training: dict[str, list[float]]
+    test: dict[str, list[float]]
+    findings: tuple[Finding, ...]
+    verdict: Verdict
+    picture: Path
+
+    @property
+    def seconds(self) -> float:
+        """Of all trainings, whenever they were made."""
+        return sum(member.seconds for member in self.members)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "plan": self.plan.to_dict(),
+            "counts": self.counts,
+            "training_error": self.training,
+            "test_error": self.test,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "verdict": self.verdict,
+            "diverged": {m.job.words: m.diverged for m in self.members if m.diverged},
+            "picture": str(self.picture),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def run(
+    plan: Plan, material: Material, folder: Path, options: DataOptions, *, device: str = "auto", workers: int = 1
+) -> Outcome:
+    """Tell the story in ``folder``; what is there already is found again, an interrupted training goes on.
+
+    Raises :class:`RunError` where the folder holds another plan, :class:`alexnet.errors.Interrupted` after a signal.
+    """
+    plan = _begun(plan, folder)
+    store = materials.prepare(material, plan.base, plan.pictures, options)
+    if plan.budget and not (folder / "plan.json").is_file():
+        plan = _fitted(plan, store, options, device)
+    write_file(folder / "plan.json", json_bytes(plan.to_dict()))
+    members = []
+    for number, job in enumerate(plan.jobs(), 1):
+        options.tell(f"training {number} of {len(plan.jobs())}: {job.arm.name}, seed {job.seed}")
+        member = obtain(job, plan.recipe(job), store, folder / job.folder, device=device, workers=workers)
+        options.tell(f"  {_said(member)}")
+        members.append(member)
+    return _told(plan, store, members, folder, device)
+
+
+def _begun(plan: Plan, folder: Path) -> Plan:
+    """The plan that stands in ``folder`` where it is this one: with its epochs, if a budget chose them."""
+    path = folder / "plan.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        used = any(folder.iterdir())
+        there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} can not be used: {error}", "", "choose another --run") from error
+    if used and not there:
+        raise RunError(f"{folder} exists already and holds no story of depth", "a new folder", "choose another --run")
+    if there and plan.budget:
+        epochs, warmup = there["recipe"]["epochs"], there["recipe"]["warmup"]
+        plan = _with(plan, plan.base.replace(epochs=epochs, warmup=warmup))
+    ours = json.loads(json.dumps(plan.to_dict()))
+    flat, other = ours | ours["recipe"], there | there.get("recipe", {})
+    for name in (name for name in flat if there and name not in ("recipe", "seeds", "trainings")):
+        if flat[name] != other.get(name):
+            raise RunError(f"{folder} holds another plan: its {name} is different", "", "choose another --run")
+    return plan
+
+
+def _with(plan: Plan, base: Recipe) -> Plan:
+    return Plan(plan.data, plan.depths, plan.seeds, plan.pictures, plan.budget, base)
+
+
+def _fitted(plan: Plan, store: Store, options: DataOptions, device: str) -> Plan:
+    """As many epochs, the same for all, as fit into the budget by a few measured steps of each network."""
+    options.tell("measuring a few steps of each network")
+    chosen = machine.choose_device(device)
+    base = plan.base.replace(precision=machine.choose_precision(plan.base.precision, chosen))
+    counts = [len(store.split(name)) for name in ("train", "validation", "test")]
+    arms = {job.arm.small: plan.recipe(job).replace(precision=base.precision) for job in plan.jobs()}
+    paces = {name: pace.measure(recipe, store, chosen) for name, recipe in arms.items()}
+    time = plan.budget * budgets.CAREFUL / plan.seeds
+
+    def all_of(epochs: int) -> float:
+        found = budgets.with_epochs(base, epochs)
+        return sum(budgets.needed(found, each, SIDE, counts) for each in paces.values())
+
+    if all_of(1) > time:
+        raise RecipeError(
+            f"--budget of {budgets.words(plan.budget)}: one epoch of each of {len(plan.jobs())} trainings takes "
+            f"{budgets.words(all_of(1) * plan.seeds)}", "", "give more, fewer --depths or --seeds, or fewer --pictures",
+        )  # fmt: skip
+    epochs = max(n for n in range(1, budgets.MOST_EPOCHS + 1) if n == 1 or all_of(n) <= time)
+    return _with(plan, budgets.with_epochs(plan.base, epochs))
+
+
+def _said(member: Member) -> str:
+    if member.diverged:
+        return "diverged"
+    return f"{100 * member.training_errors[-1]:.1f} % training error in its last epoch, {member.seconds:.0f} s"
+
+
+def _told(plan: Plan, store: Store, members: Sequence[Member], folder: Path, device: str) -> Outcome:
+    training: dict[str, list[float]] = {member.job.arm.small: [] for member in members}
+    test: dict[str, list[float]] = {member.job.arm.small: [] for member in members}
+    chance = 100 * (1 - 1 / len(store.classes))
+    for member in members:
+        for split, errors in (("train", training), ("test", test)):
+            error = chance if member.diverged else 100 * float(member.scores(split, 1, device)["top1_error"])
+            errors[member.job.arm.small].append(error)
+    found = findings(plan.depths, training, test)
+    counts = {name: len(split) for name, split in store.splits.items()}
+    picture = folder / "depth.png"
+    result = Outcome(plan, counts, tuple(members), training, test, tuple(found), verdict.overall(found), picture)
+    _draw(result)
+    write_file(folder / "depth.json", json_bytes(result.to_dict()))
+    return result
+
+
+def findings(
+    depths: Sequence[int], training: Mapping[str, Sequence[float]], test: Mapping[str, Sequence[float]]
+) -> list[Finding]:
+    """What the errors say, in points, a value a seed; above 0 is what He et al. saw."""
+    few, many = min(depths), max(depths)
+
+    def minus(errors: Mapping[str, Sequence[float]], a: str, b: str) -> tuple[float, ...]:
+        return tuple(x - y for x, y in zip(errors[a], errors[b], strict=True))
+
+    plain, residual = ({depth: name_of(depth, kind) for depth in (few, many)} for kind in KINDS)
+    note = "of the last weights, center view, nothing changed; a network that diverged counts as guessing"
+    return [
+        Finding(f"training error, plain: {many} − {few} layers", "above 0", minus(training, plain[many], plain[few]),
+                primary=True, note=note),
+        Finding(f"training error, {many} layers: plain − residual", "above 0",
+                minus(training, plain[many], residual[many]), primary=True),
+        Finding(f"test error, {many} layers: plain − residual", "above 0", minus(test, plain[many], residual[many])),
+        Finding(f"test error, residual: {few} − {many} layers", "above 0", minus(test, residual[few], residual[many])),
+    ]  # fmt: skip
+
+
+def _draw(result: Outcome) -> None:
+    from alexnet.visualize import depth as drawing
+
+    plan = result.plan
+    points = [
+        drawing.Point(depth, kind, result.training[name], result.test[name])
+        for depth in plan.depths for kind in KINDS for name in (name_of(depth, kind),)
+    ]  # fmt: skip
+    curves = [
+        drawing.Curve(int(m.job.arm.small.rpartition("_")[2]), m.job.arm.small.startswith("residual"),
+                      [100 * error for error in m.training_errors])
+        for m in result.members if m.job.seed == 0 and not m.diverged
+    ]  # fmt: skip
+    below = f"{plan.data}, {result.counts['train']} training pictures, {plan.base.epochs} epochs, "
+    below += f"{plan.seeds} seed{'s' * (plan.seeds > 1)}; deeper plain networks learn worse: {result.verdict}"
+    drawing.draw("Depth, with and without shortcuts", below, points, curves, result.picture)
+
+
+def folder_for(plan: Plan, *, quick: bool) -> Path:
+    """Where a story goes if nobody says: the same command finds it again."""
+    return Path("runs") / "depth" / f"{plan.data}{'-quick' if quick else ''}"
