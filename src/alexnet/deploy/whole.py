@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from alexnet.batches.transforms import LUMA, center_views
 from alexnet.bundle import Bundle
 from alexnet.data.pixels import PAD_GRAY, Fit
-from alexnet.models.layers import Dropout, ResponseNorm, channel_window
+from alexnet.models.layers import Dropout, ResponseNorm
 from alexnet.models.lenet import Subsampling
 from alexnet.models.network import Network
+from alexnet.models.rows import channel_window
 
 Input = Literal["pictures", "decoded"]
 
