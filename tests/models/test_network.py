@@ -102,8 +102,8 @@ SMALLEST = {
     "alexnet_no_overlap": 72, "alexnet_owt": 63, "alexnet_separate": 52, "alexnet_single": 52, "alexnet_tanh": 52,
     "caffenet": 55, "cifar_11pct": 6, "cifar_13pct": 6, "cifar_18pct": 12, "cifar_19pct": 12, "cifar_80sec": 12,
     "lenet5": 29, "lenet5_shrunk": 32,
-} | dict.fromkeys(DEEP, 5) | dict.fromkeys(VARIANTS, 12) | {name: 12 if "small" in name else 52 for name in LESS_DEEP}  # fmt: skip
-SMALLEST["alexnet_small_no_overlap"] = 5
+} | dict.fromkeys(VARIANTS, 12) | {name: 12 if "small" in name else 52 for name in LESS_DEEP}  # fmt: skip
+SMALLEST |= dict.fromkeys(["alexnet_small_no_overlap", *DEEP], 5)
 NAMES = ", ".join([*list_models(), *list_peers()])
 
 

@@ -68,8 +68,8 @@ def test_everybody_is_known():
         ({"nets": ("alexnet", "alexnet")}, "--nets names 'alexnet' twice; must be each contestant once"),
         ({"budget": "1min", "epochs": 3}, "--budget and --epochs both say how long; must be one of them"),
         ({"budget": "soon"}, "--budget is 'soon'; must be a time such as 90s, 40min or 1.5h"),
-        ({"budget": "1min"}, "--budget of 1 min leaves 8 contestants 7.5 s each; must be at least 2 min 50 s for so many; "
-                             "give more time, or fewer --nets"),
+        ({"budget": "1min"}, "--budget of 1 min leaves 8 contestants 7.5 s each; must be at least 2 min 50 s for so "
+                             "many; give more time, or fewer --nets"),
         ({"epochs": 0}, "--epochs is 0; must be from 1 to 1000"),
         ({"side": -1}, "--side is -1; must be at least 0"),
         ({"pictures": -5}, "--pictures is -5; must be at least 0"),
@@ -87,7 +87,7 @@ def test_what_can_not_be(digits_material, wishes, message):
 
 def test_a_missing_library_is_told_before_anything_begins(digits_material, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(AlexNetError, match="Fisher vectors need OpenCV, .* pip install 'alexnet\\[contest\\]'"):
+    with pytest.raises(AlexNetError, match=r"Fisher vectors need OpenCV, .* pip install 'alexnet\[contest\]'"):
         plan.make(digits_material, "digits", Wishes())
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(AlexNetError, match="vgg11_bn needs torchvision, which can not be imported"):

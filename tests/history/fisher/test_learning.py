@@ -99,7 +99,7 @@ def test_damaged_files_are_refused(learned, tmp_path, how):
     else:
         with np.load(file) as arrays:
             np.savez(file, **dict(arrays) | {"sift_mean": np.zeros(3, np.float32)})
-    with pytest.raises(BundleError, match="of another format|holds no whole Fisher classifier"):
+    with pytest.raises(BundleError, match=r"of another format|holds no whole Fisher classifier"):
         FisherClassifier.load(tmp_path)
 
 
