@@ -16,7 +16,7 @@ from alexnet.errors import BundleError, Interrupted, RecipeError, RunError
 from alexnet.evaluation.paired import mcnemar
 from alexnet.history import material, members
 from alexnet.history.contest import answers, budget, entry, plan, run
-from alexnet.history.contest.entrants import ENTRANTS
+from alexnet.history.contest.entrants import ENTRANTS, Entrant
 from alexnet.history.contest.plan import Wishes
 from alexnet.history.fisher import learning
 from alexnet.recipe import named
@@ -25,17 +25,31 @@ from alexnet.training import loop
 pytest.importorskip("cv2")
 pytest.importorskip("torchvision.models")
 NETS = ("alexnet", "lenet5", "resnet18", "fisher")
-LEAST = 52  # pixels: the smallest views that AlexNet sees
+SIDE = 32  # pixels of all views
+# Small networks under the contestants' names: what is tested is the contest. Their recipes are test_plan's matter.
+SMALL = (
+    Entrant("alexnet", "AlexNet, two towers", 2012, "alexnet_small", {"initialization": "own"}, "15.3 % (2012, first)"),
+    Entrant("alexnet_owt", "AlexNet, one weird trick", 2014, "alexnet_small_single", {"initialization": "own"}),
+    Entrant("resnet18", "ResNet-18", 2015, "residual_8", {"initialization": "own", "divide_std": True}),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_contestants():
+    with pytest.MonkeyPatch.context() as patch:
+        for entrant in SMALL:
+            patch.setitem(ENTRANTS, entrant.name, entrant)
+        yield
 
 
 def held(store, folder, said=None, nets=NETS, **wishes):
     found = material.find(str(store.path), DataOptions())
-    made = plan.make(found, "few digits", Wishes(nets, **{"epochs": 1, "side": LEAST} | wishes))
+    made = plan.make(found, "few digits", Wishes(nets, **{"epochs": 1, "side": SIDE} | wishes))
     return run.run(made, found, folder, DataOptions(say=said.append if said is not None else None), device="cpu")
 
 
 @pytest.fixture(scope="module")
-def contest(digits, tmp_path_factory):
+def contest(digits, tmp_path_factory, small_contestants):
     folder = tmp_path_factory.mktemp("contest") / "run"
     said, read = [], []
     whole = Split.gather
@@ -181,9 +195,6 @@ def test_equal_time_is_planned_and_the_plan_is_found_again(digits, tmp_path, mon
     """Two networks of known pace: each has the epochs that fit into its share, and its rate ends with them."""
     paces = {"lenet5_shrunk": budget.Pace(0.02, 0.02, 0.001, 1.0), "residual_8": budget.Pace(0.05, 0.05, 0.001, 1.0)}
     monkeypatch.setattr(run.pace, "measure", lambda recipe, *_: paces[recipe.model])
-    monkeypatch.setitem(
-        run.result.ENTRANTS, "resnet18", ENTRANTS["resnet18"].__class__("resnet18", "R", 2015, "residual_8")
-    )
     folder = tmp_path / "run"
     outcome = held(digits, folder, nets=("lenet5", "resnet18"), epochs=None, budget="90s")
     share = budget.CAREFUL * 90 * 0.94 / 2
@@ -214,7 +225,7 @@ def test_who_is_late_leaves_less_for_the_others(digits, tmp_path, monkeypatch):
     """A network whose share has become smaller is fitted again, to one epoch at least."""
     slow = budget.Pace(0.01, 0.01, 0.001, 1.0)
     found = material.find(str(digits.path), DataOptions())
-    made = plan.make(found, "few digits", Wishes(("lenet5", "resnet18"), budget="100s", side=LEAST))
+    made = plan.make(found, "few digits", Wishes(("lenet5", "resnet18"), budget="100s", side=SIDE))
     recipe = budget.fitted(made.recipe(made.entrants[1]), slow, made.side, (160, 40, 50), 40.0)
     assert recipe.epochs > 5
     tmp_path.joinpath("recipes.json").write_text(
@@ -285,10 +296,10 @@ def test_published_weights_that_are_nowhere(digits, tmp_path, monkeypatch):
     torch.hub.set_dir(str(tmp_path / "hub"))
     monkeypatch.setattr("torch.hub.urlopen", _no_network)
     with pytest.raises(BundleError) as caught:
-        held(digits, tmp_path / "run", nets=("resnet18",), pretrained=True)
+        held(digits, tmp_path / "run", nets=("vgg11_bn",), pretrained=True)
     text = str(caught.value)
-    assert text.startswith("weights of resnet18 are not in torchvision's cache, and https://") and "\n" not in text
-    assert f"put that file into {tmp_path / 'hub' / 'checkpoints'}, or leave resnet18 out" in text
+    assert text.startswith("weights of vgg11_bn are not in torchvision's cache, and https://") and "\n" not in text
+    assert f"put that file into {tmp_path / 'hub' / 'checkpoints'}, or leave vgg11_bn out" in text
 
 
 def _no_network(*_args, **_kwargs):
@@ -308,7 +319,7 @@ def test_the_command(contest, digits, capsys):
         "--epochs",
         "1",
         "--side",
-        str(LEAST),
+        str(SIDE),
         "--device",
         "cpu",
         "--json",
