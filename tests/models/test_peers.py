@@ -12,7 +12,9 @@ from alexnet.models import create_model, describe, list_models, list_peers
 from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Aside
 from alexnet.models.peers import Peer
+from alexnet.models.residual import MODELS as DEEP
 from alexnet.models.summary import summarize
+from alexnet.recipe.named import OTHERS, default_for
 
 models = pytest.importorskip("torchvision.models")
 # Network -> side of its smallest pictures. Those that weigh more, and VGG, which weighs half a gigabyte, are slow.
@@ -115,6 +117,13 @@ def test_every_key_of_torchvisions_has_its_place(name):
 def test_they_are_listed_apart():
     assert len(list_peers()) == 8 and not set(list_peers()) & set(list_models())
     assert all("\n" not in describe(name) for name in list_peers())
+
+
+def test_each_has_a_recipe_that_starts_its_own_way():
+    assert {*list_peers(), *DEEP, "lenet5_shrunk"} == set(OTHERS)
+    for name in OTHERS:
+        recipe = default_for("pictures", name)
+        assert (recipe.model, recipe.initialization, recipe.divide_std) == (name, "own", True)
 
 
 def test_auxiliary_classifiers_answer_in_training_alone():
