@@ -40,7 +40,12 @@ DOORS = {
     "tensorboard": ["training/journal.py"],
     "pyarrow": ["data/parquet.py"],
     "torchvision.datasets": ["data/standard.py"],
-    "torchvision.models": ["weights/published.py"],
+    "torchvision.models": ["models/peers.py", "weights/published.py"],
+    "cv2": ["history/fisher/descriptors.py"],
+    "skimage": [],  # its Fisher vectors are what tests compare ours with
+    "sklearn.svm": ["history/fisher/margin.py"],
+    "sklearn.mixture": ["history/fisher/mixture.py"],
+    "threadpoolctl": ["history/fisher/learning.py"],
     "safetensors": ["bundle.py", "compression/file.py", "evaluation/neighbors.py"],
     "captum": ["evaluation/saliency.py"],
     "umap": ["evaluation/embedding.py"],

@@ -3,10 +3,11 @@ import torch
 from torch import nn
 
 from alexnet.errors import ModelError
-from alexnet.models import create_model, describe, list_models
+from alexnet.models import create_model, describe, list_models, list_peers
 from alexnet.models.depth import MODELS as LESS_DEEP
 from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool, set_generator
 from alexnet.models.network import FanInInitial, Initial, Network, RootFanInInitial, map_side, usable_side
+from alexnet.models.residual import MODELS as DEEP
 from alexnet.models.small import MODELS as VARIANTS
 
 
@@ -100,9 +101,10 @@ SMALLEST = {
     "alexnet": 52, "alexnet_2012": 52, "alexnet_caffe": 55, "alexnet_half": 52, "alexnet_no_norm": 52,
     "alexnet_no_overlap": 72, "alexnet_owt": 63, "alexnet_separate": 52, "alexnet_single": 52, "alexnet_tanh": 52,
     "caffenet": 55, "cifar_11pct": 6, "cifar_13pct": 6, "cifar_18pct": 12, "cifar_19pct": 12, "cifar_80sec": 12,
-    "lenet5": 29,
+    "lenet5": 29, "lenet5_shrunk": 32,
 } | dict.fromkeys(VARIANTS, 12) | {name: 12 if "small" in name else 52 for name in LESS_DEEP}  # fmt: skip
-SMALLEST["alexnet_small_no_overlap"] = 5
+SMALLEST |= dict.fromkeys(["alexnet_small_no_overlap", *DEEP], 5)
+NAMES = ", ".join([*list_models(), *list_peers()])
 
 
 def test_the_models():
@@ -154,7 +156,7 @@ def test_without_a_generator_the_default_one_decides():
 
 ERRORS = [
     ({"name": "alexnett"}, "model 'alexnett' does not exist; did you mean 'alexnet'? `alexnet models` lists all"),
-    ({"name": "vgg16"}, f"model 'vgg16' does not exist; must be one of {', '.join(list_models())}"),
+    ({"name": "zzz"}, f"model 'zzz' does not exist; must be one of {NAMES}"),
     ({"name": "lenet5", "num_classes": 1}, "num_classes 1; must be a whole number of at least 2"),
     ({"name": "lenet5", "num_classes": 2.5}, "num_classes 2.5; must be a whole number of at least 2"),
     ({"name": "lenet5", "num_classes": True}, "num_classes True; must be a whole number of at least 2"),

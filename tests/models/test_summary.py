@@ -147,4 +147,4 @@ def test_a_layer_it_does_not_know():
 
 def test_every_kind_is_used():
     used = {type(layer) for name in list_models() for layer in shapes_only(name).children()}
-    assert used == set(KINDS)
+    assert set(KINDS) <= used

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class Answers(NamedTuple):
 def load(path: Path) -> Answers:
     """What :meth:`Answers.save` wrote. Raises :class:`RunError`."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return Answers(file["scores"], file["labels"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise RunError(f"{path} is damaged: {error}", "", f"delete {path.parent} and give the same command") from error

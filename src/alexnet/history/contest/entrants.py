@@ -37,7 +37,7 @@ ENTRANTS = {
         Entrant("alexnet_owt", "AlexNet, one weird trick", 2014, "alexnet_owt", _SCALED),
         Entrant(
             "lenet5", "LeNet-5", 1998, "lenet5_shrunk",
-            {"initialization": "own", "divide": 80.0, "dropout": 0.0, "learning_rate": 0.002},
+            {"initialization": "own", "divide": 80.0, "dropout": 0.0, "learning_rate": 0.001},
         ),
         Entrant("vgg11", "VGG-11", 2014, "vgg11", _SCALED | {"learning_rate": 0.0001}, _VGG),
         Entrant("vgg11_bn", "VGG-11, batch norm", 2014, "vgg11_bn", _SCALED, _VGG),

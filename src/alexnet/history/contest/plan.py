@@ -145,7 +145,7 @@ def same(plan: Plan, folder: Path) -> None:
     path = folder / "plan.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        used = any(folder.iterdir())
+        used = any(path.name != ".lock" for path in folder.iterdir())
         there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} can not be used: {error}", "", "choose another --run") from error

@@ -29,6 +29,7 @@ from alexnet.history.fisher.pace import settings_within
 from alexnet.history.material import Material
 from alexnet.recipe import Recipe, from_dict
 from alexnet.training import machine
+from alexnet.training import run as runs
 
 MEASURED = "measuring"  # in the clock: paces and milliseconds, which are nobody's own
 
@@ -70,8 +71,13 @@ def run(
 ) -> Outcome:
     """Hold the contest in ``folder``. Raises :class:`RunError` where it holds another one, and
     :class:`alexnet.errors.Interrupted` after a signal: the same call goes on."""
-    begun = time.perf_counter()
     same(plan, folder)
+    with runs.locked(folder):
+        return _held(plan, material, folder, options, device, workers)
+
+
+def _held(plan: Plan, material: Material, folder: Path, options: DataOptions, device: str, workers: int) -> Outcome:
+    begun = time.perf_counter()
     recipe = plan.base.replace(stored_size=plan.stored)
     store = materials.prepare(material, recipe, plan.pictures, options)
     write_file(folder / "plan.json", json_bytes(plan.to_dict()))

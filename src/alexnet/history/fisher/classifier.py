@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +113,7 @@ class FisherClassifier:
             about = json.loads((folder / "fisher.json").read_text(encoding="utf-8"))
             if (about["format"], about["version"]) != (FORMAT, VERSION):
                 raise BundleError(f"{folder / 'fisher.json'} is of another format", f"{FORMAT}, version {VERSION}")
-            with np.load(folder / "fisher.npz", allow_pickle=False) as file:
+            with (folder / "fisher.npz").open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             given = dict(about["settings"])
             given |= {"grid": Grid(**given["grid"]), "levels": tuple(given["levels"])}
@@ -122,7 +123,7 @@ class FisherClassifier:
                 encoder, tuple(about["classes"]), tuple(about["used"]), arrays["weights"], arrays["offsets"],
                 about["penalty"],
             )  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise BundleError(f"{folder} holds no whole Fisher classifier: {error}", "", "train it again") from error
 
     def _arrays(self) -> dict[str, NDArray[np.float32]]:

@@ -34,15 +34,14 @@ def learn(descriptors: NDArray[np.float32], length: int, words: int, seed: int) 
     """From descriptors [T, d] of training pictures: at most ``length`` axes, ``words`` Gaussians (fewer than T / 4)."""
     from sklearn.mixture import GaussianMixture
 
-    mean, axes = _axes(descriptors, length)
-    projected = ((descriptors - mean) @ axes).astype(np.float32)
     mixture = GaussianMixture(
         max(1, min(words, len(descriptors) // 4)), covariance_type="diag", reg_covar=1e-4, max_iter=STEPS, tol=1e-3,
         init_params="k-means++", random_state=seed,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that STEPS were not enough, or that descriptors are alike: both are fine
-        mixture.fit(projected)
+        mean, axes = _axes(descriptors, length)
+        mixture.fit(((descriptors - mean) @ axes).astype(np.float32))
     parts = (np.maximum(mixture.weights_, 1e-8), mixture.means_, mixture.covariances_)
     return Codebook(mean, axes, Mixture(*(np.asarray(part, np.float32) for part in parts)))
 

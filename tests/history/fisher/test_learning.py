@@ -1,0 +1,143 @@
+"""The runner-up on real digits: it learns, what it learns from is what it says, and its files hold it all."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from alexnet.data.store import Split, Store
+from alexnet.errors import BundleError, DataError
+from alexnet.history.fisher import learning, margin, pace
+from alexnet.history.fisher.classifier import FisherClassifier, Settings
+from alexnet.history.fisher.descriptors import Grid
+
+pytest.importorskip("cv2")
+SETTINGS = Settings(Grid(step=2, patch=16, scales=3), words=8, sample=8000, length=24)
+
+
+@pytest.fixture(scope="module")
+def learned(digits, tmp_path_factory):
+    return learning.train(digits, SETTINGS, tmp_path_factory.mktemp("fisher"))
+
+
+def test_it_tells_digits_apart(learned, digits):
+    scores = learning.answers(learned.classifier, digits.split("test"))
+    assert scores.shape == (50, 10)
+    assert (scores.argmax(1) == digits.split("test").labels).mean() >= 0.8  # from 160 pictures; guessing: 0.1
+    assert learned.validation_error == min(learned.tried.values()) <= 0.2
+    assert set(learned.tried) == {f"{p}, C {c}" for p in ("1x1", "1x1+2x2") for c in (1, 10, 100)}
+    assert set(learned.seconds) == {"axes and mixtures", "Fisher vectors", "inner products", "linear classifiers"}
+
+
+def test_one_picture_is_answered_as_many_are(learned, digits):
+    split = digits.split("test")
+    many = learning.answers(learned.classifier, split)
+    one = learned.classifier.scores(split.gather(np.array([7]))[0])
+    np.testing.assert_allclose(one, many[7], atol=1e-5)
+
+
+def test_validation_scores_by_weights_are_those_by_inner_products(learned, digits):
+    """The error that chose is the error of the classifier that was written out."""
+    scores = learning.answers(learned.classifier, digits.split("validation"))
+    error = float((scores.argmax(1) != digits.split("validation").labels).mean())
+    assert error == pytest.approx(learned.validation_error, abs=0.026)  # 16-bit vectors may turn one of 40
+
+
+def test_what_is_learned_comes_from_training_pictures_alone(digits, tmp_path, monkeypatch):
+    """Nothing of the test split is read, and of validation nothing before the codebooks are done."""
+    read = []
+    whole = Split.gather
+
+    def spying(split, indices, out=None):
+        read.append(split.name)
+        return whole(split, indices, out)
+
+    monkeypatch.setattr(Split, "gather", spying)
+    books = learning.codebooks(digits.split("train"), SETTINGS, seed=0)
+    assert set(read) == {"train"}
+    read.clear()
+    found = learning.train(digits, SETTINGS, tmp_path)
+    assert set(read) == {"train", "validation"}
+    first = read.index("validation")
+    assert "train" not in read[first:]
+    assert np.array_equal(found.classifier.encoder.sift.mixture.means, books.sift.mixture.means)
+    assert not (tmp_path / "vectors").exists()
+
+
+def test_the_same_seed_gives_the_same_classifier(learned, digits, tmp_path):
+    again = learning.train(digits, SETTINGS, tmp_path)
+    assert np.array_equal(again.classifier.weights, learned.classifier.weights)
+    other = learning.train(digits, SETTINGS, tmp_path, seed=1)
+    assert not np.array_equal(
+        other.classifier.encoder.sift.mixture.means, learned.classifier.encoder.sift.mixture.means
+    )
+
+
+def test_files_hold_it_all(learned, digits, tmp_path):
+    learned.classifier.save(tmp_path)
+    again = FisherClassifier.load(tmp_path)
+    assert again.encoder.settings == SETTINGS and again.classes == digits.classes
+    picture = digits.split("test").gather(np.array([0]))[0]
+    assert np.array_equal(again.scores(picture), learned.classifier.scores(picture))
+    assert again.parameters == learned.classifier.parameters
+    books = again.encoder
+    counted = sum(a.size for book in (books.sift, books.color) for a in (book.mean, book.axes, *book.mixture))
+    assert again.parameters == counted + again.weights.size + again.offsets.size
+
+
+@pytest.mark.parametrize("how", ["cut", "gone", "format", "sizes"])
+def test_damaged_files_are_refused(learned, tmp_path, how):
+    file = learned.classifier.save(tmp_path)
+    about = tmp_path / "fisher.json"
+    if how == "cut":
+        file.write_bytes(file.read_bytes()[:1000])
+    elif how == "gone":
+        file.unlink()
+    elif how == "format":
+        about.write_text(json.dumps(json.loads(about.read_text()) | {"version": 2}))
+    else:
+        with np.load(file) as arrays:
+            np.savez(file, **dict(arrays) | {"sift_mean": np.zeros(3, np.float32)})
+    with pytest.raises(BundleError, match=r"of another format|holds no whole Fisher classifier"):
+        FisherClassifier.load(tmp_path)
+
+
+def test_a_split_that_is_missing(digits, tmp_path):
+    store = Store.open(digits.path)
+    store.splits = store.splits | {"validation": _none(store.split("validation"))}
+    with pytest.raises(DataError, match="has no validation split; must be one; prepare another"):
+        learning.train(store, SETTINGS, tmp_path)
+
+
+def _none(split):
+    split.labels = split.labels[:0]
+    return split
+
+
+def test_many_pictures_are_taken_evenly(digits, monkeypatch):
+    monkeypatch.setattr(margin, "MOST", 30)
+    split = digits.split("train")
+    some = learning.usable(split, seed=0)
+    assert len(some) == len(set(some.tolist())) == 30 and (np.diff(some) > 0).all()
+    assert np.bincount(split.labels[some], minlength=10).tolist() == [3] * 10
+    assert not np.array_equal(some, learning.usable(split, seed=1))
+    monkeypatch.setattr(margin, "MOST", 160)
+    assert len(learning.usable(split, seed=0)) == 160
+
+
+def test_the_grid_follows_the_time(digits, monkeypatch):
+    monkeypatch.setattr(pace, "patch_seconds", lambda *_: 1e-3)
+    monkeypatch.setattr(pace.os, "cpu_count", lambda: 2)
+    wide = Settings(Grid(patch=16, scales=1))
+    steps = [pace.settings_within(wide, digits, seconds).grid.step for seconds in (1e9, 25.0, 19.0, 0.1)]
+    assert steps[0] == 2 and steps == sorted(steps) and len(set(steps)) == 4 and steps[-1] == 12
+    for seconds in (25.0, 19.0):
+        found = pace.settings_within(wide, digits, seconds)
+        patches = len(range(0, 32 - 16 + 1, found.grid.step)) ** 2
+        assert pace.needed(patches, 1e-3, digits) <= seconds
+    assert dataclasses.replace(found, grid=wide.grid) == wide
+
+
+def test_the_time_of_a_patch_is_measured(digits):
+    assert 1e-7 < pace.patch_seconds(SETTINGS, digits) < 0.1
