@@ -115,7 +115,7 @@ def make(material: Material, data: str, wishes: Wishes) -> Plan:
     base = recipes.named("owt").replace(
         recipe="depth", model=name_of(8, True), dropout=0.0, image_size=SIDE, stored_size=stored, crop="random",
         mirror=material.mirror, validation=0.1, keep="last", learning_rate=0.1, batch_size=64, schedule="cosine",
-        drops=(), warmup=1.0, precision="auto", epochs=wishes.epochs or usual["epochs"], checkpoint_minutes=10.0,
+        drops=(), warmup=1.0, precision="auto", epochs=wishes.epochs or usual["epochs"], checkpoint_every="10min",
         **({} if material.store is None else {"fit": material.store.fit}),
     )  # fmt: skip
     depths = tuple(sorted(set(wishes.depths))) or tuple(usual["depths"])

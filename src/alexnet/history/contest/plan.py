@@ -120,7 +120,7 @@ def _base(material: Material, stored: int, seed: int) -> Recipe:
     named = recipes.named("modern" if material.mirror else "digits")
     fit: dict[str, Any] = {} if material.store is None else {"fit": material.store.fit}
     small = {} if material.photos else {"small_size": 0}
-    return named.replace(recipe="contest", stored_size=stored, seed=seed, checkpoint_minutes=10.0, **fit, **small)
+    return named.replace(recipe="contest", stored_size=stored, seed=seed, checkpoint_every="10min", **fit, **small)
 
 
 def _possible(entrants: Sequence[Entrant], side: int, pretrained: bool) -> None:
