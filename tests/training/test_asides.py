@@ -38,7 +38,7 @@ def test_the_loss_counts_auxiliary_classifiers(digits):
     beside = [aside.take() for aside in found.network.asides()]
     expected = F.cross_entropy(answer, given.labels) + 0.3 * sum(F.cross_entropy(x, given.labels) for x in beside)
     value, correct = loop.train_step(found, given)
-    assert value == pytest.approx(float(expected), rel=1e-5)
+    assert value == pytest.approx(float(expected.detach()), rel=1e-5)
     assert correct == int((answer.argmax(1) == given.labels).sum())
     assert all(aside.head.fc2.weight.requires_grad for aside in found.network.asides())
 
