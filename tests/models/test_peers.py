@@ -18,7 +18,7 @@ from alexnet.recipe.named import OTHERS, default_for
 
 models = pytest.importorskip("torchvision.models")
 # Network -> side of its smallest pictures. Those that weigh more, and VGG, which weighs half a gigabyte, are slow.
-SMALL = {"googlenet": 65, "resnet18": 33}
+SMALL = {"googlenet": 47, "resnet18": 33}
 LARGE = {"inception_v3": 107, "resnet50": 33, "vgg11": 32, "vgg11_bn": 32}
 
 
@@ -128,8 +128,8 @@ def test_each_has_a_recipe_that_starts_its_own_way():
 
 
 def test_auxiliary_classifiers_answer_in_training_alone():
-    network = drawn("googlenet", image_size=65)
-    x = torch.randn(2, 3, 65, 65, generator=torch.Generator().manual_seed(1))
+    network = drawn("googlenet", image_size=47)
+    x = torch.randn(2, 3, 47, 47, generator=torch.Generator().manual_seed(1))
     assert [aside.weight for aside in network.asides()] == [0.3, 0.3]
     reference = theirs("googlenet", aux_logits=True)
     reference.aux1.dropout.p = reference.aux2.dropout.p = reference.dropout.p = 0.0

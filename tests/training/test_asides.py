@@ -21,14 +21,14 @@ def state(store, **changes):
     return State(RECIPE.replace(**changes), store, torch.device("cpu"))
 
 
-def batch(count=3, side=65):
+def batch(count=3, side=47):
     random = torch.Generator().manual_seed(0)
     return Batch(torch.randn(count, 3, side, side, generator=random), torch.arange(count), torch.arange(count).numpy())
 
 
 def test_the_loss_counts_auxiliary_classifiers(digits):
     pytest.importorskip("torchvision")
-    found = state(digits, model="googlenet", image_size=65)
+    found = state(digits, model="googlenet", image_size=47)
     for module in found.network.modules():
         if isinstance(module, Dropout):
             module.p = 0.0
@@ -45,7 +45,7 @@ def test_the_loss_counts_auxiliary_classifiers(digits):
 
 def test_the_recipes_dropout_is_not_for_networks_with_their_own(digits):
     pytest.importorskip("torchvision")
-    network = state(digits, model="googlenet", image_size=65, dropout=0.31).network
+    network = state(digits, model="googlenet", image_size=47, dropout=0.31).network
     assert sorted(module.p for module in network.modules() if isinstance(module, Dropout)) == [0.2, 0.7, 0.7]
 
 
