@@ -54,7 +54,7 @@ def test_weights_start_for_rectifiers():
     """N(0, 2 / fan-in) from the generator that is passed in; batch norms at one and zero."""
     network = built(20, False)
     weight = network.block3_2.conv1.weight
-    assert weight.std() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+    assert float(weight.detach().std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
     assert (network.block3_2.bn1.weight == 1).all() and (network.block3_2.bn1.bias == 0).all()
     assert torch.equal(weight, built(20, False).block3_2.conv1.weight)
     with pytest.raises(ModelError, match="image_size 4 is too small for plain_8; must be at least 5 pixels"):

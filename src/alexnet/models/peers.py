@@ -38,7 +38,7 @@ _INCEPTIONS = {"aux1": "inception4a", "aux2": "inception4d"}
 _PEERS = {
     "googlenet": _Peer(
         "GoogLeNet, the Inception of 2014, with two auxiliary classifiers (Szegedy et al. 2014; torchvision)",
-        224, 65, "flatten", _INCEPTIONS, 0.3,
+        224, 47, "flatten", _INCEPTIONS, 0.3,
     ),
     "inception_v3": _Peer(
         "Inception v3, with one auxiliary classifier from 299 pixels (Szegedy et al. 2015; torchvision)",
