@@ -14,6 +14,7 @@ from typing import Any
 
 from alexnet import recipe as recipes
 from alexnet.cli import arguments, honest, import_weights, layers, ship, show
+from alexnet.cli.bench import bench
 from alexnet.cli.claims import claims
 from alexnet.cli.doctor import doctor
 from alexnet.cli.report import at_the_end, report
@@ -259,4 +260,5 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "layers": layers.run,
     "recipes": show_recipes,
     "claims": claims,
+    "bench": bench,
 }

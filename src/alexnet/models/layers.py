@@ -86,8 +86,7 @@ class Convolution(nn.Conv2d):
         return stem.fits(input, self.weight, self._filters(input), self.groups)
 
     def _filters(self, input: Tensor) -> stem.Filters:
-        height, width = (self.window.out_size(size) for size in input.shape[-2:])
-        return stem.Filters(self.window.stride, self.window.padding, height, width)
+        return stem.Filters(self.window.stride, self.window.padding, *map(self.window.out_size, input.shape[-2:]))
 
 
 class MaxPool(nn.Module):
@@ -124,8 +123,8 @@ class AveragePool(nn.Module):
     def forward(self, input: Tensor, relu: bool = False) -> Tensor:  # [N, C, H, W] -> [N, C, H', W']
         if maps.fits_pool(input, self.window.kernel, self.window.stride):
             return maps.mean(input, self.window.pooled(*input.shape[2:], relu))
-        input = F.relu(input) if relu else input
-        return F.avg_pool2d(input, self.window.kernel, self.window.stride, ceil_mode=True, count_include_pad=False)
+        input, (size, stride, _, _) = F.relu(input) if relu else input, self.window
+        return F.avg_pool2d(input, size, stride, ceil_mode=True, count_include_pad=False)
 
     def extra_repr(self) -> str:
         return f"{self.window.kernel}, stride={self.window.stride}"
@@ -173,8 +172,7 @@ class SpatialNorm(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if maps.fits_norm(input, self.beta):
             return maps.normalize(input, self.size, self.scale / self.size**2, self.k)
-        squares = input.float().square()
-        mean = F.avg_pool2d(squares, self.size, 1, self.size // 2)  # zeros outside count in: sum / size²
+        mean = F.avg_pool2d(input.float().square(), self.size, 1, self.size // 2)  # zeros outside count: sum / size²
         mean = mean[..., : input.shape[-2], : input.shape[-1]]  # an even window gives one row and column too many
         return (input * (self.k + self.scale * mean).pow(-self.beta)).to(input.dtype)
 
