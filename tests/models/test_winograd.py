@@ -132,7 +132,7 @@ def trained(wanted, steps=100):
             parameter.normal_(0, 0.05, generator=generator)
     images = torch.randn(16, 3, 32, 32, generator=generator).contiguous(memory_format=torch.channels_last)
     labels, losses = torch.arange(16) % 4, []
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=5e-4, momentum=0.9)
     for _ in range(steps):
         loss = F.cross_entropy(network(images), labels)
         optimizer.zero_grad()
@@ -148,10 +148,11 @@ def test_a_hundred_steps_of_training_stay_together():
     right_losses, right_weights = trained(False)
     assert right_losses[-1] < right_losses[0] / 2, "nothing was learned, so nothing was compared"
     assert not torch.equal(losses, right_losses), "both went the same way"
-    # Rounding of 1e-6 a step grows with the steps: here to 1e-4 of the losses; ten times that is allowed.
-    assert torch.allclose(losses, right_losses, rtol=1e-2, atol=1e-4)
+    # Rounding of 1e-6 a step grows with the steps: here to 1e-4 of the losses and 3e-4 of the weights' spread; ten times
+    # that is allowed. Twice the rate makes it ten times as much: a bit decides which way a ReLU's edge is passed.
+    assert torch.allclose(losses, right_losses, rtol=1e-3)
     for name, right in right_weights.items():
-        assert error(weights[name], right) < 1e-2, name
+        assert error(weights[name], right) < 3e-3, name
 
 
 def test_a_layer_takes_it_by_itself():

@@ -51,7 +51,8 @@ class PixelNorm(nn.Module):
         self.mean = nn.AvgPool2d(norm.size, 1, norm.size // 2)
 
     def forward(self, input: Tensor) -> Tensor:
-        return input * (self.k + self.scale * self.mean(input.square())).pow(-self.beta)
+        out: Tensor = input * (self.k + self.scale * self.mean(input.square())).pow(-self.beta)
+        return out
 
 
 def _plain(layer: nn.Module, side: int) -> list[nn.Module]:

@@ -111,7 +111,8 @@ def our_answer(model: str, batch: int, precision: str) -> Unit:
 
     def answer() -> Tensor:
         with torch.inference_mode(), autocast(CPU, precision):
-            return network(images)
+            out: Tensor = network(images)
+        return out
 
     return _repeated(answer, batch)
 

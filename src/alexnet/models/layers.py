@@ -102,7 +102,7 @@ class MaxPool(nn.Module):
 
     def forward(self, input: Tensor, relu: bool = False) -> Tensor:  # [N, C, H, W] -> [N, C, H', W']
         if maps.fits_pool(input, self.window.kernel, self.window.stride):
-            return maps.largest(input, self.window.pooled(*input.shape[2:], relu))
+            return maps.largest(input, self.window.pooled(input.shape[2], input.shape[3], relu))
         out = F.max_pool2d(input, self.window.kernel, self.window.stride, ceil_mode=self.window.ceil)
         return F.relu_(out) if relu else out
 
@@ -122,7 +122,7 @@ class AveragePool(nn.Module):
 
     def forward(self, input: Tensor, relu: bool = False) -> Tensor:  # [N, C, H, W] -> [N, C, H', W']
         if maps.fits_pool(input, self.window.kernel, self.window.stride):
-            return maps.mean(input, self.window.pooled(*input.shape[2:], relu))
+            return maps.mean(input, self.window.pooled(input.shape[2], input.shape[3], relu))
         input, (size, stride, _, _) = F.relu(input) if relu else input, self.window
         return F.avg_pool2d(input, size, stride, ceil_mode=True, count_include_pad=False)
 

@@ -46,19 +46,19 @@ def fits_norm(input: Tensor, beta: float) -> bool:
 
 def largest(input: Tensor, pool: Pool) -> Tensor:
     """[N, C, H, W] -> [N, C, H', W']: the largest of each window; its gradient goes to the first of equal ones."""
-    out: Tensor = _Largest.apply(input, pool)  # type: ignore[no-untyped-call]
+    out: Tensor = _Largest.apply(input, pool)
     return out
 
 
 def mean(input: Tensor, pool: Pool) -> Tensor:
     """[N, C, H, W] -> [N, C, H', W']: the mean over each window's pixels that exist."""
-    out: Tensor = _Mean.apply(input, pool)  # type: ignore[no-untyped-call]
+    out: Tensor = _Mean.apply(input, pool)
     return out
 
 
 def normalize(input: Tensor, size: int, weight: float, k: float) -> Tensor:
     """[N, C, H, W] -> the same: in · (k + weight · Σ in²)^−3/4, the sum over size×size pixels of the same map."""
-    out: Tensor = _Normalize.apply(input, size, weight, k)  # type: ignore[no-untyped-call]
+    out: Tensor = _Normalize.apply(input, size, weight, k)
     return out
 
 
@@ -102,7 +102,7 @@ class _Largest(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         grad = _last(grad, ctx.dtype)
         d_input = torch.empty(ctx.shape, dtype=ctx.dtype, memory_format=torch.channels_last)
@@ -123,7 +123,7 @@ class _Mean(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         grad = _last(grad, ctx.dtype)
         d_input = torch.empty(ctx.shape, dtype=ctx.dtype, memory_format=torch.channels_last)
@@ -146,7 +146,7 @@ class _Normalize(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         input, roots = ctx.saved_tensors
         grad, d_input = _last(grad, input.dtype), torch.empty_like(input)

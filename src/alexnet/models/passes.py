@@ -30,15 +30,13 @@ def take(layers: Sequence[nn.Module], input: Tensor) -> tuple[int, Tensor]:
 
 def _pooled(layers: Sequence[nn.Module]) -> tuple[int, bool, MaxPool | None]:
     """Layers up to a max pool behind the first one and its ReLU, before or behind it; is there a ReLU; the pool."""
-    for places in ((1, 2), (2, 1), (1, 0)):  # of pool and ReLU
-        pool, relu = (layers[place] if place < len(layers) else None for place in places)
-        parts = [layers[0], pool] if places[1] == 0 else [layers[0], pool, relu]
-        if isinstance(pool, MaxPool) and not any(map(_watched, parts)):
-            if places[1] == 0:
-                return 2, False, pool
-            if isinstance(relu, nn.ReLU) and relu.inplace:
-                return 3, True, pool
-    return 0, False, None
+    pool = next((layer for layer in layers[1:3] if isinstance(layer, MaxPool)), None)
+    relu = next((layer for layer in layers[1:3] if isinstance(layer, nn.ReLU) and layer.inplace), None)
+    if pool is None or _watched(layers[0]) or _watched(pool) or _watched(relu):
+        return 0, False, None
+    if relu is not None:
+        return 3, True, pool
+    return (2, False, pool) if layers[1] is pool else (0, False, None)
 
 
 def _joins(layer: nn.Module, relu: nn.Module) -> bool:

@@ -44,7 +44,7 @@ def convolve(
 ) -> Tensor:
     """[N, C, H, W] -> the convolution's maps [N, K, H', W'] or the pooled ones, negative numbers as 0 with ``relu``."""
     pool = (pool or maps.Pool(0, 1, 0, 0))._replace(relu=relu)
-    out: Tensor = _Stem.apply(input, weight, bias, filters, pool)  # type: ignore[no-untyped-call]
+    out: Tensor = _Stem.apply(input, weight, bias, filters, pool)
     return out
 
 
@@ -92,7 +92,7 @@ class _Stem(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, None, None]:
         input, weight, places, out = ctx.saved_tensors
         grad = grad.float().contiguous(memory_format=torch.channels_last)

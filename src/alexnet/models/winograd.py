@@ -47,7 +47,7 @@ def convolve(
     input: Tensor, weight: Tensor, bias: Tensor | None, padding: int, groups: int = 1, relu: bool = False
 ) -> Tensor:
     """[N, C, H, W] -> [N, K, H', W'], channels-last in memory, H' = H + 2·padding − r + 1."""
-    out: Tensor = _Convolve.apply(input, weight, bias, _Geometry(padding, groups, relu))  # type: ignore[no-untyped-call]
+    out: Tensor = _Convolve.apply(input, weight, bias, _Geometry(padding, groups, relu))
     return out
 
 
@@ -74,7 +74,7 @@ class _Convolve(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         input, weight, out = ctx.saved_tensors
         grad = grad.float().contiguous(memory_format=torch.channels_last)
