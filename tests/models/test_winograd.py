@@ -148,7 +148,7 @@ def test_a_hundred_steps_of_training_stay_together():
     right_losses, right_weights = trained(False)
     assert right_losses[-1] < right_losses[0] / 2, "nothing was learned, so nothing was compared"
     assert not torch.equal(losses, right_losses), "both went the same way"
-    # Rounding of 1e-6 a step grows with the steps: here to 1e-4 of the losses and 3e-4 of the weights' spread; ten times
+    # Rounding of 1e-6 a step grows with the steps: here to 1e-4 of the losses, 3e-4 of the weights' spread; ten times
     # that is allowed. Twice the rate makes it ten times as much: a bit decides which way a ReLU's edge is passed.
     assert torch.allclose(losses, right_losses, rtol=1e-3)
     for name, right in right_weights.items():
