@@ -15,7 +15,7 @@ NAMES = [file.relative_to(HOME).as_posix() for file in FILES]
 # The river. A room sees those of earlier lines and those before it in its own; rooms in one set never meet.
 RIVER = [
     ["errors", "recipe"], [{"data", "models"}], ["batches", "card", "compression", "bundle", "weights"], ["evaluation"],
-    [{"training", "visualize", "deploy"}], ["api"], ["history"], ["cli"],
+    [{"training", "visualize", "deploy"}], ["api"], ["history"], ["bench"], ["cli"],
 ]  # fmt: skip
 ORDER = [place if isinstance(place, set) else {place} for line in RIVER for place in line]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
@@ -39,8 +39,8 @@ DOORS = {
     "torch.utils.tensorboard": ["training/journal.py"],
     "tensorboard": ["training/journal.py"],
     "pyarrow": ["data/parquet.py"],
-    "torchvision.datasets": ["data/standard.py"],
-    "torchvision.models": ["models/peers.py", "weights/published.py"],
+    "torchvision.datasets": ["data/standard.py", "bench/pictures.py"],
+    "torchvision.models": ["models/peers.py", "weights/published.py", "bench/peers.py"],
     "cv2": ["history/fisher/descriptors.py"],
     "skimage": [],  # its Fisher vectors are what tests compare ours with
     "sklearn.svm": ["history/fisher/margin.py"],
@@ -50,10 +50,10 @@ DOORS = {
     "captum": ["evaluation/saliency.py"],
     "umap": ["evaluation/embedding.py"],
     "scipy": ["data/ilsvrc.py", "data/doctor/twins.py", "evaluation/", "history/verdict.py"],
-    "onnx": ["deploy/export.py", "deploy/export_int8.py"],
+    "onnx": ["deploy/export.py", "deploy/export_int8.py", "bench/steps.py"],
     "onnxscript": ["deploy/export.py"],
-    "onnxruntime": ["deploy/runtime.py", "deploy/export_int8.py"],
-    "openvino": ["deploy/runtime.py", "deploy/export.py"],
+    "onnxruntime": ["deploy/runtime.py", "deploy/export_int8.py", "bench/steps.py"],
+    "openvino": ["deploy/runtime.py", "deploy/export.py", "bench/steps.py"],
     "huggingface_hub": ["deploy/hub.py"],
     "fastapi": ["deploy/server/"],
     "uvicorn": ["deploy/server/"],

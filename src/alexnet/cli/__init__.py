@@ -14,6 +14,7 @@ from typing import Any
 
 from alexnet import recipe as recipes
 from alexnet.cli import arguments, honest, import_weights, layers, scaling, ship, show
+from alexnet.cli.bench import bench
 from alexnet.cli.claims import claims
 from alexnet.cli.compress import compress
 from alexnet.cli.contest import contest, depth
@@ -280,4 +281,5 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "scaling": scaling.run,
     "contest": contest,
     "depth": depth,
+    "bench": bench,
 }

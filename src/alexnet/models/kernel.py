@@ -1,9 +1,12 @@
-"""The compiled response norm: built from ``norm.c`` where a C compiler is there, absent where not.
+"""Compiled kernels: built from the C files beside this one where a C compiler is there, absent where not.
 
-One pass over memory instead of some ten: what it saves is in docs/log.md. Nothing is kept on disk: a process that
-has much to compute builds it (:func:`build`), in about half a second. Before that, without a compiler (GCC or Clang
-with OpenMP), or after ``use(False)``, :class:`alexnet.models.layers.ResponseNorm` computes the same formula by
-PyTorch's operations; the two agree to float32's rounding, not bit for bit.
+Nothing is kept on disk: a process that has much to compute builds them (:func:`build`), in a second or two. Before
+that, without a compiler (GCC or Clang with OpenMP), or after ``use(False)``, PyTorch's operations compute the same
+formulas; the two agree to float32's rounding, not bit for bit. What each saves is in docs/log.md.
+
+``norm.c`` is the response norm across channels, called from here; ``maps.c`` are pools and the norm across pixels
+(:mod:`alexnet.models.maps`); ``winograd.c`` and ``stem.c`` are convolutions (:mod:`alexnet.models.winograd`,
+:mod:`alexnet.models.stem`); ``lanes.h`` is what they share.
 """
 
 import ctypes
@@ -17,10 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC", "-lm"]
+_FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+_SOURCES, _SHARED = ("norm", "maps", "winograd", "stem"), "lanes.h"
 _MOST_CHANNELS = 8192  # of a row; its buffers lie on the stack
 _wanted = True
-_built: list[ctypes.CDLL] = []  # one, once :func:`build` succeeded
+_built: dict[str, ctypes.CDLL] = {}  # by source, once :func:`build` succeeded
 
 
 def settle_vector_math() -> None:
@@ -36,38 +40,42 @@ def settle_vector_math() -> None:
 
 
 def use(wanted: bool) -> None:
-    """Turn the compiled norm off, or on again where it was built."""
+    """Turn the compiled kernels off, or on again where they were built."""
     global _wanted
     _wanted = wanted
 
 
 def build() -> bool:
-    """Compile the kernel if that was not done; returns whether norms will be computed by it from now on.
+    """Compile the kernels if that was not done; returns whether norms will be computed by them from now on.
 
-    For those who have much to compute: it takes about half a second.
+    For those who have much to compute: it takes a second or two.
     """
-    library = _compiled()
-    if library is not None and not _built:
-        _built.append(library)
+    if not _built:
+        _built.update(_compiled())
     return in_use()
 
 
-def in_use() -> bool:
-    """Are norms on this processor computed by the compiled kernel?"""
-    return _wanted and bool(_built)
+def in_use(source: str = "norm") -> bool:
+    """Is what ``source`` has computed by it, on this processor?"""
+    return _wanted and source in _built
+
+
+def plain(tensor: Tensor) -> bool:
+    """Has this tensor numbers in a processor's memory? Those that an exporter traces with have none."""
+    return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
 
 
 def fits(rows: Tensor) -> bool:
     """Will the kernel compute these rows? Float32 or bfloat16 in a processor's memory, and it is in use."""
-    return in_use() and rows.device.type == "cpu" and rows.dtype in _NAMES and rows.shape[1] <= _MOST_CHANNELS
+    return in_use() and plain(rows) and rows.dtype in NAMES and rows.shape[1] <= _MOST_CHANNELS
 
 
 def forward(rows: Tensor, size: int, weight: float, k: float, beta: float) -> tuple[Tensor, Tensor]:
     """Rows [R, C] -> normalized rows and the sums in float32, both [R, C]. See ``norm.c``."""
     rows = rows.contiguous()
     out, sums = torch.empty_like(rows), torch.empty_like(rows, dtype=torch.float32)
-    _function(rows, "forward")(
-        _at(rows), _at(out), _at(sums), ctypes.c_int64(rows.shape[0]), rows.shape[1], size,
+    function("norm", f"{NAMES[rows.dtype]}_forward")(
+        at(rows), at(out), at(sums), ctypes.c_int64(rows.shape[0]), rows.shape[1], size,
         ctypes.c_float(weight), ctypes.c_float(k), ctypes.c_float(beta),
     )  # fmt: skip
     return out, sums
@@ -77,38 +85,62 @@ def backward(rows: Tensor, sums: Tensor, grad: Tensor, size: int, weight: float,
     """The gradient by the rows [R, C], from the one by the normalized rows."""
     rows, grad = rows.contiguous(), grad.to(rows.dtype).contiguous()
     out = torch.empty_like(rows)
-    _function(rows, "backward")(
-        _at(rows), _at(sums), _at(grad), _at(out), ctypes.c_int64(rows.shape[0]), rows.shape[1], size,
+    function("norm", f"{NAMES[rows.dtype]}_backward")(
+        at(rows), at(sums), at(grad), at(out), ctypes.c_int64(rows.shape[0]), rows.shape[1], size,
         ctypes.c_float(weight), ctypes.c_float(beta),
     )  # fmt: skip
     return out
 
 
-_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+NAMES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
-def _function(rows: Tensor, direction: str) -> "ctypes._NamedFuncPointer":
-    function: ctypes._NamedFuncPointer = _built[0][f"{_NAMES[rows.dtype]}_{direction}"]
-    function.restype = None
-    return function
+def library(source: str) -> ctypes.CDLL:
+    """What ``source`` was compiled to."""
+    return _built[source]
 
 
-def _at(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
+def function(source: str, name: str) -> "ctypes._NamedFuncPointer":
+    """The function ``name`` of ``source``, which returns nothing."""
+    found: ctypes._NamedFuncPointer = _built[source][name]
+    found.restype = None
+    return found
+
+
+def at(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where a tensor's numbers lie; C's NULL for None."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 @functools.cache
-def _compiled() -> ctypes.CDLL | None:
-    """``norm.c`` compiled and loaded; None where that fails, for whatever reason."""
+def _compiled() -> dict[str, ctypes.CDLL]:
+    """Each source compiled, side by side, and loaded; without those for which that fails, for whatever reason."""
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:
-        return None
-    source = resources.files("alexnet.models").joinpath("norm.c").read_text(encoding="utf-8")
+        return {}
     with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
-        built = Path(folder, "norm.so")
-        command = [compiler, "-x", "c", "-", *_FLAGS, "-o", str(built)]
-        try:
-            subprocess.run(command, input=source.encode(), capture_output=True, timeout=60, check=True)
-            return ctypes.CDLL(str(built))
-        except (OSError, subprocess.SubprocessError):
-            return None
+        started = {name: _start(compiler, Path(folder), name) for name in _SOURCES}
+        loaded = {name: _load(process, Path(folder, f"{name}.so")) for name, process in started.items()}
+    return {name: library for name, library in loaded.items() if library is not None}
+
+
+def _start(compiler: str, folder: Path, name: str) -> "subprocess.Popen[bytes] | None":
+    for file in (f"{name}.c", _SHARED):
+        (folder / file).write_bytes(resources.files("alexnet.models").joinpath(file).read_bytes())
+    command = [compiler, str(folder / f"{name}.c"), *_FLAGS, "-o", str(folder / f"{name}.so"), "-lm"]
+    try:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except OSError:
+        return None
+
+
+def _load(process: "subprocess.Popen[bytes] | None", path: Path) -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(str(path)) if process is not None and process.wait(120) == 0 else None
+    except subprocess.TimeoutExpired:
+        assert process is not None
+        process.kill()
+        process.wait()
+        return None
+    except OSError:
+        return None

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.models import kernel
+from alexnet.models import kernel, maps, stem, winograd
 from alexnet.models.rows import (
     NormalizeRows,
     NormalizeRowsCompiled,
@@ -40,6 +40,10 @@ class Window(NamedTuple):
         """Pixels that the last window reads past the right and bottom edge, padding included."""
         last = (self.out_size(size) - 1) * self.stride + self.kernel
         return max(0, last - size - 2 * self.padding)
+
+    def pooled(self, height: int, width: int, relu: bool = False) -> maps.Pool:
+        """The pool of maps of this size, for the kernels."""
+        return maps.Pool(self.kernel, self.stride, self.out_size(height), self.out_size(width), relu)
 
     def formula(self, size: int) -> str:
         """The output size worked out, for people: ``⌈(224 − 11 + 2·0) / 4⌉ + 1 = 55``."""
@@ -70,39 +74,64 @@ class Convolution(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups)
         self.window = Window(kernel, stride, padding, ceil)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, relu: bool = False, pool: "MaxPool | None" = None) -> Tensor:
+        """With ``relu`` or ``pool``, those that follow are done too, in the same pass where a kernel can."""
+        if stem.fits(input, self.weight, filters := self._filters(input), self.groups):
+            pooled = None if pool is None else pool.window.pooled(filters.out_height, filters.out_width)
+            return stem.convolve(input, self.weight, self.bias, filters, pooled, relu)
+        if winograd.fits(input, self.weight, self.window.stride, self.window.padding, self.groups):
+            out = winograd.convolve(input, self.weight, self.bias, self.window.padding, self.groups, relu)
+            return out if pool is None else pool(out)
         bottom, right = (self.window.overhang(size) for size in input.shape[-2:])
         if bottom or right:  # 224 pixels: the last of 55 windows reads 3 pixels past the edge
             input = F.pad(input, (0, right, 0, bottom))
-        return super().forward(input)
+        out = F.relu_(super().forward(input)) if relu else super().forward(input)
+        return out if pool is None else pool(out)
+
+    def pools(self, input: Tensor) -> bool:
+        """Is a max pool behind this convolution best done with it?"""
+        return stem.fits(input, self.weight, self._filters(input), self.groups)
+
+    def _filters(self, input: Tensor) -> stem.Filters:
+        return stem.Filters(self.window.stride, self.window.padding, *map(self.window.out_size, input.shape[-2:]))
 
 
 class MaxPool(nn.Module):
     """Maximum over windows, output size by ceil; a window that sticks out looks at the pixels that exist.
 
-    ``ceil=False`` drops the windows that stick out (PyTorch; Caffe pools by ceil).
+    ``ceil=False`` drops the windows that stick out (PyTorch; Caffe pools by ceil). With ``relu``, what is negative
+    becomes 0, before or after: it is the same.
     """
 
     def __init__(self, kernel: int, stride: int, ceil: bool = True) -> None:
         super().__init__()
         self.window = Window(kernel, stride, 0, ceil)
 
-    def forward(self, input: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C, H', W']
-        return F.max_pool2d(input, self.window.kernel, self.window.stride, ceil_mode=self.window.ceil)
+    def forward(self, input: Tensor, relu: bool = False) -> Tensor:  # [N, C, H, W] -> [N, C, H', W']
+        if maps.fits_pool(input, self.window.kernel, self.window.stride):
+            return maps.largest(input, self.window.pooled(input.shape[2], input.shape[3], relu))
+        out = F.max_pool2d(input, self.window.kernel, self.window.stride, ceil_mode=self.window.ceil)
+        return F.relu_(out) if relu else out
 
     def extra_repr(self) -> str:
         return f"{self.window.kernel}, stride={self.window.stride}" + ("" if self.window.ceil else ", ceil=False")
 
 
 class AveragePool(nn.Module):
-    """Mean over windows, output size by ceil; divides by the number of pixels that exist (2012 code)."""
+    """Mean over windows, output size by ceil; divides by the number of pixels that exist (2012 code).
+
+    With ``relu``, what is negative in the input counts as 0.
+    """
 
     def __init__(self, kernel: int, stride: int) -> None:
         super().__init__()
         self.window = Window(kernel, stride, 0)
 
-    def forward(self, input: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C, H', W']
-        return F.avg_pool2d(input, self.window.kernel, self.window.stride, ceil_mode=True, count_include_pad=False)
+    def forward(self, input: Tensor, relu: bool = False) -> Tensor:  # [N, C, H, W] -> [N, C, H', W']
+        if maps.fits_pool(input, self.window.kernel, self.window.stride):
+            return maps.mean(input, self.window.pooled(input.shape[2], input.shape[3], relu))
+        input, (size, stride, _, _) = F.relu(input) if relu else input, self.window
+        return F.avg_pool2d(input, size, stride, ceil_mode=True, count_include_pad=False)
 
     def extra_repr(self) -> str:
         return f"{self.window.kernel}, stride={self.window.stride}"
@@ -148,8 +177,9 @@ class SpatialNorm(nn.Module):
         self.size, self.scale, self.beta, self.k = size, scale, beta, k
 
     def forward(self, input: Tensor) -> Tensor:
-        squares = input.float().square()
-        mean = F.avg_pool2d(squares, self.size, 1, self.size // 2)  # zeros outside count in: sum / size²
+        if maps.fits_norm(input, self.beta):
+            return maps.normalize(input, self.size, self.scale / self.size**2, self.k)
+        mean = F.avg_pool2d(input.float().square(), self.size, 1, self.size // 2)  # zeros outside count: sum / size²
         mean = mean[..., : input.shape[-2], : input.shape[-1]]  # an even window gives one row and column too many
         return (input * (self.k + self.scale * mean).pow(-self.beta)).to(input.dtype)
 
@@ -160,8 +190,8 @@ class SpatialNorm(nn.Module):
 class Flatten(nn.Module):
     """Maps to features: [N, C, H, W] -> [N, C·H·W], channels outermost, so that tower *a* comes before tower *b*.
 
-    ``side`` is the map's side that the following layer was built for. Training may show the network smaller
-    pictures for a while (recipe: ``small_size``); their smaller maps are stretched to ``side`` first.
+    ``side`` is the map's side that the following layer was built for. Training may show the network smaller pictures
+    for a while (recipe: ``small_size``): smaller maps, stretched to ``side`` first.
     """
 
     def __init__(self, side: int) -> None:

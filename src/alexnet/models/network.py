@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.errors import ModelError
+from alexnet.models import passes
 
 
 class Initial(NamedTuple):
@@ -135,6 +136,14 @@ class Network(nn.Sequential):
         self.features = features
         self.initial: dict[str, Start] = dict(initial)
         self.towers = towers
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, K]: layer after layer, some together in one pass (:mod:`alexnet.models.passes`)."""
+        layers = list(self.children())
+        while layers:
+            count, input = passes.take(layers, input)
+            del layers[:count]
+        return input
 
     def outputs(self, input: Tensor) -> "OrderedDict[str, Tensor]":
         """The output of every layer by the layer's name, in order. Input [N, C, H, W]."""

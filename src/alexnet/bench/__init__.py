@@ -1,0 +1,1 @@
+"""How fast, against whom, how far from the machine's limit: ``alexnet bench``."""

@@ -1,0 +1,223 @@
+"""One training step, and one answer: this project's, and what a user would pick instead."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alexnet.bench import peers
+from alexnet.bench.arena import Contender, Skipped, Unit, timed
+from alexnet.evaluation.evaluate import autocast
+from alexnet.models import kernel
+from alexnet.models.network import Network
+from alexnet.models.summary import summarize
+from alexnet.training import machine, optimizer
+
+OURS, PLAIN, TORCHVISION = "alexnet", "plain PyTorch modules", "torchvision's alexnet"
+ONNX, OPENVINO = "ONNX Runtime", "OpenVINO"
+CPU = torch.device("cpu")
+_ALIKE = 1e-3  # of the largest answer: a peer that says something else is no peer
+
+
+def training(model: str, batch: int) -> list[Contender]:
+    """A step in float32 and bfloat16, in plain modules, and torchvision's."""
+    network = peers.built(model)
+    flop, theirs = _training_flop(network), _training_flop(peers.built(peers.TORCHVISION))
+    found = [
+        Contender(f"{OURS}, {kind}", our_step, {"model": model, "batch": batch, "precision": kind}, flop, kind)
+        for kind in ("fp32", "bf16")
+    ]
+    found += [
+        Contender(f"{OURS}, fp32, kernels off", our_step, {"model": model, "batch": batch, "kernels": False}, flop),
+        Contender(f"{PLAIN}, fp32", plain_step, {"model": model, "batch": batch}, flop),
+    ]
+    if network.image_size >= 200:
+        found.append(Contender(f"{TORCHVISION}, fp32", plain_step, {"model": None, "batch": batch}, theirs))
+    return found
+
+
+def inference(model: str, batch: int) -> list[Contender]:
+    """Answers to a batch of pictures that lie in memory as numbers."""
+    network = peers.built(model)
+    flop, how = _flop(network), {"model": model, "batch": batch}
+    found = [
+        Contender(f"{OURS}, {kind}", our_answer, how | {"precision": kind}, flop, kind) for kind in ("fp32", "bf16")
+    ]
+    found += [
+        Contender(f"{PLAIN}, fp32", plain_answer, how, flop),
+        Contender(f"{ONNX}, fp32", onnx_answer, how, flop),
+        Contender(f"{OPENVINO}, fp32", openvino_answer, how | {"precision": "fp32"}, flop),
+        Contender(f"{OPENVINO}, bf16", openvino_answer, how | {"precision": "bf16"}, flop, "bf16"),
+    ]
+    if network.image_size >= 200:
+        theirs = _flop(peers.built(peers.TORCHVISION))
+        found.append(Contender(f"{TORCHVISION}, fp32", plain_answer, how | {"model": None}, theirs))
+    return found
+
+
+def _flop(network: Network) -> float:
+    return 2.0 * summarize(network).multiply_adds
+
+
+def _training_flop(network: Network) -> float:
+    """Forward, gradient by weights, gradient by inputs; the first layer needs none by its input."""
+    first = next(row for row in summarize(network).rows if row.multiply_adds)
+    return 3 * _flop(network) - 2.0 * first.multiply_adds
+
+
+def our_step(model: str, batch: int, precision: str = "fp32", kernels: bool = True) -> Unit:
+    """What ``training/loop.py`` does with a batch that is there."""
+    _tune(precision, kernels)
+    network = peers.built(model).to(memory_format=torch.channels_last).train()
+    rule = optimizer.PaperSGD(network.parameters())
+    images, labels = _batch(network, batch, torch.channels_last)
+
+    def step() -> None:
+        with autocast(CPU, precision):
+            loss = F.cross_entropy(network(images).float(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.clip(list(network.parameters()), 0.0)
+        rule.step()
+        rule.zero_grad()
+
+    return lambda: timed(step, batch)
+
+
+def plain_step(model: str | None, batch: int) -> Unit:
+    """A step as tutorials have it: contiguous memory, float32, ``torch.optim.SGD``. No model: torchvision's."""
+    ours = peers.built(model or peers.TORCHVISION)
+    network = peers.plain(ours).train() if model else peers.torchvision_alexnet().train()
+    rule = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
+    images, labels = _batch(ours, batch, torch.contiguous_format)
+
+    def step() -> None:
+        rule.zero_grad()
+        F.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+        rule.step()
+
+    return lambda: timed(step, batch)
+
+
+def our_answer(model: str, batch: int, precision: str) -> Unit:
+    """What ``Classifier`` does with pictures that are there as numbers."""
+    _tune(precision, True)
+    network = peers.built(model).to(memory_format=torch.channels_last).eval()
+    images, _ = _batch(network, batch, torch.channels_last)
+
+    def answer() -> Tensor:
+        with torch.inference_mode(), autocast(CPU, precision):
+            out: Tensor = network(images)
+        return out
+
+    return _repeated(answer, batch)
+
+
+def plain_answer(model: str | None, batch: int) -> Unit:
+    """The same network in plain modules, or torchvision's."""
+    ours = peers.built(model or peers.TORCHVISION)
+    network = peers.plain(ours).eval() if model else peers.torchvision_alexnet().eval()
+    images, _ = _batch(ours, batch, torch.contiguous_format)
+    if model and (apart := peers.same(network, ours, images[:2])) > _ALIKE:
+        raise Skipped(f"it answers otherwise, by {apart:.1e} of the largest")
+
+    def answer() -> Tensor:
+        with torch.inference_mode():
+            out: Tensor = network(images)
+        return out
+
+    return _repeated(answer, batch)
+
+
+def onnx_answer(model: str, batch: int) -> Unit:
+    """ONNX Runtime called directly on the same network."""
+    network, images = _plain_and_images(model, batch)
+    try:
+        import onnx  # noqa: F401 - what the exporter needs
+        import onnxruntime
+    except ImportError as error:
+        raise Skipped(f"{error.name} is not installed: pip install 'alexnet[export]'") from error
+    with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
+        path = Path(folder, "network.onnx")
+        torch.onnx.export(network, (images,), path, dynamo=True, verbose=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name, numbers = session.get_inputs()[0].name, images.numpy()
+    _check(torch.from_numpy(session.run(None, {name: numbers})[0]), network, images)
+    return _repeated(lambda: session.run(None, {name: numbers}), batch)
+
+
+def openvino_answer(model: str, batch: int, precision: str) -> Unit:
+    """OpenVINO called directly on the same network."""
+    network, images = _plain_and_images(model, batch)
+    if precision == "bf16":
+        _refuse_slow()
+    try:
+        import openvino
+    except ImportError as error:
+        raise Skipped("openvino is not installed: pip install 'alexnet[export]'") from error
+    hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision], "PERFORMANCE_HINT": "LATENCY"}
+    hints["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
+    converted = openvino.convert_model(network, example_input=images, input=[images.shape])
+    compiled = openvino.compile_model(converted, "CPU", hints)
+    request, numbers = compiled.create_infer_request(), images.numpy()
+    request.infer({0: numbers})
+    _check(torch.from_numpy(request.get_output_tensor(0).data.copy()), network, images, precision)
+    return _repeated(lambda: request.infer({0: numbers}), batch)
+
+
+def _plain_and_images(model: str, batch: int) -> tuple[nn.Module, Tensor]:
+    ours = peers.built(model)
+    return peers.plain(ours).eval(), _batch(ours, batch, torch.contiguous_format)[0]
+
+
+def _check(answer: Tensor, network: nn.Module, images: Tensor, precision: str = "fp32") -> None:
+    with torch.inference_mode():
+        right = network(images)
+    apart = float((answer - right).abs().max() / right.abs().max())
+    if apart > (0.1 if precision == "bf16" else _ALIKE):
+        raise Skipped(f"it answers otherwise, by {apart:.1e} of the largest")
+
+
+def _batch(network: Network, batch: int, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
+    side, generator = network.image_size, torch.Generator().manual_seed(1)
+    images = torch.randn(batch, network.in_channels, side, side, generator=generator) * 60
+    return images.contiguous(memory_format=layout), torch.arange(batch) % network.num_classes
+
+
+_tuned = ExitStack()  # a contender's process stays tuned to its end
+
+
+def _tune(precision: str, kernels: bool) -> None:
+    if precision == "bf16":
+        _refuse_slow()
+    _tuned.enter_context(machine.tuned())
+    kernel.build()
+    kernel.use(kernels)
+
+
+def _refuse_slow() -> None:
+    if machine.choose_precision("auto", CPU) != "bf16":
+        raise Skipped("bfloat16 is slower than float32 on this processor, so nobody would choose it")
+
+
+def _repeated(answer: Callable[[], Any], batch: int) -> Unit:
+    """Answers for about a fifth of a second: one alone would be lost among the clock's own doubts."""
+    seconds = min(timed(answer, batch).seconds for _ in range(3))
+    times = max(1, round(0.2 / max(seconds, 1e-6)))
+
+    def repeat() -> None:
+        for _ in range(times):
+            answer()
+
+    return lambda: timed(repeat, batch * times)
+
+
+def batches(quick: bool) -> Sequence[int]:
+    """Batch sizes of answers."""
+    return (1, 8) if quick else (1, 32, 128)

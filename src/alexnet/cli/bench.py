@@ -1,0 +1,100 @@
+"""``alexnet bench``: how fast this machine trains and answers, beside what a user would pick instead."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexnet.cli import arguments, show
+
+if TYPE_CHECKING:
+    from alexnet.bench.arena import Timing
+    from alexnet.bench.course import Group, Report
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """Measure this machine: its limits, this project, and what a user would pick instead, in turn.
+
+    Each contender runs in a process of its own; rounds go in turn, so that what disturbs one disturbs all. Nothing else
+    should compute meanwhile.
+    """
+
+    only: str = ""  # parts to measure, separated by commas: training,inference,data,end-to-end,prepare
+    model: str = "alexnet"  # network of training and inference
+    batch_size: int = 128  # of a training step
+    rounds: int = 5  # timed rounds of each contender
+    pictures: Path | None = None  # folder of class folders with JPEG files; by default painted ones
+    quick: bool = False  # small batches and few pictures: a minute or two, for a first look
+    chart: Path | None = None  # write a bar chart (PNG) here
+    json: bool = False  # print all numbers as JSON
+
+
+def bench(words: list[str]) -> int:
+    """how fast this machine trains and answers, beside PyTorch, torchvision, ONNX Runtime and OpenVINO"""
+    given: BenchArguments = arguments.parse(BenchArguments, words, "bench")
+    from alexnet.bench import course
+
+    parts = tuple(filter(None, (part.strip() for part in given.only.split(",")))) if given.only else course.PARTS
+    wishes = course.Wishes(given.model, parts, given.batch_size, given.rounds, given.quick, given.pictures)
+    report = course.run(wishes, lambda line: print(f"… {line}", file=sys.stderr, flush=True))
+    if given.json:
+        print(json.dumps(report.to_dict(), indent=1))
+    else:
+        _print(report)
+    if given.chart is not None:
+        path = _chart(report, given.chart)
+        print(f"chart {path}", file=sys.stderr)
+    return 0
+
+
+def _print(report: "Report") -> None:
+    print("\n".join(f"{name:<12} {value}" for name, value in report.machine.items()))
+    rows = [(t.contender.name, _limit(t), _spread(t)) for t in report.limits]
+    show.table("what the machine can do", ("limit", "rate", "±"), rows)
+    columns = ("contender", "pictures/s", "±", "alexnet is faster by", "of the limit", "waiting", "peak MiB")
+    for group in report.groups:
+        show.table(group.name, columns, [_row(report, group, t) for t in group.timings])
+
+
+def _row(report: "Report", group: "Group", timing: "Timing") -> tuple[str, ...]:
+    name = timing.contender.name
+    if not timing.rates:
+        return (f"{name}: left out, {timing.skipped}", *[""] * 6)
+    share, ratio = report.share(timing), group.ratio(timing)
+    return (
+        name,
+        f"{timing.median:,.1f}",
+        _spread(timing),
+        "" if ratio is None or timing is group.first else f"{ratio:.2f}×",
+        "" if share is None else show.percent(share),
+        show.percent(timing.waited) if timing.waited else "",
+        f"{timing.memory:,.0f}",
+    )
+
+
+def _limit(timing: "Timing") -> str:
+    if not timing.rates:
+        return f"left out, {timing.skipped}"
+    return f"{timing.median / 1e9:,.0f} {'GB/s' if timing.contender.precision == 'copy' else 'GFLOP/s'}"
+
+
+def _spread(timing: "Timing") -> str:
+    return show.percent(timing.spread) if timing.rates else ""
+
+
+def _chart(report: "Report", path: Path) -> Path:
+    from alexnet.bench.steps import OURS
+    from alexnet.visualize.bench import Bars, draw_bench
+
+    groups = [
+        Bars(group.name, [
+            (t.contender.name, t.median, t.spread * t.median, t.contender.name.startswith(f"{OURS},"))
+            for t in group.timings if t.rates
+        ])
+        for group in report.groups
+    ]  # fmt: skip
+    machine = report.machine
+    title = f"{report.wishes.model} on {machine['cores']} cores of {machine['processor']}, torch {machine['torch']}"
+    return draw_bench([group for group in groups if group.bars], title, path)

@@ -1,0 +1,48 @@
+"""Which neighboring layers of a network are computed in one pass over memory, and when not.
+
+The numbers are those of the layers one by one: a ReLU goes with the convolution before it or with the pool beside it, a
+max pool with a first convolution that a kernel computes. Layers that somebody watches (with hooks) stay alone.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from alexnet.models.layers import AveragePool, Convolution, MaxPool
+
+
+def take(layers: Sequence[nn.Module], input: Tensor) -> tuple[int, Tensor]:
+    """How many of the layers were computed from ``input``, one at least, and what came out of the last of them."""
+    first, following = layers[0], layers[1:3]
+    if isinstance(first, Convolution):
+        count, relu, pool = _pooled(layers)
+        if pool is not None and first.pools(input):
+            return count, first(input, relu=relu, pool=pool)
+        pool_takes_it = len(following) > 1 and isinstance(following[1], MaxPool | AveragePool)
+        if following and _joins(first, following[0]) and not pool_takes_it:
+            return 2, first(input, relu=True)
+    elif isinstance(first, MaxPool) and following and _joins(first, following[0]):
+        return 2, first(input, relu=True)
+    elif following and isinstance(following[0], MaxPool | AveragePool) and _joins(following[0], first):
+        return 2, following[0](input, relu=True)
+    return 1, first(input)
+
+
+def _pooled(layers: Sequence[nn.Module]) -> tuple[int, bool, MaxPool | None]:
+    """Layers up to a max pool behind the first one and its ReLU, before or behind it; is there a ReLU; the pool."""
+    pool = next((layer for layer in layers[1:3] if isinstance(layer, MaxPool)), None)
+    relu = next((layer for layer in layers[1:3] if isinstance(layer, nn.ReLU) and layer.inplace), None)
+    if pool is None or _watched(layers[0]) or _watched(pool) or _watched(relu):
+        return 0, False, None
+    if relu is not None:
+        return 3, True, pool
+    return (2, False, pool) if layers[1] is pool else (0, False, None)
+
+
+def _joins(layer: nn.Module, relu: nn.Module) -> bool:
+    return isinstance(relu, nn.ReLU) and relu.inplace and not (_watched(layer) or _watched(relu))
+
+
+def _watched(layer: nn.Module | None) -> bool:
+    """Does somebody look at what goes into or comes out of this layer?"""
+    return layer is not None and bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)

@@ -1,0 +1,120 @@
+"""A first convolution, with the max pool and ReLU behind it where there are some, compiled from ``stem.c``.
+
+It sees few channels (the colors), needs no gradient for the pictures, and makes the largest maps of a network for small
+pictures: here they never leave a core's cache. PyTorch's operations are the slow twin: ``kernel.use(False)``.
+"""
+
+import ctypes
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from alexnet.models import kernel, maps
+
+_MOST_CHANNELS = 4
+_MOST_NUMBERS = 1 << 18  # of a picture's maps: a megabyte, which fits a core's second cache
+
+
+class Filters(NamedTuple):
+    """The convolution's geometry; ``out_height`` and ``out_width`` are those of the maps that it makes."""
+
+    stride: int
+    padding: int
+    out_height: int
+    out_width: int
+
+
+def fits(input: Tensor, weight: Tensor, filters: Filters, groups: int) -> bool:
+    """Will :func:`convolve` compute this? Input [N, C, H, W] without a gradient, weight [K, C, r, r], all float32."""
+    if not (kernel.in_use("stem") and kernel.plain(input) and kernel.plain(weight)) or input.requires_grad:
+        return False
+    if input.dtype != torch.float32 or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return False
+    kernels, channels, side, across = weight.shape
+    if groups != 1 or side != across or channels > _MOST_CHANNELS or kernels % 16 or not len(input):
+        return False
+    numbers = filters.out_height * filters.out_width * kernels
+    return filters.out_width >= 8 and numbers <= _MOST_NUMBERS and bool(kernel.library("stem").stem_pays())
+
+
+def convolve(
+    input: Tensor, weight: Tensor, bias: Tensor | None, filters: Filters, pool: maps.Pool | None, relu: bool
+) -> Tensor:
+    """[N, C, H, W] -> the convolution's maps [N, K, H', W'] or the pooled ones, negative numbers as 0 with ``relu``."""
+    pool = (pool or maps.Pool(0, 1, 0, 0))._replace(relu=relu)
+    out: Tensor = _Stem.apply(input, weight, bias, filters, pool)
+    return out
+
+
+class _Shape(ctypes.Structure):
+    """``Shape`` of ``stem.c``."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in (
+        "images", "threads", "height", "width", "channels", "kernels", "size", "stride", "padding",
+        "out_height", "out_width", "out_channels", "pooled_height", "pooled_width", "pool", "pool_stride", "relu",
+    )]  # fmt: skip
+
+
+def _shape(input: Tensor, weight: Tensor, filters: Filters, pool: maps.Pool, threads: int) -> _Shape:
+    (n, c, h, w), kernels = input.shape, len(weight)
+    return _Shape(
+        n, threads, h, w, c, kernels, weight.shape[2], filters.stride, filters.padding, filters.out_height,
+        filters.out_width, kernels, pool.out_height, pool.out_width, pool.size, pool.stride, pool.relu,
+    )  # fmt: skip
+
+
+def _scratch(shape: _Shape, threads: int) -> Tensor:
+    room = kernel.library("stem").stem_room
+    room.restype = ctypes.c_int64
+    return torch.empty(threads, room(ctypes.byref(shape)))
+
+
+class _Stem(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, filters: Filters, pool: maps.Pool
+    ) -> Tensor:
+        input = input.contiguous(memory_format=torch.channels_last)
+        threads = torch.get_num_threads()
+        shape = _shape(input, weight, filters, pool, threads)
+        height, width = (pool.out_height, pool.out_width) if pool.size else (filters.out_height, filters.out_width)
+        out = torch.empty((len(input), len(weight), height, width), memory_format=torch.channels_last)
+        places = torch.empty(out.numel() if pool.size else 0, dtype=torch.uint8)
+        packed, own = _packed(weight.detach()), None if bias is None else bias.detach().contiguous()
+        scratch = _scratch(shape, threads)
+        kernel.function("stem", "stem_forward")(
+            ctypes.byref(shape), *(kernel.at(t) for t in (input, packed, own, out, places, scratch))
+        )
+        ctx.save_for_backward(input, weight, places, out if pool.relu and not pool.size else None)
+        ctx.filters, ctx.pool, ctx.biased = filters, pool, bias is not None
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, None, None]:
+        input, weight, places, out = ctx.saved_tensors
+        grad = grad.float().contiguous(memory_format=torch.channels_last)
+        threads = min(torch.get_num_threads(), len(input))
+        shape, (kernels, channels, side, _) = _shape(input, weight, ctx.filters, ctx.pool, threads), weight.shape
+        deep, width = -(-side * channels // 8) * 8, _panel(kernels)
+        sums, d_bias = torch.zeros(threads, kernels * side * deep), torch.zeros(threads, kernels)
+        scratch = _scratch(shape, threads)
+        kernel.function("stem", "stem_backward")(
+            ctypes.byref(shape), *(kernel.at(t) for t in (input, grad, places, out, sums, d_bias, scratch))
+        )
+        panels = sums[0].view(kernels // width, side, deep, width)[:, :, : side * channels]
+        d_weight = panels.reshape(-1, side, side, channels, width).permute(0, 4, 3, 1, 2).reshape(weight.shape)
+        return None, d_weight, d_bias[0] if ctx.biased else None, None, None
+
+
+def _packed(weight: Tensor) -> Tensor:
+    """[K, C, r, r] -> [K / width, r, r·C, width]."""
+    kernels, channels, side, _ = weight.shape
+    width = _panel(kernels)
+    return weight.view(kernels // width, width, channels, side, side).permute(0, 3, 4, 2, 1).contiguous()
+
+
+def _panel(kernels: int) -> int:
+    return next(width for width in (48, 32, 16) if kernels % width == 0)

@@ -1,0 +1,291 @@
+/* Convolutions of 3x3 and 5x5 pixels with stride 1 by minimal filtering (Winograd 1980; Lavin and Gray 2015).
+
+   Both work on tiles of 6x6 input pixels: F(4x4, 3x3) and F(2x2, 5x5), m = 4 or 2 output pixels a side. A tile's
+   products are 36 instead of m*m*r*r = 144 or 100, the same sum regrouped. Polynomials are taken at 0, +-3/4, +-3/2
+   and infinity: with these, errors are twice those of the plain sum in float32, where the usual 0, +-1, +-2 give four
+   times as much; all constants of the data's transforms are exact in binary.
+
+   Memory is channels-last. Names: x input, y output, u transformed filters [36][panel][depth][width], v and q the
+   transformed input and output [36][tile][channel]; g and d... are gradients. winograd.py calls this and says when. */
+
+#include <omp.h>
+
+#include "lanes.h"
+
+enum { POINTS = 36, SIDE = 6 };
+static const float A1 = 0.75f, B1 = 1.5f, A2 = 0.5625f, B2 = 2.25f, A3 = 0.421875f, B3 = 3.375f;
+static const float AB = 1.265625f /* A2 * B2 */, SUM = 2.8125f /* A2 + B2 */;
+
+typedef struct { /* one group of a convolution; winograd.py has the same fields in the same order */
+    int64_t images, height, width, channels, x_stride; /* x_stride: floats from a pixel to the next */
+    int64_t out_height, out_width, kernels, y_stride;
+    int64_t padding, m, chunk, relu, threads; /* chunk: tiles that a thread holds at a time, a multiple of ROWS */
+} Shape;
+
+int winograd_pays(void) { return pays(); }
+
+/* ---- transforms of one line of six numbers, s apart */
+
+INLINE void to_points(const vec *d, vec *t, int s) { /* input line -> values at the six points */
+    vec e1 = d[4 * s] - B2 * d[2 * s], o1 = d[3 * s] - B2 * d[s];
+    vec e2 = d[4 * s] - A2 * d[2 * s], o2 = d[3 * s] - A2 * d[s];
+    vec first = AB * d[0] - SUM * d[2 * s] + d[4 * s], last = AB * d[s] - SUM * d[3 * s] + d[5 * s];
+    t[0] = first;
+    t[s] = e1 + A1 * o1;
+    t[2 * s] = e1 - A1 * o1;
+    t[3 * s] = e2 + B1 * o2;
+    t[4 * s] = e2 - B1 * o2;
+    t[5 * s] = last;
+}
+
+INLINE void to_points_transposed(const vec *t, vec *d, int s) {
+    vec p1 = t[s] + t[2 * s], q1 = A1 * (t[s] - t[2 * s]), p2 = t[3 * s] + t[4 * s], q2 = B1 * (t[3 * s] - t[4 * s]);
+    vec first = t[0], last = t[5 * s];
+    d[0] = AB * first;
+    d[s] = AB * last - B2 * q1 - A2 * q2;
+    d[2 * s] = -SUM * first - B2 * p1 - A2 * p2;
+    d[3 * s] = q1 + q2 - SUM * last;
+    d[4 * s] = first + p1 + p2;
+    d[5 * s] = last;
+}
+
+INLINE void from_points(const vec *q, vec *y, int s, int m) { /* values at the points -> m output numbers */
+    vec p1 = q[s] + q[2 * s], d1 = q[s] - q[2 * s], p2 = q[3 * s] + q[4 * s], d2 = q[3 * s] - q[4 * s];
+    vec last = q[5 * s];
+    y[0] = q[0] + p1 + p2;
+    if (m == 2) {
+        y[s] = A1 * d1 + B1 * d2 + last;
+    } else {
+        y[s] = A1 * d1 + B1 * d2;
+        y[2 * s] = A2 * p1 + B2 * p2;
+        y[3 * s] = A3 * d1 + B3 * d2 + last;
+    }
+}
+
+INLINE void from_points_transposed(const vec *y, vec *q, int s, int m) {
+    vec e1 = y[0], e2 = y[0], o1 = A1 * y[s], o2 = B1 * y[s], first = y[0], last = y[s];
+    if (m == 4) {
+        e1 += A2 * y[2 * s];
+        e2 += B2 * y[2 * s];
+        o1 += A3 * y[3 * s];
+        o2 += B3 * y[3 * s];
+        last = y[3 * s];
+    }
+    q[0] = first;
+    q[s] = e1 + o1;
+    q[2 * s] = e1 - o1;
+    q[3 * s] = e2 + o2;
+    q[4 * s] = e2 - o2;
+    q[5 * s] = last;
+}
+
+/* Floats from one point's matrix [chunk][wide] to the next: a cache line more than it has, since a tile writes all 36,
+   and powers of two between them would all fall on the same few places of the cache. */
+INLINE int64_t plane(const Shape *z, int64_t wide) { return z->chunk * wide + LANES; }
+
+INLINE int64_t room(const Shape *z) { return POINTS * (plane(z, z->channels) + plane(z, z->kernels)); }
+
+/* ---- tiles: t counts image by image, row by row */
+
+typedef struct { int64_t image, row, column; } Place; /* of a tile's first output pixel */
+
+INLINE Place place_of(const Shape *z, int64_t t, int m) {
+    int64_t across = (z->out_width + m - 1) / m, down = (z->out_height + m - 1) / m;
+    return (Place){t / (across * down), t / across % down * m, t % across * m};
+}
+
+INLINE void gather(const Shape *z, const float *x, int64_t t, int row, float *v, int m) {
+    Place at = place_of(z, t, m);
+    const float *image = x + at.image * z->height * z->width * z->x_stride;
+    int64_t top = at.row - z->padding, left = at.column - z->padding;
+    for (int64_t c = 0; c < z->channels; c += LANES) {
+        vec d[POINTS];
+        for (int i = 0; i < SIDE; i++)
+            for (int j = 0; j < SIDE; j++) {
+                int inside = top + i >= 0 && top + i < z->height && left + j >= 0 && left + j < z->width;
+                d[i * SIDE + j] = inside ? AT(image + ((top + i) * z->width + left + j) * z->x_stride + c) : (vec){0};
+            }
+        for (int j = 0; j < SIDE; j++) to_points(d + j, d + j, SIDE);
+        for (int i = 0; i < SIDE; i++) to_points(d + i * SIDE, d + i * SIDE, 1);
+        for (int p = 0; p < POINTS; p++) AT(v + p * plane(z, z->channels) + row * z->channels + c) = d[p];
+    }
+}
+
+INLINE void scatter(const Shape *z, const float *q, int row, const float *bias, float *y, int64_t t, int m) {
+    Place at = place_of(z, t, m);
+    float *image = y + at.image * z->out_height * z->out_width * z->y_stride;
+    for (int64_t k = 0; k < z->kernels; k += LANES) {
+        vec d[POINTS], add = bias ? AT(bias + k) : (vec){0};
+        for (int p = 0; p < POINTS; p++) d[p] = AT(q + p * plane(z, z->kernels) + row * z->kernels + k);
+        for (int j = 0; j < SIDE; j++) from_points(d + j, d + j, SIDE, m);
+        for (int i = 0; i < m; i++) from_points(d + i * SIDE, d + i * SIDE, 1, m);
+        for (int i = 0; i < MIN(m, z->out_height - at.row); i++)
+            for (int j = 0; j < MIN(m, z->out_width - at.column); j++) {
+                vec out = d[i * SIDE + j] + add;
+                if (z->relu) out = (vec)((ints)out & ~(out < 0)); /* what is no number stays none */
+                AT(image + ((at.row + i) * z->out_width + at.column + j) * z->y_stride + k) = out;
+            }
+    }
+}
+
+INLINE void gather_grad(const Shape *z, const float *g, const float *y, int64_t t, int row, float *q, float *db, int m) {
+    Place at = place_of(z, t, m);
+    int64_t first = at.image * z->out_height * z->out_width;
+    for (int64_t k = 0; k < z->kernels; k += LANES) {
+        vec d[POINTS], sum = {0};
+        for (int i = 0; i < m; i++)
+            for (int j = 0; j < m; j++) {
+                int inside = at.row + i < z->out_height && at.column + j < z->out_width;
+                int64_t pixel = first + (at.row + i) * z->out_width + at.column + j;
+                vec in = inside ? AT(g + pixel * z->y_stride + k) : (vec){0};
+                if (z->relu && inside) in = (vec)((ints)in & ~(AT(y + pixel * z->y_stride + k) <= 0));
+                d[i * SIDE + j] = in;
+                sum += in;
+            }
+        AT(db + k) += sum;
+        for (int i = 0; i < m; i++) from_points_transposed(d + i * SIDE, d + i * SIDE, 1, m);
+        for (int j = 0; j < SIDE; j++) from_points_transposed(d + j, d + j, SIDE, m);
+        for (int p = 0; p < POINTS; p++) AT(q + p * plane(z, z->kernels) + row * z->kernels + k) = d[p];
+    }
+}
+
+INLINE void scatter_grad(const Shape *z, const float *v, int row, float *dx, int64_t t, int m) {
+    Place at = place_of(z, t, m);
+    float *image = dx + at.image * z->height * z->width * z->x_stride;
+    int64_t top = at.row - z->padding, left = at.column - z->padding;
+    for (int64_t c = 0; c < z->channels; c += LANES) {
+        vec d[POINTS];
+        for (int p = 0; p < POINTS; p++) d[p] = AT(v + p * plane(z, z->channels) + row * z->channels + c);
+        for (int j = 0; j < SIDE; j++) to_points_transposed(d + j, d + j, SIDE);
+        for (int i = 0; i < SIDE; i++) to_points_transposed(d + i * SIDE, d + i * SIDE, 1);
+        for (int i = 0; i < SIDE; i++)
+            for (int j = 0; j < SIDE; j++)
+                if (top + i >= 0 && top + i < z->height && left + j >= 0 && left + j < z->width)
+                    AT(image + ((top + i) * z->width + left + j) * z->x_stride + c) += d[i * SIDE + j];
+    }
+}
+
+/* ---- products of matrices */
+
+#define PRODUCT(N)                                                                                                   \
+    /* out [8][N * 16] = a [8][n] times b [n][N * 16] */                                                       \
+    static void rows_##N(const float *a, int64_t a_stride, const float *b, float *out, int64_t stride, int64_t n) {  \
+        vec sums[ROWS][N] = {{{0}}};                                                                                 \
+        for (int64_t i = 0; i < n; i++, b += N * LANES)                                                              \
+            for (int r = 0; r < ROWS; r++)                                                                           \
+                for (int k = 0; k < N; k++) sums[r][k] += a[r * a_stride + i] * AT(b + k * LANES);                   \
+        for (int r = 0; r < ROWS; r++)                                                                               \
+            for (int k = 0; k < N; k++) AT(out + r * stride + k * LANES) = sums[r][k];                               \
+    }
+PRODUCT(1)
+PRODUCT(2)
+PRODUCT(3)
+OUTER(1)
+OUTER(2)
+OUTER(3)
+
+INLINE int panel(int64_t columns) { return columns % 48 == 0 ? 48 : columns % 32 == 0 ? 32 : 16; }
+
+/* a [rows][depth] times one point's u, depth and columns in panels -> out [rows][columns] */
+static void multiply(const float *a, int64_t depth, const float *u, float *out, int64_t columns, int64_t rows) {
+    int wide = panel(columns);
+    for (int64_t k = 0; k < columns; k += wide, u += depth * wide)
+        for (int64_t r = 0; r < rows; r += ROWS) {
+            const float *from = a + r * depth;
+            float *to = out + r * columns + k;
+            if (wide == 48) rows_3(from, depth, u, to, columns, depth);
+            else if (wide == 32) rows_2(from, depth, u, to, columns, depth);
+            else rows_1(from, depth, u, to, columns, depth);
+        }
+}
+
+/* du += v transposed [channels][rows] times q [rows][kernels] */
+static void correlate(const float *v, int64_t channels, const float *q, int64_t kernels, float *du, int64_t rows) {
+    int wide = panel(kernels);
+    for (int64_t k = 0; k < kernels; k += wide)
+        for (int64_t c = 0; c < channels; c += ROWS, du += ROWS * wide) {
+            if (wide == 48) outer_3(v + c, channels, q + k, kernels, du, rows);
+            else if (wide == 32) outer_2(v + c, channels, q + k, kernels, du, rows);
+            else outer_1(v + c, channels, q + k, kernels, du, rows);
+        }
+}
+
+/* ---- the three convolutions */
+
+INLINE void clear(const Shape *z, float *points, int64_t wide, int64_t from, int64_t to) {
+    for (int p = 0; p < POINTS; p++)
+        memset(points + p * plane(z, wide) + from * wide, 0, (to - from) * wide * sizeof(float));
+}
+
+INLINE int64_t tiles(const Shape *z, int64_t images) {
+    return images * ((z->out_height + z->m - 1) / z->m) * ((z->out_width + z->m - 1) / z->m);
+}
+
+#define EACH(call, from, count)                                                                                      \
+    if (z->m == 2) {                                                                                                 \
+        enum { m = 2 };                                                                                              \
+        for (int64_t i = 0; i < (count); i++) { int64_t t = (from) + i; call; }                                      \
+    } else {                                                                                                         \
+        enum { m = 4 };                                                                                              \
+        for (int64_t i = 0; i < (count); i++) { int64_t t = (from) + i; call; }                                      \
+    }
+
+/* scratch: room() floats a thread; any number of threads gives the same bits */
+void winograd_forward(const Shape *z, const float *x, const float *u, const float *bias, float *y, float *scratch) {
+    int64_t all = tiles(z, z->images), chunks = (all + z->chunk - 1) / z->chunk;
+#pragma omp parallel for schedule(dynamic) num_threads(z->threads)
+    for (int64_t piece = 0; piece < chunks; piece++) {
+        float *v = scratch + omp_get_thread_num() * room(z), *q = v + POINTS * plane(z, z->channels);
+        int64_t from = piece * z->chunk, count = MIN(z->chunk, all - from), rows = (count + ROWS - 1) / ROWS * ROWS;
+        EACH(gather(z, x, t, i, v, m), from, count)
+        clear(z, v, z->channels, count, rows);
+        for (int p = 0; p < POINTS; p++)
+            multiply(v + p * plane(z, z->channels), z->channels, u + p * z->channels * z->kernels,
+                     q + p * plane(z, z->kernels), z->kernels, rows);
+        EACH(scatter(z, q, i, bias, y, t, m), from, count)
+    }
+}
+
+static void backward_of(const Shape *z, const float *x, const float *g, const float *y, const float *turned, float *dx,
+                        float *du, float *db, float *v, float *q, int64_t from, int64_t count) {
+    int64_t rows = (count + ROWS - 1) / ROWS * ROWS, weights = z->channels * z->kernels;
+    EACH(gather_grad(z, g, y, t, i, q, db, m), from, count)
+    clear(z, q, z->kernels, count, rows);
+    if (du) {
+        EACH(gather(z, x, t, i, v, m), from, count)
+        clear(z, v, z->channels, count, rows);
+    }
+    for (int p = 0; p < POINTS; p++) {
+        float *vp = v + p * plane(z, z->channels), *qp = q + p * plane(z, z->kernels);
+        if (du) correlate(vp, z->channels, qp, z->kernels, du + p * weights, rows);
+        if (dx) multiply(qp, z->kernels, turned + p * weights, vp, z->channels, rows); /* vp is not needed any more */
+    }
+    if (dx) {
+        EACH(scatter_grad(z, v, i, dx, t, m), from, count)
+    }
+}
+
+/* du [threads][36 * channels * kernels] and db [threads][kernels] come as zeros; their sums are left in the first.
+   dx and du may be NULL: not wanted. Each thread has images of its own: the same number of them gives the same bits. */
+void winograd_backward(const Shape *z, const float *x, const float *g, const float *y, const float *turned, float *dx,
+                       float *du, float *db, float *scratch) {
+    int64_t parts = z->threads, weights = POINTS * z->channels * z->kernels, each = tiles(z, 1);
+#pragma omp parallel num_threads(parts)
+    {
+#pragma omp for schedule(static, 1)
+        for (int64_t part = 0; part < parts; part++) {
+            float *v = scratch + part * room(z), *q = v + POINTS * plane(z, z->channels);
+            int64_t from = z->images * part / parts * each, to = z->images * (part + 1) / parts * each;
+            for (; from < to; from += z->chunk)
+                backward_of(z, x, g, y, turned, dx, du ? du + part * weights : 0, db + part * z->kernels, v, q, from,
+                            MIN(z->chunk, to - from));
+        }
+        if (du) {
+#pragma omp for schedule(static)
+            for (int64_t i = 0; i < weights; i += LANES)
+                for (int64_t part = 1; part < parts; part++) AT(du + i) += AT(du + part * weights + i);
+        }
+    }
+    for (int64_t part = 1; part < parts; part++)
+        for (int64_t k = 0; k < z->kernels; k += LANES) AT(db + k) += AT(db + part * z->kernels + k);
+}

@@ -1,0 +1,169 @@
+"""Convolutions of 3×3 and 5×5 pixels by minimal filtering, compiled from ``winograd.c``: a third of the products.
+
+The sum that a convolution is, regrouped: 36 products give 4×4 outputs of a 3×3 filter, or 2×2 of a 5×5 one, in place
+of 144 or 100 (Winograd 1980; Lavin and Gray 2015). Its rounding is about twice that of the plain sum in float32, and
+three decimal digits finer than bfloat16's. PyTorch's own convolution is the slow twin: ``kernel.use(False)``.
+
+The same number of threads gives the same bits; PyTorch's own products promise no more.
+"""
+
+import ctypes
+import functools
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from alexnet.models import kernel
+
+_FEWEST_TILES = 256  # of a batch; the filters' transform has to pay for itself
+_CHUNK = 64  # tiles that a thread holds at a time: a multiple of 8
+
+
+class _Geometry(NamedTuple):
+    """What a convolution is, beside its numbers. Stride is 1."""
+
+    padding: int
+    groups: int
+    relu: bool = False  # and what is negative in its output becomes 0
+
+
+def fits(input: Tensor, weight: Tensor, stride: int, padding: int, groups: int) -> bool:
+    """Will :func:`convolve` compute this, and faster than PyTorch? Input [N, C, H, W], weight [K, C/groups, r, r]."""
+    if not (kernel.in_use("winograd") and kernel.plain(input) and kernel.plain(weight) and _pays()):
+        return False
+    kernels, channels, side, across = weight.shape
+    if stride != 1 or side != across or side not in (3, 5) or channels % 16 or kernels // groups % 16:
+        return False
+    if input.dtype != torch.float32 or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return False
+    m, out = 7 - side, [size + 2 * padding - side + 1 for size in input.shape[2:]]
+    return min(out) >= m and len(input) * math.prod(-(-size // m) for size in out) >= _FEWEST_TILES
+
+
+def convolve(
+    input: Tensor, weight: Tensor, bias: Tensor | None, padding: int, groups: int = 1, relu: bool = False
+) -> Tensor:
+    """[N, C, H, W] -> [N, K, H', W'], channels-last in memory, H' = H + 2·padding − r + 1."""
+    out: Tensor = _Convolve.apply(input, weight, bias, _Geometry(padding, groups, relu))
+    return out
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+        input = input.contiguous(memory_format=torch.channels_last)
+        n, _, h, w = input.shape
+        grown = 2 * geometry.padding - weight.shape[2] + 1
+        size = (n, len(weight), h + grown, w + grown)
+        out = torch.empty(size, memory_format=torch.channels_last)
+        threads = torch.get_num_threads()
+        shape = _shape(input, weight, out, geometry, threads)
+        scratch = input.new_empty(threads, _room(shape))
+        own = None if bias is None else bias.detach().contiguous()
+        for group, filters in enumerate(weight.detach().chunk(geometry.groups)):
+            points = transformed(filters)  # by a name, so that its memory outlives the call
+            kernel.function("winograd", "winograd_forward")(
+                ctypes.byref(shape), _part(input, group, shape.channels), kernel.at(points),
+                _part(own, group, shape.kernels), _part(out, group, shape.kernels), kernel.at(scratch),
+            )  # fmt: skip
+        ctx.save_for_backward(input, weight, out if geometry.relu else None)
+        ctx.geometry, ctx.biased = geometry, bias is not None
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        input, weight, out = ctx.saved_tensors
+        grad = grad.float().contiguous(memory_format=torch.channels_last)
+        wanted_input, wanted_weight = ctx.needs_input_grad[:2]
+        threads = min(torch.get_num_threads(), len(input))
+        shape = _shape(input, weight, grad, ctx.geometry, threads)
+        d_input = torch.zeros_like(input) if wanted_input else None
+        scratch = input.new_empty(threads, _room(shape))
+        d_weight, d_bias = [], []
+        for group, filters in enumerate(weight.detach().chunk(ctx.geometry.groups)):
+            d_points = input.new_zeros(threads, 36, shape.channels * shape.kernels) if wanted_weight else None
+            sums = input.new_zeros(threads, shape.kernels)
+            turned = transformed(filters.transpose(0, 1)) if wanted_input else None
+            kernel.function("winograd", "winograd_backward")(
+                ctypes.byref(shape), _part(input, group, shape.channels), _part(grad, group, shape.kernels),
+                _part(out, group, shape.kernels), kernel.at(turned), _part(d_input, group, shape.channels),
+                kernel.at(d_points), kernel.at(sums), kernel.at(scratch),
+            )  # fmt: skip
+            d_bias.append(sums[0])
+            if d_points is not None:
+                d_weight.append(untransformed(d_points[0], filters))
+        return d_input, torch.cat(d_weight) if wanted_weight else None, torch.cat(d_bias) if ctx.biased else None, None
+
+
+class _Shape(ctypes.Structure):
+    """``Shape`` of ``winograd.c``."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in (
+        "images", "height", "width", "channels", "x_stride", "out_height", "out_width", "kernels", "y_stride",
+        "padding", "m", "chunk", "relu", "threads",
+    )]  # fmt: skip
+    channels: int
+    kernels: int
+    chunk: int
+
+
+def _shape(input: Tensor, weight: Tensor, out: Tensor, geometry: _Geometry, threads: int) -> _Shape:
+    (n, c, h, w), (_, k, out_h, out_w) = input.shape, out.shape
+    channels, kernels = c // geometry.groups, k // geometry.groups
+    chunk = _CHUNK if channels * kernels <= 64 * 64 else 2 * _CHUNK
+    return _Shape(
+        n, h, w, channels, c, out_h, out_w, kernels, k, geometry.padding, 7 - weight.shape[2], chunk, geometry.relu,
+        threads,
+    )  # fmt: skip
+
+
+def _room(shape: _Shape) -> int:
+    """Numbers of a thread's own memory (``room`` of ``winograd.c``)."""
+    return 36 * (shape.chunk * (shape.channels + shape.kernels) + 32)
+
+
+def transformed(filters: Tensor) -> Tensor:
+    """Filters [K, C, r, r] -> their values at the 36 points, [36, K / width, C, width] (``u`` of ``winograd.c``)."""
+    kernels, channels, side, _ = filters.shape
+    width = _panel(kernels)
+    packed = filters.reshape(kernels // width, width, channels, side * side).permute(3, 0, 2, 1)
+    return _points(side) @ packed.reshape(side * side, -1)
+
+
+def untransformed(points: Tensor, filters: Tensor) -> Tensor:
+    """The transpose of :func:`transformed`: gradients at the points -> gradients of ``filters``."""
+    kernels, channels, side, _ = filters.shape
+    width = _panel(kernels)
+    packed = (_points(side).T @ points.view(36, -1)).view(side, side, kernels // width, channels, width)
+    return packed.permute(2, 4, 3, 0, 1).reshape(kernels, channels, side, side)
+
+
+def _panel(columns: int) -> int:
+    """Columns that are computed together: a row of them fits three registers."""
+    return next(width for width in (48, 32, 16) if columns % width == 0)
+
+
+@functools.cache
+def _points(side: int) -> Tensor:
+    """[36, r·r]: a filter's polynomial in both directions at 0, ±3/4, ±3/2 and infinity, divided as Lagrange has it."""
+    values = [0.0, 0.75, -0.75, 1.5, -1.5]
+    rows = []
+    for value in values:
+        divisor = math.prod(value - other for other in values if other != value)
+        rows.append([value**power / divisor for power in range(side)])
+    rows.append([0.0] * (side - 1) + [1.0])
+    line = torch.tensor(rows, dtype=torch.float64)
+    return torch.kron(line, line).float()
+
+
+def _part(maps: Tensor | None, group: int, wide: int) -> ctypes.c_void_p:
+    """Where a group's channels begin in channels-last maps [N, C, H, W], or its numbers in a list [C]."""
+    return ctypes.c_void_p(None if maps is None else maps.data_ptr() + group * wide * maps.element_size())
+
+
+def _pays() -> bool:
+    return bool(kernel.library("winograd").winograd_pays())

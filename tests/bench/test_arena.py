@@ -1,0 +1,97 @@
+"""Contenders with a known pace, one that can not run, one that breaks, one that dies."""
+
+import os
+import statistics
+import time
+
+import pytest
+
+from alexnet.bench.arena import Contender, Measured, Skipped, Timing, compete, peak_memory
+
+
+def paced(pictures, seconds, waited=0.0):
+    return lambda: Measured(pictures, seconds, waited)
+
+
+def heavy(mib):
+    held = bytearray(mib << 20)
+    held[::4096] = b"x" * len(held[::4096])
+    return lambda: Measured(len(held), 1.0)
+
+
+def missing():
+    raise Skipped("a library is missing")
+
+
+def broken():
+    raise ValueError("two\nlines")
+
+
+def dying():
+    rounds = []
+
+    def unit():
+        rounds.append(1)
+        if len(rounds) > 1:
+            os._exit(9)
+        return Measured(1, 1.0)
+
+    return unit
+
+
+def noting(path, name):
+    def unit():
+        with path.open("a") as file:
+            file.write(name)
+        time.sleep(0.001)
+        return Measured(1, 0.5)
+
+    return unit
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    path = tmp_path_factory.mktemp("arena") / "order"
+    contenders = [
+        Contender("fast", paced, {"pictures": 10, "seconds": 0.5, "waited": 0.1}),
+        Contender("slow", paced, {"pictures": 10, "seconds": 2.0}),
+        Contender("missing", missing), Contender("broken", broken), Contender("dying", dying),
+        Contender("heavy", heavy, {"mib": 300}),
+        Contender("a", noting, {"path": path, "name": "a"}), Contender("b", noting, {"path": path, "name": "b"}),
+    ]  # fmt: skip
+    said = []
+    timings = {t.contender.name: t for t in compete(contenders, 3, said.append)}
+    return timings, said, path.read_text()
+
+
+def test_rates_ratios_and_waiting(found):
+    timings = found[0]
+    assert timings["fast"].rates == (20.0, 20.0, 20.0) and timings["slow"].median == 5.0
+    assert timings["fast"].over(timings["slow"]) == 4.0
+    assert timings["fast"].waited == pytest.approx(0.2) and timings["slow"].waited == 0
+
+
+def test_rounds_go_in_turn_and_the_first_counts_for_nothing(found):
+    assert sorted(found[2][:2]) == ["a", "b"] and len(found[2]) == 8
+    assert all(set(found[2][i : i + 2]) == {"a", "b"} for i in range(0, 8, 2))
+    assert found[1] == ["fast", "slow", "missing", "broken", "dying", "heavy", "a", "b"]
+
+
+def test_who_can_not_run_is_left_out_with_a_reason(found):
+    timings = found[0]
+    assert timings["missing"].skipped == "a library is missing"
+    assert timings["broken"].skipped == "ValueError: two lines"
+    assert "ended early" in timings["dying"].skipped
+    assert not any(timings[name].rates for name in ("missing", "broken", "dying"))
+
+
+def test_each_has_its_own_peak_of_memory(found):
+    timings = found[0]
+    assert timings["heavy"].memory > timings["fast"].memory + 250
+    assert 5 < timings["fast"].memory < 250, "not the memory of the test that started it"
+    assert peak_memory() > 5
+
+
+def test_spread_is_half_of_the_distance():
+    timing = Timing(Contender("x", paced), (8.0, 10.0, 14.0))
+    assert timing.median == statistics.median(timing.rates) == 10 and timing.spread == 0.3

@@ -1,0 +1,14 @@
+"""The kernels compiled once for all tests of this folder that want them."""
+
+import pytest
+
+from alexnet.models import kernel
+
+
+@pytest.fixture
+def compiled():
+    if not kernel.build():
+        pytest.skip("no C compiler builds the kernels here")
+    kernel.use(True)
+    yield
+    kernel.use(True)

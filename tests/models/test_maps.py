@@ -1,0 +1,127 @@
+"""Pools and the norm across pixels, compiled: beside PyTorch's operations, and beside sums written out in float64."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet.models import kernel, maps
+from alexnet.models.layers import AveragePool, MaxPool, SpatialNorm
+
+pytestmark = pytest.mark.usefixtures("compiled")
+POOLS = [MaxPool(3, 2), MaxPool(3, 2, ceil=False), MaxPool(2, 2), MaxPool(5, 3), AveragePool(3, 2), AveragePool(5, 3)]
+NORMS = [SpatialNorm(3, 0.05), SpatialNorm(4, 0.3, k=2.0), SpatialNorm(9, 1.0)]
+SHAPES = [(2, 32, 16, 16), (3, 48, 7, 9), (1, 16, 5, 5)]
+
+
+def random(shape, seed=0, dtype=torch.float32):
+    """Quarters, so that many numbers of a window are equal."""
+    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return ((numbers * 4).round() / 4).to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def both(layer, input, **how):
+    """(output, gradient) of the kernel, and of PyTorch's operations."""
+    results = []
+    for wanted in (True, False):
+        kernel.use(wanted)
+        x = input.clone().requires_grad_()
+        y = layer(x * 1, **how)
+        grad = random(y.shape, seed=1, dtype=y.dtype)
+        results.append((y.detach(), torch.autograd.grad(y, x, grad)[0]))
+    kernel.use(True)
+    return results
+
+
+def taken(layer, input):
+    fits = maps.fits_norm(input, layer.beta) if isinstance(layer, SpatialNorm) else None
+    return maps.fits_pool(input, layer.window.kernel, layer.window.stride) if fits is None else fits
+
+
+@pytest.mark.parametrize(("layer", "shape", "relu"), list(itertools.product(POOLS, SHAPES, (False, True))))
+def test_pools_give_the_bits_of_pytorch(layer, shape, relu):
+    """Sums run in the same order, and of equal numbers the first of a window gets the gradient."""
+    input = random(shape)
+    assert taken(layer, input)
+    (output, gradient), (right, right_gradient) = both(layer, input, relu=relu)
+    assert torch.equal(output, right) and torch.equal(gradient, right_gradient)
+
+
+def test_ties_and_what_is_no_number_go_where_pytorch_sends_them():
+    input = torch.zeros(1, 16, 5, 5)
+    input[0, 1] = -1.0
+    input[0, 2, 1, 1] = float("nan")
+    input[0, 3] = float("-inf")
+    for relu in (False, True):
+        got, right = both(MaxPool(3, 2), input.contiguous(memory_format=torch.channels_last), relu=relu)
+        assert all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in zip(got, right, strict=True))
+
+
+@pytest.mark.parametrize(("layer", "shape"), list(itertools.product(NORMS, SHAPES)))
+def test_the_norm_agrees_with_pytorch_to_rounding(layer, shape):
+    input = random(shape)
+    assert taken(layer, input)
+    for got, right in zip(*both(layer, input), strict=True):  # a power of −3/4 by roots and by pow: a few units each
+        assert torch.allclose(got, right, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [*POOLS, *NORMS], ids=str)
+def test_bfloat16_is_rounded_once(layer):
+    """PyTorch adds gradients of overlapping windows in bfloat16: so it is compared with float32, not with that."""
+    input = random((2, 32, 9, 9), dtype=torch.bfloat16)
+    output, gradient = both(layer, input)[0]
+    right = both(layer, input.float())[0]
+    assert output.dtype == gradient.dtype == torch.bfloat16
+    assert torch.allclose(output.float(), right[0], rtol=2**-8, atol=1e-6)  # half a unit of the eighth bit
+    assert torch.allclose(gradient.float(), right[1], rtol=2**-7, atol=2**-7)  # of a gradient rounded before, too
+
+
+def test_the_norm_written_out():
+    """The formula of the 2012 file in float64, pixel by pixel, and its gradient by differences."""
+    numbers = np.random.default_rng(0).normal(size=(16, 4, 5))
+    grad = np.random.default_rng(1).normal(size=(16, 4, 5))
+
+    def norm(x):
+        out = np.empty_like(x)
+        for c, i, j in np.ndindex(x.shape):
+            window = x[c, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+            out[c, i, j] = x[c, i, j] * (2 + 0.4 / 9 * (window**2).sum()) ** -0.75
+        return out
+
+    input = torch.tensor(numbers, dtype=torch.float32)[None].requires_grad_()
+    output = SpatialNorm(3, 0.4, k=2.0)(input)
+    gradient = torch.autograd.grad(output, input, torch.tensor(grad, dtype=torch.float32)[None])[0][0]
+    assert np.allclose(output.detach()[0], norm(numbers), atol=1e-6)
+    for place in [(0, 0, 0), (3, 2, 2), (15, 3, 4), (7, 0, 3)]:
+        step = np.zeros_like(numbers)
+        step[place] = 1e-5
+        difference = ((norm(numbers + step) - norm(numbers - step)) * grad).sum() / 2e-5
+        assert gradient[place].item() == pytest.approx(difference, abs=1e-5)
+
+
+def test_the_number_of_threads_changes_no_bit():
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append([both(layer, random((5, 32, 9, 9)))[0] for layer in (*POOLS, *NORMS)])
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*results, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_what_it_can_not_compute_goes_the_other_way():
+    assert maps.fits(torch.ones(1, 16, 4, 4))
+    for input in (
+        torch.ones(1, 12, 4, 4), torch.ones(1, 16, 4, 4, dtype=torch.float64), torch.ones(1, 16, 4, 4, device="meta"),
+        torch.ones(0, 16, 4, 4), torch.ones(16, 4, 4),
+    ):  # fmt: skip
+        assert not maps.fits(input)
+    assert not maps.fits_pool(torch.ones(1, 16, 4, 4), 2, 3), "pixels between the windows"
+    assert not maps.fits_pool(torch.ones(1, 16, 40, 40), 16, 2), "more places than a byte tells"
+    assert not maps.fits_norm(torch.ones(1, 16, 65, 64), 0.75) and not maps.fits_norm(torch.ones(1, 16, 4, 4), 0.5)
+    kernel.use(False)
+    assert not maps.fits(torch.ones(1, 16, 4, 4))

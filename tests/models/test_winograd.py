@@ -1,0 +1,164 @@
+"""Convolutions by minimal filtering beside PyTorch's, both measured against float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from alexnet.models import create_model, kernel, winograd
+from alexnet.models.layers import Convolution
+
+# images, channels, height, width, kernels, side of a filter, padding, groups: sizes that tiles of 2 and 4 do not divide
+CASES = [
+    (5, 32, 16, 16, 32, 5, 2, 1),
+    (9, 96, 13, 11, 64, 5, 2, 2),
+    (17, 48, 13, 13, 48, 3, 1, 1),
+    (16, 32, 21, 18, 96, 3, 0, 2),
+]
+
+
+@pytest.fixture(autouse=True)
+def fast(compiled):
+    if not winograd.fits(torch.ones(32, 16, 16, 16), torch.ones(16, 16, 3, 3), 1, 1, 1):
+        pytest.skip("no AVX-512 here, so PyTorch's convolution is taken")
+
+
+def problem(case):
+    n, channels, height, width, kernels, side, padding, groups = case
+    generator = torch.Generator().manual_seed(0)
+    input = torch.randn(n, channels, height, width, generator=generator).relu()
+    weight = torch.randn(kernels, channels // groups, side, side, generator=generator) * 0.1
+    bias = torch.randn(kernels, generator=generator)
+    return [t.requires_grad_() for t in (input, weight, bias)], {"padding": padding, "groups": groups}
+
+
+def answers(parts, convolve):
+    """Output and the three gradients."""
+    output = convolve(*parts)
+    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output.dtype)
+    return [output.detach(), *torch.autograd.grad(output, parts, grad)]
+
+
+def error(got, right):
+    return ((got - right).double().pow(2).mean().sqrt() / right.double().std()).item()
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_it_is_a_convolution(case, relu):
+    """Errors against float64 are of the size of PyTorch's own in float32: 1e-7 to 1e-6 of the numbers' spread."""
+    parts, geometry = problem(case)
+    assert winograd.fits(parts[0], parts[1], 1, **geometry)
+
+    def plain(input, weight, bias):
+        out = F.conv2d(input, weight, bias, **geometry)
+        return out.relu() if relu else out
+
+    got = answers(parts, lambda *p: winograd.convolve(*p, **geometry, relu=relu))
+    right = answers([p.detach().double().requires_grad_() for p in parts], plain)
+    assert [t.shape for t in got] == [t.shape for t in right]
+    assert max(map(error, got, right)) < 3e-6
+    assert min(map(error, got, right)) > 0, "not computed in float32 at all"
+
+
+def test_without_bias_and_with_frozen_parts():
+    parts, geometry = problem(CASES[0])
+    input, weight = parts[0], parts[1]
+    output = winograd.convolve(input, weight, None, **geometry)
+    assert error(output, F.conv2d(input, weight, padding=2).detach()) < 3e-6
+    whole = torch.autograd.grad(output.sum(), (input, weight))
+    frozen = winograd.convolve(input, weight.detach(), None, **geometry)
+    assert torch.equal(torch.autograd.grad(frozen.sum(), input)[0], whole[0])
+    first = winograd.convolve(input.detach(), weight, None, **geometry)
+    assert torch.equal(torch.autograd.grad(first.sum(), weight)[0], whole[1])
+
+
+def test_it_repeats_bit_for_bit():
+    parts, geometry = problem(CASES[1])
+    first, *others = [answers(parts, lambda *p: winograd.convolve(*p, **geometry)) for _ in range(3)]
+    assert all(torch.equal(a, b) for other in others for a, b in zip(other, first, strict=True))
+
+
+def test_the_number_of_threads_changes_the_output_by_no_bit():
+    """Of filters' gradients it changes the order of a sum, as in PyTorch's own."""
+    parts, geometry = problem(CASES[0])
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(answers(parts, lambda *p: winograd.convolve(*p, **geometry)))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert torch.equal(other[0], results[0][0]) and torch.equal(other[1], results[0][1])
+        assert max(map(error, other, results[0])) < 2e-6
+
+
+def test_infinity_and_what_is_no_number_do_not_vanish():
+    parts, geometry = problem(CASES[0])
+    for wrong in (float("nan"), float("inf")):
+        input = parts[0].detach().clone()
+        input[0, 0, 4, 4] = wrong
+        output = winograd.convolve(input, parts[1], parts[2], **geometry, relu=True)
+        assert not output[0].isfinite().all() and output[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("how", ["stride", "few", "side", "channels", "float64", "autocast", "off", "meta"])
+def test_what_it_can_not_compute_goes_the_other_way(how):
+    input, weight = torch.ones(32, 16, 16, 16), torch.ones(16, 16, 3, 3)
+    if how == "few":
+        input = input[:1]
+    if how == "side":
+        weight = torch.ones(16, 16, 7, 7)
+    if how == "channels":
+        input, weight = torch.ones(32, 12, 16, 16), torch.ones(16, 12, 3, 3)
+    if how == "float64":
+        input, weight = input.double(), weight.double()
+    if how == "meta":
+        input, weight = input.to("meta"), weight.to("meta")
+    kernel.use(how != "off")
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        assert not winograd.fits(input, weight, 2 if how == "stride" else 1, 1, 1)
+
+
+def trained(wanted, steps=100):
+    """Losses and weights of the real small network, its weights drawn large enough to learn at once."""
+    kernel.use(wanted)
+    network, generator = (
+        create_model("cifar_18pct").to(memory_format=torch.channels_last),
+        torch.Generator().manual_seed(0),
+    )
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.05, generator=generator)
+    images = torch.randn(16, 3, 32, 32, generator=generator).contiguous(memory_format=torch.channels_last)
+    labels, losses = torch.arange(16) % 4, []
+    optimizer = torch.optim.SGD(network.parameters(), lr=5e-4, momentum=0.9)
+    for _ in range(steps):
+        loss = F.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return torch.tensor(losses), network.state_dict()
+
+
+def test_a_hundred_steps_of_training_stay_together():
+    """All kernels of a network at once: convolutions, pools and norms."""
+    losses, weights = trained(True)
+    right_losses, right_weights = trained(False)
+    assert right_losses[-1] < 0.7 * right_losses[0], "nothing was learned, so nothing was compared"
+    assert not torch.equal(losses, right_losses), "both went the same way"
+    # Rounding of 1e-6 a step grows with the steps: here to 1e-4 of the losses, 3e-4 of the weights' spread; ten times
+    # that is allowed. Twice the rate makes it ten times as much: a bit decides which way a ReLU's edge is passed.
+    assert torch.allclose(losses, right_losses, rtol=1e-3)
+    for name, right in right_weights.items():
+        assert error(weights[name], right) < 3e-3, name
+
+
+def test_a_layer_takes_it_by_itself():
+    layer = Convolution(32, 32, 5, padding=2)
+    input = torch.randn(8, 32, 16, 16, generator=torch.Generator().manual_seed(0))
+    fast = layer(input)
+    kernel.use(False)
+    slow = layer(input)
+    assert not torch.equal(fast, slow) and error(fast, slow) < 3e-6
