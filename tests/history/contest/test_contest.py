@@ -254,7 +254,7 @@ def test_diverged_is_a_result(digits, tmp_path, monkeypatch):
         "train_step",
         lambda state, batch: (float("nan"), 0) if "shrunk" in state.network.name else whole(state, batch),
     )
-    outcome = held(digits, tmp_path / "run", nets=("lenet5", "fisher"))
+    outcome = held(digits, tmp_path / "run", nets=("lenet5", "resnet18"))
     last = outcome.rows[-1]
     assert last.entrant.name == "lenet5" and last.top1 is None and "the loss is nan" in last.entry.diverged
     assert "diverged" in (tmp_path / "run" / "contest.md").read_text()
