@@ -204,7 +204,9 @@ def test_equal_time_is_planned_and_the_plan_is_found_again(digits, tmp_path, mon
     assert expected["lenet5"] == 11 and expected["resnet18"] == 4
     assert {row.entrant.name: row.entry.epochs for row in outcome.rows} == expected
     for name in expected:  # the rate has come down to almost nothing when the time is over
-        rates = [float(r["learning_rate"]) for r in csv.DictReader((folder / name / "results.csv").open(newline=""))]
+        rates = [
+            float(r["learning_rate"]) for r in csv.DictReader((folder / name / "results.csv").read_text().splitlines())
+        ]
         assert rates[-1] < 0.2 * max(rates)
     monkeypatch.setattr(run.pace, "measure", lambda *_: pytest.fail("measured again"))
     assert held(digits, folder, nets=("lenet5", "resnet18"), epochs=None, budget="90s").rows == outcome.rows
