@@ -218,11 +218,11 @@ def models(words: list[str]) -> int:
     given: arguments.ModelsArguments = arguments.parse(arguments.ModelsArguments, words, "models")
     import torch
 
-    from alexnet.models import create_model, describe, list_models
+    from alexnet.models import create_model, describe, list_models, list_peers
     from alexnet.models.summary import summarize
 
     if given.name is None:
-        found = {name: describe(name) for name in list_models()}
+        found = {name: describe(name) for name in (*list_models(), *list_peers())}
         if given.json:
             print(json.dumps(found, indent=1))
         else:

@@ -68,7 +68,7 @@ def _errors(axes: "Axes", bars: Sequence[Bar]) -> None:
 
 def _times(axes: "Axes", bars: Sequence[Bar]) -> None:
     """Error against milliseconds a picture where they were measured, else against the time of learning."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     measured = all(bar.milliseconds > 0 for bar in bars)
     for number, bar in enumerate(bars, 1):
@@ -78,9 +78,10 @@ def _times(axes: "Axes", bars: Sequence[Bar]) -> None:
                       color=canvas.INK)  # fmt: skip
     axes.set_xscale("log")
     axes.margins(0.12)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.set_ylim(bottom=0, top=max(1.1 * max(bar.error for bar in bars), 0.1))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     what = "milliseconds a picture, one at a time" if measured else "seconds of learning"
-    axes.set_xlabel(f"{what}; numbers are rows, squares no network", size=9, color=canvas.GRAY)
+    axes.set_xlabel(f"{what}\nnumbers: rows on the left; squares: no networks", size=9, color=canvas.GRAY)
     axes.set_title("Error in % against time", loc="left", size=11, color=canvas.INK)

@@ -195,6 +195,7 @@ def test_equal_time_is_planned_and_the_plan_is_found_again(digits, tmp_path, mon
     """Two networks of known pace: each has the epochs that fit into its share, and its rate ends with them."""
     paces = {"lenet5_shrunk": budget.Pace(0.02, 0.02, 0.001, 1.0), "residual_8": budget.Pace(0.05, 0.05, 0.001, 1.0)}
     monkeypatch.setattr(run.pace, "measure", lambda recipe, *_: paces[recipe.model])
+    monkeypatch.setattr(run.budget, "share", lambda _budget, _spent, _left, equal: equal)  # however busy the machine is
     folder = tmp_path / "run"
     outcome = held(digits, folder, nets=("lenet5", "resnet18"), epochs=None, budget="90s")
     share = budget.CAREFUL * 90 * 0.94 / 2
@@ -203,7 +204,9 @@ def test_equal_time_is_planned_and_the_plan_is_found_again(digits, tmp_path, mon
     assert expected["lenet5"] == 11 and expected["resnet18"] == 4
     assert {row.entrant.name: row.entry.epochs for row in outcome.rows} == expected
     for name in expected:  # the rate has come down to almost nothing when the time is over
-        rates = [float(r["learning_rate"]) for r in csv.DictReader((folder / name / "results.csv").open(newline=""))]
+        rates = [
+            float(r["learning_rate"]) for r in csv.DictReader((folder / name / "results.csv").read_text().splitlines())
+        ]
         assert rates[-1] < 0.2 * max(rates)
     monkeypatch.setattr(run.pace, "measure", lambda *_: pytest.fail("measured again"))
     assert held(digits, folder, nets=("lenet5", "resnet18"), epochs=None, budget="90s").rows == outcome.rows
@@ -241,7 +244,7 @@ def test_who_is_late_leaves_less_for_the_others(digits, tmp_path, monkeypatch):
 
 def test_a_network_that_takes_too_long_is_told_before_anybody_begins(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(run.pace, "measure", lambda *_: budget.Pace(10.0, 10.0, 1.0, 1.0))
-    with pytest.raises(RecipeError, match=r"one epoch of lenet5_shrunk takes 32 min .* and its share of the budget is"):
+    with pytest.raises(RecipeError, match=r"one epoch of lenet5_shrunk takes 30 min 21 s here, and its share "):
         held(digits, tmp_path / "run", nets=("lenet5", "alexnet"), epochs=None, budget="60s")
     assert not (tmp_path / "run" / "lenet5").exists()
 
@@ -253,7 +256,7 @@ def test_diverged_is_a_result(digits, tmp_path, monkeypatch):
         "train_step",
         lambda state, batch: (float("nan"), 0) if "shrunk" in state.network.name else whole(state, batch),
     )
-    outcome = held(digits, tmp_path / "run", nets=("lenet5", "fisher"))
+    outcome = held(digits, tmp_path / "run", nets=("lenet5", "resnet18"))
     last = outcome.rows[-1]
     assert last.entrant.name == "lenet5" and last.top1 is None and "the loss is nan" in last.entry.diverged
     assert "diverged" in (tmp_path / "run" / "contest.md").read_text()

@@ -119,7 +119,7 @@ def verdict(rows: Sequence[Row]) -> str:
     ours, theirs = by_name[JUDGE], by_name[FISHER]
     if ours.top1 is None or theirs.top1 is None or theirs.against is None:
         return "AlexNet diverged, so there is no comparison"
-    top = f"top-1 test error: AlexNet {100 * ours.top1.value:.1f} %, Fisher vectors {100 * theirs.top1.value:.1f} %"
+    top = f"Top-1 test error: AlexNet {100 * ours.top1.value:.1f} %, Fisher vectors {100 * theirs.top1.value:.1f} %"
     low, high = theirs.against.difference.low, theirs.against.difference.high
     if low <= 0 <= high:
         return f"{top}: cannot tell which is better (p = {theirs.against.p_value:.2g})"
