@@ -20,6 +20,7 @@ from alexnet.training import machine, optimizer
 
 OURS, PLAIN, TORCHVISION = "alexnet", "plain PyTorch modules", "torchvision's alexnet"
 ONNX, OPENVINO = "ONNX Runtime", "OpenVINO"
+OFF = "kernels off"  # the slow twin
 CPU = torch.device("cpu")
 _ALIKE = 1e-3  # of the largest answer: a peer that says something else is no peer
 
@@ -33,7 +34,7 @@ def training(model: str, batch: int) -> list[Contender]:
         for kind in ("fp32", "bf16")
     ]
     found += [
-        Contender(f"{OURS}, fp32, kernels off", our_step, {"model": model, "batch": batch, "kernels": False}, flop),
+        Contender(f"{OURS}, fp32, {OFF}", our_step, {"model": model, "batch": batch, "kernels": False}, flop),
         Contender(f"{PLAIN}, fp32", plain_step, {"model": model, "batch": batch}, flop),
     ]
     if network.image_size >= 200:
