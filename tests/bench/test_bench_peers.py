@@ -36,6 +36,6 @@ def test_what_torch_has_not_is_left_out():
 
 
 def test_torchvisions_network_has_the_products_that_are_counted():
-    counted = summarize(peers.built(peers.TORCHVISION)).parameters
+    counted = summarize(peers.shapes(peers.TORCHVISION)).parameters
     with torch.device("meta"):
         assert sum(p.numel() for p in peers.torchvision_alexnet().parameters()) == counted == 61_100_840

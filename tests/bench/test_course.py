@@ -8,6 +8,7 @@ from alexnet import cli
 from alexnet.bench import course, limits, pictures, steps
 from alexnet.bench.arena import Contender, Timing
 from alexnet.bench.course import Group, Report, Wishes
+from alexnet.cli import bench
 from alexnet.data import pixels
 from alexnet.visualize.bench import Bars, draw_bench
 
@@ -44,6 +45,8 @@ def report():
     limit = Timing(Contender("matrix product, fp32", limits.product, precision="fp32"), (100e9, 200e9, 300e9))
     ours = Timing(Contender("alexnet, fp32", steps.our_step, flop=4e9), (40.0, 60.0, 50.0), 0.25, 900.0)
     off = Timing(Contender("alexnet, fp32, kernels off", steps.our_step, flop=4e9), (20.0, 30.0, 25.0))
+    lucky = Timing(Contender("alexnet, fp32, kernels off", steps.our_step, flop=4e9), (99.0, 99.0, 99.0))
+    assert Group("training", "a step", [ours, lucky]).first is ours
     theirs = Timing(Contender("plain PyTorch modules, fp32", steps.plain_step, flop=4e9), (20.0, 20.0, 20.0))
     none = Timing(Contender("OpenVINO, fp32", steps.openvino_answer), skipped="openvino is not installed")
     return Report(Wishes(), limits.machine(), [limit], [Group("training", "a step", [ours, off, theirs, none])])
@@ -62,6 +65,15 @@ def test_ratios_and_shares():
     assert found["plain PyTorch modules, fp32"]["ours_over_it"] == 2.5
     assert found["OpenVINO, fp32"]["skipped"] == "openvino is not installed"
     assert found["alexnet, fp32"]["waited"] == 0.25
+
+
+def test_tables_and_reasons(capsys):
+    bench._print(report())
+    printed = capsys.readouterr().out
+    assert "OpenVINO, fp32: left out, openvino is not installed" in printed
+    row = next(line.split() for line in printed.splitlines() if "plain PyTorch modules" in line)
+    assert row[4:] == ["20.0", "0.00", "%", "2.50×", "40.00", "%", "0"]
+    assert "200 GFLOP/s" in printed
 
 
 def test_products_are_counted_as_published():

@@ -146,7 +146,7 @@ def test_a_hundred_steps_of_training_stay_together():
     """All kernels of a network at once: convolutions, pools and norms."""
     losses, weights = trained(True)
     right_losses, right_weights = trained(False)
-    assert right_losses[-1] < 0.7 * right_losses[0], "nothing was learned, so nothing was compared"
+    assert right_losses[-1] < 0.6 * right_losses[0], "nothing was learned, so nothing was compared"
     assert not torch.equal(losses, right_losses), "both went the same way"
     # Rounding of 1e-6 a step grows with the steps: here to 1e-4 of the losses, 3e-4 of the weights' spread; ten times
     # that is allowed. Twice the rate makes it ten times as much: a bit decides which way a ReLU's edge is passed.

@@ -91,6 +91,12 @@ def same(one: nn.Module, other: nn.Module, input: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
+def shapes(model: str) -> Network:
+    """The same without numbers, for what is counted from its shapes."""
+    with torch.device("meta"):
+        return create_model(model)
+
+
 def built(model: str) -> Network:
     """One of the house's networks with its own 1000 (or 10) classes, weights drawn from seed 0."""
     return create_model(model, generator=torch.Generator().manual_seed(0))

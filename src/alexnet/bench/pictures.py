@@ -56,7 +56,7 @@ def end_to_end(folder: Path, batch: int, model: str) -> list[Contender]:
         Contender(f"{OURS}, {kind}", our_epoch, how | {"model": model, "precision": kind}) for kind in ("fp32", "bf16")
     ]
     found += [Contender(f"{PLAIN}, ImageFolder, fp32", their_epoch, how | {"model": model})]
-    if peers.built(model).image_size >= 200:
+    if peers.shapes(model).image_size >= 200:
         found += [
             Contender(f"{TORCHVISION}, this project's way", our_epoch, how | {"model": peers.TORCHVISION}),
             Contender(f"{TORCHVISION}, reference script, fp32", their_epoch, how | {"model": None}),
@@ -176,7 +176,7 @@ def our_epoch(folder: Path, batch: int, model: str, precision: str = "fp32") -> 
 def their_epoch(folder: Path, batch: int, model: str | None) -> Unit:
     """An epoch of torchvision's reference script: its pictures are decoded anew in every epoch."""
     network: nn.Module = peers.plain(peers.built(model)) if model else peers.torchvision_alexnet()
-    side = peers.built(model or peers.TORCHVISION).image_size
+    side = peers.shapes(model or peers.TORCHVISION).image_size
     rule = torch.optim.SGD(network.train().parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     batches = _data_loader(folder, batch, side)
 

@@ -20,20 +20,21 @@ from alexnet.training import machine, optimizer
 
 OURS, PLAIN, TORCHVISION = "alexnet", "plain PyTorch modules", "torchvision's alexnet"
 ONNX, OPENVINO = "ONNX Runtime", "OpenVINO"
+OFF = "kernels off"  # the slow twin
 CPU = torch.device("cpu")
 _ALIKE = 1e-3  # of the largest answer: a peer that says something else is no peer
 
 
 def training(model: str, batch: int) -> list[Contender]:
     """A step in float32 and bfloat16, in plain modules, and torchvision's."""
-    network = peers.built(model)
-    flop, theirs = _training_flop(network), _training_flop(peers.built(peers.TORCHVISION))
+    network = peers.shapes(model)
+    flop, theirs = _training_flop(network), _training_flop(peers.shapes(peers.TORCHVISION))
     found = [
         Contender(f"{OURS}, {kind}", our_step, {"model": model, "batch": batch, "precision": kind}, flop, kind)
         for kind in ("fp32", "bf16")
     ]
     found += [
-        Contender(f"{OURS}, fp32, kernels off", our_step, {"model": model, "batch": batch, "kernels": False}, flop),
+        Contender(f"{OURS}, fp32, {OFF}", our_step, {"model": model, "batch": batch, "kernels": False}, flop),
         Contender(f"{PLAIN}, fp32", plain_step, {"model": model, "batch": batch}, flop),
     ]
     if network.image_size >= 200:
@@ -43,7 +44,7 @@ def training(model: str, batch: int) -> list[Contender]:
 
 def inference(model: str, batch: int) -> list[Contender]:
     """Answers to a batch of pictures that lie in memory as numbers."""
-    network = peers.built(model)
+    network = peers.shapes(model)
     flop, how = _flop(network), {"model": model, "batch": batch}
     found = [
         Contender(f"{OURS}, {kind}", our_answer, how | {"precision": kind}, flop, kind) for kind in ("fp32", "bf16")
@@ -55,7 +56,7 @@ def inference(model: str, batch: int) -> list[Contender]:
         Contender(f"{OPENVINO}, bf16", openvino_answer, how | {"precision": "bf16"}, flop, "bf16"),
     ]
     if network.image_size >= 200:
-        theirs = _flop(peers.built(peers.TORCHVISION))
+        theirs = _flop(peers.shapes(peers.TORCHVISION))
         found.append(Contender(f"{TORCHVISION}, fp32", plain_answer, how | {"model": None}, theirs))
     return found
 

@@ -51,22 +51,29 @@ def bench(words: list[str]) -> int:
 
 def _print(report: "Report") -> None:
     print("\n".join(f"{name:<12} {value}" for name, value in report.machine.items()))
-    rows = [(t.contender.name, _limit(t), _spread(t)) for t in report.limits]
+    rows = [(t.contender.name, _limit(t), show.percent(t.spread)) for t in report.limits if t.rates]
     show.table("what the machine can do", ("limit", "rate", "±"), rows)
+    _left_out(report.limits)
     columns = ("contender", "pictures/s", "±", "alexnet is faster by", "of the limit", "waiting", "peak MiB")
     for group in report.groups:
-        show.table(group.name, columns, [_row(report, group, t) for t in group.timings])
+        rows = [_row(report, group, t) for t in group.timings if t.rates]
+        if rows:
+            show.table(group.name, columns, rows)
+        _left_out(group.timings)
+
+
+def _left_out(timings: "list[Timing]") -> None:
+    for timing in timings:
+        if not timing.rates:
+            print(f"{timing.contender.name}: left out, {timing.skipped}")
 
 
 def _row(report: "Report", group: "Group", timing: "Timing") -> tuple[str, ...]:
-    name = timing.contender.name
-    if not timing.rates:
-        return (f"{name}: left out, {timing.skipped}", *[""] * 6)
     share, ratio = report.share(timing), group.ratio(timing)
     return (
-        name,
+        timing.contender.name,
         f"{timing.median:,.1f}",
-        _spread(timing),
+        show.percent(timing.spread),
         "" if ratio is None or timing is group.first else f"{ratio:.2f}×",
         "" if share is None else show.percent(share),
         show.percent(timing.waited) if timing.waited else "",
@@ -75,13 +82,7 @@ def _row(report: "Report", group: "Group", timing: "Timing") -> tuple[str, ...]:
 
 
 def _limit(timing: "Timing") -> str:
-    if not timing.rates:
-        return f"left out, {timing.skipped}"
     return f"{timing.median / 1e9:,.0f} {'GB/s' if timing.contender.precision == 'copy' else 'GFLOP/s'}"
-
-
-def _spread(timing: "Timing") -> str:
-    return show.percent(timing.spread) if timing.rates else ""
 
 
 def _chart(report: "Report", path: Path) -> Path:
@@ -90,7 +91,7 @@ def _chart(report: "Report", path: Path) -> Path:
 
     groups = [
         Bars(group.name, [
-            (t.contender.name, t.median, t.spread * t.median, t.contender.name.startswith(f"{OURS},"))
+            (t.contender.name, t.median, t.spread * t.median, t.contender.name.split(",")[0] == OURS)
             for t in group.timings if t.rates
         ])
         for group in report.groups

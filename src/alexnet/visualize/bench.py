@@ -35,6 +35,6 @@ def draw_bench(groups: Sequence[Bars], title: str, path: Path) -> Path:
         )
         axes.set_title(f"{group.name}: pictures a second", loc="left", fontsize=10, color=INK)
         axes.grid(axis="y", visible=False)
-        axes.set_xlim(0, max(rates) * 1.15)
+        axes.set_xlim(0, max(rate + spread for _, rate, spread, _ in bars) * 1.15)
         axes.xaxis.set_major_locator(MaxNLocator(6))
     return save(figure, path)
