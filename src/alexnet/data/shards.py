@@ -10,28 +10,32 @@ import itertools
 import json
 import os
 import shutil
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data import pixels
+from alexnet.data import jpegs, pixels
 from alexnet.data.job import Job, load_json
 from alexnet.data.listing import Picture
-from alexnet.data.writing import npy_header, sha256_of, whole_file, write_file
+from alexnet.data.writing import NPY_HEADER, npy_header, sha256_of, whole_file, write_file
 from alexnet.errors import PictureError
 
 T = TypeVar("T")
 R = TypeVar("R")
-Record = dict[str, Any]  # split, shard (a file, or "" if all was excluded), sha256, labels, origins, skipped
+# split, shard (a file, or "" if all was excluded), sha256, bytes, labels, index (of JPEGs: end and CRC-32 of each);
+# in its file also origins and skipped, which of millions of pictures are too much to keep
+Record = dict[str, Any]
 
 
 class _Made(NamedTuple):
-    pixels: NDArray[np.uint8] | None  # [S, S, 3]; None if excluded
+    data: NDArray[np.uint8] | None  # pixels [S, S, 3], or the bytes of their JPEG; None if excluded, and once written
     label: int
     row: dict[str, Any]  # of origins.jsonl, or of skipped.jsonl
 
@@ -66,63 +70,73 @@ def picture_sha256(data: bytes | NDArray[np.uint8]) -> str:
     return hashlib.sha256(data if isinstance(data, bytes) else np.ascontiguousarray(data).data).hexdigest()
 
 
-def _names(split: str, number: int) -> tuple[str, str]:
-    return f"{split}/images-{number:05d}.npy", f"records/{split}-{number:05d}.json"
+def _names(job: Job, split: str, number: int) -> tuple[str, str]:
+    kind = "jpegs" if job.quality else "images"
+    return f"{split}/{kind}-{number:05d}.npy", f"records/{split}-{number:05d}.json"
 
 
 def _finished(job: Job, split: str, number: int) -> Record | None:
     """The record of a shard that is there, whole and unchanged."""
-    shard, record_name = _names(split, number)
+    shard, record_name = _names(job, split, number)
     record = load_json(job.partial / record_name)
     if not isinstance(record, dict):
         return None
     if not record.get("labels"):  # every picture of it was excluded: a record without a file
-        return record if record.get("sha256") == "" else None
+        return _kept(record, record_name) if record.get("sha256") == "" else None
     whole = (job.partial / shard).is_file() and sha256_of(job.partial / shard) == record["sha256"]
-    return record if whole else None
+    return _kept(record, record_name) if whole and "bytes" in record else None
 
 
 def _make_shard(
     job: Job, pool: ThreadPoolExecutor, split: str, number: int, pictures: tuple[Picture, ...], before: int
 ) -> Record:
     """Decode, write, hash and record one shard; ``before`` pictures are done already."""
-    shard, record_name = _names(split, number)
-    good, skipped = _write_shard(job, pool, job.partial / shard, pictures, before)
+    shard, record_name = _names(job, split, number)
+    good, index, skipped = _write_shard(job, pool, job.partial / shard, pictures, before)
     if not good:
         (job.partial / shard).unlink()
     record = {
         "split": split,
         "shard": shard if good else "",
         "sha256": sha256_of(job.partial / shard) if good else "",
+        "bytes": (job.partial / shard).stat().st_size if good else 0,
         "labels": [one.label for one in good],
         "origins": [one.row for one in good],
         "skipped": skipped,
-    }
+    } | ({"index": index} if job.quality else {})
     write_file(job.partial / record_name, json.dumps(record).encode())
-    return record
+    return _kept(record, record_name)
+
+
+def _kept(record: Record, name: str) -> Record:
+    """What of a record stays in memory, and the file that has the rest."""
+    return {key: value for key, value in record.items() if key not in ("origins", "skipped")} | {"file": name}
 
 
 def _write_shard(
     job: Job, pool: ThreadPoolExecutor, path: Path, pictures: tuple[Picture, ...], before: int
-) -> tuple[list[_Made], list[dict[str, Any]]]:
-    """(what is in it, without the pixels; the rows of what is not). Written as a stream: a full disk is an error here,
-    not a crash, as it would be through a memory map."""
+) -> tuple[list[_Made], list[tuple[int, int]], list[dict[str, Any]]]:
+    """(what is in it, without the pixels; the index of its JPEGs; the rows of what is not in it). Written as a stream:
+    a full disk is an error here, not a crash, as it would be through a memory map."""
     good: list[_Made] = []
+    index: list[tuple[int, int]] = []
     skipped: list[dict[str, Any]] = []
-    shape = (job.settings["size"], job.settings["size"], 3)
+    shape = () if job.quality else (job.settings["size"], job.settings["size"], 3)
     with whole_file(path) as file:
         file.write(npy_header(len(pictures), shape))
-        made = in_order(pool, lambda picture: _make(job, picture), pictures, 4 * job.workers)
+        made = in_order(pool, partial(_make, job), pictures, 4 * job.workers)
         for done, one in enumerate(made, start=before + 1):
-            if one.pixels is None:
+            if one.data is None:
                 skipped.append(one.row)
             else:
-                file.write(one.pixels.data)
-                good.append(one._replace(pixels=None))
+                file.write(one.data.data)
+                if job.quality:
+                    index.append((file.tell() - NPY_HEADER, zlib.crc32(one.data)))
+                good.append(one._replace(data=None))
             job.progress(done, job.total())
         file.seek(0)
-        file.write(npy_header(len(good), shape))  # as long as the first one
-    return good, skipped
+        file.write(npy_header(index[-1][0] if index else len(good), shape))  # as long as the first one
+    return good, index, skipped
 
 
 def _make(job: Job, picture: Picture) -> _Made:
@@ -140,7 +154,8 @@ def _make(job: Job, picture: Picture) -> _Made:
     row: dict[str, Any] = {"origin": picture.origin, "sha256": picture_sha256(data), "notes": list(notes)}
     row |= {"group": picture.group} if picture.group else {}
     row |= {"columns": dict(picture.columns)} if picture.columns else {}
-    return _Made(np.ascontiguousarray(fitted), picture.label, row)
+    stored = np.frombuffer(jpegs.encode(fitted, job.quality), np.uint8) if job.quality else fitted
+    return _Made(np.ascontiguousarray(stored), picture.label, row)
 
 
 def _decoded(job: Job, picture: Picture, data: bytes | NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:

@@ -64,7 +64,7 @@ class Member:
         path = self.folder / f"scores-{split}-{views}.json"
         if path.is_file():
             return dict(json.loads(path.read_text(encoding="utf-8")))
-        found = evaluate(self.folder / "bundle", self.store.path, split=split, views=views, device=device).to_dict()
+        found = evaluate(self.folder / "bundle", self.store.absolute, split=split, views=views, device=device).to_dict()
         write_file(path, json_bytes(found))
         return found
 
@@ -126,7 +126,7 @@ def _train(recipe: Recipe, store: Store, folder: Path, device: torch.device, wor
     resume = any((folder / "checkpoints").glob("step-*.pt"))
     if not resume:
         _empty(folder)
-        about = {"data": store.name, "store": str(store.path.resolve()), "store_fingerprint": store.fingerprint}
+        about = {"data": store.name, "store": store.absolute, "store_fingerprint": store.fingerprint}
         runs.write_start(folder, recipe, about)
     try:
         with machine.tuned():
