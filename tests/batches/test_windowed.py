@@ -135,3 +135,29 @@ def test_the_same_batches_from_an_address_and_from_the_middle_of_an_epoch(cut):
     assert not all(
         np.array_equal(a.indices, b.indices) for a, b in zip(batches_of(local, recipe, 1), other, strict=True)
     )
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_shard_that_can_not_be_had_ends_the_epoch_with_its_name_and_no_thread(cut, monkeypatch, workers):
+    import threading
+
+    from alexnet.data.cache import Cache
+    from alexnet.data.remote import Remote
+    from alexnet.data.store import Store
+    from alexnet.errors import DataError
+    from alexnet.recipe import Recipe
+
+    local, _ = cut
+    read = Remote._read
+
+    def lost(self, name, start, end):
+        if name == "train/images-00004.npy":
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return read(self, name, start, end)
+
+    monkeypatch.setattr(Remote, "_read", lost)
+    cache = Cache(local.path.parent / f"lost{workers}", attempts=3, first_wait=0.01)
+    store, recipe = Store.open("memory://windowed", cache), Recipe(stored_size=32, batch_size=20, shuffle_window=3)
+    with pytest.raises(DataError, match=r"images-00004\.npy: can not be fetched \(ConnectionResetError.*tried 3 times"):
+        batches_of(store, recipe, 0, workers=workers)
+    assert not [t.name for t in threading.enumerate() if t.name.startswith(("batches", "shards", "jpegs"))]

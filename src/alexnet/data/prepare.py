@@ -65,6 +65,11 @@ def prepare(
     options |= {"allow_truncated": allow_truncated, "shard_bytes": shard_bytes, "version": VERSIONS[encoding]}
     options |= ({"quality": quality} if encoding == "jpeg" else {}) | ({"mixed": True} if mixed else {})
     settings = options | {"source": source.fingerprint, "name": source.name} | source.selection()
+    if mixed and source.in_order:
+        must = "of files that are read one picture at a time"
+        raise DataError(
+            f"{source.name}: mixed, of parquet files", must, "leave it out: such sets are mostly mixed already"
+        )
     splits = assign(source, validation=validation, test=test, seed=seed)
     splits = _mixed(splits, seed) if mixed else splits
     job = Job(source, path, settings, splits, workers or cores(), progress or _silent, say or log.warning)

@@ -131,7 +131,7 @@ def _write_shard(
             else:
                 file.write(one.data.data)
                 if job.quality:
-                    index.append((file.tell() - NPY_HEADER, zlib.crc32(one.data)))
+                    index.append((file.tell() - NPY_HEADER, zlib.crc32(one.data.data)))
                 good.append(one._replace(data=None))
             job.progress(done, job.total())
         file.seek(0)

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.cache import Cache
 from alexnet.data.description import damaged, read_description
 from alexnet.data.places import Folder, Place, read_array
-from alexnet.data.remote import Cache, Remote, is_address
+from alexnet.data.remote import Remote, is_address
 from alexnet.data.split import Split
 from alexnet.data.writing import read_jsonl, sha256_of
 from alexnet.errors import DataError
