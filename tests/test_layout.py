@@ -39,6 +39,7 @@ DOORS = {
     "torch.utils.tensorboard": ["training/journal.py"],
     "tensorboard": ["training/journal.py"],
     "pyarrow": ["data/parquet.py"],
+    "ray": ["data/cluster.py"],
     "fsspec": ["data/remote.py"],
     "torchvision.datasets": ["data/standard.py"],
     "torchvision.models": ["weights/published.py"],

@@ -41,7 +41,7 @@ def prepare(
     """Prepare pictures into a store at ``path``: sizes, fit, splits and seed are the recipe's.
 
     To an address (``s3://…``) it is prepared on this disk, which needs the room, and copied. ``how``: encoding,
-    quality, mixed, shard_bytes, as in :func:`alexnet.data.prepare.prepare`.
+    quality, mixed, shard_bytes, engine, as in :func:`alexnet.data.prepare.prepare`.
     """
     recipe, options = recipe or Recipe(), options or DataOptions()
     folder = _staging(str(path), options) if is_address(path) else Path(path)

@@ -126,7 +126,7 @@ def prepare(words: list[str]) -> int:
     )  # fmt: skip
     store = api.prepare(
         given.data, given.store, recipe, arguments.data_options(given.source), encoding=given.encoding,
-        quality=given.quality, mixed=given.mixed, shard_bytes=int(given.shard_mb * 2**20),
+        quality=given.quality, mixed=given.mixed, shard_bytes=int(given.shard_mb * 2**20), engine=given.engine,
     )  # fmt: skip
     rows = [(name, str(len(store.split(name)))) for name in ("train", "validation", "test")]
     show.table(f"{store.address}: {len(store.classes)} classes, {store.size} pixels", ("split", "pictures"), rows)

@@ -83,6 +83,7 @@ class PrepareArguments:
     encoding: Literal["raw", "jpeg"] = "raw"  # pixels as they are | JPEGs: a tenth of the room, decoded in training
     quality: int = 88  # of these JPEGs, 1 to 95
     mixed: bool = False  # store pictures in a drawn order, not by name: for reading a few shards at a time
+    engine: Literal["threads", "ray"] = "threads"  # the cores of this machine | of a Ray cluster with one disk
     shard_mb: float = 1024.0  # about how large a shard gets, megabytes of 2^20 bytes; 64 for object storage
     check: bool = False  # change nothing: compare an existing store and its sources with their recorded SHA-256
     source: DataArguments = field(default_factory=DataArguments)

@@ -35,6 +35,7 @@ class Job(NamedTuple):
     workers: int  # threads
     progress: Progress
     say: Say
+    engine: str = "threads"  # of this process; or ray: the machines of a cluster, whose disk is shared
 
     @property
     def partial(self) -> Path:

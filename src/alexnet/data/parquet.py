@@ -76,6 +76,10 @@ class _Table:
         self.groups: OrderedDict[int, Any] = OrderedDict()
         self.lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the file again."""
+        return _Table, (self.path,)
+
     def _class_names(self) -> list[str]:
         """From the schema's metadata; empty where it has none."""
         try:

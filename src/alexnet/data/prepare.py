@@ -45,6 +45,7 @@ def prepare(
     mixed: bool = False,
     shard_bytes: int = 1 << 30,
     workers: int | None = None,
+    engine: Literal["threads", "ray"] = "threads",
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> Store:
@@ -53,14 +54,15 @@ def prepare(
     ``validation``, ``test`` and ``seed`` as in ``splits.assign``; ``encoding`` "jpeg" stores JPEGs of ``quality`` (1 to
     95) in a tenth of the room, which are decoded again in training; ``mixed`` stores the pictures of a split in an
     order drawn by ``seed`` instead of by name, for those who read a few shards at a time; ``bad`` pictures are
-    excluded and listed, or end the run; ``workers`` threads (default: the cores of this process); ``progress`` is
-    called with pictures done and all, ``say`` with each line for the person, such as that it starts over (default: a
-    warning in the log). A finished store of the same source and settings is returned as it is. Raises DataError, and
+    excluded and listed, or end the run; ``workers`` threads (default: the cores of this process), or with ``engine``
+    "ray" the machines of a Ray cluster, for which ``path`` and the pictures lie on one disk; ``progress`` is called
+    with pictures done and all, ``say`` with each line for the person, such as that it starts over (default: a warning
+    in the log). A finished store of the same source and settings is returned as it is. Raises DataError, and
     PictureError for a picture if ``bad`` is "fail".
     """
     path = Path(path).absolute()
     _check_arguments(size, fit, bad, shard_bytes, workers)
-    _check_encoding(encoding, quality)
+    _check_choices(encoding, quality, engine)
     options = {"size": size, "fit": fit, "validation": validation, "test": test, "seed": seed, "bad": bad}
     options |= {"allow_truncated": allow_truncated, "shard_bytes": shard_bytes, "version": VERSIONS[encoding]}
     options |= ({"quality": quality} if encoding == "jpeg" else {}) | ({"mixed": True} if mixed else {})
@@ -72,7 +74,7 @@ def prepare(
         )
     splits = assign(source, validation=validation, test=test, seed=seed)
     splits = _mixed(splits, seed) if mixed else splits
-    job = Job(source, path, settings, splits, workers or cores(), progress or _silent, say or log.warning)
+    job = Job(source, path, settings, splits, workers or cores(), progress or _silent, say or log.warning, engine)
     if path.exists():
         return _existing(job)
     try:
@@ -108,7 +110,9 @@ def _check_arguments(size: int, fit: str, bad: str, shard_bytes: int, workers: i
             raise DataError(what, must, "change it")
 
 
-def _check_encoding(encoding: str, quality: int) -> None:
+def _check_choices(encoding: str, quality: int, engine: str) -> None:
+    if engine not in ("threads", "ray"):
+        raise DataError(f"engine {engine!r}", "threads or ray", "change it")
     if encoding not in ("raw", "jpeg"):
         raise DataError(f"encoding {encoding!r}", "raw or jpeg", "change it")
     if not 1 <= quality <= 95:

@@ -14,6 +14,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data import jpegs, pixels
+from alexnet.data.cluster import on_ray
 from alexnet.data.job import Job, load_json
 from alexnet.data.listing import Picture
 from alexnet.data.writing import NPY_HEADER, npy_header, sha256_of, whole_file, write_file
@@ -47,12 +49,53 @@ def make_shards(job: Job, pool: ThreadPoolExecutor) -> list[Record]:
     missing = sum(len(pictures) for _, _, pictures, record in plan if record is None) * job.picture_bytes
     if missing > shutil.disk_usage(job.partial).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if job.engine == "ray":
+        return _made_by_others(job, plan)
     for split, number, pictures, record in plan:
         records.append(record or _make_shard(job, pool, split, number, pictures, done))
         done += len(pictures)
         if record:
             job.progress(done, job.total())
     return records
+
+
+def _made_by_others(job: Job, plan: list[tuple[str, int, tuple[Picture, ...], Record | None]]) -> list[Record]:
+    """The records of ``plan`` in its order; what is missing is made by the machines of a Ray cluster."""
+    own = job._replace(source=replace(job.source, splits={}), splits={}, workers=1, progress=_quiet, say=_silent)
+    found = {(split, number): record for split, number, _, record in plan if record}
+    counts = {(split, number): len(pictures) for split, number, pictures, _ in plan}
+    done = sum(counts[key] for key in found)
+    missing = (Item(own, split, number, pictures) for split, number, pictures, record in plan if record is None)
+    for split, number, record in on_ray(make_one, missing):
+        found[split, number] = record
+        done += counts[split, number]
+        job.progress(done, job.total())
+    return [found[split, number] for split, number, _, _ in plan]
+
+
+class Item(NamedTuple):
+    """One shard to be made, with all that another process needs for it."""
+
+    job: Job
+    split: str
+    number: int
+    pictures: tuple[Picture, ...]
+
+
+def make_one(item: Item) -> tuple[str, int, Record]:
+    """Make a shard in a process of its own; a finished one stays."""
+    job, split, number, pictures = item
+    with ThreadPoolExecutor(1) as pool:
+        record = _finished(job, split, number) or _make_shard(job, pool, split, number, pictures, 0)
+    return split, number, record
+
+
+def _quiet(done: int, total: int) -> None:
+    pass
+
+
+def _silent(line: str) -> None:
+    pass
 
 
 def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
