@@ -39,6 +39,8 @@ DOORS = {
     "torch.utils.tensorboard": ["training/journal.py"],
     "tensorboard": ["training/journal.py"],
     "pyarrow": ["data/parquet.py"],
+    "ray": ["data/cluster.py"],
+    "fsspec": ["data/remote.py"],
     "torchvision.datasets": ["data/standard.py", "bench/pictures.py"],
     "torchvision.models": ["models/peers.py", "weights/published.py", "bench/peers.py"],
     "cv2": ["history/fisher/descriptors.py"],

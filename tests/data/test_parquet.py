@@ -85,3 +85,29 @@ def test_a_damaged_row_group_is_bad_pictures(tmp_path):
         with pytest.raises(PictureError, match=r"train-.*\.parquet: row group 1 is damaged \(.*get the file again"):
             pictures[index].load()
     assert [pictures[index].load() for index in (0, 4)] == [png_bytes(0), png_bytes(4)]
+
+
+def test_every_row_group_is_read_once_and_two_are_kept(tmp_path, monkeypatch):
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    from alexnet.data import parquet as ours
+    from alexnet.data.prepare import prepare
+
+    for split, count in (("train", 160), ("validation", 40), ("test", 40)):
+        cells = [{"bytes": png_bytes(index % 7), "path": f"{index}.png"} for index in range(count)]
+        table = arrow.table({"image": cells, "label": [index % 2 for index in range(count)]})
+        parquet.write_table(table, tmp_path / f"{split}-0.parquet", row_group_size=20)
+    read, kept, original = [], [], ours._Table._read_group
+
+    def counted(table, group):
+        read.append((table.path.name, group))
+        kept.append(len(table.groups))
+        return original(table, group)
+
+    monkeypatch.setattr(ours._Table, "_read_group", counted)
+    source = open_source(tmp_path)
+    store = prepare(source, tmp_path / "s", size=8, shard_bytes=30 * 192, workers=2)
+    assert sum(map(len, store.splits.values())) == 240 and len(read) == len(set(read)) == 8 + 2 + 2 and max(kept) <= 2
+    with pytest.raises(DataError, match="mixed, of parquet files"):
+        prepare(source, tmp_path / "t", size=8, mixed=True)

@@ -91,7 +91,7 @@ def change(store, **fields):
 
 def test_a_newer_version_is_refused_with_its_number(store):
     change(store, version=7)
-    with pytest.raises(DataError, match="store of version 7; must be version 1; update alexnet"):
+    with pytest.raises(DataError, match="store of version 7; must be version 1 or 2; update alexnet"):
         Store.open(store.path)
 
 
@@ -156,3 +156,27 @@ def test_verify_names_the_file_of_a_flipped_bit(store, name):
     (store.path / name).write_bytes(data)
     with pytest.raises(DataError, match=f"{name}: SHA-256 is not the recorded one; prepare the data set again"):
         store.verify()
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "said"), [(64, 4096, "opened"), (64, 64, "100 shards; must be fewer than the 64")]
+)
+def test_too_few_file_handles(tmp_path, soft, hard, said):
+    """A memory map holds a handle: as many as the system gives are asked for, else the line says what to change."""
+    import subprocess
+    import sys
+
+    prepare(array_source(150), tmp_path / "s", size=SIDE, shard_bytes=SIDE * SIDE * 3, validation=0.1, test=0.26)
+    code = """
+import resource, sys
+from alexnet.data.store import Store
+from alexnet.errors import DataError
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[3])))
+try:
+    print("opened", len(Store.open(sys.argv[1]).splits))
+except DataError as error:
+    print(error)
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "s"), str(soft), str(hard)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert said in done.stdout and "Too many open" not in done.stdout, done.stdout + done.stderr

@@ -16,7 +16,7 @@ from alexnet.api.honest import Asked, calibrate, compare, details
 from alexnet.api.provenance import provenance
 from alexnet.api.reporting import report
 from alexnet.api.shrinking import Effort
-from alexnet.api.stores import open_store, prepare
+from alexnet.api.stores import open_store, prepare, shuffle_window
 from alexnet.data.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.deploy.classifier import Classifier
@@ -111,6 +111,7 @@ def train(
     recipe = layer_files.fitting(recipe, files, start) if files else recipe
     chosen = torch_device(device)
     recipe = recipe.replace(precision=machine.choose_precision(recipe.precision, chosen))  # what auto means here
+    recipe = recipe.replace(shuffle_window=shuffle_window(data, recipe))
     layout.check(files, recipe)
     with distributed.world(chosen, layout.parts, apart=layout.apart) as world, ExitStack() as held:
         if world.first:
@@ -120,13 +121,13 @@ def train(
             held.enter_context(runs.locked(folder))
             if not again:
                 runs.refuse_used(folder)
-                about = {"data": str(data), "store": str(store.path.resolve())}
+                about = {"data": str(data), "store": store.absolute}
                 runs.write_start(folder, recipe, about | ({"from": start.about(store.classes)} if start else {}), files)
             world.tell(f"{'again' if again else 'fresh'} {folder.resolve()}")
         else:
             word, _, path = world.tell("").partition(" ")
             folder, again = Path(path), word == "again"
-            store = Store.open(Path(runs.read_start(folder)[1]["store"]))
+            store = Store.open(runs.read_start(folder)[1]["store"])
         how: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout}
         return _run(recipe, store, folder, world=world, resume=again, start=start, **how)
 
@@ -149,7 +150,7 @@ def _begun(folder: Path, data: str | Path, recipe: Recipe) -> Store:
     if about["data"] != str(data) or other is not None:
         what = f"{other[0]} = {other[1][0]}" if other else f"the data {about['data']}"
         raise RunError(f"run folder {folder} holds a run with {what}", "the run of this command", "name another --run")
-    return Store.open(Path(about["store"]))
+    return Store.open(about["store"])
 
 
 def _recipe(data: str, recipe: Recipe | str | None, start: Start | None, changes: dict[str, Any]) -> Recipe:
@@ -182,7 +183,7 @@ def resume(
         if world.first:
             held.enter_context(runs.locked(folder))
         world.tell("")  # the others begin when the first one holds the folder
-        opened = Store.open(Path(store or about["store"]))
+        opened = Store.open(store or about["store"])
         checkpoint = given if given.suffix == ".pt" else None
         how: dict[str, Any] = {"resume": True, "resume_from": checkpoint, "world": world, "layout": layout}
         return _run(recipe, opened, folder, workers=workers, quiet=quiet, **how)
@@ -210,7 +211,8 @@ def torch_device(name: str) -> torch.device:
 
 
 def _new_folder(data: str | Path, recipe: Recipe) -> Path:
-    stem = f"{Path(data).resolve().name if Path(data).exists() else data}-{recipe.model}"
+    name = Path(data).resolve().name if Path(data).exists() else str(data).rstrip("/").rsplit("/", 1)[-1]
+    stem = f"{name}-{recipe.model}"
     number = 1
     while (folder := Path("runs") / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1

@@ -51,7 +51,7 @@ def evaluate(
         classifiers[0].bundle.same_classes(classifier.classes, name)
     stores = [store_for(*pair, data, options) for pair in zip(many, classifiers, strict=True)]
     for classifier, store in zip(classifiers, stores, strict=True):
-        classifier.bundle.same_classes(store.classes, str(data or store.path))
+        classifier.bundle.same_classes(store.classes, str(data or store.address))
     if views == 10 and any(classifier.bundle.recipe.get("mirror") is False for classifier in classifiers):
         options.tell("trained without mirrors: half of the ten views are mirrored pictures, which it has never seen")
     if len(many) == 1:
@@ -140,10 +140,10 @@ def store_for(run: Any, classifier: Classifier, data: str | Path | None, options
         if not about.is_file():
             raise BundleError("a bundle alone knows no data", "a run folder, or data to evaluate on", "give DATA too")
         return Store.open(store_of(about.parent))
-    store = Store.open(Path(data)) if is_store(Path(data)) else _prepared_alike(data, bundle, options)
+    store = Store.open(data) if is_store(data) else _prepared_alike(data, bundle, options)
     if (store.size, store.fit) != (bundle.stored_size, bundle.fit):
         raise DataError(
-            f"store {store.path} holds pictures of {store.size} pixels ({store.fit})",
+            f"store {store.address} holds pictures of {store.size} pixels ({store.fit})",
             f"{bundle.stored_size} ({bundle.fit}), as the classifier was trained on",
             "evaluate on the pictures themselves",
         )
@@ -164,6 +164,6 @@ def _prepared_alike(data: str | Path, bundle: Bundle, options: DataOptions) -> S
     return cached(source, recipe, options)
 
 
-def store_of(run: Path) -> Path:
-    """Where the prepared pictures of a run lie."""
-    return Path(runs.read_start(run)[1]["store"])
+def store_of(run: Path) -> str:
+    """Where the prepared pictures of a run lie: a path or an address."""
+    return str(runs.read_start(run)[1]["store"])

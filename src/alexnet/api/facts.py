@@ -73,7 +73,7 @@ def diagnose(
     """
     from alexnet.data.doctor.examine import examine
 
-    if is_store(Path(data)):
+    if is_store(data):
         return None, f"the run was trained from a prepared store, {data}; the doctor looks at the pictures themselves"
     faults: list[DataError] = []
     try:

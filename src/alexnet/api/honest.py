@@ -136,7 +136,7 @@ def details(
 
 def _store(run: Any, classifier: Classifier, data: str | Path | None, options: DataOptions) -> Store:
     store = store_for(run, classifier, data, options)
-    classifier.bundle.same_classes(store.classes, str(data or store.path))
+    classifier.bundle.same_classes(store.classes, str(data or store.address))
     return store
 
 
@@ -241,7 +241,7 @@ def calibrate(
     made = calibrations.calibrate(answers.log_probabilities, answers.labels, answers.groups) if answers else None
     if made is None:
         raise BundleError(
-            f"{store.path} has {len(split)} validation pictures", f"at least {calibrations.FEWEST} to calibrate by"
+            f"{store.address} has {len(split)} validation pictures", f"at least {calibrations.FEWEST} to calibrate by"
         )
     mended = Classifier(dataclasses.replace(bundle, calibration=made.to_dict()), classifier.device)
     golden = [replayed(mended, one) for one in bundle.golden]
@@ -254,7 +254,7 @@ def refuse_mixed(bundle: Bundle, store: Store) -> None:
     own = store.about.get("source_fingerprint") == bundle.data.get("source")
     if own and store.fingerprint != bundle.data.get("fingerprint"):
         raise BundleError(
-            f"{store.path} splits the training pictures otherwise than the classifier was trained on them", "",
+            f"{store.address} splits the training pictures otherwise than the classifier was trained on them", "",
             "give the store that it was trained on",
         )  # fmt: skip
 

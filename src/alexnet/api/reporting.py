@@ -50,11 +50,11 @@ def report(
     run, options = Path(run), options or DataOptions()
     recipe, about = runs.read_start(run)
     classifier = Classifier.load(run, machine.choose_device(device))
-    opened = Store.open(Path(store or about["store"]))
-    classifier.bundle.same_classes(opened.classes, str(opened.path))
+    opened = Store.open(store or about["store"])
+    classifier.bundle.same_classes(opened.classes, opened.address)
     split = next((s for s in (opened.split("test"), opened.split("validation")) if len(s)), None)
     if split is None:
-        raise RunError(f"{opened.path} has neither test nor validation pictures", "one at least", "train with some")
+        raise RunError(f"{opened.address} has neither test nor validation pictures", "one at least", "train with some")
     numbers = facts.count(classifier.bundle, responses_of(classifier, split))
     if not quick:  # at the end of a training it is the look that training took itself
         note_test(run, opened, split.name, "report", options.tell)

@@ -2,9 +2,11 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from alexnet.data.options import DataOptions
 from alexnet.data.prepare import prepare as prepare_store
+from alexnet.data.remote import Remote, is_address
 from alexnet.data.sources import Source, is_store
 from alexnet.data.store import Store
 from alexnet.recipe import Recipe
@@ -12,9 +14,17 @@ from alexnet.recipe import Recipe
 
 def open_store(data: str | Path, recipe: Recipe, options: DataOptions) -> Store:
     """The store of ``data``: opened where it is one, else prepared into the cache (or found there)."""
-    if is_store(Path(data)):
-        return Store.open(Path(data))
+    if is_store(data):
+        return Store.open(data)
     return cached(options.open(data), recipe, options)
+
+
+WINDOW = 16  # shards mixed at a time where a store lies behind an address and the recipe leaves it open
+
+
+def shuffle_window(data: str | Path, recipe: Recipe) -> int:
+    """The recipe's window, or what 0 means for this data: written into the run's recipe, so that it never changes."""
+    return recipe.shuffle_window or (WINDOW if is_address(data) and recipe.sampling == "natural" else 0)
 
 
 def cached(source: Source, recipe: Recipe, options: DataOptions) -> Store:
@@ -25,18 +35,34 @@ def cached(source: Source, recipe: Recipe, options: DataOptions) -> Store:
 
 
 def prepare(
-    data: Source | str | Path, path: str | Path, recipe: Recipe | None = None, options: DataOptions | None = None
-) -> Store:
-    """Prepare pictures into a store at ``path``: sizes, fit, splits and seed are the recipe's."""
+    data: Source | str | Path, path: str | Path, recipe: Recipe | None = None, options: DataOptions | None = None,
+    **how: Any,
+) -> Store:  # fmt: skip
+    """Prepare pictures into a store at ``path``: sizes, fit, splits and seed are the recipe's.
+
+    To an address (``s3://…``) it is prepared on this disk, which needs the room, and copied. ``how``: encoding,
+    quality, mixed, shard_bytes, engine, as in :func:`alexnet.data.prepare.prepare`.
+    """
     recipe, options = recipe or Recipe(), options or DataOptions()
+    folder = _staging(str(path), options) if is_address(path) else Path(path)
     store = prepare_store(
-        data if isinstance(data, Source) else options.open(data), Path(path),
+        data if isinstance(data, Source) else options.open(data), folder,
         size=recipe.stored_size, fit=recipe.fit, validation=recipe.validation, test=recipe.test, seed=recipe.seed,
-        bad=options.bad, allow_truncated=options.allow_truncated, progress=options.progress, say=options.say,
+        bad=options.bad, allow_truncated=options.allow_truncated, progress=options.progress, say=options.say, **how,
     )  # fmt: skip
     if store.skipped:
         options.tell(f"{store.skipped} unusable pictures were left out; {store.path / 'skipped.jsonl'} lists them")
-    return store
+    if not is_address(path):
+        return store
+    Remote(str(path)).send(folder, options.tell)
+    options.tell(f"the store is in {path}, and still in {folder}, which may be removed")
+    return Store.open(path)
+
+
+def _staging(address: str, options: DataOptions) -> Path:
+    """Where a store is prepared that is then copied to ``address``."""
+    digest = hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:16]
+    return (options.cache or Path.home() / ".cache" / "alexnet") / "sending" / digest
 
 
 def _store_name(source: Source, recipe: Recipe, options: DataOptions) -> str:

@@ -7,6 +7,7 @@ device that trains. A batch depends on (seed, epoch, position) only, never on wh
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ class Joined:
         self.splits = splits
         self.labels = np.concatenate([split.labels for split in splits])  # int64 [n]
         self._ends = np.cumsum([len(split) for split in splits])
+        self.counts = [count for split in splits for count in split.counts]  # of each shard
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,6 +56,15 @@ class Joined:
             mine = which == number
             out[mine] = split.gather(indices[mine] - (self._ends[number] - len(split)))
         return out
+
+    @contextmanager
+    def expecting(self, indices: NDArray[np.int64]) -> Iterator[None]:
+        """While it is open, pictures are gathered about in the order of ``indices`` [N]: see ``Split.expecting``."""
+        which = np.searchsorted(self._ends, indices, side="right")
+        with ExitStack() as held:
+            for number, split in enumerate(self.splits):
+                held.enter_context(split.expecting(indices[which == number] - (self._ends[number] - len(split))))
+            yield
 
 
 class Loader:
@@ -104,7 +115,12 @@ class Loader:
         """
         order = self._order(epoch)
         todo = deque(list(enumerate(sampler.batches(order, self.recipe.batch_size)))[start:])
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="batches") as pool:
+        pictures = self.pictures(epoch)
+        coming = order[start * self.recipe.batch_size :] % max(1, len(pictures))
+        with (
+            pictures.expecting(coming),
+            ThreadPoolExecutor(self.workers, thread_name_prefix="batches") as pool,
+        ):
             made: deque[Future[_Cut]] = deque()
             try:
                 while todo or made:
@@ -122,6 +138,8 @@ class Loader:
         pictures, seed = self.pictures(epoch), self.recipe.seed
         if self.recipe.sampling == "balanced":
             return sampler.balanced_order(pictures.labels, seed, epoch)
+        if self.recipe.shuffle_window:
+            return sampler.windowed_order(pictures.counts, seed, epoch, self.recipe.shuffle_window)
         return sampler.epoch_order(len(pictures), seed, epoch)
 
     def _cut(
@@ -159,8 +177,10 @@ class _Cut(NamedTuple):
 
 def in_order(split: Split, batch_size: int) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
     """Every picture of a split once: uint8 [N, S, S, 3] and its indices [N]."""
-    for indices in sampler.batches(np.arange(len(split)), batch_size):
-        yield torch.from_numpy(split.gather(indices)), indices
+    everything = np.arange(len(split))
+    with split.expecting(everything):
+        for indices in sampler.batches(everything, batch_size):
+            yield torch.from_numpy(split.gather(indices)), indices
 
 
 def to_device(statistics: Statistics, device: torch.device) -> Statistics:

@@ -3,6 +3,8 @@
 Nothing here has a state, so the number of workers, processes or restarts can not change a run.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,6 +38,29 @@ def balanced_order(labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[
         rounds, rest = divmod(wanted, len(members))
         drawn += [members + count * again for again in range(rounds)] + [members[:rest] + count * rounds]
     return generator.permutation(np.concatenate(drawn)).astype(np.int64)
+
+
+def windowed_order(counts: Sequence[int], seed: int, epoch: int, window: int) -> NDArray[np.int64]:
+    """The order of an epoch that has only about ``window`` shards in use at a time; ``counts`` [M] pictures in each.
+
+    Shards follow each other in a drawn order, a unit of time each. The pictures of the shard at place j have times
+    spread evenly and at random over ``window`` units about j + 1/2, turned back at the ends of the epoch, and come in
+    the order of their times. So each moment mixes ``window`` shards evenly, at the ends half as many. A pure function:
+    a picture's time depends on (seed, epoch, its number) and its shard's place. With a window of M or more it is
+    ``epoch_order``.
+    """
+    shards = len(counts)
+    if window >= shards:
+        return epoch_order(sum(counts), seed, epoch)
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, 2]))
+    place = np.empty(shards)
+    place[generator.permutation(shards)] = np.arange(shards)
+    pictures = np.arange(sum(counts), dtype=np.int64)
+    drawn = uniforms(step_seed(seed, epoch, stream=4), epoch, pictures, 1)[:, 0]  # [n]
+    times = np.repeat(place, counts) + 0.5 + window * (drawn - 0.5)
+    times = np.abs(times)
+    times = np.where(times > shards, 2 * shards - times, times)
+    return np.argsort(times, kind="stable").astype(np.int64)
 
 
 def batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:

@@ -97,6 +97,7 @@ def train(words: list[str]) -> int:
         return _fail("torchrun --max-restarts needs --run FOLDER: what is started again must find its run", 2)
     if given.resume is not None:
         arguments.only_resume(given, base)
+        arguments.data_options(given.source)  # where shards are fetched to
         result = api.resume(
             given.resume, store=given.store, device=given.device, workers=given.workers, quiet=given.quiet,
             layout=layout,
@@ -126,9 +127,12 @@ def prepare(words: list[str]) -> int:
         stored_size=given.size, fit=given.fit, validation=given.validation, test=given.test, seed=given.seed,
         keep="best" if given.validation else "last",
     )  # fmt: skip
-    store = api.prepare(given.data, given.store, recipe, arguments.data_options(given.source))
+    store = api.prepare(
+        given.data, given.store, recipe, arguments.data_options(given.source), encoding=given.encoding,
+        quality=given.quality, mixed=given.mixed, shard_bytes=int(given.shard_mb * 2**20), engine=given.engine,
+    )  # fmt: skip
     rows = [(name, str(len(store.split(name)))) for name in ("train", "validation", "test")]
-    show.table(f"{store.path}: {len(store.classes)} classes, {store.size} pixels", ("split", "pictures"), rows)
+    show.table(f"{store.address}: {len(store.classes)} classes, {store.size} pixels", ("split", "pictures"), rows)
     return 0
 
 

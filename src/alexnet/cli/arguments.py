@@ -32,7 +32,8 @@ class SourceArguments:
 class DataArguments(SourceArguments):
     """Where pictures come from and how they are read."""
 
-    cache: Path | None = None  # where folders are prepared into; by default ~/.cache/alexnet
+    cache: Path | None = None  # where folders are prepared into and shards fetched; by default ~/.cache/alexnet
+    cache_gb: float = 32.0  # most that the shards of stores behind an address (s3://…) may take there, gigabytes
     bad: Literal["exclude", "fail"] = "exclude"  # unusable pictures: left out and listed | the first one ends it
     allow_truncated: bool = False  # use pictures that were cut off, and list them
 
@@ -50,7 +51,7 @@ class TrainArguments:
     resume: Path | None = None  # go on with this run (its folder, or a checkpoint file in it); needs nothing else
     from_: Annotated[Path | None, arg(name="from")] = None  # start from the weights of this run or bundle (fine-tuning)
     weights: Literal["torchvision"] | None = None  # start from published weights, fetched by torchvision
-    store: Path | None = None  # with --resume: where the prepared pictures lie now, if they were moved
+    store: str | None = None  # with --resume: where the prepared pictures lie now, if they were moved
     layers: Path | None = None  # network by a layer file of 2012 instead of --model; needs --layer-params
     layer_params: Path | None = None  # the file's rates, momenta, decay and schedules, instead of the recipe's
     device: str = "auto"  # auto | cpu | cuda | cuda:N
@@ -73,12 +74,17 @@ class PrepareArguments:
     """
 
     data: Positional[str]  # a folder of class folders | parquet files | digits, cifar10, mnist, imagenette, …
-    store: Positional[Path]  # new folder for the prepared pictures
+    store: Positional[str]  # new folder for the prepared pictures, or an address (s3://…) that they are copied to
     size: int = 256  # side of the stored pictures, pixels
     fit: Literal["crop", "pad", "squash"] = "crop"  # short side and center cut (paper, 2) | letter box | both sides
     validation: float = 0.1  # fraction of the training pictures cut out to choose with
     test: float = 0.2  # fraction kept for the test, where the data has no test split of its own
     seed: int = 0  # of the splits
+    encoding: Literal["raw", "jpeg"] = "raw"  # pixels as they are | JPEGs: a tenth of the room, decoded in training
+    quality: int = 88  # of these JPEGs, 1 to 95
+    mixed: bool = False  # store pictures in a drawn order, not by name: for reading a few shards at a time
+    engine: Literal["threads", "ray"] = "threads"  # the cores of this machine | of a Ray cluster with one disk
+    shard_mb: float = 1024.0  # about how large a shard gets, megabytes of 2^20 bytes; 64 for object storage
     check: bool = False  # change nothing: compare an existing store and its sources with their recorded SHA-256
     source: DataArguments = field(default_factory=DataArguments)
 
@@ -223,9 +229,13 @@ class LayersArguments:
 def data_options(given: DataArguments) -> "DataOptions":
     """For the functions behind the command line: the typed options, a progress bar, lines on standard error."""
     from alexnet.cli.show import Progress, say
+    from alexnet.data.cache import Cache, choose
     from alexnet.data.options import DataOptions
 
     cache = given.cache or _cache()
+    if not given.cache_gb > 0:
+        raise RecipeError(f"--cache-gb is {given.cache_gb}", "above 0")
+    choose(Cache(cache / "remote", int(given.cache_gb * 1e9)))
     return DataOptions(
         given.data_root, given.download, cache, given.bad, given.allow_truncated, Progress("preparing"), say,
         given.group_column, given.group_pattern, given.exclude,

@@ -56,9 +56,9 @@ def _print(report: "Report") -> None:
     _left_out(report.limits)
     columns = ("contender", "pictures/s", "±", "alexnet is faster by", "of the limit", "waiting", "peak MiB")
     for group in report.groups:
-        rows = [_row(report, group, t) for t in group.timings if t.rates]
-        if rows:
-            show.table(group.name, columns, rows)
+        found = [_row(report, group, t) for t in group.timings if t.rates]
+        if found:
+            show.table(group.name, columns, found)
         _left_out(group.timings)
 
 

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alexnet.data.description import SPLIT_NAMES
+from alexnet.data.jpegs import SMALLER
 from alexnet.data.listing import Picture, Source
-from alexnet.data.store import SPLIT_NAMES
 from alexnet.data.writing import json_bytes, write_file
 from alexnet.errors import DataError
 
@@ -34,6 +35,7 @@ class Job(NamedTuple):
     workers: int  # threads
     progress: Progress
     say: Say
+    engine: str = "threads"  # of this process; or ray: the machines of a cluster, whose disk is shared
 
     @property
     def partial(self) -> Path:
@@ -41,9 +43,15 @@ class Job(NamedTuple):
         return self.path.with_name(self.path.name + ".partial")
 
     @property
+    def quality(self) -> int:
+        """Of the JPEGs that are stored; 0: pictures are stored raw."""
+        return int(self.settings.get("quality", 0))
+
+    @property
     def picture_bytes(self) -> int:
-        """Of one picture in a shard."""
-        return 3 * int(self.settings["size"]) ** 2
+        """Of one picture in a shard; of a JPEG about so many."""
+        raw = 3 * int(self.settings["size"]) ** 2
+        return max(1, raw // SMALLER) if self.quality else raw
 
     def total(self) -> int:
         """How many pictures there are, good or bad."""

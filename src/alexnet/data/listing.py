@@ -42,6 +42,7 @@ class Source:
     mirror: bool = True  # may a picture be mirrored? not a digit: that is another sign
     notes: tuple[str, ...] = ()  # for people
     excluded: frozenset[str] = frozenset()  # origins that are left out after the splits are drawn
+    in_order: bool = False  # read well only in its own order? parquet files give a whole row group at a time
     grouping: str = ""  # how the person grouped pictures: "column NAME" or "pattern REGEX"
 
     def selection(self) -> dict[str, str]:

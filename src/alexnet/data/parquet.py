@@ -8,6 +8,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def read_parquet(root: Path, files: Mapping[str, list[Path]], faults: Faults | N
     except (OSError, arrow.ArrowException) as error:
         what = f"{shown(root)}: {' '.join(str(error).split())}"
         raise DataError(what, "readable parquet files", "get them again") from error
-    return source_of(shown(root.resolve().name), _names(tables[0][1].class_names, rows), rows, faults=faults)
+    names = _names(tables[0][1].class_names, rows)
+    return replace(source_of(shown(root.resolve().name), names, rows, faults=faults), in_order=True)
 
 
 def _names(known: list[str], rows: list[Row]) -> list[str]:
@@ -73,6 +75,10 @@ class _Table:
         self.starts = np.cumsum([0, *counts])
         self.groups: OrderedDict[int, Any] = OrderedDict()
         self.lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the file again."""
+        return _Table, (self.path,)
 
     def _class_names(self) -> list[str]:
         """From the schema's metadata; empty where it has none."""

@@ -5,13 +5,16 @@ last, and the folder gets its name when all is there.
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from alexnet.data.cores import cores
+from alexnet.data.description import VERSIONS
 from alexnet.data.finish import finish
 from alexnet.data.job import Job, Progress, Say, locked, start, sweep
 from alexnet.data.listing import Picture, Source
@@ -19,8 +22,8 @@ from alexnet.data.pixels import Fit
 from alexnet.data.shards import make_shards, picture_sha256
 from alexnet.data.sources import is_store
 from alexnet.data.splits import assign
-from alexnet.data.store import VERSION, Store
-from alexnet.data.writing import read_jsonl, sync_folder
+from alexnet.data.store import Store
+from alexnet.data.writing import sync_folder
 from alexnet.errors import DataError, PictureError
 
 log = logging.getLogger(__name__)
@@ -37,26 +40,41 @@ def prepare(
     seed: int = 0,
     bad: Literal["exclude", "fail"] = "exclude",
     allow_truncated: bool = False,
+    encoding: Literal["raw", "jpeg"] = "raw",
+    quality: int = 88,
+    mixed: bool = False,
     shard_bytes: int = 1 << 30,
     workers: int | None = None,
+    engine: Literal["threads", "ray"] = "threads",
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> Store:
     """Decode every picture of ``source`` to ``size`` × ``size`` and write the store ``path``; go on where a run ended.
 
-    ``validation``, ``test`` and ``seed`` as in ``splits.assign``; ``bad`` pictures are excluded and listed, or end the
-    run; ``workers`` threads (default: the cores of this process); ``progress`` is called with pictures done and all,
-    ``say`` with each line for the person, such as that it starts over (default: a warning in the log). A finished
-    store of the same source and settings is returned as it is. Raises DataError, and PictureError for a picture if
-    ``bad`` is "fail".
+    ``validation``, ``test`` and ``seed`` as in ``splits.assign``; ``encoding`` "jpeg" stores JPEGs of ``quality`` (1 to
+    95) in a tenth of the room, which are decoded again in training; ``mixed`` stores the pictures of a split in an
+    order drawn by ``seed`` instead of by name, for those who read a few shards at a time; ``bad`` pictures are
+    excluded and listed, or end the run; ``workers`` threads (default: the cores of this process), or with ``engine``
+    "ray" the machines of a Ray cluster, for which ``path`` and the pictures lie on one disk; ``progress`` is called
+    with pictures done and all, ``say`` with each line for the person, such as that it starts over (default: a warning
+    in the log). A finished store of the same source and settings is returned as it is. Raises DataError, and
+    PictureError for a picture if ``bad`` is "fail".
     """
     path = Path(path).absolute()
     _check_arguments(size, fit, bad, shard_bytes, workers)
+    _check_choices(encoding, quality, engine)
     options = {"size": size, "fit": fit, "validation": validation, "test": test, "seed": seed, "bad": bad}
-    options |= {"allow_truncated": allow_truncated, "shard_bytes": shard_bytes, "version": VERSION}
+    options |= {"allow_truncated": allow_truncated, "shard_bytes": shard_bytes, "version": VERSIONS[encoding]}
+    options |= ({"quality": quality} if encoding == "jpeg" else {}) | ({"mixed": True} if mixed else {})
     settings = options | {"source": source.fingerprint, "name": source.name} | source.selection()
+    if mixed and source.in_order:
+        must = "of files that are read one picture at a time"
+        raise DataError(
+            f"{source.name}: mixed, of parquet files", must, "leave it out: such sets are mostly mixed already"
+        )
     splits = assign(source, validation=validation, test=test, seed=seed)
-    job = Job(source, path, settings, splits, workers or _cores(), progress or _silent, say or log.warning)
+    splits = _mixed(splits, seed) if mixed else splits
+    job = Job(source, path, settings, splits, workers or cores(), progress or _silent, say or log.warning, engine)
     if path.exists():
         return _existing(job)
     try:
@@ -66,8 +84,13 @@ def prepare(
         raise _disk_error(job, error) from error
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _mixed(splits: Mapping[str, tuple[Picture, ...]], seed: int) -> dict[str, tuple[Picture, ...]]:
+    """Each split in an order of its own, drawn by the seed."""
+    draws = {name: np.random.Generator(np.random.PCG64([seed, 2, n])) for n, name in enumerate(splits)}
+    return {
+        name: tuple(pictures[i] for i in draws[name].permutation(len(pictures)).tolist())
+        for name, pictures in splits.items()
+    }
 
 
 def _silent(done: int, total: int) -> None:
@@ -85,6 +108,15 @@ def _check_arguments(size: int, fit: str, bad: str, shard_bytes: int, workers: i
     for right, what, must in checks:
         if not right:
             raise DataError(what, must, "change it")
+
+
+def _check_choices(encoding: str, quality: int, engine: str) -> None:
+    if engine not in ("threads", "ray"):
+        raise DataError(f"engine {engine!r}", "threads or ray", "change it")
+    if encoding not in ("raw", "jpeg"):
+        raise DataError(f"encoding {encoding!r}", "raw or jpeg", "change it")
+    if not 1 <= quality <= 95:
+        raise DataError(f"quality {quality}", "1 to 95, as JPEG counts it", "change it")
 
 
 def _existing(job: Job) -> Store:
@@ -131,14 +163,14 @@ def _disk_error(job: Job, error: OSError) -> DataError:
 
 def check(source: Source, store: Store) -> list[str]:
     """What differs between the source's files, as they are now, and the store; and damage in the store. Empty: none."""
-    differences = [f"{store.path / name}: SHA-256 is not the recorded one" for name in store.damaged()]
+    differences = [f"{store.address}/{name}: SHA-256 is not the recorded one" for name in store.damaged()]
     now = {picture.origin: picture for pictures in source.splits.values() for picture in pictures}
     if source.classes != store.classes:
         differences.append(f"classes: now {', '.join(source.classes)}; in the store {', '.join(store.classes)}")
     for split in store.splits.values():
         for row, label in zip(split.origins(), split.labels, strict=True):
             differences += _difference(now.pop(row["origin"], None), row, int(label))
-    known = {row["origin"] for row in read_jsonl(store.path / "skipped.jsonl")} | source.excluded
+    known = {row["origin"] for row in store.left_out()} | source.excluded
     return differences + [f"{origin}: not in the store" for origin in now if origin not in known]
 
 

@@ -10,28 +10,34 @@ import itertools
 import json
 import os
 import shutil
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data import pixels
+from alexnet.data import jpegs, pixels
+from alexnet.data.cluster import on_ray
 from alexnet.data.job import Job, load_json
 from alexnet.data.listing import Picture
-from alexnet.data.writing import npy_header, sha256_of, whole_file, write_file
+from alexnet.data.writing import NPY_HEADER, npy_header, sha256_of, whole_file, write_file
 from alexnet.errors import PictureError
 
 T = TypeVar("T")
 R = TypeVar("R")
-Record = dict[str, Any]  # split, shard (a file, or "" if all was excluded), sha256, labels, origins, skipped
+# split, shard (a file, or "" if all was excluded), sha256, bytes, labels, index (of JPEGs: end and CRC-32 of each);
+# in its file also origins and skipped, which of millions of pictures are too much to keep
+Record = dict[str, Any]
 
 
 class _Made(NamedTuple):
-    pixels: NDArray[np.uint8] | None  # [S, S, 3]; None if excluded
+    data: NDArray[np.uint8] | None  # pixels [S, S, 3], or the bytes of their JPEG; None if excluded, and once written
     label: int
     row: dict[str, Any]  # of origins.jsonl, or of skipped.jsonl
 
@@ -43,12 +49,53 @@ def make_shards(job: Job, pool: ThreadPoolExecutor) -> list[Record]:
     missing = sum(len(pictures) for _, _, pictures, record in plan if record is None) * job.picture_bytes
     if missing > shutil.disk_usage(job.partial).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if job.engine == "ray":
+        return _made_by_others(job, plan)
     for split, number, pictures, record in plan:
         records.append(record or _make_shard(job, pool, split, number, pictures, done))
         done += len(pictures)
         if record:
             job.progress(done, job.total())
     return records
+
+
+def _made_by_others(job: Job, plan: list[tuple[str, int, tuple[Picture, ...], Record | None]]) -> list[Record]:
+    """The records of ``plan`` in its order; what is missing is made by the machines of a Ray cluster."""
+    own = job._replace(source=replace(job.source, splits={}), splits={}, workers=1, progress=_quiet, say=_silent)
+    found = {(split, number): record for split, number, _, record in plan if record}
+    counts = {(split, number): len(pictures) for split, number, pictures, _ in plan}
+    done = sum(counts[key] for key in found)
+    missing = (Item(own, split, number, pictures) for split, number, pictures, record in plan if record is None)
+    for split, number, record in on_ray(make_one, missing):
+        found[split, number] = record
+        done += counts[split, number]
+        job.progress(done, job.total())
+    return [found[split, number] for split, number, _, _ in plan]
+
+
+class Item(NamedTuple):
+    """One shard to be made, with all that another process needs for it."""
+
+    job: Job
+    split: str
+    number: int
+    pictures: tuple[Picture, ...]
+
+
+def make_one(item: Item) -> tuple[str, int, Record]:
+    """Make a shard in a process of its own; a finished one stays."""
+    job, split, number, pictures = item
+    with ThreadPoolExecutor(1) as pool:
+        record = _finished(job, split, number) or _make_shard(job, pool, split, number, pictures, 0)
+    return split, number, record
+
+
+def _quiet(done: int, total: int) -> None:
+    pass
+
+
+def _silent(line: str) -> None:
+    pass
 
 
 def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
@@ -66,63 +113,73 @@ def picture_sha256(data: bytes | NDArray[np.uint8]) -> str:
     return hashlib.sha256(data if isinstance(data, bytes) else np.ascontiguousarray(data).data).hexdigest()
 
 
-def _names(split: str, number: int) -> tuple[str, str]:
-    return f"{split}/images-{number:05d}.npy", f"records/{split}-{number:05d}.json"
+def _names(job: Job, split: str, number: int) -> tuple[str, str]:
+    kind = "jpegs" if job.quality else "images"
+    return f"{split}/{kind}-{number:05d}.npy", f"records/{split}-{number:05d}.json"
 
 
 def _finished(job: Job, split: str, number: int) -> Record | None:
     """The record of a shard that is there, whole and unchanged."""
-    shard, record_name = _names(split, number)
+    shard, record_name = _names(job, split, number)
     record = load_json(job.partial / record_name)
     if not isinstance(record, dict):
         return None
     if not record.get("labels"):  # every picture of it was excluded: a record without a file
-        return record if record.get("sha256") == "" else None
+        return _kept(record, record_name) if record.get("sha256") == "" else None
     whole = (job.partial / shard).is_file() and sha256_of(job.partial / shard) == record["sha256"]
-    return record if whole else None
+    return _kept(record, record_name) if whole and "bytes" in record else None
 
 
 def _make_shard(
     job: Job, pool: ThreadPoolExecutor, split: str, number: int, pictures: tuple[Picture, ...], before: int
 ) -> Record:
     """Decode, write, hash and record one shard; ``before`` pictures are done already."""
-    shard, record_name = _names(split, number)
-    good, skipped = _write_shard(job, pool, job.partial / shard, pictures, before)
+    shard, record_name = _names(job, split, number)
+    good, index, skipped = _write_shard(job, pool, job.partial / shard, pictures, before)
     if not good:
         (job.partial / shard).unlink()
     record = {
         "split": split,
         "shard": shard if good else "",
         "sha256": sha256_of(job.partial / shard) if good else "",
+        "bytes": (job.partial / shard).stat().st_size if good else 0,
         "labels": [one.label for one in good],
         "origins": [one.row for one in good],
         "skipped": skipped,
-    }
+    } | ({"index": index} if job.quality else {})
     write_file(job.partial / record_name, json.dumps(record).encode())
-    return record
+    return _kept(record, record_name)
+
+
+def _kept(record: Record, name: str) -> Record:
+    """What of a record stays in memory, and the file that has the rest."""
+    return {key: value for key, value in record.items() if key not in ("origins", "skipped")} | {"file": name}
 
 
 def _write_shard(
     job: Job, pool: ThreadPoolExecutor, path: Path, pictures: tuple[Picture, ...], before: int
-) -> tuple[list[_Made], list[dict[str, Any]]]:
-    """(what is in it, without the pixels; the rows of what is not). Written as a stream: a full disk is an error here,
-    not a crash, as it would be through a memory map."""
+) -> tuple[list[_Made], list[tuple[int, int]], list[dict[str, Any]]]:
+    """(what is in it, without the pixels; the index of its JPEGs; the rows of what is not in it). Written as a stream:
+    a full disk is an error here, not a crash, as it would be through a memory map."""
     good: list[_Made] = []
+    index: list[tuple[int, int]] = []
     skipped: list[dict[str, Any]] = []
-    shape = (job.settings["size"], job.settings["size"], 3)
+    shape = () if job.quality else (job.settings["size"], job.settings["size"], 3)
     with whole_file(path) as file:
         file.write(npy_header(len(pictures), shape))
-        made = in_order(pool, lambda picture: _make(job, picture), pictures, 4 * job.workers)
+        made = in_order(pool, partial(_make, job), pictures, 4 * job.workers)
         for done, one in enumerate(made, start=before + 1):
-            if one.pixels is None:
+            if one.data is None:
                 skipped.append(one.row)
             else:
-                file.write(one.pixels.data)
-                good.append(one._replace(pixels=None))
+                file.write(one.data.data)
+                if job.quality:
+                    index.append((file.tell() - NPY_HEADER, zlib.crc32(one.data.data)))
+                good.append(one._replace(data=None))
             job.progress(done, job.total())
         file.seek(0)
-        file.write(npy_header(len(good), shape))  # as long as the first one
-    return good, skipped
+        file.write(npy_header(index[-1][0] if index else len(good), shape))  # as long as the first one
+    return good, index, skipped
 
 
 def _make(job: Job, picture: Picture) -> _Made:
@@ -140,7 +197,8 @@ def _make(job: Job, picture: Picture) -> _Made:
     row: dict[str, Any] = {"origin": picture.origin, "sha256": picture_sha256(data), "notes": list(notes)}
     row |= {"group": picture.group} if picture.group else {}
     row |= {"columns": dict(picture.columns)} if picture.columns else {}
-    return _Made(np.ascontiguousarray(fitted), picture.label, row)
+    stored = np.frombuffer(jpegs.encode(fitted, job.quality), np.uint8) if job.quality else fitted
+    return _Made(np.ascontiguousarray(stored), picture.label, row)
 
 
 def _decoded(job: Job, picture: Picture, data: bytes | NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:

@@ -13,6 +13,7 @@ from alexnet.data.folders import is_picture_name, read_folder
 from alexnet.data.ilsvrc import read_archives, split_archives
 from alexnet.data.listing import Faults, Picture, Source, shown
 from alexnet.data.parquet import parquet_files, read_parquet
+from alexnet.data.remote import is_address
 from alexnet.data.standard import SETS, read_digits, read_torchvision
 from alexnet.data.tables import is_table, read_table
 from alexnet.errors import DataError
@@ -21,8 +22,8 @@ __all__ = ["SETS", "Picture", "Source", "is_picture_name", "is_store", "open_sou
 
 
 def is_store(path: str | Path) -> bool:
-    """True if ``path`` is a prepared store: a folder that contains dataset.json."""
-    return (Path(path) / "dataset.json").is_file()
+    """True if ``path`` is a prepared store: a folder that contains dataset.json, or an address (``s3://…``)."""
+    return is_address(path) or (Path(path) / "dataset.json").is_file()
 
 
 def open_source(
@@ -37,6 +38,9 @@ def open_source(
     """
     if isinstance(data, str) and data in SETS:
         return read_digits() if data == "digits" else read_torchvision(data, data_root, download)
+    if is_address(data):
+        what = f"{data}: pictures can not be read from an address"
+        raise DataError(what, "on a disk; only a prepared store may lie elsewhere", "copy them here")
     root = Path(data)
     if root.is_file() and is_table(root):
         return read_table(root, faults)

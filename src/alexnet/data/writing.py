@@ -75,8 +75,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path}: {error}", "lines of JSON", "prepare the data set again") from error
 
 
+NPY_HEADER = 128  # bytes
+
+
 def npy_header(count: int, shape: tuple[int, ...]) -> bytes:
-    """The first 128 bytes of a ``.npy`` file of uint8 [count, *shape]: as long for every count, so it can come last."""
+    """The first NPY_HEADER bytes of a ``.npy`` file of uint8 [count, *shape]: as long for every count, so that it can
+    come last."""
     text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {(count, *shape)}, }}"
     return b"\x93NUMPY\x01\x00\x76\x00" + text.ljust(117).encode() + b"\n"
 

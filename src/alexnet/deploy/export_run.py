@@ -37,7 +37,7 @@ def export(
     bundle = Bundle.load(find(run))
     store = _store(Path(run), data) if precision != "fp32" else None
     if store is not None:
-        bundle.same_classes(store.classes, str(store.path))
+        bundle.same_classes(store.classes, store.address)
     place = find(run).resolve()
     name = place.parent.name if place.name == "bundle" else place.name
     target = Path(path) if path else Path(name + SUFFIXES[format])
@@ -52,7 +52,7 @@ def _store(run: Path, data: str | Path | None) -> Store | None:
     if data is None and not about.is_file():
         return None
     try:
-        return Store.open(Path(data) if data else Path(json.loads(about.read_text(encoding="utf-8"))["store"]))
+        return Store.open(data or json.loads(about.read_text(encoding="utf-8"))["store"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{about} names no store ({error})", "the run's own", "give --data STORE") from error
 
@@ -61,7 +61,7 @@ def calibration(store: Store) -> NDArray[np.uint8]:
     """Pictures of the training split to measure ranges on: uint8 [n, S, S, 3], spread over all of it."""
     split = store.split("train")
     if not len(split):
-        raise DataError(f"{store.path} has no training pictures", "at least one", "give another store")
+        raise DataError(f"{store.address} has no training pictures", "at least one", "give another store")
     indices = np.linspace(0, len(split) - 1, min(CALIBRATION, len(split))).astype(np.int64)
     return split.gather(indices)
 

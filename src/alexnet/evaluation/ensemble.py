@@ -61,7 +61,7 @@ def same_pictures(members: Sequence[Member], todo: str, must: str = "the same fo
     """Raise :class:`DataError` unless all members' splits hold the same pictures in the same order, by SHA-256."""
     first, expected = members[0], _pictures(members[0].split)
     for other in members[1:]:
-        if (other.split.root, other.split.name) == (first.split.root, first.split.name):
+        if (other.split.place.address, other.split.name) == (first.split.place.address, first.split.name):
             continue
         found = _pictures(other.split)
         if found != expected:

@@ -75,7 +75,7 @@ class Neighbors:
         """
         path, split = Path(path), store.split("train")
         if not len(split):
-            raise DataError(f"store {store.path} has no training pictures", "one at least", "there are no neighbors")
+            raise DataError(f"store {store.address} has no training pictures", "one at least", "there are no neighbors")
         about = {"format": FORMAT, "version": VERSION, "weights": weights, "store": store.fingerprint,
                  "classes": json.dumps(store.classes, ensure_ascii=False)}  # fmt: skip
         try:

@@ -61,16 +61,16 @@ def prepare(material: Material, recipe: Recipe, pictures: int, options: DataOpti
 def _usable(store: Store, recipe: Recipe, pictures: int) -> Store:
     if (store.size, store.fit) != (recipe.stored_size, recipe.fit):
         raise DataError(
-            f"store {store.path} holds pictures of {store.size} pixels ({store.fit})",
+            f"store {store.address} holds pictures of {store.size} pixels ({store.fit})",
             f"{recipe.stored_size} ({recipe.fit})",
             "give the pictures themselves",
         )
     for name in ("validation", "test"):
         if not len(store.split(name)):
-            raise DataError(f"store {store.path} has no {name} split", "one", "prepare another")
+            raise DataError(f"store {store.address} has no {name} split", "one", "prepare another")
     if pictures and len(store.split("train")) > pictures:
         raise DataError(
-            f"store {store.path} has {len(store.split('train'))} training pictures",
+            f"store {store.address} has {len(store.split('train'))} training pictures",
             f"at most {pictures} for this plan",
             "give the pictures themselves, of which some are taken, or --pictures 0",
         )

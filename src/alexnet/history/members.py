@@ -65,7 +65,7 @@ class Member:
         path = self.folder / f"scores-{split}-{views}.json"
         if path.is_file():
             return dict(json.loads(path.read_text(encoding="utf-8")))
-        found = evaluate(self.folder / "bundle", self.store.path, split=split, views=views, device=device).to_dict()
+        found = evaluate(self.folder / "bundle", self.store.absolute, split=split, views=views, device=device).to_dict()
         write_file(path, json_bytes(found))
         return found
 
@@ -131,7 +131,7 @@ def _train(recipe: Recipe, store: Store, folder: Path, device: torch.device, wor
         _empty(folder)
         about: dict[str, Any] = {
             "data": store.name,
-            "store": str(store.path.resolve()),
+            "store": store.absolute,
             "store_fingerprint": store.fingerprint,
         }
         about |= {"from": start.about(store.classes)} if start else {}

@@ -115,7 +115,7 @@ def _views(plan: Plan, members: Members, device: str) -> tuple[list[Finding], di
 
 def _ensemble(plan: Plan, members: Members, device: str) -> tuple[list[Finding], dict[str, list[float]]]:
     many = members[plan.arms[0].name]
-    together = evaluate([m.folder / "bundle" for m in many], many[0].store.path, device=device).to_dict()
+    together = evaluate([m.folder / "bundle" for m in many], many[0].store.absolute, device=device).to_dict()
     found, numbers = [], {}
     for top in _tops(many):
         alone = [_percent(t, top) for t in _tests(many, device)]

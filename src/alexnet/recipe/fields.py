@@ -77,6 +77,7 @@ class Recipe:
     freeze_from: int = 0  # epoch from which they do (net 145: 72); 0: from the beginning
     join_from: int = 0  # epoch from which validation pictures train too (13pct: 100); 0: never
     sampling: Literal["natural", "balanced"] = "natural"  # each picture once an epoch | each class equally often
+    shuffle_window: int = 0  # shards mixed at a time; 0: all of a store on this disk, 16 of one behind an address
     class_weights: Literal["none", "balanced"] = "none"  # pictures count alike | by 1/frequency of class, 1 on average
     label_smoothing: float = 0.1  # share of the target spread over all classes
     averaging: float = 0.998  # weights' running average, decay a step; 0: none. The average is validated and kept
@@ -147,6 +148,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0, 100), "fc_decay": (-1, 100), "clip": (0, 1e9), "warmup": (0, 1_000_000),
     "patience": (1, 1_000_000), "most_drops": (0, 20), "label_smoothing": (0, 0.99), "averaging": (0, 0.99999),
     "small_size": (0, 4096), "small_share": (0, 1), "stop_error": (0, 1),
+    "shuffle_window": (0, 1_000_000),
 }  # fmt: skip
 
 _KINDS: dict[type, str] = {
@@ -186,6 +188,8 @@ def _check_together(recipe: Recipe) -> None:
         if needs and recipe.join_from:
             since = f"from epoch {recipe.join_from} on, when it trains too"
             raise RecipeError(f"{who} has no validation split to {purpose} {since}", f"--join-from 0{otherwise}")
+    if recipe.sampling == "balanced" and recipe.shuffle_window:
+        raise RecipeError("--sampling balanced draws from all pictures", "without --shuffle-window", "leave one out")
     if recipe.sampling == recipe.class_weights == "balanced":
         raise RecipeError("--sampling balanced and --class-weights balanced correct twice", "one of them")
     cadence(recipe.checkpoint_every, "--checkpoint-every")

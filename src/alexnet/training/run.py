@@ -223,13 +223,15 @@ def _checkpoint(folder: Path, path: Path | None) -> tuple[Path, dict[str, Any]]:
 
 def _check_store(recipe: Recipe, store: Store) -> None:
     if not len(store.split("train")):
-        raise DataError(f"store {store.path} has no training pictures", "", "prepare one with a training split")
+        raise DataError(f"store {store.address} has no training pictures", "", "prepare one with a training split")
     chooses = "--keep best" if recipe.keep == "best" else "--schedule stall" if recipe.schedule == "stall" else ""
     if chooses and not len(store.split("validation")):
-        raise DataError(f"store {store.path} has no validation split, by which {chooses} chooses", "", "choose another")
+        raise DataError(
+            f"store {store.address} has no validation split, by which {chooses} chooses", "", "choose another"
+        )
     if store.size != recipe.stored_size or store.fit != recipe.fit:
         raise RecipeError(
-            f"store {store.path} holds pictures of {store.size} pixels ({store.fit})",
+            f"store {store.address} holds pictures of {store.size} pixels ({store.fit})",
             f"{recipe.stored_size} ({recipe.fit}) as the recipe says",
             f"give --stored-size {store.size} --fit {store.fit}, or prepare another store",
         )

@@ -277,7 +277,7 @@ def _same_run(path: Path, content: dict[str, Any], recipe: Recipe, store: Store)
         raise CheckpointError(f"{path} was made with other classes", ", ".join(content["store"]["classes"][:8]))
     if content["store"]["fingerprint"] != store.fingerprint:
         raise CheckpointError(
-            f"{path} was made with other data: store {store.path} has fingerprint {store.fingerprint[:12]}",
+            f"{path} was made with other data: store {store.address} has fingerprint {store.fingerprint[:12]}",
             content["store"]["fingerprint"][:12],
             "resume with the data as it was, or start a new run",
         )

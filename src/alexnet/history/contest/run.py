@@ -100,7 +100,7 @@ def _order(plan: Plan) -> list[Entrant]:
 
 
 def _same_store(store: Store, folder: Path) -> dict[str, Any]:
-    path, now = folder / "store.json", {"path": str(store.path.resolve()), "fingerprint": store.fingerprint}
+    path, now = folder / "store.json", {"path": store.absolute, "fingerprint": store.fingerprint}
     if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["fingerprint"] != store.fingerprint:
         raise RunError(f"{folder} holds a contest on other pictures", "", "choose another --run")
     return now

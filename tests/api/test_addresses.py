@@ -1,0 +1,59 @@
+"""Training and evaluating on a store behind an address, as on the same store in a folder."""
+
+import dataclasses
+import hashlib
+
+import pytest
+
+from alexnet import api
+from alexnet.cli import run as command
+from alexnet.data.cache import Cache, choose, chosen
+from alexnet.data.prepare import prepare
+from alexnet.data.sources import open_source
+from alexnet.errors import RecipeError
+from alexnet.recipe import named
+from alexnet.training.run import read_start
+
+RECIPE = named("lenet5").replace(epochs=2, batch_size=16, checkpoint_every="3steps")
+
+
+@pytest.fixture
+def both(tmp_path):
+    """A store of digits in small JPEG shards, and its address."""
+    import fsspec
+
+    source = open_source("digits")
+    few = dataclasses.replace(source, splits={"all": source.splits["all"][:120]}, fingerprint="first 120")
+    how = {"encoding": "jpeg", "shard_bytes": 8 * 384, "mixed": True}
+    local = prepare(few, tmp_path / "s", size=RECIPE.stored_size, fit=RECIPE.fit, **how)
+    system, before = fsspec.filesystem("memory"), chosen()
+    system.put(str(local.path), "/trained", recursive=True)
+    choose(Cache(tmp_path / "cache", first_wait=0.01))
+    yield local, "memory://trained"
+    choose(before)
+    system.rm("/trained", recursive=True)
+
+
+def weights(folder):
+    return hashlib.sha256((folder / "bundle" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_run_on_an_address_is_the_run_on_the_folder(both, tmp_path, capsys):
+    local, address = both
+    recipe = RECIPE.replace(shuffle_window=3)
+    here = api.train(local.path, recipe, tmp_path / "here", device="cpu")
+    there = api.train(address, recipe, tmp_path / "there", device="cpu")
+    assert weights(here.folder) == weights(there.folder)
+    assert read_start(there.folder)[1]["store"] == address
+    assert there.scores["test"].top1 == here.scores["test"].top1
+    assert api.evaluate(there.folder).top1 == api.evaluate(here.folder, address).top1
+    assert command(["evaluate", str(there.folder), address, "--cache", str(tmp_path / "c")]) == 0
+    assert "top-1" in capsys.readouterr().out and list((tmp_path / "c" / "remote").iterdir())
+
+
+def test_what_the_recipe_leaves_open_is_written_down(both, tmp_path):
+    _, address = both
+    made = api.train(address, RECIPE.replace(epochs=1), tmp_path / "run", device="cpu")
+    assert made.recipe.shuffle_window == read_start(made.folder)[0].shuffle_window == 16
+    with pytest.raises(RecipeError, match="--sampling balanced draws from all pictures; must be without"):
+        RECIPE.replace(sampling="balanced", shuffle_window=2)
