@@ -141,3 +141,16 @@ def test_the_grid_follows_the_time(digits, monkeypatch):
 
 def test_the_time_of_a_patch_is_measured(digits):
     assert 1e-7 < pace.patch_seconds(SETTINGS, digits) < 0.1
+
+
+@pytest.mark.slow
+def test_over_95_percent_of_all_digits(tmp_path):
+    """As `alexnet contest digits --nets fisher` has it: 1,294 to learn from, 359 to be tested on."""
+    from alexnet.data.prepare import prepare
+    from alexnet.data.sources import open_source
+
+    store = prepare(open_source("digits"), tmp_path / "store", size=72, validation=0.1, test=0.2)
+    settings = pace.settings_within(Settings(side=64), store, 100.0)
+    found = learning.train(store, settings, tmp_path / "fisher")
+    scores = learning.answers(found.classifier, store.split("test"))
+    assert (scores.argmax(1) == store.split("test").labels).mean() > 0.95

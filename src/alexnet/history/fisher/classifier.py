@@ -30,7 +30,7 @@ class Settings:
     side: int = 0  # of the center view that is described, pixels; 0: the whole stored picture
     length: int = 64  # of a descriptor along its principal axes (Perronnin et al. 2010)
     words: int = 64  # Gaussians, for SIFT and for colors each
-    sample: int = 200_000  # training descriptors from which axes and mixtures are learned
+    sample: int = 100_000  # training descriptors from which axes and mixtures are learned
     levels: tuple[int, ...] = (1, 2)  # of the spatial pyramid: the whole, and quarters where validation wants them
     penalties: tuple[float, ...] = (1.0, 10.0, 100.0)  # C, of which validation chooses
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alexnet.history.fisher.vectors import Mixture
 
-STEPS = 30  # of expectation and maximization at most: later ones change the last digits
+STEPS = 25  # of expectation and maximization at most: later ones change the last digits
 SMALLEST = 1e-6  # axes with a smaller share of the first axis's variance are left out: flat or gray pictures have such
 
 
