@@ -93,12 +93,25 @@ def test_what_is_written_answers_to_every_verb_without_any_option(made, digit_fi
     assert cli.run(["predict", folder, str(digit_file)]) == 0
     assert cli.run(["export", folder, "--output", "small.onnx"]) == 0
     assert cli.run(["verify", "small.onnx", "--against", folder]) == 0
-    assert cli.run(["report", folder, "--no-doctor"]) == 0
     written = json.loads((made.folder / "compression.json").read_text())
     assert written["ratio"] == pytest.approx(made.ratio)
     assert [stage["name"] for stage in written["stages"]] == [stage.name for stage in made.stages]
     assert (made.folder / "pictures" / "compression.png").read_bytes()[:4] == b"\x89PNG"
     assert "Compressed (deep)" in (made.folder / "bundle" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_it_has_a_report(made):
+    """Of which a compression knows less than a training: no epochs, no speed."""
+    assert cli.run(["report", str(made.folder), "--no-doctor"]) == 0
+    page = (made.folder / "report.html").read_text(encoding="utf-8")
+    assert f"{100 * made.test_scores.top1:.1f}" in page
+
+
+def looks(run):
+    """Who looked at the run's test split since it was trained."""
+    events = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    return [event["by"] for event in events if event["event"] == "evaluated"]
 
 
 def test_validation_chooses_and_the_test_split_is_looked_at_once(run, digits, tmp_path, monkeypatch):
@@ -110,14 +123,14 @@ def test_validation_chooses_and_the_test_split_is_looked_at_once(run, digits, tm
 
     monkeypatch.setattr("alexnet.data.store.Split.gather", watched)
     copied = shutil.copytree(run, tmp_path / "run")
+    before = len(looks(copied))
     made = api.compress(copied, tmp_path / "out", target_size=60_000, effort=QUICK, device="cpu")
     names = [name for name, _ in seen]
     first = names.index("test")
     assert set(names[:first]) == {"train", "validation"}
     assert set(names[first:]) == {"test"}, "something was chosen after the test split was seen"
     assert sum(n for name, n in seen if name == "test") == 2 * 50  # the original and the compressed network
-    looked = [json.loads(line) for line in (copied / "journal.jsonl").read_text().splitlines()]
-    assert [e["by"] for e in looked if e["event"] == "evaluated"] == ["compress"]
+    assert looks(copied)[before:] == ["compress"]
     assert "nothing by the test split" in made.chosen
 
 
