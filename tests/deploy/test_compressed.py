@@ -53,6 +53,7 @@ def test_a_bundle_loads_like_any_other_and_saves_as_it_was(bundle, tmp_path, dig
     assert "class" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["shared"], indirect=True)
 def test_a_fresh_process_answers_alike(bundle, tmp_path):
     path = bundle.save(tmp_path / "bundle")
     expected = Classifier(bundle).probabilities([golden.png for golden in bundle.golden])

@@ -18,6 +18,8 @@ def test_bars_and_points(tmp_path):
     assert [text.get_text() for text in sizes.texts] == ["244 MB\n1 ×", "30 MB\n8.13 ×", "6.9 MB\n35.4 ×"]
     assert [text.get_text() for text in below.texts] == ["60.0", "20.0", "60.1"]
     assert [label.get_text() for label in below.get_xticklabels()] == ["original", "pruned", "coded"]
+    drawing.canvas.draw()
+    assert {"10", "100"} <= {label.get_text() for label in sizes.get_yticklabels()}
     path = compression.draw(ROWS, tmp_path / "stages.png")
     assert path.read_bytes()[:4] == b"\x89PNG"
 

@@ -8,7 +8,7 @@ import torch
 
 from alexnet.api.evaluating import store_for
 from alexnet.api.honest import refuse_mixed
-from alexnet.api.shrinking import Effort, Shrinker, Shrunk, share, too_small
+from alexnet.api.shrinking import Effort, Shrinker, Shrunk, share
 from alexnet.api.stages import Scale, Stage, listed_size, plain_size
 from alexnet.compression import quantizing
 from alexnet.compression.quantizing import Method
@@ -87,12 +87,13 @@ class Job:
 
     def _budget(self, whole: int) -> int:
         """What of a bundle of ``whole`` bytes is left for the coded weights."""
-        biases = plain_size(self.bundle.network) - sum(
-            4 * w.numel() for w in quantizing.layers(self.bundle.network).values()
-        )
-        left = int(0.995 * whole) - self.rest - biases - 8192  # the header, and a card that says more
+        coded = quantizing.layers(self.bundle.network).values()
+        biases = plain_size(self.bundle.network) - sum(4 * weight.numel() for weight in coded)
+        rest = self.rest + biases + 3072 + 512 * len(coded)  # a header, and a card that says more
+        left = int(0.995 * whole) - rest
         if left <= 0:
-            raise too_small(left)
+            what = f"golden pictures, card, biases and header alone take {rest:,} bytes"
+            raise BundleError(what, f"less than {whole:,}", "ask for a larger --target-size")
         return left
 
     def _within(self, shrinker: Shrinker, points: float) -> Shrunk:
@@ -107,9 +108,10 @@ class Job:
                 self.options.tell(f"{ratio} times smaller loses more than {points:g} points: no further")
                 break
             best, network = found, found.network
-        if best is None:
-            best = shrinker.to_size(self.scale.original, self._budget(self.bytes // FIRST_IF_NONE))
-        return self._checked(best if self._keeps(best.stages[-1], points) else self._shared())
+        if best is not None:
+            return best
+        mild = shrinker.to_size(self.scale.original, self._budget(self.bytes // FIRST_IF_NONE))
+        return mild if self._keeps(mild.stages[-1], points) else self._checked(self._shared())
 
     def _keeps(self, stage: Stage, points: float) -> bool:
         assert stage.validation is not None and self.first.validation is not None

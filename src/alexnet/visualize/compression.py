@@ -31,6 +31,8 @@ def figure(rows: Sequence[Row]) -> "Figure":
         words = f"{size / 1e6:.3g} MB\n{rows[0][1] / size:.3g} ×"
         sizes.annotate(words, (place, size / 1e6), xytext=(0, 3), textcoords="offset points", size=8, ha="center")
     sizes.set_yscale("log")
+    sizes.minorticks_off()
+    sizes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # 10 to a power would be a formula
     sizes.set_ylim(0.4 * min(row[1] for row in rows) / 1e6, 4 * max(row[1] for row in rows) / 1e6)
     sizes.set_ylabel("weights, MB", color=canvas.INK)
     sizes.set_title("Size and accuracy, stage by stage", size=11, color=canvas.INK)

@@ -1,0 +1,140 @@
+"""From the bytes of a picture to probabilities: bundle, ONNX, OpenVINO and a running server say the same.
+
+Two hundred made-up pictures of odd sizes, in every mode and format that people have, through AlexNet at its own size.
+"""
+
+import copy
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet.compression import quantizing
+from alexnet.deploy.classifier import Classifier
+from alexnet.deploy.export import export
+from alexnet.deploy.runtime import Exported
+from alexnet.deploy.verify import verify
+
+from .conftest import threaded
+
+LIMIT = 1e-4
+SIDES = (1, 2, 3, 5, 17, 31, 64, 97, 127, 200, 255, 256, 257, 301, 400, 513, 777, 1201)
+
+
+def painted(random, height: int, width: int) -> np.ndarray:
+    """Blobs of color with an edge or two and some noise: uint8 [height, width, 3]."""
+    small = random.integers(0, 256, (4, 5, 3), np.uint8)
+    picture = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+    picture[height // 3 :, : width // 2] += 60
+    picture += random.integers(-20, 21, picture.shape, np.int16)
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def rotated(image: Image.Image, random) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = int(random.integers(2, 9))
+    return saved(image, "JPEG", quality=90, exif=exif)
+
+
+def deep(pixels: np.ndarray, kind: str) -> bytes:
+    """Gray levels of 16 bits."""
+    gray = pixels.astype(np.uint16).sum(2) * 85 + 7
+    return saved(Image.fromarray(gray.astype(np.uint16)), kind)
+
+
+def half_transparent(image: Image.Image) -> Image.Image:
+    made = image.convert("RGBA")
+    made.putalpha(image.convert("L"))
+    return made
+
+
+def palette_with_hole(image: Image.Image) -> bytes:
+    return saved(image.quantize(32), "PNG", transparency=3)
+
+
+KINDS = {
+    "jpeg": lambda p, r: saved(Image.fromarray(p), "JPEG", quality=int(r.integers(30, 96))),
+    "png": lambda p, r: saved(Image.fromarray(p), "PNG"),
+    "gray jpeg": lambda p, r: saved(Image.fromarray(p).convert("L"), "JPEG"),
+    "gray png": lambda p, r: saved(Image.fromarray(p).convert("L"), "PNG"),
+    "black and white": lambda p, r: saved(Image.fromarray(p).convert("1"), "PNG"),
+    "palette": lambda p, r: saved(Image.fromarray(p).quantize(64), "PNG"),
+    "palette with a hole": lambda p, r: palette_with_hole(Image.fromarray(p)),
+    "gif": lambda p, r: saved(Image.fromarray(p), "GIF"),
+    "cmyk jpeg": lambda p, r: saved(Image.fromarray(p).convert("CMYK"), "JPEG"),
+    "cmyk tiff": lambda p, r: saved(Image.fromarray(p).convert("CMYK"), "TIFF"),
+    "rgba": lambda p, r: saved(half_transparent(Image.fromarray(p)), "PNG"),
+    "gray and alpha": lambda p, r: saved(half_transparent(Image.fromarray(p)).convert("LA"), "PNG"),
+    "webp": lambda p, r: saved(half_transparent(Image.fromarray(p)), "WEBP", quality=80),
+    "16 bit png": lambda p, r: deep(p, "PNG"),
+    "16 bit tiff": lambda p, r: deep(p, "TIFF"),
+    "turned by exif": lambda p, r: rotated(Image.fromarray(p), r),
+    "bmp": lambda p, r: saved(Image.fromarray(p), "BMP"),
+    "ppm": lambda p, r: saved(Image.fromarray(p), "PPM"),
+    "progressive jpeg": lambda p, r: saved(Image.fromarray(p), "JPEG", progressive=True, subsampling=2),
+    "animation": lambda p, r: saved(
+        Image.fromarray(p), "PNG", save_all=True, append_images=[Image.fromarray(p[::-1].copy())]
+    ),
+}
+
+
+def pictures(count: int) -> list[tuple[str, bytes]]:
+    """(what it is, its bytes): every kind equally often."""
+    random, names = np.random.default_rng(0), list(KINDS)
+    found = []
+    for i in range(count):
+        kind = names[i % len(names)]
+        height, width = (int(random.choice(SIDES)) for _ in range(2))
+        if height * width > 600_000:
+            width = 31
+        found.append((f"{kind}, {width}x{height}", KINDS[kind](painted(random, height, width), random)))
+    return found
+
+
+def asked(server, classes, data: bytes) -> np.ndarray:
+    answer = server.files(("picture", data), query=f"?top={len(classes)}")
+    assert answer.status == 200, answer.body
+    guesses = {g["class"]: g["probability"] for g in answer.json["predictions"][0]["guesses"]}
+    return np.array([guesses[name] for name in classes])
+
+
+@pytest.mark.slow
+def test_four_ways_one_answer(whole_alexnet, tmp_path):
+    made = whole_alexnet()
+    bundle = made.save(tmp_path / "bundle")
+    classifier = Classifier.load(bundle)
+    for format, name in (("onnx", "net.onnx"), ("openvino", "net.xml")):
+        export(made, tmp_path / name, format=format)
+    files = [Exported.load(tmp_path / name) for name in ("net.onnx", "net.xml")]
+    sent, worst = pictures(200), {"onnx": (0.0, ""), "openvino": (0.0, ""), "server": (0.0, "")}
+    spread = []
+    with threaded(bundle) as server:
+        for what, data in sent:
+            expected = classifier.probabilities(data)[0].astype(np.float64)
+            spread.append(expected)
+            ways = [file.probabilities(data)[0] for file in files] + [asked(server, classifier.classes, data)]
+            for way, row in zip(worst, ways, strict=True):
+                worst[way] = max(worst[way], (float(np.abs(row - expected).max()), what))
+    print(json.dumps({"pictures": len(sent), "kinds": len(KINDS), "worst": worst}))
+    assert len({what.split(",")[0] for what, _ in sent}) == len(KINDS) == 20
+    assert np.std(spread, axis=0).max() > 0.05, "the network says the same of every picture: nothing was compared"
+    assert all(difference <= LIMIT for difference, _ in worst.values()), worst
+
+
+def test_a_compressed_bundle_is_served_like_any_other(cifar, tmp_path):
+    network = copy.deepcopy(cifar.network)
+    small = dataclasses.replace(cifar, network=network, coding=quantizing.share(network, {"fc10.weight": 3}))
+    answers = Classifier(small).probabilities([golden.png for golden in cifar.golden]).tolist()
+    golden = [dataclasses.replace(g, probabilities=row) for g, row in zip(cifar.golden, answers, strict=True)]
+    path = dataclasses.replace(small, golden=golden).save(tmp_path / "bundle")
+    with threaded(path) as server:
+        assert verify(server.url, against=path).drift <= LIMIT
