@@ -8,7 +8,7 @@ from alexnet import cli
 from alexnet.bench import course, limits, pictures, steps
 from alexnet.bench.arena import Contender, Timing
 from alexnet.bench.course import Group, Report, Wishes
-from alexnet.cli import bench
+from alexnet.cli.bench import _print
 from alexnet.data import pixels
 from alexnet.visualize.bench import Bars, draw_bench
 
@@ -68,7 +68,7 @@ def test_ratios_and_shares():
 
 
 def test_tables_and_reasons(capsys):
-    bench._print(report())
+    _print(report())
     printed = capsys.readouterr().out
     assert "OpenVINO, fp32: left out, openvino is not installed" in printed
     row = next(line.split() for line in printed.splitlines() if "plain PyTorch modules" in line)

@@ -1,6 +1,7 @@
 """One training step, and one answer: this project's, and what a user would pick instead."""
 
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -144,7 +145,9 @@ def onnx_answer(model: str, batch: int) -> Unit:
         raise Skipped(f"{error.name} is not installed: pip install 'alexnet[export]'") from error
     with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
         path = Path(folder, "network.onnx")
-        torch.onnx.export(network, (images,), path, dynamo=True, verbose=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's own insides
+            torch.onnx.export(network, (images,), path, dynamo=True, verbose=False)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -164,7 +167,9 @@ def openvino_answer(model: str, batch: int, precision: str) -> Unit:
         raise Skipped("openvino is not installed: pip install 'alexnet[export]'") from error
     hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision], "PERFORMANCE_HINT": "LATENCY"}
     hints["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
-    converted = openvino.convert_model(network, example_input=images, input=[images.shape])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it traces, which PyTorch would rather not have done any more
+        converted = openvino.convert_model(network, example_input=images, input=[images.shape])
     compiled = openvino.compile_model(converted, "CPU", hints)
     request, numbers = compiled.create_infer_request(), images.numpy()
     request.infer({0: numbers})
