@@ -51,8 +51,8 @@ def bench(words: list[str]) -> int:
 
 def _print(report: "Report") -> None:
     print("\n".join(f"{name:<12} {value}" for name, value in report.machine.items()))
-    rows = [(t.contender.name, _limit(t), show.percent(t.spread)) for t in report.limits if t.rates]
-    show.table("what the machine can do", ("limit", "rate", "±"), rows)
+    limits = [(t.contender.name, _limit(t), show.percent(t.spread)) for t in report.limits if t.rates]
+    show.table("what the machine can do", ("limit", "rate", "±"), limits)
     _left_out(report.limits)
     columns = ("contender", "pictures/s", "±", "alexnet is faster by", "of the limit", "waiting", "peak MiB")
     for group in report.groups:
