@@ -10,5 +10,7 @@ def compiled():
     if not kernel.build():
         pytest.skip("no C compiler builds the kernels here")
     kernel.use(True)
+    kernel.fewer_products(True)
     yield
     kernel.use(True)
+    kernel.fewer_products(False)

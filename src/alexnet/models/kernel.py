@@ -24,6 +24,7 @@ _FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fop
 _SOURCES, _SHARED = ("norm", "maps", "winograd", "stem"), "lanes.h"
 _MOST_CHANNELS = 8192  # of a row; its buffers lie on the stack
 _wanted = True
+_fewer = False
 _built: dict[str, ctypes.CDLL] = {}  # by source, once :func:`build` succeeded
 
 
@@ -45,6 +46,13 @@ def use(wanted: bool) -> None:
     _wanted = wanted
 
 
+def fewer_products(wanted: bool) -> None:
+    """Compute convolutions by minimal filtering (``winograd.c``) from now on, or by PyTorch as at first: a third of the
+    products for a few times the rounding, which a training amplifies."""
+    global _fewer
+    _fewer = wanted
+
+
 def build() -> bool:
     """Compile the kernels if that was not done; returns whether norms will be computed by them from now on.
 
@@ -57,7 +65,7 @@ def build() -> bool:
 
 def in_use(source: str = "norm") -> bool:
     """Is what ``source`` has computed by it, on this processor?"""
-    return _wanted and source in _built
+    return _wanted and source in _built and (_fewer or source != "winograd")
 
 
 def plain(tensor: Tensor) -> bool:

@@ -106,17 +106,19 @@ class Cut:
     def joined_optimizer(self, optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Any]:
         """The optimizer's state as it would be of the whole network."""
         content = optimizer.state_dict()
+        if not self.pieces:
+            return content
         return content | {"state": self._each(content["state"], optimizer, network, self._join)}
 
     def cut_optimizer(
         self, content: dict[str, Any], optimizer: torch.optim.Optimizer, network: nn.Module
     ) -> dict[str, Any]:
         """The inverse of :meth:`joined_optimizer`."""
+        if not self.pieces:
+            return content
         return content | {"state": self._each(content["state"], optimizer, network, self._take)}
 
     def _each(self, state: dict[int, Any], optimizer: Any, network: nn.Module, do: Callable[..., Tensor]) -> Any:
-        if not self.pieces:
-            return state
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
         return {
