@@ -55,7 +55,7 @@ def alone(digits, tmp_path_factory, ranks) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("processes", [2, 3, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow), 4])
 def test_data_parallel_has_the_losses_of_one_process(processes, alone, digits, tmp_path, ranks):
     """Shares of 12, 8 or 6 pictures, of 8, 5·2 + 6 or 4 in the last batch; the global batch stays what it is."""
     folder = tmp_path / "run"
@@ -74,12 +74,14 @@ def test_data_parallel_has_the_losses_of_one_process(processes, alone, digits, t
     assert lines == [3, 3]
 
 
+@pytest.mark.slow
 def test_the_same_layout_twice_is_the_same_bit_for_bit(digits, tmp_path, ranks):
     for name in "ab":
         ranks(2, store=str(digits.path), folder=str(tmp_path / name), recipe=RECIPE.replace(epochs=1).to_dict())
     assert furthest(tmp_path / "a", tmp_path / "b") == 0
 
 
+@pytest.mark.slow
 def test_dropout_is_that_of_the_place_in_the_batch(digits, tmp_path, ranks):
     """Masks of one process's batch, cut: so the losses agree with dropout on, in shares and in accumulated pieces."""
     for name, processes, layout in (("one", 1, ["data"]), ("two", 2, ["data"]), ("pieces", 1, ["data", 0, 3])):
@@ -115,7 +117,7 @@ def test_sigusr1_to_any_process_saves(digits, tmp_path, ranks):
     ]
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "raise"])
+@pytest.mark.parametrize("how", ["SIGKILL", pytest.param("raise", marks=pytest.mark.slow)])
 def test_a_process_that_dies_ends_the_others_with_a_clear_message(how, digits, tmp_path, ranks):
     """Killed, or an error of one process only: the others wait for a sum that never comes, and must not hang."""
     folder = tmp_path / "run"
@@ -151,6 +153,7 @@ def test_shares_are_contiguous_and_take_every_place_once():
             assert all(len(world.places(total)) >= 1 for world in worlds)
 
 
+@pytest.mark.slow
 def test_fewer_pictures_than_processes(digits, tmp_path, ranks):
     """A batch of 3 on 4 processes: one has nothing to add, and takes part all the same."""
     recipe = RECIPE.replace(epochs=1, batch_size=3, checkpoint_every="1000min", image_size=16).to_dict()

@@ -141,6 +141,7 @@ def test_a_run_and_its_checkpoint_are_those_of_one_process(processes, layout, al
     same_checkpoint(newest(tmp_path / "run"), newest(alone[0]), 1e-5)
 
 
+@pytest.mark.slow
 def test_any_layout_goes_on_with_any_other(alone, digits, ranks, tmp_path):
     """Five steps an epoch: stopped in the middle, each time gone on with in another layout."""
     folder, losses = tmp_path / "run", []

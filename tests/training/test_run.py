@@ -162,7 +162,9 @@ def command(*words: str | Path) -> list[str]:
     return [sys.executable, "-m", "alexnet", *map(str, words)]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_stopped_in_the_middle_of_an_epoch_and_resumed(number, status, whole, stores, tmp_path):
     folder = tmp_path / "run"
     options = [f"--{k.replace('_', '-')}={v}" for k, v in _changed(ALEXNET).items()]
