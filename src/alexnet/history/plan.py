@@ -1,6 +1,7 @@
 """What would be run for a claim: networks, recipe, pictures, epochs, learning rates, seeds."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from alexnet import recipe as recipes
-from alexnet.errors import ModelError, RecipeError
+from alexnet.errors import ModelError, RecipeError, RunError
 from alexnet.history.claims import Arm, Claim
 from alexnet.history.material import LARGE, SMALL, Material
 from alexnet.models import create_model, list_models
@@ -214,6 +215,24 @@ def _kept(recipe: Recipe) -> str:
 def folder_for(plan: Plan, name: str) -> Path:
     """Where a plan's runs go if nobody says: the same command finds them again."""
     return Path("runs") / "claims" / f"{plan.claim.name}-{name}{'-quick' if plan.quick else ''}"
+
+
+def written(folder: Path, what: str, *, but: Collection[str] = ()) -> dict[str, Any]:
+    """The plan that stands in ``folder``, made if it is not there; empty where nothing has begun yet.
+
+    Raises :class:`RunError` for a folder that can not be used, or that holds something (apart from files named in
+    ``but``) and no plan of ``what``.
+    """
+    path = folder / "plan.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        used = any(file.name not in but for file in folder.iterdir())
+        there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} can not be used: {error}", "", "choose another --run") from error
+    if used and not there:
+        raise RunError(f"{folder} exists already and holds no {what}", "a new folder", "choose another --run")
+    return there
 
 
 def compatible(ours: dict[str, Any], theirs: dict[str, Any]) -> str:

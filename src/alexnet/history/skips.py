@@ -22,7 +22,7 @@ from alexnet.history.contest import budget as budgets
 from alexnet.history.contest import pace
 from alexnet.history.material import Material
 from alexnet.history.members import Member, obtain
-from alexnet.history.plan import Job
+from alexnet.history.plan import Job, written
 from alexnet.history.verdict import Finding, Verdict
 from alexnet.models.residual import DEPTHS, name_of
 from alexnet.recipe import Recipe
@@ -179,15 +179,7 @@ def run(
 
 def _begun(plan: Plan, folder: Path) -> Plan:
     """The plan that stands in ``folder`` where it is this one: with its epochs, if a budget chose them."""
-    path = folder / "plan.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        used = any(folder.iterdir())
-        there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder} can not be used: {error}", "", "choose another --run") from error
-    if used and not there:
-        raise RunError(f"{folder} exists already and holds no story of depth", "a new folder", "choose another --run")
+    there = written(folder, "story of depth")
     if there and plan.budget:
         epochs, warmup = there["recipe"]["epochs"], there["recipe"]["warmup"]
         plan = _with(plan, plan.base.replace(epochs=epochs, warmup=warmup))

@@ -13,7 +13,7 @@ from alexnet.history import material as materials
 from alexnet.history import outcome, verdict
 from alexnet.history.material import Material
 from alexnet.history.members import Member, obtain
-from alexnet.history.plan import Job, Plan, compatible
+from alexnet.history.plan import Job, Plan, compatible, written
 from alexnet.history.verdict import Finding, Verdict
 
 
@@ -86,15 +86,7 @@ def run(
 
 
 def _same_plan(plan: Plan, folder: Path) -> None:
-    path = folder / "plan.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        used = any(folder.iterdir())
-        there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder} can not be used: {error}", "", "choose another --run") from error
-    if used and not there:
-        raise RunError(f"{folder} exists already and holds no claim", "a new folder", "choose another --run")
+    there = written(folder, "claim")
     name = compatible(json.loads(json.dumps(plan.to_dict())), there)
     if name:
         raise RunError(f"{folder} holds another plan: its {name} is different", "", "choose another --run")

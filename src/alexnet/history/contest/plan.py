@@ -12,6 +12,7 @@ from alexnet.history.contest import budget as budgets
 from alexnet.history.contest.entrants import FISHER, PUBLISHED, Entrant, chosen
 from alexnet.history.fisher.descriptors import opencv
 from alexnet.history.material import Material
+from alexnet.history.plan import written
 from alexnet.models import create_model
 from alexnet.recipe import Recipe
 
@@ -142,15 +143,7 @@ def _possible(entrants: Sequence[Entrant], side: int, pretrained: bool) -> None:
 
 def same(plan: Plan, folder: Path) -> None:
     """Raise :class:`RunError` where ``folder`` holds something else than this contest."""
-    path = folder / "plan.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        used = any(path.name != ".lock" for path in folder.iterdir())
-        there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder} can not be used: {error}", "", "choose another --run") from error
-    if used and not there:
-        raise RunError(f"{folder} exists already and holds no contest", "a new folder", "choose another --run")
+    there = written(folder, "contest", but=(".lock",))
     ours = json.loads(json.dumps(plan.to_dict()))
     if plan.epochs:  # contestants with equal epochs do not share anything: more may come
         ours.pop("nets")
