@@ -185,7 +185,7 @@ def _write(job: Job, made: Compressed, folder: Path) -> None:
     if job.store is None:
         return
     (folder / "recipe.toml").write_text(own_recipe(job.bundle).to_toml(), encoding="utf-8")
-    about = {"data": str(job.store.path), "store": job.store.absolute, "compressed": str(job.run)}
+    about = {"data": job.store.address, "store": job.store.absolute, "compressed": str(job.run)}
     (folder / "run.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
     (folder / "journal.jsonl").write_text(json.dumps({"event": "compressed", "ratio": made.ratio}) + "\n")
 
