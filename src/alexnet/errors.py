@@ -15,6 +15,8 @@
 One grammar for all: what and its value, what it must be, what to do.
 """
 
+import re
+
 
 class AlexNetError(Exception):
     """Base of all errors of this package. The message is one line meant for a person.
@@ -69,6 +71,23 @@ class Interrupted(AlexNetError):  # noqa: N818 - it is a request, not an error
     def __init__(self, signal: int, what: str, todo: str) -> None:
         self.signal = signal
         super().__init__(what, "", todo)
+
+
+def no_memory(error: BaseException) -> str:
+    """What could not be had, if memory is what was missing: "3.2 GB of memory"; else nothing.
+
+    Python raises MemoryError, PyTorch a RuntimeError (of a processor) or one of its kinds (of a GPU).
+    """
+    text = str(error)
+    if isinstance(error, MemoryError):
+        found = re.search(r"Unable to allocate ([\d.]+ \w+)", text)  # NumPy's
+        return f"{found[1]} of memory" if found else "memory"
+    if not isinstance(error, RuntimeError) or not re.search(r"out of memory|allocate memory", text):
+        return ""
+    found = re.search(r"[Tt]ried to allocate ([\d.]+) ?(bytes|\w+)", text)
+    if found is None:
+        return "memory"
+    return f"{float(found[1]) / 1e6:,.0f} MB of memory" if found[2] == "bytes" else f"{found[1]} {found[2]} of memory"
 
 
 def printable(text: str) -> str:

@@ -132,13 +132,14 @@ def test_a_process_that_dies_ends_the_others_with_a_clear_message(how, digits, t
     ranks(2, **job)
 
 
-def test_a_loss_that_is_no_number_on_one_process_stops_all_alike(digits, tmp_path, ranks):
-    """One process of two meets a pixel that is no number: both stop at that step, and no weight has changed."""
+def test_losses_that_are_no_numbers_on_one_process_stop_all_alike(digits, tmp_path, ranks):
+    """One process of two meets pixels that are no numbers: both leave them out, and stop after the same third one."""
     folder, recipe = tmp_path / "run", RECIPE.replace(epochs=1, checkpoint_every="1steps").to_dict()
-    found = ranks(2, expect=1, store=str(digits.path), folder=str(folder), recipe=recipe, acts=[["nan", 1, 5]])
-    assert all("TrainingError: the loss is nan at step 5 (epoch 1)" in text for text in found["said"]), found
+    acts = [["nan", 1, 3], ["nan", 1, 5], ["nan", 1, 6], ["nan", 1, 7]]
+    found = ranks(2, expect=1, store=str(digits.path), folder=str(folder), recipe=recipe, acts=acts)
+    assert all("TrainingError: the loss is nan at step 7 (epoch 1)" in text for text in found["said"]), found
     content = checkpoint.load_latest(folder / "checkpoints")[1]
-    assert content["position"]["step"] == 4
+    assert content["position"]["step"] == 6 and content["position"]["spoiled"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in content["network"].values())
 
 

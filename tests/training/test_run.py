@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, DataError, RecipeError, RunError, TrainingError
 from alexnet.recipe import Recipe, named
 from alexnet.training import run as runs
+from alexnet.training.parallel import Layout
 
 # A whole AlexNet on 67-pixel views, one map of 1×1 after pool5: every kind of layer, in a second.
 ALEXNET = Recipe(
@@ -304,31 +306,84 @@ def test_fewer_pictures_than_a_batch(stores, tmp_path):
     assert result.scores["test"].count == len(stores[32].split("test"))
 
 
-def test_not_a_number_stops_the_run_and_keeps_the_good_checkpoint(stores, tmp_path):
+def poisoned(patch, steps):
+    """Real steps, but the pictures of ``steps`` (from 1) have a pixel that is not a number."""
+    from alexnet.training import loop
+
+    inner = loop.train_step
+
+    def broken(state, batch):
+        if state.position.step + 1 in steps:
+            batch.images[0, 0, 0, 0] = float("nan")
+        return inner(state, batch)
+
+    patch.setattr(loop, "train_step", broken)
+
+
+def test_three_losses_in_a_row_that_are_no_numbers_stop_the_run_and_keep_the_good_checkpoint(stores, tmp_path):
     recipe = SMALL.replace(epochs=40, learning_rate=1e-3, warmup=0.0)
     folder = tmp_path / "run"
-    folder.mkdir()
-    from alexnet.training import loop
-    from alexnet.training.loop import train_step
-
-    calls = []
-
-    def broken(state, batch):  # real steps, until one picture is not a number
-        calls.append(1)
-        if len(calls) == 8:
-            batch.images[0, 0, 0, 0] = float("nan")
-        return train_step(state, batch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train_step", broken)
-        with pytest.raises(TrainingError, match=r"the loss is nan at step 8 .*lower --learning-rate.*last good"):
-            run(stores[32], recipe, folder)
+    said = r"the loss is nan at step 8 \(epoch 2\), as at 2 before it.*lower --learning-rate.*last good"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingError, match=said):
+        poisoned(patch, {6, 7, 8})
+        run(stores[32], recipe, folder)
     kept = sorted((folder / "checkpoints").glob("step-*.pt"))
     assert [p.name for p in kept] == ["step-00000004.pt"]
-    assert len(events(folder, "not a number")[0]["indices"]) == 16
+    found = events(folder, "not a number")
+    assert [e["step"] for e in found] == [5, 6, 7] and all(len(e["indices"]) == 16 for e in found)
     content = torch.load(kept[-1], weights_only=True)
     assert all(torch.isfinite(t).all() for t in content["network"].values())
     assert api.resume(folder, device="cpu").scores["test"].count == 20
+
+
+def test_one_loss_that_is_no_number_changes_nothing_and_the_run_goes_on(stores, tmp_path, capsys):
+    """Neither weights nor average nor what batch norm has seen; two times two in a row are not three."""
+    recipe = SMALL.replace(model="resnet18", image_size=33, epochs=2, warmup=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        poisoned(patch, {1, 2, 4, 5})
+        result = run(stores[32], recipe, tmp_path / "run", quiet=False)
+    assert [e["step"] for e in events(tmp_path / "run", "not a number")] == [0, 1, 3, 4]
+    assert "training goes on with the next batch" in capsys.readouterr().err
+    last = sorted((tmp_path / "run" / "checkpoints").glob("step-*.pt"))[-1]
+    content = torch.load(last, weights_only=True)
+    for kind in ("network", "averaged"):
+        for name, tensor in (content[kind] or {}).items():
+            assert torch.isfinite(tensor).all(), name
+    assert any("running_mean" in name and tensor.any() for name, tensor in content["network"].items())
+    assert all(np.isfinite(float(row["train_loss"])) for row in rows(tmp_path / "run")) and result.scores["test"].count
+
+
+def test_an_epoch_in_which_nothing_was_learned_ends_the_run(stores, tmp_path):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingError, match="the loss is nan at step 1 "):
+        poisoned(patch, {1})
+        run(stores[32], SMALL.replace(batch_size=1000), tmp_path / "run")
+
+
+def test_no_memory_says_what_to_change_and_the_run_goes_on_so(stores, tmp_path):
+    """The real thing: from the first step on the process may have 64 MiB more, and a gradient of fc7 takes 67 MB."""
+    code = """
+import resource, sys
+from alexnet.cli import run
+from alexnet.training import loop
+
+step = loop.train_step
+
+def crowded(state, batch):
+    held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + 2**26, resource.RLIM_INFINITY))
+    return step(state, batch)
+
+loop.train_step = crowded
+sys.exit(run(sys.argv[1:]))
+"""
+    folder, words = tmp_path / "run", ["--image-size", "67", "--stored-size", "72", "--small-share", "0"]
+    words += ["--precision", "fp32", "--model", "alexnet", "--epochs", "1", "--batch-size", "16", "--no-report"]
+    words = [sys.executable, "-c", code, "train", str(stores[72].path), "--run", str(folder), *words]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert " MB of memory could not be had at step 1, for a batch of 16 pictures at 67 pixels" in done.stderr
+    assert "--accumulate 2 (less memory, the same result; with --resume too)" in done.stderr
+    assert api.resume(folder, device="cpu", layout=Layout(accumulate=2)).scores["test"].count == 12
 
 
 def test_a_rate_that_explodes_leaves_finite_weights(stores, tmp_path):

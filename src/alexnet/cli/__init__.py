@@ -21,7 +21,7 @@ from alexnet.cli.contest import contest, depth
 from alexnet.cli.doctor import doctor
 from alexnet.cli.report import at_the_end, report
 from alexnet.cli.serve import serve
-from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError
+from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError, no_memory
 from alexnet.recipe import Recipe
 
 
@@ -47,8 +47,10 @@ def run(words: list[str]) -> int:
     except BrokenPipeError:  # `alexnet … | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except MemoryError:
-        return _fail("out of memory; make --batch-size smaller or close other programs", 1)
+    except (MemoryError, RuntimeError) as error:
+        if wanted := no_memory(error):
+            return _fail(f"{wanted} could not be had; close other programs, or ask for less at a time", 1)
+        raise
 
 
 def _command(words: list[str]) -> int:

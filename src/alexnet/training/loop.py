@@ -1,7 +1,8 @@
 """The one loop, read top to bottom: batches and a network in, a trained bundle out."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from alexnet.batches.loader import Batch, Loader
 from alexnet.batches.transforms import Statistics
-from alexnet.errors import Interrupted, TrainingError
+from alexnet.errors import Interrupted, TrainingError, no_memory
 from alexnet.evaluation.evaluate import autocast, evaluate
 from alexnet.evaluation.metrics import Scores
 from alexnet.models.cuda_convnet import GraphNetwork
@@ -26,6 +27,8 @@ from alexnet.training.meeting import CutNetwork
 from alexnet.training.mixing import Mixed, mix, wanted
 from alexnet.training.saving import Saver
 from alexnet.training.state import State
+
+PATIENCE = 3  # batches in a row whose loss is no number end a run
 
 
 @dataclass
@@ -45,7 +48,8 @@ def train(training: Training) -> None:
     """Train until the run is finished or a signal asks to stop; every epoch is validated, the best is kept.
 
     Raises :class:`Interrupted` after a signal (the run is saved first), :class:`TrainingError` when the loss is not a
-    number (the last good checkpoint stays), :class:`CheckpointError` when the last checkpoint can not be written.
+    number three times in a row or memory runs out (the last good checkpoint stays), :class:`CheckpointError` when the
+    last checkpoint can not be written.
     """
     state, journal = training.state, training.journal
     while not state.finished:
@@ -81,15 +85,19 @@ def train_epoch(training: Training) -> None:
     training.journal.begin_epoch(position.epoch, recipe.epochs, steps, position.batch)
     started = time.perf_counter()
     for batch in training.loader.epoch(position.epoch, position.batch, side, _wanted(state)):
-        loss, correct = train_step(state, batch)
-        if not np.isfinite(loss):
-            raise _not_a_number(training, batch, loss)
-        position.loss += loss * len(batch.labels)
-        position.correct += correct
-        position.seen += len(batch.labels)
+        with _told_without_memory(training, len(batch.labels), side):
+            loss, correct = train_step(state, batch)
         position.batch += 1
         position.step += 1
-        state.average()
+        if np.isfinite(loss):
+            position.spoiled = 0
+            position.loss += loss * len(batch.labels)
+            position.correct += correct
+            position.seen += len(batch.labels)
+            state.average()
+        else:
+            position.spoiled += 1
+            _not_a_number(training, batch, loss, last=position.batch == steps)
         training.journal.step(loss, len(batch.labels))
         saver.collect()
         signal, due = agree(training, epoch_over=False)
@@ -104,8 +112,18 @@ def train_epoch(training: Training) -> None:
 def train_step(state: State, batch: Batch) -> tuple[float, int]:
     """One update; returns the batch's mean loss and how many pictures were right.
 
-    A loss that is no number changes nothing: all processes learn of it before any gradient is summed.
+    A loss that is no number, or a gradient, changes nothing: all processes learn of it before any gradient is summed.
     """
+    shown = [buffer.clone() for buffer in state.network.buffers()]  # batch norm's statistics
+    value, correct = _learn(state, batch)
+    if not np.isfinite(value):
+        state.optimizer.zero_grad()
+        for buffer, before in zip(state.network.buffers(), shown, strict=True):
+            buffer.copy_(before)
+    return value, correct
+
+
+def _learn(state: State, batch: Batch) -> tuple[float, int]:
     recipe, position, world, total = state.recipe, state.position, state.world, len(batch.labels)
     state.begin_step()
     world.steps, world.pictures = world.steps + 1, world.pictures + total
@@ -122,7 +140,6 @@ def train_step(state: State, batch: Batch) -> tuple[float, int]:
         last = number == len(pieces)
         value, correct = state.together(said) if last else (float(said[0]), 0)
         if not np.isfinite(value):
-            state.optimizer.zero_grad()
             if last:
                 return value, 0
             continue  # all processes come to the last piece
@@ -132,7 +149,6 @@ def train_step(state: State, batch: Batch) -> tuple[float, int]:
         state.held.gradients(state.network)
     norm = state.clip()
     if not torch.isfinite(norm):
-        state.optimizer.zero_grad()
         return float("nan"), 0
     state.optimizer.step()
     state.optimizer.zero_grad()
@@ -267,15 +283,38 @@ def _rates(training: Training) -> str:
     return f"--learning-rate (now {training.state.recipe.learning_rate})"
 
 
-def _not_a_number(training: Training, batch: Batch, loss: float) -> TrainingError:
-    position = training.state.position
-    indices = batch.indices.tolist()
-    training.journal.event("not a number", step=position.step, loss=str(loss), indices=indices)
+def _not_a_number(training: Training, batch: Batch, loss: float, *, last: bool) -> None:
+    """Note the batch and go on without it; after :data:`PATIENCE` of them in a row raise :class:`TrainingError`.
+
+    ``last``: the epoch ends with it. An epoch in which nothing was learned ends the run too.
+    """
+    position, journal = training.state.position, training.journal
+    journal.event("not a number", step=position.step - 1, loss=str(loss), indices=batch.indices.tolist())
+    what = f"the loss is {loss} at step {position.step} (epoch {position.epoch + 1})"
+    where = f"the pictures of the batch stand in {training.folder / 'journal.jsonl'}"
+    if position.spoiled < PATIENCE and (position.seen or not last):
+        journal.say(f"warning: {what}; no weight was changed by it; training goes on with the next batch; {where}")
+        return
+    if position.spoiled > 1:
+        what += f", as at {position.spoiled - 1} before it"
     kept = sorted((training.folder / "checkpoints").glob("step-*.pt"))
-    return TrainingError(
-        f"the loss is {loss} at step {position.step + 1} (epoch {position.epoch + 1}); no weight was changed by it",
-        "",
-        f"lower {_rates(training)}; "
-        + (f"the last good checkpoint is {kept[-1]}; " if kept else "there is no checkpoint yet; ")
-        + f"the pictures of the batch stand in {training.folder / 'journal.jsonl'}",
-    )
+    good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+    raise TrainingError(f"{what}; no weight was changed by it", "", f"lower {_rates(training)}; {good}; {where}")
+
+
+@contextmanager
+def _told_without_memory(training: Training, pictures: int, side: int) -> Iterator[None]:
+    """Turn "no memory" of whatever library into a :class:`TrainingError` that says what to change."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (wanted := no_memory(error)):
+            raise
+        pieces, way = training.state.accumulate, "a smaller --batch-size"
+        if not training.state.cut.layout.apart and not isinstance(training.state.network, GraphNetwork):
+            way = f"--accumulate {2 * pieces} (less memory, the same result; with --resume too), or {way}"
+        raise TrainingError(
+            f"{wanted} could not be had at step {training.state.position.step + 1}, for a batch of {pictures} pictures "
+            f"at {side} pixels" + (f" in {pieces} pieces" if pieces > 1 else ""), "",
+            f"close other programs, or take {way}",
+        ) from error  # fmt: skip

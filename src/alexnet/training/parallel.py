@@ -54,7 +54,7 @@ class Layout:
         if self.split < 0 or (self.split and not self.apart):
             raise RecipeError(f"--split is {self.split} with --parallel {self.name}", "0, or with hybrid at least 1")
         if self.accumulate > 1 and self.apart:
-            raise RecipeError("--accumulate does not go with --parallel hybrid", "", "use --parallel hybrid-turns")
+            raise RecipeError(f"--accumulate does not go with --parallel {self.name}", "", "leave it out")
         if files is not None and (self.name != "data" or self.accumulate > 1):
             raise RecipeError("a layer file trains in one process, and its batch in one piece", "--parallel data")
 

@@ -40,6 +40,7 @@ class Position:
     correct: int = 0
     seen: int = 0
     seconds: float = 0.0
+    spoiled: int = 0  # batches in a row whose loss was no number
 
 
 @dataclass
