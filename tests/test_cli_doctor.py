@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from alexnet import api
+from alexnet.api import facts
 from alexnet.cli import run
 from alexnet.data.options import DataOptions
 from alexnet.data.sources import open_source
@@ -78,6 +79,8 @@ def test_a_trained_network_finds_a_wrong_label_and_is_evaluated_by_its_groups(di
     options = DataOptions(cache=tmp_path / "cache", group_pattern=r"(\d\d)\d\.png")
     changes = {"epochs": 5, "stored_size": 32, "keep": "last"}
     result = api.train(digits_folder, run=tmp_path / "run", model="lenet5", options=options, device="cpu", **changes)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts.command(about, result.recipe).endswith(r"--group-pattern '(\d\d)\d\.png'")
     told = []
     scores = api.evaluate(
         tmp_path / "run", digits_folder, options=DataOptions(cache=tmp_path / "cache", say=told.append)

@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from alexnet import api
 from alexnet.api import explaining, facts, reporting
+from alexnet.data.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import ModelError, RunError
 from alexnet.evaluation.neighbors import FILE, Neighbors
@@ -75,6 +77,9 @@ def test_how_to_make_it_again_is_the_recipe(home):
     assert line.startswith("alexnet train 'my pictures' --recipe modern")
     assert "--no-mirror" in line and "--drops 3 5" in line and "--learning-rate 0.01" in line
     assert facts.command({"data": "x"}, Recipe(recipe="modern")).count("--") >= 1
+    options = DataOptions(group_column="patient", exclude=Path("my list"), bad="fail", allow_truncated=True).words()
+    said = "--group-column patient --exclude 'my list' --bad fail --allow-truncated"
+    assert facts.command({"data": "x", "options": options}, recipe).endswith(said) and DataOptions().words() == []
 
 
 def test_a_page_in_a_browser_needs_nothing_and_serves_everyone(home, browser):

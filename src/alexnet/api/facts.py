@@ -183,7 +183,8 @@ def again(run: Path, about: dict[str, Any], bundle: Bundle, recipe: Recipe, stor
 
 
 def command(about: dict[str, Any], recipe: Recipe) -> str:
-    """What one would type to train the run again: every number that is not its named recipe's own."""
+    """What one would type to train the run again: every number that is not its named recipe's own,
+    and what was said about which pictures count (unknown in runs of before that was kept)."""
     words = ["alexnet", "train", str(about.get("data", "DATA")), "--recipe", recipe.recipe]
     base = recipes.named(recipe.recipe)
     for name in recipes.differences(base, recipe):
@@ -192,6 +193,7 @@ def command(about: dict[str, Any], recipe: Recipe) -> str:
             words.append(recipes.option(name) if value else recipes.option(name).replace("--", "--no-", 1))
         else:
             words += [recipes.option(name), *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    words += about.get("options", [])
     if "from" in about:
         words += ["--from", str(about["from"].get("name", "RUN"))]
     if "layers" in about:

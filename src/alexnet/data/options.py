@@ -27,6 +27,15 @@ class DataOptions:
     group_pattern: str | None = None  # a regular expression over the pictures' names
     exclude: Path | None = None  # a list of pictures to leave out
 
+    def words(self) -> list[str]:
+        """What one types to say the same about which pictures count: so that a run can be made again."""
+        said = {
+            "--data-root": self.data_root, "--group-column": self.group_column, "--group-pattern": self.group_pattern,
+            "--exclude": self.exclude, "--bad": None if self.bad == "exclude" else self.bad,
+        }  # fmt: skip
+        found = [word for name, value in said.items() if value is not None for word in (name, str(value))]
+        return found + ["--allow-truncated"] * self.allow_truncated
+
     def tell(self, text: str) -> None:
         """A line for the person, if anyone listens."""
         if self.say is not None:

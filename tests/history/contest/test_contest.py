@@ -11,6 +11,7 @@ import torch
 
 from alexnet import cli
 from alexnet.api import DataOptions
+from alexnet.api.provenance import times_tested
 from alexnet.data.store import Split
 from alexnet.errors import BundleError, Interrupted, RecipeError, RunError
 from alexnet.evaluation.paired import mcnemar
@@ -86,6 +87,7 @@ def test_errors_are_those_of_the_bundles(contest, digits):
             assert row.top1.value == pytest.approx(config["metrics"]["test"]["top1_error"])
             assert row.entry.bytes == (folder / row.entrant.name / "bundle" / "model.safetensors").stat().st_size
             assert not (folder / row.entrant.name / "checkpoints").exists()
+            assert times_tested(folder / row.entrant.name) == 1, "the contest's look is noted, once"
 
 
 def test_mcnemar_is_on_the_same_pictures(contest):

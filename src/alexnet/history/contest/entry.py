@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from alexnet.api.provenance import note_test
 from alexnet.bundle import Bundle
 from alexnet.data.store import Store
 from alexnet.data.writing import json_bytes, write_file
@@ -96,7 +97,7 @@ class Clock:
 
 def network(
     entrant: Entrant, recipe: Recipe, store: Store, folder: Path, clock: Clock, *, device: str, workers: int,
-    pretrained: bool = False,
+    pretrained: bool = False, say: learning.Say = lambda text: None,
 ) -> Entry:  # fmt: skip
     """Train a network (or go on), let it answer the test split, and write both down."""
     home = folder / entrant.name
@@ -106,6 +107,7 @@ def network(
         member = obtain(job, recipe, store, home, device=device, workers=workers, start=start)
         if not member.diverged:
             _answer(home, store, folder / f"{entrant.name}.npz", machine.choose_device(device))
+            note_test(home, store, "test", "contest", say)
     entry = _entry(entrant.name, member, *clock.of(entrant.name))
     entry.save(folder)
     shutil.rmtree(home / "checkpoints", ignore_errors=True)  # gigabytes that nobody needs any more

@@ -147,7 +147,7 @@ def _enter(
         recipe = _refitted(plan, entrant.name, recipes[entrant.name], store, folder, common + clock.spent)
         return entry.network(
             entrant, recipe, store, folder, clock, device=device, workers=workers,
-            pretrained=plan.pretrained,
+            pretrained=plan.pretrained, say=options.tell,
         )  # fmt: skip
     settings = Settings(side=plan.side)
     if plan.budget:
