@@ -31,7 +31,7 @@ DOORS = {
     "os.environ": ["cli/", "__main__.py"],
     "os.getenv": ["cli/", "__main__.py"],
     "sys.argv": ["cli/", "__main__.py"],
-    "torch.distributed": ["training/distributed.py"],
+    "torch.distributed": ["training/distributed.py", "training/launching.py"],
     "torch.load": ["training/checkpoint.py", "weights/published.py"],  # both with weights_only=True
     "pickle": [],
     "pickletools": ["weights/pickles.py"],  # takes a pickle apart and runs nothing of it

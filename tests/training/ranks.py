@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from alexnet import api, recipe
 from alexnet.errors import AlexNetError, Interrupted
 from alexnet.models.layers import set_generator, set_rows
-from alexnet.training import distributed, loop, meeting
+from alexnet.training import launching, loop, meeting
 from alexnet.training.parallel import Cut, Layout
 from alexnet.training.state import build_network
 
@@ -67,7 +67,7 @@ def train(job: dict) -> None:
 def gradients(job: dict) -> None:
     """One forward and backward pass of a network as it is cut: logits and gradients, put together, into a file."""
     layout, size = Layout(*job["layout"]), job["pictures"]
-    with distributed.world(torch.device("cpu"), layout.parts, apart=layout.apart) as world:
+    with launching.world(torch.device("cpu"), layout.parts, apart=layout.apart) as world:
         fields = recipe.from_dict(job["recipe"])
         cut = Cut(build_network(fields, job["classes"]), layout, world)
         if job.get("naive"):  # what torch.distributed.nn.functional.all_reduce does: gradients are summed once more
@@ -89,6 +89,17 @@ def gradients(job: dict) -> None:
              "sent": world.sent},
             f"{job['out']}-{world.rank}.pt",
         )  # fmt: skip
+
+
+def meet(job: dict) -> None:
+    """The processes find each other and say a word; ``late`` [rank, seconds] comes later, ``kill`` ends them rudely."""
+    rank = int(os.environ["RANK"])
+    if rank == job["late"][0]:
+        time.sleep(job["late"][1])
+    with launching.world(torch.device("cpu")) as world:
+        assert world.exchange([rank])[:, 0].tolist() == list(range(world.size))
+        if job["kill"]:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run(job: dict, rank: int, log: Path) -> int:
@@ -119,7 +130,7 @@ def launch(job: dict) -> dict:
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
                 "GLOO_SOCKET_IFNAME": "lo",
-            }  # fmt: skip
+            } | job.get("environment", {})  # fmt: skip
             os._exit(run(job, rank, logs / str(rank)))
         children.append(child)
     deadline, ended = time.monotonic() + job.get("limit", 500), {}

@@ -165,6 +165,16 @@ def test_fewer_pictures_than_processes(digits, tmp_path, ranks):
     assert np.abs(one[:10] - four[:10]).max() < 1e-6
 
 
+@pytest.mark.parametrize("late", [0, 1])
+def test_who_starts_again_is_not_sent_to_those_who_are_gone(late, ranks):
+    """torchrun's own store outlives the workers, and has the addresses of the killed ones when new ones begin."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(store.port)}
+    ranks(2, "meet", expect=-signal.SIGKILL, environment=agent, late=[0, 0], kill=True)
+    for _ in range(2):
+        ranks(2, "meet", environment=agent, late=[late, 0.5], kill=False, limit=20)
+
+
 # By torchrun itself
 
 

@@ -24,7 +24,7 @@ from alexnet.errors import RunError
 from alexnet.evaluation.metrics import Scores
 from alexnet.models.cuda_convnet import Files
 from alexnet.recipe import Recipe
-from alexnet.training import distributed, layer_files, machine, traffic
+from alexnet.training import launching, layer_files, machine, traffic
 from alexnet.training import run as runs
 from alexnet.training.distributed import World
 from alexnet.training.energy import Meter
@@ -113,7 +113,7 @@ def train(
     recipe = recipe.replace(precision=machine.choose_precision(recipe.precision, chosen))  # what auto means here
     recipe = recipe.replace(shuffle_window=shuffle_window(data, recipe))
     layout.check(files, recipe)
-    with distributed.world(chosen, layout.parts, apart=layout.apart) as world, ExitStack() as held:
+    with launching.world(chosen, layout.parts, apart=layout.apart) as world, ExitStack() as held:
         if world.first:
             folder = Path(run) if run is not None else _new_folder(data, recipe)
             again = go_on and (folder / "run.json").exists()
@@ -181,7 +181,7 @@ def resume(
     folder = given.parent.parent if given.suffix == ".pt" else given
     recipe, about = runs.read_start(folder)
     layout.check(runs.layer_files(folder), recipe)
-    with distributed.world(torch_device(device), layout.parts, apart=layout.apart) as world, ExitStack() as held:
+    with launching.world(torch_device(device), layout.parts, apart=layout.apart) as world, ExitStack() as held:
         if world.first:
             held.enter_context(runs.locked(folder))
         world.tell("")  # the others begin when the first one holds the folder

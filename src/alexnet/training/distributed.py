@@ -1,16 +1,15 @@
 """Several processes that train one network: who has which pictures, what they say to each other, and how many bytes.
 
-The only door to ``torch.distributed``. Processes stand in a grid (a DeviceMesh) of ``data × split``: those of one row
-share a network that is cut among them, and see the same share of each batch; a column has the same piece of the
-network and different pictures. Data parallel is a grid of one column. One process alone has a :class:`World` too, in
-which nothing is said and nothing changes.
+With ``launching.py`` the only door to ``torch.distributed``. Processes stand in a grid (a DeviceMesh) of ``data ×
+split``: those of one row share a network that is cut among them, and see the same share of each batch; a column has
+the same piece of the network and different pictures. Data parallel is a grid of one column. One process alone has a
+:class:`World` too, in which nothing is said and nothing changes.
 
 Gradients are summed by all_reduce while the backward pass goes on, each tensor as soon as it is there: what
 ``DistributedDataParallel`` does, without its buckets (sixteen tensors need none), because here shares are uneven and
 weighted exactly, layers freeze, and the processes that share a tensor differ from layer to layer.
 """
 
-import datetime
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,12 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 
-from alexnet.errors import RecipeError, TrainingError
-
-_HANGS = datetime.timedelta(minutes=10)  # a process that says nothing for so long is given up
-_PREPARES = datetime.timedelta(days=2)  # how long the others wait for the first to prepare the pictures
+from alexnet.errors import TrainingError
 
 
 def share(total: int, part: int, parts: int) -> range:
@@ -226,55 +221,6 @@ def _padded(piece: Tensor, length: int) -> Tensor:
     if len(piece) == length:
         return piece.contiguous()
     return torch.cat([piece, piece.new_zeros(length - len(piece), *piece.shape[1:])])
-
-
-def launched() -> bool:
-    """Was this process started by torchrun, as one of several or of one?"""
-    return dist.is_torchelastic_launched()
-
-
-@contextmanager
-def world(device: torch.device, parts: int = 1, *, apart: bool = False) -> Iterator[World]:
-    """The processes that torchrun started, in a grid of ``parts`` columns (0: all of them); alone elsewhere.
-
-    On ``cuda`` each process of a machine takes the GPU of its own number. Raises :class:`RecipeError` where the
-    processes do not fill the grid, :class:`TrainingError` where another process is gone.
-    """
-    if not launched():
-        _check_grid(1, parts or 1)
-        yield World(device, apart=apart)
-        return
-    if device.type == "cuda":
-        device = torch.device("cuda", dist.get_node_local_rank())
-        torch.cuda.set_device(device)
-    with explained():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_HANGS)
-    try:
-        size = dist.get_world_size()
-        parts = parts or size
-        _check_grid(size, parts)
-        with explained():
-            grid = init_device_mesh(device.type, (size // parts, parts), mesh_dim_names=("column", "row"))
-            patient: Any = dist.new_group(backend="gloo", timeout=_PREPARES)
-            groups = {
-                "patient": patient,
-                "world": dist.group.WORLD,
-                "row": grid.get_group("row"),
-                "column": grid.get_group("column"),
-            }
-            yield World(device, dist.get_rank(), size, parts, apart, _groups=groups)
-            dist.barrier(group=patient)  # the first may still write and draw: nobody leaves before
-    finally:
-        dist.destroy_process_group()
-
-
-def _check_grid(size: int, parts: int) -> None:
-    if size % parts:
-        some = f"{size} process{'es' if size > 1 else ''}"
-        raise RecipeError(
-            f"a network cut in {parts} does not fit {some}", f"a multiple of {parts}",
-            f"start them with: torchrun --nproc-per-node {parts} -m -- alexnet train …",
-        )  # fmt: skip
 
 
 _GONE = (
