@@ -105,7 +105,7 @@ def test_it_is_exported_and_has_a_report(made, tmp_path, monkeypatch):
     assert cli.run(["verify", "small.onnx", "--against", str(made.folder)]) == 0
     assert cli.run(["report", str(made.folder), "--no-doctor"]) == 0
     page = (made.folder / "report.html").read_text(encoding="utf-8")
-    assert f"{100 * made.test_scores.top1:.1f}" in page
+    assert f"<td>{100 * made.test_scores.top1:.3g} %</td>" in page
 
 
 def looks(run):

@@ -10,8 +10,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from alexnet.bundle import Bundle
 from alexnet.compression import quantizing
 from alexnet.deploy.classifier import Classifier
 from alexnet.deploy.export import export
@@ -107,15 +109,29 @@ def asked(server, classes, data: bytes) -> np.ndarray:
     return np.array([guesses[name] for name in classes])
 
 
+def opinionated(bundle: Bundle, sent: list[tuple[str, bytes]]) -> Bundle:
+    """The untrained network with a last layer that tells ``sent`` apart: logits around 0, with a spread of 2."""
+    answering = Classifier(bundle)
+    logits = torch.from_numpy(np.log(np.concatenate([answering.probabilities(data) for _, data in sent])))
+    scale, last = 2 / (logits - logits.mean(0)).std(), bundle.network.get_submodule("fc8")
+    with torch.no_grad():
+        last.weight.mul_(scale)
+        last.bias.sub_(logits.mean(0)).mul_(scale)
+    rows = answering.probabilities([golden.png for golden in bundle.golden]).tolist()
+    golden = [dataclasses.replace(g, probabilities=row) for g, row in zip(bundle.golden, rows, strict=True)]
+    return dataclasses.replace(bundle, golden=golden)
+
+
 @pytest.mark.slow
 def test_four_ways_one_answer(whole_alexnet, tmp_path):
-    made = whole_alexnet()
+    sent = pictures(200)
+    made = opinionated(whole_alexnet(), sent[:60])
     bundle = made.save(tmp_path / "bundle")
     classifier = Classifier.load(bundle)
     for format, name in (("onnx", "net.onnx"), ("openvino", "net.xml")):
         export(made, tmp_path / name, format=format)
     files = [Exported.load(tmp_path / name) for name in ("net.onnx", "net.xml")]
-    sent, worst = pictures(200), {"onnx": (0.0, ""), "openvino": (0.0, ""), "server": (0.0, "")}
+    worst = {"onnx": (0.0, ""), "openvino": (0.0, ""), "server": (0.0, "")}
     spread = []
     with threaded(bundle) as server:
         for what, data in sent:

@@ -192,6 +192,7 @@ def test_several_processes(cifar, other, png, tmp_path):
     path = cifar.save(tmp_path / "bundle")
     with command(path, "--processes", 2, "--threads", 1) as server:
         assert server.port, server.lines
+        server.event("ready", 2)
         workers = {event["process"] for event in server.events if event["event"] == "ready"}
         assert len(workers) == 2
         for _ in range(10):
