@@ -16,8 +16,9 @@ from alexnet.data.store import Split
 from alexnet.errors import BundleError, Interrupted, RecipeError, RunError
 from alexnet.evaluation.paired import mcnemar
 from alexnet.history import material, members
-from alexnet.history.contest import answers, budget, entry, plan, run
+from alexnet.history.contest import answers, budget, entrants, entry, fitting, plan, run
 from alexnet.history.contest.entrants import ENTRANTS, Entrant
+from alexnet.history.contest.entry import Clock
 from alexnet.history.contest.plan import Wishes
 from alexnet.history.fisher import learning
 from alexnet.recipe import named
@@ -196,8 +197,10 @@ def test_a_stopped_contest_goes_on(digits, tmp_path, monkeypatch):
 def test_equal_time_is_planned_and_the_plan_is_found_again(digits, tmp_path, monkeypatch):
     """Two networks of known pace: each has the epochs that fit into its share, and its rate ends with them."""
     paces = {"lenet5_shrunk": budget.Pace(0.02, 0.02, 0.001, 1.0), "residual_8": budget.Pace(0.05, 0.05, 0.001, 1.0)}
-    monkeypatch.setattr(run.pace, "measure", lambda recipe, *_: paces[recipe.model])
-    monkeypatch.setattr(run.budget, "share", lambda _budget, _spent, _left, equal: equal)  # however busy the machine is
+    monkeypatch.setattr(fitting.pace, "measure", lambda recipe, *_: paces[recipe.model])
+    monkeypatch.setattr(
+        fitting.budget, "share", lambda _budget, _spent, _left, equal: equal
+    )  # however busy the machine is
     folder = tmp_path / "run"
     outcome = held(digits, folder, nets=("lenet5", "resnet18"), epochs=None, budget="90s")
     share = budget.CAREFUL * 90 * 0.94 / 2
@@ -210,7 +213,7 @@ def test_equal_time_is_planned_and_the_plan_is_found_again(digits, tmp_path, mon
             float(r["learning_rate"]) for r in csv.DictReader((folder / name / "results.csv").read_text().splitlines())
         ]
         assert rates[-1] < 0.2 * max(rates)
-    monkeypatch.setattr(run.pace, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(fitting.pace, "measure", lambda *_: pytest.fail("measured again"))
     assert held(digits, folder, nets=("lenet5", "resnet18"), epochs=None, budget="90s").rows == outcome.rows
 
 
@@ -218,7 +221,7 @@ def test_a_pace_is_measured(digits):
     """More to compute takes longer; what is measured is positive and finite."""
     recipe = named("digits").replace(initialization="own", stored_size=32, divide_std=True, precision="fp32")
     slow, fast = (
-        run.pace.measure(recipe.replace(model=f"residual_{depth}", image_size=32), digits, torch.device("cpu"))
+        fitting.pace.measure(recipe.replace(model=f"residual_{depth}", image_size=32), digits, torch.device("cpu"))
         for depth in (56, 8)
     )
     for found in (slow, fast):
@@ -236,19 +239,46 @@ def test_who_is_late_leaves_less_for_the_others(digits, tmp_path, monkeypatch):
     tmp_path.joinpath("recipes.json").write_text(
         json.dumps({"recipes": {"resnet18": recipe.to_dict()}, "paces": {"resnet18": slow.to_dict()}})
     )
-    less = [run._refitted(made, "resnet18", recipe, digits, tmp_path, spent).epochs for spent in (0, 60, 99)]
+    less = [fitting.refitted(made, made.entrants[1], recipe, digits, tmp_path, spent).epochs for spent in (0, 60, 99)]
     assert less[0] == recipe.epochs and 1 < less[1] < less[0] and less[2] == 1
     assert json.loads((tmp_path / "recipes.json").read_text())["recipes"]["resnet18"]["epochs"] == 1
     (tmp_path / "resnet18").mkdir()
     (tmp_path / "resnet18" / "run.json").write_text("{}")
-    assert run._refitted(made, "resnet18", recipe, digits, tmp_path, 99).epochs == recipe.epochs  # it has begun
+    assert (
+        fitting.refitted(made, made.entrants[1], recipe, digits, tmp_path, 99).epochs == recipe.epochs
+    )  # it has begun
 
 
 def test_a_network_that_takes_too_long_is_told_before_anybody_begins(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(run.pace, "measure", lambda *_: budget.Pace(10.0, 10.0, 1.0, 1.0))
+    monkeypatch.setattr(fitting.pace, "measure", lambda *_: budget.Pace(10.0, 10.0, 1.0, 1.0))
     with pytest.raises(RecipeError, match=r"one epoch of lenet5_shrunk takes 30 min 21 s here, and its share "):
         held(digits, tmp_path / "run", nets=("lenet5", "alexnet"), epochs=None, budget="60s")
     assert not (tmp_path / "run" / "lenet5").exists()
+
+
+def test_of_the_usual_contestants_those_who_are_too_slow_are_left_out_and_the_others_have_their_time(
+    digits, tmp_path, monkeypatch
+):
+    """Fisher vectors and three networks; one of them would see the pictures twice."""
+    paces = {"vgg11_bn": budget.Pace(0.05, 0.05, 0.01, 30.0), "resnet18": budget.Pace(0.03, 0.03, 0.01, 1.0)}
+    monkeypatch.setattr(
+        fitting.pace, "measure", lambda recipe, *_: paces.get(recipe.model, budget.Pace(0.02, 0.02, 0.001, 1))
+    )
+    monkeypatch.setattr(entrants, "USUAL", ("alexnet", "vgg11_bn", "resnet18"))
+    found, told = material.find(str(digits.path), DataOptions()), []
+    made = plan.make(found, "few digits", Wishes(budget="90s"))
+    (tmp_path / "x").mkdir()
+    how = (digits, tmp_path, Clock(tmp_path / "x"), torch.device("cpu"), DataOptions(say=told.append), 0.0)
+    fitted = fitting.fit(made, *how)
+    assert [entrant.name for entrant in fitted.plan.entrants] == list(fitted.recipes) == ["alexnet", "resnet18"]
+    assert told[-1] == fitted.lines[0] and told[-1].startswith("left out: VGG-11, batch norm: 3 epochs take ")
+    assert 42 * 0.9 < fitted.plan.share <= 45 and fitted.recipes["alexnet"].epochs > 3
+    monkeypatch.setattr(fitting.pace, "measure", lambda *_: pytest.fail("measured again"))
+    assert fitting.fit(made, *how) == fitted
+    monkeypatch.undo()
+    monkeypatch.setattr(fitting.pace, "measure", lambda *_: budget.Pace(10.0, 10.0, 1.0, 1.0))
+    with pytest.raises(RecipeError, match="one epoch of alexnet takes"):  # it is whom all are compared with
+        fitting.fit(made, digits, tmp_path / "x", *how[2:])
 
 
 def test_diverged_is_a_result(digits, tmp_path, monkeypatch):

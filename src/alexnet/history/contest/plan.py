@@ -47,6 +47,7 @@ class Plan:
     stored: int  # side of the stored pictures, pixels
     pictures: int  # most training pictures; 0: all
     base: Recipe
+    usual: bool = False  # nobody has named the contestants
 
     def recipe(self, entrant: Entrant) -> Recipe:
         """Every number of a network's training, before its epochs are fitted to a share of the budget."""
@@ -112,7 +113,7 @@ def make(material: Material, data: str, wishes: Wishes) -> Plan:
     _possible(entrants, side, wishes.pretrained)
     return Plan(
         data, entrants, time, wishes.epochs or 0, wishes.pretrained, wishes.seed, side, stored, wishes.pictures,
-        _base(material, stored, wishes.seed),
+        _base(material, stored, wishes.seed), not wishes.nets,
     )  # fmt: skip
 
 

@@ -18,20 +18,18 @@ from alexnet.errors import RunError
 from alexnet.evaluation.responses import groups_of
 from alexnet.history import material as materials
 from alexnet.history.contest import answers as kept
-from alexnet.history.contest import budget, entry, pace, result, speed
-from alexnet.history.contest.budget import Pace
+from alexnet.history.contest import budget, entry, fitting, result, speed
 from alexnet.history.contest.entrants import FISHER, Entrant
 from alexnet.history.contest.entry import Clock, Entry
+from alexnet.history.contest.fitting import Fitted
 from alexnet.history.contest.plan import Plan, same
 from alexnet.history.contest.result import Row
 from alexnet.history.fisher.classifier import Settings
 from alexnet.history.fisher.pace import settings_within
 from alexnet.history.material import Material
-from alexnet.recipe import Recipe, from_dict
+from alexnet.recipe import Recipe
 from alexnet.training import machine
 from alexnet.training import run as runs
-
-MEASURED = "measuring"  # in the clock: paces and milliseconds, which are nobody's own
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ class Outcome:
     notes: tuple[str, ...]
     folder: Path
     seconds: float
+    left_out: dict[str, str]  # contestant -> why there was no time for it
 
     @property
     def picture(self) -> Path:
@@ -61,6 +60,7 @@ class Outcome:
             "verdict": self.verdict,
             "in_2012": result.IN_2012,
             "notes": list(self.notes),
+            "left_out": self.left_out,
             "seconds": round(self.seconds, 1),
             "machine": {"cores": os.cpu_count(), "torch": torch.__version__, "processor": platform.machine()},
         }
@@ -85,13 +85,14 @@ def _held(plan: Plan, material: Material, folder: Path, options: DataOptions, de
     clock = Clock(folder)
     common = time.perf_counter() - begun
     chosen = machine.choose_device(device)
-    recipes = _recipes(plan, store, folder, clock, chosen, options, common)
+    fitted = fitting.fit(plan, store, folder, clock, chosen, options, common)
+    plan, recipes = fitted.plan, fitted.recipes
     for number, entrant in enumerate(_order(plan), 1):
         if (found := entry.finished(entrant.name, folder)) is None:
             options.tell(f"{number} of {len(plan.entrants)}: {entrant.title}{_how(recipes.get(entrant.name))}")
             found = _enter(plan, entrant, recipes, store, folder, clock, device, workers, options, common)
         options.tell(f"  {_said(found)}")
-    return _finish(plan, store, folder, clock, chosen, options, common)
+    return _finish(fitted, store, folder, clock, chosen, options, common)
 
 
 def _order(plan: Plan) -> list[Entrant]:
@@ -106,45 +107,12 @@ def _same_store(store: Store, folder: Path) -> dict[str, Any]:
     return now
 
 
-def _recipes(
-    plan: Plan, store: Store, folder: Path, clock: Clock, device: torch.device, options: DataOptions, common: float
-) -> dict[str, Recipe]:
-    """Each network's recipe, its epochs fitted to its share: measured once, before anybody begins, and kept."""
-    networks = [entrant for entrant in plan.entrants if entrant.model]
-    wanted = {entrant.name: _exact(plan.recipe(entrant), device) for entrant in networks}
-    path = folder / "recipes.json"
-    if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))["recipes"]
-        return wanted | {name: from_dict(values) for name, values in there.items()}
-    paces: dict[str, Pace] = {}
-    if plan.budget:
-        options.tell("measuring a few steps of each network")
-        with clock.running(MEASURED):
-            for name, recipe in wanted.items():
-                paces[name] = pace.measure(recipe, store, device)
-        share = budget.share(plan.budget, common + clock.spent, len(plan.entrants), plan.share)
-        counts = [len(store.split(name)) for name in ("train", "validation", "test")]
-        wanted = {
-            name: budget.fitted(recipe, paces[name], plan.side, counts, budget.CAREFUL * share)
-            for name, recipe in wanted.items()
-        }
-    written = {"recipes": {name: recipe.to_dict() for name, recipe in wanted.items()}}
-    written["paces"] = {name: found.to_dict() for name, found in paces.items()}
-    if plan.budget:  # contestants with equal epochs are not planned together
-        write_file(path, json_bytes(written))
-    return wanted
-
-
-def _exact(recipe: Recipe, device: torch.device) -> Recipe:
-    return recipe.replace(precision=machine.choose_precision(recipe.precision, device))
-
-
 def _enter(
     plan: Plan, entrant: Entrant, recipes: Mapping[str, Recipe], store: Store, folder: Path, clock: Clock, device: str,
     workers: int, options: DataOptions, common: float,
 ) -> Entry:  # fmt: skip
     if entrant.model:
-        recipe = _refitted(plan, entrant.name, recipes[entrant.name], store, folder, common + clock.spent)
+        recipe = fitting.refitted(plan, entrant, recipes[entrant.name], store, folder, common + clock.spent)
         return entry.network(
             entrant, recipe, store, folder, clock, device=device, workers=workers,
             pretrained=plan.pretrained, say=options.tell,
@@ -156,23 +124,6 @@ def _enter(
     else:
         settings = settings_within(settings, store, float("inf"))
     return entry.fisher(entrant.name, settings, store, folder, clock, seed=plan.seed, say=options.tell)
-
-
-def _refitted(plan: Plan, name: str, recipe: Recipe, store: Store, folder: Path, spent: float) -> Recipe:
-    """Fewer epochs, one at least, for a network that has not begun while others took longer than they were to."""
-    path = folder / "recipes.json"
-    if not plan.budget or (folder / name / "run.json").is_file():
-        return recipe
-    written = json.loads(path.read_text(encoding="utf-8"))
-    left = sum(entry.finished(each.name, folder) is None for each in plan.entrants)
-    time = budget.CAREFUL * budget.share(plan.budget, spent, left, plan.share)
-    counts = [len(store.split(split)) for split in ("train", "validation", "test")]
-    measured = Pace(**written["paces"][name])
-    while recipe.epochs > 1 and budget.needed(recipe, measured, plan.side, counts) > time:
-        recipe = budget.with_epochs(recipe, recipe.epochs - 1)
-    written["recipes"][name] = recipe.to_dict()
-    write_file(path, json_bytes(written))
-    return recipe
 
 
 def _how(recipe: Recipe | None) -> str:
@@ -187,8 +138,9 @@ def _said(found: Entry) -> str:
 
 
 def _finish(
-    plan: Plan, store: Store, folder: Path, clock: Clock, device: torch.device, options: DataOptions, common: float
+    fitted: Fitted, store: Store, folder: Path, clock: Clock, device: torch.device, options: DataOptions, common: float
 ) -> Outcome:
+    plan = fitted.plan
     entries = {e.name: found for e in plan.entrants if (found := entry.finished(e.name, folder)) is not None}
     answers = {name: kept.load(folder / f"{name}.npz") for name, found in entries.items() if not found.diverged}
     speeds = _speeds(plan, list(answers), store, folder, clock, device, options)
@@ -196,8 +148,8 @@ def _finish(
     rows = result.rows(entries, answers, speeds, groups)
     counts = {name: len(split) for name, split in store.splits.items()}
     outcome = Outcome(
-        plan, counts, len(store.classes), tuple(rows), result.verdict(rows), _notes(plan, store, rows, groups), folder,
-        common + clock.spent,
+        plan, counts, len(store.classes), tuple(rows), result.verdict(rows),
+        (*fitted.lines, *_notes(plan, store, rows, groups)), folder, common + clock.spent, fitted.left_out,
     )  # fmt: skip
     _write(outcome)
     return outcome
@@ -214,7 +166,7 @@ def _speeds(
             return {name: speed.Speed(**values) for name, values in there.items()}
     options.tell("measuring milliseconds a picture, in turns")
     most = 60.0 if not plan.budget else plan.budget * budget.SPARED / 2
-    with clock.running(MEASURED):
+    with clock.running(fitting.MEASURED):
         answerers = {name: speed.answerer(name, folder / name, device) for name in names}
         found = speed.measure(answerers, store.split("test"), most)
     write_file(path, json_bytes({name: vars(each) for name, each in found.items()}))
