@@ -14,8 +14,8 @@ NAMES = [file.relative_to(HOME).as_posix() for file in FILES]
 
 # The river. A room sees those of earlier lines and those before it in its own; rooms in one set never meet.
 RIVER = [
-    ["errors", "recipe"], [{"data", "models"}], ["batches", "card", "compression", "bundle", "weights"], ["evaluation"],
-    [{"training", "visualize", "deploy"}], ["api"], ["history"], ["bench"], ["cli"],
+    ["errors", "recipe", "native"], [{"data", "models"}], ["batches", "card", "compression", "bundle", "weights"],
+    ["evaluation"], [{"training", "visualize", "deploy"}], ["api"], ["history"], ["bench"], ["cli"],
 ]  # fmt: skip
 ORDER = [place if isinstance(place, set) else {place} for line in RIVER for place in line]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

@@ -18,7 +18,7 @@ from alexnet.batches.loader import Loader
 from alexnet.bench import peers
 from alexnet.bench.arena import Contender, Measured, Skipped, Unit, timed
 from alexnet.bench.steps import OURS, PLAIN, TORCHVISION
-from alexnet.data import pixels
+from alexnet.data import pixels, resize
 from alexnet.data.folders import is_picture_name, read_folder
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
@@ -93,6 +93,7 @@ def _files(folder: Path) -> list[Path]:
 def our_decoding(folder: Path) -> Unit:
     """What ``alexnet prepare`` does with each file, in one thread."""
     files = _files(folder)
+    resize.build()
 
     def work() -> None:
         for path in files:

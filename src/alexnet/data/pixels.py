@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from alexnet.data import resize
 from alexnet.data.hush import quiet
 from alexnet.errors import PictureError, printable
 
@@ -35,6 +36,7 @@ MAX_BYTES = 200_000_000  # of one file
 PAD_GRAY = 128  # gray level of the bars of fit "pad"
 
 _ORIENTATION = 0x0112  # the EXIF and TIFF tag for rotation
+_ABOUT = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow keeps what may tell it
 _PHOTOMETRIC, _BITS = 262, 258  # TIFF tags: 0 = white is zero; bits per sample
 _STARTS = (  # what is often found under a picture's name, by its first bytes
     (b"<!doctype html", "looks like HTML"),
@@ -56,7 +58,7 @@ class Decoded(NamedTuple):
 
 
 def decode(data: bytes, name: str = "", *, allow_truncated: bool = False, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """The picture in ``data`` as RGB uint8 [H, W, 3]. Raises PictureError with ``name`` and the reason."""
+    """The picture in ``data`` as RGB uint8 [H, W, 3], to be read only. Raises PictureError with ``name`` and reason."""
     return decode_noted(data, name, allow_truncated=allow_truncated, most=most).pixels
 
 
@@ -94,13 +96,12 @@ def fit(picture: NDArray[np.uint8], size: int, how: Fit = "crop") -> NDArray[np.
     if size < 1 or how not in ("crop", "pad", "squash"):
         _refuse(f"size {size}, fit {how!r}", "at least 1, and crop, pad or squash", "")
     height, width = picture.shape[:2]
-    image = Image.fromarray(np.ascontiguousarray(picture))
     if how == "pad":
-        return _letter_box(image, size)
+        return _letter_box(picture, size)
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side) if how == "crop" else (0.0, 0.0, width, height)
-    return np.array(_resize(image, size, size, box))  # a copy: may be written to
+    return _resize(picture, size, size, box)
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
@@ -240,6 +241,8 @@ def _lacks_end(kind: str, data: bytes) -> bool:
 def _upright(image: Image.Image, tag: Any, warned: list[str]) -> tuple[Image.Image, list[str]]:
     """The picture as it is to be seen, and notes on its EXIF. Corrupt EXIF changes no pixel."""
     before = len(warned)
+    if image.format == "JPEG" and not before and not _ABOUT & image.info.keys():
+        return image, []  # nothing says anything about it: a tenth of the time of decoding is saved
     try:
         Image.Exif().load(image.info.get("exif", b""))  # again: Pillow read it while opening and swallowed its errors
         turn = image.getexif().get(_ORIENTATION, 1)
@@ -260,7 +263,8 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if "A" in image.mode or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    return np.frombuffer(rgb.tobytes(), np.uint8).reshape(rgb.height, rgb.width, 3)  # np.array would copy once more
 
 
 def _gray16(image: Image.Image) -> NDArray[np.uint8]:
@@ -277,28 +281,35 @@ def _gray16(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(table[raw])
 
 
-def _letter_box(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    scale = size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
+def _letter_box(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    sides = picture.shape[:2]
+    height, width = (max(1, round(side * (size / max(sides)))) for side in sides)
     canvas = np.full((size, size, 3), PAD_GRAY, np.uint8)
     top, left = (size - height) // 2, (size - width) // 2
-    inner = np.asarray(_resize(image, width, height, (0.0, 0.0, *image.size)))
-    canvas[top : top + height, left : left + width] = inner
+    canvas[top : top + height, left : left + width] = _resize(picture, width, height, (0.0, 0.0, sides[1], sides[0]))
     return canvas
 
 
-def _resize(image: Image.Image, width: int, height: int, box: tuple[float, float, float, float]) -> Image.Image:
+def _resize(
+    picture: NDArray[np.uint8], width: int, height: int, box: tuple[float, float, float, float]
+) -> NDArray[np.uint8]:
     """The part ``box`` of a picture, bilinear with antialiasing: along its rows, then along its columns.
 
     In one call Pillow before 13 does the same, Pillow 13 takes the columns first where that is cheaper, and a fifth of
-    such a picture's values differ by one gray level. Two calls give the same pixels whatever the version.
+    such a picture's values differ by one gray level. Two calls give the same pixels whatever the version, and so does
+    ``resize.c`` where it was built. The result may be written to.
     """
     left, top, right, bottom = box
     reach = (bottom - top) / height + 2  # rows beyond the box that its first and last row still look at
-    above, below = max(0, int(top - reach)), min(image.height, int(bottom + reach) + 1)
+    above, below = max(0, int(top - reach)), min(len(picture), int(bottom + reach) + 1)
     if width * (below - above) > MAX_PIXELS:  # a strip taller than 50 megapixels allow: the columns first after all
-        return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    if (above, below) != (0, image.height):
-        image = image.crop((0, above, image.width, below))
-    rows = image.resize((width, below - above), Image.Resampling.BILINEAR, box=(left, 0, right, below - above))
-    return rows.resize((width, height), Image.Resampling.BILINEAR, box=(0, top - above, width, bottom - above))
+        return np.array(_image(picture).resize((width, height), Image.Resampling.BILINEAR, box=box))
+    picture, top, bottom = picture[above:below], top - above, bottom - above
+    if resize.in_use():
+        return resize.resized(picture, width, height, (left, top, right, bottom))
+    rows = _image(picture).resize((width, len(picture)), Image.Resampling.BILINEAR, box=(left, 0, right, len(picture)))
+    return np.array(rows.resize((width, height), Image.Resampling.BILINEAR, box=(0, top, width, bottom)))
+
+
+def _image(picture: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(picture))

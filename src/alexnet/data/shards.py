@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data import jpegs, pixels
+from alexnet.data import jpegs, pixels, resize
 from alexnet.data.cluster import on_ray
 from alexnet.data.job import Job, load_json
 from alexnet.data.listing import Picture
@@ -51,6 +51,7 @@ def make_shards(job: Job, pool: ThreadPoolExecutor) -> list[Record]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if job.engine == "ray":
         return _made_by_others(job, plan)
+    _hurry(job)
     for split, number, pictures, record in plan:
         records.append(record or _make_shard(job, pool, split, number, pictures, done))
         done += len(pictures)
@@ -85,9 +86,15 @@ class Item(NamedTuple):
 def make_one(item: Item) -> tuple[str, int, Record]:
     """Make a shard in a process of its own; a finished one stays."""
     job, split, number, pictures = item
+    _hurry(job)
     with ThreadPoolExecutor(1) as pool:
         record = _finished(job, split, number) or _make_shard(job, pool, split, number, pictures, 0)
     return split, number, record
+
+
+def _hurry(job: Job) -> None:
+    if job.total() >= resize.MANY:
+        resize.build()
 
 
 def _quiet(done: int, total: int) -> None:

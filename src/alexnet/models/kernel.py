@@ -11,16 +11,12 @@ formulas; the two agree to float32's rounding, not bit for bit. What each saves 
 
 import ctypes
 import functools
-import shutil
-import subprocess
-import tempfile
-from importlib import resources
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+from alexnet import native
+
 _SOURCES, _SHARED = ("norm", "maps", "winograd", "stem"), "lanes.h"
 _MOST_CHANNELS = 8192  # of a row; its buffers lie on the stack
 _wanted = True
@@ -122,33 +118,4 @@ def at(tensor: Tensor | None) -> ctypes.c_void_p:
 
 @functools.cache
 def _compiled() -> dict[str, ctypes.CDLL]:
-    """Each source compiled, side by side, and loaded; without those for which that fails, for whatever reason."""
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None:
-        return {}
-    with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
-        started = {name: _start(compiler, Path(folder), name) for name in _SOURCES}
-        loaded = {name: _load(process, Path(folder, f"{name}.so")) for name, process in started.items()}
-    return {name: library for name, library in loaded.items() if library is not None}
-
-
-def _start(compiler: str, folder: Path, name: str) -> "subprocess.Popen[bytes] | None":
-    for file in (f"{name}.c", _SHARED):
-        (folder / file).write_bytes(resources.files("alexnet.models").joinpath(file).read_bytes())
-    command = [compiler, str(folder / f"{name}.c"), *_FLAGS, "-o", str(folder / f"{name}.so"), "-lm"]
-    try:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    except OSError:
-        return None
-
-
-def _load(process: "subprocess.Popen[bytes] | None", path: Path) -> ctypes.CDLL | None:
-    try:
-        return ctypes.CDLL(str(path)) if process is not None and process.wait(120) == 0 else None
-    except subprocess.TimeoutExpired:
-        assert process is not None
-        process.kill()
-        process.wait()
-        return None
-    except OSError:
-        return None
+    return native.compiled("alexnet.models", _SOURCES, (_SHARED,))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data import pixels
+from alexnet.data import pixels, resize
 from alexnet.data.writing import sha256_of
 from alexnet.deploy import verify
 from alexnet.deploy.runtime import Exported
@@ -85,6 +85,7 @@ class Engine:
         bundle = classifier.bundle
         with contextlib.suppress(OSError):  # no folder for temporary files: PyTorch's operations compute the norm
             kernel.build()
+            resize.build()
         self.limit, self._decoded = verify.LIMIT, True
         self.explain = Explain(classifier, self.path)
         self.offers = ("embedding", *self.explain.offers)

@@ -1,0 +1,101 @@
+"""Resizing in Pillow's whole numbers, by ``resize.c`` where it was compiled: the same pixels, several times sooner."""
+
+import ctypes
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet import native
+
+BITS = 22  # of a weight, as in Pillow
+MANY = 1000  # pictures for which compiling pays
+
+_wanted = True
+_built: dict[str, ctypes.CDLL] = {}
+
+
+class Windows(NamedTuple):
+    """Which neighbors each of P places looks at, and how much each counts: int32 [P] and [P, taps], Σ about 2^22."""
+
+    first: NDArray[np.int32]
+    weights: NDArray[np.int32]
+
+
+def build() -> bool:
+    """Compile ``resize.c`` if that was not done; returns whether it is there. It takes half a second."""
+    if not _built:
+        _built.update(_compiled())
+    return in_use()
+
+
+def use(wanted: bool) -> None:
+    """Turn the compiled code off, or on again where it was built."""
+    global _wanted
+    _wanted = wanted
+
+
+def in_use() -> bool:
+    """Will :func:`resized` be asked?"""
+    return _wanted and bool(_built)
+
+
+@functools.cache
+def _compiled() -> dict[str, ctypes.CDLL]:
+    return native.compiled("alexnet.data", ["resize"])
+
+
+@functools.lru_cache(1024)
+def windows(length: int, start: float, end: float, places: int) -> Windows:
+    """``places`` equal steps from ``start`` to ``end`` on a line of ``length`` pixels, as Pillow weighs them.
+
+    By a triangle of the width of two steps, of two pixels at least, cut at the line's ends.
+    """
+    scale = (end - start) / places
+    reach = max(scale, 1.0)
+    center = start + (np.arange(places) + 0.5) * scale
+    first = np.maximum((center - reach + 0.5).astype(np.int64), 0)
+    last = np.minimum((center + reach + 0.5).astype(np.int64), length)
+    taps = int((last - first).max())
+    begin = np.minimum(first, length - taps)  # so that no window leaves the line
+    x = begin[:, None] + np.arange(taps)
+    share = np.clip(1 - np.abs((x - center[:, None] + 0.5) * (1 / reach)), 0, None)
+    share[(x < first[:, None]) | (x >= last[:, None])] = 0
+    share /= np.cumsum(share, 1)[:, -1:]
+    return Windows(begin.astype(np.int32), (share * 2**BITS + 0.5).astype(np.int32))
+
+
+def resized(
+    picture: NDArray[np.uint8], width: int, height: int, box: tuple[float, float, float, float]
+) -> NDArray[np.uint8]:
+    """The part ``box`` (left, top, right, bottom) of ``picture`` [H, W, 3] as [height, width, 3]: along its rows, then
+    along its columns. A copy. Needs :func:`build`."""
+    left, top, right, bottom = box
+    return _down(_across(np.ascontiguousarray(picture), left, right, width), top, bottom, height)
+
+
+def _across(picture: NDArray[np.uint8], start: float, end: float, places: int) -> NDArray[np.uint8]:
+    rows, length = picture.shape[:2]
+    if (start, end) == (0, length) and places == length:
+        return picture
+    how, out = windows(length, start, end, places), np.empty((rows, places, 3), np.uint8)
+    last = np.empty(3 * length + 1, np.uint8)
+    last[:-1] = picture[-1].reshape(-1)
+    sizes = map(ctypes.c_int64, (rows, length, places, how.weights.shape[1]))
+    _built["resize"].across(_at(picture), _at(last), _at(out), *sizes, _at(how.first), _at(how.weights))
+    return out
+
+
+def _down(picture: NDArray[np.uint8], start: float, end: float, places: int) -> NDArray[np.uint8]:
+    length, width = picture.shape[:2]
+    if (start, end) == (0, length) and places == length:
+        return picture.copy()
+    how, out = windows(length, start, end, places), np.empty((places, width, 3), np.uint8)
+    sizes = map(ctypes.c_int64, (3 * width, places, how.weights.shape[1]))
+    _built["resize"].down(_at(picture), _at(out), *sizes, _at(how.first), _at(how.weights))
+    return out
+
+
+def _at(array: NDArray[np.generic]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
