@@ -58,7 +58,7 @@ class Decoded(NamedTuple):
 
 
 def decode(data: bytes, name: str = "", *, allow_truncated: bool = False, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """The picture in ``data`` as RGB uint8 [H, W, 3], to be read only. Raises PictureError with ``name`` and reason."""
+    """The picture in ``data`` as RGB uint8 [H, W, 3]. Raises PictureError with ``name`` and the reason."""
     return decode_noted(data, name, allow_truncated=allow_truncated, most=most).pixels
 
 
@@ -264,7 +264,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     rgb = image if image.mode == "RGB" else image.convert("RGB")
-    return np.frombuffer(rgb.tobytes(), np.uint8).reshape(rgb.height, rgb.width, 3)  # np.array would copy once more
+    return np.frombuffer(rgb.tobytes(), np.uint8).reshape(rgb.height, rgb.width, 3).copy()  # may be written to
 
 
 def _gray16(image: Image.Image) -> NDArray[np.uint8]:

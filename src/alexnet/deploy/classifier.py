@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from alexnet.batches.loader import to_device
 from alexnet.bundle import Bundle, find
-from alexnet.data import pixels
+from alexnet.data import pixels, resize
 from alexnet.deploy.answers import Picture, Prediction, as_pixels, best, named
 from alexnet.evaluation.evaluate import calibrated, log_probabilities
 from alexnet.evaluation.seen import features_of, inputs_of
@@ -92,6 +92,8 @@ class Classifier:
         self, pictures: Picture | Sequence[Picture], size: int
     ) -> Iterable[tuple[list[str], NDArray[np.uint8]]]:
         many = named(pictures)
+        if len(many) >= resize.MANY:
+            resize.build()
         for start in range(0, len(many), size):
             part = many[start : start + size]
             yield [name for name, _ in part], np.stack([self.prepare(picture, name) for name, picture in part])

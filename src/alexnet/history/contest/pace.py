@@ -1,7 +1,8 @@
-"""How fast a contestant is on this machine: a few steps of its own training, measured before any contestant begins."""
+"""How fast a contestant is on this machine: some steps of its own training, measured before any contestant begins."""
 
 import time
 from collections.abc import Iterator
+from statistics import median
 
 import torch
 
@@ -14,7 +15,7 @@ from alexnet.training import loop, machine
 from alexnet.training.run import statistics_of
 from alexnet.training.state import State
 
-STEPS, ENOUGH = 4, 2.0  # timed steps at most; no more are begun after so many seconds
+LEAST, MOST, ENOUGH = 3, 60, 2.5  # timed steps; of more than the least, none is begun after so many seconds
 WRITTEN = 40  # bytes on disk for each parameter: two checkpoints of four numbers, the best, the bundle
 RATE = 150e6  # bytes a second that are hashed, written and flushed, with care
 
@@ -43,16 +44,16 @@ def _train(state: State, loader: Loader, side: int) -> float:
     batches = _endless(loader, side)
     state.network.train()
     loop.train_step(state, next(batches))
-    pictures, started = 0, time.perf_counter()
-    for _ in range(STEPS):
+    found: list[float] = []
+    started = time.perf_counter()
+    while len(found) < LEAST or (len(found) < MOST and time.perf_counter() - started < ENOUGH):
+        begun = time.perf_counter()
         batch = next(batches)
         loop.train_step(state, batch)
         state.position.step += 1
         state.average()
-        pictures += len(batch.labels)
-        if time.perf_counter() - started > ENOUGH:
-            break
-    return (time.perf_counter() - started) / pictures
+        found.append((time.perf_counter() - begun) / len(batch.labels))
+    return median(found)  # what else happens on the machine disturbs single steps
 
 
 def _endless(loader: Loader, side: int) -> Iterator[Batch]:
