@@ -19,6 +19,8 @@ from .conftest import SECONDS, Threaded, threaded
 pytest.importorskip("playwright")
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 DOCS = Path(__file__).parents[3] / "docs" / "pictures"
+PASTE_NOTHING = """() => document.body.dispatchEvent(
+    new ClipboardEvent('paste', {clipboardData: new DataTransfer(), bubbles: true}))"""
 
 
 @pytest.fixture
@@ -132,10 +134,26 @@ def test_a_camera_a_drop_and_a_paste(server, opened, picture, png):
         with page.expect_response(lambda answer: "/v1/predict" in answer.url) as answer:
             page.evaluate(give, [list(png), kind])
         assert answer.value.status == 200
-    page.evaluate(
-        "document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: new DataTransfer(), bubbles: true}))"
-    )
+    page.evaluate(PASTE_NOTHING)
     assert "no picture in what was pasted" in problem(page)
+
+
+def test_an_answer_does_not_wipe_out_what_was_said_while_it_was_waited_for(server, opened, picture):
+    page, held = opened(server), []
+    page.route("**/v1/predict*", lambda route: held.append(route))
+    choose(page, picture)
+    while not held:
+        page.wait_for_timeout(20)
+    page.evaluate(PASTE_NOTHING)
+    assert "no picture in what was pasted" in problem(page)
+    held[0].continue_()
+    page.locator("#result").wait_for()
+    assert "no picture in what was pasted" in page.locator("#problem").inner_text()
+    assert "Best guess" in page.locator("#status").inner_text()
+    page.unroute("**/v1/predict*")
+    choose(page, picture)  # the next question wipes it out
+    page.locator("#result").wait_for()
+    assert page.locator("#problem").inner_text() == ""
 
 
 def problem(page):

@@ -28,6 +28,11 @@ function say(status, problem) {
   by("problem").textContent = problem || "";
 }
 
+// What an answer has to tell; a problem that came up while it was waited for stays.
+function tell(status) {
+  by("status").textContent = status;
+}
+
 // Asks; the answer's JSON, or an Error whose message is one sentence for a person.
 async function ask(path, body, seconds) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
@@ -73,7 +78,7 @@ async function show(file) {
     return;
   }
   say("Looking at it …");
-  const slow = setTimeout(() => number === asked && say("Still waiting: the server is slow or busy …"), SLOW);
+  const slow = setTimeout(() => number === asked && tell("Still waiting: the server is slow or busy …"), SLOW);
   const form = new FormData();
   form.append("file", file, file.name || "picture");
   const words = new URLSearchParams({ top: 5 });
@@ -83,7 +88,6 @@ async function show(file) {
   try {
     const found = await ask(`v1/predict?${words}`, form, LATE);
     if (number !== asked) return;
-    say("");
     by("key-form").hidden = true;
     picture(file);
     answer(found.predictions[0]);
@@ -123,7 +127,7 @@ function answer(found) {
   saliency(found.saliency);
   neighbors(found.neighbors || []);
   by("result").hidden = false;
-  say(
+  tell(
     found.unknown
       ? "Unknown."
       : `Best guess: ${best.class.replaceAll("_", " ")}, ${percent(best.probability)}.`,
