@@ -59,6 +59,13 @@ def test_they_are_those_of_the_formula():
     assert np.array_equal(pixels.fit(made, 33, "squash"), slow_resize(made, 33, (0, 0, 60, 41)))
 
 
+def test_a_strip_is_left_to_pillow(monkeypatch):
+    """Its windows would be as long as the strip, one for each place of the result: 800 MB for 50 megapixels."""
+    made, asked = picture(1, 20_000), []
+    monkeypatch.setattr(resize, "resized", lambda *how: asked.append(how))
+    assert pixels.fit(made, 100, "squash").shape == (100, 100, 3) and not asked
+
+
 def test_white_stays_white_and_black_black():
     for value in (0, 255):
         assert (pixels.fit(np.full((311, 207, 3), value, np.uint8), 100) == value).all()

@@ -305,7 +305,7 @@ def _resize(
     if width * (below - above) > MAX_PIXELS:  # a strip taller than 50 megapixels allow: the columns first after all
         return np.array(_image(picture).resize((width, height), Image.Resampling.BILINEAR, box=box))
     picture, top, bottom = picture[above:below], top - above, bottom - above
-    if resize.in_use():
+    if resize.in_use(max((right - left) / width, (bottom - top) / height)):
         return resize.resized(picture, width, height, (left, top, right, bottom))
     rows = _image(picture).resize((width, len(picture)), Image.Resampling.BILINEAR, box=(left, 0, right, len(picture)))
     return np.array(rows.resize((width, height), Image.Resampling.BILINEAR, box=(0, top, width, bottom)))

@@ -11,6 +11,7 @@ from alexnet import native
 
 BITS = 22  # of a weight, as in Pillow
 MANY = 1000  # pictures for which compiling pays
+STEEPEST = 64.0  # source pixels a step; beyond it windows would take more memory than pictures
 
 _wanted = True
 _built: dict[str, ctypes.CDLL] = {}
@@ -30,15 +31,21 @@ def build() -> bool:
     return in_use()
 
 
+def expect(pictures: int) -> None:
+    """So many are to be resized: :func:`build` where that pays."""
+    if pictures >= MANY:
+        build()
+
+
 def use(wanted: bool) -> None:
     """Turn the compiled code off, or on again where it was built."""
     global _wanted
     _wanted = wanted
 
 
-def in_use() -> bool:
-    """Will :func:`resized` be asked?"""
-    return _wanted and bool(_built)
+def in_use(step: float = 1.0) -> bool:
+    """Does :func:`resized` take pictures of which a pixel of the result covers ``step`` of the source?"""
+    return _wanted and bool(_built) and step <= STEEPEST
 
 
 @functools.cache
@@ -46,7 +53,7 @@ def _compiled() -> dict[str, ctypes.CDLL]:
     return native.compiled("alexnet.data", ["resize"])
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(256)
 def windows(length: int, start: float, end: float, places: int) -> Windows:
     """``places`` equal steps from ``start`` to ``end`` on a line of ``length`` pixels, as Pillow weighs them.
 

@@ -51,7 +51,7 @@ def make_shards(job: Job, pool: ThreadPoolExecutor) -> list[Record]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if job.engine == "ray":
         return _made_by_others(job, plan)
-    _hurry(job)
+    resize.expect(job.total())
     for split, number, pictures, record in plan:
         records.append(record or _make_shard(job, pool, split, number, pictures, done))
         done += len(pictures)
@@ -86,15 +86,10 @@ class Item(NamedTuple):
 def make_one(item: Item) -> tuple[str, int, Record]:
     """Make a shard in a process of its own; a finished one stays."""
     job, split, number, pictures = item
-    _hurry(job)
+    resize.expect(job.total())
     with ThreadPoolExecutor(1) as pool:
         record = _finished(job, split, number) or _make_shard(job, pool, split, number, pictures, 0)
     return split, number, record
-
-
-def _hurry(job: Job) -> None:
-    if job.total() >= resize.MANY:
-        resize.build()
 
 
 def _quiet(done: int, total: int) -> None:

@@ -92,8 +92,7 @@ class Classifier:
         self, pictures: Picture | Sequence[Picture], size: int
     ) -> Iterable[tuple[list[str], NDArray[np.uint8]]]:
         many = named(pictures)
-        if len(many) >= resize.MANY:
-            resize.build()
+        resize.expect(len(many))
         for start in range(0, len(many), size):
             part = many[start : start + size]
             yield [name for name, _ in part], np.stack([self.prepare(picture, name) for name, picture in part])

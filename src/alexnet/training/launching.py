@@ -17,10 +17,10 @@ from alexnet.errors import RecipeError, TrainingError
 from alexnet.training.distributed import World, explained
 
 _HANGS = datetime.timedelta(minutes=10)  # a process that says nothing for so long is given up
-_WAY = "alexnet/store"  # where its way stands in the store that torchrun lends
-_Store: Any = dist.TCPStore  # type: ignore[attr-defined]
 _KNOCKS = 2.0  # seconds to find nobody where a process that is gone has been
 _PREPARES = datetime.timedelta(days=2)  # how long the others wait for the first to prepare the pictures
+_WAY = "alexnet/store"  # where its way stands in the store that torchrun lends
+_Store: Any = dist.TCPStore  # type: ignore[attr-defined]
 
 
 def launched() -> bool:

@@ -43,14 +43,13 @@ def fit(
 
     Raises :class:`RecipeError` where a network that somebody has named has no time for one epoch.
     """
-    networks = [entrant for entrant in plan.entrants if entrant.model]
-    wanted = {entrant.name: _exact(plan.recipe(entrant), device) for entrant in networks}
     path = folder / "recipes.json"
     if path.is_file():
         there = json.loads(path.read_text(encoding="utf-8"))
         left_out = dict(there.get("left_out", {}))
-        found = wanted | {name: from_dict(values) for name, values in there["recipes"].items()}
-        return Fitted(_without(plan, left_out), {n: r for n, r in found.items() if n not in left_out}, left_out)
+        found = {name: from_dict(values) for name, values in there["recipes"].items()}
+        return Fitted(_without(plan, left_out), found, left_out)
+    wanted = {entrant.name: _exact(plan.recipe(entrant), device) for entrant in plan.entrants if entrant.model}
     if not plan.budget:  # contestants with equal epochs are not planned together
         return Fitted(plan, wanted, {})
     options.tell("measuring a few steps of each network")
