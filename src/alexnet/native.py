@@ -4,6 +4,7 @@ Whoever uses one has the same formula without it: there may be no compiler (GCC 
 """
 
 import ctypes
+import functools
 import shutil
 import subprocess
 import tempfile
@@ -12,6 +13,24 @@ from importlib import resources
 from pathlib import Path
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+
+
+class Native:
+    """The C files of one package: compiled when :meth:`build` is called, used until they are not wanted."""
+
+    def __init__(self, package: str, names: Sequence[str], shared: Sequence[str] = ()) -> None:
+        self.wanted = True
+        self.built: dict[str, ctypes.CDLL] = {}  # by name, once :meth:`build` succeeded
+        self.compiled = functools.cache(lambda: compiled(package, names, shared))
+
+    def build(self) -> None:
+        """Compile them if that was not done; nothing happens where that can not be."""
+        if not self.built:
+            self.built.update(self.compiled())
+
+    def has(self, name: str) -> bool:
+        """Is ``name`` compiled, and wanted?"""
+        return self.wanted and name in self.built
 
 
 def compiled(package: str, names: Sequence[str], shared: Sequence[str] = ()) -> dict[str, ctypes.CDLL]:

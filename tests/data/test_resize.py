@@ -79,12 +79,12 @@ def test_a_part_of_an_array_and_one_in_another_order():
 
 
 def test_without_a_compiler_pillow_resizes(monkeypatch):
-    monkeypatch.setattr(resize, "_built", {})
-    resize._compiled.cache_clear()
+    monkeypatch.setattr(resize._native, "built", {})
+    resize._native.compiled.cache_clear()
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert not resize.build()
     assert pixels.fit(picture(41, 60), 33).shape == (33, 33, 3)
-    resize._compiled.cache_clear()
+    resize._native.compiled.cache_clear()
 
 
 def test_many_threads_have_the_same_pixels():

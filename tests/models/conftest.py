@@ -13,4 +13,4 @@ def compiled():
     kernel.fewer_products(True)
     yield
     kernel.use(True)
-    kernel.fewer_products(False)
+    kernel.fewer_products(None)

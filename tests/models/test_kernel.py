@@ -17,10 +17,10 @@ from alexnet.models.layers import Convolution, ResponseNorm
 @pytest.fixture
 def unbuilt(monkeypatch):
     """A process that has not built the kernel yet."""
-    monkeypatch.setattr(kernel, "_built", {})
-    kernel._compiled.cache_clear()
+    monkeypatch.setattr(kernel._native, "built", {})
+    kernel._native.compiled.cache_clear()
     yield
-    kernel._compiled.cache_clear()
+    kernel._native.compiled.cache_clear()
 
 
 def random(*shape, seed=0, scale=1.0):

@@ -162,3 +162,16 @@ def test_a_layer_takes_it_by_itself():
     kernel.use(False)
     slow = layer(input)
     assert not torch.equal(fast, slow) and error(fast, slow) < 3e-6
+
+
+def test_by_itself_it_answers_but_does_not_train():
+    kernel.fewer_products(None)
+    layer = Convolution(32, 32, 5, padding=2)
+    input = torch.randn(8, 32, 16, 16, generator=torch.Generator().manual_seed(0))
+    trains = layer(input)
+    with torch.inference_mode():
+        answers = layer(input)
+        kernel.use(False)
+        plain = layer(input)
+    assert torch.equal(trains, plain), "PyTorch's convolution"
+    assert not torch.equal(answers, plain) and error(answers, plain) < 3e-6

@@ -7,14 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet import native
+from alexnet.native import Native
 
 BITS = 22  # of a weight, as in Pillow
 MANY = 1000  # pictures for which compiling pays
 STEEPEST = 64.0  # source pixels a step; beyond it windows would take more memory than pictures
 
-_wanted = True
-_built: dict[str, ctypes.CDLL] = {}
+_native = Native("alexnet.data", ["resize"])
 
 
 class Windows(NamedTuple):
@@ -26,8 +25,7 @@ class Windows(NamedTuple):
 
 def build() -> bool:
     """Compile ``resize.c`` if that was not done; returns whether it is there. It takes half a second."""
-    if not _built:
-        _built.update(_compiled())
+    _native.build()
     return in_use()
 
 
@@ -39,18 +37,12 @@ def expect(pictures: int) -> None:
 
 def use(wanted: bool) -> None:
     """Turn the compiled code off, or on again where it was built."""
-    global _wanted
-    _wanted = wanted
+    _native.wanted = wanted
 
 
 def in_use(step: float = 1.0) -> bool:
     """Does :func:`resized` take pictures of which a pixel of the result covers ``step`` of the source?"""
-    return _wanted and bool(_built) and step <= STEEPEST
-
-
-@functools.cache
-def _compiled() -> dict[str, ctypes.CDLL]:
-    return native.compiled("alexnet.data", ["resize"])
+    return _native.has("resize") and step <= STEEPEST
 
 
 @functools.lru_cache(256)
@@ -90,7 +82,7 @@ def _across(picture: NDArray[np.uint8], start: float, end: float, places: int) -
     last = np.empty(3 * length + 1, np.uint8)
     last[:-1] = picture[-1].reshape(-1)
     sizes = map(ctypes.c_int64, (rows, length, places, how.weights.shape[1]))
-    _built["resize"].across(_at(picture), _at(last), _at(out), *sizes, _at(how.first), _at(how.weights))
+    _native.built["resize"].across(_at(picture), _at(last), _at(out), *sizes, _at(how.first), _at(how.weights))
     return out
 
 
@@ -100,7 +92,7 @@ def _down(picture: NDArray[np.uint8], start: float, end: float, places: int) -> 
         return picture.copy()
     how, out = windows(length, start, end, places), np.empty((places, width, 3), np.uint8)
     sizes = map(ctypes.c_int64, (3 * width, places, how.weights.shape[1]))
-    _built["resize"].down(_at(picture), _at(out), *sizes, _at(how.first), _at(how.weights))
+    _native.built["resize"].down(_at(picture), _at(out), *sizes, _at(how.first), _at(how.weights))
     return out
 
 

@@ -10,18 +10,15 @@ formulas; the two agree to float32's rounding, not bit for bit. What each saves 
 """
 
 import ctypes
-import functools
 
 import torch
 from torch import Tensor
 
-from alexnet import native
+from alexnet.native import Native
 
-_SOURCES, _SHARED = ("norm", "maps", "winograd", "stem"), "lanes.h"
+_native = Native("alexnet.models", ("norm", "maps", "winograd", "stem"), ("lanes.h",))
 _MOST_CHANNELS = 8192  # of a row; its buffers lie on the stack
-_wanted = True
-_fewer = False
-_built: dict[str, ctypes.CDLL] = {}  # by source, once :func:`build` succeeded
+_fewer: bool | None = None
 
 
 def settle_vector_math() -> None:
@@ -38,13 +35,12 @@ def settle_vector_math() -> None:
 
 def use(wanted: bool) -> None:
     """Turn the compiled kernels off, or on again where they were built."""
-    global _wanted
-    _wanted = wanted
+    _native.wanted = wanted
 
 
-def fewer_products(wanted: bool) -> None:
-    """Compute convolutions by minimal filtering (``winograd.c``) from now on, or by PyTorch as at first: a third of the
-    products for a few times the rounding, which a training amplifies."""
+def fewer_products(wanted: bool | None) -> None:
+    """Compute convolutions by minimal filtering (``winograd.c``) or by PyTorch: a third of the products for a few times
+    the rounding. None, as at first: in inference mode alone, since a training amplifies rounding."""
     global _fewer
     _fewer = wanted
 
@@ -54,14 +50,15 @@ def build() -> bool:
 
     For those who have much to compute: it takes a second or two.
     """
-    if not _built:
-        _built.update(_compiled())
+    _native.build()
     return in_use()
 
 
 def in_use(source: str = "norm") -> bool:
     """Is what ``source`` has computed by it, on this processor?"""
-    return _wanted and source in _built and (_fewer or source != "winograd")
+    if source == "winograd":
+        return _native.has(source) and (torch.is_inference_mode_enabled() if _fewer is None else _fewer)
+    return _native.has(source)
 
 
 def plain(tensor: Tensor) -> bool:
@@ -101,12 +98,12 @@ NAMES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 def library(source: str) -> ctypes.CDLL:
     """What ``source`` was compiled to."""
-    return _built[source]
+    return _native.built[source]
 
 
 def function(source: str, name: str) -> "ctypes._NamedFuncPointer":
     """The function ``name`` of ``source``, which returns nothing."""
-    found: ctypes._NamedFuncPointer = _built[source][name]
+    found: ctypes._NamedFuncPointer = _native.built[source][name]
     found.restype = None
     return found
 
@@ -114,8 +111,3 @@ def function(source: str, name: str) -> "ctypes._NamedFuncPointer":
 def at(tensor: Tensor | None) -> ctypes.c_void_p:
     """Where a tensor's numbers lie; C's NULL for None."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
-@functools.cache
-def _compiled() -> dict[str, ctypes.CDLL]:
-    return native.compiled("alexnet.models", _SOURCES, (_SHARED,))
