@@ -23,6 +23,7 @@ RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 # Where a foreign library may be used; nowhere, if the list is empty. A name ending in / is a whole room.
 DOORS = {
     "PIL": ["data/pixels.py"],
+    "simplejpeg": ["data/turbo.py"],
     "matplotlib": ["visualize/"],
     "jinja2": ["data/doctor/page.py", "visualize/report.py"],
     "tarfile": ["data/archives.py"],
@@ -55,7 +56,8 @@ DOORS = {
     "onnx": ["deploy/export.py", "deploy/export_int8.py", "bench/steps.py"],
     "onnxscript": ["deploy/export.py"],
     "onnxruntime": ["deploy/runtime.py", "deploy/export_int8.py", "bench/steps.py"],
-    "openvino": ["deploy/runtime.py", "deploy/export.py", "bench/steps.py"],
+    "openvino": ["deploy/runtime.py", "deploy/export.py", "bench/steps.py", "bench/whole_numbers.py"],
+    "nncf": ["bench/whole_numbers.py"],
     "huggingface_hub": ["deploy/hub.py"],
     "fastapi": ["deploy/server/"],
     "uvicorn": ["deploy/server/"],

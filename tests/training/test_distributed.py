@@ -25,11 +25,12 @@ from alexnet.training.parallel import Layout
 # neighbors; the average, the momentum and the clipped gradient follow.
 RECIPE = named("cifar_18pct").replace(
     epochs=2, batch_size=24, validation=0.2, drops=(), averaging=0.99, color_noise=0.1, mixup=0.5, erase=0.2,
-    crops_shared=5, crop="random", image_size=24, clip=0.5, precision="fp32",
+    crops_shared=5, crop="random", image_size=24, clip=0.5, precision="fp32", convolution="plain",
 )  # fmt: skip
 # Dropout on two layers, response norm in two towers, a frozen layer: a small AlexNet, of 160 pictures 3 steps.
 ALEXNET = Recipe(
     model="alexnet_small", stored_size=32, epochs=1, batch_size=64, small_size=0, mirror=False, precision="fp32",
+    convolution="plain",
     validation=0.2, learning_rate=1e-3, freeze="conv1", mixup=1.0, warmup=0.0, initialization="own",
 )  # fmt: skip
 

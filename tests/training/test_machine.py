@@ -5,11 +5,20 @@ import threading
 import pytest
 import torch
 
+from alexnet import api
 from alexnet.errors import RecipeError
+from alexnet.models import create_model, winograd
+from alexnet.recipe import Recipe, named
 from alexnet.training import machine
 
 CPU = torch.device("cpu")
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+@pytest.fixture
+def fewer_products():
+    if not winograd.usable():
+        pytest.skip("needs a C compiler and AVX-512")
 
 
 def test_denormal_numbers_are_zero_while_training_and_only_then():
@@ -69,6 +78,43 @@ def test_auto_goes_by_what_the_processor_is(monkeypatch, cpu, expected):
 def test_auto_is_the_same_twice_and_fp32_elsewhere():
     assert machine.choose_precision("auto", CPU) == machine.choose_precision("auto", CPU) in ("fp32", "bf16")
     assert machine.choose_precision("auto", torch.device("mps")) == "fp32"
+
+
+def test_which_convolutions_auto_means(monkeypatch):
+    for usable in (True, False):
+        monkeypatch.setattr(winograd, "usable", lambda usable=usable: usable)
+        settled = machine.settled(Recipe().replace(precision="fp32"), CPU)
+        assert settled.convolution == ("winograd" if usable else "plain") and settled.precision == "fp32"
+        assert machine.settled(Recipe().replace(precision="bf16"), CPU).convolution == "plain"
+        assert machine.settled(Recipe().replace(convolution="winograd"), CPU).convolution == "winograd"
+        assert machine.settled(Recipe().replace(convolution="plain"), CPU).convolution == "plain"
+    assert machine.settled(Recipe(), torch.device("cuda")).convolution == "plain"
+
+
+@pytest.mark.usefixtures("fewer_products")
+@pytest.mark.parametrize("how", ["plain", "winograd"])
+def test_convolutions_are_the_recipes_in_training_alone(how):
+    network = create_model("cifar_18pct", generator=torch.Generator().manual_seed(0))
+    images = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 60
+    before = network(images)
+    with machine.tuned(Recipe().replace(convolution=how)):
+        inside = network(images)
+    assert torch.equal(inside, before) == (how == "plain") and torch.allclose(inside, before, atol=1e-4)
+    assert torch.equal(network(images), before)
+    with torch.inference_mode():
+        assert not torch.equal(network(images), before), "answers take fewer products by themselves"
+
+
+@pytest.mark.usefixtures("fewer_products")
+@pytest.mark.parametrize("how", ["plain", "winograd"])
+def test_a_run_takes_those_of_its_recipe_and_says_so(how, monkeypatch, tmp_path):
+    asked, convolve = [], winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *of, **more: asked.append(of[0]) or convolve(*of, **more))
+    recipe = named("cifar_18pct").replace(epochs=1, drops=(), convolution=how)
+    result = api.train("digits", recipe, tmp_path / "run", device="cpu")
+    learning = [images for images in asked if not images.is_inference()]
+    assert bool(learning) == (how == "winograd") and result.recipe.convolution == how
+    assert f'convolution = "{how}"' in (tmp_path / "run" / "recipe.toml").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -18,6 +18,7 @@ from alexnet.training.traffic import theory
 
 SMALL = Recipe(
     model="alexnet_small", stored_size=32, epochs=2, batch_size=32, small_size=0, mirror=False, precision="fp32",
+    convolution="plain",
     validation=0.2, learning_rate=1e-3, mixup=0.5, clip=0.5, warmup=0.0, optimizer="paper", weight_decay=0.0005,
     initialization="own",
 )  # fmt: skip

@@ -219,6 +219,7 @@ ELSEWHERE = {  # shown by other tests
     "freeze_from": "test_frozen_from_its_epoch_on",
     "join_from": "test_as_in_2012_resumed_equals_never_stopped",
     "shuffle_window": "test_windowed",
+    "convolution": "test_machine",
 }
 
 

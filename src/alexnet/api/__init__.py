@@ -110,7 +110,7 @@ def train(
     recipe = _recipe(str(data), "layer_file" if recipe is None and files else recipe, start, changes)
     recipe = layer_files.fitting(recipe, files, start) if files else recipe
     chosen = torch_device(device)
-    recipe = recipe.replace(precision=machine.choose_precision(recipe.precision, chosen))  # what auto means here
+    recipe = machine.settled(recipe, chosen)
     recipe = recipe.replace(shuffle_window=shuffle_window(data, recipe))
     layout.check(files, recipe)
     with launching.world(chosen, layout.parts, apart=layout.apart) as world, ExitStack() as held:
@@ -193,7 +193,7 @@ def resume(
 
 def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, **how: Any) -> Result:
     started = time.perf_counter()
-    with machine.tuned(), Meter() as meter:
+    with machine.tuned(recipe), Meter() as meter:
         bundle, scores, rate = runs.run(recipe, store, folder, device=world.device, world=world, **how)
     pictures: tuple[Path, ...] = ()
     if world.first:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet.bench import limits, pictures, steps
+from alexnet.bench import limits, pictures, steps, whole_numbers
 from alexnet.bench.arena import Contender, Timing, compete
 from alexnet.errors import ModelError, RecipeError
 from alexnet.models import list_models
@@ -55,7 +55,7 @@ class Group:
     def first(self) -> Timing | None:
         """This project's: the fastest of its contenders, with the kernels on."""
         ours = [t for t in self.timings if t.rates and t.contender.name.startswith(steps.OURS)]
-        ours = [t for t in ours if not t.contender.name.endswith(steps.OFF)]
+        ours = [t for t in ours if not t.contender.name.endswith((steps.OFF, steps.ALL))]
         return max(ours, key=lambda t: t.median, default=None)
 
     def ratio(self, timing: Timing) -> float | None:
@@ -134,7 +134,9 @@ def run(wishes: Wishes, say: Callable[[str], None]) -> Report:
 def _groups(wishes: Wishes, folder: Path) -> list[tuple[str, str, list[Contender]]]:
     model, batch = wishes.model, 16 if wishes.quick and wishes.batch == 128 else wishes.batch
     answers = [
-        ("inference", f"answers, batch {size}", steps.inference(model, size)) for size in steps.batches(wishes.quick)
+        ("inference", f"answers, batch {size}{how}", contenders(model, size))
+        for how, contenders in (("", steps.inference), (", int8", whole_numbers.answering))
+        for size in steps.batches(wishes.quick)
     ]
     return [
         ("training", f"training step, batch {batch}", steps.training(model, batch)),

@@ -4,7 +4,6 @@ import itertools
 import shutil
 import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,20 @@ from torch import nn
 
 from alexnet import recipe as recipes
 from alexnet.batches.loader import Loader
-from alexnet.bench import peers
-from alexnet.bench.arena import Contender, Measured, Skipped, Unit, timed
+from alexnet.bench import peers, steps
+from alexnet.bench.arena import Contender, Measured, Unit, timed
 from alexnet.bench.steps import OURS, PLAIN, TORCHVISION
 from alexnet.data import pixels, resize
 from alexnet.data.folders import is_picture_name, read_folder
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.errors import DataError
-from alexnet.models import kernel
 from alexnet.recipe import Recipe
-from alexnet.training import machine, optimizer
+from alexnet.training import optimizer
 from alexnet.training.run import statistics_of
 
 EPOCHS = 10  # over which preparing is counted
 SIZE = 256  # of stored pictures, as in 2012
-_kept = ExitStack()  # a contender's process stays tuned to its end
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # torchvision's reference script has these
 
 
@@ -141,12 +138,8 @@ def our_epoch(folder: Path, batch: int, model: str, precision: str = "fp32") -> 
     """``alexnet prepare`` into a new store, and an epoch from it as ``training/loop.py`` has it."""
     from alexnet.evaluation.evaluate import autocast
 
-    device = torch.device("cpu")
-    if precision == "bf16" and machine.choose_precision("auto", device) != "bf16":
-        raise Skipped("bfloat16 is slower than float32 on this processor, so nobody would choose it")
-    recipe = _recipe(model, batch)
-    _kept.enter_context(machine.tuned())
-    kernel.build()
+    device, recipe = torch.device("cpu"), _recipe(model, batch)
+    steps.tune(precision)
     network = peers.built(model).to(memory_format=torch.channels_last).train()
     rule = optimizer.PaperSGD(network.parameters())
 

@@ -17,11 +17,13 @@ from alexnet.evaluation.evaluate import autocast
 from alexnet.models import kernel
 from alexnet.models.network import Network
 from alexnet.models.summary import summarize
+from alexnet.recipe import Recipe
 from alexnet.training import machine, optimizer
 
 OURS, PLAIN, TORCHVISION = "alexnet", "plain PyTorch modules", "torchvision's alexnet"
 ONNX, OPENVINO = "ONNX Runtime", "OpenVINO"
 OFF = "kernels off"  # the slow twin
+ALL = "every product"  # --convolution plain
 CPU = torch.device("cpu")
 _ALIKE = 1e-3  # of the largest answer: a peer that says something else is no peer
 
@@ -34,9 +36,11 @@ def training(model: str, batch: int) -> list[Contender]:
         Contender(f"{OURS}, {kind}", our_step, {"model": model, "batch": batch, "precision": kind}, flop, kind)
         for kind in ("fp32", "bf16")
     ]
+    how = {"model": model, "batch": batch}
     found += [
-        Contender(f"{OURS}, fp32, {OFF}", our_step, {"model": model, "batch": batch, "kernels": False}, flop),
-        Contender(f"{PLAIN}, fp32", plain_step, {"model": model, "batch": batch}, flop),
+        Contender(f"{OURS}, fp32, {ALL}", our_step, how | {"convolution": "plain"}, flop),
+        Contender(f"{OURS}, fp32, {OFF}", our_step, how | {"kernels": False}, flop),
+        Contender(f"{PLAIN}, fp32", plain_step, how, flop),
     ]
     if network.image_size >= 200:
         found.append(Contender(f"{TORCHVISION}, fp32", plain_step, {"model": None, "batch": batch}, theirs))
@@ -46,7 +50,7 @@ def training(model: str, batch: int) -> list[Contender]:
 def inference(model: str, batch: int) -> list[Contender]:
     """Answers to a batch of pictures that lie in memory as numbers."""
     network = peers.shapes(model)
-    flop, how = _flop(network), {"model": model, "batch": batch}
+    flop, how = forward_flop(network), {"model": model, "batch": batch}
     found = [
         Contender(f"{OURS}, {kind}", our_answer, how | {"precision": kind}, flop, kind) for kind in ("fp32", "bf16")
     ]
@@ -57,24 +61,25 @@ def inference(model: str, batch: int) -> list[Contender]:
         Contender(f"{OPENVINO}, bf16", openvino_answer, how | {"precision": "bf16"}, flop, "bf16"),
     ]
     if network.image_size >= 200:
-        theirs = _flop(peers.shapes(peers.TORCHVISION))
+        theirs = forward_flop(peers.shapes(peers.TORCHVISION))
         found.append(Contender(f"{TORCHVISION}, fp32", plain_answer, how | {"model": None}, theirs))
     return found
 
 
-def _flop(network: Network) -> float:
+def forward_flop(network: Network) -> float:
+    """Operations of an answer to one picture."""
     return 2.0 * summarize(network).multiply_adds
 
 
 def _training_flop(network: Network) -> float:
     """Forward, gradient by weights, gradient by inputs; the first layer needs none by its input."""
     first = next(row for row in summarize(network).rows if row.multiply_adds)
-    return 3 * _flop(network) - 2.0 * first.multiply_adds
+    return 3 * forward_flop(network) - 2.0 * first.multiply_adds
 
 
-def our_step(model: str, batch: int, precision: str = "fp32", kernels: bool = True) -> Unit:
+def our_step(model: str, batch: int, precision: str = "fp32", kernels: bool = True, convolution: str = "auto") -> Unit:
     """What ``training/loop.py`` does with a batch that is there."""
-    _tune(precision, kernels)
+    tune(precision, kernels, convolution)
     network = peers.built(model).to(memory_format=torch.channels_last).train()
     rule = optimizer.PaperSGD(network.parameters())
     images, labels = _batch(network, batch, torch.channels_last)
@@ -107,7 +112,7 @@ def plain_step(model: str | None, batch: int) -> Unit:
 
 def our_answer(model: str, batch: int, precision: str) -> Unit:
     """What ``Classifier`` does with pictures that are there as numbers."""
-    _tune(precision, True)
+    tune(precision)
     network = peers.built(model).to(memory_format=torch.channels_last).eval()
     images, _ = _batch(network, batch, torch.channels_last)
 
@@ -116,7 +121,7 @@ def our_answer(model: str, batch: int, precision: str) -> Unit:
             out: Tensor = network(images)
         return out
 
-    return _repeated(answer, batch)
+    return repeated(answer, batch)
 
 
 def plain_answer(model: str | None, batch: int) -> Unit:
@@ -132,7 +137,7 @@ def plain_answer(model: str | None, batch: int) -> Unit:
             out: Tensor = network(images)
         return out
 
-    return _repeated(answer, batch)
+    return repeated(answer, batch)
 
 
 def onnx_answer(model: str, batch: int) -> Unit:
@@ -153,7 +158,7 @@ def onnx_answer(model: str, batch: int) -> Unit:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name, numbers = session.get_inputs()[0].name, images.numpy()
     _check(torch.from_numpy(session.run(None, {name: numbers})[0]), network, images)
-    return _repeated(lambda: session.run(None, {name: numbers}), batch)
+    return repeated(lambda: session.run(None, {name: numbers}), batch)
 
 
 def openvino_answer(model: str, batch: int, precision: str) -> Unit:
@@ -174,7 +179,7 @@ def openvino_answer(model: str, batch: int, precision: str) -> Unit:
     request, numbers = compiled.create_infer_request(), images.numpy()
     request.infer({0: numbers})
     _check(torch.from_numpy(request.get_output_tensor(0).data.copy()), network, images, precision)
-    return _repeated(lambda: request.infer({0: numbers}), batch)
+    return repeated(lambda: request.infer({0: numbers}), batch)
 
 
 def _plain_and_images(model: str, batch: int) -> tuple[nn.Module, Tensor]:
@@ -199,12 +204,14 @@ def _batch(network: Network, batch: int, layout: torch.memory_format) -> tuple[T
 _tuned = ExitStack()  # a contender's process stays tuned to its end
 
 
-def _tune(precision: str, kernels: bool) -> None:
+def tune(precision: str, kernels: bool = True, convolution: str = "auto") -> None:
+    """Do to this process what a training does; raises :class:`Skipped` for bfloat16 where nobody would choose it."""
     if precision == "bf16":
         _refuse_slow()
-    _tuned.enter_context(machine.tuned())
     kernel.build()
     kernel.use(kernels)
+    recipe = Recipe().replace(precision=precision, convolution=convolution)
+    _tuned.enter_context(machine.tuned(machine.settled(recipe, CPU)))
 
 
 def _refuse_slow() -> None:
@@ -212,7 +219,7 @@ def _refuse_slow() -> None:
         raise Skipped("bfloat16 is slower than float32 on this processor, so nobody would choose it")
 
 
-def _repeated(answer: Callable[[], Any], batch: int) -> Unit:
+def repeated(answer: Callable[[], Any], batch: int) -> Unit:
     """Answers for about a fifth of a second: one alone would be lost among the clock's own doubts."""
     seconds = min(timed(answer, batch).seconds for _ in range(3))
     times = max(1, round(0.2 / max(seconds, 1e-6)))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from alexnet.data import resize
+from alexnet.data import resize, turbo
 from alexnet.data.hush import quiet
 from alexnet.errors import PictureError, printable
 
@@ -167,10 +167,23 @@ def _decode(data: bytes, name: str, allow_truncated: bool, warned: list[str], mo
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     notes = _named_otherwise(kind, name) + _frames(image) + _converted(image, kind, data)
     tag = getattr(image, "tag_v2", {}).get(_ORIENTATION)  # Pillow turns a TIFF while loading and forgets the tag
-    if _load(image, kind, data, name, allow_truncated):
+    fast = _fast(image, data)
+    if (fast is None or not turbo.proved()) and _load(image, kind, data, name, allow_truncated):
         notes.append("truncated")
     upright, exif_notes = _upright(image, tag, warned)
-    return Decoded(_to_rgb(upright), kind, (*notes, *exif_notes))
+    if fast is None or upright is not image:
+        fast = _to_rgb(upright)
+    elif not turbo.proved():
+        turbo.compare(fast, pillows := _to_rgb(image))
+        fast = pillows
+    return Decoded(fast, kind, (*notes, *exif_notes))
+
+
+def _fast(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
+    """A whole JPEG in color without Pillow, where that gives Pillow's pixels."""
+    if image.format != "JPEG" or image.mode != "RGB" or _lacks_end("JPEG", data):
+        return None
+    return turbo.decode(data, *image.size)
 
 
 def _named_otherwise(kind: str, name: str) -> list[str]:

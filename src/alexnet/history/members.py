@@ -79,7 +79,7 @@ def obtain(
     saved, and the same call goes on.
     """
     chosen = machine.choose_device(device)
-    recipe = recipe.replace(precision=machine.choose_precision(recipe.precision, chosen))
+    recipe = machine.settled(recipe, chosen)
     with runs.locked(folder):
         _check(folder, recipe, store)
         if not _finished(folder) and not (start is None and _borrow(recipe, store, folder)):
@@ -137,7 +137,7 @@ def _train(recipe: Recipe, store: Store, folder: Path, device: torch.device, wor
         about |= {"from": start.about(store.classes)} if start else {}
         runs.write_start(folder, recipe, about)
     try:
-        with machine.tuned():
+        with machine.tuned(recipe):
             runs.run(recipe, store, folder, device=device, workers=workers, resume=resume, quiet=True, start=start)
     except TrainingError as error:
         write_file(folder / DIVERGED, json_bytes({"reason": str(error)}))

@@ -199,9 +199,9 @@ def _fitted(plan: Plan, store: Store, options: DataOptions, device: str) -> Plan
     """As many epochs, the same for all, as fit into the budget by a few measured steps of each network."""
     options.tell("measuring a few steps of each network")
     chosen = machine.choose_device(device)
-    base = plan.base.replace(precision=machine.choose_precision(plan.base.precision, chosen))
+    base = machine.settled(plan.base, chosen)
     counts = [len(store.split(name)) for name in ("train", "validation", "test")]
-    arms = {job.arm.small: plan.recipe(job).replace(precision=base.precision) for job in plan.jobs()}
+    arms = {job.arm.small: machine.settled(plan.recipe(job), chosen) for job in plan.jobs()}
     paces = {name: pace.measure(recipe, store, chosen) for name, recipe in arms.items()}
     time = plan.budget * budgets.CAREFUL / plan.seeds
 

@@ -38,11 +38,13 @@ def use(wanted: bool) -> None:
     _native.wanted = wanted
 
 
-def fewer_products(wanted: bool | None) -> None:
+def fewer_products(wanted: bool | None) -> bool | None:
     """Compute convolutions by minimal filtering (``winograd.c``) or by PyTorch: a third of the products for a few times
-    the rounding. None, as at first: in inference mode alone, since a training amplifies rounding."""
+    the rounding. None, as at first: in inference mode alone, and where a training's recipe says so. Returns what was
+    wanted before."""
     global _fewer
-    _fewer = wanted
+    before, _fewer = _fewer, wanted
+    return before
 
 
 def build() -> bool:
@@ -59,6 +61,11 @@ def in_use(source: str = "norm") -> bool:
     if source == "winograd":
         return _native.has(source) and (torch.is_inference_mode_enabled() if _fewer is None else _fewer)
     return _native.has(source)
+
+
+def sources() -> list[str]:
+    """What was compiled, by name; nothing after ``use(False)``."""
+    return [name for name in _native.built if _native.has(name)]
 
 
 def plain(tensor: Tensor) -> bool:

@@ -43,6 +43,12 @@ def fits(input: Tensor, weight: Tensor, stride: int, padding: int, groups: int) 
     return min(out) >= m and len(input) * math.prod(-(-size // m) for size in out) >= _FEWEST_TILES
 
 
+def usable() -> bool:
+    """Can this processor do it, and was it compiled? Compiles where that was not done."""
+    kernel.build()
+    return "winograd" in kernel.sources() and _pays()
+
+
 def convolve(
     input: Tensor, weight: Tensor, bias: Tensor | None, padding: int, groups: int = 1, relu: bool = False
 ) -> Tensor:

@@ -88,6 +88,7 @@ class Recipe:
 
     # How it is computed
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the processor multiplies it faster
+    convolution: Literal["auto", "plain", "winograd"] = "auto"  # auto: fewer products in fp32, where compiled
     checkpoint_every: str = "1epoch"  # how often a checkpoint is written: 5min, 500steps, 1epoch; at the end always
 
     def __post_init__(self) -> None:
@@ -170,6 +171,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "sampling": ("natural", "balanced"),
     "class_weights": ("none", "balanced"),
     "precision": ("auto", "fp32", "bf16"),
+    "convolution": ("auto", "plain", "winograd"),
 }
 
 
@@ -212,6 +214,8 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     if "checkpoint_minutes" in found:  # what runs begun before November 2026 wrote; 0 was each epoch
         minutes = float(found.pop("checkpoint_minutes"))
         found.setdefault("checkpoint_every", f"{minutes:.6f}min" if minutes else "1epoch")
+    if "precision" in found:  # they had no other convolutions either
+        found.setdefault("convolution", "plain")
     return Recipe().replace(**found)
 
 

@@ -29,12 +29,11 @@ def recipe_for(bundle: Bundle, epochs: int, rate: float | None, kept: float, dev
 
     Han, Pool, Tran and Dally 2015 (section 3.2): dropout times √(connections kept), ``kept`` being that share.
     """
-    base = own_recipe(bundle)
+    base = machine.settled(own_recipe(bundle), device)
     changes: dict[str, Any] = {
         "epochs": epochs, "learning_rate": rate or base.learning_rate / 3, "schedule": "cosine", "drops": (),
         "warmup": min(0.25, epochs / 4), "small_share": 0.0, "keep": "last", "join_from": 0, "stop_error": 0.0,
         "freeze": "", "dropout": base.dropout * math.sqrt(kept),
-        "precision": machine.choose_precision(base.precision, device),
     }  # fmt: skip
     return base.replace(**changes)
 
@@ -64,7 +63,7 @@ def retrain(
         workers=workers,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    with machine.tuned(), Journal(folder, quiet=quiet) as journal, machine.stop_on_signals() as stop:
+    with machine.tuned(recipe), Journal(folder, quiet=quiet) as journal, machine.stop_on_signals() as stop:
         journal.event("started", epochs=recipe.epochs, learning_rate=recipe.learning_rate, dropout=recipe.dropout)
         try:
             loop.train(Training(state, loader, statistics, journal, folder, stop, Unsaved(state, journal, folder)))

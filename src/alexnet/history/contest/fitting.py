@@ -49,7 +49,7 @@ def fit(
         left_out = dict(there.get("left_out", {}))
         found = {name: from_dict(values) for name, values in there["recipes"].items()}
         return Fitted(_without(plan, left_out), found, left_out)
-    wanted = {entrant.name: _exact(plan.recipe(entrant), device) for entrant in plan.entrants if entrant.model}
+    wanted = {entrant.name: machine.settled(plan.recipe(entrant), device) for entrant in plan.entrants if entrant.model}
     if not plan.budget:  # contestants with equal epochs are not planned together
         return Fitted(plan, wanted, {})
     options.tell("measuring a few steps of each network")
@@ -92,10 +92,6 @@ def _without(plan: Plan, names: Mapping[str, str]) -> Plan:
 
 def _counts(store: Store) -> list[int]:
     return [len(store.split(name)) for name in ("train", "validation", "test")]
-
-
-def _exact(recipe: Recipe, device: torch.device) -> Recipe:
-    return recipe.replace(precision=machine.choose_precision(recipe.precision, device))
 
 
 def refitted(plan: Plan, entrant: Entrant, recipe: Recipe, store: Store, folder: Path, spent: float) -> Recipe:

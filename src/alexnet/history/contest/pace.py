@@ -23,7 +23,7 @@ RATE = 150e6  # bytes a second that are hashed, written and flushed, with care
 def measure(recipe: Recipe, store: Store, device: torch.device) -> Pace:
     """Seconds a picture at the recipe's sizes: one step to warm up, then a few that count, batches included."""
     started = time.perf_counter()
-    with machine.tuned():
+    with machine.tuned(recipe):
         state = State(recipe, store, device)
         network = state.network
         statistics = statistics_of(store, recipe, network.image_size)
