@@ -220,6 +220,8 @@ ELSEWHERE = {  # shown by other tests
     "join_from": "test_as_in_2012_resumed_equals_never_stopped",
     "shuffle_window": "test_windowed",
     "convolution": "test_machine",
+    "rate_per": "test_schedule",
+    "trust": "test_lars",
 }
 
 

@@ -23,7 +23,21 @@ def test_cosine_is_half_a_wave_to_zero():
     assert Schedule(BASE, 4).rate(90, 0) == pytest.approx(0)
 
 
-@given(st.floats(0, 5), st.integers(1, 50), st.sampled_from(["cosine", "steps", "stall"]))
+def test_poly_is_a_parabola_to_zero():
+    found = rates(Schedule(BASE.replace(schedule="poly", epochs=10, warmup=2), 4), 10)
+    for step, rate in enumerate(found[8:]):
+        assert rate == pytest.approx(0.01 * (1 - step / 32) ** 2, abs=1e-15)
+    assert found[8] == 0.01 and Schedule(BASE.replace(schedule="poly"), 4).rate(90, 0) == 0
+
+
+@pytest.mark.parametrize("kind", ["cosine", "steps", "stall", "poly"])
+def test_a_rate_for_so_many_pictures_grows_with_the_batch(kind):
+    base = BASE.replace(schedule=kind, warmup=1, epochs=8, drops=(5,), batch_size=1024)
+    scaled = rates(Schedule(base.replace(rate_per=128), 3), 8)
+    assert scaled == pytest.approx([8 * rate for rate in rates(Schedule(base, 3), 8)], rel=1e-12)
+
+
+@given(st.floats(0, 5), st.integers(1, 50), st.sampled_from(["cosine", "steps", "stall", "poly"]))
 def test_warm_up_is_a_straight_line_that_begins_above_zero(warmup, steps, kind):
     schedule = Schedule(BASE.replace(warmup=warmup, schedule=kind, epochs=8), steps)
     found = rates(schedule, 8)

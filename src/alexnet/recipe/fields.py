@@ -57,8 +57,10 @@ class Recipe:
     # Training
     epochs: int = 44  # passes over the training split
     batch_size: int = 64  # pictures a step (paper, 5: 128)
-    optimizer: Literal["paper", "sgd", "adamw"] = "adamw"  # the paper's update rule (5) | PyTorch's SGD | AdamW
+    optimizer: Literal["paper", "sgd", "adamw", "lars"] = "adamw"  # the paper's rule (5) | PyTorch's SGD | AdamW | LARS
     learning_rate: float = 0.0003  # at its highest (paper, 5: 0.01)
+    rate_per: int = 0  # batch size that learning_rate is for, larger ones have so much more; 0: it is as it stands
+    trust: float = 0.001  # `lars`: share of a layer's length that a step at rate 1 changes (You et al. 2017)
     bias_rate: float = 1.0  # learning rate of biases as a multiple (2012 code: 2)
     bias_lowered: bool = True  # does the schedule lower the biases' rate too? (2012 code: no)
     layer_rate: str = ""  # rates as multiples, by layer: "conv1=0.1,fc8=10"; 0 freezes (2012 code: epsW)
@@ -68,7 +70,7 @@ class Recipe:
     layer_decay: str = ""  # weight decays by layer, before the two above: "conv1=0,fc10=1" (2012 code: wc)
     bias_decay: bool = False  # do biases decay? (paper: one rule for all; 2012 code: no)
     clip: float = 5.0  # longest gradient, as a norm over all weights; 0: no limit
-    schedule: Literal["cosine", "stall", "steps"] = "cosine"  # to 0 | ÷10 at each stall (paper, 5) | ÷10 at drops
+    schedule: Literal["cosine", "stall", "steps", "poly"] = "cosine"  # | ÷10 at stalls (paper, 5) or drops | (1 − t)²
     warmup: float = 1.0  # epochs over which the rate rises from 0
     drops: tuple[int, ...] = ()  # `steps`: epochs at whose start the rate is divided by 10
     patience: int = 5  # `stall`: epochs without a lower validation error before the rate is divided by 10
@@ -115,6 +117,11 @@ class Recipe:
                 raise RecipeError(f"a recipe has no {name!r}", nearest(name, known))
         return dataclasses.replace(self, **changes)
 
+    @property
+    def highest_rate(self) -> float:
+        """The learning rate at its highest: ``learning_rate``, scaled by the batch where ``rate_per`` says so."""
+        return self.learning_rate * (self.batch_size / self.rate_per if self.rate_per else 1.0)
+
     def side(self, epoch: int, full: int) -> int:
         """Side of the views in an epoch (from 0), pixels; ``full`` is the network's. The last epoch is always full."""
         small = epoch < min(round(self.small_share * self.epochs), self.epochs - 1)
@@ -149,7 +156,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0, 100), "fc_decay": (-1, 100), "clip": (0, 1e9), "warmup": (0, 1_000_000),
     "patience": (1, 1_000_000), "most_drops": (0, 20), "label_smoothing": (0, 0.99), "averaging": (0, 0.99999),
     "small_size": (0, 4096), "small_share": (0, 1), "stop_error": (0, 1),
-    "shuffle_window": (0, 1_000_000),
+    "shuffle_window": (0, 1_000_000), "rate_per": (0, 1_000_000), "trust": (1e-9, 1),
 }  # fmt: skip
 
 _KINDS: dict[type, str] = {
@@ -165,8 +172,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "fit": ("crop", "pad", "squash"),
     "crop": ("random", "resized", "center"),
     "mean": ("image", "center", "channel"),
-    "optimizer": ("paper", "sgd", "adamw"),
-    "schedule": ("cosine", "stall", "steps"),
+    "optimizer": ("paper", "sgd", "adamw", "lars"),
+    "schedule": ("cosine", "stall", "steps", "poly"),
     "keep": ("best", "last"),
     "sampling": ("natural", "balanced"),
     "class_weights": ("none", "balanced"),

@@ -24,7 +24,7 @@ def _all(source: str, **values: Any) -> Told:
 _LATER = "not in use in 2012"
 _BEFORE_MODERN = _all(
     _LATER, color_jitter=0.0, erase=0.0, mixup=0.0, label_smoothing=0.0, averaging=0.0, small_size=0, clip=0.0,
-    warmup=0.0, divide=1.0, divide_std=False, layer_rate="", layer_decay="", fc_decay=-1.0, join_from=0,
+    warmup=0.0, rate_per=0, divide=1.0, divide_std=False, layer_rate="", layer_decay="", fc_decay=-1.0, join_from=0,
 )  # fmt: skip
 _FIXED = _all("the schedule is fixed, so nothing is chosen and all pictures train", validation=0.0, keep="last")
 _SINGLE = _all("2012: single-precision floats", precision="fp32")
@@ -154,6 +154,12 @@ CIFAR: dict[str, _Named] = {
     ),
 }
 
+_LARS = "You, Gitman, Ginsburg 2017, there with batch norm"
+LARGE_BATCH: Told = PAPER | _all(
+    _LARS, optimizer="lars", batch_size=1024, learning_rate=2.0, trust=0.001, warmup=5.0, schedule="poly", epochs=100,
+    weight_decay=0.0005, momentum=0.9,
+)  # fmt: skip
+
 _OURS = "this project, docs/log.md"
 DIGITS = _all(
     _OURS, dropout=0.5, weight_decay=0.05, epochs=4, mirror=False, crop="random", color_noise=0.0, color_jitter=0.0,
@@ -177,8 +183,8 @@ LAYER_FILE: Told = (
 OF_LAYER_FILES = (
     "model", "initialization", "dropout", "mixup", "optimizer", "learning_rate", "bias_rate", "bias_lowered",
     "layer_rate", "momentum", "weight_decay", "fc_decay", "layer_decay", "bias_decay", "schedule", "warmup", "drops",
-    "patience", "most_drops", "class_weights", "label_smoothing", "small_size", "small_share", "freeze", "freeze_from",
-    "precision",
+    "rate_per", "trust", "patience", "most_drops", "class_weights", "label_smoothing", "small_size", "small_share",
+    "freeze", "freeze_from", "precision",
 )  # fmt: skip
 
 _NAMED: dict[str, _Named] = {
@@ -193,6 +199,9 @@ _NAMED: dict[str, _Named] = {
     "one-tower": _Named(
         "The paper's comparison with one tower, net 145-half, by the training of net 145.",
         CODE2012 | _all("2012 code, layers-145-half", model="alexnet_half", initialization="2012"),
+    ),
+    "large_batch": _Named(
+        "The paper's network and views in batches of a thousand: LARS, warm-up, (1 − t)².", LARGE_BATCH
     ),
     "no_dropout": _Named("The paper's training without dropout.", PAPER | _all("paper, 4.2, undone", dropout=0.0)),
     "no_augmentation": _Named(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from alexnet.recipe import Recipe
 from alexnet.training.groups import parameter_groups
+from alexnet.training.lars import LARS
 
 
 class PaperSGD(torch.optim.SGD):
@@ -58,10 +59,12 @@ def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     does the schedule lower it?"""
     found = parameter_groups(network, recipe)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(found, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
+        return torch.optim.AdamW(found, lr=recipe.highest_rate, betas=(recipe.momentum, 0.999), fused=True)
+    if recipe.optimizer == "lars":
+        return LARS(found, lr=recipe.highest_rate, momentum=recipe.momentum, trust=recipe.trust)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(found, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
-    return PaperSGD(found, lr=recipe.learning_rate, momentum=recipe.momentum)
+        return torch.optim.SGD(found, lr=recipe.highest_rate, momentum=recipe.momentum, fused=True)
+    return PaperSGD(found, lr=recipe.highest_rate, momentum=recipe.momentum)
 
 
 def load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

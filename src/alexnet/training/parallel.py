@@ -55,6 +55,9 @@ class Layout:
             raise RecipeError(f"--split is {self.split} with --parallel {self.name}", "0, or with hybrid at least 1")
         if self.accumulate > 1 and self.apart:
             raise RecipeError(f"--accumulate does not go with --parallel {self.name}", "", "leave it out")
+        if recipe.optimizer == "lars" and self.name != "data":
+            what = f"--optimizer lars needs the length of whole layers, which --parallel {self.name} cuts"
+            raise RecipeError(what, "--parallel data", "or another --optimizer")
         if files is not None and (self.name != "data" or self.accumulate > 1):
             raise RecipeError("a layer file trains in one process, and its batch in one piece", "--parallel data")
 

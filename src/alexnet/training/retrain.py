@@ -31,7 +31,8 @@ def recipe_for(bundle: Bundle, epochs: int, rate: float | None, kept: float, dev
     """
     base = machine.settled(own_recipe(bundle), device)
     changes: dict[str, Any] = {
-        "epochs": epochs, "learning_rate": rate or base.learning_rate / 3, "schedule": "cosine", "drops": (),
+        "epochs": epochs, "learning_rate": rate or base.highest_rate / 3, "rate_per": 0, "schedule": "cosine",
+        "drops": (),
         "warmup": min(0.25, epochs / 4), "small_share": 0.0, "keep": "last", "join_from": 0, "stop_error": 0.0,
         "freeze": "", "dropout": base.dropout * math.sqrt(kept),
     }  # fmt: skip

@@ -10,9 +10,9 @@ from alexnet.recipe import Recipe
 class Schedule:
     """The learning rate over a run of a recipe with ``steps_per_epoch`` steps an epoch.
 
-    ``cosine``: from the highest rate to 0. ``steps``: divided by 10 at the recipe's drops. ``stall``: divided by 10
-    when the validation error has not fallen for ``patience`` epochs, three times in the paper; when it stalls once
-    more the run is over. Epochs from the recipe's ``join_from`` on have ``steps_joined`` steps.
+    ``cosine`` and ``poly``: from the highest rate to 0. ``steps``: divided by 10 at the recipe's drops. ``stall``:
+    divided by 10 when the validation error has not fallen for ``patience`` epochs, three times in the paper; when it
+    stalls once more the run is over. Epochs from the recipe's ``join_from`` on have ``steps_joined`` steps.
     """
 
     recipe: Recipe
@@ -27,14 +27,16 @@ class Schedule:
         step = 1 / (self.steps_joined if recipe.joined(epoch) else self.steps_per_epoch)
         at = epoch + batch * step  # epochs done
         if at < recipe.warmup:  # the first step is not at zero: it would be wasted
-            return recipe.learning_rate * (at + step) / (recipe.warmup + step)
+            return recipe.highest_rate * (at + step) / (recipe.warmup + step)
         if not lowered:
-            return recipe.learning_rate
+            return recipe.highest_rate
+        left = (at - recipe.warmup) / max(recipe.epochs - recipe.warmup, 1e-9)
         if recipe.schedule == "cosine":
-            left = (at - recipe.warmup) / max(recipe.epochs - recipe.warmup, 1e-9)
-            return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
+            return recipe.highest_rate * 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
+        if recipe.schedule == "poly":
+            return recipe.highest_rate * (1 - min(left, 1.0)) ** 2
         drops = recipe.drops if recipe.schedule == "steps" else self.drops
-        return recipe.learning_rate * 0.1 ** sum(drop <= epoch for drop in drops)
+        return recipe.highest_rate * 0.1 ** sum(drop <= epoch for drop in drops)
 
     def epoch_done(self, epoch: int, validation_error: float | None) -> None:
         """Note an epoch's validation error (fraction); may divide the rate from the next epoch on."""
