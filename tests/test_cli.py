@@ -134,6 +134,16 @@ def test_predict_csv_and_table(home):
     assert picture.name in table.stdout
 
 
+def test_predict_in_bf16(home):
+    picture = next((home / "pictures/zero").iterdir())
+    found = [
+        json.loads(alexnet("predict", "run", picture, "--precision", kind, "--format", "json", cwd=home).stdout)
+        for kind in ("fp32", "bf16")
+    ]
+    exact, half = ({guess["class"]: guess["probability"] for guess in entry[0]["guesses"]} for entry in found)
+    assert exact != half and all(abs(exact[name] - half[name]) < 0.03 for name in exact)
+
+
 def test_predict_answers_the_good_and_reports_the_bad(home):
     done = alexnet("predict", "run", "pictures/one", "--format", "json", cwd=home)
     found = {Path(entry["picture"]).name: entry for entry in json.loads(done.stdout)}

@@ -9,7 +9,7 @@ from alexnet.bundle import Bundle
 from alexnet.data import pixels
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError, DataError, PictureError
-from alexnet.models import create_model
+from alexnet.models import bfloat16, create_model
 
 
 @pytest.fixture
@@ -156,3 +156,18 @@ def test_load_finds_the_bundle_of_a_run(classifier, pictures, tmp_path):
         assert np.array_equal(Classifier.load(path).probabilities(pictures), expected)
     with pytest.raises(BundleError):
         Classifier.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_bf16_answers_nearly_alike_and_explains_in_float32(classifier, pictures, whole, monkeypatch):
+    monkeypatch.setattr(bfloat16, "faster", lambda device: whole)
+    half = Classifier(classifier.bundle, precision="bf16")
+    exact, found = classifier.probabilities(pictures), half.probabilities(pictures)
+    assert 0 < np.abs(found - exact).max() < 0.03 and (found.argmax(1) == exact.argmax(1)).all()
+    assert np.array_equal(half.embed(pictures), classifier.embed(pictures))
+    assert half.precision == "bf16" and classifier.precision == "fp32"
+
+
+def test_a_precision_that_there_is_not(classifier):
+    with pytest.raises(BundleError, match="precision 'int8'; must be fp32 or bf16; alexnet export has int8"):
+        Classifier(classifier.bundle, precision="int8")

@@ -19,7 +19,7 @@ from alexnet.api.shrinking import Effort
 from alexnet.api.stores import open_store, prepare, shuffle_window
 from alexnet.data.options import DataOptions
 from alexnet.data.store import Store
-from alexnet.deploy.classifier import Classifier
+from alexnet.deploy.classifier import Classifier, Precision
 from alexnet.errors import RunError
 from alexnet.evaluation.metrics import Scores
 from alexnet.models.cuda_convnet import Files
@@ -221,6 +221,6 @@ def _new_folder(data: str | Path, recipe: Recipe) -> Path:
     return folder
 
 
-def load(run: str | Path, device: str = "auto") -> Classifier:
+def load(run: str | Path, device: str = "auto", precision: Precision = "fp32") -> Classifier:
     """The classifier of a run folder or bundle, ready to ``predict`` and ``embed``."""
-    return Classifier.load(run, torch_device(device))
+    return Classifier.load(run, torch_device(device), precision)

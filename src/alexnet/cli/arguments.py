@@ -124,6 +124,7 @@ class PredictArguments:
     abstain_below: float | None = None  # "unknown" where the first guess has a lower probability
     target_error: float | None = None  # "unknown" so often that at most this share of the answers is wrong: 0.02
     device: str = "auto"  # auto | cpu | cuda | cuda:N
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: weights of half the bytes, sooner
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -30,6 +31,7 @@ class ServeArguments:
     processes: int = 1  # that answer, each with its own copy of the network
     threads: int = 0  # of the network in a process; 0: one a processor core, shared out among processes
     device: str = "auto"  # auto | cpu | cuda | cuda:N
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: weights of half the bytes, sooner
     top: int = 5  # guesses a picture, where a request does not say
     abstain_below: float | None = None  # probability under which the answer says unknown
     key_file: Path | None = None  # API keys, one a line; else the environment's ALEXNET_API_KEY; else none is asked
@@ -73,6 +75,7 @@ def _serve(given: ServeArguments, shared: bool) -> None:
     settings = Settings(
         given.run, given.limits, _device(given.device), given.threads, given.top, given.abstain_below,
         not given.hide_pictures, found, given.key_file, given.watch, given.drain_delay, given.processes, shared,
+        given.precision,
     )  # fmt: skip
     listening = run.bind(given.host, given.port)
     if not found and not run.is_loopback(listening):

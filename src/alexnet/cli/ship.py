@@ -109,7 +109,7 @@ def answerer(given: arguments.PredictArguments) -> "tuple[Callable[[Path], Predi
     else:
         from alexnet import api
 
-        classifier = api.load(given.run, given.device)
+        classifier = api.load(given.run, given.device, given.precision)
         thresholds, views = classifier.bundle.thresholds, given.views
 
         def answer(picture: Path, top: int, below: float | None) -> "Prediction":
@@ -127,6 +127,8 @@ def _by_file(
 ) -> "tuple[Callable[[Path, int, float | None], Prediction], Mapping[str, float]]":
     if given.views != 1:
         raise BundleError(f"--views {given.views} of an exported file", "1, the center", "ten views need the bundle")
+    if given.precision != "fp32":
+        raise BundleError(f"--precision {given.precision} of an exported file", "left out", "export it so instead")
     from alexnet.deploy.runtime import Exported
 
     file = Exported.load(given.run)

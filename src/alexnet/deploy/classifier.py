@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,29 +12,38 @@ from alexnet.batches.loader import to_device
 from alexnet.bundle import Bundle, find
 from alexnet.data import pixels, resize
 from alexnet.deploy.answers import Picture, Prediction, as_pixels, best, named
+from alexnet.errors import BundleError
 from alexnet.evaluation.evaluate import calibrated, log_probabilities
 from alexnet.evaluation.seen import features_of, inputs_of
+from alexnet.models import bfloat16
 
-__all__ = ["Classifier", "Picture", "Prediction"]
+__all__ = ["Classifier", "Picture", "Precision", "Prediction"]
+
+Precision = Literal["fp32", "bf16"]
 
 
 class Classifier:
     """A bundle made ready on a device. Pictures go through exactly the preprocessing that training used.
 
-    ``classes`` are the class names in the order of the probabilities.
+    ``classes`` are the class names in the order of the probabilities. ``precision`` bf16 answers sooner and about as
+    well: see :mod:`alexnet.models.bfloat16`; what is embedded and explained stays in float32.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device | str = "cpu") -> None:
+    def __init__(self, bundle: Bundle, device: torch.device | str = "cpu", precision: Precision = "fp32") -> None:
+        if precision not in get_args(Precision):
+            raise BundleError(f"precision {precision!r}", "fp32 or bf16", "alexnet export has int8")
         self.bundle = bundle
         self.device = torch.device(device)
         self.network = bundle.network.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.precision, half = precision, precision == "bf16"
+        self._answering = bfloat16.Halved(self.network, bfloat16.faster(self.device)) if half else self.network
         self.statistics = to_device(bundle.statistics, self.device)
         self.classes = bundle.classes
 
     @classmethod
-    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> "Classifier":
+    def load(cls, path: Path | str, device: torch.device | str = "cpu", precision: Precision = "fp32") -> "Classifier":
         """From a run folder or a bundle; raises :class:`alexnet.errors.BundleError` if it is damaged."""
-        return cls(Bundle.load(find(path)), device)
+        return cls(Bundle.load(find(path)), device, precision)
 
     def predict(
         self,
@@ -82,7 +91,7 @@ class Classifier:
 
     def _probabilities(self, stored: NDArray[np.uint8], views: int) -> NDArray[np.float32]:
         result = log_probabilities(
-            self.network, torch.from_numpy(stored).to(self.device), self.statistics,
+            self._answering, torch.from_numpy(stored).to(self.device), self.statistics,
             side=self.network.image_size, channels=self.network.in_channels, views=views,
         )  # fmt: skip
         probabilities: NDArray[np.float32] = calibrated(result, self.bundle.temperature).exp().cpu().numpy()

@@ -19,6 +19,7 @@ from alexnet.deploy.seal import FORMATS, Replay
 from alexnet.errors import BundleError
 
 LIMIT = 1e-4  # how far a probability may lie from the expected one, fp32
+HALF_LIMIT = 3e-2  # in bf16, whose numbers have three digits: against a wrong network alone
 
 
 class Answers(Protocol):

@@ -10,7 +10,9 @@ import pytest
 from alexnet.data import pixels
 from alexnet.deploy.classifier import Classifier
 from alexnet.deploy.export import odd_pictures
+from alexnet.deploy.server.engine import Engine
 from alexnet.deploy.verify import verify
+from alexnet.errors import BundleError
 
 from .conftest import form, threaded
 
@@ -71,6 +73,16 @@ def test_an_exported_file_is_served(onnx_file, saved_bundle, png):
         answer = server.post(png, query="?embedding=true")
         assert answer.status == 422 and answer.json["error"].endswith("this server has probabilities only")
         assert server.get("/v1/filters.png").status == 404
+
+
+def test_in_bf16_it_answers_nearly_alike_and_says_so(saved_bundle, onnx_file, classifier, png):
+    with threaded(saved_bundle, precision="bf16") as server:
+        found = server.post(png).json["predictions"][0]["guesses"]
+        exact = dict(classifier.predict(png, top=len(found))[0].guesses)
+        assert all(abs(guess["probability"] - exact[guess["class"]]) < 0.03 for guess in found)
+        assert server.service.engine.answers.precision == "bf16"
+    with pytest.raises(BundleError, match="--precision bf16 of an exported file"):
+        Engine.open(onnx_file, "cpu", precision="bf16")
 
 
 def test_64_at_once_are_answered_as_one_by_one(server, classifier, digits):

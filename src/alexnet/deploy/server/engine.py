@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,15 +68,22 @@ class Engine:
         self.drift = self._prove()
 
     @classmethod
-    def open(cls, path: Path, device: str, most_pixels: int = pixels.MAX_PIXELS) -> "Engine":
-        """Open a run, a bundle, or FILE.onnx or FILE.xml. Raises :class:`BundleError` that says what is wrong."""
+    def open(
+        cls, path: Path, device: str, most_pixels: int = pixels.MAX_PIXELS, precision: Literal["fp32", "bf16"] = "fp32"
+    ) -> "Engine":
+        """Open a run, a bundle, or FILE.onnx or FILE.xml. Raises :class:`BundleError` that says what is wrong.
+
+        In ``precision`` bf16 golden pictures may be answered otherwise by three hundredths.
+        """
         if path.suffix in FORMATS and not path.is_dir():
+            if precision != "fp32":
+                raise BundleError(f"--precision {precision} of an exported file", "left out", "export it so instead")
             return cls(path, Exported.load(path), sha256_of(path), most_pixels)
         from alexnet.bundle import find
         from alexnet.deploy.classifier import Classifier
 
         bundle = find(path)
-        classifier = Classifier.load(bundle, device)
+        classifier = Classifier.load(bundle, device, precision)
         return cls(path, classifier, sha256_of(bundle / "config.json"), most_pixels)
 
     def _open_bundle(self, classifier: "Classifier") -> None:
@@ -86,7 +93,7 @@ class Engine:
         with contextlib.suppress(OSError):  # no folder for temporary files: PyTorch's operations compute the norm
             kernel.build()
             resize.build()
-        self.limit, self._decoded = verify.LIMIT, True
+        self.limit, self._decoded = verify.LIMIT if classifier.precision == "fp32" else verify.HALF_LIMIT, True
         self.explain = Explain(classifier, self.path)
         self.offers = ("embedding", *self.explain.offers)
         self._stored: tuple[int, pixels.Fit] | None = (bundle.stored_size, bundle.fit)
@@ -98,6 +105,7 @@ class Engine:
             "metrics": dict(bundle.metrics),
             "data": _plain(bundle.data),
             "recipe": str(bundle.recipe.get("recipe", "")),
+            "precision": classifier.precision,
         }
 
     def _open_file(self, file: Exported) -> None:

@@ -39,6 +39,7 @@ class Settings:
     drain_delay: float = 0.0  # seconds between "not ready" and the end of listening
     processes: int = 1
     shared_metrics: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"  # of a bundle's answers
 
 
 class Service:
@@ -77,7 +78,7 @@ class Service:
         self._said("ready")
 
     def _opened(self) -> Engine:
-        return Engine.open(self.settings.path, self.settings.device, self.limits.pixels)
+        return Engine.open(self.settings.path, self.settings.device, self.limits.pixels, self.settings.precision)
 
     async def _take(self, engine: Engine) -> None:
         old, self._batcher = self._batcher, Batcher(engine, self.limits, self.decoders, self.metrics)
