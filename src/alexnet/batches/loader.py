@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet.batches import sampler, transforms
+from alexnet.batches import resident, sampler, transforms
 from alexnet.batches.transforms import Boxes, Statistics
 from alexnet.data.store import Split
 from alexnet.recipe import Recipe
@@ -71,6 +71,7 @@ class Loader:
     """Training batches of a split. ``side`` is the network's view in pixels, ``channels`` what it sees (3 or 1).
 
     From the recipe's epoch ``join_from`` on ``validation`` is trained on too, its pictures numbered after the split's.
+    ``keep`` says whether all pictures are kept on ``device`` and cut there; None: where they fit a GPU.
     """
 
     def __init__(
@@ -84,11 +85,15 @@ class Loader:
         device: torch.device,
         workers: int = 1,
         validation: Split | None = None,
+        keep: bool | None = None,
     ) -> None:
         self.split, self.recipe, self.device = split, recipe, device
         self._joined = split if validation is None else Joined([split, validation])
         self.side, self.channels, self.workers = side, channels, max(1, workers)
         self.statistics = to_device(statistics, device)
+        whole = len(self._joined)
+        self._keep = resident.fits(whole, split.size, device) if keep is None else keep
+        self._kept: Tensor | None = None  # all pictures, uint8 [n, S, S, 3], once an epoch needed them
 
     def __len__(self) -> int:
         """Batches in an epoch before any join; the last may be smaller."""
@@ -113,6 +118,8 @@ class Loader:
 
         ``wanted`` tells from a batch's number and size which places of it to cut (default: all).
         """
+        if self._keep and self._kept is None and self._from_device():
+            self._kept = self._all_on_device()
         order = self._order(epoch)
         todo = deque(list(enumerate(sampler.batches(order, self.recipe.batch_size)))[start:])
         pictures = self.pictures(epoch)
@@ -132,6 +139,18 @@ class Loader:
             finally:
                 for future in made:
                     future.cancel()
+
+    def _from_device(self) -> bool:
+        """Can views be cut from pictures that are all there? Not resized parts, not of shards that come one by one."""
+        return self.recipe.crop != "resized" and not self.recipe.shuffle_window
+
+    def _all_on_device(self) -> Tensor:
+        size = self.split.size
+        kept = torch.empty(len(self._joined), size, size, 3, dtype=torch.uint8, device=self.device)
+        for begin in range(0, len(kept), resident.PIECE):
+            piece = np.arange(begin, min(begin + resident.PIECE, len(kept)))
+            kept[begin : begin + len(piece)] = torch.from_numpy(self._joined.gather(piece)).to(self.device)
+        return kept
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Places of an epoch: a picture's number, plus the count of all for each time that it came before."""
@@ -153,9 +172,14 @@ class Loader:
         box_numbers, color_numbers = transforms.view_numbers(self.recipe.seed, epoch, indices, groups)
         count = len(self.pictures(epoch))
         indices, whole = indices % count, whole % count  # turns of sampling -> pictures
-        images = torch.from_numpy(self.pictures(epoch).gather(indices))  # uint8 [N, S, S, 3]
-        boxes = transforms.draw_boxes(self.recipe, box_numbers, images.shape[1], self.side)
-        return _Cut(transforms.cut(images, boxes, side), boxes, color_numbers, whole, places)
+        boxes = transforms.draw_boxes(self.recipe, box_numbers, self.split.size, self.side)
+        views = resident.cut(self._kept, indices, boxes, side) if self._kept is not None else None
+        if views is None:
+            images = torch.from_numpy(self.pictures(epoch).gather(indices))  # uint8 [N, S, S, 3]
+            views = transforms.cut(images, boxes, side)
+            if self.device.type == "cuda":
+                views = views.pin_memory()  # so that the copy runs beside what is computed
+        return _Cut(views, boxes, color_numbers, whole, places)
 
     def _finish(self, epoch: int, cut: "_Cut") -> Batch:
         colors = transforms.draw_colors(self.recipe, cut.color_numbers, self.statistics, epoch)

@@ -1,0 +1,85 @@
+"""Views cut on the device that trains: bit for bit those that the processor cuts."""
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet.batches import resident, transforms
+from alexnet.batches.loader import Loader
+from alexnet.batches.transforms import Boxes
+
+from .test_loader import CPU, RECIPE, same, statistics_of
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def boxes(random, count, stored, side):
+    top, left = random.integers(0, stored - side + 1, (2, count))
+    whole = np.full(count, side)
+    return Boxes(top, left, whole, whole, random.random(count) < 0.5)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+@pytest.mark.parametrize(("stored", "side"), [(9, 5), (9, 9), (32, 24), (9, 1)])
+def test_one_gather_is_picture_by_picture(stored, side, device):
+    random = np.random.default_rng(0)
+    pictures = torch.from_numpy(random.integers(0, 256, (50, stored, stored, 3), np.uint8))
+    which, where = random.integers(0, 50, 40), boxes(random, 40, stored, side)
+    found = resident.cut(pictures.to(device), which, where, side)
+    assert found.device.type == device and torch.equal(found.cpu(), transforms.cut(pictures[which], where, side))
+
+
+def test_what_would_have_to_be_resized_is_left_to_the_processor():
+    random = np.random.default_rng(0)
+    where = boxes(random, 4, 9, 5)
+    pictures = torch.zeros(4, 9, 9, 3, dtype=torch.uint8)
+    assert resident.cut(pictures, np.arange(4), where, 5) is not None
+    assert resident.cut(pictures, np.arange(4), where, 4) is None
+    assert resident.cut(pictures, np.arange(4), where._replace(width=np.array([5, 5, 6, 5])), 5) is None
+
+
+def of(digits, keep, device=CPU, **changes):
+    recipe = RECIPE.replace(**({"crop": "random", "keep": "last"} | changes))
+    return Loader(
+        digits.split("train"), recipe, statistics_of(digits), side=28, channels=3, device=device, workers=2,
+        validation=digits.split("validation"), keep=keep,
+    )  # fmt: skip
+
+
+CHANGES = [{}, {"crop": "center"}, {"crops_shared": 4}, {"sampling": "balanced"}, {"join_from": 1}, {"erase": 1.0}]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_batches_are_the_same(digits, changes, monkeypatch):
+    apart = of(digits, False, **changes)
+    monkeypatch.setattr(resident, "PIECE", 37)
+    kept = of(digits, True, **changes)
+    for epoch in (0, 2):
+        right = list(apart.epoch(epoch))
+        with monkeypatch.context() as without:
+            without.setattr(transforms, "cut", lambda *how: pytest.fail("it was cut on the processor"))
+            assert same(list(kept.epoch(epoch)), right)
+        assert same(list(kept.epoch(epoch, 2)), right[2:])
+    assert same(list(kept.epoch(0, side=20)), list(apart.epoch(0, side=20)))
+
+
+def test_resized_parts_are_cut_on_the_processor(digits):
+    kept = of(digits, True, crop="resized")
+    assert same(list(kept.epoch(0)), list(of(digits, False, crop="resized").epoch(0))) and kept._kept is None
+
+
+def test_it_must_fit_a_gpu(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+    assert resident.fits(8, 4, gpu) and not resident.fits(9, 4, gpu) and not resident.fits(1, 4, CPU)
+    resident.use(False)
+    try:
+        assert not resident.fits(8, 4, gpu)
+    finally:
+        resident.use(True)
+
+
+@GPU
+def test_on_a_gpu_too(digits):
+    right = list(of(digits, False, torch.device("cuda")).epoch(0))
+    assert same(list(of(digits, True, torch.device("cuda")).epoch(0)), right)
