@@ -95,3 +95,15 @@ def test_each_has_its_own_peak_of_memory(found):
 def test_spread_is_half_of_the_distance():
     timing = Timing(Contender("x", paced), (8.0, 10.0, 14.0))
     assert timing.median == statistics.median(timing.rates) == 10 and timing.spread == 0.3
+
+
+def chatty():
+    print("a library's progress")
+    os.write(1, b"and that of its C code\n")
+    return lambda: Measured(1, 1.0)
+
+
+def test_what_contenders_print_is_no_part_of_the_answer(capfd):
+    assert compete([Contender("chatty", chatty)], 2, lambda name: None)[0].rates == (1.0, 1.0)
+    said = capfd.readouterr()
+    assert said.out == "" and "progress" in said.err and "C code" in said.err

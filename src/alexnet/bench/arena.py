@@ -5,6 +5,7 @@ has a peak of memory. While one is timed the others wait and compute nothing.
 """
 
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -147,6 +148,7 @@ def _running(contenders: Sequence[Contender], say: Callable[[str], None]) -> Ite
 
 def _serve(connection: Connection, make: Callable[..., Unit], arguments: dict[str, Any]) -> None:
     """The contender's own process: ready, a round whenever asked, its peak memory at the end."""
+    os.dup2(2, 1)  # what libraries print is not the bench's answer
     try:
         unit = make(**arguments)
         unit()

@@ -134,9 +134,11 @@ def run(wishes: Wishes, say: Callable[[str], None]) -> Report:
 def _groups(wishes: Wishes, folder: Path) -> list[tuple[str, str, list[Contender]]]:
     model, batch = wishes.model, 16 if wishes.quick and wishes.batch == 128 else wishes.batch
     answers = [
-        ("inference", f"answers, batch {size}{how}", contenders(model, size))
-        for how, contenders in (("", steps.inference), (", int8", whole_numbers.answering))
-        for size in steps.batches(wishes.quick)
+        *(("inference", f"answers, batch {n}", steps.inference(model, n)) for n in steps.batches(wishes.quick)),
+        *(
+            ("inference", f"answers, batch {n}, int8", whole_numbers.answering(model, n))
+            for n in whole_numbers.batches(wishes.quick)
+        ),
     ]
     return [
         ("training", f"training step, batch {batch}", steps.training(model, batch)),

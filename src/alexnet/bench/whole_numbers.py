@@ -1,7 +1,9 @@
 """Answers in int8: the file that ``alexnet export`` writes, and the same network as OpenVINO's own tool makes it."""
 
+import logging
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,7 @@ def nncf_answer(model: str, batch: int) -> Unit:
         import openvino
     except ImportError as error:
         raise Skipped(f"{error.name} is not installed: pip install nncf openvino") from error
+    nncf.set_log_level(logging.ERROR)
     bundle = _bundle(model)
     network = peers.plain(bundle.network).eval()
     side, channels = bundle.network.image_size, bundle.network.in_channels
@@ -82,3 +85,8 @@ def _bundle(model: str) -> Bundle:
 def _pixels(bundle: Bundle, count: int) -> NDArray[np.uint8]:
     size = bundle.stored_size
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def batches(quick: bool) -> Sequence[int]:
+    """Batch sizes of answers; each means four conversions of the network."""
+    return (8,) if quick else (1, 32)
