@@ -84,3 +84,22 @@ def test_smaller_maps_are_stretched():
 
 def test_it_says_what_it_is():
     assert repr(make(6, 3, 1, 1)) == "LocallyConnected(3, 5, side=6, 3, stride=1, padding=1)"
+
+
+@pytest.mark.parametrize(("side", "kernel", "stride", "padding", "out"), CASES.values(), ids=CASES)
+def test_exporters_get_the_same_numbers(side, kernel, stride, padding, out):
+    layer, x = make(side, kernel, stride, padding), pictures(side)
+    exported = torch.export.export(layer, (x,)).module()
+    assert torch.allclose(exported(x), layer(x), atol=2e-5)
+    assert any("im2col" in str(node.target) for node in exported.graph.nodes)
+
+
+def test_bfloat16_and_its_gradients():
+    layer, x = make(6, 3, 1, 1), pictures(6).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = layer(x)
+    exact = layer(x)
+    found = torch.autograd.grad(rounded.float().sum(), [x, layer.weight, layer.bias])
+    for tensor, right in zip(found, torch.autograd.grad(exact.sum(), [x, layer.weight, layer.bias]), strict=True):
+        assert (tensor - right).norm() < 0.01 * right.norm()  # bfloat16 has 8 digits of 2
+    assert (rounded - exact).norm() < 0.01 * exact.norm()
