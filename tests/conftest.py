@@ -18,6 +18,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two processes of one thread outrun tw
 import torch
 from hypothesis import settings
 
+if not torch.cuda.is_available():  # Triton asks when it is imported: a GPU's kernels are tested on the processor
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from alexnet.batches.transforms import Statistics
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source

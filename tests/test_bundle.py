@@ -17,6 +17,7 @@ from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError
 from alexnet.evaluation.metrics import Scores
 from alexnet.models import create_model
+from alexnet.models.network import Network
 from alexnet.recipe import named
 
 
@@ -254,3 +255,13 @@ def test_find(saved, tmp_path):
         find(tmp_path / "nowhere")
     with pytest.raises(BundleError, match="is no bundle: "):
         Bundle.load(tmp_path)
+
+
+def test_opening_draws_nothing(bundle, tmp_path, monkeypatch):
+    """Sixty million random numbers, and the memory for them, only to be replaced."""
+    network = create_model("cifar_80sec")
+    path = dataclasses.replace(bundle, network=network).save(tmp_path / "bundle")
+    monkeypatch.setattr(Network, "initialize", lambda self, generator=None: pytest.fail("weights were drawn"))
+    found = dict(Bundle.load(path).network.named_parameters())
+    assert all(torch.equal(found[name], right) for name, right in network.named_parameters())
+    assert all(parameter.requires_grad for parameter in found.values())

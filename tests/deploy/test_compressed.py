@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet import bundle as bundles
 from alexnet import cli
-from alexnet.bundle import Bundle
+from alexnet.bundle import Bundle, seal
 from alexnet.compression import quantizing
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError
@@ -86,7 +85,7 @@ def test_a_version_1_bundle_with_compressed_weights_is_none(bundle, tmp_path):
     path = bundle.save(tmp_path / "bundle")
     config = json.loads((path / "config.json").read_text())
     config["version"] = 1
-    config["sha256"]["config.json"] = bundles._config_sha256(config)
+    config["sha256"]["config.json"] = seal.config_sha256(config)
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match="does not hold together"):
         Bundle.load(path)
@@ -94,7 +93,7 @@ def test_a_version_1_bundle_with_compressed_weights_is_none(bundle, tmp_path):
     plain = dataclasses.replace(bundle, coding={}).save(path)
     config = json.loads((plain / "config.json").read_text())
     config["version"] = 2
-    config["sha256"]["config.json"] = bundles._config_sha256(config)
+    config["sha256"]["config.json"] = seal.config_sha256(config)
     (plain / "config.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match="is of format None"):
         Bundle.load(plain)

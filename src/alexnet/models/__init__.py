@@ -24,7 +24,7 @@ from alexnet.models import (
 )
 from alexnet.models.network import Initial, Network
 
-__all__ = ["Initialization", "Network", "create_model", "describe", "list_models", "list_peers"]
+__all__ = ["Initialization", "Network", "blank_model", "create_model", "describe", "list_models", "list_peers"]
 
 Initialization = Literal["paper", "2012"]
 Starts = Mapping[str, Mapping[str, Initial]]  # initialization -> layer -> how it starts
@@ -155,17 +155,28 @@ def create_model(
     others. All other networks have one start, their own, and refuse it.
     """
     model = _find(name)
-    arguments = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
-    given = {key: _checked(key, value) for key, value in arguments.items() if value is not None}
     if initialization is not None and initialization not in model.starts:
         allowed = " or ".join(map(repr, (*model.starts, None)))
         hint = "" if model.starts else f"{name} has one start; a recipe calls it 'own'"
         raise ModelError(f"initialization {initialization!r} of {name}", allowed, hint)
-    with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights that are replaced below
-        network = model.build(**given)
+    network = _built(model, num_classes, in_channels, image_size)
     if initialization is not None:
         network.initial |= model.starts[initialization]
     return network.initialize(generator)
+
+
+def blank_model(name: str, *, num_classes: int, in_channels: int, image_size: int) -> Network:
+    """The network called ``name`` without numbers (on PyTorch's meta device), to be asked for names and shapes and to
+    take weights: nothing is drawn, and no memory holds what would be replaced. Raises :class:`ModelError`."""
+    with torch.device("meta"):
+        return _built(_find(name), num_classes, in_channels, image_size)
+
+
+def _built(model: _Model, num_classes: int | None, in_channels: int | None, image_size: int | None) -> Network:
+    arguments = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+    given = {key: _checked(key, value) for key, value in arguments.items() if value is not None}
+    with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights that will be replaced
+        return model.build(**given)
 
 
 def _find(name: str) -> _Model:

@@ -4,12 +4,14 @@ Nothing is kept on disk: a process that has much to compute builds them (:func:`
 that, without a compiler (GCC or Clang with OpenMP), or after ``use(False)``, PyTorch's operations compute the same
 formulas; the two agree to float32's rounding, not bit for bit. What each saves is in docs/log.md.
 
-``norm.c`` is the response norm across channels, called from here; ``maps.c`` are pools and the norm across pixels
-(:mod:`alexnet.models.maps`); ``winograd.c`` and ``stem.c`` are convolutions (:mod:`alexnet.models.winograd`,
-:mod:`alexnet.models.stem`); ``lanes.h`` is what they share.
+``norm.c`` is the response norm across channels, called from here (on a GPU :mod:`alexnet.models.triton_norm`);
+``maps.c`` are pools and the norm across pixels (:mod:`alexnet.models.maps`); ``winograd.c`` and ``stem.c`` are
+convolutions (:mod:`alexnet.models.winograd`, :mod:`alexnet.models.stem`); ``lanes.h`` is what they share.
 """
 
 import ctypes
+import functools
+import importlib.util
 
 import torch
 from torch import Tensor
@@ -36,6 +38,11 @@ def settle_vector_math() -> None:
 def use(wanted: bool) -> None:
     """Turn the compiled kernels off, or on again where they were built."""
     _native.wanted = wanted
+
+
+def wanted() -> bool:
+    """Has nobody turned the kernels off?"""
+    return _native.wanted
 
 
 def fewer_products(wanted: bool | None) -> bool | None:
@@ -76,6 +83,17 @@ def plain(tensor: Tensor) -> bool:
 def fits(rows: Tensor) -> bool:
     """Will the kernel compute these rows? Float32 or bfloat16 in a processor's memory, and it is in use."""
     return in_use() and plain(rows) and rows.dtype in NAMES and rows.shape[1] <= _MOST_CHANNELS
+
+
+def fits_gpu(rows: Tensor) -> bool:
+    """Will Triton compute these rows? In a GPU's memory, where PyTorch brought Triton along."""
+    ours = type(rows) is Tensor and rows.device.type == "cuda" and rows.dtype in (*NAMES, torch.float16)
+    return _native.wanted and ours and _triton_is_there()
+
+
+@functools.cache
+def _triton_is_there() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def forward(rows: Tensor, size: int, weight: float, k: float, beta: float) -> tuple[Tensor, Tensor]:

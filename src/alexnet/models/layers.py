@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.models import kernel, maps, stem, winograd
+from alexnet.models import kernel, maps, space_to_depth, stem, winograd
 from alexnet.models.rows import (
     NormalizeRows,
     NormalizeRowsCompiled,
@@ -81,6 +81,10 @@ class Convolution(nn.Conv2d):
             return stem.convolve(input, self.weight, self.bias, filters, pooled, relu)
         if winograd.fits(input, self.weight, self.window.stride, self.window.padding, self.groups):
             out = winograd.convolve(input, self.weight, self.bias, self.window.padding, self.groups, relu)
+            return out if pool is None else pool(out)
+        if space_to_depth.fits(input, self.weight, filters, self.groups):
+            out = space_to_depth.convolve(input, self.weight, self.bias, filters)
+            out = F.relu_(out) if relu else out
             return out if pool is None else pool(out)
         bottom, right = (self.window.overhang(size) for size in input.shape[-2:])
         if bottom or right:  # 224 pixels: the last of 55 windows reads 3 pixels past the edge
@@ -156,6 +160,10 @@ class ResponseNorm(nn.Module):
         weight = self.alpha / self.size
         if kernel.fits(rows):
             out = NormalizeRowsCompiled.apply(rows, self.size, weight, self.beta, self.k)
+        elif kernel.fits_gpu(rows):
+            from alexnet.models.triton_norm import NormalizeRowsTriton
+
+            out = NormalizeRowsTriton.apply(rows, self.size, weight, self.beta, self.k)
         else:
             window = channel_window(rows.shape[1], self.size, weight, input.device)
             out = NormalizeRows.apply(rows, window, self.beta, self.k)

@@ -64,7 +64,7 @@ class _Windows(torch.autograd.Function):
         return windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         height, width, batch, _ = grad.shape
         parts = grad.view(height, width, batch, ctx.kernel, ctx.kernel, -1)
         out = grad.new_zeros(ctx.shape)

@@ -13,9 +13,7 @@ Nothing here is ever unpickled. Every file's SHA-256 stands in ``config.json`` a
 that of ``config.json`` is of its other entries, as JSON with sorted keys.
 """
 
-import hashlib
 import json
-import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -27,16 +25,16 @@ import torch
 from torch import Tensor
 
 from alexnet.batches.transforms import Statistics
+from alexnet.bundle.seal import COMPRESSED, FORMAT, VERSION, check_hashes, config_sha256, hashes, read_config, sync
+from alexnet.bundle.tensors import read_tensors, write_tensors
 from alexnet.card import model_card
 from alexnet.compression import file as compressed
 from alexnet.data.pixels import Fit
-from alexnet.data.writing import sha256_of
 from alexnet.errors import BundleError
-from alexnet.models import create_model
+from alexnet.models import blank_model, create_model
 from alexnet.models.cuda_convnet import Data, Files, GraphNetwork, build
 from alexnet.models.network import Network
 
-FORMAT, VERSION, COMPRESSED = "alexnet-bundle", 1, 2
 CENTER = "center of the mean image"  # the same for every view, as in the 2012 code
 
 
@@ -92,8 +90,8 @@ class Bundle:
         if self.coding:
             compressed.write(partial / "model.safetensors", self.network.state_dict(), self.coding)
         else:
-            _write_tensors(partial / "model.safetensors", dict(self.network.state_dict()))
-        _write_tensors(partial / "mean.safetensors", self.statistics.tensors())
+            write_tensors(partial / "model.safetensors", dict(self.network.state_dict()))
+        write_tensors(partial / "mean.safetensors", self.statistics.tensors())
         expected = {}
         for golden in self.golden:
             (partial / "golden" / f"{golden.name}.png").write_bytes(golden.png)
@@ -103,9 +101,9 @@ class Bundle:
         card = model_card(self.network, self.classes, self.metrics, self.data, self.recipe, stored, self.calibration)
         (partial / "README.md").write_text(card, encoding="utf-8")
         config = self._config()
-        config["sha256"] = _hashes(partial) | {"config.json": _config_sha256(config)}
+        config["sha256"] = hashes(partial) | {"config.json": config_sha256(config)}
         (partial / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
-        _sync(partial)
+        sync(partial)
         old = path.with_name(path.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         if path.exists():
@@ -118,20 +116,21 @@ class Bundle:
     def load(cls, path: Path | str) -> "Bundle":
         """Open a bundle and check every byte of it; raises :class:`BundleError` naming the file that differs."""
         path = Path(path)
-        config = _read_config(path)
-        _check_hashes(path, config)
+        config = read_config(path)
+        check_hashes(path, config)
         try:
-            network = _build(config["model"], len(config["classes"]))
+            model, classes = config["model"], len(config["classes"])
+            network = _blank(model, classes)
             coding: dict[str, str] = {}
             if config["version"] == COMPRESSED:
                 shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
                 weights, coding = compressed.read(path / "model.safetensors", shapes)
             else:
-                weights = _read_tensors(path / "model.safetensors")
-            network.load_state_dict(weights)
+                weights = read_tensors(path / "model.safetensors")
+            network = _filled(network, weights, model, classes)
             preprocessing = config["preprocessing"]
             follows = preprocessing.get("subtract") != CENTER
-            statistics = Statistics(**_read_tensors(path / "mean.safetensors"), follows=follows)
+            statistics = Statistics(**read_tensors(path / "mean.safetensors"), follows=follows)
             expected = json.loads((path / "golden" / "expected.json").read_text())
             for name in expected:
                 if f"golden/{name}" not in config["sha256"]:
@@ -236,7 +235,7 @@ def find(path: Path | str) -> Path:
 
 def weights_sha256(path: Path | str) -> str:
     """The SHA-256 of the weights of the run or bundle ``path``, as its config says. Raises :class:`BundleError`."""
-    return str(_read_config(find(path)).get("sha256", {}).get("model.safetensors", ""))
+    return str(read_config(find(path)).get("sha256", {}).get("model.safetensors", ""))
 
 
 def is_trained(path: Path) -> bool:
@@ -245,28 +244,27 @@ def is_trained(path: Path) -> bool:
     return not (path / "dataset.json").is_file() and any((path / mark).exists() for mark in marks)
 
 
-def _build(model: Mapping[str, Any], classes: int) -> Network:
+def _blank(model: Mapping[str, Any], classes: int) -> Network:
     """The network that ``config.json`` names, or whose layer files it carries, ready to take its weights."""
     if model.get("layer_files"):
         data = Data(model["image_size"], model["in_channels"], classes)
         return build(Files(**model["layer_files"]), data, draw=False)
-    return create_model(
+    return blank_model(
         model["name"], num_classes=classes, in_channels=model["in_channels"], image_size=model["image_size"]
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BundleError(f"{path} is no bundle: {error.strerror}", "a folder with config.json") from error
-    except ValueError as error:
-        raise BundleError(f"{path / 'config.json'} is damaged: {error}", "", "use another copy") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise BundleError(f"{path / 'config.json'} is not of format {FORMAT}", "a bundle that training wrote")
-    if config.get("version") not in (VERSION, COMPRESSED):
-        raise BundleError(f"bundle {path} has version {config.get('version')}", "1 or 2", "install a newer alexnet")
-    return config
+def _filled(network: Network, weights: Mapping[str, Tensor], model: Mapping[str, Any], classes: int) -> Network:
+    """With ``weights`` for its own: themselves, in its own precision. RuntimeError where names or shapes differ."""
+    own = network.state_dict()
+    weights = {name: tensor.to(own[name].dtype) if name in own else tensor for name, tensor in weights.items()}
+    network.load_state_dict(weights, assign=True)
+    if any(buffer.is_meta for buffer in network.buffers()):  # tables that are no weights: LeNet-5's
+        network = create_model(
+            model["name"], num_classes=classes, in_channels=model["in_channels"], image_size=model["image_size"]
+        )
+        network.load_state_dict(weights)
+    return network
 
 
 def _checked(calibration: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,53 +275,3 @@ def _checked(calibration: Mapping[str, Any]) -> dict[str, Any]:
     if not all(isinstance(p, int | float) and 0 <= p <= 1 and float(t) > 0 for t, p in thresholds.items()):
         raise ValueError(f"thresholds {thresholds!r:.80}")
     return dict(calibration)
-
-
-def _check_hashes(path: Path, config: Mapping[str, Any]) -> None:
-    hashes = config.get("sha256")
-    if not isinstance(hashes, dict) or not {"model.safetensors", "mean.safetensors"} <= set(hashes):
-        raise BundleError(f"{path / 'config.json'} is damaged: it lacks SHA-256 of the files", "", "use another copy")
-    for name, expected in hashes.items():
-        try:
-            found = _config_sha256(config) if name == "config.json" else sha256_of(path / name)
-        except OSError as error:
-            raise BundleError(f"bundle {path} lacks {name}: {error.strerror}", "", "use another copy") from error
-        if found != expected:
-            raise BundleError(
-                f"{path / name} has changed: SHA-256 {found[:12]}…", f"{str(expected)[:12]}…", "use another copy"
-            )
-
-
-def _config_sha256(config: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in config.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): sha256_of(p) for p in files}
-
-
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}, path)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise BundleError(f"{path} is damaged: {error}", "", "use another copy") from error

@@ -1,0 +1,31 @@
+"""Tensors of a bundle's files, float32 by name."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from alexnet.errors import BundleError
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}, path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors, each copied and its pages of the file let go before the next, the largest first."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        found = {}
+        for name in sorted(sizes, key=lambda name: -sizes[name]):
+            with safe_open(path, "pt") as file:
+                found[name] = file.get_tensor(name).clone()
+        return found
+    except SafetensorError as error:
+        raise BundleError(f"{path} is damaged: {error}", "", "use another copy") from error
