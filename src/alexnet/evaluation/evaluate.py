@@ -19,6 +19,7 @@ from alexnet.evaluation.metrics import Counter, Scores
 from alexnet.models import kernel
 
 _MANY = 64  # pictures from which on compiling the norm pays
+_ROOM = 1 << 26  # bytes that a batch's many views, 8 bits a color, may take
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
@@ -104,7 +105,8 @@ def evaluate(
         kernel.build()
     network.eval()
     try:
-        batches = in_order(split, max(1, batch_size // views))
+        at_once = min(batch_size, max(batch_size // views, _ROOM // (views * side * side * 3)))
+        batches = in_order(split, max(1, at_once))
         for images, indices in itertools.islice(batches, part[0], None, part[1]):
             result = log_probabilities(
                 network, images.to(device), statistics, side=side, channels=channels, views=views, precision=precision
