@@ -1,6 +1,7 @@
 """Claims put to the test for real, on the first digits: trained, judged, drawn, found again, gone on with."""
 
 import json
+import math
 import shutil
 import signal
 import threading
@@ -258,3 +259,15 @@ def test_the_list_and_wrong_names(capsys):
     assert json.loads(capsys.readouterr().out)["norm"]["figures"] == {"top1": "1.4", "top5": "1.2"}
     assert cli.run(["claims", "nrom"]) == 2
     assert "'norm' perhaps" in capsys.readouterr().err
+
+
+def test_a_rate_that_lags_behind_the_best_is_not_trained_on(digits, tmp_path):
+    folder = tmp_path / "claim"
+    result = tried("relu-wide", digits, folder, seeds=1, epochs=6, rates=(0.01, 1e-5), level=0.6)
+    for best, lagging in (result.searches[:2], result.searches[2:]):
+        needed = math.ceil(best.epochs_to(0.6))
+        assert len(best.rows) == needed < 6
+        assert (lagging.epochs_to(0.6), len(lagging.rows)) == (None, needed)  # at 0.00001 nothing is learned
+    assert result.chosen == {"ReLU": 0.01, "tanh": 0.01}
+    again = tried("relu-wide", digits, folder, seeds=1, epochs=6, rates=(0.01, 1e-5), level=0.6)
+    assert again.to_dict() == result.to_dict()

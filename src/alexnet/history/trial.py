@@ -1,7 +1,8 @@
 """A claim put to the test: pictures prepared, rates chosen, members trained, findings judged, drawn, written down."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from alexnet.history.material import Material
 from alexnet.history.members import Member, obtain
 from alexnet.history.plan import Job, Plan, compatible, written
 from alexnet.history.verdict import Finding, Verdict
+from alexnet.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,17 @@ def run(
     write_file(folder / "plan.json", json_bytes(plan.to_dict()))
     made = 0
 
-    def get(job: Job) -> Member:
+    def get(job: Job, recipe: Callable[[Job], Recipe] = plan.recipe) -> Member:
         nonlocal made
         made = min(made + 1, plan.trainings)
         options.tell(f"training {made} of {plan.trainings}: {job.words}")
-        member = obtain(job, plan.recipe(job), store, folder / job.folder, device=device, workers=workers)
+        member = obtain(job, recipe(job), store, folder / job.folder, device=device, workers=workers)
         options.tell(f"  {_said(member, plan)}")
         return member
 
-    searches = {job.folder: get(job) for job in plan.searches()}
+    searches: dict[str, Member] = {}
+    for job in plan.searches():
+        searches[job.folder] = get(job, lambda job: _no_longer(plan, job, searches.values()))
     chosen = _choose(plan, list(searches.values()))
     members = [searches.get(job.folder) or get(job) for job in plan.members(chosen)]
     for member in members:
@@ -90,6 +94,15 @@ def _same_plan(plan: Plan, folder: Path) -> None:
     name = compatible(json.loads(json.dumps(plan.to_dict())), there)
     if name:
         raise RunError(f"{folder} holds another plan: its {name} is different", "", "choose another --run")
+
+
+def _no_longer(plan: Plan, job: Job, before: Iterable[Member]) -> Recipe:
+    """The recipe of a search: no more epochs than the best rate of its arm took; with more it can not be the best."""
+    recipe = plan.recipe(job)
+    if plan.claim.kind != "speed":
+        return recipe
+    taken = [member.epochs_to(plan.level) for member in before if member.job.arm is job.arm]
+    return recipe.replace(epochs=min([recipe.epochs, *(math.ceil(epochs) for epochs in taken if epochs)]))
 
 
 def _choose(plan: Plan, searched: Sequence[Member]) -> dict[str, float]:
