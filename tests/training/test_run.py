@@ -25,6 +25,7 @@ from alexnet.data.sources import Source, open_source
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, DataError, RecipeError, RunError, TrainingError
 from alexnet.recipe import Recipe, named
+from alexnet.training import checkpoint
 from alexnet.training import run as runs
 from alexnet.training.parallel import Layout
 
@@ -329,6 +330,7 @@ def test_three_losses_in_a_row_that_are_no_numbers_stop_the_run_and_keep_the_goo
     said = r"the loss is nan at step 8 \(epoch 2\), as at 2 before it.*lower --learning-rate.*last good"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingError, match=said):
         poisoned(patch, {6, 7, 8})
+        patch.setattr(checkpoint, "save", lambda *a, inner=checkpoint.save: (time.sleep(1), inner(*a)))  # a slow disk
         run(stores[32], recipe, folder)
     kept = sorted((folder / "checkpoints").glob("step-*.pt"))
     assert [p.name for p in kept] == ["step-00000004.pt"]

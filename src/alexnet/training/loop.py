@@ -297,6 +297,7 @@ def _not_a_number(training: Training, batch: Batch, loss: float, *, last: bool) 
         return
     if position.spoiled > 1:
         what += f", as at {position.spoiled - 1} before it"
+    training.saver.collect(wait=True)  # one may still be being written
     kept = sorted((training.folder / "checkpoints").glob("step-*.pt"))
     good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
     raise TrainingError(f"{what}; no weight was changed by it", "", f"lower {_rates(training)}; {good}; {where}")
