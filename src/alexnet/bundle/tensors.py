@@ -10,13 +10,17 @@ from alexnet.errors import BundleError
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write ``tensors`` to ``path`` as float32 (safetensors)."""
     from safetensors.torch import save_file
 
     save_file({name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}, path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors, each copied and its pages of the file let go before the next, the largest first."""
+    """All tensors, each copied and its pages of the file let go before the next, the largest first.
+
+    Raises :class:`BundleError`.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,19 +62,19 @@ def run(
     write_file(folder / "plan.json", json_bytes(plan.to_dict()))
     made = 0
 
-    def get(job: Job, recipe: Callable[[Job], Recipe] = plan.recipe) -> Member:
+    def get(job: Job, recipe: Recipe) -> Member:
         nonlocal made
         made = min(made + 1, plan.trainings)
         options.tell(f"training {made} of {plan.trainings}: {job.words}")
-        member = obtain(job, recipe(job), store, folder / job.folder, device=device, workers=workers)
+        member = obtain(job, recipe, store, folder / job.folder, device=device, workers=workers)
         options.tell(f"  {_said(member, plan)}")
         return member
 
     searches: dict[str, Member] = {}
     for job in plan.searches():
-        searches[job.folder] = get(job, lambda job: _no_longer(plan, job, searches.values()))
+        searches[job.folder] = get(job, _no_longer(plan, job, searches.values()))
     chosen = _choose(plan, list(searches.values()))
-    members = [searches.get(job.folder) or get(job) for job in plan.members(chosen)]
+    members = [searches.get(job.folder) or get(job, plan.recipe(job)) for job in plan.members(chosen)]
     for member in members:
         if member.diverged:
             raise TrainingError(f"{member.job.words}: {member.diverged}", "", "give --rates with lower ones")
