@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from alexnet.models import kernel
-from alexnet.models.layers import Convolution, MaxPool
+from alexnet.models import create_model, kernel
+from alexnet.models.layers import Convolution, MaxPool, ResponseNorm
 
 # channels, kernels, side of a filter, stride, padding, side of a picture
 CASES = [(3, 32, 5, 1, 2, 32), (1, 48, 3, 2, 1, 33), (3, 96, 11, 4, 0, 63), (4, 16, 3, 1, 0, 12), (3, 64, 5, 1, 2, 24)]
@@ -48,6 +48,56 @@ def test_it_is_the_layers_one_by_one(case, relu, pool):
     right = answers(layer.double(), input.double(), relu, pool)
     assert [t.shape for t in got] == [t.shape for t in right]
     assert max(map(error, got, right)) < 3e-6
+
+
+# conv1's kernels, filter, stride and picture; the norm of towers, channels, alpha, k; the pool
+NORMS = [
+    ((3, 96, 11, 4, 0, 63), ResponseNorm(2), MaxPool(3, 2)),
+    ((3, 96, 11, 4, 0, 63), ResponseNorm(1, 5, alpha=0.5), MaxPool(3, 2, ceil=False)),
+    ((3, 64, 5, 1, 2, 24), ResponseNorm(2, 4, alpha=0.1, k=1.0), MaxPool(2, 2)),
+    ((1, 32, 3, 2, 1, 33), ResponseNorm(1, 16, alpha=2.0), MaxPool(3, 3)),
+]
+
+
+@pytest.mark.parametrize(("case", "norm", "pool"), NORMS, ids=str)
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_norm_between_them_too(case, norm, pool, relu):
+    """Against float64. Roots add a few units of the last place to the sums' rounding."""
+    layer, input = layer_of(case)
+    assert layer.pools(input, norm)
+    output = layer(input, relu=relu, pool=pool, norm=norm)
+    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    got = [output.detach(), *torch.autograd.grad(output, (layer.weight, layer.bias), grad)]
+    layer, between = layer.double(), layer.double()(input.double())
+    output = pool(_norm64(norm, torch.relu(between) if relu else between))
+    right = [output.detach(), *torch.autograd.grad(output, (layer.weight, layer.bias), grad.double())]
+    assert max(map(error, got, right)) < 3e-6
+
+
+def _norm64(norm, maps):
+    """The formula in float64, sum by sum (``ResponseNorm`` itself computes in float32)."""
+    per = maps.shape[1] // norm.towers
+    sums = []
+    for channel in range(maps.shape[1]):
+        tower, place = divmod(channel, per)
+        first, last = max(0, place - norm.size // 2), min(per, place + (norm.size + 1) // 2)
+        sums.append(maps[:, tower * per + first : tower * per + last].square().sum(1))
+    return maps * (norm.k + norm.alpha / norm.size * torch.stack(sums, 1)) ** -0.75
+
+
+def test_the_first_four_layers_of_alexnet_go_together():
+    """One picture in inference is the work of all threads, line by line: the same bits as many pictures."""
+    network = create_model("alexnet", num_classes=10).eval()
+    assert network.conv1.pools(torch.ones(1, 3, 224, 224), network.norm1)
+    pictures = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 50
+    with torch.inference_mode():
+        seen = network.conv1(pictures, relu=True, norm=network.norm1, pool=network.pool1)
+        alone = [network.conv1(one[None], relu=True, norm=network.norm1, pool=network.pool1) for one in pictures]
+        apart = network.pool1(network.norm1(torch.relu(network.conv1(pictures))))
+    assert torch.equal(torch.cat(alone), seen)
+    assert error(seen, apart) < 3e-6
+    assert not network.conv1.pools(pictures, ResponseNorm(1, 5, beta=0.5)), "another power"
+    assert not network.conv1.pools(pictures, ResponseNorm(4)), "24 channels a tower"
 
 
 def test_it_repeats_bit_for_bit_and_threads_change_no_output():

@@ -90,7 +90,7 @@ INLINE void move_on(Range *range, int64_t pixel, int64_t size, int64_t stride, i
                         ints mine = __builtin_convertvector(*(const bytes *)(at + out), ints) == here;               \
                         sum += choose(mine, get_##NAME(g + out), (vec){0});                                          \
                     }                                                                                                \
-                put_##NAME(dx + (line * z->width + q) * z->channels + c, sum);                                       \
+                put_##NAME(dx + q * z->channels + c, sum); /* of the line alone */                                  \
             }                                                                                                        \
         }                                                                                                            \
     }                                                                                                                \

@@ -74,11 +74,21 @@ class Convolution(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups)
         self.window = Window(kernel, stride, padding, ceil)
 
-    def forward(self, input: Tensor, relu: bool = False, pool: "MaxPool | None" = None) -> Tensor:
-        """With ``relu`` or ``pool``, those that follow are done too, in the same pass where a kernel can."""
+    def forward(
+        self,
+        input: Tensor,
+        relu: bool = False,
+        pool: "MaxPool | None" = None,
+        norm: "ResponseNorm | None" = None,
+    ) -> Tensor:
+        """With ``relu``, ``norm`` or ``pool``, those that follow are done too, in the same pass where a kernel can.
+
+        A ``norm`` is only given where :meth:`pools` says that a kernel can.
+        """
         if stem.fits(input, self.weight, filters := self._filters(input), self.groups):
             pooled = None if pool is None else pool.window.pooled(filters.out_height, filters.out_width)
-            return stem.convolve(input, self.weight, self.bias, filters, pooled, relu)
+            between = None if norm is None else norm.numbers()
+            return stem.convolve(input, self.weight, self.bias, filters, pooled, relu, between)
         if winograd.fits(input, self.weight, self.window.stride, self.window.padding, self.groups):
             out = winograd.convolve(input, self.weight, self.bias, self.window.padding, self.groups, relu)
             return out if pool is None else pool(out)
@@ -92,8 +102,10 @@ class Convolution(nn.Conv2d):
         out = F.relu_(super().forward(input)) if relu else super().forward(input)
         return out if pool is None else pool(out)
 
-    def pools(self, input: Tensor) -> bool:
-        """Is a max pool behind this convolution best done with it?"""
+    def pools(self, input: Tensor, norm: "ResponseNorm | None" = None) -> bool:
+        """Is a max pool behind this convolution, or behind a norm between them, best done with it?"""
+        if norm is not None and not stem.fits_norm(norm.numbers(), self.out_channels, norm.beta):
+            return False
         return stem.fits(input, self.weight, self._filters(input), self.groups)
 
     def _filters(self, input: Tensor) -> stem.Filters:
@@ -168,6 +180,10 @@ class ResponseNorm(nn.Module):
             window = channel_window(rows.shape[1], self.size, weight, input.device)
             out = NormalizeRows.apply(rows, window, self.beta, self.k)
         return rows_to_maps(out, input)
+
+    def numbers(self) -> stem.Norm:
+        """What it computes, for the kernel."""
+        return stem.Norm(self.towers, self.size, self.alpha / self.size, self.k)
 
     def extra_repr(self) -> str:
         return f"towers={self.towers}, size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

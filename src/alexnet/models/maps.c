@@ -27,12 +27,12 @@ POOLED_LINES(bf16, uint16_t)
     }                                                                                                                \
     void NAME##_largest_backward(const Shape *z, const T *g, const uint8_t *at, T *dx) {                             \
         const Pool *pool = &z->pool;                                                                                 \
-        int64_t lines = pool->height, in = lines * pool->width * pool->channels;                                     \
+        int64_t lines = pool->height;                                                                                \
         int64_t out = pool->out_height * pool->out_width * pool->channels;                                           \
         _Pragma("omp parallel for schedule(static) num_threads(z->threads)")                                         \
         for (int64_t i = 0; i < z->images * lines; i++)                                                              \
             NAME##_largest_line_backward(pool, g + i / lines * out, at + i / lines * out, i % lines,                 \
-                                         dx + i / lines * in);                                                       \
+                                         dx + i * pool->width * pool->channels);                                     \
     }                                                                                                                \
     void NAME##_mean(const Shape *z, const T *x, T *y) {                                                             \
         const Pool *pool = &z->pool;                                                                                 \

@@ -1,23 +1,24 @@
 """Which neighboring layers of a network are computed in one pass over memory, and when not.
 
 The numbers are those of the layers one by one: a ReLU goes with the convolution before it or with the pool beside it, a
-max pool with a first convolution that a kernel computes. Layers that somebody watches (with hooks) stay alone.
+max pool, and a norm before it, with a first convolution that a kernel computes. Layers that somebody watches (with
+hooks) stay alone.
 """
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from alexnet.models.layers import AveragePool, Convolution, MaxPool
+from alexnet.models.layers import AveragePool, Convolution, MaxPool, ResponseNorm
 
 
 def take(layers: Sequence[nn.Module], input: Tensor) -> tuple[int, Tensor]:
     """How many of the layers were computed from ``input``, one at least, and what came out of the last of them."""
     first, following = layers[0], layers[1:3]
     if isinstance(first, Convolution):
-        count, relu, pool = _pooled(layers)
-        if pool is not None and first.pools(input):
-            return count, first(input, relu=relu, pool=pool)
+        count, relu, norm, pool = _pooled(layers)
+        if pool is not None and first.pools(input, norm):
+            return count, first(input, relu=relu, pool=pool, norm=norm)
         pool_takes_it = len(following) > 1 and isinstance(following[1], MaxPool | AveragePool)
         if following and _joins(first, following[0]) and not pool_takes_it:
             return 2, first(input, relu=True)
@@ -28,15 +29,22 @@ def take(layers: Sequence[nn.Module], input: Tensor) -> tuple[int, Tensor]:
     return 1, first(input)
 
 
-def _pooled(layers: Sequence[nn.Module]) -> tuple[int, bool, MaxPool | None]:
-    """Layers up to a max pool behind the first one and its ReLU, before or behind it; is there a ReLU; the pool."""
-    pool = next((layer for layer in layers[1:3] if isinstance(layer, MaxPool)), None)
-    relu = next((layer for layer in layers[1:3] if isinstance(layer, nn.ReLU) and layer.inplace), None)
-    if pool is None or _watched(layers[0]) or _watched(pool) or _watched(relu):
-        return 0, False, None
-    if relu is not None:
-        return 3, True, pool
-    return (2, False, pool) if layers[1] is pool else (0, False, None)
+def _pooled(layers: Sequence[nn.Module]) -> tuple[int, bool, ResponseNorm | None, MaxPool | None]:
+    """Layers up to a max pool behind the first one: how many, is there a ReLU, a norm, the pool.
+
+    A ReLU comes before or behind the pool; a norm between ReLU and pool.
+    """
+    for kinds in ((nn.ReLU, ResponseNorm, MaxPool), (nn.ReLU, MaxPool), (MaxPool, nn.ReLU), (MaxPool,)):
+        behind = layers[1 : 1 + len(kinds)]
+        if len(behind) == len(kinds) and all(map(isinstance, behind, kinds)):
+            break
+    else:
+        return 0, False, None, None
+    relu = next((layer for layer in behind if isinstance(layer, nn.ReLU)), None)
+    if any(map(_watched, (layers[0], *behind))) or (relu is not None and not relu.inplace):
+        return 0, False, None, None
+    norm = next((layer for layer in behind if isinstance(layer, ResponseNorm)), None)
+    return 1 + len(behind), relu is not None, norm, next(layer for layer in behind if isinstance(layer, MaxPool))
 
 
 def _joins(layer: nn.Module, relu: nn.Module) -> bool:

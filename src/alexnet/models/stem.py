@@ -1,7 +1,7 @@
-"""A first convolution, with the max pool and ReLU behind it where there are some, compiled from ``stem.c``.
+"""A first convolution, with the ReLU, response norm and max pool behind it where they are, compiled from ``stem.c``.
 
-It sees few channels (the colors), needs no gradient for the pictures, and makes the largest maps of a network for small
-pictures: here they never leave a core's cache. PyTorch's operations are the slow twin: ``kernel.use(False)``.
+It sees few channels (the colors), needs no gradient for the pictures, and makes the largest maps of a network: here
+they never leave a core's cache. PyTorch's operations are the slow twin: ``kernel.use(False)``.
 """
 
 import ctypes
@@ -14,7 +14,8 @@ from torch.autograd.function import once_differentiable
 from alexnet.models import kernel, maps
 
 _MOST_CHANNELS = 4
-_MOST_NUMBERS = 1 << 18  # of a picture's maps: a megabyte, which fits a core's second cache
+_MOST_NUMBERS = 1 << 19  # of a picture's maps: two megabytes, a core's second cache
+_MOST_ENTRIES = 1 << 12  # of a filter: where each lies is kept on the stack
 
 
 class Filters(NamedTuple):
@@ -26,6 +27,18 @@ class Filters(NamedTuple):
     out_width: int
 
 
+class Norm(NamedTuple):
+    """in · (k + weight · Σ in²)^−3/4, the sum over ``window`` channels of the same tower."""
+
+    towers: int
+    window: int
+    weight: float
+    k: float
+
+
+_NO_POOL, _NO_NORM = maps.Pool(0, 1, 0, 0), Norm(1, 0, 0, 1)
+
+
 def fits(input: Tensor, weight: Tensor, filters: Filters, groups: int) -> bool:
     """Will :func:`convolve` compute this? Input [N, C, H, W] without a gradient, weight [K, C, r, r], all float32."""
     if not (kernel.in_use("stem") and kernel.plain(input) and kernel.plain(weight)) or input.requires_grad:
@@ -35,16 +48,33 @@ def fits(input: Tensor, weight: Tensor, filters: Filters, groups: int) -> bool:
     kernels, channels, side, across = weight.shape
     if groups != 1 or side != across or channels > _MOST_CHANNELS or kernels % 16 or not len(input):
         return False
+    if side * side * channels > _MOST_ENTRIES:
+        return False
     numbers = filters.out_height * filters.out_width * kernels
     return filters.out_width >= 8 and numbers <= _MOST_NUMBERS and bool(kernel.library("stem").stem_pays())
 
 
+def fits_norm(norm: Norm, kernels: int, beta: float) -> bool:
+    """Can :func:`convolve` normalize so many maps between the convolution and its pool?"""
+    return kernels % norm.towers == 0 and kernels // norm.towers % 16 == 0 and norm.window <= 16 and beta == 0.75
+
+
 def convolve(
-    input: Tensor, weight: Tensor, bias: Tensor | None, filters: Filters, pool: maps.Pool | None, relu: bool
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    filters: Filters,
+    pool: maps.Pool | None,
+    relu: bool,
+    norm: Norm | None = None,
 ) -> Tensor:
-    """[N, C, H, W] -> the convolution's maps [N, K, H', W'] or the pooled ones, negative numbers as 0 with ``relu``."""
-    pool = (pool or maps.Pool(0, 1, 0, 0))._replace(relu=relu)
-    out: Tensor = _Stem.apply(input, weight, bias, filters, pool)
+    """[N, C, H, W] -> the convolution's maps [N, K, H', W'] or the pooled ones, negative numbers as 0 with ``relu``.
+
+    ``norm`` comes between ReLU and pool, and not without a pool.
+    """
+    assert norm is None or pool is not None
+    pool = (pool or _NO_POOL)._replace(relu=relu)
+    out: Tensor = _Stem.apply(input, weight, bias, filters, pool, norm or _NO_NORM)
     return out
 
 
@@ -54,14 +84,15 @@ class _Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in (
         "images", "threads", "height", "width", "channels", "kernels", "size", "stride", "padding",
         "out_height", "out_width", "out_channels", "pooled_height", "pooled_width", "pool", "pool_stride", "relu",
-    )]  # fmt: skip
+        "towers", "window",
+    )] + [("weight", ctypes.c_float), ("k", ctypes.c_float)]  # fmt: skip
 
 
-def _shape(input: Tensor, weight: Tensor, filters: Filters, pool: maps.Pool, threads: int) -> _Shape:
+def _shape(input: Tensor, weight: Tensor, filters: Filters, pool: maps.Pool, norm: Norm, threads: int) -> _Shape:
     (n, c, h, w), kernels = input.shape, len(weight)
     return _Shape(
         n, threads, h, w, c, kernels, weight.shape[2], filters.stride, filters.padding, filters.out_height,
-        filters.out_width, kernels, pool.out_height, pool.out_width, pool.size, pool.stride, pool.relu,
+        filters.out_width, kernels, pool.out_height, pool.out_width, pool.size, pool.stride, pool.relu, *norm,
     )  # fmt: skip
 
 
@@ -74,43 +105,47 @@ def _scratch(shape: _Shape, threads: int) -> Tensor:
 class _Stem(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, filters: Filters, pool: maps.Pool
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, filters: Filters, pool: maps.Pool, norm: Norm
     ) -> Tensor:
         input = input.contiguous(memory_format=torch.channels_last)
-        threads = torch.get_num_threads()
-        shape = _shape(input, weight, filters, pool, threads)
+        threads, (kernels, n) = torch.get_num_threads(), (len(weight), len(input))
+        shape = _shape(input, weight, filters, pool, norm, threads)
         height, width = (pool.out_height, pool.out_width) if pool.size else (filters.out_height, filters.out_width)
-        out = torch.empty((len(input), len(weight), height, width), memory_format=torch.channels_last)
+        out = torch.empty((n, kernels, height, width), memory_format=torch.channels_last)
         places = torch.empty(out.numel() if pool.size else 0, dtype=torch.uint8)
+        keep = norm.window and any(ctx.needs_input_grad)
+        given = torch.empty(n * filters.out_height * filters.out_width * kernels) if keep else None  # to the norm
         packed, own = _packed(weight.detach()), None if bias is None else bias.detach().contiguous()
         scratch = _scratch(shape, threads)
         kernel.function("stem", "stem_forward")(
-            ctypes.byref(shape), *(kernel.at(t) for t in (input, packed, own, out, places, scratch))
+            ctypes.byref(shape), *(kernel.at(t) for t in (input, packed, own, out, places, given, scratch))
         )
-        ctx.save_for_backward(input, weight, places, out if pool.relu and not pool.size else None)
-        ctx.filters, ctx.pool, ctx.biased = filters, pool, bias is not None
+        ctx.save_for_backward(input, weight, places, out if pool.relu and not pool.size else None, given)
+        ctx.geometry, ctx.biased = (filters, pool, norm), bias is not None
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, None, None]:
-        input, weight, places, out = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, None, None, None]:
+        input, weight, places, out, given = ctx.saved_tensors
         grad = grad.float().contiguous(memory_format=torch.channels_last)
         threads = min(torch.get_num_threads(), len(input))
-        shape, (kernels, channels, side, _) = _shape(input, weight, ctx.filters, ctx.pool, threads), weight.shape
-        deep, width = -(-side * channels // 8) * 8, _panel(kernels)
-        sums, d_bias = torch.zeros(threads, kernels * side * deep), torch.zeros(threads, kernels)
+        (filters, pool, norm), (kernels, channels, side, _) = ctx.geometry, weight.shape
+        shape = _shape(input, weight, filters, pool, norm, threads)
+        entries, width = side * side * channels, _panel(kernels)
+        deep = -(-entries // 8) * 8
+        sums, d_bias = torch.zeros(threads, kernels * deep), torch.zeros(threads, kernels)
         scratch = _scratch(shape, threads)
         kernel.function("stem", "stem_backward")(
-            ctypes.byref(shape), *(kernel.at(t) for t in (input, grad, places, out, sums, d_bias, scratch))
+            ctypes.byref(shape), *(kernel.at(t) for t in (input, grad, places, out, given, sums, d_bias, scratch))
         )
-        panels = sums[0].view(kernels // width, side, deep, width)[:, :, : side * channels]
+        panels = sums[0].view(kernels // width, deep, width)[:, :entries]
         d_weight = panels.reshape(-1, side, side, channels, width).permute(0, 4, 3, 1, 2).reshape(weight.shape)
-        return None, d_weight, d_bias[0] if ctx.biased else None, None, None
+        return None, d_weight, d_bias[0] if ctx.biased else None, None, None, None
 
 
 def _packed(weight: Tensor) -> Tensor:
-    """[K, C, r, r] -> [K / width, r, r·C, width]."""
+    """[K, C, r, r] -> [K / width, r·r·C, width]."""
     kernels, channels, side, _ = weight.shape
     width = _panel(kernels)
     return weight.view(kernels // width, width, channels, side, side).permute(0, 3, 4, 2, 1).contiguous()
