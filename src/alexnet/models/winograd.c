@@ -1,89 +1,34 @@
 /* Convolutions of 3x3 and 5x5 pixels with stride 1 by minimal filtering (Winograd 1980; Lavin and Gray 2015).
 
-   Both work on tiles of 6x6 input pixels: F(4x4, 3x3) and F(2x2, 5x5), m = 4 or 2 output pixels a side. A tile's
-   products are 36 instead of m*m*r*r = 144 or 100, the same sum regrouped. Polynomials are taken at 0, +-3/4, +-3/2
-   and infinity: with these, errors are twice those of the plain sum in float32, where the usual 0, +-1, +-2 give four
-   times as much; all constants of the data's transforms are exact in binary.
+   A tile of side x side input pixels, 6 or 7, gives m x m outputs, m = side - r + 1, by side * side products instead of
+   m*m*r*r: 36 instead of 144 (3x3 filters, m = 4) or 100 (5x5, m = 2), 49 instead of 225 (m = 5 and m = 3). It is the
+   same sum regrouped. Polynomials are taken at 0, +-3/4, +-3/2 and infinity, or at 0, +-1/2, +-5/4 and +-5/2: so errors
+   are about twice those of the plain sum in float32, or four times (the usual 0, +-1, +-2 give four with side 6); all
+   constants of the data's transforms are exact in binary.
 
-   Memory is channels-last. Names: x input, y output, u transformed filters [36][panel][depth][width], v and q the
-   transformed input and output [36][tile][channel]; g and d... are gradients. winograd.py calls this and says when. */
+   Memory is channels-last. Names: x input, y output, u transformed filters [point][panel][depth][width], v and q the
+   transformed input and output [point][tile][channel]; g and d... are gradients. winograd.py calls this, says when. */
 
 #include <omp.h>
 
 #include "lanes.h"
-
-enum { POINTS = 36, SIDE = 6 };
-static const float A1 = 0.75f, B1 = 1.5f, A2 = 0.5625f, B2 = 2.25f, A3 = 0.421875f, B3 = 3.375f;
-static const float AB = 1.265625f /* A2 * B2 */, SUM = 2.8125f /* A2 + B2 */;
+#include "points.h"
 
 typedef struct { /* one group of a convolution; winograd.py has the same fields in the same order */
     int64_t images, height, width, channels, x_stride; /* x_stride: floats from a pixel to the next */
     int64_t out_height, out_width, kernels, y_stride;
-    int64_t padding, m, chunk, relu, threads; /* chunk: tiles that a thread holds at a time, a multiple of ROWS */
+    int64_t padding, m, side, chunk, relu, threads; /* chunk: tiles that a thread holds at a time, a multiple of ROWS */
 } Shape;
 
 int winograd_pays(void) { return pays(); }
 
-/* ---- transforms of one line of six numbers, s apart */
-
-INLINE void to_points(const vec *d, vec *t, int s) { /* input line -> values at the six points */
-    vec e1 = d[4 * s] - B2 * d[2 * s], o1 = d[3 * s] - B2 * d[s];
-    vec e2 = d[4 * s] - A2 * d[2 * s], o2 = d[3 * s] - A2 * d[s];
-    vec first = AB * d[0] - SUM * d[2 * s] + d[4 * s], last = AB * d[s] - SUM * d[3 * s] + d[5 * s];
-    t[0] = first;
-    t[s] = e1 + A1 * o1;
-    t[2 * s] = e1 - A1 * o1;
-    t[3 * s] = e2 + B1 * o2;
-    t[4 * s] = e2 - B1 * o2;
-    t[5 * s] = last;
-}
-
-INLINE void to_points_transposed(const vec *t, vec *d, int s) {
-    vec p1 = t[s] + t[2 * s], q1 = A1 * (t[s] - t[2 * s]), p2 = t[3 * s] + t[4 * s], q2 = B1 * (t[3 * s] - t[4 * s]);
-    vec first = t[0], last = t[5 * s];
-    d[0] = AB * first;
-    d[s] = AB * last - B2 * q1 - A2 * q2;
-    d[2 * s] = -SUM * first - B2 * p1 - A2 * p2;
-    d[3 * s] = q1 + q2 - SUM * last;
-    d[4 * s] = first + p1 + p2;
-    d[5 * s] = last;
-}
-
-INLINE void from_points(const vec *q, vec *y, int s, int m) { /* values at the points -> m output numbers */
-    vec p1 = q[s] + q[2 * s], d1 = q[s] - q[2 * s], p2 = q[3 * s] + q[4 * s], d2 = q[3 * s] - q[4 * s];
-    vec last = q[5 * s];
-    y[0] = q[0] + p1 + p2;
-    if (m == 2) {
-        y[s] = A1 * d1 + B1 * d2 + last;
-    } else {
-        y[s] = A1 * d1 + B1 * d2;
-        y[2 * s] = A2 * p1 + B2 * p2;
-        y[3 * s] = A3 * d1 + B3 * d2 + last;
-    }
-}
-
-INLINE void from_points_transposed(const vec *y, vec *q, int s, int m) {
-    vec e1 = y[0], e2 = y[0], o1 = A1 * y[s], o2 = B1 * y[s], first = y[0], last = y[s];
-    if (m == 4) {
-        e1 += A2 * y[2 * s];
-        e2 += B2 * y[2 * s];
-        o1 += A3 * y[3 * s];
-        o2 += B3 * y[3 * s];
-        last = y[3 * s];
-    }
-    q[0] = first;
-    q[s] = e1 + o1;
-    q[2 * s] = e1 - o1;
-    q[3 * s] = e2 + o2;
-    q[4 * s] = e2 - o2;
-    q[5 * s] = last;
-}
-
-/* Floats from one point's matrix [chunk][wide] to the next: a cache line more than it has, since a tile writes all 36,
+/* Floats from one point's matrix [chunk][wide] to the next: a cache line more than it has, since a tile writes all,
    and powers of two between them would all fall on the same few places of the cache. */
 INLINE int64_t plane(const Shape *z, int64_t wide) { return z->chunk * wide + LANES; }
 
-INLINE int64_t room(const Shape *z) { return POINTS * (plane(z, z->channels) + plane(z, z->kernels)); }
+INLINE int points(const Shape *z) { return (int)(z->side * z->side); }
+
+INLINE int64_t room(const Shape *z) { return points(z) * (plane(z, z->channels) + plane(z, z->kernels)); }
 
 /* ---- tiles: t counts image by image, row by row */
 
@@ -94,74 +39,76 @@ INLINE Place place_of(const Shape *z, int64_t t, int m) {
     return (Place){t / (across * down), t / across % down * m, t % across * m};
 }
 
-INLINE void gather(const Shape *z, const float *x, int64_t t, int row, float *v, int m) {
+INLINE void gather(const Shape *z, const float *x, int64_t t, int row, float *v, int side, int m) {
     Place at = place_of(z, t, m);
     const float *image = x + at.image * z->height * z->width * z->x_stride;
     int64_t top = at.row - z->padding, left = at.column - z->padding;
     for (int64_t c = 0; c < z->channels; c += LANES) {
-        vec d[POINTS];
-        for (int i = 0; i < SIDE; i++)
-            for (int j = 0; j < SIDE; j++) {
+        vec d[LONGEST * LONGEST];
+        for (int i = 0; i < side; i++)
+            for (int j = 0; j < side; j++) {
                 int inside = top + i >= 0 && top + i < z->height && left + j >= 0 && left + j < z->width;
-                d[i * SIDE + j] = inside ? AT(image + ((top + i) * z->width + left + j) * z->x_stride + c) : (vec){0};
+                d[i * side + j] = inside ? AT(image + ((top + i) * z->width + left + j) * z->x_stride + c) : (vec){0};
             }
-        for (int j = 0; j < SIDE; j++) to_points(d + j, d + j, SIDE);
-        for (int i = 0; i < SIDE; i++) to_points(d + i * SIDE, d + i * SIDE, 1);
-        for (int p = 0; p < POINTS; p++) AT(v + p * plane(z, z->channels) + row * z->channels + c) = d[p];
+        for (int j = 0; j < side; j++) to_points(d + j, d + j, side, side);
+        for (int i = 0; i < side; i++) to_points(d + i * side, d + i * side, 1, side);
+        for (int p = 0; p < side * side; p++) AT(v + p * plane(z, z->channels) + row * z->channels + c) = d[p];
     }
 }
 
-INLINE void scatter(const Shape *z, const float *q, int row, const float *bias, float *y, int64_t t, int m) {
+INLINE void scatter(const Shape *z, const float *q, int row, const float *bias, float *y, int64_t t, int side,
+                    int m) {
     Place at = place_of(z, t, m);
     float *image = y + at.image * z->out_height * z->out_width * z->y_stride;
     for (int64_t k = 0; k < z->kernels; k += LANES) {
-        vec d[POINTS], add = bias ? AT(bias + k) : (vec){0};
-        for (int p = 0; p < POINTS; p++) d[p] = AT(q + p * plane(z, z->kernels) + row * z->kernels + k);
-        for (int j = 0; j < SIDE; j++) from_points(d + j, d + j, SIDE, m);
-        for (int i = 0; i < m; i++) from_points(d + i * SIDE, d + i * SIDE, 1, m);
+        vec d[LONGEST * LONGEST], add = bias ? AT(bias + k) : (vec){0};
+        for (int p = 0; p < side * side; p++) d[p] = AT(q + p * plane(z, z->kernels) + row * z->kernels + k);
+        for (int j = 0; j < side; j++) from_points(d + j, d + j, side, side, m);
+        for (int i = 0; i < m; i++) from_points(d + i * side, d + i * side, 1, side, m);
         for (int i = 0; i < MIN(m, z->out_height - at.row); i++)
             for (int j = 0; j < MIN(m, z->out_width - at.column); j++) {
-                vec out = d[i * SIDE + j] + add;
+                vec out = d[i * side + j] + add;
                 if (z->relu) out = (vec)((ints)out & ~(out < 0)); /* what is no number stays none */
                 AT(image + ((at.row + i) * z->out_width + at.column + j) * z->y_stride + k) = out;
             }
     }
 }
 
-INLINE void gather_grad(const Shape *z, const float *g, const float *y, int64_t t, int row, float *q, float *db, int m) {
+INLINE void gather_grad(const Shape *z, const float *g, const float *y, int64_t t, int row, float *q, float *db,
+                        int side, int m) {
     Place at = place_of(z, t, m);
     int64_t first = at.image * z->out_height * z->out_width;
     for (int64_t k = 0; k < z->kernels; k += LANES) {
-        vec d[POINTS], sum = {0};
+        vec d[LONGEST * LONGEST], sum = {0};
         for (int i = 0; i < m; i++)
             for (int j = 0; j < m; j++) {
                 int inside = at.row + i < z->out_height && at.column + j < z->out_width;
                 int64_t pixel = first + (at.row + i) * z->out_width + at.column + j;
                 vec in = inside ? AT(g + pixel * z->y_stride + k) : (vec){0};
                 if (z->relu && inside) in = (vec)((ints)in & ~(AT(y + pixel * z->y_stride + k) <= 0));
-                d[i * SIDE + j] = in;
+                d[i * side + j] = in;
                 sum += in;
             }
         AT(db + k) += sum;
-        for (int i = 0; i < m; i++) from_points_transposed(d + i * SIDE, d + i * SIDE, 1, m);
-        for (int j = 0; j < SIDE; j++) from_points_transposed(d + j, d + j, SIDE, m);
-        for (int p = 0; p < POINTS; p++) AT(q + p * plane(z, z->kernels) + row * z->kernels + k) = d[p];
+        for (int i = 0; i < m; i++) from_points_transposed(d + i * side, d + i * side, 1, side, m);
+        for (int j = 0; j < side; j++) from_points_transposed(d + j, d + j, side, side, m);
+        for (int p = 0; p < side * side; p++) AT(q + p * plane(z, z->kernels) + row * z->kernels + k) = d[p];
     }
 }
 
-INLINE void scatter_grad(const Shape *z, const float *v, int row, float *dx, int64_t t, int m) {
+INLINE void scatter_grad(const Shape *z, const float *v, int row, float *dx, int64_t t, int side, int m) {
     Place at = place_of(z, t, m);
     float *image = dx + at.image * z->height * z->width * z->x_stride;
     int64_t top = at.row - z->padding, left = at.column - z->padding;
     for (int64_t c = 0; c < z->channels; c += LANES) {
-        vec d[POINTS];
-        for (int p = 0; p < POINTS; p++) d[p] = AT(v + p * plane(z, z->channels) + row * z->channels + c);
-        for (int j = 0; j < SIDE; j++) to_points_transposed(d + j, d + j, SIDE);
-        for (int i = 0; i < SIDE; i++) to_points_transposed(d + i * SIDE, d + i * SIDE, 1);
-        for (int i = 0; i < SIDE; i++)
-            for (int j = 0; j < SIDE; j++)
+        vec d[LONGEST * LONGEST];
+        for (int p = 0; p < side * side; p++) d[p] = AT(v + p * plane(z, z->channels) + row * z->channels + c);
+        for (int j = 0; j < side; j++) to_points_transposed(d + j, d + j, side, side);
+        for (int i = 0; i < side; i++) to_points_transposed(d + i * side, d + i * side, 1, side);
+        for (int i = 0; i < side; i++)
+            for (int j = 0; j < side; j++)
                 if (top + i >= 0 && top + i < z->height && left + j >= 0 && left + j < z->width)
-                    AT(image + ((top + i) * z->width + left + j) * z->x_stride + c) += d[i * SIDE + j];
+                    AT(image + ((top + i) * z->width + left + j) * z->x_stride + c) += d[i * side + j];
     }
 }
 
@@ -212,69 +159,71 @@ static void correlate(const float *v, int64_t channels, const float *q, int64_t 
 
 /* ---- the three convolutions */
 
-INLINE void clear(const Shape *z, float *points, int64_t wide, int64_t from, int64_t to) {
-    for (int p = 0; p < POINTS; p++)
-        memset(points + p * plane(z, wide) + from * wide, 0, (to - from) * wide * sizeof(float));
+INLINE void clear(const Shape *z, float *into, int64_t wide, int64_t from, int64_t to) {
+    for (int p = 0; p < points(z); p++)
+        memset(into + p * plane(z, wide) + from * wide, 0, (to - from) * wide * sizeof(float));
 }
 
 INLINE int64_t tiles(const Shape *z, int64_t images) {
     return images * ((z->out_height + z->m - 1) / z->m) * ((z->out_width + z->m - 1) / z->m);
 }
 
-#define EACH(call, from, count)                                                                                      \
-    if (z->m == 2) {                                                                                                 \
-        enum { m = 2 };                                                                                              \
-        for (int64_t i = 0; i < (count); i++) { int64_t t = (from) + i; call; }                                      \
-    } else {                                                                                                         \
-        enum { m = 4 };                                                                                              \
+#define EACH_OF(SIDE, M, call, from, count)                                                                          \
+    {                                                                                                                \
+        enum { side = SIDE, m = M };                                                                                 \
         for (int64_t i = 0; i < (count); i++) { int64_t t = (from) + i; call; }                                      \
     }
+#define EACH(call, from, count)                                                                                      \
+    if (z->m == 2) EACH_OF(6, 2, call, from, count)                                                                  \
+    else if (z->m == 3) EACH_OF(7, 3, call, from, count)                                                             \
+    else if (z->m == 4) EACH_OF(6, 4, call, from, count)                                                             \
+    else EACH_OF(7, 5, call, from, count)
 
 /* scratch: room() floats a thread; any number of threads gives the same bits */
 void winograd_forward(const Shape *z, const float *x, const float *u, const float *bias, float *y, float *scratch) {
     int64_t all = tiles(z, z->images), chunks = (all + z->chunk - 1) / z->chunk;
 #pragma omp parallel for schedule(dynamic) num_threads(z->threads)
     for (int64_t piece = 0; piece < chunks; piece++) {
-        float *v = scratch + omp_get_thread_num() * room(z), *q = v + POINTS * plane(z, z->channels);
+        float *v = scratch + omp_get_thread_num() * room(z), *q = v + points(z) * plane(z, z->channels);
         int64_t from = piece * z->chunk, count = MIN(z->chunk, all - from), rows = (count + ROWS - 1) / ROWS * ROWS;
-        EACH(gather(z, x, t, i, v, m), from, count)
+        EACH(gather(z, x, t, i, v, side, m), from, count)
         clear(z, v, z->channels, count, rows);
-        for (int p = 0; p < POINTS; p++)
+        for (int p = 0; p < points(z); p++)
             multiply(v + p * plane(z, z->channels), z->channels, u + p * z->channels * z->kernels,
                      q + p * plane(z, z->kernels), z->kernels, rows);
-        EACH(scatter(z, q, i, bias, y, t, m), from, count)
+        EACH(scatter(z, q, i, bias, y, t, side, m), from, count)
     }
 }
 
 static void backward_of(const Shape *z, const float *x, const float *g, const float *y, const float *turned, float *dx,
                         float *du, float *db, float *v, float *q, int64_t from, int64_t count) {
     int64_t rows = (count + ROWS - 1) / ROWS * ROWS, weights = z->channels * z->kernels;
-    EACH(gather_grad(z, g, y, t, i, q, db, m), from, count)
+    EACH(gather_grad(z, g, y, t, i, q, db, side, m), from, count)
     clear(z, q, z->kernels, count, rows);
     if (du) {
-        EACH(gather(z, x, t, i, v, m), from, count)
+        EACH(gather(z, x, t, i, v, side, m), from, count)
         clear(z, v, z->channels, count, rows);
     }
-    for (int p = 0; p < POINTS; p++) {
+    for (int p = 0; p < points(z); p++) {
         float *vp = v + p * plane(z, z->channels), *qp = q + p * plane(z, z->kernels);
         if (du) correlate(vp, z->channels, qp, z->kernels, du + p * weights, rows);
         if (dx) multiply(qp, z->kernels, turned + p * weights, vp, z->channels, rows); /* vp is not needed any more */
     }
     if (dx) {
-        EACH(scatter_grad(z, v, i, dx, t, m), from, count)
+        EACH(scatter_grad(z, v, i, dx, t, side, m), from, count)
     }
 }
 
-/* du [threads][36 * channels * kernels] and db [threads][kernels] come as zeros; their sums are left in the first.
+/* du [threads][points * channels * kernels] and db [threads][kernels] come as zeros; their sums are left in the first.
    dx and du may be NULL: not wanted. Each thread has images of its own: the same number of them gives the same bits. */
 void winograd_backward(const Shape *z, const float *x, const float *g, const float *y, const float *turned, float *dx,
                        float *du, float *db, float *scratch) {
-    int64_t parts = z->threads, weights = POINTS * z->channels * z->kernels, each = tiles(z, 1);
+    int64_t parts = z->threads, weights = points(z) * z->channels * z->kernels, each = tiles(z, 1);
 #pragma omp parallel num_threads(parts)
     {
 #pragma omp for schedule(static, 1)
         for (int64_t part = 0; part < parts; part++) {
-            float *v = scratch + part * room(z), *q = v + POINTS * plane(z, z->channels);
+            float *v = scratch + part * room(z), *q = v + points(z) * plane(z, z->channels);
             int64_t from = z->images * part / parts * each, to = z->images * (part + 1) / parts * each;
             for (; from < to; from += z->chunk)
                 backward_of(z, x, g, y, turned, dx, du ? du + part * weights : 0, db + part * z->kernels, v, q, from,
