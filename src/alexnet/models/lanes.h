@@ -40,16 +40,19 @@ INLINE int pays(void) {
 
 typedef struct { int64_t height, width, channels, out_height, out_width, size, stride, relu; } Pool;
 
-typedef struct { int64_t from, end; } Range; /* of the output positions whose windows reach a pixel */
+typedef struct { int64_t from, end; } Range; /* of the lines of the output whose windows reach a line */
 
-INLINE Range over(int64_t pixel, int64_t size, int64_t stride, int64_t all) {
-    return (Range){pixel < size ? 0 : (pixel - size) / stride + 1, MIN(all, pixel / stride + 1)};
+INLINE Range over(int64_t line, int64_t size, int64_t stride, int64_t all) {
+    return (Range){line < size ? 0 : (line - size) / stride + 1, MIN(all, line / stride + 1)};
 }
 
-INLINE void move_on(Range *range, int64_t pixel, int64_t size, int64_t stride, int64_t all) { /* no division */
-    while (range->end < all && range->end * stride <= pixel) range->end++;
-    while (range->from < range->end && range->from * stride + size <= pixel) range->from++;
-}
+/* Windows are mostly of 2 or 3 pixels a side, which the compiler then knows. */
+#define WITH_SIZE(z, ...)                                                                                            \
+    {                                                                                                                \
+        if ((z)->size == 3) { enum { size = 3 }; __VA_ARGS__ }                                                       \
+        else if ((z)->size == 2) { enum { size = 2 }; __VA_ARGS__ }                                                  \
+        else { int64_t size = (z)->size; __VA_ARGS__ }                                                               \
+    }
 
 #define POOLED_LINES(NAME, T)                                                                                        \
     INLINE void NAME##_largest_line(const Pool *z, const T *x, int64_t line, T *y, uint8_t *at) {                    \
@@ -77,21 +80,23 @@ INLINE void move_on(Range *range, int64_t pixel, int64_t size, int64_t stride, i
             }                                                                                                        \
         }                                                                                                            \
     }                                                                                                                \
+    /* the gradient of one line: what a window's largest number came from gets its gradient, window after window */  \
     INLINE void NAME##_largest_line_backward(const Pool *z, const T *g, const uint8_t *at, int64_t line, T *dx) {    \
-        Range down = over(line, z->size, z->stride, z->out_height), across = {0, 0};                                 \
-        for (int64_t q = 0; q < z->width; q++) {                                                                     \
-            move_on(&across, q, z->size, z->stride, z->out_width);                                                   \
-            for (int64_t c = 0; c < z->channels; c += LANES) {                                                       \
-                vec sum = {0};                                                                                       \
-                for (int64_t i = down.from; i < down.end; i++)                                                       \
-                    for (int64_t j = across.from; j < across.end; j++) {                                             \
-                        int64_t out = (i * z->out_width + j) * z->channels + c;                                      \
-                        int32_t here = (line - i * z->stride) * z->size + q - j * z->stride;                         \
-                        ints mine = __builtin_convertvector(*(const bytes *)(at + out), ints) == here;               \
-                        sum += choose(mine, get_##NAME(g + out), (vec){0});                                          \
+        Range down = over(line, z->size, z->stride, z->out_height);                                                  \
+        vec sums[z->width + z->size];                                                                                \
+        for (int64_t c = 0; c < z->channels; c += LANES) {                                                           \
+            for (int64_t q = 0; q < z->width; q++) sums[q] = (vec){0};                                               \
+            for (int64_t i = down.from; i < down.end; i++)                                                           \
+                WITH_SIZE(z, {                                                                                       \
+                    int64_t out = i * z->out_width * z->channels + c;                                                \
+                    int32_t first = (line - i * z->stride) * size;                                                   \
+                    for (int64_t j = 0; j < z->out_width; j++, out += z->channels) {                                 \
+                        vec v = get_##NAME(g + out), *to = sums + j * z->stride;                                     \
+                        ints place = __builtin_convertvector(*(const bytes *)(at + out), ints);                      \
+                        for (int o = 0; o < size; o++) to[o] += choose(place == first + o, v, (vec){0});             \
                     }                                                                                                \
-                put_##NAME(dx + q * z->channels + c, sum); /* of the line alone */                                  \
-            }                                                                                                        \
+                })                                                                                                   \
+            for (int64_t q = 0; q < z->width; q++) put_##NAME(dx + q * z->channels + c, sums[q]);                    \
         }                                                                                                            \
     }                                                                                                                \
     INLINE void NAME##_mean_line(const Pool *z, const T *x, int64_t line, T *y) {                                    \
@@ -111,27 +116,31 @@ INLINE void move_on(Range *range, int64_t pixel, int64_t size, int64_t stride, i
         }                                                                                                            \
     }                                                                                                                \
     INLINE void NAME##_mean_line_backward(const Pool *z, const T *g, const T *x, int64_t line, T *dx) {              \
-        Range down = over(line, z->size, z->stride, z->out_height), across = {0, 0};                                 \
-        for (int64_t q = 0; q < z->width; q++) {                                                                     \
-            move_on(&across, q, z->size, z->stride, z->out_width);                                                   \
-            for (int64_t c = 0; c < z->channels; c += LANES) {                                                       \
-                int64_t pixel = (line * z->width + q) * z->channels + c;                                             \
-                vec sum = {0};                                                                                       \
-                for (int64_t i = down.from; i < down.end; i++)                                                       \
-                    for (int64_t j = across.from; j < across.end; j++) {                                             \
-                        int64_t rows = MIN(z->size, z->height - i * z->stride);                                      \
-                        int64_t columns = MIN(z->size, z->width - j * z->stride);                                    \
-                        sum += get_##NAME(g + (i * z->out_width + j) * z->channels + c) / (float)(rows * columns);   \
+        Range down = over(line, z->size, z->stride, z->out_height);                                                  \
+        vec sums[z->width + z->size];                                                                                \
+        for (int64_t c = 0; c < z->channels; c += LANES) {                                                           \
+            for (int64_t q = 0; q < z->width; q++) sums[q] = (vec){0};                                               \
+            for (int64_t i = down.from; i < down.end; i++)                                                           \
+                WITH_SIZE(z, {                                                                                       \
+                    int64_t out = i * z->out_width * z->channels + c;                                                \
+                    int64_t rows = MIN(size, z->height - i * z->stride);                                             \
+                    for (int64_t j = 0; j < z->out_width; j++, out += z->channels) {                                 \
+                        int64_t columns = MIN(size, z->width - j * z->stride);                                       \
+                        vec v = get_##NAME(g + out) / (float)(rows * columns), *to = sums + j * z->stride;           \
+                        for (int o = 0; o < size; o++) to[o] += v;                                                   \
                     }                                                                                                \
-                if (z->relu) sum = choose(get_##NAME(x + pixel) <= 0, (vec){0}, sum);                                \
-                put_##NAME(dx + pixel, sum);                                                                         \
+                })                                                                                                   \
+            for (int64_t q = 0; q < z->width; q++) {                                                                 \
+                int64_t pixel = (line * z->width + q) * z->channels + c;                                             \
+                if (z->relu) sums[q] = choose(get_##NAME(x + pixel) <= 0, (vec){0}, sums[q]);                        \
+                put_##NAME(dx + pixel, sums[q]);                                                                     \
             }                                                                                                        \
         }                                                                                                            \
     }
 
 /* ---- sums of outer products, eight rows and one panel of 16, 32 or 48 columns at a time, in registers */
 
-#define OUTER(N)                                                                                                      \
+#define OUTER(N)                                                                                                     \
     /* out [8][N * 16] += a [n][8] transposed times b [n][N * 16] */                                                 \
     static void outer_##N(const float *a, int64_t a_stride, const float *b, int64_t stride, float *out, int64_t n) { \
         vec sums[ROWS][N];                                                                                           \

@@ -44,15 +44,20 @@ INLINE void gather(const Shape *z, const float *x, int64_t t, int row, float *v,
     const float *image = x + at.image * z->height * z->width * z->x_stride;
     int64_t top = at.row - z->padding, left = at.column - z->padding;
     for (int64_t c = 0; c < z->channels; c += LANES) {
-        vec d[LONGEST * LONGEST];
-        for (int i = 0; i < side; i++)
-            for (int j = 0; j < side; j++) {
+        vec columns[LONGEST][LONGEST], line[LONGEST], out[LONGEST];
+        for (int j = 0; j < side; j++) {
+            for (int i = 0; i < side; i++) {
                 int inside = top + i >= 0 && top + i < z->height && left + j >= 0 && left + j < z->width;
-                d[i * side + j] = inside ? AT(image + ((top + i) * z->width + left + j) * z->x_stride + c) : (vec){0};
+                line[i] = inside ? AT(image + ((top + i) * z->width + left + j) * z->x_stride + c) : (vec){0};
             }
-        for (int j = 0; j < side; j++) to_points(d + j, d + j, side, side);
-        for (int i = 0; i < side; i++) to_points(d + i * side, d + i * side, 1, side);
-        for (int p = 0; p < side * side; p++) AT(v + p * plane(z, z->channels) + row * z->channels + c) = d[p];
+            to_points(line, columns[j], side);
+        }
+        for (int i = 0; i < side; i++) {
+            for (int j = 0; j < side; j++) line[j] = columns[j][i];
+            to_points(line, out, side);
+            for (int j = 0; j < side; j++)
+                AT(v + (i * side + j) * plane(z, z->channels) + row * z->channels + c) = out[j];
+        }
     }
 }
 
@@ -60,17 +65,23 @@ INLINE void scatter(const Shape *z, const float *q, int row, const float *bias, 
                     int m) {
     Place at = place_of(z, t, m);
     float *image = y + at.image * z->out_height * z->out_width * z->y_stride;
+    int64_t down = MIN(m, z->out_height - at.row), across = MIN(m, z->out_width - at.column);
     for (int64_t k = 0; k < z->kernels; k += LANES) {
-        vec d[LONGEST * LONGEST], add = bias ? AT(bias + k) : (vec){0};
-        for (int p = 0; p < side * side; p++) d[p] = AT(q + p * plane(z, z->kernels) + row * z->kernels + k);
-        for (int j = 0; j < side; j++) from_points(d + j, d + j, side, side, m);
-        for (int i = 0; i < m; i++) from_points(d + i * side, d + i * side, 1, side, m);
-        for (int i = 0; i < MIN(m, z->out_height - at.row); i++)
-            for (int j = 0; j < MIN(m, z->out_width - at.column); j++) {
-                vec out = d[i * side + j] + add;
-                if (z->relu) out = (vec)((ints)out & ~(out < 0)); /* what is no number stays none */
-                AT(image + ((at.row + i) * z->out_width + at.column + j) * z->y_stride + k) = out;
+        vec columns[LONGEST][LONGEST], line[LONGEST], out[LONGEST], add = bias ? AT(bias + k) : (vec){0};
+        for (int j = 0; j < side; j++) {
+            for (int i = 0; i < side; i++)
+                line[i] = AT(q + (i * side + j) * plane(z, z->kernels) + row * z->kernels + k);
+            from_points(line, columns[j], side, m);
+        }
+        for (int i = 0; i < down; i++) {
+            for (int j = 0; j < side; j++) line[j] = columns[j][i];
+            from_points(line, out, side, m);
+            for (int j = 0; j < across; j++) {
+                vec sum = out[j] + add;
+                if (z->relu) sum = (vec)((ints)sum & ~(sum < 0)); /* what is no number stays none */
+                AT(image + ((at.row + i) * z->out_width + at.column + j) * z->y_stride + k) = sum;
             }
+        }
     }
 }
 
@@ -79,20 +90,24 @@ INLINE void gather_grad(const Shape *z, const float *g, const float *y, int64_t 
     Place at = place_of(z, t, m);
     int64_t first = at.image * z->out_height * z->out_width;
     for (int64_t k = 0; k < z->kernels; k += LANES) {
-        vec d[LONGEST * LONGEST], sum = {0};
-        for (int i = 0; i < m; i++)
+        vec rows[LONGEST][LONGEST], line[LONGEST], out[LONGEST], sum = {0};
+        for (int i = 0; i < m; i++) {
             for (int j = 0; j < m; j++) {
                 int inside = at.row + i < z->out_height && at.column + j < z->out_width;
                 int64_t pixel = first + (at.row + i) * z->out_width + at.column + j;
-                vec in = inside ? AT(g + pixel * z->y_stride + k) : (vec){0};
-                if (z->relu && inside) in = (vec)((ints)in & ~(AT(y + pixel * z->y_stride + k) <= 0));
-                d[i * side + j] = in;
-                sum += in;
+                line[j] = inside ? AT(g + pixel * z->y_stride + k) : (vec){0};
+                if (z->relu && inside) line[j] = (vec)((ints)line[j] & ~(AT(y + pixel * z->y_stride + k) <= 0));
+                sum += line[j];
             }
+            from_points_transposed(line, rows[i], side, m);
+        }
         AT(db + k) += sum;
-        for (int i = 0; i < m; i++) from_points_transposed(d + i * side, d + i * side, 1, side, m);
-        for (int j = 0; j < side; j++) from_points_transposed(d + j, d + j, side, side, m);
-        for (int p = 0; p < side * side; p++) AT(q + p * plane(z, z->kernels) + row * z->kernels + k) = d[p];
+        for (int j = 0; j < side; j++) {
+            for (int i = 0; i < m; i++) line[i] = rows[i][j];
+            from_points_transposed(line, out, side, m);
+            for (int i = 0; i < side; i++)
+                AT(q + (i * side + j) * plane(z, z->kernels) + row * z->kernels + k) = out[i];
+        }
     }
 }
 
@@ -101,14 +116,20 @@ INLINE void scatter_grad(const Shape *z, const float *v, int row, float *dx, int
     float *image = dx + at.image * z->height * z->width * z->x_stride;
     int64_t top = at.row - z->padding, left = at.column - z->padding;
     for (int64_t c = 0; c < z->channels; c += LANES) {
-        vec d[LONGEST * LONGEST];
-        for (int p = 0; p < side * side; p++) d[p] = AT(v + p * plane(z, z->channels) + row * z->channels + c);
-        for (int j = 0; j < side; j++) to_points_transposed(d + j, d + j, side, side);
-        for (int i = 0; i < side; i++) to_points_transposed(d + i * side, d + i * side, 1, side);
-        for (int i = 0; i < side; i++)
+        vec columns[LONGEST][LONGEST], line[LONGEST], out[LONGEST];
+        for (int j = 0; j < side; j++) {
+            for (int i = 0; i < side; i++)
+                line[i] = AT(v + (i * side + j) * plane(z, z->channels) + row * z->channels + c);
+            to_points_transposed(line, columns[j], side);
+        }
+        for (int i = 0; i < side; i++) {
+            if (top + i < 0 || top + i >= z->height) continue;
+            for (int j = 0; j < side; j++) line[j] = columns[j][i];
+            to_points_transposed(line, out, side);
             for (int j = 0; j < side; j++)
-                if (top + i >= 0 && top + i < z->height && left + j >= 0 && left + j < z->width)
-                    AT(image + ((top + i) * z->width + left + j) * z->x_stride + c) += d[i * side + j];
+                if (left + j >= 0 && left + j < z->width)
+                    AT(image + ((top + i) * z->width + left + j) * z->x_stride + c) += out[j];
+        }
     }
 }
 
