@@ -14,3 +14,11 @@ def compiled():
     yield
     kernel.use(True)
     kernel.fewer_products(None)
+
+
+@pytest.fixture
+def plain():
+    """PyTorch's operations, also where a test before has compiled the kernels."""
+    kernel.use(False)
+    yield
+    kernel.use(True)

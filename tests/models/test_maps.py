@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alexnet.models import kernel, maps
-from alexnet.models.layers import AveragePool, MaxPool, SpatialNorm
+from alexnet.models.layers import AveragePool, MaxPool, ResponseNorm, SpatialNorm
 
 pytestmark = pytest.mark.usefixtures("compiled")
 POOLS = [MaxPool(3, 2), MaxPool(3, 2, ceil=False), MaxPool(2, 2), MaxPool(5, 3), AveragePool(3, 2), AveragePool(5, 3)]
@@ -125,3 +125,57 @@ def test_what_it_can_not_compute_goes_the_other_way():
     assert not maps.fits_norm(torch.ones(1, 16, 65, 64), 0.75) and not maps.fits_norm(torch.ones(1, 16, 4, 4), 0.5)
     kernel.use(False)
     assert not maps.fits(torch.ones(1, 16, 4, 4))
+
+
+NORMED = [
+    (ResponseNorm(2), (3, 96, 13, 11), MaxPool(3, 2)),
+    (ResponseNorm(1, 4, alpha=0.3, k=1.0), (1, 48, 9, 9), MaxPool(2, 2)),
+    (ResponseNorm(2, 16, alpha=2.0), (2, 64, 7, 8), MaxPool(3, 2, ceil=False)),
+    (ResponseNorm(1, 3, alpha=0.1), (1, 16, 12, 6), MaxPool(5, 3)),
+]
+
+
+@pytest.mark.parametrize(("norm", "shape", "pool"), NORMED, ids=str)
+def test_a_norm_and_the_pool_behind_it(norm, shape, pool):
+    """Beside the formula in float64, by automatic differentiation. Roots cost a few units of the last place."""
+    generator = torch.Generator().manual_seed(0)
+    input = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert pool.follows(input, norm)
+    output = pool(input, norm=norm)
+    grad = torch.randn(output.shape, generator=generator)
+    exact = input.detach().double().requires_grad_()
+    rows = exact.square().view(shape[0], norm.towers, -1, *shape[2:])
+    padded = torch.nn.functional.pad(rows, (0, 0, 0, 0, norm.size // 2, (norm.size - 1) // 2))
+    sums = padded.unfold(2, norm.size, 1).sum(-1).view(shape)
+    right = pool(exact * (norm.k + norm.alpha / norm.size * sums) ** -0.75)
+    (got_grad,), (right_grad,) = (
+        torch.autograd.grad(output, input, grad),
+        torch.autograd.grad(right, exact, grad.double()),
+    )
+    assert (output - right).abs().max() < 1e-6 * right.abs().max()
+    assert (got_grad - right_grad).abs().max() < 2e-6 * right_grad.abs().max()
+
+
+def test_a_norm_and_its_pool_repeat_whatever_the_threads():
+    norm, pool, before = ResponseNorm(2), MaxPool(3, 2), torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            input = random((2, 64, 9, 9)).requires_grad_()
+            output = pool(input, norm=norm)
+            results.append((output.detach(), torch.autograd.grad(output.square().sum(), input)[0]))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(other, results[0], strict=True))
+
+
+def test_which_norms_stay_alone():
+    input, pool = random((1, 48, 9, 9)), MaxPool(3, 2)
+    assert pool.follows(input, ResponseNorm(1))
+    assert not pool.follows(input, ResponseNorm(2)), "24 channels a tower"
+    assert not pool.follows(input, ResponseNorm(1, beta=0.5)), "another power"
+    assert not pool.follows(input, ResponseNorm(1, 17)), "a window that does not fit the gaps"
+    assert not pool.follows(input.bfloat16(), ResponseNorm(1)) and not pool.follows(input.double(), ResponseNorm(1))
+    kernel.use(False)
+    assert not pool.follows(input, ResponseNorm(1))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from alexnet.models import create_model, passes
-from alexnet.models.layers import AveragePool, Convolution, MaxPool
+from alexnet.models.layers import AveragePool, Convolution, MaxPool, ResponseNorm
 
 
 def taken(layers, input):
@@ -13,6 +13,7 @@ def taken(layers, input):
     return count, output
 
 
+@pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("name", ["cifar_18pct", "cifar_80sec", "cifar_13pct", "alexnet_small", "lenet5"])
 def test_a_network_computes_what_its_layers_compute(name):
     """Without kernels to the last bit: the same operations in the same order."""
@@ -57,3 +58,21 @@ def test_a_layer_with_a_hook_stays_alone(watched):
     handle.remove()
     right = list(network.outputs(input).values())[watched]
     assert torch.allclose(seen[0], right, atol=1e-5)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_norms_go_with_the_pools_behind_them():
+    network = create_model("alexnet", num_classes=10, generator=torch.Generator().manual_seed(0)).eval()
+    layers, input = list(network.children()), torch.randn(2, 3, 224, 224) * 50
+    if not network.conv1.pools(input):
+        pytest.skip("no AVX-512 here")
+    right = network.outputs(input)
+    count, output = taken(layers, input)
+    assert count == 4 and torch.allclose(output, right["pool1"], atol=1e-4)
+    count, output = taken(layers[6:], right["relu2"])
+    assert count == 2 and torch.allclose(output, right["pool2"], atol=1e-4)
+    network.norm2.register_forward_hook(lambda *_: None)
+    assert taken(layers[6:], right["relu2"])[0] == 1
+    network.norm1.register_forward_hook(lambda *_: None)
+    assert taken(layers, input)[0] == 2
+    assert taken([ResponseNorm(1, beta=0.5), MaxPool(3, 2)], torch.ones(1, 16, 5, 5))[0] == 1

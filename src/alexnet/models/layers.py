@@ -104,7 +104,7 @@ class Convolution(nn.Conv2d):
 
     def pools(self, input: Tensor, norm: "ResponseNorm | None" = None) -> bool:
         """Is a max pool behind this convolution, or behind a norm between them, best done with it?"""
-        if norm is not None and not stem.fits_norm(norm.numbers(), self.out_channels, norm.beta):
+        if norm is not None and not maps.fits_channels(norm.numbers(), self.out_channels, norm.beta):
             return False
         return stem.fits(input, self.weight, self._filters(input), self.groups)
 
@@ -123,11 +123,22 @@ class MaxPool(nn.Module):
         super().__init__()
         self.window = Window(kernel, stride, 0, ceil)
 
-    def forward(self, input: Tensor, relu: bool = False) -> Tensor:  # [N, C, H, W] -> [N, C, H', W']
+    def forward(  # [N, C, H, W] -> [N, C, H', W']
+        self, input: Tensor, relu: bool = False, norm: "ResponseNorm | None" = None
+    ) -> Tensor:
+        """With ``norm``, the one before it is done too: only given where :meth:`follows` says so."""
+        if norm is not None:
+            return maps.normed_largest(input, norm.numbers(), self.window.pooled(input.shape[2], input.shape[3]))
         if maps.fits_pool(input, self.window.kernel, self.window.stride):
             return maps.largest(input, self.window.pooled(input.shape[2], input.shape[3], relu))
         out = F.max_pool2d(input, self.window.kernel, self.window.stride, ceil_mode=self.window.ceil)
         return F.relu_(out) if relu else out
+
+    def follows(self, input: Tensor, norm: "ResponseNorm") -> bool:
+        """Can a norm of these maps [N, C, H, W] be done in the same pass?"""
+        if input.dtype != torch.float32 or not maps.fits_pool(input, self.window.kernel, self.window.stride):
+            return False
+        return maps.fits_channels(norm.numbers(), input.shape[1], norm.beta)
 
     def extra_repr(self) -> str:
         return f"{self.window.kernel}, stride={self.window.stride}" + ("" if self.window.ceil else ", ceil=False")
@@ -181,9 +192,9 @@ class ResponseNorm(nn.Module):
             out = NormalizeRows.apply(rows, window, self.beta, self.k)
         return rows_to_maps(out, input)
 
-    def numbers(self) -> stem.Norm:
+    def numbers(self) -> maps.Norm:
         """What it computes, for the kernel."""
-        return stem.Norm(self.towers, self.size, self.alpha / self.size, self.k)
+        return maps.Norm(self.towers, self.size, self.alpha / self.size, self.k)
 
     def extra_repr(self) -> str:
         return f"towers={self.towers}, size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

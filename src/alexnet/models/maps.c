@@ -1,14 +1,19 @@
-/* Pools, and response normalization across pixels, with their gradients: 16 channels at a time in channels-last memory.
+/* Pools, response normalization across pixels, and across channels with the pool behind it, with their gradients: 16
+   channels at a time in channels-last memory.
 
    Windows are those of 2012: the last one may stick out, and looks at the pixels that exist. Sums run in the order of
    rows and columns, in float32 whatever the maps' type, so in float32 pools and their gradients are PyTorch's to the bit.
    Maps have a multiple of 16 channels. maps.py calls this and says when; layers.py holds the same in PyTorch. */
 
+#include <omp.h>
+
 #include "lanes.h"
+#include "norm.h"
 
 typedef struct { /* maps.py has the same fields in the same order */
     int64_t images, threads;
     Pool pool;
+    Norm norm; /* across channels */
 } Shape;
 
 POOLED_LINES(f32, float)
@@ -51,12 +56,6 @@ POOLED_LINES(bf16, uint16_t)
             NAME##_mean_line_backward(pool, g + i / lines * out, x ? x + i / lines * in : x, i % lines,              \
                                       dx + i / lines * in);                                                          \
     }
-
-INLINE vec root(vec v) {
-    vec out;
-    for (int i = 0; i < LANES; i++) out[i] = sqrtf(v[i]);
-    return out;
-}
 
 /* One image's 16 channels, h*w numbers each -> sums over windows of size*size that begin `before` pixels up and left.
    line holds w + size - 1 of them: a row between zeros. The rows' sums wait in sums[h + size - 1][w], between zeros. */
@@ -130,3 +129,52 @@ POOLS(f32, float)
 POOLS(bf16, uint16_t)
 NORM(f32, float)
 NORM(bf16, uint16_t)
+
+/* ---- the norm across channels and the pool behind it: what is between them stays in a core's cache */
+
+INLINE int64_t line_of(const Pool *pool) { return pool->width * pool->channels; }
+
+/* Floats of a thread's own memory: the norm's two lines, and normalized maps. */
+int64_t normed_room(const Shape *z) {
+    return 2 * with_gaps(&z->norm, z->pool.width, z->pool.channels) + z->pool.height * line_of(&z->pool);
+}
+
+/* With less images than threads, each is several threads' work. */
+void normed_largest(const Shape *z, const float *x, float *y, uint8_t *at, float *scratch) {
+    const Pool *pool = &z->pool;
+    int64_t in = pool->height * line_of(pool), out = pool->out_height * pool->out_width * pool->channels;
+    int64_t gaps = with_gaps(&z->norm, pool->width, pool->channels);
+    int64_t parts = z->images < z->threads ? MIN(z->threads, pool->out_height) : 1;
+#pragma omp parallel for schedule(static) num_threads(z->threads)
+    for (int64_t piece = 0; piece < z->images * parts; piece++) {
+        int64_t i = piece / parts, part = piece % parts;
+        int64_t from = pool->out_height * part / parts, end = pool->out_height * (part + 1) / parts;
+        float *squares = scratch + omp_get_thread_num() * normed_room(z), *maps = squares + gaps;
+        memset(squares, 0, gaps * sizeof(float));
+        for (int64_t line = from * pool->stride, window = from; window < end; line++) {
+            normalize(&z->norm, pool->width, pool->channels, x + i * in + line * line_of(pool), squares,
+                      maps + line * line_of(pool));
+            for (; window < end && MIN(window * pool->stride + pool->size, pool->height) <= line + 1; window++)
+                f32_largest_line(pool, maps, window, y + i * out, at + i * out);
+        }
+    }
+}
+
+void normed_largest_backward(const Shape *z, const float *x, const float *g, const uint8_t *at, float *dx,
+                             float *scratch) {
+    const Pool *pool = &z->pool;
+    int64_t out = pool->out_height * pool->out_width * pool->channels;
+    int64_t gaps = with_gaps(&z->norm, pool->width, pool->channels);
+#pragma omp parallel num_threads(z->threads)
+    {
+        float *squares = scratch + omp_get_thread_num() * normed_room(z), *terms = squares + gaps;
+        memset(squares, 0, 2 * gaps * sizeof(float));
+#pragma omp for schedule(static)
+        for (int64_t line = 0; line < z->images * pool->height; line++) {
+            int64_t i = line / pool->height;
+            float *d = dx + line * line_of(pool);
+            f32_largest_line_backward(pool, g + i * out, at + i * out, line % pool->height, d);
+            normalize_backward(&z->norm, pool->width, pool->channels, x + line * line_of(pool), squares, terms, d, 0);
+        }
+    }
+}

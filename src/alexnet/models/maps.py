@@ -1,7 +1,8 @@
-"""Pools, and the response norm across pixels, compiled from ``maps.c``: one pass over channels-last memory each.
+"""Pools, the response norm across pixels, and a pool with the norm across channels before it, compiled from ``maps.c``.
 
-:mod:`alexnet.models.layers` says what they compute and computes the same by PyTorch's operations where these do not fit
-or ``kernel.use(False)`` was said. Pools in float32 give PyTorch's bits, gradients too; the norm agrees to rounding.
+Each is one pass over channels-last memory. :mod:`alexnet.models.layers` says what they compute and computes the same by
+PyTorch's operations where these do not fit or ``kernel.use(False)`` was said. Pools in float32 give PyTorch's bits,
+gradients too; norms agree to rounding.
 """
 
 import ctypes
@@ -27,6 +28,18 @@ class Pool(NamedTuple):
     relu: bool = False  # with ReLU: of the largest after, of the mean before; for the largest that is the same
 
 
+class Norm(NamedTuple):
+    """in · (k + weight · Σ in²)^−3/4, the sum over ``window`` channels of the same tower."""
+
+    towers: int
+    window: int
+    weight: float
+    k: float
+
+
+NO_NORM = Norm(1, 0, 0, 1)
+
+
 def fits(input: Tensor) -> bool:
     """Can the kernels take these maps [N, C, H, W]? Float32 or bfloat16 in a processor's memory, C a multiple of 16."""
     if not (kernel.in_use("maps") and kernel.plain(input) and input.dim() == 4 and input.numel()):
@@ -42,6 +55,11 @@ def fits_pool(input: Tensor, size: int, stride: int) -> bool:
 def fits_norm(input: Tensor, beta: float) -> bool:
     """Will :func:`normalize` take these maps? Its power is −3/4, that of all published nets."""
     return fits(input) and beta == 0.75 and input.shape[2] * input.shape[3] <= _MOST_PIXELS
+
+
+def fits_channels(norm: Norm, channels: int, beta: float) -> bool:
+    """Can a norm of so many channels be computed 16 at a time, with the pool behind it?"""
+    return channels % norm.towers == 0 and channels // norm.towers % 16 == 0 and norm.window <= 16 and beta == 0.75
 
 
 def largest(input: Tensor, pool: Pool) -> Tensor:
@@ -62,18 +80,25 @@ def normalize(input: Tensor, size: int, weight: float, k: float) -> Tensor:
     return out
 
 
+def normed_largest(input: Tensor, norm: Norm, pool: Pool) -> Tensor:
+    """[N, C, H, W] -> [N, C, H', W']: normalized across channels, then the largest of each window. Float32."""
+    out: Tensor = _NormedLargest.apply(input, norm, pool)
+    return out
+
+
 class _Shape(ctypes.Structure):
     """``Shape`` of ``maps.c``."""
 
     _fields_ = [(name, ctypes.c_int64) for name in (
         "images", "threads", "height", "width", "channels", "out_height", "out_width", "size", "stride", "relu",
-    )]  # fmt: skip
+        "towers", "window",
+    )] + [("weight", ctypes.c_float), ("k", ctypes.c_float)]  # fmt: skip
 
 
-def _shape(input: Tensor, pool: Pool) -> Any:
+def _shape(input: Tensor, pool: Pool, norm: Norm = NO_NORM) -> Any:
     n, c, h, w = input.shape
     threads = torch.get_num_threads()
-    shape = _Shape(n, threads, h, w, c, pool.out_height, pool.out_width, pool.size, pool.stride, pool.relu)
+    shape = _Shape(n, threads, h, w, c, pool.out_height, pool.out_width, pool.size, pool.stride, pool.relu, *norm)
     return ctypes.byref(shape)
 
 
@@ -153,3 +178,33 @@ class _Normalize(torch.autograd.Function):
         where = [kernel.at(maps) for maps in (input, roots, grad, d_input)]
         _call("norm_backward", input, ctx.pool, *where, ctypes.c_float(ctx.weight))
         return d_input, None, None, None
+
+
+class _NormedLargest(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, norm: Norm, pool: Pool) -> Tensor:
+        input = _last(input)
+        out = _empty(input, pool.out_height, pool.out_width)
+        places = torch.empty(out.numel(), dtype=torch.uint8)
+        shape, scratch = _with_scratch(input, pool, norm)
+        kernel.function("maps", "normed_largest")(shape, *map(kernel.at, (input, out, places, scratch)))
+        ctx.save_for_backward(input, places)
+        ctx.geometry = pool, norm
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        input, places = ctx.saved_tensors
+        grad, d_input = _last(grad, input.dtype), torch.empty_like(input)
+        shape, scratch = _with_scratch(input, *ctx.geometry)
+        kernel.function("maps", "normed_largest_backward")(
+            shape, *map(kernel.at, (input, grad, places, d_input, scratch))
+        )
+        return d_input, None, None
+
+
+def _with_scratch(input: Tensor, pool: Pool, norm: Norm) -> tuple[Any, Tensor]:
+    shape, room = _shape(input, pool, norm), kernel.library("maps").normed_room
+    room.restype = ctypes.c_int64
+    return shape, torch.empty(torch.get_num_threads(), room(shape))

@@ -1,8 +1,8 @@
 """Which neighboring layers of a network are computed in one pass over memory, and when not.
 
 The numbers are those of the layers one by one: a ReLU goes with the convolution before it or with the pool beside it, a
-max pool, and a norm before it, with a first convolution that a kernel computes. Layers that somebody watches (with
-hooks) stay alone.
+norm with the max pool behind it, and all of these with a first convolution that a kernel computes. Layers that somebody
+watches (with hooks) stay alone.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,9 @@ def take(layers: Sequence[nn.Module], input: Tensor) -> tuple[int, Tensor]:
         pool_takes_it = len(following) > 1 and isinstance(following[1], MaxPool | AveragePool)
         if following and _joins(first, following[0]) and not pool_takes_it:
             return 2, first(input, relu=True)
+    elif isinstance(first, ResponseNorm) and following and isinstance(behind := following[0], MaxPool):
+        if behind.follows(input, first) and not (_watched(first) or _watched(behind)):
+            return 2, behind(input, norm=first)
     elif isinstance(first, MaxPool) and following and _joins(first, following[0]):
         return 2, first(input, relu=True)
     elif following and isinstance(following[0], MaxPool | AveragePool) and _joins(following[0], first):

@@ -8,15 +8,13 @@
 #include <omp.h>
 
 #include "lanes.h"
+#include "norm.h"
 
 typedef struct { /* stem.py has the same fields in the same order */
     int64_t images, threads, height, width, channels, kernels, size, stride, padding;
     Pool pool; /* its height, width and channels are the convolution's output; size 0: no pool */
-    int64_t towers, window; /* of the norm: each tower's channels are normalized by themselves; window 0: no norm */
-    float weight, k;
+    Norm norm; /* window 0: no norm */
 } Shape;
-
-enum { GAP = LANES }; /* zeros before and behind a row of channels, for the norm's windows that reach over its ends */
 
 POOLED_LINES(f32, float)
 
@@ -31,9 +29,7 @@ INLINE int64_t row_of(const Shape *z) { return ((z->pool.width - 1) * z->stride 
 INLINE int64_t rows_of(const Shape *z) { return (z->pool.height - 1) * z->stride + z->size; }
 
 INLINE int64_t line_of(const Shape *z) { return z->pool.width * z->kernels; }
-INLINE int64_t gapped(const Shape *z) { /* a line's rows of channels with gaps between them */
-    return z->window ? GAP + z->pool.width * (z->kernels + z->towers * GAP) : 0;
-}
+INLINE int64_t gapped(const Shape *z) { return with_gaps(&z->norm, z->pool.width, z->kernels); }
 
 /* Floats of a thread's own memory: a padded picture, a line of the convolution's output or its gradient, two of the
    norm's, and maps that are to be pooled. */
@@ -103,51 +99,6 @@ CONVOLVE(1)
 CONVOLVE(2)
 CONVOLVE(3)
 
-/* ---- the norm of a line: y = x * s^-3/4 with s = k + weight * sum of x^2 over the window of channels */
-
-INLINE vec root(vec v) {
-    vec out;
-    for (int i = 0; i < LANES; i++) out[i] = sqrtf(v[i]);
-    return out;
-}
-
-#define EACH(r, c, g) /* number c of the line, and its place g between gaps, row by row of channels */               \
-    for (int64_t r = 0, wide = z->kernels / z->towers, c = 0, g = GAP; r < z->pool.width * z->towers; r++, g += GAP) \
-        for (int64_t end = c + wide; c < end; c += LANES, g += LANES)
-
-INLINE vec over_window(const float *at, int64_t before, int64_t size) {
-    vec sum = AT(at - before);
-    for (int64_t o = 1; o < size; o++) sum += AT(at - before + o);
-    return sum;
-}
-
-INLINE vec fourth_root(const Shape *z, const float *squares) { /* s^-1/4 */
-    return root(1 / root(z->k + z->weight * over_window(squares, z->window / 2, z->window)));
-}
-
-static void normalize(const Shape *z, const float *x, float *squares, float *y) {
-    EACH(r, c, g) AT(squares + g) = AT(x + c) * AT(x + c);
-    EACH(r, c, g) {
-        vec fourth = fourth_root(z, squares + g);
-        AT(y + c) = AT(x + c) * (fourth * fourth * fourth);
-    }
-}
-
-/* d: the gradient by y, and then the one by x, or by what is before the ReLU that x came from */
-static void normalize_backward(const Shape *z, const float *x, float *squares, float *terms, float *d) {
-    EACH(r, c, g) AT(squares + g) = AT(x + c) * AT(x + c);
-    EACH(r, c, g) {
-        vec fourth = fourth_root(z, squares + g), power = fourth * fourth * fourth, direct = AT(d + c) * power;
-        AT(terms + g) = AT(x + c) * direct * (power * fourth); /* times s^-7/4 in all */
-        AT(d + c) = direct;
-    }
-    EACH(r, c, g) {
-        vec shared = AT(x + c) * over_window(terms + g, (z->window - 1) / 2, z->window);
-        vec sum = AT(d + c) - 1.5f * z->weight * shared; /* 2 * beta */
-        AT(d + c) = z->pool.relu ? choose(AT(x + c) <= 0, (vec){0}, sum) : sum;
-    }
-}
-
 /* y, and for a pool its places; given: what a norm's gradient needs, or NULL. scratch: stem_room floats a thread.
    With less pictures than threads, and nothing to keep, each picture is several threads' work. */
 void stem_forward(const Shape *z, const float *x, const float *w, const float *bias, float *y, uint8_t *at,
@@ -167,11 +118,11 @@ void stem_forward(const Shape *z, const float *x, const float *w, const float *b
         for (int64_t line = top; line < bottom; line++) {
             const float *window = own.picture + line * z->stride * row_of(z);
             float *maps = own.maps + line * line_of(z), *into = pool->size ? maps : y + i * out + line * line_of(z);
-            if (z->window) into = given ? given + (i * pool->height + line) * line_of(z) : own.line;
+            if (z->norm.window) into = given ? given + (i * pool->height + line) * line_of(z) : own.line;
             if (panel(z) == 48) convolve_3(z, window, w, bias, into);
             else if (panel(z) == 32) convolve_2(z, window, w, bias, into);
             else convolve_1(z, window, w, bias, into);
-            if (z->window) normalize(z, into, own.squares, maps);
+            if (z->norm.window) normalize(&z->norm, pool->width, z->kernels, into, own.squares, maps);
             if (pool->size)
                 for (; from < end && MIN(from * pool->stride + pool->size, pool->height) <= line + 1; from++)
                     f32_largest_line(pool, own.maps, from, y + i * out, at + i * out);
@@ -205,8 +156,10 @@ void stem_backward(const Shape *z, const float *x, const float *g, const uint8_t
                 else
                     for (int64_t j = 0; j < line_of(z); j += LANES)
                         AT(d + j) = pool->relu ? choose(AT(made + j) <= 0, (vec){0}, AT(mine + j)) : AT(mine + j);
-                if (z->window)
-                    normalize_backward(z, given + (i * pool->height + line) * line_of(z), own.squares, own.terms, d);
+                if (z->norm.window)
+                    normalize_backward(&z->norm, pool->width, z->kernels,
+                                       given + (i * pool->height + line) * line_of(z), own.squares, own.terms, d,
+                                       pool->relu);
                 for (int64_t k = 0; k < z->kernels; k += LANES) {
                     vec sum = AT(db + part * z->kernels + k);
                     for (int64_t j = k; j < line_of(z); j += z->kernels) sum += AT(d + j);

@@ -27,16 +27,7 @@ class Filters(NamedTuple):
     out_width: int
 
 
-class Norm(NamedTuple):
-    """in · (k + weight · Σ in²)^−3/4, the sum over ``window`` channels of the same tower."""
-
-    towers: int
-    window: int
-    weight: float
-    k: float
-
-
-_NO_POOL, _NO_NORM = maps.Pool(0, 1, 0, 0), Norm(1, 0, 0, 1)
+_NO_POOL = maps.Pool(0, 1, 0, 0)
 
 
 def fits(input: Tensor, weight: Tensor, filters: Filters, groups: int) -> bool:
@@ -54,11 +45,6 @@ def fits(input: Tensor, weight: Tensor, filters: Filters, groups: int) -> bool:
     return filters.out_width >= 8 and numbers <= _MOST_NUMBERS and bool(kernel.library("stem").stem_pays())
 
 
-def fits_norm(norm: Norm, kernels: int, beta: float) -> bool:
-    """Can :func:`convolve` normalize so many maps between the convolution and its pool?"""
-    return kernels % norm.towers == 0 and kernels // norm.towers % 16 == 0 and norm.window <= 16 and beta == 0.75
-
-
 def convolve(
     input: Tensor,
     weight: Tensor,
@@ -66,7 +52,7 @@ def convolve(
     filters: Filters,
     pool: maps.Pool | None,
     relu: bool,
-    norm: Norm | None = None,
+    norm: maps.Norm | None = None,
 ) -> Tensor:
     """[N, C, H, W] -> the convolution's maps [N, K, H', W'] or the pooled ones, negative numbers as 0 with ``relu``.
 
@@ -74,7 +60,7 @@ def convolve(
     """
     assert norm is None or pool is not None
     pool = (pool or _NO_POOL)._replace(relu=relu)
-    out: Tensor = _Stem.apply(input, weight, bias, filters, pool, norm or _NO_NORM)
+    out: Tensor = _Stem.apply(input, weight, bias, filters, pool, norm or maps.NO_NORM)
     return out
 
 
@@ -88,7 +74,7 @@ class _Shape(ctypes.Structure):
     )] + [("weight", ctypes.c_float), ("k", ctypes.c_float)]  # fmt: skip
 
 
-def _shape(input: Tensor, weight: Tensor, filters: Filters, pool: maps.Pool, norm: Norm, threads: int) -> _Shape:
+def _shape(input: Tensor, weight: Tensor, filters: Filters, pool: maps.Pool, norm: maps.Norm, threads: int) -> _Shape:
     (n, c, h, w), kernels = input.shape, len(weight)
     return _Shape(
         n, threads, h, w, c, kernels, weight.shape[2], filters.stride, filters.padding, filters.out_height,
@@ -105,7 +91,7 @@ def _scratch(shape: _Shape, threads: int) -> Tensor:
 class _Stem(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, filters: Filters, pool: maps.Pool, norm: Norm
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, filters: Filters, pool: maps.Pool, norm: maps.Norm
     ) -> Tensor:
         input = input.contiguous(memory_format=torch.channels_last)
         threads, (kernels, n) = torch.get_num_threads(), (len(weight), len(input))

@@ -40,9 +40,10 @@ def fits(input: Tensor, weight: Tensor, stride: int, padding: int, groups: int) 
         return False
     if input.dtype != torch.float32 or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
-    out = [size + 2 * padding - side + 1 for size in input.shape[2:]]
-    tile = _tile(*out, side)
-    return min(out) >= 7 - side and len(input) * _products(*out, side, tile) // tile**2 >= _FEWEST_TILES
+    height, width = (size + 2 * padding - side + 1 for size in input.shape[2:])
+    tile = _tile(height, width, side)
+    tiles = len(input) * _products(height, width, side, tile) // tile**2
+    return min(height, width) >= 7 - side and tiles >= _FEWEST_TILES
 
 
 def usable() -> bool:

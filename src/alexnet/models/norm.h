@@ -1,0 +1,59 @@
+/* Response normalization across the channels of a line of pixels, 16 channels at a time: y = x * s^-3/4 with
+   s = k + weight * sum of x^2 over a window of channels of the same tower. norm.c has it for any number of channels and
+   any power. */
+
+typedef struct { /* stem.py and maps.py have the same fields in the same order */
+    int64_t towers, window;
+    float weight, k;
+} Norm;
+
+enum { GAP = LANES }; /* zeros before and behind a tower's channels, for windows that reach over their ends */
+
+/* Floats of a line with gaps. Whoever has it fills it with zeros once; the gaps stay. */
+INLINE int64_t with_gaps(const Norm *n, int64_t pixels, int64_t channels) {
+    return n->window ? GAP + pixels * (channels + n->towers * GAP) : 0;
+}
+
+INLINE vec root(vec v) {
+    vec out;
+    for (int i = 0; i < LANES; i++) out[i] = sqrtf(v[i]);
+    return out;
+}
+
+#define EACH_CHANNEL(c, g) /* number c of the line, and its place g between gaps, tower by tower */                  \
+    for (int64_t r = 0, c = 0, g = GAP; r < pixels * n->towers; r++, g += GAP)                                       \
+        for (int64_t end = c + channels / n->towers; c < end; c += LANES, g += LANES)
+
+INLINE vec over_window(const float *at, int64_t before, int64_t size) {
+    vec sum = AT(at - before);
+    for (int64_t o = 1; o < size; o++) sum += AT(at - before + o);
+    return sum;
+}
+
+INLINE vec fourth_root(const Norm *n, const float *squares) { /* s^-1/4 */
+    return root(1 / root(n->k + n->weight * over_window(squares, n->window / 2, n->window)));
+}
+
+static void normalize(const Norm *n, int64_t pixels, int64_t channels, const float *x, float *squares, float *y) {
+    EACH_CHANNEL(c, g) AT(squares + g) = AT(x + c) * AT(x + c);
+    EACH_CHANNEL(c, g) {
+        vec fourth = fourth_root(n, squares + g);
+        AT(y + c) = AT(x + c) * (fourth * fourth * fourth);
+    }
+}
+
+/* d: the gradient by y, and then the one by x, or with relu by what is before the ReLU that x came from */
+static void normalize_backward(const Norm *n, int64_t pixels, int64_t channels, const float *x, float *squares,
+                               float *terms, float *d, int64_t relu) {
+    EACH_CHANNEL(c, g) AT(squares + g) = AT(x + c) * AT(x + c);
+    EACH_CHANNEL(c, g) {
+        vec fourth = fourth_root(n, squares + g), power = fourth * fourth * fourth, direct = AT(d + c) * power;
+        AT(terms + g) = AT(x + c) * direct * (power * fourth); /* times s^-7/4 in all */
+        AT(d + c) = direct;
+    }
+    EACH_CHANNEL(c, g) {
+        vec shared = AT(x + c) * over_window(terms + g, (n->window - 1) / 2, n->window);
+        vec sum = AT(d + c) - 1.5f * n->weight * shared; /* 2 * beta */
+        AT(d + c) = relu ? choose(AT(x + c) <= 0, (vec){0}, sum) : sum;
+    }
+}
