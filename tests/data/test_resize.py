@@ -1,5 +1,7 @@
 """The compiled resizing beside Pillow's: the same pixels, for every shape."""
 
+import ctypes
+import mmap
 import shutil
 
 import numpy as np
@@ -31,6 +33,10 @@ def picture(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
+def extreme(height, width, seed=0):
+    return picture(height, width, seed) // 128 * 255
+
+
 def both(made, size, how):
     found = []
     for wanted in (True, False):
@@ -50,8 +56,53 @@ def test_the_pixels_are_pillows(height, width, how):
 
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 300), st.sampled_from(["crop", "pad", "squash"]))
 def test_of_any_picture(height, width, size, how):
-    ours, pillows = both(picture(height, width, seed=size), size, how)
-    assert np.array_equal(ours, pillows)
+    for make in (picture, extreme):
+        ours, pillows = both(make(height, width, seed=size), size, how)
+        assert np.array_equal(ours, pillows)
+
+
+def across(name, made, how, out):
+    """``name`` of resize.c, on arrays as they lie."""
+    last = np.append(made[-1].reshape(-1), np.uint8(0))
+    sizes = map(ctypes.c_int64, (*made.shape[:2], out.shape[1], how.weights.shape[1]))
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (made, last, out, how.first, how.weights)]
+    getattr(resize._native.built["resize"], name)(*pointers[:3], *sizes, *pointers[3:])
+
+
+@given(st.integers(1, 70), st.integers(1, 700), st.floats(0, 1), st.floats(0, 1), st.integers(1, 300))
+def test_four_products_at_once_are_four_one_by_one(rows, length, start, end, places):
+    start, end = sorted((start * length, end * length))
+    if not 1e-3 < (end - start) / places <= resize.STEEPEST:
+        return
+    how = resize.windows(length, start, end, places)
+    for make in (picture, extreme):
+        found = [np.empty((rows, places, 3), np.uint8) for _ in range(2)]
+        for name, out in zip(("across", "across_plain"), found, strict=True):
+            across(name, make(rows, length), how, out)
+        assert np.array_equal(*found)
+
+
+def at_the_end(array):
+    """``array`` where memory ends: whoever reads or writes a byte behind it, or a page before it, is killed."""
+    size, page = array.nbytes, mmap.PAGESIZE
+    room = mmap.mmap(-1, (2 + -(-size // page)) * page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    for forbidden in (address, address + len(room) - page):
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(forbidden), ctypes.c_size_t(page), 0) == 0
+    inside = np.frombuffer(room, array.dtype, array.size, len(room) - page - size).reshape(array.shape)
+    inside[...] = array
+    return inside
+
+
+@pytest.mark.parametrize("rows", [1, 2, 33])
+@pytest.mark.parametrize(("length", "places"), [(1, 1), (1, 7), (2, 300), (21, 16), (22, 15), (500, 256), (5000, 90)])
+def test_nothing_beyond_the_arrays_is_touched(rows, length, places):
+    how = resize.windows(length, 0.0, float(length), places)
+    expected = np.empty((rows, places, 3), np.uint8)
+    across("across", picture(rows, length), how, expected)
+    out = at_the_end(np.zeros_like(expected))
+    across("across", at_the_end(picture(rows, length)), resize.Windows(*map(at_the_end, how)), out)
+    assert np.array_equal(out, expected)
 
 
 def test_they_are_those_of_the_formula():
