@@ -97,6 +97,57 @@ def test_damaged_ones_end_alike(seed, flips, cut):
         assert ours == pillows
 
 
+@pytest.mark.parametrize("how", KINDS, ids=str)
+def test_a_header_that_says_nothing_more_is_not_read_by_pillow(how, monkeypatch):
+    data = jpeg(picture(), **how)
+    assert turbo.plain(data, 10**6) is None, "before it has proved itself"
+    trusted(monkeypatch)
+    right = pixels.decode_noted(data, "a.png")
+    monkeypatch.setattr(Image, "open", lambda *how, **more: pytest.fail("it was opened"))
+    assert np.array_equal(pixels.decode_noted(data, "a.png").pixels, right.pixels)
+    assert pixels.decode_noted(data, "a.png").notes == ("JPEG named .png",)
+    assert turbo.plain(data, 37 * 53 - 1) is None, "it is larger than allowed"
+    assert turbo.plain(data[:-2], 10**6) is None, "it has no end"
+
+
+def test_one_that_says_more_is(monkeypatch):
+    trusted(monkeypatch)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for more in ({"exif": exif}, {"comment": b"x"}, {"icc_profile": b"x" * 20}, {"keep_rgb": True}, {"xmp": b"x"}):
+        data = jpeg(picture(), **more)
+        assert turbo.plain(data, 10**6) is None and both(data, monkeypatch)[0] == both(data, monkeypatch)[1]
+    for mode in ("L", "CMYK"):
+        buffer = io.BytesIO()
+        Image.fromarray(picture()).convert(mode).save(buffer, "JPEG")
+        assert turbo.plain(buffer.getvalue(), 10**6) is None
+    for data in (b"", b"\xff", b"\xff\xdb\0", b"\xff\xda\xff\xd9", b"\xff\xc4\0\2" * 99, b"\xff\xc4\0\0" * 99):
+        assert turbo.plain(b"\xff\xd8" + data, 10**6) is None
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3), st.booleans(), st.booleans())
+def test_damaged_headers_end_alike(seed, flips, progressive, away):
+    random, data = np.random.default_rng(seed), bytearray(jpeg(picture(), progressive=progressive))
+    for at in random.integers(2, data.index(b"\xff\xda") + 14, flips):
+        data[at] = random.integers(256)
+        del data[at : at + away]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        ours, pillows = both(bytes(data), monkeypatch)
+        assert ours == pillows
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 32), (375, 500), (256, 256)])
+def test_rows_are_written_to_the_cache(height, width):
+    """Where a row begins at a multiple of 32 bytes, libjpeg-turbo writes past it."""
+    found = turbo.decode(jpeg(picture(height, width)), width, height)
+    assert ((found.ctypes.data + 3 * width * np.arange(height)) % 32 != 0).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(36, 53), (38, 53), (37, 52), (53, 37), (1, 1)])
+def test_another_size_than_the_header_told_is_left_to_pillow(height, width):
+    assert turbo.decode(jpeg(picture(37, 53)), width, height) is None
+
+
 def test_it_is_trusted_after_some_pictures_alike():
     for number in range(turbo.PROOFS):
         assert not turbo.proved()
@@ -109,9 +160,9 @@ def test_one_other_pixel_ends_it(monkeypatch):
 
     true, calls = simplejpeg.decode_jpeg, []
 
-    def wrong(data, colors, strict):
+    def wrong(data, colors, **how):
         calls.append(data)
-        found = true(data, colors, strict=strict)
+        found = true(data, colors, **how)
         found[0, 0, 0] ^= 1
         return found
 

@@ -106,19 +106,18 @@ def fit(picture: NDArray[np.uint8], size: int, how: Fit = "crop") -> NDArray[np.
 
 def read(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a file of at most 200 MB. Raises PictureError if unreadable, too large or no regular file."""
-    shown = printable(os.fspath(path))
+    file, shown = Path(path), printable(os.fspath(path))
     try:
-        status = Path(path).stat()
+        status = file.stat()
         if not stat.S_ISREG(status.st_mode):
             _refuse(f"{shown}: is not a file", "a picture file", "check the path")
         if status.st_size > MAX_BYTES:
             _refuse(f"{shown}: {status.st_size:,} bytes", f"at most {MAX_BYTES:,} bytes", "scale it down")
-        return Path(path).read_bytes()
+        with file.open("rb", buffering=0) as opened:  # read_bytes makes a buffer first, which nobody needs
+            return opened.read()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise PictureError(
-            f"{shown}: can not be read ({reason})", "a readable file", "check path and rights"
-        ) from error
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise PictureError(f"{shown}: can not be read ({why})", "a readable file", "check path and rights") from error
 
 
 def encode_jpeg(picture: NDArray[np.uint8], quality: int = 80) -> bytes:
@@ -157,6 +156,8 @@ def _refuse_at_sight(data: bytes, name: str) -> None:
 
 
 def _decode(data: bytes, name: str, allow_truncated: bool, warned: list[str], most: int) -> Decoded:
+    if (found := turbo.plain(data, most)) is not None:
+        return Decoded(found, "JPEG", tuple(_named_otherwise("JPEG", name)))
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
     if width * height > most:
@@ -187,7 +188,7 @@ def _fast(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
 
 
 def _named_otherwise(kind: str, name: str) -> list[str]:
-    suffix = PurePath(name).suffix.lower()
+    suffix = "" if name.lower().endswith(EXTENSIONS[kind]) else PurePath(name).suffix.lower()
     known = any(suffix in suffixes for suffixes in EXTENSIONS.values())
     return [f"{kind} named {suffix}"] if known and suffix not in EXTENSIONS[kind] else []
 
@@ -248,7 +249,7 @@ def _lacks_end(kind: str, data: bytes) -> bool:
         marker = data[at + 1]
         bare = marker in (0x01, 0xFF) or 0xD0 <= marker <= 0xD8
         at += (1 if marker == 0xFF else 2) if bare else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return data.find(b"\xff\xd9", at) < 0
+    return data.rfind(b"\xff\xd9", at) < 0  # from behind: there it is, and a search through 65 KB takes 70 µs
 
 
 def _upright(image: Image.Image, tag: Any, warned: list[str]) -> tuple[Image.Image, list[str]]:
