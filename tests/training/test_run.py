@@ -221,6 +221,7 @@ ELSEWHERE = {  # shown by other tests
     "join_from": "test_as_in_2012_resumed_equals_never_stopped",
     "shuffle_window": "test_windowed",
     "convolution": "test_machine",
+    "compile": "test_compiled",
     "rate_per": "test_schedule",
     "trust": "test_lars",
 }

@@ -77,7 +77,9 @@ def sources() -> list[str]:
 
 
 def plain(tensor: Tensor) -> bool:
-    """Has this tensor numbers in a processor's memory? Those that an exporter traces with have none."""
+    """Has this tensor numbers in a processor's memory? Those that an exporter or a compiler traces with have none."""
+    if torch.compiler.is_compiling():
+        return False
     return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
 
 
@@ -89,7 +91,7 @@ def fits(rows: Tensor) -> bool:
 def fits_gpu(rows: Tensor) -> bool:
     """Will Triton compute these rows? In a GPU's memory, where PyTorch brought Triton along."""
     ours = type(rows) is Tensor and rows.device.type == "cuda" and rows.dtype in (*NAMES, torch.float16)
-    return _native.wanted and ours and _triton_is_there()
+    return _native.wanted and ours and _triton_is_there() and not torch.compiler.is_compiling()
 
 
 @functools.cache

@@ -267,7 +267,8 @@ class Dropout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return input
-        keep = self._whole(input).bernoulli_(1 - self.p, generator=self.generator)
+        generator = None if torch.compiler.is_compiling() else self.generator  # it knows PyTorch's own alone
+        keep = self._whole(input).bernoulli_(1 - self.p, generator=generator)
         if self.rows:
             keep = keep.narrow(0, self.rows[0], input.shape[0])
         if self.columns:

@@ -168,7 +168,7 @@ def forward(state: State, mixed: Mixed, piece: range, places: range, total: int)
         if isinstance(network, GraphNetwork):  # a layer file says itself what is to become small
             logits, loss = network.costs(images, labels)
         else:
-            logits = network(images)  # [N, K]
+            logits = state.answer(images)  # [N, K]
             smoothing, weights = recipe.label_smoothing, state.class_weights
             loss = _loss(logits.float(), labels, others, mixed.share, smoothing, weights)
             for aside in network.asides():

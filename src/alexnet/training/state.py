@@ -1,7 +1,7 @@
 """Everything that a run is at a moment: what a checkpoint writes down and a resume puts back."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from alexnet.batches.sampler import step_seed
 from alexnet.data.store import Store
-from alexnet.errors import CheckpointError
+from alexnet.errors import CheckpointError, RecipeError
 from alexnet.models import create_model
 from alexnet.models.cuda_convnet import Files, GraphNetwork, build
 from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe, differences, from_dict
-from alexnet.training import checkpoint, groups, optimizer
+from alexnet.training import checkpoint, groups, machine, optimizer
 from alexnet.training.distributed import World
 from alexnet.training.held import Held
 from alexnet.training.layer_files import data_of
@@ -80,6 +80,7 @@ class State:
         self.cut = Cut(self.network, layout, self.world)
         self.network = self.cut.network.to(device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.network).eval() if recipe.averaging else None
+        self.answer = self._compiled() if recipe.compile else self.network  # of pictures, in training
         self.averages = 0
         self.masks = torch.Generator(device)
         self.optimizer: torch.optim.Optimizer
@@ -120,6 +121,12 @@ class State:
         network = build_network(self.recipe, len(self.store.classes))
         return network.to(self.device).to(memory_format=torch.channels_last).eval()
 
+    def _compiled(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        if isinstance(self.network, GraphNetwork) or self.world.size > 1:
+            who = "a network of layer files" if isinstance(self.network, GraphNetwork) else "several processes"
+            raise RecipeError(f"--compile with {who}", "one process and a network by its name", "leave it out")
+        return machine.compiled(self.network, self.device)
+
     @property
     def finished(self) -> bool:
         """Is the schedule over, or the training error as low as the recipe asked for?"""
@@ -144,7 +151,9 @@ class State:
 
     def begin_piece(self) -> None:
         """The masks of the step, from their beginning: each piece of a batch takes its rows of the same ones."""
-        self.masks.manual_seed(step_seed(self.recipe.seed, self.position.step))
+        self.masks.manual_seed(seed := step_seed(self.recipe.seed, self.position.step))
+        if self.recipe.compile:  # compiled layers draw from PyTorch's own generator
+            torch.manual_seed(seed)
 
     def rate(self) -> float:
         """The learning rate of the step before, for people; of a layer file, the highest of its weights."""
