@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet.models import bfloat16, create_model
+from alexnet.models import bfloat16, create_model, kernel, thin
 
 CPU = torch.device("cpu")
 
@@ -48,6 +48,48 @@ def test_weights_have_half_the_bytes():
     assert size(bfloat16.Halved(exact, True)) * 2 == size(exact)
     linear = sum(size(layer) for layer in exact.modules() if type(layer) is nn.Linear)
     assert size(bfloat16.Halved(exact, False)) == size(exact) - linear // 2 < size(exact)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_weights_are_packed_once_and_answered_with_without_the_kernel_too():
+    """Packed or not, they are the same weights: what the kernel saves is the rounding of its inputs."""
+    exact = network("alexnet", image_size=95)
+    half, twin, x = bfloat16.Halved(exact, False), bfloat16.Halved(exact, False), images(exact)
+    with torch.inference_mode():
+        kernel.use(False)
+        right = twin(x)
+        kernel.use(True)
+        found = half(x)
+        if not thin.fits(torch.ones(1, 8), half.network.fc8.weight):
+            pytest.skip("no AVX-512 here, so PyTorch's product is taken")
+        packed = half.network.fc6.weight
+        assert packed.dim() == 3 and torch.equal(half(x), found) and half.network.fc6.weight is packed
+        assert torch.equal(thin.unpacked(packed, 4096), twin.network.fc6.weight)
+        kernel.use(False)
+        assert torch.equal(half(x), right)
+    assert not torch.equal(found, right) and torch.allclose(found, right, atol=0.02 * float(right.abs().max()))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_numbers_go_the_other_way(dtype):
+    half = bfloat16.Halved(nn.Sequential(nn.Linear(40, 20)), False).network[0]
+    x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        near, found = half(x), half(x.to(dtype))
+    assert found.dtype == dtype and torch.allclose(found.float(), near, atol=0.02)
+
+
+def test_no_moment_has_the_network_twice(monkeypatch):
+    """What is halved is not copied in float32 first."""
+    exact, copied = network("alexnet_small"), []
+    plain = nn.Parameter.__deepcopy__
+    monkeypatch.setattr(nn.Parameter, "__deepcopy__", lambda p, memo: copied.append(p.numel()) or plain(p, memo))
+    bfloat16.Halved(exact, True)
+    assert not copied
+    bfloat16.Halved(exact, False)
+    linear = sum(p.numel() for layer in exact.modules() if type(layer) is nn.Linear for p in layer.parameters())
+    assert sum(copied) == sum(p.numel() for p in exact.parameters()) - linear
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """bfloat16 for answers: weights of half the bytes, whose products some processors compute sooner.
 
 One picture at a time takes as long as the weights of fully connected layers take to be read, on any processor; so those
-are halved everywhere, the rest where products are faster too. A logit moves by about 0.4 % of the largest.
+are halved everywhere (:mod:`alexnet.models.thin` multiplies by them in float32 where it can), the rest where products
+are faster too. A logit moves by about 0.4 % of the largest.
 """
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from alexnet.models import thin
 
 
 def faster(device: torch.device) -> bool:
@@ -33,24 +37,39 @@ class Halved(nn.Module):
 
     def __init__(self, network: nn.Module, whole: bool) -> None:
         super().__init__()
-        self.network, self.whole = copy.deepcopy(network).eval().requires_grad_(False), whole
-        if whole:
-            self.network.to(torch.bfloat16)
-            return
-        for parent in list(self.network.modules()):
-            for name, layer in list(parent.named_children()):
-                if type(layer) is nn.Linear:
-                    setattr(parent, name, _HalfLinear(layer))
+        self.whole = whole
+        # What is halved is handed to the copy as already made: no moment has all of it twice in float32.
+        made = _halved_tensors(network) if whole else _halved_layers(network)
+        self.network = copy.deepcopy(network, made).eval().requires_grad_(False)
 
     def forward(self, input: Tensor) -> Tensor:
         out: Tensor = self.network(input.to(torch.bfloat16) if self.whole else input)
         return out.float()
 
 
+def _halved_tensors(network: nn.Module) -> dict[int, Any]:
+    found: dict[int, Any] = {id(p): nn.Parameter(p.detach().to(torch.bfloat16)) for p in network.parameters()}
+    return found | {id(b): b.to(torch.bfloat16) for b in network.buffers() if b.is_floating_point()}
+
+
+def _halved_layers(network: nn.Module) -> dict[int, Any]:
+    return {id(layer): _HalfLinear(layer) for layer in network.modules() if type(layer) is nn.Linear}
+
+
 class _HalfLinear(nn.Module):
+    """Its weights lie as :func:`thin.packed` has them from the first time on that the kernel multiplies by them."""
+
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self.layer = layer.to(torch.bfloat16)
+        self.weight, self.outputs = nn.Parameter(layer.weight.detach().to(torch.bfloat16)), layer.out_features
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().to(torch.bfloat16))
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input.to(torch.bfloat16), self.layer.weight, self.layer.bias).to(input.dtype)
+        weight = self.weight
+        if thin.fits(input, weight):
+            if weight.dim() == 2:
+                with torch.inference_mode(False):
+                    self.weight = weight = nn.Parameter(thin.packed(weight), requires_grad=False)
+            return thin.product(input, weight, self.bias, self.outputs)
+        plain = weight if weight.dim() == 2 else thin.unpacked(weight, self.outputs)
+        return F.linear(input.to(torch.bfloat16), plain, self.bias).to(input.dtype)

@@ -6,8 +6,9 @@ formulas; the two agree to float32's rounding, not bit for bit. What each saves 
 
 ``norm.c`` is the response norm across channels, called from here (on a GPU :mod:`alexnet.models.triton_norm`);
 ``maps.c`` are pools and the norm across pixels (:mod:`alexnet.models.maps`); ``winograd.c`` and ``stem.c`` are
-convolutions (:mod:`alexnet.models.winograd`, :mod:`alexnet.models.stem`); ``lanes.h`` and ``norm.h`` are what they
-share, ``points.h`` are the transforms of ``winograd.c``.
+convolutions (:mod:`alexnet.models.winograd`, :mod:`alexnet.models.stem`); ``thin.c`` are fully connected layers with
+weights in bfloat16 (:mod:`alexnet.models.thin`). ``lanes.h`` and ``norm.h`` are what they share, ``points.h`` are the
+transforms of ``winograd.c``.
 """
 
 import ctypes
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from alexnet.native import Native
 
-_native = Native("alexnet.models", ("norm", "maps", "winograd", "stem"), ("lanes.h", "norm.h", "points.h"))
+_native = Native("alexnet.models", ("norm", "maps", "winograd", "stem", "thin"), ("lanes.h", "norm.h", "points.h"))
 _MOST_CHANNELS = 8192  # of a row; its buffers lie on the stack
 _fewer: bool | None = None
 
