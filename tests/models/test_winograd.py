@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet.models import create_model, kernel, winograd
+from alexnet.models import create_model, kernel, layers, winograd
 from alexnet.models.layers import Convolution
 
 # images, channels, height, width, kernels, side of a filter, padding, groups: sizes that tiles' outputs do not divide
@@ -70,13 +70,14 @@ def test_it_is_a_convolution(monkeypatch, case, tile, relu):
 def test_tiles_are_those_with_fewer_products():
     """Of alexnet's maps, ImageNet's other sizes, and CIFAR's: 7 has twice the rounding, so it has to save a tenth."""
     found = {
-        (size, side): winograd._tile(size, size, side) for size in (7, 8, 13, 14, 16, 27, 28, 32) for side in (3, 5)
+        (size, side): winograd._tile(64, size, size, side) for size in (7, 8, 13, 14, 16, 27, 28, 32) for side in (3, 5)
     }
     assert {side for (size, side), tile in found.items() if tile == 7} == {3, 5}
     assert [size for (size, side), tile in found.items() if side == 3 and tile == 7] == [13, 14]
     for (size, side), tile in found.items():
         products = {t: math.ceil(size / (t + 1 - side)) ** 2 * t * t for t in (6, 7)}
         assert tile == (7 if products[7] < 0.9 * products[6] else 6)
+    assert winograd._tile(1, 13, 13, 3) == 6, "nine tiles take the time of sixteen"
 
 
 def test_without_bias_and_with_frozen_parts():
@@ -194,3 +195,75 @@ def test_by_itself_it_answers_but_does_not_train():
         plain = layer(input)
     assert torch.equal(trains, plain), "PyTorch's convolution"
     assert not torch.equal(answers, plain) and error(answers, plain) < 3e-6
+
+
+def layer(case):
+    """A convolution that keeps its filters, its input, and what PyTorch makes of it."""
+    n, channels, height, width, kernels, side, padding, groups = case
+    generator = torch.Generator().manual_seed(0)
+    made = layers.keep(Convolution(channels, kernels, side, padding=padding, groups=groups))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(0, 0.1, generator=generator)
+    return made, torch.randn(n, channels, height, width, generator=generator)
+
+
+def plain(made, input):
+    kernel.use(False)
+    with torch.inference_mode():
+        out = made(input)
+    kernel.use(True)
+    return out
+
+
+def answer(made, input):
+    with torch.inference_mode():
+        return made(input)
+
+
+@pytest.mark.parametrize("images", [1, 2, 5, 40])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kept_filters_answer_to_few_pictures_too(case, images):
+    made, input = layer((images, *case[1:]))
+    first = answer(made, input)
+    assert 0 < error(first, plain(made, input)) < TOLERANCES[7]
+    assert torch.equal(answer(made, input), first)
+
+
+def test_kept_filters_are_made_once_and_anew_when_the_weights_change():
+    made, input = layer((1, *CASES[2][1:]))
+    answer(made, input)
+    (before,) = [filters for *_, filters in made.kept._made.values()]
+    answer(made, input)
+    (after,) = [filters for *_, filters in made.kept._made.values()]
+    assert after is before
+    with torch.no_grad():
+        made.weight.mul_(2)
+    assert error(answer(made, input), plain(made, input)) < TOLERANCES[7]
+    made.load_state_dict({name: -tensor for name, tensor in made.state_dict().items()})
+    assert error(answer(made, input), plain(made, input)) < TOLERANCES[7]
+    for _ in range(3):  # the last one's memory may be the next one's
+        made.weight = torch.nn.Parameter(torch.randn_like(made.weight))
+        assert error(answer(made, input), plain(made, input)) < TOLERANCES[7]
+    made.weight.data = made.weight.detach() * 3  # as Module.to puts them
+    assert error(answer(made, input), plain(made, input)) < TOLERANCES[7]
+
+
+def test_tiles_that_all_threads_share_come_out_as_those_that_each_has_alone():
+    made, input = layer((1, *CASES[1][1:]))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(answer(made, input))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+def test_a_network_for_answers_has_the_same_weights_in_memory():
+    network = create_model("alexnet", num_classes=3, image_size=95)
+    twin = layers.answering(network)
+    assert [p.data_ptr() for p in twin.parameters()] == [p.data_ptr() for p in network.parameters()]
+    assert not twin.training and network.training and network.conv2.kept is None
+    assert all(layer.kept for layer in twin.modules() if isinstance(layer, Convolution))

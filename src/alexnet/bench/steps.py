@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from alexnet.bench import peers
 from alexnet.bench.arena import Contender, Skipped, Unit, timed
 from alexnet.evaluation.evaluate import autocast
-from alexnet.models import bfloat16, kernel
+from alexnet.models import bfloat16, kernel, layers
 from alexnet.models.network import Network
 from alexnet.models.summary import summarize
 from alexnet.recipe import Recipe
@@ -115,7 +115,8 @@ def our_answer(model: str, batch: int, precision: str) -> Unit:
     tune("fp32")
     network = peers.built(model).to(memory_format=torch.channels_last).eval()
     images, _ = _batch(network, batch, torch.channels_last)
-    answering = bfloat16.Halved(network, bfloat16.faster(CPU)) if precision == "bf16" else network
+    half = precision == "bf16"
+    answering = bfloat16.Halved(network, bfloat16.faster(CPU)) if half else layers.answering(network)
 
     def answer() -> Tensor:
         with torch.inference_mode():

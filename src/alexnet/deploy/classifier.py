@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from alexnet.batches.loader import to_device
 from alexnet.bundle import Bundle, find
@@ -15,7 +16,7 @@ from alexnet.deploy.answers import Picture, Prediction, as_pixels, best, named
 from alexnet.errors import BundleError
 from alexnet.evaluation.evaluate import calibrated, log_probabilities
 from alexnet.evaluation.seen import features_of, inputs_of
-from alexnet.models import bfloat16
+from alexnet.models import bfloat16, layers
 
 __all__ = ["Classifier", "Picture", "Precision", "Prediction"]
 
@@ -35,8 +36,11 @@ class Classifier:
         self.bundle = bundle
         self.device = torch.device(device)
         self.network = bundle.network.to(self.device).to(memory_format=torch.channels_last).eval()
-        self.precision, half = precision, precision == "bf16"
-        self._answering = bfloat16.Halved(self.network, bfloat16.faster(self.device)) if half else self.network
+        self.precision = precision
+        if precision == "bf16":
+            self._answering: nn.Module = bfloat16.Halved(self.network, bfloat16.faster(self.device))
+        else:
+            self._answering = layers.answering(self.network)
         self.statistics = to_device(bundle.statistics, self.device)
         self.classes = bundle.classes
 

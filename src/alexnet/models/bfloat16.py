@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.models import thin
+from alexnet.models import layers, thin
 
 
 def faster(device: torch.device) -> bool:
@@ -40,7 +40,7 @@ class Halved(nn.Module):
         self.whole = whole
         # What is halved is handed to the copy as already made: no moment has all of it twice in float32.
         made = _halved_tensors(network) if whole else _halved_layers(network)
-        self.network = copy.deepcopy(network, made).eval().requires_grad_(False)
+        self.network = layers.keep(copy.deepcopy(network, made).eval().requires_grad_(False))
 
     def forward(self, input: Tensor) -> Tensor:
         out: Tensor = self.network(input.to(torch.bfloat16) if self.whole else input)

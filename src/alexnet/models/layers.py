@@ -6,6 +6,7 @@ network's construction uses, so the table can not disagree with the network.
 Source: Krizhevsky, Sutskever, Hinton 2012, section 3, and the 2012 code where the paper is silent.
 """
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -73,6 +74,7 @@ class Convolution(nn.Conv2d):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups)
         self.window = Window(kernel, stride, padding, ceil)
+        self.kept: winograd.Kept | None = None  # see :func:`keep`
 
     def forward(
         self,
@@ -89,8 +91,8 @@ class Convolution(nn.Conv2d):
             pooled = None if pool is None else pool.window.pooled(filters.out_height, filters.out_width)
             between = None if norm is None else norm.numbers()
             return stem.convolve(input, self.weight, self.bias, filters, pooled, relu, between)
-        if winograd.fits(input, self.weight, self.window.stride, self.window.padding, self.groups):
-            out = winograd.convolve(input, self.weight, self.bias, self.window.padding, self.groups, relu)
+        if winograd.fits(input, self.weight, self.window.stride, self.window.padding, self.groups, self.kept):
+            out = winograd.convolve(input, self.weight, self.bias, self.window.padding, self.groups, relu, self.kept)
             return out if pool is None else pool(out)
         if space_to_depth.fits(input, self.weight, filters, self.groups):
             out = space_to_depth.convolve(input, self.weight, self.bias, filters)
@@ -301,3 +303,17 @@ def set_rows(model: nn.Module, rows: tuple[int, int] | None) -> None:
     for module in model.modules():
         if isinstance(module, Dropout):
             module.rows = rows
+
+
+def answering(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` for answers alone, of the same weights in memory: see :func:`keep`."""
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    return keep(twin.eval())
+
+
+def keep(model: nn.Module) -> nn.Module:
+    """Let the convolutions of ``model`` keep what they make of their weights (:class:`winograd.Kept`); returns it."""
+    for module in model.modules():
+        if isinstance(module, Convolution):
+            module.kept = winograd.Kept()
+    return model

@@ -136,12 +136,15 @@ INLINE void scatter_grad(const Shape *z, const float *v, int row, float *dx, int
 /* ---- products of matrices */
 
 #define PRODUCT(N)                                                                                                   \
-    /* out [8][N * 16] = a [8][n] times b [n][N * 16] */                                                       \
-    static void rows_##N(const float *a, int64_t a_stride, const float *b, float *out, int64_t stride, int64_t n) {  \
+    /* out [8][N * 16] = a [8][n] times b [n][N * 16]; what comes soon is fetched meanwhile */                       \
+    static void rows_##N(const float *a, int64_t a_stride, const float *b, float *out, int64_t stride, int64_t n,    \
+                         const char *soon, int64_t step) {                                                           \
         vec sums[ROWS][N] = {{{0}}};                                                                                 \
-        for (int64_t i = 0; i < n; i++, b += N * LANES)                                                              \
+        for (int64_t i = 0; i < n; i++, b += N * LANES, soon += N * step) {                                          \
+            for (int k = 0; k < N; k++) __builtin_prefetch(soon + k * step, 0, 2);                                   \
             for (int r = 0; r < ROWS; r++)                                                                           \
                 for (int k = 0; k < N; k++) sums[r][k] += a[r * a_stride + i] * AT(b + k * LANES);                   \
+        }                                                                                                            \
         for (int r = 0; r < ROWS; r++)                                                                               \
             for (int k = 0; k < N; k++) AT(out + r * stride + k * LANES) = sums[r][k];                               \
     }
@@ -154,17 +157,21 @@ OUTER(3)
 
 INLINE int panel(int64_t columns) { return columns % 48 == 0 ? 48 : columns % 32 == 0 ? 32 : 16; }
 
-/* a [rows][depth] times one point's u, depth and columns in panels -> out [rows][columns] */
-static void multiply(const float *a, int64_t depth, const float *u, float *out, int64_t columns, int64_t rows) {
+/* a [rows][depth] times one panel of one point's u, [depth][wide] -> its columns of out [rows][columns] */
+static void multiply_panel(const float *a, int64_t depth, const float *u, float *out, int64_t columns, int64_t rows) {
     int wide = panel(columns);
-    for (int64_t k = 0; k < columns; k += wide, u += depth * wide)
-        for (int64_t r = 0; r < rows; r += ROWS) {
-            const float *from = a + r * depth;
-            float *to = out + r * columns + k;
-            if (wide == 48) rows_3(from, depth, u, to, columns, depth);
-            else if (wide == 32) rows_2(from, depth, u, to, columns, depth);
-            else rows_1(from, depth, u, to, columns, depth);
-        }
+    int64_t step = sizeof(vec) * ROWS / rows; /* eight rows after eight fetch their share of the next panel */
+    const char *soon = (const char *)(u + depth * wide);
+    for (int64_t r = 0; r < rows; r += ROWS, a += ROWS * depth, out += ROWS * columns) {
+        if (wide == 48) rows_3(a, depth, u, out, columns, depth, soon, step);
+        else if (wide == 32) rows_2(a, depth, u, out, columns, depth, soon, step);
+        else rows_1(a, depth, u, out, columns, depth, soon, step);
+        soon += step * depth * wide / LANES;
+    }
+}
+
+static void multiply(const float *a, int64_t depth, const float *u, float *out, int64_t columns, int64_t rows) {
+    for (int64_t k = 0; k < columns; k += panel(columns)) multiply_panel(a, depth, u + k * depth, out + k, columns, rows);
 }
 
 /* du += v transposed [channels][rows] times q [rows][kernels] */
@@ -200,9 +207,35 @@ INLINE int64_t tiles(const Shape *z, int64_t images) {
     else if (z->m == 4) EACH_OF(6, 4, call, from, count)                                                             \
     else EACH_OF(7, 5, call, from, count)
 
+/* Tiles of one chunk, by all threads together, each with panels of its own: of few pictures the filters at the points
+   are more to read than the maps. scratch: room() floats. */
+static void forward_together(const Shape *z, const float *x, const float *u, const float *bias, float *y, float *v) {
+    int64_t all = tiles(z, z->images), panels = z->kernels / panel(z->kernels);
+    float *q = v + points(z) * plane(z, z->channels);
+#pragma omp parallel num_threads(z->threads)
+    {
+        int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
+        int64_t first = all * me / team, count = all * (me + 1) / team - first;
+        EACH(gather(z, x, t, t, v, side, m), first, count)
+        if (me == 0) clear(z, v, z->channels, all, z->chunk);
+#pragma omp barrier
+#pragma omp for schedule(dynamic, 4)
+        for (int64_t unit = 0; unit < points(z) * panels; unit++) {
+            int64_t p = unit / panels, k = unit % panels * panel(z->kernels);
+            multiply_panel(v + p * plane(z, z->channels), z->channels, u + (p * z->kernels + k) * z->channels,
+                           q + p * plane(z, z->kernels) + k, z->kernels, z->chunk);
+        }
+        EACH(scatter(z, q, t, bias, y, t, side, m), first, count)
+    }
+}
+
 /* scratch: room() floats a thread; any number of threads gives the same bits */
 void winograd_forward(const Shape *z, const float *x, const float *u, const float *bias, float *y, float *scratch) {
     int64_t all = tiles(z, z->images), chunks = (all + z->chunk - 1) / z->chunk;
+    if (chunks == 1) {
+        forward_together(z, x, u, bias, y, scratch);
+        return;
+    }
 #pragma omp parallel for schedule(dynamic) num_threads(z->threads)
     for (int64_t piece = 0; piece < chunks; piece++) {
         float *v = scratch + omp_get_thread_num() * room(z), *q = v + points(z) * plane(z, z->channels);

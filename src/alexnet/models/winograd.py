@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from alexnet.models import kernel
 
-_FEWEST_TILES = 128  # of a batch; the filters' transform has to pay for itself
+_FEWEST_TILES = 128  # of a batch; the filters' transform has to pay for itself, where it is not kept
 _CHUNK = 64  # tiles that a thread holds at a time: a multiple of 8
 
 
@@ -31,7 +31,25 @@ class _Geometry(NamedTuple):
     relu: bool = False  # and what is negative in its output becomes 0
 
 
-def fits(input: Tensor, weight: Tensor, stride: int, padding: int, groups: int) -> bool:
+class Kept:
+    """The transformed filters of a convolution that only answers, kept from one answer to the next.
+
+    They are made anew where PyTorch has counted a change of the weights, or others took their place. What writes past
+    PyTorch (through ``weight.data``) is not seen: no network that is trained has them.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Tensor, tuple[int, int], list[Tensor]]] = {}  # by the tiles' side
+
+    def of(self, weight: Tensor, groups: int, tile: int) -> list[Tensor]:
+        """:func:`transformed`, of each group's filters."""
+        now, made = (weight.data_ptr(), 0 if weight.is_inference() else weight._version), self._made.get(tile)
+        if made is None or made[0] is not weight or made[1] != now:  # two threads may both: they come to the same
+            made = self._made[tile] = weight, now, _groups(weight, groups, tile)
+        return made[2]
+
+
+def fits(input: Tensor, weight: Tensor, stride: int, padding: int, groups: int, kept: Kept | None = None) -> bool:
     """Will :func:`convolve` compute this, and faster than PyTorch? Input [N, C, H, W], weight [K, C/groups, r, r]."""
     if not (kernel.in_use("winograd") and kernel.plain(input) and kernel.plain(weight) and _pays()):
         return False
@@ -40,10 +58,11 @@ def fits(input: Tensor, weight: Tensor, stride: int, padding: int, groups: int) 
         return False
     if input.dtype != torch.float32 or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
-    height, width = (size + 2 * padding - side + 1 for size in input.shape[2:])
-    tile = _tile(height, width, side)
-    tiles = len(input) * _products(height, width, side, tile) // tile**2
-    return min(height, width) >= 7 - side and tiles >= _FEWEST_TILES
+    images, (height, width) = len(input), (size + 2 * padding - side + 1 for size in input.shape[2:])
+    if min(height, width) < 7 - side:
+        return False
+    tiles = _tiles(images, height, width, side, _tile(images, height, width, side))
+    return tiles >= (_FEWEST_TILES if kept is None else 1)
 
 
 def usable() -> bool:
@@ -53,16 +72,24 @@ def usable() -> bool:
 
 
 def convolve(
-    input: Tensor, weight: Tensor, bias: Tensor | None, padding: int, groups: int = 1, relu: bool = False
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: int,
+    groups: int = 1,
+    relu: bool = False,
+    kept: Kept | None = None,
 ) -> Tensor:
     """[N, C, H, W] -> [N, K, H', W'], channels-last in memory, H' = H + 2·padding − r + 1."""
-    out: Tensor = _Convolve.apply(input, weight, bias, _Geometry(padding, groups, relu))
+    out: Tensor = _Convolve.apply(input, weight, bias, _Geometry(padding, groups, relu), kept)
     return out
 
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry, kept: Kept | None
+    ) -> Tensor:
         input = input.contiguous(memory_format=torch.channels_last)
         n, _, h, w = input.shape
         grown = 2 * geometry.padding - weight.shape[2] + 1
@@ -72,8 +99,11 @@ class _Convolve(torch.autograd.Function):
         shape = _shape(input, weight, out, geometry, threads)
         scratch = input.new_empty(threads, _room(shape))
         own = None if bias is None else bias.detach().contiguous()
-        for group, filters in enumerate(weight.detach().chunk(geometry.groups)):
-            points = transformed(filters, shape.side)  # by a name, so that its memory outlives the call
+        if kept is None:
+            filters = _groups(weight, geometry.groups, shape.side)
+        else:
+            filters = kept.of(weight, geometry.groups, shape.side)
+        for group, points in enumerate(filters):
             kernel.function("winograd", "winograd_forward")(
                 ctypes.byref(shape), _part(input, group, shape.channels), kernel.at(points),
                 _part(own, group, shape.kernels), _part(out, group, shape.kernels), kernel.at(scratch),
@@ -84,7 +114,7 @@ class _Convolve(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         input, weight, out = ctx.saved_tensors
         grad = grad.float().contiguous(memory_format=torch.channels_last)
         wanted_input, wanted_weight = ctx.needs_input_grad[:2]
@@ -107,7 +137,8 @@ class _Convolve(torch.autograd.Function):
             d_bias.append(sums[0])
             if d_points is not None:
                 d_weight.append(untransformed(d_points[0], filters))
-        return d_input, torch.cat(d_weight) if wanted_weight else None, torch.cat(d_bias) if ctx.biased else None, None
+        weights, biases = torch.cat(d_weight) if wanted_weight else None, torch.cat(d_bias) if ctx.biased else None
+        return d_input, weights, biases, None, None
 
 
 class _Shape(ctypes.Structure):
@@ -126,30 +157,44 @@ class _Shape(ctypes.Structure):
 def _shape(input: Tensor, weight: Tensor, out: Tensor, geometry: _Geometry, threads: int) -> _Shape:
     (n, c, h, w), (_, k, out_h, out_w) = input.shape, out.shape
     channels, kernels = c // geometry.groups, k // geometry.groups
+    side = _tile(n, out_h, out_w, weight.shape[2])
     chunk = _CHUNK if channels * kernels <= 64 * 64 else 2 * _CHUNK
-    side = _tile(out_h, out_w, weight.shape[2])
+    tiles = _tiles(n, out_h, out_w, weight.shape[2], side)
+    pieces = -(-tiles // chunk)
+    if pieces > 1:  # as many for each thread
+        pieces = -(-pieces // threads) * threads
     return _Shape(
-        n, h, w, channels, c, out_h, out_w, kernels, k, geometry.padding, side + 1 - weight.shape[2], side, chunk,
-        geometry.relu, threads,
+        n, h, w, channels, c, out_h, out_w, kernels, k, geometry.padding, side + 1 - weight.shape[2], side,
+        _rows(-(-tiles // pieces)), geometry.relu, threads,
     )  # fmt: skip
 
 
-def _tile(height: int, width: int, side: int) -> int:
+def _tile(images: int, height: int, width: int, side: int) -> int:
     """6 or 7: the side of the tiles with which maps of this size need fewer products, for filters of ``side`` pixels.
 
     7 only where it saves a tenth: its rounding is twice that of 6.
     """
-    return 7 if _products(height, width, side, 7) < 0.9 * _products(height, width, side, 6) else 6
+    products = {tile: _rows(_tiles(images, height, width, side, tile)) * tile**2 for tile in (6, 7)}
+    return 7 if products[7] < 0.9 * products[6] else 6
 
 
-def _products(height: int, width: int, side: int, tile: int) -> int:
+def _tiles(images: int, height: int, width: int, side: int, tile: int) -> int:
     m = tile + 1 - side
-    return -(-height // m) * -(-width // m) * tile**2
+    return images * -(-height // m) * -(-width // m)
+
+
+def _rows(tiles: int) -> int:
+    """Eight are multiplied together."""
+    return -(-tiles // 8) * 8
 
 
 def _room(shape: _Shape) -> int:
     """Numbers of a thread's own memory (``room`` of ``winograd.c``)."""
     return shape.side**2 * (shape.chunk * (shape.channels + shape.kernels) + 32)
+
+
+def _groups(weight: Tensor, groups: int, tile: int) -> list[Tensor]:
+    return [transformed(filters, tile) for filters in weight.detach().chunk(groups)]
 
 
 def transformed(filters: Tensor, tile: int) -> Tensor:
