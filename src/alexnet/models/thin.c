@@ -12,7 +12,7 @@
 
 #include "lanes.h"
 
-enum { PANEL = 2 * LANES, BLOCK = 256, DOZEN = 12, MOST = 10 * DOZEN, FEW = 4, TOGETHER = 4, AHEAD = 1024 };
+enum { PANEL = 2 * LANES, BLOCK = 256, DOZEN = 12, MOST = 10 * DOZEN, FEW = 4, TOGETHER = 4, AHEAD = 2048 };
 
 typedef struct { int64_t rows, features, outputs, threads; } Shape; /* thin.py has the same fields in the same order */
 
