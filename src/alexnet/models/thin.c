@@ -1,12 +1,12 @@
-/* Rows in float32 times weights kept in bfloat16, for fully connected layers: a few pictures take as long as the weights
-   take to be read, and these have half of the bytes. Every weight is widened to float32, which is exact; products and
-   sums are those of float32.
+/* Rows in float32 times weights kept in bfloat16, for fully connected layers: a few pictures take as long as the
+   weights take to be read, and these have half of the bytes. Every weight is widened to float32, which is exact;
+   products and sums are those of float32.
 
    Weights lie in panels of 32 outputs, [panel][feature][32], outputs k and k + 16 side by side: a word of 32 bits holds
-   two of them, the first widened by a shift, the second by a mask. Rows are packed by the dozen, [feature][12]; with two
-   vectors of sums for each they take 24 of the 32 registers. A panel is cut into blocks of features that stay in a
-   core's first cache while one dozen after the other is multiplied; sums of blocks are added up in float32, so they
-   round less than one long sum would. Few rows are multiplied by four panels together: four streams of memory. */
+   two of them, the first widened by a shift, the second by a mask. Rows are packed by the dozen, [feature][12], whose
+   sums, two vectors each, take 24 of the 32 registers. A panel is cut into blocks of features that stay in a core's
+   first cache while one dozen after the other is multiplied; sums of blocks are added up in float32, so they round less
+   than one long sum would. Few rows are multiplied by four panels together: four streams of memory. */
 
 #include <omp.h>
 
@@ -58,7 +58,7 @@ static void pack(const float *x, int64_t many, int64_t features, float *packed) 
 static void multiply(const float *packed, int64_t rows, int64_t features, const uint16_t *w, int panels, float *sums) {
     int64_t wide = panels * PANEL, stride = features * PANEL, few = rows <= FEW, passes = 0;
     for (int64_t row = 0; row < rows; row += taken(rows - row, few)) passes++;
-    int64_t step = few ? PANEL * sizeof(uint16_t) : PANEL * sizeof(uint16_t) / passes; /* bytes fetched with a feature */
+    int64_t step = PANEL * sizeof(uint16_t) / (few ? 1 : passes); /* bytes fetched with a feature */
     memset(sums, 0, rows * wide * sizeof(float));
     for (int64_t from = 0; from < features; from += BLOCK) {
         int64_t n = MIN(BLOCK, features - from), many;

@@ -171,7 +171,8 @@ static void multiply_panel(const float *a, int64_t depth, const float *u, float 
 }
 
 static void multiply(const float *a, int64_t depth, const float *u, float *out, int64_t columns, int64_t rows) {
-    for (int64_t k = 0; k < columns; k += panel(columns)) multiply_panel(a, depth, u + k * depth, out + k, columns, rows);
+    int wide = panel(columns);
+    for (int64_t k = 0; k < columns; k += wide) multiply_panel(a, depth, u + k * depth, out + k, columns, rows);
 }
 
 /* du += v transposed [channels][rows] times q [rows][kernels] */
