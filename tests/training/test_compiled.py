@@ -14,7 +14,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.data.store import Store
 from alexnet.errors import RecipeError
-from alexnet.models import create_model
+from alexnet.models import create_model, kernel
 from alexnet.models.layers import set_generator
 from alexnet.recipe import Recipe, named
 from alexnet.training.distributed import World
@@ -63,6 +63,7 @@ def train(store: Store, recipe: Recipe, folder: Path) -> list[float]:
 @pytest.mark.parametrize("name", ["alexnet_small", "cifar_18pct", "resnet18"])
 def test_nothing_in_a_network_breaks_it_into_pieces(name, traced):
     """Custom gradients, dropout with a generator of its own, pools and norms: all in one graph, kernels left out."""
+    kernel.build()
     network = create_model(name, num_classes=10, generator=torch.Generator().manual_seed(0)).train()
     set_generator(network, torch.Generator())
     side = network.image_size

@@ -66,7 +66,9 @@ def build() -> bool:
 
 
 def in_use(source: str = "norm") -> bool:
-    """Is what ``source`` has computed by it, on this processor?"""
+    """Is what ``source`` has computed by it, on this processor? Not where ``torch.compile`` looks on."""
+    if torch.compiler.is_compiling():
+        return False
     if source == "winograd":
         return _native.has(source) and (torch.is_inference_mode_enabled() if _fewer is None else _fewer)
     return _native.has(source)
@@ -78,9 +80,7 @@ def sources() -> list[str]:
 
 
 def plain(tensor: Tensor) -> bool:
-    """Has this tensor numbers in a processor's memory? Those that an exporter or a compiler traces with have none."""
-    if torch.compiler.is_compiling():
-        return False
+    """Has this tensor numbers in a processor's memory? Those that an exporter traces with have none."""
     return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
 
 
