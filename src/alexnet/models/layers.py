@@ -91,6 +91,7 @@ class Convolution(nn.Conv2d):
             pooled = None if pool is None else pool.window.pooled(filters.out_height, filters.out_width)
             between = None if norm is None else norm.numbers()
             return stem.convolve(input, self.weight, self.bias, filters, pooled, relu, between)
+        assert norm is None, "pools() was not asked"
         if winograd.fits(input, self.weight, self.window.stride, self.window.padding, self.groups, self.kept):
             out = winograd.convolve(input, self.weight, self.bias, self.window.padding, self.groups, relu, self.kept)
             return out if pool is None else pool(out)
