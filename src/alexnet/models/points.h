@@ -2,14 +2,15 @@
    are called.
 
    Points come in pairs p and -p, whose polynomials share even and odd parts. Side 6: 0, two pairs and infinity. Side 7:
-   0 and three pairs, with the sums and products of the squares of a pair's others (TOGETHER, TIMES), and of all. */
+   0 and three pairs, with the sums and products of the squares of a pair's others (TOGETHER, TIMES), and of all. Side 8:
+   0, three other pairs and infinity. */
 
-enum { LONGEST = 7 };
+enum { LONGEST = 8 };
 
 static const float A1 = 0.75f, B1 = 1.5f, A2 = 0.5625f, B2 = 2.25f, A3 = 0.421875f, B3 = 3.375f;
 static const float AB = 1.265625f /* A2 * B2 */, SUM = 2.8125f /* A2 + B2 */;
 
-#define AT_PAIR(i) (i == 0 ? 0.5f : i == 1 ? 1.25f : 2.5f)
+#define AT_PAIR(i) (i == 0 ? 0.5f : side == 7 ? (i == 1 ? 1.25f : 2.5f) : i == 1 ? 1.0f : 2.25f)
 #define SQUARE(i) (AT_PAIR(i) * AT_PAIR(i))
 #define TOGETHER(i) (SQUARE((i + 1) % 3) + SQUARE((i + 2) % 3))
 #define TIMES(i) (SQUARE((i + 1) % 3) * SQUARE((i + 2) % 3))
@@ -31,13 +32,14 @@ INLINE void to_points(const vec *d, vec *t, int side) { /* input line -> values 
         return;
     }
     vec in[LONGEST];
-    for (int i = 0; i < LONGEST; i++) in[i] = d[i];
+    for (int i = 0; i < side; i++) in[i] = d[i];
     t[0] = TWO_OF_ALL * in[2] - THREE_OF_ALL * in[0] - ONE_OF_ALL * in[4] + in[6];
     for (int i = 0; i < 3; i++) {
         vec even = TIMES(i) * in[2] - TOGETHER(i) * in[4] + in[6], odd = TIMES(i) * in[1] - TOGETHER(i) * in[3] + in[5];
         t[2 * i + 1] = even + AT_PAIR(i) * odd;
         t[2 * i + 2] = even - AT_PAIR(i) * odd;
     }
+    if (side == 8) t[7] = TWO_OF_ALL * in[3] - THREE_OF_ALL * in[1] - ONE_OF_ALL * in[5] + in[7];
 }
 
 INLINE void to_points_transposed(const vec *t, vec *d, int side) {
@@ -54,6 +56,12 @@ INLINE void to_points_transposed(const vec *t, vec *d, int side) {
         return;
     }
     vec out[LONGEST] = {-THREE_OF_ALL * first, {0}, TWO_OF_ALL * first, {0}, -ONE_OF_ALL * first, {0}, first};
+    if (side == 8) {
+        out[1] = -THREE_OF_ALL * t[7];
+        out[3] = TWO_OF_ALL * t[7];
+        out[5] = -ONE_OF_ALL * t[7];
+        out[7] = t[7];
+    }
     for (int i = 0; i < 3; i++) {
         vec plus = t[2 * i + 1], minus = t[2 * i + 2];
         vec even = plus + minus, odd = AT_PAIR(i) * (plus - minus);
@@ -64,7 +72,7 @@ INLINE void to_points_transposed(const vec *t, vec *d, int side) {
         out[5] += odd;
         out[6] += even;
     }
-    for (int i = 0; i < LONGEST; i++) d[i] = out[i];
+    for (int i = 0; i < side; i++) d[i] = out[i];
 }
 
 INLINE void from_points(const vec *q, vec *y, int side, int m) { /* values at the points -> m output numbers */
@@ -91,6 +99,7 @@ INLINE void from_points(const vec *q, vec *y, int side, int m) { /* values at th
         out[3] += SQUARE(i) * odd;
         out[4] += SQUARE(i) * SQUARE(i) * even;
     }
+    if (side == 8) out[m - 1] += q[7];
     for (int i = 0; i < m; i++) y[i] = out[i];
 }
 
@@ -114,15 +123,13 @@ INLINE void from_points_transposed(const vec *y, vec *q, int side, int m) {
         return;
     }
     vec in[5] = {first, y[1], y[2]};
-    for (int i = 3; i < 5; i++) in[i] = m == 5 ? y[i] : (vec){0};
+    for (int i = 3; i < 5; i++) in[i] = i < m ? y[i] : (vec){0};
     q[0] = first;
     for (int i = 0; i < 3; i++) {
         vec even = first + SQUARE(i) * in[2], odd = in[1];
-        if (m == 5) {
-            even += SQUARE(i) * SQUARE(i) * in[4];
-            odd += SQUARE(i) * in[3];
-        }
+        if (m > 3) odd += SQUARE(i) * in[3];
+        if (m > 4) even += SQUARE(i) * SQUARE(i) * in[4];
         q[2 * i + 1] = even + AT_PAIR(i) * odd;
         q[2 * i + 2] = even - AT_PAIR(i) * odd;
-    }
+    }    if (side == 8) q[7] = y[m - 1];
 }

@@ -111,9 +111,13 @@ INLINE void gather_grad(const Shape *z, const float *g, const float *y, int64_t 
     }
 }
 
+/* Tiles overlap, so they are added up; the first of an image finds whatever was there. */
 INLINE void scatter_grad(const Shape *z, const float *v, int row, float *dx, int64_t t, int side, int m) {
     Place at = place_of(z, t, m);
     float *image = dx + at.image * z->height * z->width * z->x_stride;
+    if (at.row == 0 && at.column == 0)
+        for (int64_t pixel = 0; pixel < z->height * z->width; pixel++)
+            memset(image + pixel * z->x_stride, 0, z->channels * sizeof(float));
     int64_t top = at.row - z->padding, left = at.column - z->padding;
     for (int64_t c = 0; c < z->channels; c += LANES) {
         vec columns[LONGEST][LONGEST], line[LONGEST], out[LONGEST];
@@ -203,7 +207,8 @@ INLINE int64_t tiles(const Shape *z, int64_t images) {
         for (int64_t i = 0; i < (count); i++) { int64_t t = (from) + i; call; }                                      \
     }
 #define EACH(call, from, count)                                                                                      \
-    if (z->m == 2) EACH_OF(6, 2, call, from, count)                                                                  \
+    if (z->side == 8) EACH_OF(8, 4, call, from, count)                                                               \
+    else if (z->m == 2) EACH_OF(6, 2, call, from, count)                                                             \
     else if (z->m == 3) EACH_OF(7, 3, call, from, count)                                                             \
     else if (z->m == 4) EACH_OF(6, 4, call, from, count)                                                             \
     else EACH_OF(7, 5, call, from, count)
