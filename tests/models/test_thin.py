@@ -59,6 +59,23 @@ def test_it_is_the_product_with_the_weights_as_they_were_rounded(case, bias):
     assert 1e-4 < error(twin, exact) < 1e-2
 
 
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize(("features", "outputs"), [(600, 130), (9, 10), (256, 256)])
+def test_what_is_zero_in_few_rows_is_left_out_and_changes_no_bit(rows, zeros, features, outputs):
+    """Among many rows nothing is left out: the slow twin."""
+    input, weight, bias = problem((33, features, outputs))
+    input[torch.rand(input.shape, generator=torch.Generator().manual_seed(1)) < zeros] = 0
+    assert torch.equal(product(input[:rows], weight, bias), product(input, weight, bias)[:rows])
+
+
+def test_weights_of_what_is_zero_are_not_read():
+    input, weight, _ = problem((2, 600, 130))
+    input[:, 300:500] = 0
+    weight[:, 300:500] = float("nan")
+    assert product(input, weight, None).isfinite().all()
+
+
 def test_the_number_of_threads_changes_no_bit():
     before, found = torch.get_num_threads(), []
     try:
@@ -90,6 +107,7 @@ def test_infinity_and_what_is_no_number_do_not_vanish():
         input[3, 7] = wrong
         out = product(input, weight, bias)
         assert not out[3].isfinite().any() and out[4:].isfinite().all()
+        assert not product(input[3:4], weight, bias).isfinite().any()
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ def error(got, right):
     return ((got - right).double().pow(2).mean().sqrt() / right.double().std()).item()
 
 
-TOLERANCES = {6: 3e-6, 7: 6e-6, 8: 1e-5}  # by the tiles' side; PyTorch's own errors are 1e-7 to 1e-6 of the numbers' spread
+# By the tiles' side; PyTorch's own errors are 1e-7 to 2e-6 of the numbers' spread.
+TOLERANCES = {6: 3e-6, 7: 6e-6, 8: 1e-5}
 
 
 @pytest.mark.parametrize("relu", [False, True])

@@ -1,7 +1,8 @@
 """Fully connected layers with weights in bfloat16 on a processor, compiled from ``thin.c``: half of the bytes to read.
 
 Inputs, products and sums are float32, so only the weights are rounded. PyTorch's own product in bfloat16, which rounds
-the inputs too, is the slow twin: ``kernel.use(False)``.
+the inputs too, is the slow twin: ``kernel.use(False)``. Of a few rows, weights of features that are 0 are not read, so
+weights that are no finite numbers do not show there.
 """
 
 import ctypes
@@ -44,11 +45,18 @@ def product(input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) ->
     """[N, F] times :func:`packed` weights, plus bias [K] in float32 -> [N, K]."""
     input, out = input.contiguous(), input.new_empty(len(input), outputs)
     shape = _Shape(*input.shape, outputs, torch.get_num_threads())
-    own, scratch = None if bias is None else bias.float(), torch.empty_like(input)
+    own, scratch = None if bias is None else bias.float(), input.new_empty(_room(shape))
     kernel.function("thin", "thin_product")(
         ctypes.byref(shape), *(kernel.at(t) for t in (input, weight, own, out, scratch))
     )
     return out
+
+
+def _room(shape: "_Shape") -> int:
+    """Numbers of the memory that it works in."""
+    room = kernel.library("thin").thin_room
+    room.restype = ctypes.c_int64
+    return int(room(ctypes.byref(shape)))
 
 
 class _Shape(ctypes.Structure):

@@ -1,10 +1,11 @@
 /* Convolutions of 3x3 and 5x5 pixels with stride 1 by minimal filtering (Winograd 1980; Lavin and Gray 2015).
 
-   A tile of side x side input pixels, 6 or 7, gives m x m outputs, m = side - r + 1, by side * side products instead of
-   m*m*r*r: 36 instead of 144 (3x3 filters, m = 4) or 100 (5x5, m = 2), 49 instead of 225 (m = 5 and m = 3). It is the
-   same sum regrouped. Polynomials are taken at 0, +-3/4, +-3/2 and infinity, or at 0, +-1/2, +-5/4 and +-5/2: so errors
-   are about twice those of the plain sum in float32, or four times (the usual 0, +-1, +-2 give four with side 6); all
-   constants of the data's transforms are exact in binary.
+   A tile of side x side input pixels, 6 to 8, gives m x m outputs, m = side - r + 1, by side * side products instead of
+   m*m*r*r: 36 instead of 144 (3x3 filters, m = 4) or 100 (5x5, m = 2), 49 instead of 225 (m = 5 and m = 3), 64 instead
+   of 400 (5x5, m = 4). It is the same sum regrouped. Polynomials are taken at 0, +-3/4, +-3/2 and infinity; at 0, +-1/2,
+   +-5/4 and +-5/2; or at 0, +-1/2, +-1, +-9/4 and infinity: so errors are about two, four or eight times those of the
+   plain sum in float32 (the usual 0, +-1, +-2 give four with side 6); all constants of the data's transforms are exact
+   in binary.
 
    Memory is channels-last. Names: x input, y output, u transformed filters [point][panel][depth][width], v and q the
    transformed input and output [point][tile][channel]; g and d... are gradients. winograd.py calls this, says when. */

@@ -1,8 +1,9 @@
 """Convolutions of 3×3 and 5×5 pixels by minimal filtering, compiled from ``winograd.c``: a third of the products.
 
 The sum that a convolution is, regrouped: 36 products give 4×4 outputs of a 3×3 filter, or 2×2 of a 5×5 one, in place
-of 144 or 100, and 49 give 5×5 or 3×3 in place of 225 (Winograd 1980; Lavin and Gray 2015); the maps' size says which.
-Its rounding is two or four times that of the plain sum in float32, three decimal digits finer than bfloat16's.
+of 144 or 100, 49 give 5×5 or 3×3 in place of 225, and 64 give 4×4 of a 5×5 filter in place of 400 (Winograd 1980;
+Lavin and Gray 2015); the maps' size says which. Its rounding is two, four or eight times that of the plain sum in
+float32, more than two decimal digits finer than bfloat16's.
 PyTorch's own convolution is the slow twin: ``kernel.use(False)``.
 
 The same number of threads gives the same bits; PyTorch's own products promise no more.
@@ -169,7 +170,7 @@ def _shape(input: Tensor, weight: Tensor, out: Tensor, geometry: _Geometry, thre
 
 
 def _tile(images: int, height: int, width: int, side: int) -> int:
-    """6, 7 or 8: the side of the tiles with which maps of this size need fewer products, for filters of ``side`` pixels.
+    """6, 7 or 8: the side of the tiles with which maps of this size need fewest products, of filters of ``side`` pixels.
 
     A larger one only where it saves a tenth, since its rounding is twice that of the one before; 8 for filters of 5
     pixels alone: with those of 3 it hardly ever does.
