@@ -170,7 +170,7 @@ def _shape(input: Tensor, weight: Tensor, out: Tensor, geometry: _Geometry, thre
 
 
 def _tile(images: int, height: int, width: int, side: int) -> int:
-    """6, 7 or 8: the side of the tiles with which maps of this size need fewest products, of filters of ``side`` pixels.
+    """6, 7 or 8: the side of the tiles with which maps of this size need fewest products. ``side``: that of a filter.
 
     A larger one only where it saves a tenth, since its rounding is twice that of the one before; 8 for filters of 5
     pixels alone: with those of 3 it hardly ever does.
