@@ -8,6 +8,7 @@ from alexnet import cli
 from alexnet.bench import course, limits, pictures, steps
 from alexnet.bench.arena import Contender, Timing
 from alexnet.bench.course import Group, Report, Wishes
+from alexnet.bench.subject import Subject
 from alexnet.cli.bench import _print
 from alexnet.data import pixels
 from alexnet.visualize.bench import Bars, draw_bench
@@ -80,7 +81,7 @@ def test_products_are_counted_as_published():
     """1.449 GFLOP forward and 4.136 a step for a picture in the two-tower network."""
     ours = steps.training("alexnet", 1)[0]
     assert ours.flop == pytest.approx(4.136e9, rel=2e-3)
-    assert steps.inference("alexnet", 1)[0].flop == pytest.approx(1.449e9, rel=2e-3)
+    assert steps.inference(Subject("alexnet"), 1)[0].flop == pytest.approx(1.449e9, rel=2e-3)
 
 
 def test_a_chart(tmp_path):
@@ -90,7 +91,7 @@ def test_a_chart(tmp_path):
 
 
 def test_parts_are_those_of_the_groups():
-    named = {part for part, _, _ in course._groups(Wishes("cifar_18pct"), pictures.Path("x"))}
+    named = {part for part, _, _ in course._groups(Wishes("cifar_18pct"), Subject("cifar_18pct"), pictures.Path("x"))}
     assert named == set(course.PARTS)
 
 

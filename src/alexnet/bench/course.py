@@ -2,12 +2,17 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alexnet.api.evaluating import store_of
+from alexnet.api.provenance import note_test
 from alexnet.bench import limits, pictures, steps, whole_numbers
+from alexnet.bench.accuracy import Accuracy, accuracies
 from alexnet.bench.arena import Contender, Timing, compete
+from alexnet.bench.subject import Subject
+from alexnet.data.store import Store
 from alexnet.errors import ModelError, RecipeError
 from alexnet.models import list_models
 
@@ -25,6 +30,11 @@ class Wishes:
     rounds: int = 5
     quick: bool = False
     folder: Path | None = None  # pictures: a folder a class; none: painted ones
+    run: Path | None = None  # whose weights and test pictures answers are timed with; none: fresh weights, noise
+
+    def subject(self) -> Subject:
+        """Whose answers are timed."""
+        return Subject(self.model) if self.run is None else Subject.of(self.run)
 
     def check(self) -> None:
         """Raise an error of one line for what can not be measured."""
@@ -41,6 +51,12 @@ class Wishes:
             raise ModelError(f"--model is {self.model!r}", "one of those that `alexnet models` lists")
         if self.folder is not None:
             pictures.check(self.folder)
+        if self.run is None:
+            return
+        if set(self.parts) != {"inference"}:
+            raise RecipeError("--run with other parts than inference", "--only inference", "time the others without it")
+        if self.model != Wishes.model:
+            raise RecipeError(f"--run with --model {self.model}", "one of them", "a run knows its network")
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,7 @@ class Report:
     machine: dict[str, str | int]
     limits: list[Timing]
     groups: list[Group]
+    accuracies: list[Accuracy] = field(default_factory=list)  # of the run
 
     def share(self, timing: Timing) -> float | None:
         """The rate of a contender's operations as a share of the matrix product in its precision.
@@ -87,7 +104,11 @@ class Report:
         wishes = {"model": self.wishes.model, "batch": self.wishes.batch, "rounds": self.wishes.rounds}
         return {
             "machine": self.machine,
-            "wishes": wishes | {"pictures": str(self.wishes.folder or "painted"), "quick": self.wishes.quick},
+            "wishes": wishes | {
+                "pictures": str(self.wishes.folder or "painted"), "quick": self.wishes.quick,
+                "run": None if self.wishes.run is None else str(self.wishes.run),
+            },
+            "accuracies": [asdict(accuracy) for accuracy in self.accuracies],
             "limits": {t.contender.name: _numbers(t) for t in self.limits},
             "groups": [
                 {
@@ -116,6 +137,7 @@ def _numbers(timing: Timing) -> dict[str, Any]:
 def run(wishes: Wishes, say: Callable[[str], None]) -> Report:
     """Measure what is wished for; ``say`` is told what is being done."""
     wishes.check()
+    subject = wishes.subject()
     about = limits.machine()
     found = _timed("limits of the machine", limits.contenders(), max(wishes.rounds, 5), say)
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as painted:
@@ -125,21 +147,27 @@ def run(wishes: Wishes, say: Callable[[str], None]) -> Report:
             pictures.paint(folder, 64 if wishes.quick else 512)
         groups = [
             Group(part, name, _timed(name, contenders, wishes.rounds, say))
-            for part, name, contenders in _groups(wishes, folder or Path(painted))
+            for part, name, contenders in _groups(wishes, subject, folder or Path(painted))
             if part in wishes.parts
         ]
-    return Report(wishes, about, found, groups)
+    scores = []
+    if subject.run:
+        scores = accuracies(subject, say)
+        note_test(subject.run, Store.open(store_of(Path(subject.run))), "test", "bench", say)
+    return Report(wishes, about, found, groups, scores)
 
 
-def _groups(wishes: Wishes, folder: Path) -> list[tuple[str, str, list[Contender]]]:
+def _groups(wishes: Wishes, subject: Subject, folder: Path) -> list[tuple[str, str, list[Contender]]]:
     model, batch = wishes.model, 16 if wishes.quick and wishes.batch == 128 else wishes.batch
     answers = [
-        *(("inference", f"answers, batch {n}", steps.inference(model, n)) for n in steps.batches(wishes.quick)),
+        *(("inference", f"answers, batch {n}", steps.inference(subject, n)) for n in steps.batches(wishes.quick)),
         *(
-            ("inference", f"answers, batch {n}, int8", whole_numbers.answering(model, n))
+            ("inference", f"answers, batch {n}, int8", whole_numbers.answering(subject, n))
             for n in whole_numbers.batches(wishes.quick)
         ),
     ]
+    if subject.run:
+        return answers
     return [
         ("training", f"training step, batch {batch}", steps.training(model, batch)),
         *answers,

@@ -1,18 +1,22 @@
 """One training step, and one answer: this project's, and what a user would pick instead."""
 
+import itertools
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet.bench import peers
 from alexnet.bench.arena import Contender, Skipped, Unit, timed
+from alexnet.bench.subject import Subject, noise
 from alexnet.evaluation.evaluate import autocast
 from alexnet.models import bfloat16, kernel, layers
 from alexnet.models.network import Network
@@ -47,10 +51,10 @@ def training(model: str, batch: int) -> list[Contender]:
     return found
 
 
-def inference(model: str, batch: int) -> list[Contender]:
+def inference(subject: Subject, batch: int) -> list[Contender]:
     """Answers to a batch of pictures that lie in memory as numbers."""
-    network = peers.shapes(model)
-    flop, how = forward_flop(network), {"model": model, "batch": batch}
+    network = subject.shapes()
+    flop, how = forward_flop(network), {"subject": subject, "batch": batch}
     found = [
         Contender(f"{OURS}, {kind}", our_answer, how | {"precision": kind}, flop, kind) for kind in ("fp32", "bf16")
     ]
@@ -62,7 +66,7 @@ def inference(model: str, batch: int) -> list[Contender]:
     ]
     if network.image_size >= 200:
         theirs = forward_flop(peers.shapes(peers.TORCHVISION))
-        found.append(Contender(f"{TORCHVISION}, fp32", plain_answer, how | {"model": None}, theirs))
+        found.append(Contender(f"{TORCHVISION}, fp32", torchvision_answer, {"batch": batch}, theirs))
     return found
 
 
@@ -82,7 +86,7 @@ def our_step(model: str, batch: int, precision: str = "fp32", kernels: bool = Tr
     tune(precision, kernels, convolution)
     network = peers.built(model).to(memory_format=torch.channels_last).train()
     rule = optimizer.PaperSGD(network.parameters())
-    images, labels = _batch(network, batch, torch.channels_last)
+    images, labels = noise(network, batch, torch.channels_last), torch.arange(batch) % network.num_classes
 
     def step() -> None:
         with autocast(CPU, precision):
@@ -100,7 +104,7 @@ def plain_step(model: str | None, batch: int) -> Unit:
     ours = peers.built(model or peers.TORCHVISION)
     network = peers.plain(ours).train() if model else peers.torchvision_alexnet().train()
     rule = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
-    images, labels = _batch(ours, batch, torch.contiguous_format)
+    images, labels = noise(ours, batch, torch.contiguous_format), torch.arange(batch) % ours.num_classes
 
     def step() -> None:
         rule.zero_grad()
@@ -110,41 +114,44 @@ def plain_step(model: str | None, batch: int) -> Unit:
     return lambda: timed(step, batch)
 
 
-def our_answer(model: str, batch: int, precision: str) -> Unit:
+def our_answer(subject: Subject, batch: int, precision: str) -> Unit:
     """What ``Classifier`` does with pictures that are there as numbers."""
     tune("fp32")
-    network = peers.built(model).to(memory_format=torch.channels_last).eval()
-    images, _ = _batch(network, batch, torch.channels_last)
+    network = subject.network().to(memory_format=torch.channels_last).eval()
     half = precision == "bf16"
     answering = bfloat16.Halved(network, bfloat16.faster(CPU)) if half else layers.answering(network)
-
-    def answer() -> Tensor:
-        with torch.inference_mode():
-            out: Tensor = answering(images)
-        return out
-
-    return repeated(answer, batch)
+    return _answers(answering, subject.batches(batch, torch.channels_last))
 
 
-def plain_answer(model: str | None, batch: int) -> Unit:
-    """The same network in plain modules, or torchvision's."""
-    ours = peers.built(model or peers.TORCHVISION)
-    network = peers.plain(ours).eval() if model else peers.torchvision_alexnet().eval()
-    images, _ = _batch(ours, batch, torch.contiguous_format)
-    if model and (apart := peers.same(network, ours, images[:2])) > _ALIKE:
+def plain_answer(subject: Subject, batch: int) -> Unit:
+    """The same network in plain modules."""
+    ours, images = subject.network().eval(), subject.batches(batch, torch.contiguous_format)
+    network = peers.plain(ours).eval()
+    if (apart := peers.same(network, ours, images[0][:2])) > _ALIKE:
         raise Skipped(f"it answers otherwise, by {apart:.1e} of the largest")
+    return _answers(network, images)
+
+
+def torchvision_answer(batch: int) -> Unit:
+    """torchvision's network, with weights that nobody trained."""
+    network, images = peers.torchvision_alexnet().eval(), Subject(peers.TORCHVISION)
+    return _answers(network, images.batches(batch, torch.contiguous_format))
+
+
+def _answers(network: nn.Module, images: Sequence[Tensor]) -> Unit:
+    turns = itertools.cycle(images)
 
     def answer() -> Tensor:
         with torch.inference_mode():
-            out: Tensor = network(images)
+            out: Tensor = network(next(turns))
         return out
 
-    return repeated(answer, batch)
+    return repeated(answer, len(images[0]))
 
 
-def onnx_answer(model: str, batch: int) -> Unit:
+def onnx_answer(subject: Subject, batch: int) -> Unit:
     """ONNX Runtime called directly on the same network."""
-    network, images = _plain_and_images(model, batch)
+    network, (images, *more) = _plain_and_images(subject, batch)
     try:
         import onnx  # noqa: F401 - what the exporter needs
         import onnxruntime
@@ -158,14 +165,14 @@ def onnx_answer(model: str, batch: int) -> Unit:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name, numbers = session.get_inputs()[0].name, images.numpy()
-    _check(torch.from_numpy(session.run(None, {name: numbers})[0]), network, images)
-    return repeated(lambda: session.run(None, {name: numbers}), batch)
+    name, turns = session.get_inputs()[0].name, _numbers(images, *more)
+    _check(torch.from_numpy(session.run(None, {name: images.numpy()})[0]), network, images)
+    return repeated(lambda: session.run(None, {name: next(turns)}), batch)
 
 
-def openvino_answer(model: str, batch: int, precision: str) -> Unit:
+def openvino_answer(subject: Subject, batch: int, precision: str) -> Unit:
     """OpenVINO called directly on the same network."""
-    network, images = _plain_and_images(model, batch)
+    network, (images, *more) = _plain_and_images(subject, batch)
     if precision == "bf16":
         _refuse_slow()
     try:
@@ -178,15 +185,18 @@ def openvino_answer(model: str, batch: int, precision: str) -> Unit:
         warnings.simplefilter("ignore")  # it traces, which PyTorch would rather not have done any more
         converted = openvino.convert_model(network, example_input=images, input=[images.shape])
     compiled = openvino.compile_model(converted, "CPU", hints)
-    request, numbers = compiled.create_infer_request(), images.numpy()
-    request.infer({0: numbers})
+    request, turns = compiled.create_infer_request(), _numbers(images, *more)
+    request.infer({0: images.numpy()})
     _check(torch.from_numpy(request.get_output_tensor(0).data.copy()), network, images, precision)
-    return repeated(lambda: request.infer({0: numbers}), batch)
+    return repeated(lambda: request.infer({0: next(turns)}), batch)
 
 
-def _plain_and_images(model: str, batch: int) -> tuple[nn.Module, Tensor]:
-    ours = peers.built(model)
-    return peers.plain(ours).eval(), _batch(ours, batch, torch.contiguous_format)[0]
+def _plain_and_images(subject: Subject, batch: int) -> tuple[nn.Module, list[Tensor]]:
+    return peers.plain(subject.network()).eval(), subject.batches(batch, torch.contiguous_format)
+
+
+def _numbers(*images: Tensor) -> Iterator[NDArray[np.float32]]:
+    return itertools.cycle([batch.numpy() for batch in images])
 
 
 def _check(answer: Tensor, network: nn.Module, images: Tensor, precision: str = "fp32") -> None:
@@ -195,12 +205,6 @@ def _check(answer: Tensor, network: nn.Module, images: Tensor, precision: str = 
     apart = float((answer - right).abs().max() / right.abs().max())
     if apart > (0.1 if precision == "bf16" else _ALIKE):
         raise Skipped(f"it answers otherwise, by {apart:.1e} of the largest")
-
-
-def _batch(network: Network, batch: int, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
-    side, generator = network.image_size, torch.Generator().manual_seed(1)
-    images = torch.randn(batch, network.in_channels, side, side, generator=generator) * 60
-    return images.contiguous(memory_format=layout), torch.arange(batch) % network.num_classes
 
 
 _tuned = ExitStack()  # a contender's process stays tuned to its end

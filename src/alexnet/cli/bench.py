@@ -26,6 +26,7 @@ class BenchArguments:
     batch_size: int = 128  # of a training step
     rounds: int = 5  # timed rounds of each contender
     pictures: Path | None = None  # folder of class folders with JPEG files; by default painted ones
+    run: Path | None = None  # time the answers of this trained run on its test pictures, and count which are right
     quick: bool = False  # small batches and few pictures: a minute or two, for a first look
     chart: Path | None = None  # write a bar chart (PNG) here
     json: bool = False  # print all numbers as JSON
@@ -36,8 +37,9 @@ def bench(words: list[str]) -> int:
     given: BenchArguments = arguments.parse(BenchArguments, words, "bench")
     from alexnet.bench import course
 
-    parts = tuple(filter(None, (part.strip() for part in given.only.split(",")))) if given.only else course.PARTS
-    wishes = course.Wishes(given.model, parts, given.batch_size, given.rounds, given.quick, given.pictures)
+    every = course.PARTS if given.run is None else ("inference",)
+    parts = tuple(filter(None, (part.strip() for part in given.only.split(",")))) if given.only else every
+    wishes = course.Wishes(given.model, parts, given.batch_size, given.rounds, given.quick, given.pictures, given.run)
     report = course.run(wishes, lambda line: print(f"… {line}", file=sys.stderr, flush=True))
     if given.json:
         print(json.dumps(report.to_dict(), indent=1))
@@ -60,6 +62,10 @@ def _print(report: "Report") -> None:
         if found:
             show.table(group.name, columns, found)
         _left_out(group.timings)
+    counted = [a for a in report.accuracies if a.count]
+    if counted:
+        rows = [(a.name, f"{a.right:,}", f"{a.count:,}", show.percent(a.right / a.count)) for a in counted]
+        show.table(f"test pictures of {report.wishes.run}", ("contender", "right", "of", "accuracy"), rows)
 
 
 def _left_out(timings: "list[Timing]") -> None:

@@ -71,15 +71,16 @@ def cost(bundle: Bundle, exported: Path, store: Store) -> dict[str, int]:
     split = store.split("validation")
     return {
         "count": len(split),
-        "original": _right(Classifier(bundle), split),
-        "exported": _right(Exported.load(exported, trust=True), split),
+        "original": right(Classifier(bundle), split),
+        "exported": right(Exported.load(exported, trust=True), split),
     }
 
 
-def _right(answers: Any, split: Split) -> int:
-    right = 0
+def right(answers: Any, split: Split) -> int:
+    """How many pictures of ``split`` are of the class that ``answers`` (its ``probabilities``) finds likeliest."""
+    found = 0
     for start in range(0, len(split), BATCH):
         indices = np.arange(start, min(start + BATCH, len(split)))
         rows = answers.probabilities(list(split.gather(indices)))
-        right += int((rows.argmax(1) == split.labels[indices]).sum())
-    return right
+        found += int((rows.argmax(1) == split.labels[indices]).sum())
+    return found
