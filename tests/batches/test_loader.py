@@ -50,6 +50,32 @@ def test_the_number_of_workers_changes_nothing(digits):
     assert workers_alive() == []
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_makes_batches_takes_no_cores_from_the_network(digits, monkeypatch, device):
+    """On a processor its operations are done by its own thread; nobody else's are, then or later."""
+    found, elsewhere = [], []
+
+    def count(*_):
+        found.append((threading.current_thread().name, torch.get_num_threads()))
+        other = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        made = loader(digits, workers=2)
+        made.device = torch.device(device)
+        monkeypatch.setattr(made, "_cut", count)
+        monkeypatch.setattr(made, "_finish", lambda *_: None)
+        assert len(list(made.epoch(0))) == 5
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert {name.split("_")[0] for name, _ in found} == {"batches"}
+    assert {threads for _, threads in found} == {1 if device == "cpu" else 3} and set(elsewhere) == {3}
+
+
 def test_a_start_within_an_epoch_gives_its_tail(digits):
     whole = list(loader(digits).epoch(2))
     for start in range(len(whole) + 1):

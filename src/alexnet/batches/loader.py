@@ -4,6 +4,7 @@ Workers gather, cut and resize uint8 (NumPy and PyTorch release the interpreter'
 device that trains. A batch depends on (seed, epoch, position) only, never on who made it or when.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -126,7 +127,7 @@ class Loader:
         coming = order[start * self.recipe.batch_size :] % max(1, len(pictures))
         with (
             pictures.expecting(coming),
-            ThreadPoolExecutor(self.workers, thread_name_prefix="batches") as pool,
+            ThreadPoolExecutor(self.workers, "batches", _alone if self.device.type == "cpu" else None) as pool,
         ):
             made: deque[Future[_Cut]] = deque()
             try:
@@ -187,6 +188,21 @@ class Loader:
         images = transforms.color(images, cut.boxes, colors, self.statistics, self.channels)
         labels = torch.from_numpy(self.pictures(epoch).labels[cut.indices]).to(self.device)
         return Batch(images, labels, cut.indices, cut.places)
+
+
+def _alone() -> None:
+    """Let operations of this thread not be shared out among others, while a network needs those.
+
+    OpenMP would make a team for this thread too, and where there are more threads than cores GCC's lets all of them
+    fall asleep between two operations: each that follows waits until they are awake. ``cifar_18pct`` trained 3,700
+    pictures a second with such a team beside it, and 5,300 without.
+    """
+    everyone = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # That is also what threads yet to come will have; said by another thread it is theirs and not this one's.
+    other = threading.Thread(target=torch.set_num_threads, args=(everyone,))
+    other.start()
+    other.join()
 
 
 class _Cut(NamedTuple):

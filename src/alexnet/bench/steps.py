@@ -96,7 +96,7 @@ def our_step(model: str, batch: int, precision: str = "fp32", kernels: bool = Tr
         rule.step()
         rule.zero_grad()
 
-    return lambda: timed(step, batch)
+    return repeated(step, batch, lasting=1.0)
 
 
 def plain_step(model: str | None, batch: int) -> Unit:
@@ -111,7 +111,7 @@ def plain_step(model: str | None, batch: int) -> Unit:
         F.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
         rule.step()
 
-    return lambda: timed(step, batch)
+    return repeated(step, batch, lasting=1.0)
 
 
 def our_answer(subject: Subject, batch: int, precision: str) -> Unit:
@@ -225,16 +225,19 @@ def _refuse_slow() -> None:
         raise Skipped("bfloat16 is slower than float32 on this processor, so nobody would choose it")
 
 
-def repeated(answer: Callable[[], Any], batch: int) -> Unit:
-    """Answers for about a fifth of a second: one alone would be lost among the clock's own doubts."""
-    seconds = min(timed(answer, batch).seconds for _ in range(3))
-    times = max(1, round(0.2 / max(seconds, 1e-6)))
+def repeated(work: Callable[[], Any], done: float, lasting: float = 0.2) -> Unit:
+    """As often as goes into so many seconds, once at least: a short one alone would be lost among the clock's own
+    doubts, and would find caches and threads as others left them."""
+    seconds = timed(work, done).seconds
+    if seconds < lasting:  # the first one is slower than those that come
+        seconds = min(timed(work, done).seconds for _ in range(2))
+    times = max(1, round(lasting / max(seconds, 1e-6)))
 
     def repeat() -> None:
         for _ in range(times):
-            answer()
+            work()
 
-    return lambda: timed(repeat, batch * times)
+    return lambda: timed(repeat, done * times)
 
 
 def batches(quick: bool) -> Sequence[int]:

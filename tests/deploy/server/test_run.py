@@ -1,5 +1,6 @@
 """The command in processes of its own: readiness, drain, reload, several processes, what ends it."""
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -14,6 +15,7 @@ import torch
 
 from alexnet import cli
 from alexnet.deploy.server.reload import signature
+from alexnet.deploy.server.run import bind
 from alexnet.deploy.verify import verify
 from alexnet.errors import BundleError
 
@@ -35,6 +37,34 @@ def other(cifar, tmp_path):
     rows = Classifier(changed).probabilities([g.png for g in cifar.golden]).tolist()
     golden = [Golden(g.name, g.png, row) for g, row in zip(cifar.golden, rows, strict=True)]
     return dataclasses.replace(changed, golden=golden)
+
+
+def test_answers_leave_in_one_go():
+    """With Nagle's algorithm the body of an answer would wait for the head to be acknowledged, 40 ms."""
+    accepted = []
+
+    async def answer():
+        with bind("127.0.0.1", 0) as listening:
+            server = await asyncio.start_server(lambda _, writer: accepted.append(writer), sock=listening)
+            async with server:
+                _, writer = await asyncio.open_connection(*listening.getsockname())
+                while not accepted:
+                    await asyncio.sleep(0.01)
+                theirs = accepted[0].get_extra_info("socket")
+                found = theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                for each in (writer, *accepted):
+                    each.close()
+        return found
+
+    assert asyncio.run(answer()) != 0
+
+
+def test_what_opened_the_classifier_has_ended(saved_bundle):
+    """Its thread had a team of OpenMP's, which would slow down the one that answers."""
+    with threaded(saved_bundle) as server:
+        assert server.get("/readyz").status == 200
+        names = [thread.name for thread in threading.enumerate()]
+        assert not [name for name in names if name.startswith("open")] and "network" in names
 
 
 def test_from_start_to_sigterm(saved_bundle, png, tmp_path):

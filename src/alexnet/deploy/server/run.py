@@ -20,9 +20,10 @@ BACKLOG = 512  # connections that the kernel keeps until they are accepted
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 is any free one. Raises :class:`ServerError`."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with contextlib.ExitStack() as undo:
-            found = undo.enter_context(socket.socket(family, kind))
+            # Of a socket that names its protocol asyncio sends each piece at once: an answer's body would wait 40 ms.
+            found = undo.enter_context(socket.socket(family, kind, protocol))
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
             found.listen(BACKLOG)

@@ -71,11 +71,17 @@ class Service:
             import torch
 
             torch.set_num_threads(self.settings.threads)
-        await self._take(await asyncio.to_thread(self._opened))
+        await self._take(await self._open())
         if self.state == "loading":
             self.state = "ready"
         self.metrics.ready.set(1)
         self._said("ready")
+
+    async def _open(self) -> Engine:
+        """In a thread that ends with it: what computed there would have a team of OpenMP's threads as long as it lives,
+        and with more threads than cores GCC's lets all of them sleep between two operations."""
+        with ThreadPoolExecutor(1, "open") as once:
+            return await asyncio.get_running_loop().run_in_executor(once, self._opened)
 
     def _opened(self) -> Engine:
         return Engine.open(self.settings.path, self.settings.device, self.limits.pixels, self.settings.precision)
@@ -110,7 +116,7 @@ class Service:
         async with self._reloading:
             try:
                 keys = Keys(read_keys())
-                await self._take(await asyncio.to_thread(self._opened))
+                await self._take(await self._open())
             except AlexNetError as error:
                 self.metrics.reloads.labels("refused").inc()
                 logs.event("reload refused", logging.ERROR, reason=str(error))
