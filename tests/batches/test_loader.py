@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -52,28 +53,34 @@ def test_the_number_of_workers_changes_nothing(digits):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_what_makes_batches_takes_no_cores_from_the_network(digits, monkeypatch, device):
-    """On a processor its operations are done by its own thread; nobody else's are, then or later."""
-    found, elsewhere = [], []
+    """On a processor its operations are done by its own thread; nobody else's are later, however they coincide."""
+    found, later, said = [], [], torch.set_num_threads
 
-    def count(*_):
+    def slowly(threads):
+        said(threads)
+        time.sleep(0.05)  # so that the second thread begins within the first one's words
+
+    def cut(*_):
         found.append((threading.current_thread().name, torch.get_num_threads()))
-        other = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
-        other.start()
-        other.join()
+        time.sleep(0.05)
 
     before = torch.get_num_threads()
-    torch.set_num_threads(3)
+    said(3)
     try:
         made = loader(digits, workers=2)
         made.device = torch.device(device)
-        monkeypatch.setattr(made, "_cut", count)
+        monkeypatch.setattr(torch, "set_num_threads", slowly)
+        monkeypatch.setattr(made, "_cut", cut)
         monkeypatch.setattr(made, "_finish", lambda *_: None)
         assert len(list(made.epoch(0))) == 5
         assert torch.get_num_threads() == 3
+        other = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        other.start()
+        other.join()
     finally:
-        torch.set_num_threads(before)
-    assert {name.split("_")[0] for name, _ in found} == {"batches"}
-    assert {threads for _, threads in found} == {1 if device == "cpu" else 3} and set(elsewhere) == {3}
+        said(before)
+    assert {name for name, _ in found} == {"batches_0", "batches_1"}
+    assert {threads for _, threads in found} == {1 if device == "cpu" else 3} and later == [3]
 
 
 def test_a_start_within_an_epoch_gives_its_tail(digits):

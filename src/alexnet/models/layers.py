@@ -94,16 +94,17 @@ class Convolution(nn.Conv2d):
         assert norm is None, "pools() was not asked"
         if winograd.fits(input, self.weight, self.window.stride, self.window.padding, self.groups, self.kept):
             out = winograd.convolve(input, self.weight, self.bias, self.window.padding, self.groups, relu, self.kept)
-            return out if pool is None else pool(out)
-        if space_to_depth.fits(input, self.weight, filters, self.groups):
-            out = space_to_depth.convolve(input, self.weight, self.bias, filters)
-            out = F.relu_(out) if relu else out
-            return out if pool is None else pool(out)
+        else:
+            blocks = space_to_depth.fits(input, self.weight, filters, self.groups)
+            plain = space_to_depth.convolve(input, self.weight, self.bias, filters) if blocks else self._plain(input)
+            out = F.relu_(plain) if relu else plain
+        return out if pool is None else pool(out)
+
+    def _plain(self, input: Tensor) -> Tensor:
         bottom, right = (self.window.overhang(size) for size in input.shape[-2:])
         if bottom or right:  # 224 pixels: the last of 55 windows reads 3 pixels past the edge
             input = F.pad(input, (0, right, 0, bottom))
-        out = F.relu_(super().forward(input)) if relu else super().forward(input)
-        return out if pool is None else pool(out)
+        return super().forward(input)
 
     def pools(self, input: Tensor, norm: "ResponseNorm | None" = None) -> bool:
         """Is a max pool behind this convolution, or behind a norm between them, best done with it?"""
