@@ -9,7 +9,8 @@ from alexnet.bundle import Bundle
 from alexnet.data import pixels
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError, DataError, PictureError
-from alexnet.models import bfloat16, create_model
+from alexnet.models import bfloat16, create_model, kernel
+from alexnet.models.summary import work
 
 
 @pytest.fixture
@@ -171,3 +172,53 @@ def test_bf16_answers_nearly_alike_and_explains_in_float32(classifier, pictures,
 def test_a_precision_that_there_is_not(classifier):
     with pytest.raises(BundleError, match="precision 'int8'; must be fp32 or bf16; alexnet export has int8"):
         Classifier(classifier.bundle, precision="int8")
+
+
+def test_many_pictures_and_it_is_compiled(classifier, pictures, monkeypatch):
+    """However they come; not for fewer, whose answers would wait for it."""
+    built = []
+    monkeypatch.setattr(kernel, "build", lambda: built.append(classifier._asked))
+    monkeypatch.setattr(kernel, "_MUCH", 160 * work(classifier.network))
+    for _ in range(82):
+        classifier.predict(pictures[0])
+    classifier.embed(pictures)
+    classifier.probabilities(pictures, views=10)
+    assert built == []
+    classifier.predict(pictures[0])
+    assert built == [160]
+
+
+@pytest.mark.parametrize("pictures", [99, 100])
+def test_what_is_expected_is_prepared_for_at_once_or_not_at_all(classifier, pictures, monkeypatch):
+    built = []
+    monkeypatch.setattr(kernel, "build", lambda: built.append(True))
+    monkeypatch.setattr(kernel, "_MUCH", 100 * work(classifier.network))
+    classifier.expect(pictures)
+    assert bool(built) == (pictures == 100)
+
+
+def test_no_room_for_compiling_is_no_reason_not_to_answer(classifier, pictures, monkeypatch):
+    def full():
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(kernel, "build", full)
+    classifier.hasten()
+    assert classifier.probabilities(pictures).shape == (7, 10)
+
+
+def test_hastening_changes_no_answer_and_no_weight(tmp_path):
+    network = create_model("alexnet", num_classes=10, generator=torch.Generator().manual_seed(0))
+    gray = Statistics(torch.full((3,), 128.0), torch.zeros(3), torch.eye(3), torch.tensor(60.0))
+    classes = tuple(f"class {number}" for number in range(10))
+    classifier = Classifier(Bundle(network, classes, gray, stored_size=256, fit="crop"))
+    pictures = list(np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8))
+    ways = [lambda: classifier.probabilities(pictures[0]), lambda: classifier.embed(pictures)]
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    before = [way() for way in ways]
+    classifier.hasten()
+    if kernel.in_use("thin") and kernel.library("thin").thin_pays():
+        assert all(network.get_submodule(name).weight.stride() == (1, 4096) for name in ("fc6", "fc7"))
+    for old, way in zip(before, ways, strict=True):
+        assert way() == pytest.approx(old, rel=1e-4, abs=1e-6)  # minimal filtering, and sums in another order
+    read = Bundle.load(classifier.save_pretrained(tmp_path / "bundle")).network.state_dict()
+    assert all(torch.equal(read[name], tensor) for name, tensor in weights.items())

@@ -1,10 +1,11 @@
-"""Products with weights in bfloat16, beside float64's and PyTorch's."""
+"""Products of few rows, and with weights in bfloat16, beside float64's and PyTorch's."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from alexnet.models import kernel, thin
+from alexnet.models import kernel, layers, thin
 
 # rows, features, outputs: rows alone, by pairs, by the dozen and what is left of them, and more than are taken at once
 CASES = [
@@ -126,3 +127,137 @@ def test_what_it_can_not_compute_goes_the_other_way(how):
     kernel.use(how != "off")
     with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
         assert not thin.fits(input, weight)
+
+
+# ---- weights in float32, features first
+
+LONG = [(1, 4096, 300), (2, 4200, 256), (3, 2050, 1000), (4, 1100, 1024), (4, 9216, 257)]
+
+
+def layer_of(features, outputs, bias=True):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(features, outputs, bias))
+
+
+def rows_of(rows, features, zeros=0.0):
+    generator = torch.Generator().manual_seed(1)
+    input = torch.randn(rows, features, generator=generator)
+    input[torch.rand(input.shape, generator=generator) < zeros] = 0
+    return input
+
+
+@torch.inference_mode()
+def answers(network, twin, input):
+    """By PyTorch, and by the kernel once the weights are laid."""
+    before = twin(input)
+    assert torch.equal(before, network(input))
+    thin.lay(network)
+    return before, twin(input)
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("case", LONG, ids=str)
+def test_few_rows_are_the_product_in_float32(case, bias, zeros):
+    """Sums of 256 features at a time: rounding of 1e-7 to 4e-7 of the outputs' spread, as PyTorch's own."""
+    rows, features, outputs = case
+    network, input = layer_of(features, outputs, bias), rows_of(rows, features, zeros)
+    twin = layers.answering(network)
+    exact = right(input, network[0].weight, network[0].bias)
+    plain, got = answers(network, twin, input)
+    assert got.shape == exact.shape and got.dtype == torch.float32
+    assert not torch.equal(got, plain) or zeros == 1  # so it was the kernel
+    if zeros < 1:
+        assert error(got, exact) < 1e-6 and error(plain, exact) < 3e-6
+    else:
+        assert torch.equal(got, network[0].bias.expand_as(got) if bias else torch.zeros_like(got))
+
+
+def test_a_row_alone_has_the_bits_that_it_has_among_others_and_with_more_threads():
+    network, input, before = layer_of(4096, 700), rows_of(4, 4096, 0.5), torch.get_num_threads()
+    _, all_of_them = answers(network, twin := layers.answering(network), input)
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                assert torch.equal(torch.cat([twin(row[None]) for row in input]), all_of_them)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_float32_weights_of_what_is_zero_are_not_read():
+    network, input = layer_of(4096, 300), rows_of(3, 4096)
+    input[:, 300:500] = 0
+    twin = layers.answering(network)
+    thin.lay(network)
+    with torch.inference_mode():
+        network[0].weight[:, 300:500] = float("nan")
+        assert twin(input).isfinite().all() and not network(input).isfinite().any()
+        input[1, 7] = float("inf")
+        assert twin(input).isfinite().all(1).tolist() == [True, False, True]
+
+
+def test_laying_changes_no_weight_and_nobody_who_holds_one():
+    network = layer_of(4096, 300)
+    weight, values = network[0].weight, network[0].weight.detach().clone()
+    rule = torch.optim.SGD(network.parameters(), lr=0.1)
+    thin.lay(network)
+    assert network[0].weight is weight and weight.stride() == (1, 300) and torch.equal(weight, values)
+    assert weight.requires_grad and weight.is_leaf
+    input = rows_of(5, 4096)
+    network(input).sum().backward()
+    rule.step()  # who trains on trains these
+    assert torch.allclose(weight.detach(), values - 0.1 * input.sum(0), atol=1e-5)
+    copied = nn.Linear(4096, 300)
+    copied.load_state_dict(network[0].state_dict())
+    assert torch.equal(copied.weight, weight) and copied.weight.is_contiguous()
+
+
+def test_changed_weights_are_answered_with():
+    network = layer_of(4096, 300)
+    twin = layers.answering(network)
+    thin.lay(network)
+    with torch.inference_mode():
+        network[0].weight.mul_(2)
+        network[0].bias.zero_()
+        input = rows_of(1, 4096)
+        assert error(twin(input), right(input, network[0].weight, None)) < 1e-6
+
+
+def test_rows_that_do_not_fit_the_weights_are_refused():
+    network = layer_of(4096, 300)
+    twin = layers.answering(network)
+    thin.lay(network)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="shapes"):
+        twin(torch.ones(1, 4095))
+    assert not thin.fits(torch.ones(1, 9), torch.ones(4, 8).bfloat16())
+
+
+@pytest.mark.parametrize("features,outputs", [(4096, 255), (1000, 1000)])
+def test_small_layers_stay_as_they_are(features, outputs):
+    network = layer_of(features, outputs)
+    assert type(layers.answering(network)[0]) is nn.Linear
+    thin.lay(network)
+    assert network[0].weight.is_contiguous()
+
+
+@pytest.mark.parametrize("how", ["many", "half", "autocast", "off", "gradient"])
+def test_other_rows_go_the_other_way(how, monkeypatch):
+    network, input = layer_of(4096, 300), rows_of(5 if how == "many" else 4, 4096)
+    twin = layers.answering(network)
+    thin.lay(network)
+    if how == "half":
+        network, twin, input = network.bfloat16(), twin, input.bfloat16()
+    monkeypatch.setattr(thin, "_call", None)
+    kernel.use(how != "off")
+    with torch.set_grad_enabled(how == "gradient"), torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        assert torch.equal(twin(input), network(input))
+
+
+@pytest.mark.parametrize("how", ["off", "double", "meta"])
+def test_what_is_not_laid(how):
+    network = layer_of(4096, 300)
+    network = network.double() if how == "double" else network.to("meta") if how == "meta" else network
+    kernel.use(how != "off")
+    thin.lay(network)
+    assert network[0].weight.is_contiguous()

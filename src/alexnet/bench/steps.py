@@ -18,7 +18,7 @@ from alexnet.bench import peers
 from alexnet.bench.arena import Contender, Skipped, Unit, timed
 from alexnet.bench.subject import Subject, noise
 from alexnet.evaluation.evaluate import autocast
-from alexnet.models import bfloat16, kernel, layers
+from alexnet.models import bfloat16, kernel, layers, thin
 from alexnet.models.network import Network
 from alexnet.models.summary import summarize
 from alexnet.recipe import Recipe
@@ -120,6 +120,8 @@ def our_answer(subject: Subject, batch: int, precision: str) -> Unit:
     network = subject.network().to(memory_format=torch.channels_last).eval()
     half = precision == "bf16"
     answering = bfloat16.Halved(network, bfloat16.faster(CPU)) if half else layers.answering(network)
+    if not half:
+        thin.lay(network)
     return _answers(answering, subject.batches(batch, torch.channels_last))
 
 

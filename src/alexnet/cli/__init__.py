@@ -175,7 +175,7 @@ def predict(words: list[str]) -> int:
     if not given.pictures:
         return _fail("predict needs PICTURES: files, folders or globs", 2)
     paths, failures = _expand(given.pictures), 0
-    answer, below = ship.answerer(given)
+    answer, below = ship.answerer(given, len(paths))
     found: list[dict[str, Any]] = []
     for path in paths:
         try:

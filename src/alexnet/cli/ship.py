@@ -99,8 +99,9 @@ def _key(file: Path | None) -> str:
         raise RecipeError(f"--key-file {file} can not be read", "a text file with the key") from error
 
 
-def answerer(given: arguments.PredictArguments) -> "tuple[Callable[[Path], Prediction], float | None]":
-    """What answers a picture, and the threshold below which that is "unknown"; a file answers without PyTorch."""
+def answerer(given: arguments.PredictArguments, count: int) -> "tuple[Callable[[Path], Prediction], float | None]":
+    """What answers each of ``count`` pictures, and the threshold below which that is "unknown"; a file answers without
+    PyTorch."""
     from alexnet.deploy.answers import check_threshold, threshold_for
 
     check_threshold(given.abstain_below, given.target_error)
@@ -110,6 +111,7 @@ def answerer(given: arguments.PredictArguments) -> "tuple[Callable[[Path], Predi
         from alexnet import api
 
         classifier = api.load(given.run, given.device, given.precision)
+        classifier.expect(count)
         thresholds, views = classifier.bundle.thresholds, given.views
 
         def answer(picture: Path, top: int, below: float | None) -> "Prediction":

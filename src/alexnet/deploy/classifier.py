@@ -1,6 +1,8 @@
 """A trained classifier that answers: pictures as people have them in, classes with probabilities out."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,11 +18,13 @@ from alexnet.deploy.answers import Picture, Prediction, as_pixels, best, named
 from alexnet.errors import BundleError
 from alexnet.evaluation.evaluate import calibrated, log_probabilities
 from alexnet.evaluation.seen import features_of, inputs_of
-from alexnet.models import bfloat16, layers
+from alexnet.models import bfloat16, kernel, layers, thin
+from alexnet.models.summary import work
 
 __all__ = ["Classifier", "Picture", "Precision", "Prediction"]
 
 Precision = Literal["fp32", "bf16"]
+_FEW = 64  # views for which compiling pays with no network
 
 
 class Classifier:
@@ -43,11 +47,30 @@ class Classifier:
             self._answering = layers.answering(self.network)
         self.statistics = to_device(bundle.statistics, self.device)
         self.classes = bundle.classes
+        self._asked = 0  # views so far
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu", precision: Precision = "fp32") -> "Classifier":
         """From a run folder or a bundle; raises :class:`alexnet.errors.BundleError` if it is damaged."""
         return cls(Bundle.load(find(path)), device, precision)
+
+    def hasten(self) -> None:
+        """Do now what makes later answers sooner: compile what computes them, lay the weights as it reads them.
+
+        It takes some seconds, once. The weights of ``network`` stay what they are, but large ones move in memory: not
+        while another thread uses it. Answers differ by float32's rounding.
+        """
+        self._compiled(kernel.build)
+        if self.precision == "fp32":
+            thin.lay(self.network)
+
+    def expect(self, pictures: int) -> None:
+        """So many are to be answered: :meth:`hasten` where that pays, from 700 on for ``alexnet``.
+
+        Without it a classifier compiles, and moves nothing, once it was asked for so many.
+        """
+        if self._compiled(lambda: kernel.expect(pictures * self._work)):
+            self.hasten()
 
     def predict(
         self,
@@ -62,7 +85,7 @@ class Classifier:
         Where the first guess has a lower probability than ``abstain_below``, the picture is said to be unknown.
         """
         found = []
-        for names, stored in self._batches(pictures, batch_size):
+        for names, stored in self._batches(pictures, batch_size, views):
             for name, row in zip(names, self._probabilities(stored, views), strict=True):
                 found.append(best(name, row, self.classes, top, abstain_below))
         return found
@@ -71,7 +94,7 @@ class Classifier:
         self, pictures: Picture | Sequence[Picture], views: int = 1, batch_size: int = 32
     ) -> NDArray[np.float32]:
         """Class probabilities of each picture, calibrated where the bundle is: float32 [N, K]."""
-        rows = [self._probabilities(stored, views) for _, stored in self._batches(pictures, batch_size)]
+        rows = [self._probabilities(stored, views) for _, stored in self._batches(pictures, batch_size, views)]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.classes)), np.float32)
 
     def embed(self, pictures: Picture | Sequence[Picture], batch_size: int = 32) -> NDArray[np.float32]:
@@ -102,13 +125,26 @@ class Classifier:
         return probabilities
 
     def _batches(
-        self, pictures: Picture | Sequence[Picture], size: int
+        self, pictures: Picture | Sequence[Picture], size: int, views: int = 1
     ) -> Iterable[tuple[list[str], NDArray[np.uint8]]]:
         many = named(pictures)
         resize.expect(len(many))
+        self._asked += len(many) * views
+        if self._asked >= _FEW:
+            self._compiled(lambda: kernel.expect(self._asked * self._work))
         for start in range(0, len(many), size):
             part = many[start : start + size]
             yield [name for name, _ in part], np.stack([self.prepare(picture, name) for name, picture in part])
+
+    @functools.cached_property
+    def _work(self) -> int:
+        return work(self.network)
+
+    def _compiled(self, build: Callable[[], bool]) -> bool:
+        if self.device.type == "cpu":
+            with contextlib.suppress(OSError):  # no folder for temporary files: PyTorch's operations compute the same
+                return build()
+        return False
 
     def save_pretrained(self, folder: Path | str) -> Path:
         """Write the bundle to ``folder``; :func:`alexnet.from_pretrained` reads it."""

@@ -17,9 +17,15 @@ from alexnet.data.store import Split
 from alexnet.errors import DataError
 from alexnet.evaluation.metrics import Counter, Scores
 from alexnet.models import kernel
+from alexnet.models.summary import work
 
-_MANY = 64  # pictures from which on compiling the norm pays
 _ROOM = 1 << 26  # bytes that a batch's many views, 8 bits a color, may take
+
+
+def expect(network: nn.Module, views: int, device: torch.device) -> None:
+    """So many views are to be answered: what computes them is compiled where that pays."""
+    if device.type == "cpu" and not kernel.in_use():
+        kernel.expect(views * work(network))
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
@@ -101,8 +107,7 @@ def evaluate(
     device = device or torch.device("cpu")
     counter, started, was_training = Counter(classes, len(split)), time.perf_counter(), network.training
     statistics = to_device(statistics, device)
-    if len(split) >= _MANY:
-        kernel.build()
+    expect(network, len(split) * views, device)
     network.eval()
     try:
         at_once = min(batch_size, max(batch_size // views, _ROOM // (views * side * side * 3)))

@@ -14,7 +14,7 @@ from alexnet.batches.loader import in_order, to_device
 from alexnet.batches.transforms import Statistics
 from alexnet.data.store import Split
 from alexnet.errors import DataError
-from alexnet.evaluation.evaluate import log_probabilities
+from alexnet.evaluation.evaluate import expect, log_probabilities
 from alexnet.evaluation.metrics import Counter, Scores
 
 
@@ -70,6 +70,7 @@ def collect(
         raise DataError(f"the {split.name} split is empty", "at least one picture", "choose another split")
     device, started, was_training = device or torch.device("cpu"), time.perf_counter(), network.training
     statistics = to_device(statistics, device)
+    expect(network, len(split) * views, device)
     network.eval()
     try:
         rows = [

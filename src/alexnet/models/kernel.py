@@ -1,6 +1,6 @@
 """Compiled kernels: built from the C files beside this one where a C compiler is there, absent where not.
 
-Nothing is kept on disk: a process that has much to compute builds them (:func:`build`), in a second or two. Before
+Nothing is kept on disk: a process that has much to compute builds them (:func:`build`), in some seconds. Before
 that, without a compiler (GCC or Clang with OpenMP), or after ``use(False)``, PyTorch's operations compute the same
 formulas; the two agree to float32's rounding, not bit for bit. What each saves is in docs/log.md.
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from alexnet.native import Native
 
 _native = Native("alexnet.models", ("norm", "maps", "winograd", "stem", "thin"), ("lanes.h", "norm.h", "points.h"))
+_MUCH = 5e11  # multiply-adds of answers: those of 700 pictures of the two-tower network
 _MOST_CHANNELS = 8192  # of a row; its buffers lie on the stack
 _fewer: bool | None = None
 
@@ -59,10 +60,21 @@ def fewer_products(wanted: bool | None) -> bool | None:
 def build() -> bool:
     """Compile the kernels if that was not done; returns whether norms will be computed by them from now on.
 
-    For those who have much to compute: it takes a second or two.
+    For those who have much to compute (:func:`expect`): it takes three to five seconds on two cores.
     """
     _native.build()
     return in_use()
+
+
+def expect(multiply_adds: float) -> bool:
+    """So many are to be computed for answers: :func:`build` where that pays; returns whether it does.
+
+    Measured (docs/log.md): answers to 700 pictures one by one, to a thousand together, win back what compiling takes.
+    """
+    if multiply_adds < _MUCH:
+        return False
+    build()
+    return True
 
 
 def in_use(source: str = "norm") -> bool:

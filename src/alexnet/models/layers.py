@@ -8,13 +8,13 @@ Source: Krizhevsky, Sutskever, Hinton 2012, section 3, and the 2012 code where t
 
 import copy
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.models import kernel, maps, space_to_depth, stem, winograd
+from alexnet.models import kernel, maps, space_to_depth, stem, thin, winograd
 from alexnet.models.rows import (
     NormalizeRows,
     NormalizeRowsCompiled,
@@ -308,9 +308,10 @@ def set_rows(model: nn.Module, rows: tuple[int, int] | None) -> None:
 
 
 def answering(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` for answers alone, of the same weights in memory: see :func:`keep`."""
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-    return keep(twin.eval())
+    """A copy of ``model`` for answers alone, of the same weights in memory: see :func:`keep` and :func:`thin.lay`."""
+    made: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    made |= {id(layer): thin.FewRows(layer) for layer in thin.large(model)}
+    return keep(copy.deepcopy(model, made).eval())
 
 
 def keep(model: nn.Module) -> nn.Module:

@@ -109,6 +109,14 @@ def summarize(network: Network) -> Summary:
     return Summary(network.name, (network.in_channels, network.image_size, network.image_size), rows)
 
 
+def work(network: nn.Module) -> int:
+    """Multiply-adds for a picture; 0 where nothing is known of them."""
+    try:
+        return summarize(network).multiply_adds if isinstance(network, Network) else 0
+    except ModelError:
+        return 0
+
+
 def _row(name: str, layer: nn.Module, shape: tuple[int, ...], shown: str, towers: int) -> Row:
     if type(layer) in FOREIGN or (type(layer) not in KINDS and next(layer.children(), None) is not None):
         return _measured(name, layer, shape)

@@ -7,13 +7,16 @@
    sums, two vectors each, take 24 of the 32 registers. A panel is cut into blocks of features that stay in a core's
    first cache while one dozen after the other is multiplied; sums of blocks are added up in float32, so they round less
    than one long sum would. Few rows are multiplied by four panels together, four streams of memory, and weights of
-   features that are 0 are not read: after ReLUs those are most. What they would add is nothing, bit for bit. */
+   features that are 0 are not read: after ReLUs those are most. What they would add is nothing, bit for bit.
+
+   The same for few rows and weights in float32, where they lie features first, [feature][outputs]. */
 
 #include <omp.h>
 
 #include "lanes.h"
 
 enum { PANEL = 2 * LANES, BLOCK = 256, DOZEN = 12, MOST = 10 * DOZEN, FEW = 4, TOGETHER = 4, AHEAD = 32 };
+enum { WIDE = 16 * LANES, SOON = 8 }; /* of float32: outputs summed together, and how many features ahead to fetch */
 
 typedef struct { int64_t rows, features, outputs, threads; } Shape; /* thin.py has the same fields in the same order */
 
@@ -131,28 +134,89 @@ static void multiply_left(const Shape *z, Left from, int64_t rows, const uint16_
     }
 }
 
+INLINE int64_t pairs(const Shape *z) { return (z->rows + 1) / 2; }
+INLINE int64_t rows_of(const Shape *z, int64_t pair) { return MIN(2, z->rows - 2 * pair); }
+
+static void sift_all(const Shape *z, const float *x, float *scratch) { /* by a team's threads */
+#pragma omp for schedule(static)
+    for (int64_t pair = 0; pair < pairs(z); pair++)
+        sift(z, x + 2 * pair * z->features, rows_of(z, pair), left(z, scratch, pair));
+}
+
+/* ---- the same, weights in float32, features first */
+
+/* out [R][WIDE / R] += x [n][R] transposed times so many outputs of n features */
+#define LONG(R)                                                                                                      \
+    static void long_##R(const float *x, const int32_t *which, const float *w, int64_t outputs, float *out,          \
+                         int64_t n) {                                                                                \
+        vec sums[R][WIDE / LANES / R] = {{{0}}};                                                                     \
+        for (int64_t i = 0; i < n; i++, x += R) {                                                                    \
+            const float *from = w + which[i] * outputs, *soon = w + which[i + SOON] * outputs;                       \
+            for (int k = 0; k < WIDE / LANES / R; k++) {                                                             \
+                vec weights = AT(from + k * LANES);                                                                  \
+                __builtin_prefetch(soon + k * LANES);                                                                \
+                for (int r = 0; r < R; r++) sums[r][k] += x[r] * weights;                                            \
+            }                                                                                                        \
+        }                                                                                                            \
+        for (int r = 0; r < R; r++)                                                                                  \
+            for (int k = 0; k < WIDE / LANES / R; k++) AT(out + r * WIDE + k * LANES) += sums[r][k];                 \
+    }
+LONG(1)
+LONG(2)
+
+/* sums [pair][2][WIDE] of the outputs from w on: a block of features stays in a core's second cache for all pairs */
+static void multiply_long(const Shape *z, float *scratch, const float *w, float *sums) {
+    int64_t done[FEW / 2] = {0};
+    memset(sums, 0, pairs(z) * 2 * WIDE * sizeof(float));
+    for (int64_t block = 0; block < blocks(z); block++)
+        for (int64_t pair = 0; pair < pairs(z); pair++) {
+            Left from = left(z, scratch, pair);
+            const float *x = from.x + done[pair] * rows_of(z, pair);
+            const int32_t *which = from.which + done[pair];
+            int64_t n = from.ends[block] - done[pair];
+            float *out = sums + pair * 2 * WIDE;
+            if (rows_of(z, pair) == 1) long_1(x, which, w, z->outputs, out, n);
+            else for (int64_t k = 0; k < WIDE; k += WIDE / 2) long_2(x, which, w + k, z->outputs, out + k, n);
+            done[pair] += n;
+        }
+}
+
+/* x [rows][features], w [features][outputs], bias [outputs] or NULL -> out [rows][outputs], of WIDE outputs at least
+   and FEW rows at most; scratch: thin_room(). Any number of threads gives the same bits. */
+void thin_long(const Shape *z, const float *x, const float *w, const float *bias, float *out, float *scratch) {
+#pragma omp parallel num_threads(z->threads)
+    {
+        sift_all(z, x, scratch);
+#pragma omp for schedule(dynamic)
+        for (int64_t k = 0; k < z->outputs; k += WIDE) {
+            float sums[FEW * WIDE];
+            int64_t first = MIN(k, z->outputs - WIDE); /* the last ones are summed with some before them */
+            multiply_long(z, scratch, w + first, sums);
+            put(z, sums + (k - first), z->rows, WIDE, k, bias, out);
+        }
+    }
+}
+
 /* ---- */
 
-/* Floats of the memory that thin_product works in. */
+/* Floats of the memory that thin_product and thin_long work in. */
 int64_t thin_room(const Shape *z) {
     int64_t few = FEW / 2 * (3 * z->features + AHEAD + blocks(z));
     return z->rows > FEW ? MIN(z->rows, MOST) * z->features : few;
 }
 
 static void few(const Shape *z, const float *x, const uint16_t *w, const float *bias, float *out, float *scratch) {
-    int64_t panels = (z->outputs + PANEL - 1) / PANEL, pairs = (z->rows + 1) / 2;
+    int64_t panels = (z->outputs + PANEL - 1) / PANEL;
 #pragma omp parallel num_threads(z->threads)
     {
-#pragma omp for schedule(static)
-        for (int64_t pair = 0; pair < pairs; pair++)
-            sift(z, x + 2 * pair * z->features, MIN(2, z->rows - 2 * pair), left(z, scratch, pair));
+        sift_all(z, x, scratch);
 #pragma omp for schedule(dynamic)
         for (int64_t panel = 0; panel < panels; panel += TOGETHER) {
             float sums[2 * TOGETHER * PANEL];
             int64_t together = panel + TOGETHER <= panels ? TOGETHER : 1;
             for (int64_t p = panel; p < MIN(panel + TOGETHER, panels); p += together)
-                for (int64_t pair = 0; pair < pairs; pair++) {
-                    int64_t rows = MIN(2, z->rows - 2 * pair);
+                for (int64_t pair = 0; pair < pairs(z); pair++) {
+                    int64_t rows = rows_of(z, pair);
                     multiply_left(z, left(z, scratch, pair), rows, w + p * z->features * PANEL, together, sums);
                     put(z, sums, rows, together * PANEL, p * PANEL, bias, out + 2 * pair * z->outputs);
                 }

@@ -1,18 +1,27 @@
-"""Fully connected layers with weights in bfloat16 on a processor, compiled from ``thin.c``: half of the bytes to read.
+"""Fully connected layers for answers on a processor, compiled from ``thin.c``: they take as long as their weights take
+to be read.
 
-Inputs, products and sums are float32, so only the weights are rounded. PyTorch's own product in bfloat16, which rounds
-the inputs too, is the slow twin: ``kernel.use(False)``. Of a few rows, weights of features that are 0 are not read, so
-weights that are no finite numbers do not show there.
+Weights in bfloat16 have half of the bytes. Inputs, products and sums are float32, so only the weights are rounded.
+PyTorch's own product in bfloat16, which rounds the inputs too, is the slow twin: ``kernel.use(False)``.
+
+Of a few rows, weights of features that are 0 are not read: behind ReLUs those are most. For weights in float32 that
+needs them to lie features first (:func:`lay`); PyTorch's product is the slow twin. Weights that are no finite numbers
+do not show where a feature is 0.
 """
 
 import ctypes
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from alexnet.models import kernel
 
 _PANEL = 32  # outputs that lie side by side in memory
+_FEW = 4  # rows; thin.c has the same number
+_WIDE = 256  # outputs that are summed together in float32; thin.c has the same number
+_LARGE = 1 << 20  # weights of a layer that takes long to be read
 
 
 def fits(input: Tensor, weight: Tensor) -> bool:
@@ -20,6 +29,8 @@ def fits(input: Tensor, weight: Tensor) -> bool:
     if not (kernel.in_use("thin") and kernel.plain(input) and kernel.plain(weight)) or torch.is_autocast_enabled("cpu"):
         return False
     if input.dtype != torch.float32 or weight.dtype != torch.bfloat16 or input.dim() != 2 or not input.numel():
+        return False
+    if input.shape[1] != weight.shape[1]:
         return False
     return not (torch.is_grad_enabled() and input.requires_grad) and bool(kernel.library("thin").thin_pays())
 
@@ -43,12 +54,66 @@ def unpacked(weight: Tensor, outputs: int) -> Tensor:
 
 def product(input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
     """[N, F] times :func:`packed` weights, plus bias [K] in float32 -> [N, K]."""
+    return _call("thin_product", input, weight, bias, outputs)
+
+
+class FewRows(nn.Module):
+    """Answers as ``layer``, of its own weights, and sooner for a few rows where :func:`lay` laid those."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self._layers = (layer,)  # a part of its own network, not of the one that this is in
+
+    def forward(self, input: Tensor) -> Tensor:  # [N, F] -> [N, K]
+        (layer,) = self._layers
+        weight, bias = layer.weight, layer.bias
+        if _fits_long(input, weight):
+            return _call("thin_long", input, weight, bias, layer.out_features)
+        return F.linear(input, weight, bias)
+
+
+def large(model: nn.Module) -> Iterator[nn.Linear]:
+    """The fully connected layers of ``model`` whose weights are worth to be laid features first."""
+    for module in model.modules():
+        if type(module) is nn.Linear and module.weight.numel() >= _LARGE and module.out_features >= _WIDE:
+            yield module
+
+
+def lay(model: nn.Module) -> None:
+    """Give the :func:`large` layers of ``model`` weights [K, F] of the same values that lie in memory as [F, K].
+
+    Where ``thin.c`` will multiply by them. One after the other: each is there twice for a moment.
+    """
+    if not (kernel.in_use("thin") and kernel.library("thin").thin_pays()):
+        return
+    for layer in large(model):
+        weight = layer.weight
+        if kernel.plain(weight) and weight.dtype == torch.float32 and not _features_first(weight):
+            with torch.inference_mode(False):
+                weight.data = weight.detach().t().contiguous().t()  # the same parameter for whoever holds it
+
+
+def _features_first(weight: Tensor) -> bool:
+    return weight.dim() == 2 and weight.stride() == (1, len(weight))
+
+
+def _fits_long(input: Tensor, weight: Tensor) -> bool:
+    if not _features_first(weight) or weight.dtype != torch.float32 or len(weight) < _WIDE:
+        return False
+    if not (kernel.in_use("thin") and kernel.plain(input) and kernel.plain(weight)) or torch.is_autocast_enabled("cpu"):
+        return False
+    if input.dtype != torch.float32 or input.dim() != 2 or not 0 < len(input) <= _FEW:
+        return False
+    if input.shape[1] != weight.shape[1]:
+        return False
+    return not (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad))
+
+
+def _call(name: str, input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
     input, out = input.contiguous(), input.new_empty(len(input), outputs)
     shape = _Shape(*input.shape, outputs, torch.get_num_threads())
     own, scratch = None if bias is None else bias.float(), input.new_empty(_room(shape))
-    kernel.function("thin", "thin_product")(
-        ctypes.byref(shape), *(kernel.at(t) for t in (input, weight, own, out, scratch))
-    )
+    kernel.function("thin", name)(ctypes.byref(shape), *(kernel.at(t) for t in (input, weight, own, out, scratch)))
     return out
 
 

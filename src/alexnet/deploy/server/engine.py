@@ -87,11 +87,9 @@ class Engine:
         return cls(path, classifier, sha256_of(bundle / "config.json"), most_pixels)
 
     def _open_bundle(self, classifier: "Classifier") -> None:
-        from alexnet.models import kernel
-
         bundle = classifier.bundle
-        with contextlib.suppress(OSError):  # no folder for temporary files: PyTorch's operations compute the norm
-            kernel.build()
+        classifier.hasten()
+        with contextlib.suppress(OSError):  # no folder for temporary files: Pillow resizes
             resize.build()
         self.limit, self._decoded = verify.LIMIT if classifier.precision == "fp32" else verify.HALF_LIMIT, True
         self.explain = Explain(classifier, self.path)
