@@ -16,7 +16,7 @@
 #include "lanes.h"
 
 enum { PANEL = 2 * LANES, BLOCK = 256, DOZEN = 12, MOST = 10 * DOZEN, FEW = 4, TOGETHER = 4, AHEAD = 32 };
-enum { WIDE = 16 * LANES, SOON = 8 }; /* of float32: outputs summed together, and how many features ahead to fetch */
+enum { WIDE = 32 * LANES }; /* outputs of float32 weights that are summed together; thin.py has the same number */
 
 typedef struct { int64_t rows, features, outputs, threads; } Shape; /* thin.py has the same fields in the same order */
 
@@ -145,24 +145,34 @@ static void sift_all(const Shape *z, const float *x, float *scratch) { /* by a t
 
 /* ---- the same, weights in float32, features first */
 
-/* out [R][WIDE / R] += x [n][R] transposed times so many outputs of n features */
-#define LONG(R)                                                                                                      \
-    static void long_##R(const float *x, const int32_t *which, const float *w, int64_t outputs, float *out,          \
-                         int64_t n) {                                                                                \
-        vec sums[R][WIDE / LANES / R] = {{{0}}};                                                                     \
-        for (int64_t i = 0; i < n; i++, x += R) {                                                                    \
-            const float *from = w + which[i] * outputs, *soon = w + which[i + SOON] * outputs;                       \
-            for (int k = 0; k < WIDE / LANES / R; k++) {                                                             \
-                vec weights = AT(from + k * LANES);                                                                  \
-                __builtin_prefetch(soon + k * LANES);                                                                \
-                for (int r = 0; r < R; r++) sums[r][k] += x[r] * weights;                                            \
+/* out [R][WIDE] += x [n][R] transposed times so many outputs of n features, MANY of them at a time */
+#define LONG(R, MANY)                                                                                                \
+    static int64_t long_##R##_##MANY(const float *x, const int32_t *which, const float *w, int64_t outputs,          \
+                                     float *out, int64_t n) {                                                        \
+        int64_t i = 0;                                                                                               \
+        for (; i + MANY <= n; i += MANY, x += R * MANY) {                                                            \
+            const float *from[MANY], *soon[MANY];                                                                    \
+            for (int m = 0; m < MANY; m++) {                                                                         \
+                from[m] = w + which[i + m] * outputs;                                                                \
+                soon[m] = w + which[i + m + MANY] * outputs;                                                         \
+            }                                                                                                        \
+            for (int64_t k = 0; k < WIDE; k += LANES) {                                                              \
+                vec sums[R];                                                                                         \
+                for (int r = 0; r < R; r++) sums[r] = AT(out + r * WIDE + k);                                        \
+                for (int m = 0; m < MANY; m++) {                                                                     \
+                    vec weights = AT(from[m] + k);                                                                   \
+                    __builtin_prefetch(soon[m] + k);                                                                 \
+                    for (int r = 0; r < R; r++) sums[r] += x[m * R + r] * weights;                                   \
+                }                                                                                                    \
+                for (int r = 0; r < R; r++) AT(out + r * WIDE + k) = sums[r];                                        \
             }                                                                                                        \
         }                                                                                                            \
-        for (int r = 0; r < R; r++)                                                                                  \
-            for (int k = 0; k < WIDE / LANES / R; k++) AT(out + r * WIDE + k * LANES) += sums[r][k];                 \
+        return i;                                                                                                    \
     }
-LONG(1)
-LONG(2)
+LONG(1, 8)
+LONG(1, 1)
+LONG(2, 8)
+LONG(2, 1)
 
 /* sums [pair][2][WIDE] of the outputs from w on: a block of features stays in a core's second cache for all pairs */
 static void multiply_long(const Shape *z, float *scratch, const float *w, float *sums) {
@@ -171,12 +181,13 @@ static void multiply_long(const Shape *z, float *scratch, const float *w, float 
     for (int64_t block = 0; block < blocks(z); block++)
         for (int64_t pair = 0; pair < pairs(z); pair++) {
             Left from = left(z, scratch, pair);
-            const float *x = from.x + done[pair] * rows_of(z, pair);
+            float part[2 * WIDE] = {0};
+            int64_t rows = rows_of(z, pair), n = from.ends[block] - done[pair];
+            const float *x = from.x + done[pair] * rows;
             const int32_t *which = from.which + done[pair];
-            int64_t n = from.ends[block] - done[pair];
-            float *out = sums + pair * 2 * WIDE;
-            if (rows_of(z, pair) == 1) long_1(x, which, w, z->outputs, out, n);
-            else for (int64_t k = 0; k < WIDE; k += WIDE / 2) long_2(x, which, w + k, z->outputs, out + k, n);
+            int64_t most = (rows == 1 ? long_1_8 : long_2_8)(x, which, w, z->outputs, part, n);
+            (rows == 1 ? long_1_1 : long_2_1)(x + most * rows, which + most, w, z->outputs, part, n - most);
+            for (int64_t k = 0; k < rows * WIDE; k += LANES) AT(sums + pair * 2 * WIDE + k) += AT(part + k);
             done[pair] += n;
         }
 }

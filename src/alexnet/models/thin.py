@@ -20,7 +20,7 @@ from alexnet.models import kernel
 
 _PANEL = 32  # outputs that lie side by side in memory
 _FEW = 4  # rows; thin.c has the same number
-_WIDE = 256  # outputs that are summed together in float32; thin.c has the same number
+_WIDE = 512  # outputs that are summed together in float32; thin.c has the same number
 _LARGE = 1 << 20  # weights of a layer that takes long to be read
 
 
@@ -67,7 +67,7 @@ class FewRows(nn.Module):
     def forward(self, input: Tensor) -> Tensor:  # [N, F] -> [N, K]
         (layer,) = self._layers
         weight, bias = layer.weight, layer.bias
-        if _fits_long(input, weight):
+        if _fits_long(input, weight) and not (len(input) == 1 and _full(input)):
             return _call("thin_long", input, weight, bias, layer.out_features)
         return F.linear(input, weight, bias)
 
@@ -91,6 +91,11 @@ def lay(model: nn.Module) -> None:
         if kernel.plain(weight) and weight.dtype == torch.float32 and not _features_first(weight):
             with torch.inference_mode(False):
                 weight.data = weight.detach().t().contiguous().t()  # the same parameter for whoever holds it
+
+
+def _full(input: Tensor) -> bool:
+    """Are less than an eighth of the features 0? All weights of a single row are read as soon by PyTorch."""
+    return int(input.count_nonzero()) * 8 > input.numel() * 7
 
 
 def _features_first(weight: Tensor) -> bool:
