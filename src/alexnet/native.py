@@ -3,6 +3,7 @@
 Whoever uses one has the same formula without it: there may be no compiler (GCC or Clang with OpenMP).
 """
 
+import contextlib
 import ctypes
 import functools
 import shutil
@@ -26,7 +27,8 @@ class Native:
     def build(self) -> None:
         """Compile them if that was not done; nothing happens where that can not be."""
         if not self.built:
-            self.built.update(self.compiled())
+            with contextlib.suppress(OSError):  # no folder for temporary files, or no room there
+                self.built.update(self.compiled())
 
     def has(self, name: str) -> bool:
         """Is ``name`` compiled, and wanted?"""

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from alexnet.bench import peers
 from alexnet.bench.arena import Contender, Skipped, Unit, timed
 from alexnet.bench.subject import Subject, noise
+from alexnet.deploy.classifier import Classifier, Precision
 from alexnet.evaluation.evaluate import autocast
-from alexnet.models import bfloat16, kernel, layers, thin
+from alexnet.models import kernel
 from alexnet.models.network import Network
 from alexnet.models.summary import summarize
 from alexnet.recipe import Recipe
@@ -114,15 +115,12 @@ def plain_step(model: str | None, batch: int) -> Unit:
     return repeated(step, batch, lasting=1.0)
 
 
-def our_answer(subject: Subject, batch: int, precision: str) -> Unit:
+def our_answer(subject: Subject, batch: int, precision: Precision) -> Unit:
     """What ``Classifier`` does with pictures that are there as numbers."""
     tune("fp32")
-    network = subject.network().to(memory_format=torch.channels_last).eval()
-    half = precision == "bf16"
-    answering = bfloat16.Halved(network, bfloat16.faster(CPU)) if half else layers.answering(network)
-    if not half:
-        thin.lay(network)
-    return _answers(answering, subject.batches(batch, torch.channels_last))
+    classifier = Classifier(subject.bundle(), precision=precision)
+    classifier.hasten()
+    return _answers(classifier.answering, subject.batches(batch, torch.channels_last))
 
 
 def plain_answer(subject: Subject, batch: int) -> Unit:

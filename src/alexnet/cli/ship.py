@@ -111,8 +111,8 @@ def answerer(given: arguments.PredictArguments, count: int) -> "tuple[Callable[[
         from alexnet import api
 
         classifier = api.load(given.run, given.device, given.precision)
-        classifier.expect(count)
         thresholds, views = classifier.bundle.thresholds, given.views
+        classifier.expect(count * views)
 
         def answer(picture: Path, top: int, below: float | None) -> "Prediction":
             return classifier.predict(picture, top=top, views=views, abstain_below=below)[0]

@@ -1,8 +1,7 @@
 """A trained classifier that answers: pictures as people have them in, classes with probabilities out."""
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,7 +29,8 @@ _FEW = 64  # views for which compiling pays with no network
 class Classifier:
     """A bundle made ready on a device. Pictures go through exactly the preprocessing that training used.
 
-    ``classes`` are the class names in the order of the probabilities. ``precision`` bf16 answers sooner and about as
+    ``classes`` are the class names in the order of the probabilities, ``answering`` computes their logits from what
+    :meth:`inputs` gives, of the same weights as ``bundle.network``. ``precision`` bf16 answers sooner and about as
     well: see :mod:`alexnet.models.bfloat16`; what is embedded and explained stays in float32.
     """
 
@@ -42,9 +42,9 @@ class Classifier:
         self.network = bundle.network.to(self.device).to(memory_format=torch.channels_last).eval()
         self.precision = precision
         if precision == "bf16":
-            self._answering: nn.Module = bfloat16.Halved(self.network, bfloat16.faster(self.device))
+            self.answering: nn.Module = bfloat16.Halved(self.network, bfloat16.faster(self.device))
         else:
-            self._answering = layers.answering(self.network)
+            self.answering = layers.answering(self.network)
         self.statistics = to_device(bundle.statistics, self.device)
         self.classes = bundle.classes
         self._asked = 0  # views so far
@@ -60,16 +60,16 @@ class Classifier:
         It takes some seconds, once. The weights of ``network`` stay what they are, but large ones move in memory: not
         while another thread uses it. Answers differ by float32's rounding.
         """
-        self._compiled(kernel.build)
+        self._build()
         if self.precision == "fp32":
             thin.lay(self.network)
 
-    def expect(self, pictures: int) -> None:
-        """So many are to be answered: :meth:`hasten` where that pays, from 700 on for ``alexnet``.
+    def expect(self, views: int) -> None:
+        """So many views of pictures are to be answered: :meth:`hasten` where that pays, from 700 on for ``alexnet``.
 
         Without it a classifier compiles, and moves nothing, once it was asked for so many.
         """
-        if self._compiled(lambda: kernel.expect(pictures * self._work)):
+        if self._pays(views):
             self.hasten()
 
     def predict(
@@ -118,7 +118,7 @@ class Classifier:
 
     def _probabilities(self, stored: NDArray[np.uint8], views: int) -> NDArray[np.float32]:
         result = log_probabilities(
-            self._answering, torch.from_numpy(stored).to(self.device), self.statistics,
+            self.answering, torch.from_numpy(stored).to(self.device), self.statistics,
             side=self.network.image_size, channels=self.network.in_channels, views=views,
         )  # fmt: skip
         probabilities: NDArray[np.float32] = calibrated(result, self.bundle.temperature).exp().cpu().numpy()
@@ -130,8 +130,8 @@ class Classifier:
         many = named(pictures)
         resize.expect(len(many))
         self._asked += len(many) * views
-        if self._asked >= _FEW:
-            self._compiled(lambda: kernel.expect(self._asked * self._work))
+        if self._pays(self._asked):
+            self._build()
         for start in range(0, len(many), size):
             part = many[start : start + size]
             yield [name for name, _ in part], np.stack([self.prepare(picture, name) for name, picture in part])
@@ -140,11 +140,12 @@ class Classifier:
     def _work(self) -> int:
         return work(self.network)
 
-    def _compiled(self, build: Callable[[], bool]) -> bool:
+    def _pays(self, views: int) -> bool:
+        return views >= _FEW and kernel.pays(views * self._work)
+
+    def _build(self) -> None:
         if self.device.type == "cpu":
-            with contextlib.suppress(OSError):  # no folder for temporary files: PyTorch's operations compute the same
-                return build()
-        return False
+            kernel.build()
 
     def save_pretrained(self, folder: Path | str) -> Path:
         """Write the bundle to ``folder``; :func:`alexnet.from_pretrained` reads it."""

@@ -24,8 +24,8 @@ _ROOM = 1 << 26  # bytes that a batch's many views, 8 bits a color, may take
 
 def expect(network: nn.Module, views: int, device: torch.device) -> None:
     """So many views are to be answered: what computes them is compiled where that pays."""
-    if device.type == "cpu" and not kernel.in_use():
-        kernel.expect(views * work(network))
+    if device.type == "cpu" and not kernel.in_use() and kernel.pays(views * work(network)):
+        kernel.build()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

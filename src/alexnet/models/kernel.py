@@ -60,21 +60,18 @@ def fewer_products(wanted: bool | None) -> bool | None:
 def build() -> bool:
     """Compile the kernels if that was not done; returns whether norms will be computed by them from now on.
 
-    For those who have much to compute (:func:`expect`): it takes three to five seconds on two cores.
+    For those who have much to compute (:func:`pays`): it takes three to five seconds on two cores.
     """
     _native.build()
     return in_use()
 
 
-def expect(multiply_adds: float) -> bool:
-    """So many are to be computed for answers: :func:`build` where that pays; returns whether it does.
+def pays(multiply_adds: float) -> bool:
+    """Does :func:`build` pay where so many are to be computed for answers?
 
     Measured (docs/log.md): answers to 700 pictures one by one, to a thousand together, win back what compiling takes.
     """
-    if multiply_adds < _MUCH:
-        return False
-    build()
-    return True
+    return multiply_adds >= _MUCH
 
 
 def in_use(source: str = "norm") -> bool:

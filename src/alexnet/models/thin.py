@@ -26,13 +26,20 @@ _LARGE = 1 << 20  # weights of a layer that takes long to be read
 
 def fits(input: Tensor, weight: Tensor) -> bool:
     """Will :func:`product` compute this? Input [N, F] in float32, weight bfloat16, of either form; no gradient."""
-    if not (kernel.in_use("thin") and kernel.plain(input) and kernel.plain(weight)) or torch.is_autocast_enabled("cpu"):
+    return weight.dtype == torch.bfloat16 and _usable() and _answers(input, weight)
+
+
+def _usable() -> bool:
+    return kernel.in_use("thin") and bool(kernel.library("thin").thin_pays())
+
+
+def _answers(input: Tensor, weight: Tensor) -> bool:
+    """Rows [N, F] in float32 of the weight's features, in a processor's memory, and no gradient asked for?"""
+    if not (kernel.plain(input) and kernel.plain(weight)) or torch.is_autocast_enabled("cpu"):
         return False
-    if input.dtype != torch.float32 or weight.dtype != torch.bfloat16 or input.dim() != 2 or not input.numel():
+    if input.dtype != torch.float32 or input.dim() != 2 or not input.numel() or input.shape[1] != weight.shape[1]:
         return False
-    if input.shape[1] != weight.shape[1]:
-        return False
-    return not (torch.is_grad_enabled() and input.requires_grad) and bool(kernel.library("thin").thin_pays())
+    return not (torch.is_grad_enabled() and input.requires_grad)
 
 
 def packed(weight: Tensor) -> Tensor:
@@ -84,7 +91,7 @@ def lay(model: nn.Module) -> None:
 
     Where ``thin.c`` will multiply by them. One after the other: each is there twice for a moment.
     """
-    if not (kernel.in_use("thin") and kernel.library("thin").thin_pays()):
+    if not _usable():
         return
     for layer in large(model):
         weight = layer.weight
@@ -103,15 +110,9 @@ def _features_first(weight: Tensor) -> bool:
 
 
 def _fits_long(input: Tensor, weight: Tensor) -> bool:
-    if not _features_first(weight) or weight.dtype != torch.float32 or len(weight) < _WIDE:
+    if not _features_first(weight) or weight.dtype != torch.float32 or len(weight) < _WIDE or len(input) > _FEW:
         return False
-    if not (kernel.in_use("thin") and kernel.plain(input) and kernel.plain(weight)) or torch.is_autocast_enabled("cpu"):
-        return False
-    if input.dtype != torch.float32 or input.dim() != 2 or not 0 < len(input) <= _FEW:
-        return False
-    if input.shape[1] != weight.shape[1]:
-        return False
-    return not (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad))
+    return _usable() and _answers(input, weight) and not (torch.is_grad_enabled() and weight.requires_grad)
 
 
 def _call(name: str, input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:

@@ -1,6 +1,5 @@
 """What answers: a bundle or an exported file, opened, checked byte by byte and asked its golden pictures."""
 
-import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -89,8 +88,7 @@ class Engine:
     def _open_bundle(self, classifier: "Classifier") -> None:
         bundle = classifier.bundle
         classifier.hasten()
-        with contextlib.suppress(OSError):  # no folder for temporary files: Pillow resizes
-            resize.build()
+        resize.build()
         self.limit, self._decoded = verify.LIMIT if classifier.precision == "fp32" else verify.HALF_LIMIT, True
         self.explain = Explain(classifier, self.path)
         self.offers = ("embedding", *self.explain.offers)
