@@ -90,17 +90,3 @@ def test_no_moment_has_the_network_twice(monkeypatch):
     bfloat16.Halved(exact, False)
     linear = sum(p.numel() for layer in exact.modules() if type(layer) is nn.Linear for p in layer.parameters())
     assert sum(copied) == sum(p.numel() for p in exact.parameters()) - linear
-
-
-@pytest.mark.parametrize(
-    ("cpu", "expected"),
-    [
-        ({"amx_bf16": True, "cpu_name": "Intel Xeon"}, True),
-        ({"avx512_bf16": True, "cpu_name": "AMD EPYC 9R14"}, True),
-        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, False),
-        ({}, False),
-    ],
-)
-def test_where_it_is_faster_goes_by_what_the_processor_is(monkeypatch, cpu, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
-    assert bfloat16.faster(CPU) == expected and not bfloat16.faster(torch.device("mps"))

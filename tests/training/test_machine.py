@@ -85,6 +85,9 @@ def test_which_convolutions_auto_means(monkeypatch):
         monkeypatch.setattr(winograd, "usable", lambda usable=usable: usable)
         settled = machine.settled(Recipe().replace(precision="fp32"), CPU)
         assert settled.convolution == ("winograd" if usable else "plain") and settled.precision == "fp32"
+        monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+        assert machine.settled(Recipe().replace(precision="bf16"), CPU).convolution == settled.convolution
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
         assert machine.settled(Recipe().replace(precision="bf16"), CPU).convolution == "plain"
         assert machine.settled(Recipe().replace(convolution="winograd"), CPU).convolution == "winograd"
         assert machine.settled(Recipe().replace(convolution="plain"), CPU).convolution == "plain"

@@ -212,12 +212,12 @@ _tuned = ExitStack()  # a contender's process stays tuned to its end
 
 def tune(precision: str, kernels: bool = True, convolution: str = "auto") -> None:
     """Do to this process what a training does; raises :class:`Skipped` for bfloat16 where nobody would choose it."""
-    if precision == "bf16":
-        _refuse_slow()
     kernel.build()
     kernel.use(kernels)
-    recipe = Recipe().replace(precision=precision, convolution=convolution)
-    _tuned.enter_context(machine.tuned(machine.settled(recipe, CPU)))
+    recipe = machine.settled(Recipe().replace(precision=precision, convolution=convolution), CPU)
+    if precision == "bf16" and recipe.convolution == "plain":
+        _refuse_slow()
+    _tuned.enter_context(machine.tuned(recipe))
 
 
 def _refuse_slow() -> None:

@@ -17,7 +17,7 @@ from alexnet.deploy.answers import Picture, Prediction, as_pixels, best, named
 from alexnet.errors import BundleError
 from alexnet.evaluation.evaluate import calibrated, log_probabilities
 from alexnet.evaluation.seen import features_of, inputs_of
-from alexnet.models import bfloat16, kernel, layers, thin
+from alexnet.models import bfloat16, halves, kernel, layers, thin
 from alexnet.models.summary import work
 
 __all__ = ["Classifier", "Picture", "Precision", "Prediction"]
@@ -42,7 +42,7 @@ class Classifier:
         self.network = bundle.network.to(self.device).to(memory_format=torch.channels_last).eval()
         self.precision = precision
         if precision == "bf16":
-            self.answering: nn.Module = bfloat16.Halved(self.network, bfloat16.faster(self.device))
+            self.answering: nn.Module = bfloat16.Halved(self.network, halves.faster(self.device))
         else:
             self.answering = layers.answering(self.network)
         self.statistics = to_device(bundle.statistics, self.device)

@@ -15,20 +15,6 @@ from torch import Tensor, nn
 from alexnet.models import layers, thin
 
 
-def faster(device: torch.device) -> bool:
-    """Are products in bfloat16 faster than in float32 there? By what the processor is, never by a stopwatch.
-
-    GPUs: wherever they support it. Processors: with AMX, or AMD's AVX-512 (measured: 2.0 times float32). Intel's
-    AVX-512 bf16 without AMX is slower than float32 (measured: 27 against 43 images/s).
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    cpu = torch.cpu.get_capabilities()
-    return bool(cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and str(cpu.get("cpu_name", "")).startswith("AMD")))
-
-
 class Halved(nn.Module):
     """A copy of ``network`` that answers in bfloat16: all of it, or its fully connected layers alone.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from alexnet.models import kernel, maps
+from alexnet.models import halves, kernel, maps
 
 _MOST_CHANNELS = 4
 _MOST_NUMBERS = 1 << 19  # of a picture's maps: two megabytes, a core's second cache
@@ -31,10 +31,11 @@ _NO_POOL = maps.Pool(0, 1, 0, 0)
 
 
 def fits(input: Tensor, weight: Tensor, filters: Filters, groups: int) -> bool:
-    """Will :func:`convolve` compute this? Input [N, C, H, W] without a gradient, weight [K, C, r, r], all float32."""
+    """Will :func:`convolve` compute this? Input [N, C, H, W] without a gradient, weight [K, C, r, r], all float32;
+    under autocast to bfloat16 where :mod:`alexnet.models.halves` serves it."""
     if not (kernel.in_use("stem") and kernel.plain(input) and kernel.plain(weight)) or input.requires_grad:
         return False
-    if input.dtype != torch.float32 or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    if not halves.in_float32(input, weight):
         return False
     kernels, channels, side, across = weight.shape
     if groups != 1 or side != across or channels > _MOST_CHANNELS or kernels % 16 or not len(input):
@@ -60,8 +61,7 @@ def convolve(
     """
     assert norm is None or pool is not None
     pool = (pool or _NO_POOL)._replace(relu=relu)
-    out: Tensor = _Stem.apply(input, weight, bias, filters, pool, norm or maps.NO_NORM)
-    return out
+    return halves.compute(_Stem, input, weight, bias, filters, pool, norm or maps.NO_NORM)
 
 
 class _Shape(ctypes.Structure):

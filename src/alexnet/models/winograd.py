@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from alexnet.models import kernel
+from alexnet.models import halves, kernel
 
 _FEWEST_OUTPUTS = 1024  # pixels of a batch's maps; the filters' transform has to pay for itself, where it is not kept
 _CHUNK = 64  # tiles that a thread holds at a time: a multiple of 8
@@ -57,7 +57,7 @@ def fits(input: Tensor, weight: Tensor, stride: int, padding: int, groups: int, 
     kernels, channels, side, across = weight.shape
     if stride != 1 or side != across or side not in (3, 5) or channels % 16 or kernels // groups % 16:
         return False
-    if input.dtype != torch.float32 or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    if not halves.in_float32(input, weight):
         return False
     images, (height, width) = len(input), (size + 2 * padding - side + 1 for size in input.shape[2:])
     if min(height, width) < 7 - side:
@@ -81,8 +81,7 @@ def convolve(
     kept: Kept | None = None,
 ) -> Tensor:
     """[N, C, H, W] -> [N, K, H', W'], channels-last in memory, H' = H + 2·padding − r + 1."""
-    out: Tensor = _Convolve.apply(input, weight, bias, _Geometry(padding, groups, relu), kept)
-    return out
+    return halves.compute(_Convolve, input, weight, bias, _Geometry(padding, groups, relu), kept)
 
 
 class _Convolve(torch.autograd.Function):

@@ -90,7 +90,7 @@ class Recipe:
 
     # How it is computed
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the processor multiplies it faster
-    convolution: Literal["auto", "plain", "winograd"] = "auto"  # auto: fewer products in fp32, where compiled
+    convolution: Literal["auto", "plain", "winograd"] = "auto"  # auto: fewer products, where compiled and sooner
     compile: bool = False  # let PyTorch compile the network; on a GPU its steps become CUDA graphs, for small batches
     checkpoint_every: str = "1epoch"  # how often a checkpoint is written: 5min, 500steps, 1epoch; at the end always
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.errors import RecipeError
-from alexnet.models import bfloat16, kernel, winograd
+from alexnet.models import halves, kernel, winograd
 from alexnet.recipe import Recipe
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -64,18 +64,19 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     """
     if wanted != "auto":
         return wanted
-    return "bf16" if bfloat16.faster(device) else "fp32"
+    return "bf16" if halves.faster(device) else "fp32"
 
 
 def settled(recipe: Recipe, device: torch.device) -> Recipe:
     """The recipe with what its ``auto`` mean here: of :func:`choose_precision`, and which convolutions.
 
-    Fewer products where a compiled kernel has them, in float32: a quarter to a third faster, and more rounding than
-    PyTorch's, far less than bfloat16's (docs/performance.md).
+    Fewer products where a compiled kernel has them and float32 is multiplied: a quarter to a third faster, and more
+    rounding than PyTorch's, far less than bfloat16's (docs/performance.md).
     """
     precision, convolution = choose_precision(recipe.precision, device), recipe.convolution
     if convolution == "auto":
-        fewer = device.type == "cpu" and precision == "fp32" and winograd.usable()
+        in_float32 = device.type == "cpu" and (precision == "fp32" or not halves.faster(device))
+        fewer = in_float32 and winograd.usable()
         convolution = "winograd" if fewer else "plain"
     return recipe.replace(precision=precision, convolution=convolution)
 
