@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from alexnet.bench.arena import Contender, Measured, Skipped, Timing, compete, peak_memory
+from alexnet.bench import arena
+from alexnet.bench.arena import Contender, Measured, Skipped, Timing, compete, peak_memory, repeated
 
 
 def paced(pictures, seconds, waited=0.0):
@@ -107,3 +108,32 @@ def test_what_contenders_print_is_no_part_of_the_answer(capfd):
     assert compete([Contender("chatty", chatty)], 2, lambda name: None)[0].rates == (1.0, 1.0)
     said = capfd.readouterr()
     assert said.out == "" and "progress" in said.err and "C code" in said.err
+
+
+class Worker:
+    """It takes ``slow`` seconds for so many calls after it stood still, then ``fast``; the clock is its own."""
+
+    def __init__(self, monkeypatch, slow, fast, calls=20):
+        self.slow, self.fast, self.calls, self.left, self.now = slow, fast, calls, calls, 0.0
+        monkeypatch.setattr(arena.time, "perf_counter", lambda: self.now)
+
+    def __call__(self):
+        self.now += self.slow if self.left > 0 else self.fast
+        self.left -= 1
+
+
+def test_what_is_short_comes_to_speed_before_the_clock_runs(monkeypatch):
+    work = Worker(monkeypatch, slow=0.008, fast=0.004)
+    unit = repeated(work, 3)
+    for _ in range(2):
+        work.left, before = work.calls, work.now
+        done, seconds, _ = unit()
+        assert done / seconds == pytest.approx(3 / 0.004), "none of the slow ones counts"
+        assert 0.2 < seconds < 0.6 and work.now - before > seconds + 20 * 0.008
+
+
+def test_what_is_long_is_done_once(monkeypatch):
+    work = Worker(monkeypatch, slow=2.0, fast=2.0)
+    unit = repeated(work, 3)
+    before = work.now
+    assert unit() == (3, 2.0, 0.0) and work.now - before == 2.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from alexnet.bench.arena import Contender, Skipped, Unit, timed
+from alexnet.bench.arena import Contender, Skipped, Unit, repeated
 
 SIDE = 2048  # of the matrices
 COPIED = 1 << 28  # bytes: no cache holds them
@@ -20,22 +20,22 @@ def contenders() -> list[Contender]:
 
 
 def product(kind: str) -> Unit:
-    """Product of two 2048×2048 matrices; a second of them."""
+    """Products of two 2048×2048 matrices."""
     if kind == "bf16" and not torch.cpu.get_capabilities().get("avx512_bf16"):
         raise Skipped("this processor has no bfloat16 arithmetic")
     numbers = torch.randn(2, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     if kind == "int8":
         a, b = (numbers * 40).clamp(-127, 127).to(torch.int8)
-        return lambda: timed(lambda: torch._int_mm(a, b), 2 * SIDE**3)
+        return repeated(lambda: torch._int_mm(a, b), 2 * SIDE**3)
     a, b = numbers.to(torch.bfloat16 if kind == "bf16" else torch.float32)
-    return lambda: timed(lambda: a @ b, 2 * SIDE**3)
+    return repeated(lambda: a @ b, 2 * SIDE**3)
 
 
 def copy() -> Unit:
     """A copy from one quarter of a gigabyte to another: bytes read and bytes written."""
     source, target = torch.zeros(2, COPIED, dtype=torch.uint8)
     source.fill_(1)
-    return lambda: timed(lambda: target.copy_(source), 2 * COPIED)
+    return repeated(lambda: target.copy_(source), 2 * COPIED)
 
 
 def machine() -> dict[str, str | int]:

@@ -3,10 +3,9 @@
 import itertools
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet.bench import peers
-from alexnet.bench.arena import Contender, Skipped, Unit, timed
+from alexnet.bench.arena import Contender, Skipped, Unit, repeated
 from alexnet.bench.subject import Subject, noise
 from alexnet.deploy.classifier import Classifier, Precision
 from alexnet.evaluation.evaluate import autocast
@@ -223,21 +222,6 @@ def tune(precision: str, kernels: bool = True, convolution: str = "auto") -> Non
 def _refuse_slow() -> None:
     if machine.choose_precision("auto", CPU) != "bf16":
         raise Skipped("bfloat16 is slower than float32 on this processor, so nobody would choose it")
-
-
-def repeated(work: Callable[[], Any], done: float, lasting: float = 0.2) -> Unit:
-    """As often as goes into so many seconds, once at least: a short one alone would be lost among the clock's own
-    doubts, and would find caches and threads as others left them."""
-    seconds = timed(work, done).seconds
-    if seconds < lasting:  # the first one is slower than those that come
-        seconds = min(timed(work, done).seconds for _ in range(2))
-    times = max(1, round(lasting / max(seconds, 1e-6)))
-
-    def repeat() -> None:
-        for _ in range(times):
-            work()
-
-    return lambda: timed(repeat, done * times)
 
 
 def batches(quick: bool) -> Sequence[int]:

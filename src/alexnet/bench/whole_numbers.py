@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.bench import peers, steps
-from alexnet.bench.arena import Contender, Skipped, Unit
+from alexnet.bench.arena import Contender, Skipped, Unit, repeated
 from alexnet.bench.subject import CALIBRATION, Subject
 from alexnet.deploy.export import Format, export
 from alexnet.deploy.runtime import Exported
@@ -41,7 +41,7 @@ def our_file(subject: Subject, batch: int, suffix: str) -> Unit:
         assert kept.name  # the folder lives as long as this
         return file.probabilities(pictures, batch_size=batch)
 
-    return steps.repeated(answer, batch)
+    return repeated(answer, batch)
 
 
 def exported(subject: Subject, folder: Path, suffix: str) -> Exported:
@@ -73,7 +73,7 @@ def nncf_answer(subject: Subject, batch: int) -> Unit:
     ranges = nncf.Dataset([image[None].numpy() for image in images[batch:]])
     compiled = openvino.compile_model(nncf.quantize(model_of, ranges, subset_size=CALIBRATION), "CPU")
     request, numbers = compiled.create_infer_request(), images[:batch].numpy()
-    return steps.repeated(lambda: request.infer({0: numbers}), batch)
+    return repeated(lambda: request.infer({0: numbers}), batch)
 
 
 def batches(quick: bool) -> Sequence[int]:
