@@ -10,7 +10,7 @@ from alexnet.bundle import Bundle
 from alexnet.data import pixels
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError, DataError, PictureError
-from alexnet.models import bfloat16, create_model, kernel
+from alexnet.models import create_model, halves, kernel
 from alexnet.models.summary import work
 from alexnet.native import Native
 
@@ -163,7 +163,7 @@ def test_load_finds_the_bundle_of_a_run(classifier, pictures, tmp_path):
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_bf16_answers_nearly_alike_and_explains_in_float32(classifier, pictures, whole, monkeypatch):
-    monkeypatch.setattr(bfloat16, "faster", lambda device: whole)
+    monkeypatch.setattr(halves, "faster", lambda device: whole)
     half = Classifier(classifier.bundle, precision="bf16")
     exact, found = classifier.probabilities(pictures), half.probabilities(pictures)
     assert 0 < np.abs(found - exact).max() < 0.03 and (found.argmax(1) == exact.argmax(1)).all()
