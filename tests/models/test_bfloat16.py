@@ -6,8 +6,6 @@ from torch import nn
 
 from alexnet.models import bfloat16, create_model, kernel, thin
 
-CPU = torch.device("cpu")
-
 
 def network(name="alexnet", **how):
     return create_model(name, num_classes=7, generator=torch.Generator().manual_seed(0), **how).eval()

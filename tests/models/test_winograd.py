@@ -144,29 +144,7 @@ def test_what_it_can_not_compute_goes_the_other_way(how):
         assert not winograd.fits(input, weight, 2 if how == "stride" else 1, 1, 1)
 
 
-def trained(wanted, steps=100):
-    """Losses and weights of the real small network, its weights drawn large enough to learn at once."""
-    kernel.use(wanted)
-    network, generator = (
-        create_model("cifar_18pct").to(memory_format=torch.channels_last),
-        torch.Generator().manual_seed(0),
-    )
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(0, 0.05, generator=generator)
-    images = torch.randn(16, 3, 32, 32, generator=generator).contiguous(memory_format=torch.channels_last)
-    labels, losses = torch.arange(16) % 4, []
-    optimizer = torch.optim.SGD(network.parameters(), lr=5e-4, momentum=0.9)
-    for _ in range(steps):
-        loss = F.cross_entropy(network(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return torch.tensor(losses), network.state_dict()
-
-
-def test_a_hundred_steps_of_training_stay_together():
+def test_a_hundred_steps_of_training_stay_together(trained):
     """All kernels of a network at once: convolutions, pools and norms."""
     losses, weights = trained(True)
     right_losses, right_weights = trained(False)
