@@ -12,8 +12,9 @@ NAMES = [file.relative_to(HOME).as_posix() for file in FILES]
 
 # The river. A room sees those of earlier lines and those before it in its own; rooms in one set never meet.
 RIVER = [
-    ["errors", "recipe", "native"], [{"data", "models"}], ["batches", "card", "compression", "bundle", "weights"],
-    ["evaluation"], [{"training", "visualize", "deploy"}], ["api"], ["history"], ["bench"], ["cli"],
+    ["errors", "schema", "recipe", "native"], [{"data", "models"}],
+    ["batches", "card", "compression", "bundle", "weights"], ["evaluation"],
+    [{"training", "visualize", "deploy"}], ["api"], ["history"], ["bench"], ["cli"],
 ]  # fmt: skip
 ORDER = [place if isinstance(place, set) else {place} for line in RIVER for place in line]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
@@ -32,6 +33,7 @@ DOORS = {
     "sys.argv": ["cli/", "__main__.py"],
     "torch.distributed": ["training/distributed.py", "training/launching.py"],
     "torch.load": ["training/checkpoint.py", "weights/published.py"],  # both with weights_only=True
+    "msgspec": ["schema.py", "bundle/seal.py", "deploy/seal.py", "data/description.py"],
     "pickle": [],
     "pickletools": ["weights/pickles.py"],  # takes a pickle apart and runs nothing of it
     "rich": ["cli/", "training/journal.py"],

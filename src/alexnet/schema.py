@@ -1,0 +1,114 @@
+"""Checks of what is read from outside: regular files within a folder, bounded JSON, and one schema for its values.
+
+Every function raises ValueError with one line that is fit for an error message; callers add the path and the hint.
+"""
+
+import json
+import math
+import re
+import stat
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+T = TypeVar("T")
+
+JSON_BYTES, JSON_DEPTH = 64 << 20, 64  # of one file, and of arrays and objects within each other
+NAME_LENGTH = 10_000  # characters of a class name
+MAX_SIZE = 8192  # pixels of a stored image, per side
+
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Size = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Positive = Annotated[float, Meta(gt=0)]
+
+# Characters that terminals and editors obey instead of displaying: text direction, annotations, hidden tags.
+_HIDDEN = re.compile("[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of a JSON file. Numbers are finite, and nothing is larger or nested deeper than the limits above."""
+    if len(data) > JSON_BYTES:
+        raise ValueError(f"JSON of {len(data):,} bytes, the limit is {JSON_BYTES:,}")
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+    level = [value]
+    for _ in range(JSON_DEPTH):
+        level = [item for one in level for item in _items(one)]
+        if not level:
+            return value
+    raise ValueError(f"JSON that is nested more than {JSON_DEPTH} deep")
+
+
+def check(value: Any, schema: type[T]) -> T:
+    """``value`` as ``schema``, a msgspec Struct or any type that msgspec knows, without conversion of types."""
+    try:
+        return msgspec.convert(value, schema)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def class_fault(names: Sequence[Any]) -> str:
+    """What keeps ``names`` from being the class names of a classifier; empty if nothing does.
+
+    Class names are at least two different texts of 1 to 10,000 characters, without characters that a terminal obeys:
+    control characters, line separators, lone surrogates, and those that change the direction of text.
+    """
+    if len(names) < 2:
+        return f"{len(names)} classes: at least 2 are needed"
+    first: dict[str, int] = {}
+    for k, name in enumerate(names):
+        if not isinstance(name, str) or not 0 < len(name) <= NAME_LENGTH:
+            return f"class {k} is {name!r:.40}: it must be text of 1 to {NAME_LENGTH:,} characters"
+        if _HIDDEN.search(name) or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            return f"class {k} is {name!a:.80}: control and text-direction characters are not allowed"
+        if first.setdefault(name, k) != k:
+            return f"classes {first[name]} and {k} have the same name {name!r:.40}"
+    return ""
+
+
+def regular_file(folder: Path, name: str, links_within: Path | None = None) -> Path:
+    """The file ``name`` of ``folder`` with all links resolved; raises OSError where it does not exist.
+
+    ``name`` is relative, and the file a regular one inside ``folder`` (links may lead to ``links_within`` too): devices
+    and pipes would never end, and links out of the folder reveal other files.
+    """
+    pure = PurePosixPath(name)
+    if not name or not name.isprintable() or "\\" in name or pure.is_absolute() or ".." in pure.parts:
+        raise ValueError(f"file name {name!r:.60}: it must be relative and inside the folder")
+    try:
+        path = (folder / name).resolve(strict=True)
+    except RuntimeError as error:  # a loop of links, before Python 3.13
+        raise ValueError(f"{name}: {error}") from error
+    if not path.is_relative_to((links_within or folder).resolve()):
+        raise ValueError(f"{name} is a link out of the folder: replace it by a copy of the file")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{name} is not a regular file")
+    return path
+
+
+def read_json(folder: Path, name: str, links_within: Path | None = None) -> Any:
+    """The value of a JSON file in ``folder``; raises OSError where it can not be read."""
+    with regular_file(folder, name, links_within).open("rb") as file:
+        return parse_json(file.read(JSON_BYTES + 1))
+
+
+def _items(value: Any) -> Sequence[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} in place of a number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text:.20} is too large for a number")
+    return number
