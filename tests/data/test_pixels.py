@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data import pixels
+from alexnet.data import bounds, pixels, turbo
 from alexnet.errors import PictureError
 
 
@@ -505,3 +505,221 @@ def test_rows_are_resized_before_columns_whatever_the_version_of_pillow(height, 
     assert np.array_equal(
         pixels.fit(picture, 33, "crop"), slow_resize(picture, 33, (left, top, left + side, top + side))
     )
+
+
+# -- alpha that hides everything
+
+
+def bmp_with_alpha(image: np.ndarray, alpha: int) -> bytes:
+    """A 32-bit BMP with the masks of BITMAPV4HEADER, and every fourth byte ``alpha``."""
+    rows = np.concatenate([image[::-1, :, ::-1], np.full((*image.shape[:2], 1), alpha, np.uint8)], 2).tobytes()
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, image.shape[1], image.shape[0], 1, 32, 3, len(rows), 0, 0, 0, 0)
+    header += masks + b"BGRs" + b"\0" * 48
+    return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(rows), 0, 0, 14 + len(header)) + header + rows
+
+
+def hidden(mode: str, kind: str) -> bytes:
+    image = Image.fromarray(smooth()).convert(mode)
+    image.putalpha(0)
+    return saved(image, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+
+
+@pytest.mark.parametrize(
+    ("data", "truth"),
+    [
+        (bmp_with_alpha(smooth(), 0), smooth()),
+        (hidden("RGB", "PNG"), smooth()),
+        (hidden("RGB", "WEBP"), smooth()),
+        (hidden("RGB", "TIFF"), smooth()),
+        (hidden("L", "PNG"), np.asarray(Image.fromarray(smooth()).convert("L").convert("RGB"))),
+        (saved(Image.new("L", (4, 4), 1).convert("P"), "PNG", transparency=1), [[[1] * 3] * 4] * 4),
+        (png(2, 1, 16, 0, b"\0" + np.array([514, 514], ">u2").tobytes(), chunk(b"tRNS", b"\2\2")), [[[2] * 3] * 2]),
+    ],
+    ids=["BMP", "PNG", "WEBP", "TIFF", "gray", "palette", "16 bits"],
+)
+def test_a_wholly_transparent_image_shows_its_colors_and_says_so(data, truth):
+    decoded = pixels.decode_noted(data)
+    assert "wholly transparent: alpha ignored" in decoded.notes
+    np.testing.assert_array_equal(decoded.pixels, truth)
+
+
+def test_alpha_counts_where_one_pixel_is_visible():
+    image = Image.new("RGBA", (1100, 1000), (9, 9, 9, 0))
+    image.putpixel((1099, 999), (9, 9, 9, 255))
+    decoded = pixels.decode_noted(saved(image, "PNG"))
+    assert decoded.notes == () and (decoded.pixels != 255).any(2).sum() == 1
+    assert pixels.decode_noted(bmp_with_alpha(smooth(), 255)).notes == ()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "LA", "CMYK", "L"])
+def test_large_images_are_converted_in_parts_and_look_the_same(mode, monkeypatch):
+    image = Image.fromarray(noise(97, 61)).convert("RGB").convert("L" if mode == "LA" else mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(noise(97, 61, 1)[..., 0]))
+    data = saved(image, "TIFF" if mode == "CMYK" else "PNG", **({"transparency": 3} if mode == "P" else {}))
+    whole = pixels.decode(data)
+    monkeypatch.setattr(pixels, "_BAND", 61 * 10)
+    np.testing.assert_array_equal(pixels.decode(data), whole)
+
+
+# -- small files that are much work
+
+
+def progressive(side: int, scans: int, colors: str = "RGB") -> bytes:
+    """A progressive JPEG whose last scan comes so often that it has ``scans``."""
+    data = saved(Image.new(colors, (side, side), "gray"), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * (scans - data.count(b"\xff\xda") + 1) + b"\xff\xd9"
+
+
+def after(start: bytes, more: bytes, data: bytes) -> bytes:
+    at = data.index(start) + len(start)
+    return data[:at] + more + data[at:]
+
+
+def before(start: bytes, more: bytes, data: bytes) -> bytes:
+    at = data.index(start)
+    return data[:at] + more + data[at:]
+
+
+def tiff(width: int, height: int, tile: tuple[int, int], compression: int, data: bytes, tiles: int = 1) -> bytes:
+    """A gray TIFF all of whose tiles are the same bytes."""
+    tags = [(256, 1, width), (257, 1, height), (258, 1, 8), (259, 1, compression), (262, 1, 1), (277, 1, 1)]
+    tags += [(322, 1, tile[0]), (323, 1, tile[1])]
+    start = 8 + 2 + 12 * (len(tags) + 2) + 4
+    lists = b"" if tiles == 1 else struct.pack(f"<{tiles}I", *[start] * tiles)
+    tags += [(324, tiles, start if tiles == 1 else start + len(data))]
+    tags += [(325, tiles, len(data) if tiles == 1 else start + len(data) + len(lists))]
+    lists += b"" if tiles == 1 else struct.pack(f"<{tiles}I", *[len(data)] * tiles)
+    entries = b"".join(struct.pack("<HHII", tag, 4, count, value) for tag, count, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + b"\0" * 4 + data + lists
+
+
+def rle_bmp(side: int) -> bytes:
+    body, palette = b"\1\1\0\0" * side + b"\0\1", bytes(1024)
+    header = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(body), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 1078 + len(body), 0, 0, 1078) + header + palette + body
+
+
+GRAY = saved(noise(8, 8)[..., 0], "JPEG")
+DOT = png(1, 1, 8, 0, b"\0\0")
+DOT_GIF = saved(Image.new("P", (1, 1)), "GIF", interlace=0)
+
+WORK = {
+    "700 scans": (lambda: progressive(512, 700), "more than 100 scans"),
+    "scans times pixels": (lambda: progressive(2900, 99), "8.4 megapixels in 99 scans; must be at most 8.1"),
+    "scans in gray": (lambda: progressive(512, 700, "L"), "more than 100 scans"),
+    "scans behind a fake end": (
+        lambda: after(b"\xff\xd8", b"\xff\xfe\0\4\xff\xd9", progressive(512, 700)), "more than 100 scans",
+    ),
+    "scans behind short markers": (
+        lambda: before(b"\xff\xda", b"\xff\x01\xff\xff\xff\xd7", progressive(512, 700)), "more than 100 scans",
+    ),
+    "EXIF in 100,000 segments": (
+        lambda: after(b"\xff\xd8", b"\xff\xe1\0\x0cExif\0\0abcd" * 100_000, GRAY), "more than 2,000 segments",
+    ),
+    "a JPEG of fill bytes": (lambda: after(b"\xff\xd8", b"\xff" * 5_000_000, GRAY), "4,096 stray bytes"),
+    "color profiles": (
+        lambda: before(b"\0\0\0\x0aIDAT", chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(10**6), 9)) * 2000, DOT),
+        "more than 1,000 chunks",
+    ),
+    "blocks of a GIF": (lambda: before(b",", b"!\xfe" + b"\1a" * 1_100_000 + b"\0", DOT_GIF), "1,000,000 blocks"),
+    "frames of a GIF": (lambda: DOT_GIF[:-1] + DOT_GIF[DOT_GIF.index(b",") : -1] * 600_000, "1,000,000 blocks"),
+    "comments of a PPM": (lambda: b"P3\n1 1\n255\n" + b"#\n" * 1_000_000 + b"1 2 3\n", "more than 1,000 comments"),
+    "a tile that is larger than the image": (
+        lambda: tiff(1, 1, (30_000, 30_000), 8, zlib.compress(bytes(10**6), 9)), "tiles of 900.0 megapixels",
+    ),
+    "scans in a TIFF": (lambda: tiff(512, 512, (512, 512), 7, progressive(512, 700, "L")), "700 scans"),
+    "scans times pixels in a TIFF": (
+        lambda: tiff(2912, 2912, (2912, 2912), 7, progressive(2912, 95, "L")), "8.5 megapixels in 95 scans",
+    ),
+    "lines of a BMP": (lambda: rle_bmp(4000), "16.0 megapixels, run-length encoded; must be at most 10"),
+    "one pixel wide": (lambda: png(1, 40_000_000, 1, 0, b""), "1 × 40000000; must be at most 65,535 pixels a side"),
+    "one pixel high": (lambda: png(40_000_000, 1, 1, 0, b""), "40000000 × 1; must be at most 65,535 pixels a side"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("proved", [False, True], ids=["pillow", "simplejpeg"])
+@pytest.mark.parametrize("name", WORK)
+def test_small_files_that_are_much_work_are_refused(name, proved, monkeypatch):
+    """Decoded, each takes seconds to minutes or hundreds of megabytes: what no decoder is called for is refused."""
+    monkeypatch.setattr(turbo, "_alike", turbo.PROOFS * proved)
+    make, reason = WORK[name]
+    data = make()
+    monkeypatch.setattr(turbo, "decode", lambda *how: pytest.fail("it was decoded"))
+    monkeypatch.setattr(Image.Image, "load", lambda *how: pytest.fail("it was decoded"))
+    with pytest.raises(PictureError) as caught:
+        pixels.decode(data, "x")
+    assert reason in str(caught.value)
+
+
+def test_tiles_that_overlap_are_refused():
+    """One stream of bytes in a thousand tiles is decoded a thousand times, though each tile has few scans."""
+    data = bytearray(tiff(96, 32, (32, 32), 7, GRAY * 50, 3))
+    start = data.index(GRAY)
+    data[-24:] = struct.pack("<6I", start, start + 1, start + 2, *[len(data)] * 3)
+    with pytest.raises(PictureError, match="its tiles overlap"):
+        pixels.decode(bytes(data), "x")
+
+
+@pytest.mark.parametrize("colors", ["L", "RGB"])
+@pytest.mark.parametrize("scans", [11, 16, 99])
+def test_jpegs_with_as_many_scans_as_encoders_write_are_decoded(scans, colors, monkeypatch):
+    data = progressive(600, scans, colors)
+    assert bounds.check(data) == scans
+    for proved in (0, turbo.PROOFS):
+        monkeypatch.setattr(turbo, "_alike", proved)
+        assert pixels.decode_noted(data).notes == ()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:2:0", "restart_marker_blocks": 1}])
+def test_scans_are_counted_as_libjpeg_does(options):
+    """Thumbnails, profiles and pixels may hold the bytes of a marker; what follows the end is no scan."""
+    profile = (b"\xff\xda" * 3000 + b"\0")[:6000]
+    data = saved(noise(300, 200), "JPEG", exif=b"Exif\0\0" + b"\xff\xda\xff\xd9" * 500, icc_profile=profile, **options)
+    scans = 1 if "progressive" not in options else saved(noise(300, 200), "JPEG", **options).count(b"\xff\xda")
+    assert bounds.check(data + b"\xff\xda" * 200) == scans and pixels.decode(data).shape == (300, 200, 3)
+
+
+def test_many_chunks_and_blocks_of_real_files_are_no_bomb():
+    at = DOT.index(b"IDAT") - 4
+    assert pixels.decode(DOT[:at] + chunk(b"tEXt", b"k\0v") * 900 + DOT[at:]).shape == (1, 1, 3)
+    pieces = b"".join(chunk(b"IDAT", bytes([byte])) for byte in zlib.compress(bytes(20_100), 0))
+    whole = png(200, 100, 8, 0, b"")
+    assert pixels.decode(whole[:33] + pieces + chunk(b"IEND", b"")).shape == (100, 200, 3)
+    frames = [Image.new("L", (9, 9), i % 7) for i in range(300)]
+    noted = pixels.decode_noted(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert noted.notes[0].startswith("animation: first of ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_large_images_is_returned():
+    """In a thread, as a server decodes: glibc keeps what a thread frees, 400 MB after two images of 49 megapixels."""
+    code = """
+        import io
+        from concurrent.futures import ThreadPoolExecutor
+        from pathlib import Path
+        from PIL import Image
+        from alexnet.data import pixels
+
+        def resident():
+            return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+        def one(data):
+            return pixels.fit(pixels.decode(data), 256)
+
+        def saved(image, kind):
+            buffer = io.BytesIO()
+            image.save(buffer, kind)
+            return buffer.getvalue()
+
+        large = [saved(Image.new(mode, (7000, 7000), 90), kind) for mode, kind in (("L", "PNG"), ("P", "GIF"))]
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(one, [saved(Image.new("RGB", (9, 9)), "PNG")] * 4))
+            before = resident()
+            list(pool.map(one, large))
+            print(resident() - before)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 120e6

@@ -8,6 +8,7 @@ the decoder raises, is one ``PictureError`` that says which picture and why. Saf
 import io
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, NoReturn, cast
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from alexnet.data import resize, turbo
+from alexnet.data import bounds, memory, resize, turbo
 from alexnet.data.hush import quiet
 from alexnet.errors import PictureError, printable
 
@@ -32,12 +33,16 @@ EXTENSIONS = {
     "PPM": (".ppm", ".pgm"),
 }
 MAX_PIXELS = 50_000_000  # width × height that a header may claim
+MAX_SIDE = 65_535  # pixels of width or height: JPEG's own limit
 MAX_BYTES = 200_000_000  # of one file
+LARGE = 4_000_000  # pixels of an image after which the decoder's memory is returned to the system
 PAD_GRAY = 128  # gray level of the bars of fit "pad"
 
 _ORIENTATION = 0x0112  # the EXIF and TIFF tag for rotation
 _ABOUT = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow keeps what may tell it
 _PHOTOMETRIC, _BITS = 262, 258  # TIFF tags: 0 = white is zero; bits per sample
+_COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT = 259, 322, 323
+_STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES = 273, 279, 324, 325
 _STARTS = (  # what is often found under a picture's name, by its first bytes
     (b"<!doctype html", "looks like HTML"),
     (b"<html", "looks like HTML"),
@@ -72,7 +77,9 @@ def decode_noted(data: bytes, name: str = "", *, allow_truncated: bool = False, 
     _refuse_at_sight(data, name)
     with quiet() as warned:
         try:
-            return _decode(data, name, allow_truncated, warned, min(most, MAX_PIXELS))
+            decoded = _decode(data, name, allow_truncated, warned, min(most, MAX_PIXELS))
+            _trim_after(decoded.pixels)
+            return decoded
         except PictureError:
             raise
         except Image.DecompressionBombError:
@@ -97,11 +104,14 @@ def fit(picture: NDArray[np.uint8], size: int, how: Fit = "crop") -> NDArray[np.
         _refuse(f"size {size}, fit {how!r}", "at least 1, and crop, pad or squash", "")
     height, width = picture.shape[:2]
     if how == "pad":
-        return _letter_box(picture, size)
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side) if how == "crop" else (0.0, 0.0, width, height)
-    return _resize(picture, size, size, box)
+        fitted = _letter_box(picture, size)
+    else:
+        side = min(height, width)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side) if how == "crop" else (0.0, 0.0, width, height)
+        fitted = _resize(picture, size, size, box)
+    _trim_after(picture)
+    return fitted
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
@@ -134,7 +144,15 @@ def encode_png(picture: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
+_NO_ALPHA = "wholly transparent: alpha ignored"
+_BAND = 1 << 20  # pixels that are converted at a time
 _MUST, _TODO = f"a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file", "replace or remove it"
+
+
+def _trim_after(picture: NDArray[np.uint8]) -> None:
+    """Return the memory of Pillow's own copies of a large image, which are free by now."""
+    if picture.size > 3 * LARGE:
+        memory.trim()
 
 
 def _refuse(what: str, must: str = _MUST, todo: str = _TODO) -> NoReturn:
@@ -156,13 +174,11 @@ def _refuse_at_sight(data: bytes, name: str) -> None:
 
 
 def _decode(data: bytes, name: str, allow_truncated: bool, warned: list[str], most: int) -> Decoded:
-    if (found := turbo.plain(data, most)) is not None:
+    scans = bounds.check(data)
+    if (found := turbo.plain(data, bounds.allowed_pixels(most, scans))) is not None:
         return Decoded(found, "JPEG", tuple(_named_otherwise("JPEG", name)))
     image = Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = image.size
-    if width * height > most:
-        claim = f"{name}: {width} × {height} = {width * height / 1e6:.1f} megapixels"
-        _refuse(claim, f"at most {most / 1e6:g} megapixels", "scale it down")
+    _refuse_size(image, data, name, most, scans)
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         _refuse(f"{name}: mode {image.mode}, whose range is unknown", "8 or 16 bits a channel", "convert it first")
     kind = "JPEG" if image.format == "MPO" else str(image.format)
@@ -173,11 +189,49 @@ def _decode(data: bytes, name: str, allow_truncated: bool, warned: list[str], mo
         notes.append("truncated")
     upright, exif_notes = _upright(image, tag, warned)
     if fast is None or upright is not image:
-        fast = _to_rgb(upright)
+        fast, alpha_notes = _to_rgb(upright)
+        notes += alpha_notes
     elif not turbo.proved():
-        turbo.compare(fast, pillows := _to_rgb(image))
+        turbo.compare(fast, pillows := _to_rgb(image)[0])
         fast = pillows
     return Decoded(fast, kind, (*notes, *exif_notes))
+
+
+def _refuse_size(image: Image.Image, data: bytes, name: str, most: int, scans: int) -> None:
+    """Raise PictureError for more pixels than ``most``, or than are allowed with so much work for each of them."""
+    width, height = image.size
+    claim = f"{name}: {width} × {height} = {width * height / 1e6:.1f} megapixels"
+    if width * height > most:
+        _refuse(claim, f"at most {most / 1e6:g} megapixels", "scale it down")
+    if max(width, height) > MAX_SIDE:
+        _refuse(f"{name}: {width} × {height}", f"at most {MAX_SIDE:,} pixels a side", "scale it down")
+    if image.format == "TIFF":
+        scans = _tiff_scans(cast(Any, image).tag_v2, data, name, most)
+    if scans > bounds.MAX_SCANS:
+        _refuse(f"{name}: {scans} scans", f"at most {bounds.MAX_SCANS} scans", "save it again")
+    if width * height > (allowed := bounds.allowed_pixels(most, scans)):
+        _refuse(f"{claim} in {scans} scans", f"at most {allowed / 1e6:.1f} with so many scans", "save it again")
+    slow = [tile[0] for tile in cast(Any, image).tile] == ["bmp_rle"]  # decoded in Python, a pixel at a time
+    if slow and width * height > most // 5:
+        _refuse(f"{claim}, run-length encoded", f"at most {most / 5e6:g}", "save it uncompressed")
+
+
+def _tiff_scans(tags: Any, data: bytes, name: str, most: int) -> int:
+    """Scans over the pixels of a TIFF: the most in one of its JPEG tiles or strips, which may not overlap; else 1.
+
+    Raises PictureError for tiles of more than ``most`` pixels: a decoder makes room for a whole one.
+    """
+    if (tile := int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_HEIGHT, 0))) > most:
+        _refuse(
+            f"{name}: tiles of {tile / 1e6:.1f} megapixels", f"at most {most / 1e6:g}", "save it with smaller tiles"
+        )
+    if tags.get(_COMPRESSION) not in (6, 7):
+        return 1
+    first, sizes = (_TILE_OFFSETS, _TILE_BYTES) if _TILE_OFFSETS in tags else (_STRIP_OFFSETS, _STRIP_BYTES)
+    parts = set(zip(tags.get(first, ()), tags.get(sizes, ()), strict=False))
+    if sum(size for _, size in parts) > 2 * len(data):
+        _refuse(f"{name}: its tiles overlap", "tiles of their own bytes", "save it again")
+    return max((data.count(b"\xff\xda", start, start + size) for start, size in parts), default=1)
 
 
 def _fast(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
@@ -270,29 +324,54 @@ def _upright(image: Image.Image, tag: Any, warned: list[str]) -> tuple[Image.Ima
     return upright, ["EXIF rotation applied"] * turned + ["corrupt EXIF ignored"] * corrupt
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """RGB uint8 [H, W, 3] from any mode; transparency lies on white."""
+def _to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
+    """RGB uint8 [H, W, 3] from any mode, and notes; transparency lies on white.
+
+    A file whose every pixel is transparent (some writers of BMP leave the fourth byte at 0) would be plain white: its
+    colors count instead.
+    """
     if image.mode.startswith("I"):
-        return np.repeat(_gray16(image)[..., None], 3, axis=2)
-    if "A" in image.mode or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    return np.frombuffer(rgb.tobytes(), np.uint8).reshape(rgb.height, rgb.width, 3).copy()  # may be written to
+        gray, notes = _gray16(image)
+        return np.repeat(gray[..., None], 3, axis=2), notes
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    has_alpha = "A" in image.mode or "transparency" in image.info
+    ignored = has_alpha and not any(_alpha_range(band)[1] for _, band in _bands(image))
+    for top, band in _bands(image):
+        rgb = band
+        if has_alpha:
+            rgb = band.convert("RGBA")
+            rgb = rgb if ignored else Image.alpha_composite(Image.new("RGBA", rgb.size, "white"), rgb)
+        pixels[top : top + band.height] = np.asarray(rgb if rgb.mode == "RGB" else rgb.convert("RGB"))
+    return pixels, [_NO_ALPHA] * ignored
 
 
-def _gray16(image: Image.Image) -> NDArray[np.uint8]:
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """A large image in parts of about a megapixel: each conversion of a whole one is another copy of it."""
+    step = max(1, _BAND // image.width)
+    if step >= image.height:
+        yield 0, image
+        return
+    for top in range(0, image.height, step):
+        yield top, image.crop((0, top, image.width, min(top + step, image.height)))
+
+
+def _alpha_range(image: Image.Image) -> tuple[int, int]:
+    return cast("tuple[int, int]", image.convert("RGBA").getchannel("A").getextrema())
+
+
+def _gray16(image: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
     """16-bit gray (12 in some TIFFs) scaled to 0..255 with rounding. Pillow's own conversion clips it at 255."""
     tags = getattr(image, "tag_v2", {})
     top = 4095 if tags.get(_BITS, (16,))[0] == 12 else 65535
     table = np.minimum((np.arange(65536) * 510 + top) // (2 * top), 255).astype(np.uint8)  # little memory a pixel
     if tags.get(_PHOTOMETRIC) == 0:
         table = 255 - table
-    clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        table[clear & 65535] = 255
     raw = np.asarray(image).clip(0, 65535)  # [H, W]
-    return np.asarray(table[raw])
+    clear = image.info.get("transparency")
+    ignored = isinstance(clear, int) and bool((raw == clear & 65535).all())
+    if isinstance(clear, int) and not ignored:
+        table[clear & 65535] = 255
+    return np.asarray(table[raw]), [_NO_ALPHA] * ignored
 
 
 def _letter_box(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
