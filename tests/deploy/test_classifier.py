@@ -203,8 +203,9 @@ def test_no_room_for_compiling_is_no_reason_not_to_answer(classifier, pictures, 
     def full(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(kernel, "_native", Native("alexnet.models", ("norm",), ("lanes.h", "norm.h")))
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    monkeypatch.setattr(kernel, "_native", Native("alexnet.models", {"norm": ["f32_forward"]}, ("lanes.h", "norm.h")))
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    monkeypatch.setenv("HOME", "/proc/nothing")
     classifier.hasten()
     assert not kernel.build()
     assert classifier.probabilities(pictures).shape == (7, 10)

@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from alexnet import api, recipe
 from alexnet.errors import AlexNetError, Interrupted
 from alexnet.models.layers import set_generator, set_rows
+from alexnet.temporary import temporary_folder
 from alexnet.training import launching, loop, meeting
 from alexnet.training.parallel import Cut, Layout
 from alexnet.training.state import build_network
@@ -122,7 +122,12 @@ def run(job: dict, rank: int, log: Path) -> int:
 
 
 def launch(job: dict) -> dict:
-    port, size, children, logs = free_port(), job["processes"], [], Path(tempfile.mkdtemp())
+    with temporary_folder() as logs:
+        return launch_with_logs(job, logs)
+
+
+def launch_with_logs(job: dict, logs: Path) -> dict:
+    port, size, children = free_port(), job["processes"], []
     for rank in range(size):
         child = os.fork()
         if not child:
@@ -145,9 +150,6 @@ def launch(job: dict) -> dict:
             os.waitpid(child, 0)
             ended[rank] = "hangs"
     said = [(logs / str(rank)).read_text() for rank in range(size)]
-    for path in logs.iterdir():
-        path.unlink()
-    logs.rmdir()
     return {"ended": [ended[rank] for rank in range(size)], "said": said}
 
 

@@ -1,7 +1,7 @@
 """The verbs, from Python: the command line calls these and prints what they return."""
 
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,6 @@ from alexnet.recipe import Recipe
 from alexnet.training import launching, layer_files, machine, traffic
 from alexnet.training import run as runs
 from alexnet.training.distributed import World
-from alexnet.training.energy import Meter
-from alexnet.training.journal import append_event
 from alexnet.training.notes import notes
 from alexnet.training.parallel import ALONE, Layout
 from alexnet.training.start import Start, from_bundle
@@ -193,13 +191,10 @@ def resume(
 
 def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, **how: Any) -> Result:
     started = time.perf_counter()
-    with machine.tuned(recipe), Meter() as meter:
+    with machine.tuned(recipe):
         bundle, scores, rate = runs.run(recipe, store, folder, device=world.device, world=world, **how)
     pictures: tuple[Path, ...] = ()
     if world.first:
-        if meter.joules is not None:
-            with suppress(OSError):  # a full disk costs this line, never the run
-                append_event(folder / "journal.jsonl", "energy", joules=round(meter.joules, 1))
         pictures = tuple(draw(what, folder) for what in AT_THE_END)
     seconds = time.perf_counter() - started
     said = (*notes(store, scores), *traffic.told(world, recipe, len(store.classes), how["layout"]))

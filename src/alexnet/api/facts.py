@@ -136,10 +136,6 @@ def cost(
     seen = sum(row.get("seconds", 0.0) * row.get("images_per_second", 0.0) for row in rows)
     started = next((e for e in events if e["event"] == "started"), {})
     scores = bundle.metrics.get("test", {})
-    energy = [float(e["joules"]) for e in events if e["event"] == "energy"]
-    least = (
-        "at least " if any(e["event"] == "resumed" for e in events) else ""
-    )  # what an interruption cost is not known
     return [
         ("training", f"{duration(seconds)} for {len(rows)} epochs" if rows else "no record"),
         ("training speed", f"{seen / seconds:,.0f} pictures a second" if seconds else "no record"),
@@ -147,8 +143,6 @@ def cost(
          if scores.get("images_per_second") else "no record"),
         ("device", str(started.get("device", "no record"))),
         ("size on disk", f"{_size(find(run)) / 1e6:,.0f} MB"),
-        ("energy", f"{least}{sum(energy) / 3600:,.2f} Wh, of the processor alone" if energy
-         else "not known: the machine shows no counters"),
     ]  # fmt: skip
 
 

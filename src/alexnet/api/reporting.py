@@ -1,6 +1,5 @@
 """``report.html``: everything about a run on one page that a manager, a doctor and an engineer can each read."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from alexnet.data.store import Split, Store
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import RunError
 from alexnet.evaluation.neighbors import FILE as INDEX
+from alexnet.temporary import temporary_folder
 from alexnet.training import machine
 from alexnet.training import run as runs
 from alexnet.visualize import report as pages
@@ -211,6 +211,6 @@ def _charts(run: Path, classifier: Classifier, numbers: Numbers) -> dict[str, st
     }
     if rows:
         draw["curves"] = lambda to: curves.draw(rows, to)
-    with tempfile.TemporaryDirectory() as folder:
-        made = {name: pages.png(one(Path(folder) / f"{name}.png").read_bytes()) for name, one in draw.items()}
+    with temporary_folder() as folder:
+        made = {name: pages.png(one(folder / f"{name}.png").read_bytes()) for name, one in draw.items()}
     return {"curves": "", **made}

@@ -1,6 +1,5 @@
 """How many pictures of its test split a trained network has right in each precision: what speed costs."""
 
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from alexnet.deploy.classifier import Classifier
 from alexnet.deploy.export_run import right
 from alexnet.evaluation.evaluate import log_probabilities
 from alexnet.models import kernel
+from alexnet.temporary import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ def accuracies(subject: Subject, say: Callable[[str], None]) -> list[Accuracy]:
     """Of the contenders that answer with the run's weights, in this process."""
     kernel.build()
     split, found = subject.test(), []
-    with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
-        for name, make in _contenders(subject, Path(folder)):
+    with temporary_folder() as folder:
+        for name, make in _contenders(subject, folder):
             say(f"accuracy: {name}")
             try:
                 found.append(Accuracy(name, right(make(), split), len(split)))

@@ -1,6 +1,5 @@
 """The whole bench: which contenders meet in which group, and what came of it as numbers."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from alexnet.bench.subject import Subject
 from alexnet.data.store import Store
 from alexnet.errors import ModelError, RecipeError
 from alexnet.models import list_models
+from alexnet.temporary import temporary_folder
 
 PARTS = ("training", "inference", "data", "end-to-end", "prepare")
 FEWEST_ROUNDS = 2
@@ -140,14 +140,14 @@ def run(wishes: Wishes, say: Callable[[str], None]) -> Report:
     subject = wishes.subject()
     about = limits.machine()
     found = _timed("limits of the machine", limits.contenders(), max(wishes.rounds, 5), say)
-    with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as painted:
+    with temporary_folder() as painted:
         folder = wishes.folder
         if folder is None and set(wishes.parts) & {"data", "end-to-end", "prepare"}:
-            folder = Path(painted)
+            folder = painted
             pictures.paint(folder, 64 if wishes.quick else 512)
         groups = [
             Group(part, name, _timed(name, contenders, wishes.rounds, say))
-            for part, name, contenders in _groups(wishes, subject, folder or Path(painted))
+            for part, name, contenders in _groups(wishes, subject, folder or painted)
             if part in wishes.parts
         ]
     scores = []

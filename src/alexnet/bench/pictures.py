@@ -2,8 +2,8 @@
 
 import itertools
 import shutil
-import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.errors import DataError
 from alexnet.recipe import Recipe
+from alexnet.temporary import temporary_folder
 from alexnet.training import optimizer
 from alexnet.training.run import statistics_of
 
@@ -116,12 +117,12 @@ def their_decoding(folder: Path) -> Unit:
 def our_batches(folder: Path, batch: int) -> Unit:
     """Crops, mirrors and color noise of the paper's recipe from a store, by the loader's own thread."""
     recipe = _recipe("alexnet", batch)
-    kept = tempfile.TemporaryDirectory(prefix="alexnet-bench-")
-    store = _prepared(folder, Path(kept.name, "store"))
+    kept = ExitStack()
+    store = _prepared(folder, kept.enter_context(temporary_folder()) / "store")
     loader, epochs = _loader(store, recipe, 224, 3), itertools.count()
 
     def work() -> None:
-        assert kept.name  # the folder lives as long as this
+        assert kept  # the folder lives as long as this
         for made in loader.epoch(next(epochs)):
             del made
 
@@ -144,9 +145,9 @@ def our_epoch(folder: Path, batch: int, model: str, precision: str = "fp32") -> 
     rule = optimizer.PaperSGD(network.parameters())
 
     def unit() -> Measured:
-        with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as kept:
-            prepared = timed(lambda: _prepared(folder, Path(kept, "store")), 0).seconds
-            store = Store.open(Path(kept, "store"))
+        with temporary_folder() as kept:
+            prepared = timed(lambda: _prepared(folder, kept / "store"), 0).seconds
+            store = Store.open(kept / "store")
             waited, started = 0.0, time.perf_counter()
             batches = _loader(store, recipe, network.image_size, network.in_channels).epoch(0)
             while True:

@@ -1,11 +1,9 @@
 """One training step, and one answer: this project's, and what a user would pick instead."""
 
 import itertools
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from alexnet.models import kernel
 from alexnet.models.network import Network
 from alexnet.models.summary import summarize
 from alexnet.recipe import Recipe
+from alexnet.temporary import temporary_folder
 from alexnet.training import machine, optimizer
 
 OURS, PLAIN, TORCHVISION = "alexnet", "plain PyTorch modules", "torchvision's alexnet"
@@ -156,8 +155,8 @@ def onnx_answer(subject: Subject, batch: int) -> Unit:
         import onnxruntime
     except ImportError as error:
         raise Skipped(f"{error.name} is not installed: pip install 'alexnet[export]'") from error
-    with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
-        path = Path(folder, "network.onnx")
+    with temporary_folder() as folder:
+        path = folder / "network.onnx"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's own insides
             torch.onnx.export(network, (images,), path, dynamo=True, verbose=False)

@@ -1,9 +1,9 @@
 """Answers in int8: the file that ``alexnet export`` writes, and the same network as OpenVINO's own tool makes it."""
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from alexnet.bench.subject import CALIBRATION, Subject
 from alexnet.deploy.export import Format, export
 from alexnet.deploy.runtime import Exported
 from alexnet.errors import BundleError
+from alexnet.temporary import temporary_folder
 
 FORMATS: dict[str, Format] = {".xml": "openvino", ".onnx": "onnx"}
 
@@ -34,11 +35,12 @@ def answering(subject: Subject, batch: int) -> list[Contender]:
 
 def our_file(subject: Subject, batch: int, suffix: str) -> Unit:
     """``alexnet export --precision int8 --input decoded``, from stored pixels to probabilities."""
-    kept = tempfile.TemporaryDirectory(prefix="alexnet-bench-")
-    file, pictures = exported(subject, Path(kept.name), suffix), list(subject.stored(batch))
+    kept = ExitStack()
+    folder = kept.enter_context(temporary_folder())
+    file, pictures = exported(subject, folder, suffix), list(subject.stored(batch))
 
     def answer() -> NDArray[np.float32]:
-        assert kept.name  # the folder lives as long as this
+        assert kept  # the folder lives as long as this
         return file.probabilities(pictures, batch_size=batch)
 
     return repeated(answer, batch)

@@ -1,11 +1,9 @@
 """``alexnet serve``: a classifier behind HTTP, with a page."""
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +14,7 @@ from tyro.conf import Positional
 from alexnet.cli import arguments
 from alexnet.deploy.server.limits import Limits
 from alexnet.errors import RecipeError, ServerError
+from alexnet.temporary import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -105,14 +104,12 @@ def _shared_metrics(several: bool) -> Iterator[bool]:
     if not several:
         yield False
         return
-    try:
-        folder = tempfile.mkdtemp(prefix="alexnet-metrics-")
-    except OSError as error:
-        raise ServerError(f"no temporary folder for the metrics of several processes: {error.strerror}",
-                          "a writable one", "set TMPDIR, or --processes 1") from error  # fmt: skip
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    try:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(temporary_folder())
+        except OSError as error:
+            raise ServerError(f"no temporary folder for the metrics of several processes: {error.strerror}",
+                              "a writable one", "set TMPDIR, or --processes 1") from error  # fmt: skip
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        stack.callback(os.environ.pop, "PROMETHEUS_MULTIPROC_DIR", None)
         yield True
-    finally:
-        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
-        shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ BITS = 22  # of a weight, as in Pillow
 MANY = 1000  # pictures for which compiling pays
 STEEPEST = 64.0  # source pixels a step; beyond it windows would take more memory than pictures
 
-_native = Native("alexnet.data", ["resize"])
+_native = Native("alexnet.data", {"resize": ["across", "down"]})
 
 
 class Windows(NamedTuple):

@@ -3,13 +3,13 @@
 The only door to huggingface_hub, which is imported when something is fetched or pushed.
 """
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from alexnet.bundle import Bundle, find
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError
+from alexnet.temporary import temporary_folder
 
 FILES = ["config.json", "*.safetensors", "golden/*", "README.md"]  # what a bundle consists of
 
@@ -51,8 +51,8 @@ def push_to_hub(
     :class:`BundleError`.
     """
     hub = _hub()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = bundle.save(Path(temporary) / "bundle")
+    with temporary_folder() as temporary:
+        folder = bundle.save(temporary / "bundle")
         try:
             api = hub.HfApi(token=token)
             url = api.create_repo(repo_id, private=private, exist_ok=True)

@@ -1,8 +1,9 @@
 """Compiled kernels: built from the C files beside this one where a C compiler is there, absent where not.
 
-Nothing is kept on disk: a process that has much to compute builds them (:func:`build`), in some seconds. Before
-that, without a compiler (GCC or Clang with OpenMP), or after ``use(False)``, PyTorch's operations compute the same
-formulas; the two agree to float32's rounding, not bit for bit. What each saves is in docs/log.md.
+A process that has much to compute builds them (:func:`build`): once on a machine, in some seconds, then they come from
+a cache (:mod:`alexnet.native`). Before that, without a compiler (GCC or Clang with OpenMP), or after ``use(False)``,
+PyTorch's operations compute the same formulas; the two agree to float32's rounding, not bit for bit. What each saves is
+in docs/log.md.
 
 ``norm.c`` is the response norm across channels, called from here (on a GPU :mod:`alexnet.models.triton_norm`);
 ``maps.c`` are pools and the norm across pixels (:mod:`alexnet.models.maps`); ``winograd.c`` and ``stem.c`` are
@@ -20,7 +21,18 @@ from torch import Tensor
 
 from alexnet.native import Native
 
-_native = Native("alexnet.models", ("norm", "maps", "winograd", "stem", "thin"), ("lanes.h", "norm.h", "points.h"))
+_FUNCTIONS = {
+    "norm": [f"{dtype}_{way}" for dtype in ("f32", "bf16") for way in ("forward", "backward")],
+    "maps": [
+        "normed_largest", "normed_largest_backward", "normed_room",
+        *(f"{dtype}_{layer}{way}" for dtype in ("f32", "bf16") for layer in ("largest", "mean", "norm")
+          for way in ("", "_backward")),
+    ],
+    "winograd": ["winograd_forward", "winograd_backward", "winograd_pays"],
+    "stem": ["stem_forward", "stem_backward", "stem_room", "stem_pays"],
+    "thin": ["thin_product", "thin_long", "thin_room", "thin_pays"],
+}  # fmt: skip
+_native = Native("alexnet.models", _FUNCTIONS, ("lanes.h", "norm.h", "points.h"))
 _MUCH = 5e11  # multiply-adds of answers: those of 700 pictures of the two-tower network
 _MOST_CHANNELS = 8192  # of a row; its buffers lie on the stack
 _fewer: bool | None = None
@@ -60,7 +72,8 @@ def fewer_products(wanted: bool | None) -> bool | None:
 def build() -> bool:
     """Compile the kernels if that was not done; returns whether norms will be computed by them from now on.
 
-    For those who have much to compute (:func:`pays`): it takes three to five seconds on two cores.
+    For those who have much to compute (:func:`pays`): the first time on a machine it takes three to five seconds on
+    two cores.
     """
     _native.build()
     return in_use()

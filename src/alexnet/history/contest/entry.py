@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,7 +28,6 @@ from alexnet.models.network import Aside
 from alexnet.models.summary import FOREIGN, summarize
 from alexnet.recipe import Recipe
 from alexnet.training import machine
-from alexnet.training.energy import Meter
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,6 @@ class Entry:
     epochs: int = 0
     seconds: float = 0.0  # all of it: weights, training, validation, checkpoints, test
     training_seconds: float = 0.0  # of these, learning
-    joules: float | None = None
     parameters: int = 0
     multiply_adds: int = 0
     bytes: int = 0
@@ -64,34 +61,30 @@ def finished(name: str, folder: Path) -> Entry | None:
 
 
 class Clock:
-    """Seconds and joules of each contestant over all sittings, in ``clock.json``; of a killed one nothing is known."""
+    """Seconds of each contestant over all sittings, in ``clock.json``; of a killed one nothing is known."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "clock.json"
         there = self.path.is_file()
-        self.seconds: dict[str, dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8")) if there else {}
+        self.seconds: dict[str, float] = json.loads(self.path.read_text(encoding="utf-8")) if there else {}
 
     @property
     def spent(self) -> float:
         """Seconds in all."""
-        return sum(float(sitting["seconds"]) for sitting in self.seconds.values())
+        return sum(self.seconds.values())
 
-    def of(self, name: str) -> tuple[float, float | None]:
-        """Seconds and joules; None where the machine told nothing in some sitting."""
-        mine = self.seconds.get(name, {"seconds": 0.0, "joules": 0.0})
-        return float(mine["seconds"]), mine["joules"]
+    def of(self, name: str) -> float:
+        """Seconds of one contestant."""
+        return self.seconds.get(name, 0.0)
 
     @contextmanager
     def running(self, name: str) -> Iterator[None]:
         """Count what happens inside for ``name``, however it ends."""
-        started, (before, joules) = time.perf_counter(), self.of(name)
-        meter = Meter()
+        started, before = time.perf_counter(), self.of(name)
         try:
-            with meter:
-                yield
+            yield
         finally:
-            more = None if meter.joules is None or joules is None else joules + meter.joules
-            self.seconds[name] = {"seconds": before + time.perf_counter() - started, "joules": more}
+            self.seconds[name] = before + time.perf_counter() - started
             write_file(self.path, json_bytes(self.seconds))
 
 
@@ -108,7 +101,7 @@ def network(
         if not member.diverged:
             _answer(home, store, folder / f"{entrant.name}.npz", machine.choose_device(device))
             note_test(home, store, "test", "contest", say)
-    entry = _entry(entrant.name, member, *clock.of(entrant.name))
+    entry = _entry(entrant.name, member, clock.of(entrant.name))
     entry.save(folder)
     shutil.rmtree(home / "checkpoints", ignore_errors=True)  # gigabytes that nobody needs any more
     return entry
@@ -124,13 +117,13 @@ def _answer(home: Path, store: Store, path: Path, device: torch.device) -> None:
     Answers(found.log_probabilities, found.labels).save(path)
 
 
-def _entry(name: str, member: Member, seconds: float, joules: float | None) -> Entry:
+def _entry(name: str, member: Member, seconds: float) -> Entry:
     if member.diverged:
-        return Entry(name, member.diverged, seconds=seconds, joules=joules)
+        return Entry(name, member.diverged, seconds=seconds)
     bundle = Bundle.load(member.folder / "bundle")
     rows = summarize(bundle.network).rows
     return Entry(
-        name, "", len(member.rows), seconds, member.seconds, joules,
+        name, "", len(member.rows), seconds, member.seconds,
         sum(row.parameters for row in rows if row.kind != FOREIGN[Aside]), sum(row.multiply_adds for row in rows),
         (member.folder / "bundle" / "model.safetensors").stat().st_size, member.validation_error,
         str(bundle.data.get("kept", "")),
@@ -149,12 +142,11 @@ def fisher(
         test = store.split("test")
         Answers(learning.answers(learned.classifier, test), test.labels).save(folder / f"{name}.npz")
     write_file(home / "tried.json", json_bytes({"validation_error": learned.tried, "seconds": learned.seconds}))
-    seconds, joules = clock.of(name)
     side = min(settings.side or store.size, store.size)
     classifier = learned.classifier
     chosen = min(learned.tried, key=lambda key: learned.tried[key])
     entry = Entry(
-        name, "", 1, seconds, sum(learned.seconds.values()), joules, classifier.parameters,
+        name, "", 1, clock.of(name), sum(learned.seconds.values()), classifier.parameters,
         classifier.multiply_adds * count(side, settings.grid) + classifier.weights.size, file.stat().st_size,
         learned.validation_error, f"{chosen}; {settings.words} Gaussians, a patch every {settings.grid.step} pixels",
     )  # fmt: skip

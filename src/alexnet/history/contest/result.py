@@ -71,7 +71,7 @@ def cells(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The table for people: columns, and a line each."""
     columns = (
         "contestant", "top-1 error", "top-5 error", "against AlexNet", "p (McNemar)", "parameters", "multiply-adds",
-        "epochs", "learning", "all", "ms a picture", "on disk", "energy", "its kind at ILSVRC, top-5",
+        "epochs", "learning", "all", "ms a picture", "on disk", "its kind at ILSVRC, top-5",
     )  # fmt: skip
     lines = [_cells(row) for row in rows]
     kept = [i for i, _ in enumerate(columns) if i < 2 or any(line[i] != "–" for line in lines)]
@@ -81,13 +81,13 @@ def cells(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 def _cells(row: Row) -> tuple[str, ...]:
     entry = row.entry
     if row.top1 is None:
-        return (row.entrant.title, f"diverged: {entry.diverged[:60]}", *["–"] * 12)
+        return (row.entrant.title, f"diverged: {entry.diverged[:60]}", *["–"] * 11)
     return (
         row.entrant.title, _percent(row.top1), _percent(row.top5), _difference(row.against),
         "–" if row.against is None else f"{row.against.p_value:.2g}", _count(entry.parameters),
         _count(entry.multiply_adds), "–" if entry.name == FISHER else str(entry.epochs), words(entry.training_seconds),
         words(entry.seconds), "–" if row.speed is None else f"{row.speed.median:.1f}", f"{entry.bytes / 1e6:.1f} MB",
-        "–" if entry.joules is None else f"{entry.joules / 1000:.1f} kJ", row.entrant.published or "–",
+        row.entrant.published or "–",
     )  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     names = (
         "name", "year", "top1_error", "top1_low", "top1_high", "top5_error", "difference_to_alexnet", "p_mcnemar",
         "parameters", "multiply_adds", "epochs", "training_seconds", "seconds", "milliseconds_a_picture", "bytes",
-        "joules", "diverged",
+        "diverged",
     )  # fmt: skip
     writer.writerow(names)
     for row in rows:
@@ -145,7 +145,7 @@ def csv_text(rows: Sequence[Row]) -> str:
             row.top5.value if row.top5 else "", -row.against.difference.value if row.against else "",
             row.against.p_value if row.against else "", entry.parameters, entry.multiply_adds, entry.epochs,
             round(entry.training_seconds, 2), round(entry.seconds, 2), row.speed.median if row.speed else "",
-            entry.bytes, "" if entry.joules is None else entry.joules, entry.diverged,
+            entry.bytes, entry.diverged,
         ])  # fmt: skip
     return out.getvalue()
 

@@ -188,8 +188,6 @@ def _notes(plan: Plan, store: Store, rows: list[Row], groups: tuple[str, ...]) -
         notes.append("Inception's parameters are those that answer; its file holds its auxiliary classifiers too")
     if any(row.entrant.name == FISHER for row in rows):
         notes.append("Fisher vectors: multiply-adds of their matrix products, SIFT itself not counted")
-    if all(row.entry.joules is None for row in rows):
-        notes.append("this machine does not tell its energy")
     return tuple(notes)
 
 
