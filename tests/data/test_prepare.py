@@ -60,8 +60,40 @@ def test_a_finished_store_is_returned_or_refused(folder, tmp_path):
     with pytest.raises(DataError, match="is a store of other size, fit; must be the same source and settings"):
         prepare(open_source(root), tmp_path / "s", **{**FEW, "size": 9, "fit": "pad"})
     os.utime(root / "a/000.png", ns=(1, 1))
+    lines = []
+    assert prepare(open_source(root), tmp_path / "s", **FEW, say=lines.append).fingerprint == store.fingerprint
+    assert "comparing their SHA-256" in lines[0]
+    (root / "a/000.png").write_bytes(png_bytes(99))
     with pytest.raises(DataError, match="is a store of other source;"):
         prepare(open_source(root), tmp_path / "s", **FEW)
+
+
+@pytest.mark.parametrize("exchange", ["rename", "rewrite"])
+def test_exchanged_files_of_equal_size_and_time_are_not_found_prepared(folder, tmp_path, exchange):
+    """As after unzip: two images in each other's class folder, with the same size and time."""
+    root = folder({"a": 10, "b": 6})
+    first, second = root / "a/000.png", root / "b/000.png"
+    length = max(path.stat().st_size for path in (first, second))
+    data = [path.read_bytes().ljust(length, b"\0") for path in (first, second)]
+
+    def write(one, two):
+        for path, content in ((first, one), (second, two)):
+            path.write_bytes(content)
+            os.utime(path, ns=(10**18, 10**18))
+
+    write(*data)
+    before = open_source(root)
+    store = prepare(before, tmp_path / "s", **FEW)
+    if exchange == "rename":
+        first.rename(root / "a/x")
+        second.rename(first)
+        (root / "a/x").rename(second)
+    else:
+        write(*reversed(data))
+    assert open_source(root).fingerprint != before.fingerprint
+    with pytest.raises(DataError, match="is a store of other source;"):
+        prepare(open_source(root), tmp_path / "s", **FEW)
+    store.verify()
 
 
 @pytest.mark.parametrize("wrong", [{"size": 0}, {"fit": "zoom"}, {"bad": "ignore"}, {"shard_bytes": 0}, {"workers": 0}])

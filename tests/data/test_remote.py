@@ -316,3 +316,36 @@ def test_a_place_that_takes_no_files_is_refused(raw, cache):
 
     with served(raw / "train") as objects, pytest.raises(DataError, match="can not be written"):
         Remote(objects.address, cache).send(raw, lambda line: None)
+
+
+def test_making_room_leaves_what_is_not_the_caches(raw, in_memory, cache, tmp_path):
+    """A thesis, a folder, links to files elsewhere, and names that only resemble those of the cache."""
+    import dataclasses
+    import os
+
+    cache.folder.mkdir()
+    thesis, target = cache.folder / "thesis.pdf", tmp_path / "target"
+    others = [thesis, cache.folder / ("0" * 64 + ".txt"), cache.folder / ("0" * 63), target]
+    for path in others:
+        path.write_bytes(b"mine" * 5000)
+        os.utime(path, ns=(1, 1))  # the least recently used of all
+    (cache.folder / ("1" * 64)).mkdir()
+    (cache.folder / ("2" * 64)).symlink_to(target)
+    (cache.folder / "folder").mkdir()
+    store = Store.open(in_memory(raw), dataclasses.replace(cache, most_bytes=5 * SHARD))
+    split = store.split("train")
+    np.testing.assert_array_equal(
+        split.gather(np.arange(len(split))), Store.open(raw).split("train").gather(np.arange(len(split)))
+    )
+    assert all(path.read_bytes() == b"mine" * 5000 for path in others)
+    assert (cache.folder / ("1" * 64)).is_dir() and (cache.folder / ("2" * 64)).is_symlink()
+
+
+def test_a_link_in_the_place_of_a_partial_file_is_not_written_through(raw, in_memory, cache, tmp_path):
+    store = Store.open(in_memory(raw), cache)
+    target = tmp_path / "thesis.pdf"
+    target.write_bytes(b"mine")
+    (cache.folder / (store.about["sha256"]["train/images-00000.npy"] + ".part")).symlink_to(target)
+    with pytest.raises(DataError, match="bytes needed"):
+        store.split("train").gather(np.array([0]))
+    assert target.read_bytes() == b"mine"

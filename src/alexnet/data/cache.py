@@ -1,12 +1,17 @@
 """Files from elsewhere on this disk: named by their SHA-256, bounded in bytes, least recently used out first.
 
+Only names that this module writes are counted and removed: 64 hexadecimal digits, with or without ``.part``. Other
+files, folders and links in the folder stay as they are.
+
 Threads and processes may share a folder: who fetches a file holds its lock, and the others wait for it. A file gets its
 name when all of it is there and verified. What a killed process left is swept by the next one.
 """
 
 import fcntl
 import os
+import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +23,7 @@ from alexnet.data.writing import sha256_of
 from alexnet.errors import DataError
 
 _PATIENCE = 60.0  # seconds to wait for room that other fetches hold
+_OWN_NAME = re.compile(r"[0-9a-f]{64}(\.part)?")
 _verified: set[str] = set()  # files that this process has seen whole
 
 
@@ -124,9 +130,9 @@ def _there(path: Path, size: int, sha256: str) -> bool:
 @contextmanager
 def _held(path: Path) -> Iterator[IO[bytes]]:
     """The file ``path``, open and locked; another thread or process waits. A file to be fetched is removed if that
-    fails."""
+    fails. A link is refused: what it names is not ours to write."""
     while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+b", buffering=0)
         fcntl.flock(file, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
@@ -141,12 +147,13 @@ def _held(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _sizes(folder: Path, own: Path) -> Iterator[tuple[int, int, Path]]:
-    """(time of the last use, bytes, path) of every file but ``own``."""
+    """(time of the last use, bytes, path) of every fetched file but ``own``."""
     for path in folder.iterdir():
-        if path != own and path.name != "lock":
+        if path != own and _OWN_NAME.fullmatch(path.name):
             with suppress(FileNotFoundError):
-                status = path.stat()
-                yield status.st_mtime_ns, status.st_size, path
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    yield status.st_mtime_ns, status.st_size, path
 
 
 def _put_out(path: Path) -> bool:

@@ -38,7 +38,7 @@ class Source:
     name: str
     classes: tuple[str, ...]
     splits: Mapping[str, tuple[Picture, ...]]  # train and test, or train, validation and test, or only "all"
-    fingerprint: str  # SHA-256 over classes, splits, origins, labels, sizes and times of files, content of arrays
+    fingerprint: str  # SHA-256 over classes, splits, origins, labels, stamps of files, content of arrays
     mirror: bool = True  # may a picture be mirrored? not a digit: that is another sign
     notes: tuple[str, ...] = ()  # for people
     excluded: frozenset[str] = frozenset()  # origins that are left out after the splits are drawn
@@ -60,7 +60,7 @@ class Row(NamedTuple):
 
     split: str
     picture: Picture
-    stamp: str  # what changes when the picture does: size and time of its file
+    stamp: str  # what changes when the picture does: see stamp_of
 
 
 def source_of(
@@ -120,9 +120,14 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 
 def stamp_of(path: Path) -> str:
-    """What changes when the file does: its size and time."""
+    """What changes when the file does: its size, time, inode and time of the last change of its inode.
+
+    Size and time alone are equal for two files of one archive; a rename or a copy changes one of the other two, since
+    no program can set them. Where they change and the content does not, a data set is prepared again or, where the
+    store has a name of its own, compared by hash.
+    """
     try:
         status = path.stat()
     except OSError:  # a dangling link: listed, and excluded with its reason when it is read
         return "unreadable"
-    return f"{status.st_size} {status.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino} {status.st_ctime_ns}"

@@ -124,13 +124,27 @@ def _existing(job: Job) -> Store:
     if not is_store(job.path):
         raise DataError(f"{job.path}: exists and is no store", "a new name", "choose another path")
     store = Store.open(job.path)
-    if store.about["settings"] != job.settings:
-        theirs = store.about["settings"]
+    theirs = store.about["settings"]
+    if theirs != job.settings and not _same_content(job, store):
         differ = [name for name in {**job.settings, **theirs} if theirs.get(name) != job.settings.get(name)]
         what = f"{job.path}: is a store of other {', '.join(differ)}"
         raise DataError(what, "the same source and settings, or a new name", "choose another path or delete it")
     sweep(job.path)
     return store
+
+
+def _same_content(job: Job, store: Store) -> bool:
+    """Do only the files' stamps differ (a copy, new rights), while splits, labels and the bytes of all files agree?"""
+    if {**store.about["settings"], "source": job.settings["source"]} != job.settings:
+        return False
+    if store.left_out():  # an image that was unusable may be a good one now
+        return False
+    for name, pictures in job.splits.items():
+        rows = [(row["origin"], row.get("group", "")) for row in store.split(name).origins()]
+        if rows != [(picture.origin, picture.group) for picture in pictures]:
+            return False
+    job.say(f"{job.path}: files have other times or inodes than when it was prepared; comparing their SHA-256")
+    return not check(job.source, store)
 
 
 def _beaten_to_it(job: Job) -> Store:
