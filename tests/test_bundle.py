@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -101,14 +105,135 @@ def test_a_bundle_without_golden_pictures_or_numbers(bundle, tmp_path):
     assert Bundle.load(bare.save(tmp_path / "bare")).golden == []
 
 
-def test_saving_again_replaces_the_old_one_whole(bundle, saved):
-    (saved / "stranger.txt").write_text("not of this bundle")
-    (saved.parent / "bundle.partial").mkdir()  # left by a crash
-    (saved.parent / "bundle.partial" / "half").write_text("")
-    bundle.save(saved)
-    assert [p.name for p in saved.parent.iterdir()] == ["bundle"]
-    assert not (saved / "stranger.txt").exists()
-    Bundle.load(saved)
+def listed(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir() or p.is_symlink())
+
+
+def test_saving_again_replaces_the_old_bundle_and_keeps_what_is_not_of_it(bundle, saved, tmp_path):
+    for name in ("bundle.old", "bundle.partial", "bundle.tmp"):  # the user's own
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("years of work")
+    (saved / "notes.txt").write_text("mine")
+    (saved / "golden" / "mine.png").write_text("mine")
+    (saved / ".git" / "objects").mkdir(parents=True)
+    (saved / ".git" / "objects" / "a1").write_text("mine")
+    (saved / "link").symlink_to("nowhere")
+    (saved / "folder").symlink_to(tmp_path / "bundle.old")
+    changed = dataclasses.replace(bundle, golden=bundle.golden[:1], initialization="paper")
+    assert changed.save(saved) == saved
+    found = Bundle.load(saved)
+    assert found.initialization == "paper" and len(found.golden) == 1
+    own = [name for name in FILES if name != "golden/01.png"]
+    others = [".git/objects/a1", "folder", "golden/mine.png", "link", "notes.txt"]
+    assert listed(saved) == sorted([*own, *others])
+    assert listed(tmp_path / "bundle.old") == ["thesis.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "bundle.old", "bundle.partial", "bundle.tmp"]
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "README.md", "config.json", "model.safetensors", "sub/thesis.txt"])
+def test_a_folder_that_is_no_bundle_is_refused_and_unchanged(bundle, tmp_path, name):
+    folder = tmp_path / "papers"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text('{"format": "mine"}')
+    with pytest.raises(BundleError, match=r"exists and is not a bundle .*choose another folder"):
+        bundle.save(folder)
+    assert listed(folder) == [name] and (folder / name).read_text() == '{"format": "mine"}'
+    assert [p.name for p in tmp_path.iterdir()] == ["papers"]
+
+
+def test_other_places_to_save_to(bundle, saved, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BundleError, match="exists and is not a bundle"):
+        bundle.save(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    Bundle.load(bundle.save(tmp_path / "empty"))
+    Bundle.load(bundle.save(tmp_path / "new" / "deep" / "bundle"))
+    (tmp_path / "link").symlink_to("bundle")
+    dataclasses.replace(bundle, initialization="paper").save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and Bundle.load(saved).initialization == "paper"
+    dataclasses.replace(bundle, golden=()).save(saved)
+    (saved / "golden" / "00.png").write_text("mine")
+    with pytest.raises(BundleError, match=r"golden/00\.png, which is not part of the bundle .*move it away"):
+        bundle.save(saved)
+    assert (saved / "golden" / "00.png").read_text() == "mine" and Bundle.load(saved).golden == []
+    assert not list(tmp_path.glob(".*"))
+
+
+KILLS = """
+import ctypes, os, sys
+from pathlib import Path
+from alexnet.bundle import Bundle, find
+from alexnet.deploy.classifier import Classifier
+path, exchange = Path(sys.argv[1]), sys.argv[2] == "exchange"
+old = Bundle.load(path)
+new = Bundle.load(path.with_name("new"))
+CALLS = ("open", "os.", "shutil.")
+
+def killed_at(number):
+    child = os.fork()
+    if child == 0:
+        if not exchange:
+            ctypes.CDLL = lambda *_, **__: object()  # a C library without renameat2
+        left = [number]
+        def hook(event, args):
+            if event.startswith(CALLS):
+                left[0] -= 1
+                if left[0] < 0:
+                    os._exit(9)
+        sys.addaudithook(hook)
+        new.save(path)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+number, seen = 0, []
+while killed_at(number):
+    seen.append(Bundle.load(path).initialization)
+    assert Bundle.load(find(path.parent)).initialization == seen[-1]
+    kept = path if path.exists() else find(path.parent)
+    assert (kept / "notes.txt").read_text() == "mine"
+    if seen[-1] == "paper":
+        old.save(path)  # from the beginning
+    number += 1
+assert {"own", "paper"} == set(seen) and number > 40, seen
+assert Bundle.load(path).initialization == "paper"
+assert sorted(p.name for p in path.parent.iterdir()) == ["bundle", "new"]
+"""
+
+
+@pytest.mark.parametrize("way", ["exchange", "two renames"])
+def test_a_kill_at_any_moment_leaves_one_whole_bundle(bundle, saved, way):
+    (saved / "notes.txt").write_text("mine")
+    dataclasses.replace(bundle, initialization="paper").save(saved.with_name("new"))
+    words = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", KILLS, str(saved), way]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(bundle, saved, monkeypatch):
+    from alexnet.bundle import whole
+
+    read = whole.read_golden
+
+    def slow(path, *rest):
+        monkeypatch.setattr(whole, "read_golden", read)
+        dataclasses.replace(bundle, golden=(), initialization="paper").save(saved)
+        return read(path, *rest)
+
+    monkeypatch.setattr(whole, "read_golden", slow)
+    assert Bundle.load(saved).initialization == "paper"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_files_have_the_rights_that_the_umask_leaves(bundle, tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        path = bundle.save(tmp_path / "bundle")
+        modes = {stat.S_IMODE(p.stat().st_mode) for p in path.rglob("*") if p.is_file()}
+        folders = {stat.S_IMODE(p.stat().st_mode) for p in [path, path / "golden"]}
+    finally:
+        os.umask(before)
+    assert (modes, folders) == ({0o666 & ~mask}, {0o777 & ~mask})
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from alexnet.data.writing import jsonl_bytes, npy_bytes, npy_header, read_jsonl, sha256_of, whole_file, write_file
+from alexnet.data.writing import (
+    final_name,
+    jsonl_bytes,
+    npy_bytes,
+    npy_header,
+    read_jsonl,
+    sha256_of,
+    whole_file,
+    whole_folder,
+    write_file,
+)
 from alexnet.errors import DataError
 
 
@@ -40,3 +50,39 @@ def test_lines_of_json_and_arrays_come_back(tmp_path):
 def test_the_hash_is_sha256(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_of(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
+
+
+def test_a_temporary_file_of_anybody_else_stays(tmp_path):
+    (tmp_path / "x.tmp").write_text("mine")
+    (tmp_path / "x.partial").write_text("mine")
+    write_file(tmp_path / "x", b"new")
+    assert (tmp_path / "x.tmp").read_text() == (tmp_path / "x.partial").read_text() == "mine"
+    assert [final_name(name) for name in ("x", "x.tmp", "x.0123abcd.tmp", "x.tmp.y")] == ["x", "x", "x", "x.tmp.y"]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "folder"
+    with pytest.raises(OSError, match="disk"), whole_folder(path) as new:
+        (new / "a").write_text("half")
+        raise OSError("disk")
+    assert not list(tmp_path.iterdir())
+    with whole_folder(path) as new:
+        (new / "a").write_text("1")
+        assert not path.exists()
+    with whole_folder(path, ["a"]) as new:
+        (new / "b").write_text("2")
+        assert [p.name for p in path.iterdir()] == ["a"]
+    assert [p.name for p in path.iterdir()] == ["b"] and [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_only_what_a_killed_process_left_is_swept(tmp_path):
+    path, dead = tmp_path / "folder", tmp_path / ".folder.0123abcd.partial"
+    mine = [
+        tmp_path / name for name in (".folder.partial", ".folder.mine.partial", ".other.0123abcd.partial", "folder.old")
+    ]
+    for folder in (dead, *mine):
+        folder.mkdir()
+    with whole_folder(path), whole_folder(path) as other:  # two at once
+        (other / "a").touch()
+    assert not dead.exists() and all(folder.exists() for folder in mine)
+    assert sorted(tmp_path.iterdir()) == sorted([path, *mine])

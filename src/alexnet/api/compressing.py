@@ -19,7 +19,7 @@ from alexnet.bundle import Bundle, find
 from alexnet.compression import quantizing
 from alexnet.compression.quantizing import Method
 from alexnet.data.options import DataOptions
-from alexnet.data.writing import sha256_of, write_file
+from alexnet.data.writing import sha256_of, whole_folder, write_file
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError, RunError
 from alexnet.evaluation import calibration as calibrations
@@ -94,20 +94,15 @@ def compress(
     folder = Path(output) if output is not None else Path(f"{job.name}-compressed")
     runs.refuse_used(folder)
     job.open(data, machine.choose_device(device))
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        found = job.shrink(partial, workers, quiet)
-        made = _finish(job, found, partial, folder, started)
-        runs.refuse_used(folder)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            found = job.shrink(partial, workers, quiet)
+            made = _finish(job, found, partial, folder, started)
+            runs.refuse_used(folder)
+            if folder.exists():
+                shutil.rmtree(folder)
     except OSError as error:
         raise RunError(f"{folder} can not be written: {error.strerror or error}", "", "choose another -o") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return made
 
 

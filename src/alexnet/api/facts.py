@@ -13,6 +13,7 @@ import numpy as np
 from alexnet import recipe as recipes
 from alexnet.api.provenance import Provenance
 from alexnet.bundle import Bundle, find, weights_sha256
+from alexnet.bundle.seal import read_config
 from alexnet.data.doctor.findings import Report as Diagnosis
 from alexnet.data.options import DataOptions
 from alexnet.data.selection import regrouped
@@ -161,7 +162,7 @@ def again(run: Path, about: dict[str, Any], bundle: Bundle, recipe: Recipe, stor
     """How to make the run again: commands, versions, seeds, fingerprints."""
     from importlib.metadata import version
 
-    config = json.loads((find(run) / "config.json").read_text(encoding="utf-8"))
+    config = read_config(find(run))[0]
     made_with, here = config.get("versions", {}), f"python {platform.python_version()}, {platform.machine()}"
     return {
         "commands": [command(about, recipe), f"alexnet evaluate {run}", f"alexnet report {run}"],

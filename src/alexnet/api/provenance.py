@@ -4,13 +4,13 @@ A run's journal gets a line each time its own test split is evaluated. A test sp
 with changes in between, chooses too.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alexnet.bundle import Bundle, find
+from alexnet.bundle.seal import read_config
 from alexnet.data.store import Store
 from alexnet.training.journal import TESTED, append_event
 
@@ -84,8 +84,7 @@ def note_test(run: Any, store: Store, split: str, by: str, tell: Callable[[str],
 
 def _data(run: Path) -> dict[str, Any]:
     """What the bundle of a run was trained on; its config was checked when it was opened."""
-    found: dict[str, Any] = json.loads((find(run) / "config.json").read_text(encoding="utf-8")).get("data", {})
-    return found
+    return read_config(find(run))[1].data
 
 
 def times_tested(run: Path) -> int | None:

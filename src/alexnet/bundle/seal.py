@@ -2,46 +2,149 @@
 
 import hashlib
 import json
-import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from alexnet.data.writing import sha256_of
 from alexnet.errors import BundleError
+from alexnet.schema import Positive, Probability, Sha256, Size, check, class_fault, read_json, regular_file
 
 FORMAT, VERSION, COMPRESSED = "alexnet-bundle", 1, 2
 
+_NEEDED = {"model.safetensors", "mean.safetensors", "golden/expected.json"}
+GOLDEN_NAME = r"[\w-][\w .-]{0,99}"  # of a golden image, without its suffix
+FileName = Annotated[
+    str,
+    Meta(pattern=rf"^(config\.json|README\.md|(model|mean)\.safetensors|golden/(expected\.json|{GOLDEN_NAME}\.png))\Z"),
+]
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The config of the bundle ``path``, of a version that can be read; raises :class:`BundleError`."""
+
+class LayerFiles(msgspec.Struct):
+    """The layer file and the parameter file of a cuda-convnet network, as text."""
+
+    name: str
+    layers: str
+    parameters: str
+    layers_file: str = "layers.cfg"
+    parameters_file: str = "layer-params.cfg"
+
+
+class Model(msgspec.Struct):
+    """Which network the weights belong to."""
+
+    name: str
+    image_size: Size
+    in_channels: Literal[1, 3]
+    layer_files: LayerFiles | None = None
+    initialization: str = ""
+
+
+class Preprocessing(msgspec.Struct):
+    """How an image is brought to what the network sees."""
+
+    stored_size: Size
+    fit: Literal["crop", "pad", "squash"]
+    subtract: Literal["channel means", "mean image", "center of the mean image"]
+
+
+class Calibration(msgspec.Struct):
+    """What turns logits into probabilities; a missing one is temperature 1."""
+
+    temperature: Annotated[float, Meta(ge=1e-3, le=1e3)] = 1.0
+    thresholds: dict[str, Probability] = {}
+
+
+class Config(msgspec.Struct):
+    """What of ``config.json`` decides predictions, and the text around it that other pages print."""
+
+    version: Literal[1, 2]
+    model: Model
+    classes: list[str]
+    preprocessing: Preprocessing
+    recipe: dict[str, Any]
+    metrics: dict[str, Any]
+    data: dict[str, Any]
+    sha256: dict[FileName, Sha256]
+    calibration: Calibration = msgspec.field(default_factory=Calibration)
+
+
+def read_config(path: Path, links_within: Path | None = None) -> tuple[dict[str, Any], Config]:
+    """The config of the bundle ``path``, as it is and as its schema; raises :class:`BundleError`."""
+    file = path / "config.json"
     try:
-        config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = read_json(path, "config.json", links_within)
     except OSError as error:
         raise BundleError(f"{path} is no bundle: {error.strerror}", "a folder with config.json") from error
     except ValueError as error:
-        raise BundleError(f"{path / 'config.json'} is damaged: {error}", "", "use another copy") from error
+        raise damaged(file, error) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise BundleError(f"{path / 'config.json'} is not of format {FORMAT}", "a bundle that training wrote")
-    if config.get("version") not in (VERSION, COMPRESSED):
-        raise BundleError(f"bundle {path} has version {config.get('version')}", "1 or 2", "install a newer alexnet")
-    return config
-
-
-def check_hashes(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise :class:`BundleError` naming the first file that is not the one that was saved."""
+        raise BundleError(f"{file} is not of format {FORMAT}", "a bundle that training wrote")
+    if (version := config.get("version")) not in (VERSION, COMPRESSED) or isinstance(version, bool | float):
+        raise BundleError(f"bundle {path} has version {version!r:.20}", "1 or 2", "install a newer alexnet")
     sealed = config.get("sha256")
-    if not isinstance(sealed, dict) or not {"model.safetensors", "mean.safetensors"} <= set(sealed):
-        raise BundleError(f"{path / 'config.json'} is damaged: it lacks SHA-256 of the files", "", "use another copy")
-    for name, expected in sealed.items():
+    if not isinstance(sealed, dict) or not set(sealed) >= _NEEDED:
+        raise BundleError(f"{file} is damaged: it lacks SHA-256 of the files", "", "use another copy")
+    try:
+        checked = check(config, Config)
+        if fault := class_fault(checked.classes):
+            raise ValueError(fault)
+        for target in checked.calibration.thresholds:
+            check(_number(target), Positive)
+    except ValueError as error:
+        raise damaged(file, error) from error
+    return config, checked
+
+
+def check_hashes(path: Path, config: Mapping[str, Any], links_within: Path | None = None) -> None:
+    """Raise :class:`BundleError` naming the first file that is not the one that was saved."""
+    for name, expected in config["sha256"].items():
         try:
-            found = config_sha256(config) if name == "config.json" else sha256_of(path / name)
+            if name == "config.json":
+                found = config_sha256(config)
+            else:
+                found = sha256_of(regular_file(path, name, links_within))
         except OSError as error:
             raise BundleError(f"bundle {path} lacks {name}: {error.strerror}", "", "use another copy") from error
+        except ValueError as error:
+            raise BundleError(f"bundle {path}: {error}", "", "use another copy") from error
         if found != expected:
             raise BundleError(
                 f"{path / name} has changed: SHA-256 {found[:12]}…", f"{str(expected)[:12]}…", "use another copy"
             )
+
+
+def damaged(path: Path, reason: object) -> BundleError:
+    """The error for a file of a bundle that is not as it was saved."""
+    return BundleError(f"{path} is damaged: {' '.join(str(reason).split()):.300}", "", "use another copy")
+
+
+def read_golden(path: Path, config: Config, links_within: Path | None = None) -> dict[str, tuple[bytes, list[float]]]:
+    """The golden images of the bundle ``path``: name -> PNG, expected probabilities. Raises :class:`BundleError`."""
+    classes = len(config.classes)
+    row = Annotated[list[Probability], Meta(min_length=classes, max_length=classes)]
+    try:
+        expected = check(read_json(path, "golden/expected.json", links_within), dict[str, row])  # type: ignore[valid-type]
+        for name in expected:
+            if not re.fullmatch(rf"{GOLDEN_NAME}\.png", name) or f"golden/{name}" not in config.sha256:
+                raise BundleError(f"bundle {path} has no SHA-256 of golden/{name!r:.60}", "", "use another copy")
+        return {
+            name.removesuffix(".png"): (regular_file(path, f"golden/{name}", links_within).read_bytes(), probabilities)
+            for name, probabilities in expected.items()
+        }
+    except (OSError, ValueError) as error:
+        raise damaged(path / "golden" / "expected.json", error) from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"threshold for {text!r:.40}, which is not a number") from None
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
@@ -54,13 +157,3 @@ def hashes(folder: Path) -> dict[str, str]:
     """The SHA-256 of every file in ``folder``, by its path there."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): sha256_of(p) for p in files}
-
-
-def sync(folder: Path) -> None:
-    """Wait until ``folder`` and all in it lie on the disk."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -6,20 +6,23 @@ from pathlib import Path
 
 from torch import Tensor
 
+from alexnet.data.writing import mode_by_umask
 from alexnet.errors import BundleError
+from alexnet.models.network import nonfinite
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write ``tensors`` to ``path`` as float32 (safetensors)."""
     from safetensors.torch import save_file
 
-    save_file({name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}, path)
+    with mode_by_umask(path):
+        save_file({name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}, path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors, each copied and its pages of the file let go before the next, the largest first.
 
-    Raises :class:`BundleError`.
+    Raises :class:`BundleError` for a damaged file, and for one with values that are not finite.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -30,6 +33,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         for name in sorted(sizes, key=lambda name: -sizes[name]):
             with safe_open(path, "pt") as file:
                 found[name] = file.get_tensor(name).clone()
-        return found
     except SafetensorError as error:
         raise BundleError(f"{path} is damaged: {error}", "", "use another copy") from error
+    if name := nonfinite(found):
+        raise BundleError(f"{path} is damaged: {name} has values that are NaN or Inf", "", "use another copy")
+    return found

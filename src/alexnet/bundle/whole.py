@@ -15,26 +15,42 @@ that of ``config.json`` is of its other entries, as JSON with sorted keys.
 
 import json
 import platform
-import shutil
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from alexnet.batches.transforms import Statistics
-from alexnet.bundle.seal import COMPRESSED, FORMAT, VERSION, check_hashes, config_sha256, hashes, read_config, sync
+from alexnet.bundle.seal import (
+    COMPRESSED,
+    FORMAT,
+    GOLDEN_NAME,
+    VERSION,
+    Config,
+    Model,
+    check_hashes,
+    config_sha256,
+    hashes,
+    read_config,
+    read_golden,
+)
 from alexnet.bundle.tensors import read_tensors, write_tensors
 from alexnet.card import model_card
 from alexnet.compression import file as compressed
 from alexnet.data.pixels import Fit
+from alexnet.data.writing import current, whole_folder
 from alexnet.errors import BundleError
 from alexnet.models import blank_model, create_model
 from alexnet.models.cuda_convnet import Data, Files, GraphNetwork, build
-from alexnet.models.network import Network
+from alexnet.models.network import Network, nonfinite
+from alexnet.schema import class_fault, regular_file
 
+MIN_DIVIDE, MAX_DIVIDE = 1e-6, 1e9  # of gray levels: beyond, the network sees nothing or overflows
 CENTER = "center of the mean image"  # the same for every view, as in the 2012 code
 
 
@@ -83,78 +99,99 @@ class Bundle:
         return dict(self.calibration.get("thresholds", {}))
 
     def save(self, path: Path) -> Path:
-        """Write the bundle to ``path``, whole or not at all: under a temporary name first, renamed last."""
-        partial = path.with_name(path.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "golden").mkdir(parents=True)
-        if self.coding:
-            compressed.write(partial / "model.safetensors", self.network.state_dict(), self.coding)
-        else:
-            write_tensors(partial / "model.safetensors", dict(self.network.state_dict()))
-        write_tensors(partial / "mean.safetensors", self.statistics.tensors())
-        expected = {}
-        for golden in self.golden:
-            (partial / "golden" / f"{golden.name}.png").write_bytes(golden.png)
-            expected[f"{golden.name}.png"] = golden.probabilities
-        (partial / "golden" / "expected.json").write_text(json.dumps(expected, indent=1))
-        stored = f"{self.stored_size}×{self.stored_size} ({self.fit})"
-        card = model_card(self.network, self.classes, self.metrics, self.data, self.recipe, stored, self.calibration)
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        config = self._config()
-        config["sha256"] = hashes(partial) | {"config.json": config_sha256(config)}
-        (partial / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
-        sync(partial)
-        old = path.with_name(path.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            path.rename(old)
-        partial.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        """Write the bundle to the new folder ``path``, or replace the bundle there; whole or not at all.
+
+        At every instant one whole bundle can be opened, the old one or the new one. Files of others in a bundle's
+        folder stay. Raises :class:`BundleError`, and changes nothing, where ``path`` is anything else than a bundle.
+        """
+        path = Path(path)
+        if fault := class_fault(self.classes) or self._golden_fault():
+            raise BundleError(f"a bundle can not be saved with {fault}", "", "rename it and prepare the data again")
+        target = path.resolve()  # what a link leads to is replaced, not the link
+        try:
+            with whole_folder(target, _replaced(target)) as folder:
+                self._write(folder)
+        except FileExistsError as error:
+            name = Path(error.filename2 or error.filename).relative_to(folder)
+            what = f"{path} holds {name}, which is not part of the bundle but has the name of one of its files"
+            raise BundleError(what, "", "move it away, or save to a new folder") from error
         return path
 
+    def _write(self, folder: Path) -> None:
+        (folder / "golden").mkdir()
+        if self.coding:
+            compressed.write(folder / "model.safetensors", self.network.state_dict(), self.coding)
+        else:
+            write_tensors(folder / "model.safetensors", dict(self.network.state_dict()))
+        write_tensors(folder / "mean.safetensors", self.statistics.tensors())
+        expected = {}
+        for golden in self.golden:
+            (folder / "golden" / f"{golden.name}.png").write_bytes(golden.png)
+            expected[f"{golden.name}.png"] = golden.probabilities
+        (folder / "golden" / "expected.json").write_text(json.dumps(expected, indent=1))
+        stored = f"{self.stored_size}×{self.stored_size} ({self.fit})"
+        card = model_card(self.network, self.classes, self.metrics, self.data, self.recipe, stored, self.calibration)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        config = self._config()
+        config["sha256"] = hashes(folder) | {"config.json": config_sha256(config)}
+        (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def _golden_fault(self) -> str:
+        names = [golden.name for golden in self.golden if not re.fullmatch(GOLDEN_NAME, golden.name)]
+        return f"a golden image of the name {names[0]!r:.60}" if names else ""
+
     @classmethod
-    def load(cls, path: Path | str) -> "Bundle":
-        """Open a bundle and check every byte of it; raises :class:`BundleError` naming the file that differs."""
+    def load(cls, path: Path | str, *, links_within: Path | None = None) -> "Bundle":
+        """Open a bundle and check every byte of it; raises :class:`BundleError` naming the file that differs.
+
+        Links may lead only to files inside the folder, or inside ``links_within``.
+        """
         path = Path(path)
-        config = read_config(path)
-        check_hashes(path, config)
+        while True:  # again where it was replaced while it was read
+            folder = current(path)
+            before = _identity(folder)
+            try:
+                bundle = cls._load(folder, links_within)
+            except BundleError:
+                if _identity(current(path)) == before:
+                    raise
+            else:
+                if _identity(current(path)) == before:
+                    return bundle
+
+    @classmethod
+    def _load(cls, path: Path, links_within: Path | None) -> "Bundle":
+        raw, config = read_config(path, links_within)
+        check_hashes(path, raw, links_within)
+        model, classes = config.model, len(config.classes)
         try:
-            model, classes = config["model"], len(config["classes"])
+            weights_file = regular_file(path, "model.safetensors", links_within)
             network = _blank(model, classes)
             coding: dict[str, str] = {}
-            if config["version"] == COMPRESSED:
+            if config.version == COMPRESSED:
                 shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-                weights, coding = compressed.read(path / "model.safetensors", shapes)
+                weights, coding = compressed.read(weights_file, shapes)
             else:
-                weights = read_tensors(path / "model.safetensors")
+                weights = read_tensors(weights_file)
             network = _filled(network, weights, model, classes)
-            preprocessing = config["preprocessing"]
-            follows = preprocessing.get("subtract") != CENTER
-            statistics = Statistics(**read_tensors(path / "mean.safetensors"), follows=follows)
-            expected = json.loads((path / "golden" / "expected.json").read_text())
-            for name in expected:
-                if f"golden/{name}" not in config["sha256"]:
-                    raise BundleError(f"bundle {path} has no SHA-256 of golden/{name}", "", "use another copy")
-            return cls(
-                network=network.eval(),
-                classes=tuple(config["classes"]),
-                statistics=statistics,
-                stored_size=preprocessing["stored_size"],
-                fit=preprocessing["fit"],
-                recipe=config["recipe"],
-                metrics=config["metrics"],
-                initialization=config["model"].get("initialization", ""),
-                data=config["data"],
-                calibration=_checked(config.get("calibration", {})),
-                golden=[
-                    Golden(Path(name).stem, (path / "golden" / name).read_bytes(), probabilities)
-                    for name, probabilities in expected.items()
-                ],
-                coding=coding,
-            )
+            statistics = _statistics(regular_file(path, "mean.safetensors", links_within), config)
         except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, OSError) as error:
             reason = " ".join(str(error).split())  # PyTorch's has several lines
             raise BundleError(f"bundle {path} does not hold together: {reason}", "", "use another copy") from error
+        return cls(
+            network=network.eval(),
+            classes=tuple(config.classes),
+            statistics=statistics,
+            stored_size=config.preprocessing.stored_size,
+            fit=config.preprocessing.fit,
+            recipe=config.recipe,
+            metrics=config.metrics,
+            initialization=model.initialization,
+            data=config.data,
+            calibration=raw.get("calibration", {}),
+            golden=[Golden(name, *rest) for name, rest in read_golden(path, config, links_within).items()],
+            coding=coding,
+        )
 
     def same_classes(self, classes: Sequence[str], where: str) -> None:
         """Raise :class:`BundleError` with the difference unless ``classes`` are this bundle's, in this order."""
@@ -223,8 +260,8 @@ class Bundle:
 def find(path: Path | str) -> Path:
     """The bundle in a run folder, or the path itself where it is one; raises :class:`BundleError`."""
     path = Path(path)
-    for candidate in (path, path / "bundle"):
-        if (candidate / "config.json").is_file():
+    for candidate in (current(path), current(path / "bundle")):
+        if (candidate / "config.json").exists():
             return candidate
     if not path.exists():
         raise BundleError(f"there is no {path}", "a run folder or a bundle")
@@ -235,7 +272,7 @@ def find(path: Path | str) -> Path:
 
 def weights_sha256(path: Path | str) -> str:
     """The SHA-256 of the weights of the run or bundle ``path``, as its config says. Raises :class:`BundleError`."""
-    return str(read_config(find(path)).get("sha256", {}).get("model.safetensors", ""))
+    return read_config(find(path))[1].sha256["model.safetensors"]
 
 
 def is_trained(path: Path) -> bool:
@@ -244,34 +281,62 @@ def is_trained(path: Path) -> bool:
     return not (path / "dataset.json").is_file() and any((path / mark).exists() for mark in marks)
 
 
-def _blank(model: Mapping[str, Any], classes: int) -> Network:
+def _replaced(path: Path) -> list[str]:
+    """The files of the bundle ``path``, which saving replaces. Raises :class:`BundleError` for another folder."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return []
+    try:
+        return ["config.json", *read_config(path)[1].sha256]
+    except BundleError as error:
+        reason = f"{path} exists and is not a bundle that can be replaced ({error.what})"
+        raise BundleError(reason, "a new folder or a bundle", "choose another folder") from error
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_dev, status.st_ino
+
+
+def _blank(model: Model, classes: int) -> Network:
     """The network that ``config.json`` names, or whose layer files it carries, ready to take its weights."""
-    if model.get("layer_files"):
-        data = Data(model["image_size"], model["in_channels"], classes)
-        return build(Files(**model["layer_files"]), data, draw=False)
-    return blank_model(
-        model["name"], num_classes=classes, in_channels=model["in_channels"], image_size=model["image_size"]
-    )
+    if model.layer_files:
+        files = Files(**msgspec.structs.asdict(model.layer_files))
+        return build(files, Data(model.image_size, model.in_channels, classes), draw=False)
+    return blank_model(model.name, num_classes=classes, in_channels=model.in_channels, image_size=model.image_size)
 
 
-def _filled(network: Network, weights: Mapping[str, Tensor], model: Mapping[str, Any], classes: int) -> Network:
+def _filled(network: Network, weights: Mapping[str, Tensor], model: Model, classes: int) -> Network:
     """With ``weights`` for its own: themselves, in its own precision. RuntimeError where names or shapes differ."""
     own = network.state_dict()
     weights = {name: tensor.to(own[name].dtype) if name in own else tensor for name, tensor in weights.items()}
+    if name := nonfinite(weights):
+        raise ValueError(f"{name} has values that are too large for its precision")
     network.load_state_dict(weights, assign=True)
     if any(buffer.is_meta for buffer in network.buffers()):  # tables that are no weights: LeNet-5's
         network = create_model(
-            model["name"], num_classes=classes, in_channels=model["in_channels"], image_size=model["image_size"]
+            model.name, num_classes=classes, in_channels=model.in_channels, image_size=model.image_size
         )
         network.load_state_dict(weights)
     return network
 
 
-def _checked(calibration: Mapping[str, Any]) -> dict[str, Any]:
-    """A calibration that can be used: a missing one is temperature 1; raises ValueError for what is none."""
-    temperature, thresholds = calibration.get("temperature", 1.0), calibration.get("thresholds", {})
-    if not (isinstance(temperature, int | float) and 1e-3 <= temperature <= 1e3):
-        raise ValueError(f"temperature {temperature!r:.40}")
-    if not all(isinstance(p, int | float) and 0 <= p <= 1 and float(t) > 0 for t, p in thresholds.items()):
-        raise ValueError(f"thresholds {thresholds!r:.80}")
-    return dict(calibration)
+def _statistics(path: Path, config: Config) -> Statistics:
+    """What is subtracted and divided by. Raises ValueError for shapes and numbers that are none."""
+    tensors = {name: tensor.float() for name, tensor in read_tensors(path).items()}
+    stored, view = config.preprocessing.stored_size, config.model.image_size
+    follows = config.preprocessing.subtract != CENTER
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    mean = shapes.get("mean", [])
+    squares = [[side, side, 3] for side in {stored, min(view, stored)}]
+    allowed = [[3]] if config.preprocessing.subtract == "channel means" else squares[:1] if follows else squares
+    if set(shapes) != {"mean", "color_std", "color_axes", "divide"}:
+        raise ValueError(f"mean.safetensors holds {', '.join(sorted(shapes)):.80}")
+    if mean not in allowed or shapes["color_std"] != [3] or shapes["color_axes"] != [3, 3]:
+        raise ValueError(f"mean.safetensors has shapes {shapes}, which do not fit the preprocessing")
+    divide = tensors["divide"]
+    if shapes["divide"] not in ([], [3]) or not bool(((divide >= MIN_DIVIDE) & (divide <= MAX_DIVIDE)).all()):
+        raise ValueError(f"divide is {divide.tolist()!r:.60}, not 1 or 3 numbers from {MIN_DIVIDE:g} to {MAX_DIVIDE:g}")
+    return Statistics(**tensors, follows=follows)

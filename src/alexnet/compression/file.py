@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet.compression import tensors as arrays
+from alexnet.data.writing import mode_by_umask
 from alexnet.errors import BundleError
+from alexnet.schema import parse_json
 
 KEY, FORMAT, VERSION = "alexnet", "alexnet-compressed", 1
 
@@ -45,7 +47,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], coding: Mapping[str, str]) 
         header[name] = about | {"sha256": sha256_of(arrays.decode(about, streams, values.shape))}
         plain |= {f"{name}/{stream}": np.ascontiguousarray(found) for stream, found in streams.items()}
     said = {"format": FORMAT, "version": VERSION, "tensors": header}
-    save_file(plain, path, metadata={KEY: json.dumps(said, sort_keys=True)})
+    with mode_by_umask(path):
+        save_file(plain, path, metadata={KEY: json.dumps(said, sort_keys=True)})
 
 
 def read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -79,9 +82,9 @@ def sha256_of(values: NDArray[np.float32]) -> str:
 
 def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     try:
-        said = json.loads((metadata or {}).get(KEY, "{}"))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"its header has {type(error).__name__} {error}") from error
+        said = parse_json((metadata or {}).get(KEY, "{}").encode())
+    except ValueError as error:
+        raise _damaged(path, f"its header has {error}") from error
     found = said if isinstance(said, dict) else {}
     if found.get("format") != FORMAT or found.get("version") != VERSION:
         what = f"{found.get('format')!r:.40} version {found.get('version')!r:.20}"
@@ -103,6 +106,8 @@ def _tensor(
             values = file.get_tensor(name)
             if values.dtype != np.float32 or values.shape != tuple(shape):
                 raise ValueError(f"{values.dtype} {list(values.shape)}, not float32 {list(shape)}")
+            if not np.isfinite(values).all():
+                raise ValueError("values that are NaN or Inf")
             return torch.from_numpy(np.array(values))
         streams = {key.rpartition("/")[2]: file.get_tensor(key) for key in own}
         values = arrays.decode(header[name], streams, tuple(shape))

@@ -9,14 +9,14 @@ import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from alexnet.data.description import SPLIT_NAMES
 from alexnet.data.jpegs import SMALLER
 from alexnet.data.listing import Picture, Source
-from alexnet.data.writing import json_bytes, write_file
+from alexnet.data.writing import final_name, json_bytes, write_file
 from alexnet.errors import DataError
 
 Progress = Callable[[int, int], None]  # pictures done, and all
@@ -86,11 +86,11 @@ def start(job: Job) -> None:
     Raises DataError if the folder holds anything that was not made here.
     """
     found = {entry.name for entry in job.partial.iterdir()}
-    strange = sorted(found - _OURS - {name + ".tmp" for name in _OURS})
+    strange = sorted(name for name in found if final_name(name) not in _OURS)
     if strange:
         raise DataError(f"{job.partial}: holds {strange[0]!r}, not made here", "ours alone", "move it away")
     if load_json(job.partial / "settings.json") != job.settings:
-        if found - {"lock", "settings.json.tmp"}:
+        if {final_name(name) for name in found} - {"lock", "settings.json"} or "settings.json" in found:
             job.say(f"{job.partial}: settings differ from the interrupted run; starting over")
         _empty(job.partial, found - {"lock"})
         write_file(job.partial / "settings.json", json_bytes(job.settings))
@@ -101,6 +101,13 @@ def _empty(partial: Path, names: set[str]) -> None:
     for name in sorted(names):
         entry = partial / name
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def discard(partial: Path) -> None:
+    """Delete what preparing made in ``partial``; what anybody else put there stays."""
+    _empty(partial, {entry.name for entry in partial.iterdir() if final_name(entry.name) in _OURS})
+    with suppress(OSError):  # not empty
+        partial.rmdir()
 
 
 def _make_room(partial: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from alexnet.data.cores import cores
 from alexnet.data.description import VERSIONS
 from alexnet.data.finish import finish
-from alexnet.data.job import Job, Progress, Say, locked, start, sweep
+from alexnet.data.job import Job, Progress, Say, discard, locked, start, sweep
 from alexnet.data.listing import Picture, Source
 from alexnet.data.pixels import Fit
 from alexnet.data.shards import make_shards, picture_sha256
@@ -149,7 +149,7 @@ def _same_content(job: Job, store: Store) -> bool:
 
 def _beaten_to_it(job: Job) -> Store:
     """Another process finished the store while this one waited to start."""
-    shutil.rmtree(job.partial, ignore_errors=True)
+    discard(job.partial)
     return _existing(job)
 
 

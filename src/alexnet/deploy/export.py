@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from alexnet.bundle import Bundle
 from alexnet.data import pixels
-from alexnet.data.writing import sha256_of, sync_folder, write_file
+from alexnet.data.writing import scratch_folder, sha256_of, sync_folder, write_file
 from alexnet.deploy import export_int8, seal
 from alexnet.deploy.classifier import Classifier
 from alexnet.deploy.runtime import Exported, missing
@@ -76,21 +76,19 @@ def export(
         tolerance=TOLERANCE[precision], network=bundle.network.name, golden=tuple(replays),
         thresholds=bundle.thresholds,
     )  # fmt: skip
-    partial = target.with_name(f"{target.stem}.partial{target.suffix}")
     try:
-        _write(bundle, manifest, partial, calibration)
-        drift = _compare(partial, replays, TOLERANCE[precision], precision)
-        if format == "openvino":  # its name is that of the .xml, which comes last
-            partial.with_suffix(".bin").replace(target.with_suffix(".bin"))
-        partial.replace(target)
-        sync_folder(target.parent)
+        with scratch_folder(target) as scratch:
+            partial = scratch / target.name
+            _write(bundle, manifest, partial, calibration)
+            drift = _compare(partial, replays, TOLERANCE[precision], precision)
+            if format == "openvino":  # its name is that of the .xml, which comes last
+                partial.with_suffix(".bin").replace(target.with_suffix(".bin"))
+            partial.replace(target)
+            sync_folder(target.parent)
     except OSError as error:
         raise BundleError(
             f"{target} could not be written: {error.strerror}", "", "make room, or choose another"
         ) from error
-    finally:
-        for leftover in target.parent.glob(f"{target.stem}.partial*"):
-            leftover.unlink()
     files = [target, target.with_suffix(".bin")] if format == "openvino" else [target]
     size = sum(file.stat().st_size for file in files)
     return Report(target, size, drift, len(replays), time.perf_counter() - started)

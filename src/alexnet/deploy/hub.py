@@ -34,7 +34,8 @@ def from_pretrained(
             f"{name} could not be fetched from the Hugging Face hub: {_one_line(error)}",
             "", "check the name, the network and, for a private repository, the token",
         ) from error  # fmt: skip
-    return Classifier(Bundle.load(Path(folder)), device)
+    cache = Path(folder).parents[1]  # files of a snapshot are links into the repository's blobs
+    return Classifier(Bundle.load(Path(folder), links_within=cache), device)
 
 
 def push_to_hub(

@@ -179,6 +179,14 @@ class Network(nn.Sequential):
         return self
 
 
+def nonfinite(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the first tensor with a value that is NaN or Inf in float32; empty if there is none."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
+            return name
+    return ""
+
+
 def map_side(layers: Layers, size: int) -> int:
     """Side of the maps that come out of ``layers`` for square pictures of ``size`` pixels; 0 if nothing is left."""
     for _, layer in layers:

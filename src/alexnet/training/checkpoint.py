@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from alexnet.data.writing import sha256_of, sync_folder, write_file
+from alexnet.data.writing import final_name, sha256_of, sync_folder, write_file
 from alexnet.errors import CheckpointError
 
 VERSION = 1
@@ -101,7 +101,7 @@ def prune(folder: Path, keep: int = 2) -> None:
     kept = list_all(folder)[-keep:]
     best = [folder / _best_of(path) for path in kept]
     for path in sorted(folder.iterdir()):  # a checkpoint before its .sha256: a kill between leaves none unprovable
-        owner = path.name.removesuffix(".tmp").removesuffix(".partial").removesuffix(".sha256")
+        owner = final_name(path.name).removesuffix(".partial").removesuffix(".sha256")
         stale = folder / owner not in [*kept, *best]
         if path.name.endswith((".partial", ".tmp")) or (stale and owner.startswith(("step-", "best-epoch-"))):
             path.unlink(missing_ok=True)

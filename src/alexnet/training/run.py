@@ -20,7 +20,7 @@ from alexnet.batches.transforms import Statistics, center_views
 from alexnet.bundle import Bundle, Golden
 from alexnet.data.pixels import encode_png
 from alexnet.data.store import Store
-from alexnet.data.writing import json_bytes, write_file
+from alexnet.data.writing import final_name, json_bytes, write_file
 from alexnet.errors import CheckpointError, DataError, RecipeError, RunError
 from alexnet.evaluation.calibration import FEWEST, calibrate
 from alexnet.evaluation.evaluate import calibrated, log_probabilities
@@ -46,7 +46,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder; raises :class:`RunError` if another process does, or if it can not be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise RunError(
             f"run folder {folder} can not be written: {error.strerror}", "", "choose another --run"
@@ -73,7 +73,7 @@ def refuse_used(folder: Path) -> None:
 
 def _strange(folder: Path) -> bool:
     begun = {".lock", "checkpoints", "recipe.toml", "layers.cfg", "layer-params.cfg"}
-    found = {path.name.removesuffix(".tmp") for path in folder.iterdir()}
+    found = {final_name(path.name) for path in folder.iterdir()}
     return not found <= begun | {"run.json"} or _saved(folder)
 
 
@@ -82,8 +82,8 @@ def write_start(folder: Path, recipe: Recipe, about: dict[str, Any], files: File
     (folder / "checkpoints").mkdir(exist_ok=True)
     if files is not None:
         about = about | {"layers": files.name}
-        (folder / "layers.cfg").write_text(files.layers, encoding="utf-8")
-        (folder / "layer-params.cfg").write_text(files.parameters, encoding="utf-8")
+        write_file(folder / "layers.cfg", files.layers.encode())
+        write_file(folder / "layer-params.cfg", files.parameters.encode())
     write_file(folder / "recipe.toml", recipe.to_toml().encode())
     write_file(folder / "run.json", json_bytes(about))  # last: a folder that has it can be gone on with
 

@@ -2,7 +2,6 @@
 
 import functools
 import io
-import os
 import unicodedata
 import warnings
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alexnet.data.writing import write_file
 from alexnet.errors import RunError
 
 if TYPE_CHECKING:
@@ -84,20 +84,11 @@ def save(figure: "Figure", path: Path | str) -> Path:
     rendered = _render(figure)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, rendered)
+        write_file(path, rendered)
     except OSError as error:
         reason = error.strerror or error
         raise RunError(f"picture {str(path)!r} can not be written ({reason})", "a file one may write") from error
     return path
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _render(figure: "Figure") -> bytes:
