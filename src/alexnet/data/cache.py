@@ -132,6 +132,7 @@ def _held(path: Path) -> Iterator[IO[bytes]]:
     """The file ``path``, open and locked; another thread or process waits. A file to be fetched is removed if that
     fails. A link is refused: what it names is not ours to write."""
     while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b", buffering=0)
         fcntl.flock(file, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
