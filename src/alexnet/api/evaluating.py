@@ -1,8 +1,13 @@
 """Scores of a trained classifier, or of several as an ensemble, on a split of their own data or of other data."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from alexnet import recipe as recipes
 from alexnet.api.provenance import note_test
@@ -11,10 +16,11 @@ from alexnet.bundle import Bundle, is_trained
 from alexnet.data.options import DataOptions
 from alexnet.data.selection import regrouped
 from alexnet.data.sources import is_store
+from alexnet.data.split import Subset
 from alexnet.data.splits import whole
-from alexnet.data.store import Store
+from alexnet.data.store import Split, Store
 from alexnet.deploy.classifier import Classifier
-from alexnet.errors import BundleError, DataError, RecipeError
+from alexnet.errors import AlexNetError, BundleError, DataError, RecipeError
 from alexnet.evaluation import ensemble
 from alexnet.evaluation import evaluate as evaluation
 from alexnet.evaluation.metrics import Scores
@@ -39,8 +45,10 @@ def evaluate(
     Several runs are an ensemble: the mean of their probabilities, as
     :class:`alexnet.evaluation.ensemble.EnsembleScores`; ``fit_weights`` names the split, never ``split`` itself nor the
     test split, on which the weights of that mean are found. A folder without splits that is not the run's own is
-    evaluated whole, every picture of it. Raises :class:`BundleError` where the classes differ or the split does not
-    exist, :class:`DataError` where the members of an ensemble would see other pictures.
+    evaluated whole. Of data that is not the run's own, images that a run was trained on (in its train and validation
+    split, by SHA-256) are left out and counted, unless ``options.include_training_images``.
+    Raises :class:`BundleError` where the classes differ or the split does not exist, :class:`DataError` where the
+    members of an ensemble would see other images, or where none is left.
     """
     many = [run] if isinstance(run, str | Path | Classifier) else list(run)
     _check_choice(len(many), split, fit_weights)
@@ -54,10 +62,12 @@ def evaluate(
         classifier.bundle.same_classes(store.classes, str(data or store.address))
     if views == 10 and any(classifier.bundle.recipe.get("mirror") is False for classifier in classifiers):
         options.tell("trained without mirrors: half of the ten views are mirrored pictures, which it has never seen")
+    trained = training_images(many, classifiers, stores, options)
     if len(many) == 1:
-        scores = _alone(classifiers[0], stores[0], split, views)
+        scores = _alone(classifiers[0], trained.part(stores[0], split), views)
     else:
-        scores = _together(names, classifiers, stores, split, views, fit_weights, given=data is not None)
+        scores = _together(names, classifiers, stores, split, views, fit_weights, trained, given=data is not None)
+    scores = replace(scores, **trained.counts(stores[0], split))
     for each, store in zip(many, stores, strict=True):
         note_test(each, store, split, "evaluate", options.tell)
     return scores
@@ -94,17 +104,17 @@ def _check_choice(members: int, split: str, fit_weights: str | None) -> None:
         raise RecipeError("--fit-weights test: the test split chooses nothing", "validation")
 
 
-def _alone(classifier: Classifier, store: Store, split: str, views: int) -> Scores:
+def _alone(classifier: Classifier, split: Split, views: int) -> Scores:
     bundle = classifier.bundle
     return evaluation.evaluate(
-        bundle.network, store.split(split), bundle.statistics, classes=len(bundle.classes), side=bundle.image_size,
+        bundle.network, split, bundle.statistics, classes=len(bundle.classes), side=bundle.image_size,
         channels=bundle.network.in_channels, views=views, device=classifier.device,
     )  # fmt: skip
 
 
 def _together(
     names: list[str], classifiers: list[Classifier], stores: list[Store], split: str, views: int, fit: str | None,
-    *, given: bool,
+    trained: "TrainingImages", *, given: bool,
 ) -> Scores:  # fmt: skip
     device, classes = classifiers[0].device, len(classifiers[0].classes)
     todo = "train all on one prepared store, or give DATA"
@@ -112,7 +122,10 @@ def _together(
         todo = "give pictures that none of them was trained on, or a prepared store"
 
     def members(of: str) -> list[ensemble.Member]:
-        found = [_member(*each, of) for each in zip(names, classifiers, stores, strict=True)]
+        found = [
+            _member(name, classifier, trained.part(store, of))
+            for name, classifier, store in zip(names, classifiers, stores, strict=True)
+        ]
         ensemble.same_pictures(found, todo)
         return found
 
@@ -125,10 +138,10 @@ def _together(
     return ensemble.EnsembleScores(**vars(scores) | {"fitted_on": fit, "fitted_count": chosen.shape[1]})
 
 
-def _member(name: str, classifier: Classifier, store: Store, split: str) -> ensemble.Member:
+def _member(name: str, classifier: Classifier, split: Split) -> ensemble.Member:
     bundle = classifier.bundle
     return ensemble.Member(
-        name, bundle.network, store.split(split), bundle.statistics, bundle.image_size, bundle.network.in_channels
+        name, bundle.network, split, bundle.statistics, bundle.image_size, bundle.network.in_channels
     )
 
 
@@ -159,9 +172,71 @@ def _prepared_alike(data: str | Path, bundle: Bundle, options: DataOptions) -> S
     if own and not source.grouping:
         source = regrouped(source, bundle.data.get("grouping", ""))
     if not own and "test" not in source.splits:
-        options.tell(f"{data} has no splits and is not what the classifier was trained on: all of it is the test")
+        options.tell(f"{data} has no splits and is not the data set of the run: all images are the test split")
         source = whole(source)
     return cached(source, recipe, options)
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Images that were trained on, by the SHA-256 of their files, and whether they are evaluated all the same."""
+
+    sha256: frozenset[str]
+    include: bool = False
+
+    def part(self, store: Store, split: str) -> Split:
+        """The images of a split to evaluate. Raises :class:`DataError` where none is left."""
+        whole = store.split(split)
+        known = self._known(whole)
+        if self.include or not known.any():
+            return whole
+        if known.all():
+            what = f"{store.address}: all {len(whole)} images of {split} are training images of the classifier"
+            raise DataError(what, "", "evaluate on other images, or pass --include-training-images")
+        return Subset(whole, np.flatnonzero(~known))
+
+    def counts(self, store: Store, split: str) -> dict[str, int]:
+        """How many images of a split are training images, by what became of them."""
+        count = int(self._known(store.split(split)).sum())
+        return {f"training_images_{'included' if self.include else 'left_out'}": count}
+
+    def _known(self, split: Split) -> NDArray[np.bool_]:
+        """Which images of a split were trained on: [n]."""
+        if not self.sha256:
+            return np.zeros(len(split), bool)
+        return np.array([row["sha256"] in self.sha256 for row in split.origins()], bool)
+
+
+def training_images(
+    many: Sequence[Run], classifiers: Sequence[Classifier], stores: Sequence[Store], options: DataOptions,
+    splits: Sequence[str] = ("train", "validation"),
+) -> TrainingImages:  # fmt: skip
+    """The images that any of the classifiers was trained on or chosen by: those of ``splits`` of its own store.
+
+    A classifier that is evaluated on its own store adds none: there the splits keep training images apart.
+    """
+    known: set[str] = set()
+    for run, classifier, store in zip(many, classifiers, stores, strict=True):
+        fingerprint = classifier.bundle.data.get("fingerprint")
+        if fingerprint == store.fingerprint:
+            continue
+        own = _own_store(run)
+        if own is None or own.fingerprint != fingerprint:
+            options.tell(f"{run}: its own data set is not here, so training images in {store.address} are not left out")
+            continue
+        known |= {row["sha256"] for name in splits for row in own.split(name).origins()}
+    return TrainingImages(frozenset(known), options.include_training_images)
+
+
+def _own_store(run: Run) -> Store | None:
+    """The data set of a run, or of the run that a bundle lies in; None where it is not known or not there."""
+    if isinstance(run, Classifier):
+        return None
+    for folder in (Path(run), Path(run).resolve().parent):
+        if (folder / "run.json").is_file():
+            with suppress(AlexNetError):
+                return Store.open(store_of(folder))
+    return None
 
 
 def store_of(run: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.api.evaluating import store_for
+from alexnet.api.evaluating import store_for, training_images
 from alexnet.api.provenance import Provenance, note_test, of_bundle
 from alexnet.bundle import Bundle, Golden, find
 from alexnet.data.options import DataOptions
@@ -111,14 +111,16 @@ def details(
     store = _store(run, classifier, data, options)
     bundle = classifier.bundle
     wanted = _thresholds(bundle, asked, str(run))
-    values = slicing.column(store.split(split), asked.column) if asked.column else ()
+    trained = training_images([run], [classifier], [store], options)
+    part = trained.part(store, split)
+    values = slicing.column(part, asked.column) if asked.column else ()
     strange, guessed = _strangers(classifier, asked.strangers, views, options.tell)
-    answers = responses_of(classifier, store.split(split), views)
+    answers = responses_of(classifier, part, views)
     note_test(run, store, split, "evaluate --details", options.tell)
     before, after = (calibrations.probabilities(answers.log_probabilities, t) for t in (1.0, bundle.temperature))
     sure, right = after.max(1).astype(np.float32), answers.correct
     return Details(
-        scores=answers.scores(),
+        scores=dataclasses.replace(answers.scores(), **trained.counts(store, split)),
         classes=perclass.per_class(answers, bundle.classes, temperature=bundle.temperature),
         before=reliability(before, answers.labels),
         after=reliability(after, answers.labels),
@@ -188,12 +190,18 @@ class Comparison:
     views: int
     paired: Paired
     provenances: tuple[Provenance, Provenance]
+    training_images_left_out: int = 0  # images of the split that one of the two was trained on
+    training_images_included: int = 0  # the same, compared on request
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         names = {"runs": [self.first, self.second], "split": self.split, "views": self.views}
         tested = {"test_evaluations": [one.tested for one in self.provenances]}
-        return names | self.paired.to_dict() | tested
+        counts = {
+            "training_images_left_out": self.training_images_left_out,
+            "training_images_included": self.training_images_included,
+        }
+        return names | self.paired.to_dict() | counts | tested
 
 
 def compare(
@@ -208,18 +216,21 @@ def compare(
     classifiers = [Classifier.load(run, chosen) for run in (first, second)]
     classifiers[0].bundle.same_classes(classifiers[1].classes, str(second))
     stores = [_store(run, c, data, options) for run, c in zip((first, second), classifiers, strict=True)]
+    trained = training_images((first, second), classifiers, stores, options)
+    parts = [trained.part(store, split) for store in stores]
     members = [
-        Member(str(run), c.network, store.split(split), c.statistics, c.bundle.image_size, c.network.in_channels)
-        for run, c, store in zip((first, second), classifiers, stores, strict=True)
+        Member(str(run), c.network, part, c.statistics, c.bundle.image_size, c.network.in_channels)
+        for run, c, part in zip((first, second), classifiers, parts, strict=True)
     ]
     todo = "train both on one prepared store, or give DATA"
     same_pictures(members, todo, "the same for both, or nothing is compared")
-    answers = [responses_of(c, store.split(split), views) for c, store in zip(classifiers, stores, strict=True)]
+    answers = [responses_of(c, part, views) for c, part in zip(classifiers, parts, strict=True)]
     for run, store in zip((first, second), stores, strict=True):
         note_test(run, store, split, "compare", options.tell)
     found = paired.compare(answers[0].correct, answers[1].correct, answers[0].groups)
     provenances = of_bundle(classifiers[0].bundle, first), of_bundle(classifiers[1].bundle, second)
-    return Comparison(str(first), str(second), split, views, found, provenances)
+    counts = trained.counts(stores[0], split)
+    return Comparison(str(first), str(second), split, views, found, provenances, **counts)
 
 
 def calibrate(
@@ -236,7 +247,8 @@ def calibrate(
     if 0 < int(bundle.recipe.get("join_from", 0)) < int(bundle.recipe.get("epochs", 0)):
         raise BundleError(f"{run} was trained on its validation pictures too", "", "nothing honest can be fitted")
     refuse_mixed(bundle, store)
-    split = store.split("validation")
+    options = dataclasses.replace(options, include_training_images=False)  # they would make it too confident
+    split = training_images([run], [classifier], [store], options, ("train",)).part(store, "validation")
     answers = responses_of(classifier, split) if len(split) else None
     made = calibrations.calibrate(answers.log_probabilities, answers.labels, answers.groups) if answers else None
     if made is None:

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,9 @@ def evaluate(words: list[str]) -> int:
         return honest.details(given, runs, data)
     scores = api.evaluate(
         runs, data, split=given.split, views=given.views, device=given.device, fit_weights=given.fit_weights,
-        options=arguments.data_options(given.source),
+        options=replace(
+            arguments.data_options(given.source), include_training_images=given.include_training_images
+        ),
     )  # fmt: skip
     show.scores(scores, as_json=given.json, provenance=api.provenance(runs[0]) if len(runs) == 1 else None)
     return 0

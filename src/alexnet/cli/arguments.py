@@ -107,6 +107,7 @@ class EvaluateArguments:
     abstain_below: float | None = None  # a first guess of a lower probability is called unknown: what that does
     target_error: float | None = None  # the same by the bundle's threshold for this share of wrong answers: 0.02
     calibrate: bool = False  # fit temperature and thresholds on the validation split, and write them into the bundle
+    include_training_images: bool = False  # do not leave out images of DATA that were trained on
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     json: bool = False  # print one JSON object
     source: DataArguments = field(default_factory=DataArguments)
@@ -136,6 +137,7 @@ class CompareArguments:
     data: Positional[str | None] = None  # other pictures of these classes; by default the runs' own
     split: Literal["test", "validation", "train"] = "test"  # which pictures
     views: Literal[1, 9, 10] = 1  # the center | 3×3 places, not mirrored (2012, CIFAR) | corners, center and mirrors
+    include_training_images: bool = False  # do not leave out images of DATA that were trained on
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     json: bool = False  # print one JSON object
     source: DataArguments = field(default_factory=DataArguments)

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from alexnet.cli import arguments, show
@@ -27,6 +28,7 @@ def details(given: arguments.EvaluateArguments, runs: list[str], data: str | Non
     from alexnet import api
 
     options = arguments.data_options(given.source)
+    options = replace(options, include_training_images=given.include_training_images)
     asked = api.Asked(given.slices, given.unknown, given.abstain_below, given.target_error)
     if given.calibrate:
         made = api.calibrate(runs[0], data, device=given.device, options=options)
@@ -151,11 +153,14 @@ def compare(words: list[str]) -> int:
 
     found = api.compare(
         given.first, given.second, given.data, split=given.split, views=given.views, device=given.device,
-        options=arguments.data_options(given.source),
+        options=replace(
+            arguments.data_options(given.source), include_training_images=given.include_training_images
+        ),
     )  # fmt: skip
     if given.json:
         print(json.dumps(found.to_dict(), ensure_ascii=False))
         return 0
+    show.training_images(found.training_images_left_out, found.training_images_included)
     pair = found.paired
     rows = [(name, *_cells(one)) for name, one in ((found.first, pair.first), (found.second, pair.second))]
     show.table(f"{found.split}: {pair.count} pictures", ("run", "top-1", "95 % interval"), rows)

@@ -118,11 +118,20 @@ def scores(scores: "Scores", *, as_json: bool, provenance: "Provenance | None" =
         ("top-5", percent(scores.top5), percent(1 - scores.top5)),
     ]
     table(f"{scores.split}: {scores.count} pictures, {views}", ("", "accuracy", "error"), rows)
+    training_images(scores.training_images_left_out, scores.training_images_included)
     low, high = scores.top1_interval
     print(f"top-1 lies between {percent(low)} and {percent(high)} (95 % sure)")
     print(f"loss {scores.loss:.4f}   {scores.count / scores.seconds:.1f} images/s")
     for line in provenance.lines() if provenance else ():
         print(line)
+
+
+def training_images(left_out: int, included: int) -> None:
+    """One line where images of the split were trained on."""
+    if left_out:
+        print(f"{left_out} training images were left out (by SHA-256); --include-training-images keeps them")
+    if included:
+        print(f"WARNING: {included} of them are training images: the accuracy is too high for new images")
 
 
 def _members(scores: "Scores", views: str) -> None:

@@ -26,6 +26,7 @@ class DataOptions:
     group_column: str | None = None  # of a table
     group_pattern: str | None = None  # a regular expression over the pictures' names
     exclude: Path | None = None  # a list of pictures to leave out
+    include_training_images: bool = False  # evaluate on images that the classifier was trained on, too
 
     def words(self) -> list[str]:
         """What one types to say the same about which pictures count: so that a run can be made again."""

@@ -124,6 +124,31 @@ class Split:
         return jpegs.Piece(shard[start:end], crc, where)
 
 
+class Subset(Split):
+    """The images of ``split`` at ``rows`` int64 [n], in that order, as a split of their own."""
+
+    def __init__(self, split: Split, rows: NDArray[np.int64]) -> None:
+        self.split, self.rows = split, rows
+        self.place, self.name, self.size = split.place, split.name, split.size
+        self.labels = split.labels[rows]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Subset, (self.split, self.rows)
+
+    def gather(self, indices: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        indices = np.asarray(indices, np.int64)
+        if indices.size and not (indices.min() >= 0 and indices.max() < len(self)):
+            raise IndexError(f"index {indices.min()} to {indices.max()} in {self.name} of {len(self)} images")
+        return self.split.gather(self.rows[indices], out)
+
+    def expecting(self, indices: NDArray[np.int64]) -> AbstractContextManager[None]:
+        return self.split.expecting(self.rows[indices])
+
+    def origins(self) -> list[dict[str, Any]]:
+        rows = self.split.origins()
+        return [rows[i] for i in self.rows.tolist()]
+
+
 def _reopen(where: tuple[Any, ...], name: str) -> Split:
     from alexnet.data.store import Store
 

@@ -26,6 +26,8 @@ class Scores:
     loss: float
     confusion: Tensor
     seconds: float = 0.0
+    training_images_left_out: int = 0  # images of the split that the classifier was trained on; not in ``count``
+    training_images_included: int = 0  # the same, in ``count`` on request
 
     @property
     def top1(self) -> float:
@@ -52,6 +54,8 @@ class Scores:
             "count": self.count,
             "split": self.split,
             "views": self.views,
+            "training_images_left_out": self.training_images_left_out,
+            "training_images_included": self.training_images_included,
             "top1_error": 1 - self.top1,
             "top5_error": 1 - self.top5,
             "images_per_second": self.count / self.seconds if self.seconds else None,

@@ -1,0 +1,115 @@
+"""Images that a classifier was trained on are recognized by content, wherever they lie, and left out of evaluations."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+import alexnet
+from alexnet import api, cli
+from alexnet.data.pixels import encode_png
+from alexnet.errors import DataError
+from alexnet.recipe import named
+
+
+@pytest.fixture(scope="module")
+def home(digits, tmp_path_factory):
+    """``pictures``: 120 digits as PNGs in class folders; ``a`` and ``b``: two runs on them, with different splits."""
+    home, split = tmp_path_factory.mktemp("home"), digits.split("train")
+    images = split.gather(np.arange(120))
+    for i, (image, label) in enumerate(zip(images, split.labels[:120], strict=True)):
+        folder = home / "pictures" / f"digit{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:03d}.png").write_bytes(encode_png(image))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "AT_THE_END", ())
+        for name, seed in (("a", 0), ("b", 1)):
+            recipe = named("lenet5").replace(epochs=1, batch_size=16, seed=seed)
+            options = api.DataOptions(cache=home / "cache")
+            api.train(home / "pictures", recipe, home / name, device="cpu", options=options)
+    return home
+
+
+@pytest.fixture
+def copy(home, tmp_path):
+    """The same images with other times."""
+    shutil.copytree(home / "pictures", tmp_path / "copy")
+    for number, path in enumerate(sorted((tmp_path / "copy").rglob("*.png"))):
+        os.utime(path, ns=(10**18 + number, 10**18 + number))
+    return tmp_path / "copy"
+
+
+def splits(run):
+    store = alexnet.data.store.Store.open(json.loads((run / "run.json").read_text())["store"])
+    return {name: {row["sha256"] for row in split.origins()} for name, split in store.splits.items()}
+
+
+def options(home, **more):
+    return api.DataOptions(cache=home / "cache", **more)
+
+
+@pytest.mark.parametrize("grown", [False, True])
+@pytest.mark.parametrize("where", ["a", "a/bundle"])
+def test_a_copy_of_the_training_folder_tests_on_the_test_split_alone(home, copy, grown, where):
+    if grown:
+        (copy / "digit0" / "new.png").write_bytes(encode_png(np.full((32, 32, 3), 9, np.uint8)))
+    own = alexnet.evaluate(home / "a", device="cpu")
+    assert own.training_images_left_out == 0
+    scores = alexnet.evaluate(home / where, copy, device="cpu", options=options(home))
+    assert scores.training_images_left_out == 120 - own.count and scores.count == own.count + grown
+    if not grown:
+        assert (scores.correct1, scores.loss) == (own.correct1, pytest.approx(own.loss, rel=1e-5))
+    included = alexnet.evaluate(home / where, copy, device="cpu", options=options(home, include_training_images=True))
+    assert included.count == 120 + grown and included.training_images_included == 120 - own.count
+    assert included.to_dict()["training_images_included"] == 120 - own.count
+
+
+def test_details_compare_and_ensembles_leave_out_what_any_run_was_trained_on(home, copy):
+    a, b = splits(home / "a"), splits(home / "b")
+    fresh = a["test"] & b["test"]
+    assert 0 < len(fresh) < len(a["test"])
+    found = api.compare(home / "a", home / "b", copy, device="cpu", options=options(home))
+    assert (found.paired.count, found.training_images_left_out) == (len(fresh), 120 - len(fresh))
+    assert found.to_dict()["training_images_left_out"] == 120 - len(fresh)
+    both = alexnet.evaluate([home / "a", home / "b"], copy, device="cpu", options=options(home))
+    assert (both.count, both.training_images_left_out) == (len(fresh), 120 - len(fresh))
+    details = api.details(home / "a", copy, device="cpu", options=options(home))
+    assert details.scores.count == len(a["test"])
+    assert details.to_dict()["training_images_left_out"] == 120 - len(a["test"])
+
+
+def test_nothing_is_left_to_test_on(home, tmp_path):
+    own = splits(home / "a")
+    for path in sorted((home / "pictures").rglob("*.png")):
+        import hashlib
+
+        if hashlib.sha256(path.read_bytes()).hexdigest() in own["train"]:
+            target = tmp_path / "only" / path.parent.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    with pytest.raises(DataError, match=r"are training images of the classifier; .*--include-training-images"):
+        alexnet.evaluate(home / "a", tmp_path / "only", device="cpu", options=options(home))
+
+
+def test_a_run_whose_data_is_gone_says_so(home, copy, tmp_path):
+    shutil.copytree(home / "a" / "bundle", tmp_path / "bundle")
+    lines = []
+    scores = alexnet.evaluate(tmp_path / "bundle", copy, device="cpu", options=options(home, say=lines.append))
+    assert scores.count == 120
+    assert any("training images in" in line and "not left out" in line for line in lines)
+
+
+def test_the_command(home, copy, capsys):
+    words = ["evaluate", str(home / "a"), str(copy), "--device", "cpu", "--cache", str(home / "cache")]
+    left = 120 - len(splits(home / "a")["test"])
+    assert cli.run(words) == 0
+    assert f"{left} training images were left out" in capsys.readouterr().out
+    assert cli.run([*words, "--include-training-images"]) == 0
+    assert f"WARNING: {left} of them are training images" in capsys.readouterr().out
+    assert cli.run([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["training_images_left_out"] == left
+    pair = ["compare", str(home / "a"), str(home / "b"), *words[2:]]
+    assert cli.run(pair) == 0
+    assert "training images were left out" in capsys.readouterr().out
