@@ -1,9 +1,12 @@
 """An index of neighbors, against a loop over all pictures; what is stale or damaged is refused."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from alexnet.batches.transforms import Statistics
 from alexnet.bundle import Bundle
@@ -66,6 +69,47 @@ def test_a_training_picture_is_its_own_neighbor(digits, bundle, index):
     distances, rows = index.nearest(features(digits, bundle)[:2], 1000)
     assert rows.shape == (2, 160) and (np.diff(distances, axis=1) >= 0).all()
     assert index.nearest(np.zeros((0, 84), np.float32), 3)[0].shape == (0, 3)
+
+
+@pytest.mark.parametrize("spread", [1e-7, 1.0, 1e30])
+def test_rows_that_differ_by_less_than_float32_products_tell_apart_are_in_order(tmp_path, spread):
+    """A thousand rows around one point: float32 products order them at random, exact distances do not."""
+    random = np.random.default_rng(0)
+    rows = (1000.0 + spread * random.normal(size=(1000, 32))).astype(np.float32)
+    path = written(tmp_path / "close.safetensors", rows)
+    wanted = rows[:3].astype(np.float64) + spread / 3
+    distances, indices = Neighbors.open(path).nearest(wanted, 9)
+    every = np.sqrt(np.square(wanted[:, None] - rows[None].astype(np.float64)).sum(2))  # [3, 1000]
+    assert indices.tolist() == np.argsort(every, axis=1, kind="stable")[:, :9].tolist()
+    np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :9], rtol=1e-9)
+
+
+def test_a_search_reads_the_file_in_place(tmp_path):
+    """16 MB of features: their squares are summed once, and a search copies none of them."""
+    path = written(tmp_path / "large.safetensors", np.random.default_rng(0).normal(size=(8000, 512)))
+    opened = Neighbors.open(path)
+    wanted = np.zeros((1, 512))
+    first = opened.nearest(wanted, 5)
+    tracemalloc.start()
+    second = opened.nearest(wanted, 5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2e6 and [part.tolist() for part in first] == [part.tolist() for part in second]
+
+
+def written(path, features):
+    """An index with these features and nothing else of interest."""
+    count = len(features)
+    save_file(
+        {
+            "features": features.astype(np.float32), "labels": np.zeros(count, np.int64),
+            "thumbnails": np.zeros((count, 64, 64, 3), np.uint8), "origins": np.zeros(count, np.uint8),
+            "ends": np.arange(1, count + 1),
+        },
+        path,
+        {"format": neighbors.FORMAT, "version": neighbors.VERSION, "weights": "", "store": "", "classes": '["a", "b"]'},
+    )  # fmt: skip
+    return path
 
 
 def test_what_can_not_be_asked_is_said(index):

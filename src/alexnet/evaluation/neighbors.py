@@ -34,7 +34,7 @@ FILE = "neighbors.safetensors"  # in a run's folder
 FORMAT, VERSION = "alexnet-neighbors", "1"
 SIDE = 64  # pixels of a thumbnail
 BATCH = 64  # pictures that are in the network at once
-BLOCK = 32 << 20  # bytes of float64 features that a search holds at once
+BLOCK = 32 << 20  # bytes of float64 features that a search computes with at once
 
 _KINDS = {"F32": np.float32, "I64": np.int64, "U8": np.uint8}
 Progress = Callable[[int, int], None]
@@ -53,9 +53,11 @@ class Neighbors:
         self.weights, self.fingerprint = about["weights"], about["store"]
         self.classes = tuple(json.loads(about["classes"]))
         self._parts = {name: file.get_slice(name) for name in ("features", "thumbnails", "origins")}
+        self._squares: NDArray[np.float64] | None = None  # |row|² [N], from the first search on
         self.labels: NDArray[np.int64] = file.get_tensor("labels")
         self._ends: NDArray[np.int64] = file.get_tensor("ends")
         _check(self, self._parts)
+        self._features = _mapped(path)
 
     @classmethod
     def build(
@@ -116,19 +118,35 @@ class Neighbors:
     def nearest(self, features: NDArray[np.floating[Any]], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """The ``k`` pictures (or all, if there are fewer) nearest to each of ``features`` [M, D], nearest first.
 
-        Returns Euclidean distances float64 [M, k] and rows int64 [M, k]. Exact: every row is compared, in float64, and
-        the distances of those returned are computed from their differences. Equal ones come by row. Raises
-        :class:`ModelError`.
+        Returns Euclidean distances float64 [M, k] and rows int64 [M, k]. Exact: float32 products, read from the mapped
+        file in place, leave out the rows that are farther than rounding could explain; the distances of the others are
+        computed from their differences in float64. Equal ones come by row. Raises :class:`ModelError`.
         """
-        rows, width = self._parts["features"].get_shape()
+        rows, width = self._features.shape
         if features.ndim != 2 or features.shape[1] != width or not np.isfinite(features).all() or k < 1:
             raise ModelError(f"features {list(features.shape)} and k = {k}", f"[M, {width}], finite, and k at least 1")
-        wanted, k = features.astype(np.float64), min(k, rows)
-        best = np.full((len(wanted), 0), np.inf), np.zeros((len(wanted), 0), np.int64)
-        for first, block in self._blocks():
-            squares = (block * block).sum(1) - 2 * wanted @ block.T  # [M, b]: all but |wanted|², the same for a row
-            best = _smallest(best, squares, first, k)
-        return self._measured(wanted, best[1])
+        k = min(k, rows)
+        nearest = [self._nearest_to(one, k) for one in features.astype(np.float64)]
+        distances = np.array([distances for distances, _ in nearest]).reshape(-1, k)
+        return distances, np.array([indices for _, indices in nearest], np.int64).reshape(-1, k)
+
+    def _nearest_to(self, wanted: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Distances [k] and rows [k] of one image's features [D]."""
+        if self._squares is None:
+            self._squares = np.concatenate([np.square(block.astype(np.float64)).sum(1) for block in self._blocks()])
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = self._features @ wanted.astype(np.float32)  # [N]
+            estimates = self._squares - 2 * products.astype(np.float64)  # squared distances less |wanted|²
+        candidates = np.arange(len(estimates))
+        if np.isfinite(estimates).all():  # float32 products of huge features overflow: then all rows are measured
+            rounding = np.finfo(np.float32).eps * (len(wanted) + 2) * np.linalg.norm(wanted) * np.sqrt(self._squares)
+            surely = np.partition(estimates + 2 * rounding, k - 1)[k - 1]
+            candidates = np.flatnonzero(estimates - 2 * rounding <= surely)
+        step = self._rows_at_once()
+        parts = [candidates[start : start + step] for start in range(0, len(candidates), step)]
+        distances = np.concatenate([np.linalg.norm(wanted - self._features[part], axis=1) for part in parts])
+        order = np.lexsort((candidates, distances))[:k]
+        return distances[order], candidates[order]
 
     def label(self, row: int) -> str:
         """The class of a training picture."""
@@ -144,33 +162,26 @@ class Neighbors:
         found: NDArray[np.uint8] = self._parts["thumbnails"][row : row + 1][0]
         return found
 
-    def _blocks(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        rows, width = self._parts["features"].get_shape()
-        step = max(1, BLOCK // (8 * width))
-        for first in range(0, rows, step):
-            yield first, self._parts["features"][first : min(first + step, rows)].astype(np.float64)
+    def _rows_at_once(self) -> int:
+        return max(1, BLOCK // (8 * self._features.shape[1]))
 
-    def _measured(
-        self, wanted: NDArray[np.float64], rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Distances [M, k] from the differences themselves: a picture is at 0 from itself, not at the root of 1e-12."""
-        features = self._parts["features"]
-        distances = np.array(
-            [[np.linalg.norm(one - features[row : row + 1][0]) for row in own]
-             for one, own in zip(wanted, rows.tolist(), strict=True)]
-        ).reshape(rows.shape)  # fmt: skip
-        order = np.lexsort((rows, distances), axis=1)
-        return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
+    def _blocks(self) -> Iterator[NDArray[np.float32]]:
+        step = self._rows_at_once()
+        for first in range(0, len(self._features), step):
+            yield self._features[first : first + step]
 
 
-def _smallest(
-    best: tuple[NDArray[np.float64], NDArray[np.int64]], squares: NDArray[np.float64], first: int, k: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The ``k`` smallest of those found so far and of the next rows, which begin at ``first``; earlier ones first."""
-    values = np.concatenate([best[0], squares], 1)
-    rows = np.concatenate([best[1], np.broadcast_to(first + np.arange(squares.shape[1]), squares.shape)], 1)
-    order = np.argsort(values, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(values, order, 1), np.take_along_axis(rows, order, 1)
+def _mapped(path: Path) -> NDArray[np.float32]:
+    """The features [N, D] where they lie in the file: a search reads the system's file cache, and copies nothing."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))["features"]
+    if entry["dtype"] != "F32":
+        raise ValueError(f"its features are {entry['dtype']}, not F32")
+    shape = tuple(entry["shape"])
+    if not shape[1]:
+        raise ValueError("its features have no columns")
+    return np.memmap(path, np.float32, "r", 8 + length + entry["data_offsets"][0], shape)
 
 
 def _write(
