@@ -12,7 +12,7 @@ NAMES = [file.relative_to(HOME).as_posix() for file in FILES]
 
 # The river. A room sees those of earlier lines and those before it in its own; rooms in one set never meet.
 RIVER = [
-    ["errors", "schema", "temporary", "recipe", "native"], [{"data", "models"}],
+    ["errors", "terminal", "schema", "temporary", "recipe", "native"], [{"data", "models"}],
     ["batches", "card", "compression", "bundle", "weights"], ["evaluation"],
     [{"training", "visualize", "deploy"}], ["api"], ["history"], ["bench"], ["cli"],
 ]  # fmt: skip

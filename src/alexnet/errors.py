@@ -16,6 +16,7 @@ One grammar for all: what and its value, what it must be, what to do.
 """
 
 import re
+import unicodedata
 
 
 class AlexNetError(Exception):
@@ -91,6 +92,11 @@ def no_memory(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` fit for one line of a message: what a terminal would obey becomes ``\\x1b``."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    """``text`` fit for one line of a message: what a terminal would obey becomes ``\\x1b`` or ``\\u202e``."""
+    return text if text.isprintable() else "".join(map(_printable_character, text))
+
+
+def _printable_character(c: str) -> str:
+    if c.isprintable() or unicodedata.category(c) == "Zs":  # other spaces are harmless
+        return c
+    return c.encode("ascii", "backslashreplace").decode() if ord(c) > 127 else f"\\x{ord(c):02x}"

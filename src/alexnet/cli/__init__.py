@@ -22,8 +22,9 @@ from alexnet.cli.contest import contest, depth
 from alexnet.cli.doctor import doctor
 from alexnet.cli.report import at_the_end, report
 from alexnet.cli.serve import serve
-from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError, no_memory
+from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError, no_memory, printable
 from alexnet.recipe import Recipe
+from alexnet.terminal import safe_output
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -33,6 +34,11 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def run(words: list[str]) -> int:
     """Run a command line; returns the exit status."""
+    with safe_output():
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
     try:
         status = _command(words)
         sys.stdout.flush()  # here, where a reader that has left is no fault
@@ -70,7 +76,7 @@ def _command(words: list[str]) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"alexnet: {message}", file=sys.stderr)
+    show.say(f"alexnet: {printable(message)}")
     return status
 
 
@@ -185,7 +191,7 @@ def predict(words: list[str]) -> int:
             found.append(answer(path).to_dict())
         except PictureError as error:
             failures += 1
-            print(f"alexnet: {error}", file=sys.stderr)
+            show.say(f"alexnet: {printable(str(error))}")
             found.append({"picture": str(path), "error": str(error)})
     show.PREDICTIONS[given.format](found, given.top, below)
     return 1 if failures else 0

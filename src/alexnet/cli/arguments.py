@@ -1,6 +1,7 @@
 """What can be typed: a dataclass a command; a field is an option, the comment behind it is its help."""
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from alexnet import recipe as recipes
 from alexnet.errors import AlexNetError, RecipeError
 from alexnet.recipe import Recipe
+from alexnet.terminal import styled_output
 
 if TYPE_CHECKING:
     from alexnet.data.options import DataOptions
@@ -312,6 +314,7 @@ def only_resume(given: TrainArguments, base: Recipe) -> None:
 def parse(kind: Any, arguments: list[str], verb: str, default: Any = None) -> Any:
     """Arguments -> the dataclass ``kind``; on wrong use the process leaves with status 2, as every Unix tool."""
     try:
-        return tyro.cli(kind, prog=f"alexnet {verb}", args=arguments, default=default, config=(OmitArgPrefixes,))
+        with styled_output() if all(map(str.isprintable, arguments)) else nullcontext():  # tyro repeats what was typed
+            return tyro.cli(kind, prog=f"alexnet {verb}", args=arguments, default=default, config=(OmitArgPrefixes,))
     except AlexNetError as error:
         raise RecipeError(error.what, error.must, error.todo) from error

@@ -61,7 +61,7 @@ def compress(words: list[str]) -> int:
         given.run, given.output, given.data, method=given.method, target_size=target, max_loss=given.max_loss,
         effort=effort, device=given.device, workers=given.workers, options=options, quiet=given.quiet,
     )  # fmt: skip
-    print(json.dumps(made.to_dict(), ensure_ascii=False)) if given.json else _tell(made)
+    print(json.dumps(made.to_dict())) if given.json else _tell(made)
     return 0
 
 

@@ -63,7 +63,7 @@ def doctor(words: list[str]) -> int:
         write_page(report, source, given.html)
     if given.exclude_list is not None:
         _write_list(report, given.exclude_list)
-    print(json.dumps(report.to_dict(), ensure_ascii=False, indent=1)) if given.json else _print(report)
+    print(json.dumps(report.to_dict(), indent=1)) if given.json else _print(report)
     return 0 if report.honest else 1
 
 

@@ -40,7 +40,7 @@ def details(given: arguments.EvaluateArguments, runs: list[str], data: str | Non
         runs[0], data, asked, split=given.split, views=given.views, device=given.device, options=options
     )
     if given.json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(found.to_dict(), allow_nan=False))
         return 0
     show.scores(found.scores, as_json=False)
     if given.details:
@@ -158,7 +158,7 @@ def compare(words: list[str]) -> int:
         ),
     )  # fmt: skip
     if given.json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False))
+        print(json.dumps(found.to_dict()))
         return 0
     show.training_images(found.training_images_left_out, found.training_images_included)
     pair = found.paired

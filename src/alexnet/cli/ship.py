@@ -78,10 +78,10 @@ def verify(words: list[str]) -> int:
         found = replay(given.target, given.against, key, given.trust)
     except AlexNetError as error:
         if given.json:
-            print(json.dumps({"target": given.target, "ok": False, "reason": str(error)}, ensure_ascii=False))
+            print(json.dumps({"target": given.target, "ok": False, "reason": str(error)}))
         raise
     if given.json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False))
+        print(json.dumps(found.to_dict()))
     else:
         print(
             f"{found.target} ({found.kind}) answers as it must: {found.pictures} pictures, "

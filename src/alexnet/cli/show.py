@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alexnet import recipe as recipes
+from alexnet.errors import printable
+from alexnet.terminal import csv_cell, unescaped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +42,7 @@ class Progress:
 
         if self.bar is None:
             columns = (TextColumn(self.what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+            self.bar = Progress(*columns, console=Console(file=unescaped(sys.stderr)), transient=True)
             self.bar.start()
             self.bar.add_task("", total=total)
         self.bar.update(self.bar.task_ids[0], completed=done, total=total)
@@ -155,7 +157,7 @@ def _members(scores: "Scores", views: str) -> None:
 
 
 def _print_json(found: list[dict[str, Any]], top: int, below: float | None) -> None:
-    print(json.dumps(found, ensure_ascii=False, indent=1))
+    print(json.dumps(found, indent=1))
 
 
 def _print_csv(found: list[dict[str, Any]], top: int, below: float | None) -> None:
@@ -166,9 +168,10 @@ def _print_csv(found: list[dict[str, Any]], top: int, below: float | None) -> No
     for entry in found:
         last = [] if below is None else [str(entry["unknown"]).lower() if "unknown" in entry else ""]
         for rank, guess in enumerate(entry.get("guesses", []), 1):
-            writer.writerow([entry["picture"], rank, guess["class"], f"{guess['probability']:.6f}", "", *last])
+            name, label = csv_cell(entry["picture"]), csv_cell(guess["class"])
+            writer.writerow([name, rank, label, f"{guess['probability']:.6f}", "", *last])
         if "error" in entry:
-            writer.writerow([entry["picture"], "", "", "", entry["error"], *last])
+            writer.writerow([csv_cell(entry["picture"]), "", "", "", csv_cell(entry["error"]), *last])
 
 
 def _print_guesses(found: list[dict[str, Any]], top: int, below: float | None) -> None:
@@ -197,7 +200,7 @@ def differences(a: str, b: str, *, as_json: bool) -> None:
     options, traits = recipes.compare(a, b)
     if as_json:
         found = {"options": {d.what: d.to_dict() for d in options}, "networks": {d.what: d.to_dict() for d in traits}}
-        print(json.dumps({"recipes": [a, b], **found}, ensure_ascii=False, indent=1))
+        print(json.dumps({"recipes": [a, b], **found}, indent=1))
         return
     columns = ("", a, "source", b, "source", "meaning")
     rows = [_difference_row(d, recipes.option(d.what)) for d in options]
@@ -240,18 +243,19 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         numbers = all(not row[i] or row[i][0].isdigit() for row in rows)
-        table.add_column(column, justify="right" if i >= right and numbers else "left", overflow="fold")
+        table.add_column(printable(column), justify="right" if i >= right and numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else _width(columns, rows), highlight=False, markup=False)
+    width = None if terminal else _width(columns, rows)
+    console = Console(file=unescaped(sys.stdout), width=width, highlight=False, markup=False)
     if title:
-        console.print(title, style="bold", soft_wrap=True)
+        console.print(printable(title), style="bold", soft_wrap=True)
     console.print(table)
 
 
 def _width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     """In a file or a pipe nothing needs folding: as wide as the cells are."""
-    cells = [[len(c) for c in line] for line in (columns, *rows)]
+    cells = [[len(printable(c)) for c in line] for line in (columns, *rows)]
     widest: list[int] = [max(column) + 3 for column in zip(*cells, strict=True)]
     return max(80, sum(widest))

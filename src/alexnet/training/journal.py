@@ -15,6 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from alexnet.errors import printable
+from alexnet.terminal import unescaped
+
 COLUMNS = (
     "epoch", "steps", "learning_rate", "train_loss", "train_top1", "validation_loss", "validation_top1",
     "validation_top5", "seconds", "images_per_second",
@@ -148,7 +151,7 @@ class _Terminal:
     def __init__(self, quiet: bool) -> None:
         from rich.console import Console
 
-        self.console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True, highlight=False)
+        self.console = Console(file=unescaped(sys.stderr), quiet=quiet, soft_wrap=True, highlight=False)
         self.bar: Any = None
 
     def begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:
@@ -179,7 +182,7 @@ class _Terminal:
         self.say(f"{text}  {row['images_per_second']:.0f} images/s  {row['seconds']:.0f} s")
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print("\n".join(map(printable, text.split("\n"))), markup=False)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -1,0 +1,152 @@
+"""What is printed: nothing that a terminal obeys, nothing that its encoding lacks, no formula in a CSV."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from alexnet import cli
+from alexnet.cli import show
+from alexnet.errors import AlexNetError, printable
+from alexnet.terminal import csv_cell, safe_output, styled_output
+
+COMMANDS = [*cli._VERBS]
+HOSTILE = "a\x1b[31mb\x07c\x9b2Jd\u202ee\u2066f\rg\x7f\udcff"
+ESCAPED = r"a\x1b[31mb\x07c\x9b2Jd\u202ee\u2066f\x0dg\x7f\udcff"
+
+
+def terminal(encoding: str) -> tuple[io.BytesIO, io.TextIOWrapper]:
+    data = io.BytesIO()
+    return data, io.TextIOWrapper(data, encoding, newline="\n")
+
+
+@pytest.fixture(params=["ascii", "latin-1", "cp1252", "cp437", "utf-8"])
+def printed(request, monkeypatch):
+    """Run something with output in one encoding; returns both outputs."""
+
+    def run(words):
+        (out, stdout), (err, stderr) = terminal(request.param), terminal(request.param)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stdout)
+            patch.setattr(sys, "stderr", stderr)
+            try:
+                status = words() if callable(words) else cli.run(words)
+            except SystemExit as leaving:
+                status = leaving.code
+            stdout.flush()
+            stderr.flush()
+        return status, out.getvalue().decode(request.param), err.getvalue().decode(request.param)
+
+    return run
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_in_every_encoding(command, printed):
+    status, out, err = printed([command, "--help"])
+    assert status == 0 and command in out and not err and "Traceback" not in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_errors_of_every_command_in_every_encoding(command, printed):
+    status, out, err = printed([command, "--there-is-no-such-option…×\x1b]0;title\x07"])
+    assert status == 2 and "\x1b" not in out + err and "\x07" not in out + err
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], ["--version"], ["models"], ["models", "alexnet"], ["recipes"], ["recipes", "digits"],
+              ["recipes", "alexnet", "modern"], ["no such command ·×→\x1b[2J"], ["predict", "nö\x1b[2Jrun", "no…"]],
+)  # fmt: skip
+def test_tables_texts_and_errors_in_every_encoding(words, printed):
+    status, out, err = printed(words)
+    assert status in (0, 1, 2) and out + err and "\x1b" not in out + err
+
+
+@pytest.mark.parametrize("settings", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0",
+                                                                      "PYTHONUTF8": "0"}])  # fmt: skip
+def test_in_a_process_of_its_own(settings):
+    for words in (["models", "alexnet"], ["train", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "alexnet", *words], env=os.environ | settings, capture_output=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0 and done.stdout.isascii() and not done.stderr
+
+
+def test_what_ascii_lacks_is_readable(printed):
+    def words():
+        with safe_output():
+            print("8 × 8 … ±0.5 → é")
+
+    _, out, _ = printed(words)
+    plain = out.replace("×", "x").replace("…", "...").replace("±", "+-").replace("→", "->").replace(r"\xe9", "é")
+    assert plain == "8 x 8 ... +-0.5 -> é\n"
+
+
+def test_nothing_is_obeyed(printed):
+    def words():
+        with safe_output():
+            print(f"one {HOSTILE}\ttwo")
+            show.say(HOSTILE)
+            show.table(HOSTILE, [HOSTILE, "b"], [[HOSTILE, "1\n2"]])
+
+    _, out, err = printed(words)
+    assert out.startswith(f"one {ESCAPED}\ttwo\n") and err == ESCAPED + "\n"
+    assert out.count(ESCAPED) == 4 and r"1\x0a2" in out and not any(c in out for c in "\x1b\x07\x9b\r\u202e")
+
+
+def test_an_error_is_one_line_on_the_terminal(printed, monkeypatch):
+    def fail(words):
+        raise AlexNetError(f"class {HOSTILE!s}\nalexnet: all is well")
+
+    monkeypatch.setitem(cli._VERBS, "models", fail)
+    status, out, err = printed(["models"])
+    assert (status, out, err) == (1, "", f"alexnet: class {ESCAPED}\\x0aalexnet: all is well\n")
+
+
+def test_libraries_style_their_own_text_and_streams_come_back():
+    before, (out, stdout) = sys.stdout, terminal("ascii")
+    sys.stdout = stdout
+    try:
+        with safe_output():
+            with styled_output():
+                print("\x1b[1mbold\x1b[0m …")
+            print("\rbar \x1b[1m")
+        assert sys.stdout is stdout and stdout.errors == "strict"
+    finally:
+        sys.stdout = before
+    stdout.flush()
+    assert out.getvalue() == b"\x1b[1mbold\x1b[0m ...\n\rbar \\x1b[1m\n"
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_cells_are_no_formulas(start, printed):
+    name, label = start + "cmd|' /C calc'!A0", start + "1+1"
+    predictions = [
+        {"picture": name, "guesses": [{"class": label, "probability": 0.5}]},
+        {"picture": name, "error": name},
+        {"picture": "a,\"b\"\n=1", "guesses": [{"class": "x=y", "probability": 0.5}]},
+    ]  # fmt: skip
+    _, out, _ = printed(lambda: show.PREDICTIONS["csv"](predictions, 1, None))
+    rows = list(csv.reader(io.StringIO(out)))
+    assert rows[1] == ["'" + printable(name), "1", "'" + printable(label), "0.500000", ""]
+    assert rows[2][0] == rows[2][4] == "'" + printable(name)
+    assert rows[3] == ['a,"b"\\x0a=1', "1", "x=y", "0.500000", ""]
+    assert csv_cell("plain, as it is") == "plain, as it is"
+
+
+def test_json_stays_json_in_every_encoding(printed):
+    predictions = [{"picture": HOSTILE + "é×\U000e0001", "guesses": [{"class": "ü", "probability": 0.5}]}]
+
+    def words():
+        with safe_output():
+            show.PREDICTIONS["json"](predictions, 1, None)
+
+    assert json.loads(printed(words)[1]) == predictions
+
+
+def test_other_spaces_are_kept_and_short_escapes_tell_the_character():
+    assert printable("a\u00a0b\u3000c é ü 猫") == "a\u00a0b\u3000c é ü 猫"
+    assert printable("\u2028\U000e0041\n") == r"\u2028\U000e0041\x0a"
