@@ -92,3 +92,22 @@ def test_a_trained_network_finds_a_wrong_label_and_is_evaluated_by_its_groups(di
     assert run(["doctor", str(digits_folder), "--bundle", str(tmp_path / "run"), "--json", "--device", "cpu"]) == 0
     doubts = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["check"] == "label-doubt"]
     assert [case["pictures"][0] for case in doubts[0]["examples"]] == ["1/moved.png"]
+
+
+def test_layout_options_reach_the_reader(tmp_path, capsys):
+    """--ignore is repeatable, --classes and the columns of a table decide what is a class; prepare prints the notes."""
+    for number, place in enumerate(["a/x", "a/y", "b/z", "masks", "old"]):
+        (tmp_path / "set" / place).mkdir(parents=True)
+        for index in range(6):
+            Image.new("RGB", (8, 8), (40 * number, 40 * index, 9)).save(tmp_path / f"set/{place}/{index}.png")
+    (tmp_path / "set/a/x/0.xcf").write_bytes(b"x")
+    words = ["--ignore", "masks", "--ignore", "ol*", "--classes", "leaves"]
+    assert run(["prepare", str(tmp_path / "set"), str(tmp_path / "store"), "--size", "8", *words]) == 0
+    assert json.loads((tmp_path / "store/dataset.json").read_text())["classes"] == ["a/x", "a/y", "b/z"]
+    told = capsys.readouterr().err
+    assert "1 files that end in '.xcf' are not read as images" in told and "2 left out by --ignore: masks, old" in told
+    assert "3 classes: every folder that holds images" in told
+    (tmp_path / "set/list.csv").write_text("where;kind\n" + "".join(f"old/{i}.png;{'pq'[i % 2]}\n" for i in range(6)))
+    words = ["--image-column", "where", "--label-column", "kind", "--delimiter", ";"]
+    run(["doctor", str(tmp_path / "set/list.csv"), "--json", *words])
+    assert json.loads(capsys.readouterr().out)["classes"] == ["p", "q"]

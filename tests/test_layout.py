@@ -52,7 +52,7 @@ DOORS = {
     "safetensors": ["bundle/tensors.py", "compression/file.py", "evaluation/neighbors.py"],
     "captum": ["evaluation/saliency.py"],
     "umap": ["evaluation/embedding.py"],
-    "scipy": ["data/ilsvrc.py", "data/doctor/twins.py", "evaluation/", "history/verdict.py"],
+    "scipy": ["data/annotations.py", "data/doctor/twins.py", "evaluation/", "history/verdict.py"],
     "onnx": ["deploy/export.py", "deploy/export_int8.py", "bench/steps.py"],
     "onnxscript": ["deploy/export.py"],
     "onnxruntime": ["deploy/runtime.py", "deploy/export_int8.py", "bench/steps.py"],

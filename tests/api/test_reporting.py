@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from alexnet import api
 from alexnet.api import explaining, facts, reporting
+from alexnet.data.listing import LayoutOptions
 from alexnet.data.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import ModelError, RunError
@@ -80,6 +82,10 @@ def test_how_to_make_it_again_is_the_recipe(home):
     options = DataOptions(group_column="patient", exclude=Path("my list"), bad="fail", allow_truncated=True).words()
     said = "--group-column patient --exclude 'my list' --bad fail --allow-truncated"
     assert facts.command({"data": "x", "options": options}, recipe).endswith(said) and DataOptions().words() == []
+    layout = LayoutOptions("leaves", ("a b", "c*"), "file", "kind", ";")
+    assert shlex.join(DataOptions(layout=layout).words()) == (
+        "--classes leaves --image-column file --label-column kind --delimiter ';' --ignore 'a b' --ignore 'c*'"
+    )
 
 
 def test_a_page_in_a_browser_needs_nothing_and_serves_everyone(home, browser):

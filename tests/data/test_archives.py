@@ -53,8 +53,9 @@ def test_split_folders_long_names_and_other_files(tmp_path):
     files += [("set/train/a/.DS_Store", b"x"), ("set/train/a/._0.png", b"x")]
     source = open_source(write(tmp_path, files))
     assert counts(source) == {"train": 7, "test": 6}
-    assert source.splits["train"][-1].load() == png_bytes(99)
-    assert "1 files that end in '.txt' are no pictures" in source.notes
+    assert next(p for p in source.splits["train"] if "xxx" in p.origin).load() == png_bytes(99)
+    assert "2 files and folders of tools or hidden are not read: .DS_Store, ._*" in source.notes
+    assert "1 files that end in '.txt' are not read as images" in source.notes
 
 
 def test_a_tar_for_each_class_in_a_tar(tmp_path):
@@ -83,12 +84,13 @@ def link(name, kind, target="a/0.png"):
         ([*GOOD, ("", link("a/f.png", tarfile.FIFOTYPE))], "a/f.png is a device"),
         ([*GOOD, ("", link("a/d.png", tarfile.CHRTYPE))], "a/d.png is a device"),
         ([*GOOD, GOOD[0]], "a/0.png twice"),
+        ([*GOOD, ("x/" * 250_000 + "a.png", b"x")], "is a name of 250,001 folders"),
         ([*GOOD, ("a/x\n.png", b"x")], "not named in printable UTF-8"),
         ([("train/a/0.png", b"x"), ("c/0.png", b"x")], "split folders beside 'c'"),
         ([("train/a/0.png", b"x"), ("train/b/0.png", b"x"), ("x.png", b"")], "split folders train; must be train and"),
         ([(f"{s}/{c}/0.png", b"x") for s in ("train", "val", "valid") for c in "ab"], "name the same split"),
-        ([("0.png", b"x")], "no picture in class folders"),
-        ([], "no picture in class folders"),
+        ([("0.png", b"x")], "images but no class folders"),
+        ([], "no class folders"),
         ([("a/0.png", b"x")], "1 class"),
         ([("a.tar", tar_bytes([("b.tar", tar_bytes(GOOD))]))], "a tar in a tar in a tar"),
         ([("a.tar", b"")], "can not be read (empty)"),

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from alexnet.data.folders import SUFFIXES, is_picture_name
+from alexnet.data.names import SUFFIXES, is_picture_name
 from alexnet.data.pixels import EXTENSIONS
 from alexnet.data.sources import open_source
 from alexnet.errors import DataError
@@ -25,7 +25,10 @@ def test_a_folder_of_classes(folder):
     ]
     assert [picture.label for picture in source.splits["all"]] == [0, 0, 1, 1, 1, 2, 2, 2]
     assert source.splits["all"][4].load() == png_bytes(77)
-    assert source.notes == ("1 files that end in '.txt' are no pictures",)
+    assert source.notes == (
+        "1 files that end in '.txt' are not read as images",
+        "2 files and folders of tools or hidden are not read: .hidden, .DS_Store",
+    )
 
 
 @pytest.mark.parametrize("names", [("train", "val"), ("Training", "TEST"), ("train", "eval"), ("train", "valid")])
@@ -47,17 +50,19 @@ def test_three_splits_and_a_class_that_one_lacks(folder):
     ("layout", "message"),
     [
         ({}, "no such data; must be a folder, or one of cifar10, digits"),
-        ({".": 0}, "no class folders and no parquet files; must be one folder of pictures for each class"),
-        ({".": 2}, "pictures but no class folders"),
-        ({"a": 2, "b": 0}, "b: no picture; must be at least one; fill or remove this class folder"),
+        ({".": 0}, "no class folders; must be one folder of images for each class"),
+        ({".": 2}, "images but no class folders"),
+        (
+            {"a": 2, "b": 0},
+            "b: no image; must be at least one; fill or remove this class folder, or leave it out with --ignore 'b'",
+        ),
         ({"a": 2}, "1 class; must be at least 2 classes"),
         ({"train/a": 1, "train/b": 1, "dogs": 1}, "split folders beside 'dogs'"),
         ({"train/a": 1, "train/b": 1, "test/a": 1, "test/c": 1}, "class 'c' is only in test; must be in train"),
         ({"train/a": 1, "train/b": 1, "val/c": 1, "valid/c": 1}, "val and valid name the same split"),
-        ({"train/a": 1, "train/b": 1}, "split folders train; must be train and test"),
         ({"val/a": 1, "test/b": 1}, "must be train and test"),
-        ({"train/a": 1, "train/b": 1, "test": 1}, "test: pictures but no class folders"),
-        ({"train/a": 1, "train/b": 0, "test/a": 1}, "b: no picture"),
+        ({"train/a": 1, "train/b": 1, "val": 1}, "val: images but no class folders"),
+        ({"train/a": 1, "train/b": 0, "test/a": 1}, "b: no image"),
     ],
 )
 def test_wrong_folders_have_their_reason(folder, layout, message):

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet.data.listing import LayoutOptions
 from alexnet.data.sources import open_source
 from alexnet.data.splits import assign
 from alexnet.errors import DataError, PictureError
@@ -52,7 +53,7 @@ def test_two_splits_are_train_and_test(table):
     ("lines", "message"),
     [
         ([], "first line holds nothing; must be path,label"),
-        (["file,class", "a.png,x"], "first line holds file, class; must be path,label[,group,split]"),
+        (["name,kind", "dog,x"], "first line holds name, kind; must be path,label[,group,split]"),
         (["path,label,Label", "a.png,x,y"], "column 'label' twice"),
         (["path,label"], "no rows"),
         (["path,label", "a.png"], "line 2: 1 cells; must be 2"),
@@ -119,3 +120,96 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, data):
         with pytest.raises(DataError) as caught:
             open_source(path)
         assert "\n" not in str(caught.value)
+
+
+def labels(source):
+    return {p.origin: source.classes[p.label] for own in source.splits.values() for p in own}
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv", "list.txt"])
+def test_a_delimiter_is_found_in_the_first_line(table, delimiter, name):
+    lines = [delimiter.join(cells) for cells in (("path", "label"), ("a.png", "x y"), ("b.png", "z"))]
+    assert labels(open_source(table(*lines, name=name))) == {"a.png": "x y", "b.png": "z"}
+
+
+def test_columns_by_their_usual_names_and_by_a_persons(table):
+    rows = ["file_name,kind,class", "a.png,small,x", "b.png,large,y"]
+    source = open_source(table(*rows))
+    assert labels(source) == {"a.png": "x", "b.png": "y"}
+    assert "images by column 'file_name', labels by 'class'" in source.notes[0]
+    assert labels(open_source(table(*rows), layout=LayoutOptions(label_column="Kind"))) == {
+        "a.png": "small", "b.png": "large",
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"must be column 'nope'; .*--label-column"):
+        open_source(table(*rows), layout=LayoutOptions(label_column="nope"))
+    rows = ["where~what", "a.png~x", "b.png~y"]
+    options = LayoutOptions(image_column="where", label_column="what", delimiter="~")
+    assert labels(open_source(table(*rows), layout=options)) == {"a.png": "x", "b.png": "y"}
+    with pytest.raises(DataError, match="--delimiter is 'xy'"):
+        open_source(table(*rows), layout=LayoutOptions(delimiter="xy"))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["a.png x", "sub/g.png y"], ["a.png\tx", "sub/g.png\ty"], ["a.png,x", "sub/g.png,y"],
+        ["x a.png", "y sub/g.png"],
+        ["a.png\tx\t0\t1\t2", "sub/g.png\ty\t3\t4\t5"],
+    ],
+)  # fmt: skip
+def test_lists_without_a_first_line_of_names(table, lines):
+    assert labels(open_source(table(*lines, name="all.txt"))) == {"a.png": "x", "sub/g.png": "y"}
+
+
+def test_lists_for_each_split_and_tables_beside_images(table, tmp_path):
+    for name, rows in (("train", ("a.png 0", "b.png 1")), ("val", ("c.png 0", "d.png 1"))):
+        table(*rows, name=f"{name}.txt")
+    source = open_source(tmp_path)
+    assert counts(source) == {"train": 2, "test": 2} and source.classes == ("0", "1")
+    assert labels(open_source(tmp_path / "train.txt")) == {"a.png": "0", "b.png": "1"}
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").unlink()
+    table("file_name,label", "a.png,x", "b.png,y", name="metadata.csv")
+    (tmp_path / "README.txt").write_text("read me")
+    assert labels(open_source(tmp_path)) == {"a.png": "x", "b.png": "y"}
+    table("file_name,label", "a.png,x", "b.png,y", name="other.csv")
+    with pytest.raises(DataError, match=r"metadata\.csv and other\.csv list images; must be one table"):
+        open_source(tmp_path)
+
+
+def test_a_table_beside_the_folder_of_its_images(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        (tmp_path / f"images/{number}.jpg").write_bytes(png_bytes(number))
+    (tmp_path / "labels.csv").write_text("id,breed\n0,x\n1,y\n2,x\n3,y\n")
+    source = open_source(tmp_path)
+    assert labels(source) == {"images/0.jpg": "x", "images/1.jpg": "y", "images/2.jpg": "x", "images/3.jpg": "y"}
+    assert any("paths are completed, such as 0 to images/0.jpg" in note for note in source.notes)
+
+
+def test_paths_of_windows_and_paths_without_suffix(table):
+    source = open_source(table("path,label", "sub\\g.png,x", ".\\a.png,y"))
+    assert labels(source) == {"sub/g.png": "x", "a.png": "y"}
+    assert any(r"2 paths with \ are read with /" in note for note in source.notes)
+    assert labels(open_source(table("path,label", "sub/g,x", "a,y"))) == {"sub/g.png": "x", "a.png": "y"}
+    with pytest.raises(DataError, match="begins with a drive of another machine"):
+        open_source(table("path,label", "C:\\data\\a.png,x", "b.png,y"))
+    with pytest.raises(DataError, match="leads out of"):
+        open_source(table("path,label", "..\\a.png,x", "b.png,y"))
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "NULL", "<NA>", "N/A"])
+def test_labels_that_are_missing_values(table, missing):
+    lines = ["path,label", "a.png,x", f"b.png,{missing}", "c.png,y", f"d.png,{missing}"]
+    with pytest.raises(
+        DataError, match=rf"line 3: label '{missing}', as a program writes a missing value.*2 such lines"
+    ):
+        open_source(table(*lines))
+    faults = []
+    assert labels(open_source(table(*lines), faults=faults)) == {"a.png": "x", "c.png": "y"} and len(faults) == 1
+
+
+def test_labels_that_are_one_number(table):
+    with pytest.raises(DataError, match=r"classes '1' .* and '1\.0' .* are one number"):
+        open_source(table("path,label", "a.png,1", "b.png,1.0", "c.png,2"))

@@ -168,6 +168,7 @@ def _prepared_alike(data: str | Path, bundle: Bundle, options: DataOptions) -> S
     none of them is tested on; others without a test split are a test split as a whole."""
     recipe = recipes.from_dict(bundle.recipe).replace(stored_size=bundle.stored_size, fit=bundle.fit)
     source = options.open(data)
+    bundle.same_classes(source.classes, str(data))  # before thousands of images are prepared
     own = source.fingerprint == bundle.data.get("source")
     if own and not source.grouping:
         source = regrouped(source, bundle.data.get("grouping", ""))

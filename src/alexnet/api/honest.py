@@ -166,9 +166,9 @@ def _strangers(
     """Pictures of no known class: the probability of each first guess [n], and what was guessed."""
     if folder is None:
         return np.zeros(0, np.float32), ()
-    from alexnet.data.sources import is_picture_name
+    from alexnet.data.folders import image_files
 
-    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and is_picture_name(p.name)]
+    paths = image_files(folder)
     if not paths:
         raise DataError(f"{folder} holds no pictures", "a folder with pictures of no known class", "check --unknown")
     found = []

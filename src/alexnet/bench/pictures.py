@@ -18,7 +18,8 @@ from alexnet.bench import peers, steps
 from alexnet.bench.arena import Contender, Measured, Unit, timed
 from alexnet.bench.steps import OURS, PLAIN, TORCHVISION
 from alexnet.data import pixels, resize
-from alexnet.data.folders import is_picture_name, read_folder
+from alexnet.data.folders import read_folder
+from alexnet.data.names import is_picture_name
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.errors import DataError

@@ -199,12 +199,12 @@ def predict(words: list[str]) -> int:
 
 def _expand(words: Sequence[str]) -> list[Path]:
     """Files as they are, folders with every picture below them, globs with what they match; in order, each once."""
-    from alexnet.data.sources import is_picture_name
+    from alexnet.data.folders import image_files
 
     found: dict[Path, None] = {}
     for word in words:
         if Path(word).is_dir():
-            paths = [p for p in sorted(Path(word).rglob("*")) if p.is_file() and is_picture_name(p.name)]
+            paths = image_files(Path(word))
         elif glob.has_magic(word) and not Path(word).exists():
             paths = [Path(p) for p in sorted(glob.glob(word, recursive=True)) if Path(p).is_file()]  # noqa: PTH207
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from alexnet import recipe as recipes
 from alexnet.errors import AlexNetError, RecipeError
@@ -15,6 +15,7 @@ from alexnet.recipe import Recipe
 from alexnet.terminal import styled_output
 
 if TYPE_CHECKING:
+    from alexnet.data.listing import LayoutOptions
     from alexnet.data.options import DataOptions
     from alexnet.training.start import Start
 
@@ -28,6 +29,11 @@ class SourceArguments:
     group_column: str | None = None  # column of a table (patient, camera …) whose pictures share one split
     group_pattern: str | None = None  # the same from file names: a regular expression, its parenthesis is the group
     exclude: Path | None = None  # pictures to leave out: a list, as alexnet doctor --exclude-list writes it
+    classes: Literal["auto", "top", "leaves"] = "auto"  # of nested folders: the top ones, or each that contains images
+    ignore: Annotated[tuple[str, ...], UseAppendAction] = ()  # a folder or file not to read, or a pattern; repeatable
+    image_column: str | None = None  # column of a table with the image paths; by default path, file_name, …
+    label_column: str | None = None  # column of a table with the classes; by default label, class, …
+    delimiter: str | None = None  # between the columns of a table: a character, or tab; by default what fits
 
 
 @dataclass(frozen=True)
@@ -243,8 +249,15 @@ def data_options(given: DataArguments) -> "DataOptions":
     choose(Cache(cache / "remote", int(given.cache_gb * 1e9)))
     return DataOptions(
         given.data_root, given.download, cache, given.bad, given.allow_truncated, Progress("preparing"), say,
-        given.group_column, given.group_pattern, given.exclude,
+        given.group_column, given.group_pattern, given.exclude, layout=layout_options(given),
     )  # fmt: skip
+
+
+def layout_options(given: SourceArguments) -> "LayoutOptions":
+    """How DATA is read where its layout leaves it open."""
+    from alexnet.data.listing import LayoutOptions
+
+    return LayoutOptions(given.classes, given.ignore, given.image_column, given.label_column, given.delimiter)
 
 
 def _cache() -> Path:

@@ -50,6 +50,7 @@ def doctor(words: list[str]) -> int:
     options = DataOptions(
         given.source.data_root, given.source.download, group_column=given.source.group_column,
         group_pattern=given.source.group_pattern, exclude=given.source.exclude,
+        layout=arguments.layout_options(given.source),
     )  # fmt: skip
     faults: list[DataError] = []
     source = options.open(given.data, faults)

@@ -32,7 +32,8 @@ def report(words: list[str]) -> int:
 
     options = api.DataOptions(
         given.source.data_root, given.source.download, group_column=given.source.group_column,
-        group_pattern=given.source.group_pattern, exclude=given.source.exclude, progress=show.Progress("looking"),
+        group_pattern=given.source.group_pattern, exclude=given.source.exclude,
+        layout=arguments.layout_options(given.source), progress=show.Progress("looking"),
         say=show.say,
     )  # fmt: skip
     print(

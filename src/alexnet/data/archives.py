@@ -7,14 +7,15 @@ refused with the whole archive: absolute names and ``..``, links, devices, spars
 
 import os
 import tarfile
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from alexnet.data.folders import is_picture_name
-from alexnet.data.listing import SPLITS, Faults, Picture, Row, Source, shown, source_of, stamp_of
+from alexnet.data.annotations import labels_of
+from alexnet.data.layout import MAX_DEPTH, File, Layout, Node, Unused
+from alexnet.data.listing import Faults, LayoutOptions, Source, shown, stamp_of
+from alexnet.data.names import is_label_file, is_picture_name, is_tool_file, is_tool_folder
 from alexnet.errors import DataError, PictureError
 
 MAX_MEMBERS = 500_000  # of one tar; ILSVRC's largest has 50,000
@@ -34,47 +35,44 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"))
 
 
-def read_archive(archive: Path, faults: Faults | None = None) -> Source:
+def read_archive(archive: Path, options: LayoutOptions | None = None, faults: Faults | None = None) -> Source:
     """The pictures in ``archive``, laid out as ``read_folder`` reads folders. Raises DataError."""
-    pieces = unwrapped(list(pieces_of(archive)))
-    tops = {piece.parts[0] for piece in pieces if len(piece.parts) > 1}
-    split_like = {top for top in tops if top.lower() in SPLITS}
-    if split_like and split_like != tops:
-        other = min(tops - split_like)
-        raise DataError(f"{shown(archive)}: split folders beside {other!r}", "only splits or only classes", "repack it")
-    return source_in({"": (archive, pieces)} if not split_like else _by_split(archive, pieces), shown(archive), faults)
+    options, unused = options or LayoutOptions(), Unused()
+    layout = Layout(shown(archive), options, labels_of, faults, origins="top")
+    return layout.source(tree_of(archive, options, unused), shown(archive.name).split(".")[0], unused)
 
 
-def source_in(parts: dict[str, tuple[Path, list[Piece]]], name: str, faults: Faults | None) -> Source:
-    """The source of tars or parts of one: split → (tar, its pieces, named ``class/…/picture``). Raises DataError."""
-    classes = sorted({piece.parts[0] for _, pieces in parts.values() for piece in pieces if len(piece.parts) > 1})
-    others: Counter[str] = Counter()
-    loose = 0
-    rows: list[Row] = []
-    for split, (archive, pieces) in parts.items():
-        stamp = stamp_of(archive)
-        for piece in pieces:
-            if not is_picture_name(piece.parts[-1]):
-                others[shown(PurePosixPath(piece.parts[-1]).suffix.lower())] += 1
-            elif len(piece.parts) < 2:
-                loose += 1
-            else:
-                rows.append(_row(archive, split, piece, classes.index(piece.parts[0]), stamp))
-    notes = [f"{count} files that end in {suffix!r} are no pictures" for suffix, count in sorted(others.items())]
-    notes += [f"{loose} pictures outside of class folders are not used"] * bool(loose)
-    if not rows:
-        raise DataError(f"{name}: no picture in class folders", "one folder of pictures for each class", "repack it")
-    return source_of(PurePosixPath(name).name.split(".")[0], classes, rows, notes=notes, faults=faults)
+def tree_of(archive: Path, options: LayoutOptions, unused: Unused, *, above: str = "") -> Node:
+    """What lies in ``archive``, in the order of the tar; names in errors begin with ``above``. Raises DataError."""
+    tree, stamp = Node(), stamp_of(archive)
+    for piece in pieces_of(archive, unused):
+        name = piece.parts[-1]
+        if options.ignores(piece.parts) or any(options.ignores(piece.parts[:n]) for n in range(1, len(piece.parts))):
+            unused.ignored[name] += 1
+            continue
+        node = tree.folder(piece.parts[:-1])
+        origin = "/".join(filter(None, (above, *piece.parts)))
+        load = partial(_read, archive, origin, piece.offset, piece.size)
+        if is_picture_name(name):
+            node.images.append(File(piece.parts, load, f"{stamp} {piece.offset} {piece.size}"))
+            continue
+        if is_label_file(name):
+            node.texts[name] = load
+        unused.suffixes[shown(PurePosixPath(name).suffix.lower())] += 1
+    return tree
 
 
-def pieces_of(archive: Path) -> Iterator[Piece]:
-    """Every file in ``archive`` but hidden ones, in the order of the tar. Raises DataError for what is unsafe."""
+def pieces_of(archive: Path, unused: Unused) -> Iterator[Piece]:
+    """Every file in ``archive`` in the order of the tar, without those of tools, which are counted in ``unused``.
+
+    Raises DataError for what is unsafe.
+    """
     if not archive.name.lower().endswith(".tar"):
         todo = "unpack it to a plain .tar: gunzip and its like"
         raise DataError(f"{shown(archive)}: is compressed, so no picture can be read alone", "a plain .tar", todo)
     try:
         with archive.open("rb") as file:
-            yield from _members(archive, file, 0, os.fstat(file.fileno()).st_size, ())
+            yield from _members(archive, file, 0, os.fstat(file.fileno()).st_size, (), unused)
     except (OSError, tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
         raise DataError(f"{shown(archive)}: can not be read ({reason})", "a whole tar", "get it again") from error
@@ -102,7 +100,9 @@ class _Window:
         return data
 
 
-def _members(archive: Path, file: BinaryIO, start: int, size: int, above: tuple[str, ...]) -> Iterator[Piece]:
+def _members(
+    archive: Path, file: BinaryIO, start: int, size: int, above: tuple[str, ...], unused: Unused
+) -> Iterator[Piece]:
     """The pieces of the tar at ``start``; a tar in it is the folder of its name, one level deep."""
     seen: set[tuple[str, ...]] = set()
     window = _Window(file, start, size)
@@ -112,7 +112,11 @@ def _members(archive: Path, file: BinaryIO, start: int, size: int, above: tuple[
         while (member := tar.next()) is not None:
             tar.members.clear()  # a list of all headers is of no use here
             parts = _safe(archive, member)
-            if not member.isreg() or not parts or any(part.startswith(".") for part in parts):
+            if not member.isreg() or not parts:
+                continue
+            tool = next(filter(is_tool_folder, parts[:-1]), parts[-1] if is_tool_file(parts[-1]) else "")
+            if tool:
+                unused.tools["._*" if tool.startswith("._") else tool] += 1
                 continue
             if parts in seen or len(seen) >= MAX_MEMBERS:
                 what = f"{'/'.join(parts)} twice" if parts in seen else f"more than {MAX_MEMBERS:,} files"
@@ -125,7 +129,7 @@ def _members(archive: Path, file: BinaryIO, start: int, size: int, above: tuple[
                 raise DataError(f"{shown(archive)}: a tar in a tar in a tar", "one level", "repack it")
             if inner:
                 within = (*parts[:-1], parts[-1][:-4])
-                yield from _members(archive, file, start + member.offset_data, member.size, within)
+                yield from _members(archive, file, start + member.offset_data, member.size, within, unused)
             else:
                 yield Piece((*above, *parts), start + member.offset_data, member.size)
         window.seek(tar.offset)
@@ -142,40 +146,13 @@ def _safe(archive: Path, member: tarfile.TarInfo) -> tuple[str, ...]:
         kind = "a name that leads out of the archive"
     if name != member.name:
         kind = kind or "not named in printable UTF-8"
+    parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
+    if len(parts) > MAX_DEPTH:
+        kind = kind or f"a name of {len(parts):,} folders"
     if kind:
         todo = "do not trust this archive, or repack it"
         raise DataError(f"{shown(archive)}: {name[:80]} is {kind}", "plain files and folders", todo)
-    return tuple(part for part in member.name.split("/") if part not in ("", "."))
-
-
-def unwrapped(pieces: list[Piece]) -> list[Piece]:
-    """Without the folders that hold everything: most tars have one with the name of the data set."""
-    while pieces and all(len(piece.parts) > 2 for piece in pieces) and len({piece.parts[0] for piece in pieces}) == 1:
-        pieces = [piece._replace(parts=piece.parts[1:]) for piece in pieces]
-    return pieces
-
-
-def _by_split(archive: Path, pieces: list[Piece]) -> dict[str, tuple[Path, list[Piece]]]:
-    found: dict[str, list[Piece]] = {}
-    names: dict[str, str] = {}
-    for piece in pieces:
-        if len(piece.parts) < 2:
-            continue
-        split = SPLITS[piece.parts[0].lower()]
-        if names.setdefault(split, piece.parts[0]) != piece.parts[0]:
-            twice = f"{names[split]} and {piece.parts[0]}"
-            raise DataError(f"{shown(archive)}: {twice} name the same split", "one folder each", "repack it")
-        found.setdefault(split, []).append(piece._replace(parts=piece.parts[1:]))
-    if "train" not in found or len(found) < 2:
-        must = "train and test, or train, validation and test, or class folders only"
-        raise DataError(f"{shown(archive)}: split folders {', '.join(names.values())}", must, "repack it")
-    return {split: (archive, kept) for split, kept in found.items()}
-
-
-def _row(archive: Path, split: str, piece: Piece, label: int, stamp: str) -> Row:
-    origin = "/".join(filter(None, (split, *piece.parts)))
-    picture = Picture(label, origin, partial(_read, archive, origin, piece.offset, piece.size))
-    return Row(split or "all", picture, f"{stamp} {piece.offset} {piece.size}")
+    return parts
 
 
 def _read(archive: Path, origin: str, offset: int, size: int) -> bytes:

@@ -1,109 +1,118 @@
-"""Folders of pictures → a source: one folder for each class, in split folders or not.
+"""Folders of images → a source: one folder for each class, in split folders or not.
 
-Files are listed, not opened. Names that are not UTF-8 are shown with their bytes; folders must have readable names.
+Files are listed, not opened. Linked folders are followed, each once. Names that are not UTF-8 are shown with their
+bytes; folders must have readable names.
 """
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from alexnet.data.listing import SPLITS, Faults, Picture, Row, Source, shown, source_of, stamp_of
+from alexnet.data.annotations import labels_of
+from alexnet.data.layout import MAX_DEPTH, File, Layout, Node, Unused
+from alexnet.data.listing import Faults, LayoutOptions, Source, read_picture, shown, stamp_of
+from alexnet.data.names import is_label_file, is_picture_name, is_text_name, is_tool_file, is_tool_folder
+from alexnet.data.tables import read_tables, split_tables
 from alexnet.errors import DataError
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
 
-
-def is_picture_name(name: str) -> bool:
-    """Does the name end like a picture's? What the file holds is seen when it is decoded."""
-    return Path(name).suffix.lower() in SUFFIXES
-
-
-def read_folder(root: Path, faults: Faults | None = None) -> Source:
+def read_folder(root: Path, options: LayoutOptions | None = None, faults: Faults | None = None) -> Source:
     """``root/class/*`` or ``root/{train,val,test}/class/*``; classes in the order of their sorted names.
 
     Raises DataError for a layout that is neither; with ``faults``, classes without pictures are added to that list.
     """
-    folders = _folders(root)
-    if not folders:
-        raise _no_folders(root)
-    named = {folder: SPLITS[folder.name.lower()] for folder in folders if folder.name.lower() in SPLITS}
-    if named and len(named) < len(folders):
-        other = next(folder for folder in folders if folder not in named)
-        todo = f"move {other.name!r} away, or rename split-like classes"
-        raise DataError(f"{shown(root)}: split folders beside {other.name!r}", "only splits or only classes", todo)
-    split_roots = _split_folders(root, named) if named else {"all": root}
-    return _read_classes(root, split_roots, faults)
+    options = options or LayoutOptions()
+    unused = Unused()
+    tree = tree_of(root, options, unused)
+    if tables := _tables(root, tree, options):
+        source = read_tables(tables, options, faults)
+        return replace(source, notes=(*unused.notes(), *source.notes))
+    return Layout(shown(root), options, labels_of, faults).source(tree, shown(root.resolve().name), unused)
 
 
-def _split_folders(root: Path, named: Mapping[Path, str]) -> dict[str, Path]:
-    counts = Counter(named.values())
-    twice = [folder.name for folder, split in named.items() if counts[split] > 1]
-    if twice:
-        raise DataError(f"{shown(root)}: {' and '.join(twice)} name the same split", "one folder each", "rename one")
-    if "train" not in counts or len(counts) < 2:
-        found = ", ".join(folder.name for folder in named)
-        must = "train and test, or train, validation and test, or class folders only"
-        raise DataError(f"{shown(root)}: split folders {found}", must, "name the folder of class folders itself")
-    return {split: folder for folder, split in sorted(named.items(), key=lambda entry: list(SPLITS).index(entry[1]))}
+def _tables(root: Path, tree: Node, options: LayoutOptions) -> dict[str, Path]:
+    """What lists the images of a folder without class folders: images in it, or in one folder."""
+    filled = [folder for folder in tree.folders.values() if folder.any_image()]
+    nested = any(sub.any_image() for folder in filled for sub in folder.folders.values())
+    flat = bool(tree.images or filled) and len(filled) <= 1 and not nested
+    return split_tables(root, list(filter(is_text_name, tree.texts)), options) if flat else {}
 
 
-def _read_classes(root: Path, split_roots: Mapping[str, Path], faults: Faults | None) -> Source:
-    folders = {split: _folders(place) for split, place in split_roots.items()}
-    for split, place in split_roots.items():
-        if not folders[split]:
-            raise _no_folders(place)
-    classes = sorted({folder.name for group in folders.values() for folder in group})
-    others: Counter[str] = Counter()
-    rows: list[Row] = []
-    for split, group in folders.items():
-        for folder in group:
-            found = list(_pictures(root, folder, split, classes.index(folder.name), others))
-            if not found and split in ("all", "train") and faults is None:  # else the source's own check adds it
-                raise DataError(f"{shown(folder)}: no picture", "at least one", "fill or remove this class folder")
-            rows += found
-    notes = [f"{count} files that end in {suffix!r} are no pictures" for suffix, count in sorted(others.items())]
-    return source_of(shown(root.resolve().name), classes, rows, notes=notes, faults=faults)
+def image_files(root: Path) -> list[Path]:
+    """Every image below ``root`` by name, without what tools leave behind. Raises DataError."""
+    files = tree_of(root, LayoutOptions(), Unused()).all_images()
+    return sorted(root.joinpath(*file.parts) for file in files)
 
 
-def _folders(root: Path) -> list[Path]:
-    """The folders in ``root`` by name, hidden ones left out. Raises DataError for names that are not UTF-8."""
-    try:
-        found = sorted(path for path in root.iterdir() if not path.name.startswith(".") and path.is_dir())
-    except OSError as error:
-        raise DataError(f"{shown(root)}: {error.strerror}", "a readable folder", "check the rights") from error
-    for path in found:
-        if shown(path.name) != path.name:
-            raise DataError(f"{shown(path)}: folder name is no printable UTF-8", "UTF-8", "rename the folder")
-    return found
-
-
-def _no_folders(root: Path) -> DataError:
-    loose = any(is_picture_name(path.name) for path in root.iterdir())
-    what = "pictures but no class folders" if loose else "no class folders and no parquet files"
-    return DataError(f"{shown(root)}: {what}", "one folder of pictures for each class", "sort them into folders")
-
-
-def _pictures(root: Path, folder: Path, split: str, label: int, others: Counter[str]) -> Iterator[Row]:
-    """The pictures below ``folder`` by name; what has another extension is counted, what is hidden ignored."""
-
-    def unreadable(error: OSError) -> None:
-        raise DataError(f"{shown(error.filename)}: {error.strerror}", "a readable folder", "check the rights")
-
-    for place, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            path = Path(place, name)
-            if is_picture_name(path.name):
-                picture = Picture(label, shown(path.relative_to(root).as_posix()), partial(read_picture, path))
-                yield Row(split, picture, stamp_of(path))
+def tree_of(root: Path, options: LayoutOptions, unused: Unused) -> Node:
+    """What lies below ``root``, by name. Raises DataError for a folder that can not be read."""
+    tree = Node()
+    followed: set[tuple[int, int]] = set()  # targets of links
+    own = _identity(root)
+    pending = [(tree, root, frozenset((own,)))]  # a folder, its path, and what it lies in
+    again: list[str] = []
+    while pending:
+        node, place, above = pending.pop()
+        for entry in _entries(place):
+            parts = (*node.parts, entry.name)
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link to itself
+                is_folder = False
+            if (is_tool_folder if is_folder else is_tool_file)(entry.name):
+                unused.tools[shown(entry.name) if not entry.name.startswith("._") else "._*"] += 1
+            elif options.ignores(parts):
+                unused.ignored[shown(entry.name)] += 1
+            elif not is_folder:
+                _add_file(node, entry, parts, unused)
+            elif len(parts) > MAX_DEPTH:
+                raise DataError(f"{shown(root)}: over {MAX_DEPTH} folders in each other", "", "name a folder in it")
             else:
-                others[shown(path.suffix.lower())] += 1
+                identity = _identity(Path(entry.path))
+                if identity in above or (entry.is_symlink() and identity in followed):
+                    again.append("/".join(map(shown, parts)))
+                    continue
+                if entry.is_symlink():
+                    followed.add(identity)
+                pending.append((node.folder([entry.name]), Path(entry.path), above | {identity}))
+    if followed:
+        unused.lines.append(f"{len(followed):,} linked folders are followed")
+    if again:
+        unused.lines.append(
+            f"{len(again):,} linked folders are not followed, since what they lead to is read already: "
+            + ", ".join(sorted(again)[:3])
+        )
+    return tree
 
 
-def read_picture(path: Path) -> bytes:
-    """The bytes of the file. Raises PictureError."""
-    from alexnet.data.pixels import read  # here: listing pictures needs no decoder
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return status.st_dev, status.st_ino
 
-    return read(path)
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{shown(path)}: {error.strerror}", "a readable folder", "check the rights")
+
+
+def _entries(place: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(place) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(place, error) from error
+    yield from entries
+
+
+def _add_file(node: Node, entry: os.DirEntry[str], parts: tuple[str, ...], unused: Unused) -> None:
+    path = Path(entry.path)
+    if is_picture_name(entry.name):
+        node.images.append(File(parts, partial(read_picture, path), stamp_of(path)))
+        return
+    if is_label_file(entry.name) and entry.is_file():
+        node.texts[entry.name] = path.read_bytes
+    unused.suffixes[shown(path.suffix.lower())] += 1

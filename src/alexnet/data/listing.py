@@ -3,10 +3,13 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +17,41 @@ from numpy.typing import NDArray
 from alexnet.errors import DataError, printable
 
 SPLITS = {  # folder or file name, lower case → split
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "eval"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("train", "training", "trn", "trainset", "traindata", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev", "valset", "valdata"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst", "holdout", "testset", "testdata"), "test"),
 }
+_FILLERS = frozenset((  # words beside a split's name that carry no meaning: training_set, train_images, test2017
+    *("set", "sets", "data", "dataset", "split", "splits", "image", "images", "img", "imgs", "picture", "pictures"),
+    *("photo", "photos", "jpg", "jpeg", "png", "folder"),
+))  # fmt: skip
+
+
+def split_words(name: str) -> tuple[str, str] | None:
+    """The split that ``name`` stands for, and the rest of the name: ``seg_train`` → ("train", "seg").
+
+    None for a name with no split word, or with two.
+    """
+    words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    splits = [SPLITS[word] for word in words if word in SPLITS]
+    rest = [word for word in words if word not in SPLITS and word not in _FILLERS]
+    return (splits[0], " ".join(rest)) if len(splits) == 1 else None
+
+
+@dataclass(frozen=True)
+class LayoutOptions:
+    """How DATA is read where its layout leaves it open."""
+
+    classes: Literal["auto", "top", "leaves"] = "auto"  # top folders, or every folder that contains images
+    ignore: tuple[str, ...] = ()  # patterns of folder and file names that are not read
+    image_column: str | None = None  # of a table: the image paths
+    label_column: str | None = None  # of a table: the classes
+    delimiter: str | None = None  # of a table
+
+    def ignores(self, parts: Sequence[str]) -> bool:
+        """Does a pattern match the name, or the path from DATA on?"""
+        path = "/".join(parts)
+        return any(fnmatchcase(name, pattern.rstrip("/")) for pattern in self.ignore for name in (parts[-1], path))
 
 
 @dataclass(frozen=True)
@@ -85,6 +119,7 @@ def source_of(
     if set(splits) == {"train", "validation"}:  # of two, the second is the test split, whatever it is called
         notes.append("two splits: validation is used as test, and validation is cut from train")
         splits["test"] = splits.pop("validation")
+    _check_names(name, classes, splits, faults)
     notes += _check_classes(name, classes, splits, faults)
     order = sorted(splits, key=["all", "train", "validation", "test"].index)
     fixed = {split: tuple(splits[split]) for split in order}
@@ -108,10 +143,52 @@ def _check_classes(
         if label not in present.get(first, ()):
             others = [split for split in present if label in present[split]]
             where = f"only in {', '.join(others)}" if others else "without a picture"
-            todo = "add training pictures or remove it"
+            todo = "add training pictures or remove it (a folder that is no class: --ignore)"
             refuse(DataError(f"{name}: class {title!r} is {where}", "in train", todo), faults)
     missing = ((split, set(range(len(classes))) - labels) for split, labels in present.items())
     return [f"{split} has no picture of {classes[label]!r}" for split, gone in missing for label in sorted(gone)]
+
+
+def class_name(name: str) -> str:
+    """A class's name in one Unicode form: macOS writes é as two characters, most others as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _check_names(
+    name: str, classes: tuple[str, ...], splits: Mapping[str, list[Picture]], faults: Faults | None
+) -> None:
+    """Two names that a person would call one class are refused. Letters as classes (A, a) are two."""
+    spelled: dict[str, list[int]] = {}
+    for label, title in enumerate(classes):
+        spelled.setdefault(_spelling(title), []).append(label)
+    for labels in spelled.values():
+        if len(labels) < 2:
+            continue
+        where = {
+            label: [split for split, pictures in splits.items() if any(p.label == label for p in pictures)]
+            for label in labels
+        }
+        titles = " and ".join(f"{classes[label]!r} (in {', '.join(where[label]) or 'no split'})" for label in labels)
+        one, two = (classes[label] for label in labels[:2])
+        numbers = _number(one) is not None
+        cause = (
+            "are one number" if numbers else "differ in case only" if one.lower() == two.lower() else "look the same"
+        )
+        refuse(DataError(f"{name}: classes {titles} {cause}", "one spelling for each class", "rename one"), faults)
+
+
+def _spelling(title: str) -> str:
+    number = _number(title)
+    if number is not None:
+        return repr(number)
+    if len(title) == 1:
+        return title
+    return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", title)).strip().casefold()
+
+
+def _number(title: str) -> float | None:
+    """1, 01 and 1.0 → 1.0; None for other names."""
+    return float(title) if re.fullmatch(r"[+-]?[0-9]{1,15}(\.[0-9]{1,15})?", title) else None
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -131,3 +208,10 @@ def stamp_of(path: Path) -> str:
     except OSError:  # a dangling link: listed, and excluded with its reason when it is read
         return "unreadable"
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ino} {status.st_ctime_ns}"
+
+
+def read_picture(path: Path) -> bytes:
+    """The bytes of the file. Raises PictureError."""
+    from alexnet.data.pixels import read  # here: listing pictures needs no decoder
+
+    return read(path)

@@ -1,11 +1,11 @@
 """How pictures are found, grouped and read, beyond what a recipe says."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from alexnet.data.listing import Faults, Source
+from alexnet.data.listing import Faults, LayoutOptions, Source
 from alexnet.data.selection import excluding, grouped
 from alexnet.data.sources import open_source
 
@@ -27,6 +27,7 @@ class DataOptions:
     group_pattern: str | None = None  # a regular expression over the pictures' names
     exclude: Path | None = None  # a list of pictures to leave out
     include_training_images: bool = False  # evaluate on images that the classifier was trained on, too
+    layout: LayoutOptions = field(default_factory=LayoutOptions)  # what the layout of DATA leaves open
 
     def words(self) -> list[str]:
         """What one types to say the same about which pictures count: so that a run can be made again."""
@@ -34,7 +35,13 @@ class DataOptions:
             "--data-root": self.data_root, "--group-column": self.group_column, "--group-pattern": self.group_pattern,
             "--exclude": self.exclude, "--bad": None if self.bad == "exclude" else self.bad,
         }  # fmt: skip
+        layout = self.layout
+        said |= {
+            "--classes": None if layout.classes == "auto" else layout.classes, "--image-column": layout.image_column,
+            "--label-column": layout.label_column, "--delimiter": layout.delimiter,
+        }  # fmt: skip
         found = [word for name, value in said.items() if value is not None for word in (name, str(value))]
+        found += [word for pattern in layout.ignore for word in ("--ignore", pattern)]
         return found + ["--allow-truncated"] * self.allow_truncated
 
     def tell(self, text: str) -> None:
@@ -44,7 +51,7 @@ class DataOptions:
 
     def open(self, data: str | Path, faults: Faults | None = None) -> Source:
         """The pictures of ``data``, grouped and without what is excluded; its notes are told. Raises DataError."""
-        source = open_source(data, data_root=self.data_root, download=self.download, faults=faults)
+        source = open_source(data, data_root=self.data_root, download=self.download, layout=self.layout, faults=faults)
         if self.group_column or self.group_pattern:
             source = grouped(source, column=self.group_column or "", pattern=self.group_pattern or "")
         if self.exclude is not None:

@@ -24,13 +24,13 @@ Fit = Literal["crop", "pad", "squash"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 EXTENSIONS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe"),
-    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjpg", ".pjp"),
+    "PNG": (".png", ".apng"),
     "WEBP": (".webp",),
-    "BMP": (".bmp",),
+    "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
 MAX_PIXELS = 50_000_000  # width × height that a header may claim
 MAX_SIDE = 65_535  # pixels of width or height: JPEG's own limit

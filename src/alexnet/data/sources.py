@@ -9,9 +9,10 @@ import difflib
 from pathlib import Path
 
 from alexnet.data.archives import is_archive, read_archive
-from alexnet.data.folders import is_picture_name, read_folder
+from alexnet.data.folders import read_folder
 from alexnet.data.ilsvrc import read_archives, split_archives
-from alexnet.data.listing import Faults, Picture, Source, shown
+from alexnet.data.listing import Faults, LayoutOptions, Picture, Source, shown
+from alexnet.data.names import is_picture_name
 from alexnet.data.parquet import parquet_files, read_parquet
 from alexnet.data.remote import is_address
 from alexnet.data.standard import SETS, read_digits, read_torchvision
@@ -27,14 +28,20 @@ def is_store(path: str | Path) -> bool:
 
 
 def open_source(
-    data: str | Path, *, data_root: Path | None = None, download: bool = False, faults: Faults | None = None
+    data: str | Path,
+    *,
+    data_root: Path | None = None,
+    download: bool = False,
+    layout: LayoutOptions | None = None,
+    faults: Faults | None = None,
 ) -> Source:
     """The pictures that ``data`` names: one of SETS, a folder (of class folders, split folders, parquet files or tars),
-    a CSV or TSV table, or a tar.
+    a table or list (CSV, TSV, text), or a tar.
 
     ``data_root`` is where torchvision's sets lie or go (default ~/.cache/alexnet); only ``download`` fetches them. A
-    folder that has a set's name is written ``./name``. Raises DataError that says what to do; with ``faults``, what
-    need not stop the reading (a class without pictures, a picture listed twice) is added to that list instead.
+    folder that has a set's name is written ``./name``; ``layout`` says what its layout leaves open. Raises DataError
+    that says what to do; with ``faults``, what need not stop the reading (a class without pictures, a picture listed
+    twice) is added to that list instead.
     """
     if isinstance(data, str) and data in SETS:
         return read_digits() if data == "digits" else read_torchvision(data, data_root, download)
@@ -43,9 +50,9 @@ def open_source(
         raise DataError(what, "on a disk; only a prepared store may lie elsewhere", "copy them here")
     root = Path(data)
     if root.is_file() and is_table(root):
-        return read_table(root, faults)
+        return read_table(root, layout, faults)
     if root.is_file() and is_archive(root):
-        return read_archive(root, faults)
+        return read_archive(root, layout, faults)
     if not root.is_dir():
         raise _no_such(str(data), root)
     if is_store(root):
@@ -53,11 +60,11 @@ def open_source(
     if files := parquet_files(root):
         return read_parquet(root, files, faults)
     tars = split_archives(root)
-    return read_archives(root, tars, faults) if len(tars) > 1 else read_folder(root, faults)
+    return read_archives(root, tars, layout, faults) if len(tars) > 1 else read_folder(root, layout, faults)
 
 
 def _no_such(data: str, root: Path) -> DataError:
-    must = f"a folder, or one of {', '.join(SETS)}, or a .csv, .tsv or .tar file"
+    must = f"a folder, or one of {', '.join(SETS)}, or a .csv, .tsv, .txt or .tar file"
     if root.exists():
         return DataError(f"{shown(data)}: is a file", must, "name its folder")
     near = difflib.get_close_matches(data.lower(), SETS, n=1)
