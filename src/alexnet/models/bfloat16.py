@@ -5,14 +5,13 @@ are halved everywhere (:mod:`alexnet.models.thin` multiplies by them in float32 
 are faster too. A logit moves by about 0.4 % of the largest.
 """
 
-import copy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.models import layers, thin
+from alexnet.models import kernel, layers, thin
 
 
 class Halved(nn.Module):
@@ -26,7 +25,7 @@ class Halved(nn.Module):
         self.whole = whole
         # What is halved is handed to the copy as already made: no moment has all of it twice in float32.
         made = _halved_tensors(network) if whole else _halved_layers(network)
-        self.network = layers.keep(copy.deepcopy(network, made).eval().requires_grad_(False))
+        self.network = layers.keep(layers.copied(network, made).eval().requires_grad_(False))
 
     def forward(self, input: Tensor) -> Tensor:
         out: Tensor = self.network(input.to(torch.bfloat16) if self.whole else input)
@@ -39,7 +38,11 @@ def _halved_tensors(network: nn.Module) -> dict[int, Any]:
 
 
 def _halved_layers(network: nn.Module) -> dict[int, Any]:
-    return {id(layer): _HalfLinear(layer) for layer in network.modules() if type(layer) is nn.Linear}
+    return {
+        id(layer): _HalfLinear(layer)
+        for layer in network.modules()
+        if type(layer) is nn.Linear and not kernel.hooked(layer)
+    }
 
 
 class _HalfLinear(nn.Module):

@@ -15,9 +15,11 @@ transforms of ``winograd.c``.
 import ctypes
 import functools
 import importlib.util
+import os
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from alexnet.native import Native
 
@@ -36,6 +38,9 @@ _native = Native("alexnet.models", _FUNCTIONS, ("lanes.h", "norm.h", "points.h")
 _MUCH = 5e11  # multiply-adds of answers: those of 700 pictures of the two-tower network
 _MOST_CHANNELS = 8192  # of a row; its buffers lie on the stack
 _fewer: bool | None = None
+
+# OpenMP's threads do not exist in the child of a fork, and it would wait for them: it computes in its one thread.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def settle_vector_math() -> None:
@@ -87,9 +92,39 @@ def pays(multiply_adds: float) -> bool:
     return multiply_adds >= _MUCH
 
 
-def in_use(source: str = "norm") -> bool:
-    """Is what ``source`` has computed by it, on this processor? Not where ``torch.compile`` looks on."""
+def jit_tracing() -> bool:
+    """Does torch.jit.trace, or an ONNX export by it, record operations?"""
+    return torch._C._get_tracing_state() is not None
+
+
+def traced() -> bool:
+    """Does PyTorch record or transform operations one by one? Then no autograd function of ours can take part.
+
+    torch.jit.trace and ONNX exports by it record for another program; torch.func and forward mode take derivatives that
+    those functions do not have.
+    """
     if torch.compiler.is_compiling():
+        return False
+    if jit_tracing():
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def transformed() -> bool:
+    """Is this :func:`traced`, or compiled by torch.compile or torch.export? Then no kernel can take part."""
+    return torch.compiler.is_compiling() or traced()
+
+
+def hooked(module: nn.Module) -> bool:
+    """Has somebody registered a hook, of this module or of all, or replaced its ``forward``?"""
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    of_all = nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    return any(hooks) or of_all or "forward" in vars(module)
+
+
+def in_use(source: str = "norm") -> bool:
+    """Is what ``source`` has computed by it, on this processor? Not where PyTorch records (:func:`transformed`)."""
+    if transformed():
         return False
     if source == "winograd":
         return _native.has(source) and (torch.is_inference_mode_enabled() if _fewer is None else _fewer)
@@ -114,7 +149,7 @@ def fits(rows: Tensor) -> bool:
 def fits_gpu(rows: Tensor) -> bool:
     """Will Triton compute these rows? In a GPU's memory, where PyTorch brought Triton along."""
     ours = type(rows) is Tensor and rows.device.type == "cuda" and rows.dtype in (*NAMES, torch.float16)
-    return _native.wanted and ours and _triton_is_there() and not torch.compiler.is_compiling()
+    return _native.wanted and ours and _triton_is_there() and not transformed()
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from alexnet.models.rows import (
     NormalizeRowsCompiled,
     channel_window,
     channels_last_rows,
+    normalize_rows,
     rows_to_maps,
 )
 
@@ -185,7 +186,10 @@ class ResponseNorm(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         rows = channels_last_rows(input, self.towers)  # [N·H·W·T, C/T]
         weight = self.alpha / self.size
-        if kernel.fits(rows):
+        if kernel.traced() or torch.compiler.is_exporting():
+            window = channel_window(rows.shape[1], self.size, weight, input.device)
+            out = normalize_rows(rows, window, self.beta, self.k)
+        elif kernel.fits(rows):
             out = NormalizeRowsCompiled.apply(rows, self.size, weight, self.beta, self.k)
         elif kernel.fits_gpu(rows):
             from alexnet.models.triton_norm import NormalizeRowsTriton
@@ -271,7 +275,7 @@ class Dropout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return input
-        generator = None if torch.compiler.is_compiling() else self.generator  # it knows PyTorch's own alone
+        generator = None if kernel.transformed() else self.generator  # it knows PyTorch's own alone
         keep = self._whole(input).bernoulli_(1 - self.p, generator=generator)
         if self.rows:
             keep = keep.narrow(0, self.rows[0], input.shape[0])
@@ -311,7 +315,16 @@ def answering(model: nn.Module) -> nn.Module:
     """A copy of ``model`` for answers alone, of the same weights in memory: see :func:`keep` and :func:`thin.lay`."""
     made: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     made |= {id(layer): thin.FewRows(layer) for layer in thin.large(model)}
-    return keep(copy.deepcopy(model, made).eval())
+    return keep(copied(model, made).eval())
+
+
+def copied(model: nn.Module, made: dict[int, Any]) -> nn.Module:
+    """A copy of ``model`` with ``made`` (id of an original -> what stands for it) in the place of copies."""
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:  # what pruning computes before each pass
+                made.setdefault(id(value), value.detach())
+    return copy.deepcopy(model, made)
 
 
 def keep(model: nn.Module) -> nn.Module:

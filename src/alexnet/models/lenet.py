@@ -100,7 +100,8 @@ class Subsampling(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, input: Tensor) -> Tensor:
-        sums = F.avg_pool2d(input, 2, 2, ceil_mode=True, divisor_override=1)
+        height, width = input.shape[-2:]
+        sums = 4 * F.avg_pool2d(F.pad(input, (0, width % 2, 0, height % 2)), 2, 2)  # exact: 4 is a power of 2
         return sums * self.weight[:, None, None] + self.bias[:, None, None]
 
     def extra_repr(self) -> str:

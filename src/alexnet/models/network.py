@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.errors import ModelError
-from alexnet.models import passes
+from alexnet.models import kernel, passes
 
 
 class Initial(NamedTuple):
@@ -139,13 +139,17 @@ class Network(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, K]: layer after layer, some together in one pass (:mod:`alexnet.models.passes`)."""
-        if torch.compiler.is_compiling():  # the compiler sees itself what goes together
+        if kernel.transformed():  # a compiler sees itself what goes together
             return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
-        layers = list(self.children())
+        layers = list(self)  # a module that stands twice too
         while layers:
             count, input = passes.take(layers, input)
             del layers[:count]
         return input
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """``torch.jit.script`` calls this before it compiles a module's source."""
+        raise ModelError(f"torch.jit.script cannot compile {self.name}", "", "use torch.jit.trace or torch.export")
 
     def outputs(self, input: Tensor) -> "OrderedDict[str, Tensor]":
         """The output of every layer by the layer's name, in order. Input [N, C, H, W]."""

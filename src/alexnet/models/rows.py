@@ -86,6 +86,15 @@ class NormalizeRows(torch.autograd.Function):
         return grad_rows, None, None, None
 
 
+def normalize_rows(rows: Tensor, window: Tensor, beta: float, k: float) -> Tensor:
+    """What :class:`NormalizeRows` computes, of operations whose every derivative PyTorch has."""
+    with torch.autocast(rows.device.type, enabled=False):
+        x = rows.float()
+        s = k + x.square() @ window
+        root = s.rsqrt()
+        return (x * (root.rsqrt() * root * root if beta == 0.75 else s.pow(-beta))).to(rows.dtype)
+
+
 def _pieces(rows: Tensor) -> tuple[Tensor, ...]:
     if rows.device.type != "cpu":
         return (rows,)

@@ -25,7 +25,7 @@ def use(wanted: bool | None) -> None:
 def fits(input: Tensor, weight: Tensor, filters: Filters, groups: int) -> bool:
     """Will :func:`convolve` compute this? Input [N, C, H, W] without a gradient, weight [K, C, r, r]."""
     wanted = input.device.type == "cuda" and kernel.wanted() if _wanted is None else _wanted
-    if not wanted or type(input) is not Tensor or input.requires_grad:
+    if not wanted or kernel.traced() or type(input) is not Tensor or input.requires_grad:
         return False
     return groups == 1 and filters.stride > 1 and weight.shape[1] <= _MOST_CHANNELS
 

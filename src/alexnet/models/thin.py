@@ -82,7 +82,12 @@ class FewRows(nn.Module):
 def large(model: nn.Module) -> Iterator[nn.Linear]:
     """The fully connected layers of ``model`` whose weights are worth to be laid features first."""
     for module in model.modules():
-        if type(module) is nn.Linear and module.weight.numel() >= _LARGE and module.out_features >= _WIDE:
+        if (
+            type(module) is nn.Linear
+            and not kernel.hooked(module)
+            and module.weight.numel() >= _LARGE
+            and module.out_features >= _WIDE
+        ):
             yield module
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet.errors import ModelError
+from alexnet.models import kernel
 from alexnet.models.cuda_convnet import costs, modules
 from alexnet.models.cuda_convnet.definition import LEARNED, Definition, Layer
 from alexnet.models.cuda_convnet.parameters import LayerParameters, Parameters
@@ -202,7 +203,7 @@ class GraphNetwork(Network):
             name, j = layer.matrices[i].source or (layer.name, i)
             weight: Tensor = self.weight_of(layer.name, i)
             factor = self.rates.get((layer.name, i), 1.0)
-            weights.append(weight if factor == 1.0 else ScaleGradient.apply(weight, factor))
+            weights.append(weight if factor == 1.0 or kernel.jit_tracing() else ScaleGradient.apply(weight, factor))
             lists.append(getattr(self.module_of(name), f"connections{j}", None))
         return module(inputs, weights, lists)  # type: ignore[no-any-return]
 

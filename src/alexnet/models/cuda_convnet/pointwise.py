@@ -1,12 +1,14 @@
 """Layers that see every number by itself: neurons, dropout of 2012, sums and maxima of layers, softmax."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet.models import kernel
 from alexnet.models.layers import Dropout
 
 
@@ -26,13 +28,26 @@ class Neuron(nn.Module):
     def _noisy(self, x: Tensor) -> Tensor:
         """relu(relu(x) + n), n normal with deviation relu(x); in a test one fixed draw serves all pictures."""
         x = F.relu(x)
-        shape = x.shape if self.training else (1, *x.shape[1:])
+        shape = x.shape if self.training else (1, *map(int, x.shape[1:]))
         generator = self.generator if self.training else torch.Generator(x.device).manual_seed(0)
-        drawn = torch.empty(shape, dtype=x.dtype, device=x.device).normal_(generator=generator)
+        with unrecorded(not self.training):
+            drawn = torch.empty(shape, dtype=x.dtype, device=x.device).normal_(generator=generator)
         return F.relu(x + drawn * x.detach())
 
     def extra_repr(self) -> str:
         return f"{self.name}{list(self.numbers) or ''}"
+
+
+@contextmanager
+def unrecorded(constant: bool) -> Iterator[None]:
+    """What is computed inside is a constant for torch.jit.trace, which would draw it anew without the generator."""
+    state = torch._C._get_tracing_state()
+    if constant:
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def _brelu(x: Tensor, a: float) -> Tensor:
@@ -93,6 +108,8 @@ class Maximum(nn.Module):
     """The largest of the inputs; its gradient goes to every input that equals it."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        if kernel.jit_tracing():
+            return torch.stack(alike(inputs)).amax(0)
         out: Tensor = _Maximum.apply(*alike(inputs))
         return out
 

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet.models import kernel
 from alexnet.models.cuda_convnet.definition import Layer
+from alexnet.models.cuda_convnet.pointwise import unrecorded
 from alexnet.models.cuda_convnet.products import as_maps
 
 LOWEST = -2e38  # what the 2012 kernel begins a maximum with
@@ -88,9 +90,14 @@ class Pool(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         maps = as_maps(input, self.channels, self.side)
         if self.kind == "avg":
-            sums = F.avg_pool2d(self.frame.pad(maps, 0.0), self.frame.size, self.frame.stride, divisor_override=1)
-            return sums / self.counts
-        chosen: Tensor = {"max": self._max, "maxabs": self._maxabs, "rand": self._rand}[self.kind](maps.detach())
+            size = self.frame.size
+            if kernel.jit_tracing():  # ONNX has no divisor
+                return F.avg_pool2d(self.frame.pad(maps, 0.0), size, self.frame.stride) * (size**2 / self.counts)
+            return F.avg_pool2d(self.frame.pad(maps, 0.0), size, self.frame.stride, divisor_override=1) / self.counts
+        choose = {"max": self._max, "maxabs": self._maxabs, "rand": self._rand}[self.kind]
+        if kernel.jit_tracing():
+            return choose(maps)
+        chosen: Tensor = choose(maps.detach())
         outside = LOWEST if self.kind == "max" else float("nan")  # NaN equals nothing
         found: Tensor = Selected.apply(maps, chosen, self.frame, outside)
         return found
@@ -113,6 +120,8 @@ class Pool(nn.Module):
         chosen, met = maps.new_zeros(len(maps), *shape[1:]), torch.zeros_like(self.counts)
         for pixel, exists in zip(self.frame.pixels(self.frame.pad(maps, 0.0)), self.frame.pixels(inside), strict=True):
             met = met + exists
-            drawn = torch.empty(shape, dtype=maps.dtype, device=maps.device).uniform_(generator=generator)
+            with unrecorded(not self.training):
+                drawn = torch.empty(shape, dtype=maps.dtype, device=maps.device)
+                drawn.uniform_(generator=generator)
             chosen = torch.where((drawn * met < 1) & (exists > 0), pixel, chosen)
         return chosen

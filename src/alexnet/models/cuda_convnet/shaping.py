@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet.models import kernel
 from alexnet.models.cuda_convnet.definition import Layer
 from alexnet.models.cuda_convnet.parameters import LayerParameters
 from alexnet.models.cuda_convnet.products import as_maps
@@ -83,7 +84,10 @@ class ContrastNorm(Maps):
 
     def _sums(self, maps: Tensor) -> Tensor:
         """Sums over [i − size//2, + size) in both directions."""
-        sums = F.avg_pool2d(maps, self.size, 1, self.size // 2, divisor_override=1)
+        if kernel.jit_tracing():  # ONNX has no divisor
+            sums = F.avg_pool2d(maps, self.size, 1, self.size // 2) * self.size**2
+        else:
+            sums = F.avg_pool2d(maps, self.size, 1, self.size // 2, divisor_override=1)
         return sums[..., : self.side, : self.side]
 
 
