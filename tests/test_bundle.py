@@ -1,6 +1,7 @@
 """Saved and loaded bit for bit; whatever is changed, missing or foreign is refused by name."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from alexnet.batches.transforms import Statistics
-from alexnet.bundle import Bundle, Golden, find
+from alexnet.bundle import Bundle, Golden, find, seal
 from alexnet.data.pixels import decode, encode_png
 from alexnet.data.store import Store
 from alexnet.deploy.classifier import Classifier
@@ -390,3 +392,192 @@ def test_opening_draws_nothing(bundle, tmp_path, monkeypatch):
     found = dict(Bundle.load(path).network.named_parameters())
     assert all(torch.equal(found[name], right) for name, right in network.named_parameters())
     assert all(parameter.requires_grad for parameter in found.values())
+
+
+# Bundles that somebody edited and sealed again: every hash is right
+
+
+def resealed(saved: Path, config: dict | None = None, **files: bytes) -> Path:
+    """The bundle with other entries in its config and other files, all hashes right."""
+    names = {"mean": "mean.safetensors", "model": "model.safetensors", "expected": "golden/expected.json"}
+    content = json.loads((saved / "config.json").read_text())
+    for name, data in files.items():
+        (saved / names[name]).write_bytes(data)
+        content["sha256"][names[name]] = hashlib.sha256(data).hexdigest()
+    for place, value in (config or {}).items():
+        *path, last = place.split("/")
+        entry = content
+        for part in path:
+            entry = entry[part]
+        entry[last] = value
+    content["sha256"]["config.json"] = seal.config_sha256(content)
+    (saved / "config.json").write_text(json.dumps(content))
+    return saved
+
+
+def refused(saved: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(saved)
+    text = str(caught.value)
+    assert text.isprintable() and str(saved) in text
+    return text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["c1.weight", "f6.bias"])
+def test_weights_that_are_not_finite_are_refused(bundle, saved, name, value):
+    tensors = {key: tensor.clone().contiguous() for key, tensor in bundle.network.state_dict().items()}
+    tensors[name].flatten()[0] = value
+    assert f"{name} has values that are NaN or Inf" in refused(resealed(saved, model=safetensors.torch.save(tensors)))
+
+
+def test_weights_that_float32_can_not_hold_are_refused(bundle, saved):
+    tensors = {key: tensor.double().contiguous() for key, tensor in bundle.network.state_dict().items()}
+    tensors["c1.weight"].flatten()[0] = 1e300
+    assert "c1.weight has values that are NaN or Inf" in refused(resealed(saved, model=safetensors.torch.save(tensors)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"divide": torch.tensor(0.0)}, "divide is 0.0"),
+        ({"divide": torch.tensor(-1.0)}, "divide is -1.0"),
+        ({"divide": torch.tensor(1e-40)}, "divide is 9.9"),
+        ({"divide": torch.tensor([1.0, 0.0, 1.0])}, "divide is [1.0, 0.0, 1.0]"),
+        ({"divide": torch.ones(2)}, "divide is [1.0, 1.0]"),
+        ({"divide": torch.tensor(float("nan"))}, "divide has values that are NaN"),
+        ({"mean": torch.full((32, 32, 3), float("inf"))}, "mean has values that are NaN or Inf"),
+        ({"mean": torch.zeros(31, 31, 3)}, "do not fit the preprocessing"),
+        ({"mean": torch.zeros(3)}, "do not fit the preprocessing"),
+        ({"mean": torch.zeros(())}, "do not fit the preprocessing"),
+        ({"color_std": torch.zeros(4)}, "do not fit the preprocessing"),
+        ({"color_axes": torch.full((3, 3), float("nan"))}, "color_axes has values that are NaN"),
+        ({"extra": torch.zeros(3)}, "mean.safetensors holds color_axes, color_std, divide, extra, mean"),
+    ],
+)  # fmt: skip
+def test_statistics_that_give_no_numbers_are_refused(bundle, saved, changes, text):
+    tensors = bundle.statistics.tensors() | changes
+    assert text in refused(resealed(saved, mean=safetensors.torch.save(tensors)))
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"preprocessing/stored_size": "32"}, "Expected `int`, got `str` - at `$.preprocessing.stored_size`"),
+        ({"preprocessing/stored_size": 32.5}, "Expected `int`, got `float`"),
+        ({"preprocessing/stored_size": 20000}, "`$.preprocessing.stored_size`"),
+        ({"preprocessing/stored_size": 0}, "`$.preprocessing.stored_size`"),
+        ({"preprocessing/stored_size": True}, "Expected `int`, got `bool`"),
+        ({"preprocessing/fit": "stretch"}, "`$.preprocessing.fit`"),
+        ({"preprocessing/subtract": "nothing"}, "`$.preprocessing.subtract`"),
+        ({"preprocessing": []}, "Expected `object`, got `array` - at `$.preprocessing`"),
+        ({"model/image_size": 20000}, "`$.model.image_size`"),
+        ({"model/image_size": "32"}, "`$.model.image_size`"),
+        ({"model/in_channels": 2}, "`$.model.in_channels`"),
+        ({"model/name": 3}, "`$.model.name`"),
+        ({"model/name": "nosuch"}, "model 'nosuch' does not exist"),
+        ({"model/layer_files": {"name": "x"}}, "`$.model.layer_files`"),
+        ({"model/initialization": []}, "`$.model.initialization`"),
+        ({"classes": "ab"}, "Expected `array`, got `str` - at `$.classes`"),
+        ({"classes": None}, "got `null` - at `$.classes`"),
+        ({"classes": [1, 2]}, "Expected `str`, got `int`"),
+        ({"classes": []}, "0 classes"),
+        ({"classes": ["a"] * 10}, "classes 0 and 1 have the same name 'a'"),
+        ({"classes": ["\x1b[2J", *"abcdefghi"]}, "class 0 is '\\x1b[2J': control and text-direction"),
+        ({"classes": ["a\u202eb", *"bcdefghij"]}, "class 0 is 'a\\u202eb'"),
+        ({"recipe": 3}, "`$.recipe`"),
+        ({"metrics": []}, "`$.metrics`"),
+        ({"data": "x"}, "`$.data`"),
+        ({"calibration": {"temperature": 0}}, "`$.calibration.temperature`"),
+        ({"calibration": {"temperature": "1"}}, "`$.calibration.temperature`"),
+        ({"calibration": {"thresholds": {"0.1": 2}}}, "calibration.thresholds"),
+        ({"calibration": {"thresholds": {"x": 0.5}}}, "threshold for 'x'"),
+        ({"calibration": {"thresholds": {"nan": 0.5}}}, "is damaged"),
+        ({"calibration": []}, "`$.calibration`"),
+        ({"version": "1"}, "has version '1'"),
+        ({"version": True}, "has version True"),
+        ({"version": [1]}, "has version [1]"),
+    ],
+)  # fmt: skip
+def test_a_config_that_is_not_of_the_schema_is_refused(saved, config, text):
+    assert text in refused(resealed(saved, config))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"[" * 200_000 + b"]" * 200_000, b'{"a":' * 200_000 + b"1" + b"}" * 200_000, b"\xff\xfe", b"null", b"[]", b"",
+     b'{"format": "alexnet-bundle", "version": 1, "x": NaN}',
+     b'{"format": "alexnet-bundle", "version": 1, "x": 1e999}'],
+)  # fmt: skip
+def test_a_config_that_is_no_json_of_ours_is_refused(saved, data):
+    (saved / "config.json").write_bytes(data)
+    refused(saved)
+
+
+ROW = [0.1] * 10
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        {"00.png": ROW[:9]}, {"00.png": [*ROW, 0.0]}, {"00.png": []}, {"00.png": [ROW]}, {"00.png": {"a": 1}},
+        {"00.png": ["0.1"] * 10}, {"00.png": [2.0] * 10}, {"00.png": [-0.1] * 10}, {"00.png": None}, [ROW], None, 3,
+        {"02.png": ROW}, {"../golden/00.png": ROW}, {"expected.json": ROW}, {"\x00.png": ROW},
+    ],
+)  # fmt: skip
+def test_golden_probabilities_that_can_not_be_are_refused(saved, expected):
+    refused(resealed(saved, expected=json.dumps(expected).encode()))
+
+
+def test_golden_probabilities_nested_deeply_are_refused(saved):
+    refused(resealed(saved, expected=b"[" * 200_000 + b"]" * 200_000))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/dev/zero", "../x", "/etc/passwd", "a\0b", "golden/../../x", "golden", "", "golden/a/b.png", "x.txt", "a\nb"],
+)
+def test_a_table_of_hashes_names_files_of_a_bundle_only(saved, name):
+    content = json.loads((saved / "config.json").read_text())
+    assert "is damaged" in refused(resealed(saved, {"sha256": content["sha256"] | {name: "0" * 64}}))
+
+
+@pytest.mark.parametrize("sha256", ["0" * 63, "Z" * 64, "", 3, None, ["0" * 64]])
+def test_a_table_of_hashes_holds_hashes_only(saved, sha256):
+    edited(saved, sha256=json.loads((saved / "config.json").read_text())["sha256"] | {"README.md": sha256})
+    assert "is damaged" in refused(saved)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", ["out", "/dev/zero", "pipe", "folder", "loop"])
+def test_a_file_that_is_a_link_out_or_a_pipe_is_refused(saved, tmp_path, name, kind):
+    path = saved / name
+    path.rename(tmp_path / "outside")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to({"out": tmp_path / "outside", "loop": path}.get(kind, kind))
+    text = refused(saved)
+    assert name in text
+    assert "link out of the folder" in text or "not a regular file" in text or kind == "loop"
+
+
+def test_links_inside_and_a_link_to_the_bundle_itself_are_fine(saved, tmp_path):
+    (saved / "weights").mkdir()
+    (saved / "model.safetensors").rename(saved / "weights" / "x")
+    (saved / "model.safetensors").symlink_to("weights/x")
+    (tmp_path / "link").symlink_to(saved)
+    assert Bundle.load(tmp_path / "link").classes
+
+
+def test_names_that_a_bundle_can_not_have_are_not_written(bundle, tmp_path):
+    for change in (
+        {"classes": ("a", "b\x1b")},
+        {"golden": [Golden("../x", b"", [])]},
+        {"golden": [Golden("a/b", b"", [])]},
+    ):
+        with pytest.raises(BundleError, match="can not be saved with"):
+            dataclasses.replace(bundle, **change).save(tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())

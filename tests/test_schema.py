@@ -1,7 +1,7 @@
 """What is read from outside is checked: JSON, class names, and where a file really lies."""
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import pytest
@@ -13,6 +13,7 @@ from alexnet.schema import JSON_DEPTH, check, class_fault, parse_json, read_json
 class Entry(msgspec.Struct):
     size: Annotated[int, Meta(ge=1, le=100)]
     names: list[str] = []
+    kind: Literal["a", "b"] = "a"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,7 @@ def test_json_that_is_read():
         ({}, "missing required field `size`"),
         ([], "Expected `object`, got `array`"),
         ({"size": 3, "names": ["a", 1]}, "Expected `str`, got `int`"),
+        ({"size": 3, "kind": "\x1b[2J"}, r"Invalid enum value '\\x1b\[2J'"),
     ],
 )
 def test_a_value_of_another_type_is_named_with_its_place(value, message):

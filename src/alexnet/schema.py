@@ -15,6 +15,8 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from alexnet.errors import printable
+
 T = TypeVar("T")
 
 JSON_BYTES, JSON_DEPTH = 64 << 20, 64  # of one file, and of arrays and objects within each other
@@ -51,7 +53,7 @@ def check(value: Any, schema: type[T]) -> T:
     try:
         return msgspec.convert(value, schema)
     except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(printable(str(error))) from error  # it may quote the value
 
 
 def class_fault(names: Sequence[Any]) -> str:

@@ -1,6 +1,9 @@
 """The seal: any changed byte is seen, and damaged manifests end in one line."""
 
+import dataclasses
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.deploy import seal
+from alexnet.deploy.runtime import Exported
 from alexnet.deploy.seal import Manifest, Replay
+from alexnet.deploy.verify import verify
 from alexnet.errors import BundleError
 
 MANIFEST = Manifest(
@@ -48,12 +53,26 @@ def test_the_class_names_are_the_last_array_of_an_onnx_file():
     [
         ({"format": "other"}, "is of format 'other'"),
         ({"version": 2}, "version 2; must be alexnet-export version 1; export it again"),
-        ({"classes": 3}, "is damaged: its manifest has TypeError"),
-        ({"classes": ["a"]}, "2 probabilities of 1 classes"),
-        ({"input": "bgr"}, "'bgr' in place of pictures or decoded"),
-        ({"golden": [{}]}, "is damaged: its manifest has KeyError"),
+        ({"classes": 3}, "is damaged: its manifest has Expected `array`, got `int` - at `$.classes`"),
+        ({"classes": ["a"]}, "1 classes: at least 2"),
+        ({"classes": ["a", "b", "c"]}, "2 probabilities of 3 classes"),
+        ({"input": "bgr"}, "Invalid enum value 'bgr' - at `$.input`"),
+        ({"golden": [{}]}, "missing required field `name` - at `$.golden[0]`"),
         ({"golden": [{"name": "a", "png": "?", "probabilities": [1, 2]}]}, "is damaged"),
-        ({"stored_size": None}, "is damaged"),
+        ({"stored_size": None}, "`$.stored_size`"),
+        ({"stored_size": "32"}, "`$.stored_size`"),
+        ({"stored_size": 32.5}, "`$.stored_size`"),
+        ({"stored_size": 20000}, "`$.stored_size`"),
+        ({"classes": ["a", "\x1b[2J"]}, "control and text-direction characters"),
+        ({"classes": ["a", "a"]}, "have the same name"),
+        ({"tolerance": 0.5}, "a tolerance of 0.5 for fp32"),
+        ({"tolerance": float("nan")}, "NaN in place of a number"),
+        ({"tolerance": -1}, "`$.tolerance`"),
+        ({"thresholds": {"x": 0.5}}, "is damaged"),
+        ({"thresholds": {"0.1": 7}}, "thresholds"),
+        ({"bin_sha256": "x"}, "`$.bin_sha256`"),
+        ({"golden": [{"name": "a", "png": "", "probabilities": [[0.5], [0.5]]}]}, "probabilities"),
+        ({"golden": [{"name": "a", "png": "", "probabilities": [7.0, 0.5]}]}, "probabilities"),
     ],
 )
 def test_a_damaged_manifest_is_named(change, text):
@@ -85,3 +104,72 @@ def test_no_file_of_ours(tmp_path):
         seal.check(tmp_path / "net.tflite")
     with pytest.raises(BundleError, match=r"can not be read: No such file"):
         seal.check(tmp_path / "net.onnx")
+
+
+def test_a_manifest_nested_deeply_is_damaged():
+    with pytest.raises(BundleError, match="nested"):
+        Manifest.from_json("[" * 200_000 + "]" * 200_000, Path("net.onnx"))
+
+
+def resealed(
+    onnx_file: Path, path: Path, change=None, weight: float | None = None, names: list[str] | None = None
+) -> Path:
+    """A copy of an exported file with another manifest, weight or entry of class names, and a seal that fits."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(onnx_file)
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    del model.metadata_props[:]
+    if weight is not None:
+        first = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 4)
+        values = onnx.numpy_helper.to_array(first).copy()
+        values.flat[0] = weight
+        first.CopyFrom(onnx.numpy_helper.from_array(values, first.name))
+    manifest = Manifest.from_json(entries["alexnet"], onnx_file)
+    data = seal.sealed(model.SerializeToString(), dataclasses.replace(manifest, **(change or {})), ".onnx")
+    if names is not None:
+        body = (
+            data[: -len(seal._BEFORE[".onnx"]) - 64] + seal._entry("classes", json.dumps(names)) + seal._BEFORE[".onnx"]
+        )
+        data = body + hashlib.sha256(body).hexdigest().encode()
+    path.write_bytes(data)
+    return path
+
+
+def test_an_onnx_file_whose_metadata_was_edited_is_refused(onnx_file, tmp_path):
+    path = tmp_path / "net.onnx"
+    classes = Exported.load(resealed(onnx_file, path)).classes
+    swapped = [classes[1], classes[0], *classes[2:]]
+    with pytest.raises(BundleError, match="its entry of classes is not that of its manifest"):
+        Exported.load(resealed(onnx_file, path, names=swapped))
+    with pytest.raises(BundleError, match="classes in another order"):
+        verify(resealed(onnx_file, path, {"classes": tuple(swapped)}), onnx_file)
+    for change in ({"tolerance": 1.0}, {"stored_size": 20000}, {"classes": ("a", "b\x07")}):
+        with pytest.raises(BundleError, match="is damaged: its manifest has"):
+            Exported.load(resealed(onnx_file, path, change))
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 3e38])
+def test_an_onnx_file_that_computes_no_numbers_is_refused(onnx_file, tmp_path, weight, digit_file):
+    path = resealed(onnx_file, tmp_path / "net.onnx", weight=weight)
+    with pytest.raises(BundleError, match="its probabilities are NaN or Inf"):
+        Exported.load(path).predict([digit_file])
+
+
+def test_weights_beside_an_openvino_file_are_a_regular_file(tmp_path):
+    path = tmp_path / "net.xml"
+    path.write_bytes(seal.sealed(b"<net></net>", MANIFEST, ".xml"))
+    os.mkfifo(tmp_path / "net.bin")
+    with pytest.raises(BundleError, match=r"net\.bin is damaged: it is not a regular file"):
+        seal.manifest_of(path)
+
+
+def test_an_onnx_file_whose_weights_lie_in_another_file_is_refused(onnx_file, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(onnx_file)
+    manifest = Manifest.from_json({e.key: e.value for e in model.metadata_props}["alexnet"], onnx_file)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(seal.sealed(path.read_bytes(), manifest, ".onnx"))
+    with pytest.raises(BundleError, match="onnxruntime can not open it"):
+        Exported.load(path)

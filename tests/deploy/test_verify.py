@@ -207,7 +207,10 @@ def test_a_server_that_names_its_classes_otherwise(cifar, saved_bundle):
         ("<html>", "/v1/model answers no JSON"),
         ("[]", "/v1/model answers no JSON object; must be an alexnet server; check the address"),
         ('{"classes": []}', "/v1/model names no classes"),
-        ('{"classes": ["a", "b"], "golden": [{"name": 1}]}', "has a golden picture without 'png'"),
+        ('{"classes": ["a", "b"], "golden": [{"name": 1}]}', "has a golden picture that is none: Expected `str`"),
+        ('{"classes": ["a", "b"], "golden": [{"name": "x", "png": "", "probabilities": [1]}]}', "1 probabilities of 2"),
+        ('{"classes": ["a", "b\\u001b"]}', "/v1/model names no classes"),
+        ("[" * 200_000 + "]" * 200_000, "/v1/model answers no JSON"),
         ('{"classes": ["a", "b"]}', "other classes"),
     ],
 )

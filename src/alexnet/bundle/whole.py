@@ -44,7 +44,7 @@ from alexnet.card import model_card
 from alexnet.compression import file as compressed
 from alexnet.data.pixels import Fit
 from alexnet.data.writing import current, whole_folder
-from alexnet.errors import BundleError
+from alexnet.errors import BundleError, ModelError
 from alexnet.models import blank_model, create_model
 from alexnet.models.cuda_convnet import Data, Files, GraphNetwork, build
 from alexnet.models.network import Network, nonfinite
@@ -175,6 +175,8 @@ class Bundle:
                 weights = read_tensors(weights_file)
             network = _filled(network, weights, model, classes)
             statistics = _statistics(regular_file(path, "mean.safetensors", links_within), config)
+        except ModelError as error:
+            raise BundleError(f"bundle {path}: {error.what}", error.must, "use another copy") from error
         except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, OSError) as error:
             reason = " ".join(str(error).split())  # PyTorch's has several lines
             raise BundleError(f"bundle {path} does not hold together: {reason}", "", "use another copy") from error

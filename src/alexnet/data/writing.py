@@ -102,6 +102,7 @@ def scratch_folder(path: Path) -> Iterator[Path]:
         with _held(folder):
             yield folder
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
         _sweep(path)
 
 

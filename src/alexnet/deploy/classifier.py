@@ -122,6 +122,8 @@ class Classifier:
             side=self.network.image_size, channels=self.network.in_channels, views=views,
         )  # fmt: skip
         probabilities: NDArray[np.float32] = calibrated(result, self.bundle.temperature).exp().cpu().numpy()
+        if not np.isfinite(probabilities).all():  # finite weights can still be too large for float32
+            raise BundleError(f"{self.network.name} computes probabilities that are NaN", "", "use another copy")
         return probabilities
 
     def _batches(

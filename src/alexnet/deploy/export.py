@@ -25,7 +25,7 @@ from alexnet.data.writing import scratch_folder, sha256_of, sync_folder, write_f
 from alexnet.deploy import export_int8, seal
 from alexnet.deploy.classifier import Classifier
 from alexnet.deploy.runtime import Exported, missing
-from alexnet.deploy.seal import Manifest, Replay
+from alexnet.deploy.seal import TOLERANCE, Manifest, Replay
 from alexnet.deploy.whole import Input, Whole
 from alexnet.errors import BundleError
 
@@ -35,7 +35,6 @@ SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
 # How far a probability may lie from the original's. float32 differs by the order of adding alone; the others are
 # limits against a wrong conversion, what they cost is measured on the validation split.
-TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.25}
 OPSET = 18  # of 2022: onnxruntime 1.14 and later, onnxruntime-web included
 
 

@@ -4,7 +4,6 @@ One connection a request, no redirects, no proxies: what answers is what was nam
 """
 
 import http.client
-import json
 import secrets
 import socket
 import ssl
@@ -17,8 +16,9 @@ from numpy.typing import NDArray
 
 from alexnet.data import pixels
 from alexnet.deploy.answers import Picture, named
-from alexnet.deploy.seal import Replay
+from alexnet.deploy.seal import GoldenEntry, Replay
 from alexnet.errors import BundleError
+from alexnet.schema import check, class_fault, parse_json
 
 SECONDS = 30.0  # to connect, and for each part of an answer
 MOST_BYTES = 64_000_000  # of an answer
@@ -37,23 +37,17 @@ class Remote:
             raise BundleError(f"{url!r} is no address of a server", "http://HOST:PORT")
         self.about = self._ask("GET", "/v1/model")
         names = self.about.get("classes")
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, list) or class_fault(names):
             raise self._strange("/v1/model", "names no classes")
         self.classes: tuple[str, ...] = tuple(names)
 
     def golden(self) -> list[Replay]:
         """The golden pictures that the server offers for checking; none if it offers none."""
-        import base64
-
         try:
-            return [
-                Replay(
-                    str(g["name"]), base64.b64decode(g["png"], validate=True), [float(p) for p in g["probabilities"]]
-                )
-                for g in self.about.get("golden") or []
-            ]
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._strange("/v1/model", f"has a golden picture without {error}") from error
+            entries = check(self.about.get("golden") or [], list[GoldenEntry])
+            return [entry.replay(len(self.classes)) for entry in entries]
+        except ValueError as error:
+            raise self._strange("/v1/model", f"has a golden picture that is none: {error}") from error
 
     def probabilities(self, pictures: Picture | Sequence[Picture]) -> NDArray[np.float32]:
         """Class probabilities of each picture, in the order of ``classes``: float32 [N, K]."""
@@ -106,7 +100,7 @@ class Remote:
             shown = " ".join(text[:200].decode("utf-8", "replace").split())
             raise self._strange(path, f"answers {status}: {shown}" if status != 200 else "answers without end")
         try:
-            answer = json.loads(text)
+            answer = parse_json(text)
         except ValueError as error:
             raise self._strange(path, f"answers no JSON ({error})") from error
         if not isinstance(answer, dict):

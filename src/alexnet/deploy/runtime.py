@@ -81,6 +81,8 @@ class Exported:
             found = np.asarray(self._run(np.ascontiguousarray(batch)), np.float32)
         except Exception as error:  # each runtime has its own
             raise seal.damaged(self.path, f"it can not be run ({error})") from error
+        if not np.isfinite(found).all():
+            raise seal.damaged(self.path, "its probabilities are NaN or Inf")
         if found.shape != (count, len(self.classes)):
             raise seal.damaged(self.path, f"it answers {list(found.shape)} for {count} pictures")
         return found
@@ -101,12 +103,16 @@ def _open_onnx(path: Path) -> tuple[Manifest, Run]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        text = session.get_modelmeta().custom_metadata_map.get("alexnet", "")
+        # From bytes: a file that names others for its weights, which no seal covers, is refused then.
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        metadata = session.get_modelmeta().custom_metadata_map
         name = session.get_inputs()[0].name
     except Exception as error:  # onnxruntime's own, a dozen classes
         raise seal.damaged(path, f"onnxruntime can not open it ({error})") from error
-    return Manifest.from_json(text, path), lambda batch: session.run(["probabilities"], {name: batch})[0]
+    manifest = Manifest.from_json(metadata.get("alexnet", ""), path)
+    if metadata.get("classes") != seal.classes_json(manifest.classes):  # which other programs read
+        raise seal.damaged(path, "its entry of classes is not that of its manifest")
+    return manifest, lambda batch: session.run(["probabilities"], {name: batch})[0]
 
 
 def _open_openvino(path: Path) -> tuple[Manifest, Run]:

@@ -14,15 +14,22 @@ import binascii
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
 
 from alexnet.data.writing import sha256_of
 from alexnet.errors import BundleError
+from alexnet.schema import JSON_BYTES, Positive, Probability, Size, class_fault, parse_json
+from alexnet.schema import check as check_schema
 
 FORMAT, VERSION = "alexnet-export", 1
+# How far a probability may lie from the original's, per precision.
+TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.25}
 FORMATS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}
 
 
@@ -63,45 +70,57 @@ class Manifest:
     def from_json(cls, text: str, path: Path) -> "Manifest":
         """Read and check; ``path`` is for the :class:`BundleError`."""
         try:
-            about = json.loads(text)
-            if about["format"] != FORMAT or about["version"] != VERSION:
+            about = parse_json(text.encode())
+            if not isinstance(about, dict):
+                raise ValueError("no JSON object")
+            if about.get("format") != FORMAT or about.get("version") != VERSION:
                 raise BundleError(
-                    f"{path} is of format {about['format']!r:.40} version {about['version']!r:.20}",
+                    f"{path} is of format {about.get('format')!r:.40} version {about.get('version')!r:.20}",
                     f"{FORMAT} version {VERSION}", "export it again, or install a newer alexnet",
                 )  # fmt: skip
-            return cls(
-                classes=tuple(_text(name) for name in about["classes"]),
-                input=_one_of(about["input"], "pictures", "decoded"),
-                precision=_one_of(about["precision"], "fp32", "fp16", "int8"),
-                stored_size=int(about["stored_size"]),
-                fit=_one_of(about["fit"], "crop", "pad", "squash"),
-                tolerance=float(about["tolerance"]),
-                network=_text(about["network"]),
-                golden=tuple(_replay(g, len(about["classes"])) for g in about["golden"]),
-                bin_sha256=_text(about["bin_sha256"]),
-                thresholds={str(float(k)): float(p) for k, p in about.get("thresholds", {}).items()},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(path, f"its manifest has {type(error).__name__} {error}") from error
+            checked = check_schema(about, _Schema)
+            if fault := class_fault(checked.classes):
+                raise ValueError(fault)
+            if checked.tolerance > TOLERANCE[checked.precision]:
+                raise ValueError(f"a tolerance of {checked.tolerance:g} for {checked.precision}")
+            fields = msgspec.structs.asdict(checked)
+            fields["thresholds"] = {str(float(k)): p for k, p in checked.thresholds.items()}
+            golden = tuple(entry.replay(len(checked.classes)) for entry in checked.golden)
+            return cls(**fields | {"classes": tuple(checked.classes), "golden": golden})
+        except ValueError as error:
+            raise damaged(path, f"its manifest has {error}") from error
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r:.40} in place of text")
-    return value
+class GoldenEntry(msgspec.Struct):
+    """A :class:`Replay` in JSON."""
+
+    name: str
+    png: str
+    probabilities: list[Probability]
+
+    def replay(self, classes: int) -> Replay:
+        """With its bytes; raises ValueError unless it has a probability for each of so many ``classes``."""
+        if len(self.probabilities) != classes:
+            raise ValueError(f"{len(self.probabilities)} probabilities of {classes} classes")
+        return Replay(self.name, base64.b64decode(self.png, validate=True), self.probabilities)
 
 
-def _one_of(value: Any, *choices: str) -> str:
-    if value not in choices:
-        raise ValueError(f"{value!r:.40} in place of {' or '.join(choices)}")
-    return str(value)
+class _Schema(msgspec.Struct):
+    classes: list[str]
+    input: Literal["pictures", "decoded"]
+    precision: Literal["fp32", "fp16", "int8"]
+    stored_size: Size
+    fit: Literal["crop", "pad", "squash"]
+    tolerance: Positive
+    network: str
+    golden: list[GoldenEntry]
+    bin_sha256: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    thresholds: dict[str, Probability] = {}
 
 
-def _replay(about: Mapping[str, Any], classes: int) -> Replay:
-    row = [float(p) for p in about["probabilities"]]
-    if len(row) != classes:
-        raise ValueError(f"{len(row)} probabilities of {classes} classes")
-    return Replay(_text(about["name"]), base64.b64decode(about["png"], validate=True), row)
+def classes_json(classes: Sequence[str]) -> str:
+    """The class names as the ONNX metadata entry ``classes`` has them."""
+    return json.dumps(classes, ensure_ascii=False)
 
 
 def damaged(path: Path, why: str) -> BundleError:
@@ -133,7 +152,7 @@ def sealed(body: bytes, manifest: Manifest, suffix: str) -> bytes:
     """The whole file: what the format's own library wrote, the manifest, the seal."""
     if suffix == ".onnx":
         body += _entry("alexnet", manifest.to_json())
-        body += _entry("classes", json.dumps(manifest.classes, ensure_ascii=False))
+        body += _entry("classes", classes_json(manifest.classes))
     elif suffix == ".xml":
         body = body.rstrip() + b"\n<!-- alexnet " + base64.b64encode(manifest.to_json().encode()) + b" -->\n"
     else:  # its manifest is in the archive already; an archive ends with the length of its comment
@@ -172,6 +191,8 @@ def manifest_of(path: Path) -> Manifest:
         text = path.read_bytes().rsplit(b"<!-- alexnet ", 1)[1].split(b" -->", 1)[0]
         manifest = Manifest.from_json(base64.b64decode(text, validate=True).decode(), path)
         weights = path.with_suffix(".bin")
+        if weights.exists() and not weights.is_file():
+            raise damaged(weights, "it is not a regular file")
         found = sha256_of(weights)
     except OSError as error:
         raise BundleError(f"{path} lacks {path.stem}.bin: {error.strerror}", "both files together") from error
@@ -188,6 +209,8 @@ def _archived(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             name = next(n for n in archive.namelist() if n.endswith("extra/alexnet.json"))
+            if archive.getinfo(name).file_size > JSON_BYTES:
+                raise ValueError(f"{archive.getinfo(name).file_size:,} bytes")
             return archive.read(name).decode()
     except (OSError, zipfile.BadZipFile, StopIteration, UnicodeDecodeError, ValueError, EOFError) as error:
         raise damaged(path, f"its manifest can not be read ({type(error).__name__} {error})") from error
