@@ -111,3 +111,85 @@ def test_every_row_group_is_read_once_and_two_are_kept(tmp_path, monkeypatch):
     assert sum(map(len, store.splits.values())) == 240 and len(read) == len(set(read)) == 8 + 2 + 2 and max(kept) <= 2
     with pytest.raises(DataError, match="mixed, of parquet files"):
         prepare(source, tmp_path / "t", size=8, mixed=True)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [[1, 2], ["a", "b"], [1.5, 2.0], [True, False], [None, None], [[1], [2]], [{"path": "a"}] * 2,
+     [{"bytes": 9_000_000_000_000, "path": "a"}] * 2, [{"bytes": "text", "path": "a"}] * 2,
+     [{"bytes": [1, 2], "path": "a"}] * 2],
+    ids=["integers", "text", "floats", "booleans", "nulls", "lists", "paths", "sizes", "texts", "lists of bytes"],
+)  # fmt: skip
+def test_a_column_that_holds_no_encoded_images_is_refused_in_one_line(tmp_path, cells):
+    """An integer in place of bytes asked for as many zeros, others were tracebacks at the first image."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    for split in ("train", "test"):
+        parquet.write_table(arrow.table({"img": cells, "label": [0, 1]}), tmp_path / f"{split}-0.parquet")
+    with pytest.raises(
+        DataError, match=r"column img holds .*; must be encoded images: .*; convert the column"
+    ) as caught:
+        open_source(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_as_plain_or_large_binary_are_read(tmp_path):
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    for split, kind in (("train", arrow.binary()), ("test", arrow.large_binary())):
+        cells = arrow.array([png_bytes(0), png_bytes(1)], kind)
+        parquet.write_table(arrow.table({"img": cells, "label": [0, 1]}), tmp_path / f"{split}-0.parquet")
+    source = open_source(tmp_path)
+    for split in ("train", "test"):
+        assert [picture.load() for picture in source.splits[split]] == [png_bytes(0), png_bytes(1)]
+
+
+@pytest.mark.parametrize("label", ["a", 1.0, None, [1], b"a", {"a": 1}, -1, 2**62, 2_000_000_000])
+def test_labels_that_number_no_class_are_refused(tmp_path, label):
+    """Without class names the largest label tells how many there are: 2^62 would be a list of as many names."""
+    for split in ("train", "test"):
+        write_parquet(tmp_path, names=(), split=split, labels=[label] * 2 if not isinstance(label, int) else [0, label])
+    with pytest.raises(DataError, match=r"#000000\d: label .*; must be (an integer|0 to \d+)"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ("ab", "not a list"), ({"a": 0, "b": 1}, "not a list"), ([1, 2], "class 0 is 1"), (["a", "a"], "the same name"),
+        (["a", ""], "class 1 is ''"), (["a", None], "class 1 is None"), (["a", "x" * 10_001], "class 1 is"),
+        (["a", "\x1b[31m"], "control"), (["a", "b\nc"], "control"), (["a\u202eb", "c"], "text-dir"), (["a"], "1 cl"),
+    ],
+)  # fmt: skip
+def test_class_names_of_the_wrong_kind_are_refused(tmp_path, names, reason):
+    import pyarrow.parquet as parquet
+
+    about = json.dumps({"info": {"features": {"label": {"names": names}}}})
+    for split in ("train", "test"):
+        write_parquet(tmp_path, names=(), split=split, labels=(0, 1))
+        path = tmp_path / f"{split}-00000-of-00001.parquet"
+        parquet.write_table(parquet.read_table(path).replace_schema_metadata({"huggingface": about}), path)
+    with pytest.raises(DataError, match=reason) as caught:
+        open_source(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def test_files_that_number_the_classes_otherwise_are_refused(tmp_path):
+    write_parquet(tmp_path, names=("a", "b"))
+    write_parquet(tmp_path, names=("b", "a"), split="test", labels=(0, 1))
+    with pytest.raises(DataError, match="other class names than"):
+        open_source(tmp_path)
+
+
+def test_a_column_that_comes_twice_is_refused(tmp_path):
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    for split in ("train", "test"):
+        columns = [arrow.array([png_bytes(0), png_bytes(1)])] * 2 + [arrow.array([0, 1])]
+        table = arrow.Table.from_arrays(columns, ["img", "img", "label"])
+        parquet.write_table(table, tmp_path / f"{split}-0.parquet")
+    with pytest.raises(DataError, match="column 'img' twice"):
+        open_source(tmp_path)

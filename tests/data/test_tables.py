@@ -213,3 +213,11 @@ def test_labels_that_are_missing_values(table, missing):
 def test_labels_that_are_one_number(table):
     with pytest.raises(DataError, match=r"classes '1' .* and '1\.0' .* are one number"):
         open_source(table("path,label", "a.png,1", "b.png,1.0", "c.png,2"))
+
+
+def test_a_label_that_is_too_long_to_be_a_class_is_refused_before_training(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(png_bytes(0))
+    (tmp_path / "t.csv").write_text(f"path,label\na.png,{'x' * 10_001}\nb.png,b\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"class 1 is 'xxx.*: it must be text of 1 to 10,000 characters; rename"):
+        open_source(tmp_path / "t.csv")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import DataError, printable
+from alexnet.schema import class_fault
 
 SPLITS = {  # folder or file name, lower case → split
     **dict.fromkeys(("train", "training", "trn", "trainset", "traindata", "trainval"), "train"),
@@ -116,6 +117,8 @@ def source_of(
         digest.update(json.dumps([split, picture.origin, picture.label, stamp, *grouped]).encode())
     if len(classes) < 2:
         raise DataError(f"{name}: {len(classes)} class", "at least 2 classes", "add a folder of other pictures")
+    if fault := class_fault(classes):
+        raise DataError(f"{name}: {fault}", "", "rename the class")
     if set(splits) == {"train", "validation"}:  # of two, the second is the test split, whatever it is called
         notes.append("two splits: validation is used as test, and validation is cut from train")
         splits["test"] = splits.pop("validation")

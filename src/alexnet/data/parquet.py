@@ -3,7 +3,6 @@
 The only door to pyarrow, which is imported when there are such files.
 """
 
-import json
 import re
 import threading
 from collections import OrderedDict
@@ -16,7 +15,10 @@ from typing import Any
 import numpy as np
 
 from alexnet.data.listing import SPLITS, Faults, Picture, Row, Source, shown, source_of, stamp_of
-from alexnet.errors import DataError, PictureError
+from alexnet.errors import DataError, PictureError, printable
+from alexnet.schema import class_fault, parse_json
+
+MAX_CLASSES = 1_000_000  # of a file without class names, whose largest label tells how many there are
 
 
 def parquet_files(root: Path) -> dict[str, list[Path]]:
@@ -44,17 +46,22 @@ def read_parquet(root: Path, files: Mapping[str, list[Path]], faults: Faults | N
     except (OSError, arrow.ArrowException) as error:
         what = f"{shown(root)}: {' '.join(str(error).split())}"
         raise DataError(what, "readable parquet files", "get them again") from error
-    names = _names(tables[0][1].class_names, rows)
+    known = tables[0][1].class_names
+    for _, table in tables:  # a label means the same class in every file
+        if table.class_names != known:
+            what = f"{shown(table.path)}: other class names than {shown(tables[0][1].path.name)}"
+            raise DataError(what, "the same in every file, in one order", "write the files again from one data set")
+    names = _names(known, rows)
     return replace(source_of(shown(root.resolve().name), names, rows, faults=faults), in_order=True)
 
 
 def _names(known: list[str], rows: list[Row]) -> list[str]:
     """The classes: names that the file knows, else numbers. Raises DataError for a label that is none of them."""
-    names = known or [str(number) for number in range(1 + max((row.picture.label for row in rows), default=-1))]
+    count = len(known) or min(MAX_CLASSES, 1 + max((row.picture.label for row in rows), default=-1))
     for row in rows:
-        if not 0 <= row.picture.label < len(names):
-            raise DataError(f"{row.picture.origin}: label {row.picture.label}", f"0 to {len(names) - 1}", "mend it")
-    return names
+        if not 0 <= row.picture.label < count:
+            raise DataError(f"{row.picture.origin}: label {row.picture.label}", f"0 to {max(0, count - 1)}", "mend it")
+    return known or [str(number) for number in range(count)]
 
 
 class _Table:
@@ -69,7 +76,12 @@ class _Table:
         self.label = next((name for name in ("label", "fine_label") if name in names), "")
         if not self.image or not self.label:
             must = "img or image, and label or fine_label"
-            raise DataError(f"{shown(path)}: columns {', '.join(names)}", must, "rename the columns")
+            columns = ", ".join(map(printable, names))
+            raise DataError(f"{shown(path)}: columns {columns:.200}", must, "rename the columns")
+        if names.count(self.image) > 1 or names.count(self.label) > 1:
+            twice = self.image if names.count(self.image) > 1 else self.label
+            raise DataError(f"{shown(path)}: column {twice!r} twice", "once each", "rename one")
+        self._check_images()
         self.class_names = self._class_names()
         counts = [self.file.metadata.row_group(group).num_rows for group in range(self.file.num_row_groups)]
         self.starts = np.cumsum([0, *counts])
@@ -80,13 +92,36 @@ class _Table:
         """Another process opens the file again."""
         return _Table, (self.path,)
 
+    def _check_images(self) -> None:
+        """Raise DataError unless the image column holds structures of which ``bytes`` is binary, or binary itself."""
+        import pyarrow as arrow
+
+        kind = self.file.schema_arrow.field(self.image).type
+        content = kind
+        if arrow.types.is_struct(kind):
+            content = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else arrow.null()
+        known = arrow.types.is_binary(content) or arrow.types.is_large_binary(content)
+        if self.file.metadata.num_rows and not known:
+            what = f"{shown(self.path)}: column {self.image} holds {kind!s:.80}"
+            raise DataError(
+                what, "encoded images: struct<bytes: binary, path: string>, or binary", "convert the column"
+            )
+
     def _class_names(self) -> list[str]:
-        """From the schema's metadata; empty where it has none."""
+        """From the schema's metadata; empty where it has none. Raises DataError for names that can not be."""
         try:
-            about = json.loads((self.file.schema_arrow.metadata or {})[b"huggingface"])
-            return [str(name) for name in about["info"]["features"][self.label]["names"]]
+            about = parse_json((self.file.schema_arrow.metadata or {})[b"huggingface"])
+            names = about["info"]["features"][self.label]["names"]
         except (KeyError, TypeError, ValueError):
             return []
+        if names is None:
+            return []
+        fault = class_fault(names) if isinstance(names, list) else "the class names are not a list"
+        if fault:
+            raise DataError(
+                f"{shown(self.path)}: {fault}", "the names of at least two classes", "mend the file's metadata"
+            )
+        return list(names)
 
     def rows(self, root: Path, split: str) -> Iterator[Row]:
         """One row a picture; its origin is the file's name in ``root`` and the picture's number."""
@@ -95,7 +130,7 @@ class _Table:
         for index, label in enumerate(labels):
             origin = f"{name}#{index:07d}"
             if not isinstance(label, int):
-                raise DataError(f"{origin}: label {label!r}", "a whole number", "mend the file")
+                raise DataError(f"{origin}: label {printable(repr(label)):.80}", "an integer", "mend the file")
             yield Row(split, Picture(label, origin, partial(self.bytes_of, index)), stamp)
 
     def bytes_of(self, index: int) -> bytes:
@@ -108,7 +143,7 @@ class _Table:
                     self.groups.popitem(last=False)
             column = self.groups[group]
         cell = column[index - int(self.starts[group])].as_py()
-        return bytes((cell or {}).get("bytes") or b"")
+        return (cell.get("bytes") if isinstance(cell, dict) else cell) or b""
 
     def _read_group(self, group: int) -> Any:
         """The pictures of one row group. Damage shows only now: the pictures of the group are bad, not the data set."""
