@@ -10,7 +10,7 @@ import pytest
 import alexnet
 from alexnet import api, cli
 from alexnet.data.pixels import encode_png
-from alexnet.errors import DataError
+from alexnet.errors import BundleError, DataError
 from alexnet.recipe import named
 
 
@@ -113,3 +113,42 @@ def test_the_command(home, copy, capsys):
     pair = ["compare", str(home / "a"), str(home / "b"), *words[2:]]
     assert cli.run(pair) == 0
     assert "training images were left out" in capsys.readouterr().out
+
+
+def test_a_run_whose_store_was_moved_names_data_and_store(home, tmp_path):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(home / "a", run)
+    about = json.loads((run / "run.json").read_text())
+    shutil.copytree(about["store"], moved)
+    (run / "run.json").write_text(json.dumps(about | {"store": str(tmp_path / "gone"), "options": ["--ignore", "x y"]}))
+    for lost in (
+        lambda: alexnet.evaluate(run, device="cpu"),
+        lambda: api.report(run, device="cpu"),
+        lambda: api.resume(run, device="cpu"),
+        lambda: api.draw("confusion", run, device="cpu"),
+        lambda: api.compare(run, home / "a", device="cpu"),
+    ):
+        with pytest.raises(DataError) as caught:
+            lost()
+        message = str(caught.value)
+        assert f"its prepared images are not in {tmp_path / 'gone'}" in message
+        assert (
+            f"alexnet evaluate {run} {home / 'pictures'} --ignore 'x y'" in message and "--store of report" in message
+        )
+    own = alexnet.evaluate(home / "a", device="cpu")
+    for data in (home / "pictures", moved):
+        assert alexnet.evaluate(run, data, device="cpu", options=options(home)).correct1 == own.correct1
+    assert api.report(run, tmp_path / "r.html", store=moved, quick=True, device="cpu").exists()
+
+
+def test_other_classes_are_refused_before_images_are_prepared(home, tmp_path):
+    for title in ("left", "right"):
+        (tmp_path / "other" / title).mkdir(parents=True)
+        for index in range(5):
+            image = np.full((8, 8, 3), index, np.uint8)
+            (tmp_path / "other" / title / f"{index}.png").write_bytes(encode_png(image))
+    with pytest.raises(BundleError, match=r"the classes of .*other are not those of the classifier"):
+        alexnet.evaluate(
+            home / "a", tmp_path / "other", device="cpu", options=api.DataOptions(cache=tmp_path / "cache")
+        )
+    assert not (tmp_path / "cache").exists()

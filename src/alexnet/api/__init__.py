@@ -18,7 +18,7 @@ from alexnet.api.reporting import report
 from alexnet.api.shrinking import Effort
 from alexnet.api.stores import open_store, prepare, shuffle_window
 from alexnet.data.options import DataOptions
-from alexnet.data.store import Store
+from alexnet.data.store import Store, recorded
 from alexnet.deploy.classifier import Classifier, Precision
 from alexnet.errors import RunError
 from alexnet.evaluation.metrics import Scores
@@ -150,7 +150,7 @@ def _begun(folder: Path, data: str | Path, recipe: Recipe) -> Store:
     if about["data"] != str(data) or other is not None:
         what = f"{other[0]} = {other[1][0]}" if other else f"the data {about['data']}"
         raise RunError(f"run folder {folder} holds a run with {what}", "the run of this command", "name another --run")
-    return Store.open(about["store"])
+    return Store.open(recorded(folder, about))
 
 
 def _recipe(data: str, recipe: Recipe | str | None, start: Start | None, changes: dict[str, Any]) -> Recipe:
@@ -183,7 +183,7 @@ def resume(
         if world.first:
             held.enter_context(runs.locked(folder))
         world.tell("")  # the others begin when the first one holds the folder
-        opened = Store.open(store or about["store"])
+        opened = Store.open(store or recorded(folder, about))
         checkpoint = given if given.suffix == ".pt" else None
         how: dict[str, Any] = {"resume": True, "resume_from": checkpoint, "world": world, "layout": layout}
         return _run(recipe, opened, folder, workers=workers, quiet=quiet, **how)

@@ -18,7 +18,7 @@ from alexnet.data.selection import regrouped
 from alexnet.data.sources import is_store
 from alexnet.data.split import Subset
 from alexnet.data.splits import whole
-from alexnet.data.store import Split, Store
+from alexnet.data.store import Split, Store, recorded
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import AlexNetError, BundleError, DataError, RecipeError
 from alexnet.evaluation import ensemble
@@ -241,5 +241,5 @@ def _own_store(run: Run) -> Store | None:
 
 
 def store_of(run: Path) -> str:
-    """Where the prepared pictures of a run lie: a path or an address."""
-    return str(runs.read_start(run)[1]["store"])
+    """Where the prepared pictures of a run lie: a path or an address. Raises DataError if they are gone."""
+    return recorded(run, runs.read_start(run)[1])

@@ -14,7 +14,7 @@ from alexnet.api.provenance import note_test, of_bundle
 from alexnet.api.verdict import interval, learned, percent, verdict
 from alexnet.data.doctor.findings import Report as Diagnosis
 from alexnet.data.options import DataOptions
-from alexnet.data.store import Split, Store
+from alexnet.data.store import Split, Store, recorded
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import RunError
 from alexnet.evaluation.neighbors import FILE as INDEX
@@ -50,7 +50,7 @@ def report(
     run, options = Path(run), options or DataOptions()
     recipe, about = runs.read_start(run)
     classifier = Classifier.load(run, machine.choose_device(device))
-    opened = Store.open(store or about["store"])
+    opened = Store.open(store or recorded(run, about))
     classifier.bundle.same_classes(opened.classes, opened.address)
     split = next((s for s in (opened.split("test"), opened.split("validation")) if len(s)), None)
     if split is None:

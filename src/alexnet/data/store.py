@@ -6,6 +6,7 @@ shards (version 1) are ``images-00000.npy`` … (uint8 [n, S, S, 3], memory-mapp
 ``jpegs-00000.npy`` … (uint8, one JPEG behind the other) with ``index.npy``. docs/data.md describes every field.
 """
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from alexnet.data.split import Split
 from alexnet.data.writing import read_jsonl, sha256_of
 from alexnet.errors import DataError
 
-__all__ = ["Split", "Store"]
+__all__ = ["Split", "Store", "recorded"]
 
 
 class Store:
@@ -102,6 +103,19 @@ class Store:
             return sha256_of(self.place.file(name)) == sha256
         except (OSError, DataError):
             return False
+
+
+def recorded(run: Path, about: Mapping[str, Any]) -> str:
+    """Address of the store that a run's ``about`` (run.json) names. Raises DataError if it was deleted or moved."""
+    address = str(about["store"])
+    if is_address(address) or (Path(address) / "dataset.json").exists():
+        return address
+    data = shlex.join([str(about.get("data", "DATA")), *map(str, about.get("options", ()))])
+    todo = (
+        f"name the data again: alexnet evaluate {shlex.quote(str(run))} {data} (prepares it again); or where"
+        " the store is now: as DATA of evaluate and compare, --store of report and train --resume, --data of export"
+    )
+    raise DataError(f"{run}: its prepared images are not in {address}", "a store that was not deleted or moved", todo)
 
 
 def _check_shapes(store: Store, about: Mapping[str, Any]) -> None:

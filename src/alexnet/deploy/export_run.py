@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.bundle import Bundle, find
-from alexnet.data.store import Split, Store
+from alexnet.data.store import Split, Store, recorded
 from alexnet.deploy.classifier import Classifier
 from alexnet.deploy.export import SUFFIXES, Format, Precision, Report
 from alexnet.deploy.export import export as export_bundle
@@ -52,7 +52,7 @@ def _store(run: Path, data: str | Path | None) -> Store | None:
     if data is None and not about.is_file():
         return None
     try:
-        return Store.open(data or json.loads(about.read_text(encoding="utf-8"))["store"])
+        return Store.open(data or recorded(run, json.loads(about.read_text(encoding="utf-8"))))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{about} names no store ({error})", "the run's own", "give --data STORE") from error
 
