@@ -1,5 +1,6 @@
 """What several rooms' tests share: a small store of real digits."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -40,6 +41,24 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Store:
     source = open_source("digits")
     few = dataclasses.replace(source, splits={"all": source.splits["all"][:250]}, fingerprint="first 250")
     return prepare(few, tmp_path_factory.mktemp("digits") / "store", size=32, validation=0.2, test=0.2)
+
+
+@pytest.fixture(scope="session")
+def reseal() -> Callable[..., None]:
+    """``reseal(folder, **entries)`` changes dataset.json, and records the store's files as they are now."""
+    from alexnet.data.description import fingerprint_of, seal_of
+    from alexnet.data.writing import sha256_of
+
+    def again(folder: Path, **entries: object) -> None:
+        about = json.loads((folder / "dataset.json").read_text()) | entries
+        for name in about["sha256"] if "sha256" not in entries else ():
+            about["sha256"][name] = sha256_of(folder / name)
+        with contextlib.suppress(KeyError, TypeError):  # entries that are refused before the fingerprint is computed
+            found = fingerprint_of(about["classes"], about["splits"], about["sha256"], about.get("encoding", "raw"))
+            about["fingerprint"] = entries.get("fingerprint", found)
+        (folder / "dataset.json").write_text(json.dumps(about | {"seal": seal_of(about)}))
+
+    return again
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ def test_a_calibration_that_is_none_is_refused(run, block):
         Bundle.load(run / "bundle")
 
 
-def test_what_can_not_be_calibrated(trained, tmp_path, digits):
+def test_what_can_not_be_calibrated(trained, tmp_path, digits, reseal):
     with pytest.raises(BundleError, match="at least 30 to calibrate by"):
         shutil.copytree(trained / "other", tmp_path / "other")
         about = json.loads((tmp_path / "other" / "run.json").read_text())
@@ -128,10 +128,10 @@ def test_what_can_not_be_calibrated(trained, tmp_path, digits):
         shutil.copytree(about["store"], few)
         said = json.loads((few / "dataset.json").read_text())
         said["splits"]["validation"] = {
-            "count": 0, "shards": [], "labels": "validation/labels.npy", "per_class": [0] * 10,
+            "count": 0, "shards": [], "labels": "validation/labels.npy", "per_class": [0] * 10, "counts": [],
         }  # fmt: skip
         np.save(few / "validation" / "labels.npy", np.zeros(0, np.int64))
-        (few / "dataset.json").write_text(json.dumps(said))
+        reseal(few, splits=said["splits"], source_fingerprint="of other images")
         api.calibrate(tmp_path / "other", few, device="cpu")
     bundle = Bundle.load(trained / "run-0" / "bundle")
     data = dict(bundle.data) | {"fingerprint": "another"}

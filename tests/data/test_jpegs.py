@@ -1,7 +1,6 @@
 """JPEG shards: what training sees is what the stored JPEGs decode to, and no damage goes unseen."""
 
 import io
-import json
 import signal
 import subprocess
 import sys
@@ -133,15 +132,15 @@ def test_a_shard_cut_short_does_not_open(made, tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["order", "short", "version"])
-def test_an_index_that_does_not_fit_is_refused(made, tmp_path, harm):
+def test_an_index_that_does_not_fit_is_refused(made, tmp_path, harm, reseal):
     path = harmed(made, tmp_path, lambda data, at: data)
     index = np.load(path / "train" / "index.npy")
     if harm == "version":
-        about = json.loads((path / "dataset.json").read_text())
-        (path / "dataset.json").write_text(json.dumps(about | {"encoding": "raw"}))
+        reseal(path, encoding="raw")
     else:
         index[5, 0] = index[6, 0] + 1
         np.save(path / "train" / "index.npy", index if harm == "order" else index[:-1])
+        reseal(path)
     with pytest.raises(DataError, match=r"index out of order|index of another shape|encoding 'raw' in version 2"):
         Store.open(path)
 

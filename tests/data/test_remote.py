@@ -255,19 +255,6 @@ def test_pickled_by_address(raw, in_memory, cache):
     np.testing.assert_array_equal(part.gather(np.array([1])), store.split("test").gather(np.array([1])))
 
 
-def test_an_older_store_says_what_to_do(raw, in_memory, cache):
-    import json
-
-    about = json.loads((raw / "dataset.json").read_text())
-    del about["bytes"]
-    for part in about["splits"].values():
-        del part["counts"]
-    (raw / "dataset.json").write_text(json.dumps(about))
-    assert len(Store.open(raw).split("train").gather(np.array([3]))) == 1
-    with pytest.raises(DataError, match="was prepared before stores could be read from elsewhere"):
-        Store.open(in_memory(raw), cache)
-
-
 def test_the_chosen_cache_is_used(raw, in_memory, cache):
     before = chosen()
     choose(cache)

@@ -1,6 +1,7 @@
 """A store opens as it was written, and only then."""
 
 import json
+import os
 import pickle
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
+from alexnet.data.writing import sha256_of as places_sha256
 from alexnet.errors import DataError
 
 from .conftest import SIDE, array_source
@@ -84,13 +86,84 @@ def test_the_fingerprint_is_of_the_content(made, tmp_path):
 # -- harm
 
 
-def change(store, **fields):
+EDITS = {
+    "means": {"channel_means": [1.0, 2.0, 3.0]},
+    "classes swapped": {"classes": ["k1", "k0", "k2"]},
+    "class renamed": {"classes": ["k0", "k1", "zebra"]},
+    "fit": {"fit": "pad"},
+    "mirror": {"mirror": False},
+    "fingerprint": {"fingerprint": "0" * 64},
+    "source": {"source_fingerprint": "0" * 64},
+    "settings": {"settings": {}},
+    "color": {"color_std": [1.0, 1.0, 1.0]},
+    "skipped": {"skipped": 3},
+    "an entry more": {"note": "mine"},
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_description_is_refused(store, name):
     about = json.loads((store.path / "dataset.json").read_text())
-    (store.path / "dataset.json").write_text(json.dumps(about | fields))
+    (store.path / "dataset.json").write_text(json.dumps(about | EDITS[name]))
+    with pytest.raises(DataError, match="has changed since it was written: its seal differs"):
+        Store.open(store.path)
 
 
-def test_a_newer_version_is_refused_with_its_number(store):
-    change(store, version=7)
+def test_a_description_without_a_seal_is_refused(store):
+    about = json.loads((store.path / "dataset.json").read_text())
+    del about["seal"]
+    (store.path / "dataset.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match="missing required field `seal`"):
+        Store.open(store.path)
+
+
+def test_a_fingerprint_of_other_content_is_refused(store, reseal):
+    reseal(store.path, fingerprint="0" * 64)
+    with pytest.raises(DataError, match="the fingerprint is not that of its classes and files"):
+        Store.open(store.path)
+
+
+USES = {
+    "train/images-00002.npy": lambda s: s.split("train").gather(np.arange(len(s.split("train")))),
+    "test/images-00001.npy": lambda s: s.split("test").gather(np.array([5])),
+    "train/labels.npy": lambda s: s.split("train").labels,
+    "mean.npy": lambda s: s.mean_image,
+    "train/origins.jsonl": lambda s: s.split("train").origins(),
+    "skipped.jsonl": lambda s: s.left_out(),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("opened", ["in this process", "in another process"])
+def test_a_flipped_bit_is_noticed_at_first_use(store, name, opened):
+    """Not only by verify; also where the system does not tell that the file changed, as when a disk decays."""
+    from alexnet.data import places
+
+    path = store.path / name
+    data, status = bytearray(path.read_bytes() or b"x"), path.stat()
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    if opened == "in another process":
+        places._checked.clear()
+    with pytest.raises(DataError, match=f"{name}: SHA-256 is not the recorded one; prepare the data set again"):
+        USES[name](Store.open(store.path))
+
+
+def test_each_file_is_hashed_once_a_process(store, monkeypatch):
+    from alexnet.data import places
+
+    hashed = []
+    monkeypatch.setattr(places, "sha256_of", lambda path: hashed.append(path) or places_sha256(path))
+    places._checked.clear()
+    for _ in range(3):
+        split = Store.open(store.path).split("train")
+        split.gather(np.arange(len(split)))
+    assert len(hashed) == len(set(hashed)) == 4 + len(store.about["splits"]["train"]["shards"])  # mean, three labels
+
+
+def test_a_newer_version_is_refused_with_its_number(store, reseal):
+    reseal(store.path, version=7)
     with pytest.raises(DataError, match="store of version 7; must be version 1 or 2; update alexnet"):
         Store.open(store.path)
 
@@ -100,28 +173,37 @@ def test_a_newer_version_is_refused_with_its_number(store):
     [
         ({"format": "other"}, "dataset.json is of another program"),
         ({"version": "one"}, "store of version 'one'"),
-        ({"size": "6"}, "size is '6'"),
-        ({"classes": ["k0"]}, "color axes or classes"),
+        ({"size": "6"}, "Expected `int`, got `str` - at `$.size`"),
+        ({"size": 20000}, "Expected `int` <= 4096 - at `$.size`"),
+        ({"size": 32.5}, "at `$.size`"),
+        ({"fit": "zoom"}, "at `$.fit`"),
+        ({"classes": ["k0"]}, "1 classes: at least 2 are needed"),
+        ({"classes": ["k0", "k1", 2]}, "at `$.classes[2]`"),
+        ({"classes": ["k0", "k1", "k0"]}, "the same name 'k0'"),
+        ({"classes": ["k0", "k1", "\x1b[2J"]}, "control and text-direction characters"),
+        ({"skipped": -1}, "at `$.skipped`"),
+        ({"channel_means": [float("nan"), 1, 2]}, "NaN in place of a number"),
         ({"classes": ["k0", "k1"]}, "a label that is no class"),
-        ({"channel_means": [1, 2]}, "statistics of another shape"),
-        ({"color_axes": [[1, "x"]]}, "ValueError"),
+        ({"channel_means": [1, 2]}, "at `$.channel_means`"),
+        ({"color_axes": [[1, 0, "x"]]}, "at `$.color_axes"),
         ({"splits": {}}, "damaged store"),
         ({"mean_image": "../../etc/passwd"}, "file name '../../etc/passwd'"),
         ({"size": 7}, "statistics of another shape"),
         ({"sha256": {}}, "no SHA-256 of"),
+        ({"sha256": {"mean.npy": "1"}}, "at `$.sha256"),
     ],
 )
-def test_a_wrong_description_is_refused(store, fields, message):
-    change(store, **fields)
+def test_a_wrong_description_is_refused(store, reseal, fields, message):
+    reseal(store.path, **fields)
     with pytest.raises(DataError) as caught:
         Store.open(store.path)
     assert message in str(caught.value)
 
 
-def test_a_shard_outside_the_store_is_refused(store):
-    splits = store.about["splits"]
+def test_a_shard_outside_the_store_is_refused(store, reseal):
+    splits = json.loads((store.path / "dataset.json").read_text())["splits"]
     splits["train"]["shards"][0] = "../train/images-00000.npy"
-    change(store, splits=splits)
+    reseal(store.path, splits=splits)
     with pytest.raises(DataError, match="file name"):
         Store.open(store.path)
 

@@ -67,7 +67,8 @@ def evaluate(
         scores = _alone(classifiers[0], trained.part(stores[0], split), views)
     else:
         scores = _together(names, classifiers, stores, split, views, fit_weights, trained, given=data is not None)
-    scores = replace(scores, **trained.counts(stores[0], split))
+    left_out, included = trained.counts(stores[0], split)
+    scores = replace(scores, training_images_left_out=left_out, training_images_included=included)
     for each, store in zip(many, stores, strict=True):
         note_test(each, store, split, "evaluate", options.tell)
     return scores
@@ -196,10 +197,10 @@ class TrainingImages:
             raise DataError(what, "", "evaluate on other images, or pass --include-training-images")
         return Subset(whole, np.flatnonzero(~known))
 
-    def counts(self, store: Store, split: str) -> dict[str, int]:
-        """How many images of a split are training images, by what became of them."""
+    def counts(self, store: Store, split: str) -> tuple[int, int]:
+        """How many images of a split are training images: left out, and included."""
         count = int(self._known(store.split(split)).sum())
-        return {f"training_images_{'included' if self.include else 'left_out'}": count}
+        return (0, count) if self.include else (count, 0)
 
     def _known(self, split: Split) -> NDArray[np.bool_]:
         """Which images of a split were trained on: [n]."""

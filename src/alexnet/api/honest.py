@@ -116,11 +116,14 @@ def details(
     values = slicing.column(part, asked.column) if asked.column else ()
     strange, guessed = _strangers(classifier, asked.strangers, views, options.tell)
     answers = responses_of(classifier, part, views)
+    left_out, included = trained.counts(store, split)
     note_test(run, store, split, "evaluate --details", options.tell)
     before, after = (calibrations.probabilities(answers.log_probabilities, t) for t in (1.0, bundle.temperature))
     sure, right = after.max(1).astype(np.float32), answers.correct
     return Details(
-        scores=dataclasses.replace(answers.scores(), **trained.counts(store, split)),
+        scores=dataclasses.replace(
+            answers.scores(), training_images_left_out=left_out, training_images_included=included
+        ),
         classes=perclass.per_class(answers, bundle.classes, temperature=bundle.temperature),
         before=reliability(before, answers.labels),
         after=reliability(after, answers.labels),
@@ -230,7 +233,7 @@ def compare(
     found = paired.compare(answers[0].correct, answers[1].correct, answers[0].groups)
     provenances = of_bundle(classifiers[0].bundle, first), of_bundle(classifiers[1].bundle, second)
     counts = trained.counts(stores[0], split)
-    return Comparison(str(first), str(second), split, views, found, provenances, **counts)
+    return Comparison(str(first), str(second), split, views, found, provenances, *counts)
 
 
 def calibrate(

@@ -4,32 +4,51 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from alexnet.errors import DataError
+from alexnet.schema import Sha256, check, class_fault, parse_json
 
 FORMAT = "alexnet-store"
 VERSIONS = {"raw": 1, "jpeg": 2}  # encoding → format version; readers before JPEG shards refuse 2 by its number
 SPLIT_NAMES = ("train", "validation", "test")
 
-_FIELDS: dict[str, type] = {
-    "name": str,
-    "classes": list,
-    "size": int,
-    "fit": str,
-    "splits": dict,
-    "channel_means": list,
-    "mean_image": str,
-    "color_std": list,
-    "color_axes": list,
-    "sha256": dict,
-    "fingerprint": str,
-    "source_fingerprint": str,
-    "settings": dict,
-    "mirror": bool,
-    "skipped": int,
-    "created_by": str,
-}
+
+class _Split(msgspec.Struct):
+    """One entry of ``splits``."""
+
+    count: Annotated[int, Meta(ge=0)]
+    shards: list[str]
+    labels: str
+    per_class: list[Annotated[int, Meta(ge=0)]]
+    counts: list[Annotated[int, Meta(ge=1)]]
+    index: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Description(msgspec.Struct):
+    """What is checked of ``dataset.json`` beside format, version and file names."""
+
+    name: str
+    classes: list[str]
+    size: Annotated[int, Meta(ge=1, le=4096)]
+    fit: Literal["crop", "pad", "squash"]
+    splits: dict[str, _Split]
+    channel_means: Annotated[list[Annotated[float, Meta(ge=0, le=255)]], Meta(min_length=3, max_length=3)]
+    mean_image: str
+    color_std: Annotated[list[Annotated[float, Meta(ge=0)]], Meta(min_length=3, max_length=3)]
+    color_axes: list[Annotated[list[float], Meta(min_length=3, max_length=3)]]
+    sha256: dict[str, Sha256]
+    bytes: dict[str, Annotated[int, Meta(ge=0)]]
+    fingerprint: Sha256
+    source_fingerprint: str
+    settings: dict[str, Any]
+    mirror: bool
+    skipped: Annotated[int, Meta(ge=0)]
+    created_by: str
+    seal: Sha256
 
 
 def fingerprint_of(
@@ -44,6 +63,12 @@ def fingerprint_of(
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def seal_of(about: Mapping[str, Any]) -> str:
+    """The SHA-256 of all other entries of ``dataset.json``, those of its files included, as JSON with sorted keys."""
+    rest = {name: value for name, value in about.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def damaged(where: str, reason: str) -> DataError:
     """The error for the store ``where`` that is not as it was written."""
     return DataError(f"{where}: damaged store ({reason})", "", "prepare the data set again")
@@ -52,16 +77,24 @@ def damaged(where: str, reason: str) -> DataError:
 def read_description(data: bytes, where: str) -> dict[str, Any]:
     """``dataset.json`` of the store ``where`` (a path or an address), checked. Raises DataError."""
     try:
-        about = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        about = parse_json(data)
+    except ValueError as error:
         raise damaged(where, f"dataset.json: {error}") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise DataError(f"{where}: dataset.json is of another program", f"of format {FORMAT}", "choose another folder")
     _check_version(about, where)
-    for field, kind in _FIELDS.items():
-        if not isinstance(about.get(field), kind):
-            raise damaged(where, f"dataset.json: {field} is {about.get(field)!r:.60}")
+    try:
+        check(about, _Description)
+    except ValueError as error:
+        raise damaged(where, f"dataset.json: {error}") from error
+    if fault := class_fault(about["classes"]):
+        raise damaged(where, f"dataset.json: {fault}")
     _check_names(about, where)
+    if about["seal"] != seal_of(about):
+        raise damaged(where, "dataset.json has changed since it was written: its seal differs")
+    encoding = about.get("encoding", "raw")
+    if about["fingerprint"] != fingerprint_of(about["classes"], about["splits"], about["sha256"], encoding):
+        raise damaged(where, "dataset.json: the fingerprint is not that of its classes and files")
     return about
 
 
@@ -92,3 +125,5 @@ def _check_names(about: Mapping[str, Any], where: str) -> None:
     missing = sorted(set(names) - set(about["sha256"]))
     if missing:
         raise damaged(where, f"no SHA-256 of {missing[0]}")
+    if set(about["bytes"]) != set(about["sha256"]):
+        raise damaged(where, "bytes and sha256 are not of the same files")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.description import FORMAT, SPLIT_NAMES, VERSIONS, fingerprint_of
+from alexnet.data.description import FORMAT, SPLIT_NAMES, VERSIONS, fingerprint_of, seal_of
 from alexnet.data.job import Job
 from alexnet.data.shards import Record, in_order
 from alexnet.data.split import Split
@@ -103,7 +103,8 @@ def _describe(job: Job, about: Mapping[str, Any], records: list[Record]) -> dict
     fingerprint = fingerprint_of(classes, about["splits"], sha256, encoding)
     tail = {"fingerprint": fingerprint, "mirror": job.source.mirror}
     tail |= {"source_fingerprint": job.source.fingerprint, "settings": dict(job.settings)}
-    return {**head, **about, **tail, "sha256": sha256, "bytes": sizes, "created_by": f"alexnet {_version()}"}
+    made = {**head, **about, **tail, "sha256": sha256, "bytes": sizes, "created_by": f"alexnet {_version()}"}
+    return made | {"seal": seal_of(made)}
 
 
 def _sha256(job: Job, name: str) -> str:

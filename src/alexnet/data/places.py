@@ -1,6 +1,7 @@
 """Where a store lies: a folder on this disk, or something that is read as if it were one (``remote.py``)."""
 
 import resource
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -9,7 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.writing import sha256_of
 from alexnet.errors import DataError
+
+# Files that this process compared with their SHA-256, as they were then: path, inode, size, times.
+_checked: set[tuple[str, int, int, int, int]] = set()
+_checking = threading.Lock()  # threads that share a file wait for one comparison instead of making their own
 
 Shards = Sequence[NDArray[np.uint8]]  # each [m, S, S, 3], or the bytes [B] of its JPEGs
 
@@ -33,6 +39,9 @@ class Place(Protocol):
     def know(self, about: Mapping[str, Any]) -> None:
         """Keep what the description says of the files."""
 
+    def check(self, name: str) -> None:
+        """Compare a file with its recorded SHA-256 before its first use in this process. Raises DataError."""
+
     def file(self, name: str) -> Path:
         """A file of the store, whole and on this disk. Raises DataError."""
 
@@ -51,6 +60,7 @@ class Folder:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.address = folder, str(folder)
+        self._sha256: Mapping[str, str] = {}  # empty while the store is being prepared
 
     @property
     def absolute(self) -> str:
@@ -67,9 +77,28 @@ class Folder:
             raise DataError(f"{self.address}: damaged store (dataset.json: {error})", "", todo) from error
 
     def know(self, about: Mapping[str, Any]) -> None:
-        """Nothing: a folder has its files at hand."""
+        self._sha256 = about["sha256"]
+
+    def check(self, name: str) -> None:
+        if name not in self._sha256:
+            return
+        path, where = self.folder / name, f"{self.address}/{name}"
+        try:
+            status = path.stat()
+            state = (str(path.absolute()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            with _checking:
+                if state in _checked:
+                    return
+                same = sha256_of(path) == self._sha256[name]
+                if same:
+                    _checked.add(state)
+        except OSError as error:
+            raise DataError(f"{where}: {error.strerror}", "a whole file", "prepare the data set again") from error
+        if not same:
+            raise DataError(f"{where}: SHA-256 is not the recorded one", "", "prepare the data set again")
 
     def file(self, name: str) -> Path:
+        self.check(name)
         return self.folder / name
 
     def shards(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Shards:

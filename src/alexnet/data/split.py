@@ -23,10 +23,11 @@ class Split:
         self.labels: NDArray[np.int64] = self._read(about["labels"], 1)  # [n]
         self._index: NDArray[np.int64] | None = self._read(about["index"], 2) if "index" in about else None  # [n, 2]
         self._names: list[str] = list(about["shards"])
-        self._said: list[int] | None = about.get("counts")  # not in stores that were prepared before November 2026
+        self._said: list[int] = about["counts"]
         self._shards = self.place.shards(self._names, self._shapes()) if self._names else []
+        self._checked: set[int] = set()  # shards whose SHA-256 was compared
         mapped = isinstance(self._shards, list) and self._index is None
-        self.counts: list[int] = [len(shard) for shard in self._shards] if mapped else list(self._said or [])
+        self.counts: list[int] = [len(shard) for shard in self._shards] if mapped else list(self._said)
         self._ends: list[int] = np.cumsum(self.counts, dtype=np.int64).tolist()
 
     def __len__(self) -> int:
@@ -50,6 +51,10 @@ class Split:
         if len(out) != len(indices):
             raise IndexError(f"out has room for {len(out)} pictures, {len(indices)} are asked for")
         numbers = np.searchsorted(self._ends, indices, side="right")
+        if self._index is None:  # each JPEG has a checksum of its own
+            for number in set(np.unique(numbers).tolist()) - self._checked:
+                self.place.check(self._names[number])
+                self._checked.add(number)
         shards = {number: self._shards[number] for number in np.unique(numbers).tolist()}
         wanted = zip(numbers.tolist(), indices.tolist(), strict=True)
         if self._index is None:
@@ -80,7 +85,7 @@ class Split:
 
     def fault(self) -> str:
         """What does not fit together, for ``Store.open``; empty if all does."""
-        if self.counts != (self._said if self._said is not None else self.counts) or sum(self.counts) != len(self):
+        if self.counts != self._said or sum(self.counts) != len(self):
             return "counts of pictures, labels and dataset.json differ"
         if self._index is not None:
             return self._index_fault(self._index)
@@ -103,8 +108,8 @@ class Split:
         return read_array(self.place.file(name), np.int64, dimensions, f"{self.place.address}/{name}")
 
     def _shapes(self) -> list[tuple[int, ...]]:
-        """Of the shards' arrays, by the description; counts of 0 where it has none."""
-        counts = self._said if self._said is not None else [0] * len(self._names)
+        """Of the shards' arrays, by the description."""
+        counts = self._said
         if len(counts) != len(self._names):
             raise ValueError("counts and shards differ")
         if self._index is None:

@@ -100,7 +100,8 @@ class Store:
 
     def _same(self, name: str, sha256: str) -> bool:
         try:
-            return sha256_of(self.place.file(name)) == sha256
+            local = isinstance(self.place, Folder)
+            return sha256_of(self.path / name if local else self.place.file(name)) == sha256
         except (OSError, DataError):
             return False
 
