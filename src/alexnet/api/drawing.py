@@ -18,6 +18,7 @@ from alexnet.errors import RunError
 from alexnet.evaluation.embedding import Method
 from alexnet.evaluation.neighbors import Progress
 from alexnet.training import machine
+from alexnet.training.journal import read_rows
 
 AT_THE_END = ("filters", "curves", "confusion", "predictions")  # what every training draws
 DRAWINGS = (*AT_THE_END, "features", "saliency", "neighbors", "mistakes", "embedding")
@@ -76,13 +77,10 @@ def _shown(what: str, run: Path, classifier: Classifier, wished: Wishes) -> Show
 
 
 def _draw_curves(run: Path, target: Path) -> Path:
-    import csv
-
     from alexnet.visualize import curves
 
     try:
-        with (run / "results.csv").open(newline="", encoding="utf-8") as file:
-            rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        rows = read_rows(run)
     except OSError as error:
         raise RunError(f"{run} has no results.csv: {error.strerror}", "a run folder") from error
     return curves.draw(rows, target)

@@ -1,7 +1,5 @@
 """What a report says about a run: facts gathered from its folder, its bundle, its pictures and the machine."""
 
-import csv
-import json
 import platform
 import shlex
 from dataclasses import dataclass
@@ -25,6 +23,8 @@ from alexnet.evaluation.calibration import Reliability, probabilities, reliabili
 from alexnet.evaluation.perclass import PerClass, per_class
 from alexnet.evaluation.responses import Responses
 from alexnet.recipe import Recipe
+from alexnet.schema import parse_json
+from alexnet.training.journal import read_rows
 
 SURE = 0.9  # a first guess from here on is called sure
 
@@ -200,23 +200,22 @@ def events_of(run: Path) -> list[dict[str, Any]]:
     """The lines of the run's journal that can be read."""
     found = []
     try:
-        lines = (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = (run / "journal.jsonl").read_bytes().split(b"\n")
+    except OSError:
         return []
     for line in lines:
         try:
-            event = json.loads(line)
+            event = parse_json(line)
         except ValueError:
-            continue  # a line that a full disk cut off
+            continue  # a line that a full disk cut off, or that is damaged
         if isinstance(event, dict) and "event" in event:
             found.append(event)
     return found
 
 
 def epochs_of(run: Path) -> list[dict[str, float]]:
-    """The rows of results.csv; none where there is no such file."""
+    """The rows of results.csv; none where there is no such file. Raises :class:`RunError` for a damaged one."""
     try:
-        with (run / "results.csv").open(newline="", encoding="utf-8") as file:
-            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        return read_rows(run)
     except OSError:
         return []

@@ -90,7 +90,7 @@ def _data(run: Path) -> dict[str, Any]:
 def times_tested(run: Path) -> int | None:
     """How often a run's own test split was evaluated since its training ended; None where there is no journal."""
     try:
-        lines = (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = (run / "journal.jsonl").read_bytes().splitlines()
+    except OSError:
         return None
-    return sum(f'"event": "{TESTED}"' in line for line in lines)
+    return sum(f'"event": "{TESTED}"'.encode() in line for line in lines)

@@ -128,7 +128,7 @@ def read_golden(path: Path, config: Config, links_within: Path | None = None) ->
     classes = len(config.classes)
     row = Annotated[list[Probability], Meta(min_length=classes, max_length=classes)]
     try:
-        expected = check(read_json(path, "golden/expected.json", links_within), dict[str, row])  # type: ignore[valid-type]
+        expected = check(read_json(path, "golden/expected.json", links_within), dict[str, row])
         for name in expected:
             if not re.fullmatch(rf"{GOLDEN_NAME}\.png", name) or f"golden/{name}" not in config.sha256:
                 raise BundleError(f"bundle {path} has no SHA-256 of golden/{name!r:.60}", "", "use another copy")

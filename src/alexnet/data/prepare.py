@@ -25,6 +25,7 @@ from alexnet.data.splits import assign
 from alexnet.data.store import Store
 from alexnet.data.writing import sync_folder
 from alexnet.errors import DataError, PictureError
+from alexnet.schema import class_fault
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ def prepare(
     path = Path(path).absolute()
     _check_arguments(size, fit, bad, shard_bytes, workers)
     _check_choices(encoding, quality, engine)
+    if len(source.classes) > 1 and (fault := class_fault(source.classes)):
+        raise DataError(f"{source.name}: {fault}", "", "rename the class")
     options = {"size": size, "fit": fit, "validation": validation, "test": test, "seed": seed, "bad": bad}
     options |= {"allow_truncated": allow_truncated, "shard_bytes": shard_bytes, "version": VERSIONS[encoding]}
     options |= ({"quality": quality} if encoding == "jpeg" else {}) | ({"mixed": True} if mixed else {})

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from alexnet.data.writing import final_name, sha256_of, sync_folder, write_file
-from alexnet.errors import CheckpointError
+from alexnet.errors import CheckpointError, printable
 
 VERSION = 1
 
@@ -53,7 +53,7 @@ def load(path: Path) -> dict[str, Any]:
     except (OSError, IndexError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} or its .sha256 can not be read: {error}") from error
     if found != expected:
-        raise CheckpointError(f"checkpoint {path} is damaged: SHA-256 {found[:12]}…", f"{expected[:12]}…")
+        raise CheckpointError(f"checkpoint {path} is damaged: SHA-256 {found[:12]}…", f"{printable(expected[:12])}…")
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the restricted reader raises, it means the same

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import printable
+from alexnet.errors import RunError, printable
 from alexnet.terminal import unescaped
 
 COLUMNS = (
@@ -34,6 +34,20 @@ def append_event(path: Path, kind: str, **values: Any) -> None:
         file.write(line + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_rows(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's results.csv. Raises OSError where there is none, :class:`RunError` where it is damaged."""
+    with (run / "results.csv").open(newline="", encoding="utf-8") as file:
+        try:
+            reader = csv.DictReader(file, strict=True)
+            rows = [{name: float(text) for name, text in row.items() if text} for row in reader]
+            if set(reader.fieldnames or ()) != set(COLUMNS) or not all({"epoch", "steps"} <= set(row) for row in rows):
+                raise ValueError("its columns are not those that training writes")
+        except (ValueError, TypeError, csv.Error) as error:
+            what = f"{run / 'results.csv'} is damaged: {printable(str(error)):.200}"
+            raise RunError(what, "as training wrote it", f"alexnet train --resume {run} writes it anew") from error
+    return rows
 
 
 class Journal:

@@ -6,13 +6,13 @@ and, where a layer file of 2012 is trained, layers.cfg  layer-params.cfg
 
 import dataclasses
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from alexnet.batches.loader import Loader, to_device
@@ -29,6 +29,7 @@ from alexnet.evaluation.responses import collect
 from alexnet.models import kernel
 from alexnet.models.cuda_convnet import Files
 from alexnet.recipe import Recipe, from_toml
+from alexnet.schema import check, read_json
 from alexnet.training import checkpoint, loop, machine
 from alexnet.training.distributed import World
 from alexnet.training.journal import Journal, Mute
@@ -88,12 +89,23 @@ def write_start(folder: Path, recipe: Recipe, about: dict[str, Any], files: File
     write_file(folder / "run.json", json_bytes(about))  # last: a folder that has it can be gone on with
 
 
+class _RunFile(msgspec.Struct):
+    """``run.json``: what was trained on what."""
+
+    data: str
+    store: str
+    options: list[str] = []
+    layers: str = "layers.cfg"
+    from_: dict[str, Any] = msgspec.field(default_factory=dict, name="from")
+
+
 def read_start(folder: Path) -> tuple[Recipe, dict[str, Any]]:
     """What :func:`write_start` wrote; raises :class:`RunError`."""
     try:
         recipe = from_toml((folder / "recipe.toml").read_text(encoding="utf-8"), str(folder / "recipe.toml"))
-        about: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        about: dict[str, Any] = read_json(folder, "run.json")
+        check(about, _RunFile)
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{folder} is no run folder: {error}", "a folder that `alexnet train` made") from error
     return recipe, about
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from alexnet.batches.sampler import step_seed
 from alexnet.data.store import Store
-from alexnet.errors import CheckpointError, RecipeError
+from alexnet.errors import CheckpointError, RecipeError, printable
 from alexnet.models import create_model
 from alexnet.models.cuda_convnet import Files, GraphNetwork, build
 from alexnet.models.layers import Dropout, set_generator
-from alexnet.models.network import Network
+from alexnet.models.network import Network, nonfinite
 from alexnet.recipe import Recipe, differences, from_dict
 from alexnet.training import checkpoint, groups, machine, optimizer
 from alexnet.training.distributed import World
@@ -215,7 +215,24 @@ class State:
         }
 
     def restore(self, path: Path, content: dict[str, Any]) -> None:
-        """Put back what ``path`` holds; raises :class:`CheckpointError` if it belongs to another run."""
+        """Put back what ``path`` holds; raises :class:`CheckpointError` if it belongs to another run, does not hold
+        together, or has weights that are not finite."""
+        try:
+            self._restore(path, content)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = printable(" ".join(str(error).split()))
+            raise CheckpointError(
+                f"checkpoint {path} does not hold together: {reason:.300}", "", "resume from an earlier one"
+            ) from error
+        for network in filter(None, (self.network, self.averaged)):
+            if name := nonfinite(network.state_dict()):
+                raise CheckpointError(
+                    f"checkpoint {path} has NaN or Inf in {name}", "finite weights", "resume from an earlier one"
+                )
+        if name := nonfinite(self.best.weights or {}):
+            raise CheckpointError(f"{self.best.file} has NaN or Inf in {name}", "finite weights", "start the run anew")
+
+    def _restore(self, path: Path, content: dict[str, Any]) -> None:
         _same_run(path, content, self.recipe, self.store)
         if isinstance(self.network, GraphNetwork) and content["layers"] != self.network.files.layers:
             what = f"{path} was made with another layer file than layers.cfg of the run"

@@ -1,0 +1,116 @@
+"""A run folder with damaged or edited files: each is named in one line, and nothing is computed from it."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet import api
+from alexnet.api.facts import epochs_of, events_of
+from alexnet.api.provenance import times_tested
+from alexnet.errors import AlexNetError, CheckpointError, RunError
+from alexnet.recipe import named
+from alexnet.training import checkpoint
+from alexnet.training.run import read_start
+
+
+@pytest.fixture(scope="module")
+def trained(digits, tmp_path_factory) -> Path:
+    recipe = named("lenet5").replace(epochs=2, stored_size=32, checkpoint_every="1epoch", averaging=0.9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "AT_THE_END", ())
+        return api.train(digits.path, recipe, run=tmp_path_factory.mktemp("run") / "run", quiet=True).folder
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def forged(path: Path, change) -> None:
+    """The checkpoint with other content, and a SHA-256 that fits."""
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name(path.name + ".sha256").write_text(f"{digest}  {path.name}\n")
+
+
+def poison(name: str):
+    def change(content) -> None:
+        next(iter(content[name].values())).view(-1)[0] = float("nan")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (poison("network"), "has NaN or Inf in"),
+        (poison("averaged"), "has NaN or Inf in"),
+        (lambda content: content.pop("position"), "does not hold together: 'position'"),
+        (lambda content: content.update(network={}), "does not hold together: "),
+        (lambda content: content.update(rows=3), "does not hold together: "),
+        (lambda content: content["schedule"].clear(), "does not hold together: "),
+    ],
+)
+def test_a_checkpoint_that_was_edited_is_refused(run, change, text):
+    forged(checkpoint.latest(run / "checkpoints"), change)
+    with pytest.raises(CheckpointError) as caught:
+        api.resume(run, quiet=True)
+    assert text in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_a_hash_file_with_control_characters_is_printed_escaped(run):
+    path = checkpoint.latest(run / "checkpoints")
+    path.with_name(path.name + ".sha256").write_text("\x1b[2J" + "0" * 60)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load(path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "null", "3", "{}", '{"data": 1, "store": "x"}', '{"data": "x", "store": ["x"]}',
+     '{"data": "x", "store": NaN}',
+     '{"data": "x", "store": "x", "options": "abc"}', '{"data": "x", "store": "x", "from": 3}', "[" * 200_000, "{"],
+)  # fmt: skip
+def test_a_run_file_that_is_not_of_the_schema_is_refused(run, text):
+    (run / "run.json").write_text(text)
+    with pytest.raises(RunError, match="is no run folder: ") as caught:
+        read_start(run)
+    assert str(caught.value).isprintable()
+
+
+def test_any_changed_byte_of_a_run_file_ends_in_an_error_of_ours_or_in_nothing(run):
+    path = run / "run.json"
+    data = path.read_bytes()
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        try:
+            read_start(run)
+        except AlexNetError as error:
+            assert str(error).isprintable()
+
+
+def test_a_changed_byte_in_the_journal_costs_its_line_alone(run):
+    path = run / "journal.jsonl"
+    before, data = events_of(run), path.read_bytes()
+    assert len(before) > 3 and times_tested(run) is not None
+    for byte in (b"\xff", b"\0", b"\r"):
+        path.write_bytes(data[:3] + byte + data[4:])
+        assert events_of(run) == before[1:] and times_tested(run) is not None
+
+
+@pytest.mark.parametrize(
+    "change", [(b".", b"x"), (b"epoch", b"epoxh"), (b"\n", b"\n\xff"), (b"\n", b"\n1,2,3,4,5,6,7,8,9,10,11,12\n")]
+)
+def test_a_changed_byte_in_the_results_is_named(run, change):
+    path = run / "results.csv"
+    rows = epochs_of(run)
+    assert [row["epoch"] for row in rows] == [0, 1] or [row["epoch"] for row in rows] == [1, 2]
+    path.write_bytes(path.read_bytes().replace(*change, 1))
+    with pytest.raises(RunError, match=r"results\.csv is damaged: "):
+        epochs_of(run)
