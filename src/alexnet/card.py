@@ -1,9 +1,12 @@
 """A bundle's README.md: what it is and what it was scored at, for people and for the Hugging Face hub."""
 
+import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alexnet.errors import printable
 from alexnet.models.network import Network
 
 
@@ -38,7 +41,7 @@ def model_card(
         )
     lines += [
         "",
-        f"Classes: {', '.join(classes[:50])}{' …' if len(classes) > 50 else ''}.",
+        f"Classes: {', '.join(map(_markdown, classes[:50]))}{' …' if len(classes) > 50 else ''}.",
         "",
         f"A picture is brought to {stored} pixels; the network sees the middle {side}×{side}, minus the mean of the "
         "training pictures.",
@@ -87,9 +90,17 @@ def _origin(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     if "imported" in data:
         about = data["imported"]
         return f"Imported from {about['kind']}: `{about['file']}`, SHA-256 `{about['sha256']}`"
-    trained = f"Trained on {data.get('name', 'unknown data')} with the recipe `{recipe.get('recipe', '')}`"
+    trained = (
+        f"Trained on {_markdown(str(data.get('name', 'unknown data')))} with the recipe `{recipe.get('recipe', '')}`"
+    )
     started = data.get("from")
     return f"{trained}, starting from {started['name']} (SHA-256 `{started['sha256']}`)" if started else trained
+
+
+def _markdown(name: str) -> str:
+    """A name from a stranger's files as plain Markdown text: at most 100 characters, no HTML, links or formulas."""
+    name = printable(name if len(name) <= 100 else name[:99] + "…")
+    return re.sub(r"([\\`*_{}\[\]()#|~$!])", r"\\\1", html.escape(name))
 
 
 def _hub_header(name: str, metrics: Mapping[str, Mapping[str, Any]], data: Mapping[str, Any]) -> list[str]:
