@@ -68,6 +68,59 @@ def test_resized_parts_are_cut_on_the_processor(digits):
     assert same(list(kept.epoch(0)), list(of(digits, False, crop="resized").epoch(0))) and kept._kept is None
 
 
+@pytest.mark.parametrize("place", ["empty", "__setitem__", "__getitem__"])
+def test_without_memory_for_all_images_the_processor_cuts(digits, monkeypatch, place):
+    """When it is allocated, while images are copied into it, and at a later batch."""
+    right, calls = [list(of(digits, False).epoch(epoch)) for epoch in (0, 1)], []
+
+    def failing(original, size):
+        def call(*arguments, **options):
+            if size(arguments) and options.get("dtype", torch.uint8) == torch.uint8:
+                calls.append(place)
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return original(*arguments, **options)
+
+        return call
+
+    sizes = {
+        "empty": lambda arguments: len(arguments) == 4,
+        "__setitem__": lambda arguments: arguments[0].dim() == 4 and arguments[0].dtype == torch.uint8,
+        "__getitem__": lambda arguments: arguments[0].dim() == 4 and isinstance(arguments[1], tuple),
+    }
+    holder = torch if place == "empty" else torch.Tensor
+    loader = of(digits, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(holder, place, failing(getattr(holder, place), sizes[place]))
+        patch.setattr(transforms, "cut", whole_copies(transforms.cut))
+        assert same(list(loader.epoch(0)), right[0])
+    assert calls and loader._kept is None
+    assert same(list(loader.epoch(1)), right[1]) and loader._kept is None
+
+
+def whole_copies(cut):
+    """The processor's own cut, which indexes too: of NumPy's memory, so that only the device's calls fail."""
+    del cut
+
+    def by_numpy(images, boxes, side):
+        parts = []
+        for image, top, left, mirror in zip(images.numpy(), boxes.top, boxes.left, boxes.mirror, strict=True):
+            part = image[top : top + side, left : left + side]
+            parts.append(part[:, ::-1] if mirror else part)
+        return torch.from_numpy(np.stack(parts))
+
+    return by_numpy
+
+
+def test_another_error_is_not_taken_for_missing_memory(digits, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("device-side assert triggered")
+
+    loader = of(digits, True)
+    monkeypatch.setattr(torch, "empty", broken)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        next(loader.epoch(0))
+
+
 def test_it_must_fit_a_gpu(monkeypatch):
     gpu = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))

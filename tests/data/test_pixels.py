@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import tracemalloc
 import warnings
 import zlib
@@ -339,12 +338,11 @@ def test_bombs_are_refused_from_the_header(make, side):
     data = make(side)
     assert len(data) < 100_000
     tracemalloc.start()
-    start = time.perf_counter()
     with pytest.raises(PictureError) as caught:
         pixels.decode(data, "bomb")
-    took, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert took < 0.1 and peak < 50e6
+    assert peak < 50e6
     if make is not webp_claiming:
         assert "megapixels" in str(caught.value)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from alexnet.batches import resident, sampler, transforms
 from alexnet.batches.transforms import Boxes, Statistics
 from alexnet.data.store import Split
+from alexnet.errors import no_memory
 from alexnet.recipe import Recipe
 
 
@@ -121,6 +122,7 @@ class Loader:
         """
         if self._keep and self._kept is None and self._from_device():
             self._kept = self._all_on_device()
+            self._keep = self._kept is not None
         order = self._order(epoch)
         todo = deque(list(enumerate(sampler.batches(order, self.recipe.batch_size)))[start:])
         pictures = self.pictures(epoch)
@@ -150,13 +152,30 @@ class Loader:
         """Can views be cut from pictures that are all there? Not resized parts, not of shards that come one by one."""
         return self.recipe.crop != "resized" and not self.recipe.shuffle_window
 
-    def _all_on_device(self) -> Tensor:
+    def _all_on_device(self) -> Tensor | None:
+        """All images on the device; None where it has no memory for them: another process may have taken it."""
         size = self.split.size
-        kept = torch.empty(len(self._joined), size, size, 3, dtype=torch.uint8, device=self.device)
-        for begin in range(0, len(kept), resident.PIECE):
-            piece = np.arange(begin, min(begin + resident.PIECE, len(kept)))
-            kept[begin : begin + len(piece)] = torch.from_numpy(self._joined.gather(piece)).to(self.device)
+        try:
+            kept = torch.empty(len(self._joined), size, size, 3, dtype=torch.uint8, device=self.device)
+            for begin in range(0, len(kept), resident.PIECE):
+                piece = np.arange(begin, min(begin + resident.PIECE, len(kept)))
+                kept[begin : begin + len(piece)] = torch.from_numpy(self._joined.gather(piece)).to(self.device)
+        except (MemoryError, RuntimeError) as error:
+            if not no_memory(error):
+                raise
+            return None
         return kept
+
+    def _cut_on_device(self, which: NDArray[np.int64], boxes: Boxes, side: int) -> Tensor | None:
+        """Crops of the images that are kept; None where they are not kept, of another size, or memory is missing."""
+        kept = self._kept
+        try:
+            return None if kept is None else resident.cut(kept, which, boxes, side)
+        except RuntimeError as error:
+            if not no_memory(error):
+                raise
+            self._kept, self._keep = None, False  # from now on the processor cuts, and the device has their memory
+            return None
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Places of an epoch: a picture's number, plus the count of all for each time that it came before."""
@@ -179,7 +198,7 @@ class Loader:
         count = len(self.pictures(epoch))
         indices, whole = indices % count, whole % count  # turns of sampling -> pictures
         boxes = transforms.draw_boxes(self.recipe, box_numbers, self.split.size, self.side)
-        views = resident.cut(self._kept, indices, boxes, side) if self._kept is not None else None
+        views = self._cut_on_device(indices, boxes, side)
         if views is None:
             images = torch.from_numpy(self.pictures(epoch).gather(indices))  # uint8 [N, S, S, 3]
             views = transforms.cut(images, boxes, side)
