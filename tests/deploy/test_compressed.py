@@ -14,7 +14,9 @@ import torch
 
 from alexnet import cli
 from alexnet.bundle import Bundle, seal
+from alexnet.compression import file as compressed
 from alexnet.compression import quantizing
+from alexnet.data.writing import sha256_of
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError
 
@@ -97,3 +99,18 @@ def test_a_version_1_bundle_with_compressed_weights_is_none(bundle, tmp_path):
     (plain / "config.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match="is of format None"):
         Bundle.load(plain)
+
+
+@pytest.mark.parametrize("kind", ["int8"], indirect=True)
+def test_a_weight_beside_the_compressed_ones_that_is_not_finite_is_refused(bundle, tmp_path):
+    path = bundle.save(tmp_path / "bundle")
+    plain = next(name for name in bundle.network.state_dict() if name not in bundle.coding)
+    tensors = {name: tensor.clone() for name, tensor in bundle.network.state_dict().items()}
+    tensors[plain].view(-1)[0] = float("nan")
+    compressed.write(path / "model.safetensors", tensors, bundle.coding)
+    config = json.loads((path / "config.json").read_text())
+    config["sha256"]["model.safetensors"] = sha256_of(path / "model.safetensors")
+    config["sha256"]["config.json"] = seal.config_sha256(config)
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match=f"{plain}: values that are NaN or Inf"):
+        Bundle.load(path)

@@ -1,5 +1,6 @@
 """Bundles in the shape of Hugging Face; the hub is a folder here, behind its library's documented functions."""
 
+import os
 import shutil
 import sys
 import types
@@ -103,3 +104,25 @@ def test_the_card_s_header_is_what_the_hub_reads(saved_bundle, cifar, tmp_path):
     card = (named.save(tmp_path / "bundle") / "README.md").read_text()
     assert 'dataset: {name: "my: \\"photos\\"\\n", type: "my: \\"photos\\"\\n", split: "test"}' in card
     assert "metrics: [{type: accuracy, value: 0.750000}]" in card
+
+
+def test_a_snapshot_of_links_into_the_repository_s_blobs_is_read(cifar, tmp_path, monkeypatch, saved_bundle):
+    """As the library's cache lays a repository; links that lead out of it are refused."""
+    repository = tmp_path / "models--me--digits"
+    snapshot, blobs = repository / "snapshots" / "abc", repository / "blobs"
+    blobs.mkdir(parents=True)
+    for k, file in enumerate(p for p in saved_bundle.rglob("*") if p.is_file()):
+        link = snapshot / file.relative_to(saved_bundle)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, blobs / str(k))
+        link.symlink_to(os.path.relpath(blobs / str(k), link.parent))
+    module = types.ModuleType("huggingface_hub")
+    module.snapshot_download = lambda *_, **__: str(snapshot)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    assert alexnet.from_pretrained("me/digits").classes == cifar.classes
+    with pytest.raises(BundleError, match="link out of the folder"):
+        alexnet.load(snapshot)
+    (snapshot / "README.md").unlink()
+    (snapshot / "README.md").symlink_to(saved_bundle / "README.md")
+    with pytest.raises(BundleError, match=r"README\.md is a link out of the folder"):
+        alexnet.from_pretrained("me/digits")

@@ -1,7 +1,9 @@
 """A run folder with damaged or edited files: each is named in one line, and nothing is computed from it."""
 
 import hashlib
+import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,14 @@ def test_a_changed_byte_in_the_results_is_named(run, change):
     path.write_bytes(path.read_bytes().replace(*change, 1))
     with pytest.raises(RunError, match=r"results\.csv is damaged: "):
         epochs_of(run)
+
+
+def test_every_file_of_a_run_has_the_rights_that_the_umask_leaves(trained):
+    mask = os.umask(0)
+    os.umask(mask)
+    modes = {
+        str(path.relative_to(trained)): stat.S_IMODE(path.stat().st_mode)
+        for path in trained.rglob("*")
+        if path.is_file()
+    }
+    assert {name for name, mode in modes.items() if mode != 0o666 & ~mask} == set()
