@@ -3,6 +3,7 @@
 Importing this package is fast and does no work; each name below is imported when it is first used.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if os.name != "posix":
+        raise ImportError(f"operating system {os.name!r} is not supported; use Linux, on Windows by WSL 2")
     if name not in _HOMES:
         raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
     from importlib import import_module
