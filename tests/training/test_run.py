@@ -518,3 +518,45 @@ def test_golden_pictures_are_answered_alike(whole):
     classifier = api.load(whole, device="cpu")
     for golden in bundle.golden:
         assert np.allclose(classifier.probabilities(golden.png)[0], golden.probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "Expected `object`, got `array`"),
+        ("{}", "missing required field `data`"),
+        ('{"data": "digits"}', "missing required field `store`"),
+        ('{"data": "digits", "store": 3}', "Expected `str`, got `int` - at `$.store`"),
+        ('{"data": "digits", "store": "s", "options": "x"}', "at `$.options`"),
+        ("[" * 100_000, "nested"),
+        ('{"data": "digits", "store": "s"', "delimiter"),
+    ],
+)
+def test_a_damaged_run_json_is_one_line(tmp_path, text, message):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    runs.write_start(folder, named("lenet5"), {"data": "digits", "store": "s"})
+    assert runs.read_start(folder)[1]["store"] == "s"
+    (folder / "run.json").write_text(text)
+    with pytest.raises(RunError) as caught:
+        runs.read_start(folder)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["run.json", "recipe.toml"])
+def test_a_flipped_bit_in_what_a_run_begins_with_never_ends_in_a_traceback(tmp_path, name):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    runs.write_start(folder, named("lenet5"), {"data": "digits", "store": "s"})
+    data = (folder / name).read_bytes()
+    refused = 0
+    for place in np.random.default_rng(0).integers(0, 8 * len(data), 200).tolist():
+        harmed = bytearray(data)
+        harmed[place // 8] ^= 1 << place % 8
+        (folder / name).write_bytes(harmed)
+        try:
+            runs.read_start(folder)
+        except (RunError, RecipeError) as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 20
