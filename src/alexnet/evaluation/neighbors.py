@@ -163,7 +163,7 @@ class Neighbors:
         return found
 
     def _rows_at_once(self) -> int:
-        return max(1, BLOCK // (8 * self._features.shape[1]))
+        return max(1, BLOCK // (8 * int(self._features.shape[1])))
 
     def _blocks(self) -> Iterator[NDArray[np.float32]]:
         step = self._rows_at_once()
