@@ -167,6 +167,7 @@ def test_lists_for_each_split_and_tables_beside_images(table, tmp_path):
         table(*rows, name=f"{name}.txt")
     source = open_source(tmp_path)
     assert counts(source) == {"train": 2, "test": 2} and source.classes == ("0", "1")
+    assert "images and labels are from train.txt, val.txt" in source.notes
     assert labels(open_source(tmp_path / "train.txt")) == {"a.png": "0", "b.png": "1"}
     for name in ("train", "val"):
         (tmp_path / f"{name}.txt").unlink()

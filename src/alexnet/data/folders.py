@@ -28,7 +28,8 @@ def read_folder(root: Path, options: LayoutOptions | None = None, faults: Faults
     tree = tree_of(root, options, unused)
     if tables := _tables(root, tree, options):
         source = read_tables(tables, options, faults)
-        return replace(source, notes=(*unused.notes(), *source.notes))
+        names = ", ".join(shown(table.name) for table in tables.values())
+        return replace(source, notes=(*unused.notes(), f"images and labels are from {names}", *source.notes))
     return Layout(shown(root), options, labels_of, faults).source(tree, shown(root.resolve().name), unused)
 
 
