@@ -150,3 +150,12 @@ def test_json_stays_json_in_every_encoding(printed):
 def test_other_spaces_are_kept_and_short_escapes_tell_the_character():
     assert printable("a\u00a0b\u3000c é ü 猫") == "a\u00a0b\u3000c é ü 猫"
     assert printable("\u2028\U000e0041\n") == r"\u2028\U000e0041\x0a"
+
+
+def test_a_class_name_of_10000_characters_makes_no_row_of_as_many(printed):
+    def words():
+        with safe_output():
+            show.table("", ["class"], [["x" * 10_000], ["short"]])
+
+    _, out, _ = printed(words)
+    assert "x" * 199 in out and max(map(len, out.splitlines())) < 300

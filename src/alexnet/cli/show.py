@@ -245,7 +245,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
         numbers = all(not row[i] or row[i][0].isdigit() for row in rows)
         table.add_column(printable(column), justify="right" if i >= right and numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(printable, row))
+        table.add_row(*map(_cell, row))
     terminal = sys.stdout.isatty()
     width = None if terminal else _width(columns, rows)
     console = Console(file=unescaped(sys.stdout), width=width, highlight=False, markup=False)
@@ -254,8 +254,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
     console.print(table)
 
 
+def _cell(text: str) -> str:
+    """One line of at most 200 characters: a class name may have 10,000, and a pipe gets rows as wide as the widest."""
+    return printable(text if len(text) <= 200 else text[:199] + "…")
+
+
 def _width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     """In a file or a pipe nothing needs folding: as wide as the cells are."""
-    cells = [[len(printable(c)) for c in line] for line in (columns, *rows)]
+    cells = [[len(_cell(c)) for c in line] for line in (columns, *rows)]
     widest: list[int] = [max(column) + 3 for column in zip(*cells, strict=True)]
     return max(80, sum(widest))
