@@ -153,6 +153,31 @@ def test_predict_answers_the_good_and_reports_the_bad(home):
     assert all("guesses" in entry for entry in found.values())
 
 
+@pytest.mark.parametrize(("damaged", "passes"), [(None, 2), (3, 1 + 39 - 8)])
+def test_many_files_are_predicted_in_few_passes(home, tmp_path, damaged, passes, capsys):
+    """40 files: 32 and 8 in one pass each; beside a damaged one, the 31 others of its batch one by one."""
+    import torch
+
+    from alexnet import cli
+    from alexnet.models.network import Network
+
+    file = next((home / "pictures" / "zero").glob("*.png")).read_bytes()
+    for number in range(40):
+        (tmp_path / f"{number:02}.png").write_bytes(file if number != damaged else file[:50])
+    calls = []
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, _: calls.append(1) if isinstance(module, Network) else None
+    )
+    try:
+        status = cli.run(["predict", str(home / "run"), str(tmp_path), "--format", "json"])
+    finally:
+        handle.remove()
+    predictions = json.loads(capsys.readouterr().out)
+    assert len(calls) == passes and status == (damaged is not None)
+    assert [Path(one["picture"]).name for one in predictions] == [f"{number:02}.png" for number in range(40)]
+    assert [number for number, one in enumerate(predictions) if "error" in one] == ([] if damaged is None else [3])
+
+
 def test_a_bundle_is_all_that_predicting_needs(home, tmp_path):
     (home / "run" / "bundle").rename(tmp_path / "classifier")
     try:

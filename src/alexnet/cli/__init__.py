@@ -8,10 +8,10 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alexnet import recipe as recipes
 from alexnet.cli import arguments, honest, import_weights, layers, scaling, ship, show
@@ -25,6 +25,9 @@ from alexnet.cli.serve import serve
 from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError, no_memory, printable
 from alexnet.recipe import Recipe
 from alexnet.terminal import safe_output
+
+if TYPE_CHECKING:
+    from alexnet.deploy.answers import Prediction
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -186,15 +189,33 @@ def predict(words: list[str]) -> int:
     paths, failures = _expand(given.pictures), 0
     answer, below = ship.answerer(given, len(paths))
     found: list[dict[str, Any]] = []
-    for path in paths:
-        try:
-            found.append(answer(path).to_dict())
-        except PictureError as error:
-            failures += 1
-            show.say(f"alexnet: {printable(str(error))}")
-            found.append({"picture": str(path), "error": str(error)})
+    for start in range(0, len(paths), _BATCH):
+        for path, prediction in _predictions(answer, paths[start : start + _BATCH]):
+            if isinstance(prediction, PictureError):
+                failures += 1
+                show.say(f"alexnet: {printable(str(prediction))}")
+                found.append({"picture": str(path), "error": str(prediction)})
+            else:
+                found.append(prediction.to_dict())
     show.PREDICTIONS[given.format](found, given.top, below)
     return 1 if failures else 0
+
+
+_BATCH = 32  # images of one pass through the network
+
+
+def _predictions(
+    predict: "Callable[[Sequence[Path]], list[Prediction]]", paths: Sequence[Path]
+) -> "Iterator[tuple[Path, Prediction | PictureError]]":
+    """In one pass; one by one where an image cannot be read, so that the others are predicted."""
+    try:
+        yield from zip(paths, predict(paths), strict=True)
+    except PictureError as error:
+        if len(paths) == 1:
+            yield paths[0], error
+        else:
+            for path in paths:
+                yield from _predictions(predict, [path])
 
 
 def _expand(words: Sequence[str]) -> list[Path]:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -99,9 +99,11 @@ def _key(file: Path | None) -> str:
         raise RecipeError(f"--key-file {file} can not be read", "a text file with the key") from error
 
 
-def answerer(given: arguments.PredictArguments, count: int) -> "tuple[Callable[[Path], Prediction], float | None]":
-    """What answers each of ``count`` pictures, and the threshold below which that is "unknown"; a file answers without
-    PyTorch."""
+def answerer(
+    given: arguments.PredictArguments, count: int
+) -> "tuple[Callable[[Sequence[Path]], list[Prediction]], float | None]":
+    """What predicts some of ``count`` images in one pass, and the threshold below which that is "unknown"; an exported
+    file predicts without PyTorch."""
     from alexnet.deploy.answers import check_threshold, threshold_for
 
     check_threshold(given.abstain_below, given.target_error)
@@ -114,19 +116,19 @@ def answerer(given: arguments.PredictArguments, count: int) -> "tuple[Callable[[
         thresholds, views = classifier.bundle.thresholds, given.views
         classifier.expect(count * views)
 
-        def answer(picture: Path, top: int, below: float | None) -> "Prediction":
-            return classifier.predict(picture, top=top, views=views, abstain_below=below)[0]
+        def answer(images: Sequence[Path], top: int, below: float | None) -> "list[Prediction]":
+            return classifier.predict(images, top=top, views=views, abstain_below=below)
 
     below = given.abstain_below
     if given.target_error is not None:
         below = threshold_for(thresholds, given.target_error, str(given.run))
         show.say(f"unknown below {below:.4f}, the threshold for a target error of {given.target_error:g}")
-    return lambda picture: answer(picture, given.top, below), below
+    return lambda images: answer(images, given.top, below), below
 
 
 def _by_file(
     given: arguments.PredictArguments,
-) -> "tuple[Callable[[Path, int, float | None], Prediction], Mapping[str, float]]":
+) -> "tuple[Callable[[Sequence[Path], int, float | None], list[Prediction]], Mapping[str, float]]":
     if given.views != 1:
         raise BundleError(f"--views {given.views} of an exported file", "1, the center", "ten views need the bundle")
     if given.precision != "fp32":
@@ -134,4 +136,4 @@ def _by_file(
     from alexnet.deploy.runtime import Exported
 
     file = Exported.load(given.run)
-    return lambda picture, top, below: file.predict(picture, top, below)[0], file.manifest.thresholds
+    return lambda images, top, below: file.predict(images, top, below), file.manifest.thresholds
