@@ -116,7 +116,7 @@ def test_a_calibration_that_is_none_is_refused(run, block):
     config["calibration"] = block
     config["sha256"]["config.json"] = config_sha256(config)
     (run / "bundle" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BundleError, match="does not hold together"):
+    with pytest.raises(BundleError, match="is damaged"):
         Bundle.load(run / "bundle")
 
 
