@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet import cli
+from alexnet import recipe as recipes
+from alexnet.cli import arguments
 from alexnet.data.sources import open_source
 
 
@@ -231,6 +235,11 @@ def test_prepare_and_its_check(home, tmp_path):
         (["train", "--resume", "nowhere"], 1, "nowhere is no run folder"),
         (["train", "digits", "--resume", "nowhere"], 2, "DATA has no place"),
         (["train", "--resume", "nowhere", "--epochs", "3"], 2, "--epochs has no place"),
+        (["train", "--resume", "nowhere", "--model", "lenet5"], 2, "--model has no place"),
+        (["train", "--resume=nowhere", "--recipe=paper"], 2, "--recipe has no place"),
+        (["train", "--resume", "nowhere", "--group_column", "patient"], 2, "--group-column has no place"),
+        (["train", "digits", "--store", "elsewhere"], 2, "--store tells where the data of a run to --resume is"),
+        (["train", "--json=True", "digits"], 2, "digits"),
         (["train", "digits", "--device", "cuda:99x"], 2, "--device"),
         (["evaluate", "nowhere"], 1, "there is no nowhere; must be a run folder or a bundle"),
         (["predict", "nowhere", "x.jpg"], 1, "there is no nowhere"),
@@ -267,6 +276,65 @@ def test_train_help_shows_the_recipe_that_would_run(capsys):
         cli.run(["train", "--help", "--recipe", "paper"])
     text = " ".join(capsys.readouterr().out.split())
     assert "pictures a step (paper, 5: 128) (default: 128)" in text.replace(" │ │ ", " ")
+
+
+_SPELLED = {  # options of train, and what they change in the recipe of the digits
+    ("--epochs", "7"): {"epochs": 7},
+    ("--learning-rate", "0.01"): {"learning_rate": 0.01},
+    ("--fc-decay", "-1"): {},
+    ("--layer-rate", "conv1=0.1,fc8=10"): {"layer_rate": "conv1=0.1,fc8=10"},
+    ("--checkpoint-every", "1epoch"): {},
+    ("--model", "alexnet_single"): {"model": "alexnet_single"},
+    ("--run", "digits"): {},
+    ("--cache-gb", "1"): {},
+    ("--no-divide-std",): {},
+    ("--no-mirror",): {},
+    ("--mirror",): {"mirror": True},
+    ("--bias-decay",): {"bias_decay": True},
+    ("--allow-truncated",): {},
+    ("--no-allow-truncated",): {},
+    ("--no-report",): {},
+    ("--quiet",): {},
+    ("--json",): {},
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_every_spelling_of_the_same_options_gives_the_same_run(data):
+    options = data.draw(st.lists(st.sampled_from(list(_SPELLED)), unique_by=lambda o: o[0].removeprefix("--no-")))
+    options = [o for o in options if not (o[0] == "--mirror" and ("--no-mirror",) in options)]
+    argv, plain, expected = [], ["digits"], recipes.named("digits")
+    for name, *value in options:
+        plain += [name, *value]
+        expected = expected.replace(**_SPELLED[(name, *value)])
+        spelling = "--" + name[2:].replace("-", data.draw(st.sampled_from("-_")))
+        joined = value and data.draw(st.booleans())
+        argv.append([f"{spelling}={value[0]}"] if joined else [spelling, *value])
+    place = data.draw(st.integers(0, len(argv)))
+    last = place == len(argv) and data.draw(st.booleans())
+    argv.insert(place, ["--", "digits"] if last else ["digits"])
+    args, start = arguments.parse_train([word for words in argv for word in words])
+    assert args == arguments.parse_train(plain)[0]
+    assert (args.data, args.recipe, start) == ("digits", expected, None)
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["--recipe=paper", "digits"], "paper"),
+        (["--recipe", "paper", "--", "digits"], "paper"),
+        (["--drops", "1", "2", "--model=lenet5", "--", "digits"], "lenet5"),
+        (["--layers", "net.cfg", "--layer_params=params.cfg", "digits"], "layer_file"),
+        (["--resume-from", "digits", "photos"], None),
+    ],
+)
+def test_the_recipe_is_chosen_by_what_the_parser_reads(argv, name):
+    if name is None:
+        with pytest.raises(SystemExit):
+            arguments.parse_train(argv)
+    else:
+        assert arguments.parse_train(argv)[0].recipe.recipe == name
 
 
 def test_models(capsys):

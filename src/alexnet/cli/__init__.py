@@ -93,11 +93,7 @@ def _overview() -> str:
 
 def train(words: list[str]) -> int:
     """learn to tell pictures apart: digits, a folder, a store, cifar10 …"""
-    start = arguments.start(words)
-    base = arguments.base_recipe(words, start)
-    given: arguments.TrainArguments = arguments.parse(
-        arguments.TrainArguments, words, "train", arguments.TrainArguments(numbers=base)
-    )
+    given, start = arguments.parse_train(words)
     from alexnet import api
     from alexnet.training.parallel import Layout
 
@@ -108,17 +104,19 @@ def train(words: list[str]) -> int:
     if again and given.run is None and given.resume is None:
         return _fail("torchrun --max-restarts needs --run FOLDER: what is started again must find its run", 2)
     if given.resume is not None:
-        arguments.only_resume(given, base)
+        arguments.only_resume(given)
         arguments.data_options(given.source)  # where shards are fetched to
         result = api.resume(
             given.resume, store=given.store, device=given.device, workers=given.workers, quiet=given.quiet,
             layout=layout,
         )  # fmt: skip
+    elif given.store is not None:
+        return _fail("--store tells where the data of a run to --resume is; pass the store as DATA instead", 2)
     elif given.data is None:
         return _fail("train needs DATA: digits, a folder, a store or the name of a set (or --resume RUN)", 2)
     else:
         result = api.train(
-            given.data, given.numbers, given.run, start=start,
+            given.data, given.recipe, given.run, start=start,
             options=arguments.data_options(given.source), device=given.device, workers=given.workers, quiet=given.quiet,
             layers=given.layers, layer_params=given.layer_params, layout=layout, go_on=again,
         )  # fmt: skip

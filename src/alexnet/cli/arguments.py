@@ -2,7 +2,7 @@
 
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -47,6 +47,14 @@ class DataArguments(SourceArguments):
 
 
 @dataclass(frozen=True)
+class RecipeArguments(Recipe):
+    """The fields of a recipe as options: checked together only when all of them are known."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
 class TrainArguments:
     """Train a classifier.
 
@@ -71,7 +79,12 @@ class TrainArguments:
     json: bool = False  # print the result as one JSON object
     quiet: bool = False  # say nothing while training
     source: DataArguments = field(default_factory=DataArguments)
-    numbers: Recipe = field(default_factory=Recipe)
+    numbers: RecipeArguments = field(default_factory=RecipeArguments)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of these options. Raises :class:`RecipeError` for what can not be."""
+        return Recipe(**vars(self.numbers))
 
 
 @dataclass(frozen=True)
@@ -265,69 +278,66 @@ def _cache() -> Path:
     return Path(own) if own else (Path(system) if system else Path.home() / ".cache") / "alexnet"
 
 
-def start(arguments: list[str]) -> "Start | None":
+def parse_train(argv: list[str]) -> "tuple[TrainArguments, Start | None]":
+    """Arguments of ``train`` -> their values, and the weights to start from.
+
+    Two passes of one parser: the first tells which recipe is chosen, the second has that recipe's values as defaults.
+    """
+    unset = TrainArguments(numbers=RecipeArguments(recipe="", model=""))
+    without_help = [argument for argument in argv if argument not in ("-h", "--help")]
+    args, unknown = parse(TrainArguments, without_help, "train", unset, unknown_too=True)
+    if unknown or args.resume is not None:  # no recipe is chosen; the parser reports what it does not know
+        return parse(TrainArguments, argv, "train"), None
+    start = _start(args)
+    defaults = TrainArguments(numbers=RecipeArguments(**vars(_base_recipe(args, start))))
+    return parse(TrainArguments, argv, "train", defaults), start
+
+
+def _start(args: TrainArguments) -> "Start | None":
     """The weights to start from, where --from or --weights names some."""
-    path, published = _value(arguments, "--from"), _value(arguments, "--weights")
-    if path is None and published is None:
+    if args.from_ is None and args.weights is None:
         return None
-    if path is not None and published is not None:
+    if args.from_ is not None and args.weights is not None:
         raise RecipeError("--from and --weights both name weights to start from", "one of them")
     from alexnet.training.start import from_bundle, from_published
 
-    if path is not None:
-        return from_bundle(path)
-    if published != "torchvision":
-        raise RecipeError(f"--weights is {published!r}", "torchvision", "--from starts from a run or a bundle")
-    return from_published("torchvision")
+    return from_published("torchvision") if args.from_ is None else from_bundle(args.from_)
 
 
-def base_recipe(arguments: list[str], start: "Start | None" = None) -> Recipe:
-    """The recipe whose numbers are the defaults: looked up before the arguments are parsed, since --help shows them."""
-    named, model = _value(arguments, "--recipe"), _value(arguments, "--model")
-    if named:
-        recipe = recipes.named(named)
+def _base_recipe(args: TrainArguments, start: "Start | None") -> Recipe:
+    """The recipe whose values are the defaults of the options that are not set."""
+    named, model = args.numbers.recipe, args.numbers.model
+    if named or args.layers is not None:
+        recipe = recipes.named(named or "layer_file")
         recipe = recipe.replace(model=model) if model else recipe
-    elif _value(arguments, "--layers"):
-        recipe = recipes.named("layer_file").replace(**({"model": model} if model else {}))
     else:
-        data = next((a for i, a in enumerate(arguments) if not a.startswith("-") and not _takes(arguments, i)), "")
-        recipe = recipes.default_for(data, model or (start.network.name if start else None))
+        recipe = recipes.default_for(args.data or "", model or (start.network.name if start else None))
     return start.recipe(recipe) if start else recipe
 
 
-def _takes(arguments: list[str], index: int) -> bool:
-    """Is this word the value of the option before it?"""
-    before = arguments[index - 1] if index else ""
-    flags = {"--json", "--report", "--quiet", "--download", "--allow-truncated"}
-    flags |= {recipes.option(field.name) for field in fields(Recipe) if isinstance(field.default, bool)}
-    return before.startswith("--") and "=" not in before and before not in flags and not before.startswith("--no-")
-
-
-def _value(arguments: list[str], name: str) -> str | None:
-    for i, argument in enumerate(arguments):
-        if argument == name and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(name + "="):
-            return argument.partition("=")[2]
-    return None
-
-
-def only_resume(given: TrainArguments, base: Recipe) -> None:
-    changed = recipes.differences(base, given.numbers)
-    words = {
-        "DATA": given.data, "--run": given.run, "--from": given.from_, "--weights": given.weights,
-        "--layers": given.layers, "--layer-params": given.layer_params,
-    }  # fmt: skip
-    named = [recipes.option(name) for name in changed] + [name for name, value in words.items() if value is not None]
-    if named:
-        what = named[0]
+def only_resume(args: TrainArguments) -> None:
+    """Raise :class:`RecipeError` for an option that has no effect on a run that is continued."""
+    unset = TrainArguments()
+    kept = ("cache", "cache_gb")  # where shards are fetched to now
+    names = {"data": "DATA", "from_": "--from"}
+    fields = ("data", "run", "from_", "weights", "layers", "layer_params")
+    changed = [names.get(name, recipes.option(name)) for name in fields if getattr(args, name) is not None]
+    changed += [recipes.option(name) for name in recipes.differences(unset.numbers, args.numbers)]
+    changed += [recipes.option(name) for name in recipes.differences(unset.source, args.source) if name not in kept]
+    if changed:
+        what = changed[0]
         raise RecipeError(f"--resume goes on with the run as it was begun, so {what} has no place", "", "leave it out")
 
 
-def parse(kind: Any, arguments: list[str], verb: str, default: Any = None) -> Any:
-    """Arguments -> the dataclass ``kind``; on wrong use the process leaves with status 2, as every Unix tool."""
+def parse(kind: Any, arguments: list[str], verb: str, default: Any = None, *, unknown_too: bool = False) -> Any:
+    """Arguments -> the dataclass ``kind``; on wrong use the process leaves with status 2, as every Unix tool.
+
+    With ``unknown_too``, also the list of the arguments that the parser does not know, ``--help`` among them.
+    """
+    more: dict[str, Any] = {"return_unknown_args": True, "add_help": False} if unknown_too else {}
     try:
         with styled_output() if all(map(str.isprintable, arguments)) else nullcontext():  # tyro repeats what was typed
-            return tyro.cli(kind, prog=f"alexnet {verb}", args=arguments, default=default, config=(OmitArgPrefixes,))
+            prog, config = f"alexnet {verb}", (OmitArgPrefixes,)
+            return tyro.cli(kind, prog=prog, args=arguments, default=default, config=config, **more)
     except AlexNetError as error:
         raise RecipeError(error.what, error.must, error.todo) from error

@@ -237,8 +237,8 @@ def from_toml(text: str, name: str = "recipe.toml") -> Recipe:
         raise RecipeError(f"{name}: {error.what}", error.must, error.todo) from error
 
 
-def differences(a: Recipe, b: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Fields in which two recipes differ, with both values."""
+def differences(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
+    """Fields in which two recipes (or two of another dataclass) differ, with both values."""
     pairs = {f.name: (getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a)}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
