@@ -12,6 +12,8 @@ from alexnet import api, cli
 from alexnet.api import shrinking, sizing
 from alexnet.bundle import Bundle, find
 from alexnet.cli.compress import size_in_bytes
+from alexnet.data.description import fingerprint_of, seal_of
+from alexnet.data.writing import sha256_of
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import AlexNetError, BundleError, RecipeError
 from alexnet.recipe import named
@@ -139,6 +141,13 @@ def test_other_test_pictures_change_nothing_but_the_test_numbers(run, digits, ma
     store = shutil.copytree(digits.path, tmp_path / "store")
     labels = np.load(store / "test" / "labels.npy")
     np.save(store / "test" / "labels.npy", labels[::-1])
+    description = json.loads((store / "dataset.json").read_text())
+    description["sha256"]["test/labels.npy"] = sha256_of(store / "test" / "labels.npy")
+    description["fingerprint"] = fingerprint_of(
+        description["classes"], description["splits"], description["sha256"], description.get("encoding", "raw")
+    )
+    description["source_fingerprint"] = "0" * 64  # or it would be the run's own data, split otherwise
+    (store / "dataset.json").write_text(json.dumps(description | {"seal": seal_of(description)}))
     about = json.loads((run / "run.json").read_text()) | {"store": str(store)}
     copied = shutil.copytree(run, tmp_path / "run")
     (copied / "run.json").write_text(json.dumps(about))
