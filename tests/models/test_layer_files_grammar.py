@@ -305,3 +305,21 @@ def test_mutated_files(data):
                      "cost.sum2", "cost.crossent", "cost.tica", "data"]  # fmt: skip
             of[i] = "type=" + data.draw(st.sampled_from(kinds))
     attempt("\n".join(lines), "\n".join(other), EXAMPLES[name][0])
+
+
+@pytest.mark.parametrize(
+    ("leaf", "width"),
+    [("x" * 20, 6), ("", 6), ("%%" * 10, 4)],
+    ids=["characters", "empty values", "percent signs"],
+)
+def test_nested_values_are_bounded(leaf, width):
+    """Ten levels that each name the next one several times: 6¹⁰ values in under a thousand bytes."""
+    levels = [f"k{i}=" + f"%(k{i + 1})s" * width for i in range(9)] + [f"k9={leaf}"]
+    section = parse("[conv1]\n" + "\n".join(levels), "layers.cfg")["conv1"]
+    with pytest.raises(ModelError, match=r"line 2, layer 'conv1': parameter k0 .* must be (resolvable with )?at most"):
+        section.text("k0")
+
+
+def test_nested_values_within_the_bounds_are_resolved():
+    section = parse("[DEFAULT]\na=%(b)s,%(b)s\nb=5%%\n[conv1]\nsize=%(a)s;%(b)s\n", "layers.cfg")["conv1"]
+    assert section.text("size") == "5%,5%;5%"

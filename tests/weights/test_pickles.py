@@ -223,7 +223,7 @@ def test_every_operation_of_a_protocol_is_known_or_refused_by_name():
     for operation in pickletools.opcodes:
         if operation.name == "STOP":
             continue
-        machine = pickles._Machine()
+        machine = pickles._Machine(0)
         try:
             machine.do(operation.name, 0)
         except RefusedError as error:
@@ -245,3 +245,14 @@ def test_damaged_bytes_are_values_or_one_error(data):
         read(bytes(damaged))
     except RefusedError as error:
         assert "\n" not in str(error)
+
+
+def test_a_remembered_text_is_not_copied_without_end():
+    """A text of 4 KB and 20,000 calls that encode it are 140 KB, and would be 80 MB of bytes."""
+    text = b"c_codecs\nencode\nq\x01" + b"X" + struct.pack("<I", 4096) + b"a" * 4096 + b"q\x02U\x06latin1q\x03"
+    call = b"h\x01h\x02h\x03\x86R"
+    data = b"\x80\x02]" + text + b"000" + (call + b"a") * 20_000 + b"."
+    with pytest.raises(RefusedError, match="again and again"):
+        read(data)
+    few = b"\x80\x02]" + text + b"000" + (call + b"a") * 3 + b"."
+    assert read(few) == [b"a" * 4096] * 3

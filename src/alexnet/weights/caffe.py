@@ -27,6 +27,7 @@ _NOW = {1: "name", 2: "type", 7: "blob", 106: "convolution", 118: "norm", 121: "
 _2014 = {4: "name", 5: "type", 6: "blob", 10: "convolution", 18: "norm", 19: "pool"}
 _TYPES_2014 = {4: "Convolution", 14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 6: "Dropout"}
 _IGNORED = {"Data", "Input", "Softmax", "SoftmaxWithLoss", "Accuracy", "ImageData", "Split", "HDF5Data", "DummyData"}
+_MAX_SIDES = 32  # of a blob: Caffe itself allows no more
 _IGNORED_2014 = {1, 5, 12, 20, 21, 22, 29}
 _KINDS = {
     "Convolution": "convolution", "InnerProduct": "fully connected", "LRN": "norm", "ReLU": "relu",
@@ -161,7 +162,9 @@ def _blob(part: memoryview) -> NDArray[Any]:
             rows.append(numbers(found, wire.FOUR if found.number == 5 else wire.EIGHT))
     values = rows[0] if len(rows) == 1 else np.concatenate([np.zeros(0, np.float32), *rows])
     sides = [legacy.get(i, 1) for i in (1, 2, 3, 4)] if legacy or shape is None else shape
-    if any(side < 0 for side in sides) or math.prod(sides) != len(values):
+    if len(sides) > _MAX_SIDES or not all(0 <= side < 1 << 31 for side in sides):
+        raise DamagedError(f"a blob whose shape is {str(sides)[:60]}: a shape has at most {_MAX_SIDES} sides below 2³¹")
+    if math.prod(sides) != len(values):
         raise DamagedError(f"a blob of {sides} with {len(values):,} numbers")
     return values.reshape(sides)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from alexnet.errors import BundleError
 from alexnet.weights import pickles
 
+_UNPACKED, _MAX_RATIO = 64 << 20, 100  # bytes that any packed file may make, and how many for each of its own
 MOST_BYTES = 2 << 30  # net 145 and its momenta have 488 MB, the largest published net (140.5 M numbers) 1.1 GB
 
 
@@ -50,21 +51,22 @@ def _unpacked(path: Path, data: bytes) -> IO[bytes]:
         return io.BytesIO(data)
     try:
         if data.startswith(b"\x1f\x8b"):
-            return _bounded(cast("IO[bytes]", gzip.GzipFile(fileobj=io.BytesIO(data))), path)
+            return _bounded(cast("IO[bytes]", gzip.GzipFile(fileobj=io.BytesIO(data))), path, len(data))
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
             if len(names) != 1:
                 raise BundleError(f"{path} is a zip file of {len(names)} members", "one: the pickle")
             with archive.open(names[0]) as member:
-                return _bounded(member, path)
+                return _bounded(member, path, len(data))
     except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise BundleError(f"{path} is damaged: {error}", "", "use another copy") from error
 
 
-def _bounded(packed: IO[bytes], path: Path) -> IO[bytes]:
-    data = packed.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise BundleError(f"{path} holds more than {MOST_BYTES:,} bytes unpacked", "less")
+def _bounded(packed: IO[bytes], path: Path, packed_bytes: int) -> IO[bytes]:
+    most = min(MOST_BYTES, _UNPACKED + _MAX_RATIO * packed_bytes)
+    data = packed.read(most + 1)
+    if len(data) > most:
+        raise BundleError(f"{path} holds more than {most:,} bytes unpacked", "less")
     return io.BytesIO(data)
 
 
@@ -93,4 +95,7 @@ def read_npy(path: Path) -> NDArray[Any] | Any:
     data = file.read()
     if dtype.kind not in "biuf" or int(np.prod(shape, dtype=object)) * dtype.itemsize != len(data):
         raise BundleError(f"{path}: {list(shape)} {dtype} with {len(data):,} bytes", "an array of numbers, whole")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if columns else "C")
+    try:
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if columns else "C")
+    except ValueError as error:  # no numbers, but sides of a size or a count that NumPy refuses
+        raise BundleError(f"{path} has the shape {str(shape)[:60]}", "an array of numbers, whole") from error

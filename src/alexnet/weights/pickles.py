@@ -9,6 +9,7 @@ Bounds: operations, the bytes of the file, and arrays are exactly as large as th
 of dictionaries are numbers and texts, so that no nesting can overflow the hash of one.
 """
 
+import io
 import math
 import pickletools
 import re
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from alexnet.weights.naming import readable
 
 MOST_OPERATIONS = 10_000_000  # layers need thousands, a long training's list of errors some more
+_FREE = 1 << 20  # bytes that any file may make, beyond twice its own size
 _ONCE = 1 << 20  # characters: so long a text is an array's bytes, of which no second use is kept
 _INERT = ("options.", "python_util.", "util.")  # cuda-convnet's command line, kept in its checkpoints
 _NUMPY = {"numpy.core.", "numpy._core."}
@@ -114,7 +116,9 @@ def read(file: IO[bytes]) -> Any:
 
 
 def _carried_out(file: IO[bytes]) -> Any:
-    machine = _Machine()
+    start = file.tell()
+    machine = _Machine(_FREE + 2 * (file.seek(0, io.SEEK_END) - start))
+    file.seek(start)
     for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
         if count > MOST_OPERATIONS:
             raise RefusedError(f"more than {MOST_OPERATIONS:,} operations")
@@ -136,7 +140,10 @@ _MARK = object()
 class _Machine:
     """The stack and the memory of one pickle. Each method is an operation of Python's pickle format."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: int) -> None:
+        self.budget = (
+            budget  # bytes that calls and states may still copy: a remembered text can be used any number of times
+        )
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -267,30 +274,47 @@ class _Machine:
 
     def do_reduce(self, _: Any) -> None:
         arguments, function = self.pop(), self.pop()
-        self.stack.append(_made(function, arguments))
+        self.call(function, arguments)
 
     do_newobj = do_reduce
 
     def do_newobj_ex(self, _: Any) -> None:
         _, arguments, kind = self.pop(), self.pop(), self.pop()
-        self.stack.append(_made(kind, arguments))
+        self.call(kind, arguments)
 
     def do_obj(self, _: Any) -> None:
         kind, *arguments = self.since_mark()
-        self.stack.append(_made(kind, tuple(arguments)))
+        self.call(kind, tuple(arguments))
 
     def do_inst(self, name: str) -> None:
         arguments = tuple(self.since_mark())
-        self.stack.append(_made(Named(readable(name.replace(" ", "."))), arguments))
+        self.call(Named(readable(name.replace(" ", "."))), arguments)
+
+    def call(self, function: Any, arguments: Any) -> None:
+        """Put what a call stands for on the stack."""
+        self.spend(arguments)
+        self.stack.append(_made(function, arguments))
+
+    def spend(self, values: Any) -> None:
+        """Take the bytes that ``values`` copy from the budget; raises :class:`RefusedError` when it is used up."""
+        self.budget -= _copied_bytes(values)
+        if self.budget < 0:
+            raise RefusedError("texts that are used again and again, for more bytes than the file has")
 
     def do_build(self, _: Any) -> None:
         state, found = self.pop(), self.stack[-1]
+        self.spend(state)
         if isinstance(found, Array):
             found.fill(state)
         elif isinstance(found, Type):
             found.set_order(state)
         elif not isinstance(found, Inert):
             raise RefusedError(f"a state for a {type(found).__name__}, which has none")
+
+
+def _copied_bytes(values: Any) -> int:
+    """How many bytes of texts and bytes a call or a state can copy: those that stand directly in it."""
+    return sum(len(value) for value in values if isinstance(value, str | bytes)) if isinstance(values, tuple) else 0
 
 
 def _made(function: Any, arguments: Any) -> Any:

@@ -19,8 +19,11 @@ _OPTION = re.compile(r"([^:=\s][^:=]*)[:=](.*)", re.DOTALL)
 _COMMENT = re.compile(r"\s;.*", re.DOTALL)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+_SUBSTITUTION = re.compile(r"(%%|%\([^)]*\)s)")
 _TRUE, _FALSE = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
 _DEEPEST = 10  # of %(key)s in what %(key)s stands for
+_MAX_SUBSTITUTIONS = 1000  # of %(key)s in one value, nested ones included: ten levels of a few each would never end
+_MAX_RESOLVED = 1 << 16  # characters of one value after substitution; published values have under 200
 
 
 class Value(NamedTuple):
@@ -64,7 +67,7 @@ class Section:
             if default is None:
                 raise self.bad(key, "given")
             return default
-        return self._resolve(key, found.text, 0)
+        return self._resolve(key, found.text)
 
     def words(self, key: str, default: str | None = None) -> list[str]:
         """A comma list of words, each trimmed; may hold empty ones."""
@@ -137,20 +140,34 @@ class Section:
             raise self.bad(key, "a finite number")
         return float(word)
 
-    def _resolve(self, key: str, text: str, depth: int) -> str:
-        """``%%`` -> ``%``; ``%(other)s`` -> the value of ``other``. Every other % is an error."""
-        parts = re.split(r"(%%|%\([^)]*\)s)", text)
-        for i, part in enumerate(parts):
-            if i % 2 == 0 and "%" in part:
-                raise self.bad(key, "written with %% for %")
-            if i % 2 and part == "%%":
-                parts[i] = "%"
-            elif i % 2:
-                found = self._find(part[2:-2])
-                if found is None or depth == _DEEPEST:
+    def _resolve(self, key: str, text: str) -> str:
+        """``%%`` -> ``%``; ``%(other)s`` -> the value of ``other``. Every other % is an error.
+
+        The number of substitutions and the length of the result are bounded, whatever the nesting multiplies.
+        """
+        pending = [(part, 0) for part in reversed(_SUBSTITUTION.split(text))]  # a stack: the next part is the last item
+        resolved: list[str] = []
+        length = substitutions = 0
+        while pending:
+            part, depth = pending.pop()
+            if part == "%%":
+                part = "%"
+            elif _SUBSTITUTION.fullmatch(part):
+                value = self._find(part[2:-2])
+                if value is None or depth == _DEEPEST:
                     raise self.bad(key, f"resolvable: {part} stands for nothing")
-                parts[i] = self._resolve(key, found.text, depth + 1)
-        return "".join(parts)
+                substitutions += 1
+                if substitutions > _MAX_SUBSTITUTIONS:
+                    raise self.bad(key, f"resolvable with at most {_MAX_SUBSTITUTIONS:,} substitutions of %(key)s")
+                pending += [(inner, depth + 1) for inner in reversed(_SUBSTITUTION.split(value.text))]
+                continue
+            elif "%" in part:
+                raise self.bad(key, "written with %% for %")
+            length += len(part)
+            if length > _MAX_RESOLVED:
+                raise self.bad(key, f"at most {_MAX_RESOLVED:,} characters after substitution of %(key)s")
+            resolved.append(part)
+        return "".join(resolved)
 
 
 def decode(content: bytes, file: str) -> str:
