@@ -46,7 +46,7 @@ def test_it_runs_as_nobody_of_importance():
 def test_what_it_starts_is_a_command_of_ours(monkeypatch):
     stage = last_stage()
     entry, words = json.loads(stage["ENTRYPOINT"]), json.loads(stage["CMD"])
-    assert entry == ["alexnet"] and 'alexnet = "alexnet.cli:main"' in (ROOT / "pyproject.toml").read_text()
+    assert entry == ["alexnet"] and 'alexnet = "alexnet.__main__:main"' in (ROOT / "pyproject.toml").read_text()
     seen: list[ServeArguments] = []
     monkeypatch.setattr(VERB, "_serve", lambda given, shared: seen.append(given))
     assert cli.run(words) == 0
