@@ -119,7 +119,7 @@ def train(
             held.enter_context(runs.locked(folder))
             if not again:
                 runs.refuse_used(folder)
-                about: dict[str, Any] = {"data": str(data), "store": store.absolute}
+                about: dict[str, Any] = {"data": str(data), "directory": str(Path.cwd()), "store": store.absolute}
                 if words := options.words():
                     about["options"] = words
                 runs.write_start(folder, recipe, about | ({"from": start.about(store.classes)} if start else {}), files)

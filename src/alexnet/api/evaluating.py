@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alexnet import recipe as recipes
 from alexnet.api.provenance import note_test
-from alexnet.api.stores import cached
+from alexnet.api.stores import cached, options_of_run
 from alexnet.bundle import Bundle, is_trained
 from alexnet.data.options import DataOptions
 from alexnet.data.selection import regrouped
@@ -154,6 +154,9 @@ def store_for(run: Any, classifier: Classifier, data: str | Path | None, options
         if not about.is_file():
             raise BundleError("a bundle alone knows no data", "a run folder, or data to evaluate on", "give DATA too")
         return Store.open(store_of(about.parent))
+    folder = _folder_of(run)
+    if folder is not None and not is_store(data):
+        options = options_of_run(runs.read_start(folder)[1], options, data)
     store = Store.open(data) if is_store(data) else _prepared_alike(data, bundle, options)
     if (store.size, store.fit) != (bundle.stored_size, bundle.fit):
         raise DataError(
@@ -232,13 +235,18 @@ def training_images(
 
 def _own_store(run: Run) -> Store | None:
     """The data set of a run, or of the run that a bundle lies in; None where it is not known or not there."""
+    folder = _folder_of(run)
+    if folder is not None:
+        with suppress(AlexNetError):
+            return Store.open(store_of(folder))
+    return None
+
+
+def _folder_of(run: Run) -> Path | None:
+    """The run folder of a run, or of a bundle that lies in one."""
     if isinstance(run, Classifier):
         return None
-    for folder in (Path(run), Path(run).resolve().parent):
-        if (folder / "run.json").is_file():
-            with suppress(AlexNetError):
-                return Store.open(store_of(folder))
-    return None
+    return next((f for f in (Path(run), Path(run).resolve().parent) if (f / "run.json").is_file()), None)
 
 
 def store_of(run: Path) -> str:

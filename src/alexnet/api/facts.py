@@ -2,7 +2,8 @@
 
 import platform
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from alexnet import recipe as recipes
 from alexnet.api.provenance import Provenance
+from alexnet.api.stores import data_of_run, options_of_run
 from alexnet.bundle import Bundle, find, weights_sha256
 from alexnet.bundle.seal import read_config
 from alexnet.data.doctor.findings import Report as Diagnosis
@@ -66,30 +68,40 @@ def count(bundle: Bundle, responses: Responses) -> Numbers:
 
 
 def diagnose(
-    data: str, store: Store, bundle: Bundle, recipe: Recipe, options: DataOptions
+    about: Mapping[str, Any], store: Store, bundle: Bundle, options: DataOptions
 ) -> tuple[Diagnosis | None, str]:
-    """The doctor's report on what the run was trained on, or None and why there is none.
+    """The doctor's report on what a run was trained on (``about``: its run.json), or None and why there is none.
 
-    The pictures must still be there by their names; their dates may have changed.
+    Judged are the images and the splits of the run's store, read with the options of its training. The images must
+    still be there by their names; their dates may have changed.
     """
     from alexnet.data.doctor.examine import examine
 
+    data = data_of_run(about)
     if is_store(data):
         return None, f"the run was trained from a prepared store, {data}; the doctor looks at the pictures themselves"
     faults: list[DataError] = []
+    # the store has no image that was excluded: the list itself may be gone
+    options = replace(options_of_run(about, options), exclude=options.exclude, bad="exclude")
     try:
         source = regrouped(options.open(data, faults), bundle.data.get("grouping", ""))
     except (AlexNetError, OSError) as error:
         return None, f"the pictures are not at hand ({error})"
-    known = {picture.origin for part in source.splits.values() for picture in part}
-    used = [str(row["origin"]) for part in store.splits.values() for row in part.origins()]
-    gone = sum(origin not in known for origin in used)
+    known = {picture.origin: picture for part in source.splits.values() for picture in part}
+    used = {name: [str(row["origin"]) for row in part.origins()] for name, part in store.splits.items()}
+    total = sum(map(len, used.values()))
+    gone = sum(origin not in known for origins in used.values() for origin in origins)
     if gone:
-        return None, f"{gone:,} of the {len(used):,} pictures that the run used are no longer in {data}"
-    found = examine(
-        source, faults, validation=recipe.validation, test=recipe.test, seed=recipe.seed, progress=options.progress
-    )
-    return found, ""
+        return None, f"{gone:,} of the {total:,} pictures that the run used are no longer in {data}"
+    for row in store.left_out():
+        if str(row["origin"]) in known:
+            used[str(row["split"])].append(str(row["origin"]))
+    splits = {
+        name: tuple(known[origin] for origin in origins if origin not in source.excluded)
+        for name, origins in used.items()
+    }
+    allowed = options.allow_truncated
+    return examine(source, faults, splits=splits, allow_truncated=allowed, progress=options.progress), ""
 
 
 def made_of(about: dict[str, Any], bundle: Bundle, recipe: Recipe, store: Store) -> list[tuple[str, str]]:

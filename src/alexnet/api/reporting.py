@@ -62,7 +62,7 @@ def report(
     why = "alexnet report examines it" if doctor else "it was left out on purpose"
     diagnosis = None
     if doctor and (not quick or total <= FEW):
-        diagnosis, why = facts.diagnose(str(about["data"]), opened, classifier.bundle, recipe, options)
+        diagnosis, why = facts.diagnose(about, opened, classifier.bundle, options)
     values = {
         "title": f"{classifier.network.name} on {classifier.bundle.data.get('name', run.name)}",
         "subtitle": f"Report of {run.resolve().name}: what was trained, how good it is, and why one may believe it.",

@@ -1,6 +1,7 @@
 """From what a person named to prepared pictures: opened, found in the cache, or prepared into it."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,22 @@ def open_store(data: str | Path, recipe: Recipe, options: DataOptions) -> Store:
     if is_store(data):
         return Store.open(data)
     return cached(options.open(data), recipe, options)
+
+
+def data_of_run(about: Mapping[str, Any]) -> str:
+    """What run.json names as the data, as a path that holds in any folder if it is one."""
+    path = Path(about.get("directory", "")) / about["data"]
+    return str(path) if path.exists() else str(about["data"])
+
+
+def options_of_run(about: Mapping[str, Any], options: DataOptions, data: str | Path | None = None) -> DataOptions:
+    """The options to read ``data`` (default: what the run was trained on) with, from its run.json.
+
+    What ``options`` leave at its default is as it was in training: everything for the data of the run; for other data
+    how its layout is read, since a list of images or a column with groups belongs to one data set.
+    """
+    own = data is None or str(data) == about["data"] or Path(data).resolve() == Path(data_of_run(about)).resolve()
+    return options.completed(about.get("options", ()), Path(about.get("directory", "")), only_layout=not own)
 
 
 WINDOW = 16  # shards mixed at a time where a store lies behind an address and the recipe leaves it open

@@ -1,9 +1,9 @@
 """How pictures are found, grouped and read, beyond what a recipe says."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from alexnet.data.listing import Faults, LayoutOptions, Source
 from alexnet.data.selection import excluding, grouped
@@ -44,6 +44,17 @@ class DataOptions:
         found += [word for pattern in layout.ignore for word in ("--ignore", pattern)]
         return found + ["--allow-truncated"] * self.allow_truncated
 
+    def completed(self, words: Sequence[str], directory: Path, *, only_layout: bool = False) -> "DataOptions":
+        """These options; each one left at its default takes the value that ``words`` (see there) has for it.
+
+        Relative paths start in ``directory``. ``only_layout``: take no more than how the layout is read.
+        """
+        recorded = _parse(words, directory)
+        if self.group_column or self.group_pattern:
+            recorded = replace(recorded, group_column=None, group_pattern=None)
+        layout = _completed(self.layout, recorded.layout)
+        return replace(self if only_layout else _completed(self, recorded), layout=layout)
+
     def tell(self, text: str) -> None:
         """A line for the person, if anyone listens."""
         if self.say is not None:
@@ -59,3 +70,29 @@ class DataOptions:
         for note in source.notes:
             self.tell(note)
         return source
+
+
+def _completed(options: Any, recorded: Any) -> Any:
+    """The dataclass ``options``, with each field that has its default taken from ``recorded``."""
+    default = type(options)()
+    left = [f.name for f in fields(options) if getattr(options, f.name) == getattr(default, f.name)]
+    return replace(options, **{name: getattr(recorded, name) for name in left})
+
+
+def _parse(words: Sequence[str], directory: Path) -> DataOptions:
+    """What :meth:`DataOptions.words` wrote, read again."""
+    flag = "--allow-truncated"
+    pairs = [word for word in words if word != flag]
+    values = dict(zip(pairs[::2], pairs[1::2], strict=False))
+    layout = LayoutOptions(
+        classes=values.get("--classes", "auto"),  # type: ignore[arg-type]
+        ignore=tuple(value for name, value in zip(pairs[::2], pairs[1::2], strict=False) if name == "--ignore"),
+        image_column=values.get("--image-column"),
+        label_column=values.get("--label-column"),
+        delimiter=values.get("--delimiter"),
+    )
+    root, exclude = (directory / values[name] if name in values else None for name in ("--data-root", "--exclude"))
+    return DataOptions(
+        root, group_column=values.get("--group-column"), group_pattern=values.get("--group-pattern"), exclude=exclude,
+        bad="fail" if values.get("--bad") == "fail" else "exclude", allow_truncated=flag in words, layout=layout,
+    )  # fmt: skip

@@ -94,6 +94,7 @@ class _RunFile(msgspec.Struct):
 
     data: str
     store: str
+    directory: str = ""  # where the command ran: relative paths of ``data`` and ``options`` start there
     options: list[str] = []
     layers: str = "layers.cfg"
     from_: dict[str, Any] = msgspec.field(default_factory=dict, name="from")

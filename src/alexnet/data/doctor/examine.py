@@ -1,6 +1,6 @@
 """The doctor: every check on one data set, in the order in which a person should read them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,11 @@ def examine(
     source: Source,
     faults: list[DataError] | None = None,
     *,
+    splits: Mapping[str, tuple[Picture, ...]] | None = None,
     validation: float = 0.1,
     test: float = 0.2,
     seed: int = 0,
+    allow_truncated: bool = False,
     embed: Embed | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -34,12 +36,12 @@ def examine(
     """Look at every picture of ``source`` and say what is wrong. Nothing is changed.
 
     ``faults`` are what ``open_source`` collected while it read; ``validation``, ``test`` and ``seed`` as training would
-    be given them: where the data brings no splits, those that it would draw are judged. With ``embed`` labels are
-    checked by neighbors, too. Raises DataError only for wrong arguments.
+    be given them: where the data brings no splits, those that it would draw are judged; or ``splits``, those that a
+    run was trained on. With ``embed`` labels are checked by neighbors, too. Raises DataError only for wrong arguments.
     """
-    splits = assign(source, validation=validation, test=test, seed=seed, strict=False)
+    splits = splits or assign(source, validation=validation, test=test, seed=seed, strict=False)
     looks = look_at_all(splits, workers, progress)
-    seen = Seen(source.name, source.classes, looks, "all" in source.splits)
+    seen = Seen(source.name, source.classes, looks, "all" in source.splits, allow_truncated)
     found = [*check_classes(seen, faults or []), *check_duplicates(seen, workers or 1), *check_groups(seen)]
     found += [*check_files(seen), *check_shapes(seen), *check_shortcuts(seen), *check_colors(seen)]
     if embed is not None:

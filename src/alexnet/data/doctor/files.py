@@ -28,9 +28,11 @@ def check_files(seen: Seen) -> Iterator[Finding]:
     yield from _unreadable(seen)
     for mark, check, severity, what, todo in _NOTED:
         own = [look for look in seen.looks if not look.error and any(mark in note for note in look.notes)]
+        if own and check == "truncated" and seen.allow_truncated:
+            what, todo = "are cut short and used as far as they go", "get them again"
         if own:
             examples = tuple(Example((look.origin,), ", ".join(n for n in look.notes if mark in n)) for look in own)
-            exclude = tuple(look.origin for look in own) if check == "truncated" else ()
+            exclude = tuple(look.origin for look in own) if check == "truncated" and not seen.allow_truncated else ()
             yield Finding(check, _severity(severity), f"{_pictures(own)} {what}", todo, examples, exclude)
 
 

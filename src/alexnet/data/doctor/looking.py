@@ -40,11 +40,6 @@ class Look:
         """Cut short: refused unless that is allowed."""
         return "truncated" in self.notes
 
-    @property
-    def usable(self) -> bool:
-        """Would preparing take it, by default?"""
-        return not self.error and not self.truncated
-
 
 class Seen(NamedTuple):
     """All pictures of a data set, looked at."""
@@ -53,10 +48,11 @@ class Seen(NamedTuple):
     classes: tuple[str, ...]
     looks: list[Look]
     drawn: bool  # the splits are those that training would draw
+    allow_truncated: bool = False  # images that were cut short are used
 
     def good(self) -> list[Look]:
         """Those that can be used."""
-        return [look for look in self.looks if look.usable]
+        return [look for look in self.looks if not look.error and (self.allow_truncated or not look.truncated)]
 
 
 def look_at_all(

@@ -1,0 +1,109 @@
+"""What a run recorded of its data is used again: by its report, and by evaluate and compare on the same data."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import alexnet
+from alexnet import api
+from alexnet.api import facts
+from alexnet.api.stores import options_of_run
+from alexnet.cli import run
+from alexnet.data.listing import LayoutOptions
+from alexnet.data.options import DataOptions
+from alexnet.data.pixels import encode_jpeg, encode_png
+from alexnet.data.store import Store
+
+TRAIN = ["--model", "lenet5", "--epochs", "1", "--batch-size", "16", "--quiet", "--device", "cpu"]
+
+
+@pytest.fixture
+def images(digits, tmp_path, monkeypatch):
+    """120 digits of two classes in class folders; three files stand twice, and one has two labels."""
+    monkeypatch.setattr(api, "AT_THE_END", ())
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
+    for index, image in enumerate(digits.split("train").gather(np.arange(120))):
+        place = tmp_path / "images" / "ab"[index % 2] / f"p{index // 6:02d}_{index:03d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(encode_png(image))
+    return tmp_path / "images"
+
+
+def plant_copies(images):
+    for index in (0, 2, 4):
+        shutil.copy(images / "a" / f"p00_{index:03d}.png", images / "a" / f"z{index}.png")
+    shutil.copy(images / "a" / "p01_006.png", images / "b" / "z6.png")
+
+
+def diagnosis(folder, options=None):
+    about = json.loads((folder / "run.json").read_text())
+    return facts.diagnose(about, Store.open(about["store"]), api.load(folder, "cpu").bundle, options or DataOptions())
+
+
+def train(images, folder, *words):
+
+    assert run(["train", str(images), "--run", str(folder), *TRAIN, *words]) == 0
+
+
+def test_a_report_judges_the_images_that_were_trained_on(images, tmp_path, monkeypatch):
+    """The way that the doctor recommends ends with no fault, even when its list is gone, and from another folder."""
+    plant_copies(images)
+    assert run(["doctor", str(images), "--exclude-list", str(tmp_path / "list")]) == 1
+    monkeypatch.chdir(tmp_path)
+    train("images", tmp_path / "run", "--exclude", "list", "--seed", "3", "--validation", "0.25")
+    assert "Do not rely" not in (tmp_path / "run" / "report.html").read_text()
+    monkeypatch.chdir(images)
+    (tmp_path / "list").unlink()
+    found, why = diagnosis(tmp_path / "run")
+    assert found is not None and found.honest, why
+    store = Store.open(json.loads((tmp_path / "run" / "run.json").read_text())["store"])
+    assert {name: sum(counts) for name, counts in found.counts.items()} == {
+        name: len(split) for name, split in store.splits.items()
+    }, "the splits of the run, not others"
+    train(images, tmp_path / "other", "--no-report")
+    assert diagnosis(tmp_path / "other")[0].honest is False, "with the copies it is another matter"
+
+
+def test_groups_layout_and_truncated_images_are_as_in_training(images, tmp_path):
+    for name in ("masks", "a/old"):
+        (images / name).mkdir()
+        (images / name / "x.png").write_bytes((images / "a" / "p00_000.png").read_bytes())
+    large = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for index in range(3):
+        (images / "b" / f"cut{index}.jpg").write_bytes(encode_jpeg(large + np.uint8(index))[:-1500])
+    words = ["--ignore", "masks", "--ignore", "old", "--group-pattern", r"/(p\d\d)_"]
+    train(images, tmp_path / "run", *words, "--allow-truncated")
+    found, why = diagnosis(tmp_path / "run")
+    assert found is not None and found.honest and found.classes == ("a", "b"), why
+    checks = {finding.check: finding for finding in found.findings}
+    assert "group-leak" not in checks and "group-guess" not in checks
+    assert checks["truncated"].what == "3 pictures are cut short and used as far as they go"
+    assert checks["truncated"].exclude == () and sum(map(sum, found.counts.values())) == 123
+    own = alexnet.evaluate(tmp_path / "run", device="cpu")
+    options = DataOptions(cache=tmp_path / "cache")
+    again = alexnet.evaluate(tmp_path / "run", images, device="cpu", options=options)
+    assert (again.count, again.correct1) == (own.count, own.correct1)
+    copy = shutil.copytree(images, tmp_path / "copy")
+    elsewhere = alexnet.evaluate(tmp_path / "run", copy, device="cpu", options=options)
+    assert elsewhere.training_images_left_out > 80, "the layout of other data is read in the same way"
+
+
+def test_recorded_words_are_read_again_and_own_options_win(tmp_path):
+    layout = LayoutOptions("leaves", ("a b", "--c"), "file", "kind", "-")
+    every = DataOptions(
+        tmp_path / "root", group_column="patient", exclude=tmp_path / "list", bad="fail", allow_truncated=True,
+        layout=layout,
+    )  # fmt: skip
+    assert DataOptions().completed(every.words(), tmp_path) == every
+    pattern = DataOptions(group_pattern="(x)", exclude=tmp_path / "mine")
+    merged = pattern.completed(every.words(), tmp_path)
+    assert merged.group_pattern == "(x)" and merged.exclude == tmp_path / "mine" and merged.allow_truncated
+    assert merged.group_column is None
+    (tmp_path / "images").mkdir()
+    about = {"data": "images", "directory": str(tmp_path), "options": ["--exclude", "list", "--ignore", "old"]}
+    assert options_of_run(about, DataOptions()).exclude == tmp_path / "list"
+    assert options_of_run(about, DataOptions(), tmp_path / "images").exclude == tmp_path / "list"
+    other = options_of_run(about, DataOptions(), tmp_path / "others")
+    assert other.exclude is None and other.layout.ignore == ("old",)
