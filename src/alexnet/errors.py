@@ -15,6 +15,7 @@
 One grammar for all: what and its value, what it must be, what to do.
 """
 
+import errno
 import re
 import unicodedata
 
@@ -89,6 +90,22 @@ def no_memory(error: BaseException) -> str:
     if found is None:
         return "memory"
     return f"{float(found[1]) / 1e6:,.0f} MB of memory" if found[2] == "bytes" else f"{found[1]} {found[2]} of memory"
+
+
+def reason(error: BaseException) -> str:
+    """One line for a person: the message of ``error``, or the limit on open files if that caused it."""
+    return "too many open files. Raise the limit: ulimit -n 4096" if no_files(error) else str(error)
+
+
+def no_files(error: BaseException | None) -> bool:
+    """Did ``error``, or what caused it, come from the limit on open files? A file that fails so is not damaged."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        if "Too many open files" in str(error):  # libraries that raise errors of their own
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def printable(text: str) -> str:

@@ -22,7 +22,7 @@ from alexnet.cli.contest import contest, depth
 from alexnet.cli.doctor import doctor
 from alexnet.cli.report import at_the_end, report
 from alexnet.cli.serve import serve
-from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError, no_memory, printable
+from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError, no_files, no_memory, printable, reason
 from alexnet.recipe import Recipe
 from alexnet.terminal import safe_output
 
@@ -51,12 +51,16 @@ def _run(words: list[str]) -> int:
     except RecipeError as error:
         return _fail(str(error), 2)
     except AlexNetError as error:
-        return _fail(str(error), 1)
+        return _fail(reason(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on where it can", 130)
     except BrokenPipeError:  # `alexnet … | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if no_files(error):
+            return _fail(reason(error), 1)
+        raise
     except (MemoryError, RuntimeError) as error:
         if wanted := no_memory(error):
             return _fail(f"{wanted} could not be had; close other programs, or ask for less at a time", 1)

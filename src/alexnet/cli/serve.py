@@ -83,8 +83,10 @@ def _serve(given: ServeArguments, shared: bool) -> None:
             "there may use this server; give --key-file, or --host 127.0.0.1", file=sys.stderr, flush=True,
         )  # fmt: skip
 
+    print(f"Loading {given.run}, to be served at {run.url(listening)}", flush=True)
+
     def ready() -> None:
-        print(f"{given.run} answers at {run.url(listening)}", flush=True)
+        print(f"{given.run} is served at {run.url(listening)}", flush=True)
 
     with listening:
         (run.work if given.processes == 1 else processes.supervise)(settings, listening, ready)

@@ -131,17 +131,22 @@ def threaded(path: Path, limits: Limits | None = None, **settings) -> Iterator[T
 class Command(Client):
     """``alexnet serve`` as a process, with what it printed."""
 
-    def __init__(self, *words: str, wait: bool = True, **environment: str) -> None:
-        call = [sys.executable, "-m", "alexnet", "serve", *map(str, words), "--port", "0", "--device", "cpu"]
+    def __init__(self, *words: str, wait: bool = True, before: str = "", files: int = 0, read_log: bool = True,
+                 **environment: str) -> None:  # fmt: skip
+        """``before``: code that the process runs first. ``files``: how many it may open."""
+        start = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))\n" if files else ""
+        code = f"{start}{before}\nfrom alexnet.cli import main\nmain()"
+        call = [sys.executable, "-c", code, "serve", *map(str, words), "--port", "0", "--device", "cpu"]
         self.process = subprocess.Popen(
             call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment
         )
         self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read)
+        self._reader = threading.Thread(target=self._read if read_log else lambda: None)
         self._reader.start()
+        self.loading = self.process.stdout.readline()  # the first line has the address; it may come before an error
         self.first = self.process.stdout.readline() if wait else ""
-        found = re.search(r"http://\S+:(\d+)$", self.first.strip())
-        super().__init__(int(found[1]) if found else 0)
+        address = re.search(r"http://\S+:(\d+)$", self.loading.strip())
+        super().__init__(int(address[1]) if address else 0)
 
     def _read(self) -> None:
         self.lines.extend(self.process.stderr)

@@ -83,6 +83,7 @@ def test_the_server_writes_no_file(saved_bundle, png, tmp_path):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "env": environment, "text": True}
     with subprocess.Popen(call, **options) as process:
         try:
+            assert process.stdout.readline().startswith("Loading")
             client = Client(int(process.stdout.readline().strip().rpartition(":")[2]))
             big = png + b"\0" * 3_000_000  # over what a form parser usually keeps in memory
             assert client.post(*form(("a.png", big), ("b.png", png))).status == 200

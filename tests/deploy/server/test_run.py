@@ -1,12 +1,18 @@
 """The command in processes of its own: readiness, drain, reload, several processes, what ends it."""
 
 import asyncio
+import contextlib
 import dataclasses
+import fcntl
+import http.client
 import json
 import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
+import termios
 import threading
 import time
 
@@ -71,7 +77,8 @@ def test_from_start_to_sigterm(saved_bundle, png, tmp_path):
     """One process's whole life: its line, its log, no picture in it, accepted requests answered while it drains."""
     (tmp_path / "keys").write_text("# for the tests\n0123456789abcdef0123\n")
     with command(saved_bundle, "--key-file", tmp_path / "keys", "--drain-delay", 1) as server:
-        assert server.first.startswith(f"{saved_bundle} answers at http://127.0.0.1:")
+        assert server.loading == f"Loading {saved_bundle}, to be served at {server.url}\n"
+        assert server.first == f"{saved_bundle} is served at {server.url}\n"
         ready = server.event("ready")
         assert ready["keys"] is True and ready["drift"] <= 1e-6
         assert server.post(png).status == 401 and server.get("/readyz").status == 200
@@ -113,7 +120,7 @@ def test_what_can_not_be_served_ends_the_command(saved_bundle, tmp_path, capfd, 
         assert cli.run(["serve", *map(str, words), "--port", "0", "--device", "cpu"]) == status
         output = capfd.readouterr()
         lines = [line for line in output.err.splitlines() if not line.startswith("{")]
-        assert len(lines) == 1 and not output.out, output
+        assert len(lines) == 1 and "is served" not in output.out, output
         return lines[0]
 
     assert "model.safetensors has changed: SHA-256" in failing(tmp_path / "damaged")
@@ -198,7 +205,7 @@ def test_a_new_bundle_takes_over_without_a_lost_request(cifar, other, png, tmp_p
             thread.join()
         assert set(statuses) == {200} and set(shas) == {first, server.get("/v1/model").json["sha256"]}
         assert verify(server.url, path).drift <= 1e-6
-        wait(lambda: not server.service._closing)  # the old one is gone
+        wait(lambda: not server.service._background)  # the old one is gone
 
 
 def wait(condition):
@@ -214,6 +221,120 @@ def test_a_file_that_is_being_replaced_is_no_change(cifar, tmp_path):
     assert before == signature(path) != () and signature(tmp_path / "nowhere") == ()
     (path / "README.md").write_text("other")
     assert signature(path) != before
+
+
+HANG = "import threading; hang = lambda *_: threading.Event().wait(600)"
+OPENING = f"{HANG}; from alexnet.deploy.server.engine import Engine; Engine.open = hang"  # from a disk that hangs
+DECODING = f"{HANG}; from alexnet.deploy.server.engine import Engine; Engine.prepare = hang"
+POST = "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: "
+
+
+def test_the_drain_limit_holds_while_a_classifier_is_opened(saved_bundle):
+    with command(saved_bundle, "--drain-seconds", 0.2, before=OPENING, wait=False) as server:
+        assert server.get("/healthz").status == 200
+        assert server.end() == 0
+        assert server.events[-1]["event"] == "stopped: threads were still at work at the drain limit"
+
+
+def test_the_drain_limit_holds_during_a_long_decode(saved_bundle, png):
+    with command(saved_bundle, "--drain-seconds", 0.2, before=DECODING) as server, server.connect() as client:
+        server.event("ready")
+        client.sendall(f"{POST}{len(png)}\r\n\r\n".encode() + png)
+        wait(lambda: "alexnet_waiting 1.0" in server.get("/metrics").body.decode())
+        assert server.end() == 0
+        assert server.events[-1]["event"] == "stopped: threads were still at work at the drain limit"
+
+
+def test_the_drain_limit_holds_where_nobody_reads_the_log(saved_bundle):
+    """A full pipe blocks the only thread that could end the process; the kernel does it."""
+    code = "import fcntl; fcntl.fcntl(2, fcntl.F_SETPIPE_SZ, 4096)"  # the pipe of standard error
+    with command(saved_bundle, "--drain-seconds", 0.2, before=code, read_log=False) as server:
+        with server.connect() as client:
+            client.sendall(b"GET /v1/nothing HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+            wait(lambda: waiting_bytes(server.process.stderr) > 4096 - 150)  # less than a line is left
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(SECONDS) == -signal.SIGALRM
+
+
+def test_few_open_files_allow_fewer_connections_and_nothing_else_changes(saved_bundle, png):
+    """Also while the classifier is opened: a file that can not be opened is not a damaged one."""
+    with command(saved_bundle, files=64, wait=False) as server:
+        held = [server.connect() for _ in range(200)]
+        server.event("ready")
+        assert server.event("fewer connections: the limit on open files (ulimit -n) is low")["max_connections"] == 16
+        refused = 0
+        for connection in held[16:]:
+            refused += connection.recv(1000).startswith(b"HTTP/1.1 503 ")
+        assert refused == 184
+        for connection in held:
+            connection.close()
+        wait(lambda: answers(server, png))
+        assert server.end() == 0
+        assert {event["level"] for event in server.events} == {"info", "warning"}
+        assert len([event for event in server.events if event["event"] == "request"]) < 300 > len(server.lines) - 50
+
+
+def answers(server, png) -> bool:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return server.post(png).status == 200
+    return False
+
+
+def test_too_many_open_files_are_no_damage(saved_bundle):
+    """Whatever the library is that can not open its file."""
+    code = f"""
+import os, resource
+from alexnet.bundle import Bundle
+from alexnet.errors import AlexNetError, reason
+Bundle.load({str(saved_bundle)!r})
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+held = []
+try:
+    while True:
+        held.append(os.open(os.devnull, os.O_RDONLY))
+except OSError as error:
+    print(reason(error))
+while held:
+    try:
+        Bundle.load({str(saved_bundle)!r})
+        break
+    except AlexNetError as error:
+        print(reason(error))
+    os.close(held.pop())
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(found.stdout.splitlines()) == {"too many open files. Raise the limit: ulimit -n 4096"}
+    assert len(found.stdout.splitlines()) >= 2
+
+
+def waiting_bytes(pipe) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe.fileno(), termios.FIONREAD, b"\0" * 4), sys.byteorder)
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(saved_bundle, first, second):
+    with command(saved_bundle, "--drain-seconds", 600, before=OPENING, wait=False) as server:
+        assert server.get("/healthz").status == 200
+        server.process.send_signal(first)
+        server.event("draining")
+        assert server.end(second) == -second
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_several_processes_at_once(saved_bundle, png, tmp_path):
+    words = (saved_bundle, "--processes", 2, "--threads", 1, "--drain-seconds", 600)
+    with command(*words, TMPDIR=str(tmp_path)) as server, server.connect() as client:
+        server.event("ready", 2)
+        workers = {event["process"] for event in server.events if event["event"] == "ready"}
+        client.sendall(f"{POST}{len(png)}\r\n\r\n".encode() + png[:5])  # is drained for
+        server.process.send_signal(signal.SIGINT)
+        server.event("draining", 2)
+        assert server.end(signal.SIGINT) == 128 + signal.SIGINT
+        assert list(tmp_path.iterdir()) == []  # the folder of their metrics
+        for worker in workers:
+            with pytest.raises(ProcessLookupError):
+                os.kill(worker, 0)
 
 
 @pytest.mark.slow
@@ -287,9 +408,6 @@ def test_elsewhere_without_a_key_it_warns(saved_bundle, capfd, monkeypatch):
 
 def test_starting_is_light():
     """The command line stays fast: nothing of the server is imported for the other verbs."""
-    import subprocess
-    import sys
-
     code = (
         "import sys, alexnet.cli; print([m for m in ('fastapi', 'uvicorn', 'torch', 'starlette') if m in sys.modules])"
     )

@@ -12,6 +12,7 @@ from alexnet.deploy.server import logs
 from alexnet.deploy.server.engine import Engine, Found, Prepared, Want
 from alexnet.deploy.server.limits import Limits
 from alexnet.deploy.server.metrics import Metrics
+from alexnet.deploy.server.threads import in_thread
 
 
 class _Item(NamedTuple):
@@ -63,7 +64,7 @@ class Batcher:
     async def close(self) -> None:
         """Answer what was put in, then end the thread."""
         self._ready.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await in_thread("join", self._thread.join)
 
     def _work(self) -> None:
         while (first := self._ready.get()) is not None:

@@ -33,6 +33,7 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
+CLOSE = (b"connection", b"close")
 
 
 @dataclass
@@ -46,6 +47,7 @@ class _Exchange:
     started: float = field(default_factory=time.monotonic)
     status: int = 0
     received: int = 0  # bytes of the body
+    close: bool = False  # does the connection end with this answer?
     whole: bool = False  # has all of the body arrived, or the client gone?
 
     async def get(self) -> Message:
@@ -58,7 +60,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             extra = [*HEADERS, (b"x-request-id", self.id.encode())]
-            extra += [] if self.whole else [(b"connection", b"close")]
+            extra += [CLOSE] if self.close or not self.whole else []
             message["headers"] = [*message.get("headers", []), *extra]
         last = message["type"] == "http.response.body" and not message.get("more_body", False)
         if not last or self.whole:
@@ -80,10 +82,20 @@ class _Exchange:
 
     async def refuse(self, refused: Refused) -> None:
         body = problem(refused.reason, self.id)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        headers += refusal_headers(refused)
+        headers = [*body_headers(body), *refusal_headers(refused)]
         await self.put({"type": "http.response.start", "status": refused.status, "headers": headers})
         await self.put({"type": "http.response.body", "body": body})
+
+
+def refusal(refused: Refused, request_id: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """All headers, and the body, of an answer that no application gives."""
+    body = problem(refused.reason, request_id)
+    return [*body_headers(body), *refusal_headers(refused), *HEADERS, (b"x-request-id", request_id.encode())], body
+
+
+def body_headers(body: bytes) -> list[tuple[bytes, bytes]]:
+    """Of a body of JSON."""
+    return [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
 
 
 def problem(reason: str, request_id: str) -> bytes:

@@ -25,6 +25,7 @@ class Limits:
     header_seconds: float = 10.0  # for a request's head to arrive; later: the connection is closed
     body_seconds: float = 30.0  # for a request's body to arrive; later: 408
     answer_seconds: float = 30.0  # from the body to the answer; later: 503
+    write_seconds: float = 30.0  # for a client to read what was sent; later: the connection is closed
     drain_seconds: float = 30.0  # to answer what was accepted before SIGTERM
     max_connections: int = 512  # open at a time; more: 503
 

@@ -37,7 +37,7 @@ def configure() -> None:
     for name in ("alexnet.server", "uvicorn", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO if name == "alexnet.server" else logging.WARNING)
+        logger.setLevel(logging.INFO if name == "alexnet.server" else logging.ERROR)
 
 
 def event(what: str, level: int = logging.INFO, trace: bool = False, **about: Any) -> None:

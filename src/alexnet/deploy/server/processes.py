@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import NoReturn
 
 from alexnet.deploy.server import logs
 from alexnet.deploy.server.run import work
 from alexnet.deploy.server.service import Settings
-from alexnet.errors import AlexNetError, ServerError
+from alexnet.errors import AlexNetError, Interrupted, ServerError, reason
 
 SHORT_LIFE = 10.0  # seconds: who dies sooner was never well
 MOST_DEATHS = 3  # such short lives in a row end the server
@@ -56,7 +57,10 @@ class _Family:
         while self.children:
             self._hear()
             while self.signals:
-                ending = self._pass_on(self.signals.pop(0)) or ending
+                number = self.signals.pop(0)
+                if ending and number != signal.SIGHUP:
+                    self._kill(number)
+                ending = self._pass_on(number) or ending
             if not announced and not ending and all(child.ready for child in self.children):
                 announced = True
                 self.announce()
@@ -67,7 +71,12 @@ class _Family:
     def _begin(self) -> None:
         ours, theirs = self.context.Pipe()
         process = self.context.Process(target=_child, args=(self.settings, self.listening, theirs))
-        process.start()
+        # Ctrl-C reaches the whole group: with SIGINT blocked a child gets one signal, our SIGTERM, and not two.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
         self.children.append(_Child(process, ours, time.monotonic()))
 
@@ -87,15 +96,18 @@ class _Family:
                 self.failure = ServerError(word)
 
     def _pass_on(self, number: int) -> bool:
-        """Hand a signal to every child; is it the end?
-
-        Ctrl-C reaches children by itself: as SIGTERM the same one does not come to them twice, which would end them
-        at once.
-        """
+        """Hand a signal to every child; is it the end?"""
         for child in self.children:
             if child.process.is_alive() and child.process.pid is not None:
                 os.kill(child.process.pid, number if number == signal.SIGHUP else signal.SIGTERM)
         return number != signal.SIGHUP
+
+    def _kill(self, number: int) -> NoReturn:
+        """A second signal: end at once."""
+        for child in self.children:
+            child.process.kill()
+            child.process.join()
+        raise Interrupted(number, "stopped at once", "accepted requests were not answered")
 
     def _bury(self, ending: bool) -> bool:
         """Take the dead out, put new ones in their place; is this the end?"""
@@ -127,5 +139,5 @@ def _child(settings: Settings, listening: socket.socket, parent: Connection) -> 
     try:
         work(settings, listening, lambda: parent.send("ready"), parent)
     except AlexNetError as error:
-        parent.send(str(error))
+        parent.send(reason(error))
         raise SystemExit(1) from None

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
 
+from alexnet.deploy.server.threads import in_thread
+
 Signature: TypeAlias = tuple[tuple[str, int, int, int], ...]
 
 
@@ -24,7 +26,7 @@ async def watch(path: Path, seconds: float, known: Signature, reload: Callable[[
     before = known
     while True:
         await asyncio.sleep(seconds)
-        now = await asyncio.to_thread(signature, path)
+        now = await in_thread("watch", signature, path)
         if now and now != known and now == before:
             known = now
             await reload()

@@ -4,17 +4,26 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
+import resource
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from alexnet.deploy.server import keys, logs, reload
+from alexnet.deploy.server.limits import Limits
 from alexnet.deploy.server.service import Service, Settings
+from alexnet.deploy.server.threads import in_thread
 from alexnet.errors import AlexNetError, ServerError
 
 BACKLOG = 512  # connections that the kernel keeps until they are accepted
+ACCEPTED = 8  # connections that are accepted in one go; each needs a file before it can be refused
+OWN_FILES = 48  # that the server needs besides connections: libraries, a bundle that is opened, ACCEPTED
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+GRACE = 1.0  # seconds after the drain limit for what was given up to end
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -51,7 +60,17 @@ def work(settings: Settings, listening: socket.socket, ready: Callable[[], None]
     ``parent``: a connection whose end means that the process which started this one is gone.
     """
     logs.configure()
-    asyncio.run(Worker(settings).run(listening, ready, parent))
+    raise_file_limit()
+    runner = asyncio.Runner()
+    try:
+        ended = runner.run(Worker(settings).run(listening, ready, parent))
+    except BaseException:
+        runner.close()
+        raise
+    if not ended:  # Python would wait for the threads that still work
+        sys.stdout.flush()
+        os._exit(0)
+    runner.close()
 
 
 class Worker:
@@ -60,32 +79,40 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.failure: AlexNetError | None = None
-        self._asked: list[int] = []
+        self._stop_by: float | None = None  # time of the loop at which everything has to be over
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def run(self, listening: socket.socket, ready: Callable[[], None], parent: Any = None) -> None:
-        """Serve until :meth:`stop`. Raises :class:`AlexNetError` if the classifier can not be opened."""
+    async def run(self, listening: socket.socket, ready: Callable[[], None], parent: Any = None) -> bool:
+        """Serve until :meth:`stop`. Raises :class:`AlexNetError` if the classifier can not be opened.
+
+        Returns whether all threads have ended: False if one still decodes, or waits for a disk, at the drain limit.
+        """
         self.service = Service(self.settings)
         self.server = _uvicorn(self.service)
-        loop = asyncio.get_running_loop()
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self.stop, number)
-            loop.add_signal_handler(signal.SIGHUP, self.reload)
+        self._loop = loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_log_error)
         if parent is not None:
             loop.add_reader(parent.fileno(), self._orphaned, parent)
-        self._start(self._open(ready))
-        await self.server.serve(sockets=[listening])
+        with self._handled_signals():
+            self._start(self._open(ready))
+            await self.server.serve(sockets=[listening])
+            return await self._end()
+
+    async def _end(self) -> bool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.server.force_exit:
-            logs.event("stopped at once", logging.WARNING, waiting=self.service.gate.pictures)
-        else:
-            await self.service.close()
-            logs.event("stopped")
+        left = 0.0 if self._stop_by is None else self._stop_by - self._loop.time()
+        ended = True
+        try:
+            async with asyncio.timeout(max(left, 0) + GRACE):
+                await self.service.close()
+        except TimeoutError:
+            ended = False
         if self.failure is not None:
             raise self.failure
+        logs.event("stopped" if ended else "stopped: threads were still at work at the drain limit")
+        return ended
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -93,8 +120,8 @@ class Worker:
         task.add_done_callback(self._tasks.discard)
 
     async def _open(self, ready: Callable[[], None]) -> None:
-        known = reload.signature(self.settings.path)
         try:
+            known = await in_thread("watch", reload.signature, self.settings.path)
             await self.service.open()
         except AlexNetError as error:
             self.failure, self.server.should_exit = error, True
@@ -120,22 +147,70 @@ class Worker:
         settings = self.settings
         return keys.read_keys(settings.key_file) if settings.key_file is not None else settings.keys
 
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        """The first signal drains; the same one again ends it at once."""
-        if number in self._asked:
-            self.server.force_exit = self.server.should_exit = True
-        elif not self._asked:
+    def stop(self) -> None:
+        """Answer what was accepted, then end. Only the first call has an effect."""
+        if self._stop_by is None:
+            limits = self.service.limits
+            self._stop_by = self._loop.time() + self.settings.drain_delay + limits.drain_seconds
             self.service.drain()
             self._start(self._drain())
-        self._asked.append(number)
+
+    @contextlib.contextmanager
+    def _handled_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():  # Python allows no handlers
+            yield
+            return
+        before = {number: signal.signal(number, self._on_signal) for number in STOPPING}
+        self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in before.items():
+                if signal.getsignal(number) == self._on_signal:
+                    signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: Any = None) -> None:
+        """Stop. From now on the kernel itself ends the process: at a second signal, or some time after the drain limit.
+
+        A handler in Python does not run while the main thread is inside a library, or blocked by a pipe that is full.
+        """
+        for each in (*STOPPING, signal.SIGALRM):
+            signal.signal(each, signal.SIG_DFL)
+        seconds = self.settings.drain_delay + self.settings.limits.drain_seconds
+        signal.setitimer(signal.ITIMER_REAL, seconds + 3 * GRACE)
+        self._loop.call_soon_threadsafe(self.stop)
 
     async def _drain(self) -> None:
         await asyncio.sleep(self.settings.drain_delay)  # balancers see that it is not ready, and send no more
         self.server.should_exit = True
 
     def _orphaned(self, parent: Any) -> None:
-        asyncio.get_running_loop().remove_reader(parent.fileno())
-        self.stop(signal.SIGTERM)
+        self._loop.remove_reader(parent.fileno())
+        self._on_signal(signal.SIGTERM)
+
+
+def _log_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an error in the event loop as one line."""
+    logs.event(str(context["message"]), logging.ERROR, error=repr(context.get("exception", "")))
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files, and so connections, as the system allows this user."""
+    with contextlib.suppress(OSError, ValueError):
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def connection_limit(limits: Limits) -> int:
+    """``max_connections``, or as many as the limit on open files leaves beside those that the server needs."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if most == resource.RLIM_INFINITY or most >= limits.max_connections + OWN_FILES:
+        return limits.max_connections
+    connections = max(1, most - OWN_FILES)
+    logs.event("fewer connections: the limit on open files (ulimit -n) is low", logging.WARNING, open_files=most,
+               max_connections=connections)  # fmt: skip
+    return connections
 
 
 def _uvicorn(service: Service) -> Any:
@@ -149,10 +224,16 @@ def _uvicorn(service: Service) -> Any:
         def capture_signals(self) -> Iterator[None]:
             yield  # ours stay: uvicorn's would kill the process by the same signal after it has drained
 
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            for each in sockets or []:
+                each.listen(BACKLOG)  # the kernel's queue; uvicorn's backlog is how many asyncio accepts in one go
+
     limits = service.limits
     config = uvicorn.Config(
-        create_app(service), http=protocol(limits), loop="asyncio", ws="none", lifespan="off", log_config=None,
-        access_log=False, server_header=False, proxy_headers=False, timeout_keep_alive=15, backlog=BACKLOG,
-        timeout_graceful_shutdown=max(1, round(limits.drain_seconds)), h11_max_incomplete_event_size=32768,
+        create_app(service), http=protocol(service, connection_limit(limits)), loop="asyncio", ws="none",
+        lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        timeout_keep_alive=15, backlog=ACCEPTED, h11_max_incomplete_event_size=32768,
+        timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
     )  # fmt: skip
     return Server(config)

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from alexnet.deploy.server import logs
 from alexnet.deploy.server.batching import Batcher
@@ -16,9 +16,11 @@ from alexnet.deploy.server.engine import Engine, Found, Want
 from alexnet.deploy.server.keys import Keys
 from alexnet.deploy.server.limits import Gate, Limits, Refused
 from alexnet.deploy.server.metrics import Metrics
-from alexnet.errors import AlexNetError, PictureError
+from alexnet.deploy.server.threads import in_thread
+from alexnet.errors import AlexNetError, PictureError, reason
 
 MOST_DECODERS = 8  # threads; a large picture takes hundreds of megabytes while it is decoded
+T = TypeVar("T")
 State = Literal["loading", "ready", "draining"]
 
 
@@ -53,7 +55,7 @@ class Service:
         self.decoders = ThreadPoolExecutor(min(MOST_DECODERS, max(2, os.cpu_count() or 1)), "decode")
         self._batcher: Batcher | None = None
         self._reloading = asyncio.Lock()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
 
     @property
     def engine(self) -> Engine:
@@ -78,10 +80,14 @@ class Service:
         self._said("ready")
 
     async def _open(self) -> Engine:
-        """In a thread that ends with it: what computed there would have a team of OpenMP's threads as long as it lives,
-        and with more threads than cores GCC's lets all of them sleep between two operations."""
-        with ThreadPoolExecutor(1, "open") as once:
-            return await asyncio.get_running_loop().run_in_executor(once, self._opened)
+        """The thread is not given up when this is cancelled: compilers that it started have folders to remove."""
+        return await asyncio.shield(self._in_background(in_thread("open", self._opened)))
+
+    def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     def _opened(self) -> Engine:
         return Engine.open(self.settings.path, self.settings.device, self.limits.pixels, self.settings.precision)
@@ -89,9 +95,7 @@ class Service:
     async def _take(self, engine: Engine) -> None:
         old, self._batcher = self._batcher, Batcher(engine, self.limits, self.decoders, self.metrics)
         if old is not None:  # what it has in hand it answers; new requests go to the new one
-            task = asyncio.create_task(self._retire(old))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._in_background(self._retire(old))
 
     async def _retire(self, batcher: Batcher) -> None:
         await batcher.idle()
@@ -115,11 +119,11 @@ class Service:
         """
         async with self._reloading:
             try:
-                keys = Keys(read_keys())
+                keys = Keys(await in_thread("keys", read_keys))
                 await self._take(await self._open())
             except AlexNetError as error:
                 self.metrics.reloads.labels("refused").inc()
-                logs.event("reload refused", logging.ERROR, reason=str(error))
+                logs.event("reload refused", logging.ERROR, reason=reason(error))
                 return False
             self.keys = keys
             self.metrics.reloads.labels("taken").inc()
@@ -162,8 +166,8 @@ class Service:
         logs.event("draining", waiting=self.gate.pictures)
 
     async def close(self) -> None:
-        """End the threads, after the last answer."""
+        """End the threads, after the last answer. It may be cancelled: then threads still work."""
         if self._batcher is not None:
             await self._batcher.close()
-        await asyncio.gather(*self._closing)
-        self.decoders.shutdown()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await in_thread("shutdown", self.decoders.shutdown)
