@@ -113,7 +113,7 @@ class Double:
             def do_GET(self):
                 about = {"classes": names}
                 if golden:
-                    about["golden"] = [
+                    about["reference_samples"] = [
                         dict(zip(("name", "png", "probabilities"), (g.name, g64(g.png), g.probabilities), strict=True))
                         for g in bundle.golden
                     ]
@@ -128,8 +128,8 @@ class Double:
                 row = classifier.probabilities([np.ascontiguousarray(picture)])[0]
                 top = int(re.search(r"top=(\d+)", self.path)[1])
                 best = np.argsort(-row)[:top]
-                guesses = [{"class": names[k], "probability": float(row[k])} for k in best]
-                self.answer({"predictions": [{"picture": part.get_filename(), "guesses": guesses}]})
+                guesses = [{"label": names[k], "score": float(row[k])} for k in best]
+                self.answer({"predictions": [{"filename": part.get_filename(), "top_k": guesses}]})
 
             def answer(self, value):
                 double.asked.append(self.path)
@@ -207,8 +207,14 @@ def test_a_server_that_names_its_classes_otherwise(cifar, saved_bundle):
         ("<html>", "/v1/model answers no JSON"),
         ("[]", "/v1/model answers no JSON object; must be an alexnet server; check the address"),
         ('{"classes": []}', "/v1/model names no classes"),
-        ('{"classes": ["a", "b"], "golden": [{"name": 1}]}', "has a golden picture that is none: Expected `str`"),
-        ('{"classes": ["a", "b"], "golden": [{"name": "x", "png": "", "probabilities": [1]}]}', "1 probabilities of 2"),
+        (
+            '{"classes": ["a", "b"], "reference_samples": [{"name": 1}]}',
+            "has a reference sample that is none: Expected `str`",
+        ),
+        (
+            '{"classes": ["a", "b"], "reference_samples": [{"name": "x", "png": "", "probabilities": [1]}]}',
+            "1 probabilities of 2",
+        ),
         ('{"classes": ["a", "b\\u001b"]}', "/v1/model names no classes"),
         ("[" * 200_000 + "]" * 200_000, "/v1/model answers no JSON"),
         ('{"classes": ["a", "b"]}', "other classes"),

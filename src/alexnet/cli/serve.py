@@ -1,15 +1,16 @@
 """``alexnet serve``: a classifier behind HTTP, with a page."""
 
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from alexnet.cli import arguments
 from alexnet.deploy.server.limits import Limits
@@ -34,7 +35,9 @@ class ServeArguments:
     top: int = 5  # guesses a picture, where a request does not say
     abstain_below: float | None = None  # probability under which the answer says unknown
     key_file: Path | None = None  # API keys, one a line; else the environment's ALEXNET_API_KEY; else none is asked
-    hide_pictures: bool = False  # do not give out pictures of the data set: golden ones, nearest training pictures
+    share_images: bool = False  # give out images of the data set: reference images, nearest training images
+    allow_host: Annotated[tuple[str, ...], UseAppendAction] = ()  # name of this server, as in Host headers; repeatable
+    allow_origin: Annotated[tuple[str, ...], UseAppendAction] = ()  # whose pages may send requests (CORS); repeatable
     watch: float = 0.0  # seconds between looks whether RUN has changed, to take it as at SIGHUP; 0: never
     drain_delay: float = 0.0  # seconds between "not ready" and the end of listening, for load balancers
     limits: Limits = field(default_factory=Limits)
@@ -70,14 +73,18 @@ def _serve(given: ServeArguments, shared: bool) -> None:
     from alexnet.deploy.server import keys, processes, run
     from alexnet.deploy.server.service import Settings
 
+    hosts, origins = _hosts(given.allow_host), _origins(given.allow_origin)
     found = keys.read_keys(given.key_file, os.environ.get("ALEXNET_API_KEY", ""))
-    settings = Settings(
-        given.run, given.limits, _device(given.device), given.threads, given.top, given.abstain_below,
-        not given.hide_pictures, found, given.key_file, given.watch, given.drain_delay, given.processes, shared,
-        given.precision,
-    )  # fmt: skip
     listening = run.bind(given.host, given.port)
-    if not found and not run.is_loopback(listening):
+    local = run.is_loopback(listening)
+    settings = Settings(
+        path=given.run, limits=given.limits, device=_device(given.device), threads=given.threads, top=given.top,
+        abstain_below=given.abstain_below, pictures=given.share_images,
+        hosts=(*hosts, given.host.lower()) if local or hosts else None, origins=origins,
+        keys=found, key_file=given.key_file, watch=given.watch, drain_delay=given.drain_delay,
+        processes=given.processes, shared_metrics=shared, precision=given.precision,
+    )  # fmt: skip
+    if not found and not local:
         print(
             f"alexnet: warning: {run.url(listening)} can be reached from other machines, and no key is asked: anyone "
             "there may use this server; give --key-file, or --host 127.0.0.1", file=sys.stderr, flush=True,
@@ -90,6 +97,20 @@ def _serve(given: ServeArguments, shared: bool) -> None:
 
     with listening:
         (run.work if given.processes == 1 else processes.supervise)(settings, listening, ready)
+
+
+def _hosts(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        if name != "*" and (not name or set(name) & set("/:@ ")):
+            raise RecipeError(f"--allow-host is {name!r}", "a name without scheme, port and path: images.example.org")
+    return tuple(name.lower().removesuffix(".") for name in names)
+
+
+def _origins(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        if name != "*" and not re.fullmatch(r"https?://[^/?#@\s]+", name):
+            raise RecipeError(f"--allow-origin is {name!r}", "* or scheme://host[:port]: https://app.example.org")
+    return tuple(name.lower() for name in names)
 
 
 def _device(name: str) -> str:

@@ -44,10 +44,10 @@ class Remote:
     def golden(self) -> list[Replay]:
         """The golden pictures that the server offers for checking; none if it offers none."""
         try:
-            entries = check(self.about.get("golden") or [], list[GoldenEntry])
+            entries = check(self.about.get("reference_samples") or [], list[GoldenEntry])
             return [entry.replay(len(self.classes)) for entry in entries]
         except ValueError as error:
-            raise self._strange("/v1/model", f"has a golden picture that is none: {error}") from error
+            raise self._strange("/v1/model", f"has a reference sample that is none: {error}") from error
 
     def probabilities(self, pictures: Picture | Sequence[Picture]) -> NDArray[np.float32]:
         """Class probabilities of each picture, in the order of ``classes``: float32 [N, K]."""
@@ -64,8 +64,8 @@ class Remote:
         kind = f"multipart/form-data; boundary={boundary}"
         answer = self._ask("POST", f"/v1/predict?top={len(self.classes)}", body, kind)
         try:
-            guesses = {g["class"]: float(g["probability"]) for g in answer["predictions"][0]["guesses"]}
-            return [guesses[name] for name in self.classes]
+            scores = {entry["label"]: float(entry["score"]) for entry in answer["predictions"][0]["top_k"]}
+            return [scores[name] for name in self.classes]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise self._strange("/v1/predict", f"lacks {error} in the answer for {name}") from error
 

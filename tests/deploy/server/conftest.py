@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from alexnet.deploy.server.limits import Limits
@@ -47,6 +48,27 @@ def form(*files: tuple[str, bytes], field: str = "file") -> tuple[bytes, str]:
     return body + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
 
 
+DESCRIPTION: dict = {}
+
+
+def check_described(description: dict, method: str, path: str, answer: Answer) -> None:
+    """Every response, errors too, has a status, a type and the fields that the OpenAPI description has."""
+    kind, problem = answer.headers["Content-Type"].partition(";")[0], {"$ref": "#/components/schemas/Problem"}
+    operations = description["paths"].get(path.partition("?")[0], {})
+    operation = operations.get("get" if method == "HEAD" else method.lower())
+    if operation is None:  # a file of the page, or an error of an address or a method that does not exist
+        if answer.status < 400 or method == "HEAD":
+            return
+        assert kind == "application/json", answer.body
+        schema = problem
+    else:
+        contents = operation["responses"][str(answer.status)]["content"]
+        assert kind in contents, (method, path, answer.status, kind)
+        schema = contents[kind]["schema"]
+    if kind == "application/json" and method != "HEAD":
+        jsonschema.validate(answer.json, {**schema, "components": description["components"]})
+
+
 class Client:
     """Asks a server at ``port``, one connection a question."""
 
@@ -57,9 +79,18 @@ class Client:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
         try:
             connection.request(method, path, body, headers or {})
-            return Answer(connection.getresponse())
+            answer = Answer(connection.getresponse())
         finally:
             connection.close()
+        if path != "/openapi.json":
+            check_described(self.description(), method, path, answer)
+        return answer
+
+    def description(self) -> dict:
+        """The OpenAPI description; all servers have the same one."""
+        if not DESCRIPTION:
+            DESCRIPTION.update(self.ask("GET", "/openapi.json").json)
+        return DESCRIPTION
 
     def get(self, path: str, **headers: str) -> Answer:
         return self.ask("GET", path, headers={k.replace("_", "-"): v for k, v in headers.items()})

@@ -108,7 +108,7 @@ def pictures(count: int) -> list[tuple[str, bytes]]:
 def asked(server, classes, data: bytes) -> np.ndarray:
     answer = server.files(("picture", data), query=f"?top={len(classes)}")
     assert answer.status == 200, answer.body
-    guesses = {g["class"]: g["probability"] for g in answer.json["predictions"][0]["guesses"]}
+    guesses = {g["label"]: g["score"] for g in answer.json["predictions"][0]["top_k"]}
     return np.array([guesses[name] for name in classes])
 
 

@@ -29,7 +29,7 @@ def pictures(cifar):
 
 
 def row(answer, classes):
-    found = {g["class"]: g["probability"] for g in answer["guesses"]}
+    found = {g["label"]: g["score"] for g in answer["top_k"]}
     return np.array([found[name] for name in classes])
 
 
@@ -41,25 +41,24 @@ def test_one_picture_as_the_body_or_in_a_form(server, classifier, png):
     ):  # fmt: skip
         assert answer.status == 200 and answer.headers["Content-Type"] == "application/json"
         (found,) = answer.json["predictions"]
-        assert [g["class"] for g in found["guesses"]] == [name for name, _ in expected.guesses]
-        np.testing.assert_allclose(
-            [g["probability"] for g in found["guesses"]], [p for _, p in expected.guesses], atol=1e-6
-        )
-        assert "unknown" not in found and "embedding" not in found and "saliency" not in found
-    assert len(server.post(png).json["predictions"][0]["guesses"]) == 5
+        assert [g["label"] for g in found["top_k"]] == [name for name, _ in expected.guesses]
+        np.testing.assert_allclose([g["score"] for g in found["top_k"]], [p for _, p in expected.guesses], atol=1e-6)
+        assert "abstained" not in found and "embedding" not in found and "saliency" not in found
+    assert len(server.post(png).json["predictions"][0]["top_k"]) == 5
 
 
 def test_many_pictures_in_their_order(server, classifier, pictures):
     answer = server.files(*((f"{i}.png", data) for i, data in enumerate(pictures)), query="?top=10").json
-    assert [found["picture"] for found in answer["predictions"]] == [f"{i}.png" for i in range(len(pictures))]
+    assert [found["filename"] for found in answer["predictions"]] == [f"{i}.png" for i in range(len(pictures))]
     found = np.stack([row(one, classifier.classes) for one in answer["predictions"]])
     np.testing.assert_allclose(found, classifier.probabilities(pictures), atol=1e-6)
-    assert answer["sha256"] == server.get("/v1/model").json["sha256"]
+    assert answer["model_sha256"] == server.get("/v1/model").json["model_sha256"]
 
 
 def test_verify_says_that_it_answers_as_it_must(server, saved_bundle, onnx_file):
-    found = verify(server.url)
-    assert found.kind == "server" and found.pictures == 2 and found.drift <= 1e-6
+    with threaded(saved_bundle, pictures=True) as sharing:
+        found = verify(sharing.url)
+        assert found.kind == "server" and found.pictures == 2 and found.drift <= 1e-6
     against = verify(server.url, saved_bundle)
     assert against.pictures == 6 and against.drift <= 1e-6
     assert verify(server.url, onnx_file).drift <= 2e-4
@@ -68,18 +67,18 @@ def test_verify_says_that_it_answers_as_it_must(server, saved_bundle, onnx_file)
 def test_an_exported_file_is_served(onnx_file, saved_bundle, png):
     with threaded(onnx_file) as server:
         assert verify(server.url, saved_bundle).drift <= 1e-4
-        about = server.get("/v1/model?golden=false").json
-        assert about["offers"] == [] and "golden" not in about
+        about = server.get("/v1/model?reference_samples=false").json
+        assert about["capabilities"] == [] and "reference_samples" not in about
         answer = server.post(png, query="?embedding=true")
-        assert answer.status == 422 and answer.json["error"].endswith("this server has probabilities only")
+        assert answer.status == 422 and answer.json["error"].endswith("This server has only predictions")
         assert server.get("/v1/filters.png").status == 404
 
 
 def test_in_bf16_it_answers_nearly_alike_and_says_so(saved_bundle, onnx_file, classifier, png):
     with threaded(saved_bundle, precision="bf16") as server:
-        found = server.post(png).json["predictions"][0]["guesses"]
+        found = server.post(png).json["predictions"][0]["top_k"]
         exact = dict(classifier.predict(png, top=len(found))[0].guesses)
-        assert all(abs(guess["probability"] - exact[guess["class"]]) < 0.03 for guess in found)
+        assert all(abs(guess["score"] - exact[guess["label"]]) < 0.03 for guess in found)
         assert server.service.engine.answers.precision == "bf16"
     with pytest.raises(BundleError, match="--precision bf16 of an exported file"):
         Engine.open(onnx_file, "cpu", precision="bf16")
@@ -101,14 +100,14 @@ def test_64_at_once_are_answered_as_one_by_one(server, classifier, digits):
 
 
 def test_abstention(server, saved_bundle, png):
-    best = server.post(png).json["predictions"][0]["guesses"][0]["probability"]
+    best = server.post(png).json["predictions"][0]["top_k"][0]["score"]
     for threshold, unknown in ((best + 1e-3, True), (best, False), (0, False)):
         answer = server.post(png, query=f"?abstain_below={threshold}").json["predictions"][0]
-        assert answer["unknown"] is unknown and len(answer["guesses"]) == 5
+        assert answer["abstained"] is unknown and len(answer["top_k"]) == 5
     with threaded(saved_bundle, abstain_below=min(1.0, best + 1e-3), top=2) as strict:
         answer = strict.post(png).json["predictions"][0]
-        assert answer["unknown"] is True and len(answer["guesses"]) == 2
-        assert strict.post(png, query="?abstain_below=0").json["predictions"][0]["unknown"] is False
+        assert answer["abstained"] is True and len(answer["top_k"]) == 2
+        assert strict.post(png, query="?abstain_below=0").json["predictions"][0]["abstained"] is False
         assert strict.get("/v1/model").json["abstain_below"] == best + 1e-3
 
 
@@ -135,7 +134,7 @@ def test_saliency_lies_over_the_picture(server, classifier, cifar, method):
     assert layer.shape == (24, 24, 4) and not layer[..., :3].any()
     np.testing.assert_allclose(layer[..., 3], expected, atol=1)
     assert layer[..., 3].min() == 0 and layer[..., 3].max() > 100
-    left, top, width, height = found["view"]  # 24 of 32 stored pixels, which show the middle 33 × 33
+    left, top, width, height = found["box_xywh_normalized"]  # 24 of 32 stored pixels, which show the middle 33 × 33
     np.testing.assert_allclose(
         [left * 101, top * 33, width * 101, height * 33], [50.5 - 12.375, 4.125, 24.75, 24.75], atol=1e-6
     )
@@ -152,11 +151,19 @@ def rgba(data: bytes) -> np.ndarray:
 def test_what_is_asked_wrongly(server, png):
     for query, words in (
         ("?top=0", "parameter top: "), ("?top=x", "parameter top: "), ("?abstain_below=2", "parameter abstain_below: "),
-        ("?saliency=magic", "parameter saliency: "), ("?neighbors=3", "neighbors is asked for; this server has embed"),
+        ("?saliency=magic", "parameter saliency: "), ("?neighbors=3", "neighbors is not available. This server has "),
     ):  # fmt: skip
         answer = server.post(png, query=query)
         assert answer.status == 422 and answer.json["error"].startswith(words), answer.body
         assert answer.json["request_id"] == answer.headers["X-Request-ID"]
+    for query, words in (
+        ("?tpo=3", "unknown query parameter 'tpo'. Did you mean 'top'?"), ("?Top=3", "Did you mean 'top'?"),
+        ("?top=3&x%0a=1", "unknown query parameter 'x\\x0a'"), ("?top=3&top=4", "'top' is there more than once"),
+    ):  # fmt: skip
+        answer = server.post(png, query=query)
+        assert answer.status == 422 and words in answer.json["error"], answer.body
+    for path in ("/healthz", "/readyz", "/metrics", "/v1/model", "/v1/filters.png"):
+        assert server.get(f"{path}?golden=false").status == 422
     assert server.get("/v1/predict").status == 405
     assert server.get("/v1/predict").headers["Allow"] == "POST"
     assert server.get("/nowhere").json["error"] == "Not Found"
@@ -167,13 +174,15 @@ def test_the_model_tells_what_it_is(server, cifar, saved_bundle):
     about = server.get("/v1/model").json
     assert about["classes"] == list(cifar.classes) and about["name"] == "cifar_18pct"
     assert about["preprocessing"] == {"stored_size": 32, "fit": "crop", "image_size": 24}
-    assert about["offers"] == ["embedding", "saliency=grad_cam", "saliency=gradient"]
-    assert [base64.b64decode(g["png"]) for g in about["golden"]] == [g.png for g in cifar.golden]
+    assert about["capabilities"] == ["embedding", "saliency=grad_cam", "saliency=gradient"]
+    assert "reference_samples" not in about  # images of the data set: only on request of who runs the server
+    with threaded(saved_bundle, pictures=True) as sharing:
+        samples = sharing.get("/v1/model").json["reference_samples"]
+        assert [base64.b64decode(g["png"]) for g in samples] == [g.png for g in cifar.golden]
+        assert "reference_samples" not in sharing.get("/v1/model?reference_samples=false").json
     import hashlib
 
-    assert about["sha256"] == hashlib.sha256((saved_bundle / "config.json").read_bytes()).hexdigest()
-    with threaded(saved_bundle, pictures=False) as private:
-        assert "golden" not in private.get("/v1/model").json
+    assert about["model_sha256"] == hashlib.sha256((saved_bundle / "config.json").read_bytes()).hexdigest()
 
 
 def test_health_metrics_and_headers(server, png):
@@ -197,7 +206,7 @@ def test_the_description_has_examples(server):
     predict = described["paths"]["/v1/predict"]["post"]
     assert set(predict["requestBody"]["content"]) >= {"multipart/form-data", "image/jpeg"}
     assert {"200", "400", "401", "408", "413", "415", "422", "503"} <= set(predict["responses"])
-    for name in ("Answer", "Answers", "Problem", "Unusable"):
+    for name in ("Prediction", "Predictions", "Failure", "Problem", "Unusable"):
         assert described["components"]["schemas"][name]["examples"]
     assert "cdn" not in json.dumps(described) and server.get("/docs").status == 404
 
@@ -211,20 +220,20 @@ def test_neighbors(cifar, digits, png, tmp_path):
     named = dataclasses.replace(cifar, classes=tuple(digits.classes))
     named.save(tmp_path / "bundle")
     index = Neighbors.build(tmp_path / FILE, named, digits, weights_sha256(tmp_path))
-    with threaded(tmp_path) as server:
-        assert "neighbors" in server.get("/v1/model").json["offers"]
+    with threaded(tmp_path, pictures=True) as server:
+        assert "neighbors" in server.get("/v1/model").json["capabilities"]
         found = server.post(png, query="?neighbors=3").json["predictions"][0]
         assert "embedding" not in found
         distances, rows = index.nearest(Classifier(named).embed(png), 3)
-        assert [one["class"] for one in found["neighbors"]] == [index.label(k) for k in rows[0]]
+        assert [one["label"] for one in found["neighbors"]] == [index.label(k) for k in rows[0]]
         np.testing.assert_allclose([one["distance"] for one in found["neighbors"]], distances[0], rtol=1e-4)
         data = base64.b64decode(found["neighbors"][0]["image"].partition(",")[2])
         np.testing.assert_array_equal(pixels.decode(data), index.thumbnail(int(rows[0, 0])))
-    with threaded(tmp_path, pictures=False) as private:
+    with threaded(tmp_path) as private:
         assert private.post(png, query="?neighbors=3").status == 422
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:100])
     with threaded(tmp_path) as server:  # damaged: it does without, and says so in the log
-        assert "neighbors" not in server.get("/v1/model").json["offers"]
+        assert "neighbors" not in server.get("/v1/model").json["capabilities"]
         assert "is damaged" in server.service.engine.explain.refused
 
 

@@ -71,13 +71,16 @@ def test_keys(tmp_path):
     path = tmp_path / "keys"
     path.write_text("# ours\n\n0123456789abcdef\n  another-key-of-ours  \n")
     keys = Keys(read_keys(path, "of-the-environment"))  # the file is preferred
-    assert keys and keys.open_to(b"Bearer 0123456789abcdef", b"") and keys.open_to(b"bearer  another-key-of-ours", b"")
-    assert keys.open_to(b"", b"0123456789abcdef")
-    for authorization, own in (
-        (b"", b""), (b"0123456789abcdef", b""), (b"Basic 0123456789abcdef", b""), (b"Bearer", b""),
-        (b"Bearer 0123456789abcde", b""), (b"Bearer \xff\xfe", b""), (b"Bearer of-the-environment", b""),
-    ):  # fmt: skip
-        assert not keys.open_to(authorization, own)
+    assert keys and keys.open_to("0123456789abcdef") and keys.open_to(" another-key-of-ours")
+    for key in (
+        "",
+        "0123456789abcde",
+        "0123456789abcdef0",
+        "\xff\xfe",
+        "of-the-environment",
+        "Bearer 0123456789abcdef",
+    ):
+        assert not keys.open_to(key)
     assert read_keys(None, " 0123456789abcdef\n") == ("0123456789abcdef",)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ServerError, match="can not be read"):

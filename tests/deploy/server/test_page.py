@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from alexnet.deploy.server import service
 from alexnet.deploy.server.service import Settings
 
 from .conftest import SECONDS, Threaded, threaded
@@ -75,14 +76,14 @@ def test_a_picture_is_chosen_and_answered(server, opened, picture, png, size, sc
     assert violations(page) == []
     choose(page, picture)
     page.locator("#result").wait_for()
-    expected = server.post(png).json["predictions"][0]["guesses"]
+    expected = server.post(png).json["predictions"][0]["top_k"]
     words = page.locator("#guesses li").all_inner_texts()
     assert len(words) == 5
     for text, guess in zip(words, expected, strict=True):
-        assert guess["class"] in text and f"{100 * guess['probability']:.1f} %" in text
+        assert guess["label"] in text and f"{100 * guess['score']:.1f} %" in text
     bars = page.locator("#guesses .bar").evaluate_all("bars => bars.map(b => b.offsetWidth / b.parentNode.offsetWidth)")
-    assert bars == pytest.approx([guess["probability"] for guess in expected], abs=0.02)
-    assert f"Best guess: {expected[0]['class']}" in page.locator("#status").inner_text()
+    assert bars == pytest.approx([guess["score"] for guess in expected], abs=0.02)
+    assert f"Best guess: {expected[0]['label']}" in page.locator("#status").inner_text()
     assert page.locator("#problem").inner_text() == ""
 
     overlay = page.locator("#overlay")
@@ -95,7 +96,7 @@ def test_a_picture_is_chosen_and_answered(server, opened, picture, png, size, sc
 
     page.locator("summary").click()
     page.locator("#filters").wait_for()
-    assert server.get("/v1/model").json["sha256"] in page.locator("#about").inner_text()
+    assert server.get("/v1/model").json["model_sha256"] in page.locator("#about").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
     assert violations(page) == []
 
@@ -202,6 +203,27 @@ def test_a_server_that_is_gone_or_busy(saved_bundle, opened, picture):
     server.stop()
     choose(page, picture)
     page.locator("#problem", has_text="The server does not answer; is it still running?").wait_for()
+
+
+def test_a_page_opened_too_early_waits_for_the_model(saved_bundle, opened, picture, monkeypatch):
+    """Also with an image that was chosen meanwhile: nobody has to reload the page, and nothing is called busy."""
+    go, real = threading.Event(), service.Engine.open
+    monkeypatch.setattr(service.Engine, "open", lambda *words: (go.wait(SECONDS), real(*words))[1])
+    server = Threaded(Settings(saved_bundle))
+    try:
+        page = opened(server, wait=False)
+        page.locator("#status", has_text="The model is loading").wait_for()
+        choose(page, picture)
+        page.wait_for_timeout(1500)  # it has asked again
+        assert page.locator("#status").inner_text() == "The model is loading …"
+        assert page.locator("#problem").inner_text() == ""
+        go.set()
+        page.locator("#who", has_text="10 classes").wait_for()
+        page.locator("#result").wait_for()
+        assert page.locator("#problem").inner_text() == ""
+    finally:
+        go.set()
+        server.stop()
 
 
 def test_unknown_and_a_key(saved_bundle, opened, picture):

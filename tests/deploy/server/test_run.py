@@ -76,7 +76,7 @@ def test_what_opened_the_classifier_has_ended(saved_bundle):
 def test_from_start_to_sigterm(saved_bundle, png, tmp_path):
     """One process's whole life: its line, its log, no picture in it, accepted requests answered while it drains."""
     (tmp_path / "keys").write_text("# for the tests\n0123456789abcdef0123\n")
-    with command(saved_bundle, "--key-file", tmp_path / "keys", "--drain-delay", 1) as server:
+    with command(saved_bundle, "--key-file", tmp_path / "keys", "--drain-delay", 1, "--share-images") as server:
         assert server.loading == f"Loading {saved_bundle}, to be served at {server.url}\n"
         assert server.first == f"{saved_bundle} is served at {server.url}\n"
         ready = server.event("ready")
@@ -88,7 +88,9 @@ def test_from_start_to_sigterm(saved_bundle, png, tmp_path):
         assert server.get("/v1/model", X_API_Key="0123456789abcdef0123").status == 200
         assert server.get("/metrics", **key).status == 200 and server.get("/metrics").status == 401
         assert server.get("/v1/model", Authorization="Bearer 0123456789abcdef012").status == 401
-        head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(png)}\r\n"
+        head = (
+            f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(png)}\r\n"
+        )
         with server.connect() as late:
             late.sendall(f"{head}Authorization: {key['Authorization']}\r\n\r\n".encode() + png[:20])
             server.process.send_signal(signal.SIGTERM)
@@ -181,7 +183,7 @@ def asking(server, png, stop, statuses, shas):
     while not stop.is_set():
         answer = server.post(png)
         statuses.append(answer.status)
-        shas.append(answer.json["sha256"])
+        shas.append(answer.json["model_sha256"])
 
 
 def test_a_new_bundle_takes_over_without_a_lost_request(cifar, other, png, tmp_path):
@@ -191,19 +193,19 @@ def test_a_new_bundle_takes_over_without_a_lost_request(cifar, other, png, tmp_p
         threads = [threading.Thread(target=asking, args=(server, png, stop, statuses, shas)) for _ in range(4)]
         for thread in threads:
             thread.start()
-        first = server.get("/v1/model").json["sha256"]
+        first = server.get("/v1/model").json["model_sha256"]
         damaged = path / "model.safetensors"
         good = damaged.read_bytes()
         damaged.write_bytes(good[:-1] + b"x")  # is refused: the old one goes on
         wait(lambda: server.counted('alexnet_reloads_total{outcome="refused"}'))
-        assert server.get("/readyz").status == 200 and server.get("/v1/model").json["sha256"] == first
+        assert server.get("/readyz").status == 200 and server.get("/v1/model").json["model_sha256"] == first
         other.save(path)
-        wait(lambda: server.get("/v1/model").json["sha256"] != first)
+        wait(lambda: server.get("/v1/model").json["model_sha256"] != first)
         time.sleep(0.2)
         stop.set()
         for thread in threads:
             thread.join()
-        assert set(statuses) == {200} and set(shas) == {first, server.get("/v1/model").json["sha256"]}
+        assert set(statuses) == {200} and set(shas) == {first, server.get("/v1/model").json["model_sha256"]}
         assert verify(server.url, path).drift <= 1e-6
         wait(lambda: not server.service._background)  # the old one is gone
 
@@ -350,11 +352,11 @@ def test_several_processes(cifar, other, png, tmp_path):
             assert server.post(png).status == 200
         assert server.counted('alexnet_pictures_total{outcome="answered"}') == 10
         assert server.counted("alexnet_ready") == 2
-        first = server.get("/v1/model").json["sha256"]
+        first = server.get("/v1/model").json["model_sha256"]
         other.save(path)
         server.process.send_signal(signal.SIGHUP)
         server.event("reloaded", 2)
-        assert {server.get("/v1/model").json["sha256"] for _ in range(10)} != {first}
+        assert {server.get("/v1/model").json["model_sha256"] for _ in range(10)} != {first}
         os.kill(min(workers), signal.SIGKILL)
         server.event("process died")
         server.event("ready", 3)

@@ -1,27 +1,56 @@
-"""The routes: what is asked, what is answered."""
+"""The routes: what is requested, and what the responses hold."""
 
 import asyncio
 import base64
-from dataclasses import asdict
+import difflib
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from alexnet.data.pixels import encode_png
 from alexnet.deploy.answers import best
 from alexnet.deploy.server import body, page, schemas
 from alexnet.deploy.server.engine import Engine, Found, Want
-from alexnet.deploy.server.explain import Method
-from alexnet.deploy.server.guard import Guard, problem, refusal_headers
+from alexnet.deploy.server.explain import Method, data_url
+from alexnet.deploy.server.guard import App, Guard, problem, refusal_headers
 from alexnet.deploy.server.limits import Refused
 from alexnet.deploy.server.service import Service
-from alexnet.errors import PictureError
+from alexnet.errors import PictureError, printable
 
-_NEEDS: dict[int | str, dict[str, Any]] = {401: schemas.PROBLEMS[401], 503: schemas.PROBLEMS[503]}
+_BEARER = HTTPBearer(auto_error=False, description="a key of --key-file, where the server has keys")
+_API_KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="the same key, in a header of its own")
+
+
+async def _authorized(
+    request: Request,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+    api_key: Annotated[str | None, Depends(_API_KEY)],
+) -> None:
+    """Raise :class:`Refused` (401) unless the request has a key, where keys are required."""
+    keys = _service(request).keys
+    if keys and not keys.open_to(bearer.credentials if bearer else api_key or ""):
+        raise Refused(401, "this server requires a key. Send it as Authorization: Bearer KEY")
+
+
+async def _known_parameters(request: Request) -> None:
+    """Raise :class:`Refused` (422) for a query parameter that the route does not have, or that is there twice."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Known are: {', '.join(known) or 'none'}"
+            raise Refused(422, f"unknown query parameter '{printable(name)[:40]}'. {hint}")
+        if len(request.query_params.getlist(name)) > 1:
+            raise Refused(422, f"query parameter {name!r} is there more than once. Send it once")
+
+
+_KEY = [Depends(_authorized)]
 
 
 def create_app(service: Service) -> Guard:
@@ -29,8 +58,9 @@ def create_app(service: Service) -> Guard:
     from importlib.metadata import version
 
     app = FastAPI(
-        title="alexnet", version=version("alexnet"), description="Pictures in, classes with probabilities out.",
+        title="alexnet", version=version("alexnet"), description="Images in, classes with probabilities out.",
         docs_url=None, redoc_url=None,  # both would load scripts from another host
+        dependencies=[Depends(_known_parameters)],
     )  # fmt: skip
     app.state.service = service
     app.add_exception_handler(Refused, _refused)
@@ -38,42 +68,52 @@ def create_app(service: Service) -> Guard:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _failed)
-    app.get("/healthz", summary="Is the process alive?")(healthz)
-    app.get("/readyz", summary="Does it answer?", responses={503: schemas.PROBLEMS[503]})(readyz)
-    app.get("/metrics", summary="For Prometheus", response_class=Response, responses={401: _NEEDS[401]})(metrics)
-    app.get("/v1/model", summary="What answers", response_model=schemas.Model, responses=_NEEDS)(model)
-    app.get("/v1/filters.png", summary="The first layer's filters", responses=_FILTERS, response_class=Response)(
-        filters
-    )
+    app.get("/healthz", summary="Is the process alive?", responses=schemas.problems())(healthz)
+    app.get("/readyz", summary="Are requests served?", responses=schemas.problems())(readyz)
+    app.get(
+        "/metrics", summary="For Prometheus", response_class=Response, dependencies=_KEY,
+        responses=schemas.problems(401) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )(metrics)  # fmt: skip
+    app.get(
+        "/v1/model", summary="The classifier", response_model_exclude_unset=True, dependencies=_KEY,
+        responses=schemas.problems(401),
+    )(model)  # fmt: skip
+    app.get(
+        "/v1/filters.png", summary="The first layer's filters", response_class=Response, dependencies=_KEY,
+        responses=schemas.problems(401, 404) | {200: {"content": {"image/png": {"schema": schemas.IMAGE}}}},
+    )(filters)  # fmt: skip
     app.post(
-        "/v1/predict", summary="What is on pictures?", response_model=schemas.Answers,
-        responses=schemas.PROBLEMS, openapi_extra={"requestBody": schemas.BODY},
+        "/v1/predict", summary="Predict the classes of images", response_model_exclude_unset=True, dependencies=_KEY,
+        response_model=schemas.Predictions, openapi_extra={"requestBody": schemas.BODY},
+        responses=schemas.problems(401, 413, 415)
+        | {422: {"model": schemas.Unusable | schemas.Problem, "description": schemas.UNUSABLE}},
     )(predict)  # fmt: skip
     page.add(app)
-    return Guard(app, service)
-
-
-_FILTERS: dict[int | str, dict[str, Any]] = {
-    **_NEEDS,
-    200: {"content": {"image/png": {}}},
-    404: {"model": schemas.Problem, "description": "An exported file shows none."},
-}
+    origins = service.settings.origins
+    inner: App = app
+    if origins:
+        inner = CORSMiddleware(
+            app, allow_origins=origins, allow_methods=("GET", "POST"),
+            allow_headers=("Authorization", "X-API-Key", "X-Request-ID"),
+            expose_headers=("Retry-After", "X-Request-ID"),
+        )  # fmt: skip
+    return Guard(inner, service)
 
 
 def _service(request: Request) -> Service:
-    found: Service = request.app.state.service
-    return found
+    service: Service = request.app.state.service
+    return service
 
 
-async def healthz() -> dict[str, str]:
-    return {"status": "alive"}
+async def healthz() -> schemas.Alive:
+    return schemas.Alive(status="alive")
 
 
-async def readyz(request: Request) -> dict[str, str]:
+async def readyz(request: Request) -> schemas.Ready:
     state = _service(request).state
     if state != "ready":
         raise Refused(503, f"not ready: {state}", 2)
-    return {"status": "ready"}
+    return schemas.Ready(status="ready")
 
 
 async def metrics(request: Request) -> Response:
@@ -81,39 +121,43 @@ async def metrics(request: Request) -> Response:
     return Response(text, media_type=kind)
 
 
-async def model(request: Request, golden: bool = True) -> Response:
+async def model(
+    request: Request,
+    reference_samples: Annotated[bool, Query(description="with reference images, if the server shares images")] = True,
+) -> schemas.Model:
     service = _service(request)
     engine, settings = service.engine, service.settings
-    about: dict[str, Any] = {
-        "name": engine.name, "sha256": engine.sha256, "classes": list(engine.classes), "offers": _offers(service),
-        "abstain_below": settings.abstain_below, **engine.about, "limits": asdict(service.limits),
-    }  # fmt: skip
-    if golden and settings.pictures:
-        about["golden"] = [
-            {"name": g.name, "png": base64.b64encode(g.png).decode(), "probabilities": g.probabilities}
+    samples = {}
+    if reference_samples and settings.pictures:
+        samples["reference_samples"] = [
+            schemas.ReferenceSample(name=g.name, png=base64.b64encode(g.png).decode(), probabilities=g.probabilities)
             for g in engine.golden
         ]
-    return JSONResponse(about)
+    return schemas.Model(
+        name=engine.name, model_sha256=engine.sha256, classes=list(engine.classes),
+        capabilities=_capabilities(service), abstain_below=settings.abstain_below, limits=service.limits,
+        **engine.about, **samples,
+    )  # fmt: skip
 
 
 async def filters(request: Request) -> Response:
     drawn = _service(request).engine.filters()
     if drawn is None:
-        raise HTTPException(404, "an exported file shows no filters")
+        raise HTTPException(404, "an exported file has no filters to show")
     return Response(encode_png(drawn), media_type="image/png")
 
 
 async def predict(
     request: Request,
-    top: Annotated[int | None, Query(ge=1, le=100_000, description="guesses a picture")] = None,
-    abstain_below: Annotated[float | None, Query(ge=0, le=1, description="under this probability: unknown")] = None,
-    embedding: Annotated[bool, Query(description="add what the last hidden layer says")] = False,
+    top: Annotated[int | None, Query(ge=1, le=100_000, description="entries of top_k")] = None,
+    abstain_below: Annotated[float | None, Query(ge=0, le=1, description="abstain if the first score is lower")] = None,
+    embedding: Annotated[bool, Query(description="add the features of the last hidden layer")] = False,
     saliency: Annotated[Method | None, Query(description="add where the network looked")] = None,
-    neighbors: Annotated[int, Query(ge=0, le=20, description="add so many training pictures, the most alike")] = 0,
-) -> Response:
-    """Send pictures as a form with files in fields called `file`, or one picture as the body itself.
+    neighbors: Annotated[int, Query(ge=0, le=20, description="add so many training images, the most similar")] = 0,
+) -> Any:
+    """Send images as a form with files in fields called `file`, or one image as the body itself.
 
-    Good pictures are answered beside bad ones, each of which says why it can not be used.
+    Images that can not be used have an error each; the others in the request have their predictions.
     """
     service = _service(request)
     want = Want(embedding, saliency, neighbors)
@@ -122,50 +166,61 @@ async def predict(
     with body.held(service.gate) as sizes:
         pictures = await body.uploads(request, service.limits, service.gate, sizes)
         request.state.about = {"pictures": len(pictures)}
-        engine, found = await _while_there(request, service.answer(pictures, want), service.limits.answer_seconds)
+        engine, results = await _while_there(request, service.answer(pictures, want), service.limits.answer_seconds)
     threshold = abstain_below if abstain_below is not None else service.settings.abstain_below
-    answers = [
-        _said(upload.name, one, engine, want, top or service.settings.top, threshold)
-        for upload, one in zip(pictures, found, strict=True)
+    entries = [
+        _entry(upload.name, result, engine, want, top or service.settings.top, threshold)
+        for upload, result in zip(pictures, results, strict=True)
     ]
-    bad = [answer["error"] for answer in answers if "error" in answer]
-    request.state.about["bad"] = len(bad)
-    rest = {"sha256": engine.sha256, "request_id": request.state.id}
-    if len(bad) == len(answers):
-        reason = f"no picture can be used: {bad[0]}" + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else "")
-        return JSONResponse({"error": reason, "predictions": answers, **rest}, 422)
-    return JSONResponse({"predictions": answers, **rest})
+    failures = [entry for entry in entries if isinstance(entry, schemas.Failure)]
+    request.state.about["bad"] = len(failures)
+    rest = {"model_sha256": engine.sha256, "request_id": request.state.id}
+    if len(failures) == len(entries):
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        error = f"no picture can be used: {failures[0].error}{more}"
+        return JSONResponse(schemas.Unusable(error=error, predictions=failures, **rest).model_dump(), 422)
+    return schemas.Predictions(predictions=entries, **rest)
 
 
-def _offers(service: Service) -> list[str]:
+def _capabilities(service: Service) -> list[str]:
     return [name for name in service.engine.offers if name != "neighbors" or service.settings.pictures]
 
 
 def _check(service: Service, want: Want) -> None:
-    """Raise :class:`Refused` unless what is wanted is there."""
-    offers = _offers(service)
-    wanted = {"embedding": want.embedding, f"saliency={want.saliency}": want.saliency, "neighbors": want.neighbors}
-    for name, value in wanted.items():
-        if value and name not in offers:
-            raise Refused(422, f"{name} is asked for; this server has {', '.join(offers) or 'probabilities only'}")
+    """Raise :class:`Refused` unless the server has what is requested."""
+    capabilities = _capabilities(service)
+    requested = {"embedding": want.embedding, f"saliency={want.saliency}": want.saliency, "neighbors": want.neighbors}
+    for name, value in requested.items():
+        if value and name not in capabilities:
+            raise Refused(
+                422, f"{name} is not available. This server has {', '.join(capabilities) or 'only predictions'}"
+            )
 
 
-def _said(
-    name: str, found: Found | PictureError, engine: Engine, want: Want, top: int, threshold: float | None
-) -> dict[str, Any]:
-    if isinstance(found, PictureError):
-        return {"picture": name, "error": str(found)}
-    prediction = best(name, found.row, engine.classes, top)
-    answer = prediction.to_dict()
+def _entry(
+    name: str, result: Found | PictureError, engine: Engine, want: Want, top: int, threshold: float | None
+) -> schemas.Prediction | schemas.Failure:
+    """One image's part of the response; what was not requested stays unset, and absent."""
+    if isinstance(result, PictureError):
+        return schemas.Failure(filename=name, error=str(result))
+    prediction = best(name, result.row, engine.classes, top)
+    entry = schemas.Prediction(
+        filename=name, top_k=[schemas.Score(label=label, score=score) for label, score in prediction.guesses]
+    )
     if threshold is not None:
-        answer["unknown"] = prediction.probability < threshold
-    if want.embedding and found.embedding is not None:
-        answer["embedding"] = found.embedding.tolist()
-    if found.saliency is not None:
-        answer["saliency"] = found.saliency.to_dict()
+        entry.abstained = prediction.probability < threshold
+    if want.embedding and result.embedding is not None:
+        entry.embedding = result.embedding.tolist()
+    if result.saliency is not None:
+        entry.saliency = schemas.Saliency(
+            method=result.saliency.method, image=data_url(result.saliency.png), box_xywh_normalized=result.saliency.view
+        )
     if want.neighbors:
-        answer["neighbors"] = [neighbor.to_dict() for neighbor in found.neighbors]
-    return answer
+        entry.neighbors = [
+            schemas.Neighbor(label=one.label, distance=one.distance, image=data_url(one.png))
+            for one in result.neighbors
+        ]
+    return entry
 
 
 async def _while_there(request: Request, work: Any, seconds: float) -> Any:
@@ -211,7 +266,7 @@ async def _wrong(request: Request, error: Any) -> Response:
 async def _http(request: Request, error: Any) -> Response:
     answer = _problem(request, error.status_code, str(error.detail))
     for name, value in (error.headers or {}).items():  # which methods are allowed
-        answer.headers[name] = value
+        answer.headers[name] = value.replace("GET", "GET, HEAD") if name.lower() == "allow" else value
     return answer
 
 

@@ -1,10 +1,12 @@
 """The body of a request -> pictures: bounded in bytes, parts and time, all in memory and nothing on a disk."""
 
 import asyncio
+import codecs
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -30,12 +32,24 @@ def kind_of(request: Request, limits: Limits) -> str:
     multipart = kind == "multipart/form-data"
     if not multipart and not kind.startswith("image/") and kind not in RAW:
         raise Refused(415, f"Content-Type is {printable(kind)[:80] or 'missing'}; must be {KINDS}")
+    _check_charset(request.headers.get("content-type", ""))
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refused(415, "Content-Encoding is set; must be the bytes of the picture themselves")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limits.body_bytes:
         raise _too_large(limits)
     return "multipart" if multipart else "raw"
+
+
+def _check_charset(content_type: str) -> None:
+    """Raise :class:`Refused` (415) unless the names in a form are UTF-8, which is what browsers send."""
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
+    try:
+        known = codecs.lookup(charset).name
+    except (LookupError, ValueError):
+        known = ""
+    if known != "utf-8":
+        raise Refused(415, f"the charset is {printable(charset)[:40]}. Send the form in UTF-8")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,6 @@ class Overlay:
     png: bytes  # RGBA [s, s]
     view: tuple[float, float, float, float]
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {"method": self.method, "image": data_url(self.png), "view": list(self.view)}
-
 
 @dataclass(frozen=True)
 class Neighbor:
@@ -46,10 +42,6 @@ class Neighbor:
     label: str
     distance: float
     png: bytes
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {"class": self.label, "distance": self.distance, "image": data_url(self.png)}
 
 
 def data_url(png: bytes) -> str:

@@ -1,19 +1,22 @@
-"""What stands around every request: its id, the key, headers for browsers, the log line, the metrics, late bodies.
+"""What stands around every request: its id, who may send it, headers for browsers, the log line, late bodies.
 
 A plain ASGI layer, the outermost: whatever happens inside ends in an answer and one line in the log.
 """
 
 import asyncio
+import ipaddress
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 from alexnet.deploy.server import logs
 from alexnet.deploy.server.limits import Refused
 from alexnet.deploy.server.service import Service
+from alexnet.errors import printable
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -21,7 +24,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
 
 LINGER = 5.0  # seconds in which the rest of a refused body is read and thrown away
-LOCKED = ("/v1/", "/metrics")  # what needs a key, where there are keys
+PROTECTED = ("/v1/", "/metrics")  # no page of another site may send requests to these
+HEALTH = ("/healthz", "/readyz")  # probes send an address of their own as Host
 _POLICY = "; ".join(
     f"{what}-src {whom}"
     for what, whom in {
@@ -121,24 +125,33 @@ class Guard:
             return
         headers = dict(scope["headers"])
         name = logs.request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
-        length = headers.get(b"content-length", b"0")
-        exchange = _Exchange(scope, receive, send, name, whole=length == b"0" and b"transfer-encoding" not in headers)
-        scope["state"] = {**scope.get("state", {}), "id": name}
+        length, chunked = headers.get(b"content-length", b"0"), b"transfer-encoding" in headers
+        exchange = _Exchange(scope, receive, send, name, whole=length == b"0" and not chunked)
+        exchange.close = chunked and b"content-length" in headers
+        # HEAD is GET without a body, which the connection leaves out.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        inner = {**scope, "method": method, "state": {**scope.get("state", {}), "id": name}}
         try:
-            if self._locked(scope["path"], headers):
-                await exchange.refuse(Refused(401, "this server wants a key: Authorization: Bearer KEY"))
+            if exchange.close:  # a proxy before this may have read another request than the one that h11 did
+                await exchange.refuse(Refused(400, "Content-Length and Transfer-Encoding are both there. Send one"))
+            elif refused := self._refused(scope["path"], headers):
+                await exchange.refuse(refused)
             else:
-                await self.app(scope, exchange.get, exchange.put)
+                await self.app(inner, exchange.get, exchange.put)
         except Exception:  # the answer has been given by the app's own handler for it
             logs.event("failed", logging.ERROR, trace=True, id=name)
         finally:
-            self._note(exchange, scope)
+            self._note(exchange, inner)
 
-    def _locked(self, path: str, headers: dict[bytes, bytes]) -> bool:
-        keys = self.service.keys
-        if not keys or not path.startswith(LOCKED):
-            return False
-        return not keys.open_to(headers.get(b"authorization", b""), headers.get(b"x-api-key", b""))
+    def _refused(self, path: str, headers: dict[bytes, bytes]) -> Refused | None:
+        """Requests that a page of another site made a browser send."""
+        settings = self.service.settings
+        host = headers.get(b"host", b"localhost").decode("latin-1").lower()  # HTTP/1.0 has none, browsers do
+        if path not in HEALTH and settings.hosts is not None and not is_known_host(host, settings.hosts):
+            return Refused(421, f"Host is {printable(host)[:80]!r}, which is not served here. See --allow-host")
+        if path.startswith(PROTECTED) and is_cross_site(headers, host, settings.hosts or (), settings.origins):
+            return Refused(403, "a page of another site sent this request. See --allow-origin")
+        return None
 
     def _note(self, exchange: _Exchange, scope: Any) -> None:
         seconds = time.monotonic() - exchange.started
@@ -149,7 +162,43 @@ class Guard:
         quiet = route in ("/healthz", "/readyz", "/metrics") and status == 200
         logs.event(
             "request", logging.DEBUG if quiet else logging.INFO, id=exchange.id,
-            client=(scope.get("client") or [""])[0], method=scope["method"], path=scope["path"], status=status,
+            client=(scope.get("client") or [""])[0], method=exchange.scope["method"], path=scope["path"], status=status,
             ms=round(1000 * seconds, 1),
             bytes=exchange.received, **scope["state"].get("about", {}),
         )  # fmt: skip
+
+
+def is_known_host(host: str, known: Sequence[str]) -> bool:
+    """Does the Host header name this machine, or one of ``known``?
+
+    Otherwise a name that an attacker owns may have been pointed at this machine, and the attacker's page would be of
+    the same origin as this server (DNS rebinding).
+    """
+    name = host_name(host)
+    if "*" in known or name in known or name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header, without port, brackets and the last dot; empty if it is none."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+    except ValueError:
+        return ""
+
+
+def is_cross_site(headers: Mapping[bytes, bytes], host: str, hosts: Sequence[str], origins: Sequence[str]) -> bool:
+    """Did a page send the request whose origin is neither this server nor in ``origins``, as browsers report it?"""
+    origin = headers.get(b"origin", b"").decode("latin-1").lower()
+    if "*" in origins or origin in origins:
+        return False
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:
+        return site not in (b"same-origin", b"none")
+    # Browsers leave it out where the server is neither local nor behind TLS.
+    name = origin.partition("://")[2]
+    return bool(origin) and name != host and host_name(name) not in hosts

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 FOLDER = Path(__file__).with_name("page")
@@ -18,7 +18,7 @@ def add(app: FastAPI) -> None:
     for path, (name, kind) in FILES.items():
         content = (FOLDER / name).read_bytes()
 
-        async def send(content: bytes = content, kind: str = kind) -> Response:
+        async def send(request: Request, content: bytes = content, kind: str = kind) -> Response:
             return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
-        app.add_api_route(path, send, include_in_schema=False, response_class=Response, methods=["GET", "HEAD"])
+        app.add_route(path, send)

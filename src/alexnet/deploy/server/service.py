@@ -34,7 +34,9 @@ class Settings:
     threads: int = 0  # of the network; 0: PyTorch's own choice
     top: int = 5  # guesses, where a request does not say
     abstain_below: float | None = None  # probability under which the first guess is not believed
-    pictures: bool = True  # may clients have pictures of the data set: golden ones, neighbors?
+    pictures: bool = False  # are images of the data set given out: reference images, neighbors?
+    hosts: tuple[str, ...] | None = ()  # in the Host header, besides those of this machine; None: any
+    origins: tuple[str, ...] = ()  # of other sites whose pages may send requests; "*": all
     keys: tuple[str, ...] = ()
     key_file: Path | None = None  # read again at a reload
     watch: float = 0.0  # seconds between looks for a changed bundle; 0: none

@@ -3,10 +3,12 @@
 
 const SLOW = 4000; // ms after which the page says that it is still waiting
 const LATE = 60000; // ms after which it gives up
+const AGAIN = 1000; // ms until a server that loads its model is asked again
+const LOADING = "The model is loading …";
 const FACES = 6; // neighbors that are shown
 
 const by = (id) => document.getElementById(id);
-let offers = [];
+let capabilities = [];
 let limits = {};
 let key = "";
 let asked = 0; // numbers the questions: a late answer to an earlier one is not shown
@@ -57,7 +59,18 @@ async function ask(path, body, seconds) {
   }
 }
 
+// While the model is opened and verified, a question waits for it: it is asked again, until it is answered.
+function loads(answer, found) {
+  return answer.status === 503 && found !== null && /^loading/.test(found.error);
+}
+
+function wait(status, again) {
+  say(status);
+  setTimeout(again, AGAIN);
+}
+
 function sentence(answer, found) {
+  if (loads(answer, found)) return LOADING;
   if (answer.status === 503) {
     const again = answer.headers.get("Retry-After");
     return `The server is busy; try again ${again ? `in ${again} s` : "later"}.`;
@@ -82,9 +95,9 @@ async function show(file) {
   const form = new FormData();
   form.append("file", file, file.name || "picture");
   const words = new URLSearchParams({ top: 5 });
-  const method = ["grad_cam", "gradient"].find((m) => offers.includes(`saliency=${m}`));
+  const method = ["grad_cam", "gradient"].find((m) => capabilities.includes(`saliency=${m}`));
   if (method) words.set("saliency", method);
-  if (offers.includes("neighbors")) words.set("neighbors", FACES);
+  if (capabilities.includes("neighbors")) words.set("neighbors", FACES);
   try {
     const found = await ask(`v1/predict?${words}`, form, LATE);
     if (number !== asked) return;
@@ -92,7 +105,9 @@ async function show(file) {
     picture(file);
     answer(found.predictions[0]);
   } catch (error) {
-    if (number === asked) say("", error.message);
+    if (number !== asked) return;
+    if (error.message === LOADING) wait(LOADING, () => number === asked && show(file));
+    else say("", error.message);
   } finally {
     clearTimeout(slow);
   }
@@ -107,7 +122,7 @@ function picture(file) {
 function answer(found) {
   const list = by("guesses");
   list.replaceChildren(
-    ...found.guesses.map(({ class: name, probability }) => {
+    ...found.top_k.map(({ label: name, score: probability }) => {
       const item = element("li");
       const words = element("div", undefined, "words");
       words.append(element("span", name.replaceAll("_", " ")), element("span", percent(probability), "share"));
@@ -119,18 +134,18 @@ function answer(found) {
       return item;
     }),
   );
-  const best = found.guesses[0];
-  by("unknown").hidden = !found.unknown;
-  by("unknown").textContent = found.unknown
-    ? `Unknown. The best guess has only ${percent(best.probability)}, too little to be believed.`
+  const best = found.top_k[0];
+  by("unknown").hidden = !found.abstained;
+  by("unknown").textContent = found.abstained
+    ? `Unknown. The best guess has only ${percent(best.score)}, too little to be believed.`
     : "";
   saliency(found.saliency);
   neighbors(found.neighbors || []);
   by("result").hidden = false;
   tell(
-    found.unknown
+    found.abstained
       ? "Unknown."
-      : `Best guess: ${best.class.replaceAll("_", " ")}, ${percent(best.probability)}.`,
+      : `Best guess: ${best.label.replaceAll("_", " ")}, ${percent(best.score)}.`,
   );
 }
 
@@ -140,7 +155,7 @@ function saliency(found) {
   overlay.hidden = !found || !by("saliency").checked;
   if (!found) return;
   overlay.src = found.image;
-  const [left, top, width, height] = found.view.map((share) => `${100 * share}%`);
+  const [left, top, width, height] = found.box_xywh_normalized.map((share) => `${100 * share}%`);
   Object.assign(overlay.style, { left, top, width, height });
 }
 
@@ -152,7 +167,7 @@ function neighbors(found) {
       const image = element("img");
       image.src = one.image;
       image.alt = "";
-      const words = `${one.class.replaceAll("_", " ")}`;
+      const words = `${one.label.replaceAll("_", " ")}`;
       item.append(image, element("div", words), element("div", `distance ${one.distance.toPrecision(3)}`, "soft"));
       return item;
     }),
@@ -163,8 +178,8 @@ function neighbors(found) {
 
 async function card() {
   try {
-    const about = await ask("v1/model?golden=false", null, LATE);
-    offers = about.offers;
+    const about = await ask("v1/model?reference_samples=false", null, LATE);
+    capabilities = about.capabilities;
     limits = about.limits;
     const test = about.metrics.test || about.metrics.validation;
     by("who").textContent = `${about.name} tells ${about.classes.length} classes apart.`;
@@ -176,7 +191,8 @@ async function card() {
     if (about.classes.length) filters();
   } catch (error) {
     by("who").textContent = "";
-    say("", error.message);
+    if (error.message === LOADING) wait(LOADING, card);
+    else say("", error.message);
   }
 }
 
@@ -188,7 +204,7 @@ function describe(about) {
     ["recipe", about.recipe],
     ["pictures become", `${about.preprocessing.stored_size} × ${about.preprocessing.stored_size} pixels (${about.preprocessing.fit})`],
     ["unknown below", about.abstain_below !== null && about.abstain_below !== undefined && percent(about.abstain_below)],
-    ["SHA-256", about.sha256],
+    ["SHA-256", about.model_sha256],
   ];
   by("about").replaceChildren(
     ...rows.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", name), element("dd", value)]),
@@ -250,7 +266,7 @@ by("key-form").addEventListener("submit", async (event) => {
   key = by("key").value.trim();
   by("key-form").hidden = true;
   await card();
-  if (offers.length && last) show(last);
+  if (capabilities.length && last) show(last);
 });
 
 card();
