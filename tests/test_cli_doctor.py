@@ -39,7 +39,10 @@ def test_exit_status_and_text(digits_folder, capsys):
     label_twice(digits_folder)
     assert run(["doctor", str(digits_folder)]) == 1
     out = capsys.readouterr().out
-    assert "two-labels: 1 picture stands under two labels" in out and "Do not train on this yet" in out
+    assert (
+        "two-labels: 2 images (1 group of copies: 2 byte-identical) under two labels" in out
+        and "Do not train on this yet" in out
+    )
     assert "0/000.png, 1/999.png" in out or "1/999.png, 0/000.png" in out
 
 

@@ -101,7 +101,8 @@ def diagnose(
         for name, origins in used.items()
     }
     allowed = options.allow_truncated
-    return examine(source, faults, splits=splits, allow_truncated=allowed, progress=options.progress), ""
+    bar = None if options.progress is None else lambda _phase: options.progress
+    return examine(source, faults, splits=splits, allow_truncated=allowed, progress=bar), ""
 
 
 def made_of(about: dict[str, Any], bundle: Bundle, recipe: Recipe, store: Store) -> list[tuple[str, str]]:

@@ -56,7 +56,7 @@ def doctor(words: list[str]) -> int:
     source = options.open(given.data, faults)
     report = examine(
         source, faults, validation=given.validation, test=given.test, seed=given.seed,
-        embed=None if given.bundle is None else _embed(given.bundle, given.device), progress=show.Progress("looking"),
+        embed=None if given.bundle is None else _embed(given.bundle, given.device), progress=show.Progress,
     )  # fmt: skip
     if given.html is not None:
         from alexnet.data.doctor.page import write_page
@@ -108,9 +108,11 @@ def _print(report: "Report") -> None:
     show.table(f"{report.name}: {len(report.classes)} classes{drawn}", ("class", *report.counts), rows)
     for finding in report.findings:
         _print_finding(finding)
+    from alexnet.data.doctor.findings import counted
+
     excluded = len(report.exclusions())
     if excluded:
-        print(f"{excluded:,} pictures would be left out by: alexnet doctor DATA --exclude-list LIST\n")
+        print(f"{counted(excluded, 'image')} would be left out by: alexnet doctor DATA --exclude-list LIST\n")
     print(report.verdict)
 
 
@@ -122,6 +124,8 @@ def _print_finding(finding: "Finding") -> None:
     if finding.todo:
         print(f"         → {finding.todo}")
     for example in finding.examples[:_SHOWN]:
-        print(f"           {', '.join(example.origins[:4])}" + (f"   ({example.why})" if example.why else ""))
+        names = ", ".join(example.origins[:4])
+        names += f", +{len(example.origins) - 4:,} more" if len(example.origins) > 4 else ""
+        print(f"           {names}" + (f"   ({example.why})" if names and example.why else example.why))
     if len(finding.examples) > _SHOWN:
         print(f"           and {len(finding.examples) - _SHOWN:,} more")

@@ -14,7 +14,7 @@ from alexnet.data.sources import open_source
 
 SIDE = 72
 KINDS = ("cross", "ring", "stripe")
-QUIET = {"no-shortcut", "center-cut", "reading"}  # notes that are no faults
+QUIET = {"no-shortcut", "weak-shortcut", "center-cut", "reading"}  # notes that are no faults
 
 
 def paint(seed: int, kind: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:

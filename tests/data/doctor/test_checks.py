@@ -11,7 +11,8 @@ from alexnet.data.doctor.groups import check_groups
 from alexnet.data.doctor.labels import check_labels, neighbor_shares
 from alexnet.data.doctor.looking import Look, Seen
 from alexnet.data.doctor.shortcuts import check_colors, check_shortcuts
-from alexnet.data.listing import Picture
+from alexnet.data.listing import Picture, Source
+from alexnet.data.selection import grouped
 
 
 def look(index, split="train", label=0, origin="", group="", **facts):
@@ -25,11 +26,15 @@ def look(index, split="train", label=0, origin="", group="", **facts):
 
 
 def data(looks, classes=2, drawn=False):
-    return Seen("set", tuple("abcdefgh"[:classes]), looks, drawn)
+    return Seen("set", tuple("abcdefghijkl"[:classes]), looks, drawn)
 
 
 def many(count, **facts):
     return [look(i, split, i % 2, **facts) for i, split in enumerate(["train", "train", "train", "test"] * count)]
+
+
+def copies(looks, **more):
+    return check_duplicates(data(looks)._replace(**more), same_pictures(looks))
 
 
 def checks(findings):
@@ -43,12 +48,35 @@ def test_copies_within_across_and_under_two_labels():
         *(look(3, origin="c", thumb=same[::-1]), look(4, "test", origin="d", thumb=same[::-1])),
         *(look(5, origin="e", thumb=same[:, ::-1]), look(6, label=1, origin="f", thumb=same[:, ::-1])),
     ]
-    found = checks(check_duplicates(data([*looks, look(9)])))
+    found = checks(copies([*looks, look(9)]))
     assert found.keys() == {"duplicate", "leak", "two-labels"}
     assert found["duplicate"].exclude == ("two",) and found["duplicate"].severity == "warning"
     assert found["leak"].examples[0].origins == ("d", "c") and found["leak"].exclude == ("c",), "the test keeps its own"
     assert set(found["two-labels"].exclude) == {"e", "f"} and found["two-labels"].severity == "error"
     assert "a in train and b in train" in found["two-labels"].examples[0].why
+
+
+def test_copies_are_counted_as_images_by_their_kind():
+    """Groups are not images, byte-identical is not near-identical, and what the validation cut makes is no leak."""
+    thumb = look(1).thumb
+    near = [look(i, origin=f"near{i}", thumb=thumb) for i in range(10, 15)]
+    near[1].sha256 = near[0].sha256
+    same = [look(20 + i, origin=f"same{i}", thumb=thumb[::-1], sha256="7" * 64) for i in range(3)]
+    [leak] = [one for one in copies([*near[:3], *same]) if one.check == "near-duplicate"]
+    assert leak.what == "3 images (1 group of copies: 2 byte-identical, 1 near-identical) in one split"
+    assert leak.numbers == {"groups": 1, "images": 3, "byte_identical": 2, "near_identical": 1}
+    for one in near[2:]:
+        one.split = "validation"
+    assert checks(copies(near)).keys() == {"leak"}, "a validation split that the data brings is a split"
+    cut = checks(copies([*near, *same], validation_drawn=True))
+    assert cut.keys() == {"leak-validation", "duplicate"} and cut["leak-validation"].severity == "warning"
+    assert cut["leak-validation"].numbers["images"] == 5 and "made only by the validation cut" in cut[
+        "leak-validation"
+    ].what  # fmt: skip
+    assert cut["duplicate"].what.startswith("3 images (1 group of copies: 3 byte-identical)")
+    assert cut["leak-validation"].examples[0].why == "near-identical: a in validation and a in train"
+    near[4].split = "test"
+    assert checks(copies(near, validation_drawn=True)).keys() == {"leak"}
 
 
 def test_a_crowd_is_one_finding():
@@ -85,6 +113,46 @@ def test_groups_are_guessed_from_names(name, pattern_has):
     assert pattern_has in finding.numbers["pattern"] and finding.numbers["pattern"] in finding.todo
     apart = [look(i, "train" if i < 30 else "test", i % 2, origin=look_.origin) for i, look_ in enumerate(looks)]
     assert list(check_groups(data(apart))) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{c}/{t:05d}_{f:05d}.ppm",
+        "train/{c}/{t:05d}_{f:05d}.ppm",
+        "{c}/obj{t}-{f}.png",
+        "{c}/video{t}_frame{f}.jpg",
+        "{c}/v_{c}_g{t:02d}_c{f:02d}.jpg",
+        "{c}/run{t}frame{f}.png",
+        "{c}/{t}/{f}.png",
+    ],
+)
+def test_groups_that_are_named_anew_in_each_class_are_found(name):
+    """Frame f of track t of a class: the track's number is another object in another class."""
+    looks, draw = [], np.random.default_rng(0)
+    for c in range(6):
+        for t in range(8):
+            object_ = look(1000 * c + t).thumb.astype(int)
+            for f in range(5):
+                thumb = np.clip(object_ + draw.integers(-20, 20, object_.shape), 0, 255).astype(np.uint8)
+                origin = name.format(c="abcdef"[c], t=t, f=f)
+                looks.append(look(len(looks), "test" if f == 4 else "train", c, origin=origin, thumb=thumb))
+    [finding] = check_groups(data(looks, 6))
+    assert finding.check == "group-guess" and len(finding.examples) == 48, finding.what
+    assert "48 groups (240 images)" in finding.what
+    names = grouped(
+        Source("x", tuple("abcdef"), {"all": tuple(one.picture for one in looks)}, ""),
+        pattern=finding.numbers["pattern"],
+    )  # fmt: skip
+    assert len({picture.group for picture in names.splits["all"]}) == 48, "the pattern that is recommended groups so"
+
+
+def test_an_example_of_a_group_shows_each_split_first_and_names_all():
+    looks = [look(i, "train" if i < 9 else "test", i % 2, group=f"p{i % 2}") for i in range(12)]
+    [finding] = check_groups(data(looks))
+    first = finding.examples[0]
+    assert len(first.origins) == 6 and {origin.split("/")[0] for origin in first.origins[:2]} == {"train", "test"}
+    assert finding.what.startswith("2 groups (12 images) are in two splits")
 
 
 def test_a_name_and_a_number_is_a_group_only_if_its_pictures_are_alike():
@@ -160,10 +228,41 @@ def test_a_shortcut_is_found_by_what_it_is(by):
     [finding] = check_shortcuts(data(looks))
     if by:
         assert finding.check == "shortcut" and f"by {by}" in finding.what.replace("size and bytes", "size")
-        assert finding.numbers["reached"][by]["accuracy"] > 0.9 and "by chance 50 %" in finding.what
+        assert finding.numbers["reached"][by]["accuracy"] > 0.9 and "chance is 50 %" in finding.what
     else:
         assert finding.check == "no-shortcut" and finding.severity == "note"
+        assert all(one["p_value"] > 0.001 for one in finding.numbers["reached"].values())
     assert {f.check for f in check_colors(data(looks))} == ({"some-gray"} if by == "color" else set())
+
+
+def test_half_right_of_twelve_classes_by_the_border_is_a_shortcut():
+    """As with 51 % where chance is 8 %. With the tracks kept together the same border tells nothing."""
+    looks, draw = [], np.random.default_rng(0)
+    for i in range(480):
+        one = look(i, label=i % 12)
+        color = np.array([i % 12 * 20, (i % 12) % 4 * 60, 90])
+        ring = np.ones((24, 24), bool)
+        ring[1:-1, 1:-1] = False
+        one.thumb[ring] = np.clip(color + draw.normal(0, 33, 3), 0, 255).astype(np.uint8)
+        looks.append(one)
+    [finding] = check_shortcuts(data(looks, 12))
+    reached = finding.numbers["reached"]["border"]
+    assert 0.4 < reached["accuracy"] < 0.6 and reached["p_value"] < 1e-9
+    assert finding.check == "shortcut" and "by border" in finding.what and "chance is 8.3 %" in finding.what
+
+
+def test_a_border_that_goes_with_the_group_is_no_shortcut():
+    looks, draw = [], np.random.default_rng(0)
+    for group in range(24):
+        color = draw.integers(0, 256, 3)
+        for i in range(16):
+            one = look(16 * group + i, label=group % 2, group=f"track{group}")
+            one.thumb[[0, -1]], one.thumb[:, [0, -1]] = color, color
+            looks.append(one)
+    [finding] = check_shortcuts(data(looks))
+    reached = finding.numbers["reached"]["border"]
+    assert reached["accuracy_without_groups"] > 0.8 > 0.7 > reached["accuracy"]
+    assert finding.check == "no-shortcut" and "% with groups kept together)" in finding.what
 
 
 def test_a_gray_data_set():

@@ -64,3 +64,11 @@ def test_it_is_written_whole_or_refused(tmp_path):
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     with pytest.raises(DataError, match="can not be written"):
         write_page(report(), source, tmp_path / "no" / "page.html")
+
+
+def test_what_does_not_fit_beside_six_thumbnails_is_counted():
+    case = Example(tuple(f"{EVIL}{i}" for i in range(9)), "near-identical")
+    text = page(Report("x", ("a", "b"), {}, False, (Finding("leak", "error", "w", "t", (case,)),)), pictures())
+    assert len(Tags(text).images) == 6 and text.count("+3 more") == 1
+    few = Finding("leak", "error", "w", "t", (Example(case.origins[:6]),))
+    assert "more" not in page(Report("x", ("a", "b"), {}, False, (few,)), pictures()).split("</style>")[1]

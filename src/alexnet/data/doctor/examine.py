@@ -1,14 +1,16 @@
 """The doctor: every check on one data set, in the order in which a person should read them."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.doctor.balance import check_classes, counts_of
+from alexnet.data.doctor.contents import check_contents
 from alexnet.data.doctor.duplicates import check_duplicates, same_pictures
 from alexnet.data.doctor.files import check_files, check_shapes
-from alexnet.data.doctor.findings import Finding, Report, in_order
+from alexnet.data.doctor.findings import Example, Finding, Report, counted, in_order
 from alexnet.data.doctor.groups import check_groups
 from alexnet.data.doctor.labels import check_labels
 from alexnet.data.doctor.looking import Progress, Seen, look_at_all
@@ -31,21 +33,39 @@ def examine(
     allow_truncated: bool = False,
     embed: Embed | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[str], Progress] | None = None,
 ) -> Report:
     """Look at every picture of ``source`` and say what is wrong. Nothing is changed.
 
     ``faults`` are what ``open_source`` collected while it read; ``validation``, ``test`` and ``seed`` as training would
     be given them: where the data brings no splits, those that it would draw are judged; or ``splits``, those that a
-    run was trained on. With ``embed`` labels are checked by neighbors, too. Raises DataError only for wrong arguments.
+    run was trained on. With ``embed`` labels are checked by neighbors, too. ``progress`` makes the progress bar of a
+    phase from its name. Raises DataError only for wrong arguments.
     """
     splits = splits or assign(source, validation=validation, test=test, seed=seed, strict=False)
-    looks = look_at_all(splits, workers, progress)
-    seen = Seen(source.name, source.classes, looks, "all" in source.splits, allow_truncated)
-    found = [*check_classes(seen, faults or []), *check_duplicates(seen, workers or 1), *check_groups(seen)]
-    found += [*check_files(seen), *check_shapes(seen), *check_shortcuts(seen), *check_colors(seen)]
+    bar = progress or (lambda _phase: None)
+    looks = look_at_all(splits, workers, bar("looking"))
+    unsplit = "all" in source.splits
+    seen = Seen(
+        source.name, source.classes, looks, unsplit, unsplit or "validation" not in source.splits, allow_truncated
+    )
+    good = seen.good()
+    crowds = same_pictures(good, workers or 1, bar("comparing"))
+    findings = [*check_classes(seen, faults or []), *check_duplicates(seen, crowds), *check_groups(seen)]
+    findings += [*check_files(seen), *check_shapes(seen), *check_contents(seen)]
+    findings += [*check_shortcuts(seen, crowds, bar("looking for shortcuts")), *check_colors(seen)]
     if embed is not None:
-        good = seen.good()
-        found += check_labels(seen, good, same_pictures(good), embed([look.picture for look in good]))
-    found += [Finding("reading", "note", note) for note in source.notes]
-    return Report(source.name, source.classes, counts_of(seen), seen.drawn, in_order(found))
+        features = embed([look.picture for look in good])
+        findings += check_labels(seen, good, crowds, features, bar("comparing with neighbors"))
+    findings += _notes(source.notes)
+    return Report(source.name, source.classes, counts_of(seen), seen.drawn, in_order(findings))
+
+
+def _notes(notes: Iterable[str]) -> Iterator[Finding]:
+    """What the reader noted. Notes that differ in names and numbers alone are one finding."""
+    alike: dict[str, list[str]] = {}
+    for note in notes:
+        alike.setdefault(re.sub(r"'[^']*'|\"[^\"]*\"|\S*[\d/.\\]\S*", "*", note), []).append(note)
+    for own in alike.values():
+        more = f" (and {counted(len(own) - 1, 'note')} like it)" if len(own) > 1 else ""
+        yield Finding("reading", "note", own[0] + more, examples=tuple(Example((), note) for note in own[1:]))

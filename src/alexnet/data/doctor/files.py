@@ -19,6 +19,7 @@ _NOTED = (
     ("over 8 bits", "deep", "note", "have over 8 bits a channel: scaled to 8", "fine, unless the detail is fainter"),
     ("EXIF rotation applied", "rotated", "note", "are rotated by their EXIF: used upright", "nothing"),
     ("corrupt EXIF", "corrupt-exif", "note", "have damaged EXIF: used as stored", "check that they stand upright"),
+    ("wholly transparent", "transparent", "note", "are wholly transparent: read without alpha", "look at each"),
     ("named", "misnamed", "note", "are of another format than their name says: read by content", "rename them"),
 )  # fmt: skip
 

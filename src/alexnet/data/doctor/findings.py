@@ -54,9 +54,11 @@ class Report:
         """One line: train or not."""
         found = {kind: sum(finding.severity == kind for finding in self.findings) for kind in _RANK}
         if found["error"]:
-            return f"Do not train on this yet: {_many(found['error'], 'fault')} would make the result wrong or useless."
+            return (
+                f"Do not train on this yet: {counted(found['error'], 'fault')} would make the result wrong or useless."
+            )
         if found["warning"]:
-            return f"Can be trained on; {_many(found['warning'], 'warning')} to read first."
+            return f"Can be trained on; {counted(found['warning'], 'warning')} to read first."
         return "Healthy: nothing stands against training on this."
 
     def exclusions(self) -> dict[str, str]:
@@ -90,5 +92,6 @@ def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: _RANK[finding.severity]))
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
+def counted(count: int, noun: str) -> str:
+    """``1 image``, ``2,000 images``."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -3,23 +3,30 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 
 import numpy as np
 
-from alexnet.data.doctor.findings import Example, Finding
+from alexnet.data.doctor.findings import Example, Finding, counted
 from alexnet.data.doctor.looking import Look, Seen, thumbs_of
 from alexnet.data.doctor.twins import unit
 
 _WORDS = "patient|pat|subject|subj|case|person|camera|cam|video|vid|clip|sequence|seq|scene|slide|study|site"
 _DAY = r"(?<!\d)((?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01]))(?!\d)"
-PATTERNS = (  # what names often say; the parenthesis is the group
+_WORD_PATTERNS = (  # what names often say; the parenthesis is the group
     *(rf"(?i)((?<![a-z]){word}[-_ ]?[a-z]?\d+)" for word in _WORDS.split("|")),
+    *(rf"(?i)([^/]+/(?:[^/]*?[^a-z/])?{word}[-_ ]?[a-z]?\d+)" for word in _WORDS.split("|")),  # anew in each folder
     _DAY,
-    r"([^/]+)[-_ ]\d+\.\w+$",
 )
-_LOOSE = PATTERNS[-1]  # any name and a number: believed only if its groups look alike, too
+_LOOSE = (  # any name and a number, in all folders or anew in each: believed only if its groups look alike, too
+    r"([^/]+)[-_ ]\d+\.\w+$",
+    r"([^/]+/[^/]+)[-_ ]\d+\.\w+$",
+    r"([^/]*\d)[^\d/]+\d+\.\w+$",
+    r"([^/]+/[^/]*\d)[^\d/]+\d+\.\w+$",
+    r"([^/]+/[^/]+)/[^/]+\.\w+$",
+)
+PATTERNS = (*_WORD_PATTERNS, *_LOOSE)
 ALIKE = 0.85  # median distance of thumbnails within groups, of that between groups of one class
-_SHOWN = 6  # pictures of a group in an example
 
 
 def check_groups(seen: Seen) -> Iterator[Finding]:
@@ -28,18 +35,29 @@ def check_groups(seen: Seen) -> Iterator[Finding]:
     if any(look.picture.group for look in good):
         leaks = _leaking(good, lambda look: look.picture.group)
         if leaks:
-            what = f"{len(leaks):,} group{'s' * (len(leaks) > 1)} in two splits: a network may know the group again"
+            of = counted(sum(map(len, leaks.values())), "image")
+            verb = "is" if len(leaks) == 1 else "are"
+            what = f"{counted(len(leaks), 'group')} ({of}) {verb} in two splits: a network may know the group again"
             todo = "draw the splits by group: leave out the column split, or keep each group in one folder"
             yield Finding("group-leak", "error", what, todo, _examples(leaks), _to_exclude(leaks))
         return
     for pattern in PATTERNS:
-        leaks = _guess(good, pattern)
+        leaks = _leaking(good, _finder(pattern)) if _believed(good, pattern) else {}
         if leaks:
             names = ", ".join(list(leaks)[:3]) + " …" * (len(leaks) > 3)
-            what = f"file names look like groups, and of these {len(leaks):,} would be in two splits: {names}"
+            of = counted(sum(map(len, leaks.values())), "image")
+            what = f"file names look like groups; {counted(len(leaks), 'group')} ({of}) would be in two splits: {names}"
             todo = f"if that is a patient, a camera, a video or a day: --group-pattern '{pattern}'"
             yield Finding("group-guess", "warning", what, todo, _examples(leaks), (), {"pattern": pattern})
             return
+
+
+def group_names(looks: list[Look]) -> list[str]:
+    """For each image the group that the data names, or else the one that its file name suggests; may be empty."""
+    if any(look.picture.group for look in looks):
+        return [look.picture.group for look in looks]
+    pattern = next((pattern for pattern in PATTERNS if _believed(looks, pattern)), None)
+    return [""] * len(looks) if pattern is None else [_finder(pattern)(look) for look in looks]
 
 
 def _leaking(looks: list[Look], find: Callable[[Look], str]) -> dict[str, list[Look]]:
@@ -55,22 +73,23 @@ def _by_group(looks: list[Look], find: Callable[[Look], str]) -> dict[str, list[
     return found
 
 
-def _guess(looks: list[Look], pattern: str) -> dict[str, list[Look]]:
-    """Groups by ``pattern`` in two splits; none unless it really seems to group: most pictures, several groups a class,
-    no group that is half of everything."""
+def _finder(pattern: str) -> Callable[[Look], str]:
     expression = re.compile(pattern)
 
     def find(look: Look) -> str:
-        found = expression.search(look.origin)
-        return found[1] if found else ""
+        match = expression.search(look.origin)
+        return match[1] if match else ""
 
-    groups = {name: own for name, own in _by_group(looks, find).items() if len(own) > 1}
+    return find
+
+
+def _believed(looks: list[Look], pattern: str) -> bool:
+    """Does ``pattern`` really seem to group: most images, several groups a class, no group that is half of all?"""
+    groups = {name: own for name, own in _by_group(looks, _finder(pattern)).items() if len(own) > 1}
     grouped, classes = sum(map(len, groups.values())), len({look.picture.label for look in looks})
     if len(groups) < max(6, 2 * classes) or 2 * grouped < len(looks):
-        return {}
-    if 2 * max(map(len, groups.values())) > len(looks) or (pattern == _LOOSE and not _alike(groups)):
-        return {}
-    return _leaking([look for own in groups.values() for look in own], find)
+        return False
+    return 2 * max(map(len, groups.values())) <= len(looks) and (pattern not in _LOOSE or _alike(groups))
 
 
 def _alike(groups: dict[str, list[Look]], most: int = 400) -> bool:
@@ -104,10 +123,10 @@ def _why(name: str, own: list[Look]) -> str:
 
 
 def _mixed(own: list[Look]) -> list[Look]:
-    """A few of a group, from each of its splits."""
+    """All of a group, its splits taking turns: the first few show each."""
     splits = sorted({look.split for look in own})
-    each = [[look for look in own if look.split == split][: _SHOWN // len(splits)] for split in splits]
-    return [look for part in each for look in part]
+    turns = zip_longest(*([look for look in own if look.split == split] for split in splits))
+    return [look for turn in turns for look in turn if look is not None]
 
 
 def _to_exclude(leaks: dict[str, list[Look]]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.doctor.duplicates import crowd_numbers
 from alexnet.data.doctor.findings import Example, Finding
-from alexnet.data.doctor.looking import Look, Seen
+from alexnet.data.doctor.looking import Look, Progress, Seen
 
 NEIGHBORS = 10
 AGREE = 0.8  # share of the neighbors that must be of one other class
@@ -17,11 +17,15 @@ KEPT = 128  # dimensions of the feature space that are kept: a hundred thousand 
 
 
 def check_labels(
-    seen: Seen, looks: list[Look], crowds: list[list[Look]], features: NDArray[np.float32]
+    seen: Seen,
+    looks: list[Look],
+    crowds: list[list[Look]],
+    features: NDArray[np.float32],
+    progress: Progress | None = None,
 ) -> Iterator[Finding]:
     """Pictures whose nearest neighbors in ``features`` [N, D], of ``looks``, agree on another class; surest first."""
     labels = np.array([look.picture.label for look in looks], np.int64)
-    shares, nearest = neighbor_shares(features, labels, len(seen.classes), crowd_numbers(looks, crowds))
+    shares, nearest = neighbor_shares(features, labels, len(seen.classes), crowd_numbers(looks, crowds), progress)
     own = shares[np.arange(len(labels)), labels]
     best = shares.argmax(axis=1)
     doubt = np.flatnonzero((best != labels) & (shares.max(axis=1) >= AGREE) & (own <= OWN))
@@ -38,7 +42,7 @@ def check_labels(
     )
     agree = float((best == labels).mean())
     what = (
-        f"{len(doubt):,} picture{'s' * (len(doubt) > 1)} may have a wrong label; the neighbors agree with "
+        f"{len(doubt):,} picture{'s' * (len(doubt) != 1)} may have a wrong label; the neighbors agree with "
         f"{100 * agree:.0f} % of all labels, so {'many' if agree < SURE else 'some'} are the network's mistakes"
     )
     todo = "look at each, surest first, and mend the labels that are wrong"
@@ -46,7 +50,11 @@ def check_labels(
 
 
 def neighbor_shares(
-    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int, crowds: NDArray[np.int64]
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    crowds: NDArray[np.int64],
+    progress: Progress | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """([N, K] shares of the classes among each picture's nearest neighbors by cosine, [N] the nearest that agrees).
 
@@ -68,6 +76,8 @@ def neighbor_shares(
             np.add.at(shares[row], labels[own], weight[labels[own]])
             shares[row] /= shares[row].sum()
             nearest[row] = own[int((labels[own] == shares[row].argmax()).argmax())]
+        if progress is not None:
+            progress(int(rows[-1]) + 1, len(points))
     return shares, nearest
 
 

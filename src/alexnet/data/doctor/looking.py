@@ -14,13 +14,36 @@ from alexnet.data.shards import in_order, picture_sha256
 from alexnet.errors import PictureError
 
 SIDE = 24  # pixels of a thumbnail: 1,728 bytes a picture
+SMALLEST = 8  # pixels: what an image with a shorter side shows is not measured
 Progress = Callable[[int, int], None]
+
+
+class Content(NamedTuple):
+    """How much an image shows, measured on its gray levels at no more than 128 pixels."""
+
+    low: float  # gray level of the darkest percent
+    high: float  # of the lightest percent
+    spread: float  # between the darkest and the lightest pixel
+    bits: float  # entropy of the gray levels
+    detail: float  # deviation of the Laplacian, of that of the gray levels
 
 
 class Look:
     """What was seen of one picture."""
 
-    __slots__ = ("error", "format", "height", "notes", "picture", "sha256", "size", "split", "thumb", "width")
+    __slots__ = (
+        "content",
+        "error",
+        "format",
+        "height",
+        "notes",
+        "picture",
+        "sha256",
+        "size",
+        "split",
+        "thumb",
+        "width",
+    )
 
     def __init__(self, picture: Picture, split: str) -> None:
         self.picture, self.split = picture, split
@@ -29,6 +52,7 @@ class Look:
         self.width, self.height, self.format = 0, 0, ""
         self.notes: tuple[str, ...] = ()
         self.thumb: NDArray[np.uint8] | None = None  # [S, S, 3], squashed
+        self.content: Content | None = None  # None: not measured
 
     @property
     def origin(self) -> str:
@@ -48,6 +72,7 @@ class Seen(NamedTuple):
     classes: tuple[str, ...]
     looks: list[Look]
     drawn: bool  # the splits are those that training would draw
+    validation_drawn: bool = False  # the validation split at least is
     allow_truncated: bool = False  # images that were cut short are used
 
     def good(self) -> list[Look]:
@@ -83,6 +108,7 @@ def look_at(picture: Picture, split: str) -> Look:
             image, look.format = data, "array"
         look.height, look.width = image.shape[:2]
         look.thumb = pixels.fit(image, SIDE, "squash")  # [S, S, 3]
+        look.content = content_of(image)
     except (PictureError, OSError) as error:
         look.error = error.what if isinstance(error, PictureError) else str(error)
     return look
@@ -92,3 +118,19 @@ def thumbs_of(looks: list[Look]) -> NDArray[np.uint8]:
     """The thumbnails of usable pictures: uint8 [N, S, S, 3]."""
     found = [look.thumb for look in looks if look.thumb is not None]
     return np.stack(found) if found else np.zeros((0, SIDE, SIDE, 3), np.uint8)
+
+
+def content_of(image: NDArray[np.uint8], side: int = 128) -> Content | None:
+    """What there is to see in an image [H, W, 3], at no more than ``side`` pixels; None where it is too small."""
+    side = min(side, *image.shape[:2])
+    if side < SMALLEST:
+        return None
+    gray = pixels.fit(image, side, "squash") @ np.array([0.299, 0.587, 0.114], np.float32)  # [s, s]
+    low, high = np.percentile(gray, [1, 99])
+    counts = np.bincount(gray.astype(np.uint8).reshape(-1), minlength=256)
+    shares = counts[counts > 0] / gray.size
+    center, beside = gray[1:-1, 1:-1], gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
+    detail = (4 * center - beside).std() / (gray.std() + 1)
+    return Content(
+        float(low), float(high), float(np.ptp(gray)), float(-(shares * np.log2(shares)).sum()), float(detail)
+    )

@@ -39,7 +39,10 @@ def page(report: Report, pictures: Mapping[str, Picture]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     findings: list[dict[str, Any]] = []
     for finding in report.findings:
-        cases = [(example.why, _shown(example, pictures)) for example in finding.examples[:CASES]]
+        cases = [
+            (example.why, _shown(example, pictures), max(0, len(example.origins) - EACH))
+            for example in finding.examples[:CASES]
+        ]
         findings.append({"about": finding, "cases": cases, "more": len(finding.examples) - len(cases)})
     rows = [(title, [counts[label] for counts in report.counts.values()]) for label, title in enumerate(report.classes)]
     return environment.from_string(template).render(

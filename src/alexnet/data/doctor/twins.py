@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.doctor.looking import SIDE
+from alexnet.data.doctor.looking import SIDE, Progress
 
 REACH = 0.15  # distance of unit thumbnails; 95 % of copies: docs/doctor.md; others: 0.56 at least
 REACH_SMALL = 0.03  # of those made from fewer pixels: two different digits of 8 × 8 lie 0.093 apart
@@ -29,7 +29,10 @@ class _Units(NamedTuple):
     contrast: NDArray[np.float32]  # [N] gray levels
 
 
-def twins(thumbs: NDArray[np.uint8], small: NDArray[np.bool_] | None = None, workers: int = 1) -> Pairs:
+def twins(
+    thumbs: NDArray[np.uint8], small: NDArray[np.bool_] | None = None, workers: int = 1,
+    progress: Progress | None = None,
+) -> Pairs:  # fmt: skip
     """The pairs among ``thumbs`` [N, S, S, 3] that show the same picture; a crowd is chained.
 
     ``small`` [N] says which were made from fewer pixels than a thumbnail has: these must be nearer.
@@ -41,7 +44,7 @@ def twins(thumbs: NDArray[np.uint8], small: NDArray[np.bool_] | None = None, wor
     rows = thumbs[useful].reshape(len(useful), -1)
     _, first, same = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     copies = np.stack([first[same.reshape(-1)], np.arange(len(useful))], axis=1)  # equal thumbnails: to their first
-    near = first[_neighbors(points[useful[first]], workers)]
+    near = first[_neighbors(points[useful[first]], workers, progress)]
     tiny = np.zeros(len(thumbs), bool) if small is None else small
     found = np.concatenate([useful[copies[copies[:, 0] != copies[:, 1]]], _confirmed(thumbs, useful[near], tiny)])
     return np.unique(np.sort(found, axis=1), axis=0)
@@ -78,15 +81,20 @@ def _points(thumbs: NDArray[np.uint8], part: int = 1024) -> tuple[NDArray[np.flo
     return np.concatenate(points), np.concatenate(contrasts)
 
 
-def _neighbors(points: NDArray[np.float32], workers: int) -> Pairs:
+def _neighbors(points: NDArray[np.float32], workers: int, progress: Progress | None = None, part: int = 4096) -> Pairs:
     from scipy.spatial import cKDTree  # comes with scikit-learn
 
     count = min(NEIGHBORS + 1, len(points))
     if count < 2:
         return np.zeros((0, 2), np.int64)
-    reach, neighbor = cKDTree(points).query(points, k=count, distance_upper_bound=REACH, workers=workers)
-    row, column = np.nonzero(np.isfinite(reach))
-    pairs = np.stack([row, neighbor[row, column]], axis=1).astype(np.int64)
+    tree, parts = cKDTree(points), []
+    for start in range(0, len(points), part):
+        reach, near = tree.query(points[start : start + part], k=count, distance_upper_bound=REACH, workers=workers)
+        row, column = np.nonzero(np.isfinite(reach))
+        parts.append(np.stack([start + row, near[row, column]], axis=1).astype(np.int64))
+        if progress is not None:
+            progress(min(start + part, len(points)), len(points))
+    pairs = np.concatenate(parts)
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     return np.unique(np.sort(pairs, axis=1), axis=0)
 
