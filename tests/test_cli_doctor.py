@@ -108,7 +108,7 @@ def test_layout_options_reach_the_reader(tmp_path, capsys):
     assert run(["prepare", str(tmp_path / "set"), str(tmp_path / "store"), "--size", "8", *words]) == 0
     assert json.loads((tmp_path / "store/dataset.json").read_text())["classes"] == ["a/x", "a/y", "b/z"]
     told = capsys.readouterr().err
-    assert "1 files that end in '.xcf' are not read as images" in told and "2 left out by --ignore: masks, old" in told
+    assert "not read as images: 1 file with the suffix '.xcf'" in told and "2 left out by --ignore: masks, old" in told
     assert "3 classes: every folder that holds images" in told
     (tmp_path / "set/list.csv").write_text("where;kind\n" + "".join(f"old/{i}.png;{'pq'[i % 2]}\n" for i in range(6)))
     words = ["--image-column", "where", "--label-column", "kind", "--delimiter", ";"]

@@ -108,6 +108,11 @@ def no_files(error: BaseException | None) -> bool:
     return False
 
 
+def counted(count: int, noun: str, several: str = "") -> str:
+    """``1 image``, ``2,000 images``."""
+    return f"{count:,} {noun if count == 1 else several or noun + 's'}"
+
+
 def printable(text: str) -> str:
     """``text`` fit for one line of a message: what a terminal would obey becomes ``\\x1b`` or ``\\u202e``."""
     return text if text.isprintable() else "".join(map(_printable_character, text))

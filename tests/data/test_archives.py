@@ -55,7 +55,7 @@ def test_split_folders_long_names_and_other_files(tmp_path):
     assert counts(source) == {"train": 7, "test": 6}
     assert next(p for p in source.splits["train"] if "xxx" in p.origin).load() == png_bytes(99)
     assert "2 files and folders of tools or hidden are not read: .DS_Store, ._*" in source.notes
-    assert "1 files that end in '.txt' are not read as images" in source.notes
+    assert "not read as images: 1 file with the suffix '.txt'" in source.notes
 
 
 def test_a_tar_for_each_class_in_a_tar(tmp_path):

@@ -51,16 +51,14 @@ def test_images_to_predict_beside_splits_are_a_note(folder):
     root = folder({f"seg_{s}/seg_{s}/{c}": 2 for s in ("train", "test") for c in "ab"} | {"seg_pred/seg_pred": 3})
     source = open_source(root)
     assert source.classes == ("a", "b") and counts(source) == {"train": 4, "test": 4}
-    assert contains(
-        source, "seg_pred: 3 images without labels are not used; they can be predicted (alexnet predict RUN"
-    )
+    assert contains(source, "seg_pred: not used: 3 images without labels, for prediction (alexnet predict RUN")
 
 
 @pytest.mark.parametrize("place", ["test", "test1", "test/images"])
 def test_a_flat_test_can_be_predicted_and_not_tested(folder, place):
     source = open_source(folder({"train/a": 2, "train/b": 2, place: 3}))
     assert counts(source) == {"all": 4}
-    assert contains(source, "3 images without labels are not used; they can be predicted")
+    assert contains(source, "not used: 3 images without labels, for prediction")
     assert contains(source, "only train has labels: test and validation are cut from it")
 
 
@@ -76,7 +74,7 @@ def test_tiny_imagenet(folder):
     assert [p.label for p in source.splits["test"]] == [0, 1, 1]
     assert [p.origin for p in source.splits["test"]] == [f"val/images/{i:03d}.png" for i in (1, 0, 2)]
     assert contains(source, "the labels of validation are from val_annotations.txt")
-    assert contains(source, "test/images: 2 images without labels")
+    assert contains(source, "test/images: not used: 2 images without labels")
     (root / "val/val_annotations.txt").unlink()
     with pytest.raises(DataError, match="val/images: images but no class folders"):
         open_source(root)
@@ -162,7 +160,7 @@ def test_linked_folders_are_followed_once_and_counted(folder, tmp_path):
     assert source.classes == ("a", "b") and counts(source) == {"all": 5}
     assert contains(source, "1 linked folders are followed")
     assert contains(source, "1 linked folders are not followed, since what they lead to is read already: a/loop")
-    assert contains(source, "1 files without a suffix")
+    assert contains(source, "1 file without a suffix")
     (root / "a/again").symlink_to(elsewhere / "b")
     assert len(image_files(root)) == 5
 

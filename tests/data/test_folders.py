@@ -26,7 +26,7 @@ def test_a_folder_of_classes(folder):
     assert [picture.label for picture in source.splits["all"]] == [0, 0, 1, 1, 1, 2, 2, 2]
     assert source.splits["all"][4].load() == png_bytes(77)
     assert source.notes == (
-        "1 files that end in '.txt' are not read as images",
+        "not read as images: 1 file with the suffix '.txt'",
         "2 files and folders of tools or hidden are not read: .hidden, .DS_Store",
     )
 

@@ -23,7 +23,7 @@ def source():
 def test_groups_by_column_and_by_name():
     by_column = grouped(source(), column="Site")
     assert [p.group for p in by_column.splits["all"][:4]] == ["", "s1", "s2", "s0"]
-    assert by_column.grouping == "column Site" and "1 of 40 pictures have no group" in by_column.notes[-1]
+    assert by_column.grouping == "column Site" and "no group by column Site: 1 of 40 images" in by_column.notes[-1]
     by_name = grouped(source(), pattern=r"/(p\d+)_")
     assert [p.group for p in by_name.splits["all"][3:5]] == ["p00", "p01"] and not by_name.notes
     assert grouped(source(), pattern=r"p\d+").splits == by_name.splits, "without a parenthesis all of it counts"

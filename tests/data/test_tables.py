@@ -192,7 +192,7 @@ def test_a_table_beside_the_folder_of_its_images(tmp_path):
 def test_paths_of_windows_and_paths_without_suffix(table):
     source = open_source(table("path,label", "sub\\g.png,x", ".\\a.png,y"))
     assert labels(source) == {"sub/g.png": "x", "a.png": "y"}
-    assert any(r"2 paths with \ are read with /" in note for note in source.notes)
+    assert any(r"2 paths with \ read with /" in note for note in source.notes)
     assert labels(open_source(table("path,label", "sub/g,x", "a,y"))) == {"sub/g.png": "x", "a.png": "y"}
     with pytest.raises(DataError, match="begins with a drive of another machine"):
         open_source(table("path,label", "C:\\data\\a.png,x", "b.png,y"))

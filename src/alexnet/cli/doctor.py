@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tyro.conf import Positional
 
 from alexnet.cli import arguments, show
-from alexnet.errors import DataError
+from alexnet.errors import DataError, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,8 +108,6 @@ def _print(report: "Report") -> None:
     show.table(f"{report.name}: {len(report.classes)} classes{drawn}", ("class", *report.counts), rows)
     for finding in report.findings:
         _print_finding(finding)
-    from alexnet.data.doctor.findings import counted
-
     excluded = len(report.exclusions())
     if excluded:
         print(f"{counted(excluded, 'image')} would be left out by: alexnet doctor DATA --exclude-list LIST\n")

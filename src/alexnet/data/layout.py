@@ -22,7 +22,7 @@ from alexnet.data.listing import (
     source_of,
     split_words,
 )
-from alexnet.errors import DataError
+from alexnet.errors import DataError, counted
 
 MAX_DEPTH = 100  # folders in folders; a name in a tar may claim 250,000
 _UNLABELED = frozenset(
@@ -81,7 +81,8 @@ class Unused:
     def notes(self) -> list[str]:
         """One line for each kind."""
         notes = [
-            f"{n:,} files {f'that end in {suffix!r}' if suffix else 'without a suffix'} are not read as images"
+            f"not read as images: {counted(n, 'file')} "
+            + (f"with the suffix {suffix!r}" if suffix else "without a suffix")
             for suffix, n in sorted(self.suffixes.items())
         ]
         kinds = (
@@ -130,7 +131,7 @@ class Layout:
                 raise self._no_folders(node)
             else:
                 if node.images:
-                    self.notes.append(f"{len(node.images):,} images outside of class folders are not used")
+                    self.notes.append(f"not used: {counted(len(node.images), 'image')} outside of class folders")
                 groups = self._classes(node, split)
             chosen[split], starts[split] = groups, len(node.parts)
             if split in ("all", "train"):
@@ -311,7 +312,7 @@ class Layout:
         labels, source = labeled
         self.notes.append(f"the labels of {split if split != 'all' else 'the images'} are from {source}")
         if len(labels) < len(node.images):
-            self.notes.append(f"{len(node.images) - len(labels):,} images are not listed in {source} and not used")
+            self.notes.append(f"not used: {counted(len(node.images) - len(labels), 'image')} not listed in {source}")
         groups: dict[str, list[File]] = {}
         for file in node.images:
             if file in labels:
@@ -321,8 +322,8 @@ class Layout:
     def _tell_unlabeled(self, node: Node, count: int) -> None:
         path = self._path(node)
         self.notes.append(
-            f"{path}: {count:,} images without labels are not used; they can be predicted (alexnet predict RUN {path}),"
-            " not tested"
+            f"{path}: not used: {counted(count, 'image')} without labels, for prediction (alexnet predict RUN {path})"
+            " and not for a test"
         )
 
     def _no_folders(self, node: Node) -> DataError:

@@ -87,6 +87,19 @@ class Source:
         return excluded | ({"grouping": self.grouping} if self.grouping else {})
 
 
+def alike_lines(lines: Iterable[str]) -> list[list[str]]:
+    """Lines that differ in quoted names, paths and numbers alone are put together."""
+    alike: dict[str, list[str]] = {}
+    for line in lines:
+        alike.setdefault(re.sub(r"'[^']*'|\"[^\"]*\"|\S*[\d/.\\]\S*", "*", line), []).append(line)
+    return list(alike.values())
+
+
+def summed(own: list[str]) -> str:
+    """The first of lines that are alike, and how many more there are."""
+    return own[0] + (f" (and {len(own) - 1:,} more like this)" if len(own) > 1 else "")
+
+
 Faults = list[DataError]  # what would stop training, for those who want to see all of it at once
 
 

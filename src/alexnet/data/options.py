@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from alexnet.data.listing import Faults, LayoutOptions, Source
+from alexnet.data.listing import Faults, LayoutOptions, Source, alike_lines, summed
 from alexnet.data.selection import excluding, grouped
 from alexnet.data.sources import open_source
 
@@ -67,8 +67,8 @@ class DataOptions:
             source = grouped(source, column=self.group_column or "", pattern=self.group_pattern or "")
         if self.exclude is not None:
             source = excluding(source, self.exclude)
-        for note in source.notes:
-            self.tell(note)
+        for own in alike_lines(source.notes):
+            self.tell(summed(own))
         return source
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alexnet.data.listing import Picture, Source, shown
-from alexnet.errors import DataError
+from alexnet.errors import DataError, counted
 
 
 def grouped(source: Source, *, column: str = "", pattern: str = "") -> Source:
@@ -25,7 +25,7 @@ def grouped(source: Source, *, column: str = "", pattern: str = "") -> Source:
     what = f"column {column}" if column else f"pattern {pattern}"
     if lone == total:
         raise DataError(f"{source.name}: group {what} finds no group", "a group for most pictures", "mend it")
-    notes = (*source.notes, *[f"{lone} of {total} pictures have no group by {what}"] * bool(lone))
+    notes = (*source.notes, *[f"no group by {what}: {lone:,} of {counted(total, 'image')}"] * bool(lone))
     return replace(source, splits=splits, notes=notes, grouping=what)
 
 
@@ -50,7 +50,10 @@ def excluding(source: Source, path: Path) -> Source:
         what = f"{shown(path)}: none of its {len(listed)} names is in {source.name}, such as {min(listed)!r}"
         raise DataError(what, "names as the doctor lists them", "make it again with: alexnet doctor --exclude-list")
     gone = len(listed - there)
-    notes = (*source.notes, *[f"{gone} of {len(listed)} names in {shown(path)} are not in {source.name}"] * bool(gone))
+    notes = (
+        *source.notes,
+        *[f"not in {source.name}: {gone:,} of {counted(len(listed), 'name')} in {shown(path)}"] * bool(gone),
+    )
     return replace(source, excluded=source.excluded | (listed & there), notes=notes)
 
 

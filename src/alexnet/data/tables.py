@@ -30,7 +30,7 @@ from alexnet.data.listing import (
     stamp_of,
 )
 from alexnet.data.names import SUFFIXES, is_picture_name, is_text_name, is_tool_folder
-from alexnet.errors import DataError
+from alexnet.errors import DataError, counted
 
 IMAGE_COLUMNS = (
     *("path", "file_name", "filename", "filepath", "file_path", "file", "image_path", "image_name", "image", "img"),
@@ -251,7 +251,7 @@ def _located(table: Path, lines: list[Line], notes: list[str]) -> list[Line]:
             path, slashes = path.replace("\\", "/"), slashes + 1
         plain.append(line._replace(path=_inside(table, f"{shown(table)}, line {line.number}", path)))
     if slashes:
-        notes.append(f"{shown(table)}: {slashes:,} paths with \\ are read with /")
+        notes.append(f"{shown(table)}: {counted(slashes, 'path')} with \\ read with /")
     prefix = "" if any(_exists(root / line.path) for line in plain) else _prefix(root, plain[:_PROBE])
     if prefix is None:
         what = f"{shown(table)}: none of its {len(lines)} files exist, such as {shown(plain[0].path)}"

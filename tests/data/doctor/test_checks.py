@@ -13,6 +13,7 @@ from alexnet.data.doctor.looking import Look, Seen
 from alexnet.data.doctor.shortcuts import check_colors, check_shortcuts
 from alexnet.data.listing import Picture, Source
 from alexnet.data.selection import grouped
+from alexnet.errors import DataError
 
 
 def look(index, split="train", label=0, origin="", group="", **facts):
@@ -180,12 +181,22 @@ def test_classes_that_are_missing_few_or_unequal():
     found = list(check_classes(data(looks, 4), []))
     assert counts_of(data(looks, 4)) == {"train": (110, 20, 0, 0), "validation": (0,) * 4, "test": (10, 0, 1, 0)}
     errors = [finding.what for finding in found if finding.severity == "error"]
-    assert errors == [f"class {name!r} has no usable picture for training" for name in "cd"]
+    assert errors == ["no usable image for training of 2 classes: 'c', 'd'"]
     assert any("test has no picture of 'b'" in finding.what for finding in found)
     [unequal] = [finding for finding in found if finding.check == "imbalance"]
     assert unequal.numbers["ratio"] == 5.5 and "right 85 % of the time" in unequal.what
     even = [look(i, split, i % 2) for i, split in enumerate(["train"] * 60 + ["test"] * 30)]
     assert list(check_classes(data(even), [])) == []
+
+
+def test_many_faults_and_missing_classes_of_one_kind_are_one_finding():
+    faults = [DataError(f"set: class folder 'empty{i}' holds no image", "", "remove it") for i in range(300)]
+    found = list(check_classes(data([look(0)], 12), [*faults, DataError("set: another fault", "", "mend it")]))
+    assert [(one.what, one.todo, len(one.examples)) for one in found if one.check == "refused"] == [
+        ("set: class folder 'empty0' holds no image (and 299 more like this)", "remove it", 299),
+        ("set: another fault", "mend it", 0),
+    ]
+    assert len([one for one in found if one.check == "class-missing"]) == 1
 
 
 def test_shapes_and_what_the_center_cut_loses():
@@ -207,6 +218,7 @@ def test_files_are_named_with_their_reason():
     looks = [look(1, error="a/1.png: is empty"), look(2, notes=("truncated",)), look(3, notes=("PNG named .jpg",))]
     found = checks(check_files(data(looks)))
     assert found.keys() == {"unreadable", "truncated", "misnamed"}
+    assert found["truncated"].what == "1 picture is cut short and will be left out"
     assert found["truncated"].exclude == ("train/0/2.png",) and found["misnamed"].exclude == ()
 
 

@@ -1,5 +1,7 @@
 """Every planted fault is found and none is invented; what the doctor would leave out mends the data set."""
 
+from dataclasses import replace
+
 import pytest
 
 from alexnet.data.doctor.examine import examine
@@ -84,3 +86,19 @@ def test_what_the_doctor_excludes_prepare_leaves_out(planted, tmp_path):
     assert not origins & source.excluded and store.skipped == 0
     assert origins | source.excluded == {p.origin for own in source.splits.values() for p in own}
     (root / "train/hollow").mkdir()
+
+
+def test_one_note_is_one_line_and_each_phase_has_its_progress(tmp_path):
+    source = open_source(healthy(tmp_path / "set", {"": 24}))
+    notes = [f"row {i}: path 'x\\{i}.png' was read with /" for i in range(401)]
+    bars: dict[str, list[tuple[int, int]]] = {}
+
+    def bar(phase):
+        return lambda done, total: bars.setdefault(phase, []).append((done, total))
+
+    report = examine(replace(source, notes=(*notes, "another note")), progress=bar)
+    reading = [finding for finding in report.findings if finding.check == "reading"]
+    assert [finding.what for finding in reading] == [f"{notes[0]} (and 400 more like this)", "another note"]
+    assert len(reading[0].examples) == 400
+    assert bars.keys() == {"looking", "comparing", "looking for shortcuts"}
+    assert all(own[-1][0] == own[-1][1] and own == sorted(own) for own in bars.values())

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from alexnet.data.doctor.findings import Finding
+from alexnet.data.doctor.findings import Example, Finding
 from alexnet.data.doctor.looking import Seen
-from alexnet.errors import DataError
+from alexnet.data.listing import alike_lines, summed
+from alexnet.errors import DataError, counted
 
 FEW_TRAIN, FEW_TEST = 20, 10  # pictures of a class
 UNEQUAL = 5.0  # times as many pictures in the largest class as in the smallest
@@ -22,15 +23,16 @@ def counts_of(seen: Seen) -> dict[str, tuple[int, ...]]:
 
 def check_classes(seen: Seen, faults: list[DataError]) -> Iterator[Finding]:
     """Findings about classes; ``faults`` are what the reader of the source would have refused."""
-    for fault in faults:
-        yield Finding("refused", "error", fault.what + (f"; must be {fault.must}" if fault.must else ""), fault.todo)
+    for own in alike_lines([fault.what + (f"; must be {fault.must}" if fault.must else "") for fault in faults]):
+        todo = next(fault.todo for fault in faults if own[0].startswith(fault.what))
+        yield Finding("refused", "error", summed(own), todo, tuple(Example((), line) for line in own[1:]))
     counts = counts_of(seen)
     train, test = np.array(counts["train"]), np.array(counts["test"])
     refused = " ".join(fault.what for fault in faults)
-    for title in _titles(seen, train == 0):
-        if repr(title) not in refused:
-            what = f"class {title!r} has no usable picture for training"
-            yield Finding("class-missing", "error", what, "add pictures or remove the class")
+    without = [title for title in _titles(seen, train == 0) if repr(title) not in refused]
+    if without:
+        what = f"no usable image for training of {counted(len(without), 'class', 'classes')}: {_list(without)}"
+        yield Finding("class-missing", "error", what, "add images or remove the class")
     for split in ("validation", "test"):
         gone = _titles(seen, (np.array(counts[split]) == 0) & (train > 0)) if sum(counts[split]) else []
         if gone:

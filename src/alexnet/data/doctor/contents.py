@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.doctor.findings import Example, Finding, counted
+from alexnet.data.doctor.findings import Example, Finding
 from alexnet.data.doctor.looking import Look, Seen
+from alexnet.errors import counted
 
 BLANK = 8.0  # gray levels between the darkest and the lightest pixel
 DARK = 64.0  # gray level that 99 % of the pixels stay below

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from alexnet.data.doctor.findings import Example, Finding, Severity, counted
+from alexnet.data.doctor.findings import Example, Finding, Severity
 from alexnet.data.doctor.looking import SIDE, Look, Progress, Seen, thumbs_of
 from alexnet.data.doctor.twins import twins
+from alexnet.errors import counted
 
 _KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}  # where a picture is missed most
 

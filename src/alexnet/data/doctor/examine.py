@@ -1,7 +1,6 @@
 """The doctor: every check on one data set, in the order in which a person should read them."""
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +9,12 @@ from alexnet.data.doctor.balance import check_classes, counts_of
 from alexnet.data.doctor.contents import check_contents
 from alexnet.data.doctor.duplicates import check_duplicates, same_pictures
 from alexnet.data.doctor.files import check_files, check_shapes
-from alexnet.data.doctor.findings import Example, Finding, Report, counted, in_order
+from alexnet.data.doctor.findings import Example, Finding, Report, in_order
 from alexnet.data.doctor.groups import check_groups
 from alexnet.data.doctor.labels import check_labels
 from alexnet.data.doctor.looking import Progress, Seen, look_at_all
 from alexnet.data.doctor.shortcuts import check_colors, check_shortcuts
-from alexnet.data.listing import Picture, Source
+from alexnet.data.listing import Picture, Source, alike_lines, summed
 from alexnet.data.splits import assign
 from alexnet.errors import DataError
 
@@ -57,15 +56,6 @@ def examine(
     if embed is not None:
         features = embed([look.picture for look in good])
         findings += check_labels(seen, good, crowds, features, bar("comparing with neighbors"))
-    findings += _notes(source.notes)
+    for own in alike_lines(source.notes):
+        findings.append(Finding("reading", "note", summed(own), "", tuple(Example((), line) for line in own[1:])))
     return Report(source.name, source.classes, counts_of(seen), seen.drawn, in_order(findings))
-
-
-def _notes(notes: Iterable[str]) -> Iterator[Finding]:
-    """What the reader noted. Notes that differ in names and numbers alone are one finding."""
-    alike: dict[str, list[str]] = {}
-    for note in notes:
-        alike.setdefault(re.sub(r"'[^']*'|\"[^\"]*\"|\S*[\d/.\\]\S*", "*", note), []).append(note)
-    for own in alike.values():
-        more = f" (and {counted(len(own) - 1, 'note')} like it)" if len(own) > 1 else ""
-        yield Finding("reading", "note", own[0] + more, examples=tuple(Example((), note) for note in own[1:]))

@@ -6,6 +6,7 @@ import numpy as np
 
 from alexnet.data.doctor.findings import Example, Finding, Severity
 from alexnet.data.doctor.looking import Look, Seen
+from alexnet.errors import counted
 
 TINY = 16  # pixels: a shorter side below this shows nothing, unless all pictures of the set are like that
 LONG = 4.0  # times as long as wide
@@ -34,7 +35,7 @@ def check_files(seen: Seen) -> Iterator[Finding]:
         if own:
             examples = tuple(Example((look.origin,), ", ".join(n for n in look.notes if mark in n)) for look in own)
             exclude = tuple(look.origin for look in own) if check == "truncated" and not seen.allow_truncated else ()
-            yield Finding(check, _severity(severity), f"{_pictures(own)} {what}", todo, examples, exclude)
+            yield Finding(check, _severity(severity), _sentence(own, what), todo, examples, exclude)
 
 
 def check_shapes(seen: Seen) -> Iterator[Finding]:
@@ -47,13 +48,13 @@ def check_shapes(seen: Seen) -> Iterator[Finding]:
     usual = float(np.median(short))
     tiny = short < min(TINY, usual / 2)
     if tiny.any():
-        what = f"less than {TINY} pixels on a side where {usual:.0f} is usual"
+        what = f"have less than {TINY} pixels on a side where {usual:.0f} is usual"
         yield _some("tiny", good, tiny, what, "remove them: nothing can be seen", _size, exclude=True)
     if usual < 64:
         what = f"the pictures are small: {usual:.0f} pixels on the shorter side"
         yield Finding("small", "note", what, "a network for small pictures learns faster: alexnet models")
     if (ratio > LONG).any():
-        what = f"more than {LONG:.0f} times as long as wide"
+        what = f"are more than {LONG:.0f} times as long as wide"
         yield _some("elongated", good, ratio > LONG, what, "crop them, or use --fit pad", _size)
     yield from _center_cut(good, 1 - 1 / ratio)
 
@@ -69,7 +70,7 @@ def _unreadable(seen: Seen) -> Iterator[Finding]:
         if own:
             examples = tuple(Example((look.origin,), look.error.removeprefix(f"{look.origin}: ")) for look in own)
             exclude = tuple(look.origin for look in own)
-            yield Finding(check, "warning", f"{_pictures(own)} {what}", "replace or remove them", examples, exclude)
+            yield Finding(check, "warning", _sentence(own, what), "replace or remove them", examples, exclude)
 
 
 def _center_cut(good: list[Look], lost: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Iterator[Finding]:
@@ -77,7 +78,8 @@ def _center_cut(good: list[Look], lost: np.ndarray[tuple[int, ...], np.dtype[np.
     mean, half = float(lost.mean()), int((lost > 0.5).sum())
     if mean < 0.01:
         return
-    what = f"the center cut throws away {100 * mean:.0f} % of a picture on average, over half of {half}"
+    over = counted(half, "picture")
+    what = f"the center cut throws away {100 * mean:.0f} % of a picture on average, over half of {over}"
     todo = "see that the subject is in the middle; else --fit pad keeps all"
     order = np.argsort(-lost, kind="stable")[:12]
     examples = tuple(Example((good[i].origin,), f"{100 * lost[i]:.0f} % lost") for i in order)
@@ -95,19 +97,20 @@ def _some(
     exclude: bool = False,
 ) -> Finding:
     own = [good[i] for i in np.flatnonzero(mask)]
-    verb = "has" if what.startswith("less") and len(own) == 1 else "have" if what.startswith("less") else ""
-    verb = verb or ("is" if len(own) == 1 else "are")
     examples = tuple(Example((look.origin,), why(look)) for look in own)
     names = tuple(look.origin for look in own) if exclude else ()
-    return Finding(check, "warning", f"{_pictures(own)} {verb} {what}", todo, examples, names)
+    return Finding(check, "warning", _sentence(own, what), todo, examples, names)
 
 
 def _size(look: Look) -> str:
     return f"{look.width} × {look.height}"
 
 
-def _pictures(own: list[Look]) -> str:
-    return f"{len(own):,} picture{'s' * (len(own) != 1)}"
+def _sentence(own: list[Look], what: str) -> str:
+    """``what`` begins with the verb of several images."""
+    verb, rest = what.split(" ", 1)
+    single = {"are": "is", "have": "has", "claim": "claims", "can": "can"}
+    return f"{counted(len(own), 'picture')} {single[verb] if len(own) == 1 else verb} {rest}"
 
 
 def _severity(word: str) -> Severity:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from alexnet.errors import counted
+
 Severity = Literal["error", "warning", "note"]
 _RANK = {"error": 0, "warning": 1, "note": 2}
 
@@ -90,8 +92,3 @@ class Report:
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Errors first, then warnings, then notes; else as they came."""
     return tuple(sorted(findings, key=lambda finding: _RANK[finding.severity]))
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 image``, ``2,000 images``."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"

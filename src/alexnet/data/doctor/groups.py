@@ -7,9 +7,10 @@ from itertools import zip_longest
 
 import numpy as np
 
-from alexnet.data.doctor.findings import Example, Finding, counted
+from alexnet.data.doctor.findings import Example, Finding
 from alexnet.data.doctor.looking import Look, Seen, thumbs_of
 from alexnet.data.doctor.twins import unit
+from alexnet.errors import counted
 
 _WORDS = "patient|pat|subject|subj|case|person|camera|cam|video|vid|clip|sequence|seq|scene|slide|study|site"
 _DAY = r"(?<!\d)((?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01]))(?!\d)"

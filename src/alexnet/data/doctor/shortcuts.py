@@ -16,6 +16,7 @@ from alexnet.data.doctor.findings import Example, Finding
 from alexnet.data.doctor.groups import group_names
 from alexnet.data.doctor.looking import Look, Progress, Seen, thumbs_of
 from alexnet.data.pixels import FORMATS
+from alexnet.errors import counted
 
 MOST = 4000  # pictures that the forest learns from, drawn
 FOLDS, TREES = 4, 25
@@ -55,7 +56,7 @@ def check_colors(seen: Seen) -> Iterator[Finding]:
         todo = "one channel will do: --in-channels 1 or a network for gray pictures saves time"
         yield Finding("gray", "note", "all pictures are gray", todo)
     elif gray.any():
-        what = f"{int(gray.sum()):,} of {len(good):,} pictures are gray, the others in color"
+        what = f"{counted(int(gray.sum()), 'image')} of {len(good):,} gray, the others in color"
         examples = tuple(Example((good[i].origin,)) for i in np.flatnonzero(gray))
         yield Finding("some-gray", "note", what, "fine, unless it goes with the class: see shortcut", examples)
 
