@@ -101,8 +101,8 @@ def diagnose(
         for name, origins in used.items()
     }
     allowed = options.allow_truncated
-    bar = None if options.progress is None else lambda _phase: options.progress
-    return examine(source, faults, splits=splits, allow_truncated=allowed, progress=bar), ""
+    bar = options.progress
+    return examine(source, faults, splits=splits, allow_truncated=allowed, progress=lambda _phase: bar), ""
 
 
 def made_of(about: dict[str, Any], bundle: Bundle, recipe: Recipe, store: Store) -> list[tuple[str, str]]:

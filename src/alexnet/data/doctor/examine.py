@@ -12,7 +12,7 @@ from alexnet.data.doctor.files import check_files, check_shapes
 from alexnet.data.doctor.findings import Example, Finding, Report, in_order
 from alexnet.data.doctor.groups import check_groups
 from alexnet.data.doctor.labels import check_labels
-from alexnet.data.doctor.looking import Progress, Seen, look_at_all
+from alexnet.data.doctor.looking import Phases, Seen, look_at_all
 from alexnet.data.doctor.shortcuts import check_colors, check_shortcuts
 from alexnet.data.listing import Picture, Source, alike_lines, summed
 from alexnet.data.splits import assign
@@ -32,7 +32,7 @@ def examine(
     allow_truncated: bool = False,
     embed: Embed | None = None,
     workers: int | None = None,
-    progress: Callable[[str], Progress] | None = None,
+    progress: Phases | None = None,
 ) -> Report:
     """Look at every picture of ``source`` and say what is wrong. Nothing is changed.
 
@@ -42,7 +42,7 @@ def examine(
     phase from its name. Raises DataError only for wrong arguments.
     """
     splits = splits or assign(source, validation=validation, test=test, seed=seed, strict=False)
-    bar = progress or (lambda _phase: None)
+    bar: Phases = progress or (lambda _phase: None)
     looks = look_at_all(splits, workers, bar("looking"))
     unsplit = "all" in source.splits
     seen = Seen(

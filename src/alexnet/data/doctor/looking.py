@@ -16,6 +16,7 @@ from alexnet.errors import PictureError
 SIDE = 24  # pixels of a thumbnail: 1,728 bytes a picture
 SMALLEST = 8  # pixels: what an image with a shorter side shows is not measured
 Progress = Callable[[int, int], None]
+Phases = Callable[[str], Progress | None]  # the progress bar of a phase, from its name
 
 
 class Content(NamedTuple):

@@ -104,7 +104,7 @@ def check_shortcuts(
         yield Finding("no-shortcut", "note", what, "", (), (), numbers)
 
 
-def _plain(one: Reached, chance: float) -> dict[str, float | None]:
+def _plain(one: Reached, chance: float) -> dict[str, float]:
     values = {"accuracy": one.accuracy, "accuracy_without_groups": one.alone, "error": one.error}
     return values | {"p_value": one.by_chance(chance)}
 
