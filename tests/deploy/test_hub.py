@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import alexnet
+from alexnet.batches.loader import choose_device
 from alexnet.deploy.classifier import Classifier
 from alexnet.deploy.hub import FILES
-from alexnet.errors import BundleError
+from alexnet.errors import BundleError, RecipeError
 
 
 @pytest.fixture
@@ -62,6 +63,14 @@ def test_there_and_back(cifar, hub, tmp_path):
     found = alexnet.from_pretrained("me/digits")
     assert found.classes == cifar.classes
     assert np.array_equal(found.probabilities(pictures), expected)
+
+
+@pytest.mark.parametrize("make", [alexnet.from_pretrained, Classifier.load])
+def test_every_way_to_open_a_classifier_takes_auto(saved_bundle, make):
+    classifier = make(saved_bundle, device="auto")
+    assert classifier.device == next(classifier.network.parameters()).device == choose_device("auto")
+    with pytest.raises(RecipeError, match="must be auto, cpu, cuda or cuda:N"):
+        make(saved_bundle, device="gpu")
 
 
 def test_the_patterns_take_all_of_a_bundle(saved_bundle):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from alexnet import api
+from alexnet.batches.loader import choose_device
 from alexnet.errors import RecipeError
 from alexnet.models import create_model, winograd
 from alexnet.recipe import Recipe, named
@@ -33,10 +34,10 @@ def test_denormal_numbers_are_zero_while_training_and_only_then():
 
 
 def test_devices():
-    assert machine.choose_device("cpu") == CPU
-    assert machine.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device("cpu") == CPU
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(RecipeError) as caught:
-        machine.choose_device("gpu")
+        choose_device("gpu")
     assert str(caught.value) == "--device is 'gpu'; must be auto, cpu, cuda or cuda:N"
 
 
@@ -44,15 +45,15 @@ def test_devices():
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_a_gpu_that_is_not_there(name):
     with pytest.raises(RecipeError) as caught:
-        machine.choose_device(name)
+        choose_device(name)
     assert str(caught.value) == "--device cuda: this machine has no usable GPU; use --device cpu"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_too_many():
     with pytest.raises(RecipeError, match=r"--device is 'cuda:99'; must be cuda:0 to cuda:"):
-        machine.choose_device("cuda:99")
-    assert machine.choose_device("cuda:0").type == "cuda"
+        choose_device("cuda:99")
+    assert choose_device("cuda:0").type == "cuda"
 
 
 @pytest.mark.parametrize("wanted", ["fp32", "bf16"])

@@ -17,6 +17,7 @@ from alexnet.api.provenance import provenance
 from alexnet.api.reporting import report
 from alexnet.api.shrinking import Effort
 from alexnet.api.stores import open_store, prepare, shuffle_window
+from alexnet.batches.loader import choose_device
 from alexnet.data.options import DataOptions
 from alexnet.data.store import Store, recorded
 from alexnet.deploy.classifier import Classifier, Precision
@@ -204,7 +205,7 @@ def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, **how: Any
 
 def torch_device(name: str) -> torch.device:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> device; raises :class:`alexnet.errors.RecipeError`."""
-    return machine.choose_device(name)
+    return choose_device(name)
 
 
 def _new_folder(data: str | Path, recipe: Recipe) -> Path:

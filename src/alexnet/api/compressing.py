@@ -15,6 +15,7 @@ from alexnet.api.provenance import note_test
 from alexnet.api.shrinking import Effort, Shrunk
 from alexnet.api.sizing import Job, folder_size
 from alexnet.api.stages import Stage
+from alexnet.batches.loader import choose_device
 from alexnet.bundle import Bundle, find
 from alexnet.compression import quantizing
 from alexnet.compression.quantizing import Method
@@ -27,7 +28,6 @@ from alexnet.evaluation import paired
 from alexnet.evaluation.metrics import Scores
 from alexnet.evaluation.paired import Paired
 from alexnet.evaluation.responses import Responses, collect
-from alexnet.training import machine
 from alexnet.training import run as runs
 from alexnet.training.retrain import own_recipe
 from alexnet.visualize import compression as chart
@@ -93,7 +93,7 @@ def compress(
     job = Job(Path(run), find(run), method, target_size, max_loss, effort or Effort(), options)
     folder = Path(output) if output is not None else Path(f"{job.name}-compressed")
     runs.refuse_used(folder)
-    job.open(data, machine.choose_device(device))
+    job.open(data, choose_device(device))
     try:
         with whole_folder(folder) as partial:
             found = job.shrink(partial, workers, quiet)

@@ -12,12 +12,12 @@ from alexnet.api import explaining
 from alexnet.api.evaluating import evaluate, store_of
 from alexnet.api.explaining import Shown
 from alexnet.api.honest import responses_of
+from alexnet.batches.loader import choose_device
 from alexnet.deploy.answers import Picture
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import RunError
 from alexnet.evaluation.embedding import Method
 from alexnet.evaluation.neighbors import Progress
-from alexnet.training import machine
 from alexnet.training.journal import read_rows
 
 AT_THE_END = ("filters", "curves", "confusion", "predictions")  # what every training draws
@@ -58,7 +58,7 @@ def draw(
     target = Path(path) if path else run / "pictures" / f"{what}.png"
     if what == "curves":
         return _draw_curves(run, target)
-    return _DRAW[what](run, Classifier.load(run, machine.choose_device(wished.device)), target, wished)
+    return _DRAW[what](run, Classifier.load(run, choose_device(wished.device)), target, wished)
 
 
 def _check(what: str, wished: Wishes) -> None:

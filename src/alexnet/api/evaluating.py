@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from alexnet import recipe as recipes
 from alexnet.api.provenance import note_test
 from alexnet.api.stores import cached, options_of_run
+from alexnet.batches.loader import choose_device
 from alexnet.bundle import Bundle, is_trained
 from alexnet.data.options import DataOptions
 from alexnet.data.selection import regrouped
@@ -24,7 +25,6 @@ from alexnet.errors import AlexNetError, BundleError, DataError, RecipeError
 from alexnet.evaluation import ensemble
 from alexnet.evaluation import evaluate as evaluation
 from alexnet.evaluation.metrics import Scores
-from alexnet.training import machine
 from alexnet.training import run as runs
 
 Run = str | Path | Classifier
@@ -52,7 +52,7 @@ def evaluate(
     """
     many = [run] if isinstance(run, str | Path | Classifier) else list(run)
     _check_choice(len(many), split, fit_weights)
-    options, chosen = options or DataOptions(), machine.choose_device(device)
+    options, chosen = options or DataOptions(), choose_device(device)
     classifiers = [each if isinstance(each, Classifier) else Classifier.load(each, chosen) for each in many]
     names = [f"#{i}" if isinstance(each, Classifier) else str(each) for i, each in enumerate(many, 1)]
     for name, classifier in zip(names, classifiers, strict=True):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from alexnet.api.evaluating import store_for, training_images
 from alexnet.api.provenance import Provenance, note_test, of_bundle
+from alexnet.batches.loader import choose_device
 from alexnet.bundle import Bundle, Golden, find
 from alexnet.data.options import DataOptions
 from alexnet.data.pixels import decode
@@ -34,7 +35,6 @@ from alexnet.evaluation.paired import Paired
 from alexnet.evaluation.perclass import PerClass
 from alexnet.evaluation.responses import Responses, collect
 from alexnet.evaluation.slices import Slice
-from alexnet.training import machine
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def details(
 ) -> Details:  # fmt: skip
     """All numbers of a run or bundle on a split, with intervals; see :class:`Details`. Errors as ``evaluate``."""
     asked, options = asked or Asked(), options or DataOptions()
-    classifier = Classifier.load(run, machine.choose_device(device))
+    classifier = Classifier.load(run, choose_device(device))
     store = _store(run, classifier, data, options)
     bundle = classifier.bundle
     wanted = _thresholds(bundle, asked, str(run))
@@ -215,7 +215,7 @@ def compare(
 
     Raises :class:`DataError` where the two would see other pictures, :class:`BundleError` where classes differ.
     """
-    options, chosen = options or DataOptions(), machine.choose_device(device)
+    options, chosen = options or DataOptions(), choose_device(device)
     classifiers = [Classifier.load(run, chosen) for run in (first, second)]
     classifiers[0].bundle.same_classes(classifiers[1].classes, str(second))
     stores = [_store(run, c, data, options) for run, c in zip((first, second), classifiers, strict=True)]
@@ -245,7 +245,7 @@ def calibrate(
     :class:`BundleError` where validation pictures were trained on or are too few.
     """
     options = options or DataOptions()
-    classifier = Classifier.load(run, machine.choose_device(device))
+    classifier = Classifier.load(run, choose_device(device))
     bundle, store = classifier.bundle, _store(run, classifier, data, options)
     if 0 < int(bundle.recipe.get("join_from", 0)) < int(bundle.recipe.get("epochs", 0)):
         raise BundleError(f"{run} was trained on its validation pictures too", "", "nothing honest can be fitted")

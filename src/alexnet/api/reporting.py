@@ -12,6 +12,7 @@ from alexnet.api.facts import Numbers
 from alexnet.api.honest import responses_of
 from alexnet.api.provenance import note_test, of_bundle
 from alexnet.api.verdict import interval, learned, percent, verdict
+from alexnet.batches.loader import choose_device
 from alexnet.data.doctor.findings import Report as Diagnosis
 from alexnet.data.options import DataOptions
 from alexnet.data.store import Split, Store, recorded
@@ -19,7 +20,6 @@ from alexnet.deploy.classifier import Classifier
 from alexnet.errors import RunError
 from alexnet.evaluation.neighbors import FILE as INDEX
 from alexnet.temporary import temporary_folder
-from alexnet.training import machine
 from alexnet.training import run as runs
 from alexnet.visualize import report as pages
 from alexnet.visualize import saliency as looks
@@ -49,7 +49,7 @@ def report(
     """
     run, options = Path(run), options or DataOptions()
     recipe, about = runs.read_start(run)
-    classifier = Classifier.load(run, machine.choose_device(device))
+    classifier = Classifier.load(run, choose_device(device))
     opened = Store.open(store or recorded(run, about))
     classifier.bundle.same_classes(opened.classes, opened.address)
     split = next((s for s in (opened.split("test"), opened.split("validation")) if len(s)), None)

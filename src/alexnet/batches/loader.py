@@ -20,7 +20,7 @@ from torch import Tensor
 from alexnet.batches import resident, sampler, transforms
 from alexnet.batches.transforms import Boxes, Statistics
 from alexnet.data.store import Split
-from alexnet.errors import no_memory
+from alexnet.errors import RecipeError, no_memory
 from alexnet.recipe import Recipe
 
 
@@ -246,6 +246,21 @@ def in_order(split: Split, batch_size: int) -> Iterator[tuple[Tensor, NDArray[np
     with split.expecting(everything):
         for indices in sampler.batches(everything, batch_size):
             yield torch.from_numpy(split.gather(indices)), indices
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """``auto``: the first GPU where there is one, else the processor. Raises :class:`RecipeError`."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RecipeError(f"--device is {name!r}", "auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("--device cuda: this machine has no usable GPU", "", "use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RecipeError(f"--device is {name!r}", f"cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    return device
 
 
 def to_device(statistics: Statistics, device: torch.device) -> Statistics:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from alexnet.batches.loader import to_device
+from alexnet.batches.loader import choose_device, to_device
 from alexnet.bundle import Bundle, find
 from alexnet.data import pixels, resize
 from alexnet.deploy.answers import Picture, Prediction, as_pixels, best, named
@@ -38,7 +38,7 @@ class Classifier:
         if precision not in get_args(Precision):
             raise BundleError(f"precision {precision!r}", "fp32 or bf16", "alexnet export has int8")
         self.bundle = bundle
-        self.device = torch.device(device)
+        self.device = choose_device(device)
         self.network = bundle.network.to(self.device).to(memory_format=torch.channels_last).eval()
         self.precision = precision
         if precision == "bf16":

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from alexnet.api.evaluating import evaluate
+from alexnet.batches.loader import choose_device
 from alexnet.data.store import Store
 from alexnet.data.writing import json_bytes, write_file
 from alexnet.errors import CheckpointError, Interrupted, RunError, TrainingError
@@ -78,7 +79,7 @@ def obtain(
     Raises :class:`RunError` if another training lies there, and :class:`Interrupted` when a signal stops it: it is
     saved, and the same call goes on.
     """
-    chosen = machine.choose_device(device)
+    chosen = choose_device(device)
     recipe = machine.settled(recipe, chosen)
     with runs.locked(folder):
         _check(folder, recipe, store)

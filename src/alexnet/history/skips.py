@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import recipe as recipes
+from alexnet.batches.loader import choose_device
 from alexnet.data.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.data.writing import json_bytes, write_file
@@ -198,7 +199,7 @@ def _with(plan: Plan, base: Recipe) -> Plan:
 def _fitted(plan: Plan, store: Store, options: DataOptions, device: str) -> Plan:
     """As many epochs, the same for all, as fit into the budget by a few measured steps of each network."""
     options.tell("measuring a few steps of each network")
-    chosen = machine.choose_device(device)
+    chosen = choose_device(device)
     base = machine.settled(plan.base, chosen)
     counts = [len(store.split(name)) for name in ("train", "validation", "test")]
     arms = {job.arm.small: machine.settled(plan.recipe(job), chosen) for job in plan.jobs()}

@@ -13,7 +13,6 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
-from alexnet.errors import RecipeError
 from alexnet.models import halves, kernel, winograd
 from alexnet.recipe import Recipe
 
@@ -41,21 +40,6 @@ def tuned(recipe: Recipe | None = None) -> Iterator[None]:
     finally:
         torch.set_flush_denormal(before)
         kernel.fewer_products(fewer)
-
-
-def choose_device(name: str) -> torch.device:
-    """``auto``: the first GPU where there is one, else the processor. Raises :class:`RecipeError`."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise RecipeError(f"--device is {name!r}", "auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RecipeError("--device cuda: this machine has no usable GPU", "", "use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RecipeError(f"--device is {name!r}", f"cuda:0 to cuda:{torch.cuda.device_count() - 1}")
-    return device
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:

@@ -127,17 +127,17 @@ async def model(
 ) -> schemas.Model:
     service = _service(request)
     engine, settings = service.engine, service.settings
-    samples = {}
+    description = schemas.Model(
+        name=engine.name, model_sha256=engine.sha256, classes=list(engine.classes),
+        capabilities=_capabilities(service), abstain_below=settings.abstain_below, limits=service.limits,
+        **engine.about,
+    )  # fmt: skip
     if reference_samples and settings.pictures:
-        samples["reference_samples"] = [
+        description.reference_samples = [
             schemas.ReferenceSample(name=g.name, png=base64.b64encode(g.png).decode(), probabilities=g.probabilities)
             for g in engine.golden
         ]
-    return schemas.Model(
-        name=engine.name, model_sha256=engine.sha256, classes=list(engine.classes),
-        capabilities=_capabilities(service), abstain_below=settings.abstain_below, limits=service.limits,
-        **engine.about, **samples,
-    )  # fmt: skip
+    return description
 
 
 async def filters(request: Request) -> Response:

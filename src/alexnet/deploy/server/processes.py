@@ -57,10 +57,10 @@ class _Family:
         while self.children:
             self._hear()
             while self.signals:
-                number = self.signals.pop(0)
-                if ending and number != signal.SIGHUP:
-                    self._kill(number)
-                ending = self._pass_on(number) or ending
+                received = self.signals.pop(0)
+                if ending and received != signal.SIGHUP:
+                    self._kill(received)
+                ending = self._pass_on(received) or ending
             if not announced and not ending and all(child.ready for child in self.children):
                 announced = True
                 self.announce()

@@ -56,10 +56,10 @@ class Prediction(Strict):
     model_config = _example(**_PREDICTION)
     filename: str = Field(description="as it was sent")
     top_k: list[Score] = Field(description="the highest scores first")
-    abstained: bool = Field(False, description="is the first score below the threshold? Absent without a threshold")
-    embedding: list[float] = Field([], description="features of the last hidden layer")
+    abstained: bool = Field(default=False, description="is the first score below the threshold?")
+    embedding: list[float] = Field(default=[], description="features of the last hidden layer")
     saliency: Saliency | None = None
-    neighbors: list[Neighbor] = Field([], description="nearest first")
+    neighbors: list[Neighbor] = Field(default=[], description="nearest first")
 
 
 class Failure(Strict):
@@ -105,7 +105,7 @@ class Preprocessing(Strict):
 
     stored_size: int
     fit: str
-    image_size: int | None = Field(None, description="of the center crop; absent for an exported file")
+    image_size: int | None = Field(default=None, description="of the center crop; absent for an exported file")
 
 
 class ReferenceSample(Strict):
@@ -124,14 +124,14 @@ class Model(Strict):
     classes: list[str] = Field(description="in the order of the network")
     capabilities: list[str] = Field(description="what can be requested besides predictions")
     abstain_below: float | None = None
-    parameters: int = Field(0, description="absent for an exported file")
+    parameters: int = Field(default=0, description="absent for an exported file")
     preprocessing: Preprocessing
     metrics: dict[str, Any] = Field(description="scores by split, as measured after training")
     data: dict[str, Any]
     recipe: str
     precision: str
     limits: Limits
-    reference_samples: list[ReferenceSample] = Field([], description="absent unless the server shares images")
+    reference_samples: list[ReferenceSample] = Field(default=[], description="absent unless the server shares images")
 
 
 class Alive(Strict):

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from alexnet.api.provenance import note_test
+from alexnet.batches.loader import choose_device
 from alexnet.bundle import Bundle
 from alexnet.data.store import Store
 from alexnet.data.writing import json_bytes, write_file
@@ -99,7 +100,7 @@ def network(
         job = Job(Arm(entrant.title, "", entrant.model), recipe.learning_rate, recipe.seed)
         member = obtain(job, recipe, store, home, device=device, workers=workers, start=start)
         if not member.diverged:
-            _answer(home, store, folder / f"{entrant.name}.npz", machine.choose_device(device))
+            _answer(home, store, folder / f"{entrant.name}.npz", choose_device(device))
             note_test(home, store, "test", "contest", say)
     entry = _entry(entrant.name, member, clock.of(entrant.name))
     entry.save(folder)

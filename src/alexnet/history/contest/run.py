@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from alexnet.batches.loader import choose_device
 from alexnet.data.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.data.writing import json_bytes, write_file
@@ -28,7 +29,6 @@ from alexnet.history.fisher.classifier import Settings
 from alexnet.history.fisher.pace import settings_within
 from alexnet.history.material import Material
 from alexnet.recipe import Recipe
-from alexnet.training import machine
 from alexnet.training import run as runs
 
 
@@ -84,7 +84,7 @@ def _held(plan: Plan, material: Material, folder: Path, options: DataOptions, de
     write_file(folder / "store.json", json_bytes(_same_store(store, folder)))
     clock = Clock(folder)
     common = time.perf_counter() - begun
-    chosen = machine.choose_device(device)
+    chosen = choose_device(device)
     fitted = fitting.fit(plan, store, folder, clock, chosen, options, common)
     plan, recipes = fitted.plan, fitted.recipes
     for number, entrant in enumerate(_order(plan), 1):
