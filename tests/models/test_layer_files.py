@@ -8,7 +8,7 @@ import torch
 from layer_examples import EXAMPLES, files, network
 
 from alexnet.errors import ModelError
-from alexnet.models.cuda_convnet import Data, Files, Tree, build, define
+from alexnet.models.cuda_convnet import Data, Files, Tree, build, costs, define
 from alexnet.training.layer_rule import LayerRule
 
 # Side and channels of layers as worked out by hand; 0 where the output is no picture.
@@ -224,6 +224,99 @@ def test_the_number_of_classes_is_the_files_unless_the_data_say_otherwise():
         define(text, Data(32, classes=7))
 
 
+FLICKR = """
+[data]
+type=data
+dataIdx=0
+[labels]
+type=data
+dataIdx=1
+[f]
+type=fc
+inputs=data
+outputs=7
+initW=0.1
+initB=-5
+neuron=logistic
+gpu=1
+[diff]
+inputs=labels,f
+type=eltsum
+coeffs=1,-1
+gpu=1
+[sqdiff]
+type=cost.sum2
+inputs=diff
+gpu=1
+"""
+LEARNING = "[f]\nepsW=1\nepsB=1\nmomW=0\nmomB=0\n"
+
+
+def test_indicators_compared_by_a_difference():
+    """As layers-flickr-105: data row 1 has an indicator for each class where an eltsum compares it with outputs."""
+    net = build(Files("flickr", FLICKR, f"{LEARNING}[sqdiff]\ncoeff=2"), Data(2))
+    assert (net.num_classes, net.definition.layers["labels"].outputs) == (7, 7)
+    x, labels = torch.randn(4, 3, 2, 2), torch.tensor([0, 3, 6, 3])
+    scores, cost = net.costs(x, labels)
+    y = net.outputs(x)["f_neuron"]
+    assert torch.allclose(scores.softmax(1), y / y.sum(1, keepdim=True))
+    expected = 2 * (torch.nn.functional.one_hot(labels, 7) - y).square().sum() / 4
+    assert float(cost.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    with pytest.raises(ModelError, match="layer 'diff': parameter inputs is 'labels,f'; must be layers with the same"):
+        define(FLICKR, Data(2, classes=3))
+
+
+@pytest.mark.parametrize("coeffs", ["1,1", "-1,-1", "0,1"])
+def test_a_sum_of_indicators_and_outputs_tells_no_classes(coeffs):
+    text = FLICKR.replace("1,-1", coeffs)
+    assert define(text, Data(2)).data.classes == 7
+    with pytest.raises(ModelError, match=r"no cost tells classes apart; must be .*, or cost.sum2 of indicators less"):
+        build(Files("flickr", text, f"{LEARNING}[sqdiff]\ncoeff=2"), Data(2))
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "type=concat\ninputs=fa,fb",
+        "type=concat\ninputs=ha,hb\n[ha]\ntype=hs\ninputs=fa\nkeep=1\n[hb]\ntype=neuron\ninputs=fb\nneuron=abs",
+        "type=pool\npool=avg\nchannels=9\nsizeX=3\nstride=1\ninputs=fc",
+        "type=conv\nchannels=9\nfilters=9\nfilterSize=3\ninitW=1\npartialSum=0\ninputs=fc",
+    ],
+)
+def test_the_number_of_classes_is_told_whatever_stands_before_the_softmax(last):
+    head, _, below = last.partition("\n[")
+    wide = head.replace("channels=9", "channels=16").replace("filters=9", "filters=16")
+    text = "[data]\ntype=data\ndataIdx=0\n[labels]\ntype=data\ndataIdx=1\n"
+    for name, outputs in (("fa", 10), ("fb", 6), ("fc", 16 * 9)):
+        if name in last:
+            text += f"[{name}]\ntype=fc\ninputs=data\ninitW=1\ngpu=0\noutputs={outputs}\n"
+    text += f"{'[' + below if below else ''}\n[last]\n{wide}\n[p]\ntype=softmax\ninputs=last\n"
+    text += "[cost]\ntype=cost.logreg\ninputs=labels,p\ngpu=0\n"
+    assert define(text, Data(2)).data.classes == 16
+
+
+def test_a_cost_over_sets_of_classes():
+    text = FLICKR.replace("inputs=labels,f\ntype=eltsum", "inputs=labels,f\ntype=cost.msm").replace(
+        "neuron=logistic\n", ""
+    )
+    text = text.partition("[sqdiff]")[0]
+    for size, threads, message in ((7, 1, "setSize is '7'; must be from 1 to 6"), (2, 33, "threads is '33'; must be")):
+        with pytest.raises(ModelError, match=message):
+            build(Files("sets", text, f"{LEARNING}[diff]\ncoeff=1\nsetSize={size}\nthreads={threads}"), Data(2))
+    net = build(Files("sets", text, f"{LEARNING}[diff]\ncoeff=2\nsetSize=3\nthreads=8"), Data(2),
+                generator=torch.Generator().manual_seed(0))  # fmt: skip
+    assert (net.num_classes, net.definition.layers["labels"].outputs) == (7, 1)
+    x, labels = torch.randn(5, 3, 2, 2), torch.tensor([0, 1, 2, 3, 6])
+    scores, cost = net.costs(x, labels)
+    assert torch.equal(scores, net.until(x, "f"))
+    assert float(cost.detach()) == pytest.approx(2 * float(costs.msm(labels, scores, 3).detach()) / 5)
+    value, top1, top3 = net.report(x, labels)["diff"]
+    assert value == pytest.approx(float(cost.detach()) / 2)
+    order = scores.argsort(1, descending=True)
+    assert top1 == pytest.approx(float((order[:, 0] != labels).float().mean()))
+    assert top3 == pytest.approx(1 - float((order[:, :3] == labels[:, None]).any(1).float().mean()))
+
+
 def test_start_values_from_functions_that_are_given():
     text = files("local").layers.replace("initW=0.05", "initW=0.05\ninitWFunc=start.weights(2, x)")
     text = text.replace("outputs=10", "outputs=10\ninitBFunc=start.biases()")
@@ -254,6 +347,7 @@ def tree_files() -> Files:
 
 
 def test_a_tree_of_classes():
+    assert define(tree_files().layers, Data(8, tree=TREE)).data.classes == 3
     with pytest.raises(ModelError, match=r"layer 'f10': type treefc needs the tree of the classes"):
         build(tree_files(), Data(8, classes=3))
     net = build(tree_files(), Data(8, classes=3, tree=TREE), generator=torch.Generator().manual_seed(0))

@@ -1,6 +1,7 @@
 """Every layer of the 2012 files against slow formulas in NumPy, float64: forward, and the gradients as documented."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -298,20 +299,51 @@ def test_resize(side, scale):
         assert y[1].tolist() == pytest.approx([9, 10.5, 12, 13.5], abs=1e-5)
 
 
-def test_rscale():
-    net = layer("[x]\ntype=rscale\ninputs=data\nchannels=3\nmaxScale=1.5\ntgtSize=8\ngpu=0\n", 11, 3)
+def test_rscale_has_one_size_and_one_place_for_a_whole_batch():
+    text = "[x]\ntype=rscale\ninputs=data\nchannels=3\nmaxScale=1.5\ntgtSize=7\ngpu=0\n"
+    net = layer(text, 11, 3)
     x = draw(4, 3, 11, 11)
-    assert np.array_equal(run(net, x), np.float32(x)[:, :, 1:9, 1:9])
-    scaled = RandomScale(1, 11, 1.5, 8)
+    assert np.array_equal(run(net, x), np.float32(x)[:, :, 2:9, 2:9])
+    scaled = RandomScale(3, 11, 1.5, 7).train()
     scaled.generator = torch.Generator().manual_seed(0)
-    ramp = torch.arange(11.0).expand(1, 1, 11, 11).expand(300, 1, 11, 11)
-    y = scaled.train()(ramp)
-    steps = (y[:, 0, 3, 5] - y[:, 0, 3, 4]).numpy()  # a ramp keeps its slope times the scale
-    assert 1 - 1e-4 <= steps.min() < 1.05
-    assert 1.3 < steps.max() <= 11 / 8 + 1e-4  # no more than leaves 8 pixels
-    assert len({float(v) for v in y[:, 0, 0, 0]}) > 50  # offsets differ
-    assert float(y.min()) >= 0
-    assert float(y.max()) <= 10
+    at = torch.arange(11.0).expand(11, 11)
+    positions = torch.stack([at.T, at, at]).expand(2, 3, 11, 11)  # a pixel's values are where it comes from
+    met = set()
+    for _ in range(300):
+        y = scaled(positions).double()
+        assert torch.equal(y[0], y[1])
+        slope = float(y[0, 1, 3, 5] - y[0, 1, 3, 4])  # a ramp keeps its slope times the scale
+        assert slope == pytest.approx(float(y[0, 0, 5, 3] - y[0, 0, 4, 3]), abs=1e-4)
+        size = 11 if slope < 1.0001 else next(size for size in range(7, 11) if slope >= 11 / (size + 1) - 1e-4)
+        assert slope <= 11 / size + 1e-4
+        # From output pixel 3 back to the place where the batch was cut.
+        row, column = ((float(y[0, k, 3, 3]) - (11 - size * slope) / 2) / slope - 3 for k in (0, 1))
+        places = round(row), round(column)
+        assert (row, column) == pytest.approx(places, abs=0.02)
+        assert max(places) <= size - 7
+        met.add((size, *places))
+    assert met == {(size, i, j) for size in range(7, 12) for i in range(size - 6) for j in range(size - 6)}
+
+
+def test_rscale_draws_sizes_as_often_as_they_have_places():
+    """256 pixels, maxScale 1.2, tgtSize 213: sizes 213 … 256 with probability ∝ (s + 1)², 245.4 on average."""
+    scaled = RandomScale(1, 256, 1.2, 213)
+    chances = np.arange(1, 45) ** 2 / (np.arange(1, 45) ** 2).sum()
+    assert np.allclose(np.diff(scaled.squares.numpy(), prepend=0), chances, atol=1e-6)
+    assert (np.arange(213, 257) * chances).sum() == pytest.approx(245.4, abs=0.05)
+    scaled.generator = torch.Generator().manual_seed(0)
+    row = torch.arange(256.0).expand(1, 1, 256, 256)
+    scales = np.array([float(y[0, 0, 0, 101] - y[0, 0, 0, 100]) for y in (scaled.train()(row) for _ in range(400))])
+    # Sizes and scales as the 2012 program draws them, one after the other.
+    random = np.random.default_rng(1)
+    sizes = 213 + random.choice(44, 20_000, p=chances)
+    low = np.maximum(1, 256 / (sizes + 1))
+    expected = low + random.random(20_000) * (256 / sizes - low)
+    assert scales.mean() == pytest.approx(expected.mean(), abs=5 * expected.std() / 20)
+    assert scales.std() == pytest.approx(expected.std(), rel=0.2)
+    whole = RandomScale(1, 9, 1, 9).train()
+    x = torch.randn(2, 1, 9, 9)
+    assert torch.equal(whole(x), x)  # nothing to scale and to cut
 
 
 def test_colors():
@@ -466,7 +498,7 @@ def test_fully_connected_reads_channels_first_and_each_input_by_its_own_matrix()
     ],
 )  # fmt: skip
 def test_neurons(name, numbers, f, slope):
-    x = np.concatenate([draw(40) * 3, [0.0, 2.0, 4.5, -7.0]])
+    x = np.concatenate([draw(40) * 3, [0.0, 2.0, 4.0, 4.5, -7.0]])
     given = torch.from_numpy(x).requires_grad_()
     y = Neuron(name, numbers)(given)
     near(y.detach().numpy(), f(x), 1e-6)
@@ -555,6 +587,37 @@ def test_costs():
     value.backward()
     assert value.item() == pytest.approx(float(cases["logistic"][1]))
     assert np.allclose(probability.grad.numpy(), -t / y + (1 - t) / (1 - y))
+
+
+def set_cost(z: np.ndarray, labels: list[int], size: int) -> float:
+    """−Σ log P(label in the set), by going through all sets of ``size`` classes."""
+    total = 0.0
+    for scores, label in zip(z, labels, strict=True):
+        sets = {members: math.exp(sum(scores[list(members)])) for members in combinations(range(len(scores)), size)}
+        total -= math.log(sum(w for s, w in sets.items() if label in s) / sum(sets.values()))
+    return total
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_msm_is_a_softmax_over_sets_of_classes(size):
+    z, labels = draw(3, 6) * 2, [0, 5, 2]
+    x = torch.from_numpy(z + 40).requires_grad_()  # a constant added to all scores changes nothing
+    value = costs.msm(torch.tensor(labels), x, size)
+    (3 * value).backward()
+    assert value.item() == pytest.approx(set_cost(z, labels, size))
+    near(x.grad.numpy(), 3 * slopes(lambda v: np.array(set_cost(v, labels, size)), z, np.array(1.0)), 1e-6)
+    if size == 1:
+        assert value.item() == pytest.approx(costs.logreg(torch.tensor(labels), x).item())
+
+
+def test_msm_of_many_classes_in_single_precision():
+    z, labels = draw(2, 200) * 20, [3, 199]  # most sets weigh nothing
+    x = torch.from_numpy(z).float().requires_grad_()
+    value, exact = (costs.msm(torch.tensor(labels), scores, 5) for scores in (x, x.double()))
+    value.backward()
+    assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert x.grad.isfinite().all()
+    assert x.grad.sum(1).abs().max() < 1e-4  # 5 classes with the label's set, 5 without
 
 
 def test_the_log_of_nothing_is_minus_fifty():

@@ -147,7 +147,7 @@ REFUSED = [
     ("towers", "gpu=1", "gpu=-1", "parameter gpu is '-1'; must be at least 0"),
     ("towers", "gpu=1", "gpu=64", "parameter gpu is '64'; must be from 0 to 63"),
     ("towers", "dataIdx=1", "dataIdx=3", "must be 0 (pixels), 1 (class) or 2 (one row for each class)"),
-    ("towers", "type=cost.logreg", "type=cost.msm", "no public source tells this one's arithmetic in full"),
+    ("towers", "type=cost.logreg\ninputs=labels,probs", "type=cost.tica\ninputs=probs", "no public source has the"),
     ("spatial", "tanh[1.5,0.7]", "tanh[1.5]", "must be tanh[a,b] with plain decimals"),
     ("spatial", "tanh[1.5,0.7]", "tanh[1.5,7e-1]", "must be tanh[a,b] with plain decimals"),
     ("spatial", "size=4", "size=5", "parameter size is '5'; must be at most 4, the side of the input"),
@@ -248,10 +248,11 @@ def test_too_many_layers_are_refused():
 
 
 def test_classes_that_nobody_tells():
-    text = files("sparse").layers.replace("type=fc\ninputs=c3\noutputs=10", "type=concat\ninputs=c3")
+    text = files("sparse").layers.replace("type=fc\ninputs=c3\noutputs=10", "type=fc\ninputs=c3,target\noutputs=10")
+    text = text.replace("initW=0.01\ninitB=-5", "initW=0.01,0.01\ninitB=-5")
     with pytest.raises(ModelError, match="layer 'target': the number of classes can not be told from the file; give"):
         define(text, Data(16))
-    assert define(text, Data(16, classes=2048)).layers["f10"].outputs == 2048
+    assert define(text, Data(16, classes=10)).layers["target"].outputs == 10
 
 
 def test_flickr_labels_are_a_row_for_each_tag():
@@ -302,7 +303,7 @@ def test_mutated_files(data):
         elif of[i].startswith("type="):
             kinds = ["conv", "local", "fc", "treefc", "pool", "cmrnorm", "rnorm", "cnorm", "blur", "nailbed", "href",
                      "resize", "rscale", "rgb2yuv", "rgb2lab", "hs", "concat", "eltsum", "eltmax", "neuron", "softmax",
-                     "cost.sum2", "cost.crossent", "cost.tica", "data"]  # fmt: skip
+                     "cost.sum2", "cost.crossent", "cost.msm", "cost.tica", "data"]  # fmt: skip
             of[i] = "type=" + data.draw(st.sampled_from(kinds))
     attempt("\n".join(lines), "\n".join(other), EXAMPLES[name][0])
 

@@ -27,7 +27,16 @@ def test_schedules_check_values():
     assert Schedule("linear", 250).rate(0.01, 0.5) == pytest.approx(0.00502)
     assert Schedule("default").rate(0.01, 0.7) == 0.01
     assert (Schedule("exp", 250).rate(1, 0.5), Schedule("exp", 250).rate(0, 0.5)) == (1, 0)  # stuck, as in 2012
-    assert Schedule("dexp", 250, 0, 1).rate(0.01, 1) == 0.01
+
+
+@pytest.mark.parametrize("kind", ["dexp", "jdexp"])
+def test_the_last_step_has_the_last_rate_whatever_stands_before(kind):
+    for progress in (0, 0.5, 1):  # one step, which is the last
+        assert Schedule(kind, 250, 0, 1).rate(0.01, progress) == pytest.approx(0.00004)
+        assert Schedule(kind, 250, 0, 4).rate(0, progress) == 0
+    # The steps before the last are powers of the base rate in the 2012 code: a base of 1 stays 1 until the last.
+    rates = [Schedule(kind, 250, 0, 4).rate(1, p) for p in (0, 0.5, 0.75, 0.8)]
+    assert rates == pytest.approx([1, 1, 1, 0.004])
 
 
 @pytest.mark.parametrize("p", np.linspace(0, 1, 41))

@@ -6,12 +6,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_NONE = -1e30  # the log of a sum over nothing; finite, so that gradients are
 _LOWEST_LOG = -50.0  # what the log of a probability of 0 or less is taken as
 
 
 def logreg(labels: Tensor, scores: Tensor) -> Tensor:
     """−Σ log p(label). ``labels`` int64 [N], ``scores`` [N, K] before the softmax."""
     return F.cross_entropy(scores, labels, reduction="sum")
+
+
+def msm(labels: Tensor, scores: Tensor, size: int) -> Tensor:
+    """−Σ log P(the label is in a set of ``size`` classes), sets being drawn with probability ∝ exp(Σ of their scores).
+
+    ``labels`` int64 [N], ``scores`` [N, K]. Of ``size`` 1 it is :func:`logreg`. The sums over sets are elementary
+    symmetric polynomials, in logarithms: class by class, those with s members from those with s and s − 1.
+    """
+    scores = scores - scores.detach().amax(1, keepdim=True)
+    label = labels[:, None]
+    others = scores.scatter(1, label, _NONE)  # sets that hold the label: one member fewer, of the other classes
+    terms = torch.cat([scores, others])  # [2N, K]
+    sums = terms.new_full((len(terms), size + 1), _NONE)
+    sums[:, 0] = 0
+    for term in terms.unbind(1):
+        longer = torch.logaddexp(sums[:, 1:], sums[:, :-1] + term[:, None])
+        sums = torch.cat([sums[:, :1], longer], 1)
+    all_sets, without = sums.chunk(2)
+    return (all_sets[:, size] - scores.gather(1, label)[:, 0] - without[:, size - 1]).sum()
 
 
 def crossent(targets: Tensor, scores: Tensor) -> Tensor:

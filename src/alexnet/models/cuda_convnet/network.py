@@ -114,13 +114,17 @@ class GraphNetwork(Network):
 
     @torch.no_grad()
     def report(self, input: Tensor, labels: Tensor) -> dict[str, list[float]]:
-        """Every cost by its name, divided by N; ``cost.logreg`` followed by its top-1 and top-``topk`` errors."""
+        """Every cost by its name, divided by N.
+
+        ``cost.logreg`` is followed by its top-1 and top-``topk`` errors, ``cost.msm`` by its top-1 and top-``setSize``.
+        """
         run, found = _Pass(labels=labels), {}
         for cost in self.definition.costs:
             values = [float(self._cost(cost, input, run))]
-            if cost.type == "cost.logreg":
-                p = self._value(cost.inputs[1], input, run)
-                values += [costs.errors(labels, p, k) for k in (1, self.parameters_file.layers[cost.name].topk)]
+            if cost.type in ("cost.logreg", "cost.msm"):
+                scores, parameters = self._value(cost.inputs[1], input, run), self.parameters_file.layers[cost.name]
+                most = parameters.topk if cost.type == "cost.logreg" else parameters.set_size
+                values += [costs.errors(labels, scores.flatten(1), k) for k in (1, most)]
             found[cost.name] = [value / len(labels) for value in values]
         return found
 
@@ -222,6 +226,8 @@ class GraphNetwork(Network):
         if cost.type == "cost.sum2":
             return costs.sum2(self._value(cost.inputs[0], input, run))
         target, other = (self._value(name, input, run).flatten(1) for name in cost.inputs)
+        if cost.type == "cost.msm":
+            return costs.msm(target[:, 0].long(), other, self.parameters_file.layers[cost.name].set_size)
         if cost.type in ("cost.logreg", "cost.crossent"):
             scores = run.found[self.definition.layers[cost.inputs[1]].inputs[0]].flatten(1)
             labels = target[:, 0].long()
@@ -248,18 +254,30 @@ def logistic_for(definition: Definition, cost: Layer) -> bool:
 
 def _answer(definition: Definition) -> Answer:
     """By the first cost that compares with classes; logreg before the others."""
-    order = ("cost.logreg", "cost.crossent", "cost.crossent2", "cost.rflickr")
-    known = sorted((c for c in definition.costs if c.type in order), key=lambda c: order.index(c.type))
-    if not known:
-        raise ModelError(f"{definition.file}: no cost tells classes apart", f"a file with one of {', '.join(order)}")
-    last = definition.layers[known[0].inputs[1]]
-    if known[0].type in ("cost.logreg", "cost.crossent"):
-        return Answer("softmax", last.inputs[0])
-    if known[0].type == "cost.rflickr":
-        return Answer("score", last.name)
-    if last.type == "neuron" and last.options["neuron"] == "logistic":
-        return Answer("logistic", last.inputs[0])
-    return Answer("probability", last.name)
+    order = ("cost.logreg", "cost.msm", "cost.crossent", "cost.crossent2", "cost.rflickr", "cost.sum2")
+    for cost in sorted((c for c in definition.costs if c.type in order), key=lambda c: order.index(c.type)):
+        name = _compared_by_difference(definition, cost) if cost.type == "cost.sum2" else cost.inputs[1]
+        if not name:
+            continue
+        last = definition.layers[name]
+        if cost.type in ("cost.logreg", "cost.crossent"):
+            return Answer("softmax", last.inputs[0])
+        logistic = last.type == "neuron" and last.options["neuron"] == "logistic"
+        if logistic and cost.type in ("cost.crossent2", "cost.sum2"):
+            return Answer("logistic", last.inputs[0])
+        return Answer("probability" if cost.type == "cost.crossent2" else "score", name)
+    must = f"a file with one of {', '.join(order[:-1])}, or cost.sum2 of indicators less outputs"
+    raise ModelError(f"{definition.file}: no cost tells classes apart", must)
+
+
+def _compared_by_difference(definition: Definition, cost: Layer) -> str:
+    """The layer that cost.sum2 draws towards the indicators, by an eltsum of the two of opposite signs; or none."""
+    difference = definition.layers[cost.inputs[0]]
+    if difference.type != "eltsum" or len(difference.inputs) != 2:
+        return ""
+    first, second = difference.options["coeffs"]
+    labels = [definition.layers[name].options.get("dataIdx") == 2 for name in difference.inputs]
+    return difference.inputs[labels.index(False)] if first * second < 0 and sum(labels) == 1 else ""
 
 
 def _keys(names: list[str]) -> dict[str, str]:

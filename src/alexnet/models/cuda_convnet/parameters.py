@@ -39,8 +39,10 @@ class Schedule(NamedTuple):
         return base
 
     def _in_steps(self, base: float, progress: float) -> float:
-        n = self.steps
-        rates = [base * self.target ** (-i / (n - 1)) if n > 1 else base for i in range(n)]
+        # All but the last by the 2012 code's formula of `exp`, so a base of 1 stays until the last step; that one is
+        # base / target, and with numSteps=1 the only one.
+        n, between = self.steps, Schedule("exp", self.target)
+        rates = [*(between.rate(base, i / (n - 1)) for i in range(n - 1)), base / self.target]
         step = next((i for i in range(n) if progress <= (i + 1) / n), n - 1)
         later = progress > (step + 0.5) / n
         if self.kind == "jdexp" and step > 0 and later and 0.2 < progress < 0.9:
@@ -72,6 +74,7 @@ class LayerParameters:
     min_div: float = 1.0
     coeff: float = 0.0
     topk: int = 1
+    set_size: int = 1
     enable: bool = False
     do_max: bool = False
 
@@ -126,7 +129,17 @@ def _layer(layer: Layer, section: Section, definition: Definition, notes: list[s
     topk = section.integer("topk", 1, least=1) if layer.type == "cost.logreg" else 1
     if layer.type == "cost.logreg" and topk > definition.layers[layer.inputs[1]].outputs:
         raise section.bad("topk", f"at most {definition.layers[layer.inputs[1]].outputs}, the classes")
-    return LayerParameters(coeff=section.number("coeff"), topk=topk)
+    set_size = _set_size(section, definition.layers[layer.inputs[1]].outputs) if layer.type == "cost.msm" else 1
+    return LayerParameters(coeff=section.number("coeff"), topk=topk, set_size=set_size)
+
+
+def _set_size(section: Section, classes: int) -> int:
+    size, threads = section.integer("setSize", least=1), section.integer("threads", least=1)
+    if size >= classes:
+        raise section.bad("setSize", f"from 1 to {classes - 1}, below the number of classes")
+    if threads > 32:
+        raise section.bad("threads", "from 1 to 32")
+    return size
 
 
 def _learned(layer: Layer, section: Section, notes: list[str]) -> LayerParameters:

@@ -55,7 +55,8 @@ def _brelu(x: Tensor, a: float) -> Tensor:
 
 
 def _softrelu(x: Tensor) -> Tensor:
-    return torch.where(x > 4, x, torch.log1p(torch.exp(x.clamp(max=4))))
+    # masked_fill and not clamp(max=4), whose gradient at 4 is 0 or 1, whichever of PyTorch's loops sees the number.
+    return torch.where(x > 4, x, torch.log1p(torch.exp(x.masked_fill(x > 4, 0))))
 
 
 _NEURONS: dict[str, Callable[..., Tensor]] = {

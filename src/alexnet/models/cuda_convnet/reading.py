@@ -16,6 +16,7 @@ _TYPES: dict[str, Callable[[Draft], Parts]] = weighted.TYPES | weightless.TYPES
 _TWO = ("cost.logreg", "cost.crossent", "cost.crossent2", "cost.rflickr", "cost.msm", "cost.gsum2")
 _ANY = ("conv", "local", "fc", "concat", "eltsum", "eltmax")
 _INDICATORS = ("cost.crossent", "cost.crossent2", "cost.rflickr")  # costs that compare with a row for each class
+_ELEMENTS = ("eltsum", "eltmax")  # as wide as each of their inputs, labels included
 
 
 def read(text: str, data: Data, file: str = "layers.cfg") -> Definition:
@@ -25,7 +26,8 @@ def read(text: str, data: Data, file: str = "layers.cfg") -> Definition:
         raise ModelError(f"{file} defines no layers", "a layer file with [name] and type=… for each layer")
     if len(sections) > MOST_LAYERS:
         raise ModelError(f"{file} defines {len(sections)} layers", f"at most {MOST_LAYERS}")
-    data = data._replace(classes=data.classes if data.classes is not None else _classes(sections))
+    if data.classes is None:
+        data = data._replace(classes=_classes(sections, data, file))
     reading = _Reading(sections, data, file)
     for section in sections.values():
         reading.add(section)
@@ -81,9 +83,12 @@ class _Reading:
         return Layer(section.name, "data", section.line, (), outputs, -1, side, formula, options={"dataIdx": index})
 
     def _indicators(self, name: str) -> bool:
-        """Is data matrix 1 read as indicators of tags, as the Flickr nets do? Then it has a row for each class."""
+        """Is data matrix 1 read as indicators of tags, as the Flickr nets do? Then it has a row for each class.
+
+        Costs that compare with indicators read it, or eltsum and eltmax, which are as wide as their inputs.
+        """
         readers = [s for s in self.sections.values() if s.has("inputs") and name in s.words("inputs")]
-        return bool(readers) and all(reader.text("type", "") in _INDICATORS for reader in readers)
+        return bool(readers) and all(reader.text("type", "") in _INDICATORS + _ELEMENTS for reader in readers)
 
     def _known_classes(self, section: Section) -> int:
         if self.data.classes is None:
@@ -109,6 +114,10 @@ class _Reading:
             count = str(least) if least == most else f"at least {least}"
             raise section.bad("inputs", f"{count} layer{'s' * (count != '1')} for type {kind}")
         return [self._input(section, name) for name in names]
+
+    def output(self, section: Section, name: str) -> int:
+        """Outputs of a layer that ``section`` reads."""
+        return self._input(section, name).outputs
 
     def _input(self, section: Section, name: str) -> Layer:
         if name in self.seen_as:
@@ -170,19 +179,24 @@ class _Reading:
         )  # fmt: skip
 
 
-def _classes(sections: dict[str, Section]) -> int | None:
-    """Outputs of the layer that the first cost compares with labels, where the file says them itself."""
+def _classes(sections: dict[str, Section], data: Data, file: str) -> int | None:
+    """Outputs of the first layer that a file compares with labels; None where it compares none.
+
+    All layers that no label reaches are read for it, so their sizes are known whatever lies between.
+    """
+    if data.tree is not None:
+        return sum(not children for children in data.tree.children)
+    reading, labeled = _Reading(sections, data, file), set[str]()
     for section in sections.values():
-        if section.text("type", "") not in _TWO or not section.has("inputs"):
-            continue
-        name = section.words("inputs")[-1]
-        for _ in range(len(sections)):
-            if name not in sections:
-                break
-            layer, kind = sections[name], sections[name].text("type", "")
-            if kind == "fc":
-                return layer.integer("outputs", least=1)
-            if kind not in ("softmax", "neuron", "hs", "eltsum", "eltmax"):  # none of these changes the number
-                break
-            name = layer.words("inputs", "")[0]
+        kind = section.text("type")
+        inputs = section.words("inputs") if section.has("inputs") and kind != "data" else []
+        if kind == "data" and section.integer("dataIdx", least=0):
+            labeled.add(section.name)
+        elif labeled.isdisjoint(inputs):
+            reading.add(section)
+        else:
+            labeled.add(section.name)
+            compared = [name for name in inputs if name not in labeled]
+            if compared and (kind in _TWO or kind in _ELEMENTS) and kind != "cost.gsum2":
+                return reading.output(section, compared[-1])
     return None

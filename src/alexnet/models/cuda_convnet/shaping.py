@@ -137,49 +137,54 @@ class Resize(Maps):
     def change(self, maps: Tensor) -> Tensor:
         steps = torch.arange(self.out, device=maps.device, dtype=torch.float32)
         at = steps * self.scale + (self.side - self.out * self.scale) / 2
-        at = at.expand(len(maps), -1)
+        at = at.clamp(0, max(self.side - 1.01, 0))
         return bilinear(maps.detach(), at, at)
 
 
 class RandomScale(Maps):
-    """Training: each batch scaled down by up to ``most`` and cut at random to ``out`` pixels; else the center.
+    """Training: each batch brought to one random size and cut at one random place to ``out`` pixels; else the center.
 
-    The scale is uniform in [1, most] (limited to what leaves ``out`` pixels), so are the offsets; no public source
-    tells the law. No gradient.
+    With L = S − ⌊S/most⌋ + 1 the sizes are out + s for s = 0 … L − 1, each as likely as it has places to cut at: with
+    probability (s + 1)² / Σ (s + 1)². The scale is uniform between S/(size + 1), at least 1, and S/size. Pictures of
+    size S are cut as they are. No gradient.
     """
+
+    squares: Tensor
 
     def __init__(self, channels: int, side: int, most: float, out: int) -> None:
         super().__init__(channels, side)
         self.most, self.out = most, out
         self.generator: torch.Generator | None = None
+        squares = torch.arange(1, side - int(side / most) + 2, dtype=torch.float64).square()
+        self.register_buffer("squares", (squares.cumsum(0) / squares.sum()).float(), persistent=False)
 
     def change(self, maps: Tensor) -> Tensor:
         if not self.training:
             start = (self.side - self.out) // 2
             return maps[:, :, start : start + self.out, start : start + self.out].detach()
-        numbers = torch.empty(3, len(maps), 1, device=maps.device).uniform_(generator=self.generator)
-        scale = 1 + numbers[0] * (min(self.most, self.side / self.out) - 1)  # [N, 1]
-        scaled = torch.floor(self.side / scale + 1e-4)  # sides of the scaled pictures
+        which, between, *places = torch.empty(4, device=maps.device).uniform_(generator=self.generator)
+        larger = (which > self.squares[:-1]).sum()  # pixels by which the size is above out
+        size = self.out + larger
+        least = (self.side / (size + 1)).clamp(min=1)
+        scale = least + between * (self.side / size - least)
         steps = torch.arange(self.out, device=maps.device, dtype=torch.float32)
+        last = torch.where(size == self.side, self.side - 1.0, self.side - 1.01)
         rows, columns = (
-            (steps + torch.floor(u * (scaled - self.out + 1))) * scale + (self.side - scaled * scale) / 2
-            for u in numbers[1:]
+            ((steps + torch.floor(u * (larger + 1))) * scale + (self.side - size * scale) / 2)
+            .clamp(min=0)
+            .minimum(last)
+            for u in places
         )
         return bilinear(maps.detach(), rows, columns)
 
 
 def bilinear(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """[N, C, S, S] read at ``rows`` × ``columns`` (each [N, T], pixels, kept within [0, S − 1.01])."""
-    last = maps.shape[-1] - 1.01
-    for dim, at in ((2, rows.clamp(0, max(last, 0))), (3, columns.clamp(0, max(last, 0)))):
+    """[N, C, S, S] read at ``rows`` × ``columns`` (each [T], pixels, 0 … S − 1)."""
+    for dim, at in ((2, rows), (3, columns)):
         low = at.floor().long()
-        shape = [len(maps), 1, 1, 1]
-        shape[dim] = at.shape[1]
-        expanded = list(maps.shape)
-        expanded[dim] = at.shape[1]
-        share = (at - low).to(maps.dtype).view(shape)
-        near = maps.gather(dim, low.view(shape).expand(expanded))
-        far = maps.gather(dim, (low + 1).clamp(max=maps.shape[dim] - 1).view(shape).expand(expanded))
+        share = (at - low).to(maps.dtype).view([-1 if d == dim else 1 for d in range(4)])
+        near = maps.index_select(dim, low)
+        far = maps.index_select(dim, (low + 1).clamp(max=maps.shape[dim] - 1))
         maps = near + (far - near) * share
     return maps
 

@@ -76,7 +76,8 @@ def _learning(layer: Layer, found: LayerParameters | None) -> str:
         weights = " | ".join(dict.fromkeys(map(_rates, found.weights)))
         return f"{weights}; biases {_rates(found.bias)}"
     if layer.is_cost:
-        return f"coeff {found.coeff:g}" + (f", topk {found.topk}" if found.topk > 1 else "")
+        sizes = (f", topk {found.topk}" if found.topk > 1 else "", f", setSize {found.set_size}")
+        return f"coeff {found.coeff:g}" + sizes[layer.type == "cost.msm"]
     if layer.type == "hs":
         return "enabled" if found.enable else "not enabled"
     if layer.type == "pool":

@@ -204,13 +204,13 @@ def cost(draft: Draft) -> Parts:
     """A cost: checks that its inputs are what it compares."""
     section, kind, inputs = draft.section, draft.type, draft.inputs
     classes = draft.data.classes
-    if kind in ("cost.msm", "cost.tica"):
-        return _unsupported(draft)
+    if kind == "cost.tica":
+        raise section.bad("type", "another cost: no public source has the kernels of this one")
     if kind in ("cost.logreg", "cost.crossent") and inputs[1].type != "softmax":
         raise section.bad("inputs", f"with a softmax layer second, not a {inputs[1].type} layer")
-    if kind in ("cost.logreg", "cost.gsum2") and inputs[0].outputs != 1:
+    if kind in ("cost.logreg", "cost.msm", "cost.gsum2") and inputs[0].outputs != 1:
         raise section.bad("inputs", f"with one row first, not the {inputs[0].outputs} of {inputs[0].name!r}")
-    if kind == "cost.logreg":
+    if kind in ("cost.logreg", "cost.msm"):
         _width(section, inputs[1], classes)
     elif kind in ("cost.crossent", "cost.crossent2", "cost.rflickr"):
         for given in inputs:
@@ -224,10 +224,6 @@ def _width(section: Section, given: Layer, classes: int | None) -> None:
     if given.outputs != classes:
         must = f"a layer of {classes} outputs, one for each class, not {given.name!r} with {given.outputs}"
         raise section.bad("inputs", must)
-
-
-def _unsupported(draft: Draft) -> Parts:
-    raise draft.section.bad("type", "another cost: no public source tells this one's arithmetic in full")
 
 
 TYPES: dict[str, Callable[[Draft], Parts]] = {
