@@ -24,6 +24,7 @@ PAPER_AND_CODE = {
     "bias_decay": (True, False),
     "schedule": ("stall", "steps"),
     "drops": ((), (25, 51, 79)),
+    "layer_lr_milestones": ("", "conv1.weight=67"),
     "freeze": ("", "conv1"),
     "freeze_from": (0, 72),
 }

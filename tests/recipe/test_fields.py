@@ -121,6 +121,11 @@ def test_a_choice_that_is_none_is_refused(name):
             {"layer_decay": "fc10"},
             "--layer-decay is 'fc10'; must be a number from 0 to 1000 for each layer, once: conv1=0,fc10=1",
         ),
+        (
+            {"layer_lr_milestones": "conv1=67,conv1=72"},
+            "--layer-lr-milestones is 'conv1=67,conv1=72'; must be a number from 0 to 1000 for each layer, once: "
+            "conv1=0,fc10=1",
+        ),
     ],
 )
 def test_what_can_not_be_is_refused(changes, text):

@@ -110,6 +110,7 @@ def test_the_plan_of_rates(name):
 def test_what_the_2012_code_does_besides():
     code = named("code2012")
     assert (code.noise_until, code.noise_divide, code.freeze, code.freeze_from) == (67, True, "conv1", 72)
+    assert code.layer_lr_milestones == "conv1.weight=67"
     assert (code.crops_shared, code.far_edge, code.mean, code.bias_decay) == (32, True, "center", False)
     assert (named("paper").crops_shared, named("paper").far_edge) == (1, False)
     assert (named("cifar_13pct").join_from, named("cifar_11pct").join_from) == (100, 350)

@@ -8,6 +8,7 @@ from alexnet.errors import RecipeError
 from alexnet.models import create_model
 from alexnet.recipe import Recipe, named
 from alexnet.training import groups, optimizer
+from alexnet.training.schedule import Schedule
 
 BARE = named("cifar_18pct")
 
@@ -61,6 +62,25 @@ def test_frozen_from_its_epoch_on():
     assert [bool(frozen(recipe, epoch)) for epoch in range(4)] == [False, False, True, True]
 
 
+def test_net_145_conv1_at_each_epoch():
+    """As logged: epsW 0.01, ÷ 10 at 25 and 51, on conv1 at 67 too, 0 from 72 on; 79 is for the others. epsB stays."""
+    recipe = named("code2012")
+    made = create_model("alexnet_2012", num_classes=2, image_size=67)
+    built, schedule = optimizer.build(made, recipe), Schedule(recipe, 10)
+    groups_of = {name: next(g for g in built.param_groups if any(p is q for q in g["params"]))
+                 for name, p in made.named_parameters()}  # fmt: skip
+    for epoch, conv1, others in (
+        (0, 1e-2, 1e-2), (25, 1e-3, 1e-3), (51, 1e-4, 1e-4), (66, 1e-4, 1e-4), (67, 1e-5, 1e-4), (79, None, 1e-5),
+    ):  # fmt: skip
+        optimizer.set_rate(built, *(schedule.rate(epoch, 0, lowered) for lowered in (True, False)), epoch)
+        groups.freeze(made, recipe, epoch)
+        assert groups_of["conv2.weight"]["lr"] == pytest.approx(others)
+        assert groups_of["conv1.bias"]["lr"] == pytest.approx(0.02)
+        assert made.get_parameter("conv1.weight").requires_grad == (conv1 is not None)
+        if conv1 is not None:
+            assert groups_of["conv1.weight"]["lr"] == pytest.approx(conv1)
+
+
 def test_a_layer_inside_another_library_s_names():
     made = nn.Sequential()
     made.add_module("features", nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)))
@@ -104,6 +124,7 @@ def test_a_frozen_layer_has_no_momentum_and_no_decay(kind):
         ({"freeze": "relu1"}, "--freeze names 'relu1', which is no layer that learns in this network; must be "),
         ({"freeze": "conv3..conv1"}, "--freeze names conv3..conv1, which is backwards; must be conv1..conv3"),
         ({"layer_rate": "fc8=2"}, "--layer-rate names 'fc8', which is no layer that learns in this network; must be "),
+        ({"layer_lr_milestones": "conv9=2"}, "--layer-lr-milestones names 'conv9', which is no layer that learns"),
         ({"layer_decay": "conv9=2"}, "--layer-decay names 'conv9', which is no layer that learns in this network"),
         (
             {"freeze": "conv1..conv3", "freeze_from": 9, "layer_rate": "fc10=0"},

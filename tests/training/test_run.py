@@ -122,6 +122,7 @@ def test_resumed_at_an_epochs_end_equals_never_stopped(whole, tmp_path):
 CODE2012 = named("cifar_18pct").replace(
     epochs=4, batch_size=16, image_size=24, validation=0.2, keep="last", crop="random", mirror=True, crops_shared=32,
     color_noise=0.1, noise_until=2, noise_divide=True, mean="center", drops=(3,), freeze="conv1", freeze_from=2,
+    layer_lr_milestones="conv2.weight=1",
     join_from=2, layer_rate="fc10=0.5", layer_decay="conv1=0", checkpoint_every="1epoch",
 )  # fmt: skip
 
@@ -205,6 +206,7 @@ FLIPS = {
     "small_size": 0, "small_share": 0.0, "precision": "bf16", "crops_shared": 8, "noise_until": 1,
     "far_edge": False,
     "noise_divide": True, "divide_std": True, "bias_lowered": False, "layer_rate": "conv1=0.1",
+    "layer_lr_milestones": "conv2=1",
     "layer_decay": "fc8=50", "freeze": "conv1", "stop_error": 1.0, "sampling": "balanced", "class_weights": "balanced",
 }  # fmt: skip
 ELSEWHERE = {  # shown by other tests

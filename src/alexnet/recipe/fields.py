@@ -73,6 +73,7 @@ class Recipe:
     schedule: Literal["cosine", "stall", "steps", "poly"] = "cosine"  # | ÷10 at stalls (paper, 5) or drops | (1 − t)²
     warmup: float = 1.0  # epochs over which the rate rises from 0
     drops: tuple[int, ...] = ()  # `steps`: epochs at whose start the rate is divided by 10
+    layer_lr_milestones: str = ""  # epochs at whose start one layer's rate is divided by 10: "conv1.weight=67"
     patience: int = 5  # `stall`: epochs without a lower validation error before the rate is divided by 10
     most_drops: int = 3  # `stall`: the run ends when the error stalls once more after so many drops (paper, 5: 3)
     freeze: str = ""  # layers that stop learning, without momentum and decay: "conv1", "conv1..conv5,fc6", "fc7.bias"
@@ -206,6 +207,7 @@ def _check_together(recipe: Recipe) -> None:
     layer_names(recipe.freeze, "--freeze")
     each_layer(recipe.layer_rate, "--layer-rate")
     each_layer(recipe.layer_decay, "--layer-decay")
+    each_layer(recipe.layer_lr_milestones, "--layer-lr-milestones")
 
 
 def _is_a(kind: type, value: Any) -> bool:

@@ -25,6 +25,7 @@ _LATER = "not in use in 2012"
 _BEFORE_MODERN = _all(
     _LATER, color_jitter=0.0, erase=0.0, mixup=0.0, label_smoothing=0.0, averaging=0.0, small_size=0, clip=0.0,
     warmup=0.0, rate_per=0, divide=1.0, divide_std=False, layer_rate="", layer_decay="", fc_decay=-1.0, join_from=0,
+    layer_lr_milestones="",
 )  # fmt: skip
 _FIXED = _all("the schedule is fixed, so nothing is chosen and all pictures train", validation=0.0, keep="last")
 _SINGLE = _all("2012: single-precision floats", precision="fp32")
@@ -43,7 +44,7 @@ PAPER: Told = (
     | _all("paper, 5", initialization="paper", batch_size=128, optimizer="paper", learning_rate=0.01, momentum=0.9)
     | _all("paper, 5", weight_decay=0.0005, schedule="stall", drops=(), most_drops=3)
     | _all("paper, 5: roughly 90 cycles", epochs=90)
-    | _all("paper, 5: one rate for all layers", bias_rate=1.0, bias_lowered=True)
+    | _all("paper, 5: one rate for all layers", bias_rate=1.0, bias_lowered=True, layer_lr_milestones="")
     | _all("paper, 5: one rule for all", bias_decay=True)
     | _all("paper, 5: every layer learns to the end", freeze="", freeze_from=0)
     | _all("paper, 5: the validation error is watched", validation=0.1, keep="last")
@@ -60,6 +61,7 @@ CODE2012: Told = (
     | _all(_PARAMS, bias_rate=2.0, bias_decay=False)
     | _all(f"{_PARAMS}: epsB stays", bias_lowered=False)
     | _all("2012 code, net 145 as logged", epochs=91, schedule="steps", drops=(25, 51, 79), noise_until=67)
+    | _all("2012 code, net 145 as logged: epsW 0.0001 to 0.00001 on conv1", layer_lr_milestones="conv1.weight=67")
     | _all("2012 code, net 145 as logged: a rate of 0", freeze="conv1", freeze_from=72)
 )
 
@@ -70,6 +72,7 @@ def _caffe(folder: str, model: str, start: str) -> Told:
         CODE2012
         | _all(net, model=model, batch_size=256, crop="random", mirror=True, bias_rate=2.0, bias_decay=False)
         | _all(net, dropout=0.5, color_noise=0.0, noise_until=0, noise_divide=False, freeze="", freeze_from=0)
+        | _all(net, layer_lr_milestones="")
         | _all(f"{net}: {start}", initialization="own")
         | _all(f"{net}: a mean file, at the crop's own place", mean="image")
         | _all("Caffe, its data transformer", far_edge=True, crops_shared=1)
@@ -178,11 +181,13 @@ LAYER_FILE: Told = (
     | _all("a layer file's picture size varies", noise_divide=False, epochs=90)
     | _all(_THEIRS, model="layers", initialization="own", dropout=0.0, learning_rate=1.0, bias_rate=1.0, momentum=0.0)
     | _all(_THEIRS, weight_decay=0.0, bias_lowered=True, drops=(), freeze="", freeze_from=0)
+    | _all(_THEIRS, layer_lr_milestones="")
 )
 # What the files of ``layer_file`` say themselves, so that a recipe's number could have no effect.
 OF_LAYER_FILES = (
     "model", "initialization", "dropout", "mixup", "optimizer", "learning_rate", "bias_rate", "bias_lowered",
-    "layer_rate", "momentum", "weight_decay", "fc_decay", "layer_decay", "bias_decay", "schedule", "warmup", "drops",
+    "layer_rate", "layer_lr_milestones", "momentum", "weight_decay", "fc_decay", "layer_decay", "bias_decay",
+    "schedule", "warmup", "drops",
     "rate_per", "trust", "patience", "most_drops", "class_weights", "label_smoothing", "small_size", "small_share",
     "freeze", "freeze_from", "precision",
 )  # fmt: skip

@@ -4,6 +4,7 @@ A layer is named as in the network (``conv1``, torchvision's ``features.0``); a 
 (``features``) or a single parameter (``fc7.bias``).
 """
 
+import math
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -13,11 +14,15 @@ from alexnet.recipe import Recipe, each_layer, layer_names, nearest
 
 
 class Kind(NamedTuple):
-    """How a parameter learns: ``scale`` its rate as a multiple of the schedule's, ``decay``, ``lowered`` by drops."""
+    """How a parameter learns: ``scale`` its rate as a multiple of the schedule's, ``decay``, ``lowered`` by drops.
+
+    From epoch ``milestone`` on the rate is divided by 10.
+    """
 
     scale: float
     decay: float
     lowered: bool
+    milestone: float
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -29,7 +34,13 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
     for name, kind in _kinds(network, recipe).items():
         kinds.setdefault(kind, []).append(network.get_parameter(name))
     return [
-        {"params": found, "scale": kind.scale, "weight_decay": kind.decay, "lowered": kind.lowered}
+        {
+            "params": found,
+            "scale": kind.scale,
+            "weight_decay": kind.decay,
+            "lowered": kind.lowered,
+            "milestone": kind.milestone,
+        }
         for kind, found in kinds.items()
     ]
 
@@ -37,17 +48,20 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
 def _kinds(network: nn.Module, recipe: Recipe) -> dict[str, Kind]:
     rates = _by_parameter(network, each_layer(recipe.layer_rate, "--layer-rate"), "--layer-rate")
     decays = _by_parameter(network, each_layer(recipe.layer_decay, "--layer-decay"), "--layer-decay")
+    milestones = _by_parameter(
+        network, each_layer(recipe.layer_lr_milestones, "--layer-lr-milestones"), "--layer-lr-milestones"
+    )
     fc_decay = recipe.weight_decay if recipe.fc_decay < 0 else recipe.fc_decay
     found = {}
     for name, _ in network.named_parameters():
         layer = network.get_submodule(name.rpartition(".")[0])
-        rate = rates.get(name, 1.0)
+        rate, milestone = rates.get(name, 1.0), milestones.get(name, math.inf)
         if name.endswith("bias"):
             decay = recipe.weight_decay if recipe.bias_decay else 0.0
-            found[name] = Kind(rate * recipe.bias_rate, decay, recipe.bias_lowered)
+            found[name] = Kind(rate * recipe.bias_rate, decay, recipe.bias_lowered, milestone)
         else:
             decay = fc_decay if isinstance(layer, nn.Linear) else recipe.weight_decay
-            found[name] = Kind(rate, decays.get(name, decay), True)
+            found[name] = Kind(rate, decays.get(name, decay), True, milestone)
     return found
 
 

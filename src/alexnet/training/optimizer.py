@@ -55,8 +55,8 @@ class PaperSGD(torch.optim.SGD):
 
 
 def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer. Every group carries ``scale``, its rate as a multiple of the schedule's, and ``lowered``:
-    does the schedule lower it?"""
+    """The recipe's optimizer. Every group carries ``scale``, its rate as a multiple of the schedule's, ``lowered``:
+    does the schedule lower it?, and ``milestone``, the epoch from which its rate is divided by 10."""
     found = parameter_groups(network, recipe)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(found, lr=recipe.highest_rate, betas=(recipe.momentum, 0.999), fused=True)
@@ -77,11 +77,15 @@ def load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
                 kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float, unlowered: float | None = None) -> None:
-    """Give every group the schedule's rate times its own ``scale``; ``unlowered`` to those that it does not lower."""
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, unlowered: float | None = None, epoch: int = 0) -> None:
+    """Give every group the schedule's rate times its own ``scale``; ``unlowered`` to those that it does not lower.
+
+    Groups whose ``milestone`` is at or before ``epoch`` (from 0) get a tenth of it.
+    """
     for group in optimizer.param_groups:
         lowered = unlowered is None or group["lowered"]
-        group["lr"] = (rate if lowered else unlowered) * group["scale"]
+        scale = group["scale"] * (0.1 if epoch >= group["milestone"] else 1.0)
+        group["lr"] = (rate if lowered else unlowered) * scale
 
 
 def clip(parameters: list[Tensor], longest: float, norm: Tensor | None = None) -> Tensor:

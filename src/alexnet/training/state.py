@@ -144,7 +144,7 @@ class State:
             self.optimizer.begin((position.epoch * steps + position.batch) / (self.recipe.epochs * steps))
         else:
             rates = [self.schedule.rate(position.epoch, position.batch, lowered) for lowered in (True, False)]
-            optimizer.set_rate(self.optimizer, *rates)
+            optimizer.set_rate(self.optimizer, *rates, position.epoch)
         if self.held is not None:
             done = position.step / (self.recipe.epochs * self.schedule.steps_per_epoch)
             self.held.begin(self.network, [self.averaged] if self.averaged else [], self.optimizer, done)
