@@ -10,9 +10,12 @@ from alexnet.cli import run as command
 from alexnet.data.cache import Cache, choose, chosen
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
-from alexnet.errors import RecipeError
+from alexnet.deploy import export_run
+from alexnet.deploy.verify import verify
+from alexnet.errors import DataError, RecipeError
 from alexnet.recipe import named
 from alexnet.training.run import read_start
+from alexnet.weights.importing import import_weights
 
 RECIPE = named("lenet5").replace(epochs=2, batch_size=16, checkpoint_every="3steps")
 
@@ -49,6 +52,41 @@ def test_a_run_on_an_address_is_the_run_on_the_folder(both, tmp_path, capsys):
     assert api.evaluate(there.folder).top1 == api.evaluate(here.folder, address).top1
     assert command(["evaluate", str(there.folder), address, "--cache", str(tmp_path / "c")]) == 0
     assert "top-1" in capsys.readouterr().out and list((tmp_path / "c" / "remote").iterdir())
+
+
+def test_report_and_export_read_a_store_at_an_address(both, tmp_path, capsys, monkeypatch):
+    local, address = both
+    run = api.train(local.path, RECIPE.replace(epochs=1), tmp_path / "run", device="cpu").folder
+    local.path.rename(tmp_path / "moved")  # the address alone has it now
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "chosen"))
+    report, onnx = tmp_path / "report.html", tmp_path / "net.onnx"
+    assert command(["report", str(run), "--store", address, "--output", str(report)]) == 0, capsys.readouterr().err
+    assert report.is_file() and list((tmp_path / "chosen" / "remote").iterdir())
+    words = ["--precision", "fp16", "--data", address, "--output", str(onnx)]
+    assert command(["export", str(run / "bundle"), *words]) == 0, capsys.readouterr().err
+    assert onnx.is_file() and "validation pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda address: api.train("digits", "lenet5", address),
+        lambda address: api.resume(address),
+        lambda address: api.load(address),
+        lambda address: api.evaluate(address),
+        lambda address: api.report(address),
+        lambda address: api.draw("curves", address),
+        lambda address: api.compress(address),
+        lambda address: verify(address),
+        lambda address: export_run.export(address),
+        lambda address: import_weights("caffe", address),
+    ],
+)
+def test_what_must_be_on_this_disk_is_no_address(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="s3://bucket/x: is an address"):
+        call("s3://bucket/x")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_the_recipe_leaves_open_is_written_down(both, tmp_path):

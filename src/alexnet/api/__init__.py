@@ -19,6 +19,7 @@ from alexnet.api.shrinking import Effort
 from alexnet.api.stores import open_store, prepare, shuffle_window
 from alexnet.batches.loader import choose_device
 from alexnet.data.options import DataOptions
+from alexnet.data.remote import local_path
 from alexnet.data.store import Store, recorded
 from alexnet.deploy.classifier import Classifier, Precision
 from alexnet.errors import RunError
@@ -114,7 +115,7 @@ def train(
     layout.check(files, recipe)
     with launching.world(chosen, layout.parts, apart=layout.apart) as world, ExitStack() as held:
         if world.first:
-            folder = Path(run) if run is not None else _new_folder(data, recipe)
+            folder = local_path(run) if run is not None else _new_folder(data, recipe)
             again = go_on and (folder / "run.json").exists()
             store = _begun(folder, data, recipe) if again else _fresh(folder, data, recipe, options, files)
             held.enter_context(runs.locked(folder))
@@ -176,7 +177,7 @@ def resume(
     layout: Layout = ALONE,
 ) -> Result:
     """Go on with a run from its newest checkpoint, or from the checkpoint file that ``run`` names; in any layout."""
-    given = Path(run)
+    given = local_path(run)
     folder = given.parent.parent if given.suffix == ".pt" else given
     recipe, about = runs.read_start(folder)
     layout.check(runs.layer_files(folder), recipe)

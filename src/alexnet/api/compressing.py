@@ -20,6 +20,7 @@ from alexnet.bundle import Bundle, find
 from alexnet.compression import quantizing
 from alexnet.compression.quantizing import Method
 from alexnet.data.options import DataOptions
+from alexnet.data.remote import local_path
 from alexnet.data.writing import sha256_of, whole_folder, write_file
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError, RunError
@@ -91,7 +92,7 @@ def compress(
     """
     started, options = time.perf_counter(), options or DataOptions()
     job = Job(Path(run), find(run), method, target_size, max_loss, effort or Effort(), options)
-    folder = Path(output) if output is not None else Path(f"{job.name}-compressed")
+    folder = local_path(output) if output is not None else Path(f"{job.name}-compressed")
     runs.refuse_used(folder)
     job.open(data, choose_device(device))
     try:

@@ -13,6 +13,7 @@ from alexnet.api.evaluating import evaluate, store_of
 from alexnet.api.explaining import Shown
 from alexnet.api.honest import responses_of
 from alexnet.batches.loader import choose_device
+from alexnet.data.remote import local_path
 from alexnet.deploy.answers import Picture
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import RunError
@@ -54,8 +55,8 @@ def draw(
         raise RunError(f"there is no drawing {what!r}", recipes.nearest(what, list(DRAWINGS)))
     wished = Wishes(count, **wishes)  # type: ignore[arg-type]
     _check(what, wished)
-    run = Path(run)
-    target = Path(path) if path else run / "pictures" / f"{what}.png"
+    run = local_path(run)
+    target = local_path(path) if path else run / "pictures" / f"{what}.png"
     if what == "curves":
         return _draw_curves(run, target)
     return _DRAW[what](run, Classifier.load(run, choose_device(wished.device)), target, wished)

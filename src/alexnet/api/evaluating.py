@@ -15,6 +15,7 @@ from alexnet.api.stores import cached, options_of_run
 from alexnet.batches.loader import choose_device
 from alexnet.bundle import Bundle, is_trained
 from alexnet.data.options import DataOptions
+from alexnet.data.remote import local_path
 from alexnet.data.selection import regrouped
 from alexnet.data.sources import is_store
 from alexnet.data.split import Subset
@@ -83,7 +84,7 @@ def members_and_data(words: Sequence[str]) -> tuple[list[str], str | None]:
     if len(runs) > 1 and not is_trained(Path(runs[-1])):
         last = runs.pop()
     for word in runs[1:]:
-        if not is_trained(Path(word)):
+        if not is_trained(local_path(word)):
             raise RecipeError(
                 f"{word!r} is neither a run nor a bundle", "one, unless it is the last path: that may be DATA",
                 "check the path",

@@ -15,6 +15,7 @@ from alexnet.api.verdict import interval, learned, percent, verdict
 from alexnet.batches.loader import choose_device
 from alexnet.data.doctor.findings import Report as Diagnosis
 from alexnet.data.options import DataOptions
+from alexnet.data.remote import local_path
 from alexnet.data.store import Split, Store, recorded
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import RunError
@@ -47,7 +48,8 @@ def report(
     if they are at hand. ``quick`` leaves out what would take long: the doctor on many pictures, an index of neighbors
     that is not there yet. Raises :class:`RunError`, :class:`BundleError`, :class:`DataError`.
     """
-    run, options = Path(run), options or DataOptions()
+    run, options = local_path(run), options or DataOptions()
+    target = local_path(path) if path else run / "report.html"
     recipe, about = runs.read_start(run)
     classifier = Classifier.load(run, choose_device(device))
     opened = Store.open(store or recorded(run, about))
@@ -81,7 +83,7 @@ def report(
         "charts": _charts(run, classifier, numbers),
         "color": explaining.color_note(explaining.color_of(classifier)),
     }
-    return pages.write(values, Path(path) if path else run / "report.html")
+    return pages.write(values, target)
 
 
 def _kind(diagnosis: Diagnosis | None, numbers: Numbers) -> str:

@@ -43,6 +43,7 @@ from alexnet.bundle.tensors import read_tensors, write_tensors
 from alexnet.card import model_card
 from alexnet.compression import file as compressed
 from alexnet.data.pixels import Fit
+from alexnet.data.remote import local_path
 from alexnet.data.writing import current, whole_folder
 from alexnet.errors import BundleError, ModelError
 from alexnet.models import blank_model, create_model
@@ -104,7 +105,7 @@ class Bundle:
         At every instant one whole bundle can be opened, the old one or the new one. Files of others in a bundle's
         folder stay. Raises :class:`BundleError`, and changes nothing, where ``path`` is anything else than a bundle.
         """
-        path = Path(path)
+        path = local_path(path)
         if fault := class_fault(self.classes) or self._golden_fault():
             raise BundleError(f"a bundle can not be saved with {fault}", "", "rename it and prepare the data again")
         target = path.resolve()  # what a link leads to is replaced, not the link
@@ -146,7 +147,7 @@ class Bundle:
 
         Links may lead only to files inside the folder, or inside ``links_within``.
         """
-        path = Path(path)
+        path = local_path(path)
         while True:  # again where it was replaced while it was read
             folder = current(path)
             before = _identity(folder)
@@ -261,7 +262,7 @@ class Bundle:
 
 def find(path: Path | str) -> Path:
     """The bundle in a run folder, or the path itself where it is one; raises :class:`BundleError`."""
-    path = Path(path)
+    path = local_path(path)
     for candidate in (current(path), current(path / "bundle")):
         if (candidate / "config.json").exists():
             return candidate

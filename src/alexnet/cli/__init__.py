@@ -223,10 +223,11 @@ def _predictions(
 def _expand(words: Sequence[str]) -> list[Path]:
     """Files as they are, folders with every picture below them, globs with what they match; in order, each once."""
     from alexnet.data.folders import image_files
+    from alexnet.data.remote import local_path
 
     found: dict[Path, None] = {}
     for word in words:
-        if Path(word).is_dir():
+        if local_path(word).is_dir():
             paths = image_files(Path(word))
         elif glob.has_magic(word) and not Path(word).exists():
             paths = [Path(p) for p in sorted(glob.glob(word, recursive=True)) if Path(p).is_file()]  # noqa: PTH207
@@ -243,6 +244,7 @@ def draw(words: list[str]) -> int:
     given: arguments.DrawArguments = arguments.parse(arguments.DrawArguments, words, "draw")
     from alexnet import api
 
+    arguments.choose_cache()
     path = api.draw(
         given.what, given.run, given.output, count=given.count, pictures=_expand(given.pictures), layer=given.layer,
         of=given.of, method=given.method, device=given.device, say=show.say, progress=show.Progress("indexing"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from alexnet import recipe as recipes
 from alexnet.errors import AlexNetError, RecipeError
@@ -253,13 +254,9 @@ class LayersArguments:
 def data_options(given: DataArguments) -> "DataOptions":
     """For the functions behind the command line: the typed options, a progress bar, lines on standard error."""
     from alexnet.cli.show import Progress, say
-    from alexnet.data.cache import Cache, choose
     from alexnet.data.options import DataOptions
 
-    cache = given.cache or _cache()
-    if not given.cache_gb > 0:
-        raise RecipeError(f"--cache-gb is {given.cache_gb}", "above 0")
-    choose(Cache(cache / "remote", int(given.cache_gb * 1e9)))
+    cache = choose_cache(given.cache, given.cache_gb)
     return DataOptions(
         given.data_root, given.download, cache, given.bad, given.allow_truncated, Progress("preparing"), say,
         given.group_column, given.group_pattern, given.exclude, layout=layout_options(given),
@@ -273,9 +270,17 @@ def layout_options(given: SourceArguments) -> "LayoutOptions":
     return LayoutOptions(given.classes, given.ignore, given.image_column, given.label_column, given.delimiter)
 
 
-def _cache() -> Path:
+def choose_cache(cache: Path | None = None, gigabytes: float = DataArguments.cache_gb) -> Path:
+    """Choose the folder ``cache`` (default: by the environment) for the shards of stores at an address; return it."""
+    from alexnet.data.cache import Cache, choose
+
+    if not gigabytes > 0:
+        raise RecipeError(f"--cache-gb is {gigabytes}", "above 0")
     own, system = os.environ.get("ALEXNET_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else (Path(system) if system else Path.home() / ".cache") / "alexnet"
+    default = Path(own) if own else (Path(system) if system else Path.home() / ".cache") / "alexnet"
+    cache = cache or default
+    choose(Cache(cache / "remote", int(gigabytes * 1e9)))
+    return cache
 
 
 def parse_train(argv: list[str]) -> "tuple[TrainArguments, Start | None]":
@@ -329,15 +334,30 @@ def only_resume(args: TrainArguments) -> None:
         raise RecipeError(f"--resume goes on with the run as it was begun, so {what} has no place", "", "leave it out")
 
 
+def _path_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    """How a ``Path`` is parsed: as it is typed, but never from an address. DATA and stores are of type ``str``."""
+    if info.type is not Path:
+        return None
+
+    def path(texts: list[str]) -> Path:
+        from alexnet.data.remote import local_path
+
+        return local_path(texts[0])
+
+    return PrimitiveConstructorSpec(1, "PATH", path, lambda value: isinstance(value, Path), lambda value: [str(value)])
+
+
 def parse(kind: Any, arguments: list[str], verb: str, default: Any = None, *, unknown_too: bool = False) -> Any:
     """Arguments -> the dataclass ``kind``; on wrong use the process leaves with status 2, as every Unix tool.
 
     With ``unknown_too``, also the list of the arguments that the parser does not know, ``--help`` among them.
     """
+    registry = ConstructorRegistry()
+    registry.primitive_rule(_path_rule)
     more: dict[str, Any] = {"return_unknown_args": True, "add_help": False} if unknown_too else {}
     try:
         with styled_output() if all(map(str.isprintable, arguments)) else nullcontext():  # tyro repeats what was typed
             prog, config = f"alexnet {verb}", (OmitArgPrefixes,)
-            return tyro.cli(kind, prog=prog, args=arguments, default=default, config=config, **more)
+            return tyro.cli(kind, prog=prog, args=arguments, default=default, config=config, registry=registry, **more)
     except AlexNetError as error:
         raise RecipeError(error.what, error.must, error.todo) from error

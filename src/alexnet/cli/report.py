@@ -19,7 +19,7 @@ class ReportArguments:
 
     run: Positional[Path]  # a run folder
     output: Path | None = None  # where to write it; by default RUN/report.html
-    store: Path | None = None  # where the prepared pictures lie now, if they were moved
+    store: str | None = None  # where the prepared images are now, if they were moved: a folder or s3://…
     doctor: bool = True  # examine the pictures themselves, if they are at hand
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     source: arguments.SourceArguments = field(default_factory=arguments.SourceArguments)
@@ -36,6 +36,7 @@ def report(words: list[str]) -> int:
         layout=arguments.layout_options(given.source), progress=show.Progress("looking"),
         say=show.say,
     )  # fmt: skip
+    arguments.choose_cache()
     print(
         api.report(
             given.run, given.output, store=given.store, doctor=given.doctor, device=given.device, options=options

@@ -30,7 +30,7 @@ class ExportArguments:
     precision: Literal["fp32", "fp16", "int8"] = "fp32"  # fp16: weights of half the size | int8: a quarter, and faster
     input: Literal["pictures", "decoded"] = "pictures"  # one uint8 picture of any size | a batch in stored size
     output: Path | None = None  # by default RUN's name with .onnx, .xml or .pt2, in the current folder
-    data: Path | None = None  # store with the training pictures (int8), where a bundle alone is given
+    data: str | None = None  # store with the training images (int8), where a bundle alone is given: a folder or s3://…
     json: bool = False  # print one JSON object
 
 
@@ -53,6 +53,7 @@ def export(words: list[str]) -> int:
     given: ExportArguments = arguments.parse(ExportArguments, words, "export")
     from alexnet.deploy import export_run
 
+    arguments.choose_cache()
     report, cost = export_run.export(
         given.run, given.output,
         format=given.format, precision=given.precision, input=given.input, data=given.data,

@@ -37,6 +37,14 @@ def is_address(path: object) -> bool:
     return isinstance(path, str) and re.match(r"[a-z][a-z0-9+.-]*://", path) is not None
 
 
+def local_path(path: str | Path) -> Path:
+    """``path`` as a path on this disk. Raises DataError for an address, which ``Path`` would turn into ``s3:/…``."""
+    if is_address(path):
+        todo = "only a prepared store (DATA, --store) may be at an address"
+        raise DataError(f"{printable(str(path))}: is an address", "a path on this disk", todo)
+    return Path(path)
+
+
 class Remote:
     """What lies behind an address, as a place of a store."""
 

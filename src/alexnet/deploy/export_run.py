@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.bundle import Bundle, find
+from alexnet.data.remote import local_path
 from alexnet.data.store import Split, Store, recorded
 from alexnet.deploy.classifier import Classifier
 from alexnet.deploy.export import SUFFIXES, Format, Precision, Report
@@ -40,7 +41,7 @@ def export(
         bundle.same_classes(store.classes, store.address)
     place = find(run).resolve()
     name = place.parent.name if place.name == "bundle" else place.name
-    target = Path(path) if path else Path(name + SUFFIXES[format])
+    target = local_path(path) if path else Path(name + SUFFIXES[format])
     pictures = calibration(store) if store is not None and precision == "int8" else None
     report = export_bundle(bundle, target, format=format, precision=precision, input=input, calibration=pictures)
     return report, cost(bundle, target, store) if store is not None else None

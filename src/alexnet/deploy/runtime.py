@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data import pixels
+from alexnet.data.remote import local_path
 from alexnet.deploy import seal
 from alexnet.deploy.answers import Picture, Prediction, as_pixels, best, named
 from alexnet.deploy.seal import Manifest
@@ -35,7 +36,7 @@ class Exported:
 
         A .pt2 is opened only with ``trust``: PyTorch unpickles parts of it, which may run code of whoever made it.
         """
-        path = Path(path)
+        path = local_path(path)
         if not path.is_file():
             raise BundleError(f"there is no file {path}", "a file that alexnet export wrote")
         if path.suffix == ".pt2" and not trust:

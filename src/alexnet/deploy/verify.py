@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data import pixels
+from alexnet.data.remote import local_path
 from alexnet.deploy.remote import Remote
 from alexnet.deploy.runtime import Exported
 from alexnet.deploy.seal import FORMATS, Replay
@@ -77,7 +78,7 @@ def _open(target: str | Path, key: str, trust: bool) -> _Opened:
     if str(target).startswith(("http://", "https://")):
         remote = Remote(str(target), key)
         return _Opened("server", remote, remote.golden(), None)
-    path = Path(target)
+    path = local_path(target)
     if path.suffix in FORMATS and not path.is_dir():
         file = Exported.load(path, trust)
         about = file.manifest

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from alexnet.batches.transforms import Statistics, center_views, color
 from alexnet.bundle import Bundle, Golden
 from alexnet.data.pixels import Fit, encode_png
+from alexnet.data.remote import local_path
 from alexnet.data.writing import sha256_of
 from alexnet.errors import BundleError
 from alexnet.weights import caffe, caffe_npy, convnet, published
@@ -100,12 +101,12 @@ def golden(bundle: Bundle) -> list[Golden]:
 def _read(kind: Kind, file: str, model: str, extras: Extras) -> tuple[Found, tuple[str, ...], NDArray[Any] | None]:
     """Weights, the classes' names and the mean image that come with them."""
     if kind == "torchvision":
-        return (published.fetch() if file == published.DEFAULT else published.read(Path(file))), (), None
+        return (published.fetch() if file == published.DEFAULT else published.read(local_path(file))), (), None
     if kind == "caffe":
-        return caffe.read(Path(file)), (), None
+        return caffe.read(local_path(file)), (), None
     if kind == "caffe-npy":
-        return caffe_npy.read(Path(file)), (), None
-    found = convnet.read(Path(file), model)
+        return caffe_npy.read(local_path(file)), (), None
+    found = convnet.read(local_path(file), model)
     if extras.batches_meta is None:
         return found, (), None
     mean, names = convnet.read_meta(extras.batches_meta)
@@ -143,7 +144,7 @@ def mean_of(text: str) -> torch.Tensor:
         if len(numbers) != 3 or not all(0 <= number <= 255 for number in numbers):
             raise BundleError(f"--mean is {text!r}", "three gray levels from 0 to 255: red,green,blue")
         return torch.tensor(numbers)
-    path = Path(text)
+    path = local_path(text)
     if path.suffix != ".npy":
         return torch.from_numpy(caffe.read_mean(path))
     array = read_npy(path)

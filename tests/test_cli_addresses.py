@@ -1,0 +1,92 @@
+"""An address (``s3://…``) on the command line: taken as it is typed where a store may be, refused as it is typed
+elsewhere."""
+
+import dataclasses
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from tyro.conf import Positional
+
+from alexnet import cli
+from alexnet.cli import arguments
+from alexnet.errors import RecipeError
+
+ADDRESS = "s3://bucket/folder/x"
+MODULES = [importlib.import_module(f"alexnet.cli.{one.name}") for one in pkgutil.iter_modules(cli.__path__)]
+PARTS = (arguments.SourceArguments, arguments.DataArguments, arguments.RecipeArguments)
+POSITIONAL = get_args(Positional[int])[1]
+KINDS = {
+    kind
+    for module in MODULES
+    for name, kind in vars(module).items()
+    if name.endswith("Arguments") and dataclasses.is_dataclass(kind) and kind not in PARTS
+}
+
+
+def leaves(kind):
+    """(name on the command line, plain type, positional, required) of every field, those of nested dataclasses too."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint, extras = hints[field.name], ()
+        while get_origin(hint) is Annotated:
+            hint, extras = get_args(hint)[0], extras + get_args(hint)[1:]
+        if dataclasses.is_dataclass(hint):
+            yield from leaves(hint)
+        else:
+            required = field.default is field.default_factory is dataclasses.MISSING
+            name = next((extra.name for extra in extras if getattr(extra, "name", None)), field.name)
+            yield name, hint, POSITIONAL in extras, required
+
+
+def mentions(hint, kind):
+    return hint is kind or any(mentions(part, kind) for part in get_args(hint) if get_origin(hint) is not Literal)
+
+
+def argv(kind, name):
+    """A command line with the address as the value of ``name``, and something for all that is required."""
+    before, after = [], []
+    for one, hint, positional, required in leaves(kind):
+        value = get_args(hint)[0] if get_origin(hint) is Literal else "x"
+        if one == name:
+            after += [] if positional else [f"--{name.replace('_', '-')}", ADDRESS]
+            before += [ADDRESS] if positional else []
+        elif positional and required:
+            before.append(value)
+    return [*before, *after]
+
+
+def values(args):
+    for field in dataclasses.fields(args):
+        value = getattr(args, field.name)
+        yield from values(value) if dataclasses.is_dataclass(value) else [value]
+
+
+CASES = [
+    pytest.param(kind, name, hint, id=f"{kind.__name__}-{name}")
+    for kind in sorted(KINDS, key=lambda kind: kind.__name__)
+    for name, hint, _, _ in leaves(kind)
+    if mentions(hint, str) or mentions(hint, Path)
+]
+
+
+def test_every_command_with_paths_is_here():
+    assert len(KINDS) >= 20 and len(CASES) > 100
+
+
+@pytest.mark.parametrize(("kind", "name", "hint"), CASES)
+def test_an_address_is_taken_or_refused_as_it_is_typed(kind, name, hint):
+    words = argv(kind, name)
+    if mentions(hint, Path):
+        assert name not in ("data", "store"), "DATA and stores may be at an address: type str"
+        with pytest.raises(RecipeError, match=f"{re.escape(ADDRESS)}: is an address"):
+            arguments.parse(kind, words, "command")
+    else:
+        args = arguments.parse(kind, words, "command")
+        assert any(value == ADDRESS or value == (ADDRESS,) for value in values(args)), args
+    if mentions(hint, Path):
+        words[words.index(ADDRESS)] = "here/x"
+        assert Path("here/x") in values(arguments.parse(kind, words, "command"))
