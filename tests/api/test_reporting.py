@@ -181,6 +181,31 @@ def test_drawings_that_explain(home, tmp_path):
         api.draw("neighbors", run, count=0)
 
 
+def test_near_identical_mistakes_are_one_mistake(tmp_path):
+    """Five mistakes on two images that are nearly the same each: two are shown, the surest of each."""
+    from alexnet.data.pixels import encode_png
+    from alexnet.evaluation.responses import Responses
+
+    draw = np.random.default_rng(0)
+    bases = np.kron(draw.integers(0, 256, (4, 6, 6, 3)), np.ones((1, 8, 8, 1)))
+    for number, base in enumerate((0, 0, 0, 1, 1, 2, 3)):
+        image = (bases[base] + draw.integers(-2, 3, bases[base].shape)).clip(0, 255).astype(np.uint8)
+        place = tmp_path / "set" / "test" / "ab"[number == 6]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.png").write_bytes(encode_png(image))
+    shutil.copytree(tmp_path / "set" / "test", tmp_path / "set" / "train")
+    split = api.prepare(tmp_path / "set", tmp_path / "store", Recipe(stored_size=48)).split("test")
+    sure = np.array([0.6, 0.9, 0.7, 0.8, 0.95, 0.1, 0.9])  # of class b
+    rows = np.log(np.stack([1 - sure, sure], axis=1)).astype(np.float32)
+    answers = Responses("test", 1, split.labels, rows)
+    shown, near = explaining.mistakes(split, answers, 1.0, 10)
+    assert [Path(name).name for name in shown.names] == ["4.png", "1.png"] and near == [1, 2]
+    shown, near = explaining.mistakes(split, answers, 1.0, 1)
+    assert [Path(name).name for name in shown.names] == ["4.png"] and near == [1]
+    right = Responses("test", 1, split.labels, rows[:, ::-1] * 0 + np.eye(2, dtype=np.float32)[split.labels])
+    assert len(explaining.mistakes(split, right, 1.0, 10)[0]) == 0
+
+
 def test_a_stale_index_is_made_anew_in_one_line(home, tmp_path):
     shutil.copytree(home / "run", tmp_path / "run")
     classifier, told = api.load(home / "run", "cpu"), []

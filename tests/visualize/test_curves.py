@@ -90,6 +90,15 @@ def test_a_learning_rate_of_one_decade_is_drawn_from_zero(rates):
     assert rate.get_ylim()[1] > max(rates)
 
 
+@pytest.mark.parametrize("rates", [[1e-2, 1e-3, 1e-4, 1e-5], [0.00025, 0.00005], [0.1, 0.01, 0.001]])
+def test_learning_rates_have_one_format(rates):
+    drawing = curves.figure([{"epoch": n, "learning_rate": value} for n, value in enumerate(rates, 1)])
+    drawing.canvas.draw()
+    labels = {label.get_text() for label in drawing.axes[2].get_yticklabels()} - {"", "0"}
+    assert len({len(label.partition("e")[0]) for label in labels if "e" in label}) <= 1
+    assert all("e" in label for label in labels) == (min(rates) < 1e-4) and labels
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -77,6 +77,20 @@ def test_labels_and_caption():
 
 
 @pytest.mark.parametrize(
+    ("shape", "towers"), [((24, 3, 5, 5), 2), ((96, 3, 11, 11), 2), ((6, 1, 5, 5), 1), ((1, 3, 3, 3), 1)]
+)
+def test_no_caption_is_cut(shape, towers):
+    note = "Energy that answers color alone: tower a 67 %, tower b 66 % (untrained: 67 % each); as far apart by chance"
+    drawing = filters.figure(np.ones(shape), towers, note)
+    drawing.canvas.draw()
+    width, height = drawing.get_size_inches() * drawing.dpi
+    boxes = [text.get_window_extent() for text in drawing.texts]
+    assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)
+    caption = drawing.texts[-1].get_window_extent()
+    assert caption.y1 <= min(image.oy for image in drawing.images), "it does not lie on the filters"
+
+
+@pytest.mark.parametrize(
     ("weights", "towers", "message"),
     [
         (np.ones((4, 3, 3)), 1, r"filters have the shape \[4, 3, 3\]; must be \[K, C, H, W\]"),

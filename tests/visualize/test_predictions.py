@@ -23,7 +23,10 @@ def bar_colors(axes):
 def test_the_likeliest_first_the_true_class_marked_and_right_or_wrong_told():
     drawing = predictions.figure(digits(3), ["dog", "cat", None], [CAT_DOG] * 3)
     right, bars, wrong, wrong_bars, unknown, unknown_bars = drawing.axes
-    assert [right.get_title(), wrong.get_title(), unknown.get_title()] == ["✓ dog", "✗ cat", "unlabeled"]
+    assert [right.get_title(), wrong.get_title(), unknown.get_title()] == [
+        "✓ true: dog", "✗ true: cat", "true: unknown",
+    ]  # fmt: skip
+    assert [axes.texts[0].get_text() for axes in (right, wrong, unknown)] == ["predicted: dog"] * 3
     assert [text.get_text() for text in bars.texts] == ["✓ dog", "75.0 %", "cat", "25.0 %"]
     assert [text.get_text() for text in wrong_bars.texts] == ["dog", "75.0 %", "✓ cat", "25.0 %"]
     assert bar_colors(bars) == [canvas.SKY, "#CCCCCC"]
@@ -70,8 +73,13 @@ def test_long_and_odd_names_stay_beside_their_percentage(tmp_path):
     for label, value in zip(texts[::2], texts[1::2], strict=True):
         with canvas._quiet():
             assert label.get_window_extent().x1 < value.get_window_extent().x0
-    assert drawing.axes[0].get_title().startswith("✓ Madagascar cat")
+    assert drawing.axes[0].get_title().startswith("✓ true: Madagascar")
     canvas.save(drawing, tmp_path / "p.png")
+
+
+def test_near_identical_images_are_counted_on_the_one_that_is_shown():
+    drawing = predictions.figure(digits(2), ["dog", "cat"], [CAT_DOG] * 2, [0, 3])
+    assert [len(drawing.axes[0].texts), drawing.axes[2].texts[1].get_text()] == [1, "+3 near-identical"]
 
 
 @pytest.mark.parametrize(

@@ -106,20 +106,19 @@ def _draw_predictions(run: Path, classifier: Classifier, target: Path, wished: W
 
 def _draw_mistakes(run: Path, classifier: Classifier, target: Path, wished: Wishes) -> Path:
     split = explaining.test_split(run)
-    wrong = explaining.mistakes(
-        responses_of(classifier, split), classifier.bundle.temperature, wished.count or COUNTS["mistakes"]
-    )
+    count = wished.count or COUNTS["mistakes"]
+    wrong, near = explaining.mistakes(split, responses_of(classifier, split), classifier.bundle.temperature, count)
     if not len(wrong):
         raise RunError(f"{run} makes no mistake on its {len(split)} test pictures", "", "there is nothing to draw")
-    return _guessed(classifier, Shown.of_split(split, wrong), target)
+    return _guessed(classifier, wrong, target, near)
 
 
-def _guessed(classifier: Classifier, shown: Shown, target: Path) -> Path:
+def _guessed(classifier: Classifier, shown: Shown, target: Path, near: Sequence[int] = ()) -> Path:
     from alexnet.visualize import predictions
 
     guesses = [list(p.guesses) for p in classifier.predict(list(shown.images))]
     truths = [None if label is None else classifier.classes[label] for label in shown.labels]
-    return predictions.draw(list(shown.images), truths, guesses, target)
+    return predictions.draw(list(shown.images), truths, guesses, target, near)
 
 
 def _draw_features(run: Path, classifier: Classifier, target: Path, wished: Wishes) -> Path:
@@ -155,10 +154,10 @@ def _draw_embedding(run: Path, classifier: Classifier, target: Path, wished: Wis
     shown = explaining.sample(run, wished.count or COUNTS["embedding"])
     found = embed(classifier.embed(list(shown.images)), wished.method)
     title = f"{len(shown)} test pictures as {classifier.network.features} sees them, by {found.method.upper()}"
-    note = f"Of each picture's ten nearest in feature space, {found.kept:.0%} are among its ten nearest here"
-    note += f" (by chance {found.by_chance:.1%})."
+    note = f"Of each picture's ten nearest in feature space, {100 * found.kept:.0f} % are among its ten nearest here"
+    note += f" (by chance {100 * found.by_chance:.1f} %)."
     if found.method == "pca":
-        note += f" The two axes hold {found.explained:.0%} of the variance."
+        note += f" The two axes hold {100 * found.explained:.0f} % of the variance."
     labels = np.array([-1 if label is None else label for label in shown.labels], np.int64)
     return embedding.draw(found.points, labels, classifier.classes, target, title, note)
 

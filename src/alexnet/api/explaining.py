@@ -11,6 +11,9 @@ from alexnet import recipe as recipes
 from alexnet.api.evaluating import store_of
 from alexnet.batches.transforms import center_views
 from alexnet.bundle import weights_sha256
+from alexnet.data import pixels
+from alexnet.data.doctor.looking import SIDE
+from alexnet.data.doctor.twins import twins
 from alexnet.data.store import Split, Store
 from alexnet.deploy.answers import Picture, named
 from alexnet.deploy.classifier import Classifier
@@ -22,6 +25,7 @@ from alexnet.evaluation.neighbors import Neighbors
 from alexnet.evaluation.responses import Responses
 from alexnet.evaluation.specialization import Specialization, specialization
 from alexnet.models.cuda_convnet import GraphNetwork
+from alexnet.visualize.canvas import shorten
 from alexnet.visualize.neighbors import Near, Row
 from alexnet.visualize.predictions import percent
 from alexnet.visualize.saliency import Looked
@@ -29,6 +33,8 @@ from alexnet.visualize.saliency import Looked
 Say = Callable[[str], None]
 Images = NDArray[np.uint8]  # [N, S, S, 3], in the stored form
 
+NAME = 28  # columns of a name in a heading
+LOOKED_THROUGH = 20  # mistakes in which near-identical ones are looked for, for each that is shown
 NEAREST = 6  # training pictures shown beside a picture, as in the paper
 
 
@@ -69,11 +75,23 @@ def test_split(run: Path) -> Split:
     return split
 
 
-def mistakes(responses: Responses, temperature: float, count: int) -> NDArray[np.int64]:
-    """The places of the wrong answers that were given with the highest probability, highest first: [≤ count]."""
+def mistakes(split: Split, responses: Responses, temperature: float, count: int) -> tuple[Shown, list[int]]:
+    """The wrong predictions of the highest probability, highest first, no two of them near-identical.
+
+    Returns at most ``count`` images, and how many near-identical mistakes each stands for besides itself.
+    """
     wrong = np.flatnonzero(~responses.correct)
     sure = probabilities(responses.log_probabilities[wrong], temperature).max(1) if len(wrong) else np.zeros(0)
-    return np.asarray(wrong[np.argsort(-sure, kind="stable")][:count], np.int64)
+    order = np.asarray(wrong[np.argsort(-sure, kind="stable")], np.int64)[: LOOKED_THROUGH * count]
+    images = split.gather(order)
+    thumbs = [pixels.fit(image, SIDE, "squash") for image in images]
+    small = np.full(len(order), min(images.shape[1:3]) < SIDE)
+    first = np.arange(len(order))  # the surest mistake that each is near-identical to
+    for a, b in twins(np.stack(thumbs), small) if len(thumbs) else ():
+        low, high = sorted((first[a], first[b]))
+        first[first == high] = low
+    kept, times = np.unique(first, return_counts=True)
+    return Shown.of_split(split, order[kept[:count]]), (times[:count] - 1).tolist()
 
 
 def look(classifier: Classifier, shown: Shown, of: str | None = None) -> list[Looked]:
@@ -94,10 +112,10 @@ def look(classifier: Classifier, shown: Shown, of: str | None = None) -> list[Lo
     ]
     found = []
     for i, (view, label, guess) in enumerate(zip(views, shown.labels, guesses.tolist(), strict=True)):
-        truth = "" if label is None else " (right)" if label == guess else f" (wrong: {classes[label]})"
-        kind = "first guess" if of is None else "asked for"
-        sure = percent(float(rows[i, guess]))
-        title = f"{kind} {classes[guess]}, {sure}{truth} · {Path(shown.names[i]).name}"
+        truth = "" if label is None else f", true: {shorten(classes[label], NAME)}"
+        kind = "predicted" if of is None else "evidence for"
+        title = f"{kind}: {shorten(classes[guess], NAME)} ({percent(float(rows[i, guess]))}){truth}"
+        title += f" · {shorten(Path(shown.names[i]).name, NAME)}"
         found.append(Looked(view, maps[0][i], maps[1][i], maps[2][i], title))
     return found
 
@@ -147,8 +165,8 @@ def color_note(found: Specialization | None) -> str:
     if found is None:
         return ""
     if len(found.towers) == 1:
-        return f"Color of the filters: {found.towers[0]:.0%} of their energy (untrained: 67 %)"
-    shares = ", ".join(f"tower {chr(ord('a') + i)} {share:.0%}" for i, share in enumerate(found.towers))
+        return f"Color of the filters: {100 * found.towers[0]:.0f} % of their energy (untrained: 67 %)"
+    shares = ", ".join(f"tower {chr(ord('a') + i)} {100 * share:.0f} %" for i, share in enumerate(found.towers))
     chance = f"as far apart by chance: p = {found.by_chance:.2g}"
     return f"Energy that answers color alone: {shares} (untrained: 67 % each); {chance}"
 

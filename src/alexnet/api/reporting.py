@@ -1,6 +1,6 @@
 """``report.html``: everything about a run on one page that a manager, a doctor and an engineer can each read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from alexnet.temporary import temporary_folder
 from alexnet.training import run as runs
 from alexnet.visualize import report as pages
 from alexnet.visualize import saliency as looks
+from alexnet.visualize.canvas import decimals
 from alexnet.visualize.neighbors import Row
 from alexnet.visualize.predictions import percent as likely
 
@@ -148,17 +149,18 @@ def _pictures(
 ) -> dict[str, Any]:
     order = np.random.default_rng(0).permutation(len(split)).astype(np.int64)
     shown = Shown.of_split(split, order[:PICTURES])
-    wrong = Shown.of_split(split, explaining.mistakes(numbers.responses, classifier.bundle.temperature, MISTAKES))
+    wrong, near = explaining.mistakes(split, numbers.responses, classifier.bundle.temperature, MISTAKES)
     some = Shown.of_split(split, order[:LOOKED])
     looked = [
-        {"title": one.title, "panels": [(pages.photograph(image), name) for image, name in
-                                        zip(looks.panels(one), looks.COLUMNS, strict=True)]}
+        {"title": one.title, "panels": [(pages.photograph(image), name + (f" ({remark})" if remark else ""))
+                                        for image, name, remark in
+                                        zip(looks.panels(one), looks.COLUMNS, looks.remarks(one), strict=True)]}
         for one in explaining.look(classifier, some)
     ]  # fmt: skip
     index, why = _index(run, classifier, store, quick, options)
     rows = [] if index is None else explaining.near(classifier, Shown.of_split(split, order[:ROWS]), index)
     return {
-        "pictures": _cards(classifier, shown), "mistakes": _cards(classifier, wrong) if len(wrong) else [],
+        "pictures": _cards(classifier, shown), "mistakes": _cards(classifier, wrong, near) if len(wrong) else [],
         "looked": looked, "looked_note": looks.NOTE.replace("\n", " "), "no_neighbors": why,
         "neighbors": [_row(row) for row in rows],
     }  # fmt: skip
@@ -173,29 +175,29 @@ def _index(run: Path, classifier: Classifier, store: Store, quick: bool, options
     return explaining.index_of(run, classifier, options.tell, options.progress, store), ""
 
 
-def _cards(classifier: Classifier, shown: Shown) -> list[dict[str, Any]]:
-    cards = []
-    for image, name, label, answer in zip(
-        shown.images, shown.names, shown.labels, classifier.predict(list(shown.images), top=3), strict=True
+def _cards(classifier: Classifier, shown: Shown, near: Sequence[int] = ()) -> list[dict[str, Any]]:
+    cards, answers = [], classifier.predict(list(shown.images), top=3)
+    for image, name, label, answer, copies in zip(
+        shown.images, shown.names, shown.labels, answers, near or [0] * len(shown), strict=True
     ):
         truth = "" if label is None else classifier.classes[label]
         words = ", ".join(f"{guess} ({likely(p)})" for guess, p in answer.guesses)
+        words = f"predicted: {words}" + (f"; +{copies} near-identical" if copies else "")
         cards.append({"image": pages.photograph(image), "alt": f"{truth}: {name}", "truth": truth, "words": words,
                       "right": answer.label == truth})  # fmt: skip
     return cards
 
 
 def _row(row: Row) -> list[dict[str, str]]:
-    mark = "✓" if row.guess == row.truth else "✗"
-    words = f"{mark} {row.guess}" + ("" if row.guess == row.truth else f", is {row.truth}")
     first = {
         "image": pages.photograph(row.picture, 112),
         "alt": f"a picture of {row.truth}",
-        "words": words,
+        "words": row.heading.replace("\n", ", "),
     }
+    number = decimals([one.distance for one in row.near])
     return [first] + [
         {"image": pages.photograph(one.picture, 112), "alt": f"training picture of {one.label}",
-         "words": f"{one.distance:.3g} · {one.label}"}
+         "words": f"{number(one.distance)} · {one.label}"}
         for one in row.near
     ]  # fmt: skip
 

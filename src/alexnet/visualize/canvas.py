@@ -2,9 +2,11 @@
 
 import functools
 import io
+import math
+import textwrap
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +74,25 @@ def fit(label: "Text", width: float) -> float:
             limit -= 1
             label.set_text(shorten(words, limit))
         return float(label.get_window_extent().width) / DPI
+
+
+def wrap(text: str, width: float, size: float) -> list[str]:
+    """``text`` in lines of at most ``width`` inches in letters of ``size`` points; its own line breaks stay."""
+    columns = max(10, int(width * 72 / (0.56 * size)))
+    return [line for part in text.split("\n") for line in textwrap.wrap(part, columns) or [""]]
+
+
+def numbers(values: Sequence[float], digits: int = 1) -> Callable[[float], str]:
+    """One format for all numbers of an axis on which ``values`` stand: never 0.0001 beside 1e-05."""
+    small = any(0 < abs(value) < 1e-4 for value in values)
+    return (lambda value: f"{value:.{digits}e}" if value else "0") if small else "{:g}".format
+
+
+def decimals(values: Sequence[float]) -> Callable[[float], str]:
+    """As many decimals for each of ``values`` as give the largest three digits: 1.90 beside 1.81."""
+    largest = max(map(abs, values), default=0.0)
+    places = 2 if not largest else max(0, 2 - math.floor(math.log10(largest)))
+    return lambda value: f"{value:.{places}f}"
 
 
 def _columns(text: str) -> int:

@@ -98,7 +98,8 @@ def _rate(axes: "Axes", rows: Rows) -> None:
         axes.set_ylim(0, 1.25 * max(rates) or 1)
     if len(set(rates)) == 1:
         axes.set_yticks([0, rates[0]])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    number = canvas.numbers(rates, 0 if axes.get_yscale() == "log" else 1)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 
 def _line(axes: "Axes", rows: Rows, name: str, label: str, style: Style) -> None:

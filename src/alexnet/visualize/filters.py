@@ -19,6 +19,7 @@ NARROWEST = 800  # pixels of the figure: room for the caption
 MARGIN, LABEL, TITLE, CAPTION = 36, 44, 76, 76  # pixels around the grid; LABEL is the column of tower names
 GAP = 5  # pixels between filters
 SEAM = 26  # pixels between towers
+LINE = 26  # pixels of a line of the caption; CAPTION has room for two
 
 
 def draw(weights: NDArray[np.floating[Any]], towers: int, path: Path | str, note: str = "") -> Path:
@@ -36,17 +37,18 @@ def figure(weights: NDArray[np.floating[Any]], towers: int, note: str = "") -> "
     grids = [_grid(part, columns) for part in np.split(shades(weights), towers)]
     height, width = grids[0].shape[:2]
     across = max(NARROWEST, MARGIN + LABEL + width + MARGIN)
-    down = TITLE + towers * height + (towers - 1) * SEAM + CAPTION
+    lines = canvas.wrap(_caption(weights.shape[1]) + (f"\n{note}" if note else ""), (across - MARGIN) / canvas.DPI, 8)
+    foot = CAPTION + LINE * max(0, len(lines) - 2)
+    down = TITLE + towers * height + (towers - 1) * SEAM + foot
     drawing = canvas.new_figure(across / canvas.DPI, down / canvas.DPI, constrained=False)
     left = (across - width) // 2
     for tower, grid in enumerate(grids):
-        bottom = CAPTION + (towers - 1 - tower) * (height + SEAM)
+        bottom = foot + (towers - 1 - tower) * (height + SEAM)
         drawing.figimage(grid, xo=left, yo=bottom)  # pixel on pixel: nothing is resampled
         if towers > 1:
             _text(drawing, left - 24, bottom + height / 2, f"tower {chr(ord('a') + tower)}", 10, rotation=90)
     _text(drawing, across / 2, down - TITLE / 2, _title(weights.shape), 12)
-    caption = _caption(weights.shape[1]) + (f"\n{note}" if note else "")
-    _text(drawing, across / 2, CAPTION / 2, caption, 8, color=canvas.GRAY)
+    _text(drawing, across / 2, foot / 2, "\n".join(lines), 8, color=canvas.GRAY)
     return drawing
 
 

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 MOST = 12  # rows of one page
 NOTE = (
-    "Left: a picture and the first guess. Right: the nearest training pictures,\n"
+    "Left: a test image, its prediction and its true class. Right: the nearest training pictures,\n"
     "each with its distance and its class; red where that is another one."
 )
-SIDE, GAP, WORDS, APART, MARGIN, LEGEND = 1.15, 0.1, 0.3, 0.3, 0.2, 0.5  # inches
+SIDE, GAP, WORDS, MARGIN, LEGEND = 1.15, 0.1, 0.3, 0.2, 0.5  # inches
+LEFT = 2.2  # inches of the first column, which has room for the names of two classes
 
 
 class Near(NamedTuple):
@@ -37,6 +38,13 @@ class Row(NamedTuple):
     guess: str
     near: Sequence[Near]
 
+    @property
+    def heading(self) -> str:
+        """Two lines: the prediction and the true class."""
+        if self.truth is None:
+            return f"predicted: {self.guess}"
+        return f"{'✓' if self.guess == self.truth else '✗'} predicted: {self.guess}\ntrue: {self.truth}"
+
 
 def draw(rows: Sequence[Row], path: Path | str) -> Path:
     """Draw 1 to 12 rows. Raises DataError."""
@@ -48,27 +56,29 @@ def figure(rows: Sequence[Row]) -> "Figure":
     if not 1 <= len(rows) <= MOST:
         raise DataError(f"{len(rows)} pictures on one page", f"1 to {MOST}", "draw several pages")
     across = max(len(row.near) for row in rows)
-    width = 2 * MARGIN + SIDE + APART + across * (SIDE + GAP)
+    width = 2 * MARGIN + LEFT + across * (SIDE + GAP)
     height = len(rows) * (SIDE + WORDS + GAP) + LEGEND + MARGIN
     drawing = canvas.new_figure(width, height, constrained=False)
+    number = canvas.decimals([one.distance for row in rows for one in row.near])
     for index, row in enumerate(rows):
         y = height - MARGIN - index * (SIDE + WORDS + GAP) - SIDE
         known = row.truth is not None
-        mark, color = ("✓", canvas.GREEN) if row.guess == row.truth else ("✗", canvas.VERMILION)
-        words = row.guess if not known else f"{mark} {row.guess}" + ("" if mark == "✓" else f", is {row.truth}")
-        _cell(drawing, row.picture, MARGIN, y, words, color if known else canvas.GRAY)
+        color = canvas.GREEN if row.guess == row.truth else canvas.VERMILION if known else canvas.GRAY
+        _cell(drawing, row.picture, MARGIN, y, row.heading, color, LEFT - GAP)
         wanted = row.truth if known else row.guess
         for place, one in enumerate(row.near):
-            x = MARGIN + SIDE + APART + place * (SIDE + GAP)
+            x = MARGIN + LEFT + place * (SIDE + GAP)
             other = one.label != wanted
-            _cell(drawing, one.picture, x, y, f"{one.distance:.3g} · {one.label}",
+            _cell(drawing, one.picture, x, y, f"{number(one.distance)} · {one.label}",
                   canvas.VERMILION if other else canvas.GRAY)  # fmt: skip
     drawing.text(0.5, LEGEND / 2 / height, NOTE, ha="center", va="center", size=8, color=canvas.GRAY, linespacing=1.4)
     return drawing
 
 
-def _cell(drawing: "Figure", picture: NDArray[np.uint8], x: float, y: float, words: str, color: str) -> None:
-    """A picture with its lower left corner at (x, y) inches, and words below it."""
+def _cell(
+    drawing: "Figure", picture: NDArray[np.uint8], x: float, y: float, words: str, color: str, room: float = SIDE
+) -> None:
+    """A picture with its lower left corner at (x, y) inches, and below it words in ``room`` inches."""
     width, height = drawing.get_size_inches()
     axes = drawing.add_axes((x / width, y / height, SIDE / width, SIDE / height))
     axes.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) <= 32 else "antialiased")
@@ -76,7 +86,6 @@ def _cell(drawing: "Figure", picture: NDArray[np.uint8], x: float, y: float, wor
     axes.set_yticks([])
     axes.spines[:].set_color(color)
     axes.spines[:].set_linewidth(1.5 if color != canvas.GRAY else 0.5)
-    label = drawing.text(
-        (x + SIDE / 2) / width, (y - 0.14) / height, words, ha="center", va="center", size=7.5, color=color
-    )
-    canvas.fit(label, SIDE)
+    for line, text in enumerate(words.split("\n")):
+        place = x / width, (y - 0.11 - 0.13 * line) / height
+        canvas.fit(drawing.text(*place, text, ha="left", va="center", size=7.5, color=color), room)

@@ -20,22 +20,26 @@ Guesses = Sequence[tuple[str, float]]
 
 MOST = 30  # pictures on one page
 SHOWN = 5  # guesses of each
-SIDE, HEADING, BAR, GAP, SPACE, LEGEND = 2.1, 0.36, 0.2, 0.06, 0.2, 0.4  # inches; SPACE is between pictures
+SIDE, HEADING, BAR, GAP, SPACE, LEGEND = 2.1, 0.54, 0.2, 0.06, 0.2, 0.4  # inches; SPACE is between pictures
 SMALL = 64  # pixels: a picture up to this side is shown with hard pixels
 
 
 def draw(
-    pictures: Sequence[Picture] | Picture, truths: Sequence[str | None], guesses: Sequence[Guesses], path: Path | str
-) -> Path:
+    pictures: Sequence[Picture] | Picture, truths: Sequence[str | None], guesses: Sequence[Guesses], path: Path | str,
+    near: Sequence[int] = (),
+) -> Path:  # fmt: skip
     """Draw 1 to 30 ``pictures`` (uint8 [H, W, 3]) to a PNG, each with its five likeliest guesses as bars.
 
     ``truths`` are the true classes, None where unknown; ``guesses`` are (class, probability from 0 to 1), in any
-    order. Raises DataError.
+    order; ``near`` tells how many near-identical pictures each stands for besides itself. Raises DataError.
     """
-    return canvas.save(figure(pictures, truths, guesses), path)
+    return canvas.save(figure(pictures, truths, guesses, near), path)
 
 
-def figure(pictures: Sequence[Picture] | Picture, truths: Sequence[str | None], guesses: Sequence[Guesses]) -> "Figure":
+def figure(
+    pictures: Sequence[Picture] | Picture, truths: Sequence[str | None], guesses: Sequence[Guesses],
+    near: Sequence[int] = (),
+) -> "Figure":  # fmt: skip
     """The drawing before it is written."""
     _check(pictures, truths, guesses)
     across, bars = grid_columns(len(pictures)), min(SHOWN, max(map(len, guesses)))
@@ -45,9 +49,14 @@ def figure(pictures: Sequence[Picture] | Picture, truths: Sequence[str | None], 
     for index, (picture, truth, ranked) in enumerate(zip(pictures, truths, map(rank, guesses), strict=True)):
         x = SPACE + index % across * (SIDE + SPACE)
         y = height - index // across * cell - HEADING - SIDE  # lower edge of the picture
-        _picture(_axes(drawing, x, y, SIDE), picture, truth, ranked)
+        axes = _axes(drawing, x, y, SIDE)
+        _picture(axes, picture, truth, ranked)
+        if index < len(near) and near[index]:
+            axes.text(0.97, 0.03, f"+{near[index]} near-identical", transform=axes.transAxes, ha="right", va="bottom",
+                      size=7, color="white", bbox={"boxstyle": "round,pad=0.2", "facecolor": "black", "alpha": 0.7,
+                                                   "edgecolor": "none"})  # fmt: skip
         _bars(_axes(drawing, x, y - GAP - BAR * bars, BAR * bars), truth, ranked, bars)
-    legend = "✓ right   ✗ wrong" + ("\n" if across == 1 else "   ") + "blue: the true class"
+    legend = "✓ right   ✗ wrong" + ("\n" if across == 1 else "   ") + "bars: predicted; blue: the true class"
     drawing.text(0.5, LEGEND / 2 / height, legend, ha="center", va="center", size=8, color=canvas.GRAY)
     return drawing
 
@@ -66,8 +75,8 @@ def grid_columns(count: int) -> int:
 def verdict(truth: str | None, ranked: list[tuple[str, float]]) -> tuple[str, str]:
     """Heading of a picture and its color: ✓ right, ✗ wrong, told by sign and not by color alone."""
     if truth is None:
-        return "unlabeled", canvas.GRAY
-    return (f"✓ {truth}", canvas.GREEN) if ranked[0][0] == truth else (f"✗ {truth}", canvas.VERMILION)
+        return "true: unknown", canvas.GRAY
+    return (f"✓ true: {truth}", canvas.GREEN) if ranked[0][0] == truth else (f"✗ true: {truth}", canvas.VERMILION)
 
 
 def _axes(drawing: "Figure", x: float, y: float, tall: float) -> "Axes":
@@ -84,7 +93,12 @@ def _picture(axes: "Axes", picture: Picture, truth: str | None, ranked: list[tup
     axes.set_anchor("S")
     heading, color = verdict(truth, ranked)
     weight = "normal" if truth is None else "bold"
-    canvas.fit(axes.set_title(heading, size=10, color=color, fontweight=weight, pad=5), SIDE)
+    canvas.fit(axes.set_title(heading, size=10, color=color, fontweight=weight, pad=18), SIDE)
+    below = axes.annotate(
+        f"predicted: {ranked[0][0]}", (0.5, 1), xycoords="axes fraction", xytext=(0, 5), textcoords="offset points",
+        ha="center", va="bottom", size=9, color=color,
+    )  # fmt: skip
+    canvas.fit(below, SIDE)
 
 
 def _bars(axes: "Axes", truth: str | None, ranked: list[tuple[str, float]], bars: int) -> None:

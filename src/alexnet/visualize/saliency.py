@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST = 12  # pictures on one page
-TITLE = 92  # columns of a row's title
+TITLE = 118  # columns of a row's title
 SIDE, HEADING, GAP, LEGEND, MARGIN = 2.0, 0.34, 0.12, 0.72, 0.2  # inches
 COLUMNS = ("what the network sees", "data gradient", "Grad-CAM", "occlusion")
 NOTE = (
@@ -53,11 +53,14 @@ def figure(looked: Sequence[Looked]) -> "Figure":
             axes = drawing.add_axes((x / width, y / height, SIDE / width, SIDE / height))
             axes.imshow(image, interpolation="nearest" if len(image) <= 64 else "antialiased")
             axes.set_axis_off()
+            if remark := remarks(one)[column]:
+                axes.text(0.5, 0.04, remark, transform=axes.transAxes, ha="center", va="bottom", size=7.5,
+                          color="white", linespacing=1.3)  # fmt: skip
             if not index:
                 drawing.text((x + SIDE / 2) / width, (height - 0.2) / height, name, ha="center", va="center",
                              size=9, color=canvas.GRAY)  # fmt: skip
         drawing.text(
-            MARGIN / width, (y + SIDE + 0.1) / height, canvas.shorten(one.title, TITLE), size=9.5, color=canvas.INK
+            MARGIN / width, (y + SIDE + 0.1) / height, canvas.shorten(one.title, TITLE), size=9, color=canvas.INK
         )
     drawing.text(0.5, LEGEND / 2 / height, NOTE, ha="center", va="center", size=8, color=canvas.GRAY, linespacing=1.5)
     return drawing
@@ -66,6 +69,16 @@ def figure(looked: Sequence[Looked]) -> "Figure":
 def panels(one: Looked) -> list[NDArray[np.uint8]]:
     """The picture and its three maps as pictures: uint8 [S, S, 3] each."""
     return [one.picture, spread(one.gradient), heat(one.picture, one.grad_cam), sided(one.picture, one.occlusion)]
+
+
+def remarks(one: Looked) -> list[str]:
+    """A remark on each panel; empty where its map has something to show."""
+    return [
+        "",
+        "" if one.gradient.any() else "all 0: no pixel\nchanges the score",
+        "" if one.grad_cam.any() else "all 0: nothing in the last\nmaps speaks for this class",
+        "" if one.occlusion.any() else "all 0: hiding a part\nchanges nothing",
+    ]
 
 
 def spread(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
