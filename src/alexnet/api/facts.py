@@ -15,6 +15,7 @@ from alexnet.api.stores import data_of_run, options_of_run
 from alexnet.bundle import Bundle, find, weights_sha256
 from alexnet.bundle.seal import read_config
 from alexnet.data.doctor.findings import Report as Diagnosis
+from alexnet.data.doctor.looking import Phases
 from alexnet.data.options import DataOptions
 from alexnet.data.selection import regrouped
 from alexnet.data.sources import is_store
@@ -68,7 +69,7 @@ def count(bundle: Bundle, responses: Responses) -> Numbers:
 
 
 def diagnose(
-    about: Mapping[str, Any], store: Store, bundle: Bundle, options: DataOptions
+    about: Mapping[str, Any], store: Store, bundle: Bundle, options: DataOptions, progress: Phases | None = None
 ) -> tuple[Diagnosis | None, str]:
     """The doctor's report on what a run was trained on (``about``: its run.json), or None and why there is none.
 
@@ -101,8 +102,7 @@ def diagnose(
         for name, origins in used.items()
     }
     allowed = options.allow_truncated
-    bar = options.progress
-    return examine(source, faults, splits=splits, allow_truncated=allowed, progress=lambda _phase: bar), ""
+    return examine(source, faults, splits=splits, allow_truncated=allowed, progress=progress), ""
 
 
 def made_of(about: dict[str, Any], bundle: Bundle, recipe: Recipe, store: Store) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from alexnet.api.provenance import note_test, of_bundle
 from alexnet.api.verdict import interval, learned, percent, verdict
 from alexnet.batches.loader import choose_device
 from alexnet.data.doctor.findings import Report as Diagnosis
+from alexnet.data.doctor.looking import Phases
 from alexnet.data.options import DataOptions
 from alexnet.data.remote import local_path
 from alexnet.data.store import Split, Store, recorded
@@ -42,12 +43,14 @@ def report(
     quick: bool = False,
     device: str = "auto",
     options: DataOptions | None = None,
+    progress: Phases | None = None,
 ) -> Path:
     """Write the report of a run and return its path: ``report.html`` in the run's folder, or ``path``.
 
     ``store`` is where its prepared pictures lie now, if they were moved. ``doctor``: examine the pictures themselves,
     if they are at hand. ``quick`` leaves out what would take long: the doctor on many pictures, an index of neighbors
-    that is not there yet. Raises :class:`RunError`, :class:`BundleError`, :class:`DataError`.
+    that is not there yet. ``progress`` makes the progress bar of each phase, from its name. Raises
+    :class:`RunError`, :class:`BundleError`, :class:`DataError`.
     """
     run, options = local_path(run), options or DataOptions()
     target = local_path(path) if path else run / "report.html"
@@ -65,7 +68,7 @@ def report(
     why = "alexnet report examines it" if doctor else "it was left out on purpose"
     diagnosis = None
     if doctor and (not quick or total <= FEW):
-        diagnosis, why = facts.diagnose(about, opened, classifier.bundle, options)
+        diagnosis, why = facts.diagnose(about, opened, classifier.bundle, options, progress)
     values = {
         "title": f"{classifier.network.name} on {classifier.bundle.data.get('name', run.name)}",
         "subtitle": f"Report of {run.resolve().name}: what was trained, how good it is, and why one may believe it.",
@@ -79,7 +82,7 @@ def report(
         "again": facts.again(run, about, classifier.bundle, recipe, opened),
     }
     values |= _tables(numbers, classifier.classes) | _sureness(numbers)
-    values |= _pictures(run, classifier, split, numbers, opened, quick, options)
+    values |= _pictures(run, classifier, split, numbers, opened, quick, options.tell, progress)
     values |= {
         "charts": _charts(run, classifier, numbers),
         "color": explaining.color_note(explaining.color_of(classifier)),
@@ -145,7 +148,14 @@ def _sureness(numbers: Numbers) -> dict[str, Any]:
 
 
 def _pictures(
-    run: Path, classifier: Classifier, split: Split, numbers: Numbers, store: Store, quick: bool, options: DataOptions
+    run: Path,
+    classifier: Classifier,
+    split: Split,
+    numbers: Numbers,
+    store: Store,
+    quick: bool,
+    say: Callable[[str], None],
+    progress: Phases | None,
 ) -> dict[str, Any]:
     order = np.random.default_rng(0).permutation(len(split)).astype(np.int64)
     shown = Shown.of_split(split, order[:PICTURES])
@@ -157,7 +167,7 @@ def _pictures(
                                         zip(looks.panels(one), looks.COLUMNS, looks.remarks(one), strict=True)]}
         for one in explaining.look(classifier, some)
     ]  # fmt: skip
-    index, why = _index(run, classifier, store, quick, options)
+    index, why = _index(run, classifier, store, quick, say, progress)
     rows = [] if index is None else explaining.near(classifier, Shown.of_split(split, order[:ROWS]), index)
     return {
         "pictures": _cards(classifier, shown), "mistakes": _cards(classifier, wrong, near) if len(wrong) else [],
@@ -166,13 +176,15 @@ def _pictures(
     }  # fmt: skip
 
 
-def _index(run: Path, classifier: Classifier, store: Store, quick: bool, options: DataOptions) -> tuple[Any, str]:
+def _index(
+    run: Path, classifier: Classifier, store: Store, quick: bool, say: Callable[[str], None], progress: Phases | None
+) -> tuple[Any, str]:
     """The index of neighbors, or None and why there is none."""
     rate = classifier.bundle.metrics.get("test", {}).get("images_per_second") or 1e-9
     count = len(store.split("train"))
     if quick and not (run / INDEX).is_file() and count / rate > SECONDS:
         return None, f"There is no index of the {count:,} training pictures yet: alexnet report {run} makes it."
-    return explaining.index_of(run, classifier, options.tell, options.progress, store), ""
+    return explaining.index_of(run, classifier, say, progress("indexing") if progress else None, store), ""
 
 
 def _cards(classifier: Classifier, shown: Shown, near: Sequence[int] = ()) -> list[dict[str, Any]]:

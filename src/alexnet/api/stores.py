@@ -10,6 +10,7 @@ from alexnet.data.prepare import prepare as prepare_store
 from alexnet.data.remote import Remote, is_address
 from alexnet.data.sources import Source, is_store
 from alexnet.data.store import Store
+from alexnet.errors import counted
 from alexnet.recipe import Recipe
 
 
@@ -68,7 +69,7 @@ def prepare(
         bad=options.bad, allow_truncated=options.allow_truncated, progress=options.progress, say=options.say, **how,
     )  # fmt: skip
     if store.skipped:
-        options.tell(f"{store.skipped} unusable pictures were left out; {store.path / 'skipped.jsonl'} lists them")
+        options.tell(f"left out: {counted(store.skipped, 'unusable image')}, listed in {store.path / 'skipped.jsonl'}")
     if not is_address(path):
         return store
     Remote(str(path)).send(folder, options.tell)

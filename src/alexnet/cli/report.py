@@ -33,13 +33,18 @@ def report(words: list[str]) -> int:
     options = api.DataOptions(
         given.source.data_root, given.source.download, group_column=given.source.group_column,
         group_pattern=given.source.group_pattern, exclude=given.source.exclude,
-        layout=arguments.layout_options(given.source), progress=show.Progress("looking"),
-        say=show.say,
+        layout=arguments.layout_options(given.source), say=show.say,
     )  # fmt: skip
     arguments.choose_cache()
     print(
         api.report(
-            given.run, given.output, store=given.store, doctor=given.doctor, device=given.device, options=options
+            given.run,
+            given.output,
+            store=given.store,
+            doctor=given.doctor,
+            device=given.device,
+            options=options,
+            progress=show.Progress,
         )
     )
     return 0

@@ -42,9 +42,11 @@ def figure(
         own = points[labels == k]
         color, mark, hollow = style(k)
         if hollow:
-            axes.scatter(*own.T, s=16, marker=mark, facecolors="none", edgecolors=color, alpha=0.8, linewidths=0.9)
+            axes.scatter(
+                own[:, 0], own[:, 1], s=16, marker=mark, facecolors="none", edgecolors=color, alpha=0.8, linewidths=0.9
+            )
         else:
-            axes.scatter(*own.T, s=16, marker=mark, color=color, alpha=0.6, linewidths=0)
+            axes.scatter(own[:, 0], own[:, 1], s=16, marker=mark, color=color, alpha=0.6, linewidths=0)
     _legend(axes, np.unique(labels[labels >= 0]).tolist(), classes)
     axes.set_xticks([])
     axes.set_yticks([])

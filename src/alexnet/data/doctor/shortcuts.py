@@ -84,7 +84,7 @@ def check_shortcuts(
     for name, table in tables.items():
         reached[name] = _reach(table, labels, together)
         if progress is not None:
-            progress(len(reached), len(tables))
+            progress(len(reached) * len(chosen) // len(tables), len(chosen))
     chance = 1 / classes
     numbers = {"chance": chance, "reached": {name: _plain(one, chance) for name, one in reached.items()}}
     values = ", ".join(f"{name} {_percents(one)}" for name, one in reached.items()) or "nothing"
