@@ -85,3 +85,22 @@ alexnet predict RUN "my cat.png" \\
         ["alexnet", "train", "digits"],
         ["alexnet", "predict", "RUN", "my cat.png", "--top", "5"],
     ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_a_heading_lead_to_one(page):
+    """As GitHub makes anchors: lower case, without punctuation, a hyphen for each space."""
+    for target, anchor in re.findall(r"\]\(([^)\s#:]*)#([^)\s]+)\)", FENCE.sub("", read(page))):
+        headings = re.findall(r"^#+ (.+)$", FENCE.sub("", read(page.parent / target if target else page)), re.MULTILINE)
+        anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+        assert anchor in anchors, f"{page.name}: {target}#{anchor}"
+
+
+def test_the_documented_bundle_versions_are_those_of_the_code():
+    from alexnet.bundle.seal import COMPRESSED, VERSION
+
+    documented = re.search(
+        r"`alexnet-bundle`, version (\d+) \((\d+) where weights are compressed\)", read(ROOT / "docs/using.md")
+    )
+    assert documented
+    assert tuple(map(int, documented.groups())) == (VERSION, COMPRESSED)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet.data import pixels, resize
+from alexnet.models import kernel
 
 from .test_pixels import slow_resize
 
@@ -52,6 +53,18 @@ def test_the_pixels_are_pillows(height, width, how):
         ours, pillows = both(picture(height, width), size, how)
         assert np.array_equal(ours, pillows), (size, how)
         assert ours.flags.writeable and ours.shape == (size, size, 3)
+
+
+def test_the_networks_kernels_have_a_switch_of_their_own():
+    wanted = kernel.wanted()
+    try:
+        kernel.use(False)
+        assert resize.in_use()
+        kernel.use(True)
+        resize.use(False)
+        assert kernel.wanted() and not resize.in_use()
+    finally:
+        kernel.use(wanted)
 
 
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 300), st.sampled_from(["crop", "pad", "squash"]))

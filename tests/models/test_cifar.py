@@ -50,11 +50,11 @@ def test_other_pictures():
 CONVOLUTIONS = {"conv1": 2_432, "conv2": 25_632, "conv3": 51_264}
 FILES = {
     "cifar_80sec": (
-        32, "conv1 pool1 relu1 conv2 relu2 pool2 conv3 relu3 pool3 flatten fc64 relu64 fc10",
+        32, "conv1 relu1 pool1 conv2 relu2 pool2 conv3 relu3 pool3 flatten fc64 relu64 fc10",
         CONVOLUTIONS | {"fc64": 65_600, "fc10": 650}, {"fc64": 0.1, "fc10": 0.1},
     ),
     "cifar_19pct": (
-        32, "conv1 pool1 relu1 conv2 relu2 pool2 conv3 relu3 pool3 flatten fc10",
+        32, "conv1 relu1 pool1 conv2 relu2 pool2 conv3 relu3 pool3 flatten fc10",
         CONVOLUTIONS | {"fc10": 10_250}, {"fc10": 0.01},
     ),
     "cifar_13pct": (

@@ -107,6 +107,13 @@ def test_the_plan_of_rates(name):
     assert (found[0][1] / start, found[-1][1] / start) == pytest.approx((first, last))
 
 
+def test_color_noise_is_credited_to_text_and_code_apart():
+    """The paper prints eigenvalues of the covariance, the code has their roots; both recipes compute the code's."""
+    assert "eigenvalues as printed" in source("paper", "color_noise")
+    assert source("code2012", "color_noise").startswith("2012 code")
+    assert "standard deviations" in source("code2012", "color_noise")
+
+
 def test_what_the_2012_code_does_besides():
     code = named("code2012")
     assert (code.noise_until, code.noise_divide, code.freeze, code.freeze_from) == (67, True, "conv1", 72)

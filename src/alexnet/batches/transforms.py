@@ -124,10 +124,11 @@ def resize(images: Tensor, side: int) -> Tensor:
 def draw_colors(recipe: Recipe, numbers: NDArray[np.float64], statistics: Statistics, epoch: int = 0) -> Colors:
     """Color changes of the recipe's training views in an epoch (from 0). ``numbers`` [N, ≥14] uniform.
 
-    Noise (paper, 4.1): every pixel of a view gets Σ_i axis_i · σ_i · n_i with n ~ N(0, color_noise²), one draw a
-    view. σ are standard deviations in gray levels: ImageNet's are 121.8, 37.1 and 19.7, so the paper's 0.1 is noise
-    of 12, 4 and 2 gray levels. With ``noise_divide`` the view is divided by 1 + color_noise, so that its numbers are
-    spread about as widely as those of a view without noise, which is what the network is tested on (2012 code).
+    Noise: every pixel of a view gets Σ_i axis_i · σ_i · n_i with n ~ N(0, color_noise²), one draw a view. σ are the
+    pixels' standard deviations along the axes in gray levels, as in the 2012 code: ImageNet's are 121.8, 37.1 and
+    19.7, so 0.1 is noise of 12, 4 and 2 gray levels. (The paper, 4.1, prints eigenvalues of the covariance, σ².) With
+    ``noise_divide`` the view is divided by 1 + color_noise, so that its numbers are spread about as widely as those of
+    a view without noise, which is what the network is tested on (2012 code).
     """
     offset = matrix = None
     noisy = recipe.color_noise > 0 and not 0 < recipe.noise_until <= epoch

@@ -106,7 +106,8 @@ CLAIMS = {
         ),
         Claim(
             "towers", "3.2",
-            "two towers reduce top-1 and top-5 error by 1.7 and 1.2 points against one with half of the kernels",
+            "two towers reduce top-1 and top-5 error by 1.7 and 1.2 points against one with half of the kernels "
+            "(ILSVRC-2010)",
             "error",
             (_NET, Arm("half of the kernels", "alexnet_small_half", "alexnet_half"),
              Arm("one tower of equal cost", "alexnet_small_single", "")),

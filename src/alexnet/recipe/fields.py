@@ -44,7 +44,7 @@ class Recipe:
     far_edge: bool = True  # may a crop reach the far edge? 256 − 224: 33 offsets (2012 code), 32 without (paper, 4.1)
     crops_shared: int = 1  # consecutive pictures of an epoch's order with one offset and mirror (2012 code: 32)
     mirror: bool = True  # left and right swapped in half of the views (paper, 4.1); off for digits and letters
-    color_noise: float = 0.1  # std of the noise along the color axes, in their standard deviations (paper, 4.1)
+    color_noise: float = 0.1  # std of noise along the color axes × the pixels' std there (2012 code; paper: × variance)
     noise_until: int = 0  # epoch from which there is no color noise any more (net 145: 67); 0: there always is
     noise_divide: bool = False  # is a view with noise divided by 1 + color_noise? (2012 code: yes)
     color_jitter: float = 0.25  # brightness, contrast and saturation each times 1 ± this, uniformly

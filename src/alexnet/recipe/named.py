@@ -35,7 +35,8 @@ PAPER: Told = (
     | _SINGLE
     | _all("paper, 3", model="alexnet")
     | _all("paper, 2", stored_size=256, fit="crop", mean="image")
-    | _all("paper, 4.1", crop="random", mirror=True, color_noise=0.1)
+    | _all("paper, 4.1", crop="random", mirror=True)
+    | _all("paper, 4.1: 0.1; × standard deviations as the 2012 code, not × eigenvalues as printed", color_noise=0.1)
     | _all("paper, 4.1: 2048 views, 32 × 32 × 2", far_edge=False)
     | _all("paper, 4.1: of each image", crops_shared=1)
     | _all("paper, 4.1: no end is told", noise_until=0)
@@ -58,6 +59,7 @@ CODE2012: Told = (
     | _all(f"{_NET}: 0.01, conv3 to conv5 0.03", initialization="own")
     | _all(f"{_PROVIDER}: 2178 views, 33 × 33 × 2", far_edge=True)
     | _all(_PROVIDER, crops_shared=32, noise_divide=True, mean="center")
+    | _all(f"{_PROVIDER}: 0.1 × standard deviations", color_noise=0.1)
     | _all(_PARAMS, bias_rate=2.0, bias_decay=False)
     | _all(f"{_PARAMS}: epsB stays", bias_lowered=False)
     | _all("2012 code, net 145 as logged", epochs=91, schedule="steps", drops=(25, 51, 79), noise_until=67)

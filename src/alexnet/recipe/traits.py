@@ -30,7 +30,7 @@ TOPICS = {
     "dropout": "where units are dropped",
     "pooling": "window and stride",
     "parameters": "numbers that learn, at 1000 classes",
-    "published": "errors on the ILSVRC-2012 validation pictures, top-1 / top-5",
+    "published": "errors on the ILSVRC-2012 validation pictures unless another set is named, top-1 / top-5",
 }
 
 _NET = "2012 code, layers-145"
@@ -78,7 +78,7 @@ _ONE_TOWER = _PAPER | {
     "weight std": Trait("0.01, conv3 to conv5 0.03", _HALF_NET),
     "norm scope": Trait("all channels", f"{_HALF_NET}: there is one tower"),
     "parameters": Trait("59,798,312", _HALF_NET),
-    "published": Trait("1.7 / 1.2 % more than two towers", "paper, 3.2"),
+    "published": Trait("1.7 / 1.2 points more than two towers, ILSVRC-2010 test", "paper, 3.2"),
 }
 
 
