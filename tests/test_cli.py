@@ -73,7 +73,7 @@ def test_training_ends_with_a_table_and_says_where_everything_lies(home):
     ):
         assert word in out, word
     assert f"preparing into {home / 'cache'}" in err
-    assert "1 unusable pictures were left out" in err
+    assert "left out: 1 unusable image, listed in" in err
     assert "epoch   1  train loss" in err
     assert "broken.jpg" in next((home / "cache").glob("*/skipped.jsonl")).read_text()
 
