@@ -128,8 +128,9 @@ def test_a_signal_sets_the_flag_and_handlers_come_back(number, capfd):
         assert stop.signal == 0
         os.kill(os.getpid(), number)
         assert stop.signal == number
-        os.kill(os.getpid(), signal.SIGTERM)  # impatience changes nothing
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # there was no handler before
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
         assert stop.signal == number
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert capfd.readouterr().err.count("finishing the step and saving") == 1

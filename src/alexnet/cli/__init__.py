@@ -7,6 +7,7 @@ Results go to standard output, everything else to standard error. Exit status: 0
 import glob
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet import recipe as recipes
-from alexnet.cli import arguments, honest, import_weights, layers, scaling, ship, show
+from alexnet.cli import arguments, honest, import_weights, layers, scaling, ship, show, signals
 from alexnet.cli.bench import bench
 from alexnet.cli.claims import claims
 from alexnet.cli.compress import compress
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit status."""
-    sys.exit(run(list(sys.argv[1:] if words is None else words)))
+    words = list(sys.argv[1:] if words is None else words)
+    if words[:1] != ["serve"]:  # it has handlers of its own
+        signals.handle()
+    sys.exit(run(words))
 
 
 def run(words: list[str]) -> int:
@@ -52,8 +56,9 @@ def _run(words: list[str]) -> int:
         return _fail(str(error), 2)
     except AlexNetError as error:
         return _fail(reason(error), 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on where it can", 130)
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        return _fail("interrupted; the same command goes on where it can", 128 + number)
     except BrokenPipeError:  # `alexnet … | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -7,8 +7,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,12 +89,15 @@ class Stop:
 
     signal: int = 0
     save: bool = False
+    before: dict[int, Any] = field(default_factory=dict)  # the handlers that were there
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:
-        """The signal handler: notes the first signal and does nothing else; later ones change nothing."""
+        """The signal handler: notes the first signal; later ones go to the handler that was there before, if any."""
         if not self.signal:
             self.signal = number
-            os.write(2, b"\nfinishing the step and saving; a moment ...\n")
+            os.write(2, b"\nfinishing the step and saving; a second signal stops without saving\n")
+        elif callable(handler := self.before.get(number)):
+            handler(number, frame)
 
     def ask_save(self, number: int, frame: FrameType | None = None) -> None:
         """The handler of SIGUSR1: a checkpoint after this step."""
@@ -106,7 +110,8 @@ def stop_on_signals() -> Iterator[Stop]:
 
     Outside the main thread, where Python allows no handlers, the flags just never rise.
     """
-    stop, before = Stop(), {}
+    stop = Stop()
+    before = stop.before
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, stop.ask)

@@ -1,0 +1,130 @@
+"""The first signal interrupts a command, the second one ends it at once: whatever it waits for."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from alexnet.data.prepare import prepare
+from alexnet.data.sources import open_source
+from tests.data.object_server import served
+
+# A command that never ends: its main thread waits for a worker, or is inside a library that no signal interrupts.
+HANGING = """
+import ctypes, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from alexnet import cli
+
+def worker(words):
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(threading.Event().wait)
+        print("ready", flush=True)
+        future.result()
+
+def library(words):
+    mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+    lock(mutex)
+    print("ready", flush=True)
+    lock(mutex)
+
+cli._VERBS |= {"worker": worker, "library": library}
+cli.main()
+"""
+
+
+def send(process: subprocess.Popen[str], number: int) -> None:
+    """Send a signal, and wait until the process has received it: equal signals that wait are one."""
+    process.send_signal(number)
+    pending = True
+    while pending and process.poll() is None:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+        pending = any(mask >> (number - 1) & 1 for mask in masks)
+
+
+def wait_until_it_hangs(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":  # its main thread sleeps
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["worker", "library"])
+def test_a_second_signal_ends_a_command_at_once(where, number):
+    words = [sys.executable, "-c", HANGING, where]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until_it_hangs(process)
+        send(process, number)
+        assert process.poll() is None
+        send(process, number)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert err.startswith(("\nalexnet: stopped at once", "alexnet: interrupted")) and "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_interrupts_with_one_line(number):
+    code = HANGING.replace("threading.Event().wait", "int").replace("future.result()", "threading.Event().wait()")
+    words = [sys.executable, "-c", code, "worker"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until_it_hangs(process)
+        send(process, number)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert err == "alexnet: interrupted; the same command goes on where it can\n"
+
+
+def test_an_ignored_signal_stays_ignored():
+    code = "import os, signal; from alexnet.cli import signals; signals.handle(); os.kill(os.getpid(), signal.SIGINT)"
+    ignoring = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {code}; print('alive')"
+    done = subprocess.run([sys.executable, "-c", ignoring], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
+def test_a_forked_child_does_not_count_for_its_parent():
+    code = (
+        "import os, signal\nfrom alexnet.cli import signals\nsignals.handle()\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\npid = os.fork()\n"
+        "for _ in range(3): signal.raise_signal(signal.SIGINT) if not pid else None\n"
+        "os._exit(0) if not pid else os.waitpid(pid, 0)\nprint('alive', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
+def test_a_training_that_waits_for_a_shard(tmp_path):
+    """The server never sends the shard. The first signal asks for a checkpoint after a step that never comes."""
+    prepare(open_source("digits"), tmp_path / "s" / "store", size=32, shard_bytes=100 * 32 * 32 * 3)
+    asked, end = threading.Event(), threading.Event()
+    with served(tmp_path / "s") as objects:
+        fault = objects.fault
+
+        def hang(name: str) -> str:
+            if "images-" in name:
+                asked.set()
+                end.wait()
+            return fault(name)
+
+        objects.fault = hang
+        words = ["train", objects.address + "/store", "--model", "lenet5", "--stored-size", "32", "--image-size", "32"]
+        environment = os.environ | {"ALEXNET_CACHE": str(tmp_path / "cache")}
+        with subprocess.Popen(
+            [sys.executable, "-m", "alexnet", *words, "--run", str(tmp_path / "run"), "--device", "cpu"],
+            stderr=subprocess.PIPE, text=True, env=environment,
+        ) as process:  # fmt: skip
+            try:
+                while not asked.wait(1):
+                    assert process.poll() is None, process.communicate()[1]
+                assert process.stderr is not None
+                send(process, signal.SIGINT)
+                while "finishing the step" not in (line := process.stderr.readline()):
+                    assert line, "it ended at the first signal"
+                send(process, signal.SIGINT)
+                assert process.wait(120) == 130
+            finally:
+                end.set()
+                process.kill()
