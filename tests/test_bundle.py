@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from alexnet.batches.transforms import Statistics
-from alexnet.bundle import Bundle, Golden, find, seal
+from alexnet.bundle import Bundle, Golden, find
 from alexnet.data.pixels import decode, encode_png
 from alexnet.data.store import Store
 from alexnet.deploy.classifier import Classifier
@@ -25,6 +25,7 @@ from alexnet.evaluation.metrics import Scores
 from alexnet.models import create_model
 from alexnet.models.network import Network
 from alexnet.recipe import named
+from alexnet.schema import seal_of
 
 
 def make(store: Store) -> Bundle:
@@ -410,7 +411,7 @@ def resealed(saved: Path, config: dict | None = None, **files: bytes) -> Path:
         for part in path:
             entry = entry[part]
         entry[last] = value
-    content["sha256"]["config.json"] = seal.config_sha256(content)
+    content["sha256"]["config.json"] = seal_of(content, "sha256")
     (saved / "config.json").write_text(json.dumps(content))
     return saved
 

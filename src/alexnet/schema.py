@@ -3,12 +3,13 @@
 Every function raises ValueError with one line that is fit for an error message; callers add the path and the hint.
 """
 
+import hashlib
 import json
 import math
 import re
 import stat
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
@@ -54,6 +55,12 @@ def check(value: Any, schema: type[T]) -> T:
         return msgspec.convert(value, schema)
     except msgspec.ValidationError as error:
         raise ValueError(printable(str(error))) from error  # it may quote the value
+
+
+def seal_of(metadata: Mapping[str, Any], field: str = "seal") -> str:
+    """The SHA-256 of all entries but ``field``, in which a file keeps it, as JSON with sorted keys."""
+    rest = {name: value for name, value in metadata.items() if name != field}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def class_fault(names: Sequence[Any]) -> str:

@@ -12,11 +12,13 @@ from alexnet import api, cli
 from alexnet.api import shrinking, sizing
 from alexnet.bundle import Bundle, find
 from alexnet.cli.compress import size_in_bytes
-from alexnet.data.description import fingerprint_of, seal_of
+from alexnet.data.description import fingerprint_of
+from alexnet.data.run_file import write_run_file
 from alexnet.data.writing import sha256_of
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import AlexNetError, BundleError, RecipeError
 from alexnet.recipe import named
+from alexnet.schema import seal_of
 
 QUICK = api.Effort(epochs=3, tune_epochs=1)
 
@@ -150,7 +152,7 @@ def test_other_test_pictures_change_nothing_but_the_test_numbers(run, digits, ma
     (store / "dataset.json").write_text(json.dumps(description | {"seal": seal_of(description)}))
     about = json.loads((run / "run.json").read_text()) | {"store": str(store)}
     copied = shutil.copytree(run, tmp_path / "run")
-    (copied / "run.json").write_text(json.dumps(about))
+    write_run_file(copied, about)
     target = sizing.folder_size(run / "bundle") // 6
     other = api.compress(copied, tmp_path / "out", target_size=target, effort=QUICK, device="cpu")
     weights = [folder / "bundle" / "model.safetensors" for folder in (made.folder, other.folder)]

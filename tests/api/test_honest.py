@@ -110,11 +110,11 @@ def test_an_old_bundle_gives_what_it_gave_until_it_is_calibrated(run, digits, tm
      {"thresholds": {"x": 0.5}}, {"thresholds": 3}],
 )  # fmt: skip
 def test_a_calibration_that_is_none_is_refused(run, block):
-    from alexnet.bundle.seal import config_sha256
+    from alexnet.schema import seal_of
 
     config = json.loads((run / "bundle" / "config.json").read_text())
     config["calibration"] = block
-    config["sha256"]["config.json"] = config_sha256(config)
+    config["sha256"]["config.json"] = seal_of(config, "sha256")
     (run / "bundle" / "config.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match="is damaged"):
         Bundle.load(run / "bundle")

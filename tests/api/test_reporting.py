@@ -13,6 +13,7 @@ from alexnet import api
 from alexnet.api import explaining, facts, reporting
 from alexnet.data.listing import LayoutOptions
 from alexnet.data.options import DataOptions
+from alexnet.data.run_file import write_run_file
 from alexnet.data.store import Store
 from alexnet.errors import ModelError, RunError
 from alexnet.evaluation.neighbors import FILE, Neighbors
@@ -150,7 +151,7 @@ def test_what_is_missing_is_said(home, tmp_path):
     shutil.copytree(home / "run", tmp_path / "run")
     about = json.loads(text_of(tmp_path / "run" / "run.json"))
     shutil.copytree(about["store"], tmp_path / "store")
-    (tmp_path / "run" / "run.json").write_text(json.dumps(about | {"data": str(tmp_path / "gone")}))
+    write_run_file(tmp_path / "run", about | {"data": str(tmp_path / "gone")})
     (tmp_path / "run" / "results.csv").unlink()
     (tmp_path / "run" / "journal.jsonl").write_text('{"event": "star')
     page = words(text_of(api.report(tmp_path / "run", store=tmp_path / "store", device="cpu")))

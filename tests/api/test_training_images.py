@@ -10,6 +10,7 @@ import pytest
 import alexnet
 from alexnet import api, cli
 from alexnet.data.pixels import encode_png
+from alexnet.data.run_file import write_run_file
 from alexnet.errors import BundleError, DataError
 from alexnet.recipe import named
 
@@ -120,7 +121,7 @@ def test_a_run_whose_store_was_moved_names_data_and_store(home, tmp_path):
     shutil.copytree(home / "a", run)
     about = json.loads((run / "run.json").read_text())
     shutil.copytree(about["store"], moved)
-    (run / "run.json").write_text(json.dumps(about | {"store": str(tmp_path / "gone"), "options": ["--ignore", "x y"]}))
+    write_run_file(run, about | {"store": str(tmp_path / "gone"), "options": ["--ignore", "x y"]})
     for lost in (
         lambda: alexnet.evaluate(run, device="cpu"),
         lambda: api.report(run, device="cpu"),

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from alexnet import cli
-from alexnet.bundle import Bundle, seal
+from alexnet.bundle import Bundle
 from alexnet.compression import file as compressed
 from alexnet.compression import quantizing
 from alexnet.data.writing import sha256_of
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError
+from alexnet.schema import seal_of
 
 
 @pytest.fixture(scope="module", params=["shared", "int8", "int4"])
@@ -87,7 +88,7 @@ def test_a_version_1_bundle_with_compressed_weights_is_none(bundle, tmp_path):
     path = bundle.save(tmp_path / "bundle")
     config = json.loads((path / "config.json").read_text())
     config["version"] = 1
-    config["sha256"]["config.json"] = seal.config_sha256(config)
+    config["sha256"]["config.json"] = seal_of(config, "sha256")
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match="does not hold together"):
         Bundle.load(path)
@@ -95,7 +96,7 @@ def test_a_version_1_bundle_with_compressed_weights_is_none(bundle, tmp_path):
     plain = dataclasses.replace(bundle, coding={}).save(path)
     config = json.loads((plain / "config.json").read_text())
     config["version"] = 2
-    config["sha256"]["config.json"] = seal.config_sha256(config)
+    config["sha256"]["config.json"] = seal_of(config, "sha256")
     (plain / "config.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match="is of format None"):
         Bundle.load(plain)
@@ -110,7 +111,7 @@ def test_a_weight_beside_the_compressed_ones_that_is_not_finite_is_refused(bundl
     compressed.write(path / "model.safetensors", tensors, bundle.coding)
     config = json.loads((path / "config.json").read_text())
     config["sha256"]["model.safetensors"] = sha256_of(path / "model.safetensors")
-    config["sha256"]["config.json"] = seal.config_sha256(config)
+    config["sha256"]["config.json"] = seal_of(config, "sha256")
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match=f"{plain}: values that are NaN or Inf"):
         Bundle.load(path)

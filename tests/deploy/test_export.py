@@ -17,6 +17,7 @@ from PIL import Image
 
 from alexnet import cli
 from alexnet.data.pixels import encode_png
+from alexnet.data.run_file import write_run_file
 from alexnet.deploy import export as exporting
 from alexnet.deploy.classifier import Classifier
 from alexnet.deploy.export import export, odd_pictures
@@ -100,7 +101,7 @@ def test_other_networks_and_formats(digits, tmp_path, name, options, how):
 def test_int8_of_a_run_and_its_cost(cifar, digits, tmp_path, capsys):
     cifar = dataclasses.replace(cifar, classes=digits.classes)
     cifar.save(tmp_path / "run" / "bundle")
-    (tmp_path / "run" / "run.json").write_text(json.dumps({"store": str(digits.path)}))
+    write_run_file(tmp_path / "run", {"data": "digits", "store": str(digits.path)})
     words = [
         "export",
         tmp_path / "run",

@@ -107,8 +107,11 @@ def written(path, features):
             "ends": np.arange(1, count + 1),
         },
         path,
-        {"format": neighbors.FORMAT, "version": neighbors.VERSION, "weights": "", "store": "", "classes": '["a", "b"]'},
+        {"format": neighbors.FORMAT, "version": neighbors.VERSION, "weights": "", "store": "", "classes": '["a", "b"]',
+         "sha256": neighbors.NO_DIGEST},
     )  # fmt: skip
+    with path.open("r+b") as file:
+        neighbors._seal(file)
     return path
 
 
@@ -134,6 +137,11 @@ def test_a_stale_missing_or_damaged_index_is_refused(index, tmp_path):
         (tmp_path / "damaged").write_bytes(damaged)
         with pytest.raises(RunError, match="damaged"):
             Neighbors.open(tmp_path / "damaged")
+    for place in [*range(0, 1200, 7), *range(1200, len(content), 50_001), len(content) - 1]:
+        (tmp_path / "damaged").write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(RunError) as caught:
+            Neighbors.open(tmp_path / "damaged")
+        assert str(caught.value).isprintable()
     other = tmp_path / "version"
     other.write_bytes(content.replace(b'"version": "1"', b'"version": "2"'))
     with pytest.raises(RunError, match="is no index of neighbors; must be of format alexnet-neighbors, version 1"):

@@ -5,12 +5,13 @@ import math
 import shutil
 import signal
 import threading
+from functools import partial
 
 import pytest
 
 from alexnet import cli
 from alexnet.api import DataOptions, evaluate
-from alexnet.errors import Interrupted, RunError, TrainingError
+from alexnet.errors import BundleError, Interrupted, RunError, TrainingError
 from alexnet.evaluation.metrics import Scores
 from alexnet.history import claims, material, members, outcome, plan, trial
 from alexnet.history.plan import Job, Wishes
@@ -70,6 +71,25 @@ def test_finished_trainings_are_found_again(relu, digits, monkeypatch):
     monkeypatch.setattr(loop, "train", lambda _: pytest.fail("trained again"))
     again = tried("relu-wide", digits, folder, epochs=4, rates=(1e-5, 0.01), level=0.6)
     assert again.to_dict() == result.to_dict()
+
+
+def test_a_damaged_file_of_a_claim_is_one_line(relu, digits, tmp_path):
+    folder, result, _ = relu
+    copy = shutil.copytree(folder, tmp_path / "claim")
+    member = copy / result.members[0].folder.name
+    again = partial(tried, "relu-wide", digits, copy, epochs=4, rates=(1e-5, 0.01), level=0.6)
+    for path in (member / "results.csv", member / "bundle" / "config.json", copy / "plan.json"):
+        data = path.read_bytes()
+        for damaged in (b"[1]", b'{"recipe": 3}', b"null", data[:-2], data[:9] + b"\xff" + data[10:]):
+            path.write_bytes(damaged)
+            with pytest.raises((RunError, BundleError)) as caught:
+                again()
+            assert path.name in str(caught.value) or str(path.parent) in str(caught.value)
+            assert str(caught.value).isprintable()
+        path.write_bytes(data)
+    (member / members.DIVERGED).write_text("{}")
+    with pytest.raises(RunError, match=r"diverged\.json is damaged: .*missing required field `reason`"):
+        again()
 
 
 def test_claims_beside_each_other_share_what_is_the_same(digits, tmp_path, monkeypatch):

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet import api
+from alexnet import api, cli
 from alexnet.api.facts import epochs_of, events_of
 from alexnet.api.provenance import times_tested
-from alexnet.errors import AlexNetError, CheckpointError, RunError
+from alexnet.errors import CheckpointError, RunError
 from alexnet.recipe import named
 from alexnet.training import checkpoint
+from alexnet.training.journal import damage
 from alexnet.training.run import read_start
 
 
@@ -86,17 +87,6 @@ def test_a_run_file_that_is_not_of_the_schema_is_refused(run, text):
     assert str(caught.value).isprintable()
 
 
-def test_any_changed_byte_of_a_run_file_ends_in_an_error_of_ours_or_in_nothing(run):
-    path = run / "run.json"
-    data = path.read_bytes()
-    for at in range(len(data)):
-        path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
-        try:
-            read_start(run)
-        except AlexNetError as error:
-            assert str(error).isprintable()
-
-
 def test_a_changed_byte_in_the_journal_costs_its_line_alone(run):
     path = run / "journal.jsonl"
     before, data = events_of(run), path.read_bytes()
@@ -104,6 +94,48 @@ def test_a_changed_byte_in_the_journal_costs_its_line_alone(run):
     for byte in (b"\xff", b"\0", b"\r"):
         path.write_bytes(data[:3] + byte + data[4:])
         assert events_of(run) == before[1:] and times_tested(run) is not None
+        assert damage(run) == [f"{path} is damaged: line 1 changed after it was written and is left out"]
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "results.csv"])
+def test_every_changed_byte_of_the_record_is_noticed(run, name):
+    path = run / name
+    data = path.read_bytes()
+    assert damage(run) == []
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        (fault,) = damage(run)
+        assert fault.startswith(f"{path} is damaged: ") and fault.isprintable()
+
+
+def test_every_command_says_that_the_record_is_damaged(run, capsys):
+    """Of the journal a line is lost; results.csv is refused where it is read, and written anew on resuming."""
+    for name in ("journal.jsonl", "results.csv"):
+        data = (run / name).read_bytes()
+        (run / name).write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    for args in (["evaluate"], ["draw", "neighbors"], ["train", "--resume"]):
+        assert cli.run([*args, str(run), "--device", "cpu"]) == 0, capsys.readouterr().err
+        errors = capsys.readouterr().err.splitlines()
+        for name in ("journal.jsonl", "results.csv"):
+            assert sum(f"{run / name} is damaged: " in line for line in errors) == 1, errors
+    assert damage(run) == [f"{run / 'journal.jsonl'} is damaged: line 1 changed after it was written and is left out"]
+    assert cli.run(["report", str(run), "--device", "cpu", "--no-doctor"]) == 0
+    assert "journal.jsonl is damaged: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["run.json", "recipe.toml"])
+def test_every_command_refuses_a_changed_beginning(run, name, capsys):
+    path = run / name
+    data = path.read_bytes()
+    path.write_bytes(
+        data.replace(b"digits", b"digitz") if name == "run.json" else data.replace(b"epochs = 2", b"epochs = 3")
+    )
+    assert path.read_bytes() != data
+    for args in (["evaluate"], ["draw", "neighbors"], ["train", "--resume"], ["report"]):
+        assert cli.run([*args, str(run), "--device", "cpu"]) == 1
+        assert capsys.readouterr().err.splitlines() == [
+            f"alexnet: {path} has changed since the run began: its SHA-256 differs; restore it from a copy"
+        ]
 
 
 @pytest.mark.parametrize(

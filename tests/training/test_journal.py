@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet.training.journal import COLUMNS, Journal
+from alexnet.training.journal import COLUMNS, Journal, append_event, read_events
 
 
 def row(epoch: int, **more: float) -> dict[str, float]:
@@ -25,7 +25,7 @@ def lines(folder: Path) -> list[dict]:
 
 def table(folder: Path) -> list[dict[str, str]]:
     with (folder / "results.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [{k: v for k, v in row.items() if k != "crc32"} for row in csv.DictReader(file)]
 
 
 def test_a_line_an_event(tmp_path):
@@ -42,7 +42,7 @@ def test_a_line_an_event(tmp_path):
 def test_results_csv_is_whole(tmp_path):
     with Journal(tmp_path, quiet=True) as journal:
         journal.write_rows([])
-        assert (tmp_path / "results.csv").read_text().splitlines() == [",".join(COLUMNS)]
+        assert (tmp_path / "results.csv").read_text().splitlines() == [",".join((*COLUMNS, "crc32"))]
         rows: list[dict[str, float]] = []
         for epoch in range(1, 4):
             rows.append(row(epoch, **(VALIDATED if epoch > 1 else {})))
@@ -80,6 +80,22 @@ def test_a_line_cut_by_a_crash_goes_too(tmp_path):
     with Journal(tmp_path, quiet=True, resume_at=size) as journal:
         journal.event("resumed")
     assert [line["event"] for line in lines(tmp_path)] == ["started", "resumed"]
+
+
+def test_any_torn_last_line_is_removed_before_the_next_one(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    append_event(path, "first", text="Ünïcode")
+    whole = path.read_bytes()
+    append_event(path, "second")
+    both = path.read_bytes()
+    for size in range(len(whole), len(both) + 1):
+        path.write_bytes(both[:size])
+        kept = ["first"] + ["second"] * (size >= len(both) - 1)
+        events, fault = read_events(tmp_path)
+        assert ([event["event"] for event in events], fault) == (kept, "")
+        append_event(path, "third")
+        events, fault = read_events(tmp_path)
+        assert ([event["event"] for event in events], fault) == ([*kept, "third"], "")
 
 
 @pytest.mark.parametrize("left", [None, ""])

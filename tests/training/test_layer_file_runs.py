@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet.data.run_file import write_run_file
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
 from layer_examples import HERE
@@ -19,7 +21,7 @@ from alexnet import api, cli
 from alexnet.bundle import Bundle
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
-from alexnet.errors import CheckpointError, ModelError, RecipeError
+from alexnet.errors import CheckpointError, ModelError, RecipeError, RunError
 from alexnet.models.cuda_convnet import GraphNetwork
 from alexnet.recipe import named
 from alexnet.training import layer_files
@@ -124,6 +126,9 @@ def test_the_parameter_file_may_be_changed_before_a_resume_the_layer_file_not(wh
     assert weights(folder) != weights(whole)
     layers = folder / "layers.cfg"
     layers.write_text(layers.read_text().replace("softrelu", "relu"))
+    with pytest.raises(RunError, match=r"layers\.cfg has changed since the run began"):
+        api.resume(folder, device="cpu")
+    write_run_file(folder, json.loads((folder / "run.json").read_text()))
     with pytest.raises(CheckpointError, match=r"was made with another layer file than layers\.cfg of the run"):
         api.resume(folder, device="cpu")
 

@@ -15,6 +15,7 @@ import torch
 
 from alexnet import api
 from alexnet.bundle import Bundle
+from alexnet.data.run_file import write_run_file
 from alexnet.errors import CheckpointError, Interrupted, RunError
 from alexnet.recipe import named
 from alexnet.training import checkpoint, loop, saving
@@ -34,7 +35,7 @@ def weights(folder: Path) -> str:
 
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "results.csv").open(newline="") as file:
-        times = ("seconds", "images_per_second")
+        times = ("seconds", "images_per_second", "crc32")
         return [{name: text for name, text in row.items() if name not in times} for row in csv.DictReader(file)]
 
 
@@ -130,6 +131,9 @@ def test_a_changed_recipe_is_refused(whole, tmp_path):
     shutil.copytree(whole, folder)
     text = (folder / "recipe.toml").read_text(encoding="utf-8")
     (folder / "recipe.toml").write_text(text.replace("batch_size = 24", "batch_size = 25"), encoding="utf-8")
+    with pytest.raises(RunError, match=r"recipe\.toml has changed since the run began"):
+        api.resume(folder, device="cpu")
+    write_run_file(folder, json.loads((folder / "run.json").read_text()))
     with pytest.raises(CheckpointError, match=r"was made with batch_size = 24, not 25; resume with the run's recipe"):
         api.resume(folder, device="cpu")
 

@@ -21,6 +21,7 @@ from alexnet.compression import quantizing
 from alexnet.compression.quantizing import Method
 from alexnet.data.options import DataOptions
 from alexnet.data.remote import local_path
+from alexnet.data.run_file import write_run_file
 from alexnet.data.writing import sha256_of, whole_folder, write_file
 from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError, RunError
@@ -30,6 +31,7 @@ from alexnet.evaluation.metrics import Scores
 from alexnet.evaluation.paired import Paired
 from alexnet.evaluation.responses import Responses, collect
 from alexnet.training import run as runs
+from alexnet.training.journal import append_event
 from alexnet.training.retrain import own_recipe
 from alexnet.visualize import compression as chart
 
@@ -180,10 +182,9 @@ def _write(job: Job, made: Compressed, folder: Path) -> None:
     )  # fmt: skip
     if job.store is None:
         return
-    (folder / "recipe.toml").write_text(own_recipe(job.bundle).to_toml(), encoding="utf-8")
-    about = {"data": job.store.address, "store": job.store.absolute, "compressed": str(job.run)}
-    (folder / "run.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
-    (folder / "journal.jsonl").write_text(json.dumps({"event": "compressed", "ratio": made.ratio}) + "\n")
+    write_file(folder / "recipe.toml", own_recipe(job.bundle).to_toml().encode())
+    append_event(folder / "journal.jsonl", "compressed", ratio=made.ratio)
+    write_run_file(folder, {"data": job.store.address, "store": job.store.absolute, "compressed": str(job.run)})
 
 
 def _layers(bundle: Bundle) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from alexnet.deploy.classifier import Classifier
 from alexnet.errors import RunError
 from alexnet.evaluation.embedding import Method
 from alexnet.evaluation.neighbors import Progress
-from alexnet.training.journal import read_rows
+from alexnet.training.journal import damage, read_rows
 
 AT_THE_END = ("filters", "curves", "confusion", "predictions")  # what every training draws
 DRAWINGS = (*AT_THE_END, "features", "saliency", "neighbors", "mistakes", "embedding")
@@ -59,6 +59,8 @@ def draw(
     target = local_path(path) if path else run / "pictures" / f"{what}.png"
     if what == "curves":
         return _draw_curves(run, target)
+    for fault in damage(run):
+        wished.say(fault)
     return _DRAW[what](run, Classifier.load(run, choose_device(wished.device)), target, wished)
 
 

@@ -1,7 +1,6 @@
 """Scores of a trained classifier, or of several as an ensemble, on a split of their own data or of other data."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from alexnet.data.split import Subset
 from alexnet.data.splits import whole
 from alexnet.data.store import Split, Store, recorded
 from alexnet.deploy.classifier import Classifier
-from alexnet.errors import AlexNetError, BundleError, DataError, RecipeError
+from alexnet.errors import BundleError, DataError, RecipeError
 from alexnet.evaluation import ensemble
 from alexnet.evaluation import evaluate as evaluation
 from alexnet.evaluation.metrics import Scores
@@ -238,8 +237,10 @@ def _own_store(run: Run) -> Store | None:
     """The data set of a run, or of the run that a bundle lies in; None where it is not known or not there."""
     folder = _folder_of(run)
     if folder is not None:
-        with suppress(AlexNetError):
+        try:
             return Store.open(store_of(folder))
+        except DataError:
+            return None
     return None
 
 

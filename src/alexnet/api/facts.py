@@ -26,8 +26,7 @@ from alexnet.evaluation.calibration import Reliability, probabilities, reliabili
 from alexnet.evaluation.perclass import PerClass, per_class
 from alexnet.evaluation.responses import Responses
 from alexnet.recipe import Recipe
-from alexnet.schema import parse_json
-from alexnet.training.journal import read_rows
+from alexnet.training.journal import read_events, read_rows
 
 SURE = 0.9  # a first guess from here on is called sure
 
@@ -211,19 +210,10 @@ def command(about: dict[str, Any], recipe: Recipe) -> str:
 
 def events_of(run: Path) -> list[dict[str, Any]]:
     """The lines of the run's journal that can be read."""
-    found = []
     try:
-        lines = (run / "journal.jsonl").read_bytes().split(b"\n")
+        return read_events(run)[0]
     except OSError:
         return []
-    for line in lines:
-        try:
-            event = parse_json(line)
-        except ValueError:
-            continue  # a line that a full disk cut off, or that is damaged
-        if isinstance(event, dict) and "event" in event:
-            found.append(event)
-    return found
 
 
 def epochs_of(run: Path) -> list[dict[str, float]]:

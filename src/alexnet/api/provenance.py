@@ -12,7 +12,7 @@ from typing import Any
 from alexnet.bundle import Bundle, find
 from alexnet.bundle.seal import read_config
 from alexnet.data.store import Store
-from alexnet.training.journal import TESTED, append_event
+from alexnet.training.journal import TESTED, append_event, damage, read_events
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,14 @@ def of_bundle(bundle: Bundle, run: str | Path | None = None) -> Provenance:
 
 
 def note_test(run: Any, store: Store, split: str, by: str, tell: Callable[[str], None]) -> None:
-    """Write into a run's journal that its own test split was looked at; other pictures are nobody's business."""
+    """Write into a run's journal that its own test split was looked at; other pictures are nobody's business.
+
+    What is damaged in the run's record is told of.
+    """
     journal = Path("" if not isinstance(run, str | Path) else run) / "journal.jsonl"
+    if isinstance(run, str | Path):
+        for fault in damage(Path(run)):
+            tell(fault)
     if split != "test" or not isinstance(run, str | Path) or not journal.is_file():
         return
     about = _data(Path(run))
@@ -90,7 +96,7 @@ def _data(run: Path) -> dict[str, Any]:
 def times_tested(run: Path) -> int | None:
     """How often a run's own test split was evaluated since its training ended; None where there is no journal."""
     try:
-        lines = (run / "journal.jsonl").read_bytes().splitlines()
+        events, _ = read_events(run)
     except OSError:
         return None
-    return sum(f'"event": "{TESTED}"'.encode() in line for line in lines)
+    return sum(bool(event.get("event") == TESTED) for event in events)

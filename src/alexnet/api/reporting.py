@@ -55,6 +55,7 @@ def report(
     run, options = local_path(run), options or DataOptions()
     target = local_path(path) if path else run / "report.html"
     recipe, about = runs.read_start(run)
+    epochs = facts.epochs_of(run)
     classifier = Classifier.load(run, choose_device(device))
     opened = Store.open(store or recorded(run, about))
     classifier.bundle.same_classes(opened.classes, opened.address)
@@ -78,7 +79,7 @@ def report(
         "chosen": facts.chosen(of_bundle(classifier.bundle, run)),
         "diagnosis": diagnosis,
         "undiagnosed": why,
-        "cost": facts.cost(run, facts.events_of(run), facts.epochs_of(run), classifier.bundle),
+        "cost": facts.cost(run, facts.events_of(run), epochs, classifier.bundle),
         "again": facts.again(run, about, classifier.bundle, recipe, opened),
     }
     values |= _tables(numbers, classifier.classes) | _sureness(numbers)

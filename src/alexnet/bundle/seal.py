@@ -1,7 +1,5 @@
 """What says that a bundle is whole: its config, and the SHA-256 of every file in it."""
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +10,7 @@ from msgspec import Meta
 
 from alexnet.data.writing import sha256_of
 from alexnet.errors import BundleError
-from alexnet.schema import Positive, Probability, Sha256, Size, check, class_fault, read_json, regular_file
+from alexnet.schema import Positive, Probability, Sha256, Size, check, class_fault, read_json, regular_file, seal_of
 
 FORMAT, VERSION, COMPRESSED = "alexnet-bundle", 1, 2
 
@@ -105,7 +103,7 @@ def check_hashes(path: Path, config: Mapping[str, Any], links_within: Path | Non
     for name, expected in config["sha256"].items():
         try:
             if name == "config.json":
-                found = config_sha256(config)
+                found = seal_of(config, "sha256")
             else:
                 found = sha256_of(regular_file(path, name, links_within))
         except OSError as error:
@@ -145,12 +143,6 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"threshold for {text!r:.40}, which is not a number") from None
-
-
-def config_sha256(config: Mapping[str, Any]) -> str:
-    """The SHA-256 of a config's other entries, as JSON with sorted keys."""
-    rest = {name: value for name, value in config.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def hashes(folder: Path) -> dict[str, str]:

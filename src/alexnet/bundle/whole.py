@@ -34,7 +34,6 @@ from alexnet.bundle.seal import (
     Config,
     Model,
     check_hashes,
-    config_sha256,
     hashes,
     read_config,
     read_golden,
@@ -49,7 +48,7 @@ from alexnet.errors import BundleError, ModelError
 from alexnet.models import blank_model, create_model
 from alexnet.models.cuda_convnet import Data, Files, GraphNetwork, build
 from alexnet.models.network import Network, nonfinite
-from alexnet.schema import class_fault, regular_file
+from alexnet.schema import class_fault, regular_file, seal_of
 
 MIN_DIVIDE, MAX_DIVIDE = 1e-6, 1e9  # of gray levels: beyond, the network sees nothing or overflows
 CENTER = "center of the mean image"  # the same for every view, as in the 2012 code
@@ -134,7 +133,7 @@ class Bundle:
         card = model_card(self.network, self.classes, self.metrics, self.data, self.recipe, stored, self.calibration)
         (folder / "README.md").write_text(card, encoding="utf-8")
         config = self._config()
-        config["sha256"] = hashes(folder) | {"config.json": config_sha256(config)}
+        config["sha256"] = hashes(folder) | {"config.json": seal_of(config, "sha256")}
         (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
 
     def _golden_fault(self) -> str:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from alexnet.errors import DataError
-from alexnet.schema import Sha256, check, class_fault, parse_json
+from alexnet.schema import Sha256, check, class_fault, parse_json, seal_of
 
 FORMAT = "alexnet-store"
 VERSIONS = {"raw": 1, "jpeg": 2}  # encoding → format version; readers before JPEG shards refuse 2 by its number
@@ -61,12 +61,6 @@ def fingerprint_of(
     }
     content = [classes, files, *([encoding] if encoding != "raw" else [])]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def seal_of(about: Mapping[str, Any]) -> str:
-    """The SHA-256 of all other entries of ``dataset.json``, those of its files included, as JSON with sorted keys."""
-    rest = {name: value for name, value in about.items() if name != "seal"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def damaged(where: str, reason: str) -> DataError:

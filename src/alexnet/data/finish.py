@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.description import FORMAT, SPLIT_NAMES, VERSIONS, fingerprint_of, seal_of
+from alexnet.data.description import FORMAT, SPLIT_NAMES, VERSIONS, fingerprint_of
 from alexnet.data.job import Job
 from alexnet.data.shards import Record, in_order
 from alexnet.data.split import Split
 from alexnet.data.statistics import Sums
 from alexnet.data.writing import json_bytes, jsonl_bytes, npy_bytes, sha256_of, whole_file, write_file
 from alexnet.errors import DataError
+from alexnet.schema import seal_of
 
 
 def finish(job: Job, records: list[Record], pool: ThreadPoolExecutor) -> None:

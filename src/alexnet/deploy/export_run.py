@@ -1,6 +1,5 @@
 """Exporting a run: its training pictures set the ranges of int8, its validation pictures show what precision costs."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from alexnet.bundle import Bundle, find
 from alexnet.data.remote import local_path
+from alexnet.data.run_file import read_run_file
 from alexnet.data.store import Split, Store, recorded
 from alexnet.deploy.classifier import Classifier
 from alexnet.deploy.export import SUFFIXES, Format, Precision, Report
@@ -49,13 +49,9 @@ def export(
 
 def _store(run: Path, data: str | Path | None) -> Store | None:
     """The store ``data``, or the one that a run was trained on; None where only a bundle is at hand."""
-    about = run / "run.json"
-    if data is None and not about.is_file():
+    if data is None and not (run / "run.json").is_file():
         return None
-    try:
-        return Store.open(data or recorded(run, json.loads(about.read_text(encoding="utf-8"))))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{about} names no store ({error})", "the run's own", "give --data STORE") from error
+    return Store.open(data or recorded(run, read_run_file(run)))
 
 
 def calibration(store: Store) -> NDArray[np.uint8]:

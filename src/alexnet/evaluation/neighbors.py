@@ -9,11 +9,14 @@ safetensors file, format version 1, beside the run's bundle::
     origins      uint8 [B]               where the pictures came from, UTF-8, one after the other
     ends         int64 [N]               where each of those ends
 
-with the classes, the SHA-256 of the weights and the fingerprint of the store in its metadata. It is written and read
-in blocks of rows: memory stays bounded however many pictures there are.
+with the classes, the SHA-256 of the weights and the fingerprint of the store in its metadata, and the SHA-256 of the
+whole file, in which its own digits count as zeros: it is checked when the index is opened. It is written and read in
+blocks of rows: memory stays bounded however many pictures there are.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -29,9 +32,11 @@ from alexnet.data.store import Split, Store
 from alexnet.data.writing import whole_file
 from alexnet.errors import DataError, ModelError, RunError
 from alexnet.evaluation.seen import features_of
+from alexnet.schema import check, parse_json
 
 FILE = "neighbors.safetensors"  # in a run's folder
 FORMAT, VERSION = "alexnet-neighbors", "1"
+NO_DIGEST = "0" * 64  # in the place of the file's own SHA-256
 SIDE = 64  # pixels of a thumbnail
 BATCH = 64  # pictures that are in the network at once
 BLOCK = 32 << 20  # bytes of float64 features that a search computes with at once
@@ -51,7 +56,7 @@ class Neighbors:
     def __init__(self, path: Path, about: Mapping[str, str], file: Any) -> None:
         self.path, self._file = path, file
         self.weights, self.fingerprint = about["weights"], about["store"]
-        self.classes = tuple(json.loads(about["classes"]))
+        self.classes = tuple(check(parse_json(about["classes"].encode()), list[str]))
         self._parts = {name: file.get_slice(name) for name in ("features", "thumbnails", "origins")}
         self._squares: NDArray[np.float64] | None = None  # |row|² [N], from the first search on
         self.labels: NDArray[np.int64] = file.get_tensor("labels")
@@ -79,10 +84,11 @@ class Neighbors:
         if not len(split):
             raise DataError(f"store {store.address} has no training pictures", "one at least", "there are no neighbors")
         about = {"format": FORMAT, "version": VERSION, "weights": weights, "store": store.fingerprint,
-                 "classes": json.dumps(store.classes, ensure_ascii=False)}  # fmt: skip
+                 "classes": json.dumps(store.classes, ensure_ascii=False), "sha256": NO_DIGEST}  # fmt: skip
         try:
             with whole_file(path) as file:
                 _write(file, bundle, split, about, device or torch.device("cpu"), progress)
+                _seal(file)
         except OSError as error:
             raise RunError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder") from error
         return cls.open(path)
@@ -102,6 +108,9 @@ class Neighbors:
                 raise RunError(
                     f"{path} is no index of neighbors", f"of format {FORMAT}, version {VERSION}", "delete it"
                 )
+            with path.open("rb") as opened:
+                if _digest(opened)[0] != about["sha256"]:
+                    raise ValueError("its SHA-256 differs")
             found = cls(path, about, file)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise RunError(f"index {path} is damaged: {' '.join(str(error).split())}", "", "delete it") from error
@@ -175,7 +184,7 @@ def _mapped(path: Path) -> NDArray[np.float32]:
     """The features [N, D] where they lie in the file: a search reads the system's file cache, and copies nothing."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(length))["features"]
+        entry = parse_json(file.read(length))["features"]
     if entry["dtype"] != "F32":
         raise ValueError(f"its features are {entry['dtype']}, not F32")
     shape = tuple(entry["shape"])
@@ -212,6 +221,27 @@ def _write(
     for name, data in (("labels", split.labels.tobytes()), ("ends", ends.tobytes()), ("origins", b"".join(origins))):
         file.seek(places[name])
         file.write(data)
+
+
+def _seal(file: IO[bytes]) -> None:
+    """Put the SHA-256 of the whole file into its header."""
+    digest, place = _digest(file)
+    file.seek(place)
+    file.write(digest.encode())
+
+
+def _digest(file: IO[bytes]) -> tuple[str, int]:
+    """The SHA-256 of the file without its own digits, and where in the file these begin. ValueError if nowhere."""
+    file.seek(0)
+    length = file.read(8)
+    text = file.read(int.from_bytes(length, "little"))
+    if (key := re.search(rb'"sha256": ?"', text)) is None:
+        raise ValueError("it has no SHA-256")
+    place = key.end()
+    digest = hashlib.sha256(length + text[:place] + NO_DIGEST.encode() + text[place + len(NO_DIGEST) :])
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest(), 8 + place
 
 
 def _layout(count: int, width: int, text: int) -> Layout:

@@ -1,9 +1,7 @@
 """The trainings of a claim: each is made once, found again when it is there, and gone on with where it stopped."""
 
-import csv
-import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +9,25 @@ import torch
 
 from alexnet.api.evaluating import evaluate
 from alexnet.batches.loader import choose_device
+from alexnet.bundle.seal import read_config
 from alexnet.data.store import Store
 from alexnet.data.writing import json_bytes, write_file
 from alexnet.errors import CheckpointError, Interrupted, RunError, TrainingError
-from alexnet.history.plan import Job
+from alexnet.history.plan import Job, read_file
 from alexnet.recipe import Recipe, differences
 from alexnet.training import machine
 from alexnet.training import run as runs
+from alexnet.training.journal import read_rows
 from alexnet.training.start import Start
 
 DIVERGED = "diverged.json"  # in a member's folder: its rate was too high, and why
+
+
+@dataclass(frozen=True)
+class _Diverged:
+    """The file of that name."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Member:
             return dict(self.metrics[split])
         path = self.folder / f"scores-{split}-{views}.json"
         if path.is_file():
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return read_file(path, dict[str, Any])
         found = evaluate(self.folder / "bundle", self.store.absolute, split=split, views=views, device=device).to_dict()
         write_file(path, json_bytes(found))
         return found
@@ -141,7 +148,7 @@ def _train(recipe: Recipe, store: Store, folder: Path, device: torch.device, wor
         with machine.tuned(recipe):
             runs.run(recipe, store, folder, device=device, workers=workers, resume=resume, quiet=True, start=start)
     except TrainingError as error:
-        write_file(folder / DIVERGED, json_bytes({"reason": str(error)}))
+        write_file(folder / DIVERGED, json_bytes(asdict(_Diverged(str(error)))))
     except CheckpointError as error:
         raise CheckpointError(error.what, error.must, f"delete {folder} and give the same command again") from error
     except Interrupted as error:
@@ -159,9 +166,12 @@ def _empty(folder: Path) -> None:
 
 def _open(job: Job, folder: Path, store: Store) -> Member:
     if (folder / DIVERGED).is_file():
-        reason = json.loads((folder / DIVERGED).read_text(encoding="utf-8"))["reason"]
+        reason = read_file(folder / DIVERGED, _Diverged).reason
         return Member(job, folder, store, (), {}, reason)
-    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
-        rows = tuple({k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file))
-    config = json.loads((folder / "bundle" / "config.json").read_text(encoding="utf-8"))
-    return Member(job, folder, store, rows, config["metrics"])
+    try:
+        rows = tuple(read_rows(folder))
+    except OSError as error:
+        raise RunError(
+            f"{folder} has no results.csv: {error.strerror}", "", "delete the folder to train again"
+        ) from error
+    return Member(job, folder, store, rows, read_config(folder / "bundle")[1].metrics)

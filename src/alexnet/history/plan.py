@@ -1,20 +1,22 @@
 """What would be run for a claim: networks, recipe, pictures, epochs, learning rates, seeds."""
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from alexnet import recipe as recipes
-from alexnet.errors import ModelError, RecipeError, RunError
+from alexnet.errors import ModelError, RecipeError, RunError, printable
 from alexnet.history.claims import Arm, Claim
 from alexnet.history.material import LARGE, SMALL, Material
 from alexnet.models import create_model, list_models
 from alexnet.models.summary import summarize
 from alexnet.recipe import Recipe
+from alexnet.schema import check, read_json
+
+T = TypeVar("T")
 
 QUICK = {"pictures": 4000, "epochs": 12, "batch_size": 32, "seeds": 3}  # minutes on two cores
 LEVEL = 0.25  # training error of Figure 1
@@ -217,6 +219,15 @@ def folder_for(plan: Plan, name: str) -> Path:
     return Path("runs") / "claims" / f"{plan.claim.name}-{name}{'-quick' if plan.quick else ''}"
 
 
+def read_file(path: Path, schema: type[T]) -> T:
+    """A JSON file in the folder of a plan or of one of its trainings, checked. Raises :class:`RunError`."""
+    try:
+        return check(read_json(path.parent, path.name), schema)
+    except (OSError, ValueError) as error:
+        what = f"{path} is damaged: {printable(str(error))}"
+        raise RunError(what, "", "delete it and run the same command again, or choose another --run") from error
+
+
 def written(folder: Path, what: str, *, but: Collection[str] = ()) -> dict[str, Any]:
     """The plan that stands in ``folder``, made if it is not there; empty where nothing has begun yet.
 
@@ -227,9 +238,11 @@ def written(folder: Path, what: str, *, but: Collection[str] = ()) -> dict[str, 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         used = any(file.name not in but for file in folder.iterdir())
-        there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise RunError(f"{folder} can not be used: {error}", "", "choose another --run") from error
+    there: dict[str, Any] = read_file(path, dict[str, Any]) if path.exists() else {}
+    if not isinstance(there.get("recipe", {}), dict):
+        raise RunError(f"{path} is damaged: its recipe is no object", "", "choose another --run")
     if used and not there:
         raise RunError(f"{folder} exists already and holds no {what}", "a new folder", "choose another --run")
     return there

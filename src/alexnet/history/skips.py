@@ -23,7 +23,7 @@ from alexnet.history.contest import budget as budgets
 from alexnet.history.contest import pace
 from alexnet.history.material import Material
 from alexnet.history.members import Member, obtain
-from alexnet.history.plan import Job, written
+from alexnet.history.plan import Job, read_file, written
 from alexnet.history.verdict import Finding, Verdict
 from alexnet.models.residual import DEPTHS, name_of
 from alexnet.recipe import Recipe
@@ -178,12 +178,25 @@ def run(
     return _told(plan, store, members, folder, device)
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    epochs: int
+    warmup: float
+
+
+@dataclass(frozen=True)
+class _PlanFile:
+    """What a budget chose, in ``plan.json``."""
+
+    recipe: _Chosen
+
+
 def _begun(plan: Plan, folder: Path) -> Plan:
     """The plan that stands in ``folder`` where it is this one: with its epochs, if a budget chose them."""
     there = written(folder, "story of depth")
     if there and plan.budget:
-        epochs, warmup = there["recipe"]["epochs"], there["recipe"]["warmup"]
-        plan = _with(plan, plan.base.replace(epochs=epochs, warmup=warmup))
+        chosen = read_file(folder / "plan.json", _PlanFile).recipe
+        plan = _with(plan, plan.base.replace(epochs=chosen.epochs, warmup=chosen.warmup))
     ours = json.loads(json.dumps(plan.to_dict()))
     flat, other = ours | ours["recipe"], there | there.get("recipe", {})
     for name in (name for name in flat if there and name not in ("recipe", "seeds", "trainings")):

@@ -1,21 +1,25 @@
 """What a run says while it works: journal.jsonl, results.csv, TensorBoard events, and the terminal.
 
-``journal.jsonl`` has a line an event, ``results.csv`` a line an epoch. After a resume both go on from exactly what
-the checkpoint had seen: lines written later than that are cut off, so none stands twice and none is missing. A line
-that can not be written (disk full) costs that line and a warning, never the run: only checkpoints may end it.
+``journal.jsonl`` has a line an event, ``results.csv`` a line an epoch. Each line ends with a CRC-32, in the journal of
+that line, in the results of all cells up to there: a byte that changes later is noticed. After a resume both go on from
+exactly what the checkpoint had seen: lines written later than that are cut off, so none stands twice and none is
+missing. A line that can not be written (disk full) costs that line and a warning, never the run: only checkpoints may
+end it.
 """
 
-import csv
 import json
 import os
+import re
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from alexnet.errors import RunError, printable
+from alexnet.schema import parse_json
 from alexnet.terminal import unescaped
 
 COLUMNS = (
@@ -27,27 +31,102 @@ COLUMNS = (
 TESTED = "evaluated"  # the event of a test split that was looked at
 
 
+_CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"}')  # the end of a line of the journal
+
+
 def append_event(path: Path, kind: str, **values: Any) -> None:
     """One more line in ``path``, on the disk when this returns; raises OSError."""
-    line = json.dumps({"time": round(time.time(), 3), "event": kind, **values}, ensure_ascii=False)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    event = {"time": round(time.time(), 3), "event": kind, **values}
+    body = json.dumps(event, ensure_ascii=False).encode("utf-8", "backslashreplace")[:-1]
+    with path.open("a+b") as file:
+        _drop_torn_line(file)
+        file.write(body + f', "crc32": "{zlib.crc32(body):08x}"}}\n'.encode())
         file.flush()
         os.fsync(file.fileno())
 
 
+def _drop_torn_line(file: IO[bytes]) -> None:
+    """Remove what a kill in the middle of writing left behind the last whole line."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if size and file.read(1) != b"\n":
+        file.seek(0)
+        content = file.read()
+        if not _CHECKSUM.search(content, content.rfind(b"\n") + 1):
+            file.truncate(content.rfind(b"\n") + 1)
+        else:  # a whole line, but for its end
+            file.write(b"\n")
+
+
+def read_events(run: Path) -> tuple[list[dict[str, Any]], str]:
+    """The events of a run's journal, and what is damaged in it: one line for a person, or "". Raises OSError.
+
+    A line that was damaged is left out. What a kill left of the last line, without an end, is no damage.
+    """
+    path = run / "journal.jsonl"
+    events: list[dict[str, Any]] = []
+    changed = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        end = _CHECKSUM.search(line)
+        if number == len(lines) and end is None:
+            continue
+        if end is None or end.end() != len(line) or int(end[1], 16) != zlib.crc32(line[: end.start()]):
+            changed.append(number)
+            continue
+        with suppress(ValueError):  # a NaN that was written as one
+            events.append(parse_json(line))
+    if not changed:
+        return events, ""
+    numbers = ", ".join(map(str, changed[:5])) + (" …" if len(changed) > 5 else "")
+    return events, f"{path} is damaged: line {numbers} changed after it was written and is left out"
+
+
 def read_rows(run: Path) -> list[dict[str, float]]:
     """The rows of a run's results.csv. Raises OSError where there is none, :class:`RunError` where it is damaged."""
-    with (run / "results.csv").open(newline="", encoding="utf-8") as file:
-        try:
-            reader = csv.DictReader(file, strict=True)
-            rows = [{name: float(text) for name, text in row.items() if text} for row in reader]
-            if set(reader.fieldnames or ()) != set(COLUMNS) or not all({"epoch", "steps"} <= set(row) for row in rows):
-                raise ValueError("its columns are not those that training writes")
-        except (ValueError, TypeError, csv.Error) as error:
-            what = f"{run / 'results.csv'} is damaged: {printable(str(error)):.200}"
-            raise RunError(what, "as training wrote it", f"alexnet train --resume {run} writes it anew") from error
+    path = run / "results.csv"
+    header, *lines = path.read_bytes().split(b"\n")
+    try:
+        if header.decode() != ",".join((*COLUMNS, "crc32")) or lines.pop():
+            raise ValueError("it does not begin or end as training writes it")
+        rows, checksum = [], zlib.crc32(header)
+        for number, line in enumerate(lines, 1):
+            values, _, written = line.rpartition(b",")
+            checksum = zlib.crc32(values, checksum)
+            if written != f"{checksum:08x}".encode():
+                raise ValueError(f"the checksum of row {number} differs")
+            cells = zip(COLUMNS, values.decode().split(","), strict=True)
+            rows.append({name: float(text) for name, text in cells if text})
+    except (ValueError, IndexError) as error:
+        raise RunError(
+            f"{path} is damaged: {error}", "as training wrote it", f"alexnet train --resume {run} writes it anew"
+        ) from error
     return rows
+
+
+def damage(run: Path) -> list[str]:
+    """What has changed in the record of a run since it was written: a line for each file; empty where all is well."""
+    lines = []
+    with suppress(OSError):
+        lines.append(read_events(run)[1])
+    try:
+        read_rows(run)
+    except OSError:
+        pass
+    except RunError as error:
+        lines.append(str(error))
+    return [line for line in lines if line]
+
+
+def _table(rows: list[dict[str, float]]) -> bytes:
+    """results.csv: each row ends with the CRC-32 of all cells before, the header's included."""
+    header = ",".join((*COLUMNS, "crc32"))
+    checksum, lines = zlib.crc32(header.encode()), [header]
+    for row in rows:
+        values = ",".join(str(row.get(name, "")) for name in COLUMNS)
+        checksum = zlib.crc32(values.encode(), checksum)
+        lines.append(f"{values},{checksum:08x}")
+    return "".join(line + "\n" for line in lines).encode()
 
 
 class Journal:
@@ -95,10 +174,8 @@ class Journal:
         """Write results.csv anew, whole or not at all."""
         partial = self.folder / "results.csv.partial"
         with self._forgiving(self.folder / "results.csv"):
-            with partial.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS, restval="")
-                writer.writeheader()
-                writer.writerows(rows)
+            with partial.open("wb") as file:
+                file.write(_table(rows))
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(self.folder / "results.csv")

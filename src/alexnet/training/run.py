@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
 from alexnet.batches.loader import Loader, to_device
 from alexnet.batches.transforms import Statistics, center_views
 from alexnet.bundle import Bundle, Golden
 from alexnet.data.pixels import encode_png
+from alexnet.data.run_file import read_run_file, write_run_file
 from alexnet.data.store import Store
-from alexnet.data.writing import final_name, json_bytes, write_file
+from alexnet.data.writing import final_name, write_file
 from alexnet.errors import CheckpointError, DataError, RecipeError, RunError
 from alexnet.evaluation.calibration import FEWEST, calibrate
 from alexnet.evaluation.evaluate import calibrated, log_probabilities
@@ -29,10 +29,9 @@ from alexnet.evaluation.responses import collect
 from alexnet.models import kernel
 from alexnet.models.cuda_convnet import Files
 from alexnet.recipe import Recipe, from_toml
-from alexnet.schema import check, read_json
 from alexnet.training import checkpoint, loop, machine
 from alexnet.training.distributed import World
-from alexnet.training.journal import Journal, Mute
+from alexnet.training.journal import Journal, Mute, damage
 from alexnet.training.loop import Training
 from alexnet.training.parallel import ALONE, Layout
 from alexnet.training.saving import Saver
@@ -86,29 +85,17 @@ def write_start(folder: Path, recipe: Recipe, about: dict[str, Any], files: File
         write_file(folder / "layers.cfg", files.layers.encode())
         write_file(folder / "layer-params.cfg", files.parameters.encode())
     write_file(folder / "recipe.toml", recipe.to_toml().encode())
-    write_file(folder / "run.json", json_bytes(about))  # last: a folder that has it can be gone on with
-
-
-class _RunFile(msgspec.Struct):
-    """``run.json``: what was trained on what."""
-
-    data: str
-    store: str
-    directory: str = ""  # where the command ran: relative paths of ``data`` and ``options`` start there
-    options: list[str] = []
-    layers: str = "layers.cfg"
-    from_: dict[str, Any] = msgspec.field(default_factory=dict, name="from")
+    write_run_file(folder, about)  # last: a folder that has it can be gone on with
 
 
 def read_start(folder: Path) -> tuple[Recipe, dict[str, Any]]:
-    """What :func:`write_start` wrote; raises :class:`RunError`."""
+    """What :func:`write_start` wrote; raises :class:`RunError` where any of it has changed since."""
+    about = read_run_file(folder)
     try:
-        recipe = from_toml((folder / "recipe.toml").read_text(encoding="utf-8"), str(folder / "recipe.toml"))
-        about: dict[str, Any] = read_json(folder, "run.json")
-        check(about, _RunFile)
-    except (OSError, ValueError, RecursionError) as error:
+        text = (folder / "recipe.toml").read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise RunError(f"{folder} is no run folder: {error}", "a folder that `alexnet train` made") from error
-    return recipe, about
+    return from_toml(text, str(folder / "recipe.toml")), about
 
 
 def layer_files(folder: Path) -> Files | None:
@@ -199,11 +186,14 @@ def run(
         workers=workers, validation=store.split("validation"),
     )  # fmt: skip
     step = state.position.step
+    faults = damage(folder) if resume and world.first else []
     with (
         _journal(world, folder, quiet=quiet, resume_at=content["journal_bytes"], resume_step=step) as journal,
         machine.stop_on_signals() as stop,
         Saver(state, journal, folder) as saver,
     ):
+        for fault in faults:
+            journal.say(f"warning: {fault}")
         journal.write_rows(state.rows)
         computed = {
             "torch": torch.__version__,

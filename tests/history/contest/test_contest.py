@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import threading
 
@@ -89,6 +90,18 @@ def test_errors_are_those_of_the_bundles(contest, digits):
             assert row.entry.bytes == (folder / row.entrant.name / "bundle" / "model.safetensors").stat().st_size
             assert not (folder / row.entrant.name / "checkpoints").exists()
             assert times_tested(folder / row.entrant.name) == 1, "the contest's look is noted, once"
+
+
+@pytest.mark.parametrize("name", ["plan", "store", "clock", "alexnet", "fisher", "milliseconds"])
+def test_a_damaged_file_of_a_contest_is_one_line(contest, digits, tmp_path, name):
+    folder = shutil.copytree(contest[0], tmp_path / "contest")
+    path = folder / f"{name}.json"
+    for text in ("[1]", "null", '{"recipe": 3, "x": null}', "{", "NaN", "[" * 100_000, "\x00"):
+        path.write_text(text)
+        with pytest.raises(RunError) as caught:
+            held(digits, folder)
+        assert str(path) in str(caught.value) or "holds another contest" in str(caught.value)
+        assert str(caught.value).isprintable()
 
 
 def test_mcnemar_is_on_the_same_pictures(contest):
@@ -237,7 +250,7 @@ def test_who_is_late_leaves_less_for_the_others(digits, tmp_path, monkeypatch):
     recipe = budget.fitted(made.recipe(made.entrants[1]), slow, made.side, (160, 40, 50), 40.0)
     assert recipe.epochs > 5
     tmp_path.joinpath("recipes.json").write_text(
-        json.dumps({"recipes": {"resnet18": recipe.to_dict()}, "paces": {"resnet18": slow.to_dict()}})
+        json.dumps({"recipes": {"resnet18": recipe.to_dict()}, "left_out": {}, "paces": {"resnet18": vars(slow)}})
     )
     less = [fitting.refitted(made, made.entrants[1], recipe, digits, tmp_path, spent).epochs for spent in (0, 60, 99)]
     assert less[0] == recipe.epochs and 1 < less[1] < less[0] and less[2] == 1

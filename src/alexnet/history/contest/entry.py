@@ -1,6 +1,5 @@
 """One contestant from its start to its answers; a finished one is found again and stays as it is."""
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from alexnet.history.fisher import learning
 from alexnet.history.fisher.classifier import Settings
 from alexnet.history.fisher.descriptors import count
 from alexnet.history.members import Member, obtain
-from alexnet.history.plan import Job
+from alexnet.history.plan import Job, read_file
 from alexnet.models.network import Aside
 from alexnet.models.summary import FOREIGN, summarize
 from alexnet.recipe import Recipe
@@ -58,7 +57,7 @@ class Entry:
 def finished(name: str, folder: Path) -> Entry | None:
     """The entry of a contestant that has answered already."""
     path = folder / f"{name}.json"
-    return Entry(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return read_file(path, Entry) if path.is_file() else None
 
 
 class Clock:
@@ -66,8 +65,7 @@ class Clock:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "clock.json"
-        there = self.path.is_file()
-        self.seconds: dict[str, float] = json.loads(self.path.read_text(encoding="utf-8")) if there else {}
+        self.seconds = read_file(self.path, dict[str, float]) if self.path.is_file() else {}
 
     @property
     def spent(self) -> float:

@@ -1,25 +1,36 @@
 """What fits into the time: each network's pace is measured once, before anybody begins, and its epochs go by it."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from alexnet.data.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.data.writing import json_bytes, write_file
+from alexnet.errors import RunError
 from alexnet.history.contest import budget, entry, pace
 from alexnet.history.contest.budget import Pace
 from alexnet.history.contest.entrants import ENTRANTS, JUDGE, Entrant
 from alexnet.history.contest.entry import Clock
 from alexnet.history.contest.plan import Plan
+from alexnet.history.plan import read_file
 from alexnet.recipe import Recipe, from_dict
 from alexnet.training import machine
 
 MEASURED = "measuring"  # in the clock: paces and milliseconds, which are nobody's own
 FEWEST = 3  # epochs: whom nobody has named and who has no time for so many does not take part
+
+
+@dataclass
+class _File:
+    """``recipes.json``."""
+
+    recipes: dict[str, dict[str, Any]]
+    left_out: dict[str, str]
+    paces: dict[str, Pace]
 
 
 @dataclass(frozen=True)
@@ -45,10 +56,9 @@ def fit(
     """
     path = folder / "recipes.json"
     if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        left_out = dict(there.get("left_out", {}))
-        found = {name: from_dict(values) for name, values in there["recipes"].items()}
-        return Fitted(_without(plan, left_out), found, left_out)
+        there = read_file(path, _File)
+        found = {name: from_dict(values) for name, values in there.recipes.items()}
+        return Fitted(_without(plan, there.left_out), found, there.left_out)
     wanted = {entrant.name: machine.settled(plan.recipe(entrant), device) for entrant in plan.entrants if entrant.model}
     if not plan.budget:  # contestants with equal epochs are not planned together
         return Fitted(plan, wanted, {})
@@ -58,9 +68,8 @@ def fit(
     made = _divided(plan, wanted, paces, _counts(store), common + clock.spent)
     for line in made.lines:
         options.tell(line)
-    written = {"recipes": {name: recipe.to_dict() for name, recipe in made.recipes.items()}, "left_out": made.left_out}
-    written["paces"] = {name: found.to_dict() for name, found in paces.items()}
-    write_file(path, json_bytes(written))
+    recipes = {name: recipe.to_dict() for name, recipe in made.recipes.items()}
+    write_file(path, json_bytes(asdict(_File(recipes, made.left_out, paces))))
     return made
 
 
@@ -99,12 +108,14 @@ def refitted(plan: Plan, entrant: Entrant, recipe: Recipe, store: Store, folder:
     name, path = entrant.name, folder / "recipes.json"
     if not plan.budget or (folder / name / "run.json").is_file():
         return recipe
-    written = json.loads(path.read_text(encoding="utf-8"))
+    written = read_file(path, _File)
+    measured = written.paces.get(name)
+    if measured is None or name not in written.recipes:
+        raise RunError(f"{path} has no measurement of {name}", "", "choose another --run")
     left = sum(entry.finished(each.name, folder) is None for each in plan.entrants)
     time = budget.CAREFUL * budget.share(plan.budget, spent, left, plan.share)
-    measured = Pace(**written["paces"][name])
     while recipe.epochs > 1 and budget.needed(recipe, measured, plan.side, _counts(store)) > time:
         recipe = budget.with_epochs(recipe, recipe.epochs - 1)
-    written["recipes"][name] = recipe.to_dict()
-    write_file(path, json_bytes(written))
+    written.recipes[name] = recipe.to_dict()
+    write_file(path, json_bytes(asdict(written)))
     return recipe

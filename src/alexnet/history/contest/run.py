@@ -1,11 +1,10 @@
 """A contest from the plan to the chart. The same call again finds finished contestants and goes on with the others."""
 
-import json
 import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from alexnet.history.contest.result import Row
 from alexnet.history.fisher.classifier import Settings
 from alexnet.history.fisher.pace import settings_within
 from alexnet.history.material import Material
+from alexnet.history.plan import read_file
 from alexnet.recipe import Recipe
 from alexnet.training import run as runs
 
@@ -66,6 +66,14 @@ class Outcome:
         }
 
 
+@dataclass(frozen=True)
+class _StoreFile:
+    """``store.json``: the images of a contest."""
+
+    path: str
+    fingerprint: str
+
+
 def run(
     plan: Plan, material: Material, folder: Path, options: DataOptions, *, device: str = "auto", workers: int = 1
 ) -> Outcome:
@@ -101,10 +109,10 @@ def _order(plan: Plan) -> list[Entrant]:
 
 
 def _same_store(store: Store, folder: Path) -> dict[str, Any]:
-    path, now = folder / "store.json", {"path": store.absolute, "fingerprint": store.fingerprint}
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["fingerprint"] != store.fingerprint:
+    path = folder / "store.json"
+    if path.is_file() and read_file(path, _StoreFile).fingerprint != store.fingerprint:
         raise RunError(f"{folder} holds a contest on other pictures", "", "choose another --run")
-    return now
+    return asdict(_StoreFile(store.absolute, store.fingerprint))
 
 
 def _enter(
@@ -161,9 +169,9 @@ def _speeds(
     """Milliseconds a picture, together and in turns; kept, unless contestants have come since."""
     path = folder / "milliseconds.json"
     if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = read_file(path, dict[str, speed.Speed])
         if set(there) == set(names):
-            return {name: speed.Speed(**values) for name, values in there.items()}
+            return there
     options.tell("measuring milliseconds a picture, in turns")
     most = 60.0 if not plan.budget else plan.budget * budget.SPARED / 2
     with clock.running(fitting.MEASURED):

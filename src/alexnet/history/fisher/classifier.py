@@ -3,7 +3,6 @@
 Format version 1: ``fisher.npz`` (axes, mixtures, weights as plain arrays) and ``fisher.json`` (settings, classes).
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from alexnet.errors import BundleError
 from alexnet.history.fisher.descriptors import COLOR_LENGTH, SIFT_LENGTH, Grid, describe, middle
 from alexnet.history.fisher.mixture import Codebook
 from alexnet.history.fisher.vectors import Mixture, fisher_vectors, normalized, regions
+from alexnet.schema import check, read_json
 
 FORMAT, VERSION = "alexnet-fisher", 1
 
@@ -110,7 +110,7 @@ class FisherClassifier:
     def load(cls, folder: Path) -> "FisherClassifier":
         """What :meth:`save` wrote. Raises :class:`BundleError`."""
         try:
-            about = json.loads((folder / "fisher.json").read_text(encoding="utf-8"))
+            about = check(read_json(folder, "fisher.json"), dict[str, Any])
             if (about["format"], about["version"]) != (FORMAT, VERSION):
                 raise BundleError(f"{folder / 'fisher.json'} is of another format", f"{FORMAT}, version {VERSION}")
             with (folder / "fisher.npz").open("rb") as opened, np.load(opened, allow_pickle=False) as file:

@@ -1,0 +1,59 @@
+"""``run.json`` of a run folder: what was trained on what, sealed together with the files that began the run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from alexnet.data.writing import json_bytes, sha256_of, write_file
+from alexnet.errors import RunError
+from alexnet.schema import Sha256, check, read_json, seal_of
+
+NAME = "run.json"
+SEALED = ("recipe.toml", "layers.cfg")  # layer-params.cfg may change between two resumes, as in 2012
+
+
+class _RunFile(msgspec.Struct):
+    """The fields of ``run.json``."""
+
+    data: str
+    store: str
+    sha256: dict[str, Sha256]  # of the files beside it
+    seal: Sha256  # of all other entries
+    directory: str = ""  # where the command ran: relative paths of ``data`` and ``options`` start there
+    options: list[str] = []
+    layers: str = "layers.cfg"
+    from_: dict[str, Any] = msgspec.field(default_factory=dict, name="from")
+
+
+def write_run_file(folder: Path, metadata: Mapping[str, Any]) -> None:
+    """Write ``run.json`` with the SHA-256 of the files beside it, which are there already."""
+    sha256 = {name: sha256_of(folder / name) for name in SEALED if (folder / name).is_file()}
+    sealed = {**metadata, "sha256": sha256}
+    write_file(folder / NAME, json_bytes(sealed | {"seal": seal_of(sealed)}))
+
+
+def read_run_file(folder: Path) -> dict[str, Any]:
+    """What :func:`write_run_file` wrote. Raises :class:`RunError` where it or a file beside it has changed since."""
+    try:
+        metadata: dict[str, Any] = read_json(folder, NAME)
+        checked = check(metadata, _RunFile)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} is no run folder: {error}", "a folder that `alexnet train` made") from error
+    if checked.seal != seal_of(metadata):
+        raise _changed(folder / NAME)
+    for name, sha256 in checked.sha256.items():
+        if name not in SEALED:
+            raise RunError(f"{folder / NAME} has a SHA-256 of {name!r:.60}", f"of {' or '.join(SEALED)}")
+        try:
+            same = sha256_of(folder / name) == sha256
+        except OSError as error:
+            raise RunError(f"{folder / name} cannot be read: {error.strerror}", "", "restore it from a copy") from error
+        if not same:
+            raise _changed(folder / name)
+    return metadata
+
+
+def _changed(path: Path) -> RunError:
+    return RunError(f"{path} has changed since the run began: its SHA-256 differs", "", "restore it from a copy")
