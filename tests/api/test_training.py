@@ -1,9 +1,16 @@
-"""What a training refuses before it prepares a picture or makes a folder."""
+"""What a training refuses, and that it leaves no folder then; that each network trains by its name alone."""
 
+import json
+
+import numpy as np
 import pytest
 
-from alexnet import api
+from alexnet import api, cli
+from alexnet.data.pixels import encode_png
 from alexnet.errors import ModelError, RecipeError
+from alexnet.models import list_models, list_peers
+
+QUICK = ("alexnet_small", "cifar", "figure1", "lenet5", "plain_8", "residual_8")
 
 
 @pytest.mark.parametrize(
@@ -19,3 +26,60 @@ def test_a_network_that_can_not_be_is_refused_at_once(tmp_path, changes, error, 
     with pytest.raises(error, match=text):
         api.train("digits", run=tmp_path / "run", options=options, **changes)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def images(digits, tmp_path_factory):
+    """A folder with two classes of ten images."""
+    folder = tmp_path_factory.mktemp("images")
+    split = digits.split("train")
+    for label in (0, 1):
+        (folder / f"class{label}").mkdir()
+        for number, index in enumerate(np.flatnonzero(split.labels == label)[:10]):
+            path = folder / f"class{label}" / f"{number}.png"
+            path.write_bytes(encode_png(split.gather(np.array([index]))[0]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name.startswith(QUICK) else pytest.param(name, marks=pytest.mark.slow)
+        for name in (*list_models(), *list_peers())
+    ],
+)
+def test_every_listed_network_trains_by_its_name_alone(name, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(api, "AT_THE_END", ())
+    monkeypatch.setenv("ALEXNET_CACHE", str(images.with_name("cache")))
+    words = ["train", str(images), "--model", name, "--run", str(tmp_path / "run")]
+    assert cli.run([*words, "--epochs", "1", "--no-report", "--quiet", "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["test"]["count"] == 4
+
+
+def test_a_store_says_the_size_of_its_images(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "AT_THE_END", ())
+    assert cli.run(["prepare", str(images), str(tmp_path / "store"), "--size", "36", "--fit", "pad"]) == 0
+    words = ["--model", "alexnet_small", "--epochs", "1", "--no-report", "--quiet", "--device", "cpu"]
+    assert cli.run(["train", str(tmp_path / "store"), "--run", str(tmp_path / "run"), *words]) == 0
+    result = api.train(tmp_path / "store", "lenet5", tmp_path / "lenet5", epochs=1, device="cpu")
+    assert (result.recipe.stored_size, result.recipe.fit) == (36, "pad")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--stored-size", "64"],
+        ["--initialization", "paper"],
+        ["--freeze", "conv9"],
+    ],
+)
+def test_a_start_that_is_refused_leaves_no_folder(options, digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", str(digits.path), "--model", "lenet5", "--epochs", "1", "--no-report", "--device", "cpu"]
+    before = sorted(tmp_path.iterdir())
+    assert cli.run([*words, "--run", "runs/new/run", *options]) == 2
+    assert sorted(tmp_path.iterdir()) == before
+    (tmp_path / "mine").mkdir()
+    assert cli.run([*words, "--run", "mine", *options]) == 2
+    assert list((tmp_path / "mine").iterdir()) == []
+    assert "Traceback" not in capsys.readouterr().err

@@ -60,3 +60,17 @@ def test_it_computes():
     assert torch.allclose(network(x), slow, atol=1e-5) and slow.shape == (2, 10)
     outputs = network.outputs(x)
     assert outputs["conv4"].shape == (2, 96, 6, 6) and outputs["pool5"].shape == (2, 64, 3, 3)
+
+
+@pytest.mark.parametrize("number", [3, 4, 5])
+def test_both_initializations_of_the_paper_s_networks(number):
+    with torch.device("meta"):
+        own = create_model(f"alexnet_no_conv{number}").initial
+        paper, code = (
+            create_model(f"alexnet_no_conv{number}", initialization=kind).initial for kind in ("paper", "2012")
+        )
+    assert own.keys() == paper.keys() == code.keys()
+    for layer, start in own.items():
+        assert paper[layer] == pytest.approx(start)
+        scale = 3 if layer in ("conv3", "conv4", "conv5") else 1  # 0.03 in place of 0.01
+        assert code[layer] == pytest.approx((scale * start.std, start.bias))

@@ -14,7 +14,7 @@ from alexnet.models.network import Aside
 from alexnet.models.peers import Peer
 from alexnet.models.residual import MODELS as DEEP
 from alexnet.models.summary import summarize
-from alexnet.recipe.named import OTHERS, default_for
+from alexnet.training.defaults import default_recipe
 
 models = pytest.importorskip("torchvision.models")
 # Network -> side of its smallest pictures. Those that weigh more, and VGG, which weighs half a gigabyte, are slow.
@@ -121,9 +121,8 @@ def test_they_are_listed_apart():
 
 
 def test_each_has_a_recipe_that_starts_its_own_way():
-    assert {*list_peers(), *DEEP, "lenet5_shrunk"} == set(OTHERS)
-    for name in OTHERS:
-        recipe = default_for("pictures", name)
+    for name in (*list_peers(), *DEEP, "lenet5_shrunk"):
+        recipe = default_recipe("pictures", model=name)
         assert (recipe.model, recipe.initialization, recipe.divide_std) == (name, "own", True)
 
 

@@ -170,5 +170,4 @@ def test_the_recipe_of_people_who_name_none():
     assert recipes.default_for("digits") == named("digits")
     assert recipes.default_for("digits", "lenet5") == named("lenet5")
     assert recipes.default_for("cifar10", "cifar_13pct") == named("cifar_13pct")
-    assert recipes.default_for("photos", "alexnet_single") == named("modern").replace(model="alexnet_single")
-    assert recipes.default_for("photos", "caffenet") == named("modern").replace(model="caffenet", initialization="own")
+    assert recipes.default_for("photos", "alexnet_single") == named("modern")

@@ -206,3 +206,11 @@ def test_the_recipe_is_inert_where_the_files_speak():
     files = layer_files.of_training(HERE / "local.cfg", HERE / "local-params.cfg")
     assert files.name == "local"
     assert layer_files.fitting(named("layer_file"), files).model == "local"
+
+
+def test_a_start_that_is_refused_after_its_files_were_written_leaves_no_folder(small, tmp_path):
+    files = written(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RecipeError, match="--compile with a network of layer files"):
+        api.train(small, RECIPE.replace(compile=True), tmp_path / "new" / "run", device="cpu", **files)
+    assert sorted(tmp_path.iterdir()) == before

@@ -28,6 +28,7 @@ from alexnet.models.cuda_convnet import Files
 from alexnet.recipe import Recipe
 from alexnet.training import launching, layer_files, machine, traffic
 from alexnet.training import run as runs
+from alexnet.training.defaults import default_recipe
 from alexnet.training.distributed import World
 from alexnet.training.notes import notes
 from alexnet.training.parallel import ALONE, Layout
@@ -118,9 +119,8 @@ def train(
             folder = local_path(run) if run is not None else _new_folder(data, recipe)
             again = go_on and (folder / "run.json").exists()
             store = _begun(folder, data, recipe) if again else _fresh(folder, data, recipe, options, files)
-            held.enter_context(runs.locked(folder))
+            held.enter_context(runs.locked(folder) if again else runs.new(folder))
             if not again:
-                runs.refuse_used(folder)
                 about: dict[str, Any] = {"data": str(data), "directory": str(Path.cwd()), "store": store.absolute}
                 if words := options.words():
                     about["options"] = words
@@ -158,9 +158,8 @@ def _begun(folder: Path, data: str | Path, recipe: Recipe) -> Store:
 def _recipe(data: str, recipe: Recipe | str | None, start: Start | None, changes: dict[str, Any]) -> Recipe:
     """What a run is to be: the recipe given or named or the data's own, as the weights need it, with the changes."""
     if not isinstance(recipe, Recipe):
-        model = changes.get("model") or (start.network.name if start else None)
-        recipe = recipes.named(recipe) if recipe else recipes.default_for(data, model)
-        recipe = start.recipe(recipe) if start else recipe
+        model = "" if recipe == "layer_file" else changes.get("model", "")
+        recipe = default_recipe(data, recipe or "", model, start)
     recipe = recipe.replace(**changes)
     if start is not None:
         start.check(recipe)

@@ -312,12 +312,15 @@ def _start(args: TrainArguments) -> "Start | None":
 def _base_recipe(args: TrainArguments, start: "Start | None") -> Recipe:
     """The recipe whose values are the defaults of the options that are not set."""
     named, model = args.numbers.recipe, args.numbers.model
-    if named or args.layers is not None:
-        recipe = recipes.named(named or "layer_file")
-        recipe = recipe.replace(model=model) if model else recipe
-    else:
-        recipe = recipes.default_for(args.data or "", model or (start.network.name if start else None))
-    return start.recipe(recipe) if start else recipe
+    if not (args.data or model or start):  # quick: nothing but the help is wanted
+        return recipes.named(named or ("modern" if args.layers is None else "layer_file"))
+    from alexnet.training.defaults import default_recipe
+
+    data_options(args.source)  # where a store behind an address is fetched to
+    if args.layers is None:
+        return default_recipe(args.data or "", named, model, start)
+    recipe = default_recipe(args.data or "", named or "layer_file")
+    return recipe.replace(model=model) if model else recipe
 
 
 def only_resume(args: TrainArguments) -> None:

@@ -24,7 +24,10 @@ from alexnet.models import (
 )
 from alexnet.models.network import Initial, Network
 
-__all__ = ["Initialization", "Network", "blank_model", "create_model", "describe", "list_models", "list_peers"]
+__all__ = [
+    "Initialization", "Network", "blank_model", "create_model", "describe", "list_models", "list_peers",
+    "recipe_fields",
+]  # fmt: skip
 
 Initialization = Literal["paper", "2012"]
 Starts = Mapping[str, Mapping[str, Initial]]  # initialization -> layer -> how it starts
@@ -34,12 +37,16 @@ kernel.settle_vector_math()
 
 
 class _Model(NamedTuple):
+    """``inputs``: fields of a recipe that bring gray levels to the range that the network expects."""
+
     build: Callable[..., Network]
     about: str
     starts: Starts = _OWN
+    inputs: Mapping[str, float | bool] = {}
 
 
 _ALEXNETS: Starts = {"paper": alexnet.PAPER, "2012": alexnet.CODE_2012}
+_UNIT_VARIANCE = {"divide_std": True}
 _TANH: Starts = {"paper": comparisons.TANH_PAPER, "2012": comparisons.TANH_2012}
 _MODELS = {
     "alexnet": _Model(
@@ -116,10 +123,20 @@ _MODELS = {
         lenet.lenet5, "LeNet-5 for gray digits, 32 pixels, with a linear output layer (LeCun et al., Proc. IEEE 1998)"
     ),
     "lenet5_shrunk": _Model(
-        lenet.lenet5_shrunk, "LeNet-5 behind a mean over pixels that brings pictures of any size to its 32"
+        lenet.lenet5_shrunk, "LeNet-5 behind a mean over pixels that brings pictures of any size to its 32",
+        inputs=_UNIT_VARIANCE,
     ),
-} | {name: _Model(build, about) for name, (build, about) in (small.MODELS | depth.MODELS | residual.MODELS).items()}
-_PEERS = {name: _Model(functools.partial(peers.build, name), peers.about(name)) for name in peers.names()}
+}  # fmt: skip
+_MODELS |= {name: _Model(build, about) for name, (build, about) in small.MODELS.items()}
+_MODELS |= {
+    name: _MODELS[name]._replace(inputs={"divide": 64.0}) for name in ("figure1_relu_wide", "figure1_tanh_wide")
+}
+_MODELS |= {name: _Model(build, about, depth.STARTS.get(name, _OWN)) for name, (build, about) in depth.MODELS.items()}
+_MODELS |= {name: _Model(build, about, inputs=_UNIT_VARIANCE) for name, (build, about) in residual.MODELS.items()}
+_PEERS = {
+    name: _Model(functools.partial(peers.build, name), peers.about(name), inputs=_UNIT_VARIANCE)
+    for name in peers.names()
+}
 
 
 def list_models() -> list[str]:
@@ -135,6 +152,16 @@ def list_peers() -> list[str]:
 def describe(name: str) -> str:
     """One line on the model called ``name``: which network it is, and its source. Raises :class:`ModelError`."""
     return _find(name).about
+
+
+def recipe_fields(name: str) -> dict[str, str | float | bool]:
+    """Fields of a recipe whose value follows from the model called ``name``. Raises :class:`ModelError`.
+
+    ``initialization`` is "own" where the network has no other; ``divide`` and ``divide_std`` bring gray levels to the
+    range that it expects.
+    """
+    model = _find(name)
+    return ({} if model.starts else {"initialization": "own"}) | dict(model.inputs)
 
 
 def create_model(

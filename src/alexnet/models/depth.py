@@ -1,11 +1,11 @@
 """Networks with one middle layer left out: section 7 of the paper says that each of them is needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from torch import nn
 
-from alexnet.models.alexnet import alexnet
+from alexnet.models.alexnet import CODE_2012, PAPER, alexnet
 from alexnet.models.layers import Convolution, Flatten
 from alexnet.models.network import Initial, Network, Start
 from alexnet.models.small import alexnet_small
@@ -57,4 +57,21 @@ MODELS: dict[str, tuple[Callable[..., Network], str]] = {
     )
     for name, build in (("alexnet", alexnet), ("alexnet_small", alexnet_small))
     for number, word in _WORDS.items()
+}
+
+
+def _starts(number: int, layer: str, fan_in: int, fan_in_before: int) -> dict[str, dict[str, Initial]]:
+    """The paper's and the 2012 code's initialization without convolution ``number``, whose inputs ``layer`` has now."""
+    scale = (fan_in_before / fan_in) ** 0.5
+    starts = {"paper": dict(PAPER), "2012": dict(CODE_2012)}
+    for layers in starts.values():
+        del layers[f"conv{number}"]
+        layers[layer] = layers[layer]._replace(std=layers[layer].std * scale)
+    return starts
+
+
+STARTS: Mapping[str, Mapping[str, Mapping[str, Initial]]] = {  # of 6x6 feature maps before fc6
+    "alexnet_no_conv3": _starts(3, "conv4", fan_in=256 * 9, fan_in_before=192 * 9),
+    "alexnet_no_conv4": _starts(4, "conv5", fan_in=192 * 9, fan_in_before=192 * 9),
+    "alexnet_no_conv5": _starts(5, "fc6", fan_in=384 * 36, fan_in_before=256 * 36),
 }

@@ -252,21 +252,11 @@ def source(name: str, field: str) -> str:
     return told[field][1] if field in told else _OURS
 
 
-# Networks that are no AlexNet and have no recipe of their own: torchvision's, and those of growing depth.
-OTHERS = (
-    "googlenet", "inception_v3", "resnet18", "resnet50", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "lenet5_shrunk",
-    *(f"{kind}_{depth}" for kind in ("plain", "residual") for depth in (8, 14, 20, 32, 44, 56)),
-)  # fmt: skip
-
-
-def default_for(data: str, model: str | None = None) -> Recipe:
-    """The recipe for people who name none: by the network where it is no AlexNet, else by the data."""
+def default_for(data: str, model: str = "") -> Recipe:
+    """The recipe for people who name none: by the network where it has a recipe of its own, else by the data."""
     if model == "lenet5" or model in CIFAR:
         return named(model)
-    recipe = named("digits" if data == "digits" else "modern")
-    if model in ("alexnet_caffe", "caffenet", "alexnet_owt", *OTHERS):  # they have one start, their own
-        recipe = recipe.replace(initialization="own", divide_std=model in OTHERS)
-    return recipe if model is None else recipe.replace(model=model)
+    return named("digits" if data == "digits" else "modern")
 
 
 def _find(name: str) -> _Named:

@@ -8,7 +8,7 @@ import dataclasses
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from alexnet.training.saving import Saver
 from alexnet.training.start import Start
 from alexnet.training.state import State
 
+_BEGUN = {".lock", "checkpoints", "recipe.toml", "layers.cfg", "layer-params.cfg", "run.json"}  # before the first step
 GOLDEN = 5  # pictures in a bundle by which a copy of it can prove itself
 
 
@@ -62,6 +63,34 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def new(folder: Path) -> Iterator[None]:
+    """Hold a new run folder. Where what follows fails before the training has started, no folder is left behind."""
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with locked(folder):
+            refuse_used(folder)
+            try:
+                yield
+            except BaseException:
+                if not (folder / "journal.jsonl").exists():
+                    _remove_start(folder)
+                raise
+    except BaseException:
+        for path in absent:
+            with suppress(OSError):  # it contains something
+                path.rmdir()
+        raise
+
+
+def _remove_start(folder: Path) -> None:
+    """Remove what :func:`locked` and :func:`write_start` have made."""
+    with suppress(OSError):
+        (folder / "checkpoints").rmdir()
+        for name in sorted(_BEGUN - {"checkpoints"}):
+            (folder / name).unlink(missing_ok=True)
+
+
 def refuse_used(folder: Path) -> None:
     """Raise :class:`RunError` if ``folder`` holds anything: a run never mixes with another.
 
@@ -72,9 +101,8 @@ def refuse_used(folder: Path) -> None:
 
 
 def _strange(folder: Path) -> bool:
-    begun = {".lock", "checkpoints", "recipe.toml", "layers.cfg", "layer-params.cfg"}
     found = {final_name(path.name) for path in folder.iterdir()}
-    return not found <= begun | {"run.json"} or _saved(folder)
+    return not found <= _BEGUN or _saved(folder)
 
 
 def write_start(folder: Path, recipe: Recipe, about: dict[str, Any], files: Files | None = None) -> None:

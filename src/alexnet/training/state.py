@@ -12,7 +12,7 @@ from torch import Tensor
 from alexnet.batches.sampler import step_seed
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, RecipeError, printable
-from alexnet.models import create_model
+from alexnet.models import create_model, recipe_fields
 from alexnet.models.cuda_convnet import Files, GraphNetwork, build
 from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network, nonfinite
@@ -267,6 +267,9 @@ def build_network(recipe: Recipe, num_classes: int, files: Files | None = None) 
     generator = torch.Generator().manual_seed(step_seed(recipe.seed, 0, stream=1))
     if files is not None:
         return build(files, data_of(recipe, num_classes), generator=generator)
+    only = recipe_fields(recipe.model).get("initialization", recipe.initialization)
+    if recipe.initialization != only:
+        raise RecipeError(f"--initialization is {recipe.initialization!r}", f"{only!r}: {recipe.model} has no other")
     network = create_model(
         recipe.model,
         num_classes=num_classes,

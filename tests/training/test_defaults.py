@@ -1,0 +1,43 @@
+"""The recipe of a training before any option is set."""
+
+import pytest
+import torch
+
+from alexnet.errors import ModelError, RecipeError
+from alexnet.models import create_model, list_models, list_peers
+from alexnet.recipe import named
+from alexnet.training.defaults import default_recipe
+from alexnet.training.state import check_network
+
+
+@pytest.mark.parametrize("name", [*list_models(), *list_peers()])
+@pytest.mark.parametrize("recipe", ["", "paper"])
+def test_the_recipe_has_an_initialization_of_the_network(name, recipe):
+    chosen = default_recipe("images", recipe, name).initialization
+    with torch.device("meta"):
+        create_model(name, initialization=None if chosen == "own" else chosen)
+    assert default_recipe("images", recipe, name).model == name
+
+
+def test_the_inputs_are_scaled_as_the_network_expects_unless_a_recipe_is_named():
+    for name, divide, divide_std in (("resnet18", 1, True), ("figure1_tanh_wide", 64, False), ("caffenet", 1, False)):
+        recipe = default_recipe("images", model=name)
+        assert (recipe.divide, recipe.divide_std) == (divide, divide_std), name
+        assert default_recipe("images", "paper", name).divide_std is False
+
+
+def test_a_network_with_a_recipe_of_its_own_has_that_one():
+    assert default_recipe("images", model="cifar_13pct") == named("cifar_13pct")
+    assert default_recipe("digits", model="alexnet_single") == named("digits").replace(model="alexnet_single")
+
+
+def test_a_store_decides_the_size_of_its_images(digits):
+    recipe = default_recipe(str(digits.path), "paper")
+    assert recipe == named("paper").replace(stored_size=32)
+    with pytest.raises(ModelError, match="model 'alexnett' does not exist"):
+        default_recipe(str(digits.path), model="alexnett")
+
+
+def test_an_initialization_that_a_network_has_not_is_refused_by_its_option():
+    with pytest.raises(RecipeError, match=r"--initialization is '2012'; must be 'own': alexnet_small has no other"):
+        check_network(named("modern").replace(model="alexnet_small"))
