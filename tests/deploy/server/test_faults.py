@@ -127,6 +127,45 @@ def test_two_thousand_damaged_files(server, png):
     assert kept < 50e6
 
 
+@pytest.mark.slow
+def test_five_thousand_requests_leave_no_memory_behind(saved_bundle, png):
+    """Of every kind, good and bad, from eight clients; the memory is that of the server's process alone."""
+    from .conftest import command
+
+    large = pixels.encode_png(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8))
+    bad = wrecks(good_files(), 28, seed=4)
+
+    def ask(server, k):
+        match k % 8:
+            case 0:
+                return server.post(large)
+            case 1:
+                return server.files(*((f"{i}.png", png) for i in range(16)), query="?embedding=true")
+            case 2:
+                return server.post(png, query="?saliency=gradient")
+            case 3:
+                return server.post(bad[k // 8 % len(bad)])
+            case 4:
+                return server.get(f"/strange/{k}")
+            case 5:
+                return server.post(png, X_Request_ID=f"id-{k}", query=f"?unknown{k}=1")
+            case 6:
+                return server.post(png, query="?saliency=grad_cam")
+            case _:
+                return server.get("/v1/model")
+
+    with command(saved_bundle) as server, ThreadPoolExecutor(8) as pool:
+        statuses, memory = [], []
+        for part in range(10):
+            start = 500 * part
+            statuses += [one.status for one in pool.map(lambda k: ask(server, k), range(start, start + 500))]
+            memory.append(server.counted("process_resident_memory_bytes"))
+        print("resident, MB:", [round(size / 1e6) for size in memory])
+        assert len(statuses) == 5000 and set(statuses) == {200, 404, 422}
+        assert max(memory[-3:]) - memory[1] < 40e6, memory
+        assert server.counted("process_open_fds") < 60
+
+
 def test_bombs_take_no_memory(server):
     server.post(bomb(10_000))
     before = resident()

@@ -110,6 +110,7 @@ def test_clients_that_never_read_are_closed(saved_bundle, png):
     with threaded(saved_bundle, Limits(write_seconds=0.3, max_connections=8, queue=64)) as server:
         connections = server.worker.server.server_state.connections
         held = [server.connect() for _ in range(8)]
+        wait(lambda: len(connections) == 8)
         for connection in held:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.setblocking(False)

@@ -99,6 +99,8 @@ class Worker:
             return await self._end()
 
     async def _end(self) -> bool:
+        for connection in list(self.server.server_state.connections):  # whose requests were given up
+            connection.transport.abort()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
