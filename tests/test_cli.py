@@ -385,6 +385,17 @@ def test_help_and_import_are_quick_because_nothing_heavy_is_imported():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_predict_imports_only_what_predicts(home):
+    code = (
+        "import sys, alexnet.cli; alexnet.cli.run(['predict', 'run', 'pictures/zero', '--format', 'csv']);"
+        "heavy = {'matplotlib', 'sklearn', 'scipy', 'torchvision', 'pyarrow', 'pandas', 'onnxruntime', 'rich.table'};"
+        "heavy |= {f'alexnet.{name}' for name in ('api', 'visualize', 'history', 'training.loop', 'data.doctor')};"
+        "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(home):
     done = subprocess.run(
         f"{sys.executable} -m alexnet predict run pictures/zero --format csv | head -1",

@@ -73,6 +73,23 @@ def test_a_second_process_does_not_compile(home, compiler):
     assert temporary(home) == []
 
 
+def test_what_is_in_the_cache_is_loaded_without_compiling(home, compiler):
+    calls = compiler('exec $real "$@"')
+    libraries = native.Native(*RESIZE)
+    libraries.load()
+    assert not libraries.built and not calls.exists()
+    native.compiled(*RESIZE)
+    libraries = native.Native(*RESIZE)
+    libraries.load()
+    assert libraries.has("resize")
+    assert len(calls.read_text().splitlines()) == 1
+    cached(home)[0].unlink()
+    libraries = native.Native(*RESIZE)
+    libraries.load()
+    assert not libraries.has("resize")
+    assert len(calls.read_text().splitlines()) == 1
+
+
 def test_processes_that_start_together_compile_once(home, compiler):
     calls = compiler('exec $real "$@"')
     started = [subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True) for _ in range(3)]

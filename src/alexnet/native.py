@@ -41,11 +41,17 @@ class Native:
         self.wanted = True
         self.built: dict[str, ctypes.CDLL] = {}  # by name, once :meth:`build` succeeded
         self.compiled = functools.cache(lambda: compiled(package, functions, headers))
+        self.cached = functools.cache(lambda: cached(package, functions, headers))
 
     def build(self) -> None:
         """Compile them if that was not done; nothing happens where that can not be."""
         if not self.built:
             self.built.update(self.compiled())
+
+    def load(self) -> None:
+        """Use them if all of them are in the cache: some milliseconds, nothing is compiled."""
+        if not self.built:
+            self.built.update(self.cached())
 
     def has(self, name: str) -> bool:
         """Is ``name`` compiled, and wanted?"""
@@ -58,11 +64,10 @@ def compiled(
     """Each ``name.c`` of ``package``, loaded from the cache or compiled, side by side; without those for which that
     fails, for whatever reason."""
     deadline = time.monotonic() + _SECONDS
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None or compiler in _hung:
+    compiler = _compiler()
+    if compiler is None:
         return {}
-    files = (*(f"{name}.c" for name in functions), *headers)
-    sources = {file: resources.files(package).joinpath(file).read_bytes() for file in files}
+    sources = _sources(package, functions, headers)
     libraries: dict[str, ctypes.CDLL] = {}
     with contextlib.suppress(OSError, MemoryError):  # no usable cache, or no room there
         folder, key = _cache_folder(), _key(sources, compiler, deadline)
@@ -79,6 +84,29 @@ def compiled(
         with contextlib.suppress(OSError, MemoryError), temporary_folder() as part:
             libraries |= _compile(compiler, sources, missing, part, deadline)
     return libraries
+
+
+def cached(package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()) -> dict[str, ctypes.CDLL]:
+    """Each ``name.c`` of ``package``, loaded from the cache; nothing where one of them is not there."""
+    if (compiler := _compiler()) is None:
+        return {}
+    with contextlib.suppress(OSError, MemoryError):
+        folder = _cache_folder()
+        key = _key(_sources(package, functions, headers), compiler, time.monotonic() + _SECONDS)
+        libraries = _cached(folder, key, functions) if folder is not None and key is not None else {}
+        if len(libraries) == len(functions):
+            return libraries
+    return {}
+
+
+def _compiler() -> str | None:
+    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    return None if found in _hung else found
+
+
+def _sources(package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str]) -> dict[str, bytes]:
+    files = (*(f"{name}.c" for name in functions), *headers)
+    return {file: resources.files(package).joinpath(file).read_bytes() for file in files}
 
 
 _PART = "compiling-"

@@ -199,6 +199,17 @@ def test_what_is_expected_is_prepared_for_at_once_or_not_at_all(classifier, pict
     assert bool(built) == (pictures == 100)
 
 
+@pytest.mark.parametrize(("views", "loaded"), [(63, 0), (64, 1)])
+def test_kernels_that_are_compiled_already_are_used_from_64_views_on(classifier, pictures, monkeypatch, views, loaded):
+    calls = []
+    monkeypatch.setattr(kernel, "load", lambda: calls.append(True))
+    monkeypatch.setattr(kernel, "build", None)  # not called
+    Classifier(classifier.bundle).expect(views)
+    assert len(calls) == loaded
+    Classifier(classifier.bundle).predict([pictures[0]] * views)
+    assert len(calls) == 2 * loaded
+
+
 def test_no_room_for_compiling_is_no_reason_not_to_answer(classifier, pictures, monkeypatch):
     def full(*_, **__):
         raise OSError("no space left on device")

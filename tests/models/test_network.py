@@ -6,7 +6,7 @@ from alexnet.errors import ModelError
 from alexnet.models import create_model, describe, list_models, list_peers
 from alexnet.models.depth import MODELS as LESS_DEEP
 from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool, set_generator
-from alexnet.models.network import FanInInitial, Initial, Network, RootFanInInitial, map_side, usable_side
+from alexnet.models.network import FanInInitial, Initial, Network, RootFanInInitial, map_side, nonfinite, usable_side
 from alexnet.models.residual import MODELS as DEEP
 from alexnet.models.small import MODELS as VARIANTS
 
@@ -199,3 +199,17 @@ def test_dropout_of_a_network_repeats():
         results.append(network(x))
     assert torch.equal(*results)
     assert not torch.equal(results[0], network(x))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_one_value_that_is_no_number_is_noticed(value, dtype):
+    tensor = torch.full((3, 1000), torch.finfo(dtype).max / 4 if dtype != torch.float64 else 1e38, dtype=dtype)
+    tensors = {"empty": torch.zeros(0, dtype=dtype), "whole": torch.ones(3, dtype=torch.int64), "w": tensor}
+    assert nonfinite(tensors) == ""  # the largest sums that there are
+    tensor[2, 517] = value
+    assert nonfinite(tensors) == "w"
+
+
+def test_what_is_too_large_for_float32_is_noticed():
+    assert nonfinite({"w": torch.tensor([1.0, 1e39], dtype=torch.float64)}) == "w"

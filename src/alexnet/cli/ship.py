@@ -111,9 +111,9 @@ def answerer(
     if given.run.suffix in SUFFIXES and not given.run.is_dir():
         answer, thresholds = _by_file(given)
     else:
-        from alexnet import api
+        from alexnet.deploy.classifier import Classifier
 
-        classifier = api.load(given.run, given.device, given.precision)
+        classifier = Classifier.load(given.run, given.device, given.precision)
         thresholds, views = classifier.bundle.thresholds, given.views
         classifier.expect(count * views)
 

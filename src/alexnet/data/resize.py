@@ -11,6 +11,7 @@ from alexnet.native import Native
 
 BITS = 22  # of a weight, as in Pillow
 MANY = 1000  # pictures for which compiling pays
+FEW = 64  # pictures for which loading what is compiled pays
 STEEPEST = 64.0  # source pixels a step; beyond it windows would take more memory than pictures
 
 _native = Native("alexnet.data", {"resize": ["across", "down"]})
@@ -30,9 +31,11 @@ def build() -> bool:
 
 
 def expect(pictures: int) -> None:
-    """So many are to be resized: :func:`build` where that pays."""
+    """So many are to be resized: :func:`build` where that pays, what is compiled already from far fewer on."""
     if pictures >= MANY:
         build()
+    elif pictures >= FEW:
+        _native.load()
 
 
 def use(wanted: bool) -> None:

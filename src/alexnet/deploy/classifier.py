@@ -23,7 +23,7 @@ from alexnet.models.summary import work
 __all__ = ["Classifier", "Picture", "Precision", "Prediction"]
 
 Precision = Literal["fp32", "bf16"]
-_FEW = 64  # views for which compiling pays with no network
+_FEW = 64  # views for which compiling pays with no network, and loading what is compiled does
 
 
 class Classifier:
@@ -67,10 +67,13 @@ class Classifier:
     def expect(self, views: int) -> None:
         """So many views of pictures are to be answered: :meth:`hasten` where that pays, from 700 on for ``alexnet``.
 
-        Without it a classifier compiles, and moves nothing, once it was asked for so many.
+        Without it a classifier compiles, and moves nothing, once it was asked for so many. Kernels that are compiled
+        already, by any process of this machine, are used from 64 views on.
         """
         if self._pays(views):
             self.hasten()
+        else:
+            self._load(views)
 
     def predict(
         self,
@@ -134,6 +137,8 @@ class Classifier:
         self._asked += len(many) * views
         if self._pays(self._asked):
             self._build()
+        else:
+            self._load(self._asked)
         for start in range(0, len(many), size):
             part = many[start : start + size]
             yield [name for name, _ in part], np.stack([self.prepare(picture, name) for name, picture in part])
@@ -144,6 +149,10 @@ class Classifier:
 
     def _pays(self, views: int) -> bool:
         return views >= _FEW and kernel.pays(views * self._work)
+
+    def _load(self, views: int) -> None:
+        if views >= _FEW and self.device.type == "cpu":
+            kernel.load()
 
     def _build(self) -> None:
         if self.device.type == "cpu":

@@ -84,6 +84,11 @@ def build() -> bool:
     return in_use()
 
 
+def load() -> None:
+    """Use the kernels if they are compiled already, by any process of this machine: some milliseconds."""
+    _native.load()
+
+
 def pays(multiply_adds: float) -> bool:
     """Does :func:`build` pay where so many are to be computed for answers?
 
