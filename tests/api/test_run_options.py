@@ -107,3 +107,26 @@ def test_recorded_words_are_read_again_and_own_options_win(tmp_path):
     assert options_of_run(about, DataOptions(), tmp_path / "images").exclude == tmp_path / "list"
     other = options_of_run(about, DataOptions(), tmp_path / "others")
     assert other.exclude is None and other.layout.ignore == ("old",)
+
+
+def test_training_tells_of_its_data_before_its_numbers(images, tmp_path, capsys):
+    """By the doctor, without it, and from a prepared store: the leak comes first in the text, and is in the JSON."""
+    plant_copies(images)
+    for name, words, leak in (
+        ("report", [], "WARNING    two-labels: 2 images"),
+        ("none", ["--no-report"], "WARNING    leak: "),
+    ):
+        train(images, tmp_path / name, "--seed", "3", *words)
+        out = capsys.readouterr().out
+        assert out.startswith("WARNING    ") and leak in out[: out.index("top-1 error")], out
+    assert "near-identical images, groups and other faults: alexnet report" in out
+    store = json.loads((tmp_path / "none" / "run.json").read_text())["store"]
+    train(store, tmp_path / "store", "--seed", "3", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told["warnings"][0].startswith("leak: ") and "was trained from a prepared store" in told["notes"][-1]
+
+
+def test_sound_data_and_a_good_result_have_no_warning(images, tmp_path, capsys):
+    train(images, tmp_path / "run", "--seed", "3", "--json")
+    told = json.loads(capsys.readouterr().out)["warnings"]
+    assert not any("leak" in line or "labels" in line for line in told), told

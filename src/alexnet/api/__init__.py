@@ -14,7 +14,7 @@ from alexnet.api.drawing import AT_THE_END, DRAWINGS, draw
 from alexnet.api.evaluating import evaluate, members_and_data
 from alexnet.api.honest import Asked, calibrate, compare, details
 from alexnet.api.provenance import provenance
-from alexnet.api.reporting import report
+from alexnet.api.reporting import data_warnings, diagnose, report
 from alexnet.api.shrinking import Effort
 from alexnet.api.stores import open_store, prepare, shuffle_window
 from alexnet.batches.loader import choose_device
@@ -30,7 +30,7 @@ from alexnet.training import launching, layer_files, machine, traffic
 from alexnet.training import run as runs
 from alexnet.training.defaults import default_recipe
 from alexnet.training.distributed import World
-from alexnet.training.notes import notes
+from alexnet.training.notes import notes, warnings
 from alexnet.training.parallel import ALONE, Layout
 from alexnet.training.start import Start, from_bundle
 from alexnet.training.state import check_network
@@ -45,7 +45,9 @@ __all__ = [
     "calibrate",
     "compare",
     "compress",
+    "data_warnings",
     "details",
+    "diagnose",
     "draw",
     "evaluate",
     "load",
@@ -71,6 +73,7 @@ class Result:
     seconds: float
     recipe: Recipe
     pictures: tuple[Path, ...]
+    warnings: tuple[str, ...] = ()  # what makes these numbers worthless, or shows that they are
     notes: tuple[str, ...] = ()  # what to keep in mind about these numbers
     sent: dict[str, float] = field(default_factory=dict)  # bytes that the first of several processes sent a step
     first: bool = True  # of several processes: is this the one that speaks?
@@ -200,7 +203,8 @@ def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, **how: Any
     seconds = time.perf_counter() - started
     said = (*notes(store, scores), *traffic.told(world, recipe, len(store.classes), how["layout"]))
     sent = {what: count / world.steps for what, count in world.sent.items()}
-    return Result(folder, bundle, scores, rate, seconds, recipe, pictures, said, sent, world.first)
+    faults = warnings(store, scores)
+    return Result(folder, bundle, scores, rate, seconds, recipe, pictures, faults, said, sent, world.first)
 
 
 def torch_device(name: str) -> torch.device:

@@ -104,6 +104,12 @@ def diagnose(
     return examine(source, faults, splits=splits, allow_truncated=allowed, progress=progress), ""
 
 
+def copies_across_splits(store: Store) -> int:
+    """How many images of validation and test have the bytes of a training image, by the SHA-256 of their files."""
+    train = {row["sha256"] for row in store.split("train").origins()}
+    return sum(row["sha256"] in train for name in ("validation", "test") for row in store.split(name).origins())
+
+
 def made_of(about: dict[str, Any], bundle: Bundle, recipe: Recipe, store: Store) -> list[tuple[str, str]]:
     """What was trained on what, as (name, value)."""
     network, data = bundle.network, bundle.data

@@ -13,13 +13,14 @@ from alexnet.api.honest import responses_of
 from alexnet.api.provenance import note_test, of_bundle
 from alexnet.api.verdict import interval, learned, percent, verdict
 from alexnet.batches.loader import choose_device
+from alexnet.bundle import Bundle, find
 from alexnet.data.doctor.findings import Report as Diagnosis
 from alexnet.data.doctor.looking import Phases
 from alexnet.data.options import DataOptions
 from alexnet.data.remote import local_path
 from alexnet.data.store import Split, Store, recorded
 from alexnet.deploy.classifier import Classifier
-from alexnet.errors import RunError
+from alexnet.errors import RunError, counted
 from alexnet.evaluation.neighbors import FILE as INDEX
 from alexnet.temporary import temporary_folder
 from alexnet.training import run as runs
@@ -44,13 +45,15 @@ def report(
     device: str = "auto",
     options: DataOptions | None = None,
     progress: Phases | None = None,
+    diagnosis: tuple[Diagnosis | None, str] | None = None,
 ) -> Path:
     """Write the report of a run and return its path: ``report.html`` in the run's folder, or ``path``.
 
     ``store`` is where its prepared pictures lie now, if they were moved. ``doctor``: examine the pictures themselves,
     if they are at hand. ``quick`` leaves out what would take long: the doctor on many pictures, an index of neighbors
-    that is not there yet. ``progress`` makes the progress bar of each phase, from its name. Raises
-    :class:`RunError`, :class:`BundleError`, :class:`DataError`.
+    that is not there yet. ``progress`` makes the progress bar of each phase, from its name. ``diagnosis`` is what
+    :func:`diagnose` returned, where it was called already. Raises :class:`RunError`, :class:`BundleError`,
+    :class:`DataError`.
     """
     run, options = local_path(run), options or DataOptions()
     target = local_path(path) if path else run / "report.html"
@@ -65,19 +68,17 @@ def report(
     numbers = facts.count(classifier.bundle, responses_of(classifier, split))
     if not quick:  # at the end of a training it is the look that training took itself
         note_test(run, opened, split.name, "report", options.tell)
-    total = sum(len(part) for part in opened.splits.values())
-    why = "alexnet report examines it" if doctor else "it was left out on purpose"
-    diagnosis = None
-    if doctor and (not quick or total <= FEW):
-        diagnosis, why = facts.diagnose(about, opened, classifier.bundle, options, progress)
+    found, why = diagnosis or (None, "it was left out on purpose")
+    if diagnosis is None and doctor:
+        found, why = diagnose(run, store=store, quick=quick, options=options, progress=progress)
     values = {
         "title": f"{classifier.network.name} on {classifier.bundle.data.get('name', run.name)}",
         "subtitle": f"Report of {run.resolve().name}: what was trained, how good it is, and why one may believe it.",
-        "verdict": verdict(numbers, classifier.classes, diagnosis, why),
-        "kind": _kind(diagnosis, numbers),
+        "verdict": verdict(numbers, classifier.classes, found, why),
+        "kind": _kind(found, numbers),
         "made": facts.made_of(about, classifier.bundle, recipe, opened),
         "chosen": facts.chosen(of_bundle(classifier.bundle, run)),
-        "diagnosis": diagnosis,
+        "diagnosis": found,
         "undiagnosed": why,
         "cost": facts.cost(run, facts.events_of(run), epochs, classifier.bundle),
         "again": facts.again(run, about, classifier.bundle, recipe, opened),
@@ -89,6 +90,43 @@ def report(
         "color": explaining.color_note(explaining.color_of(classifier)),
     }
     return pages.write(values, target)
+
+
+def diagnose(
+    run: str | Path,
+    *,
+    store: str | Path | None = None,
+    quick: bool = False,
+    options: DataOptions | None = None,
+    progress: Phases | None = None,
+) -> tuple[Diagnosis | None, str]:
+    """The doctor's report on the images that a run was trained on, or None and why there is none.
+
+    ``quick``: none where there are many images. Raises :class:`RunError`, :class:`BundleError`, :class:`DataError`.
+    """
+    about = runs.read_start(local_path(run))[1]
+    opened = Store.open(store or recorded(local_path(run), about))
+    if quick and sum(map(len, opened.splits.values())) > FEW:
+        return None, f"alexnet report {run} examines it"
+    return facts.diagnose(about, opened, Bundle.load(find(run)), options or DataOptions(), progress)
+
+
+_DISHONEST = {"leak-validation", "group-guess", "shortcut"}  # warnings of the doctor that make a result look too good
+
+
+def data_warnings(run: str | Path, diagnosis: Diagnosis | None, *, store: str | Path | None = None) -> list[str]:
+    """What to know of a run's data before its numbers: what the doctor found, or else what the store alone shows."""
+    if diagnosis is None:
+        opened = Store.open(store or recorded(local_path(run), runs.read_start(local_path(run))[1]))
+        copies = facts.copies_across_splits(opened)
+        leak = f"leak: {counted(copies, 'image')} of validation and test with the bytes of a training image"
+        return [leak] * bool(copies)
+    first = [one for one in diagnosis.findings if one.severity == "error" or one.check in _DISHONEST]
+    rest = sum(one.severity == "warning" and one not in first for one in diagnosis.findings)
+    lines = [f"{one.check}: {one.what}" + (f"; {one.todo}" if one.todo else "") for one in first]
+    if rest:
+        lines.append(f"{counted(rest, 'other warning')} about the data in the report; alexnet doctor has all")
+    return lines
 
 
 def _kind(diagnosis: Diagnosis | None, numbers: Numbers) -> str:

@@ -130,7 +130,8 @@ def train(words: list[str]) -> int:
             layers=given.layers, layer_params=given.layer_params, layout=layout, go_on=again,
         )  # fmt: skip
     if result.first:
-        page = at_the_end(result.folder, given) if given.report else None
+        page, warnings, notes = at_the_end(result.folder, given)
+        result = replace(result, warnings=(*warnings, *result.warnings), notes=(*result.notes, *notes))
         show.result(result, page, as_json=given.json)
     return 0
 

@@ -50,12 +50,23 @@ def report(words: list[str]) -> int:
     return 0
 
 
-def at_the_end(run: Path, given: arguments.TrainArguments) -> Path | None:
-    """The page of a training that has just ended, in seconds; None where it can not be made."""
+def at_the_end(run: Path, args: arguments.TrainArguments) -> tuple[Path | None, list[str], list[str]]:
+    """The report of a training that has just ended, in seconds; warnings and notes about its data.
+
+    None where there is no report: the training is done and saved, so that is no failure.
+    """
     from alexnet import api
 
+    page, warnings, notes = None, [], []
     try:
-        return api.report(run, store=given.store, quick=True, device=given.device)
-    except AlexNetError as error:  # the training is done and saved: a page less is no failure
+        diagnosis, why = None, f"alexnet report {run} examines it"
+        if args.report:
+            diagnosis, why = api.diagnose(run, store=args.store, quick=True)
+        if diagnosis is None:
+            notes = [f"the data was not examined for near-identical images, groups and other faults: {why}"]
+        warnings = api.data_warnings(run, diagnosis, store=args.store)
+        if args.report:
+            page = api.report(run, store=args.store, quick=True, device=args.device, diagnosis=(diagnosis, why))
+    except AlexNetError as error:
         show.say(f"no report: {error}")
-        return None
+    return page, warnings, notes

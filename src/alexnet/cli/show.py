@@ -68,10 +68,12 @@ def imported(bundle: "Bundle", path: "Path", *, as_json: bool) -> None:
 
 
 def result(result: "Result", page: "Path | None" = None, *, as_json: bool) -> None:
-    """What came of training; ``page`` is its report."""
+    """What came of training, its warnings first; ``page`` is its report."""
     if as_json:
         print(json.dumps(_result_dict(result) | {"report": str(page) if page else None}))
         return
+    for warning in result.warnings:
+        print(f"WARNING    {warning}")
     rows = [
         (
             name,
@@ -103,6 +105,7 @@ def _result_dict(result: "Result") -> dict[str, Any]:
         "bundle": str(result.bundle),
         "images_per_second": result.images_per_second,
         "seconds": result.seconds,
+        "warnings": list(result.warnings),
         "notes": list(result.notes),
         "scores": {name: s.to_dict() for name, s in result.scores.items()},
     }
