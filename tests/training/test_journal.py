@@ -132,6 +132,25 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
     ]
 
 
+def test_a_long_epoch_gets_a_line_every_30_seconds_where_there_is_no_terminal(tmp_path, capfd):
+    now = 100.0
+    with Journal(tmp_path, clock=lambda: now) as journal:
+        journal.begin_epoch(1, 3, 223, 3)
+        for _ in range(220):  # of a second each
+            now += 1
+            journal.step(0.25 + now / 1000, 32)
+            assert len(capfd.readouterr().err.splitlines()) == ((now - 100) % 30 == 0), now
+        journal.epoch([row(1)])  # a line of its own: the next one is due 30 seconds later
+        journal.begin_epoch(2, 3, 2, 0)
+        assert len(capfd.readouterr().err.splitlines()) == 1
+        now += 29
+        journal.step(0.5, 32)
+        assert capfd.readouterr().err == ""
+        now += 1
+        journal.step(0.5, 32)
+        assert capfd.readouterr().err == "epoch 3/3  step 2/2  loss 0.500  2 images/s\n"
+
+
 def test_tensorboard_has_every_number_at_its_step(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +28,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
+LOG_INTERVAL = 30.0  # seconds within an epoch after which a log that is no terminal gets a line
 TESTED = "evaluated"  # the event of a test split that was looked at
 
 
@@ -132,14 +133,17 @@ def _table(rows: list[dict[str, float]]) -> bytes:
 class Journal:
     """The written record of a run folder. ``quiet`` keeps the terminal silent. Close it, or use it in ``with``."""
 
-    def __init__(self, folder: Path, *, quiet: bool = False, resume_at: int = 0, resume_step: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *, quiet: bool = False, resume_at: int = 0, resume_step: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder = folder
         self.path = folder / "journal.jsonl"
         self._cut(resume_at)
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step or None)
-        self._terminal = _Terminal(quiet)
+        self._terminal = _Terminal(quiet, clock)
 
     def __enter__(self) -> "Journal":
         return self
@@ -237,15 +241,22 @@ class Mute(Journal):
 
 
 class _Terminal:
-    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet; all on standard error."""
+    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet; all on standard error.
 
-    def __init__(self, quiet: bool) -> None:
+    The lines: one an epoch, and one whenever ``LOG_INTERVAL`` seconds have passed on ``clock`` without any.
+    """
+
+    def __init__(self, quiet: bool, clock: Callable[[], float]) -> None:
         from rich.console import Console
 
         self.console = Console(file=unescaped(sys.stderr), quiet=quiet, soft_wrap=True, highlight=False)
         self.bar: Any = None
+        self.clock, self.logged = clock, clock()
 
     def begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        self.started, self.images = self.clock(), 0
+        self.position = f"epoch {epoch + 1}/{epochs}"
+        self.done, self.steps = done, steps
         if not self.console.is_terminal:
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -255,16 +266,17 @@ class _Terminal:
             self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
             self.bar.start()
             self.task = self.bar.add_task("", total=epochs * steps, info="")
-        self.started, self.pictures = time.perf_counter(), 0
         total, completed = epochs * steps, epoch * steps + done  # epochs may differ in their steps
-        self.bar.update(self.task, description=f"epoch {epoch + 1}/{epochs}", total=total, completed=completed)
+        self.bar.update(self.task, description=self.position, total=total, completed=completed)
 
-    def step(self, loss: float, pictures: int) -> None:
-        if self.bar is None:
-            return
-        self.pictures += pictures
-        rate = self.pictures / max(time.perf_counter() - self.started, 1e-9)
-        self.bar.update(self.task, advance=1, info=f"loss {loss:.3f}  {rate:.0f} images/s")
+    def step(self, loss: float, images: int) -> None:
+        self.images, self.done = self.images + images, self.done + 1
+        now = self.clock()
+        text = f"loss {loss:.3f}  {self.images / max(now - self.started, 1e-9):.0f} images/s"
+        if self.bar is not None:
+            self.bar.update(self.task, advance=1, info=text)
+        elif now - self.logged >= LOG_INTERVAL:
+            self.say(f"{self.position}  step {self.done}/{self.steps}  {text}")
 
     def epoch(self, row: dict[str, float]) -> None:
         text = f"epoch {row['epoch']:3.0f}  train loss {row['train_loss']:.3f}  top-1 {100 * row['train_top1']:5.1f} %"
@@ -273,6 +285,7 @@ class _Terminal:
         self.say(f"{text}  {row['images_per_second']:.0f} images/s  {row['seconds']:.0f} s")
 
     def say(self, text: str) -> None:
+        self.logged = self.clock()
         self.console.print("\n".join(map(printable, text.split("\n"))), markup=False)
 
     def close(self) -> None:
