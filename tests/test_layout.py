@@ -33,6 +33,7 @@ DOORS = {
     "sys.argv": ["cli/", "__main__.py"],
     "torch.distributed": ["training/distributed.py", "training/launching.py"],
     "torch.load": ["training/checkpoint.py", "weights/published.py"],  # both with weights_only=True
+    "filelock": ["native.py", "data/job.py", "training/run.py"],
     "msgspec": ["schema.py", "bundle/", "deploy/seal.py", "data/"],
     "pickle": [],
     "pickletools": ["weights/pickles.py"],  # takes a pickle apart and runs nothing of it

@@ -9,7 +9,6 @@ that start together compile once. Where there is no such folder, libraries are c
 
 import contextlib
 import ctypes
-import fcntl
 import functools
 import hashlib
 import os
@@ -23,6 +22,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+
+from filelock import FileLock
 
 from alexnet.temporary import temporary_folder
 
@@ -169,22 +170,11 @@ def _cache_name(name: str, key: str, path: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path, deadline: float) -> Iterator[None]:
-    """One process at a time. What killed ones left is removed. Raises BlockingIOError at the deadline."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+    """One process at a time. What killed ones left is removed. Raises :class:`TimeoutError` at the deadline."""
+    with FileLock(folder / "lock", timeout=max(0, deadline - time.monotonic()), mode=0o600):
         for path in folder.glob(f"{_PART}*"):
             shutil.rmtree(path, ignore_errors=True)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _compile(

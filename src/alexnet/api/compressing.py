@@ -95,13 +95,13 @@ def compress(
     started, options = time.perf_counter(), options or DataOptions()
     job = Job(Path(run), find(run), method, target_size, max_loss, effort or Effort(), options)
     folder = local_path(output) if output is not None else Path(f"{job.name}-compressed")
-    runs.refuse_used(folder)
+    runs.refuse_used(folder, "choose another -o, or delete it")
     job.open(data, choose_device(device))
     try:
         with whole_folder(folder) as partial:
             found = job.shrink(partial, workers, quiet)
             made = _finish(job, found, partial, folder, started)
-            runs.refuse_used(folder)
+            runs.refuse_used(folder, "choose another -o, or delete it")
             if folder.exists():
                 shutil.rmtree(folder)
     except OSError as error:

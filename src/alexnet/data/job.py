@@ -4,14 +4,14 @@ Work goes on in ``<path>.partial/``, which only one process holds at a time. ``s
 the beginning: the same settings go on, others start over.
 """
 
-import errno
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from alexnet.data.description import SPLIT_NAMES
 from alexnet.data.jpegs import SMALLER
@@ -69,15 +69,17 @@ class Job(NamedTuple):
 def locked(partial: Path) -> Iterator[None]:
     """Only one process works in ``partial``. The lock ends with the process, however that ends. Raises DataError."""
     partial.mkdir(parents=True, exist_ok=True)
-    with (partial / "lock").open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            what = f"{partial}: another process is preparing this store"
-            raise DataError(what, "one process at a time", "wait for it or choose another path") from error
+    (partial / "lock").touch()  # with the rights that the umask leaves: filelock would take 0644
+    lock = FileLock(partial / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        what = f"{partial}: another process is preparing this store"
+        raise DataError(what, "one process at a time", "wait for it or choose another path") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def start(job: Job) -> None:

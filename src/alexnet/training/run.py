@@ -5,14 +5,13 @@ and, where a layer file of 2012 is trained, layers.cfg  layer-params.cfg
 """
 
 import dataclasses
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from alexnet.batches.loader import Loader, to_device
 from alexnet.batches.transforms import Statistics, center_views
@@ -45,22 +44,23 @@ GOLDEN = 5  # pictures in a bundle by which a copy of it can prove itself
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder; raises :class:`RunError` if another process does, or if it can not be written."""
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        (folder / ".lock").touch()  # with the rights that the umask leaves: filelock would take 0644
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"run folder {folder} is in use by another process", "", "wait for it or choose another --run"
+        ) from None
     except OSError as error:
         raise RunError(
             f"run folder {folder} can not be written: {error.strerror}", "", "choose another --run"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError:
-        raise RunError(
-            f"run folder {folder} is in use by another process", "", "wait for it or choose another --run"
-        ) from None
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 @contextmanager
@@ -87,17 +87,18 @@ def _remove_start(folder: Path) -> None:
     """Remove what :func:`locked` and :func:`write_start` have made."""
     with suppress(OSError):
         (folder / "checkpoints").rmdir()
-        for name in sorted(_BEGUN - {"checkpoints"}):
+        for name in sorted(_BEGUN - {"checkpoints"}, reverse=True):  # run.json first, .lock last
             (folder / name).unlink(missing_ok=True)
 
 
-def refuse_used(folder: Path) -> None:
-    """Raise :class:`RunError` if ``folder`` holds anything: a run never mixes with another.
+def refuse_used(folder: Path, hint: str = "") -> None:
+    """Raise :class:`RunError` with ``hint`` if ``folder`` holds anything: a run never mixes with another.
 
     What is left of a start that was killed before run.json counts as nothing.
     """
     if folder.exists() and (not folder.is_dir() or (folder / "run.json").exists() or _strange(folder)):
-        raise RunError(f"run folder {folder} exists already", "a new folder", f"or go on with it: --resume {folder}")
+        hint = hint or f"or go on with it: --resume {folder}"
+        raise RunError(f"run folder {folder} exists already", "a new folder", hint)
 
 
 def _strange(folder: Path) -> bool:
