@@ -143,8 +143,8 @@ class State:
             steps = self.schedule.steps_per_epoch
             self.optimizer.begin((position.epoch * steps + position.batch) / (self.recipe.epochs * steps))
         else:
-            rates = [self.schedule.rate(position.epoch, position.batch, lowered) for lowered in (True, False)]
-            optimizer.set_rate(self.optimizer, *rates, position.epoch)
+            rate, unlowered = (self.schedule.rate(position.epoch, position.batch, lowered) for lowered in (True, False))
+            optimizer.set_rate(self.optimizer, rate, unlowered, position.epoch)
         if self.held is not None:
             done = position.step / (self.recipe.epochs * self.schedule.steps_per_epoch)
             self.held.begin(self.network, [self.averaged] if self.averaged else [], self.optimizer, done)
