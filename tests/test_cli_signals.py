@@ -8,10 +8,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from data.object_server import served
 
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
-from tests.data.object_server import served
 
 # A command that never ends: its main thread waits for a worker, or is inside a library that no signal interrupts.
 HANGING = """
