@@ -1,5 +1,6 @@
 """Exported files answer like the original, from the bytes of a picture to the last probability."""
 
+import copy
 import dataclasses
 import io
 import json
@@ -96,6 +97,51 @@ def test_other_networks_and_formats(digits, tmp_path, name, options, how):
         path.with_suffix(".bin").unlink()
         with pytest.raises(BundleError, match=r"lacks net\.bin"):
             Exported.load(path)
+
+
+KILLS = """
+import os, sys
+from pathlib import Path
+from alexnet.bundle import Bundle
+from alexnet.deploy.export import export
+path, left = Path(sys.argv[2]), int(sys.argv[3])
+names = {str(path), str(path.with_suffix(".bin"))}
+
+def hook(event, args):
+    global left
+    if event in ("os.rename", "os.remove") and names & set(map(str, args)):
+        left -= 1
+        if left < 0:
+            os._exit(9)
+
+sys.addaudithook(hook)
+export(Bundle.load(sys.argv[1]), path, format="openvino")
+"""
+
+
+def test_a_kill_never_leaves_an_openvino_file_with_the_weights_of_another(digits, tmp_path):
+    pytest.importorskip("openvino")
+    bundle, path = make_bundle(digits, "lenet5"), tmp_path / "net.xml"
+    network = copy.deepcopy(bundle.network)
+    with torch.no_grad():
+        next(network.parameters()).mul_(1.5)
+    new = dataclasses.replace(bundle, network=network, golden=()).save(tmp_path / "new")
+    export(bundle, path, format="openvino")
+    old, states = {file: file.read_bytes() for file in (path, path.with_suffix(".bin"))}, []
+    for number in range(9):
+        for file, data in old.items():
+            file.write_bytes(data)
+        words = [sys.executable, "-c", KILLS, *map(str, (new, path, number))]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode in (0, 9), done.stderr
+        states.append("whole" if path.exists() else "none")
+        if path.exists():
+            Exported.load(path)  # which compares the two files
+        if done.returncode == 0:
+            break
+    assert states == ["whole", "none", "none", "whole"]
+    assert path.read_bytes() != old[path]
+    assert {p.name for p in tmp_path.iterdir()} == {"net.xml", "net.bin", "new"}
 
 
 def test_int8_of_a_run_and_its_cost(cifar, digits, tmp_path, capsys):

@@ -6,17 +6,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from alexnet.data.writing import mode_by_umask
 from alexnet.errors import BundleError
 from alexnet.models.network import nonfinite
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write ``tensors`` to ``path`` as float32 (safetensors)."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    with mode_by_umask(path):
-        save_file({name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}, path)
+    path.write_bytes(save({name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

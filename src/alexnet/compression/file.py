@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet.compression import tensors as arrays
-from alexnet.data.writing import mode_by_umask
 from alexnet.errors import BundleError
 from alexnet.schema import parse_json
 
@@ -31,7 +30,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], coding: Mapping[str, str]) 
 
     Raises :class:`BundleError` for weights that are not of their kind: writing never rounds.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     plain, header = {}, {}
     for name, tensor in tensors.items():
@@ -47,8 +46,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], coding: Mapping[str, str]) 
         header[name] = about | {"sha256": sha256_of(arrays.decode(about, streams, values.shape))}
         plain |= {f"{name}/{stream}": np.ascontiguousarray(found) for stream, found in streams.items()}
     said = {"format": FORMAT, "version": VERSION, "tensors": header}
-    with mode_by_umask(path):
-        save_file(plain, path, metadata={KEY: json.dumps(said, sort_keys=True)})
+    path.write_bytes(save(plain, metadata={KEY: json.dumps(said, sort_keys=True)}))
 
 
 def read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], dict[str, str]]:

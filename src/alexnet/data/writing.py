@@ -56,15 +56,6 @@ def final_name(name: str) -> str:
 
 
 @contextmanager
-def mode_by_umask(path: Path) -> Iterator[None]:
-    """For a library that writes ``path`` with rights of its own: it ends with those of any other new file."""
-    path.touch()
-    mode = stat.S_IMODE(path.stat().st_mode)
-    yield
-    path.chmod(mode)
-
-
-@contextmanager
 def whole_folder(path: Path, replaced: Collection[str] = ()) -> Iterator[Path]:
     """A folder for writing that gets the name ``path`` only when all of it is on disk.
 

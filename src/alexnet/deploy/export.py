@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -64,6 +64,8 @@ def export(
 ) -> Report:
     """Write ``bundle`` to ``target``, whole or not at all, after proving that it answers like the original.
 
+    OpenVINO's two files cannot be replaced in one step: a kill in between leaves no .xml, never one of another .bin.
+
     ``calibration`` uint8 [n, S, S, 3] are pictures of the training split in stored form; int8 needs them. Raises
     :class:`BundleError` where a library is missing, the network is not finite, or the file answers otherwise.
     """
@@ -80,13 +82,15 @@ def export(
             partial = scratch / target.name
             _write(bundle, manifest, partial, calibration)
             drift = _compare(partial, replays, TOLERANCE[precision], precision)
-            if format == "openvino":  # its name is that of the .xml, which comes last
+            if format == "openvino":  # the old .xml goes first and the new one comes last: two exports never mix
+                target.unlink(missing_ok=True)
+                sync_folder(target.parent)
                 partial.with_suffix(".bin").replace(target.with_suffix(".bin"))
             partial.replace(target)
             sync_folder(target.parent)
     except OSError as error:
         raise BundleError(
-            f"{target} could not be written: {error.strerror}", "", "make room, or choose another"
+            f"{target} could not be written: {error.strerror or error}", "", "make room, or choose another"
         ) from error
     files = [target, target.with_suffix(".bin")] if format == "openvino" else [target]
     size = sum(file.stat().st_size for file in files)
@@ -176,9 +180,10 @@ def _program(module: Whole, manifest: Manifest) -> torch.export.ExportedProgram:
 
 
 def _write_torch(module: Whole, manifest: Manifest, path: Path) -> None:
+    buffer = BytesIO()  # a file of PyTorch's own raises RuntimeError on a full disk
     with _hushed():
-        torch.export.save(_program(module, manifest), path, extra_files={"alexnet.json": manifest.to_json()})
-    write_file(path, seal.sealed(path.read_bytes(), manifest, ".pt2"))
+        torch.export.save(_program(module, manifest), buffer, extra_files={"alexnet.json": manifest.to_json()})
+    write_file(path, seal.sealed(buffer.getvalue(), manifest, ".pt2"))
 
 
 def _onnx(module: Whole, manifest: Manifest, path: Path) -> bytes:
