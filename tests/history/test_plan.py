@@ -27,7 +27,7 @@ def test_figure_1_has_no_regularization_and_each_net_its_rate():
         )  # fmt: skip
         assert (recipe.learning_rate, recipe.seed, recipe.stop_error) == (0.03, 2, 0.25)
         assert (recipe.schedule, recipe.drops, recipe.warmup, recipe.mixup, recipe.label_smoothing) == (
-            "steps",
+            "constant",
             (),
             0,
             0,

@@ -27,7 +27,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
     learning_rate=st.floats(1e-12, 1000),
     weight_decay=st.floats(0, 100),
     seed=st.integers(0, 2**63 - 1),
-    drops=st.lists(st.integers(0, 1000), max_size=4).map(tuple),
+    drops=st.sets(st.integers(1, 1000), max_size=4).map(sorted).map(tuple),
     mirror=st.booleans(),
     freeze=st.sampled_from(["", "conv1", "conv1..conv5,fc6", "features.0..features.10"]),
     layer_rate=st.dictionaries(st.sampled_from(["a", "b.c", "d"]), st.floats(0, 1000)).map(
@@ -53,7 +53,7 @@ def test_a_number_out_of_range_is_refused_by_its_option(name):
         with pytest.raises(RecipeError) as caught:
             BARE.replace(**{name: wrong})
         assert str(caught.value) == f"{option(name)} is {wrong}; must be from {least} to {most}"
-    for right in (least, most):
+    for right in (least, min(most, BARE.epochs - 1) if name == "warmup" else most):
         if name not in ("validation", "test"):
             assert getattr(BARE.replace(**{name: right}), name) == right
 
@@ -112,6 +112,24 @@ def test_a_choice_that_is_none_is_refused(name):
             {"sampling": "balanced", "class_weights": "balanced"},
             "--sampling balanced and --class-weights balanced correct twice; must be one of them",
         ),
+        (
+            {"schedule": "steps"},
+            "--schedule steps has no --drops; pass the epochs to divide at, or --schedule constant",
+        ),
+        (
+            {"schedule": "steps", "drops": (3, 9), "epochs": 9},
+            "--drops is 3 9; must be ascending and different, from 1 to 8 (--epochs is 9); pass others, or "
+            "--schedule constant",
+        ),
+        (
+            {"warmup": 2.5, "epochs": 2},
+            "--warmup is 2.5; must be below --epochs, 2; pass --warmup 0 to 1, or more --epochs",
+        ),
+        (
+            {"warmup": 3, "epochs": 3},
+            "--warmup is 3; must be below --epochs, 3; pass --warmup 0 to 2, or more --epochs",
+        ),
+        ({"warmup": 1.5, "epochs": 1}, "--warmup is 1.5; must be below --epochs, 1; pass --warmup 0"),
         ({"freeze": "conv1.."}, "--freeze is 'conv1..'; must be layers and ranges of them: conv1,conv3..conv5"),
         (
             {"layer_rate": "conv1=fast"},
@@ -132,6 +150,19 @@ def test_what_can_not_be_is_refused(changes, text):
     with pytest.raises(RecipeError) as caught:
         Recipe().replace(**changes)
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("drops", [(-5,), (0,), (5, 3), (3, 3), (3, 44)])
+def test_drops_that_are_no_epochs_in_their_order_are_refused(drops):
+    with pytest.raises(RecipeError, match=r"--drops is .*; must be ascending and different, from 1 to 43"):
+        Recipe(schedule="steps", drops=drops)
+    if drops != (3, 44):  # the named recipes' own stay where another schedule is chosen
+        with pytest.raises(RecipeError, match="--drops is"):
+            Recipe(drops=drops)
+
+
+def test_a_run_of_one_epoch_may_warm_up_throughout():
+    assert Recipe(epochs=1).warmup == 1
 
 
 def test_a_whole_number_will_do_for_a_fraction():

@@ -22,7 +22,7 @@ from alexnet.training.state import State
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")  # which the compiler looks at
 
-SMALL = named("cifar_18pct").replace(epochs=2, batch_size=16, validation=0.2, drops=(), learning_rate=1e-3)
+SMALL = named("cifar_18pct").replace(epochs=2, batch_size=16, validation=0.2, schedule="constant", learning_rate=1e-3)
 WITH_DROPOUT = Recipe(
     model="alexnet_small", initialization="own", stored_size=32, epochs=2, batch_size=16, small_size=24,
     precision="fp32", validation=0.2, compile=True,

@@ -24,7 +24,7 @@ from alexnet.training.parallel import Layout
 # 160 pictures: 7 steps an epoch, the last of 16. Mixup draws partners from other processes' shares; crops are shared by
 # neighbors; the average, the momentum and the clipped gradient follow.
 RECIPE = named("cifar_18pct").replace(
-    epochs=2, batch_size=24, validation=0.2, drops=(), averaging=0.99, color_noise=0.1, mixup=0.5, erase=0.2,
+    epochs=2, batch_size=24, validation=0.2, schedule="constant", averaging=0.99, color_noise=0.1, mixup=0.5, erase=0.2,
     crops_shared=5, crop="random", image_size=24, clip=0.5, precision="fp32", convolution="plain",
 )  # fmt: skip
 # Dropout on two layers, response norm in two towers, a frozen layer: a small AlexNet, of 160 pictures 3 steps.
@@ -230,7 +230,7 @@ def killed_once(agents: list, folder: Path, victim: str) -> None:
 @pytest.mark.parametrize("agents", [1, 2])
 def test_torchrun_restarts_after_a_worker_is_killed(agents, digits, tmp_path, ranks):
     """One machine with two processes, or two machines (two agents that meet at an address) with one each."""
-    recipe = RECIPE.replace(epochs=8, checkpoint_every="1steps", drops=())
+    recipe = RECIPE.replace(epochs=8, checkpoint_every="1steps", schedule="constant")
     folder, words = tmp_path / "run", [digits.path, "--recipe", "cifar_18pct", *options(recipe)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

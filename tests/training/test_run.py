@@ -35,7 +35,9 @@ ALEXNET = Recipe(
     model="alexnet", image_size=67, stored_size=72, epochs=3, batch_size=16, small_size=63, small_share=0.5,
     mirror=False, warmup=1, checkpoint_every="1epoch", precision="fp32",
 )  # fmt: skip
-SMALL = named("cifar_18pct").replace(epochs=2, batch_size=16, validation=0.2, drops=(), checkpoint_every="1epoch")
+SMALL = named("cifar_18pct").replace(
+    epochs=2, batch_size=16, validation=0.2, schedule="constant", checkpoint_every="1epoch"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -201,7 +203,7 @@ FLIPS = {
     "test": 0.4, "crop": "random", "smallest_part": 0.9, "mirror": True, "color_noise": 0.9, "color_jitter": 0.0,
     "erase": 1.0, "mixup": 1.0, "mean": "image", "divide": 2.0, "epochs": 3, "batch_size": 8, "optimizer": "paper",
     "learning_rate": 0.001, "bias_rate": 3.0, "momentum": 0.5, "weight_decay": 10.0, "fc_decay": 10.0,
-    "bias_decay": True, "clip": 0.01, "schedule": "steps", "warmup": 0.0, "label_smoothing": 0.5, "averaging": 0.0,
+    "bias_decay": True, "clip": 0.01, "schedule": "constant", "warmup": 0.0, "label_smoothing": 0.5, "averaging": 0.0,
     "small_size": 0, "small_share": 0.0, "precision": "bf16", "crops_shared": 8, "noise_until": 1,
     "far_edge": False,
     "noise_divide": True, "divide_std": True, "bias_lowered": False, "layer_rate": "conv1=0.1",
@@ -477,7 +479,8 @@ def with_less_room(path, content):
 checkpoint.save = with_less_room
 limits[1] = {periodic}
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-r = recipe.named("cifar_18pct").replace(epochs=3, batch_size=16, validation=0.2, drops=(), checkpoint_every="1epoch")
+r = recipe.named("cifar_18pct").replace(epochs=3, batch_size=16, validation=0.2, schedule="constant")
+r = r.replace(checkpoint_every="1epoch")
 try:
     api.train({store!r}, r, {run!r}, device="cpu", quiet=False)
 except AlexNetError as error:

@@ -22,7 +22,7 @@ from alexnet.training import checkpoint, loop, saving
 
 # Dropout would be drawn anew if its masks were not a function of the step; momentum, averages and noise likewise.
 RECIPE = named("cifar_18pct").replace(
-    epochs=3, batch_size=24, validation=0.2, drops=(), averaging=0.99, color_noise=0.1, mixup=0.5, erase=0.2
+    epochs=3, batch_size=24, validation=0.2, schedule="constant", averaging=0.99, color_noise=0.1, mixup=0.5, erase=0.2
 )  # 160 pictures: 7 steps an epoch, the last of 16
 
 

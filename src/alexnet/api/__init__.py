@@ -113,6 +113,7 @@ def train(
     files = layer_files.of_training(layers, layer_params)
     recipe = _recipe(str(data), "layer_file" if recipe is None and files else recipe, start, changes)
     recipe = layer_files.fitting(recipe, files, start) if files else recipe
+    recipes.check_effect(recipe)
     chosen = torch_device(device)
     recipe = machine.settled(recipe, chosen)
     recipe = recipe.replace(shuffle_window=shuffle_window(data, recipe))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from alexnet import recipe as recipes
 from alexnet.api.provenance import note_test
-from alexnet.api.stores import cached, options_of_run
+from alexnet.api.stores import cached, options_of_run, refuse_on_store
 from alexnet.batches.loader import choose_device
 from alexnet.bundle import Bundle, is_trained
 from alexnet.data.options import DataOptions
@@ -149,6 +149,8 @@ def _member(name: str, classifier: Classifier, split: Split) -> ensemble.Member:
 def store_for(run: Any, classifier: Classifier, data: str | Path | None, options: DataOptions) -> Store:
     """The pictures to evaluate a run on: its own, or ``data`` in the form that it was trained on."""
     bundle = classifier.bundle
+    if data is None or is_store(data):
+        refuse_on_store(options)
     if data is None:
         about = Path("" if isinstance(run, Classifier) else run) / "run.json"
         if not about.is_file():

@@ -10,15 +10,42 @@ from alexnet.data.prepare import prepare as prepare_store
 from alexnet.data.remote import Remote, is_address
 from alexnet.data.sources import Source, is_store
 from alexnet.data.store import Store
-from alexnet.errors import counted
-from alexnet.recipe import Recipe
+from alexnet.errors import RecipeError, counted
+from alexnet.recipe import Recipe, option, set_by_hand
+from alexnet.training.run import check_store
 
 
 def open_store(data: str | Path, recipe: Recipe, options: DataOptions) -> Store:
-    """The store of ``data``: opened where it is one, else prepared into the cache (or found there)."""
+    """The store of ``data``: opened where it is one, else prepared into the cache (or found there).
+
+    Raises :class:`alexnet.errors.AlexNetError` for a store that a run with this recipe cannot use, and for an option
+    that has no effect on this data.
+    """
     if is_store(data):
-        return Store.open(data)
-    return cached(options.open(data), recipe, options)
+        store = Store.open(data)
+        check_store(recipe, store)
+        refuse_on_store(options)
+        for name in ("validation", "test"):
+            own = store.about["settings"].get(name)
+            if set_by_hand(recipe, name) and getattr(recipe, name) != own:
+                _refuse(option(name), f"store {store.address}, which has its splits", "prepare another store with it")
+        return store
+    source = options.open(data)
+    for name in ("validation", "test"):
+        if name in source.splits and set_by_hand(recipe, name):
+            _refuse(option(name), f"{data}, which has a {name} split of its own", "give images without splits")
+    return cached(source, recipe, options)
+
+
+def refuse_on_store(options: DataOptions) -> None:
+    """Raise :class:`RecipeError` for an option about images that a store does not read any more."""
+    words = options.words() + ["--download"] * options.download
+    if words:
+        _refuse(words[0], "a prepared store", "give the images themselves as DATA")
+
+
+def _refuse(name: str, what: str, todo: str) -> None:
+    raise RecipeError(f"{name} has no effect on {what}", "", f"leave it out, or {todo}")
 
 
 def data_of_run(about: Mapping[str, Any]) -> str:

@@ -191,7 +191,7 @@ def _usual(photos: bool, quick: bool) -> tuple[Recipe, tuple[float, ...], float]
 def _speed(photos: bool, quick: bool) -> tuple[Recipe, tuple[float, ...], float]:
     """Figure 1: one rate throughout, nothing that regularizes, until the training error is reached."""
     recipe = recipes.named("paper").replace(
-        recipe="claims", keep="last", schedule="steps", epochs=90, **_scale(photos) | {"mean": "channel"}
+        recipe="claims", keep="last", schedule="constant", epochs=90, **_scale(photos) | {"mean": "channel"}
     )
     if quick:  # each training ends when it has come to LEVEL
         recipe = recipe.replace(batch_size=QUICK["batch_size"], epochs=30)
@@ -205,7 +205,7 @@ def _scale(photos: bool) -> dict[str, Any]:
 
 
 def _schedule(recipe: Recipe) -> str:
-    how = {"cosine": "a cosine to 0", "stall": "the rate divided by ten when validation stalls", "steps": "one rate"}
+    how = {"cosine": "a cosine to 0", "stall": "the rate divided by ten when validation stalls", "constant": "one rate"}
     until = f", or until {100 * recipe.stop_error:g} % training error" if recipe.stop_error else ""
     return f"at most {recipe.epochs} epochs{until}, {how[recipe.schedule]}"
 

@@ -70,7 +70,7 @@ class Recipe:
     layer_decay: str = ""  # weight decays by layer, before the two above: "conv1=0,fc10=1" (2012 code: wc)
     bias_decay: bool = False  # do biases decay? (paper: one rule for all; 2012 code: no)
     clip: float = 5.0  # longest gradient, as a norm over all weights; 0: no limit
-    schedule: Literal["cosine", "stall", "steps", "poly"] = "cosine"  # | ÷10 at stalls (paper, 5) or drops | (1 − t)²
+    schedule: Literal["cosine", "stall", "steps", "poly", "constant"] = "cosine"  # stall, steps: ÷10 | poly: (1 − t)²
     warmup: float = 1.0  # epochs over which the rate rises from 0
     drops: tuple[int, ...] = ()  # `steps`: epochs at whose start the rate is divided by 10
     layer_lr_milestones: str = ""  # epochs at whose start one layer's rate is divided by 10: "conv1.weight=67"
@@ -175,7 +175,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "crop": ("random", "resized", "center"),
     "mean": ("image", "center", "channel"),
     "optimizer": ("paper", "sgd", "adamw", "lars"),
-    "schedule": ("cosine", "stall", "steps", "poly"),
+    "schedule": ("cosine", "stall", "steps", "poly", "constant"),
     "keep": ("best", "last"),
     "sampling": ("natural", "balanced"),
     "class_weights": ("none", "balanced"),
@@ -203,11 +203,28 @@ def _check_together(recipe: Recipe) -> None:
         raise RecipeError("--sampling balanced draws from all pictures", "without --shuffle-window", "leave one out")
     if recipe.sampling == recipe.class_weights == "balanced":
         raise RecipeError("--sampling balanced and --class-weights balanced correct twice", "one of them")
+    _check_schedule(recipe)
     cadence(recipe.checkpoint_every, "--checkpoint-every")
     layer_names(recipe.freeze, "--freeze")
     each_layer(recipe.layer_rate, "--layer-rate")
     each_layer(recipe.layer_decay, "--layer-decay")
     each_layer(recipe.layer_lr_milestones, "--layer-lr-milestones")
+
+
+def _check_schedule(recipe: Recipe) -> None:
+    """Raise :class:`RecipeError` for epochs of the schedule that are not epochs of the run."""
+    if recipe.schedule == "steps" and not recipe.drops:
+        raise RecipeError("--schedule steps has no --drops", "", "pass the epochs to divide at, or --schedule constant")
+    last = recipe.epochs - 1 if recipe.schedule == "steps" else 1_000_000
+    if recipe.drops != tuple(sorted(set(recipe.drops))) or any(not 1 <= drop <= last for drop in recipe.drops):
+        must = f"ascending and different, from 1 to {last}" if last else "before the last epoch"
+        within = f" (--epochs is {recipe.epochs})" if recipe.schedule == "steps" else ""
+        todo = "pass others, or --schedule constant"
+        raise RecipeError(f"--drops is {' '.join(map(str, recipe.drops))}", must + within, todo)
+    # `--epochs 1` alone is allowed: most recipes warm up for 1 epoch
+    if recipe.warmup > recipe.epochs or recipe.warmup == recipe.epochs > 1:
+        todo = f"pass --warmup 0 to {recipe.epochs - 1}, or more --epochs" if recipe.epochs > 1 else "pass --warmup 0"
+        raise RecipeError(f"--warmup is {recipe.warmup:g}", f"below --epochs, {recipe.epochs}", todo)
 
 
 def _is_a(kind: type, value: Any) -> bool:

@@ -182,7 +182,7 @@ LAYER_FILE: Told = (
     | _all("2012 code, its data provider", validation=0.1, crops_shared=1, color_noise=0.0, noise_until=0)
     | _all("a layer file's picture size varies", noise_divide=False, epochs=90)
     | _all(_THEIRS, model="layers", initialization="own", dropout=0.0, learning_rate=1.0, bias_rate=1.0, momentum=0.0)
-    | _all(_THEIRS, weight_decay=0.0, bias_lowered=True, drops=(), freeze="", freeze_from=0)
+    | _all(_THEIRS, weight_decay=0.0, bias_lowered=True, schedule="constant", drops=(), freeze="", freeze_from=0)
     | _all(_THEIRS, layer_lr_milestones="")
 )
 # What the files of ``layer_file`` say themselves, so that a recipe's number could have no effect.

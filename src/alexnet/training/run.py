@@ -199,7 +199,7 @@ def run(
 
     Returns the bundle's path, its scores by split, and the images a second of training.
     """
-    _check_store(recipe, store)
+    check_store(recipe, store)
     world = world or World(device)
     state = State(recipe, store, device, start, layer_files(folder), world, layout)
     content: dict[str, Any] = {"journal_bytes": 0}
@@ -253,7 +253,8 @@ def _checkpoint(folder: Path, path: Path | None) -> tuple[Path, dict[str, Any]]:
     return path, content
 
 
-def _check_store(recipe: Recipe, store: Store) -> None:
+def check_store(recipe: Recipe, store: Store) -> None:
+    """Raise an :class:`alexnet.errors.AlexNetError` for a store that a run with this recipe cannot train on."""
     if not len(store.split("train")):
         raise DataError(f"store {store.address} has no training pictures", "", "prepare one with a training split")
     chooses = "--keep best" if recipe.keep == "best" else "--schedule stall" if recipe.schedule == "stall" else ""

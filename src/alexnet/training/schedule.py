@@ -10,9 +10,10 @@ from alexnet.recipe import Recipe
 class Schedule:
     """The learning rate over a run of a recipe with ``steps_per_epoch`` steps an epoch.
 
-    ``cosine`` and ``poly``: from the highest rate to 0. ``steps``: divided by 10 at the recipe's drops. ``stall``:
-    divided by 10 when the validation error has not fallen for ``patience`` epochs, three times in the paper; when it
-    stalls once more the run is over. Epochs from the recipe's ``join_from`` on have ``steps_joined`` steps.
+    ``cosine`` and ``poly``: from the highest rate to 0. ``constant``: the highest rate after the warm-up. ``steps``:
+    divided by 10 at the recipe's drops. ``stall``: divided by 10 when the validation error has not fallen for
+    ``patience`` epochs, three times in the paper; when it stalls once more the run is over. Epochs from the recipe's
+    ``join_from`` on have ``steps_joined`` steps.
     """
 
     recipe: Recipe
@@ -28,7 +29,7 @@ class Schedule:
         at = epoch + batch * step  # epochs done
         if at < recipe.warmup:  # the first step is not at zero: it would be wasted
             return recipe.highest_rate * (at + step) / (recipe.warmup + step)
-        if not lowered:
+        if not lowered or recipe.schedule == "constant":
             return recipe.highest_rate
         left = (at - recipe.warmup) / max(recipe.epochs - recipe.warmup, 1e-9)
         if recipe.schedule == "cosine":

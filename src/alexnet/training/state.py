@@ -16,7 +16,7 @@ from alexnet.models import create_model, recipe_fields
 from alexnet.models.cuda_convnet import Files, GraphNetwork, build
 from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network, nonfinite
-from alexnet.recipe import Recipe, differences, from_dict
+from alexnet.recipe import Recipe, differences, from_dict, option, set_by_hand
 from alexnet.training import checkpoint, groups, machine, optimizer
 from alexnet.training.distributed import World
 from alexnet.training.held import Held
@@ -285,8 +285,17 @@ def build_network(recipe: Recipe, num_classes: int, files: Files | None = None) 
 
 
 def check_network(recipe: Recipe) -> None:
-    """Raise :class:`ModelError` or :class:`RecipeError` for a network that can not be, before pictures are prepared."""
-    groups.check(build_network(recipe, 2), recipe)
+    """Raise :class:`ModelError` or :class:`RecipeError` for a network that can not be, or that a field that was set by
+    hand has no effect on, before images are prepared."""
+    network = build_network(recipe, 2)
+    groups.check(network, recipe)
+    side, small = network.image_size, recipe.small_size
+    idle = {"dropout": not any(type(module) is Dropout for module in network.modules())}
+    idle |= {"small_size": small > side, "small_share": small >= side}
+    reasons = {"dropout": f"{recipe.model}, which has none that can be set"}
+    for name in (name for name, without in idle.items() if without and set_by_hand(recipe, name)):
+        reason = reasons.get(name, f"{recipe.model}, which sees {side} pixels")
+        raise RecipeError(f"{option(name)} has no effect on {reason}", "", "leave it out")
 
 
 def _copy(value: Any) -> Any:
