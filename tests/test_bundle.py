@@ -333,7 +333,7 @@ def test_the_card_says_how_sure_and_what_chose_what(bundle, tmp_path):
     for line in (
         "| 1.5000 | 36.6 to 63.4 % |", "- Pictures: 160 train, 50 test.", "- The weights are those of epoch 3",
         "- Temperature 1.250, found on 40 validation pictures.", "- Seed 7;",
-        "of 0.950 or more are wrong for at most 5 %",
+        "of 0.950 or more have at most 5 % error",
     ):  # fmt: skip
         assert line in card, line
     assert card.index("at most 5 %") < card.index("at most 10 %")

@@ -24,20 +24,21 @@ def model_card(
     ``calibration``: temperature and thresholds, and what they were fitted on.
     """
     parameters, side = sum(p.numel() for p in network.parameters()), network.image_size
+    top5 = len(classes) > 5  # else the five best are all of them
     lines = [
         *_hub_header(network.name, metrics, data),
         f"# {network.name} for {len(classes)} classes",
         "",
         f"{_origin(data, recipe)}; {parameters:,} parameters.",
         "",
-        "| split | pictures | top-1 | top-5 | loss | top-1, 95 % sure |",
-        "|---|---|---|---|---|---|",
+        f"| split | pictures | top-1 | {'top-5 | ' * top5}loss | top-1, 95 % CI |",
+        f"|---|---|---|{'---|' * top5}---|---|",
     ]
     for split, scores in metrics.items():
+        five = f"{100 * scores['top5']:.2f} % | " if top5 else ""
         lines.append(
             f"| {split}, {scores['views']} view{'s' * (scores['views'] > 1)} | {scores['count']} "
-            f"| {100 * scores['top1']:.2f} % | {100 * scores['top5']:.2f} % | {scores['loss']:.4f} "
-            f"| {_interval(scores)} |"
+            f"| {100 * scores['top1']:.2f} % | {five}{scores['loss']:.4f} | {_interval(scores)} |"
         )
     lines += [
         "",
@@ -78,7 +79,8 @@ def _chosen(data: Mapping[str, Any], recipe: Mapping[str, Any], calibration: Map
         for target, threshold in sorted(calibration.get("thresholds", {}).items(), key=lambda pair: float(pair[0])):
             share = f"{100 * float(target):g} %"
             lines.append(
-                f"Answers with a probability of {threshold:.3f} or more are wrong for at most {share} (95 % sure)."
+                f"Predictions with a probability of {threshold:.3f} or more have at most {share} error "
+                "(with 95 % confidence)."
             )
     if recipe.get("seed") is not None and "imported" not in data:
         lines.append(f"Seed {recipe['seed']}; every number of the recipe stands in config.json.")

@@ -58,7 +58,7 @@ def test_the_numbers_are_those_of_evaluate(home):
     assert f"named the right one of 3 classes for {100 * scores.top1:.1f} %".replace(".0 %", " %") in page
     details = api.details(home / "run", device="cpu")
     low, high = 100 * details.classes.top1.low, 100 * details.classes.top1.high
-    assert f"(95 % sure: {low:.1f} to {high:.1f} %)" in page
+    assert f"(95 % CI {low:.1f} to {high:.1f} %)" in page
     for one in details.classes.classes:
         assert f"{one.pictures}" in page and one.name.split(" ")[0] in page
     assert "Nothing was chosen by the test pictures" in page and "lenet5, 60" in page

@@ -1,7 +1,9 @@
 """What a run recorded of its data is used again: by its report, and by evaluate and compare on the same data."""
 
 import json
+import re
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from alexnet.data.listing import LayoutOptions
 from alexnet.data.options import DataOptions
 from alexnet.data.pixels import encode_jpeg, encode_png
 from alexnet.data.store import Store
+from alexnet.evaluation.intervals import wilson
 
 TRAIN = ["--model", "lenet5", "--epochs", "1", "--batch-size", "16", "--quiet", "--device", "cpu"]
 
@@ -130,3 +133,41 @@ def test_sound_data_and_a_good_result_have_no_warning(images, tmp_path, capsys):
     train(images, tmp_path / "run", "--seed", "3", "--json")
     told = json.loads(capsys.readouterr().out)["warnings"]
     assert not any("leak" in line or "labels" in line for line in told), told
+
+
+def test_one_number_has_one_interval_in_every_output(images, tmp_path, capsys):
+    """By groups: in the text of training, evaluate, its details and JSON, compare, the report and the model card."""
+    train(images, tmp_path / "run", "--group-pattern", r"(p\d+)_", "--test", "0.4", "--validation", "0.2")
+    out = [capsys.readouterr().out]
+    scores = api.evaluate(tmp_path / "run", device="cpu")
+    low, high = scores.top1_interval
+    assert len(scores.groups) > 5 and (low, high) != wilson(scores.correct1, scores.count)
+    for words in (["evaluate"], ["evaluate", "--details"], ["compare", str(tmp_path / "run")]):
+        assert run([words[0], str(tmp_path / "run"), *words[1:], "--device", "cpu"]) == 0
+        out.append(capsys.readouterr().out)
+    api.report(tmp_path / "run", device="cpu")
+    out += [(tmp_path / "run" / name).read_text() for name in ("report.html", "bundle/README.md")]
+    for text in out:
+        pairs = re.findall(r"(\d+\.\d+)(?: %)? to (\d+\.\d+)", text.replace("\xa0", " "))
+        distances = [max(abs(float(a) - 100 * low), abs(float(b) - 100 * high)) for a, b in pairs]
+        assert min(distances) < 0.06, text
+        assert "top-5" not in text and "sure:" not in text and "% sure)" not in text, text
+    assert run(["evaluate", str(tmp_path / "run"), "--details", "--json", "--device", "cpu"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["top1_interval"] == plain["numbers"]["top1"]["interval"] == [low, high]
+    assert plain["top5"] is plain["numbers"]["top5"] is None
+    assert not any("validation_top5" in row for row in facts.epochs_of(tmp_path / "run"))
+
+
+def test_the_reported_time_is_that_of_the_whole_call(images, tmp_path):
+    """Preparing the data is part of it."""
+    messages = []
+
+    def slow(message):
+        messages.append(message)
+        time.sleep(2 if len(messages) == 1 else 0)
+
+    options = DataOptions(cache=tmp_path / "cache", say=slow)
+    changes = {"epochs": 1, "batch_size": 16}
+    result = api.train(images, "lenet5", tmp_path / "run", options=options, device="cpu", quiet=True, **changes)
+    assert messages and result.seconds >= 2

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from alexnet.evaluation.intervals import Estimate, bootstrap, estimate, harmonic, limits, resamples, share
-from alexnet.evaluation.metrics import wilson
+from alexnet.evaluation.intervals import Estimate, bootstrap, estimate, harmonic, limits, resamples, share, wilson
 
 
 def covered(draw, statistic, truth, times, number):

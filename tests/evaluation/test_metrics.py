@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
+from alexnet.evaluation.intervals import share
 from alexnet.evaluation.metrics import Counter, Scores
 
 
@@ -105,3 +106,41 @@ def test_as_plain_values():
     assert plain["images_per_second"] == 5.0
     assert (plain["split"], plain["views"], plain["count"]) == ("test", 1, 10)
     assert Scores("test", 1, 1, 1, 1, 0.0, torch.ones(1, 1)).to_dict()["images_per_second"] is None
+
+
+def test_one_number_has_one_interval():
+    """That of the scores is that of ``share``: by groups where they are known, also when processes count together."""
+    generator = np.random.default_rng(0)
+    labels = torch.from_numpy(generator.integers(0, 7, 400))
+    log_p = torch.from_numpy(generator.normal(size=(400, 7))).log_softmax(1)
+    log_p[:250, 0] += labels[:250] == 0  # some classes are easier, so that groups differ
+    groups = tuple(f"g{i // 8}" for i in range(400))
+    hits = (log_p.argmax(1) == labels).numpy()
+    counter, parts = Counter(7, 400), [Counter(7, 400) for _ in range(2)]
+    counter.add(log_p, labels, torch.arange(400))
+    for part, own in zip(parts, torch.arange(400).chunk(2), strict=True):
+        part.add(log_p[own], labels[own], own)
+
+    def add(*tensors):
+        others = (parts[1].seen.to(torch.int64), parts[1].right.to(torch.int64), parts[1].confusion)
+        sums = torch.tensor([parts[1].correct5, parts[1].loss], dtype=torch.float64)
+        for mine, other in zip(tensors, (*others, sums), strict=True):
+            mine += other
+
+    parts[0].add_up(add)
+    for one in (counter, parts[0]):
+        for known in ((), groups):
+            scores, expected = one.scores("test", 1, groups=known), share(hits, known)
+            assert scores.top1_interval == (expected.low, expected.high)
+            assert scores.top1 == expected.value and scores.to_dict()["top1_interval"] == [expected.low, expected.high]
+    assert share(hits, groups) != share(hits)
+
+
+@pytest.mark.parametrize(("classes", "known"), [(2, False), (5, False), (6, True)])
+def test_there_is_no_top_5_of_five_classes(classes, known):
+    counter = Counter(classes, 1)
+    counter.add(torch.zeros(1, classes).log_softmax(1), torch.tensor([1]), torch.tensor([0]))
+    scores = counter.scores("test", 1)
+    plain = scores.to_dict()
+    assert scores.has_top5 == known
+    assert (plain["top5"] is None, plain["top5_error"] is None) == (not known, not known)

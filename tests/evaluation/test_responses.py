@@ -11,7 +11,8 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.errors import DataError
 from alexnet.evaluation.evaluate import evaluate
-from alexnet.evaluation.responses import collect, groups_of
+from alexnet.evaluation.intervals import groups_of
+from alexnet.evaluation.responses import collect
 from alexnet.evaluation.slices import column, slices
 from alexnet.models import create_model
 

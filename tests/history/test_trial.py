@@ -256,7 +256,7 @@ def test_the_command(digits, tmp_path, capsys):
     words += ["--run", str(tmp_path / "claim"), "--device", "cpu"]
     assert cli.run(words) == 0
     out = capsys.readouterr().out
-    assert out.index("alexnet_small_no_overlap") < out.index("95 % interval over seeds")
+    assert out.index("alexnet_small_no_overlap") < out.index("95 % CI over seeds")
     for text in (
         "none from one seed",
         "0.4",

@@ -70,7 +70,7 @@ class Result:
     bundle: Path
     scores: dict[str, Scores]
     images_per_second: float
-    seconds: float
+    seconds: float  # of the whole call: preparing the data, training, scoring, drawing
     recipe: Recipe
     pictures: tuple[Path, ...]
     warnings: tuple[str, ...] = ()  # what makes these numbers worthless, or shows that they are
@@ -108,7 +108,7 @@ def train(
     ``layout`` says how the processes that torchrun started share the work; with ``go_on`` a run that this very call has
     begun before is gone on with, as a process that was started again must do.
     """
-    options = options or DataOptions()
+    started, options = time.perf_counter(), options or DataOptions()
     start = from_bundle(start) if isinstance(start, str | Path) else start
     files = layer_files.of_training(layers, layer_params)
     recipe = _recipe(str(data), "layer_file" if recipe is None and files else recipe, start, changes)
@@ -134,7 +134,7 @@ def train(
             word, _, path = world.tell("").partition(" ")
             folder, again = Path(path), word == "again"
             store = Store.open(runs.read_start(folder)[1]["store"])
-        how: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout}
+        how: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout, "started": started}
         return _run(recipe, store, folder, world=world, resume=again, start=start, **how)
 
 
@@ -180,7 +180,7 @@ def resume(
     layout: Layout = ALONE,
 ) -> Result:
     """Go on with a run from its newest checkpoint, or from the checkpoint file that ``run`` names; in any layout."""
-    given = local_path(run)
+    started, given = time.perf_counter(), local_path(run)
     folder = given.parent.parent if given.suffix == ".pt" else given
     recipe, about = runs.read_start(folder)
     layout.check(runs.layer_files(folder), recipe)
@@ -191,11 +191,10 @@ def resume(
         opened = Store.open(store or recorded(folder, about))
         checkpoint = given if given.suffix == ".pt" else None
         how: dict[str, Any] = {"resume": True, "resume_from": checkpoint, "world": world, "layout": layout}
-        return _run(recipe, opened, folder, workers=workers, quiet=quiet, **how)
+        return _run(recipe, opened, folder, workers=workers, quiet=quiet, started=started, **how)
 
 
-def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, **how: Any) -> Result:
-    started = time.perf_counter()
+def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, started: float, **how: Any) -> Result:
     with machine.tuned(recipe):
         bundle, scores, rate = runs.run(recipe, store, folder, device=world.device, world=world, **how)
     pictures: tuple[Path, ...] = ()

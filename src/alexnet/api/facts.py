@@ -58,10 +58,11 @@ def count(bundle: Bundle, responses: Responses) -> Numbers:
     temperature = bundle.temperature
     calibrated = probabilities(responses.log_probabilities, temperature)
     sure, right = calibrated.max(1), responses.correct
-    marked = tuple(at_threshold(sure, right, threshold) for threshold in sorted(bundle.thresholds.values()))
+    thresholds = sorted(bundle.thresholds.values())
+    marked = tuple(at_threshold(sure, right, threshold, responses.groups) for threshold in thresholds)
     return Numbers(
         responses, per_class(responses, bundle.classes, temperature=temperature),
-        reliability(calibrated, responses.labels),
+        reliability(calibrated, responses.labels, groups=responses.groups),
         risk_coverage(sure, right), marked, sure,
         float(np.bincount(responses.labels).max() / len(responses)),
     )  # fmt: skip

@@ -125,11 +125,13 @@ def details(
             answers.scores(), training_images_left_out=left_out, training_images_included=included
         ),
         classes=perclass.per_class(answers, bundle.classes, temperature=bundle.temperature),
-        before=reliability(before, answers.labels),
-        after=reliability(after, answers.labels),
+        before=reliability(before, answers.labels, groups=answers.groups),
+        after=reliability(after, answers.labels, groups=answers.groups),
         curve=risk_coverage(sure, right),
         thresholds=tuple(
-            Threshold(target, at_threshold(sure, right, p), share(strange < p) if len(strange) else None)
+            Threshold(
+                target, at_threshold(sure, right, p, answers.groups), share(strange < p) if len(strange) else None
+            )
             for target, p in wanted
         ),
         provenance=of_bundle(bundle, run),

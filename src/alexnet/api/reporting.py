@@ -144,7 +144,9 @@ def _tables(numbers: Numbers, classes: tuple[str, ...]) -> dict[str, Any]:
         ("mean precision", found.macro_precision), ("mean area under the curve", found.macro_auroc),
     ]  # fmt: skip
     groups = len(set(numbers.responses.groups))
-    over = f"{groups:,} groups, each drawn whole" if groups else "pictures"
+    how = "of top-1 and top-5 Wilson's, of the others the bootstrap over images (2,000 resamples)"
+    if groups:
+        how = f"bootstrap over {groups:,} groups of images, each drawn whole (2,000 resamples)"
     weakest = sorted((one for one in found.classes if one.pictures), key=lambda one: (one.f1.value, one.name))
     table = [
         (one.name, f"{one.pictures:,}", percent(one.recall.value), interval(one.recall),
@@ -154,9 +156,9 @@ def _tables(numbers: Numbers, classes: tuple[str, ...]) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "split": f"{len(numbers.responses):,} {numbers.responses.split} pictures",
-        "numbers": [(name, percent(one.value), interval(one)) for name, one in rows],
+        "numbers": [(name, percent(one.value), interval(one)) for name, one in rows if one is not None],
         "numbers_note": f"Errors are what is missing to 100 %. Mean loss {scores.loss:.4f} nats. One view of each. "
-        f"Intervals: bootstrap over {over}, 2,000 resamples; Wilson's where pictures are few.",
+        f"95 % CI: {how}; Wilson's where {'groups' if groups else 'images'} are few.",
         "classes": table,
         "more_classes": max(0, len(weakest) - CLASSES),
         "confused": [(classes[true], classes[guess], str(times)) for true, guess, times in numbers.confused],
@@ -179,7 +181,7 @@ def _sureness(numbers: Numbers) -> dict[str, Any]:
     lines = []
     for one in numbers.marked:
         if one.answered:
-            wrong = f"{percent(one.error)} of those wrong (95 % sure: {100 * one.low:.1f} to {100 * one.high:.1f} %)"
+            wrong = f"{percent(one.error)} of those wrong (95 % CI {100 * one.low:.1f} to {100 * one.high:.1f} %)"
             lines.append(f"Threshold {one.threshold:.3f}, found on the validation pictures: {percent(one.coverage)} "
                          f"of these pictures are answered, {wrong}.")  # fmt: skip
     none = "The bundle carries no thresholds; the table is of these pictures, so choose none by it."

@@ -45,7 +45,7 @@ def _right(numbers: Numbers, classes: Sequence[str]) -> str:
         words = (
             f"There were no test pictures. Of {count:,} {numbers.responses.split} pictures, by which it was chosen, "
         )
-    words += f"it named the right one of {len(classes)} classes for {percent(top1.value)} (95 % sure: {interval(top1)}"
+    words += f"it named the right one of {len(classes)} classes for {percent(top1.value)} (95 % CI {interval(top1)}"
     words += f"); always saying the most frequent class would be right for {percent(numbers.commonest)}."
     return words if learned(numbers) else f"{words} That it learned anything is not shown: this may be luck."
 

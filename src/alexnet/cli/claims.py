@@ -86,7 +86,7 @@ def _print(outcome: "Outcome", folder: Path, *, as_json: bool) -> None:
     counts = outcome.counts
     title = f"{counts['train']} pictures to train, {counts['validation']} to choose, {counts['test']} to test"
     rows = [(f.what, f.paper or "–", _ours(f), _interval(f), f.verdict) for f in outcome.findings]
-    show.table(title, ("measured", "paper", "ours", "95 % interval over seeds", "verdict"), rows, right=9)
+    show.table(title, ("measured", "paper", "ours", "95 % CI over seeds", "verdict"), rows, right=9)
     for name, rate in outcome.chosen.items() if outcome.searches else ():
         print(f"rate       {rate:g} for {name}, chosen on seed 0; the test split chose nothing")
     for note in dict.fromkeys(f.note for f in outcome.findings if f.note):

@@ -127,7 +127,7 @@ def _print_story(story: "Story", folder: Path, as_json: bool) -> None:
     title = f"{counts['train']} pictures to train, {counts['test']} to test, {story.plan.base.epochs} epochs"
     rows = [(name.replace("_", " "), _mean(story.training[name]), _mean(story.test[name])) for name in story.training]
     show.table(title, ("network", "training error", "test error"), rows)
-    columns = ("measured, in points", "He et al.", "ours", "95 % interval over seeds", "verdict")
+    columns = ("measured, in points", "He et al.", "ours", "95 % CI over seeds", "verdict")
     show.table("", columns, [_finding(found) for found in story.findings], right=9)
     for note in dict.fromkeys(f.note for f in story.findings if f.note):
         print(f"note       {note}")

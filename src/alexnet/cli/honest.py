@@ -49,7 +49,7 @@ def details(given: arguments.EvaluateArguments, runs: list[str], data: str | Non
         _curve(found.curve)
     if found.slices:
         rows = [(one.value, str(one.pictures), *_cells(one.top1)) for one in found.slices]
-        show.table(f"By {given.slices}", (given.slices or "", "pictures", "top-1", "95 % interval"), rows)
+        show.table(f"By {given.slices}", (given.slices or "", "pictures", "top-1", "95 % CI"), rows)
     _thresholds(found)
     _grouped(found.groups)
     for line in found.provenance.lines():
@@ -75,13 +75,14 @@ def _numbers(found: "Details") -> None:
             ("mean precision", numbers.macro_precision), ("mean F1", numbers.macro_f1),
             ("mean area under the curve", numbers.macro_auroc),
         )
+        if one is not None
     ]  # fmt: skip
-    show.table("All classes", ("", "", "95 % interval"), rows)
+    show.table("All classes", ("", "", "95 % CI"), rows)
     by_class = [
         (one.name, str(one.pictures), *_cells(one.recall), *_cells(one.precision), *_cells(one.f1), *_cells(one.auroc))
         for one in numbers.classes
     ]
-    parts = [column for name in ("recall", "precision", "F1", "AUROC") for column in (name, "95 % interval")]
+    parts = [column for name in ("recall", "precision", "F1", "AUROC") for column in (name, "95 % CI")]
     show.table("Class by class", ("class", "pictures", *parts), by_class)
 
 
@@ -98,9 +99,7 @@ def _calibration(found: "Details") -> None:
          _percent(one.accuracy), f"{100 * one.accuracy_low:.1f} to {100 * one.accuracy_high:.1f}")
         for one in after.bins if one.count
     ]  # fmt: skip
-    show.table(
-        "Answers by the probability of their first guess", ("bin", "pictures", "sure", "right", "95 % interval"), bins
-    )
+    show.table("Answers by the probability of their first guess", ("bin", "pictures", "sure", "right", "95 % CI"), bins)
 
 
 def _reliability(name: str, one: "Reliability") -> tuple[str, ...]:
@@ -123,7 +122,7 @@ def _thresholds(found: "Details") -> None:
             print("no threshold is known: give --abstain-below, or fit some with --calibrate\n")
         return
     strange = any(one.unknown for one in found.thresholds)
-    columns = ["target error", "threshold", "answered", "error", "95 % interval"] + ["unknown called so"] * strange
+    columns = ["target error", "threshold", "answered", "error", "95 % CI"] + ["unknown called so"] * strange
     rows = []
     for one in found.thresholds:
         did = one.answered
@@ -163,12 +162,12 @@ def compare(words: list[str]) -> int:
     show.training_images(found.training_images_left_out, found.training_images_included)
     pair = found.paired
     rows = [(name, *_cells(one)) for name, one in ((found.first, pair.first), (found.second, pair.second))]
-    show.table(f"{found.split}: {pair.count} pictures", ("run", "top-1", "95 % interval"), rows)
+    show.table(f"{found.split}: {pair.count} pictures", ("run", "top-1", "95 % CI"), rows)
     print(f"both right {pair.both}, both wrong {pair.neither}; right alone: the first {pair.only_first}, ", end="")
     print(f"the second {pair.only_second}")
     difference = pair.difference
     low, high = 100 * difference.low, 100 * difference.high
-    print(f"difference {100 * difference.value:+.1f} points, 95 % sure between {low:+.1f} and {high:+.1f}")
+    print(f"difference {100 * difference.value:+.1f} points (95 % CI {low:+.1f} to {high:+.1f})")
     print(f"McNemar    p = {pair.p_value:.2g}: {_verdict(pair.p_value)}")
     _grouped(pair.groups)
     if pair.groups:

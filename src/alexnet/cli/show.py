@@ -74,24 +74,12 @@ def result(result: "Result", page: "Path | None" = None, *, as_json: bool) -> No
         return
     for warning in result.warnings:
         print(f"WARNING    {warning}")
-    rows = [
-        (
-            name,
-            str(s.count),
-            percent(s.top1),
-            percent(1 - s.top1),
-            percent(s.top5),
-            percent(1 - s.top5),
-            f"{s.loss:.4f}",
-        )
-        for name, s in result.scores.items()
-    ]
-    columns = ("split", "pictures", "top-1", "top-1 error", "top-5", "top-5 error", "loss")
-    table(f"{result.recipe.model}, center view", columns, rows)
+    rows = [(name, str(s.count), *_cells(s)) for name, s in result.scores.items()]
+    table(f"{result.recipe.model}, center view", ("split", "pictures", *_columns(*result.scores.values())), rows)
     for note in result.notes:
         print(f"note       {note}")
     rate, precision = result.images_per_second, result.recipe.precision
-    print(f"training   {rate:.1f} images/s in {precision}; this command took {result.seconds:.0f} s")
+    print(f"training   {rate:.1f} images/s in {precision}; this command took {result.seconds:.0f} s in all")
     print(f"run        {result.folder}  (bundle/, checkpoints/, journal.jsonl, results.csv, recipe.toml, tensorboard/)")
     print(f"pictures   {result.folder / 'pictures'}  ({', '.join(p.stem for p in result.pictures)})")
     if page is not None:
@@ -118,14 +106,14 @@ def scores(scores: "Scores", *, as_json: bool, provenance: "Provenance | None" =
         return
     views = "center view" if scores.views == 1 else f"{scores.views} views"
     _members(scores, views)
-    rows = [
-        ("top-1", percent(scores.top1), percent(1 - scores.top1)),
-        ("top-5", percent(scores.top5), percent(1 - scores.top5)),
-    ]
+    rows = [("top-1", percent(scores.top1), percent(1 - scores.top1))]
+    if scores.has_top5:
+        rows.append(("top-5", percent(scores.top5), percent(1 - scores.top5)))
     table(f"{scores.split}: {scores.count} pictures, {views}", ("", "accuracy", "error"), rows)
     training_images(scores.training_images_left_out, scores.training_images_included)
     low, high = scores.top1_interval
-    print(f"top-1 lies between {percent(low)} and {percent(high)} (95 % sure)")
+    over = f", over {len(scores.groups)} groups of images" if scores.groups else ""
+    print(f"top-1 {percent(scores.top1)} (95 % CI {percent(low)} to {percent(high)}{over})")
     print(f"loss {scores.loss:.4f}   {scores.count / scores.seconds:.1f} images/s")
     for line in provenance.lines() if provenance else ():
         print(line)
@@ -144,12 +132,8 @@ def _members(scores: "Scores", views: str) -> None:
 
     if not isinstance(scores, EnsembleScores):
         return
-    rows = [
-        (m.name, f"{m.weight:.4f}", percent(m.scores.top1), percent(1 - m.scores.top1), percent(m.scores.top5),
-         percent(1 - m.scores.top5), f"{m.scores.loss:.4f}")
-        for m in scores.members
-    ]  # fmt: skip
-    columns = ("member", "weight", "top-1", "top-1 error", "top-5", "top-5 error", "loss")
+    rows = [(m.name, f"{m.weight:.4f}", *_cells(m.scores)) for m in scores.members]
+    columns = ("member", "weight", *_columns(scores))
     table(f"{len(rows)} members alone on {scores.split}, {views}", columns, rows)
     if scores.fitted_on:
         chosen = f"the {scores.fitted_count} pictures of {scores.fitted_on}"
@@ -157,6 +141,17 @@ def _members(scores: "Scores", views: str) -> None:
     else:
         print("equal weights: the ensemble is the plain mean of the members' probabilities")
     print()
+
+
+def _columns(*scores: "Scores") -> list[str]:
+    """The names of the columns with scores; of five classes or fewer there is no top-5."""
+    top5 = ["top-5", "top-5 error"] * any(one.has_top5 for one in scores)
+    return ["top-1", "top-1 error", *top5, "loss"]
+
+
+def _cells(scores: "Scores") -> list[str]:
+    top5 = [percent(scores.top5), percent(1 - scores.top5)] * scores.has_top5
+    return [percent(scores.top1), percent(1 - scores.top1), *top5, f"{scores.loss:.4f}"]
 
 
 def _print_json(found: list[dict[str, Any]], top: int, below: float | None) -> None:

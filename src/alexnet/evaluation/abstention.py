@@ -5,6 +5,7 @@
 Glossary: N pictures.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.evaluation.metrics import wilson
+from alexnet.evaluation.intervals import share
 
 TARGETS = (0.01, 0.02, 0.05, 0.1)  # errors among answered pictures for which a bundle carries thresholds
 LEVEL = 0.95  # of the one-sided bound
@@ -20,7 +21,7 @@ LEVEL = 0.95  # of the one-sided bound
 
 @dataclass(frozen=True)
 class Answered:
-    """What a threshold does: ``answered`` of ``count`` pictures, ``errors`` among them, with Wilson's interval."""
+    """What a threshold does: ``answered`` of ``count`` pictures, ``errors`` among them, with the error's 95 % CI."""
 
     threshold: float
     count: int
@@ -80,12 +81,17 @@ def risk_coverage(confidence: NDArray[np.floating[Any]], correct: NDArray[np.boo
     return RiskCoverage(tuple(coverage.tolist()), tuple(risk.tolist()), tuple(thresholds.tolist()), area)
 
 
-def at_threshold(confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_], threshold: float) -> Answered:
-    """What a threshold does: a picture is answered if its first guess has at least that probability."""
-    given = confidence >= threshold
-    answered, errors = int(given.sum()), int((given & ~correct).sum())
-    low, high = wilson(errors, answered) if answered else (float("nan"), float("nan"))
-    return Answered(float(threshold), len(correct), answered, errors, low, high)
+def at_threshold(
+    confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_], threshold: float, groups: Sequence[str] = ()
+) -> Answered:
+    """What a threshold does: a picture is answered if its first guess has at least that probability.
+
+    ``groups`` [N] of the pictures, where they are known.
+    """
+    given = np.flatnonzero(confidence >= threshold)
+    error = share(~correct[given], [groups[i] for i in given.tolist()] if groups else ())
+    errors = int((~correct[given]).sum())
+    return Answered(float(threshold), len(correct), len(given), errors, error.low, error.high)
 
 
 @lru_cache(maxsize=100_000)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.evaluation.abstention import TARGETS, choose_threshold
-from alexnet.evaluation.metrics import wilson
+from alexnet.evaluation.intervals import share
 
 BINS = 15  # of equal width over the first guess's probability, as Guo et al. had them
 FEWEST = 30  # validation pictures below which nothing is fitted
@@ -28,7 +28,7 @@ class Bin:
     count: int
     confidence: float  # mean probability of the first guess; nan where there is no picture
     accuracy: float
-    accuracy_low: float  # Wilson's interval
+    accuracy_low: float  # of its 95 % CI
     accuracy_high: float
 
 
@@ -101,9 +101,10 @@ def fit_temperature(log_probabilities: NDArray[np.floating[Any]], labels: NDArra
 
 
 def reliability(
-    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], bins: int = BINS, seed: int = 0
-) -> Reliability:
-    """How honest probabilities [N, K] are, given the labels [N]."""
+    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], bins: int = BINS, seed: int = 0,
+    groups: Sequence[str] = (),
+) -> Reliability:  # fmt: skip
+    """How honest probabilities [N, K] are, given the labels [N], and ``groups`` [N] where they are known."""
     rows = probabilities.astype(np.float64)
     confidence, correct = rows.max(1), rows.argmax(1) == labels
     true = rows[np.arange(len(labels)), labels]
@@ -116,7 +117,7 @@ def reliability(
         brier=float(brier.mean()),
         confidence=float(confidence.mean()),
         accuracy=float(correct.mean()),
-        bins=tuple(_bins(confidence, correct, bins)),
+        bins=tuple(_bins(confidence, correct, bins, groups)),
     )
 
 
@@ -138,14 +139,14 @@ def _bin_of(confidence: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
     return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-def _bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> list[Bin]:
+def _bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int, groups: Sequence[str]) -> list[Bin]:
     which, found = _bin_of(confidence, bins), []
     for number in range(bins):
-        own = which == number
-        count = int(own.sum())
-        low, high = wilson(int(correct[own].sum()), count) if count else (float("nan"), float("nan"))
-        sure, right = (float(x[own].mean()) if count else float("nan") for x in (confidence, correct))
-        found.append(Bin(number / bins, (number + 1) / bins, count, sure, right, low, high))
+        own = np.flatnonzero(which == number)
+        right = share(correct[own], [groups[i] for i in own.tolist()] if groups else ())
+        sure = float(confidence[own].mean()) if len(own) else float("nan")
+        ends = number / bins, (number + 1) / bins
+        found.append(Bin(*ends, len(own), sure, right.value, right.low, right.high))
     return found
 
 

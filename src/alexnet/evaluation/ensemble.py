@@ -19,6 +19,7 @@ from alexnet.batches.transforms import Statistics
 from alexnet.data.store import Split
 from alexnet.errors import DataError
 from alexnet.evaluation.evaluate import log_probabilities
+from alexnet.evaluation.intervals import groups_of
 from alexnet.evaluation.metrics import Counter, Scores
 
 
@@ -97,8 +98,8 @@ def evaluate(
     for found, labels, indices in _batches(members, views, batch_size, device or torch.device("cpu")):
         for counter, result in zip(counters, [*found, combine(found, shares)], strict=True):
             counter.add(result, labels, indices)
-    seconds = time.perf_counter() - started
-    *alone, together = [counter.scores(members[0].split.name, views, seconds) for counter in counters]
+    seconds, groups = time.perf_counter() - started, groups_of(members[0].split)
+    *alone, together = [counter.scores(members[0].split.name, views, seconds, groups) for counter in counters]
     named = tuple(
         MemberScores(member.name, float(share), scores)
         for member, share, scores in zip(members, shares, alone, strict=True)

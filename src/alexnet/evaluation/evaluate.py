@@ -15,6 +15,7 @@ from alexnet.batches.loader import in_order, to_device
 from alexnet.batches.transforms import Statistics
 from alexnet.data.store import Split
 from alexnet.errors import DataError
+from alexnet.evaluation.intervals import groups_of
 from alexnet.evaluation.metrics import Counter, Scores
 from alexnet.models import kernel
 from alexnet.models.summary import work
@@ -121,4 +122,4 @@ def evaluate(
         network.train(was_training)
     if add is not None:
         counter.add_up(add)
-    return counter.scores(split.name, views, time.perf_counter() - started)
+    return counter.scores(split.name, views, time.perf_counter() - started, groups_of(split))

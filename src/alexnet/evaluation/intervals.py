@@ -10,6 +10,7 @@ interval that is too narrow, or none. There Wilson's takes its place (:func:`sha
 Glossary: N pictures, B resamples.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.evaluation.metrics import wilson
+from alexnet.data.store import Split
 
 RESAMPLES = 2000
 FEW = 40  # pictures (or groups) below which the bootstrap's interval is too narrow: at 20 it covers 87 to 92 %
@@ -40,6 +41,14 @@ class Estimate:
         """As plain values: ``value``, ``interval`` and ``count``; None where there is no number."""
         numbers = [None if np.isnan(x) else float(x) for x in (self.value, self.low, self.high)]
         return {"value": numbers[0], "interval": numbers[1:], "count": self.count}
+
+
+def wilson(correct: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Confidence interval of a share of which ``correct`` out of ``count`` were seen (Wilson 1927); z = 1.96: 95 %."""
+    share, weight = correct / count, z * z / count
+    middle = (share + weight / 2) / (1 + weight)
+    reach = z * math.sqrt(share * (1 - share) / count + weight / (4 * count)) / (1 + weight)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def resamples(
@@ -91,15 +100,27 @@ def estimate(value: float, values: NDArray[np.float64], count: int) -> Estimate:
 
 
 def share(hits: NDArray[np.bool_], groups: Sequence[str] = (), *, seed: int = 0) -> Estimate:
-    """The share of ``hits`` [N] among pictures, with its interval."""
+    """The share of ``hits`` [N] among pictures, with its interval: Wilson's, or the bootstrap's over groups."""
     if not len(hits):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    good = hits.astype(np.float32)
+    if not groups:
+        return Estimate(float(hits.mean()), *wilson(int(hits.sum()), len(hits)), len(hits))
+    return share_of_groups(*by_group(hits, groups), seed=seed)
+
+
+def by_group(hits: NDArray[np.bool_], groups: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many hits and how many pictures each group has: [U] and [U]."""
+    units, member = _units(groups)
+    return np.bincount(member[hits], minlength=units), np.bincount(member, minlength=units)
+
+
+def share_of_groups(hits: NDArray[np.int64], counts: NDArray[np.int64], *, seed: int = 0) -> Estimate:
+    """The share of ``hits`` [U] among the ``counts`` [U] of pictures in groups; whole groups are resampled."""
 
     def of(weights: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.asarray((weights @ good).astype(np.float64) / weights.sum(1))
+        return np.asarray((weights @ hits) / (weights @ counts))
 
-    return estimate(float(hits.mean()), bootstrap(of, len(hits), groups, seed=seed), independent(len(hits), groups))
+    return estimate(float(hits.sum() / counts.sum()), bootstrap(of, len(counts), seed=seed), len(counts))
 
 
 def harmonic(value: float, values: NDArray[np.float64], count: int) -> Estimate:
@@ -117,3 +138,11 @@ def harmonic(value: float, values: NDArray[np.float64], count: int) -> Estimate:
 def independent(count: int, groups: Sequence[str] = ()) -> int:
     """How many witnesses there are: groups, or pictures where there are none."""
     return len(set(groups)) if groups else count
+
+
+def groups_of(split: Split) -> tuple[str, ...]:
+    """The group of each picture; empty where none has one. A picture without a group is a group of its own."""
+    rows = split.origins()
+    if not any(row.get("group") for row in rows):
+        return ()
+    return tuple(f"g{row['group']}" if row.get("group") else f"p{row['origin']}" for row in rows)

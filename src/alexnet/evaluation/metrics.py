@@ -1,13 +1,17 @@
 """Counts over a split. Integers are added up and divided once, at the end."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from alexnet.evaluation.intervals import by_group, share_of_groups, wilson
+
+FIVE = 5  # with so many classes, or fewer, the five best are all of them: there is no top-5
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Scores:
     loss: float
     confusion: Tensor
     seconds: float = 0.0
+    groups: tuple[tuple[int, int], ...] = ()  # (right, images) of each group; empty where no groups are known
     training_images_left_out: int = 0  # images of the split that the classifier was trained on; not in ``count``
     training_images_included: int = 0  # the same, in ``count`` on request
 
@@ -41,15 +46,27 @@ class Scores:
 
     @property
     def top1_interval(self) -> tuple[float, float]:
-        """Where the share that ``top1`` estimates lies with 95 % confidence: Wilson's interval (1927)."""
-        return wilson(self.correct1, self.count)
+        """The 95 % CI of ``top1``: Wilson's (1927), or the bootstrap's over groups of images where groups are known.
+
+        The same as :func:`alexnet.evaluation.intervals.share` gives, so that one number has one interval everywhere.
+        """
+        if not self.groups:
+            return wilson(self.correct1, self.count)
+        right, images = np.array(self.groups, np.int64).T
+        estimate = share_of_groups(right, images)
+        return estimate.low, estimate.high
+
+    @property
+    def has_top5(self) -> bool:
+        """Are there more than five classes?"""
+        return len(self.confusion) > FIVE
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values: fractions, mean loss, counts."""
+        """As plain values: fractions, mean loss, counts; no top-5 (None) of five classes or fewer."""
         return {
             "top1": self.top1,
             "top1_interval": list(self.top1_interval),
-            "top5": self.top5,
+            "top5": self.top5 if self.has_top5 else None,
             "loss": self.loss,
             "count": self.count,
             "split": self.split,
@@ -57,17 +74,9 @@ class Scores:
             "training_images_left_out": self.training_images_left_out,
             "training_images_included": self.training_images_included,
             "top1_error": 1 - self.top1,
-            "top5_error": 1 - self.top5,
+            "top5_error": 1 - self.top5 if self.has_top5 else None,
             "images_per_second": self.count / self.seconds if self.seconds else None,
         }
-
-
-def wilson(correct: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Confidence interval of a share of which ``correct`` out of ``count`` were seen (Wilson 1927); z = 1.96: 95 %."""
-    share, weight = correct / count, z * z / count
-    middle = (share + weight / 2) / (1 + weight)
-    reach = z * math.sqrt(share * (1 - share) / count + weight / (4 * count)) / (1 + weight)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 class Counter:
@@ -76,6 +85,7 @@ class Counter:
     def __init__(self, classes: int, pictures: int) -> None:
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
         self.seen = torch.zeros(pictures, dtype=torch.bool)
+        self.right = torch.zeros(pictures, dtype=torch.bool)
         self.correct5 = 0
         self.loss = 0.0
 
@@ -85,6 +95,7 @@ class Counter:
             raise ValueError("a picture was evaluated twice")
         self.seen[indices] = True
         best = log_probabilities.topk(min(5, log_probabilities.shape[1])).indices  # [N, ≤5]
+        self.right[indices] = best[:, 0] == labels
         self.correct5 += int((best == labels[:, None]).sum())
         self.loss += float(F.nll_loss(log_probabilities.double(), labels, reduction="sum"))
         pairs = labels * len(self.confusion) + best[:, 0]
@@ -92,17 +103,21 @@ class Counter:
 
     def add_up(self, add: Callable[..., None]) -> None:
         """Counts of several processes as one: ``add`` sums tensors over them, in place."""
-        seen = self.seen.to(torch.int64)
+        seen, right = self.seen.to(torch.int64), self.right.to(torch.int64)
         sums = torch.tensor([self.correct5, self.loss], dtype=torch.float64)
-        add(seen, self.confusion, sums)
+        add(seen, right, self.confusion, sums)
         if (seen > 1).any():
             raise ValueError("a picture was evaluated twice")
-        self.seen, self.correct5, self.loss = seen > 0, int(sums[0]), float(sums[1])
+        self.seen, self.right, self.correct5, self.loss = seen > 0, right > 0, int(sums[0]), float(sums[1])
 
-    def scores(self, split: str, views: int, seconds: float = 0.0) -> Scores:
-        """The result, once every picture of the split has been counted."""
+    def scores(self, split: str, views: int, seconds: float = 0.0, groups: Sequence[str] = ()) -> Scores:
+        """The result, once every picture of the split has been counted; ``groups`` [N] of the pictures, if known."""
         count = int(self.seen.sum())
         if count != len(self.seen):
             raise ValueError(f"{len(self.seen) - count} pictures of {split} were not evaluated")
         correct1 = int(self.confusion.diagonal().sum())
-        return Scores(split, views, count, correct1, self.correct5, self.loss / count, self.confusion, seconds)
+        grouped = np.stack(by_group(self.right.numpy(), groups), 1).tolist() if groups else []
+        return Scores(
+            split, views, count, correct1, self.correct5, self.loss / count, self.confusion, seconds,
+            tuple((right, images) for right, images in grouped),
+        )  # fmt: skip

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.evaluation.intervals import RESAMPLES, Estimate, bootstrap, estimate, harmonic, independent
+from alexnet.evaluation.intervals import RESAMPLES, Estimate, bootstrap, estimate, harmonic, independent, share
+from alexnet.evaluation.metrics import FIVE
 from alexnet.evaluation.responses import Responses
 
 _MOST = 4_000_000_000  # pictures × classes × resamples of the area's bootstrap; fewer resamples beyond
@@ -40,7 +41,7 @@ class PerClass:
     """All classes, and their plain means over the classes that have pictures. Balanced accuracy is mean recall."""
 
     top1: Estimate
-    top5: Estimate
+    top5: Estimate | None  # None of five classes or fewer
     balanced_accuracy: Estimate
     macro_precision: Estimate
     macro_f1: Estimate
@@ -50,7 +51,7 @@ class PerClass:
     def to_dict(self) -> dict[str, Any]:
         """As plain values; ``classes`` is a list."""
         return {
-            name: [one.to_dict() for one in self.classes] if name == "classes" else value.to_dict()
+            name: [one.to_dict() for one in self.classes] if name == "classes" else value and value.to_dict()
             for name, value in vars(self).items()
         }
 
@@ -66,16 +67,15 @@ def per_class(
     count, number = len(labels), len(classes)
     truth, guess = (_one_hot(x, number) for x in (labels, predicted))  # [N, K]
     both = truth * guess
-    top5 = np.argsort(-responses.log_probabilities, 1, kind="stable")[:, :5] == labels[:, None]
-    hits = np.stack([responses.correct, top5.any(1)], 1).astype(np.float32)  # [N, 2]
+    among = np.argsort(-responses.log_probabilities, 1, kind="stable")[:, :5] == labels[:, None]
+    top5 = share(among.any(1), groups, seed=seed) if number > FIVE else None
 
-    def of(weights: NDArray[np.float32]) -> NDArray[np.float64]:  # [b, N] -> [b, 2 + 3 + 3K]
-        shares = (weights @ hits).astype(np.float64) / weights.sum(1, keepdims=True)
+    def of(weights: NDArray[np.float32]) -> NDArray[np.float64]:  # [b, N] -> [b, 3 + 3K]
         sums = [(weights @ table).astype(np.float64) for table in (both, guess, truth)]
         own = _ratios(*sums)  # 3 of [b, K]
         present = sums[2] > 0
         means = [_mean(part, present) for part in (own[1], np.where(np.isnan(own[0]), 0.0, own[0]), own[2])]
-        return np.concatenate([shares, np.stack(means, 1), *own], 1)
+        return np.concatenate([np.stack(means, 1), *own], 1)
 
     seen = of(np.ones((1, count), np.float32))[0]
     drawn = bootstrap(of, count, groups, number=resamples, seed=seed)
@@ -90,7 +90,7 @@ def per_class(
     def numbers(k: int) -> ClassNumbers:
         is_k, as_k = labels == k, predicted == k
         bases = [_independent(mask, groups) for mask in (as_k, is_k, is_k | as_k)]
-        values = [(float(seen[5 + j * number + k]), drawn[:, 5 + j * number + k]) for j in range(3)]
+        values = [(float(seen[3 + j * number + k]), drawn[:, 3 + j * number + k]) for j in range(3)]
         rarer = min(_independent(is_k, groups), _independent(~is_k, groups))
         curve = estimate(float(area[k]), area_drawn[:, k], rarer)
         precision, recall = (estimate(*values[j], bases[j]) for j in range(2))
@@ -100,9 +100,8 @@ def per_class(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # means over no class are nan, as they must be
         mean_area = estimate(float(np.nanmean(area)), np.nanmean(area_drawn, 1), independent(count, groups))
-    return PerClass(
-        whole(0), whole(1), whole(2), whole(3), whole(4), mean_area, tuple(numbers(k) for k in range(number))
-    )
+    top1, of_classes = share(responses.correct, groups, seed=seed), tuple(numbers(k) for k in range(number))
+    return PerClass(top1, top5, whole(0), whole(1), whole(2), mean_area, of_classes)
 
 
 def _one_hot(which: NDArray[np.int64], classes: int) -> NDArray[np.float32]:

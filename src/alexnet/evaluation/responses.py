@@ -15,6 +15,7 @@ from alexnet.batches.transforms import Statistics
 from alexnet.data.store import Split
 from alexnet.errors import DataError
 from alexnet.evaluation.evaluate import expect, log_probabilities
+from alexnet.evaluation.intervals import groups_of
 from alexnet.evaluation.metrics import Counter, Scores
 
 
@@ -46,7 +47,7 @@ class Responses:
         """The same counts that :func:`alexnet.evaluation.evaluate.evaluate` makes."""
         counter = Counter(self.log_probabilities.shape[1], len(self))
         counter.add(torch.from_numpy(self.log_probabilities), torch.from_numpy(self.labels), torch.arange(len(self)))
-        return counter.scores(self.split, self.views, self.seconds)
+        return counter.scores(self.split, self.views, self.seconds, self.groups)
 
 
 def collect(
@@ -81,11 +82,3 @@ def collect(
         network.train(was_training)
     seconds = time.perf_counter() - started
     return Responses(split.name, views, split.labels, torch.cat(rows).numpy(), groups_of(split), seconds)
-
-
-def groups_of(split: Split) -> tuple[str, ...]:
-    """The group of each picture; empty where none has one. A picture without a group is a group of its own."""
-    rows = split.origins()
-    if not any(row.get("group") for row in rows):
-        return ()
-    return tuple(f"g{row['group']}" if row.get("group") else f"p{row['origin']}" for row in rows)

@@ -57,11 +57,8 @@ def train(training: Training) -> None:
         row = _row(state)
         scores = validate(training)
         if scores is not None:
-            row |= {
-                "validation_loss": scores.loss,
-                "validation_top1": scores.top1,
-                "validation_top5": scores.top5,
-            }
+            row |= {"validation_loss": scores.loss, "validation_top1": scores.top1}
+            row |= {"validation_top5": scores.top5} if scores.has_top5 else {}
             state.note_best(1 - scores.top1, scores.loss)
         state.rows.append(row)
         journal.epoch(state.rows)

@@ -19,11 +19,11 @@ def notes(store: Store, scores: dict[str, Scores]) -> tuple[str, ...]:
             f"that starts from nothing. More pictures, at least {FEW} a class, will help more than any option."
         )
     if "test" in scores:
-        low, high = scores["test"].top1_interval
         often = np.bincount(store.split("test").labels).max() / scores["test"].count
+        over = f"; {len(scores['test'].groups)} groups of images" if scores["test"].groups else ""
         found.append(
-            f"{scores['test'].count} test pictures put the true top-1 between {100 * low:.1f} and {100 * high:.1f} % "
-            f"(95 % sure); always guessing the most frequent class would reach {100 * often:.1f} %."
+            f"top-1 of {scores['test'].count} test images{over}: {_with_interval(scores['test'])}; "
+            f"always predicting the most frequent class would reach {100 * often:.1f} %."
         )
     return tuple(found)
 

@@ -43,7 +43,7 @@ def figure(rows: Sequence[Row]) -> "Figure":
             below.errorbar([place], [100 * top1], yerr=reach, fmt="o", color=canvas.VERMILION, elinewidth=1.5)
             words = f"{100 * top1:.1f}"
             below.annotate(words, (place, 100 * top1), xytext=(7, -3), textcoords="offset points", size=8)
-        below.set_ylabel("validation top-1, %\n(bars: 95 %)", color=canvas.INK)
+        below.set_ylabel("validation top-1, %\n(bars: 95 % CI)", color=canvas.INK)
     plots[-1].set_xticks(range(len(rows)), [row[0] for row in rows])
     plots[-1].set_xlim(-0.6, len(rows) - 0.4)
     return drawing

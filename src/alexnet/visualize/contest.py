@@ -63,7 +63,7 @@ def _errors(axes: "Axes", bars: Sequence[Bar]) -> None:
     axes.grid(visible=False)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.set_title("Top-1 test error in %, with 95 % interval", loc="left", size=11, color=canvas.INK)
+    axes.set_title("Top-1 test error in %, with 95 % CI", loc="left", size=11, color=canvas.INK)
 
 
 def _times(axes: "Axes", bars: Sequence[Bar]) -> None:

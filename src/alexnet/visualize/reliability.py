@@ -36,7 +36,7 @@ def figure(bins: Sequence[Bin]) -> "Figure":
     )
     axes.set_ylim(0, 102)
     axes.set_ylabel("right, %", color=canvas.INK)
-    axes.set_title("How often right, by how sure (bars: 95 %)", size=11, color=canvas.INK)
+    axes.set_title("How often right, by how sure (bars: 95 % CI)", size=11, color=canvas.INK)
     for one in full:
         below.bar(50 * (one.low + one.high), one.count, width=92 * (one.high - one.low), color=canvas.SKY)
     below.set_ylabel("pictures", color=canvas.INK)

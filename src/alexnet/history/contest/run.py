@@ -15,7 +15,7 @@ from alexnet.data.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.data.writing import json_bytes, write_file
 from alexnet.errors import RunError
-from alexnet.evaluation.responses import groups_of
+from alexnet.evaluation.intervals import groups_of
 from alexnet.history import material as materials
 from alexnet.history.contest import answers as kept
 from alexnet.history.contest import budget, entry, fitting, result, speed

@@ -210,11 +210,13 @@ function describe(about) {
     ...rows.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", name), element("dd", value)]),
   );
   const scores = Object.entries(about.metrics);
+  const top5 = about.classes.length > 5; // else the first five are all of them
   by("scores").hidden = scores.length === 0;
+  by("top5").hidden = !top5;
   by("scores").tBodies[0].replaceChildren(
     ...scores.map(([split, score]) => {
       const row = element("tr");
-      const cells = [split, score.count, percent(score.top1), percent(score.top5)];
+      const cells = [split, score.count, percent(score.top1), ...(top5 ? [percent(score.top5)] : [])];
       row.append(...cells.map((cell) => element("td", String(cell))));
       return row;
     }),
