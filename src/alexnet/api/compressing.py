@@ -51,6 +51,8 @@ class Compressed:
     test_scores: Scores | None
     layers: dict[str, dict[str, Any]]
     seconds: float
+    max_loss: float | None = None  # points of validation accuracy that were allowed to be lost; None: any
+    points_lost: float | None = None  # that were lost, negative where it has more; None: not measured
 
     @property
     def ratio(self) -> float:
@@ -88,7 +90,8 @@ def compress(
     """Write a much smaller copy of a run's or bundle's classifier to the new folder ``output``.
 
     ``target_size``: bytes of the whole bundle, at most; ``max_loss``: points of validation accuracy that may be lost,
-    at most, while it is made as small as that allows. Neither: a 35th. ``method`` deep prunes, trains again on the
+    at most, while it is made as small as that allows. Neither: a 35th,
+    or larger, until at most 1 point is lost. ``method`` deep prunes, trains again on the
     run's own pictures (or ``data``) and shares weights; int8 and int4 only round. Without pictures nothing is pruned.
     Raises :class:`BundleError` where what is asked for can not be reached; nothing is written then.
     """
@@ -130,6 +133,7 @@ def _finish(job: Job, found: Shrunk, partial: Path, folder: Path, started: float
     made = Compressed(
         folder, job.run, job.method, [job.first, *found.stages, coded], job.bytes, folder_size(path),
         job.chosen(), test, scores, _layers(read.bundle), round(time.perf_counter() - started, 1),
+        job.max_loss, job.points_lost(coded),
     )  # fmt: skip
     _write(job, made, partial)
     return made

@@ -18,7 +18,8 @@ from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError, DataError, RecipeError
 from alexnet.models.cuda_convnet import GraphNetwork
 
-RATIO = 35  # times smaller, where nothing is asked for: Deep Compression's for AlexNet
+DEFAULT_MAX_LOSS = 1.0  # points of validation accuracy that may be lost where neither a size nor a loss is asked for
+BACK_OFF = (35, 20, 10, 5)  # times smaller, tried then until one keeps the accuracy; 35: Deep Compression's for AlexNet
 LADDER = (10, 20, 35, 50, 70, 100)  # what --max-loss tries, one after the other
 FIRST_IF_NONE = 5  # and this where the first is too much
 
@@ -37,7 +38,7 @@ class Job:
         if max_loss is not None and not 0 <= max_loss < 100:
             raise RecipeError(f"--max-loss is {max_loss}", "points of accuracy, from 0 to less than 100")
         self.run, self.place, self.method, self.effort, self.options = run, place, method, effort, options
-        self.target, self.max_loss = target, max_loss
+        self.target, self.max_loss, self.backs_off = target, max_loss, target is None and max_loss is None
         resolved = place.resolve()
         self.name = resolved.parent.name if resolved.name == "bundle" else resolved.name
 
@@ -50,6 +51,8 @@ class Job:
         self.store = self._store(data)
         if self.store is None and self.max_loss is not None:
             raise BundleError("--max-loss without pictures: a bundle alone knows none", "", "give the run, or DATA")
+        if self.store is not None and self.backs_off:
+            self.max_loss = DEFAULT_MAX_LOSS
         self.bytes = folder_size(self.place)
         self.rest = self.bytes - (self.place / "model.safetensors").stat().st_size
         self.scale = Scale(self.bundle, self.store, device)
@@ -81,9 +84,10 @@ class Job:
         shrinker = Shrinker(
             self.bundle, self.store, self.scale, self.effort, self.device, folder, self.options.tell, workers, quiet
         )
-        if self.max_loss is not None:
-            return self._within(shrinker, self.max_loss)
-        return shrinker.to_size(self.scale.original, self._budget(self.target or self.bytes // RATIO))
+        if self.target is not None:
+            return shrinker.to_size(self.scale.original, self._budget(self.target))
+        assert self.max_loss is not None
+        return self._backed_off(shrinker) if self.backs_off else self._within(shrinker, self.max_loss)
 
     def _budget(self, whole: int) -> int:
         """What of a bundle of ``whole`` bytes is left for the coded weights."""
@@ -95,6 +99,26 @@ class Job:
             what = f"golden pictures, card, biases and header alone take {rest:,} bytes"
             raise BundleError(what, f"less than {whole:,}", "ask for a larger --target-size")
         return left
+
+    def _backed_off(self, shrinker: Shrinker) -> Shrunk:
+        """The smallest of a few sizes that keeps the accuracy; weights that are shared only where none does."""
+        for ratio in BACK_OFF:
+            try:
+                result = shrinker.to_size(self.scale.original, self._budget(self.bytes // ratio))
+            except BundleError as error:
+                self.options.tell(f"{ratio} times smaller is not possible: {error.what}")
+                continue
+            if self._keeps(result.stages[-1], DEFAULT_MAX_LOSS):
+                return result
+            lost = self.points_lost(result.stages[-1])
+            self.options.tell(f"{ratio} times smaller loses {lost:.1f} points of validation accuracy: not kept")
+        return self._checked(self._shared())
+
+    def points_lost(self, stage: Stage) -> float | None:
+        """Points of validation accuracy that the original has more; None where there are no images to measure by."""
+        if stage.validation is None or self.first.validation is None:
+            return None
+        return 100 * (self.first.validation.top1 - stage.validation.top1)
 
     def _within(self, shrinker: Shrinker, points: float) -> Shrunk:
         """The smallest of a ladder of sizes whose validation accuracy is within ``points`` of the original's."""
@@ -135,8 +159,9 @@ class Job:
         """Refuse what loses more than was allowed; the size is looked at when it is written."""
         if self.max_loss is not None and not self._keeps(found.stages[-1], self.max_loss):
             raise BundleError(
-                f"{self.method} loses more than {self.max_loss:g} points of validation accuracy at any size tried", "",
-                "allow a larger --max-loss, or more --epochs",
+                f"{self.method} loses more than {self.max_loss:g} points of validation accuracy at any size tried "
+                f"(the last one: {self.points_lost(found.stages[-1]):.1f})", "",
+                "allow a larger --max-loss" + (", or more --epochs" if self.method == "deep" else ""),
             )  # fmt: skip
         return found
 

@@ -23,14 +23,17 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MI
 class CompressArguments:
     """Make a trained classifier small: prune, learn again, share weights, code them (Han et al. 2015).
 
-    By default a 35th of its size. The result is a folder that every other command takes like a run.
+    By default a 35th of its size, or larger where that loses more than 1 point of validation accuracy.
+    The result is a folder that every other command takes like a run.
     """
 
     run: Positional[Path]  # a run folder or a bundle
     data: Positional[str | None] = None  # pictures to learn again on; by default the run's own; with a bundle, needed
     output: Annotated[Path | None, arg(aliases=["-o"])] = None  # new folder; by default RUN's name with -compressed
     target_size: str | None = None  # the whole bundle in at most so much: 7MB, 800KB, 6.5MiB
-    max_loss: float | None = None  # as small as loses at most so many points of validation accuracy: 0.5
+    max_loss: float | None = (
+        None  # as small as loses at most so many points of validation accuracy: 0.5; without --target-size 1
+    )
     method: Literal["deep", "int8", "int4"] = "deep"  # prune and share | whole numbers of 8 or 4 bits, nothing learned
     epochs: int = 8  # of learning again, while and after weights are cut
     tune_epochs: int = 1  # of tuning shared values, where sharing has cost something; 0: never
@@ -91,10 +94,21 @@ def _tell(made: "Compressed") -> None:
             f"test       {before} -> {after} on {made.test.count} pictures: {100 * d.value:+.1f} points "
             f"(95 % CI {100 * d.low:+.1f} to {100 * d.high:+.1f}; McNemar p = {p:.2f})"
         )
+    print(f"accuracy   {_lost(made)}")
     print(f"chosen     {made.chosen}")
     print("latency    this network / the original, milliseconds, measured in turn")
     print(f"written    {made.folder}  (bundle/, compression.json, pictures/compression.png), in {made.seconds:.0f} s")
     print(f"use it     alexnet predict {made.folder} PICTURE…")
+
+
+def _lost(made: "Compressed") -> str:
+    """What the compression costs, beside what was allowed."""
+    before, after = made.stages[0].validation, made.stages[-1].validation
+    if made.points_lost is None or before is None or after is None:
+        return "not measured: there are no validation images; give the run, or DATA"
+    limit = "no limit with --target-size" if made.max_loss is None else f"at most {made.max_loss:g} allowed"
+    change = f"{abs(made.points_lost):.1f} points {'lost' if made.points_lost >= 0 else 'gained'} ({limit})"
+    return f"validation {show.percent(before.top1)} -> {show.percent(after.top1)}: {change}"
 
 
 def _row(stage: "Stage", first: int) -> tuple[str, ...]:
