@@ -102,7 +102,8 @@ class Bundle:
         """Write the bundle to the new folder ``path``, or replace the bundle there; whole or not at all.
 
         At every instant one whole bundle can be opened, the old one or the new one. Files of others in a bundle's
-        folder stay. Raises :class:`BundleError`, and changes nothing, where ``path`` is anything else than a bundle.
+        folder stay. Raises :class:`BundleError`, and changes nothing, where ``path`` is anything else than a bundle or
+        cannot be written.
         """
         path = local_path(path)
         if fault := class_fault(self.classes) or self._golden_fault():
@@ -115,6 +116,9 @@ class Bundle:
             name = Path(error.filename2 or error.filename).relative_to(folder)
             what = f"{path} holds {name}, which is not part of the bundle but has the name of one of its files"
             raise BundleError(what, "", "move it away, or save to a new folder") from error
+        except OSError as error:
+            what = f"bundle {path} could not be written: {error.strerror or error}"
+            raise BundleError(what, "", "make room, or choose another folder") from error
         return path
 
     def _write(self, folder: Path) -> None:

@@ -4,6 +4,7 @@ Results go to standard output, everything else to standard error. Exit status: 0
 130 or 143 interrupted.
 """
 
+import errno
 import glob
 import json
 import os
@@ -64,13 +65,23 @@ def _run(words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if no_files(error):
-            return _fail(reason(error), 1)
-        raise
+        message = reason(error) if no_files(error) else _file_error(error)
+        return _fail(message, 1)
     except (MemoryError, RuntimeError) as error:
         if wanted := no_memory(error):
             return _fail(f"{wanted} could not be had; close other programs, or ask for less at a time", 1)
         raise
+
+
+def _file_error(error: OSError) -> str:
+    """What no command has explained: a full disk above all, standard output's too."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    place = f"{error.filename}: " if error.filename is not None else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return f"{place}{error.strerror or error}" + ("; make room, or write to another disk" if full else "")
 
 
 def _command(words: list[str]) -> int:

@@ -226,7 +226,11 @@ def _write_openvino(body: bytes, manifest: Manifest, path: Path) -> None:
         raise missing("openvino", path, error) from error
     source = path.with_suffix(".onnx")
     source.write_bytes(body)
-    openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+    model = openvino.convert_model(source)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # a full disk, which it does not name
+        raise OSError(f"OpenVINO failed to save the model ({error})") from error
     weights = path.with_suffix(".bin")
     with weights.open("rb") as file:
         os.fsync(file.fileno())

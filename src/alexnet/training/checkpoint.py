@@ -37,8 +37,10 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     except (OSError, RuntimeError) as error:  # PyTorch's zip writer turns a full disk into RuntimeError
         with suppress(OSError):
             partial.unlink()
+        system_error = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(system_error, "strerror", None) or error
         raise CheckpointError(
-            f"checkpoint {path} could not be written ({error}); it needs about {_size(content) >> 20} MiB, "
+            f"checkpoint {path} could not be written ({reason}); it needs about {_size(content) >> 20} MiB, "
             f"{_free(path.parent) >> 20} MiB are free",
             "",
             "make room and resume",

@@ -20,7 +20,7 @@ from alexnet.data.pixels import encode_png
 from alexnet.data.run_file import read_run_file, write_run_file
 from alexnet.data.store import Store
 from alexnet.data.writing import final_name, write_file
-from alexnet.errors import CheckpointError, DataError, RecipeError, RunError
+from alexnet.errors import BundleError, CheckpointError, DataError, RecipeError, RunError
 from alexnet.evaluation.calibration import FEWEST, calibrate
 from alexnet.evaluation.evaluate import calibrated, log_probabilities
 from alexnet.evaluation.metrics import Scores
@@ -309,11 +309,8 @@ def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, d
     )
     try:
         return bundle.save(folder / "bundle"), scores
-    except OSError as error:
-        raise CheckpointError(
-            f"bundle {folder / 'bundle'} could not be written: {error.strerror}", "",
-            f"make room, then: alexnet train --resume {folder}",
-        ) from error  # fmt: skip
+    except BundleError as error:
+        raise CheckpointError(error.what, "", f"make room, then: alexnet train --resume {folder}") from error
 
 
 def _kept(state: State) -> str:
