@@ -31,6 +31,8 @@ def model_card(
         "",
         f"{_origin(data, recipe)}; {parameters:,} parameters.",
         "",
+        "Scores in float32, the precision of `alexnet evaluate` and `predict`, whatever precision trained.",
+        "",
         f"| split | pictures | top-1 | {'top-5 | ' * top5}loss | top-1, 95 % CI |",
         f"|---|---|---|{'---|' * top5}---|---|",
     ]

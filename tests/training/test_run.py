@@ -562,3 +562,13 @@ def test_every_changed_byte_in_what_a_run_begins_with_is_refused(tmp_path, name)
                 runs.read_start(tmp_path / "run")
             assert name in str(caught.value) or "run.json" in str(caught.value) or "run folder" in str(caught.value)
             assert str(caught.value).isprintable()
+
+
+def test_a_run_in_bf16_has_the_scores_of_evaluate(digits, tmp_path):
+    result = api.train(digits.path, SMALL.replace(precision="bf16"), tmp_path / "run", device="cpu")
+    for split, scores in result.scores.items():
+        again = api.evaluate(result.folder, split=split, device="cpu")
+        assert again.correct1 == scores.correct1
+        assert again.loss == pytest.approx(scores.loss, abs=1e-5)
+        assert again.to_dict()["precision"] == "fp32"
+    assert "in float32" in (result.bundle / "README.md").read_text()

@@ -71,6 +71,7 @@ class Scores:
             "count": self.count,
             "split": self.split,
             "views": self.views,
+            "precision": "fp32",
             "training_images_left_out": self.training_images_left_out,
             "training_images_included": self.training_images_included,
             "top1_error": 1 - self.top1,

@@ -200,7 +200,7 @@ def validate(training: Training) -> Scores | None:
 
 
 def score(state: State, statistics: Statistics, split: str, views: int) -> Scores:
-    """Scores of the judged network on a split of the run's own store."""
+    """Scores of the judged network on a split of the run's own store, in float32 as ``alexnet evaluate`` has them."""
     network = state.judged
     return evaluate(
         network,
@@ -210,7 +210,6 @@ def score(state: State, statistics: Statistics, split: str, views: int) -> Score
         side=network.image_size,
         channels=network.in_channels,
         views=views,
-        precision=state.recipe.precision,
         device=state.device,
         part=(state.world.rank, state.world.size),
         add=state.world.add,

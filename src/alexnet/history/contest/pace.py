@@ -74,7 +74,6 @@ def _judge(state: State, store: Store) -> float:
         started = time.perf_counter()
         log_probabilities(
             network, images.to(state.device), statistics, side=network.image_size, channels=network.in_channels,
-            precision=state.recipe.precision,
         ).cpu()  # fmt: skip
         seconds.append(time.perf_counter() - started)
     return min(seconds) / len(images)
