@@ -116,3 +116,15 @@ def test_a_block_for_the_bundle():
     assert set(block["thresholds"]) <= {"0.01", "0.02", "0.05", "0.1"} and "0.1" in block["thresholds"]
     rising = [block["thresholds"][key] for key in ("0.1", "0.05", "0.02", "0.01") if key in block["thresholds"]]
     assert rising == sorted(rising)  # a stricter target needs a surer answer
+
+
+def test_a_temperature_that_makes_calibration_worse_is_not_applied():
+    worse = 0
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        logs = np.log(generator.dirichlet(np.ones(3), 40)).astype(np.float32)
+        labels = np.array([generator.choice(3, p=row / row.sum()) for row in np.exp(logs.astype(np.float64))])
+        made = calibrate(logs, labels)
+        assert made.ece_after <= made.ece_before
+        worse += made.temperature == 1.0
+    assert 0 < worse < 40

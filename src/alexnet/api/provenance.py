@@ -42,6 +42,7 @@ class Provenance:
             ranks = f"thresholds for {', '.join(f'{100 * float(t):g} %' for t in self.thresholds)}"
             fitted = f"temperature {self.temperature:.3f} and {ranks if self.thresholds else 'no thresholds'} by "
             fitted += f"{self.count} {self.temperature_by} pictures"
+            fitted += " (no temperature made calibration better: none is applied)" if self.temperature == 1.0 else ""
         found = [f"chosen     {self.epoch}; {fitted}; nothing by the test split"]
         if self.tested is not None:
             times = "once" if self.tested == 1 else f"{self.tested} times"

@@ -163,7 +163,10 @@ def calibrate(
         return None
     temperature = fit_temperature(log_probabilities, labels)
     before, after = (probabilities(log_probabilities, t) for t in (1.0, temperature))
-    confidence, correct = after.max(1), after.argmax(1) == labels
+    correct = after.argmax(1) == labels
+    if ece(after.max(1), correct) > ece(before.max(1), correct):  # it would make calibration worse: not applied
+        temperature, after = 1.0, before
+    confidence = after.max(1)
     drawn = _one_of_each(groups) if groups else np.arange(len(labels))
     chosen = {str(target): choose_threshold(confidence[drawn], correct[drawn], target) for target in TARGETS}
     return Calibration(
