@@ -417,6 +417,33 @@ def test_a_locked_folder_is_refused(stores, tmp_path):
             run(stores[32], SMALL, folder)
 
 
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_second_training_in_a_run_folder_is_refused_and_harms_nothing(resumes, digits, tmp_path):
+    alone, folder = tmp_path / "alone", tmp_path / "run"
+    options = ["--recipe", "lenet5", "--epochs", "8", "--quiet", "--device", "cpu"]
+    words = [sys.executable, "-m", "alexnet", "train", str(digits.path), *options]
+    subprocess.run([*words, "--run", alone], check=True, capture_output=True)
+    first = subprocess.Popen([*words, "--run", folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        while first.poll() is None and not list((folder / "checkpoints").glob("*.pt")):
+            time.sleep(0.01)
+        first.send_signal(signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(first.pid, os.WUNTRACED)[1])  # in the middle of training
+        before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        second = [*words[:4], "--resume"] if resumes else [*words, "--run"]
+        done = subprocess.run([*second, folder], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        reason = "is in use by another process" if resumes else "exists already"
+        assert done.stderr.startswith(f"alexnet: run folder {folder} {reason}; ") and done.stderr.count("\n") == 1
+        assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    finally:
+        first.send_signal(signal.SIGCONT)
+        first.communicate()
+    assert first.returncode == 0
+    weights = [(path / "bundle" / "model.safetensors").read_bytes() for path in (alone, folder)]
+    assert weights[0] == weights[1]
+
+
 def test_a_folder_that_can_not_be_made_is_refused(stores, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="can not be written"):
