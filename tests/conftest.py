@@ -22,10 +22,10 @@ from hypothesis import settings
 if not torch.cuda.is_available():  # Triton asks when it is imported: a GPU's kernels are tested on the processor
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from alexnet.batches.transforms import Statistics
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.data.store import Store
+from alexnet.loader.augmentation import Normalization
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -46,8 +46,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="session")
 def reseal() -> Callable[..., None]:
     """``reseal(folder, **entries)`` changes dataset.json, and records the store's files as they are now."""
-    from alexnet.data.description import fingerprint_of, seal_of
-    from alexnet.data.writing import sha256_of
+    from alexnet.data.atomic_io import sha256_of
+    from alexnet.data.store_backend import checksum_of, fingerprint_of
 
     def again(folder: Path, **entries: object) -> None:
         about = json.loads((folder / "dataset.json").read_text()) | entries
@@ -56,7 +56,7 @@ def reseal() -> Callable[..., None]:
         with contextlib.suppress(KeyError, TypeError):  # entries that are refused before the fingerprint is computed
             found = fingerprint_of(about["classes"], about["splits"], about["sha256"], about.get("encoding", "raw"))
             about["fingerprint"] = entries.get("fingerprint", found)
-        (folder / "dataset.json").write_text(json.dumps(about | {"seal": seal_of(about)}))
+        (folder / "dataset.json").write_text(json.dumps(about | {"checksum": checksum_of(about)}))
 
     return again
 
@@ -66,12 +66,12 @@ def digit_file(tmp_path_factory: pytest.TempPathFactory, digits: Store) -> Path:
     """One of them as a PNG of 48 × 40 pixels."""
     import numpy as np
 
-    from alexnet.data.pixels import encode_png
+    from alexnet.data.decode import encode_png
 
-    picture = np.full((40, 48, 3), 200, np.uint8)
-    picture[4:36, 10:42] = digits.split("test").gather(np.array([3]))[0]
-    path = tmp_path_factory.mktemp("pictures") / "three.png"
-    path.write_bytes(encode_png(picture))
+    image = np.full((40, 48, 3), 200, np.uint8)
+    image[4:36, 10:42] = digits.split("test").gather(np.array([3]))[0]
+    path = tmp_path_factory.mktemp("images") / "three.png"
+    path.write_bytes(encode_png(image))
     return path
 
 
@@ -110,10 +110,10 @@ def ranks() -> Iterator[Callable[..., dict]]:
 
 
 @pytest.fixture
-def imagenet() -> Statistics:
+def imagenet() -> Normalization:
     """ImageNet's mean and color statistics as the 2012 code had them, gray levels."""
     axes = torch.tensor([[-0.564, -0.713, 0.418], [-0.576, -0.024, -0.817], [-0.592, 0.701, 0.397]])
-    return Statistics(
+    return Normalization(
         mean=torch.tensor([127.30, 119.72, 104.91]),
         color_std=torch.tensor([121.78, 37.09, 19.72]),
         color_axes=axes,  # columns are the axes

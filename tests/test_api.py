@@ -23,18 +23,18 @@ def test_train_load_predict_evaluate(tmp_path):
     assert result.recipe.epochs == 10
     assert result.scores["test"].top1 > 0.85
     classifier = alexnet.load(tmp_path / "run", device="cpu")
-    picture = np.zeros((50, 40, 3), np.uint8)
-    assert len(classifier.predict(picture)[0].guesses) == 5
-    assert classifier.embed([picture, picture]).shape == (2, 84)
+    image = np.zeros((50, 40, 3), np.uint8)
+    assert len(classifier.predict(image)[0].top_k) == 5
+    assert classifier.embed([image, image]).shape == (2, 84)
     assert alexnet.evaluate(tmp_path / "run", device="cpu").top1 == result.scores["test"].top1
-    ten = alexnet.evaluate(tmp_path / "run", views=10, split="validation", device="cpu")
-    assert (ten.views, ten.split, ten.count) == (10, "validation", result.scores["validation"].count)
+    ten = alexnet.evaluate(tmp_path / "run", crops=10, split="validation", device="cpu")
+    assert (ten.crops, ten.split, ten.count) == (10, "validation", result.scores["validation"].count)
     with pytest.raises(BundleError, match="a bundle alone knows no data"):
         alexnet.evaluate(tmp_path / "run" / "bundle", device="cpu")
 
 
 def test_wrong_names_get_the_right_ones(tmp_path):
-    with pytest.raises(RecipeError, match="'learning_rate' perhaps"):
+    with pytest.raises(RecipeError, match="'lr' perhaps"):
         alexnet.train("digits", run=tmp_path / "run", lerning_rate=1)
     with pytest.raises(RunError, match="'filters' perhaps"):
         alexnet.draw("filter", tmp_path)

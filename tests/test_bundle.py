@@ -15,22 +15,22 @@ import pytest
 import safetensors.torch
 import torch
 
-from alexnet.batches.transforms import Statistics
-from alexnet.bundle import Bundle, Golden, find
-from alexnet.data.pixels import decode, encode_png
+from alexnet.bundle import Bundle, ReferencePrediction, find
+from alexnet.data.decode import decode, encode_png
 from alexnet.data.store import Store
-from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError
 from alexnet.evaluation.metrics import Scores
+from alexnet.export.classifier import Classifier
+from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 from alexnet.models.network import Network
 from alexnet.recipe import named
-from alexnet.schema import seal_of
+from alexnet.schema import checksum_of
 
 
 def make(store: Store) -> Bundle:
     recipe = named("lenet5").replace(mean="image")
-    statistics = Statistics(
+    statistics = Normalization(
         torch.from_numpy(store.mean_image),
         torch.tensor(store.color_std).float(),
         torch.tensor(store.color_axes).float(),
@@ -47,10 +47,10 @@ def make(store: Store) -> Bundle:
         initialization="own",
         data={"name": "digits", "counts": {"train": 160}},
     )
-    pictures = store.split("test").gather(np.arange(2))
-    expected = Classifier(bare).probabilities(list(pictures)).tolist()
-    golden = [Golden(f"{i:02d}", encode_png(pictures[i]), expected[i]) for i in range(2)]
-    return dataclasses.replace(bare, golden=golden)
+    images = store.split("test").gather(np.arange(2))
+    expected = Classifier(bare).probabilities(list(images)).tolist()
+    reference = [ReferencePrediction(f"{i:02d}", encode_png(images[i]), expected[i]) for i in range(2)]
+    return dataclasses.replace(bare, reference=reference)
 
 
 @pytest.fixture
@@ -64,9 +64,14 @@ def saved(bundle, tmp_path) -> Path:
 
 
 FILES = [
-    "README.md", "config.json", "golden/00.png", "golden/01.png", "golden/expected.json", "mean.safetensors",
+    "README.md",
+    "config.json",
+    "mean.safetensors",
     "model.safetensors",
-]  # fmt: skip
+    "reference/00.png",
+    "reference/01.png",
+    "reference/expected.json",
+]
 
 
 def test_a_bundle_comes_back_bit_for_bit(bundle, saved):
@@ -77,7 +82,7 @@ def test_a_bundle_comes_back_bit_for_bit(bundle, saved):
     assert all(torch.equal(before[name], after[name]) for name in before)
     for name, value in bundle.statistics.tensors().items():
         assert torch.equal(getattr(found.statistics, name), value)
-    for field in ("classes", "stored_size", "fit", "recipe", "metrics", "initialization", "data", "golden"):
+    for field in ("classes", "stored_size", "fit", "recipe", "metrics", "initialization", "data", "reference"):
         assert getattr(found, field) == getattr(bundle, field), field
     assert (found.network.name, found.image_size, found.network.in_channels) == ("lenet5", 32, 1)
     assert not found.network.training
@@ -96,16 +101,16 @@ def test_a_mean_that_does_not_follow_and_a_divisor_a_channel_come_back(bundle, t
     assert (said["subtract"], said["divide"]) == ("center of the mean image", [50.0, 60.0, 70.0])
 
 
-def test_the_golden_pictures_are_answered_as_expected(bundle, saved):
+def test_the_reference_images_are_answered_as_expected(bundle, saved):
     found = Bundle.load(saved)
-    p = Classifier(found).probabilities([golden.png for golden in found.golden])
-    assert np.array_equal(p, np.array([golden.probabilities for golden in bundle.golden], np.float32))
-    assert [decode(golden.png).shape for golden in found.golden] == [(32, 32, 3)] * 2
+    p = Classifier(found).probabilities([reference.png for reference in found.reference])
+    assert np.array_equal(p, np.array([reference.probabilities for reference in bundle.reference], np.float32))
+    assert [decode(reference.png).shape for reference in found.reference] == [(32, 32, 3)] * 2
 
 
-def test_a_bundle_without_golden_pictures_or_numbers(bundle, tmp_path):
-    bare = dataclasses.replace(bundle, golden=(), metrics={}, recipe={}, data={})
-    assert Bundle.load(bare.save(tmp_path / "bare")).golden == []
+def test_a_bundle_without_reference_images_or_numbers(bundle, tmp_path):
+    bare = dataclasses.replace(bundle, reference=(), metrics={}, recipe={}, data={})
+    assert Bundle.load(bare.save(tmp_path / "bare")).reference == []
 
 
 def listed(folder: Path) -> list[str]:
@@ -117,17 +122,17 @@ def test_saving_again_replaces_the_old_bundle_and_keeps_what_is_not_of_it(bundle
         (tmp_path / name).mkdir()
         (tmp_path / name / "thesis.txt").write_text("years of work")
     (saved / "notes.txt").write_text("mine")
-    (saved / "golden" / "mine.png").write_text("mine")
+    (saved / "reference" / "mine.png").write_text("mine")
     (saved / ".git" / "objects").mkdir(parents=True)
     (saved / ".git" / "objects" / "a1").write_text("mine")
     (saved / "link").symlink_to("nowhere")
     (saved / "folder").symlink_to(tmp_path / "bundle.old")
-    changed = dataclasses.replace(bundle, golden=bundle.golden[:1], initialization="paper")
+    changed = dataclasses.replace(bundle, reference=bundle.reference[:1], initialization="paper")
     assert changed.save(saved) == saved
     found = Bundle.load(saved)
-    assert found.initialization == "paper" and len(found.golden) == 1
-    own = [name for name in FILES if name != "golden/01.png"]
-    others = [".git/objects/a1", "folder", "golden/mine.png", "link", "notes.txt"]
+    assert found.initialization == "paper" and len(found.reference) == 1
+    own = [name for name in FILES if name != "reference/01.png"]
+    others = [".git/objects/a1", "folder", "reference/mine.png", "link", "notes.txt"]
     assert listed(saved) == sorted([*own, *others])
     assert listed(tmp_path / "bundle.old") == ["thesis.txt"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "bundle.old", "bundle.partial", "bundle.tmp"]
@@ -155,11 +160,11 @@ def test_other_places_to_save_to(bundle, saved, tmp_path):
     (tmp_path / "link").symlink_to("bundle")
     dataclasses.replace(bundle, initialization="paper").save(tmp_path / "link")
     assert (tmp_path / "link").is_symlink() and Bundle.load(saved).initialization == "paper"
-    dataclasses.replace(bundle, golden=()).save(saved)
-    (saved / "golden" / "00.png").write_text("mine")
-    with pytest.raises(BundleError, match=r"golden/00\.png, which is not part of the bundle .*move it away"):
+    dataclasses.replace(bundle, reference=()).save(saved)
+    (saved / "reference" / "00.png").write_text("mine")
+    with pytest.raises(BundleError, match=r"reference/00\.png, which is not part of the bundle .*move it away"):
         bundle.save(saved)
-    assert (saved / "golden" / "00.png").read_text() == "mine" and Bundle.load(saved).golden == []
+    assert (saved / "reference" / "00.png").read_text() == "mine" and Bundle.load(saved).reference == []
     assert not list(tmp_path.glob(".*"))
 
 
@@ -167,7 +172,7 @@ KILLS = """
 import ctypes, os, sys
 from pathlib import Path
 from alexnet.bundle import Bundle, find
-from alexnet.deploy.classifier import Classifier
+from alexnet.export.classifier import Classifier
 path, exchange = Path(sys.argv[1]), sys.argv[2] == "exchange"
 old = Bundle.load(path)
 new = Bundle.load(path.with_name("new"))
@@ -214,16 +219,16 @@ def test_a_kill_at_any_moment_leaves_one_whole_bundle(bundle, saved, way):
 
 
 def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(bundle, saved, monkeypatch):
-    from alexnet.bundle import whole
+    from alexnet.bundle import bundle as whole
 
-    read = whole.read_golden
+    read = whole.read_reference
 
     def slow(path, *rest):
-        monkeypatch.setattr(whole, "read_golden", read)
-        dataclasses.replace(bundle, golden=(), initialization="paper").save(saved)
+        monkeypatch.setattr(whole, "read_reference", read)
+        dataclasses.replace(bundle, reference=(), initialization="paper").save(saved)
         return read(path, *rest)
 
-    monkeypatch.setattr(whole, "read_golden", slow)
+    monkeypatch.setattr(whole, "read_reference", slow)
     assert Bundle.load(saved).initialization == "paper"
 
 
@@ -233,7 +238,7 @@ def test_files_have_the_rights_that_the_umask_leaves(bundle, tmp_path, mask):
     try:
         path = bundle.save(tmp_path / "bundle")
         modes = {stat.S_IMODE(p.stat().st_mode) for p in path.rglob("*") if p.is_file()}
-        folders = {stat.S_IMODE(p.stat().st_mode) for p in [path, path / "golden"]}
+        folders = {stat.S_IMODE(p.stat().st_mode) for p in [path, path / "reference"]}
     finally:
         os.umask(before)
     assert (modes, folders) == ({0o666 & ~mask}, {0o777 & ~mask})
@@ -263,7 +268,7 @@ def test_every_changed_byte_of_config_json_is_refused(saved):
     """Class names and sizes stand there: one wrong letter must not become an answer."""
     path = saved / "config.json"
     data = path.read_bytes()
-    name = data.index(b'"golden/00.png"') + 9  # then it says golden/01.png, which stands there already
+    name = data.index(b'"reference/00.png"') + 9  # then it says reference/01.png, which stands there already
     for at in (name, *range(0, len(data), 41)):
         changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         if changed.isascii() and same_values(changed, data):
@@ -315,9 +320,15 @@ def test_weights_of_another_network_do_not_hold_together(bundle, tmp_path):
 def test_config_says_all_of_the_preprocessing(saved):
     config = json.loads((saved / "config.json").read_text())
     assert config["preprocessing"] == {
-        "decode": "RGB, 8 bits, EXIF rotation applied, transparency over white", "stored_size": 32, "fit": "crop",
-        "view": "center", "image_size": 32, "subtract": "mean image", "divide": 80.0, "gray": True,
-    }  # fmt: skip
+        "decode": "RGB, 8 bits, EXIF rotation applied, transparency over white",
+        "stored_size": 32,
+        "fit": "crop",
+        "view": "center",
+        "image_size": 32,
+        "subtract": "mean image",
+        "divide": 80.0,
+        "gray": True,
+    }
     assert set(config["versions"]) == {"alexnet", "torch", "python"}
     card = (saved / "README.md").read_text()
     assert "| test, 1 view | 50 | 50.00 % | 100.00 % | 1.5000 |" in card
@@ -325,20 +336,23 @@ def test_config_says_all_of_the_preprocessing(saved):
 
 
 def test_the_card_says_how_sure_and_what_chose_what(bundle, tmp_path):
-    scores = {"views": 1, "count": 50, "top1": 0.5, "top1_interval": [0.366, 0.634], "top5": 1.0, "loss": 1.5}
+    scores = {"crops": 1, "count": 50, "top1": 0.5, "top1_interval": [0.366, 0.634], "top5": 1.0, "loss": 1.5}
     data = {"name": "digits", "counts": {"train": 160, "test": 50}, "kept": "epoch 3, the lowest validation error"}
     fitted = {"temperature": 1.25, "fitted_on": "validation", "count": 40, "thresholds": {"0.1": 0.9, "0.05": 0.95}}
     told = dataclasses.replace(bundle, metrics={"test": scores}, data=data, recipe={"seed": 7}, calibration=fitted)
     card = (told.save(tmp_path / "bundle") / "README.md").read_text()
     for line in (
-        "| 1.5000 | 36.6 to 63.4 % |", "- Pictures: 160 train, 50 test.", "- The weights are those of epoch 3",
-        "- Temperature 1.250, found on 40 validation pictures.", "- Seed 7;",
+        "| 1.5000 | 36.6 to 63.4 % |",
+        "- Images: 160 train, 50 test.",
+        "- The weights are those of epoch 3",
+        "- Temperature 1.250, found on 40 validation images.",
+        "- Seed 7;",
         "of 0.950 or more have at most 5 % error",
-    ):  # fmt: skip
+    ):
         assert line in card, line
     assert card.index("at most 5 %") < card.index("at most 10 %")
     bare = dataclasses.replace(bundle, metrics={}, data={}, recipe={}).save(tmp_path / "bare") / "README.md"
-    assert "Temperature" not in bare.read_text() and "Pictures:" not in bare.read_text()
+    assert "Temperature" not in bare.read_text() and "Images:" not in bare.read_text()
 
 
 # Classes
@@ -395,12 +409,12 @@ def test_opening_draws_nothing(bundle, tmp_path, monkeypatch):
     assert all(parameter.requires_grad for parameter in found.values())
 
 
-# Bundles that somebody edited and sealed again: every hash is right
+# Bundles that somebody edited and protected by a checksum again: every hash is right
 
 
 def resealed(saved: Path, config: dict | None = None, **files: bytes) -> Path:
     """The bundle with other entries in its config and other files, all hashes right."""
-    names = {"mean": "mean.safetensors", "model": "model.safetensors", "expected": "golden/expected.json"}
+    names = {"mean": "mean.safetensors", "model": "model.safetensors", "expected": "reference/expected.json"}
     content = json.loads((saved / "config.json").read_text())
     for name, data in files.items():
         (saved / names[name]).write_bytes(data)
@@ -411,7 +425,7 @@ def resealed(saved: Path, config: dict | None = None, **files: bytes) -> Path:
         for part in path:
             entry = entry[part]
         entry[last] = value
-    content["sha256"]["config.json"] = seal_of(content, "sha256")
+    content["sha256"]["config.json"] = checksum_of(content, "sha256")
     (saved / "config.json").write_text(json.dumps(content))
     return saved
 
@@ -455,7 +469,7 @@ def test_weights_that_float32_can_not_hold_are_refused(bundle, saved):
         ({"color_axes": torch.full((3, 3), float("nan"))}, "color_axes has values that are NaN"),
         ({"extra": torch.zeros(3)}, "mean.safetensors holds color_axes, color_std, divide, extra, mean"),
     ],
-)  # fmt: skip
+)
 def test_statistics_that_give_no_numbers_are_refused(bundle, saved, changes, text):
     tensors = bundle.statistics.tensors() | changes
     assert text in refused(resealed(saved, mean=safetensors.torch.save(tensors)))
@@ -499,17 +513,24 @@ def test_statistics_that_give_no_numbers_are_refused(bundle, saved, changes, tex
         ({"version": True}, "has version True"),
         ({"version": [1]}, "has version [1]"),
     ],
-)  # fmt: skip
+)
 def test_a_config_that_is_not_of_the_schema_is_refused(saved, config, text):
     assert text in refused(resealed(saved, config))
 
 
 @pytest.mark.parametrize(
     "data",
-    [b"[" * 200_000 + b"]" * 200_000, b'{"a":' * 200_000 + b"1" + b"}" * 200_000, b"\xff\xfe", b"null", b"[]", b"",
-     b'{"format": "alexnet-bundle", "version": 1, "x": NaN}',
-     b'{"format": "alexnet-bundle", "version": 1, "x": 1e999}'],
-)  # fmt: skip
+    [
+        b"[" * 200_000 + b"]" * 200_000,
+        b'{"a":' * 200_000 + b"1" + b"}" * 200_000,
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b"",
+        b'{"format": "alexnet-bundle", "version": 1, "x": NaN}',
+        b'{"format": "alexnet-bundle", "version": 1, "x": 1e999}',
+    ],
+)
 def test_a_config_that_is_no_json_of_ours_is_refused(saved, data):
     (saved / "config.json").write_bytes(data)
     refused(saved)
@@ -521,22 +542,46 @@ ROW = [0.1] * 10
 @pytest.mark.parametrize(
     "expected",
     [
-        {"00.png": ROW[:9]}, {"00.png": [*ROW, 0.0]}, {"00.png": []}, {"00.png": [ROW]}, {"00.png": {"a": 1}},
-        {"00.png": ["0.1"] * 10}, {"00.png": [2.0] * 10}, {"00.png": [-0.1] * 10}, {"00.png": None}, [ROW], None, 3,
-        {"02.png": ROW}, {"../golden/00.png": ROW}, {"expected.json": ROW}, {"\x00.png": ROW},
+        {"00.png": ROW[:9]},
+        {"00.png": [*ROW, 0.0]},
+        {"00.png": []},
+        {"00.png": [ROW]},
+        {"00.png": {"a": 1}},
+        {"00.png": ["0.1"] * 10},
+        {"00.png": [2.0] * 10},
+        {"00.png": [-0.1] * 10},
+        {"00.png": None},
+        [ROW],
+        None,
+        3,
+        {"02.png": ROW},
+        {"../reference/00.png": ROW},
+        {"expected.json": ROW},
+        {"\x00.png": ROW},
     ],
-)  # fmt: skip
-def test_golden_probabilities_that_can_not_be_are_refused(saved, expected):
+)
+def test_reference_probabilities_that_can_not_be_are_refused(saved, expected):
     refused(resealed(saved, expected=json.dumps(expected).encode()))
 
 
-def test_golden_probabilities_nested_deeply_are_refused(saved):
+def test_reference_probabilities_nested_deeply_are_refused(saved):
     refused(resealed(saved, expected=b"[" * 200_000 + b"]" * 200_000))
 
 
 @pytest.mark.parametrize(
     "name",
-    ["/dev/zero", "../x", "/etc/passwd", "a\0b", "golden/../../x", "golden", "", "golden/a/b.png", "x.txt", "a\nb"],
+    [
+        "/dev/zero",
+        "../x",
+        "/etc/passwd",
+        "a\0b",
+        "reference/../../x",
+        "reference",
+        "",
+        "reference/a/b.png",
+        "x.txt",
+        "a\nb",
+    ],
 )
 def test_a_table_of_hashes_names_files_of_a_bundle_only(saved, name):
     content = json.loads((saved / "config.json").read_text())
@@ -576,8 +621,8 @@ def test_links_inside_and_a_link_to_the_bundle_itself_are_fine(saved, tmp_path):
 def test_names_that_a_bundle_can_not_have_are_not_written(bundle, tmp_path):
     for change in (
         {"classes": ("a", "b\x1b")},
-        {"golden": [Golden("../x", b"", [])]},
-        {"golden": [Golden("a/b", b"", [])]},
+        {"reference": [ReferencePrediction("../x", b"", [])]},
+        {"reference": [ReferencePrediction("a/b", b"", [])]},
     ):
         with pytest.raises(BundleError, match="can not be saved with"):
             dataclasses.replace(bundle, **change).save(tmp_path / "bundle")

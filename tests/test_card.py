@@ -1,8 +1,8 @@
-"""A bundle's README: names come from strangers' files and stay text."""
+"""A bundle's README: names come from other people' files and stay text."""
 
 import pytest
 
-from alexnet.card import model_card
+from alexnet.bundle.model_card import model_card
 from alexnet.models import create_model
 
 
@@ -16,7 +16,7 @@ from alexnet.models import create_model
         ("a|b # c \\ d_e", r"a\|b \# c \\ d\_e"),
         ("a\n# title\x1b[31m\u202e", r"a\\x0a\# title\\x1b\[31m\\u202e"),
         ("x" * 10_000, "x" * 99 + "…"),
-        ("golden retriever é 猫", "golden retriever é 猫"),
+        ("reference retriever é 猫", "reference retriever é 猫"),
     ],
 )
 def test_names_in_the_card_are_text(name, text):

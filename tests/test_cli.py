@@ -1,4 +1,4 @@
-"""The command line as a person meets it: separate processes, real pictures, right and wrong use."""
+"""The command line as a person meets it: separate processes, real images, right and wrong use."""
 
 import csv
 import io
@@ -24,24 +24,28 @@ def alexnet(*words: str | Path, cwd: Path | None = None, cache: Path | None = No
     environment = os.environ | ({"ALEXNET_CACHE": str(cache)} if cache else {})
     return subprocess.run(
         [sys.executable, "-m", "alexnet", *map(str, words)],
-        capture_output=True, text=True, cwd=cwd, env=environment, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory) -> Path:
-    """A person's folder: real digits as picture files in class folders, and a classifier trained on them."""
+    """A person's folder: real digits as image files in class folders, and a classifier trained on them."""
     home = tmp_path_factory.mktemp("home")
-    for i, picture in enumerate(open_source("digits").splits["all"][:300]):
-        if picture.label < 3:
-            folder = home / "pictures" / ["zero", "one", "two"][picture.label]
+    for i, image in enumerate(open_source("digits").splits["all"][:300]):
+        if image.label < 3:
+            folder = home / "images" / ["zero", "one", "two"][image.label]
             folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.asarray(picture.load())).resize((40, 36)).save(folder / f"{i:03d}.png")
-    (home / "pictures" / "one" / "broken.jpg").write_bytes(b"<html>not found</html>")
+            Image.fromarray(np.asarray(image.load())).resize((40, 36)).save(folder / f"{i:03d}.png")
+    (home / "images" / "one" / "broken.jpg").write_bytes(b"<html>not found</html>")
     done = alexnet(
         "train",
-        "pictures",
-        "--run",
+        "images",
+        "--output-dir",
         "run",
         "--model",
         "lenet5",
@@ -65,7 +69,7 @@ def test_training_ends_with_a_table_and_says_where_everything_lies(home):
         "top-1 error",
         "loss",
         "images/s",
-        "run/pictures",
+        "run/plots",
         "run/report.html",
         "alexnet predict",
     ):
@@ -78,23 +82,23 @@ def test_training_ends_with_a_table_and_says_where_everything_lies(home):
 
 def test_evaluate(home):
     scores = json.loads(alexnet("evaluate", "run", "--json", cwd=home).stdout)
-    assert {"top1", "top5", "loss", "count", "split", "views"} <= set(scores)
-    assert (scores["split"], scores["views"]) == ("test", 1)
+    assert {"top1", "top5", "loss", "count", "split", "crops"} <= set(scores)
+    assert (scores["split"], scores["crops"]) == ("test", 1)
     assert 0.8 <= scores["top1"] <= 1
     assert scores["top5"] is scores["top5_error"] is None  # of three classes
-    # the pictures it was trained on, given as a folder: recognized, split alike, the same test split
-    again = json.loads(alexnet("evaluate", "run", "pictures", "--json", cwd=home, cache=home / "cache").stdout)
+    # the images it was trained on, given as a folder: recognized, split alike, the same test split
+    again = json.loads(alexnet("evaluate", "run", "images", "--json", cwd=home, cache=home / "cache").stdout)
     assert (again["count"], again["top1"]) == (scores["count"], scores["top1"])
     table = alexnet("evaluate", "run", "--split", "validation", cwd=home).stdout
     assert "validation" in table
     assert "error" in table
 
 
-def test_evaluate_other_pictures_as_a_whole(home, tmp_path):
+def test_evaluate_other_images_as_a_whole(home, tmp_path):
     for name in ("zero", "one", "two"):
         folder = tmp_path / "other" / name
         folder.mkdir(parents=True)
-        for file in sorted((home / "pictures" / name).glob("*.png"))[:4]:
+        for file in sorted((home / "images" / name).glob("*.png"))[:4]:
             Image.open(file).point(lambda value: 255 - value).save(folder / file.name)  # not an image of the run
     done = alexnet("evaluate", home / "run", tmp_path / "other", "--json", cache=tmp_path / "cache")
     assert json.loads(done.stdout)["count"] == 12
@@ -113,46 +117,48 @@ def test_evaluate_refuses_other_classes(home, tmp_path):
 
 
 def test_predict_files_folders_and_globs(home):
-    done = alexnet("predict", "run", "pictures/zero", "pictures/two/0*.png", "--format", "json", cwd=home)
+    done = alexnet("predict", "run", "images/zero", "images/two/0*.png", "--format", "json", cwd=home)
     found = json.loads(done.stdout)
-    pictures = sorted((home / "pictures/zero").iterdir()) + sorted((home / "pictures/two").glob("0*.png"))
-    assert [entry["picture"] for entry in found] == [str(p.relative_to(home)) for p in pictures]
+    images = sorted((home / "images/zero").iterdir()) + sorted((home / "images/two").glob("0*.png"))
+    assert [entry["image"] for entry in found] == [str(p.relative_to(home)) for p in images]
     for entry in found:
-        probabilities = [guess["probability"] for guess in entry["guesses"]]
+        probabilities = [prediction["probability"] for prediction in entry["top_k"]]
         assert probabilities == sorted(probabilities, reverse=True)
         assert sum(probabilities) == pytest.approx(1)
-    right = [entry["guesses"][0]["class"] == entry["picture"].split("/")[1] for entry in found]
+    right = [entry["top_k"][0]["class"] == entry["image"].split("/")[1] for entry in found]
     assert np.mean(right) > 0.8
 
 
 def test_predict_csv_and_table(home):
-    picture = next((home / "pictures/zero").iterdir())
-    done = alexnet("predict", "run", picture, "--format", "csv", "--top", 2, cwd=home)
+    image = next((home / "images/zero").iterdir())
+    done = alexnet("predict", "run", image, "--format", "csv", "--top", 2, cwd=home)
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["rank"] for row in rows] == ["1", "2"]
     assert rows[0]["class"] == "zero"
-    table = alexnet("predict", "run", picture, "--views", 10, "--top", 1, cwd=home)
-    assert table.returncode in (0, 1)  # a 32-pixel view in a 32-pixel picture: all ten are the center
-    assert picture.name in table.stdout
+    table = alexnet("predict", "run", image, "--crops", 10, "--top", 1, cwd=home)
+    assert table.returncode in (0, 1)  # a 32-pixel view in a 32-pixel image: all ten are the center
+    assert image.name in table.stdout
 
 
 def test_predict_in_bf16(home):
-    picture = next((home / "pictures/zero").iterdir())
+    image = next((home / "images/zero").iterdir())
     found = [
-        json.loads(alexnet("predict", "run", picture, "--precision", kind, "--format", "json", cwd=home).stdout)
+        json.loads(alexnet("predict", "run", image, "--precision", kind, "--format", "json", cwd=home).stdout)
         for kind in ("fp32", "bf16")
     ]
-    exact, half = ({guess["class"]: guess["probability"] for guess in entry[0]["guesses"]} for entry in found)
+    exact, half = (
+        {prediction["class"]: prediction["probability"] for prediction in entry[0]["top_k"]} for entry in found
+    )
     assert exact != half and all(abs(exact[name] - half[name]) < 0.03 for name in exact)
 
 
-def test_predict_answers_the_good_and_reports_the_bad(home):
-    done = alexnet("predict", "run", "pictures/one", "--format", "json", cwd=home)
-    found = {Path(entry["picture"]).name: entry for entry in json.loads(done.stdout)}
+def test_predict_predictions_the_good_and_reports_the_bad(home):
+    done = alexnet("predict", "run", "images/one", "--format", "json", cwd=home)
+    found = {Path(entry["image"]).name: entry for entry in json.loads(done.stdout)}
     assert done.returncode == 1
     assert "HTML" in found.pop("broken.jpg")["error"]
     assert "broken.jpg" in done.stderr
-    assert all("guesses" in entry for entry in found.values())
+    assert all("top_k" in entry for entry in found.values())
 
 
 @pytest.mark.parametrize(("damaged", "passes"), [(None, 2), (3, 1 + 39 - 8)])
@@ -163,7 +169,7 @@ def test_many_files_are_predicted_in_few_passes(home, tmp_path, damaged, passes,
     from alexnet import cli
     from alexnet.models.network import Network
 
-    file = next((home / "pictures" / "zero").glob("*.png")).read_bytes()
+    file = next((home / "images" / "zero").glob("*.png")).read_bytes()
     for number in range(40):
         (tmp_path / f"{number:02}.png").write_bytes(file if number != damaged else file[:50])
     calls = []
@@ -176,16 +182,16 @@ def test_many_files_are_predicted_in_few_passes(home, tmp_path, damaged, passes,
         handle.remove()
     predictions = json.loads(capsys.readouterr().out)
     assert len(calls) == passes and status == (damaged is not None)
-    assert [Path(one["picture"]).name for one in predictions] == [f"{number:02}.png" for number in range(40)]
+    assert [Path(one["image"]).name for one in predictions] == [f"{number:02}.png" for number in range(40)]
     assert [number for number, one in enumerate(predictions) if "error" in one] == ([] if damaged is None else [3])
 
 
 def test_a_bundle_is_all_that_predicting_needs(home, tmp_path):
     (home / "run" / "bundle").rename(tmp_path / "classifier")
     try:
-        picture = next((home / "pictures/two").iterdir())
-        done = alexnet("predict", tmp_path / "classifier", picture, "--format", "json", cwd=tmp_path)
-        assert json.loads(done.stdout)[0]["guesses"][0]["class"] == "two"
+        image = next((home / "images/two").iterdir())
+        done = alexnet("predict", tmp_path / "classifier", image, "--format", "json", cwd=tmp_path)
+        assert json.loads(done.stdout)[0]["top_k"][0]["class"] == "two"
     finally:
         (tmp_path / "classifier").rename(home / "run" / "bundle")
 
@@ -199,7 +205,7 @@ def test_draw(home, tmp_path):
 
 
 def test_prepare_and_its_check(home, tmp_path):
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     for name in ("a", "b"):
         (root / name).mkdir(parents=True)
         for i in range(6):
@@ -210,10 +216,10 @@ def test_prepare_and_its_check(home, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "2 classes, 40 pixels" in done.stdout
     assert alexnet("prepare", root, tmp_path / "store", "--check").returncode == 0
-    picture = root / "a" / "3.jpg"
-    data = bytearray(picture.read_bytes())
+    image = root / "a" / "3.jpg"
+    data = bytearray(image.read_bytes())
     data[-20] ^= 8  # decodes all the same
-    picture.write_bytes(data)
+    image.write_bytes(data)
     done = alexnet("prepare", root, tmp_path / "store", "--check")
     assert done.returncode == 1
     assert "3.jpg" in done.stdout
@@ -225,11 +231,11 @@ def test_prepare_and_its_check(home, tmp_path):
         (["trian"], 2, "there is no command 'trian'; must be 'train' perhaps"),
         (["train"], 2, "train needs DATA"),
         (["train", "digitz"], 1, "digits"),
-        (["train", "digits", "--lerning-rate", "1"], 2, "--learning-rate"),
-        (["train", "digits", "--learning-rate", "-1"], 2, "--learning-rate is -1.0; must be from"),
+        (["train", "digits", "--weight-dekay", "1"], 2, "--weight-decay"),
+        (["train", "digits", "--lr", "-1"], 2, "--lr is -1.0; must be from"),
         (["train", "digits", "--recipe", "papper"], 2, "'paper' perhaps"),
         (["train", "digits", "--model", "alexnett"], 1, "alexnet"),
-        (["train", "digits", "--schedule", "stall", "--validation", "0"], 2, "no validation split to watch"),
+        (["train", "digits", "--schedule", "plateau", "--validation", "0"], 2, "no validation split to watch"),
         (["train", "--resume", "nowhere"], 1, "nowhere is no run folder"),
         (["train", "digits", "--resume", "nowhere"], 2, "DATA has no place"),
         (["train", "--resume", "nowhere", "--epochs", "3"], 2, "--epochs has no place"),
@@ -259,31 +265,31 @@ def test_wrong_use_gets_one_clear_line(words, status, said, tmp_path, capsys):
 
 
 def test_every_command_has_help(capsys):
-    for verb in cli._VERBS:
+    for command in cli._COMMANDS:
         with pytest.raises(SystemExit) as left:
-            cli.run([verb, "--help"])
+            cli.run([command, "--help"])
         assert left.value.code == 0
         assert "--help" in capsys.readouterr().out
     assert cli.run(["--help"]) == 0
     listed = capsys.readouterr().out
-    assert all(verb in listed for verb in cli._VERBS)
+    assert all(command in listed for command in cli._COMMANDS)
 
 
 def test_train_help_shows_the_recipe_that_would_run(capsys):
     with pytest.raises(SystemExit):
         cli.run(["train", "--help", "--recipe", "paper"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "pictures a step (paper, 5: 128) (default: 128)" in text.replace(" │ │ ", " ")
+    assert "images a step (paper, 5: 128) (default: 128)" in text.replace(" │ │ ", " ")
 
 
 _SPELLED = {  # options of train, and what they change in the recipe of the digits
     ("--epochs", "7"): {"epochs": 7},
-    ("--learning-rate", "0.01"): {"learning_rate": 0.01},
+    ("--lr", "0.01"): {"lr": 0.01},
     ("--fc-decay", "-1"): {},
-    ("--layer-rate", "conv1=0.1,fc8=10"): {"layer_rate": "conv1=0.1,fc8=10"},
+    ("--layer-lr-mult", "conv1=0.1,fc8=10"): {"layer_lr_mult": "conv1=0.1,fc8=10"},
     ("--checkpoint-every", "1epoch"): {},
     ("--model", "alexnet_single"): {"model": "alexnet_single"},
-    ("--run", "digits"): {},
+    ("--output-dir", "digits"): {},
     ("--cache-gb", "1"): {},
     ("--no-divide-std",): {},
     ("--no-mirror",): {},
@@ -322,7 +328,7 @@ def test_every_spelling_of_the_same_options_gives_the_same_run(data):
     [
         (["--recipe=paper", "digits"], "paper"),
         (["--recipe", "paper", "--", "digits"], "paper"),
-        (["--drops", "1", "2", "--model=lenet5", "--", "digits"], "lenet5"),
+        (["--lr-milestones", "1", "2", "--model=lenet5", "--", "digits"], "lenet5"),
         (["--layers", "net.cfg", "--layer_params=params.cfg", "digits"], "layer_file"),
         (["--resume-from", "digits", "photos"], None),
     ],
@@ -355,7 +361,7 @@ def test_recipes(capsys):
     assert json.loads(capsys.readouterr().out)["options"]["optimizer"]["values"] == ["paper", "adamw"]
     assert cli.run(["recipes", "paper", "code2012", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["options"]["drops"]["values"] == [[], [25, 51, 79]]
+    assert found["options"]["lr_milestones"]["values"] == [[], [25, 51, 79]]
     assert found["networks"]["norm in layer 1"]["sources"][1] == "2012 code, layers-145: before the ReLU"
     assert cli.run(["recipes", "paper", "code2012"]) == 0
     text = capsys.readouterr().out
@@ -365,7 +371,7 @@ def test_recipes(capsys):
         "25, 51, 79",
         "Networks: alexnet and alexnet_2012",
         "spatial norm",
-        "2178 views",
+        "2178 crops",
     ):
         assert word in text, word
     assert cli.run(["recipes", "cifar_18pct", "cifar_19pct"]) == 0
@@ -385,7 +391,7 @@ def test_help_and_import_are_quick_because_nothing_heavy_is_imported():
 
 def test_predict_imports_only_what_predicts(home):
     code = (
-        "import sys, alexnet.cli; alexnet.cli.run(['predict', 'run', 'pictures/zero', '--format', 'csv']);"
+        "import sys, alexnet.cli; alexnet.cli.run(['predict', 'run', 'images/zero', '--format', 'csv']);"
         "heavy = {'matplotlib', 'sklearn', 'scipy', 'torchvision', 'pyarrow', 'pandas', 'onnxruntime', 'rich.table'};"
         "heavy |= {f'alexnet.{name}' for name in ('api', 'visualize', 'history', 'training.loop', 'data.doctor')};"
         "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"
@@ -396,10 +402,13 @@ def test_predict_imports_only_what_predicts(home):
 
 def test_a_reader_that_has_seen_enough_is_no_error(home):
     done = subprocess.run(
-        f"{sys.executable} -m alexnet predict run pictures/zero --format csv | head -1",
-        shell=True, cwd=home, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.stdout.startswith("picture,rank")
+        f"{sys.executable} -m alexnet predict run images/zero --format csv | head -1",
+        shell=True,
+        cwd=home,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("image,rank")
     assert "Traceback" not in done.stderr
 
 
@@ -410,6 +419,6 @@ def test_a_reader_that_has_left_before_the_first_line_is_no_error(words):
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
 
 
-def test_ten_views_of_what_was_trained_without_mirrors_come_with_a_warning(home):
-    assert "trained without mirrors" in alexnet("evaluate", "run", "--views", 10, cwd=home).stderr
+def test_ten_crops_of_what_was_trained_without_mirrors_come_with_a_warning(home):
+    assert "trained without mirrors" in alexnet("evaluate", "run", "--crops", 10, cwd=home).stderr
     assert "mirrors" not in alexnet("evaluate", "run", cwd=home).stderr

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from alexnet import api
-from alexnet.api import facts
+from alexnet.api import report_facts
 from alexnet.cli import run
-from alexnet.data.options import DataOptions
 from alexnet.data.sources import open_source
+from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 
 
@@ -19,10 +19,10 @@ def digits_folder(tmp_path):
     """120 handwritten digits 0 and 1 in class folders; the first two files are the same."""
     root = tmp_path / "few"
     listed = [p for p in open_source("digits").splits["all"] if p.label < 2][:120]
-    for number, picture in enumerate(listed):
-        place = root / str(picture.label)
+    for number, image in enumerate(listed):
+        place = root / str(image.label)
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.kron(picture.load(), np.ones((4, 4, 1), np.uint8))).save(place / f"{number:03d}.png")
+        Image.fromarray(np.kron(image.load(), np.ones((4, 4, 1), np.uint8))).save(place / f"{number:03d}.png")
     return root
 
 
@@ -80,10 +80,10 @@ def test_wrong_use(digits_folder, tmp_path, capsys):
 
 def test_a_trained_network_finds_a_wrong_label_and_is_evaluated_by_its_groups(digits_folder, tmp_path, capsys):
     options = DataOptions(cache=tmp_path / "cache", group_pattern=r"(\d\d)\d\.png")
-    changes = {"epochs": 5, "stored_size": 32, "keep": "last"}
+    changes = {"epochs": 5, "stored_size": 32, "select_weights": "last"}
     result = api.train(digits_folder, run=tmp_path / "run", model="lenet5", options=options, device="cpu", **changes)
     about = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert facts.command(about, result.recipe).endswith(r"--group-pattern '(\d\d)\d\.png'")
+    assert report_facts.command(about, result.recipe).endswith(r"--group-pattern '(\d\d)\d\.png'")
     told = []
     scores = api.evaluate(
         tmp_path / "run", digits_folder, options=DataOptions(cache=tmp_path / "cache", say=told.append)
@@ -94,7 +94,7 @@ def test_a_trained_network_finds_a_wrong_label_and_is_evaluated_by_its_groups(di
     moved.rename(digits_folder / "1" / "moved.png")
     assert run(["doctor", str(digits_folder), "--bundle", str(tmp_path / "run"), "--json", "--device", "cpu"]) == 0
     doubts = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["check"] == "label-doubt"]
-    assert [case["pictures"][0] for case in doubts[0]["examples"]] == ["1/moved.png"]
+    assert [case["images"][0] for case in doubts[0]["examples"]] == ["1/moved.png"]
 
 
 def test_layout_options_reach_the_reader(tmp_path, capsys):

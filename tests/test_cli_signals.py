@@ -31,7 +31,7 @@ def library(words):
     print("ready", flush=True)
     lock(mutex)
 
-cli._VERBS |= {"worker": worker, "library": library}
+cli._COMMANDS |= {"worker": worker, "library": library}
 cli.main()
 """
 
@@ -113,9 +113,11 @@ def test_a_training_that_waits_for_a_shard(tmp_path):
         words = ["train", objects.address + "/store", "--model", "lenet5", "--stored-size", "32", "--image-size", "32"]
         environment = os.environ | {"ALEXNET_CACHE": str(tmp_path / "cache")}
         with subprocess.Popen(
-            [sys.executable, "-m", "alexnet", *words, "--run", str(tmp_path / "run"), "--device", "cpu"],
-            stderr=subprocess.PIPE, text=True, env=environment,
-        ) as process:  # fmt: skip
+            [sys.executable, "-m", "alexnet", *words, "--output-dir", str(tmp_path / "run"), "--device", "cpu"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as process:
             try:
                 while not asked.wait(1):
                     assert process.poll() is None, process.communicate()[1]

@@ -13,8 +13,8 @@ import pytest
 
 from alexnet import cli
 from alexnet.bundle import Bundle, find
-from alexnet.deploy.classifier import Classifier
 from alexnet.errors import BundleError
+from alexnet.export.classifier import Classifier
 
 LIMITS = [0, 1_000, 10_000]  # bytes of a file
 
@@ -37,7 +37,19 @@ def hashes(root: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def run(digits, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("trained") / "run"
-    words = ["train", digits.path, "--run", path, "--recipe", "lenet5", "--epochs", "2", "--quiet", "--device", "cpu"]
+    words = [
+        "train",
+        digits.path,
+        "--output-dir",
+        path,
+        "--recipe",
+        "lenet5",
+        "--epochs",
+        "2",
+        "--quiet",
+        "--device",
+        "cpu",
+    ]
     assert cli.run([*map(str, words)]) == 0
     return path
 
@@ -77,7 +89,7 @@ def test_training_and_preparing(limit, digits, tmp_path, capsys):
     words = ["--recipe", "lenet5", "--epochs", "1", "--quiet", "--device", "cpu"]
     for command in (
         ["prepare", "digits", str(tmp_path / "store"), "--size", "32"],
-        ["train", str(digits.path), "--run", str(tmp_path / "run"), *words],
+        ["train", str(digits.path), "--output-dir", str(tmp_path / "run"), *words],
     ):
         with largest_file(limit):
             status = cli.run(command)
@@ -111,5 +123,6 @@ def test_standard_output_that_is_full(words):
             [sys.executable, "-m", "alexnet", *words], stdout=full, stderr=subprocess.PIPE, env=os.environ, check=False
         )
     assert (done.returncode, done.stderr.decode()) == (
-        1, "alexnet: No space left on device; make room, or write to another disk\n"
-    )  # fmt: skip
+        1,
+        "alexnet: No space left on device; make room, or write to another disk\n",
+    )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet import cli
-from alexnet.data.pixels import encode_png
+from alexnet.data.decode import encode_png
 
 # Runs a command in forked processes: once undisturbed, then killed so often, then to its end. What it wrote is removed
 # where it ends before the kill. A first command may be followed by another one: training is gone on with by --resume.
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
 from alexnet import cli
-from alexnet.models import kernel
+from alexnet.kernels import native_kernels as kernel
 first, again, outputs, kills = json.loads(sys.argv[1])
 outputs, begun = [Path(name) for name in outputs], Path(outputs[0]) / "run.json"
 moments = random.Random(kills)
@@ -65,7 +65,7 @@ print(f"{done} kills, {early} times the end came before, {seconds:.2f} s")
 
 
 def killed(kills: int, first: list[object], outputs: list[Path], again: list[object] | None = None) -> None:
-    """Run KILLER. Each of ``outputs`` has beside it what the undisturbed command wrote: ``whole-NAME``."""
+    """Run KILLER. Each of ``outputs`` has next to it what the undisturbed command wrote: ``whole-NAME``."""
     words = [[*map(str, args)] for args in (first, again or first, outputs)]
     done = subprocess.run(
         [sys.executable, "-c", KILLER, json.dumps([*words, kills])], capture_output=True, text=True, check=False
@@ -95,7 +95,19 @@ def folder(digits, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(digits, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("trained") / "run"
-    words = ["train", digits.path, "--run", path, "--recipe", "lenet5", "--epochs", "3", "--quiet", "--device", "cpu"]
+    words = [
+        "train",
+        digits.path,
+        "--output-dir",
+        path,
+        "--recipe",
+        "lenet5",
+        "--epochs",
+        "3",
+        "--quiet",
+        "--device",
+        "cpu",
+    ]
     assert cli.run([*map(str, words)]) == 0
     return path
 
@@ -114,12 +126,25 @@ def test_prepare(kills, folder, tmp_path):
 @KILLS
 def test_train(kills, digits, tmp_path):
     run = tmp_path / "run"
-    words = ["train", digits.path, "--run", run, "--recipe", "lenet5", "--epochs", 3, "--checkpoint-every", "1steps"]
+    words = [
+        "train",
+        digits.path,
+        "--output-dir",
+        run,
+        "--recipe",
+        "lenet5",
+        "--epochs",
+        3,
+        "--checkpoint-every",
+        "1steps",
+    ]
     killed(kills, [*words, "--device", "cpu"], [run], ["train", "--resume", run, "--device", "cpu"])
     weights = [hashes(path / "bundle")["model.safetensors"] for path in (run, tmp_path / "whole-run")]
     assert weights[0] == weights[1]
-    names = [{path.relative_to(top) for top in (one,) for path in one.rglob("*") if "tensorboard" not in path.parts}
-             for one in (run, tmp_path / "whole-run")]  # fmt: skip
+    names = [
+        {path.relative_to(top) for top in (one,) for path in one.rglob("*") if "tensorboard" not in path.parts}
+        for one in (run, tmp_path / "whole-run")
+    ]
     assert names[0] == names[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole-run"]
 

@@ -10,64 +10,79 @@ HOME = ROOT / "src" / "alexnet"
 FILES = sorted(HOME.rglob("*.py"))
 NAMES = [file.relative_to(HOME).as_posix() for file in FILES]
 
-# The river. A room sees those of earlier lines and those before it in its own; rooms in one set never meet.
-RIVER = [
-    ["errors", "terminal", "schema", "temporary", "recipe", "native"], [{"data", "models"}],
-    ["batches", "card", "compression", "bundle", "weights"], ["evaluation"],
-    [{"training", "visualize", "deploy"}], ["api"], ["history"], ["bench"], ["cli"],
-]  # fmt: skip
-ORDER = [place if isinstance(place, set) else {place} for line in RIVER for place in line]
+# The dependency order: a package imports from those before it. Packages in one set do not import each other.
+PACKAGES = [
+    "errors",
+    "terminal",
+    "system",
+    "schema",
+    "recipe",
+    "kernels",
+    {"data", "models"},
+    "cuda_convnet",
+    "loader",
+    {"compression", "evaluation"},
+    "bundle",
+    {"weights", "explain", "doctor"},
+    {"training", "plots", "report", "export"},
+    "api",
+    "experiments",
+    "benchmark",
+    "serve",
+    "cli",
+]
+ORDER = [package if isinstance(package, set) else {package} for package in PACKAGES]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 
 # Where a foreign library may be used; nowhere, if the list is empty. A name ending in / is a whole room.
 DOORS = {
-    "PIL": ["data/pixels.py"],
-    "simplejpeg": ["data/turbo.py"],
-    "matplotlib": ["visualize/"],
-    "jinja2": ["data/doctor/page.py", "visualize/report.py"],
-    "tarfile": ["data/archives.py"],
+    "PIL": ["data/decode.py"],
+    "simplejpeg": ["data/simplejpeg_decoder.py"],
+    "matplotlib": ["plots/"],
+    "jinja2": ["doctor/page.py", "report/page.py"],
+    "tarfile": ["data/sources/archives.py"],
     "argparse": ["cli/", "__main__.py"],
     "tyro": ["cli/"],
     "os.environ": ["cli/", "__main__.py"],
     "os.getenv": ["cli/", "__main__.py"],
     "sys.argv": ["cli/", "__main__.py"],
-    "torch.distributed": ["training/distributed.py", "training/launching.py"],
-    "torch.load": ["training/checkpoint.py", "weights/published.py"],  # both with weights_only=True
-    "filelock": ["native.py", "data/job.py", "training/run.py"],
-    "msgspec": ["schema.py", "bundle/", "deploy/seal.py", "data/"],
+    "torch.distributed": ["training/distributed/world.py", "training/distributed/rendezvous.py"],
+    "torch.load": ["training/checkpoint.py", "weights/torchvision_weights.py"],  # both with weights_only=True
+    "filelock": ["kernels/compiler.py", "data/job.py", "training/run.py"],
+    "msgspec": ["schema.py", "bundle/", "export/manifest.py", "data/"],
     "pickle": [],
-    "pickletools": ["weights/pickles.py"],  # takes a pickle apart and runs nothing of it
-    "rich": ["cli/", "training/journal.py"],
-    "torch.utils.tensorboard": ["training/journal.py"],
-    "tensorboard": ["training/journal.py"],
-    "pyarrow": ["data/parquet.py"],
-    "ray": ["data/cluster.py"],
+    "pickletools": ["weights/restricted_pickle.py"],  # takes a pickle apart and runs nothing of it
+    "rich": ["cli/", "training/logger.py"],
+    "torch.utils.tensorboard": ["training/logger.py"],
+    "tensorboard": ["training/logger.py"],
+    "pyarrow": ["data/sources/parquet.py"],
+    "ray": ["data/shards.py"],
     "fsspec": ["data/remote.py"],
-    "torchvision.datasets": ["data/standard.py", "bench/pictures.py"],
-    "torchvision.models": ["models/peers.py", "weights/published.py", "bench/peers.py"],
-    "cv2": ["history/fisher/descriptors.py"],
+    "torchvision.datasets": ["data/sources/builtin.py", "benchmark/data.py"],
+    "torchvision.models": ["models/torchvision_models.py", "weights/torchvision_weights.py", "benchmark/peers.py"],
+    "cv2": ["experiments/fisher/features.py"],
     "skimage": [],  # its Fisher vectors are what tests compare ours with
-    "sklearn.svm": ["history/fisher/margin.py"],
-    "sklearn.mixture": ["history/fisher/mixture.py"],
-    "threadpoolctl": ["history/fisher/learning.py"],
-    "safetensors": ["bundle/tensors.py", "compression/file.py", "evaluation/neighbors.py"],
-    "captum": ["evaluation/saliency.py"],
-    "umap": ["evaluation/embedding.py"],
-    "scipy": ["data/annotations.py", "data/doctor/twins.py", "evaluation/", "history/verdict.py"],
-    "onnx": ["deploy/export.py", "deploy/export_int8.py", "bench/steps.py"],
-    "onnxscript": ["deploy/export.py"],
-    "onnxruntime": ["deploy/runtime.py", "deploy/export_int8.py", "bench/steps.py"],
-    "openvino": ["deploy/runtime.py", "deploy/export.py", "bench/steps.py", "bench/whole_numbers.py"],
-    "triton": ["models/triton_norm.py"],
-    "nncf": ["bench/whole_numbers.py"],
-    "huggingface_hub": ["deploy/hub.py"],
-    "fastapi": ["deploy/server/"],
-    "uvicorn": ["deploy/server/"],
+    "sklearn.svm": ["experiments/fisher/classifier.py"],
+    "sklearn.mixture": ["experiments/fisher/features.py"],
+    "threadpoolctl": ["experiments/fisher/classifier.py"],
+    "safetensors": ["bundle/integrity.py", "compression/file.py", "explain/neighbors.py"],
+    "captum": ["explain/saliency.py"],
+    "umap": ["explain/embedding.py"],
+    "scipy": ["data/sources/annotations.py", "doctor/duplicates.py", "evaluation/", "experiments/runner.py"],
+    "onnx": ["export/export.py", "export/export.py", "benchmark/steps.py"],
+    "onnxscript": ["export/export.py"],
+    "onnxruntime": ["export/exported_model.py", "export/export.py", "benchmark/steps.py"],
+    "openvino": ["export/exported_model.py", "export/export.py", "benchmark/steps.py", "benchmark/steps.py"],
+    "triton": ["kernels/lrn_triton.py"],
+    "nncf": ["benchmark/steps.py"],
+    "huggingface_hub": ["export/hub.py"],
+    "fastapi": ["serve/"],
+    "uvicorn": ["serve/"],
     "multipart": [],
-    "starlette": ["deploy/server/"],
-    "pydantic": ["deploy/server/"],
-    "h11": ["deploy/server/"],
-    "prometheus_client": ["deploy/server/"],
+    "starlette": ["serve/"],
+    "pydantic": ["serve/"],
+    "h11": ["serve/"],
+    "prometheus_client": ["serve/"],
 }
 
 
@@ -104,9 +119,9 @@ def test_a_file_imports_only_from_upstream(name):
         late = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.If)]
         tree.body = [node for node in tree.body if node not in late]
         offered = {dotted.split(".")[1] for node in late for dotted in imported(node, name) if "alexnet." in dotted}
-        assert offered <= {"errors", "recipe", "models", "deploy", "api"}
+        assert offered <= {"errors", "recipe", "models", "export", "api"}
     rank = {"__main__": len(ORDER), "__init__": -1}.get(room, RANK.get(room))
-    assert rank is not None, f"{name}: give {room!r} a place in RIVER"
+    assert rank is not None, f"{name}: give {room!r} a place in PACKAGES"
     for dotted in imported(tree, name):
         package, _, rest = dotted.partition(".")
         other = rest.split(".")[0]
@@ -131,5 +146,5 @@ def test_a_file_name_says_what_it_holds(name):
 def test_the_rules_see_what_they_forbid():
     """A gate that never closes is no gate."""
     tree = ast.parse("import os\nfrom ..cli import main\nfrom torch import load, distributed as d\nos.environ['A']")
-    assert used(tree, "data/pixels.py") >= {"os.environ", "alexnet.cli.main", "torch.load", "torch.distributed"}
-    assert RANK["data"] == RANK["models"] < RANK["batches"] < RANK["bundle"] < RANK["evaluation"] < RANK["api"]
+    assert used(tree, "data/decode.py") >= {"os.environ", "alexnet.cli.main", "torch.load", "torch.distributed"}
+    assert RANK["data"] == RANK["models"] < RANK["loader"] < RANK["evaluation"] < RANK["bundle"] < RANK["api"]

@@ -10,16 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from alexnet import native
 from alexnet.data import resize
-from alexnet.models import kernel
-from alexnet.temporary import temporary_folder
+from alexnet.kernels import compiler as native
+from alexnet.kernels import native_kernels
+from alexnet.system import temporary_folder
 
 pytestmark = pytest.mark.skipif(
     shutil.which("cc") is None or not Path("/proc/cpuinfo").exists(), reason="no C compiler"
 )
-RESIZE = ("alexnet.data", {"resize": ["across", "down"]})
-SCRIPT = "from alexnet.native import compiled; print(list(compiled('alexnet.data', {'resize': ['across', 'down']})))"
+RESIZE = ("alexnet.kernels", {"resize": ["across", "down"]})
+SCRIPT = (
+    "from alexnet.kernels.compiler import compiled;"
+    " print(list(compiled('alexnet.kernels', {'resize': ['across', 'down']})))"
+)
 
 
 @pytest.fixture
@@ -162,7 +165,7 @@ def test_a_compiler_that_hangs_is_awaited_once(home, compiler, monkeypatch, vers
     calls = compiler(f"echo $$ >> {home}/ids; sleep 1000")
     path = Path(shutil.which("cc"))
     path.write_text(path.read_text().replace("echo one; exit", version))
-    assert native.compiled("alexnet.data", {"resize": ["across"]}) == {}
+    assert native.compiled("alexnet.kernels", {"resize": ["across"]}) == {}
     before = calls.read_text() if calls.exists() else ""
     assert native.compiled("alexnet.models", {"norm": ["f32_forward"], "thin": ["thin_long"]}) == {}
     assert (calls.read_text() if calls.exists() else "") == before
@@ -173,20 +176,23 @@ def test_a_compiler_that_hangs_is_awaited_once(home, compiler, monkeypatch, vers
 
 def test_every_function_of_a_c_file_is_looked_for():
     """The lists of functions, against the libraries' own tables."""
-    assert kernel.build() and resize.build()
-    for built, functions in ((kernel._native.built, kernel._FUNCTIONS), (resize._native.built, RESIZE[1])):
+    assert native_kernels.build() and resize.build()
+    for built, functions in (
+        (native_kernels._native.built, native_kernels._FUNCTIONS),
+        (resize._native.built, RESIZE[1]),
+    ):
         assert set(built) == set(functions)
         for name, library in built.items():
             assert all(hasattr(library, function) for function in functions[name])
-    sources = Path(kernel.__file__).parent
+    sources = Path(native_kernels.__file__).parent
     calls = "".join(path.read_text() for path in sources.glob("*.py"))
     for name in re.findall(r'function\("\w+", "(\w+)"\)', calls):
-        assert any(name in functions for functions in kernel._FUNCTIONS.values())
+        assert any(name in functions for functions in native_kernels._FUNCTIONS.values())
 
 
 KILLED = """
 import os, signal
-from alexnet.temporary import temporary_folder
+from alexnet.system import temporary_folder
 with temporary_folder() as folder:
     (folder / "file").write_text("left behind")
     print(folder, flush=True)
@@ -195,7 +201,7 @@ with temporary_folder() as folder:
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(home):
-    mine = home.parent / "temporary" / "alexnet-pictures"
+    mine = home.parent / "temporary" / "alexnet-images"
     mine.mkdir()
     (home.parent / "temporary" / "alexnet-temporary-abcdefgh").symlink_to(mine)
     left = Path(subprocess.run([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True).stdout.strip())
@@ -203,4 +209,4 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(home):
     with temporary_folder() as used, temporary_folder() as other:
         assert used.exists() and other.exists() and not left.exists()
     assert not used.exists() and not other.exists()
-    assert sorted(path.name for path in temporary(home)) == ["alexnet-pictures", "alexnet-temporary-abcdefgh"]
+    assert sorted(path.name for path in temporary(home)) == ["alexnet-images", "alexnet-temporary-abcdefgh"]

@@ -29,16 +29,16 @@ def commands(text):
 
 
 def links(text):
-    """Relative targets of all links and pictures of a page, without their #anchors."""
+    """Relative targets of all links and images of a page, without their #anchors."""
     found = ["".join(match) for match in LINK.findall(FENCE.sub("", text))]
     relative = [link for link in found if not re.match(r"[a-z]+:|#|//", link)]
     return [link.partition("#")[0] for link in relative]
 
 
 @functools.cache
-def program_help(*verb):
+def program_help(*command):
     environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-    call = [sys.executable, "-m", "alexnet", *verb, "--help"]
+    call = [sys.executable, "-m", "alexnet", *command, "--help"]
     return subprocess.run(call, capture_output=True, text=True, env=environment, check=False, timeout=120)
 
 
@@ -53,9 +53,9 @@ def test_the_two_commands_stand_near_the_top(sacred):
 
 @pytest.mark.parametrize("command", commands(read(ROOT / "README.md")), ids=" ".join)
 def test_a_command_has_an_existing_verb_and_existing_options(command):
-    verb = [] if command[1].startswith("-") else [command[1]]
-    answer = program_help(*verb)
-    assert answer.returncode == 0, f"alexnet {' '.join(verb)} --help: {answer.stderr or answer.stdout}"
+    command = [] if command[1].startswith("-") else [command[1]]
+    answer = program_help(*command)
+    assert answer.returncode == 0, f"alexnet {' '.join(command)} --help: {answer.stderr or answer.stdout}"
     for option in (word.partition("=")[0] for word in command[1:] if re.match(r"--?[a-zA-Z]", word)):
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", answer.stdout), f"no {option} in {command[1]}"
 
@@ -97,7 +97,7 @@ def test_links_to_a_heading_lead_to_one(page):
 
 
 def test_the_documented_bundle_versions_are_those_of_the_code():
-    from alexnet.bundle.seal import COMPRESSED, VERSION
+    from alexnet.bundle.integrity import COMPRESSED, VERSION
 
     documented = re.search(
         r"`alexnet-bundle`, version (\d+) \((\d+) where weights are compressed\)", read(ROOT / "docs/using.md")

@@ -68,10 +68,17 @@ def test_class_names_that_are_accepted(names):
 @pytest.mark.parametrize(
     "names",
     [
-        [], ["a"], ["a", "a"], ["a", ""], ["a", 1], ["a", None], ["a", ["b"]], ["a", "x" * 10_001],
+        [],
+        ["a"],
+        ["a", "a"],
+        ["a", ""],
+        ["a", 1],
+        ["a", None],
+        ["a", ["b"]],
+        ["a", "x" * 10_001],
         *(["a", f"b{c}"] for c in "\x1b\a\r\n\0\x7f\x9b\u202e\u2066\u200f\u2028\ud800\U000e0041"),
     ],
-)  # fmt: skip
+)
 def test_class_names_that_are_refused(names):
     fault = class_fault(names)
     assert fault and fault.isprintable()
@@ -93,8 +100,19 @@ def test_only_regular_files_inside_the_folder(tmp_path):
     assert regular_file(folder, "out", links_within=tmp_path).read_text() == "secret"
     absolute = str(folder / "a.json")
     for name in (
-        "out", "zero", "pipe", "sub", "away/secret", "../secret", "sub/../../secret", absolute, "", ".", "a\0b", "a\nb",
-    ):  # fmt: skip
+        "out",
+        "zero",
+        "pipe",
+        "sub",
+        "away/secret",
+        "../secret",
+        "sub/../../secret",
+        absolute,
+        "",
+        ".",
+        "a\0b",
+        "a\nb",
+    ):
         with pytest.raises(ValueError, match=r"inside the folder|out of the folder|regular file"):
             regular_file(folder, name)
     for name in ("loop", "nowhere", "x" * 300):

@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from alexnet import cli
-from alexnet.cli import show
+from alexnet.cli import output
 from alexnet.errors import AlexNetError, printable
 from alexnet.terminal import csv_cell, safe_output, styled_output
 
-COMMANDS = [*cli._VERBS]
+COMMANDS = [*cli._COMMANDS]
 HOSTILE = "a\x1b[31mb\x07c\x9b2Jd\u202ee\u2066f\rg\x7f\udcff"
 ESCAPED = r"a\x1b[31mb\x07c\x9b2Jd\u202ee\u2066f\x0dg\x7f\udcff"
 
@@ -57,21 +57,36 @@ def test_errors_of_every_command_in_every_encoding(command, printed):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--help"], ["--version"], ["models"], ["models", "alexnet"], ["recipes"], ["recipes", "digits"],
-              ["recipes", "alexnet", "modern"], ["no such command ·×→\x1b[2J"], ["predict", "nö\x1b[2Jrun", "no…"]],
-)  # fmt: skip
+    "words",
+    [
+        [],
+        ["--help"],
+        ["--version"],
+        ["models"],
+        ["models", "alexnet"],
+        ["recipes"],
+        ["recipes", "digits"],
+        ["recipes", "alexnet", "modern"],
+        ["no such command ·×→\x1b[2J"],
+        ["predict", "nö\x1b[2Jrun", "no…"],
+    ],
+)
 def test_tables_texts_and_errors_in_every_encoding(words, printed):
     status, out, err = printed(words)
     assert status in (0, 1, 2) and out + err and "\x1b" not in out + err
 
 
-@pytest.mark.parametrize("settings", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0",
-                                                                      "PYTHONUTF8": "0"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}]
+)
 def test_in_a_process_of_its_own(settings):
     for words in (["models", "alexnet"], ["train", "--help"]):
         done = subprocess.run(
-            [sys.executable, "-m", "alexnet", *words], env=os.environ | settings, capture_output=True, timeout=120,
-        )  # fmt: skip
+            [sys.executable, "-m", "alexnet", *words],
+            env=os.environ | settings,
+            capture_output=True,
+            timeout=120,
+        )
         assert done.returncode == 0 and done.stdout.isascii() and not done.stderr
 
 
@@ -89,8 +104,8 @@ def test_nothing_is_obeyed(printed):
     def words():
         with safe_output():
             print(f"one {HOSTILE}\ttwo")
-            show.say(HOSTILE)
-            show.table(HOSTILE, [HOSTILE, "b"], [[HOSTILE, "1\n2"]])
+            output.say(HOSTILE)
+            output.table(HOSTILE, [HOSTILE, "b"], [[HOSTILE, "1\n2"]])
 
     _, out, err = printed(words)
     assert out.startswith(f"one {ESCAPED}\ttwo\n") and err == ESCAPED + "\n"
@@ -101,7 +116,7 @@ def test_an_error_is_one_line_on_the_terminal(printed, monkeypatch):
     def fail(words):
         raise AlexNetError(f"class {HOSTILE!s}\nalexnet: all is well")
 
-    monkeypatch.setitem(cli._VERBS, "models", fail)
+    monkeypatch.setitem(cli._COMMANDS, "models", fail)
     status, out, err = printed(["models"])
     assert (status, out, err) == (1, "", f"alexnet: class {ESCAPED}\\x0aalexnet: all is well\n")
 
@@ -125,11 +140,11 @@ def test_libraries_style_their_own_text_and_streams_come_back():
 def test_cells_are_no_formulas(start, printed):
     name, label = start + "cmd|' /C calc'!A0", start + "1+1"
     predictions = [
-        {"picture": name, "guesses": [{"class": label, "probability": 0.5}]},
-        {"picture": name, "error": name},
-        {"picture": "a,\"b\"\n=1", "guesses": [{"class": "x=y", "probability": 0.5}]},
-    ]  # fmt: skip
-    _, out, _ = printed(lambda: show.PREDICTIONS["csv"](predictions, 1, None))
+        {"image": name, "top_k": [{"class": label, "probability": 0.5}]},
+        {"image": name, "error": name},
+        {"image": 'a,"b"\n=1', "top_k": [{"class": "x=y", "probability": 0.5}]},
+    ]
+    _, out, _ = printed(lambda: output.PREDICTIONS["csv"](predictions, 1, None))
     rows = list(csv.reader(io.StringIO(out)))
     assert rows[1] == ["'" + printable(name), "1", "'" + printable(label), "0.500000", ""]
     assert rows[2][0] == rows[2][4] == "'" + printable(name)
@@ -138,11 +153,11 @@ def test_cells_are_no_formulas(start, printed):
 
 
 def test_json_stays_json_in_every_encoding(printed):
-    predictions = [{"picture": HOSTILE + "é×\U000e0001", "guesses": [{"class": "ü", "probability": 0.5}]}]
+    predictions = [{"image": HOSTILE + "é×\U000e0001", "top_k": [{"class": "ü", "probability": 0.5}]}]
 
     def words():
         with safe_output():
-            show.PREDICTIONS["json"](predictions, 1, None)
+            output.PREDICTIONS["json"](predictions, 1, None)
 
     assert json.loads(printed(words)[1]) == predictions
 
@@ -155,7 +170,7 @@ def test_other_spaces_are_kept_and_short_escapes_tell_the_character():
 def test_a_class_name_of_10000_characters_makes_no_row_of_as_many(printed):
     def words():
         with safe_output():
-            show.table("", ["class"], [["x" * 10_000], ["short"]])
+            output.table("", ["class"], [["x" * 10_000], ["short"]])
 
     _, out, _ = printed(words)
     assert "x" * 199 in out and max(map(len, out.splitlines())) < 300

@@ -1,4 +1,4 @@
-"""AlexNet, whole: the network of 2012 exactly as it was, trained on anybody's pictures.
+"""AlexNet, whole: the network of 2012 exactly as it was, trained on anybody's images.
 
 Importing this package is fast and does no work; each name below is imported when it is first used.
 """
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alexnet.api import compress, draw, evaluate, load, prepare, report, train
-    from alexnet.deploy.answers import Prediction
-    from alexnet.deploy.classifier import Classifier
-    from alexnet.deploy.export_run import export
-    from alexnet.deploy.hub import from_pretrained
-    from alexnet.deploy.runtime import Exported
-    from alexnet.deploy.verify import verify
     from alexnet.errors import AlexNetError
+    from alexnet.export.classifier import Classifier
+    from alexnet.export.export_run import export
+    from alexnet.export.exported_model import ExportedModel
+    from alexnet.export.hub import from_pretrained
+    from alexnet.export.prediction import Prediction
+    from alexnet.export.verify import verify
     from alexnet.models import create_model, list_models
     from alexnet.recipe import Recipe
 
 __all__ = [
     "AlexNetError",
     "Classifier",
-    "Exported",
+    "ExportedModel",
     "Prediction",
     "Recipe",
     "compress",
@@ -40,22 +40,22 @@ __all__ = [
 
 _HOMES = {
     "AlexNetError": "alexnet.errors",
-    "Classifier": "alexnet.deploy.classifier",
-    "Exported": "alexnet.deploy.runtime",
-    "Prediction": "alexnet.deploy.answers",
+    "Classifier": "alexnet.export.classifier",
+    "ExportedModel": "alexnet.export.exported_model",
+    "Prediction": "alexnet.export.prediction",
     "Recipe": "alexnet.recipe",
     "compress": "alexnet.api",
     "create_model": "alexnet.models",
     "draw": "alexnet.api",
     "evaluate": "alexnet.api",
-    "export": "alexnet.deploy.export_run",
-    "from_pretrained": "alexnet.deploy.hub",
+    "export": "alexnet.export.export_run",
+    "from_pretrained": "alexnet.export.hub",
     "list_models": "alexnet.models",
     "load": "alexnet.api",
     "prepare": "alexnet.api",
     "report": "alexnet.api",
     "train": "alexnet.api",
-    "verify": "alexnet.deploy.verify",
+    "verify": "alexnet.export.verify",
 }
 
 

@@ -1,7 +1,7 @@
 """Every error that a person can cause or meet, in one tree::
 
     AlexNetError
-    ├── PictureError      a file that is not a usable picture
+    ├── ImageError      a file that is not a usable image
     ├── DataError         a data set, store or split that can not be used
     ├── ModelError        a network that does not exist or can not be built so
     ├── RecipeError       a number of a run that can not be
@@ -31,8 +31,8 @@ class AlexNetError(Exception):
         super().__init__(what + (f"; must be {must}" if must else "") + (f"; {todo}" if todo else ""))
 
 
-class PictureError(AlexNetError):
-    """A file that is not a usable picture."""
+class ImageError(AlexNetError):
+    """A file that is not a usable image."""
 
 
 class DataError(AlexNetError):
@@ -82,14 +82,14 @@ def no_memory(error: BaseException) -> str:
     """
     text = str(error)
     if isinstance(error, MemoryError):
-        found = re.search(r"Unable to allocate ([\d.]+ \w+)", text)  # NumPy's
-        return f"{found[1]} of memory" if found else "memory"
+        match = re.search(r"Unable to allocate ([\d.]+ \w+)", text)  # NumPy's
+        return f"{match[1]} of memory" if match else "memory"
     if not isinstance(error, RuntimeError) or not re.search(r"out of memory|allocate memory", text):
         return ""
-    found = re.search(r"[Tt]ried to allocate ([\d.]+) ?(bytes|\w+)", text)
-    if found is None:
+    match = re.search(r"[Tt]ried to allocate ([\d.]+) ?(bytes|\w+)", text)
+    if match is None:
         return "memory"
-    return f"{float(found[1]) / 1e6:,.0f} MB of memory" if found[2] == "bytes" else f"{found[1]} {found[2]} of memory"
+    return f"{float(match[1]) / 1e6:,.0f} MB of memory" if match[2] == "bytes" else f"{match[1]} {match[2]} of memory"
 
 
 def reason(error: BaseException) -> str:

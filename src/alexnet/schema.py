@@ -57,7 +57,7 @@ def check(value: Any, schema: type[T]) -> T:
         raise ValueError(printable(str(error))) from error  # it may quote the value
 
 
-def seal_of(metadata: Mapping[str, Any], field: str = "seal") -> str:
+def checksum_of(metadata: Mapping[str, Any], field: str = "checksum") -> str:
     """The SHA-256 of all entries but ``field``, in which a file keeps it, as JSON with sorted keys."""
     rest = {name: value for name, value in metadata.items() if name != field}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

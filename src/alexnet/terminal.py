@@ -1,6 +1,7 @@
 """Text on a terminal: what a terminal would obey is escaped, and what its encoding lacks is replaced.
 
-Class names, file names and error messages hold whatever strangers wrote. ``safe_output`` is the one place through which
+Class names, file names and error messages hold whatever other people wrote. ``safe_output`` is the one place through
+which
 all of it is printed.
 """
 
@@ -13,11 +14,42 @@ from typing import Any, TextIO, cast
 from alexnet.errors import printable
 
 _ASCII = {
-    "…": "...", "×": "x", "−": "-", "–": "-", "—": "-", "·": "*", "→": "->", "←": "<-", "≥": ">=", "≤": "<=",
-    "±": "+-", "÷": "/", "²": "^2", "µ": "u", "μ": "u", "√": "sqrt", "∞": "inf", "✓": "yes", "✗": "no", "─": "-",
-    "━": "-", "│": "|", "├": "|", "└": "`", "α": "alpha", "β": "beta", "ε": "epsilon", "λ": "lambda", "σ": "sigma",
-    "Σ": "sum", "∂": "d", "“": '"', "”": '"', "‘": "'", "’": "'",
-}  # fmt: skip
+    "…": "...",
+    "×": "x",
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "·": "*",
+    "→": "->",
+    "←": "<-",
+    "≥": ">=",
+    "≤": "<=",
+    "±": "+-",
+    "÷": "/",
+    "²": "^2",
+    "µ": "u",
+    "μ": "u",
+    "√": "sqrt",
+    "∞": "inf",
+    "✓": "yes",
+    "✗": "no",
+    "─": "-",
+    "━": "-",
+    "│": "|",
+    "├": "|",
+    "└": "`",
+    "α": "alpha",
+    "β": "beta",
+    "ε": "epsilon",
+    "λ": "lambda",
+    "σ": "sigma",
+    "Σ": "sum",
+    "∂": "d",
+    "“": '"',
+    "”": '"',
+    "‘": "'",
+    "’": "'",
+}
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 

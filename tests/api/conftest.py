@@ -1,4 +1,4 @@
-"""Little trained networks that the tests of the verbs share."""
+"""Little trained networks that the tests of the commands share."""
 
 import pytest
 

@@ -10,12 +10,12 @@ from alexnet.cli import run as command
 from alexnet.data.cache import Cache, choose, chosen
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
-from alexnet.deploy import export_run
-from alexnet.deploy.verify import verify
 from alexnet.errors import DataError, RecipeError
+from alexnet.export import export_run
+from alexnet.export.verify import verify
 from alexnet.recipe import named
 from alexnet.training.run import read_start
-from alexnet.weights.importing import import_weights
+from alexnet.weights.import_weights import import_weights
 
 RECIPE = named("lenet5").replace(epochs=2, batch_size=16, checkpoint_every="3steps")
 
@@ -64,7 +64,7 @@ def test_report_and_export_read_a_store_at_an_address(both, tmp_path, capsys, mo
     assert report.is_file() and list((tmp_path / "chosen" / "remote").iterdir())
     words = ["--precision", "fp16", "--data", address, "--output", str(onnx)]
     assert command(["export", str(run / "bundle"), *words]) == 0, capsys.readouterr().err
-    assert onnx.is_file() and "validation pictures" in capsys.readouterr().out
+    assert onnx.is_file() and "validation images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -93,5 +93,5 @@ def test_what_the_recipe_leaves_open_is_written_down(both, tmp_path):
     _, address = both
     made = api.train(address, RECIPE.replace(epochs=1), tmp_path / "run", device="cpu")
     assert made.recipe.shuffle_window == read_start(made.folder)[0].shuffle_window == 16
-    with pytest.raises(RecipeError, match="--sampling balanced draws from all pictures; must be without"):
+    with pytest.raises(RecipeError, match="--sampling balanced draws from all images; must be without"):
         RECIPE.replace(sampling="balanced", shuffle_window=2)

@@ -9,16 +9,16 @@ import torch
 
 import alexnet
 from alexnet import api, cli
-from alexnet.api import shrinking, sizing
+from alexnet.api import compression
 from alexnet.bundle import Bundle, find
 from alexnet.cli.compress import size_in_bytes
-from alexnet.data.description import fingerprint_of
+from alexnet.data.atomic_io import sha256_of
 from alexnet.data.run_file import write_run_file
-from alexnet.data.writing import sha256_of
-from alexnet.deploy.classifier import Classifier
+from alexnet.data.store_backend import fingerprint_of
 from alexnet.errors import AlexNetError, BundleError, RecipeError
+from alexnet.export.classifier import Classifier
 from alexnet.recipe import named
-from alexnet.schema import seal_of
+from alexnet.schema import checksum_of
 
 QUICK = api.Effort(epochs=3, tune_epochs=1)
 
@@ -36,7 +36,7 @@ def run(digits, tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(run, tmp_path_factory):
     """It in a sixth of its size."""
-    target = sizing.folder_size(run / "bundle") // 6
+    target = compression.folder_size(run / "bundle") // 6
     return api.compress(run, tmp_path_factory.mktemp("small") / "out", target_size=target, effort=QUICK, device="cpu")
 
 
@@ -87,7 +87,7 @@ def test_the_result_is_what_was_measured(run, made, digits):
     assert new.mean() > 0.5, "the network forgot"
 
 
-def test_what_is_written_answers_without_any_option(made, digit_file, capsys):
+def test_what_is_written_predictions_without_any_option(made, digit_file, capsys):
     folder = str(made.folder)
     assert alexnet.verify(folder).drift < 1e-6
     assert cli.run(["evaluate", folder]) == 0
@@ -97,7 +97,7 @@ def test_what_is_written_answers_without_any_option(made, digit_file, capsys):
     written = json.loads((made.folder / "compression.json").read_text())
     assert written["ratio"] == pytest.approx(made.ratio)
     assert [stage["name"] for stage in written["stages"]] == [stage.name for stage in made.stages]
-    assert (made.folder / "pictures" / "compression.png").read_bytes()[:4] == b"\x89PNG"
+    assert (made.folder / "plots" / "compression.png").read_bytes()[:4] == b"\x89PNG"
     assert "Compressed (deep)" in (made.folder / "bundle" / "README.md").read_text()
 
 
@@ -138,7 +138,7 @@ def test_validation_chooses_and_the_test_split_is_looked_at_once(run, digits, tm
     assert "nothing by the test split" in made.chosen
 
 
-def test_other_test_pictures_change_nothing_but_the_test_numbers(run, digits, made, tmp_path):
+def test_other_test_images_change_nothing_but_the_test_numbers(run, digits, made, tmp_path):
     """The same command on a store whose test labels are turned around: the same file, bit for bit."""
     store = shutil.copytree(digits.path, tmp_path / "store")
     labels = np.load(store / "test" / "labels.npy")
@@ -149,11 +149,11 @@ def test_other_test_pictures_change_nothing_but_the_test_numbers(run, digits, ma
         description["classes"], description["splits"], description["sha256"], description.get("encoding", "raw")
     )
     description["source_fingerprint"] = "0" * 64  # or it would be the run's own data, split otherwise
-    (store / "dataset.json").write_text(json.dumps(description | {"seal": seal_of(description)}))
+    (store / "dataset.json").write_text(json.dumps(description | {"checksum": checksum_of(description)}))
     about = json.loads((run / "run.json").read_text()) | {"store": str(store)}
     copied = shutil.copytree(run, tmp_path / "run")
     write_run_file(copied, about)
-    target = sizing.folder_size(run / "bundle") // 6
+    target = compression.folder_size(run / "bundle") // 6
     other = api.compress(copied, tmp_path / "out", target_size=target, effort=QUICK, device="cpu")
     weights = [folder / "bundle" / "model.safetensors" for folder in (made.folder, other.folder)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
@@ -162,15 +162,15 @@ def test_other_test_pictures_change_nothing_but_the_test_numbers(run, digits, ma
 
 def test_as_small_as_the_loss_allows(run, tmp_path, monkeypatch):
     """Sizes are tried one after the other; the last one that keeps the accuracy is taken, whatever comes after."""
-    monkeypatch.setattr(sizing, "LADDER", (7, 8, 9))
-    asked, to_size = [], shrinking.Shrinker.to_size
+    monkeypatch.setattr(compression, "LADDER", (7, 8, 9))
+    asked, to_size = [], compression.Shrinker.to_size
 
     def watched(self, network, budget):
         asked.append(budget)
         return to_size(self, network, budget)
 
-    monkeypatch.setattr(shrinking.Shrinker, "to_size", watched)
-    first = api.compress(run, tmp_path / "any", max_loss=99.0, effort=QUICK, device="cpu")
+    monkeypatch.setattr(compression.Shrinker, "to_size", watched)
+    first = api.compress(run, tmp_path / "any", max_accuracy_drop=99.0, effort=QUICK, device="cpu")
     assert len(asked) == 3
     assert first.ratio >= 9
     lost = 100 * (first.stages[0].validation.top1 - first.stages[-1].validation.top1)
@@ -180,43 +180,43 @@ def test_as_small_as_the_loss_allows(run, tmp_path, monkeypatch):
     def keeps(self, stage, points):
         return len(asked) < 2  # the second size is too much
 
-    monkeypatch.setattr(sizing.Job, "_keeps", keeps)
-    second = api.compress(run, tmp_path / "one", max_loss=0.5, effort=QUICK, device="cpu")
+    monkeypatch.setattr(compression.Job, "_keeps", keeps)
+    second = api.compress(run, tmp_path / "one", max_accuracy_drop=0.5, effort=QUICK, device="cpu")
     assert len(asked) == 2
     assert 7 <= second.ratio < 8
     assert "pruned" in [stage.name for stage in second.stages]
 
 
 def test_a_loss_that_can_not_be_kept_is_said(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(sizing, "LADDER", (3,))
-    monkeypatch.setattr(sizing.Job, "_keeps", lambda self, stage, points: False)
+    monkeypatch.setattr(compression, "LADDER", (3,))
+    monkeypatch.setattr(compression.Job, "_keeps", lambda self, stage, points: False)
     with pytest.raises(BundleError, match=r"loses more than 0\.5 points of validation accuracy at any size tried"):
-        api.compress(run, tmp_path / "out", max_loss=0.5, effort=api.Effort(epochs=1), device="cpu")
+        api.compress(run, tmp_path / "out", max_accuracy_drop=0.5, effort=api.Effort(epochs=1), device="cpu")
     assert not list(tmp_path.iterdir())
 
 
 def test_without_an_option_a_size_that_costs_too_much_is_not_kept(run, tmp_path, monkeypatch, capsys):
     """Without learning every size costs more than the limit of 1 point: refused. A limit of 5 points backs off."""
-    monkeypatch.setattr(sizing, "BACK_OFF", (1000, 12, 2))
-    words = ["compress", str(run), "-o", str(tmp_path / "out"), "--tune-epochs", "0", "--learning-rate", "1e-9"]
+    monkeypatch.setattr(compression, "BACK_OFF", (1000, 12, 2))
+    words = ["compress", str(run), "-o", str(tmp_path / "out"), "--tune-epochs", "0", "--lr", "1e-9"]
     words += ["--epochs", "1"]
     assert cli.run(words) == 1
     assert "deep loses more than 1 points of validation accuracy at any size tried" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(sizing, "DEFAULT_MAX_LOSS", 5.0)
+    monkeypatch.setattr(compression, "DEFAULT_MAX_LOSS", 5.0)
     assert cli.run(words) == 0
     out, err = capsys.readouterr()
     assert "1000 times smaller is not possible" in err
     assert "12 times smaller loses" in err
     written = json.loads((tmp_path / "out" / "compression.json").read_text())
-    assert written["max_loss"] == 5.0
+    assert written["max_accuracy_drop"] == 5.0
     assert 0 < written["points_lost"] <= 5.0
     assert "at most 5 allowed" in out
 
 
 @pytest.mark.parametrize(("method", "least"), [("int8", 3.5), ("int4", 6.0)])
-def test_whole_numbers_need_no_training(run, tmp_path, method, least):
-    made = api.compress(run, tmp_path / "out", method=method, max_loss=99.0, device="cpu")
+def test_integers_need_no_training(run, tmp_path, method, least):
+    made = api.compress(run, tmp_path / "out", method=method, max_accuracy_drop=99.0, device="cpu")
     assert [stage.name for stage in made.stages] == ["original", method, "coded"]
     assert made.stages[0].bytes / made.stages[-1].bytes > least
     assert made.stages[-1].validation.correct1 == made.stages[1].validation.correct1
@@ -226,7 +226,7 @@ def test_whole_numbers_need_no_training(run, tmp_path, method, least):
 def test_a_bundle_alone_is_shared_and_coded_and_it_says_so(run, tmp_path, capsys):
     assert cli.run(["compress", str(run / "bundle"), "-o", str(tmp_path / "out"), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "no pictures are at hand: nothing is pruned" in err
+    assert "no images are at hand: nothing is pruned" in err
     made = json.loads(out)
     assert [stage["name"] for stage in made["stages"]] == ["original", "shared", "coded"]
     assert made["test"] is None
@@ -235,7 +235,7 @@ def test_a_bundle_alone_is_shared_and_coded_and_it_says_so(run, tmp_path, capsys
     assert not (tmp_path / "out" / "run.json").exists()
     small = ["--target-size", "20KB"]
     assert cli.run(["compress", str(run / "bundle"), "-o", str(tmp_path / "less"), *small]) == 1
-    assert "as --target-size says; pruning needs pictures: give the run, or DATA" in capsys.readouterr().err
+    assert "as --target-size says; pruning needs images: give the run, or DATA" in capsys.readouterr().err
     assert not (tmp_path / "less").exists()
 
 
@@ -248,10 +248,10 @@ def test_a_bundle_with_data_is_pruned(run, digits, tmp_path):
 def test_what_is_refused(run, made, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words, status, said in (
-        (["--target-size", "7MB", "--max-loss", "1"], 2, "one of them"),
+        (["--target-size", "7MB", "--max-accuracy-drop", "1"], 2, "one of them"),
         (["--target-size", "seven"], 2, "--target-size is 'seven'; must be a size such as 7MB"),
         (["--target-size", "0"], 2, "--target-size is 0 bytes; must be at least 1"),
-        (["--max-loss", "-1"], 2, "--max-loss is -1.0; must be points of accuracy"),
+        (["--max-accuracy-drop", "-1"], 2, "--max-accuracy-drop is -1.0; must be points of accuracy"),
         (["--fc-bits", "9"], 2, "--fc-bits is 9; must be from 1 to 8"),
         (["--epochs", "0"], 2, "--epochs is 0; must be from 1"),
         (["--target-size", "900"], 1, "bytes; must be less than 900; ask for a larger --target-size"),
@@ -267,18 +267,18 @@ def test_what_is_refused(run, made, tmp_path, capsys, monkeypatch):
     (tmp_path / "used" / "mine.txt").write_text("")
     assert cli.run(["compress", str(run), "-o", "used"]) == 1
     assert "exists already" in capsys.readouterr().err
-    assert cli.run(["compress", str(run / "bundle"), "-o", "out", "--max-loss", "1"]) == 1
-    assert "--max-loss without pictures" in capsys.readouterr().err
+    assert cli.run(["compress", str(run / "bundle"), "-o", "out", "--max-accuracy-drop", "1"]) == 1
+    assert "--max-accuracy-drop without images" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["used"]
 
 
-def test_what_was_trained_on_its_validation_pictures_chooses_nothing(run, tmp_path):
+def test_what_was_trained_on_its_validation_images_chooses_nothing(run, tmp_path):
     import dataclasses
 
     copied = shutil.copytree(run, tmp_path / "run")
     bundle = Bundle.load(find(copied))
-    dataclasses.replace(bundle, recipe=dict(bundle.recipe) | {"join_from": 2}).save(find(copied))
-    with pytest.raises(BundleError, match="trained on its validation pictures too"):
+    dataclasses.replace(bundle, recipe=dict(bundle.recipe) | {"train_on_val_from_epoch": 2}).save(find(copied))
+    with pytest.raises(BundleError, match="trained on its validation images too"):
         api.compress(copied, tmp_path / "out", device="cpu")
 
 
@@ -311,7 +311,7 @@ def test_tuning_is_kept_only_where_it_pays(run, digits, tmp_path, monkeypatch):
     assert stages["coded"] == pytest.approx(stages["tuned"], abs=1e-6)
     for weight in (p for p in Bundle.load(made.folder / "bundle").network.parameters() if p.dim() > 1):
         assert len(weight[weight != 0].unique()) <= 4
-    monkeypatch.setattr(shrinking, "PAYS", 1e9)
+    monkeypatch.setattr(compression, "PAYS", 1e9)
     left = api.compress(run, tmp_path / "left", target_size=60_000, effort=effort, device="cpu")
     assert "tuned" not in [stage.name for stage in left.stages]
 

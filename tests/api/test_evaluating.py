@@ -20,7 +20,7 @@ def probabilities(run, store, split):
     import dataclasses
 
     from alexnet.bundle import Bundle, find
-    from alexnet.deploy.classifier import Classifier
+    from alexnet.export.classifier import Classifier
 
     classifier = Classifier(dataclasses.replace(Bundle.load(find(run)), calibration={}))  # the network's own
     part = store.split(split)
@@ -84,7 +84,7 @@ def test_members_with_other_classes_are_refused(runs, tmp_path):
 
     bundle = Bundle.load(runs / "run-1" / "bundle")
     names = tuple(reversed(bundle.classes))
-    dataclasses.replace(bundle, classes=names, golden=()).save(tmp_path / "bundle")
+    dataclasses.replace(bundle, classes=names, reference=()).save(tmp_path / "bundle")
     with pytest.raises(BundleError, match="the same classes in another order"):
         alexnet.evaluate([runs / "run-0", tmp_path / "bundle"], runs, device="cpu")
 
@@ -110,7 +110,7 @@ def test_the_command(runs, digits, capsys):
     words = ["evaluate", str(runs / "run-0"), str(runs / "run-1"), "--device", "cpu"]
     assert cli.run(words) == 0
     out = capsys.readouterr().out
-    assert "2 members alone on test" in out and "equal weights" in out and "test: 50 pictures, center view" in out
+    assert "2 members alone on test" in out and "equal weights" in out and "test: 50 images, center view" in out
     bundles = [str(runs / "run-0" / "bundle"), str(runs / "run-1" / "bundle"), str(digits.path)]
     assert cli.run(["evaluate", *bundles, "--device", "cpu", "--fit-weights", "validation", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

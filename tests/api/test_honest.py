@@ -14,10 +14,10 @@ from scipy.special import softmax
 import alexnet
 from alexnet import api, cli
 from alexnet.bundle import Bundle, find
-from alexnet.data.pixels import encode_png
-from alexnet.deploy.classifier import Classifier
-from alexnet.deploy.whole import Whole
+from alexnet.data.decode import encode_png
 from alexnet.errors import BundleError, DataError
+from alexnet.export.classifier import Classifier
+from alexnet.export.export_module import ExportModule
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +62,14 @@ def test_calibrated_probabilities_leave_everywhere_alike(run, digits):
     bundle = Bundle.load(run / "bundle")
     logs, _ = own_logs(run, digits, "test")
     expected = softmax(logs.astype(np.float64) / bundle.temperature, 1)
-    pictures = list(digits.split("test").gather(np.arange(50)))
-    assert Classifier(bundle).probabilities(pictures) == pytest.approx(expected, abs=1e-5)
-    whole = Whole(bundle, "decoded")(torch.from_numpy(np.stack(pictures))).detach().numpy()
+    images = list(digits.split("test").gather(np.arange(50)))
+    assert Classifier(bundle).probabilities(images) == pytest.approx(expected, abs=1e-5)
+    whole = ExportModule(bundle, "decoded")(torch.from_numpy(np.stack(images))).detach().numpy()
     assert whole == pytest.approx(expected, abs=1e-5)
-    assert alexnet.verify(run).drift < 1e-6  # golden pictures too
-    # ten views: averaged first, so that no class changes its place
-    ten = Classifier(bundle).probabilities(pictures, views=10)
-    plain = Classifier(dataclasses.replace(bundle, calibration={})).probabilities(pictures, views=10)
+    assert alexnet.verify(run).drift < 1e-6  # reference images too
+    # ten crops: averaged first, so that no class changes its place
+    ten = Classifier(bundle).probabilities(images, crops=10)
+    plain = Classifier(dataclasses.replace(bundle, calibration={})).probabilities(images, crops=10)
     assert np.array_equal(ten.argmax(1), plain.argmax(1))
     assert ten == pytest.approx(softmax(np.log(plain.astype(np.float64)) / bundle.temperature, 1), abs=1e-5)
 
@@ -83,22 +83,20 @@ def test_loss_and_ranks_of_evaluate_stay_the_networks(run, digits):
 
 def test_an_old_bundle_gives_what_it_gave_until_it_is_calibrated(run, digits, tmp_path):
     new = Bundle.load(run / "bundle")
-    pictures = list(digits.split("test").gather(np.arange(5)))
+    images = list(digits.split("test").gather(np.arange(5)))
     bare = Classifier(dataclasses.replace(new, calibration={}))
-    golden = [
-        dataclasses.replace(g, probabilities=bare.probabilities(g.png)[0].tolist()) for g in new.golden
-    ]  # fmt: skip
-    dataclasses.replace(new, calibration={}, golden=golden).save(run / "bundle")
+    reference = [dataclasses.replace(g, probabilities=bare.probabilities(g.png)[0].tolist()) for g in new.reference]
+    dataclasses.replace(new, calibration={}, reference=reference).save(run / "bundle")
     assert "calibration" not in json.loads((run / "bundle" / "config.json").read_text())
     old = Bundle.load(run / "bundle")
     assert (old.temperature, old.thresholds) == (1.0, {})
-    assert np.array_equal(Classifier(old).probabilities(pictures), bare.probabilities(pictures))
+    assert np.array_equal(Classifier(old).probabilities(images), bare.probabilities(images))
     before = alexnet.evaluate(run, device="cpu")
     made = api.calibrate(run, device="cpu")
     assert made.to_dict() == new.calibration
     again = Bundle.load(run / "bundle")  # every SHA-256 is right
     assert again.calibration == new.calibration and again.metrics == new.metrics
-    assert np.array_equal(Classifier(again).probabilities(pictures), Classifier(new).probabilities(pictures))
+    assert np.array_equal(Classifier(again).probabilities(images), Classifier(new).probabilities(images))
     assert alexnet.verify(run).drift < 1e-6
     after = alexnet.evaluate(run, device="cpu")
     assert (after.loss, after.correct1, after.correct5) == (before.loss, before.correct1, before.correct5)
@@ -106,15 +104,22 @@ def test_an_old_bundle_gives_what_it_gave_until_it_is_calibrated(run, digits, tm
 
 @pytest.mark.parametrize(
     "block",
-    [{"temperature": 0}, {"temperature": "1"}, {"temperature": float("nan")}, {"thresholds": {"0.1": 2}}, [1],
-     {"thresholds": {"x": 0.5}}, {"thresholds": 3}],
-)  # fmt: skip
+    [
+        {"temperature": 0},
+        {"temperature": "1"},
+        {"temperature": float("nan")},
+        {"thresholds": {"0.1": 2}},
+        [1],
+        {"thresholds": {"x": 0.5}},
+        {"thresholds": 3},
+    ],
+)
 def test_a_calibration_that_is_none_is_refused(run, block):
-    from alexnet.schema import seal_of
+    from alexnet.schema import checksum_of
 
     config = json.loads((run / "bundle" / "config.json").read_text())
     config["calibration"] = block
-    config["sha256"]["config.json"] = seal_of(config, "sha256")
+    config["sha256"]["config.json"] = checksum_of(config, "sha256")
     (run / "bundle" / "config.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match="is damaged"):
         Bundle.load(run / "bundle")
@@ -128,41 +133,46 @@ def test_what_can_not_be_calibrated(trained, tmp_path, digits, reseal):
         shutil.copytree(about["store"], few)
         said = json.loads((few / "dataset.json").read_text())
         said["splits"]["validation"] = {
-            "count": 0, "shards": [], "labels": "validation/labels.npy", "per_class": [0] * 10, "counts": [],
-        }  # fmt: skip
+            "count": 0,
+            "shards": [],
+            "labels": "validation/labels.npy",
+            "per_class": [0] * 10,
+            "counts": [],
+        }
         np.save(few / "validation" / "labels.npy", np.zeros(0, np.int64))
         reseal(few, splits=said["splits"], source_fingerprint="of other images")
         api.calibrate(tmp_path / "other", few, device="cpu")
     bundle = Bundle.load(trained / "run-0" / "bundle")
     data = dict(bundle.data) | {"fingerprint": "another"}
     dataclasses.replace(bundle, data=data).save(tmp_path / "mixed")
-    with pytest.raises(BundleError, match="splits the training pictures otherwise"):
+    with pytest.raises(BundleError, match="splits the training images otherwise"):
         api.calibrate(tmp_path / "mixed", digits.path, device="cpu")
-    recipe = dict(bundle.recipe) | {"join_from": 2}
+    recipe = dict(bundle.recipe) | {"train_on_val_from_epoch": 2}
     dataclasses.replace(bundle, recipe=recipe).save(tmp_path / "joined")
-    with pytest.raises(BundleError, match="was trained on its validation pictures too"):
+    with pytest.raises(BundleError, match="was trained on its validation images too"):
         api.calibrate(tmp_path / "joined", digits.path, device="cpu")
 
 
-def test_details_are_the_counts_of_the_same_answers(run, digits, tmp_path):
+def test_details_are_the_counts_of_the_same_predictions(run, digits, tmp_path):
     (tmp_path / "noise").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
-    for i, picture in enumerate(noise):
-        (tmp_path / "noise" / f"{i}.png").write_bytes(encode_png(picture))
-    (tmp_path / "noise" / "broken.png").write_bytes(b"no picture")
-    asked = api.Asked(strangers=tmp_path / "noise", below=0.7)
+    for i, image in enumerate(noise):
+        (tmp_path / "noise" / f"{i}.png").write_bytes(encode_png(image))
+    (tmp_path / "noise" / "broken.png").write_bytes(b"no image")
+    asked = api.EvaluationOptions(ood=tmp_path / "noise", below=0.7)
     told = []
-    found = api.details(run, asked=asked, device="cpu", options=api.DataOptions(say=told.append))
+    found = api.evaluate_detailed(run, asked=asked, device="cpu", options=api.DataOptions(say=told.append))
     logs, labels = own_logs(run, digits, "test")
     rows = softmax(logs.astype(np.float64) / Bundle.load(run / "bundle").temperature, 1)
     given = rows.max(1) >= 0.7
     (one,) = found.thresholds
     assert (one.answered.answered, one.answered.errors) == (
-        given.sum(), (rows.argmax(1) != labels)[given].sum(),
-    )  # fmt: skip
+        given.sum(),
+        (rows.argmax(1) != labels)[given].sum(),
+    )
     sure = Classifier.load(run).probabilities(list(noise)).max(1)
     assert one.unknown.value == pytest.approx((sure < 0.7).mean())
-    assert len(found.strangers) == 6 and any("broken.png" in line for line in told)
+    assert len(found.ood) == 6 and any("broken.png" in line for line in told)
     assert found.scores.correct1 == alexnet.evaluate(run, device="cpu").correct1
     assert found.before.nll == pytest.approx(found.scores.loss, rel=1e-5)
     assert found.after.accuracy == found.before.accuracy == found.scores.top1
@@ -177,12 +187,12 @@ def test_every_look_at_the_test_split_is_counted(run):
     alexnet.evaluate(run, device="cpu")
     alexnet.evaluate(run, split="validation", device="cpu")
     alexnet.evaluate(run / "bundle", json.loads((run / "run.json").read_text())["store"], device="cpu")
-    api.details(run, device="cpu")
+    api.evaluate_detailed(run, device="cpu")
     assert [e["by"] for e in events(run) if e["event"] == "evaluated"] == ["evaluate", "evaluate --details"]
     found = api.provenance(run)
     assert found.tested == 2
     assert any("evaluated 2 times since training" in line for line in found.lines())
-    assert "lowest validation error" in found.lines()[0] and "40 validation pictures" in found.lines()[0]
+    assert "lowest validation error" in found.lines()[0] and "40 validation images" in found.lines()[0]
     assert api.provenance(run / "bundle").tested is None
 
 
@@ -199,9 +209,10 @@ def test_two_runs_compared(trained, digits, tmp_path):
     for seed in (0, 1):
         shutil.copytree(trained / f"run-{seed}", tmp_path / f"run-{seed}")
     found = api.compare(tmp_path / "run-0", tmp_path / "run-1", device="cpu")
-    right = [(logs.argmax(1) == labels) for logs, labels in (
-        own_logs(tmp_path / f"run-{seed}", digits, "test") for seed in (0, 1)
-    )]  # fmt: skip
+    right = [
+        (logs.argmax(1) == labels)
+        for logs, labels in (own_logs(tmp_path / f"run-{seed}", digits, "test") for seed in (0, 1))
+    ]
     pair = found.paired
     assert (pair.only_first, pair.only_second) == ((right[0] & ~right[1]).sum(), (right[1] & ~right[0]).sum())
     assert (pair.first.value, pair.second.value) == (right[0].mean(), right[1].mean())
@@ -236,27 +247,27 @@ def test_predict_says_unknown_only_where_a_threshold_is_asked_for(run, digit_fil
     words = ["predict", str(run), str(digit_file), "--device", "cpu", "--format"]
     assert cli.run([*words, "json"]) == 0
     assert "unknown" not in capsys.readouterr().out
-    answers = {}
+    predictions = {}
     for below in ("0", "1"):
-        assert cli.run([*words, "json", "--abstain-below", below]) == 0
-        (answers[below],) = json.loads(capsys.readouterr().out)
-    assert answers["0"]["unknown"] is False
-    assert answers["1"]["unknown"] is (answers["1"]["guesses"][0]["probability"] < 1)
-    assert cli.run([*words, "csv", "--abstain-below", "0.9999", "--top", "1"]) == 0
+        assert cli.run([*words, "json", "--confidence-threshold", below]) == 0
+        (predictions[below],) = json.loads(capsys.readouterr().out)
+    assert predictions["0"]["unknown"] is False
+    assert predictions["1"]["unknown"] is (predictions["1"]["top_k"][0]["probability"] < 1)
+    assert cli.run([*words, "csv", "--confidence-threshold", "0.9999", "--top", "1"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row["unknown"] == str(float(row["probability"]) < 0.9999).lower()
-    assert cli.run([*words, "table", "--abstain-below", "1"]) == 0
+    assert cli.run([*words, "table", "--confidence-threshold", "1"]) == 0
     out = capsys.readouterr().out
-    assert "answer" in out and "1 of 1 unknown: the first guess has a probability below 1" in out
+    assert "answer" in out and "1 of 1 unknown: the first prediction has a probability below 1" in out
 
 
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        (["--abstain-below", "0.5", "--target-error", "0.1"], 2, "both give a threshold; must be one of them"),
-        (["--abstain-below", "60"], 2, "--abstain-below is 60.0; must be a probability from 0 to 1"),
-        (["--target-error", "0"], 2, "--target-error is 0.0; must be a share"),
-        (["--target-error", "0.001"], 1, "has no threshold for a target error of 0.001; must be at least 0.05"),
+        (["--confidence-threshold", "0.5", "--target-risk", "0.1"], 2, "both give a threshold; must be one of them"),
+        (["--confidence-threshold", "60"], 2, "--confidence-threshold is 60.0; must be a probability from 0 to 1"),
+        (["--target-risk", "0"], 2, "--target-risk is 0.0; must be a share"),
+        (["--target-risk", "0.001"], 1, "has no threshold for a target error of 0.001; must be at least 0.05"),
     ],
 )
 def test_thresholds_that_can_not_be(run, digit_file, capsys, options, status, said):
@@ -272,5 +283,5 @@ def test_a_target_error_takes_the_stored_threshold(run, digit_file, capsys):
     calibration = dict(bundle.calibration) | {"thresholds": {"0.05": 0.9, "0.1": 0.4}}
     dataclasses.replace(bundle, calibration=calibration).save(run / "bundle")
     for target, threshold in (("0.05", "0.9000"), ("0.07", "0.9000"), ("0.1", "0.4000"), ("0.5", "0.4000")):
-        assert cli.run(["predict", str(run), str(digit_file), "--device", "cpu", "--target-error", target]) == 0
+        assert cli.run(["predict", str(run), str(digit_file), "--device", "cpu", "--target-risk", target]) == 0
         assert f"unknown below {threshold}" in capsys.readouterr().err

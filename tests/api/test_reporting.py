@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from alexnet import api
-from alexnet.api import explaining, facts, reporting
-from alexnet.data.listing import LayoutOptions
-from alexnet.data.options import DataOptions
+from alexnet.api import plot, report_facts, reporting
 from alexnet.data.run_file import write_run_file
+from alexnet.data.sources.listing import LayoutOptions
+from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import ModelError, RunError
-from alexnet.evaluation.neighbors import FILE, Neighbors
+from alexnet.explain.neighbors import FILE, Neighbors
 from alexnet.recipe import Recipe, named
 
 EVIL = "<script>alert(1)</script>"
@@ -24,20 +24,18 @@ EVIL = "<script>alert(1)</script>"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A run on picture files in folders, one class of an evil name, and its report with all that it can have."""
-    from alexnet.data.pixels import encode_png
+    """A run on image files in folders, one class of an evil name, and its report with all that it can have."""
+    from alexnet.data.decode import encode_png
     from alexnet.data.sources import open_source
 
     home = tmp_path_factory.mktemp("home")
     digits = [p for p in open_source("digits").splits["all"] if p.label < 3][:210]
-    for i, picture in enumerate(digits):
-        folder = home / "pictures" / ["zero", "one & <b>one", "two"][picture.label]
+    for i, image in enumerate(digits):
+        folder = home / "images" / ["zero", "one & <b>one", "two"][image.label]
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{i:03d}.png").write_bytes(encode_png(np.asarray(picture.load())))
+        (folder / f"{i:03d}.png").write_bytes(encode_png(np.asarray(image.load())))
     options = api.DataOptions(cache=home / "cache")
-    api.train(
-        home / "pictures", run=home / "run", model="lenet5", epochs=4, batch_size=16, options=options, device="cpu"
-    )
+    api.train(home / "images", run=home / "run", model="lenet5", epochs=4, batch_size=16, options=options, device="cpu")
     (home / "run" / FILE).unlink(missing_ok=True)
     api.report(home / "run", device="cpu")
     return home
@@ -56,33 +54,35 @@ def test_the_numbers_are_those_of_evaluate(home):
     page, scores = words(text_of(home / "run" / "report.html")), api.evaluate(home / "run", device="cpu")
     assert f"Mean loss {scores.loss:.4f} nats" in page
     assert f"named the right one of 3 classes for {100 * scores.top1:.1f} %".replace(".0 %", " %") in page
-    details = api.details(home / "run", device="cpu")
+    details = api.evaluate_detailed(home / "run", device="cpu")
     low, high = 100 * details.classes.top1.low, 100 * details.classes.top1.high
     assert f"(95 % CI {low:.1f} to {high:.1f} %)" in page
     for one in details.classes.classes:
-        assert f"{one.pictures}" in page and one.name.split(" ")[0] in page
-    assert "Nothing was chosen by the test pictures" in page and "lenet5, 60" in page
+        assert f"{one.images}" in page and one.name.split(" ")[0] in page
+    assert "Nothing was chosen by the test images" in page and "lenet5, 60" in page
 
 
 def test_the_doctor_and_the_neighbors_are_in_it(home):
     page = words(text_of(home / "run" / "report.html"))
-    assert "Found by alexnet doctor, which looked at every picture" in page and "not examined" not in page
-    index = Neighbors.open(home / "run" / FILE, facts.weights_sha256(home / "run"))
+    assert "Found by alexnet doctor, which looked at every image" in page and "not examined" not in page
+    index = Neighbors.open(home / "run" / FILE, report_facts.weights_sha256(home / "run"))
     store = Store.open(json.loads(text_of(home / "run" / "run.json"))["store"])
-    assert len(index) == len(store.split("train")) and "the six training pictures" in page
+    assert len(index) == len(store.split("train")) and "the six training images" in page
 
 
 def test_how_to_make_it_again_is_the_recipe(home):
     page = text_of(home / "run" / "report.html")
-    assert "--epochs 4" in page and "--batch-size 16" in page and facts.weights_sha256(home / "run") in page
-    recipe = named("modern").replace(mirror=False, drops=(3, 5), learning_rate=0.01)
-    line = facts.command({"data": "my pictures"}, recipe)
-    assert line.startswith("alexnet train 'my pictures' --recipe modern")
-    assert "--no-mirror" in line and "--drops 3 5" in line and "--learning-rate 0.01" in line
-    assert facts.command({"data": "x"}, Recipe(recipe="modern")).count("--") >= 1
+    assert "--epochs 4" in page and "--batch-size 16" in page and report_facts.weights_sha256(home / "run") in page
+    recipe = named("modern").replace(mirror=False, lr_milestones=(3, 5), lr=0.01)
+    line = report_facts.command({"data": "my images"}, recipe)
+    assert line.startswith("alexnet train 'my images' --recipe modern")
+    assert "--no-mirror" in line and "--lr-milestones 3 5" in line and "--lr 0.01" in line
+    assert report_facts.command({"data": "x"}, Recipe(recipe="modern")).count("--") >= 1
     options = DataOptions(group_column="patient", exclude=Path("my list"), bad="fail", allow_truncated=True).words()
     said = "--group-column patient --exclude 'my list' --bad fail --allow-truncated"
-    assert facts.command({"data": "x", "options": options}, recipe).endswith(said) and DataOptions().words() == []
+    assert (
+        report_facts.command({"data": "x", "options": options}, recipe).endswith(said) and DataOptions().words() == []
+    )
     layout = LayoutOptions("leaves", ("a b", "c*"), "file", "kind", ";")
     assert shlex.join(DataOptions(layout=layout).words()) == (
         "--classes leaves --image-column file --label-column kind --delimiter ';' --ignore 'a b' --ignore 'c*'"
@@ -114,7 +114,7 @@ def test_a_page_in_a_browser_needs_nothing_and_serves_everyone(home, browser):
         page.close()
 
 
-def test_names_of_strangers_stay_text(home, tmp_path):
+def test_names_of_ood_stay_text(home, tmp_path):
     run = tmp_path / EVIL.replace("/", "")
     shutil.copytree(home / "run", run)
     page = text_of(api.report(run, doctor=False, device="cpu"))
@@ -122,12 +122,18 @@ def test_names_of_strangers_stay_text(home, tmp_path):
     assert "not examined: it was left out on purpose" in words(page)
 
 
-def test_what_guessing_could_do_is_not_called_good(home, tmp_path):
+def test_what_predictioning_could_do_is_not_called_good(home, tmp_path):
     options = api.DataOptions(cache=home / "cache")
     api.train(
-        home / "pictures", run=tmp_path / "run", model="lenet5", epochs=1, learning_rate=1e-9, options=options,
-        device="cpu", dropout=0.0,
-    )  # fmt: skip
+        home / "images",
+        run=tmp_path / "run",
+        model="lenet5",
+        epochs=1,
+        lr=1e-9,
+        options=options,
+        device="cpu",
+        dropout=0.0,
+    )
     api.report(tmp_path / "run", device="cpu", options=options)
     page = text_of(tmp_path / "run" / "report.html")
     assert "That it learned anything is not shown" in words(page) and '<p class="verdict plain">' in page
@@ -155,7 +161,7 @@ def test_what_is_missing_is_said(home, tmp_path):
     (tmp_path / "run" / "results.csv").unlink()
     (tmp_path / "run" / "journal.jsonl").write_text('{"event": "star')
     page = words(text_of(api.report(tmp_path / "run", store=tmp_path / "store", device="cpu")))
-    assert "not examined: the pictures are not at hand" in page
+    assert "not examined: the images are not at hand" in page
     assert "The run has no results.csv" in page and "training no record" in page
     with pytest.raises(RunError, match="is no run folder"):
         api.report(tmp_path / "run" / "bundle", device="cpu")
@@ -164,28 +170,30 @@ def test_what_is_missing_is_said(home, tmp_path):
 
 
 def test_drawings_that_explain(home, tmp_path):
-    run, picture = home / "run", sorted((home / "pictures" / "two").iterdir())[0]
-    for what, wishes in {
-        "features": {"layer": "c3", "pictures": [picture]}, "saliency": {"of": "two", "pictures": [picture]},
-        "neighbors": {"count": 2}, "embedding": {"method": "pca"},
-    }.items():  # fmt: skip
-        assert api.draw(what, run, tmp_path / f"{what}.png", device="cpu", **wishes).stat().st_size > 5000
+    run, image = home / "run", sorted((home / "images" / "two").iterdir())[0]
+    for what, config in {
+        "features": {"layer": "c3", "images": [image]},
+        "saliency": {"of": "two", "images": [image]},
+        "neighbors": {"count": 2},
+        "embedding": {"method": "pca"},
+    }.items():
+        assert api.draw(what, run, tmp_path / f"{what}.png", device="cpu", **config).stat().st_size > 5000
     with pytest.raises(ModelError, match="layer 'c4' is not in lenet5"):
         api.draw("features", run, layer="c4", device="cpu")
     with pytest.raises(ModelError, match="class 'tow'; must be 'two' perhaps"):
         api.draw("saliency", run, of="tow", device="cpu")
-    with pytest.raises(RunError, match="curves takes no pictures; those that do: features, saliency, neighbors"):
-        api.draw("curves", run, pictures=[picture])
-    with pytest.raises(RunError, match="features of 2 pictures"):
-        api.draw("features", run, pictures=[picture, picture])
+    with pytest.raises(RunError, match="curves takes no images; those that do: features, saliency, neighbors"):
+        api.draw("curves", run, images=[image])
+    with pytest.raises(RunError, match="features of 2 images"):
+        api.draw("features", run, images=[image, image])
     with pytest.raises(RunError, match="--count 0; must be at least 1"):
         api.draw("neighbors", run, count=0)
 
 
 def test_near_identical_mistakes_are_one_mistake(tmp_path):
     """Five mistakes on two images that are nearly the same each: two are shown, the surest of each."""
-    from alexnet.data.pixels import encode_png
-    from alexnet.evaluation.responses import Responses
+    from alexnet.data.decode import encode_png
+    from alexnet.evaluation.evaluate import SplitPredictions
 
     draw = np.random.default_rng(0)
     bases = np.kron(draw.integers(0, 256, (4, 6, 6, 3)), np.ones((1, 8, 8, 1)))
@@ -198,13 +206,13 @@ def test_near_identical_mistakes_are_one_mistake(tmp_path):
     split = api.prepare(tmp_path / "set", tmp_path / "store", Recipe(stored_size=48)).split("test")
     sure = np.array([0.6, 0.9, 0.7, 0.8, 0.95, 0.1, 0.9])  # of class b
     rows = np.log(np.stack([1 - sure, sure], axis=1)).astype(np.float32)
-    answers = Responses("test", 1, split.labels, rows)
-    shown, near = explaining.mistakes(split, answers, 1.0, 10)
+    predictions = SplitPredictions("test", 1, split.labels, rows)
+    shown, near = plot.mistakes(split, predictions, 1.0, 10)
     assert [Path(name).name for name in shown.names] == ["4.png", "1.png"] and near == [1, 2]
-    shown, near = explaining.mistakes(split, answers, 1.0, 1)
+    shown, near = plot.mistakes(split, predictions, 1.0, 1)
     assert [Path(name).name for name in shown.names] == ["4.png"] and near == [1]
-    right = Responses("test", 1, split.labels, rows[:, ::-1] * 0 + np.eye(2, dtype=np.float32)[split.labels])
-    assert len(explaining.mistakes(split, right, 1.0, 10)[0]) == 0
+    right = SplitPredictions("test", 1, split.labels, rows[:, ::-1] * 0 + np.eye(2, dtype=np.float32)[split.labels])
+    assert len(plot.mistakes(split, right, 1.0, 10)[0]) == 0
 
 
 def test_a_stale_index_is_made_anew_in_one_line(home, tmp_path):
@@ -212,9 +220,9 @@ def test_a_stale_index_is_made_anew_in_one_line(home, tmp_path):
     classifier, told = api.load(home / "run", "cpu"), []
     store = Store.open(json.loads(text_of(home / "run" / "run.json"))["store"])
     Neighbors.build(tmp_path / "run" / FILE, classifier.bundle, store, "ab" * 32)
-    index = explaining.index_of(tmp_path / "run", classifier, told.append)
-    assert index.weights == facts.weights_sha256(home / "run")
+    index = plot.index_of(tmp_path / "run", classifier, told.append)
+    assert index.weights == report_facts.weights_sha256(home / "run")
     assert re.match(r"index .* was made with other weights, SHA-256 abababababab…; it is made anew", told[0])
     told.clear()
-    explaining.index_of(tmp_path / "run", classifier, told.append)
+    plot.index_of(tmp_path / "run", classifier, told.append)
     assert told == []

@@ -10,12 +10,12 @@ import pytest
 
 import alexnet
 from alexnet import api
-from alexnet.api import facts
-from alexnet.api.stores import options_of_run
+from alexnet.api import report_facts
+from alexnet.api.data import options_of_run
 from alexnet.cli import run
-from alexnet.data.listing import LayoutOptions
-from alexnet.data.options import DataOptions
-from alexnet.data.pixels import encode_jpeg, encode_png
+from alexnet.data.decode import encode_jpeg, encode_png
+from alexnet.data.sources.listing import LayoutOptions
+from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.evaluation.intervals import wilson
 
@@ -42,12 +42,14 @@ def plant_copies(images):
 
 def diagnosis(folder, options=None):
     about = json.loads((folder / "run.json").read_text())
-    return facts.diagnose(about, Store.open(about["store"]), api.load(folder, "cpu").bundle, options or DataOptions())
+    return report_facts.diagnose(
+        about, Store.open(about["store"]), api.load(folder, "cpu").bundle, options or DataOptions()
+    )
 
 
 def train(images, folder, *words):
 
-    assert run(["train", str(images), "--run", str(folder), *TRAIN, *words]) == 0
+    assert run(["train", str(images), "--output-dir", str(folder), *TRAIN, *words]) == 0
 
 
 def test_a_report_judges_the_images_that_were_trained_on(images, tmp_path, monkeypatch):
@@ -81,8 +83,8 @@ def test_groups_layout_and_truncated_images_are_as_in_training(images, tmp_path)
     found, why = diagnosis(tmp_path / "run")
     assert found is not None and found.honest and found.classes == ("a", "b"), why
     checks = {finding.check: finding for finding in found.findings}
-    assert "group-leak" not in checks and "group-guess" not in checks
-    assert checks["truncated"].what == "3 pictures are cut short and used as far as they go"
+    assert "group-leak" not in checks and "group-prediction" not in checks
+    assert checks["truncated"].what == "3 images are cut short and used as far as they go"
     assert checks["truncated"].exclude == () and sum(map(sum, found.counts.values())) == 123
     own = alexnet.evaluate(tmp_path / "run", device="cpu")
     options = DataOptions(cache=tmp_path / "cache")
@@ -96,9 +98,13 @@ def test_groups_layout_and_truncated_images_are_as_in_training(images, tmp_path)
 def test_recorded_words_are_read_again_and_own_options_win(tmp_path):
     layout = LayoutOptions("leaves", ("a b", "--c"), "file", "kind", "-")
     every = DataOptions(
-        tmp_path / "root", group_column="patient", exclude=tmp_path / "list", bad="fail", allow_truncated=True,
+        tmp_path / "root",
+        group_column="patient",
+        exclude=tmp_path / "list",
+        bad="fail",
+        allow_truncated=True,
         layout=layout,
-    )  # fmt: skip
+    )
     assert DataOptions().completed(every.words(), tmp_path) == every
     pattern = DataOptions(group_pattern="(x)", exclude=tmp_path / "mine")
     merged = pattern.completed(every.words(), tmp_path)
@@ -156,7 +162,7 @@ def test_one_number_has_one_interval_in_every_output(images, tmp_path, capsys):
     plain = json.loads(capsys.readouterr().out)
     assert plain["top1_interval"] == plain["numbers"]["top1"]["interval"] == [low, high]
     assert plain["top5"] is plain["numbers"]["top5"] is None
-    assert not any("validation_top5" in row for row in facts.epochs_of(tmp_path / "run"))
+    assert not any("validation_top5" in row for row in report_facts.epochs_of(tmp_path / "run"))
 
 
 def test_the_reported_time_is_that_of_the_whole_call(images, tmp_path):

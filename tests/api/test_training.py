@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alexnet import api, cli
-from alexnet.data.pixels import encode_png
+from alexnet.data.decode import encode_png
 from alexnet.errors import ModelError, RecipeError
 from alexnet.models import list_models, list_peers
 
@@ -51,7 +51,7 @@ def images(digits, tmp_path_factory):
 def test_every_listed_network_trains_by_its_name_alone(name, images, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(api, "AT_THE_END", ())
     monkeypatch.setenv("ALEXNET_CACHE", str(images.with_name("cache")))
-    words = ["train", str(images), "--model", name, "--run", str(tmp_path / "run")]
+    words = ["train", str(images), "--model", name, "--output-dir", str(tmp_path / "run")]
     words += ["--schedule", "constant"] if name.startswith("cifar") else []  # drops after a hundred epochs
     assert cli.run([*words, "--epochs", "1", "--no-report", "--quiet", "--device", "cpu", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["scores"]["test"]["count"] == 4
@@ -61,7 +61,7 @@ def test_a_store_says_the_size_of_its_images(images, tmp_path, monkeypatch):
     monkeypatch.setattr(api, "AT_THE_END", ())
     assert cli.run(["prepare", str(images), str(tmp_path / "store"), "--size", "36", "--fit", "pad"]) == 0
     words = ["--model", "alexnet_small", "--epochs", "1", "--no-report", "--quiet", "--device", "cpu"]
-    assert cli.run(["train", str(tmp_path / "store"), "--run", str(tmp_path / "run"), *words]) == 0
+    assert cli.run(["train", str(tmp_path / "store"), "--output-dir", str(tmp_path / "run"), *words]) == 0
     result = api.train(tmp_path / "store", "lenet5", tmp_path / "lenet5", epochs=1, device="cpu")
     assert (result.recipe.stored_size, result.recipe.fit) == (36, "pad")
 
@@ -78,10 +78,10 @@ def test_a_start_that_is_refused_leaves_no_folder(options, digits, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     words = ["train", str(digits.path), "--model", "lenet5", "--epochs", "1", "--no-report", "--device", "cpu"]
     before = sorted(tmp_path.iterdir())
-    assert cli.run([*words, "--run", "runs/new/run", *options]) == 2
+    assert cli.run([*words, "--output-dir", "runs/new/run", *options]) == 2
     assert sorted(tmp_path.iterdir()) == before
     (tmp_path / "mine").mkdir()
-    assert cli.run([*words, "--run", "mine", *options]) == 2
+    assert cli.run([*words, "--output-dir", "mine", *options]) == 2
     assert list((tmp_path / "mine").iterdir()) == []
     assert "Traceback" not in capsys.readouterr().err
 
@@ -93,18 +93,20 @@ def test_an_option_without_an_effect_is_refused(digits, images, tmp_path, monkey
     for folder in images.iterdir():
         (tmp_path / "split" / "test" / folder.name).symlink_to(folder)
     for data, words, message in (
-        (digits.path, ["--drops", "2"], "--drops has no effect with --schedule cosine"),
+        (digits.path, ["--lr-milestones", "2"], "--lr-milestones has no effect with --schedule cosine"),
         (digits.path, ["--model", "lenet5", "--dropout", "0.5"], "--dropout has no effect on lenet5"),
         (
             digits.path,
-            ["--model", "alexnet_small", "--small-size", "64"],
-            "--small-size has no effect on alexnet_small",
+            ["--model", "alexnet_small", "--progressive-size", "64"],
+            "--progressive-size has no effect on alexnet_small",
         ),
         (digits.path, ["--test", "0.5"], "--test has no effect on store"),
         (digits.path, ["--exclude", "list.txt"], "--exclude has no effect on a prepared store"),
         (digits.path, ["--download"], "--download has no effect on a prepared store"),
         (tmp_path / "split", ["--test", "0.5"], "which has a test split of its own"),
     ):
-        assert cli.run(["train", str(data), *words, "--run", str(tmp_path / "run"), "--device", "cpu"]) == 2, words
+        assert cli.run(["train", str(data), *words, "--output-dir", str(tmp_path / "run"), "--device", "cpu"]) == 2, (
+            words
+        )
         assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

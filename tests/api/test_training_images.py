@@ -9,7 +9,7 @@ import pytest
 
 import alexnet
 from alexnet import api, cli
-from alexnet.data.pixels import encode_png
+from alexnet.data.decode import encode_png
 from alexnet.data.run_file import write_run_file
 from alexnet.errors import BundleError, DataError
 from alexnet.recipe import named
@@ -17,11 +17,11 @@ from alexnet.recipe import named
 
 @pytest.fixture(scope="module")
 def home(digits, tmp_path_factory):
-    """``pictures``: 120 digits as PNGs in class folders; ``a`` and ``b``: two runs on them, with different splits."""
+    """``images``: 120 digits as PNGs in class folders; ``a`` and ``b``: two runs on them, with different splits."""
     home, split = tmp_path_factory.mktemp("home"), digits.split("train")
     images = split.gather(np.arange(120))
     for i, (image, label) in enumerate(zip(images, split.labels[:120], strict=True)):
-        folder = home / "pictures" / f"digit{label}"
+        folder = home / "images" / f"digit{label}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i:03d}.png").write_bytes(encode_png(image))
     with pytest.MonkeyPatch.context() as patch:
@@ -29,14 +29,14 @@ def home(digits, tmp_path_factory):
         for name, seed in (("a", 0), ("b", 1)):
             recipe = named("lenet5").replace(epochs=1, batch_size=16, seed=seed)
             options = api.DataOptions(cache=home / "cache")
-            api.train(home / "pictures", recipe, home / name, device="cpu", options=options)
+            api.train(home / "images", recipe, home / name, device="cpu", options=options)
     return home
 
 
 @pytest.fixture
 def copy(home, tmp_path):
     """The same images with other times."""
-    shutil.copytree(home / "pictures", tmp_path / "copy")
+    shutil.copytree(home / "images", tmp_path / "copy")
     for number, path in enumerate(sorted((tmp_path / "copy").rglob("*.png"))):
         os.utime(path, ns=(10**18 + number, 10**18 + number))
     return tmp_path / "copy"
@@ -76,14 +76,14 @@ def test_details_compare_and_ensembles_leave_out_what_any_run_was_trained_on(hom
     assert found.to_dict()["training_images_left_out"] == 120 - len(fresh)
     both = alexnet.evaluate([home / "a", home / "b"], copy, device="cpu", options=options(home))
     assert (both.count, both.training_images_left_out) == (len(fresh), 120 - len(fresh))
-    details = api.details(home / "a", copy, device="cpu", options=options(home))
+    details = api.evaluate_detailed(home / "a", copy, device="cpu", options=options(home))
     assert details.scores.count == len(a["test"])
     assert details.to_dict()["training_images_left_out"] == 120 - len(a["test"])
 
 
 def test_nothing_is_left_to_test_on(home, tmp_path):
     own = splits(home / "a")
-    for path in sorted((home / "pictures").rglob("*.png")):
+    for path in sorted((home / "images").rglob("*.png")):
         import hashlib
 
         if hashlib.sha256(path.read_bytes()).hexdigest() in own["train"]:
@@ -133,11 +133,9 @@ def test_a_run_whose_store_was_moved_names_data_and_store(home, tmp_path):
             lost()
         message = str(caught.value)
         assert f"its prepared images are not in {tmp_path / 'gone'}" in message
-        assert (
-            f"alexnet evaluate {run} {home / 'pictures'} --ignore 'x y'" in message and "--store of report" in message
-        )
+        assert f"alexnet evaluate {run} {home / 'images'} --ignore 'x y'" in message and "--store of report" in message
     own = alexnet.evaluate(home / "a", device="cpu")
-    for data in (home / "pictures", moved):
+    for data in (home / "images", moved):
         assert alexnet.evaluate(run, data, device="cpu", options=options(home)).correct1 == own.correct1
     assert api.report(run, tmp_path / "r.html", store=moved, quick=True, device="cpu").exists()
 

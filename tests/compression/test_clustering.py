@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from alexnet.compression.clustering import kmeans, nearest, share
+from alexnet.compression.codec import kmeans, nearest, share
 
 
 def weights(seed, count=3000):

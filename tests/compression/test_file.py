@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.compression import file, quantizing
+from alexnet.compression import file
 from alexnet.errors import BundleError
 from alexnet.models import create_model
 
@@ -21,19 +21,19 @@ def network(kind):
     """LeNet-5, half of its weights 0."""
     made = create_model("lenet5", generator=torch.Generator().manual_seed(0)).eval()
     with torch.no_grad():
-        for weight in quantizing.layers(made).values():
+        for weight in file.layers(made).values():
             weight[weight.abs() < weight.abs().median()] = 0
     if kind == "shared":
-        quantizing.share(made, quantizing.bits_of(made, 8, 5))
+        file.share(made, file.bits_of(made, 8, 5))
     else:
-        quantizing.whole(made, kind)
+        file.whole(made, kind)
     return made
 
 
 @pytest.fixture
 def written(network, kind, tmp_path):
     path = tmp_path / "model.safetensors"
-    file.write(path, network.state_dict(), dict.fromkeys(quantizing.layers(network), kind))
+    file.write(path, network.state_dict(), dict.fromkeys(file.layers(network), kind))
     return path
 
 
@@ -43,7 +43,7 @@ def shapes(network):
 
 def test_there_and_back(network, kind, written):
     found, coding = file.read(written, shapes(network))
-    assert coding == dict.fromkeys(quantizing.layers(network), kind)
+    assert coding == dict.fromkeys(file.layers(network), kind)
     assert set(found) == set(network.state_dict())
     for name, tensor in network.state_dict().items():
         assert found[name].dtype == torch.float32

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.compression.tensors import GROUP, STEPS, decode, encode, from_whole, largest_of, sizes, whole_numbers
+from alexnet.compression.codec import GROUP, STEPS, decode, encode, from_whole, integers, largest_of, sizes
 
 
 def sparse(seed, shape, kept, values):
@@ -51,16 +51,16 @@ def test_sizes_add_up():
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 1), (5, 128), (3, 129), (8, 3, 5, 5), (2, 500)]))
 @pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_whole_numbers_come_back(kind, seed, shape):
+def test_integers_come_back(kind, seed, shape):
     random = np.random.default_rng(seed)
     rows = random.choice([0, 1e-8, 1, 1e8], (shape[0], *[1] * (len(shape) - 1)))
     raw = (random.normal(size=shape) * rows).astype(np.float32)
     largest = largest_of(raw, kind)
-    numbers = whole_numbers(raw, largest, kind)
+    numbers = integers(raw, largest, kind)
     rounded = from_whole(numbers, largest, kind, shape)
     about, streams = encode(rounded, kind)
     assert decode(about, streams, shape).tobytes() == rounded.tobytes()
-    assert np.array_equal(whole_numbers(rounded, largest_of(rounded, kind), kind), numbers)
+    assert np.array_equal(integers(rounded, largest_of(rounded, kind), kind), numbers)
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
@@ -69,7 +69,7 @@ def test_rounding_against_a_slow_formula(kind):
     raw = random.normal(size=(6, 300)).astype(np.float32)
     raw[2] = 0
     largest = largest_of(raw, kind)
-    found = from_whole(whole_numbers(raw, largest, kind), largest, kind, raw.shape)
+    found = from_whole(integers(raw, largest, kind), largest, kind, raw.shape)
     steps, group = STEPS[kind], GROUP[kind] or 300
     for i in range(6):
         for start in range(0, 300, group):
@@ -131,10 +131,10 @@ def test_streams_that_can_not_be(change):
         decode(about, streams, (30, 40))
 
 
-def test_whole_numbers_that_can_not_be():
+def test_integers_that_can_not_be():
     array = from_whole(np.array([[7, -7, 3]], np.int8), np.ones((1, 1), np.float32), "int4", (1, 3))
     about, streams = encode(array, "int4")
-    from alexnet.compression.coding import squeeze
+    from alexnet.compression.codec import squeeze
 
     for change in (
         {"codes": squeeze(np.array([14, 15, 3], np.uint8))},  # 15 would be +8
@@ -142,5 +142,5 @@ def test_whole_numbers_that_can_not_be():
         {"largest": np.full((1, 1), np.inf, np.float32)},
         {"largest": np.ones(1, np.float32)},
     ):
-        with pytest.raises(ValueError, match=r"whole number|largest"):
+        with pytest.raises(ValueError, match=r"integer|largest"):
             decode(about, streams | change, (1, 3))

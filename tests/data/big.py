@@ -1,4 +1,4 @@
-"""Prepare so many generated pictures, and say how much memory it took. Run by test_big.py, which may kill it."""
+"""Prepare so many generated images, and say how much memory it took. Run by test_big.py, which may kill it."""
 
 import os
 import signal
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet.data.jpegs import encode
-from alexnet.data.listing import Picture, Source
 from alexnet.data.prepare import prepare
+from alexnet.data.sources.listing import Sample, Source
+from alexnet.data.store import encode
 
 SIDE = 64
 
 
 def jpeg(number: int) -> bytes:
-    """A picture of that number as a file: two gradients and a disk, none like another."""
+    """An image of that number as a file: two gradients and a disk, none like another."""
     y, x = np.mgrid[0:SIDE, 0 : SIDE + 16]
     turn, size = number % 251, 5 + number % 23
     base = np.stack([x * 2 + turn, y * 3, (x + y + number // 251) % 256], 2) % 256
@@ -24,7 +24,7 @@ def jpeg(number: int) -> bytes:
 
 
 class Generated:
-    """Makes a picture's bytes when they are wanted."""
+    """Makes an image's bytes when they are wanted."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -34,7 +34,7 @@ class Generated:
 
 
 def source(count: int) -> Source:
-    listed = tuple(Picture(n % 10, f"{n % 10}/{n:09d}.jpg", Generated(n)) for n in range(count))
+    listed = tuple(Sample(n % 10, f"{n % 10}/{n:09d}.jpg", Generated(n)) for n in range(count))
     return Source("generated", tuple("0123456789"), {"all": listed}, f"{count:064d}")
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data.listing import Picture, Source
+from alexnet.data.sources.listing import Sample, Source
 
 SIZE = 8
-FEW = {"size": SIZE, "shard_bytes": 4 * SIZE * SIZE * 3, "validation": 0.2, "test": 0.2}  # four pictures a shard
-SIDE = 6  # pixels of the pictures of array_source
+FEW = {"size": SIZE, "shard_bytes": 4 * SIZE * SIZE * 3, "validation": 0.2, "test": 0.2}  # four images a shard
+SIDE = 6  # pixels of the images of array_source
 
 
 def png_bytes(seed: int, side: int = 12) -> bytes:
@@ -31,7 +31,7 @@ def png_bytes(seed: int, side: int = 12) -> bytes:
 def folder(tmp_path: Path) -> Callable[..., Path]:
     """``folder({"cat": 5, "train/dog": 3})`` writes so many PNGs into each folder and gives the root."""
 
-    def make(counts: dict[str, int], name: str = "pictures") -> Path:
+    def make(counts: dict[str, int], name: str = "images") -> Path:
         root = tmp_path / name
         for number, (place, count) in enumerate(counts.items()):
             (root / place).mkdir(parents=True)
@@ -44,13 +44,13 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
 
 def array_source(count: int = 30, classes: int = 3) -> Source:
     images = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
-    listed = tuple(Picture(i % classes, f"all#{i:04d}", lambda i=i: images[i]) for i in range(count))
+    listed = tuple(Sample(i % classes, f"all#{i:04d}", lambda i=i: images[i]) for i in range(count))
     return Source("arrays", tuple(f"k{i}" for i in range(classes)), {"all": listed}, "f" * 64)
 
 
 def counts(source: Source) -> dict[str, int]:
-    """Pictures in each split."""
-    return {name: len(pictures) for name, pictures in source.splits.items()}
+    """Images in each split."""
+    return {name: len(images) for name, images in source.splits.items()}
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -72,7 +72,7 @@ CHILD = """
 
 
 def killed_at(root: Path, path: Path, stop: int) -> None:
-    """Prepare ``root`` with FEW in another process, killed when ``stop`` pictures are done."""
+    """Prepare ``root`` with FEW in another process, killed when ``stop`` images are done."""
     code = textwrap.dedent(CHILD)
     done = subprocess.run([sys.executable, "-c", code, str(root), str(path), str(stop)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -39,12 +39,12 @@ class Handler(BaseHTTPRequestHandler):
             objects.most_busy = max(objects.most_busy, objects.busy)
         try:
             time.sleep(objects.pause)
-            self.answer(self.path.lstrip("/"))
+            self.response(self.path.lstrip("/"))
         finally:
             with objects.lock:
                 objects.busy -= 1
 
-    def answer(self, name: str) -> None:
+    def response(self, name: str) -> None:
         path, kind = self.objects.root / name, self.objects.fault(name)
         if not path.is_file() or kind == "500":
             self.send_error(500 if kind else 404)

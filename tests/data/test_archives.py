@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.data import archives
-from alexnet.data.sources import open_source
-from alexnet.errors import DataError, PictureError
+from alexnet.data.sources import archives, open_source
+from alexnet.errors import DataError, ImageError
 
 from .conftest import contents, counts, png_bytes
 
@@ -37,7 +36,7 @@ GOOD = [(f"{c}/{i}.png", png_bytes(i + 10 * (c == "b"))) for c in "ab" for i in 
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-@pytest.mark.parametrize("above", ["", "./", "pictures/", "./data/pictures/"])
+@pytest.mark.parametrize("above", ["", "./", "images/", "./data/images/"])
 def test_class_folders(tmp_path, above, kind):
     path = write(tmp_path, [(above + name, data) for name, data in GOOD], kind=kind)
     before = contents(tmp_path)
@@ -121,11 +120,11 @@ def test_a_header_that_claims_to_be_huge_is_not_read(tmp_path):
         open_source(path)
 
 
-def test_a_picture_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+def test_a_image_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     source = open_source(write(tmp_path, [*GOOD, ("a/big.png", bytes(5000))]))
-    monkeypatch.setattr("alexnet.data.pixels.MAX_BYTES", 4000)
+    monkeypatch.setattr("alexnet.data.decode.MAX_BYTES", 4000)
     big = next(p for p in source.splits["all"] if p.origin == "a/big.png")
-    with pytest.raises(PictureError, match="5,000 bytes; must be at most 4,000"):
+    with pytest.raises(ImageError, match="5,000 bytes; must be at most 4,000"):
         big.load()
 
 
@@ -134,17 +133,17 @@ def test_compressed_tars_and_cut_ones(tmp_path):
     with pytest.raises(DataError, match=r"is compressed.*must be a plain \.tar"):
         open_source(tmp_path / "set.tar.gz")
     data = tar_bytes(GOOD)
-    for cut in (0, 512, 700, 1024 + 5, 1024, 2048):  # in a header, in a picture, between two, without the end
+    for cut in (0, 512, 700, 1024 + 5, 1024, 2048):  # in a header, in an image, between two, without the end
         (tmp_path / "cut.tar").write_bytes(data[:cut])
         with pytest.raises(DataError):
             open_source(tmp_path / "cut.tar")
     path = write(tmp_path, GOOD)
     source = open_source(path)
     path.write_bytes(data[:600])
-    with pytest.raises(PictureError, match="the archive ends in it"):
+    with pytest.raises(ImageError, match="the archive ends in it"):
         source.splits["all"][-1].load()
     path.unlink()
-    with pytest.raises(PictureError, match="can not be read"):
+    with pytest.raises(ImageError, match="can not be read"):
         source.splits["all"][0].load()
 
 
@@ -167,7 +166,7 @@ def test_a_damaged_tar_is_read_or_refused(tmp_path_factory, seed, count):
     path = tmp_path_factory.mktemp("t") / "x.tar"
     path.write_bytes(data)
     try:
-        for picture in open_source(path).splits["all"]:
-            picture.load()
-    except (DataError, PictureError) as error:
+        for image in open_source(path).splits["all"]:
+            image.load()
+    except (DataError, ImageError) as error:
         assert "\n" not in str(error)

@@ -1,4 +1,4 @@
-"""Many generated pictures: bounded memory, killed twice, the same bytes. 300 always; 5,000 and 100,000 are slow."""
+"""Many generated images: bounded memory, killed twice, the same bytes. 300 always; 5,000 and 100,000 are slow."""
 
 import signal
 import subprocess
@@ -35,4 +35,4 @@ def test_killed_twice_with_bounded_memory(tmp_path, count):
     whole, at_once = prepared(tmp_path / "whole", count)
     assert again == whole and contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert max(memory, at_once) < 1 << 30
-    print(f"{count:,} pictures: {memory / 2**20:.0f} and {at_once / 2**20:.0f} MiB")
+    print(f"{count:,} images: {memory / 2**20:.0f} and {at_once / 2**20:.0f} MiB")

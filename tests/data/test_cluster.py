@@ -7,7 +7,7 @@ import pytest
 
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
-from alexnet.errors import DataError, PictureError
+from alexnet.errors import DataError, ImageError
 
 from .conftest import FEW, contents, killed_at
 
@@ -41,7 +41,7 @@ def test_two_nodes_write_what_one_process_writes(nodes, folder, tmp_path):
     store = prepare(open_source(root), tmp_path / "many", **FEW, engine="ray", progress=lambda d, t: seen.append(d))
     assert contents(store.path) == contents(whole.path) and seen[-1] == 17
     assert (store.path / "train" / "images-00000.npy").stat().st_mtime_ns == before
-    with pytest.raises(PictureError, match="is empty"):
+    with pytest.raises(ImageError, match="is empty"):
         prepare(open_source(root), tmp_path / "strict", **FEW, engine="ray", bad="fail")
 
 
@@ -50,4 +50,4 @@ def test_without_ray_the_line_says_what_to_install(folder, tmp_path, monkeypatch
     with pytest.raises(DataError, match=r"engine ray: ray is not there; must be installed; pip install 'alexnet\[cl"):
         prepare(open_source(folder({"a": 5, "b": 5})), tmp_path / "s", **FEW, engine="ray")
     with pytest.raises(DataError, match="engine 'dask'; must be threads or ray"):
-        prepare(open_source(tmp_path / "pictures"), tmp_path / "s", **FEW, engine="dask")
+        prepare(open_source(tmp_path / "images"), tmp_path / "s", **FEW, engine="dask")

@@ -1,4 +1,4 @@
-"""What a store has beside its shards: statistics of the training split, and no class without a training picture."""
+"""What a store has beside its shards: statistics of the training split, and no class without a training image."""
 
 import numpy as np
 import pytest
@@ -27,13 +27,11 @@ def test_statistics_against_the_plain_formula(tmp_path):
     assert (largest > 0).all()
 
 
-def test_a_class_without_a_good_training_picture(folder, tmp_path):
+def test_a_class_without_a_good_training_image(folder, tmp_path):
     root = folder({"a": 10, "b": 2})
     for path in (root / "b").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(
-        DataError, match=r"class 'b' has no training picture left \(2 excluded, such as: b/00.*is empty"
-    ):
+    with pytest.raises(DataError, match=r"class 'b' has no training image left \(2 excluded, such as: b/00.*is empty"):
         prepare(open_source(root), tmp_path / "s", size=SIZE, shard_bytes=1)
 
 

@@ -1,12 +1,12 @@
-"""Every way in which a folder of pictures can be right or wrong."""
+"""Every way in which a folder of images can be right or wrong."""
 
 import os
 
 import pytest
 
-from alexnet.data.names import SUFFIXES, is_picture_name
-from alexnet.data.pixels import EXTENSIONS
+from alexnet.data.decode import EXTENSIONS
 from alexnet.data.sources import open_source
+from alexnet.data.sources.listing import SUFFIXES, is_image_name
 from alexnet.errors import DataError
 
 from .conftest import counts, png_bytes
@@ -19,11 +19,11 @@ def test_a_folder_of_classes(folder):
     (root / "a" / ".DS_Store").write_bytes(b"x")
     (root / "b" / "notes.txt").write_text("x")
     source = open_source(root)
-    assert source.classes == ("C", "a", "b") and source.name == "pictures" and source.mirror
-    assert [picture.origin for picture in source.splits["all"]][:5] == [
+    assert source.classes == ("C", "a", "b") and source.name == "images" and source.mirror
+    assert [image.origin for image in source.splits["all"]][:5] == [
         *("C/000.png", "C/001.png", "a/000.png", "a/001.png", "a/deeper/x.JPeG")
     ]
-    assert [picture.label for picture in source.splits["all"]] == [0, 0, 1, 1, 1, 2, 2, 2]
+    assert [image.label for image in source.splits["all"]] == [0, 0, 1, 1, 1, 2, 2, 2]
     assert source.splits["all"][4].load() == png_bytes(77)
     assert source.notes == (
         "not read as images: 1 file with the suffix '.txt'",
@@ -43,7 +43,7 @@ def test_three_splits_and_a_class_that_one_lacks(folder):
     root = folder({"train/a": 3, "train/b": 2, "val/a": 1, "val/b": 1, "testing/a": 1, "testing/b": 0})
     source = open_source(root)
     assert list(source.splits) == ["train", "validation", "test"] and counts(source)["validation"] == 2
-    assert source.notes == ("test has no picture of 'b'",)
+    assert source.notes == ("test has no image of 'b'",)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_wrong_folders_have_their_reason(folder, layout, message):
 def test_names_that_are_not_utf8(folder):
     root = folder({"a": 2, "b": 2})
     (root / "a" / os.fsdecode(b"gr\xfc\xdf.png")).write_bytes(png_bytes(5))
-    picture = open_source(root).splits["all"][-3]
-    assert picture.origin == "a/gr\\xfc\\xdf.png" and picture.load() == png_bytes(5)
+    image = open_source(root).splits["all"][-3]
+    assert image.origin == "a/gr\\xfc\\xdf.png" and image.load() == png_bytes(5)
     (root / os.fsdecode(b"\xfcber")).mkdir()
     with pytest.raises(DataError, match="folder name is no printable UTF-8") as caught:
         open_source(root)
@@ -98,4 +98,4 @@ def test_a_dangling_link_is_listed_and_fails_when_read(folder):
 
 def test_the_suffixes_are_those_that_the_decoder_knows():
     assert {suffix for suffixes in EXTENSIONS.values() for suffix in suffixes} == SUFFIXES
-    assert is_picture_name("a.b.JPeG") and not is_picture_name("jpeg") and not is_picture_name("a.jpeg.txt")
+    assert is_image_name("a.b.JPeG") and not is_image_name("jpeg") and not is_image_name("a.jpeg.txt")

@@ -10,12 +10,13 @@ from .conftest import counts, png_bytes
 from .test_archives import tar_bytes
 
 IDS = ("n01", "n02", "n03")
-TRUTH = ["n02", "n01", "n03", "n02"]  # of the four pictures of val
+TRUTH = ["n02", "n01", "n03", "n02"]  # of the four images of val
 
 
 def layout(root, val=True):
-    inner = [(f"{w}.tar", tar_bytes([(f"{w}_{i}.JPEG", png_bytes(10 * k + i)) for i in range(3)]))
-             for k, w in enumerate(IDS)]  # fmt: skip
+    inner = [
+        (f"{w}.tar", tar_bytes([(f"{w}_{i}.JPEG", png_bytes(10 * k + i)) for i in range(3)])) for k, w in enumerate(IDS)
+    ]
     (root / "ILSVRC2012_img_train.tar").write_bytes(tar_bytes(inner))
     files = [(f"ILSVRC2012_val_{i + 1:08d}.JPEG", png_bytes(100 + i)) for i in range(4)]
     if val:
@@ -58,19 +59,19 @@ def test_every_form_of_the_ground_truth(tmp_path, truth):
     truth(layout(tmp_path))
     source = open_source(tmp_path)
     assert source.classes == IDS and counts(source) == {"train": 9, "test": 4}
-    pictures = sorted(source.splits["test"], key=lambda p: p.origin.rsplit("/", 1)[-1])
-    assert [IDS[p.label] for p in pictures] == TRUTH
-    assert [p.load() for p in pictures] == [png_bytes(100 + i) for i in range(4)]
+    images = sorted(source.splits["test"], key=lambda p: p.origin.rsplit("/", 1)[-1])
+    assert [IDS[p.label] for p in images] == TRUTH
+    assert [p.load() for p in images] == [png_bytes(100 + i) for i in range(4)]
     assert source.splits["train"][0].load() == png_bytes(0)
 
 
 def test_what_is_wrong_is_said(tmp_path):
     layout(tmp_path)
-    with pytest.raises(DataError, match="no class folders and no ground truth beside it"):
+    with pytest.raises(DataError, match="no class folders and no ground truth next to it"):
         open_source(tmp_path)
     truth = tmp_path / "ILSVRC2012_validation_ground_truth.txt"
     truth.write_text("1\n2\n")
-    with pytest.raises(DataError, match="2 lines for 4 pictures"):
+    with pytest.raises(DataError, match="2 lines for 4 images"):
         open_source(tmp_path)
     truth.write_text("1\n2\n1\n2\n")
     with pytest.raises(DataError, match=r"meta\.mat: not there"):

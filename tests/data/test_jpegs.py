@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data.listing import Picture, Source
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
+from alexnet.data.sources.listing import Sample, Source
 from alexnet.data.store import Store
 from alexnet.errors import DataError
 
@@ -22,12 +22,10 @@ SIDE = 32
 
 
 def smooth_source(count=30):
-    """Pictures with gradients, as photographs have."""
+    """Images with gradients, as photographs have."""
     y, x = np.mgrid[0:SIDE, 0:SIDE]
-    pictures = [
-        np.stack([4 * x + 3 * i, 5 * y, 2 * (x + y) + i], 2).clip(0, 255).astype(np.uint8) for i in range(count)
-    ]
-    listed = tuple(Picture(i % 3, f"all#{i:04d}", lambda i=i: pictures[i]) for i in range(count))
+    images = [np.stack([4 * x + 3 * i, 5 * y, 2 * (x + y) + i], 2).clip(0, 255).astype(np.uint8) for i in range(count)]
+    listed = tuple(Sample(i % 3, f"all#{i:04d}", lambda i=i: images[i]) for i in range(count))
     return Source("smooth", ("a", "b", "c"), {"all": listed}, "f" * 64)
 
 
@@ -59,14 +57,14 @@ def test_training_sees_what_the_stored_jpegs_decode_to(made):
     pixels = {row.origin: row.load() for row in smooth_source().splits["all"]}
     for name, split in store.splits.items():
         seen = split.gather(np.arange(len(split)))
-        for picture, data, row in zip(seen, jpegs_of(store, name), split.origins(), strict=True):
-            np.testing.assert_array_equal(picture, np.asarray(Image.open(io.BytesIO(data))))
-            assert np.abs(picture.astype(int) - pixels[row["origin"]]).mean() < 3
+        for image, data, row in zip(seen, jpegs_of(store, name), split.origins(), strict=True):
+            np.testing.assert_array_equal(image, np.asarray(Image.open(io.BytesIO(data))))
+            assert np.abs(image.astype(int) - pixels[row["origin"]]).mean() < 3
     assert len(store.about["splits"]["train"]["shards"]) == 6
     store.verify()
 
 
-def test_statistics_are_of_the_decoded_pictures(made):
+def test_statistics_are_of_the_decoded_images(made):
     store = Store.open(made)
     seen = np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in jpegs_of(store, "train")]).astype(np.float64)
     np.testing.assert_allclose(store.mean_image, seen.mean(0), rtol=1e-6)
@@ -76,7 +74,7 @@ def test_statistics_are_of_the_decoded_pictures(made):
 
 
 def test_gathered_in_threads_as_one_by_one(made, monkeypatch):
-    monkeypatch.setattr("alexnet.data.jpegs.cores", lambda: 4)
+    monkeypatch.setattr("alexnet.data.store.cores", lambda: 4)
     split = Store.open(made).split("train")
     indices = np.random.default_rng(0).integers(0, len(split), 50)
     alone = np.concatenate([split.gather(indices[i : i + 1]) for i in range(50)])
@@ -95,7 +93,7 @@ def test_the_fingerprint_tells_the_encoding_and_the_quality(made, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "message"), [({"encoding": "gif"}, "'gif'"), ({"quality": 96}, "quality 96; must")])
-def test_wrong_wishes_are_refused(tmp_path, change, message):
+def test_wrong_config_are_refused(tmp_path, change, message):
     with pytest.raises(DataError, match=message):
         prepare(smooth_source(), tmp_path / "s", size=SIDE, **{"encoding": "jpeg"} | change)
 
@@ -110,7 +108,7 @@ def harmed(made, tmp_path, change):
     return path
 
 
-def test_a_flipped_bit_that_decodes_is_told_with_shard_and_picture(made, tmp_path):
+def test_a_flipped_bit_that_decodes_is_told_with_shard_and_image(made, tmp_path):
     def flip(data, at):
         data[at - 40] ^= 1
         return data
@@ -119,7 +117,7 @@ def test_a_flipped_bit_that_decodes_is_told_with_shard_and_picture(made, tmp_pat
     store = Store.open(path)
     split = store.split("train")
     assert split.gather(np.array([8, 10])).shape == (2, SIDE, SIDE, 3)  # its neighbors
-    what = r"train/jpegs-00002\.npy: picture 1: its bytes are not those that were stored; must be the JPEG"
+    what = r"train/jpegs-00002\.npy: image 1: its bytes are not those that were stored; must be the JPEG"
     for indices in ([9], np.arange(len(split))):
         with pytest.raises(DataError, match=what):
             split.gather(np.array(indices))
@@ -158,7 +156,7 @@ def test_killed_and_run_again_gives_the_same_bytes(folder, tmp_path):
     assert contents(store.path) == contents(whole.path) and len(seen) < 16
 
 
-def test_pictures_in_a_drawn_order(tmp_path):
+def test_images_in_a_drawn_order(tmp_path):
     named, mixed = (prepare(smooth_source(), tmp_path / str(m), size=SIDE, mixed=m) for m in (False, True))
     for name, split in named.splits.items():
         first, second = ([row["origin"] for row in s.split(name).origins()] for s in (named, mixed))

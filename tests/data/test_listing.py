@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from alexnet.data.listing import Picture, Row, shown, source_of
 from alexnet.data.sources import open_source
+from alexnet.data.sources.listing import Row, Sample, shown, source_of
 from alexnet.errors import DataError
 
 
@@ -23,7 +23,7 @@ def test_the_fingerprint_sees_every_change(folder):
 
 
 def rows(*listed):
-    return [Row(split, Picture(label, f"{split}#{number}", bytes), "") for number, (split, label) in enumerate(listed)]
+    return [Row(split, Sample(label, f"{split}#{number}", bytes), "") for number, (split, label) in enumerate(listed)]
 
 
 def test_the_fingerprint_sees_labels_splits_classes_and_stamps():
@@ -41,13 +41,13 @@ def test_the_fingerprint_sees_labels_splits_classes_and_stamps():
 def test_splits_have_one_order():
     source = source_of("x", "ab", rows(("test", 0), ("validation", 0), ("train", 0), ("train", 1), ("test", 1)))
     assert list(source.splits) == ["train", "validation", "test"]
-    assert source.notes == ("validation has no picture of 'b'",)
+    assert source.notes == ("validation has no image of 'b'",)
 
 
-def test_a_class_needs_training_pictures():
-    with pytest.raises(DataError, match="x: class 'b' is only in test; must be in train; add training pictures"):
+def test_a_class_needs_training_images():
+    with pytest.raises(DataError, match="x: class 'b' is only in test; must be in train; add training images"):
         source_of("x", "ab", rows(("train", 0), ("test", 1)))
-    with pytest.raises(DataError, match="x: class 'c' is without a picture"):
+    with pytest.raises(DataError, match="x: class 'c' is without an image"):
         source_of("x", "abc", rows(("all", 0), ("all", 1)))
     with pytest.raises(DataError, match="x: 1 class; must be at least 2 classes"):
         source_of("x", "a", rows(("all", 0)))

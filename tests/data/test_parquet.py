@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from alexnet.data.sources import open_source
-from alexnet.errors import DataError, PictureError
+from alexnet.errors import DataError, ImageError
 
 from .conftest import counts, png_bytes
 
@@ -68,7 +68,7 @@ def test_parquet_without_a_row(tmp_path):
         open_source(tmp_path)
 
 
-def test_a_damaged_row_group_is_bad_pictures(tmp_path):
+def test_a_damaged_row_group_is_bad_images(tmp_path):
     import pyarrow.parquet as parquet
 
     write_parquet(tmp_path)
@@ -80,19 +80,19 @@ def test_a_damaged_row_group_is_bad_pictures(tmp_path):
     end -= column.data_page_offset - (column.dictionary_page_offset or column.data_page_offset)
     data[end - 8 : end] = b"\xff" * 8
     path.write_bytes(data)
-    pictures = open_source(tmp_path).splits["train"]
+    images = open_source(tmp_path).splits["train"]
     for index in (2, 3):
-        with pytest.raises(PictureError, match=r"train-.*\.parquet: row group 1 is damaged \(.*get the file again"):
-            pictures[index].load()
-    assert [pictures[index].load() for index in (0, 4)] == [png_bytes(0), png_bytes(4)]
+        with pytest.raises(ImageError, match=r"train-.*\.parquet: row group 1 is damaged \(.*get the file again"):
+            images[index].load()
+    assert [images[index].load() for index in (0, 4)] == [png_bytes(0), png_bytes(4)]
 
 
 def test_every_row_group_is_read_once_and_two_are_kept(tmp_path, monkeypatch):
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
-    from alexnet.data import parquet as ours
     from alexnet.data.prepare import prepare
+    from alexnet.data.sources import parquet as ours
 
     for split, count in (("train", 160), ("validation", 40), ("test", 40)):
         cells = [{"bytes": png_bytes(index % 7), "path": f"{index}.png"} for index in range(count)]
@@ -115,11 +115,20 @@ def test_every_row_group_is_read_once_and_two_are_kept(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "cells",
-    [[1, 2], ["a", "b"], [1.5, 2.0], [True, False], [None, None], [[1], [2]], [{"path": "a"}] * 2,
-     [{"bytes": 9_000_000_000_000, "path": "a"}] * 2, [{"bytes": "text", "path": "a"}] * 2,
-     [{"bytes": [1, 2], "path": "a"}] * 2],
+    [
+        [1, 2],
+        ["a", "b"],
+        [1.5, 2.0],
+        [True, False],
+        [None, None],
+        [[1], [2]],
+        [{"path": "a"}] * 2,
+        [{"bytes": 9_000_000_000_000, "path": "a"}] * 2,
+        [{"bytes": "text", "path": "a"}] * 2,
+        [{"bytes": [1, 2], "path": "a"}] * 2,
+    ],
     ids=["integers", "text", "floats", "booleans", "nulls", "lists", "paths", "sizes", "texts", "lists of bytes"],
-)  # fmt: skip
+)
 def test_a_column_that_holds_no_encoded_images_is_refused_in_one_line(tmp_path, cells):
     """An integer in place of bytes asked for as many zeros, others were tracebacks at the first image."""
     import pyarrow as arrow
@@ -143,7 +152,7 @@ def test_images_as_plain_or_large_binary_are_read(tmp_path):
         parquet.write_table(arrow.table({"img": cells, "label": [0, 1]}), tmp_path / f"{split}-0.parquet")
     source = open_source(tmp_path)
     for split in ("train", "test"):
-        assert [picture.load() for picture in source.splits[split]] == [png_bytes(0), png_bytes(1)]
+        assert [image.load() for image in source.splits[split]] == [png_bytes(0), png_bytes(1)]
 
 
 @pytest.mark.parametrize("label", ["a", 1.0, None, [1], b"a", {"a": 1}, -1, 2**62, 2_000_000_000])
@@ -158,11 +167,19 @@ def test_labels_that_number_no_class_are_refused(tmp_path, label):
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        ("ab", "not a list"), ({"a": 0, "b": 1}, "not a list"), ([1, 2], "class 0 is 1"), (["a", "a"], "the same name"),
-        (["a", ""], "class 1 is ''"), (["a", None], "class 1 is None"), (["a", "x" * 10_001], "class 1 is"),
-        (["a", "\x1b[31m"], "control"), (["a", "b\nc"], "control"), (["a\u202eb", "c"], "text-dir"), (["a"], "1 cl"),
+        ("ab", "not a list"),
+        ({"a": 0, "b": 1}, "not a list"),
+        ([1, 2], "class 0 is 1"),
+        (["a", "a"], "the same name"),
+        (["a", ""], "class 1 is ''"),
+        (["a", None], "class 1 is None"),
+        (["a", "x" * 10_001], "class 1 is"),
+        (["a", "\x1b[31m"], "control"),
+        (["a", "b\nc"], "control"),
+        (["a\u202eb", "c"], "text-dir"),
+        (["a"], "1 cl"),
     ],
-)  # fmt: skip
+)
 def test_class_names_of_the_wrong_kind_are_refused(tmp_path, names, reason):
     import pyarrow.parquet as parquet
 

@@ -1,4 +1,4 @@
-"""Pictures become a store, once; and what has changed since is found."""
+"""Images become a store, once; and what has changed since is found."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from alexnet.data import pixels
+from alexnet.data import decode
 from alexnet.data.prepare import check, prepare
 from alexnet.data.sources import open_source
 from alexnet.errors import DataError
@@ -28,7 +28,7 @@ def test_a_folder_becomes_a_store(folder, tmp_path):
     for index, row in enumerate(split.origins()):
         data = (root / row["origin"]).read_bytes()
         assert row == {"origin": row["origin"], "sha256": hashlib.sha256(data).hexdigest(), "notes": []}
-        expected = pixels.fit(pixels.decode(data), SIZE, "crop")
+        expected = decode.fit(decode.decode(data), SIZE, "crop")
         np.testing.assert_array_equal(split.gather(np.array([index]))[0], expected)
         assert store.classes[split.labels[index]] == row["origin"][0]
     store.verify()
@@ -140,7 +140,7 @@ def test_check_finds_a_flipped_byte_that_decodes(folder, tmp_path):
     data = bytearray(buffer.getvalue())
     data[len(data) // 2] ^= 4
     (root / "a/photo.jpg").write_bytes(data)
-    assert pixels.decode(bytes(data)).shape == (64, 64, 3)
+    assert decode.decode(bytes(data)).shape == (64, 64, 3)
     assert check(open_source(root), store) == ["a/photo.jpg: changed"]
 
 

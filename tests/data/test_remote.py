@@ -1,4 +1,4 @@
-"""Stores behind an address: the same pictures bit for bit, whatever the network does, or one clear line."""
+"""Stores behind an address: the same images bit for bit, whatever the network does, or one clear line."""
 
 import pickle
 import shutil
@@ -17,7 +17,7 @@ from alexnet.errors import DataError
 from .conftest import SIDE, array_source
 from .object_server import served
 
-SHARD = 4 * SIDE * SIDE * 3 + 128  # bytes of a shard of four pictures
+SHARD = 4 * SIDE * SIDE * 3 + 128  # bytes of a shard of four images
 
 
 @pytest.fixture(scope="module", params=["raw", "jpeg"])
@@ -127,8 +127,8 @@ def test_what_is_hopeless_is_told_at_once(raw, cache):
         assert objects.asked["train/images-00000.npy"] == 1
     with pytest.raises(DataError, match="nosuch://a: Protocol not known: nosuch; must be an address"):
         Store.open("nosuch://a", cache)
-    with pytest.raises(DataError, match="pictures can not be read from an address"):
-        open_source("s3://bucket/pictures")
+    with pytest.raises(DataError, match="images can not be read from an address"):
+        open_source("s3://bucket/images")
 
 
 def test_a_missing_client_is_named(monkeypatch, cache):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.data import pixels, resize
-from alexnet.models import kernel
+from alexnet.data import decode, resize
+from alexnet.kernels import native_kernels
 
 from .test_pixels import slow_resize
 
@@ -30,19 +30,19 @@ def again():
     resize.use(True)
 
 
-def picture(height, width, seed=0):
+def image(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def extreme(height, width, seed=0):
-    return picture(height, width, seed) // 128 * 255
+    return image(height, width, seed) // 128 * 255
 
 
 def both(made, size, how):
     found = []
     for wanted in (True, False):
         resize.use(wanted)
-        found.append(pixels.fit(made, size, how))
+        found.append(decode.fit(made, size, how))
     return found
 
 
@@ -50,26 +50,26 @@ def both(made, size, how):
 @pytest.mark.parametrize(("height", "width"), SHAPES)
 def test_the_pixels_are_pillows(height, width, how):
     for size in (1, 2, 32, 33, 256):
-        ours, pillows = both(picture(height, width), size, how)
+        ours, pillows = both(image(height, width), size, how)
         assert np.array_equal(ours, pillows), (size, how)
         assert ours.flags.writeable and ours.shape == (size, size, 3)
 
 
 def test_the_networks_kernels_have_a_switch_of_their_own():
-    wanted = kernel.wanted()
+    wanted = native_kernels.wanted()
     try:
-        kernel.use(False)
+        native_kernels.use(False)
         assert resize.in_use()
-        kernel.use(True)
+        native_kernels.use(True)
         resize.use(False)
-        assert kernel.wanted() and not resize.in_use()
+        assert native_kernels.wanted() and not resize.in_use()
     finally:
-        kernel.use(wanted)
+        native_kernels.use(wanted)
 
 
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 300), st.sampled_from(["crop", "pad", "squash"]))
-def test_of_any_picture(height, width, size, how):
-    for make in (picture, extreme):
+def test_of_any_image(height, width, size, how):
+    for make in (image, extreme):
         ours, pillows = both(make(height, width, seed=size), size, how)
         assert np.array_equal(ours, pillows)
 
@@ -83,12 +83,12 @@ def across(name, made, how, out):
 
 
 @given(st.integers(1, 70), st.integers(1, 700), st.floats(0, 1), st.floats(0, 1), st.integers(1, 300))
-def test_four_products_at_once_are_four_one_by_one(rows, length, start, end, places):
+def test_four_multiplications_at_once_are_four_one_by_one(rows, length, start, end, places):
     start, end = sorted((start * length, end * length))
     if not 1e-3 < (end - start) / places <= resize.STEEPEST:
         return
     how = resize.windows(length, start, end, places)
-    for make in (picture, extreme):
+    for make in (image, extreme):
         found = [np.empty((rows, places, 3), np.uint8) for _ in range(2)]
         for name, out in zip(("across", "across_plain"), found, strict=True):
             across(name, make(rows, length), how, out)
@@ -112,31 +112,31 @@ def at_the_end(array):
 def test_nothing_beyond_the_arrays_is_touched(rows, length, places):
     how = resize.windows(length, 0.0, float(length), places)
     expected = np.empty((rows, places, 3), np.uint8)
-    across("across", picture(rows, length), how, expected)
+    across("across", image(rows, length), how, expected)
     out = at_the_end(np.zeros_like(expected))
-    across("across", at_the_end(picture(rows, length)), resize.Windows(*map(at_the_end, how)), out)
+    across("across", at_the_end(image(rows, length)), resize.Windows(*map(at_the_end, how)), out)
     assert np.array_equal(out, expected)
 
 
 def test_they_are_those_of_the_formula():
-    made = picture(41, 60)
-    assert np.array_equal(pixels.fit(made, 33, "squash"), slow_resize(made, 33, (0, 0, 60, 41)))
+    made = image(41, 60)
+    assert np.array_equal(decode.fit(made, 33, "squash"), slow_resize(made, 33, (0, 0, 60, 41)))
 
 
 def test_a_strip_is_left_to_pillow(monkeypatch):
     """Its windows would be as long as the strip, one for each place of the result: 800 MB for 50 megapixels."""
-    made, asked = picture(1, 20_000), []
+    made, asked = image(1, 20_000), []
     monkeypatch.setattr(resize, "resized", lambda *how: asked.append(how))
-    assert pixels.fit(made, 100, "squash").shape == (100, 100, 3) and not asked
+    assert decode.fit(made, 100, "squash").shape == (100, 100, 3) and not asked
 
 
 def test_white_stays_white_and_black_black():
     for value in (0, 255):
-        assert (pixels.fit(np.full((311, 207, 3), value, np.uint8), 100) == value).all()
+        assert (decode.fit(np.full((311, 207, 3), value, np.uint8), 100) == value).all()
 
 
 def test_a_part_of_an_array_and_one_in_another_order():
-    made = picture(50, 60)
+    made = image(50, 60)
     for part in (made[::-1], made[:, ::-1], made[5:40, 3:50], np.asfortranarray(made)):
         ours, pillows = both(part, 32, "crop")
         assert np.array_equal(ours, pillows)
@@ -147,15 +147,15 @@ def test_without_a_compiler_pillow_resizes(monkeypatch):
     resize._native.compiled.cache_clear()
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert not resize.build()
-    assert pixels.fit(picture(41, 60), 33).shape == (33, 33, 3)
+    assert decode.fit(image(41, 60), 33).shape == (33, 33, 3)
     resize._native.compiled.cache_clear()
 
 
 def test_many_threads_have_the_same_pixels():
     from concurrent.futures import ThreadPoolExecutor
 
-    made = [picture(60 + i, 80, seed=i) for i in range(16)]
-    alone = [pixels.fit(one, 48) for one in made]
+    made = [image(60 + i, 80, seed=i) for i in range(16)]
+    alone = [decode.fit(one, 48) for one in made]
     with ThreadPoolExecutor(8) as pool:
-        for one, expected in zip(pool.map(lambda m: pixels.fit(m, 48), made * 4), alone * 4, strict=True):
+        for one, expected in zip(pool.map(lambda m: decode.fit(m, 48), made * 4), alone * 4, strict=True):
             assert np.array_equal(one, expected)

@@ -2,10 +2,9 @@
 
 import pytest
 
-from alexnet.data.listing import Picture, Source
-from alexnet.data.options import DataOptions
 from alexnet.data.prepare import check, prepare
-from alexnet.data.selection import excluding, grouped, regrouped
+from alexnet.data.sources.listing import Sample, Source, excluding, grouped, regrouped
+from alexnet.data.sources.options import DataOptions
 from alexnet.data.splits import assign
 from alexnet.errors import DataError
 
@@ -14,7 +13,7 @@ from .conftest import array_source
 
 def source():
     listed = tuple(
-        Picture(i % 2, f"c{i % 2}/p{i // 4:02d}_{i}.png", bytes, "", {"site": f"s{i % 3}" if i else ""})
+        Sample(i % 2, f"c{i % 2}/p{i // 4:02d}_{i}.png", bytes, "", {"site": f"s{i % 3}" if i else ""})
         for i in range(40)
     )
     return Source("set", ("a", "b"), {"all": listed}, "f")
@@ -48,7 +47,7 @@ def test_wrong_groups(how, message):
         grouped(array_source(), column="site")
 
 
-def test_leaving_out_moves_no_other_picture(tmp_path):
+def test_leaving_out_moves_no_other_image(tmp_path):
     listed = tmp_path / "list"
     listed.write_text("# remark\nall#0003\tleak\nall#0007\n\nall#0999\tgone\n")
     left_out = excluding(array_source(), listed)

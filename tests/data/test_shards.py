@@ -1,4 +1,4 @@
-"""Bad pictures, kills, full disks: the same bytes in the end, and nothing half-written is accepted."""
+"""Bad images, kills, full disks: the same bytes in the end, and nothing half-written is accepted."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import pytest
 
 from alexnet.data.prepare import check, prepare
 from alexnet.data.sources import open_source
-from alexnet.errors import DataError, PictureError
+from alexnet.errors import DataError, ImageError
 
 from .conftest import FEW, contents, killed_at, png_bytes
 
@@ -22,11 +22,11 @@ def test_the_number_of_workers_changes_nothing(folder, tmp_path):
     assert contents(one.path) == contents(many.path)
 
 
-# -- bad pictures
+# -- bad images
 
 
 def spoil(root):
-    """One of each kind of bad picture beside the good ones, class a."""
+    """One of each kind of bad image beside the good ones, class a."""
     (root / "a/empty.jpg").write_bytes(b"")
     (root / "a/one\nbyte.jpg").write_bytes(b"\xff")
     (root / "a/page.jpg").write_bytes(b"<!DOCTYPE html><title>404</title>")
@@ -35,7 +35,7 @@ def spoil(root):
     (root / "a/named.jpg").write_bytes(png_bytes(4))
 
 
-def test_bad_pictures_are_excluded_and_listed(folder, tmp_path):
+def test_bad_images_are_excluded_and_listed(folder, tmp_path):
     root = folder({"a": 10, "b": 6})
     spoil(root)
     store = prepare(open_source(root), tmp_path / "s", **FEW)
@@ -51,7 +51,7 @@ def test_bad_pictures_are_excluded_and_listed(folder, tmp_path):
     store.verify()
 
 
-def test_exclusion_does_not_move_other_pictures_between_splits(folder, tmp_path):
+def test_exclusion_does_not_move_other_images_between_splits(folder, tmp_path):
     root = folder({"a": 10, "b": 6})
     good = prepare(open_source(root), tmp_path / "good", **FEW)
     (root / "a/004.png").write_bytes(b"")
@@ -61,15 +61,15 @@ def test_exclusion_does_not_move_other_pictures_between_splits(folder, tmp_path)
         assert second == [origin for origin in first if origin != "a/004.png"]
 
 
-def test_the_first_bad_picture_ends_it_if_asked(folder, tmp_path):
+def test_the_first_bad_image_ends_it_if_asked(folder, tmp_path):
     root = folder({"a": 10, "b": 6})
     (root / "b/page.jpg").write_bytes(b"<!DOCTYPE html>")
-    with pytest.raises(PictureError, match=r"b/page\.jpg: looks like HTML"):
+    with pytest.raises(ImageError, match=r"b/page\.jpg: looks like HTML"):
         prepare(open_source(root), tmp_path / "s", **FEW, bad="fail")
     assert not (tmp_path / "s").exists()
 
 
-def test_truncated_pictures_by_choice(folder, tmp_path):
+def test_truncated_images_by_choice(folder, tmp_path):
     root = folder({"a": 10, "b": 6})
     (root / "a/short.png").write_bytes(png_bytes(3)[:-300])
     store = prepare(open_source(root), tmp_path / "s", **FEW, allow_truncated=True)
@@ -161,14 +161,14 @@ def test_too_little_room_is_said_before_the_work(folder, tmp_path, monkeypatch):
 
 
 def test_memory_is_bounded(tmp_path):
-    """A thousand pictures of 192 KiB, 192 MiB in all, in shards of 12 MiB."""
+    """A thousand images of 192 KiB, 192 MiB in all, in shards of 12 MiB."""
     code = """
         import resource, sys
         import numpy as np
         from alexnet.data.prepare import prepare
-        from alexnet.data.sources import Picture, Source
-        picture = np.zeros((256, 256, 3), np.uint8)
-        listed = tuple(Picture(i % 2, f"{i:05d}", lambda: picture) for i in range(1000))
+        from alexnet.data.sources import Sample, Source
+        image = np.zeros((256, 256, 3), np.uint8)
+        listed = tuple(Sample(i % 2, f"{i:05d}", lambda: image) for i in range(1000))
         source = Source("many", ("a", "b"), {"all": listed}, "f")
         prepare(source, sys.argv[1] + "/warm", size=8)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

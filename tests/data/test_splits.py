@@ -8,23 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.listing import Picture, Source
+from alexnet.data.sources.listing import Sample, Source
 from alexnet.data.splits import assign, whole
 from alexnet.errors import DataError
 
 
-def pictures(counts: list[int], prefix: str = "") -> tuple[Picture, ...]:
+def images(counts: list[int], prefix: str = "") -> tuple[Sample, ...]:
     return tuple(
-        Picture(label, f"{prefix}{label}/{index:04d}", bytes) for label, n in enumerate(counts) for index in range(n)
+        Sample(label, f"{prefix}{label}/{index:04d}", bytes) for label, n in enumerate(counts) for index in range(n)
     )
 
 
 def source(counts: list[int], **splits) -> Source:
-    return Source("set", tuple(f"class{k}" for k in range(len(counts))), splits or {"all": pictures(counts)}, "f")
+    return Source("set", tuple(f"class{k}" for k in range(len(counts))), splits or {"all": images(counts)}, "f")
 
 
 def origins(split):
-    return [picture.origin for picture in split]
+    return [image.origin for image in split]
 
 
 FRACTION = st.floats(0, 0.95)
@@ -52,7 +52,7 @@ def test_disjoint_complete_and_stratified_within_one(counts, validation, test, s
 @settings(max_examples=30, deadline=None)
 @given(COUNTS, st.integers(0, 1000), st.randoms())
 def test_the_order_of_files_does_not_matter(counts, seed, order):
-    listed = list(pictures(counts))
+    listed = list(images(counts))
     order.shuffle(listed)
     mixed = assign(source(counts, all=tuple(listed)), validation=0.2, test=0.2, seed=seed)
     assert mixed == assign(source(counts), validation=0.2, test=0.2, seed=seed)
@@ -73,9 +73,9 @@ def test_a_new_class_leaves_the_draw_of_others_alone():
 
 
 def test_given_splits_are_kept():
-    three = {name: pictures([4, 4], name) for name in ("train", "validation", "test")}
+    three = {name: images([4, 4], name) for name in ("train", "validation", "test")}
     assert assign(source([0, 0], **three), validation=0.5, test=0.5, seed=0) == three
-    two = {name: pictures([4, 4], name) for name in ("train", "test")}
+    two = {name: images([4, 4], name) for name in ("train", "test")}
     splits = assign(source([0, 0], **two), validation=0.25, test=0.9, seed=0)
     assert splits["test"] == two["test"] and len(splits["train"]) == 6 and len(splits["validation"]) == 2
     assert assign(source([0, 0], **two), validation=0, test=0.9, seed=0)["validation"] == ()
@@ -83,7 +83,7 @@ def test_given_splits_are_kept():
 
 @pytest.mark.parametrize("names", [("all",), ("train", "test"), ("train", "validation", "test")])
 def test_the_whole_is_evaluated(names):
-    given = source([0, 0], **{name: pictures([4, 1], name) for name in names})
+    given = source([0, 0], **{name: images([4, 1], name) for name in names})
     all_of_it = whole(given)
     splits = assign(all_of_it, validation=0.3, test=0.2, seed=0)
     assert splits["train"] == splits["validation"] == ()
@@ -92,14 +92,14 @@ def test_the_whole_is_evaluated(names):
 
 
 def test_errors_name_the_class_and_the_number():
-    lacking = source([1, 1], train=pictures([3, 0]), validation=pictures([1, 1], "v"), test=pictures([1, 2], "t"))
-    with pytest.raises(DataError, match="class 'class1' has 3 pictures and none for training; must be at least one"):
+    lacking = source([1, 1], train=images([3, 0]), validation=images([1, 1], "v"), test=images([1, 2], "t"))
+    with pytest.raises(DataError, match="class 'class1' has 3 images and none for training; must be at least one"):
         assign(lacking, validation=0.1, test=0.1, seed=0)
     for wrong in ({"validation": 1.0}, {"test": -0.1}, {"test": float("nan")}, {"seed": -1}):
         with pytest.raises(DataError, match="must be at least 0"):
             assign(source([5, 5]), **{"validation": 0.1, "test": 0.1, "seed": 0, **wrong})
     with pytest.raises(DataError, match="splits train; must be all, or train and test"):
-        assign(source([5, 5], train=pictures([5, 5])), validation=0.1, test=0.1, seed=0)
+        assign(source([5, 5], train=images([5, 5])), validation=0.1, test=0.1, seed=0)
 
 
 def test_nothing_draws_from_a_global_generator():

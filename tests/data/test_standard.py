@@ -17,13 +17,13 @@ def test_digits_are_embedded():
     assert counts(source) == {"all": 1797} and source.classes == tuple("0123456789") and not source.mirror
     image = source.splits["all"][0].load()
     assert image.shape == (8, 8, 3) and image.dtype == np.uint8
-    assert max(picture.load().max() for picture in source.splits["all"]) == 255
-    assert len({picture.origin for picture in source.splits["all"]}) == 1797
+    assert max(sample.load().max() for sample in source.splits["all"]) == 255
+    assert len({sample.origin for sample in source.splits["all"]}) == 1797
     assert source.fingerprint == open_source("digits").fingerprint
 
 
 def write_cifar10(root, monkeypatch):
-    """Two pictures in each of five batches, three in the test batch; torchvision is told their MD5 sums."""
+    """Two images in each of five batches, three in the test batch; torchvision is told their MD5 sums."""
     from torchvision.datasets import CIFAR10
 
     place, names = root / "cifar-10-batches-py", [f"k{k}" for k in range(10)]
@@ -47,11 +47,11 @@ def test_cifar10_that_lies_there(tmp_path, monkeypatch):
     planes = write_cifar10(tmp_path, monkeypatch)
     source = open_source("cifar10", data_root=tmp_path)
     assert counts(source) == {"train": 10, "test": 3} and source.classes == tuple(f"k{k}" for k in range(10))
-    assert source.mirror and "test has no picture of 'k1'" in source.notes
-    assert [picture.label for picture in source.splits["train"]] == list(range(10))
-    assert [picture.label for picture in source.splits["test"]] == [9, 0, 9]
-    for index, picture in enumerate([*source.splits["train"], *source.splits["test"]]):
-        np.testing.assert_array_equal(picture.load(), planes[index].transpose(1, 2, 0))  # [32, 32, 3]
+    assert source.mirror and "test has no image of 'k1'" in source.notes
+    assert [image.label for image in source.splits["train"]] == list(range(10))
+    assert [image.label for image in source.splits["test"]] == [9, 0, 9]
+    for index, image in enumerate([*source.splits["train"], *source.splits["test"]]):
+        np.testing.assert_array_equal(image.load(), planes[index].transpose(1, 2, 0))  # [32, 32, 3]
     assert source.fingerprint == open_source("cifar10", data_root=tmp_path).fingerprint
 
 

@@ -27,7 +27,7 @@ def test_statistics_do_not_depend_on_chunks_and_gray_has_one_axis():
     assert Sums(5).add(images[:1] * 0).statistics().color_std.tolist() == [0, 0, 0]
 
 
-def test_over_no_pictures():
+def test_over_no_images():
     found = Sums(5).statistics()
     assert found.mean_image.shape == (5, 5, 3) and found.mean_image.dtype == np.float32 and not found.mean_image.any()
     assert found.channel_means.tolist() == found.color_std.tolist() == [0, 0, 0]

@@ -8,9 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
+from alexnet.data.atomic_io import sha256_of as places_sha256
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
-from alexnet.data.writing import sha256_of as places_sha256
 from alexnet.errors import DataError
 
 from .conftest import SIDE, array_source
@@ -32,12 +32,12 @@ def store(made, tmp_path):
 def test_open_gives_what_was_written(store):
     assert store.name == "arrays" and store.classes == ("k0", "k1", "k2") and store.size == SIDE
     assert {name: len(split) for name, split in store.splits.items()} == {"train": 21, "validation": 3, "test": 6}
-    truth = {picture.origin: picture for picture in array_source().splits["all"]}
+    truth = {image.origin: image for image in array_source().splits["all"]}
     for split in store.splits.values():
         for index, row in enumerate(split.origins()):
-            picture = truth[row["origin"]]
-            assert split.labels[index] == picture.label
-            np.testing.assert_array_equal(split.gather(np.array([index]))[0], picture.load())
+            image = truth[row["origin"]]
+            assert split.labels[index] == image.label
+            np.testing.assert_array_equal(split.gather(np.array([index]))[0], image.load())
     store.verify()
 
 
@@ -59,7 +59,7 @@ def test_gather_any_order_with_repeats_and_into_a_buffer(store):
     for wrong in ([len(split)], [-1]):
         with pytest.raises(IndexError):
             split.gather(np.array(wrong))
-    with pytest.raises(IndexError, match="out has room for 6 pictures, 1 are asked for"):
+    with pytest.raises(IndexError, match="out has room for 6 images, 1 are asked for"):
         split.gather(np.array([0]), out)
 
 
@@ -105,15 +105,15 @@ EDITS = {
 def test_an_edited_description_is_refused(store, name):
     about = json.loads((store.path / "dataset.json").read_text())
     (store.path / "dataset.json").write_text(json.dumps(about | EDITS[name]))
-    with pytest.raises(DataError, match="has changed since it was written: its seal differs"):
+    with pytest.raises(DataError, match="has changed since it was written: its checksum differs"):
         Store.open(store.path)
 
 
 def test_a_description_without_a_seal_is_refused(store):
     about = json.loads((store.path / "dataset.json").read_text())
-    del about["seal"]
+    del about["checksum"]
     (store.path / "dataset.json").write_text(json.dumps(about))
-    with pytest.raises(DataError, match="missing required field `seal`"):
+    with pytest.raises(DataError, match="missing required field `checksum`"):
         Store.open(store.path)
 
 
@@ -137,7 +137,7 @@ USES = {
 @pytest.mark.parametrize("opened", ["in this process", "in another process"])
 def test_a_flipped_bit_is_noticed_at_first_use(store, name, opened):
     """Not only by verify; also where the system does not tell that the file changed, as when a disk decays."""
-    from alexnet.data import places
+    from alexnet.data import store_backend
 
     path = store.path / name
     data, status = bytearray(path.read_bytes() or b"x"), path.stat()
@@ -145,17 +145,17 @@ def test_a_flipped_bit_is_noticed_at_first_use(store, name, opened):
     path.write_bytes(data)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     if opened == "in another process":
-        places._checked.clear()
+        store_backend._checked.clear()
     with pytest.raises(DataError, match=f"{name}: SHA-256 is not the recorded one; prepare the data set again"):
         USES[name](Store.open(store.path))
 
 
 def test_each_file_is_hashed_once_a_process(store, monkeypatch):
-    from alexnet.data import places
+    from alexnet.data import store_backend
 
     hashed = []
-    monkeypatch.setattr(places, "sha256_of", lambda path: hashed.append(path) or places_sha256(path))
-    places._checked.clear()
+    monkeypatch.setattr(store_backend, "sha256_of", lambda path: hashed.append(path) or places_sha256(path))
+    store_backend._checked.clear()
     for _ in range(3):
         split = Store.open(store.path).split("train")
         split.gather(np.arange(len(split)))

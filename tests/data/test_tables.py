@@ -4,17 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.data.listing import LayoutOptions
 from alexnet.data.sources import open_source
+from alexnet.data.sources.listing import LayoutOptions
 from alexnet.data.splits import assign
-from alexnet.errors import DataError, PictureError
+from alexnet.errors import DataError, ImageError
 
 from .conftest import counts, png_bytes
 
 
 @pytest.fixture
 def table(tmp_path):
-    """``table("path,label", "a.png,x", …)`` writes a CSV beside six pictures a.png … f.png and one in sub/."""
+    """``table("path,label", "a.png,x", …)`` writes a CSV beside six images a.png … f.png and one in sub/."""
     (tmp_path / "sub").mkdir()
     for number, name in enumerate(["a", "b", "c", "d", "e", "f", "sub/g"]):
         (tmp_path / f"{name}.png").write_bytes(png_bytes(number))
@@ -30,14 +30,19 @@ def test_paths_and_labels(table, tmp_path):
     path = table("path,label", "b.png,dog", f"{tmp_path}/a.png,cat", "./sub/../c.png,dog", "", '"sub/g.png",cat')
     source = open_source(path)
     assert source.name == "list" and source.classes == ("cat", "dog")
-    pictures = source.splits["all"]
-    assert [(p.origin, p.label) for p in pictures] == [("b.png", 1), ("a.png", 0), ("c.png", 1), ("sub/g.png", 0)]
-    assert [p.load() for p in pictures] == [png_bytes(1), png_bytes(0), png_bytes(2), png_bytes(6)]
+    images = source.splits["all"]
+    assert [(p.origin, p.label) for p in images] == [("b.png", 1), ("a.png", 0), ("c.png", 1), ("sub/g.png", 0)]
+    assert [p.load() for p in images] == [png_bytes(1), png_bytes(0), png_bytes(2), png_bytes(6)]
 
 
 def test_tsv_byte_order_mark_groups_splits_and_other_columns(table):
-    lines = ["Label\tPATH\tgroup\tSplit\tage", *(f"{'xy'[i % 2]}\t{'abcdef'[i]}.png\tp{i // 2}\t{s}\t{i}"
-             for i, s in enumerate(["train", "Training", "val", "validation", "test", "testing"]))]  # fmt: skip
+    lines = [
+        "Label\tPATH\tgroup\tSplit\tage",
+        *(
+            f"{'xy'[i % 2]}\t{'abcdef'[i]}.png\tp{i // 2}\t{s}\t{i}"
+            for i, s in enumerate(["train", "Training", "val", "validation", "test", "testing"])
+        ),
+    ]
     source = open_source(table(name="list.tsv", data="\n".join(lines).encode("utf-8-sig")))
     assert counts(source) == {"train": 2, "validation": 2, "test": 2}
     assert [p.group for own in source.splits.values() for p in own] == ["p0", "p0", "p1", "p1", "p2", "p2"]
@@ -89,13 +94,13 @@ def test_bytes_that_are_no_text(table):
         open_source(table(data=b"path,label\na\0.png,x\n"))
 
 
-def test_a_missing_file_is_a_bad_picture(table):
+def test_a_missing_file_is_a_bad_image(table):
     source = open_source(table("path,label", "a.png,x", "gone.png,y", "b.png,y"))
-    with pytest.raises(PictureError, match=r"gone\.png: can not be read"):
+    with pytest.raises(ImageError, match=r"gone\.png: can not be read"):
         source.splits["all"][1].load()
 
 
-def test_the_doctor_reads_on_where_a_picture_is_listed_twice(table):
+def test_the_doctor_reads_on_where_a_image_is_listed_twice(table):
     faults = []
     source = open_source(table("path,label", "a.png,x", "b.png,y", "a.png,y"), faults=faults)
     assert [p.origin for p in source.splits["all"]] == ["a.png", "b.png", "a.png (line 4)"]
@@ -139,8 +144,9 @@ def test_columns_by_their_usual_names_and_by_a_persons(table):
     assert labels(source) == {"a.png": "x", "b.png": "y"}
     assert "images by column 'file_name', labels by 'class'" in source.notes[0]
     assert labels(open_source(table(*rows), layout=LayoutOptions(label_column="Kind"))) == {
-        "a.png": "small", "b.png": "large",
-    }  # fmt: skip
+        "a.png": "small",
+        "b.png": "large",
+    }
     with pytest.raises(DataError, match=r"must be column 'nope'; .*--label-column"):
         open_source(table(*rows), layout=LayoutOptions(label_column="nope"))
     rows = ["where~what", "a.png~x", "b.png~y"]
@@ -153,11 +159,13 @@ def test_columns_by_their_usual_names_and_by_a_persons(table):
 @pytest.mark.parametrize(
     "lines",
     [
-        ["a.png x", "sub/g.png y"], ["a.png\tx", "sub/g.png\ty"], ["a.png,x", "sub/g.png,y"],
+        ["a.png x", "sub/g.png y"],
+        ["a.png\tx", "sub/g.png\ty"],
+        ["a.png,x", "sub/g.png,y"],
         ["x a.png", "y sub/g.png"],
         ["a.png\tx\t0\t1\t2", "sub/g.png\ty\t3\t4\t5"],
     ],
-)  # fmt: skip
+)
 def test_lists_without_a_first_line_of_names(table, lines):
     assert labels(open_source(table(*lines, name="all.txt"))) == {"a.png": "x", "sub/g.png": "y"}
 

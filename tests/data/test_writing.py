@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from alexnet.data.writing import (
+from alexnet.data.atomic_io import (
+    atomic_write,
     final_name,
     jsonl_bytes,
     npy_bytes,
     npy_header,
     read_jsonl,
     sha256_of,
-    whole_file,
     whole_folder,
     write_file,
 )
@@ -27,7 +27,7 @@ def test_the_header_is_numpys(tmp_path):
 
 def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     write_file(tmp_path / "x", b"old")
-    with pytest.raises(OSError, match="disk"), whole_file(tmp_path / "x") as file:
+    with pytest.raises(OSError, match="disk"), atomic_write(tmp_path / "x") as file:
         file.write(b"half")
         assert (tmp_path / "x").read_bytes() == b"old"
         raise OSError("disk")

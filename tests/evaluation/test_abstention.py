@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from alexnet.evaluation.abstention import at_threshold, choose_threshold, fewest, risk_coverage, upper_bound
+from alexnet.evaluation.calibration import at_threshold, choose_threshold, fewest, risk_coverage, upper_bound
 
 
 def drawn(generator, count):
-    """First guesses that are right as often as they say: about 80 % of them."""
+    """First predictions that are right as often as they say: about 80 % of them."""
     confidence = 0.1 + 0.9 * generator.beta(2, 0.6, count)
     return confidence, generator.random(count) < confidence
 
@@ -21,14 +21,16 @@ def test_the_curve_against_loops():
         given = [c for c, sure in zip(correct, confidence, strict=True) if sure >= threshold]
         assert (coverage, risk) == (pytest.approx(len(given) / 60), pytest.approx(1 - np.mean(given)))
     assert found.coverage[-1] == 1 and found.risk[-1] == pytest.approx(1 - correct.mean())
-    assert found.area == pytest.approx(sum(
-        risk * (coverage - before)
-        for risk, coverage, before in zip(found.risk, found.coverage, (0, *found.coverage), strict=False)
-    ))  # fmt: skip
+    assert found.area == pytest.approx(
+        sum(
+            risk * (coverage - before)
+            for risk, coverage, before in zip(found.risk, found.coverage, (0, *found.coverage), strict=False)
+        )
+    )
     assert found.at(0.5)[0] == next(t for c, t in zip(found.coverage, found.thresholds, strict=True) if c >= 0.5)
 
 
-def test_the_surest_answers_are_the_best():
+def test_the_surest_predictions_are_the_best():
     found = risk_coverage(*drawn(np.random.default_rng(1), 4000))
     assert found.at(0.3)[1] < found.at(0.6)[1] < found.at(1.0)[1]
 
@@ -56,7 +58,7 @@ def test_how_many_prove_what():
 
 @pytest.mark.parametrize(("target", "count"), [(0.1, 300), (0.05, 1000), (0.02, 4000)])
 def test_the_promise_holds_in_at_least_95_of_100(target, count):
-    """Thresholds from validation splits of one classifier, judged by the error over very many other pictures."""
+    """Thresholds from validation splits of one classifier, judged by the error over very many other images."""
     generator = np.random.default_rng(2)
     many, right = drawn(generator, 400_000)
     order = np.argsort(-many)
@@ -72,7 +74,7 @@ def test_the_promise_holds_in_at_least_95_of_100(target, count):
     assert broken <= 0.05 * made
 
 
-def test_on_other_pictures_the_target_lies_in_the_interval_or_above_it():
+def test_on_other_images_the_target_lies_in_the_interval_or_above_it():
     generator, inside = np.random.default_rng(3), 0
     for _ in range(200):
         threshold = choose_threshold(*drawn(generator, 1000), 0.1)
@@ -80,7 +82,7 @@ def test_on_other_pictures_the_target_lies_in_the_interval_or_above_it():
     assert inside >= 190
 
 
-def test_few_pictures_promise_nothing():
+def test_few_images_promise_nothing():
     sure, right = np.linspace(0.5, 1, 28), np.ones(28, bool)
     assert choose_threshold(sure, right, 0.1) is None
     assert choose_threshold(np.append(sure, 0.4), np.append(right, True), 0.1) == pytest.approx(0.4)

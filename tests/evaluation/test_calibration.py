@@ -24,7 +24,7 @@ def test_the_temperature_is_found_again(temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_calibration_error_falls_on_pictures_that_nothing_was_fitted_on(temperature):
+def test_calibration_error_falls_on_images_that_nothing_was_fitted_on(temperature):
     made = calibrate(*drawn(temperature, 1000, seed=1))
     logs, labels = drawn(temperature, seed=2)
     before, after = (reliability(probabilities(logs, t), labels) for t in (1.0, made.temperature))
@@ -36,7 +36,7 @@ def test_calibration_error_falls_on_pictures_that_nothing_was_fitted_on(temperat
 
 
 def slow_loss(logs, labels, temperature):
-    """−ln p of the labels; where all first guesses are right, and of half a picture whose second guess is."""
+    """−ln p of the labels; where all first predictions are right, and of half an image whose second prediction is."""
     rows = [[x / temperature for x in row] for row in logs.astype(float).tolist()]
     found = [[x - np.log(sum(np.exp(v) for v in row)) for x in row] for row in rows]
     own = -sum(row[k] for row, k in zip(found, labels, strict=True))
@@ -65,7 +65,7 @@ def test_a_split_without_a_mistake_makes_nothing_certain():
 def test_ece_by_hand():
     confidence = np.array([0.95, 0.95, 0.55, 0.5, 0.2])
     correct = np.array([True, False, True, False, False])
-    # bins of 0.1: (0.9, 1]: 2 pictures, 0.95 against 0.5; (0.5, 0.6]: 0.55 against 1; (0.4, 0.5]; (0.1, 0.2]
+    # bins of 0.1: (0.9, 1]: 2 images, 0.95 against 0.5; (0.5, 0.6]: 0.55 against 1; (0.4, 0.5]; (0.1, 0.2]
     expected = (2 * 0.45 + 0.45 + 0.5 + 0.2) / 5
     assert ece(confidence, correct, 10) == pytest.approx(expected)
 
@@ -91,7 +91,7 @@ def test_reliability_against_loops():
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_by_chance_is_what_honest_answers_show():
+def test_by_chance_is_what_honest_predictions_show():
     found = [reliability(probabilities(*[x[0]]), x[1]) for x in (drawn(1.0, 500, seed=s) for s in range(20))]
     assert np.mean([x.ece for x in found]) == pytest.approx(np.mean([x.ece_by_chance for x in found]), rel=0.2)
 
@@ -102,7 +102,7 @@ def test_probabilities_are_a_softmax():
     assert probabilities(np.array([[0.0, -1e9]]), 0.02).tolist() == [[1.0, 0.0]]
 
 
-def test_too_few_pictures_fit_nothing():
+def test_too_few_images_fit_nothing():
     logs, labels = drawn(2.0, count=29)
     assert calibrate(logs, labels) is None
     assert calibrate(*drawn(2.0, count=30)) is not None

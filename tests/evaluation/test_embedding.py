@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alexnet.errors import DataError
-from alexnet.evaluation.embedding import embed
+from alexnet.explain.embedding import embed
 
 
 def features(count: int = 60) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Ensembles against plain loops over their pictures, and fitted weights against a brute-force grid."""
+"""Ensembles against plain loops over their images, and fitted weights against a brute-force grid."""
 
 import itertools
 
@@ -8,19 +8,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.batches.transforms import Statistics
 from alexnet.errors import DataError
 from alexnet.evaluation import ensemble
 from alexnet.evaluation.ensemble import Member, fit_weights
 from alexnet.evaluation.evaluate import evaluate
+from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 
 
 def member(store, name, seed, side, split="test", divide=1.0, mean="image"):
-    """A network that answers each picture otherwise; its own view, mean and scale."""
+    """A network that answers each image otherwise; its own view, mean and scale."""
     network = create_model(name, image_size=side, generator=torch.Generator().manual_seed(seed)).eval()
     chosen = torch.from_numpy(store.mean_image) if mean == "image" else torch.tensor(store.channel_means)
-    statistics = Statistics(chosen.float(), torch.ones(3), torch.eye(3), torch.tensor(divide))
+    statistics = Normalization(chosen.float(), torch.ones(3), torch.eye(3), torch.tensor(divide))
     return Member(f"{name}-{seed}", network, store.split(split), statistics, side, network.in_channels)
 
 
@@ -34,15 +34,15 @@ def members(digits):
 
 
 def slow(members, weights, labels):
-    """Float64 probabilities [N, K], a picture and a member at a time."""
+    """Float64 probabilities [N, K], an image and a member at a time."""
     out = np.zeros((len(labels), 10))
     for each, weight in zip(members, weights, strict=True):
         for i in range(len(labels)):
-            picture = each.split.gather(np.array([i]))[0].astype(np.float64)
+            image = each.split.gather(np.array([i]))[0].astype(np.float64)
             mean = each.statistics.mean.double().numpy()
-            start = (picture.shape[0] - each.side) // 2
+            start = (image.shape[0] - each.side) // 2
             cut = slice(start, start + each.side)
-            x = (picture - mean)[cut, cut] / float(each.statistics.divide)
+            x = (image - mean)[cut, cut] / float(each.statistics.divide)
             if each.channels == 1:
                 x = (x * [0.299, 0.587, 0.114]).sum(2, keepdims=True)
             with torch.no_grad():
@@ -65,7 +65,7 @@ def test_an_ensemble_is_the_weighted_mean_of_probabilities(digits, members, weig
 
 
 def test_members_alone_score_as_they_do_alone(members):
-    found = ensemble.evaluate(members, classes=10, views=1)
+    found = ensemble.evaluate(members, classes=10, crops=1)
     for each, (name, _, scores) in zip(members, found.members, strict=True):
         alone = evaluate(each.network, each.split, each.statistics, classes=10, side=each.side, channels=each.channels)
         assert (name, scores.correct1, scores.correct5) == (each.name, alone.correct1, alone.correct5)
@@ -74,11 +74,11 @@ def test_members_alone_score_as_they_do_alone(members):
     assert found.to_dict()["weights_fitted_on"] is None
 
 
-def test_ten_views_are_averaged_within_each_member(digits, members):
+def test_ten_crops_are_averaged_within_each_member(digits, members):
     two = [members[0], members[2]]
-    found = ensemble.evaluate(two, classes=10, views=10, batch_size=60)
+    found = ensemble.evaluate(two, classes=10, crops=10, batch_size=60)
     losses = [
-        evaluate(m.network, m.split, m.statistics, classes=10, side=m.side, channels=3, views=10).loss for m in two
+        evaluate(m.network, m.split, m.statistics, classes=10, side=m.side, channels=3, crops=10).loss for m in two
     ]
     assert [m.scores.loss for m in found.members] == pytest.approx(losses, rel=1e-5)
     assert found.loss <= max(losses)
@@ -90,18 +90,18 @@ def test_an_impossible_answer_of_one_member_is_not_the_end():
     assert ensemble.combine(logs, torch.tensor([0.0, 1.0])).exp().tolist() == [[0.0, 1.0]]
 
 
-def test_other_pictures_are_refused(digits, members):
+def test_other_images_are_refused(digits, members):
     other = member(digits, "figure1_relu", 0, 28, split="validation")
     with pytest.raises(DataError) as caught:
-        ensemble.same_pictures([members[0], other], "give DATA")
+        ensemble.same_images([members[0], other], "give DATA")
     assert str(caught.value) == (
-        "the test pictures of figure1_relu-0 and figure1_relu-0 are not the same: 50 and 40, 0 in both; "
+        "the test images of figure1_relu-0 and figure1_relu-0 are not the same: 50 and 40, 0 in both; "
         "must be the same for all members of an ensemble; give DATA"
     )
-    ensemble.same_pictures(members, "")
+    ensemble.same_images(members, "")
 
 
-def test_one_set_of_pictures_stored_in_two_sizes_is_the_same(digits, tmp_path):
+def test_one_set_of_images_stored_in_two_sizes_is_the_same(digits, tmp_path):
     import dataclasses
 
     from alexnet.data.prepare import prepare
@@ -111,7 +111,7 @@ def test_one_set_of_pictures_stored_in_two_sizes_is_the_same(digits, tmp_path):
     few = dataclasses.replace(source, splits={"all": source.splits["all"][:250]}, fingerprint="first 250")
     small = prepare(few, tmp_path / "store", size=16, validation=0.2, test=0.2)
     pair = [member(digits, "figure1_relu", 0, 28), member(small, "figure1_relu", 1, 16)]
-    ensemble.same_pictures(pair, "")
+    ensemble.same_images(pair, "")
     assert ensemble.evaluate(pair, classes=10).count == 50
 
 
@@ -143,7 +143,7 @@ def test_fitted_weights_are_no_worse_than_any_on_a_grid(seed, members):
 
 
 def test_weights_by_hand():
-    """Two members, one right on 3 of 4 pictures, the other on the fourth: w³(1−w) is greatest at 3/4."""
+    """Two members, one right on 3 of 4 images, the other on the fourth: w³(1−w) is greatest at 3/4."""
     sure, never = 0.0, -np.inf
     logs = np.array([[sure, sure, sure, never], [never, never, never, sure]])
     assert fit_weights(logs) == pytest.approx([0.75, 0.25], abs=1e-4)

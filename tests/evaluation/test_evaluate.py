@@ -1,4 +1,4 @@
-"""A split through a real network, against plain loops over its pictures."""
+"""A split through a real network, against plain loops over its images."""
 
 import dataclasses
 
@@ -8,18 +8,18 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix
 from torch import nn
 
-from alexnet.batches.transforms import Statistics
 from alexnet.data.store import Split, Store
 from alexnet.errors import DataError
 from alexnet.evaluation.evaluate import evaluate, log_probabilities
+from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 from alexnet.models.layers import Dropout
 from alexnet.models.network import Network
 
 
-def statistics_of(store: Store, mean: str = "image") -> Statistics:
+def statistics_of(store: Store, mean: str = "image") -> Normalization:
     chosen = torch.from_numpy(store.mean_image) if mean == "image" else torch.tensor(store.channel_means).float()
-    return Statistics(chosen, torch.tensor(store.color_std).float(), torch.eye(3), torch.tensor(1.0))
+    return Normalization(chosen, torch.tensor(store.color_std).float(), torch.eye(3), torch.tensor(1.0))
 
 
 @pytest.fixture
@@ -32,46 +32,46 @@ def network() -> Network:
     return made
 
 
-def slow_probabilities(network: nn.Module, picture: np.ndarray, mean: np.ndarray, side: int, views: int) -> np.ndarray:
-    """Mean of the softmax over the views, one view at a time; the mean is subtracted before the view is cut."""
-    whole, far = picture.astype(np.float32) - mean, len(picture) - side
+def slow_probabilities(network: nn.Module, image: np.ndarray, mean: np.ndarray, side: int, crops: int) -> np.ndarray:
+    """Mean of the softmax over the crops, one view at a time; the mean is subtracted before the view is cut."""
+    whole, far = image.astype(np.float32) - mean, len(image) - side
     middle = (far // 2, far // 2)
-    corners = [(0, 0), (0, far), (far, 0), (far, far), middle] if views == 10 else [middle]
-    corners = [(y, x) for y in (0, far // 2, far) for x in (0, far // 2, far)] if views == 9 else corners
+    corners = [(0, 0), (0, far), (far, 0), (far, far), middle] if crops == 10 else [middle]
+    corners = [(y, x) for y in (0, far // 2, far) for x in (0, far // 2, far)] if crops == 9 else corners
     found = []
     for top, left in corners:
         cut = whole[top : top + side, left : left + side]
-        for view in (cut, cut[:, ::-1]) if views == 10 else (cut,):
+        for view in (cut, cut[:, ::-1]) if crops == 10 else (cut,):
             with torch.no_grad():
                 logits = network(torch.from_numpy(view.copy()).permute(2, 0, 1)[None])[0].double().numpy()
             found.append(np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum())
-    assert len(found) == views
+    assert len(found) == crops
     return np.mean(found, axis=0)
 
 
 @pytest.mark.parametrize("mean", ["image", "channel"])
-@pytest.mark.parametrize("views", [1, 9, 10])
-def test_probabilities_are_averaged_over_the_views(digits, network, views, mean):
+@pytest.mark.parametrize("crops", [1, 9, 10])
+def test_probabilities_are_averaged_over_the_crops(digits, network, crops, mean):
     images = digits.split("test").gather(np.arange(6))
     statistics = statistics_of(digits, mean)
-    found = log_probabilities(network, torch.from_numpy(images), statistics, side=24, channels=3, views=views)
+    found = log_probabilities(network, torch.from_numpy(images), statistics, side=24, channels=3, crops=crops)
     assert found.shape == (6, 10)
     assert torch.allclose(found.exp().sum(1), torch.ones(6), atol=1e-5)
     for i in range(6):
-        expected = slow_probabilities(network, images[i], statistics.mean.numpy(), 24, views)
-        # float32 convolutions of one picture and of six add up in other orders.
+        expected = slow_probabilities(network, images[i], statistics.mean.numpy(), 24, crops)
+        # float32 convolutions of one image and of six add up in other orders.
         assert found[i].exp().numpy() == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("views", [1, 9, 10])
-def test_the_center_of_the_mean_is_subtracted_from_every_view(digits, network, views):
+@pytest.mark.parametrize("crops", [1, 9, 10])
+def test_the_center_of_the_mean_is_subtracted_from_every_view(digits, network, crops):
     images = digits.split("test").gather(np.arange(4))
     mean = digits.mean_image[4:28, 4:28]
     statistics = dataclasses.replace(statistics_of(digits), mean=torch.from_numpy(mean), follows=False)
-    found = log_probabilities(network, torch.from_numpy(images), statistics, side=24, channels=3, views=views).exp()
-    if views == 1:
+    found = log_probabilities(network, torch.from_numpy(images), statistics, side=24, channels=3, crops=crops).exp()
+    if crops == 1:
         places = [(4, 4, 1)]
-    elif views == 9:
+    elif crops == 9:
         places = [(y, x, 1) for y in (0, 4, 8) for x in (0, 4, 8)]
     else:
         places = [(y, x, step) for y, x in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)) for step in (1, -1)]
@@ -83,10 +83,10 @@ def test_the_center_of_the_mean_is_subtracted_from_every_view(digits, network, v
     assert (found - torch.stack(parts).mean(0)).abs().max() < 1e-4
 
 
-def test_ten_views_do_not_average_logits(digits, network):
+def test_ten_crops_do_not_average_logits(digits, network):
     images = torch.from_numpy(digits.split("test").gather(np.arange(20)))
     statistics = statistics_of(digits, "channel")
-    found = log_probabilities(network, images, statistics, side=24, channels=3, views=10).exp()
+    found = log_probabilities(network, images, statistics, side=24, channels=3, crops=10).exp()
     logits = []
     with torch.no_grad():
         for top, left in [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]:
@@ -97,12 +97,12 @@ def test_ten_views_do_not_average_logits(digits, network):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 25, 50, 1000])
-def test_every_picture_counts_once_whatever_the_batch(digits, network, batch_size):
+def test_every_image_counts_once_whatever_the_batch(digits, network, batch_size):
     split = digits.split("test")
     scores = evaluate(network, split, statistics_of(digits), classes=10, side=24, channels=3, batch_size=batch_size)
-    p = np.stack([
-        slow_probabilities(network, picture, digits.mean_image, 24, 1) for picture in split.gather(np.arange(50))
-    ])  # fmt: skip
+    p = np.stack(
+        [slow_probabilities(network, image, digits.mean_image, 24, 1) for image in split.gather(np.arange(50))]
+    )
     assert scores.count == len(split) == 50
     assert scores.top1 == accuracy_score(split.labels, p.argmax(1))
     expected = confusion_matrix(split.labels, p.argmax(1), labels=range(10))
@@ -112,14 +112,14 @@ def test_every_picture_counts_once_whatever_the_batch(digits, network, batch_siz
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_network_is_judged_at_rest_and_left_in_its_mode(digits, network, training):
+def test_the_network_is_eval_model_at_rest_and_left_in_its_mode(digits, network, training):
     noisy = nn.Sequential(network, Dropout(0.5)).train(training)
     arguments = {"classes": 10, "side": 24, "channels": 3}
     found = [evaluate(noisy, digits.split("test"), statistics_of(digits), **arguments).loss for _ in range(2)]
     assert found[0] == found[1]
     assert [module.training for module in noisy.modules()] == [training] * len(list(noisy.modules()))
     with pytest.raises(DataError):
-        evaluate(noisy, digits.split("test"), statistics_of(digits), views=3, **arguments)
+        evaluate(noisy, digits.split("test"), statistics_of(digits), crops=3, **arguments)
     assert noisy.training is training
 
 
@@ -128,7 +128,7 @@ def test_evaluation_leaves_no_gradient(digits, network):
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
 
 
-def test_a_split_of_one_picture_and_few_classes(digits, tmp_path):
+def test_a_split_of_one_image_and_few_classes(digits, tmp_path):
     class One(Split):
         def __len__(self) -> int:
             return 1
@@ -136,20 +136,20 @@ def test_a_split_of_one_picture_and_few_classes(digits, tmp_path):
     split = One(digits.path, "test", digits.about["splits"]["test"], 32)
     network = create_model("lenet5", num_classes=3, generator=torch.Generator().manual_seed(0))
     split.labels = np.array([2])
-    scores = evaluate(network, split, statistics_of(digits), classes=3, side=32, channels=1, views=10)
-    assert (scores.count, scores.correct5, scores.views) == (1, 1, 10)
+    scores = evaluate(network, split, statistics_of(digits), classes=3, side=32, channels=1, crops=10)
+    assert (scores.count, scores.correct5, scores.crops) == (1, 1, 10)
 
 
 def test_what_can_not_be_is_refused(digits, network):
     images, statistics = torch.zeros(1, 16, 16, 3, dtype=torch.uint8), statistics_of(digits, "channel")
-    with pytest.raises(DataError, match=r"views is 5; must be 1, 9 or 10"):
-        log_probabilities(network, images, statistics, side=24, channels=3, views=5)
-    with pytest.raises(DataError, match=r"10 views of 24 pixels do not fit a picture of 16; use 1 view"):
-        log_probabilities(network, images, statistics, side=24, channels=3, views=10)
+    with pytest.raises(DataError, match=r"crops is 5; must be 1, 9 or 10"):
+        log_probabilities(network, images, statistics, side=24, channels=3, crops=5)
+    with pytest.raises(DataError, match=r"10 crops of 24 pixels do not fit an image of 16; use 1 view"):
+        log_probabilities(network, images, statistics, side=24, channels=3, crops=10)
     about = dict(digits.about["splits"]["test"])
     empty = Split(digits.path, "validation", about | {"shards": []}, 32)
     empty.labels = empty.labels[:0]
-    with pytest.raises(DataError, match=r"the validation split is empty; must be at least one picture"):
+    with pytest.raises(DataError, match=r"the validation split is empty; must be at least one image"):
         evaluate(network, empty, statistics, classes=10, side=24, channels=3)
 
 

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from alexnet.evaluation.intervals import Estimate, bootstrap, estimate, harmonic, limits, resamples, share, wilson
+from alexnet.evaluation.intervals import (
+    Estimate,
+    bootstrap,
+    estimate,
+    harmonic,
+    percentile_interval,
+    proportion_ci,
+    resamples,
+    wilson,
+)
 
 
 def covered(draw, statistic, truth, times, number):
@@ -11,7 +20,7 @@ def covered(draw, statistic, truth, times, number):
     generator, hits = np.random.default_rng(5), 0
     for time in range(times):
         values, groups = draw(generator)
-        low, high = limits(
+        low, high = percentile_interval(
             bootstrap(lambda w, v=values: statistic(w, v), len(values), groups, number=number, seed=time)
         )
         hits += low <= truth <= high
@@ -28,7 +37,7 @@ def test_of_a_hundred_intervals_ninety_five_hold_the_truth():
 
 
 def patients(generator):
-    """40 patients with 5 to 15 pictures each, all pictures of one alike."""
+    """40 patients with 5 to 15 images each, all images of one alike."""
     sizes = generator.integers(5, 16, 40)
     good = np.repeat(generator.random(40) < 0.7, sizes).astype(np.float64)
     return good, tuple(np.repeat([f"p{i}" for i in range(40)], sizes))
@@ -36,43 +45,45 @@ def patients(generator):
 
 def test_groups_are_resampled_whole():
     assert 0.91 <= covered(patients, mean, 0.7, times=300, number=250) <= 0.97
-    # The control: as if ten pictures of one patient were ten witnesses.
+    # The control: as if ten images of one patient were ten witnesses.
     assert covered(lambda g: (patients(g)[0], ()), mean, 0.7, times=100, number=250) < 0.6
 
 
 @pytest.mark.parametrize(("count", "truth"), [(8, 0.9), (15, 0.8), (30, 0.97), (100, 0.9)])
-def test_shares_of_few_pictures_are_covered_too(count, truth):
+def test_shares_of_few_images_are_covered_too(count, truth):
     generator, hits = np.random.default_rng(1), 0
     cache = {}
     for _ in range(1500):
         good = int((generator.random(count) < truth).sum())
         if good not in cache:
-            cache[good] = share(np.arange(count) < good)
+            cache[good] = proportion_ci(np.arange(count) < good)
         hits += cache[good].low <= truth <= cache[good].high
-    assert hits / 1500 >= 0.925  # a share of few pictures takes few values: it can not be 95 % everywhere
+    assert hits / 1500 >= 0.925  # a share of few images takes few values: it can not be 95 % everywhere
 
 
 def test_nothing_is_ever_certain():
     for perfect in (np.ones(500, bool), np.zeros(500, bool)):
-        found = share(perfect)
+        found = proportion_ci(perfect)
         assert [found.low, found.high] == pytest.approx(wilson(int(perfect.sum()), 500))
         assert found.high > found.low
-    few = share(np.array([True] * 9 + [False]))
+    few = proportion_ci(np.array([True] * 9 + [False]))
     assert (few.low, few.high) == wilson(9, 10)
 
 
 def test_a_share_is_a_share():
-    found = share(np.arange(200) < 150, seed=3)
+    found = proportion_ci(np.arange(200) < 150, seed=3)
     assert (found.value, found.count) == (0.75, 200)
     assert found.low == pytest.approx(0.75 - 1.96 * np.sqrt(0.75 * 0.25 / 200), abs=0.01)
     assert found.high == pytest.approx(0.75 + 1.96 * np.sqrt(0.75 * 0.25 / 200), abs=0.01)
-    assert np.isnan(share(np.zeros(0, bool)).value)
+    assert np.isnan(proportion_ci(np.zeros(0, bool)).value)
     assert Estimate(float("nan"), float("nan"), float("nan")).to_dict() == {
-        "value": None, "interval": [None, None], "count": 0,
-    }  # fmt: skip
+        "value": None,
+        "interval": [None, None],
+        "count": 0,
+    }
 
 
-def test_resamples_are_those_of_the_seed_and_hold_as_many_pictures():
+def test_resamples_are_those_of_the_seed_and_hold_as_many_images():
     found = np.concatenate(list(resamples(7, number=500, seed=1)))
     assert found.shape == (500, 7)
     assert (found.sum(1) == 7).all()
@@ -96,7 +107,7 @@ def test_chunks_change_nothing(monkeypatch):
 
 def test_resamples_without_a_number_are_left_out():
     values = np.array([[0.1, np.nan], [0.3, np.nan], [np.nan, np.nan]])
-    low, high = limits(values)
+    low, high = percentile_interval(values)
     assert low[0] == pytest.approx(0.105) and high[0] == pytest.approx(0.295)
     assert np.isnan(low[1]) and np.isnan(high[1])
 

@@ -1,4 +1,4 @@
-"""An index of neighbors, against a loop over all pictures; what is stale or damaged is refused."""
+"""An index of neighbors, against a loop over all images; what is stale or damaged is refused."""
 
 import tracemalloc
 
@@ -8,20 +8,20 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from alexnet.batches.transforms import Statistics
 from alexnet.bundle import Bundle
-from alexnet.data import pixels
-from alexnet.deploy.classifier import Classifier
+from alexnet.data import decode
 from alexnet.errors import ModelError, RunError
-from alexnet.evaluation import neighbors
-from alexnet.evaluation.neighbors import Neighbors
+from alexnet.explain import neighbors
+from alexnet.explain.neighbors import Neighbors
+from alexnet.export.classifier import Classifier
+from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 
 
 @pytest.fixture(scope="module")
 def bundle(digits):
     network = create_model("lenet5", generator=torch.Generator().manual_seed(0))
-    statistics = Statistics(torch.tensor([60.0] * 3), torch.ones(3), torch.eye(3), torch.tensor(60.0))
+    statistics = Normalization(torch.tensor([60.0] * 3), torch.ones(3), torch.eye(3), torch.tensor(60.0))
     return Bundle(network, digits.classes, statistics, stored_size=32, fit="crop")
 
 
@@ -39,14 +39,14 @@ def features(digits, bundle, split="train"):
     return Classifier(bundle).embed(list(own.gather(np.arange(len(own)))))
 
 
-def test_it_holds_what_the_classifier_says_of_every_training_picture(digits, bundle, index):
+def test_it_holds_what_the_classifier_says_of_every_training_image(digits, bundle, index):
     split, origins = digits.split("train"), digits.split("train").origins()
     with safe_open(index.path, "np") as file:  # the library reads what was written without it
         np.testing.assert_allclose(file.get_tensor("features"), features(digits, bundle), atol=1e-6)
     assert len(index) == 160 and index.classes == digits.classes and index.fingerprint == digits.fingerprint
     for row in (0, 1, 77, 159):
         assert index.label(row) == digits.classes[split.labels[row]] and index.origin(row) == origins[row]["origin"]
-        expected = pixels.fit(split.gather(np.array([row]))[0], 64, "squash")
+        expected = decode.fit(split.gather(np.array([row]))[0], 64, "squash")
         assert (index.thumbnail(row) == expected).all() and expected.shape == (64, 64, 3)
 
 
@@ -63,7 +63,7 @@ def test_the_nearest_are_those_of_a_loop(digits, bundle, index, monkeypatch, blo
         assert which.tolist() == expected
 
 
-def test_a_training_picture_is_its_own_neighbor(digits, bundle, index):
+def test_a_training_image_is_its_own_neighbor(digits, bundle, index):
     distances, rows = index.nearest(features(digits, bundle)[[5, 100]], 1)
     assert rows.tolist() == [[5], [100]] and distances.max() < 1e-4
     distances, rows = index.nearest(features(digits, bundle)[:2], 1000)
@@ -72,8 +72,8 @@ def test_a_training_picture_is_its_own_neighbor(digits, bundle, index):
 
 
 @pytest.mark.parametrize("spread", [1e-7, 1.0, 1e30])
-def test_rows_that_differ_by_less_than_float32_products_tell_apart_are_in_order(tmp_path, spread):
-    """A thousand rows around one point: float32 products order them at random, exact distances do not."""
+def test_rows_that_differ_by_less_than_float32_multiplications_tell_apart_are_in_order(tmp_path, spread):
+    """A thousand rows around one point: float32 multiplications order them at random, exact distances do not."""
     random = np.random.default_rng(0)
     rows = (1000.0 + spread * random.normal(size=(1000, 32))).astype(np.float32)
     path = written(tmp_path / "close.safetensors", rows)
@@ -102,16 +102,24 @@ def written(path, features):
     count = len(features)
     save_file(
         {
-            "features": features.astype(np.float32), "labels": np.zeros(count, np.int64),
-            "thumbnails": np.zeros((count, 64, 64, 3), np.uint8), "origins": np.zeros(count, np.uint8),
+            "features": features.astype(np.float32),
+            "labels": np.zeros(count, np.int64),
+            "thumbnails": np.zeros((count, 64, 64, 3), np.uint8),
+            "origins": np.zeros(count, np.uint8),
             "ends": np.arange(1, count + 1),
         },
         path,
-        {"format": neighbors.FORMAT, "version": neighbors.VERSION, "weights": "", "store": "", "classes": '["a", "b"]',
-         "sha256": neighbors.NO_DIGEST},
-    )  # fmt: skip
+        {
+            "format": neighbors.FORMAT,
+            "version": neighbors.VERSION,
+            "weights": "",
+            "store": "",
+            "classes": '["a", "b"]',
+            "sha256": neighbors.NO_DIGEST,
+        },
+    )
     with path.open("r+b") as file:
-        neighbors._seal(file)
+        neighbors._checksum(file)
     return path
 
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from alexnet.evaluation.paired import compare, mcnemar
+from alexnet.evaluation.intervals import compare, mcnemar
 
 
 @pytest.mark.parametrize(("a", "b"), [(0, 0), (0, 1), (5, 5), (3, 12), (40, 20), (0, 10)])
@@ -32,7 +32,7 @@ def test_luck_is_called_luck_in_95_of_100():
     for _ in range(1000):
         a, b = generator.random((2, 200)) < 0.8
         called += mcnemar(int((a & ~b).sum()), int((b & ~a).sum())) < 0.05
-    assert 0.015 < called / 1000 <= 0.05  # exact tests on whole numbers are a little careful
+    assert 0.015 < called / 1000 <= 0.05  # exact tests on integers are a little careful
 
 
 def test_groups_widen_the_difference():

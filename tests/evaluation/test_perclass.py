@@ -7,31 +7,31 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from alexnet.evaluation.evaluate import SplitPredictions
 from alexnet.evaluation.intervals import resamples
-from alexnet.evaluation.perclass import areas, per_class
-from alexnet.evaluation.responses import Responses
+from alexnet.evaluation.per_class import areas, per_class
 
 
-def answers(count=300, classes=4, seed=0, groups=()):
+def predictions(count=300, classes=4, seed=0, groups=()):
     generator = np.random.default_rng(seed)
     logits = generator.normal(size=(count, classes))
     labels = generator.integers(0, classes, count)
     logits[np.arange(count), labels] += 1
     logits = logits.round(1)  # ties
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    return Responses("test", 1, labels.astype(np.int64), logs.astype(np.float32), groups)
+    return SplitPredictions("test", 1, labels.astype(np.int64), logs.astype(np.float32), groups)
 
 
 NAMES = ["a", "b", "c", "d"]
 
 
 def test_the_numbers_are_scikit_learns():
-    given = answers()
+    given = predictions()
     found = per_class(given, NAMES, resamples=50)
     expected = sk.precision_recall_fscore_support(given.labels, given.predicted)
     for k, one in enumerate(found.classes):
         assert [one.precision.value, one.recall.value, one.f1.value] == pytest.approx([x[k] for x in expected[:3]])
-        assert (one.pictures, one.predicted) == (expected[3][k], (given.predicted == k).sum())
+        assert (one.images, one.predicted) == (expected[3][k], (given.predicted == k).sum())
         scores = np.exp(given.log_probabilities.astype(np.float64))
         scores /= scores.sum(1, keepdims=True)
         assert one.auroc.value == pytest.approx(sk.roc_auc_score(given.labels == k, scores[:, k]))
@@ -43,18 +43,21 @@ def test_the_numbers_are_scikit_learns():
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_intervals_are_those_of_the_resampled_pictures():
-    """Each resample written out as a list of pictures, and scored by scikit-learn."""
-    given = answers(count=120)
+def test_intervals_are_those_of_the_resampled_images():
+    """Each resample written out as a list of images, and scored by scikit-learn."""
+    given = predictions(count=120)
     found = per_class(given, NAMES, resamples=150, seed=4)
     rows = []
     for weights in np.concatenate(list(resamples(120, number=150, seed=4))):
         own = np.repeat(np.arange(120), weights.astype(int))
         labels, predicted = given.labels[own], given.predicted[own]
-        rows.append([
-            sk.balanced_accuracy_score(labels, predicted), sk.f1_score(labels, predicted, average="macro"),
-            sk.precision_score(labels == 1, predicted == 1),
-        ])  # fmt: skip
+        rows.append(
+            [
+                sk.balanced_accuracy_score(labels, predicted),
+                sk.f1_score(labels, predicted, average="macro"),
+                sk.precision_score(labels == 1, predicted == 1),
+            ]
+        )
     low, high = np.percentile(rows, [2.5, 97.5], axis=0)
     assert [found.balanced_accuracy.low, found.macro_f1.low] == pytest.approx(low[:2])
     assert [found.balanced_accuracy.high, found.macro_f1.high] == pytest.approx(high[:2])
@@ -67,8 +70,8 @@ def slow_area(scores, positive):
     return float(np.mean(pairs)) if pairs else float("nan")
 
 
-def test_areas_of_weighted_pictures_by_pairs():
-    given = answers(count=40)
+def test_areas_of_weighted_images_by_pairs():
+    given = predictions(count=40)
     scores = given.log_probabilities.astype(np.float64)
     weights = np.concatenate(list(resamples(40, number=6, seed=2)))
     found = areas(scores, given.labels, weights)
@@ -78,24 +81,26 @@ def test_areas_of_weighted_pictures_by_pairs():
         assert row == pytest.approx(expected, nan_ok=True)
 
 
-def test_a_class_without_pictures_has_no_numbers_and_counts_in_no_mean():
-    given = answers(classes=4)
-    absent = Responses("test", 1, np.where(given.labels == 3, 0, given.labels), given.log_probabilities)
+def test_a_class_without_images_has_no_numbers_and_counts_in_no_mean():
+    given = predictions(classes=4)
+    absent = SplitPredictions("test", 1, np.where(given.labels == 3, 0, given.labels), given.log_probabilities)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = per_class(absent, NAMES, resamples=30)
     last = found.classes[3]
-    assert (last.pictures, last.recall.to_dict()["value"], last.auroc.to_dict()["value"]) == (0, None, None)
+    assert (last.images, last.recall.to_dict()["value"], last.auroc.to_dict()["value"]) == (0, None, None)
     assert last.precision.value == 0  # it was guessed, always wrongly
     assert found.balanced_accuracy.value == pytest.approx(np.mean([one.recall.value for one in found.classes[:3]]))
 
 
 def test_groups_widen_the_intervals():
-    one = answers(count=30)
-    tenfold = Responses("test", 1, np.repeat(one.labels, 10), np.repeat(one.log_probabilities, 10, 0))
+    one = predictions(count=30)
+    tenfold = SplitPredictions("test", 1, np.repeat(one.labels, 10), np.repeat(one.log_probabilities, 10, 0))
     groups = tuple(f"g{i // 10}" for i in range(300))
     alone = per_class(tenfold, NAMES, resamples=200)
-    whole = per_class(Responses("test", 1, tenfold.labels, tenfold.log_probabilities, groups), NAMES, resamples=200)
+    whole = per_class(
+        SplitPredictions("test", 1, tenfold.labels, tenfold.log_probabilities, groups), NAMES, resamples=200
+    )
     assert alone.top1.value == whole.top1.value
     assert whole.top1.high - whole.top1.low > 2 * (alone.top1.high - alone.top1.low)
     assert (whole.top1.count, alone.top1.count) == (30, 300)
@@ -104,7 +109,7 @@ def test_groups_widen_the_intervals():
 def test_a_perfect_class_is_not_certain():
     labels = np.repeat(np.arange(2), 100)
     logs = np.log(np.where(np.eye(2)[labels] > 0, 0.9, 0.1)).astype(np.float32)
-    found = per_class(Responses("test", 1, labels, logs), ["a", "b"], resamples=50)
+    found = per_class(SplitPredictions("test", 1, labels, logs), ["a", "b"], resamples=50)
     for one in found.classes:
         for number in (one.precision, one.recall, one.f1, one.auroc):
             assert number.value == 1 and 0.95 < number.low < 1

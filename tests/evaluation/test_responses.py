@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.batches.transforms import Statistics
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.errors import DataError
-from alexnet.evaluation.evaluate import evaluate
+from alexnet.evaluation.evaluate import evaluate, predict_split
 from alexnet.evaluation.intervals import groups_of
-from alexnet.evaluation.responses import collect
-from alexnet.evaluation.slices import column, slices
+from alexnet.evaluation.per_class import column, slices
+from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 
 
@@ -22,24 +21,26 @@ def cameras(tmp_path_factory):
     """Digits with two columns of a table, grouped by one of them."""
     source, number = open_source("digits"), 0
     rows = []
-    for number, picture in enumerate(source.splits["all"][:120]):
+    for number, image in enumerate(source.splits["all"][:120]):
         columns = {"camera": f"cam{number % 3}", "light": "" if number % 2 else "day"}
-        rows.append(dataclasses.replace(picture, group=f"patient{number % 20}" * (number > 5), columns=columns))
+        rows.append(dataclasses.replace(image, group=f"patient{number % 20}" * (number > 5), columns=columns))
     few = dataclasses.replace(source, splits={"all": tuple(rows)}, fingerprint="cameras")
     return prepare(few, tmp_path_factory.mktemp("cameras") / "store", size=32, validation=0.2, test=0.4)
 
 
 def network_of(store):
     network = create_model("lenet5", num_classes=10, generator=torch.Generator().manual_seed(0)).train()
-    statistics = Statistics(torch.tensor(store.channel_means).float(), torch.ones(3), torch.eye(3), torch.tensor(64.0))
+    statistics = Normalization(
+        torch.tensor(store.channel_means).float(), torch.ones(3), torch.eye(3), torch.tensor(64.0)
+    )
     return network, statistics
 
 
-@pytest.mark.parametrize("views", [1, 10])
-def test_the_scores_are_those_of_an_evaluation(digits, views):
+@pytest.mark.parametrize("crops", [1, 10])
+def test_the_scores_are_those_of_an_evaluation(digits, crops):
     network, statistics = network_of(digits)
-    given = {"side": 32, "channels": 1, "views": views}
-    found = collect(network, digits.split("test"), statistics, batch_size=17, **given)
+    given = {"side": 32, "channels": 1, "crops": crops}
+    found = predict_split(network, digits.split("test"), statistics, batch_size=17, **given)
     expected = evaluate(network, digits.split("test"), statistics, classes=10, **given)
     scores = found.scores()
     assert (scores.count, scores.correct1, scores.correct5) == (50, expected.correct1, expected.correct5)
@@ -55,7 +56,7 @@ def test_an_empty_split_is_refused(digits):
     empty = digits.split("test").__class__(digits.path, "validation", digits.about["splits"]["validation"], 32)
     empty.labels = empty.labels[:0]
     with pytest.raises(DataError, match="the validation split is empty"):
-        collect(network, empty, statistics, side=32, channels=1)
+        predict_split(network, empty, statistics, side=32, channels=1)
 
 
 def test_groups_come_from_the_store(cameras):
@@ -72,15 +73,15 @@ def test_groups_come_from_the_store(cameras):
 def test_slices_by_a_column(cameras):
     network, statistics = network_of(cameras)
     split = cameras.split("test")
-    answers = collect(network, split, statistics, side=32, channels=1)
+    predictions = predict_split(network, split, statistics, side=32, channels=1)
     values = column(split, "Camera")
-    found = slices(answers, values)
+    found = slices(predictions, values)
     assert [one.value for one in found] == sorted(set(values))
-    assert sum(one.pictures for one in found) == len(split)
+    assert sum(one.images for one in found) == len(split)
     for one in found:
         own = [i for i, value in enumerate(values) if value == one.value]
-        assert one.top1.value == pytest.approx(answers.correct[own].mean())
-        assert one.groups == len({answers.groups[i] for i in own})
+        assert one.top1.value == pytest.approx(predictions.correct[own].mean())
+        assert one.groups == len({predictions.groups[i] for i in own})
     assert "(empty)" in column(split, "light")
     assert set(column(split, "group")) > {"(empty)"} or "(empty)" not in column(split, "group")
     with pytest.raises(DataError, match=r"no column 'lens'.*one of camera, light"):
@@ -88,5 +89,5 @@ def test_slices_by_a_column(cameras):
 
 
 def test_folders_have_no_columns(digits):
-    with pytest.raises(DataError, match="a column of the CSV or TSV that the pictures came from"):
+    with pytest.raises(DataError, match="a column of the CSV or TSV that the images came from"):
         column(digits.split("test"), "camera")

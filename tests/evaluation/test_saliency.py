@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from alexnet.errors import ModelError
-from alexnet.evaluation import saliency
+from alexnet.explain import saliency
 from alexnet.models import create_model, list_models
-from alexnet.models.layers import ResponseNorm
+from alexnet.models.layers import LocalResponseNorm
 from alexnet.models.network import Network
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
@@ -25,7 +25,7 @@ def smooth(name: str, **sizes: int) -> Network:
     return create_model(name, generator=torch.Generator().manual_seed(3), **sizes).double().eval()
 
 
-def pictures(network: Network, count: int = 2) -> torch.Tensor:
+def images(network: Network, count: int = 2) -> torch.Tensor:
     shape = (count, network.in_channels, network.image_size, network.image_size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
@@ -43,11 +43,11 @@ def slopes(score, values: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize(("name", "sizes"), [("lenet5", {}), ("figure1_tanh_wide", {"image_size": 16})])
 def test_the_data_gradient_is_the_slope_of_the_score(name, sizes):
     network, classes = smooth(name, **sizes), [3]
-    inputs = pictures(network, 1)
+    inputs = images(network, 1)
     found = saliency.data_gradient(network, inputs, classes)
     assert found.dtype == torch.float32 and found.shape == (1, network.image_size, network.image_size)
-    for picture, label, row in zip(inputs, classes, found.numpy(), strict=True):
-        expected = np.abs(slopes(lambda x, label=label: network(x)[:, label], picture)).max(0)  # over the channels
+    for image, label, row in zip(inputs, classes, found.numpy(), strict=True):
+        expected = np.abs(slopes(lambda x, label=label: network(x)[:, label], image)).max(0)  # over the channels
         np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-6 * expected.max())
 
 
@@ -69,10 +69,10 @@ def behind(network: Network, layer: str) -> nn.Sequential:
 def test_grad_cam_weighs_each_map_by_its_mean_slope(name, sizes):
     network, classes = smooth(name, **sizes), [1, 5]
     (layer,) = saliency.last_maps(network)
-    inputs, rest = pictures(network), behind(network, layer)
+    inputs, rest = images(network), behind(network, layer)
     found = saliency.grad_cam(network, inputs, classes).numpy()
-    for picture, label, row in zip(inputs, classes, found, strict=True):
-        maps = network.until(picture[None], layer)[0].detach()  # [K, h, w]
+    for image, label, row in zip(inputs, classes, found, strict=True):
+        maps = network.until(image[None], layer)[0].detach()  # [K, h, w]
         weights = slopes(lambda x, label=label: rest(x)[:, label], maps).mean((1, 2))
         cam = np.maximum((weights[:, None, None] * maps.numpy()).sum(0), 0)
         assert cam.max() > 0
@@ -82,15 +82,15 @@ def test_grad_cam_weighs_each_map_by_its_mean_slope(name, sizes):
 @torch.no_grad()
 def test_occlusion_is_a_loop_over_gray_squares():
     network, classes = smooth("figure1_tanh_wide", image_size=16), [2, 7]
-    inputs = pictures(network)
+    inputs = images(network)
     found = saliency.occlusion(network, inputs, classes).numpy()
     side, step = 2, 1  # a seventh of 16, and half of that
-    for picture, label, row in zip(inputs, classes, found, strict=True):
-        before = network(picture[None]).softmax(1)[0, label]
+    for image, label, row in zip(inputs, classes, found, strict=True):
+        before = network(image[None]).softmax(1)[0, label]
         total, covered = np.zeros((16, 16)), np.zeros((16, 16))
         for top in range(0, 16 - side + 1, step):
             for left in range(0, 16 - side + 1, step):
-                hidden = picture.clone()
+                hidden = image.clone()
                 hidden[:, top : top + side, left : left + side] = 0
                 total[top : top + side, left : left + side] += float(
                     before - network(hidden[None]).softmax(1)[0, label]
@@ -111,9 +111,16 @@ def test_hiding_what_the_answer_rests_on_takes_the_probability_away():
 
 
 def test_the_layer_of_grad_cam_is_found_in_every_network(monkeypatch):
-    monkeypatch.setattr(ResponseNorm, "forward", lambda _norm, maps: maps)  # it does not compute with shapes alone
-    expected = {"alexnet": "relu5", "alexnet_no_conv5": "relu4", "lenet5": "squash4", "alexnet_small_tanh": "tanh5",
-                "cifar_13pct": "relu4", "alexnet_2012": "conv5", "cifar_18pct": "relu3"}  # fmt: skip
+    monkeypatch.setattr(LocalResponseNorm, "forward", lambda _norm, maps: maps)  # it does not compute with shapes alone
+    expected = {
+        "alexnet": "relu5",
+        "alexnet_no_conv5": "relu4",
+        "lenet5": "squash4",
+        "alexnet_small_tanh": "tanh5",
+        "cifar_13pct": "relu4",
+        "alexnet_2012": "conv5",
+        "cifar_18pct": "relu3",
+    }
     with torch.device("meta"):
         found = {name: saliency.last_maps(create_model(name)) for name in list_models()}
     assert all(len(layers) == 1 for layers in found.values())
@@ -144,7 +151,7 @@ def test_a_graph_of_two_towers_is_looked_at_in_both():
 
 def test_the_network_is_left_as_it_came():
     network = create_model("figure1_relu", image_size=16).train()
-    saliency.data_gradient(network, pictures(network).float(), [0, 1])
+    saliency.data_gradient(network, images(network).float(), [0, 1])
     assert network.training and all(p.grad is None for p in network.parameters())
     assert not any(module._forward_hooks for module in network.modules())
 
@@ -154,7 +161,7 @@ def test_what_does_not_fit_is_said():
     inputs = torch.zeros(2, 3, 16, 16)
     with pytest.raises(ModelError, match=r"class 10 of figure1_relu; must be from 0 to 9"):
         saliency.data_gradient(network, inputs, [0, 10])
-    with pytest.raises(ModelError, match="one for each picture"):
+    with pytest.raises(ModelError, match="one for each image"):
         saliency.grad_cam(network, inputs, [0])
     with pytest.raises(ModelError, match=r"inputs \[2, 3, 8, 8\] of figure1_relu; must be \[N, 3, 16, 16\]"):
         saliency.occlusion(network, inputs[..., :8, :8], [0, 1])

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from alexnet.evaluation.specialization import UNTRAINED, specialization
+from alexnet.explain.features import UNTRAINED, specialization
 
 
 def slow_color(filters: np.ndarray) -> float:
-    """Energy along directions that a gray picture does not have: two axes at right angles to (1, 1, 1)."""
+    """Energy along directions that a gray image does not have: two axes at right angles to (1, 1, 1)."""
     axes = [np.array([1, -1, 0]) / np.sqrt(2), np.array([1, 1, -2]) / np.sqrt(6)]
     color = total = 0.0
     for one in filters:

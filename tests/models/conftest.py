@@ -5,26 +5,27 @@ import torch
 import torch.nn.functional as F
 
 from alexnet.evaluation.evaluate import autocast
-from alexnet.models import create_model, kernel
+from alexnet.kernels import native_kernels
+from alexnet.models import create_model
 
 
 @pytest.fixture
 def compiled():
-    if not kernel.build():
+    if not native_kernels.build():
         pytest.skip("no C compiler builds the kernels here")
-    kernel.use(True)
-    kernel.fewer_products(True)
+    native_kernels.use(True)
+    native_kernels.set_winograd(True)
     yield
-    kernel.use(True)
-    kernel.fewer_products(None)
+    native_kernels.use(True)
+    native_kernels.set_winograd(None)
 
 
 @pytest.fixture
 def plain():
     """PyTorch's operations, also where a test before has compiled the kernels."""
-    kernel.use(False)
+    native_kernels.use(False)
     yield
-    kernel.use(True)
+    native_kernels.use(True)
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def trained(compiled):
     """A hundred steps of the real small network, by the kernels or by PyTorch: its losses and its weights."""
 
     def train(kernels, precision="fp32"):
-        kernel.use(kernels)
+        native_kernels.use(kernels)
         network = create_model("cifar_18pct").to(memory_format=torch.channels_last)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():

@@ -1,16 +1,20 @@
-"""Small networks in Krizhevsky's format, for the tests of all rooms: name -> side of the pictures, learned numbers."""
+"""Small networks in Krizhevsky's format, for the tests of all rooms: name -> side of the images, learned numbers."""
 
 from pathlib import Path
 
 import torch
 
-from alexnet.models.cuda_convnet import Data, Files, GraphNetwork, build
+from alexnet.cuda_convnet import Data, Files, GraphNetwork, build
 
 HERE = Path(__file__).parent / "layer_files"
 EXAMPLES = {
-    "towers": (32, 96_074), "spatial": (24, 19_178), "local": (16, 44_218), "shared": (8, 17_226),
-    "images": (32, 22_154), "sparse": (16, 39_914),
-}  # fmt: skip
+    "towers": (32, 96_074),
+    "spatial": (24, 19_178),
+    "local": (16, 44_218),
+    "shared": (8, 17_226),
+    "images": (32, 22_154),
+    "sparse": (16, 39_914),
+}
 
 
 def files(name: str) -> Files:

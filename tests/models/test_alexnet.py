@@ -73,20 +73,22 @@ def test_the_two_initializations_differ_in_three_layers():
     first, second, third = (network.state_dict() for network in networks)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert {key for key in first if not torch.equal(first[key], third[key])} == {
-        "conv3.weight", "conv4.weight", "conv5.weight",
-    }  # fmt: skip
+        "conv3.weight",
+        "conv4.weight",
+        "conv5.weight",
+    }
 
 
-def smooth_pictures(count: int, size: int) -> Tensor:
-    """Random smooth pictures, 0–255, minus the mean: [N, 3, size, size]."""
+def smooth_images(count: int, size: int) -> Tensor:
+    """Random smooth images, 0–255, minus the mean: [N, 3, size, size]."""
     coarse = torch.rand(count, 3, 7, 7, generator=torch.Generator().manual_seed(7)) * 255
     return F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 255) - 127.5
 
 
-def test_first_logits_differ_between_pictures(network):
-    """Observed on such pictures: 0.141 with the code's initialization, 0.0095 with the paper's text."""
+def test_first_logits_differ_between_images(network):
+    """Observed on such images: 0.141 with the code's initialization, 0.0095 with the paper's text."""
     with torch.no_grad():
-        spread = network(smooth_pictures(8, 224)).std(0).mean().item()
+        spread = network(smooth_images(8, 224)).std(0).mean().item()
     expected = 0.141 if network.initial["conv3"] == CODE_2012["conv3"] else 0.0095
     assert expected / 2 < spread < expected * 2
 
@@ -122,7 +124,7 @@ def run_towers(x: Tensor, towers: list[dict[str, Tensor]]) -> Tensor:
 
 
 def test_the_network_can_be_cut_in_two(network):
-    x = smooth_pictures(2, 224)
+    x = smooth_images(2, 224)
     towers = [halves(network, tower) for tower in (0, 1)]
     assert all(list(half) == list(network.state_dict()) for half in towers)
     with torch.no_grad():

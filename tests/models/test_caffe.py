@@ -6,11 +6,16 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from alexnet.models import Network, create_model
-from alexnet.models.layers import ResponseNorm
+from alexnet.models.layers import LocalResponseNorm
 
 # Layers in order, as their prototxt files list them; numbers are kernel, stride, padding and groups.
-GEOMETRY = {"conv1": (11, 4, 0, 1), "conv2": (5, 1, 2, 2), "conv3": (3, 1, 1, 1), "conv4": (3, 1, 1, 2),
-            "conv5": (3, 1, 1, 2)}  # fmt: skip
+GEOMETRY = {
+    "conv1": (11, 4, 0, 1),
+    "conv2": (5, 1, 2, 2),
+    "conv3": (3, 1, 1, 1),
+    "conv4": (3, 1, 1, 2),
+    "conv5": (3, 1, 1, 2),
+}
 END = "conv3 relu3 conv4 relu4 conv5 relu5 pool5 fc6 relu6 fc7 relu7 fc8"
 ORDERS = {
     "alexnet_caffe": f"conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 {END}",
@@ -104,7 +109,7 @@ def test_one_norm_over_all_differs_from_the_papers_at_channels_46_to_49():
     assert (caffe.towers, caffe.k, paper.towers, paper.k) == (1, 1.0, 2, 2.0)
     assert (caffe.size, caffe.alpha, caffe.beta) == (paper.size, paper.alpha, paper.beta)
     x = 100 + 100 * torch.rand(1, 96, 4, 4, generator=torch.Generator().manual_seed(0))
-    differ = (ResponseNorm(caffe.towers)(x) != ResponseNorm(paper.towers)(x)).any(3).any(2)[0]
+    differ = (LocalResponseNorm(caffe.towers)(x) != LocalResponseNorm(paper.towers)(x)).any(3).any(2)[0]
     assert differ.nonzero().flatten().tolist() == [46, 47, 48, 49]
 
 

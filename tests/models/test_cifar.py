@@ -14,17 +14,31 @@ def network():
 def test_parameters(network):
     counts = {name: sum(p.numel() for p in layer.parameters()) for name, layer in network.named_children()}
     assert {name: count for name, count in counts.items() if count} == {
-        "conv1": 2_432, "conv2": 25_632, "conv3": 51_264, "fc10": 10_250,
-    }  # fmt: skip
+        "conv1": 2_432,
+        "conv2": 25_632,
+        "conv3": 51_264,
+        "fc10": 10_250,
+    }
     assert sum(counts.values()) == 89_578
 
 
 def test_order_and_shapes(network):
     outputs = network.outputs(torch.zeros(1, 3, 32, 32))
     assert list(outputs) == [
-        "conv1", "pool1", "relu1", "norm1", "conv2", "relu2", "pool2", "norm2", "conv3", "relu3", "pool3",
-        "flatten", "fc10",
-    ]  # fmt: skip
+        "conv1",
+        "pool1",
+        "relu1",
+        "norm1",
+        "conv2",
+        "relu2",
+        "pool2",
+        "norm2",
+        "conv3",
+        "relu3",
+        "pool3",
+        "flatten",
+        "fc10",
+    ]
     assert [outputs[f"pool{i}"].shape[-1] for i in (1, 2, 3)] == [16, 8, 4]
     assert outputs[network.features].shape == (1, 1024) and outputs["fc10"].shape == (1, 10)
 
@@ -41,7 +55,7 @@ def test_initial_weights(network, name, std):
     assert (layer.bias == 0).all()
 
 
-def test_other_pictures():
+def test_other_images():
     network = create_model("cifar_18pct", num_classes=7, in_channels=1, image_size=24).eval()
     assert network(torch.zeros(2, 1, 24, 24)).shape == (2, 7)
 
@@ -50,24 +64,30 @@ def test_other_pictures():
 CONVOLUTIONS = {"conv1": 2_432, "conv2": 25_632, "conv3": 51_264}
 FILES = {
     "cifar_80sec": (
-        32, "conv1 relu1 pool1 conv2 relu2 pool2 conv3 relu3 pool3 flatten fc64 relu64 fc10",
-        CONVOLUTIONS | {"fc64": 65_600, "fc10": 650}, {"fc64": 0.1, "fc10": 0.1},
+        32,
+        "conv1 relu1 pool1 conv2 relu2 pool2 conv3 relu3 pool3 flatten fc64 relu64 fc10",
+        CONVOLUTIONS | {"fc64": 65_600, "fc10": 650},
+        {"fc64": 0.1, "fc10": 0.1},
     ),
     "cifar_19pct": (
-        32, "conv1 relu1 pool1 conv2 relu2 pool2 conv3 relu3 pool3 flatten fc10",
-        CONVOLUTIONS | {"fc10": 10_250}, {"fc10": 0.01},
+        32,
+        "conv1 relu1 pool1 conv2 relu2 pool2 conv3 relu3 pool3 flatten fc10",
+        CONVOLUTIONS | {"fc10": 10_250},
+        {"fc10": 0.01},
     ),
     "cifar_13pct": (
-        24, "conv1 relu1 pool1 conv2 relu2 pool2 local3 relu3 local4 relu4 flatten fc10",
+        24,
+        "conv1 relu1 pool1 conv2 relu2 pool2 local3 relu3 local4 relu4 flatten fc10",
         {"conv1": 4_864, "conv2": 102_464, "local3": 664_704, "local4": 332_928, "fc10": 11_530},
         {"local3": 0.04, "local4": 0.04, "fc10": 0.01},
     ),
     "cifar_11pct": (
-        24, "conv1 relu1 pool1 norm1 conv2 relu2 norm2 pool2 local3 relu3 local4 relu4 flatten fc10",
+        24,
+        "conv1 relu1 pool1 norm1 conv2 relu2 norm2 pool2 local3 relu3 local4 relu4 flatten fc10",
         {"conv1": 4_864, "conv2": 102_464, "local3": 1_329_408, "local4": 664_704, "fc10": 11_530},
         {"local3": 0.04, "local4": 0.04, "fc10": 0.01},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -84,9 +104,9 @@ def test_layers_parameters_and_start(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("cifar_80sec", 145_578), ("cifar_18pct", 89_578), ("cifar_19pct", 89_578),
-                             ("cifar_13pct", 1_901_386)],
-)  # fmt: skip
+    ("name", "parameters"),
+    [("cifar_80sec", 145_578), ("cifar_18pct", 89_578), ("cifar_19pct", 89_578), ("cifar_13pct", 1_901_386)],
+)
 def test_published_counts_are_of_32_pixels(name, parameters):
     with torch.device("meta"):
         network = create_model(name, image_size=32)
@@ -116,8 +136,8 @@ def test_channel_norms_of_11pct():
         assert (norm.towers, norm.size, norm.alpha, norm.beta, norm.k) == (1, 9, 1e-3, 0.75, 1.0)
 
 
-def test_local_nets_learn_from_smaller_views():
-    """Maps of smaller views are stretched where filters belong to places."""
+def test_local_nets_learn_from_smaller_crops():
+    """Maps of smaller crops are stretched where filters belong to places."""
     network = create_model("cifar_13pct", generator=torch.Generator().manual_seed(0))
     network(torch.zeros(1, 3, 16, 16)).sum().backward()
     assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 10)

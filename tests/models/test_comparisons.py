@@ -34,7 +34,7 @@ def small(name: str) -> Network:
     return create_model(name, num_classes=3, image_size=SIDE, generator=torch.Generator().manual_seed(0)).eval()
 
 
-def picture() -> torch.Tensor:
+def image() -> torch.Tensor:
     return 255 * torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)) - 127
 
 
@@ -64,7 +64,7 @@ def test_sides_without_overlap():
 
 def test_towers_never_talk():
     """Other filters in tower b's conv1: tower a stays as it was up to fc7, bit for bit; every part of b moves."""
-    network, x = small("alexnet_separate"), picture()
+    network, x = small("alexnet_separate"), image()
     with torch.no_grad():
         before = network.outputs(x)
         network.conv1.weight[48:] *= -3
@@ -76,7 +76,7 @@ def test_towers_never_talk():
 
 
 def test_the_papers_towers_talk_in_conv3():
-    network, x = small("alexnet"), picture()
+    network, x = small("alexnet"), image()
     with torch.no_grad():
         before = network.outputs(x)
         network.conv1.weight[48:] *= -3
@@ -102,7 +102,7 @@ def test_tower_linear_is_a_block_diagonal_matrix():
 
 
 def test_half_is_one_tower_until_they_meet():
-    half, whole, x = small("alexnet_half"), small("alexnet"), picture()
+    half, whole, x = small("alexnet_half"), small("alexnet"), image()
     with torch.no_grad():
         for name in ("conv1", "conv2"):
             for kind in ("weight", "bias"):
@@ -122,7 +122,7 @@ def test_tanh_and_its_slope():
     (slope,) = torch.autograd.grad(y.sum(), x)
     right = (x.double().exp() - (-x.double()).exp()) / (x.double().exp() + (-x.double()).exp())
     assert torch.allclose(y.double(), right, atol=1e-6) and torch.allclose(slope.double(), 1 - right**2, atol=1e-6)
-    outputs = network.outputs(picture())
+    outputs = network.outputs(image())
     assert torch.equal(outputs["tanh1"], outputs["conv1"].tanh())
 
 

@@ -6,7 +6,8 @@ import sys
 
 SCRIPT = """
 import os, signal, torch
-from alexnet.models import create_model, kernel
+from alexnet.kernels import native_kernels as kernel
+from alexnet.models import create_model
 
 torch.set_num_threads(2)
 kernel.build()
@@ -17,12 +18,12 @@ def results():
     rows = torch.randn(4, 32, 20, 20, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         predictions = network.eval()(images)
-        normalized = ResponseNorm()(rows)
+        normalized = LocalResponseNorm()(rows)
     network.zero_grad()
     network(images).sum().backward()
     return predictions, normalized, network.conv1.weight.grad.clone()
 
-from alexnet.models.layers import ResponseNorm
+from alexnet.models.layers import LocalResponseNorm
 before = results()
 child = os.fork()
 if not child:

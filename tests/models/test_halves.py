@@ -1,11 +1,12 @@
-"""Training in bfloat16 by products of float32: what autocast means, and finer than PyTorch's own."""
+"""Training in bfloat16 by multiplications of float32: what autocast means, and finer than PyTorch's own."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet.models import create_model, halves, kernel, stem, winograd
-from alexnet.models.layers import Convolution, MaxPool, ResponseNorm
+from alexnet.kernels import bf16_autocast, first_conv, native_kernels, winograd
+from alexnet.models import create_model
+from alexnet.models.layers import Convolution, LocalResponseNorm, MaxPool
 
 CPU = torch.device("cpu")
 SLOW, FAST = {"avx512_bf16": True, "cpu_name": "Intel Xeon"}, {"amx_bf16": True, "cpu_name": "Intel Xeon"}
@@ -13,7 +14,7 @@ SLOW, FAST = {"avx512_bf16": True, "cpu_name": "Intel Xeon"}, {"amx_bf16": True,
 
 @pytest.fixture(autouse=True)
 def slow_in_halves(monkeypatch, compiled):
-    """Whatever this processor is, its products in bfloat16 are to count as slow."""
+    """Whatever this processor is, its multiplications in bfloat16 are to count as slow."""
     if not winograd.fits(torch.ones(32, 16, 16, 16), torch.ones(16, 16, 3, 3), 1, 1, 1):
         pytest.skip("no AVX-512 here, so PyTorch's convolution is taken")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: SLOW)
@@ -25,7 +26,7 @@ def slow_in_halves(monkeypatch, compiled):
 )
 def test_where_it_is_faster_goes_by_what_the_processor_is(monkeypatch, cpu, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
-    assert halves.faster(CPU) == expected and not halves.faster(torch.device("mps"))
+    assert bf16_autocast.bf16_is_faster(CPU) == expected and not bf16_autocast.bf16_is_faster(torch.device("mps"))
 
 
 def drawn(*shape, seed=0):
@@ -40,9 +41,9 @@ def error(got, right):
     return ((got - right).double().pow(2).mean().sqrt() / right.double().pow(2).mean().sqrt()).item()
 
 
-def behind_pictures():
+def behind_images():
     """A first convolution, with what alexnet has behind it, and the same in float64."""
-    layer, norm, pool = Convolution(3, 32, 11, stride=4), ResponseNorm(2), MaxPool(3, 2)
+    layer, norm, pool = Convolution(3, 32, 11, stride=4), LocalResponseNorm(2), MaxPool(3, 2)
 
     def right(input, weight, bias):
         maps = F.conv2d(F.pad(input, (0, 3, 0, 3)), weight, bias, stride=4).relu().unflatten(1, (2, 16))
@@ -62,10 +63,10 @@ def inside(side):
     return layer, lambda x: layer(x, relu=True), drawn(9, 32, 13, 13).relu(), right
 
 
-@pytest.mark.parametrize("problem", [behind_pictures, lambda: inside(3), lambda: inside(5)], ids=["first", "3", "5"])
+@pytest.mark.parametrize("problem", [behind_images, lambda: inside(3), lambda: inside(5)], ids=["first", "3", "5"])
 @pytest.mark.parametrize("given", [torch.float32, torch.bfloat16], ids=str)
 def test_a_convolution_of_rounded_numbers(problem, given):
-    """Against the products of the rounded numbers in float64: what is left is the rounding of what comes out.
+    """Against the multiplications of the rounded numbers in float64: what is left is the rounding of what comes out.
 
     That is 2⁻⁹ of each number at most, and as much of each gradient: 1.6e-3 of their size, measured.
     """
@@ -89,7 +90,7 @@ def test_a_convolution_of_rounded_numbers(problem, given):
 
 def test_it_is_the_kernels_that_compute(monkeypatch):
     called = []
-    for module in (stem, winograd):
+    for module in (first_conv, winograd):
         plain = module.convolve
         monkeypatch.setattr(module, "convolve", lambda *p, plain=plain, **how: called.append(plain) or plain(*p, **how))
     network = create_model("alexnet", image_size=95, num_classes=7).train()
@@ -102,17 +103,17 @@ def test_it_is_the_kernels_that_compute(monkeypatch):
 
     assert count() == 5
     assert not count(torch.float16)
-    kernel.fewer_products(False)
+    native_kernels.set_winograd(False)
     assert count() == 1
-    kernel.use(False)
+    native_kernels.use(False)
     assert not count()
-    kernel.use(True)
+    native_kernels.use(True)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: FAST)
     assert not count()
 
 
 def test_a_hundred_steps_of_training_stay_together(trained):
-    """Beside PyTorch's own products in bfloat16: what differs is where each rounds. Losses part by 4e-3."""
+    """Beside PyTorch's own multiplications in bfloat16: what differs is where each rounds. Losses part by 4e-3."""
     (losses, _), (right, _) = trained(True, "bf16"), trained(False, "bf16")
     assert right[-1] < 0.6 * right[0], "nothing was learned, so nothing was compared"
     assert not torch.equal(losses, right), "both went the same way"

@@ -10,17 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet.models import create_model, kernel
-from alexnet.models.layers import Convolution, ResponseNorm
+from alexnet.kernels import native_kernels
+from alexnet.models import create_model
+from alexnet.models.layers import Convolution, LocalResponseNorm
 
 
 @pytest.fixture
 def unbuilt(monkeypatch):
     """A process that has not built the kernel yet."""
-    monkeypatch.setattr(kernel._native, "built", {})
-    kernel._native.compiled.cache_clear()
+    monkeypatch.setattr(native_kernels._native, "built", {})
+    native_kernels._native.compiled.cache_clear()
     yield
-    kernel._native.compiled.cache_clear()
+    native_kernels._native.compiled.cache_clear()
 
 
 def random(*shape, seed=0, scale=1.0):
@@ -29,11 +30,11 @@ def random(*shape, seed=0, scale=1.0):
 
 def trained(steps, wanted):
     """Losses and weights of a small network with norms after some steps of training."""
-    kernel.use(wanted)
+    native_kernels.use(wanted)
     generator = torch.Generator().manual_seed(0)
     network = nn.Sequential(
-        Convolution(3, 16, 3, padding=1), nn.ReLU(), ResponseNorm(2), nn.Flatten(), nn.Linear(16 * 64, 4)
-    ).to(memory_format=torch.channels_last)  # fmt: skip
+        Convolution(3, 16, 3, padding=1), nn.ReLU(), LocalResponseNorm(2), nn.Flatten(), nn.Linear(16 * 64, 4)
+    ).to(memory_format=torch.channels_last)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(0, 0.05, generator=generator)
@@ -66,7 +67,7 @@ def test_it_repeats_bit_for_bit():
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     results = []
     for _ in range(3):
-        y = ResponseNorm(2)(x)
+        y = LocalResponseNorm(2)(x)
         results.append((y.detach(), torch.autograd.grad(y, x, grad)[0]))
     assert all(torch.equal(a, b) for one in results[1:] for a, b in zip(one, results[0], strict=True))
 
@@ -78,8 +79,8 @@ def test_gradients_of_any_layout_and_type_arrive(dtype):
     x = random(2, 8, 3, 3, scale=100).to(dtype).requires_grad_()
     gradients = []
     for wanted in (True, False):
-        kernel.use(wanted)
-        gradients.append(torch.autograd.grad(ResponseNorm(2)(x).float().sum(), x)[0])
+        native_kernels.use(wanted)
+        gradients.append(torch.autograd.grad(LocalResponseNorm(2)(x).float().sum(), x)[0])
     assert gradients[0].dtype == dtype
     assert torch.allclose(*(g.float() for g in gradients), rtol=2**-7 if dtype == torch.bfloat16 else 1e-5)
 
@@ -88,30 +89,30 @@ def test_gradients_of_any_layout_and_type_arrive(dtype):
 def test_not_a_number_stays_one():
     x = random(1, 4, 1, 1)
     x[0, 2] = float("nan")
-    assert ResponseNorm(1)(x).isnan().any() and ResponseNorm(1)(x.bfloat16()).isnan().any()
+    assert LocalResponseNorm(1)(x).isnan().any() and LocalResponseNorm(1)(x.bfloat16()).isnan().any()
 
 
 @pytest.mark.usefixtures("compiled")
 def test_what_it_can_not_compute_goes_the_other_way():
-    assert kernel.fits(torch.ones(2, 3)) and kernel.fits(torch.ones(2, 3, dtype=torch.bfloat16))
-    assert not kernel.fits(torch.ones(2, 3, dtype=torch.float64))
-    assert not kernel.fits(torch.ones(2, 3, device="meta"))
-    assert not kernel.fits(torch.ones(1, 8193))
-    kernel.use(False)
-    assert not kernel.in_use() and not kernel.build() and not kernel.fits(torch.ones(2, 3))
+    assert native_kernels.fits(torch.ones(2, 3)) and native_kernels.fits(torch.ones(2, 3, dtype=torch.bfloat16))
+    assert not native_kernels.fits(torch.ones(2, 3, dtype=torch.float64))
+    assert not native_kernels.fits(torch.ones(2, 3, device="meta"))
+    assert not native_kernels.fits(torch.ones(1, 8193))
+    native_kernels.use(False)
+    assert not native_kernels.in_use() and not native_kernels.build() and not native_kernels.fits(torch.ones(2, 3))
 
 
 @pytest.mark.usefixtures("unbuilt")
 def test_it_is_built_when_asked_for_only():
-    assert not kernel.in_use()
-    ResponseNorm(2)(random(1, 8, 2, 2))
-    assert not kernel.in_use()
+    assert not native_kernels.in_use()
+    LocalResponseNorm(2)(random(1, 8, 2, 2))
+    assert not native_kernels.in_use()
 
 
 @pytest.mark.usefixtures("unbuilt")
 @pytest.mark.parametrize("compiler", [None, shutil.which("false"), "/nowhere/cc"])
 def test_without_a_working_compiler_the_network_computes_all_the_same(monkeypatch, compiler):
     monkeypatch.setattr(shutil, "which", lambda name: compiler)
-    assert not kernel.build() and not kernel.in_use()
+    assert not native_kernels.build() and not native_kernels.in_use()
     network = create_model("alexnet", num_classes=2, image_size=63, generator=torch.Generator().manual_seed(0))
     assert network.eval()(random(1, 3, 63, 63, scale=50)).isfinite().all()

@@ -7,11 +7,12 @@ import pytest
 import torch
 from layer_examples import EXAMPLES, files, network
 
+from alexnet.cuda_convnet import Data, Files, Tree, build, define
+from alexnet.cuda_convnet import network as costs
 from alexnet.errors import ModelError
-from alexnet.models.cuda_convnet import Data, Files, Tree, build, costs, define
 from alexnet.training.layer_rule import LayerRule
 
-# Side and channels of layers as worked out by hand; 0 where the output is no picture.
+# Side and channels of layers as worked out by hand; 0 where the output is no image.
 SIZES = {
     "towers": {"c1a": (16, 15), "n1b": (16, 15), "p1a": (16, 7), "c2b": (32, 7), "p2a": (32, 3), "f1a": (64, 0)},
     "spatial": {"c1": (16, 24), "p1": (16, 12), "c2": (32, 12), "p2": (32, 4), "n2": (32, 4), "f10": (10, 0)},
@@ -30,7 +31,7 @@ COUNTS = {
 }
 
 
-def pictures(name: str, count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+def random_images(name: str, count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     side = EXAMPLES[name][0]
     images = torch.randn(count, 3, side, side, generator=generator) * 50
@@ -44,7 +45,7 @@ def test_sizes_and_counts(name):
     assert {k: (layers[k].channels, layers[k].side) for k in SIZES[name]} == SIZES[name]
     assert {k: layers[k].parameters for k in COUNTS[name]} == COUNTS[name]
     assert net.definition.parameters == sum(p.numel() for p in net.parameters()) == EXAMPLES[name][1]
-    images, _ = pictures(name)
+    images, _ = random_images(name)
     for layer, value in net.outputs(images).items():
         assert value[0].numel() == layers[layer].outputs, layer
         assert not layers[layer].side or value.shape[2:] == (layers[layer].side,) * 2, layer
@@ -53,7 +54,7 @@ def test_sizes_and_counts(name):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_each_takes_a_step_that_lowers_its_cost(name):
     net = network(name)
-    images, labels = pictures(name)
+    images, labels = random_images(name)
     rule = LayerRule(net)
     before = {key: value.clone() for key, value in net.named_parameters()}
     values = []
@@ -75,8 +76,10 @@ def test_net_145_has_its_numbers():
     with torch.device("meta"):
         net = build(files("net145"), draw=False)
     assert sum(p.numel() for p in net.parameters()) == net.definition.parameters == 60_965_224
-    sides = [net.definition.layers[f"{n}a"].side for n in
-             ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5")]  # fmt: skip
+    sides = [
+        net.definition.layers[f"{n}a"].side
+        for n in ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5")
+    ]
     assert sides == [55, 27, 27, 13, 13, 13, 13, 6]
     assert net.definition.layers["conv1a"].formula == "⌈(224 − 11 + 2·0) / 4⌉ + 1 = 55"
     assert (net.towers, net.num_classes, net.image_size, net.features) == (2, 1000, 224, "hs7a+hs7b")
@@ -119,7 +122,7 @@ def test_a_state_dict_makes_an_equal_network():
     for name in ("sparse", "shared"):
         net, other = network(name), network(name, seed=9)
         other.load_state_dict(net.state_dict())
-        images, _ = pictures(name)
+        images, _ = random_images(name)
         assert torch.equal(net.eval()(images), other.eval()(images))
         assert len({value.data_ptr() for value in net.state_dict().values()}) == len(net.state_dict())
 
@@ -127,14 +130,14 @@ def test_a_state_dict_makes_an_equal_network():
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_answer_does_not_depend_on_its_neighbors(name):
     net = network(name).eval()
-    images, _ = pictures(name)
+    images, _ = random_images(name)
     together = net(images)
     assert torch.equal(net(images), together)
     assert torch.allclose(torch.cat([net(image[None]) for image in images]), together, atol=1e-4)
 
 
 def test_scores_are_the_log_of_the_files_probabilities():
-    images, labels = pictures("towers")
+    images, labels = random_images("towers")
     net = network("towers").eval()
     p = net(images).softmax(1).detach()
     assert torch.allclose(p, net.outputs(images)["probs"].detach(), atol=1e-6)
@@ -143,13 +146,13 @@ def test_scores_are_the_log_of_the_files_probabilities():
     assert top1 == pytest.approx(float((p.argmax(1) != labels).float().mean()))
     assert top5 <= top1
     sparse = network("sparse").eval()
-    yes = sparse.outputs(pictures("sparse")[0])["f10_neuron"]  # a probability of its own for each class
-    assert torch.allclose(sparse(pictures("sparse")[0]).softmax(1), yes / yes.sum(1, keepdim=True), atol=1e-6)
+    yes = sparse.outputs(random_images("sparse")[0])["f10_neuron"]  # a probability of its own for each class
+    assert torch.allclose(sparse(random_images("sparse")[0]).softmax(1), yes / yes.sum(1, keepdim=True), atol=1e-6)
 
 
 def test_until_stops_where_it_is_told():
     net = network("towers").eval()
-    images, _ = pictures("towers")
+    images, _ = random_images("towers")
     assert net.until(images, "p1a").shape == (3, 16, 7, 7)
     assert net.until(images, net.features).shape == (3, 128)
     assert torch.equal(net.until(images, "f10"), net(images))
@@ -303,8 +306,11 @@ def test_a_cost_over_sets_of_classes():
     for size, threads, message in ((7, 1, "setSize is '7'; must be from 1 to 6"), (2, 33, "threads is '33'; must be")):
         with pytest.raises(ModelError, match=message):
             build(Files("sets", text, f"{LEARNING}[diff]\ncoeff=1\nsetSize={size}\nthreads={threads}"), Data(2))
-    net = build(Files("sets", text, f"{LEARNING}[diff]\ncoeff=2\nsetSize=3\nthreads=8"), Data(2),
-                generator=torch.Generator().manual_seed(0))  # fmt: skip
+    net = build(
+        Files("sets", text, f"{LEARNING}[diff]\ncoeff=2\nsetSize=3\nthreads=8"),
+        Data(2),
+        generator=torch.Generator().manual_seed(0),
+    )
     assert (net.num_classes, net.definition.layers["labels"].outputs) == (7, 1)
     x, labels = torch.randn(5, 3, 2, 2), torch.tensor([0, 1, 2, 3, 6])
     scores, cost = net.costs(x, labels)
@@ -359,8 +365,9 @@ def test_a_tree_of_classes():
     with torch.no_grad():
         weight.normal_()
     x = torch.randn(2, 64)
-    expected = x @ torch.stack([weight[0] + weight[3] + weight[4], weight[1] + weight[3] + weight[4],
-                                weight[2] + weight[4]]).T  # fmt: skip
+    expected = (
+        x @ torch.stack([weight[0] + weight[3] + weight[4], weight[1] + weight[3] + weight[4], weight[2] + weight[4]]).T
+    )
     assert torch.allclose(net.module_of("f10")([x], [weight], [None]), expected, atol=1e-4)
     with pytest.raises(ModelError, match="the classes' tree"):
         build(tree_files(), Data(8, classes=3, tree=Tree([[], [], [], [0], [3, 2]], 4)))

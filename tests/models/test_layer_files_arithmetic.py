@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from layer_examples import layer, network
 
-from alexnet.models.cuda_convnet import costs
-from alexnet.models.cuda_convnet.pointwise import Concatenation, Keep, Maximum, Neuron, Sum
-from alexnet.models.cuda_convnet.shaping import RandomScale
+from alexnet.cuda_convnet import network as costs
+from alexnet.cuda_convnet.image_layers import RandomScale
+from alexnet.cuda_convnet.modules import Concatenation, Keep, Maximum, Neuron, Sum
 
 RANDOM = np.random.default_rng(0)
 
@@ -162,13 +162,23 @@ def pool_windows(side: int, size: int, stride: int, start: int, out: int):
 
 
 def pool(kind: str, side: int, size: int, stride: int, start: int = 0, out: int = 0, do_max: str = "false"):
-    text = (f"[x]\ntype=pool\npool={kind}\ninputs=data\nchannels=2\nsizeX={size}\nstride={stride}\n"
-            f"start={start}\noutputsX={out}\ngpu=0\n")  # fmt: skip
+    text = (
+        f"[x]\ntype=pool\npool={kind}\ninputs=data\nchannels=2\nsizeX={size}\nstride={stride}\n"
+        f"start={start}\noutputsX={out}\ngpu=0\n"
+    )
     return layer(text, side, 2, f"[x]\ndoMax={do_max}\n")
 
 
-GEOMETRIES = [(7, 3, 2, 0, 0), (8, 3, 2, 0, 0), (6, 2, 2, 0, 0), (9, 4, 3, -1, 0), (7, 3, 2, 1, 0), (8, 3, 2, 0, 2),
-              (5, 5, 1, -2, 3), (7, 3, 3, 0, 0)]  # fmt: skip
+GEOMETRIES = [
+    (7, 3, 2, 0, 0),
+    (8, 3, 2, 0, 0),
+    (6, 2, 2, 0, 0),
+    (9, 4, 3, -1, 0),
+    (7, 3, 2, 1, 0),
+    (8, 3, 2, 0, 2),
+    (5, 5, 1, -2, 3),
+    (7, 3, 3, 0, 0),
+]
 
 
 @pytest.mark.parametrize(("side", "size", "stride", "start", "given"), GEOMETRIES)
@@ -208,8 +218,10 @@ def test_ties_double_the_gradient():
 def test_pool_check_values():
     x = np.arange(16.0).reshape(1, 1, 4, 4).repeat(2, 1)
     for kind, start, expected in (
-        ("avg", 0, (5, 6.5, 11, 12.5)), ("max", 0, (10, 11, 14, 15)), ("avg", -1, (2.5, 4, 8.5, 10)),
-    ):  # fmt: skip
+        ("avg", 0, (5, 6.5, 11, 12.5)),
+        ("max", 0, (10, 11, 14, 15)),
+        ("avg", -1, (2.5, 4, 8.5, 10)),
+    ):
         y = run(pool(kind, 4, 3, 2, start, 2), x)[0, 0]
         assert y.ravel() == pytest.approx(expected)
 
@@ -236,7 +248,7 @@ def test_a_drawn_pool():
     assert np.array_equal(run(most, x), run(pool("max", 7, 3, 2), x))
 
 
-# ---- pictures
+# ---- images
 
 
 def test_blur():
@@ -289,8 +301,12 @@ def test_resize(side, scale):
         a, b = (min(max(t * scale + (side - out * scale) / 2, 0), side - 1.01) for t in (i, j))
         low, left = int(a), int(b)
         p, q = a - low, b - left
-        corners = ((low, left, (1 - p) * (1 - q)), (low + 1, left, p * (1 - q)),
-                   (low, left + 1, (1 - p) * q), (low + 1, left + 1, p * q))  # fmt: skip
+        corners = (
+            (low, left, (1 - p) * (1 - q)),
+            (low + 1, left, p * (1 - q)),
+            (low, left + 1, (1 - p) * q),
+            (low + 1, left + 1, p * q),
+        )
         y[:, :, i, j] = sum(x[:, :, r, c] * weight for r, c, weight in corners)
     near(run(net, x), y, 1e-3)
     if side == 6:
@@ -350,8 +366,11 @@ def test_colors():
     x = RANDOM.random((2, 3, 2, 2))
     net = layer("[x]\ntype=rgb2yuv\ninputs=data\ngpu=0\n", 2, 3)
     r, g, b = x.transpose(1, 0, 2, 3)
-    expected = [0.2126 * r + 0.7152 * g + 0.0722 * b, -0.09991 * r - 0.33609 * g + 0.436 * b,
-                0.615 * r - 0.55861 * g - 0.05639 * b]  # fmt: skip
+    expected = [
+        0.2126 * r + 0.7152 * g + 0.0722 * b,
+        -0.09991 * r - 0.33609 * g + 0.436 * b,
+        0.615 * r - 0.55861 * g - 0.05639 * b,
+    ]
     near(run(net, x), np.stack(expected, 1))
 
     def f(t):
@@ -488,7 +507,9 @@ def test_fully_connected_reads_channels_first_and_each_input_by_its_own_matrix()
         ("tanh", (1.5, 0.7), lambda x: 1.5 * np.tanh(0.7 * x), None),
         ("linear", (2, -3), lambda x: 2 * x - 3, None),
         (
-            "softrelu", (), lambda x: np.where(x > 4, x, np.log(1 + np.exp(x))),
+            "softrelu",
+            (),
+            lambda x: np.where(x > 4, x, np.log(1 + np.exp(x))),
             lambda x: np.where(x > 4, 1, 1 / (1 + np.exp(-x))),
         ),
         ("square", (), lambda x: x * x, None),
@@ -496,7 +517,7 @@ def test_fully_connected_reads_channels_first_and_each_input_by_its_own_matrix()
         ("brelu", (2.0,), lambda x: np.minimum(2, np.maximum(0, x)), lambda x: ((x > 0) & (x < 2)) * 1.0),
         ("drelu", (0.8,), lambda x: x - 0.8 * np.tanh(x / 0.8), None),
     ],
-)  # fmt: skip
+)
 def test_neurons(name, numbers, f, slope):
     x = np.concatenate([draw(40) * 3, [0.0, 2.0, 4.0, 4.5, -7.0]])
     given = torch.from_numpy(x).requires_grad_()
@@ -528,7 +549,7 @@ def test_noisy_neuron():
     assert torch.equal(x.grad, (y > 0).float())  # the noise passes nothing back
     still = neuron.eval()(x)
     assert torch.equal(still, neuron(x))
-    assert (still == still[0]).all()  # in a test one draw for all pictures
+    assert (still == still[0]).all()  # in a test one draw for all images
 
 
 def test_dropout_of_2012():
@@ -635,7 +656,7 @@ def test_errors_count_ties_in_parts():
     assert costs.errors(labels, p, 2) == pytest.approx(0 + 0 + 1 / 2 + 1 / 3)
 
 
-def test_batch_loss_is_the_weighted_cost_over_the_pictures():
+def test_batch_loss_is_the_weighted_cost_over_the_images():
     text = """
 [data]
 type=data
@@ -662,7 +683,7 @@ type=cost.rflickr
 inputs=target,f
 gpu=0
 """
-    from alexnet.models.cuda_convnet import Data, Files, build
+    from alexnet.cuda_convnet import Data, Files, build
 
     rates = "[f]\nepsW=1\nepsB=1\nmomW=0\nmomB=0\n[a]\ncoeff=0.5\n[b]\ncoeff=3\n[off]\ncoeff=0\n"
     net = build(Files("two", text, rates), Data(2), generator=torch.Generator().manual_seed(0))

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layer_examples import EXAMPLES, files
 
+from alexnet.cuda_convnet import Data, Files, Tree, build, decode, define
+from alexnet.cuda_convnet.grammar import parse
 from alexnet.errors import AlexNetError, ModelError
-from alexnet.models.cuda_convnet import Data, Files, Tree, build, decode, define
-from alexnet.models.cuda_convnet.grammar import parse
 
 
 def values(text: str, name: str = "a") -> dict[str, str]:
@@ -27,7 +27,7 @@ def test_keys_in_any_case_values_as_they_are():
 def test_comments():
     text = "# one\n; two\nrem three\nREM four\n[a] # five\nx=1 ; six\ny=1;2\nz=1 # seven\nremark=8\n;[b]\nv= ;nine"
     assert values(text) == {"x": "1", "y": "1;2", "z": "1 # seven", "remark": "8", "v": ""}
-    with pytest.raises(ModelError, match=r"f.cfg, line 2, layer 'a': parameter x is '5 # y'; must be a whole number"):
+    with pytest.raises(ModelError, match=r"f.cfg, line 2, layer 'a': parameter x is '5 # y'; must be an integer"):
         parse("[a]\nx=5 # y", "f.cfg")["a"].integer("x")
 
 
@@ -79,14 +79,15 @@ def test_numbers_and_words():
     assert section.words("w") == ["", "c7"]
     assert section.booleans("r", 4) == [True, True, False, False]  # in lists anything else is false
     for key, read, must in (
-        ("f", section.integer, "a whole number"), ("w", section.number, "a finite number"),
+        ("f", section.integer, "an integer"),
+        ("w", section.number, "a finite number"),
         ("i", section.boolean, "one of 1, yes, true, on, 0, no, false, off"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ModelError, match=rf"parameter {key} is .*; must be {must}"):
             read(key)
     for word in ("5.0", "1_000", "0x10", "５", "", "nan", "1e999"):
         strange = parse(f"[a]\nx={word}", "f.cfg")["a"]
-        with pytest.raises(ModelError, match="whole number"):
+        with pytest.raises(ModelError, match="integer"):
             strange.integer("x")
         if word != "5.0":
             with pytest.raises(ModelError, match="finite number"):
@@ -112,17 +113,29 @@ REFUSED = [
     ("towers", "inputs=c1a\n", "", "layer 'n1a': parameter inputs is missing"),
     ("towers", "inputs=c1a\n", "inputs=p1a\n", "must be free of cycles: n1a → p1a → n1a"),
     ("towers", "inputs=c1a\n", "inputs=n1a\n", "must be free of cycles: n1a → n1a"),
-    ("towers", "inputs=c1a\n", "inputs=m1\n[m1]\ntype=cmrnorm\ninputs=c1a\nchannels=16\nsize=5\n",
-     "must be layers defined earlier: 'm1' stands in line 36"),
+    (
+        "towers",
+        "inputs=c1a\n",
+        "inputs=m1\n[m1]\ntype=cmrnorm\ninputs=c1a\nchannels=16\nsize=5\n",
+        "must be layers defined earlier: 'm1' is in line 36",
+    ),
     ("towers", "inputs=c1a\n", "inputs=c1a,c1b\n", "must be 1 layer for type cmrnorm"),
     ("towers", "inputs=labels,probs", "inputs=probs", "must be 2 layers for type cost.logreg"),
     ("towers", "inputs=labels,probs", "inputs=labels,f10", "with a softmax layer second, not a fc layer"),
     ("towers", "inputs=labels,probs", "inputs=data,probs", "with one row first, not the 3072 of 'data'"),
-    ("towers", "[probs]", "[c3]\ntype=fc\ninputs=f10\noutputs=3\ninitW=1\n[probs]",
-     "line 130, layer 'c3': no layer reads it; must be read by another layer"),
+    (
+        "towers",
+        "[probs]",
+        "[c3]\ntype=fc\ninputs=f10\noutputs=3\ninitW=1\n[probs]",
+        "line 130, layer 'c3': no layer reads it; must be read by another layer",
+    ),
     ("towers", "inputs=f10", "inputs=cost", "layer 'probs': parameter inputs is 'cost'; must be free of cycles: probs"),
-    ("towers", "[probs]", "[k]\ntype=cost.sum2\ninputs=f10\n[l]\ntype=cost.sum2\ninputs=k\n[probs]",
-     "line 135, layer 'l': parameter inputs is 'k'; must be layers that are no costs: 'k' is one"),
+    (
+        "towers",
+        "[probs]",
+        "[k]\ntype=cost.sum2\ninputs=f10\n[l]\ntype=cost.sum2\ninputs=k\n[probs]",
+        "line 135, layer 'l': parameter inputs is 'k'; must be layers that are no costs: 'k' is one",
+    ),
     ("towers", "filters=16", "filters=17", "line 15, layer 'c1a': parameter filters is '17'; must be a multiple of 16"),
     ("towers", "filters=32,32", "filters=32,48", "filters times groups is equal for all inputs, not 32, 48"),
     ("towers", "filters=32,32", "filters=32", "one item for each input: 2, not 1"),
@@ -169,11 +182,19 @@ REFUSED = [
     ("images", "type=concat\ninputs=c1,c2", "type=eltmax\ninputs=c1", "must be at least 2 layers for type eltmax"),
     ("sparse", "groups=4", "groups=1", "parameter groups is '1'; must be at least 2 where randSparse is true"),
     ("sparse", "filterChannels=16", "filterChannels=12", "must be a multiple of 4 that divides channels = 32"),
-    ("sparse", "channels=64\nfilters=16\ngroups=2", "channels=64\nfilters=16\ngroups=32",
-     "a multiple of 4·groups = 128"),
-    ("sparse", "inputs=target,f10", "inputs=target,c1",
-     "a layer of 10 outputs, one for each class, not 'c1' with 8192"),
-]  # fmt: skip
+    (
+        "sparse",
+        "channels=64\nfilters=16\ngroups=2",
+        "channels=64\nfilters=16\ngroups=32",
+        "a multiple of 4·groups = 128",
+    ),
+    (
+        "sparse",
+        "inputs=target,f10",
+        "inputs=target,c1",
+        "a layer of 10 outputs, one for each class, not 'c1' with 8192",
+    ),
+]
 
 
 @pytest.mark.parametrize(("name", "old", "new", "message"), REFUSED, ids=[f"{r[0]}: {r[2][:30]!r}" for r in REFUSED])
@@ -227,7 +248,7 @@ def test_old_dialects_are_read_with_a_note():
     text = files("shared").parameters.replace("tgtFactor=250,noiseStdev=0,numSteps=4", "250,4")
     net = build(Files("old", files("shared").layers, text + "\n[f2]\nsched=exp[3]\n[zz]\nx=1"), Data(8))
     notes = net.parameters_file.notes
-    assert "schedW has numbers without names, read as tgtFactor, numSteps (guess)" in notes[0]
+    assert "schedW has numbers without names, read as tgtFactor, numSteps (prediction)" in notes[0]
     assert "the key sched of an older program is ignored" in notes[1]
     assert notes[2] == "sections for layers that do not exist, ignored: zz"
     assert net.parameters_file.layers["f1"].weights[0].schedule.steps == 4
@@ -301,9 +322,34 @@ def test_mutated_files(data):
             j = data.draw(st.integers(0, len(of) - 1))
             of[i], of[j] = of[j], of[i]
         elif of[i].startswith("type="):
-            kinds = ["conv", "local", "fc", "treefc", "pool", "cmrnorm", "rnorm", "cnorm", "blur", "nailbed", "href",
-                     "resize", "rscale", "rgb2yuv", "rgb2lab", "hs", "concat", "eltsum", "eltmax", "neuron", "softmax",
-                     "cost.sum2", "cost.crossent", "cost.msm", "cost.tica", "data"]  # fmt: skip
+            kinds = [
+                "conv",
+                "local",
+                "fc",
+                "treefc",
+                "pool",
+                "cmrnorm",
+                "rnorm",
+                "cnorm",
+                "blur",
+                "nailbed",
+                "href",
+                "resize",
+                "rscale",
+                "rgb2yuv",
+                "rgb2lab",
+                "hs",
+                "concat",
+                "eltsum",
+                "eltmax",
+                "neuron",
+                "softmax",
+                "cost.sum2",
+                "cost.crossent",
+                "cost.msm",
+                "cost.tica",
+                "data",
+            ]
             of[i] = "type=" + data.draw(st.sampled_from(kinds))
     attempt("\n".join(lines), "\n".join(other), EXAMPLES[name][0])
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from layer_examples import files
 from torch import Tensor, nn
 
+from alexnet.cuda_convnet import Data, Files, GraphNetwork, build
 from alexnet.models import create_model, list_models
-from alexnet.models.cuda_convnet import Data, Files, GraphNetwork, build
-from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool, ResponseNorm, SpatialNorm
+from alexnet.models.layers import Convolution, Dropout, Flatten, LocalResponseNorm, MaxPool, SpatialNorm
 
 SIDE, CLASSES = 67, 10  # one map of 1×1 after pool5: every layer, in a second
 
@@ -48,16 +48,31 @@ def grouped_gradients(net: GraphNetwork) -> dict[str, Tensor]:
 
 def assembled() -> nn.Sequential:
     layers = [
-        ("conv1", Convolution(3, 96, 11, stride=4)), ("norm1", ResponseNorm(2)), ("pool1", MaxPool(3, 2)),
-        ("relu1", nn.ReLU()), ("conv2", Convolution(96, 256, 5, padding=2, groups=2)), ("relu2", nn.ReLU()),
-        ("norm2", ResponseNorm(2)), ("spatial2", SpatialNorm(5, 1e-3)), ("pool2", MaxPool(3, 2)),
-        ("conv3", Convolution(256, 384, 3, padding=1)), ("relu3", nn.ReLU()),
-        ("conv4", Convolution(384, 384, 3, padding=1, groups=2)), ("relu4", nn.ReLU()),
-        ("conv5", Convolution(384, 256, 3, padding=1, groups=2)), ("relu5", nn.ReLU()), ("pool5", MaxPool(3, 2)),
-        ("flatten", Flatten(1)), ("fc6", nn.Linear(256, 4096)), ("relu6", nn.ReLU()), ("drop6", Dropout(0.5)),
-        ("fc7", nn.Linear(4096, 4096)), ("relu7", nn.ReLU()), ("drop7", Dropout(0.5)),
+        ("conv1", Convolution(3, 96, 11, stride=4)),
+        ("norm1", LocalResponseNorm(2)),
+        ("pool1", MaxPool(3, 2)),
+        ("relu1", nn.ReLU()),
+        ("conv2", Convolution(96, 256, 5, padding=2, groups=2)),
+        ("relu2", nn.ReLU()),
+        ("norm2", LocalResponseNorm(2)),
+        ("spatial2", SpatialNorm(5, 1e-3)),
+        ("pool2", MaxPool(3, 2)),
+        ("conv3", Convolution(256, 384, 3, padding=1)),
+        ("relu3", nn.ReLU()),
+        ("conv4", Convolution(384, 384, 3, padding=1, groups=2)),
+        ("relu4", nn.ReLU()),
+        ("conv5", Convolution(384, 256, 3, padding=1, groups=2)),
+        ("relu5", nn.ReLU()),
+        ("pool5", MaxPool(3, 2)),
+        ("flatten", Flatten(1)),
+        ("fc6", nn.Linear(256, 4096)),
+        ("relu6", nn.ReLU()),
+        ("drop6", Dropout(0.5)),
+        ("fc7", nn.Linear(4096, 4096)),
+        ("relu7", nn.ReLU()),
+        ("drop7", Dropout(0.5)),
         ("fc8", nn.Linear(4096, CLASSES)),
-    ]  # fmt: skip
+    ]
     net = nn.Sequential()
     for name, layer in layers:
         net.add_module(name, layer)
@@ -105,10 +120,15 @@ def test_the_towers_are_joined_in_the_right_order(from_file):
     net = build(from_file.files, Data(SIDE), generator=torch.Generator().manual_seed(0))
     state = grouped_state(net)
     assert {k: tuple(v.shape) for k, v in state.items() if k.endswith("weight")} == {
-        "conv1.weight": (96, 3, 11, 11), "conv2.weight": (256, 48, 5, 5), "conv3.weight": (384, 256, 3, 3),
-        "conv4.weight": (384, 192, 3, 3), "conv5.weight": (256, 192, 3, 3), "fc6.weight": (4096, 256),
-        "fc7.weight": (4096, 4096), "fc8.weight": (CLASSES, 4096),
-    }  # fmt: skip
+        "conv1.weight": (96, 3, 11, 11),
+        "conv2.weight": (256, 48, 5, 5),
+        "conv3.weight": (384, 256, 3, 3),
+        "conv4.weight": (384, 192, 3, 3),
+        "conv5.weight": (256, 192, 3, 3),
+        "fc6.weight": (4096, 256),
+        "fc7.weight": (4096, 4096),
+        "fc8.weight": (CLASSES, 4096),
+    }
     # The b half of fc7 lists its inputs as b, a: its second matrix belongs to tower a.
     assert torch.equal(state["fc7.weight"][2048:, :2048], net.weight_of("fc7b", 1))
     assert torch.equal(state["fc7.weight"][:2048, :2048], net.weight_of("fc7a", 0))

@@ -1,17 +1,17 @@
-"""The table of a layer file, and the verb that prints it."""
+"""The table of a layer file, and the command that prints it."""
 
 import json
 
 from layer_examples import HERE, files
 
 from alexnet import cli
-from alexnet.models.cuda_convnet import Data, define, parameters, table
+from alexnet.cuda_convnet import Data, define, parameters, table
 
 
 def test_a_row_a_layer_with_its_size_worked_out():
     definition = define(files("towers").layers, Data(32), "towers.cfg")
     shown = table.render(definition, None)
-    assert shown.title == "towers.cfg, pictures 3·32·32"
+    assert shown.title == "towers.cfg, images 3·32·32"
     rows = {row[0]: row[1:] for row in shown.rows}
     formula = "⌈(32 − 5 + 2·0) / 2⌉ + 1 = 15"
     assert rows["c1b"] == ("conv 5×5, stride 2", "data", "16·15·15", formula, "1,216", "1", "22")
@@ -26,9 +26,11 @@ def test_the_parameter_file_adds_a_column():
         ("shared", 8, "f1", "0.01, momentum 0.9, dexp to 1/250; biases 0.02, momentum 0.9, dexp to 1/10"),
         ("images", 32, "c1", "0.001, momentum 0.9, decay 0.0005 | 0.0001, momentum 0.5; biases 0.002, momentum 0.9"),
         ("local", 16, "l1", "0.001, momentum 0.9, wball 0.005; biases 0.002, momentum 0.9"),
-        ("shared", 8, "h2", "not enabled"), ("sparse", 16, "p1", "drawn"), ("towers", 32, "cost", "coeff 1, topk 5"),
+        ("shared", 8, "h2", "not enabled"),
+        ("sparse", 16, "p1", "drawn"),
+        ("towers", 32, "cost", "coeff 1, topk 5"),
         ("towers", 32, "n1a", "scale 0.0001, pow 0.75, minDiv 2"),
-    ):  # fmt: skip
+    ):
         definition = define(files(name).layers, Data(side))
         shown = table.render(definition, parameters.read(files(name).parameters, definition))
         assert {row[0]: row[-1] for row in shown.rows}[layer] == text

@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from alexnet.models import kernel
+from alexnet.kernels import native_kernels
 from alexnet.models.layers import (
     AveragePool,
     Convolution,
     Dropout,
     Flatten,
+    LocalResponseNorm,
     MaxPool,
-    ResponseNorm,
     SpatialNorm,
     Window,
     set_generator,
 )
 
-# float32 keeps 24 bits; a norm of five squares, a root and two products lose at most four of them.
+# float32 keeps 24 bits; a norm of five squares, a root and two multiplications lose at most four of them.
 FLOAT32 = 1e-6
 
 
@@ -69,12 +69,12 @@ def norm(request, monkeypatch):
         if torch.cuda.is_available():
             pytest.skip("a GPU computes it, below")
         pytest.importorskip("triton", reason="Triton comes with PyTorch for GPUs")
-        monkeypatch.setattr(kernel, "fits_gpu", lambda rows: True)
-    if wanted and not kernel.build():
+        monkeypatch.setattr(native_kernels, "fits_gpu", lambda rows: True)
+    if wanted and not native_kernels.build():
         pytest.skip("no C compiler builds the norm here")
-    kernel.use(wanted)
+    native_kernels.use(wanted)
     yield request.param
-    kernel.use(True)
+    native_kernels.use(True)
 
 
 @pytest.mark.usefixtures("norm")
@@ -86,7 +86,7 @@ def test_norm_and_its_gradient_follow_the_formula(channels, options, memory):
     slow = x.detach().double().requires_grad_()
     weights = random(*x.shape, seed=1)
     full = {"towers": 1, "size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0} | options
-    ours, right = ResponseNorm(**options)(x), slow_norm(slow, **full)
+    ours, right = LocalResponseNorm(**options)(x), slow_norm(slow, **full)
     (ours * weights).sum().backward()
     (right * weights.double()).sum().backward()
     assert ours.shape == x.shape and ours.dtype == torch.float32
@@ -100,11 +100,11 @@ def test_norm_on_a_gpu_follows_the_formula(channels, options):
     x = random(2, channels, 5, 4, scale=200).cuda().requires_grad_()
     slow = x.detach().double().requires_grad_()
     full = {"towers": 1, "size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0} | options
-    ours, right = ResponseNorm(**options)(x), slow_norm(slow, **full)
+    ours, right = LocalResponseNorm(**options)(x), slow_norm(slow, **full)
     weights = random(*x.shape, seed=1).cuda()
     (ours * weights).sum().backward()
     (right * weights.double()).sum().backward()
-    assert kernel.fits_gpu(x.permute(0, 2, 3, 1).reshape(-1, channels))
+    assert native_kernels.fits_gpu(x.permute(0, 2, 3, 1).reshape(-1, channels))
     assert distance(ours, right) < FLOAT32 and distance(x.grad, slow.grad) < FLOAT32
 
 
@@ -112,7 +112,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from alexnet.models import triton_norm as ours
+from alexnet.kernels import lrn_triton as ours
 fixed = {"beta": 0.75, "below": 2, "above": 2, "block": ours.BLOCK}
 types = {"weight": "fp32", "k": "fp32", "count": "i32", "channels": "i32"} | dict.fromkeys(fixed, "constexpr")
 for function, numbers in ((ours._forward, "*bf16"), (ours._backward, "*bf16"), (ours._backward, "*fp32")):
@@ -137,20 +137,22 @@ def test_norm_gradient_is_the_slope():
     """A central difference of the formula in float64: independent of anybody's autograd."""
     x, direction = random(1, 12, 3, 3, scale=200), random(1, 12, 3, 3, seed=1)
     x.requires_grad_()
-    (ours,) = torch.autograd.grad(ResponseNorm(2)(x).square().sum(), x)
+    (ours,) = torch.autograd.grad(LocalResponseNorm(2)(x).square().sum(), x)
     step = 1e-3 * direction.double()
     ahead, behind = (
         slow_norm(x.detach().double() + s, 2, 5, 1e-4, 0.75, 2.0).square().sum().item() for s in (step, -step)
     )
-    products = ours * direction  # they cancel, so their sizes tell how exact the sum can be
-    assert products.sum().item() == pytest.approx((ahead - behind) / 2e-3, abs=FLOAT32 * products.abs().sum().item())
+    multiplications = ours * direction  # they cancel, so their sizes tell how exact the sum can be
+    assert multiplications.sum().item() == pytest.approx(
+        (ahead - behind) / 2e-3, abs=FLOAT32 * multiplications.abs().sum().item()
+    )
 
 
 @pytest.mark.usefixtures("norm")
 def test_norm_of_one_tower_is_pytorchs():
     x = random(2, 96, 5, 5, scale=200)
     right = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2)(x)
-    assert distance(ResponseNorm(1)(x), right.double()) < FLOAT32
+    assert distance(LocalResponseNorm(1)(x), right.double()) < FLOAT32
 
 
 def test_norm_over_many_pieces(norm):
@@ -158,7 +160,7 @@ def test_norm_over_many_pieces(norm):
     side = 30 if norm == "triton" else 300
     x = random(1, 4, side, side, scale=200).requires_grad_()
     slow = x.detach().double().requires_grad_()
-    ours, right = ResponseNorm(2)(x), slow_norm(slow, 2, 5, 1e-4, 0.75, 2.0)
+    ours, right = LocalResponseNorm(2)(x), slow_norm(slow, 2, 5, 1e-4, 0.75, 2.0)
     ours.square().sum().backward()
     right.square().sum().backward()
     assert distance(ours, right) < FLOAT32 and distance(x.grad, slow.grad) < FLOAT32
@@ -167,7 +169,7 @@ def test_norm_over_many_pieces(norm):
 def test_norm_in_bfloat16_computes_in_float32(norm):
     x = random(2, 96, 5, 5, scale=200).bfloat16().requires_grad_()
     slow = x.detach().double().requires_grad_()
-    ours, right = ResponseNorm(2)(x), slow_norm(slow, 2, 5, 1e-4, 0.75, 2.0)
+    ours, right = LocalResponseNorm(2)(x), slow_norm(slow, 2, 5, 1e-4, 0.75, 2.0)
     ours.sum().backward()
     right.sum().backward()
     assert ours.dtype == x.grad.dtype == torch.bfloat16
@@ -181,8 +183,8 @@ def test_norm_in_bfloat16_computes_in_float32(norm):
 def test_norm_under_autocast_stays_in_float32():
     x = random(1, 16, 3, 3, scale=200)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(ResponseNorm(2)(x), ResponseNorm(2)(x.clone()))
-        assert distance(ResponseNorm(2)(x), slow_norm(x.double(), 2, 5, 1e-4, 0.75, 2.0)) < FLOAT32
+        assert torch.equal(LocalResponseNorm(2)(x), LocalResponseNorm(2)(x.clone()))
+        assert distance(LocalResponseNorm(2)(x), slow_norm(x.double(), 2, 5, 1e-4, 0.75, 2.0)) < FLOAT32
 
 
 @pytest.mark.usefixtures("norm")
@@ -191,7 +193,7 @@ def test_towers_do_not_see_each_other(size):
     x = random(1, 96, 4, 4, scale=100)
     changed = x.clone()
     changed[:, 48] += 300
-    two, one = ResponseNorm(2, size), ResponseNorm(1, size)
+    two, one = LocalResponseNorm(2, size), LocalResponseNorm(1, size)
     assert torch.equal(two(x)[:, 47], two(changed)[:, 47])
     assert not torch.equal(two(x)[:, 49], two(changed)[:, 49])
     reaches_down = size > 2
@@ -228,9 +230,12 @@ def count_windows(size: int, kernel: int, stride: int, padding: int, ceil: bool)
 
 
 @given(
-    size=st.integers(1, 300), kernel=st.integers(1, 12), stride=st.integers(1, 6), padding=st.integers(0, 5),
+    size=st.integers(1, 300),
+    kernel=st.integers(1, 12),
+    stride=st.integers(1, 6),
+    padding=st.integers(0, 5),
     ceil=st.booleans(),
-)  # fmt: skip
+)
 @settings(deadline=None)
 def test_window_size_is_the_count_of_windows(size, kernel, stride, padding, ceil):
     if size + 2 * padding < kernel:
@@ -275,7 +280,7 @@ def test_convolution_reads_zeros_past_the_edge(size, kernel, stride, padding, gr
     torch.manual_seed(0)
     layer = Convolution(4, 6, kernel, stride, padding, groups)
     x = random(2, 4, *size)
-    assert distance(layer(x), slow_convolution(x, layer)) < 1e-5  # sums of up to 484 float32 products
+    assert distance(layer(x), slow_convolution(x, layer)) < 1e-5  # sums of up to 484 float32 multiplications
     assert distance(layer(x.contiguous(memory_format=torch.channels_last)), slow_convolution(x, layer)) < 1e-5
 
 
@@ -309,8 +314,11 @@ def slow_pool(x: Tensor, kernel: int, stride: int, reduce) -> Tensor:
 
 
 @given(
-    height=st.integers(3, 12), width=st.integers(3, 12), kernel=st.integers(1, 3), stride=st.integers(1, 3),
-)  # fmt: skip
+    height=st.integers(3, 12),
+    width=st.integers(3, 12),
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 3),
+)
 @settings(deadline=None, max_examples=50)
 def test_pools_see_the_pixels_that_exist(height, width, kernel, stride):
     if stride > kernel:  # PyTorch drops a window that lies outside altogether
@@ -373,6 +381,6 @@ def test_layers_say_what_they_are():
     assert repr(MaxPool(3, 2)) == "MaxPool(3, stride=2)"
     assert repr(MaxPool(3, 2, ceil=False)) == "MaxPool(3, stride=2, ceil=False)"
     assert repr(AveragePool(3, 2)) == "AveragePool(3, stride=2)"
-    assert repr(ResponseNorm(2)) == "ResponseNorm(towers=2, size=5, alpha=0.0001, beta=0.75, k=2.0)"
+    assert repr(LocalResponseNorm(2)) == "LocalResponseNorm(towers=2, size=5, alpha=0.0001, beta=0.75, k=2.0)"
     assert repr(SpatialNorm(3, 5e-5)) == "SpatialNorm(size=3, scale=5e-05, beta=0.75, k=1.0)"
     assert repr(Flatten(6)) == "Flatten(side=6)" and repr(Dropout(0.5)) == "Dropout(p=0.5)"

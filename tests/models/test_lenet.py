@@ -16,8 +16,14 @@ def test_parameters_are_the_papers():
     network = make()
     counts = {name: sum(p.numel() for p in layer.parameters()) for name, layer in network.named_children()}
     assert {name: count for name, count in counts.items() if count} == {
-        "c1": 156, "s2": 12, "c3": 1516, "s4": 32, "c5": 48_120, "f6": 10_164, "output": 850,
-    }  # fmt: skip
+        "c1": 156,
+        "s2": 12,
+        "c3": 1516,
+        "s4": 32,
+        "c5": 48_120,
+        "f6": 10_164,
+        "output": 850,
+    }
     assert sum(counts.values()) - counts["output"] == 60_000  # section II.B: "60,000 trainable free parameters"
 
 
@@ -50,7 +56,7 @@ def test_table_convolution_is_a_sum_over_its_connections():
             F.conv2d(x[:, [source]].double(), layer.weight[[next(position)]][:, None].double())[:, 0]
             for source in sources
         )
-        assert torch.allclose(out[:, target].double(), right, atol=1e-5)  # 150 float32 products
+        assert torch.allclose(out[:, target].double(), right, atol=1e-5)  # 150 float32 multiplications
     assert next(position) == len(layer.weight) == 60
 
 
@@ -92,7 +98,7 @@ def test_initial_weights_of_c3_follow_each_maps_fan_in():
         start += len(sources)
 
 
-def test_more_channels_and_larger_pictures():
+def test_more_channels_and_larger_images():
     network = make(in_channels=3, image_size=40, num_classes=26)
     assert network.c1.weight.shape == (6, 3, 5, 5)
     assert network.outputs(torch.zeros(1, 3, 40, 40))["c5"].shape == (1, 120, 3, 3)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet.models.local import LocallyConnected
+from alexnet.models.layers import LocallyConnected
 
 CASES = {  # side, kernel, stride, padding, side of the output
     "CIFAR-10": (6, 3, 1, 1, 6),
@@ -24,7 +24,7 @@ def make(side: int, kernel: int, stride: int, padding: int) -> LocallyConnected:
     return layer
 
 
-def pictures(side: int) -> torch.Tensor:
+def images(side: int) -> torch.Tensor:
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
@@ -48,14 +48,14 @@ def slow(x: np.ndarray, w: np.ndarray, b: np.ndarray, g: np.ndarray, stride: int
 
 @pytest.mark.parametrize(("side", "kernel", "stride", "padding", "out"), CASES.values(), ids=CASES)
 def test_forward_and_gradients_follow_the_formula(side, kernel, stride, padding, out):
-    layer, x = make(side, kernel, stride, padding), pictures(side).requires_grad_()
+    layer, x = make(side, kernel, stride, padding), images(side).requires_grad_()
     ours = layer(x)
     assert ours.shape == (2, 5, out, out)
     g = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2))
     found = [ours, *torch.autograd.grad((ours * g).sum(), [x, layer.weight, layer.bias])]
     arrays = (tensor.detach().double().numpy() for tensor in (x, layer.weight, layer.bias, g))
     for tensor, right in zip(found, slow(*arrays, stride, padding), strict=True):
-        # float32 sums of at most 48 products of order 1
+        # float32 sums of at most 48 multiplications of order 1
         assert np.abs(tensor.detach().numpy() - right).max() < 2e-5
 
 
@@ -65,11 +65,11 @@ def test_the_same_filters_everywhere_are_a_convolution():
     with torch.no_grad():
         layer.weight[:] = kernel[..., None, None]
         layer.bias.zero_()
-    assert torch.allclose(layer(pictures(6)), F.conv2d(pictures(6), kernel, padding=1), atol=1e-5)
+    assert torch.allclose(layer(images(6)), F.conv2d(images(6), kernel, padding=1), atol=1e-5)
 
 
 def test_one_pixel_moves_only_the_windows_that_hold_it():
-    layer, x = make(6, 3, 1, 1), pictures(6)
+    layer, x = make(6, 3, 1, 1), images(6)
     changed = x.clone()
     changed[:, :, 2, 4] += 1
     moved = (layer(x) != layer(changed)).any(1)[0]
@@ -78,8 +78,8 @@ def test_one_pixel_moves_only_the_windows_that_hold_it():
 
 def test_smaller_maps_are_stretched():
     layer = make(6, 3, 1, 1)
-    stretched = F.interpolate(pictures(4), (6, 6), mode="bilinear", align_corners=False)
-    assert torch.equal(layer(pictures(4)), layer(stretched))
+    stretched = F.interpolate(images(4), (6, 6), mode="bilinear", align_corners=False)
+    assert torch.equal(layer(images(4)), layer(stretched))
 
 
 def test_it_says_what_it_is():
@@ -88,14 +88,14 @@ def test_it_says_what_it_is():
 
 @pytest.mark.parametrize(("side", "kernel", "stride", "padding", "out"), CASES.values(), ids=CASES)
 def test_exporters_get_the_same_numbers(side, kernel, stride, padding, out):
-    layer, x = make(side, kernel, stride, padding), pictures(side)
+    layer, x = make(side, kernel, stride, padding), images(side)
     exported = torch.export.export(layer, (x,)).module()
     assert torch.allclose(exported(x), layer(x), atol=2e-5)
     assert any("im2col" in str(node.target) for node in exported.graph.nodes)
 
 
 def test_bfloat16_and_its_gradients():
-    layer, x = make(6, 3, 1, 1), pictures(6).requires_grad_()
+    layer, x = make(6, 3, 1, 1), images(6).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         rounded = layer(x)
     exact = layer(x)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.models import kernel, maps
-from alexnet.models.layers import AveragePool, MaxPool, ResponseNorm, SpatialNorm
+from alexnet.kernels import native_kernels
+from alexnet.kernels import pool as maps
+from alexnet.models.layers import AveragePool, LocalResponseNorm, MaxPool, SpatialNorm
 
 pytestmark = pytest.mark.usefixtures("compiled")
 POOLS = [MaxPool(3, 2), MaxPool(3, 2, ceil=False), MaxPool(2, 2), MaxPool(5, 3), AveragePool(3, 2), AveragePool(5, 3)]
@@ -25,12 +26,12 @@ def both(layer, input, **how):
     """(output, gradient) of the kernel, and of PyTorch's operations."""
     results = []
     for wanted in (True, False):
-        kernel.use(wanted)
+        native_kernels.use(wanted)
         x = input.clone().requires_grad_()
         y = layer(x * 1, **how)
         grad = random(y.shape, seed=1, dtype=y.dtype)
         results.append((y.detach(), torch.autograd.grad(y, x, grad)[0]))
-    kernel.use(True)
+    native_kernels.use(True)
     return results
 
 
@@ -116,22 +117,25 @@ def test_the_number_of_threads_changes_no_bit():
 def test_what_it_can_not_compute_goes_the_other_way():
     assert maps.fits(torch.ones(1, 16, 4, 4))
     for input in (
-        torch.ones(1, 12, 4, 4), torch.ones(1, 16, 4, 4, dtype=torch.float64), torch.ones(1, 16, 4, 4, device="meta"),
-        torch.ones(0, 16, 4, 4), torch.ones(16, 4, 4),
-    ):  # fmt: skip
+        torch.ones(1, 12, 4, 4),
+        torch.ones(1, 16, 4, 4, dtype=torch.float64),
+        torch.ones(1, 16, 4, 4, device="meta"),
+        torch.ones(0, 16, 4, 4),
+        torch.ones(16, 4, 4),
+    ):
         assert not maps.fits(input)
     assert not maps.fits_pool(torch.ones(1, 16, 4, 4), 2, 3), "pixels between the windows"
     assert not maps.fits_pool(torch.ones(1, 16, 40, 40), 16, 2), "more places than a byte tells"
     assert not maps.fits_norm(torch.ones(1, 16, 65, 64), 0.75) and not maps.fits_norm(torch.ones(1, 16, 4, 4), 0.5)
-    kernel.use(False)
+    native_kernels.use(False)
     assert not maps.fits(torch.ones(1, 16, 4, 4))
 
 
 NORMED = [
-    (ResponseNorm(2), (3, 96, 13, 11), MaxPool(3, 2)),
-    (ResponseNorm(1, 4, alpha=0.3, k=1.0), (1, 48, 9, 9), MaxPool(2, 2)),
-    (ResponseNorm(2, 16, alpha=2.0), (2, 64, 7, 8), MaxPool(3, 2, ceil=False)),
-    (ResponseNorm(1, 3, alpha=0.1), (1, 16, 12, 6), MaxPool(5, 3)),
+    (LocalResponseNorm(2), (3, 96, 13, 11), MaxPool(3, 2)),
+    (LocalResponseNorm(1, 4, alpha=0.3, k=1.0), (1, 48, 9, 9), MaxPool(2, 2)),
+    (LocalResponseNorm(2, 16, alpha=2.0), (2, 64, 7, 8), MaxPool(3, 2, ceil=False)),
+    (LocalResponseNorm(1, 3, alpha=0.1), (1, 16, 12, 6), MaxPool(5, 3)),
 ]
 
 
@@ -157,7 +161,7 @@ def test_a_norm_and_the_pool_behind_it(norm, shape, pool):
 
 
 def test_a_norm_and_its_pool_repeat_whatever_the_threads():
-    norm, pool, before = ResponseNorm(2), MaxPool(3, 2), torch.get_num_threads()
+    norm, pool, before = LocalResponseNorm(2), MaxPool(3, 2), torch.get_num_threads()
     results = []
     try:
         for threads in (1, 2, 5):
@@ -172,10 +176,12 @@ def test_a_norm_and_its_pool_repeat_whatever_the_threads():
 
 def test_which_norms_stay_alone():
     input, pool = random((1, 48, 9, 9)), MaxPool(3, 2)
-    assert pool.follows(input, ResponseNorm(1))
-    assert not pool.follows(input, ResponseNorm(2)), "24 channels a tower"
-    assert not pool.follows(input, ResponseNorm(1, beta=0.5)), "another power"
-    assert not pool.follows(input, ResponseNorm(1, 17)), "a window that does not fit the gaps"
-    assert not pool.follows(input.bfloat16(), ResponseNorm(1)) and not pool.follows(input.double(), ResponseNorm(1))
-    kernel.use(False)
-    assert not pool.follows(input, ResponseNorm(1))
+    assert pool.follows(input, LocalResponseNorm(1))
+    assert not pool.follows(input, LocalResponseNorm(2)), "24 channels a tower"
+    assert not pool.follows(input, LocalResponseNorm(1, beta=0.5)), "another power"
+    assert not pool.follows(input, LocalResponseNorm(1, 17)), "a window that does not fit the gaps"
+    assert not pool.follows(input.bfloat16(), LocalResponseNorm(1)) and not pool.follows(
+        input.double(), LocalResponseNorm(1)
+    )
+    native_kernels.use(False)
+    assert not pool.follows(input, LocalResponseNorm(1))

@@ -4,9 +4,9 @@ from torch import nn
 
 from alexnet.errors import ModelError
 from alexnet.models import create_model, describe, list_models, list_peers
-from alexnet.models.depth import MODELS as LESS_DEEP
+from alexnet.models.comparisons import MODELS as LESS_DEEP
 from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool, set_generator
-from alexnet.models.network import FanInInitial, Initial, Network, RootFanInInitial, map_side, nonfinite, usable_side
+from alexnet.models.network import FanInInit, Network, NormalInit, RootFanInInit, map_side, nonfinite, usable_side
 from alexnet.models.residual import MODELS as DEEP
 from alexnet.models.small import MODELS as VARIANTS
 
@@ -23,9 +23,14 @@ def chain() -> list[tuple[str, nn.Module]]:
 
 def small(**initial) -> Network:
     network = Network(
-        "small", chain(), num_classes=5, in_channels=3, image_size=9, features="flatten",
-        initial={"conv1": Initial(0.5, 2), "fc2": Initial(0.1)} | initial,
-    )  # fmt: skip
+        "small",
+        chain(),
+        num_classes=5,
+        in_channels=3,
+        image_size=9,
+        features="flatten",
+        initial={"conv1": NormalInit(0.5, 2), "fc2": NormalInit(0.1)} | initial,
+    )
     return network.initialize(torch.Generator().manual_seed(0))
 
 
@@ -63,7 +68,7 @@ def test_initialization_repeats():
 
 
 def test_fan_in_initialization_stays_inside_its_limit():
-    network = small(conv1=FanInInitial(2.4))
+    network = small(conv1=FanInInit(2.4))
     limit = 2.4 / 27
     assert network.conv1.weight.abs().max() <= limit
     assert network.conv1.weight.max() > 0.9 * limit and network.conv1.weight.min() < -0.9 * limit
@@ -71,7 +76,7 @@ def test_fan_in_initialization_stays_inside_its_limit():
 
 
 def test_root_fan_in_initialization_fills_its_limits():
-    network = small(conv1=RootFanInInitial())
+    network = small(conv1=RootFanInInit())
     limit = 27**-0.5
     for parameter in (network.conv1.weight, network.conv1.bias):
         assert parameter.abs().max() <= limit and parameter.abs().max() > 0.5 * limit
@@ -96,13 +101,31 @@ def test_map_side():
 # --- create_model ---------------------------------------------------------------------------------------------------
 
 
-# Every model, and the side of the smallest pictures that it sees, pixels.
-SMALLEST = {
-    "alexnet": 52, "alexnet_2012": 52, "alexnet_caffe": 55, "alexnet_half": 52, "alexnet_no_norm": 52,
-    "alexnet_no_overlap": 72, "alexnet_owt": 63, "alexnet_separate": 52, "alexnet_single": 52, "alexnet_tanh": 52,
-    "caffenet": 55, "cifar_11pct": 6, "cifar_13pct": 6, "cifar_18pct": 12, "cifar_19pct": 12, "cifar_80sec": 12,
-    "lenet5": 29, "lenet5_shrunk": 32,
-} | dict.fromkeys(VARIANTS, 12) | {name: 12 if "small" in name else 52 for name in LESS_DEEP}  # fmt: skip
+# Every model, and the side of the smallest images that it sees, pixels.
+SMALLEST = (
+    {
+        "alexnet": 52,
+        "alexnet_2012": 52,
+        "alexnet_caffe": 55,
+        "alexnet_half": 52,
+        "alexnet_no_norm": 52,
+        "alexnet_no_overlap": 72,
+        "alexnet_owt": 63,
+        "alexnet_separate": 52,
+        "alexnet_single": 52,
+        "alexnet_tanh": 52,
+        "caffenet": 55,
+        "cifar_11pct": 6,
+        "cifar_13pct": 6,
+        "cifar_18pct": 12,
+        "cifar_19pct": 12,
+        "cifar_80sec": 12,
+        "lenet5": 29,
+        "lenet5_shrunk": 32,
+    }
+    | dict.fromkeys(VARIANTS, 12)
+    | {name: 12 if "small" in name else 52 for name in LESS_DEEP}
+)
 SMALLEST |= dict.fromkeys(["alexnet_small_no_overlap", *DEEP], 5)
 NAMES = ", ".join([*list_models(), *list_peers()])
 
@@ -157,18 +180,24 @@ def test_without_a_generator_the_default_one_decides():
 ERRORS = [
     ({"name": "alexnett"}, "model 'alexnett' does not exist; did you mean 'alexnet'? `alexnet models` lists all"),
     ({"name": "zzz"}, f"model 'zzz' does not exist; must be one of {NAMES}"),
-    ({"name": "lenet5", "num_classes": 1}, "num_classes 1; must be a whole number of at least 2"),
-    ({"name": "lenet5", "num_classes": 2.5}, "num_classes 2.5; must be a whole number of at least 2"),
-    ({"name": "lenet5", "num_classes": True}, "num_classes True; must be a whole number of at least 2"),
-    ({"name": "lenet5", "in_channels": 0}, "in_channels 0; must be a whole number of at least 1"),
-    ({"name": "lenet5", "image_size": -3}, "image_size -3; must be a whole number of at least 1"),
-    ({"name": "lenet5", "initialization": "2012"},
-     "initialization '2012' of lenet5; must be None; lenet5 has one start; a recipe calls it 'own'"),
-    ({"name": "caffenet", "initialization": "paper"},
-     "initialization 'paper' of caffenet; must be None; caffenet has one start; a recipe calls it 'own'"),
-    ({"name": "alexnet", "initialization": "best"},
-     "initialization 'best' of alexnet; must be 'paper' or '2012' or None"),
-]  # fmt: skip
+    ({"name": "lenet5", "num_classes": 1}, "num_classes 1; must be an integer of at least 2"),
+    ({"name": "lenet5", "num_classes": 2.5}, "num_classes 2.5; must be an integer of at least 2"),
+    ({"name": "lenet5", "num_classes": True}, "num_classes True; must be an integer of at least 2"),
+    ({"name": "lenet5", "in_channels": 0}, "in_channels 0; must be an integer of at least 1"),
+    ({"name": "lenet5", "image_size": -3}, "image_size -3; must be an integer of at least 1"),
+    (
+        {"name": "lenet5", "initialization": "2012"},
+        "initialization '2012' of lenet5; must be None; lenet5 has one start; a recipe calls it 'own'",
+    ),
+    (
+        {"name": "caffenet", "initialization": "paper"},
+        "initialization 'paper' of caffenet; must be None; caffenet has one start; a recipe calls it 'own'",
+    ),
+    (
+        {"name": "alexnet", "initialization": "best"},
+        "initialization 'best' of alexnet; must be 'paper' or '2012' or None",
+    ),
+]
 
 
 @pytest.mark.parametrize(("arguments", "text"), ERRORS)
@@ -183,7 +212,7 @@ def test_describe_an_unknown_model():
         describe("lenet-5")
 
 
-def test_smaller_pictures_than_built_for():
+def test_smaller_images_than_built_for():
     network = create_model("alexnet", num_classes=3, image_size=131, generator=torch.Generator().manual_seed(0)).eval()
     assert network(torch.zeros(1, 3, 99, 99)).shape == (1, 3)
 

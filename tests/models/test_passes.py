@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet.models import create_model, passes
-from alexnet.models.layers import AveragePool, Convolution, MaxPool, ResponseNorm
+from alexnet.models import create_model, fusion
+from alexnet.models.layers import AveragePool, Convolution, LocalResponseNorm, MaxPool
 
 
 def taken(layers, input):
-    count, output = passes.take(layers, input)
+    count, output = fusion.take(layers, input)
     return count, output
 
 
@@ -75,4 +75,4 @@ def test_norms_go_with_the_pools_behind_them():
     assert taken(layers[6:], right["relu2"])[0] == 1
     network.norm1.register_forward_hook(lambda *_: None)
     assert taken(layers, input)[0] == 2
-    assert taken([ResponseNorm(1, beta=0.5), MaxPool(3, 2)], torch.ones(1, 16, 5, 5))[0] == 1
+    assert taken([LocalResponseNorm(1, beta=0.5), MaxPool(3, 2)], torch.ones(1, 16, 5, 5))[0] == 1

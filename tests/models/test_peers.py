@@ -10,14 +10,14 @@ from torch import nn
 from alexnet.errors import ModelError
 from alexnet.models import create_model, describe, list_models, list_peers
 from alexnet.models.layers import Dropout, set_generator
-from alexnet.models.network import Aside
-from alexnet.models.peers import Peer
+from alexnet.models.network import AuxiliaryHead
 from alexnet.models.residual import MODELS as DEEP
 from alexnet.models.summary import summarize
+from alexnet.models.torchvision_models import Peer
 from alexnet.training.defaults import default_recipe
 
 models = pytest.importorskip("torchvision.models")
-# Network -> side of its smallest pictures. Those that weigh more, and VGG, which weighs half a gigabyte, are slow.
+# Network -> side of its smallest images. Those that weigh more, and VGG, which weighs half a gigabyte, are slow.
 SMALL = {"googlenet": 47, "resnet18": 33}
 LARGE = {"inception_v3": 107, "resnet50": 33, "vgg11": 32, "vgg11_bn": 32}
 
@@ -38,11 +38,11 @@ def theirs(name, classes=3, **options):
 @pytest.fixture(scope="module", params=[*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
 def pair(request):
     name = request.param
-    asides = {"googlenet": {"aux_logits": True}, "inception_v3": {"aux_logits": False}}.get(name, {})
-    return drawn(name, image_size=(SMALL | LARGE)[name]), theirs(name, **asides)
+    auxiliary_heads = {"googlenet": {"aux_logits": True}, "inception_v3": {"aux_logits": False}}.get(name, {})
+    return drawn(name, image_size=(SMALL | LARGE)[name]), theirs(name, **auxiliary_heads)
 
 
-def test_the_same_answers_as_torchvision(pair):
+def test_the_same_predictions_as_torchvision(pair):
     ours, other = pair
     x = torch.randn(2, 3, ours.image_size, ours.image_size, generator=torch.Generator().manual_seed(1))
     ours, other = copy.deepcopy(ours).eval(), copy.deepcopy(other).eval()
@@ -60,8 +60,8 @@ def test_weights_of_torchvision_fit(pair):
     assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in ours.state_dict().items()}
 
 
-def test_training_at_the_smallest_size_of_one_picture(pair):
-    """The last batch of an epoch may have one picture: batch norm still has several numbers to look at."""
+def test_training_at_the_smallest_size_of_one_image(pair):
+    """The last batch of an epoch may have one image: batch norm still has several numbers to look at."""
     ours = copy.deepcopy(pair[0]).train()
     side = ours.image_size
     assert ours(torch.randn(1, 3, side, side)).isfinite().all()
@@ -88,11 +88,16 @@ def test_dropout_comes_from_the_runs_generator(pair):
 @pytest.mark.parametrize(
     ("name", "parameters", "gigas"),
     [
-        ("googlenet", 13_004_888, 1.50), ("inception_v3", 27_161_264, 5.71), ("resnet18", 11_689_512, 1.81),
-        ("resnet50", 25_557_032, 4.09), ("vgg11", 132_863_336, 7.61), ("vgg11_bn", 132_868_840, 7.61),
-        ("vgg16", 138_357_544, 15.47), ("vgg16_bn", 138_365_992, 15.47),
+        ("googlenet", 13_004_888, 1.50),
+        ("inception_v3", 27_161_264, 5.71),
+        ("resnet18", 11_689_512, 1.81),
+        ("resnet50", 25_557_032, 4.09),
+        ("vgg11", 132_863_336, 7.61),
+        ("vgg11_bn", 132_868_840, 7.61),
+        ("vgg16", 138_357_544, 15.47),
+        ("vgg16_bn", 138_365_992, 15.47),
     ],
-)  # fmt: skip
+)
 def test_sizes_are_the_published_ones(name, parameters, gigas):
     with torch.device("meta"):
         network = create_model(name)
@@ -122,14 +127,14 @@ def test_they_are_listed_apart():
 
 def test_each_has_a_recipe_that_starts_its_own_way():
     for name in (*list_peers(), *DEEP, "lenet5_shrunk"):
-        recipe = default_recipe("pictures", model=name)
+        recipe = default_recipe("images", model=name)
         assert (recipe.model, recipe.initialization, recipe.divide_std) == (name, "own", True)
 
 
 def test_auxiliary_classifiers_answer_in_training_alone():
     network = drawn("googlenet", image_size=47)
     x = torch.randn(2, 3, 47, 47, generator=torch.Generator().manual_seed(1))
-    assert [aside.weight for aside in network.asides()] == [0.3, 0.3]
+    assert [auxiliary_head.weight for auxiliary_head in network.auxiliary_heads()] == [0.3, 0.3]
     reference = theirs("googlenet", aux_logits=True)
     reference.aux1.dropout.p = reference.aux2.dropout.p = reference.dropout.p = 0.0
     for module in network.modules():
@@ -137,25 +142,27 @@ def test_auxiliary_classifiers_answer_in_training_alone():
             module.p = 0.0
     expected, own = reference.train()(x), network.train()(x)
     assert torch.allclose(own, expected.logits, atol=1e-6)
-    for aside, logits in zip(network.asides(), (expected.aux_logits1, expected.aux_logits2), strict=True):
-        assert torch.allclose(aside.take(), logits, atol=1e-5)
+    for auxiliary_head, logits in zip(
+        network.auxiliary_heads(), (expected.aux_logits1, expected.aux_logits2), strict=True
+    ):
+        assert torch.allclose(auxiliary_head.take(), logits, atol=1e-5)
         with pytest.raises(AssertionError, match="no training pass"):
-            aside.take()
+            auxiliary_head.take()
     network.eval()(x)
-    assert all(aside._logits is None for aside in network.asides())
+    assert all(auxiliary_head._logits is None for auxiliary_head in network.auxiliary_heads())
 
 
 def test_inception_has_its_auxiliary_classifier_where_it_fits():
     with torch.device("meta"):
         sizes = {side: create_model("inception_v3", image_size=side) for side in (298, 299)}
-    assert [len(network.asides()) for network in sizes.values()] == [0, 1]
-    aside = sizes[299].asides()[0]
-    assert aside.weight == 0.4 and isinstance(aside, Aside)
+    assert [len(network.auxiliary_heads()) for network in sizes.values()] == [0, 1]
+    auxiliary_head = sizes[299].auxiliary_heads()[0]
+    assert auxiliary_head.weight == 0.4 and isinstance(auxiliary_head, AuxiliaryHead)
     sizes[299].train()(torch.empty(2, 3, 299, 299, device="meta"))
-    assert aside.take().shape == (2, 1000)
+    assert auxiliary_head.take().shape == (2, 1000)
 
 
-def test_gray_pictures_are_refused():
+def test_gray_images_are_refused():
     with pytest.raises(ModelError) as caught:
         create_model("resnet18", in_channels=1)
     assert str(caught.value) == "in_channels 1 of resnet18; must be 3: torchvision's networks see color"

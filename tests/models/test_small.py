@@ -1,11 +1,11 @@
-"""The networks for small pictures: what stays the same in each variant, and what is different."""
+"""The networks for small images: what stays the same in each variant, and what is different."""
 
 import pytest
 import torch
 from torch import nn
 
 from alexnet.models import create_model, list_models, small
-from alexnet.models.layers import Convolution, MaxPool, ResponseNorm
+from alexnet.models.layers import Convolution, LocalResponseNorm, MaxPool
 from alexnet.models.summary import summarize
 
 
@@ -51,7 +51,7 @@ def test_each_variant_leaves_out_what_it_says():
     base = make("alexnet_small")
     kinds = [type(layer) for layer in base.children()]
     no_norm = [type(layer) for layer in make("alexnet_small_no_norm").children()]
-    assert no_norm == [kind for kind in kinds if kind is not ResponseNorm]
+    assert no_norm == [kind for kind in kinds if kind is not LocalResponseNorm]
     pools = [m.window[:2] for m in make("alexnet_small_no_overlap").children() if isinstance(m, MaxPool)]
     assert pools == [(2, 2)] * 3
     tanh = make("alexnet_small_tanh")
@@ -82,9 +82,15 @@ def test_sums_start_as_wide_as_in_the_big_network():
     """Weight std times the root of the fan-in is that of the paper's layer; conv3 to conv5 as in the 2012 code."""
     for name, layer in learned(make("alexnet_small")).items():
         fan_in, std = {
-            "conv1": (363, 0.01), "conv2": (1200, 0.01), "conv3": (2304, 0.03), "conv4": (1728, 0.03),
-            "conv5": (1728, 0.03), "fc6": (9216, 0.01), "fc7": (4096, 0.01), "fc8": (4096, 0.01),
-        }[name]  # fmt: skip
+            "conv1": (363, 0.01),
+            "conv2": (1200, 0.01),
+            "conv3": (2304, 0.03),
+            "conv4": (1728, 0.03),
+            "conv5": (1728, 0.03),
+            "fc6": (9216, 0.01),
+            "fc7": (4096, 0.01),
+            "fc8": (4096, 0.01),
+        }[name]
         spread = layer.weight.std().item() * layer.weight[0].numel() ** 0.5
         assert spread == pytest.approx(std * fan_in**0.5, rel=0.06)  # 1,800 draws in the smallest: 3.6 sigma
 

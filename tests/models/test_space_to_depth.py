@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet.models import create_model, kernel, space_to_depth
+from alexnet.kernels import native_kernels, space_to_depth
+from alexnet.models import create_model
 from alexnet.models.layers import Convolution
 
-CASES = {  # channels, kernels, side, stride, padding, ceil; height, width of the pictures
+CASES = {  # channels, kernels, side, stride, padding, ceil; height, width of the images
     "2012: a window sticks out": (3, 6, 11, 4, 0, True, 64, 64),
     "Caffe: 227 pixels": (3, 4, 11, 4, 0, False, 67, 67),
     "torchvision: pixels that no window reaches": (3, 4, 11, 4, 2, False, 64, 65),
@@ -47,7 +48,7 @@ def test_outputs_and_gradients_are_the_convolutions(case, memory, monkeypatch):
     for one, other in zip(
         *(torch.autograd.grad((out * g).sum(), list(ours.parameters())) for out in (found, right)), strict=True
     ):
-        assert torch.allclose(one, other, atol=1e-10)  # sums of some hundred products of order 1
+        assert torch.allclose(one, other, atol=1e-10)  # sums of some hundred multiplications of order 1
 
 
 def test_a_hundred_steps_end_where_plain_ones_do():
@@ -78,7 +79,7 @@ def test_autocast_rounds_once():
     assert (found.float() - right.float()).norm() < 2**-7 * right.float().norm()
 
 
-def test_the_whole_network_answers_alike():
+def test_the_whole_network_predictions_alike():
     network, x = create_model("alexnet", num_classes=7).eval(), 50 * torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         found = network(x)
@@ -90,7 +91,7 @@ def test_where_it_is_left_to_pytorch(monkeypatch):
     ours, x = layer(3, 8, 11, 4, 0, True), torch.randn(1, 3, 64, 64)
     asked = []
     monkeypatch.setattr(space_to_depth, "convolve", lambda *a: asked.append(1) or torch.zeros(1, 8, 15, 15))
-    ours(x.clone().requires_grad_())  # a gradient for the picture is wanted
+    ours(x.clone().requires_grad_())  # a gradient for the image is wanted
     layer(8, 8, 3, 2, 0, True)(torch.randn(1, 8, 9, 9))  # many channels
     layer(3, 8, 3, 1, 0, True)(x)  # no stride
     space_to_depth.use(None)
@@ -108,8 +109,8 @@ def test_on_a_gpu_it_is_the_way_unless_kernels_are_off():
     filters = ours._filters(x)
     assert space_to_depth.fits(x, ours.weight, filters, 1)
     found = ours(x)
-    kernel.use(False)
+    native_kernels.use(False)
     assert not space_to_depth.fits(x, ours.weight, filters, 1)
     right = ours(x)
-    kernel.use(True)
+    native_kernels.use(True)
     assert torch.allclose(found, right, atol=1e-2)  # TF32

@@ -5,10 +5,11 @@ import itertools
 import pytest
 import torch
 
-from alexnet.models import create_model, kernel
-from alexnet.models.layers import Convolution, MaxPool, ResponseNorm
+from alexnet.kernels import native_kernels
+from alexnet.models import create_model
+from alexnet.models.layers import Convolution, LocalResponseNorm, MaxPool
 
-# channels, kernels, side of a filter, stride, padding, side of a picture
+# channels, kernels, side of a filter, stride, padding, side of an image
 CASES = [(3, 32, 5, 1, 2, 32), (1, 48, 3, 2, 1, 33), (3, 96, 11, 4, 0, 63), (4, 16, 3, 1, 0, 12), (3, 64, 5, 1, 2, 24)]
 POOLS = [None, MaxPool(3, 2), MaxPool(2, 2)]
 
@@ -20,16 +21,16 @@ def fast(compiled):
 
 
 def layer_of(case):
-    channels, kernels, side, stride, padding, picture = case
+    channels, kernels, side, stride, padding, image = case
     layer = Convolution(channels, kernels, side, stride, padding)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.normal_(0, 0.1, generator=generator)
-    return layer, torch.randn(3, channels, picture, picture, generator=generator)
+    return layer, torch.randn(3, channels, image, image, generator=generator)
 
 
-def answers(layer, input, relu, pool):
+def predictions(layer, input, relu, pool):
     output = layer(input, relu=relu, pool=pool)
     grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output.dtype)
     return [output.detach(), *torch.autograd.grad(output, (layer.weight, layer.bias), grad)]
@@ -41,21 +42,21 @@ def error(got, right):
 
 @pytest.mark.parametrize(("case", "relu", "pool"), list(itertools.product(CASES, (False, True), POOLS)), ids=str)
 def test_it_is_the_layers_one_by_one(case, relu, pool):
-    """Against float64: sums of a few hundred products and, for gradients, of some thousands, in float32."""
+    """Against float64: sums of a few hundred multiplications and, for gradients, of some thousands, in float32."""
     layer, input = layer_of(case)
     assert layer.pools(input)
-    got = answers(layer, input, relu, pool)
-    right = answers(layer.double(), input.double(), relu, pool)
+    got = predictions(layer, input, relu, pool)
+    right = predictions(layer.double(), input.double(), relu, pool)
     assert [t.shape for t in got] == [t.shape for t in right]
     assert max(map(error, got, right)) < 3e-6
 
 
-# conv1's kernels, filter, stride and picture; the norm of towers, channels, alpha, k; the pool
+# conv1's kernels, filter, stride and image; the norm of towers, channels, alpha, k; the pool
 NORMS = [
-    ((3, 96, 11, 4, 0, 63), ResponseNorm(2), MaxPool(3, 2)),
-    ((3, 96, 11, 4, 0, 63), ResponseNorm(1, 5, alpha=0.5), MaxPool(3, 2, ceil=False)),
-    ((3, 64, 5, 1, 2, 24), ResponseNorm(2, 4, alpha=0.1, k=1.0), MaxPool(2, 2)),
-    ((1, 32, 3, 2, 1, 33), ResponseNorm(1, 16, alpha=2.0), MaxPool(3, 3)),
+    ((3, 96, 11, 4, 0, 63), LocalResponseNorm(2), MaxPool(3, 2)),
+    ((3, 96, 11, 4, 0, 63), LocalResponseNorm(1, 5, alpha=0.5), MaxPool(3, 2, ceil=False)),
+    ((3, 64, 5, 1, 2, 24), LocalResponseNorm(2, 4, alpha=0.1, k=1.0), MaxPool(2, 2)),
+    ((1, 32, 3, 2, 1, 33), LocalResponseNorm(1, 16, alpha=2.0), MaxPool(3, 3)),
 ]
 
 
@@ -75,7 +76,7 @@ def test_a_norm_between_them_too(case, norm, pool, relu):
 
 
 def _norm64(norm, maps):
-    """The formula in float64, sum by sum (``ResponseNorm`` itself computes in float32)."""
+    """The formula in float64, sum by sum (``LocalResponseNorm`` itself computes in float32)."""
     per = maps.shape[1] // norm.towers
     sums = []
     for channel in range(maps.shape[1]):
@@ -86,18 +87,18 @@ def _norm64(norm, maps):
 
 
 def test_the_first_four_layers_of_alexnet_go_together():
-    """One picture in inference is the work of all threads, line by line: the same bits as many pictures."""
+    """One image in inference is the work of all threads, line by line: the same bits as many images."""
     network = create_model("alexnet", num_classes=10).eval()
     assert network.conv1.pools(torch.ones(1, 3, 224, 224), network.norm1)
-    pictures = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 50
+    images = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 50
     with torch.inference_mode():
-        seen = network.conv1(pictures, relu=True, norm=network.norm1, pool=network.pool1)
-        alone = [network.conv1(one[None], relu=True, norm=network.norm1, pool=network.pool1) for one in pictures]
-        apart = network.pool1(network.norm1(torch.relu(network.conv1(pictures))))
+        seen = network.conv1(images, relu=True, norm=network.norm1, pool=network.pool1)
+        alone = [network.conv1(one[None], relu=True, norm=network.norm1, pool=network.pool1) for one in images]
+        apart = network.pool1(network.norm1(torch.relu(network.conv1(images))))
     assert torch.equal(torch.cat(alone), seen)
     assert error(seen, apart) < 3e-6
-    assert not network.conv1.pools(pictures, ResponseNorm(1, 5, beta=0.5)), "another power"
-    assert not network.conv1.pools(pictures, ResponseNorm(4)), "24 channels a tower"
+    assert not network.conv1.pools(images, LocalResponseNorm(1, 5, beta=0.5)), "another power"
+    assert not network.conv1.pools(images, LocalResponseNorm(4)), "24 channels a tower"
 
 
 def test_it_repeats_bit_for_bit_and_threads_change_no_output():
@@ -106,7 +107,7 @@ def test_it_repeats_bit_for_bit_and_threads_change_no_output():
     try:
         for threads in (1, 2, 2):
             torch.set_num_threads(threads)
-            results.append(answers(layer, input, True, MaxPool(3, 2)))
+            results.append(predictions(layer, input, True, MaxPool(3, 2)))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(results[0][0], results[1][0])
@@ -117,12 +118,12 @@ def test_it_repeats_bit_for_bit_and_threads_change_no_output():
 def test_what_it_can_not_compute_goes_the_other_way():
     layer, input = layer_of(CASES[0])
     assert layer.pools(input)
-    assert not layer.pools(input.clone().requires_grad_()), "it has no gradient for pictures"
+    assert not layer.pools(input.clone().requires_grad_()), "it has no gradient for images"
     assert not layer.pools(torch.ones(1, 3, 300, 300)), "its maps do not fit a core's cache"
     assert not layer.pools(torch.ones(1, 3, 7, 7)), "lines shorter than eight pixels"
     assert not layer.pools(input.double()) and not layer.pools(input.to("meta"))
     assert not Convolution(16, 16, 3).pools(torch.ones(1, 16, 16, 16))
     with torch.autocast("cpu", torch.float16):
         assert not layer.pools(input)
-    kernel.use(False)
+    native_kernels.use(False)
     assert not layer.pools(input)

@@ -130,9 +130,15 @@ def test_rendered_text():
     table = summarize(shapes_only("alexnet")).render()
     assert table.title == "alexnet, input 3·224·224"
     assert table.rows[0] == (
-        "conv1", "convolution", "96·55·55", "⌈(224 − 11 + 2·0) / 4⌉ + 1 = 55", "96 of 11×11×3, stride 4",
-        "34,944", "105,415,200", "1,134.4 KiB",
-    )  # fmt: skip
+        "conv1",
+        "convolution",
+        "96·55·55",
+        "⌈(224 − 11 + 2·0) / 4⌉ + 1 = 55",
+        "96 of 11×11×3, stride 4",
+        "34,944",
+        "105,415,200",
+        "1,134.4 KiB",
+    )
     assert table.rows[1] == ("relu1", "ReLU", "96·55·55", "", "", "", "", "")
     assert table.totals[0] == "total" and table.totals[5:7] == ("60,965,224", "724,406,816")
 

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet.models import kernel, layers, thin
+from alexnet.kernels import linear, native_kernels
+from alexnet.models import layers
 
 # rows, features, outputs: rows alone, by pairs, by the dozen and what is left of them, and more than are taken at once
 CASES = [
@@ -22,7 +23,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def fast(compiled):
-    if not thin.fits(torch.ones(1, 8), torch.ones(8, 8).bfloat16()):
+    if not linear.fits(torch.ones(1, 8), torch.ones(8, 8).bfloat16()):
         pytest.skip("no AVX-512 here, so PyTorch's product is taken")
 
 
@@ -35,7 +36,7 @@ def problem(case, bias=True):
 
 
 def product(input, weight, bias):
-    return thin.product(input, thin.packed(weight), bias, len(weight))
+    return linear.product(input, linear.packed(weight), bias, len(weight))
 
 
 def right(input, weight, bias):
@@ -64,7 +65,7 @@ def test_it_is_the_product_with_the_weights_as_they_were_rounded(case, bias):
 @pytest.mark.parametrize("rows", [1, 2, 3, 4])
 @pytest.mark.parametrize(("features", "outputs"), [(600, 130), (9, 10), (256, 256)])
 def test_what_is_zero_in_few_rows_is_left_out_and_changes_no_bit(rows, zeros, features, outputs):
-    """Among many rows nothing is left out: the slow twin."""
+    """Among many rows nothing is left out: the reference implementation."""
     input, weight, bias = problem((33, features, outputs))
     input[torch.rand(input.shape, generator=torch.Generator().manual_seed(1)) < zeros] = 0
     assert torch.equal(product(input[:rows], weight, bias), product(input, weight, bias)[:rows])
@@ -91,9 +92,9 @@ def test_the_number_of_threads_changes_no_bit():
 @pytest.mark.parametrize("outputs", [10, 32, 70, 128])
 def test_packing_loses_nothing(outputs):
     _, weight, _ = problem((1, 33, outputs))
-    packed = thin.packed(weight)
+    packed = linear.packed(weight)
     assert packed.shape == (-(-outputs // 32), 33, 32) and packed.dtype == torch.bfloat16
-    assert torch.equal(thin.unpacked(packed, outputs), weight)
+    assert torch.equal(linear.unpacked(packed, outputs), weight)
     assert packed[0, 5, 0] == weight[0, 5] and packed[0, 5, 1] == (weight[16, 5] if outputs > 16 else 0)
 
 
@@ -124,9 +125,9 @@ def test_what_it_can_not_compute_goes_the_other_way(how):
     if how == "meta":
         input, weight = input.to("meta"), weight.to("meta")
     input.requires_grad_(how == "gradient")
-    kernel.use(how != "off")
+    native_kernels.use(how != "off")
     with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
-        assert not thin.fits(input, weight)
+        assert not linear.fits(input, weight)
 
 
 # ---- weights in float32, features first
@@ -147,11 +148,11 @@ def rows_of(rows, features, zeros=0.0):
 
 
 @torch.inference_mode()
-def answers(network, twin, input):
+def predictions(network, twin, input):
     """By PyTorch, and by the kernel once the weights are laid."""
     before = twin(input)
     assert torch.equal(before, network(input))
-    thin.lay(network)
+    linear.lay(network)
     return before, twin(input)
 
 
@@ -162,9 +163,9 @@ def test_few_rows_are_the_product_in_float32(case, bias, zeros):
     """Sums of 256 features at a time: rounding of 1e-7 to 4e-7 of the outputs' spread, as PyTorch's own."""
     rows, features, outputs = case
     network, input = layer_of(features, outputs, bias), rows_of(rows, features, zeros)
-    twin = layers.answering(network)
+    twin = layers.inference(network)
     exact = right(input, network[0].weight, network[0].bias)
-    plain, got = answers(network, twin, input)
+    plain, got = predictions(network, twin, input)
     assert got.shape == exact.shape and got.dtype == torch.float32
     assert not torch.equal(got, plain) or zeros == 1  # so it was the kernel
     if zeros < 1:
@@ -175,8 +176,8 @@ def test_few_rows_are_the_product_in_float32(case, bias, zeros):
 
 def test_a_row_without_zeros_is_pytorchs():
     network, input = layer_of(4096, 600), rows_of(2, 4096)
-    twin = layers.answering(network)
-    thin.lay(network)
+    twin = layers.inference(network)
+    linear.lay(network)
     with torch.inference_mode():
         assert torch.equal(twin(input[:1]), network(input[:1]))
         assert not torch.equal(twin(input), network(input))
@@ -184,7 +185,7 @@ def test_a_row_without_zeros_is_pytorchs():
 
 def test_a_row_alone_has_the_bits_that_it_has_among_others_and_with_more_threads():
     network, input, before = layer_of(4096, 700), rows_of(4, 4096, 0.5), torch.get_num_threads()
-    _, all_of_them = answers(network, twin := layers.answering(network), input)
+    _, all_of_them = predictions(network, twin := layers.inference(network), input)
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
@@ -197,8 +198,8 @@ def test_a_row_alone_has_the_bits_that_it_has_among_others_and_with_more_threads
 def test_float32_weights_of_what_is_zero_are_not_read():
     network, input = layer_of(4096, 600), rows_of(3, 4096)
     input[:, 300:500] = 0
-    twin = layers.answering(network)
-    thin.lay(network)
+    twin = layers.inference(network)
+    linear.lay(network)
     with torch.inference_mode():
         network[0].weight[:, 300:500] = float("nan")
         assert twin(input).isfinite().all() and not network(input).isfinite().any()
@@ -210,7 +211,7 @@ def test_laying_changes_no_weight_and_nobody_who_holds_one():
     network = layer_of(4096, 600)
     weight, values = network[0].weight, network[0].weight.detach().clone()
     rule = torch.optim.SGD(network.parameters(), lr=0.1)
-    thin.lay(network)
+    linear.lay(network)
     assert network[0].weight is weight and weight.stride() == (1, 600) and torch.equal(weight, values)
     assert weight.requires_grad and weight.is_leaf
     input = rows_of(5, 4096)
@@ -224,8 +225,8 @@ def test_laying_changes_no_weight_and_nobody_who_holds_one():
 
 def test_changed_weights_are_answered_with():
     network = layer_of(4096, 600)
-    twin = layers.answering(network)
-    thin.lay(network)
+    twin = layers.inference(network)
+    linear.lay(network)
     with torch.inference_mode():
         network[0].weight.mul_(2)
         network[0].bias.zero_()
@@ -235,30 +236,30 @@ def test_changed_weights_are_answered_with():
 
 def test_rows_that_do_not_fit_the_weights_are_refused():
     network = layer_of(4096, 600)
-    twin = layers.answering(network)
-    thin.lay(network)
+    twin = layers.inference(network)
+    linear.lay(network)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="shapes"):
         twin(torch.ones(1, 4095))
-    assert not thin.fits(torch.ones(1, 9), torch.ones(4, 8).bfloat16())
+    assert not linear.fits(torch.ones(1, 9), torch.ones(4, 8).bfloat16())
 
 
 @pytest.mark.parametrize("features,outputs", [(4096, 511), (1000, 1000)])
 def test_small_layers_stay_as_they_are(features, outputs):
     network = layer_of(features, outputs)
-    assert type(layers.answering(network)[0]) is nn.Linear
-    thin.lay(network)
+    assert type(layers.inference(network)[0]) is nn.Linear
+    linear.lay(network)
     assert network[0].weight.is_contiguous()
 
 
 @pytest.mark.parametrize("how", ["many", "half", "autocast", "off", "gradient"])
 def test_other_rows_go_the_other_way(how, monkeypatch):
     network, input = layer_of(4096, 600), rows_of(5 if how == "many" else 4, 4096)
-    twin = layers.answering(network)
-    thin.lay(network)
+    twin = layers.inference(network)
+    linear.lay(network)
     if how == "half":
         network, twin, input = network.bfloat16(), twin, input.bfloat16()
-    monkeypatch.setattr(thin, "_call", None)
-    kernel.use(how != "off")
+    monkeypatch.setattr(linear, "_call", None)
+    native_kernels.use(how != "off")
     with torch.set_grad_enabled(how == "gradient"), torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
         assert torch.equal(twin(input), network(input))
 
@@ -267,6 +268,6 @@ def test_other_rows_go_the_other_way(how, monkeypatch):
 def test_what_is_not_laid(how):
     network = layer_of(4096, 600)
     network = network.double() if how == "double" else network.to("meta") if how == "meta" else network
-    kernel.use(how != "off")
-    thin.lay(network)
+    native_kernels.use(how != "off")
+    linear.lay(network)
     assert network[0].weight.is_contiguous()

@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from alexnet.errors import ModelError
-from alexnet.models import bfloat16, create_model, layers, passes, thin
-from alexnet.models.layers import AveragePool, Convolution, MaxPool, ResponseNorm
+from alexnet.kernels import linear
+from alexnet.models import bf16, create_model, fusion, layers
+from alexnet.models.layers import AveragePool, Convolution, LocalResponseNorm, MaxPool
 
 NAMES = ["alexnet_small", "lenet5", "cifar_18pct", "cifar_13pct", "residual_8"]
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -35,14 +36,14 @@ def images_of(network, seed=2, count=2):
 
 def reference(network, images):
     """Its layers one by one, by PyTorch's operations."""
-    from alexnet.models import kernel
+    from alexnet.kernels import native_kernels
 
-    kernel.use(False)
+    native_kernels.use(False)
     try:
         with torch.no_grad():
             return list(network.outputs(images).values())[-1]
     finally:
-        kernel.use(True)
+        native_kernels.use(True)
 
 
 def close(one, other):
@@ -135,10 +136,10 @@ def doubled(kind):
 RELU = (nn.ReLU, (True,))
 CHAINS = [
     [(Convolution, (3, 16, 3)), RELU, (MaxPool, (2, 2))],
-    [(Convolution, (3, 16, 3)), RELU, (ResponseNorm, ()), (MaxPool, (2, 2))],
+    [(Convolution, (3, 16, 3)), RELU, (LocalResponseNorm, ()), (MaxPool, (2, 2))],
     [(Convolution, (3, 16, 3)), (MaxPool, (2, 2)), RELU],
     [(Convolution, (3, 16, 3)), RELU],
-    [(ResponseNorm, ()), (MaxPool, (2, 2))],
+    [(LocalResponseNorm, ()), (MaxPool, (2, 2))],
     [(MaxPool, (2, 2)), RELU],
     [RELU, (AveragePool, (2, 2))],
     [RELU, (MaxPool, (2, 2))],
@@ -149,7 +150,7 @@ PLACES = [(chain, place) for chain in range(len(CHAINS)) for place in range(len(
 def chained(layers, input):
     layers = list(layers)
     while layers:
-        count, input = passes.take(layers, input)
+        count, input = fusion.take(layers, input)
         del layers[:count]
     return input
 
@@ -239,7 +240,7 @@ def test_a_changed_weight_is_used(change, layer):
     CHANGES[change](network.get_submodule(layer))
     network.eval()
     images = images_of(network)
-    copy = layers.answering(network)
+    copy = layers.inference(network)
     with torch.inference_mode():
         close(network(images), reference(network, images))
         close(copy(images), reference(network, images))
@@ -254,9 +255,9 @@ def test_a_changed_weight_is_used(change, layer):
 def test_hooks_of_large_layers_stay_in_the_copies_that_answer():
     calls, large = [], nn.Sequential(nn.Linear(2048, 1024))
     large[0].register_forward_hook(lambda *_: calls.append(1))
-    assert list(thin.large(large)) == []
-    bfloat16.Halved(large, whole=False)(torch.zeros(1, 2048))
-    layers.answering(large)(torch.zeros(1, 2048))
+    assert list(linear.large(large)) == []
+    bf16.Halved(large, whole=False)(torch.zeros(1, 2048))
+    layers.inference(large)(torch.zeros(1, 2048))
     assert calls == [1, 1]
 
 

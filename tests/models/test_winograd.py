@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet.models import create_model, kernel, layers, winograd
+from alexnet.kernels import native_kernels, winograd
+from alexnet.models import create_model, layers
 from alexnet.models.layers import Convolution
 
 # images, channels, height, width, kernels, side of a filter, padding, groups: sizes that tiles' outputs do not divide
@@ -33,7 +34,7 @@ def problem(case):
     return [t.requires_grad_() for t in (input, weight, bias)], {"padding": padding, "groups": groups}
 
 
-def answers(parts, convolve):
+def predictions(parts, convolve):
     """Output and the three gradients."""
     output = convolve(*parts)
     grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output.dtype)
@@ -62,14 +63,14 @@ def test_it_is_a_convolution(monkeypatch, case, tile, relu):
         out = F.conv2d(input, weight, bias, **geometry)
         return out.relu() if relu else out
 
-    got = answers(parts, lambda *p: winograd.convolve(*p, **geometry, relu=relu))
-    right = answers([p.detach().double().requires_grad_() for p in parts], plain)
+    got = predictions(parts, lambda *p: winograd.convolve(*p, **geometry, relu=relu))
+    right = predictions([p.detach().double().requires_grad_() for p in parts], plain)
     assert [t.shape for t in got] == [t.shape for t in right]
     assert max(map(error, got, right)) < TOLERANCES[tile]
     assert min(map(error, got, right)) > 0, "not computed in float32 at all"
 
 
-def test_tiles_are_those_with_fewer_products():
+def test_tiles_are_those_with_fewer_multiplications():
     """Of alexnet's maps, ImageNet's other sizes, and CIFAR's: a larger one rounds more, so it has to save a tenth."""
     sizes = (6, 7, 8, 9, 13, 14, 16, 27, 28, 32)
     found = {(size, side): winograd._tile(64, size, size, side) for size in sizes for side in (3, 5)}
@@ -77,10 +78,12 @@ def test_tiles_are_those_with_fewer_products():
     assert [size for size in sizes if found[size, 5] == 7] == [6, 9]
     assert [size for size in sizes if found[size, 5] == 8] == [7, 8, 13, 14, 16, 27, 28, 32]
     for (size, side), tile in found.items():
-        products = {t: math.ceil(size / (t + 1 - side)) ** 2 * t * t for t in ((6, 7, 8) if side == 5 else (6, 7))}
-        smaller = [products[t] for t in products if t < tile]
-        assert all(products[tile] < 0.9 * others for others in smaller)
-        assert all(others >= 0.9 * products[tile] for t, others in products.items() if t > tile)
+        multiplications = {
+            t: math.ceil(size / (t + 1 - side)) ** 2 * t * t for t in ((6, 7, 8) if side == 5 else (6, 7))
+        }
+        smaller = [multiplications[t] for t in multiplications if t < tile]
+        assert all(multiplications[tile] < 0.9 * others for others in smaller)
+        assert all(others >= 0.9 * multiplications[tile] for t, others in multiplications.items() if t > tile)
     assert winograd._tile(1, 13, 13, 3) == 6, "nine tiles take the time of sixteen"
 
 
@@ -98,7 +101,7 @@ def test_without_bias_and_with_frozen_parts():
 
 def test_it_repeats_bit_for_bit():
     parts, geometry = problem(CASES[1])
-    first, *others = [answers(parts, lambda *p: winograd.convolve(*p, **geometry)) for _ in range(3)]
+    first, *others = [predictions(parts, lambda *p: winograd.convolve(*p, **geometry)) for _ in range(3)]
     assert all(torch.equal(a, b) for other in others for a, b in zip(other, first, strict=True))
 
 
@@ -109,7 +112,7 @@ def test_the_number_of_threads_changes_the_output_by_no_bit():
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results.append(answers(parts, lambda *p: winograd.convolve(*p, **geometry)))
+            results.append(predictions(parts, lambda *p: winograd.convolve(*p, **geometry)))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -139,7 +142,7 @@ def test_what_it_can_not_compute_goes_the_other_way(how):
         input, weight = input.double(), weight.double()
     if how == "meta":
         input, weight = input.to("meta"), weight.to("meta")
-    kernel.use(how != "off")
+    native_kernels.use(how != "off")
     with torch.autocast("cpu", torch.float16, enabled=how == "autocast"):
         assert not winograd.fits(input, weight, 2 if how == "stride" else 1, 1, 1)
 
@@ -161,22 +164,22 @@ def test_a_layer_takes_it_by_itself():
     layer = Convolution(32, 32, 5, padding=2)
     input = torch.randn(8, 32, 16, 16, generator=torch.Generator().manual_seed(0))
     fast = layer(input)
-    kernel.use(False)
+    native_kernels.use(False)
     slow = layer(input)
     assert not torch.equal(fast, slow) and error(fast, slow) < 3e-6
 
 
-def test_by_itself_it_answers_but_does_not_train():
-    kernel.fewer_products(None)
+def test_by_itself_it_predictions_but_does_not_train():
+    native_kernels.set_winograd(None)
     layer = Convolution(32, 32, 5, padding=2)
     input = torch.randn(8, 32, 16, 16, generator=torch.Generator().manual_seed(0))
     trains = layer(input)
     with torch.inference_mode():
-        answers = layer(input)
-        kernel.use(False)
+        predictions = layer(input)
+        native_kernels.use(False)
         plain = layer(input)
     assert torch.equal(trains, plain), "PyTorch's convolution"
-    assert not torch.equal(answers, plain) and error(answers, plain) < 3e-6
+    assert not torch.equal(predictions, plain) and error(predictions, plain) < 3e-6
 
 
 def layer(case):
@@ -191,10 +194,10 @@ def layer(case):
 
 
 def plain(made, input):
-    kernel.use(False)
+    native_kernels.use(False)
     with torch.inference_mode():
         out = made(input)
-    kernel.use(True)
+    native_kernels.use(True)
     return out
 
 
@@ -205,7 +208,7 @@ def answer(made, input):
 
 @pytest.mark.parametrize("images", [1, 2, 5, 40])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_kept_filters_answer_to_few_pictures_too(case, images):
+def test_kept_filters_answer_to_few_images_too(case, images):
     made, input = layer((images, *case[1:]))
     first = answer(made, input)
     assert 0 < error(first, plain(made, input)) < TOLERANCES[7]
@@ -243,9 +246,9 @@ def test_tiles_that_all_threads_share_come_out_as_those_that_each_has_alone():
     assert torch.equal(*found)
 
 
-def test_a_network_for_answers_has_the_same_weights_in_memory():
+def test_a_network_for_predictions_has_the_same_weights_in_memory():
     network = create_model("alexnet", num_classes=3, image_size=95)
-    twin = layers.answering(network)
+    twin = layers.inference(network)
     asked = {"fc6", "fc7"}  # by the twin where they lie: they may be laid otherwise (thin.lay)
     theirs = {name: p.data_ptr() for name, p in network.named_parameters() if name.split(".")[0] not in asked}
     assert {name: p.data_ptr() for name, p in twin.named_parameters()} == theirs

@@ -6,9 +6,17 @@ from alexnet.recipe import Recipe, cadence, from_dict
 
 @pytest.mark.parametrize(
     ("text", "amount", "unit"),
-    [("5min", 5, "min"), ("0.5 minutes", 0.5, "min"), ("0min", 0, "min"), ("1minute", 1, "min"),
-     ("500steps", 500, "step"), ("1step", 1, "step"), ("1epoch", 1, "epoch"), (" 10 epochs ", 10, "epoch")],
-)  # fmt: skip
+    [
+        ("5min", 5, "min"),
+        ("0.5 minutes", 0.5, "min"),
+        ("0min", 0, "min"),
+        ("1minute", 1, "min"),
+        ("500steps", 500, "step"),
+        ("1step", 1, "step"),
+        ("1epoch", 1, "epoch"),
+        (" 10 epochs ", 10, "epoch"),
+    ],
+)
 def test_as_a_person_writes_it(text, amount, unit):
     assert cadence(text, "--checkpoint-every") == (amount, unit)
     assert Recipe(checkpoint_every=text).checkpoint_every == text

@@ -22,11 +22,17 @@ def test_another_form_is_refused(text):
 
 
 def test_a_number_for_each_layer():
-    assert each_layer("", "--layer-rate") == {}
-    assert each_layer("conv1=0, fc10 = 1e-1,features.0=2", "--layer-rate") == {"conv1": 0, "fc10": 0.1, "features.0": 2}
+    assert each_layer("", "--layer-lr-mult") == {}
+    assert each_layer("conv1=0, fc10 = 1e-1,features.0=2", "--layer-lr-mult") == {
+        "conv1": 0,
+        "fc10": 0.1,
+        "features.0": 2,
+    }
 
 
 @pytest.mark.parametrize("text", ["conv1", "=1", "conv1=", "conv1=x", "conv1=-1", "conv1=nan", "conv1=1001", "a=1,a=2"])
 def test_what_is_no_number_for_each_layer_is_refused(text):
-    with pytest.raises(RecipeError, match=r"--layer-rate is .*; must be a number from 0 to 1000 for each layer, once"):
-        each_layer(text, "--layer-rate")
+    with pytest.raises(
+        RecipeError, match=r"--layer-lr-mult is .*; must be a number from 0 to 1000 for each layer, once"
+    ):
+        each_layer(text, "--layer-lr-mult")

@@ -10,7 +10,7 @@ from alexnet import recipe as recipes
 from alexnet.errors import RecipeError
 from alexnet.models import create_model, list_models
 from alexnet.recipe import Recipe, from_dict, from_toml, help_text, list_recipes, named, source
-from alexnet.training import groups
+from alexnet.training import optim
 from alexnet.training.schedule import Schedule
 from alexnet.training.state import build_network
 
@@ -50,7 +50,7 @@ def test_a_named_recipe_fits_its_network(name):
     start = None if recipe.initialization == "own" else recipe.initialization
     with torch.device("meta"):  # names and sizes alone
         network = create_model(recipe.model, image_size=recipe.image_size or None, initialization=start)
-    groups.check(network, recipe)
+    optim.check(network, recipe)
     assert network.image_size <= recipe.stored_size
 
 
@@ -64,11 +64,30 @@ def test_every_value_has_a_source(name):
 
 def test_the_paper_s_numbers():
     paper = named("paper")
-    assert (paper.learning_rate, paper.momentum, paper.weight_decay, paper.dropout) == (0.01, 0.9, 0.0005, 0.5)
-    assert (paper.batch_size, paper.epochs, paper.most_drops, paper.stored_size) == (128, 90, 3, 256)
-    assert (paper.crop, paper.mirror, paper.color_noise, paper.mean, paper.divide) == ("random", True, 0.1, "image", 1)
-    assert (paper.optimizer, paper.schedule, paper.initialization, paper.bias_rate) == ("paper", "stall", "paper", 1)
-    off = ("color_jitter", "erase", "mixup", "clip", "warmup", "label_smoothing", "averaging")
+    assert (paper.lr, paper.momentum, paper.weight_decay, paper.dropout) == (0.01, 0.9, 0.0005, 0.5)
+    assert (paper.batch_size, paper.epochs, paper.max_lr_drops, paper.stored_size) == (128, 90, 3, 256)
+    assert (paper.crop, paper.mirror, paper.pca_noise_std, paper.mean, paper.divide) == (
+        "random",
+        True,
+        0.1,
+        "image",
+        1,
+    )
+    assert (paper.optimizer, paper.schedule, paper.initialization, paper.bias_lr_mult) == (
+        "paper",
+        "plateau",
+        "paper",
+        1,
+    )
+    off = (
+        "color_jitter",
+        "random_erase_prob",
+        "mixup_prob",
+        "clip_grad_norm",
+        "warmup_epochs",
+        "label_smoothing",
+        "ema_decay",
+    )
     assert [getattr(paper, name) for name in off] == [0] * len(off)
 
 
@@ -77,7 +96,7 @@ def rates(name: str) -> list[tuple[float, float]]:
     recipe = named(name)
     schedule = Schedule(recipe, 10, steps_joined=12)
     return [
-        (schedule.rate(epoch, 0), recipe.bias_rate * schedule.rate(epoch, 0, recipe.bias_lowered))
+        (schedule.rate(epoch, 0), recipe.bias_lr_mult * schedule.rate(epoch, 0, recipe.bias_lowered))
         for epoch in range(recipe.epochs)
     ]
 
@@ -109,9 +128,9 @@ def test_the_plan_of_rates(name):
 
 def test_color_noise_is_credited_to_text_and_code_apart():
     """The paper prints eigenvalues of the covariance, the code has their roots; both recipes compute the code's."""
-    assert "eigenvalues as printed" in source("paper", "color_noise")
-    assert source("code2012", "color_noise").startswith("2012 code")
-    assert "standard deviations" in source("code2012", "color_noise")
+    assert "eigenvalues as printed" in source("paper", "pca_noise_std")
+    assert source("code2012", "pca_noise_std").startswith("2012 code")
+    assert "standard deviations" in source("code2012", "pca_noise_std")
 
 
 def test_what_the_2012_code_does_besides():
@@ -120,20 +139,20 @@ def test_what_the_2012_code_does_besides():
     assert code.layer_lr_milestones == "conv1.weight=67"
     assert (code.crops_shared, code.far_edge, code.mean, code.bias_decay) == (32, True, "center", False)
     assert (named("paper").crops_shared, named("paper").far_edge) == (1, False)
-    assert (named("cifar_13pct").join_from, named("cifar_11pct").join_from) == (100, 350)
+    assert (named("cifar_13pct").train_on_val_from_epoch, named("cifar_11pct").train_on_val_from_epoch) == (100, 350)
     owt = named("owt")
-    assert (owt.crop, owt.smallest_part, owt.mean, owt.divide_std) == ("resized", 0.08, "channel", True)
+    assert (owt.crop, owt.min_crop_scale, owt.mean, owt.divide_std) == ("resized", 0.08, "channel", True)
     assert (owt.optimizer, owt.weight_decay, owt.bias_decay, owt.batch_size) == ("sgd", 1e-4, True, 256)
     for name in ("caffe", "caffenet"):
-        assert (named(name).fit, named(name).mean, named(name).color_noise) == ("squash", "image", 0)
+        assert (named(name).fit, named(name).mean, named(name).pca_noise_std) == ("squash", "image", 0)
 
 
 def test_one_thing_less_is_one_thing_less():
     paper = named("paper")
     removed = {
         "no_dropout": {"dropout"},
-        "no_noise": {"color_noise"},
-        "no_augmentation": {"crop", "mirror", "color_noise"},
+        "no_noise": {"pca_noise_std"},
+        "no_augmentation": {"crop", "mirror", "pca_noise_std"},
     }
     for name, fields in removed.items():
         assert set(recipes.differences(paper, named(name))) == {"recipe"} | fields
@@ -158,7 +177,7 @@ def test_decay_layer_by_layer(name):
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     found = {
         names[id(p)]: group["weight_decay"]
-        for group in groups.parameter_groups(network, recipe)
+        for group in optim.parameter_groups(network, recipe)
         for p in group["params"]
     }
     assert {name.split(".")[0]: decay for name, decay in found.items() if name.endswith("weight")} == DECAYS[name]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from alexnet.models import create_model, list_models
-from alexnet.models.layers import Dropout, ResponseNorm, SpatialNorm
+from alexnet.models.layers import Dropout, LocalResponseNorm, SpatialNorm
 from alexnet.models.network import Network
 from alexnet.recipe import named
 from alexnet.recipe.traits import TOPICS, TRAITS
@@ -16,7 +16,7 @@ RECIPES = {named(name).model: named(name) for name in NAMES}
 
 
 def kind(layer: nn.Module, name: str) -> str:
-    if isinstance(layer, ResponseNorm):
+    if isinstance(layer, LocalResponseNorm):
         return "norm"
     return next((word for word in ("conv", "relu", "pool") if name.startswith(word)), "")
 
@@ -46,7 +46,7 @@ def padding(network: Network) -> str:
 
 
 def norms(network: Network) -> dict[str, str]:
-    found = [layer for layer in network.children() if isinstance(layer, ResponseNorm)]
+    found = [layer for layer in network.children() if isinstance(layer, LocalResponseNorm)]
     if not found:
         return dict.fromkeys(["norm constants", "norm α ÷ n", "norm scope"], "no norm")
     constants = {f"{n.size} channels, k {n.k:g}, α {n.alpha:g}, β {n.beta:g}" for n in found}
@@ -65,7 +65,7 @@ def spatial(network: Network) -> str:
         return "none"
     (name, layer), *more = found
     assert not more
-    assert isinstance(network.get_submodule(names[names.index(name) - 1]), ResponseNorm)
+    assert isinstance(network.get_submodule(names[names.index(name) - 1]), LocalResponseNorm)
     x = torch.full((1, 4, 9, 9), 50.0)  # all alike: the sum in the middle is 25 · 2500
     assert float(layer(x)[0, 0, 4, 4]) == pytest.approx(50 * (1 + 0.001 / 25 * 25 * 2500) ** -0.75, rel=1e-5)
     return "layer 2, after norm: 5×5 pixels, k 1, scale 0.001 ÷ 25"

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from alexnet import api, recipe
 from alexnet.errors import AlexNetError, Interrupted
 from alexnet.models.layers import set_generator, set_rows
-from alexnet.temporary import temporary_folder
-from alexnet.training import launching, loop, meeting
-from alexnet.training.parallel import Cut, Layout
+from alexnet.system import temporary_folder
+from alexnet.training import loop
+from alexnet.training.distributed import rendezvous, tensor_parallel
+from alexnet.training.distributed.sharding import Layout, ModelSharding
 from alexnet.training.state import build_network
 
 torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
@@ -66,12 +67,12 @@ def train(job: dict) -> None:
 
 def gradients(job: dict) -> None:
     """One forward and backward pass of a network as it is cut: logits and gradients, put together, into a file."""
-    layout, size = Layout(*job["layout"]), job["pictures"]
-    with launching.world(torch.device("cpu"), layout.parts, apart=layout.apart) as world:
+    layout, size = Layout(*job["layout"]), job["images"]
+    with rendezvous.world(torch.device("cpu"), layout.parts, apart=layout.apart) as world:
         fields = recipe.from_dict(job["recipe"])
-        cut = Cut(build_network(fields, job["classes"]), layout, world)
+        cut = ModelSharding(build_network(fields, job["classes"]), layout, world)
         if job.get("naive"):  # what torch.distributed.nn.functional.all_reduce does: gradients are summed once more
-            meeting._Sum.backward = staticmethod(lambda ctx, grad: (world.total(grad), None, None))
+            tensor_parallel._Sum.backward = staticmethod(lambda ctx, grad: (world.total(grad), None, None))
         network, masks = cut.network.train(), torch.Generator().manual_seed(1)
         set_generator(network, masks)
         world.watch(network, cut.across)
@@ -85,10 +86,16 @@ def gradients(job: dict) -> None:
         found = cut.joined({name: p.grad for name, p in network.named_parameters()})
         norm, mine = cut.norm(network), sum(p.numel() for p in network.parameters())
         torch.save(
-            {"gradients": found, "logits": logits.detach(), "places": list(places), "norm": norm, "own": mine,
-             "sent": world.sent},
+            {
+                "gradients": found,
+                "logits": logits.detach(),
+                "places": list(places),
+                "norm": norm,
+                "own": mine,
+                "sent": world.sent,
+            },
             f"{job['out']}-{world.rank}.pt",
-        )  # fmt: skip
+        )
 
 
 def meet(job: dict) -> None:
@@ -96,7 +103,7 @@ def meet(job: dict) -> None:
     rank = int(os.environ["RANK"])
     if rank == job["late"][0]:
         time.sleep(job["late"][1])
-    with launching.world(torch.device("cpu")) as world:
+    with rendezvous.world(torch.device("cpu")) as world:
         assert world.exchange([rank])[:, 0].tolist() == list(range(world.size))
         if job["kill"]:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -132,10 +139,15 @@ def launch_with_logs(job: dict, logs: Path) -> dict:
         child = os.fork()
         if not child:
             os.environ |= {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(size),
+                "LOCAL_WORLD_SIZE": str(size),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "TORCHELASTIC_RUN_ID": "test",
                 "GLOO_SOCKET_IFNAME": "lo",
-            } | job.get("environment", {})  # fmt: skip
+            } | job.get("environment", {})
             os._exit(run(job, rank, logs / str(rank)))
         children.append(child)
     deadline, ended = time.monotonic() + job.get("limit", 500), {}

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet.batches.loader import Batch
 from alexnet.evaluation.evaluate import evaluate
+from alexnet.loader.loader import Batch
 from alexnet.models.layers import Dropout
 from alexnet.recipe import named
 from alexnet.training import loop
@@ -13,7 +13,13 @@ from alexnet.training.run import statistics_of
 from alexnet.training.state import State
 
 RECIPE = named("digits").replace(
-    initialization="own", divide_std=True, stored_size=32, precision="fp32", label_smoothing=0.0, epochs=1, clip=0.0
+    initialization="own",
+    divide_std=True,
+    stored_size=32,
+    precision="fp32",
+    label_smoothing=0.0,
+    epochs=1,
+    clip_grad_norm=0.0,
 )
 
 
@@ -35,12 +41,12 @@ def test_the_loss_counts_auxiliary_classifiers(digits):
     given = batch()
     found.network.train()
     answer = found.network(given.images)
-    beside = [aside.take() for aside in found.network.asides()]
+    beside = [auxiliary_head.take() for auxiliary_head in found.network.auxiliary_heads()]
     expected = F.cross_entropy(answer, given.labels) + 0.3 * sum(F.cross_entropy(x, given.labels) for x in beside)
     value, correct = loop.train_step(found, given)
     assert value == pytest.approx(float(expected.detach()), rel=1e-5)
     assert correct == int((answer.argmax(1) == given.labels).sum())
-    assert all(aside.head.fc2.weight.requires_grad for aside in found.network.asides())
+    assert all(auxiliary_head.head.fc2.weight.requires_grad for auxiliary_head in found.network.auxiliary_heads())
 
 
 def test_the_recipes_dropout_is_not_for_networks_with_their_own(digits):
@@ -51,7 +57,7 @@ def test_the_recipes_dropout_is_not_for_networks_with_their_own(digits):
 
 def test_statistics_of_batch_norm_are_averaged(digits):
     """Without them the average would judge with the statistics of a network that has learned nothing: mean 0."""
-    found = state(digits, model="residual_8", image_size=32, averaging=0.9, batch_size=32)
+    found = state(digits, model="residual_8", image_size=32, ema_decay=0.9, batch_size=32)
     norm, mean = found.network.stem[1], found.averaged.stem[1]
     before = mean.running_mean.clone()
     norm.running_mean.fill_(5.0)
@@ -62,10 +68,10 @@ def test_statistics_of_batch_norm_are_averaged(digits):
     assert int(mean.num_batches_tracked) == int(norm.num_batches_tracked)
 
 
-def test_a_network_with_batch_norm_learns_and_its_average_answers(digits, tmp_path):
-    found = state(digits, model="residual_8", image_size=32, averaging=0.9, batch_size=32, learning_rate=0.01)
+def test_a_network_with_batch_norm_learns_and_its_average_predictions(digits, tmp_path):
+    found = state(digits, model="residual_8", image_size=32, ema_decay=0.9, batch_size=32, lr=0.01)
     statistics = statistics_of(digits, found.recipe, 32)
-    from alexnet.batches.loader import Loader
+    from alexnet.loader.loader import Loader
 
     loader = Loader(digits.split("train"), found.recipe, statistics, side=32, channels=3, device=torch.device("cpu"))
     for epoch in range(8):

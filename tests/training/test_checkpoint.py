@@ -292,8 +292,11 @@ def test_best_weights_of_an_abandoned_future_go_and_not_those_in_use(tmp_path):
     save(tmp_path, 3, best="best-epoch-0003.pt")
     checkpoint.prune(tmp_path)
     assert [name for name in names(tmp_path) if name.endswith(".pt")] == [
-        "best-epoch-0002.pt", "best-epoch-0003.pt", "step-00000002.pt", "step-00000003.pt",
-    ]  # fmt: skip
+        "best-epoch-0002.pt",
+        "best-epoch-0003.pt",
+        "step-00000002.pt",
+        "step-00000003.pt",
+    ]
 
 
 def test_no_best_at_all(tmp_path):

@@ -14,23 +14,31 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.data.store import Store
 from alexnet.errors import RecipeError
-from alexnet.models import create_model, kernel
+from alexnet.kernels import native_kernels
+from alexnet.models import create_model
 from alexnet.models.layers import set_generator
 from alexnet.recipe import Recipe, named
-from alexnet.training.distributed import World
+from alexnet.training.distributed.world import World
 from alexnet.training.state import State
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")  # which the compiler looks at
 
-SMALL = named("cifar_18pct").replace(epochs=2, batch_size=16, validation=0.2, schedule="constant", learning_rate=1e-3)
+SMALL = named("cifar_18pct").replace(epochs=2, batch_size=16, validation=0.2, schedule="constant", lr=1e-3)
 WITH_DROPOUT = Recipe(
-    model="alexnet_small", initialization="own", stored_size=32, epochs=2, batch_size=16, small_size=24,
-    precision="fp32", validation=0.2, compile=True,
-)  # fmt: skip
+    model="alexnet_small",
+    initialization="own",
+    stored_size=32,
+    epochs=2,
+    batch_size=16,
+    progressive_size=24,
+    precision="fp32",
+    validation=0.2,
+    compile=True,
+)
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
+def no_images(monkeypatch):
     monkeypatch.setattr(api, "AT_THE_END", ())
 
 
@@ -63,12 +71,12 @@ def train(store: Store, recipe: Recipe, folder: Path) -> list[float]:
 @pytest.mark.parametrize("name", ["alexnet_small", "cifar_18pct", "resnet18"])
 def test_nothing_in_a_network_breaks_it_into_pieces(name, traced):
     """Custom gradients, dropout with a generator of its own, pools and norms: all in one graph, kernels left out."""
-    kernel.build()
+    native_kernels.build()
     network = create_model(name, num_classes=10, generator=torch.Generator().manual_seed(0)).train()
     set_generator(network, torch.Generator())
     side = network.image_size
-    pictures = torch.randn(2, network.in_channels, side, side, generator=torch.Generator().manual_seed(1))
-    seen = torch._dynamo.explain(network)(pictures)
+    images = torch.randn(2, network.in_channels, side, side, generator=torch.Generator().manual_seed(1))
+    seen = torch._dynamo.explain(network)(images)
     assert (seen.graph_count, seen.graph_break_count) == (1, 0)
 
 

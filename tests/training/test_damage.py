@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from alexnet import api, cli
-from alexnet.api.facts import epochs_of, events_of
 from alexnet.api.provenance import times_tested
+from alexnet.api.report_facts import epochs_of, events_of
 from alexnet.errors import CheckpointError, RunError
 from alexnet.recipe import named
 from alexnet.training import checkpoint
-from alexnet.training.journal import damage
+from alexnet.training.logger import damage
 from alexnet.training.run import read_start
 
 
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory) -> Path:
-    recipe = named("lenet5").replace(epochs=2, stored_size=32, checkpoint_every="1epoch", averaging=0.9)
+    recipe = named("lenet5").replace(epochs=2, stored_size=32, checkpoint_every="1epoch", ema_decay=0.9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "AT_THE_END", ())
         return api.train(digits.path, recipe, run=tmp_path_factory.mktemp("run") / "run", quiet=True).folder
@@ -76,10 +76,20 @@ def test_a_hash_file_with_control_characters_is_printed_escaped(run):
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "null", "3", "{}", '{"data": 1, "store": "x"}', '{"data": "x", "store": ["x"]}',
-     '{"data": "x", "store": NaN}',
-     '{"data": "x", "store": "x", "options": "abc"}', '{"data": "x", "store": "x", "from": 3}', "[" * 200_000, "{"],
-)  # fmt: skip
+    [
+        "[]",
+        "null",
+        "3",
+        "{}",
+        '{"data": 1, "store": "x"}',
+        '{"data": "x", "store": ["x"]}',
+        '{"data": "x", "store": NaN}',
+        '{"data": "x", "store": "x", "options": "abc"}',
+        '{"data": "x", "store": "x", "from": 3}',
+        "[" * 200_000,
+        "{",
+    ],
+)
 def test_a_run_file_that_is_not_of_the_schema_is_refused(run, text):
     (run / "run.json").write_text(text)
     with pytest.raises(RunError, match="is no run folder: ") as caught:

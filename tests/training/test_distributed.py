@@ -18,21 +18,44 @@ from alexnet.bundle import Bundle
 from alexnet.errors import RecipeError, RunError
 from alexnet.recipe import Recipe, named
 from alexnet.training import checkpoint
-from alexnet.training.distributed import World, share
-from alexnet.training.parallel import Layout
+from alexnet.training.distributed.sharding import Layout
+from alexnet.training.distributed.world import World, share
 
-# 160 pictures: 7 steps an epoch, the last of 16. Mixup draws partners from other processes' shares; crops are shared by
+# 160 images: 7 steps an epoch, the last of 16. Mixup draws partners from other processes' shares; crops are shared by
 # neighbors; the average, the momentum and the clipped gradient follow.
 RECIPE = named("cifar_18pct").replace(
-    epochs=2, batch_size=24, validation=0.2, schedule="constant", averaging=0.99, color_noise=0.1, mixup=0.5, erase=0.2,
-    crops_shared=5, crop="random", image_size=24, clip=0.5, precision="fp32", convolution="plain",
-)  # fmt: skip
-# Dropout on two layers, response norm in two towers, a frozen layer: a small AlexNet, of 160 pictures 3 steps.
-ALEXNET = Recipe(
-    model="alexnet_small", stored_size=32, epochs=1, batch_size=64, small_size=0, mirror=False, precision="fp32",
+    epochs=2,
+    batch_size=24,
+    validation=0.2,
+    schedule="constant",
+    ema_decay=0.99,
+    pca_noise_std=0.1,
+    mixup_prob=0.5,
+    random_erase_prob=0.2,
+    crops_shared=5,
+    crop="random",
+    image_size=24,
+    clip_grad_norm=0.5,
+    precision="fp32",
     convolution="plain",
-    validation=0.2, learning_rate=1e-3, freeze="conv1", mixup=1.0, warmup=0.0, initialization="own",
-)  # fmt: skip
+)
+# Dropout on two layers, response norm in two towers, a frozen layer: a small AlexNet, of 160 images 3 steps.
+ALEXNET = Recipe(
+    model="alexnet_small",
+    stored_size=32,
+    epochs=1,
+    batch_size=64,
+    progressive_size=0,
+    mirror=False,
+    precision="fp32",
+    convolution="plain",
+    validation=0.2,
+    lr=1e-3,
+    freeze="conv1",
+    mixup_prob=1.0,
+    warmup_epochs=0.0,
+    initialization="own",
+)
 
 
 def note(folder: Path) -> dict:
@@ -58,7 +81,7 @@ def alone(digits, tmp_path_factory, ranks) -> Path:
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow), 4])
 def test_data_parallel_has_the_losses_of_one_process(processes, alone, digits, tmp_path, ranks):
-    """Shares of 12, 8 or 6 pictures, of 8, 5·2 + 6 or 4 in the last batch; the global batch stays what it is."""
+    """Shares of 12, 8 or 6 images, of 8, 5·2 + 6 or 4 in the last batch; the global batch stays what it is."""
     folder = tmp_path / "run"
     ranks(processes, store=str(digits.path), folder=str(folder), recipe=RECIPE.to_dict())
     one, many = note(alone)["losses"], note(folder)["losses"]
@@ -140,7 +163,7 @@ def test_losses_that_are_no_numbers_on_one_process_stop_all_alike(digits, tmp_pa
     found = ranks(2, expect=1, store=str(digits.path), folder=str(folder), recipe=recipe, acts=acts)
     assert all("TrainingError: the loss is nan at step 7 (epoch 1)" in text for text in found["said"]), found
     content = checkpoint.load_latest(folder / "checkpoints")[1]
-    assert content["position"]["step"] == 6 and content["position"]["spoiled"] == 2
+    assert content["position"]["step"] == 6 and content["position"]["nonfinite_steps"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in content["network"].values())
 
 
@@ -156,7 +179,7 @@ def test_shares_are_contiguous_and_take_every_place_once():
 
 
 @pytest.mark.slow
-def test_fewer_pictures_than_processes(digits, tmp_path, ranks):
+def test_fewer_images_than_processes(digits, tmp_path, ranks):
     """A batch of 3 on 4 processes: one has nothing to add, and takes part all the same."""
     recipe = RECIPE.replace(epochs=1, batch_size=3, checkpoint_every="1000min", image_size=16).to_dict()
     for name, processes in (("one", 1), ("four", 4)):
@@ -236,7 +259,7 @@ def test_torchrun_restarts_after_a_worker_is_killed(agents, digits, tmp_path, ra
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = torchrun(
-        *words, "--run", folder, "--quiet", agents=agents, processes=2 // agents, port=port, folder=tmp_path
+        *words, "--output-dir", folder, "--quiet", agents=agents, processes=2 // agents, port=port, folder=tmp_path
     )
     try:
         killed_once(started, folder, "1")
@@ -259,7 +282,7 @@ def test_max_restarts_needs_a_run_that_can_be_found(digits, capfd, monkeypatch):
 
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     assert cli.run(["train", str(digits.path), "--recipe", "cifar_18pct"]) == 2
-    assert "torchrun --max-restarts needs --run FOLDER" in capfd.readouterr().err
+    assert "torchrun --max-restarts needs --output-dir FOLDER" in capfd.readouterr().err
 
 
 def test_a_restart_refuses_the_folder_of_another_command(alone, digits):

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from alexnet.compression import quantizing
+from alexnet.compression import file
 from alexnet.compression.pruning import gone, gradual
 from alexnet.models import create_model
 from alexnet.recipe import named
-from alexnet.training import optimizer
-from alexnet.training.held import EVERY, Pruning, Sharing
+from alexnet.training import optim
+from alexnet.training.constraints import EVERY, Pruning, TiedCentroids
 
 NAMES = ["c5.weight", "f6.weight"]
 
@@ -34,8 +34,8 @@ RULES = ["paper", "sgd", "adamw"]
 @pytest.mark.parametrize("rule", RULES)
 def test_pruned_weights_stay_gone_and_the_others_learn(rule):
     net, average = network(), network().eval()
-    recipe = named("lenet5").replace(optimizer=rule, learning_rate=0.01, weight_decay=0.01, momentum=0.9)
-    made = optimizer.build(net, recipe)
+    recipe = named("lenet5").replace(optimizer=rule, lr=0.01, weight_decay=0.01, momentum=0.9)
+    made = optim.build(net, recipe)
     held = Pruning(first=dict.fromkeys(NAMES, 1.0), last={"c5.weight": 0.2, "f6.weight": 0.05}, until=0.5)
     before, was_dead = {name: p.clone() for name, p in net.named_parameters()}, dict.fromkeys(NAMES, None)
     total = 6 * EVERY
@@ -56,7 +56,7 @@ def test_pruned_weights_stay_gone_and_the_others_learn(rule):
 
 def test_cutting_follows_the_published_schedule_and_ends_when_it_should():
     net = network()
-    made = optimizer.build(net, named("lenet5").replace(learning_rate=1e-9))  # weights all but stand still
+    made = optim.build(net, named("lenet5").replace(lr=1e-9))  # weights all but stand still
     held = Pruning(first={"f6.weight": 1.0}, last={"f6.weight": 0.1}, until=0.5)
     seen, total = {}, 8 * EVERY
     for number in range(total):
@@ -75,18 +75,18 @@ def test_what_is_cut_is_what_is_smallest_then():
     weight = net.get_parameter("f6.weight")
     expected = gone(weight, 0.3)
     held = Pruning(first={"f6.weight": 0.3}, last={"f6.weight": 0.3})
-    held.begin(net, [], optimizer.build(net, named("lenet5")), 0.0)
+    held.begin(net, [], optim.build(net, named("lenet5")), 0.0)
     assert torch.equal(weight == 0, expected)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_shared_weights_learn_as_one(rule):
     net = network()
-    quantizing.share(net, {"c5.weight": 4, "f6.weight": 3})
+    file.share(net, {"c5.weight": 4, "f6.weight": 3})
     with torch.no_grad():
         net.get_parameter("f6.weight")[:, ::2] = 0
-    recipe = named("lenet5").replace(optimizer=rule, learning_rate=0.01)
-    made, held = optimizer.build(net, recipe), Sharing(net, NAMES)
+    recipe = named("lenet5").replace(optimizer=rule, lr=0.01)
+    made, held = optim.build(net, recipe), TiedCentroids(net, NAMES)
     before = {name: net.get_parameter(name).detach().clone() for name in NAMES}
     for number in range(5):
         step(net, made, held, number / 5, number)
@@ -102,11 +102,11 @@ def test_shared_weights_learn_as_one(rule):
 
 def test_a_shared_gradient_is_the_mean_of_its_cluster_s():
     net = network()
-    quantizing.share(net, {"f6.weight": 2})
+    file.share(net, {"f6.weight": 2})
     weight = net.get_parameter("f6.weight")
     gradient = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
     weight.grad = gradient.clone()
-    Sharing(net, ["f6.weight"]).gradients(net)
+    TiedCentroids(net, ["f6.weight"]).gradients(net)
     for value in weight.detach().unique():
         members = weight.detach() == value
         slow = gradient[members].double().mean()

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from alexnet import api
-from alexnet.batches.loader import Loader
 from alexnet.bundle import Bundle
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.errors import RecipeError
+from alexnet.loader.loader import Loader
 from alexnet.recipe import named
 from alexnet.training.loop import _loss
 from alexnet.training.run import statistics_of
@@ -23,7 +23,7 @@ RECIPE = named("lenet5").replace(epochs=2, batch_size=16, checkpoint_every="1epo
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
+def no_images(monkeypatch):
     monkeypatch.setattr(api, "AT_THE_END", ())
 
 
@@ -32,10 +32,10 @@ def uneven(tmp_path_factory):
     """Zeros as they are, and ever fewer of the other digits: 60 to train, 15 zeros of them, one nine."""
     source, left = open_source("digits"), {k: max(4, 30 - 3 * k) for k in range(10)}
     chosen = []
-    for picture in source.splits["all"]:
-        if left[picture.label] > 0:
-            left[picture.label] -= 1
-            chosen.append(picture)
+    for image in source.splits["all"]:
+        if left[image.label] > 0:
+            left[image.label] -= 1
+            chosen.append(image)
     few = dataclasses.replace(source, splits={"all": tuple(chosen)}, fingerprint="uneven")
     return prepare(few, tmp_path_factory.mktemp("uneven") / "store", size=32, validation=0.3, test=0.2)
 
@@ -60,8 +60,8 @@ def test_balanced_batches_hold_each_class_equally_often(uneven):
     assert np.array_equal(each, np.bincount(own, minlength=10))
 
 
-def test_a_picture_that_comes_again_is_seen_otherwise(uneven):
-    recipe = RECIPE.replace(sampling="balanced", crop="resized", smallest_part=0.3)
+def test_a_image_that_comes_again_is_seen_otherwise(uneven):
+    recipe = RECIPE.replace(sampling="balanced", crop="resized", min_crop_scale=0.3)
     made, _ = labels_of(uneven, recipe)
     indices = np.concatenate([batch.indices for batch in made])
     images = torch.cat([batch.images for batch in made])

@@ -6,14 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from alexnet.training.journal import COLUMNS, Journal, append_event, read_events
+from alexnet.training.logger import COLUMNS, RunLogger, append_event, read_events
 
 
 def row(epoch: int, **more: float) -> dict[str, float]:
     return {
-        "epoch": epoch, "steps": 10 * epoch, "learning_rate": 0.01, "train_loss": 1 / epoch, "train_top1": 0.5,
-        "seconds": 2.0, "images_per_second": 100.0, **more,
-    }  # fmt: skip
+        "epoch": epoch,
+        "steps": 10 * epoch,
+        "lr": 0.01,
+        "train_loss": 1 / epoch,
+        "train_top1": 0.5,
+        "seconds": 2.0,
+        "images_per_second": 100.0,
+        **more,
+    }
 
 
 VALIDATED = {"validation_loss": 0.25, "validation_top1": 0.875, "validation_top5": 1.0}
@@ -29,7 +35,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def test_a_line_an_event(tmp_path):
-    with Journal(tmp_path, quiet=True) as journal:
+    with RunLogger(tmp_path, quiet=True) as journal:
         journal.event("started", step=0, device="cpu")
         assert lines(tmp_path)[0]["event"] == "started"  # on the disk at once
         journal.event("not a number", indices=[1, 2], reason="Ünïcode\nand a second line")
@@ -40,7 +46,7 @@ def test_a_line_an_event(tmp_path):
 
 
 def test_results_csv_is_whole(tmp_path):
-    with Journal(tmp_path, quiet=True) as journal:
+    with RunLogger(tmp_path, quiet=True) as journal:
         journal.write_rows([])
         assert (tmp_path / "results.csv").read_text().splitlines() == [",".join((*COLUMNS, "crc32"))]
         rows: list[dict[str, float]] = []
@@ -57,13 +63,13 @@ def test_results_csv_is_whole(tmp_path):
 
 
 def test_a_resumed_journal_goes_on_where_the_checkpoint_was(tmp_path):
-    with Journal(tmp_path, quiet=True) as journal:
+    with RunLogger(tmp_path, quiet=True) as journal:
         journal.event("started")
         journal.epoch([row(1)])
         size = journal.size()
         journal.event("checkpoint")
         journal.epoch([row(1), row(2)])
-    with Journal(tmp_path, quiet=True, resume_at=size, resume_step=10) as journal:
+    with RunLogger(tmp_path, quiet=True, resume_at=size, resume_step=10) as journal:
         journal.write_rows([row(1)])
         journal.event("resumed", step=10)
         journal.epoch([row(1), row(2)])
@@ -72,12 +78,12 @@ def test_a_resumed_journal_goes_on_where_the_checkpoint_was(tmp_path):
 
 
 def test_a_line_cut_by_a_crash_goes_too(tmp_path):
-    with Journal(tmp_path, quiet=True) as journal:
+    with RunLogger(tmp_path, quiet=True) as journal:
         journal.event("started")
         size = journal.size()
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"time": 1, "eve')
-    with Journal(tmp_path, quiet=True, resume_at=size) as journal:
+    with RunLogger(tmp_path, quiet=True, resume_at=size) as journal:
         journal.event("resumed")
     assert [line["event"] for line in lines(tmp_path)] == ["started", "resumed"]
 
@@ -102,13 +108,13 @@ def test_any_torn_last_line_is_removed_before_the_next_one(tmp_path):
 def test_a_journal_that_was_lost_is_not_filled_with_zeros(tmp_path, left):
     if left is not None:
         (tmp_path / "journal.jsonl").write_text(left)
-    with Journal(tmp_path, quiet=True, resume_at=1000) as journal:
+    with RunLogger(tmp_path, quiet=True, resume_at=1000) as journal:
         journal.event("resumed")
     assert [line["event"] for line in lines(tmp_path)] == ["resumed"]
 
 
 def test_quiet_prints_nothing(tmp_path, capfd):
-    with Journal(tmp_path, quiet=True) as journal:
+    with RunLogger(tmp_path, quiet=True) as journal:
         journal.begin_epoch(0, 3, 10, 0)
         journal.step(1.5, 32)
         journal.say("something")
@@ -117,7 +123,7 @@ def test_quiet_prints_nothing(tmp_path, capfd):
 
 
 def test_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
-    with Journal(tmp_path) as journal:
+    with RunLogger(tmp_path) as journal:
         journal.begin_epoch(0, 3, 10, 0)
         journal.step(math.pi, 32)
         journal.say("[bold]said[/bold] as it is " + "x" * 200)
@@ -134,7 +140,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
 
 def test_a_long_epoch_gets_a_line_every_30_seconds_where_there_is_no_terminal(tmp_path, capfd):
     now = 100.0
-    with Journal(tmp_path, clock=lambda: now) as journal:
+    with RunLogger(tmp_path, clock=lambda: now) as journal:
         journal.begin_epoch(1, 3, 223, 3)
         for _ in range(220):  # of a second each
             now += 1
@@ -154,7 +160,7 @@ def test_a_long_epoch_gets_a_line_every_30_seconds_where_there_is_no_terminal(tm
 def test_tensorboard_has_every_number_at_its_step(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with Journal(tmp_path, quiet=True) as journal:
+    with RunLogger(tmp_path, quiet=True) as journal:
         journal.epoch([row(1)])
         journal.epoch([row(1), row(2, **VALIDATED)])
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -165,7 +171,7 @@ def test_tensorboard_has_every_number_at_its_step(tmp_path):
 
 def test_a_full_disk_costs_a_line_and_a_warning_not_the_run(tmp_path, capsys):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Journal(tmp_path) as journal:
+    with RunLogger(tmp_path) as journal:
         journal.event("started", long="x" * 200_000)
         before = (tmp_path / "journal.jsonl").read_bytes()
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, hard))

@@ -10,9 +10,9 @@ from alexnet import api
 from alexnet.errors import RecipeError
 from alexnet.models import create_model
 from alexnet.recipe import Recipe, named
-from alexnet.training import optimizer
-from alexnet.training.lars import LARS
-from alexnet.training.parallel import Layout
+from alexnet.training import optim
+from alexnet.training.distributed.sharding import Layout
+from alexnet.training.optim import LARS
 
 RATES = [0.5 * (t + 1) / 10 for t in range(10)] + [0.5 * (1 - t / 30) ** 2 for t in range(30)]
 
@@ -62,13 +62,13 @@ def test_it_goes_on_from_its_state_bit_for_bit():
                 weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
             made.step()
 
-    recipe = Recipe(optimizer="lars", trust=0.01)
+    recipe = Recipe(optimizer="lars", trust_coefficient=0.01)
     network = create_model("lenet5", generator=torch.Generator().manual_seed(0))
-    made = optimizer.build(network, recipe)
+    made = optim.build(network, recipe)
     steps(network, made, range(3))
     other = copy.deepcopy(network)
-    again = optimizer.build(other, recipe)
-    optimizer.load(again, copy.deepcopy(made.state_dict()))
+    again = optim.build(other, recipe)
+    optim.load(again, copy.deepcopy(made.state_dict()))
     steps(network, made, range(3, 6))
     steps(other, again, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
@@ -80,8 +80,8 @@ def test_a_closure_is_called_and_its_loss_returned():
 
 
 def test_trust_is_the_recipes():
-    made = optimizer.build(create_model("lenet5"), named("large_batch").replace(model="lenet5", trust=0.02))
-    assert isinstance(made, LARS) and {group["trust"] for group in made.param_groups} == {0.02}
+    made = optim.build(create_model("lenet5"), named("large_batch").replace(model="lenet5", trust_coefficient=0.02))
+    assert isinstance(made, LARS) and {group["trust_coefficient"] for group in made.param_groups} == {0.02}
     assert {group["lr"] for group in made.param_groups} == {2.0}
 
 
@@ -92,10 +92,17 @@ def test_towers_apart_are_refused():
         Layout("towers").check(None, recipe)
 
 
-def test_it_learns_from_batches_of_a_third_of_all_pictures(tmp_path):
+def test_it_learns_from_batches_of_a_third_of_all_images(tmp_path):
     """The paper's rule with its rate scaled comes to 87 %, unscaled to 89 %, LARS to 98 % (docs/log.md)."""
     recipe = named("lenet5").replace(
-        batch_size=512, epochs=30, keep="last", optimizer="lars", learning_rate=4.0, trust=0.02, schedule="poly",
-        warmup=3.0, weight_decay=0.0005,
-    )  # fmt: skip
+        batch_size=512,
+        epochs=30,
+        select_weights="last",
+        optimizer="lars",
+        lr=4.0,
+        trust_coefficient=0.02,
+        schedule="poly",
+        warmup_epochs=3.0,
+        weight_decay=0.0005,
+    )
     assert api.train("digits", recipe, tmp_path / "run", device="cpu").scores["test"].top1 > 0.95

@@ -19,17 +19,23 @@ from layer_examples import HERE
 
 from alexnet import api, cli
 from alexnet.bundle import Bundle
+from alexnet.cuda_convnet import GraphNetwork
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.errors import CheckpointError, ModelError, RecipeError, RunError
-from alexnet.models.cuda_convnet import GraphNetwork
 from alexnet.recipe import named
 from alexnet.training import layer_files
 
 RECIPE = named("layer_file").replace(
-    stored_size=8, crop="center", mirror=False, epochs=4, batch_size=16, divide=60.0, validation=0.2,
+    stored_size=8,
+    crop="center",
+    mirror=False,
+    epochs=4,
+    batch_size=16,
+    divide=60.0,
+    validation=0.2,
     checkpoint_every="1epoch",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +46,7 @@ def small(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
+def no_images(monkeypatch):
     monkeypatch.setattr(api, "AT_THE_END", ())
 
 
@@ -60,7 +66,7 @@ def whole(small, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "AT_THE_END", ("filters", "curves"))
         result = api.train(small, RECIPE, folder / "run", device="cpu", **written(folder))
-    assert (result.recipe.model, len(result.pictures)) == ("mine", 2)
+    assert (result.recipe.model, len(result.plots)) == ("mine", 2)
     for name in ("mine.cfg", "rates.cfg"):
         (folder / name).unlink()  # the run needs them no more
     return folder / "run"
@@ -89,12 +95,12 @@ def test_a_bundle_carries_its_files(whole, small, tmp_path, digit_file):
     assert isinstance(network, GraphNetwork)
     assert network.definition.parameters == 17_226
     assert network.weight_of("f3") is network.weight_of("f2")
-    assert len(classifier.predict(digit_file)[0].guesses) == 5
+    assert len(classifier.predict(digit_file)[0].top_k) == 5
     assert classifier.embed([digit_file]).shape == (1, 64)
     scores = api.evaluate(tmp_path / "bundle", small, device="cpu")
     assert scores.top1 == api.evaluate(whole, device="cpu").top1 == config["metrics"]["test"]["top1"]
-    for golden in Bundle.load(tmp_path / "bundle").golden:
-        assert np.allclose(classifier.probabilities(golden.png)[0], golden.probabilities, atol=1e-6)
+    for reference in Bundle.load(tmp_path / "bundle").reference:
+        assert np.allclose(classifier.probabilities(reference.png)[0], reference.probabilities, atol=1e-6)
 
 
 def test_a_changed_layer_file_inside_a_bundle_is_found_out(whole, tmp_path):
@@ -135,20 +141,41 @@ def test_the_parameter_file_may_be_changed_before_a_resume_the_layer_file_not(wh
 
 def test_from_a_terminal(small, tmp_path, capsys, digit_file):
     given = written(tmp_path)
-    words = ["train", str(small), "--run", str(tmp_path / "run"), "--layers", str(given["layers"]), "--layer-params",
-             str(given["layer_params"]), "--stored-size", "8", "--no-mirror", "--crop", "center", "--epochs", "1",
-             "--divide", "60", "--validation", "0.2", "--device", "cpu", "--quiet"]  # fmt: skip
+    words = [
+        "train",
+        str(small),
+        "--output-dir",
+        str(tmp_path / "run"),
+        "--layers",
+        str(given["layers"]),
+        "--layer-params",
+        str(given["layer_params"]),
+        "--stored-size",
+        "8",
+        "--no-mirror",
+        "--crop",
+        "center",
+        "--epochs",
+        "1",
+        "--divide",
+        "60",
+        "--validation",
+        "0.2",
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
     assert cli.run(words) == 0
     assert "mine, center view" in capsys.readouterr().out
     assert cli.run(["predict", str(tmp_path / "run"), str(digit_file), "--device", "cpu"]) == 0
     assert cli.run(["evaluate", str(tmp_path / "run"), "--device", "cpu", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["count"] == 40
     for wrong, message in (
-        (["--learning-rate", "0.1"], "--learning-rate has no effect on a layer file; must be left out"),
-        (["--mixup", "0.5"], "--mixup has no effect on a layer file"),
+        (["--lr", "0.1"], "--lr has no effect on a layer file; must be left out"),
+        (["--mixup-prob", "0.5"], "--mixup-prob has no effect on a layer file"),
         (["--model", "alexnet"], "--model has no effect on a layer file"),
     ):
-        assert cli.run([*words[:2], "--run", str(tmp_path / "new"), *words[4:], *wrong]) == 2
+        assert cli.run([*words[:2], "--output-dir", str(tmp_path / "new"), *words[4:], *wrong]) == 2
         assert message in capsys.readouterr().err
     assert cli.run(["train", "--resume", str(tmp_path / "run"), "--layers", str(given["layers"])]) == 2
     assert "so --layers has no place" in capsys.readouterr().err
@@ -186,19 +213,25 @@ def test_random_connections_travel_in_the_bundle(tmp_path):
     source = open_source("digits")
     few = dataclasses.replace(source, splits={"all": source.splits["all"][:60]}, fingerprint="first 60")
     store = prepare(few, tmp_path / "store", size=16, validation=0.2, test=0.2)
-    recipe = RECIPE.replace(stored_size=16, epochs=1, averaging=0.9)
+    recipe = RECIPE.replace(stored_size=16, epochs=1, ema_decay=0.9)
     result = api.train(
-        store.path, recipe, tmp_path / "run", device="cpu",
-        layers=HERE / "sparse.cfg", layer_params=HERE / "sparse-params.cfg",
-    )  # fmt: skip
+        store.path,
+        recipe,
+        tmp_path / "run",
+        device="cpu",
+        layers=HERE / "sparse.cfg",
+        layer_params=HERE / "sparse-params.cfg",
+    )
     network = Bundle.load(result.bundle).network
     connections = network.module_of("c2").connections0
     assert connections.dtype == torch.int64
     assert sorted(connections[:32].tolist()) == list(range(32))
     assert not torch.equal(connections[:32], torch.arange(32))
     classifier = result.classifier()
-    for golden in Bundle.load(result.bundle).golden:  # a pool that draws answers alike, whoever else is asked about
-        assert np.allclose(classifier.probabilities(golden.png)[0], golden.probabilities, atol=1e-5)
+    for reference in Bundle.load(
+        result.bundle
+    ).reference:  # a pool that draws answers alike, whoever else is asked about
+        assert np.allclose(classifier.probabilities(reference.png)[0], reference.probabilities, atol=1e-5)
 
 
 def test_the_recipe_is_inert_where_the_files_speak():

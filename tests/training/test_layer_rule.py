@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
 from layer_examples import EXAMPLES, files, network
 
+from alexnet.cuda_convnet import Data, Files, Tree, build
+from alexnet.cuda_convnet.parameters import Rates, Schedule
 from alexnet.errors import ModelError
-from alexnet.models.cuda_convnet import Data, Files, Tree, build
-from alexnet.models.cuda_convnet.parameters import Rates, Schedule
 from alexnet.training.layer_rule import LayerRule, limit
 
 
@@ -129,8 +129,9 @@ def test_each_example_learns_by_the_documented_rule(name):
     if name == "local":
         parameters = parameters.replace("wball=0.005", "wball=0.00005\nsuperEps=0.01")
         parameters = parameters.replace("wball=0\n", "wball=0.0001\n")
-    net = build(Files(name, files(name).layers, parameters), Data(EXAMPLES[name][0]),
-                generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)  # fmt: skip
+    net = build(
+        Files(name, files(name).layers, parameters), Data(EXAMPLES[name][0]), generator=torch.Generator().manual_seed(0)
+    ).to(memory_format=torch.channels_last)
     net.double()
     rule = LayerRule(net)
     slow = {id(g["params"][0]): Slow(g["params"][0].detach().numpy(), g["rates"]) for g in rule.param_groups}

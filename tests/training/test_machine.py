@@ -6,18 +6,19 @@ import pytest
 import torch
 
 from alexnet import api
-from alexnet.batches.loader import choose_device
 from alexnet.errors import RecipeError
-from alexnet.models import create_model, winograd
+from alexnet.kernels import winograd
+from alexnet.loader.loader import choose_device
+from alexnet.models import create_model
 from alexnet.recipe import Recipe, named
-from alexnet.training import machine
+from alexnet.training import runtime
 
 CPU = torch.device("cpu")
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 
 @pytest.fixture
-def fewer_products():
+def fewer_multiplications():
     if not winograd.usable():
         pytest.skip("needs a C compiler and AVX-512")
 
@@ -25,10 +26,10 @@ def fewer_products():
 def test_denormal_numbers_are_zero_while_training_and_only_then():
     tiny = torch.tensor([1e-40])
     assert float(tiny * 1) > 0
-    with machine.tuned(), machine.tuned():  # twice is as good as once
+    with runtime.cpu_settings(), runtime.cpu_settings():  # twice is as good as once
         assert float(tiny * 1) == 0
     assert float(tiny * 1) > 0
-    with pytest.raises(KeyError), machine.tuned():
+    with pytest.raises(KeyError), runtime.cpu_settings():
         raise KeyError
     assert float(tiny * 1) > 0
 
@@ -58,7 +59,7 @@ def test_a_gpu_too_many():
 
 @pytest.mark.parametrize("wanted", ["fp32", "bf16"])
 def test_a_wanted_precision_is_kept(wanted):
-    assert machine.choose_precision(wanted, CPU) == wanted
+    assert runtime.choose_precision(wanted, CPU) == wanted
 
 
 @pytest.mark.parametrize(
@@ -73,43 +74,43 @@ def test_a_wanted_precision_is_kept(wanted):
 )
 def test_auto_goes_by_what_the_processor_is(monkeypatch, cpu, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
-    assert machine.choose_precision("auto", CPU) == expected
+    assert runtime.choose_precision("auto", CPU) == expected
 
 
 def test_auto_is_the_same_twice_and_fp32_elsewhere():
-    assert machine.choose_precision("auto", CPU) == machine.choose_precision("auto", CPU) in ("fp32", "bf16")
-    assert machine.choose_precision("auto", torch.device("mps")) == "fp32"
+    assert runtime.choose_precision("auto", CPU) == runtime.choose_precision("auto", CPU) in ("fp32", "bf16")
+    assert runtime.choose_precision("auto", torch.device("mps")) == "fp32"
 
 
 def test_which_convolutions_auto_means(monkeypatch):
     for usable in (True, False):
         monkeypatch.setattr(winograd, "usable", lambda usable=usable: usable)
-        settled = machine.settled(Recipe().replace(precision="fp32"), CPU)
+        settled = runtime.resolve_auto(Recipe().replace(precision="fp32"), CPU)
         assert settled.convolution == ("winograd" if usable else "plain") and settled.precision == "fp32"
         monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-        assert machine.settled(Recipe().replace(precision="bf16"), CPU).convolution == settled.convolution
+        assert runtime.resolve_auto(Recipe().replace(precision="bf16"), CPU).convolution == settled.convolution
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
-        assert machine.settled(Recipe().replace(precision="bf16"), CPU).convolution == "plain"
-        assert machine.settled(Recipe().replace(convolution="winograd"), CPU).convolution == "winograd"
-        assert machine.settled(Recipe().replace(convolution="plain"), CPU).convolution == "plain"
-    assert machine.settled(Recipe(), torch.device("cuda")).convolution == "plain"
+        assert runtime.resolve_auto(Recipe().replace(precision="bf16"), CPU).convolution == "plain"
+        assert runtime.resolve_auto(Recipe().replace(convolution="winograd"), CPU).convolution == "winograd"
+        assert runtime.resolve_auto(Recipe().replace(convolution="plain"), CPU).convolution == "plain"
+    assert runtime.resolve_auto(Recipe(), torch.device("cuda")).convolution == "plain"
 
 
-@pytest.mark.usefixtures("fewer_products")
+@pytest.mark.usefixtures("fewer_multiplications")
 @pytest.mark.parametrize("how", ["plain", "winograd"])
 def test_convolutions_are_the_recipes_in_training_alone(how):
     network = create_model("cifar_18pct", generator=torch.Generator().manual_seed(0))
     images = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 60
     before = network(images)
-    with machine.tuned(Recipe().replace(convolution=how)):
+    with runtime.cpu_settings(Recipe().replace(convolution=how)):
         inside = network(images)
     assert torch.equal(inside, before) == (how == "plain") and torch.allclose(inside, before, atol=1e-4)
     assert torch.equal(network(images), before)
     with torch.inference_mode():
-        assert not torch.equal(network(images), before), "answers take fewer products by themselves"
+        assert not torch.equal(network(images), before), "answers take fewer multiplications by themselves"
 
 
-@pytest.mark.usefixtures("fewer_products")
+@pytest.mark.usefixtures("fewer_multiplications")
 @pytest.mark.parametrize("how", ["plain", "winograd"])
 def test_a_run_takes_those_of_its_recipe_and_says_so(how, monkeypatch, tmp_path):
     asked, convolve = [], winograd.convolve
@@ -124,7 +125,7 @@ def test_a_run_takes_those_of_its_recipe_and_says_so(how, monkeypatch, tmp_path)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_sets_the_flag_and_handlers_come_back(number, capfd):
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    with machine.stop_on_signals() as stop:
+    with runtime.stop_on_signals() as stop:
         assert stop.signal == 0
         os.kill(os.getpid(), number)
         assert stop.signal == number
@@ -138,7 +139,7 @@ def test_a_signal_sets_the_flag_and_handlers_come_back(number, capfd):
 
 def test_handlers_come_back_after_an_error():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyError), machine.stop_on_signals():
+    with pytest.raises(KeyError), runtime.stop_on_signals():
         raise KeyError
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -147,7 +148,7 @@ def test_in_another_thread_the_flag_never_rises():
     found = []
 
     def body() -> None:
-        with machine.stop_on_signals() as stop:
+        with runtime.stop_on_signals() as stop:
             found.append(stop.signal)
 
     thread = threading.Thread(target=body)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.evaluation.metrics import Counter
-from alexnet.training.notes import warnings
+from alexnet.evaluation.metrics import MetricAccumulator
+from alexnet.training.run import warnings
 
 CLASSES = 4
 
@@ -15,7 +15,7 @@ CLASSES = 4
 def scores(split: str, labels: np.ndarray, right: int):
     """The scores of a classifier that has the first ``right`` images of a split right."""
     predicted = torch.from_numpy(np.where(np.arange(len(labels)) < right, labels, (labels + 1) % CLASSES))
-    counter = Counter(CLASSES, len(labels))
+    counter = MetricAccumulator(CLASSES, len(labels))
     probabilities = torch.nn.functional.one_hot(predicted, CLASSES).double().add(1e-3).log_softmax(1)
     counter.add(probabilities, torch.from_numpy(labels), torch.arange(len(labels)))
     return counter.scores(split, 1)
@@ -53,7 +53,7 @@ def test_no_better_than_the_most_frequent_class(right, often, warned):
         assert share in found[0] and f"test top-1 is {right / 2:.1f} %" in found[0]
 
 
-def test_without_a_test_split_validation_is_judged():
+def test_without_a_test_split_validation_is_eval_model():
     labels = np.repeat(np.arange(CLASSES), 50)
     store = SimpleNamespace(split={"validation": SimpleNamespace(labels=labels)}.__getitem__)
     (warning,) = warnings(store, {"validation": scores("validation", labels, 52)})

@@ -11,25 +11,37 @@ from alexnet.errors import RecipeError
 from alexnet.models.layers import set_generator
 from alexnet.recipe import Recipe
 from alexnet.training import checkpoint
-from alexnet.training.distributed import World
-from alexnet.training.parallel import Cut, Layout
+from alexnet.training.distributed.communication import theory
+from alexnet.training.distributed.sharding import Layout, ModelSharding
+from alexnet.training.distributed.world import World
 from alexnet.training.state import build_network
-from alexnet.training.traffic import theory
 
 SMALL = Recipe(
-    model="alexnet_small", stored_size=32, epochs=2, batch_size=32, small_size=0, mirror=False, precision="fp32",
+    model="alexnet_small",
+    stored_size=32,
+    epochs=2,
+    batch_size=32,
+    progressive_size=0,
+    mirror=False,
+    precision="fp32",
     convolution="plain",
-    validation=0.2, learning_rate=1e-3, mixup=0.5, clip=0.5, warmup=0.0, optimizer="paper", weight_decay=0.0005,
+    validation=0.2,
+    lr=1e-3,
+    mixup_prob=0.5,
+    clip_grad_norm=0.5,
+    warmup_epochs=0.0,
+    optimizer="paper",
+    weight_decay=0.0005,
     initialization="own",
-)  # fmt: skip
-PICTURES, CLASSES = 14, 7  # odd shares, odd classes
+)
+IMAGES, CLASSES = 14, 7  # odd shares, odd classes
 
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory) -> tuple[Path, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    images = 20 * torch.randn(PICTURES, 3, 24, 24, generator=generator)
-    labels = torch.randint(CLASSES, (PICTURES,), generator=generator)
+    images = 20 * torch.randn(IMAGES, 3, 24, 24, generator=generator)
+    labels = torch.randint(CLASSES, (IMAGES,), generator=generator)
     path = tmp_path_factory.mktemp("batch") / "batch.pt"
     torch.save((images, labels), path)
     return path, images, labels
@@ -51,16 +63,29 @@ def single(batch) -> dict:
 
 def passes(ranks, batch, folder: Path, processes: int, layout: list, **more) -> list[dict]:
     ranks(
-        processes, "gradients", recipe=SMALL.to_dict(), classes=CLASSES, pictures=PICTURES, data=str(batch[0]),
-        layout=layout, out=str(folder / "found"), **more,
-    )  # fmt: skip
+        processes,
+        "gradients",
+        recipe=SMALL.to_dict(),
+        classes=CLASSES,
+        images=IMAGES,
+        data=str(batch[0]),
+        layout=layout,
+        out=str(folder / "found"),
+        **more,
+    )
     return [torch.load(folder / f"found-{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
 LAYOUTS = [
-    (2, ["towers"]), (4, ["towers"]), (2, ["hybrid"]), (3, ["hybrid"]), (4, ["hybrid", 2]), (2, ["hybrid-turns"]),
-    (4, ["hybrid-turns", 2]), (3, ["data"]),
-]  # fmt: skip
+    (2, ["towers"]),
+    (4, ["towers"]),
+    (2, ["hybrid"]),
+    (3, ["hybrid"]),
+    (4, ["hybrid", 2]),
+    (2, ["hybrid-turns"]),
+    (4, ["hybrid-turns", 2]),
+    (3, ["data"]),
+]
 
 
 @pytest.mark.parametrize(("processes", "layout"), LAYOUTS, ids=str)
@@ -74,8 +99,8 @@ def test_outputs_and_gradients_are_those_of_one_process(processes, layout, batch
             assert (found["gradients"][name] - gradient).abs().max() <= 1e-6 * scale, name
         if found["norm"] is not None:
             assert float(found["norm"]) == pytest.approx(single["norm"], rel=1e-5)
-        expected = theory(build_network(SMALL, CLASSES), Layout(*layout), PICTURES, processes)
-        if PICTURES % processes == 0:
+        expected = theory(build_network(SMALL, CLASSES), Layout(*layout), IMAGES, processes)
+        if IMAGES % processes == 0:
             assert found["sent"] == pytest.approx(expected, rel=1e-9)
         else:
             assert sum(found["sent"].values()) == pytest.approx(sum(expected.values()), rel=0.25)
@@ -121,7 +146,7 @@ def same_checkpoint(a: dict, b: dict, atol: float) -> None:
         for name, tensor in state.items():
             other = b["optimizer"]["state"][number][name]
             assert tensor.shape == other.shape
-            # A sum in another order may turn a ReLU or a maximum of one picture around: gradients of a layer before it
+            # A sum in another order may turn a ReLU or a maximum of one image around: gradients of a layer before it
             # were seen to differ by 1e-4 of the largest, weights not.
             assert (tensor - other).abs().max() <= 50 * atol * max(1, other.abs().max()), (number, name)
 
@@ -163,16 +188,18 @@ def test_any_layout_goes_on_with_any_other(alone, digits, ranks, tmp_path):
 )
 def test_networks_that_can_not_be_cut_are_refused(layout, model, message):
     with torch.device("meta"), pytest.raises(RecipeError, match=message):
-        Cut(build_network(Recipe(model=model, initialization="own"), 10), layout, World(torch.device("cpu"), 0, 2, 2))
+        ModelSharding(
+            build_network(Recipe(model=model, initialization="own"), 10), layout, World(torch.device("cpu"), 0, 2, 2)
+        )
 
 
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        (Layout(accumulate=0), "--accumulate is 0; must be at least 1"),
+        (Layout(accumulate=0), "--grad-accum-steps is 0; must be at least 1"),
         (Layout("data", 2), "--split is 2 with --parallel data"),
         (Layout("hybrid", -1), "--split is -1"),
-        (Layout("hybrid", 0, 2), "--accumulate does not go with --parallel hybrid"),
+        (Layout("hybrid", 0, 2), "--grad-accum-steps does not go with --parallel hybrid"),
     ],
 )
 def test_what_does_not_go_together_is_refused(layout, message):
@@ -186,7 +213,7 @@ def test_the_big_networks_are_cut_in_half():
         with torch.device("meta"):
             whole = build_network(Recipe(model=name), 1000)
             shapes = {key: value.shape for key, value in whole.named_parameters()}
-            cut = Cut(whole, Layout("towers"), World(torch.device("meta"), 0, 2, 2))
+            cut = ModelSharding(whole, Layout("towers"), World(torch.device("meta"), 0, 2, 2))
         mine = dict(cut.network.named_parameters())
         assert list(mine) == list(shapes)
         assert sum(p.numel() for p in mine.values()) * 2 == sum(s.numel() for s in shapes.values()) + 1000

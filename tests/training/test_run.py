@@ -19,37 +19,46 @@ import torch
 
 from alexnet import api
 from alexnet.bundle import Bundle
+from alexnet.cuda_convnet import Files
 from alexnet.data import splits
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Source, open_source
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, DataError, RecipeError, RunError, TrainingError
-from alexnet.models.cuda_convnet import Files
 from alexnet.recipe import Recipe, named
 from alexnet.training import checkpoint
 from alexnet.training import run as runs
-from alexnet.training.parallel import Layout
+from alexnet.training.distributed.sharding import Layout
 
-# A whole AlexNet on 67-pixel views, one map of 1×1 after pool5: every kind of layer, in a second.
+# A whole AlexNet on 67-pixel crops, one map of 1×1 after pool5: every kind of layer, in a second.
 ALEXNET = Recipe(
-    model="alexnet", image_size=67, stored_size=72, epochs=3, batch_size=16, small_size=63, small_share=0.5,
-    mirror=False, warmup=1, checkpoint_every="1epoch", precision="fp32",
-)  # fmt: skip
+    model="alexnet",
+    image_size=67,
+    stored_size=72,
+    epochs=3,
+    batch_size=16,
+    progressive_size=63,
+    progressive_fraction=0.5,
+    mirror=False,
+    warmup_epochs=1,
+    checkpoint_every="1epoch",
+    precision="fp32",
+)
 SMALL = named("cifar_18pct").replace(
     epochs=2, batch_size=16, validation=0.2, schedule="constant", checkpoint_every="1epoch"
 )
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Drawing takes longer than these runs. ``whole``, of the session's scope, is made before and has its pictures."""
+def no_images(monkeypatch):
+    """Drawing takes longer than these runs. ``whole``, of the session's scope, is made before and has its images."""
     monkeypatch.setattr(api, "AT_THE_END", ())
 
 
 def few(count: int) -> Source:
     source = open_source("digits")
-    pictures = source.splits["all"]
-    return dataclasses.replace(source, splits={"all": pictures[:count]}, fingerprint=f"first {count}")
+    images = source.splits["all"]
+    return dataclasses.replace(source, splits={"all": images[:count]}, fingerprint=f"first {count}")
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +109,7 @@ def test_the_folder_holds_everything(whole):
     assert len(list((whole / "checkpoints").glob("step-*.pt"))) == 2
     assert list((whole / "tensorboard").glob("events.*"))
     for name in ("filters", "curves", "confusion", "predictions"):
-        assert (whole / "pictures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (whole / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert not list(whole.rglob("*.partial"))
 
 
@@ -124,31 +133,47 @@ def test_resumed_at_an_epochs_end_equals_never_stopped(whole, tmp_path):
 
 
 CODE2012 = named("cifar_18pct").replace(
-    epochs=4, batch_size=16, image_size=24, validation=0.2, keep="last", crop="random", mirror=True, crops_shared=32,
-    color_noise=0.1, noise_until=2, noise_divide=True, mean="center", drops=(3,), freeze="conv1", freeze_from=2,
+    epochs=4,
+    batch_size=16,
+    image_size=24,
+    validation=0.2,
+    select_weights="last",
+    crop="random",
+    mirror=True,
+    crops_shared=32,
+    pca_noise_std=0.1,
+    noise_until=2,
+    noise_divide=True,
+    mean="center",
+    lr_milestones=(3,),
+    freeze="conv1",
+    freeze_from=2,
     layer_lr_milestones="conv2.weight=1",
-    join_from=2, layer_rate="fc10=0.5", layer_decay="conv1=0", checkpoint_every="1epoch",
-)  # fmt: skip
+    train_on_val_from_epoch=2,
+    layer_lr_mult="fc10=0.5",
+    layer_decay="conv1=0",
+    checkpoint_every="1epoch",
+)
 
 
 def test_as_in_2012_resumed_equals_never_stopped(stores, tmp_path):
-    """Shared crops, noise that ends, a layer that is frozen, validation pictures that join: all by the epoch alone."""
+    """Shared crops, noise that ends, a layer that is frozen, validation images that join: all by the epoch alone."""
     run(stores[32], CODE2012, tmp_path / "whole", workers=2)
     whole = rows(tmp_path / "whole")
-    assert [int(row["steps"]) for row in whole] == [4, 8, 13, 18]  # of 64 pictures, then of 80
+    assert [int(row["steps"]) for row in whole] == [4, 8, 13, 18]  # of 64 images, then of 80
     assert [bool(row["validation_top1"]) for row in whole] == [True, True, False, False]
-    assert [float(row["learning_rate"]) for row in whole] == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
+    assert [float(row["lr"]) for row in whole] == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
     bundle = Bundle.load(tmp_path / "whole" / "bundle")
-    assert list(bundle.metrics) == ["test"]  # its validation pictures have been trained on
+    assert list(bundle.metrics) == ["test"]  # its validation images have been trained on
     assert (bundle.statistics.follows, bundle.statistics.mean.shape) == (False, (24, 24, 3))
     shutil.copytree(tmp_path / "whole", tmp_path / "again")
     shutil.rmtree(tmp_path / "again" / "bundle")
     api.resume(sorted((tmp_path / "again" / "checkpoints").glob("step-*.pt"))[0], device="cpu")  # after three epochs
     assert weights(tmp_path / "again") == weights(tmp_path / "whole")
     assert rows(tmp_path / "again") == whole
-    scores = [api.evaluate(tmp_path / "whole", views=views, device="cpu") for views in (1, 9, 10)]
-    assert [(s.views, s.count) for s in scores] == [(views, 20) for views in (1, 9, 10)]
-    run(stores[32], CODE2012.replace(join_from=0), tmp_path / "apart")
+    scores = [api.evaluate(tmp_path / "whole", crops=crops, device="cpu") for crops in (1, 9, 10)]
+    assert [(s.crops, s.count) for s in scores] == [(crops, 20) for crops in (1, 9, 10)]
+    run(stores[32], CODE2012.replace(train_on_val_from_epoch=0), tmp_path / "apart")
     assert weights(tmp_path / "apart") != weights(tmp_path / "whole")
 
 
@@ -157,7 +182,7 @@ def test_layers_that_are_not_there_are_refused_before_a_step(stores, tmp_path):
         run(stores[32], SMALL.replace(freeze="conv6"), tmp_path / "run")
 
 
-def test_a_channel_s_deviation_is_that_of_the_training_pictures(stores):
+def test_a_channel_s_deviation_is_that_of_the_training_images(stores):
     store = stores[72]
     pixels = store.split("train").gather(np.arange(len(store.split("train")))).reshape(-1, 3).astype(np.float64)
     found = runs.statistics_of(store, ALEXNET.replace(divide_std=True, divide=2.0), 67).divide
@@ -176,7 +201,7 @@ def command(*words: str | Path) -> list[str]:
 def test_stopped_in_the_middle_of_an_epoch_and_resumed(number, status, whole, stores, tmp_path):
     folder = tmp_path / "run"
     options = [f"--{k.replace('_', '-')}={v}" for k, v in _changed(ALEXNET).items()]
-    words = command("train", stores[72].path, "--run", folder, "--recipe", "modern", "--no-mirror", *options)
+    words = command("train", stores[72].path, "--output-dir", folder, "--recipe", "modern", "--no-mirror", *options)
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and (not (folder / "journal.jsonl").exists() or not events(folder, "started")):
         time.sleep(0.01)
@@ -197,36 +222,72 @@ def _changed(recipe: Recipe) -> dict:
     return {name: getattr(recipe, name) for name in names if name != "mirror"}
 
 
-# Every number of a recipe has an effect: for each field a value that must change the run it stands in.
+# Every number of a recipe has an effect: for each field a value that must change the run it is in.
 FLIPS = {
-    "seed": 1, "dropout": 0.9, "image_size": 63, "in_channels": 1, "initialization": "paper", "validation": 0.4,
-    "test": 0.4, "crop": "random", "smallest_part": 0.9, "mirror": True, "color_noise": 0.9, "color_jitter": 0.0,
-    "erase": 1.0, "mixup": 1.0, "mean": "image", "divide": 2.0, "epochs": 3, "batch_size": 8, "optimizer": "paper",
-    "learning_rate": 0.001, "bias_rate": 3.0, "momentum": 0.5, "weight_decay": 10.0, "fc_decay": 10.0,
-    "bias_decay": True, "clip": 0.01, "schedule": "constant", "warmup": 0.0, "label_smoothing": 0.5, "averaging": 0.0,
-    "small_size": 0, "small_share": 0.0, "precision": "bf16", "crops_shared": 8, "noise_until": 1,
+    "seed": 1,
+    "dropout": 0.9,
+    "image_size": 63,
+    "in_channels": 1,
+    "initialization": "paper",
+    "validation": 0.4,
+    "test": 0.4,
+    "crop": "random",
+    "min_crop_scale": 0.9,
+    "mirror": True,
+    "pca_noise_std": 0.9,
+    "color_jitter": 0.0,
+    "random_erase_prob": 1.0,
+    "mixup_prob": 1.0,
+    "mean": "image",
+    "divide": 2.0,
+    "epochs": 3,
+    "batch_size": 8,
+    "optimizer": "paper",
+    "lr": 0.001,
+    "bias_lr_mult": 3.0,
+    "momentum": 0.5,
+    "weight_decay": 10.0,
+    "fc_decay": 10.0,
+    "bias_decay": True,
+    "clip_grad_norm": 0.01,
+    "schedule": "constant",
+    "warmup_epochs": 0.0,
+    "label_smoothing": 0.5,
+    "ema_decay": 0.0,
+    "progressive_size": 0,
+    "progressive_fraction": 0.0,
+    "precision": "bf16",
+    "crops_shared": 8,
+    "noise_until": 1,
     "far_edge": False,
-    "noise_divide": True, "divide_std": True, "bias_lowered": False, "layer_rate": "conv1=0.1",
+    "noise_divide": True,
+    "divide_std": True,
+    "bias_lowered": False,
+    "layer_lr_mult": "conv1=0.1",
     "layer_lr_milestones": "conv2=1",
-    "layer_decay": "fc8=50", "freeze": "conv1", "stop_error": 1.0, "sampling": "balanced", "class_weights": "balanced",
-}  # fmt: skip
+    "layer_decay": "fc8=50",
+    "freeze": "conv1",
+    "stop_train_error": 1.0,
+    "sampling": "balanced",
+    "class_weights": "balanced",
+}
 ELSEWHERE = {  # shown by other tests
     "recipe": "names the numbers",
     "model": "test_models",
     "stored_size": "test_a_store_of_another_size_is_refused",
     "fit": "test_a_store_of_another_size_is_refused",
-    "drops": "test_steps_and_stall_have_their_numbers",
-    "patience": "test_steps_and_stall_have_their_numbers",
-    "most_drops": "test_steps_and_stall_have_their_numbers",
-    "keep": "test_the_best_epoch_by_validation_is_kept",
+    "lr_milestones": "test_steps_and_stall_have_their_numbers",
+    "lr_patience": "test_steps_and_stall_have_their_numbers",
+    "max_lr_drops": "test_steps_and_stall_have_their_numbers",
+    "select_weights": "test_the_best_epoch_by_validation_is_kept",
     "checkpoint_every": "test_checkpoints_come_as_often_as_asked",
     "freeze_from": "test_frozen_from_its_epoch_on",
-    "join_from": "test_as_in_2012_resumed_equals_never_stopped",
+    "train_on_val_from_epoch": "test_as_in_2012_resumed_equals_never_stopped",
     "shuffle_window": "test_windowed",
     "convolution": "test_machine",
     "compile": "test_compiled",
-    "rate_per": "test_schedule",
-    "trust": "test_lars",
+    "lr_base_size": "test_schedule",
+    "trust_coefficient": "test_lars",
 }
 
 
@@ -234,7 +295,7 @@ def test_every_field_is_flipped_somewhere():
     assert set(FLIPS) | set(ELSEWHERE) == {f.name for f in dataclasses.fields(Recipe)}
 
 
-TINY = ALEXNET.replace(epochs=2, batch_size=24, weight_decay=0.05, warmup=0.5)
+TINY = ALEXNET.replace(epochs=2, batch_size=24, weight_decay=0.05, warmup_epochs=0.5)
 
 
 @pytest.fixture(scope="session")
@@ -263,25 +324,25 @@ def test_every_field_has_an_effect(field, tiny, tmp_path):
 
 
 def test_steps_and_stall_have_their_numbers(stores, tmp_path):
-    steps = SMALL.replace(epochs=3, schedule="steps", drops=(1, 2), keep="last")
+    steps = SMALL.replace(epochs=3, schedule="multistep", lr_milestones=(1, 2), select_weights="last")
     run(stores[32], steps, tmp_path / "steps")
-    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "steps")]
+    rates = [float(row["lr"]) for row in rows(tmp_path / "steps")]
     assert rates == pytest.approx([1e-3, 1e-4, 1e-5])
     # So small a rate that the error never falls: one drop is allowed, the next stall ends the run.
-    stall = SMALL.replace(epochs=50, schedule="stall", learning_rate=1e-9, patience=2, most_drops=1)
-    run(stores[32], stall, tmp_path / "stall")
-    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "stall")]
+    stall = SMALL.replace(epochs=50, schedule="plateau", lr=1e-9, lr_patience=2, max_lr_drops=1)
+    run(stores[32], stall, tmp_path / "plateau")
+    rates = [float(row["lr"]) for row in rows(tmp_path / "plateau")]
     assert rates == pytest.approx([1e-9] * 3 + [1e-10] * 2)
 
 
 def test_a_run_ends_when_it_has_learned_enough(stores, tmp_path):
-    recipe = SMALL.replace(epochs=6, learning_rate=0.002)
+    recipe = SMALL.replace(epochs=6, lr=0.002)
     whole = run(stores[32], recipe, tmp_path / "whole")
     errors = [1 - float(row["train_top1"]) for row in rows(whole.folder)]
     wanted = sorted(errors)[3]
     end = next(i for i, error in enumerate(errors) if error <= wanted)
     assert end < 5
-    stopped = run(stores[32], recipe.replace(stop_error=wanted), tmp_path / "run")
+    stopped = run(stores[32], recipe.replace(stop_train_error=wanted), tmp_path / "run")
     assert [1 - float(row["train_top1"]) for row in rows(stopped.folder)] == errors[: end + 1]
     api.resume(stopped.folder, device="cpu")  # it is over, and stays so
     assert len(rows(stopped.folder)) == end + 1
@@ -290,9 +351,14 @@ def test_a_run_ends_when_it_has_learned_enough(stores, tmp_path):
 def test_checkpoints_come_as_often_as_asked(stores, tmp_path):
     """Three epochs of four steps. The last checkpoint always comes, and none stands for two moments."""
     for every, saved in {
-        "1000min": [12], "0min": list(range(1, 13)), "1epoch": [4, 8, 12], "2epochs": [8, 12], "3steps": [3, 6, 9, 12],
-        "5 steps": [5, 10, 12], "100steps": [12],
-    }.items():  # fmt: skip
+        "1000min": [12],
+        "0min": list(range(1, 13)),
+        "1epoch": [4, 8, 12],
+        "2epochs": [8, 12],
+        "3steps": [3, 6, 9, 12],
+        "5 steps": [5, 10, 12],
+        "100steps": [12],
+    }.items():
         folder = tmp_path / every
         run(stores[32], SMALL.replace(epochs=3, checkpoint_every=every), folder)
         files = [event["file"] for event in events(folder, "checkpoint")]
@@ -301,21 +367,21 @@ def test_checkpoints_come_as_often_as_asked(stores, tmp_path):
 
 
 def test_the_best_epoch_by_validation_is_kept(stores, tmp_path):
-    result = run(stores[32], SMALL.replace(epochs=6, keep="best", learning_rate=0.01), tmp_path / "run")
+    result = run(stores[32], SMALL.replace(epochs=6, select_weights="best", lr=0.01), tmp_path / "run")
     best = max(rows(tmp_path / "run"), key=lambda r: (float(r["validation_top1"]), -float(r["validation_loss"])))
     assert result.scores["validation"].top1 == pytest.approx(float(best["validation_top1"]))
     assert result.scores["validation"].loss == pytest.approx(float(best["validation_loss"]), rel=1e-5)
     assert f"epoch {best['epoch']}," in Bundle.load(result.bundle).data["kept"]
 
 
-def test_fewer_pictures_than_a_batch(stores, tmp_path):
+def test_fewer_images_than_a_batch(stores, tmp_path):
     result = run(stores[32], SMALL.replace(batch_size=1000), tmp_path / "run")
     assert [float(row["steps"]) for row in rows(tmp_path / "run")] == [1, 2]
     assert result.scores["test"].count == len(stores[32].split("test"))
 
 
 def poisoned(patch, steps):
-    """Real steps, but the pictures of ``steps`` (from 1) have a pixel that is not a number."""
+    """Real steps, but the images of ``steps`` (from 1) have a pixel that is not a number."""
     from alexnet.training import loop
 
     inner = loop.train_step
@@ -329,9 +395,9 @@ def poisoned(patch, steps):
 
 
 def test_three_losses_in_a_row_that_are_no_numbers_stop_the_run_and_keep_the_good_checkpoint(stores, tmp_path):
-    recipe = SMALL.replace(epochs=40, learning_rate=1e-3, warmup=0.0)
+    recipe = SMALL.replace(epochs=40, lr=1e-3, warmup_epochs=0.0)
     folder = tmp_path / "run"
-    said = r"the loss is nan at step 8 \(epoch 2\), as at 2 before it.*lower --learning-rate.*last good"
+    said = r"the loss is nan at step 8 \(epoch 2\), as at 2 before it.*lower --lr.*last good"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingError, match=said):
         poisoned(patch, {6, 7, 8})
         patch.setattr(checkpoint, "save", lambda *a, inner=checkpoint.save: (time.sleep(1), inner(*a)))  # a slow disk
@@ -347,7 +413,7 @@ def test_three_losses_in_a_row_that_are_no_numbers_stop_the_run_and_keep_the_goo
 
 def test_one_loss_that_is_no_number_changes_nothing_and_the_run_goes_on(stores, tmp_path, capsys):
     """Neither weights nor average nor what batch norm has seen; two times two in a row are not three."""
-    recipe = SMALL.replace(model="resnet18", image_size=33, epochs=2, warmup=0.0)
+    recipe = SMALL.replace(model="resnet18", image_size=33, epochs=2, warmup_epochs=0.0)
     with pytest.MonkeyPatch.context() as patch:
         poisoned(patch, {1, 2, 4, 5})
         result = run(stores[32], recipe, tmp_path / "run", quiet=False)
@@ -385,19 +451,19 @@ def crowded(state, batch):
 loop.train_step = crowded
 sys.exit(run(sys.argv[1:]))
 """
-    folder, words = tmp_path / "run", ["--image-size", "67", "--stored-size", "72", "--small-share", "0"]
+    folder, words = tmp_path / "run", ["--image-size", "67", "--stored-size", "72", "--progressive-fraction", "0"]
     words += ["--precision", "fp32", "--model", "alexnet", "--epochs", "1", "--batch-size", "16", "--no-report"]
-    words = [sys.executable, "-c", code, "train", str(stores[72].path), "--run", str(folder), *words]
+    words = [sys.executable, "-c", code, "train", str(stores[72].path), "--output-dir", str(folder), *words]
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert " MB of memory could not be had at step 1, for a batch of 16 pictures at 67 pixels" in done.stderr
-    assert "--accumulate 2 (less memory, the same result; with --resume too)" in done.stderr
+    assert " MB of memory could not be had at step 1, for a batch of 16 images at 67 pixels" in done.stderr
+    assert "--grad-accum-steps 2 (less memory, the same result; with --resume too)" in done.stderr
     assert api.resume(folder, device="cpu", layout=Layout(accumulate=2)).scores["test"].count == 12
 
 
 def test_a_rate_that_explodes_leaves_finite_weights(stores, tmp_path):
-    recipe = SMALL.replace(learning_rate=500.0, epochs=30, clip=0.0)
-    with pytest.raises(TrainingError, match="lower --learning-rate"):
+    recipe = SMALL.replace(lr=500.0, epochs=30, clip_grad_norm=0.0)
+    with pytest.raises(TrainingError, match="lower --lr"):
         run(stores[32], recipe, tmp_path / "run")
 
 
@@ -422,15 +488,15 @@ def test_a_second_training_in_a_run_folder_is_refused_and_harms_nothing(resumes,
     alone, folder = tmp_path / "alone", tmp_path / "run"
     options = ["--recipe", "lenet5", "--epochs", "8", "--quiet", "--device", "cpu"]
     words = [sys.executable, "-m", "alexnet", "train", str(digits.path), *options]
-    subprocess.run([*words, "--run", alone], check=True, capture_output=True)
-    first = subprocess.Popen([*words, "--run", folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    subprocess.run([*words, "--output-dir", alone], check=True, capture_output=True)
+    first = subprocess.Popen([*words, "--output-dir", folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         while first.poll() is None and not list((folder / "checkpoints").glob("*.pt")):
             time.sleep(0.01)
         first.send_signal(signal.SIGSTOP)
         assert os.WIFSTOPPED(os.waitpid(first.pid, os.WUNTRACED)[1])  # in the middle of training
         before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        second = [*words[:4], "--resume"] if resumes else [*words, "--run"]
+        second = [*words[:4], "--resume"] if resumes else [*words, "--output-dir"]
         done = subprocess.run([*second, folder], capture_output=True, text=True, check=False)
         assert done.returncode == 1
         reason = "is in use by another process" if resumes else "exists already"
@@ -451,19 +517,19 @@ def test_a_folder_that_can_not_be_made_is_refused(stores, tmp_path):
 
 
 def test_a_store_of_another_size_is_refused(stores, tmp_path):
-    with pytest.raises(RecipeError, match=r"pictures of 32 pixels \(crop\); must be 72 \(crop\)"):
+    with pytest.raises(RecipeError, match=r"images of 32 pixels \(crop\); must be 72 \(crop\)"):
         run(stores[32], ALEXNET, tmp_path / "a")
     with pytest.raises(RecipeError, match=r"must be 32 \(pad\)"):
         run(stores[32], SMALL.replace(fit="pad"), tmp_path / "b")
 
 
-def test_a_store_without_training_or_validation_pictures_is_refused(stores, tmp_path):
+def test_a_store_without_training_or_validation_images_is_refused(stores, tmp_path):
     empty = prepare(splits.whole(few(20)), tmp_path / "empty", size=32)
-    with pytest.raises(DataError, match="has no training pictures"):
+    with pytest.raises(DataError, match="has no training images"):
         run(empty, SMALL, tmp_path / "a")
     unchosen = prepare(few(60), tmp_path / "unchosen", size=32, validation=0.0)
-    with pytest.raises(DataError, match="no validation split, by which --keep best chooses"):
-        run(unchosen, SMALL.replace(keep="best"), tmp_path / "b")
+    with pytest.raises(DataError, match="no validation split, by which --select-weights best chooses"):
+        run(unchosen, SMALL.replace(select_weights="best"), tmp_path / "b")
 
 
 def test_resume_with_other_data_is_refused(stores, tmp_path):
@@ -537,18 +603,18 @@ def test_a_full_disk(last, stores, tmp_path):
 
 
 def test_no_validation_split_means_nothing_is_chosen(tmp_path):
-    recipe = SMALL.replace(validation=0.0, keep="last")
+    recipe = SMALL.replace(validation=0.0, select_weights="last")
     store = api.prepare(few(60), tmp_path / "store", recipe)
     result = api.train(store.path, recipe, tmp_path / "run", device="cpu")
     assert list(result.scores) == ["test"]
     assert len(store.split("train")) + len(store.split("test")) == 60
 
 
-def test_golden_pictures_are_answered_alike(whole):
+def test_reference_images_are_answered_alike(whole):
     bundle = Bundle.load(whole / "bundle")
     classifier = api.load(whole, device="cpu")
-    for golden in bundle.golden:
-        assert np.allclose(classifier.probabilities(golden.png)[0], golden.probabilities, atol=1e-6)
+    for reference in bundle.reference:
+        assert np.allclose(classifier.probabilities(reference.png)[0], reference.probabilities, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,19 @@ from alexnet.bundle import Bundle
 from alexnet.data.run_file import write_run_file
 from alexnet.errors import CheckpointError, Interrupted, RunError
 from alexnet.recipe import named
-from alexnet.training import checkpoint, loop, saving
+from alexnet.training import async_checkpoint, checkpoint, loop
 
 # Dropout would be drawn anew if its masks were not a function of the step; momentum, averages and noise likewise.
 RECIPE = named("cifar_18pct").replace(
-    epochs=3, batch_size=24, validation=0.2, schedule="constant", averaging=0.99, color_noise=0.1, mixup=0.5, erase=0.2
-)  # 160 pictures: 7 steps an epoch, the last of 16
+    epochs=3,
+    batch_size=24,
+    validation=0.2,
+    schedule="constant",
+    ema_decay=0.99,
+    pca_noise_std=0.1,
+    mixup_prob=0.5,
+    random_erase_prob=0.2,
+)  # 160 images: 7 steps an epoch, the last of 16
 
 
 def weights(folder: Path) -> str:
@@ -45,7 +52,7 @@ def events(folder: Path, kind: str) -> list[dict]:
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
+def no_images(monkeypatch):
     monkeypatch.setattr(api, "DRAWINGS", ())
 
 
@@ -139,7 +146,7 @@ def test_a_changed_recipe_is_refused(whole, tmp_path):
 
 
 def test_a_loader_that_fails_ends_the_run_at_once(digits, tmp_path, monkeypatch):
-    """A picture that can not be read any more: the error surfaces, no thread is left behind."""
+    """An image that can not be read any more: the error surfaces, no thread is left behind."""
     from alexnet.data.store import Split
     from alexnet.errors import DataError
 
@@ -232,7 +239,7 @@ def test_a_save_that_fails_beside_the_training_is_said(whole, digits, tmp_path, 
             raise CheckpointError("the disk is full")
         write(path, content)
 
-    monkeypatch.setattr(saving.checkpoint, "save", refusing)
+    monkeypatch.setattr(async_checkpoint.checkpoint, "save", refusing)
     api.train(digits.path, RECIPE, folder, device="cpu")
     assert [event["reason"] for event in events(folder, "checkpoint failed")] == ["the disk is full"]
     assert [event["file"] for event in events(folder, "checkpoint")] == [checkpoint.name_of(step) for step in (14, 21)]

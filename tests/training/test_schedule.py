@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from alexnet.recipe import Recipe
 from alexnet.training.schedule import Schedule
 
-BASE = Recipe(learning_rate=0.01, warmup=0, epochs=90)
+BASE = Recipe(lr=0.01, warmup_epochs=0, epochs=90)
 
 
 def rates(schedule: Schedule, epochs: int) -> list[float]:
@@ -24,25 +24,25 @@ def test_cosine_is_half_a_wave_to_zero():
 
 
 def test_poly_is_a_parabola_to_zero():
-    found = rates(Schedule(BASE.replace(schedule="poly", epochs=10, warmup=2), 4), 10)
+    found = rates(Schedule(BASE.replace(schedule="poly", epochs=10, warmup_epochs=2), 4), 10)
     for step, rate in enumerate(found[8:]):
         assert rate == pytest.approx(0.01 * (1 - step / 32) ** 2, abs=1e-15)
     assert found[8] == 0.01 and Schedule(BASE.replace(schedule="poly"), 4).rate(90, 0) == 0
 
 
-KINDS = ["cosine", "steps", "stall", "poly", "constant"]
+KINDS = ["cosine", "multistep", "plateau", "poly", "constant"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_rate_for_so_many_pictures_grows_with_the_batch(kind):
-    base = BASE.replace(schedule=kind, warmup=1, epochs=8, drops=(5,), batch_size=1024)
-    scaled = rates(Schedule(base.replace(rate_per=128), 3), 8)
+def test_a_rate_for_so_many_images_grows_with_the_batch(kind):
+    base = BASE.replace(schedule=kind, warmup_epochs=1, epochs=8, lr_milestones=(5,), batch_size=1024)
+    scaled = rates(Schedule(base.replace(lr_base_size=128), 3), 8)
     assert scaled == pytest.approx([8 * rate for rate in rates(Schedule(base, 3), 8)], rel=1e-12)
 
 
 @given(st.floats(0, 5), st.integers(1, 50), st.sampled_from(KINDS))
 def test_warm_up_is_a_straight_line_that_begins_above_zero(warmup, steps, kind):
-    schedule = Schedule(BASE.replace(warmup=warmup, schedule=kind, epochs=8, drops=(6,)), steps)
+    schedule = Schedule(BASE.replace(warmup_epochs=warmup, schedule=kind, epochs=8, lr_milestones=(6,)), steps)
     found = rates(schedule, 8)
     assert min(found) > 0
     assert max(found) <= 0.01 * (1 + 1e-12)
@@ -58,19 +58,19 @@ def test_warm_up_is_a_straight_line_that_begins_above_zero(warmup, steps, kind):
 
 
 def test_a_warm_up_as_long_as_the_run():
-    found = rates(Schedule(BASE.replace(warmup=1, epochs=1), 15), 1)
+    found = rates(Schedule(BASE.replace(warmup_epochs=1, epochs=1), 15), 1)
     assert found == sorted(found)
     assert found[-1] < 0.01
 
 
 def test_a_constant_rate_is_constant_after_the_warm_up():
-    found = rates(Schedule(BASE.replace(schedule="constant", warmup=1, epochs=9), 3), 9)
+    found = rates(Schedule(BASE.replace(schedule="constant", warmup_epochs=1, epochs=9), 3), 9)
     assert found[2] < 0.01 and found[3:] == [0.01] * 24
 
 
 @given(st.sets(st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 5))
 def test_steps_divide_by_ten_at_each_drop(drops, steps):
-    schedule = Schedule(BASE.replace(schedule="steps", drops=tuple(sorted(drops))), steps)
+    schedule = Schedule(BASE.replace(schedule="multistep", lr_milestones=tuple(sorted(drops))), steps)
     rate = 0.01
     for epoch in range(35):
         if epoch in drops:
@@ -81,22 +81,24 @@ def test_steps_divide_by_ten_at_each_drop(drops, steps):
 
 
 def test_net_145_s_drops():
-    schedule = Schedule(BASE.replace(schedule="steps", drops=(25, 51, 79)), 10)
+    schedule = Schedule(BASE.replace(schedule="multistep", lr_milestones=(25, 51, 79)), 10)
     found = [schedule.rate(epoch, 0) for epoch in (0, 24, 25, 50, 51, 78, 79, 89)]
     assert found == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
 
 
 def test_what_is_not_lowered_keeps_its_rate_after_the_warm_up():
-    for kind in ("cosine", "steps", "stall"):
-        schedule = Schedule(BASE.replace(schedule=kind, drops=(2, 4), warmup=1, epochs=6), 4, drops=[2, 4])
+    for kind in ("cosine", "multistep", "plateau"):
+        schedule = Schedule(
+            BASE.replace(schedule=kind, lr_milestones=(2, 4), warmup_epochs=1, epochs=6), 4, drops=[2, 4]
+        )
         for epoch in range(6):
             for batch in range(4):
                 rate, kept = schedule.rate(epoch, batch), schedule.rate(epoch, batch, lowered=False)
                 assert kept == (rate if epoch < 1 else 0.01)
 
 
-def test_epochs_with_more_steps_after_the_validation_pictures_join():
-    recipe = BASE.replace(epochs=6, join_from=3, keep="last", schedule="cosine")
+def test_epochs_with_more_steps_after_the_validation_images_join():
+    recipe = BASE.replace(epochs=6, train_on_val_from_epoch=3, select_weights="last", schedule="cosine")
     schedule = Schedule(recipe, 4, steps_joined=5)
     for epoch in range(6):
         steps = 5 if epoch >= 3 else 4
@@ -107,7 +109,7 @@ def test_epochs_with_more_steps_after_the_validation_pictures_join():
 
 # Stalls
 
-STALL = BASE.replace(schedule="stall", patience=3, most_drops=3)
+STALL = BASE.replace(schedule="plateau", lr_patience=3, max_lr_drops=3)
 
 
 def run(recipe: Recipe, errors: list[float]) -> tuple[list[float], Schedule]:
@@ -142,16 +144,16 @@ def test_a_lower_error_begins_the_count_anew():
 
 
 def test_no_drops_allowed_ends_at_the_first_stall():
-    found, _ = run(STALL.replace(most_drops=0), [0.5] * 90)
+    found, _ = run(STALL.replace(max_lr_drops=0), [0.5] * 90)
     assert found == [0.01] * 4
 
 
 @given(st.lists(st.integers(0, 6), max_size=90), st.integers(1, 5), st.integers(0, 4))
-def test_stalls_against_a_plain_count(errors, patience, most_drops):
-    recipe = STALL.replace(patience=patience, most_drops=most_drops, epochs=70)
+def test_stalls_against_a_plain_count(errors, patience, max_lr_drops):
+    recipe = STALL.replace(lr_patience=patience, max_lr_drops=max_lr_drops, epochs=70)
     lowest, waited, dropped, expected = math.inf, 0, 0, []
     for error in errors[:70]:
-        if dropped > most_drops:
+        if dropped > max_lr_drops:
             break
         expected.append(0.01 * 0.1**dropped)
         if error < lowest:
@@ -162,12 +164,12 @@ def test_stalls_against_a_plain_count(errors, patience, most_drops):
             dropped, waited = dropped + 1, 0
     found, schedule = run(recipe, [error / 10 for error in errors])
     assert found == pytest.approx(expected)
-    assert len(schedule.drops) == dropped <= most_drops + 1
+    assert len(schedule.drops) == dropped <= max_lr_drops + 1
 
 
 def test_only_stall_listens_to_the_error():
-    for kind in ("cosine", "steps", "constant"):
-        schedule = Schedule(BASE.replace(schedule=kind, drops=(30,)), 2)
+    for kind in ("cosine", "multistep", "constant"):
+        schedule = Schedule(BASE.replace(schedule=kind, lr_milestones=(30,)), 2)
         before = rates(schedule, 90)
         for epoch in range(60):
             schedule.epoch_done(epoch, 0.5)

@@ -11,13 +11,13 @@ import torch
 
 from alexnet import api, cli
 from alexnet.bundle import Bundle
+from alexnet.data.atomic_io import sha256_of
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Source, open_source
 from alexnet.data.store import Store
-from alexnet.data.writing import sha256_of
 from alexnet.errors import BundleError, RecipeError
 from alexnet.recipe import named
-from alexnet.training.start import from_bundle
+from alexnet.training.finetune import from_bundle
 from alexnet.training.state import build_network
 
 SMALL = named("cifar_18pct").replace(
@@ -27,13 +27,13 @@ HEAD = ("fc10.weight", "fc10.bias")
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
+def no_images(monkeypatch):
     monkeypatch.setattr(api, "AT_THE_END", ())
 
 
 def few(classes: int, count: int = 60) -> Source:
     source = open_source("digits")
-    chosen = [picture for picture in source.splits["all"] if picture.label < classes][:count]
+    chosen = [image for image in source.splits["all"] if image.label < classes][:count]
     return dataclasses.replace(
         source, splits={"all": chosen}, classes=source.classes[:classes], fingerprint=f"{count} of {classes}"
     )
@@ -80,9 +80,12 @@ def test_frozen_layers_stay_bit_for_bit_and_the_others_learn(source, stores, tmp
     before = weights(source)
     folder = tmp_path / "run"
     result = api.train(
-        stores[6].path, SMALL.replace(freeze="conv1..conv2", layer_rate="fc10=10,conv3=0.1"), folder,
-        start=source, device="cpu",
-    )  # fmt: skip
+        stores[6].path,
+        SMALL.replace(freeze="conv1..conv2", layer_lr_mult="fc10=10,conv3=0.1"),
+        folder,
+        start=source,
+        device="cpu",
+    )
     after = weights(folder)
     for name in before:
         assert torch.equal(after[name], before[name]) == name.startswith(("conv1", "conv2")), name
@@ -94,23 +97,26 @@ def test_frozen_layers_stay_bit_for_bit_and_the_others_learn(source, stores, tmp
     assert bundle.data["from"] == about
     assert f"starting from {source / 'bundle'}" in (result.bundle / "README.md").read_text()
     slow = api.train(
-        stores[6].path, SMALL.replace(freeze="conv1..conv2", layer_rate="fc10=10,conv3=0"), tmp_path / "slow",
-        start=source, device="cpu",
-    )  # fmt: skip
+        stores[6].path,
+        SMALL.replace(freeze="conv1..conv2", layer_lr_mult="fc10=10,conv3=0"),
+        tmp_path / "slow",
+        start=source,
+        device="cpu",
+    )
     assert torch.equal(weights(slow.folder)["conv3.weight"], before["conv3.weight"])
 
 
 def test_the_source_s_mean_and_divisor_are_kept(source, stores, tmp_path):
-    """Weights are right for what was subtracted when they learned: the new pictures' mean image is another."""
+    """Weights are right for what was subtracted when they learned: the new images' mean image is another."""
     first = Bundle.load(source / "bundle").statistics
     result = api.train(
-        stores[6].path, None, tmp_path / "run", start=source, device="cpu", epochs=2, batch_size=16, drops=(1,)
+        stores[6].path, None, tmp_path / "run", start=source, device="cpu", epochs=2, batch_size=16, lr_milestones=(1,)
     )
     found = Bundle.load(result.bundle).statistics
     assert torch.equal(found.mean, first.mean)
     assert not np.array_equal(found.mean.numpy(), stores[6].mean_image)
     assert (found.follows, float(found.divide)) == (first.follows, float(first.divide))
-    assert torch.allclose(found.color_std, torch.tensor(stores[6].color_std).float())  # noise is the new pictures' own
+    assert torch.allclose(found.color_std, torch.tensor(stores[6].color_std).float())  # noise is the new images' own
     recipe = result.recipe
     assert (recipe.model, recipe.mean, recipe.stored_size) == ("cifar_18pct", "center", 32)
 
@@ -118,7 +124,7 @@ def test_the_source_s_mean_and_divisor_are_kept(source, stores, tmp_path):
 def test_resumed_without_the_source_bit_for_bit(source, stores, tmp_path):
     gone, folder = tmp_path / "source", tmp_path / "run"
     shutil.copytree(source, gone)
-    recipe = SMALL.replace(epochs=3, averaging=0.9, freeze="conv1")
+    recipe = SMALL.replace(epochs=3, ema_decay=0.9, freeze="conv1")
     api.train(stores[6].path, recipe, folder, start=gone, device="cpu")
     whole = weights(folder)
     shutil.rmtree(gone)
@@ -143,7 +149,7 @@ def test_what_can_not_start_is_refused(source, stores, tmp_path):
         api.train(stores[6].path, SMALL, tmp_path / "a", start=tmp_path / "nothing")
     assert not (tmp_path / "a").exists()
     start = from_bundle(source)
-    start.check(start.recipe(SMALL).replace(stored_size=40))  # the center of a mean image is the same for all views
+    start.check(start.recipe(SMALL).replace(stored_size=40))  # the center of a mean image is the same for all crops
     with pytest.raises(RecipeError, match=r"--image-size is 40; must be at most 32, as the mean image of .* has"):
         start.check(start.recipe(SMALL).replace(stored_size=40, image_size=40))
     caffe = dataclasses.replace(start, statistics=dataclasses.replace(start.statistics, follows=True))
@@ -152,7 +158,7 @@ def test_what_can_not_start_is_refused(source, stores, tmp_path):
     with pytest.raises(RecipeError) as caught:
         start.give(build_network(SMALL.replace(image_size=40), 4), stores[4].classes)
     assert str(caught.value) == (
-        f"layer fc10.weight of {source / 'bundle'} is [4, 1024]; must be [4, 1600] for pictures of 40 pixels; use the "
+        f"layer fc10.weight of {source / 'bundle'} is [4, 1024]; must be [4, 1600] for images of 40 pixels; use the "
         "weights' own --image-size 32"
     )
     with pytest.raises(RecipeError, match=r"--freeze names 'conv9'.*'conv3' perhaps|--freeze names 'conv9'"):
@@ -160,37 +166,39 @@ def test_what_can_not_start_is_refused(source, stores, tmp_path):
 
 
 def test_from_the_command_line(source, stores, tmp_path, capsys):
-    words = ["train", str(stores[6].path), "--run", str(tmp_path / "run"), "--device", "cpu", "--quiet"]
-    words += ["--from", str(source), "--epochs", "1", "--schedule", "constant"]
+    words = ["train", str(stores[6].path), "--output-dir", str(tmp_path / "run"), "--device", "cpu", "--quiet"]
+    words += ["--init-from", str(source), "--epochs", "1", "--schedule", "constant"]
     words += ["--freeze", "conv1..conv3", "--batch-size", "16"]
     assert cli.run([*words, "--json"]) == 0
     out = capsys.readouterr().out
     assert json.loads(out.splitlines()[-1])
     before, after = weights(source), weights(tmp_path / "run")
     assert [name for name in before if not torch.equal(before[name], after[name])] == list(HEAD)
-    assert cli.run(["train", "--resume", str(tmp_path / "run"), "--from", str(source)]) == 2
-    assert "so --from has no place" in capsys.readouterr().err
-    assert cli.run([*words[:2], "--from", "a", "--weights", "torchvision"]) == 2
-    assert "--from and --weights both name weights" in capsys.readouterr().err
+    assert cli.run(["train", "--resume", str(tmp_path / "run"), "--init-from", str(source)]) == 2
+    assert "so --init-from has no place" in capsys.readouterr().err
+    assert cli.run([*words[:2], "--init-from", "a", "--weights", "torchvision"]) == 2
+    assert "--init-from and --weights both name weights" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         cli.run([*words[:2], "--weights", "keras"])
     assert "invalid choice 'keras' for argument '--weights'" in capsys.readouterr().err
-    assert cli.run([*words[:2], "--from", str(source), "--model", "lenet5"]) == 2
+    assert cli.run([*words[:2], "--init-from", str(source), "--model", "lenet5"]) == 2
     assert "--model is lenet5; must be cifar_18pct" in capsys.readouterr().err
 
 
 def test_weights_that_torchvision_publishes(monkeypatch, stores):
-    """Fetched by torchvision (here: handed over), with a divisor a channel and torchvision's pictures."""
+    """Fetched by torchvision (here: handed over), with a divisor a channel and torchvision's images."""
     from alexnet.models import create_model
-    from alexnet.training import start as starts
+    from alexnet.training import finetune as starts
 
     with torch.device("meta"):
         shapes = {n: tuple(v.shape) for n, v in create_model("alexnet_owt", num_classes=10).state_dict().items()}
-    from alexnet.weights import published
-    from alexnet.weights.fitting import Found
+    from alexnet.weights import torchvision_weights
+    from alexnet.weights.matching import ImportedWeights
 
-    found = Found({n: np.zeros(shape, np.float32) for n, shape in shapes.items()}, classes=tuple("abcdefghij"))
-    monkeypatch.setattr(published, "fetch", lambda: found)
+    found = ImportedWeights(
+        {n: np.zeros(shape, np.float32) for n, shape in shapes.items()}, classes=tuple("abcdefghij")
+    )
+    monkeypatch.setattr(torchvision_weights, "fetch", lambda: found)
     start = starts.from_published("torchvision")
     recipe = start.recipe(named("modern"))
     assert (recipe.model, recipe.mean, recipe.divide_std, recipe.stored_size) == ("alexnet_owt", "channel", True, 256)

@@ -7,8 +7,8 @@ import torch
 
 from alexnet import cli
 from alexnet.models import create_model
-from alexnet.training.parallel import Layout
-from alexnet.training.traffic import Machine, predict, theory
+from alexnet.training.distributed.communication import Machine, predict, theory
+from alexnet.training.distributed.sharding import Layout
 
 with torch.device("meta"):
     ALEXNET = create_model("alexnet", num_classes=1000)

@@ -43,9 +43,15 @@ def blob(array: np.ndarray, form: str = "now", packed: bool = True, double: bool
 
 # Of a layer's kind: its type now and in 2014, and the number of its parameters' field.
 KINDS = {
-    "Convolution": (4, 106, 10), "InnerProduct": (14, 117, 17), "LRN": (15, 118, 18), "Pooling": (17, 121, 19),
-    "ReLU": (18, 123, 30), "Dropout": (6, 108, 12), "Softmax": (20, 125, 39), "Data": (5, 107, 11),
-}  # fmt: skip
+    "Convolution": (4, 106, 10),
+    "InnerProduct": (14, 117, 17),
+    "LRN": (15, 118, 18),
+    "Pooling": (17, 121, 19),
+    "ReLU": (18, 123, 30),
+    "Dropout": (6, 108, 12),
+    "Softmax": (20, 125, 39),
+    "Data": (5, 107, 11),
+}
 
 
 def layer(kind: str, name: str, blobs=(), about: bytes = b"", form: str = "now", **how) -> bytes:
@@ -125,7 +131,7 @@ def py2(value) -> bytes:
 
 
 def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride=1, padding=0, groups=1) -> np.ndarray:
-    """Caffe's convolution of one picture [C, H, W], sizes by floor, in float64."""
+    """Caffe's convolution of one image [C, H, W], sizes by floor, in float64."""
     x = np.pad(x.astype(np.float64), ((0, 0), (padding, padding), (padding, padding)))
     kernel = weight.shape[-1]
     windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), (1, 2))[:, ::stride, ::stride]
@@ -174,7 +180,7 @@ def small_net(seed: int = 0, classes: int = 4) -> dict:
     return {name: array.astype(np.float32) for name, array in found.items()}
 
 
-def picture(side: int = 40) -> np.ndarray:
+def image(side: int = 40) -> np.ndarray:
     """Three different colors, none of them symmetric: uint8 [side, side, 3]."""
     y, x = np.mgrid[0:side, 0:side] / side
     return np.rint(255 * np.stack([x, y * x, (1 - y) * x**2], -1)).astype(np.uint8)

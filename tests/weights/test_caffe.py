@@ -5,27 +5,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.deploy.classifier import Classifier
 from alexnet.errors import AlexNetError, BundleError
+from alexnet.export.classifier import Classifier
 from alexnet.weights import caffe
-from alexnet.weights.fitting import fitted
-from alexnet.weights.importing import Extras, import_weights
+from alexnet.weights.import_weights import Extras, import_weights
+from alexnet.weights.matching import load_into_model
 
 from .conftest import (
     blob,
     cifar_19pct,
     convolve,
+    image,
     layer,
     normalized,
     part,
-    picture,
     pooled,
     single,
     small_net,
     softmax,
     varint,
     whole,
-)  # fmt: skip
+)
 
 FORMS = ("now", "2014")
 
@@ -40,13 +40,21 @@ def small_model(arrays: dict, form: str = "now", **how) -> bytes:
         return layer(kind, name, [weight[:, ::-1] if name == "conv1" else weight, bias], about, form, **how)
 
     parts = [
-        part(1, "small"), layer("Data", "data", form=form), learned("Convolution", "conv1", geometry),
-        layer("Pooling", "pool1", (), maximum, form), layer("ReLU", "relu1", form=form),
-        learned("Convolution", "conv2", geometry), layer("ReLU", "relu2", form=form),
-        layer("Pooling", "pool2", (), mean, form), learned("Convolution", "conv3", geometry),
-        layer("ReLU", "relu3", form=form), layer("Pooling", "pool3", (), mean, form),
-        layer("Dropout", "drop", form=form), learned("InnerProduct", "fc10"), layer("Softmax", "prob", form=form),
-    ]  # fmt: skip
+        part(1, "small"),
+        layer("Data", "data", form=form),
+        learned("Convolution", "conv1", geometry),
+        layer("Pooling", "pool1", (), maximum, form),
+        layer("ReLU", "relu1", form=form),
+        learned("Convolution", "conv2", geometry),
+        layer("ReLU", "relu2", form=form),
+        layer("Pooling", "pool2", (), mean, form),
+        learned("Convolution", "conv3", geometry),
+        layer("ReLU", "relu3", form=form),
+        layer("Pooling", "pool3", (), mean, form),
+        layer("Dropout", "drop", form=form),
+        learned("InnerProduct", "fc10"),
+        layer("Softmax", "prob", form=form),
+    ]
     return b"".join(parts)
 
 
@@ -71,24 +79,24 @@ def mean_file(tmp_path, side: int = 40):
     return path, image
 
 
-def test_a_bundle_answers_as_caffe_would(tmp_path):
-    """From the bytes of the file to probabilities: squashed picture, center of both, blue first, mean at its place."""
+def test_a_bundle_predictions_as_caffe_would(tmp_path):
+    """From the bytes of the file to probabilities: squashed image, center of both, blue first, mean at its place."""
     arrays = small_net()
     (tmp_path / "small.caffemodel").write_bytes(small_model(arrays, "2014"))
     path, mean = mean_file(tmp_path)
     extras = Extras(model="cifar_19pct", mean=str(path))
     bundle = import_weights("caffe", str(tmp_path / "small.caffemodel"), extras)
     assert (bundle.stored_size, bundle.fit, bundle.classes) == (40, "squash", ("0", "1", "2", "3"))
-    shown = picture(40)
+    shown = image(40)
     x = (shown.astype(np.float64) - mean)[4:36, 4:36].transpose(2, 0, 1)  # the center 32 of 40
     expected = softmax(cifar_19pct(arrays, x))
     loaded = Classifier.load(bundle.save(tmp_path / "bundle"))
     assert np.ptp(expected) > 0.05
     assert np.abs(loaded.probabilities(shown)[0] - expected).max() < 1e-5
-    for golden in loaded.bundle.golden:
-        assert np.allclose(loaded.probabilities(golden.png)[0], golden.probabilities, atol=1e-6)
+    for reference in loaded.bundle.reference:
+        assert np.allclose(loaded.probabilities(reference.png)[0], reference.probabilities, atol=1e-6)
     again = import_weights("caffe", str(tmp_path / "small.caffemodel"), extras)
-    assert [g.probabilities for g in again.golden] == [g.probabilities for g in bundle.golden]
+    assert [g.probabilities for g in again.reference] == [g.probabilities for g in bundle.reference]
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "Imported from caffe: `small.caffemodel`" in card
 
@@ -112,10 +120,12 @@ def test_bvlc_alexnet_whole(tmp_path):
     weights["conv1"] /= 30
     biases = {name: random.standard_normal(shape[0], np.float32) * np.float32(0.1) for name, shape in shapes.items()}
     geometry = {
-        "conv1": whole(4, 11) + whole(6, 4), "conv2": whole(3, 2) + whole(4, 5) + whole(5, 2),
-        "conv3": whole(3, 1) + whole(4, 3), "conv4": whole(3, 1) + whole(4, 3) + whole(5, 2),
+        "conv1": whole(4, 11) + whole(6, 4),
+        "conv2": whole(3, 2) + whole(4, 5) + whole(5, 2),
+        "conv3": whole(3, 1) + whole(4, 3),
+        "conv4": whole(3, 1) + whole(4, 3) + whole(5, 2),
         "conv5": whole(3, 1) + whole(4, 3) + whole(5, 2),
-    }  # fmt: skip
+    }
     norm = whole(1, 5) + single(2, 1e-4) + single(3, 0.75)
     pool = whole(1, 0) + whole(2, 3) + whole(3, 2)
     path = tmp_path / "bvlc_alexnet.caffemodel"
@@ -133,7 +143,7 @@ def test_bvlc_alexnet_whole(tmp_path):
                 file.write(layer("Dropout", f"drop{name[-1]}", form="2014"))
     bundle = import_weights("caffe", str(path), Extras(mean="122.679,116.669,104.007"))
     assert (bundle.network.name, bundle.stored_size, bundle.fit) == ("alexnet_caffe", 256, "squash")
-    shown = picture(256)
+    shown = image(256)
     x = shown[14:241, 14:241, ::-1].astype(np.float64) - (104.007, 116.669, 122.679)  # blue first
     x = convolve(x.transpose(2, 0, 1), weights["conv1"], biases["conv1"], stride=4)
     x = pooled(normalized(np.maximum(x, 0)))
@@ -146,9 +156,9 @@ def test_bvlc_alexnet_whole(tmp_path):
     expected = softmax(weights["fc8"] @ x + biases["fc8"])
     assert np.abs(Classifier(bundle).probabilities(shown)[0] - expected).max() < 1e-4
     with pytest.raises(BundleError, match=r"after relu1 comes norm1, a norm; must be pool1, a max pool, as in c"):
-        fitted("caffenet", caffe.read(path), "file")
+        load_into_model("caffenet", caffe.read(path), "file")
     with pytest.raises(BundleError, match=r"layer norm1 has (k|towers) 1; must be 2, as norm1 in alexnet"):
-        fitted("alexnet", caffe.read(path), "file")
+        load_into_model("alexnet", caffe.read(path), "file")
 
 
 def refusal(tmp_path, data: bytes, **extras) -> str:
@@ -182,7 +192,7 @@ def test_a_file_of_learned_layers_alone_is_taken_at_its_sizes(tmp_path):
     data = b"".join(layer("Convolution", n, [arrays[f"{n}.weight"], arrays[f"{n}.bias"]]) for n in names)
     data += layer("InnerProduct", "fc10", [arrays["fc10.weight"], arrays["fc10.bias"]])
     (tmp_path / "file").write_bytes(data)
-    assert fitted("cifar_19pct", caffe.read(tmp_path / "file"), "file").num_classes == 4
+    assert load_into_model("cifar_19pct", caffe.read(tmp_path / "file"), "file").num_classes == 4
 
 
 @pytest.mark.parametrize(
@@ -221,7 +231,7 @@ def test_damaged_bytes_end_in_our_errors_alone(data, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "damaged.caffemodel"
     path.write_bytes(bytes(damaged))
     try:
-        fitted("cifar_19pct", caffe.read(path), "file")
+        load_into_model("cifar_19pct", caffe.read(path), "file")
     except AlexNetError as error:
         assert "\n" not in str(error)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from alexnet.errors import BundleError
-from alexnet.weights import caffe_npy
-from alexnet.weights.importing import Extras, import_weights
+from alexnet.weights import caffe
+from alexnet.weights.import_weights import Extras, import_weights
 
 from .conftest import Py2, py2, small_net
 
@@ -41,9 +41,13 @@ def test_marked_values_stand_where_caffe_has_them(named, python, tmp_path):
     full = (1000 * o + 100 * c + 10 * y + x).astype(np.float32)
     after = np.arange(10, dtype=np.float32).reshape(2, 5)
     arrays = {
-        "conv1.weight": conv, "conv1.bias": np.arange(4, dtype=np.float32), "fc6.weight": full.reshape(5, 36),
-        "fc6.bias": np.zeros(5, np.float32), "fc7.weight": after, "fc7.bias": np.zeros(2, np.float32),
-    }  # fmt: skip
+        "conv1.weight": conv,
+        "conv1.bias": np.arange(4, dtype=np.float32),
+        "fc6.weight": full.reshape(5, 36),
+        "fc6.bias": np.zeros(5, np.float32),
+        "fc7.weight": after,
+        "fc7.bias": np.zeros(2, np.float32),
+    }
     content = port(arrays, named)
     assert content["fc6"]["weights" if named else 0][(1 * 3 + 2) * 4 + 3, 4] == 4000 + 300 + 10 + 2  # row (y, x, c)
     path = tmp_path / "net.npy"
@@ -55,7 +59,7 @@ def test_marked_values_stand_where_caffe_has_them(named, python, tmp_path):
         state = b"(K\x01)" + Py2().type("O8", "|") + b"\x89" + made + b"tb."
         reduce = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
         path.write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header.ljust(117) + b"\n" + reduce + state)
-    found = caffe_npy.read(path).arrays
+    found = caffe.read_npy_network(path).arrays
     assert set(found) == set(arrays)
     assert np.array_equal(found["conv1.weight"], conv[:, ::-1])  # blue first there, red first here
     for name in ("conv1.bias", "fc6.weight", "fc6.bias", "fc7.weight", "fc7.bias"):
@@ -73,7 +77,7 @@ def test_a_port_becomes_the_bundle_that_its_caffemodel_becomes(tmp_path):
     two = import_weights("caffe-npy", str(tmp_path / "net.npy"), extras)
     for name, value in one.network.state_dict().items():
         assert np.array_equal(two.network.state_dict()[name], value), name
-    assert [g.probabilities for g in one.golden] == [g.probabilities for g in two.golden]
+    assert [g.probabilities for g in one.reference] == [g.probabilities for g in two.reference]
 
 
 class Attack:
@@ -116,10 +120,10 @@ def test_what_is_no_port_is_refused(content, text, tmp_path):
     else:
         np.save(path, content)
     with pytest.raises(BundleError, match=text.replace(".", r"\.")):
-        caffe_npy.read(path)
+        caffe.read_npy_network(path)
     if isinstance(content, dict) and content:  # cut anywhere
         data = path.read_bytes()
         for at in range(1, len(data), 37):
             path.write_bytes(data[:at])
             with pytest.raises(BundleError):
-                caffe_npy.read(path)
+                caffe.read_npy_network(path)

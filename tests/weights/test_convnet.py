@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from alexnet.deploy.classifier import Classifier
 from alexnet.errors import AlexNetError, BundleError
+from alexnet.export.classifier import Classifier
 from alexnet.models import create_model
-from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool, ResponseNorm, SpatialNorm
+from alexnet.models.layers import Convolution, Dropout, Flatten, LocalResponseNorm, MaxPool, SpatialNorm
 from alexnet.models.network import Network
 from alexnet.weights import convnet, files
-from alexnet.weights.fitting import _filled, _same_steps
-from alexnet.weights.importing import Extras, import_weights
+from alexnet.weights.import_weights import Extras, import_weights
+from alexnet.weights.matching import _filled, _same_steps
 
-from .conftest import Raw, cifar_19pct, convolve, picture, pooled, py2, small_net, softmax
+from .conftest import Raw, cifar_19pct, convolve, image, pooled, py2, small_net, softmax
 
 RANDOM = np.random.default_rng(3)
 
@@ -32,11 +32,19 @@ def conv(inputs, filters, kernel, channels, stride=1, padding=0):
     weights = [RANDOM.normal(0, 0.3, (c * kernel**2, filters)).astype(np.float32) for c in channels]
     biases = RANDOM.normal(0, 0.1, (filters, 1)).astype("f4")
     return {
-        "type": "conv", "inputs": inputs, "weights": weights, "biases": biases,
-        "filterSize": [kernel] * len(inputs), "filterChannels": channels, "channels": channels, "filters": filters,
-        "stride": [stride] * len(inputs), "padding": [-padding] * len(inputs), "groups": [1] * len(inputs),
+        "type": "conv",
+        "inputs": inputs,
+        "weights": weights,
+        "biases": biases,
+        "filterSize": [kernel] * len(inputs),
+        "filterChannels": channels,
+        "channels": channels,
+        "filters": filters,
+        "stride": [stride] * len(inputs),
+        "padding": [-padding] * len(inputs),
+        "groups": [1] * len(inputs),
         "randSparse": [False] * len(inputs),
-    }  # fmt: skip
+    }
 
 
 def fc(inputs, sizes, out):
@@ -80,11 +88,11 @@ def towers() -> dict:
             f"pool5{t}": pool(f"conv5{t}_neuron"),
             f"fc2048{t}": fc(["pool5a", "pool5b"], [4, 4], 5),
             f"fc2048{t}_neuron": neuron(f"fc2048{t}"),
-            f"hs1{t}": {"type": "hs", "inputs": [f"fc2048{t}_neuron"], "keep": 0.5},
+            f"hs1{t}": {"type": "hs", "inputs": [f"fc2048{t}_neuron"], "select_weights": 0.5},
             f"fc2048b{t}": fc([f"hs1{t}", f"hs1{o}"], [5, 5], 5),
             f"fc2048b{t}_neuron": neuron(f"fc2048b{t}"),
-            f"hs2{t}": {"type": "hs", "inputs": [f"fc2048b{t}_neuron"], "keep": 0.5},
-        }  # fmt: skip
+            f"hs2{t}": {"type": "hs", "inputs": [f"fc2048b{t}_neuron"], "select_weights": 0.5},
+        }
     layers["fc1000"] = fc(["hs2a", "hs2b"], [5, 5], 3)
     layers["probs"] = {"type": "softmax", "inputs": ["fc1000"]}
     layers["logprob"] = {"type": "cost.logreg", "inputs": ["labels", "probs"]}
@@ -123,15 +131,15 @@ def as_it_ran(layers: dict, x: np.ndarray) -> np.ndarray:
                 total = total + convolve(source, weight, np.zeros(filters), stride, padding)
             return total + layer["biases"].reshape(-1, 1, 1)
         if kind == "fc":
-            products = [s.ravel() @ m.astype(np.float64) for s, m in zip(inputs, layer["weights"], strict=True)]
-            return sum(products) + layer["biases"].ravel()
+            multiplications = [s.ravel() @ m.astype(np.float64) for s, m in zip(inputs, layer["weights"], strict=True)]
+            return sum(multiplications) + layer["biases"].ravel()
         (x,) = inputs
         if kind == "neuron":
             return np.maximum(x, 0)
         if kind == "pool":
             return pooled(x)
         if kind == "hs":
-            return x * layer["keep"]
+            return x * layer["select_weights"]
         squares = np.pad(x**2, ((2, 2), (0, 0), (0, 0)) if kind == "cmrnorm" else ((0, 0), (2, 2), (2, 2)))
         windows = np.lib.stride_tricks.sliding_window_view(squares, 5, 0) if kind == "cmrnorm" else None
         if windows is None:
@@ -144,21 +152,37 @@ def as_it_ran(layers: dict, x: np.ndarray) -> np.ndarray:
 def joined() -> Network:
     """The same net as one network of ours."""
     layers = [
-        ("conv1", Convolution(3, 8, 11, stride=4)), ("norm1", ResponseNorm(2)), ("pool1", MaxPool(3, 2)),
-        ("relu1", nn.ReLU()), ("conv2", Convolution(8, 12, 5, padding=2, groups=2)), ("relu2", nn.ReLU()),
-        ("norm2", ResponseNorm(2)), ("spatial2", SpatialNorm(5, 1e-3)), ("pool2", MaxPool(3, 2)),
-        ("conv3", Convolution(12, 8, 3, padding=1)), ("relu3", nn.ReLU()),
-        ("conv4", Convolution(8, 8, 3, padding=1, groups=2)), ("relu4", nn.ReLU()),
-        ("conv5", Convolution(8, 8, 3, padding=1, groups=2)), ("relu5", nn.ReLU()), ("pool5", MaxPool(3, 2)),
-        ("flatten", Flatten(1)), ("fc6", nn.Linear(8, 10)), ("relu6", nn.ReLU()), ("drop6", Dropout()),
-        ("fc7", nn.Linear(10, 10)), ("relu7", nn.ReLU()), ("drop7", Dropout()), ("fc8", nn.Linear(10, 3)),
-    ]  # fmt: skip
+        ("conv1", Convolution(3, 8, 11, stride=4)),
+        ("norm1", LocalResponseNorm(2)),
+        ("pool1", MaxPool(3, 2)),
+        ("relu1", nn.ReLU()),
+        ("conv2", Convolution(8, 12, 5, padding=2, groups=2)),
+        ("relu2", nn.ReLU()),
+        ("norm2", LocalResponseNorm(2)),
+        ("spatial2", SpatialNorm(5, 1e-3)),
+        ("pool2", MaxPool(3, 2)),
+        ("conv3", Convolution(12, 8, 3, padding=1)),
+        ("relu3", nn.ReLU()),
+        ("conv4", Convolution(8, 8, 3, padding=1, groups=2)),
+        ("relu4", nn.ReLU()),
+        ("conv5", Convolution(8, 8, 3, padding=1, groups=2)),
+        ("relu5", nn.ReLU()),
+        ("pool5", MaxPool(3, 2)),
+        ("flatten", Flatten(1)),
+        ("fc6", nn.Linear(8, 10)),
+        ("relu6", nn.ReLU()),
+        ("drop6", Dropout()),
+        ("fc7", nn.Linear(10, 10)),
+        ("relu7", nn.ReLU()),
+        ("drop7", Dropout()),
+        ("fc8", nn.Linear(10, 3)),
+    ]
     return Network(
         "toy", layers, num_classes=3, in_channels=3, image_size=67, features="relu7", initial={}, towers=2
-    ).eval()  # fmt: skip
+    ).eval()
 
 
-def test_two_towers_become_one_network_that_answers_as_they_did(tmp_path):
+def test_two_towers_become_one_network_that_predictions_as_they_did(tmp_path):
     layers = towers()
     path = tmp_path / "90.1"
     path.write_bytes(checkpoint(shuffled(layers)))
@@ -174,7 +198,7 @@ def test_two_towers_become_one_network_that_answers_as_they_did(tmp_path):
         for other in ("alexnet", "alexnet_caffe"):
             with pytest.raises(BundleError, match=r"another --model may fit"):
                 _same_steps(create_model(other), found.steps, "file")
-    by_keep = layers | {"hs2a": layers["hs2a"] | {"keep": 0.25}}
+    by_keep = layers | {"hs2a": layers["hs2a"] | {"select_weights": 0.25}}
     path.write_bytes(checkpoint(by_keep))
     last = convnet.read(path, "alexnet_2012").arrays["fc8.weight"]
     assert np.allclose(last[:, :5] * 2, found.arrays["fc8.weight"][:, :5])
@@ -218,7 +242,7 @@ def of_2011(layers: dict) -> list:
 
 
 @pytest.mark.parametrize("form", ["plain", "gzip", "zip", "2011", "folder"])
-def test_a_bundle_answers_as_the_checkpoint_did(form, tmp_path):
+def test_a_bundle_predictions_as_the_checkpoint_did(form, tmp_path):
     arrays = small_net()
     layers = cifar(arrays)
     data = checkpoint(of_2011(layers) if form == "2011" else shuffled(layers))
@@ -236,18 +260,19 @@ def test_a_bundle_answers_as_the_checkpoint_did(form, tmp_path):
     extras = Extras(model="cifar_19pct", batches_meta=meta(tmp_path / "batches.meta", mean))
     bundle = import_weights("cuda-convnet", str(path), extras)
     assert (bundle.classes, bundle.stored_size, bundle.fit) == (("ape", "bee", "cow", "dog"), 40, "crop")
-    shown = picture(40)
+    shown = image(40)
     x = (shown.astype(np.float64) - mean)[4:36, 4:36].transpose(2, 0, 1)
     expected = softmax(cifar_19pct(arrays, x))
     loaded = Classifier.load(bundle.save(tmp_path / "bundle"))
     assert np.abs(loaded.probabilities(shown)[0] - expected).max() < 1e-5
-    nine = loaded.probabilities(shown, views=9)[0]
+    nine = loaded.probabilities(shown, crops=9)[0]
     center = mean[4:36, 4:36].astype(np.float64)
-    views = [
+    crops = [
         softmax(cifar_19pct(arrays, (shown[a : a + 32, b : b + 32] - center).transpose(2, 0, 1)))
-        for a in (0, 4, 8) for b in (0, 4, 8)
-    ]  # fmt: skip
-    assert np.abs(nine - np.mean(views, 0)).max() < 1e-5
+        for a in (0, 4, 8)
+        for b in (0, 4, 8)
+    ]
+    assert np.abs(nine - np.mean(crops, 0)).max() < 1e-5
 
 
 def test_local_filters_come_position_by_position(tmp_path):
@@ -256,10 +281,12 @@ def test_local_filters_come_position_by_position(tmp_path):
     rows = side * side * channels * kernel * kernel
     matrix = (100.0 * np.arange(rows)[:, None] + np.arange(filters)).astype(np.float32)
     layer = conv(["data"], filters, kernel, [channels]) | {
-        "type": "local", "weights": [matrix], "biases": np.arange(filters * side**2, dtype="f4")[:, None]
-    }  # fmt: skip
-    from alexnet.weights.graph import Checkpoint
-    from alexnet.weights.pickles import read
+        "type": "local",
+        "weights": [matrix],
+        "biases": np.arange(filters * side**2, dtype="f4")[:, None],
+    }
+    from alexnet.weights.convnet import Checkpoint
+    from alexnet.weights.restricted_pickle import read
 
     found = Checkpoint(read(io.BytesIO(checkpoint({"data": {"type": "data"}, "l": layer}))), "file")
     weight = convnet._weight(found, "l", 0)
@@ -300,7 +327,7 @@ CHANGES = {
     "a number that is none": (second(groups=float("nan")), "layer conv2 has no number groups"),
     "a word for a terminal": (("end", {"type": "\x1b[2J", "inputs": ["fc10"]}), "goes into end, a \\x1b[2J; must be"),
     "no type": (("conv2", {"inputs": []}), "layer conv2 has no type"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", CHANGES)
@@ -367,9 +394,9 @@ def test_metas(tmp_path):
             convnet.read_meta(tmp_path / "m")
 
 
-SMALL = checkpoint({
-    name: layer for name, layer in towers().items() if name in ("data", "conv1a", "cnorm1a", "pool1a", "conv2a")
-})  # fmt: skip
+SMALL = checkpoint(
+    {name: layer for name, layer in towers().items() if name in ("data", "conv1a", "cnorm1a", "pool1a", "conv2a")}
+)
 
 
 @given(data=st.data())

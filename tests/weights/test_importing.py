@@ -8,9 +8,9 @@ import pytest
 from alexnet import cli
 from alexnet.bundle import Bundle
 from alexnet.errors import BundleError, ModelError
-from alexnet.weights.importing import MODELS, Extras, import_weights, mean_of
+from alexnet.weights.import_weights import MODELS, Extras, import_weights, mean_of
 
-from .conftest import picture, small_net
+from .conftest import image, small_net
 from .test_caffe import small_model
 
 
@@ -78,10 +78,10 @@ def test_the_command(file, tmp_path, capsys):
     assert len(said["imported"]["sha256"]) == 64
     config = json.loads((tmp_path / "bundle" / "config.json").read_text())
     assert config["preprocessing"]["fit"] == "squash"
-    assert len(Bundle.load(tmp_path / "bundle").golden) == 3
-    Image.fromarray(picture(50)).save(tmp_path / "a.png")
+    assert len(Bundle.load(tmp_path / "bundle").reference) == 3
+    Image.fromarray(image(50)).save(tmp_path / "a.png")
     assert cli.run(["predict", str(tmp_path / "bundle"), str(tmp_path / "a.png"), "--format", "json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)[0]["guesses"]) == 4
+    assert len(json.loads(capsys.readouterr().out)[0]["top_k"]) == 4
     assert cli.run(words) == 1  # the folder exists
     assert "exists already; must be a new folder" in capsys.readouterr().err
     assert cli.run(["import", "caffe", str(tmp_path / "none"), str(tmp_path / "other")]) == 1

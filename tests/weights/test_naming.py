@@ -1,11 +1,11 @@
-"""Names of strangers never break a line, nor speak to a terminal."""
+"""Names of other people never break a line, nor speak to a terminal."""
 
 import unicodedata
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.weights.naming import MOST, readable
+from alexnet.weights.restricted_pickle import MOST, readable
 
 
 def test_plain_names_stay_and_others_are_spelled_out():

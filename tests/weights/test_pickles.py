@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from alexnet.weights import pickles
-from alexnet.weights.pickles import Array, Inert, RefusedError
+from alexnet.weights import restricted_pickle
+from alexnet.weights.restricted_pickle import Array, Inert, RefusedError
 
 from .conftest import Py2, Raw, py2
 
 
 def read(data: bytes):
-    return pickles.read(io.BytesIO(data))
+    return restricted_pickle.read(io.BytesIO(data))
 
 
 PLAIN = st.recursive(
@@ -105,7 +105,9 @@ def attacks(path) -> dict[str, bytes]:
         "as the state of an option": b"coptions\nOption\n)R(" + b"U\x01a" + inner + b"d" + b"b.",
         "as the arguments of an option": b"coptions\nOption\n(" + inner + b"tR.",
         "nested: getattr gives the function": b"c__builtin__\ngetattr\ncos\nU\x06system\x86RU"
-        + bytes([len(encoded)]) + encoded + b"\x85R.",
+        + bytes([len(encoded)])
+        + encoded
+        + b"\x85R.",
         "as the class of an array": b"cnumpy.core.multiarray\n_reconstruct\n" + inner + b"K\x00\x85U\x01b\x87R.",
         "as the type of an array": b"cnumpy\ndtype\n" + inner + b"K\x00K\x01\x87R.",
         "in an array of objects": pickle.dumps(np.array([Attack(os.system, command)], object), 2),
@@ -116,7 +118,7 @@ def attacks(path) -> dict[str, bytes]:
         "persistent, binary": b"K\x01Q.",
         "extension": b"\x82\x01.",
         "set_state of a module": b"c__builtin__\ndict\n}b.",
-    }  # fmt: skip
+    }
 
 
 def test_no_attack_runs_and_each_is_refused_or_inert(tmp_path):
@@ -214,7 +216,7 @@ def test_deep_nesting_shared_bombs_and_endless_files_are_bounded(monkeypatch):
         read(b"})" + b"\x85" * depth + b"K\x01s.")
     bomb = b"]q\x00" + b"".join(b"](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1]) for i in range(99))
     assert len(read(bomb + b".")) == 2  # 2^99 leaves that nobody walks through
-    monkeypatch.setattr(pickles, "MOST_OPERATIONS", 1000)
+    monkeypatch.setattr(restricted_pickle, "MOST_OPERATIONS", 1000)
     with pytest.raises(RefusedError, match="more than 1,000 operations"):
         read(b"N0" * 600 + b"N.")
 
@@ -223,7 +225,7 @@ def test_every_operation_of_a_protocol_is_known_or_refused_by_name():
     for operation in pickletools.opcodes:
         if operation.name == "STOP":
             continue
-        machine = pickles._Machine(0)
+        machine = restricted_pickle._Machine(0)
         try:
             machine.do(operation.name, 0)
         except RefusedError as error:

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.data import pixels
-from alexnet.deploy.classifier import Classifier
+from alexnet.data import decode
 from alexnet.errors import BundleError
-from alexnet.weights import published
-from alexnet.weights.importing import Extras, import_weights
+from alexnet.export.classifier import Classifier
+from alexnet.weights import torchvision_weights
+from alexnet.weights.import_weights import Extras, import_weights
 
 
 def test_the_bundle_has_torchvision_s_logits(tmp_path):
-    """From a picture's bytes: short side 256, center 224, ÷ 255, mean and std, as torchvision's transforms say."""
+    """From an image's bytes: short side 256, center 224, ÷ 255, mean and std, as torchvision's transforms say."""
     from torchvision.models import AlexNet_Weights, alexnet
 
     with torch.random.fork_rng(devices=[]):
@@ -28,7 +28,7 @@ def test_the_bundle_has_torchvision_s_logits(tmp_path):
     assert (bundle.network.name, bundle.classes, bundle.stored_size) == ("alexnet_owt", tuple("abcdefg"), 256)
     y, x = np.mgrid[0:300, 0:350] / 350
     shown = np.rint(127.5 + 127.5 * np.stack([np.sin(9 * x), np.cos(11 * y), np.sin(7 * x * y)], -1)).astype(np.uint8)
-    stored = pixels.fit(shown, 256, "crop")
+    stored = decode.fit(shown, 256, "crop")
     says = AlexNet_Weights.DEFAULT.transforms()
     assert (list(says.mean), list(says.std)) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert (says.resize_size, says.crop_size) == ([256], [224])
@@ -106,7 +106,7 @@ def test_fetched_weights_come_with_the_classes_of_imagenet(monkeypatch):
         return state
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetched)
-    found = published.fetch()
+    found = torchvision_weights.fetch()
     assert asked[0]["check_hash"] is True
     assert (len(found.classes), found.classes[0], found.classes[-1]) == (1000, "tench", "toilet tissue")
     assert found.arrays["features.0.weight"].tolist() == [1, 1]

@@ -1,4 +1,4 @@
-"""The verbs, from Python: the command line calls these and prints what they return."""
+"""The commands, from Python: the command line calls these and prints what they return."""
 
 import time
 from contextlib import ExitStack
@@ -9,47 +9,47 @@ from typing import Any
 import torch
 
 from alexnet import recipe as recipes
-from alexnet.api.compressing import Compressed, compress
-from alexnet.api.drawing import AT_THE_END, DRAWINGS, draw
-from alexnet.api.evaluating import evaluate, members_and_data
-from alexnet.api.honest import Asked, calibrate, compare, details
+from alexnet.api.compression import Compressed, Effort, compress
+from alexnet.api.data import open_store, prepare, shuffle_window
+from alexnet.api.detailed_evaluation import EvaluationOptions, calibrate, compare, evaluate_detailed
+from alexnet.api.evaluation import evaluate, members_and_data
+from alexnet.api.plot import AT_THE_END, DRAWINGS, draw
 from alexnet.api.provenance import provenance
 from alexnet.api.reporting import data_warnings, diagnose, report
-from alexnet.api.shrinking import Effort
-from alexnet.api.stores import open_store, prepare, shuffle_window
-from alexnet.batches.loader import choose_device
-from alexnet.data.options import DataOptions
+from alexnet.cuda_convnet import Files
 from alexnet.data.remote import local_path
+from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store, recorded
-from alexnet.deploy.classifier import Classifier, Precision
 from alexnet.errors import RunError
 from alexnet.evaluation.metrics import Scores
-from alexnet.models.cuda_convnet import Files
+from alexnet.export.classifier import Classifier, Precision
+from alexnet.loader.loader import choose_device
 from alexnet.recipe import Recipe
-from alexnet.training import launching, layer_files, machine, traffic
+from alexnet.training import layer_files, runtime
 from alexnet.training import run as runs
 from alexnet.training.defaults import default_recipe
-from alexnet.training.distributed import World
-from alexnet.training.notes import notes, warnings
-from alexnet.training.parallel import ALONE, Layout
-from alexnet.training.start import Start, from_bundle
+from alexnet.training.distributed import communication, rendezvous
+from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
+from alexnet.training.distributed.world import World
+from alexnet.training.finetune import PretrainedWeights, from_bundle
+from alexnet.training.run import data_size_warnings, warnings
 from alexnet.training.state import check_network
 
 __all__ = [
     "DRAWINGS",
-    "Asked",
     "Compressed",
     "DataOptions",
     "Effort",
+    "EvaluationOptions",
     "Result",
     "calibrate",
     "compare",
     "compress",
     "data_warnings",
-    "details",
     "diagnose",
     "draw",
     "evaluate",
+    "evaluate_detailed",
     "load",
     "members_and_data",
     "open_store",
@@ -59,7 +59,7 @@ __all__ = [
     "resume",
     "torch_device",
     "train",
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Result:
     images_per_second: float
     seconds: float  # of the whole call: preparing the data, training, scoring, drawing
     recipe: Recipe
-    pictures: tuple[Path, ...]
+    plots: tuple[Path, ...]
     warnings: tuple[str, ...] = ()  # what makes these numbers worthless, or shows that they are
     notes: tuple[str, ...] = ()  # what to keep in mind about these numbers
     sent: dict[str, float] = field(default_factory=dict)  # bytes that the first of several processes sent a step
@@ -88,14 +88,14 @@ def train(
     recipe: Recipe | str | None = None,
     run: str | Path | None = None,
     *,
-    start: str | Path | Start | None = None,
+    start: str | Path | PretrainedWeights | None = None,
     options: DataOptions | None = None,
     device: str = "auto",
     workers: int = 1,
     quiet: bool = True,
     layers: str | Path | None = None,
     layer_params: str | Path | None = None,
-    layout: Layout = ALONE,
+    layout: Layout = SINGLE_PROCESS,
     go_on: bool = False,
     **changes: Any,
 ) -> Result:
@@ -103,7 +103,7 @@ def train(
 
     ``recipe`` is a :class:`Recipe` or the name of one; without it the data and ``model=`` choose. Any number of it can
     be changed by name: ``train("digits", epochs=3)``. ``run`` is a new folder for everything that is made. ``start``
-    names a run or bundle whose weights are fine-tuned; its network and its way of showing pictures are kept.
+    names a run or bundle whose weights are fine-tuned; its network and its way of showing images are kept.
     ``layers`` and ``layer_params`` are Krizhevsky's files: the network and its rule are theirs, not the recipe's.
     ``layout`` says how the processes that torchrun started share the work; with ``go_on`` a run that this very call has
     begun before is gone on with, as a process that was started again must do.
@@ -115,10 +115,10 @@ def train(
     recipe = layer_files.fitting(recipe, files, start) if files else recipe
     recipes.check_effect(recipe)
     chosen = torch_device(device)
-    recipe = machine.settled(recipe, chosen)
+    recipe = runtime.resolve_auto(recipe, chosen)
     recipe = recipe.replace(shuffle_window=shuffle_window(data, recipe))
     layout.check(files, recipe)
-    with launching.world(chosen, layout.parts, apart=layout.apart) as world, ExitStack() as held:
+    with rendezvous.world(chosen, layout.parts, apart=layout.apart) as world, ExitStack() as held:
         if world.first:
             folder = local_path(run) if run is not None else _new_folder(data, recipe)
             again = go_on and (folder / "run.json").exists()
@@ -151,15 +151,17 @@ def _fresh(folder: Path, data: str | Path, recipe: Recipe, options: DataOptions,
 
 def _begun(folder: Path, data: str | Path, recipe: Recipe) -> Store:
     """The store of a run that was begun by the same call; raises :class:`RunError` if it was another."""
-    found, about = runs.read_start(folder)
-    other = next(iter(recipes.differences(found, recipe).items()), None)
+    result, about = runs.read_start(folder)
+    other = next(iter(recipes.differences(result, recipe).items()), None)
     if about["data"] != str(data) or other is not None:
         what = f"{other[0]} = {other[1][0]}" if other else f"the data {about['data']}"
-        raise RunError(f"run folder {folder} holds a run with {what}", "the run of this command", "name another --run")
+        raise RunError(
+            f"run folder {folder} holds a run with {what}", "the run of this command", "name another --output-dir"
+        )
     return Store.open(recorded(folder, about))
 
 
-def _recipe(data: str, recipe: Recipe | str | None, start: Start | None, changes: dict[str, Any]) -> Recipe:
+def _recipe(data: str, recipe: Recipe | str | None, start: PretrainedWeights | None, changes: dict[str, Any]) -> Recipe:
     """What a run is to be: the recipe given or named or the data's own, as the weights need it, with the changes."""
     if not isinstance(recipe, Recipe):
         model = "" if recipe == "layer_file" else changes.get("model", "")
@@ -177,34 +179,37 @@ def resume(
     device: str = "auto",
     workers: int = 1,
     quiet: bool = True,
-    layout: Layout = ALONE,
+    layout: Layout = SINGLE_PROCESS,
 ) -> Result:
     """Go on with a run from its newest checkpoint, or from the checkpoint file that ``run`` names; in any layout."""
-    started, given = time.perf_counter(), local_path(run)
-    folder = given.parent.parent if given.suffix == ".pt" else given
+    started, values = time.perf_counter(), local_path(run)
+    folder = values.parent.parent if values.suffix == ".pt" else values
     recipe, about = runs.read_start(folder)
     layout.check(runs.layer_files(folder), recipe)
-    with launching.world(torch_device(device), layout.parts, apart=layout.apart) as world, ExitStack() as held:
+    with rendezvous.world(torch_device(device), layout.parts, apart=layout.apart) as world, ExitStack() as held:
         if world.first:
             held.enter_context(runs.locked(folder))
         world.tell("")  # the others begin when the first one holds the folder
         opened = Store.open(store or recorded(folder, about))
-        checkpoint = given if given.suffix == ".pt" else None
+        checkpoint = values if values.suffix == ".pt" else None
         how: dict[str, Any] = {"resume": True, "resume_from": checkpoint, "world": world, "layout": layout}
         return _run(recipe, opened, folder, workers=workers, quiet=quiet, started=started, **how)
 
 
 def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, started: float, **how: Any) -> Result:
-    with machine.tuned(recipe):
+    with runtime.cpu_settings(recipe):
         bundle, scores, rate = runs.run(recipe, store, folder, device=world.device, world=world, **how)
-    pictures: tuple[Path, ...] = ()
+    plots: tuple[Path, ...] = ()
     if world.first:
-        pictures = tuple(draw(what, folder) for what in AT_THE_END)
+        plots = tuple(draw(what, folder) for what in AT_THE_END)
     seconds = time.perf_counter() - started
-    said = (*notes(store, scores), *traffic.told(world, recipe, len(store.classes), how["layout"]))
+    messages = (
+        *data_size_warnings(store, scores),
+        *communication.told(world, recipe, len(store.classes), how["layout"]),
+    )
     sent = {what: count / world.steps for what, count in world.sent.items()}
     faults = warnings(store, scores)
-    return Result(folder, bundle, scores, rate, seconds, recipe, pictures, faults, said, sent, world.first)
+    return Result(folder, bundle, scores, rate, seconds, recipe, plots, faults, messages, sent, world.first)
 
 
 def torch_device(name: str) -> torch.device:

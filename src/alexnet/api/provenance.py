@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.bundle import Bundle, find
-from alexnet.bundle.seal import read_config
+from alexnet.bundle.integrity import read_config
 from alexnet.data.store import Store
-from alexnet.training.journal import TESTED, append_event, damage, read_events
+from alexnet.training.logger import TESTED, append_event, damage, read_events
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Provenance:
     epoch: str
     temperature: float
     temperature_by: str  # "" where nothing was fitted
-    count: int  # pictures of that split
+    count: int  # images of that split
     thresholds: tuple[str, ...]  # target errors that it could support
     tested: int | None
 
@@ -41,14 +41,14 @@ class Provenance:
         if self.temperature_by:
             ranks = f"thresholds for {', '.join(f'{100 * float(t):g} %' for t in self.thresholds)}"
             fitted = f"temperature {self.temperature:.3f} and {ranks if self.thresholds else 'no thresholds'} by "
-            fitted += f"{self.count} {self.temperature_by} pictures"
+            fitted += f"{self.count} {self.temperature_by} images"
             fitted += " (no temperature made calibration better: none is applied)" if self.temperature == 1.0 else ""
-        found = [f"chosen     {self.epoch}; {fitted}; nothing by the test split"]
+        results = [f"chosen     {self.epoch}; {fitted}; nothing by the test split"]
         if self.tested is not None:
             times = "once" if self.tested == 1 else f"{self.tested} times"
             warning = "; what is changed because of it is chosen by it" if self.tested > 1 else ""
-            found.append(f"test       its test split was evaluated {times} since training{warning}")
-        return found
+            results.append(f"test       its test split was evaluated {times} since training{warning}")
+        return results
 
 
 def provenance(run: str | Path) -> Provenance:
@@ -70,7 +70,7 @@ def of_bundle(bundle: Bundle, run: str | Path | None = None) -> Provenance:
 
 
 def note_test(run: Any, store: Store, split: str, by: str, tell: Callable[[str], None]) -> None:
-    """Write into a run's journal that its own test split was looked at; other pictures are nobody's business.
+    """Write into a run's journal that its own test split was looked at; other images are nobody's business.
 
     What is damaged in the run's record is told of.
     """

@@ -6,33 +6,32 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.api import explaining, facts
-from alexnet.api.explaining import Shown
-from alexnet.api.facts import Numbers
-from alexnet.api.honest import responses_of
+from alexnet.api import plot, report_facts
+from alexnet.api.detailed_evaluation import responses_of
+from alexnet.api.plot import Shown
 from alexnet.api.provenance import note_test, of_bundle
-from alexnet.api.verdict import interval, learned, percent, verdict
-from alexnet.batches.loader import choose_device
+from alexnet.api.report_facts import Numbers, interval, learned, percent, verdict
 from alexnet.bundle import Bundle, find
-from alexnet.data.doctor.findings import Report as Diagnosis
-from alexnet.data.doctor.looking import Phases
-from alexnet.data.options import DataOptions
 from alexnet.data.remote import local_path
+from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Split, Store, recorded
-from alexnet.deploy.classifier import Classifier
+from alexnet.doctor.findings import Report as Diagnosis
+from alexnet.doctor.images import Phases
 from alexnet.errors import RunError, counted
-from alexnet.evaluation.neighbors import FILE as INDEX
-from alexnet.temporary import temporary_folder
+from alexnet.explain.neighbors import FILE as INDEX
+from alexnet.export.classifier import Classifier
+from alexnet.loader.loader import choose_device
+from alexnet.plots import saliency as looks
+from alexnet.plots.canvas import decimals
+from alexnet.plots.neighbors import Row
+from alexnet.plots.predictions import percent as likely
+from alexnet.report import page as pages
+from alexnet.system import temporary_folder
 from alexnet.training import run as runs
-from alexnet.visualize import report as pages
-from alexnet.visualize import saliency as looks
-from alexnet.visualize.canvas import decimals
-from alexnet.visualize.neighbors import Row
-from alexnet.visualize.predictions import percent as likely
 
-PICTURES, MISTAKES, LOOKED, ROWS, CLASSES = 10, 10, 4, 5, 100  # of each at most on the page
+IMAGES, MISTAKES, LOOKED, ROWS, CLASSES = 10, 10, 4, 5, 100  # of each at most on the page
 SECONDS = 20.0  # that a report at the end of a training may spend on an index
-FEW = 3000  # pictures that the doctor looks at even then
+FEW = 3000  # images that the doctor looks at even then
 
 
 def report(
@@ -49,8 +48,8 @@ def report(
 ) -> Path:
     """Write the report of a run and return its path: ``report.html`` in the run's folder, or ``path``.
 
-    ``store`` is where its prepared pictures lie now, if they were moved. ``doctor``: examine the pictures themselves,
-    if they are at hand. ``quick`` leaves out what would take long: the doctor on many pictures, an index of neighbors
+    ``store`` is where its prepared images lie now, if they were moved. ``doctor``: examine the images themselves,
+    if they are at hand. ``quick`` leaves out what would take long: the doctor on many images, an index of neighbors
     that is not there yet. ``progress`` makes the progress bar of each phase, from its name. ``diagnosis`` is what
     :func:`diagnose` returned, where it was called already. Raises :class:`RunError`, :class:`BundleError`,
     :class:`DataError`.
@@ -58,36 +57,36 @@ def report(
     run, options = local_path(run), options or DataOptions()
     target = local_path(path) if path else run / "report.html"
     recipe, about = runs.read_start(run)
-    epochs = facts.epochs_of(run)
+    epochs = report_facts.epochs_of(run)
     classifier = Classifier.load(run, choose_device(device))
     opened = Store.open(store or recorded(run, about))
     classifier.bundle.same_classes(opened.classes, opened.address)
     split = next((s for s in (opened.split("test"), opened.split("validation")) if len(s)), None)
     if split is None:
-        raise RunError(f"{opened.address} has neither test nor validation pictures", "one at least", "train with some")
-    numbers = facts.count(classifier.bundle, responses_of(classifier, split))
+        raise RunError(f"{opened.address} has neither test nor validation images", "one at least", "train with some")
+    numbers = report_facts.count(classifier.bundle, responses_of(classifier, split))
     if not quick:  # at the end of a training it is the look that training took itself
         note_test(run, opened, split.name, "report", options.tell)
-    found, why = diagnosis or (None, "it was left out on purpose")
+    result, why = diagnosis or (None, "it was left out on purpose")
     if diagnosis is None and doctor:
-        found, why = diagnose(run, store=store, quick=quick, options=options, progress=progress)
+        result, why = diagnose(run, store=store, quick=quick, options=options, progress=progress)
     values = {
         "title": f"{classifier.network.name} on {classifier.bundle.data.get('name', run.name)}",
         "subtitle": f"Report of {run.resolve().name}: what was trained, how good it is, and why one may believe it.",
-        "verdict": verdict(numbers, classifier.classes, found, why),
-        "kind": _kind(found, numbers),
-        "made": facts.made_of(about, classifier.bundle, recipe, opened),
-        "chosen": facts.chosen(of_bundle(classifier.bundle, run)),
-        "diagnosis": found,
+        "verdict": verdict(numbers, classifier.classes, result, why),
+        "kind": _kind(result, numbers),
+        "made": report_facts.made_of(about, classifier.bundle, recipe, opened),
+        "chosen": report_facts.chosen(of_bundle(classifier.bundle, run)),
+        "diagnosis": result,
         "undiagnosed": why,
-        "cost": facts.cost(run, facts.events_of(run), epochs, classifier.bundle),
-        "again": facts.again(run, about, classifier.bundle, recipe, opened),
+        "cost": report_facts.cost(run, report_facts.events_of(run), epochs, classifier.bundle),
+        "again": report_facts.again(run, about, classifier.bundle, recipe, opened),
     }
     values |= _tables(numbers, classifier.classes) | _sureness(numbers)
-    values |= _pictures(run, classifier, split, numbers, opened, quick, options.tell, progress)
+    values |= _images(run, classifier, split, numbers, opened, quick, options.tell, progress)
     values |= {
         "charts": _charts(run, classifier, numbers),
-        "color": explaining.color_note(explaining.color_of(classifier)),
+        "color": plot.color_note(plot.color_of(classifier)),
     }
     return pages.write(values, target)
 
@@ -108,17 +107,21 @@ def diagnose(
     opened = Store.open(store or recorded(local_path(run), about))
     if quick and sum(map(len, opened.splits.values())) > FEW:
         return None, f"alexnet report {run} examines it"
-    return facts.diagnose(about, opened, Bundle.load(find(run)), options or DataOptions(), progress)
+    return report_facts.diagnose(about, opened, Bundle.load(find(run)), options or DataOptions(), progress)
 
 
-_DISHONEST = {"leak-validation", "group-guess", "shortcut"}  # warnings of the doctor that make a result look too good
+_DISHONEST = {
+    "leak-validation",
+    "group-prediction",
+    "shortcut",
+}  # warnings of the doctor that make a result look too good
 
 
 def data_warnings(run: str | Path, diagnosis: Diagnosis | None, *, store: str | Path | None = None) -> list[str]:
     """What to know of a run's data before its numbers: what the doctor found, or else what the store alone shows."""
     if diagnosis is None:
         opened = Store.open(store or recorded(local_path(run), runs.read_start(local_path(run))[1]))
-        copies = facts.copies_across_splits(opened)
+        copies = report_facts.copies_across_splits(opened)
         leak = f"leak: {counted(copies, 'image')} of validation and test with the bytes of a training image"
         return [leak] * bool(copies)
     first = [one for one in diagnosis.findings if one.severity == "error" or one.check in _DISHONEST]
@@ -137,43 +140,50 @@ def _kind(diagnosis: Diagnosis | None, numbers: Numbers) -> str:
 
 
 def _tables(numbers: Numbers, classes: tuple[str, ...]) -> dict[str, Any]:
-    found, scores = numbers.classes, numbers.responses.scores()
+    result, scores = numbers.classes, numbers.responses.scores()
     rows = [
-        ("top-1: the first guess is right", found.top1), ("top-5: one of the first five is", found.top5),
-        ("balanced accuracy: mean recall of the classes", found.balanced_accuracy), ("mean F1", found.macro_f1),
-        ("mean precision", found.macro_precision), ("mean area under the curve", found.macro_auroc),
-    ]  # fmt: skip
+        ("top-1: the first prediction is right", result.top1),
+        ("top-5: one of the first five is", result.top5),
+        ("balanced accuracy: mean recall of the classes", result.balanced_accuracy),
+        ("mean F1", result.macro_f1),
+        ("mean precision", result.macro_precision),
+        ("mean area under the curve", result.macro_auroc),
+    ]
     groups = len(set(numbers.responses.groups))
     how = "of top-1 and top-5 Wilson's, of the others the bootstrap over images (2,000 resamples)"
     if groups:
         how = f"bootstrap over {groups:,} groups of images, each drawn whole (2,000 resamples)"
-    weakest = sorted((one for one in found.classes if one.pictures), key=lambda one: (one.f1.value, one.name))
+    weakest = sorted((one for one in result.classes if one.images), key=lambda one: (one.f1.value, one.name))
     table = [
-        (one.name, f"{one.pictures:,}", percent(one.recall.value), interval(one.recall),
-         *((percent(one.precision.value), interval(one.precision)) if one.predicted else ("never guessed", "")),
-         percent(one.f1.value), "" if np.isnan(one.auroc.value) else percent(one.auroc.value))
+        (
+            one.name,
+            f"{one.images:,}",
+            percent(one.recall.value),
+            interval(one.recall),
+            *((percent(one.precision.value), interval(one.precision)) if one.predicted else ("never guessed", "")),
+            percent(one.f1.value),
+            "" if np.isnan(one.auroc.value) else percent(one.auroc.value),
+        )
         for one in weakest[:CLASSES]
-    ]  # fmt: skip
+    ]
     return {
-        "split": f"{len(numbers.responses):,} {numbers.responses.split} pictures",
+        "split": f"{len(numbers.responses):,} {numbers.responses.split} images",
         "numbers": [(name, percent(one.value), interval(one)) for name, one in rows if one is not None],
         "numbers_note": f"Errors are what is missing to 100 %. Mean loss {scores.loss:.4f} nats. One view of each. "
         f"95 % CI: {how}; Wilson's where {'groups' if groups else 'images'} are few.",
         "classes": table,
         "more_classes": max(0, len(weakest) - CLASSES),
-        "confused": [(classes[true], classes[guess], str(times)) for true, guess, times in numbers.confused],
-    }  # fmt: skip
+        "confused": [(classes[true], classes[prediction], str(times)) for true, prediction, times in numbers.confused],
+    }
 
 
 def _sureness(numbers: Numbers) -> dict[str, Any]:
-    found = numbers.reliability
+    result = numbers.reliability
     words = (
-        f"On average it is {percent(found.confidence)} sure and {percent(found.accuracy)} right. Its calibration error "
+        f"Mean confidence is {percent(result.confidence)}, accuracy is {percent(result.accuracy)}. "
+        f"The expected calibration error is {100 * result.ece:.1f} points; perfectly calibrated probabilities would "
+        f"show {100 * result.ece_by_chance:.1f} on so many images. The Brier score is {result.brier:.3f}."
     )
-    words += (
-        f"is {100 * found.ece:.1f} points; perfectly honest probabilities would show {100 * found.ece_by_chance:.1f} "
-    )
-    words += f"on so many pictures. Brier score {found.brier:.3f}."
     rows = []
     for coverage in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3):
         threshold, risk = numbers.curve.at(coverage)
@@ -182,13 +192,15 @@ def _sureness(numbers: Numbers) -> dict[str, Any]:
     for one in numbers.marked:
         if one.answered:
             wrong = f"{percent(one.error)} of those wrong (95 % CI {100 * one.low:.1f} to {100 * one.high:.1f} %)"
-            lines.append(f"Threshold {one.threshold:.3f}, found on the validation pictures: {percent(one.coverage)} "
-                         f"of these pictures are answered, {wrong}.")  # fmt: skip
-    none = "The bundle carries no thresholds; the table is of these pictures, so choose none by it."
+            lines.append(
+                f"Threshold {one.threshold:.3f}, found on the validation images: {percent(one.coverage)} "
+                f"of these images are answered, {wrong}."
+            )
+    none = "The bundle carries no thresholds; the table is of these images, so choose none by it."
     return {"reliability_words": words, "coverage": rows, "thresholds": lines or [none]}
 
 
-def _pictures(
+def _images(
     run: Path,
     classifier: Classifier,
     split: Split,
@@ -199,22 +211,29 @@ def _pictures(
     progress: Phases | None,
 ) -> dict[str, Any]:
     order = np.random.default_rng(0).permutation(len(split)).astype(np.int64)
-    shown = Shown.of_split(split, order[:PICTURES])
-    wrong, near = explaining.mistakes(split, numbers.responses, classifier.bundle.temperature, MISTAKES)
+    text = Shown.of_split(split, order[:IMAGES])
+    wrong, near = plot.mistakes(split, numbers.responses, classifier.bundle.temperature, MISTAKES)
     some = Shown.of_split(split, order[:LOOKED])
     looked = [
-        {"title": one.title, "panels": [(pages.photograph(image), name + (f" ({remark})" if remark else ""))
-                                        for image, name, remark in
-                                        zip(looks.panels(one), looks.COLUMNS, looks.remarks(one), strict=True)]}
-        for one in explaining.look(classifier, some)
-    ]  # fmt: skip
+        {
+            "title": one.title,
+            "panels": [
+                (pages.photograph(image), name + (f" ({remark})" if remark else ""))
+                for image, name, remark in zip(looks.panels(one), looks.COLUMNS, looks.remarks(one), strict=True)
+            ],
+        }
+        for one in plot.look(classifier, some)
+    ]
     index, why = _index(run, classifier, store, quick, say, progress)
-    rows = [] if index is None else explaining.near(classifier, Shown.of_split(split, order[:ROWS]), index)
+    rows = [] if index is None else plot.near(classifier, Shown.of_split(split, order[:ROWS]), index)
     return {
-        "pictures": _cards(classifier, shown), "mistakes": _cards(classifier, wrong, near) if len(wrong) else [],
-        "looked": looked, "looked_note": looks.NOTE.replace("\n", " "), "no_neighbors": why,
+        "images": _cards(classifier, text),
+        "mistakes": _cards(classifier, wrong, near) if len(wrong) else [],
+        "looked": looked,
+        "looked_note": looks.NOTE.replace("\n", " "),
+        "no_neighbors": why,
         "neighbors": [_row(row) for row in rows],
-    }  # fmt: skip
+    }
 
 
 def _index(
@@ -224,47 +243,57 @@ def _index(
     rate = classifier.bundle.metrics.get("test", {}).get("images_per_second") or 1e-9
     count = len(store.split("train"))
     if quick and not (run / INDEX).is_file() and count / rate > SECONDS:
-        return None, f"There is no index of the {count:,} training pictures yet: alexnet report {run} makes it."
-    return explaining.index_of(run, classifier, say, progress("indexing") if progress else None, store), ""
+        return None, f"There is no index of the {count:,} training images yet: alexnet report {run} makes it."
+    return plot.index_of(run, classifier, say, progress("indexing") if progress else None, store), ""
 
 
-def _cards(classifier: Classifier, shown: Shown, near: Sequence[int] = ()) -> list[dict[str, Any]]:
-    cards, answers = [], classifier.predict(list(shown.images), top=3)
+def _cards(classifier: Classifier, items: Shown, near: Sequence[int] = ()) -> list[dict[str, Any]]:
+    cards, predictions = [], classifier.predict(list(items.images), top=3)
     for image, name, label, answer, copies in zip(
-        shown.images, shown.names, shown.labels, answers, near or [0] * len(shown), strict=True
+        items.images, items.names, items.labels, predictions, near or [0] * len(items), strict=True
     ):
         truth = "" if label is None else classifier.classes[label]
-        words = ", ".join(f"{guess} ({likely(p)})" for guess, p in answer.guesses)
+        words = ", ".join(f"{prediction} ({likely(p)})" for prediction, p in answer.top_k)
         words = f"predicted: {words}" + (f"; +{copies} near-identical" if copies else "")
-        cards.append({"image": pages.photograph(image), "alt": f"{truth}: {name}", "truth": truth, "words": words,
-                      "right": answer.label == truth})  # fmt: skip
+        cards.append(
+            {
+                "image": pages.photograph(image),
+                "alt": f"{truth}: {name}",
+                "truth": truth,
+                "words": words,
+                "right": answer.label == truth,
+            }
+        )
     return cards
 
 
 def _row(row: Row) -> list[dict[str, str]]:
     first = {
-        "image": pages.photograph(row.picture, 112),
-        "alt": f"a picture of {row.truth}",
+        "image": pages.photograph(row.image, 112),
+        "alt": f"an image of {row.truth}",
         "words": row.heading.replace("\n", ", "),
     }
     number = decimals([one.distance for one in row.near])
     return [first] + [
-        {"image": pages.photograph(one.picture, 112), "alt": f"training picture of {one.label}",
-         "words": f"{number(one.distance)} · {one.label}"}
+        {
+            "image": pages.photograph(one.image, 112),
+            "alt": f"training image of {one.label}",
+            "words": f"{number(one.distance)} · {one.label}",
+        }
         for one in row.near
-    ]  # fmt: skip
+    ]
 
 
 def _charts(run: Path, classifier: Classifier, numbers: Numbers) -> dict[str, str]:
     """The drawings as data: addresses; an empty one where there is nothing to draw."""
-    from alexnet.visualize import confusion, curves, filters, reliability, risk_coverage
+    from alexnet.plots import confusion, curves, filters, reliability, risk_coverage
 
-    rows, table = facts.epochs_of(run), numbers.responses.scores().confusion.numpy()
+    rows, table = report_facts.epochs_of(run), numbers.responses.scores().confusion.numpy()
     draw: dict[str, Callable[[Path], Path]] = {
         "confusion": lambda to: confusion.draw(table, list(classifier.classes), to),
         "reliability": lambda to: reliability.draw(numbers.reliability.bins, to),
         "risk": lambda to: risk_coverage.draw(numbers.curve, numbers.marked, to),
-        "filters": lambda to: filters.draw(*explaining.first_filters(classifier), to),
+        "filters": lambda to: filters.draw(*plot.first_filters(classifier), to),
     }
     if rows:
         draw["curves"] = lambda to: curves.draw(rows, to)

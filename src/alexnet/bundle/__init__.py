@@ -1,5 +1,5 @@
 """A trained classifier on disk."""
 
-from alexnet.bundle.whole import Bundle, Golden, find, is_trained, weights_sha256
+from alexnet.bundle.bundle import Bundle, ReferencePrediction, find, is_trained, weights_sha256
 
-__all__ = ["Bundle", "Golden", "find", "is_trained", "weights_sha256"]
+__all__ = ["Bundle", "ReferencePrediction", "find", "is_trained", "weights_sha256"]

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet import recipe as recipes
-from alexnet.cli import arguments, honest, import_weights, layers, scaling, ship, show, signals
+from alexnet.cli import arguments, export, import_weights, layers, output, scaling, signals
+from alexnet.cli import evaluate as honest
 from alexnet.cli.bench import bench
 from alexnet.cli.claims import claims
 from alexnet.cli.compress import compress
@@ -25,31 +26,31 @@ from alexnet.cli.contest import contest, depth
 from alexnet.cli.doctor import doctor
 from alexnet.cli.report import at_the_end, report
 from alexnet.cli.serve import serve
-from alexnet.errors import AlexNetError, Interrupted, PictureError, RecipeError, no_files, no_memory, printable, reason
+from alexnet.errors import AlexNetError, ImageError, Interrupted, RecipeError, no_files, no_memory, printable, reason
 from alexnet.recipe import Recipe
 from alexnet.terminal import safe_output
 
 if TYPE_CHECKING:
-    from alexnet.deploy.answers import Prediction
+    from alexnet.export.prediction import Prediction
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit status."""
-    words = list(sys.argv[1:] if words is None else words)
-    if words[:1] != ["serve"]:  # it has handlers of its own
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] != ["serve"]:  # it has handlers of its own
         signals.handle()
-    sys.exit(run(words))
+    sys.exit(run(argv))
 
 
-def run(words: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """Run a command line; returns the exit status."""
     with safe_output():
-        return _run(words)
+        return _run(argv)
 
 
-def _run(words: list[str]) -> int:
+def _run(argv: list[str]) -> int:
     try:
-        status = _command(words)
+        status = _command(argv)
         sys.stdout.flush()  # here, where a reader that has left is no fault
         return status
     except Interrupted as error:
@@ -84,144 +85,173 @@ def _file_error(error: OSError) -> str:
     return f"{place}{error.strerror or error}" + ("; make room, or write to another disk" if full else "")
 
 
-def _command(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
+def _command(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
-        return 0 if words else 2
-    if words[0] == "--version":
+        return 0 if argv else 2
+    if argv[0] == "--version":
         from importlib.metadata import version
 
         print(f"alexnet {version('alexnet')}")
         return 0
-    verb = _VERBS.get(words[0])
-    if verb is None:
-        return _fail(f"there is no command {words[0]!r}; must be {recipes.nearest(words[0], list(_VERBS))}", 2)
-    return verb(words[1:])
+    command = _COMMANDS.get(argv[0])
+    if command is None:
+        return _fail(f"there is no command {argv[0]!r}; must be {recipes.nearest(argv[0], list(_COMMANDS))}", 2)
+    return command(argv[1:])
 
 
 def _fail(message: str, status: int) -> int:
-    show.say(f"alexnet: {printable(message)}")
+    output.say(f"alexnet: {printable(message)}")
     return status
 
 
 def _overview() -> str:
     lines = ["usage: alexnet COMMAND …          alexnet COMMAND --help tells the options of one", ""]
-    for name, verb in _VERBS.items():
-        lines.append(f"  {name:<10} {(verb.__doc__ or '').splitlines()[0]}")
+    for name, command in _COMMANDS.items():
+        lines.append(f"  {name:<10} {(command.__doc__ or '').splitlines()[0]}")
     lines += ["", "To begin: alexnet train digits"]
     return "\n".join(lines)
 
 
-def train(words: list[str]) -> int:
-    """learn to tell pictures apart: digits, a folder, a store, cifar10 …"""
+def train(argv: list[str]) -> int:
+    """learn to tell images apart: digits, a folder, a store, cifar10 …"""
     started = time.perf_counter()  # before the libraries are imported
-    given, start = arguments.parse_train(words)
+    values, start = arguments.parse_train(argv)
     from alexnet import api
-    from alexnet.training.parallel import Layout
+    from alexnet.training.distributed.sharding import Layout
 
-    layout = Layout(given.parallel, given.split, given.accumulate)
+    layout = Layout(values.parallel, values.split, values.grad_accum_steps)
     again = (
         int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
     )  # torchrun starts this command again after a fault
-    if again and given.run is None and given.resume is None:
-        return _fail("torchrun --max-restarts needs --run FOLDER: what is started again must find its run", 2)
-    if given.resume is not None:
-        arguments.only_resume(given)
-        arguments.data_options(given.source)  # where shards are fetched to
+    if again and values.output_dir is None and values.resume is None:
+        return _fail("torchrun --max-restarts needs --output-dir FOLDER: what is started again must find its run", 2)
+    if values.resume is not None:
+        arguments.only_resume(values)
+        arguments.data_options(values.source)  # where shards are fetched to
         result = api.resume(
-            given.resume, store=given.store, device=given.device, workers=given.workers, quiet=given.quiet,
+            values.resume,
+            store=values.store,
+            device=values.device,
+            workers=values.num_workers,
+            quiet=values.quiet,
             layout=layout,
-        )  # fmt: skip
-    elif given.store is not None:
+        )
+    elif values.store is not None:
         return _fail("--store tells where the data of a run to --resume is; pass the store as DATA instead", 2)
-    elif given.data is None:
+    elif values.data is None:
         return _fail("train needs DATA: digits, a folder, a store or the name of a set (or --resume RUN)", 2)
     else:
         result = api.train(
-            given.data, given.recipe, given.run, start=start,
-            options=arguments.data_options(given.source), device=given.device, workers=given.workers, quiet=given.quiet,
-            layers=given.layers, layer_params=given.layer_params, layout=layout, go_on=again,
-        )  # fmt: skip
+            values.data,
+            values.recipe,
+            values.output_dir,
+            start=start,
+            options=arguments.data_options(values.source),
+            device=values.device,
+            workers=values.num_workers,
+            quiet=values.quiet,
+            layers=values.layers,
+            layer_params=values.layer_params,
+            layout=layout,
+            go_on=again,
+        )
     if result.first:
-        page, warnings, notes = at_the_end(result.folder, given)
+        page, warnings, notes = at_the_end(result.folder, values)
         result = replace(
-            result, warnings=(*warnings, *result.warnings), notes=(*result.notes, *notes),
+            result,
+            warnings=(*warnings, *result.warnings),
+            notes=(*result.notes, *notes),
             seconds=time.perf_counter() - started,
-        )  # fmt: skip
-        show.result(result, page, as_json=given.json)
+        )
+        output.result(result, page, as_json=values.json)
     return 0
 
 
-def prepare(words: list[str]) -> int:
-    """pictures on disk -> a store that training reads fast"""
-    given: arguments.PrepareArguments = arguments.parse(arguments.PrepareArguments, words, "prepare")
+def prepare(argv: list[str]) -> int:
+    """images on disk -> a store that training reads fast"""
+    args: arguments.PrepareArguments = arguments.parse(arguments.PrepareArguments, argv, "prepare")
     from alexnet import api
 
-    if given.check:
-        return _check_store(given)
+    if args.check:
+        return _check_store(args)
     recipe = Recipe(
-        stored_size=given.size, fit=given.fit, validation=given.validation, test=given.test, seed=given.seed,
-        keep="best" if given.validation else "last",
-    )  # fmt: skip
+        stored_size=args.size,
+        fit=args.fit,
+        validation=args.validation,
+        test=args.test,
+        seed=args.seed,
+        select_weights="best" if args.validation else "last",
+    )
     store = api.prepare(
-        given.data, given.store, recipe, arguments.data_options(given.source), encoding=given.encoding,
-        quality=given.quality, mixed=given.mixed, shard_bytes=int(given.shard_mb * 2**20), engine=given.engine,
-    )  # fmt: skip
+        args.data,
+        args.store,
+        recipe,
+        arguments.data_options(args.source),
+        encoding=args.encoding,
+        quality=args.quality,
+        mixed=args.mixed,
+        shard_bytes=int(args.shard_mb * 2**20),
+        engine=args.engine,
+    )
     rows = [(name, str(len(store.split(name)))) for name in ("train", "validation", "test")]
-    show.table(f"{store.address}: {len(store.classes)} classes, {store.size} pixels", ("split", "pictures"), rows)
+    output.table(f"{store.address}: {len(store.classes)} classes, {store.size} pixels", ("split", "images"), rows)
     return 0
 
 
-def _check_store(given: arguments.PrepareArguments) -> int:
+def _check_store(args: arguments.PrepareArguments) -> int:
     from alexnet.data.prepare import check
     from alexnet.data.store import Store
 
-    store = Store.open(given.store)
-    found = check(arguments.data_options(given.source).open(given.data), store)
-    for line in found:
+    store = Store.open(args.store)
+    result = check(arguments.data_options(args.source).open(args.data), store)
+    for line in result:
         print(line)
-    return _fail(f"{len(found)} differences between {given.data} and {given.store}", 1) if found else 0
+    return _fail(f"{len(result)} differences between {args.data} and {args.store}", 1) if result else 0
 
 
-def evaluate(words: list[str]) -> int:
+def evaluate(argv: list[str]) -> int:
     """top-1 and top-5 of a trained classifier, or of several as an ensemble, on a test split"""
-    given: arguments.EvaluateArguments = arguments.parse(arguments.EvaluateArguments, words, "evaluate")
-    if not given.runs:
+    args: arguments.EvaluateArguments = arguments.parse(arguments.EvaluateArguments, argv, "evaluate")
+    if not args.runs:
         return _fail("evaluate needs RUN: a run folder or a bundle; several are an ensemble", 2)
     from alexnet import api
 
-    runs, data = api.members_and_data(given.runs)
-    if honest.asked(given):
-        return honest.details(given, runs, data)
+    runs, data = api.members_and_data(args.runs)
+    if honest.asked(args):
+        return honest.details(args, runs, data)
     scores = api.evaluate(
-        runs, data, split=given.split, views=given.views, device=given.device, fit_weights=given.fit_weights,
-        options=replace(
-            arguments.data_options(given.source), include_training_images=given.include_training_images
-        ),
-    )  # fmt: skip
-    show.scores(scores, as_json=given.json, provenance=api.provenance(runs[0]) if len(runs) == 1 else None)
+        runs,
+        data,
+        split=args.split,
+        crops=args.crops,
+        device=args.device,
+        fit_weights=args.fit_weights,
+        options=replace(arguments.data_options(args.source), include_training_images=args.include_training_images),
+    )
+    output.scores(scores, as_json=args.json, provenance=api.provenance(runs[0]) if len(runs) == 1 else None)
     return 0
 
 
-def predict(words: list[str]) -> int:
-    """the guesses of a trained classifier for files, folders and globs"""
-    given: arguments.PredictArguments = arguments.parse(arguments.PredictArguments, words, "predict")
-    if given.top < 1:
-        return _fail(f"--top is {given.top}; must be at least 1", 2)
-    if not given.pictures:
-        return _fail("predict needs PICTURES: files, folders or globs", 2)
-    paths, failures = _expand(given.pictures), 0
-    answer, below = ship.answerer(given, len(paths))
-    found: list[dict[str, Any]] = []
+def predict(argv: list[str]) -> int:
+    """the predictions of a trained classifier for files, folders and globs"""
+    args: arguments.PredictArguments = arguments.parse(arguments.PredictArguments, argv, "predict")
+    if args.top < 1:
+        return _fail(f"--top is {args.top}; must be at least 1", 2)
+    if not args.images:
+        return _fail("predict needs IMAGES: files, folders or globs", 2)
+    paths, failures = _expand(args.images), 0
+    answer, below = export.answerer(args, len(paths))
+    results: list[dict[str, Any]] = []
     for start in range(0, len(paths), _BATCH):
         for path, prediction in _predictions(answer, paths[start : start + _BATCH]):
-            if isinstance(prediction, PictureError):
+            if isinstance(prediction, ImageError):
                 failures += 1
-                show.say(f"alexnet: {printable(str(prediction))}")
-                found.append({"picture": str(path), "error": str(prediction)})
+                output.say(f"alexnet: {printable(str(prediction))}")
+                results.append({"image": str(path), "error": str(prediction)})
             else:
-                found.append(prediction.to_dict())
-    show.PREDICTIONS[given.format](found, given.top, below)
+                results.append(prediction.to_dict())
+    output.PREDICTIONS[args.format](results, args.top, below)
     return 1 if failures else 0
 
 
@@ -230,11 +260,11 @@ _BATCH = 32  # images of one pass through the network
 
 def _predictions(
     predict: "Callable[[Sequence[Path]], list[Prediction]]", paths: Sequence[Path]
-) -> "Iterator[tuple[Path, Prediction | PictureError]]":
+) -> "Iterator[tuple[Path, Prediction | ImageError]]":
     """In one pass; one by one where an image cannot be read, so that the others are predicted."""
     try:
         yield from zip(paths, predict(paths), strict=True)
-    except PictureError as error:
+    except ImageError as error:
         if len(paths) == 1:
             yield paths[0], error
         else:
@@ -242,13 +272,13 @@ def _predictions(
                 yield from _predictions(predict, [path])
 
 
-def _expand(words: Sequence[str]) -> list[Path]:
-    """Files as they are, folders with every picture below them, globs with what they match; in order, each once."""
-    from alexnet.data.folders import image_files
+def _expand(argv: Sequence[str]) -> list[Path]:
+    """Files as they are, folders with every image below them, globs with what they match; in order, each once."""
     from alexnet.data.remote import local_path
+    from alexnet.data.sources.folders import image_files
 
-    found: dict[Path, None] = {}
-    for word in words:
+    results: dict[Path, None] = {}
+    for word in argv:
         if local_path(word).is_dir():
             paths = image_files(Path(word))
         elif glob.has_magic(word) and not Path(word).exists():
@@ -256,73 +286,82 @@ def _expand(words: Sequence[str]) -> list[Path]:
         else:
             paths = [Path(word)]
         if not paths:
-            raise PictureError(f"{word!r} holds no pictures", "a file, a folder with pictures, or a glob that matches")
-        found |= dict.fromkeys(paths)
-    return list(found)
+            raise ImageError(f"{word!r} holds no images", "a file, a folder with images, or a glob that matches")
+        results |= dict.fromkeys(paths)
+    return list(results)
 
 
-def draw(words: list[str]) -> int:
+def draw(argv: list[str]) -> int:
     """what a run learned and why it answers so, as a PNG: filters, saliency, neighbors …"""
-    given: arguments.DrawArguments = arguments.parse(arguments.DrawArguments, words, "draw")
+    args: arguments.DrawArguments = arguments.parse(arguments.DrawArguments, argv, "draw")
     from alexnet import api
 
     arguments.choose_cache()
     path = api.draw(
-        given.what, given.run, given.output, count=given.count, pictures=_expand(given.pictures), layer=given.layer,
-        of=given.of, method=given.method, device=given.device, say=show.say, progress=show.Progress("indexing"),
-    )  # fmt: skip
+        args.what,
+        args.run,
+        args.output,
+        count=args.count,
+        images=_expand(args.images),
+        layer=args.layer,
+        of=args.of,
+        method=args.method,
+        device=args.device,
+        say=output.say,
+        progress=output.Progress("indexing"),
+    )
     print(path)
     return 0
 
 
-def models(words: list[str]) -> int:
+def models(argv: list[str]) -> int:
     """list the networks; with a name, its layers one by one"""
-    given: arguments.ModelsArguments = arguments.parse(arguments.ModelsArguments, words, "models")
+    args: arguments.ModelsArguments = arguments.parse(arguments.ModelsArguments, argv, "models")
     import torch
 
     from alexnet.models import create_model, describe, list_models, list_peers
     from alexnet.models.summary import summarize
 
-    if given.name is None:
-        found = {name: describe(name) for name in (*list_models(), *list_peers())}
-        if given.json:
-            print(json.dumps(found, indent=1))
+    if args.name is None:
+        results = {name: describe(name) for name in (*list_models(), *list_peers())}
+        if args.json:
+            print(json.dumps(results, indent=1))
         else:
-            show.table("", ("network", "what it is"), list(found.items()))
+            output.table("", ("network", "what it is"), list(results.items()))
         return 0
     with torch.device("meta"):  # shapes alone: no weights are drawn
         network = create_model(
-            given.name,
-            num_classes=given.num_classes,
-            in_channels=given.in_channels,
-            image_size=given.image_size,
+            args.name,
+            num_classes=args.num_classes,
+            in_channels=args.in_channels,
+            image_size=args.image_size,
         )
     summary = summarize(network)
-    if given.json:
+    if args.json:
         print(json.dumps(summary.as_dict(), indent=1))
     else:
         table = summary.render()
-        show.table(table.title, table.columns, [*table.rows, table.totals], right=5)
+        output.table(table.title, table.columns, [*table.rows, table.totals], right=5)
     return 0
 
 
-def show_recipes(words: list[str]) -> int:
+def show_recipes(argv: list[str]) -> int:
     """list the recipes; with a name, its numbers; with two, where they differ"""
-    given: arguments.RecipesArguments = arguments.parse(arguments.RecipesArguments, words, "recipes")
-    if given.name is None:
-        found = {name: recipes.describe(name) for name in recipes.list_recipes()}
-        print(json.dumps(found, indent=1)) if given.json else show.table("", ("recipe", "what it is"), [*found.items()])
-    elif given.other is None:
-        chosen = recipes.named(given.name)
-        print(
-            json.dumps(chosen.to_dict(), indent=1) if given.json else chosen.to_toml(), end="\n" if given.json else ""
+    args: arguments.RecipesArguments = arguments.parse(arguments.RecipesArguments, argv, "recipes")
+    if args.name is None:
+        results = {name: recipes.describe(name) for name in recipes.list_recipes()}
+        print(json.dumps(results, indent=1)) if args.json else output.table(
+            "", ("recipe", "what it is"), [*results.items()]
         )
+    elif args.other is None:
+        chosen = recipes.named(args.name)
+        print(json.dumps(chosen.to_dict(), indent=1) if args.json else chosen.to_toml(), end="\n" if args.json else "")
     else:
-        show.differences(given.name, given.other, as_json=given.json)
+        output.differences(args.name, args.other, as_json=args.json)
     return 0
 
 
-_VERBS: dict[str, Callable[[list[str]], int]] = {
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "doctor": doctor,
     "prepare": prepare,
@@ -332,9 +371,9 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "draw": draw,
     "report": report,
     "import": import_weights.run,
-    "export": ship.export,
+    "export": export.export,
     "compress": compress,
-    "verify": ship.verify,
+    "verify": export.verify,
     "serve": serve,
     "models": models,
     "layers": layers.run,

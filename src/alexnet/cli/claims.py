@@ -5,44 +5,43 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet.cli import arguments, show
+from alexnet.cli import arguments, output
 from alexnet.errors import DataError
 
 if TYPE_CHECKING:
     from alexnet.api import DataOptions
-    from alexnet.history.material import Material
-    from alexnet.history.trial import Outcome
-    from alexnet.history.verdict import Finding
+    from alexnet.experiments.plan import Material
+    from alexnet.experiments.runner import Finding, Outcome
 
 
-def claims(words: list[str]) -> int:
+def claims(argv: list[str]) -> int:
     """the paper's claims; with a name, one put to the test: a plan, the trainings, a verdict"""
-    given: arguments.ClaimsArguments = arguments.parse(arguments.ClaimsArguments, words, "claims")
-    from alexnet.history import claims as catalogue
+    args: arguments.ClaimsArguments = arguments.parse(arguments.ClaimsArguments, argv, "claims")
+    from alexnet.experiments import claims as catalogue
 
-    if given.name is None:
-        return _list(as_json=given.json)
-    claim = catalogue.find(given.name)
-    from alexnet.history import material, plan, trial
+    if args.name is None:
+        return _list(as_json=args.json)
+    claim = catalogue.find(args.name)
+    from alexnet.experiments import plan, runner
 
-    wishes = plan.Wishes(given.quick, given.seeds, given.epochs, given.rates, given.pictures, given.level)
-    options = arguments.data_options(given.source)
-    found = _find(given.data, options)
-    made = plan.make(claim, found, found.name if given.data is None else material.shown(given.data), wishes)
-    print("\n".join(made.lines()), "", sep="\n", file=sys.stderr if given.json else sys.stdout, flush=True)
-    folder = given.run or plan.folder_for(made, made.data)
-    outcome = trial.run(made, found, Path(folder), options, device=given.device, workers=given.workers)
-    _print(outcome, Path(folder), as_json=given.json)
+    config = plan.Config(args.quick, args.seeds, args.epochs, args.rates, args.images, args.level)
+    options = arguments.data_options(args.source)
+    result = _find(args.data, options)
+    made = plan.make(claim, result, result.name if args.data is None else plan.shown(args.data), config)
+    print("\n".join(made.lines()), "", sep="\n", file=sys.stderr if args.json else sys.stdout, flush=True)
+    folder = args.output_dir or plan.folder_for(made, made.data)
+    outcome = runner.run(made, result, Path(folder), options, device=args.device, workers=args.num_workers)
+    _print(outcome, Path(folder), as_json=args.json)
     return 0
 
 
 def _find(data: str | None, options: "DataOptions") -> "Material":
-    from alexnet.history import material
+    from alexnet.experiments import plan
 
     if data is not None:
-        return material.find(data, options)
+        return plan.find(data, options)
     try:
-        return material.find("cifar10", options)
+        return plan.find("cifar10", options)
     except DataError as error:
         raise DataError(
             error.what, error.must, f"{error.todo}; or try --data digits, which needs no download"
@@ -50,7 +49,7 @@ def _find(data: str | None, options: "DataOptions") -> "Material":
 
 
 def _list(*, as_json: bool) -> int:
-    from alexnet.history.claims import CLAIMS
+    from alexnet.experiments.claims import CLAIMS
 
     if as_json:
         fields = ("section", "words", "kind", "figures", "measured")
@@ -70,7 +69,7 @@ _HOW = {
     "error": ", test errors",
     "gap": ", training and test errors",
     "speed": ", epochs to 25 % training error, each at its best rate",
-    "views": ", its center view and ten views",
+    "crops": ", its center view and ten crops",
     "ensemble": ", several seeds, alone and averaged",
 }
 
@@ -84,15 +83,15 @@ def _print(outcome: "Outcome", folder: Path, *, as_json: bool) -> None:
         print(json.dumps(outcome.to_dict()))
         return
     counts = outcome.counts
-    title = f"{counts['train']} pictures to train, {counts['validation']} to choose, {counts['test']} to test"
+    title = f"{counts['train']} images to train, {counts['validation']} to choose, {counts['test']} to test"
     rows = [(f.what, f.paper or "–", _ours(f), _interval(f), f.verdict) for f in outcome.findings]
-    show.table(title, ("measured", "paper", "ours", "95 % CI over seeds", "verdict"), rows, right=9)
+    output.table(title, ("measured", "paper", "ours", "95 % CI over seeds", "verdict"), rows, right=9)
     for name, rate in outcome.chosen.items() if outcome.searches else ():
         print(f"rate       {rate:g} for {name}, chosen on seed 0; the test split chose nothing")
     for note in dict.fromkeys(f.note for f in outcome.findings if f.note):
         print(f"note       {note}")
     print(f"training   {outcome.seconds:.0f} s in all")
-    print(f"picture    {outcome.picture}")
+    print(f"image    {outcome.image}")
     print(f"runs       {folder}  (result.json has every number)")
     print(f"verdict    {outcome.plan.claim.name}: {outcome.verdict}")
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from alexnet.cli import arguments, show
+from alexnet.cli import arguments
+from alexnet.cli import output as show
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
-    from alexnet.api.compressing import Compressed
-    from alexnet.api.stages import Stage
+    from alexnet.api.compression import Compressed, Stage
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -27,63 +27,95 @@ class CompressArguments:
     The result is a folder that every other command takes like a run.
     """
 
-    run: Positional[Path]  # a run folder or a bundle
-    data: Positional[str | None] = None  # pictures to learn again on; by default the run's own; with a bundle, needed
-    output: Annotated[Path | None, arg(aliases=["-o"])] = None  # new folder; by default RUN's name with -compressed
-    target_size: str | None = None  # the whole bundle in at most so much: 7MB, 800KB, 6.5MiB
-    max_loss: float | None = (
+    run: Positional[Path]
+    """a run folder or a bundle"""
+    data: Positional[str | None] = None
+    """images to learn again on; by default the run's own; with a bundle, needed"""
+    output: Annotated[Path | None, arg(aliases=["-o"])] = None
+    """new folder; by default RUN's name with -compressed"""
+    target_size: str | None = None
+    """the whole bundle in at most so much: 7MB, 800KB, 6.5MiB"""
+    max_accuracy_drop: float | None = (
         None  # as small as loses at most so many points of validation accuracy: 0.5; without --target-size 1
     )
-    method: Literal["deep", "int8", "int4"] = "deep"  # prune and share | whole numbers of 8 or 4 bits, nothing learned
-    epochs: int = 8  # of learning again, while and after weights are cut
-    tune_epochs: int = 1  # of tuning shared values, where sharing has cost something; 0: never
-    learning_rate: float | None = None  # at its highest, while learning again; by default a third of the run's own
-    conv_bits: int = 8  # of a shared weight's code in convolutions: 2^8 values
-    fc_bits: int = 5  # the same in fully connected layers
-    device: str = "auto"  # auto | cpu | cuda | cuda:N
-    workers: int = 1  # threads that make batches; the number never changes a result
-    json: bool = False  # print one JSON object
-    quiet: bool = False  # say nothing on the way
+    method: Literal["deep", "int8", "int4"] = "deep"
+    """prune and share | integers of 8 or 4 bits, nothing learned"""
+    epochs: int = 8
+    """of learning again, while and after weights are cut"""
+    tune_epochs: int = 1
+    """of tuning shared values, where sharing has cost something; 0: never"""
+    lr: float | None = None
+    """at its highest, while learning again; by default a third of the run's own"""
+    conv_bits: int = 8
+    """of a shared weight's code in convolutions: 2^8 values"""
+    fc_bits: int = 5
+    """the same in fully connected layers"""
+    device: str = "auto"
+    """auto | cpu | cuda | cuda:N"""
+    num_workers: int = 1
+    """threads that make batches; the number never changes a result"""
+    json: bool = False
+    """print one JSON object"""
+    quiet: bool = False
+    """say nothing on the way"""
     source: arguments.DataArguments = field(default_factory=arguments.DataArguments)
 
 
-def compress(words: list[str]) -> int:
+def compress(argv: list[str]) -> int:
     """a trained classifier 35 times smaller: pruned, weights shared, coded"""
     started = time.perf_counter()  # before the libraries are imported
-    given: CompressArguments = arguments.parse(CompressArguments, words, "compress")
+    args: CompressArguments = arguments.parse(CompressArguments, argv, "compress")
     for name, low, high in (("epochs", 1, 10_000), ("tune_epochs", 0, 10_000), ("conv_bits", 1, 8), ("fc_bits", 1, 8)):
-        if not low <= getattr(given, name) <= high:
-            raise RecipeError(f"--{name.replace('_', '-')} is {getattr(given, name)}", f"from {low} to {high}")
-    target = None if given.target_size is None else size_in_bytes(given.target_size)
+        if not low <= getattr(args, name) <= high:
+            raise RecipeError(f"--{name.replace('_', '-')} is {getattr(args, name)}", f"from {low} to {high}")
+    target = None if args.target_size is None else size_in_bytes(args.target_size)
     from dataclasses import replace
 
     from alexnet import api
 
-    options = arguments.data_options(given.source)
-    options = replace(options, say=None, progress=None) if given.quiet else options
-    effort = api.Effort(given.epochs, given.tune_epochs, given.learning_rate, given.conv_bits, given.fc_bits)
+    options = arguments.data_options(args.source)
+    options = replace(options, say=None, progress=None) if args.quiet else options
+    effort = api.Effort(args.epochs, args.tune_epochs, args.lr, args.conv_bits, args.fc_bits)
     made = api.compress(
-        given.run, given.output, given.data, method=given.method, target_size=target, max_loss=given.max_loss,
-        effort=effort, device=given.device, workers=given.workers, options=options, quiet=given.quiet,
-    )  # fmt: skip
+        args.run,
+        args.output,
+        args.data,
+        method=args.method,
+        target_size=target,
+        max_accuracy_drop=args.max_accuracy_drop,
+        effort=effort,
+        device=args.device,
+        workers=args.num_workers,
+        options=options,
+        quiet=args.quiet,
+    )
     made = replace(made, seconds=round(time.perf_counter() - started, 1))
-    print(json.dumps(made.to_dict())) if given.json else _tell(made)
+    print(json.dumps(made.to_dict())) if args.json else _tell(made)
     return 0
 
 
 def size_in_bytes(text: str) -> int:
     """``7MB`` -> 7,000,000; raises :class:`RecipeError`."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?[iI]?[bB]?)", text.strip())
-    unit = found[2].upper() if found else ""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?[iI]?[bB]?)", text.strip())
+    unit = match[2].upper() if match else ""
     unit = unit if unit in UNITS else unit + "B"
-    if found is None or unit not in UNITS:
+    if match is None or unit not in UNITS:
         raise RecipeError(f"--target-size is {text!r}", "a size such as 7MB, 800KB or 6.5MiB")
-    return round(float(found[1]) * UNITS[unit])
+    return round(float(match[1]) * UNITS[unit])
 
 
 def _tell(made: "Compressed") -> None:
-    columns = ("stage", "weights", "times smaller", "kept", "validation top-1 (95 % CI)", "loss", "batch 1", "batch 32",
-               "in memory")  # fmt: skip
+    columns = (
+        "stage",
+        "weights",
+        "times smaller",
+        "kept",
+        "validation top-1 (95 % CI)",
+        "loss",
+        "batch 1",
+        "batch 32",
+        "in memory",
+    )
     first = made.stages[0].bytes
     show.table(f"{made.original}, stage by stage", columns, [_row(stage, first) for stage in made.stages], right=9)
     print(f"bundle     {made.original_bytes / 1e6:.4g} MB -> {made.bytes / 1e6:.4g} MB: {made.ratio:.1f} times smaller")
@@ -91,14 +123,14 @@ def _tell(made: "Compressed") -> None:
         d, p = made.test.difference, made.test.p_value
         before, after = show.percent(made.test.first.value), show.percent(made.test.second.value)
         print(
-            f"test       {before} -> {after} on {made.test.count} pictures: {100 * d.value:+.1f} points "
+            f"test       {before} -> {after} on {made.test.count} images: {100 * d.value:+.1f} points "
             f"(95 % CI {100 * d.low:+.1f} to {100 * d.high:+.1f}; McNemar p = {p:.2f})"
         )
     print(f"accuracy   {_lost(made)}")
     print(f"chosen     {made.chosen}")
     print("latency    this network / the original, milliseconds, measured in turn")
-    print(f"written    {made.folder}  (bundle/, compression.json, pictures/compression.png), in {made.seconds:.0f} s")
-    print(f"use it     alexnet predict {made.folder} PICTURE…")
+    print(f"written    {made.folder}  (bundle/, compression.json, plots/compression.png), in {made.seconds:.0f} s")
+    print(f"use it     alexnet predict {made.folder} IMAGE…")
 
 
 def _lost(made: "Compressed") -> str:
@@ -106,7 +138,11 @@ def _lost(made: "Compressed") -> str:
     before, after = made.stages[0].validation, made.stages[-1].validation
     if made.points_lost is None or before is None or after is None:
         return "not measured: there are no validation images; give the run, or DATA"
-    limit = "no limit with --target-size" if made.max_loss is None else f"at most {made.max_loss:g} allowed"
+    limit = (
+        "no limit with --target-size"
+        if made.max_accuracy_drop is None
+        else f"at most {made.max_accuracy_drop:g} allowed"
+    )
     change = f"{abs(made.points_lost):.1f} points {'lost' if made.points_lost >= 0 else 'gained'} ({limit})"
     return f"validation {show.percent(before.top1)} -> {show.percent(after.top1)}: {change}"
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from alexnet.cli import arguments, show
+from alexnet.cli import arguments
+from alexnet.cli import output as show
 from alexnet.errors import AlexNetError
 
 
@@ -13,36 +14,45 @@ from alexnet.errors import AlexNetError
 class ReportArguments:
     """Write report.html: everything about a run on one page that needs no other file and no network.
 
-    What was trained on what, the doctor's findings, numbers with intervals, pictures, mistakes, where it looks, cost,
+    What was trained on what, the doctor's findings, numbers with intervals, images, mistakes, where it looks, cost,
     and how to make it again.
     """
 
-    run: Positional[Path]  # a run folder
-    output: Path | None = None  # where to write it; by default RUN/report.html
-    store: str | None = None  # where the prepared images are now, if they were moved: a folder or s3://…
-    doctor: bool = True  # examine the pictures themselves, if they are at hand
-    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    run: Positional[Path]
+    """a run folder"""
+    output: Path | None = None
+    """where to write it; by default RUN/report.html"""
+    store: str | None = None
+    """where the prepared images are now, if they were moved: a folder or s3://…"""
+    doctor: bool = True
+    """examine the images themselves, if they are at hand"""
+    device: str = "auto"
+    """auto | cpu | cuda | cuda:N"""
     source: arguments.SourceArguments = field(default_factory=arguments.SourceArguments)
 
 
-def report(words: list[str]) -> int:
+def report(argv: list[str]) -> int:
     """everything about a run on one page: report.html"""
-    given: ReportArguments = arguments.parse(ReportArguments, words, "report")
+    args: ReportArguments = arguments.parse(ReportArguments, argv, "report")
     from alexnet import api
 
     options = api.DataOptions(
-        given.source.data_root, given.source.download, group_column=given.source.group_column,
-        group_pattern=given.source.group_pattern, exclude=given.source.exclude,
-        layout=arguments.layout_options(given.source), say=show.say,
-    )  # fmt: skip
+        args.source.data_root,
+        args.source.download,
+        group_column=args.source.group_column,
+        group_pattern=args.source.group_pattern,
+        exclude=args.source.exclude,
+        layout=arguments.layout_options(args.source),
+        say=show.say,
+    )
     arguments.choose_cache()
     print(
         api.report(
-            given.run,
-            given.output,
-            store=given.store,
-            doctor=given.doctor,
-            device=given.device,
+            args.run,
+            args.output,
+            store=args.store,
+            doctor=args.doctor,
+            device=args.device,
             options=options,
             progress=show.Progress,
         )

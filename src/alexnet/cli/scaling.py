@@ -1,4 +1,4 @@
-"""The verb that predicts how long a step takes on many devices, by layout."""
+"""The command that predicts how long a step takes on many devices, by layout."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 
 from tyro.conf import Positional, arg
 
-from alexnet.cli import arguments, show
+from alexnet.cli import arguments, output
 
 
 @dataclass(frozen=True)
@@ -16,37 +16,54 @@ class ScalingArguments:
     The defaults are a processor core that was measured and a link of 10 Gbit/s that is assumed (docs/scaling.md).
     """
 
-    network: Positional[str] = "alexnet"  # by name; `alexnet models` lists them
-    batch: int = 128  # pictures a step of one device; with --fixed of all together
-    fixed: bool = False  # does the global batch stay the same, whatever the number of devices?
-    classes: int = 1000  # outputs of the network
-    gmacs: float = 45.0  # thousand million multiply-adds a second that a device reaches in training
-    link: float = 10.0  # Gbit a second that a device sends, while it receives as many
-    latency: float = 50.0  # microseconds of a collective, for each doubling of the processes
-    split: int = 8  # processes among which a hybrid's fully connected layers are cut
+    network: Positional[str] = "alexnet"
+    """by name; `alexnet models` lists them"""
+    batch: int = 128
+    """images a step of one device; with --fixed of all together"""
+    fixed: bool = False
+    """does the global batch stay the same, whatever the number of devices?"""
+    classes: int = 1000
+    """outputs of the network"""
+    gmacs: float = 45.0
+    """thousand million multiply-adds a second that a device reaches in training"""
+    link: float = 10.0
+    """Gbit a second that a device sends, while it receives as many"""
+    latency: float = 50.0
+    """microseconds of a collective, for each doubling of the processes"""
+    split: int = 8
+    """processes among which a hybrid's fully connected layers are cut"""
     devices: Annotated[tuple[int, ...], arg(metavar="N …")] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-    json: bool = False  # print one JSON object
+    json: bool = False
+    """print one JSON object"""
 
 
-def run(words: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """how long a training step would take on many devices, by layout"""
-    given: ScalingArguments = arguments.parse(ScalingArguments, words, "scaling")
-    rows = table(given)
-    if given.json:
+    args: ScalingArguments = arguments.parse(ScalingArguments, argv, "scaling")
+    rows = table(args)
+    if args.json:
         print(json.dumps([row._asdict() for row in rows], indent=1))
         return 0
     columns = ("devices", "layout", "batch", "MB sent", "ms computing", "ms activations", "ms gradients", "images/s")
     cells = [
-        (str(row.devices), row.layout, str(row.batch), f"{row.bytes / 1e6:.1f}", f"{1000 * row.compute:.1f}",
-         f"{1000 * row.activations:.1f}", f"{1000 * row.gradients:.1f}", f"{row.rate:.0f}")
+        (
+            str(row.devices),
+            row.layout,
+            str(row.batch),
+            f"{row.bytes / 1e6:.1f}",
+            f"{1000 * row.compute:.1f}",
+            f"{1000 * row.activations:.1f}",
+            f"{1000 * row.gradients:.1f}",
+            f"{row.rate:.0f}",
+        )
         for row in rows
-    ]  # fmt: skip
-    show.table(f"{given.network}: a step, predicted", columns, cells, right=2)
+    ]
+    output.table(f"{args.network}: a step, predicted", columns, cells, right=2)
     return 0
 
 
 class Row(NamedTuple):
-    """A line of the table: seconds, bytes that a device sends, pictures a second of all."""
+    """A line of the table: seconds, bytes that a device sends, images a second of all."""
 
     devices: int
     layout: str
@@ -58,22 +75,22 @@ class Row(NamedTuple):
     rate: float
 
 
-def table(given: ScalingArguments) -> list[Row]:
+def table(args: ScalingArguments) -> list[Row]:
     """A row for each number of devices and each layout that fits it."""
     import torch
 
     from alexnet.models import create_model
-    from alexnet.training.parallel import Layout
-    from alexnet.training.traffic import Machine, predict, theory
+    from alexnet.training.distributed.communication import Machine, predict, theory
+    from alexnet.training.distributed.sharding import Layout
 
-    machine = Machine(given.gmacs * 1e9, given.link * 1e9 / 8, given.latency * 1e-6)
+    machine = Machine(args.gmacs * 1e9, args.link * 1e9 / 8, args.latency * 1e-6)
     with torch.device("meta"):
-        network = create_model(given.network, num_classes=given.classes)
+        network = create_model(args.network, num_classes=args.classes)
     rows: list[Row] = []
-    for devices in given.devices:
-        batch = given.batch if given.fixed else given.batch * devices
+    for devices in args.devices:
+        batch = args.batch if args.fixed else args.batch * devices
         for name in ["data", "towers", "hybrid", "hybrid-turns"] if network.towers == 2 else ["data", "hybrid"]:
-            layout = Layout(name, min(given.split, devices) if name.startswith("hybrid") else 0)
+            layout = Layout(name, min(args.split, devices) if name.startswith("hybrid") else 0)
             if devices % (layout.parts or devices) or (devices == 1 and name != "data"):
                 continue
             step = predict(network, layout, batch, devices, machine)

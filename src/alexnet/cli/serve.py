@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, UseAppendAction
 
 from alexnet.cli import arguments
-from alexnet.deploy.server.limits import Limits
 from alexnet.errors import RecipeError, ServerError
-from alexnet.temporary import temporary_folder
+from alexnet.serve.limits import Limits
+from alexnet.system import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -25,78 +25,111 @@ class ServeArguments:
     SIGTERM and Ctrl-C answer what was accepted, then end; SIGHUP takes a new bundle without losing a request.
     """
 
-    run: Positional[Path]  # a run folder, a bundle, or an exported file (FILE.onnx, FILE.xml)
-    host: str = "127.0.0.1"  # address to listen at; by default this machine alone
-    port: int = 8000  # 0: any free one
-    processes: int = 1  # that answer, each with its own copy of the network
-    threads: int = 0  # of the network in a process; 0: one a processor core, shared out among processes
-    device: str = "auto"  # auto | cpu | cuda | cuda:N
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: weights of half the bytes, sooner
-    top: int = 5  # guesses a picture, where a request does not say
-    abstain_below: float | None = None  # probability under which the answer says unknown
-    key_file: Path | None = None  # API keys, one a line; else the environment's ALEXNET_API_KEY; else none is asked
-    share_images: bool = False  # give out images of the data set: reference images, nearest training images
-    allow_host: Annotated[tuple[str, ...], UseAppendAction] = ()  # name of this server, as in Host headers; repeatable
-    allow_origin: Annotated[tuple[str, ...], UseAppendAction] = ()  # whose pages may send requests (CORS); repeatable
-    watch: float = 0.0  # seconds between looks whether RUN has changed, to take it as at SIGHUP; 0: never
-    drain_delay: float = 0.0  # seconds between "not ready" and the end of listening, for load balancers
+    run: Positional[Path]
+    """a run folder, a bundle, or an exported file (FILE.onnx, FILE.xml)"""
+    host: str = "127.0.0.1"
+    """address to listen at; by default this machine alone"""
+    port: int = 8000
+    """0: any free one"""
+    processes: int = 1
+    """that answer, each with its own copy of the network"""
+    threads: int = 0
+    """of the network in a process; 0: one a processor core, shared out among processes"""
+    device: str = "auto"
+    """auto | cpu | cuda | cuda:N"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: weights of half the bytes, faster"""
+    top: int = 5
+    """predictions an image, where a request does not say"""
+    confidence_threshold: float | None = None
+    """probability under which the answer says unknown"""
+    key_file: Path | None = None
+    """API keys, one a line; else the environment's ALEXNET_API_KEY; else none is asked"""
+    share_images: bool = False
+    """give out images of the data set: reference images, nearest training images"""
+    allow_host: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """name of this server, as in Host headers; repeatable"""
+    allow_origin: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """whose pages may send requests (CORS); repeatable"""
+    watch: float = 0.0
+    """seconds between looks whether RUN has changed, to take it as at SIGHUP; 0: never"""
+    drain_delay: float = 0.0
+    """seconds between "not ready" and the end of listening, for load balancers"""
     limits: Limits = field(default_factory=Limits)
 
 
-def serve(words: list[str]) -> int:
+def serve(argv: list[str]) -> int:
     """a server with a page, and JSON for programs"""
-    given: ServeArguments = arguments.parse(ServeArguments, words, "serve")
-    _check(given)
+    args: ServeArguments = arguments.parse(ServeArguments, argv, "serve")
+    _check(args)
     for library in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
         if find_spec(library) is None:
             raise ServerError(f"serve needs {library}", "installed", "pip install 'alexnet[serve]'")
-    with _shared_metrics(given.processes > 1) as shared:
-        _serve(given, shared)
+    with _shared_metrics(args.processes > 1) as shared:
+        _serve(args, shared)
     return 0
 
 
-def _check(given: ServeArguments) -> None:
+def _check(args: ServeArguments) -> None:
     for name, value, good, must in (
-        ("--port", given.port, 0 <= given.port <= 65535, "0 to 65535"),
-        ("--processes", given.processes, 1 <= given.processes <= 256, "1 to 256"),
-        ("--threads", given.threads, given.threads >= 0, "0 or more"),
-        ("--top", given.top, given.top >= 1, "at least 1"),
-        ("--abstain-below", given.abstain_below, 0 <= (given.abstain_below or 0) <= 1, "a probability, 0 to 1"),
-        ("--watch", given.watch, 0 <= given.watch < float("inf"), "0 or more seconds"),
-        ("--drain-delay", given.drain_delay, 0 <= given.drain_delay < float("inf"), "0 or more seconds"),
+        ("--port", args.port, 0 <= args.port <= 65535, "0 to 65535"),
+        ("--processes", args.processes, 1 <= args.processes <= 256, "1 to 256"),
+        ("--threads", args.threads, args.threads >= 0, "0 or more"),
+        ("--top", args.top, args.top >= 1, "at least 1"),
+        (
+            "--confidence-threshold",
+            args.confidence_threshold,
+            0 <= (args.confidence_threshold or 0) <= 1,
+            "a probability, 0 to 1",
+        ),
+        ("--watch", args.watch, 0 <= args.watch < float("inf"), "0 or more seconds"),
+        ("--drain-delay", args.drain_delay, 0 <= args.drain_delay < float("inf"), "0 or more seconds"),
     ):
         if not good:
             raise RecipeError(f"{name} is {value}", must)
 
 
-def _serve(given: ServeArguments, shared: bool) -> None:
-    from alexnet.deploy.server import keys, processes, run
-    from alexnet.deploy.server.service import Settings
+def _serve(args: ServeArguments, shared: bool) -> None:
+    from alexnet.serve import run, service, supervisor
+    from alexnet.serve.service import Settings
 
-    hosts, origins = _hosts(given.allow_host), _origins(given.allow_origin)
-    found = keys.read_keys(given.key_file, os.environ.get("ALEXNET_API_KEY", ""))
-    listening = run.bind(given.host, given.port)
+    hosts, origins = _hosts(args.allow_host), _origins(args.allow_origin)
+    value = service.read_keys(args.key_file, os.environ.get("ALEXNET_API_KEY", ""))
+    listening = run.bind(args.host, args.port)
     local = run.is_loopback(listening)
     settings = Settings(
-        path=given.run, limits=given.limits, device=_device(given.device), threads=given.threads, top=given.top,
-        abstain_below=given.abstain_below, pictures=given.share_images,
-        hosts=(*hosts, given.host.lower()) if local or hosts else None, origins=origins,
-        keys=found, key_file=given.key_file, watch=given.watch, drain_delay=given.drain_delay,
-        processes=given.processes, shared_metrics=shared, precision=given.precision,
-    )  # fmt: skip
-    if not found and not local:
+        path=args.run,
+        limits=args.limits,
+        device=_device(args.device),
+        threads=args.threads,
+        top=args.top,
+        confidence_threshold=args.confidence_threshold,
+        images=args.share_images,
+        hosts=(*hosts, args.host.lower()) if local or hosts else None,
+        origins=origins,
+        keys=value,
+        key_file=args.key_file,
+        watch=args.watch,
+        drain_delay=args.drain_delay,
+        processes=args.processes,
+        shared_metrics=shared,
+        precision=args.precision,
+    )
+    if not value and not local:
         print(
             f"alexnet: warning: {run.url(listening)} can be reached from other machines, and no key is asked: anyone "
-            "there may use this server; give --key-file, or --host 127.0.0.1", file=sys.stderr, flush=True,
-        )  # fmt: skip
+            "there may use this server; give --key-file, or --host 127.0.0.1",
+            file=sys.stderr,
+            flush=True,
+        )
 
-    print(f"Loading {given.run}, to be served at {run.url(listening)}", flush=True)
+    print(f"Loading {args.run}, to be served at {run.url(listening)}", flush=True)
 
     def ready() -> None:
-        print(f"{given.run} is served at {run.url(listening)}", flush=True)
+        print(f"{args.run} is served at {run.url(listening)}", flush=True)
 
     with listening:
-        (run.work if given.processes == 1 else processes.supervise)(settings, listening, ready)
+        (run.work if args.processes == 1 else supervisor.supervise)(settings, listening, ready)
 
 
 def _hosts(names: Sequence[str]) -> tuple[str, ...]:
@@ -131,8 +164,11 @@ def _shared_metrics(several: bool) -> Iterator[bool]:
         try:
             folder = stack.enter_context(temporary_folder())
         except OSError as error:
-            raise ServerError(f"no temporary folder for the metrics of several processes: {error.strerror}",
-                              "a writable one", "set TMPDIR, or --processes 1") from error  # fmt: skip
+            raise ServerError(
+                f"no temporary folder for the metrics of several processes: {error.strerror}",
+                "a writable one",
+                "set TMPDIR, or --processes 1",
+            ) from error
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         stack.callback(os.environ.pop, "PROMETHEUS_MULTIPROC_DIR", None)
         yield True

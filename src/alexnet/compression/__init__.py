@@ -1,1 +1,1 @@
-"""Weights made small: pruned, shared, in whole numbers, in Huffman codes; and the file that holds them."""
+"""Weights made small: pruned, shared, in integers, in Huffman codes; and the file that holds them."""

@@ -1,24 +1,28 @@
 """Compressed weights on disk: a ``.safetensors`` file whose header says how its arrays become the network's.
 
 Format ``alexnet-compressed``, version 1. A tensor ``fc6.weight`` is either there by its name, float32 as ever, or as
-streams ``fc6.weight/gaps``, ``fc6.weight/codes`` … of :mod:`alexnet.compression.tensors`. The header's metadata has one
+streams ``fc6.weight/gaps``, ``fc6.weight/codes`` … of :mod:`alexnet.compression.codec`. The header's metadata has one
 entry, ``alexnet``, since safetensors writes several in any order: a JSON object with ``format``, ``version``, and
 ``tensors``: name -> kind, shape, counts, and the SHA-256 of the decoded float32 numbers (little-endian, rows first).
 Nothing is made larger than the network that asks for it.
+
+
+Weights in integers of 8 or 4 bits, or sharing values: which layers, and what becomes of their weights.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from alexnet.compression import tensors as arrays
+from alexnet.compression import codec
+from alexnet.compression import codec as arrays
 from alexnet.errors import BundleError
 from alexnet.schema import parse_json
 
@@ -44,9 +48,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], coding: Mapping[str, str]) 
             what = f"{name} can not be written as {coding[name]}: {error}"
             raise BundleError(what, "compressed weights", "compress it again") from error
         header[name] = about | {"sha256": sha256_of(arrays.decode(about, streams, values.shape))}
-        plain |= {f"{name}/{stream}": np.ascontiguousarray(found) for stream, found in streams.items()}
-    said = {"format": FORMAT, "version": VERSION, "tensors": header}
-    path.write_bytes(save(plain, metadata={KEY: json.dumps(said, sort_keys=True)}))
+        plain |= {f"{name}/{stream}": np.ascontiguousarray(result) for stream, result in streams.items()}
+    messages = {"format": FORMAT, "version": VERSION, "tensors": header}
+    path.write_bytes(save(plain, metadata={KEY: json.dumps(messages, sort_keys=True)}))
 
 
 def read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -60,12 +64,12 @@ def read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, T
         with safe_open(path, "np") as file:
             header = _header(path, file.metadata())
             names = set(file.keys())
-            found = {name: _tensor(path, file, names, name, shape, header) for name, shape in shapes.items()}
+            results = {name: _tensor(path, file, names, name, shape, header) for name, shape in shapes.items()}
     except (SafetensorError, OSError) as error:
         raise _damaged(path, " ".join(str(error).split())) from error
     if names or set(header) - set(shapes):
         raise _damaged(path, f"it has {sorted(names | (set(header) - set(shapes)))[0]!r:.80} besides")
-    return found, {name: about["kind"] for name, about in header.items()}
+    return results, {name: about["kind"] for name, about in header.items()}
 
 
 def as_array(tensor: Tensor) -> NDArray[np.float32]:
@@ -80,14 +84,14 @@ def sha256_of(values: NDArray[np.float32]) -> str:
 
 def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     try:
-        said = parse_json((metadata or {}).get(KEY, "{}").encode())
+        messages = parse_json((metadata or {}).get(KEY, "{}").encode())
     except ValueError as error:
         raise _damaged(path, f"its header has {error}") from error
-    found = said if isinstance(said, dict) else {}
-    if found.get("format") != FORMAT or found.get("version") != VERSION:
-        what = f"{found.get('format')!r:.40} version {found.get('version')!r:.20}"
+    result = messages if isinstance(messages, dict) else {}
+    if result.get("format") != FORMAT or result.get("version") != VERSION:
+        what = f"{result.get('format')!r:.40} version {result.get('version')!r:.20}"
         raise BundleError(f"{path} is of format {what}", f"{FORMAT} version {VERSION}", "install a newer alexnet")
-    header = found.get("tensors")
+    header = result.get("tensors")
     if not isinstance(header, dict) or not header or not all(isinstance(about, dict) for about in header.values()):
         raise _damaged(path, "its header names no tensors")
     return header
@@ -118,3 +122,39 @@ def _tensor(
 
 def _damaged(path: Path, why: str) -> BundleError:
     return BundleError(f"{path} is damaged: {why:.300}", "", "use another copy")
+
+
+Method = Literal["deep", "int8", "int4"]
+
+
+def layers(network: nn.Module) -> dict[str, Tensor]:
+    """The weights that are worth it, by parameter name, in the network's order: all but biases."""
+    return {name: p for name, p in network.named_parameters() if p.dim() >= 2}
+
+
+def bits_of(network: nn.Module, conv: int, fc: int) -> dict[str, int]:
+    """Bits of a code: ``fc`` in fully connected layers, ``conv`` in all others (Han et al. 2016: 5 and 8)."""
+    return {
+        name: fc if isinstance(network.get_submodule(name.rpartition(".")[0]), nn.Linear) else conv
+        for name in layers(network)
+    }
+
+
+@torch.no_grad()
+def share(network: nn.Module, bits: Mapping[str, int]) -> dict[str, str]:
+    """Replace the weights of the named layers, in place, by shared ones; returns layer -> kind for the file."""
+    for name, width in bits.items():
+        weight = network.get_parameter(name)
+        weight.copy_(torch.from_numpy(codec.share(as_array(weight), width)))
+    return dict.fromkeys(bits, "shared")
+
+
+@torch.no_grad()
+def whole(network: nn.Module, kind: Literal["int8", "int4"]) -> dict[str, str]:
+    """Round all weights but biases, in place, to integers times a magnitude; returns layer -> kind."""
+    for weight in layers(network).values():
+        values = as_array(weight)
+        largest = codec.largest_of(values, kind)
+        numbers = codec.integers(values, largest, kind)
+        weight.copy_(torch.from_numpy(codec.from_whole(numbers, largest, kind, values.shape)))
+    return dict.fromkeys(layers(network), kind)

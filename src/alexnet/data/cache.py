@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from alexnet.data.writing import sha256_of
+from alexnet.data.atomic_io import sha256_of
 from alexnet.errors import DataError
 
 _PATIENCE = 60.0  # seconds to wait for room that other fetches hold

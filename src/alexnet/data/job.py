@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from alexnet.data.description import SPLIT_NAMES
-from alexnet.data.jpegs import SMALLER
-from alexnet.data.listing import Picture, Source
-from alexnet.data.writing import final_name, json_bytes, write_file
+from alexnet.data.atomic_io import final_name, json_bytes, write_file
+from alexnet.data.sources.listing import Sample, Source
+from alexnet.data.store import SMALLER
+from alexnet.data.store_backend import SPLIT_NAMES
 from alexnet.errors import DataError
 
-Progress = Callable[[int, int], None]  # pictures done, and all
+Progress = Callable[[int, int], None]  # images done, and all
 Say = Callable[[str], None]  # one line for a person
 
 _OURS = {*SPLIT_NAMES, "records", "settings.json", "lock", "mean.npy", "skipped.jsonl", "dataset.json"}
@@ -31,7 +31,7 @@ class Job(NamedTuple):
     source: Source
     path: Path  # of the finished store
     settings: Mapping[str, Any]  # all that decides its bytes
-    splits: Mapping[str, tuple[Picture, ...]]
+    splits: Mapping[str, tuple[Sample, ...]]
     workers: int  # threads
     progress: Progress
     say: Say
@@ -44,25 +44,25 @@ class Job(NamedTuple):
 
     @property
     def quality(self) -> int:
-        """Of the JPEGs that are stored; 0: pictures are stored raw."""
+        """Of the JPEGs that are stored; 0: images are stored raw."""
         return int(self.settings.get("quality", 0))
 
     @property
-    def picture_bytes(self) -> int:
-        """Of one picture in a shard; of a JPEG about so many."""
+    def image_bytes(self) -> int:
+        """Of one image in a shard; of a JPEG about so many."""
         raw = 3 * int(self.settings["size"]) ** 2
         return max(1, raw // SMALLER) if self.quality else raw
 
     def total(self) -> int:
-        """How many pictures there are, good or bad."""
+        """How many images there are, good or bad."""
         return sum(map(len, self.splits.values()))
 
-    def shards(self) -> Iterator[tuple[str, int, tuple[Picture, ...]]]:
-        """(split, number, pictures): cut before any picture is excluded, so that it depends on nothing else."""
-        count = max(1, int(self.settings["shard_bytes"]) // self.picture_bytes)
-        for split, pictures in self.splits.items():
-            for number, start in enumerate(range(0, len(pictures), count)):
-                yield split, number, pictures[start : start + count]
+    def shards(self) -> Iterator[tuple[str, int, tuple[Sample, ...]]]:
+        """(split, number, images): cut before any image is excluded, so that it depends on nothing else."""
+        count = max(1, int(self.settings["shard_bytes"]) // self.image_bytes)
+        for split, images in self.splits.items():
+            for number, start in enumerate(range(0, len(images), count)):
+                yield split, number, images[start : start + count]
 
 
 @contextmanager
@@ -87,14 +87,14 @@ def start(job: Job) -> None:
 
     Raises DataError if the folder holds anything that was not made here.
     """
-    found = {entry.name for entry in job.partial.iterdir()}
-    strange = sorted(name for name in found if final_name(name) not in _OURS)
+    results = {entry.name for entry in job.partial.iterdir()}
+    strange = sorted(name for name in results if final_name(name) not in _OURS)
     if strange:
         raise DataError(f"{job.partial}: holds {strange[0]!r}, not made here", "ours alone", "move it away")
     if load_json(job.partial / "settings.json") != job.settings:
-        if {final_name(name) for name in found} - {"lock", "settings.json"} or "settings.json" in found:
+        if {final_name(name) for name in results} - {"lock", "settings.json"} or "settings.json" in results:
             job.say(f"{job.partial}: settings differ from the interrupted run; starting over")
-        _empty(job.partial, found - {"lock"})
+        _empty(job.partial, results - {"lock"})
         write_file(job.partial / "settings.json", json_bytes(job.settings))
     _make_room(job.partial)
 

@@ -1,9 +1,13 @@
-"""Sources → store: all cores, resumable, nothing half-written is ever accepted; and whether they still agree.
+"""The end of preparing: from the records of all shards to labels, origins, statistics and, last, ``dataset.json``.
+
+Sources → store: all cores, resumable, nothing half-written is ever accepted; and whether they still agree.
 
 Work goes on in ``<path>.partial/``: shards first, each with its record, then the rest. ``dataset.json`` is written
 last, and the folder gets its name when all is there.
 """
 
+import importlib.metadata
+import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -13,19 +17,120 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alexnet.data.cores import cores
-from alexnet.data.description import VERSIONS
-from alexnet.data.finish import finish
+from alexnet.data.atomic_io import atomic_write, json_bytes, jsonl_bytes, npy_bytes, sha256_of, sync_folder, write_file
+from alexnet.data.decode import Fit
 from alexnet.data.job import Job, Progress, Say, discard, locked, start, sweep
-from alexnet.data.listing import Picture, Source
-from alexnet.data.pixels import Fit
-from alexnet.data.shards import make_shards, picture_sha256
+from alexnet.data.shards import Record, image_sha256, in_order, make_shards
 from alexnet.data.sources import is_store
+from alexnet.data.sources.listing import Sample, Source
 from alexnet.data.splits import assign
-from alexnet.data.store import Store
-from alexnet.data.writing import sync_folder
-from alexnet.errors import DataError, PictureError
-from alexnet.schema import class_fault
+from alexnet.data.statistics import Sums
+from alexnet.data.store import Split, Store
+from alexnet.data.store_backend import FORMAT, SPLIT_NAMES, VERSIONS, fingerprint_of
+from alexnet.errors import DataError, ImageError
+from alexnet.schema import checksum_of, class_fault
+from alexnet.system import cores
+
+
+def finish(job: Job, records: list[Record], pool: ThreadPoolExecutor) -> None:
+    """Write all that a store has beside its shards. Raises DataError for a class with no good training image left."""
+    parts = {split: _finish_split(job, split, records) for split in SPLIT_NAMES}
+    skipped = sum(_write_rows(job, job.partial / "skipped.jsonl", records, "skipped"))
+    about = {"splits": parts, "skipped": skipped} | _statistics(job, parts, pool)
+    write_file(job.partial / "dataset.json", json_bytes(_describe(job, about, records)))
+
+
+def _finish_split(job: Job, split: str, records: list[Record]) -> dict[str, Any]:
+    """Write labels and origins of one split; its description."""
+    own = [record for record in records if record["split"] == split]
+    labels = np.array([label for record in own for label in record["labels"]], np.int64)  # [n]
+    counts = np.bincount(labels, minlength=len(job.source.classes)).tolist()  # [K]
+    if split == "train" and job.splits["train"]:  # without one the store is only evaluated
+        _check_training(job, counts, own)
+    write_file(job.partial / split / "labels.npy", npy_bytes(labels))
+    _write_rows(job, job.partial / split / "origins.jsonl", own, "origins")
+    full = [record for record in own if record["shard"]]
+    about = {"count": len(labels), "shards": [record["shard"] for record in full], "labels": f"{split}/labels.npy"}
+    about |= {"per_class": counts, "counts": [len(record["labels"]) for record in full]}
+    if job.quality:
+        index = np.array([entry for record in full for entry in record["index"]], np.int64).reshape(-1, 2)  # [n, 2]
+        write_file(job.partial / split / "index.npy", npy_bytes(index))
+        about["index"] = f"{split}/index.npy"
+    return about
+
+
+def _write_rows(job: Job, path: Path, records: list[Record], kind: str) -> list[int]:
+    """Write the rows of that kind of all records, one record in memory at a time; how many each has."""
+    results = []
+    with atomic_write(path) as file:
+        for record in records:
+            rows = _rows(job, record, kind)
+            named = ({"split": record["split"], **row} for row in rows) if kind == "skipped" else rows
+            file.write(jsonl_bytes(named))
+            results.append(len(rows))
+    return results
+
+
+def _rows(job: Job, record: Record, kind: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((job.partial / record["file"]).read_text(encoding="utf-8"))[kind]
+    return rows
+
+
+def _check_training(job: Job, counts: list[int], records: list[Record]) -> None:
+    if 0 in counts:
+        reasons = [row["reason"] for record in records for row in _rows(job, record, "skipped")]
+        reason = f"{len(reasons)} excluded, such as: {reasons[0]}" if reasons else "none excluded"
+        title = job.source.classes[counts.index(0)]
+        what = f"{job.source.name}: class {title!r} has no training image left ({reason})"
+        raise DataError(what, "at least one", "mend the images or remove the class")
+
+
+def _statistics(job: Job, parts: Mapping[str, Any], pool: ThreadPoolExecutor) -> dict[str, Any]:
+    """Over the training split, 64 images of 256 × 256 at a time; the sums are exact: threads may end in any order.
+    JPEGs count as they are decoded, since that is what training sees."""
+    size = int(job.settings["size"])
+    split = Split(job.partial, "train", parts["train"], size)
+    count = max(1, (1 << 22) // size**2)
+    places = np.arange(len(split))
+    total = Sums(size)
+    pieces = [places[start : start + count] for start in range(0, len(split), count)]
+    for own in in_order(pool, lambda piece: Sums(size).add(split.gather(piece)), pieces, 2 * job.workers):
+        total.merge(own)
+    result = total.statistics()
+    write_file(job.partial / "mean.npy", npy_bytes(result.mean_image))
+    listed = {name: getattr(result, name).tolist() for name in ("channel_means", "color_std", "color_axes")}
+    return listed | {"mean_image": "mean.npy"}
+
+
+def _describe(job: Job, about: Mapping[str, Any], records: list[Record]) -> dict[str, Any]:
+    """All of dataset.json."""
+    full = [record for record in records if record["shard"]]
+    kinds = ("labels.npy", "origins.jsonl", *(["index.npy"] if job.quality else []))
+    rest = [*(f"{split}/{name}" for split in SPLIT_NAMES for name in kinds), "mean.npy", "skipped.jsonl"]
+    sha256 = {record["shard"]: record["sha256"] for record in full} | {name: _sha256(job, name) for name in rest}
+    sizes = {record["shard"]: record["bytes"] for record in full}
+    sizes |= {name: (job.partial / name).stat().st_size for name in rest}
+    classes, encoding = list(job.source.classes), "jpeg" if job.quality else "raw"
+    head = {"format": FORMAT, "version": VERSIONS[encoding], "name": job.source.name, "classes": classes}
+    head |= {"encoding": encoding} if job.quality else {}
+    head |= {name: job.settings[name] for name in ("size", "fit")}
+    fingerprint = fingerprint_of(classes, about["splits"], sha256, encoding)
+    tail = {"fingerprint": fingerprint, "mirror": job.source.mirror}
+    tail |= {"source_fingerprint": job.source.fingerprint, "settings": dict(job.settings)}
+    made = {**head, **about, **tail, "sha256": sha256, "bytes": sizes, "created_by": f"alexnet {_version()}"}
+    return made | {"checksum": checksum_of(made)}
+
+
+def _sha256(job: Job, name: str) -> str:
+    return sha256_of(job.partial / name)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("alexnet")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +155,16 @@ def prepare(
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> Store:
-    """Decode every picture of ``source`` to ``size`` × ``size`` and write the store ``path``; go on where a run ended.
+    """Decode every image of ``source`` to ``size`` × ``size`` and write the store ``path``; go on where a run ended.
 
     ``validation``, ``test`` and ``seed`` as in ``splits.assign``; ``encoding`` "jpeg" stores JPEGs of ``quality`` (1 to
-    95) in a tenth of the room, which are decoded again in training; ``mixed`` stores the pictures of a split in an
-    order drawn by ``seed`` instead of by name, for those who read a few shards at a time; ``bad`` pictures are
+    95) in a tenth of the room, which are decoded again in training; ``mixed`` stores the images of a split in an
+    order drawn by ``seed`` instead of by name, for those who read a few shards at a time; ``bad`` images are
     excluded and listed, or end the run; ``workers`` threads (default: the cores of this process), or with ``engine``
-    "ray" the machines of a Ray cluster, for which ``path`` and the pictures lie on one disk; ``progress`` is called
-    with pictures done and all, ``say`` with each line for the person, such as that it starts over (default: a warning
+    "ray" the machines of a Ray cluster, for which ``path`` and the images lie on one disk; ``progress`` is called
+    with images done and all, ``say`` with each line for the person, such as that it starts over (default: a warning
     in the log). A finished store of the same source and settings is returned as it is. Raises DataError, and
-    PictureError for a picture if ``bad`` is "fail".
+    ImageError for an image if ``bad`` is "fail".
     """
     path = Path(path).absolute()
     _check_arguments(size, fit, bad, shard_bytes, workers)
@@ -71,7 +176,7 @@ def prepare(
     options |= ({"quality": quality} if encoding == "jpeg" else {}) | ({"mixed": True} if mixed else {})
     settings = options | {"source": source.fingerprint, "name": source.name} | source.selection()
     if mixed and source.in_order:
-        must = "of files that are read one picture at a time"
+        must = "of files that are read one image at a time"
         raise DataError(
             f"{source.name}: mixed, of parquet files", must, "leave it out: such sets are mostly mixed already"
         )
@@ -87,12 +192,11 @@ def prepare(
         raise _disk_error(job, error) from error
 
 
-def _mixed(splits: Mapping[str, tuple[Picture, ...]], seed: int) -> dict[str, tuple[Picture, ...]]:
+def _mixed(splits: Mapping[str, tuple[Sample, ...]], seed: int) -> dict[str, tuple[Sample, ...]]:
     """Each split in an order of its own, drawn by the seed."""
     draws = {name: np.random.Generator(np.random.PCG64([seed, 2, n])) for n, name in enumerate(splits)}
     return {
-        name: tuple(pictures[i] for i in draws[name].permutation(len(pictures)).tolist())
-        for name, pictures in splits.items()
+        name: tuple(images[i] for i in draws[name].permutation(len(images)).tolist()) for name, images in splits.items()
     }
 
 
@@ -142,9 +246,9 @@ def _same_content(job: Job, store: Store) -> bool:
         return False
     if store.left_out():  # an image that was unusable may be a good one now
         return False
-    for name, pictures in job.splits.items():
+    for name, images in job.splits.items():
         rows = [(row["origin"], row.get("group", "")) for row in store.split(name).origins()]
-        if rows != [(picture.origin, picture.group) for picture in pictures]:
+        if rows != [(image.origin, image.group) for image in images]:
             return False
     job.say(f"{job.path}: files have other times or inodes than when it was prepared; comparing their SHA-256")
     return not check(job.source, store)
@@ -173,7 +277,7 @@ def _build(job: Job) -> Store:
 def _disk_error(job: Job, error: OSError) -> DataError:
     """What the disk lacks: path, bytes needed, bytes free. Finished shards stay for the next run."""
     place = next(folder for folder in (job.partial, *job.partial.parents) if folder.exists())
-    needed, free = job.total() * job.picture_bytes, shutil.disk_usage(place).free
+    needed, free = job.total() * job.image_bytes, shutil.disk_usage(place).free
     what = f"{job.partial}: {error.strerror or error}, {needed:,} bytes needed in all, {free:,} free"
     return DataError(what, "", "make room or rights and run it again: finished shards are kept")
 
@@ -181,7 +285,7 @@ def _disk_error(job: Job, error: OSError) -> DataError:
 def check(source: Source, store: Store) -> list[str]:
     """What differs between the source's files, as they are now, and the store; and damage in the store. Empty: none."""
     differences = [f"{store.address}/{name}: SHA-256 is not the recorded one" for name in store.damaged()]
-    now = {picture.origin: picture for pictures in source.splits.values() for picture in pictures}
+    now = {image.origin: image for images in source.splits.values() for image in images}
     if source.classes != store.classes:
         differences.append(f"classes: now {', '.join(source.classes)}; in the store {', '.join(store.classes)}")
     for split in store.splits.values():
@@ -191,14 +295,14 @@ def check(source: Source, store: Store) -> list[str]:
     return differences + [f"{origin}: not in the store" for origin in now if origin not in known]
 
 
-def _difference(picture: Picture | None, row: Mapping[str, Any], label: int) -> list[str]:
+def _difference(image: Sample | None, row: Mapping[str, Any], label: int) -> list[str]:
     origin = row["origin"]
-    if picture is None:
+    if image is None:
         return [f"{origin}: gone"]
-    if picture.label != label:
-        return [f"{origin}: class number {label} before, {picture.label} now"]
+    if image.label != label:
+        return [f"{origin}: class number {label} before, {image.label} now"]
     try:
-        same = picture_sha256(picture.load()) == row["sha256"]
-    except (PictureError, OSError) as error:
+        same = image_sha256(image.load()) == row["sha256"]
+    except (ImageError, OSError) as error:
         return [f"{origin}: {error}"]
     return [] if same else [f"{origin}: changed"]

@@ -1,4 +1,4 @@
-"""Resizing in Pillow's whole numbers, by ``resize.c`` where it was compiled: the same pixels, several times sooner."""
+"""Resizing in Pillow's integers, by ``resize.c`` where it was compiled: the same pixels, several times faster."""
 
 import ctypes
 import functools
@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.native import Native
+from alexnet.kernels.compiler import Native
 
 BITS = 22  # of a weight, as in Pillow
-MANY = 1000  # pictures for which compiling pays
-FEW = 64  # pictures for which loading what is compiled pays
-STEEPEST = 64.0  # source pixels a step; beyond it windows would take more memory than pictures
+MANY = 1000  # images for which compiling pays
+FEW = 64  # images for which loading what is compiled pays
+STEEPEST = 64.0  # source pixels a step; beyond it windows would take more memory than images
 
-_native = Native("alexnet.data", {"resize": ["across", "down"]})
+_native = Native("alexnet.kernels", {"resize": ["across", "down"]})
 
 
 class Windows(NamedTuple):
@@ -30,11 +30,11 @@ def build() -> bool:
     return in_use()
 
 
-def expect(pictures: int) -> None:
+def expect(images: int) -> None:
     """So many are to be resized: :func:`build` where that pays, what is compiled already from far fewer on."""
-    if pictures >= MANY:
+    if images >= MANY:
         build()
-    elif pictures >= FEW:
+    elif images >= FEW:
         _native.load()
 
 
@@ -44,7 +44,7 @@ def use(wanted: bool) -> None:
 
 
 def in_use(step: float = 1.0) -> bool:
-    """Does :func:`resized` take pictures of which a pixel of the result covers ``step`` of the source?"""
+    """Does :func:`resized` take images of which a pixel of the result covers ``step`` of the source?"""
     return _native.has("resize") and step <= STEEPEST
 
 
@@ -69,33 +69,33 @@ def windows(length: int, start: float, end: float, places: int) -> Windows:
 
 
 def resized(
-    picture: NDArray[np.uint8], width: int, height: int, box: tuple[float, float, float, float]
+    image: NDArray[np.uint8], width: int, height: int, box: tuple[float, float, float, float]
 ) -> NDArray[np.uint8]:
-    """The part ``box`` (left, top, right, bottom) of ``picture`` [H, W, 3] as [height, width, 3]: along its rows, then
+    """The part ``box`` (left, top, right, bottom) of ``image`` [H, W, 3] as [height, width, 3]: along its rows, then
     along its columns. A copy. Needs :func:`build`."""
     left, top, right, bottom = box
-    return _down(_across(np.ascontiguousarray(picture), left, right, width), top, bottom, height)
+    return _down(_across(np.ascontiguousarray(image), left, right, width), top, bottom, height)
 
 
-def _across(picture: NDArray[np.uint8], start: float, end: float, places: int) -> NDArray[np.uint8]:
-    rows, length = picture.shape[:2]
+def _across(image: NDArray[np.uint8], start: float, end: float, places: int) -> NDArray[np.uint8]:
+    rows, length = image.shape[:2]
     if (start, end) == (0, length) and places == length:
-        return picture
+        return image
     how, out = windows(length, start, end, places), np.empty((rows, places, 3), np.uint8)
     last = np.empty(3 * length + 1, np.uint8)
-    last[:-1] = picture[-1].reshape(-1)
+    last[:-1] = image[-1].reshape(-1)
     sizes = map(ctypes.c_int64, (rows, length, places, how.weights.shape[1]))
-    _native.built["resize"].across(_at(picture), _at(last), _at(out), *sizes, _at(how.first), _at(how.weights))
+    _native.built["resize"].across(_at(image), _at(last), _at(out), *sizes, _at(how.first), _at(how.weights))
     return out
 
 
-def _down(picture: NDArray[np.uint8], start: float, end: float, places: int) -> NDArray[np.uint8]:
-    length, width = picture.shape[:2]
+def _down(image: NDArray[np.uint8], start: float, end: float, places: int) -> NDArray[np.uint8]:
+    length, width = image.shape[:2]
     if (start, end) == (0, length) and places == length:
-        return picture.copy()
+        return image.copy()
     how, out = windows(length, start, end, places), np.empty((places, width, 3), np.uint8)
     sizes = map(ctypes.c_int64, (3 * width, places, how.weights.shape[1]))
-    _native.built["resize"].down(_at(picture), _at(out), *sizes, _at(how.first), _at(how.weights))
+    _native.built["resize"].down(_at(image), _at(out), *sizes, _at(how.first), _at(how.weights))
     return out
 
 

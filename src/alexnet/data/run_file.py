@@ -1,4 +1,5 @@
-"""``run.json`` of a run folder: what was trained on what, sealed together with the files that began the run."""
+"""``run.json`` of a run folder: what was trained on what, protected by a checksum together with the files that began
+the run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from alexnet.data.writing import json_bytes, sha256_of, write_file
+from alexnet.data.atomic_io import json_bytes, sha256_of, write_file
 from alexnet.errors import RunError
-from alexnet.schema import Sha256, check, read_json, seal_of
+from alexnet.schema import Sha256, check, checksum_of, read_json
 
 NAME = "run.json"
 SEALED = ("recipe.toml", "layers.cfg")  # layer-params.cfg may change between two resumes, as in 2012
@@ -19,8 +20,8 @@ class _RunFile(msgspec.Struct):
 
     data: str
     store: str
-    sha256: dict[str, Sha256]  # of the files beside it
-    seal: Sha256  # of all other entries
+    sha256: dict[str, Sha256]  # of the files next to it
+    checksum: Sha256  # of all other entries
     directory: str = ""  # where the command ran: relative paths of ``data`` and ``options`` start there
     options: list[str] = []
     layers: str = "layers.cfg"
@@ -28,20 +29,20 @@ class _RunFile(msgspec.Struct):
 
 
 def write_run_file(folder: Path, metadata: Mapping[str, Any]) -> None:
-    """Write ``run.json`` with the SHA-256 of the files beside it, which are there already."""
+    """Write ``run.json`` with the SHA-256 of the files next to it, which are there already."""
     sha256 = {name: sha256_of(folder / name) for name in SEALED if (folder / name).is_file()}
-    sealed = {**metadata, "sha256": sha256}
-    write_file(folder / NAME, json_bytes(sealed | {"seal": seal_of(sealed)}))
+    checksummed = {**metadata, "sha256": sha256}
+    write_file(folder / NAME, json_bytes(checksummed | {"checksum": checksum_of(checksummed)}))
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:
-    """What :func:`write_run_file` wrote. Raises :class:`RunError` where it or a file beside it has changed since."""
+    """What :func:`write_run_file` wrote. Raises :class:`RunError` where it or a file next to it has changed since."""
     try:
         metadata: dict[str, Any] = read_json(folder, NAME)
         checked = check(metadata, _RunFile)
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} is no run folder: {error}", "a folder that `alexnet train` made") from error
-    if checked.seal != seal_of(metadata):
+    if checked.checksum != checksum_of(metadata):
         raise _changed(folder / NAME)
     for name, sha256 in checked.sha256.items():
         if name not in SEALED:

@@ -1,4 +1,6 @@
-"""Pictures → shards of a store, decoded on all cores, each with a record of what is in it.
+"""Work mapped over the machines of a Ray cluster: the only door to ray. What the work writes lies on a disk of all.
+
+Images → shards of a store, decoded on all cores, each with a record of what is in it.
 
 A shard is written whole, then its record, with its SHA-256, the same way. Only a shard with a record counts, and after
 an interruption only if its hash is still that of the record.
@@ -16,23 +18,61 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data import jpegs, pixels, resize
-from alexnet.data.cluster import on_ray
+from alexnet.data import decode, resize, store
+from alexnet.data.atomic_io import NPY_HEADER, atomic_write, npy_header, sha256_of, write_file
 from alexnet.data.job import Job, load_json
-from alexnet.data.listing import Picture
-from alexnet.data.writing import NPY_HEADER, npy_header, sha256_of, whole_file, write_file
-from alexnet.errors import PictureError
+from alexnet.data.sources.listing import Sample
+from alexnet.errors import DataError, ImageError
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def on_ray(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """``work`` of every item, in the order in which they end, one core each; twice as many wait as there are cores.
+
+    Uses the cluster that ``RAY_ADDRESS`` names or that this process is part of, else the cores of this machine. A task
+    whose machine is lost is done again elsewhere. Raises what ``work`` raises, and DataError.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise DataError("engine ray: ray is not there", "installed", "pip install 'alexnet[cluster]'") from error
+    own = not ray.is_initialized()
+    try:
+        if own:
+            ray.init(log_to_driver=False)
+        yield from _mapped(ray, work, items)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        todo = "check the cluster (ray status) and run it again: finished shards are kept"
+        raise DataError(f"engine ray: {reason}", "", todo) from error
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _mapped(ray: Any, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    task = ray.remote(num_cpus=1, max_retries=3)(work)
+    rest = iter(items)
+    pending = [task.remote(item) for item in islice(rest, 2 * int(ray.cluster_resources().get("CPU", 1)))]
+    while pending:
+        (ended, *_), pending = ray.wait(pending, num_returns=1)
+        yield ray.get(ended)
+        pending += [task.remote(item) for item in islice(rest, 1)]
+
+
 # split, shard (a file, or "" if all was excluded), sha256, bytes, labels, index (of JPEGs: end and CRC-32 of each);
-# in its file also origins and skipped, which of millions of pictures are too much to keep
+# in its file also origins and skipped, which of millions of images are too much to keep
 Record = dict[str, Any]
 
 
@@ -45,33 +85,33 @@ class _Made(NamedTuple):
 def make_shards(job: Job, pool: ThreadPoolExecutor) -> list[Record]:
     """The records of all shards, finished ones reused. Raises OSError if what is missing does not fit on the disk."""
     done, records = 0, []
-    plan = [(split, number, pictures, _finished(job, split, number)) for split, number, pictures in job.shards()]
-    missing = sum(len(pictures) for _, _, pictures, record in plan if record is None) * job.picture_bytes
+    plan = [(split, number, images, _finished(job, split, number)) for split, number, images in job.shards()]
+    missing = sum(len(images) for _, _, images, record in plan if record is None) * job.image_bytes
     if missing > shutil.disk_usage(job.partial).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if job.engine == "ray":
         return _made_by_others(job, plan)
     resize.expect(job.total())
-    for split, number, pictures, record in plan:
-        records.append(record or _make_shard(job, pool, split, number, pictures, done))
-        done += len(pictures)
+    for split, number, images, record in plan:
+        records.append(record or _make_shard(job, pool, split, number, images, done))
+        done += len(images)
         if record:
             job.progress(done, job.total())
     return records
 
 
-def _made_by_others(job: Job, plan: list[tuple[str, int, tuple[Picture, ...], Record | None]]) -> list[Record]:
+def _made_by_others(job: Job, plan: list[tuple[str, int, tuple[Sample, ...], Record | None]]) -> list[Record]:
     """The records of ``plan`` in its order; what is missing is made by the machines of a Ray cluster."""
     own = job._replace(source=replace(job.source, splits={}), splits={}, workers=1, progress=_quiet, say=_silent)
-    found = {(split, number): record for split, number, _, record in plan if record}
-    counts = {(split, number): len(pictures) for split, number, pictures, _ in plan}
-    done = sum(counts[key] for key in found)
-    missing = (Item(own, split, number, pictures) for split, number, pictures, record in plan if record is None)
+    results = {(split, number): record for split, number, _, record in plan if record}
+    counts = {(split, number): len(images) for split, number, images, _ in plan}
+    done = sum(counts[key] for key in results)
+    missing = (Item(own, split, number, images) for split, number, images, record in plan if record is None)
     for split, number, record in on_ray(make_one, missing):
-        found[split, number] = record
+        results[split, number] = record
         done += counts[split, number]
         job.progress(done, job.total())
-    return [found[split, number] for split, number, _, _ in plan]
+    return [results[split, number] for split, number, _, _ in plan]
 
 
 class Item(NamedTuple):
@@ -80,15 +120,15 @@ class Item(NamedTuple):
     job: Job
     split: str
     number: int
-    pictures: tuple[Picture, ...]
+    images: tuple[Sample, ...]
 
 
 def make_one(item: Item) -> tuple[str, int, Record]:
     """Make a shard in a process of its own; a finished one stays."""
-    job, split, number, pictures = item
+    job, split, number, images = item
     resize.expect(job.total())
     with ThreadPoolExecutor(1) as pool:
-        record = _finished(job, split, number) or _make_shard(job, pool, split, number, pictures, 0)
+        record = _finished(job, split, number) or _make_shard(job, pool, split, number, images, 0)
     return split, number, record
 
 
@@ -110,8 +150,8 @@ def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T
         waiting.extend(pool.submit(work, item) for item in itertools.islice(rest, 1))
 
 
-def picture_sha256(data: bytes | NDArray[np.uint8]) -> str:
-    """SHA-256 of what a picture's ``load`` gives, hexadecimal."""
+def image_sha256(data: bytes | NDArray[np.uint8]) -> str:
+    """SHA-256 of what an image's ``load`` gives, hexadecimal."""
     return hashlib.sha256(data if isinstance(data, bytes) else np.ascontiguousarray(data).data).hexdigest()
 
 
@@ -126,18 +166,18 @@ def _finished(job: Job, split: str, number: int) -> Record | None:
     record = load_json(job.partial / record_name)
     if not isinstance(record, dict):
         return None
-    if not record.get("labels"):  # every picture of it was excluded: a record without a file
+    if not record.get("labels"):  # every image of it was excluded: a record without a file
         return _kept(record, record_name) if record.get("sha256") == "" else None
     whole = (job.partial / shard).is_file() and sha256_of(job.partial / shard) == record["sha256"]
     return _kept(record, record_name) if whole and "bytes" in record else None
 
 
 def _make_shard(
-    job: Job, pool: ThreadPoolExecutor, split: str, number: int, pictures: tuple[Picture, ...], before: int
+    job: Job, pool: ThreadPoolExecutor, split: str, number: int, images: tuple[Sample, ...], before: int
 ) -> Record:
-    """Decode, write, hash and record one shard; ``before`` pictures are done already."""
+    """Decode, write, hash and record one shard; ``before`` images are done already."""
     shard, record_name = _names(job, split, number)
-    good, index, skipped = _write_shard(job, pool, job.partial / shard, pictures, before)
+    good, index, skipped = _write_shard(job, pool, job.partial / shard, images, before)
     if not good:
         (job.partial / shard).unlink()
     record = {
@@ -159,7 +199,7 @@ def _kept(record: Record, name: str) -> Record:
 
 
 def _write_shard(
-    job: Job, pool: ThreadPoolExecutor, path: Path, pictures: tuple[Picture, ...], before: int
+    job: Job, pool: ThreadPoolExecutor, path: Path, images: tuple[Sample, ...], before: int
 ) -> tuple[list[_Made], list[tuple[int, int]], list[dict[str, Any]]]:
     """(what is in it, without the pixels; the index of its JPEGs; the rows of what is not in it). Written as a stream:
     a full disk is an error here, not a crash, as it would be through a memory map."""
@@ -167,9 +207,9 @@ def _write_shard(
     index: list[tuple[int, int]] = []
     skipped: list[dict[str, Any]] = []
     shape = () if job.quality else (job.settings["size"], job.settings["size"], 3)
-    with whole_file(path) as file:
-        file.write(npy_header(len(pictures), shape))
-        made = in_order(pool, partial(_make, job), pictures, 4 * job.workers)
+    with atomic_write(path) as file:
+        file.write(npy_header(len(images), shape))
+        made = in_order(pool, partial(_make, job), images, 4 * job.workers)
         for done, one in enumerate(made, start=before + 1):
             if one.data is None:
                 skipped.append(one.row)
@@ -184,29 +224,29 @@ def _write_shard(
     return good, index, skipped
 
 
-def _make(job: Job, picture: Picture) -> _Made:
-    """One picture, decoded and fitted, or the reason why not."""
+def _make(job: Job, sample: Sample) -> _Made:
+    """One image, decoded and fitted, or the reason why not."""
     try:
-        data = picture.load()
-        image, notes = _decoded(job, picture, data)
-        fitted = pixels.fit(image, job.settings["size"], job.settings["fit"])
-    except (PictureError, OSError) as error:
+        data = sample.load()
+        image, notes = _decoded(job, sample, data)
+        fitted = decode.fit(image, job.settings["size"], job.settings["fit"])
+    except (ImageError, OSError) as error:
         if job.settings["bad"] == "fail":
-            if isinstance(error, PictureError):
+            if isinstance(error, ImageError):
                 raise
-            raise PictureError(f"{picture.origin}: can not be read ({error})", "readable", "replace it") from error
-        return _Made(None, picture.label, {"origin": picture.origin, "reason": str(error)})
-    row: dict[str, Any] = {"origin": picture.origin, "sha256": picture_sha256(data), "notes": list(notes)}
-    row |= {"group": picture.group} if picture.group else {}
-    row |= {"columns": dict(picture.columns)} if picture.columns else {}
-    stored = np.frombuffer(jpegs.encode(fitted, job.quality), np.uint8) if job.quality else fitted
-    return _Made(np.ascontiguousarray(stored), picture.label, row)
+            raise ImageError(f"{sample.origin}: can not be read ({error})", "readable", "replace it") from error
+        return _Made(None, sample.label, {"origin": sample.origin, "reason": str(error)})
+    row: dict[str, Any] = {"origin": sample.origin, "sha256": image_sha256(data), "notes": list(notes)}
+    row |= {"group": sample.group} if sample.group else {}
+    row |= {"columns": dict(sample.columns)} if sample.columns else {}
+    stored = np.frombuffer(store.encode(fitted, job.quality), np.uint8) if job.quality else fitted
+    return _Made(np.ascontiguousarray(stored), sample.label, row)
 
 
-def _decoded(job: Job, picture: Picture, data: bytes | NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+def _decoded(job: Job, sample: Sample, data: bytes | NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """(uint8 [H, W, 3], what was noticed)."""
     if not isinstance(data, bytes):
         return data, ()
     allow = bool(job.settings["allow_truncated"])
-    image, _, notes = pixels.decode_noted(data, picture.origin, allow_truncated=allow)
+    image, _, notes = decode.decode_noted(data, sample.origin, allow_truncated=allow)
     return image, notes

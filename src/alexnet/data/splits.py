@@ -1,35 +1,89 @@
-"""Train, validation, test: stratified by class, and a pure function of the pictures' names and the seed.
+"""How many images of each class a cut takes, and a cut that keeps groups whole.
 
-Pictures of one group (a patient, a camera, a video) are never cut apart. What is excluded is left out last, so that it
-moves no other picture.
+Train, validation, test: stratified by class, and a pure function of the images' names and the seed.
 
-Splits that a source brings are kept. A fraction is one of the pictures that are cut from: the test split is cut first,
+Images of one group (a patient, a camera, a video) are never cut apart. What is excluded is left out last, so that it
+moves no other image.
+
+Splits that a source brings are kept. A fraction is one of the images that are cut from: the test split is cut first,
 from all; validation then from what is left for training. ``whole`` makes a source that is only evaluated.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
-from alexnet.data.grouping import cut_groups, shares_of
-from alexnet.data.listing import Picture, Source
+from alexnet.data.sources.listing import Sample, Source
 from alexnet.errors import DataError
+
+
+def cut_groups(
+    images: tuple[Sample, ...], classes: int, fraction: float, seed: Sequence[int]
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """(what is left, what is cut), with every group on one side.
+
+    Groups are tried in a drawn order; one is cut if that brings the classes nearer to their
+    shares and leaves every class an image for training. Raises DataError if no group can be cut at all.
+    """
+    members = _members(images, seed)
+    table = np.zeros((len(members), classes), np.int64)  # [G, K] images of each class in each group
+    for number, own in enumerate(members.values()):
+        np.add.at(table[number], [images[index].label for index in own], 1)
+    left = table.sum(axis=0)  # [K]
+    wanted = np.array(shares_of(left, fraction))  # [K]
+    cut: set[int] = set()
+    for row, own in zip(table, members.values(), strict=True):
+        nearer = np.abs(wanted - row).sum() < np.abs(wanted).sum()
+        if nearer and not ((left > 0) & (left == row)).any():
+            wanted, left = wanted - row, left - row
+            cut.update(own)
+    if fraction > 0 and not cut and len(images) >= 3:
+        what = f"no group of {len(members)} can be kept apart: too large, or all that a class has"
+        raise DataError(what, "several groups in each class", "group otherwise, or bring splits of your own")
+    sides = [tuple(p for index, p in enumerate(images) if (index in cut) == side) for side in (False, True)]
+    return sides[0], sides[1]
+
+
+def _members(images: tuple[Sample, ...], seed: Sequence[int]) -> dict[str, list[int]]:
+    """Group → its images, in the order in which groups are tried. An image without a group is one of its own."""
+    results: dict[str, list[int]] = {}
+    for index, image in enumerate(images):
+        results.setdefault(f"g{image.group}" if image.group else f"p{image.origin}", []).append(index)
+    names = sorted(results)
+    order = np.random.Generator(np.random.PCG64(list(seed))).permutation(len(names))
+    return {names[index]: results[names[index]] for index in order}
+
+
+def shares_of(counts: NDArray[np.int64], fraction: float) -> list[int]:
+    """How many of each class to cut: largest remainders, then at least one of three, then one left for training."""
+    exact = counts * fraction
+    shares = np.floor(exact).astype(np.int64)
+    remainders = exact - shares
+    more = round(float(exact.sum())) - int(shares.sum())
+    for label in np.argsort(-remainders, kind="stable")[:more]:
+        shares[label] += remainders[label] > 0
+    if fraction > 0:
+        shares = np.where(counts >= 3, np.maximum(shares, 1), shares)
+    return [int(share) for share in np.minimum(shares, np.maximum(counts - 1, 0))]
+
 
 _CUTS = {"test": 0, "validation": 1}  # each cut of each class has a generator of its own
 
 
 def assign(
     source: Source, *, validation: float, test: float, seed: int, strict: bool = True
-) -> dict[str, tuple[Picture, ...]]:
-    """The pictures of train, validation (may be empty) and test, each sorted by origin.
+) -> dict[str, tuple[Sample, ...]]:
+    """The images of train, validation (may be empty) and test, each sorted by origin.
 
-    ``validation`` and ``test`` are fractions in [0, 1) of the pictures being cut from; ``test`` counts only for an
+    ``validation`` and ``test`` are fractions in [0, 1) of the images being cut from; ``test`` counts only for an
     unsplit source, ``validation`` only where the source has none. Each class gives its share, rounded up or down so
-    that the whole is nearest, at least one if it has three pictures or more, and always keeps one for training. A train
+    that the whole is nearest, at least one if it has three images or more, and always keeps one for training. A train
     split that comes empty stays so. With groups the shares are only near, and a class of one group is in train alone.
-    Raises DataError for other fractions and seeds, and, if ``strict``, for a class without a training picture where
+    Raises DataError for other fractions and seeds, and, if ``strict``, for a class without a training image where
     there are some.
     """
     for name, fraction in (("validation", validation), ("test", test)):
@@ -37,65 +91,65 @@ def assign(
             raise DataError(f"{name} fraction {fraction}", "at least 0 and less than 1", "change it")
     if seed < 0:
         raise DataError(f"seed {seed}", "at least 0", "change it")
-    given = {name: tuple(sorted(pictures, key=_by_origin)) for name, pictures in source.splits.items()}
-    splits = _cut_what_lacks(source, given, validation, test, seed)
-    splits = {name: tuple(p for p in pictures if p.origin not in source.excluded) for name, pictures in splits.items()}
-    if strict and given.get("train") != ():
+    values = {name: tuple(sorted(images, key=_by_origin)) for name, images in source.splits.items()}
+    splits = _cut_what_lacks(source, values, validation, test, seed)
+    splits = {name: tuple(p for p in images if p.origin not in source.excluded) for name, images in splits.items()}
+    if strict and values.get("train") != ():
         _check_training(source, splits["train"])
     return {name: splits[name] for name in ("train", "validation", "test")}
 
 
 def whole(source: Source) -> Source:
-    """``source`` to be evaluated entirely: all its pictures are the test split, and train is empty.
+    """``source`` to be evaluated entirely: all its images are the test split, and train is empty.
 
     The fingerprint is another one, so that a store of the whole is never taken for a store of the parts.
     """
-    pictures = tuple(chain.from_iterable(source.splits.values()))
+    images = tuple(chain.from_iterable(source.splits.values()))
     fingerprint = hashlib.sha256(f"whole {source.fingerprint}".encode()).hexdigest()
-    return replace(source, splits={"train": (), "test": pictures}, fingerprint=fingerprint)
+    return replace(source, splits={"train": (), "test": images}, fingerprint=fingerprint)
 
 
-def _by_origin(picture: Picture) -> tuple[str, int]:
-    return picture.origin, picture.label
+def _by_origin(image: Sample) -> tuple[str, int]:
+    return image.origin, image.label
 
 
 def _cut_what_lacks(
-    source: Source, given: dict[str, tuple[Picture, ...]], validation: float, test: float, seed: int
-) -> dict[str, tuple[Picture, ...]]:
-    if set(given) == {"train", "validation", "test"}:
-        return given
-    if set(given) == {"all"}:
-        rest, tested = _cut(source, given["all"], test, seed, "test")
-    elif set(given) == {"train", "test"}:
-        rest, tested = given["train"], given["test"]
+    source: Source, values: dict[str, tuple[Sample, ...]], validation: float, test: float, seed: int
+) -> dict[str, tuple[Sample, ...]]:
+    if set(values) == {"train", "validation", "test"}:
+        return values
+    if set(values) == {"all"}:
+        rest, tested = _cut(source, values["all"], test, seed, "test")
+    elif set(values) == {"train", "test"}:
+        rest, tested = values["train"], values["test"]
     else:
         must = "all, or train and test, or train, validation and test"
-        raise DataError(f"{source.name}: splits {', '.join(given)}", must, "rename them")
+        raise DataError(f"{source.name}: splits {', '.join(values)}", must, "rename them")
     train, validated = _cut(source, rest, validation, seed, "validation")
     return {"train": train, "validation": validated, "test": tested}
 
 
 def _cut(
-    source: Source, pictures: tuple[Picture, ...], fraction: float, seed: int, name: str
-) -> tuple[tuple[Picture, ...], tuple[Picture, ...]]:
+    source: Source, images: tuple[Sample, ...], fraction: float, seed: int, name: str
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """(what is left, what is cut)."""
-    if any(picture.group for picture in pictures):
-        return cut_groups(pictures, len(source.classes), fraction, [seed, _CUTS[name]])
-    labels = np.array([picture.label for picture in pictures], np.int64)  # [N]
+    if any(image.group for image in images):
+        return cut_groups(images, len(source.classes), fraction, [seed, _CUTS[name]])
+    labels = np.array([image.label for image in images], np.int64)  # [N]
     counts = np.bincount(labels, minlength=len(source.classes))  # [K]
-    cut = np.zeros(len(pictures), bool)
+    cut = np.zeros(len(images), bool)
     for label, count in enumerate(shares_of(counts, fraction)):
         draw = np.random.Generator(np.random.PCG64([seed, _CUTS[name], label]))
         members = np.flatnonzero(labels == label) if count else np.zeros(0, np.int64)
         cut[draw.permutation(members)[:count]] = True
-    left = tuple(picture for picture, out in zip(pictures, cut, strict=True) if not out)
-    return left, tuple(picture for picture, out in zip(pictures, cut, strict=True) if out)
+    left = tuple(image for image, out in zip(images, cut, strict=True) if not out)
+    return left, tuple(image for image, out in zip(images, cut, strict=True) if out)
 
 
-def _check_training(source: Source, train: tuple[Picture, ...]) -> None:
-    counts = np.bincount([picture.label for picture in train], minlength=len(source.classes))
+def _check_training(source: Source, train: tuple[Sample, ...]) -> None:
+    counts = np.bincount([image.label for image in train], minlength=len(source.classes))
     for label, count in enumerate(counts):
         if count == 0:
-            total = sum(picture.label == label for pictures in source.splits.values() for picture in pictures)
-            what = f"{source.name}: class {source.classes[label]!r} has {total} pictures and none for training"
-            raise DataError(what, "at least one", "add pictures or remove the class")
+            total = sum(image.label == label for images in source.splits.values() for image in images)
+            what = f"{source.name}: class {source.classes[label]!r} has {total} images and none for training"
+            raise DataError(what, "at least one", "add images or remove the class")

@@ -1,7 +1,7 @@
 """Several classifiers as one: the weighted mean of their probabilities, each with its own preprocessing.
 
 The paper's contest entries averaged five and seven networks (16.4 and 15.3 % top-5 error against 18.2 % for one).
-Weights are found by minimizing the loss on pictures that are not the ones reported.
+Weights are found by minimizing the loss on images that are not the ones reported.
 """
 
 import time
@@ -14,23 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from alexnet.batches.loader import in_order, to_device
-from alexnet.batches.transforms import Statistics
 from alexnet.data.store import Split
 from alexnet.errors import DataError
 from alexnet.evaluation.evaluate import log_probabilities
 from alexnet.evaluation.intervals import groups_of
-from alexnet.evaluation.metrics import Counter, Scores
+from alexnet.evaluation.metrics import MetricAccumulator, Scores
+from alexnet.loader.augmentation import Normalization
+from alexnet.loader.loader import in_order, to_device
 
 
 @dataclass(frozen=True)
 class Member:
-    """One classifier of an ensemble: what it is called, how it sees pictures, and the pictures as it stores them."""
+    """One classifier of an ensemble: what it is called, how it sees images, and the images as it stores them."""
 
     name: str
     network: nn.Module
     split: Split
-    statistics: Statistics
+    statistics: Normalization
     side: int  # of its view, pixels
     channels: int
 
@@ -49,7 +49,7 @@ class EnsembleScores(Scores):
 
     members: tuple[MemberScores, ...] = ()
     fitted_on: str = ""  # empty: equal weights, nothing was chosen
-    fitted_count: int = 0  # pictures of that split
+    fitted_count: int = 0  # images of that split
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values: the ensemble's, and a list of the members'."""
@@ -58,24 +58,24 @@ class EnsembleScores(Scores):
         return super().to_dict() | {"weights_fitted_on": fitted, "members": members}
 
 
-def same_pictures(members: Sequence[Member], todo: str, must: str = "the same for all members of an ensemble") -> None:
-    """Raise :class:`DataError` unless all members' splits hold the same pictures in the same order, by SHA-256."""
-    first, expected = members[0], _pictures(members[0].split)
+def same_images(members: Sequence[Member], todo: str, must: str = "the same for all members of an ensemble") -> None:
+    """Raise :class:`DataError` unless all members' splits hold the same images in the same order, by SHA-256."""
+    first, expected = members[0], _images(members[0].split)
     for other in members[1:]:
         if (other.split.place.address, other.split.name) == (first.split.place.address, first.split.name):
             continue
-        found = _pictures(other.split)
-        if found != expected:
-            both = len(set(found) & set(expected))
+        result = _images(other.split)
+        if result != expected:
+            both = len(set(result) & set(expected))
             raise DataError(
-                f"the {first.split.name} pictures of {first.name} and {other.name} are not the same: "
-                f"{len(expected)} and {len(found)}, {both} in both",
+                f"the {first.split.name} images of {first.name} and {other.name} are not the same: "
+                f"{len(expected)} and {len(result)}, {both} in both",
                 must,
                 todo,
             )
 
 
-def _pictures(split: Split) -> list[tuple[str, int]]:
+def _images(split: Split) -> list[tuple[str, int]]:
     return [(row["sha256"], int(label)) for row, label in zip(split.origins(), split.labels, strict=True)]
 
 
@@ -84,22 +84,22 @@ def evaluate(
     weights: Sequence[float] | NDArray[np.float64] | None = None,
     *,
     classes: int,
-    views: int = 1,
+    crops: int = 1,
     batch_size: int = 100,
     device: torch.device | None = None,
 ) -> EnsembleScores:
-    """One pass over a split: the members' scores and their ensemble's, every picture counted once in each.
+    """One pass over a split: the members' scores and their ensemble's, every image counted once in each.
 
     ``weights`` [M], non-negative, sum to one; equal ones if None.
     """
     started, count = time.perf_counter(), len(members[0].split)
     shares = torch.full((len(members),), 1 / len(members)) if weights is None else torch.as_tensor(weights)
-    counters = [Counter(classes, count) for _ in range(len(members) + 1)]
-    for found, labels, indices in _batches(members, views, batch_size, device or torch.device("cpu")):
-        for counter, result in zip(counters, [*found, combine(found, shares)], strict=True):
+    counters = [MetricAccumulator(classes, count) for _ in range(len(members) + 1)]
+    for result_value, labels, indices in _batches(members, crops, batch_size, device or torch.device("cpu")):
+        for counter, result in zip(counters, [*result_value, combine(result_value, shares)], strict=True):
             counter.add(result, labels, indices)
     seconds, groups = time.perf_counter() - started, groups_of(members[0].split)
-    *alone, together = [counter.scores(members[0].split.name, views, seconds, groups) for counter in counters]
+    *alone, together = [counter.scores(members[0].split.name, crops, seconds, groups) for counter in counters]
     named = tuple(
         MemberScores(member.name, float(share), scores)
         for member, share, scores in zip(members, shares, alone, strict=True)
@@ -113,32 +113,32 @@ def combine(log_probabilities: Tensor, weights: Tensor) -> Tensor:
 
 
 def of_the_truth(
-    members: Sequence[Member], *, views: int = 1, batch_size: int = 100, device: torch.device | None = None
+    members: Sequence[Member], *, crops: int = 1, batch_size: int = 100, device: torch.device | None = None
 ) -> NDArray[np.float64]:
-    """Each member's log probability of each picture's true class: [M, N]. What weights are fitted to."""
+    """Each member's log probability of each image's true class: [M, N]. What weights are fitted to."""
     out = np.full((len(members), len(members[0].split)), np.nan)
-    for found, labels, indices in _batches(members, views, batch_size, device or torch.device("cpu")):
-        true = found.gather(2, labels.expand(len(members), -1)[:, :, None])[:, :, 0]  # [M, n]
+    for result, labels, indices in _batches(members, crops, batch_size, device or torch.device("cpu")):
+        true = result.gather(2, labels.expand(len(members), -1)[:, :, None])[:, :, 0]  # [M, n]
         out[:, indices.numpy()] = true.double().numpy()
     assert not np.isnan(out).any()
     return out
 
 
 def _batches(
-    members: Sequence[Member], views: int, batch_size: int, device: torch.device
+    members: Sequence[Member], crops: int, batch_size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """All members on the same pictures: log probabilities [M, n, K], labels [n], places in the split [n]."""
+    """All members on the same images: log probabilities [M, n, K], labels [n], places in the split [n]."""
     split = members[0].split
     if not len(split):
-        raise DataError(f"the {split.name} split is empty", "at least one picture", "choose another split")
+        raise DataError(f"the {split.name} split is empty", "at least one image", "choose another split")
     statistics = [to_device(member.statistics, device) for member in members]
     for member in members:
         member.network.eval()
-    walks = [in_order(member.split, max(1, batch_size // views)) for member in members]
+    walks = [in_order(member.split, max(1, batch_size // crops)) for member in members]
     for parts in zip(*walks, strict=True):
         rows = [
             log_probabilities(
-                member.network, images.to(device), numbers, side=member.side, channels=member.channels, views=views
+                member.network, images.to(device), numbers, side=member.side, channels=member.channels, crops=crops
             ).cpu()
             for member, numbers, (images, _) in zip(members, statistics, parts, strict=True)
         ]
@@ -155,7 +155,7 @@ def fit_weights(log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     from scipy.optimize import minimize
 
-    scaled = np.exp(log_probabilities - log_probabilities.max(0))  # [M, N]; a factor a picture changes no optimum
+    scaled = np.exp(log_probabilities - log_probabilities.max(0))  # [M, N]; a factor an image changes no optimum
     members = len(scaled)
 
     def loss(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -163,11 +163,16 @@ def fit_weights(log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
         return -float(np.log(mixed).mean()), -(scaled / mixed).mean(1)
 
     start = np.full(members, 1 / members)
-    found = minimize(
-        loss, start, jac=True, method="SLSQP", bounds=[(0, 1)] * members, options={"ftol": 1e-14, "maxiter": 500},
+    solution = minimize(
+        loss,
+        start,
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * members,
+        options={"ftol": 1e-14, "maxiter": 500},
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
-    )  # fmt: skip
-    weights = np.clip(found.x, 0, None) / np.clip(found.x, 0, None).sum()
+    )
+    weights = np.clip(solution.x, 0, None) / np.clip(solution.x, 0, None).sum()
     if not loss(weights)[0] <= loss(start)[0]:  # it went astray: begin again
         weights = start
     for _ in range(10_000):

@@ -1,13 +1,16 @@
-"""How far a number could lie from the truth: bootstrap intervals over pictures, or over groups of them.
+"""How far a number could lie from the truth: bootstrap intervals over images, or over groups of them.
 
-A resample draws as many pictures as there are, with replacement (Efron 1979); where pictures belong to groups
-(patients, videos) it draws whole groups, since two pictures of one patient are not two witnesses. An interval is the
+A resample draws as many images as there are, with replacement (Efron 1979); where images belong to groups
+(patients, videos) it draws whole groups, since two images of one patient are not two witnesses. An interval is the
 middle 95 % of what the number becomes over the resamples.
 
-The bootstrap knows only what it has seen: a share of few pictures, or one that is 0 or 1 in all resamples, gets an
+The bootstrap knows only what it has seen: a share of few images, or one that is 0 or 1 in all resamples, gets an
 interval that is too narrow, or none. There Wilson's takes its place (:func:`share`).
 
-Glossary: N pictures, B resamples.
+Glossary: N images, B resamples.
+
+
+Two classifiers on the same images: is one better, or was it luck? McNemar's exact test (1947).
 """
 
 import math
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 from alexnet.data.store import Split
 
 RESAMPLES = 2000
-FEW = 40  # pictures (or groups) below which the bootstrap's interval is too narrow: at 20 it covers 87 to 92 %
+FEW = 40  # images (or groups) below which the bootstrap's interval is too narrow: at 20 it covers 87 to 92 %
 FEW_GROUPS = 20  # below that no interval over groups can be trusted
 _CHUNK = 20_000_000  # counts held in memory at once
 
@@ -30,7 +33,7 @@ Statistic = Callable[[NDArray[np.float32]], NDArray[np.float64]]  # weights [b, 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, and where the truth lies with 95 % confidence. ``count``: pictures that it rests on."""
+    """A number, and where the truth lies with 95 % confidence. ``count``: images that it rests on."""
 
     value: float
     low: float
@@ -54,7 +57,7 @@ def wilson(correct: float, count: int, z: float = 1.96) -> tuple[float, float]:
 def resamples(
     count: int, groups: Sequence[str] = (), *, number: int = RESAMPLES, seed: int = 0
 ) -> Iterator[NDArray[np.float32]]:
-    """How often each of ``count`` pictures stands in each resample: float32 [b, N], some resamples at a time."""
+    """How often each of ``count`` images is in each resample: float32 [b, N], some resamples at a time."""
     generator = np.random.Generator(np.random.Philox(key=seed))
     units, member = (count, np.arange(count)) if not groups else _units(groups)
     chunk = max(1, _CHUNK // max(count, 1))
@@ -65,7 +68,7 @@ def resamples(
 
 
 def _units(groups: Sequence[str]) -> tuple[int, NDArray[np.int64]]:
-    """How many groups there are, and the number of each picture's: [N]."""
+    """How many groups there are, and the number of each image's: [N]."""
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     return len(names), member.astype(np.int64)
 
@@ -77,7 +80,9 @@ def bootstrap(
     return np.concatenate([statistic(weights) for weights in resamples(count, groups, number=number, seed=seed)])
 
 
-def limits(values: NDArray[np.float64], level: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def percentile_interval(
+    values: NDArray[np.float64], level: float = 0.95
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The middle ``level`` of the resamples [B, ...], along the first axis; a resample without a number is left out."""
     tail = 50 * (1 - level)
     empty = np.isnan(values).all(0)
@@ -88,19 +93,19 @@ def limits(values: NDArray[np.float64], level: float = 0.95) -> tuple[NDArray[np
 def estimate(value: float, values: NDArray[np.float64], count: int) -> Estimate:
     """``value`` with the interval of its resamples [B]; Wilson's where those are few or all alike.
 
-    ``value`` must lie in [0, 1]; ``count`` is the number of independent pictures, or groups, that it rests on. For an
+    ``value`` must lie in [0, 1]; ``count`` is the number of independent images, or groups, that it rests on. For an
     area under a curve that is the rarer side: no variance exceeds A·(1 − A) / count (Birnbaum and Klose 1957).
     """
     if np.isnan(value) or not count:
         return Estimate(float("nan"), float("nan"), float("nan"), count)
-    low, high = (float(x) for x in limits(values))
+    low, high = (float(x) for x in percentile_interval(values))
     if count < FEW or not high > low:
         low, high = wilson(value * count, count)
     return Estimate(float(value), min(low, value), max(high, value), count)
 
 
-def share(hits: NDArray[np.bool_], groups: Sequence[str] = (), *, seed: int = 0) -> Estimate:
-    """The share of ``hits`` [N] among pictures, with its interval: Wilson's, or the bootstrap's over groups."""
+def proportion_ci(hits: NDArray[np.bool_], groups: Sequence[str] = (), *, seed: int = 0) -> Estimate:
+    """The share of ``hits`` [N] among images, with its interval: Wilson's, or the bootstrap's over groups."""
     if not len(hits):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
     if not groups:
@@ -109,13 +114,13 @@ def share(hits: NDArray[np.bool_], groups: Sequence[str] = (), *, seed: int = 0)
 
 
 def by_group(hits: NDArray[np.bool_], groups: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How many hits and how many pictures each group has: [U] and [U]."""
+    """How many hits and how many images each group has: [U] and [U]."""
     units, member = _units(groups)
     return np.bincount(member[hits], minlength=units), np.bincount(member, minlength=units)
 
 
 def share_of_groups(hits: NDArray[np.int64], counts: NDArray[np.int64], *, seed: int = 0) -> Estimate:
-    """The share of ``hits`` [U] among the ``counts`` [U] of pictures in groups; whole groups are resampled."""
+    """The share of ``hits`` [U] among the ``counts`` [U] of images in groups; whole groups are resampled."""
 
     def of(weights: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray((weights @ hits) / (weights @ counts))
@@ -124,25 +129,83 @@ def share_of_groups(hits: NDArray[np.int64], counts: NDArray[np.int64], *, seed:
 
 
 def harmonic(value: float, values: NDArray[np.float64], count: int) -> Estimate:
-    """As :func:`estimate`, for an F1 over ``count`` pictures that are of the class or called so.
+    """As :func:`estimate`, for an F1 over ``count`` images that are of the class or called so.
 
-    F1 = 2J / (1 + J), where J is the share of those pictures that are both: Wilson's interval is J's.
+    F1 = 2J / (1 + J), where J is the share of those images that are both: Wilson's interval is J's.
     """
-    found = estimate(value, values, count)
+    result = estimate(value, values, count)
     if np.isnan(value) or not count or (count >= FEW and np.ptp(values[~np.isnan(values)]) > 0):
-        return found
+        return result
     low, high = wilson(value / (2 - value) * count, count)
     return Estimate(value, 2 * low / (1 + low), 2 * high / (1 + high), count)
 
 
 def independent(count: int, groups: Sequence[str] = ()) -> int:
-    """How many witnesses there are: groups, or pictures where there are none."""
+    """How many witnesses there are: groups, or images where there are none."""
     return len(set(groups)) if groups else count
 
 
 def groups_of(split: Split) -> tuple[str, ...]:
-    """The group of each picture; empty where none has one. A picture without a group is a group of its own."""
+    """The group of each image; empty where none has one. An image without a group is a group of its own."""
     rows = split.origins()
     if not any(row.get("group") for row in rows):
         return ()
     return tuple(f"g{row['group']}" if row.get("group") else f"p{row['origin']}" for row in rows)
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Both accuracies, the images on which the two differ, and how likely such a difference is by luck alone.
+
+    ``difference`` is the second accuracy minus the first; its interval is the bootstrap's over images or groups.
+    ``p_value``: two-sided, exact; it takes images for independent, so with groups the interval is what counts.
+    """
+
+    count: int
+    first: Estimate
+    second: Estimate
+    only_first: int  # right by the first alone
+    only_second: int
+    both: int
+    neither: int
+    difference: Estimate
+    p_value: float
+    groups: int = 0  # 0: each image is one of its own
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {k: v.to_dict() if isinstance(v, Estimate) else v for k, v in vars(self).items()}
+
+
+def compare(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Sequence[str] = (), *, seed: int = 0
+) -> PairedComparison:
+    """Which of the same images each has right: [N] and [N]."""
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    better = (second.astype(np.float32) - first.astype(np.float32)) if len(first) else np.zeros(0, np.float32)
+
+    def of(weights: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.asarray((weights @ better).astype(np.float64) / weights.sum(1))
+
+    low, high = (float(x) for x in percentile_interval(bootstrap(of, len(first), groups, seed=seed)))
+    return PairedComparison(
+        count=len(first),
+        first=proportion_ci(first, groups, seed=seed),
+        second=proportion_ci(second, groups, seed=seed),
+        only_first=only_first,
+        only_second=only_second,
+        both=int((first & second).sum()),
+        neither=int((~first & ~second).sum()),
+        difference=Estimate(float(better.mean()), low, high, len(first)),
+        p_value=mcnemar(only_first, only_second),
+        groups=len(set(groups)),
+    )
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided exact p-value: of the images on which two differ, each is as likely to be either's."""
+    from scipy.stats import binomtest
+
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)

@@ -18,12 +18,12 @@ FIVE = 5  # with so many classes, or fewer, the five best are all of them: there
 class Scores:
     """What a classifier did on a split.
 
-    ``count`` pictures, ``correct1`` with the true class first, ``correct5`` with it among the five best, ``loss`` the
+    ``count`` images, ``correct1`` with the true class first, ``correct5`` with it among the five best, ``loss`` the
     mean of −ln p(true class) in nats, ``confusion`` int64 [K, K] (rows true, columns predicted).
     """
 
     split: str
-    views: int
+    crops: int
     count: int
     correct1: int
     correct5: int
@@ -36,12 +36,12 @@ class Scores:
 
     @property
     def top1(self) -> float:
-        """Share of the pictures whose true class is the first guess."""
+        """Share of the images whose true class is the first prediction."""
         return self.correct1 / self.count
 
     @property
     def top5(self) -> float:
-        """Share of the pictures whose true class is among the five first guesses."""
+        """Share of the images whose true class is among the five first predictions."""
         return self.correct5 / self.count
 
     @property
@@ -70,7 +70,7 @@ class Scores:
             "loss": self.loss,
             "count": self.count,
             "split": self.split,
-            "views": self.views,
+            "crops": self.crops,
             "precision": "fp32",
             "training_images_left_out": self.training_images_left_out,
             "training_images_included": self.training_images_included,
@@ -80,20 +80,20 @@ class Scores:
         }
 
 
-class Counter:
-    """Adds up batches of probabilities into :class:`Scores`; refuses a picture that it has counted already."""
+class MetricAccumulator:
+    """Adds up batches of probabilities into :class:`Scores`; refuses an image that it has counted already."""
 
-    def __init__(self, classes: int, pictures: int) -> None:
+    def __init__(self, classes: int, images: int) -> None:
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
-        self.seen = torch.zeros(pictures, dtype=torch.bool)
-        self.right = torch.zeros(pictures, dtype=torch.bool)
+        self.seen = torch.zeros(images, dtype=torch.bool)
+        self.right = torch.zeros(images, dtype=torch.bool)
         self.correct5 = 0
         self.loss = 0.0
 
     def add(self, log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> None:
-        """A batch: log probabilities [N, K], labels int64 [N], the pictures' places in the split int64 [N]."""
+        """A batch: log probabilities [N, K], labels int64 [N], the images' places in the split int64 [N]."""
         if self.seen[indices].any() or len(set(indices.tolist())) != len(indices):
-            raise ValueError("a picture was evaluated twice")
+            raise ValueError("an image was evaluated twice")
         self.seen[indices] = True
         best = log_probabilities.topk(min(5, log_probabilities.shape[1])).indices  # [N, ≤5]
         self.right[indices] = best[:, 0] == labels
@@ -108,17 +108,24 @@ class Counter:
         sums = torch.tensor([self.correct5, self.loss], dtype=torch.float64)
         add(seen, right, self.confusion, sums)
         if (seen > 1).any():
-            raise ValueError("a picture was evaluated twice")
+            raise ValueError("an image was evaluated twice")
         self.seen, self.right, self.correct5, self.loss = seen > 0, right > 0, int(sums[0]), float(sums[1])
 
-    def scores(self, split: str, views: int, seconds: float = 0.0, groups: Sequence[str] = ()) -> Scores:
-        """The result, once every picture of the split has been counted; ``groups`` [N] of the pictures, if known."""
+    def scores(self, split: str, crops: int, seconds: float = 0.0, groups: Sequence[str] = ()) -> Scores:
+        """The result, once every image of the split has been counted; ``groups`` [N] of the images, if known."""
         count = int(self.seen.sum())
         if count != len(self.seen):
-            raise ValueError(f"{len(self.seen) - count} pictures of {split} were not evaluated")
+            raise ValueError(f"{len(self.seen) - count} images of {split} were not evaluated")
         correct1 = int(self.confusion.diagonal().sum())
         grouped = np.stack(by_group(self.right.numpy(), groups), 1).tolist() if groups else []
         return Scores(
-            split, views, count, correct1, self.correct5, self.loss / count, self.confusion, seconds,
+            split,
+            crops,
+            count,
+            correct1,
+            self.correct5,
+            self.loss / count,
+            self.confusion,
+            seconds,
             tuple((right, images) for right, images in grouped),
-        )  # fmt: skip
+        )

@@ -8,32 +8,36 @@ from typing import Literal, NamedTuple
 import torch
 
 from alexnet.errors import ModelError
+from alexnet.kernels import native_kernels
 from alexnet.models import (
     alexnet,
     caffe,
     cifar,
-    code2012,
     comparisons,
-    depth,
-    kernel,
     lenet,
     one_weird_trick,
-    peers,
     residual,
     small,
+    torchvision_models,
 )
-from alexnet.models.network import Initial, Network
+from alexnet.models.network import Network, NormalInit
 
 __all__ = [
-    "Initialization", "Network", "blank_model", "create_model", "describe", "list_models", "list_peers",
+    "Initialization",
+    "Network",
+    "blank_model",
+    "create_model",
+    "describe",
+    "list_models",
+    "list_peers",
     "recipe_fields",
-]  # fmt: skip
+]
 
 Initialization = Literal["paper", "2012"]
-Starts = Mapping[str, Mapping[str, Initial]]  # initialization -> layer -> how it starts
+Starts = Mapping[str, Mapping[str, NormalInit]]  # initialization -> layer -> how it starts
 _OWN: Starts = {}  # no other start than its own
 
-kernel.settle_vector_math()
+native_kernels.settle_vector_math()
 
 
 class _Model(NamedTuple):
@@ -55,7 +59,7 @@ _MODELS = {
         _ALEXNETS,
     ),
     "alexnet_2012": _Model(
-        code2012.alexnet_2012,
+        alexnet.alexnet_2012,
         "the AlexNet that ran: norm before the first ReLU, spatial norm in layer 2 (net 145 of the 2012 code)",
         _ALEXNETS,
     ),
@@ -123,19 +127,25 @@ _MODELS = {
         lenet.lenet5, "LeNet-5 for gray digits, 32 pixels, with a linear output layer (LeCun et al., Proc. IEEE 1998)"
     ),
     "lenet5_shrunk": _Model(
-        lenet.lenet5_shrunk, "LeNet-5 behind a mean over pixels that brings pictures of any size to its 32",
+        lenet.lenet5_shrunk,
+        "LeNet-5 behind a mean over pixels that brings images of any size to its 32",
         inputs=_UNIT_VARIANCE,
     ),
-}  # fmt: skip
+}
 _MODELS |= {name: _Model(build, about) for name, (build, about) in small.MODELS.items()}
 _MODELS |= {
     name: _MODELS[name]._replace(inputs={"divide": 64.0}) for name in ("figure1_relu_wide", "figure1_tanh_wide")
 }
-_MODELS |= {name: _Model(build, about, depth.STARTS.get(name, _OWN)) for name, (build, about) in depth.MODELS.items()}
+_MODELS |= {
+    name: _Model(build, about, comparisons.STARTS.get(name, _OWN))
+    for name, (build, about) in comparisons.MODELS.items()
+}
 _MODELS |= {name: _Model(build, about, inputs=_UNIT_VARIANCE) for name, (build, about) in residual.MODELS.items()}
 _PEERS = {
-    name: _Model(functools.partial(peers.build, name), peers.about(name), inputs=_UNIT_VARIANCE)
-    for name in peers.names()
+    name: _Model(
+        functools.partial(torchvision_models.build, name), torchvision_models.about(name), inputs=_UNIT_VARIANCE
+    )
+    for name in torchvision_models.names()
 }
 
 
@@ -176,7 +186,7 @@ def create_model(
     """The network called ``name`` with freshly drawn weights. Raises :class:`ModelError`.
 
     What is None is the network's own: 1000 classes for the AlexNets and 10 for the others, 3 channels (LeNet-5: 1),
-    its picture size in pixels. Weights come from ``generator``, or from PyTorch's default one, which nothing else
+    its image size in pixels. Weights come from ``generator``, or from PyTorch's default one, which nothing else
     here touches. ``initialization`` is for the paper's networks and their comparisons: "paper" (0.01 everywhere) or
     "2012" (0.03 in conv3 to conv5, as the code of that year); None is "2012" for ``alexnet_2012`` and "paper" for the
     others. All other networks have one start, their own, and refuse it.
@@ -201,9 +211,9 @@ def blank_model(name: str, *, num_classes: int, in_channels: int, image_size: in
 
 def _built(model: _Model, num_classes: int | None, in_channels: int | None, image_size: int | None) -> Network:
     arguments = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
-    given = {key: _checked(key, value) for key, value in arguments.items() if value is not None}
+    values = {key: _checked(key, value) for key, value in arguments.items() if value is not None}
     with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights that will be replaced
-        return model.build(**given)
+        return model.build(**values)
 
 
 def _find(name: str) -> _Model:
@@ -221,5 +231,5 @@ _LEAST = {"num_classes": 2, "in_channels": 1, "image_size": 1}
 
 def _checked(key: str, value: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < _LEAST[key]:
-        raise ModelError(f"{key} {value!r}", f"a whole number of at least {_LEAST[key]}")
+        raise ModelError(f"{key} {value!r}", f"an integer of at least {_LEAST[key]}")
     return value

@@ -8,14 +8,21 @@ Two networks, named for what they are:
 
 What the 2012 code, Caffe and torchvision call AlexNet is in ``code2012.py``, ``caffe.py`` and ``one_weird_trick.py``;
 the paper's comparisons are in ``comparisons.py``.
+
+
+Net 145 of the 2012 code: the program behind the paper's numbers, where it differs from the paper's text.
+
+Its logged results are the paper's, digit for digit: 40.664 % and 18.210 % on ILSVRC-2012's validation images, ten
+crops. Definition: ``layers/layers-145.cfg`` and ``layer-params-145.cfg`` of the source that the Computer History
+Museum published in 2025.
 """
 
 from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool, ResponseNorm
-from alexnet.models.network import Initial, Layers, Network, usable_side
+from alexnet.models.layers import Convolution, Dropout, Flatten, LocalResponseNorm, MaxPool, SpatialNorm
+from alexnet.models.network import Layers, Network, NormalInit, usable_side
 
 
 def alexnet(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> Network:
@@ -37,11 +44,11 @@ def convolutional_layers(in_channels: int, towers: int) -> Layers:
     return [
         ("conv1", Convolution(in_channels, 96, 11, stride=4)),
         ("relu1", nn.ReLU(inplace=True)),
-        ("norm1", ResponseNorm(towers)),
+        ("norm1", LocalResponseNorm(towers)),
         ("pool1", MaxPool(3, 2)),
         ("conv2", Convolution(96, 256, 5, padding=2, groups=towers)),
         ("relu2", nn.ReLU(inplace=True)),
-        ("norm2", ResponseNorm(towers)),
+        ("norm2", LocalResponseNorm(towers)),
         ("pool2", MaxPool(3, 2)),
         ("conv3", Convolution(256, 384, 3, padding=1)),
         ("relu3", nn.ReLU(inplace=True)),
@@ -70,13 +77,19 @@ def fully_connected_layers(side: int, num_classes: int) -> Layers:
 
 # Section 5: weights from N(0, 0.01²); biases 1 in the layers that feed ReLUs early on (2, 4, 5, 6, 7), 0 elsewhere.
 PAPER = {
-    "conv1": Initial(0.01), "conv2": Initial(0.01, 1), "conv3": Initial(0.01), "conv4": Initial(0.01, 1),
-    "conv5": Initial(0.01, 1), "fc6": Initial(0.01, 1), "fc7": Initial(0.01, 1), "fc8": Initial(0.01),
-}  # fmt: skip
+    "conv1": NormalInit(0.01),
+    "conv2": NormalInit(0.01, 1),
+    "conv3": NormalInit(0.01),
+    "conv4": NormalInit(0.01, 1),
+    "conv5": NormalInit(0.01, 1),
+    "fc6": NormalInit(0.01, 1),
+    "fc7": NormalInit(0.01, 1),
+    "fc8": NormalInit(0.01),
+}
 
-# The 2012 code (net 145) draws conv3, conv4 and conv5 with 0.03: its first logits differ between pictures by 0.141
+# The 2012 code (net 145) draws conv3, conv4 and conv5 with 0.03: its first logits differ between images by 0.141
 # (standard deviation) where the paper's text gives 0.0095, from which training starts an order of magnitude later.
-CODE_2012 = PAPER | {"conv3": Initial(0.03), "conv4": Initial(0.03, 1), "conv5": Initial(0.03, 1)}
+CODE_2012 = PAPER | {"conv3": NormalInit(0.03), "conv4": NormalInit(0.03, 1), "conv5": NormalInit(0.03, 1)}
 
 
 def build(
@@ -87,13 +100,47 @@ def build(
     image_size: int,
     *,
     towers: int,
-    initial: Mapping[str, Initial] = PAPER,
+    initial: Mapping[str, NormalInit] = PAPER,
     rest: Callable[[int, int], Layers] = fully_connected_layers,
     features: str = "relu7",
 ) -> Network:
     """``maps`` and ``rest(side of the last maps, num_classes)`` as one network. Raises :class:`ModelError`."""
     side = usable_side(name, maps, image_size)
     return Network(
-        name, [*maps, *rest(side, num_classes)], num_classes=num_classes, in_channels=in_channels,
-        image_size=image_size, features=features, initial=initial, towers=towers,
-    )  # fmt: skip
+        name,
+        [*maps, *rest(side, num_classes)],
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        features=features,
+        initial=initial,
+        towers=towers,
+    )
+
+
+def alexnet_2012(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> Network:
+    """The network that ran: the paper's sizes and 60,965,224 parameters, other arithmetic between the layers."""
+    maps = convolutional_layers_2012(in_channels)
+    return build("alexnet_2012", maps, num_classes, in_channels, image_size, towers=2, initial=CODE_2012)
+
+
+def convolutional_layers_2012(in_channels: int) -> Layers:
+    """Layers 1 to 5. A ReLU behind a max pool gives what it gives before one; a norm's place changes the result."""
+    return [
+        ("conv1", Convolution(in_channels, 96, 11, stride=4)),
+        ("norm1", LocalResponseNorm(2)),  # the paper normalizes after the ReLU
+        ("pool1", MaxPool(3, 2)),
+        ("relu1", nn.ReLU(inplace=True)),
+        ("conv2", Convolution(96, 256, 5, padding=2, groups=2)),
+        ("relu2", nn.ReLU(inplace=True)),
+        ("norm2", LocalResponseNorm(2)),
+        ("spatial2", SpatialNorm(5, 1e-3)),  # not in the paper: 5×5 pixels of the same map
+        ("pool2", MaxPool(3, 2)),
+        ("conv3", Convolution(256, 384, 3, padding=1)),
+        ("relu3", nn.ReLU(inplace=True)),
+        ("conv4", Convolution(384, 384, 3, padding=1, groups=2)),
+        ("relu4", nn.ReLU(inplace=True)),
+        ("conv5", Convolution(384, 256, 3, padding=1, groups=2)),
+        ("pool5", MaxPool(3, 2)),
+        ("relu5", nn.ReLU(inplace=True)),
+    ]

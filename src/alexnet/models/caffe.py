@@ -9,8 +9,8 @@ the mean image. Definitions: ``models/bvlc_alexnet`` and ``models/bvlc_reference
 from torch import nn
 
 from alexnet.models.alexnet import build
-from alexnet.models.layers import Convolution, MaxPool, ResponseNorm
-from alexnet.models.network import Initial, Layers, Network
+from alexnet.models.layers import Convolution, LocalResponseNorm, MaxPool
+from alexnet.models.network import Layers, Network, NormalInit
 
 
 def alexnet_caffe(num_classes: int = 1000, in_channels: int = 3, image_size: int = 227) -> Network:
@@ -34,7 +34,7 @@ def _second() -> Layers:
 
 
 def _norm(layer: int) -> tuple[str, nn.Module]:
-    return f"norm{layer}", ResponseNorm(1, k=1.0)
+    return f"norm{layer}", LocalResponseNorm(1, k=1.0)
 
 
 def _pool(layer: int) -> tuple[str, nn.Module]:
@@ -53,12 +53,18 @@ def _third_to_fifth() -> Layers:
     ]
 
 
-def _fillers(bias: float) -> dict[str, Initial]:
+def _fillers(bias: float) -> dict[str, NormalInit]:
     """The weight and bias fillers of both; ``bias`` where the paper has 1."""
     return {
-        "conv1": Initial(0.01), "conv2": Initial(0.01, bias), "conv3": Initial(0.01), "conv4": Initial(0.01, bias),
-        "conv5": Initial(0.01, bias), "fc6": Initial(0.005, bias), "fc7": Initial(0.005, bias), "fc8": Initial(0.01),
-    }  # fmt: skip
+        "conv1": NormalInit(0.01),
+        "conv2": NormalInit(0.01, bias),
+        "conv3": NormalInit(0.01),
+        "conv4": NormalInit(0.01, bias),
+        "conv5": NormalInit(0.01, bias),
+        "fc6": NormalInit(0.005, bias),
+        "fc7": NormalInit(0.005, bias),
+        "fc8": NormalInit(0.01),
+    }
 
 
 BVLC_ALEXNET = _fillers(0.1)

@@ -2,14 +2,21 @@
 
 Inputs are pixel values 0–255 minus the training set's mean image, not divided by a standard deviation; the first
 layer's small weights (0.0001) go with that. Names are those of the files, which are named by what they reach: seconds,
-or the error on the test pictures.
+or the error on the test images.
 """
 
 from torch import nn
 
-from alexnet.models.layers import AveragePool, Convolution, Flatten, MaxPool, ResponseNorm, SpatialNorm
-from alexnet.models.local import LocallyConnected
-from alexnet.models.network import Initial, Layers, Network, usable_side
+from alexnet.models.layers import (
+    AveragePool,
+    Convolution,
+    Flatten,
+    LocallyConnected,
+    LocalResponseNorm,
+    MaxPool,
+    SpatialNorm,
+)
+from alexnet.models.network import Layers, Network, NormalInit, usable_side
 
 
 def cifar_80sec(num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> Network:
@@ -23,9 +30,14 @@ def cifar_80sec(num_classes: int = 10, in_channels: int = 3, image_size: int = 3
         ("fc10", nn.Linear(64, num_classes)),
     ]
     return Network(
-        "cifar_80sec", [*maps, *rest], num_classes=num_classes, in_channels=in_channels, image_size=image_size,
-        features="relu64", initial=CONVOLUTIONS | {"fc64": Initial(0.1), "fc10": Initial(0.1)},
-    )  # fmt: skip
+        "cifar_80sec",
+        [*maps, *rest],
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        features="relu64",
+        initial=CONVOLUTIONS | {"fc64": NormalInit(0.1), "fc10": NormalInit(0.1)},
+    )
 
 
 def cifar_18pct(num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> Network:
@@ -62,7 +74,7 @@ def _convolutions(in_channels: int, norm: bool) -> Layers:
     return [(name, layer) for name, layer in layers if norm or not name.startswith("norm")]
 
 
-CONVOLUTIONS = {"conv1": Initial(1e-4), "conv2": Initial(0.01), "conv3": Initial(0.01)}
+CONVOLUTIONS = {"conv1": NormalInit(1e-4), "conv2": NormalInit(0.01), "conv3": NormalInit(0.01)}
 
 
 def _one_layer(name: str, maps: Layers, num_classes: int, in_channels: int, image_size: int) -> Network:
@@ -70,15 +82,20 @@ def _one_layer(name: str, maps: Layers, num_classes: int, in_channels: int, imag
     side = usable_side(name, maps, image_size)  # 4 for 32 pixels
     rest: Layers = [("flatten", Flatten(side)), ("fc10", nn.Linear(64 * side * side, num_classes))]
     return Network(
-        name, [*maps, *rest], num_classes=num_classes, in_channels=in_channels, image_size=image_size,
-        features="flatten", initial=CONVOLUTIONS | {"fc10": Initial(0.01)},
-    )  # fmt: skip
+        name,
+        [*maps, *rest],
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        features="flatten",
+        initial=CONVOLUTIONS | {"fc10": NormalInit(0.01)},
+    )
 
 
 def cifar_13pct(num_classes: int = 10, in_channels: int = 3, image_size: int = 24) -> Network:
     """``layers-conv-local-13pct.cfg``: 13 % in 25 minutes, trained on crops of 24 pixels, tested on nine of them.
 
-    Locally connected layers see 6×6 pixels of a crop: 1,116,490 parameters. Of 32-pixel pictures they see 8×8, which
+    Locally connected layers see 6×6 pixels of a crop: 1,116,490 parameters. Of 32-pixel images they see 8×8, which
     gives the 1,901,386 that are counted for this file without crops.
     """
     maps: Layers = [
@@ -102,10 +119,10 @@ def cifar_11pct(num_classes: int = 10, in_channels: int = 3, image_size: int = 2
         ("conv1", Convolution(in_channels, 64, 5, padding=2)),
         ("relu1", nn.ReLU(inplace=True)),
         ("pool1", MaxPool(3, 2)),
-        ("norm1", ResponseNorm(1, size=9, alpha=1e-3, k=1.0)),
+        ("norm1", LocalResponseNorm(1, size=9, alpha=1e-3, k=1.0)),
         ("conv2", Convolution(64, 64, 5, padding=2)),
         ("relu2", nn.ReLU(inplace=True)),
-        ("norm2", ResponseNorm(1, size=9, alpha=1e-3, k=1.0)),
+        ("norm2", LocalResponseNorm(1, size=9, alpha=1e-3, k=1.0)),
         ("pool2", MaxPool(3, 2)),
     ]
     return _local("cifar_11pct", maps, 64, num_classes, in_channels, image_size)
@@ -123,12 +140,20 @@ def _local(name: str, maps: Layers, width: int, num_classes: int, in_channels: i
         ("fc10", nn.Linear(32 * side * side, num_classes)),
     ]
     return Network(
-        name, [*maps, *rest], num_classes=num_classes, in_channels=in_channels, image_size=image_size,
-        features="flatten", initial=LOCAL,
-    )  # fmt: skip
+        name,
+        [*maps, *rest],
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        features="flatten",
+        initial=LOCAL,
+    )
 
 
 LOCAL = {
-    "conv1": Initial(1e-4), "conv2": Initial(0.01), "local3": Initial(0.04), "local4": Initial(0.04),
-    "fc10": Initial(0.01),
-}  # fmt: skip
+    "conv1": NormalInit(1e-4),
+    "conv2": NormalInit(0.01),
+    "local3": NormalInit(0.04),
+    "local4": NormalInit(0.04),
+    "fc10": NormalInit(0.01),
+}

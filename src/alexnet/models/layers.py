@@ -1,4 +1,6 @@
-"""The layers of 2012 that PyTorch does not have, or has with another arithmetic.
+"""Locally connected layers: convolutions whose filters differ from place to place (the 2012 code's ``local``).
+
+The layers of 2012 that PyTorch does not have, or has with another arithmetic.
 
 Every module here knows its own geometry: ``out_size(size)`` is the formula that the summary prints and the
 network's construction uses, so the table can not disagree with the network.
@@ -14,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.models import kernel, maps, space_to_depth, stem, thin, winograd
-from alexnet.models.rows import (
+from alexnet.kernels import first_conv, linear, native_kernels, space_to_depth, winograd
+from alexnet.kernels import native_kernels as kernels
+from alexnet.kernels import pool as maps
+from alexnet.kernels.lrn import (
     NormalizeRows,
     NormalizeRowsCompiled,
     channel_window,
@@ -23,6 +27,73 @@ from alexnet.models.rows import (
     normalize_rows,
     rows_to_maps,
 )
+
+
+class LocallyConnected(nn.Module):
+    """A layer with the windows of a convolution, and filters and biases of their own at every position.
+
+    Input [N, C, side, side], output [N, K, H', W'] with H' = W' = ``window.out_size(side)``; windows that stick out
+    read zeros. ``weight`` [K, C, kernel, kernel, H', W']: ``weight[..., y, x]`` is what a convolution would have at
+    every position. ``bias`` [K, H', W']. Maps of another size (training on smaller crops) are stretched to ``side``.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, side: int, kernel: int, stride: int = 1, padding: int = 0
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.side = in_channels, out_channels, side
+        self.window = Window(kernel, stride, padding)
+        out = self.window.out_size(side)
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, kernel, kernel, out, out))
+        self.bias = nn.Parameter(torch.zeros(out_channels, out, out))
+
+    def forward(self, input: Tensor) -> Tensor:
+        kernel, stride, padding, _ = self.window
+        after = padding + self.window.overhang(self.side)
+        padded = F.pad(stretched(input, self.side), (padding, after, padding, after))
+        if kernels.traced() or type(padded) is not Tensor:
+            return self._unfolded(padded)
+        windows = _Windows.apply(padded.permute(2, 3, 0, 1), kernel, stride)  # [H', W', N, k·k·C]
+        filters = self.weight.permute(4, 5, 2, 3, 1, 0).reshape(-1, windows.shape[-1], self.weight.shape[0])
+        out = torch.bmm(windows.flatten(0, 1), filters)  # [H'·W', N, K], a matrix product a position
+        maps = out.view(*windows.shape[:3], -1) + self.bias.permute(1, 2, 0)[:, :, None]
+        return maps.permute(2, 3, 0, 1)
+
+    def _unfolded(self, padded: Tensor) -> Tensor:
+        """The same of operations that every format for exports has."""
+        patches = F.unfold(padded, self.window.kernel, stride=self.window.stride)  # [N, C·k·k, H'·W']
+        filters = self.weight.flatten(4).flatten(1, 3)  # [K, C·k·k, H'·W']
+        out = torch.einsum("ndp,kdp->nkp", patches, filters)  # [N, K, H'·W']
+        return out.view(-1, *self.bias.shape) + self.bias
+
+    def extra_repr(self) -> str:
+        kernel, stride, padding, _ = self.window
+        return f"{self.in_channels}, {self.out_channels}, side={self.side}, {kernel}, {stride=}, {padding=}"
+
+
+class _Windows(torch.autograd.Function):
+    """Windows of maps that lie position by position: [H, W, N, C] -> [H', W', N, k·k·C].
+
+    Whole rows of channels are copied and, in the gradient, added: several times as fast as ``unfold``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, kernel: int, stride: int) -> Tensor:
+        windows = maps.unfold(0, kernel, stride).unfold(1, kernel, stride)  # [H', W', N, C, k, k], nothing copied
+        ctx.shape, ctx.kernel, ctx.stride = maps.shape, kernel, stride
+        return windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        height, width, batch, _ = grad.shape
+        parts = grad.view(height, width, batch, ctx.kernel, ctx.kernel, -1)
+        out = grad.new_zeros(ctx.shape)
+        for row in range(ctx.kernel):
+            for column in range(ctx.kernel):
+                rows = slice(row, row + ctx.stride * height, ctx.stride)
+                columns = slice(column, column + ctx.stride * width, ctx.stride)
+                out[rows, columns] += parts[..., row, column, :]
+        return out, None, None
 
 
 class Window(NamedTuple):
@@ -82,16 +153,16 @@ class Convolution(nn.Conv2d):
         input: Tensor,
         relu: bool = False,
         pool: "MaxPool | None" = None,
-        norm: "ResponseNorm | None" = None,
+        norm: "LocalResponseNorm | None" = None,
     ) -> Tensor:
         """With ``relu``, ``norm`` or ``pool``, those that follow are done too, in the same pass where a kernel can.
 
         A ``norm`` is only given where :meth:`pools` says that a kernel can.
         """
-        if stem.fits(input, self.weight, filters := self._filters(input), self.groups):
+        if first_conv.fits(input, self.weight, filters := self._filters(input), self.groups):
             pooled = None if pool is None else pool.window.pooled(filters.out_height, filters.out_width)
             between = None if norm is None else norm.numbers()
-            return stem.convolve(input, self.weight, self.bias, filters, pooled, relu, between)
+            return first_conv.convolve(input, self.weight, self.bias, filters, pooled, relu, between)
         assert norm is None, "pools() was not asked"
         if winograd.fits(input, self.weight, self.window.stride, self.window.padding, self.groups, self.kept):
             out = winograd.convolve(input, self.weight, self.bias, self.window.padding, self.groups, relu, self.kept)
@@ -107,14 +178,14 @@ class Convolution(nn.Conv2d):
             input = F.pad(input, (0, right, 0, bottom))
         return super().forward(input)
 
-    def pools(self, input: Tensor, norm: "ResponseNorm | None" = None) -> bool:
+    def pools(self, input: Tensor, norm: "LocalResponseNorm | None" = None) -> bool:
         """Is a max pool behind this convolution, or behind a norm between them, best done with it?"""
         if norm is not None and not maps.fits_channels(norm.numbers(), self.out_channels, norm.beta):
             return False
-        return stem.fits(input, self.weight, self._filters(input), self.groups)
+        return first_conv.fits(input, self.weight, self._filters(input), self.groups)
 
-    def _filters(self, input: Tensor) -> stem.Filters:
-        return stem.Filters(self.window.stride, self.window.padding, *map(self.window.out_size, input.shape[-2:]))
+    def _filters(self, input: Tensor) -> first_conv.Filters:
+        return first_conv.Filters(self.window.stride, self.window.padding, *map(self.window.out_size, input.shape[-2:]))
 
 
 class MaxPool(nn.Module):
@@ -129,17 +200,17 @@ class MaxPool(nn.Module):
         self.window = Window(kernel, stride, 0, ceil)
 
     def forward(  # [N, C, H, W] -> [N, C, H', W']
-        self, input: Tensor, relu: bool = False, norm: "ResponseNorm | None" = None
+        self, input: Tensor, relu: bool = False, norm: "LocalResponseNorm | None" = None
     ) -> Tensor:
         """With ``norm``, the one before it is done too: only given where :meth:`follows` says so."""
         if norm is not None:
-            return maps.normed_largest(input, norm.numbers(), self.window.pooled(input.shape[2], input.shape[3]))
+            return maps.norm_max_pool(input, norm.numbers(), self.window.pooled(input.shape[2], input.shape[3]))
         if maps.fits_pool(input, self.window.kernel, self.window.stride):
-            return maps.largest(input, self.window.pooled(input.shape[2], input.shape[3], relu))
+            return maps.max_pool(input, self.window.pooled(input.shape[2], input.shape[3], relu))
         out = F.max_pool2d(input, self.window.kernel, self.window.stride, ceil_mode=self.window.ceil)
         return F.relu_(out) if relu else out
 
-    def follows(self, input: Tensor, norm: "ResponseNorm") -> bool:
+    def follows(self, input: Tensor, norm: "LocalResponseNorm") -> bool:
         """Can a norm of these maps [N, C, H, W] be done in the same pass?"""
         if input.dtype != torch.float32 or not maps.fits_pool(input, self.window.kernel, self.window.stride):
             return False
@@ -169,7 +240,7 @@ class AveragePool(nn.Module):
         return f"{self.window.kernel}, stride={self.window.stride}"
 
 
-class ResponseNorm(nn.Module):
+class LocalResponseNorm(nn.Module):
     """Local response normalization across channels, inside each tower (paper, section 3.3).
 
     out_i = in_i · (k + α/size · Σ_j in_j²)^−β, the sum over the ``size`` channels around *i* that lie in the same
@@ -186,13 +257,13 @@ class ResponseNorm(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         rows = channels_last_rows(input, self.towers)  # [N·H·W·T, C/T]
         weight = self.alpha / self.size
-        if kernel.traced() or torch.compiler.is_exporting():
+        if native_kernels.traced() or torch.compiler.is_exporting():
             window = channel_window(rows.shape[1], self.size, weight, input.device)
             out = normalize_rows(rows, window, self.beta, self.k)
-        elif kernel.fits(rows):
+        elif native_kernels.fits(rows):
             out = NormalizeRowsCompiled.apply(rows, self.size, weight, self.beta, self.k)
-        elif kernel.fits_gpu(rows):
-            from alexnet.models.triton_norm import NormalizeRowsTriton
+        elif native_kernels.fits_gpu(rows):
+            from alexnet.kernels.lrn_triton import NormalizeRowsTriton
 
             out = NormalizeRowsTriton.apply(rows, self.size, weight, self.beta, self.k)
         else:
@@ -233,8 +304,8 @@ class SpatialNorm(nn.Module):
 class Flatten(nn.Module):
     """Maps to features: [N, C, H, W] -> [N, C·H·W], channels outermost, so that tower *a* comes before tower *b*.
 
-    ``side`` is the map's side that the following layer was built for. Training may show the network smaller pictures
-    for a while (recipe: ``small_size``): smaller maps, stretched to ``side`` first.
+    ``side`` is the map's side that the following layer was built for. Training may show the network smaller images
+    for a while (recipe: ``progressive_size``): smaller maps, stretched to ``side`` first.
     """
 
     def __init__(self, side: int) -> None:
@@ -275,7 +346,7 @@ class Dropout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return input
-        generator = None if kernel.transformed() else self.generator  # it knows PyTorch's own alone
+        generator = None if native_kernels.transformed() else self.generator  # it knows PyTorch's own alone
         keep = self._whole(input).bernoulli_(1 - self.p, generator=generator)
         if self.rows:
             keep = keep.narrow(0, self.rows[0], input.shape[0])
@@ -311,10 +382,10 @@ def set_rows(model: nn.Module, rows: tuple[int, int] | None) -> None:
             module.rows = rows
 
 
-def answering(model: nn.Module) -> nn.Module:
+def inference(model: nn.Module) -> nn.Module:
     """A copy of ``model`` for answers alone, of the same weights in memory: see :func:`keep` and :func:`thin.lay`."""
     made: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    made |= {id(layer): thin.FewRows(layer) for layer in thin.large(model)}
+    made |= {id(layer): linear.FewRows(layer) for layer in linear.large(model)}
     return keep(copied(model, made).eval())
 
 

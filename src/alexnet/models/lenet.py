@@ -15,20 +15,32 @@ from torch import Tensor, nn
 
 from alexnet.errors import ModelError
 from alexnet.models.layers import Convolution, Flatten, Window
-from alexnet.models.network import FanInInitial, Network, usable_side
+from alexnet.models.network import FanInInit, Network, usable_side
 from alexnet.models.one_weird_trick import AdaptiveAveragePool
 
 # Table I: the maps of S2 that each of the 16 maps of C3 sees; 60 connections break the symmetry between the maps.
 TABLE_I = (
-    (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5),
-    (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5),
-    (0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5),
+    (0, 1, 2),
+    (1, 2, 3),
+    (2, 3, 4),
+    (3, 4, 5),
+    (0, 4, 5),
+    (0, 1, 5),
+    (0, 1, 2, 3),
+    (1, 2, 3, 4),
+    (2, 3, 4, 5),
+    (0, 3, 4, 5),
+    (0, 1, 4, 5),
+    (0, 1, 2, 5),
+    (0, 1, 3, 4),
+    (1, 2, 4, 5),
+    (0, 2, 3, 5),
     (0, 1, 2, 3, 4, 5),
-)  # fmt: skip
+)
 
 
 def lenet5(num_classes: int = 10, in_channels: int = 1, image_size: int = 32) -> Network:
-    """LeNet-5 for gray 32×32 pictures; with more channels every map of C1 sees all of them.
+    """LeNet-5 for gray 32×32 images; with more channels every map of C1 sees all of them.
 
     Multiples of 4 from 32 fit without a remainder; other sizes from 29 leave windows that stick out.
     """
@@ -41,7 +53,7 @@ def lenet5(num_classes: int = 10, in_channels: int = 1, image_size: int = 32) ->
         ("squash3", ScaledTanh()),
         ("s4", Subsampling(16)),
         ("squash4", ScaledTanh()),
-        ("c5", Convolution(16, 120, 5)),  # 1×1 maps from 32 pixels; larger pictures give larger maps
+        ("c5", Convolution(16, 120, 5)),  # 1×1 maps from 32 pixels; larger images give larger maps
         ("squash5", ScaledTanh()),
     ]
     side = usable_side("lenet5", layers, image_size)
@@ -52,29 +64,39 @@ def lenet5(num_classes: int = 10, in_channels: int = 1, image_size: int = 32) ->
         ("output", nn.Linear(84, num_classes)),
     ]
     return Network(
-        "lenet5", layers, num_classes=num_classes, in_channels=in_channels, image_size=image_size,
-        features="squash6", initial=dict.fromkeys(["c1", "s2", "c3", "s4", "c5", "f6", "output"], INITIAL),
-    )  # fmt: skip
+        "lenet5",
+        layers,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        features="squash6",
+        initial=dict.fromkeys(["c1", "s2", "c3", "s4", "c5", "f6", "output"], INITIAL),
+    )
 
 
 SIDE = 32  # pixels a side of what LeNet-5 was made for
 
 
 def lenet5_shrunk(num_classes: int = 10, in_channels: int = 1, image_size: int = 224) -> Network:
-    """LeNet-5 behind a mean over pixels that brings views of any size to its 32×32.
+    """LeNet-5 behind a mean over pixels that brings crops of any size to its 32×32.
 
-    So it can see the same views as larger networks: of 224 pixels each of its own is the mean of 7×7.
+    So it can see the same crops as larger networks: of 224 pixels each of its own is the mean of 7×7.
     """
     if image_size < SIDE:
         raise ModelError(f"image_size {image_size} is too small for lenet5_shrunk", f"at least {SIDE} pixels")
     inner = lenet5(num_classes, in_channels, SIDE)
     return Network(
-        "lenet5_shrunk", [("shrink", AdaptiveAveragePool(SIDE)), *inner.named_children()], num_classes=num_classes,
-        in_channels=in_channels, image_size=image_size, features=inner.features, initial=inner.initial,
-    )  # fmt: skip
+        "lenet5_shrunk",
+        [("shrink", AdaptiveAveragePool(SIDE)), *inner.named_children()],
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        features=inner.features,
+        initial=inner.initial,
+    )
 
 
-INITIAL = FanInInitial(2.4)  # appendix A: uniform between −2.4/fan-in and 2.4/fan-in
+INITIAL = FanInInit(2.4)  # appendix A: uniform between −2.4/fan-in and 2.4/fan-in
 
 
 class ScaledTanh(nn.Module):

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.errors import ModelError
-from alexnet.models import kernel, passes
+from alexnet.kernels import native_kernels
+from alexnet.models import fusion
 
 
-class Initial(NamedTuple):
+class NormalInit(NamedTuple):
     """How a learned layer starts: weights from N(0, std²), all biases at one value."""
 
     std: float
@@ -28,7 +29,7 @@ class Initial(NamedTuple):
                 parameter.normal_(0, self.std, generator=generator)
 
 
-class FanInInitial(NamedTuple):
+class FanInInit(NamedTuple):
     """As before 2010: weights uniform in ±gain / fan-in, biases 0 (LeCun et al. 1998, appendix A).
 
     The fan-in of a unit is ``layer.fan_in`` where the layer has one, else the size of one kernel.
@@ -46,7 +47,7 @@ class FanInInitial(NamedTuple):
                 parameter.uniform_(-1, 1, generator=generator).mul_(self.gain / fan_in)
 
 
-class RootFanInInitial(NamedTuple):
+class RootFanInInit(NamedTuple):
     """As PyTorch's own layers start: weights and biases uniform in ±1 / √fan-in.
 
     PyTorch calls it Kaiming uniform with a = √5. The fan-in is the size of one kernel.
@@ -60,7 +61,7 @@ class RootFanInInitial(NamedTuple):
             parameter.uniform_(-limit, limit, generator=generator)
 
 
-class RectifierInitial(NamedTuple):
+class KaimingNormalInit(NamedTuple):
     """For layers before ReLUs: weights from N(0, 2 / fan-in), biases 0, batch norms 1 and 0 (He et al. 2015, delving).
 
     Draws for every convolution and fully connected layer inside a layer.
@@ -77,11 +78,11 @@ class RectifierInitial(NamedTuple):
                 module.reset_parameters()
 
 
-Start = Initial | FanInInitial | RootFanInInitial | RectifierInitial
+Start = NormalInit | FanInInit | RootFanInInit | KaimingNormalInit
 Layers = list[tuple[str, nn.Module]]
 
 
-class Aside(nn.Module):
+class AuxiliaryHead(nn.Module):
     """An auxiliary classifier beside a chain of layers: it passes maps on unchanged, and says what they are already.
 
     Only training asks it (Szegedy et al. 2014, section 5). Its logits wait until the loss takes them.
@@ -105,15 +106,15 @@ class Aside(nn.Module):
 
 
 class Network(nn.Sequential):
-    """A chain of named layers, pictures to logits: [N, C, H, W] -> [N, K].
+    """A chain of named layers, images to logits: [N, C, H, W] -> [N, K].
 
     Layers are named after the paper (``conv1`` … ``fc8``); a layer's weight, bias and output share its name. In a
     two-tower network dimension 0 of every weight and bias, and the channels of every output, are tower *a* then
     tower *b*, so cutting it in two is halving tensors, never renaming them.
 
     Attributes: ``name``, ``num_classes``, ``in_channels``, ``image_size`` (side of the square input, pixels),
-    ``towers`` (1 or 2), ``features`` (name of the layer whose output describes a picture: fc7 in AlexNet),
-    ``initial`` (layer name -> how it starts: :class:`Initial`, :class:`FanInInitial`, :class:`RootFanInInitial`).
+    ``towers`` (1 or 2), ``features`` (name of the layer whose output describes an image: fc7 in AlexNet),
+    ``initial`` (layer name -> how it starts: :class:`NormalInit`, :class:`FanInInit`, :class:`RootFanInInit`).
     """
 
     def __init__(
@@ -138,12 +139,12 @@ class Network(nn.Sequential):
         self.towers = towers
 
     def forward(self, input: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, K]: layer after layer, some together in one pass (:mod:`alexnet.models.passes`)."""
-        if kernel.transformed():  # a compiler sees itself what goes together
+        """[N, C, H, W] -> [N, K]: layer after layer, some together in one pass (:mod:`alexnet.models.fusion`)."""
+        if native_kernels.transformed():  # a compiler sees itself what goes together
             return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
         layers = list(self)  # a module that stands twice too
         while layers:
-            count, input = passes.take(layers, input)
+            count, input = fusion.take(layers, input)
             del layers[:count]
         return input
 
@@ -153,13 +154,13 @@ class Network(nn.Sequential):
 
     def outputs(self, input: Tensor) -> "OrderedDict[str, Tensor]":
         """The output of every layer by the layer's name, in order. Input [N, C, H, W]."""
-        found: OrderedDict[str, Tensor] = OrderedDict()
+        result: OrderedDict[str, Tensor] = OrderedDict()
         for name, layer in self.named_children():
             if getattr(layer, "inplace", False):  # a ReLU that would overwrite the output found before it
                 input = input.clone()
             input = layer(input)
-            found[name] = input
-        return found
+            result[name] = input
+        return result
 
     def until(self, input: Tensor, layer: str) -> Tensor:
         """The output of the layer called ``layer``, and nothing computed beyond it. Raises :class:`ModelError`."""
@@ -170,9 +171,9 @@ class Network(nn.Sequential):
             input = self.get_submodule(name)(input)
         return input
 
-    def asides(self) -> list[Aside]:
+    def auxiliary_heads(self) -> list[AuxiliaryHead]:
         """The auxiliary classifiers beside the chain."""
-        return [layer for layer in self if isinstance(layer, Aside)]
+        return [layer for layer in self if isinstance(layer, AuxiliaryHead)]
 
     def initialize(self, generator: torch.Generator | None = None) -> "Network":
         """Draw all weights anew from ``generator``, layer by layer, as ``initial`` says; returns itself."""
@@ -194,7 +195,7 @@ def nonfinite(tensors: Mapping[str, Tensor]) -> str:
 
 
 def map_side(layers: Layers, size: int) -> int:
-    """Side of the maps that come out of ``layers`` for square pictures of ``size`` pixels; 0 if nothing is left."""
+    """Side of the maps that come out of ``layers`` for square images of ``size`` pixels; 0 if nothing is left."""
     for _, layer in layers:
         window = getattr(layer, "window", None)
         if window is not None:
@@ -205,7 +206,7 @@ def map_side(layers: Layers, size: int) -> int:
 
 
 def usable_side(name: str, layers: Layers, image_size: int) -> int:
-    """:func:`map_side`, or a :class:`ModelError` that says the smallest picture that leaves something."""
+    """:func:`map_side`, or a :class:`ModelError` that says the smallest image that leaves something."""
     side = map_side(layers, image_size)
     if side < 1:
         smallest = next(size for size in itertools.count(1) if map_side(layers, size))

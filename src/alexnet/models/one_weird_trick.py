@@ -11,13 +11,13 @@ from typing import Any
 from torch import nn
 
 from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool
-from alexnet.models.network import Layers, Network, RootFanInInitial, usable_side
+from alexnet.models.network import Layers, Network, RootFanInInit, usable_side
 
-SIDE = 6  # what fc6 was built for, whatever the picture's size
+SIDE = 6  # what fc6 was built for, whatever the image's size
 
 
 def alexnet_owt(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> Network:
-    """torchvision's ``alexnet``: pictures from 63 pixels; maps are averaged to 6×6 before fc6."""
+    """torchvision's ``alexnet``: images from 63 pixels; maps are averaged to 6×6 before fc6."""
     maps = _convolutional_layers(in_channels)
     usable_side("alexnet_owt", maps, image_size)
     rest = _fully_connected_layers(num_classes)
@@ -26,9 +26,14 @@ def alexnet_owt(num_classes: int = 1000, in_channels: int = 3, image_size: int =
     layers = [*maps, ("avgpool", AdaptiveAveragePool(SIDE)), ("flatten", Flatten(SIDE)), *rest]
     learned = [name for name, layer in layers if next(layer.parameters(), None) is not None]
     return _Keyed(
-        "alexnet_owt", layers, num_classes=num_classes, in_channels=in_channels, image_size=image_size,
-        features="relu7", initial=dict.fromkeys(learned, RootFanInInitial()),
-    ).use_keys({name: keys[name] for name in learned})  # fmt: skip
+        "alexnet_owt",
+        layers,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        features="relu7",
+        initial=dict.fromkeys(learned, RootFanInInit()),
+    ).use_keys({name: keys[name] for name in learned})
 
 
 def _convolutional_layers(in_channels: int) -> Layers:

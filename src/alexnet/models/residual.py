@@ -1,4 +1,4 @@
-"""Plain and residual networks of growing depth, for small pictures: He, Zhang, Ren, Sun 2015, section 4.2.
+"""Plain and residual networks of growing depth, for small images: He, Zhang, Ren, Sun 2015, section 4.2.
 
 A 3×3 convolution with 16 maps, then three stages of n blocks with 16, 32 and 64 maps, the second and third begun at
 stride 2, a mean over each map, and a fully connected layer: 6n + 2 layers that learn. A block is two 3×3 convolutions,
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from alexnet.errors import ModelError
 from alexnet.models.layers import Flatten
-from alexnet.models.network import Network, RectifierInitial
+from alexnet.models.network import KaimingNormalInit, Network
 from alexnet.models.one_weird_trick import AdaptiveAveragePool
 
 DEPTHS = (8, 14, 20, 32, 44, 56)
@@ -61,9 +61,14 @@ def deep(
             channels = maps
     layers += [("pool", AdaptiveAveragePool(1)), ("flatten", Flatten(1)), ("fc", nn.Linear(channels, num_classes))]
     return Network(
-        name, layers, num_classes=num_classes, in_channels=in_channels, image_size=image_size, features="flatten",
-        initial={key: RectifierInitial() for key, layer in layers if next(layer.parameters(), None) is not None},
-    )  # fmt: skip
+        name,
+        layers,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        features="flatten",
+        initial={key: KaimingNormalInit() for key, layer in layers if next(layer.parameters(), None) is not None},
+    )
 
 
 def name_of(depth: int, shortcut: bool) -> str:
@@ -74,7 +79,7 @@ def name_of(depth: int, shortcut: bool) -> str:
 MODELS: dict[str, tuple[Callable[..., Network], str]] = {
     name_of(depth, shortcut): (
         partial(deep, depth, shortcut, name_of(depth, shortcut)),
-        f"{depth} layers for small pictures, with{'' if shortcut else 'out'} shortcuts (He et al. 2015, section 4.2)",
+        f"{depth} layers for small images, with{'' if shortcut else 'out'} shortcuts (He et al. 2015, section 4.2)",
     )
     for depth in DEPTHS
     for shortcut in (False, True)

@@ -1,7 +1,7 @@
-"""The paper's networks for small pictures: eight layers scaled to CIFAR-10, and the four-layer net of its Figure 1.
+"""The paper's networks for small images: eight layers scaled to CIFAR-10, and the four-layer net of its Figure 1.
 
 ``alexnet_small`` is the plan of section 3 with a quarter of the maps and an eighth of the hidden units, for 24-pixel
-views of 32-pixel pictures (Krizhevsky's CIFAR-10 nets cut the same). Its variants differ in one thing each, which is
+crops of 32-pixel images (Krizhevsky's CIFAR-10 nets cut the same). Its variants differ in one thing each, which is
 what a claim of the paper is about. At 24 pixels every pooling meets an even map, so that windows of 2 and of 3 pixels
 leave maps of the same side, as section 3.4 has it.
 
@@ -14,17 +14,23 @@ from functools import partial
 
 from torch import nn
 
-from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool, ResponseNorm
-from alexnet.models.network import Initial, Network, usable_side
+from alexnet.models.layers import Convolution, Dropout, Flatten, LocalResponseNorm, MaxPool
+from alexnet.models.network import Network, NormalInit, usable_side
 
 WIDTHS = (24, 64, 96, 96, 64)  # maps of conv1 to conv5: the paper's 96, 256, 384, 384, 256 by four
 HALF = (12, 32, 48, 48, 64)  # half of the kernels in each but the last, as in the paper's one-GPU net (3.2)
 EVEN = (20, 44, 72, 72, 64)  # one tower that multiplies and adds as often as the two do, within 1 %
 HIDDEN = 512  # units of fc6 and fc7: the paper's 4096 by eight
 FAN_INS = {  # of the paper's network, and the standard deviation that goes with it
-    "conv1": (363, 0.01), "conv2": (1200, 0.01), "conv3": (2304, 0.03), "conv4": (1728, 0.03), "conv5": (1728, 0.03),
-    "fc6": (9216, 0.01), "fc7": (4096, 0.01), "fc8": (4096, 0.01),
-}  # fmt: skip
+    "conv1": (363, 0.01),
+    "conv2": (1200, 0.01),
+    "conv3": (2304, 0.03),
+    "conv4": (1728, 0.03),
+    "conv5": (1728, 0.03),
+    "fc6": (9216, 0.01),
+    "fc7": (4096, 0.01),
+    "fc8": (4096, 0.01),
+}
 FIGURE1 = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc4": 0.01}  # standard deviations of layers-18pct.cfg
 POSITIVE = {"conv2", "conv4", "conv5", "fc6", "fc7"}  # whose biases are 1, to give ReLUs something to begin with (5)
 
@@ -41,7 +47,7 @@ def alexnet_small(
     overlap: bool = True,
     tanh: bool = False,
 ) -> Network:
-    """Eight learned layers for small pictures; each keyword leaves out one idea of the paper.
+    """Eight learned layers for small images; each keyword leaves out one idea of the paper.
 
     ``towers`` 1 joins everything; without ``norm`` there is no response normalization; without ``overlap`` pooling
     windows are 2×2 at stride 2; ``tanh`` replaces the ReLUs, and the biases of 1 that serve them by 0.
@@ -52,7 +58,7 @@ def alexnet_small(
     layers: list[tuple[str, nn.Module]] = []
     for number, (maps, seen, groups) in enumerate([(one, in_channels, 1), (two, one, towers)], 1):
         layers += [(f"conv{number}", Convolution(seen, maps, 5, padding=2, groups=groups)), (f"{word}{number}", act())]
-        layers += [(f"norm{number}", ResponseNorm(towers))] if norm else []
+        layers += [(f"norm{number}", LocalResponseNorm(towers))] if norm else []
         layers += [(f"pool{number}", pool())]
     seen, groups = two, 1  # conv3 sees both towers, conv4 and conv5 their own
     for number, maps in enumerate(rest, 3):
@@ -71,23 +77,29 @@ def alexnet_small(
         ("fc8", nn.Linear(HIDDEN, num_classes)),
     ]
     return Network(
-        name, layers, num_classes=num_classes, in_channels=in_channels, image_size=image_size,
-        features=f"{word}7", initial=_initial(layers, tanh), towers=towers,
-    )  # fmt: skip
+        name,
+        layers,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        features=f"{word}7",
+        initial=_initial(layers, tanh),
+        towers=towers,
+    )
 
 
 def _nonlinearity(tanh: bool) -> tuple[str, Callable[[], nn.Module]]:
     return ("tanh", nn.Tanh) if tanh else ("relu", partial(nn.ReLU, inplace=True))
 
 
-def _initial(layers: list[tuple[str, nn.Module]], tanh: bool) -> dict[str, Initial]:
-    found = {}
+def _initial(layers: list[tuple[str, nn.Module]], tanh: bool) -> dict[str, NormalInit]:
+    results = {}
     for name, layer in layers:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             fan_in, std = FAN_INS[name]
             scaled = std * (fan_in / layer.weight[0].numel()) ** 0.5
-            found[name] = Initial(scaled, float(name in POSITIVE and not tanh))
-    return found
+            results[name] = NormalInit(scaled, float(name in POSITIVE and not tanh))
+    return results
 
 
 def figure1(
@@ -118,9 +130,14 @@ def figure1(
     learned = [(name, layer) for name, layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
     spread = {name: layer.weight[0].numel() ** -0.5 if wide else FIGURE1[name] for name, layer in learned}
     return Network(
-        name, layers, num_classes=num_classes, in_channels=in_channels, image_size=image_size, features="flatten",
-        initial={name: Initial(std) for name, std in spread.items()},
-    )  # fmt: skip
+        name,
+        layers,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        features="flatten",
+        initial={name: NormalInit(std) for name, std in spread.items()},
+    )
 
 
 def _small(name: str, **change: object) -> Callable[..., Network]:
@@ -130,30 +147,37 @@ def _small(name: str, **change: object) -> Callable[..., Network]:
 _ABOUT = "alexnet_small"
 MODELS: dict[str, tuple[Callable[..., Network], str]] = {
     "alexnet_small": (
-        alexnet_small, "the paper's eight layers and two towers scaled to 32-pixel pictures, for `alexnet claims`",
+        alexnet_small,
+        "the paper's eight layers and two towers scaled to 32-pixel images, for `alexnet claims`",
     ),
     "alexnet_small_half": (
         _small("alexnet_small_half", widths=HALF, towers=1),
         f"{_ABOUT} as one tower with half of the kernels, as the paper's one-GPU net (section 3.2)",
     ),
     "alexnet_small_no_norm": (
-        _small("alexnet_small_no_norm", norm=False), f"{_ABOUT} without response normalization (section 3.3)",
+        _small("alexnet_small_no_norm", norm=False),
+        f"{_ABOUT} without response normalization (section 3.3)",
     ),
     "alexnet_small_no_overlap": (
-        _small("alexnet_small_no_overlap", overlap=False), f"{_ABOUT} with pooling that does not overlap (section 3.4)",
+        _small("alexnet_small_no_overlap", overlap=False),
+        f"{_ABOUT} with pooling that does not overlap (section 3.4)",
     ),
     "alexnet_small_single": (
-        _small("alexnet_small_single", widths=EVEN, towers=1), f"{_ABOUT} as one tower of the same cost",
+        _small("alexnet_small_single", widths=EVEN, towers=1),
+        f"{_ABOUT} as one tower of the same cost",
     ),
     "alexnet_small_tanh": (_small("alexnet_small_tanh", tanh=True), f"{_ABOUT} with tanh in place of ReLU (3.1)"),
     "figure1_relu": (figure1, "a four-layer net for CIFAR-10 as in the paper's Figure 1, with ReLUs"),
     "figure1_tanh": (
-        partial(figure1, name="figure1_tanh", tanh=True), "the same four-layer net with tanh, for the paper's Figure 1",
+        partial(figure1, name="figure1_tanh", tanh=True),
+        "the same four-layer net with tanh, for the paper's Figure 1",
     ),
     "figure1_relu_wide": (
-        partial(figure1, name="figure1_relu_wide", wide=True), "figure1_relu started from N(0, 1/fan-in)",
+        partial(figure1, name="figure1_relu_wide", wide=True),
+        "figure1_relu started from N(0, 1/fan-in)",
     ),
     "figure1_tanh_wide": (
-        partial(figure1, name="figure1_tanh_wide", tanh=True, wide=True), "figure1_tanh started from N(0, 1/fan-in)",
+        partial(figure1, name="figure1_tanh_wide", tanh=True, wide=True),
+        "figure1_tanh started from N(0, 1/fan-in)",
     ),
-}  # fmt: skip
+}

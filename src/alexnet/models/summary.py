@@ -9,10 +9,18 @@ from torch import nn
 
 from alexnet.errors import ModelError
 from alexnet.models.comparisons import TowerLinear
-from alexnet.models.layers import AveragePool, Convolution, Dropout, Flatten, MaxPool, ResponseNorm, SpatialNorm
+from alexnet.models.layers import (
+    AveragePool,
+    Convolution,
+    Dropout,
+    Flatten,
+    LocallyConnected,
+    LocalResponseNorm,
+    MaxPool,
+    SpatialNorm,
+)
 from alexnet.models.lenet import ScaledTanh, Subsampling, TableConvolution
-from alexnet.models.local import LocallyConnected
-from alexnet.models.network import Aside, Network
+from alexnet.models.network import AuxiliaryHead, Network
 from alexnet.models.one_weird_trick import AdaptiveAveragePool
 
 KINDS: dict[type[nn.Module], str] = {
@@ -23,7 +31,7 @@ KINDS: dict[type[nn.Module], str] = {
     Flatten: "flatten",
     LocallyConnected: "locally connected",
     MaxPool: "max pool",
-    ResponseNorm: "response norm",
+    LocalResponseNorm: "response norm",
     ScaledTanh: "scaled tanh",
     SpatialNorm: "spatial norm",
     Subsampling: "subsampling",
@@ -34,7 +42,7 @@ KINDS: dict[type[nn.Module], str] = {
     nn.Tanh: "tanh",
 }
 FOREIGN = {  # PyTorch's own, in networks that are not of 2012
-    Aside: "auxiliary classifier",
+    AuxiliaryHead: "auxiliary classifier",
     nn.AdaptiveAvgPool2d: "adaptive average pool",
     nn.BatchNorm2d: "batch norm",
     nn.Conv2d: "convolution",
@@ -44,7 +52,7 @@ FOREIGN = {  # PyTorch's own, in networks that are not of 2012
 
 
 class Row(NamedTuple):
-    """One layer, for one picture."""
+    """One layer, for one image."""
 
     layer: str
     kind: str
@@ -98,26 +106,26 @@ class Summary(NamedTuple):
 
 
 def summarize(network: Network) -> Summary:
-    """The table of ``network`` at its own picture size. Raises :class:`ModelError` on a layer it does not know."""
+    """The table of ``network`` at its own image size. Raises :class:`ModelError` on a layer it does not know."""
     shape: tuple[int, ...] = (network.in_channels, network.image_size, network.image_size)
-    rows, shown = [], _times(shape)
+    rows, text = [], _times(shape)
     for name, layer in network.named_children():
-        rows.append(_row(name, layer, shape, shown, network.towers))
+        rows.append(_row(name, layer, shape, text, network.towers))
         shape = rows[-1].output
         # A flattened map keeps its three factors until the next layer: 256·6·6 → 4096.
-        shown = shown if isinstance(layer, Flatten) else _times(shape)
+        text = text if isinstance(layer, Flatten) else _times(shape)
     return Summary(network.name, (network.in_channels, network.image_size, network.image_size), rows)
 
 
 def work(network: nn.Module) -> int:
-    """Multiply-adds for a picture; 0 where nothing is known of them."""
+    """Multiply-adds for an image; 0 where nothing is known of them."""
     try:
         return summarize(network).multiply_adds if isinstance(network, Network) else 0
     except ModelError:
         return 0
 
 
-def _row(name: str, layer: nn.Module, shape: tuple[int, ...], shown: str, towers: int) -> Row:
+def _row(name: str, layer: nn.Module, shape: tuple[int, ...], items: str, towers: int) -> Row:
     if type(layer) in FOREIGN or (type(layer) not in KINDS and next(layer.children(), None) is not None):
         return _measured(name, layer, shape)
     if isinstance(layer, Dropout) or type(layer) is nn.Identity:
@@ -130,7 +138,7 @@ def _row(name: str, layer: nn.Module, shape: tuple[int, ...], shown: str, towers
     uses = 1 if isinstance(layer, LocallyConnected) else math.prod(output[1:])
     multiply_adds = learned.get("weight", 0) * uses
     memory = 0 if getattr(layer, "inplace", False) else 4 * math.prod(output)
-    formula = _formula(layer, shape, shown, output)
+    formula = _formula(layer, shape, items, output)
     return Row(
         name,
         KINDS[type(layer)],
@@ -160,7 +168,7 @@ def _measured(name: str, layer: nn.Module, shape: tuple[int, ...]) -> Row:
         output = tuple(draft(torch.empty(1, *shape, device="meta")).shape[1:])
     kind = FOREIGN.get(type(layer)) or _words(type(layer).__name__)
     parameters = sum(p.numel() for p in layer.parameters())
-    memory = 0 if isinstance(layer, Aside) else 4 * math.prod(output)
+    memory = 0 if isinstance(layer, AuxiliaryHead) else 4 * math.prod(output)
     return Row(name, kind, output, "", "", parameters, counted, memory)
 
 
@@ -180,15 +188,15 @@ def _output(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (layer.out_features,) if isinstance(layer, nn.Linear) else shape
 
 
-def _formula(layer: nn.Module, shape: tuple[int, ...], shown: str, output: tuple[int, ...]) -> str:
+def _formula(layer: nn.Module, shape: tuple[int, ...], items: str, output: tuple[int, ...]) -> str:
     window = getattr(layer, "window", None)
     if window is not None:
         return str(window.formula(shape[1]))
     if isinstance(layer, AdaptiveAveragePool):
         return f"{output[1]} from any size"
     if isinstance(layer, Flatten):
-        return f"{shown} = {output[0]}"
-    return f"{shown} → {output[0]}" if isinstance(layer, nn.Linear) else ""
+        return f"{items} = {output[0]}"
+    return f"{items} → {output[0]}" if isinstance(layer, nn.Linear) else ""
 
 
 def _kernel(layer: nn.Module, shape: tuple[int, ...], towers: int) -> str:
@@ -198,7 +206,7 @@ def _kernel(layer: nn.Module, shape: tuple[int, ...], towers: int) -> str:
         return f"{layer.towers} towers, {layer.in_features} → {layer.out_features // layer.towers} each"
     window = getattr(layer, "window", None)
     if window is None:
-        return layer.extra_repr() if isinstance(layer, ResponseNorm | SpatialNorm | Dropout) else ""
+        return layer.extra_repr() if isinstance(layer, LocalResponseNorm | SpatialNorm | Dropout) else ""
     text = f"{window.kernel}×{window.kernel}"
     if isinstance(layer, Convolution):
         text = f"{layer.out_channels} of {text}×{layer.in_channels // layer.groups}"

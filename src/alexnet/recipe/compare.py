@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from alexnet.recipe.fields import Recipe, help_text
-from alexnet.recipe.named import named, source
+from alexnet.recipe.config import Recipe, help_text
+from alexnet.recipe.presets import named, source
 from alexnet.recipe.traits import TOPICS, TRAITS
 
 

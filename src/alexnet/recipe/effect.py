@@ -1,15 +1,21 @@
 """Options that have no effect: what a person sets must change the run, or be refused."""
 
 from alexnet.errors import RecipeError
-from alexnet.recipe.fields import Recipe, option
-from alexnet.recipe.layers import each_layer
-from alexnet.recipe.named import list_recipes, named
+from alexnet.recipe.config import Recipe, each_layer, option
+from alexnet.recipe.presets import list_recipes, named
 
 # Values that turn a field off: that is no fault where it has no effect anyway.
 _OFF = {
-    "drops": (), "noise_until": 0, "freeze": "", "freeze_from": 0, "join_from": 0, "layer_lr_milestones": "",
-    "small_size": 0, "small_share": 0, "crops_shared": 1,
-}  # fmt: skip
+    "lr_milestones": (),
+    "noise_until": 0,
+    "freeze": "",
+    "freeze_from": 0,
+    "train_on_val_from_epoch": 0,
+    "layer_lr_milestones": "",
+    "progressive_size": 0,
+    "progressive_fraction": 0,
+    "crops_shared": 1,
+}
 
 
 def set_by_hand(recipe: Recipe, field: str) -> bool:
@@ -32,33 +38,33 @@ def _rules(recipe: Recipe) -> list[tuple[str, bool, str, str]]:
     """(field, whether it has no effect, the other option, what would give it one)."""
     epochs = f"--epochs {recipe.epochs}"
     schedule, crop, optimizer = (f"--{name} {getattr(recipe, name)}" for name in ("schedule", "crop", "optimizer"))
-    stalls, small = recipe.schedule == "stall", round(recipe.small_share * recipe.epochs)
+    stalls, small = recipe.schedule == "plateau", round(recipe.progressive_fraction * recipe.epochs)
     milestones = each_layer(recipe.layer_lr_milestones, "--layer-lr-milestones").values()
     return [
-        ("drops", recipe.schedule != "steps", schedule, "pass --schedule steps"),
-        ("patience", not stalls, schedule, "pass --schedule stall"),
-        ("patience", recipe.patience > recipe.epochs - 2, epochs, "pass a lower one"),
-        ("most_drops", not stalls, schedule, "pass --schedule stall"),
+        ("lr_milestones", recipe.schedule != "multistep", schedule, "pass --schedule multistep"),
+        ("lr_patience", not stalls, schedule, "pass --schedule plateau"),
+        ("lr_patience", recipe.lr_patience > recipe.epochs - 2, epochs, "pass a lower one"),
+        ("max_lr_drops", not stalls, schedule, "pass --schedule plateau"),
         ("bias_lowered", recipe.schedule == "constant", schedule, "pass another --schedule"),
-        ("smallest_part", recipe.crop != "resized", crop, "pass --crop resized"),
+        ("min_crop_scale", recipe.crop != "resized", crop, "pass --crop resized"),
         ("far_edge", recipe.crop == "center", crop, "pass --crop random"),
         ("crops_shared", recipe.crop == "center" and not recipe.mirror, crop, "pass --crop random"),
-        ("noise_until", not recipe.color_noise, "--color-noise 0", "pass --color-noise"),
+        ("noise_until", not recipe.pca_noise_std, "--pca-noise-std 0", "pass --pca-noise-std"),
         ("noise_until", recipe.noise_until >= recipe.epochs, epochs, "pass an earlier epoch"),
-        ("noise_divide", not recipe.color_noise, "--color-noise 0", "pass --color-noise"),
-        ("trust", recipe.optimizer != "lars", optimizer, "pass --optimizer lars"),
+        ("noise_divide", not recipe.pca_noise_std, "--pca-noise-std 0", "pass --pca-noise-std"),
+        ("trust_coefficient", recipe.optimizer != "lars", optimizer, "pass --optimizer lars"),
         ("bias_decay", not recipe.weight_decay, "--weight-decay 0", "pass --weight-decay"),
         ("freeze_from", not recipe.freeze, "no --freeze", "pass --freeze"),
         ("freeze_from", recipe.freeze_from >= recipe.epochs, epochs, "pass an earlier epoch"),
         ("freeze", recipe.freeze_from >= recipe.epochs, f"--freeze-from {recipe.freeze_from}", "pass an earlier one"),
-        ("join_from", not recipe.validation, "--validation 0", "pass --validation"),
-        ("join_from", recipe.join_from >= recipe.epochs, epochs, "pass an earlier epoch"),
+        ("train_on_val_from_epoch", not recipe.validation, "--validation 0", "pass --validation"),
+        ("train_on_val_from_epoch", recipe.train_on_val_from_epoch >= recipe.epochs, epochs, "pass an earlier epoch"),
         ("layer_lr_milestones", any(value >= recipe.epochs for value in milestones), epochs, "pass earlier epochs"),
-        ("small_share", not recipe.small_size, "--small-size 0", "pass --small-size"),
+        ("progressive_fraction", not recipe.progressive_size, "--progressive-size 0", "pass --progressive-size"),
         (
-            "small_size",
+            "progressive_size",
             not min(small, recipe.epochs - 1),
-            f"--small-share {recipe.small_share:g} of {epochs}",
+            f"--progressive-fraction {recipe.progressive_fraction:g} of {epochs}",
             "pass more epochs",
         ),
     ]

@@ -13,14 +13,14 @@ class Trait(NamedTuple):
     source: str
 
 
-# Topic -> what it means, in the order in which a picture meets it.
+# Topic -> what it means, in the order in which an image meets it.
 TOPICS = {
     "input": "side of the view, pixels",
     "kernels": "maps of conv1 to conv5 over all towers",
     "towers": "networks side by side; conv2, conv4 and conv5 see their own, conv3 and the rest see all",
     "conv1 padding": "zeros around the view",
-    "norm in layer 1": "where response normalization stands in layer 1",
-    "norm in layer 2": "where response normalization stands in layer 2",
+    "norm in layer 1": "where response normalization is in layer 1",
+    "norm in layer 2": "where response normalization is in layer 2",
     "norm constants": "out = in · (k + α · Σ in²)^−β over neighboring channels",
     "norm α ÷ n": "is α divided by the size of the window?",
     "norm scope": "which channels are neighbors at a tower's edge",
@@ -30,7 +30,7 @@ TOPICS = {
     "dropout": "where units are dropped",
     "pooling": "window and stride",
     "parameters": "numbers that learn, at 1000 classes",
-    "published": "errors on the ILSVRC-2012 validation pictures unless another set is named, top-1 / top-5",
+    "published": "errors on the ILSVRC-2012 validation images unless another set is named, top-1 / top-5",
 }
 
 _NET = "2012 code, layers-145"
@@ -53,7 +53,7 @@ _PAPER = _SHARED | {
     "weight std": Trait("0.01", "paper, 5"),
     "hidden bias": Trait("1", "paper, 5"),
     "parameters": Trait("60,965,224", "counted; paper, abstract: 60 million"),
-    "published": Trait("40.7 / 18.2 %, ten views", "paper, table 2"),
+    "published": Trait("40.7 / 18.2 %, ten crops", "paper, table 2"),
 }
 _CODE2012 = _PAPER | {
     "input": Trait("224", _NET),
@@ -69,7 +69,7 @@ _CODE2012 = _PAPER | {
     "weight std": Trait("0.01, conv3 to conv5 0.03", _NET),
     "hidden bias": Trait("1", _NET),
     "parameters": Trait("60,965,224", _NET),
-    "published": Trait("40.66 / 18.21 %, ten views", "2012 code, its log of net 145"),
+    "published": Trait("40.66 / 18.21 %, ten crops", "2012 code, its log of net 145"),
 }
 _HALF_NET = "2012 code, layers-145-half"
 _ONE_TOWER = _PAPER | {
@@ -84,14 +84,22 @@ _ONE_TOWER = _PAPER | {
 
 def _caffe(folder: str) -> dict[str, Trait]:
     net = f"Caffe models/{folder}/train_val.prototxt"
-    told = {
-        "input": "227", "kernels": "96-256-384-384-256", "towers": "2", "conv1 padding": "none",
-        "norm in layer 1": "conv relu norm pool", "norm in layer 2": "conv relu norm pool",
-        "norm constants": "5 channels, k 1, α 0.0001, β 0.75", "norm scope": "all channels", "spatial norm": "none",
-        "weight std": "0.01, fc6 and fc7 0.005", "dropout": "outputs of fc6 and fc7", "pooling": "3×3, stride 2",
+    reported = {
+        "input": "227",
+        "kernels": "96-256-384-384-256",
+        "towers": "2",
+        "conv1 padding": "none",
+        "norm in layer 1": "conv relu norm pool",
+        "norm in layer 2": "conv relu norm pool",
+        "norm constants": "5 channels, k 1, α 0.0001, β 0.75",
+        "norm scope": "all channels",
+        "spatial norm": "none",
+        "weight std": "0.01, fc6 and fc7 0.005",
+        "dropout": "outputs of fc6 and fc7",
+        "pooling": "3×3, stride 2",
         "parameters": "60,965,224",
-    }  # fmt: skip
-    return {topic: Trait(value, net) for topic, value in told.items()} | {
+    }
+    return {topic: Trait(value, net) for topic, value in reported.items()} | {
         "towers": Trait("2", f"{net}: group 2"),
         "norm α ÷ n": Trait("yes", "Caffe, its LRN layer"),
     }

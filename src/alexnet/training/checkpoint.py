@@ -1,6 +1,6 @@
 """What resumes a run: written whole or not at all, proved by its SHA-256, the last two kept plus the best.
 
-A checkpoint is ``step-00001234.pt`` with ``step-00001234.pt.sha256`` beside it; ``best-epoch-0007.pt`` are the weights
+A checkpoint is ``step-00001234.pt`` with ``step-00001234.pt.sha256`` next to it; ``best-epoch-0007.pt`` are the weights
 with the lowest validation error up to then. Only tensors and plain values are in them, and only those are read back
 (``weights_only``): a file that would run code is refused, not run.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from alexnet.data.writing import final_name, sha256_of, sync_folder, write_file
+from alexnet.data.atomic_io import final_name, sha256_of, sync_folder, write_file
 from alexnet.errors import CheckpointError, printable
 
 VERSION = 1
@@ -51,11 +51,11 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint, every byte checked first; raises :class:`CheckpointError`."""
     try:
         expected = path.with_name(f"{path.name}.sha256").read_text().split()[0]
-        found = sha256_of(path)
+        digest = sha256_of(path)
     except (OSError, IndexError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} or its .sha256 can not be read: {error}") from error
-    if found != expected:
-        raise CheckpointError(f"checkpoint {path} is damaged: SHA-256 {found[:12]}…", f"{printable(expected[:12])}…")
+    if digest != expected:
+        raise CheckpointError(f"checkpoint {path} is damaged: SHA-256 {digest[:12]}…", f"{printable(expected[:12])}…")
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the restricted reader raises, it means the same
@@ -77,10 +77,10 @@ def list_all(folder: Path) -> list[Path]:
 
 def latest(folder: Path) -> Path:
     """The newest checkpoint of a run's ``checkpoints`` folder; raises :class:`CheckpointError` if there is none."""
-    found = list_all(folder)
-    if not found:
+    result = list_all(folder)
+    if not result:
         raise CheckpointError(f"{folder} holds no checkpoint", "a folder of a run that saved one", "start the run anew")
-    return found[-1]
+    return result[-1]
 
 
 def load_latest(folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -5,10 +5,10 @@ from alexnet.data.sources import is_store
 from alexnet.data.store import Store
 from alexnet.models import recipe_fields
 from alexnet.recipe import Recipe
-from alexnet.training.start import Start
+from alexnet.training.finetune import PretrainedWeights
 
 
-def default_recipe(data: str, recipe: str = "", model: str = "", start: Start | None = None) -> Recipe:
+def default_recipe(data: str, recipe: str = "", model: str = "", start: PretrainedWeights | None = None) -> Recipe:
     """The recipe called ``recipe`` (by default what fits the network or the data) as these leave it.
 
     A network that has one initialization is drawn by it; its inputs are scaled as it expects where no recipe is named.

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from alexnet.cuda_convnet import Data, Files, decode, define, parameters
 from alexnet.errors import ModelError, RecipeError
-from alexnet.models.cuda_convnet import Data, Files, decode, define, parameters
 from alexnet.recipe import OF_LAYER_FILES, Recipe, named, option
-from alexnet.training.start import Start
+from alexnet.training.finetune import PretrainedWeights
 
 
 def read(path: str | Path) -> str:
@@ -29,7 +29,7 @@ def of_training(layers: str | Path | None, parameters: str | Path | None) -> Fil
 
 
 def data_of(recipe: Recipe, classes: int) -> Data:
-    """What the files leave to the data: 224 pixels, or the whole stored picture where that is smaller."""
+    """What the files leave to the data: 224 pixels, or the whole stored image where that is smaller."""
     return Data(recipe.image_size or min(224, recipe.stored_size), recipe.in_channels or 3, classes)
 
 
@@ -39,10 +39,10 @@ def check(files: Files, recipe: Recipe, classes: int) -> tuple[str, ...]:
     return *definition.notes, *parameters.read(files.parameters, definition, files.parameters_file).notes
 
 
-def fitting(recipe: Recipe, files: Files, start: Start | None = None) -> Recipe:
+def fitting(recipe: Recipe, files: Files, start: PretrainedWeights | None = None) -> Recipe:
     """The recipe under the files' name; raises :class:`RecipeError` for a number that the files say themselves."""
     if start is not None:
-        raise RecipeError("--from and --layers both say what the network is", "one of them", "leave the other out")
+        raise RecipeError("--init-from and --layers both say what the network is", "one of them", "leave the other out")
     own = named("layer_file")
     for name in OF_LAYER_FILES:
         if getattr(recipe, name) not in (getattr(own, name), files.name if name == "model" else None):

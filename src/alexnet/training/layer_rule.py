@@ -1,6 +1,6 @@
 """The update rule of a parameter file of 2012: each matrix and each layer's biases with numbers of their own.
 
-With G the gradient of minus the cost, summed over N pictures, and e the scheduled rate::
+With G the gradient of minus the cost, summed over N images, and e the scheduled rate::
 
     inc ← mom·inc + e·G/N          and, where wc > 0:   inc ← inc − wc·e·W
     W   ← W + inc                  then the limits: wcNormMin and wcNormMax, wball
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexnet.cuda_convnet import GraphNetwork
+from alexnet.cuda_convnet.parameters import Rates
 from alexnet.errors import ModelError
-from alexnet.models.cuda_convnet import GraphNetwork
-from alexnet.models.cuda_convnet.parameters import Rates
 
 
 class LayerRule(torch.optim.Optimizer):
@@ -81,8 +81,8 @@ class LayerRule(torch.optim.Optimizer):
         """Put back what :meth:`state_dict` gave. Raises ``KeyError`` where it is another network's."""
         for group in self.param_groups:
             weight = group["params"][0]
-            found = state_dict["layers"][self._name(group)]
-            self.state[weight] = {name: tensor.to(weight.device, copy=True) for name, tensor in found.items()}
+            value = state_dict["layers"][self._name(group)]
+            self.state[weight] = {name: tensor.to(weight.device, copy=True) for name, tensor in value.items()}
 
     def _name(self, group: dict[str, Any]) -> str:
         return f"{group['layer']}[{group['input']}]"
@@ -122,13 +122,13 @@ def _groups(network: GraphNetwork, name: str) -> list[dict[str, Any]]:
     layer = network.definition.layers[name]
     if not layer.matrices:
         return []
-    found, module = network.parameters_file.layers[name], network.module_of(name)
+    result, module = network.parameters_file.layers[name], network.module_of(name)
     groups: list[dict[str, Any]] = [
         {
             "params": [network.weight_of(name, i)],
             "layer": name,
             "input": i,
-            "rates": found.weights[i],
+            "rates": result.weights[i],
             "kind": layer.type,
         }
         for i, matrix in enumerate(layer.matrices)
@@ -136,7 +136,7 @@ def _groups(network: GraphNetwork, name: str) -> list[dict[str, Any]]:
     ]
     if layer.type == "treefc":
         groups[0]["leaves"] = [len(classes) for classes in layer.options["leaves"]]
-    groups.append({"params": [module.get_parameter("bias")], "input": -1, "rates": found.bias, "kind": "bias"})
+    groups.append({"params": [module.get_parameter("bias")], "input": -1, "rates": result.bias, "kind": "bias"})
     return [group | {"layer": name} for group in groups]
 
 

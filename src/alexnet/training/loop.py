@@ -12,20 +12,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet.batches.loader import Batch, Loader
-from alexnet.batches.transforms import Statistics
+from alexnet.cuda_convnet import GraphNetwork
 from alexnet.errors import Interrupted, TrainingError, no_memory
 from alexnet.evaluation.evaluate import autocast, evaluate
 from alexnet.evaluation.metrics import Scores
-from alexnet.models.cuda_convnet import GraphNetwork
+from alexnet.loader.augmentation import Normalization
+from alexnet.loader.loader import Batch, Loader
 from alexnet.models.layers import set_rows
-from alexnet.training import groups
-from alexnet.training.distributed import share
-from alexnet.training.journal import Journal
-from alexnet.training.machine import Stop
-from alexnet.training.meeting import CutNetwork
-from alexnet.training.mixing import Mixed, mix, wanted
-from alexnet.training.saving import Saver
+from alexnet.training import optim
+from alexnet.training.async_checkpoint import AsyncCheckpointer
+from alexnet.training.distributed.tensor_parallel import ShardedNetwork
+from alexnet.training.distributed.world import share
+from alexnet.training.logger import RunLogger
+from alexnet.training.mixup import Mixed, mix, wanted
+from alexnet.training.runtime import Stop
 from alexnet.training.state import State
 
 PATIENCE = 3  # batches in a row whose loss is no number end a run
@@ -33,15 +33,15 @@ PATIENCE = 3  # batches in a row whose loss is no number end a run
 
 @dataclass
 class Training:
-    """A run being made: its state, and what the loop needs beside it."""
+    """A run being made: its state, and what the loop needs next to it."""
 
     state: State
     loader: Loader
-    statistics: Statistics
-    journal: Journal
+    statistics: Normalization
+    journal: RunLogger
     folder: Path
     stop: Stop
-    saver: Saver
+    saver: AsyncCheckpointer
 
 
 def train(training: Training) -> None:
@@ -78,7 +78,7 @@ def train_epoch(training: Training) -> None:
     side = recipe.side(position.epoch, state.network.image_size)
     steps = training.loader.steps(position.epoch)
     state.network.train()
-    groups.freeze(state.network, recipe, position.epoch)
+    optim.freeze(state.network, recipe, position.epoch)
     training.journal.begin_epoch(position.epoch, recipe.epochs, steps, position.batch)
     started = time.perf_counter()
     for batch in training.loader.epoch(position.epoch, position.batch, side, _wanted(state)):
@@ -87,13 +87,13 @@ def train_epoch(training: Training) -> None:
         position.batch += 1
         position.step += 1
         if np.isfinite(loss):
-            position.spoiled = 0
+            position.nonfinite_steps = 0
             position.loss += loss * len(batch.labels)
             position.correct += correct
             position.seen += len(batch.labels)
             state.average()
         else:
-            position.spoiled += 1
+            position.nonfinite_steps += 1
             _not_a_number(training, batch, loss, last=position.batch == steps)
         training.journal.step(loss, len(batch.labels))
         saver.collect()
@@ -107,15 +107,15 @@ def train_epoch(training: Training) -> None:
 
 
 def train_step(state: State, batch: Batch) -> tuple[float, int]:
-    """One update; returns the batch's mean loss and how many pictures were right.
+    """One update; returns the batch's mean loss and how many images were right.
 
     A loss that is no number, or a gradient, changes nothing: all processes learn of it before any gradient is summed.
     """
-    shown = [buffer.clone() for buffer in state.network.buffers()]  # batch norm's statistics
+    items = [buffer.clone() for buffer in state.network.buffers()]  # batch norm's statistics
     value, correct = _learn(state, batch)
     if not np.isfinite(value):
         state.optimizer.zero_grad()
-        for buffer, before in zip(state.network.buffers(), shown, strict=True):
+        for buffer, before in zip(state.network.buffers(), items, strict=True):
             buffer.copy_(before)
     return value, correct
 
@@ -123,19 +123,19 @@ def train_step(state: State, batch: Batch) -> tuple[float, int]:
 def _learn(state: State, batch: Batch) -> tuple[float, int]:
     recipe, position, world, total = state.recipe, state.position, state.world, len(batch.labels)
     state.begin_step()
-    world.steps, world.pictures = world.steps + 1, world.pictures + total
+    world.steps, world.images = world.steps + 1, world.images + total
     places = world.places(total)
     mixed = mix(batch, recipe, position.step, places)
     pieces = [p for p in (share(len(places), i, state.accumulate) for i in range(state.accumulate)) if len(p)]
-    said = torch.zeros(2, dtype=torch.float64)  # loss times weight, right
+    messages = torch.zeros(2, dtype=torch.float64)  # loss times weight, right
     for number, piece in enumerate(pieces, 1):
         weight = world.weight(total) * len(piece) / len(places)
         state.begin_piece()
         loss, logits, labels = forward(state, mixed, piece, places, total)
         right = int((logits.argmax(1) == labels).sum()) if weight else 0
-        said += torch.tensor([float(loss.detach()) * weight, right])
+        messages += torch.tensor([float(loss.detach()) * weight, right])
         last = number == len(pieces)
-        value, correct = state.together(said) if last else (float(said[0]), 0)
+        value, correct = state.together(messages) if last else (float(messages[0]), 0)
         if not np.isfinite(value):
             if last:
                 return value, 0
@@ -158,7 +158,7 @@ def forward(state: State, mixed: Mixed, piece: range, places: range, total: int)
     cut = slice(piece.start, piece.stop)
     whole = len(piece) == len(places)  # then there is nothing to cut, and images may be fewer than labels (hybrid)
     images, labels, others = mixed.images if whole else mixed.images[cut], mixed.labels[cut], mixed.others[cut]
-    if isinstance(network, CutNetwork):
+    if isinstance(network, ShardedNetwork):
         network.count = len(piece)
     set_rows(network, None if len(piece) == total else (places.start + piece.start, total))
     with autocast(images.device, recipe.precision):
@@ -168,9 +168,9 @@ def forward(state: State, mixed: Mixed, piece: range, places: range, total: int)
             logits = state.answer(images)  # [N, K]
             smoothing, weights = recipe.label_smoothing, state.class_weights
             loss = _loss(logits.float(), labels, others, mixed.share, smoothing, weights)
-            for aside in network.asides():
-                loss = loss + aside.weight * _loss(
-                    aside.take().float(), labels, others, mixed.share, smoothing, weights
+            for auxiliary_head in network.auxiliary_heads():
+                loss = loss + auxiliary_head.weight * _loss(
+                    auxiliary_head.take().float(), labels, others, mixed.share, smoothing, weights
                 )
     return loss, logits, labels
 
@@ -183,7 +183,7 @@ def _loss(
 
 
 def _cost(logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
-    """Mean cross-entropy. A picture's weight is its class's, whatever else is in the batch: PyTorch's own divides by
+    """Mean cross-entropy. An image's weight is its class's, whatever else is in the batch: PyTorch's own divides by
     the batch's weights, and a batch of one class would know no weight at all."""
     if weights is None:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
@@ -196,12 +196,12 @@ def validate(training: Training) -> Scores | None:
     state = training.state
     if not len(state.store.split("validation")) or state.recipe.joined(state.position.epoch):
         return None
-    return score(state, training.statistics, "validation", views=1)
+    return score(state, training.statistics, "validation", crops=1)
 
 
-def score(state: State, statistics: Statistics, split: str, views: int) -> Scores:
+def score(state: State, statistics: Normalization, split: str, crops: int) -> Scores:
     """Scores of the judged network on a split of the run's own store, in float32 as ``alexnet evaluate`` has them."""
-    network = state.judged
+    network = state.eval_model
     return evaluate(
         network,
         state.store.split(split),
@@ -209,7 +209,7 @@ def score(state: State, statistics: Statistics, split: str, views: int) -> Score
         classes=network.num_classes,
         side=network.image_size,
         channels=network.in_channels,
-        views=views,
+        crops=crops,
         device=state.device,
         part=(state.world.rank, state.world.size),
         add=state.world.add,
@@ -225,8 +225,8 @@ def agree(training: Training, *, epoch_over: bool) -> tuple[int, bool]:
     signal, due = stop.signal, stop.save or training.saver.due(epoch_over=epoch_over)
     if world.size == 1:
         return signal, due
-    said = world.exchange([signal, stop.save, due])
-    return int(said[:, 0].max()), bool(said[:, 1].any() or said[0, 2])
+    messages = world.exchange([signal, stop.save, due])
+    return int(messages[:, 0].max()), bool(messages[:, 1].any() or messages[0, 2])
 
 
 def _wanted(state: State) -> Callable[[int, int], NDArray[np.int64]] | None:
@@ -250,7 +250,7 @@ def _row(state: State) -> dict[str, float]:
     return {
         "epoch": p.epoch + 1,
         "steps": p.step,
-        "learning_rate": state.rate(),
+        "lr": state.rate(),
         "train_loss": p.loss / p.seen,
         "train_top1": p.correct / p.seen,
         "seconds": round(p.seconds, 3),
@@ -276,7 +276,7 @@ def _rates(training: Training) -> str:
     """What a person can lower."""
     if isinstance(training.state.network, GraphNetwork):
         return f"the rates in {training.folder / 'layer-params.cfg'}"
-    return f"--learning-rate (now {training.state.recipe.learning_rate})"
+    return f"--lr (now {training.state.recipe.lr})"
 
 
 def _not_a_number(training: Training, batch: Batch, loss: float, *, last: bool) -> None:
@@ -287,12 +287,12 @@ def _not_a_number(training: Training, batch: Batch, loss: float, *, last: bool) 
     position, journal = training.state.position, training.journal
     journal.event("not a number", step=position.step - 1, loss=str(loss), indices=batch.indices.tolist())
     what = f"the loss is {loss} at step {position.step} (epoch {position.epoch + 1})"
-    where = f"the pictures of the batch stand in {training.folder / 'journal.jsonl'}"
-    if position.spoiled < PATIENCE and (position.seen or not last):
+    where = f"the images of the batch stand in {training.folder / 'journal.jsonl'}"
+    if position.nonfinite_steps < PATIENCE and (position.seen or not last):
         journal.say(f"warning: {what}; no weight was changed by it; training goes on with the next batch; {where}")
         return
-    if position.spoiled > 1:
-        what += f", as at {position.spoiled - 1} before it"
+    if position.nonfinite_steps > 1:
+        what += f", as at {position.nonfinite_steps - 1} before it"
     training.saver.collect(wait=True)  # one may still be being written
     kept = sorted((training.folder / "checkpoints").glob("step-*.pt"))
     good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
@@ -300,7 +300,7 @@ def _not_a_number(training: Training, batch: Batch, loss: float, *, last: bool) 
 
 
 @contextmanager
-def _told_without_memory(training: Training, pictures: int, side: int) -> Iterator[None]:
+def _told_without_memory(training: Training, images: int, side: int) -> Iterator[None]:
     """Turn "no memory" of whatever library into a :class:`TrainingError` that says what to change."""
     try:
         yield
@@ -309,9 +309,10 @@ def _told_without_memory(training: Training, pictures: int, side: int) -> Iterat
             raise
         pieces, way = training.state.accumulate, "a smaller --batch-size"
         if not training.state.cut.layout.apart and not isinstance(training.state.network, GraphNetwork):
-            way = f"--accumulate {2 * pieces} (less memory, the same result; with --resume too), or {way}"
+            way = f"--grad-accum-steps {2 * pieces} (less memory, the same result; with --resume too), or {way}"
         raise TrainingError(
-            f"{wanted} could not be had at step {training.state.position.step + 1}, for a batch of {pictures} pictures "
-            f"at {side} pixels" + (f" in {pieces} pieces" if pieces > 1 else ""), "",
+            f"{wanted} could not be had at step {training.state.position.step + 1}, for a batch of {images} images "
+            f"at {side} pixels" + (f" in {pieces} pieces" if pieces > 1 else ""),
+            "",
             f"close other programs, or take {way}",
-        ) from error  # fmt: skip
+        ) from error

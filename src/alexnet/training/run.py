@@ -1,6 +1,8 @@
-"""A run and its folder: who may write there, what stands in it, how it begins, resumes and ends.
+"""Lines to read beside a run's numbers: what so many images can teach and show, and what is wrong with the numbers.
 
-recipe.toml  run.json  journal.jsonl  results.csv  checkpoints/  bundle/  pictures/  tensorboard/  .lock
+A run and its folder: who may write there, what is in it, how it begins, resumes and ends.
+
+recipe.toml  run.json  journal.jsonl  results.csv  checkpoints/  bundle/  plots/  tensorboard/  .lock
 and, where a layer file of 2012 is trained, layers.cfg  layer-params.cfg
 """
 
@@ -10,35 +12,82 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from alexnet.batches.loader import Loader, to_device
-from alexnet.batches.transforms import Statistics, center_views
-from alexnet.bundle import Bundle, Golden
-from alexnet.data.pixels import encode_png
+from alexnet.bundle import Bundle, ReferencePrediction
+from alexnet.cuda_convnet import Files
+from alexnet.data.atomic_io import final_name, write_file
+from alexnet.data.decode import encode_png
 from alexnet.data.run_file import read_run_file, write_run_file
 from alexnet.data.store import Store
-from alexnet.data.writing import final_name, write_file
 from alexnet.errors import BundleError, CheckpointError, DataError, RecipeError, RunError
 from alexnet.evaluation.calibration import FEWEST, calibrate
-from alexnet.evaluation.evaluate import calibrated, log_probabilities
+from alexnet.evaluation.evaluate import calibrated, log_probabilities, predict_split
 from alexnet.evaluation.metrics import Scores
-from alexnet.evaluation.responses import collect
-from alexnet.models import kernel
-from alexnet.models.cuda_convnet import Files
+from alexnet.kernels import native_kernels
+from alexnet.loader.augmentation import Normalization, center_crops
+from alexnet.loader.loader import Loader, to_device
 from alexnet.recipe import Recipe, from_toml
-from alexnet.training import checkpoint, loop, machine
-from alexnet.training.distributed import World
-from alexnet.training.journal import Journal, Mute, damage
+from alexnet.training import checkpoint, loop, runtime
+from alexnet.training.async_checkpoint import AsyncCheckpointer
+from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
+from alexnet.training.distributed.world import World
+from alexnet.training.finetune import PretrainedWeights
+from alexnet.training.logger import NullLogger, RunLogger, damage
 from alexnet.training.loop import Training
-from alexnet.training.parallel import ALONE, Layout
-from alexnet.training.saving import Saver
-from alexnet.training.start import Start
 from alexnet.training.state import State
 
+FEW = 100  # training images a class under which a network that starts from nothing is told to expect little
+
+
+def data_size_warnings(store: Store, scores: dict[str, Scores]) -> tuple[str, ...]:
+    """What so many images can teach and show, honestly."""
+    train, result = store.split("train"), []
+    each = np.bincount(train.labels, minlength=len(store.classes))
+    if each.min() < FEW:
+        rare = store.classes[int(each.argmin())]
+        result.append(
+            f"{len(train)} images taught {len(store.classes)} classes, {each.min()} of {rare!r}: few for a network "
+            f"that starts from nothing. More images, at least {FEW} a class, will help more than any option."
+        )
+    if "test" in scores:
+        often = np.bincount(store.split("test").labels).max() / scores["test"].count
+        over = f"; {len(scores['test'].groups)} groups of images" if scores["test"].groups else ""
+        result.append(
+            f"top-1 of {scores['test'].count} test images{over}: {_with_interval(scores['test'])}; "
+            f"always predicting the most frequent class would reach {100 * often:.1f} %."
+        )
+    return tuple(result)
+
+
+def warnings(store: Store, scores: dict[str, Scores]) -> tuple[str, ...]:
+    """What makes the numbers of a run worthless, or shows that they are: to be read before them."""
+    result, validation, test = [], scores.get("validation"), scores.get("test")
+    if validation and test and test.top1_interval[1] < validation.top1_interval[0]:
+        result.append(
+            f"test top-1 is {_with_interval(test)}, validation top-1 is {_with_interval(validation)}: the validation "
+            "images are more like the training images than the test images are. Copies or groups in both splits do "
+            "this, and test images of another kind: alexnet doctor DATA, then --exclude or --group-pattern"
+        )
+    if last := test or validation:
+        often = float(np.bincount(store.split(last.split).labels).max()) / last.count
+        if last.top1_interval[0] <= often:
+            result.append(
+                f"{last.split} top-1 is {_with_interval(last)}; always predicting the most frequent class has "
+                f"{100 * often:.1f} %: this does not show that the network learned anything"
+            )
+    return tuple(result)
+
+
+def _with_interval(scores: Scores) -> str:
+    low, high = scores.top1_interval
+    return f"{100 * scores.top1:.1f} % (95 % CI {100 * low:.1f} to {100 * high:.1f} %)"
+
+
 _BEGUN = {".lock", "checkpoints", "recipe.toml", "layers.cfg", "layer-params.cfg", "run.json"}  # before the first step
-GOLDEN = 5  # pictures in a bundle by which a copy of it can prove itself
+GOLDEN = 5  # images in a bundle by which a copy of it can prove itself
 
 
 @contextmanager
@@ -51,11 +100,11 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise RunError(
-            f"run folder {folder} is in use by another process", "", "wait for it or choose another --run"
+            f"run folder {folder} is in use by another process", "", "wait for it or choose another --output-dir"
         ) from None
     except OSError as error:
         raise RunError(
-            f"run folder {folder} can not be written: {error.strerror}", "", "choose another --run"
+            f"run folder {folder} can not be written: {error.strerror}", "", "choose another --output-dir"
         ) from error
     try:
         yield
@@ -102,8 +151,8 @@ def refuse_used(folder: Path, hint: str = "") -> None:
 
 
 def _strange(folder: Path) -> bool:
-    found = {final_name(path.name) for path in folder.iterdir()}
-    return not found <= _BEGUN or _saved(folder)
+    results = {final_name(path.name) for path in folder.iterdir()}
+    return not results <= _BEGUN or _saved(folder)
 
 
 def write_start(folder: Path, recipe: Recipe, about: dict[str, Any], files: Files | None = None) -> None:
@@ -158,19 +207,19 @@ def discard(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def statistics_of(store: Store, recipe: Recipe, side: int) -> Statistics:
-    """The store's statistics as the recipe uses them, for views of ``side`` pixels: what is subtracted, and divided by.
+def statistics_of(store: Store, recipe: Recipe, side: int) -> Normalization:
+    """The store's statistics as the recipe uses them, for crops of ``side`` pixels: what is subtracted, and divided by.
 
     A channel's variance is that along the color axes, turned back: the diagonal of axes · σ² · axesᵀ.
     """
     mean = torch.tensor(store.channel_means) if recipe.mean == "channel" else torch.from_numpy(store.mean_image)
     divide = torch.tensor(recipe.divide)
     if recipe.mean == "center" and side < store.size:
-        mean = center_views(mean[None], side)[0]  # [s, s, 3]
+        mean = center_crops(mean[None], side)[0]  # [s, s, 3]
     if recipe.divide_std:
         deviation = torch.from_numpy((store.color_axes**2 @ store.color_std**2) ** 0.5).float()  # [3]
         divide = divide * torch.where(deviation > 0, deviation, 1.0)
-    return Statistics(
+    return Normalization(
         mean.float(),
         torch.tensor(store.color_std).float(),
         torch.tensor(store.color_axes).float(),
@@ -189,9 +238,9 @@ def run(
     resume: bool = False,
     resume_from: Path | None = None,
     quiet: bool = False,
-    start: Start | None = None,
+    start: PretrainedWeights | None = None,
     world: World | None = None,
-    layout: Layout = ALONE,
+    layout: Layout = SINGLE_PROCESS,
 ) -> tuple[Path, dict[str, Scores], float]:
     """Train in a locked folder from the start or from a checkpoint (the newest, or ``resume_from``).
 
@@ -211,15 +260,21 @@ def run(
     network = state.network
     statistics = dataclasses.replace(statistics_of(store, recipe, network.image_size), **state.shown)
     loader = Loader(
-        store.split("train"), recipe, statistics, side=network.image_size, channels=network.in_channels, device=device,
-        workers=workers, validation=store.split("validation"),
-    )  # fmt: skip
+        store.split("train"),
+        recipe,
+        statistics,
+        side=network.image_size,
+        channels=network.in_channels,
+        device=device,
+        workers=workers,
+        validation=store.split("validation"),
+    )
     step = state.position.step
     faults = damage(folder) if resume and world.first else []
     with (
         _journal(world, folder, quiet=quiet, resume_at=content["journal_bytes"], resume_step=step) as journal,
-        machine.stop_on_signals() as stop,
-        Saver(state, journal, folder) as saver,
+        runtime.stop_on_signals() as stop,
+        AsyncCheckpointer(state, journal, folder) as saver,
     ):
         for fault in faults:
             journal.say(f"warning: {fault}")
@@ -227,7 +282,7 @@ def run(
         computed = {
             "torch": torch.__version__,
             "device": str(device),
-            "norm": "compiled" if kernel.build() else "pytorch",
+            "norm": "compiled" if native_kernels.build() else "pytorch",
             **({"processes": world.size} if world.size > 1 else {}),
         }
         journal.event("resumed" if resume else "started", step=step, **computed)
@@ -235,12 +290,12 @@ def run(
         bundle, scores = _finish(state, statistics, folder)
         journal.event("finished", bundle=str(bundle.name), **{name: s.to_dict() for name, s in scores.items()})
     seconds = sum(row["seconds"] for row in state.rows)
-    seen = sum(len(loader.pictures(epoch)) for epoch in range(len(state.rows)))
+    seen = sum(len(loader.images(epoch)) for epoch in range(len(state.rows)))
     return bundle, scores, seen / max(seconds, 1e-9)
 
 
-def _journal(world: World, folder: Path, **how: Any) -> Journal:
-    return Journal(folder, **how) if world.first else Mute(folder)
+def _journal(world: World, folder: Path, **how: Any) -> RunLogger:
+    return RunLogger(folder, **how) if world.first else NullLogger(folder)
 
 
 def _checkpoint(folder: Path, path: Path | None) -> tuple[Path, dict[str, Any]]:
@@ -256,29 +311,35 @@ def _checkpoint(folder: Path, path: Path | None) -> tuple[Path, dict[str, Any]]:
 def check_store(recipe: Recipe, store: Store) -> None:
     """Raise an :class:`alexnet.errors.AlexNetError` for a store that a run with this recipe cannot train on."""
     if not len(store.split("train")):
-        raise DataError(f"store {store.address} has no training pictures", "", "prepare one with a training split")
-    chooses = "--keep best" if recipe.keep == "best" else "--schedule stall" if recipe.schedule == "stall" else ""
+        raise DataError(f"store {store.address} has no training images", "", "prepare one with a training split")
+    chooses = (
+        "--select-weights best"
+        if recipe.select_weights == "best"
+        else "--schedule plateau"
+        if recipe.schedule == "plateau"
+        else ""
+    )
     if chooses and not len(store.split("validation")):
         raise DataError(
             f"store {store.address} has no validation split, by which {chooses} chooses", "", "choose another"
         )
     if store.size != recipe.stored_size or store.fit != recipe.fit:
         raise RecipeError(
-            f"store {store.address} holds pictures of {store.size} pixels ({store.fit})",
+            f"store {store.address} holds images of {store.size} pixels ({store.fit})",
             f"{recipe.stored_size} ({recipe.fit}) as the recipe says",
             f"give --stored-size {store.size} --fit {store.fit}, or prepare another store",
         )
 
 
-def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, dict[str, Scores]]:
+def _finish(state: State, statistics: Normalization, folder: Path) -> tuple[Path, dict[str, Scores]]:
     """The kept weights, scored on validation (unless it was trained on) and, once, on test; written as a bundle."""
-    network = state.judged
+    network = state.eval_model
     joined = state.recipe.joined(len(state.rows) - 1)
-    if state.recipe.keep == "best" and state.best.weights:
+    if state.recipe.select_weights == "best" and state.best.weights:
         network.load_state_dict(state.best.weights)
     network.eval()
     scores = {
-        split: loop.score(state, statistics, split, views=1)
+        split: loop.score(state, statistics, split, crops=1)
         for split in (("test",) if joined else ("validation", "test"))
         if len(state.store.split(split))
     }
@@ -305,7 +366,7 @@ def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, d
             **({"from": state.source} if state.source else {}),
         },
         calibration=calibration,
-        golden=_golden(state, statistics, calibration.get("temperature", 1.0)),
+        reference=_reference(state, statistics, calibration.get("temperature", 1.0)),
     )
     try:
         return bundle.save(folder / "bundle"), scores
@@ -314,36 +375,39 @@ def _finish(state: State, statistics: Statistics, folder: Path) -> tuple[Path, d
 
 
 def _kept(state: State) -> str:
-    if state.recipe.keep == "best" and state.best.epoch >= 0:
+    if state.recipe.select_weights == "best" and state.best.epoch >= 0:
         return f"epoch {state.best.epoch + 1}, the lowest validation error of {len(state.rows)} epochs"
     return f"the last of {len(state.rows)} epochs"
 
 
-def _calibration(state: State, statistics: Statistics) -> dict[str, Any]:
-    """Temperature and thresholds by the validation split, never the test; nothing where it has too few pictures.
+def _calibration(state: State, statistics: Normalization) -> dict[str, Any]:
+    """Temperature and thresholds by the validation split, never the test; nothing where it has too few images.
 
     In float32, as the bundle will answer, whatever precision trained.
     """
-    split, network = state.store.split("validation"), state.judged
+    split, network = state.store.split("validation"), state.eval_model
     if len(split) < FEWEST:
         return {}
-    answers = collect(
+    predictions = predict_split(
         network, split, statistics, side=network.image_size, channels=network.in_channels, device=state.device
     )
-    made = calibrate(answers.log_probabilities, answers.labels, answers.groups)
+    made = calibrate(predictions.log_probabilities, predictions.labels, predictions.groups)
     return made.to_dict() if made else {}
 
 
-def _golden(state: State, statistics: Statistics, temperature: float) -> list[Golden]:
+def _reference(state: State, statistics: Normalization, temperature: float) -> list[ReferencePrediction]:
     split = next(s for s in (state.store.split(n) for n in ("test", "validation", "train")) if len(s))
-    network = state.judged
+    network = state.eval_model
     indices = torch.linspace(0, len(split) - 1, min(GOLDEN, len(split))).long().numpy()
     images = torch.from_numpy(split.gather(indices))
     result = log_probabilities(
-        network, images.to(state.device), to_device(statistics, state.device),
-        side=network.image_size, channels=network.in_channels,
-    )  # fmt: skip
+        network,
+        images.to(state.device),
+        to_device(statistics, state.device),
+        side=network.image_size,
+        channels=network.in_channels,
+    )
     return [
-        Golden(f"{i:02d}", encode_png(image.numpy()), row.exp().tolist())
+        ReferencePrediction(f"{i:02d}", encode_png(image.numpy()), row.exp().tolist())
         for i, (image, row) in enumerate(zip(images, calibrated(result.cpu(), temperature), strict=True))
     ]

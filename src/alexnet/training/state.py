@@ -9,24 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet.batches.sampler import step_seed
+from alexnet.cuda_convnet import Files, GraphNetwork, build
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, RecipeError, printable
+from alexnet.loader.sampler import step_seed
 from alexnet.models import create_model, recipe_fields
-from alexnet.models.cuda_convnet import Files, GraphNetwork, build
 from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network, nonfinite
 from alexnet.recipe import Recipe, differences, from_dict, option, set_by_hand
-from alexnet.training import checkpoint, groups, machine, optimizer
-from alexnet.training.distributed import World
-from alexnet.training.held import Held
+from alexnet.training import checkpoint, optim, runtime
+from alexnet.training.constraints import WeightConstraint
+from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout, ModelSharding
+from alexnet.training.distributed.world import World
+from alexnet.training.finetune import PretrainedWeights
 from alexnet.training.layer_files import data_of
 from alexnet.training.layer_rule import LayerRule
-from alexnet.training.parallel import ALONE, Cut, Layout
 from alexnet.training.schedule import Schedule
-from alexnet.training.start import Start
 
-AVERAGE_EVERY = 4  # steps; averaging each step costs 4 % more time and changes nothing that was seen
+AVERAGE_EVERY = 4  # steps; ema_decay each step costs 4 % more time and changes nothing that was seen
 
 
 @dataclass
@@ -36,11 +36,11 @@ class Position:
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    loss: float = 0.0  # summed over pictures
+    loss: float = 0.0  # summed over images
     correct: int = 0
     seen: int = 0
     seconds: float = 0.0
-    spoiled: int = 0  # batches in a row whose loss was no number
+    nonfinite_steps: int = 0  # batches in a row whose loss was no number
 
 
 @dataclass
@@ -65,10 +65,10 @@ class State:
         recipe: Recipe,
         store: Store,
         device: torch.device,
-        start: Start | None = None,
+        start: PretrainedWeights | None = None,
         files: Files | None = None,
         world: World | None = None,
-        layout: Layout = ALONE,
+        layout: Layout = SINGLE_PROCESS,
     ) -> None:
         self.world, self.accumulate = world or World(device), layout.accumulate
         self.recipe, self.store, self.device = recipe, store, device
@@ -77,10 +77,10 @@ class State:
             start.give(self.network, store.classes)
         self.shown = start.shown if start else {}  # of the statistics, what belongs to the weights
         self.source = start.about(store.classes) if start else {}
-        self.cut = Cut(self.network, layout, self.world)
+        self.cut = ModelSharding(self.network, layout, self.world)
         self.network = self.cut.network.to(device).to(memory_format=torch.channels_last)
-        self.averaged = copy.deepcopy(self.network).eval() if recipe.averaging else None
-        self.answer = self._compiled() if recipe.compile else self.network  # of pictures, in training
+        self.averaged = copy.deepcopy(self.network).eval() if recipe.ema_decay else None
+        self.answer = self._compiled() if recipe.compile else self.network  # of images, in training
         self.averages = 0
         self.masks = torch.Generator(device)
         self.optimizer: torch.optim.Optimizer
@@ -89,9 +89,9 @@ class State:
             self.optimizer = LayerRule(self.network)
         else:
             set_generator(self.network, self.masks)
-            groups.check(self.network, recipe)
-            self.optimizer = optimizer.build(self.network, recipe)
-        self.held: Held | None = None  # what may not change: a network that is being compressed
+            optim.check(self.network, recipe)
+            self.optimizer = optim.build(self.network, recipe)
+        self.held: WeightConstraint | None = None  # what may not change: a network that is being compressed
         self.class_weights = _class_weights(recipe, store, device)
         self.world.alike(list(self.network.parameters()))
         self.world.watch(self.network, self.cut.across)
@@ -103,17 +103,17 @@ class State:
         self._whole: tuple[int, Network] | None = None
 
     @property
-    def judged(self) -> Network:
+    def eval_model(self) -> Network:
         """The network that validation, the bundle and the test see: the average where there is one.
 
         Of a network that is cut among processes a whole one, put together when a step was made since. All take part.
         """
-        judged = self.averaged or self.network
+        eval_model = self.averaged or self.network
         if not self.cut.pieces:
-            return judged
+            return eval_model
         if self._whole is None or self._whole[0] != self.position.step:
             network = self._whole[1] if self._whole else self._whole_network()
-            network.load_state_dict(self.cut.joined(judged.state_dict()))
+            network.load_state_dict(self.cut.joined(eval_model.state_dict()))
             self._whole = self.position.step, network
         return self._whole[1]
 
@@ -125,12 +125,12 @@ class State:
         if isinstance(self.network, GraphNetwork) or self.world.size > 1:
             who = "a network of layer files" if isinstance(self.network, GraphNetwork) else "several processes"
             raise RecipeError(f"--compile with {who}", "one process and a network by its name", "leave it out")
-        return machine.compiled(self.network, self.device)
+        return runtime.compiled(self.network, self.device)
 
     @property
     def finished(self) -> bool:
         """Is the schedule over, or the training error as low as the recipe asked for?"""
-        wanted = self.recipe.stop_error
+        wanted = self.recipe.stop_train_error
         learned = wanted > 0 and bool(self.rows) and 1 - self.rows[-1]["train_top1"] <= wanted
         return learned or self.schedule.finished(self.position.epoch)
 
@@ -144,7 +144,7 @@ class State:
             self.optimizer.begin((position.epoch * steps + position.batch) / (self.recipe.epochs * steps))
         else:
             rate, unlowered = (self.schedule.rate(position.epoch, position.batch, lowered) for lowered in (True, False))
-            optimizer.set_rate(self.optimizer, rate, unlowered, position.epoch)
+            optim.set_rate(self.optimizer, rate, unlowered, position.epoch)
         if self.held is not None:
             done = position.step / (self.recipe.epochs * self.schedule.steps_per_epoch)
             self.held.begin(self.network, [self.averaged] if self.averaged else [], self.optimizer, done)
@@ -161,16 +161,16 @@ class State:
             return self.optimizer.largest()
         return self.schedule.rate(self.position.epoch, max(self.position.batch - 1, 0))
 
-    def together(self, said: Tensor) -> tuple[float, int]:
+    def together(self, messages: Tensor) -> tuple[float, int]:
         """[loss times weight, right] of each process -> the loss and the count of the whole batch, on all."""
         if self.world.size == 1:
-            return float(said[0]), int(said[1])
-        sums = self.world.exchange(said.tolist())[:: self.world.parts].sum(0)  # one of each row
+            return float(messages[0]), int(messages[1])
+        sums = self.world.exchange(messages.tolist())[:: self.world.parts].sum(0)  # one of each row
         return float(sums[0]), int(sums[1])
 
     def clip(self) -> Tensor:
         """Shorten the gradient as the recipe says; returns its norm before, that of the whole network."""
-        return optimizer.clip(list(self.network.parameters()), self.recipe.clip, self.cut.norm(self.network))
+        return optim.clip(list(self.network.parameters()), self.recipe.clip_grad_norm, self.cut.norm(self.network))
 
     @torch.no_grad()
     def average(self) -> None:
@@ -178,7 +178,7 @@ class State:
         if self.averaged is None or self.position.step % AVERAGE_EVERY:
             return
         self.averages += 1
-        keep = min(self.recipe.averaging**AVERAGE_EVERY, (1 + self.averages) / (10 + self.averages))
+        keep = min(self.recipe.ema_decay**AVERAGE_EVERY, (1 + self.averages) / (10 + self.averages))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - keep)
         for mean, now in zip(self.averaged.buffers(), self.network.buffers(), strict=True):  # batch norm's statistics
             mean.lerp_(now, 1 - keep) if mean.is_floating_point() else mean.copy_(now)
@@ -186,7 +186,7 @@ class State:
     def note_best(self, error: float, loss: float) -> None:
         """Keep these weights if no earlier epoch had a lower validation error (of equal errors, a lower loss)."""
         if (error, loss) < (self.best.error, self.best.loss):
-            weights = {name: t.detach().cpu().clone() for name, t in self.judged.state_dict().items()}
+            weights = {name: t.detach().cpu().clone() for name, t in self.eval_model.state_dict().items()}
             self.best = Best(self.position.epoch, error, loss, weights=weights)
 
     def snapshot(self, journal_bytes: int, *, copied: bool) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class State:
             "averaged": self.cut.joined(self.averaged.state_dict()) if self.averaged else None,
             "averages": self.averages,
             "optimizer": self.cut.joined_optimizer(self.optimizer, self.network),
-            "schedule": {"errors": self.schedule.errors, "drops": self.schedule.drops},
+            "schedule": {"errors": self.schedule.errors, "lr_milestones": self.schedule.drops},
             "position": asdict(self.position),
             "rows": self.rows,
             "best": {"epoch": best.epoch, "error": best.error, "loss": best.loss, "file": best.file},
@@ -243,9 +243,9 @@ class State:
         self.averages = content["averages"]
         start = content.get("start", {"shown": {}, "source": {}})  # a checkpoint of before there was fine-tuning
         self.shown, self.source = dict(start["shown"]), dict(start["source"])
-        optimizer.load(self.optimizer, self.cut.cut_optimizer(content["optimizer"], self.optimizer, self.network))
+        optim.load(self.optimizer, self.cut.cut_optimizer(content["optimizer"], self.optimizer, self.network))
         self.schedule.errors = list(content["schedule"]["errors"])
-        self.schedule.drops = list(content["schedule"]["drops"])
+        self.schedule.drops = list(content["schedule"]["lr_milestones"])
         self.position = Position(**content["position"])
         self.rows = [dict(row) for row in content["rows"]]
         self.best = Best(**content["best"])
@@ -254,7 +254,7 @@ class State:
 
 
 def _class_weights(recipe: Recipe, store: Store, device: torch.device) -> Tensor | None:
-    """What a picture of each class counts in the loss, [K]: N / (K · pictures of the class), 1 on average."""
+    """What an image of each class counts in the loss, [K]: N / (K · images of the class), 1 on average."""
     if recipe.class_weights == "none":
         return None
     labels = torch.from_numpy(store.split("train").labels)
@@ -288,10 +288,10 @@ def check_network(recipe: Recipe) -> None:
     """Raise :class:`ModelError` or :class:`RecipeError` for a network that can not be, or that a field that was set by
     hand has no effect on, before images are prepared."""
     network = build_network(recipe, 2)
-    groups.check(network, recipe)
-    side, small = network.image_size, recipe.small_size
+    optim.check(network, recipe)
+    side, small = network.image_size, recipe.progressive_size
     idle = {"dropout": not any(type(module) is Dropout for module in network.modules())}
-    idle |= {"small_size": small > side, "small_share": small >= side}
+    idle |= {"progressive_size": small > side, "progressive_fraction": small >= side}
     reasons = {"dropout": f"{recipe.model}, which has none that can be set"}
     for name in (name for name, without in idle.items() if without and set_by_hand(recipe, name)):
         reason = reasons.get(name, f"{recipe.model}, which sees {side} pixels")

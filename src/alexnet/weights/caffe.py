@@ -5,6 +5,12 @@ published AlexNets came, with four-sided shapes. The blobs need no rearranging: 
 those of PyTorch. Only conv1's channels turn around, from blue, green, red to ours.
 
 Source: Caffe's ``caffe.proto`` for the numbers of the fields, and its layers for the arithmetic.
+
+
+The NumPy port of Caffe's networks (caffe-tensorflow): a dictionary in a ``.npy`` file, in TensorFlow's layouts.
+
+Convolutions are [height, width, in, out], fully connected weights [in, out], and the first of them reads its maps as
+(y, x, channel) where Caffe and PyTorch have (channel, y, x). Colors are still blue, green, red.
 """
 
 import math
@@ -17,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import BundleError
-from alexnet.weights import wire
-from alexnet.weights.files import read_bytes
-from alexnet.weights.fitting import Found, Step, as_float32
-from alexnet.weights.wire import DamagedError, fields, integer, integers, message, numbers, text
+from alexnet.weights import protobuf_reader
+from alexnet.weights.files import read_bytes, read_npy
+from alexnet.weights.matching import ImportedWeights, Step, as_float32
+from alexnet.weights.protobuf_reader import DamagedError, fields, integer, integers, message, numbers, text
+from alexnet.weights.restricted_pickle import Array, readable
 
 # Of a layer: name, type, blobs, then its parameters by what they are for.
 _NOW = {1: "name", 2: "type", 7: "blob", 106: "convolution", 118: "norm", 121: "pool"}
@@ -30,9 +37,13 @@ _IGNORED = {"Data", "Input", "Softmax", "SoftmaxWithLoss", "Accuracy", "ImageDat
 _MAX_SIDES = 32  # of a blob: Caffe itself allows no more
 _IGNORED_2014 = {1, 5, 12, 20, 21, 22, 29}
 _KINDS = {
-    "Convolution": "convolution", "InnerProduct": "fully connected", "LRN": "norm", "ReLU": "relu",
-    "Dropout": "dropout", "Pooling": "max pool",
-}  # fmt: skip
+    "Convolution": "convolution",
+    "InnerProduct": "fully connected",
+    "LRN": "norm",
+    "ReLU": "relu",
+    "Dropout": "dropout",
+    "Pooling": "max pool",
+}
 
 
 @dataclass
@@ -44,7 +55,7 @@ class _Layer:
     about: dict[str, memoryview] = field(default_factory=dict)
 
 
-def read(path: Path) -> Found:
+def read(path: Path) -> ImportedWeights:
     """The learned layers of a ``.caffemodel``, conv1 turned to RGB. Raises :class:`BundleError`."""
     layers = _read(path, _network)
     arrays: dict[str, NDArray[Any]] = {}
@@ -55,7 +66,7 @@ def read(path: Path) -> Found:
             raise BundleError(f"{path}: layer {layer.name} has {len(layer.blobs)} blobs", "at most weights and biases")
     if not arrays:
         raise BundleError(f"{path} holds no weights", "a .caffemodel with learned layers", "is it the right file?")
-    return Found(to_rgb(arrays), [_step(layer) for layer in layers])
+    return ImportedWeights(to_rgb(arrays), [_step(layer) for layer in layers])
 
 
 def read_mean(path: Path) -> NDArray[np.float32]:
@@ -101,17 +112,17 @@ def _network(net: memoryview) -> list[_Layer]:
 
 def _layer(part: memoryview, names: dict[int, str]) -> _Layer:
     layer = _Layer()
-    for found in fields(part):
-        what = names.get(found.number)
+    for result in fields(part):
+        what = names.get(result.number)
         if what == "name":
-            layer.name = text(found)
+            layer.name = text(result)
         elif what == "type":
-            layer.type = text(found) if names is _NOW else _type_2014(integer(found))
+            layer.type = text(result) if names is _NOW else _type_2014(integer(result))
         elif what == "blob":
-            layer.blobs.append(_blob(message(found)))
+            layer.blobs.append(_blob(message(result)))
         elif what is not None:
-            layer.numbers |= _READERS[what](message(found))
-        elif found.number == 1:  # of 2014, which wrapped one of 2013
+            layer.numbers |= _READERS[what](message(result))
+        elif result.number == 1:  # of 2014, which wrapped one of 2013
             raise DamagedError("a layer in the form of 2013, which Caffe's upgrade_net_proto_binary turns into a newer")
     return layer
 
@@ -121,15 +132,15 @@ def _type_2014(number: int) -> str:
 
 
 def _values(part: memoryview, names: dict[int, str], defaults: dict[str, float]) -> dict[str, float]:
-    found = dict(defaults)
+    result = dict(defaults)
     for one in fields(part):
         name = names.get(one.number)
         if name is None:
             continue
-        many = numbers(one, wire.FOUR).tolist() if one.kind == wire.FOUR else integers(one)
+        many = numbers(one, protobuf_reader.FOUR).tolist() if one.kind == protobuf_reader.FOUR else integers(one)
         if many:
-            found[name] = many[-1]
-    return found
+            result[name] = many[-1]
+    return result
 
 
 def _convolution(part: memoryview) -> dict[str, float]:
@@ -153,13 +164,13 @@ def _blob(part: memoryview) -> NDArray[Any]:
     legacy: dict[int, int] = {}
     shape: list[int] | None = None
     rows: list[NDArray[Any]] = []
-    for found in fields(part):
-        if found.number in (1, 2, 3, 4):
-            legacy[found.number] = integer(found)
-        elif found.number == 7:
-            shape = [side for one in fields(message(found)) if one.number == 1 for side in integers(one)]
-        elif found.number in (5, 8):
-            rows.append(numbers(found, wire.FOUR if found.number == 5 else wire.EIGHT))
+    for result in fields(part):
+        if result.number in (1, 2, 3, 4):
+            legacy[result.number] = integer(result)
+        elif result.number == 7:
+            shape = [side for one in fields(message(result)) if one.number == 1 for side in integers(one)]
+        elif result.number in (5, 8):
+            rows.append(numbers(result, protobuf_reader.FOUR if result.number == 5 else protobuf_reader.EIGHT))
     values = rows[0] if len(rows) == 1 else np.concatenate([np.zeros(0, np.float32), *rows])
     sides = [legacy.get(i, 1) for i in (1, 2, 3, 4)] if legacy or shape is None else shape
     if len(sides) > _MAX_SIDES or not all(0 <= side < 1 << 31 for side in sides):
@@ -186,3 +197,43 @@ def _step(layer: _Layer) -> Step:
         kind = "norm" if known.pop("region", 0) == 0 else "spatial norm"
         known["towers"] = 1
     return Step(kind, layer.name, known)
+
+
+def read_npy_network(path: Path) -> ImportedWeights:
+    """The layers of a port, in PyTorch's layouts, conv1 turned to RGB. Raises :class:`BundleError`."""
+    content = read_npy(path)
+    if not isinstance(content, dict) or not content:
+        raise BundleError(f"{path} holds {type(content).__name__}", "a dictionary of layers, as caffe-tensorflow wrote")
+    arrays: dict[str, NDArray[Any]] = {}
+    maps = 0  # channels of the last convolution: what the first fully connected layer reads
+    for name in sorted(content, key=str):  # conv1 … fc8
+        name, layer = readable(name), content[name]
+        weight, bias = _pair(path, name, layer)
+        if weight.ndim == 4:
+            maps = weight.shape[3]
+            weight = weight.transpose(3, 2, 0, 1)
+        elif weight.ndim == 2:
+            weight = (_channels_first(path, name, weight, maps) if maps else weight).T
+            maps = 0
+        arrays |= {f"{name}.weight": weight, f"{name}.bias": bias}
+    return ImportedWeights(to_rgb(arrays))
+
+
+def _pair(path: Path, name: str, layer: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Two forms: [weights, biases], and of later converters {"weights": …, "biases": …}. A list may be an array."""
+    layer = layer.values if isinstance(layer, Array) else layer
+    layer = list(layer) if isinstance(layer, tuple) else layer
+    parts = [layer.get("weights"), layer.get("biases")] if isinstance(layer, dict) else layer
+    values = [part.values if isinstance(part, Array) else part for part in parts] if isinstance(parts, list) else []
+    arrays = [value for value in values if isinstance(value, np.ndarray)]
+    if len(arrays) != 2 or len(values) != 2:
+        raise BundleError(f"{path}: layer {name} has no weights and biases", "two arrays of numbers")
+    return arrays[0], arrays[1]
+
+
+def _channels_first(path: Path, name: str, weight: NDArray[Any], maps: int) -> NDArray[Any]:
+    """Rows (y, x, channel) -> (channel, y, x)."""
+    side = int((weight.shape[0] / maps) ** 0.5 + 0.5)
+    if side * side * maps != weight.shape[0]:
+        raise BundleError(f"{path}: layer {name} reads {weight.shape[0]} numbers", f"a square of {maps} channels")
+    return weight.reshape(side, side, maps, -1).transpose(2, 0, 1, 3).reshape(weight.shape)

@@ -1,6 +1,12 @@
-"""cuda-convnet's checkpoints (2011, 2012, and cuda-convnet2): towers joined, layouts turned, dropout made ours.
+"""The layers of a cuda-convnet checkpoint as a graph: what each of them is, and what it reads.
 
-A checkpoint names its layers as its author liked and lists them in any order, so they are followed from the pictures
+Checkpoints of 2012 hold layers by name in no order, those of 2011 a list in which inputs are numbers. ReLUs, pools,
+norms and dropout are layers of their own; neurons, too.
+
+
+cuda-convnet's checkpoints (2011, 2012, and cuda-convnet2): towers joined, layouts turned, dropout made ours.
+
+A checkpoint names its layers as its author liked and lists them in any order, so they are followed from the images
 on: which learned layers stand how deep, side by side in how many towers, and what each of them reads. Two towers
 become one network with groups where a layer reads its own tower alone, and with its inputs side by side where it reads
 both, in whichever order it lists them.
@@ -11,6 +17,7 @@ training: the weights that read them are halved here, once, since ours doubles.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +28,117 @@ from numpy.typing import NDArray
 from alexnet.errors import BundleError
 from alexnet.models import create_model
 from alexnet.weights.files import read_pickle
-from alexnet.weights.fitting import Found, Step, as_float32, steps_of
-from alexnet.weights.graph import LEARNED, Checkpoint
-from alexnet.weights.naming import readable
-from alexnet.weights.pickles import Array
+from alexnet.weights.matching import ImportedWeights, Step, as_float32, steps_of
+from alexnet.weights.restricted_pickle import Array, readable
+
+LEARNED = {"conv": "convolution", "fc": "fully connected", "local": "local"}
+_MOST_LAYERS = 500
+_SCALED = ("hs", "dropout2")  # outputs times `keep` in the test; cuda-convnet2's `dropout` scales in training, as ours
 
 
-def read(path: Path, model: str) -> Found:
+@dataclass
+class Input:
+    """One input of a learned layer: the learned layer it comes from, what lies between, and what it is scaled by."""
+
+    source: str  # name of a learned layer, or of the data
+    between: list[Step]
+    keep: float
+
+
+class Checkpoint:
+    """The layers of a checkpoint by name, and questions to them. Raises :class:`BundleError`."""
+
+    def __init__(self, content: Any, file: str) -> None:
+        self.file = file
+        state = content.get("model_state") if isinstance(content, dict) else None
+        layers: Any = state.get("layers") if isinstance(state, dict) else None
+        self.numbered: list[Any] = []
+        if isinstance(layers, list):  # 2011: in order, and inputs are numbers
+            self.numbered = [layer.get("name") if isinstance(layer, dict) else None for layer in layers]
+            layers = {str(name): layer for name, layer in zip(self.numbered, layers, strict=True)}
+        if not isinstance(layers, dict) or not all(
+            isinstance(name, str) and name == readable(name) and isinstance(layer, dict)
+            for name, layer in layers.items()
+        ):
+            raise BundleError(f"{file} has no model_state with layers", "a checkpoint of cuda-convnet")
+        self.layers: dict[str, dict[Any, Any]] = layers
+        if len(self.layers) > _MOST_LAYERS:
+            raise BundleError(f"{file} has {len(self.layers)} layers", f"at most {_MOST_LAYERS}")
+        self.learned = [name for name in self.layers if self.get(name, "type", str) in LEARNED]
+
+    def get(self, name: str, key: str, kind: type | tuple[type, ...]) -> Any:
+        value = self.layers[name].get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise BundleError(f"{self.file}: layer {name} has no {key}", "a whole checkpoint of cuda-convnet")
+        return value
+
+    def number(self, name: str, key: str, default: float | None = None) -> float:
+        """A number, or the first of a list of them."""
+        value = self.layers[name].get(key, default)
+        value = value[0] if isinstance(value, list) and value else value
+        if not isinstance(value, int | float) or not abs(value) <= 1e9:  # nor what is no number
+            raise BundleError(f"{self.file}: layer {name} has no number {key}", "a whole checkpoint of cuda-convnet")
+        return float(value)
+
+    def inputs(self, name: str) -> list[str]:
+        value = self.get(name, "inputs", list)
+        if self.numbered:
+            value = [self.numbered[i] if isinstance(i, int) and 0 <= i < len(self.numbered) else i for i in value]
+        for other in value:
+            if not isinstance(other, str) or other not in self.layers:
+                raise BundleError(
+                    f"{self.file}: layer {name} reads {readable(other)[:50]!r}", "a layer of the checkpoint"
+                )
+        return list(value)
+
+    def array(self, name: str, key: str, at: int | None = None) -> NDArray[Any]:
+        value = self.layers[name].get(key)
+        if at is not None and isinstance(value, list) and at < len(value):
+            value = value[at]
+        if not isinstance(value, Array) or not isinstance(value.values, np.ndarray) or value.values.ndim != 2:
+            raise BundleError(f"{self.file}: layer {name} has no {key}", "a matrix an input")
+        return value.values
+
+    def step(self, name: str, towers: int) -> Step:
+        """What a layer that does not learn does, in the words of :class:`Step`."""
+        kind = self.get(name, "type", str)
+        if kind == "neuron":
+            neuron = self.get(name, "neuron", dict).get("type")
+            return Step(readable(neuron)[:20], name)
+        if kind == "pool":
+            pool = {"max": "max pool", "avg": "average pool"}.get(self.get(name, "pool", str), "other pool")
+            return Step(pool, name, {"kernel": self.number(name, "sizeX"), "stride": self.number(name, "stride")})
+        if kind in ("cmrnorm", "rnorm"):
+            size = self.number(name, "size")
+            scale = self.number(name, "scale") * (size if kind == "cmrnorm" else size**2)  # stored divided
+            numbers = {"size": size, "alpha": scale, "beta": self.number(name, "pow")}
+            numbers["k"] = self.number(name, "minDiv", 1.0)
+            if kind == "rnorm":
+                return Step("spatial norm", name, numbers)
+            return Step("norm", name, numbers | {"towers": towers})
+        return Step("dropout" if kind in (*_SCALED, "dropout") else readable(kind), name)
+
+    def trace(self, name: str, towers: int = 1) -> Input:
+        """From an input back to the learned layer, or the data, that it comes from."""
+        between: list[Step] = []
+        keep, reader = 1.0, name
+        while (kind := self.get(name, "type", str)) not in LEARNED and kind != "data":
+            between.insert(0, self.step(name, towers))
+            if kind in _SCALED:
+                keep *= self.number(name, "select_weights")
+            inputs = self.inputs(name)
+            if len(inputs) != 1 or len(between) > _MOST_LAYERS:
+                what = "reads itself" if len(inputs) == 1 else f"reads {len(inputs)} layers"
+                raise BundleError(
+                    f"{self.file}: layer {name}, {readable(kind)}, {what}",
+                    "one input, of another layer",
+                    f"{reader} can not be imported",
+                )
+            name = inputs[0]
+        return Input(name, between, keep)
+
+
+def read(path: Path, model: str) -> ImportedWeights:
     """A checkpoint's learned layers under the names of the network called ``model``. Raises :class:`BundleError`.
 
     ``path`` is a checkpoint or the folder that holds several, of which the last is taken.
@@ -40,8 +151,9 @@ def read(path: Path, model: str) -> Found:
     if len(ours) != len(stages):
         raise BundleError(
             f"{path} has {len(stages)} learned layers ({', '.join('+'.join(stage) for stage in stages)})",
-            f"{len(ours)} ({', '.join(ours)}) as in {model}", "another --model may fit",
-        )  # fmt: skip
+            f"{len(ours)} ({', '.join(ours)}) as in {model}",
+            "another --model may fit",
+        )
     arrays: dict[str, NDArray[Any]] = {}
     steps: list[Step] = []
     before: list[str] = []
@@ -53,15 +165,15 @@ def read(path: Path, model: str) -> Found:
         arrays[f"{name}.bias"] = np.concatenate([_bias(checkpoint, one, weight) for one in stage])
         before = stage
     _ends_in_classes(checkpoint, before)
-    return Found(arrays, steps)
+    return ImportedWeights(arrays, steps)
 
 
 def newest(folder: Path) -> Path:
     """The last checkpoint ``<epoch>.<batch>`` of a folder, counted as numbers. Raises :class:`BundleError`."""
-    found = [path for path in folder.iterdir() if path.is_file() and re.fullmatch(r"\d+\.\d+", path.name)]
-    if not found:
+    match = [path for path in folder.iterdir() if path.is_file() and re.fullmatch(r"\d+\.\d+", path.name)]
+    if not match:
         raise BundleError(f"{folder} holds no checkpoint", "files named EPOCH.BATCH, as 90.1")
-    return max(found, key=lambda path: [int(part) for part in path.name.split(".")])
+    return max(match, key=lambda path: [int(part) for part in path.name.split(".")])
 
 
 def read_meta(path: Path) -> tuple[NDArray[np.float32], tuple[str, ...]]:
@@ -73,7 +185,7 @@ def read_meta(path: Path) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     side = int((values.size / 3) ** 0.5 + 0.5) if isinstance(values, np.ndarray) else 0
     values = as_float32(values) if isinstance(values, np.ndarray) else np.zeros(0, np.float32)
     if not side or values.size != 3 * side**2 or not np.isfinite(values).all():
-        raise BundleError(f"{path} has no data_mean", "one number for each color of each pixel of a square picture")
+        raise BundleError(f"{path} has no data_mean", "one number for each color of each pixel of a square image")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BundleError(f"{path} has no label_names", "a list of names")
     image = values.reshape(3, side, side).transpose(1, 2, 0)  # (c, y, x)
@@ -88,9 +200,9 @@ def _stages(checkpoint: Checkpoint) -> list[list[str]]:
     depth: dict[str, int] = {}
     while len(depth) < len(sources):
         ready = {
-            name: 1 + max((depth.get(other, 0) for other in found), default=0)
-            for name, found in sources.items()
-            if name not in depth and all(other in depth or other not in sources for other in found)
+            name: 1 + max((depth.get(other, 0) for other in result), default=0)
+            for name, result in sources.items()
+            if name not in depth and all(other in depth or other not in sources for other in result)
         }
         if not ready:
             raise BundleError(f"{checkpoint.file}: layers read each other in a circle", "a network without one")
@@ -102,26 +214,27 @@ def _stages(checkpoint: Checkpoint) -> list[list[str]]:
 
 def _joined(checkpoint: Checkpoint, stage: list[str], before: list[str]) -> tuple[list[str], NDArray[Any], list[Step]]:
     """Layers side by side as one: their order, their weights joined, and what lies before them."""
-    found = {name: [checkpoint.trace(one, max(1, len(before))) for one in checkpoint.inputs(name)] for name in stage}
-    for name, inputs in found.items():
+    results = {name: [checkpoint.trace(one, max(1, len(before))) for one in checkpoint.inputs(name)] for name in stage}
+    for name, inputs in results.items():
         sources = [one.source for one in inputs]
         known = before or [one.source for one in inputs[:1]]
         if len(set(sources)) < len(sources) or not set(sources) <= set(known):
             raise BundleError(
                 f"{checkpoint.file}: layer {name} reads {', '.join(sources)}",
-                f"each of {', '.join(known)} at most once", "no network here is built so",
-            )  # fmt: skip
-    own = len(before) > 1 and all(len(inputs) == 1 for inputs in found.values())
+                f"each of {', '.join(known)} at most once",
+                "no network here is built so",
+            )
+    own = len(before) > 1 and all(len(inputs) == 1 for inputs in results.values())
     if own:  # each its own tower: in the towers' order
-        stage = sorted(stage, key=lambda name: before.index(found[name][0].source))
-    elif any(len(inputs) != max(1, len(before)) for inputs in found.values()):
+        stage = sorted(stage, key=lambda name: before.index(results[name][0].source))
+    elif any(len(inputs) != max(1, len(before)) for inputs in results.values()):
         raise BundleError(f"{checkpoint.file}: {', '.join(stage)} read different towers", "all the same way")
     rows = []
     for name in stage:
-        inputs = found[name]
+        inputs = results[name]
         order = sorted(range(len(inputs)), key=lambda i: before.index(inputs[i].source) if before else 0)
         rows.append(np.concatenate([_weight(checkpoint, name, i) * np.float32(inputs[i].keep) for i in order], axis=1))
-    between = [one.between for inputs in found.values() for one in inputs]
+    between = [one.between for inputs in results.values() for one in inputs]
     if any([(s.kind, s.numbers) for s in b] != [(s.kind, s.numbers) for s in between[0]] for b in between):
         raise BundleError(f"{checkpoint.file}: the towers before {', '.join(stage)} differ", "both alike")
     if len({row.shape[1:] for row in rows}) > 1:
@@ -156,8 +269,8 @@ def _plain_channels(checkpoint: Checkpoint, name: str, at: int) -> None:
 
 
 def _of(checkpoint: Checkpoint, name: str, key: str, at: int) -> float:
-    found = checkpoint.layers[name].get(key)
-    value = found[at] if isinstance(found, list) and at < len(found) else found
+    value_value = checkpoint.layers[name].get(key)
+    value = value_value[at] if isinstance(value_value, list) and at < len(value_value) else value_value
     if not isinstance(value, int | float) or not 1 <= value <= 10_000:
         raise BundleError(f"{checkpoint.file}: layer {name} has no {key}", "a number an input")
     return value

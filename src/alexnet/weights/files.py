@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import BundleError
-from alexnet.weights import pickles
+from alexnet.weights import restricted_pickle
 
 _UNPACKED, _MAX_RATIO = 64 << 20, 100  # bytes that any packed file may make, and how many for each of its own
 MOST_BYTES = 2 << 30  # net 145 and its momenta have 488 MB, the largest published net (140.5 M numbers) 1.1 GB
@@ -41,8 +41,8 @@ def read_pickle(path: Path) -> Any:
 
 def _pickled(file: IO[bytes], path: Path) -> Any:
     try:
-        return pickles.read(file)
-    except pickles.RefusedError as error:
+        return restricted_pickle.read(file)
+    except restricted_pickle.RefusedError as error:
         raise BundleError(f"{path} is refused: it holds {error}", "numbers, texts and arrays alone") from error
 
 
@@ -73,7 +73,8 @@ def _bounded(packed: IO[bytes], path: Path, packed_bytes: int) -> IO[bytes]:
 def read_npy(path: Path) -> NDArray[Any] | Any:
     """What a ``.npy`` file holds: an array of numbers, or the one Python value in an array of objects.
 
-    NumPy itself would unpickle the latter; here it goes through :mod:`alexnet.weights.pickles`. Raises BundleError.
+    NumPy itself would unpickle the latter; here it goes through :mod:`alexnet.weights.restricted_pickle`. Raises
+    BundleError.
     """
     file = io.BytesIO(read_bytes(path))
     try:
@@ -87,8 +88,8 @@ def read_npy(path: Path) -> NDArray[Any] | Any:
             f"{path} is no .npy file: {' '.join(str(error).split())[:100]}", "a whole .npy file"
         ) from error
     if dtype.hasobject:
-        found = _pickled(file, path)
-        values = found.values if isinstance(found, pickles.Array) else None
+        result = _pickled(file, path)
+        values = result.values if isinstance(result, restricted_pickle.Array) else None
         if not isinstance(values, list) or len(values) != 1:
             raise BundleError(f"{path} holds an array of objects {list(shape)}", "a single dictionary of layers")
         return values[0]

@@ -1,1 +1,0 @@
-"""Arrays -> batches: which picture comes when, which view of it, ahead of the network."""

@@ -1,0 +1,192 @@
+"""What says that a bundle is whole: its config, and the SHA-256 of every file in it.
+
+Tensors of a bundle's files, float32 by name.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+from torch import Tensor
+
+from alexnet.data.atomic_io import sha256_of
+from alexnet.errors import BundleError
+from alexnet.models.network import nonfinite
+from alexnet.schema import Positive, Probability, Sha256, Size, check, checksum_of, class_fault, read_json, regular_file
+
+FORMAT, VERSION, COMPRESSED = "alexnet-bundle", 1, 2
+
+_NEEDED = {"model.safetensors", "mean.safetensors", "reference/expected.json"}
+GOLDEN_NAME = r"[\w-][\w .-]{0,99}"  # of a reference image, without its suffix
+FileName = Annotated[
+    str,
+    Meta(
+        pattern=rf"^(config\.json|README\.md|(model|mean)\.safetensors|reference/(expected\.json|{GOLDEN_NAME}\.png))\Z"
+    ),
+]
+
+
+class LayerFiles(msgspec.Struct):
+    """The layer file and the parameter file of a cuda-convnet network, as text."""
+
+    name: str
+    layers: str
+    parameters: str
+    layers_file: str = "layers.cfg"
+    parameters_file: str = "layer-params.cfg"
+
+
+class Model(msgspec.Struct):
+    """Which network the weights belong to."""
+
+    name: str
+    image_size: Size
+    in_channels: Literal[1, 3]
+    layer_files: LayerFiles | None = None
+    initialization: str = ""
+
+
+class Preprocessing(msgspec.Struct):
+    """How an image is brought to what the network sees."""
+
+    stored_size: Size
+    fit: Literal["crop", "pad", "squash"]
+    subtract: Literal["channel means", "mean image", "center of the mean image"]
+
+
+class Calibration(msgspec.Struct):
+    """What turns logits into probabilities; a missing one is temperature 1."""
+
+    temperature: Annotated[float, Meta(ge=1e-3, le=1e3)] = 1.0
+    thresholds: dict[str, Probability] = {}
+
+
+class Config(msgspec.Struct):
+    """What of ``config.json`` decides predictions, and the text around it that other pages print."""
+
+    version: Literal[1, 2]
+    model: Model
+    classes: list[str]
+    preprocessing: Preprocessing
+    recipe: dict[str, Any]
+    metrics: dict[str, Any]
+    data: dict[str, Any]
+    sha256: dict[FileName, Sha256]
+    calibration: Calibration = msgspec.field(default_factory=Calibration)
+
+
+def read_config(path: Path, links_within: Path | None = None) -> tuple[dict[str, Any], Config]:
+    """The config of the bundle ``path``, as it is and as its schema; raises :class:`BundleError`."""
+    file = path / "config.json"
+    try:
+        config = read_json(path, "config.json", links_within)
+    except OSError as error:
+        raise BundleError(f"{path} is no bundle: {error.strerror}", "a folder with config.json") from error
+    except ValueError as error:
+        raise damaged(file, error) from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise BundleError(f"{file} is not of format {FORMAT}", "a bundle that training wrote")
+    if (version := config.get("version")) not in (VERSION, COMPRESSED) or isinstance(version, bool | float):
+        raise BundleError(f"bundle {path} has version {version!r:.20}", "1 or 2", "install a newer alexnet")
+    checksummed = config.get("sha256")
+    if not isinstance(checksummed, dict) or not set(checksummed) >= _NEEDED:
+        raise BundleError(f"{file} is damaged: it lacks SHA-256 of the files", "", "use another copy")
+    try:
+        checked = check(config, Config)
+        if fault := class_fault(checked.classes):
+            raise ValueError(fault)
+        for target in checked.calibration.thresholds:
+            check(_number(target), Positive)
+    except ValueError as error:
+        raise damaged(file, error) from error
+    return config, checked
+
+
+def check_hashes(path: Path, config: Mapping[str, Any], links_within: Path | None = None) -> None:
+    """Raise :class:`BundleError` naming the first file that is not the one that was saved."""
+    for name, expected in config["sha256"].items():
+        try:
+            if name == "config.json":
+                digest = checksum_of(config, "sha256")
+            else:
+                digest = sha256_of(regular_file(path, name, links_within))
+        except OSError as error:
+            raise BundleError(f"bundle {path} lacks {name}: {error.strerror}", "", "use another copy") from error
+        except ValueError as error:
+            raise BundleError(f"bundle {path}: {error}", "", "use another copy") from error
+        if digest != expected:
+            raise BundleError(
+                f"{path / name} has changed: SHA-256 {digest[:12]}…", f"{str(expected)[:12]}…", "use another copy"
+            )
+
+
+def damaged(path: Path, reason: object) -> BundleError:
+    """The error for a file of a bundle that is not as it was saved."""
+    return BundleError(f"{path} is damaged: {' '.join(str(reason).split()):.300}", "", "use another copy")
+
+
+def read_reference(
+    path: Path, config: Config, links_within: Path | None = None
+) -> dict[str, tuple[bytes, list[float]]]:
+    """The reference images of the bundle ``path``: name -> PNG, expected probabilities. Raises :class:`BundleError`."""
+    classes = len(config.classes)
+    row = Annotated[list[Probability], Meta(min_length=classes, max_length=classes)]
+    try:
+        expected = check(read_json(path, "reference/expected.json", links_within), dict[str, row])
+        for name in expected:
+            if not re.fullmatch(rf"{GOLDEN_NAME}\.png", name) or f"reference/{name}" not in config.sha256:
+                raise BundleError(f"bundle {path} has no SHA-256 of reference/{name!r:.60}", "", "use another copy")
+        return {
+            name.removesuffix(".png"): (
+                regular_file(path, f"reference/{name}", links_within).read_bytes(),
+                probabilities,
+            )
+            for name, probabilities in expected.items()
+        }
+    except (OSError, ValueError) as error:
+        raise damaged(path / "reference" / "expected.json", error) from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"threshold for {text!r:.40}, which is not a number") from None
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file in ``folder``, by its path there."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): sha256_of(p) for p in files}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write ``tensors`` to ``path`` as float32 (safetensors)."""
+    from safetensors.torch import save
+
+    path.write_bytes(save({name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors, each copied and its pages of the file let go before the next, the largest first.
+
+    Raises :class:`BundleError` for a damaged file, and for one with values that are not finite.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        results = {}
+        for name in sorted(sizes, key=lambda name: -sizes[name]):
+            with safe_open(path, "pt") as file:
+                results[name] = file.get_tensor(name).clone()
+    except SafetensorError as error:
+        raise BundleError(f"{path} is damaged: {error}", "", "use another copy") from error
+    if name := nonfinite(results):
+        raise BundleError(f"{path} is damaged: {name} has values that are NaN or Inf", "", "use another copy")
+    return results

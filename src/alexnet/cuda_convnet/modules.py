@@ -1,0 +1,454 @@
+"""The layers with weights as modules: conv, local, fc, treefc, each with one or more inputs.
+
+Inputs and outputs are maps [N, C, S, S] or features [N, D]; an input's features are counted (c·S + y)·S + x, as
+PyTorch flattens maps. Weights lie as PyTorch has them: conv [F, c, K, K], fc [out, in], local [M², c·K², F].
+
+
+Pools and their gradients as the 2012 kernels have them: every pixel of a window that equals the output gets all.
+
+So a maximum that stands twice in a window gets its gradient twice, where PyTorch's goes to the first one alone.
+
+
+Layers that see every number by itself: neurons, dropout of 2012, sums and maxima of layers, softmax.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alexnet.cuda_convnet.definition import Layer
+from alexnet.kernels import native_kernels
+from alexnet.models.layers import Dropout, Window
+
+
+class Learned(nn.Module):
+    """Parameters of a layer: a weight for each input that has its own matrix, and the biases.
+
+    ``weight`` with one input, ``weight0``, ``weight1``, … with several. A shared matrix is no parameter here: the
+    network passes it in. ``connections0`` … are the channels that each group of a random sparse convolution reads.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.layer = layer
+        for i, matrix in enumerate(layer.matrices):
+            if matrix.source is None:
+                self.register_parameter(weight_name(layer, i), nn.Parameter(torch.zeros(self.shape(i))))
+        self.bias = nn.Parameter(torch.zeros(layer.biases))
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """PyTorch's shape of the weights of an input."""
+        raise NotImplementedError
+
+    def from_file(self, index: int, matrix: Tensor) -> Tensor:
+        """A matrix in the file's layout (rows × columns) -> the weights of an input in PyTorch's."""
+        return matrix.T.reshape(self.shape(index))
+
+    def draw(self, generator: torch.Generator | None) -> None:
+        """Start values as in the file: initW times a standard normal number each, rows by columns; biases initB."""
+        for i, matrix in enumerate(self.layer.matrices):
+            if matrix.source is None:
+                weight = self.get_parameter(weight_name(self.layer, i))
+                drawn = torch.empty(matrix.rows, matrix.columns).normal_(0, 1, generator=generator)
+                weight.copy_(self.from_file(i, drawn.mul_(matrix.std)))
+        self.bias.fill_(self.layer.options["initB"])
+
+
+def weight_name(layer: Layer, index: int) -> str:
+    """Name of the parameter that holds the weights of an input."""
+    return "weight" if len(layer.matrices) == 1 else f"weight{index}"
+
+
+class _Filters(Learned):
+    """What conv and local share: geometry, groups, random sparse connections."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        for i, sparse in enumerate(layer.options["randSparse"]):
+            if sparse and layer.matrices[i].source is None:
+                count = layer.options["groups"][i] * layer.options["filterChannels"][i]
+                start = torch.arange(count) % layer.options["channels"][i]
+                self.register_buffer(f"connections{i}", start)
+
+    def draw(self, generator: torch.Generator | None) -> None:
+        for i in range(len(self.layer.inputs)):
+            if f"connections{i}" in self._buffers:
+                channels, connections = self.layer.options["channels"][i], self.get_buffer(f"connections{i}")
+                runs = len(connections) // channels
+                drawn = [torch.randperm(channels, generator=generator) for _ in range(runs)]
+                connections.copy_(torch.cat(drawn))
+        super().draw(generator)
+
+    def window(self, index: int) -> Window:
+        """Geometry of an input."""
+        options = self.layer.options
+        return Window(options["filterSize"][index], options["stride"][index], options["padding"][index])
+
+    def _input(self, x: Tensor, index: int, connections: Tensor | None) -> Tensor:
+        """Maps as this layer counts them, channels gathered, zeros around: [N, C', S', S']."""
+        options = self.layer.options
+        side, window = options["sides"][index], self.window(index)
+        x = as_maps(x, options["channels"][index], side)
+        if connections is not None:
+            x = x[:, connections]
+        near, far = window.padding, window.padding + window.overhang(side)
+        return F.pad(x, (near, far, near, far)) if far else x
+
+
+class Conv(_Filters):
+    """Shared filters. One bias a filter, or one for each filter and position."""
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        options, matrix = self.layer.options, self.layer.matrices[index]
+        kernel = options["filterSize"][index]
+        return matrix.columns, options["filterChannels"][index], kernel, kernel
+
+    def forward(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], lists: Sequence[Tensor | None]) -> Tensor:
+        options, shared = self.layer.options, self.layer.options["sharedBiases"]
+        out: Tensor | None = None
+        for i, (x, weight, connections) in enumerate(zip(inputs, weights, lists, strict=True)):
+            bias = self.bias if shared and i == 0 else None
+            x = self._input(x, i, connections)
+            part = F.conv2d(x, weight, bias, options["stride"][i], groups=options["groups"][i])
+            out = part if out is None else out + part
+        assert out is not None
+        return out if shared else out + self.bias  # [N, F, M, M]
+
+
+class Local(_Filters):
+    """Own filters at each position."""
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        positions, matrix = self.layer.side**2, self.layer.matrices[index]
+        return positions, matrix.rows // positions, matrix.columns
+
+    def from_file(self, index: int, matrix: Tensor) -> Tensor:
+        return matrix.reshape(self.shape(index))
+
+    def forward(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], lists: Sequence[Tensor | None]) -> Tensor:
+        out: Tensor = self.bias[None]
+        for i, (x, weight, connections) in enumerate(zip(inputs, weights, lists, strict=True)):
+            window, groups = self.window(i), self.layer.options["groups"][i]
+            columns = F.unfold(self._input(x, i, connections), window.kernel, stride=window.stride)
+            columns = columns.view(len(columns), groups, -1, columns.shape[2])  # [N, G, c·K², M²]
+            filters = weight.view(*weight.shape[:2], groups, -1)  # [M², c·K², G, F/G]
+            part = torch.einsum("ngkl,lkgf->ngfl", columns, filters)  # [N, G, F/G, M²]
+            out = out + part.reshape(len(part), *self.bias.shape)
+        return out
+
+
+class FullyConnected(Learned):
+    """All inputs to all outputs."""
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        return self.layer.matrices[index].columns, self.layer.matrices[index].rows
+
+    def forward(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], lists: Sequence[Tensor | None]) -> Tensor:
+        out = F.linear(inputs[0].flatten(1), weights[0], self.bias)
+        for x, weight in zip(inputs[1:], weights[1:], strict=True):
+            out = out + F.linear(x.flatten(1), weight)
+        return out  # [N, D]
+
+
+class TreeFullyConnected(FullyConnected):
+    """One output a class; a class's weights are the sum of the rows [nodes, in] on the way from the root to it."""
+
+    paths: Tensor
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        paths = torch.zeros(layer.outputs, layer.matrices[0].columns)
+        for node, classes in enumerate(layer.options["leaves"]):
+            paths[classes, node] = 1
+        self.register_buffer("paths", paths, persistent=False)
+
+    def draw(self, generator: torch.Generator | None) -> None:
+        super().draw(generator)
+        self.get_parameter("weight")[self.layer.outputs :] = 0  # inner nodes start at 0
+
+    def forward(self, inputs: Sequence[Tensor], weights: Sequence[Tensor], lists: Sequence[Tensor | None]) -> Tensor:
+        return F.linear(inputs[0].flatten(1), self.paths @ weights[0], self.bias)
+
+
+def as_maps(x: Tensor, channels: int, side: int) -> Tensor:
+    """Features or maps counted otherwise -> [N, channels, side, side]."""
+    return x if x.shape[1:] == (channels, side, side) else x.reshape(len(x), channels, side, side)
+
+
+class ScaleGradient(torch.autograd.Function):
+    """The identity, with its gradient times a number: a user of a shared matrix learns at its own rate."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.factor, None
+
+
+KINDS: dict[str, type[Learned]] = {
+    "conv": Conv,
+    "local": Local,
+    "fc": FullyConnected,
+    "treefc": TreeFullyConnected,
+}
+
+
+LOWEST = -2e38  # what the 2012 kernel begins a maximum with
+
+
+class Frame:
+    """Windows of side ``size`` over maps of ``side`` pixels: window o covers [start + o·stride, + size), clipped."""
+
+    def __init__(self, side: int, size: int, stride: int, start: int, out: int) -> None:
+        self.size, self.stride, self.out = size, stride, out
+        end = start + (out - 1) * stride + size
+        self.around = (-start, end - side)  # pixels added (or cut off, where negative) before and behind
+
+    def pad(self, maps: Tensor, value: float) -> Tensor:
+        """Exactly what the windows cover."""
+        before, behind = self.around
+        return F.pad(maps, (before, behind, before, behind), value=value)
+
+    def pixels(self, padded: Tensor) -> Iterator[Tensor]:
+        """The k-th pixel of all windows, for every k in raster order: crops [N, C, O, O]."""
+        span = self.stride * (self.out - 1) + 1
+        for y in range(self.size):
+            for x in range(self.size):
+                yield padded[:, :, y : y + span : self.stride, x : x + span : self.stride]
+
+    def unpad(self, padded: Tensor, side: int) -> Tensor:
+        """The inverse of :meth:`pad` for a gradient: pixels that no window covers get 0."""
+        before, behind = self.around
+        return F.pad(padded, (-before, -behind, -before, -behind))
+
+
+class Selected(torch.autograd.Function):
+    """Windows -> ``chosen``, one of their pixels each; backward to every pixel of the window that equals it."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, chosen: Tensor, frame: Frame, outside: float) -> Tensor:
+        ctx.save_for_backward(maps, chosen)
+        ctx.frame, ctx.outside = frame, outside
+        return chosen.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        maps, chosen = ctx.saved_tensors
+        frame: Frame = ctx.frame
+        padded = frame.pad(maps, ctx.outside)
+        gradient = torch.zeros_like(padded)
+        for pixel, into in zip(frame.pixels(padded), frame.pixels(gradient), strict=True):
+            into.add_((pixel == chosen) * grads[0])
+        return frame.unpad(gradient, maps.shape[-1]), None, None, None
+
+
+class Pool(nn.Module):
+    """[N, C, S, S] -> [N, C, O, O]: ``max``, ``maxabs``, ``avg`` (over the pixels that exist) or ``rand``.
+
+    ``rand`` draws one pixel of each window in every pass. No public source tells by which law; here every pixel of
+    the window is as likely. Where the network is not training all images share one fixed draw, so that an answer
+    does not depend on when, and beside whom, an image was asked about.
+    """
+
+    counts: Tensor
+
+    def __init__(self, layer: Layer, side: int, do_max: bool) -> None:
+        super().__init__()
+        options = layer.options
+        self.kind = "max" if options["pool"] == "rand" and do_max else options["pool"]
+        self.channels, self.side = options["channels"], side
+        self.frame = Frame(side, options["sizeX"], options["stride"], options["start"], layer.side)
+        self.generator: torch.Generator | None = None
+        ones = self.frame.pad(torch.ones(1, 1, side, side), 0.0)
+        counts = torch.zeros(1, 1, layer.side, layer.side)
+        for pixel in self.frame.pixels(ones):
+            counts += pixel
+        self.register_buffer("counts", counts, persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        maps = as_maps(input, self.channels, self.side)
+        if self.kind == "avg":
+            size = self.frame.size
+            if native_kernels.jit_tracing():  # ONNX has no divisor
+                return F.avg_pool2d(self.frame.pad(maps, 0.0), size, self.frame.stride) * (size**2 / self.counts)
+            return F.avg_pool2d(self.frame.pad(maps, 0.0), size, self.frame.stride, divisor_override=1) / self.counts
+        choose = {"max": self._max, "maxabs": self._maxabs, "rand": self._rand}[self.kind]
+        if native_kernels.jit_tracing():
+            return choose(maps)
+        chosen: Tensor = choose(maps.detach())
+        outside = LOWEST if self.kind == "max" else float("nan")  # NaN equals nothing
+        result: Tensor = Selected.apply(maps, chosen, self.frame, outside)
+        return result
+
+    def _max(self, maps: Tensor) -> Tensor:
+        padded = self.frame.pad(maps, LOWEST)
+        return F.max_pool2d(padded, self.frame.size, self.frame.stride)
+
+    def _maxabs(self, maps: Tensor) -> Tensor:
+        chosen = maps.new_zeros(*maps.shape[:2], self.frame.out, self.frame.out)
+        for pixel in self.frame.pixels(self.frame.pad(maps, 0.0)):
+            chosen = torch.where(pixel.abs() >= chosen.abs(), pixel, chosen)
+        return chosen
+
+    def _rand(self, maps: Tensor) -> Tensor:
+        """Reservoir sampling in raster order: the k-th pixel that exists replaces the choice with probability 1/k."""
+        shape = (len(maps) if self.training else 1, self.channels, self.frame.out, self.frame.out)
+        generator = self.generator if self.training else torch.Generator(maps.device).manual_seed(0)
+        inside = self.frame.pad(torch.ones_like(maps[:1, :1]), 0.0)
+        chosen, met = maps.new_zeros(len(maps), *shape[1:]), torch.zeros_like(self.counts)
+        for pixel, exists in zip(self.frame.pixels(self.frame.pad(maps, 0.0)), self.frame.pixels(inside), strict=True):
+            met = met + exists
+            with unrecorded(not self.training):
+                drawn = torch.empty(shape, dtype=maps.dtype, device=maps.device)
+                drawn.uniform_(generator=generator)
+            chosen = torch.where((drawn * met < 1) & (exists > 0), pixel, chosen)
+        return chosen
+
+
+class Neuron(nn.Module):
+    """f by its name in the file, with its derivative there: relu 0 at 0, abs −1 at 0, brelu 0 at its limit."""
+
+    def __init__(self, name: str, numbers: Sequence[float]) -> None:
+        super().__init__()
+        self.name, self.numbers = name, tuple(numbers)
+        self.generator: torch.Generator | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.name == "nrelu":
+            return self._noisy(input)
+        return _NEURONS[self.name](input, *self.numbers)
+
+    def _noisy(self, x: Tensor) -> Tensor:
+        """relu(relu(x) + n), n normal with deviation relu(x); in a test one fixed draw serves all images."""
+        x = F.relu(x)
+        shape = x.shape if self.training else (1, *map(int, x.shape[1:]))
+        generator = self.generator if self.training else torch.Generator(x.device).manual_seed(0)
+        with unrecorded(not self.training):
+            drawn = torch.empty(shape, dtype=x.dtype, device=x.device).normal_(generator=generator)
+        return F.relu(x + drawn * x.detach())
+
+    def extra_repr(self) -> str:
+        return f"{self.name}{list(self.numbers) or ''}"
+
+
+@contextmanager
+def unrecorded(constant: bool) -> Iterator[None]:
+    """What is computed inside is a constant for torch.jit.trace, which would draw it anew without the generator."""
+    state = torch._C._get_tracing_state()
+    if constant:
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+
+def _brelu(x: Tensor, a: float) -> Tensor:
+    return torch.where(F.relu(x) >= a, torch.full_like(x, a), F.relu(x))
+
+
+def _softrelu(x: Tensor) -> Tensor:
+    # masked_fill and not clamp(max=4), whose gradient at 4 is 0 or 1, whichever of PyTorch's loops sees the number.
+    return torch.where(x > 4, x, torch.log1p(torch.exp(x.masked_fill(x > 4, 0))))
+
+
+_NEURONS: dict[str, Callable[..., Tensor]] = {
+    "ident": lambda x: x,
+    "logistic": torch.sigmoid,
+    "relu": F.relu,
+    "tanh": lambda x, a, b: a * torch.tanh(b * x),
+    "linear": lambda x, a, b: a * x + b,
+    "softrelu": _softrelu,
+    "square": torch.square,
+    "sqrt": torch.sqrt,
+    "abs": lambda x: torch.where(x > 0, x, -x),
+    "brelu": _brelu,
+    "drelu": lambda x, a: x - a * torch.tanh(x / a),
+}
+
+
+class Keep(Dropout):
+    """Dropout as in the files (``hs``): kept with probability ``keep`` and not scaled; × ``keep`` where not training.
+
+    ``enable`` false: × ``keep`` in training too.
+    """
+
+    def __init__(self, keep: float, enable: bool) -> None:
+        super().__init__(1 - keep)
+        self.keep, self.enable = keep, enable
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training and self.enable):
+            return input * self.keep
+        return input * torch.empty_like(input).bernoulli_(self.keep, generator=self.generator)
+
+    def extra_repr(self) -> str:
+        return f"keep={self.keep}, enable={self.enable}"
+
+
+class Sum(nn.Module):
+    """Σ coefficient · input."""
+
+    def __init__(self, coefficients: Sequence[float]) -> None:
+        super().__init__()
+        self.coefficients = tuple(coefficients)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        terms = [c * x for c, x in zip(self.coefficients, alike(inputs), strict=True)]
+        return torch.stack(terms).sum(0)
+
+
+class Maximum(nn.Module):
+    """The largest of the inputs; its gradient goes to every input that equals it."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        if native_kernels.jit_tracing():
+            return torch.stack(alike(inputs)).amax(0)
+        out: Tensor = _Maximum.apply(*alike(inputs))
+        return out
+
+
+class _Maximum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        out = torch.stack(inputs).amax(0)
+        ctx.save_for_backward(out, *inputs)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        out, *inputs = ctx.saved_tensors
+        return tuple(grads[0] * (x == out) for x in inputs)
+
+
+class Concatenation(nn.Module):
+    """Features one input after the other; maps of one size stay maps: [N, ΣC, S, S]."""
+
+    def __init__(self, maps: bool) -> None:
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        maps = self.maps and len({x.shape[2:] for x in inputs}) == 1
+        return torch.cat(list(inputs) if maps else [x.flatten(1) for x in inputs], 1)
+
+
+class Softmax(nn.Module):
+    """Probabilities over all features of an image: [N, D]."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.flatten(1).softmax(1)
+
+
+def alike(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Inputs of one number of features, brought to one shape."""
+    if len({x.shape for x in inputs}) == 1:
+        return list(inputs)
+    return [x.flatten(1) for x in inputs]

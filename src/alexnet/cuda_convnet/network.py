@@ -1,0 +1,507 @@
+"""A checked layer -> its module; start values from functions that a caller gives.
+
+The costs: a sum over images, which training makes small.
+
+A layer file as a network: a graph of modules, images to scores, and the costs of its file.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alexnet.cuda_convnet import image_layers, modules
+from alexnet.cuda_convnet.definition import LEARNED, Definition, Layer
+from alexnet.cuda_convnet.image_layers import RandomScale
+from alexnet.cuda_convnet.modules import Learned, Neuron, Pool, ScaleGradient, weight_name
+from alexnet.cuda_convnet.parameters import NORMS, LayerParameters, Parameters
+from alexnet.errors import ModelError
+from alexnet.kernels import native_kernels
+from alexnet.models.layers import Dropout
+from alexnet.models.network import Network
+
+if TYPE_CHECKING:
+    pass  # joined
+
+
+def build(layer: Layer, definition: Definition, parameters: LayerParameters) -> nn.Module:
+    """The module of a layer that is neither data nor cost."""
+    kind, options = layer.type, layer.options
+    if kind in LEARNED:
+        return modules.KINDS[kind](layer)
+    if kind in NORMS:
+        return image_layers.norm(layer, parameters)
+    if kind == "hs":
+        return modules.Keep(options["keep"], parameters.enable)
+    if kind == "neuron":
+        return modules.Neuron(options["neuron"], options["numbers"])
+    if kind == "concat":
+        return modules.Concatenation(bool(layer.side))
+    if kind in ("eltsum", "eltmax"):
+        return modules.Sum(options["coeffs"]) if kind == "eltsum" else modules.Maximum()
+    return modules.Softmax() if kind == "softmax" else _over_maps(layer, definition, parameters)
+
+
+def _over_maps(layer: Layer, definition: Definition, parameters: LayerParameters) -> nn.Module:
+    """Layers over square maps; the side is the input's, as this layer counts its channels."""
+    kind, options = layer.type, layer.options
+    channels = options.get("channels", 3)
+    side = round((definition.layers[layer.inputs[0]].outputs / channels) ** 0.5)
+    if kind == "pool":
+        return modules.Pool(layer, side, parameters.do_max)
+    if kind == "blur":
+        return image_layers.Blur(channels, side, options["filterSize"], options["stdev"])
+    if kind == "nailbed":
+        return image_layers.NailBed(channels, side, options["start"], options["stride"])
+    if kind == "href":
+        return image_layers.Mirror(channels, side)
+    if kind == "resize":
+        return image_layers.Resize(channels, side, options["scale"], layer.side)
+    if kind == "rscale":
+        return image_layers.RandomScale(channels, side, options["maxScale"], layer.side)
+    return image_layers.Yuv(3, side) if kind == "rgb2yuv" else image_layers.Lab(3, side, options["center"])
+
+
+def call_functions(network: "GraphNetwork", layer: Layer, module: modules.Learned) -> None:
+    """Overwrite drawn start values with those of the file's initWFunc, initBFunc and initCFunc.
+
+    The functions are the caller's (``network.functions``), called as the 2012 code did; a file that names one that
+    was not given is a :class:`ModelError`: nothing is imported by name.
+    """
+    options = layer.options
+    for i, matrix in enumerate(layer.matrices):
+        if "initCFunc" in options and hasattr(module, f"connections{i}"):
+            groups, channels, each = (options[key][i] for key in ("groups", "channels", "filterChannels"))
+            buffer = module.get_buffer(f"connections{i}")
+            result = _call(network, layer, "initCFunc", i, (groups, channels, each))
+            numbers = torch.as_tensor(result).flatten().long()
+            if numbers.shape != buffer.shape or int(numbers.min()) < 0 or int(numbers.max()) >= channels:
+                raise ModelError(
+                    f"layer {layer.name!r}: initCFunc gave {list(numbers.shape)} channels",
+                    f"{len(buffer)} from 0 to {channels - 1}",
+                )
+            buffer.copy_(numbers)
+        if "initWFunc" in options:
+            values = _array(_call(network, layer, "initWFunc", i, (matrix.rows, matrix.columns)))
+            _check_shape(layer, "initWFunc", values, (matrix.rows, matrix.columns))
+            network.weight_of(layer.name, i).copy_(module.from_file(i, values))
+    if "initBFunc" in options:
+        total = module.bias.numel()
+        shape = (1, total) if layer.type in ("fc", "treefc") else (total, 1)
+        name, arguments = options["initBFunc"]
+        values = _array(_function(network, layer, name)(layer.name, shape, params=arguments))
+        _check_shape(layer, "initBFunc", values, shape)
+        module.bias.copy_(values.reshape(module.bias.shape))
+
+
+def _call(network: "GraphNetwork", layer: Layer, key: str, index: int, shape: tuple[int, ...]) -> object:
+    name, arguments = layer.options[key]
+    return _function(network, layer, name)(layer.name, index, shape, params=arguments)
+
+
+def _function(network: "GraphNetwork", layer: Layer, name: str) -> Callable[..., object]:
+    if name not in network.functions:
+        what = f"layer {layer.name!r} (line {layer.line}) starts from the function {name!r}, which is code"
+        raise ModelError(what, "given", "build the network from Python with functions={name: function}")
+    return network.functions[name]
+
+
+def _array(values: object) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float32)
+
+
+def _check_shape(layer: Layer, key: str, values: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(values.shape) != shape:
+        raise ModelError(f"layer {layer.name!r}: {key} gave {list(values.shape)} numbers", f"of shape {list(shape)}")
+
+
+_NONE = -1e30  # the log of a sum over nothing; finite, so that gradients are
+_LOWEST_LOG = -50.0  # what the log of a probability of 0 or less is taken as
+
+
+def logreg(labels: Tensor, scores: Tensor) -> Tensor:
+    """−Σ log p(label). ``labels`` int64 [N], ``scores`` [N, K] before the softmax."""
+    return F.cross_entropy(scores, labels, reduction="sum")
+
+
+def msm(labels: Tensor, scores: Tensor, size: int) -> Tensor:
+    """−Σ log P(the label is in a set of ``size`` classes), sets being drawn with probability ∝ exp(Σ of their scores).
+
+    ``labels`` int64 [N], ``scores`` [N, K]. Of ``size`` 1 it is :func:`logreg`. The sums over sets are elementary
+    symmetric polynomials, in logarithms: class by class, those with s members from those with s and s − 1.
+    """
+    scores = scores - scores.detach().amax(1, keepdim=True)
+    label = labels[:, None]
+    others = scores.scatter(1, label, _NONE)  # sets that hold the label: one member fewer, of the other classes
+    terms = torch.cat([scores, others])  # [2N, K]
+    sums = terms.new_full((len(terms), size + 1), _NONE)
+    sums[:, 0] = 0
+    for term in terms.unbind(1):
+        longer = torch.logaddexp(sums[:, 1:], sums[:, :-1] + term[:, None])
+        sums = torch.cat([sums[:, :1], longer], 1)
+    all_sets, without = sums.chunk(2)
+    return (all_sets[:, size] - scores.gather(1, label)[:, 0] - without[:, size - 1]).sum()
+
+
+def crossent(targets: Tensor, scores: Tensor) -> Tensor:
+    """−Σ t · log p over images and classes. ``targets`` [N, K], ``scores`` [N, K] before the softmax."""
+    return -(targets * scores.log_softmax(1)).sum()
+
+
+def crossent2(targets: Tensor, values: Tensor, logistic: bool) -> Tensor:
+    """−Σ (t · log y + (1 − t) · log(1 − y)); ``values`` are y, or what y is the logistic function of."""
+    out: Tensor = _CrossEntropy.apply(targets, values, logistic)
+    return out
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """With the gradient y − t into what a logistic neuron reads, and −t/y + (1 − t)/(1 − y) into any other y.
+
+    The 2012 code has the wrong sign before the second term of the latter.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, targets: Tensor, values: Tensor, logistic: bool) -> Tensor:
+        y = values.sigmoid() if logistic else values
+        ctx.save_for_backward(targets, y)
+        ctx.logistic = logistic
+        return -(targets * _log(y) + (1 - targets) * _log(1 - y)).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
+        t, y = ctx.saved_tensors
+        gradient = y - t if ctx.logistic else (1 - t) / (1 - y) - t / y
+        return None, gradient * grads[0], None
+
+
+def _log(y: Tensor) -> Tensor:
+    return torch.where(y > 0, y.clamp(min=torch.finfo(y.dtype).tiny).log(), y.new_full((), _LOWEST_LOG))
+
+
+def sum2(values: Tensor) -> Tensor:
+    """Σ x²."""
+    return values.square().sum()
+
+
+def rflickr(targets: Tensor, values: Tensor) -> Tensor:
+    """Σ log(1 + (y − t)²)."""
+    return torch.log1p((values - targets).square()).sum()
+
+
+def gsum2(gate: Tensor, values: Tensor) -> Tensor:
+    """Σ g · x²: ``gate`` [N, 1], ``values`` [N, D]."""
+    return (gate * values.square()).sum()
+
+
+def errors(labels: Tensor, probabilities: Tensor, k: int) -> float:
+    """How many images have their label not among the first ``k``; a tie of n around the limit counts in parts.
+
+    ``labels`` int64 [N], ``probabilities`` [N, K]. A label whose probability is shared by n classes, of which m fit
+    within the first k, is right to m/n (at k = 1: 1/n).
+    """
+    own = probabilities.gather(1, labels[:, None])
+    above = (probabilities > own).sum(1)  # [N]
+    equal = (probabilities == own).sum(1)
+    right = ((k - above) / equal).clamp(0, 1)
+    return float((1 - right.double()).sum())
+
+
+Function = Callable[..., object]  # what initWFunc, initBFunc and initCFunc name, given by a caller
+Matrix = tuple[str, int]  # a layer's name and one of its inputs
+
+
+@dataclass(frozen=True)
+class Files:
+    """A layer file and its parameter file as text, the name under which the network goes, and what errors call them."""
+
+    name: str
+    layers: str
+    parameters: str
+    layers_file: str = "layers.cfg"
+    parameters_file: str = "layer-params.cfg"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What in the graph says which class an image is: ``layer``'s output, read as ``kind`` of scores."""
+
+    kind: str  # "softmax": before it; "logistic": before the neuron; "probability"; "score"
+    layer: str
+
+
+@dataclass
+class _Pass:
+    """One pass through the graph: outputs by layer, and what the costs compare with."""
+
+    found: dict[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
+
+
+class GraphNetwork(Network):
+    """Images [N, C, S, S] -> scores [N, K] whose softmax are the class probabilities, through the file's graph.
+
+    Each layer of the file is a child module of the layer's name (dots become middle dots); ``definition`` and
+    ``parameters`` are its checked files, ``placement`` the tower (``gpu``) of each layer: it has no numeric meaning.
+    Weights lie as PyTorch has them, see :mod:`alexnet.cuda_convnet.modules`.
+
+    ``rates`` (layer, input) -> factor on the gradient that a user of a shared matrix adds; 1 unless a training rule
+    sets it. ``functions`` are Python functions that a file's initWFunc, initBFunc and initCFunc may name: nothing is
+    ever imported by name.
+    """
+
+    def __init__(
+        self, definition: Definition, parameters: Parameters, files: Files, functions: Mapping[str, Function] | None
+    ) -> None:
+        answer = _answer(definition)
+        children = {
+            layer.name: build(layer, definition, parameters.layers.get(layer.name, LayerParameters()))
+            for layer in definition.layers.values()
+            if layer.type != "data" and not layer.is_cost
+        }
+        keys = _keys(list(children))
+        super().__init__(
+            files.name,
+            [(keys[name], module) for name, module in children.items()],
+            num_classes=definition.layers[answer.layer].outputs,
+            in_channels=definition.data.channels,
+            image_size=definition.data.image_size,
+            features="+".join(definition.layers[answer.layer].inputs),
+            initial={},
+            towers=len({layer.gpu for layer in definition.layers.values() if layer.type in LEARNED} or {0}),
+        )
+        self.definition, self.parameters_file, self.files, self.answer = definition, parameters, files, answer
+        self.functions = dict(functions or {})
+        self.keys = keys
+        self.placement = {layer.name: layer.gpu for layer in definition.layers.values()}
+        self.rates: dict[Matrix, float] = {}
+
+    def module_of(self, layer: str) -> nn.Module:
+        """The module of the layer called so in the file."""
+        return self.get_submodule(self.keys[layer])
+
+    def weight_of(self, layer: str, index: int = 0) -> nn.Parameter:
+        """The weights of a layer's input: its own, or those that it shares."""
+        name, j = self.definition.layers[layer].matrices[index].source or (layer, index)
+        return self.module_of(name).get_parameter(weight_name(self.definition.layers[name], j))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Scores [N, K] of images [N, C, S, S]: the file's pixels, gray levels minus the mean."""
+        run = _Pass()
+        return self._scores(self._value(self.answer.layer, input, run))
+
+    def costs(self, input: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [N, K], and the file's costs times their ``coeff``, summed and divided by N: a scalar.
+
+        ``labels`` int64 [N]. Costs with ``coeff`` 0 are not computed.
+        """
+        run = _Pass(labels=labels)
+        total = input.new_zeros(())
+        for cost in self.definition.costs:
+            coefficient = self.parameters_file.layers[cost.name].coeff
+            if coefficient:
+                total = total + coefficient * self._cost(cost, input, run)
+        return self._scores(self._value(self.answer.layer, input, run)), total / len(labels)
+
+    @torch.no_grad()
+    def report(self, input: Tensor, labels: Tensor) -> dict[str, list[float]]:
+        """Every cost by its name, divided by N.
+
+        ``cost.logreg`` is followed by its top-1 and top-``topk`` errors, ``cost.msm`` by its top-1 and top-``setSize``.
+        """
+        run, result = _Pass(labels=labels), {}
+        for cost in self.definition.costs:
+            values = [float(self._cost(cost, input, run))]
+            if cost.type in ("cost.logreg", "cost.msm"):
+                scores, parameters = self._value(cost.inputs[1], input, run), self.parameters_file.layers[cost.name]
+                most = parameters.topk if cost.type == "cost.logreg" else parameters.set_size
+                values += [errors(labels, scores.flatten(1), k) for k in (1, most)]
+            result[cost.name] = [value / len(labels) for value in values]
+        return result
+
+    def outputs(self, input: Tensor) -> "OrderedDict[str, Tensor]":
+        """The output of every layer that is neither data nor cost, in the file's order, by the layer's name."""
+        run = _Pass()
+        blind: set[str] = set()  # what can not be computed without labels
+        for layer in self.definition.layers.values():
+            labels = layer.type == "data" and layer.options["dataIdx"] != 0
+            if labels or not blind.isdisjoint(layer.inputs):
+                blind.add(layer.name)
+        return OrderedDict((name, self._value(name, input, run)) for name in self.keys if name not in blind)
+
+    def until(self, input: Tensor, layer: str) -> Tensor:
+        """The output of a layer, and only what it needs; ``a+b`` are the features of a and b side by side."""
+        names = [layer] if layer in self.keys else layer.split("+")
+        for name in names:
+            if name not in self.definition.layers or self.definition.layers[name].is_cost:
+                raise ModelError(f"layer {name!r} is not in {self.name}", f"one of {', '.join(self.keys)}")
+        run = _Pass()
+        parts = [self._value(name, input, run) for name in names]
+        return parts[0] if len(parts) == 1 else torch.cat([part.flatten(1) for part in parts], 1)
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator | None = None) -> "GraphNetwork":
+        """Draw all weights as the file says, layer by layer in its order; returns itself."""
+        for layer in self.definition.layers.values():
+            module = self.module_of(layer.name) if layer.type in LEARNED else None
+            if isinstance(module, Learned):
+                module.draw(generator)
+                call_functions(self, layer, module)
+        return self
+
+    def set_generator(self, generator: torch.Generator | None) -> None:
+        """What is drawn while training (dropout, noisy neurons, random pools) comes from ``generator``."""
+        for module in self.modules():
+            if isinstance(module, Dropout | Neuron | Pool | RandomScale):
+                module.generator = generator
+
+    def first_filters(self) -> Tensor:
+        """Weights over the pixels themselves, [K, C, H, W], towers one after the other. Raises :class:`ModelError`."""
+        results = []
+        for layer in self.definition.layers.values():
+            values = self.definition.layers[layer.inputs[0]] if layer.inputs else layer
+            if layer.type in LEARNED and not values.learns and values.side:
+                weight = self.weight_of(layer.name).detach()
+                if layer.type == "local":  # the filters of the middle
+                    kernel = layer.options["filterSize"][0]
+                    weight = weight[len(weight) // 2].T.reshape(weight.shape[2], -1, kernel, kernel)
+                elif weight.dim() == 2:
+                    weight = weight.view(-1, values.channels, values.side, values.side)
+                results.append(weight)
+        if not results:
+            raise ModelError(f"{self.name} has no layer with weights over images", "", "there are no filters to draw")
+        return torch.cat([weight for weight in results if weight.shape == results[0].shape])
+
+    def _value(self, name: str, input: Tensor, run: _Pass) -> Tensor:
+        """The output of a layer; whatever it needs and has not been computed yet is computed first."""
+        todo = [name]
+        while todo:
+            layer = self.definition.layers[todo[-1]]
+            missing = [below for below in layer.inputs if below not in run.found]
+            if layer.name in run.found or not missing:
+                todo.pop()
+                if layer.name not in run.found:
+                    run.found[layer.name] = self._compute(layer, input, run)
+            else:
+                todo += missing
+        return run.found[name]
+
+    def _compute(self, layer: Layer, input: Tensor, run: _Pass) -> Tensor:
+        if layer.type == "data":
+            return self._data(layer, input, run)
+        inputs, module = [run.found[name] for name in layer.inputs], self.module_of(layer.name)
+        if not isinstance(module, Learned):
+            out: Tensor = module(*inputs)
+            return out
+        weights, lists = [], []
+        for i in range(len(layer.inputs)):
+            name, j = layer.matrices[i].source or (layer.name, i)
+            weight: Tensor = self.weight_of(layer.name, i)
+            factor = self.rates.get((layer.name, i), 1.0)
+            weights.append(
+                weight if factor == 1.0 or native_kernels.jit_tracing() else ScaleGradient.apply(weight, factor)
+            )
+            lists.append(getattr(self.module_of(name), f"connections{j}", None))
+        return module(inputs, weights, lists)  # type: ignore[no-any-return]
+
+    def _data(self, layer: Layer, input: Tensor, run: _Pass) -> Tensor:
+        index = layer.options["dataIdx"]
+        if index == 0:
+            return input
+        if run.labels is None:
+            raise ModelError(f"layer {layer.name!r} holds labels", "a layer that images alone reach")
+        if index == 1:
+            return run.labels[:, None].to(input.dtype)  # [N, 1]
+        return F.one_hot(run.labels, layer.outputs).to(input.dtype)  # [N, K]
+
+    def _cost(self, cost: Layer, input: Tensor, run: _Pass) -> Tensor:
+        assert run.labels is not None
+        if cost.type == "cost.sum2":
+            return sum2(self._value(cost.inputs[0], input, run))
+        target, other = (self._value(name, input, run).flatten(1) for name in cost.inputs)
+        if cost.type == "cost.msm":
+            return msm(target[:, 0].long(), other, self.parameters_file.layers[cost.name].set_size)
+        if cost.type in ("cost.logreg", "cost.crossent"):
+            scores = run.found[self.definition.layers[cost.inputs[1]].inputs[0]].flatten(1)
+            labels = target[:, 0].long()
+            return logreg(labels, scores) if cost.type == "cost.logreg" else crossent(target, scores)
+        if cost.type == "cost.crossent2":
+            logistic = logistic_for(self.definition, cost)
+            values = run.found[self.definition.layers[cost.inputs[1]].inputs[0]].flatten(1) if logistic else other
+            return crossent2(target, values, logistic)
+        return rflickr(target, other) if cost.type == "cost.rflickr" else gsum2(target, other)
+
+    def _scores(self, value: Tensor) -> Tensor:
+        value = value.flatten(1)
+        if self.answer.kind == "logistic":
+            return F.logsigmoid(value)
+        return value.clamp(min=1e-30).log() if self.answer.kind == "probability" else value
+
+
+def logistic_for(definition: Definition, cost: Layer) -> bool:
+    """Does cost.crossent2 read a logistic neuron that nothing else reads, on its own gpu? Then gradients join."""
+    y = definition.layers[cost.inputs[1]]
+    alone = definition.readers(y.name) == [cost] and y.gpu == cost.gpu
+    return y.type == "neuron" and y.options["neuron"] == "logistic" and alone
+
+
+def _answer(definition: Definition) -> Answer:
+    """By the first cost that compares with classes; logreg before the others."""
+    order = ("cost.logreg", "cost.msm", "cost.crossent", "cost.crossent2", "cost.rflickr", "cost.sum2")
+    for cost in sorted((c for c in definition.costs if c.type in order), key=lambda c: order.index(c.type)):
+        name = _compared_by_difference(definition, cost) if cost.type == "cost.sum2" else cost.inputs[1]
+        if not name:
+            continue
+        last = definition.layers[name]
+        if cost.type in ("cost.logreg", "cost.crossent"):
+            return Answer("softmax", last.inputs[0])
+        logistic = last.type == "neuron" and last.options["neuron"] == "logistic"
+        if logistic and cost.type in ("cost.crossent2", "cost.sum2"):
+            return Answer("logistic", last.inputs[0])
+        return Answer("probability" if cost.type == "cost.crossent2" else "score", name)
+    must = f"a file with one of {', '.join(order[:-1])}, or cost.sum2 of indicators less outputs"
+    raise ModelError(f"{definition.file}: no cost tells classes apart", must)
+
+
+def _compared_by_difference(definition: Definition, cost: Layer) -> str:
+    """The layer that cost.sum2 draws towards the indicators, by an eltsum of the two of opposite signs; or none."""
+    difference = definition.layers[cost.inputs[0]]
+    if difference.type != "eltsum" or len(difference.inputs) != 2:
+        return ""
+    first, second = difference.options["coeffs"]
+    labels = [definition.layers[name].options.get("dataIdx") == 2 for name in difference.inputs]
+    return difference.inputs[labels.index(False)] if first * second < 0 and sum(labels) == 1 else ""
+
+
+def _keys(names: list[str]) -> dict[str, str]:
+    """Layer -> name of its module: PyTorch allows no dots there, and no names of its own."""
+    keys: dict[str, str] = {}
+    for name in names:
+        key = name.replace(".", "·")
+        while key in keys.values() or hasattr(nn.Sequential, key) or hasattr(GraphNetwork, key) or key in _OWN:
+            key += "·"
+        keys[name] = key
+    return keys
+
+
+_OWN = {
+    "training",
+    "name",
+    "num_classes",
+    "in_channels",
+    "image_size",
+    "towers",
+    "features",
+    "initial",
+    "definition",
+    "parameters_file",
+    "files",
+    "answer",
+    "functions",
+    "keys",
+    "placement",
+    "rates",
+}

@@ -1,0 +1,180 @@
+"""Tar files → a source, read in place: nothing is ever extracted to the disk.
+
+Inside are class folders, split folders of class folders, or a tar for each class (as ILSVRC has them). The headers are
+read once; an image is then a piece of the file, read when it is needed. What an image archive has no use for is
+refused with the whole archive: absolute names and ``..``, links, devices, sparse files, names that come twice.
+"""
+
+import os
+import tarfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+from alexnet.data.sources.annotations import labels_of
+from alexnet.data.sources.layout import MAX_DEPTH, File, Layout, Node, Unused
+from alexnet.data.sources.listing import (
+    Faults,
+    LayoutOptions,
+    Source,
+    is_image_name,
+    is_label_file,
+    is_tool_file,
+    is_tool_folder,
+    shown,
+    stamp_of,
+)
+from alexnet.errors import DataError, ImageError
+
+MAX_MEMBERS = 500_000  # of one tar; ILSVRC's largest has 50,000
+_MAX_HEADER = 1 << 20  # bytes that one header may claim: names, never images
+
+
+class Piece(NamedTuple):
+    """One file inside a tar."""
+
+    parts: tuple[str, ...]  # of its name; a class's tar inside the tar counts as a folder
+    offset: int  # in the outer file, bytes
+    size: int
+
+
+def is_archive(path: Path) -> bool:
+    """Does the name end like a tar's, packed or not?"""
+    return path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"))
+
+
+def read_archive(archive: Path, options: LayoutOptions | None = None, faults: Faults | None = None) -> Source:
+    """The images in ``archive``, laid out as ``read_folder`` reads folders. Raises DataError."""
+    options, unused = options or LayoutOptions(), Unused()
+    layout = Layout(shown(archive), options, labels_of, faults, origins="top")
+    return layout.source(tree_of(archive, options, unused), shown(archive.name).split(".")[0], unused)
+
+
+def tree_of(archive: Path, options: LayoutOptions, unused: Unused, *, above: str = "") -> Node:
+    """What lies in ``archive``, in the order of the tar; names in errors begin with ``above``. Raises DataError."""
+    tree, stamp = Node(), stamp_of(archive)
+    for piece in pieces_of(archive, unused):
+        name = piece.parts[-1]
+        if options.ignores(piece.parts) or any(options.ignores(piece.parts[:n]) for n in range(1, len(piece.parts))):
+            unused.ignored[name] += 1
+            continue
+        node = tree.folder(piece.parts[:-1])
+        origin = "/".join(filter(None, (above, *piece.parts)))
+        load = partial(_read, archive, origin, piece.offset, piece.size)
+        if is_image_name(name):
+            node.images.append(File(piece.parts, load, f"{stamp} {piece.offset} {piece.size}"))
+            continue
+        if is_label_file(name):
+            node.texts[name] = load
+        unused.suffixes[shown(PurePosixPath(name).suffix.lower())] += 1
+    return tree
+
+
+def pieces_of(archive: Path, unused: Unused) -> Iterator[Piece]:
+    """Every file in ``archive`` in the order of the tar, without those of tools, which are counted in ``unused``.
+
+    Raises DataError for what is unsafe.
+    """
+    if not archive.name.lower().endswith(".tar"):
+        todo = "unpack it to a plain .tar: gunzip and its like"
+        raise DataError(f"{shown(archive)}: is compressed, so no image can be read alone", "a plain .tar", todo)
+    try:
+        with archive.open("rb") as file:
+            yield from _members(archive, file, 0, os.fstat(file.fileno()).st_size, (), unused)
+    except (OSError, tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        raise DataError(f"{shown(archive)}: can not be read ({reason})", "a whole tar", "get it again") from error
+
+
+class _Window:
+    """Part of a file as ``tarfile`` wants it; a header that claims to be long is refused before it is read."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self.file, self.start, self.size, self.at = file, start, size, 0
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, at: int, whence: int = 0) -> int:
+        self.at = at if whence == 0 else at + (self.at if whence == 1 else self.size)
+        return self.at
+
+    def read(self, count: int = -1) -> bytes:
+        if not 0 <= count <= _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {count:,} bytes")
+        self.file.seek(self.start + self.at)
+        data = self.file.read(max(0, min(count, self.size - self.at)))
+        self.at += len(data)
+        return data
+
+
+def _members(
+    archive: Path, file: BinaryIO, start: int, size: int, above: tuple[str, ...], unused: Unused
+) -> Iterator[Piece]:
+    """The pieces of the tar at ``start``; a tar in it is the folder of its name, one level deep."""
+    seen: set[tuple[str, ...]] = set()
+    window = _Window(file, start, size)
+    if size == 0 or size % 512:
+        raise tarfile.ReadError("empty" if size == 0 else f"{size:,} bytes, not whole blocks of 512: cut short?")
+    with tarfile.open(fileobj=window, mode="r:", encoding="utf-8") as tar:  # type: ignore[call-overload]
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # a list of all headers is of no use here
+            parts = _safe(archive, member)
+            if not member.isreg() or not parts:
+                continue
+            tool = next(filter(is_tool_folder, parts[:-1]), parts[-1] if is_tool_file(parts[-1]) else "")
+            if tool:
+                unused.tools["._*" if tool.startswith("._") else tool] += 1
+                continue
+            if parts in seen or len(seen) >= MAX_MEMBERS:
+                what = f"{'/'.join(parts)} twice" if parts in seen else f"more than {MAX_MEMBERS:,} files"
+                raise DataError(f"{shown(archive)}: {what}", "one tar of a data set, each file once", "repack it")
+            seen.add(parts)
+            if not 0 <= member.size <= size - member.offset_data:
+                raise tarfile.ReadError(f"{'/'.join(parts)} is cut short")
+            inner = parts[-1].lower().endswith(".tar")
+            if inner and above:
+                raise DataError(f"{shown(archive)}: a tar in a tar in a tar", "one level", "repack it")
+            if inner:
+                within = (*parts[:-1], parts[-1][:-4])
+                yield from _members(archive, file, start + member.offset_data, member.size, within, unused)
+            else:
+                yield Piece((*above, *parts), start + member.offset_data, member.size)
+        window.seek(tar.offset)
+    if window.read(512) != bytes(512):  # tarfile takes a damaged header, and a missing end, for the end
+        raise tarfile.ReadError(f"damaged or cut short at byte {start + tar.offset:,}")
+
+
+def _safe(archive: Path, member: tarfile.TarInfo) -> tuple[str, ...]:
+    """The parts of a member's name. Raises DataError for a name or a kind that has no place in a data set."""
+    name = shown(member.name)
+    kind = "a link" if member.issym() or member.islnk() else "" if member.isreg() or member.isdir() else "a device"
+    kind = "a sparse file" if member.issparse() else kind
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        kind = "a name that leads out of the archive"
+    if name != member.name:
+        kind = kind or "not named in printable UTF-8"
+    parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
+    if len(parts) > MAX_DEPTH:
+        kind = kind or f"a name of {len(parts):,} folders"
+    if kind:
+        todo = "do not trust this archive, or repack it"
+        raise DataError(f"{shown(archive)}: {name[:80]} is {kind}", "plain files and folders", todo)
+    return parts
+
+
+def _read(archive: Path, origin: str, offset: int, size: int) -> bytes:
+    from alexnet.data.decode import MAX_BYTES
+
+    if size > MAX_BYTES:
+        raise ImageError(f"{origin}: {size:,} bytes", f"at most {MAX_BYTES:,} bytes", "scale it down")
+    try:
+        with archive.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+    except OSError as error:
+        raise ImageError(f"{origin}: can not be read ({error.strerror})", "readable", "check the archive") from error
+    if len(data) < size:
+        raise ImageError(f"{origin}: the archive ends in it", f"{size:,} bytes", "get the archive again")
+    return data

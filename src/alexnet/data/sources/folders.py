@@ -1,0 +1,180 @@
+"""Folders of images → a source: one folder for each class, in split folders or not.
+
+Files are listed, not opened. Linked folders are followed, each once. Names that are not UTF-8 are shown with their
+bytes; folders must have readable names.
+
+
+A folder of tars, one for each split → a source; ILSVRC as its organizers pack it.
+
+``…train….tar`` and ``…val….tar`` hold class folders or a tar for each class. Where the second is flat, as in ILSVRC,
+an annotation file next to it says which image is of which class.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from alexnet.data.sources.annotations import TRUTHS, labels_of
+from alexnet.data.sources.archives import tree_of
+from alexnet.data.sources.layout import MAX_DEPTH, File, Layout, Node, Unused
+from alexnet.data.sources.listing import (
+    SPLITS,
+    Faults,
+    LayoutOptions,
+    Source,
+    is_image_name,
+    is_label_file,
+    is_text_name,
+    is_tool_file,
+    is_tool_folder,
+    read_image,
+    shown,
+    stamp_of,
+)
+from alexnet.data.sources.tables import read_tables, split_tables
+from alexnet.errors import DataError
+
+
+def read_folder(root: Path, options: LayoutOptions | None = None, faults: Faults | None = None) -> Source:
+    """``root/class/*`` or ``root/{train,val,test}/class/*``; classes in the order of their sorted names.
+
+    Raises DataError for a layout that is neither; with ``faults``, classes without images are added to that list.
+    """
+    options = options or LayoutOptions()
+    unused = Unused()
+    tree = folder_tree(root, options, unused)
+    if tables := _tables(root, tree, options):
+        source = read_tables(tables, options, faults)
+        names = ", ".join(shown(table.name) for table in tables.values())
+        return replace(source, notes=(*unused.notes(), f"images and labels are from {names}", *source.notes))
+    return Layout(shown(root), options, labels_of, faults).source(tree, shown(root.resolve().name), unused)
+
+
+def _tables(root: Path, tree: Node, options: LayoutOptions) -> dict[str, Path]:
+    """What lists the images of a folder without class folders: images in it, or in one folder."""
+    filled = [folder for folder in tree.folders.values() if folder.any_image()]
+    nested = any(sub.any_image() for folder in filled for sub in folder.folders.values())
+    flat = bool(tree.images or filled) and len(filled) <= 1 and not nested
+    return split_tables(root, list(filter(is_text_name, tree.texts)), options) if flat else {}
+
+
+def image_files(root: Path) -> list[Path]:
+    """Every image below ``root`` by name, without what tools leave behind. Raises DataError."""
+    files = folder_tree(root, LayoutOptions(), Unused()).all_images()
+    return sorted(root.joinpath(*file.parts) for file in files)
+
+
+def folder_tree(root: Path, options: LayoutOptions, unused: Unused) -> Node:
+    """What lies below ``root``, by name. Raises DataError for a folder that can not be read."""
+    tree = Node()
+    followed: set[tuple[int, int]] = set()  # targets of links
+    own = _identity(root)
+    pending = [(tree, root, frozenset((own,)))]  # a folder, its path, and what it lies in
+    again: list[str] = []
+    while pending:
+        node, place, above = pending.pop()
+        for entry in _entries(place):
+            parts = (*node.parts, entry.name)
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link to itself
+                is_folder = False
+            if (is_tool_folder if is_folder else is_tool_file)(entry.name):
+                unused.tools[shown(entry.name) if not entry.name.startswith("._") else "._*"] += 1
+            elif options.ignores(parts):
+                unused.ignored[shown(entry.name)] += 1
+            elif not is_folder:
+                _add_file(node, entry, parts, unused)
+            elif len(parts) > MAX_DEPTH:
+                raise DataError(f"{shown(root)}: over {MAX_DEPTH} folders in each other", "", "name a folder in it")
+            else:
+                identity = _identity(Path(entry.path))
+                if identity in above or (entry.is_symlink() and identity in followed):
+                    again.append("/".join(map(shown, parts)))
+                    continue
+                if entry.is_symlink():
+                    followed.add(identity)
+                pending.append((node.folder([entry.name]), Path(entry.path), above | {identity}))
+    if followed:
+        unused.lines.append(f"{len(followed):,} linked folders are followed")
+    if again:
+        unused.lines.append(
+            f"{len(again):,} linked folders are not followed, since what they lead to is read already: "
+            + ", ".join(sorted(again)[:3])
+        )
+    return tree
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return status.st_dev, status.st_ino
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{shown(path)}: {error.strerror}", "a readable folder", "check the rights")
+
+
+def _entries(place: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(place) as result:
+            entries = sorted(result, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(place, error) from error
+    yield from entries
+
+
+def _add_file(node: Node, entry: os.DirEntry[str], parts: tuple[str, ...], unused: Unused) -> None:
+    path = Path(entry.path)
+    if is_image_name(entry.name):
+        node.images.append(File(parts, partial(read_image, path), stamp_of(path)))
+        return
+    if is_label_file(entry.name) and entry.is_file():
+        node.texts[entry.name] = path.read_bytes
+    unused.suffixes[shown(path.suffix.lower())] += 1
+
+
+def split_archives(root: Path) -> dict[str, list[Path]]:
+    """The tars in ``root`` that have a split's name as one of their words."""
+    results: dict[str, list[Path]] = {}
+    for path in sorted(root.glob("*.tar")):
+        splits = {SPLITS[word] for word in re.split(r"[-_.]", path.name.lower()) if word in SPLITS}
+        for split in splits:
+            results.setdefault(split, []).append(path)
+    return results
+
+
+def read_archives(
+    root: Path, results: Mapping[str, list[Path]], options: LayoutOptions | None = None, faults: Faults | None = None
+) -> Source:
+    """The images of the tars that ``split_archives`` found. Raises DataError."""
+    options, unused = options or LayoutOptions(), Unused()
+    for split, paths in results.items():
+        if len(paths) > 1:
+            names = " and ".join(shown(path.name) for path in paths[:2])
+            raise DataError(f"{shown(root)}: {names} are both of {split}", "one tar a split", "move one away")
+    if "train" not in results or len(results) < 2:
+        raise DataError(
+            f"{shown(root)}: tars of {', '.join(results)}", "of train and validation or test", "add the rest"
+        )
+    texts = {path.name: path.read_bytes for path in sorted(root.iterdir()) if is_label_file(path.name)}
+    beside = Node(texts=texts)
+    trees = {split: tree_of(paths[0], options, unused, above=split) for split, paths in results.items()}
+
+    def labels(
+        split: str, places: list[Node], images: list[File], classes: list[str], options: LayoutOptions
+    ) -> tuple[dict[File, str], str] | None:
+        labeled = labels_of(split, places, images, classes, options)
+        if labeled is None and split != "test":
+            what = f"{shown(results[split][0])}: no class folders and no ground truth next to it"
+            raise DataError(what, " or ".join(TRUTHS), "put one of them into its folder")
+        return labeled
+
+    layout = Layout(shown(root), options, labels, faults, origins="split")
+    splits = {split: (tree, [beside]) for split, tree in trees.items()}
+    return layout.source_in(splits, shown(root.resolve().name), unused, beside)

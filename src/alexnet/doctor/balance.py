@@ -1,0 +1,77 @@
+"""Classes: missing in a split, too few to learn or to measure, unequal."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from alexnet.data.sources.listing import alike_lines, summed
+from alexnet.doctor.findings import Example, Finding
+from alexnet.doctor.images import Seen
+from alexnet.errors import DataError, counted
+
+FEW_TRAIN, FEW_TEST = 20, 10  # images of a class
+UNEQUAL = 5.0  # times as many images in the largest class as in the smallest
+
+
+def counts_of(seen: Seen) -> dict[str, tuple[int, ...]]:
+    """Usable images of each class in each split."""
+    results = {split: np.zeros(len(seen.classes), int) for split in ("train", "validation", "test")}
+    for look in seen.good():
+        results[look.split][look.image.label] += 1
+    return {split: tuple(int(count) for count in counts) for split, counts in results.items()}
+
+
+def check_classes(seen: Seen, faults: list[DataError]) -> Iterator[Finding]:
+    """Findings about classes; ``faults`` are what the reader of the source would have refused."""
+    for own in alike_lines([fault.what + (f"; must be {fault.must}" if fault.must else "") for fault in faults]):
+        todo = next(fault.todo for fault in faults if own[0].startswith(fault.what))
+        yield Finding("refused", "error", summed(own), todo, tuple(Example((), line) for line in own[1:]))
+    counts = counts_of(seen)
+    train, test = np.array(counts["train"]), np.array(counts["test"])
+    refused = " ".join(fault.what for fault in faults)
+    without = [title for title in _titles(seen, train == 0) if repr(title) not in refused]
+    if without:
+        what = f"no usable image for training of {counted(len(without), 'class', 'classes')}: {_list(without)}"
+        yield Finding("class-missing", "error", what, "add images or remove the class")
+    for split in ("validation", "test"):
+        gone = _titles(seen, (np.array(counts[split]) == 0) & (train > 0)) if sum(counts[split]) else []
+        if gone:
+            what = f"{split} has no image of {_list(gone)}: nothing is known of how well they are told"
+            yield Finding("class-missing", "warning", what, f"put some of their images into {split}")
+    yield from _few(seen, train, test)
+    yield from _unequal(seen, train)
+
+
+def _few(seen: Seen, train: np.ndarray, test: np.ndarray) -> Iterator[Finding]:
+    few = (train > 0) & (train < FEW_TRAIN)
+    if few.any():
+        what = f"fewer than {FEW_TRAIN} training images of {_list(_titles(seen, few), train[few])}"
+        yield Finding("few", "warning", what, "collect more: a hundred of each class is little, a thousand is good")
+    unsure = (test > 0) & (test < FEW_TEST) & ~few
+    if unsure.any():
+        what = f"fewer than {FEW_TEST} test images of {_list(_titles(seen, unsure), test[unsure])}"
+        yield Finding("few-test", "note", what, "their accuracy will be known only roughly: test on more images")
+
+
+def _unequal(seen: Seen, train: np.ndarray) -> Iterator[Finding]:
+    there = train[train > 0]
+    if len(there) < 2 or there.max() < UNEQUAL * there.min():
+        return
+    most, least = seen.classes[int(train.argmax())], seen.classes[int(np.where(train > 0, train, train.max()).argmin())]
+    share = train.max() / train.sum()
+    what = (
+        f"{there.max():,} training images of {most!r} and {there.min():,} of {least!r}: "
+        f"always saying {most!r} would be right {100 * share:.0f} % of the time"
+    )
+    todo = "collect more of the rare ones, and judge by accuracy of each class, not by top-1 alone"
+    numbers = {"counts": train.tolist(), "ratio": float(there.max() / there.min())}
+    yield Finding("imbalance", "warning", what, todo, (), (), numbers)
+
+
+def _titles(seen: Seen, mask: np.ndarray) -> list[str]:
+    return [seen.classes[i] for i in np.flatnonzero(mask)]
+
+
+def _list(titles: list[str], counts: np.ndarray | None = None) -> str:
+    items = [f"{t!r}" + (f" ({counts[i]})" if counts is not None else "") for i, t in enumerate(titles[:8])]
+    return ", ".join(items) + (f" and {len(titles) - 8} more classes" if len(titles) > 8 else "")

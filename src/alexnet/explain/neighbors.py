@@ -1,0 +1,293 @@
+"""The training images that a network finds most alike: an index of its last hidden layer, searched exactly.
+
+Figure 4 (right) of the paper: images whose features in fc7 lie at the smallest Euclidean distance. An index is one
+safetensors file, format version 1, beside the run's bundle::
+
+    features     float32 [N, D]          what the network's ``features`` layer says of each training image
+    labels       int64 [N]
+    thumbnails   uint8 [N, 64, 64, 3]
+    origins      uint8 [B]               where the images came from, UTF-8, one after the other
+    ends         int64 [N]               where each of those ends
+
+with the classes, the SHA-256 of the weights and the fingerprint of the store in its metadata, and the SHA-256 of the
+whole file, in which its own digits count as zeros: it is checked when the index is opened. It is written and read in
+blocks of rows: memory stays bounded however many images there are.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.bundle import Bundle
+from alexnet.data import decode
+from alexnet.data.atomic_io import atomic_write
+from alexnet.data.store import Split, Store
+from alexnet.errors import DataError, ModelError, RunError
+from alexnet.explain.features import features_of
+from alexnet.loader.loader import in_order, to_device
+from alexnet.schema import check, parse_json
+
+FILE = "neighbors.safetensors"  # in a run's folder
+FORMAT, VERSION = "alexnet-neighbors", "1"
+NO_DIGEST = "0" * 64  # in the place of the file's own SHA-256
+SIDE = 64  # pixels of a thumbnail
+BATCH = 64  # images that are in the network at once
+BLOCK = 32 << 20  # bytes of float64 features that a search computes with at once
+
+_KINDS = {"F32": np.float32, "I64": np.int64, "U8": np.uint8}
+Progress = Callable[[int, int], None]
+Layout = dict[str, tuple[str, tuple[int, ...]]]  # name -> kind and shape, in the file's order
+
+
+class Neighbors:
+    """An open index of N training images with D features each. Use :meth:`build` or :meth:`open`.
+
+    ``classes`` are the class names, ``weights`` the SHA-256 of the weights and ``fingerprint`` that of the store from
+    which it was made, ``labels`` int64 [N] the classes' numbers.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, str], file: Any) -> None:
+        self.path, self._file = path, file
+        self.weights, self.fingerprint = about["weights"], about["store"]
+        self.classes = tuple(check(parse_json(about["classes"].encode()), list[str]))
+        self._parts = {name: file.get_slice(name) for name in ("features", "thumbnails", "origins")}
+        self._squares: NDArray[np.float64] | None = None  # |row|² [N], from the first search on
+        self.labels: NDArray[np.int64] = file.get_tensor("labels")
+        self._ends: NDArray[np.int64] = file.get_tensor("ends")
+        _check(self, self._parts)
+        self._features = _mapped(path)
+
+    @classmethod
+    def build(
+        cls,
+        path: Path | str,
+        bundle: Bundle,
+        store: Store,
+        weights: str,
+        *,
+        device: torch.device | None = None,
+        progress: Progress | None = None,
+    ) -> "Neighbors":
+        """Show the network of ``bundle`` every training image of ``store`` and write the index, whole or not at all.
+
+        ``weights`` is the SHA-256 of the weights' file. Raises :class:`DataError` for a store without training
+        images, :class:`RunError` if the file can not be written.
+        """
+        path, split = Path(path), store.split("train")
+        if not len(split):
+            raise DataError(f"store {store.address} has no training images", "one at least", "there are no neighbors")
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "weights": weights,
+            "store": store.fingerprint,
+            "classes": json.dumps(store.classes, ensure_ascii=False),
+            "sha256": NO_DIGEST,
+        }
+        try:
+            with atomic_write(path) as file:
+                _write(file, bundle, split, about, device or torch.device("cpu"), progress)
+                _checksum(file)
+        except OSError as error:
+            raise RunError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder") from error
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path | str, weights: str | None = None) -> "Neighbors":
+        """Open an index; with ``weights`` one of other weights is refused. Raises :class:`RunError`."""
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise RunError(f"there is no index {path}", "", "make it with: alexnet draw neighbors RUN")
+        try:
+            file: Any = safe_open(path, "np")
+            about = file.metadata() or {}
+            if about.get("format") != FORMAT or about.get("version") != VERSION:
+                raise RunError(
+                    f"{path} is no index of neighbors", f"of format {FORMAT}, version {VERSION}", "delete it"
+                )
+            with path.open("rb") as opened:
+                if _digest(opened)[0] != about["sha256"]:
+                    raise ValueError("its SHA-256 differs")
+            result = cls(path, about, file)
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise RunError(f"index {path} is damaged: {' '.join(str(error).split())}", "", "delete it") from error
+        if weights is not None and result.weights != weights:
+            raise RunError(
+                f"index {path} was made with other weights, SHA-256 {result.weights[:12]}…",
+                f"{weights[:12]}…",
+                "make it anew: alexnet draw neighbors RUN",
+            )
+        return result
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def nearest(self, features: NDArray[np.floating[Any]], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The ``k`` images (or all, if there are fewer) nearest to each of ``features`` [M, D], nearest first.
+
+        Returns Euclidean distances float64 [M, k] and rows int64 [M, k]. Exact: float32 multiplications, read from
+        the mapped
+        file in place, leave out the rows that are farther than rounding could explain; the distances of the others are
+        computed from their differences in float64. Equal ones come by row. Raises :class:`ModelError`.
+        """
+        rows, width = self._features.shape
+        if features.ndim != 2 or features.shape[1] != width or not np.isfinite(features).all() or k < 1:
+            raise ModelError(f"features {list(features.shape)} and k = {k}", f"[M, {width}], finite, and k at least 1")
+        k = min(k, rows)
+        nearest = [self._nearest_to(one, k) for one in features.astype(np.float64)]
+        distances = np.array([distances for distances, _ in nearest]).reshape(-1, k)
+        return distances, np.array([indices for _, indices in nearest], np.int64).reshape(-1, k)
+
+    def _nearest_to(self, wanted: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Distances [k] and rows [k] of one image's features [D]."""
+        if self._squares is None:
+            self._squares = np.concatenate([np.square(block.astype(np.float64)).sum(1) for block in self._blocks()])
+        with np.errstate(over="ignore", invalid="ignore"):
+            multiplications = self._features @ wanted.astype(np.float32)  # [N]
+            estimates = self._squares - 2 * multiplications.astype(np.float64)  # squared distances less |wanted|²
+        candidates = np.arange(len(estimates))
+        if np.isfinite(
+            estimates
+        ).all():  # float32 multiplications of huge features overflow: then all rows are measured
+            rounding = np.finfo(np.float32).eps * (len(wanted) + 2) * np.linalg.norm(wanted) * np.sqrt(self._squares)
+            surely = np.partition(estimates + 2 * rounding, k - 1)[k - 1]
+            candidates = np.flatnonzero(estimates - 2 * rounding <= surely)
+        step = self._rows_at_once()
+        parts = [candidates[start : start + step] for start in range(0, len(candidates), step)]
+        distances = np.concatenate([np.linalg.norm(wanted - self._features[part], axis=1) for part in parts])
+        order = np.lexsort((candidates, distances))[:k]
+        return distances[order], candidates[order]
+
+    def label(self, row: int) -> str:
+        """The class of a training image."""
+        return str(self.classes[self.labels[row]])
+
+    def origin(self, row: int) -> str:
+        """Where a training image came from."""
+        start, end = int(self._ends[row - 1]) if row else 0, int(self._ends[row])
+        return bytes(self._parts["origins"][start:end]).decode()
+
+    def thumbnail(self, row: int) -> NDArray[np.uint8]:
+        """A training image, small: uint8 [64, 64, 3]."""
+        value: NDArray[np.uint8] = self._parts["thumbnails"][row : row + 1][0]
+        return value
+
+    def _rows_at_once(self) -> int:
+        return max(1, BLOCK // (8 * int(self._features.shape[1])))
+
+    def _blocks(self) -> Iterator[NDArray[np.float32]]:
+        step = self._rows_at_once()
+        for first in range(0, len(self._features), step):
+            yield self._features[first : first + step]
+
+
+def _mapped(path: Path) -> NDArray[np.float32]:
+    """The features [N, D] where they lie in the file: a search reads the system's file cache, and copies nothing."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = parse_json(file.read(length))["features"]
+    if entry["dtype"] != "F32":
+        raise ValueError(f"its features are {entry['dtype']}, not F32")
+    shape = tuple(entry["shape"])
+    if not shape[1]:
+        raise ValueError("its features have no columns")
+    return np.memmap(path, np.float32, "r", 8 + length + entry["data_offsets"][0], shape)
+
+
+def _write(
+    file: IO[bytes],
+    bundle: Bundle,
+    split: Split,
+    about: dict[str, str],
+    device: torch.device,
+    progress: Progress | None,
+) -> None:
+    """The file in one walk over the images: rows are put where the header says that they lie."""
+    network, statistics = bundle.network.to(device).eval(), to_device(bundle.statistics, device)
+    origins = [str(row["origin"]).encode("utf-8", "replace") for row in split.origins()]
+    places: dict[str, int] = {}
+    for images, indices in in_order(split, BATCH):
+        features = features_of(network, images.numpy(), statistics)
+        if not np.isfinite(features).all():
+            raise ModelError("features that are not finite", "", "the training went wrong; use an earlier checkpoint")
+        if not places:
+            places = _write_header(file, _layout(len(split), features.shape[1], sum(map(len, origins))), about)
+        small = np.stack([decode.fit(image, SIDE, "squash") for image in images.numpy()])
+        for name, rows in (("features", features), ("thumbnails", small)):
+            file.seek(places[name] + int(indices[0]) * rows[0].nbytes)
+            file.write(np.ascontiguousarray(rows).tobytes())
+        if progress is not None:
+            progress(int(indices[-1]) + 1, len(split))
+    ends = np.cumsum([len(origin) for origin in origins], dtype=np.int64)
+    for name, data in (("labels", split.labels.tobytes()), ("ends", ends.tobytes()), ("origins", b"".join(origins))):
+        file.seek(places[name])
+        file.write(data)
+
+
+def _checksum(file: IO[bytes]) -> None:
+    """Put the SHA-256 of the whole file into its header."""
+    digest, place = _digest(file)
+    file.seek(place)
+    file.write(digest.encode())
+
+
+def _digest(file: IO[bytes]) -> tuple[str, int]:
+    """The SHA-256 of the file without its own digits, and where in the file these begin. ValueError if nowhere."""
+    file.seek(0)
+    length = file.read(8)
+    text = file.read(int.from_bytes(length, "little"))
+    if (key := re.search(rb'"sha256": ?"', text)) is None:
+        raise ValueError("it has no SHA-256")
+    place = key.end()
+    digest = hashlib.sha256(length + text[:place] + NO_DIGEST.encode() + text[place + len(NO_DIGEST) :])
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest(), 8 + place
+
+
+def _layout(count: int, width: int, text: int) -> Layout:
+    return {
+        "features": ("F32", (count, width)),
+        "labels": ("I64", (count,)),
+        "ends": ("I64", (count,)),
+        "thumbnails": ("U8", (count, SIDE, SIDE, 3)),
+        "origins": ("U8", (text,)),
+    }
+
+
+def _write_header(file: IO[bytes], layout: Layout, about: dict[str, str]) -> dict[str, int]:
+    """A safetensors header (8 bytes of its length, JSON, tensors): the library's own writer needs all of it in memory.
+
+    Returns where in the file each tensor begins.
+    """
+    header: dict[str, Any] = {"__metadata__": about}
+    end = 0
+    for name, (kind, shape) in layout.items():
+        size = int(np.prod(shape)) * np.dtype(_KINDS[kind]).itemsize
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    return {name: 8 + len(text) + header[name]["data_offsets"][0] for name in layout}
+
+
+def _check(index: Neighbors, parts: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the tensors belong together."""
+    count = len(index.labels)
+    features, thumbnails, text = (parts[name].get_shape() for name in ("features", "thumbnails", "origins"))
+    if not count or features[0] != count or len(features) != 2 or thumbnails != [count, SIDE, SIDE, 3]:
+        raise ValueError("its tensors do not fit together")
+    if len(index._ends) != count or index._ends[-1] != text[0] or (np.diff(index._ends, prepend=0) < 0).any():
+        raise ValueError("its origins do not fit together")
+    if index.labels.min() < 0 or index.labels.max() >= len(index.classes):
+        raise ValueError("a label is no class")

@@ -1,0 +1,193 @@
+"""Where a network looks: how much each pixel of an image matters for the score of a class, told in three ways.
+
+All three take what the network sees (``inputs`` float32 [N, C, H, W], see ``Classifier.inputs``) and a class for each
+image (``classes`` int64 [N]), and return float32 [N, H, W]. None is a proof: docs/explaining.md says how each fools.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alexnet.cuda_convnet import GraphNetwork
+from alexnet.errors import ModelError
+from alexnet.models.network import Network
+
+BATCH = 32  # images that are in the network at once
+PARTS = 7  # occlusion: the gray square has a seventh of the image's side: 32 of 224 pixels
+
+Classes = Tensor | Sequence[int]
+
+
+def data_gradient(network: Network, inputs: Tensor, classes: Classes) -> Tensor:
+    """The largest absolute gradient of the class's score (its logit) over the channels of each pixel.
+
+    Simonyan, Vedaldi, Zisserman 2013, *Deep inside convolutional networks*, section 3. Unit: score for each unit of the
+    input (a gray level, unless the classifier divides). Raises :class:`ModelError`.
+    """
+    from captum.attr import Saliency
+
+    def maps(part: Tensor, which: Tensor) -> Tensor:
+        result: Tensor = Saliency(network).attribute(part.requires_grad_(), target=which, abs=True)
+        return result.amax(1)  # [n, C, H, W] -> [n, H, W]
+
+    return _in_parts(network, inputs, classes, maps, BATCH)
+
+
+def grad_cam(network: Network, inputs: Tensor, classes: Classes) -> Tensor:
+    """ReLU of the last maps' sum, each map weighted by the mean gradient of the class's score in it, at the pixels.
+
+    Selvaraju et al. 2017, *Grad-CAM*, equations 1 and 2; the maps are those of :func:`last_maps`, their sum is
+    stretched bilinearly to the image. No unit; 0 where nothing speaks for the class. Raises :class:`ModelError`.
+    """
+    from captum.attr import LayerGradCam
+
+    layers = last_maps(network)
+
+    def maps(part: Tensor, which: Tensor) -> Tensor:
+        sums = [
+            LayerGradCam(network, network.get_submodule(name)).attribute(part, target=which).detach() for name in layers
+        ]  # each [n, 1, h, w]; towers that lie apart in a graph are added, as if their maps were side by side
+        return F.interpolate(torch.stack(sums).sum(0).relu(), part.shape[-2:], mode="bilinear")[:, 0]
+
+    return _in_parts(network, inputs, classes, maps, BATCH)
+
+
+def occlusion(network: Network, inputs: Tensor, classes: Classes) -> Tensor:
+    """How far the probability of the class falls when a gray square hides a place, mean of the squares that cover it.
+
+    Zeiler, Fergus 2014, *Visualizing and understanding convolutional networks*, section 4.2. The square has a seventh
+    of the image's side, moves by half of its own, and is filled with 0: what is left of the mean color. From -1
+    (hiding it makes the class certain) to 1. Raises :class:`ModelError`.
+    """
+    from captum.attr import Occlusion
+
+    channels, least = inputs.shape[1], min(inputs.shape[-2:])
+    step = max(1, round(least / PARTS / 2))
+    side = min(2 * step, least)  # twice the step, so that every place but the border is hidden equally often
+
+    def probability(batch: Tensor) -> Tensor:
+        return network(batch).softmax(1)  # type: ignore[no-any-return]
+
+    def maps(part: Tensor, which: Tensor) -> Tensor:
+        result: Tensor = Occlusion(probability).attribute(
+            part,
+            (channels, side, side),
+            (channels, step, step),
+            baselines=0,
+            target=which,
+            perturbations_per_eval=max(1, BATCH // len(part)),
+        )
+        return result.mean(1)  # all channels of a place are hidden together, so that they agree
+
+    return _in_parts(network, inputs, classes, maps, 4)
+
+
+def last_maps(network: Network) -> list[str]:
+    """The layer that :func:`grad_cam` looks at: the last one with weights that gives maps of more than one position.
+
+    What keeps its shape right behind it belongs to it (AlexNet: conv5, so relu5; LeNet-5: s4, so squash4). It is found
+    by one pass of a blank image. A graph may have several, one a tower. Raises :class:`ModelError` if there is none.
+    """
+    shapes = _shapes(network)
+    results = [
+        name
+        for name, shape in shapes.items()
+        if next(network.get_submodule(name).parameters(), None) is not None and len(shape) == 4 and max(shape[2:]) > 1
+    ]
+    if not results:
+        raise ModelError(f"{network.name} has no layer with weights whose output is maps", "", "Grad-CAM needs one")
+    if isinstance(network, GraphNetwork):
+        results = [name for name in results if not any(_above(network, name, other) for other in results)]
+    else:
+        results = results[-1:]
+    return [_settled(network, name, shapes) for name in results]
+
+
+def _settled(network: Network, name: str, shapes: "OrderedDict[str, tuple[int, ...]]") -> str:
+    """The last of the layers without weights that follow ``name`` and keep the shape of its output."""
+    while True:
+        behind = _readers(network, name)
+        if len(behind) != 1 or behind[0] not in shapes or shapes[behind[0]] != shapes[name]:
+            return name
+        if next(network.get_submodule(behind[0]).parameters(), None) is not None:
+            return name
+        name = behind[0]
+
+
+def _readers(network: Network, key: str) -> list[str]:
+    """Modules that read the output of the module called ``key``."""
+    if isinstance(network, GraphNetwork):
+        layer = next(name for name, other in network.keys.items() if other == key)
+        return [
+            network.keys[reader.name] for reader in network.definition.readers(layer) if reader.name in network.keys
+        ]
+    names = [name for name, _ in network.named_children()]
+    return names[names.index(key) + 1 :][:1]
+
+
+def _above(network: Network, key: str, other: str) -> bool:
+    """Does the module ``other`` read what ``key`` gives, however far behind it?"""
+    todo, seen = [key], set[str]()
+    while todo:
+        todo += (behind := [name for name in _readers(network, todo.pop()) if name not in seen])
+        seen.update(behind)
+    return other in seen
+
+
+def _shapes(network: Network) -> "OrderedDict[str, tuple[int, ...]]":
+    """The shape of every layer's output for one image, by the module's name, in the order of computing."""
+    result: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+    first = next(network.parameters())
+    blank = first.new_zeros(1, network.in_channels, network.image_size, network.image_size)
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, out, name=name: result.update({name: tuple(out.shape)}))
+        for name, module in network.named_children()
+    ]
+    try:
+        with _judging(network), torch.no_grad():
+            network(blank)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return result
+
+
+def _in_parts(
+    network: Network, inputs: Tensor, classes: Classes, maps: Callable[[Tensor, Tensor], Tensor], size: int
+) -> Tensor:
+    """``maps`` of ``size`` images at a time, on the network's device, as float32 [N, H, W] on the CPU."""
+    which = _checked(network, inputs, torch.as_tensor(classes, dtype=torch.int64))
+    first = next(network.parameters())
+    rows = []
+    with _judging(network), torch.inference_mode(False), torch.enable_grad():
+        for part, some in zip(torch.split(inputs, size), torch.split(which, size), strict=True):
+            own = part.detach().to(first, copy=True).contiguous()
+            rows.append(maps(own, some.to(first.device)).detach().float().cpu())
+    return torch.cat(rows)
+
+
+def _checked(network: Network, inputs: Tensor, classes: Tensor) -> Tensor:
+    channels, side = network.in_channels, network.image_size
+    if inputs.dim() != 4 or tuple(inputs.shape[1:]) != (channels, side, side) or not len(inputs):
+        raise ModelError(f"inputs {list(inputs.shape)} of {network.name}", f"[N, {channels}, {side}, {side}]")
+    if classes.shape != inputs.shape[:1]:
+        raise ModelError(f"classes {list(classes.shape)} of {len(inputs)} images", "one for each image")
+    if int(classes.min()) < 0 or int(classes.max()) >= network.num_classes:
+        wrong = next(int(k) for k in classes if not 0 <= k < network.num_classes)
+        raise ModelError(f"class {wrong} of {network.name}", f"from 0 to {network.num_classes - 1}")
+    return classes
+
+
+@contextmanager
+def _judging(network: nn.Module) -> Iterator[None]:
+    """Without dropout, and back as it was."""
+    was = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was)

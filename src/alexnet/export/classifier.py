@@ -1,0 +1,175 @@
+"""A trained classifier that answers: images as people have them in, classes with probabilities out."""
+
+import functools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from alexnet.bundle import Bundle, find
+from alexnet.data import decode, resize
+from alexnet.errors import BundleError
+from alexnet.evaluation.evaluate import calibrated, log_probabilities
+from alexnet.explain.features import features_of, inputs_of
+from alexnet.export.prediction import ImageInput, Prediction, as_pixels, best, named
+from alexnet.kernels import bf16_autocast, linear, native_kernels
+from alexnet.loader.loader import choose_device, to_device
+from alexnet.models import bf16, layers
+from alexnet.models.summary import work
+
+__all__ = ["Classifier", "ImageInput", "Precision", "Prediction"]
+
+Precision = Literal["fp32", "bf16"]
+_FEW = 64  # crops for which compiling pays with no network, and loading what is compiled does
+
+
+class Classifier:
+    """A bundle made ready on a device. Images go through exactly the preprocessing that training used.
+
+    ``classes`` are the class names in the order of the probabilities, ``answering`` computes their logits from what
+    :meth:`inputs` gives, of the same weights as ``bundle.network``. ``precision`` bf16 answers faster and about as
+    well: see :mod:`alexnet.models.bf16`; what is embedded and explained stays in float32.
+    """
+
+    def __init__(self, bundle: Bundle, device: torch.device | str = "cpu", precision: Precision = "fp32") -> None:
+        if precision not in get_args(Precision):
+            raise BundleError(f"precision {precision!r}", "fp32 or bf16", "alexnet export has int8")
+        self.bundle = bundle
+        self.device = choose_device(device)
+        self.network = bundle.network.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.precision = precision
+        if precision == "bf16":
+            self.inference: nn.Module = bf16.Halved(self.network, bf16_autocast.bf16_is_faster(self.device))
+        else:
+            self.inference = layers.inference(self.network)
+        self.statistics = to_device(bundle.statistics, self.device)
+        self.classes = bundle.classes
+        self._asked = 0  # crops so far
+
+    @classmethod
+    def load(cls, path: Path | str, device: torch.device | str = "cpu", precision: Precision = "fp32") -> "Classifier":
+        """From a run folder or a bundle; raises :class:`alexnet.errors.BundleError` if it is damaged."""
+        return cls(Bundle.load(find(path)), device, precision)
+
+    def optimize(self) -> None:
+        """Do now what makes later answers faster: compile what computes them, lay the weights as it reads them.
+
+        It takes some seconds, once. The weights of ``network`` stay what they are, but large ones move in memory: not
+        while another thread uses it. Answers differ by float32's rounding.
+        """
+        self._build()
+        if self.precision == "fp32":
+            linear.lay(self.network)
+
+    def expect(self, crops: int) -> None:
+        """So many crops of images are to be answered: :meth:`optimize` where that pays, from 700 on for ``alexnet``.
+
+        Without it a classifier compiles, and moves nothing, once it was asked for so many. Kernels that are compiled
+        already, by any process of this machine, are used from 64 crops on.
+        """
+        if self._pays(crops):
+            self.optimize()
+        else:
+            self._load(crops)
+
+    def predict(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        top: int = 5,
+        crops: int = 1,
+        batch_size: int = 32,
+        confidence_threshold: float | None = None,
+    ) -> list[Prediction]:
+        """The ``top`` predictions for each image. Raises :class:`ImageError` for one that can not be read.
+
+        Where the first prediction has a lower probability than ``confidence_threshold``, the image is said to be
+        unknown.
+        """
+        results = []
+        for names, stored in self._batches(images, batch_size, crops):
+            for name, row in zip(names, self._probabilities(stored, crops), strict=True):
+                results.append(best(name, row, self.classes, top, confidence_threshold))
+        return results
+
+    def probabilities(
+        self, images: ImageInput | Sequence[ImageInput], crops: int = 1, batch_size: int = 32
+    ) -> NDArray[np.float32]:
+        """Class probabilities of each image, calibrated where the bundle is: float32 [N, K]."""
+        rows = [self._probabilities(stored, crops) for _, stored in self._batches(images, batch_size, crops)]
+        return np.concatenate(rows) if rows else np.zeros((0, len(self.classes)), np.float32)
+
+    def embed(self, images: ImageInput | Sequence[ImageInput], batch_size: int = 32) -> NDArray[np.float32]:
+        """What the last hidden layer says of each image's center view: float32 [N, D] (AlexNet: fc7, 4096)."""
+        rows = [self._embed(stored) for _, stored in self._batches(images, batch_size)]
+        size = self.bundle.stored_size
+        return np.concatenate(rows) if rows else self._embed(np.zeros((0, size, size, 3), np.uint8))
+
+    def _embed(self, stored: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return features_of(self.network, stored, self.statistics)
+
+    def inputs(self, images: ImageInput | Sequence[ImageInput]) -> torch.Tensor:
+        """What the network sees of each image's center view: float32 [N, C, s, s] on the classifier's device."""
+        stored = np.stack([self.prepare(image, name) for name, image in named(images)])
+        return inputs_of(self.network, stored, self.statistics)
+
+    def prepare(self, image: ImageInput, name: str = "image") -> NDArray[np.uint8]:
+        """An image in its stored form: RGB uint8 [S, S, 3]. Raises :class:`ImageError`; ``name`` is for it."""
+        name = str(image) if isinstance(image, str | Path) else name
+        return decode.fit(as_pixels(image, name), self.bundle.stored_size, self.bundle.fit)
+
+    def _probabilities(self, stored: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
+        result = log_probabilities(
+            self.inference,
+            torch.from_numpy(stored).to(self.device),
+            self.statistics,
+            side=self.network.image_size,
+            channels=self.network.in_channels,
+            crops=crops,
+        )
+        probabilities: NDArray[np.float32] = calibrated(result, self.bundle.temperature).exp().cpu().numpy()
+        if not np.isfinite(probabilities).all():  # finite weights can still be too large for float32
+            raise BundleError(f"{self.network.name} computes probabilities that are NaN", "", "use another copy")
+        return probabilities
+
+    def _batches(
+        self, images: ImageInput | Sequence[ImageInput], size: int, crops: int = 1
+    ) -> Iterable[tuple[list[str], NDArray[np.uint8]]]:
+        many = named(images)
+        resize.expect(len(many))
+        self._asked += len(many) * crops
+        if self._pays(self._asked):
+            self._build()
+        else:
+            self._load(self._asked)
+        for start in range(0, len(many), size):
+            part = many[start : start + size]
+            yield [name for name, _ in part], np.stack([self.prepare(image, name) for name, image in part])
+
+    @functools.cached_property
+    def _work(self) -> int:
+        return work(self.network)
+
+    def _pays(self, crops: int) -> bool:
+        return crops >= _FEW and native_kernels.worth_compiling(crops * self._work)
+
+    def _load(self, crops: int) -> None:
+        if crops >= _FEW and self.device.type == "cpu":
+            native_kernels.load()
+
+    def _build(self) -> None:
+        if self.device.type == "cpu":
+            native_kernels.build()
+
+    def save_pretrained(self, folder: Path | str) -> Path:
+        """Write the bundle to ``folder``; :func:`alexnet.from_pretrained` reads it."""
+        return self.bundle.save(Path(folder))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish the bundle on the Hugging Face hub; see :func:`alexnet.export.hub.push_to_hub`."""
+        from alexnet.export.hub import push_to_hub
+
+        return push_to_hub(self.bundle, repo_id, **options)

@@ -1,0 +1,324 @@
+"""Bundle -> one file that others run: ONNX, OpenVINO or torch.export, from pixels to probabilities.
+
+A file gets its name only after it has answered like the original: reference images, and images made from them in odd
+sizes, from their PNG bytes to the last probability.
+
+
+Integers in place of float32: static quantization of an ONNX model by onnxruntime.
+
+Convolutions and fully connected layers get weights of 8 bits (a scale for each output channel) and activations of 8
+bits; their ranges are measured on images of the training split. Preprocessing, response normalization and softmax
+stay in float32. OpenVINO reads the result's scales and runs the same layers in its own int8.
+"""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.bundle import Bundle
+from alexnet.data import decode
+from alexnet.data.atomic_io import scratch_folder, sha256_of, sync_folder, write_file
+from alexnet.errors import BundleError
+from alexnet.export import manifest as checksum
+from alexnet.export.classifier import Classifier
+from alexnet.export.export_module import ExportModule, Input
+from alexnet.export.exported_model import ExportedModel, missing
+from alexnet.export.manifest import TOLERANCE, Manifest, Replay
+
+Format = Literal["onnx", "openvino", "torch"]
+Precision = Literal["fp32", "fp16", "int8"]
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+
+# How far a probability may lie from the original's. float32 differs by the order of adding alone; the others are
+# limits against a wrong conversion, what they cost is measured on the validation split.
+OPSET = 18  # of 2022: onnxruntime 1.14 and later, onnxruntime-web included
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written and how it compares: largest difference of a probability over ``compared`` images."""
+
+    path: Path
+    bytes: int
+    drift: float
+    compared: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return vars(self) | {"path": str(self.path)}
+
+
+def export(
+    bundle: Bundle,
+    target: Path,
+    *,
+    format: Format = "onnx",
+    precision: Precision = "fp32",
+    input: Input = "images",
+    calibration: NDArray[np.uint8] | None = None,
+) -> Report:
+    """Write ``bundle`` to ``target``, whole or not at all, after proving that it answers like the original.
+
+    OpenVINO's two files cannot be replaced in one step: a kill in between leaves no .xml, never one of another .bin.
+
+    ``calibration`` uint8 [n, S, S, 3] are images of the training split in stored form; int8 needs them. Raises
+    :class:`BundleError` where a library is missing, the network is not finite, or the file answers otherwise.
+    """
+    started = time.perf_counter()
+    _refuse(bundle, target, format, precision, calibration)
+    replays = expected(bundle)
+    manifest = Manifest(
+        classes=bundle.classes,
+        input=input,
+        precision=precision,
+        stored_size=bundle.stored_size,
+        fit=bundle.fit,
+        tolerance=TOLERANCE[precision],
+        network=bundle.network.name,
+        reference=tuple(replays),
+        thresholds=bundle.thresholds,
+    )
+    try:
+        with scratch_folder(target) as scratch:
+            partial = scratch / target.name
+            _write(bundle, manifest, partial, calibration)
+            drift = _compare(partial, replays, TOLERANCE[precision], precision)
+            if format == "openvino":  # the old .xml goes first and the new one comes last: two exports never mix
+                target.unlink(missing_ok=True)
+                sync_folder(target.parent)
+                partial.with_suffix(".bin").replace(target.with_suffix(".bin"))
+            partial.replace(target)
+            sync_folder(target.parent)
+    except OSError as error:
+        raise BundleError(
+            f"{target} could not be written: {error.strerror or error}", "", "make room, or choose another"
+        ) from error
+    files = [target, target.with_suffix(".bin")] if format == "openvino" else [target]
+    size = sum(file.stat().st_size for file in files)
+    return Report(target, size, drift, len(replays), time.perf_counter() - started)
+
+
+def _refuse(bundle: Bundle, target: Path, format: str, precision: str, calibration: Any) -> None:
+    if format not in get_args(Format) or precision not in get_args(Precision):
+        raise BundleError(f"format {format!r}, precision {precision!r}", "onnx, openvino or torch; fp32, fp16 or int8")
+    if target.suffix != SUFFIXES[format]:
+        raise BundleError(f"{target} for format {format}", f"a name ending in {SUFFIXES[format]}")
+    if not target.parent.is_dir():
+        raise BundleError(f"there is no folder {target.parent}", "a folder that exists")
+    if precision == "int8" and format == "torch":
+        raise BundleError("int8 for torch.export", "fp32 or fp16", "take --format onnx or openvino for int8")
+    if precision == "int8" and calibration is None:
+        raise BundleError(
+            "int8 needs images of the training split to measure ranges on",
+            "a run, or a bundle with --data",
+            "give the run folder, or --data STORE",
+        )
+    for name, value in bundle.network.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            raise BundleError(f"{name} has values that are not finite", "numbers", "train again, or use another copy")
+        if precision == "fp16" and float(value.abs().max()) > torch.finfo(torch.float16).max:
+            raise BundleError(f"{name} has values above 65504, which float16 can not hold", "", "take --precision fp32")
+
+
+def odd_images(bundle: Bundle) -> list[NDArray[np.uint8]]:
+    """Images that are not in stored form, so that resizing is put to the proof: reference ones stretched, and noise."""
+    size = bundle.stored_size
+    base = [decode.decode(g.png, g.name) for g in bundle.reference[:2]]
+    noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)  # 2 × [S, S, 3]
+    shapes = [(size + 1, 2 * size + 37), (size // 2 + 3, size // 3 + 5), (size * 3 // 2 + 2, size), (5, size)]
+    return [_stretched(image, *shape) for image, shape in zip([*base, *noise][:4], shapes, strict=False)]
+
+
+def _stretched(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    rows, columns = (np.arange(n) * side // n for n, side in zip((height, width), image.shape, strict=False))
+    return np.asarray(image[rows][:, columns])
+
+
+def expected(bundle: Bundle) -> list[Replay]:
+    """What the original says of its reference images and of odd ones; they travel in the exported file."""
+    odd = [(f"odd-{p.shape[1]}x{p.shape[0]}", decode.encode_png(p)) for p in odd_images(bundle)]
+    images = [(g.name, g.png) for g in bundle.reference] + odd
+    rows = Classifier(replace(bundle)).probabilities([png for _, png in images])
+    return [Replay(name, png, row.tolist()) for (name, png), row in zip(images, rows, strict=True)]
+
+
+def _compare(path: Path, replays: Sequence[Replay], tolerance: float, precision: str) -> float:
+    result = ExportedModel.load(path, trust=True).probabilities([r.png for r in replays])
+    drift = float(np.abs(result - np.array([r.probabilities for r in replays])).max())
+    if not drift <= tolerance:
+        todo = "take a higher precision" if precision != "fp32" else "report this with the names of network and runtime"
+        raise BundleError(
+            f"the exported file differs from the original by {drift:.2g} in a probability",
+            f"at most {tolerance:g}",
+            todo,
+        )
+    return drift
+
+
+def _write(bundle: Bundle, manifest: Manifest, path: Path, calibration: NDArray[np.uint8] | None) -> None:
+    module = ExportModule(bundle, "images" if manifest.input == "images" else "decoded", manifest.precision == "fp16")
+    if path.suffix == ".pt2":
+        _write_torch(module, manifest, path)
+        return
+    body = _onnx(module, manifest, path)
+    if manifest.precision == "int8":
+        assert calibration is not None
+        body = quantized(body, path, calibration)
+    if path.suffix == ".onnx":
+        write_file(path, checksum.checksummed(body, manifest, ".onnx"))
+    else:
+        _write_openvino(body, manifest, path)
+
+
+def _program(module: ExportModule, manifest: Manifest) -> torch.export.ExportedProgram:
+    size, batch = manifest.stored_size, torch.export.Dim("images", min=1)
+    if manifest.input == "decoded":
+        example, shapes = torch.zeros(2, size, size, 3, dtype=torch.uint8), {0: batch}
+    else:
+        example = torch.zeros(size + 3, size + 7, 3, dtype=torch.uint8)
+        shapes = {0: torch.export.Dim("height", min=1), 1: torch.export.Dim("width", min=1)}
+    with torch.no_grad(), _hushed():
+        return torch.export.export(module.eval(), (example,), dynamic_shapes=(shapes,))
+
+
+def _write_torch(module: ExportModule, manifest: Manifest, path: Path) -> None:
+    buffer = BytesIO()  # a file of PyTorch's own raises RuntimeError on a full disk
+    with _hushed():
+        torch.export.save(_program(module, manifest), buffer, extra_files={"alexnet.json": manifest.to_json()})
+    write_file(path, checksum.checksummed(buffer.getvalue(), manifest, ".pt2"))
+
+
+def _onnx(module: ExportModule, manifest: Manifest, path: Path) -> bytes:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - PyTorch writes ONNX with it
+    except ImportError as error:
+        raise missing("onnx and onnxscript", path, error) from error
+    name = "image" if manifest.input == "images" else "images"
+    with torch.no_grad(), _hushed():
+        program: Any = torch.onnx.export(
+            _program(module, manifest),
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            input_names=[name],
+            output_names=["probabilities"],
+            external_data=False,
+        )
+    model = program.model_proto
+    model.producer_name, model.doc_string = "alexnet", f"{manifest.network}, uint8 RGB to probabilities"
+    del model.metadata_props[:]
+    _name_sides(model, ["height", "width"] if manifest.input == "images" else ["images"])
+    for node in model.graph.node:  # names of source files and lines, of no use to anyone else
+        del node.metadata_props[:]
+        node.doc_string = ""
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _name_sides(model: Any, names: Sequence[str]) -> None:
+    """The free sizes of the input by names that tell what they are, wherever they occur."""
+    results = [d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim if d.dim_param]
+    new = dict(zip(results, names, strict=True))
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = new.get(dim.dim_param, dim.dim_param)
+
+
+def _write_openvino(body: bytes, manifest: Manifest, path: Path) -> None:
+    try:
+        import openvino
+    except ImportError as error:
+        raise missing("openvino", path, error) from error
+    source = path.with_suffix(".onnx")
+    source.write_bytes(body)
+    model = openvino.convert_model(source)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # a full disk, which it does not name
+        raise OSError(f"OpenVINO failed to save the model ({error})") from error
+    weights = path.with_suffix(".bin")
+    with weights.open("rb") as file:
+        os.fsync(file.fileno())
+    manifest = replace(manifest, bin_sha256=sha256_of(weights))
+    write_file(path, checksum.checksummed(path.read_bytes(), manifest, ".xml"))
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Neither progress lines nor warnings about the exporter's own insides: the result is compared anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+CALIBRATION = 128  # images: ranges are of millions of activations, more changed nothing in the second digit
+
+
+def quantized(body: bytes, path: Path, calibration: NDArray[np.uint8]) -> bytes:
+    """The serialized ONNX model ``body`` in int8. ``calibration`` uint8 [n, S, S, 3]; files arise beside ``path``."""
+    try:
+        import onnx
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise missing("onnx and onnxruntime", path, error) from error
+    source, target = (path.with_name(f"{path.stem}.{name}.onnx") for name in ("float", "int8"))
+    source.write_bytes(body)
+    model = onnx.load_from_string(body)
+    entry = model.graph.input[0]
+    single = len(entry.type.tensor_type.shape.dim) == 3
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it recommends its own preprocessing, which this model has no need of
+    try:
+        quantization.quantize_static(
+            source,
+            target,
+            _Images(entry.name, calibration, single),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=True,  # weights of 7 bits: processors without VNNI add pairs of multiplications in 16 bits
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=["Conv", "Gemm", "MaxPool", "Relu"],
+            nodes_to_exclude=_kept(model),
+        )
+    finally:
+        logging.disable(before)
+    result = onnx.load(target)
+    del result.metadata_props[:]
+    return bytes(result.SerializeToString(deterministic=True))
+
+
+def _kept(model: Any) -> list[str]:
+    """Nodes that stay in float32: the windows of response normalization are no weights."""
+    return [node.name for node in model.graph.node if any("window" in name for name in node.input)]
+
+
+class _Images:
+    """Calibration images as onnxruntime asks for them: one input after the other, then None."""
+
+    def __init__(self, name: str, images: NDArray[np.uint8], single: bool) -> None:
+        self.name = name
+        self.rows: Iterator[NDArray[np.uint8]] = iter(images if single else images[:, None])
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        row = next(self.rows, None)
+        return None if row is None else {self.name: np.ascontiguousarray(row)}

@@ -1,0 +1,100 @@
+"""Images as people have them, and what is said of them: shared by everything that answers, without PyTorch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.data import decode
+from alexnet.errors import BundleError, ImageError, RecipeError
+
+ImageInput: TypeAlias = str | Path | bytes | NDArray[np.uint8]  # a file, its bytes, or RGB pixels [H, W, 3]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best predictions for one image, most probable first: (class name, probability).
+
+    ``unknown``: is the first one less probable than the threshold that was asked for? None: none was.
+    """
+
+    name: str
+    top_k: tuple[tuple[str, float], ...]
+    unknown: bool | None = None
+
+    @property
+    def label(self) -> str:
+        """The first prediction."""
+        return self.top_k[0][0]
+
+    @property
+    def probability(self) -> float:
+        """The probability of the first prediction."""
+        return self.top_k[0][1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values; ``unknown`` only where a threshold was asked for."""
+        return {"image": self.name, **({} if self.unknown is None else {"unknown": self.unknown})} | {
+            "top_k": [{"class": name, "probability": probability} for name, probability in self.top_k],
+        }
+
+
+def best(
+    name: str, row: NDArray[np.float32], classes: Sequence[str], top: int, confidence_threshold: float | None = None
+) -> Prediction:
+    """The ``top`` predictions of an image called ``name`` from its probabilities ``row`` [K]; unknown where the
+    first one
+    is below ``confidence_threshold``."""
+    order = np.argsort(-row, kind="stable")[: max(1, top)]
+    unknown = None if confidence_threshold is None else float(row[order[0]]) < confidence_threshold
+    return Prediction(name, tuple((classes[k], float(row[k])) for k in order), unknown)
+
+
+def check_threshold(below: float | None, target: float | None) -> None:
+    """Raise :class:`RecipeError` for a threshold or a target error that can not be."""
+    if below is not None and target is not None:
+        raise RecipeError("--confidence-threshold and --target-risk both give a threshold", "one of them")
+    if below is not None and not 0 <= below <= 1:
+        raise RecipeError(f"--confidence-threshold is {below}", "a probability from 0 to 1")
+    if target is not None and not 0 < target < 1:
+        raise RecipeError(f"--target-risk is {target}", "a share of wrong answers between 0 and 1: 0.02")
+
+
+def threshold_for(thresholds: Mapping[str, float], target: float, where: str) -> float:
+    """The threshold that keeps the error among answers at ``target``: that of the largest stored target not above it.
+
+    Raises :class:`BundleError` where validation could support none.
+    """
+    kept = {float(name): p for name, p in thresholds.items() if float(name) <= target + 1e-12}
+    if not kept:
+        stored = ", ".join(thresholds)
+        must = f"at least {min(thresholds, key=float)} (it has thresholds for {stored})" if stored else ""
+        todo = (
+            "give --confidence-threshold"
+            if stored
+            else "it has none for any: alexnet evaluate RUN --calibrate fits them"
+        )
+        raise BundleError(f"{where} has no threshold for a target error of {target:g}", must, todo)
+    return float(kept[max(kept)])
+
+
+def as_pixels(image: ImageInput, name: str = "image") -> NDArray[np.uint8]:
+    """An image's pixels, RGB [H, W, 3]. Raises :class:`ImageError` with ``name``."""
+    if isinstance(image, str | Path):
+        image = decode.read(image)
+    if isinstance(image, bytes):
+        image = decode.decode(image, name)
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"{name}: is {type(image).__name__}", "a path, bytes, or uint8 [H, W, 3], RGB")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ImageError(f"{name}: array {image.dtype} {list(image.shape)}", "uint8 [H, W, 3], RGB")
+    return image
+
+
+def named(images: ImageInput | Sequence[ImageInput]) -> list[tuple[str, ImageInput]]:
+    """One image or many as a list with a name each: its path, or #0, #1, …"""
+    many: list[ImageInput] = [images] if isinstance(images, str | Path | bytes | np.ndarray) else list(images)
+    return [(str(p) if isinstance(p, str | Path) else f"#{i}", p) for i, p in enumerate(many)]

@@ -1,0 +1,186 @@
+"""Reference images replayed on a bundle, an exported file or a running server; what differs is called by its name.
+
+Expected are the probabilities that the original gave when it was trained or exported. Where they are missed, the
+usual causes are tried one by one: classes in another order, red and blue swapped, another resize.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.data import decode
+from alexnet.data.remote import local_path
+from alexnet.errors import BundleError
+from alexnet.export.client import Client
+from alexnet.export.exported_model import ExportedModel
+from alexnet.export.manifest import FORMATS, Replay
+
+LIMIT = 1e-4  # how far a probability may lie from the expected one, fp32
+HALF_LIMIT = 3e-2  # in bf16, whose numbers have three digits: against a wrong network alone
+
+
+class Answers(Protocol):
+    """Whatever gives probabilities [N, K] of images, K in the order of its classes."""
+
+    classes: tuple[str, ...]
+
+    def probabilities(self, images: Any) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What held: the target, its kind, how many images it was asked, and the largest difference found."""
+
+    target: str
+    kind: str  # bundle | onnx | openvino | torch | server
+    images: int
+    drift: float
+    limit: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return vars(self) | {"ok": True}
+
+
+@dataclass(frozen=True)
+class _Opened:
+    kind: str
+    predictions: Answers
+    reference: list[Replay]
+    stored: tuple[int, decode.Fit] | None  # size and fit of the stored form; a server does not tell
+    limit: float = LIMIT
+
+
+def verify(target: str | Path, against: str | Path | None = None, key: str = "", trust: bool = False) -> Verified:
+    """Replay reference images on ``target``: a bundle or run, an exported file, or the URL of a server.
+
+    ``against`` is the original, a bundle, run or exported file: its classes, and what it says of its reference images
+    and of images in odd sizes made from them, are expected. Without it the target's own reference images are, with
+    the probabilities recorded in it. Raises :class:`BundleError` that names the first difference; ``key`` is for a
+    server, ``trust`` allows to open a .pt2 (see :meth:`ExportedModel.load`).
+    """
+    opened = _open(target, key, trust)
+    original = _open(against, "", trust) if against is not None else opened
+    reference = _expected(against, original) if against is not None else opened.reference
+    if not reference:
+        raise BundleError(f"{target} has no reference images", "at least one", "give --against BUNDLE")
+    _same_classes(opened.predictions.classes, original.predictions.classes, target)
+    limit = max(opened.limit, original.limit)
+    drift = replay(str(target), opened.predictions, reference, original.stored or opened.stored, limit)
+    return Verified(str(target), opened.kind, len(reference), drift, limit)
+
+
+def _open(target: str | Path, key: str, trust: bool) -> _Opened:
+    if str(target).startswith(("http://", "https://")):
+        remote = Client(str(target), key)
+        return _Opened("server", remote, remote.reference(), None)
+    path = local_path(target)
+    if path.suffix in FORMATS and not path.is_dir():
+        file = ExportedModel.load(path, trust)
+        about = file.manifest
+        fit: Any = about.fit
+        return _Opened(FORMATS[path.suffix], file, list(about.reference), (about.stored_size, fit), about.tolerance)
+    from alexnet.bundle import Bundle, find
+    from alexnet.export.classifier import Classifier
+
+    bundle = Bundle.load(find(path))
+    reference = [Replay(g.name, g.png, g.probabilities) for g in bundle.reference]
+    return _Opened("bundle", Classifier(bundle), reference, (bundle.stored_size, bundle.fit))
+
+
+def _expected(against: str | Path, original: _Opened) -> list[Replay]:
+    """The original first proves itself; then it is asked about the same images in odd sizes too."""
+    if original.reference:
+        replay(str(against), original.predictions, original.reference, original.stored, original.limit)
+    if original.kind != "bundle":
+        return original.reference
+    from alexnet.export.classifier import Classifier
+    from alexnet.export.export import expected
+
+    assert isinstance(original.predictions, Classifier)
+    return expected(original.predictions.bundle)
+
+
+def _same_classes(results: Sequence[str], must: Sequence[str], target: str | Path) -> None:
+    if tuple(results) == tuple(must):
+        return
+    if sorted(results) == sorted(must):
+        k = next(k for k, (a, b) in enumerate(zip(results, must, strict=True)) if a != b)
+        what = f"has its classes in another order: number {k} is {results[k]!r}"
+        raise BundleError(f"{target} {what}", repr(must[k]), "export it again from the original")
+    missing, extra = sorted(set(must) - set(results)), sorted(set(results) - set(must))
+    words = [f"lacks {', '.join(missing[:5])}"] * bool(missing) + [f"has {', '.join(extra[:5])} besides"] * bool(extra)
+    what = " and ".join(words) or "names a class twice"
+    raise BundleError(f"{target} has other classes: it {what}", f"the {len(must)} classes of the original")
+
+
+def replay(
+    target: str, predictions: Answers, reference: Sequence[Replay], stored: tuple[int, decode.Fit] | None, limit: float
+) -> float:
+    """The largest difference of a probability from the expected ones.
+
+    Raises :class:`BundleError` with its cause where that is over ``limit``.
+    """
+    expected = np.array([g.probabilities for g in reference])  # [G, K]
+    result = predictions.probabilities([g.png for g in reference]).astype(np.float64)
+    if expected.shape != result.shape:
+        raise BundleError(f"{target} gives {result.shape[1]} probabilities", f"{expected.shape[1]}, one a class")
+    if not np.isfinite(result).all():
+        raise BundleError(f"{target} answers with what is no number", "probabilities", "use another copy")
+    differences = np.abs(result - expected)
+    drift = float(differences.max())
+    if drift <= limit:
+        return drift
+    worst = int(differences.max(1).argmax())
+    measured = f"{reference[worst].name} differs by {drift:.2g} in a probability"
+    close = max(limit, drift / 10)  # a cause explains nine tenths of it
+    cause = _cause(predictions, reference, expected, result, stored, close)
+    raise BundleError(f"{target}: {cause}; {measured}", f"at most {limit:g}", "export or deploy it again")
+
+
+def _cause(
+    predictions: Answers,
+    reference: Sequence[Replay],
+    expected: NDArray[Any],
+    results: NDArray[Any],
+    stored: tuple[int, decode.Fit] | None,
+    close: float,
+) -> str:
+    order = _permutation(expected, results, close)
+    if order is not None:
+        k = next(k for k, j in enumerate(order) if k != j)
+        name = predictions.classes
+        return f"classes in another order ({name[k]!r} has the probability of {name[order.index(k)]!r})"
+    images = [decode.decode(g.png, g.name) for g in reference]
+    swapped = [np.ascontiguousarray(p[..., ::-1]) for p in images]
+
+    def explains(tried: Sequence[NDArray[np.uint8]]) -> bool:
+        return bool(np.abs(predictions.probabilities(list(tried)) - expected).max() <= close)
+
+    if explains(swapped):
+        return "swapped channels (it reads BGR in place of RGB)"
+    if stored is not None:
+        if explains([decode.fit(p, *stored) for p in images]):
+            return "another resize or cut (images in stored form it answers right)"
+        if explains([decode.fit(p, *stored) for p in swapped]):
+            return "swapped channels and another resize"
+    return "drift (other weights, another mean or other arithmetic)"
+
+
+def _permutation(expected: NDArray[Any], results: NDArray[Any], close: float) -> list[int] | None:
+    """Which found column each expected column is, if they are the same columns in another order; else None."""
+    left = list(range(results.shape[1]))
+    order = []
+    for k in range(expected.shape[1]):
+        distances = np.abs(results[:, left] - expected[:, [k]]).max(0)
+        best = int(distances.argmin())
+        if k in left and distances[left.index(k)] <= min(close, distances[best] + 1e-6):
+            best = left.index(k)
+        if distances[best] > close:
+            return None
+        order.append(left.pop(best))
+    return order if order != sorted(order) else None

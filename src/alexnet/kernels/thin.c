@@ -1,0 +1,265 @@
+/* Rows in float32 times weights kept in bfloat16, for fully connected layers: a few images take as long as the
+   weights take to be read, and these have half of the bytes. Every weight is widened to float32, which is exact;
+   multiplications and sums are those of float32.
+
+   Weights lie in panels of 32 outputs, [panel][feature][32], outputs k and k + 16 side by side: a word of 32 bits holds
+   two of them, the first widened by a shift, the second by a mask. Rows are packed by the dozen, [feature][12], whose
+   sums, two vectors each, take 24 of the 32 registers. A panel is cut into blocks of features that stay in a core's
+   first cache while one dozen after the other is multiplied; sums of blocks are added up in float32, so they round less
+   than one long sum would. Few rows are multiplied by four panels together, four streams of memory, and weights of
+   features that are 0 are not read: after ReLUs those are most. What they would add is nothing, bit for bit.
+
+   The same for few rows and weights in float32, where they lie features first, [feature][outputs]. */
+
+#include <omp.h>
+
+#include "lanes.h"
+
+enum { PANEL = 2 * LANES, BLOCK = 256, DOZEN = 12, MOST = 10 * DOZEN, FEW = 4, TOGETHER = 4, AHEAD = 32 };
+enum { WIDE = 32 * LANES }; /* outputs of float32 weights that are summed together; thin.py has the same number */
+
+typedef struct { int64_t rows, features, outputs, threads; } Shape; /* thin.py has the same fields in the same order */
+
+int thin_pays(void) { return pays(); }
+
+/* out [R][P * 32] += x [n][R] transposed times P panels of w, stride apart; FEATURE(i) is the one that x's row i is of;
+   what FETCH asks for comes soon */
+#define PRODUCT(NAME, R, P, FEATURE, FETCH)                                                                          \
+    static void NAME##_##R##_##P(const float *x, const int32_t *which, const uint16_t *w, int64_t stride,            \
+                                 const char *soon, int64_t step, float *out, int64_t n) {                            \
+        vec sums[R][2 * P] = {{{0}}};                                                                                \
+        for (int64_t i = 0; i < n; i++, x += R, soon += step)                                                        \
+            for (int p = 0; p < P; p++) {                                                                            \
+                words both = *(const words *)(w + (FEATURE) * PANEL + p * stride);                                   \
+                vec first = (vec)(both << 16), second = (vec)(both & 0xffff0000);                                    \
+                __builtin_prefetch(FETCH);                                                                           \
+                for (int r = 0; r < R; r++) {                                                                        \
+                    sums[r][2 * p] += x[r] * first;                                                                  \
+                    sums[r][2 * p + 1] += x[r] * second;                                                             \
+                }                                                                                                    \
+            }                                                                                                        \
+        for (int r = 0; r < R; r++)                                                                                  \
+            for (int k = 0; k < 2 * P; k++) AT(out + (r * 2 * P + k) * LANES) += sums[r][k];                         \
+    }
+#define ALL(R) PRODUCT(all, R, 1, i, soon)
+#define SOME(R, P) PRODUCT(some, R, P, which[i], w + which[i + AHEAD] * PANEL + p * stride)
+ALL(12)
+ALL(8)
+ALL(4)
+ALL(2)
+ALL(1)
+SOME(2, 4)
+SOME(1, 4)
+SOME(2, 1)
+SOME(1, 1)
+
+/* How many of the rows that are left are multiplied together? */
+INLINE int64_t taken(int64_t left) { return left >= DOZEN ? DOZEN : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+static void pack(const float *x, int64_t many, int64_t features, float *packed) { /* -> [feature][many] */
+    for (int64_t r = 0; r < many; r++)
+        for (int64_t i = 0; i < features; i++) packed[i * many + r] = x[r * features + i];
+}
+
+/* sums [rows][32] */
+static void multiply(const float *packed, int64_t rows, int64_t features, const uint16_t *w, float *sums) {
+    int64_t passes = 0;
+    for (int64_t row = 0; row < rows; row += taken(rows - row)) passes++;
+    int64_t step = PANEL * sizeof(uint16_t) / passes; /* bytes fetched with a feature */
+    memset(sums, 0, rows * PANEL * sizeof(float));
+    for (int64_t from = 0; from < features; from += BLOCK) {
+        int64_t n = MIN(BLOCK, features - from), many;
+        const uint16_t *block = w + from * PANEL;
+        const char *soon = (const char *)(block + BLOCK * PANEL);
+        for (int64_t row = 0; row < rows; row += many) {
+            many = taken(rows - row);
+            const float *x = packed + row * features + from * many;
+            float *out = sums + row * PANEL;
+            if (many == 12) all_12_1(x, 0, block, 0, soon, step, out, n);
+            else if (many == 8) all_8_1(x, 0, block, 0, soon, step, out, n);
+            else if (many == 4) all_4_1(x, 0, block, 0, soon, step, out, n);
+            else (many == 2 ? all_2_1 : all_1_1)(x, 0, block, 0, soon, step, out, n);
+            soon += step * n; /* each pass has its share of the next block */
+        }
+    }
+}
+
+/* sums [rows][wide], with the bias, to where outputs k and on of rows are */
+static void put(const Shape *z, const float *sums, int64_t rows, int64_t wide, int64_t k, const float *bias, float *to) {
+    int64_t count = MIN(wide, z->outputs - k);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < count; i++) to[r * z->outputs + k + i] = sums[r * wide + i] + (bias ? bias[k + i] : 0);
+}
+
+/* ---- one row or two: the features that are not 0 in all of them */
+
+typedef struct {
+    float *x;       /* [feature that is left][rows] */
+    int32_t *which; /* those features, and again the last for what is fetched ahead */
+    int32_t *ends;  /* of each block of features: how many are left up to there */
+} Left;
+
+INLINE int64_t blocks(const Shape *z) { return (z->features + BLOCK - 1) / BLOCK; }
+
+INLINE Left left(const Shape *z, float *scratch, int64_t pair) {
+    float *x = scratch + pair * (3 * z->features + AHEAD + blocks(z));
+    int32_t *which = (int32_t *)(x + 2 * z->features);
+    return (Left){x, which, which + z->features + AHEAD};
+}
+
+static void sift(const Shape *z, const float *x, int64_t rows, Left into) {
+    int32_t n = 0;
+    for (int64_t i = 0; i < z->features; i++) {
+        float first = x[i], second = rows == 2 ? x[z->features + i] : 0;
+        into.x[n * rows] = first;
+        if (rows == 2) into.x[n * 2 + 1] = second;
+        into.which[n] = (int32_t)i;
+        n += first != 0 || second != 0; /* what is no number is not 0 */
+        into.ends[i / BLOCK] = n;
+    }
+    for (int i = 0; i < AHEAD; i++) into.which[n + i] = n ? into.which[n - 1] : 0;
+}
+
+/* sums [rows][panels * 32]: 1 panel or TOGETHER */
+static void multiply_left(const Shape *z, Left from, int64_t rows, const uint16_t *w, int64_t panels, float *sums) {
+    int64_t done = 0, stride = z->features * PANEL;
+    memset(sums, 0, rows * panels * PANEL * sizeof(float));
+    for (int64_t block = 0; block < blocks(z); block++) {
+        const float *x = from.x + done * rows;
+        const int32_t *which = from.which + done;
+        int64_t n = from.ends[block] - done;
+        if (panels == TOGETHER) (rows == 2 ? some_2_4 : some_1_4)(x, which, w, stride, 0, 0, sums, n);
+        else (rows == 2 ? some_2_1 : some_1_1)(x, which, w, stride, 0, 0, sums, n);
+        done += n;
+    }
+}
+
+INLINE int64_t pairs(const Shape *z) { return (z->rows + 1) / 2; }
+INLINE int64_t rows_of(const Shape *z, int64_t pair) { return MIN(2, z->rows - 2 * pair); }
+
+static void sift_all(const Shape *z, const float *x, float *scratch) { /* by a team's threads */
+#pragma omp for schedule(static)
+    for (int64_t pair = 0; pair < pairs(z); pair++)
+        sift(z, x + 2 * pair * z->features, rows_of(z, pair), left(z, scratch, pair));
+}
+
+/* ---- the same, weights in float32, features first */
+
+/* out [R][WIDE] += x [n][R] transposed times so many outputs of n features, MANY of them at a time */
+#define LONG(R, MANY)                                                                                                \
+    static int64_t long_##R##_##MANY(const float *x, const int32_t *which, const float *w, int64_t outputs,          \
+                                     float *out, int64_t n) {                                                        \
+        int64_t i = 0;                                                                                               \
+        for (; i + MANY <= n; i += MANY, x += R * MANY) {                                                            \
+            const float *from[MANY], *soon[MANY];                                                                    \
+            for (int m = 0; m < MANY; m++) {                                                                         \
+                from[m] = w + which[i + m] * outputs;                                                                \
+                soon[m] = w + which[i + m + MANY] * outputs;                                                         \
+            }                                                                                                        \
+            for (int64_t k = 0; k < WIDE; k += LANES) {                                                              \
+                vec sums[R];                                                                                         \
+                for (int r = 0; r < R; r++) sums[r] = AT(out + r * WIDE + k);                                        \
+                for (int m = 0; m < MANY; m++) {                                                                     \
+                    vec weights = AT(from[m] + k);                                                                   \
+                    __builtin_prefetch(soon[m] + k);                                                                 \
+                    for (int r = 0; r < R; r++) sums[r] += x[m * R + r] * weights;                                   \
+                }                                                                                                    \
+                for (int r = 0; r < R; r++) AT(out + r * WIDE + k) = sums[r];                                        \
+            }                                                                                                        \
+        }                                                                                                            \
+        return i;                                                                                                    \
+    }
+LONG(1, 8)
+LONG(1, 1)
+LONG(2, 8)
+LONG(2, 1)
+
+/* sums [pair][2][WIDE] of the outputs from w on: a block of features stays in a core's second cache for all pairs */
+static void multiply_long(const Shape *z, float *scratch, const float *w, float *sums) {
+    int64_t done[FEW / 2] = {0};
+    memset(sums, 0, pairs(z) * 2 * WIDE * sizeof(float));
+    for (int64_t block = 0; block < blocks(z); block++)
+        for (int64_t pair = 0; pair < pairs(z); pair++) {
+            Left from = left(z, scratch, pair);
+            float part[2 * WIDE] = {0};
+            int64_t rows = rows_of(z, pair), n = from.ends[block] - done[pair];
+            const float *x = from.x + done[pair] * rows;
+            const int32_t *which = from.which + done[pair];
+            int64_t most = (rows == 1 ? long_1_8 : long_2_8)(x, which, w, z->outputs, part, n);
+            (rows == 1 ? long_1_1 : long_2_1)(x + most * rows, which + most, w, z->outputs, part, n - most);
+            for (int64_t k = 0; k < rows * WIDE; k += LANES) AT(sums + pair * 2 * WIDE + k) += AT(part + k);
+            done[pair] += n;
+        }
+}
+
+/* x [rows][features], w [features][outputs], bias [outputs] or NULL -> out [rows][outputs], of WIDE outputs at least
+   and FEW rows at most; scratch: thin_room(). Any number of threads gives the same bits. */
+void thin_long(const Shape *z, const float *x, const float *w, const float *bias, float *out, float *scratch) {
+#pragma omp parallel num_threads(z->threads)
+    {
+        sift_all(z, x, scratch);
+#pragma omp for schedule(dynamic)
+        for (int64_t k = 0; k < z->outputs; k += WIDE) {
+            float sums[FEW * WIDE];
+            int64_t first = MIN(k, z->outputs - WIDE); /* the last ones are summed with some before them */
+            multiply_long(z, scratch, w + first, sums);
+            put(z, sums + (k - first), z->rows, WIDE, k, bias, out);
+        }
+    }
+}
+
+/* ---- */
+
+/* Floats of the memory that thin_product and thin_long work in. */
+int64_t thin_room(const Shape *z) {
+    int64_t few = FEW / 2 * (3 * z->features + AHEAD + blocks(z));
+    return z->rows > FEW ? MIN(z->rows, MOST) * z->features : few;
+}
+
+static void few(const Shape *z, const float *x, const uint16_t *w, const float *bias, float *out, float *scratch) {
+    int64_t panels = (z->outputs + PANEL - 1) / PANEL;
+#pragma omp parallel num_threads(z->threads)
+    {
+        sift_all(z, x, scratch);
+#pragma omp for schedule(dynamic)
+        for (int64_t panel = 0; panel < panels; panel += TOGETHER) {
+            float sums[2 * TOGETHER * PANEL];
+            int64_t together = panel + TOGETHER <= panels ? TOGETHER : 1;
+            for (int64_t p = panel; p < MIN(panel + TOGETHER, panels); p += together)
+                for (int64_t pair = 0; pair < pairs(z); pair++) {
+                    int64_t rows = rows_of(z, pair);
+                    multiply_left(z, left(z, scratch, pair), rows, w + p * z->features * PANEL, together, sums);
+                    put(z, sums, rows, together * PANEL, p * PANEL, bias, out + 2 * pair * z->outputs);
+                }
+        }
+    }
+}
+
+/* x [rows][features], w [panels][features][32], bias [outputs] or NULL -> out [rows][outputs]; scratch: thin_room().
+   Any number of threads gives the same bits. */
+void thin_product(const Shape *z, const float *x, const uint16_t *w, const float *bias, float *out, float *scratch) {
+    int64_t panels = (z->outputs + PANEL - 1) / PANEL, features = z->features;
+    if (z->rows <= FEW) {
+        few(z, x, w, bias, out, scratch);
+        return;
+    }
+    for (int64_t first = 0; first < z->rows; first += MOST) {
+        int64_t rows = MIN(MOST, z->rows - first);
+        const float *from = x + first * features;
+#pragma omp parallel num_threads(z->threads)
+        {
+#pragma omp for schedule(static)
+            for (int64_t dozen = 0; dozen < rows; dozen += DOZEN)
+                for (int64_t row = dozen, many; row < MIN(rows, dozen + DOZEN); row += many) {
+                    many = taken(rows - row);
+                    pack(from + row * features, many, features, scratch + row * features);
+                }
+#pragma omp for schedule(dynamic)
+            for (int64_t panel = 0; panel < panels; panel++) {
+                float sums[MOST * PANEL];
+                multiply(scratch, rows, features, w + panel * features * PANEL, sums);
+                put(z, sums, rows, PANEL, panel * PANEL, bias, out + first * z->outputs);
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+"""Arrays -> batches: which image comes when, which view of it, ahead of the network."""

@@ -1,0 +1,154 @@
+"""What all drawings share: colors, a figure that belongs to nobody else, text made safe, a file written whole."""
+
+import functools
+import io
+import math
+import textwrap
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexnet.data.atomic_io import write_file
+from alexnet.errors import RunError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+DPI = 150
+LONGEST = 60  # columns of any one label
+
+# Okabe and Ito's colors (2008): told apart with every common color blindness.
+BLUE, SKY, GREEN, VERMILION = "#0072B2", "#56B4E9", "#009E73", "#D55E00"
+INK, GRAY, PALE, PAPER = "#222222", "#6B6B6B", "#E3E3E3", "#FFFFFF"
+
+# matplotlib's own font has no Chinese, Japanese or Korean: whichever of these is installed helps out.
+FALLBACKS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+)
+
+
+def new_figure(width: float, height: float, *, constrained: bool = True) -> "Figure":
+    """An empty white figure of ``width`` times ``height`` inches, on Agg, outside of pyplot's global list."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12) if constrained else None
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plain(axes: "Axes") -> "Axes":
+    """Leave of the frame what carries information: a left and a bottom line, and faint horizontal rules."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRAY)
+    axes.tick_params(colors=GRAY, labelcolor=INK, labelsize=9)
+    axes.grid(axis="y", color=PALE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def shorten(text: str, limit: int) -> str:
+    """``text`` on one line and at most ``limit`` columns wide, ending in … where cut. Wide letters count two."""
+    text = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    if _columns(text) <= limit:
+        return text
+    while text and _columns(text) > limit - 1:
+        text = text[:-1]
+    return text.rstrip(" ,;") + "…"
+
+
+def fit(label: "Text", width: float) -> float:
+    """Shorten ``label`` until it is at most ``width`` inches wide, and return how wide it is then."""
+    words = shorten(label.get_text(), LONGEST)
+    label.set_text(words)
+    _safe(label)
+    limit = _columns(words)
+    with _quiet():
+        while limit > 1 and label.get_window_extent().width > width * DPI:
+            limit -= 1
+            label.set_text(shorten(words, limit))
+        return float(label.get_window_extent().width) / DPI
+
+
+def wrap(text: str, width: float, size: float) -> list[str]:
+    """``text`` in lines of at most ``width`` inches in letters of ``size`` points; its own line breaks stay."""
+    columns = max(10, int(width * 72 / (0.56 * size)))
+    return [line for part in text.split("\n") for line in textwrap.wrap(part, columns) or [""]]
+
+
+def numbers(values: Sequence[float], digits: int = 1) -> Callable[[float], str]:
+    """One format for all numbers of an axis on which ``values`` stand: never 0.0001 beside 1e-05."""
+    small = any(0 < abs(value) < 1e-4 for value in values)
+    return (lambda value: f"{value:.{digits}e}" if value else "0") if small else "{:g}".format
+
+
+def decimals(values: Sequence[float]) -> Callable[[float], str]:
+    """As many decimals for each of ``values`` as give the largest three digits: 1.90 beside 1.81."""
+    largest = max(map(abs, values), default=0.0)
+    places = 2 if not largest else max(0, 2 - math.floor(math.log10(largest)))
+    return lambda value: f"{value:.{places}f}"
+
+
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def save(figure: "Figure", path: Path | str) -> Path:
+    """Write ``figure`` as a PNG at ``path``, whole or not at all; missing folders are made. Raises RunError."""
+    path = Path(path)
+    rendered = _render(figure)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, rendered)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(f"image {str(path)!r} can not be written ({reason})", "a file one may write") from error
+    return path
+
+
+def _render(figure: "Figure") -> bytes:
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if isinstance(text, Text):
+            _safe(text)
+    buffer = io.BytesIO()
+    with _quiet():
+        figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def _safe(text: "Text") -> None:
+    text.set_parse_math(False)  # a class may be called "$5 or $10": that is no formula
+    text.set_fontfamily(_families())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box; nothing else is lost
+        yield
+
+
+@functools.cache
+def _families() -> list[str]:
+    from matplotlib import font_manager
+
+    installed = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in FALLBACKS if name in installed)]

@@ -1,0 +1,134 @@
+"""Which class is taken for which: the confusion matrix, in numbers up to 20 classes, as a heat map above."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.errors import DataError
+from alexnet.plots import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+NUMBERS = 20  # classes up to which cells hold numbers
+NAMES = 40  # class names an axis has room for
+ROOM = 1.7  # inches for a class name
+LARGEST = 3000  # pixels of the heat map's side at most: a cell is a pixel or more up to this many classes
+
+
+def draw(matrix: NDArray[np.integer[Any]], classes: list[str], path: Path | str) -> Path:
+    """Draw counts [K, K], true classes in rows and predicted ones in columns, to a PNG. Raises DataError."""
+    return canvas.save(figure(matrix, classes), path)
+
+
+def figure(matrix: NDArray[np.integer[Any]], classes: list[str]) -> "Figure":
+    """The drawing before it is written."""
+    _check(matrix, classes)
+    side = _inches(len(classes))
+    drawing = canvas.new_figure(side + 2, side + 2)
+    axes = drawing.subplots()
+    image = _heat(axes, shares(matrix))
+    if len(classes) <= NUMBERS:
+        _numbers(axes, matrix)
+    else:
+        _scale(drawing, axes, image)
+    _names(axes, classes, side)
+    axes.set_title(_title(matrix), size=12, color=canvas.INK, pad=12, linespacing=1.4)
+    return drawing
+
+
+def shares(matrix: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """Counts [K, K] -> each row in percent of its true class; a class without images stays 0."""
+    totals = matrix.sum(axis=1, keepdims=True)
+    percent: NDArray[np.float64] = 100 * matrix / np.maximum(totals, 1)
+    return percent
+
+
+def tick_step(classes: int) -> int:
+    """Every how many-th class is named: 1, 2, 5, 10, 20, 50 … so that at most 40 are."""
+    power = 1
+    while True:
+        for step in (power, 2 * power, 5 * power):
+            if classes <= NAMES * step:
+                return step
+        power *= 10
+
+
+def _inches(classes: int) -> float:
+    if classes <= NUMBERS:
+        return max(3.0, 0.62 * classes)
+    return max(8.0, min(LARGEST, classes) / canvas.DPI)
+
+
+def _heat(axes: "Axes", percent: NDArray[np.float64]) -> "AxesImage":
+    from matplotlib.colors import PowerNorm
+
+    # The square root: among a hundred classes a mistake of 1 % must still be seen beside 90 % on the diagonal.
+    image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
+    axes.spines[:].set_color(canvas.PALE)
+    if len(percent) <= NUMBERS:
+        axes.set_xticks(np.arange(1, len(percent)) - 0.5, minor=True)
+        axes.set_yticks(np.arange(1, len(percent)) - 0.5, minor=True)
+        axes.grid(which="minor", color=canvas.PAPER, linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    return image
+
+
+def _numbers(axes: "Axes", matrix: NDArray[np.integer[Any]]) -> None:
+    """Count and row percent in every cell that has images; an empty cell stays empty."""
+    percent = shares(matrix)
+    for row, column in np.argwhere(matrix):
+        share = percent[row, column]
+        color = canvas.PAPER if share > 40 else canvas.INK
+        for words, size, up in ((f"{matrix[row, column]}", 10, 5), (f"{share:.1f} %", 7, -8)):
+            axes.annotate(
+                words,
+                (float(column), float(row)),
+                xytext=(0, up),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                size=size,
+                color=color,
+            )
+
+
+def _names(axes: "Axes", classes: list[str], side: float) -> None:
+    step = tick_step(len(classes))
+    places = range(0, len(classes), step)
+    axes.set_yticks(places, [classes[place] for place in places], size=9)
+    labels = axes.get_yticklabels()
+    widest = max(canvas.fit(label, ROOM) for label in labels)
+    names = [label.get_text() for label in labels]
+    axes.set_yticks(places, names, size=9, color=canvas.INK)
+    axes.set_xticks(places, names, size=9, color=canvas.INK, rotation=0 if widest < 0.85 * side / len(names) else 90)
+    some = "" if step == 1 else f" (each {step}th is named)"
+    axes.set_xlabel(f"predicted class{some}", size=10, color=canvas.GRAY, labelpad=8)
+    axes.set_ylabel(f"true class{some}", size=10, color=canvas.GRAY, labelpad=8)
+
+
+def _title(matrix: NDArray[np.integer[Any]]) -> str:
+    right, total = int(np.trace(matrix)), int(matrix.sum())
+    accuracy = 100 * right / total
+    return f"{accuracy:.2f} % right, {100 - accuracy:.2f} % error\n{right:,} of {total:,} images"
+
+
+def _scale(drawing: "Figure", axes: "Axes", image: "AxesImage") -> None:
+    bar = drawing.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.03, ticks=[0, 1, 10, 25, 50, 75, 100])
+    bar.set_label("% of the true class", size=9, color=canvas.GRAY)
+    bar.ax.tick_params(labelsize=8, length=2, colors=canvas.GRAY)
+    bar.outline.set_visible(False)
+
+
+def _check(matrix: NDArray[np.integer[Any]], classes: list[str]) -> None:
+    size = len(classes)
+    if matrix.shape != (size, size) or size == 0:
+        raise DataError(f"a confusion matrix has the shape {list(matrix.shape)}", f"[{size}, {size}], one row a class")
+    if not np.issubdtype(matrix.dtype, np.integer) or matrix.min() < 0:
+        raise DataError(f"a confusion matrix of {matrix.dtype}, lowest {matrix.min()}", "counts: integers from 0 on")
+    if not matrix.any():
+        raise DataError("a confusion matrix without images", todo="evaluate a split that has some")

@@ -1,0 +1,167 @@
+"""How a run went, epoch by epoch: loss, error and learning rate, with the best validation epoch marked."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alexnet.errors import DataError
+from alexnet.plots import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = list[dict[str, float]]
+Style = dict[str, Any]  # keywords of matplotlib
+
+# Line and color of each curve: told apart without color too.
+TRAIN: Style = {"color": canvas.GRAY, "linestyle": "--"}
+VALIDATION: Style = {"color": canvas.BLUE, "linestyle": "-"}
+TOP5: Style = {"color": canvas.SKY, "linestyle": "-."}
+
+
+def draw(rows: Rows, path: Path | str) -> Path:
+    """Draw the rows of results.csv to a PNG. Accuracies are 0 to 1; where one is missing or NaN,
+    the line goes straight on to the next.
+
+    Raises DataError for no rows, or a row without its epoch.
+    """
+    return canvas.save(figure(rows), path)
+
+
+def figure(rows: Rows) -> "Figure":
+    """The drawing before it is written."""
+    if not rows:
+        raise DataError("the results have no rows", "one for each epoch", "train for one epoch first")
+    if any(not math.isfinite(row.get("epoch", math.nan)) for row in rows):
+        raise DataError("a row of the results has no epoch", "a number in the column 'epoch'")
+    drawing = canvas.new_figure(13, 4.4)
+    loss, error, rate = drawing.subplots(1, 3, width_ratios=[1, 1.15, 0.75])
+    _loss(canvas.plain(loss), rows)
+    _error(canvas.plain(error), rows)
+    _rate(canvas.plain(rate), rows)
+    for axes in (loss, error, rate):
+        _epochs(axes, rows)
+    drawing.legend(
+        *error.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=10,
+        labelcolor=canvas.INK,
+        handlelength=2.6,
+    )
+    drawing.suptitle(headline(rows), x=0.01, ha="left", size=13, color=canvas.INK)
+    return drawing
+
+
+def best(rows: Rows) -> dict[str, float] | None:
+    """The row with the highest validation accuracy, of equals the lowest loss, as training chooses; or None."""
+    measured = [row for row in rows if math.isfinite(row.get("validation_top1", math.nan))]
+    return max(measured, key=lambda row: (row["validation_top1"], -row.get("validation_loss", 0.0)), default=None)
+
+
+def headline(rows: Rows) -> str:
+    """What the image says, in a line."""
+    row, last = best(rows), max(row["epoch"] for row in rows)
+    if row is None:
+        return f"{last:g} epoch{'s' * (last != 1)}, not validated"
+    right = 100 * row["validation_top1"]
+    return f"Best on validation: epoch {row['epoch']:g} of {last:g}, {100 - right:.2f} % error, {right:.2f} % right"
+
+
+def _loss(axes: "Axes", rows: Rows) -> None:
+    _line(axes, rows, "train_loss", "train", TRAIN)
+    _line(axes, rows, "validation_loss", "validation", VALIDATION)
+    _mark_epoch(axes, rows)
+    axes.set_title("Loss", loc="left", size=12, color=canvas.INK)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.02)
+
+
+def _error(axes: "Axes", rows: Rows) -> None:
+    _line(axes, rows, "train_top1", "train", TRAIN)
+    _line(axes, rows, "validation_top1", "validation", VALIDATION)
+    _line(axes, rows, "validation_top5", "validation, top 5", TOP5)
+    _mark_epoch(axes, rows)
+    _mark_best(axes, rows)
+    axes.set_title("Error in %", loc="left", size=12, color=canvas.INK)
+    axes.set_title("accuracy in %", loc="right", size=9, color=canvas.GRAY)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.02)
+    accuracy = axes.secondary_yaxis("right", functions=(_other, _other))
+    accuracy.tick_params(colors=canvas.GRAY, labelsize=9)
+    accuracy.spines["right"].set_color(canvas.PALE)
+
+
+def _rate(axes: "Axes", rows: Rows) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    epochs, rates = _points(rows, "lr")
+    axes.step(epochs, rates, where="mid", color=canvas.INK, linewidth=1.8, **_dots(rows))
+    axes.set_title("Learning rate", loc="left", size=12, color=canvas.INK)
+    if rates and 0 < 10 * min(rates) <= max(rates):
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    elif rates:
+        axes.set_ylim(0, 1.25 * max(rates) or 1)
+    if len(set(rates)) == 1:
+        axes.set_yticks([0, rates[0]])
+    number = canvas.numbers(rates, 0 if axes.get_yscale() == "log" else 1)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+
+
+def _line(axes: "Axes", rows: Rows, name: str, label: str, style: Style) -> None:
+    """One curve; an accuracy (``…_top1``) is drawn as the error in percent."""
+    epochs, values = _points(rows, name)
+    if "_top" in name:
+        values = [100 - 100 * value for value in values]
+    if values:
+        axes.plot(epochs, values, label=label, linewidth=1.8, **style, **_dots(rows))
+
+
+def _mark_epoch(axes: "Axes", rows: Rows) -> None:
+    row = best(rows)
+    if row is not None:
+        axes.axvline(row["epoch"], color=canvas.VERMILION, linewidth=1, linestyle=":", zorder=1)
+
+
+def _mark_best(axes: "Axes", rows: Rows) -> None:
+    row = best(rows)
+    if row is None:
+        return
+    accuracy = 100 * row["validation_top1"]
+    axes.plot(
+        [row["epoch"]],
+        [100 - accuracy],
+        "o",
+        markersize=9,
+        markerfacecolor="none",
+        markeredgewidth=1.8,
+        color=canvas.VERMILION,
+        label="best epoch",
+        zorder=5,
+    )
+
+
+def _epochs(axes: "Axes", rows: Rows) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch", size=9, color=canvas.GRAY)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    if len(rows) == 1:
+        axes.set_xlim(rows[0]["epoch"] - 1, rows[0]["epoch"] + 1)
+
+
+def _dots(rows: Rows) -> Style:
+    """A few epochs are shown as points, since a single one makes no line."""
+    return {"marker": "o", "markersize": 4} if len(rows) <= 12 else {}
+
+
+def _points(rows: Rows, name: str) -> tuple[list[float], list[float]]:
+    """Epochs and values of a column, where there is a value."""
+    known = [row for row in rows if math.isfinite(row.get(name, math.nan))]
+    return [row["epoch"] for row in known], [row[name] for row in known]
+
+
+def _other(percent: Any) -> Any:
+    """Error to accuracy and back."""
+    return 100 - percent

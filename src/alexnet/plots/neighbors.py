@@ -1,0 +1,98 @@
+"""Test images, and behind each the training images that the network finds most alike: Figure 4 (right)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.errors import DataError
+from alexnet.plots import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 12  # rows of one page
+NOTE = (
+    "Left: a test image, its prediction and its true class. Right: the nearest training images,\n"
+    "each with its distance and its class; red where that is another one."
+)
+SIDE, GAP, WORDS, MARGIN, LEGEND = 1.15, 0.1, 0.3, 0.2, 0.5  # inches
+LEFT = 2.2  # inches of the first column, which has room for the names of two classes
+
+
+class Near(NamedTuple):
+    """A training image uint8 [H, W, 3], its class, and its distance in feature space."""
+
+    image: NDArray[np.uint8]
+    label: str
+    distance: float
+
+
+class Row(NamedTuple):
+    """An image uint8 [H, W, 3], its true class (None: unknown), the first prediction, and its neighbors, nearest
+    first."""
+
+    image: NDArray[np.uint8]
+    truth: str | None
+    prediction: str
+    near: Sequence[Near]
+
+    @property
+    def heading(self) -> str:
+        """Two lines: the prediction and the true class."""
+        if self.truth is None:
+            return f"predicted: {self.prediction}"
+        return f"{'✓' if self.prediction == self.truth else '✗'} predicted: {self.prediction}\ntrue: {self.truth}"
+
+
+def draw(rows: Sequence[Row], path: Path | str) -> Path:
+    """Draw 1 to 12 rows. Raises DataError."""
+    return canvas.save(figure(rows), path)
+
+
+def figure(rows: Sequence[Row]) -> "Figure":
+    """The drawing before it is written."""
+    if not 1 <= len(rows) <= MOST:
+        raise DataError(f"{len(rows)} images on one page", f"1 to {MOST}", "draw several pages")
+    across = max(len(row.near) for row in rows)
+    width = 2 * MARGIN + LEFT + across * (SIDE + GAP)
+    height = len(rows) * (SIDE + WORDS + GAP) + LEGEND + MARGIN
+    drawing = canvas.new_figure(width, height, constrained=False)
+    number = canvas.decimals([one.distance for row in rows for one in row.near])
+    for index, row in enumerate(rows):
+        y = height - MARGIN - index * (SIDE + WORDS + GAP) - SIDE
+        known = row.truth is not None
+        color = canvas.GREEN if row.prediction == row.truth else canvas.VERMILION if known else canvas.GRAY
+        _cell(drawing, row.image, MARGIN, y, row.heading, color, LEFT - GAP)
+        wanted = row.truth if known else row.prediction
+        for place, one in enumerate(row.near):
+            x = MARGIN + LEFT + place * (SIDE + GAP)
+            other = one.label != wanted
+            _cell(
+                drawing,
+                one.image,
+                x,
+                y,
+                f"{number(one.distance)} · {one.label}",
+                canvas.VERMILION if other else canvas.GRAY,
+            )
+    drawing.text(0.5, LEGEND / 2 / height, NOTE, ha="center", va="center", size=8, color=canvas.GRAY, linespacing=1.4)
+    return drawing
+
+
+def _cell(
+    drawing: "Figure", image: NDArray[np.uint8], x: float, y: float, words: str, color: str, room: float = SIDE
+) -> None:
+    """An image with its lower left corner at (x, y) inches, and below it words in ``room`` inches."""
+    width, height = drawing.get_size_inches()
+    axes = drawing.add_axes((x / width, y / height, SIDE / width, SIDE / height))
+    axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) <= 32 else "antialiased")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color(color)
+    axes.spines[:].set_linewidth(1.5 if color != canvas.GRAY else 0.5)
+    for line, text in enumerate(words.split("\n")):
+        place = x / width, (y - 0.11 - 0.13 * line) / height
+        canvas.fit(drawing.text(*place, text, ha="left", va="center", size=7.5, color=color), room)

@@ -1,0 +1,71 @@
+"""Temporary folders that do not stay: removed at the end, and by the next process where the one before was killed.
+
+How many processor cores this process may use.
+
+Memory that is free inside the process, returned to the system.
+"""
+
+import ctypes
+import fcntl
+import functools
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PREFIX = "alexnet-temporary-"
+_NAME = re.compile(re.escape(_PREFIX) + r"[a-z0-9_]{8}")
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A new empty folder under the system's temporary folder. Raises OSError where none can be made.
+
+    Its lock is held as long as it is in use: the system releases it however a process ends. Unlocked folders of this
+    name and this user are removed before a new one is made.
+    """
+    _remove_abandoned(Path(tempfile.gettempdir()))
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        lock = os.open(path, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():  # no other process removed it before it was locked
+            break
+        os.close(lock)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for path in parent.glob(_PREFIX + "*"):
+        with suppress(OSError):  # removed by another process, in use, or not a folder
+            status = path.lstat()
+            if status.st_uid != os.geteuid() or not _NAME.fullmatch(path.name):
+                continue
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def cores() -> int:
+    """Those that the system gives to this process, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def trim() -> None:
+    """Return what the C library holds free. Without this, glibc keeps the blocks of a large image in its arenas."""
+    _malloc_trim()(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int]:
+    return getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)  # glibc has it, musl and macOS do not

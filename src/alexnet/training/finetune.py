@@ -1,0 +1,151 @@
+"""Fine-tuning: a run that starts from the weights of a bundle in place of fresh ones.
+
+With the weights comes what was subtracted from the images that they learned from, and what those were divided by:
+weights are right only for inputs like theirs, so a fine-tuned run keeps both, whatever its own images' mean is. Its
+color noise follows its own images. All of this goes into the checkpoints, so that a resumed run needs the source no
+more.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from alexnet.bundle import Bundle, find
+from alexnet.data.atomic_io import sha256_of
+from alexnet.data.decode import Fit
+from alexnet.errors import RecipeError
+from alexnet.loader.augmentation import Normalization
+from alexnet.models.network import AuxiliaryHead, Network
+from alexnet.recipe import Recipe, option
+from alexnet.weights.import_weights import import_weights
+from alexnet.weights.matching import last_layer
+
+Published = Literal["torchvision"]
+
+
+@dataclass(frozen=True)
+class PretrainedWeights:
+    """Weights to start from, the classes that they tell apart, and how their network was shown images.
+
+    ``sha256`` is that of the bundle's ``config.json``, which holds those of all its other files; of published weights
+    it is their own.
+    """
+
+    name: str  # for people: where it came from
+    sha256: str
+    network: Network
+    classes: tuple[str, ...]
+    statistics: Normalization
+    stored_size: int
+    fit: Fit
+    initialization: str
+
+    def recipe(self, base: Recipe) -> Recipe:
+        """``base`` with the network of these weights, and images prepared and shown as theirs."""
+        own: Any = self.initialization if self.initialization in ("paper", "2012") else "own"
+        return base.replace(
+            **self._bound(),
+            initialization=own,
+            image_size=self.network.image_size,
+            stored_size=self.stored_size,
+            fit=self.fit,
+        )
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise :class:`RecipeError` if a run with this recipe can not start from these weights."""
+        for name, value in self._bound().items():
+            own = getattr(recipe, name)
+            if name == "in_channels" and own == 0:  # the network's own
+                continue
+            if own != value and not (isinstance(value, float) and math.isclose(own, value, rel_tol=1e-6)):
+                raise RecipeError(f"{option(name)} is {own}", f"{value}, as {self.name} has it", "leave it out")
+        if self.statistics.mean.dim() == 3:
+            has, side = self.statistics.mean.shape[0], recipe.image_size or self.network.image_size
+            if self.statistics.follows and recipe.stored_size != has:
+                raise RecipeError(
+                    f"--stored-size is {recipe.stored_size}", f"{has}, as the mean image of {self.name} has"
+                )
+            if side > has:
+                raise RecipeError(f"--image-size is {side}", f"at most {has}, as the mean image of {self.name} has")
+
+    def _bound(self) -> dict[str, Any]:
+        """The numbers of a recipe that these weights decide."""
+        divide, mean = self.statistics.divide, self.statistics.mean
+        kind = "channel" if mean.dim() == 1 else "image" if self.statistics.follows else "center"
+        return {
+            "model": self.network.name,
+            "in_channels": self.network.in_channels,
+            "mean": kind,
+            "divide": 1.0 if divide.dim() else float(divide),
+            "divide_std": bool(divide.dim()),
+        }
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What of a run's statistics is these weights' own."""
+        return {
+            "mean": self.statistics.mean,
+            "divide": self.statistics.divide,
+            "follows": self.statistics.follows,
+        }
+
+    @torch.no_grad()
+    def give(self, network: Network, classes: Sequence[str]) -> None:
+        """Copy these weights into ``network``; its last layer stays as drawn unless the classes are the same.
+
+        Raises :class:`RecipeError` naming the first layer whose size differs, with both sizes.
+        """
+        fresh = self.fresh(classes)
+        source = self.network.state_dict()
+        beside = {name for name, layer in network.named_children() if isinstance(layer, AuxiliaryHead)}
+        for name, into in network.state_dict().items():
+            if name.rpartition(".")[0] == fresh:
+                continue
+            if name.partition(".")[0] in beside and source[name].shape != into.shape:
+                continue  # an auxiliary classifier's own last layer
+            if source[name].shape != into.shape:
+                raise RecipeError(
+                    f"layer {name} of {self.name} is {list(source[name].shape)}",
+                    f"{list(into.shape)} for images of {network.image_size} pixels",
+                    f"use the weights' own --image-size {self.network.image_size}",
+                )
+            into.copy_(source[name])
+
+    def fresh(self, classes: Sequence[str]) -> str:
+        """The layer that starts anew because the classes are others, or nothing."""
+        return "" if tuple(classes) == self.classes else last_layer(self.network)
+
+    def about(self, classes: Sequence[str]) -> dict[str, Any]:
+        """For ``run.json`` and the bundle: where the weights came from, and which layer starts anew."""
+        return {"name": self.name, "sha256": self.sha256, "fresh": self.fresh(classes)}
+
+
+def from_bundle(path: str | Path) -> PretrainedWeights:
+    """The weights of a bundle or a run folder. Raises :class:`alexnet.errors.BundleError`."""
+    path = find(path)
+    bundle = Bundle.load(path)
+    return of_bundle(bundle, str(path), sha256_of(path / "config.json"))
+
+
+def from_published(which: Published) -> PretrainedWeights:
+    """Published weights, fetched by their publisher's own machinery. Raises :class:`alexnet.errors.BundleError`."""
+    bundle = import_weights(which, "DEFAULT")
+    return of_bundle(bundle, f"the weights of {which}", bundle.data["imported"]["sha256"])
+
+
+def of_bundle(bundle: Bundle, name: str, sha256: str) -> PretrainedWeights:
+    """The weights of an open bundle, which lies at ``name``."""
+    return PretrainedWeights(
+        name,
+        sha256,
+        bundle.network,
+        bundle.classes,
+        bundle.statistics,
+        bundle.stored_size,
+        bundle.fit,
+        bundle.initialization,
+    )

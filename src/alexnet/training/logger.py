@@ -1,0 +1,306 @@
+"""What a run says while it works: journal.jsonl, results.csv, TensorBoard events, and the terminal.
+
+``journal.jsonl`` has a line an event, ``results.csv`` a line an epoch. Each line ends with a CRC-32, in the journal of
+that line, in the results of all cells up to there: a byte that changes later is noticed. After a resume both go on from
+exactly what the checkpoint had seen: lines written later than that are cut off, so none stands twice and none is
+missing. A line that can not be written (disk full) costs that line and a warning, never the run: only checkpoints may
+end it.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from alexnet.errors import RunError, printable
+from alexnet.schema import parse_json
+from alexnet.terminal import unescaped
+
+COLUMNS = (
+    "epoch",
+    "steps",
+    "lr",
+    "train_loss",
+    "train_top1",
+    "validation_loss",
+    "validation_top1",
+    "validation_top5",
+    "seconds",
+    "images_per_second",
+)
+
+
+LOG_INTERVAL = 30.0  # seconds within an epoch after which a log that is no terminal gets a line
+TESTED = "evaluated"  # the event of a test split that was looked at
+
+
+_CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"}')  # the end of a line of the journal
+
+
+def append_event(path: Path, kind: str, **values: Any) -> None:
+    """One more line in ``path``, on the disk when this returns; raises OSError."""
+    event = {"time": round(time.time(), 3), "event": kind, **values}
+    body = json.dumps(event, ensure_ascii=False).encode("utf-8", "backslashreplace")[:-1]
+    with path.open("a+b") as file:
+        _drop_torn_line(file)
+        file.write(body + f', "crc32": "{zlib.crc32(body):08x}"}}\n'.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_torn_line(file: IO[bytes]) -> None:
+    """Remove what a kill in the middle of writing left behind the last whole line."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if size and file.read(1) != b"\n":
+        file.seek(0)
+        content = file.read()
+        if not _CHECKSUM.search(content, content.rfind(b"\n") + 1):
+            file.truncate(content.rfind(b"\n") + 1)
+        else:  # a whole line, but for its end
+            file.write(b"\n")
+
+
+def read_events(run: Path) -> tuple[list[dict[str, Any]], str]:
+    """The events of a run's journal, and what is damaged in it: one line for a person, or "". Raises OSError.
+
+    A line that was damaged is left out. What a kill left of the last line, without an end, is no damage.
+    """
+    path = run / "journal.jsonl"
+    events: list[dict[str, Any]] = []
+    changed = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        end = _CHECKSUM.search(line)
+        if number == len(lines) and end is None:
+            continue
+        if end is None or end.end() != len(line) or int(end[1], 16) != zlib.crc32(line[: end.start()]):
+            changed.append(number)
+            continue
+        with suppress(ValueError):  # a NaN that was written as one
+            events.append(parse_json(line))
+    if not changed:
+        return events, ""
+    numbers = ", ".join(map(str, changed[:5])) + (" …" if len(changed) > 5 else "")
+    return events, f"{path} is damaged: line {numbers} changed after it was written and is left out"
+
+
+def read_rows(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's results.csv. Raises OSError where there is none, :class:`RunError` where it is damaged."""
+    path = run / "results.csv"
+    header, *lines = path.read_bytes().split(b"\n")
+    try:
+        if header.decode() != ",".join((*COLUMNS, "crc32")) or lines.pop():
+            raise ValueError("it does not begin or end as training writes it")
+        rows, checksum = [], zlib.crc32(header)
+        for number, line in enumerate(lines, 1):
+            values, _, written = line.rpartition(b",")
+            checksum = zlib.crc32(values, checksum)
+            if written != f"{checksum:08x}".encode():
+                raise ValueError(f"the checksum of row {number} differs")
+            cells = zip(COLUMNS, values.decode().split(","), strict=True)
+            rows.append({name: float(text) for name, text in cells if text})
+    except (ValueError, IndexError) as error:
+        raise RunError(
+            f"{path} is damaged: {error}", "as training wrote it", f"alexnet train --resume {run} writes it anew"
+        ) from error
+    return rows
+
+
+def damage(run: Path) -> list[str]:
+    """What has changed in the record of a run since it was written: a line for each file; empty where all is well."""
+    lines = []
+    with suppress(OSError):
+        lines.append(read_events(run)[1])
+    try:
+        read_rows(run)
+    except OSError:
+        pass
+    except RunError as error:
+        lines.append(str(error))
+    return [line for line in lines if line]
+
+
+def _table(rows: list[dict[str, float]]) -> bytes:
+    """results.csv: each row ends with the CRC-32 of all cells before, the header's included."""
+    header = ",".join((*COLUMNS, "crc32"))
+    checksum, lines = zlib.crc32(header.encode()), [header]
+    for row in rows:
+        values = ",".join(str(row.get(name, "")) for name in COLUMNS)
+        checksum = zlib.crc32(values.encode(), checksum)
+        lines.append(f"{values},{checksum:08x}")
+    return "".join(line + "\n" for line in lines).encode()
+
+
+class RunLogger:
+    """The written record of a run folder. ``quiet`` keeps the terminal silent. Close it, or use it in ``with``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        quiet: bool = False,
+        resume_at: int = 0,
+        resume_step: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = folder
+        self.path = folder / "journal.jsonl"
+        self._cut(resume_at)
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step or None)
+        self._terminal = _Terminal(quiet, clock)
+
+    def __enter__(self) -> "RunLogger":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Append one event, whole or not at all; it is on the disk when this returns."""
+        before = self.size()
+        with self._forgiving(self.path):
+            try:
+                append_event(self.path, kind, **values)
+            except OSError:
+                with suppress(OSError):
+                    os.truncate(self.path, before)
+                raise
+
+    def epoch(self, rows: list[dict[str, float]]) -> None:
+        """An epoch has ended: ``rows`` are all epochs' results so far, the last one new."""
+        row = rows[-1]
+        self.write_rows(rows)
+        self.event("epoch", **row)
+        with self._forgiving(self.folder / "tensorboard"):
+            for name, value in row.items():
+                if name not in ("epoch", "steps"):
+                    self._events.add_scalar(name, value, int(row["steps"]))
+            self._events.flush()
+        self._terminal.epoch(row)
+
+    def write_rows(self, rows: list[dict[str, float]]) -> None:
+        """Write results.csv anew, whole or not at all."""
+        partial = self.folder / "results.csv.partial"
+        with self._forgiving(self.folder / "results.csv"):
+            with partial.open("wb") as file:
+                file.write(_table(rows))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self.folder / "results.csv")
+
+    def begin_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        """For the terminal: an epoch (from 0) of ``steps`` steps begins, ``done`` of them already made."""
+        self._terminal.begin(epoch, epochs, steps, done)
+
+    def step(self, loss: float, images: int) -> None:
+        """For the terminal: a step is done."""
+        self._terminal.step(loss, images)
+
+    def say(self, text: str) -> None:
+        """A line for the person, on standard error."""
+        self._terminal.say(text)
+
+    def size(self) -> int:
+        """Bytes of journal.jsonl: where a resumed run goes on writing."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def close(self) -> None:
+        """End the progress bar and the event file."""
+        self._terminal.close()
+        with self._forgiving(self.folder / "tensorboard"):
+            self._events.close()
+
+    def _cut(self, size: int) -> None:
+        if not size or self.size() <= size:  # never longer: that would fill it with zeros
+            return
+        with self.path.open("rb") as file:
+            file.seek(size)
+            later = file.read().splitlines(keepends=True)
+        os.truncate(self.path, size)
+        mark = f'"event": "{TESTED}"'.encode()
+        with self.path.open("ab") as file:  # going back unsees no test split
+            file.writelines(line for line in later if mark in line and line.endswith(b"\n"))
+
+    @contextmanager
+    def _forgiving(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.say(f"warning: {path} could not be written ({error.strerror or error}); training goes on")
+
+
+class NullLogger(RunLogger):
+    """The journal of a process that is not the first of its run: it writes and says nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "journal.jsonl"
+
+    def event(self, kind: str, **values: Any) -> None: ...
+    def epoch(self, rows: list[dict[str, float]]) -> None: ...
+    def write_rows(self, rows: list[dict[str, float]]) -> None: ...
+    def begin_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None: ...
+    def step(self, loss: float, images: int) -> None: ...
+    def say(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class _Terminal:
+    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet; all on standard error.
+
+    The lines: one an epoch, and one whenever ``LOG_INTERVAL`` seconds have passed on ``clock`` without any.
+    """
+
+    def __init__(self, quiet: bool, clock: Callable[[], float]) -> None:
+        from rich.console import Console
+
+        self.console = Console(file=unescaped(sys.stderr), quiet=quiet, soft_wrap=True, highlight=False)
+        self.bar: Any = None
+        self.clock, self.logged = clock, clock()
+
+    def begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        self.started, self.images = self.clock(), 0
+        self.position = f"epoch {epoch + 1}/{epochs}"
+        self.done, self.steps = done, steps
+        if not self.console.is_terminal:
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self.bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[info]}"))
+            self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task("", total=epochs * steps, info="")
+        total, completed = epochs * steps, epoch * steps + done  # epochs may differ in their steps
+        self.bar.update(self.task, description=self.position, total=total, completed=completed)
+
+    def step(self, loss: float, images: int) -> None:
+        self.images, self.done = self.images + images, self.done + 1
+        now = self.clock()
+        text = f"loss {loss:.3f}  {self.images / max(now - self.started, 1e-9):.0f} images/s"
+        if self.bar is not None:
+            self.bar.update(self.task, advance=1, info=text)
+        elif now - self.logged >= LOG_INTERVAL:
+            self.say(f"{self.position}  step {self.done}/{self.steps}  {text}")
+
+    def epoch(self, row: dict[str, float]) -> None:
+        text = f"epoch {row['epoch']:3.0f}  train loss {row['train_loss']:.3f}  top-1 {100 * row['train_top1']:5.1f} %"
+        if "validation_top1" in row:
+            text += f"  validation loss {row['validation_loss']:.3f}  top-1 {100 * row['validation_top1']:5.1f} %"
+        self.say(f"{text}  {row['images_per_second']:.0f} images/s  {row['seconds']:.0f} s")
+
+    def say(self, text: str) -> None:
+        self.logged = self.clock()
+        self.console.print("\n".join(map(printable, text.split("\n"))), markup=False)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()

@@ -1,0 +1,127 @@
+"""What the machine is told, once, before it computes: memory, denormal numbers, precision, signals."""
+
+import ctypes
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alexnet.kernels import bf16_autocast, native_kernels, winograd
+from alexnet.recipe import Recipe
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+
+@contextmanager
+def cpu_settings(recipe: Recipe | None = None) -> Iterator[None]:
+    """Keep freed memory for the next step, treat denormal numbers as zero, and convolve as ``recipe`` says.
+
+    glibc gives buffers of a step back to the system and faults them in again at the next: 28.7 against 41.3 images/s
+    (two-tower network, batch 64, float32, 2 cores). Denormal numbers, which gradients of well-learned images are
+    full of, make a matrix product up to 140 times slower (4046 against 29 ms). Worker threads take the setting over
+    when they are made, which is at the first parallel operation; the caller's own thread has it back as it was.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    before = float(torch.tensor(1e-40) * 1.0) == 0.0
+    torch.set_flush_denormal(True)
+    fewer = native_kernels.set_winograd(None if recipe is None else recipe.convolution == "winograd")
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+        native_kernels.set_winograd(fewer)
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """``auto`` becomes bf16 where multiplications in it are faster than in float32, by what the processor is, never
+    by a
+    stopwatch: a run must come out alike twice.
+    """
+    if wanted != "auto":
+        return wanted
+    return "bf16" if bf16_autocast.bf16_is_faster(device) else "fp32"
+
+
+def resolve_auto(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe with what its ``auto`` mean here: of :func:`choose_precision`, and which convolutions.
+
+    Fewer multiplications where a compiled kernel has them and float32 is multiplied: a quarter to a third faster,
+    and more
+    rounding than PyTorch's, far less than bfloat16's (docs/performance.md).
+    """
+    precision, convolution = choose_precision(recipe.precision, device), recipe.convolution
+    if convolution == "auto":
+        in_float32 = device.type == "cpu" and (precision == "fp32" or not bf16_autocast.bf16_is_faster(device))
+        fewer = in_float32 and winograd.usable()
+        convolution = "winograd" if fewer else "plain"
+    return recipe.replace(precision=precision, convolution=convolution)
+
+
+def compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """``network`` by ``torch.compile``: its operations fused, and on a GPU launched together, as CUDA graphs.
+
+    It takes a minute before the first step, and again for another size of batch or view. Kernels of this package stay
+    out of it.
+    """
+    made = torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else None, dynamic=False)
+
+    def answer(images: Tensor) -> Tensor:
+        # What the step before has left may be overwritten from here on.
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        logits: Tensor = made(images)
+        return logits
+
+    return answer
+
+
+@dataclass
+class Stop:
+    """What signals have asked for: ``signal`` to stop (0 until one has), ``save`` to write a checkpoint and go on."""
+
+    signal: int = 0
+    save: bool = False
+    before: dict[int, Any] = field(default_factory=dict)  # the handlers that were there
+
+    def ask(self, number: int, frame: FrameType | None = None) -> None:
+        """The signal handler: notes the first signal; later ones go to the handler that was there before, if any."""
+        if not self.signal:
+            self.signal = number
+            os.write(2, b"\nfinishing the step and saving; a second signal stops without saving\n")
+        elif callable(handler := self.before.get(number)):
+            handler(number, frame)
+
+    def ask_save(self, number: int, frame: FrameType | None = None) -> None:
+        """The handler of SIGUSR1: a checkpoint after this step."""
+        self.save = True
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """SIGINT, SIGTERM and SIGUSR1 set a flag instead of killing; the old handlers come back at the end.
+
+    Outside the main thread, where Python allows no handlers, the flags just never rise.
+    """
+    stop = Stop()
+    before = stop.before
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, stop.ask)
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, stop.ask_save)
+    except ValueError:
+        pass
+    try:
+        yield stop
+    finally:
+        for handled, handler in before.items():
+            signal.signal(handled, handler)

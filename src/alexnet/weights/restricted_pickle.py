@@ -1,0 +1,371 @@
+"""Names out of other people' files, made fit for one line of a message: no control characters, not too long.
+
+Pickles read without unpickling: numbers, texts, lists, dictionaries and arrays come out; nothing is ever called.
+
+Python's own unpickler runs what a file tells it to run. Here the file's operations are taken apart by ``pickletools``,
+which runs nothing, and carried out on a stack of our own that knows no other things than these. A class or function
+that the file names is only its name, never imported; an object of an option class (cuda-convnet's checkpoints hold
+their command line) is an empty :class:`Inert`; whatever else would be called is refused by name.
+
+Bounds: operations, the bytes of the file, and arrays are exactly as large as the bytes that the file has for them. Keys
+of dictionaries are numbers and texts, so that no nesting can overflow the hash of one.
+"""
+
+import io
+import math
+import pickletools
+import re
+import warnings
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.errors import printable
+
+MOST = 200  # characters
+
+
+def readable(name: object) -> str:
+    """``name`` as printable text of at most 200 characters; what a terminal would obey becomes ``\\x1b``."""
+    return printable(str(name)[:MOST])
+
+
+MOST_OPERATIONS = 10_000_000  # layers need thousands, a long training's list of errors some more
+_FREE = 1 << 20  # bytes that any file may make, beyond twice its own size
+_ONCE = 1 << 20  # characters: so long a text is an array's bytes, of which no second use is kept
+_INERT = ("options.", "python_util.", "util.")  # cuda-convnet's command line, kept in its checkpoints
+_NUMPY = {"numpy.core.", "numpy._core."}
+_TYPE = re.compile(r"[biuf][1248]")
+
+
+class RefusedError(ValueError):
+    """A pickle that is damaged, or holds what none of ours may. The text says what, for a person."""
+
+
+class Inert:
+    """An object of a class that only the file knows: its name and nothing else. It can be called, to no effect."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Named:
+    """A class or function that the file names: never imported, never called."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Array:
+    """An array of the file. ``values`` is a NumPy array, or a list for an array of objects; None until it is filled."""
+
+    def __init__(self) -> None:
+        self.values: NDArray[Any] | list[Any] | None = None
+
+    def fill(self, state: Any) -> None:
+        """What NumPy writes: (version, shape, type, column by column?, bytes or a list)."""
+        if not isinstance(state, tuple) or len(state) not in (4, 5):
+            raise RefusedError("an array without its five parts")
+        shape, kind, columns, data = state[-4:]
+        self.values = data if isinstance(data, list) else filled(data, kind, shape, "F" if columns else "C")
+
+
+class Type:
+    """A type of numbers: ``f4`` with its byte order, or ``O8`` for objects."""
+
+    def __init__(self, code: Any) -> None:
+        if not isinstance(code, str) or not (_TYPE.fullmatch(code) or code in ("O", "O8", "O4")):
+            raise RefusedError(f"an array of type {readable(code)[:20]!r}")
+        self.code, self.order = code, "<"
+
+    def set_order(self, state: Any) -> None:
+        """What NumPy writes: (version, byte order, …)."""
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
+            raise RefusedError("a type of numbers without its byte order")
+        self.order = state[1]
+
+    def numpy(self) -> np.dtype[Any]:
+        """As NumPy has it."""
+        if self.code.startswith("O"):
+            raise RefusedError("an array of objects where numbers must be")
+        return np.dtype(self.order + self.code)
+
+
+def filled(data: Any, kind: Any, shape: Any, order: str) -> NDArray[Any]:
+    """The array of these bytes; raises :class:`RefusedError` unless they are as many as the shape says."""
+    if not isinstance(kind, Type) or not isinstance(shape, tuple) or len(shape) > 8:
+        raise RefusedError("an array without type or shape")
+    if not all(type(side) is int and 0 <= side < 1 << 40 for side in shape):
+        raise RefusedError("an array whose shape is no row of integers")
+    dtype, raw = kind.numpy(), bytes_of(data)
+    if math.prod(shape) * dtype.itemsize != len(raw):
+        raise RefusedError(f"an array of {list(shape)} {dtype} with {len(raw):,} bytes")
+    flat = np.frombuffer(raw, dtype) if raw else np.zeros(0, dtype)
+    return flat.reshape(shape, order="F" if order == "F" else "C")
+
+
+def bytes_of(value: Any) -> bytes:
+    """Texts of Python 2 are bytes: one a character."""
+    try:
+        return value.encode("latin-1") if isinstance(value, str) else bytes(memoryview(value))
+    except (TypeError, UnicodeEncodeError) as error:
+        raise RefusedError("an array without bytes") from error
+
+
+def read(file: IO[bytes]) -> Any:
+    """What the pickle at the file's position holds. Raises :class:`RefusedError`; never runs anything of it."""
+    try:
+        with warnings.catch_warnings():  # pickletools warns of odd escapes in texts
+            warnings.simplefilter("ignore")
+            return _carried_out(file)
+    except RefusedError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError) as error:
+        raise RefusedError(f"it is damaged ({readable(error)[:100]})") from error
+
+
+def _carried_out(file: IO[bytes]) -> Any:
+    start = file.tell()
+    machine = _Machine(_FREE + 2 * (file.seek(0, io.SEEK_END) - start))
+    file.seek(start)
+    for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        if count > MOST_OPERATIONS:
+            raise RefusedError(f"more than {MOST_OPERATIONS:,} operations")
+        if operation.name == "STOP":
+            return machine.pop()
+        machine.do(operation.name, argument)
+    raise RefusedError("it has no end")
+
+
+_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_VALUES = {
+    "INT",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG",
+    "LONG1",
+    "LONG4",
+    "FLOAT",
+    "BINFLOAT",
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "UNICODE",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+    "BYTEARRAY8",
+}
+_MARK = object()
+
+
+class _Machine:
+    """The stack and the memory of one pickle. Each method is an operation of Python's pickle format."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = (
+            budget  # bytes that calls and states may still copy: a remembered text can be used any number of times
+        )
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def do(self, name: str, argument: Any) -> None:
+        if name in _VALUES:
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        else:
+            method = getattr(self, f"do_{name.lower()}", None)
+            if method is None:
+                raise RefusedError(f"the operation {name}, which no array and no number needs")
+            method(argument)
+
+    def pop(self) -> Any:
+        if not self.stack or self.stack[-1] is _MARK:
+            raise RefusedError("it is damaged (its stack is empty)")
+        return self.stack.pop()
+
+    def since_mark(self) -> list[Any]:
+        for at in range(len(self.stack) - 1, -1, -1):
+            if self.stack[at] is _MARK:
+                value = self.stack[at + 1 :]
+                del self.stack[at:]
+                return value
+        raise RefusedError("it is damaged (a mark is missing)")
+
+    def top(self, kind: type) -> Any:
+        value = self.stack[-1]
+        if type(value) is not kind:
+            raise RefusedError(f"it is damaged (no {kind.__name__} where one must be)")
+        return value
+
+    def do_proto(self, _: Any) -> None:
+        pass
+
+    do_frame = do_proto
+
+    def do_mark(self, _: Any) -> None:
+        self.stack.append(_MARK)
+
+    def do_pop(self, _: Any) -> None:
+        self.stack.pop()
+
+    def do_pop_mark(self, _: Any) -> None:
+        self.since_mark()
+
+    def do_dup(self, _: Any) -> None:
+        self.stack.append(self.stack[-1])
+
+    def do_put(self, index: int) -> None:
+        value = self.stack[-1]
+        if not (isinstance(value, str) and len(value) > _ONCE):
+            self.memo[int(index)] = value
+
+    do_binput = do_long_binput = do_put
+
+    def do_memoize(self, _: Any) -> None:
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    def do_get(self, index: int) -> None:
+        self.stack.append(self.memo[int(index)])
+
+    do_binget = do_long_binget = do_get
+
+    def do_empty_list(self, _: Any) -> None:
+        self.stack.append([])
+
+    def do_list(self, _: Any) -> None:
+        self.stack.append(self.since_mark())
+
+    def do_append(self, _: Any) -> None:
+        value = self.pop()
+        self.top(list).append(value)
+
+    def do_appends(self, _: Any) -> None:
+        values = self.since_mark()
+        self.top(list).extend(values)
+
+    def do_empty_tuple(self, _: Any) -> None:
+        self.stack.append(())
+
+    def do_tuple(self, _: Any) -> None:
+        self.stack.append(tuple(self.since_mark()))
+
+    def do_tuple1(self, _: Any) -> None:
+        self.last(1)
+
+    def do_tuple2(self, _: Any) -> None:
+        self.last(2)
+
+    def do_tuple3(self, _: Any) -> None:
+        self.last(3)
+
+    def last(self, count: int) -> None:
+        self.stack.append(tuple([self.pop() for _ in range(count)][::-1]))
+
+    def do_empty_dict(self, _: Any) -> None:
+        self.stack.append({})
+
+    def do_dict(self, _: Any) -> None:
+        values = self.since_mark()
+        self.stack.append({})
+        self.store(values)
+
+    def do_setitem(self, _: Any) -> None:
+        value, key = self.pop(), self.pop()
+        self.store([key, value])
+
+    def do_setitems(self, _: Any) -> None:
+        self.store(self.since_mark())
+
+    def store(self, values: list[Any]) -> None:
+        if type(self.stack[-1]) is Inert:  # a dictionary of a class of its own: empty
+            return
+        into = self.top(dict)
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            if not isinstance(key, str | bytes | int | float | None):
+                raise RefusedError(f"a dictionary with a {type(key).__name__} as a key")
+            into[key] = value
+
+    def do_global(self, name: str) -> None:
+        self.stack.append(Named(readable(name.replace(" ", "."))))
+
+    def do_stack_global(self, _: Any) -> None:
+        name, module = self.pop(), self.pop()
+        self.stack.append(Named(readable(f"{module}.{name}")))
+
+    def do_reduce(self, _: Any) -> None:
+        arguments, function = self.pop(), self.pop()
+        self.call(function, arguments)
+
+    do_newobj = do_reduce
+
+    def do_newobj_ex(self, _: Any) -> None:
+        _, arguments, kind = self.pop(), self.pop(), self.pop()
+        self.call(kind, arguments)
+
+    def do_obj(self, _: Any) -> None:
+        kind, *arguments = self.since_mark()
+        self.call(kind, tuple(arguments))
+
+    def do_inst(self, name: str) -> None:
+        arguments = tuple(self.since_mark())
+        self.call(Named(readable(name.replace(" ", "."))), arguments)
+
+    def call(self, function: Any, arguments: Any) -> None:
+        """Put what a call stands for on the stack."""
+        self.spend(arguments)
+        self.stack.append(_made(function, arguments))
+
+    def spend(self, values: Any) -> None:
+        """Take the bytes that ``values`` copy from the budget; raises :class:`RefusedError` when it is used up."""
+        self.budget -= _copied_bytes(values)
+        if self.budget < 0:
+            raise RefusedError("texts that are used again and again, for more bytes than the file has")
+
+    def do_build(self, _: Any) -> None:
+        state, result = self.pop(), self.stack[-1]
+        self.spend(state)
+        if isinstance(result, Array):
+            result.fill(state)
+        elif isinstance(result, Type):
+            result.set_order(state)
+        elif not isinstance(result, Inert):
+            raise RefusedError(f"a state for a {type(result).__name__}, which has none")
+
+
+def _copied_bytes(values: Any) -> int:
+    """How many bytes of texts and bytes a call or a state can copy: those that stand directly in it."""
+    return sum(len(value) for value in values if isinstance(value, str | bytes)) if isinstance(values, tuple) else 0
+
+
+def _made(function: Any, arguments: Any) -> Any:
+    """What a call that NumPy or cuda-convnet wrote stands for. Any other is refused: nothing is called here."""
+    name = function.name if isinstance(function, Named) else f"a {type(function).__name__}"
+    if not isinstance(function, Named) or not isinstance(arguments, tuple):
+        raise RefusedError(f"a call of {name}")
+    if name.startswith(_INERT):
+        return Inert(name)
+    if name == "numpy.dtype":
+        return Type(arguments[0])
+    if name in ("copy_reg._reconstructor", "copyreg._reconstructor") and isinstance(arguments[0], Named):
+        return _made(arguments[0], ())
+    if name == "_codecs.encode" and len(arguments) == 2 and arguments[1] == "latin1":  # bytes, by Python 3 for 2
+        return bytes_of(arguments[0])
+    if name in ("__builtin__.bytes", "builtins.bytes") and arguments == ():
+        return b""
+    for core in _NUMPY:
+        if name == f"{core}multiarray._reconstruct":
+            return Array()
+        if name == f"{core}multiarray.scalar":
+            return filled(arguments[1], arguments[0], (), "C").item()
+        if name == f"{core}numeric._frombuffer":
+            result = Array()
+            result.values = filled(arguments[0], arguments[1], arguments[2], arguments[3])
+            return result
+    raise RefusedError(f"a call of {name}, which would run code; it was not run")
