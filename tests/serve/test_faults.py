@@ -384,7 +384,7 @@ class Slowed:
 
 def test_ten_times_overload(saved_bundle, png):
     """What is accepted is answered; the rest hears 503 and when to come again; then all is well."""
-    limits = Limits(queue=8, batch=4, max_images=4)
+    limits = Limits(max_queue_size=8, max_batch_size=4, max_images=4)
     with threaded(saved_bundle, limits) as server:
         server.service._batcher.engine = Slowed(server.service.engine, 0.05)
 
@@ -408,7 +408,7 @@ def test_ten_times_overload(saved_bundle, png):
 
 
 def test_one_request_does_not_get_half_of_a_queue(saved_bundle, png):
-    with threaded(saved_bundle, Limits(queue=4, max_images=4)) as server:
+    with threaded(saved_bundle, Limits(max_queue_size=4, max_images=4)) as server:
         slowed = server.service._batcher.engine = Slowed(server.service.engine, 0)
         slowed.go.clear()
         with ThreadPoolExecutor(2) as pool:

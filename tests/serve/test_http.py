@@ -107,7 +107,7 @@ def test_forms_are_utf_8(server, png, charset):
 def test_clients_that_never_read_are_closed(saved_bundle, png):
     """Many requests on each connection, of which no response is read, take no place for long."""
     request = f"{HEAD}Content-Length: {len(png)}\r\n\r\n".replace("/v1/predict", "/v1/predict?embedding=true")
-    with threaded(saved_bundle, Limits(write_seconds=0.3, max_connections=8, queue=64)) as server:
+    with threaded(saved_bundle, Limits(write_seconds=0.3, max_connections=8, max_queue_size=64)) as server:
         connections = server.worker.server.server_state.connections
         held = [server.connect() for _ in range(8)]
         wait(lambda: len(connections) == 8)

@@ -13,7 +13,7 @@ from alexnet.serve.service import Keys, read_keys
 
 
 def test_the_gate_counts_what_is_inside():
-    gate = AdmissionController(Limits(queue=16))
+    gate = AdmissionController(Limits(max_queue_size=16))
     with gate.accepted(10):
         gate.room_for(6)
         with pytest.raises(RequestRejected, match="busy: 10 images are waiting") as caught:
@@ -27,7 +27,7 @@ def test_the_gate_counts_what_is_inside():
 
 
 def test_when_to_come_again_follows_the_rate():
-    gate = AdmissionController(Limits(queue=1000))
+    gate = AdmissionController(Limits(max_queue_size=1000))
     gate._rate = 2.0
     gate.images = 9
     assert gate.retry == 5
@@ -41,7 +41,7 @@ def test_the_rate_is_that_of_batches_not_of_moments(monkeypatch):
     """Batches of 8 every 0.4 s are 20 images a second, although 8 of them come within a moment."""
     clock = [100.0]
     monkeypatch.setattr("alexnet.serve.limits.time.monotonic", lambda: clock[0])
-    gate = AdmissionController(Limits(queue=1000))
+    gate = AdmissionController(Limits(max_queue_size=1000))
     with gate.accepted(500):
         for _ in range(50):
             clock[0] += 0.4
@@ -59,7 +59,9 @@ def test_all_bodies_together_are_bounded():
     assert gate.bytes == BODIES * 1_000_000
 
 
-@pytest.mark.parametrize("name", ["max_megabytes", "queue", "batch", "body_seconds", "max_connections"])
+@pytest.mark.parametrize(
+    "name", ["max_megabytes", "max_queue_size", "max_batch_size", "body_seconds", "max_connections"]
+)
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_a_limit_is_a_number_above_0(name, value):
     with pytest.raises(RecipeError, match=f"--{name.replace('_', '-')} is .*; must be a number above 0"):

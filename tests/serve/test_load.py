@@ -85,9 +85,11 @@ def test_sixteen_clients(run):
     sent, rounds, times = jpegs(32), [], []
     classifier.predict(sent)
     cores = len(os.sched_getaffinity(0))
-    options = os.environ.get("ALEXNET_LOAD_OPTIONS", f"--processes {cores} --threads 1 --batch {CLIENTS // cores}")
+    options = os.environ.get(
+        "ALEXNET_LOAD_OPTIONS", f"--workers {cores} --threads 1 --max-batch-size {CLIENTS // cores}"
+    )
     with command(run, *options.split()) as server:
-        server.event("ready", cores if "--processes" in options else 1)
+        server.event("ready", cores if "--workers" in options else 1)
         for _ in range(ROUNDS):
             alone = engine_rate(classifier, sent, MEASURED)
             rate, seconds = server_rate(server.port, sent)

@@ -138,10 +138,10 @@ def test_what_can_not_be_served_ends_the_command(saved_bundle, tmp_path, capfd, 
     assert "--port is 70000; must be 0 to 65535" in capfd.readouterr().err
     assert "can not be listened at" in failing(saved_bundle, "--host", "no.such.host.invalid")
     for words, told in (
-        (("--queue", 0), "--queue is 0; must be a number above 0"),
+        (("--max-queue-size", 0), "--max-queue-size is 0; must be a number above 0"),
         (("--max-megapixels", 51), "at most 50"),
-        (("--max-images", 65), "must be at most --queue, 64"),
-        (("--processes", 0), "--processes is 0"),
+        (("--max-images", 65), "must be at most --max-queue-size, 64"),
+        (("--workers", 0), "--workers is 0"),
         (("--confidence-threshold", 1.5), "--confidence-threshold is 1.5; must be a probability"),
         (("--top", 0), "--top is 0"),
     ):
@@ -195,7 +195,7 @@ def asking(server, png, stop, statuses, shas):
 
 def test_a_new_bundle_takes_over_without_a_lost_request(cifar, other, png, tmp_path):
     path = cifar.save(tmp_path / "bundle")
-    with threaded(path, watch=0.05) as server:
+    with threaded(path, reload_interval=0.05) as server:
         statuses, shas, stop = [], [], threading.Event()
         threads = [threading.Thread(target=asking, args=(server, png, stop, statuses, shas)) for _ in range(4)]
         for thread in threads:
@@ -332,7 +332,7 @@ def test_a_second_signal_ends_it_at_once(saved_bundle, first, second):
 
 @pytest.mark.slow
 def test_a_second_signal_ends_several_processes_at_once(saved_bundle, png, tmp_path):
-    words = (saved_bundle, "--processes", 2, "--threads", 1, "--drain-seconds", 600)
+    words = (saved_bundle, "--workers", 2, "--threads", 1, "--drain-seconds", 600)
     with command(*words, TMPDIR=str(tmp_path)) as server, server.connect() as client:
         server.event("ready", 2)
         workers = {event["process"] for event in server.events if event["event"] == "ready"}
@@ -350,7 +350,7 @@ def test_a_second_signal_ends_several_processes_at_once(saved_bundle, png, tmp_p
 def test_several_processes(cifar, other, png, tmp_path):
     """They share a socket and their metrics, take a new bundle at SIGHUP, and one that dies is replaced."""
     path = cifar.save(tmp_path / "bundle")
-    with command(path, "--processes", 2, "--threads", 1) as server:
+    with command(path, "--workers", 2, "--threads", 1) as server:
         assert server.port, server.lines
         server.event("ready", 2)
         workers = {event["process"] for event in server.events if event["event"] == "ready"}
@@ -379,7 +379,7 @@ def test_several_processes(cifar, other, png, tmp_path):
 def test_processes_with_a_damaged_bundle_end(cifar, tmp_path):
     path = cifar.save(tmp_path / "bundle")
     (path / "README.md").write_text("changed")
-    with command(path, "--processes", 2, wait=False) as server:
+    with command(path, "--workers", 2, wait=False) as server:
         assert server.process.wait(SECONDS) == 1
         server._reader.join()
         assert any("README.md has changed" in line for line in server.lines)
@@ -387,7 +387,7 @@ def test_processes_with_a_damaged_bundle_end(cifar, tmp_path):
 
 @pytest.mark.slow
 def test_children_of_a_killed_parent_end(cifar, tmp_path):
-    with command(cifar.save(tmp_path / "bundle"), "--processes", 2) as server:
+    with command(cifar.save(tmp_path / "bundle"), "--workers", 2) as server:
         workers = [event["process"] for event in server.events if event["event"] == "ready"]
         server.process.kill()
 

@@ -31,7 +31,7 @@ class ServeArguments:
     """address to listen at; by default this machine alone"""
     port: int = 8000
     """0: any free one"""
-    processes: int = 1
+    workers: int = 1
     """that answer, each with its own copy of the network"""
     threads: int = 0
     """of the network in a process; 0: one a processor core, shared out among processes"""
@@ -51,7 +51,7 @@ class ServeArguments:
     """name of this server, as in Host headers; repeatable"""
     allow_origin: Annotated[tuple[str, ...], UseAppendAction] = ()
     """whose pages may send requests (CORS); repeatable"""
-    watch: float = 0.0
+    reload_interval: float = 0.0
     """seconds between looks whether RUN has changed, to take it as at SIGHUP; 0: never"""
     drain_delay: float = 0.0
     """seconds between "not ready" and the end of listening, for load balancers"""
@@ -65,7 +65,7 @@ def serve(argv: list[str]) -> int:
     for library in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
         if find_spec(library) is None:
             raise ServerError(f"serve needs {library}", "installed", "pip install 'alexnet[serve]'")
-    with _shared_metrics(args.processes > 1) as shared:
+    with _shared_metrics(args.workers > 1) as shared:
         _serve(args, shared)
     return 0
 
@@ -73,7 +73,7 @@ def serve(argv: list[str]) -> int:
 def _check(args: ServeArguments) -> None:
     for name, value, good, must in (
         ("--port", args.port, 0 <= args.port <= 65535, "0 to 65535"),
-        ("--processes", args.processes, 1 <= args.processes <= 256, "1 to 256"),
+        ("--workers", args.workers, 1 <= args.workers <= 256, "1 to 256"),
         ("--threads", args.threads, args.threads >= 0, "0 or more"),
         ("--top", args.top, args.top >= 1, "at least 1"),
         (
@@ -82,7 +82,7 @@ def _check(args: ServeArguments) -> None:
             0 <= (args.confidence_threshold or 0) <= 1,
             "a probability, 0 to 1",
         ),
-        ("--watch", args.watch, 0 <= args.watch < float("inf"), "0 or more seconds"),
+        ("--reload-interval", args.reload_interval, 0 <= args.reload_interval < float("inf"), "0 or more seconds"),
         ("--drain-delay", args.drain_delay, 0 <= args.drain_delay < float("inf"), "0 or more seconds"),
     ):
         if not good:
@@ -109,9 +109,9 @@ def _serve(args: ServeArguments, shared: bool) -> None:
         origins=origins,
         keys=value,
         key_file=args.key_file,
-        watch=args.watch,
+        reload_interval=args.reload_interval,
         drain_delay=args.drain_delay,
-        processes=args.processes,
+        workers=args.workers,
         shared_metrics=shared,
         precision=args.precision,
     )
@@ -129,7 +129,7 @@ def _serve(args: ServeArguments, shared: bool) -> None:
         print(f"{args.run} is served at {run.url(listening)}", flush=True)
 
     with listening:
-        (run.work if args.processes == 1 else supervisor.supervise)(settings, listening, ready)
+        (run.work if args.workers == 1 else supervisor.supervise)(settings, listening, ready)
 
 
 def _hosts(names: Sequence[str]) -> tuple[str, ...]:
@@ -167,7 +167,7 @@ def _shared_metrics(several: bool) -> Iterator[bool]:
             raise ServerError(
                 f"no temporary folder for the metrics of several processes: {error.strerror}",
                 "a writable one",
-                "set TMPDIR, or --processes 1",
+                "set TMPDIR, or --workers 1",
             ) from error
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         stack.callback(os.environ.pop, "PROMETHEUS_MULTIPROC_DIR", None)

@@ -19,9 +19,9 @@ class Limits:
     max_megabytes: float = 20.0  # body of a request, MB; more: 413
     max_megapixels: float = 50.0  # width × height of an image, by its header, millions; at most 50
     max_images: int = 16  # in one request; more: 413
-    queue: int = 64  # images that are accepted and not answered yet; more: 503 with Retry-After
-    batch: int = 32  # images that go through the network at a time
-    batch_wait: float = 5.0  # ms that a batch waits for images that are being decoded; 0: goes at once
+    max_queue_size: int = 64  # images that are accepted and not answered yet; more: 503 with Retry-After
+    max_batch_size: int = 32  # images that go through the network at a time
+    batch_timeout_ms: float = 5.0  # ms that a batch waits for images that are being decoded; 0: goes at once
     header_seconds: float = 10.0  # for a request's head to arrive; later: the connection is closed
     body_seconds: float = 30.0  # for a request's body to arrive; later: 408
     request_timeout: float = 30.0  # from the body to the answer; later: 503
@@ -33,13 +33,16 @@ class Limits:
         from alexnet.data.decode import MAX_PIXELS  # with Pillow: not for the sake of --help
 
         for field in fields(self):
-            value, least = getattr(self, field.name), 0.0 if field.name in ("batch_wait", "drain_seconds") else 1e-3
+            value, least = (
+                getattr(self, field.name),
+                0.0 if field.name in ("batch_timeout_ms", "drain_seconds") else 1e-3,
+            )
             if not (math.isfinite(value) and value >= (1 if field.type in ("int", int) else least)):
                 raise RecipeError(f"{_option(field.name)} is {value}", "a number above 0")
         if self.max_megapixels * 1e6 > MAX_PIXELS:
             raise RecipeError(f"--max-megapixels is {self.max_megapixels:g}", f"at most {MAX_PIXELS / 1e6:g}")
-        if self.max_images > self.queue:
-            raise RecipeError(f"--max-images is {self.max_images}", f"at most --queue, {self.queue}")
+        if self.max_images > self.max_queue_size:
+            raise RecipeError(f"--max-images is {self.max_images}", f"at most --max-queue-size, {self.max_queue_size}")
 
     @property
     def body_bytes(self) -> int:
@@ -81,7 +84,7 @@ class AdmissionController:
 
     def room_for(self, images: int) -> None:
         """Raise :class:`RequestRejected` (503) unless so many more images can be accepted."""
-        if self.images + images > self.limits.queue:
+        if self.images + images > self.limits.max_queue_size:
             raise RequestRejected(503, f"busy: {self.images} images are waiting; ask again later", self.retry)
 
     @contextmanager

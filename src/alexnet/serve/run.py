@@ -222,8 +222,8 @@ class Worker:
             self.server.should_exit = True
             return
         ready()
-        if self.settings.watch:
-            await engine.watch(self.settings.path, self.settings.watch, known, self._reload)
+        if self.settings.reload_interval:
+            await engine.watch(self.settings.path, self.settings.reload_interval, known, self._reload)
 
     def reload(self) -> None:
         """Take what is on the disk now."""

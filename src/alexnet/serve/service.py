@@ -134,8 +134,9 @@ class _Item(NamedTuple):
 class Batcher:
     """Feeds one engine from one thread. :meth:`answer` is called in the event loop, by as many as like.
 
-    A batch is what waits when the network is free, at most ``limits.batch`` images. While other accepted images
-    are still being decoded it waits for them, ``limits.batch_wait`` ms at most: a lone request waits for nothing.
+    A batch is what waits when the network is free, at most ``limits.max_batch_size`` images. While other accepted
+    images are still being decoded it waits for them, ``limits.batch_timeout_ms`` ms at most: a lone request waits for
+    nothing.
     How many wait is bounded by who calls (:class:`alexnet.serve.limits.AdmissionController`).
     """
 
@@ -187,8 +188,8 @@ class Batcher:
 
     def _gather(self, first: _Item) -> tuple[list[_Item], bool]:
         """A batch that begins with ``first``, and whether it is the last one."""
-        batch, until = [first], time.monotonic() + self.limits.batch_wait / 1000
-        while len(batch) < self.limits.batch:
+        batch, until = [first], time.monotonic() + self.limits.batch_timeout_ms / 1000
+        while len(batch) < self.limits.max_batch_size:
             left = until - time.monotonic() if self._coming else 0.0
             try:
                 item = self._ready.get(timeout=left) if left > 0 else self._ready.get_nowait()
@@ -244,9 +245,9 @@ class Settings:
     origins: tuple[str, ...] = ()  # of other sites whose pages may send requests; "*": all
     keys: tuple[str, ...] = ()
     key_file: Path | None = None  # read again at a reload
-    watch: float = 0.0  # seconds between looks for a changed bundle; 0: none
+    reload_interval: float = 0.0  # seconds between checks for a changed bundle; 0: never
     drain_delay: float = 0.0  # seconds between "not ready" and the end of listening
-    processes: int = 1
+    workers: int = 1
     shared_metrics: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"  # of a bundle's answers
 

@@ -30,12 +30,12 @@ class _Child:
 
 
 def supervise(settings: Settings, listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve with ``settings.processes`` processes until a signal ends all of them.
+    """Serve with ``settings.workers`` processes until a signal ends all of them.
 
     ``ready`` is called when the first of each has become ready. Raises :class:`ServerError` where one can not start.
     """
     logs.configure()
-    threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.processes)
+    threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.workers)
     _Family(replace(settings, threads=threads), listening, ready).run()
 
 
@@ -51,7 +51,7 @@ class _Family:
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda number, frame: self.signals.append(number))
-        for _ in range(self.settings.processes):
+        for _ in range(self.settings.workers):
             self._begin()
         announced = ending = False
         while self.children:
