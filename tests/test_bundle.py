@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from alexnet.bundle import Bundle, ReferencePrediction, find
+from alexnet.bundle import Bundle, ReferenceSample, find_bundle
 from alexnet.data.decode import decode, encode_png
 from alexnet.data.store import Store
 from alexnet.errors import BundleError
@@ -49,8 +49,8 @@ def make(store: Store) -> Bundle:
     )
     images = store.split("test").gather(np.arange(2))
     expected = Classifier(bare).probabilities(list(images)).tolist()
-    reference = [ReferencePrediction(f"{i:02d}", encode_png(images[i]), expected[i]) for i in range(2)]
-    return dataclasses.replace(bare, reference=reference)
+    reference = [ReferenceSample(f"{i:02d}", encode_png(images[i]), expected[i]) for i in range(2)]
+    return dataclasses.replace(bare, reference_samples=reference)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_bundle_comes_back_bit_for_bit(bundle, saved):
     assert all(torch.equal(before[name], after[name]) for name in before)
     for name, value in bundle.statistics.tensors().items():
         assert torch.equal(getattr(found.statistics, name), value)
-    for field in ("classes", "stored_size", "fit", "recipe", "metrics", "initialization", "data", "reference"):
+    for field in ("classes", "stored_size", "fit", "recipe", "metrics", "initialization", "data", "reference_samples"):
         assert getattr(found, field) == getattr(bundle, field), field
     assert (found.network.name, found.image_size, found.network.in_channels) == ("lenet5", 32, 1)
     assert not found.network.training
@@ -103,14 +103,14 @@ def test_a_mean_that_does_not_follow_and_a_divisor_a_channel_come_back(bundle, t
 
 def test_the_reference_images_are_answered_as_expected(bundle, saved):
     found = Bundle.load(saved)
-    p = Classifier(found).probabilities([reference.png for reference in found.reference])
-    assert np.array_equal(p, np.array([reference.probabilities for reference in bundle.reference], np.float32))
-    assert [decode(reference.png).shape for reference in found.reference] == [(32, 32, 3)] * 2
+    p = Classifier(found).probabilities([reference.png for reference in found.reference_samples])
+    assert np.array_equal(p, np.array([reference.probabilities for reference in bundle.reference_samples], np.float32))
+    assert [decode(reference.png).shape for reference in found.reference_samples] == [(32, 32, 3)] * 2
 
 
 def test_a_bundle_without_reference_images_or_numbers(bundle, tmp_path):
-    bare = dataclasses.replace(bundle, reference=(), metrics={}, recipe={}, data={})
-    assert Bundle.load(bare.save(tmp_path / "bare")).reference == []
+    bare = dataclasses.replace(bundle, reference_samples=(), metrics={}, recipe={}, data={})
+    assert Bundle.load(bare.save(tmp_path / "bare")).reference_samples == []
 
 
 def listed(folder: Path) -> list[str]:
@@ -127,10 +127,10 @@ def test_saving_again_replaces_the_old_bundle_and_keeps_what_is_not_of_it(bundle
     (saved / ".git" / "objects" / "a1").write_text("mine")
     (saved / "link").symlink_to("nowhere")
     (saved / "folder").symlink_to(tmp_path / "bundle.old")
-    changed = dataclasses.replace(bundle, reference=bundle.reference[:1], initialization="paper")
+    changed = dataclasses.replace(bundle, reference_samples=bundle.reference_samples[:1], initialization="paper")
     assert changed.save(saved) == saved
     found = Bundle.load(saved)
-    assert found.initialization == "paper" and len(found.reference) == 1
+    assert found.initialization == "paper" and len(found.reference_samples) == 1
     own = [name for name in FILES if name != "reference/01.png"]
     others = [".git/objects/a1", "folder", "reference/mine.png", "link", "notes.txt"]
     assert listed(saved) == sorted([*own, *others])
@@ -160,18 +160,18 @@ def test_other_places_to_save_to(bundle, saved, tmp_path):
     (tmp_path / "link").symlink_to("bundle")
     dataclasses.replace(bundle, initialization="paper").save(tmp_path / "link")
     assert (tmp_path / "link").is_symlink() and Bundle.load(saved).initialization == "paper"
-    dataclasses.replace(bundle, reference=()).save(saved)
+    dataclasses.replace(bundle, reference_samples=()).save(saved)
     (saved / "reference" / "00.png").write_text("mine")
     with pytest.raises(BundleError, match=r"reference/00\.png, which is not part of the bundle .*move it away"):
         bundle.save(saved)
-    assert (saved / "reference" / "00.png").read_text() == "mine" and Bundle.load(saved).reference == []
+    assert (saved / "reference" / "00.png").read_text() == "mine" and Bundle.load(saved).reference_samples == []
     assert not list(tmp_path.glob(".*"))
 
 
 KILLS = """
 import ctypes, os, sys
 from pathlib import Path
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle, find_bundle
 from alexnet.export.classifier import Classifier
 path, exchange = Path(sys.argv[1]), sys.argv[2] == "exchange"
 old = Bundle.load(path)
@@ -197,8 +197,8 @@ def killed_at(number):
 number, seen = 0, []
 while killed_at(number):
     seen.append(Bundle.load(path).initialization)
-    assert Bundle.load(find(path.parent)).initialization == seen[-1]
-    kept = path if path.exists() else find(path.parent)
+    assert Bundle.load(find_bundle(path.parent)).initialization == seen[-1]
+    kept = path if path.exists() else find_bundle(path.parent)
     assert (kept / "notes.txt").read_text() == "mine"
     if seen[-1] == "paper":
         old.save(path)  # from the beginning
@@ -225,7 +225,7 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(bundle, saved,
 
     def slow(path, *rest):
         monkeypatch.setattr(whole, "read_reference", read)
-        dataclasses.replace(bundle, reference=(), initialization="paper").save(saved)
+        dataclasses.replace(bundle, reference_samples=(), initialization="paper").save(saved)
         return read(path, *rest)
 
     monkeypatch.setattr(whole, "read_reference", slow)
@@ -385,16 +385,16 @@ def test_classes_that_differ(bundle, classes, difference):
 
 
 def test_find(saved, tmp_path):
-    assert find(saved) == saved
-    assert find(str(tmp_path)) == saved  # a run folder
+    assert find_bundle(saved) == saved
+    assert find_bundle(str(tmp_path)) == saved  # a run folder
     shutil.rmtree(saved)
     with pytest.raises(BundleError, match=r"holds no bundle; must be a run folder or a bundle; give the folder"):
-        find(tmp_path)
+        find_bundle(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(BundleError, match=r"finish the run: alexnet train --resume "):
-        find(tmp_path)
+        find_bundle(tmp_path)
     with pytest.raises(BundleError, match=r"there is no .*nowhere; must be a run folder or a bundle"):
-        find(tmp_path / "nowhere")
+        find_bundle(tmp_path / "nowhere")
     with pytest.raises(BundleError, match="is no bundle: "):
         Bundle.load(tmp_path)
 
@@ -621,8 +621,8 @@ def test_links_inside_and_a_link_to_the_bundle_itself_are_fine(saved, tmp_path):
 def test_names_that_a_bundle_can_not_have_are_not_written(bundle, tmp_path):
     for change in (
         {"classes": ("a", "b\x1b")},
-        {"reference": [ReferencePrediction("../x", b"", [])]},
-        {"reference": [ReferencePrediction("a/b", b"", [])]},
+        {"reference_samples": [ReferenceSample("../x", b"", [])]},
+        {"reference_samples": [ReferenceSample("a/b", b"", [])]},
     ):
         with pytest.raises(BundleError, match="can not be saved with"):
             dataclasses.replace(bundle, **change).save(tmp_path / "bundle")

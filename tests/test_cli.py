@@ -120,12 +120,12 @@ def test_predict_files_folders_and_globs(home):
     done = alexnet("predict", "run", "images/zero", "images/two/0*.png", "--format", "json", cwd=home)
     found = json.loads(done.stdout)
     images = sorted((home / "images/zero").iterdir()) + sorted((home / "images/two").glob("0*.png"))
-    assert [entry["image"] for entry in found] == [str(p.relative_to(home)) for p in images]
+    assert [entry["filename"] for entry in found] == [str(p.relative_to(home)) for p in images]
     for entry in found:
-        probabilities = [prediction["probability"] for prediction in entry["top_k"]]
+        probabilities = [prediction["score"] for prediction in entry["top_k"]]
         assert probabilities == sorted(probabilities, reverse=True)
         assert sum(probabilities) == pytest.approx(1)
-    right = [entry["top_k"][0]["class"] == entry["image"].split("/")[1] for entry in found]
+    right = [entry["top_k"][0]["label"] == entry["filename"].split("/")[1] for entry in found]
     assert np.mean(right) > 0.8
 
 
@@ -134,7 +134,7 @@ def test_predict_csv_and_table(home):
     done = alexnet("predict", "run", image, "--format", "csv", "--top", 2, cwd=home)
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["rank"] for row in rows] == ["1", "2"]
-    assert rows[0]["class"] == "zero"
+    assert rows[0]["label"] == "zero"
     table = alexnet("predict", "run", image, "--crops", 10, "--top", 1, cwd=home)
     assert table.returncode in (0, 1)  # a 32-pixel view in a 32-pixel image: all ten are the center
     assert image.name in table.stdout
@@ -146,15 +146,13 @@ def test_predict_in_bf16(home):
         json.loads(alexnet("predict", "run", image, "--precision", kind, "--format", "json", cwd=home).stdout)
         for kind in ("fp32", "bf16")
     ]
-    exact, half = (
-        {prediction["class"]: prediction["probability"] for prediction in entry[0]["top_k"]} for entry in found
-    )
+    exact, half = ({prediction["label"]: prediction["score"] for prediction in entry[0]["top_k"]} for entry in found)
     assert exact != half and all(abs(exact[name] - half[name]) < 0.03 for name in exact)
 
 
 def test_predict_predictions_the_good_and_reports_the_bad(home):
     done = alexnet("predict", "run", "images/one", "--format", "json", cwd=home)
-    found = {Path(entry["image"]).name: entry for entry in json.loads(done.stdout)}
+    found = {Path(entry["filename"]).name: entry for entry in json.loads(done.stdout)}
     assert done.returncode == 1
     assert "HTML" in found.pop("broken.jpg")["error"]
     assert "broken.jpg" in done.stderr
@@ -182,7 +180,7 @@ def test_many_files_are_predicted_in_few_passes(home, tmp_path, damaged, passes,
         handle.remove()
     predictions = json.loads(capsys.readouterr().out)
     assert len(calls) == passes and status == (damaged is not None)
-    assert [Path(one["image"]).name for one in predictions] == [f"{number:02}.png" for number in range(40)]
+    assert [Path(one["filename"]).name for one in predictions] == [f"{number:02}.png" for number in range(40)]
     assert [number for number, one in enumerate(predictions) if "error" in one] == ([] if damaged is None else [3])
 
 
@@ -191,7 +189,7 @@ def test_a_bundle_is_all_that_predicting_needs(home, tmp_path):
     try:
         image = next((home / "images/two").iterdir())
         done = alexnet("predict", tmp_path / "classifier", image, "--format", "json", cwd=tmp_path)
-        assert json.loads(done.stdout)[0]["top_k"][0]["class"] == "two"
+        assert json.loads(done.stdout)[0]["top_k"][0]["label"] == "two"
     finally:
         (tmp_path / "classifier").rename(home / "run" / "bundle")
 

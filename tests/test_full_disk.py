@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from alexnet import cli
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle, find_bundle
 from alexnet.errors import BundleError
 from alexnet.export.classifier import Classifier
 
@@ -81,7 +81,7 @@ def test_a_command_that_finds_no_room_says_so_in_one_line(name, limit, run, tmp_
     assert not list((tmp_path / "out").iterdir())
     after = hashes(run)
     assert {path for path in before | after if before.get(path) != after.get(path)} <= {"journal.jsonl"}
-    Bundle.load(find(run))
+    Bundle.load(find_bundle(run))
 
 
 @pytest.mark.parametrize("limit", LIMITS)

@@ -140,9 +140,9 @@ def test_libraries_style_their_own_text_and_streams_come_back():
 def test_cells_are_no_formulas(start, printed):
     name, label = start + "cmd|' /C calc'!A0", start + "1+1"
     predictions = [
-        {"image": name, "top_k": [{"class": label, "probability": 0.5}]},
-        {"image": name, "error": name},
-        {"image": 'a,"b"\n=1', "top_k": [{"class": "x=y", "probability": 0.5}]},
+        {"filename": name, "top_k": [{"label": label, "score": 0.5}]},
+        {"filename": name, "error": name},
+        {"filename": 'a,"b"\n=1', "top_k": [{"label": "x=y", "score": 0.5}]},
     ]
     _, out, _ = printed(lambda: output.PREDICTIONS["csv"](predictions, 1, None))
     rows = list(csv.reader(io.StringIO(out)))
@@ -153,7 +153,7 @@ def test_cells_are_no_formulas(start, printed):
 
 
 def test_json_stays_json_in_every_encoding(printed):
-    predictions = [{"image": HOSTILE + "é×\U000e0001", "top_k": [{"class": "ü", "probability": 0.5}]}]
+    predictions = [{"filename": HOSTILE + "é×\U000e0001", "top_k": [{"label": "ü", "score": 0.5}]}]
 
     def words():
         with safe_output():

@@ -10,6 +10,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
@@ -31,6 +32,18 @@ Positive = Annotated[float, Meta(gt=0)]
 
 # Characters that terminals and editors obey instead of displaying: text direction, annotations, hidden tags.
 _HIDDEN = re.compile("[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
+
+
+@dataclass(frozen=True)
+class ReferenceSample:
+    """An image, and the probabilities that every copy of a classifier must predict for its center crop.
+
+    Bundles, exported files and servers carry some, so that ``alexnet verify`` can compare.
+    """
+
+    name: str
+    png: bytes
+    probabilities: list[float]  # [K], in the order of the classes
 
 
 def parse_json(data: bytes) -> Any:

@@ -10,7 +10,7 @@ import torch
 import alexnet
 from alexnet import api, cli
 from alexnet.api import compression
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle, find_bundle
 from alexnet.cli.compress import size_in_bytes
 from alexnet.data.atomic_io import sha256_of
 from alexnet.data.run_file import write_run_file
@@ -89,7 +89,7 @@ def test_the_result_is_what_was_measured(run, made, digits):
 
 def test_what_is_written_predictions_without_any_option(made, digit_file, capsys):
     folder = str(made.folder)
-    assert alexnet.verify(folder).drift < 1e-6
+    assert alexnet.verify(folder).max_abs_diff < 1e-6
     assert cli.run(["evaluate", folder]) == 0
     assert "chosen" in capsys.readouterr().out
     assert cli.run(["evaluate", folder, "--details"]) == 0
@@ -220,7 +220,7 @@ def test_integers_need_no_training(run, tmp_path, method, least):
     assert [stage.name for stage in made.stages] == ["original", method, "coded"]
     assert made.stages[0].bytes / made.stages[-1].bytes > least
     assert made.stages[-1].validation.correct1 == made.stages[1].validation.correct1
-    assert alexnet.verify(tmp_path / "out").drift < 1e-6
+    assert alexnet.verify(tmp_path / "out").max_abs_diff < 1e-6
 
 
 def test_a_bundle_alone_is_shared_and_coded_and_it_says_so(run, tmp_path, capsys):
@@ -231,7 +231,7 @@ def test_a_bundle_alone_is_shared_and_coded_and_it_says_so(run, tmp_path, capsys
     assert [stage["name"] for stage in made["stages"]] == ["original", "shared", "coded"]
     assert made["test"] is None
     assert made["weights_ratio"] > 4
-    assert alexnet.verify(tmp_path / "out").drift < 1e-6
+    assert alexnet.verify(tmp_path / "out").max_abs_diff < 1e-6
     assert not (tmp_path / "out" / "run.json").exists()
     small = ["--target-size", "20KB"]
     assert cli.run(["compress", str(run / "bundle"), "-o", str(tmp_path / "less"), *small]) == 1
@@ -276,8 +276,8 @@ def test_what_was_trained_on_its_validation_images_chooses_nothing(run, tmp_path
     import dataclasses
 
     copied = shutil.copytree(run, tmp_path / "run")
-    bundle = Bundle.load(find(copied))
-    dataclasses.replace(bundle, recipe=dict(bundle.recipe) | {"train_on_val_from_epoch": 2}).save(find(copied))
+    bundle = Bundle.load(find_bundle(copied))
+    dataclasses.replace(bundle, recipe=dict(bundle.recipe) | {"train_on_val_from_epoch": 2}).save(find_bundle(copied))
     with pytest.raises(BundleError, match="trained on its validation images too"):
         api.compress(copied, tmp_path / "out", device="cpu")
 
@@ -326,7 +326,7 @@ def test_sizes_as_people_write_them():
 
 def test_the_original_is_left_as_it_was(run, made):
     """No weight of it, nor a file of its bundle."""
-    assert alexnet.verify(run).drift < 1e-6
+    assert alexnet.verify(run).max_abs_diff < 1e-6
     assert not Bundle.load(run / "bundle").coding
     weights = Bundle.load(run / "bundle").network.state_dict()
     assert all(torch.count_nonzero(t) > 0.99 * t.numel() for t in weights.values())

@@ -19,10 +19,10 @@ def runs(train_three, tmp_path_factory):
 def probabilities(run, store, split):
     import dataclasses
 
-    from alexnet.bundle import Bundle, find
+    from alexnet.bundle import Bundle, find_bundle
     from alexnet.export.classifier import Classifier
 
-    classifier = Classifier(dataclasses.replace(Bundle.load(find(run)), calibration={}))  # the network's own
+    classifier = Classifier(dataclasses.replace(Bundle.load(find_bundle(run)), calibration={}))  # the network's own
     part = store.split(split)
     import numpy as np
 
@@ -84,7 +84,7 @@ def test_members_with_other_classes_are_refused(runs, tmp_path):
 
     bundle = Bundle.load(runs / "run-1" / "bundle")
     names = tuple(reversed(bundle.classes))
-    dataclasses.replace(bundle, classes=names, reference=()).save(tmp_path / "bundle")
+    dataclasses.replace(bundle, classes=names, reference_samples=()).save(tmp_path / "bundle")
     with pytest.raises(BundleError, match="the same classes in another order"):
         alexnet.evaluate([runs / "run-0", tmp_path / "bundle"], runs, device="cpu")
 

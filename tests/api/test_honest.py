@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 import alexnet
 from alexnet import api, cli
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.decode import encode_png
 from alexnet.errors import BundleError, DataError
 from alexnet.export.classifier import Classifier
@@ -34,7 +34,7 @@ def run(trained, tmp_path):
 
 def own_logs(run, store, split):
     """The network's own log probabilities, and the labels: without any temperature."""
-    classifier = Classifier(dataclasses.replace(Bundle.load(find(run)), calibration={}))
+    classifier = Classifier(dataclasses.replace(Bundle.load(find_bundle(run)), calibration={}))
     part = store.split(split)
     return np.log(classifier.probabilities(list(part.gather(np.arange(len(part)))))), part.labels
 
@@ -66,7 +66,7 @@ def test_calibrated_probabilities_leave_everywhere_alike(run, digits):
     assert Classifier(bundle).probabilities(images) == pytest.approx(expected, abs=1e-5)
     whole = ExportModule(bundle, "decoded")(torch.from_numpy(np.stack(images))).detach().numpy()
     assert whole == pytest.approx(expected, abs=1e-5)
-    assert alexnet.verify(run).drift < 1e-6  # reference images too
+    assert alexnet.verify(run).max_abs_diff < 1e-6  # reference images too
     # ten crops: averaged first, so that no class changes its place
     ten = Classifier(bundle).probabilities(images, crops=10)
     plain = Classifier(dataclasses.replace(bundle, calibration={})).probabilities(images, crops=10)
@@ -85,8 +85,10 @@ def test_an_old_bundle_gives_what_it_gave_until_it_is_calibrated(run, digits, tm
     new = Bundle.load(run / "bundle")
     images = list(digits.split("test").gather(np.arange(5)))
     bare = Classifier(dataclasses.replace(new, calibration={}))
-    reference = [dataclasses.replace(g, probabilities=bare.probabilities(g.png)[0].tolist()) for g in new.reference]
-    dataclasses.replace(new, calibration={}, reference=reference).save(run / "bundle")
+    reference = [
+        dataclasses.replace(g, probabilities=bare.probabilities(g.png)[0].tolist()) for g in new.reference_samples
+    ]
+    dataclasses.replace(new, calibration={}, reference_samples=reference).save(run / "bundle")
     assert "calibration" not in json.loads((run / "bundle" / "config.json").read_text())
     old = Bundle.load(run / "bundle")
     assert (old.temperature, old.thresholds) == (1.0, {})
@@ -97,7 +99,7 @@ def test_an_old_bundle_gives_what_it_gave_until_it_is_calibrated(run, digits, tm
     again = Bundle.load(run / "bundle")  # every SHA-256 is right
     assert again.calibration == new.calibration and again.metrics == new.metrics
     assert np.array_equal(Classifier(again).probabilities(images), Classifier(new).probabilities(images))
-    assert alexnet.verify(run).drift < 1e-6
+    assert alexnet.verify(run).max_abs_diff < 1e-6
     after = alexnet.evaluate(run, device="cpu")
     assert (after.loss, after.correct1, after.correct5) == (before.loss, before.correct1, before.correct5)
 
@@ -251,11 +253,11 @@ def test_predict_says_unknown_only_where_a_threshold_is_asked_for(run, digit_fil
     for below in ("0", "1"):
         assert cli.run([*words, "json", "--confidence-threshold", below]) == 0
         (predictions[below],) = json.loads(capsys.readouterr().out)
-    assert predictions["0"]["unknown"] is False
-    assert predictions["1"]["unknown"] is (predictions["1"]["top_k"][0]["probability"] < 1)
+    assert predictions["0"]["abstained"] is False
+    assert predictions["1"]["abstained"] is (predictions["1"]["top_k"][0]["score"] < 1)
     assert cli.run([*words, "csv", "--confidence-threshold", "0.9999", "--top", "1"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert row["unknown"] == str(float(row["probability"]) < 0.9999).lower()
+    assert row["abstained"] == str(float(row["score"]) < 0.9999).lower()
     assert cli.run([*words, "table", "--confidence-threshold", "1"]) == 0
     out = capsys.readouterr().out
     assert "answer" in out and "1 of 1 unknown: the first prediction has a probability below 1" in out

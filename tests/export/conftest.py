@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.bundle import Bundle, ReferencePrediction
+from alexnet.bundle import Bundle, ReferenceSample
 from alexnet.data.decode import encode_png
 from alexnet.export.classifier import Classifier
 from alexnet.loader.augmentation import Normalization
@@ -42,9 +42,9 @@ def make_bundle(store, name: str, *, fit="crop", stored=32, classes=10, mean="im
     bare = Bundle(lively(name, classes, **sizes), names, statistics, stored_size=stored, fit=fit)
     rows = Classifier(bare).probabilities(list(images)).tolist()
     reference = [
-        ReferencePrediction(f"{i:02d}", encode_png(p), r) for i, (p, r) in enumerate(zip(images, rows, strict=True))
+        ReferenceSample(f"{i:02d}", encode_png(p), r) for i, (p, r) in enumerate(zip(images, rows, strict=True))
     ]
-    return dataclasses.replace(bare, reference=reference)
+    return dataclasses.replace(bare, reference_samples=reference)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +65,7 @@ def onnx_file(cifar, tmp_path_factory) -> Path:
 
     path = tmp_path_factory.mktemp("onnx") / "net.onnx"
     report = export(cifar, path)
-    assert report.drift <= 1e-4
+    assert report.max_abs_diff <= 1e-4
     return path
 
 

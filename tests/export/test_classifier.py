@@ -56,12 +56,12 @@ def test_a_path_its_bytes_and_its_pixels_are_one_image(classifier, digit_file):
     ways = [digit_file, str(digit_file), data, decode.decode(data)]
     alone = [classifier.predict(way)[0] for way in ways]
     together = classifier.predict(ways)
-    assert [p.name for p in alone] == [str(digit_file), str(digit_file), "#0", "#0"]
-    assert [p.name for p in together] == [str(digit_file), str(digit_file), "#2", "#3"]
+    assert [p.filename for p in alone] == [str(digit_file), str(digit_file), "#0", "#0"]
+    assert [p.filename for p in together] == [str(digit_file), str(digit_file), "#2", "#3"]
     for one, all_of_them in zip(alone, together, strict=True):
         assert one.top_k == alone[0].top_k
         assert one.label == all_of_them.label
-        assert one.probability == pytest.approx(all_of_them.probability, abs=1e-5)
+        assert one.score == pytest.approx(all_of_them.score, abs=1e-5)
 
 
 def test_predictions_are_the_best_first(classifier, images):
@@ -80,10 +80,10 @@ def test_predictions_are_the_best_first(classifier, images):
 def test_as_plain_values(classifier, images):
     prediction = classifier.predict(images[0], top=2)[0]
     assert prediction.to_dict() == {
-        "image": "#0",
-        "top_k": [{"class": name, "probability": p} for name, p in prediction.top_k],
+        "filename": "#0",
+        "top_k": [{"label": name, "score": p} for name, p in prediction.top_k],
     }
-    assert prediction.probability == prediction.top_k[0][1]
+    assert prediction.score == prediction.top_k[0][1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
@@ -91,7 +91,7 @@ def test_the_batch_size_changes_no_answer(classifier, images, batch_size):
     expected = classifier.probabilities(images)
     found = classifier.probabilities(images, batch_size=batch_size)
     assert found == pytest.approx(expected, abs=1e-5)
-    assert [p.name for p in classifier.predict(images, batch_size=batch_size)] == [f"#{i}" for i in range(7)]
+    assert [p.filename for p in classifier.predict(images, batch_size=batch_size)] == [f"#{i}" for i in range(7)]
 
 
 def test_ten_crops(classifier, images):

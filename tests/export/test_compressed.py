@@ -33,9 +33,11 @@ def bundle(cifar, kind, tmp_path):
     made = copy.deepcopy(cifar.network)
     coding = file.share(made, file.bits_of(made, 8, 5)) if kind == "shared" else file.whole(made, kind)
     small = dataclasses.replace(cifar, network=made, coding=coding)
-    predictions = Classifier(small).probabilities([reference.png for reference in cifar.reference]).tolist()
-    reference = [dataclasses.replace(g, probabilities=row) for g, row in zip(cifar.reference, predictions, strict=True)]
-    return dataclasses.replace(small, reference=reference)
+    predictions = Classifier(small).probabilities([reference.png for reference in cifar.reference_samples]).tolist()
+    reference = [
+        dataclasses.replace(g, probabilities=row) for g, row in zip(cifar.reference_samples, predictions, strict=True)
+    ]
+    return dataclasses.replace(small, reference_samples=reference)
 
 
 def test_a_bundle_loads_like_any_other_and_saves_as_it_was(bundle, tmp_path, digit_file, capsys):
@@ -55,12 +57,12 @@ def test_a_bundle_loads_like_any_other_and_saves_as_it_was(bundle, tmp_path, dig
 @pytest.mark.parametrize("kind", ["shared"], indirect=True)
 def test_a_fresh_process_predictions_alike(bundle, tmp_path):
     path = bundle.save(tmp_path / "bundle")
-    expected = Classifier(bundle).probabilities([reference.png for reference in bundle.reference])
+    expected = Classifier(bundle).probabilities([reference.png for reference in bundle.reference_samples])
     script = (
         "import sys, numpy as np\n"
         "from alexnet.export.classifier import Classifier\n"
         "c = Classifier.load(sys.argv[1])\n"
-        "print(c.probabilities([g.png for g in c.bundle.reference]).tobytes().hex())\n"
+        "print(c.probabilities([g.png for g in c.bundle.reference_samples]).tobytes().hex())\n"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(

@@ -2,7 +2,7 @@
 
 import torch
 
-from alexnet.export.latency import in_turn
+from alexnet.export.latency import interleaved_latency
 from alexnet.models import create_model
 
 
@@ -20,7 +20,7 @@ def test_in_turn(monkeypatch):
         network.register_forward_hook(hook)
         return network
 
-    fast, slow = in_turn([listened("fast", 0.01), listened("slow", 0.03)], 3, 4)
+    fast, slow = interleaved_latency([listened("fast", 0.01), listened("slow", 0.03)], 3, 4)
     assert (round(fast, 6), round(slow, 6)) == (10, 30)
     assert {shape for _, shape in calls} == {(3, 1, 32, 32)}
     order = [name for name, _ in calls]

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from alexnet.errors import BundleError
 from alexnet.export import manifest as checksum
 from alexnet.export.exported_model import ExportedModel
-from alexnet.export.manifest import Manifest, Replay
+from alexnet.export.manifest import Manifest, ReferenceSample
 from alexnet.export.verify import verify
 
-MANIFEST = Manifest(("a", 'b"] -- é'), "images", "fp32", 32, "crop", 1e-4, "net", (Replay("00", b"png", [0.25, 0.75]),))
+MANIFEST = Manifest(
+    ("a", 'b"] -- é'), "images", "fp32", 32, "crop", 1e-4, "net", (ReferenceSample("00", b"png", [0.25, 0.75]),)
+)
 
 
 def test_a_manifest_comes_back():
@@ -55,8 +57,8 @@ def test_the_class_names_are_the_last_array_of_an_onnx_file():
         ({"classes": ["a"]}, "1 classes: at least 2"),
         ({"classes": ["a", "b", "c"]}, "2 probabilities of 3 classes"),
         ({"input": "bgr"}, "Invalid enum value 'bgr' - at `$.input`"),
-        ({"reference": [{}]}, "missing required field `name` - at `$.reference[0]`"),
-        ({"reference": [{"name": "a", "png": "?", "probabilities": [1, 2]}]}, "is damaged"),
+        ({"reference_samples": [{}]}, "missing required field `name` - at `$.reference_samples[0]`"),
+        ({"reference_samples": [{"name": "a", "png": "?", "probabilities": [1, 2]}]}, "is damaged"),
         ({"stored_size": None}, "`$.stored_size`"),
         ({"stored_size": "32"}, "`$.stored_size`"),
         ({"stored_size": 32.5}, "`$.stored_size`"),
@@ -69,8 +71,8 @@ def test_the_class_names_are_the_last_array_of_an_onnx_file():
         ({"thresholds": {"x": 0.5}}, "is damaged"),
         ({"thresholds": {"0.1": 7}}, "thresholds"),
         ({"bin_sha256": "x"}, "`$.bin_sha256`"),
-        ({"reference": [{"name": "a", "png": "", "probabilities": [[0.5], [0.5]]}]}, "probabilities"),
-        ({"reference": [{"name": "a", "png": "", "probabilities": [7.0, 0.5]}]}, "probabilities"),
+        ({"reference_samples": [{"name": "a", "png": "", "probabilities": [[0.5], [0.5]]}]}, "probabilities"),
+        ({"reference_samples": [{"name": "a", "png": "", "probabilities": [7.0, 0.5]}]}, "probabilities"),
     ],
 )
 def test_a_damaged_manifest_is_named(change, text):

@@ -25,11 +25,11 @@ from alexnet.export.verify import verify
 def test_what_is_right(saved_bundle, onnx_file):
     bundle = verify(saved_bundle)
     assert (bundle.kind, bundle.images) == ("bundle", 2)
-    assert bundle.drift <= 1e-6
+    assert bundle.max_abs_diff <= 1e-6
     alone, against = verify(onnx_file), verify(onnx_file, saved_bundle)
     assert (alone.kind, alone.images, against.images) == ("onnx", 6, 6)
-    assert max(alone.drift, against.drift) <= 1e-4
-    assert verify(saved_bundle, onnx_file).drift <= 1e-4  # the other way round
+    assert max(alone.max_abs_diff, against.max_abs_diff) <= 1e-4
+    assert verify(saved_bundle, onnx_file).max_abs_diff <= 1e-4  # the other way round
 
 
 def failure(*words, **options) -> str:
@@ -69,10 +69,10 @@ def test_drift_of_a_bundle_that_was_sealed_again(cifar, tmp_path):
 def test_drift_just_over_the_limit(cifar, tmp_path):
     for by, good in ((0.5e-4, True), (2e-4, False)):
         reference = dataclasses.replace(
-            cifar.reference[0], probabilities=[p + by for p in cifar.reference[0].probabilities]
+            cifar.reference_samples[0], probabilities=[p + by for p in cifar.reference_samples[0].probabilities]
         )
-        dataclasses.replace(cifar, reference=[reference]).save(tmp_path / "bundle")
-        assert verify(tmp_path / "bundle").drift > 0.4e-4 if good else "drift" in failure(tmp_path / "bundle")
+        dataclasses.replace(cifar, reference_samples=[reference]).save(tmp_path / "bundle")
+        assert verify(tmp_path / "bundle").max_abs_diff > 0.4e-4 if good else "drift" in failure(tmp_path / "bundle")
 
 
 def test_classes_in_another_order_are_found_by_their_probabilities(cifar, tmp_path):
@@ -83,8 +83,10 @@ def test_classes_in_another_order_are_found_by_their_probabilities(cifar, tmp_pa
     text = failure(tmp_path / "bundle", cifar.save(tmp_path / "original"))
     assert "has its classes in another order: number 2 is 'class 7'; must be 'class 2'" in text
     order = [1, 0, *range(2, 10)]
-    reference = [dataclasses.replace(g, probabilities=[g.probabilities[k] for k in order]) for g in cifar.reference]
-    dataclasses.replace(cifar, reference=reference).save(tmp_path / "bundle")
+    reference = [
+        dataclasses.replace(g, probabilities=[g.probabilities[k] for k in order]) for g in cifar.reference_samples
+    ]
+    dataclasses.replace(cifar, reference_samples=reference).save(tmp_path / "bundle")
     assert "classes in another order ('class 0' has the probability of 'class 1')" in failure(tmp_path / "bundle")
     fewer = dataclasses.replace(cifar, classes=(*"abcdefghi", "class 9"))
     text = failure(fewer.save(tmp_path / "fewer"), tmp_path / "original")
@@ -93,7 +95,7 @@ def test_classes_in_another_order_are_found_by_their_probabilities(cifar, tmp_pa
 
 
 def test_no_reference_images(cifar, tmp_path):
-    dataclasses.replace(cifar, reference=()).save(tmp_path / "bundle")
+    dataclasses.replace(cifar, reference_samples=()).save(tmp_path / "bundle")
     assert "has no reference images; must be at least one; give --against BUNDLE" in failure(tmp_path / "bundle")
 
 
@@ -117,7 +119,7 @@ class Double:
                 if reference:
                     about["reference_samples"] = [
                         dict(zip(("name", "png", "probabilities"), (g.name, g64(g.png), g.probabilities), strict=True))
-                        for g in bundle.reference
+                        for g in bundle.reference_samples
                     ]
                 self.answer(about)
 
@@ -167,7 +169,7 @@ def test_a_server_that_is_right(cifar, saved_bundle, onnx_file):
         assert verify(double.url, key="secret").images == 2
         found = verify(double.url + "/", saved_bundle, key="secret")
         assert (found.kind, found.images) == ("server", 6)
-        assert verify(double.url, onnx_file, key="secret").drift <= 2e-4
+        assert verify(double.url, onnx_file, key="secret").max_abs_diff <= 2e-4
         assert "/v1/model" in double.asked and "/v1/predict?top=10" in double.asked
         assert "answers 401: it wants a key; give --key-file" in failure(double.url)
     with Double(cifar, reference=False) as double:
@@ -259,9 +261,13 @@ def test_wrong_manifest_under_a_valid_checksum(onnx_file, tmp_path):
     file = ExportedModel.load(onnx_file)
     data = onnx_file.read_bytes()
     body = data[: len(data) - len(manifest.checksummed(b"", file.manifest, ".onnx"))]
-    reference = tuple(g._replace(png=b"\x89PNG nothing of the kind") for g in file.manifest.reference)
+    reference = tuple(
+        dataclasses.replace(g, png=b"\x89PNG nothing of the kind") for g in file.manifest.reference_samples
+    )
     path = tmp_path / "net.onnx"
-    path.write_bytes(manifest.checksummed(body, dataclasses.replace(file.manifest, reference=reference), ".onnx"))
+    path.write_bytes(
+        manifest.checksummed(body, dataclasses.replace(file.manifest, reference_samples=reference), ".onnx")
+    )
     with pytest.raises(Exception, match="can not be decoded") as caught:
         verify(path)
     assert type(caught.value).__name__ == "ImageError"

@@ -242,7 +242,7 @@ def server(saved_bundle) -> Iterator[Threaded]:  # noqa: F811
 @pytest.fixture(scope="session")
 def png(cifar) -> bytes:  # noqa: F811
     """An image that can be answered."""
-    return cifar.reference[0].png
+    return cifar.reference_samples[0].png
 
 
 __all__ = ["Answer", "Client", "Command", "Threaded", "command", "form", "threaded", "url"]

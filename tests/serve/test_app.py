@@ -25,7 +25,7 @@ def classifier(cifar):
 @pytest.fixture(scope="module")
 def images(cifar):
     """Reference ones and odd ones, as PNG."""
-    return [g.png for g in cifar.reference] + [decode.encode_png(p) for p in odd_images(cifar)]
+    return [g.png for g in cifar.reference_samples] + [decode.encode_png(p) for p in odd_images(cifar)]
 
 
 def row(response, classes):
@@ -59,15 +59,15 @@ def test_many_images_in_their_order(server, classifier, images):
 def test_verify_says_that_it_responses_as_it_must(server, saved_bundle, onnx_file):
     with threaded(saved_bundle, images=True) as sharing:
         found = verify(sharing.url)
-        assert found.kind == "server" and found.images == 2 and found.drift <= 1e-6
+        assert found.kind == "server" and found.images == 2 and found.max_abs_diff <= 1e-6
     against = verify(server.url, saved_bundle)
-    assert against.images == 6 and against.drift <= 1e-6
-    assert verify(server.url, onnx_file).drift <= 2e-4
+    assert against.images == 6 and against.max_abs_diff <= 1e-6
+    assert verify(server.url, onnx_file).max_abs_diff <= 2e-4
 
 
 def test_an_exported_file_is_served(onnx_file, saved_bundle, png):
     with threaded(onnx_file) as server:
-        assert verify(server.url, saved_bundle).drift <= 1e-4
+        assert verify(server.url, saved_bundle).max_abs_diff <= 1e-4
         about = server.get("/v1/model?reference_samples=false").json
         assert about["capabilities"] == [] and "reference_samples" not in about
         response = server.post(png, query="?embedding=true")
@@ -184,7 +184,7 @@ def test_the_model_tells_what_it_is(server, cifar, saved_bundle):
     assert "reference_samples" not in about  # images of the data set: only on request of who runs the server
     with threaded(saved_bundle, images=True) as sharing:
         samples = sharing.get("/v1/model").json["reference_samples"]
-        assert [base64.b64decode(g["png"]) for g in samples] == [g.png for g in cifar.reference]
+        assert [base64.b64decode(g["png"]) for g in samples] == [g.png for g in cifar.reference_samples]
         assert "reference_samples" not in sharing.get("/v1/model?reference_samples=false").json
     import hashlib
 

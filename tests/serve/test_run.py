@@ -33,16 +33,16 @@ def other(cifar, tmp_path):
     """A bundle with the same network and other weights."""
     import copy
 
-    from alexnet.bundle import ReferencePrediction
+    from alexnet.bundle import ReferenceSample
     from alexnet.export.classifier import Classifier
 
     network = copy.deepcopy(cifar.network)
     with torch.no_grad():
         network.fc10.bias[3] += 4
     changed = dataclasses.replace(cifar, network=network)
-    rows = Classifier(changed).probabilities([g.png for g in cifar.reference]).tolist()
-    reference = [ReferencePrediction(g.name, g.png, row) for g, row in zip(cifar.reference, rows, strict=True)]
-    return dataclasses.replace(changed, reference=reference)
+    rows = Classifier(changed).probabilities([g.png for g in cifar.reference_samples]).tolist()
+    reference = [ReferenceSample(g.name, g.png, row) for g, row in zip(cifar.reference_samples, rows, strict=True)]
+    return dataclasses.replace(changed, reference_samples=reference)
 
 
 def test_responses_leave_in_one_go():
@@ -80,7 +80,7 @@ def test_from_start_to_sigterm(saved_bundle, png, tmp_path):
         assert server.loading == f"Loading {saved_bundle}, to be served at {server.url}\n"
         assert server.first == f"{saved_bundle} is served at {server.url}\n"
         ready = server.event("ready")
-        assert ready["keys"] is True and ready["drift"] <= 1e-6
+        assert ready["keys"] is True and ready["max_abs_diff"] <= 1e-6
         assert server.post(png).status == 401 and server.get("/readyz").status == 200
         key = {"Authorization": "Bearer 0123456789abcdef0123"}
         assert server.post(png, **key).status == 200
@@ -156,8 +156,10 @@ def test_what_can_not_be_served_ends_the_command(saved_bundle, tmp_path, capfd, 
 
 def test_a_bundle_that_responses_otherwise_never_becomes_ready(cifar, tmp_path):
     """Sealed again, so that every SHA-256 is right: only its reference images tell."""
-    reference = dataclasses.replace(cifar.reference[0], probabilities=cifar.reference[0].probabilities[::-1])
-    dataclasses.replace(cifar, reference=[reference]).save(tmp_path / "bundle")
+    reference = dataclasses.replace(
+        cifar.reference_samples[0], probabilities=cifar.reference_samples[0].probabilities[::-1]
+    )
+    dataclasses.replace(cifar, reference_samples=[reference]).save(tmp_path / "bundle")
     with pytest.raises(BundleError, match="classes in another order"), threaded(tmp_path / "bundle"):
         pass
 
@@ -213,7 +215,7 @@ def test_a_new_bundle_takes_over_without_a_lost_request(cifar, other, png, tmp_p
         for thread in threads:
             thread.join()
         assert set(statuses) == {200} and set(shas) == {first, server.get("/v1/model").json["model_sha256"]}
-        assert verify(server.url, path).drift <= 1e-6
+        assert verify(server.url, path).max_abs_diff <= 1e-6
         wait(lambda: not server.service._background)  # the old one is gone
 
 

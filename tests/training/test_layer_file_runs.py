@@ -99,7 +99,7 @@ def test_a_bundle_carries_its_files(whole, small, tmp_path, digit_file):
     assert classifier.embed([digit_file]).shape == (1, 64)
     scores = api.evaluate(tmp_path / "bundle", small, device="cpu")
     assert scores.top1 == api.evaluate(whole, device="cpu").top1 == config["metrics"]["test"]["top1"]
-    for reference in Bundle.load(tmp_path / "bundle").reference:
+    for reference in Bundle.load(tmp_path / "bundle").reference_samples:
         assert np.allclose(classifier.probabilities(reference.png)[0], reference.probabilities, atol=1e-6)
 
 
@@ -230,7 +230,7 @@ def test_random_connections_travel_in_the_bundle(tmp_path):
     classifier = result.classifier()
     for reference in Bundle.load(
         result.bundle
-    ).reference:  # a pool that draws answers alike, whoever else is asked about
+    ).reference_samples:  # a pool that draws answers alike, whoever else is asked about
         assert np.allclose(classifier.probabilities(reference.png)[0], reference.probabilities, atol=1e-5)
 
 

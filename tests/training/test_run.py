@@ -613,7 +613,7 @@ def test_no_validation_split_means_nothing_is_chosen(tmp_path):
 def test_reference_images_are_answered_alike(whole):
     bundle = Bundle.load(whole / "bundle")
     classifier = api.load(whole, device="cpu")
-    for reference in bundle.reference:
+    for reference in bundle.reference_samples:
         assert np.allclose(classifier.probabilities(reference.png)[0], reference.probabilities, atol=1e-6)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from alexnet.errors import AlexNetError, BundleError
 from alexnet.export.classifier import Classifier
 from alexnet.weights import caffe
-from alexnet.weights.import_weights import Extras, import_weights
+from alexnet.weights.import_weights import ImportOptions, import_weights
 from alexnet.weights.matching import load_into_model
 
 from .conftest import (
@@ -84,7 +84,7 @@ def test_a_bundle_predictions_as_caffe_would(tmp_path):
     arrays = small_net()
     (tmp_path / "small.caffemodel").write_bytes(small_model(arrays, "2014"))
     path, mean = mean_file(tmp_path)
-    extras = Extras(model="cifar_19pct", mean=str(path))
+    extras = ImportOptions(model="cifar_19pct", mean=str(path))
     bundle = import_weights("caffe", str(tmp_path / "small.caffemodel"), extras)
     assert (bundle.stored_size, bundle.fit, bundle.classes) == (40, "squash", ("0", "1", "2", "3"))
     shown = image(40)
@@ -93,10 +93,10 @@ def test_a_bundle_predictions_as_caffe_would(tmp_path):
     loaded = Classifier.load(bundle.save(tmp_path / "bundle"))
     assert np.ptp(expected) > 0.05
     assert np.abs(loaded.probabilities(shown)[0] - expected).max() < 1e-5
-    for reference in loaded.bundle.reference:
+    for reference in loaded.bundle.reference_samples:
         assert np.allclose(loaded.probabilities(reference.png)[0], reference.probabilities, atol=1e-6)
     again = import_weights("caffe", str(tmp_path / "small.caffemodel"), extras)
-    assert [g.probabilities for g in again.reference] == [g.probabilities for g in bundle.reference]
+    assert [g.probabilities for g in again.reference_samples] == [g.probabilities for g in bundle.reference_samples]
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "Imported from caffe: `small.caffemodel`" in card
 
@@ -141,7 +141,7 @@ def test_bvlc_alexnet_whole(tmp_path):
                 file.write(layer("Pooling", f"pool{name[-1]}", (), pool, "2014"))
             if name in ("fc6", "fc7"):
                 file.write(layer("Dropout", f"drop{name[-1]}", form="2014"))
-    bundle = import_weights("caffe", str(path), Extras(mean="122.679,116.669,104.007"))
+    bundle = import_weights("caffe", str(path), ImportOptions(mean="122.679,116.669,104.007"))
     assert (bundle.network.name, bundle.stored_size, bundle.fit) == ("alexnet_caffe", 256, "squash")
     shown = image(256)
     x = shown[14:241, 14:241, ::-1].astype(np.float64) - (104.007, 116.669, 122.679)  # blue first
@@ -164,7 +164,7 @@ def test_bvlc_alexnet_whole(tmp_path):
 def refusal(tmp_path, data: bytes, **extras) -> str:
     (tmp_path / "file").write_bytes(data)
     with pytest.raises(BundleError) as caught:
-        import_weights("caffe", str(tmp_path / "file"), Extras(model="cifar_19pct", **extras))
+        import_weights("caffe", str(tmp_path / "file"), ImportOptions(model="cifar_19pct", **extras))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

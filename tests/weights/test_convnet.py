@@ -19,7 +19,7 @@ from alexnet.models import create_model
 from alexnet.models.layers import Convolution, Dropout, Flatten, LocalResponseNorm, MaxPool, SpatialNorm
 from alexnet.models.network import Network
 from alexnet.weights import convnet, files
-from alexnet.weights.import_weights import Extras, import_weights
+from alexnet.weights.import_weights import ImportOptions, import_weights
 from alexnet.weights.matching import _filled, _same_steps
 
 from .conftest import Raw, cifar_19pct, convolve, image, pooled, py2, small_net, softmax
@@ -257,7 +257,7 @@ def test_a_bundle_predictions_as_the_checkpoint_did(form, tmp_path):
     else:
         path.write_bytes(gzip.compress(data) if form == "gzip" else data)
     mean = np.random.default_rng(5).uniform(60, 160, (40, 40, 3)).astype(np.float32)
-    extras = Extras(model="cifar_19pct", batches_meta=meta(tmp_path / "batches.meta", mean))
+    extras = ImportOptions(model="cifar_19pct", batches_meta=meta(tmp_path / "batches.meta", mean))
     bundle = import_weights("cuda-convnet", str(path), extras)
     assert (bundle.classes, bundle.stored_size, bundle.fit) == (("ape", "bee", "cow", "dog"), 40, "crop")
     shown = image(40)
@@ -299,7 +299,7 @@ def test_local_filters_come_position_by_position(tmp_path):
 def refusal(tmp_path, data: bytes, model: str = "cifar_19pct", mean: str = "1,2,3") -> str:
     (tmp_path / "1.1").write_bytes(data)
     with pytest.raises(BundleError) as caught:
-        import_weights("cuda-convnet", str(tmp_path / "1.1"), Extras(model=model, mean=mean))
+        import_weights("cuda-convnet", str(tmp_path / "1.1"), ImportOptions(model=model, mean=mean))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -350,7 +350,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(BundleError, match=r"holds no checkpoint; must be files named EPOCH\.BATCH"):
         convnet.read(tmp_path / "empty", "cifar_19pct")
     with pytest.raises(BundleError, match="holds no mean image; give --batches-meta"):
-        import_weights("cuda-convnet", str(_written(tmp_path)), Extras(model="cifar_19pct"))
+        import_weights("cuda-convnet", str(_written(tmp_path)), ImportOptions(model="cifar_19pct"))
 
 
 def _written(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from alexnet import cli
 from alexnet.bundle import Bundle
 from alexnet.errors import BundleError, ModelError
-from alexnet.weights.import_weights import MODELS, Extras, import_weights, mean_of
+from alexnet.weights.import_weights import MODELS, ImportOptions, import_weights, mean_of
 
 from .conftest import image, small_net
 from .test_caffe import small_model
@@ -32,6 +32,9 @@ def test_a_mean_is_three_numbers_or_a_file_in_either_order_of_colors(tmp_path):
         np.save(tmp_path / "mean.npy", wrong)
         with pytest.raises(BundleError, match=r"must be (a mean image )?\[3, S, S\]"):
             mean_of(str(tmp_path / "mean.npy"))
+    np.save(tmp_path / "mean.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(BundleError, match="holds an array of Python objects"):
+        mean_of(str(tmp_path / "mean.npy"))
     for text in ("1,2,x", "1,2,300", "nan,1,2"):
         with pytest.raises(BundleError, match="three gray levels from 0 to 255: red,green,blue"):
             mean_of(text)
@@ -42,16 +45,16 @@ def test_a_mean_is_three_numbers_or_a_file_in_either_order_of_colors(tmp_path):
 def test_classes_come_from_a_file_or_are_numbers(file, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("ape\nbee\ncrane\ncrane\n\n", encoding="utf-8")
-    bundle = import_weights("caffe", str(file), Extras(model="cifar_19pct", classes=names))
+    bundle = import_weights("caffe", str(file), ImportOptions(model="cifar_19pct", classes=names))
     assert bundle.classes == ("ape", "bee", "crane (2)", "crane (3)")
     names.write_text("ape\nbee")
     with pytest.raises(BundleError, match=r"names\.txt names 2 classes; must be 4, as the last layer has rows"):
-        import_weights("caffe", str(file), Extras(model="cifar_19pct", classes=names))
+        import_weights("caffe", str(file), ImportOptions(model="cifar_19pct", classes=names))
 
 
 def test_without_a_mean_a_line_says_what_is_taken(file):
     said = []
-    bundle = import_weights("caffe", str(file), Extras(model="cifar_19pct", say=said.append))
+    bundle = import_weights("caffe", str(file), ImportOptions(model="cifar_19pct", log=said.append))
     assert said == ["no --mean given: the channel means of ILSVRC-2012 are subtracted in place of its mean image"]
     assert bundle.statistics.mean.tolist() == pytest.approx([122.679, 116.669, 104.007])
     assert bundle.stored_size == 32
@@ -61,10 +64,10 @@ def test_wrong_names_and_sizes(file, tmp_path):
     with pytest.raises(BundleError, match="there are no weights of kind 'keras'; must be one of torchvision, caffe"):
         import_weights("keras", str(file))
     with pytest.raises(ModelError, match="model 'cifar' does not exist"):
-        import_weights("caffe", str(file), Extras(model="cifar"))
+        import_weights("caffe", str(file), ImportOptions(model="cifar"))
     np.save(tmp_path / "mean.npy", np.zeros((20, 20, 3)))
     with pytest.raises(BundleError, match="the mean image has 20 pixels; must be at least the view's 32"):
-        import_weights("caffe", str(file), Extras(model="cifar_19pct", mean=str(tmp_path / "mean.npy")))
+        import_weights("caffe", str(file), ImportOptions(model="cifar_19pct", mean=str(tmp_path / "mean.npy")))
 
 
 def test_the_command(file, tmp_path, capsys):
@@ -78,7 +81,7 @@ def test_the_command(file, tmp_path, capsys):
     assert len(said["imported"]["sha256"]) == 64
     config = json.loads((tmp_path / "bundle" / "config.json").read_text())
     assert config["preprocessing"]["fit"] == "squash"
-    assert len(Bundle.load(tmp_path / "bundle").reference) == 3
+    assert len(Bundle.load(tmp_path / "bundle").reference_samples) == 3
     Image.fromarray(image(50)).save(tmp_path / "a.png")
     assert cli.run(["predict", str(tmp_path / "bundle"), str(tmp_path / "a.png"), "--format", "json"]) == 0
     assert len(json.loads(capsys.readouterr().out)[0]["top_k"]) == 4

@@ -12,7 +12,7 @@ from alexnet.data import decode
 from alexnet.errors import BundleError
 from alexnet.export.classifier import Classifier
 from alexnet.weights import torchvision_weights
-from alexnet.weights.import_weights import Extras, import_weights
+from alexnet.weights.import_weights import ImportOptions, import_weights
 
 
 def test_the_bundle_has_torchvision_s_logits(tmp_path):
@@ -53,7 +53,7 @@ def refusal(path, data=None, **extras) -> str:
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(BundleError) as caught:
-        import_weights("torchvision", str(path), Extras(**extras))
+        import_weights("torchvision", str(path), ImportOptions(**extras))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -25,7 +25,7 @@ import torch
 from alexnet.api.detailed_evaluation import refuse_mixed, replayed
 from alexnet.api.evaluation import store_for
 from alexnet.api.provenance import note_test
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle, find_bundle
 from alexnet.compression import codec, file, pruning
 from alexnet.compression.file import Method, as_array, layers
 from alexnet.cuda_convnet import GraphNetwork
@@ -88,7 +88,7 @@ class Scale:
         network = network.to(self.device).to(memory_format=torch.channels_last).eval()
         times = {}
         for batch, usual in latency.BATCHES.items():
-            first, second = latency.in_turn([self.original, network], batch, usual * rounds)
+            first, second = latency.interleaved_latency([self.original, network], batch, usual * rounds)
             times[batch] = (first, second)
         memory = sum(p.nbytes for p in network.parameters())
         return Stage(name, what, size, kept(network), memory, self.validation(network), times)
@@ -540,7 +540,7 @@ def compress(
     Raises :class:`BundleError` where what is asked for can not be reached; nothing is written then.
     """
     started, options = time.perf_counter(), options or DataOptions()
-    job = Job(Path(run), find(run), method, target_size, max_accuracy_drop, effort or Effort(), options)
+    job = Job(Path(run), find_bundle(run), method, target_size, max_accuracy_drop, effort or Effort(), options)
     folder = local_path(output) if output is not None else Path(f"{job.name}-compressed")
     runs.refuse_used(folder, "choose another -o, or delete it")
     job.open(data, choose_device(device))
@@ -613,7 +613,7 @@ def _complete(job: Job, bundle: Bundle, results: Shrunk) -> Bundle:
         bundle, metrics=metrics, calibration=calibration, data=dict(bundle.data) | {"compressed": about}
     )
     inference = Classifier(bundle, job.device)
-    return dataclasses.replace(bundle, reference=[replayed(inference, one) for one in bundle.reference])
+    return dataclasses.replace(bundle, reference_samples=[replayed(inference, one) for one in bundle.reference_samples])
 
 
 def _predictions(job: Job, bundle: Bundle, split: str) -> SplitPredictions:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from alexnet.api.evaluation import store_for, training_images
 from alexnet.api.provenance import Provenance, note_test, of_bundle
-from alexnet.bundle import Bundle, ReferencePrediction, find
+from alexnet.bundle import Bundle, ReferenceSample, find_bundle
 from alexnet.data.decode import decode
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Split, Store
@@ -202,7 +202,7 @@ def _ood(
             results += classifier.predict(path, top=1, crops=crops)
         except ImageError as error:
             tell(f"left out: {error}")
-    return np.array([p.probability for p in results], np.float32), tuple(p.label for p in results)
+    return np.array([p.score for p in results], np.float32), tuple(p.label for p in results)
 
 
 @dataclass(frozen=True)
@@ -292,8 +292,8 @@ def calibrate(
             f"{store.address} has {len(split)} validation images", f"at least {calibrations.FEWEST} to calibrate by"
         )
     mended = Classifier(dataclasses.replace(bundle, calibration=made.to_dict()), classifier.device)
-    reference = [replayed(mended, one) for one in bundle.reference]
-    dataclasses.replace(mended.bundle, reference=reference).save(find(run))
+    reference = [replayed(mended, one) for one in bundle.reference_samples]
+    dataclasses.replace(mended.bundle, reference_samples=reference).save(find_bundle(run))
     return made
 
 
@@ -308,6 +308,6 @@ def refuse_mixed(bundle: Bundle, store: Store) -> None:
         )
 
 
-def replayed(classifier: Classifier, reference: ReferencePrediction) -> ReferencePrediction:
+def replayed(classifier: Classifier, reference: ReferenceSample) -> ReferenceSample:
     row = classifier.probabilities(decode(reference.png, reference.name))[0]
     return dataclasses.replace(reference, probabilities=row.tolist())

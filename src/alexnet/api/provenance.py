@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle, find_bundle
 from alexnet.bundle.integrity import read_config
 from alexnet.data.store import Store
 from alexnet.training.logger import TESTED, append_event, damage, read_events
@@ -53,7 +53,7 @@ class Provenance:
 
 def provenance(run: str | Path) -> Provenance:
     """Of a run folder or a bundle."""
-    return of_bundle(Bundle.load(find(run)), run)
+    return of_bundle(Bundle.load(find_bundle(run)), run)
 
 
 def of_bundle(bundle: Bundle, run: str | Path | None = None) -> Provenance:
@@ -91,7 +91,7 @@ def note_test(run: Any, store: Store, split: str, by: str, tell: Callable[[str],
 
 def _data(run: Path) -> dict[str, Any]:
     """What the bundle of a run was trained on; its config was checked when it was opened."""
-    return read_config(find(run))[1].data
+    return read_config(find_bundle(run))[1].data
 
 
 def times_tested(run: Path) -> int | None:

@@ -15,7 +15,7 @@ import numpy as np
 from alexnet import recipe as recipes
 from alexnet.api.data import data_of_run, options_of_run
 from alexnet.api.provenance import Provenance
-from alexnet.bundle import Bundle, find, weights_sha256
+from alexnet.bundle import Bundle, find_bundle, weights_sha256
 from alexnet.bundle.integrity import read_config
 from alexnet.data.sources import is_store
 from alexnet.data.sources.listing import regrouped
@@ -182,7 +182,7 @@ def cost(
             else "no record",
         ),
         ("device", str(started.get("device", "no record"))),
-        ("size on disk", f"{_size(find(run)) / 1e6:,.0f} MB"),
+        ("size on disk", f"{_size(find_bundle(run)) / 1e6:,.0f} MB"),
     ]
 
 
@@ -201,7 +201,7 @@ def again(run: Path, about: dict[str, Any], bundle: Bundle, recipe: Recipe, stor
     """How to make the run again: commands, versions, seeds, fingerprints."""
     from importlib.metadata import version
 
-    config = read_config(find(run))[0]
+    config = read_config(find_bundle(run))[0]
     made_with, here = config.get("versions", {}), f"python {platform.python_version()}, {platform.machine()}"
     return {
         "commands": [command(about, recipe), f"alexnet evaluate {run}", f"alexnet report {run}"],

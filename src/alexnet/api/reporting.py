@@ -11,7 +11,7 @@ from alexnet.api.detailed_evaluation import responses_of
 from alexnet.api.plot import Shown
 from alexnet.api.provenance import note_test, of_bundle
 from alexnet.api.report_facts import Numbers, interval, learned, percent, verdict
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.remote import local_path
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Split, Store, recorded
@@ -107,7 +107,7 @@ def diagnose(
     opened = Store.open(store or recorded(local_path(run), about))
     if quick and sum(map(len, opened.splits.values())) > FEW:
         return None, f"alexnet report {run} examines it"
-    return report_facts.diagnose(about, opened, Bundle.load(find(run)), options or DataOptions(), progress)
+    return report_facts.diagnose(about, opened, Bundle.load(find_bundle(run)), options or DataOptions(), progress)
 
 
 _DISHONEST = {

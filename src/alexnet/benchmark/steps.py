@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from alexnet.api.evaluation import store_of
 from alexnet.benchmark import peers
 from alexnet.benchmark.runner import Candidate, Skipped, Unit, repeated
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.store import Split, Store
 from alexnet.errors import BundleError
 from alexnet.evaluation.evaluate import autocast
@@ -61,7 +61,7 @@ class Subject:
         """Raises :class:`BundleError` for what is no run, or one without images to test it on."""
         if not (run / "run.json").is_file():
             raise BundleError(f"--run {run}: no run", "the folder that `alexnet train --run` wrote")
-        subject = cls(Bundle.load(find(run)).network.name, str(run))
+        subject = cls(Bundle.load(find_bundle(run)).network.name, str(run))
         if not len(subject.test()):
             raise BundleError(f"--run {run} has no test images", "at least one", "leave --run out")
         return subject
@@ -114,7 +114,7 @@ class Subject:
 
 @functools.cache
 def _loaded(run: str) -> Bundle:
-    return Bundle.load(find(run))
+    return Bundle.load(find_bundle(run))
 
 
 def noise(network: Network, batch: int, layout: torch.memory_format) -> Tensor:

@@ -1,5 +1,6 @@
 """A trained classifier on disk."""
 
-from alexnet.bundle.bundle import Bundle, ReferencePrediction, find, is_trained, weights_sha256
+from alexnet.bundle.bundle import Bundle, find_bundle, is_trained, weights_sha256
+from alexnet.schema import ReferenceSample
 
-__all__ = ["Bundle", "ReferencePrediction", "find", "is_trained", "weights_sha256"]
+__all__ = ["Bundle", "ReferenceSample", "find_bundle", "is_trained", "weights_sha256"]

@@ -28,7 +28,7 @@ from torch import Tensor
 from alexnet.bundle.integrity import (
     COMPRESSED,
     FORMAT,
-    GOLDEN_NAME,
+    REFERENCE_NAME,
     VERSION,
     Config,
     Model,
@@ -49,19 +49,10 @@ from alexnet.errors import BundleError, ModelError
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import blank_model, create_model
 from alexnet.models.network import Network, nonfinite
-from alexnet.schema import checksum_of, class_fault, regular_file
+from alexnet.schema import ReferenceSample, checksum_of, class_fault, regular_file
 
 MIN_DIVIDE, MAX_DIVIDE = 1e-6, 1e9  # of gray levels: beyond, the network sees nothing or overflows
 CENTER = "center of the mean image"  # the same for every view, as in the 2012 code
-
-
-@dataclass(frozen=True)
-class ReferencePrediction:
-    """An image that every copy of the classifier must answer alike: PNG bytes, center-view probabilities [K]."""
-
-    name: str
-    png: bytes
-    probabilities: list[float]
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ class Bundle:
     initialization: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)  # name, fingerprint and counts of what it was trained on
     calibration: Mapping[str, Any] = field(default_factory=dict)  # temperature and thresholds; empty: temperature 1
-    reference: Sequence[ReferencePrediction] = ()
+    reference_samples: Sequence[ReferenceSample] = ()
     coding: Mapping[str, str] = field(default_factory=dict)  # weights that are written compressed: name -> kind
 
     @property
@@ -130,9 +121,9 @@ class Bundle:
             write_tensors(folder / "model.safetensors", dict(self.network.state_dict()))
         write_tensors(folder / "mean.safetensors", self.statistics.tensors())
         expected = {}
-        for reference in self.reference:
-            (folder / "reference" / f"{reference.name}.png").write_bytes(reference.png)
-            expected[f"{reference.name}.png"] = reference.probabilities
+        for sample in self.reference_samples:
+            (folder / "reference" / f"{sample.name}.png").write_bytes(sample.png)
+            expected[f"{sample.name}.png"] = sample.probabilities
         (folder / "reference" / "expected.json").write_text(json.dumps(expected, indent=1))
         stored = f"{self.stored_size}×{self.stored_size} ({self.fit})"
         card = model_card(self.network, self.classes, self.metrics, self.data, self.recipe, stored, self.calibration)
@@ -142,7 +133,7 @@ class Bundle:
         (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
 
     def _reference_fault(self) -> str:
-        names = [reference.name for reference in self.reference if not re.fullmatch(GOLDEN_NAME, reference.name)]
+        names = [sample.name for sample in self.reference_samples if not re.fullmatch(REFERENCE_NAME, sample.name)]
         return f"a reference image of the name {names[0]!r:.60}" if names else ""
 
     @classmethod
@@ -196,9 +187,7 @@ class Bundle:
             initialization=model.initialization,
             data=config.data,
             calibration=raw.get("calibration", {}),
-            reference=[
-                ReferencePrediction(name, *rest) for name, rest in read_reference(path, config, links_within).items()
-            ],
+            reference_samples=read_reference(path, config, links_within),
             coding=coding,
         )
 
@@ -266,7 +255,7 @@ class Bundle:
         return "mean image" if self.statistics.follows else CENTER
 
 
-def find(path: Path | str) -> Path:
+def find_bundle(path: Path | str) -> Path:
     """The bundle in a run folder, or the path itself where it is one; raises :class:`BundleError`."""
     path = local_path(path)
     for candidate in (current(path), current(path / "bundle")):
@@ -281,7 +270,7 @@ def find(path: Path | str) -> Path:
 
 def weights_sha256(path: Path | str) -> str:
     """The SHA-256 of the weights of the run or bundle ``path``, as its config says. Raises :class:`BundleError`."""
-    return read_config(find(path))[1].sha256["model.safetensors"]
+    return read_config(find_bundle(path))[1].sha256["model.safetensors"]
 
 
 def is_trained(path: Path) -> bool:

@@ -16,16 +16,27 @@ from torch import Tensor
 from alexnet.data.atomic_io import sha256_of
 from alexnet.errors import BundleError
 from alexnet.models.network import nonfinite
-from alexnet.schema import Positive, Probability, Sha256, Size, check, checksum_of, class_fault, read_json, regular_file
+from alexnet.schema import (
+    Positive,
+    Probability,
+    ReferenceSample,
+    Sha256,
+    Size,
+    check,
+    checksum_of,
+    class_fault,
+    read_json,
+    regular_file,
+)
 
 FORMAT, VERSION, COMPRESSED = "alexnet-bundle", 1, 2
 
 _NEEDED = {"model.safetensors", "mean.safetensors", "reference/expected.json"}
-GOLDEN_NAME = r"[\w-][\w .-]{0,99}"  # of a reference image, without its suffix
+REFERENCE_NAME = r"[\w-][\w .-]{0,99}"  # of a reference image, without its suffix
 FileName = Annotated[
     str,
     Meta(
-        pattern=rf"^(config\.json|README\.md|(model|mean)\.safetensors|reference/(expected\.json|{GOLDEN_NAME}\.png))\Z"
+        pattern=rf"^(config\.json|README\.md|(model|mean)\.safetensors|reference/(expected\.json|{REFERENCE_NAME}\.png))\Z"
     ),
 ]
 
@@ -129,24 +140,23 @@ def damaged(path: Path, reason: object) -> BundleError:
     return BundleError(f"{path} is damaged: {' '.join(str(reason).split()):.300}", "", "use another copy")
 
 
-def read_reference(
-    path: Path, config: Config, links_within: Path | None = None
-) -> dict[str, tuple[bytes, list[float]]]:
-    """The reference images of the bundle ``path``: name -> PNG, expected probabilities. Raises :class:`BundleError`."""
+def read_reference(path: Path, config: Config, links_within: Path | None = None) -> list[ReferenceSample]:
+    """The reference samples of the bundle ``path``. Raises :class:`BundleError`."""
     classes = len(config.classes)
     row = Annotated[list[Probability], Meta(min_length=classes, max_length=classes)]
     try:
         expected = check(read_json(path, "reference/expected.json", links_within), dict[str, row])
         for name in expected:
-            if not re.fullmatch(rf"{GOLDEN_NAME}\.png", name) or f"reference/{name}" not in config.sha256:
+            if not re.fullmatch(rf"{REFERENCE_NAME}\.png", name) or f"reference/{name}" not in config.sha256:
                 raise BundleError(f"bundle {path} has no SHA-256 of reference/{name!r:.60}", "", "use another copy")
-        return {
-            name.removesuffix(".png"): (
+        return [
+            ReferenceSample(
+                name.removesuffix(".png"),
                 regular_file(path, f"reference/{name}", links_within).read_bytes(),
                 probabilities,
             )
             for name, probabilities in expected.items()
-        }
+        ]
     except (OSError, ValueError) as error:
         raise damaged(path / "reference" / "expected.json", error) from error
 

@@ -248,7 +248,7 @@ def predict(argv: list[str]) -> int:
             if isinstance(prediction, ImageError):
                 failures += 1
                 output.say(f"alexnet: {printable(str(prediction))}")
-                results.append({"image": str(path), "error": str(prediction)})
+                results.append({"filename": str(path), "error": str(prediction)})
             else:
                 results.append(prediction.to_dict())
     output.PREDICTIONS[args.format](results, args.top, below)

@@ -44,7 +44,7 @@ class ExportArguments:
 
 @dataclass(frozen=True)
 class VerifyArguments:
-    """Replay reference images, and say what differs: drift, class order, channel order, resize, a changed byte.
+    """Replay reference images, and say what differs: numbers, class order, channel order, resize, a changed byte.
 
     Exit status 0: answers as it must. 1: it does not, or is damaged. 2: wrong use.
     """
@@ -74,7 +74,7 @@ def export(argv: list[str]) -> int:
         print(json.dumps(report.to_dict() | {"validation": cost}))
         return 0
     print(f"{report.path}  {report.bytes / 1e6:.1f} MB, in {report.seconds:.0f} s")
-    print(f"equal    to {report.drift:.1e} in every probability of {report.compared} images")
+    print(f"equal    to {report.max_abs_diff:.1e} in every probability of {report.compared} images")
     if cost is not None and cost["count"]:
         before, after = (show.percent(cost[name] / cost["count"]) for name in ("original", "exported"))
         print(f"cost     top-1 {before} -> {after} on {cost['count']} validation images")
@@ -98,7 +98,7 @@ def verify(argv: list[str]) -> int:
     else:
         print(
             f"{result.target} ({result.kind}) answers as it must: {result.images} images, "
-            f"largest difference of a probability {result.drift:.1e} (at most {result.limit:g})"
+            f"largest difference of a probability {result.max_abs_diff:.1e} (at most {result.limit:g})"
         )
     return 0
 

@@ -13,14 +13,14 @@ from alexnet.cli import arguments, output
 class ImportArguments:
     """Make a bundle of other people's weights. Every layer's size is checked; nothing in a file is ever run."""
 
-    kind: Positional[Literal["torchvision", "caffe", "caffe-npy", "cuda-convnet"]]
+    kind: Positional[Literal["torchvision", "caffe", "cuda-convnet"]]
     """where the weights come from"""
     file: Positional[str]
-    """.pth (or DEFAULT: torchvision fetches its own) | .caffemodel | .npy | checkpoint or folder"""
+    """.pth (or DEFAULT: torchvision fetches its own) | .caffemodel | checkpoint or folder"""
     bundle: Positional[Path]
     """new folder for the bundle"""
     model: str | None = None
-    """network by name; by default alexnet_owt, alexnet_caffe, alexnet_caffe, alexnet_2012"""
+    """network by name; by default alexnet_owt, alexnet_caffe or alexnet_2012"""
     mean: str | None = None
     """mean image (.binaryproto, or .npy as [3,S,S] BGR or [S,S,3] RGB), or gray levels R,G,B"""
     classes: Path | None = None
@@ -35,11 +35,11 @@ def run(argv: list[str]) -> int:
     """make a bundle of other people's weights: torchvision, Caffe, cuda-convnet"""
     args: ImportArguments = arguments.parse(ImportArguments, argv, "import")
     from alexnet.errors import BundleError
-    from alexnet.weights.import_weights import Extras, import_weights
+    from alexnet.weights.import_weights import ImportOptions, import_weights
 
     if args.bundle.exists():
         raise BundleError(f"{args.bundle} exists already", "a new folder", "choose another name")
-    extras = Extras(args.model, args.mean, args.classes, args.batches_meta, output.say)
+    extras = ImportOptions(args.model, args.mean, args.classes, args.batches_meta, output.say)
     made = import_weights(args.kind, args.file, extras)
     path = made.save(args.bundle)
     output.imported(made, path, as_json=args.json)

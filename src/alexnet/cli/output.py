@@ -162,37 +162,37 @@ def _print_csv(results: list[dict[str, Any]], top: int, below: float | None) -> 
     import csv
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["image", "rank", "class", "probability", "error", *["unknown"] * (below is not None)])
+    writer.writerow(["filename", "rank", "label", "score", "error", *["abstained"] * (below is not None)])
     for entry in results:
-        last = [] if below is None else [str(entry["unknown"]).lower() if "unknown" in entry else ""]
+        last = [] if below is None else [str(entry["abstained"]).lower() if "abstained" in entry else ""]
         for rank, prediction in enumerate(entry.get("top_k", []), 1):
-            name, label = csv_cell(entry["image"]), csv_cell(prediction["class"])
-            writer.writerow([name, rank, label, f"{prediction['probability']:.6f}", "", *last])
+            name, label = csv_cell(entry["filename"]), csv_cell(prediction["label"])
+            writer.writerow([name, rank, label, f"{prediction['score']:.6f}", "", *last])
         if "error" in entry:
-            writer.writerow([csv_cell(entry["image"]), "", "", "", csv_cell(entry["error"]), *last])
+            writer.writerow([csv_cell(entry["filename"]), "", "", "", csv_cell(entry["error"]), *last])
 
 
 def _print_predictions(results: list[dict[str, Any]], top: int, below: float | None) -> None:
     rows = []
     for entry in results:
-        predictions = [f"{g['class']} {100 * g['probability']:.1f} %" for g in entry.get("top_k", [])]
+        predictions = [f"{g['label']} {100 * g['score']:.1f} %" for g in entry.get("top_k", [])]
         answer = [] if below is None else [_answer(entry)]
         rows.append(
-            (entry["image"], *answer, *(predictions or ["not readable"]), *[""] * (top - max(len(predictions), 1)))
+            (entry["filename"], *answer, *(predictions or ["not readable"]), *[""] * (top - max(len(predictions), 1)))
         )
     width = max((len(row) for row in rows), default=1)
     predictions = ["answer"] * (below is not None)
     columns = ("image", *predictions, *(f"prediction {i}" for i in range(1, width - len(predictions))))
     table("", columns, [row[:width] for row in rows])
     if below is not None:
-        unknown = sum(bool(entry.get("unknown")) for entry in results)
+        unknown = sum(bool(entry.get("abstained")) for entry in results)
         print(f"{unknown} of {len(results)} unknown: the first prediction has a probability below {below:.4g}")
 
 
 def _answer(entry: dict[str, Any]) -> str:
     if "top_k" not in entry:
         return ""
-    return "unknown" if entry["unknown"] else str(entry["top_k"][0]["class"])
+    return "unknown" if entry["abstained"] else str(entry["top_k"][0]["label"])
 
 
 def differences(a: str, b: str, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle, find_bundle
 from alexnet.data import decode, resize
 from alexnet.errors import BundleError
 from alexnet.evaluation.evaluate import calibrated, log_probabilities
@@ -53,7 +53,7 @@ class Classifier:
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu", precision: Precision = "fp32") -> "Classifier":
         """From a run folder or a bundle; raises :class:`alexnet.errors.BundleError` if it is damaged."""
-        return cls(Bundle.load(find(path)), device, precision)
+        return cls(Bundle.load(find_bundle(path)), device, precision)
 
     def optimize(self) -> None:
         """Do now what makes later answers faster: compile what computes them, lay the weights as it reads them.

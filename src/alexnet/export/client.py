@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from alexnet.data import decode
 from alexnet.errors import BundleError
-from alexnet.export.manifest import ReferenceEntry, Replay
+from alexnet.export.manifest import ReferenceEntry
 from alexnet.export.prediction import ImageInput, named
-from alexnet.schema import check, class_fault, parse_json
+from alexnet.schema import ReferenceSample, check, class_fault, parse_json
 
 SECONDS = 30.0  # to connect, and for each part of an answer
 MOST_BYTES = 64_000_000  # of an answer
@@ -41,11 +41,11 @@ class Client:
             raise self._strange("/v1/model", "names no classes")
         self.classes: tuple[str, ...] = tuple(names)
 
-    def reference(self) -> list[Replay]:
+    def reference_samples(self) -> list[ReferenceSample]:
         """The reference images that the server offers for checking; none if it offers none."""
         try:
             entries = check(self.about.get("reference_samples") or [], list[ReferenceEntry])
-            return [entry.replay(len(self.classes)) for entry in entries]
+            return [entry.decode(len(self.classes)) for entry in entries]
         except ValueError as error:
             raise self._strange("/v1/model", f"has a reference sample that is none: {error}") from error
 

@@ -34,7 +34,8 @@ from alexnet.export import manifest as checksum
 from alexnet.export.classifier import Classifier
 from alexnet.export.export_module import ExportModule, Input
 from alexnet.export.exported_model import ExportedModel, missing
-from alexnet.export.manifest import TOLERANCE, Manifest, Replay
+from alexnet.export.manifest import TOLERANCE, Manifest
+from alexnet.schema import ReferenceSample
 
 Format = Literal["onnx", "openvino", "torch"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -51,7 +52,7 @@ class Report:
 
     path: Path
     bytes: int
-    drift: float
+    max_abs_diff: float
     compared: int
     seconds: float
 
@@ -87,7 +88,7 @@ def export(
         fit=bundle.fit,
         tolerance=TOLERANCE[precision],
         network=bundle.network.name,
-        reference=tuple(replays),
+        reference_samples=tuple(replays),
         thresholds=bundle.thresholds,
     )
     try:
@@ -135,7 +136,7 @@ def _refuse(bundle: Bundle, target: Path, format: str, precision: str, calibrati
 def odd_images(bundle: Bundle) -> list[NDArray[np.uint8]]:
     """Images that are not in stored form, so that resizing is put to the proof: reference ones stretched, and noise."""
     size = bundle.stored_size
-    base = [decode.decode(g.png, g.name) for g in bundle.reference[:2]]
+    base = [decode.decode(g.png, g.name) for g in bundle.reference_samples[:2]]
     noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)  # 2 × [S, S, 3]
     shapes = [(size + 1, 2 * size + 37), (size // 2 + 3, size // 3 + 5), (size * 3 // 2 + 2, size), (5, size)]
     return [_stretched(image, *shape) for image, shape in zip([*base, *noise][:4], shapes, strict=False)]
@@ -146,15 +147,15 @@ def _stretched(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
     return np.asarray(image[rows][:, columns])
 
 
-def expected(bundle: Bundle) -> list[Replay]:
+def expected(bundle: Bundle) -> list[ReferenceSample]:
     """What the original says of its reference images and of odd ones; they travel in the exported file."""
     odd = [(f"odd-{p.shape[1]}x{p.shape[0]}", decode.encode_png(p)) for p in odd_images(bundle)]
-    images = [(g.name, g.png) for g in bundle.reference] + odd
+    images = [(g.name, g.png) for g in bundle.reference_samples] + odd
     rows = Classifier(replace(bundle)).probabilities([png for _, png in images])
-    return [Replay(name, png, row.tolist()) for (name, png), row in zip(images, rows, strict=True)]
+    return [ReferenceSample(name, png, row.tolist()) for (name, png), row in zip(images, rows, strict=True)]
 
 
-def _compare(path: Path, replays: Sequence[Replay], tolerance: float, precision: str) -> float:
+def _compare(path: Path, replays: Sequence[ReferenceSample], tolerance: float, precision: str) -> float:
     result = ExportedModel.load(path, trust=True).probabilities([r.png for r in replays])
     drift = float(np.abs(result - np.array([r.probabilities for r in replays])).max())
     if not drift <= tolerance:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.remote import local_path
 from alexnet.data.run_file import read_run_file
 from alexnet.data.store import Split, Store, recorded
@@ -34,11 +34,11 @@ def export(
     Also returned, where precision is lost and the run's images (or the store ``data``) are at hand: how many of the
     validation ``count`` the ``original`` and the ``exported`` classifier have right.
     """
-    bundle = Bundle.load(find(run))
+    bundle = Bundle.load(find_bundle(run))
     store = _store(Path(run), data) if precision != "fp32" else None
     if store is not None:
         bundle.same_classes(store.classes, store.address)
-    place = find(run).resolve()
+    place = find_bundle(run).resolve()
     name = place.parent.name if place.name == "bundle" else place.name
     target = local_path(path) if path else Path(name + SUFFIXES[format])
     images = calibration(store) if store is not None and precision == "int8" else None

@@ -6,7 +6,7 @@ The only door to huggingface_hub, which is imported when something is fetched or
 from pathlib import Path
 from typing import Any
 
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle, find_bundle
 from alexnet.errors import BundleError
 from alexnet.export.classifier import Classifier
 from alexnet.system import temporary_folder
@@ -22,7 +22,7 @@ def from_pretrained(
     ``revision`` is a branch, tag or commit of the hub. Raises :class:`BundleError`.
     """
     if Path(name).exists():
-        return Classifier(Bundle.load(find(name)), device)
+        return Classifier(Bundle.load(find_bundle(name)), device)
     words = str(name).split("/")
     if len(words) > 2 or not all(words) or str(name).startswith((".", "~")):
         raise BundleError(f"there is no folder {name}", "a folder, or owner/name on the Hugging Face hub")

@@ -12,7 +12,7 @@ BATCHES = {1: 15, 32: 5}  # images at once -> rounds
 
 
 @torch.inference_mode()
-def in_turn(networks: Sequence[Network], batch: int, rounds: int) -> list[float]:
+def interleaved_latency(networks: Sequence[Network], batch: int, rounds: int) -> list[float]:
     """Median milliseconds for ``batch`` images, of each network, from its input to its logits.
 
     Each round asks every network once, the first one first in every other round.

@@ -17,28 +17,20 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from alexnet.data.atomic_io import sha256_of
 from alexnet.errors import BundleError
-from alexnet.schema import JSON_BYTES, Positive, Probability, Size, class_fault, parse_json
+from alexnet.schema import JSON_BYTES, Positive, Probability, ReferenceSample, Size, class_fault, parse_json
 from alexnet.schema import check as check_schema
 
 FORMAT, VERSION = "alexnet-export", 1
 # How far a probability may lie from the original's, per precision.
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.25}
 FORMATS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}
-
-
-class Replay(NamedTuple):
-    """An image that the file must answer like the original: its name, PNG bytes, probabilities [K]."""
-
-    name: str
-    png: bytes
-    probabilities: list[float]
 
 
 @dataclass(frozen=True)
@@ -52,19 +44,18 @@ class Manifest:
     fit: str  # crop | pad | squash
     tolerance: float  # how far a probability may lie from the original's
     network: str
-    reference: tuple[Replay, ...]
+    reference_samples: tuple[ReferenceSample, ...]
     bin_sha256: str = ""  # OpenVINO: of the file with the weights
     thresholds: Mapping[str, float] = field(default_factory=dict)  # target error -> least probability of an answer
 
     def to_json(self) -> str:
         """As text, one object."""
-        reference = [
-            {"name": g.name, "png": base64.b64encode(g.png).decode(), "probabilities": g.probabilities}
-            for g in self.reference
+        samples = [
+            {"name": sample.name, "png": base64.b64encode(sample.png).decode(), "probabilities": sample.probabilities}
+            for sample in self.reference_samples
         ]
-        return json.dumps(
-            {"format": FORMAT, "version": VERSION} | asdict(self) | {"reference": reference}, ensure_ascii=False
-        )
+        fields = {"format": FORMAT, "version": VERSION} | asdict(self) | {"reference_samples": samples}
+        return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> "Manifest":
@@ -86,24 +77,24 @@ class Manifest:
                 raise ValueError(f"a tolerance of {checked.tolerance:g} for {checked.precision}")
             fields = msgspec.structs.asdict(checked)
             fields["thresholds"] = {str(float(k)): p for k, p in checked.thresholds.items()}
-            reference = tuple(entry.replay(len(checked.classes)) for entry in checked.reference)
-            return cls(**fields | {"classes": tuple(checked.classes), "reference": reference})
+            samples = tuple(entry.decode(len(checked.classes)) for entry in checked.reference_samples)
+            return cls(**fields | {"classes": tuple(checked.classes), "reference_samples": samples})
         except ValueError as error:
             raise damaged(path, f"its manifest has {error}") from error
 
 
 class ReferenceEntry(msgspec.Struct):
-    """A :class:`Replay` in JSON."""
+    """A :class:`ReferenceSample` in JSON."""
 
     name: str
     png: str
     probabilities: list[Probability]
 
-    def replay(self, classes: int) -> Replay:
+    def decode(self, classes: int) -> ReferenceSample:
         """With its bytes; raises ValueError unless it has a probability for each of so many ``classes``."""
         if len(self.probabilities) != classes:
             raise ValueError(f"{len(self.probabilities)} probabilities of {classes} classes")
-        return Replay(self.name, base64.b64decode(self.png, validate=True), self.probabilities)
+        return ReferenceSample(self.name, base64.b64decode(self.png, validate=True), self.probabilities)
 
 
 class _Schema(msgspec.Struct):
@@ -114,7 +105,7 @@ class _Schema(msgspec.Struct):
     fit: Literal["crop", "pad", "squash"]
     tolerance: Positive
     network: str
-    reference: list[ReferenceEntry]
+    reference_samples: list[ReferenceEntry]
     bin_sha256: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
     thresholds: dict[str, Probability] = {}
 

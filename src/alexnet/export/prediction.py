@@ -18,12 +18,12 @@ ImageInput: TypeAlias = str | Path | bytes | NDArray[np.uint8]  # a file, its by
 class Prediction:
     """The best predictions for one image, most probable first: (class name, probability).
 
-    ``unknown``: is the first one less probable than the threshold that was asked for? None: none was.
+    ``abstained``: is the first score below the confidence threshold? None without a threshold.
     """
 
-    name: str
+    filename: str
     top_k: tuple[tuple[str, float], ...]
-    unknown: bool | None = None
+    abstained: bool | None = None
 
     @property
     def label(self) -> str:
@@ -31,15 +31,15 @@ class Prediction:
         return self.top_k[0][0]
 
     @property
-    def probability(self) -> float:
-        """The probability of the first prediction."""
+    def score(self) -> float:
+        """The probability of the first prediction, 0 to 1."""
         return self.top_k[0][1]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values; ``unknown`` only where a threshold was asked for."""
-        return {"image": self.name, **({} if self.unknown is None else {"unknown": self.unknown})} | {
-            "top_k": [{"class": name, "probability": probability} for name, probability in self.top_k],
-        }
+        """As plain values, with the names of the server's JSON; ``abstained`` only with a threshold."""
+        abstained = {} if self.abstained is None else {"abstained": self.abstained}
+        top_k = [{"label": label, "score": score} for label, score in self.top_k]
+        return {"filename": self.filename, **abstained, "top_k": top_k}
 
 
 def best(

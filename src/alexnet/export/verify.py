@@ -17,7 +17,8 @@ from alexnet.data.remote import local_path
 from alexnet.errors import BundleError
 from alexnet.export.client import Client
 from alexnet.export.exported_model import ExportedModel
-from alexnet.export.manifest import FORMATS, Replay
+from alexnet.export.manifest import FORMATS
+from alexnet.schema import ReferenceSample
 
 LIMIT = 1e-4  # how far a probability may lie from the expected one, fp32
 HALF_LIMIT = 3e-2  # in bf16, whose numbers have three digits: against a wrong network alone
@@ -38,7 +39,7 @@ class Verified:
     target: str
     kind: str  # bundle | onnx | openvino | torch | server
     images: int
-    drift: float
+    max_abs_diff: float
     limit: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class Verified:
 class _Opened:
     kind: str
     predictions: Answers
-    reference: list[Replay]
+    reference_samples: list[ReferenceSample]
     stored: tuple[int, decode.Fit] | None  # size and fit of the stored form; a server does not tell
     limit: float = LIMIT
 
@@ -65,7 +66,7 @@ def verify(target: str | Path, against: str | Path | None = None, key: str = "",
     """
     opened = _open(target, key, trust)
     original = _open(against, "", trust) if against is not None else opened
-    reference = _expected(against, original) if against is not None else opened.reference
+    reference = _expected(against, original) if against is not None else opened.reference_samples
     if not reference:
         raise BundleError(f"{target} has no reference images", "at least one", "give --against BUNDLE")
     _same_classes(opened.predictions.classes, original.predictions.classes, target)
@@ -77,27 +78,28 @@ def verify(target: str | Path, against: str | Path | None = None, key: str = "",
 def _open(target: str | Path, key: str, trust: bool) -> _Opened:
     if str(target).startswith(("http://", "https://")):
         remote = Client(str(target), key)
-        return _Opened("server", remote, remote.reference(), None)
+        return _Opened("server", remote, remote.reference_samples(), None)
     path = local_path(target)
     if path.suffix in FORMATS and not path.is_dir():
         file = ExportedModel.load(path, trust)
         about = file.manifest
         fit: Any = about.fit
-        return _Opened(FORMATS[path.suffix], file, list(about.reference), (about.stored_size, fit), about.tolerance)
-    from alexnet.bundle import Bundle, find
+        return _Opened(
+            FORMATS[path.suffix], file, list(about.reference_samples), (about.stored_size, fit), about.tolerance
+        )
+    from alexnet.bundle import Bundle, find_bundle
     from alexnet.export.classifier import Classifier
 
-    bundle = Bundle.load(find(path))
-    reference = [Replay(g.name, g.png, g.probabilities) for g in bundle.reference]
-    return _Opened("bundle", Classifier(bundle), reference, (bundle.stored_size, bundle.fit))
+    bundle = Bundle.load(find_bundle(path))
+    return _Opened("bundle", Classifier(bundle), list(bundle.reference_samples), (bundle.stored_size, bundle.fit))
 
 
-def _expected(against: str | Path, original: _Opened) -> list[Replay]:
+def _expected(against: str | Path, original: _Opened) -> list[ReferenceSample]:
     """The original first proves itself; then it is asked about the same images in odd sizes too."""
-    if original.reference:
-        replay(str(against), original.predictions, original.reference, original.stored, original.limit)
+    if original.reference_samples:
+        replay(str(against), original.predictions, original.reference_samples, original.stored, original.limit)
     if original.kind != "bundle":
-        return original.reference
+        return original.reference_samples
     from alexnet.export.classifier import Classifier
     from alexnet.export.export import expected
 
@@ -119,7 +121,11 @@ def _same_classes(results: Sequence[str], must: Sequence[str], target: str | Pat
 
 
 def replay(
-    target: str, predictions: Answers, reference: Sequence[Replay], stored: tuple[int, decode.Fit] | None, limit: float
+    target: str,
+    predictions: Answers,
+    reference: Sequence[ReferenceSample],
+    stored: tuple[int, decode.Fit] | None,
+    limit: float,
 ) -> float:
     """The largest difference of a probability from the expected ones.
 
@@ -144,7 +150,7 @@ def replay(
 
 def _cause(
     predictions: Answers,
-    reference: Sequence[Replay],
+    reference: Sequence[ReferenceSample],
     expected: NDArray[Any],
     results: NDArray[Any],
     stored: tuple[int, decode.Fit] | None,

@@ -181,7 +181,7 @@ async def model(
     if reference_samples and settings.images:
         description.reference_samples = [
             requests.ReferenceSample(name=g.name, png=base64.b64encode(g.png).decode(), probabilities=g.probabilities)
-            for g in engine.reference
+            for g in engine.reference_samples
         ]
     return description
 
@@ -256,7 +256,7 @@ def _entry(
         filename=name, top_k=[requests.Score(label=label, score=score) for label, score in prediction.top_k]
     )
     if threshold is not None:
-        entry.abstained = prediction.probability < threshold
+        entry.abstained = prediction.score < threshold
     if want.embedding and result.embedding is not None:
         entry.embedding = result.embedding.tolist()
     if result.saliency is not None:

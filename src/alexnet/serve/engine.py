@@ -22,7 +22,8 @@ from alexnet.data.atomic_io import sha256_of
 from alexnet.errors import BundleError
 from alexnet.export import verify
 from alexnet.export.exported_model import ExportedModel
-from alexnet.export.manifest import FORMATS, Replay
+from alexnet.export.manifest import FORMATS
+from alexnet.schema import ReferenceSample
 from alexnet.serve.explain import METHODS, Explain, Method, Neighbor, Overlay
 
 T = TypeVar("T")
@@ -125,14 +126,14 @@ class Engine:
     def __init__(self, path: Path, responses: "Classifier | ExportedModel", sha256: str, most_pixels: int) -> None:
         self.path, self.sha256, self.responses, self.most_pixels = path, sha256, responses, most_pixels
         self.classes = responses.classes
-        self.reference: list[Replay]
+        self.reference_samples: list[ReferenceSample]
         self.explain: Explain | None = None
         self.offers: tuple[str, ...]
         if isinstance(responses, ExportedModel):
             self._open_file(responses)
         else:
             self._open_bundle(responses)
-        self.drift = self._prove()
+        self.max_abs_diff = self._prove()
 
     @classmethod
     def open(
@@ -146,10 +147,10 @@ class Engine:
             if precision != "fp32":
                 raise BundleError(f"--precision {precision} of an exported file", "left out", "export it so instead")
             return cls(path, ExportedModel.load(path), sha256_of(path), most_pixels)
-        from alexnet.bundle import find
+        from alexnet.bundle import find_bundle
         from alexnet.export.classifier import Classifier
 
-        bundle = find(path)
+        bundle = find_bundle(path)
         classifier = Classifier.load(bundle, device, precision)
         return cls(path, classifier, sha256_of(bundle / "config.json"), most_pixels)
 
@@ -161,7 +162,7 @@ class Engine:
         self.explain = Explain(classifier, self.path)
         self.offers = ("embedding", *self.explain.offers)
         self._stored: tuple[int, decode.Fit] | None = (bundle.stored_size, bundle.fit)
-        self.reference = [Replay(g.name, g.png, g.probabilities) for g in bundle.reference]
+        self.reference_samples = list(bundle.reference_samples)
         self.name = bundle.network.name
         self.about: dict[str, Any] = {
             "parameters": sum(p.numel() for p in bundle.network.parameters()),
@@ -177,7 +178,7 @@ class Engine:
         fit: Any = manifest.fit
         self._decoded = manifest.input == "decoded"
         self._stored = (manifest.stored_size, fit)
-        self.limit, self.offers, self.reference = manifest.tolerance, (), list(manifest.reference)
+        self.limit, self.offers, self.reference_samples = manifest.tolerance, (), list(manifest.reference_samples)
         self.name = manifest.network
         self.about = {
             "preprocessing": _preprocessing(manifest.stored_size, manifest.fit, None),
@@ -189,9 +190,9 @@ class Engine:
 
     def _prove(self) -> float | None:
         """The reference images' largest difference; None where there are none. Raises :class:`BundleError`."""
-        if not self.reference:
+        if not self.reference_samples:
             return None
-        return verify.replay(str(self.path), self.responses, self.reference, self._stored, self.limit)
+        return verify.replay(str(self.path), self.responses, self.reference_samples, self._stored, self.limit)
 
     def prepare(self, data: bytes, name: str) -> Prepared:
         """The bytes of an image -> what :meth:`answer` takes. Raises :class:`ImageError` with ``name``."""

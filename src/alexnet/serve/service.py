@@ -311,7 +311,7 @@ class Service:
 
     def _said(self, event: str) -> None:
         engine = self.engine
-        if engine.drift is None:
+        if engine.max_abs_diff is None:
             logs.event("no reference images: only SHA-256 was checked", logging.WARNING, path=str(engine.path))
         if engine.explain is not None and engine.explain.refused:
             logs.event("no neighbors", logging.WARNING, reason=engine.explain.refused)
@@ -320,7 +320,7 @@ class Service:
             network=engine.name,
             classes=len(engine.classes),
             sha256=engine.sha256,
-            drift=engine.drift,
+            max_abs_diff=engine.max_abs_diff,
             keys=bool(self.keys),
         )
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from alexnet.bundle import Bundle, find
+from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.atomic_io import sha256_of
 from alexnet.data.decode import Fit
 from alexnet.errors import RecipeError
@@ -126,7 +126,7 @@ class PretrainedWeights:
 
 def from_bundle(path: str | Path) -> PretrainedWeights:
     """The weights of a bundle or a run folder. Raises :class:`alexnet.errors.BundleError`."""
-    path = find(path)
+    path = find_bundle(path)
     bundle = Bundle.load(path)
     return of_bundle(bundle, str(path), sha256_of(path / "config.json"))
 

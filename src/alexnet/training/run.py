@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from alexnet.bundle import Bundle, ReferencePrediction
+from alexnet.bundle import Bundle, ReferenceSample
 from alexnet.cuda_convnet import Files
 from alexnet.data.atomic_io import final_name, write_file
 from alexnet.data.decode import encode_png
@@ -366,7 +366,7 @@ def _finish(state: State, statistics: Normalization, folder: Path) -> tuple[Path
             **({"from": state.source} if state.source else {}),
         },
         calibration=calibration,
-        reference=_reference(state, statistics, calibration.get("temperature", 1.0)),
+        reference_samples=_reference(state, statistics, calibration.get("temperature", 1.0)),
     )
     try:
         return bundle.save(folder / "bundle"), scores
@@ -395,7 +395,7 @@ def _calibration(state: State, statistics: Normalization) -> dict[str, Any]:
     return made.to_dict() if made else {}
 
 
-def _reference(state: State, statistics: Normalization, temperature: float) -> list[ReferencePrediction]:
+def _reference(state: State, statistics: Normalization, temperature: float) -> list[ReferenceSample]:
     split = next(s for s in (state.store.split(n) for n in ("test", "validation", "train")) if len(s))
     network = state.eval_model
     indices = torch.linspace(0, len(split) - 1, min(GOLDEN, len(split))).long().numpy()
@@ -408,6 +408,6 @@ def _reference(state: State, statistics: Normalization, temperature: float) -> l
         channels=network.in_channels,
     )
     return [
-        ReferencePrediction(f"{i:02d}", encode_png(image.numpy()), row.exp().tolist())
+        ReferenceSample(f"{i:02d}", encode_png(image.numpy()), row.exp().tolist())
         for i, (image, row) in enumerate(zip(images, calibrated(result.cpu(), temperature), strict=True))
     ]

@@ -70,11 +70,11 @@ def _bounded(packed: IO[bytes], path: Path, packed_bytes: int) -> IO[bytes]:
     return io.BytesIO(data)
 
 
-def read_npy(path: Path) -> NDArray[Any] | Any:
-    """What a ``.npy`` file holds: an array of numbers, or the one Python value in an array of objects.
+def read_npy(path: Path) -> NDArray[Any]:
+    """The array of numbers in a ``.npy`` file.
 
-    NumPy itself would unpickle the latter; here it goes through :mod:`alexnet.weights.restricted_pickle`. Raises
-    BundleError.
+    Raises:
+        BundleError: The file is damaged, or holds an array of Python objects, which NumPy would unpickle.
     """
     file = io.BytesIO(read_bytes(path))
     try:
@@ -88,11 +88,7 @@ def read_npy(path: Path) -> NDArray[Any] | Any:
             f"{path} is no .npy file: {' '.join(str(error).split())[:100]}", "a whole .npy file"
         ) from error
     if dtype.hasobject:
-        result = _pickled(file, path)
-        values = result.values if isinstance(result, restricted_pickle.Array) else None
-        if not isinstance(values, list) or len(values) != 1:
-            raise BundleError(f"{path} holds an array of objects {list(shape)}", "a single dictionary of layers")
-        return values[0]
+        raise BundleError(f"{path} holds an array of Python objects {list(shape)}", "an array of numbers")
     data = file.read()
     if dtype.kind not in "biuf" or int(np.prod(shape, dtype=object)) * dtype.itemsize != len(data):
         raise BundleError(f"{path}: {list(shape)} {dtype} with {len(data):,} bytes", "an array of numbers, whole")

@@ -8,7 +8,6 @@ kind           image -> stored            view                minus, divided by
 =============  ===========================  ==================  =====================================================
 torchvision    short side 256, center       224                 255 × (.485, .456, .406), 255 × (.229, .224, .225)
 caffe          both sides 256 (squash)      227                 mean image where the view lies; its BGR turned to RGB
-caffe-npy      the same                     the same            the same
 cuda-convnet   short side, center           the network's own   center of the mean image
 =============  ===========================  ==================  =====================================================
 """
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.bundle import Bundle, ReferencePrediction
+from alexnet.bundle import Bundle, ReferenceSample
 from alexnet.data.atomic_io import sha256_of
 from alexnet.data.decode import Fit, encode_png
 from alexnet.data.remote import local_path
@@ -33,11 +32,10 @@ from alexnet.weights import caffe, convnet, torchvision_weights
 from alexnet.weights.files import read_bytes, read_npy
 from alexnet.weights.matching import ImportedWeights, load_into_model
 
-Kind = Literal["torchvision", "caffe", "caffe-npy", "cuda-convnet"]
+Kind = Literal["torchvision", "caffe", "cuda-convnet"]
 MODELS: dict[Kind, str] = {
     "torchvision": "alexnet_owt",
     "caffe": "alexnet_caffe",
-    "caffe-npy": "alexnet_caffe",
     "cuda-convnet": "alexnet_2012",
 }  # what a file of that kind holds unless it is said
 
@@ -51,39 +49,39 @@ _COLOR_AXES = torch.tensor([[-0.564, -0.713, 0.418], [-0.576, -0.024, -0.817], [
 
 
 @dataclass(frozen=True)
-class Extras:
+class ImportOptions:
     """What a person gives beside the file of weights."""
 
     model: str | None = None  # network by name; None: the kind's own
     mean: str | None = None  # .binaryproto, .npy, or three numbers R,G,B
     classes: Path | None = None  # names, one a line
     batches_meta: Path | None = None  # cuda-convnet's mean and names
-    say: Callable[[str], None] = lambda text: None  # a line for the person
+    log: Callable[[str], None] = lambda text: None  # receives one line of progress or warning
 
 
-def import_weights(kind: Kind, file: str, extras: Extras | None = None) -> Bundle:
+def import_weights(kind: Kind, file: str, options: ImportOptions | None = None) -> Bundle:
     """The bundle of a file of weights. Raises :class:`BundleError` naming the file, and the layer that does not fit.
 
     ``file`` is a path; for torchvision it may be ``DEFAULT``, which torchvision fetches.
     """
-    extras = extras or Extras()
+    options = options or ImportOptions()
     if kind not in MODELS:
         raise BundleError(f"there are no weights of kind {kind!r}", f"one of {', '.join(MODELS)}")
-    model = extras.model or MODELS[kind]
-    result, names, mean = _read(kind, file, model, extras)
+    model = options.model or MODELS[kind]
+    result, names, mean = _read(kind, file, model, options)
     network = load_into_model(model, result, file)
-    classes = _classes(extras, names or result.classes, network.num_classes, file)
-    values = mean_of(extras.mean) if extras.mean else None if mean is None else torch.from_numpy(mean)
+    classes = _classes(options, names or result.classes, network.num_classes, file)
+    values = mean_of(options.mean) if options.mean else None if mean is None else torch.from_numpy(mean)
     stored = values.shape[0] if values is not None and values.dim() == 3 else _STORED[network.image_size >= _LARGE]
     if stored < network.image_size:
         raise BundleError(f"the mean image has {stored} pixels", f"at least the view's {network.image_size}")
-    statistics, fit = _preprocessing(kind, values, network.image_size, extras)
+    statistics, fit = _preprocessing(kind, values, network.image_size, options)
     about = {"imported": {"kind": kind, "file": Path(file).name, "sha256": _sha256(kind, file, result)}}
     bundle = Bundle(network, classes, statistics, stored, fit, initialization="own", data=about)
-    return replace(bundle, reference=reference(bundle))
+    return replace(bundle, reference_samples=reference_samples(bundle))
 
 
-def reference(bundle: Bundle) -> list[ReferencePrediction]:
+def reference_samples(bundle: Bundle) -> list[ReferenceSample]:
     """Three images of waves, the same for every bundle of one size, and what the network says to them."""
     size, result = bundle.stored_size, []
     y, x = np.mgrid[0:size, 0:size] / size
@@ -94,12 +92,12 @@ def reference(bundle: Bundle) -> list[ReferencePrediction]:
         with torch.inference_mode():
             inputs = color(crops, None, None, bundle.statistics, bundle.network.in_channels)
             probabilities = bundle.network(inputs).softmax(1)[0].tolist()
-        result.append(ReferencePrediction(f"{i:02d}", encode_png(image), probabilities))
+        result.append(ReferenceSample(f"{i:02d}", encode_png(image), probabilities))
     return result
 
 
 def _read(
-    kind: Kind, file: str, model: str, extras: Extras
+    kind: Kind, file: str, model: str, options: ImportOptions
 ) -> tuple[ImportedWeights, tuple[str, ...], NDArray[Any] | None]:
     """Weights, the classes' names and the mean image that come with them."""
     if kind == "torchvision":
@@ -114,16 +112,16 @@ def _read(
         )
     if kind == "caffe":
         return caffe.read(local_path(file)), (), None
-    if kind == "caffe-npy":
-        return caffe.read_npy_network(local_path(file)), (), None
     result = convnet.read(local_path(file), model)
-    if extras.batches_meta is None:
+    if options.batches_meta is None:
         return result, (), None
-    mean, names = convnet.read_meta(extras.batches_meta)
+    mean, names = convnet.read_meta(options.batches_meta)
     return result, names, mean
 
 
-def _preprocessing(kind: Kind, values: torch.Tensor | None, side: int, extras: Extras) -> tuple[Normalization, Fit]:
+def _preprocessing(
+    kind: Kind, values: torch.Tensor | None, side: int, options: ImportOptions
+) -> tuple[Normalization, Fit]:
     one = torch.tensor(1.0)
     if kind == "torchvision":
         return Normalization(_MEAN if values is None else values, _COLOR_STD, _COLOR_AXES, _STD), "crop"
@@ -137,7 +135,7 @@ def _preprocessing(kind: Kind, values: torch.Tensor | None, side: int, extras: E
         center = center_crops(values[None], side)[0] if values.dim() == 3 else values  # [s, s, 3]
         return Normalization(center, _COLOR_STD, _COLOR_AXES, one, follows=False), "crop"
     if values is None:
-        extras.say("no --mean given: the channel means of ILSVRC-2012 are subtracted in place of its mean image")
+        options.log("no --mean given: the channel means of ILSVRC-2012 are subtracted in place of its mean image")
     return Normalization(_CAFFE_MEAN if values is None else values, _COLOR_STD, _COLOR_AXES, one), "squash"
 
 
@@ -159,20 +157,18 @@ def mean_of(text: str) -> torch.Tensor:
     if path.suffix != ".npy":
         return torch.from_numpy(caffe.read_mean(path))
     array = read_npy(path)
-    if not isinstance(array, np.ndarray) or array.ndim not in (3, 4):
-        raise BundleError(
-            f"{path} is {getattr(array, 'shape', type(array).__name__)}", "[3, S, S] BGR or [S, S, 3] RGB"
-        )
+    if array.ndim not in (3, 4):
+        raise BundleError(f"{path} is {array.shape}", "[3, S, S] BGR or [S, S, 3] RGB")
     if array.ndim == 3 and array.shape[2] == 3 and array.shape[0] == array.shape[1] != 3:
         array = array[..., ::-1].transpose(2, 0, 1)
     return torch.from_numpy(caffe.mean_image(array, str(path)))
 
 
-def _classes(extras: Extras, known: tuple[str, ...], count: int, file: str) -> tuple[str, ...]:
+def _classes(options: ImportOptions, known: tuple[str, ...], count: int, file: str) -> tuple[str, ...]:
     """Names by --classes, by the file, or the numbers of the outputs."""
-    if extras.classes is not None:
-        text = read_bytes(extras.classes).decode("utf-8-sig", "backslashreplace")
-        names, where = tuple(line.strip() for line in text.splitlines() if line.strip()), str(extras.classes)
+    if options.classes is not None:
+        text = read_bytes(options.classes).decode("utf-8-sig", "backslashreplace")
+        names, where = tuple(line.strip() for line in text.splitlines() if line.strip()), str(options.classes)
     else:
         names, where = known or tuple(str(i) for i in range(count)), file
     if len(names) != count:
