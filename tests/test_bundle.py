@@ -24,12 +24,12 @@ from alexnet.export.classifier import Classifier
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 from alexnet.models.network import Network
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 from alexnet.schema import checksum_of
 
 
 def make(store: Store) -> Bundle:
-    recipe = named("lenet5").replace(mean="image")
+    recipe = get_recipe("lenet5").replace(mean="image")
     statistics = Normalization(
         torch.from_numpy(store.mean_image),
         torch.tensor(store.color_std).float(),

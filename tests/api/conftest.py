@@ -3,7 +3,7 @@
 import pytest
 
 from alexnet import api
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 
 
 @pytest.fixture(scope="session")
@@ -14,9 +14,9 @@ def train_three(digits):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(api, "AT_THE_END", ())
             for seed in (0, 1):
-                recipe = named("lenet5").replace(epochs=epochs, batch_size=16, seed=seed)
+                recipe = get_recipe("lenet5").replace(epochs=epochs, batch_size=16, seed=seed)
                 api.train(digits.path, recipe, home / f"run-{seed}", device="cpu")
-            recipe = named("lenet5").replace(epochs=1, seed=7, test=0.9, validation=0.05)
+            recipe = get_recipe("lenet5").replace(epochs=1, seed=7, test=0.9, validation=0.05)
             api.train("digits", recipe, home / "other", device="cpu", options=api.DataOptions(cache=home / "cache"))
         return home
 

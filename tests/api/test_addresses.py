@@ -13,11 +13,11 @@ from alexnet.data.sources import open_source
 from alexnet.errors import DataError, RecipeError
 from alexnet.export import export_run
 from alexnet.export.verify import verify
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 from alexnet.training.run import read_start
 from alexnet.weights.import_weights import import_weights
 
-RECIPE = named("lenet5").replace(epochs=2, batch_size=16, checkpoint_every="3steps")
+RECIPE = get_recipe("lenet5").replace(epochs=2, batch_size=16, checkpoint_every="3steps")
 
 
 @pytest.fixture

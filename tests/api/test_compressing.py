@@ -17,7 +17,7 @@ from alexnet.data.run_file import write_run_file
 from alexnet.data.store_backend import fingerprint_of
 from alexnet.errors import AlexNetError, BundleError, RecipeError
 from alexnet.export.classifier import Classifier
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 from alexnet.schema import checksum_of
 
 QUICK = api.Effort(epochs=3, tune_epochs=1)
@@ -29,7 +29,7 @@ def run(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("to-compress") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "AT_THE_END", ())
-        api.train(digits.path, named("lenet5").replace(epochs=10, batch_size=16), folder, device="cpu")
+        api.train(digits.path, get_recipe("lenet5").replace(epochs=10, batch_size=16), folder, device="cpu")
     return folder
 
 

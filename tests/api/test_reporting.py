@@ -17,7 +17,7 @@ from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import ModelError, RunError
 from alexnet.explain.neighbors import FILE, Neighbors
-from alexnet.recipe import Recipe, named
+from alexnet.recipe import Recipe, get_recipe
 
 EVIL = "<script>alert(1)</script>"
 
@@ -73,10 +73,10 @@ def test_the_doctor_and_the_neighbors_are_in_it(home):
 def test_how_to_make_it_again_is_the_recipe(home):
     page = text_of(home / "run" / "report.html")
     assert "--epochs 4" in page and "--batch-size 16" in page and report_facts.weights_sha256(home / "run") in page
-    recipe = named("modern").replace(mirror=False, lr_milestones=(3, 5), lr=0.01)
+    recipe = get_recipe("modern").replace(hflip=0.0, lr_milestones=(3, 5), lr=0.01)
     line = report_facts.command({"data": "my images"}, recipe)
     assert line.startswith("alexnet train 'my images' --recipe modern")
-    assert "--no-mirror" in line and "--lr-milestones 3 5" in line and "--lr 0.01" in line
+    assert "--hflip 0.0" in line and "--lr-milestones 3 5" in line and "--lr 0.01" in line
     assert report_facts.command({"data": "x"}, Recipe(recipe="modern")).count("--") >= 1
     options = DataOptions(group_column="patient", exclude=Path("my list"), bad="fail", allow_truncated=True).words()
     said = "--group-column patient --exclude 'my list' --bad fail --allow-truncated"

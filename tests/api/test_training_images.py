@@ -12,7 +12,7 @@ from alexnet import api, cli
 from alexnet.data.decode import encode_png
 from alexnet.data.run_file import write_run_file
 from alexnet.errors import BundleError, DataError
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def home(digits, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "AT_THE_END", ())
         for name, seed in (("a", 0), ("b", 1)):
-            recipe = named("lenet5").replace(epochs=1, batch_size=16, seed=seed)
+            recipe = get_recipe("lenet5").replace(epochs=1, batch_size=16, seed=seed)
             options = api.DataOptions(cache=home / "cache")
             api.train(home / "images", recipe, home / name, device="cpu", options=options)
     return home

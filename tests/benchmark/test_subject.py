@@ -12,7 +12,7 @@ from alexnet.benchmark import steps, suite
 from alexnet.benchmark.runner import Skipped, Timing
 from alexnet.benchmark.steps import Subject
 from alexnet.export.export_run import calibration
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def trained(tmp_path_factory, digits):
     folder = tmp_path_factory.mktemp("bench") / "run"
     api.train(
         digits.path,
-        named("cifar_18pct").replace(epochs=2, batch_size=16, seed=3, lr_milestones=(1,)),
+        get_recipe("cifar_18pct").replace(epochs=2, batch_size=16, seed=3, lr_milestones=(1,)),
         folder,
         device="cpu",
     )

@@ -11,14 +11,14 @@ from alexnet.compression import file
 from alexnet.compression.pruning import SHARES, gone
 from alexnet.evaluation.evaluate import predict_split
 from alexnet.explain import features
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 
 
 @pytest.fixture(scope="module")
 def bundle(digits, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "AT_THE_END", ())
-        recipe = named("lenet5").replace(epochs=6, batch_size=16)
+        recipe = get_recipe("lenet5").replace(epochs=6, batch_size=16)
         return Bundle.load(
             api.train(digits.path, recipe, tmp_path_factory.mktemp("sensitivity") / "run", device="cpu").bundle
         )

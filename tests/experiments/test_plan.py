@@ -21,10 +21,10 @@ def test_figure_1_has_no_regularization_and_each_net_its_rate():
     assert [made.model(arm) for arm in made.arms] == ["figure1_relu", "figure1_tanh"]
     for arm in made.arms:
         recipe = made.recipe(Job(arm, 0.03, 2))
-        assert (recipe.dropout, recipe.crop, recipe.mirror, recipe.pca_noise_std, recipe.weight_decay) == (
+        assert (recipe.dropout, recipe.crop, recipe.hflip, recipe.pca_noise_std, recipe.weight_decay) == (
             0,
             "center",
-            False,
+            0,
             0,
             0,
         )
@@ -56,7 +56,7 @@ def test_one_thing_is_different(name, field, without):
     own, other = (made.recipe(Job(arm, made.rates[0], 0)).to_dict() for arm in made.arms)
     assert own[field] != other[field] == without
     changed = {k for k in own if own[k] != other[k]}
-    assert changed == ({"crop", "mirror", "pca_noise_std"} if name == "augmentation" else {field})
+    assert changed == ({"crop", "hflip", "pca_noise_std"} if name == "augmentation" else {field})
 
 
 def test_a_claim_about_small_images_is_refused_for_photographs():
@@ -68,7 +68,7 @@ def test_a_claim_about_small_images_is_refused_for_photographs():
 def test_digits_are_never_mirrored():
     for name in claims.CLAIMS:
         made = planned(name, DIGITS)
-        assert not any(made.recipe(Job(arm, 0.01, 0)).mirror for arm in made.arms)
+        assert not any(made.recipe(Job(arm, 0.01, 0)).hflip for arm in made.arms)
 
 
 def test_photographs_get_the_papers_network_unless_it_must_be_quick():

@@ -224,7 +224,7 @@ SHARED = Recipe(
     pca_noise_std=0,
     color_jitter=0,
     mixup_prob=0,
-    crops_shared=32,
+    crop_group_size=32,
 )
 
 
@@ -233,7 +233,7 @@ def test_crops_are_shared_by_neighbors_of_the_epochs_order_whatever_the_batch(di
     groups = [frozenset.intersection(*found[at : at + 32]) for at in range(0, 160, 32)]
     assert all(groups)  # each group of 32 has a place in common
     assert len(set(groups)) > 1
-    alone = offsets(digits, SHARED.replace(crops_shared=1), 3)
+    alone = offsets(digits, SHARED.replace(crop_group_size=1), 3)
     assert not all(frozenset.intersection(*alone[at : at + 32]) for at in range(0, 160, 32))
     assert offsets(digits, SHARED.replace(batch_size=33), 3, workers=3) == found
     assert offsets(digits, SHARED, 4) != found
@@ -267,7 +267,7 @@ def test_validation_images_join_the_training(digits):
 
 
 def test_color_noise_ends_at_its_epoch(digits):
-    noisy = RECIPE.replace(pca_noise_std=0.5, noise_until=3, noise_divide=True)
+    noisy = RECIPE.replace(pca_noise_std=0.5, pca_noise_until_epoch=3, pca_noise_rescale=True)
     still = RECIPE.replace(pca_noise_std=0.0)
     for epoch in (2, 3, 4):
         pair = [list(loader(digits, recipe=recipe).epoch(epoch)) for recipe in (noisy, still)]

@@ -56,7 +56,7 @@ def of(digits, keep, device=CPU, **changes):
 CHANGES = [
     {},
     {"crop": "center"},
-    {"crops_shared": 4},
+    {"crop_group_size": 4},
     {"sampling": "balanced"},
     {"train_on_val_from_epoch": 1},
     {"random_erase_prob": 1.0},

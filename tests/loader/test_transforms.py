@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from alexnet.loader import augmentation
 from alexnet.loader.augmentation import Boxes, Colors, Normalization
 from alexnet.loader.sampler import uniforms
-from alexnet.recipe import Recipe, named
+from alexnet.recipe import Recipe, get_recipe
 
-PLAIN = named("paper").replace(pca_noise_std=0.0, mirror=False, far_edge=True)
+PLAIN = get_recipe("paper").replace(pca_noise_std=0.0, hflip=0.0, far_edge=True)
 
 
 def some(count: int, size: int, seed: int = 0) -> torch.Tensor:
@@ -58,7 +58,7 @@ def test_the_ends_are_the_corners():
 
 def test_half_of_the_crops_are_mirrored():
     n = 40_000
-    mirror = augmentation.draw_boxes(PLAIN.replace(mirror=True), numbers(n), 256, 224).mirror
+    mirror = augmentation.draw_boxes(PLAIN.replace(hflip=0.5), numbers(n), 256, 224).mirror
     assert abs(mirror.mean() - 0.5) < 5 * 0.5 / np.sqrt(n)
     assert not augmentation.draw_boxes(PLAIN, numbers(n), 256, 224).mirror.any()
 
@@ -97,7 +97,7 @@ def test_the_area_of_parts_is_uniform():
 
 def test_cut_and_mirror_against_a_slow_loop():
     images, n = some(6, 12), 6
-    boxes = augmentation.draw_boxes(PLAIN.replace(mirror=True), numbers(n, seed=1), 12, 9)
+    boxes = augmentation.draw_boxes(PLAIN.replace(hflip=0.5), numbers(n, seed=1), 12, 9)
     assert 0 < boxes.mirror.sum() < n
     found = augmentation.cut(images, boxes, 9)
     assert found.dtype == torch.uint8
@@ -133,7 +133,7 @@ def test_resize_against_a_slow_formula(size, side):
 
 def test_parts_are_resized():
     images = some(4, 20)
-    boxes = augmentation.draw_boxes(PLAIN.replace(crop="resized", mirror=True), numbers(4, seed=2), 20, 20)
+    boxes = augmentation.draw_boxes(PLAIN.replace(crop="resized", hflip=0.5), numbers(4, seed=2), 20, 20)
     found = augmentation.cut(images, boxes, 10)
     for i, (top, left, height, width, mirror) in enumerate(zip(*boxes, strict=True)):
         part = images[i, top : top + height, left : left + width]
@@ -206,7 +206,7 @@ def color_numbers(count: int, seed: int = 0) -> np.ndarray:
 
 def test_color_noise_has_the_paper_s_size(imagenet):
     n = 60_000
-    recipe = named("paper")
+    recipe = get_recipe("paper")
     assert recipe.pca_noise_std == 0.1
     offset = augmentation.draw_colors(recipe, color_numbers(n), imagenet).offset.double()
     along = offset @ torch.linalg.inv(imagenet.color_axes.double()).T  # the printed axes have three digits
@@ -220,7 +220,7 @@ def test_color_noise_has_the_paper_s_size(imagenet):
 
 def test_color_noise_is_one_offset_a_image(imagenet):
     images = some(5, 9)
-    colors = augmentation.draw_colors(named("paper"), color_numbers(5), imagenet)
+    colors = augmentation.draw_colors(get_recipe("paper"), color_numbers(5), imagenet)
     still = augmentation.color(images, None, None, imagenet, 3)
     noisy = augmentation.color(images, None, colors, imagenet, 3)
     moved = noisy - still  # [N, 3, s, s]
@@ -231,7 +231,7 @@ def test_color_noise_is_one_offset_a_image(imagenet):
 
 def test_color_noise_changes_from_epoch_to_epoch(imagenet):
     a, b = (augmentation.crop_numbers(0, epoch, np.arange(50))[1] for epoch in (0, 1))
-    recipe = named("paper")
+    recipe = get_recipe("paper")
     offsets = [augmentation.draw_colors(recipe, numbers, imagenet).offset for numbers in (a, b)]
     assert (offsets[0] != offsets[1]).all()
 
@@ -286,12 +286,12 @@ def test_coloring_leaves_the_stored_pixels_and_the_mean_alone(imagenet):
     assert torch.equal(imagenet.mean, mean)
 
 
-@pytest.mark.parametrize("mirror", [False, True])
-def test_the_mean_image_is_cut_like_the_image(mirror):
+@pytest.mark.parametrize("hflip", [0.0, 0.5])
+def test_the_mean_image_is_cut_like_the_image(hflip):
     """Crops of the mean image leave nothing, whatever the box: the crop of the mean is the mean's crop."""
     mean = some(1, 20)
     statistics = flat_statistics(mean[0].float())
-    boxes = augmentation.draw_boxes(PLAIN.replace(mirror=mirror), numbers(30), 20, 13)
+    boxes = augmentation.draw_boxes(PLAIN.replace(hflip=hflip), numbers(30), 20, 13)
     cuts = augmentation.cut(mean.expand(30, -1, -1, -1), boxes, 13)
     assert augmentation.color(cuts, boxes, None, statistics, 3).abs().max() == 0
     assert augmentation.color(augmentation.center_crops(mean, 13), None, None, statistics, 3).abs().max() == 0
@@ -308,7 +308,7 @@ def test_the_mean_of_crops_is_the_crop_of_the_mean():
 def test_the_mean_image_is_resized_like_the_image():
     mean = some(1, 20)
     statistics = flat_statistics(mean[0].float())
-    boxes = augmentation.draw_boxes(PLAIN.replace(crop="resized", mirror=True), numbers(10), 20, 20)
+    boxes = augmentation.draw_boxes(PLAIN.replace(crop="resized", hflip=0.5), numbers(10), 20, 20)
     left = augmentation.color(augmentation.cut(mean.expand(10, -1, -1, -1), boxes, 9), boxes, None, statistics, 3)
     assert left.abs().max() <= 1.01  # the image's pixels are rounded after each pass, the mean's are not
     large = augmentation.color(augmentation.center_crops(mean, 30), None, None, statistics, 3)
@@ -348,20 +348,20 @@ def test_divided_by_each_channel_s_deviation(imagenet, channels):
 def test_noise_then_divided_by_one_and_a_tenth(imagenet, divide):
     """2012: every number of a noisy view is divided by 1 + 0.1, after the noise; a view without noise is not."""
     images, statistics = some(3, 5), dataclasses.replace(imagenet, divide=divide)
-    recipe = named("paper").replace(noise_divide=True, noise_until=5)
+    recipe = get_recipe("paper").replace(pca_noise_rescale=True, pca_noise_until_epoch=5)
     colors = augmentation.draw_colors(recipe, color_numbers(3), imagenet, epoch=4)
-    offset = augmentation.draw_colors(named("paper"), color_numbers(3), imagenet).offset.double()
+    offset = augmentation.draw_colors(get_recipe("paper"), color_numbers(3), imagenet).offset.double()
     found = augmentation.color(images, None, colors, statistics, 3).permute(0, 2, 3, 1).double()
     expected = (images.double() - imagenet.mean.double() + offset[:, None, None]) / 1.1 / divide.double()
     assert (found - expected).abs().max() < 1e-4  # float32
     assert augmentation.draw_colors(recipe, color_numbers(3), imagenet, epoch=5) == Colors(None, None, [], 1.0)
-    assert augmentation.draw_colors(named("paper"), color_numbers(3), imagenet).divide == 1
+    assert augmentation.draw_colors(get_recipe("paper"), color_numbers(3), imagenet).divide == 1
 
 
 def test_the_2012_mean_is_the_center_s_wherever_the_view_is():
     images, mean = some(8, 12), some(1, 12, seed=5)[0].float()
     center = dataclasses.replace(flat_statistics(mean[2:10, 2:10]), follows=False)
-    boxes = augmentation.draw_boxes(PLAIN.replace(mirror=True), numbers(8), 12, 8)
+    boxes = augmentation.draw_boxes(PLAIN.replace(hflip=0.5), numbers(8), 12, 8)
     assert boxes.mirror.any()
     cuts = augmentation.cut(images, boxes, 8)
     found = augmentation.color(cuts, boxes, None, center, 3).permute(0, 2, 3, 1)

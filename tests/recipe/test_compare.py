@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from alexnet import recipe as recipes
-from alexnet.recipe import compare, list_recipes, named, source
+from alexnet.recipe import compare, get_recipe, list_recipes, source
 from alexnet.recipe.traits import TOPICS, TRAITS
 
 # Everything in which the paper's text and the 2012 code are known to differ: (paper, code).
@@ -14,19 +14,19 @@ PAPER_AND_CODE = {
     "initialization": ("paper", "own"),
     "validation": (0.1, 0.0),  # a fixed schedule needs none
     "far_edge": (False, True),  # 2048 crops, 2178 crops
-    "crops_shared": (1, 32),
-    "noise_until": (0, 67),
-    "noise_divide": (False, True),  # ÷ 1.1
+    "crop_group_size": (1, 32),
+    "pca_noise_until_epoch": (0, 67),
+    "pca_noise_rescale": (False, True),  # ÷ 1.1
     "mean": ("image", "center"),
     "epochs": (90, 91),
     "bias_lr_mult": (1.0, 2.0),
-    "bias_lowered": (True, False),
-    "bias_decay": (True, False),
+    "schedule_bias_lr": (True, False),
+    "bias_weight_decay": (True, False),
     "schedule": ("plateau", "multistep"),
     "lr_milestones": ((), (25, 51, 79)),
     "layer_lr_milestones": ("", "conv1.weight=67"),
     "freeze": ("", "conv1"),
-    "freeze_from": (0, 72),
+    "freeze_from_epoch": (0, 72),
 }
 NETWORKS = {
     "norm in layer 1": ("conv relu norm pool", "conv norm pool relu"),
@@ -74,8 +74,8 @@ ROWS = {
     ],
     "hidden bias": ["1", "1", "0.1", "1", "uniform in ±1/√fan-in"],
     "bias_lr_mult": [1, 2, 2, 2, 1],
-    "bias_lowered": [True, False, True, True, True],
-    "bias_decay": [True, False, False, False, True],
+    "schedule_bias_lr": [True, False, True, True, True],
+    "bias_weight_decay": [True, False, False, False, True],
     "batch_size": [128, 128, 256, 256, 256],
     "lr": [0.01] * 5,
     "lr_milestones": [(), (25, 51, 79), (20, 40, 60, 80), (20, 40, 60, 80), (30, 60)],
@@ -87,7 +87,7 @@ ROWS = {
     "mean": ["image", "center", "image", "image", "channel"],
     "divide_std": [False] * 4 + [True],
     "pca_noise_std": [0.1, 0.1, 0, 0, 0],
-    "noise_until": [0, 67, 0, 0, 0],
+    "pca_noise_until_epoch": [0, 67, 0, 0, 0],
     "published": [
         "40.7 / 18.2 %, ten crops",
         "40.66 / 18.21 %, ten crops",
@@ -117,11 +117,11 @@ def test_any_two_are_compared(a):
 
 def check_comparison(a: str, b: str) -> None:
     fields, traits = compare(a, b)
-    assert {d.what for d in fields} | {"recipe"} == set(recipes.differences(named(a), named(b))) | {"recipe"}
+    assert {d.what for d in fields} | {"recipe"} == set(recipes.differences(get_recipe(a), get_recipe(b))) | {"recipe"}
     for difference in fields:
-        assert difference.values == (getattr(named(a), difference.what), getattr(named(b), difference.what))
+        assert difference.values == (getattr(get_recipe(a), difference.what), getattr(get_recipe(b), difference.what))
         assert difference.sources == (source(a, difference.what), source(b, difference.what))
         assert difference.meaning == recipes.help_text()[difference.what]
-    models = [named(name).model for name in (a, b)]
+    models = [get_recipe(name).model for name in (a, b)]
     assert bool(traits) == (models[0] != models[1] and set(models) <= set(TRAITS))
     assert [d.what for d in traits] == [topic for topic in TOPICS if topic in {d.what for d in traits}]

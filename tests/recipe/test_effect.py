@@ -3,7 +3,7 @@
 import pytest
 
 from alexnet.errors import RecipeError
-from alexnet.recipe import check_effect, list_recipes, named
+from alexnet.recipe import check_effect, get_recipe, list_recipes
 
 
 @pytest.mark.parametrize(
@@ -17,21 +17,25 @@ from alexnet.recipe import check_effect, list_recipes, named
         ("modern", {"lr_patience": 3}, "--lr-patience has no effect with --schedule cosine"),
         ("modern", {"max_lr_drops": 0}, "--max-lr-drops has no effect with --schedule cosine"),
         ("paper", {"lr_patience": 9, "epochs": 10}, "--lr-patience has no effect with --epochs 10"),
-        ("code2012", {"schedule": "constant", "bias_lowered": True}, "--bias-lowered has no effect with --schedule"),
+        (
+            "code2012",
+            {"schedule": "constant", "schedule_bias_lr": True},
+            "--schedule-bias-lr has no effect with --schedule",
+        ),
         ("paper", {"min_crop_scale": 0.5}, "--min-crop-scale has no effect with --crop random"),
         ("lenet5", {"far_edge": False}, "--far-edge has no effect with --crop center"),
-        ("lenet5", {"crops_shared": 8}, "--crops-shared has no effect with --crop center"),
-        ("digits", {"noise_until": 2}, "--noise-until has no effect with --pca-noise-std 0"),
-        ("modern", {"noise_until": 44}, "--noise-until has no effect with --epochs 44"),
-        ("digits", {"noise_divide": True}, "--noise-divide has no effect with --pca-noise-std 0"),
+        ("lenet5", {"crop_group_size": 8}, "--crop-group-size has no effect with --crop center"),
+        ("digits", {"pca_noise_until_epoch": 2}, "--pca-noise-until-epoch has no effect with --pca-noise-std 0"),
+        ("modern", {"pca_noise_until_epoch": 44}, "--pca-noise-until-epoch has no effect with --epochs 44"),
+        ("digits", {"pca_noise_rescale": True}, "--pca-noise-rescale has no effect with --pca-noise-std 0"),
         ("modern", {"trust_coefficient": 0.1}, "--trust-coefficient has no effect with --optimizer adamw"),
-        ("lenet5", {"bias_decay": True}, "--bias-decay has no effect with --weight-decay 0"),
-        ("modern", {"freeze_from": 3}, "--freeze-from has no effect with no --freeze"),
-        ("modern", {"freeze": "conv1", "freeze_from": 44}, "--freeze-from has no effect with --epochs 44"),
+        ("lenet5", {"bias_weight_decay": True}, "--bias-weight-decay has no effect with --weight-decay 0"),
+        ("modern", {"freeze_from_epoch": 3}, "--freeze-from-epoch has no effect with no --freeze"),
+        ("modern", {"freeze": "conv1", "freeze_from_epoch": 44}, "--freeze-from-epoch has no effect with --epochs 44"),
         (
             "code2012",
             {"epochs": 60, "lr_milestones": (9,), "freeze": "fc8"},
-            "--freeze has no effect with --freeze-from 72",
+            "--freeze has no effect with --freeze-from-epoch 72",
         ),
         ("owt", {"train_on_val_from_epoch": 3}, "--train-on-val-from-epoch has no effect with --validation 0"),
         ("cifar_13pct", {"train_on_val_from_epoch": 160}, "--train-on-val-from-epoch has no effect with --epochs 160"),
@@ -46,14 +50,14 @@ from alexnet.recipe import check_effect, list_recipes, named
 )
 def test_without_effect(recipe, changes, message):
     with pytest.raises(RecipeError) as caught:
-        check_effect(named(recipe).replace(**changes))
+        check_effect(get_recipe(recipe).replace(**changes))
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_what_a_named_recipe_says_is_never_refused(name):
-    check_effect(named(name))
-    check_effect(named(name).replace(epochs=1, schedule="constant", warmup_epochs=0.0))
+    check_effect(get_recipe(name))
+    check_effect(get_recipe(name).replace(epochs=1, schedule="constant", warmup_epochs=0.0))
 
 
 @pytest.mark.parametrize(
@@ -62,9 +66,9 @@ def test_what_a_named_recipe_says_is_never_refused(name):
         ("modern", {"schedule": "multistep", "lr_milestones": (3, 5)}),
         ("modern", {"schedule": "plateau", "lr_patience": 3, "max_lr_drops": 0}),
         ("modern", {"progressive_size": 0, "epochs": 1}),  # turned off
-        ("code2012", {"pca_noise_std": 0.0, "noise_until": 0, "freeze": "", "freeze_from": 0}),
+        ("code2012", {"pca_noise_std": 0.0, "pca_noise_until_epoch": 0, "freeze": "", "freeze_from_epoch": 0}),
         ("modern", {"recipe": "mine", "lr_milestones": (3, 5)}),  # no named recipe to compare with
     ],
 )
 def test_what_has_an_effect_or_is_turned_off_is_allowed(recipe, changes):
-    check_effect(named(recipe).replace(**changes))
+    check_effect(get_recipe(recipe).replace(**changes))

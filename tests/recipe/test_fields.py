@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from alexnet import recipe as recipes
 from alexnet.errors import RecipeError
-from alexnet.recipe import Recipe, config, from_toml, help_text, named, option
+from alexnet.recipe import Recipe, config, from_toml, get_recipe, help_text, option
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 BARE = Recipe(recipe="bare", validation=0.1, select_weights="last", schedule="cosine")
@@ -28,7 +28,8 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
     weight_decay=st.floats(0, 100),
     seed=st.integers(0, 2**63 - 1),
     lr_milestones=st.sets(st.integers(1, 1000), max_size=4).map(sorted).map(tuple),
-    mirror=st.booleans(),
+    hflip=st.floats(0, 1),
+    divide_std=st.booleans(),
     freeze=st.sampled_from(["", "conv1", "conv1..conv5,fc6", "features.0..features.10"]),
     layer_lr_mult=st.dictionaries(st.sampled_from(["a", "b.c", "d"]), st.floats(0, 1000)).map(
         lambda rates: ",".join(f"{name}={rate!r}" for name, rate in rates.items())
@@ -42,7 +43,7 @@ def test_any_recipe_survives_its_file(**values):
 def test_a_recipe_is_frozen_and_hashable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Recipe().seed = 3
-    assert len({Recipe(), Recipe(), named("paper")}) == 2
+    assert len({Recipe(), Recipe(), get_recipe("paper")}) == 2
 
 
 @pytest.mark.parametrize("name", config._RANGES)
@@ -83,8 +84,8 @@ def test_a_choice_that_is_none_is_refused(name):
         ({"epochs": 2.5}, "--epochs is 2.5; must be an integer"),
         ({"batch_size": True}, "--batch-size is True; must be an integer"),
         ({"lr": "fast"}, "--lr is 'fast'; must be a number"),
-        ({"mirror": "no"}, "--mirror is 'no'; must be true or false"),
-        ({"mirror": 1}, "--mirror is 1; must be true or false"),
+        ({"divide_std": "no"}, "--divide-std is 'no'; must be true or false"),
+        ({"divide_std": 1}, "--divide-std is 1; must be true or false"),
         ({"model": 3}, "--model is 3; must be text"),
         ({"lr_milestones": [3]}, "--lr-milestones is [3]; must be integers"),
         ({"lr_milestones": (3.5,)}, "--lr-milestones is (3.5,); must be integers"),
@@ -140,8 +141,8 @@ def test_a_choice_that_is_none_is_refused(name):
             "--layer-lr-mult is 'conv1=fast'; must be a number from 0 to 1000 for each layer, once: conv1=0,fc10=1",
         ),
         (
-            {"layer_decay": "fc10"},
-            "--layer-decay is 'fc10'; must be a number from 0 to 1000 for each layer, once: conv1=0,fc10=1",
+            {"layer_weight_decay": "fc10"},
+            "--layer-weight-decay is 'fc10'; must be a number from 0 to 1000 for each layer, once: conv1=0,fc10=1",
         ),
         (
             {"layer_lr_milestones": "conv1=67,conv1=72"},
@@ -195,25 +196,25 @@ def test_a_file_that_is_no_recipe_is_named(text, reason):
 
 
 def test_differences():
-    changed = named("paper").replace(seed=5, lr_milestones=(1,))
-    assert recipes.differences(named("paper"), changed) == {"seed": (0, 5), "lr_milestones": ((), (1,))}
+    changed = get_recipe("paper").replace(seed=5, lr_milestones=(1,))
+    assert recipes.differences(get_recipe("paper"), changed) == {"seed": (0, 5), "lr_milestones": ((), (1,))}
     assert recipes.differences(changed, changed) == {}
 
 
 def test_validation_joins_from_its_epoch_on():
-    assert [Recipe(select_weights="last", train_on_val_from_epoch=2).joined(epoch) for epoch in range(4)] == [
+    assert [Recipe(select_weights="last", train_on_val_from_epoch=2).trains_on_val(epoch) for epoch in range(4)] == [
         False,
         False,
         True,
         True,
     ]
-    assert not any(Recipe(select_weights="last").joined(epoch) for epoch in range(4))
+    assert not any(Recipe(select_weights="last").trains_on_val(epoch) for epoch in range(4))
 
 
 @given(st.integers(1, 200), st.floats(0, 1), st.integers(0, 300), st.integers(1, 300))
 def test_small_crops_come_first_and_never_last(epochs, share, small, full):
     recipe = BARE.replace(epochs=epochs, progressive_fraction=share, progressive_size=small)
-    sides = [recipe.side(epoch, full) for epoch in range(epochs)]
+    sides = [recipe.crop_size(epoch, full) for epoch in range(epochs)]
     assert sides == sorted(sides)
     assert sides[-1] == full
     expected = small if 0 < small < full else full

@@ -3,27 +3,27 @@
 import pytest
 
 from alexnet.errors import RecipeError
-from alexnet.recipe import each_layer, layer_names
+from alexnet.recipe import parse_layer_ranges, parse_layer_values
 
 
 def test_layers_and_ranges():
-    assert layer_names("", "--freeze") == ()
-    assert layer_names(" ", "--freeze") == ()
-    found = layer_names("conv1..conv5, fc6,fc7.bias", "--freeze")
+    assert parse_layer_ranges("", "--freeze") == ()
+    assert parse_layer_ranges(" ", "--freeze") == ()
+    found = parse_layer_ranges("conv1..conv5, fc6,fc7.bias", "--freeze")
     assert found == (("conv1", "conv5"), ("fc6", "fc6"), ("fc7.bias", "fc7.bias"))
-    assert layer_names("features.0..features.10", "--freeze") == (("features.0", "features.10"),)
+    assert parse_layer_ranges("features.0..features.10", "--freeze") == (("features.0", "features.10"),)
 
 
 @pytest.mark.parametrize("text", ["..", "a..", "..b", "a..b..c", "a,,b", "a=1", ","])
 def test_another_form_is_refused(text):
     with pytest.raises(RecipeError) as caught:
-        layer_names(text, "--freeze")
+        parse_layer_ranges(text, "--freeze")
     assert str(caught.value) == f"--freeze is {text!r}; must be layers and ranges of them: conv1,conv3..conv5"
 
 
 def test_a_number_for_each_layer():
-    assert each_layer("", "--layer-lr-mult") == {}
-    assert each_layer("conv1=0, fc10 = 1e-1,features.0=2", "--layer-lr-mult") == {
+    assert parse_layer_values("", "--layer-lr-mult") == {}
+    assert parse_layer_values("conv1=0, fc10 = 1e-1,features.0=2", "--layer-lr-mult") == {
         "conv1": 0,
         "fc10": 0.1,
         "features.0": 2,
@@ -35,4 +35,4 @@ def test_what_is_no_number_for_each_layer_is_refused(text):
     with pytest.raises(
         RecipeError, match=r"--layer-lr-mult is .*; must be a number from 0 to 1000 for each layer, once"
     ):
-        each_layer(text, "--layer-lr-mult")
+        parse_layer_values(text, "--layer-lr-mult")

@@ -9,7 +9,7 @@ import torch
 from alexnet import recipe as recipes
 from alexnet.errors import RecipeError
 from alexnet.models import create_model, list_models
-from alexnet.recipe import Recipe, from_dict, from_toml, help_text, list_recipes, named, source
+from alexnet.recipe import Recipe, from_dict, from_toml, get_recipe, help_text, list_recipes, source
 from alexnet.training import optim
 from alexnet.training.schedule import Schedule
 from alexnet.training.state import build_network
@@ -19,7 +19,7 @@ FIELDS = [field.name for field in dataclasses.fields(Recipe)]
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_named_recipe_survives_its_file(name):
-    recipe = named(name)
+    recipe = get_recipe(name)
     text = recipe.to_toml()
     assert from_toml(text) == recipe
     assert recipe.recipe == name
@@ -31,20 +31,20 @@ def test_a_named_recipe_survives_its_file(name):
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_named_recipe_survives_json(name):
-    assert from_dict(json.loads(json.dumps(named(name).to_dict()))) == named(name)
+    assert from_dict(json.loads(json.dumps(get_recipe(name).to_dict()))) == get_recipe(name)
 
 
 def test_a_name_that_is_none_gets_the_nearest():
     with pytest.raises(RecipeError, match=r"there is no recipe 'papr'; must be 'paper' perhaps; `alexnet recipes`"):
-        named("papr")
+        get_recipe("papr")
     with pytest.raises(RecipeError, match=r"must be one of modern, paper, .*cifar_18pct"):
-        named("xyzzy")
+        get_recipe("xyzzy")
 
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_named_recipe_fits_its_network(name):
     """Its layers are there, something learns, and the start that it names exists."""
-    recipe = named(name)
+    recipe = get_recipe(name)
     if recipe.model not in list_models():
         pytest.skip(f"{recipe.model} is not there yet")
     start = None if recipe.initialization == "own" else recipe.initialization
@@ -57,18 +57,20 @@ def test_a_named_recipe_fits_its_network(name):
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_value_has_a_source(name):
     assert all(len(source(name, field)) > 4 for field in FIELDS)
-    told = [field for field in FIELDS if getattr(named(name), field) != getattr(Recipe(), field) and field != "recipe"]
+    told = [
+        field for field in FIELDS if getattr(get_recipe(name), field) != getattr(Recipe(), field) and field != "recipe"
+    ]
     if name not in ("digits", "lenet5"):  # nobody else's: what differs from this project's defaults is told elsewhere
         assert not [field for field in told if source(name, field).startswith("this project")]
 
 
 def test_the_paper_s_numbers():
-    paper = named("paper")
+    paper = get_recipe("paper")
     assert (paper.lr, paper.momentum, paper.weight_decay, paper.dropout) == (0.01, 0.9, 0.0005, 0.5)
     assert (paper.batch_size, paper.epochs, paper.max_lr_drops, paper.stored_size) == (128, 90, 3, 256)
-    assert (paper.crop, paper.mirror, paper.pca_noise_std, paper.mean, paper.divide) == (
+    assert (paper.crop, paper.hflip, paper.pca_noise_std, paper.mean, paper.divide) == (
         "random",
-        True,
+        0.5,
         0.1,
         "image",
         1,
@@ -93,10 +95,10 @@ def test_the_paper_s_numbers():
 
 def rates(name: str) -> list[tuple[float, float]]:
     """Of weights and of biases, by epoch."""
-    recipe = named(name)
+    recipe = get_recipe(name)
     schedule = Schedule(recipe, 10, steps_joined=12)
     return [
-        (schedule.rate(epoch, 0), recipe.bias_lr_mult * schedule.rate(epoch, 0, recipe.bias_lowered))
+        (schedule.rate(epoch, 0), recipe.bias_lr_mult * schedule.rate(epoch, 0, recipe.schedule_bias_lr))
         for epoch in range(recipe.epochs)
     ]
 
@@ -134,28 +136,36 @@ def test_color_noise_is_credited_to_text_and_code_apart():
 
 
 def test_what_the_2012_code_does_besides():
-    code = named("code2012")
-    assert (code.noise_until, code.noise_divide, code.freeze, code.freeze_from) == (67, True, "conv1", 72)
+    code = get_recipe("code2012")
+    assert (code.pca_noise_until_epoch, code.pca_noise_rescale, code.freeze, code.freeze_from_epoch) == (
+        67,
+        True,
+        "conv1",
+        72,
+    )
     assert code.layer_lr_milestones == "conv1.weight=67"
-    assert (code.crops_shared, code.far_edge, code.mean, code.bias_decay) == (32, True, "center", False)
-    assert (named("paper").crops_shared, named("paper").far_edge) == (1, False)
-    assert (named("cifar_13pct").train_on_val_from_epoch, named("cifar_11pct").train_on_val_from_epoch) == (100, 350)
-    owt = named("owt")
+    assert (code.crop_group_size, code.far_edge, code.mean, code.bias_weight_decay) == (32, True, "center", False)
+    assert (get_recipe("paper").crop_group_size, get_recipe("paper").far_edge) == (1, False)
+    assert (get_recipe("cifar_13pct").train_on_val_from_epoch, get_recipe("cifar_11pct").train_on_val_from_epoch) == (
+        100,
+        350,
+    )
+    owt = get_recipe("owt")
     assert (owt.crop, owt.min_crop_scale, owt.mean, owt.divide_std) == ("resized", 0.08, "channel", True)
-    assert (owt.optimizer, owt.weight_decay, owt.bias_decay, owt.batch_size) == ("sgd", 1e-4, True, 256)
+    assert (owt.optimizer, owt.weight_decay, owt.bias_weight_decay, owt.batch_size) == ("sgd", 1e-4, True, 256)
     for name in ("caffe", "caffenet"):
-        assert (named(name).fit, named(name).mean, named(name).pca_noise_std) == ("squash", "image", 0)
+        assert (get_recipe(name).fit, get_recipe(name).mean, get_recipe(name).pca_noise_std) == ("squash", "image", 0)
 
 
 def test_one_thing_less_is_one_thing_less():
-    paper = named("paper")
+    paper = get_recipe("paper")
     removed = {
         "no_dropout": {"dropout"},
         "no_noise": {"pca_noise_std"},
-        "no_augmentation": {"crop", "mirror", "pca_noise_std"},
+        "no_augmentation": {"crop", "hflip", "pca_noise_std"},
     }
     for name, fields in removed.items():
-        assert set(recipes.differences(paper, named(name))) == {"recipe"} | fields
+        assert set(recipes.differences(paper, get_recipe(name))) == {"recipe"} | fields
 
 
 DECAYS = {  # of the weights, layer by layer (layer-params files; FC10's of 13pct is .004 like the others)
@@ -170,7 +180,7 @@ DECAYS = {  # of the weights, layer by layer (layer-params files; FC10's of 13pc
 
 @pytest.mark.parametrize("name", DECAYS)
 def test_decay_layer_by_layer(name):
-    recipe = named(name)
+    recipe = get_recipe(name)
     if recipe.model not in list_models():
         pytest.skip(f"{recipe.model} is not there yet")
     network = build_network(recipe, 10)
@@ -185,8 +195,8 @@ def test_decay_layer_by_layer(name):
 
 
 def test_the_recipe_of_people_who_name_none():
-    assert recipes.default_for("photos") == named("modern")
-    assert recipes.default_for("digits") == named("digits")
-    assert recipes.default_for("digits", "lenet5") == named("lenet5")
-    assert recipes.default_for("cifar10", "cifar_13pct") == named("cifar_13pct")
-    assert recipes.default_for("photos", "alexnet_single") == named("modern")
+    assert recipes.recipe_for("photos") == get_recipe("modern")
+    assert recipes.recipe_for("digits") == get_recipe("digits")
+    assert recipes.recipe_for("digits", "lenet5") == get_recipe("lenet5")
+    assert recipes.recipe_for("cifar10", "cifar_13pct") == get_recipe("cifar_13pct")
+    assert recipes.recipe_for("photos", "alexnet_single") == get_recipe("modern")

@@ -7,12 +7,12 @@ from torch import nn
 from alexnet.models import create_model, list_models
 from alexnet.models.layers import Dropout, LocalResponseNorm, SpatialNorm
 from alexnet.models.network import Network
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 from alexnet.recipe.traits import TOPICS, TRAITS
 
 HIDDEN = ("conv2", "conv4", "conv5", "fc6", "fc7")
 NAMES = ("paper", "code2012", "caffe", "caffenet", "owt", "one-tower")
-RECIPES = {named(name).model: named(name) for name in NAMES}
+RECIPES = {get_recipe(name).model: get_recipe(name) for name in NAMES}
 
 
 def kind(layer: nn.Module, name: str) -> str:

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from alexnet.evaluation.evaluate import evaluate
 from alexnet.loader.loader import Batch
 from alexnet.models.layers import Dropout
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 from alexnet.training import loop
 from alexnet.training.run import statistics_of
 from alexnet.training.state import State
 
-RECIPE = named("digits").replace(
+RECIPE = get_recipe("digits").replace(
     initialization="own",
     divide_std=True,
     stored_size=32,

@@ -17,13 +17,13 @@ from alexnet.errors import RecipeError
 from alexnet.kernels import native_kernels
 from alexnet.models import create_model
 from alexnet.models.layers import set_generator
-from alexnet.recipe import Recipe, named
+from alexnet.recipe import Recipe, get_recipe
 from alexnet.training.distributed.world import World
 from alexnet.training.state import State
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")  # which the compiler looks at
 
-SMALL = named("cifar_18pct").replace(epochs=2, batch_size=16, validation=0.2, schedule="constant", lr=1e-3)
+SMALL = get_recipe("cifar_18pct").replace(epochs=2, batch_size=16, validation=0.2, schedule="constant", lr=1e-3)
 WITH_DROPOUT = Recipe(
     model="alexnet_small",
     initialization="own",

@@ -13,7 +13,7 @@ from alexnet import api, cli
 from alexnet.api.provenance import times_tested
 from alexnet.api.report_facts import epochs_of, events_of
 from alexnet.errors import CheckpointError, RunError
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 from alexnet.training import checkpoint
 from alexnet.training.logger import damage
 from alexnet.training.run import read_start
@@ -21,7 +21,7 @@ from alexnet.training.run import read_start
 
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory) -> Path:
-    recipe = named("lenet5").replace(epochs=2, stored_size=32, checkpoint_every="1epoch", ema_decay=0.9)
+    recipe = get_recipe("lenet5").replace(epochs=2, stored_size=32, checkpoint_every="1epoch", ema_decay=0.9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "AT_THE_END", ())
         return api.train(digits.path, recipe, run=tmp_path_factory.mktemp("run") / "run", quiet=True).folder

@@ -5,7 +5,7 @@ import torch
 
 from alexnet.errors import ModelError, RecipeError
 from alexnet.models import create_model, list_models, list_peers
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 from alexnet.training.defaults import default_recipe
 from alexnet.training.state import check_network
 
@@ -27,17 +27,17 @@ def test_the_inputs_are_scaled_as_the_network_expects_unless_a_recipe_is_named()
 
 
 def test_a_network_with_a_recipe_of_its_own_has_that_one():
-    assert default_recipe("images", model="cifar_13pct") == named("cifar_13pct")
-    assert default_recipe("digits", model="alexnet_single") == named("digits").replace(model="alexnet_single")
+    assert default_recipe("images", model="cifar_13pct") == get_recipe("cifar_13pct")
+    assert default_recipe("digits", model="alexnet_single") == get_recipe("digits").replace(model="alexnet_single")
 
 
 def test_a_store_decides_the_size_of_its_images(digits):
     recipe = default_recipe(str(digits.path), "paper")
-    assert recipe == named("paper").replace(stored_size=32)
+    assert recipe == get_recipe("paper").replace(stored_size=32)
     with pytest.raises(ModelError, match="model 'alexnett' does not exist"):
         default_recipe(str(digits.path), model="alexnett")
 
 
 def test_an_initialization_that_a_network_has_not_is_refused_by_its_option():
     with pytest.raises(RecipeError, match=r"--initialization is '2012'; must be 'own': alexnet_small has no other"):
-        check_network(named("modern").replace(model="alexnet_small"))
+        check_network(get_recipe("modern").replace(model="alexnet_small"))

@@ -16,14 +16,14 @@ import torch
 from alexnet import api
 from alexnet.bundle import Bundle
 from alexnet.errors import RecipeError, RunError
-from alexnet.recipe import Recipe, named
+from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import checkpoint
 from alexnet.training.distributed.sharding import Layout
 from alexnet.training.distributed.world import World, share
 
 # 160 images: 7 steps an epoch, the last of 16. Mixup draws partners from other processes' shares; crops are shared by
 # neighbors; the average, the momentum and the clipped gradient follow.
-RECIPE = named("cifar_18pct").replace(
+RECIPE = get_recipe("cifar_18pct").replace(
     epochs=2,
     batch_size=24,
     validation=0.2,
@@ -32,7 +32,7 @@ RECIPE = named("cifar_18pct").replace(
     pca_noise_std=0.1,
     mixup_prob=0.5,
     random_erase_prob=0.2,
-    crops_shared=5,
+    crop_group_size=5,
     crop="random",
     image_size=24,
     clip_grad_norm=0.5,
@@ -46,7 +46,7 @@ ALEXNET = Recipe(
     epochs=1,
     batch_size=64,
     progressive_size=0,
-    mirror=False,
+    hflip=0.0,
     precision="fp32",
     convolution="plain",
     validation=0.2,
@@ -220,7 +220,7 @@ def torchrun(*words: str | Path, agents: int = 1, processes: int = 2, port: int 
 
 
 def options(recipe: Recipe) -> list[str]:
-    base, found = named("cifar_18pct"), []
+    base, found = get_recipe("cifar_18pct"), []
     for name, value in recipe.to_dict().items():
         if getattr(base, name) != getattr(recipe, name):
             found += [

@@ -6,11 +6,11 @@ from torch import nn
 
 from alexnet.errors import RecipeError
 from alexnet.models import create_model
-from alexnet.recipe import Recipe, named
+from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import optim
 from alexnet.training.schedule import Schedule
 
-BARE = named("cifar_18pct")
+BARE = get_recipe("cifar_18pct")
 
 
 def network() -> nn.Module:
@@ -26,7 +26,9 @@ def settings(recipe: Recipe) -> dict[str, tuple[float, float]]:
 
 
 def test_rates_and_decays_by_layer():
-    found = settings(BARE.replace(layer_lr_mult="conv1=0.5,fc10=3,conv2.bias=7", layer_decay="conv1=0,fc10=0.25"))
+    found = settings(
+        BARE.replace(layer_lr_mult="conv1=0.5,fc10=3,conv2.bias=7", layer_weight_decay="conv1=0,fc10=0.25")
+    )
     assert found == {
         "conv1.weight": (0.5, 0.0),
         "conv1.bias": (1.0, 0.0),  # biases: twice the rate, no decay
@@ -62,13 +64,13 @@ def test_what_is_frozen(changes, names):
 
 
 def test_frozen_from_its_epoch_on():
-    recipe = BARE.replace(freeze="conv1", freeze_from=2)
+    recipe = BARE.replace(freeze="conv1", freeze_from_epoch=2)
     assert [bool(frozen(recipe, epoch)) for epoch in range(4)] == [False, False, True, True]
 
 
 def test_net_145_conv1_at_each_epoch():
     """As logged: epsW 0.01, ÷ 10 at 25 and 51, on conv1 at 67 too, 0 from 72 on; 79 is for the others. epsB stays."""
-    recipe = named("code2012")
+    recipe = get_recipe("code2012")
     made = create_model("alexnet_2012", num_classes=2, image_size=67)
     built, schedule = optim.build(made, recipe), Schedule(recipe, 10)
     groups_of = {
@@ -104,7 +106,7 @@ def test_a_layer_inside_another_library_s_names():
 @pytest.mark.parametrize("kind", ["paper", "sgd", "adamw"])
 def test_a_frozen_layer_has_no_momentum_and_no_decay(kind):
     """With a rate of 0 instead, the velocity that it had would still move it."""
-    recipe = BARE.replace(optimizer=kind, freeze="conv1", freeze_from=1, weight_decay=0.5, lr=0.01)
+    recipe = BARE.replace(optimizer=kind, freeze="conv1", freeze_from_epoch=1, weight_decay=0.5, lr=0.01)
     made = network()
     built = optim.build(made, recipe)
     generator = torch.Generator().manual_seed(1)
@@ -139,9 +141,12 @@ def test_a_frozen_layer_has_no_momentum_and_no_decay(kind):
             "--layer-lr-mult names 'fc8', which is no layer that learns in this network; must be ",
         ),
         ({"layer_lr_milestones": "conv9=2"}, "--layer-lr-milestones names 'conv9', which is no layer that learns"),
-        ({"layer_decay": "conv9=2"}, "--layer-decay names 'conv9', which is no layer that learns in this network"),
         (
-            {"freeze": "conv1..conv3", "freeze_from": 9, "layer_lr_mult": "fc10=0"},
+            {"layer_weight_decay": "conv9=2"},
+            "--layer-weight-decay names 'conv9', which is no layer that learns in this network",
+        ),
+        (
+            {"freeze": "conv1..conv3", "freeze_from_epoch": 9, "layer_lr_mult": "fc10=0"},
             "--freeze and --layer-lr-mult leave nothing to learn; must be at least one layer that learns",
         ),
     ],

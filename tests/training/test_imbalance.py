@@ -14,12 +14,12 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.errors import RecipeError
 from alexnet.loader.loader import Loader
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 from alexnet.training.loop import _loss
 from alexnet.training.run import statistics_of
 from alexnet.training.state import State
 
-RECIPE = named("lenet5").replace(epochs=2, batch_size=16, checkpoint_every="1epoch")
+RECIPE = get_recipe("lenet5").replace(epochs=2, batch_size=16, checkpoint_every="1epoch")
 
 
 @pytest.fixture(autouse=True)

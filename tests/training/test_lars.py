@@ -9,7 +9,7 @@ import torch
 from alexnet import api
 from alexnet.errors import RecipeError
 from alexnet.models import create_model
-from alexnet.recipe import Recipe, named
+from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import optim
 from alexnet.training.distributed.sharding import Layout
 from alexnet.training.optim import LARS
@@ -80,7 +80,9 @@ def test_a_closure_is_called_and_its_loss_returned():
 
 
 def test_trust_is_the_recipes():
-    made = optim.build(create_model("lenet5"), named("large_batch").replace(model="lenet5", trust_coefficient=0.02))
+    made = optim.build(
+        create_model("lenet5"), get_recipe("large_batch").replace(model="lenet5", trust_coefficient=0.02)
+    )
     assert isinstance(made, LARS) and {group["trust_coefficient"] for group in made.param_groups} == {0.02}
     assert {group["lr"] for group in made.param_groups} == {2.0}
 
@@ -94,7 +96,7 @@ def test_towers_apart_are_refused():
 
 def test_it_learns_from_batches_of_a_third_of_all_images(tmp_path):
     """The paper's rule with its rate scaled comes to 87 %, unscaled to 89 %, LARS to 98 % (docs/log.md)."""
-    recipe = named("lenet5").replace(
+    recipe = get_recipe("lenet5").replace(
         batch_size=512,
         epochs=30,
         select_weights="last",

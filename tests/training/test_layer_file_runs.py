@@ -23,13 +23,13 @@ from alexnet.cuda_convnet import GraphNetwork
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.errors import CheckpointError, ModelError, RecipeError, RunError
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 from alexnet.training import layer_files
 
-RECIPE = named("layer_file").replace(
+RECIPE = get_recipe("layer_file").replace(
     stored_size=8,
     crop="center",
-    mirror=False,
+    hflip=0.0,
     epochs=4,
     batch_size=16,
     divide=60.0,
@@ -152,7 +152,8 @@ def test_from_a_terminal(small, tmp_path, capsys, digit_file):
         str(given["layer_params"]),
         "--stored-size",
         "8",
-        "--no-mirror",
+        "--hflip",
+        "0",
         "--crop",
         "center",
         "--epochs",
@@ -238,7 +239,7 @@ def test_the_recipe_is_inert_where_the_files_speak():
     assert layer_files.of_training(None, None) is None
     files = layer_files.of_training(HERE / "local.cfg", HERE / "local-params.cfg")
     assert files.name == "local"
-    assert layer_files.fitting(named("layer_file"), files).model == "local"
+    assert layer_files.fitting(get_recipe("layer_file"), files).model == "local"
 
 
 def test_a_start_that_is_refused_after_its_files_were_written_leaves_no_folder(small, tmp_path):

@@ -10,7 +10,7 @@ from alexnet.errors import RecipeError
 from alexnet.kernels import winograd
 from alexnet.loader.loader import choose_device
 from alexnet.models import create_model
-from alexnet.recipe import Recipe, named
+from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import runtime
 
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def test_convolutions_are_the_recipes_in_training_alone(how):
 def test_a_run_takes_those_of_its_recipe_and_says_so(how, monkeypatch, tmp_path):
     asked, convolve = [], winograd.convolve
     monkeypatch.setattr(winograd, "convolve", lambda *of, **more: asked.append(of[0]) or convolve(*of, **more))
-    recipe = named("cifar_18pct").replace(epochs=1, schedule="constant", convolution=how)
+    recipe = get_recipe("cifar_18pct").replace(epochs=1, schedule="constant", convolution=how)
     result = api.train("digits", recipe, tmp_path / "run", device="cpu")
     learning = [images for images in asked if not images.is_inference()]
     assert bool(learning) == (how == "winograd") and result.recipe.convolution == how

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from alexnet.models import create_model
-from alexnet.recipe import Recipe, named
+from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import optim
 from alexnet.training.optim import PaperSGD
 
@@ -170,7 +170,7 @@ def test_a_closure_is_called_and_its_loss_returned():
 
 # The groups of a recipe
 
-BARE = named("cifar_18pct").replace(bias_lr_mult=1.0, fc_decay=-1.0, weight_decay=0.004)
+BARE = get_recipe("cifar_18pct").replace(bias_lr_mult=1.0, fc_weight_decay=-1.0, weight_decay=0.004)
 
 
 def settings(recipe: Recipe) -> dict[str, tuple[float, float]]:
@@ -189,13 +189,13 @@ def settings(recipe: Recipe) -> dict[str, tuple[float, float]]:
 
 @pytest.mark.parametrize("kind", ["paper", "adamw"])
 def test_parameter_groups(kind):
-    found = settings(BARE.replace(optimizer=kind, bias_lr_mult=2.0, fc_decay=1.0))
+    found = settings(BARE.replace(optimizer=kind, bias_lr_mult=2.0, fc_weight_decay=1.0))
     for layer in ("conv1", "conv2", "conv3", "fc10"):
         assert found[f"{layer}.bias"] == (2.0, 0.0)
         assert found[f"{layer}.weight"] == (1.0, 1.0 if layer == "fc10" else 0.004)
-    found = settings(BARE.replace(optimizer=kind, bias_decay=True))
+    found = settings(BARE.replace(optimizer=kind, bias_weight_decay=True))
     assert set(found.values()) == {(1.0, 0.004)}
-    found = settings(BARE.replace(optimizer=kind, fc_decay=0.0))
+    found = settings(BARE.replace(optimizer=kind, fc_weight_decay=0.0))
     assert found["fc10.weight"] == (1.0, 0.0)
     assert found["conv1.weight"] == (1.0, 0.004)
 
@@ -218,7 +218,7 @@ def test_biases_get_the_schedule_s_rate_times_their_own():
 
 
 def test_biases_that_the_schedule_does_not_lower():
-    made = optim.build(create_model("cifar_18pct"), BARE.replace(bias_lr_mult=2.0, bias_lowered=False))
+    made = optim.build(create_model("cifar_18pct"), BARE.replace(bias_lr_mult=2.0, schedule_bias_lr=False))
     optim.set_rate(made, 0.0001, 0.001)
     assert sorted({(group["lowered"], group["lr"]) for group in made.param_groups}) == [(False, 0.002), (True, 0.0001)]
 

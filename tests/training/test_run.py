@@ -25,7 +25,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import Source, open_source
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, DataError, RecipeError, RunError, TrainingError
-from alexnet.recipe import Recipe, named
+from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import checkpoint
 from alexnet.training import run as runs
 from alexnet.training.distributed.sharding import Layout
@@ -39,12 +39,12 @@ ALEXNET = Recipe(
     batch_size=16,
     progressive_size=63,
     progressive_fraction=0.5,
-    mirror=False,
+    hflip=0.0,
     warmup_epochs=1,
     checkpoint_every="1epoch",
     precision="fp32",
 )
-SMALL = named("cifar_18pct").replace(
+SMALL = get_recipe("cifar_18pct").replace(
     epochs=2, batch_size=16, validation=0.2, schedule="constant", checkpoint_every="1epoch"
 )
 
@@ -132,26 +132,26 @@ def test_resumed_at_an_epochs_end_equals_never_stopped(whole, tmp_path):
     assert [e["epoch"] for e in events(folder, "epoch")] == [1, 2, 3]  # none doubled, none missing
 
 
-CODE2012 = named("cifar_18pct").replace(
+CODE2012 = get_recipe("cifar_18pct").replace(
     epochs=4,
     batch_size=16,
     image_size=24,
     validation=0.2,
     select_weights="last",
     crop="random",
-    mirror=True,
-    crops_shared=32,
+    hflip=0.5,
+    crop_group_size=32,
     pca_noise_std=0.1,
-    noise_until=2,
-    noise_divide=True,
+    pca_noise_until_epoch=2,
+    pca_noise_rescale=True,
     mean="center",
     lr_milestones=(3,),
     freeze="conv1",
-    freeze_from=2,
+    freeze_from_epoch=2,
     layer_lr_milestones="conv2.weight=1",
     train_on_val_from_epoch=2,
     layer_lr_mult="fc10=0.5",
-    layer_decay="conv1=0",
+    layer_weight_decay="conv1=0",
     checkpoint_every="1epoch",
 )
 
@@ -201,7 +201,7 @@ def command(*words: str | Path) -> list[str]:
 def test_stopped_in_the_middle_of_an_epoch_and_resumed(number, status, whole, stores, tmp_path):
     folder = tmp_path / "run"
     options = [f"--{k.replace('_', '-')}={v}" for k, v in _changed(ALEXNET).items()]
-    words = command("train", stores[72].path, "--output-dir", folder, "--recipe", "modern", "--no-mirror", *options)
+    words = command("train", stores[72].path, "--output-dir", folder, "--recipe", "modern", *options)
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and (not (folder / "journal.jsonl").exists() or not events(folder, "started")):
         time.sleep(0.01)
@@ -219,7 +219,7 @@ def test_stopped_in_the_middle_of_an_epoch_and_resumed(number, status, whole, st
 def _changed(recipe: Recipe) -> dict:
     base = Recipe()
     names = (f.name for f in dataclasses.fields(recipe) if getattr(recipe, f.name) != getattr(base, f.name))
-    return {name: getattr(recipe, name) for name in names if name != "mirror"}
+    return {name: getattr(recipe, name) for name in names}
 
 
 # Every number of a recipe has an effect: for each field a value that must change the run it is in.
@@ -233,11 +233,12 @@ FLIPS = {
     "test": 0.4,
     "crop": "random",
     "min_crop_scale": 0.9,
-    "mirror": True,
+    "hflip": 0.5,
     "pca_noise_std": 0.9,
     "color_jitter": 0.0,
     "random_erase_prob": 1.0,
     "mixup_prob": 1.0,
+    "mixup_alpha": 4.0,
     "mean": "image",
     "divide": 2.0,
     "epochs": 3,
@@ -247,8 +248,8 @@ FLIPS = {
     "bias_lr_mult": 3.0,
     "momentum": 0.5,
     "weight_decay": 10.0,
-    "fc_decay": 10.0,
-    "bias_decay": True,
+    "fc_weight_decay": 10.0,
+    "bias_weight_decay": True,
     "clip_grad_norm": 0.01,
     "schedule": "constant",
     "warmup_epochs": 0.0,
@@ -257,15 +258,15 @@ FLIPS = {
     "progressive_size": 0,
     "progressive_fraction": 0.0,
     "precision": "bf16",
-    "crops_shared": 8,
-    "noise_until": 1,
+    "crop_group_size": 8,
+    "pca_noise_until_epoch": 1,
     "far_edge": False,
-    "noise_divide": True,
+    "pca_noise_rescale": True,
     "divide_std": True,
-    "bias_lowered": False,
+    "schedule_bias_lr": False,
     "layer_lr_mult": "conv1=0.1",
     "layer_lr_milestones": "conv2=1",
-    "layer_decay": "fc8=50",
+    "layer_weight_decay": "fc8=50",
     "freeze": "conv1",
     "stop_train_error": 1.0,
     "sampling": "balanced",
@@ -281,7 +282,7 @@ ELSEWHERE = {  # shown by other tests
     "max_lr_drops": "test_steps_and_stall_have_their_numbers",
     "select_weights": "test_the_best_epoch_by_validation_is_kept",
     "checkpoint_every": "test_checkpoints_come_as_often_as_asked",
-    "freeze_from": "test_frozen_from_its_epoch_on",
+    "freeze_from_epoch": "test_frozen_from_its_epoch_on",
     "train_on_val_from_epoch": "test_as_in_2012_resumed_equals_never_stopped",
     "shuffle_window": "test_windowed",
     "convolution": "test_machine",
@@ -295,7 +296,7 @@ def test_every_field_is_flipped_somewhere():
     assert set(FLIPS) | set(ELSEWHERE) == {f.name for f in dataclasses.fields(Recipe)}
 
 
-TINY = ALEXNET.replace(epochs=2, batch_size=24, weight_decay=0.05, warmup_epochs=0.5)
+TINY = ALEXNET.replace(epochs=2, mixup_prob=0.5, batch_size=24, weight_decay=0.05, warmup_epochs=0.5)
 
 
 @pytest.fixture(scope="session")
@@ -572,7 +573,7 @@ def with_less_room(path, content):
 checkpoint.save = with_less_room
 limits[1] = {periodic}
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-r = recipe.named("cifar_18pct").replace(epochs=3, batch_size=16, validation=0.2, schedule="constant")
+r = recipe.get_recipe("cifar_18pct").replace(epochs=3, batch_size=16, validation=0.2, schedule="constant")
 r = r.replace(checkpoint_every="1epoch")
 try:
     api.train({store!r}, r, {run!r}, device="cpu", quiet=False)
@@ -633,7 +634,7 @@ def test_reference_images_are_answered_alike(whole):
 def test_a_damaged_run_json_is_one_line(tmp_path, text, message):
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
-    runs.write_start(folder, named("lenet5"), {"data": "digits", "store": "s"})
+    runs.write_start(folder, get_recipe("lenet5"), {"data": "digits", "store": "s"})
     assert runs.read_start(folder)[1]["store"] == "s"
     (folder / "run.json").write_text(text)
     with pytest.raises(RunError) as caught:
@@ -645,7 +646,7 @@ def test_a_damaged_run_json_is_one_line(tmp_path, text, message):
 def test_every_changed_byte_in_what_a_run_begins_with_is_refused(tmp_path, name):
     (tmp_path / "run").mkdir()
     files = Files("lenet", "[data]\ntype=data\n", "[data]\n")
-    runs.write_start(tmp_path / "run", named("lenet5"), {"data": "digits", "store": "s"}, files)
+    runs.write_start(tmp_path / "run", get_recipe("lenet5"), {"data": "digits", "store": "s"}, files)
     path = tmp_path / "run" / name
     data = path.read_bytes()
     for place in range(0, len(data), 1 + len(data) // 300):

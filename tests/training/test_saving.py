@@ -17,11 +17,11 @@ from alexnet import api
 from alexnet.bundle import Bundle
 from alexnet.data.run_file import write_run_file
 from alexnet.errors import CheckpointError, Interrupted, RunError
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 from alexnet.training import async_checkpoint, checkpoint, loop
 
 # Dropout would be drawn anew if its masks were not a function of the step; momentum, averages and noise likewise.
-RECIPE = named("cifar_18pct").replace(
+RECIPE = get_recipe("cifar_18pct").replace(
     epochs=3,
     batch_size=24,
     validation=0.2,

@@ -16,11 +16,11 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import Source, open_source
 from alexnet.data.store import Store
 from alexnet.errors import BundleError, RecipeError
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 from alexnet.training.finetune import from_bundle
 from alexnet.training.state import build_network
 
-SMALL = named("cifar_18pct").replace(
+SMALL = get_recipe("cifar_18pct").replace(
     epochs=1, batch_size=16, validation=0.2, schedule="constant", checkpoint_every="1epoch"
 )
 HEAD = ("fc10.weight", "fc10.bias")
@@ -200,7 +200,7 @@ def test_weights_that_torchvision_publishes(monkeypatch, stores):
     )
     monkeypatch.setattr(torchvision_weights, "fetch", lambda: found)
     start = starts.from_published("torchvision")
-    recipe = start.recipe(named("modern"))
+    recipe = start.recipe(get_recipe("modern"))
     assert (recipe.model, recipe.mean, recipe.divide_std, recipe.stored_size) == ("alexnet_owt", "channel", True, 256)
     assert start.statistics.divide.tolist() == pytest.approx([58.395, 57.12, 57.375])
     assert start.fresh(["x", "y"]) == "classifier.6"

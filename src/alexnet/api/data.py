@@ -11,7 +11,7 @@ from alexnet.data.sources import Source, is_store
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import RecipeError, counted
-from alexnet.recipe import Recipe, option, set_by_hand
+from alexnet.recipe import Recipe, is_overridden, option
 from alexnet.training.run import check_store
 
 
@@ -27,12 +27,12 @@ def open_store(data: str | Path, recipe: Recipe, options: DataOptions) -> Store:
         refuse_on_store(options)
         for name in ("validation", "test"):
             own = store.about["settings"].get(name)
-            if set_by_hand(recipe, name) and getattr(recipe, name) != own:
+            if is_overridden(recipe, name) and getattr(recipe, name) != own:
                 _refuse(option(name), f"store {store.address}, which has its splits", "prepare another store with it")
         return store
     source = options.open(data)
     for name in ("validation", "test"):
-        if name in source.splits and set_by_hand(recipe, name):
+        if name in source.splits and is_overridden(recipe, name):
             _refuse(option(name), f"{data}, which has a {name} split of its own", "give images without splits")
     return cached(source, recipe, options)
 

@@ -59,7 +59,7 @@ def evaluate(
     stores = [store_for(*pair, data, options) for pair in zip(many, classifiers, strict=True)]
     for classifier, store in zip(classifiers, stores, strict=True):
         classifier.bundle.same_classes(store.classes, str(data or store.address))
-    if crops == 10 and any(classifier.bundle.recipe.get("mirror") is False for classifier in classifiers):
+    if crops == 10 and any(classifier.bundle.recipe.get("hflip") == 0 for classifier in classifiers):
         options.tell("trained without mirrors: half of the ten crops are mirrored images, which it has never seen")
     trained = training_images(many, classifiers, stores, options)
     if len(many) == 1:

@@ -220,7 +220,7 @@ def command(about: dict[str, Any], recipe: Recipe) -> str:
     """What one would type to train the run again: every number that is not its named recipe's own,
     and what was said about which images count (unknown in runs of before that was kept)."""
     words = ["alexnet", "train", str(about.get("data", "DATA")), "--recipe", recipe.recipe]
-    base = recipes.named(recipe.recipe)
+    base = recipes.get_recipe(recipe.recipe)
     for name in recipes.differences(base, recipe):
         value = getattr(recipe, name)
         if isinstance(value, bool):

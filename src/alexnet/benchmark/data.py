@@ -186,7 +186,7 @@ def their_epoch(folder: Path, batch: int, model: str | None) -> Unit:
 
 
 def _recipe(model: str, batch: int) -> Recipe:
-    return recipes.named("paper").replace(
+    return recipes.get_recipe("paper").replace(
         model=model,
         batch_size=batch,
         stored_size=SIZE,

@@ -354,7 +354,7 @@ def show_recipes(argv: list[str]) -> int:
             "", ("recipe", "what it is"), [*results.items()]
         )
     elif args.other is None:
-        chosen = recipes.named(args.name)
+        chosen = recipes.get_recipe(args.name)
         print(json.dumps(chosen.to_dict(), indent=1) if args.json else chosen.to_toml(), end="\n" if args.json else "")
     else:
         output.differences(args.name, args.other, as_json=args.json)

@@ -375,7 +375,7 @@ def _base_recipe(args: TrainArguments, start: "PretrainedWeights | None") -> Rec
     """The recipe whose values are the defaults of the options that are not set."""
     named, model = args.numbers.recipe, args.numbers.model
     if not (args.data or model or start):  # quick: nothing but the help is wanted
-        return recipes.named(named or ("modern" if args.layers is None else "layer_file"))
+        return recipes.get_recipe(named or ("modern" if args.layers is None else "layer_file"))
     from alexnet.training.defaults import default_recipe
 
     data_options(args.source)  # where a store behind an address is fetched to

@@ -205,7 +205,7 @@ def differences(a: str, b: str, *, as_json: bool) -> None:
     columns = ("", a, "source", b, "source", "meaning")
     rows = [_difference_row(d, recipes.option(d.what)) for d in options]
     table("Numbers", columns, rows, right=len(columns))
-    networks = [recipes.named(name).model for name in (a, b)]
+    networks = [recipes.get_recipe(name).model for name in (a, b)]
     if traits:
         table(f"Networks: {' and '.join(networks)}", columns, [_difference_row(d, d.what) for d in traits], right=6)
     elif networks[0] != networks[1]:

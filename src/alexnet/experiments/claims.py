@@ -43,7 +43,7 @@ class Claim:
 
 
 _NET = Arm("the network", "alexnet_small", "alexnet")
-_PLAIN = {"dropout": 0.0, "crop": "center", "mirror": False, "pca_noise_std": 0.0, "weight_decay": 0.0}
+_PLAIN = {"dropout": 0.0, "crop": "center", "hflip": 0.0, "pca_noise_std": 0.0, "weight_decay": 0.0}
 _WIDE = _PLAIN | {"divide": 64.0}  # inputs of about one, as that start expects
 
 CLAIMS = {
@@ -105,7 +105,7 @@ CLAIMS = {
                     "no augmentation",
                     "alexnet_small",
                     "alexnet",
-                    {"crop": "center", "mirror": False, "pca_noise_std": 0.0},
+                    {"crop": "center", "hflip": 0.0, "pca_noise_std": 0.0},
                 ),
             ),
             {"gap": "substantial"},

@@ -182,7 +182,7 @@ class Plan:
         """Every number of one training."""
         changes = dict(job.arm.changes)
         if not self.mirror:
-            changes["mirror"] = False
+            changes["hflip"] = 0.0
         return self.base.replace(model=self.model(job.arm), lr=job.rate, seed=job.seed, **changes)
 
     def searches(self) -> list[Job]:
@@ -291,7 +291,7 @@ def _check_models(names: list[str]) -> None:
 
 def _usual(photos: bool, quick: bool) -> tuple[Recipe, tuple[float, ...], float]:
     """The paper's training: its rule, its rate divided by ten at each stall; in a quick plan a cosine to zero."""
-    recipe = recipes.named("paper").replace(recipe="claims", select_weights="best", **_scale(photos))
+    recipe = recipes.get_recipe("paper").replace(recipe="claims", select_weights="best", **_scale(photos))
     if quick:
         recipe = recipe.replace(batch_size=QUICK["batch_size"], epochs=QUICK["epochs"], schedule="cosine")
     return recipe, (0.005 if quick else 0.01,), 0.0
@@ -299,7 +299,7 @@ def _usual(photos: bool, quick: bool) -> tuple[Recipe, tuple[float, ...], float]
 
 def _speed(photos: bool, quick: bool) -> tuple[Recipe, tuple[float, ...], float]:
     """Figure 1: one rate throughout, nothing that regularizes, until the training error is reached."""
-    recipe = recipes.named("paper").replace(
+    recipe = recipes.get_recipe("paper").replace(
         recipe="claims", select_weights="last", schedule="constant", epochs=90, **_scale(photos) | {"mean": "channel"}
     )
     if quick:  # each training ends when it has come to LEVEL

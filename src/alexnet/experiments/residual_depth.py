@@ -111,14 +111,14 @@ def make(material: Material, data: str, config: Config) -> Plan:
     usual: dict[str, Any] = QUICK if config.quick else FULL
     time = 0.0 if config.budget is None else budgets.seconds(config.budget)
     stored = STORED if material.store is None else material.store.size
-    base = recipes.named("owt").replace(
+    base = recipes.get_recipe("owt").replace(
         recipe="depth",
         model=name_of(8, True),
         dropout=0.0,
         image_size=SIDE,
         stored_size=stored,
         crop="random",
-        mirror=material.mirror,
+        hflip=0.5 if material.mirror else 0.0,
         validation=0.1,
         select_weights="last",
         lr=0.1,

@@ -65,7 +65,7 @@ class Normalization:
 
 def draw_boxes(recipe: Recipe, numbers: NDArray[np.float64], stored: int, side: int) -> Boxes:
     """Boxes of the recipe's training crops. ``numbers`` [N, 5] uniform, ``stored`` S and ``side`` s in pixels."""
-    mirror = (numbers[:, 4] < 0.5) & recipe.mirror
+    mirror = numbers[:, 4] < recipe.hflip
     if recipe.crop == "resized":
         height, width = _part_sides(recipe.min_crop_scale, numbers, stored)
     else:
@@ -127,12 +127,12 @@ def draw_colors(recipe: Recipe, numbers: NDArray[np.float64], statistics: Normal
     Noise: every pixel of a view gets Σ_i axis_i · σ_i · n_i with n ~ N(0, color_noise²), one draw a view. σ are the
     pixels' standard deviations along the axes in gray levels, as in the 2012 code: ImageNet's are 121.8, 37.1 and
     19.7, so 0.1 is noise of 12, 4 and 2 gray levels. (The paper, 4.1, prints eigenvalues of the covariance, σ².) With
-    ``noise_divide`` the view is divided by 1 + pca_noise_std, so that its numbers are spread about as widely as
+    ``pca_noise_rescale`` the view is divided by 1 + pca_noise_std, so that its numbers are spread about as widely as
     those of
     a view without noise, which is what the network is tested on (2012 code).
     """
     offset = matrix = None
-    noisy = recipe.pca_noise_std > 0 and not 0 < recipe.noise_until <= epoch
+    noisy = recipe.pca_noise_std > 0 and not 0 < recipe.pca_noise_until_epoch <= epoch
     if noisy:
         strength = torch.from_numpy(normals(numbers[:, :6])).float() * recipe.pca_noise_std  # [N, 3]
         offset = (strength * statistics.color_std.cpu()) @ statistics.color_axes.cpu().T  # [N, 3]
@@ -145,7 +145,7 @@ def draw_colors(recipe: Recipe, numbers: NDArray[np.float64], statistics: Normal
         level = statistics.mean.cpu().reshape(-1, 3).mean(0)  # [3]; contrast turns about it, brightness moves it
         shift = (brightness - 1)[:, None] * level
         offset = shift if offset is None else offset + shift
-    divide = 1 + recipe.pca_noise_std if noisy and recipe.noise_divide else 1.0
+    divide = 1 + recipe.pca_noise_std if noisy and recipe.pca_noise_rescale else 1.0
     return Colors(matrix, offset, _draw_blanks(recipe.random_erase_prob, numbers), divide)
 
 

@@ -108,7 +108,7 @@ class Loader:
 
     def images(self, epoch: int) -> Split | ConcatSplit:
         """What is trained on in an epoch (from 0)."""
-        return self._joined if self.recipe.joined(epoch) else self.split
+        return self._joined if self.recipe.trains_on_val(epoch) else self.split
 
     def epoch(
         self,
@@ -190,7 +190,7 @@ class Loader:
     def _cut(
         self, batch: int, whole: NDArray[np.int64], places: NDArray[np.int64] | None, epoch: int, side: int
     ) -> "_Cut":
-        shared, groups = self.recipe.crops_shared, None
+        shared, groups = self.recipe.crop_group_size, None
         indices = whole if places is None else whole[places]
         if shared > 1:
             within = np.arange(len(whole), dtype=np.int64) if places is None else places

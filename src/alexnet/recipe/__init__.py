@@ -1,42 +1,42 @@
-"""Every number of a run, with its unit and source; the recipes that have a name; where two differ."""
+"""The hyperparameters of a run, the named recipes (presets), and the differences between two recipes."""
 
 from alexnet.recipe.compare import Difference, compare
 from alexnet.recipe.config import (
-    Cadence,
+    Interval,
     Recipe,
-    cadence,
     differences,
-    each_layer,
     from_dict,
     from_toml,
     help_text,
-    layer_names,
     nearest,
     option,
+    parse_interval,
+    parse_layer_ranges,
+    parse_layer_values,
 )
-from alexnet.recipe.effect import check_effect, set_by_hand
-from alexnet.recipe.presets import OF_LAYER_FILES, default_for, describe, list_recipes, named, source
+from alexnet.recipe.effect import check_effect, is_overridden
+from alexnet.recipe.presets import LAYER_FILE_FIELDS, describe, get_recipe, list_recipes, recipe_for, source
 
 __all__ = [
-    "OF_LAYER_FILES",
-    "Cadence",
+    "LAYER_FILE_FIELDS",
     "Difference",
+    "Interval",
     "Recipe",
-    "cadence",
     "check_effect",
     "compare",
-    "default_for",
     "describe",
     "differences",
-    "each_layer",
     "from_dict",
     "from_toml",
+    "get_recipe",
     "help_text",
-    "layer_names",
+    "is_overridden",
     "list_recipes",
-    "named",
     "nearest",
     "option",
-    "set_by_hand",
+    "parse_interval",
+    "parse_layer_ranges",
+    "parse_layer_values",
+    "recipe_for",
     "source",
 ]

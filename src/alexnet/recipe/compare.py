@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from alexnet.recipe.config import Recipe, help_text
-from alexnet.recipe.presets import named, source
+from alexnet.recipe.presets import get_recipe, source
 from alexnet.recipe.traits import TOPICS, TRAITS
 
 
@@ -27,7 +27,7 @@ def compare(a: str, b: str) -> tuple[list[Difference], list[Difference]]:
     Networks that are not told about here have no traits: ``alexnet models NAME`` shows them. Raises
     :class:`alexnet.errors.RecipeError` for a name that is none.
     """
-    first, second = named(a), named(b)
+    first, second = get_recipe(a), get_recipe(b)
     return _fields(first, second), _traits(first.model, second.model)
 
 

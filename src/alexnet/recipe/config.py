@@ -29,14 +29,14 @@ from alexnet.errors import RecipeError
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(min|minutes?|steps?|epochs?)")
 
 
-class Cadence(NamedTuple):
+class Interval(NamedTuple):
     """``amount`` of ``unit``: whole steps or epochs, at least one, or minutes, a fraction or 0 (after each step)."""
 
     amount: float
     unit: Literal["min", "step", "epoch"]
 
 
-def cadence(text: str, option: str) -> Cadence:
+def parse_interval(text: str, option: str) -> Interval:
     """Read what was given as ``option``; raises :class:`RecipeError`."""
     match = _WRITTEN.fullmatch(text.strip())
     must = "a number and min, steps or epochs, such as 5min, 500steps or 1epoch"
@@ -44,13 +44,13 @@ def cadence(text: str, option: str) -> Cadence:
         raise RecipeError(f"{option} is {text!r}", must)
     amount = float(match[1])
     if match[2].startswith("min"):
-        return Cadence(amount, "min")
+        return Interval(amount, "min")
     if amount < 1 or amount != int(amount):
         raise RecipeError(f"{option} is {text!r}", f"{must}; steps and epochs are whole and at least 1")
-    return Cadence(amount, "step" if match[2].startswith("step") else "epoch")
+    return Interval(amount, "step" if match[2].startswith("step") else "epoch")
 
 
-def layer_names(text: str, option: str) -> tuple[tuple[str, str], ...]:
+def parse_layer_ranges(text: str, option: str) -> tuple[tuple[str, str], ...]:
     """``conv1..conv5,fc6`` -> (("conv1", "conv5"), ("fc6", "fc6")): the first and the last of each range.
 
     Raises :class:`RecipeError` for what has another form.
@@ -64,7 +64,7 @@ def layer_names(text: str, option: str) -> tuple[tuple[str, str], ...]:
     return tuple(results)
 
 
-def each_layer(text: str, option: str) -> dict[str, float]:
+def parse_layer_values(text: str, option: str) -> dict[str, float]:
     """``conv1=0,fc10=1`` -> {"conv1": 0.0, "fc10": 1.0}; raises :class:`RecipeError` for what has another form."""
     results: dict[str, float] = {}
     for part in _parts(text):
@@ -126,22 +126,24 @@ class Recipe:
     """`resized`: least share of the image's area that a view shows"""
     far_edge: bool = True
     """may a crop reach the far edge? 256 − 224: 33 offsets (2012 code), 32 without (paper, 4.1)"""
-    crops_shared: int = 1
+    crop_group_size: int = 1
     """consecutive images of an epoch's order with one offset and mirror (2012 code: 32)"""
-    mirror: bool = True
-    """left and right swapped in half of the crops (paper, 4.1); off for digits and letters"""
+    hflip: float = 0.5
+    """probability that a crop is flipped left to right (paper, 4.1: 0.5); 0 for digits and letters"""
     pca_noise_std: float = 0.1
     """std of noise along the color axes × the pixels' std there (2012 code; paper: × variance)"""
-    noise_until: int = 0
+    pca_noise_until_epoch: int = 0
     """epoch from which there is no color noise any more (net 145: 67); 0: there always is"""
-    noise_divide: bool = False
+    pca_noise_rescale: bool = False
     """is a view with noise divided by 1 + pca_noise_std? (2012 code: yes)"""
     color_jitter: float = 0.25
     """brightness, contrast and saturation each times 1 ± this, uniformly"""
     random_erase_prob: float = 0.0
     """probability that a rectangle of a view is blanked"""
     mixup_prob: float = 0.2
-    """probability that a batch is mixed with itself, weights from Beta(.4, .4)"""
+    """probability that a batch is mixed with itself in another order (Zhang et al. 2017)"""
+    mixup_alpha: float = 0.4
+    """the weights of a mixed batch are drawn from Beta(alpha, alpha)"""
     mean: Literal["image", "center", "channel"] = "channel"
     """mean image (paper, 2) | its center (2012) | color means"""
     divide: float = 1.0
@@ -164,7 +166,7 @@ class Recipe:
     """`lars`: share of a layer's length that a step at rate 1 changes (You et al. 2017)"""
     bias_lr_mult: float = 1.0
     """learning rate of biases as a multiple (2012 code: 2)"""
-    bias_lowered: bool = True
+    schedule_bias_lr: bool = True
     """does the schedule lower the biases' rate too? (2012 code: no)"""
     layer_lr_mult: str = ""
     """rates as multiples, by layer: "conv1=0.1,fc8=10"; 0 freezes (2012 code: epsW)"""
@@ -172,11 +174,11 @@ class Recipe:
     """of the paper's rule and SGD; AdamW's first beta (paper, 5)"""
     weight_decay: float = 1.0
     """per step, times the learning rate (paper, 5: 0.0005)"""
-    fc_decay: float = -1.0
+    fc_weight_decay: float = -1.0
     """weight decay of fully connected weights; negative: as weight_decay"""
-    layer_decay: str = ""
+    layer_weight_decay: str = ""
     """weight decays by layer, before the two above: "conv1=0,fc10=1" (2012 code: wc)"""
-    bias_decay: bool = False
+    bias_weight_decay: bool = False
     """do biases decay? (paper: one rule for all; 2012 code: no)"""
     clip_grad_norm: float = 5.0
     """longest gradient, as a norm over all weights; 0: no limit"""
@@ -194,7 +196,7 @@ class Recipe:
     """`plateau`: the run ends when the error stalls once more after so many drops (paper, 5: 3)"""
     freeze: str = ""
     """layers that stop learning, without momentum and decay: "conv1", "conv1..conv5,fc6", "fc7.bias"."""
-    freeze_from: int = 0
+    freeze_from_epoch: int = 0
     """epoch from which they do (net 145: 72); 0: from the beginning"""
     train_on_val_from_epoch: int = 0
     """epoch from which validation images train too (13pct: 100); 0: never"""
@@ -252,16 +254,16 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     @property
-    def highest_rate(self) -> float:
+    def peak_lr(self) -> float:
         """The learning rate at its highest: ``lr``, scaled by the batch where ``lr_base_size`` says so."""
         return self.lr * (self.batch_size / self.lr_base_size if self.lr_base_size else 1.0)
 
-    def side(self, epoch: int, full: int) -> int:
+    def crop_size(self, epoch: int, full: int) -> int:
         """Side of the crops in an epoch (from 0), pixels; ``full`` is the network's. The last epoch is always full."""
         small = epoch < min(round(self.progressive_fraction * self.epochs), self.epochs - 1)
         return self.progressive_size if small and 0 < self.progressive_size < full else full
 
-    def joined(self, epoch: int) -> bool:
+    def trains_on_val(self, epoch: int) -> bool:
         """Are the validation images trained on in an epoch (from 0)? Then nothing is validated."""
         return 0 < self.train_on_val_from_epoch <= epoch
 
@@ -290,21 +292,23 @@ _RANGES: dict[str, tuple[float, float]] = {
     "test": (0, 0.9),
     "min_crop_scale": (0.01, 1),
     "divide": (1e-3, 1e6),
-    "crops_shared": (1, 1_000_000),
-    "noise_until": (0, 1_000_000),
-    "freeze_from": (0, 1_000_000),
+    "crop_group_size": (1, 1_000_000),
+    "pca_noise_until_epoch": (0, 1_000_000),
+    "freeze_from_epoch": (0, 1_000_000),
     "train_on_val_from_epoch": (0, 1_000_000),
     "pca_noise_std": (0, 10),
     "color_jitter": (0, 0.99),
     "random_erase_prob": (0, 1),
+    "hflip": (0, 1),
     "mixup_prob": (0, 1),
+    "mixup_alpha": (1e-3, 1000),
     "epochs": (1, 1_000_000),
     "batch_size": (1, 1_000_000),
     "lr": (1e-12, 1000),
     "bias_lr_mult": (0, 1000),
     "momentum": (0, 0.9999),
     "weight_decay": (0, 100),
-    "fc_decay": (-1, 100),
+    "fc_weight_decay": (-1, 100),
     "clip_grad_norm": (0, 1e9),
     "warmup_epochs": (0, 1_000_000),
     "lr_patience": (1, 1_000_000),
@@ -364,11 +368,11 @@ def _check_together(recipe: Recipe) -> None:
     if recipe.sampling == recipe.class_weights == "balanced":
         raise RecipeError("--sampling balanced and --class-weights balanced correct twice", "one of them")
     _check_schedule(recipe)
-    cadence(recipe.checkpoint_every, "--checkpoint-every")
-    layer_names(recipe.freeze, "--freeze")
-    each_layer(recipe.layer_lr_mult, "--layer-lr-mult")
-    each_layer(recipe.layer_decay, "--layer-decay")
-    each_layer(recipe.layer_lr_milestones, "--layer-lr-milestones")
+    parse_interval(recipe.checkpoint_every, "--checkpoint-every")
+    parse_layer_ranges(recipe.freeze, "--freeze")
+    parse_layer_values(recipe.layer_lr_mult, "--layer-lr-mult")
+    parse_layer_values(recipe.layer_weight_decay, "--layer-weight-decay")
+    parse_layer_values(recipe.layer_lr_milestones, "--layer-lr-milestones")
 
 
 def _check_schedule(recipe: Recipe) -> None:
@@ -406,11 +410,6 @@ def _is_a(kind: type, value: Any) -> bool:
 def from_dict(values: Mapping[str, Any]) -> Recipe:
     """The recipe with these values, as :meth:`Recipe.to_dict` gives them; raises :class:`RecipeError`."""
     results: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    if "checkpoint_minutes" in results:  # what runs begun before November 2026 wrote; 0 was each epoch
-        minutes = float(results.pop("checkpoint_minutes"))
-        results.setdefault("checkpoint_every", f"{minutes:.6f}min" if minutes else "1epoch")
-    if "precision" in results:  # they had no other convolutions either
-        results.setdefault("convolution", "plain")
     return Recipe().replace(**results)
 
 

@@ -1,36 +1,36 @@
 """Options that have no effect: what a person sets must change the run, or be refused."""
 
 from alexnet.errors import RecipeError
-from alexnet.recipe.config import Recipe, each_layer, option
-from alexnet.recipe.presets import list_recipes, named
+from alexnet.recipe.config import Recipe, option, parse_layer_values
+from alexnet.recipe.presets import get_recipe, list_recipes
 
 # Values that turn a field off: that is no fault where it has no effect anyway.
 _OFF = {
     "lr_milestones": (),
-    "noise_until": 0,
+    "pca_noise_until_epoch": 0,
     "freeze": "",
-    "freeze_from": 0,
+    "freeze_from_epoch": 0,
     "train_on_val_from_epoch": 0,
     "layer_lr_milestones": "",
     "progressive_size": 0,
     "progressive_fraction": 0,
-    "crops_shared": 1,
+    "crop_group_size": 1,
 }
 
 
-def set_by_hand(recipe: Recipe, field: str) -> bool:
+def is_overridden(recipe: Recipe, field: str) -> bool:
     """Does the field differ from the named recipe that ``recipe`` started from, without being turned off?
 
     False for a recipe of another name.
     """
     value = getattr(recipe, field)
-    return recipe.recipe in list_recipes() and value not in (getattr(named(recipe.recipe), field), _OFF.get(field))
+    return recipe.recipe in list_recipes() and value not in (getattr(get_recipe(recipe.recipe), field), _OFF.get(field))
 
 
 def check_effect(recipe: Recipe) -> None:
     """Raise :class:`RecipeError` for a field that was set by hand and has no effect beside the others."""
     for field, idle, reason, todo in _rules(recipe):
-        if idle and set_by_hand(recipe, field):
+        if idle and is_overridden(recipe, field):
             raise RecipeError(f"{option(field)} has no effect with {reason}", "", f"leave it out, or {todo}")
 
 
@@ -39,24 +39,30 @@ def _rules(recipe: Recipe) -> list[tuple[str, bool, str, str]]:
     epochs = f"--epochs {recipe.epochs}"
     schedule, crop, optimizer = (f"--{name} {getattr(recipe, name)}" for name in ("schedule", "crop", "optimizer"))
     stalls, small = recipe.schedule == "plateau", round(recipe.progressive_fraction * recipe.epochs)
-    milestones = each_layer(recipe.layer_lr_milestones, "--layer-lr-milestones").values()
+    milestones = parse_layer_values(recipe.layer_lr_milestones, "--layer-lr-milestones").values()
     return [
         ("lr_milestones", recipe.schedule != "multistep", schedule, "pass --schedule multistep"),
         ("lr_patience", not stalls, schedule, "pass --schedule plateau"),
         ("lr_patience", recipe.lr_patience > recipe.epochs - 2, epochs, "pass a lower one"),
         ("max_lr_drops", not stalls, schedule, "pass --schedule plateau"),
-        ("bias_lowered", recipe.schedule == "constant", schedule, "pass another --schedule"),
+        ("schedule_bias_lr", recipe.schedule == "constant", schedule, "pass another --schedule"),
         ("min_crop_scale", recipe.crop != "resized", crop, "pass --crop resized"),
         ("far_edge", recipe.crop == "center", crop, "pass --crop random"),
-        ("crops_shared", recipe.crop == "center" and not recipe.mirror, crop, "pass --crop random"),
-        ("noise_until", not recipe.pca_noise_std, "--pca-noise-std 0", "pass --pca-noise-std"),
-        ("noise_until", recipe.noise_until >= recipe.epochs, epochs, "pass an earlier epoch"),
-        ("noise_divide", not recipe.pca_noise_std, "--pca-noise-std 0", "pass --pca-noise-std"),
+        ("crop_group_size", recipe.crop == "center" and not recipe.hflip, crop, "pass --crop random"),
+        ("pca_noise_until_epoch", not recipe.pca_noise_std, "--pca-noise-std 0", "pass --pca-noise-std"),
+        ("pca_noise_until_epoch", recipe.pca_noise_until_epoch >= recipe.epochs, epochs, "pass an earlier epoch"),
+        ("pca_noise_rescale", not recipe.pca_noise_std, "--pca-noise-std 0", "pass --pca-noise-std"),
+        ("mixup_alpha", not recipe.mixup_prob, "--mixup-prob 0", "pass --mixup-prob"),
         ("trust_coefficient", recipe.optimizer != "lars", optimizer, "pass --optimizer lars"),
-        ("bias_decay", not recipe.weight_decay, "--weight-decay 0", "pass --weight-decay"),
-        ("freeze_from", not recipe.freeze, "no --freeze", "pass --freeze"),
-        ("freeze_from", recipe.freeze_from >= recipe.epochs, epochs, "pass an earlier epoch"),
-        ("freeze", recipe.freeze_from >= recipe.epochs, f"--freeze-from {recipe.freeze_from}", "pass an earlier one"),
+        ("bias_weight_decay", not recipe.weight_decay, "--weight-decay 0", "pass --weight-decay"),
+        ("freeze_from_epoch", not recipe.freeze, "no --freeze", "pass --freeze"),
+        ("freeze_from_epoch", recipe.freeze_from_epoch >= recipe.epochs, epochs, "pass an earlier epoch"),
+        (
+            "freeze",
+            recipe.freeze_from_epoch >= recipe.epochs,
+            f"--freeze-from-epoch {recipe.freeze_from_epoch}",
+            "pass an earlier one",
+        ),
         ("train_on_val_from_epoch", not recipe.validation, "--validation 0", "pass --validation"),
         ("train_on_val_from_epoch", recipe.train_on_val_from_epoch >= recipe.epochs, epochs, "pass an earlier epoch"),
         ("layer_lr_milestones", any(value >= recipe.epochs for value in milestones), epochs, "pass earlier epochs"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.errors import CheckpointError
-from alexnet.recipe import cadence
+from alexnet.recipe import parse_interval
 from alexnet.training import checkpoint
 from alexnet.training.logger import RunLogger
 from alexnet.training.state import State
@@ -21,7 +21,7 @@ class AsyncCheckpointer:
 
     def __init__(self, state: State, journal: RunLogger, folder: Path) -> None:
         self.state, self.journal, self.folder = state, journal, folder / "checkpoints"
-        self.every = cadence(state.recipe.checkpoint_every, "--checkpoint-every")
+        self.every = parse_interval(state.recipe.checkpoint_every, "--checkpoint-every")
         self.saved_at = time.monotonic()
         self._step = state.position.step  # of the last checkpoint
         self._best = state.best.file  # the best weights that are on disk

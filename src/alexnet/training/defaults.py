@@ -15,7 +15,7 @@ def default_recipe(data: str, recipe: str = "", model: str = "", start: Pretrain
     A store decides the size of its images and how they were fitted. Raises :class:`alexnet.errors.AlexNetError`.
     """
     model = model or (start.network.name if start else "")
-    base = recipes.named(recipe) if recipe else recipes.default_for(data, model)
+    base = recipes.get_recipe(recipe) if recipe else recipes.recipe_for(data, model)
     if start is not None:
         base = start.recipe(base)
     elif model and model != base.model:

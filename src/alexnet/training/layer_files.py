@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alexnet.cuda_convnet import Data, Files, decode, define, parameters
 from alexnet.errors import ModelError, RecipeError
-from alexnet.recipe import OF_LAYER_FILES, Recipe, named, option
+from alexnet.recipe import LAYER_FILE_FIELDS, Recipe, get_recipe, option
 from alexnet.training.finetune import PretrainedWeights
 
 
@@ -43,8 +43,8 @@ def fitting(recipe: Recipe, files: Files, start: PretrainedWeights | None = None
     """The recipe under the files' name; raises :class:`RecipeError` for a number that the files say themselves."""
     if start is not None:
         raise RecipeError("--init-from and --layers both say what the network is", "one of them", "leave the other out")
-    own = named("layer_file")
-    for name in OF_LAYER_FILES:
+    own = get_recipe("layer_file")
+    for name in LAYER_FILE_FIELDS:
         if getattr(recipe, name) not in (getattr(own, name), files.name if name == "model" else None):
             what = f"{option(name)} has no effect on a layer file"
             raise RecipeError(what, "left out", "its parameter file and --recipe layer_file say how it learns")

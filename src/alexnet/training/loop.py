@@ -75,7 +75,7 @@ def train_epoch(training: Training) -> None:
     """The rest of the epoch at which the run stands."""
     state, recipe = training.state, training.state.recipe
     position, saver = state.position, training.saver
-    side = recipe.side(position.epoch, state.network.image_size)
+    side = recipe.crop_size(position.epoch, state.network.image_size)
     steps = training.loader.steps(position.epoch)
     state.network.train()
     optim.freeze(state.network, recipe, position.epoch)
@@ -194,7 +194,7 @@ def _cost(logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | No
 def validate(training: Training) -> Scores | None:
     """Center-view scores on the validation split; None where the recipe keeps none, or trains on it by now."""
     state = training.state
-    if not len(state.store.split("validation")) or state.recipe.joined(state.position.epoch):
+    if not len(state.store.split("validation")) or state.recipe.trains_on_val(state.position.epoch):
         return None
     return score(state, training.statistics, "validation", crops=1)
 

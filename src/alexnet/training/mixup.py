@@ -35,7 +35,7 @@ def mixing(recipe: Recipe, step: int, total: int) -> Mixing | None:
     random = np.random.Generator(np.random.Philox(step_seed(recipe.seed, step, stream=2)))
     if random.random() >= recipe.mixup_prob:
         return None
-    share = float(random.beta(0.4, 0.4))
+    share = float(random.beta(recipe.mixup_alpha, recipe.mixup_alpha))
     share = max(share, 1 - share)  # the first label weighs more: it is the one that is counted
     return Mixing(share, random.permutation(total))
 

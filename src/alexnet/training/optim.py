@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.errors import RecipeError
-from alexnet.recipe import Recipe, each_layer, layer_names, nearest
+from alexnet.recipe import Recipe, nearest, parse_layer_ranges, parse_layer_values
 
 
 class LARS(torch.optim.Optimizer):
@@ -135,21 +135,23 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
 
 
 def _kinds(network: nn.Module, recipe: Recipe) -> dict[str, Kind]:
-    rates = _by_parameter(network, each_layer(recipe.layer_lr_mult, "--layer-lr-mult"), "--layer-lr-mult")
-    decays = _by_parameter(network, each_layer(recipe.layer_decay, "--layer-decay"), "--layer-decay")
-    milestones = _by_parameter(
-        network, each_layer(recipe.layer_lr_milestones, "--layer-lr-milestones"), "--layer-lr-milestones"
+    rates = _by_parameter(network, parse_layer_values(recipe.layer_lr_mult, "--layer-lr-mult"), "--layer-lr-mult")
+    decays = _by_parameter(
+        network, parse_layer_values(recipe.layer_weight_decay, "--layer-weight-decay"), "--layer-weight-decay"
     )
-    fc_decay = recipe.weight_decay if recipe.fc_decay < 0 else recipe.fc_decay
+    milestones = _by_parameter(
+        network, parse_layer_values(recipe.layer_lr_milestones, "--layer-lr-milestones"), "--layer-lr-milestones"
+    )
+    fc_weight_decay = recipe.weight_decay if recipe.fc_weight_decay < 0 else recipe.fc_weight_decay
     results = {}
     for name, _ in network.named_parameters():
         layer = network.get_submodule(name.rpartition(".")[0])
         rate, milestone = rates.get(name, 1.0), milestones.get(name, math.inf)
         if name.endswith("bias"):
-            decay = recipe.weight_decay if recipe.bias_decay else 0.0
-            results[name] = Kind(rate * recipe.bias_lr_mult, decay, recipe.bias_lowered, milestone)
+            decay = recipe.weight_decay if recipe.bias_weight_decay else 0.0
+            results[name] = Kind(rate * recipe.bias_lr_mult, decay, recipe.schedule_bias_lr, milestone)
         else:
-            decay = fc_decay if isinstance(layer, nn.Linear) else recipe.weight_decay
+            decay = fc_weight_decay if isinstance(layer, nn.Linear) else recipe.weight_decay
             results[name] = Kind(rate, decays.get(name, decay), True, milestone)
     return results
 
@@ -171,15 +173,15 @@ def freeze(network: nn.Module, recipe: Recipe, epoch: int) -> None:
 def check(network: nn.Module, recipe: Recipe) -> None:
     """Raise :class:`RecipeError` if the recipe names layers that ``network`` has not, or lets nothing learn."""
     _kinds(network, recipe)
-    _frozen(network, recipe, recipe.freeze_from)
+    _frozen(network, recipe, recipe.freeze_from_epoch)
 
 
 def _frozen(network: nn.Module, recipe: Recipe, epoch: int) -> set[str]:
     names = [name for name, _ in network.named_parameters()]
-    rates = _by_parameter(network, each_layer(recipe.layer_lr_mult, "--layer-lr-mult"), "--layer-lr-mult")
+    rates = _by_parameter(network, parse_layer_values(recipe.layer_lr_mult, "--layer-lr-mult"), "--layer-lr-mult")
     results = {name for name, rate in rates.items() if rate == 0}
-    if epoch >= recipe.freeze_from:
-        for first, last in layer_names(recipe.freeze, "--freeze"):
+    if epoch >= recipe.freeze_from_epoch:
+        for first, last in parse_layer_ranges(recipe.freeze, "--freeze"):
             begin, end = _inside(network, first, "--freeze"), _inside(network, last, "--freeze")
             if names.index(begin[0]) > names.index(end[-1]):
                 raise RecipeError(f"--freeze names {first}..{last}, which is backwards", f"{last}..{first}")
@@ -247,12 +249,12 @@ def build(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     does the schedule lower it?, and ``milestone``, the epoch from which its rate is divided by 10."""
     result = parameter_groups(network, recipe)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(result, lr=recipe.highest_rate, betas=(recipe.momentum, 0.999), fused=True)
+        return torch.optim.AdamW(result, lr=recipe.peak_lr, betas=(recipe.momentum, 0.999), fused=True)
     if recipe.optimizer == "lars":
-        return LARS(result, lr=recipe.highest_rate, momentum=recipe.momentum, trust=recipe.trust_coefficient)
+        return LARS(result, lr=recipe.peak_lr, momentum=recipe.momentum, trust=recipe.trust_coefficient)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(result, lr=recipe.highest_rate, momentum=recipe.momentum, fused=True)
-    return PaperSGD(result, lr=recipe.highest_rate, momentum=recipe.momentum)
+        return torch.optim.SGD(result, lr=recipe.peak_lr, momentum=recipe.momentum, fused=True)
+    return PaperSGD(result, lr=recipe.peak_lr, momentum=recipe.momentum)
 
 
 def load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

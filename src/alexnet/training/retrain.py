@@ -32,7 +32,7 @@ def recipe_for(bundle: Bundle, epochs: int, rate: float | None, kept: float, dev
     base = runtime.resolve_auto(own_recipe(bundle), device)
     changes: dict[str, Any] = {
         "epochs": epochs,
-        "lr": rate or base.highest_rate / 3,
+        "lr": rate or base.peak_lr / 3,
         "lr_base_size": 0,
         "schedule": "cosine",
         "lr_milestones": (),

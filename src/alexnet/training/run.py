@@ -334,7 +334,7 @@ def check_store(recipe: Recipe, store: Store) -> None:
 def _finish(state: State, statistics: Normalization, folder: Path) -> tuple[Path, dict[str, Scores]]:
     """The kept weights, scored on validation (unless it was trained on) and, once, on test; written as a bundle."""
     network = state.eval_model
-    joined = state.recipe.joined(len(state.rows) - 1)
+    joined = state.recipe.trains_on_val(len(state.rows) - 1)
     if state.recipe.select_weights == "best" and state.best.weights:
         network.load_state_dict(state.best.weights)
     network.eval()

@@ -26,19 +26,19 @@ class Schedule:
     def rate(self, epoch: int, batch: int, lowered: bool = True) -> float:
         """Learning rate of a step: epoch and batch counted from 0. Not ``lowered``: as it is after the warm-up."""
         recipe = self.recipe
-        step = 1 / (self.steps_joined if recipe.joined(epoch) else self.steps_per_epoch)
+        step = 1 / (self.steps_joined if recipe.trains_on_val(epoch) else self.steps_per_epoch)
         at = epoch + batch * step  # epochs done
         if at < recipe.warmup_epochs:  # the first step is not at zero: it would be wasted
-            return recipe.highest_rate * (at + step) / (recipe.warmup_epochs + step)
+            return recipe.peak_lr * (at + step) / (recipe.warmup_epochs + step)
         if not lowered or recipe.schedule == "constant":
-            return recipe.highest_rate
+            return recipe.peak_lr
         left = (at - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-9)
         if recipe.schedule == "cosine":
-            return recipe.highest_rate * 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
+            return recipe.peak_lr * 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
         if recipe.schedule == "poly":
-            return recipe.highest_rate * (1 - min(left, 1.0)) ** 2
+            return recipe.peak_lr * (1 - min(left, 1.0)) ** 2
         drops = recipe.lr_milestones if recipe.schedule == "multistep" else self.drops
-        return recipe.highest_rate * 0.1 ** sum(drop <= epoch for drop in drops)
+        return recipe.peak_lr * 0.1 ** sum(drop <= epoch for drop in drops)
 
     def epoch_done(self, epoch: int, validation_error: float | None) -> None:
         """Note an epoch's validation error (fraction); may divide the rate from the next epoch on."""

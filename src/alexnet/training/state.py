@@ -16,7 +16,7 @@ from alexnet.loader.sampler import step_seed
 from alexnet.models import create_model, recipe_fields
 from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network, nonfinite
-from alexnet.recipe import Recipe, differences, from_dict, option, set_by_hand
+from alexnet.recipe import Recipe, differences, from_dict, is_overridden, option
 from alexnet.training import checkpoint, optim, runtime
 from alexnet.training.constraints import WeightConstraint
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout, ModelSharding
@@ -293,7 +293,7 @@ def check_network(recipe: Recipe) -> None:
     idle = {"dropout": not any(type(module) is Dropout for module in network.modules())}
     idle |= {"progressive_size": small > side, "progressive_fraction": small >= side}
     reasons = {"dropout": f"{recipe.model}, which has none that can be set"}
-    for name in (name for name, without in idle.items() if without and set_by_hand(recipe, name)):
+    for name in (name for name, without in idle.items() if without and is_overridden(recipe, name)):
         reason = reasons.get(name, f"{recipe.model}, which sees {side} pixels")
         raise RecipeError(f"{option(name)} has no effect on {reason}", "", "leave it out")
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from alexnet.errors import RecipeError
 from alexnet.experiments.contest import plan
 from alexnet.experiments.contest.plan import Pace
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 
-MODERN = named("modern")  # small crops in 59 % of the epochs
+MODERN = get_recipe("modern")  # small crops in 59 % of the epochs
 COUNTS = (1000, 100, 300)
 PACE = Pace(small=0.001, full=0.004, judge=0.002, fixed=5.0)
 
@@ -50,7 +50,7 @@ def test_too_little_for_so_many():
 def test_a_training_takes_its_epochs():
     """Five epochs, three of them small: 3·1000·0.001 + 2·1000·0.004; judged: 5·100, then twice 100 and 300."""
     recipe = MODERN.replace(epochs=5)
-    assert [recipe.side(epoch, 224) for epoch in range(5)] == [128, 128, 128, 224, 224]
+    assert [recipe.crop_size(epoch, 224) for epoch in range(5)] == [128, 128, 128, 224, 224]
     expected = 5.0 + 3 * 1.0 + 2 * 4.0 + (5 * 100 + 2 * 100 + 2 * 300) * 0.002
     assert plan.needed(recipe, PACE, 224, COUNTS) == pytest.approx(expected)
 

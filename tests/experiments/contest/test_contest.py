@@ -26,7 +26,7 @@ from alexnet.experiments.contest import run as fitting
 from alexnet.experiments.contest.entry import Clock
 from alexnet.experiments.contest.plan import ENTRANTS, Config, Contestant
 from alexnet.experiments.fisher import classifier
-from alexnet.recipe import named
+from alexnet.recipe import get_recipe
 from alexnet.training import loop
 
 pytest.importorskip("cv2")
@@ -236,7 +236,7 @@ def test_equal_time_is_planned_and_the_plan_is_found_again(digits, tmp_path, mon
 
 def test_a_pace_is_measured(digits):
     """More to compute takes longer; what is measured is positive and finite."""
-    recipe = named("digits").replace(initialization="own", stored_size=32, divide_std=True, precision="fp32")
+    recipe = get_recipe("digits").replace(initialization="own", stored_size=32, divide_std=True, precision="fp32")
     slow, fast = (
         fitting.measure_training(recipe.replace(model=f"residual_{depth}", image_size=32), digits, torch.device("cpu"))
         for depth in (56, 8)

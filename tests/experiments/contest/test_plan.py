@@ -29,7 +29,7 @@ def test_the_usual_contest_on_small_images(digits_material):
     assert [contestant.name for contestant in made.contestants] == list(USUAL)
     assert (made.budget, made.epochs, made.side, made.stored) == (900.0, 0, 64, 72)
     recipes = {contestant.name: made.recipe(contestant) for contestant in made.contestants if contestant.model}
-    assert all(r.image_size == 64 and not r.mirror and r.stored_size == 72 for r in recipes.values())
+    assert all(r.image_size == 64 and not r.hflip and r.stored_size == 72 for r in recipes.values())
     shown = {
         (r.crop, r.pca_noise_std, r.color_jitter, r.mixup_prob, r.batch_size, r.progressive_size)
         for r in recipes.values()
@@ -42,7 +42,7 @@ def test_the_usual_contest_on_small_images(digits_material):
 def test_photographs_have_the_papers_crops(digits_material):
     made = planned(digits_material._replace(photos=True, mirror=True), nets=("alexnet", "resnet18"))
     assert (made.budget, made.side, made.stored) == (5400.0, 224, 256)
-    assert made.recipe(made.contestants[1]).progressive_size == 128 and made.base.mirror
+    assert made.recipe(made.contestants[1]).progressive_size == 128 and made.base.hflip
 
 
 def test_contestants_differ_in_inputs_start_and_rate_alone(digits_material):

@@ -148,7 +148,7 @@ class Pace:
 def needed(recipe: Recipe, pace: Pace, side: int, counts: Sequence[int]) -> float:
     """Seconds that ``recipe`` takes, all of it, with ``counts`` images in train, validation and test."""
     train, validation, test = counts
-    epochs = [pace.full if recipe.side(epoch, side) == side else pace.small for epoch in range(recipe.epochs)]
+    epochs = [pace.full if recipe.crop_size(epoch, side) == side else pace.small for epoch in range(recipe.epochs)]
     eval_model = recipe.epochs * validation + 2 * validation + 2 * test  # the end scores both, calibrates, and answers
     return pace.fixed + train * sum(epochs) + eval_model * pace.judge
 
@@ -291,7 +291,7 @@ def make(material: Material, data: str, config: Config) -> Plan:
 
 def _base(material: Material, stored: int, seed: int) -> Recipe:
     """``modern``, or where images must not be mirrored ``digits``: the same for every network."""
-    named = recipes.named("modern" if material.mirror else "digits")
+    named = recipes.get_recipe("modern" if material.mirror else "digits")
     fit: dict[str, Any] = {} if material.store is None else {"fit": material.store.fit}
     small = {} if material.photos else {"progressive_size": 0}
     return named.replace(recipe="contest", stored_size=stored, seed=seed, checkpoint_every="10min", **fit, **small)
