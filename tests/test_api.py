@@ -37,5 +37,5 @@ def test_wrong_names_get_the_right_ones(tmp_path):
     with pytest.raises(RecipeError, match="'lr' perhaps"):
         alexnet.train("digits", run=tmp_path / "run", lerning_rate=1)
     with pytest.raises(RunError, match="'filters' perhaps"):
-        alexnet.draw("filter", tmp_path)
+        alexnet.plot("filter", tmp_path)
     assert not (tmp_path / "run").exists()

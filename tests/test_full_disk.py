@@ -59,7 +59,7 @@ COMMANDS = {
     "export-openvino": ("export", "RUN", "--output", "OUT/net.xml", "--format", "openvino"),
     "export-torch": ("export", "RUN", "--output", "OUT/net.pt2", "--format", "torch"),
     "compress": ("compress", "RUN", "--output", "OUT/small", "--method", "int8", "--device", "cpu"),
-    "draw": ("draw", "filters", "RUN", "--output", "OUT/filters.png"),
+    "plot": ("plot", "filters", "RUN", "--output", "OUT/filters.png"),
     "report": ("report", "RUN", "--output", "OUT/report.html", "--device", "cpu"),
     "evaluate": ("evaluate", "RUN", "--calibrate", "--device", "cpu"),
 }

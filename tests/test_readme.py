@@ -53,9 +53,9 @@ def test_the_two_commands_stand_near_the_top(sacred):
 
 @pytest.mark.parametrize("command", commands(read(ROOT / "README.md")), ids=" ".join)
 def test_a_command_has_an_existing_verb_and_existing_options(command):
-    command = [] if command[1].startswith("-") else [command[1]]
-    answer = program_help(*command)
-    assert answer.returncode == 0, f"alexnet {' '.join(command)} --help: {answer.stderr or answer.stdout}"
+    name = [] if command[1].startswith("-") else command[1 : 3 if command[1] == "study" else 2]
+    answer = program_help(*name)
+    assert answer.returncode == 0, f"alexnet {' '.join(name)} --help: {answer.stderr or answer.stdout}"
     for option in (word.partition("=")[0] for word in command[1:] if re.match(r"--?[a-zA-Z]", word)):
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", answer.stdout), f"no {option} in {command[1]}"
 

@@ -46,13 +46,13 @@ def printed(request, monkeypatch):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command_in_every_encoding(command, printed):
-    status, out, err = printed([command, "--help"])
+    status, out, err = printed([*command.split(), "--help"])
     assert status == 0 and command in out and not err and "Traceback" not in out
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_errors_of_every_command_in_every_encoding(command, printed):
-    status, out, err = printed([command, "--there-is-no-such-option…×\x1b]0;title\x07"])
+    status, out, err = printed([*command.split(), "--there-is-no-such-option…×\x1b]0;title\x07"])
     assert status == 2 and "\x1b" not in out + err and "\x07" not in out + err
 
 

@@ -7,7 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.api import compress, draw, evaluate, load, prepare, report, train
+    from alexnet.api import compress, evaluate, load, prepare, report, train
+    from alexnet.api.plotting import plot
     from alexnet.errors import AlexNetError
     from alexnet.export.classifier import Classifier
     from alexnet.export.export_run import export
@@ -26,12 +27,12 @@ __all__ = [
     "Recipe",
     "compress",
     "create_model",
-    "draw",
     "evaluate",
     "export",
     "from_pretrained",
     "list_models",
     "load",
+    "plot",
     "prepare",
     "report",
     "train",
@@ -46,12 +47,12 @@ _HOMES = {
     "Recipe": "alexnet.recipe",
     "compress": "alexnet.api",
     "create_model": "alexnet.models",
-    "draw": "alexnet.api",
     "evaluate": "alexnet.api",
     "export": "alexnet.export.export_run",
     "from_pretrained": "alexnet.export.hub",
     "list_models": "alexnet.models",
     "load": "alexnet.api",
+    "plot": "alexnet.api",
     "prepare": "alexnet.api",
     "report": "alexnet.api",
     "train": "alexnet.api",

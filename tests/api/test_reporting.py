@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet import api
-from alexnet.api import plot, report_facts, reporting
+from alexnet.api import plotting, report_facts, reporting
 from alexnet.data.run_file import write_run_file
 from alexnet.data.sources.listing import LayoutOptions
 from alexnet.data.sources.options import DataOptions
@@ -173,21 +173,21 @@ def test_drawings_that_explain(home, tmp_path):
     run, image = home / "run", sorted((home / "images" / "two").iterdir())[0]
     for what, config in {
         "features": {"layer": "c3", "images": [image]},
-        "saliency": {"of": "two", "images": [image]},
+        "saliency": {"target_class": "two", "images": [image]},
         "neighbors": {"count": 2},
         "embedding": {"method": "pca"},
     }.items():
-        assert api.draw(what, run, tmp_path / f"{what}.png", device="cpu", **config).stat().st_size > 5000
+        assert api.plot(what, run, tmp_path / f"{what}.png", device="cpu", **config).stat().st_size > 5000
     with pytest.raises(ModelError, match="layer 'c4' is not in lenet5"):
-        api.draw("features", run, layer="c4", device="cpu")
+        api.plot("features", run, layer="c4", device="cpu")
     with pytest.raises(ModelError, match="class 'tow'; must be 'two' perhaps"):
-        api.draw("saliency", run, of="tow", device="cpu")
+        api.plot("saliency", run, target_class="tow", device="cpu")
     with pytest.raises(RunError, match="curves takes no images; those that do: features, saliency, neighbors"):
-        api.draw("curves", run, images=[image])
+        api.plot("curves", run, images=[image])
     with pytest.raises(RunError, match="features of 2 images"):
-        api.draw("features", run, images=[image, image])
+        api.plot("features", run, images=[image, image])
     with pytest.raises(RunError, match="--count 0; must be at least 1"):
-        api.draw("neighbors", run, count=0)
+        api.plot("neighbors", run, count=0)
 
 
 def test_near_identical_mistakes_are_one_mistake(tmp_path):
@@ -207,12 +207,12 @@ def test_near_identical_mistakes_are_one_mistake(tmp_path):
     sure = np.array([0.6, 0.9, 0.7, 0.8, 0.95, 0.1, 0.9])  # of class b
     rows = np.log(np.stack([1 - sure, sure], axis=1)).astype(np.float32)
     predictions = SplitPredictions("test", 1, split.labels, rows)
-    shown, near = plot.mistakes(split, predictions, 1.0, 10)
+    shown, near = plotting.mistakes(split, predictions, 1.0, 10)
     assert [Path(name).name for name in shown.names] == ["4.png", "1.png"] and near == [1, 2]
-    shown, near = plot.mistakes(split, predictions, 1.0, 1)
+    shown, near = plotting.mistakes(split, predictions, 1.0, 1)
     assert [Path(name).name for name in shown.names] == ["4.png"] and near == [1]
     right = SplitPredictions("test", 1, split.labels, rows[:, ::-1] * 0 + np.eye(2, dtype=np.float32)[split.labels])
-    assert len(plot.mistakes(split, right, 1.0, 10)[0]) == 0
+    assert len(plotting.mistakes(split, right, 1.0, 10)[0]) == 0
 
 
 def test_a_stale_index_is_made_anew_in_one_line(home, tmp_path):
@@ -220,9 +220,9 @@ def test_a_stale_index_is_made_anew_in_one_line(home, tmp_path):
     classifier, told = api.load(home / "run", "cpu"), []
     store = Store.open(json.loads(text_of(home / "run" / "run.json"))["store"])
     Neighbors.build(tmp_path / "run" / FILE, classifier.bundle, store, "ab" * 32)
-    index = plot.index_of(tmp_path / "run", classifier, told.append)
+    index = plotting.index_of(tmp_path / "run", classifier, told.append)
     assert index.weights == report_facts.weights_sha256(home / "run")
     assert re.match(r"index .* was made with other weights, SHA-256 abababababab…; it is made anew", told[0])
     told.clear()
-    plot.index_of(tmp_path / "run", classifier, told.append)
+    plotting.index_of(tmp_path / "run", classifier, told.append)
     assert told == []

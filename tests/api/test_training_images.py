@@ -126,7 +126,7 @@ def test_a_run_whose_store_was_moved_names_data_and_store(home, tmp_path):
         lambda: alexnet.evaluate(run, device="cpu"),
         lambda: api.report(run, device="cpu"),
         lambda: api.resume(run, device="cpu"),
-        lambda: api.draw("confusion", run, device="cpu"),
+        lambda: api.plot("confusion", run, device="cpu"),
         lambda: api.compare(run, home / "a", device="cpu"),
     ):
         with pytest.raises(DataError) as caught:

@@ -97,11 +97,24 @@ def test_the_command(story, digits, capsys):
     folder, before = story
     plan = json.loads((folder / "plan.json").read_text())
     (folder / "plan.json").write_text(json.dumps(plan | {"data": material.shown(str(digits.path))}))
-    words = ["depth", str(digits.path), "--depths", "8", "14", "--seeds", "2", "--epochs", "1", "--device", "cpu"]
+    words = [
+        "study",
+        "depth",
+        str(digits.path),
+        "--depths",
+        "8",
+        "14",
+        "--seeds",
+        "2",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+    ]
     assert cli.run([*words, "--output-dir", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "plain 14" in said and "He et al." in said and f"shortcuts mend it: {before.verdict}" in said
     assert cli.run([*words, "--output-dir", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["training_error"] == before.training
-    assert cli.run(["depth"]) == 2
+    assert cli.run(["study", "depth"]) == 2
     assert "depth needs DATA" in capsys.readouterr().err

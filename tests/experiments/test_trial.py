@@ -253,7 +253,7 @@ def test_a_rate_that_diverges_is_not_chosen(digits, tmp_path, monkeypatch):
 
 
 def test_the_command(digits, tmp_path, capsys):
-    words = ["claims", "overlap", "--data", str(digits.path), "--quick", "--seeds", "1", "--epochs", "1"]
+    words = ["study", "claims", "overlap", "--data", str(digits.path), "--quick", "--seeds", "1", "--epochs", "1"]
     words += ["--output-dir", str(tmp_path / "claim"), "--device", "cpu"]
     assert cli.run(words) == 0
     out = capsys.readouterr().out
@@ -273,12 +273,12 @@ def test_the_command(digits, tmp_path, capsys):
 
 
 def test_the_list_and_wrong_names(capsys):
-    assert cli.run(["claims"]) == 0
+    assert cli.run(["study", "claims"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in claims.CLAIMS) and "six times faster" in out
-    assert cli.run(["claims", "--json"]) == 0
+    assert cli.run(["study", "claims", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["norm"]["figures"] == {"top1": "1.4", "top5": "1.2"}
-    assert cli.run(["claims", "nrom"]) == 2
+    assert cli.run(["study", "claims", "nrom"]) == 2
     assert "'norm' perhaps" in capsys.readouterr().err
 
 

@@ -52,7 +52,7 @@ def test_the_verb(tmp_path, capsys):
     assert cli.run([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["parameters"] == 39_914 == sum(layer["parameters"] for layer in found["layers"])
-    assert cli.run([*words, "--draw", str(tmp_path / "g.png")]) == 0
+    assert cli.run([*words, "--plot", str(tmp_path / "g.png")]) == 0
     assert (tmp_path / "g.png").exists()
     capsys.readouterr()
     assert cli.run(["layers", str(HERE / "towers.cfg"), "--image-size", "36"]) == 1

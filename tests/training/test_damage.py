@@ -123,7 +123,7 @@ def test_every_command_says_that_the_record_is_damaged(run, capsys):
     for name in ("journal.jsonl", "results.csv"):
         data = (run / name).read_bytes()
         (run / name).write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
-    for args in (["evaluate"], ["draw", "neighbors"], ["train", "--resume"]):
+    for args in (["evaluate"], ["plot", "neighbors"], ["train", "--resume"]):
         assert cli.run([*args, str(run), "--device", "cpu"]) == 0, capsys.readouterr().err
         errors = capsys.readouterr().err.splitlines()
         for name in ("journal.jsonl", "results.csv"):
@@ -141,7 +141,7 @@ def test_every_command_refuses_a_changed_beginning(run, name, capsys):
         data.replace(b"digits", b"digitz") if name == "run.json" else data.replace(b"epochs = 2", b"epochs = 3")
     )
     assert path.read_bytes() != data
-    for args in (["evaluate"], ["draw", "neighbors"], ["train", "--resume"], ["report"]):
+    for args in (["evaluate"], ["plot", "neighbors"], ["train", "--resume"], ["report"]):
         assert cli.run([*args, str(run), "--device", "cpu"]) == 1
         assert capsys.readouterr().err.splitlines() == [
             f"alexnet: {path} has changed since the run began: its SHA-256 differs; restore it from a copy"

@@ -49,7 +49,7 @@ def test_a_prediction_has_its_limits():
 
 
 def test_the_command_prints_it(capsys):
-    words = ["scaling", "--devices", "1", "2", "1024", "--gmacs", "10000", "--json"]
+    words = ["study", "scaling", "--devices", "1", "2", "1024", "--gmacs", "10000", "--json"]
     assert cli.run(words) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["devices"], row["layout"]) for row in rows] == [(1, "data")] + [

@@ -13,7 +13,7 @@ from alexnet.api.compression import Compressed, Effort, compress
 from alexnet.api.data import open_store, prepare, shuffle_window
 from alexnet.api.detailed_evaluation import EvaluationOptions, calibrate, compare, evaluate_detailed
 from alexnet.api.evaluation import evaluate, members_and_data
-from alexnet.api.plot import AT_THE_END, DRAWINGS, draw
+from alexnet.api.plotting import PLOTS, TRAINING_PLOTS, plot
 from alexnet.api.provenance import provenance
 from alexnet.api.reporting import data_warnings, diagnose, report
 from alexnet.cuda_convnet import Files
@@ -36,7 +36,7 @@ from alexnet.training.run import data_size_warnings, warnings
 from alexnet.training.state import check_network
 
 __all__ = [
-    "DRAWINGS",
+    "PLOTS",
     "Compressed",
     "DataOptions",
     "Effort",
@@ -47,12 +47,12 @@ __all__ = [
     "compress",
     "data_warnings",
     "diagnose",
-    "draw",
     "evaluate",
     "evaluate_detailed",
     "load",
     "members_and_data",
     "open_store",
+    "plot",
     "prepare",
     "provenance",
     "report",
@@ -201,7 +201,7 @@ def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, started: f
         bundle, scores, rate = runs.run(recipe, store, folder, device=world.device, world=world, **how)
     plots: tuple[Path, ...] = ()
     if world.first:
-        plots = tuple(draw(what, folder) for what in AT_THE_END)
+        plots = tuple(plot(kind, folder) for kind in TRAINING_PLOTS)
     seconds = time.perf_counter() - started
     messages = (
         *data_size_warnings(store, scores),

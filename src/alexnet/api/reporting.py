@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.api import plot, report_facts
+from alexnet.api import plotting, report_facts
 from alexnet.api.detailed_evaluation import responses_of
-from alexnet.api.plot import Shown
+from alexnet.api.plotting import Shown
 from alexnet.api.provenance import note_test, of_bundle
 from alexnet.api.report_facts import Numbers, interval, learned, percent, verdict
 from alexnet.bundle import Bundle, find_bundle
@@ -86,7 +86,7 @@ def report(
     values |= _images(run, classifier, split, numbers, opened, quick, options.tell, progress)
     values |= {
         "charts": _charts(run, classifier, numbers),
-        "color": plot.color_note(plot.color_of(classifier)),
+        "color": plotting.color_note(plotting.color_of(classifier)),
     }
     return pages.write(values, target)
 
@@ -212,7 +212,7 @@ def _images(
 ) -> dict[str, Any]:
     order = np.random.default_rng(0).permutation(len(split)).astype(np.int64)
     text = Shown.of_split(split, order[:IMAGES])
-    wrong, near = plot.mistakes(split, numbers.responses, classifier.bundle.temperature, MISTAKES)
+    wrong, near = plotting.mistakes(split, numbers.responses, classifier.bundle.temperature, MISTAKES)
     some = Shown.of_split(split, order[:LOOKED])
     looked = [
         {
@@ -222,10 +222,10 @@ def _images(
                 for image, name, remark in zip(looks.panels(one), looks.COLUMNS, looks.remarks(one), strict=True)
             ],
         }
-        for one in plot.look(classifier, some)
+        for one in plotting.look(classifier, some)
     ]
     index, why = _index(run, classifier, store, quick, say, progress)
-    rows = [] if index is None else plot.near(classifier, Shown.of_split(split, order[:ROWS]), index)
+    rows = [] if index is None else plotting.near(classifier, Shown.of_split(split, order[:ROWS]), index)
     return {
         "images": _cards(classifier, text),
         "mistakes": _cards(classifier, wrong, near) if len(wrong) else [],
@@ -244,7 +244,7 @@ def _index(
     count = len(store.split("train"))
     if quick and not (run / INDEX).is_file() and count / rate > SECONDS:
         return None, f"There is no index of the {count:,} training images yet: alexnet report {run} makes it."
-    return plot.index_of(run, classifier, say, progress("indexing") if progress else None, store), ""
+    return plotting.index_of(run, classifier, say, progress("indexing") if progress else None, store), ""
 
 
 def _cards(classifier: Classifier, items: Shown, near: Sequence[int] = ()) -> list[dict[str, Any]]:
@@ -293,7 +293,7 @@ def _charts(run: Path, classifier: Classifier, numbers: Numbers) -> dict[str, st
         "confusion": lambda to: confusion.draw(table, list(classifier.classes), to),
         "reliability": lambda to: reliability.draw(numbers.reliability.bins, to),
         "risk": lambda to: risk_coverage.draw(numbers.curve, numbers.marked, to),
-        "filters": lambda to: filters.draw(*plot.first_filters(classifier), to),
+        "filters": lambda to: filters.draw(*plotting.first_filters(classifier), to),
     }
     if rows:
         draw["curves"] = lambda to: curves.draw(rows, to)

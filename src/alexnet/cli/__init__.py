@@ -4,6 +4,7 @@ Results go to standard output, everything else to standard error. Exit status: 0
 130 or 143 interrupted.
 """
 
+import difflib
 import errno
 import glob
 import json
@@ -94,15 +95,23 @@ def _command(argv: list[str]) -> int:
 
         print(f"alexnet {version('alexnet')}")
         return 0
+    if argv[0] == "study":
+        argv = [" ".join(argv[:2]), *argv[2:]]
     command = _COMMANDS.get(argv[0])
     if command is None:
-        return _fail(f"there is no command {argv[0]!r}; must be {recipes.nearest(argv[0], list(_COMMANDS))}", 2)
+        return _fail(_unknown(argv[0]), 2)
     return command(argv[1:])
 
 
 def _fail(message: str, status: int) -> int:
     output.say(f"alexnet: {printable(message)}")
     return status
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, _COMMANDS, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else "Run 'alexnet --help' for the list."
+    return f"unknown command {name!r}. {hint}"
 
 
 def _overview() -> str:
@@ -291,20 +300,20 @@ def _expand(argv: Sequence[str]) -> list[Path]:
     return list(results)
 
 
-def draw(argv: list[str]) -> int:
+def plot(argv: list[str]) -> int:
     """what a run learned and why it answers so, as a PNG: filters, saliency, neighbors …"""
-    args: arguments.DrawArguments = arguments.parse(arguments.DrawArguments, argv, "draw")
+    args: arguments.PlotArguments = arguments.parse(arguments.PlotArguments, argv, "plot")
     from alexnet import api
 
     arguments.choose_cache()
-    path = api.draw(
-        args.what,
+    path = api.plot(
+        args.kind,
         args.run,
         args.output,
         count=args.count,
         images=_expand(args.images),
         layer=args.layer,
-        of=args.of,
+        target_class=args.target_class,
         method=args.method,
         device=args.device,
         say=output.say,
@@ -368,7 +377,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "compare": honest.compare,
     "predict": predict,
-    "draw": draw,
+    "plot": plot,
     "report": report,
     "import": import_weights.run,
     "export": export.export,
@@ -378,9 +387,9 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "models": models,
     "layers": layers.run,
     "recipes": show_recipes,
-    "claims": claims,
-    "scaling": scaling.run,
-    "contest": contest,
-    "depth": depth,
+    "study claims": claims,
+    "study scaling": scaling.run,
+    "study contest": contest,
+    "study depth": depth,
     "bench": bench,
 }

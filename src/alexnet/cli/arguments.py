@@ -210,13 +210,13 @@ class CompareArguments:
 
 
 @dataclass(frozen=True)
-class DrawArguments:
+class PlotArguments:
     """Draw an image of a run: what it learned, what it answers, and why.
 
     IMAGES (files, folders, globs) are for features, saliency and neighbors; by default test images are drawn.
     """
 
-    what: Positional[
+    kind: Positional[
         Literal[
             "filters",
             "curves",
@@ -241,7 +241,7 @@ class DrawArguments:
     """how many test images; by default what fits on a page"""
     layer: str | None = None
     """features: which layer (conv3, relu5, fc7 …); by default the first"""
-    of: str | None = None
+    target_class: str | None = None
     """saliency: what speaks for this class; by default for the first prediction"""
     method: Literal["auto", "pca", "umap"] = "auto"
     """embedding: UMAP where umap-learn is installed, else PCA"""
@@ -297,7 +297,7 @@ class LayersArguments:
 
     file: Positional[Path]  # layers.cfg
     params: Positional[Path | None] = None  # layer-params.cfg: checked too, and its rates are shown
-    draw: Path | None = None  # PNG file for a drawing of the graph, towers side by side
+    plot: Path | None = None  # PNG file for a plot of the graph, towers side by side
     image_size: int = 224  # side of the images, pixels
     in_channels: int = 3  # 3 for color, 1 for gray
     num_classes: int | None = None  # classes of the data; by default what the file's last layer tells apart

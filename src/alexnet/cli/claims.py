@@ -1,4 +1,4 @@
-"""``alexnet claims``: the paper's claims listed, or one of them put to the test."""
+"""``alexnet study claims``: the paper's claims listed, or one of them put to the test."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def claims(argv: list[str]) -> int:
     """the paper's claims; with a name, one put to the test: a plan, the trainings, a verdict"""
-    args: arguments.ClaimsArguments = arguments.parse(arguments.ClaimsArguments, argv, "claims")
+    args: arguments.ClaimsArguments = arguments.parse(arguments.ClaimsArguments, argv, "study claims")
     from alexnet.experiments import claims as catalogue
 
     if args.name is None:
@@ -61,7 +61,7 @@ def _list(*, as_json: bool) -> int:
         print(f"{'':<13} run: {nets}{_HOW[claim.kind]}")
         if claim.measured:
             print(f"{'':<13} took: {claim.measured}")
-    print("\nalexnet claims NAME --quick takes minutes on a processor; without --quick it is a plan for a GPU")
+    print("\nalexnet study claims NAME --quick takes minutes on a processor; without --quick it is a plan for a GPU")
     return 0
 
 

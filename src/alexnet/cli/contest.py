@@ -1,4 +1,4 @@
-"""``alexnet contest``: the contest of 2012 on one's own images; ``alexnet depth``: the story of skip connections."""
+"""The commands ``study contest`` and ``study depth``."""
 
 import json
 import sys
@@ -75,7 +75,7 @@ class DepthArguments:
 
 def contest(argv: list[str]) -> int:
     """AlexNet, its successors and the runner-up of 2012 on one split and one clock"""
-    args: ContestArguments = arguments.parse(ContestArguments, argv, "contest")
+    args: ContestArguments = arguments.parse(ContestArguments, argv, "study contest")
     if args.data is None:
         raise RecipeError("contest needs DATA", "digits, a folder, a store or the name of a set")
     from alexnet.experiments import plan as material
@@ -112,7 +112,7 @@ def _print(outcome: "Outcome", *, as_json: bool) -> None:
 
 def depth(argv: list[str]) -> int:
     """plain and residual networks of growing depth: why skip connections came after AlexNet"""
-    args: DepthArguments = arguments.parse(DepthArguments, argv, "depth")
+    args: DepthArguments = arguments.parse(DepthArguments, argv, "study depth")
     if args.data is None:
         raise RecipeError("depth needs DATA", "digits, cifar10, a folder, a store or the name of a set")
     from alexnet.experiments import plan as material

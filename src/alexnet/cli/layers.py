@@ -21,8 +21,8 @@ def run(argv: list[str]) -> int:
         output.table(text.title, text.columns, [*text.rows, text.totals], right=4)
     for note in (*definition.notes, *(result.notes if result else ())):
         output.say(f"note: {note}")
-    if args.draw:
+    if args.plot:
         from alexnet.plots import layer_graph
 
-        output.say(str(layer_graph.draw(definition, args.draw)))
+        output.say(str(layer_graph.draw(definition, args.plot)))
     return 0

@@ -39,7 +39,7 @@ class ScalingArguments:
 
 def run(argv: list[str]) -> int:
     """how long a training step would take on many devices, by layout"""
-    args: ScalingArguments = arguments.parse(ScalingArguments, argv, "scaling")
+    args: ScalingArguments = arguments.parse(ScalingArguments, argv, "study scaling")
     rows = table(args)
     if args.json:
         print(json.dumps([row._asdict() for row in rows], indent=1))

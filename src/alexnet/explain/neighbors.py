@@ -106,7 +106,7 @@ class Neighbors:
 
         path = Path(path)
         if not path.is_file():
-            raise RunError(f"there is no index {path}", "", "make it with: alexnet draw neighbors RUN")
+            raise RunError(f"there is no index {path}", "", "make it with: alexnet plot neighbors RUN")
         try:
             file: Any = safe_open(path, "np")
             about = file.metadata() or {}
@@ -124,7 +124,7 @@ class Neighbors:
             raise RunError(
                 f"index {path} was made with other weights, SHA-256 {result.weights[:12]}…",
                 f"{weights[:12]}…",
-                "make it anew: alexnet draw neighbors RUN",
+                "make it anew: alexnet plot neighbors RUN",
             )
         return result
 

@@ -148,7 +148,7 @@ _ABOUT = "alexnet_small"
 MODELS: dict[str, tuple[Callable[..., Network], str]] = {
     "alexnet_small": (
         alexnet_small,
-        "the paper's eight layers and two towers scaled to 32-pixel images, for `alexnet claims`",
+        "the paper's eight layers and two towers scaled to 32-pixel images, for `alexnet study claims`",
     ),
     "alexnet_small_half": (
         _small("alexnet_small_half", widths=HALF, towers=1),

@@ -363,6 +363,7 @@ def _no_network(*_args, **_kwargs):
 def test_the_command(contest, digits, capsys):
     folder, outcome, _, _ = contest
     words = [
+        "study",
         "contest",
         str(digits.path),
         "--output-dir",
@@ -400,7 +401,7 @@ def test_the_command(contest, digits, capsys):
     ],
 )
 def test_wrong_use(words, message, capsys):
-    assert cli.run(["contest", *words]) == 2
+    assert cli.run(["study", "contest", *words]) == 2
     said = capsys.readouterr()
     assert said.err.splitlines()[-1].startswith(f"alexnet: {message}") and not said.out
 
@@ -412,6 +413,7 @@ def test_one_class_is_no_contest(tmp_path, capsys):
     for number in range(4):
         (tmp_path / "data" / "only" / f"{number}.png").write_bytes(encode_png(np.full((70, 70, 3), number, np.uint8)))
     words = [
+        "study",
         "contest",
         str(tmp_path / "data"),
         "--nets",

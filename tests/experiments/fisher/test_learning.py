@@ -145,7 +145,7 @@ def test_the_time_of_a_patch_is_measured(digits):
 
 @pytest.mark.slow
 def test_over_95_percent_of_all_digits(tmp_path):
-    """As `alexnet contest digits --nets fisher` has it: 1,294 to learn from, 359 to be tested on."""
+    """As `alexnet study contest digits --nets fisher` has it: 1,294 to learn from, 359 to be tested on."""
     from alexnet.data.prepare import prepare
     from alexnet.data.sources import open_source
 

@@ -1,7 +1,4 @@
-"""What a run's network looks at, finds alike and gets wrong: numbers for the drawings and for the report.
-
-The drawings of a run, by name.
-"""
+"""The plots of a run by kind, and the numbers that they and the report show."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,16 +100,16 @@ def mistakes(split: Split, responses: SplitPredictions, temperature: float, coun
     return Shown.of_split(split, order[kept[:count]]), (times[:count] - 1).tolist()
 
 
-def look(classifier: Classifier, items: Shown, of: str | None = None) -> list[Looked]:
-    """The three maps of each image, for the class called ``of`` or else for the first prediction.
+def look(classifier: Classifier, items: Shown, target_class: str | None = None) -> list[Looked]:
+    """The three maps of each image, for the class ``target_class`` or else for the first prediction.
 
     Raises :class:`ModelError` for a class that there is not.
     """
     classes, network = classifier.classes, classifier.network
-    if of is not None and of not in classes:
-        raise ModelError(f"class {of!r}", recipes.nearest(of, list(classes)))
+    if target_class is not None and target_class not in classes:
+        raise ModelError(f"class {target_class!r}", recipes.nearest(target_class, list(classes)))
     rows = classifier.probabilities(list(items.images))
-    rankings = rows.argmax(1) if of is None else np.full(len(items), classes.index(of))
+    rankings = rows.argmax(1) if target_class is None else np.full(len(items), classes.index(target_class))
     inputs = classifier.inputs(list(items.images))
     crops = center_crops(torch.from_numpy(items.images), network.image_size).numpy()
     maps = [
@@ -122,7 +119,7 @@ def look(classifier: Classifier, items: Shown, of: str | None = None) -> list[Lo
     results = []
     for i, (view, label, prediction) in enumerate(zip(crops, items.labels, rankings.tolist(), strict=True)):
         truth = "" if label is None else f", true: {shorten(classes[label], NAME)}"
-        kind = "predicted" if of is None else "evidence for"
+        kind = "predicted" if target_class is None else "evidence for"
         title = f"{kind}: {shorten(classes[prediction], NAME)} ({percent(float(rows[i, prediction]))}){truth}"
         title += f" · {shorten(Path(items.names[i]).name, NAME)}"
         results.append(Looked(view, maps[0][i], maps[1][i], maps[2][i], title))
@@ -196,8 +193,8 @@ def layer_of(classifier: Classifier, name: str | None) -> str:
     return name
 
 
-AT_THE_END = ("filters", "curves", "confusion", "predictions")  # what every training draws
-DRAWINGS = (*AT_THE_END, "features", "saliency", "neighbors", "mistakes", "embedding")
+TRAINING_PLOTS = ("filters", "curves", "confusion", "predictions")  # what every training draws
+PLOTS = (*TRAINING_PLOTS, "features", "saliency", "neighbors", "mistakes", "embedding")
 OF_IMAGES = ("features", "saliency", "neighbors")  # drawings that images can be named for
 COUNTS = {"predictions": 16, "saliency": 5, "neighbors": 8, "mistakes": 16, "embedding": 2000, "features": 1}
 
@@ -209,35 +206,42 @@ class PlotOptions:
     count: int | None = None
     images: Sequence[ImageInput] = ()  # features, saliency, neighbors: these instead of test images
     layer: str | None = None  # features: which layer; by default the first
-    of: str | None = None  # saliency: what speaks for this class; by default for the first prediction
+    target_class: str | None = None  # saliency: what speaks for this class; by default for the first prediction
     method: Method = "auto"  # embedding
     device: str = "auto"
     say: Callable[[str], None] = lambda _text: None
     progress: Progress | None = None
 
 
-def draw(
-    what: str, run: str | Path, path: str | Path | None = None, *, count: int | None = None, **config: object
+def plot(
+    kind: str, run: str | Path, path: str | Path | None = None, *, count: int | None = None, **config: object
 ) -> Path:
-    """Draw ``what`` of a run as a PNG and return its path; without ``path`` it goes into the run's ``images``.
+    """Write one plot of a run as a PNG file and return its path.
 
-    ``filters`` (of a bundle too), ``curves``, ``confusion``, ``predictions``; ``features`` (the maps of a layer),
-    ``saliency`` (data gradient, Grad-CAM, occlusion), ``neighbors`` (the nearest training images), ``mistakes``
-    (the surest ones), ``embedding`` (a map of the test images). ``options`` are the other fields of
-    :class:`BenchmarkOptions`.
-    Raises :class:`RunError`, and what reading images raises.
+    Args:
+        kind: ``filters``, ``curves``, ``confusion``, ``predictions``, ``features`` (the feature maps of a layer),
+            ``saliency`` (data gradient, Grad-CAM, occlusion), ``neighbors`` (the nearest training images),
+            ``mistakes`` (the most confident wrong predictions) or ``embedding`` (a 2-D map of the test images).
+        run: run directory; ``filters`` takes a bundle too, and so do the kinds that take ``images``, with images.
+        path: PNG file to write; by default ``RUN/plots/KIND.png``.
+        count: number of test images; by default what fits on the page.
+        config: the other fields of :class:`PlotOptions`.
+
+    Raises:
+        RunError: the kind is unknown, the run cannot be read, or an option does not fit the kind.
+        ImageError: one of ``images`` cannot be read.
     """
-    if what not in DRAWINGS:
-        raise RunError(f"there is no drawing {what!r}", recipes.nearest(what, list(DRAWINGS)))
+    if kind not in PLOTS:
+        raise RunError(f"unknown plot {kind!r}", recipes.nearest(kind, list(PLOTS)))
     wished = PlotOptions(count, **config)  # type: ignore[arg-type]
-    _check(what, wished)
+    _check(kind, wished)
     run = local_path(run)
-    target = local_path(path) if path else run / "plots" / f"{what}.png"
-    if what == "curves":
+    target = local_path(path) if path else run / "plots" / f"{kind}.png"
+    if kind == "curves":
         return _draw_curves(run, target)
     for fault in damage(run):
         wished.say(fault)
-    return _DRAW[what](run, Classifier.load(run, choose_device(wished.device)), target, wished)
+    return _DRAW[kind](run, Classifier.load(run, choose_device(wished.device)), target, wished)
 
 
 def _check(what: str, wished: PlotOptions) -> None:
@@ -316,7 +320,7 @@ def _draw_features(run: Path, classifier: Classifier, target: Path, wished: Plot
 def _draw_saliency(run: Path, classifier: Classifier, target: Path, wished: PlotOptions) -> Path:
     from alexnet.plots import saliency
 
-    return saliency.draw(look(classifier, _shown("saliency", run, classifier, wished), wished.of), target)
+    return saliency.draw(look(classifier, _shown("saliency", run, classifier, wished), wished.target_class), target)
 
 
 def _draw_neighbors(run: Path, classifier: Classifier, target: Path, wished: PlotOptions) -> Path:
