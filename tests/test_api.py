@@ -34,8 +34,8 @@ def test_train_load_predict_evaluate(tmp_path):
 
 
 def test_wrong_names_get_the_right_ones(tmp_path):
-    with pytest.raises(RecipeError, match="'lr' perhaps"):
+    with pytest.raises(RecipeError, match="Did you mean 'lr'"):
         alexnet.train("digits", run=tmp_path / "run", lerning_rate=1)
-    with pytest.raises(RunError, match="'filters' perhaps"):
+    with pytest.raises(RunError, match="Did you mean 'filters'"):
         alexnet.plot("filter", tmp_path)
     assert not (tmp_path / "run").exists()

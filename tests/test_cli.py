@@ -231,7 +231,7 @@ def test_prepare_and_its_check(home, tmp_path):
         (["train", "digitz"], 1, "digits"),
         (["train", "digits", "--weight-dekay", "1"], 2, "--weight-decay"),
         (["train", "digits", "--lr", "-1"], 2, "--lr is -1.0; must be from"),
-        (["train", "digits", "--recipe", "papper"], 2, "'paper' perhaps"),
+        (["train", "digits", "--recipe", "papper"], 2, "Did you mean 'paper'?"),
         (["train", "digits", "--model", "alexnett"], 1, "alexnet"),
         (["train", "digits", "--schedule", "plateau", "--validation", "0"], 2, "no validation split to watch"),
         (["train", "--resume", "nowhere"], 1, "nowhere is no run folder"),
@@ -247,7 +247,7 @@ def test_prepare_and_its_check(home, tmp_path):
         (["predict", "nowhere", "x.jpg"], 1, "there is no nowhere"),
         (["plot", "filter", "nowhere"], 2, "filters"),
         (["models", "alexnet2"], 1, "alexnet"),
-        (["recipes", "modren"], 2, "'modern' perhaps"),
+        (["recipes", "modren"], 2, "Did you mean 'modern'?"),
     ],
 )
 def test_wrong_use_gets_one_clear_line(words, status, said, tmp_path, capsys):

@@ -15,9 +15,11 @@
 One grammar for all: what and its value, what it must be, what to do.
 """
 
+import difflib
 import errno
 import re
 import unicodedata
+from collections.abc import Collection, Mapping
 
 
 class AlexNetError(Exception):
@@ -106,6 +108,18 @@ def no_files(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def did_you_mean(
+    word: str, known: Collection[str], cutoff: float = 0.6, synonyms: Mapping[str, str] | None = None
+) -> str:
+    """The second sentence of a message about an unknown name: the most similar known one, or all of them.
+
+    ``synonyms`` maps other words for known names to these names.
+    """
+    names = {name: name for name in known} | dict(synonyms or {})
+    close = difflib.get_close_matches(word, names, 1, cutoff)
+    return f"Did you mean {names[close[0]]!r}?" if close else f"Choose from {', '.join(known)}"
 
 
 def counted(count: int, noun: str, several: str = "") -> str:

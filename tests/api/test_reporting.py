@@ -178,9 +178,9 @@ def test_drawings_that_explain(home, tmp_path):
         "embedding": {"method": "pca"},
     }.items():
         assert api.plot(what, run, tmp_path / f"{what}.png", device="cpu", **config).stat().st_size > 5000
-    with pytest.raises(ModelError, match="layer 'c4' is not in lenet5"):
+    with pytest.raises(ModelError, match="unknown layer 'c4' of lenet5"):
         api.plot("features", run, layer="c4", device="cpu")
-    with pytest.raises(ModelError, match="class 'tow'; must be 'two' perhaps"):
+    with pytest.raises(ModelError, match=r"unknown class 'tow'\. Did you mean 'two'"):
         api.plot("saliency", run, target_class="tow", device="cpu")
     with pytest.raises(RunError, match="curves takes no images; those that do: features, saliency, neighbors"):
         api.plot("curves", run, images=[image])

@@ -16,7 +16,7 @@ QUICK = ("alexnet_small", "cifar", "figure1", "lenet5", "plain_8", "residual_8")
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"model": "alexnett"}, ModelError, "model 'alexnett' does not exist; did you mean 'alexnet'"),
+        ({"model": "alexnett"}, ModelError, "unknown model 'alexnett'. Did you mean 'alexnet'"),
         ({"model": "lenet5", "freeze": "conv9"}, RecipeError, "--freeze names 'conv9'"),
         ({"model": "alexnet", "image_size": 10}, ModelError, "10"),
     ],

@@ -47,5 +47,5 @@ def test_the_papers_figures():
 
 def test_a_wrong_name_gets_the_right_one():
     assert find("norm") is CLAIMS["norm"]
-    with pytest.raises(RecipeError, match="there is no claim 'drop-out'; must be 'dropout' perhaps"):
+    with pytest.raises(RecipeError, match=r"unknown claim 'drop-out'\. Did you mean 'dropout'"):
         find("drop-out")

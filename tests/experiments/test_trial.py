@@ -279,7 +279,7 @@ def test_the_list_and_wrong_names(capsys):
     assert cli.run(["study", "claims", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["norm"]["figures"] == {"top1": "1.4", "top5": "1.2"}
     assert cli.run(["study", "claims", "nrom"]) == 2
-    assert "'norm' perhaps" in capsys.readouterr().err
+    assert "Did you mean 'norm'?" in capsys.readouterr().err
 
 
 def test_a_rate_that_lags_behind_the_best_is_not_trained_on(digits, tmp_path):

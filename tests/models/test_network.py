@@ -178,8 +178,8 @@ def test_without_a_generator_the_default_one_decides():
 
 
 ERRORS = [
-    ({"name": "alexnett"}, "model 'alexnett' does not exist; did you mean 'alexnet'? `alexnet models` lists all"),
-    ({"name": "zzz"}, f"model 'zzz' does not exist; must be one of {NAMES}"),
+    ({"name": "alexnett"}, "unknown model 'alexnett'. Did you mean 'alexnet'?"),
+    ({"name": "zzz"}, f"unknown model 'zzz'. Choose from {NAMES}"),
     ({"name": "lenet5", "num_classes": 1}, "num_classes 1; must be an integer of at least 2"),
     ({"name": "lenet5", "num_classes": 2.5}, "num_classes 2.5; must be an integer of at least 2"),
     ({"name": "lenet5", "num_classes": True}, "num_classes True; must be an integer of at least 2"),
@@ -208,7 +208,7 @@ def test_what_can_not_be_built_is_said(arguments, text):
 
 
 def test_describe_an_unknown_model():
-    with pytest.raises(ModelError, match="did you mean 'lenet5'"):
+    with pytest.raises(ModelError, match="Did you mean 'lenet5'"):
         describe("lenet-5")
 
 

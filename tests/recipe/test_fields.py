@@ -175,7 +175,7 @@ def test_a_whole_number_will_do_for_a_fraction():
 
 
 def test_wrong_names_get_the_nearest_right_one():
-    with pytest.raises(RecipeError, match=r"a recipe has no 'learnin_rate'; must be 'lr' perhaps"):
+    with pytest.raises(RecipeError, match=r"unknown hyperparameter 'learnin_rate'. Did you mean 'lr'"):
         Recipe().replace(learnin_rate=0.1)
 
 
@@ -184,7 +184,7 @@ def test_wrong_names_get_the_nearest_right_one():
     [
         ("epochs = ", "is not a recipe"),
         ("epochs = '5'", "--epochs is '5'"),
-        ("epoch = 5", "a recipe has no 'epoch'; must be 'epochs' perhaps"),
+        ("epoch = 5", "unknown hyperparameter 'epoch'. Did you mean 'epochs'?"),
         ("epochs = 0", "--epochs is 0"),
     ],
 )

@@ -132,18 +132,18 @@ def test_a_frozen_layer_has_no_momentum_and_no_decay(kind):
     [
         (
             {"freeze": "conf1"},
-            "--freeze names 'conf1', which is no layer that learns in this network; must be 'conv1' perhaps",
+            "--freeze: no layer 'conf1' with parameters. Did you mean 'conv1'?",
         ),
-        ({"freeze": "relu1"}, "--freeze names 'relu1', which is no layer that learns in this network; must be "),
+        ({"freeze": "relu1"}, "--freeze: no layer 'relu1' with parameters"),
         ({"freeze": "conv3..conv1"}, "--freeze names conv3..conv1, which is backwards; must be conv1..conv3"),
         (
             {"layer_lr_mult": "fc8=2"},
-            "--layer-lr-mult names 'fc8', which is no layer that learns in this network; must be ",
+            "--layer-lr-mult: no layer 'fc8' with parameters",
         ),
-        ({"layer_lr_milestones": "conv9=2"}, "--layer-lr-milestones names 'conv9', which is no layer that learns"),
+        ({"layer_lr_milestones": "conv9=2"}, "--layer-lr-milestones: no layer 'conv9' with parameters"),
         (
             {"layer_weight_decay": "conv9=2"},
-            "--layer-weight-decay names 'conv9', which is no layer that learns in this network",
+            "--layer-weight-decay: no layer 'conv9' with parameters",
         ),
         (
             {"freeze": "conv1..conv3", "freeze_from_epoch": 9, "layer_lr_mult": "fc10=0"},

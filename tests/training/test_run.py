@@ -178,7 +178,7 @@ def test_as_in_2012_resumed_equals_never_stopped(stores, tmp_path):
 
 
 def test_layers_that_are_not_there_are_refused_before_a_step(stores, tmp_path):
-    with pytest.raises(RecipeError, match=r"--freeze names 'conv6', which is no layer that learns .*'conv3' perhaps"):
+    with pytest.raises(RecipeError, match=r"--freeze: no layer 'conv6' with parameters\. Did you mean 'conv3'"):
         run(stores[32], SMALL.replace(freeze="conv6"), tmp_path / "run")
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet import recipe as recipes
 from alexnet.api.detailed_evaluation import responses_of
 from alexnet.api.evaluation import evaluate, store_of
 from alexnet.bundle import weights_sha256
@@ -18,7 +17,7 @@ from alexnet.data.remote import local_path
 from alexnet.data.store import Split, Store
 from alexnet.doctor.duplicates import near_duplicates
 from alexnet.doctor.images import SIDE
-from alexnet.errors import ModelError, RunError
+from alexnet.errors import ModelError, RunError, did_you_mean
 from alexnet.evaluation.calibration import probabilities
 from alexnet.evaluation.evaluate import SplitPredictions
 from alexnet.explain import neighbors as nearby
@@ -107,7 +106,7 @@ def look(classifier: Classifier, items: Shown, target_class: str | None = None) 
     """
     classes, network = classifier.classes, classifier.network
     if target_class is not None and target_class not in classes:
-        raise ModelError(f"class {target_class!r}", recipes.nearest(target_class, list(classes)))
+        raise ModelError(f"unknown class {target_class!r}. {did_you_mean(target_class, classes)}")
     rows = classifier.probabilities(list(items.images))
     rankings = rows.argmax(1) if target_class is None else np.full(len(items), classes.index(target_class))
     inputs = classifier.inputs(list(items.images))
@@ -189,7 +188,7 @@ def layer_of(classifier: Classifier, name: str | None) -> str:
     if name is None:
         return names[0]
     if name not in names:
-        raise ModelError(f"layer {name!r} is not in {network.name}", recipes.nearest(name, names))
+        raise ModelError(f"unknown layer {name!r} of {network.name}. {did_you_mean(name, names)}")
     return name
 
 
@@ -232,7 +231,7 @@ def plot(
         ImageError: one of ``images`` cannot be read.
     """
     if kind not in PLOTS:
-        raise RunError(f"unknown plot {kind!r}", recipes.nearest(kind, list(PLOTS)))
+        raise RunError(f"unknown plot {kind!r}. {did_you_mean(kind, PLOTS)}")
     wished = PlotOptions(count, **config)  # type: ignore[arg-type]
     _check(kind, wished)
     run = local_path(run)

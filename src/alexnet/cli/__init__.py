@@ -4,7 +4,6 @@ Results go to standard output, everything else to standard error. Exit status: 0
 130 or 143 interrupted.
 """
 
-import difflib
 import errno
 import glob
 import json
@@ -27,7 +26,17 @@ from alexnet.cli.contest import contest, depth
 from alexnet.cli.doctor import doctor
 from alexnet.cli.report import at_the_end, report
 from alexnet.cli.serve import serve
-from alexnet.errors import AlexNetError, ImageError, Interrupted, RecipeError, no_files, no_memory, printable, reason
+from alexnet.errors import (
+    AlexNetError,
+    ImageError,
+    Interrupted,
+    RecipeError,
+    did_you_mean,
+    no_files,
+    no_memory,
+    printable,
+    reason,
+)
 from alexnet.recipe import Recipe
 from alexnet.terminal import safe_output
 
@@ -99,19 +108,13 @@ def _command(argv: list[str]) -> int:
         argv = [" ".join(argv[:2]), *argv[2:]]
     command = _COMMANDS.get(argv[0])
     if command is None:
-        return _fail(_unknown(argv[0]), 2)
+        return _fail(f"unknown command {argv[0]!r}. {did_you_mean(argv[0], _COMMANDS)}", 2)
     return command(argv[1:])
 
 
 def _fail(message: str, status: int) -> int:
     output.say(f"alexnet: {printable(message)}")
     return status
-
-
-def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, _COMMANDS, n=1)
-    hint = f"Did you mean {close[0]!r}?" if close else "Run 'alexnet --help' for the list."
-    return f"unknown command {name!r}. {hint}"
 
 
 def _overview() -> str:

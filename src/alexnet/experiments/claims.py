@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from alexnet import recipe as recipes
-from alexnet.errors import RecipeError
+from alexnet.errors import RecipeError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -162,5 +161,5 @@ CLAIMS = {
 def find(name: str) -> Claim:
     """The claim called ``name``; raises :class:`RecipeError` with the nearest right one."""
     if name not in CLAIMS:
-        raise RecipeError(f"there is no claim {name!r}", recipes.nearest(name, list(CLAIMS)))
+        raise RecipeError(f"unknown claim {name!r}. {did_you_mean(name, CLAIMS)}")
     return CLAIMS[name]

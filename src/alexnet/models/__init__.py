@@ -1,13 +1,12 @@
 """The networks by name: batches to logits. They know no files, no devices and no processes."""
 
-import difflib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import torch
 
-from alexnet.errors import ModelError
+from alexnet.errors import ModelError, did_you_mean
 from alexnet.kernels import native_kernels
 from alexnet.models import (
     alexnet,
@@ -220,10 +219,7 @@ def _find(name: str) -> _Model:
     known = _MODELS | _PEERS
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    if near:
-        raise ModelError(f"model {name!r} does not exist", "", f"did you mean {near[0]!r}? `alexnet models` lists all")
-    raise ModelError(f"model {name!r} does not exist", f"one of {', '.join([*list_models(), *list_peers()])}")
+    raise ModelError(f"unknown model {name!r}. {did_you_mean(name, [*list_models(), *list_peers()], cutoff=0.4)}")
 
 
 _LEAST = {"num_classes": 2, "in_channels": 1, "image_size": 1}

@@ -13,7 +13,6 @@ is its help text on the command line and its comment in ``recipe.toml``.
 """
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import json
@@ -24,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from alexnet.errors import RecipeError
+from alexnet.errors import RecipeError, did_you_mean
 
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(min|minutes?|steps?|epochs?)")
 
@@ -250,7 +249,8 @@ class Recipe:
         known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name not in known:
-                raise RecipeError(f"a recipe has no {name!r}", nearest(name, known))
+                hint = did_you_mean(name, known, synonyms={"learning_rate": "lr"})
+                raise RecipeError(f"unknown hyperparameter {name!r}. {hint}")
         return dataclasses.replace(self, **changes)
 
     @property
@@ -432,15 +432,6 @@ def differences(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
 def option(field: str) -> str:
     """A field's name as it is typed: ``lr`` -> ``--lr``."""
     return "--" + field.replace("_", "-")
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """For error messages: the nearest of ``known``, or all of them where none is near."""
-    names = (
-        {name: name for name in known} | {"learning_rate": "lr"} if "lr" in known else {name: name for name in known}
-    )
-    close = difflib.get_close_matches(word, names, 1)
-    return f"{names[close[0]]!r} perhaps" if close else "one of " + ", ".join(known)
 
 
 @functools.cache

@@ -5,8 +5,8 @@ What a recipe does not tell is the default of :class:`Recipe`, which is ``modern
 
 from typing import Any, NamedTuple
 
-from alexnet.errors import RecipeError
-from alexnet.recipe.config import Recipe, nearest
+from alexnet.errors import RecipeError, did_you_mean
+from alexnet.recipe.config import Recipe
 
 Told = dict[str, tuple[Any, str]]  # field -> its value, and the source of that
 
@@ -360,5 +360,5 @@ def recipe_for(data: str, model: str = "") -> Recipe:
 
 def _find(name: str) -> _Named:
     if name not in _NAMED:
-        raise RecipeError(f"there is no recipe {name!r}", nearest(name, list(_NAMED)), "`alexnet recipes` lists them")
+        raise RecipeError(f"unknown recipe {name!r}. {did_you_mean(name, _NAMED)}")
     return _NAMED[name]

@@ -5,7 +5,6 @@ The routes: what is requested, and what the responses hold.
 
 import asyncio
 import base64
-import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from alexnet.data.decode import encode_png
-from alexnet.errors import ImageError, printable
+from alexnet.errors import ImageError, did_you_mean, printable
 from alexnet.export.prediction import best
 from alexnet.serve import requests
 from alexnet.serve.engine import Engine, Found, Want
@@ -67,8 +66,7 @@ async def _known_parameters(request: Request) -> None:
     known = [field.alias for field in request.scope["route"].dependant.query_params]
     for name in request.query_params:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known are: {', '.join(known) or 'none'}"
+            hint = did_you_mean(name, known) if known else "This route has none"
             raise RequestRejected(422, f"unknown query parameter '{printable(name)[:40]}'. {hint}")
         if len(request.query_params.getlist(name)) > 1:
             raise RequestRejected(422, f"query parameter {name!r} is there more than once. Send it once")

@@ -35,8 +35,8 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from alexnet.errors import RecipeError
-from alexnet.recipe import Recipe, nearest, parse_layer_ranges, parse_layer_values
+from alexnet.errors import RecipeError, did_you_mean
+from alexnet.recipe import Recipe, parse_layer_ranges, parse_layer_values
 
 
 class LARS(torch.optim.Optimizer):
@@ -205,8 +205,7 @@ def _inside(network: nn.Module, layer: str, option: str) -> list[str]:
     results = [name for name in names if f"{name}.".startswith(f"{layer}.")]
     if not results:
         layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
-        what = f"{option} names {layer!r}, which is no layer that learns in this network"
-        raise RecipeError(what, nearest(layer, layers))
+        raise RecipeError(f"{option}: no layer {layer!r} with parameters. {did_you_mean(layer, layers)}")
     return results
 
 

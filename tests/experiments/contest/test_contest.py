@@ -396,7 +396,7 @@ def test_the_command(contest, digits, capsys):
     ("words", "message"),
     [
         ([], "contest needs DATA; must be digits, a folder, a store or the name of a set"),
-        (["digits", "--nets", "alexnit"], "--nets names 'alexnit'; must be 'alexnet' perhaps"),
+        (["digits", "--nets", "alexnit"], "--nets: unknown network 'alexnit'. Did you mean 'alexnet'?"),
         (["digits", "--budget", "1min"], "--budget of 1 min leaves 8 contestants 7.5 s each"),
     ],
 )

@@ -66,7 +66,7 @@ def test_everybody_is_known():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"nets": ("alexnet", "resnet19")}, "--nets names 'resnet19'; must be 'resnet18' perhaps"),
+        ({"nets": ("alexnet", "resnet19")}, "--nets: unknown network 'resnet19'. Did you mean 'resnet18'?"),
         ({"nets": ("alexnet", "alexnet")}, "--nets names 'alexnet' twice; must be each contestant once"),
         ({"budget": "1min", "epochs": 3}, "--budget and --epochs both say how long; must be one of them"),
         ({"budget": "soon"}, "--budget is 'soon'; must be a time such as 90s, 40min or 1.5h"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import recipe as recipes
-from alexnet.errors import RecipeError, RunError
+from alexnet.errors import RecipeError, RunError, did_you_mean
 from alexnet.experiments.fisher.features import opencv
 from alexnet.experiments.plan import Material, written
 from alexnet.models import create_model
@@ -84,7 +84,7 @@ def chosen(names: Sequence[str]) -> tuple[Contestant, ...]:
     """The contestants called so, in that order; none named: the usual ones. Raises :class:`RecipeError`."""
     for place, name in enumerate(names):
         if name not in ENTRANTS:
-            raise RecipeError(f"--nets names {name!r}", recipes.nearest(name, list(ENTRANTS)))
+            raise RecipeError(f"--nets: unknown network {name!r}. {did_you_mean(name, ENTRANTS)}")
         if name in names[:place]:
             raise RecipeError(f"--nets names {name!r} twice", "each contestant once")
     return tuple(ENTRANTS[name] for name in names or USUAL)
