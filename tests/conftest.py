@@ -22,10 +22,16 @@ from hypothesis import settings
 if not torch.cuda.is_available():  # Triton asks when it is imported: a GPU's kernels are tested on the processor
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import torch.nn.functional as F
+
+from alexnet import kernels
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.data.store import Store
+from alexnet.evaluation.evaluate import autocast
+from alexnet.kernels import native_kernels
 from alexnet.loader.augmentation import Normalization
+from alexnet.models import create_model
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -119,3 +125,45 @@ def imagenet() -> Normalization:
         color_axes=axes,  # columns are the axes
         divide=torch.tensor(1.0),
     )
+
+
+@pytest.fixture
+def native() -> Iterator[None]:
+    """Native kernels and Winograd convolutions are in use."""
+    if not native_kernels.build():
+        pytest.skip("no C compiler builds the kernels here")
+    with kernels.using("auto"), kernels.using("always", "winograd"):
+        yield
+
+
+@pytest.fixture
+def reference() -> Iterator[None]:
+    """Reference implementations are in use, also after a test that compiled the native kernels."""
+    with kernels.disabled():
+        yield
+
+
+@pytest.fixture
+def trained(native: None) -> Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+    """``trained(fast)``: losses and weights of a hundred steps of a small network, by native kernels or PyTorch."""
+
+    def train(fast: bool, precision: str = "fp32") -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        with contextlib.nullcontext() if fast else kernels.disabled():
+            network = create_model("cifar_18pct").to(memory_format=torch.channels_last)
+            generator = torch.Generator().manual_seed(0)
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter.normal_(0, 0.05, generator=generator)  # large enough to learn at once
+            images = torch.randn(16, 3, 32, 32, generator=generator).contiguous(memory_format=torch.channels_last)
+            labels, losses = torch.arange(16) % 4, []
+            optimizer = torch.optim.SGD(network.parameters(), lr=5e-4, momentum=0.9)
+            for _ in range(100):
+                with autocast(images.device, precision):
+                    loss = F.cross_entropy(network(images).float(), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            return torch.tensor(losses), network.state_dict()
+
+    return train

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet import kernels
 from alexnet.data import decode, resize
-from alexnet.kernels import native_kernels
 
 from .test_pixels import slow_resize
 
@@ -27,7 +27,7 @@ def built():
 @pytest.fixture(autouse=True)
 def again():
     yield
-    resize.use(True)
+    kernels.use("auto", "resize")
 
 
 def image(height, width, seed=0):
@@ -41,7 +41,7 @@ def extreme(height, width, seed=0):
 def both(made, size, how):
     found = []
     for wanted in (True, False):
-        resize.use(wanted)
+        kernels.use("auto" if wanted else "off", "resize")
         found.append(decode.fit(made, size, how))
     return found
 
@@ -55,16 +55,13 @@ def test_the_pixels_are_pillows(height, width, how):
         assert ours.flags.writeable and ours.shape == (size, size, 3)
 
 
-def test_the_networks_kernels_have_a_switch_of_their_own():
-    wanted = native_kernels.wanted()
-    try:
-        native_kernels.use(False)
+def test_resizing_has_its_own_switch():
+    with kernels.disabled("lrn", "winograd"):
         assert resize.in_use()
-        native_kernels.use(True)
-        resize.use(False)
-        assert native_kernels.wanted() and not resize.in_use()
-    finally:
-        native_kernels.use(wanted)
+    with kernels.disabled("resize"):
+        assert kernels.enabled("lrn") and not resize.in_use()
+    with kernels.disabled():
+        assert not resize.in_use()
 
 
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 300), st.sampled_from(["crop", "pad", "squash"]))
@@ -79,7 +76,7 @@ def across(name, made, how, out):
     last = np.append(made[-1].reshape(-1), np.uint8(0))
     sizes = map(ctypes.c_int64, (*made.shape[:2], out.shape[1], how.weights.shape[1]))
     pointers = [ctypes.c_void_p(array.ctypes.data) for array in (made, last, out, how.first, how.weights)]
-    getattr(resize._native.built["resize"], name)(*pointers[:3], *sizes, *pointers[3:])
+    getattr(resize._libraries.built["resize"], name)(*pointers[:3], *sizes, *pointers[3:])
 
 
 @given(st.integers(1, 70), st.integers(1, 700), st.floats(0, 1), st.floats(0, 1), st.integers(1, 300))
@@ -143,12 +140,12 @@ def test_a_part_of_an_array_and_one_in_another_order():
 
 
 def test_without_a_compiler_pillow_resizes(monkeypatch):
-    monkeypatch.setattr(resize._native, "built", {})
-    resize._native.compiled.cache_clear()
+    monkeypatch.setattr(resize._libraries, "built", {})
+    resize._libraries.compiled.cache_clear()
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert not resize.build()
     assert decode.fit(image(41, 60), 33).shape == (33, 33, 3)
-    resize._native.compiled.cache_clear()
+    resize._libraries.compiled.cache_clear()
 
 
 def test_many_threads_have_the_same_pixels():

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from alexnet import kernels
 from alexnet.data import decode, simplejpeg_decoder
 from alexnet.errors import ImageError
 
@@ -19,7 +20,7 @@ def fresh(monkeypatch):
     monkeypatch.setattr(simplejpeg_decoder, "_alike", 0)
     monkeypatch.setattr(simplejpeg_decoder, "_differs", False)
     yield
-    simplejpeg_decoder.use(True)
+    kernels.use("auto", "simplejpeg")
 
 
 def image(height=37, width=53, seed=0):
@@ -44,7 +45,7 @@ def both(data, monkeypatch, **how):
     trusted(monkeypatch)
     found = []
     for wanted in (True, False):
-        simplejpeg_decoder.use(wanted)
+        kernels.use("auto" if wanted else "off", "simplejpeg")
         try:
             decoded = decode.decode_noted(data, "a.jpg", **how)
             found.append((decoded.pixels.tobytes(), decoded.pixels.shape, decoded.notes))
@@ -172,9 +173,9 @@ def test_one_other_pixel_ends_it(monkeypatch):
 
     monkeypatch.setattr(simplejpeg_decoder, "_decoder", lambda: wrong)
     data = jpeg(image())
-    simplejpeg_decoder.use(False)
+    kernels.use("off", "simplejpeg")
     right = decode.decode(data)
-    simplejpeg_decoder.use(True)
+    kernels.use("auto", "simplejpeg")
     assert np.array_equal(decode.decode(data), right) and len(calls) == 1
     assert np.array_equal(decode.decode(data), right) and len(calls) == 1, "it was asked again"
 

@@ -72,7 +72,7 @@ def test_grad_cam_weighs_each_map_by_its_mean_slope(name, sizes):
     inputs, rest = images(network), behind(network, layer)
     found = saliency.grad_cam(network, inputs, classes).numpy()
     for image, label, row in zip(inputs, classes, found, strict=True):
-        maps = network.until(image[None], layer)[0].detach()  # [K, h, w]
+        maps = network.forward_to(image[None], layer)[0].detach()  # [K, h, w]
         weights = slopes(lambda x, label=label: rest(x)[:, label], maps).mean((1, 2))
         cam = np.maximum((weights[:, None, None] * maps.numpy()).sum(0), 0)
         assert cam.max() > 0

@@ -10,7 +10,7 @@ from alexnet.data import decode
 from alexnet.errors import BundleError, DataError, ImageError
 from alexnet.export.classifier import Classifier
 from alexnet.kernels import bf16_autocast, native_kernels
-from alexnet.kernels.compiler import Native
+from alexnet.kernels.compiler import NativeLibraries
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 from alexnet.models.summary import work
@@ -181,7 +181,7 @@ def test_many_images_and_it_is_compiled(classifier, images, monkeypatch):
     """However they come; not for fewer, whose answers would wait for it."""
     built = []
     monkeypatch.setattr(native_kernels, "build", lambda: built.append(classifier._asked))
-    monkeypatch.setattr(native_kernels, "_MUCH", 160 * work(classifier.network))
+    monkeypatch.setattr(native_kernels, "_WORTH_COMPILING", 160 * work(classifier.network))
     for _ in range(82):
         classifier.predict(images[0])
     classifier.embed(images)
@@ -195,7 +195,7 @@ def test_many_images_and_it_is_compiled(classifier, images, monkeypatch):
 def test_what_is_expected_is_prepared_for_at_once_or_not_at_all(classifier, images, monkeypatch):
     built = []
     monkeypatch.setattr(native_kernels, "build", lambda: built.append(True))
-    monkeypatch.setattr(native_kernels, "_MUCH", 100 * work(classifier.network))
+    monkeypatch.setattr(native_kernels, "_WORTH_COMPILING", 100 * work(classifier.network))
     classifier.expect(images)
     assert bool(built) == (images == 100)
 
@@ -216,7 +216,9 @@ def test_no_room_for_compiling_is_no_reason_not_to_answer(classifier, images, mo
         raise OSError("no space left on device")
 
     monkeypatch.setattr(
-        native_kernels, "_native", Native("alexnet.kernels", {"norm": ["f32_forward"]}, ("lanes.h", "norm.h"))
+        native_kernels,
+        "_libraries",
+        NativeLibraries("alexnet.kernels", {"lrn": ["lrn_f32_forward"]}),
     )
     monkeypatch.setattr(tempfile, "mkdtemp", full)
     monkeypatch.setenv("HOME", "/proc/nothing")
@@ -235,7 +237,7 @@ def test_optimizeing_changes_no_answer_and_no_weight(tmp_path):
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     before = [way() for way in ways]
     classifier.optimize()
-    if native_kernels.in_use("thin") and native_kernels.library("thin").thin_pays():
+    if native_kernels.in_use("linear") and native_kernels.is_fast("linear"):
         assert all(network.get_submodule(name).weight.stride() == (1, 4096) for name in ("fc6", "fc7"))
     for old, way in zip(before, ways, strict=True):
         assert way() == pytest.approx(old, rel=1e-4, abs=1e-6)  # minimal filtering, and sums in another order

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet import kernels
 from alexnet.loader import augmentation, gpu_cache
 from alexnet.loader.augmentation import Boxes
 from alexnet.loader.loader import Loader
@@ -139,11 +140,11 @@ def test_it_must_fit_a_gpu(monkeypatch):
     gpu = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
     assert gpu_cache.fits(8, 4, gpu) and not gpu_cache.fits(9, 4, gpu) and not gpu_cache.fits(1, 4, CPU)
-    gpu_cache.use(False)
+    kernels.use("off", "gpu_cache")
     try:
         assert not gpu_cache.fits(8, 4, gpu)
     finally:
-        gpu_cache.use(True)
+        kernels.use("auto", "gpu_cache")
 
 
 @GPU

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from alexnet.kernels import native_kernels
+from alexnet import kernels
+from alexnet.kernels import lrn, native_kernels
 from alexnet.models.layers import (
     AveragePool,
     Convolution,
@@ -61,20 +62,20 @@ NORMS = {
 }
 
 
-@pytest.fixture(params=["pytorch", "compiled", "triton"])
+@pytest.fixture(params=["pytorch", "native", "triton"])
 def norm(request, monkeypatch):
     """All ways in which a norm is computed, one after the other; a GPU's by Triton's interpreter."""
-    wanted = request.param == "compiled"
+    wanted = request.param == "native"
     if request.param == "triton":
         if torch.cuda.is_available():
             pytest.skip("a GPU computes it, below")
         pytest.importorskip("triton", reason="Triton comes with PyTorch for GPUs")
-        monkeypatch.setattr(native_kernels, "fits_gpu", lambda rows: True)
+        monkeypatch.setattr(lrn, "fits_triton", lambda rows: True)
     if wanted and not native_kernels.build():
         pytest.skip("no C compiler builds the norm here")
-    native_kernels.use(wanted)
+    kernels.use("auto" if wanted else "off")
     yield request.param
-    native_kernels.use(True)
+    kernels.use("auto")
 
 
 @pytest.mark.usefixtures("norm")
@@ -104,7 +105,7 @@ def test_norm_on_a_gpu_follows_the_formula(channels, options):
     weights = random(*x.shape, seed=1).cuda()
     (ours * weights).sum().backward()
     (right * weights.double()).sum().backward()
-    assert native_kernels.fits_gpu(x.permute(0, 2, 3, 1).reshape(-1, channels))
+    assert lrn.fits_triton(x.permute(0, 2, 3, 1).reshape(-1, channels))
     assert distance(ours, right) < FLOAT32 and distance(x.grad, slow.grad) < FLOAT32
 
 

@@ -48,14 +48,14 @@ def test_until_stops_there():
     network, x = small(), torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(1))
     found = network.outputs(x)
     for name, output in found.items():
-        assert torch.equal(network.until(x, name), output)
+        assert torch.equal(network.forward_to(x, name), output)
     network.fc2.weight.data = torch.zeros(0)  # nothing beyond is computed
-    assert network.until(x, "flatten").shape == (2, 16)
+    assert network.forward_to(x, "flatten").shape == (2, 16)
 
 
 def test_until_an_unknown_layer():
     with pytest.raises(ModelError) as caught:
-        small().until(torch.zeros(1, 3, 9, 9), "conv9")
+        small().forward_to(torch.zeros(1, 3, 9, 9), "conv9")
     assert str(caught.value) == ("layer 'conv9' is not in small; must be one of conv1, relu1, pool1, flatten, fc2")
 
 
@@ -146,7 +146,7 @@ def test_any_classes_and_channels_at_the_smallest_size(name, side):
     x = torch.randn(2, 2, side, side, generator=torch.Generator().manual_seed(1))
     out = network(x)
     assert out.shape == (2, 6) and out.isfinite().all()
-    assert network.eval().until(x, network.features).dim() == 2
+    assert network.eval().forward_to(x, network.features).dim() == 2
     out.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
     with pytest.raises(ModelError) as caught:

@@ -87,7 +87,7 @@ def test_dropout_on_the_inputs_repeats(ours):
     results = []
     for seed in (4, 4, 5):
         set_generator(network, torch.Generator().manual_seed(seed))
-        results.append(network.until(x, "drop6"))
+        results.append(network.forward_to(x, "drop6"))
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 

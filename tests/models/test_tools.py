@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+from alexnet import kernels
 from alexnet.errors import ModelError
 from alexnet.kernels import linear
 from alexnet.models import bf16, create_model, fusion, layers
 from alexnet.models.layers import AveragePool, Convolution, LocalResponseNorm, MaxPool
 
 NAMES = ["alexnet_small", "lenet5", "cifar_18pct", "cifar_13pct", "residual_8"]
-pytestmark = pytest.mark.usefixtures("compiled")
+pytestmark = pytest.mark.usefixtures("native")
 
 
 def network_of(name, **options):
@@ -36,14 +37,8 @@ def images_of(network, seed=2, count=2):
 
 def reference(network, images):
     """Its layers one by one, by PyTorch's operations."""
-    from alexnet.kernels import native_kernels
-
-    native_kernels.use(False)
-    try:
-        with torch.no_grad():
-            return list(network.outputs(images).values())[-1]
-    finally:
-        native_kernels.use(True)
+    with torch.no_grad(), kernels.disabled():
+        return list(network.outputs(images).values())[-1]
 
 
 def close(one, other):
@@ -150,7 +145,7 @@ PLACES = [(chain, place) for chain in range(len(CHAINS)) for place in range(len(
 def chained(layers, input):
     layers = list(layers)
     while layers:
-        count, input = fusion.take(layers, input)
+        count, input = fusion.forward_fused(layers, input)
         del layers[:count]
     return input
 
@@ -240,7 +235,7 @@ def test_a_changed_weight_is_used(change, layer):
     CHANGES[change](network.get_submodule(layer))
     network.eval()
     images = images_of(network)
-    copy = layers.inference(network)
+    copy = layers.inference_copy(network)
     with torch.inference_mode():
         close(network(images), reference(network, images))
         close(copy(images), reference(network, images))
@@ -255,9 +250,9 @@ def test_a_changed_weight_is_used(change, layer):
 def test_hooks_of_large_layers_stay_in_the_copies_that_answer():
     calls, large = [], nn.Sequential(nn.Linear(2048, 1024))
     large[0].register_forward_hook(lambda *_: calls.append(1))
-    assert list(linear.large(large)) == []
-    bf16.Halved(large, whole=False)(torch.zeros(1, 2048))
-    layers.inference(large)(torch.zeros(1, 2048))
+    assert list(linear.large_layers(large)) == []
+    bf16.BF16Network(large, all_layers=False)(torch.zeros(1, 2048))
+    layers.inference_copy(large)(torch.zeros(1, 2048))
     assert calls == [1, 1]
 
 

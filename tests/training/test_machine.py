@@ -19,7 +19,7 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machin
 
 @pytest.fixture
 def fewer_multiplications():
-    if not winograd.usable():
+    if not winograd.is_available():
         pytest.skip("needs a C compiler and AVX-512")
 
 
@@ -84,7 +84,7 @@ def test_auto_is_the_same_twice_and_fp32_elsewhere():
 
 def test_which_convolutions_auto_means(monkeypatch):
     for usable in (True, False):
-        monkeypatch.setattr(winograd, "usable", lambda usable=usable: usable)
+        monkeypatch.setattr(winograd, "is_available", lambda usable=usable: usable)
         settled = runtime.resolve_auto(Recipe().replace(precision="fp32"), CPU)
         assert settled.convolution == ("winograd" if usable else "plain") and settled.precision == "fp32"
         monkeypatch.setattr(torch.cpu, "get_capabilities", dict)

@@ -309,7 +309,7 @@ def _draw_features(run: Path, classifier: Classifier, target: Path, wished: Plot
     layer, network = layer_of(classifier, wished.layer), classifier.network
     text = _shown("features", run, classifier, wished)
     with torch.inference_mode():
-        result = network.until(classifier.inputs(list(text.images[:1])), layer)[0].float().cpu().numpy()
+        result = network.forward_to(classifier.inputs(list(text.images[:1])), layer)[0].float().cpu().numpy()
     view = center_crops(torch.from_numpy(text.images[:1]), network.image_size)[0].numpy()
     return feature_maps.draw(
         view, result.reshape(-1) if result.ndim == 3 and result[0].size == 1 else result, layer, target

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from alexnet import kernels as switchboard
 from alexnet.api.evaluation import store_of
 from alexnet.benchmark import peers
 from alexnet.benchmark.runner import Candidate, Skipped, Unit, repeated
@@ -312,7 +313,7 @@ _tuned = ExitStack()  # a contender's process stays tuned to its end
 def tune(precision: str, kernels: bool = True, convolution: str = "auto") -> None:
     """Do to this process what a training does; raises :class:`Skipped` for bfloat16 where nobody would choose it."""
     native_kernels.build()
-    native_kernels.use(kernels)
+    switchboard.use("auto" if kernels else "off")
     recipe = runtime.resolve_auto(Recipe().replace(precision=precision, convolution=convolution), CPU)
     if precision == "bf16" and recipe.convolution == "plain":
         _refuse_slow()

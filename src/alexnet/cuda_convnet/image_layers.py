@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from alexnet.cuda_convnet.definition import Layer
 from alexnet.cuda_convnet.modules import as_maps
 from alexnet.cuda_convnet.parameters import LayerParameters
-from alexnet.kernels import native_kernels
+from alexnet.kernels import tracing
 from alexnet.models.layers import LocalResponseNorm, SpatialNorm
 
 
@@ -84,7 +84,7 @@ class ContrastNorm(Maps):
 
     def _sums(self, maps: Tensor) -> Tensor:
         """Sums over [i − size//2, + size) in both directions."""
-        if native_kernels.jit_tracing():  # ONNX has no divisor
+        if tracing.is_jit_tracing():  # ONNX has no divisor
             sums = F.avg_pool2d(maps, self.size, 1, self.size // 2) * self.size**2
         else:
             sums = F.avg_pool2d(maps, self.size, 1, self.size // 2, divisor_override=1)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet.cuda_convnet.definition import Layer
-from alexnet.kernels import native_kernels
+from alexnet.kernels import tracing
 from alexnet.models.layers import Dropout, Window
 
 
@@ -276,11 +276,11 @@ class Pool(nn.Module):
         maps = as_maps(input, self.channels, self.side)
         if self.kind == "avg":
             size = self.frame.size
-            if native_kernels.jit_tracing():  # ONNX has no divisor
+            if tracing.is_jit_tracing():  # ONNX has no divisor
                 return F.avg_pool2d(self.frame.pad(maps, 0.0), size, self.frame.stride) * (size**2 / self.counts)
             return F.avg_pool2d(self.frame.pad(maps, 0.0), size, self.frame.stride, divisor_override=1) / self.counts
         choose = {"max": self._max, "maxabs": self._maxabs, "rand": self._rand}[self.kind]
-        if native_kernels.jit_tracing():
+        if tracing.is_jit_tracing():
             return choose(maps)
         chosen: Tensor = choose(maps.detach())
         outside = LOWEST if self.kind == "max" else float("nan")  # NaN equals nothing
@@ -409,7 +409,7 @@ class Maximum(nn.Module):
     """The largest of the inputs; its gradient goes to every input that equals it."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        if native_kernels.jit_tracing():
+        if tracing.is_jit_tracing():
             return torch.stack(alike(inputs)).amax(0)
         out: Tensor = _Maximum.apply(*alike(inputs))
         return out

@@ -20,7 +20,7 @@ from alexnet.cuda_convnet.image_layers import RandomScale
 from alexnet.cuda_convnet.modules import Learned, Neuron, Pool, ScaleGradient, weight_name
 from alexnet.cuda_convnet.parameters import NORMS, LayerParameters, Parameters
 from alexnet.errors import ModelError
-from alexnet.kernels import native_kernels
+from alexnet.kernels import tracing
 from alexnet.models.layers import Dropout
 from alexnet.models.network import Network
 
@@ -332,7 +332,7 @@ class GraphNetwork(Network):
                 blind.add(layer.name)
         return OrderedDict((name, self._value(name, input, run)) for name in self.keys if name not in blind)
 
-    def until(self, input: Tensor, layer: str) -> Tensor:
+    def forward_to(self, input: Tensor, layer: str) -> Tensor:
         """The output of a layer, and only what it needs; ``a+b`` are the features of a and b side by side."""
         names = [layer] if layer in self.keys else layer.split("+")
         for name in names:
@@ -401,9 +401,7 @@ class GraphNetwork(Network):
             name, j = layer.matrices[i].source or (layer.name, i)
             weight: Tensor = self.weight_of(layer.name, i)
             factor = self.rates.get((layer.name, i), 1.0)
-            weights.append(
-                weight if factor == 1.0 or native_kernels.jit_tracing() else ScaleGradient.apply(weight, factor)
-            )
+            weights.append(weight if factor == 1.0 or tracing.is_jit_tracing() else ScaleGradient.apply(weight, factor))
             lists.append(getattr(self.module_of(name), f"connections{j}", None))
         return module(inputs, weights, lists)  # type: ignore[no-any-return]
 

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.kernels.compiler import Native
+from alexnet.kernels.compiler import NativeLibraries
 
 BITS = 22  # of a weight, as in Pillow
 MANY = 1000  # images for which compiling pays
 FEW = 64  # images for which loading what is compiled pays
 STEEPEST = 64.0  # source pixels a step; beyond it windows would take more memory than images
 
-_native = Native("alexnet.kernels", {"resize": ["across", "down"]})
+_libraries = NativeLibraries("alexnet.kernels", {"resize": ["across", "down"]})
 
 
 class Windows(NamedTuple):
@@ -26,7 +26,7 @@ class Windows(NamedTuple):
 
 def build() -> bool:
     """Compile ``resize.c`` if that was not done; returns whether it is there. It takes half a second."""
-    _native.build()
+    _libraries.build()
     return in_use()
 
 
@@ -35,17 +35,12 @@ def expect(images: int) -> None:
     if images >= MANY:
         build()
     elif images >= FEW:
-        _native.load()
-
-
-def use(wanted: bool) -> None:
-    """Turn the compiled code off, or on again where it was built."""
-    _native.wanted = wanted
+        _libraries.load()
 
 
 def in_use(step: float = 1.0) -> bool:
     """Does :func:`resized` take images of which a pixel of the result covers ``step`` of the source?"""
-    return _native.has("resize") and step <= STEEPEST
+    return _libraries.has("resize") and step <= STEEPEST
 
 
 @functools.lru_cache(256)
@@ -85,7 +80,7 @@ def _across(image: NDArray[np.uint8], start: float, end: float, places: int) -> 
     last = np.empty(3 * length + 1, np.uint8)
     last[:-1] = image[-1].reshape(-1)
     sizes = map(ctypes.c_int64, (rows, length, places, how.weights.shape[1]))
-    _native.built["resize"].across(_at(image), _at(last), _at(out), *sizes, _at(how.first), _at(how.weights))
+    _libraries.built["resize"].across(_at(image), _at(last), _at(out), *sizes, _at(how.first), _at(how.weights))
     return out
 
 
@@ -95,7 +90,7 @@ def _down(image: NDArray[np.uint8], start: float, end: float, places: int) -> ND
         return image.copy()
     how, out = windows(length, start, end, places), np.empty((places, width, 3), np.uint8)
     sizes = map(ctypes.c_int64, (3 * width, places, how.weights.shape[1]))
-    _native.built["resize"].down(_at(image), _at(out), *sizes, _at(how.first), _at(how.weights))
+    _libraries.built["resize"].down(_at(image), _at(out), *sizes, _at(how.first), _at(how.weights))
     return out
 
 

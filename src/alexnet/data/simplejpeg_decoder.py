@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet import kernels
+
 PROOFS = 16  # images of a process that both decode
 
 _SEGMENTS = {  # of a header that says nothing but how to decode, each as Pillow wants it
@@ -26,21 +28,14 @@ _SEGMENTS = {  # of a header that says nothing but how to decode, each as Pillow
     )
 }
 
-_wanted = True
 _alike = 0  # images that came out alike
 _differs = False
-
-
-def use(wanted: bool) -> None:
-    """Leave all JPEGs to Pillow, or no longer."""
-    global _wanted
-    _wanted = wanted
 
 
 def decode(data: bytes, width: int, height: int) -> NDArray[np.uint8] | None:
     """A whole JPEG of three colors as RGB uint8 [H, W, 3]; None where Pillow is to decode it. Safe in many threads."""
     decoder = _decoder()
-    if decoder is None or not _wanted or _differs:
+    if decoder is None or not kernels.enabled("simplejpeg") or _differs:
         return None
     # At an odd address: past the cache, where the resizing would wait for it, libjpeg-turbo writes what is aligned.
     room = np.empty(3 * width * height + 1, np.uint8)[1:]

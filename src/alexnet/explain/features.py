@@ -44,7 +44,7 @@ def inputs_of(network: Network, images: NDArray[np.uint8], statistics: Normaliza
 def features_of(network: Network, images: NDArray[np.uint8], statistics: Normalization) -> NDArray[np.float32]:
     """What the layer ``network.features`` says of each image: float32 [N, D] (AlexNet: fc7 behind its ReLU, 4096)."""
     inputs = inputs_of(network, images, statistics)
-    result: NDArray[np.float32] = network.until(inputs, network.features).flatten(1).float().cpu().numpy()
+    result: NDArray[np.float32] = network.forward_to(inputs, network.features).flatten(1).float().cpu().numpy()
     return result
 
 

@@ -43,9 +43,9 @@ class Classifier:
         self.network = bundle.network.to(self.device).to(memory_format=torch.channels_last).eval()
         self.precision = precision
         if precision == "bf16":
-            self.inference: nn.Module = bf16.Halved(self.network, bf16_autocast.bf16_is_faster(self.device))
+            self.inference: nn.Module = bf16.BF16Network(self.network, bf16_autocast.bf16_is_faster(self.device))
         else:
-            self.inference = layers.inference(self.network)
+            self.inference = layers.inference_copy(self.network)
         self.statistics = to_device(bundle.statistics, self.device)
         self.classes = bundle.classes
         self._asked = 0  # crops so far
@@ -63,7 +63,7 @@ class Classifier:
         """
         self._build()
         if self.precision == "fp32":
-            linear.lay(self.network)
+            linear.store_features_first(self.network)
 
     def expect(self, crops: int) -> None:
         """So many crops of images are to be answered: :meth:`optimize` where that pays, from 700 on for ``alexnet``.

@@ -1,11 +1,8 @@
-"""Training in bfloat16 on a processor that multiplies float32 faster: its values, multiplied in float32.
+"""Autocast to bfloat16 on CPUs that multiply float32 faster: values rounded to bfloat16, multiplied in float32.
 
-Autocast rounds what a layer is given, its weights and what it answers to bfloat16; multiplications of such numbers
-are exact
-in float32, and summed in it here as there. So convolutions of this package's kernels compute what autocast means.
-PyTorch's own multiplications in bfloat16 are the reference implementation: ``kernel.use(False)``, and
-``--convolution plain`` for those that
-need fewer multiplications.
+Autocast rounds a layer's inputs, weights and outputs to bfloat16. Products of bfloat16 numbers are exact in float32,
+and both ways sum in float32, so the native convolutions can compute what autocast defines with float32 instructions.
+PyTorch's own bfloat16 multiplications are the reference implementation.
 """
 
 from typing import Any
@@ -15,10 +12,10 @@ from torch import Tensor
 
 
 def bf16_is_faster(device: torch.device) -> bool:
-    """Are multiplications in bfloat16 faster than in float32 there? By what the processor is, never by a stopwatch.
+    """Whether the device multiplies bfloat16 faster than float32, by its capabilities and without measuring time.
 
-    GPUs: wherever they support it. Processors: with AMX, or AMD's AVX-512 (measured: 2.0 times float32). Intel's
-    AVX-512 bf16 without AMX is slower than float32 (measured: 27 against 43 images/s).
+    GPUs: wherever they support it. CPUs: with AMX, or AMD's AVX-512 (measured: 2.0 times float32). Intel's AVX-512
+    bf16 without AMX is slower than float32 (measured: 27 against 43 images/s).
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -28,8 +25,8 @@ def bf16_is_faster(device: torch.device) -> bool:
     return bool(cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and str(cpu.get("cpu_name", "")).startswith("AMD")))
 
 
-def in_float32(*tensors: Tensor) -> bool:
-    """Are these to be multiplied in float32? They are of it, or under an autocast that :func:`compute` meets."""
+def computes_in_float32(*tensors: Tensor) -> bool:
+    """Whether these tensors are to be multiplied in float32: as float32, or under an autocast to bfloat16."""
     if not torch.is_autocast_enabled("cpu"):
         return all(tensor.dtype == torch.float32 for tensor in tensors)
     if torch.get_autocast_dtype("cpu") != torch.bfloat16 or bf16_is_faster(torch.device("cpu")):
@@ -37,17 +34,17 @@ def in_float32(*tensors: Tensor) -> bool:
     return all(tensor.dtype in (torch.float32, torch.bfloat16) for tensor in tensors)
 
 
-def compute(
-    function: type[torch.autograd.Function], input: Tensor, weight: Tensor, bias: Tensor | None, *how: Any
+def apply(
+    function: type[torch.autograd.Function], input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any
 ) -> Tensor:
-    """What ``function`` makes of these and of ``how``; under autocast of their rounded values, and rounded itself."""
+    """``function.apply(input, weight, bias, *args)``; under autocast with rounded tensors, and a bfloat16 result."""
     out: Tensor
     if not torch.is_autocast_enabled("cpu"):
-        out = function.apply(input, weight, bias, *how)
+        out = function.apply(input, weight, bias, *args)
         return out
     with torch.autocast("cpu", enabled=False):
-        own = None if bias is None else _rounded(bias)
-        out = function.apply(_rounded(input), _rounded(weight), own, *how)
+        rounded_bias = None if bias is None else _rounded(bias)
+        out = function.apply(_rounded(input), _rounded(weight), rounded_bias, *args)
         return out.to(torch.bfloat16)
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from alexnet.kernels.backend import enabled
 from alexnet.system import temporary_folder
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
@@ -32,14 +33,13 @@ _SECONDS = 60.0  # for compiling, with waiting for another process; on two idle 
 _hung: set[str] = set()  # compilers that this process waited for in vain
 
 
-class Native:
+class NativeLibraries:
     """The C files of one package: compiled when :meth:`build` is called, used until they are not wanted.
 
     ``functions`` are the names of the functions that each ``name.c`` has, ``headers`` the files that they include.
     """
 
     def __init__(self, package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()) -> None:
-        self.wanted = True
         self.built: dict[str, ctypes.CDLL] = {}  # by name, once :meth:`build` succeeded
         self.compiled = functools.cache(lambda: compiled(package, functions, headers))
         self.cached = functools.cache(lambda: cached(package, functions, headers))
@@ -55,8 +55,8 @@ class Native:
             self.built.update(self.cached())
 
     def has(self, name: str) -> bool:
-        """Is ``name`` compiled, and wanted?"""
-        return self.wanted and name in self.built
+        """Whether ``name`` is compiled and enabled."""
+        return name in self.built and enabled(name)
 
 
 def compiled(

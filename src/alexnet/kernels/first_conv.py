@@ -1,7 +1,7 @@
-"""A first convolution, with the ReLU, response norm and max pool behind it where they are, compiled from ``stem.c``.
+"""The first convolution of a network, fused with the ReLU, LRN and max pool after it, computed by ``first_conv.c``.
 
-It sees few channels (the colors), needs no gradient for the images, and makes the largest maps of a network: here
-they never leave a core's cache. PyTorch's operations are the reference implementation: ``kernel.use(False)``.
+It has few input channels (colors), needs no gradient for the images, and makes the largest feature maps of a network:
+fused, these never leave a core's cache. PyTorch operations are the reference implementation.
 """
 
 import ctypes
@@ -12,15 +12,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from alexnet.kernels import bf16_autocast, native_kernels
-from alexnet.kernels import pool as maps
+from alexnet.kernels.native_kernels import pointer
+from alexnet.kernels.pool_norm import NO_NORM, ChannelNorm, PoolGeometry
 
-_MOST_CHANNELS = 4
-_MOST_NUMBERS = 1 << 19  # of an image's maps: two megabytes, a core's second cache
-_MOST_ENTRIES = 1 << 12  # of a filter: where each lies is kept on the stack
+_MAX_CHANNELS = 4
+_MAX_OUTPUTS = 1 << 19  # values of an image's feature maps: two megabytes, a core's second-level cache
+_MAX_FILTER_SIZE = 1 << 12  # values of a filter: first_conv.c keeps the offset of each on the stack
 
 
-class Filters(NamedTuple):
-    """The convolution's geometry; ``out_height`` and ``out_width`` are those of the maps that it makes."""
+class ConvGeometry(NamedTuple):
+    """A convolution's stride, padding and output size."""
 
     stride: int
     padding: int
@@ -28,154 +29,144 @@ class Filters(NamedTuple):
     out_width: int
 
 
-_NO_POOL = maps.Pool(0, 1, 0, 0)
+_NO_POOL = PoolGeometry(0, 1, 0, 0)
 
 
-def fits(input: Tensor, weight: Tensor, filters: Filters, groups: int) -> bool:
-    """Will :func:`convolve` compute this? Input [N, C, H, W] without a gradient, weight [K, C, r, r], all float32;
-    under autocast to bfloat16 where :mod:`alexnet.kernels.bf16_autocast` serves it."""
-    if (
-        not (native_kernels.in_use("stem") and native_kernels.plain(input) and native_kernels.plain(weight))
-        or input.requires_grad
-    ):
+def fits(input: Tensor, weight: Tensor, geometry: ConvGeometry, groups: int) -> bool:
+    """Whether :func:`convolve` computes this, and faster than PyTorch.
+
+    Args:
+        input: [N, C, H, W] without a gradient, float32, or under an autocast that
+            :mod:`alexnet.kernels.bf16_autocast` computes.
+        weight: [K, C, r, r].
+        geometry: Of the convolution.
+        groups: Of the convolution; must be 1.
+    """
+    if not native_kernels.in_use("first_conv") or input.requires_grad:
         return False
-    if not bf16_autocast.in_float32(input, weight):
+    if not (native_kernels.is_cpu_tensor(input) and native_kernels.is_cpu_tensor(weight)):
         return False
-    kernels, channels, side, across = weight.shape
-    if groups != 1 or side != across or channels > _MOST_CHANNELS or kernels % 16 or not len(input):
+    if not bf16_autocast.computes_in_float32(input, weight):
         return False
-    if side * side * channels > _MOST_ENTRIES:
+    kernels, channels, height, width = weight.shape
+    if groups != 1 or height != width or channels > _MAX_CHANNELS or kernels % 16 or not len(input):
         return False
-    numbers = filters.out_height * filters.out_width * kernels
-    return filters.out_width >= 8 and numbers <= _MOST_NUMBERS and bool(native_kernels.library("stem").stem_pays())
+    if height * width * channels > _MAX_FILTER_SIZE:
+        return False
+    outputs = geometry.out_height * geometry.out_width * kernels
+    return geometry.out_width >= 8 and outputs <= _MAX_OUTPUTS and native_kernels.is_fast("first_conv")
 
 
 def convolve(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    filters: Filters,
-    pool: maps.Pool | None,
+    geometry: ConvGeometry,
+    pool: PoolGeometry | None,
     relu: bool,
-    norm: maps.Norm | None = None,
+    norm: ChannelNorm | None = None,
 ) -> Tensor:
-    """[N, C, H, W] -> the convolution's maps [N, K, H', W'] or the pooled ones, negative numbers as 0 with ``relu``.
+    """Convolution, then ReLU, LRN and max pool where they are requested.
 
-    ``norm`` comes between ReLU and pool, and not without a pool.
+    Args:
+        input: Images [N, C, H, W].
+        weight: Filters [K, C, r, r].
+        bias: [K], or None.
+        geometry: Of the convolution.
+        pool: The max pool, or None.
+        relu: Whether negative values become 0.
+        norm: LRN between ReLU and pool, or None; needs a pool.
+
+    Returns:
+        [N, K, H', W'], channels-last in memory.
     """
     assert norm is None or pool is not None
     pool = (pool or _NO_POOL)._replace(relu=relu)
-    return bf16_autocast.compute(_Stem, input, weight, bias, filters, pool, norm or maps.NO_NORM)
+    return bf16_autocast.apply(_FirstConv, input, weight, bias, geometry, pool, norm or NO_NORM)
 
 
 class _Shape(ctypes.Structure):
-    """``Shape`` of ``stem.c``."""
+    """``Shape`` of ``first_conv.c``."""
 
     _fields_ = [
-        (name, ctypes.c_int64)
-        for name in (
-            "images",
-            "threads",
-            "height",
-            "width",
-            "channels",
-            "kernels",
-            "size",
-            "stride",
-            "padding",
-            "out_height",
-            "out_width",
-            "out_channels",
-            "pooled_height",
-            "pooled_width",
-            "pool",
-            "pool_stride",
-            "relu",
-            "towers",
-            "window",
-        )
-    ] + [("weight", ctypes.c_float), ("k", ctypes.c_float)]
+        *((name, ctypes.c_int64) for name in ("images", "threads", "height", "width", "channels", "kernels")),
+        *((name, ctypes.c_int64) for name in ("size", "stride", "padding")),
+        *((name, ctypes.c_int64) for name in ("out_height", "out_width", "out_channels")),
+        *((name, ctypes.c_int64) for name in ("pooled_height", "pooled_width", "pool", "pool_stride", "relu")),
+        *((name, ctypes.c_int64) for name in ("towers", "window")),
+        *((name, ctypes.c_float) for name in ("weight", "k")),
+    ]
 
 
-def _shape(input: Tensor, weight: Tensor, filters: Filters, pool: maps.Pool, norm: maps.Norm, threads: int) -> _Shape:
+def _shape(
+    input: Tensor, weight: Tensor, geometry: ConvGeometry, pool: PoolGeometry, norm: ChannelNorm, threads: int
+) -> _Shape:
     (n, c, h, w), kernels = input.shape, len(weight)
-    return _Shape(
-        n,
-        threads,
-        h,
-        w,
-        c,
-        kernels,
-        weight.shape[2],
-        filters.stride,
-        filters.padding,
-        filters.out_height,
-        filters.out_width,
-        kernels,
-        pool.out_height,
-        pool.out_width,
-        pool.size,
-        pool.stride,
-        pool.relu,
-        *norm,
-    )
+    convolution = weight.shape[2], geometry.stride, geometry.padding, geometry.out_height, geometry.out_width, kernels
+    pooling = pool.out_height, pool.out_width, pool.size, pool.stride, pool.relu
+    return _Shape(n, threads, h, w, c, kernels, *convolution, *pooling, *norm)
 
 
 def _scratch(shape: _Shape, threads: int) -> Tensor:
-    room = native_kernels.library("stem").stem_room
-    room.restype = ctypes.c_int64
-    return torch.empty(threads, room(ctypes.byref(shape)))
+    return torch.empty(threads, native_kernels.scratch_size("first_conv", "first_conv_scratch_size", shape))
 
 
-class _Stem(torch.autograd.Function):
+class _FirstConv(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, filters: Filters, pool: maps.Pool, norm: maps.Norm
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: ConvGeometry,
+        pool: PoolGeometry,
+        norm: ChannelNorm,
     ) -> Tensor:
         input = input.contiguous(memory_format=torch.channels_last)
         threads, (kernels, n) = torch.get_num_threads(), (len(weight), len(input))
-        shape = _shape(input, weight, filters, pool, norm, threads)
-        height, width = (pool.out_height, pool.out_width) if pool.size else (filters.out_height, filters.out_width)
-        out = torch.empty((n, kernels, height, width), memory_format=torch.channels_last)
-        places = torch.empty(out.numel() if pool.size else 0, dtype=torch.uint8)
-        keep = norm.window and any(ctx.needs_input_grad)
-        values = torch.empty(n * filters.out_height * filters.out_width * kernels) if keep else None  # to the norm
-        packed, own = _packed(weight.detach()), None if bias is None else bias.detach().contiguous()
+        shape = _shape(input, weight, geometry, pool, norm, threads)
+        output = pool if pool.size else geometry
+        out_shape = (n, kernels, output.out_height, output.out_width)
+        out = torch.empty(out_shape, memory_format=torch.channels_last)
+        argmax = torch.empty(out.numel() if pool.size else 0, dtype=torch.uint8)
+        save_norm_input = norm.window and any(ctx.needs_input_grad)
+        norm_input = torch.empty(n * geometry.out_height * geometry.out_width * kernels) if save_norm_input else None
+        packed, own_bias = _packed(weight.detach()), None if bias is None else bias.detach().contiguous()
         scratch = _scratch(shape, threads)
-        native_kernels.function("stem", "stem_forward")(
-            ctypes.byref(shape), *(native_kernels.at(t) for t in (input, packed, own, out, places, values, scratch))
+        native_kernels.function("first_conv", "first_conv_forward")(
+            ctypes.byref(shape), *map(pointer, (input, packed, own_bias, out, argmax, norm_input, scratch))
         )
-        ctx.save_for_backward(input, weight, places, out if pool.relu and not pool.size else None, values)
-        ctx.geometry, ctx.biased = (filters, pool, norm), bias is not None
+        ctx.save_for_backward(input, weight, argmax, out if pool.relu and not pool.size else None, norm_input)
+        ctx.geometry, ctx.has_bias = (geometry, pool, norm), bias is not None
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, None, None, None]:
-        input, weight, places, out, values = ctx.saved_tensors
+        input, weight, argmax, out, norm_input = ctx.saved_tensors
         grad = grad.float().contiguous(memory_format=torch.channels_last)
         threads = min(torch.get_num_threads(), len(input))
-        (filters, pool, norm), (kernels, channels, side, _) = ctx.geometry, weight.shape
-        shape = _shape(input, weight, filters, pool, norm, threads)
-        entries, width = side * side * channels, _panel(kernels)
-        deep = -(-entries // 8) * 8
-        sums, d_bias = torch.zeros(threads, kernels * deep), torch.zeros(threads, kernels)
+        (geometry, pool, norm), (kernels, channels, size, _) = ctx.geometry, weight.shape
+        shape = _shape(input, weight, geometry, pool, norm, threads)
+        filter_size, width = size * size * channels, _panel_width(kernels)
+        padded_size = -(-filter_size // 8) * 8
+        d_packed, d_bias = torch.zeros(threads, kernels * padded_size), torch.zeros(threads, kernels)
         scratch = _scratch(shape, threads)
-        native_kernels.function("stem", "stem_backward")(
-            ctypes.byref(shape),
-            *(native_kernels.at(t) for t in (input, grad, places, out, values, sums, d_bias, scratch)),
+        native_kernels.function("first_conv", "first_conv_backward")(
+            ctypes.byref(shape), *map(pointer, (input, grad, argmax, out, norm_input, d_packed, d_bias, scratch))
         )
-        panels = sums[0].view(kernels // width, deep, width)[:, :entries]
-        d_weight = panels.reshape(-1, side, side, channels, width).permute(0, 4, 3, 1, 2).reshape(weight.shape)
-        return None, d_weight, d_bias[0] if ctx.biased else None, None, None, None
+        panels = d_packed[0].view(kernels // width, padded_size, width)[:, :filter_size]
+        d_weight = panels.reshape(-1, size, size, channels, width).permute(0, 4, 3, 1, 2).reshape(weight.shape)
+        return None, d_weight, d_bias[0] if ctx.has_bias else None, None, None, None
 
 
 def _packed(weight: Tensor) -> Tensor:
     """[K, C, r, r] -> [K / width, r·r·C, width]."""
-    kernels, channels, side, _ = weight.shape
-    width = _panel(kernels)
-    return weight.view(kernels // width, width, channels, side, side).permute(0, 3, 4, 2, 1).contiguous()
+    kernels, channels, size, _ = weight.shape
+    width = _panel_width(kernels)
+    return weight.view(kernels // width, width, channels, size, size).permute(0, 3, 4, 2, 1).contiguous()
 
 
-def _panel(kernels: int) -> int:
+def _panel_width(kernels: int) -> int:
+    """Filters that are computed together."""
     return next(width for width in (48, 32, 16) if kernels % width == 0)

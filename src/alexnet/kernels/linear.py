@@ -1,14 +1,11 @@
-"""Fully connected layers for answers on a processor, compiled from ``thin.c``: they take as long as their weights take
-to be read.
+"""Fully connected layers for inference on a CPU, computed by ``linear.c``: limited by the time to read the weights.
 
-Weights in bfloat16 have half of the bytes. Inputs, multiplications and sums are float32, so only the weights are
-rounded.
-PyTorch's own product in bfloat16, which rounds the inputs too, is the reference implementation: ``kernel.use(False)``.
+bfloat16 weights have half of the bytes. Inputs, multiplications and sums are float32, so only the weights are rounded.
+PyTorch's own bfloat16 product, which rounds the inputs too, is the reference implementation.
 
-Of a few rows, weights of features that are 0 are not read: behind ReLUs those are most. For weights in float32 that
-needs them to lie features first (:func:`lay`); PyTorch's product is the reference implementation. Weights that are
-no finite numbers
-do not show where a feature is 0.
+For few rows, weights of features that are 0 are not read; after ReLUs, most features are 0. float32 weights must be
+stored features first for that (:func:`store_features_first`); ``torch.nn.functional.linear`` is the reference
+implementation. A non-finite weight has no effect where its feature is 0.
 """
 
 import ctypes
@@ -19,127 +16,123 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet.kernels import native_kernels
+from alexnet.kernels.native_kernels import pointer
+from alexnet.kernels.tracing import has_hooks
 
-_PANEL = 32  # outputs that lie side by side in memory
-_FEW = 4  # rows; thin.c has the same number
-_WIDE = 512  # outputs that are summed together in float32; thin.c has the same number
-_LARGE = 1 << 20  # weights of a layer that takes long to be read
+_PANEL = 32  # outputs that are stored side by side
+_MAX_ROWS = 4  # FEW of linear.c
+_MIN_OUTPUTS = 512  # outputs that are summed together in float32; WIDE of linear.c
+_LARGE = 1 << 20  # weights from which reading them dominates
 
 
 def fits(input: Tensor, weight: Tensor) -> bool:
-    """Will :func:`product` compute this? Input [N, F] in float32, weight bfloat16, of either form; no gradient."""
-    return weight.dtype == torch.bfloat16 and _usable() and _predictions(input, weight)
+    """Whether :func:`linear_bf16` computes this. Input [N, F] float32, weight bfloat16, packed or not; no gradient."""
+    return weight.dtype == torch.bfloat16 and _usable() and _is_inference(input, weight)
 
 
 def _usable() -> bool:
-    return native_kernels.in_use("thin") and bool(native_kernels.library("thin").thin_pays())
+    return native_kernels.in_use("linear") and native_kernels.is_fast("linear")
 
 
-def _predictions(input: Tensor, weight: Tensor) -> bool:
-    """Rows [N, F] in float32 of the weight's features, in a processor's memory, and no gradient asked for?"""
-    if not (native_kernels.plain(input) and native_kernels.plain(weight)) or torch.is_autocast_enabled("cpu"):
+def _is_inference(input: Tensor, weight: Tensor) -> bool:
+    """Whether the input is float32 rows [N, F] of the weight's features in CPU memory, and needs no gradient."""
+    if not (native_kernels.is_cpu_tensor(input) and native_kernels.is_cpu_tensor(weight)):
         return False
-    if input.dtype != torch.float32 or input.dim() != 2 or not input.numel() or input.shape[1] != weight.shape[1]:
+    if torch.is_autocast_enabled("cpu") or input.dtype != torch.float32:
+        return False
+    if input.dim() != 2 or not input.numel() or input.shape[1] != weight.shape[1]:
         return False
     return not (torch.is_grad_enabled() and input.requires_grad)
 
 
 def packed(weight: Tensor) -> Tensor:
-    """[K, F] -> [⌈K/32⌉, F, 32], in which outputs k and k + 16 of a panel are neighbors; zeros where there are none."""
+    """[K, F] -> [⌈K/32⌉, F, 32]: outputs k and k + 16 of a panel are neighbors; missing outputs are zeros."""
     outputs, features = weight.shape
     panels = -(-outputs // _PANEL)
     out = weight.new_zeros(panels, features, _PANEL // 2, 2)
-    for first in range(0, outputs, _PANEL // 2):  # piece by piece: no second copy of all is made
+    for first in range(0, outputs, _PANEL // 2):  # in parts, to avoid a second copy of all weights
         part = weight[first : first + _PANEL // 2]
         out[first // _PANEL, :, : len(part), first % _PANEL * 2 // _PANEL] = part.T
     return out.flatten(2)
 
 
 def unpacked(weight: Tensor, outputs: int) -> Tensor:
-    """The [K, F] of which :func:`packed` made this."""
+    """The inverse of :func:`packed`: [⌈K/32⌉, F, 32] -> [K, F], with K = ``outputs``."""
     panels, features, _ = weight.shape
     return weight.view(panels, features, -1, 2).permute(0, 3, 2, 1).reshape(-1, features)[:outputs]
 
 
-def product(input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
-    """[N, F] times :func:`packed` weights, plus bias [K] in float32 -> [N, K]."""
-    return _call("thin_product", input, weight, bias, outputs)
+def linear_bf16(input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    """[N, F] times :func:`packed` weights, plus bias [K] -> [N, K] in float32."""
+    return _call("linear_bf16", input, weight, bias, outputs)
 
 
-class FewRows(nn.Module):
-    """Answers as ``layer``, of its own weights, and faster for a few rows where :func:`lay` laid those."""
+class FewRowsLinear(nn.Module):
+    """Computes ``layer`` with its own weights; faster for few rows after :func:`store_features_first`."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self._layers = (layer,)  # a part of its own network, not of the one that this is in
+        self._layers = (layer,)  # in a tuple: the layer is a submodule of another network
 
     def forward(self, input: Tensor) -> Tensor:  # [N, F] -> [N, K]
         (layer,) = self._layers
         weight, bias = layer.weight, layer.bias
-        if _fits_long(input, weight) and not (len(input) == 1 and _full(input)):
-            return _call("thin_long", input, weight, bias, layer.out_features)
+        if _fits_few_rows(input, weight) and not (len(input) == 1 and _is_dense(input)):
+            return _call("linear_few_rows", input, weight, bias, layer.out_features)
         return F.linear(input, weight, bias)
 
 
-def large(model: nn.Module) -> Iterator[nn.Linear]:
-    """The fully connected layers of ``model`` whose weights are worth to be laid features first."""
+def large_layers(model: nn.Module) -> Iterator[nn.Linear]:
+    """The fully connected layers of ``model`` whose weights are worth storing features first."""
     for module in model.modules():
-        if (
-            type(module) is nn.Linear
-            and not native_kernels.hooked(module)
-            and module.weight.numel() >= _LARGE
-            and module.out_features >= _WIDE
-        ):
+        if type(module) is not nn.Linear or has_hooks(module):
+            continue
+        if module.weight.numel() >= _LARGE and module.out_features >= _MIN_OUTPUTS:
             yield module
 
 
-def lay(model: nn.Module) -> None:
-    """Give the :func:`large` layers of ``model`` weights [K, F] of the same values that lie in memory as [F, K].
+def store_features_first(model: nn.Module) -> None:
+    """Store the weights [K, F] of :func:`large_layers` as [F, K] in memory; their values and shape stay.
 
-    Where ``thin.c`` will multiply by them. One after the other: each is there twice for a moment.
+    Does nothing where ``linear.c`` is not in use. Layers are converted one by one, so one layer at a time is in
+    memory twice.
     """
     if not _usable():
         return
-    for layer in large(model):
+    for layer in large_layers(model):
         weight = layer.weight
-        if native_kernels.plain(weight) and weight.dtype == torch.float32 and not _features_first(weight):
+        if native_kernels.is_cpu_tensor(weight) and weight.dtype == torch.float32 and not _is_features_first(weight):
             with torch.inference_mode(False):
-                weight.data = weight.detach().t().contiguous().t()  # the same parameter for whoever holds it
+                weight.data = weight.detach().t().contiguous().t()  # stays the same nn.Parameter object
 
 
-def _full(input: Tensor) -> bool:
-    """Are less than an eighth of the features 0? All weights of a single row are read as soon by PyTorch."""
+def _is_dense(input: Tensor) -> bool:
+    """Whether less than an eighth of the features are 0: PyTorch is as fast then for a single row."""
     return int(input.count_nonzero()) * 8 > input.numel() * 7
 
 
-def _features_first(weight: Tensor) -> bool:
+def _is_features_first(weight: Tensor) -> bool:
     return weight.dim() == 2 and weight.stride() == (1, len(weight))
 
 
-def _fits_long(input: Tensor, weight: Tensor) -> bool:
-    if not _features_first(weight) or weight.dtype != torch.float32 or len(weight) < _WIDE or len(input) > _FEW:
+def _fits_few_rows(input: Tensor, weight: Tensor) -> bool:
+    if not _is_features_first(weight) or weight.dtype != torch.float32:
         return False
-    return _usable() and _predictions(input, weight) and not (torch.is_grad_enabled() and weight.requires_grad)
-
-
-def _call(name: str, input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
-    input, out = input.contiguous(), input.new_empty(len(input), outputs)
-    shape = _Shape(*input.shape, outputs, torch.get_num_threads())
-    own, scratch = None if bias is None else bias.float(), input.new_empty(_room(shape))
-    native_kernels.function("thin", name)(
-        ctypes.byref(shape), *(native_kernels.at(t) for t in (input, weight, own, out, scratch))
-    )
-    return out
-
-
-def _room(shape: "_Shape") -> int:
-    """Numbers of the memory that it works in."""
-    room = native_kernels.library("thin").thin_room
-    room.restype = ctypes.c_int64
-    return int(room(ctypes.byref(shape)))
+    if len(weight) < _MIN_OUTPUTS or len(input) > _MAX_ROWS:
+        return False
+    return _usable() and _is_inference(input, weight) and not (torch.is_grad_enabled() and weight.requires_grad)
 
 
 class _Shape(ctypes.Structure):
-    """``Shape`` of ``thin.c``."""
+    """``Shape`` of ``linear.c``."""
 
     _fields_ = [(name, ctypes.c_int64) for name in ("rows", "features", "outputs", "threads")]
+
+
+def _call(symbol: str, input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    input, out = input.contiguous(), input.new_empty(len(input), outputs)
+    shape = _Shape(*input.shape, outputs, torch.get_num_threads())
+    bias = None if bias is None else bias.float()
+    scratch = input.new_empty(native_kernels.scratch_size("linear", "linear_scratch_size", shape))
+    native_kernels.function("linear", symbol)(ctypes.byref(shape), *map(pointer, (input, weight, bias, out, scratch)))
+    return out

@@ -85,8 +85,8 @@ def _backward(  # type: ignore[no-untyped-def]  # noqa: ANN202
     tl.store(out + at, gradient.to(out.dtype.element_ty), mask=at < count)
 
 
-class NormalizeRowsTriton(torch.autograd.Function):
-    """What :class:`alexnet.kernels.lrn.NormalizeRows` computes: rows [R, C] -> [R, C], in their own precision, sums in
+class TritonLRN(torch.autograd.Function):
+    """What :class:`alexnet.kernels.lrn.TorchLRN` computes: rows [R, C] -> [R, C], in their own precision, sums in
     float32. The window of a channel reaches size // 2 channels down and (size − 1) // 2 up."""
 
     @staticmethod

@@ -12,24 +12,24 @@
 
 #include <omp.h>
 
-#include "lanes.h"
-#include "points.h"
+#include "simd.h"
+#include "winograd.h"
 
 typedef struct { /* one group of a convolution; winograd.py has the same fields in the same order */
     int64_t images, height, width, channels, x_stride; /* x_stride: floats from a pixel to the next */
     int64_t out_height, out_width, kernels, y_stride;
-    int64_t padding, m, side, chunk, relu, threads; /* chunk: tiles that a thread holds at a time, a multiple of ROWS */
+    int64_t padding, m, tile, chunk, relu, threads; /* chunk: tiles that a thread holds at a time, a multiple of ROWS */
 } Shape;
 
-int winograd_pays(void) { return pays(); }
+int winograd_is_fast(void) { return has_avx512(); }
 
 /* Floats from one point's matrix [chunk][wide] to the next: a cache line more than it has, since a tile writes all,
    and powers of two between them would all fall on the same few places of the cache. */
 INLINE int64_t plane(const Shape *z, int64_t wide) { return z->chunk * wide + LANES; }
 
-INLINE int points(const Shape *z) { return (int)(z->side * z->side); }
+INLINE int points(const Shape *z) { return (int)(z->tile * z->tile); }
 
-INLINE int64_t room(const Shape *z) { return points(z) * (plane(z, z->channels) + plane(z, z->kernels)); }
+INLINE int64_t scratch_size(const Shape *z) { return points(z) * (plane(z, z->channels) + plane(z, z->kernels)); }
 
 /* ---- tiles: t counts image by image, row by row */
 
@@ -208,14 +208,14 @@ INLINE int64_t tiles(const Shape *z, int64_t images) {
         for (int64_t i = 0; i < (count); i++) { int64_t t = (from) + i; call; }                                      \
     }
 #define EACH(call, from, count)                                                                                      \
-    if (z->side == 8) EACH_OF(8, 4, call, from, count)                                                               \
+    if (z->tile == 8) EACH_OF(8, 4, call, from, count)                                                               \
     else if (z->m == 2) EACH_OF(6, 2, call, from, count)                                                             \
     else if (z->m == 3) EACH_OF(7, 3, call, from, count)                                                             \
     else if (z->m == 4) EACH_OF(6, 4, call, from, count)                                                             \
     else EACH_OF(7, 5, call, from, count)
 
 /* Tiles of one chunk, by all threads together, each with panels of its own: of few images the filters at the points
-   are more to read than the maps. scratch: room() floats. */
+   are more to read than the maps. scratch: scratch_size() floats. */
 static void forward_together(const Shape *z, const float *x, const float *u, const float *bias, float *y, float *v) {
     int64_t all = tiles(z, z->images), panels = z->kernels / panel(z->kernels);
     float *q = v + points(z) * plane(z, z->channels);
@@ -236,7 +236,7 @@ static void forward_together(const Shape *z, const float *x, const float *u, con
     }
 }
 
-/* scratch: room() floats a thread; any number of threads gives the same bits */
+/* scratch: scratch_size() floats a thread; any number of threads gives the same bits */
 void winograd_forward(const Shape *z, const float *x, const float *u, const float *bias, float *y, float *scratch) {
     int64_t all = tiles(z, z->images), chunks = (all + z->chunk - 1) / z->chunk;
     if (chunks == 1) {
@@ -245,7 +245,7 @@ void winograd_forward(const Shape *z, const float *x, const float *u, const floa
     }
 #pragma omp parallel for schedule(dynamic) num_threads(z->threads)
     for (int64_t piece = 0; piece < chunks; piece++) {
-        float *v = scratch + omp_get_thread_num() * room(z), *q = v + points(z) * plane(z, z->channels);
+        float *v = scratch + omp_get_thread_num() * scratch_size(z), *q = v + points(z) * plane(z, z->channels);
         int64_t from = piece * z->chunk, count = MIN(z->chunk, all - from), rows = (count + ROWS - 1) / ROWS * ROWS;
         EACH(gather(z, x, t, i, v, side, m), from, count)
         clear(z, v, z->channels, count, rows);
@@ -284,7 +284,7 @@ void winograd_backward(const Shape *z, const float *x, const float *g, const flo
     {
 #pragma omp for schedule(static, 1)
         for (int64_t part = 0; part < parts; part++) {
-            float *v = scratch + part * room(z), *q = v + points(z) * plane(z, z->channels);
+            float *v = scratch + part * scratch_size(z), *q = v + points(z) * plane(z, z->channels);
             int64_t from = z->images * part / parts * each, to = z->images * (part + 1) / parts * each;
             for (; from < to; from += z->chunk)
                 backward_of(z, x, g, y, turned, dx, du ? du + part * weights : 0, db + part * z->kernels, v, q, from,

@@ -1,14 +1,22 @@
-"""Convolutions of 3×3 and 5×5 pixels by minimal filtering, compiled from ``winograd.c``: a third of the
-multiplications.
+"""Winograd convolutions, computed by ``winograd.c``: 3×3 and 5×5 filters with a third of the multiplications.
 
-The sum that a convolution is, regrouped: 36 multiplications give 4×4 outputs of a 3×3 filter, or 2×2 of a 5×5 one,
-in place
-of 144 or 100, 49 give 5×5 or 3×3 in place of 225, and 64 give 4×4 of a 5×5 filter in place of 400 (Winograd 1980;
-Lavin and Gray 2015); the maps' size says which. Its rounding is two, four or eight times that of the plain sum in
-float32, more than two decimal digits finer than bfloat16's.
-PyTorch's own convolution is the reference implementation: ``kernel.use(False)``.
+The sums of a convolution of stride 1 are regrouped (Winograd 1980; Lavin and Gray 2015). The size of the feature maps
+decides which tile is used:
 
-The same number of threads gives the same bits; PyTorch's own multiplications promise no more.
+====  =======  ========  ===============  ================  ==============
+Tile  Filter   Outputs   Multiplications  In place of       Rounding error
+====  =======  ========  ===============  ================  ==============
+6×6   3×3      4×4       36               144               2 times
+6×6   5×5      2×2       36               100               2 times
+7×7   3×3      5×5       49               225               4 times
+7×7   5×5      3×3       49               225               4 times
+8×8   5×5      4×4       64               400               8 times
+====  =======  ========  ===============  ================  ==============
+
+The rounding error is relative to that of the plain sum in float32; bfloat16's is more than a hundred times larger.
+``torch.nn.functional.conv2d`` is the reference implementation.
+
+The same number of threads gives the same bits, which is what PyTorch guarantees too.
 """
 
 import ctypes
@@ -21,58 +29,62 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from alexnet.kernels import bf16_autocast, native_kernels
+from alexnet.kernels.native_kernels import pointer
 
-_FEWEST_OUTPUTS = 1024  # pixels of a batch's maps; the filters' transform has to pay for itself, where it is not kept
-_CHUNK = 64  # tiles that a thread holds at a time: a multiple of 8
+_MIN_OUTPUTS = 1024  # pixels of a batch's feature maps from which transforming the filters pays, if not cached
+_CHUNK = 64  # tiles that a thread computes together: a multiple of 8
 
 
 class _Geometry(NamedTuple):
-    """What a convolution is, beside its numbers. Stride is 1."""
+    """A convolution of stride 1."""
 
     padding: int
     groups: int
-    relu: bool = False  # and what is negative in its output becomes 0
+    relu: bool = False  # negative outputs become 0
 
 
-class Kept:
-    """The transformed filters of a convolution that only answers, kept from one answer to the next.
+class FilterCache:
+    """The transformed filters of a convolution in inference, kept between calls.
 
-    They are made anew where PyTorch has counted a change of the weights, or others took their place. What writes past
-    PyTorch (through ``weight.data``) is not seen: no network that is trained has them.
+    They are transformed again when PyTorch counts a change of the weights, or when the weights are another tensor. A
+    change through ``weight.data`` is not noticed, so networks in training must not use a cache.
     """
 
     def __init__(self) -> None:
-        self._made: dict[int, tuple[Tensor, tuple[int, int], list[Tensor]]] = {}  # by the tiles' side
+        self._filters: dict[int, tuple[Tensor, tuple[int, int], list[Tensor]]] = {}  # by tile size
 
-    def of(self, weight: Tensor, groups: int, tile: int) -> list[Tensor]:
-        """:func:`transformed`, of each group's filters."""
-        now, made = (weight.data_ptr(), 0 if weight.is_inference() else weight._version), self._made.get(tile)
-        if made is None or made[0] is not weight or made[1] != now:  # two threads may both: they come to the same
-            made = self._made[tile] = weight, now, _groups(weight, groups, tile)
-        return made[2]
+    def get(self, weight: Tensor, groups: int, tile: int) -> list[Tensor]:
+        """:func:`transformed` filters of each group."""
+        version = weight.data_ptr(), 0 if weight.is_inference() else weight._version
+        entry = self._filters.get(tile)
+        if entry is None or entry[0] is not weight or entry[1] != version:  # a race of two threads is harmless
+            entry = self._filters[tile] = weight, version, _transformed_groups(weight, groups, tile)
+        return entry[2]
 
 
-def fits(input: Tensor, weight: Tensor, stride: int, padding: int, groups: int, kept: Kept | None = None) -> bool:
-    """Will :func:`convolve` compute this, and faster than PyTorch? Input [N, C, H, W], weight [K, C/groups, r, r]."""
-    if not (
-        native_kernels.in_use("winograd") and native_kernels.plain(input) and native_kernels.plain(weight) and _pays()
-    ):
+def fits(
+    input: Tensor, weight: Tensor, stride: int, padding: int, groups: int, cache: FilterCache | None = None
+) -> bool:
+    """Whether :func:`convolve` is faster than PyTorch here. Input [N, C, H, W], weight [K, C/groups, r, r]."""
+    if not (native_kernels.in_use("winograd") and native_kernels.is_fast("winograd")):
         return False
-    kernels, channels, side, across = weight.shape
-    if stride != 1 or side != across or side not in (3, 5) or channels % 16 or kernels // groups % 16:
+    if not (native_kernels.is_cpu_tensor(input) and native_kernels.is_cpu_tensor(weight)):
         return False
-    if not bf16_autocast.in_float32(input, weight):
+    kernels, channels, size, width = weight.shape
+    if stride != 1 or size != width or size not in (3, 5) or channels % 16 or kernels // groups % 16:
         return False
-    images, (height, width) = len(input), (size + 2 * padding - side + 1 for size in input.shape[2:])
-    if min(height, width) < 7 - side:
+    if not bf16_autocast.computes_in_float32(input, weight):
         return False
-    return images * height * width >= (_FEWEST_OUTPUTS if kept is None else 1)
+    out_height, out_width = (length + 2 * padding - size + 1 for length in input.shape[2:])
+    if min(out_height, out_width) < 7 - size:
+        return False
+    return len(input) * out_height * out_width >= (_MIN_OUTPUTS if cache is None else 1)
 
 
-def usable() -> bool:
-    """Can this processor do it, and was it compiled? Compiles where that was not done."""
+def is_available() -> bool:
+    """Whether this processor can compute Winograd convolutions and they are enabled. Compiles the kernels if needed."""
     native_kernels.build()
-    return "winograd" in native_kernels.sources() and _pays()
+    return "winograd" in native_kernels.built() and native_kernels.is_fast("winograd")
 
 
 def convolve(
@@ -82,41 +94,40 @@ def convolve(
     padding: int,
     groups: int = 1,
     relu: bool = False,
-    kept: Kept | None = None,
+    cache: FilterCache | None = None,
 ) -> Tensor:
     """[N, C, H, W] -> [N, K, H', W'], channels-last in memory, H' = H + 2·padding − r + 1."""
-    return bf16_autocast.compute(_Convolve, input, weight, bias, _Geometry(padding, groups, relu), kept)
+    return bf16_autocast.apply(_Convolve, input, weight, bias, _Geometry(padding, groups, relu), cache)
 
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry, kept: Kept | None
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry, cache: FilterCache | None
     ) -> Tensor:
         input = input.contiguous(memory_format=torch.channels_last)
         n, _, h, w = input.shape
-        grown = 2 * geometry.padding - weight.shape[2] + 1
-        size = (n, len(weight), h + grown, w + grown)
-        out = torch.empty(size, memory_format=torch.channels_last)
+        growth = 2 * geometry.padding - weight.shape[2] + 1
+        out = torch.empty((n, len(weight), h + growth, w + growth), memory_format=torch.channels_last)
         threads = torch.get_num_threads()
         shape = _shape(input, weight, out, geometry, threads)
-        scratch = input.new_empty(threads, _room(shape))
-        own = None if bias is None else bias.detach().contiguous()
-        if kept is None:
-            filters = _groups(weight, geometry.groups, shape.side)
+        scratch = input.new_empty(threads, _scratch_size(shape))
+        own_bias = None if bias is None else bias.detach().contiguous()
+        if cache is None:
+            filters = _transformed_groups(weight, geometry.groups, shape.tile)
         else:
-            filters = kept.of(weight, geometry.groups, shape.side)
+            filters = cache.get(weight, geometry.groups, shape.tile)
         for group, points in enumerate(filters):
             native_kernels.function("winograd", "winograd_forward")(
                 ctypes.byref(shape),
-                _part(input, group, shape.channels),
-                native_kernels.at(points),
-                _part(own, group, shape.kernels),
-                _part(out, group, shape.kernels),
-                native_kernels.at(scratch),
+                _group_pointer(input, group, shape.channels),
+                pointer(points),
+                _group_pointer(own_bias, group, shape.kernels),
+                _group_pointer(out, group, shape.kernels),
+                pointer(scratch),
             )
         ctx.save_for_backward(input, weight, out if geometry.relu else None)
-        ctx.geometry, ctx.biased = geometry, bias is not None
+        ctx.geometry, ctx.has_bias = geometry, bias is not None
         return out
 
     @staticmethod
@@ -124,171 +135,136 @@ class _Convolve(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         input, weight, out = ctx.saved_tensors
         grad = grad.float().contiguous(memory_format=torch.channels_last)
-        wanted_input, wanted_weight = ctx.needs_input_grad[:2]
+        needs_input_grad, needs_weight_grad = ctx.needs_input_grad[:2]
         threads = min(torch.get_num_threads(), len(input))
         shape = _shape(input, weight, grad, ctx.geometry, threads)
-        d_input = torch.empty_like(input) if wanted_input else None
-        scratch = input.new_empty(threads, _room(shape))
+        d_input = torch.empty_like(input) if needs_input_grad else None
+        scratch = input.new_empty(threads, _scratch_size(shape))
         d_weight, d_bias = [], []
         for group, filters in enumerate(weight.detach().chunk(ctx.geometry.groups)):
-            d_points = (
-                input.new_zeros(threads, shape.side**2, shape.channels * shape.kernels) if wanted_weight else None
-            )
-            sums = input.new_zeros(threads, shape.kernels)
-            turned = transformed(filters.transpose(0, 1), shape.side) if wanted_input else None
+            group_d_bias = input.new_zeros(threads, shape.kernels)
+            size = (threads, shape.tile**2, shape.channels * shape.kernels)
+            d_points = input.new_zeros(size) if needs_weight_grad else None
+            transposed = transformed(filters.transpose(0, 1), shape.tile) if needs_input_grad else None
             native_kernels.function("winograd", "winograd_backward")(
                 ctypes.byref(shape),
-                _part(input, group, shape.channels),
-                _part(grad, group, shape.kernels),
-                _part(out, group, shape.kernels),
-                native_kernels.at(turned),
-                _part(d_input, group, shape.channels),
-                native_kernels.at(d_points),
-                native_kernels.at(sums),
-                native_kernels.at(scratch),
+                _group_pointer(input, group, shape.channels),
+                _group_pointer(grad, group, shape.kernels),
+                _group_pointer(out, group, shape.kernels),
+                pointer(transposed),
+                _group_pointer(d_input, group, shape.channels),
+                pointer(d_points),
+                pointer(group_d_bias),
+                pointer(scratch),
             )
-            d_bias.append(sums[0])
+            d_bias.append(group_d_bias[0])
             if d_points is not None:
-                d_weight.append(untransformed(d_points[0], filters))
-        weights, biases = torch.cat(d_weight) if wanted_weight else None, torch.cat(d_bias) if ctx.biased else None
-        return d_input, weights, biases, None, None
+                d_weight.append(filter_gradient(d_points[0], filters))
+        weight_grad = torch.cat(d_weight) if needs_weight_grad else None
+        return d_input, weight_grad, torch.cat(d_bias) if ctx.has_bias else None, None, None
 
 
 class _Shape(ctypes.Structure):
-    """``Shape`` of ``winograd.c``."""
+    """``Shape`` of ``winograd.c``: one group of a convolution."""
 
     _fields_ = [
-        (name, ctypes.c_int64)
-        for name in (
-            "images",
-            "height",
-            "width",
-            "channels",
-            "x_stride",
-            "out_height",
-            "out_width",
-            "kernels",
-            "y_stride",
-            "padding",
-            "m",
-            "side",
-            "chunk",
-            "relu",
-            "threads",
-        )
+        *((name, ctypes.c_int64) for name in ("images", "height", "width", "channels", "x_stride")),
+        *((name, ctypes.c_int64) for name in ("out_height", "out_width", "kernels", "y_stride")),
+        *((name, ctypes.c_int64) for name in ("padding", "m", "tile", "chunk", "relu", "threads")),
     ]
     channels: int
     kernels: int
-    side: int
+    tile: int
     chunk: int
 
 
 def _shape(input: Tensor, weight: Tensor, out: Tensor, geometry: _Geometry, threads: int) -> _Shape:
-    (n, c, h, w), (_, k, out_h, out_w) = input.shape, out.shape
+    (n, c, h, w), (_, k, out_h, out_w), size = input.shape, out.shape, weight.shape[2]
     channels, kernels = c // geometry.groups, k // geometry.groups
-    side = _tile(n, out_h, out_w, weight.shape[2])
-    chunk = _CHUNK if channels * kernels <= 64 * 64 else 2 * _CHUNK
-    tiles = _tiles(n, out_h, out_w, weight.shape[2], side)
-    pieces = -(-tiles // chunk)
-    if pieces > 1:  # as many for each thread
-        pieces = -(-pieces // threads) * threads
-    return _Shape(
-        n,
-        h,
-        w,
-        channels,
-        c,
-        out_h,
-        out_w,
-        kernels,
-        k,
-        geometry.padding,
-        side + 1 - weight.shape[2],
-        side,
-        _rows(-(-tiles // pieces)),
-        geometry.relu,
-        threads,
-    )
+    tile = _tile_size(n, out_h, out_w, size)
+    tiles = _tile_count(n, out_h, out_w, size, tile)
+    max_chunk = _CHUNK if channels * kernels <= 64 * 64 else 2 * _CHUNK
+    chunks = -(-tiles // max_chunk)
+    if chunks > 1:  # the same number for each thread
+        chunks = -(-chunks // threads) * threads
+    chunk = _round_up_to_8(-(-tiles // chunks))
+    sizes = n, h, w, channels, c, out_h, out_w, kernels, k
+    return _Shape(*sizes, geometry.padding, tile + 1 - size, tile, chunk, geometry.relu, threads)
 
 
-def _tile(images: int, height: int, width: int, side: int) -> int:
-    """6, 7 or 8: the side of the tiles with which maps of this size need fewest multiplications. ``side``: that of a
-    filter.
+def _tile_size(images: int, out_height: int, out_width: int, size: int) -> int:
+    """6, 7 or 8: the tile size with the fewest multiplications for feature maps of this size and filters of ``size``.
 
-    A larger one only where it saves a tenth, since its rounding is twice that of the one before; 8 for filters of 5
-    pixels alone: with those of 3 it hardly ever does.
+    A larger tile must save a tenth of the multiplications, since it doubles the rounding error. Tiles of 8 are for
+    filters of 5 pixels only; with filters of 3 pixels they rarely save that much.
     """
     best, fewest = 6, math.inf
-    for tile in (6, 7, 8) if side == 5 else (6, 7):
-        multiplications = _rows(_tiles(images, height, width, side, tile)) * tile**2
+    for tile in (6, 7, 8) if size == 5 else (6, 7):
+        multiplications = _round_up_to_8(_tile_count(images, out_height, out_width, size, tile)) * tile**2
         if multiplications < 0.9 * fewest:
             best, fewest = tile, multiplications
     return best
 
 
-def _tiles(images: int, height: int, width: int, side: int, tile: int) -> int:
-    m = tile + 1 - side
-    return images * -(-height // m) * -(-width // m)
+def _tile_count(images: int, out_height: int, out_width: int, size: int, tile: int) -> int:
+    m = tile + 1 - size
+    return images * -(-out_height // m) * -(-out_width // m)
 
 
-def _rows(tiles: int) -> int:
-    """Eight are multiplied together."""
+def _round_up_to_8(tiles: int) -> int:
+    """The kernel multiplies eight tiles together."""
     return -(-tiles // 8) * 8
 
 
-def _room(shape: _Shape) -> int:
-    """Numbers of a thread's own memory (``room`` of ``winograd.c``)."""
-    return shape.side**2 * (shape.chunk * (shape.channels + shape.kernels) + 32)
+def _scratch_size(shape: _Shape) -> int:
+    """float32 values of a thread's working memory (``scratch_size`` of ``winograd.c``)."""
+    return shape.tile**2 * (shape.chunk * (shape.channels + shape.kernels) + 32)
 
 
-def _groups(weight: Tensor, groups: int, tile: int) -> list[Tensor]:
+def _transformed_groups(weight: Tensor, groups: int, tile: int) -> list[Tensor]:
     return [transformed(filters, tile) for filters in weight.detach().chunk(groups)]
 
 
 def transformed(filters: Tensor, tile: int) -> Tensor:
     """Filters [K, C, r, r] -> their values at the points, [tile², K / width, C, width] (``u`` of ``winograd.c``)."""
-    kernels, channels, side, _ = filters.shape
-    width = _panel(kernels)
-    packed = filters.reshape(kernels // width, width, channels, side * side).permute(3, 0, 2, 1)
-    return _points(side, tile) @ packed.reshape(side * side, -1)
+    kernels, channels, size, _ = filters.shape
+    width = _panel_width(kernels)
+    packed = filters.reshape(kernels // width, width, channels, size * size).permute(3, 0, 2, 1)
+    return _points(size, tile) @ packed.reshape(size * size, -1)
 
 
-def untransformed(points: Tensor, filters: Tensor) -> Tensor:
+def filter_gradient(d_points: Tensor, filters: Tensor) -> Tensor:
     """The transpose of :func:`transformed`: gradients at the points [tile², ...] -> gradients of ``filters``."""
-    kernels, channels, side, _ = filters.shape
-    width, tile = _panel(kernels), math.isqrt(len(points))
-    packed = (_points(side, tile).T @ points.view(tile**2, -1)).view(side, side, kernels // width, channels, width)
-    return packed.permute(2, 4, 3, 0, 1).reshape(kernels, channels, side, side)
+    kernels, channels, size, _ = filters.shape
+    width, tile = _panel_width(kernels), math.isqrt(len(d_points))
+    packed = (_points(size, tile).T @ d_points.view(tile**2, -1)).view(size, size, kernels // width, channels, width)
+    return packed.permute(2, 4, 3, 0, 1).reshape(kernels, channels, size, size)
 
 
-def _panel(columns: int) -> int:
-    """Columns that are computed together: a row of them fits three registers."""
-    return next(width for width in (48, 32, 16) if columns % width == 0)
+def _panel_width(kernels: int) -> int:
+    """Filters that are computed together: a row of them fits three registers."""
+    return next(width for width in (48, 32, 16) if kernels % width == 0)
 
 
 @functools.cache
-def _points(side: int, tile: int) -> Tensor:
-    """[tile², r·r]: a filter's polynomial in both directions at the points, divided as Lagrange has it.
+def _points(size: int, tile: int) -> Tensor:
+    """[tile², r·r]: evaluates a filter, as a polynomial in both directions, at the points, with Lagrange's divisors.
 
-    0, ±3/4, ±3/2 and infinity for tiles of 6; 0, ±1/2, ±5/4 and ±5/2 for tiles of 7; 0, ±1/2, ±1, ±9/4 and infinity
-    for tiles of 8.
+    The points are 0, ±3/4, ±3/2 and infinity for tiles of 6; 0, ±1/2, ±5/4 and ±5/2 for tiles of 7; 0, ±1/2, ±1, ±9/4
+    and infinity for tiles of 8.
     """
     pairs = {6: (0.75, 1.5), 7: (0.5, 1.25, 2.5), 8: (0.5, 1.0, 2.25)}[tile]
     values = [0.0, *(sign * value for value in pairs for sign in (1, -1))]
     rows = []
     for value in values:
         divisor = math.prod(value - other for other in values if other != value)
-        rows.append([value**power / divisor for power in range(side)])
+        rows.append([value**power / divisor for power in range(size)])
     if len(rows) < tile:  # infinity
-        rows.append([0.0] * (side - 1) + [1.0])
-    line = torch.tensor(rows, dtype=torch.float64)
-    return torch.kron(line, line).float()
+        rows.append([0.0] * (size - 1) + [1.0])
+    matrix = torch.tensor(rows, dtype=torch.float64)
+    return torch.kron(matrix, matrix).float()
 
 
-def _part(maps: Tensor | None, group: int, wide: int) -> ctypes.c_void_p:
-    """Where a group's channels begin in channels-last maps [N, C, H, W], or its numbers in a list [C]."""
-    return ctypes.c_void_p(None if maps is None else maps.data_ptr() + group * wide * maps.element_size())
-
-
-def _pays() -> bool:
-    return bool(native_kernels.library("winograd").winograd_pays())
+def _group_pointer(tensor: Tensor | None, group: int, channels: int) -> ctypes.c_void_p:
+    """Address of a group's first channel in channels-last feature maps [N, C, H, W] or in a vector [C]."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr() + group * channels * tensor.element_size())

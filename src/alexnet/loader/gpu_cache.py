@@ -8,23 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alexnet import kernels
 from alexnet.loader.augmentation import Boxes
 
 SHARE = 0.4  # of the device's free memory that images may take; the rest is the network's
 PIECE = 1024  # images that are copied at a time
 
-_wanted = True
-
-
-def use(wanted: bool) -> None:
-    """Cut crops on the processor always, or no longer."""
-    global _wanted
-    _wanted = wanted
-
 
 def fits(count: int, side: int, device: torch.device) -> bool:
     """Is there room for ``count`` images [side, side, 3] on the GPU ``device``? A processor has them already."""
-    if not _wanted or device.type != "cuda":
+    if not kernels.enabled("gpu_cache") or device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)
     return count * side * side * 3 <= SHARE * free

@@ -36,7 +36,7 @@ Initialization = Literal["paper", "2012"]
 Starts = Mapping[str, Mapping[str, NormalInit]]  # initialization -> layer -> how it starts
 _OWN: Starts = {}  # no other start than its own
 
-native_kernels.settle_vector_math()
+native_kernels.warm_up_vector_math()
 
 
 class _Model(NamedTuple):

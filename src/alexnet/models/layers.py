@@ -1,11 +1,9 @@
-"""Locally connected layers: convolutions whose filters differ from place to place (the 2012 code's ``local``).
+"""The layers of 2012 that PyTorch does not have, or defines with another arithmetic.
 
-The layers of 2012 that PyTorch does not have, or has with another arithmetic.
+Each layer knows its own geometry: ``window.out_size(size)`` is the formula that the summary prints and that the
+construction of networks uses, so the printed table cannot disagree with the network.
 
-Every module here knows its own geometry: ``out_size(size)`` is the formula that the summary prints and the
-network's construction uses, so the table can not disagree with the network.
-
-Source: Krizhevsky, Sutskever, Hinton 2012, section 3, and the 2012 code where the paper is silent.
+Source: Krizhevsky, Sutskever, Hinton 2012, section 3, and the 2012 code where the paper gives no detail.
 """
 
 import copy
@@ -16,25 +14,121 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.kernels import first_conv, linear, native_kernels, space_to_depth, winograd
-from alexnet.kernels import native_kernels as kernels
-from alexnet.kernels import pool as maps
-from alexnet.kernels.lrn import (
-    NormalizeRows,
-    NormalizeRowsCompiled,
-    channel_window,
-    channels_last_rows,
-    normalize_rows,
-    rows_to_maps,
-)
+from alexnet.kernels import first_conv, linear, lrn, pool_norm, space_to_depth, tracing, winograd
+
+
+class Window(NamedTuple):
+    """A square window that slides over a feature map: its geometry in the arithmetic of the 2012 code."""
+
+    kernel: int  # size of the window, pixels
+    stride: int
+    padding: int  # zeros on every side, pixels
+    ceil: bool = True  # a last window that sticks out is kept (2012) or dropped (Caffe's convolutions, PyTorch)
+
+    def out_size(self, size: int) -> int:
+        """Output size for an input size of ``size`` pixels: 1 + ceil((2·padding + size − kernel) / stride)."""
+        steps = (2 * self.padding + size - self.kernel) / self.stride
+        return 1 + (math.ceil(steps) if self.ceil else math.floor(steps))
+
+    def overhang(self, size: int) -> int:
+        """Pixels that the last window reads past the right and bottom edge, padding included."""
+        end = (self.out_size(size) - 1) * self.stride + self.kernel
+        return max(0, end - size - 2 * self.padding)
+
+    def pool_geometry(self, height: int, width: int, relu: bool = False) -> pool_norm.PoolGeometry:
+        """The pooling of feature maps of this size, for the kernels."""
+        return pool_norm.PoolGeometry(self.kernel, self.stride, self.out_size(height), self.out_size(width), relu)
+
+    def formula(self, size: int) -> str:
+        """The output size as a worked formula: ``⌈(224 − 11 + 2·0) / 4⌉ + 1 = 55``."""
+        inside = f"({size} − {self.kernel} + 2·{self.padding}) / {self.stride}"
+        if (2 * self.padding + size - self.kernel) % self.stride:
+            inside = f"⌈{inside}⌉" if self.ceil else f"⌊{inside}⌋"
+        return f"{inside} + 1 = {self.out_size(size)}"
+
+
+class Convolution(nn.Conv2d):
+    """2-D convolution with the output size of the 2012 code: windows that stick out read zeros.
+
+    Input [N, C, H, W], output [N, K, H', W'] with H' = ``window.out_size(H)``.
+
+    Args:
+        in_channels: C.
+        out_channels: K, the number of filters.
+        kernel: Size of a filter, pixels.
+        stride: Pixels between two windows.
+        padding: Zeros on every side, pixels.
+        groups: With 2, the first half of the filters is tower *a* and reads the first half of the channels; the second
+            half is tower *b*.
+        ceil: False drops the windows that stick out, as Caffe and PyTorch do.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        ceil: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups)
+        self.window = Window(kernel, stride, padding, ceil)
+        self.filter_cache: winograd.FilterCache | None = None  # set by :func:`cache_filters`
+
+    def forward(
+        self,
+        input: Tensor,
+        relu: bool = False,
+        pool: "MaxPool | None" = None,
+        norm: "LocalResponseNorm | None" = None,
+    ) -> Tensor:
+        """The convolution, and the ``relu``, ``norm`` and ``pool`` after it, in one pass where a kernel can.
+
+        Pass ``norm`` only if :meth:`fuses_pool` is true for it.
+        """
+        geometry = self._geometry(input)
+        if first_conv.fits(input, self.weight, geometry, self.groups):
+            pooling = None if pool is None else pool.window.pool_geometry(geometry.out_height, geometry.out_width)
+            channel_norm = None if norm is None else norm.channel_norm()
+            return first_conv.convolve(input, self.weight, self.bias, geometry, pooling, relu, channel_norm)
+        assert norm is None, "norm without fuses_pool()"
+        _, stride, padding, _ = self.window
+        if winograd.fits(input, self.weight, stride, padding, self.groups, self.filter_cache):
+            out = winograd.convolve(input, self.weight, self.bias, padding, self.groups, relu, self.filter_cache)
+        else:
+            if space_to_depth.fits(input, self.weight, geometry, self.groups):
+                out = space_to_depth.convolve(input, self.weight, self.bias, geometry)
+            else:
+                out = self._by_pytorch(input)
+            out = F.relu_(out) if relu else out
+        return out if pool is None else pool(out)
+
+    def _by_pytorch(self, input: Tensor) -> Tensor:
+        bottom, right = (self.window.overhang(size) for size in input.shape[-2:])
+        if bottom or right:  # 224 pixels: the last of 55 windows reads 3 pixels past the edge
+            input = F.pad(input, (0, right, 0, bottom))
+        return super().forward(input)
+
+    def fuses_pool(self, input: Tensor, norm: "LocalResponseNorm | None" = None) -> bool:
+        """Whether a kernel computes this convolution, ``norm`` (if not None) and the max pool after it in one pass."""
+        if norm is not None and not pool_norm.fits_lrn(norm.channel_norm(), self.out_channels, norm.beta):
+            return False
+        return first_conv.fits(input, self.weight, self._geometry(input), self.groups)
+
+    def _geometry(self, input: Tensor) -> first_conv.ConvGeometry:
+        out_height, out_width = map(self.window.out_size, input.shape[-2:])
+        return first_conv.ConvGeometry(self.window.stride, self.window.padding, out_height, out_width)
 
 
 class LocallyConnected(nn.Module):
-    """A layer with the windows of a convolution, and filters and biases of their own at every position.
+    """A locally connected layer: the windows of a convolution, with separate filters and biases at every position.
 
     Input [N, C, side, side], output [N, K, H', W'] with H' = W' = ``window.out_size(side)``; windows that stick out
-    read zeros. ``weight`` [K, C, kernel, kernel, H', W']: ``weight[..., y, x]`` is what a convolution would have at
-    every position. ``bias`` [K, H', W']. Maps of another size (training on smaller crops) are stretched to ``side``.
+    read zeros. ``weight`` [K, C, kernel, kernel, H', W']: ``weight[..., y, x]`` are the filters of one position.
+    ``bias`` [K, H', W']. Feature maps of another size (training on smaller crops) are resized to ``side``. Called
+    ``local`` in the 2012 code.
     """
 
     def __init__(
@@ -50,17 +144,17 @@ class LocallyConnected(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         kernel, stride, padding, _ = self.window
         after = padding + self.window.overhang(self.side)
-        padded = F.pad(stretched(input, self.side), (padding, after, padding, after))
-        if kernels.traced() or type(padded) is not Tensor:
-            return self._unfolded(padded)
+        padded = F.pad(resized(input, self.side), (padding, after, padding, after))
+        if tracing.is_traced() or type(padded) is not Tensor:
+            return self._by_unfold(padded)
         windows = _Windows.apply(padded.permute(2, 3, 0, 1), kernel, stride)  # [H', W', N, k·k·C]
         filters = self.weight.permute(4, 5, 2, 3, 1, 0).reshape(-1, windows.shape[-1], self.weight.shape[0])
-        out = torch.bmm(windows.flatten(0, 1), filters)  # [H'·W', N, K], a matrix product a position
-        maps = out.view(*windows.shape[:3], -1) + self.bias.permute(1, 2, 0)[:, :, None]
-        return maps.permute(2, 3, 0, 1)
+        out = torch.bmm(windows.flatten(0, 1), filters)  # [H'·W', N, K], one matrix product per position
+        out = out.view(*windows.shape[:3], -1) + self.bias.permute(1, 2, 0)[:, :, None]
+        return out.permute(2, 3, 0, 1)
 
-    def _unfolded(self, padded: Tensor) -> Tensor:
-        """The same of operations that every format for exports has."""
+    def _by_unfold(self, padded: Tensor) -> Tensor:
+        """The same in operations that all export formats have."""
         patches = F.unfold(padded, self.window.kernel, stride=self.window.stride)  # [N, C·k·k, H'·W']
         filters = self.weight.flatten(4).flatten(1, 3)  # [K, C·k·k, H'·W']
         out = torch.einsum("ndp,kdp->nkp", patches, filters)  # [N, K, H'·W']
@@ -72,15 +166,15 @@ class LocallyConnected(nn.Module):
 
 
 class _Windows(torch.autograd.Function):
-    """Windows of maps that lie position by position: [H, W, N, C] -> [H', W', N, k·k·C].
+    """Windows of feature maps, position by position: [H, W, N, C] -> [H', W', N, k·k·C].
 
-    Whole rows of channels are copied and, in the gradient, added: several times as fast as ``unfold``.
+    It copies (and adds, in the gradient) whole rows of channels, several times as fast as ``unfold``.
     """
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, kernel: int, stride: int) -> Tensor:
-        windows = maps.unfold(0, kernel, stride).unfold(1, kernel, stride)  # [H', W', N, C, k, k], nothing copied
-        ctx.shape, ctx.kernel, ctx.stride = maps.shape, kernel, stride
+    def forward(ctx: Any, input: Tensor, kernel: int, stride: int) -> Tensor:
+        windows = input.unfold(0, kernel, stride).unfold(1, kernel, stride)  # [H', W', N, C, k, k], a view
+        ctx.shape, ctx.kernel, ctx.stride = input.shape, kernel, stride
         return windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
 
     @staticmethod
@@ -96,103 +190,10 @@ class _Windows(torch.autograd.Function):
         return out, None, None
 
 
-class Window(NamedTuple):
-    """A square window that slides over a map: its geometry in the arithmetic of the 2012 code."""
-
-    kernel: int  # side of the window, pixels
-    stride: int
-    padding: int  # zeros on every side, pixels
-    ceil: bool = True  # a last window that sticks out is kept (2012) or dropped (Caffe's convolutions, PyTorch)
-
-    def out_size(self, size: int) -> int:
-        """Output side for an input side of ``size`` pixels: 1 + ceil((2·padding + size − kernel) / stride)."""
-        steps = (2 * self.padding + size - self.kernel) / self.stride
-        return 1 + (math.ceil(steps) if self.ceil else math.floor(steps))
-
-    def overhang(self, size: int) -> int:
-        """Pixels that the last window reads past the right and bottom edge, padding included."""
-        last = (self.out_size(size) - 1) * self.stride + self.kernel
-        return max(0, last - size - 2 * self.padding)
-
-    def pooled(self, height: int, width: int, relu: bool = False) -> maps.Pool:
-        """The pool of maps of this size, for the kernels."""
-        return maps.Pool(self.kernel, self.stride, self.out_size(height), self.out_size(width), relu)
-
-    def formula(self, size: int) -> str:
-        """The output size worked out, for people: ``⌈(224 − 11 + 2·0) / 4⌉ + 1 = 55``."""
-        inside = f"({size} − {self.kernel} + 2·{self.padding}) / {self.stride}"
-        if (2 * self.padding + size - self.kernel) % self.stride:
-            inside = f"⌈{inside}⌉" if self.ceil else f"⌊{inside}⌋"
-        return f"{inside} + 1 = {self.out_size(size)}"
-
-
-class Convolution(nn.Conv2d):
-    """2-D convolution with the output size of the 2012 code: windows that stick out read zeros.
-
-    Input [N, C, H, W], output [N, K, H', W'] with H' = ``window.out_size(H)``. With ``groups=2`` the first half of
-    the kernels is tower *a* and sees the first half of the channels, the second half is tower *b*. ``ceil=False``
-    drops the windows that stick out, as Caffe and PyTorch do.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
-        ceil: bool = True,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups)
-        self.window = Window(kernel, stride, padding, ceil)
-        self.kept: winograd.Kept | None = None  # see :func:`keep`
-
-    def forward(
-        self,
-        input: Tensor,
-        relu: bool = False,
-        pool: "MaxPool | None" = None,
-        norm: "LocalResponseNorm | None" = None,
-    ) -> Tensor:
-        """With ``relu``, ``norm`` or ``pool``, those that follow are done too, in the same pass where a kernel can.
-
-        A ``norm`` is only given where :meth:`pools` says that a kernel can.
-        """
-        if first_conv.fits(input, self.weight, filters := self._filters(input), self.groups):
-            pooled = None if pool is None else pool.window.pooled(filters.out_height, filters.out_width)
-            between = None if norm is None else norm.numbers()
-            return first_conv.convolve(input, self.weight, self.bias, filters, pooled, relu, between)
-        assert norm is None, "pools() was not asked"
-        if winograd.fits(input, self.weight, self.window.stride, self.window.padding, self.groups, self.kept):
-            out = winograd.convolve(input, self.weight, self.bias, self.window.padding, self.groups, relu, self.kept)
-        else:
-            blocks = space_to_depth.fits(input, self.weight, filters, self.groups)
-            plain = space_to_depth.convolve(input, self.weight, self.bias, filters) if blocks else self._plain(input)
-            out = F.relu_(plain) if relu else plain
-        return out if pool is None else pool(out)
-
-    def _plain(self, input: Tensor) -> Tensor:
-        bottom, right = (self.window.overhang(size) for size in input.shape[-2:])
-        if bottom or right:  # 224 pixels: the last of 55 windows reads 3 pixels past the edge
-            input = F.pad(input, (0, right, 0, bottom))
-        return super().forward(input)
-
-    def pools(self, input: Tensor, norm: "LocalResponseNorm | None" = None) -> bool:
-        """Is a max pool behind this convolution, or behind a norm between them, best done with it?"""
-        if norm is not None and not maps.fits_channels(norm.numbers(), self.out_channels, norm.beta):
-            return False
-        return first_conv.fits(input, self.weight, self._filters(input), self.groups)
-
-    def _filters(self, input: Tensor) -> first_conv.Filters:
-        return first_conv.Filters(self.window.stride, self.window.padding, *map(self.window.out_size, input.shape[-2:]))
-
-
 class MaxPool(nn.Module):
-    """Maximum over windows, output size by ceil; a window that sticks out looks at the pixels that exist.
+    """Maximum over windows, output size by ceil; a window that sticks out covers the pixels that exist.
 
-    ``ceil=False`` drops the windows that stick out (PyTorch; Caffe pools by ceil). With ``relu``, what is negative
-    becomes 0, before or after: it is the same.
+    ``ceil=False`` drops the windows that stick out, as PyTorch does by default (Caffe pools by ceil).
     """
 
     def __init__(self, kernel: int, stride: int, ceil: bool = True) -> None:
@@ -202,52 +203,77 @@ class MaxPool(nn.Module):
     def forward(  # [N, C, H, W] -> [N, C, H', W']
         self, input: Tensor, relu: bool = False, norm: "LocalResponseNorm | None" = None
     ) -> Tensor:
-        """With ``norm``, the one before it is done too: only given where :meth:`follows` says so."""
+        """The pool, and with ``relu`` a ReLU before or after it, which is the same.
+
+        ``norm``, the LRN before the pool, is computed in the same pass; pass it only if :meth:`fuses_norm` is true.
+        """
         if norm is not None:
-            return maps.norm_max_pool(input, norm.numbers(), self.window.pooled(input.shape[2], input.shape[3]))
-        if maps.fits_pool(input, self.window.kernel, self.window.stride):
-            return maps.max_pool(input, self.window.pooled(input.shape[2], input.shape[3], relu))
+            geometry = self.window.pool_geometry(input.shape[2], input.shape[3])
+            return pool_norm.lrn_max_pool(input, norm.channel_norm(), geometry)
+        if pool_norm.fits_pool(input, self.window.kernel, self.window.stride):
+            return pool_norm.max_pool(input, self.window.pool_geometry(input.shape[2], input.shape[3], relu))
         out = F.max_pool2d(input, self.window.kernel, self.window.stride, ceil_mode=self.window.ceil)
         return F.relu_(out) if relu else out
 
-    def follows(self, input: Tensor, norm: "LocalResponseNorm") -> bool:
-        """Can a norm of these maps [N, C, H, W] be done in the same pass?"""
-        if input.dtype != torch.float32 or not maps.fits_pool(input, self.window.kernel, self.window.stride):
+    def fuses_norm(self, input: Tensor, norm: "LocalResponseNorm") -> bool:
+        """Whether a kernel computes ``norm`` of these feature maps [N, C, H, W] and this pool in one pass."""
+        if input.dtype != torch.float32 or not pool_norm.fits_pool(input, self.window.kernel, self.window.stride):
             return False
-        return maps.fits_channels(norm.numbers(), input.shape[1], norm.beta)
+        return pool_norm.fits_lrn(norm.channel_norm(), input.shape[1], norm.beta)
 
     def extra_repr(self) -> str:
         return f"{self.window.kernel}, stride={self.window.stride}" + ("" if self.window.ceil else ", ceil=False")
 
 
 class AveragePool(nn.Module):
-    """Mean over windows, output size by ceil; divides by the number of pixels that exist (2012 code).
-
-    With ``relu``, what is negative in the input counts as 0.
-    """
+    """Mean over windows, output size by ceil; divides by the number of pixels that exist (2012 code)."""
 
     def __init__(self, kernel: int, stride: int) -> None:
         super().__init__()
         self.window = Window(kernel, stride, 0)
 
     def forward(self, input: Tensor, relu: bool = False) -> Tensor:  # [N, C, H, W] -> [N, C, H', W']
-        if maps.fits_pool(input, self.window.kernel, self.window.stride):
-            return maps.mean(input, self.window.pooled(input.shape[2], input.shape[3], relu))
-        input, (size, stride, _, _) = F.relu(input) if relu else input, self.window
-        return F.avg_pool2d(input, size, stride, ceil_mode=True, count_include_pad=False)
+        """The pool, and with ``relu`` a ReLU before it."""
+        if pool_norm.fits_pool(input, self.window.kernel, self.window.stride):
+            return pool_norm.avg_pool(input, self.window.pool_geometry(input.shape[2], input.shape[3], relu))
+        input, (kernel, stride, _, _) = F.relu(input) if relu else input, self.window
+        return F.avg_pool2d(input, kernel, stride, ceil_mode=True, count_include_pad=False)
 
     def extra_repr(self) -> str:
         return f"{self.window.kernel}, stride={self.window.stride}"
 
 
 class LocalResponseNorm(nn.Module):
-    """Local response normalization across channels, inside each tower (paper, section 3.3).
+    """Local response normalization (LRN) across channels, inside each tower (paper, section 3.3).
 
-    out_i = in_i · (k + α/size · Σ_j in_j²)^−β, the sum over the ``size`` channels around *i* that lie in the same
-    tower. α is divided by the window size, as in the 2012 code (and as ``torch.nn.LocalResponseNorm`` does); the
-    paper's printed formula does not divide. The sums are computed in float32 whatever the input's type.
+    out_i = in_i · (k + α/size · Σ_j in_j²)^−β, the sum over the ``size`` channels around *i* that are in the same
+    tower. α is divided by the window size, as in the 2012 code (and in ``torch.nn.LocalResponseNorm``); the paper's
+    printed formula does not divide. The sums are computed in float32 for every input type.
 
     Input and output [N, C, H, W], C divisible by ``towers``.
+
+    Where it is computed, the first condition that holds; all give the same values to float32 rounding:
+
+    ====================================================  =====================  ==========================
+    Condition                                             File in ``kernels/``   Function
+    ====================================================  =====================  ==========================
+    traced (jit, ONNX), exported or under torch.func      lrn.py                 ``differentiable_lrn``
+    between a fused first convolution and its max pool    first_conv.c, lrn.h    ``first_conv_forward``
+    before a fused max pool                               pool_norm.c, lrn.h     ``lrn_max_pool``
+    CPU, native kernels in use                            lrn.c                  ``NativeLRN`` (lrn.py)
+    GPU, Triton installed                                 lrn_triton.py          ``TritonLRN``
+    otherwise, and under torch.compile                    lrn.py                 ``TorchLRN``
+    ====================================================  =====================  ==========================
+
+    ``Network.forward`` fuses layers (models/fusion.py), when ``Convolution.fuses_pool`` or ``MaxPool.fuses_norm``
+    is true. Both need native kernels in use, β = 3/4 and a multiple of 16 channels per tower.
+
+    Args:
+        towers: Groups of channels that are normalized separately.
+        size: Channels in a window.
+        alpha: α.
+        beta: β.
+        k: k.
     """
 
     def __init__(self, towers: int = 1, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
@@ -255,32 +281,32 @@ class LocalResponseNorm(nn.Module):
         self.towers, self.size, self.alpha, self.beta, self.k = towers, size, alpha, beta, k
 
     def forward(self, input: Tensor) -> Tensor:
-        rows = channels_last_rows(input, self.towers)  # [N·H·W·T, C/T]
+        rows = lrn.channels_last_rows(input, self.towers)  # [N·H·W·T, C/T]
         weight = self.alpha / self.size
-        if native_kernels.traced() or torch.compiler.is_exporting():
-            window = channel_window(rows.shape[1], self.size, weight, input.device)
-            out = normalize_rows(rows, window, self.beta, self.k)
-        elif native_kernels.fits(rows):
-            out = NormalizeRowsCompiled.apply(rows, self.size, weight, self.beta, self.k)
-        elif native_kernels.fits_gpu(rows):
-            from alexnet.kernels.lrn_triton import NormalizeRowsTriton
+        if tracing.is_traced() or torch.compiler.is_exporting():
+            window = lrn.channel_window(rows.shape[1], self.size, weight, input.device)
+            out = lrn.differentiable_lrn(rows, window, self.beta, self.k)
+        elif lrn.fits(rows):
+            out = lrn.NativeLRN.apply(rows, self.size, weight, self.beta, self.k)
+        elif lrn.fits_triton(rows):
+            from alexnet.kernels.lrn_triton import TritonLRN
 
-            out = NormalizeRowsTriton.apply(rows, self.size, weight, self.beta, self.k)
+            out = TritonLRN.apply(rows, self.size, weight, self.beta, self.k)
         else:
-            window = channel_window(rows.shape[1], self.size, weight, input.device)
-            out = NormalizeRows.apply(rows, window, self.beta, self.k)
-        return rows_to_maps(out, input)
+            window = lrn.channel_window(rows.shape[1], self.size, weight, input.device)
+            out = lrn.TorchLRN.apply(rows, window, self.beta, self.k)
+        return lrn.rows_to_feature_maps(out, input)
 
-    def numbers(self) -> maps.Norm:
-        """What it computes, for the kernel."""
-        return maps.Norm(self.towers, self.size, self.alpha / self.size, self.k)
+    def channel_norm(self) -> pool_norm.ChannelNorm:
+        """Its hyperparameters for the kernels that fuse it."""
+        return pool_norm.ChannelNorm(self.towers, self.size, self.alpha / self.size, self.k)
 
     def extra_repr(self) -> str:
         return f"towers={self.towers}, size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
 class SpatialNorm(nn.Module):
-    """Response normalization over a size×size window in the same map (2012 code, ``rnorm``; the CIFAR-10 nets).
+    """Response normalization over size×size pixels of the same feature map (``rnorm`` of the 2012 code).
 
     out = in · (k + scale/size² · Σ in²)^−β, the sum over the pixels around each pixel that exist.
     Input and output [N, C, H, W].
@@ -291,9 +317,9 @@ class SpatialNorm(nn.Module):
         self.size, self.scale, self.beta, self.k = size, scale, beta, k
 
     def forward(self, input: Tensor) -> Tensor:
-        if maps.fits_norm(input, self.beta):
-            return maps.normalize(input, self.size, self.scale / self.size**2, self.k)
-        mean = F.avg_pool2d(input.float().square(), self.size, 1, self.size // 2)  # zeros outside count: sum / size²
+        if pool_norm.fits_spatial_norm(input, self.beta):
+            return pool_norm.spatial_norm(input, self.size, self.scale / self.size**2, self.k)
+        mean = F.avg_pool2d(input.float().square(), self.size, 1, self.size // 2)  # with zeros outside: sum / size²
         mean = mean[..., : input.shape[-2], : input.shape[-1]]  # an even window gives one row and column too many
         return (input * (self.k + self.scale * mean).pow(-self.beta)).to(input.dtype)
 
@@ -302,10 +328,10 @@ class SpatialNorm(nn.Module):
 
 
 class Flatten(nn.Module):
-    """Maps to features: [N, C, H, W] -> [N, C·H·W], channels outermost, so that tower *a* comes before tower *b*.
+    """Feature maps to features: [N, C, H, W] -> [N, C·H·W], channels outermost: tower *a* comes before tower *b*.
 
-    ``side`` is the map's side that the following layer was built for. Training may show the network smaller images
-    for a while (recipe: ``progressive_size``): smaller maps, stretched to ``side`` first.
+    ``side`` is the size of the feature maps that the following layer was built for. Training may use smaller images
+    for some epochs (recipe: ``progressive_size``); their feature maps are resized to ``side`` first.
     """
 
     def __init__(self, side: int) -> None:
@@ -313,27 +339,30 @@ class Flatten(nn.Module):
         self.side = side
 
     def forward(self, input: Tensor) -> Tensor:
-        return stretched(input, self.side).flatten(1)
+        return resized(input, self.side).flatten(1)
 
     def extra_repr(self) -> str:
         return f"side={self.side}"
 
 
-def stretched(input: Tensor, side: int) -> Tensor:
-    """Maps brought to ``side`` pixels, bilinearly, where they are not: [N, C, H, W] -> [N, C, side, side]."""
-    if tuple(input.shape[-2:]) == (side, side):
+def resized(input: Tensor, size: int) -> Tensor:
+    """Feature maps resized bilinearly, if they have another size: [N, C, H, W] -> [N, C, size, size]."""
+    if tuple(input.shape[-2:]) == (size, size):
         return input
-    return F.interpolate(input, (side, side), mode="bilinear", align_corners=False)
+    return F.interpolate(input, (size, size), mode="bilinear", align_corners=False)
 
 
 class Dropout(nn.Module):
-    """Zeroes each output with probability ``p`` in training and scales the rest by 1/(1 − p) (inverted dropout).
+    """Zeroes each value with probability ``p`` in training and scales the rest by 1/(1 − p) (inverted dropout).
 
-    Equivalent to the paper's form (outputs × (1 − p) at test time). The masks come from ``generator`` where one is
-    set (:func:`set_generator`), so that a run can repeat them; PyTorch's default generator otherwise.
+    Equivalent to the paper's form (outputs × (1 − p) at test time).
 
-    ``rows`` and ``columns``, both (first, of how many), say that the input is a part of a larger one: the mask is drawn
-    for all of that, and the part of it taken. So a part gets what it would get in the whole.
+    Attributes:
+        generator: Source of the masks (:func:`set_generator`), so that a run is reproducible; None is PyTorch's
+            default generator.
+        rows: (first, total): the input is these rows of a larger batch. The mask is drawn for the total and sliced, so
+            that a part of a batch gets the same mask as in the whole batch.
+        columns: The same for features or channels.
     """
 
     def __init__(self, p: float = 0.5) -> None:
@@ -346,23 +375,23 @@ class Dropout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return input
-        generator = None if native_kernels.transformed() else self.generator  # it knows PyTorch's own alone
-        keep = self._whole(input).bernoulli_(1 - self.p, generator=generator)
+        generator = None if tracing.is_traced_or_compiled() else self.generator  # compilers know the default one only
+        mask = self._empty_mask(input).bernoulli_(1 - self.p, generator=generator)
         if self.rows:
-            keep = keep.narrow(0, self.rows[0], input.shape[0])
+            mask = mask.narrow(0, self.rows[0], input.shape[0])
         if self.columns:
-            keep = keep.narrow(1, self.columns[0], input.shape[1])
-        return input * keep.div_(1 - self.p)
+            mask = mask.narrow(1, self.columns[0], input.shape[1])
+        return input * mask.div_(1 - self.p)
 
-    def _whole(self, input: Tensor) -> Tensor:
-        """An empty tensor like all of that of which ``input`` is a part, in the same order of memory."""
+    def _empty_mask(self, input: Tensor) -> Tensor:
+        """An empty tensor like the whole batch that ``input`` is a part of, with the same memory format."""
         if not self.rows and not self.columns:
             return torch.empty_like(input)
         rows, columns = self.rows or (0, input.shape[0]), self.columns or (0, input.shape[1])
-        maps = input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last)
-        order = torch.channels_last if maps else torch.contiguous_format
+        channels_last = input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
         shape = (rows[1], columns[1], *input.shape[2:])
-        return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=order)
+        return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -376,31 +405,35 @@ def set_generator(model: nn.Module, generator: torch.Generator | None) -> None:
 
 
 def set_rows(model: nn.Module, rows: tuple[int, int] | None) -> None:
-    """Tell every :class:`Dropout` of ``model`` which rows of a larger batch come next: (first, of how many)."""
+    """Set ``rows``, (first, total) of a larger batch, of every :class:`Dropout` of ``model``."""
     for module in model.modules():
         if isinstance(module, Dropout):
             module.rows = rows
 
 
-def inference(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` for answers alone, of the same weights in memory: see :func:`keep` and :func:`thin.lay`."""
-    made: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    made |= {id(layer): linear.FewRows(layer) for layer in linear.large(model)}
-    return keep(copied(model, made).eval())
+def inference_copy(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` for inference that shares its weights in memory.
+
+    Its convolutions cache transformed filters (:func:`cache_filters`), and its large fully connected layers are
+    :class:`~alexnet.kernels.linear.FewRowsLinear`.
+    """
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    shared |= {id(layer): linear.FewRowsLinear(layer) for layer in linear.large_layers(model)}
+    return cache_filters(copy_with(model, shared).eval())
 
 
-def copied(model: nn.Module, made: dict[int, Any]) -> nn.Module:
-    """A copy of ``model`` with ``made`` (id of an original -> what stands for it) in the place of copies."""
+def copy_with(model: nn.Module, replacements: dict[int, Any]) -> nn.Module:
+    """A deep copy of ``model`` in which ``replacements`` (id of an object -> its replacement) are used as they are."""
     for module in model.modules():
         for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:  # what pruning computes before each pass
-                made.setdefault(id(value), value.detach())
-    return copy.deepcopy(model, made)
+            if isinstance(value, Tensor) and not value.is_leaf:  # weights that pruning computes before each pass
+                replacements.setdefault(id(value), value.detach())
+    return copy.deepcopy(model, replacements)
 
 
-def keep(model: nn.Module) -> nn.Module:
-    """Let the convolutions of ``model`` keep what they make of their weights (:class:`winograd.Kept`); returns it."""
+def cache_filters(model: nn.Module) -> nn.Module:
+    """Give each convolution of ``model`` a :class:`~alexnet.kernels.winograd.FilterCache`; returns ``model``."""
     for module in model.modules():
         if isinstance(module, Convolution):
-            module.kept = winograd.Kept()
+            module.filter_cache = winograd.FilterCache()
     return model

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.errors import ModelError
-from alexnet.kernels import native_kernels
+from alexnet.kernels import tracing
 from alexnet.models import fusion
 
 
@@ -140,11 +140,11 @@ class Network(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, K]: layer after layer, some together in one pass (:mod:`alexnet.models.fusion`)."""
-        if native_kernels.transformed():  # a compiler sees itself what goes together
+        if tracing.is_traced_or_compiled():  # a compiler sees itself what goes together
             return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
         layers = list(self)  # a module that stands twice too
         while layers:
-            count, input = fusion.take(layers, input)
+            count, input = fusion.forward_fused(layers, input)
             del layers[:count]
         return input
 
@@ -162,7 +162,7 @@ class Network(nn.Sequential):
             result[name] = input
         return result
 
-    def until(self, input: Tensor, layer: str) -> Tensor:
+    def forward_to(self, input: Tensor, layer: str) -> Tensor:
         """The output of the layer called ``layer``, and nothing computed beyond it. Raises :class:`ModelError`."""
         names = [name for name, _ in self.named_children()]
         if layer not in names:

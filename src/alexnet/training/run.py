@@ -282,7 +282,7 @@ def run(
         computed = {
             "torch": torch.__version__,
             "device": str(device),
-            "norm": "compiled" if native_kernels.build() else "pytorch",
+            "lrn": "native" if native_kernels.build() else "pytorch",
             **({"processes": world.size} if world.size > 1 else {}),
         }
         journal.event("resumed" if resume else "started", step=step, **computed)

@@ -6,7 +6,7 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alexnet.kernels import bf16_autocast, native_kernels, winograd
+from alexnet import kernels
+from alexnet.kernels import bf16_autocast, winograd
 from alexnet.recipe import Recipe
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -35,12 +36,20 @@ def cpu_settings(recipe: Recipe | None = None) -> Iterator[None]:
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     before = float(torch.tensor(1e-40) * 1.0) == 0.0
     torch.set_flush_denormal(True)
-    fewer = native_kernels.set_winograd(None if recipe is None else recipe.convolution == "winograd")
     try:
-        yield
+        with _winograd_mode(recipe):
+            yield
     finally:
         torch.set_flush_denormal(before)
-        native_kernels.set_winograd(fewer)
+
+
+def _winograd_mode(recipe: Recipe | None) -> AbstractContextManager[None]:
+    """Use Winograd convolutions if the recipe selects them, unless the user has turned them off."""
+    if not kernels.enabled("winograd"):
+        return nullcontext()
+    if recipe is None:
+        return kernels.using("auto", "winograd")
+    return kernels.using("always" if recipe.convolution == "winograd" else "off", "winograd")
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
@@ -63,7 +72,7 @@ def resolve_auto(recipe: Recipe, device: torch.device) -> Recipe:
     precision, convolution = choose_precision(recipe.precision, device), recipe.convolution
     if convolution == "auto":
         in_float32 = device.type == "cpu" and (precision == "fp32" or not bf16_autocast.bf16_is_faster(device))
-        fewer = in_float32 and winograd.usable()
+        fewer = in_float32 and winograd.is_available()
         convolution = "winograd" if fewer else "plain"
     return recipe.replace(precision=precision, convolution=convolution)
 

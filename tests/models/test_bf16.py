@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet.kernels import linear as thin
-from alexnet.kernels import native_kernels
+from alexnet import kernels
+from alexnet.kernels import linear
 from alexnet.models import bf16, create_model
 
 
@@ -31,7 +31,7 @@ NETWORKS = [
 @pytest.mark.parametrize(("name", "how"), NETWORKS)
 def test_predictions_are_near(name, how, whole):
     exact = network(name, **how)
-    half, x = bf16.Halved(exact, whole), images(exact)
+    half, x = bf16.BF16Network(exact, whole), images(exact)
     with torch.inference_mode():
         right, found = exact(x), half(x)
     assert found.dtype == torch.float32 and found.shape == (3, 7)
@@ -45,35 +45,35 @@ def test_weights_have_half_the_bytes():
         return sum(weight.numel() * weight.element_size() for weight in module.parameters())
 
     exact = network("alexnet_small")
-    assert size(bf16.Halved(exact, True)) * 2 == size(exact)
+    assert size(bf16.BF16Network(exact, True)) * 2 == size(exact)
     linear = sum(size(layer) for layer in exact.modules() if type(layer) is nn.Linear)
-    assert size(bf16.Halved(exact, False)) == size(exact) - linear // 2 < size(exact)
+    assert size(bf16.BF16Network(exact, False)) == size(exact) - linear // 2 < size(exact)
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("native")
 def test_weights_are_packed_once_and_answered_with_without_the_kernel_too():
     """Packed or not, they are the same weights: what the kernel saves is the rounding of its inputs."""
     exact = network("alexnet", image_size=95)
-    half, twin, x = bf16.Halved(exact, False), bf16.Halved(exact, False), images(exact)
+    half, twin, x = bf16.BF16Network(exact, False), bf16.BF16Network(exact, False), images(exact)
     with torch.inference_mode():
-        native_kernels.use(False)
+        kernels.use("off")
         right = twin(x)
-        native_kernels.use(True)
+        kernels.use("auto")
         found = half(x)
-        if not thin.fits(torch.ones(1, 4096), half.network.fc8.weight):
+        if not linear.fits(torch.ones(1, 4096), half.network.fc8.weight):
             pytest.skip("no AVX-512 here, so PyTorch's product is taken")
         packed = half.network.fc6.weight
         assert packed.dim() == 3 and torch.equal(half(x), found) and half.network.fc6.weight is packed
-        assert torch.equal(thin.unpacked(packed, 4096), twin.network.fc6.weight)
-        native_kernels.use(False)
+        assert torch.equal(linear.unpacked(packed, 4096), twin.network.fc6.weight)
+        kernels.use("off")
         assert torch.equal(half(x), right)
     assert not torch.equal(found, right) and torch.allclose(found, right, atol=0.02 * float(right.abs().max()))
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_numbers_go_the_other_way(dtype):
-    half = bf16.Halved(nn.Sequential(nn.Linear(40, 20)), False).network[0]
+    half = bf16.BF16Network(nn.Sequential(nn.Linear(40, 20)), False).network[0]
     x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         near, found = half(x), half(x.to(dtype))
@@ -85,8 +85,8 @@ def test_no_moment_has_the_network_twice(monkeypatch):
     exact, copied = network("alexnet_small"), []
     plain = nn.Parameter.__deepcopy__
     monkeypatch.setattr(nn.Parameter, "__deepcopy__", lambda p, memo: copied.append(p.numel()) or plain(p, memo))
-    bf16.Halved(exact, True)
+    bf16.BF16Network(exact, True)
     assert not copied
-    bf16.Halved(exact, False)
+    bf16.BF16Network(exact, False)
     linear = sum(p.numel() for layer in exact.modules() if type(layer) is nn.Linear for p in layer.parameters())
     assert sum(copied) == sum(p.numel() for p in exact.parameters()) - linear

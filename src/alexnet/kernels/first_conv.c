@@ -3,14 +3,14 @@
    An image goes through line by line: what the convolution makes stays in a core's cache until it is pooled, and its
    gradient until it has given those of the filters. To memory go the pool's output and, for a norm's gradient, what the
    norm was given. There is no gradient for the images. With three channels a row of a window, size * 3 numbers, lies
-   together in channels-last memory, so the windows are read where they are. stem.py calls this and says when. */
+   together in channels-last memory, so the windows are read where they are. first_conv.py calls this and says when. */
 
 #include <omp.h>
 
-#include "lanes.h"
-#include "norm.h"
+#include "simd.h"
+#include "lrn.h"
 
-typedef struct { /* stem.py has the same fields in the same order */
+typedef struct { /* first_conv.py has the same fields in the same order */
     int64_t images, threads, height, width, channels, kernels, size, stride, padding;
     Pool pool; /* its height, width and channels are the convolution's output; size 0: no pool */
     Norm norm; /* window 0: no norm */
@@ -22,7 +22,7 @@ INLINE int64_t panel(const Shape *z) { return z->kernels % 48 == 0 ? 48 : z->ker
 INLINE int64_t entries(const Shape *z) { return z->size * z->size * z->channels; } /* of a filter */
 INLINE int64_t eights(const Shape *z) { return (entries(z) + ROWS - 1) / ROWS * ROWS; }
 
-int stem_pays(void) { return pays(); }
+int first_conv_is_fast(void) { return has_avx512(); }
 
 /* Floats of a padded image's row, and its rows; what the last windows read beyond is there. */
 INLINE int64_t row_of(const Shape *z) { return ((z->pool.width - 1) * z->stride + z->size) * z->channels; }
@@ -33,7 +33,7 @@ INLINE int64_t gapped(const Shape *z) { return with_gaps(&z->norm, z->pool.width
 
 /* Floats of a thread's own memory: a padded image, a line of the convolution's output or its gradient, two of the
    norm's, and maps that are to be pooled. */
-int64_t stem_room(const Shape *z) {
+int64_t first_conv_scratch_size(const Shape *z) {
     int64_t image = rows_of(z) * row_of(z) + 2 * ROWS;
     return (image + LANES - 1) / LANES * LANES + line_of(z) + 2 * gapped(z) + z->pool.height * line_of(z);
 }
@@ -41,7 +41,7 @@ int64_t stem_room(const Shape *z) {
 typedef struct { float *image, *line, *squares, *terms, *maps; } Room;
 
 INLINE Room room(const Shape *z, float *scratch, int64_t thread) {
-    float *line = scratch + thread * stem_room(z), *squares = line + line_of(z), *terms = squares + gapped(z);
+    float *line = scratch + thread * first_conv_scratch_size(z), *squares = line + line_of(z), *terms = squares + gapped(z);
     float *maps = terms + gapped(z);
     memset(squares, 0, 2 * gapped(z) * sizeof(float));
     return (Room){maps + z->pool.height * line_of(z), line, squares, terms, maps};
@@ -99,9 +99,9 @@ CONVOLVE(1)
 CONVOLVE(2)
 CONVOLVE(3)
 
-/* y, and for a pool its places; given: what a norm's gradient needs, or NULL. scratch: stem_room floats a thread.
+/* y, and for a pool its places; given: what a norm's gradient needs, or NULL. scratch: first_conv_scratch_size floats a thread.
    With less images than threads, and nothing to keep, each image is several threads' work. */
-void stem_forward(const Shape *z, const float *x, const float *w, const float *bias, float *y, uint8_t *at,
+void first_conv_forward(const Shape *z, const float *x, const float *w, const float *bias, float *y, uint8_t *at,
                   float *given, float *scratch) {
     const Pool *pool = &z->pool;
     int64_t in = z->height * z->width * z->channels, lines = pool->size ? pool->out_height : pool->height;
@@ -122,17 +122,17 @@ void stem_forward(const Shape *z, const float *x, const float *w, const float *b
             if (panel(z) == 48) convolve_3(z, window, w, bias, into);
             else if (panel(z) == 32) convolve_2(z, window, w, bias, into);
             else convolve_1(z, window, w, bias, into);
-            if (z->norm.window) normalize(&z->norm, pool->width, z->kernels, into, own.squares, maps);
+            if (z->norm.window) lrn_line(&z->norm, pool->width, z->kernels, into, own.squares, maps);
             if (pool->size)
                 for (; from < end && MIN(from * pool->stride + pool->size, pool->height) <= line + 1; from++)
-                    f32_largest_line(pool, own.maps, from, y + i * out, at + i * out);
+                    max_pool_line_f32(pool, own.maps, from, y + i * out, at + i * out);
         }
     }
 }
 
 /* g: gradient by y; with relu and no pool, y says where it passes. dw and db [threads] come as zeros; their sums are
    left in the first. Each thread has images of its own: the same number of them gives the same bits. */
-void stem_backward(const Shape *z, const float *x, const float *g, const uint8_t *at, const float *y,
+void first_conv_backward(const Shape *z, const float *x, const float *g, const uint8_t *at, const float *y,
                    const float *given, float *dw, float *db, float *scratch) {
     const Pool *pool = &z->pool;
     int64_t in = z->height * z->width * z->channels, weights = eights(z) * z->kernels;
@@ -152,12 +152,12 @@ void stem_backward(const Shape *z, const float *x, const float *g, const uint8_t
                 const float *mine = g + i * out + line * line_of(z), *made = y + i * out + line * line_of(z);
                 float *d = own.line;
                 if (pool->size)
-                    f32_largest_line_backward(pool, g + i * out, at + i * out, line, d);
+                    max_pool_line_backward_f32(pool, g + i * out, at + i * out, line, d);
                 else
                     for (int64_t j = 0; j < line_of(z); j += LANES)
                         AT(d + j) = pool->relu ? choose(AT(made + j) <= 0, (vec){0}, AT(mine + j)) : AT(mine + j);
                 if (z->norm.window)
-                    normalize_backward(&z->norm, pool->width, z->kernels,
+                    lrn_line_backward(&z->norm, pool->width, z->kernels,
                                        given + (i * pool->height + line) * line_of(z), own.squares, own.terms, d,
                                        pool->relu);
                 for (int64_t k = 0; k < z->kernels; k += LANES) {

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from alexnet.kernels import native_kernels
+from alexnet import kernels
 from alexnet.models import create_model
 from alexnet.models.layers import Convolution, LocalResponseNorm, MaxPool
 
@@ -15,8 +15,8 @@ POOLS = [None, MaxPool(3, 2), MaxPool(2, 2)]
 
 
 @pytest.fixture(autouse=True)
-def fast(compiled):
-    if not Convolution(3, 16, 3).pools(torch.ones(1, 3, 16, 16)):
+def fast(native):
+    if not Convolution(3, 16, 3).fuses_pool(torch.ones(1, 3, 16, 16)):
         pytest.skip("no AVX-512 here, so PyTorch's convolution is taken")
 
 
@@ -44,7 +44,7 @@ def error(got, right):
 def test_it_is_the_layers_one_by_one(case, relu, pool):
     """Against float64: sums of a few hundred multiplications and, for gradients, of some thousands, in float32."""
     layer, input = layer_of(case)
-    assert layer.pools(input)
+    assert layer.fuses_pool(input)
     got = predictions(layer, input, relu, pool)
     right = predictions(layer.double(), input.double(), relu, pool)
     assert [t.shape for t in got] == [t.shape for t in right]
@@ -65,7 +65,7 @@ NORMS = [
 def test_a_norm_between_them_too(case, norm, pool, relu):
     """Against float64. Roots add a few units of the last place to the sums' rounding."""
     layer, input = layer_of(case)
-    assert layer.pools(input, norm)
+    assert layer.fuses_pool(input, norm)
     output = layer(input, relu=relu, pool=pool, norm=norm)
     grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
     got = [output.detach(), *torch.autograd.grad(output, (layer.weight, layer.bias), grad)]
@@ -89,7 +89,7 @@ def _norm64(norm, maps):
 def test_the_first_four_layers_of_alexnet_go_together():
     """One image in inference is the work of all threads, line by line: the same bits as many images."""
     network = create_model("alexnet", num_classes=10).eval()
-    assert network.conv1.pools(torch.ones(1, 3, 224, 224), network.norm1)
+    assert network.conv1.fuses_pool(torch.ones(1, 3, 224, 224), network.norm1)
     images = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 50
     with torch.inference_mode():
         seen = network.conv1(images, relu=True, norm=network.norm1, pool=network.pool1)
@@ -97,8 +97,8 @@ def test_the_first_four_layers_of_alexnet_go_together():
         apart = network.pool1(network.norm1(torch.relu(network.conv1(images))))
     assert torch.equal(torch.cat(alone), seen)
     assert error(seen, apart) < 3e-6
-    assert not network.conv1.pools(images, LocalResponseNorm(1, 5, beta=0.5)), "another power"
-    assert not network.conv1.pools(images, LocalResponseNorm(4)), "24 channels a tower"
+    assert not network.conv1.fuses_pool(images, LocalResponseNorm(1, 5, beta=0.5)), "another power"
+    assert not network.conv1.fuses_pool(images, LocalResponseNorm(4)), "24 channels a tower"
 
 
 def test_it_repeats_bit_for_bit_and_threads_change_no_output():
@@ -117,13 +117,13 @@ def test_it_repeats_bit_for_bit_and_threads_change_no_output():
 
 def test_what_it_can_not_compute_goes_the_other_way():
     layer, input = layer_of(CASES[0])
-    assert layer.pools(input)
-    assert not layer.pools(input.clone().requires_grad_()), "it has no gradient for images"
-    assert not layer.pools(torch.ones(1, 3, 300, 300)), "its maps do not fit a core's cache"
-    assert not layer.pools(torch.ones(1, 3, 7, 7)), "lines shorter than eight pixels"
-    assert not layer.pools(input.double()) and not layer.pools(input.to("meta"))
-    assert not Convolution(16, 16, 3).pools(torch.ones(1, 16, 16, 16))
+    assert layer.fuses_pool(input)
+    assert not layer.fuses_pool(input.clone().requires_grad_()), "it has no gradient for images"
+    assert not layer.fuses_pool(torch.ones(1, 3, 300, 300)), "its maps do not fit a core's cache"
+    assert not layer.fuses_pool(torch.ones(1, 3, 7, 7)), "lines shorter than eight pixels"
+    assert not layer.fuses_pool(input.double()) and not layer.fuses_pool(input.to("meta"))
+    assert not Convolution(16, 16, 3).fuses_pool(torch.ones(1, 16, 16, 16))
     with torch.autocast("cpu", torch.float16):
-        assert not layer.pools(input)
-    native_kernels.use(False)
-    assert not layer.pools(input)
+        assert not layer.fuses_pool(input)
+    kernels.use("off")
+    assert not layer.fuses_pool(input)

@@ -153,13 +153,13 @@ def test_scores_are_the_log_of_the_files_probabilities():
 def test_until_stops_where_it_is_told():
     net = network("towers").eval()
     images, _ = random_images("towers")
-    assert net.until(images, "p1a").shape == (3, 16, 7, 7)
-    assert net.until(images, net.features).shape == (3, 128)
-    assert torch.equal(net.until(images, "f10"), net(images))
+    assert net.forward_to(images, "p1a").shape == (3, 16, 7, 7)
+    assert net.forward_to(images, net.features).shape == (3, 128)
+    assert torch.equal(net.forward_to(images, "f10"), net(images))
     with pytest.raises(ModelError, match="layer 'c9' is not in towers"):
-        net.until(images, "c9")
+        net.forward_to(images, "c9")
     with pytest.raises(ModelError, match="layer 'labels' holds labels"):
-        net.until(images, "labels")
+        net.forward_to(images, "labels")
 
 
 def test_a_copy_shares_what_the_original_shares():
@@ -314,7 +314,7 @@ def test_a_cost_over_sets_of_classes():
     assert (net.num_classes, net.definition.layers["labels"].outputs) == (7, 1)
     x, labels = torch.randn(5, 3, 2, 2), torch.tensor([0, 1, 2, 3, 6])
     scores, cost = net.costs(x, labels)
-    assert torch.equal(scores, net.until(x, "f"))
+    assert torch.equal(scores, net.forward_to(x, "f"))
     assert float(cost.detach()) == pytest.approx(2 * float(costs.msm(labels, scores, 3).detach()) / 5)
     value, top1, top3 = net.report(x, labels)["diff"]
     assert value == pytest.approx(float(cost.detach()) / 2)

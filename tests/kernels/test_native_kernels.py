@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet.kernels import native_kernels
+from alexnet import kernels
+from alexnet.kernels import lrn, native_kernels
 from alexnet.models import create_model
 from alexnet.models.layers import Convolution, LocalResponseNorm
 
@@ -18,10 +19,10 @@ from alexnet.models.layers import Convolution, LocalResponseNorm
 @pytest.fixture
 def unbuilt(monkeypatch):
     """A process that has not built the kernel yet."""
-    monkeypatch.setattr(native_kernels._native, "built", {})
-    native_kernels._native.compiled.cache_clear()
+    monkeypatch.setattr(native_kernels._libraries, "built", {})
+    native_kernels._libraries.compiled.cache_clear()
     yield
-    native_kernels._native.compiled.cache_clear()
+    native_kernels._libraries.compiled.cache_clear()
 
 
 def random(*shape, seed=0, scale=1.0):
@@ -30,7 +31,7 @@ def random(*shape, seed=0, scale=1.0):
 
 def trained(steps, wanted):
     """Losses and weights of a small network with norms after some steps of training."""
-    native_kernels.use(wanted)
+    kernels.use("auto" if wanted else "off")
     generator = torch.Generator().manual_seed(0)
     network = nn.Sequential(
         Convolution(3, 16, 3, padding=1), nn.ReLU(), LocalResponseNorm(2), nn.Flatten(), nn.Linear(16 * 64, 4)
@@ -51,7 +52,7 @@ def trained(steps, wanted):
     return torch.tensor(losses), torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("native")
 def test_a_hundred_steps_of_training_stay_together():
     losses, weights = trained(100, wanted=True)
     right_losses, right_weights = trained(100, wanted=False)
@@ -61,7 +62,7 @@ def test_a_hundred_steps_of_training_stay_together():
     assert torch.allclose(weights, right_weights, atol=1e-3)
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("native")
 def test_it_repeats_bit_for_bit():
     x, grad = random(4, 96, 13, 13, scale=100), random(4, 96, 13, 13, seed=1)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -72,34 +73,34 @@ def test_it_repeats_bit_for_bit():
     assert all(torch.equal(a, b) for one in results[1:] for a, b in zip(one, results[0], strict=True))
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_of_any_layout_and_type_arrive(dtype):
     """A gradient that comes expanded, or in another type than the maps, is brought into rows first."""
     x = random(2, 8, 3, 3, scale=100).to(dtype).requires_grad_()
     gradients = []
     for wanted in (True, False):
-        native_kernels.use(wanted)
+        kernels.use("auto" if wanted else "off")
         gradients.append(torch.autograd.grad(LocalResponseNorm(2)(x).float().sum(), x)[0])
     assert gradients[0].dtype == dtype
     assert torch.allclose(*(g.float() for g in gradients), rtol=2**-7 if dtype == torch.bfloat16 else 1e-5)
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("native")
 def test_not_a_number_stays_one():
     x = random(1, 4, 1, 1)
     x[0, 2] = float("nan")
     assert LocalResponseNorm(1)(x).isnan().any() and LocalResponseNorm(1)(x.bfloat16()).isnan().any()
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("native")
 def test_what_it_can_not_compute_goes_the_other_way():
-    assert native_kernels.fits(torch.ones(2, 3)) and native_kernels.fits(torch.ones(2, 3, dtype=torch.bfloat16))
-    assert not native_kernels.fits(torch.ones(2, 3, dtype=torch.float64))
-    assert not native_kernels.fits(torch.ones(2, 3, device="meta"))
-    assert not native_kernels.fits(torch.ones(1, 8193))
-    native_kernels.use(False)
-    assert not native_kernels.in_use() and not native_kernels.build() and not native_kernels.fits(torch.ones(2, 3))
+    assert lrn.fits(torch.ones(2, 3)) and lrn.fits(torch.ones(2, 3, dtype=torch.bfloat16))
+    assert not lrn.fits(torch.ones(2, 3, dtype=torch.float64))
+    assert not lrn.fits(torch.ones(2, 3, device="meta"))
+    assert not lrn.fits(torch.ones(1, 8193))
+    kernels.use("off")
+    assert not native_kernels.in_use() and not native_kernels.build() and not lrn.fits(torch.ones(2, 3))
 
 
 @pytest.mark.usefixtures("unbuilt")

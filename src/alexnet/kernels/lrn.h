@@ -1,8 +1,8 @@
 /* Response normalization across the channels of a line of pixels, 16 channels at a time: y = x * s^-3/4 with
-   s = k + weight * sum of x^2 over a window of channels of the same tower. norm.c has it for any number of channels and
+   s = k + weight * sum of x^2 over a window of channels of the same tower. lrn.c has it for any number of channels and
    any power. */
 
-typedef struct { /* stem.py and maps.py have the same fields in the same order */
+typedef struct { /* first_conv.py and pool_norm.py have the same fields in the same order */
     int64_t towers, window;
     float weight, k;
 } Norm;
@@ -34,7 +34,7 @@ INLINE vec fourth_root(const Norm *n, const float *squares) { /* s^-1/4 */
     return root(1 / root(n->k + n->weight * over_window(squares, n->window / 2, n->window)));
 }
 
-static void normalize(const Norm *n, int64_t pixels, int64_t channels, const float *x, float *squares, float *y) {
+static void lrn_line(const Norm *n, int64_t pixels, int64_t channels, const float *x, float *squares, float *y) {
     EACH_CHANNEL(c, g) AT(squares + g) = AT(x + c) * AT(x + c);
     EACH_CHANNEL(c, g) {
         vec fourth = fourth_root(n, squares + g);
@@ -43,7 +43,7 @@ static void normalize(const Norm *n, int64_t pixels, int64_t channels, const flo
 }
 
 /* d: the gradient by y, and then the one by x, or with relu by what is before the ReLU that x came from */
-static void normalize_backward(const Norm *n, int64_t pixels, int64_t channels, const float *x, float *squares,
+static void lrn_line_backward(const Norm *n, int64_t pixels, int64_t channels, const float *x, float *squares,
                                float *terms, float *d, int64_t relu) {
     EACH_CHANNEL(c, g) AT(squares + g) = AT(x + c) * AT(x + c);
     EACH_CHANNEL(c, g) {

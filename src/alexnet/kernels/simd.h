@@ -28,7 +28,7 @@ INLINE void put_bf16(uint16_t *p, vec v) { /* to the nearest, ties to even, as P
 INLINE vec choose(ints where, vec yes, vec no) { return (vec)(((ints)yes & where) | ((ints)no & ~where)); }
 
 /* Are the multiplications below worth it? Their 24 sums of 16 numbers fit the 32 registers of AVX-512, and no others'. */
-INLINE int pays(void) {
+INLINE int has_avx512(void) {
 #ifdef __AVX512F__
     return 1;
 #else
@@ -55,7 +55,7 @@ INLINE Range over(int64_t line, int64_t size, int64_t stride, int64_t all) {
     }
 
 #define POOLED_LINES(NAME, T)                                                                                        \
-    INLINE void NAME##_largest_line(const Pool *z, const T *x, int64_t line, T *y, uint8_t *at) {                    \
+    INLINE void max_pool_line_##NAME(const Pool *z, const T *x, int64_t line, T *y, uint8_t *at) {                    \
         int64_t top = line * z->stride, rows = MIN(z->size, z->height - top);                                        \
         x += top * z->width * z->channels;                                                                           \
         for (int64_t q = 0; q < z->out_width; q++) {                                                                 \
@@ -81,7 +81,7 @@ INLINE Range over(int64_t line, int64_t size, int64_t stride, int64_t all) {
         }                                                                                                            \
     }                                                                                                                \
     /* the gradient of one line: what a window's largest number came from gets its gradient, window after window */  \
-    INLINE void NAME##_largest_line_backward(const Pool *z, const T *g, const uint8_t *at, int64_t line, T *dx) {    \
+    INLINE void max_pool_line_backward_##NAME(const Pool *z, const T *g, const uint8_t *at, int64_t line, T *dx) {    \
         Range down = over(line, z->size, z->stride, z->out_height);                                                  \
         vec sums[z->width + z->size];                                                                                \
         for (int64_t c = 0; c < z->channels; c += LANES) {                                                           \
@@ -99,7 +99,7 @@ INLINE Range over(int64_t line, int64_t size, int64_t stride, int64_t all) {
             for (int64_t q = 0; q < z->width; q++) put_##NAME(dx + q * z->channels + c, sums[q]);                    \
         }                                                                                                            \
     }                                                                                                                \
-    INLINE void NAME##_mean_line(const Pool *z, const T *x, int64_t line, T *y) {                                    \
+    INLINE void avg_pool_line_##NAME(const Pool *z, const T *x, int64_t line, T *y) {                                    \
         int64_t top = line * z->stride, rows = MIN(z->size, z->height - top);                                        \
         x += top * z->width * z->channels;                                                                           \
         for (int64_t q = 0; q < z->out_width; q++) {                                                                 \
@@ -115,7 +115,7 @@ INLINE Range over(int64_t line, int64_t size, int64_t stride, int64_t all) {
             }                                                                                                        \
         }                                                                                                            \
     }                                                                                                                \
-    INLINE void NAME##_mean_line_backward(const Pool *z, const T *g, const T *x, int64_t line, T *dx) {              \
+    INLINE void avg_pool_line_backward_##NAME(const Pool *z, const T *g, const T *x, int64_t line, T *dx) {              \
         Range down = over(line, z->size, z->stride, z->out_height);                                                  \
         vec sums[z->width + z->size];                                                                                \
         for (int64_t c = 0; c < z->channels; c += LANES) {                                                           \

@@ -3,14 +3,14 @@
 
    Windows are those of 2012: the last one may stick out, and looks at the pixels that exist. Sums run in the order of
    rows and columns, in float32 whatever the maps' type, so in float32 pools and their gradients are PyTorch's to the bit.
-   Maps have a multiple of 16 channels. maps.py calls this and says when; layers.py holds the same in PyTorch. */
+   Maps have a multiple of 16 channels. pool_norm.py calls this and says when; layers.py holds the same in PyTorch. */
 
 #include <omp.h>
 
-#include "lanes.h"
-#include "norm.h"
+#include "simd.h"
+#include "lrn.h"
 
-typedef struct { /* maps.py has the same fields in the same order */
+typedef struct { /* pool_norm.py has the same fields in the same order */
     int64_t images, threads;
     Pool pool;
     Norm norm; /* across channels */
@@ -22,38 +22,38 @@ POOLED_LINES(bf16, uint16_t)
 /* y: the largest of each window, of equal ones the first; at: which pixel of its window that is, counted row by row.
    With relu, what is not above 0 becomes 0 and comes from nowhere. Of mean_backward, x is looked at with relu only. */
 #define POOLS(NAME, T)                                                                                               \
-    void NAME##_largest(const Shape *z, const T *x, T *y, uint8_t *at) {                                             \
+    void max_pool_##NAME(const Shape *z, const T *x, T *y, uint8_t *at) {                                             \
         const Pool *pool = &z->pool;                                                                                 \
         int64_t in = pool->height * pool->width * pool->channels, lines = pool->out_height;                          \
         int64_t out = lines * pool->out_width * pool->channels;                                                      \
         _Pragma("omp parallel for schedule(static) num_threads(z->threads)")                                         \
         for (int64_t i = 0; i < z->images * lines; i++)                                                              \
-            NAME##_largest_line(pool, x + i / lines * in, i % lines, y + i / lines * out, at + i / lines * out);     \
+            max_pool_line_##NAME(pool, x + i / lines * in, i % lines, y + i / lines * out, at + i / lines * out);     \
     }                                                                                                                \
-    void NAME##_largest_backward(const Shape *z, const T *g, const uint8_t *at, T *dx) {                             \
+    void max_pool_##NAME##_backward(const Shape *z, const T *g, const uint8_t *at, T *dx) {                             \
         const Pool *pool = &z->pool;                                                                                 \
         int64_t lines = pool->height;                                                                                \
         int64_t out = pool->out_height * pool->out_width * pool->channels;                                           \
         _Pragma("omp parallel for schedule(static) num_threads(z->threads)")                                         \
         for (int64_t i = 0; i < z->images * lines; i++)                                                              \
-            NAME##_largest_line_backward(pool, g + i / lines * out, at + i / lines * out, i % lines,                 \
+            max_pool_line_backward_##NAME(pool, g + i / lines * out, at + i / lines * out, i % lines,                 \
                                          dx + i * pool->width * pool->channels);                                     \
     }                                                                                                                \
-    void NAME##_mean(const Shape *z, const T *x, T *y) {                                                             \
+    void avg_pool_##NAME(const Shape *z, const T *x, T *y) {                                                             \
         const Pool *pool = &z->pool;                                                                                 \
         int64_t in = pool->height * pool->width * pool->channels, lines = pool->out_height;                          \
         int64_t out = lines * pool->out_width * pool->channels;                                                      \
         _Pragma("omp parallel for schedule(static) num_threads(z->threads)")                                         \
         for (int64_t i = 0; i < z->images * lines; i++)                                                              \
-            NAME##_mean_line(pool, x + i / lines * in, i % lines, y + i / lines * out);                              \
+            avg_pool_line_##NAME(pool, x + i / lines * in, i % lines, y + i / lines * out);                              \
     }                                                                                                                \
-    void NAME##_mean_backward(const Shape *z, const T *g, const T *x, T *dx) {                                       \
+    void avg_pool_##NAME##_backward(const Shape *z, const T *g, const T *x, T *dx) {                                       \
         const Pool *pool = &z->pool;                                                                                 \
         int64_t lines = pool->height, in = lines * pool->width * pool->channels;                                     \
         int64_t out = pool->out_height * pool->out_width * pool->channels;                                           \
         _Pragma("omp parallel for schedule(static) num_threads(z->threads)")                                         \
         for (int64_t i = 0; i < z->images * lines; i++)                                                              \
-            NAME##_mean_line_backward(pool, g + i / lines * out, x ? x + i / lines * in : x, i % lines,              \
+            avg_pool_line_backward_##NAME(pool, g + i / lines * out, x ? x + i / lines * in : x, i % lines,              \
                                       dx + i / lines * in);                                                          \
     }
 
@@ -76,7 +76,7 @@ POOLED_LINES(bf16, uint16_t)
 
 /* y = x * s^-3/4 with s = k + weight * sum of x^2 over the window; roots is s^-1/4, of which the gradient is made. */
 #define NORM(NAME, T)                                                                                                \
-    void NAME##_norm(const Shape *z, const T *x, T *y, float *roots, float weight, float k) {                        \
+    void spatial_norm_##NAME(const Shape *z, const T *x, T *y, float *roots, float weight, float k) {                        \
         int64_t h = z->pool.height, w = z->pool.width, size = z->pool.size, channels = z->pool.channels;             \
         int64_t before = size / 2;                                                                                   \
         _Pragma("omp parallel for schedule(static) num_threads(z->threads)")                                         \
@@ -98,7 +98,7 @@ POOLED_LINES(bf16, uint16_t)
             }                                                                                                        \
         }                                                                                                            \
     }                                                                                                                \
-    void NAME##_norm_backward(const Shape *z, const T *x, const float *roots, const T *g, T *dx, float weight) {     \
+    void spatial_norm_##NAME##_backward(const Shape *z, const T *x, const float *roots, const T *g, T *dx, float weight) {     \
         int64_t h = z->pool.height, w = z->pool.width, size = z->pool.size, channels = z->pool.channels;             \
         int64_t before = (size - 1) / 2;                                                                             \
         _Pragma("omp parallel for schedule(static) num_threads(z->threads)")                                         \
@@ -135,12 +135,12 @@ NORM(bf16, uint16_t)
 INLINE int64_t line_of(const Pool *pool) { return pool->width * pool->channels; }
 
 /* Floats of a thread's own memory: the norm's two lines, and normalized maps. */
-int64_t normed_room(const Shape *z) {
+int64_t lrn_max_pool_scratch_size(const Shape *z) {
     return 2 * with_gaps(&z->norm, z->pool.width, z->pool.channels) + z->pool.height * line_of(&z->pool);
 }
 
 /* With less images than threads, each is several threads' work. */
-void normed_largest(const Shape *z, const float *x, float *y, uint8_t *at, float *scratch) {
+void lrn_max_pool(const Shape *z, const float *x, float *y, uint8_t *at, float *scratch) {
     const Pool *pool = &z->pool;
     int64_t in = pool->height * line_of(pool), out = pool->out_height * pool->out_width * pool->channels;
     int64_t gaps = with_gaps(&z->norm, pool->width, pool->channels);
@@ -149,32 +149,32 @@ void normed_largest(const Shape *z, const float *x, float *y, uint8_t *at, float
     for (int64_t piece = 0; piece < z->images * parts; piece++) {
         int64_t i = piece / parts, part = piece % parts;
         int64_t from = pool->out_height * part / parts, end = pool->out_height * (part + 1) / parts;
-        float *squares = scratch + omp_get_thread_num() * normed_room(z), *maps = squares + gaps;
+        float *squares = scratch + omp_get_thread_num() * lrn_max_pool_scratch_size(z), *maps = squares + gaps;
         memset(squares, 0, gaps * sizeof(float));
         for (int64_t line = from * pool->stride, window = from; window < end; line++) {
-            normalize(&z->norm, pool->width, pool->channels, x + i * in + line * line_of(pool), squares,
+            lrn_line(&z->norm, pool->width, pool->channels, x + i * in + line * line_of(pool), squares,
                       maps + line * line_of(pool));
             for (; window < end && MIN(window * pool->stride + pool->size, pool->height) <= line + 1; window++)
-                f32_largest_line(pool, maps, window, y + i * out, at + i * out);
+                max_pool_line_f32(pool, maps, window, y + i * out, at + i * out);
         }
     }
 }
 
-void normed_largest_backward(const Shape *z, const float *x, const float *g, const uint8_t *at, float *dx,
+void lrn_max_pool_backward(const Shape *z, const float *x, const float *g, const uint8_t *at, float *dx,
                              float *scratch) {
     const Pool *pool = &z->pool;
     int64_t out = pool->out_height * pool->out_width * pool->channels;
     int64_t gaps = with_gaps(&z->norm, pool->width, pool->channels);
 #pragma omp parallel num_threads(z->threads)
     {
-        float *squares = scratch + omp_get_thread_num() * normed_room(z), *terms = squares + gaps;
+        float *squares = scratch + omp_get_thread_num() * lrn_max_pool_scratch_size(z), *terms = squares + gaps;
         memset(squares, 0, 2 * gaps * sizeof(float));
 #pragma omp for schedule(static)
         for (int64_t line = 0; line < z->images * pool->height; line++) {
             int64_t i = line / pool->height;
             float *d = dx + line * line_of(pool);
-            f32_largest_line_backward(pool, g + i * out, at + i * out, line % pool->height, d);
-            normalize_backward(&z->norm, pool->width, pool->channels, x + line * line_of(pool), squares, terms, d, 0);
+            max_pool_line_backward_f32(pool, g + i * out, at + i * out, line % pool->height, d);
+            lrn_line_backward(&z->norm, pool->width, pool->channels, x + line * line_of(pool), squares, terms, d, 0);
         }
     }
 }

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet.kernels import linear, native_kernels
+from alexnet import kernels
+from alexnet.kernels import linear
 from alexnet.models import layers
 
 # rows, features, outputs: rows alone, by pairs, by the dozen and what is left of them, and more than are taken at once
@@ -22,7 +23,7 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
-def fast(compiled):
+def fast(native):
     if not linear.fits(torch.ones(1, 8), torch.ones(8, 8).bfloat16()):
         pytest.skip("no AVX-512 here, so PyTorch's product is taken")
 
@@ -36,7 +37,7 @@ def problem(case, bias=True):
 
 
 def product(input, weight, bias):
-    return linear.product(input, linear.packed(weight), bias, len(weight))
+    return linear.linear_bf16(input, linear.packed(weight), bias, len(weight))
 
 
 def right(input, weight, bias):
@@ -125,7 +126,7 @@ def test_what_it_can_not_compute_goes_the_other_way(how):
     if how == "meta":
         input, weight = input.to("meta"), weight.to("meta")
     input.requires_grad_(how == "gradient")
-    native_kernels.use(how != "off")
+    kernels.use("off" if how == "off" else "auto")
     with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
         assert not linear.fits(input, weight)
 
@@ -152,7 +153,7 @@ def predictions(network, twin, input):
     """By PyTorch, and by the kernel once the weights are laid."""
     before = twin(input)
     assert torch.equal(before, network(input))
-    linear.lay(network)
+    linear.store_features_first(network)
     return before, twin(input)
 
 
@@ -163,7 +164,7 @@ def test_few_rows_are_the_product_in_float32(case, bias, zeros):
     """Sums of 256 features at a time: rounding of 1e-7 to 4e-7 of the outputs' spread, as PyTorch's own."""
     rows, features, outputs = case
     network, input = layer_of(features, outputs, bias), rows_of(rows, features, zeros)
-    twin = layers.inference(network)
+    twin = layers.inference_copy(network)
     exact = right(input, network[0].weight, network[0].bias)
     plain, got = predictions(network, twin, input)
     assert got.shape == exact.shape and got.dtype == torch.float32
@@ -176,8 +177,8 @@ def test_few_rows_are_the_product_in_float32(case, bias, zeros):
 
 def test_a_row_without_zeros_is_pytorchs():
     network, input = layer_of(4096, 600), rows_of(2, 4096)
-    twin = layers.inference(network)
-    linear.lay(network)
+    twin = layers.inference_copy(network)
+    linear.store_features_first(network)
     with torch.inference_mode():
         assert torch.equal(twin(input[:1]), network(input[:1]))
         assert not torch.equal(twin(input), network(input))
@@ -185,7 +186,7 @@ def test_a_row_without_zeros_is_pytorchs():
 
 def test_a_row_alone_has_the_bits_that_it_has_among_others_and_with_more_threads():
     network, input, before = layer_of(4096, 700), rows_of(4, 4096, 0.5), torch.get_num_threads()
-    _, all_of_them = predictions(network, twin := layers.inference(network), input)
+    _, all_of_them = predictions(network, twin := layers.inference_copy(network), input)
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
@@ -198,8 +199,8 @@ def test_a_row_alone_has_the_bits_that_it_has_among_others_and_with_more_threads
 def test_float32_weights_of_what_is_zero_are_not_read():
     network, input = layer_of(4096, 600), rows_of(3, 4096)
     input[:, 300:500] = 0
-    twin = layers.inference(network)
-    linear.lay(network)
+    twin = layers.inference_copy(network)
+    linear.store_features_first(network)
     with torch.inference_mode():
         network[0].weight[:, 300:500] = float("nan")
         assert twin(input).isfinite().all() and not network(input).isfinite().any()
@@ -211,7 +212,7 @@ def test_laying_changes_no_weight_and_nobody_who_holds_one():
     network = layer_of(4096, 600)
     weight, values = network[0].weight, network[0].weight.detach().clone()
     rule = torch.optim.SGD(network.parameters(), lr=0.1)
-    linear.lay(network)
+    linear.store_features_first(network)
     assert network[0].weight is weight and weight.stride() == (1, 600) and torch.equal(weight, values)
     assert weight.requires_grad and weight.is_leaf
     input = rows_of(5, 4096)
@@ -225,8 +226,8 @@ def test_laying_changes_no_weight_and_nobody_who_holds_one():
 
 def test_changed_weights_are_answered_with():
     network = layer_of(4096, 600)
-    twin = layers.inference(network)
-    linear.lay(network)
+    twin = layers.inference_copy(network)
+    linear.store_features_first(network)
     with torch.inference_mode():
         network[0].weight.mul_(2)
         network[0].bias.zero_()
@@ -236,8 +237,8 @@ def test_changed_weights_are_answered_with():
 
 def test_rows_that_do_not_fit_the_weights_are_refused():
     network = layer_of(4096, 600)
-    twin = layers.inference(network)
-    linear.lay(network)
+    twin = layers.inference_copy(network)
+    linear.store_features_first(network)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="shapes"):
         twin(torch.ones(1, 4095))
     assert not linear.fits(torch.ones(1, 9), torch.ones(4, 8).bfloat16())
@@ -246,20 +247,20 @@ def test_rows_that_do_not_fit_the_weights_are_refused():
 @pytest.mark.parametrize("features,outputs", [(4096, 511), (1000, 1000)])
 def test_small_layers_stay_as_they_are(features, outputs):
     network = layer_of(features, outputs)
-    assert type(layers.inference(network)[0]) is nn.Linear
-    linear.lay(network)
+    assert type(layers.inference_copy(network)[0]) is nn.Linear
+    linear.store_features_first(network)
     assert network[0].weight.is_contiguous()
 
 
 @pytest.mark.parametrize("how", ["many", "half", "autocast", "off", "gradient"])
 def test_other_rows_go_the_other_way(how, monkeypatch):
     network, input = layer_of(4096, 600), rows_of(5 if how == "many" else 4, 4096)
-    twin = layers.inference(network)
-    linear.lay(network)
+    twin = layers.inference_copy(network)
+    linear.store_features_first(network)
     if how == "half":
         network, twin, input = network.bfloat16(), twin, input.bfloat16()
     monkeypatch.setattr(linear, "_call", None)
-    native_kernels.use(how != "off")
+    kernels.use("off" if how == "off" else "auto")
     with torch.set_grad_enabled(how == "gradient"), torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
         assert torch.equal(twin(input), network(input))
 
@@ -268,6 +269,6 @@ def test_other_rows_go_the_other_way(how, monkeypatch):
 def test_what_is_not_laid(how):
     network = layer_of(4096, 600)
     network = network.double() if how == "double" else network.to("meta") if how == "meta" else network
-    native_kernels.use(how != "off")
-    linear.lay(network)
+    kernels.use("off" if how == "off" else "auto")
+    linear.store_features_first(network)
     assert network[0].weight.is_contiguous()

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.kernels import native_kernels
-from alexnet.kernels import pool as maps
+from alexnet import kernels
+from alexnet.kernels import pool_norm
 from alexnet.models.layers import AveragePool, LocalResponseNorm, MaxPool, SpatialNorm
 
-pytestmark = pytest.mark.usefixtures("compiled")
+pytestmark = pytest.mark.usefixtures("native")
 POOLS = [MaxPool(3, 2), MaxPool(3, 2, ceil=False), MaxPool(2, 2), MaxPool(5, 3), AveragePool(3, 2), AveragePool(5, 3)]
 NORMS = [SpatialNorm(3, 0.05), SpatialNorm(4, 0.3, k=2.0), SpatialNorm(9, 1.0)]
 SHAPES = [(2, 32, 16, 16), (3, 48, 7, 9), (1, 16, 5, 5)]
@@ -26,18 +26,18 @@ def both(layer, input, **how):
     """(output, gradient) of the kernel, and of PyTorch's operations."""
     results = []
     for wanted in (True, False):
-        native_kernels.use(wanted)
+        kernels.use("auto" if wanted else "off")
         x = input.clone().requires_grad_()
         y = layer(x * 1, **how)
         grad = random(y.shape, seed=1, dtype=y.dtype)
         results.append((y.detach(), torch.autograd.grad(y, x, grad)[0]))
-    native_kernels.use(True)
+    kernels.use("auto")
     return results
 
 
 def taken(layer, input):
-    fits = maps.fits_norm(input, layer.beta) if isinstance(layer, SpatialNorm) else None
-    return maps.fits_pool(input, layer.window.kernel, layer.window.stride) if fits is None else fits
+    fits = pool_norm.fits_spatial_norm(input, layer.beta) if isinstance(layer, SpatialNorm) else None
+    return pool_norm.fits_pool(input, layer.window.kernel, layer.window.stride) if fits is None else fits
 
 
 @pytest.mark.parametrize(("layer", "shape", "relu"), list(itertools.product(POOLS, SHAPES, (False, True))))
@@ -115,7 +115,7 @@ def test_the_number_of_threads_changes_no_bit():
 
 
 def test_what_it_can_not_compute_goes_the_other_way():
-    assert maps.fits(torch.ones(1, 16, 4, 4))
+    assert pool_norm.fits(torch.ones(1, 16, 4, 4))
     for input in (
         torch.ones(1, 12, 4, 4),
         torch.ones(1, 16, 4, 4, dtype=torch.float64),
@@ -123,12 +123,13 @@ def test_what_it_can_not_compute_goes_the_other_way():
         torch.ones(0, 16, 4, 4),
         torch.ones(16, 4, 4),
     ):
-        assert not maps.fits(input)
-    assert not maps.fits_pool(torch.ones(1, 16, 4, 4), 2, 3), "pixels between the windows"
-    assert not maps.fits_pool(torch.ones(1, 16, 40, 40), 16, 2), "more places than a byte tells"
-    assert not maps.fits_norm(torch.ones(1, 16, 65, 64), 0.75) and not maps.fits_norm(torch.ones(1, 16, 4, 4), 0.5)
-    native_kernels.use(False)
-    assert not maps.fits(torch.ones(1, 16, 4, 4))
+        assert not pool_norm.fits(input)
+    assert not pool_norm.fits_pool(torch.ones(1, 16, 4, 4), 2, 3), "pixels between the windows"
+    assert not pool_norm.fits_pool(torch.ones(1, 16, 40, 40), 16, 2), "more places than a byte tells"
+    assert not pool_norm.fits_spatial_norm(torch.ones(1, 16, 65, 64), 0.75)
+    assert not pool_norm.fits_spatial_norm(torch.ones(1, 16, 4, 4), 0.5)
+    kernels.use("off")
+    assert not pool_norm.fits(torch.ones(1, 16, 4, 4))
 
 
 NORMED = [
@@ -144,7 +145,7 @@ def test_a_norm_and_the_pool_behind_it(norm, shape, pool):
     """Beside the formula in float64, by automatic differentiation. Roots cost a few units of the last place."""
     generator = torch.Generator().manual_seed(0)
     input = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last).requires_grad_()
-    assert pool.follows(input, norm)
+    assert pool.fuses_norm(input, norm)
     output = pool(input, norm=norm)
     grad = torch.randn(output.shape, generator=generator)
     exact = input.detach().double().requires_grad_()
@@ -176,12 +177,12 @@ def test_a_norm_and_its_pool_repeat_whatever_the_threads():
 
 def test_which_norms_stay_alone():
     input, pool = random((1, 48, 9, 9)), MaxPool(3, 2)
-    assert pool.follows(input, LocalResponseNorm(1))
-    assert not pool.follows(input, LocalResponseNorm(2)), "24 channels a tower"
-    assert not pool.follows(input, LocalResponseNorm(1, beta=0.5)), "another power"
-    assert not pool.follows(input, LocalResponseNorm(1, 17)), "a window that does not fit the gaps"
-    assert not pool.follows(input.bfloat16(), LocalResponseNorm(1)) and not pool.follows(
+    assert pool.fuses_norm(input, LocalResponseNorm(1))
+    assert not pool.fuses_norm(input, LocalResponseNorm(2)), "24 channels a tower"
+    assert not pool.fuses_norm(input, LocalResponseNorm(1, beta=0.5)), "another power"
+    assert not pool.fuses_norm(input, LocalResponseNorm(1, 17)), "a window that does not fit the gaps"
+    assert not pool.fuses_norm(input.bfloat16(), LocalResponseNorm(1)) and not pool.fuses_norm(
         input.double(), LocalResponseNorm(1)
     )
-    native_kernels.use(False)
-    assert not pool.follows(input, LocalResponseNorm(1))
+    kernels.use("off")
+    assert not pool.fuses_norm(input, LocalResponseNorm(1))

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet.kernels import native_kernels, winograd
+from alexnet import kernels
+from alexnet.kernels import winograd
 from alexnet.models import create_model, layers
 from alexnet.models.layers import Convolution
 
@@ -20,7 +21,7 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
-def fast(compiled):
+def fast(native):
     if not winograd.fits(torch.ones(32, 16, 16, 16), torch.ones(16, 16, 3, 3), 1, 1, 1):
         pytest.skip("no AVX-512 here, so PyTorch's convolution is taken")
 
@@ -55,7 +56,7 @@ TOLERANCES = {6: 3e-6, 7: 6e-6, 8: 1e-5}
 )
 def test_it_is_a_convolution(monkeypatch, case, tile, relu):
     """Errors against float64."""
-    monkeypatch.setattr(winograd, "_tile", lambda *_: tile)
+    monkeypatch.setattr(winograd, "_tile_size", lambda *_: tile)
     parts, geometry = problem(case)
     assert winograd.fits(parts[0], parts[1], 1, **geometry)
 
@@ -73,7 +74,7 @@ def test_it_is_a_convolution(monkeypatch, case, tile, relu):
 def test_tiles_are_those_with_fewer_multiplications():
     """Of alexnet's maps, ImageNet's other sizes, and CIFAR's: a larger one rounds more, so it has to save a tenth."""
     sizes = (6, 7, 8, 9, 13, 14, 16, 27, 28, 32)
-    found = {(size, side): winograd._tile(64, size, size, side) for size in sizes for side in (3, 5)}
+    found = {(size, side): winograd._tile_size(64, size, size, side) for size in sizes for side in (3, 5)}
     assert [size for size in sizes if found[size, 3] == 7] == [9, 13, 14]
     assert [size for size in sizes if found[size, 5] == 7] == [6, 9]
     assert [size for size in sizes if found[size, 5] == 8] == [7, 8, 13, 14, 16, 27, 28, 32]
@@ -84,7 +85,7 @@ def test_tiles_are_those_with_fewer_multiplications():
         smaller = [multiplications[t] for t in multiplications if t < tile]
         assert all(multiplications[tile] < 0.9 * others for others in smaller)
         assert all(others >= 0.9 * multiplications[tile] for t, others in multiplications.items() if t > tile)
-    assert winograd._tile(1, 13, 13, 3) == 6, "nine tiles take the time of sixteen"
+    assert winograd._tile_size(1, 13, 13, 3) == 6, "nine tiles take the time of sixteen"
 
 
 def test_without_bias_and_with_frozen_parts():
@@ -142,7 +143,7 @@ def test_what_it_can_not_compute_goes_the_other_way(how):
         input, weight = input.double(), weight.double()
     if how == "meta":
         input, weight = input.to("meta"), weight.to("meta")
-    native_kernels.use(how != "off")
+    kernels.use("off" if how == "off" else "auto")
     with torch.autocast("cpu", torch.float16, enabled=how == "autocast"):
         assert not winograd.fits(input, weight, 2 if how == "stride" else 1, 1, 1)
 
@@ -164,19 +165,19 @@ def test_a_layer_takes_it_by_itself():
     layer = Convolution(32, 32, 5, padding=2)
     input = torch.randn(8, 32, 16, 16, generator=torch.Generator().manual_seed(0))
     fast = layer(input)
-    native_kernels.use(False)
+    kernels.use("off")
     slow = layer(input)
     assert not torch.equal(fast, slow) and error(fast, slow) < 3e-6
 
 
 def test_by_itself_it_predictions_but_does_not_train():
-    native_kernels.set_winograd(None)
+    kernels.use("auto", "winograd")
     layer = Convolution(32, 32, 5, padding=2)
     input = torch.randn(8, 32, 16, 16, generator=torch.Generator().manual_seed(0))
     trains = layer(input)
     with torch.inference_mode():
         predictions = layer(input)
-        native_kernels.use(False)
+        kernels.use("off")
         plain = layer(input)
     assert torch.equal(trains, plain), "PyTorch's convolution"
     assert not torch.equal(predictions, plain) and error(predictions, plain) < 3e-6
@@ -186,7 +187,7 @@ def layer(case):
     """A convolution that keeps its filters, its input, and what PyTorch makes of it."""
     n, channels, height, width, kernels, side, padding, groups = case
     generator = torch.Generator().manual_seed(0)
-    made = layers.keep(Convolution(channels, kernels, side, padding=padding, groups=groups))
+    made = layers.cache_filters(Convolution(channels, kernels, side, padding=padding, groups=groups))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_(0, 0.1, generator=generator)
@@ -194,11 +195,8 @@ def layer(case):
 
 
 def plain(made, input):
-    native_kernels.use(False)
-    with torch.inference_mode():
-        out = made(input)
-    native_kernels.use(True)
-    return out
+    with torch.inference_mode(), kernels.disabled():
+        return made(input)
 
 
 def answer(made, input):
@@ -218,9 +216,9 @@ def test_kept_filters_answer_to_few_images_too(case, images):
 def test_kept_filters_are_made_once_and_anew_when_the_weights_change():
     made, input = layer((1, *CASES[2][1:]))
     answer(made, input)
-    (before,) = [filters for *_, filters in made.kept._made.values()]
+    (before,) = [filters for *_, filters in made.filter_cache._filters.values()]
     answer(made, input)
-    (after,) = [filters for *_, filters in made.kept._made.values()]
+    (after,) = [filters for *_, filters in made.filter_cache._filters.values()]
     assert after is before
     with torch.no_grad():
         made.weight.mul_(2)
@@ -248,10 +246,10 @@ def test_tiles_that_all_threads_share_come_out_as_those_that_each_has_alone():
 
 def test_a_network_for_predictions_has_the_same_weights_in_memory():
     network = create_model("alexnet", num_classes=3, image_size=95)
-    twin = layers.inference(network)
+    twin = layers.inference_copy(network)
     asked = {"fc6", "fc7"}  # by the twin where they lie: they may be laid otherwise (thin.lay)
     theirs = {name: p.data_ptr() for name, p in network.named_parameters() if name.split(".")[0] not in asked}
     assert {name: p.data_ptr() for name, p in twin.named_parameters()} == theirs
     assert all(twin.get_submodule(name)._layers == (network.get_submodule(name),) for name in asked)
-    assert not twin.training and network.training and network.conv2.kept is None
-    assert all(layer.kept for layer in twin.modules() if isinstance(layer, Convolution))
+    assert not twin.training and network.training and network.conv2.filter_cache is None
+    assert all(layer.filter_cache for layer in twin.modules() if isinstance(layer, Convolution))

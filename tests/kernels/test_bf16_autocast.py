@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet.kernels import bf16_autocast, first_conv, native_kernels, winograd
+from alexnet import kernels
+from alexnet.kernels import bf16_autocast, first_conv, winograd
 from alexnet.models import create_model
 from alexnet.models.layers import Convolution, LocalResponseNorm, MaxPool
 
@@ -13,7 +14,7 @@ SLOW, FAST = {"avx512_bf16": True, "cpu_name": "Intel Xeon"}, {"amx_bf16": True,
 
 
 @pytest.fixture(autouse=True)
-def slow_in_halves(monkeypatch, compiled):
+def slow_in_halves(monkeypatch, native):
     """Whatever this processor is, its multiplications in bfloat16 are to count as slow."""
     if not winograd.fits(torch.ones(32, 16, 16, 16), torch.ones(16, 16, 3, 3), 1, 1, 1):
         pytest.skip("no AVX-512 here, so PyTorch's convolution is taken")
@@ -103,11 +104,11 @@ def test_it_is_the_kernels_that_compute(monkeypatch):
 
     assert count() == 5
     assert not count(torch.float16)
-    native_kernels.set_winograd(False)
+    kernels.use("off", "winograd")
     assert count() == 1
-    native_kernels.use(False)
+    kernels.use("off")
     assert not count()
-    native_kernels.use(True)
+    kernels.use("auto")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: FAST)
     assert not count()
 

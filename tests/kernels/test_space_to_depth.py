@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet.kernels import native_kernels, space_to_depth
+from alexnet import kernels
+from alexnet.kernels import space_to_depth
 from alexnet.models import create_model
 from alexnet.models.layers import Convolution
 
@@ -20,9 +21,9 @@ CASES = {  # channels, kernels, side, stride, padding, ceil; height, width of th
 
 @pytest.fixture(autouse=True)
 def rearranged():
-    space_to_depth.use(True)
+    kernels.use("always", "space_to_depth")
     yield
-    space_to_depth.use(None)
+    kernels.use("auto", "space_to_depth")
 
 
 def layer(channels: int, kernels: int, side: int, stride: int, padding: int, ceil: bool) -> Convolution:
@@ -41,7 +42,7 @@ def test_outputs_and_gradients_are_the_convolutions(case, memory, monkeypatch):
     monkeypatch.setattr(F, "conv2d", lambda x, *rest: shapes.append(x.shape) or original(x, *rest))
     found = ours(x)
     assert [shape[1] for shape in shapes] == [shape[3] ** 2 * shape[0]]  # once, on blocks
-    space_to_depth.use(False)
+    kernels.use("off", "space_to_depth")
     right = ours(x)
     assert found.shape == right.shape and torch.allclose(found, right, atol=1e-12)
     g = torch.randn_like(right)
@@ -55,7 +56,7 @@ def test_a_hundred_steps_end_where_plain_ones_do():
     """Float32, whose sums differ in their last digit; the rate is small, so that nothing is amplified."""
     losses = []
     for wanted in (True, False):
-        space_to_depth.use(wanted)
+        kernels.use("always" if wanted else "off", "space_to_depth")
         torch.manual_seed(1)
         network = torch.nn.Sequential(layer(3, 8, 11, 4, 0, True), torch.nn.Flatten(), torch.nn.Linear(8 * 64, 4))
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
@@ -73,7 +74,7 @@ def test_autocast_rounds_once():
     ours, x = layer(3, 8, 11, 4, 0, True), torch.randn(2, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
         found = ours(x)
-        space_to_depth.use(False)
+        kernels.use("off", "space_to_depth")
         right = ours(x)
     assert found.dtype == right.dtype == torch.bfloat16
     assert (found.float() - right.float()).norm() < 2**-7 * right.float().norm()
@@ -83,7 +84,7 @@ def test_the_whole_network_predictions_alike():
     network, x = create_model("alexnet", num_classes=7).eval(), 50 * torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         found = network(x)
-        space_to_depth.use(False)
+        kernels.use("off", "space_to_depth")
         assert torch.allclose(found, network(x), rtol=1e-4, atol=1e-6)
 
 
@@ -94,23 +95,23 @@ def test_where_it_is_left_to_pytorch(monkeypatch):
     ours(x.clone().requires_grad_())  # a gradient for the image is wanted
     layer(8, 8, 3, 2, 0, True)(torch.randn(1, 8, 9, 9))  # many channels
     layer(3, 8, 3, 1, 0, True)(x)  # no stride
-    space_to_depth.use(None)
+    kernels.use("auto", "space_to_depth")
     ours(x)  # a processor
     assert not asked
-    space_to_depth.use(True)
+    kernels.use("always", "space_to_depth")
     ours(x)
     assert asked
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_it_is_the_way_unless_kernels_are_off():
-    space_to_depth.use(None)
+    kernels.use("auto", "space_to_depth")
     ours, x = layer(3, 8, 11, 4, 0, True).cuda(), torch.randn(1, 3, 64, 64, device="cuda")
-    filters = ours._filters(x)
+    filters = ours._geometry(x)
     assert space_to_depth.fits(x, ours.weight, filters, 1)
     found = ours(x)
-    native_kernels.use(False)
+    kernels.use("off")
     assert not space_to_depth.fits(x, ours.weight, filters, 1)
     right = ours(x)
-    native_kernels.use(True)
+    kernels.use("auto")
     assert torch.allclose(found, right, atol=1e-2)  # TF32

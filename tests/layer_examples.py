@@ -6,7 +6,7 @@ import torch
 
 from alexnet.cuda_convnet import Data, Files, GraphNetwork, build
 
-HERE = Path(__file__).parent / "layer_files"
+HERE = Path(__file__).parent / "cuda_convnet" / "layer_files"
 EXAMPLES = {
     "towers": (32, 96_074),
     "spatial": (24, 19_178),

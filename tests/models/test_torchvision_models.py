@@ -48,7 +48,7 @@ def test_the_same_predictions_as_torchvision(pair):
     ours, other = copy.deepcopy(ours).eval(), copy.deepcopy(other).eval()
     with torch.no_grad():
         assert torch.equal(ours(x), other(x))
-        assert ours.until(x, ours.features).dim() == 2
+        assert ours.forward_to(x, ours.features).dim() == 2
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in other.parameters())
 
 

@@ -9,11 +9,11 @@ from alexnet.models.layers import AveragePool, Convolution, LocalResponseNorm, M
 
 
 def taken(layers, input):
-    count, output = fusion.take(layers, input)
+    count, output = fusion.forward_fused(layers, input)
     return count, output
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("reference")
 @pytest.mark.parametrize("name", ["cifar_18pct", "cifar_80sec", "cifar_13pct", "alexnet_small", "lenet5"])
 def test_a_network_computes_what_its_layers_compute(name):
     """Without kernels to the last bit: the same operations in the same order."""
@@ -34,12 +34,12 @@ def test_what_goes_together():
     assert taken([convolution], input)[0] == 1 and taken([relu], input)[0] == 1
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("order", ["pool", "pool relu", "relu pool"])
 def test_a_first_convolution_takes_its_pool_along(order):
     convolution, relu, pool = Convolution(3, 16, 3), nn.ReLU(inplace=True), MaxPool(2, 2)
     input = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    if not convolution.pools(input):
+    if not convolution.fuses_pool(input):
         pytest.skip("no AVX-512 here")
     layers = [convolution, *({"pool": pool, "relu": relu}[name] for name in order.split())]
     count, output = taken(layers, input)
@@ -47,7 +47,7 @@ def test_a_first_convolution_takes_its_pool_along(order):
     assert torch.allclose(output, nn.Sequential(*layers)(input), atol=1e-5)
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("watched", [0, 1, 2])
 def test_a_layer_with_a_hook_stays_alone(watched):
     network = create_model("cifar_18pct", generator=torch.Generator().manual_seed(0))
@@ -60,11 +60,11 @@ def test_a_layer_with_a_hook_stays_alone(watched):
     assert torch.allclose(seen[0], right, atol=1e-5)
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("native")
 def test_norms_go_with_the_pools_behind_them():
     network = create_model("alexnet", num_classes=10, generator=torch.Generator().manual_seed(0)).eval()
     layers, input = list(network.children()), torch.randn(2, 3, 224, 224) * 50
-    if not network.conv1.pools(input):
+    if not network.conv1.fuses_pool(input):
         pytest.skip("no AVX-512 here")
     right = network.outputs(input)
     count, output = taken(layers, input)

@@ -13,14 +13,14 @@
 
 #include <omp.h>
 
-#include "lanes.h"
+#include "simd.h"
 
 enum { PANEL = 2 * LANES, BLOCK = 256, DOZEN = 12, MOST = 10 * DOZEN, FEW = 4, TOGETHER = 4, AHEAD = 32 };
-enum { WIDE = 32 * LANES }; /* outputs of float32 weights that are summed together; thin.py has the same number */
+enum { WIDE = 32 * LANES }; /* outputs of float32 weights that are summed together; linear.py has the same number */
 
-typedef struct { int64_t rows, features, outputs, threads; } Shape; /* thin.py has the same fields in the same order */
+typedef struct { int64_t rows, features, outputs, threads; } Shape; /* linear.py has the same fields in the same order */
 
-int thin_pays(void) { return pays(); }
+int linear_is_fast(void) { return has_avx512(); }
 
 /* out [R][P * 32] += x [n][R] transposed times P panels of w, stride apart; FEATURE(i) is the one that x's row i is of;
    what FETCH asks for comes soon */
@@ -193,8 +193,8 @@ static void multiply_long(const Shape *z, float *scratch, const float *w, float 
 }
 
 /* x [rows][features], w [features][outputs], bias [outputs] or NULL -> out [rows][outputs], of WIDE outputs at least
-   and FEW rows at most; scratch: thin_room(). Any number of threads gives the same bits. */
-void thin_long(const Shape *z, const float *x, const float *w, const float *bias, float *out, float *scratch) {
+   and FEW rows at most; scratch: linear_scratch_size(). Any number of threads gives the same bits. */
+void linear_few_rows(const Shape *z, const float *x, const float *w, const float *bias, float *out, float *scratch) {
 #pragma omp parallel num_threads(z->threads)
     {
         sift_all(z, x, scratch);
@@ -210,8 +210,8 @@ void thin_long(const Shape *z, const float *x, const float *w, const float *bias
 
 /* ---- */
 
-/* Floats of the memory that thin_product and thin_long work in. */
-int64_t thin_room(const Shape *z) {
+/* Floats of the memory that linear_bf16 and linear_few_rows work in. */
+int64_t linear_scratch_size(const Shape *z) {
     int64_t few = FEW / 2 * (3 * z->features + AHEAD + blocks(z));
     return z->rows > FEW ? MIN(z->rows, MOST) * z->features : few;
 }
@@ -235,9 +235,9 @@ static void few(const Shape *z, const float *x, const uint16_t *w, const float *
     }
 }
 
-/* x [rows][features], w [panels][features][32], bias [outputs] or NULL -> out [rows][outputs]; scratch: thin_room().
+/* x [rows][features], w [panels][features][32], bias [outputs] or NULL -> out [rows][outputs]; scratch: linear_scratch_size().
    Any number of threads gives the same bits. */
-void thin_product(const Shape *z, const float *x, const uint16_t *w, const float *bias, float *out, float *scratch) {
+void linear_bf16(const Shape *z, const float *x, const uint16_t *w, const float *bias, float *out, float *scratch) {
     int64_t panels = (z->outputs + PANEL - 1) / PANEL, features = z->features;
     if (z->rows <= FEW) {
         few(z, x, w, bias, out, scratch);

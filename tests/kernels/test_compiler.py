@@ -78,16 +78,16 @@ def test_a_second_process_does_not_compile(home, compiler):
 
 def test_what_is_in_the_cache_is_loaded_without_compiling(home, compiler):
     calls = compiler('exec $real "$@"')
-    libraries = native.Native(*RESIZE)
+    libraries = native.NativeLibraries(*RESIZE)
     libraries.load()
     assert not libraries.built and not calls.exists()
     native.compiled(*RESIZE)
-    libraries = native.Native(*RESIZE)
+    libraries = native.NativeLibraries(*RESIZE)
     libraries.load()
     assert libraries.has("resize")
     assert len(calls.read_text().splitlines()) == 1
     cached(home)[0].unlink()
-    libraries = native.Native(*RESIZE)
+    libraries = native.NativeLibraries(*RESIZE)
     libraries.load()
     assert not libraries.has("resize")
     assert len(calls.read_text().splitlines()) == 1
@@ -167,7 +167,7 @@ def test_a_compiler_that_hangs_is_awaited_once(home, compiler, monkeypatch, vers
     path.write_text(path.read_text().replace("echo one; exit", version))
     assert native.compiled("alexnet.kernels", {"resize": ["across"]}) == {}
     before = calls.read_text() if calls.exists() else ""
-    assert native.compiled("alexnet.models", {"norm": ["f32_forward"], "thin": ["thin_long"]}) == {}
+    assert native.compiled("alexnet.models", {"lrn": ["lrn_f32_forward"], "linear": ["linear_few_rows"]}) == {}
     assert (calls.read_text() if calls.exists() else "") == before
     for number in (home / "ids").read_text().split() if (home / "ids").exists() else ():
         assert not Path(f"/proc/{number}").exists()
@@ -178,8 +178,8 @@ def test_every_function_of_a_c_file_is_looked_for():
     """The lists of functions, against the libraries' own tables."""
     assert native_kernels.build() and resize.build()
     for built, functions in (
-        (native_kernels._native.built, native_kernels._FUNCTIONS),
-        (resize._native.built, RESIZE[1]),
+        (native_kernels._libraries.built, native_kernels._FUNCTIONS),
+        (resize._libraries.built, RESIZE[1]),
     ):
         assert set(built) == set(functions)
         for name, library in built.items():

@@ -21,13 +21,13 @@ def draw(*shape: int) -> np.ndarray:
 
 
 def run(net, x: np.ndarray, name: str = "x") -> np.ndarray:
-    return net.eval().until(torch.from_numpy(x).float(), name).detach().double().numpy()
+    return net.eval().forward_to(torch.from_numpy(x).float(), name).detach().double().numpy()
 
 
 def gradient(net, x: np.ndarray, g: np.ndarray, name: str = "x") -> np.ndarray:
     """Of Σ g·y with respect to x."""
     given = torch.from_numpy(x).float().requires_grad_()
-    (net.eval().until(given, name) * torch.from_numpy(g).float()).sum().backward()
+    (net.eval().forward_to(given, name) * torch.from_numpy(g).float()).sum().backward()
     return given.grad.double().numpy()
 
 
@@ -232,7 +232,7 @@ def test_a_drawn_pool():
     net.set_generator(torch.Generator().manual_seed(3))
     given = torch.from_numpy(x).float().requires_grad_()
     net.train()
-    y = net.until(given, "x")
+    y = net.forward_to(given, "x")
     for (i, j), pixels in pool_windows(7, 3, 2, 0, 3).items():
         numbers = {x[0, 0, a, b] for a, b in pixels}
         drawn, counts = np.unique(y[:, 0, i, j].detach().numpy(), return_counts=True)
@@ -241,9 +241,9 @@ def test_a_drawn_pool():
         assert ((counts - expected) ** 2 / expected).sum() < 3 * len(numbers)  # chi-square, mean 8
     y.sum().backward()
     assert float(given.grad.sum()) == y.numel()  # to the drawn pixel alone: all differ
-    assert not torch.equal(net.until(given, "x"), y)
+    assert not torch.equal(net.forward_to(given, "x"), y)
     net.eval()
-    assert torch.equal(net.until(given, "x"), net.until(given, "x"))
+    assert torch.equal(net.forward_to(given, "x"), net.forward_to(given, "x"))
     most = pool("rand", 7, 3, 2, do_max="true")
     assert np.array_equal(run(most, x), run(pool("max", 7, 3, 2), x))
 
@@ -437,7 +437,7 @@ gpu=0
     values = bias.detach().double().numpy()
     near(run(net, x), y + (values[:, None, None] if shared else values))
     g = draw(2, 32, 4, 4)
-    (net.until(torch.from_numpy(x).float(), "x") * torch.from_numpy(g).float()).sum().backward()
+    (net.forward_to(torch.from_numpy(x).float(), "x") * torch.from_numpy(g).float()).sum().backward()
     near(bias.grad.double().numpy(), g.sum((0, 2, 3)) if shared else g.sum(0), 1e-3)
     one = np.zeros_like(w1)
     one[3, 2, 1, 0] = 1
@@ -688,7 +688,7 @@ gpu=0
     rates = "[f]\nepsW=1\nepsB=1\nmomW=0\nmomB=0\n[a]\ncoeff=0.5\n[b]\ncoeff=3\n[off]\ncoeff=0\n"
     net = build(Files("two", text, rates), Data(2), generator=torch.Generator().manual_seed(0))
     x, labels = torch.randn(5, 3, 2, 2), torch.tensor([0, 1, 2, 3, 3])
-    z = net.until(x, "f")
+    z = net.forward_to(x, "f")
     y, t = z.sigmoid(), F.one_hot(labels, 4).float()
     a = F.binary_cross_entropy_with_logits(z, t, reduction="sum")
     _, total = net.costs(x, labels)
