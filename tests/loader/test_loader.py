@@ -16,7 +16,7 @@ from alexnet.recipe import Recipe
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(
-    stored_size=32, batch_size=33, crop="resized", random_erase_prob=0.3, progressive_fraction=0.0
+    stored_size=32, batch_size=33, crop="resized", random_erase_prob=0.3, mixup_prob=0.0, progressive_fraction=0.0
 )  # 160 = 4 · 33 + 28
 
 
@@ -31,7 +31,13 @@ def statistics_of(store: Store) -> Normalization:
 
 def loader(store: Store, workers: int = 1, recipe: Recipe = RECIPE, split: Split | None = None) -> Loader:
     return Loader(
-        split or store.split("train"), recipe, statistics_of(store), side=28, channels=3, device=CPU, workers=workers
+        split or store.split("train"),
+        recipe,
+        statistics_of(store),
+        image_size=28,
+        channels=3,
+        device=CPU,
+        num_workers=workers,
     )
 
 
@@ -62,7 +68,7 @@ def test_what_makes_batches_takes_no_cores_from_the_network(digits, monkeypatch,
         said(threads)
         time.sleep(0.05)  # so that the second thread begins within the first one's words
 
-    def cut(*_):
+    def crop(*_):
         found.append((threading.current_thread().name, torch.get_num_threads()))
         time.sleep(0.05)
 
@@ -72,7 +78,7 @@ def test_what_makes_batches_takes_no_cores_from_the_network(digits, monkeypatch,
         made = loader(digits, workers=2)
         made.device = torch.device(device)
         monkeypatch.setattr(torch, "set_num_threads", slowly)
-        monkeypatch.setattr(made, "_cut", cut)
+        monkeypatch.setattr(made, "_crop", crop)
         monkeypatch.setattr(made, "_finish", lambda *_: None)
         assert len(list(made.epoch(0))) == 5
         assert torch.get_num_threads() == 3
@@ -138,7 +144,7 @@ def test_a_batch_is_the_images_cut_and_colored(digits):
 
 def test_small_crops_show_the_same_parts(digits):
     recipe = RECIPE.replace(pca_noise_std=0.0, color_jitter=0.0, random_erase_prob=0.0)
-    full, small = (next(loader(digits, recipe=recipe).epoch(0, side=side)) for side in (None, 14))
+    full, small = (next(loader(digits, recipe=recipe).epoch(0, size=size)) for size in (None, 14))
     assert small.images.shape == (33, 3, 14, 14)
     assert np.array_equal(full.indices, small.indices)
     shrunk = torch.nn.functional.avg_pool2d(full.images, 2)
@@ -248,11 +254,11 @@ def test_validation_images_join_the_training(digits):
         digits.split("train"),
         recipe,
         statistics_of(digits),
-        side=28,
+        image_size=28,
         channels=3,
         device=CPU,
         validation=validation,
-        workers=2,
+        num_workers=2,
     )
     assert [made.steps(epoch) for epoch in (0, 1, 2, 3)] == [5, 5, 7, 7]  # of 160 and of 200 images
     assert same(list(made.epoch(1)), list(loader(digits, recipe=recipe).epoch(1)))
@@ -263,7 +269,7 @@ def test_validation_images_join_the_training(digits):
     assert torch.cat([batch.labels for batch in batches]).tolist() == both[indices].tolist()
     some = np.array([199, 0, 159, 160, 5])
     images = np.concatenate([digits.split("train").gather(np.arange(160)), validation.gather(np.arange(40))])
-    assert np.array_equal(made.images(2).gather(some), images[some])
+    assert np.array_equal(made.split_of(2).gather(some), images[some])
 
 
 def test_color_noise_ends_at_its_epoch(digits):

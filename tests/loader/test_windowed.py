@@ -115,10 +115,10 @@ def batches_of(store, recipe, epoch, start=0, workers=1):
         store.split("train"),
         recipe,
         statistics,
-        side=28,
+        image_size=28,
         channels=3,
         device=torch.device("cpu"),
-        workers=workers,
+        num_workers=workers,
         validation=store.split("validation"),
     )
     return list(made.epoch(epoch, start))

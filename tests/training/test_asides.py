@@ -73,7 +73,9 @@ def test_a_network_with_batch_norm_learns_and_its_average_predictions(digits, tm
     statistics = statistics_of(digits, found.recipe, 32)
     from alexnet.loader.loader import Loader
 
-    loader = Loader(digits.split("train"), found.recipe, statistics, side=32, channels=3, device=torch.device("cpu"))
+    loader = Loader(
+        digits.split("train"), found.recipe, statistics, image_size=32, channels=3, device=torch.device("cpu")
+    )
     for epoch in range(8):
         found.network.train()
         for given in loader.epoch(epoch):

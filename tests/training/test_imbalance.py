@@ -42,7 +42,12 @@ def uneven(tmp_path_factory):
 
 def labels_of(store, recipe, epoch=0):
     loader = Loader(
-        store.split("train"), recipe, statistics_of(store, recipe, 32), side=32, channels=1, device=torch.device("cpu")
+        store.split("train"),
+        recipe,
+        statistics_of(store, recipe, 32),
+        image_size=32,
+        channels=1,
+        device=torch.device("cpu"),
     )
     return list(loader.epoch(epoch)), len(loader)
 
@@ -83,7 +88,7 @@ def test_the_weighted_loss_by_hand(share):
             target[label] += 0.9
             total += part * float(weights[label]) * -float((target * logs).sum())
     assert float(_loss(logits, labels, others, share, 0.1, weights)) == pytest.approx(total / 6)
-    plain = _loss(logits, labels, labels, 1.0, 0.1)
+    plain = _loss(logits, labels, None, 1.0, 0.1)
     assert torch.equal(plain, F.cross_entropy(logits, labels, label_smoothing=0.1))
 
 

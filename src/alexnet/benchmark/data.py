@@ -207,7 +207,7 @@ def _loader(store: Store, recipe: Recipe, side: int, channels: int) -> Loader:
         store.split("train"),
         recipe,
         statistics_of(store, recipe, side),
-        side=side,
+        image_size=side,
         channels=channels,
         device=torch.device("cpu"),
     )

@@ -16,9 +16,9 @@ shards (version 1) are ``images-00000.npy`` … (uint8 [n, S, S, 3], memory-mapp
 
 import shlex
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -223,13 +223,46 @@ class Subset(Split):
         return [rows[i] for i in self.rows.tolist()]
 
 
+class ConcatSplit(Split):
+    """Several splits as one: the images of the first split come first, then those of the second, and so on."""
+
+    def __init__(self, splits: Sequence[Split]) -> None:
+        self.splits = splits
+        self.place, self.name, self.size = splits[0].place, "+".join(split.name for split in splits), splits[0].size
+        self.labels = np.concatenate([split.labels for split in splits])  # int64 [n]
+        self.counts = [count for split in splits for count in split.counts]  # images of each shard
+        self._split_ends = np.cumsum([len(split) for split in splits])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ConcatSplit, (self.splits,)
+
+    def gather(self, indices: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        if out is None:
+            out = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+        for split, rows, inner in self._by_split(indices):
+            out[rows] = split.gather(inner)
+        return out
+
+    @contextmanager
+    def expecting(self, indices: NDArray[np.int64]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for split, _, inner in self._by_split(indices):
+                stack.enter_context(split.expecting(inner))
+            yield
+
+    def origins(self) -> list[dict[str, Any]]:
+        return [row for split in self.splits for row in split.origins()]
+
+    def _by_split(self, indices: NDArray[np.int64]) -> Iterator[tuple[Split, NDArray[np.bool_], NDArray[np.int64]]]:
+        """Each split, which of ``indices`` [N] are in it (a mask [N]), and their indices within the split."""
+        numbers = np.searchsorted(self._split_ends, indices, side="right")
+        for number, split in enumerate(self.splits):
+            rows = numbers == number
+            yield split, rows, indices[rows] - (self._split_ends[number] - len(split))
+
+
 def _reopen(where: tuple[Any, ...], name: str) -> Split:
-    # joined
-
     return Store.open(*where).split(name)
-
-
-__all__ = ["Split", "Store", "recorded"]
 
 
 class Store:

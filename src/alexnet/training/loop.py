@@ -1,7 +1,7 @@
 """The one loop, read top to bottom: batches and a network in, a trained bundle out."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet.cuda_convnet import GraphNetwork
@@ -24,7 +23,6 @@ from alexnet.training.async_checkpoint import AsyncCheckpointer
 from alexnet.training.distributed.tensor_parallel import ShardedNetwork
 from alexnet.training.distributed.world import share
 from alexnet.training.logger import RunLogger
-from alexnet.training.mixup import Mixed, mix, wanted
 from alexnet.training.runtime import Stop
 from alexnet.training.state import State
 
@@ -81,21 +79,21 @@ def train_epoch(training: Training) -> None:
     optim.freeze(state.network, recipe, position.epoch)
     training.journal.begin_epoch(position.epoch, recipe.epochs, steps, position.batch)
     started = time.perf_counter()
-    for batch in training.loader.epoch(position.epoch, position.batch, side, _wanted(state)):
-        with _told_without_memory(training, len(batch.labels), side):
+    for batch in training.loader.epoch(position.epoch, position.batch, side):
+        with _told_without_memory(training, batch.batch_size, side):
             loss, correct = train_step(state, batch)
         position.batch += 1
         position.step += 1
         if np.isfinite(loss):
             position.nonfinite_steps = 0
-            position.loss += loss * len(batch.labels)
+            position.loss += loss * batch.batch_size
             position.correct += correct
-            position.seen += len(batch.labels)
+            position.seen += batch.batch_size
             state.average()
         else:
             position.nonfinite_steps += 1
             _not_a_number(training, batch, loss, last=position.batch == steps)
-        training.journal.step(loss, len(batch.labels))
+        training.journal.step(loss, batch.batch_size)
         saver.collect()
         signal, due = agree(training, epoch_over=False)
         if position.batch < steps and (signal or due):
@@ -121,17 +119,16 @@ def train_step(state: State, batch: Batch) -> tuple[float, int]:
 
 
 def _learn(state: State, batch: Batch) -> tuple[float, int]:
-    recipe, position, world, total = state.recipe, state.position, state.world, len(batch.labels)
+    world, total = state.world, batch.batch_size
     state.begin_step()
     world.steps, world.images = world.steps + 1, world.images + total
     places = world.places(total)
-    mixed = mix(batch, recipe, position.step, places)
     pieces = [p for p in (share(len(places), i, state.accumulate) for i in range(state.accumulate)) if len(p)]
     messages = torch.zeros(2, dtype=torch.float64)  # loss times weight, right
     for number, piece in enumerate(pieces, 1):
         weight = world.weight(total) * len(piece) / len(places)
         state.begin_piece()
-        loss, logits, labels = forward(state, mixed, piece, places, total)
+        loss, logits, labels = forward(state, batch, piece, places, total)
         right = int((logits.argmax(1) == labels).sum()) if weight else 0
         messages += torch.tensor([float(loss.detach()) * weight, right])
         last = number == len(pieces)
@@ -152,12 +149,13 @@ def _learn(state: State, batch: Batch) -> tuple[float, int]:
     return value, correct
 
 
-def forward(state: State, mixed: Mixed, piece: range, places: range, total: int) -> tuple[Tensor, Tensor, Tensor]:
+def forward(state: State, batch: Batch, piece: range, places: range, total: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mean loss, logits [N, K] and labels [N] of a piece of this process's ``places`` in a batch of ``total``."""
     network, recipe = state.network, state.recipe
     cut = slice(piece.start, piece.stop)
     whole = len(piece) == len(places)  # then there is nothing to cut, and images may be fewer than labels (hybrid)
-    images, labels, others = mixed.images if whole else mixed.images[cut], mixed.labels[cut], mixed.others[cut]
+    images, labels = batch.images if whole else batch.images[cut], batch.labels[cut]
+    mixup_labels = None if batch.mixup_labels is None else batch.mixup_labels[cut]
     if isinstance(network, ShardedNetwork):
         network.count = len(piece)
     set_rows(network, None if len(piece) == total else (places.start + piece.start, total))
@@ -166,20 +164,25 @@ def forward(state: State, mixed: Mixed, piece: range, places: range, total: int)
             logits, loss = network.costs(images, labels)
         else:
             logits = state.answer(images)  # [N, K]
-            smoothing, weights = recipe.label_smoothing, state.class_weights
-            loss = _loss(logits.float(), labels, others, mixed.share, smoothing, weights)
+            targets = labels, mixup_labels, batch.mixup_weight, recipe.label_smoothing, state.class_weights
+            loss = _loss(logits.float(), *targets)
             for auxiliary_head in network.auxiliary_heads():
-                loss = loss + auxiliary_head.weight * _loss(
-                    auxiliary_head.take().float(), labels, others, mixed.share, smoothing, weights
-                )
+                loss = loss + auxiliary_head.weight * _loss(auxiliary_head.take().float(), *targets)
     return loss, logits, labels
 
 
 def _loss(
-    logits: Tensor, labels: Tensor, others: Tensor, share: float, smoothing: float, weights: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    mixup_labels: Tensor | None,
+    mixup_weight: float,
+    smoothing: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
     loss = _cost(logits, labels, smoothing, weights)
-    return loss if share == 1.0 else share * loss + (1 - share) * _cost(logits, others, smoothing, weights)
+    if mixup_labels is None:
+        return loss
+    return mixup_weight * loss + (1 - mixup_weight) * _cost(logits, mixup_labels, smoothing, weights)
 
 
 def _cost(logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
@@ -227,14 +230,6 @@ def agree(training: Training, *, epoch_over: bool) -> tuple[int, bool]:
         return signal, due
     messages = world.exchange([signal, stop.save, due])
     return int(messages[:, 0].max()), bool(messages[:, 1].any() or messages[0, 2])
-
-
-def _wanted(state: State) -> Callable[[int, int], NDArray[np.int64]] | None:
-    """Which places of a batch this process cuts; None: all."""
-    first, recipe, world = state.position.step - state.position.batch, state.recipe, state.world
-    if world.size == 1:
-        return None
-    return lambda batch, total: wanted(recipe, first + batch, total, world.own(total))
 
 
 def save(training: Training, *, must: bool) -> None:

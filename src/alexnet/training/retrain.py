@@ -78,10 +78,10 @@ def retrain(
         store.split("train"),
         recipe,
         statistics,
-        side=network.image_size,
+        image_size=network.image_size,
         channels=network.in_channels,
         device=device,
-        workers=workers,
+        num_workers=workers,
     )
     folder.mkdir(parents=True, exist_ok=True)
     with runtime.cpu_settings(recipe), RunLogger(folder, quiet=quiet) as journal, runtime.stop_on_signals() as stop:

@@ -28,7 +28,7 @@ from alexnet.evaluation.evaluate import calibrated, log_probabilities, predict_s
 from alexnet.evaluation.metrics import Scores
 from alexnet.kernels import native_kernels
 from alexnet.loader.augmentation import Normalization, center_crops
-from alexnet.loader.loader import Loader, to_device
+from alexnet.loader.loader import Loader, Shard, to_device
 from alexnet.recipe import Recipe, from_toml
 from alexnet.training import checkpoint, loop, runtime
 from alexnet.training.async_checkpoint import AsyncCheckpointer
@@ -263,11 +263,12 @@ def run(
         store.split("train"),
         recipe,
         statistics,
-        side=network.image_size,
+        image_size=network.image_size,
         channels=network.in_channels,
         device=device,
-        workers=workers,
+        num_workers=workers,
         validation=store.split("validation"),
+        shard=lambda total: Shard(images=world.own(total), labels=world.places(total)),
     )
     step = state.position.step
     faults = damage(folder) if resume and world.first else []
@@ -290,7 +291,7 @@ def run(
         bundle, scores = _finish(state, statistics, folder)
         journal.event("finished", bundle=str(bundle.name), **{name: s.to_dict() for name, s in scores.items()})
     seconds = sum(row["seconds"] for row in state.rows)
-    seen = sum(len(loader.images(epoch)) for epoch in range(len(state.rows)))
+    seen = sum(len(loader.split_of(epoch)) for epoch in range(len(state.rows)))
     return bundle, scores, seen / max(seconds, 1e-9)
 
 

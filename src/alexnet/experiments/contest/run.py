@@ -62,7 +62,7 @@ def measure_training(recipe: Recipe, store: Store, device: torch.device) -> Pace
             store.split("train"),
             recipe,
             statistics,
-            side=network.image_size,
+            image_size=network.image_size,
             channels=network.in_channels,
             device=device,
         )

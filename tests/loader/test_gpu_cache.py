@@ -39,18 +39,18 @@ def test_what_would_have_to_be_resized_is_left_to_the_processor():
     assert gpu_cache.cut(images, np.arange(4), where._replace(width=np.array([5, 5, 6, 5])), 5) is None
 
 
-def of(digits, keep, device=CPU, **changes):
+def of(digits, cache_on_device, device=CPU, **changes):
     recipe = RECIPE.replace(**({"crop": "random", "select_weights": "last"} | changes))
     return Loader(
         digits.split("train"),
         recipe,
         statistics_of(digits),
-        side=28,
+        image_size=28,
         channels=3,
         device=device,
-        workers=2,
+        num_workers=2,
         validation=digits.split("validation"),
-        keep=keep,
+        cache_on_device=cache_on_device,
     )
 
 
@@ -67,7 +67,7 @@ CHANGES = [
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_batches_are_the_same(digits, changes, monkeypatch):
     apart = of(digits, False, **changes)
-    monkeypatch.setattr(gpu_cache, "PIECE", 37)
+    monkeypatch.setattr(gpu_cache, "COPY_IMAGES", 37)
     kept = of(digits, True, **changes)
     for epoch in (0, 2):
         right = list(apart.epoch(epoch))
@@ -75,12 +75,12 @@ def test_batches_are_the_same(digits, changes, monkeypatch):
             without.setattr(augmentation, "cut", lambda *how: pytest.fail("it was cut on the processor"))
             assert same(list(kept.epoch(epoch)), right)
         assert same(list(kept.epoch(epoch, 2)), right[2:])
-    assert same(list(kept.epoch(0, side=20)), list(apart.epoch(0, side=20)))
+    assert same(list(kept.epoch(0, size=20)), list(apart.epoch(0, size=20)))
 
 
 def test_resized_parts_are_cut_on_the_processor(digits):
     kept = of(digits, True, crop="resized")
-    assert same(list(kept.epoch(0)), list(of(digits, False, crop="resized").epoch(0))) and kept._kept is None
+    assert same(list(kept.epoch(0)), list(of(digits, False, crop="resized").epoch(0))) and kept.cached_images is None
 
 
 @pytest.mark.parametrize("place", ["empty", "__setitem__", "__getitem__"])
@@ -108,8 +108,8 @@ def test_without_memory_for_all_images_the_processor_cuts(digits, monkeypatch, p
         patch.setattr(holder, place, failing(getattr(holder, place), sizes[place]))
         patch.setattr(augmentation, "cut", whole_copies(augmentation.cut))
         assert same(list(loader.epoch(0)), right[0])
-    assert calls and loader._kept is None
-    assert same(list(loader.epoch(1)), right[1]) and loader._kept is None
+    assert calls and loader.cached_images is None
+    assert same(list(loader.epoch(1)), right[1]) and loader.cached_images is None
 
 
 def whole_copies(cut):
