@@ -16,7 +16,7 @@ from PIL import Image
 
 from alexnet import cli
 from alexnet import recipe as recipes
-from alexnet.cli import arguments
+from alexnet.cli import train
 from alexnet.data.sources import open_source
 
 
@@ -263,14 +263,14 @@ def test_wrong_use_gets_one_clear_line(words, status, said, tmp_path, capsys):
 
 
 def test_every_command_has_help(capsys):
-    for command in cli._COMMANDS:
+    for command in cli.COMMANDS:
         with pytest.raises(SystemExit) as left:
             cli.run([*command.split(), "--help"])
         assert left.value.code == 0
         assert "--help" in capsys.readouterr().out
     assert cli.run(["--help"]) == 0
     listed = capsys.readouterr().out
-    assert all(command in listed for command in cli._COMMANDS)
+    assert all(command in listed for command in cli.COMMANDS)
 
 
 def test_train_help_shows_the_recipe_that_would_run(capsys):
@@ -314,8 +314,8 @@ def test_every_spelling_of_the_same_options_gives_the_same_run(data):
     place = data.draw(st.integers(0, len(argv)))
     last = place == len(argv) and data.draw(st.booleans())
     argv.insert(place, ["--", "digits"] if last else ["digits"])
-    args, start = arguments.parse_train([word for words in argv for word in words])
-    assert args == arguments.parse_train(plain)[0]
+    args, start = train.parse([word for words in argv for word in words])
+    assert args == train.parse(plain)[0]
     assert (args.data, args.recipe, start) == ("digits", expected, None)
 
 
@@ -332,9 +332,9 @@ def test_every_spelling_of_the_same_options_gives_the_same_run(data):
 def test_the_recipe_is_chosen_by_what_the_parser_reads(argv, name):
     if name is None:
         with pytest.raises(SystemExit):
-            arguments.parse_train(argv)
+            train.parse(argv)
     else:
-        assert arguments.parse_train(argv)[0].recipe.recipe == name
+        assert train.parse(argv)[0].recipe.recipe == name
 
 
 def test_models(capsys):
@@ -404,7 +404,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(home):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.startswith("image,rank")
+    assert done.stdout.startswith("filename,rank")
     assert "Traceback" not in done.stderr
 
 

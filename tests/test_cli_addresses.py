@@ -12,12 +12,12 @@ import pytest
 from tyro.conf import Positional
 
 from alexnet import cli
-from alexnet.cli import arguments
+from alexnet.cli import options, parser, train
 from alexnet.errors import RecipeError
 
 ADDRESS = "s3://bucket/folder/x"
-MODULES = [importlib.import_module(f"alexnet.cli.{one.name}") for one in pkgutil.iter_modules(cli.__path__)]
-PARTS = (arguments.SourceArguments, arguments.DataArguments, arguments.RecipeArguments)
+MODULES = [importlib.import_module(one.name) for one in pkgutil.walk_packages(cli.__path__, "alexnet.cli.")]
+PARTS = (options.SourceArguments, options.DataArguments, train.RecipeArguments)
 POSITIONAL = get_args(Positional[int])[1]
 KINDS = {
     kind
@@ -83,10 +83,10 @@ def test_an_address_is_taken_or_refused_as_it_is_typed(kind, name, hint):
     if mentions(hint, Path):
         assert name not in ("data", "store"), "DATA and stores may be at an address: type str"
         with pytest.raises(RecipeError, match=f"{re.escape(ADDRESS)}: is an address"):
-            arguments.parse(kind, words, "command")
+            parser.parse(kind, words, "command")
     else:
-        args = arguments.parse(kind, words, "command")
+        args = parser.parse(kind, words, "command")
         assert any(value == ADDRESS or value == (ADDRESS,) for value in values(args)), args
     if mentions(hint, Path):
         words[words.index(ADDRESS)] = "here/x"
-        assert Path("here/x") in values(arguments.parse(kind, words, "command"))
+        assert Path("here/x") in values(parser.parse(kind, words, "command"))

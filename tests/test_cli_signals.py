@@ -15,7 +15,7 @@ from alexnet.data.sources import open_source
 
 # A command that never ends: its main thread waits for a worker, or is inside a library that no signal interrupts.
 HANGING = """
-import ctypes, sys, threading
+import ctypes, sys, threading, types
 from concurrent.futures import ThreadPoolExecutor
 from alexnet import cli
 
@@ -31,7 +31,9 @@ def library(words):
     print("ready", flush=True)
     lock(mutex)
 
-cli._COMMANDS |= {"worker": worker, "library": library}
+for run in (worker, library):
+    cli.COMMANDS[run.__name__] = cli.Command("", "", run.__name__)
+    sys.modules[f"alexnet.cli.{run.__name__}"] = types.SimpleNamespace(run=run)
 cli.main()
 """
 

@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from alexnet import cli
-from alexnet.cli import output
+from alexnet.cli import models, output, predict
 from alexnet.errors import AlexNetError, printable
 from alexnet.terminal import csv_cell, safe_output, styled_output
 
-COMMANDS = [*cli._COMMANDS]
+COMMANDS = [*cli.COMMANDS]
 HOSTILE = "a\x1b[31mb\x07c\x9b2Jd\u202ee\u2066f\rg\x7f\udcff"
 ESCAPED = r"a\x1b[31mb\x07c\x9b2Jd\u202ee\u2066f\x0dg\x7f\udcff"
 
@@ -116,7 +116,7 @@ def test_an_error_is_one_line_on_the_terminal(printed, monkeypatch):
     def fail(words):
         raise AlexNetError(f"class {HOSTILE!s}\nalexnet: all is well")
 
-    monkeypatch.setitem(cli._COMMANDS, "models", fail)
+    monkeypatch.setattr(models, "run", fail)
     status, out, err = printed(["models"])
     assert (status, out, err) == (1, "", f"alexnet: class {ESCAPED}\\x0aalexnet: all is well\n")
 
@@ -144,7 +144,7 @@ def test_cells_are_no_formulas(start, printed):
         {"filename": name, "error": name},
         {"filename": 'a,"b"\n=1', "top_k": [{"label": "x=y", "score": 0.5}]},
     ]
-    _, out, _ = printed(lambda: output.PREDICTIONS["csv"](predictions, 1, None))
+    _, out, _ = printed(lambda: predict.FORMATS["csv"](predictions, 1, None))
     rows = list(csv.reader(io.StringIO(out)))
     assert rows[1] == ["'" + printable(name), "1", "'" + printable(label), "0.500000", ""]
     assert rows[2][0] == rows[2][4] == "'" + printable(name)
@@ -157,7 +157,7 @@ def test_json_stays_json_in_every_encoding(printed):
 
     def words():
         with safe_output():
-            output.PREDICTIONS["json"](predictions, 1, None)
+            predict.FORMATS["json"](predictions, 1, None)
 
     assert json.loads(printed(words)[1]) == predictions
 

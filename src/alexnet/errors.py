@@ -1,18 +1,18 @@
-"""Every error that a person can cause or meet, in one tree::
+"""The exceptions that users can cause or meet, and the text of their messages::
 
     AlexNetError
-    ├── ImageError      a file that is not a usable image
-    ├── DataError         a data set, store or split that can not be used
-    ├── ModelError        a network that does not exist or can not be built so
-    ├── RecipeError       a number of a run that can not be
-    ├── BundleError       a trained classifier that is damaged or does not fit
-    ├── CheckpointError   a checkpoint that is damaged or belongs to another run
-    ├── RunError          a run folder that can not be used
-    ├── TrainingError     training that went wrong: not a number, out of memory
-    ├── ServerError       a server that can not start
-    └── Interrupted       a signal asked training to stop; the run was saved and can go on
+    ├── ImageError        a file is not a usable image
+    ├── DataError         a data set, store or split cannot be used
+    ├── ModelError        a network does not exist or cannot be built
+    ├── RecipeError       an option or a field of a recipe has an invalid value
+    ├── BundleError       a trained classifier is damaged or does not fit
+    ├── CheckpointError   a checkpoint is damaged or belongs to another run
+    ├── RunError          a run directory cannot be used
+    ├── TrainingError     training failed: a non-finite loss, out of memory
+    ├── ServerError       a server cannot start
+    └── Interrupted       a signal stopped training; the run was saved and can be resumed
 
-One grammar for all: what and its value, what it must be, what to do.
+Every message is one line: the problem with its value, what the value must be, and a hint.
 """
 
 import difflib
@@ -23,54 +23,58 @@ from collections.abc import Collection, Mapping
 
 
 class AlexNetError(Exception):
-    """Base of all errors of this package. The message is one line meant for a person.
+    """Base class of all exceptions of this package. The message is one line.
 
-    ``what`` says what is wrong and its value, ``must`` what it must be, ``todo`` what to do about it.
+    Args:
+        what: the problem with its value, such as "--lr is 0".
+        must: what the value must be, such as "above 0".
+        todo: a hint: what to do about it.
     """
 
     def __init__(self, what: str, must: str = "", todo: str = "") -> None:
         self.what, self.must, self.todo = what, must, todo
-        super().__init__(what + (f"; must be {must}" if must else "") + (f"; {todo}" if todo else ""))
+        hint = (". " if todo[:1].isupper() else "; ") + todo if todo else ""
+        super().__init__(what + (f"; must be {must}" if must else "") + hint)
 
 
 class ImageError(AlexNetError):
-    """A file that is not a usable image."""
+    """A file is not a usable image."""
 
 
 class DataError(AlexNetError):
-    """A data set, store or split that can not be used."""
+    """A data set, store or split cannot be used."""
 
 
 class ModelError(AlexNetError):
-    """A network that does not exist or can not be built so."""
+    """A network does not exist or cannot be built."""
 
 
 class RecipeError(AlexNetError):
-    """A number of a run that can not be."""
+    """An option or a field of a recipe has an invalid value."""
 
 
 class BundleError(AlexNetError):
-    """A trained classifier that is damaged or does not fit."""
+    """A trained classifier is damaged or does not fit."""
 
 
 class CheckpointError(AlexNetError):
-    """A checkpoint that is damaged or belongs to another run."""
+    """A checkpoint is damaged or belongs to another run."""
 
 
 class RunError(AlexNetError):
-    """A run folder that can not be used."""
+    """A run directory cannot be used."""
 
 
 class TrainingError(AlexNetError):
-    """Training that went wrong: not a number, out of memory."""
+    """Training failed: a non-finite loss, out of memory."""
 
 
 class ServerError(AlexNetError):
-    """A server that can not start."""
+    """A server cannot start."""
 
 
-class Interrupted(AlexNetError):  # noqa: N818 - it is a request, not an error
-    """A signal asked training to stop; the run was saved and can go on. ``signal`` is its number."""
+class Interrupted(AlexNetError):  # noqa: N818 - a request, not an error
+    """A signal stopped training; the run was saved and can be resumed. ``signal`` is the signal's number."""
 
     def __init__(self, signal: int, what: str, todo: str) -> None:
         self.signal = signal
@@ -78,9 +82,9 @@ class Interrupted(AlexNetError):  # noqa: N818 - it is a request, not an error
 
 
 def no_memory(error: BaseException) -> str:
-    """What could not be had, if memory is what was missing: "3.2 GB of memory"; else nothing.
+    """The size of a failed memory allocation, such as "3.2 GB of memory"; empty for every other error.
 
-    Python raises MemoryError, PyTorch a RuntimeError (of a processor) or one of its kinds (of a GPU).
+    Python raises MemoryError; PyTorch raises RuntimeError on a CPU and a subclass of it on a GPU.
     """
     text = str(error)
     if isinstance(error, MemoryError):
@@ -95,30 +99,30 @@ def no_memory(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """One line for a person: the message of ``error``, or the limit on open files if that caused it."""
+    """The message of ``error`` in one line, or that of the limit on open files if that limit caused it."""
     return "too many open files. Raise the limit: ulimit -n 4096" if no_files(error) else str(error)
 
 
 def no_files(error: BaseException | None) -> bool:
-    """Did ``error``, or what caused it, come from the limit on open files? A file that fails so is not damaged."""
+    """Whether ``error`` or one of its causes is the limit on open files. Such a file is not damaged."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             return True
-        if "Too many open files" in str(error):  # libraries that raise errors of their own
+        if "Too many open files" in str(error):  # exceptions of other libraries
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
 def did_you_mean(
-    word: str, known: Collection[str], cutoff: float = 0.6, synonyms: Mapping[str, str] | None = None
+    name: str, known: Collection[str], cutoff: float = 0.6, synonyms: Mapping[str, str] | None = None
 ) -> str:
-    """The second sentence of a message about an unknown name: the most similar known one, or all of them.
+    """The hint for an unknown name: the most similar of the ``known`` names, or all of them if none is similar.
 
-    ``synonyms`` maps other words for known names to these names.
+    ``synonyms`` maps other names to known ones, such as ``learning_rate`` to ``lr``.
     """
     names = {name: name for name in known} | dict(synonyms or {})
-    close = difflib.get_close_matches(word, names, 1, cutoff)
+    close = difflib.get_close_matches(name, names, 1, cutoff)
     return f"Did you mean {names[close[0]]!r}?" if close else f"Choose from {', '.join(known)}"
 
 
@@ -128,7 +132,7 @@ def counted(count: int, noun: str, several: str = "") -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` fit for one line of a message: what a terminal would obey becomes ``\\x1b`` or ``\\u202e``."""
+    """``text`` on one line, with control characters and text-direction marks escaped as ``\\x1b`` or ``\\u202e``."""
     return text if text.isprintable() else "".join(map(_printable_character, text))
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from alexnet import cli
+from alexnet.cli import serve
 from alexnet.cli.serve import ServeArguments
 from alexnet.serve.limits import Limits
 
 from .conftest import Client, form
 
-VERB = sys.modules["alexnet.cli.serve"]  # the package has the function under this name
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 DOCS = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -48,7 +48,7 @@ def test_what_it_starts_is_a_command_of_ours(monkeypatch):
     entry, words = json.loads(stage["ENTRYPOINT"]), json.loads(stage["CMD"])
     assert entry == ["alexnet"] and 'alexnet = "alexnet.__main__:main"' in (ROOT / "pyproject.toml").read_text()
     seen: list[ServeArguments] = []
-    monkeypatch.setattr(VERB, "_serve", lambda given, shared: seen.append(given))
+    monkeypatch.setattr(serve, "_serve", lambda given, shared: seen.append(given))
     assert cli.run(words) == 0
     assert (str(seen[0].run), seen[0].host, seen[0].port) == ("/model", "0.0.0.0", 8000)
     assert json.loads(stage["VOLUME"]) == ["/model"]
@@ -112,7 +112,7 @@ def test_triton_s_configuration_fits_the_exported_file(cifar, tmp_path):
 def test_the_commands_of_the_docs_exist(monkeypatch):
     """Each ``alexnet serve`` in the page, and each of its options."""
     seen: list[ServeArguments] = []
-    monkeypatch.setattr(VERB, "_serve", lambda given, shared: seen.append(given))
+    monkeypatch.setattr(serve, "_serve", lambda given, shared: seen.append(given))
     lines = [line.split("#")[0] for line in re.findall(r"^alexnet (serve .*)$", DOCS, re.M)]
     lists = re.findall(r"\[(serve, [^\]]*)\]", DOCS)
     for words in [*map(shlex.split, lines), *([w.strip(' "') for w in found.split(",")] for found in lists)]:

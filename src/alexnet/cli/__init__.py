@@ -1,101 +1,119 @@
-"""The ``alexnet`` command: the only room that reads arguments and environment.
+"""The ``alexnet`` command: the table of commands, their dispatch, and the exit status and message of every error.
 
-Results go to standard output, everything else to standard error. Exit status: 0 done, 1 failed, 2 wrong use,
-130 or 143 interrupted.
+Results go to standard output, everything else to standard error. Exit status: 0 success, 1 failure, 2 wrong use,
+130 or 143 interrupted. Only this package reads arguments and environment variables.
 """
 
 import errno
-import glob
-import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
 
-from alexnet import recipe as recipes
-from alexnet.cli import arguments, export, import_weights, layers, output, scaling, signals
-from alexnet.cli import evaluate as honest
-from alexnet.cli.bench import bench
-from alexnet.cli.claims import claims
-from alexnet.cli.compress import compress
-from alexnet.cli.contest import contest, depth
-from alexnet.cli.doctor import doctor
-from alexnet.cli.report import at_the_end, report
-from alexnet.cli.serve import serve
-from alexnet.errors import (
-    AlexNetError,
-    ImageError,
-    Interrupted,
-    RecipeError,
-    did_you_mean,
-    no_files,
-    no_memory,
-    printable,
-    reason,
-)
-from alexnet.recipe import Recipe
+from alexnet.cli import output, signals
+from alexnet.errors import AlexNetError, Interrupted, RecipeError, did_you_mean, no_files, no_memory, reason
 from alexnet.terminal import safe_output
 
-if TYPE_CHECKING:
-    from alexnet.export.prediction import Prediction
+
+class Command(NamedTuple):
+    """One command: its group in the overview, and the module of ``alexnet.cli`` whose ``run(argv)`` executes it."""
+
+    group: str
+    summary: str
+    module: str
+
+    def run(self, argv: list[str]) -> int:
+        """Import the module, run the command and return its exit status."""
+        status: int = import_module(f"alexnet.cli.{self.module}").run(argv)
+        return status
+
+
+COMMANDS: dict[str, Command] = {
+    "prepare": Command("Data", "prepare images as a store, which training reads fast", "prepare"),
+    "doctor": Command("Data", "check a data set for faults before training", "doctor"),
+    "train": Command("Train", "train or fine-tune a classifier on digits, a folder, a store, cifar10, ...", "train"),
+    "recipes": Command("Train", "list the recipes, show one, or compare two", "recipes"),
+    "models": Command("Train", "list the networks, or show the layers of one", "models"),
+    "layers": Command("Train", "check, list and plot a cuda-convnet layer file of 2012", "layers"),
+    "import": Command("Train", "convert weights of torchvision, Caffe or cuda-convnet to a bundle", "import_weights"),
+    "evaluate": Command("Evaluate", "top-1 and top-5 accuracy of a classifier or of an ensemble", "evaluate"),
+    "compare": Command("Evaluate", "compare two classifiers on the same images (McNemar's exact test)", "compare"),
+    "predict": Command("Evaluate", "classify image files, folders and globs", "predict"),
+    "report": Command("Evaluate", "write report.html: a run on one page", "report"),
+    "bench": Command("Evaluate", "measure the training and inference speed of this machine", "bench"),
+    "plot": Command("Explain", "plot filters, learning curves, saliency, nearest neighbors, ...", "plot"),
+    "export": Command("Ship", "export a classifier to ONNX, OpenVINO or torch.export", "export"),
+    "compress": Command("Ship", "make a classifier about 35 times smaller (Han et al. 2015)", "compress"),
+    "verify": Command("Ship", "check a bundle, an exported file or a server against its reference images", "verify"),
+    "serve": Command("Ship", "serve a classifier over HTTP, with a web page", "serve"),
+    "study claims": Command("2012 studies", "test a claim of the paper", "study.claims"),
+    "study contest": Command("2012 studies", "compare AlexNet, its successors and Fisher vectors", "study.contest"),
+    "study depth": Command("2012 studies", "train plain and residual networks of growing depth", "study.depth"),
+    "study scaling": Command("2012 studies", "predict the time of a training step on many devices", "study.scaling"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit status."""
+    """Run the command line and exit with its status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] != ["serve"]:  # it has handlers of its own
+    if argv[:1] != ["serve"]:  # the server has its own signal handlers
         signals.handle()
     sys.exit(run(argv))
 
 
 def run(argv: list[str]) -> int:
-    """Run a command line; returns the exit status."""
+    """Run a command line and return its exit status."""
     with safe_output():
         return _run(argv)
 
 
 def _run(argv: list[str]) -> int:
     try:
-        status = _command(argv)
-        sys.stdout.flush()  # here, where a reader that has left is no fault
+        status = _dispatch(argv)
+        sys.stdout.flush()  # a closed pipe raises here, inside the try
         return status
     except Interrupted as error:
-        return _fail(str(error), 128 + error.signal)
+        return output.fail(str(error), 128 + error.signal)
     except RecipeError as error:
-        return _fail(str(error), 2)
+        return output.fail(str(error), 2)
     except AlexNetError as error:
-        return _fail(reason(error), 1)
+        return output.fail(reason(error), 1)
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
-        return _fail("interrupted; the same command goes on where it can", 128 + number)
-    except BrokenPipeError:  # `alexnet … | head` has seen enough
+        return output.fail("interrupted; the same command goes on where it can", 128 + number)
+    except BrokenPipeError:  # the reader of `alexnet ... | head` has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        message = reason(error) if no_files(error) else _file_error(error)
-        return _fail(message, 1)
+        return output.fail(reason(error) if no_files(error) else _os_error(error), 1)
     except (MemoryError, RuntimeError) as error:
-        if wanted := no_memory(error):
-            return _fail(f"{wanted} could not be had; close other programs, or ask for less at a time", 1)
-        raise
+        return output.fail(_runtime_error(error), 1)
 
 
-def _file_error(error: OSError) -> str:
-    """What no command has explained: a full disk above all, standard output's too."""
+def _os_error(error: OSError) -> str:
+    """The message for an OSError that no command handles, such as a full disk."""
     try:
         sys.stdout.flush()
-    except OSError:  # Python would try again at its end
+    except OSError:  # Python would flush again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    place = f"{error.filename}: " if error.filename is not None else ""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return f"{place}{error.strerror or error}" + ("; make room, or write to another disk" if full else "")
+    path = f"{error.filename}: " if error.filename is not None else ""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return f"{path}{error.strerror or error}" + ("; make room, or write to another disk" if is_full else "")
 
 
-def _command(argv: list[str]) -> int:
+def _runtime_error(error: BaseException) -> str:
+    """The message for a lack of memory or an error of PyTorch. Re-raises ``error`` if ALEXNET_DEBUG is set."""
+    if size := no_memory(error):
+        return f"not enough memory: {size} could not be allocated. Close other programs, or use a smaller batch size"
+    if os.environ.get("ALEXNET_DEBUG", "") not in ("", "0"):
+        raise error
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{type(error).__name__}: {lines[0]} (set ALEXNET_DEBUG=1 for the traceback)"
+
+
+def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if argv else 2
@@ -105,294 +123,31 @@ def _command(argv: list[str]) -> int:
         print(f"alexnet {version('alexnet')}")
         return 0
     if argv[0] == "study":
-        argv = [" ".join(argv[:2]), *argv[2:]]
-    command = _COMMANDS.get(argv[0])
+        return _dispatch_study(argv[1:])
+    command = COMMANDS.get(argv[0])
     if command is None:
-        return _fail(f"unknown command {argv[0]!r}. {did_you_mean(argv[0], _COMMANDS)}", 2)
-    return command(argv[1:])
+        names = [name for name in COMMANDS if " " not in name] + ["study"]
+        return output.fail(f"unknown command {argv[0]!r}. {did_you_mean(argv[0], names)}", 2)
+    return command.run(argv[1:])
 
 
-def _fail(message: str, status: int) -> int:
-    output.say(f"alexnet: {printable(message)}")
-    return status
+def _dispatch_study(argv: list[str]) -> int:
+    names = [name.removeprefix("study ") for name in COMMANDS if name.startswith("study ")]
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview("2012 studies"))
+        return 0 if argv else 2
+    command = COMMANDS.get(f"study {argv[0]}")
+    if command is None:
+        return output.fail(f"unknown study {argv[0]!r}. {did_you_mean(argv[0], names)}", 2)
+    return command.run(argv[1:])
 
 
-def _overview() -> str:
-    lines = ["usage: alexnet COMMAND …          alexnet COMMAND --help tells the options of one", ""]
-    for name, command in _COMMANDS.items():
-        lines.append(f"  {name:<10} {(command.__doc__ or '').splitlines()[0]}")
-    lines += ["", "To begin: alexnet train digits"]
-    return "\n".join(lines)
-
-
-def train(argv: list[str]) -> int:
-    """learn to tell images apart: digits, a folder, a store, cifar10 …"""
-    started = time.perf_counter()  # before the libraries are imported
-    values, start = arguments.parse_train(argv)
-    from alexnet import api
-    from alexnet.training.distributed.sharding import Layout
-
-    layout = Layout(values.parallel, values.split, values.grad_accum_steps)
-    again = (
-        int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
-    )  # torchrun starts this command again after a fault
-    if again and values.output_dir is None and values.resume is None:
-        return _fail("torchrun --max-restarts needs --output-dir FOLDER: what is started again must find its run", 2)
-    if values.resume is not None:
-        arguments.only_resume(values)
-        arguments.data_options(values.source)  # where shards are fetched to
-        result = api.resume(
-            values.resume,
-            store=values.store,
-            device=values.device,
-            workers=values.num_workers,
-            quiet=values.quiet,
-            layout=layout,
-        )
-    elif values.store is not None:
-        return _fail("--store tells where the data of a run to --resume is; pass the store as DATA instead", 2)
-    elif values.data is None:
-        return _fail("train needs DATA: digits, a folder, a store or the name of a set (or --resume RUN)", 2)
-    else:
-        result = api.train(
-            values.data,
-            values.recipe,
-            values.output_dir,
-            start=start,
-            options=arguments.data_options(values.source),
-            device=values.device,
-            workers=values.num_workers,
-            quiet=values.quiet,
-            layers=values.layers,
-            layer_params=values.layer_params,
-            layout=layout,
-            go_on=again,
-        )
-    if result.first:
-        page, warnings, notes = at_the_end(result.folder, values)
-        result = replace(
-            result,
-            warnings=(*warnings, *result.warnings),
-            notes=(*result.notes, *notes),
-            seconds=time.perf_counter() - started,
-        )
-        output.result(result, page, as_json=values.json)
-    return 0
-
-
-def prepare(argv: list[str]) -> int:
-    """images on disk -> a store that training reads fast"""
-    args: arguments.PrepareArguments = arguments.parse(arguments.PrepareArguments, argv, "prepare")
-    from alexnet import api
-
-    if args.check:
-        return _check_store(args)
-    recipe = Recipe(
-        stored_size=args.size,
-        fit=args.fit,
-        validation=args.validation,
-        test=args.test,
-        seed=args.seed,
-        select_weights="best" if args.validation else "last",
-    )
-    store = api.prepare(
-        args.data,
-        args.store,
-        recipe,
-        arguments.data_options(args.source),
-        encoding=args.encoding,
-        quality=args.quality,
-        mixed=args.mixed,
-        shard_bytes=int(args.shard_mb * 2**20),
-        engine=args.engine,
-    )
-    rows = [(name, str(len(store.split(name)))) for name in ("train", "validation", "test")]
-    output.table(f"{store.address}: {len(store.classes)} classes, {store.size} pixels", ("split", "images"), rows)
-    return 0
-
-
-def _check_store(args: arguments.PrepareArguments) -> int:
-    from alexnet.data.prepare import check
-    from alexnet.data.store import Store
-
-    store = Store.open(args.store)
-    result = check(arguments.data_options(args.source).open(args.data), store)
-    for line in result:
-        print(line)
-    return _fail(f"{len(result)} differences between {args.data} and {args.store}", 1) if result else 0
-
-
-def evaluate(argv: list[str]) -> int:
-    """top-1 and top-5 of a trained classifier, or of several as an ensemble, on a test split"""
-    args: arguments.EvaluateArguments = arguments.parse(arguments.EvaluateArguments, argv, "evaluate")
-    if not args.runs:
-        return _fail("evaluate needs RUN: a run folder or a bundle; several are an ensemble", 2)
-    from alexnet import api
-
-    runs, data = api.members_and_data(args.runs)
-    if honest.asked(args):
-        return honest.details(args, runs, data)
-    scores = api.evaluate(
-        runs,
-        data,
-        split=args.split,
-        crops=args.crops,
-        device=args.device,
-        fit_weights=args.fit_weights,
-        options=replace(arguments.data_options(args.source), include_training_images=args.include_training_images),
-    )
-    output.scores(scores, as_json=args.json, provenance=api.provenance(runs[0]) if len(runs) == 1 else None)
-    return 0
-
-
-def predict(argv: list[str]) -> int:
-    """the predictions of a trained classifier for files, folders and globs"""
-    args: arguments.PredictArguments = arguments.parse(arguments.PredictArguments, argv, "predict")
-    if args.top < 1:
-        return _fail(f"--top is {args.top}; must be at least 1", 2)
-    if not args.images:
-        return _fail("predict needs IMAGES: files, folders or globs", 2)
-    paths, failures = _expand(args.images), 0
-    answer, below = export.answerer(args, len(paths))
-    results: list[dict[str, Any]] = []
-    for start in range(0, len(paths), _BATCH):
-        for path, prediction in _predictions(answer, paths[start : start + _BATCH]):
-            if isinstance(prediction, ImageError):
-                failures += 1
-                output.say(f"alexnet: {printable(str(prediction))}")
-                results.append({"filename": str(path), "error": str(prediction)})
-            else:
-                results.append(prediction.to_dict())
-    output.PREDICTIONS[args.format](results, args.top, below)
-    return 1 if failures else 0
-
-
-_BATCH = 32  # images of one pass through the network
-
-
-def _predictions(
-    predict: "Callable[[Sequence[Path]], list[Prediction]]", paths: Sequence[Path]
-) -> "Iterator[tuple[Path, Prediction | ImageError]]":
-    """In one pass; one by one where an image cannot be read, so that the others are predicted."""
-    try:
-        yield from zip(paths, predict(paths), strict=True)
-    except ImageError as error:
-        if len(paths) == 1:
-            yield paths[0], error
-        else:
-            for path in paths:
-                yield from _predictions(predict, [path])
-
-
-def _expand(argv: Sequence[str]) -> list[Path]:
-    """Files as they are, folders with every image below them, globs with what they match; in order, each once."""
-    from alexnet.data.remote import local_path
-    from alexnet.data.sources.folders import image_files
-
-    results: dict[Path, None] = {}
-    for word in argv:
-        if local_path(word).is_dir():
-            paths = image_files(Path(word))
-        elif glob.has_magic(word) and not Path(word).exists():
-            paths = [Path(p) for p in sorted(glob.glob(word, recursive=True)) if Path(p).is_file()]  # noqa: PTH207
-        else:
-            paths = [Path(word)]
-        if not paths:
-            raise ImageError(f"{word!r} holds no images", "a file, a folder with images, or a glob that matches")
-        results |= dict.fromkeys(paths)
-    return list(results)
-
-
-def plot(argv: list[str]) -> int:
-    """what a run learned and why it answers so, as a PNG: filters, saliency, neighbors …"""
-    args: arguments.PlotArguments = arguments.parse(arguments.PlotArguments, argv, "plot")
-    from alexnet import api
-
-    arguments.choose_cache()
-    path = api.plot(
-        args.kind,
-        args.run,
-        args.output,
-        count=args.count,
-        images=_expand(args.images),
-        layer=args.layer,
-        target_class=args.target_class,
-        method=args.method,
-        device=args.device,
-        say=output.say,
-        progress=output.Progress("indexing"),
-    )
-    print(path)
-    return 0
-
-
-def models(argv: list[str]) -> int:
-    """list the networks; with a name, its layers one by one"""
-    args: arguments.ModelsArguments = arguments.parse(arguments.ModelsArguments, argv, "models")
-    import torch
-
-    from alexnet.models import create_model, describe, list_models, list_peers
-    from alexnet.models.summary import summarize
-
-    if args.name is None:
-        results = {name: describe(name) for name in (*list_models(), *list_peers())}
-        if args.json:
-            print(json.dumps(results, indent=1))
-        else:
-            output.table("", ("network", "what it is"), list(results.items()))
-        return 0
-    with torch.device("meta"):  # shapes alone: no weights are drawn
-        network = create_model(
-            args.name,
-            num_classes=args.num_classes,
-            in_channels=args.in_channels,
-            image_size=args.image_size,
-        )
-    summary = summarize(network)
-    if args.json:
-        print(json.dumps(summary.as_dict(), indent=1))
-    else:
-        table = summary.render()
-        output.table(table.title, table.columns, [*table.rows, table.totals], right=5)
-    return 0
-
-
-def show_recipes(argv: list[str]) -> int:
-    """list the recipes; with a name, its numbers; with two, where they differ"""
-    args: arguments.RecipesArguments = arguments.parse(arguments.RecipesArguments, argv, "recipes")
-    if args.name is None:
-        results = {name: recipes.describe(name) for name in recipes.list_recipes()}
-        print(json.dumps(results, indent=1)) if args.json else output.table(
-            "", ("recipe", "what it is"), [*results.items()]
-        )
-    elif args.other is None:
-        chosen = recipes.get_recipe(args.name)
-        print(json.dumps(chosen.to_dict(), indent=1) if args.json else chosen.to_toml(), end="\n" if args.json else "")
-    else:
-        output.differences(args.name, args.other, as_json=args.json)
-    return 0
-
-
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train,
-    "doctor": doctor,
-    "prepare": prepare,
-    "evaluate": evaluate,
-    "compare": honest.compare,
-    "predict": predict,
-    "plot": plot,
-    "report": report,
-    "import": import_weights.run,
-    "export": export.export,
-    "compress": compress,
-    "verify": export.verify,
-    "serve": serve,
-    "models": models,
-    "layers": layers.run,
-    "recipes": show_recipes,
-    "study claims": claims,
-    "study scaling": scaling.run,
-    "study contest": contest,
-    "study depth": depth,
-    "bench": bench,
-}
+def _overview(group: str = "") -> str:
+    """The help text: all commands by group, or those of one group."""
+    name = "study NAME" if group else "COMMAND"
+    lines = [f"usage: alexnet {name} ...", "", f"'alexnet {name} --help' lists the options of a command."]
+    for title in dict.fromkeys(command.group for command in COMMANDS.values()):
+        if group in ("", title):
+            lines += ["", f"{title}:"]
+            lines += [f"  {name:<14} {c.summary}" for name, c in COMMANDS.items() if c.group == title]
+    return "\n".join(lines if group else [*lines, "", "To begin: alexnet train digits"])

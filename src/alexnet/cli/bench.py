@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet.cli import arguments, output
+from alexnet.cli import output, parser
 
 if TYPE_CHECKING:
     from alexnet.benchmark.runner import Timing
@@ -41,9 +41,9 @@ class BenchArguments:
     """print all numbers as JSON"""
 
 
-def bench(argv: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """how fast this machine trains and answers, beside PyTorch, torchvision, ONNX Runtime and OpenVINO"""
-    args: BenchArguments = arguments.parse(BenchArguments, argv, "bench")
+    args: BenchArguments = parser.parse(BenchArguments, argv, "bench")
     from alexnet.benchmark import suite
 
     every = suite.PARTS if args.run is None else ("inference",)

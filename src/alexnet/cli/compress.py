@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from alexnet.cli import arguments
-from alexnet.cli import output as show
+from alexnet.cli import output, parser
+from alexnet.cli.options import DataArguments, data_options
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ class CompressArguments:
     """print one JSON object"""
     quiet: bool = False
     """say nothing on the way"""
-    source: arguments.DataArguments = field(default_factory=arguments.DataArguments)
+    source: DataArguments = field(default_factory=DataArguments)
 
 
-def compress(argv: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """a trained classifier 35 times smaller: pruned, weights shared, coded"""
     started = time.perf_counter()  # before the libraries are imported
-    args: CompressArguments = arguments.parse(CompressArguments, argv, "compress")
+    args: CompressArguments = parser.parse(CompressArguments, argv, "compress")
     for name, low, high in (("epochs", 1, 10_000), ("tune_epochs", 0, 10_000), ("conv_bits", 1, 8), ("fc_bits", 1, 8)):
         if not low <= getattr(args, name) <= high:
             raise RecipeError(f"--{name.replace('_', '-')} is {getattr(args, name)}", f"from {low} to {high}")
@@ -73,7 +73,7 @@ def compress(argv: list[str]) -> int:
 
     from alexnet import api
 
-    options = arguments.data_options(args.source)
+    options = data_options(args.source)
     options = replace(options, say=None, progress=None) if args.quiet else options
     effort = api.Effort(args.epochs, args.tune_epochs, args.lr, args.conv_bits, args.fc_bits)
     made = api.compress(
@@ -117,11 +117,11 @@ def _tell(made: "Compressed") -> None:
         "in memory",
     )
     first = made.stages[0].bytes
-    show.table(f"{made.original}, stage by stage", columns, [_row(stage, first) for stage in made.stages], right=9)
+    output.table(f"{made.original}, stage by stage", columns, [_row(stage, first) for stage in made.stages], right=9)
     print(f"bundle     {made.original_bytes / 1e6:.4g} MB -> {made.bytes / 1e6:.4g} MB: {made.ratio:.1f} times smaller")
     if made.test is not None:
         d, p = made.test.difference, made.test.p_value
-        before, after = show.percent(made.test.first.value), show.percent(made.test.second.value)
+        before, after = output.percent(made.test.first.value), output.percent(made.test.second.value)
         print(
             f"test       {before} -> {after} on {made.test.count} images: {100 * d.value:+.1f} points "
             f"(95 % CI {100 * d.low:+.1f} to {100 * d.high:+.1f}; McNemar p = {p:.2f})"
@@ -144,7 +144,7 @@ def _lost(made: "Compressed") -> str:
         else f"at most {made.max_accuracy_drop:g} allowed"
     )
     change = f"{abs(made.points_lost):.1f} points {'lost' if made.points_lost >= 0 else 'gained'} ({limit})"
-    return f"validation {show.percent(before.top1)} -> {show.percent(after.top1)}: {change}"
+    return f"validation {output.percent(before.top1)} -> {output.percent(after.top1)}: {change}"
 
 
 def _row(stage: "Stage", first: int) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from alexnet.cli import arguments, output
+from alexnet.cli import output, parser
+from alexnet.cli.options import SourceArguments, layout_options
 from alexnet.errors import DataError, counted
 
 if TYPE_CHECKING:
@@ -47,12 +48,12 @@ class DoctorArguments:
     """of the splits, as training would be told"""
     device: str = "auto"
     """for --bundle: auto | cpu | cuda | cuda:N"""
-    source: arguments.SourceArguments = field(default_factory=arguments.SourceArguments)
+    source: SourceArguments = field(default_factory=SourceArguments)
 
 
-def doctor(argv: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """what is wrong with a data set, before a day of training"""
-    args: DoctorArguments = arguments.parse(DoctorArguments, argv, "doctor")
+    args: DoctorArguments = parser.parse(DoctorArguments, argv, "doctor")
     from alexnet.data.sources.options import DataOptions
     from alexnet.doctor.examine import examine
 
@@ -62,7 +63,7 @@ def doctor(argv: list[str]) -> int:
         group_column=args.source.group_column,
         group_pattern=args.source.group_pattern,
         exclude=args.source.exclude,
-        layout=arguments.layout_options(args.source),
+        layout=layout_options(args.source),
     )
     faults: list[DataError] = []
     source = options.open(args.data, faults)

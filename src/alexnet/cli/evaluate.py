@@ -1,32 +1,95 @@
-"""What is printed of honest numbers: ``evaluate --details`` and what goes with it, and the command ``compare``."""
+"""The command ``evaluate``."""
 
 import json
 from collections import Counter
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from alexnet.cli import arguments, output
+from tyro.conf import Positional
+
+from alexnet.cli import output, parser
+from alexnet.cli.options import DataArguments, data_options
+from alexnet.cli.output import estimate_cells
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
     from alexnet.api.detailed_evaluation import Details
+    from alexnet.api.provenance import Provenance
     from alexnet.evaluation.calibration import Reliability, RiskCoverage
-    from alexnet.evaluation.intervals import Estimate
+    from alexnet.evaluation.metrics import Scores
+
+_percent = partial(output.percent, decimals=1)
 
 
-def asked(args: arguments.EvaluateArguments) -> bool:
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Evaluate a trained classifier on a whole split, every image counted once.
+
+    RUN RUN … [DATA]: several runs or bundles are an ensemble, the mean of their probabilities. The last path is DATA
+    where it is neither a run nor a bundle.
+    """
+
+    runs: Positional[tuple[str, ...]]  # run folders or bundles; then other images (by default the runs' own)
+    split: Literal["test", "validation", "train"] = "test"  # which images
+    crops: Literal[1, 9, 10] = 1  # the center | 3×3 places, not mirrored (2012, CIFAR) | corners, center and mirrors
+    fit_weights: Literal["validation", "train", "test"] | None = None  # ensemble: find its weights on this split
+    details: bool = False  # every class with its interval, calibration, risk against coverage
+    slices: str | None = None  # top-1 by a column of the CSV that the images came from
+    ood_dir: Path | None = None
+    """folder with images of no known class: how many are called unknown?"""
+    confidence_threshold: float | None = None
+    """a first prediction of a lower probability is called unknown: what that does"""
+    target_risk: float | None = None
+    """the same by the bundle's threshold for this share of wrong answers: 0.02"""
+    calibrate: bool = False
+    """fit temperature and thresholds on the validation split, and write them into the bundle"""
+    include_training_images: bool = False
+    """do not leave out images of DATA that were trained on"""
+    device: str = "auto"
+    """auto | cpu | cuda | cuda:N"""
+    json: bool = False
+    """print one JSON object"""
+    source: DataArguments = field(default_factory=DataArguments)
+
+
+def run(argv: list[str]) -> int:
+    """top-1 and top-5 of a trained classifier, or of several as an ensemble, on a test split"""
+    args: EvaluateArguments = parser.parse(EvaluateArguments, argv, "evaluate")
+    if not args.runs:
+        return output.fail("evaluate needs RUN: a run folder or a bundle; several are an ensemble", 2)
+    from alexnet import api
+
+    runs, data = api.members_and_data(args.runs)
+    if _is_detailed(args):
+        return _detailed(args, runs, data)
+    scores = api.evaluate(
+        runs,
+        data,
+        split=args.split,
+        crops=args.crops,
+        device=args.device,
+        fit_weights=args.fit_weights,
+        options=replace(data_options(args.source), include_training_images=args.include_training_images),
+    )
+    _print_scores(scores, as_json=args.json, provenance=api.provenance(runs[0]) if len(runs) == 1 else None)
+    return 0
+
+
+def _is_detailed(args: EvaluateArguments) -> bool:
     """Does the command want more than top-1 and top-5?"""
     values = (args.slices, args.ood_dir, args.confidence_threshold, args.target_risk)
     return args.details or args.calibrate or any(value is not None for value in values)
 
 
-def details(args: arguments.EvaluateArguments, runs: list[str], data: str | None) -> int:
+def _detailed(args: EvaluateArguments, runs: list[str], data: str | None) -> int:
     """One run in full; what was not asked for is not printed."""
     if len(runs) > 1 or args.fit_weights:
         raise RecipeError(f"--details of {len(runs)} runs", "one", "compare two with: alexnet compare RUN RUN")
     from alexnet import api
 
-    options = arguments.data_options(args.source)
+    options = data_options(args.source)
     options = replace(options, include_training_images=args.include_training_images)
     asked = api.EvaluationOptions(args.slices, args.ood_dir, args.confidence_threshold, args.target_risk)
     if args.calibrate:
@@ -41,34 +104,61 @@ def details(args: arguments.EvaluateArguments, runs: list[str], data: str | None
     if args.json:
         print(json.dumps(result.to_dict(), allow_nan=False))
         return 0
-    output.scores(result.scores, as_json=False)
+    _print_scores(result.scores, as_json=False)
     if args.details:
         _numbers(result)
         _calibration(result)
         _curve(result.curve)
     if result.slices:
-        rows = [(one.value, str(one.images), *_cells(one.top1)) for one in result.slices]
+        rows = [(one.value, str(one.images), *estimate_cells(one.top1)) for one in result.slices]
         output.table(f"By {args.slices}", (args.slices or "", "images", "top-1", "95 % CI"), rows)
     _thresholds(result)
-    _grouped(result.groups)
+    output.resampled_groups(result.groups)
     for line in result.provenance.lines():
         print(line)
     return 0
 
 
-def _percent(share: float) -> str:
-    return "" if share != share else f"{100 * share:.1f} %"
+def _print_scores(scores: "Scores", *, as_json: bool, provenance: "Provenance | None" = None) -> None:
+    """What ``evaluate`` found: of an ensemble, each member's scores and weight first; of one run, what chose what."""
+    if as_json:
+        print(json.dumps(scores.to_dict() | (provenance.to_dict() if provenance else {})))
+        return
+    crops = "center view" if scores.crops == 1 else f"{scores.crops} crops"
+    _members(scores, crops)
+    rows = [("top-1", output.percent(scores.top1), output.percent(1 - scores.top1))]
+    if scores.has_top5:
+        rows.append(("top-5", output.percent(scores.top5), output.percent(1 - scores.top5)))
+    output.table(f"{scores.split}: {scores.count} images, {crops}", ("", "accuracy", "error"), rows)
+    output.training_images(scores.training_images_left_out, scores.training_images_included)
+    low, high = scores.top1_interval
+    over = f", over {len(scores.groups)} groups of images" if scores.groups else ""
+    print(f"top-1 {output.percent(scores.top1)} (95 % CI {output.percent(low)} to {output.percent(high)}{over})")
+    print(f"loss {scores.loss:.4f}   {scores.count / scores.seconds:.1f} images/s")
+    for line in provenance.lines() if provenance else ():
+        print(line)
 
 
-def _cells(one: "Estimate") -> tuple[str, str]:
-    """A number and its interval; empty where there is none."""
-    return _percent(one.value), f"{100 * one.low:.1f} to {100 * one.high:.1f}" if one.value == one.value else ""
+def _members(scores: "Scores", crops: str) -> None:
+    from alexnet.evaluation.ensemble import EnsembleScores
+
+    if not isinstance(scores, EnsembleScores):
+        return
+    rows = [(m.name, f"{m.weight:.4f}", *output.score_cells(m.scores)) for m in scores.members]
+    columns = ("member", "weight", *output.score_columns(scores))
+    output.table(f"{len(rows)} members alone on {scores.split}, {crops}", columns, rows)
+    if scores.fitted_on:
+        chosen = f"the {scores.fitted_count} images of {scores.fitted_on}"
+        print(f"weights were found on {chosen}, which are not those reported")
+    else:
+        print("equal weights: the ensemble is the plain mean of the members' probabilities")
+    print()
 
 
 def _numbers(results: "Details") -> None:
     numbers = results.classes
     rows = [
-        (name, *_cells(one))
+        (name, *estimate_cells(one))
         for name, one in (
             ("top-1", numbers.top1),
             ("top-5", numbers.top5),
@@ -81,7 +171,14 @@ def _numbers(results: "Details") -> None:
     ]
     output.table("All classes", ("", "", "95 % CI"), rows)
     by_class = [
-        (one.name, str(one.images), *_cells(one.recall), *_cells(one.precision), *_cells(one.f1), *_cells(one.auroc))
+        (
+            one.name,
+            str(one.images),
+            *estimate_cells(one.recall),
+            *estimate_cells(one.precision),
+            *estimate_cells(one.f1),
+            *estimate_cells(one.auroc),
+        )
         for one in numbers.classes
     ]
     parts = [column for name in ("recall", "precision", "F1", "AUROC") for column in (name, "95 % CI")]
@@ -139,59 +236,9 @@ def _thresholds(results: "Details") -> None:
         error = (_percent(did.error), f"{100 * did.low:.1f} to {100 * did.high:.1f}") if did.answered else ("", "")
         row = [f"{100 * one.target:g} %" if one.target else "as given", f"{did.threshold:.4f}"]
         row += [f"{_percent(did.coverage)} ({did.answered})", *error]
-        rows.append(row + ([" ".join(_cells(one.unknown)).replace("% ", "%, ", 1)] if one.unknown else []))
+        rows.append(row + ([" ".join(estimate_cells(one.unknown)).replace("% ", "%, ", 1)] if one.unknown else []))
     title = f'Thresholds on {results.scores.split}: below them the answer is "unknown"'
     output.table(title, columns, rows, right=len(columns))
     if results.ood:
         often = ", ".join(f"{name} {times}" for name, times in Counter(results.ood).most_common(5))
         print(f"{len(results.ood)} images of no known class; first predictions: {often}\n")
-
-
-def _grouped(groups: int) -> None:
-    from alexnet.evaluation.intervals import FEW_GROUPS
-
-    if groups:
-        few = "; so few that no interval can be trusted" if groups < FEW_GROUPS else ""
-        print(f"intervals  {groups} groups were resampled whole{few}")
-
-
-def compare(argv: list[str]) -> int:
-    """two trained classifiers on the same images: McNemar's exact test"""
-    args: arguments.CompareArguments = arguments.parse(arguments.CompareArguments, argv, "compare")
-    from alexnet import api
-
-    result = api.compare(
-        args.first,
-        args.second,
-        args.data,
-        split=args.split,
-        crops=args.crops,
-        device=args.device,
-        options=replace(arguments.data_options(args.source), include_training_images=args.include_training_images),
-    )
-    if args.json:
-        print(json.dumps(result.to_dict()))
-        return 0
-    output.training_images(result.training_images_left_out, result.training_images_included)
-    pair = result.paired
-    rows = [(name, *_cells(one)) for name, one in ((result.first, pair.first), (result.second, pair.second))]
-    output.table(f"{result.split}: {pair.count} images", ("run", "top-1", "95 % CI"), rows)
-    print(f"both right {pair.both}, both wrong {pair.neither}; right alone: the first {pair.only_first}, ", end="")
-    print(f"the second {pair.only_second}")
-    difference = pair.difference
-    low, high = 100 * difference.low, 100 * difference.high
-    print(f"difference {100 * difference.value:+.1f} points (95 % CI {low:+.1f} to {high:+.1f})")
-    print(f"McNemar    p = {pair.p_value:.2g}: {_verdict(pair.p_value)}")
-    _grouped(pair.groups)
-    if pair.groups:
-        print("           the test takes images for independent; with groups the interval is what counts")
-    for name, one in zip((result.first, result.second), result.provenances, strict=True):
-        for line in one.lines():
-            print(f"{line}  [{name}]")
-    return 0
-
-
-def _verdict(p: float) -> str:
-    if p < 0.05:
-        return "so unequal a split is rare where two classifiers are equally good"
-    return "two equally good classifiers differ so much by luck often enough"

@@ -1,12 +1,16 @@
 """``alexnet import``: other people's weights become a bundle that predicts at once."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from alexnet.cli import arguments, output
+from alexnet.cli import output, parser
+
+if TYPE_CHECKING:
+    from alexnet.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class ImportArguments:
 
 def run(argv: list[str]) -> int:
     """make a bundle of other people's weights: torchvision, Caffe, cuda-convnet"""
-    args: ImportArguments = arguments.parse(ImportArguments, argv, "import")
+    args: ImportArguments = parser.parse(ImportArguments, argv, "import")
     from alexnet.errors import BundleError
     from alexnet.weights.import_weights import ImportOptions, import_weights
 
@@ -42,5 +46,22 @@ def run(argv: list[str]) -> int:
     extras = ImportOptions(args.model, args.mean, args.classes, args.batches_meta, output.say)
     made = import_weights(args.kind, args.file, extras)
     path = made.save(args.bundle)
-    output.imported(made, path, as_json=args.json)
+    _print(made, path, as_json=args.json)
     return 0
+
+
+def _print(bundle: "Bundle", path: Path, *, as_json: bool) -> None:
+    """What came of ``alexnet import``."""
+    network = bundle.network
+    parameters = sum(p.numel() for p in network.parameters())
+    if as_json:
+        about: dict[str, Any] = {
+            "bundle": str(path),
+            "model": network.name,
+            "classes": len(bundle.classes),
+            "parameters": parameters,
+        }
+        print(json.dumps({**about, **bundle.data}))
+        return
+    print(f"{network.name}, {len(bundle.classes)} classes, {parameters:,} parameters -> {path}")
+    print(f"try it: alexnet predict {path} IMAGE")

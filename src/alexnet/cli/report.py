@@ -5,9 +5,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from alexnet.cli import arguments
-from alexnet.cli import output as show
-from alexnet.errors import AlexNetError
+from alexnet.cli import output, parser
+from alexnet.cli.options import SourceArguments, choose_cache, layout_options
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,12 @@ class ReportArguments:
     """examine the images themselves, if they are at hand"""
     device: str = "auto"
     """auto | cpu | cuda | cuda:N"""
-    source: arguments.SourceArguments = field(default_factory=arguments.SourceArguments)
+    source: SourceArguments = field(default_factory=SourceArguments)
 
 
-def report(argv: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """everything about a run on one page: report.html"""
-    args: ReportArguments = arguments.parse(ReportArguments, argv, "report")
+    args: ReportArguments = parser.parse(ReportArguments, argv, "report")
     from alexnet import api
 
     options = api.DataOptions(
@@ -42,10 +41,10 @@ def report(argv: list[str]) -> int:
         group_column=args.source.group_column,
         group_pattern=args.source.group_pattern,
         exclude=args.source.exclude,
-        layout=arguments.layout_options(args.source),
-        say=show.say,
+        layout=layout_options(args.source),
+        say=output.say,
     )
-    arguments.choose_cache()
+    choose_cache()
     print(
         api.report(
             args.run,
@@ -54,29 +53,7 @@ def report(argv: list[str]) -> int:
             doctor=args.doctor,
             device=args.device,
             options=options,
-            progress=show.Progress,
+            progress=output.Progress,
         )
     )
     return 0
-
-
-def at_the_end(run: Path, args: arguments.TrainArguments) -> tuple[Path | None, list[str], list[str]]:
-    """The report of a training that has just ended, in seconds; warnings and notes about its data.
-
-    None where there is no report: the training is done and saved, so that is no failure.
-    """
-    from alexnet import api
-
-    page, warnings, notes = None, [], []
-    try:
-        diagnosis, why = None, f"alexnet report {run} examines it"
-        if args.report:
-            diagnosis, why = api.diagnose(run, store=args.store, quick=True)
-        if diagnosis is None:
-            notes = [f"the data was not examined for near-identical images, groups and other faults: {why}"]
-        warnings = api.data_warnings(run, diagnosis, store=args.store)
-        if args.report:
-            page = api.report(run, store=args.store, quick=True, device=args.device, diagnosis=(diagnosis, why))
-    except AlexNetError as error:
-        show.say(f"no report: {error}")
-    return page, warnings, notes

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction
 
-from alexnet.cli import arguments
+from alexnet.cli import parser
 from alexnet.errors import RecipeError, ServerError
 from alexnet.serve.limits import Limits
 from alexnet.system import temporary_folder
@@ -58,9 +58,9 @@ class ServeArguments:
     limits: Limits = field(default_factory=Limits)
 
 
-def serve(argv: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """a server with a page, and JSON for programs"""
-    args: ServeArguments = arguments.parse(ServeArguments, argv, "serve")
+    args: ServeArguments = parser.parse(ServeArguments, argv, "serve")
     _check(args)
     for library in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
         if find_spec(library) is None:

@@ -1,4 +1,4 @@
-"""The command that predicts how long a step takes on many devices, by layout."""
+"""The command ``study scaling``."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 
 from tyro.conf import Positional, arg
 
-from alexnet.cli import arguments, output
+from alexnet.cli import output, parser
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ScalingArguments:
 
 def run(argv: list[str]) -> int:
     """how long a training step would take on many devices, by layout"""
-    args: ScalingArguments = arguments.parse(ScalingArguments, argv, "study scaling")
+    args: ScalingArguments = parser.parse(ScalingArguments, argv, "study scaling")
     rows = table(args)
     if args.json:
         print(json.dumps([row._asdict() for row in rows], indent=1))

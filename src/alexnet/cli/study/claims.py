@@ -1,11 +1,15 @@
-"""``alexnet study claims``: the paper's claims listed, or one of them put to the test."""
+"""The command ``study claims``."""
 
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet.cli import arguments, output
+from tyro.conf import Positional
+
+from alexnet.cli import output, parser
+from alexnet.cli.options import DataArguments, data_options
 from alexnet.errors import DataError
 
 if TYPE_CHECKING:
@@ -14,9 +18,31 @@ if TYPE_CHECKING:
     from alexnet.experiments.runner import Finding, Outcome
 
 
-def claims(argv: list[str]) -> int:
+@dataclass(frozen=True)
+class ClaimsArguments:
+    """Put a claim of the paper to the test: a plan, its trainings, and whether the claim holds. Without a name: list.
+
+    The same command again finds what it has trained already, and goes on where it was interrupted.
+    """
+
+    name: Positional[str | None] = None  # relu, norm, overlap, dropout, augmentation, color-noise, towers, depth, …
+    data: str | None = None  # digits | cifar10 (the default) | mnist … | a folder of images or parquet | a store
+    quick: bool = False  # small networks and few images: minutes on a processor
+    seeds: int | None = None  # trainings of each network; by default 3 (quick) or 5
+    epochs: int | None = None  # most epochs of a training
+    rates: tuple[float, ...] = ()  # learning rates to choose from, for each network by itself
+    images: int | None = None  # most training images; 0: all
+    level: float | None = None  # training error, a fraction, to which epochs are counted (relu: 0.25)
+    output_dir: Path | None = None  # folder for all trainings; by default runs/claims/NAME-DATA
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    num_workers: int = 1  # threads that make batches; the number never changes a run
+    json: bool = False  # print one JSON object; the plan goes to standard error
+    source: DataArguments = field(default_factory=DataArguments)
+
+
+def run(argv: list[str]) -> int:
     """the paper's claims; with a name, one put to the test: a plan, the trainings, a verdict"""
-    args: arguments.ClaimsArguments = arguments.parse(arguments.ClaimsArguments, argv, "study claims")
+    args: ClaimsArguments = parser.parse(ClaimsArguments, argv, "study claims")
     from alexnet.experiments import claims as catalogue
 
     if args.name is None:
@@ -25,7 +51,7 @@ def claims(argv: list[str]) -> int:
     from alexnet.experiments import plan, runner
 
     config = plan.Config(args.quick, args.seeds, args.epochs, args.rates, args.images, args.level)
-    options = arguments.data_options(args.source)
+    options = data_options(args.source)
     result = _find(args.data, options)
     made = plan.make(claim, result, result.name if args.data is None else plan.shown(args.data), config)
     print("\n".join(made.lines()), "", sep="\n", file=sys.stderr if args.json else sys.stdout, flush=True)

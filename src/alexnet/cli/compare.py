@@ -1,0 +1,75 @@
+"""The command ``compare``."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from alexnet.cli import output, parser
+from alexnet.cli.options import DataArguments, data_options
+from alexnet.cli.output import estimate_cells
+
+
+@dataclass(frozen=True)
+class CompareArguments:
+    """Compare two trained classifiers on the same images: is one better, or was it luck? McNemar's exact test."""
+
+    first: Positional[Path]
+    """a run folder or a bundle"""
+    second: Positional[Path]
+    """another one, of the same classes"""
+    data: Positional[str | None] = None
+    """other images of these classes; by default the runs' own"""
+    split: Literal["test", "validation", "train"] = "test"
+    """which images"""
+    crops: Literal[1, 9, 10] = 1  # the center | 3×3 places, not mirrored (2012, CIFAR) | corners, center and mirrors
+    include_training_images: bool = False  # do not leave out images of DATA that were trained on
+    device: str = "auto"
+    """auto | cpu | cuda | cuda:N"""
+    json: bool = False
+    """print one JSON object"""
+    source: DataArguments = field(default_factory=DataArguments)
+
+
+def run(argv: list[str]) -> int:
+    """two trained classifiers on the same images: McNemar's exact test"""
+    args: CompareArguments = parser.parse(CompareArguments, argv, "compare")
+    from alexnet import api
+
+    result = api.compare(
+        args.first,
+        args.second,
+        args.data,
+        split=args.split,
+        crops=args.crops,
+        device=args.device,
+        options=replace(data_options(args.source), include_training_images=args.include_training_images),
+    )
+    if args.json:
+        print(json.dumps(result.to_dict()))
+        return 0
+    output.training_images(result.training_images_left_out, result.training_images_included)
+    pair = result.paired
+    rows = [(name, *estimate_cells(one)) for name, one in ((result.first, pair.first), (result.second, pair.second))]
+    output.table(f"{result.split}: {pair.count} images", ("run", "top-1", "95 % CI"), rows)
+    print(f"both right {pair.both}, both wrong {pair.neither}; right alone: the first {pair.only_first}, ", end="")
+    print(f"the second {pair.only_second}")
+    difference = pair.difference
+    low, high = 100 * difference.low, 100 * difference.high
+    print(f"difference {100 * difference.value:+.1f} points (95 % CI {low:+.1f} to {high:+.1f})")
+    print(f"McNemar    p = {pair.p_value:.2g}: {_verdict(pair.p_value)}")
+    output.resampled_groups(pair.groups)
+    if pair.groups:
+        print("           the test takes images for independent; with groups the interval is what counts")
+    for name, one in zip((result.first, result.second), result.provenances, strict=True):
+        for line in one.lines():
+            print(f"{line}  [{name}]")
+    return 0
+
+
+def _verdict(p: float) -> str:
+    if p < 0.05:
+        return "so unequal a split is rare where two classifiers are equally good"
+    return "two equally good classifiers differ so much by luck often enough"

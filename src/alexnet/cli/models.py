@@ -1,0 +1,50 @@
+"""The command ``models``."""
+
+import json
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from alexnet.cli import output, parser
+
+
+@dataclass(frozen=True)
+class ModelsArguments:
+    """List the networks, or show one: a row a layer with the output size worked out, and totals."""
+
+    name: Positional[str | None] = None  # which network to show
+    num_classes: int | None = None  # classes it tells apart; by default the network's own number
+    in_channels: int | None = None  # 3 for color, 1 for gray
+    image_size: int | None = None  # side of its input, pixels
+    json: bool = False  # print JSON
+
+
+def run(argv: list[str]) -> int:
+    """list the networks; with a name, its layers one by one"""
+    args: ModelsArguments = parser.parse(ModelsArguments, argv, "models")
+    import torch
+
+    from alexnet.models import create_model, describe, list_models, list_peers
+    from alexnet.models.summary import summarize
+
+    if args.name is None:
+        results = {name: describe(name) for name in (*list_models(), *list_peers())}
+        if args.json:
+            print(json.dumps(results, indent=1))
+        else:
+            output.table("", ("network", "what it is"), list(results.items()))
+        return 0
+    with torch.device("meta"):  # shapes alone: no weights are drawn
+        network = create_model(
+            args.name,
+            num_classes=args.num_classes,
+            in_channels=args.in_channels,
+            image_size=args.image_size,
+        )
+    summary = summarize(network)
+    if args.json:
+        print(json.dumps(summary.as_dict(), indent=1))
+    else:
+        table = summary.render()
+        output.table(table.title, table.columns, [*table.rows, table.totals], right=5)
+    return 0

@@ -1,0 +1,1 @@
+"""The commands `study claims`, `study contest`, `study depth` and `study scaling`."""
