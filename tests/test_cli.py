@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet import cli
+from alexnet import cli, kernels
 from alexnet import recipe as recipes
 from alexnet.cli import train
 from alexnet.data.sources import open_source
@@ -418,3 +418,20 @@ def test_a_reader_that_has_left_before_the_first_line_is_no_error(words):
 def test_ten_crops_of_what_was_trained_without_mirrors_come_with_a_warning(home):
     assert "trained without mirrors" in alexnet("evaluate", "run", "--crops", 10, cwd=home).stderr
     assert "mirrors" not in alexnet("evaluate", "run", cwd=home).stderr
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict run", "bench --only nosuch"])
+def test_kernels_off_turns_all_kernels_off(command):
+    """The commands end with status 2 after they have read their options: something else is missing."""
+    with kernels.using("auto"):
+        assert cli.run([*command.split(), "--kernels", "off"]) == 2
+        assert not any(map(kernels.enabled, kernels.KERNELS))
+        assert cli.run(command.split()) == 2
+        assert all(map(kernels.enabled, kernels.KERNELS))
+
+
+def test_kernels_off_changes_no_count(home):
+    fast = json.loads(alexnet("evaluate", "run", "--json", cwd=home).stdout)
+    reference = json.loads(alexnet("evaluate", "run", "--kernels", "off", "--json", cwd=home).stdout)
+    assert reference["loss"] == pytest.approx(fast["loss"], rel=1e-4)
+    assert (reference["top1"], reference["count"]) == (fast["top1"], fast["count"])

@@ -22,6 +22,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alexnet import kernels
+
 READY_SECONDS = 900.0  # a contender that is not ready by then (a compilation that hangs) is left out
 _TO_SPEED = 0.5  # seconds that a contender computes before its clock runs
 
@@ -93,7 +95,8 @@ class _Player:
         self.contender, self.skipped, self.rounds = contender, "", list[Measured]()
         spawn = multiprocessing.get_context("spawn")
         self._connection, theirs = spawn.Pipe()
-        arguments = (theirs, contender.make, contender.arguments)
+        disabled = [name for name in kernels.KERNELS if not kernels.enabled(name)]
+        arguments = (theirs, contender.make, contender.arguments, disabled)
         self.process: BaseProcess = spawn.Process(target=_serve, args=arguments, daemon=False)
         self.process.start()
         theirs.close()
@@ -151,9 +154,13 @@ def _running(contenders: Sequence[Candidate], say: Callable[[str], None]) -> Ite
             player.stop()
 
 
-def _serve(connection: Connection, make: Callable[..., Unit], arguments: dict[str, Any]) -> None:
+def _serve(
+    connection: Connection, make: Callable[..., Unit], arguments: dict[str, Any], disabled_kernels: list[str]
+) -> None:
     """The contender's own process: ready, a round whenever asked, its peak memory at the end."""
     os.dup2(2, 1)  # what libraries print is not the bench's answer
+    if disabled_kernels:
+        kernels.use("off", *disabled_kernels)
     try:
         unit = make(**arguments)
         unit()

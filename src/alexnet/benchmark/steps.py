@@ -313,7 +313,8 @@ _tuned = ExitStack()  # a contender's process stays tuned to its end
 def tune(precision: str, kernels: bool = True, convolution: str = "auto") -> None:
     """Do to this process what a training does; raises :class:`Skipped` for bfloat16 where nobody would choose it."""
     native_kernels.build()
-    switchboard.use("auto" if kernels else "off")
+    if not kernels:
+        switchboard.use("off")
     recipe = runtime.resolve_auto(Recipe().replace(precision=precision, convolution=convolution), CPU)
     if precision == "bf16" and recipe.convolution == "plain":
         _refuse_slow()

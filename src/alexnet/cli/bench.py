@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alexnet import kernels
 from alexnet.cli import output, parser
+from alexnet.cli.options import KernelMode
 
 if TYPE_CHECKING:
     from alexnet.benchmark.runner import Timing
@@ -33,6 +35,8 @@ class BenchArguments:
     """folder of class folders with JPEG files; by default painted ones"""
     run: Path | None = None
     """time the predictions of this trained run on its test images, and count which are right"""
+    kernels: KernelMode = "auto"
+    """off: this project's candidates compute by PyTorch and Pillow instead of the fast kernels"""
     quick: bool = False
     """small batches and few images: a minute or two, for a first look"""
     chart: Path | None = None
@@ -44,6 +48,7 @@ class BenchArguments:
 def run(argv: list[str]) -> int:
     """how fast this machine trains and answers, beside PyTorch, torchvision, ONNX Runtime and OpenVINO"""
     args: BenchArguments = parser.parse(BenchArguments, argv, "bench")
+    kernels.use(args.kernels)
     from alexnet.benchmark import suite
 
     every = suite.PARTS if args.run is None else ("inference",)

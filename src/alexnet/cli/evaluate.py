@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
+from alexnet import kernels
 from alexnet.cli import output, parser
-from alexnet.cli.options import DataArguments, data_options
+from alexnet.cli.options import DataArguments, KernelMode, data_options
 from alexnet.cli.output import estimate_cells
 from alexnet.errors import RecipeError
 
@@ -49,6 +50,8 @@ class EvaluateArguments:
     """do not leave out images of DATA that were trained on"""
     device: str = "auto"
     """auto | cpu | cuda | cuda:N"""
+    kernels: KernelMode = "auto"
+    """off: compute everything by PyTorch and Pillow instead of the fast kernels"""
     json: bool = False
     """print one JSON object"""
     source: DataArguments = field(default_factory=DataArguments)
@@ -57,6 +60,7 @@ class EvaluateArguments:
 def run(argv: list[str]) -> int:
     """top-1 and top-5 of a trained classifier, or of several as an ensemble, on a test split"""
     args: EvaluateArguments = parser.parse(EvaluateArguments, argv, "evaluate")
+    kernels.use(args.kernels)
     if not args.runs:
         return output.fail("evaluate needs RUN: a run folder or a bundle; several are an ensemble", 2)
     from alexnet import api

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from alexnet.data.sources.listing import LayoutOptions
     from alexnet.data.sources.options import DataOptions
 
+KernelMode = Literal["auto", "off"]
+
 
 @dataclass(frozen=True)
 class SourceArguments:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
+from alexnet import kernels
 from alexnet.cli import output, parser
+from alexnet.cli.options import KernelMode
 from alexnet.errors import BundleError, ImageError, printable
 from alexnet.terminal import csv_cell
 
@@ -33,12 +35,14 @@ class PredictArguments:
     confidence_threshold: float | None = None  # "unknown" where the first prediction has a lower probability
     target_risk: float | None = None  # "unknown" so often that at most this share of the predictions is wrong: 0.02
     device: str = "auto"  # auto | cpu | cuda | cuda:N
+    kernels: KernelMode = "auto"  # off: compute everything by PyTorch and Pillow instead of the fast kernels
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: weights of half the bytes, faster
 
 
 def run(argv: list[str]) -> int:
     """the predictions of a trained classifier for files, folders and globs"""
     args: PredictArguments = parser.parse(PredictArguments, argv, "predict")
+    kernels.use(args.kernels)
     if args.top < 1:
         return output.fail(f"--top is {args.top}; must be at least 1", 2)
     if not args.images:

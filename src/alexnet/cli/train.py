@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
+from alexnet import kernels
 from alexnet import recipe as recipes
 from alexnet.cli import output, parser
-from alexnet.cli.options import DataArguments, data_options
+from alexnet.cli.options import DataArguments, KernelMode, data_options
 from alexnet.errors import AlexNetError, RecipeError
 from alexnet.recipe import Recipe
 
@@ -53,6 +54,7 @@ class TrainArguments:
     layer_params: Path | None = None
     """the file's rates, momenta, decay and schedules, instead of the recipe's"""
     device: str = "auto"  # auto | cpu | cuda | cuda:N
+    kernels: KernelMode = "auto"  # off: compute everything by PyTorch and Pillow instead of the fast kernels
     num_workers: int = 1  # threads that make batches; the number never changes a run
     report: bool = True  # end with report.html, in seconds; `alexnet report RUN` makes it with all that takes longer
     parallel: Literal["data", "towers", "hybrid", "hybrid-turns"] = "data"  # how torchrun's processes share the network
@@ -77,6 +79,7 @@ def run(argv: list[str]) -> int:
     """learn to tell images apart: digits, a folder, a store, cifar10 …"""
     started = time.perf_counter()  # before the libraries are imported
     values, start = parse(argv)
+    kernels.use(values.kernels)
     from alexnet import api
     from alexnet.training.distributed.sharding import Layout
 
