@@ -12,7 +12,7 @@ from alexnet.models import create_model, list_models
 from alexnet.recipe import Recipe, from_dict, from_toml, get_recipe, help_text, list_recipes, source
 from alexnet.training import optim
 from alexnet.training.schedule import Schedule
-from alexnet.training.state import build_network
+from alexnet.training.task import build_network
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
 

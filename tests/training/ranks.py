@@ -23,7 +23,7 @@ from alexnet.system import temporary_folder
 from alexnet.training import loop
 from alexnet.training.distributed import rendezvous, tensor_parallel
 from alexnet.training.distributed.sharding import Layout, ModelSharding
-from alexnet.training.state import build_network
+from alexnet.training.task import build_network
 
 torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
 
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 def train(job: dict) -> None:
     """A whole run, or the rest of one; every step's loss is noted beside the folder."""
-    api.DRAWINGS = ()
+    api.AT_THE_END = ()
     layout, folder = Layout(*job.get("layout", ["data"])), Path(job["folder"])
     rank, inner, losses = int(os.environ.get("RANK", "0")), loop.train_step, []
 

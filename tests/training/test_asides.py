@@ -58,11 +58,11 @@ def test_the_recipes_dropout_is_not_for_networks_with_their_own(digits):
 def test_statistics_of_batch_norm_are_averaged(digits):
     """Without them the average would judge with the statistics of a network that has learned nothing: mean 0."""
     found = state(digits, model="residual_8", image_size=32, ema_decay=0.9, batch_size=32)
-    norm, mean = found.network.stem[1], found.averaged.stem[1]
+    norm, mean = found.network.stem[1], found.ema.module.stem[1]
     before = mean.running_mean.clone()
     norm.running_mean.fill_(5.0)
     found.position.step = 4
-    found.average()
+    found.update_ema()
     keep = min(0.9**4, 2 / 11)
     assert torch.allclose(mean.running_mean, before + (1 - keep) * (5.0 - before))
     assert int(mean.num_batches_tracked) == int(norm.num_batches_tracked)
@@ -81,9 +81,9 @@ def test_a_network_with_batch_norm_learns_and_its_average_predictions(digits, tm
         for given in loader.epoch(epoch):
             loop.train_step(found, given)
             found.position.step += 1
-            found.average()
+            found.update_ema()
     scores = [
         evaluate(network, digits.split("train"), statistics, classes=10, side=32, channels=3).top1
-        for network in (found.network, found.averaged)
+        for network in (found.network, found.ema.module)
     ]
     assert min(scores) > 0.6

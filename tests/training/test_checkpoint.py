@@ -268,7 +268,7 @@ def test_a_folder_that_may_not_be_written(tmp_path):
 
 def test_the_last_two_stay_and_the_best_that_they_name(tmp_path):
     for step, best in ((1, 1), (2, 2), (3, 2), (4, 4)):
-        checkpoint.save(tmp_path / f"best-epoch-{best:04d}.pt", {"network": {}})
+        checkpoint.save(tmp_path / f"best-epoch-{best:04d}.pt", {"eval_model": {}})
         save(tmp_path, step, best=f"best-epoch-{best:04d}.pt")
     (tmp_path / "notes.txt").write_text("a person's own file")
     checkpoint.prune(tmp_path)
@@ -277,17 +277,17 @@ def test_the_last_two_stay_and_the_best_that_they_name(tmp_path):
 
 
 def test_the_best_weights_stay_however_old(tmp_path):
-    checkpoint.save(tmp_path / "best-epoch-0001.pt", {"network": {}})
+    checkpoint.save(tmp_path / "best-epoch-0001.pt", {"eval_model": {}})
     for step in range(1, 8):
         save(tmp_path, step, best="best-epoch-0001.pt")
         checkpoint.prune(tmp_path)
-    assert checkpoint.load(tmp_path / "best-epoch-0001.pt")["network"] == {}
+    assert checkpoint.load(tmp_path / "best-epoch-0001.pt")["eval_model"] == {}
 
 
 def test_best_weights_of_an_abandoned_future_go_and_not_those_in_use(tmp_path):
     """After going back to an earlier checkpoint, later best weights are nobody's."""
     for epoch in (2, 3, 7, 9):
-        checkpoint.save(tmp_path / f"best-epoch-{epoch:04d}.pt", {"network": {}})
+        checkpoint.save(tmp_path / f"best-epoch-{epoch:04d}.pt", {"eval_model": {}})
     save(tmp_path, 2, best="best-epoch-0002.pt")
     save(tmp_path, 3, best="best-epoch-0003.pt")
     checkpoint.prune(tmp_path)

@@ -99,7 +99,7 @@ def test_its_masks_are_a_function_of_seed_and_step(store, tmp_path, traced):
 def test_several_processes_are_refused(store):
     world = World(torch.device("cpu"))
     world.size = 2
-    with pytest.raises(RecipeError, match="--compile with several processes; must be one process and a network by its"):
+    with pytest.raises(RecipeError, match="--compile with several processes; must be one process"):
         State(SMALL.replace(compile=True), store, torch.device("cpu"), world=world)
 
 

@@ -52,11 +52,11 @@ def poison(name: str):
     ("change", "text"),
     [
         (poison("network"), "has NaN or Inf in"),
-        (poison("averaged"), "has NaN or Inf in"),
-        (lambda content: content.pop("position"), "does not hold together: 'position'"),
-        (lambda content: content.update(network={}), "does not hold together: "),
-        (lambda content: content.update(rows=3), "does not hold together: "),
-        (lambda content: content["schedule"].clear(), "does not hold together: "),
+        (poison("ema"), "has NaN or Inf in"),
+        (lambda content: content.pop("position"), "is inconsistent: 'position'"),
+        (lambda content: content.update(network={}), "is inconsistent: "),
+        (lambda content: content.update(rows=3), "is inconsistent: "),
+        (lambda content: content["schedule"].clear(), "is inconsistent: "),
     ],
 )
 def test_a_checkpoint_that_was_edited_is_refused(run, change, text):

@@ -7,7 +7,7 @@ from alexnet.errors import ModelError, RecipeError
 from alexnet.models import create_model, list_models, list_peers
 from alexnet.recipe import get_recipe
 from alexnet.training.defaults import default_recipe
-from alexnet.training.state import check_network
+from alexnet.training.task import check_network
 
 
 @pytest.mark.parametrize("name", [*list_models(), *list_peers()])

@@ -15,9 +15,9 @@ from alexnet.data.sources import open_source
 from alexnet.errors import RecipeError
 from alexnet.loader.loader import Loader
 from alexnet.recipe import get_recipe
-from alexnet.training.loop import _loss
 from alexnet.training.run import statistics_of
 from alexnet.training.state import State
+from alexnet.training.task import Targets, cross_entropy
 
 RECIPE = get_recipe("lenet5").replace(epochs=2, batch_size=16, checkpoint_every="1epoch")
 
@@ -42,12 +42,7 @@ def uneven(tmp_path_factory):
 
 def labels_of(store, recipe, epoch=0):
     loader = Loader(
-        store.split("train"),
-        recipe,
-        statistics_of(store, recipe, 32),
-        image_size=32,
-        channels=1,
-        device=torch.device("cpu"),
+        store.split("train"), recipe, statistics_of(store, recipe, 32), side=32, channels=1, device=torch.device("cpu")
     )
     return list(loader.epoch(epoch)), len(loader)
 
@@ -87,8 +82,8 @@ def test_the_weighted_loss_by_hand(share):
             target = torch.full((3,), 0.1 / 3).double()
             target[label] += 0.9
             total += part * float(weights[label]) * -float((target * logs).sum())
-    assert float(_loss(logits, labels, others, share, 0.1, weights)) == pytest.approx(total / 6)
-    plain = _loss(logits, labels, None, 1.0, 0.1)
+    assert float(cross_entropy(logits, Targets(labels, others, share), 0.1, weights)) == pytest.approx(total / 6)
+    plain = cross_entropy(logits, Targets(labels), 0.1)
     assert torch.equal(plain, F.cross_entropy(logits, labels, label_smoothing=0.1))
 
 
@@ -96,9 +91,9 @@ def test_the_weights_are_one_on_average(uneven):
     state = State(RECIPE.replace(class_weights="balanced"), uneven, torch.device("cpu"))
     labels = uneven.split("train").labels
     expected = [len(labels) / (10 * max(1, int((labels == k).sum()))) for k in range(10)]
-    assert state.class_weights.tolist() == pytest.approx(expected)
-    assert float(state.class_weights[torch.from_numpy(labels)].mean()) == pytest.approx(1)
-    assert State(RECIPE, uneven, torch.device("cpu")).class_weights is None
+    assert state.task.class_weights.tolist() == pytest.approx(expected)
+    assert float(state.task.class_weights[torch.from_numpy(labels)].mean()) == pytest.approx(1)
+    assert State(RECIPE, uneven, torch.device("cpu")).task.class_weights is None
 
 
 @pytest.mark.parametrize("option", [{"sampling": "balanced"}, {"class_weights": "balanced"}])

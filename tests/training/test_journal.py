@@ -38,7 +38,7 @@ def test_a_line_an_event(tmp_path):
     with RunLogger(tmp_path, quiet=True) as journal:
         journal.event("started", step=0, device="cpu")
         assert lines(tmp_path)[0]["event"] == "started"  # on the disk at once
-        journal.event("not a number", indices=[1, 2], reason="Ünïcode\nand a second line")
+        journal.event("nonfinite loss", indices=[1, 2], reason="Ünïcode\nand a second line")
         assert journal.size() == (tmp_path / "journal.jsonl").stat().st_size
     first, second = lines(tmp_path)
     assert first["time"] <= second["time"]

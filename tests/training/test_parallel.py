@@ -14,7 +14,7 @@ from alexnet.training import checkpoint
 from alexnet.training.distributed.communication import theory
 from alexnet.training.distributed.sharding import Layout, ModelSharding
 from alexnet.training.distributed.world import World
-from alexnet.training.state import build_network
+from alexnet.training.task import build_network
 
 SMALL = Recipe(
     model="alexnet_small",
@@ -136,7 +136,7 @@ def newest(folder: Path) -> dict:
 
 
 def same_checkpoint(a: dict, b: dict, atol: float) -> None:
-    for which in ("network", "averaged"):
+    for which in ("network", "ema"):
         assert list(a[which]) == list(b[which])
         for name, tensor in a[which].items():
             assert torch.allclose(tensor, b[which][name], rtol=0, atol=atol), (which, name)

@@ -18,7 +18,7 @@ from alexnet.data.store import Store
 from alexnet.errors import BundleError, RecipeError
 from alexnet.recipe import get_recipe
 from alexnet.training.finetune import from_bundle
-from alexnet.training.state import build_network
+from alexnet.training.task import build_network
 
 SMALL = get_recipe("cifar_18pct").replace(
     epochs=1, batch_size=16, validation=0.2, schedule="constant", checkpoint_every="1epoch"

@@ -33,7 +33,7 @@ from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
 from alexnet.training.distributed.world import World
 from alexnet.training.finetune import PretrainedWeights, from_bundle
 from alexnet.training.run import data_size_warnings, warnings
-from alexnet.training.state import check_network
+from alexnet.training.task import check_network
 
 __all__ = [
     "PLOTS",

@@ -96,7 +96,7 @@ class AsyncCheckpointer:
 
     def _write(self, content: dict[str, Any], best: str, weights: dict[str, Any]) -> None:
         if best and best != self._best:  # weights of an epoch never change: written once
-            checkpoint.save(self.folder / best, {"network": weights})
+            checkpoint.save(self.folder / best, {"eval_model": weights})
             self._best = best
         checkpoint.save(self.folder / self._name, content)
         checkpoint.prune(self.folder)

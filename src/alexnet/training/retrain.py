@@ -71,9 +71,9 @@ def retrain(
     """
     start = of_bundle(bundle, "the bundle", "")
     state = State(recipe, store, device, start)
-    state.held = held
+    state.constraint = held
     network = state.network
-    statistics = dataclasses.replace(statistics_of(store, recipe, network.image_size), **state.shown)
+    statistics = dataclasses.replace(statistics_of(store, recipe, network.image_size), **state.preprocessing)
     loader = Loader(
         store.split("train"),
         recipe,

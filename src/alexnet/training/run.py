@@ -258,7 +258,7 @@ def run(
     elif resume and world.first:
         discard(folder)
     network = state.network
-    statistics = dataclasses.replace(statistics_of(store, recipe, network.image_size), **state.shown)
+    statistics = dataclasses.replace(statistics_of(store, recipe, network.image_size), **state.preprocessing)
     loader = Loader(
         store.split("train"),
         recipe,
@@ -364,7 +364,7 @@ def _finish(state: State, statistics: Normalization, folder: Path) -> tuple[Path
             "grouping": store.about["settings"].get("grouping", ""),
             "counts": {name: len(store.split(name)) for name in ("train", "validation", "test")},
             "kept": _kept(state),
-            **({"from": state.source} if state.source else {}),
+            **({"from": state.init_from} if state.init_from else {}),
         },
         calibration=calibration,
         reference_samples=_reference(state, statistics, calibration.get("temperature", 1.0)),

@@ -86,7 +86,7 @@ def _train(state: State, loader: Loader, side: int) -> float:
         batch = next(batches)
         loop.train_step(state, batch)
         state.position.step += 1
-        state.average()
+        state.update_ema()
         results.append((time.perf_counter() - begun) / len(batch.labels))
     return median(results)  # what else happens on the machine disturbs single steps
 
