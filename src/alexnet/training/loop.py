@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from numpy.typing import NDArray
 
 from alexnet.errors import Interrupted, TrainingError, no_memory
 from alexnet.evaluation.evaluate import autocast, evaluate
