@@ -12,7 +12,7 @@ def train_three(digits):
 
     def train(home, epochs):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(api, "AT_THE_END", ())
+            patch.setattr(api, "TRAINING_PLOTS", ())
             for seed in (0, 1):
                 recipe = get_recipe("lenet5").replace(epochs=epochs, batch_size=16, seed=seed)
                 api.train(digits.path, recipe, home / f"run-{seed}", device="cpu")

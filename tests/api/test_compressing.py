@@ -28,7 +28,7 @@ def run(digits, tmp_path_factory):
     """A trained LeNet-5: 240 KB."""
     folder = tmp_path_factory.mktemp("to-compress") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "AT_THE_END", ())
+        patch.setattr(api, "TRAINING_PLOTS", ())
         api.train(digits.path, get_recipe("lenet5").replace(epochs=10, batch_size=16), folder, device="cpu")
     return folder
 

@@ -25,7 +25,7 @@ TRAIN = ["--model", "lenet5", "--epochs", "1", "--batch-size", "16", "--quiet", 
 @pytest.fixture
 def images(digits, tmp_path, monkeypatch):
     """120 digits of two classes in class folders; three files stand twice, and one has two labels."""
-    monkeypatch.setattr(api, "AT_THE_END", ())
+    monkeypatch.setattr(api, "TRAINING_PLOTS", ())
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
     for index, image in enumerate(digits.split("train").gather(np.arange(120))):
         place = tmp_path / "images" / "ab"[index % 2] / f"p{index // 6:02d}_{index:03d}.png"

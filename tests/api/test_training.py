@@ -49,7 +49,7 @@ def images(digits, tmp_path_factory):
     ],
 )
 def test_every_listed_network_trains_by_its_name_alone(name, images, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(api, "AT_THE_END", ())
+    monkeypatch.setattr(api, "TRAINING_PLOTS", ())
     monkeypatch.setenv("ALEXNET_CACHE", str(images.with_name("cache")))
     words = ["train", str(images), "--model", name, "--output-dir", str(tmp_path / "run")]
     words += ["--schedule", "constant"] if name.startswith("cifar") else []  # drops after a hundred epochs
@@ -58,7 +58,7 @@ def test_every_listed_network_trains_by_its_name_alone(name, images, tmp_path, m
 
 
 def test_a_store_says_the_size_of_its_images(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(api, "AT_THE_END", ())
+    monkeypatch.setattr(api, "TRAINING_PLOTS", ())
     assert cli.run(["prepare", str(images), str(tmp_path / "store"), "--size", "36", "--fit", "pad"]) == 0
     words = ["--model", "alexnet_small", "--epochs", "1", "--no-report", "--quiet", "--device", "cpu"]
     assert cli.run(["train", str(tmp_path / "store"), "--output-dir", str(tmp_path / "run"), *words]) == 0

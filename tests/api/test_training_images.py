@@ -25,7 +25,7 @@ def home(digits, tmp_path_factory):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i:03d}.png").write_bytes(encode_png(image))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "AT_THE_END", ())
+        patch.setattr(api, "TRAINING_PLOTS", ())
         for name, seed in (("a", 0), ("b", 1)):
             recipe = get_recipe("lenet5").replace(epochs=1, batch_size=16, seed=seed)
             options = api.DataOptions(cache=home / "cache")

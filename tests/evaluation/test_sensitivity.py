@@ -17,7 +17,7 @@ from alexnet.recipe import get_recipe
 @pytest.fixture(scope="module")
 def bundle(digits, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "AT_THE_END", ())
+        patch.setattr(api, "TRAINING_PLOTS", ())
         recipe = get_recipe("lenet5").replace(epochs=6, batch_size=16)
         return Bundle.load(
             api.train(digits.path, recipe, tmp_path_factory.mktemp("sensitivity") / "run", device="cpu").bundle

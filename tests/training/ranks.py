@@ -36,7 +36,7 @@ def free_port() -> int:
 
 def train(job: dict) -> None:
     """A whole run, or the rest of one; every step's loss is noted beside the folder."""
-    api.AT_THE_END = ()
+    api.TRAINING_PLOTS = ()
     layout, folder = Layout(*job.get("layout", ["data"])), Path(job["folder"])
     rank, inner, losses = int(os.environ.get("RANK", "0")), loop.train_step, []
 

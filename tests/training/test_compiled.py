@@ -39,7 +39,7 @@ WITH_DROPOUT = Recipe(
 
 @pytest.fixture(autouse=True)
 def no_images(monkeypatch):
-    monkeypatch.setattr(api, "AT_THE_END", ())
+    monkeypatch.setattr(api, "TRAINING_PLOTS", ())
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from alexnet.training.run import read_start
 def trained(digits, tmp_path_factory) -> Path:
     recipe = get_recipe("lenet5").replace(epochs=2, stored_size=32, checkpoint_every="1epoch", ema_decay=0.9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "AT_THE_END", ())
+        patch.setattr(api, "TRAINING_PLOTS", ())
         return api.train(digits.path, recipe, run=tmp_path_factory.mktemp("run") / "run", quiet=True).folder
 
 

@@ -24,7 +24,7 @@ RECIPE = get_recipe("lenet5").replace(epochs=2, batch_size=16, checkpoint_every=
 
 @pytest.fixture(autouse=True)
 def no_images(monkeypatch):
-    monkeypatch.setattr(api, "AT_THE_END", ())
+    monkeypatch.setattr(api, "TRAINING_PLOTS", ())
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,12 @@ def uneven(tmp_path_factory):
 
 def labels_of(store, recipe, epoch=0):
     loader = Loader(
-        store.split("train"), recipe, statistics_of(store, recipe, 32), side=32, channels=1, device=torch.device("cpu")
+        store.split("train"),
+        recipe,
+        statistics_of(store, recipe, 32),
+        image_size=32,
+        channels=1,
+        device=torch.device("cpu"),
     )
     return list(loader.epoch(epoch)), len(loader)
 

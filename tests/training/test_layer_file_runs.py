@@ -47,7 +47,7 @@ def small(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_images(monkeypatch):
-    monkeypatch.setattr(api, "AT_THE_END", ())
+    monkeypatch.setattr(api, "TRAINING_PLOTS", ())
 
 
 def written(folder: Path) -> dict[str, Path]:
@@ -64,7 +64,7 @@ def written(folder: Path) -> dict[str, Path]:
 def whole(small, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "AT_THE_END", ("filters", "curves"))
+        patch.setattr(api, "TRAINING_PLOTS", ("filters", "curves"))
         result = api.train(small, RECIPE, folder / "run", device="cpu", **written(folder))
     assert (result.recipe.model, len(result.plots)) == ("mine", 2)
     for name in ("mine.cfg", "rates.cfg"):

@@ -52,7 +52,7 @@ SMALL = get_recipe("cifar_18pct").replace(
 @pytest.fixture(autouse=True)
 def no_images(monkeypatch):
     """Drawing takes longer than these runs. ``whole``, of the session's scope, is made before and has its images."""
-    monkeypatch.setattr(api, "AT_THE_END", ())
+    monkeypatch.setattr(api, "TRAINING_PLOTS", ())
 
 
 def few(count: int) -> Source:

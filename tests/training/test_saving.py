@@ -53,14 +53,14 @@ def events(folder: Path, kind: str) -> list[dict]:
 
 @pytest.fixture(autouse=True)
 def no_images(monkeypatch):
-    monkeypatch.setattr(api, "DRAWINGS", ())
+    monkeypatch.setattr(api, "TRAINING_PLOTS", ())
 
 
 @pytest.fixture(scope="module")
 def whole(digits, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "DRAWINGS", ())
+        patch.setattr(api, "TRAINING_PLOTS", ())
         api.train(digits.path, RECIPE, folder, device="cpu")
     return folder
 
@@ -287,7 +287,7 @@ torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
 from alexnet import api, recipe
 from alexnet.training import checkpoint
 store, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-api.DRAWINGS = ()
+api.TRAINING_PLOTS = ()
 fields = recipe.from_toml(Path(sys.argv[4]).read_text())
 moments = random.Random(kills)
 

@@ -28,7 +28,7 @@ HEAD = ("fc10.weight", "fc10.bias")
 
 @pytest.fixture(autouse=True)
 def no_images(monkeypatch):
-    monkeypatch.setattr(api, "AT_THE_END", ())
+    monkeypatch.setattr(api, "TRAINING_PLOTS", ())
 
 
 def few(classes: int, count: int = 60) -> Source:
@@ -51,7 +51,7 @@ def source(stores, tmp_path_factory) -> Path:
     """A run of four classes."""
     folder = tmp_path_factory.mktemp("source") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "AT_THE_END", ())
+        patch.setattr(api, "TRAINING_PLOTS", ())
         api.train(stores[4].path, SMALL, folder, device="cpu")
     return folder
 
