@@ -29,7 +29,7 @@ def test_train_load_predict_evaluate(tmp_path):
     assert alexnet.evaluate(tmp_path / "run", device="cpu").top1 == result.scores["test"].top1
     ten = alexnet.evaluate(tmp_path / "run", crops=10, split="validation", device="cpu")
     assert (ten.crops, ten.split, ten.count) == (10, "validation", result.scores["validation"].count)
-    with pytest.raises(BundleError, match="a bundle alone knows no data"):
+    with pytest.raises(BundleError, match="a bundle has no data of its own"):
         alexnet.evaluate(tmp_path / "run" / "bundle", device="cpu")
 
 

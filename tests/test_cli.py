@@ -416,7 +416,7 @@ def test_a_reader_that_has_left_before_the_first_line_is_no_error(words):
 
 
 def test_ten_crops_of_what_was_trained_without_mirrors_come_with_a_warning(home):
-    assert "trained without mirrors" in alexnet("evaluate", "run", "--crops", 10, cwd=home).stderr
+    assert "trained without horizontal flips" in alexnet("evaluate", "run", "--crops", 10, cwd=home).stderr
     assert "mirrors" not in alexnet("evaluate", "run", cwd=home).stderr
 
 

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from alexnet import api
-from alexnet.api import report_facts
 from alexnet.cli import run
 from alexnet.data.sources import open_source
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
+from alexnet.report import facts
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_trained_network_finds_a_wrong_label_and_is_evaluated_by_its_groups(di
     changes = {"epochs": 5, "stored_size": 32, "select_weights": "last"}
     result = api.train(digits_folder, run=tmp_path / "run", model="lenet5", options=options, device="cpu", **changes)
     about = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert report_facts.command(about, result.recipe).endswith(r"--group-pattern '(\d\d)\d\.png'")
+    assert facts.train_command(about, result.recipe).endswith(r"--group-pattern '(\d\d)\d\.png'")
     told = []
     scores = api.evaluate(
         tmp_path / "run", digits_folder, options=DataOptions(cache=tmp_path / "cache", say=told.append)

@@ -147,7 +147,7 @@ def test_what_can_not_be_calibrated(trained, tmp_path, digits, reseal):
     bundle = Bundle.load(trained / "run-0" / "bundle")
     data = dict(bundle.data) | {"fingerprint": "another"}
     dataclasses.replace(bundle, data=data).save(tmp_path / "mixed")
-    with pytest.raises(BundleError, match="splits the training images otherwise"):
+    with pytest.raises(BundleError, match="splits the training images differently"):
         api.calibrate(tmp_path / "mixed", digits.path, device="cpu")
     recipe = dict(bundle.recipe) | {"train_on_val_from_epoch": 2}
     dataclasses.replace(bundle, recipe=recipe).save(tmp_path / "joined")
@@ -161,26 +161,26 @@ def test_details_are_the_counts_of_the_same_predictions(run, digits, tmp_path):
     for i, image in enumerate(noise):
         (tmp_path / "noise" / f"{i}.png").write_bytes(encode_png(image))
     (tmp_path / "noise" / "broken.png").write_bytes(b"no image")
-    asked = api.EvaluationOptions(ood=tmp_path / "noise", below=0.7)
+    asked = api.EvaluationOptions(ood_dir=tmp_path / "noise", confidence_threshold=0.7)
     told = []
-    found = api.evaluate_detailed(run, asked=asked, device="cpu", options=api.DataOptions(say=told.append))
+    found = api.evaluate_detailed(run, evaluation_options=asked, device="cpu", options=api.DataOptions(say=told.append))
     logs, labels = own_logs(run, digits, "test")
     rows = softmax(logs.astype(np.float64) / Bundle.load(run / "bundle").temperature, 1)
     given = rows.max(1) >= 0.7
     (one,) = found.thresholds
-    assert (one.answered.answered, one.answered.errors) == (
+    assert (one.metrics.answered, one.metrics.errors) == (
         given.sum(),
         (rows.argmax(1) != labels)[given].sum(),
     )
     sure = Classifier.load(run).probabilities(list(noise)).max(1)
-    assert one.unknown.value == pytest.approx((sure < 0.7).mean())
+    assert one.ood_rejected.value == pytest.approx((sure < 0.7).mean())
     assert len(found.ood) == 6 and any("broken.png" in line for line in told)
     assert found.scores.correct1 == alexnet.evaluate(run, device="cpu").correct1
-    assert found.before.nll == pytest.approx(found.scores.loss, rel=1e-5)
-    assert found.after.accuracy == found.before.accuracy == found.scores.top1
+    assert found.uncalibrated.nll == pytest.approx(found.scores.loss, rel=1e-5)
+    assert found.calibrated.accuracy == found.uncalibrated.accuracy == found.scores.top1
     assert found.groups == 0
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert {"top1", "top5", "loss", "count", "numbers", "confusion", "calibration", "abstention"} <= set(plain)
+    assert {"top1", "top5", "loss", "count", "per_class", "confusion", "calibration", "selective"} <= set(plain)
     assert plain["chosen_by"]["temperature_fitted_on"] == {"split": "validation", "count": 40}
 
 
@@ -238,7 +238,7 @@ def test_the_commands(run, trained, digits, tmp_path, capsys):
     assert "alexnet compare RUN RUN" in capsys.readouterr().err
     assert cli.run(["evaluate", str(run), "--calibrate", "--json", "--device", "cpu"]) == 0
     both = capsys.readouterr()
-    assert "calibrated: temperature" in both.err and "abstention" in json.loads(both.out)
+    assert "calibrated: temperature" in both.err and "selective" in json.loads(both.out)
     assert cli.run(["compare", str(run), str(trained / "run-1" / "bundle"), str(digits.path), "--json"]) == 0
     assert {"p_value", "only_first", "only_second", "first", "difference"} <= set(json.loads(capsys.readouterr().out))
     assert cli.run(["compare", str(run), str(run), "--device", "cpu"]) == 0

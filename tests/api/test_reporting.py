@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 
 from alexnet import api
-from alexnet.api import plotting, report_facts, reporting
+from alexnet.bundle import weights_sha256
 from alexnet.data.run_file import write_run_file
 from alexnet.data.sources.listing import LayoutOptions
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import ModelError, RunError
 from alexnet.explain.neighbors import FILE, Neighbors
+from alexnet.explain.samples import most_confident_mistakes
+from alexnet.plots.explanations import open_index
 from alexnet.recipe import Recipe, get_recipe
+from alexnet.report import facts
+from alexnet.report import report as reports
 
 EVIL = "<script>alert(1)</script>"
 
@@ -53,7 +57,7 @@ def words(page):
 def test_the_numbers_are_those_of_evaluate(home):
     page, scores = words(text_of(home / "run" / "report.html")), api.evaluate(home / "run", device="cpu")
     assert f"Mean loss {scores.loss:.4f} nats" in page
-    assert f"named the right one of 3 classes for {100 * scores.top1:.1f} %".replace(".0 %", " %") in page
+    assert f"predicts the correct one of 3 classes for {100 * scores.top1:.1f} %".replace(".0 %", " %") in page
     details = api.evaluate_detailed(home / "run", device="cpu")
     low, high = 100 * details.classes.top1.low, 100 * details.classes.top1.high
     assert f"(95 % CI {low:.1f} to {high:.1f} %)" in page
@@ -64,25 +68,23 @@ def test_the_numbers_are_those_of_evaluate(home):
 
 def test_the_doctor_and_the_neighbors_are_in_it(home):
     page = words(text_of(home / "run" / "report.html"))
-    assert "Found by alexnet doctor, which looked at every image" in page and "not examined" not in page
-    index = Neighbors.open(home / "run" / FILE, report_facts.weights_sha256(home / "run"))
+    assert "Found by alexnet doctor, which examined every image" in page and "not examined" not in page
+    index = Neighbors.open(home / "run" / FILE, weights_sha256(home / "run"))
     store = Store.open(json.loads(text_of(home / "run" / "run.json"))["store"])
     assert len(index) == len(store.split("train")) and "the six training images" in page
 
 
 def test_how_to_make_it_again_is_the_recipe(home):
     page = text_of(home / "run" / "report.html")
-    assert "--epochs 4" in page and "--batch-size 16" in page and report_facts.weights_sha256(home / "run") in page
+    assert "--epochs 4" in page and "--batch-size 16" in page and weights_sha256(home / "run") in page
     recipe = get_recipe("modern").replace(hflip=0.0, lr_milestones=(3, 5), lr=0.01)
-    line = report_facts.command({"data": "my images"}, recipe)
+    line = facts.train_command({"data": "my images"}, recipe)
     assert line.startswith("alexnet train 'my images' --recipe modern")
     assert "--hflip 0.0" in line and "--lr-milestones 3 5" in line and "--lr 0.01" in line
-    assert report_facts.command({"data": "x"}, Recipe(recipe="modern")).count("--") >= 1
+    assert facts.train_command({"data": "x"}, Recipe(recipe="modern")).count("--") >= 1
     options = DataOptions(group_column="patient", exclude=Path("my list"), bad="fail", allow_truncated=True).words()
     said = "--group-column patient --exclude 'my list' --bad fail --allow-truncated"
-    assert (
-        report_facts.command({"data": "x", "options": options}, recipe).endswith(said) and DataOptions().words() == []
-    )
+    assert facts.train_command({"data": "x", "options": options}, recipe).endswith(said) and DataOptions().words() == []
     layout = LayoutOptions("leaves", ("a b", "c*"), "file", "kind", ";")
     assert shlex.join(DataOptions(layout=layout).words()) == (
         "--classes leaves --image-column file --label-column kind --delimiter ';' --ignore 'a b' --ignore 'c*'"
@@ -119,7 +121,7 @@ def test_names_of_ood_stay_text(home, tmp_path):
     shutil.copytree(home / "run", run)
     page = text_of(api.report(run, doctor=False, device="cpu"))
     assert "<script" not in page and "&lt;script&gt;" in page and "one &amp; &lt;b&gt;one" in page
-    assert "not examined: it was left out on purpose" in words(page)
+    assert "not examined: it was left out on request" in words(page)
 
 
 def test_what_predictioning_could_do_is_not_called_good(home, tmp_path):
@@ -136,7 +138,7 @@ def test_what_predictioning_could_do_is_not_called_good(home, tmp_path):
     )
     api.report(tmp_path / "run", device="cpu", options=options)
     page = text_of(tmp_path / "run" / "report.html")
-    assert "That it learned anything is not shown" in words(page) and '<p class="verdict plain">' in page
+    assert "learning is not shown" in words(page) and '<p class="verdict plain">' in page
     learned = text_of(home / "run" / "report.html")
     assert "not shown" not in words(learned) and '<p class="verdict good">' in learned
 
@@ -147,9 +149,9 @@ def test_at_the_end_of_training_only_seconds_are_spent(home, tmp_path, monkeypat
     config = tmp_path / "run" / "bundle" / "config.json"
     before = config.read_bytes()
     journal = (tmp_path / "run" / "journal.jsonl").read_bytes()
-    monkeypatch.setattr(reporting, "SECONDS", 0.0)
+    monkeypatch.setattr(reports, "QUICK_INDEX_SECONDS", 0.0)
     page = words(text_of(api.report(tmp_path / "run", tmp_path / "other.html", quick=True, device="cpu")))
-    assert "There is no index of the" in page and not (tmp_path / "run" / FILE).exists()
+    assert "training images are not indexed yet" in page and not (tmp_path / "run" / FILE).exists()
     assert config.read_bytes() == before and (tmp_path / "run" / "journal.jsonl").read_bytes() == journal
 
 
@@ -161,8 +163,8 @@ def test_what_is_missing_is_said(home, tmp_path):
     (tmp_path / "run" / "results.csv").unlink()
     (tmp_path / "run" / "journal.jsonl").write_text('{"event": "star')
     page = words(text_of(api.report(tmp_path / "run", store=tmp_path / "store", device="cpu")))
-    assert "not examined: the images are not at hand" in page
-    assert "The run has no results.csv" in page and "training no record" in page
+    assert "not examined: the images are not available" in page
+    assert "The run has no results.csv" in page and "training time no record" in page
     with pytest.raises(RunError, match="is no run folder"):
         api.report(tmp_path / "run" / "bundle", device="cpu")
     with pytest.raises(RunError, match="can not be written"):
@@ -182,7 +184,7 @@ def test_drawings_that_explain(home, tmp_path):
         api.plot("features", run, layer="c4", device="cpu")
     with pytest.raises(ModelError, match=r"unknown class 'tow'\. Did you mean 'two'"):
         api.plot("saliency", run, target_class="tow", device="cpu")
-    with pytest.raises(RunError, match="curves takes no images; those that do: features, saliency, neighbors"):
+    with pytest.raises(RunError, match="curves takes no images; plots that do: features, saliency, neighbors"):
         api.plot("curves", run, images=[image])
     with pytest.raises(RunError, match="features of 2 images"):
         api.plot("features", run, images=[image, image])
@@ -207,12 +209,12 @@ def test_near_identical_mistakes_are_one_mistake(tmp_path):
     sure = np.array([0.6, 0.9, 0.7, 0.8, 0.95, 0.1, 0.9])  # of class b
     rows = np.log(np.stack([1 - sure, sure], axis=1)).astype(np.float32)
     predictions = SplitPredictions("test", 1, split.labels, rows)
-    shown, near = plotting.mistakes(split, predictions, 1.0, 10)
+    shown, near = most_confident_mistakes(split, predictions, 1.0, 10)
     assert [Path(name).name for name in shown.names] == ["4.png", "1.png"] and near == [1, 2]
-    shown, near = plotting.mistakes(split, predictions, 1.0, 1)
+    shown, near = most_confident_mistakes(split, predictions, 1.0, 1)
     assert [Path(name).name for name in shown.names] == ["4.png"] and near == [1]
     right = SplitPredictions("test", 1, split.labels, rows[:, ::-1] * 0 + np.eye(2, dtype=np.float32)[split.labels])
-    assert len(plotting.mistakes(split, right, 1.0, 10)[0]) == 0
+    assert len(most_confident_mistakes(split, right, 1.0, 10)[0]) == 0
 
 
 def test_a_stale_index_is_made_anew_in_one_line(home, tmp_path):
@@ -220,9 +222,9 @@ def test_a_stale_index_is_made_anew_in_one_line(home, tmp_path):
     classifier, told = api.load(home / "run", "cpu"), []
     store = Store.open(json.loads(text_of(home / "run" / "run.json"))["store"])
     Neighbors.build(tmp_path / "run" / FILE, classifier.bundle, store, "ab" * 32)
-    index = plotting.index_of(tmp_path / "run", classifier, told.append)
-    assert index.weights == report_facts.weights_sha256(home / "run")
-    assert re.match(r"index .* was made with other weights, SHA-256 abababababab…; it is made anew", told[0])
+    index = open_index(tmp_path / "run", classifier, told.append)
+    assert index.weights == weights_sha256(home / "run")
+    assert re.match(r"index .* was made with other weights, SHA-256 abababababab…: it is built again", told[0])
     told.clear()
-    plotting.index_of(tmp_path / "run", classifier, told.append)
+    open_index(tmp_path / "run", classifier, told.append)
     assert told == []

@@ -10,14 +10,14 @@ import pytest
 
 import alexnet
 from alexnet import api
-from alexnet.api import report_facts
-from alexnet.api.data import options_of_run
 from alexnet.cli import run
 from alexnet.data.decode import encode_jpeg, encode_png
 from alexnet.data.sources.listing import LayoutOptions
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.evaluation.intervals import wilson
+from alexnet.report import facts
+from alexnet.training.run_data import options_of_run
 
 TRAIN = ["--model", "lenet5", "--epochs", "1", "--batch-size", "16", "--quiet", "--device", "cpu"]
 
@@ -42,9 +42,7 @@ def plant_copies(images):
 
 def diagnosis(folder, options=None):
     about = json.loads((folder / "run.json").read_text())
-    return report_facts.diagnose(
-        about, Store.open(about["store"]), api.load(folder, "cpu").bundle, options or DataOptions()
-    )
+    return facts.diagnose(about, Store.open(about["store"]), api.load(folder, "cpu").bundle, options or DataOptions())
 
 
 def train(images, folder, *words):
@@ -160,9 +158,9 @@ def test_one_number_has_one_interval_in_every_output(images, tmp_path, capsys):
         assert "top-5" not in text and "sure:" not in text and "% sure)" not in text, text
     assert run(["evaluate", str(tmp_path / "run"), "--details", "--json", "--device", "cpu"]) == 0
     plain = json.loads(capsys.readouterr().out)
-    assert plain["top1_interval"] == plain["numbers"]["top1"]["interval"] == [low, high]
-    assert plain["top5"] is plain["numbers"]["top5"] is None
-    assert not any("validation_top5" in row for row in report_facts.epochs_of(tmp_path / "run"))
+    assert plain["top1_interval"] == plain["per_class"]["top1"]["interval"] == [low, high]
+    assert plain["top5"] is plain["per_class"]["top5"] is None
+    assert not any("validation_top5" in row for row in facts.epochs_of(tmp_path / "run"))
 
 
 def test_the_reported_time_is_that_of_the_whole_call(images, tmp_path):

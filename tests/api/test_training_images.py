@@ -99,7 +99,7 @@ def test_a_run_whose_data_is_gone_says_so(home, copy, tmp_path):
     lines = []
     scores = alexnet.evaluate(tmp_path / "bundle", copy, device="cpu", options=options(home, say=lines.append))
     assert scores.count == 120
-    assert any("training images in" in line and "not left out" in line for line in lines)
+    assert any("training images in" in line and "are kept" in line for line in lines)
 
 
 def test_the_command(home, copy, capsys):

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from alexnet import cli
-from alexnet.bundle import Bundle
-from alexnet.compression import file
-from alexnet.compression import file as compressed
+from alexnet.bundle import Bundle, compressed_weights
+from alexnet.compression import quantize
 from alexnet.data.atomic_io import sha256_of
 from alexnet.errors import BundleError
 from alexnet.export.classifier import Classifier
@@ -31,7 +30,11 @@ def kind(request):
 def bundle(cifar, kind, tmp_path):
     """A bundle of a real little network, compressed, with reference predictions of its own."""
     made = copy.deepcopy(cifar.network)
-    coding = file.share(made, file.bits_of(made, 8, 5)) if kind == "shared" else file.whole(made, kind)
+    coding = (
+        quantize.share_weights(made, quantize.code_bits(made, 8, 5))
+        if kind == "shared"
+        else quantize.round_to_integers(made, kind)
+    )
     small = dataclasses.replace(cifar, network=made, coding=coding)
     predictions = Classifier(small).probabilities([reference.png for reference in cifar.reference_samples]).tolist()
     reference = [
@@ -107,7 +110,7 @@ def test_a_weight_beside_the_compressed_ones_that_is_not_finite_is_refused(bundl
     plain = next(name for name in bundle.network.state_dict() if name not in bundle.coding)
     tensors = {name: tensor.clone() for name, tensor in bundle.network.state_dict().items()}
     tensors[plain].view(-1)[0] = float("nan")
-    compressed.write(path / "model.safetensors", tensors, bundle.coding)
+    compressed_weights.write(path / "model.safetensors", tensors, bundle.coding)
     config = json.loads((path / "config.json").read_text())
     config["sha256"]["model.safetensors"] = sha256_of(path / "model.safetensors")
     config["sha256"]["config.json"] = checksum_of(config, "sha256")

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from alexnet.errors import RunError
+from alexnet.formatting import shorten
 from alexnet.plots import canvas
 
 
@@ -48,7 +49,7 @@ def test_save_that_fails_is_one_line_and_leaves_nothing(tmp_path):
     ],
 )
 def test_shorten(text, limit, expected):
-    assert canvas.shorten(text, limit) == expected
+    assert shorten(text, limit) == expected
 
 
 @pytest.mark.parametrize("name", ["M" * 500, "$\\frac{1}{$", "中文" * 40, "bad\udcff name\n" * 9, "x"])

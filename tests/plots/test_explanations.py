@@ -44,7 +44,7 @@ def test_a_layer_that_is_not_finite_is_refused():
 
 def looked(**change):
     values = {"gradient": np.zeros((24, 24)), "grad_cam": np.zeros((24, 24)), "occlusion": np.zeros((24, 24))}
-    return saliency.Looked(IMAGE, **{**values, **change}, title="a title")
+    return saliency.SaliencyRow(IMAGE, **{**values, **change}, title="a title")
 
 
 def test_maps_of_saliency_are_scaled_to_themselves_and_signed_by_color():
@@ -69,12 +69,14 @@ def test_rows_of_saliency(tmp_path):
 
 
 def test_neighbors_of_another_class_are_red():
-    near = [neighbors.Near(IMAGE, "cat", 1.25), neighbors.Near(IMAGE, "dog", 2.5)]
-    drawing = neighbors.figure([neighbors.Row(IMAGE, "cat", "cat", near), neighbors.Row(IMAGE, "cat", "dog", near)])
+    near = [neighbors.Neighbor(IMAGE, "cat", 1.25), neighbors.Neighbor(IMAGE, "dog", 2.5)]
+    drawing = neighbors.figure(
+        [neighbors.NeighborRow(IMAGE, "cat", "cat", near), neighbors.NeighborRow(IMAGE, "cat", "dog", near)]
+    )
     found = {text.get_text(): text.get_color() for text in drawing.texts}
     assert found["1.25 · cat"] == neighbors.canvas.GRAY and found["2.50 · dog"] == neighbors.canvas.VERMILION
     assert {"✓ predicted: cat", "✗ predicted: dog", "true: cat"} <= found.keys()
-    unknown = texts(neighbors.figure([neighbors.Row(IMAGE, None, "dog", near)]))
+    unknown = texts(neighbors.figure([neighbors.NeighborRow(IMAGE, None, "dog", near)]))
     assert "predicted: dog" in unknown and len(drawing.axes) == 6
     with pytest.raises(DataError, match="0 images"):
         neighbors.figure([])

@@ -4,6 +4,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from alexnet import formatting
 from alexnet.errors import DataError
 from alexnet.plots import canvas, predictions
 
@@ -89,7 +90,7 @@ def test_near_identical_images_are_counted_on_the_one_that_is_shown():
     [(0.9712, "97.1 %"), (1.0, "100.0 %"), (0.99997, ">99.9 %"), (0.0001, "<0.1 %"), (0.0, "0.0 %")],
 )
 def test_percent(probability, words):
-    assert predictions.percent(probability) == words
+    assert formatting.probability(probability) == words
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from alexnet import api, cli
-from alexnet.api.provenance import times_tested
-from alexnet.api.report_facts import epochs_of, events_of
 from alexnet.errors import CheckpointError, RunError
 from alexnet.recipe import get_recipe
+from alexnet.report.facts import epochs_of, events_of
 from alexnet.training import checkpoint
 from alexnet.training.logger import damage
+from alexnet.training.provenance import times_tested
 from alexnet.training.run import read_start
 
 

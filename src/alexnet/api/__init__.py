@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from alexnet import recipe as recipes
-from alexnet.api.compression import Compressed, Effort, compress
-from alexnet.api.data import open_store, prepare, shuffle_window
+from alexnet.api.compression import compress
 from alexnet.api.detailed_evaluation import EvaluationOptions, calibrate, compare, evaluate_detailed
 from alexnet.api.evaluation import evaluate, members_and_data
-from alexnet.api.plotting import PLOTS, TRAINING_PLOTS, plot
-from alexnet.api.provenance import provenance
+from alexnet.api.plotting import plot
 from alexnet.api.reporting import data_warnings, diagnose, report
+from alexnet.compression.compress import CompressionResult
+from alexnet.compression.deep import CompressionOptions
 from alexnet.cuda_convnet import Files
 from alexnet.data.remote import local_path
 from alexnet.data.sources.options import DataOptions
@@ -24,6 +24,7 @@ from alexnet.errors import RunError
 from alexnet.evaluation.metrics import Scores
 from alexnet.export.classifier import Classifier, Precision
 from alexnet.loader.loader import choose_device
+from alexnet.plots.registry import PLOTS, TRAINING_PLOTS
 from alexnet.recipe import Recipe
 from alexnet.training import layer_files, runtime
 from alexnet.training import run as runs
@@ -32,14 +33,16 @@ from alexnet.training.distributed import communication, rendezvous
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
 from alexnet.training.distributed.world import World
 from alexnet.training.finetune import PretrainedWeights, from_bundle
+from alexnet.training.provenance import provenance
 from alexnet.training.run import data_size_warnings, warnings
+from alexnet.training.run_data import open_store, prepare, shuffle_window
 from alexnet.training.task import check_network
 
 __all__ = [
     "PLOTS",
-    "Compressed",
+    "CompressionOptions",
+    "CompressionResult",
     "DataOptions",
-    "Effort",
     "EvaluationOptions",
     "Result",
     "calibrate",

@@ -26,14 +26,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet import kernels as switchboard
-from alexnet.api.evaluation import store_of
 from alexnet.benchmark import peers
 from alexnet.benchmark.runner import Candidate, Skipped, Unit, repeated
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.store import Split, Store
 from alexnet.errors import BundleError
 from alexnet.evaluation.evaluate import autocast
-from alexnet.explain.features import inputs_of
+from alexnet.evaluation.features import inputs_of
 from alexnet.export.classifier import Classifier, Precision
 from alexnet.export.export import Format, export
 from alexnet.export.export_run import calibration
@@ -45,6 +44,7 @@ from alexnet.models.summary import summarize
 from alexnet.recipe import Recipe
 from alexnet.system import temporary_folder
 from alexnet.training import optim, runtime
+from alexnet.training.evaluation_data import store_of
 
 CALIBRATION = 32  # painted images; ranges of real ones cost the same time
 _POOL = 64  # images of the test split that batches are made of, as far as they go

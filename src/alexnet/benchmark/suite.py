@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from alexnet.api.evaluation import store_of
-from alexnet.api.provenance import note_test
 from alexnet.benchmark import data, peers, runner, steps
 from alexnet.benchmark.runner import Candidate, Skipped, Timing, compete
 from alexnet.benchmark.steps import Subject
@@ -27,6 +25,8 @@ from alexnet.export.export_run import right
 from alexnet.kernels import native_kernels
 from alexnet.models import list_models
 from alexnet.system import temporary_folder
+from alexnet.training.evaluation_data import store_of
+from alexnet.training.provenance import note_test
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A bundle is a folder, format version 1, or 2 where its weights are compressed::
 
     config.json         network and its arguments, classes in order, preprocessing, recipe, metrics, calibration,
                         versions, SHA-256
-    model.safetensors   the weights, float32, by the network's own names; version 2: see alexnet.compression.file
+    model.safetensors   the weights, float32, by the network's own names; version 2: see compressed_weights.py
     mean.safetensors    what is subtracted: mean image [S, S, 3], its center or channel means [3]; divisor, color axes
     reference/*.png        a few images, with the probabilities expected of them in reference/expected.json
     README.md           model card
@@ -25,6 +25,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from alexnet.bundle import compressed_weights
 from alexnet.bundle.integrity import (
     COMPRESSED,
     FORMAT,
@@ -40,7 +41,6 @@ from alexnet.bundle.integrity import (
     write_tensors,
 )
 from alexnet.bundle.model_card import model_card
-from alexnet.compression import file as compressed
 from alexnet.cuda_convnet import Data, Files, GraphNetwork, build
 from alexnet.data.atomic_io import current, whole_folder
 from alexnet.data.decode import Fit
@@ -116,7 +116,7 @@ class Bundle:
     def _write(self, folder: Path) -> None:
         (folder / "reference").mkdir()
         if self.coding:
-            compressed.write(folder / "model.safetensors", self.network.state_dict(), self.coding)
+            compressed_weights.write(folder / "model.safetensors", self.network.state_dict(), self.coding)
         else:
             write_tensors(folder / "model.safetensors", dict(self.network.state_dict()))
         write_tensors(folder / "mean.safetensors", self.statistics.tensors())
@@ -166,7 +166,7 @@ class Bundle:
             coding: dict[str, str] = {}
             if config.version == COMPRESSED:
                 shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-                weights, coding = compressed.read(weights_file, shapes)
+                weights, coding = compressed_weights.read(weights_file, shapes)
             else:
                 weights = read_tensors(weights_file)
             network = _filled(network, weights, model, classes)

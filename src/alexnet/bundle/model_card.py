@@ -73,7 +73,7 @@ def _chosen(data: Mapping[str, Any], recipe: Mapping[str, Any], calibration: Map
         lines.append(f"The weights are those of {data['kept']}; nothing was chosen by the test images.")
     if "compressed" in data:
         about = data["compressed"]
-        left = f"{100 * about['kept']:.1f} % of the weights are left"
+        left = f"{100 * about['nonzero']:.1f} % of the weights are left"
         lines.append(f"Compressed ({about['method']}): {left}; {about['chosen_by']}.")
     if calibration:
         value = f"{calibration.get('count', 0):,} {calibration.get('fitted_on', 'validation')} images"

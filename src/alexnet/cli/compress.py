@@ -14,7 +14,8 @@ from alexnet.cli.options import DataArguments, data_options
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
-    from alexnet.api.compression import Compressed, Stage
+    from alexnet.compression.compress import CompressionResult
+    from alexnet.compression.stages import Stage
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -75,7 +76,7 @@ def run(argv: list[str]) -> int:
 
     options = data_options(args.source)
     options = replace(options, say=None, progress=None) if args.quiet else options
-    effort = api.Effort(args.epochs, args.tune_epochs, args.lr, args.conv_bits, args.fc_bits)
+    compression_options = api.CompressionOptions(args.epochs, args.tune_epochs, args.lr, args.conv_bits, args.fc_bits)
     made = api.compress(
         args.run,
         args.output,
@@ -83,7 +84,7 @@ def run(argv: list[str]) -> int:
         method=args.method,
         target_size=target,
         max_accuracy_drop=args.max_accuracy_drop,
-        effort=effort,
+        compression_options=compression_options,
         device=args.device,
         workers=args.num_workers,
         options=options,
@@ -104,7 +105,7 @@ def size_in_bytes(text: str) -> int:
     return round(float(match[1]) * UNITS[unit])
 
 
-def _tell(made: "Compressed") -> None:
+def _tell(made: "CompressionResult") -> None:
     columns = (
         "stage",
         "weights",
@@ -133,7 +134,7 @@ def _tell(made: "Compressed") -> None:
     print(f"use it     alexnet predict {made.folder} IMAGE…")
 
 
-def _lost(made: "Compressed") -> str:
+def _lost(made: "CompressionResult") -> str:
     """What the compression costs, beside what was allowed."""
     before, after = made.stages[0].validation, made.stages[-1].validation
     if made.points_lost is None or before is None or after is None:
@@ -156,4 +157,13 @@ def _row(stage: "Stage", first: int) -> tuple[str, ...]:
         loss = f"{scores.loss:.4f}"
     taken = [f"{times[n][1]:.1f} / {times[n][0]:.1f}" for n in (1, 32)]
     size, ratio = f"{stage.bytes / 1e6:.4g} MB", f"{first / stage.bytes:.1f}"
-    return stage.name, size, ratio, f"{100 * stage.kept:.2f} %", accuracy, loss, *taken, f"{stage.memory / 1e6:.1f} MB"
+    return (
+        stage.name,
+        size,
+        ratio,
+        f"{100 * stage.nonzero:.2f} %",
+        accuracy,
+        loss,
+        *taken,
+        f"{stage.memory / 1e6:.1f} MB",
+    )

@@ -16,10 +16,10 @@ from alexnet.cli.output import estimate_cells
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
-    from alexnet.api.detailed_evaluation import Details
-    from alexnet.api.provenance import Provenance
+    from alexnet.api.detailed_evaluation import EvaluationDetails
     from alexnet.evaluation.calibration import Reliability, RiskCoverage
     from alexnet.evaluation.metrics import Scores
+    from alexnet.training.provenance import Provenance
 
 _percent = partial(output.percent, decimals=1)
 
@@ -159,7 +159,7 @@ def _members(scores: "Scores", crops: str) -> None:
     print()
 
 
-def _numbers(results: "Details") -> None:
+def _numbers(results: "EvaluationDetails") -> None:
     numbers = results.classes
     rows = [
         (name, *estimate_cells(one))
@@ -189,8 +189,8 @@ def _numbers(results: "Details") -> None:
     output.table("Class by class", ("class", "images", *parts), by_class)
 
 
-def _calibration(results: "Details") -> None:
-    before, after = results.before, results.after
+def _calibration(results: "EvaluationDetails") -> None:
+    before, after = results.uncalibrated, results.calibrated
     fitted = bool(results.provenance.temperature_by)
     columns = ("", "ECE", "by chance", "sure", "right", "NLL", "Brier")
     rows = [_reliability("the network's own", before)]
@@ -227,20 +227,22 @@ def _curve(curve: "RiskCoverage") -> None:
     print(f"mean error over all coverages: {_percent(curve.area)}\n")
 
 
-def _thresholds(results: "Details") -> None:
+def _thresholds(results: "EvaluationDetails") -> None:
     if not results.thresholds:
         if results.ood:
             print("no threshold is known: give --confidence-threshold, or fit some with --calibrate\n")
         return
-    strange = any(one.unknown for one in results.thresholds)
+    strange = any(one.ood_rejected for one in results.thresholds)
     columns = ["target error", "threshold", "answered", "error", "95 % CI"] + ["unknown called so"] * strange
     rows = []
     for one in results.thresholds:
-        did = one.answered
+        did = one.metrics
         error = (_percent(did.error), f"{100 * did.low:.1f} to {100 * did.high:.1f}") if did.answered else ("", "")
         row = [f"{100 * one.target:g} %" if one.target else "as given", f"{did.threshold:.4f}"]
         row += [f"{_percent(did.coverage)} ({did.answered})", *error]
-        rows.append(row + ([" ".join(estimate_cells(one.unknown)).replace("% ", "%, ", 1)] if one.unknown else []))
+        rows.append(
+            row + ([" ".join(estimate_cells(one.ood_rejected)).replace("% ", "%, ", 1)] if one.ood_rejected else [])
+        )
     title = f'Thresholds on {results.scores.split}: below them the answer is "unknown"'
     output.table(title, columns, rows, right=len(columns))
     if results.ood:

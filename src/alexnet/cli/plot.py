@@ -67,7 +67,7 @@ def run(argv: list[str]) -> int:
         target_class=args.target_class,
         method=args.method,
         device=args.device,
-        say=output.say,
+        log=output.say,
         progress=output.Progress("indexing"),
     )
     print(path)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from alexnet import recipe as recipes
-from alexnet.api.data import cached
 from alexnet.data import decode
 from alexnet.data.sources import is_store
 from alexnet.data.sources.listing import Sample, Source
@@ -26,6 +25,7 @@ from alexnet.models import create_model, list_models
 from alexnet.models.summary import summarize
 from alexnet.recipe import Recipe
 from alexnet.schema import check, read_json
+from alexnet.training.run_data import cached
 
 SMALL, LARGE = 32, 256  # sides of stored images, pixels
 PHOTOS = 128  # images with a shorter side of at least so many pixels are photographs, for 224-pixel crops

@@ -30,7 +30,7 @@ from alexnet.data import decode
 from alexnet.data.atomic_io import atomic_write
 from alexnet.data.store import Split, Store
 from alexnet.errors import DataError, ModelError, RunError
-from alexnet.explain.features import features_of
+from alexnet.evaluation.features import features_of
 from alexnet.loader.loader import in_order, to_device
 from alexnet.schema import check, parse_json
 
@@ -106,7 +106,7 @@ class Neighbors:
 
         path = Path(path)
         if not path.is_file():
-            raise RunError(f"there is no index {path}", "", "make it with: alexnet plot neighbors RUN")
+            raise RunError(f"no index of neighbors at {path}", "", "build it with: alexnet plot neighbors RUN")
         try:
             file: Any = safe_open(path, "np")
             about = file.metadata() or {}
@@ -124,7 +124,7 @@ class Neighbors:
             raise RunError(
                 f"index {path} was made with other weights, SHA-256 {result.weights[:12]}…",
                 f"{weights[:12]}…",
-                "make it anew: alexnet plot neighbors RUN",
+                "build it again: alexnet plot neighbors RUN",
             )
         return result
 

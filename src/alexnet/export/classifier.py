@@ -1,5 +1,6 @@
 """A trained classifier that answers: images as people have them in, classes with probabilities out."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from alexnet.bundle import Bundle, find_bundle
+from alexnet.bundle import Bundle, ReferenceSample, find_bundle
 from alexnet.data import decode, resize
+from alexnet.data.store import Split
 from alexnet.errors import BundleError
-from alexnet.evaluation.evaluate import calibrated, log_probabilities
-from alexnet.explain.features import features_of, inputs_of
+from alexnet.evaluation.evaluate import SplitPredictions, calibrated, log_probabilities, predict_split
+from alexnet.evaluation.features import features_of, inputs_of
 from alexnet.export.prediction import ImageInput, Prediction, as_pixels, best, named
 from alexnet.kernels import bf16_autocast, linear, native_kernels
 from alexnet.loader.loader import choose_device, to_device
@@ -163,6 +165,23 @@ class Classifier:
     def _build(self) -> None:
         if self.device.type == "cpu":
             native_kernels.build()
+
+    def predict_split(self, split: Split, crops: int = 1) -> SplitPredictions:
+        """Log probabilities of every image of a split, in float32, before the temperature."""
+        return predict_split(
+            self.network,
+            split,
+            self.bundle.statistics,
+            side=self.network.image_size,
+            channels=self.network.in_channels,
+            crops=crops,
+            device=self.device,
+        )
+
+    def predict_reference(self, reference: ReferenceSample) -> ReferenceSample:
+        """``reference`` with the probabilities that this classifier predicts for its image."""
+        row = self.probabilities(decode.decode(reference.png, reference.name))[0]
+        return dataclasses.replace(reference, probabilities=row.tolist())
 
     def save_pretrained(self, folder: Path | str) -> Path:
         """Write the bundle to ``folder``; :func:`alexnet.from_pretrained` reads it."""

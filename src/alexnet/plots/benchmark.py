@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet.plots.canvas import BLUE, GRAY, INK, new_figure, plain, save, shorten
+from alexnet.formatting import shorten
+from alexnet.plots.canvas import BLUE, GRAY, INK, new_figure, plain, save
 
 
 class Bars(NamedTuple):

@@ -4,7 +4,6 @@ import functools
 import io
 import math
 import textwrap
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from alexnet.data.atomic_io import write_file
 from alexnet.errors import RunError
+from alexnet.formatting import columns, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,22 +63,12 @@ def plain(axes: "Axes") -> "Axes":
     return axes
 
 
-def shorten(text: str, limit: int) -> str:
-    """``text`` on one line and at most ``limit`` columns wide, ending in … where cut. Wide letters count two."""
-    text = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
-    if _columns(text) <= limit:
-        return text
-    while text and _columns(text) > limit - 1:
-        text = text[:-1]
-    return text.rstrip(" ,;") + "…"
-
-
 def fit(label: "Text", width: float) -> float:
     """Shorten ``label`` until it is at most ``width`` inches wide, and return how wide it is then."""
     words = shorten(label.get_text(), LONGEST)
     label.set_text(words)
     _safe(label)
-    limit = _columns(words)
+    limit = columns(words)
     with _quiet():
         while limit > 1 and label.get_window_extent().width > width * DPI:
             limit -= 1
@@ -88,8 +78,8 @@ def fit(label: "Text", width: float) -> float:
 
 def wrap(text: str, width: float, size: float) -> list[str]:
     """``text`` in lines of at most ``width`` inches in letters of ``size`` points; its own line breaks stay."""
-    columns = max(10, int(width * 72 / (0.56 * size)))
-    return [line for part in text.split("\n") for line in textwrap.wrap(part, columns) or [""]]
+    limit = max(10, int(width * 72 / (0.56 * size)))
+    return [line for part in text.split("\n") for line in textwrap.wrap(part, limit) or [""]]
 
 
 def numbers(values: Sequence[float], digits: int = 1) -> Callable[[float], str]:
@@ -103,10 +93,6 @@ def decimals(values: Sequence[float]) -> Callable[[float], str]:
     largest = max(map(abs, values), default=0.0)
     places = 2 if not largest else max(0, 2 - math.floor(math.log10(largest)))
     return lambda value: f"{value:.{places}f}"
-
-
-def _columns(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def save(figure: "Figure", path: Path | str) -> Path:

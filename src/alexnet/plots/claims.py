@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from alexnet.errors import DataError
+from alexnet.formatting import shorten
 from alexnet.plots import canvas
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _bars(axes: "Axes", bars: Sequence[Bar], measured: str) -> None:
             size=10,
             color=canvas.INK,
         )
-    axes.set_yticks(range(len(bars)), [canvas.shorten(bar.label, 28) for bar in bars])
+    axes.set_yticks(range(len(bars)), [shorten(bar.label, 28) for bar in bars])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.2 * longest)
     axes.grid(visible=False)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import DataError
+from alexnet.formatting import shorten
 from alexnet.plots import canvas
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _legend(axes: "Axes", there: list[int], classes: Sequence[str]) -> None:
                 markersize=6,
                 markerfacecolor=face,
                 markeredgecolor=color,
-                label=canvas.shorten(classes[k], 28),
+                label=shorten(classes[k], 28),
             )
         )
     title = f"one of {step} classes is named" if step > 1 else None

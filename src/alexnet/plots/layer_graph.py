@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from alexnet.cuda_convnet.definition import Definition, Layer
 from alexnet.cuda_convnet.table import kind
 from alexnet.errors import ModelError
+from alexnet.formatting import shorten
 from alexnet.plots import canvas
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def figure(definition: Definition) -> "Figure":
         f"{definition.file}: {data.channels}·{data.image_size}·{data.image_size} pixels, "
         f"{definition.parameters:,} learned numbers"
     )
-    axes.text(width / 2, -TITLE / 2, canvas.shorten(title, int(width * 11)), ha="center", va="center", fontsize=11)
+    axes.text(width / 2, -TITLE / 2, shorten(title, int(width * 11)), ha="center", va="center", fontsize=11)
     _towers(axes, definition, boxes, places, height)
     for name, layer in boxes.items():
         for below in dict.fromkeys(layer.inputs):

@@ -22,7 +22,7 @@ SIDE, GAP, WORDS, MARGIN, LEGEND = 1.15, 0.1, 0.3, 0.2, 0.5  # inches
 LEFT = 2.2  # inches of the first column, which has room for the names of two classes
 
 
-class Near(NamedTuple):
+class Neighbor(NamedTuple):
     """A training image uint8 [H, W, 3], its class, and its distance in feature space."""
 
     image: NDArray[np.uint8]
@@ -30,44 +30,45 @@ class Near(NamedTuple):
     distance: float
 
 
-class Row(NamedTuple):
+class NeighborRow(NamedTuple):
     """An image uint8 [H, W, 3], its true class (None: unknown), the first prediction, and its neighbors, nearest
     first."""
 
     image: NDArray[np.uint8]
-    truth: str | None
+    true_class: str | None
     prediction: str
-    near: Sequence[Near]
+    neighbors: Sequence[Neighbor]
 
     @property
     def heading(self) -> str:
         """Two lines: the prediction and the true class."""
-        if self.truth is None:
+        if self.true_class is None:
             return f"predicted: {self.prediction}"
-        return f"{'✓' if self.prediction == self.truth else '✗'} predicted: {self.prediction}\ntrue: {self.truth}"
+        mark = "✓" if self.prediction == self.true_class else "✗"
+        return f"{mark} predicted: {self.prediction}\ntrue: {self.true_class}"
 
 
-def draw(rows: Sequence[Row], path: Path | str) -> Path:
+def draw(rows: Sequence[NeighborRow], path: Path | str) -> Path:
     """Draw 1 to 12 rows. Raises DataError."""
     return canvas.save(figure(rows), path)
 
 
-def figure(rows: Sequence[Row]) -> "Figure":
+def figure(rows: Sequence[NeighborRow]) -> "Figure":
     """The drawing before it is written."""
     if not 1 <= len(rows) <= MOST:
         raise DataError(f"{len(rows)} images on one page", f"1 to {MOST}", "draw several pages")
-    across = max(len(row.near) for row in rows)
+    across = max(len(row.neighbors) for row in rows)
     width = 2 * MARGIN + LEFT + across * (SIDE + GAP)
     height = len(rows) * (SIDE + WORDS + GAP) + LEGEND + MARGIN
     drawing = canvas.new_figure(width, height, constrained=False)
-    number = canvas.decimals([one.distance for row in rows for one in row.near])
+    number = canvas.decimals([one.distance for row in rows for one in row.neighbors])
     for index, row in enumerate(rows):
         y = height - MARGIN - index * (SIDE + WORDS + GAP) - SIDE
-        known = row.truth is not None
-        color = canvas.GREEN if row.prediction == row.truth else canvas.VERMILION if known else canvas.GRAY
+        known = row.true_class is not None
+        color = canvas.GREEN if row.prediction == row.true_class else canvas.VERMILION if known else canvas.GRAY
         _cell(drawing, row.image, MARGIN, y, row.heading, color, LEFT - GAP)
-        wanted = row.truth if known else row.prediction
-        for place, one in enumerate(row.near):
+        wanted = row.true_class if known else row.prediction
+        for place, one in enumerate(row.neighbors):
             x = MARGIN + LEFT + place * (SIDE + GAP)
             other = one.label != wanted
             _cell(

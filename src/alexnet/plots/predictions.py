@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet import formatting
 from alexnet.errors import DataError
 from alexnet.plots import canvas
 
@@ -139,15 +140,15 @@ def _bars(axes: "Axes", truth: str | None, ranked: list[tuple[str, float]], bars
             fontweight="bold" if true else "normal",
         )
         canvas.fit(label, 0.72 * SIDE)
-        axes.text(0.975, place, percent(probability), va="center_baseline", ha="right", size=7, color=canvas.INK)
-
-
-def percent(probability: float) -> str:
-    """0.9712 -> 97.1 %; never 100.0 % or 0.0 % for what is not quite so."""
-    value = 100 * probability
-    if 99.95 <= value < 100:
-        return ">99.9 %"
-    return "<0.1 %" if 0 < value < 0.05 else f"{value:.1f} %"
+        axes.text(
+            0.975,
+            place,
+            formatting.probability(probability),
+            va="center_baseline",
+            ha="right",
+            size=7,
+            color=canvas.INK,
+        )
 
 
 def _check(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import DataError
+from alexnet.formatting import shorten
 from alexnet.plots import canvas
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ NOTE = (
 WARM, COOL = np.array([0xE6, 0x9F, 0x00]), np.array([0x00, 0x72, 0xB2])  # Okabe and Ito's orange and blue
 
 
-class Looked(NamedTuple):
+class SaliencyRow(NamedTuple):
     """An image uint8 [S, S, 3] as the network sees it, its three maps [S, S], and a line about the prediction."""
 
     image: NDArray[np.uint8]
@@ -34,19 +35,19 @@ class Looked(NamedTuple):
     title: str
 
 
-def draw(looked: Sequence[Looked], path: Path | str) -> Path:
+def draw(rows: Sequence[SaliencyRow], path: Path | str) -> Path:
     """Draw 1 to 12 images, a row each. Raises DataError."""
-    return canvas.save(figure(looked), path)
+    return canvas.save(figure(rows), path)
 
 
-def figure(looked: Sequence[Looked]) -> "Figure":
+def figure(rows: Sequence[SaliencyRow]) -> "Figure":
     """The drawing before it is written."""
-    if not 1 <= len(looked) <= MOST:
-        raise DataError(f"{len(looked)} images on one page", f"1 to {MOST}", "draw several pages")
+    if not 1 <= len(rows) <= MOST:
+        raise DataError(f"{len(rows)} images on one page", f"1 to {MOST}", "draw several pages")
     row = HEADING + SIDE + GAP
-    width, height = 4 * SIDE + 3 * GAP + 2 * MARGIN, len(looked) * row + LEGEND + 0.3
+    width, height = 4 * SIDE + 3 * GAP + 2 * MARGIN, len(rows) * row + LEGEND + 0.3
     drawing = canvas.new_figure(width, height, constrained=False)
-    for index, one in enumerate(looked):
+    for index, one in enumerate(rows):
         y = height - 0.3 - (index + 1) * row + GAP
         for column, (name, image) in enumerate(zip(COLUMNS, panels(one), strict=True)):
             x = MARGIN + column * (SIDE + GAP)
@@ -75,19 +76,17 @@ def figure(looked: Sequence[Looked]) -> "Figure":
                     size=9,
                     color=canvas.GRAY,
                 )
-        drawing.text(
-            MARGIN / width, (y + SIDE + 0.1) / height, canvas.shorten(one.title, TITLE), size=9, color=canvas.INK
-        )
+        drawing.text(MARGIN / width, (y + SIDE + 0.1) / height, shorten(one.title, TITLE), size=9, color=canvas.INK)
     drawing.text(0.5, LEGEND / 2 / height, NOTE, ha="center", va="center", size=8, color=canvas.GRAY, linespacing=1.5)
     return drawing
 
 
-def panels(one: Looked) -> list[NDArray[np.uint8]]:
+def panels(one: SaliencyRow) -> list[NDArray[np.uint8]]:
     """The image and its three maps as images: uint8 [S, S, 3] each."""
     return [one.image, spread(one.gradient), heat(one.image, one.grad_cam), sided(one.image, one.occlusion)]
 
 
-def remarks(one: Looked) -> list[str]:
+def remarks(one: SaliencyRow) -> list[str]:
     """A remark on each panel; empty where its map has something to show."""
     return [
         "",

@@ -15,13 +15,13 @@ from alexnet.loader.sampler import step_seed
 from alexnet.models.network import Network, nonfinite
 from alexnet.recipe import Recipe, differences, from_dict
 from alexnet.training import checkpoint, optim
-from alexnet.training.constraints import WeightConstraint
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout, ModelSharding
 from alexnet.training.distributed.world import World
 from alexnet.training.ema import EMA
 from alexnet.training.finetune import PretrainedWeights
 from alexnet.training.schedule import Schedule
 from alexnet.training.task import balanced_class_weights, build_network, create_task
+from alexnet.training.weight_constraint import WeightConstraint
 
 
 @dataclass

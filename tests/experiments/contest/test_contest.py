@@ -12,7 +12,6 @@ import torch
 
 from alexnet import cli
 from alexnet.api import DataOptions
-from alexnet.api.provenance import times_tested
 from alexnet.data.store import Split
 from alexnet.errors import BundleError, Interrupted, RecipeError, RunError
 from alexnet.evaluation.intervals import mcnemar
@@ -28,6 +27,7 @@ from alexnet.experiments.contest.plan import ENTRANTS, Config, Contestant
 from alexnet.experiments.fisher import classifier
 from alexnet.recipe import get_recipe
 from alexnet.training import loop
+from alexnet.training.provenance import times_tested
 
 pytest.importorskip("cv2")
 pytest.importorskip("torchvision.models")

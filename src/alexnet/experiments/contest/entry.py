@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.api.provenance import note_test
 from alexnet.bundle import Bundle
 from alexnet.data.atomic_io import atomic_write, json_bytes, write_file
 from alexnet.data.store import Store
@@ -40,6 +39,7 @@ from alexnet.models.torchvision_models import Peer
 from alexnet.recipe import Recipe
 from alexnet.training import runtime
 from alexnet.training.finetune import PretrainedWeights
+from alexnet.training.provenance import note_test
 from alexnet.weights import torchvision_weights
 
 

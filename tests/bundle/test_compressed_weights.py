@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.compression import file
+from alexnet.bundle import compressed_weights
+from alexnet.compression import quantize
 from alexnet.errors import BundleError
 from alexnet.models import create_model
 
@@ -21,19 +22,19 @@ def network(kind):
     """LeNet-5, half of its weights 0."""
     made = create_model("lenet5", generator=torch.Generator().manual_seed(0)).eval()
     with torch.no_grad():
-        for weight in file.layers(made).values():
+        for weight in quantize.weight_tensors(made).values():
             weight[weight.abs() < weight.abs().median()] = 0
     if kind == "shared":
-        file.share(made, file.bits_of(made, 8, 5))
+        quantize.share_weights(made, quantize.code_bits(made, 8, 5))
     else:
-        file.whole(made, kind)
+        quantize.round_to_integers(made, kind)
     return made
 
 
 @pytest.fixture
 def written(network, kind, tmp_path):
     path = tmp_path / "model.safetensors"
-    file.write(path, network.state_dict(), dict.fromkeys(file.layers(network), kind))
+    compressed_weights.write(path, network.state_dict(), dict.fromkeys(quantize.weight_tensors(network), kind))
     return path
 
 
@@ -42,8 +43,8 @@ def shapes(network):
 
 
 def test_there_and_back(network, kind, written):
-    found, coding = file.read(written, shapes(network))
-    assert coding == dict.fromkeys(file.layers(network), kind)
+    found, coding = compressed_weights.read(written, shapes(network))
+    assert coding == dict.fromkeys(quantize.weight_tensors(network), kind)
     assert set(found) == set(network.state_dict())
     for name, tensor in network.state_dict().items():
         assert found[name].dtype == torch.float32
@@ -61,7 +62,7 @@ def test_a_changed_byte_or_a_lost_end_is_one_clear_line(network, written, tmp_pa
     for place in places:
         path.write_bytes(data[:place] + bytes([data[place] ^ (1 << random.integers(8))]) + data[place + 1 :])
         try:
-            found, _ = file.read(path, shapes(network))
+            found, _ = compressed_weights.read(path, shapes(network))
         except BundleError as error:
             assert "\n" not in str(error)
             assert str(path) in str(error)
@@ -74,7 +75,7 @@ def test_a_changed_byte_or_a_lost_end_is_one_clear_line(network, written, tmp_pa
     for end in (0, 4, 8, 100, header, len(data) - 1):
         path.write_bytes(data[:end])
         with pytest.raises(BundleError, match=r"is damaged"):
-            file.read(path, shapes(network))
+            compressed_weights.read(path, shapes(network))
 
 
 def rewritten(path, target, change):
@@ -110,11 +111,11 @@ CHANGES = [
 @pytest.mark.parametrize(("change", "words"), CHANGES)
 def test_a_file_that_lies(network, written, tmp_path, change, words):
     with pytest.raises(BundleError, match=words) as caught:
-        file.read(rewritten(written, tmp_path / "other.safetensors", change), shapes(network))
+        compressed_weights.read(rewritten(written, tmp_path / "other.safetensors", change), shapes(network))
     assert "\n" not in str(caught.value)
 
 
 def test_writing_never_rounds(network, kind, tmp_path):
     other = {name: t + 0.001 * torch.randn(t.shape) for name, t in network.state_dict().items()}
     with pytest.raises(BundleError, match=f"can not be written as {kind}"):
-        file.write(tmp_path / "x.safetensors", other, {"f6.weight": kind})
+        compressed_weights.write(tmp_path / "x.safetensors", other, {"f6.weight": kind})

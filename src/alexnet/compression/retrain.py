@@ -15,12 +15,12 @@ from alexnet.models.network import Network
 from alexnet.recipe import Recipe, from_dict
 from alexnet.training import loop, runtime
 from alexnet.training.async_checkpoint import Unsaved
-from alexnet.training.constraints import WeightConstraint
 from alexnet.training.finetune import of_bundle
 from alexnet.training.logger import RunLogger
 from alexnet.training.loop import Training
 from alexnet.training.run import statistics_of
 from alexnet.training.state import State
+from alexnet.training.weight_constraint import WeightConstraint
 
 
 def recipe_for(bundle: Bundle, epochs: int, rate: float | None, kept: float, device: torch.device) -> Recipe:

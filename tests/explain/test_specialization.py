@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alexnet.explain.features import UNTRAINED, specialization
+from alexnet.explain.specialization import UNTRAINED, specialization
 
 
 def slow_color(filters: np.ndarray) -> float:

@@ -1,28 +1,24 @@
 """Compressed weights on disk: a ``.safetensors`` file whose header says how its arrays become the network's.
 
 Format ``alexnet-compressed``, version 1. A tensor ``fc6.weight`` is either there by its name, float32 as ever, or as
-streams ``fc6.weight/gaps``, ``fc6.weight/codes`` … of :mod:`alexnet.compression.codec`. The header's metadata has one
+streams ``fc6.weight/gaps``, ``fc6.weight/codes`` … of :mod:`alexnet.bundle.codec`. The header's metadata has one
 entry, ``alexnet``, since safetensors writes several in any order: a JSON object with ``format``, ``version``, and
 ``tensors``: name -> kind, shape, counts, and the SHA-256 of the decoded float32 numbers (little-endian, rows first).
 Nothing is made larger than the network that asks for it.
-
-
-Weights in integers of 8 or 4 bits, or sharing values: which layers, and what becomes of their weights.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from alexnet.compression import codec
-from alexnet.compression import codec as arrays
+from alexnet.bundle import codec
 from alexnet.errors import BundleError
 from alexnet.schema import parse_json
 
@@ -43,11 +39,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], coding: Mapping[str, str]) 
             plain[name] = values
             continue
         try:
-            about, streams = arrays.encode(values, coding[name])
+            about, streams = codec.encode(values, coding[name])
         except ValueError as error:
             what = f"{name} can not be written as {coding[name]}: {error}"
             raise BundleError(what, "compressed weights", "compress it again") from error
-        header[name] = about | {"sha256": sha256_of(arrays.decode(about, streams, values.shape))}
+        header[name] = about | {"sha256": sha256_of(codec.decode(about, streams, values.shape))}
         plain |= {f"{name}/{stream}": np.ascontiguousarray(result) for stream, result in streams.items()}
     messages = {"format": FORMAT, "version": VERSION, "tensors": header}
     path.write_bytes(save(plain, metadata={KEY: json.dumps(messages, sort_keys=True)}))
@@ -112,7 +108,7 @@ def _tensor(
                 raise ValueError("values that are NaN or Inf")
             return torch.from_numpy(np.array(values))
         streams = {key.rpartition("/")[2]: file.get_tensor(key) for key in own}
-        values = arrays.decode(header[name], streams, tuple(shape))
+        values = codec.decode(header[name], streams, tuple(shape))
         if sha256_of(values) != header[name]["sha256"]:
             raise ValueError("decoded to other numbers than its SHA-256 says")
     except (ValueError, KeyError, TypeError) as error:
@@ -122,39 +118,3 @@ def _tensor(
 
 def _damaged(path: Path, why: str) -> BundleError:
     return BundleError(f"{path} is damaged: {why:.300}", "", "use another copy")
-
-
-Method = Literal["deep", "int8", "int4"]
-
-
-def layers(network: nn.Module) -> dict[str, Tensor]:
-    """The weights that are worth it, by parameter name, in the network's order: all but biases."""
-    return {name: p for name, p in network.named_parameters() if p.dim() >= 2}
-
-
-def bits_of(network: nn.Module, conv: int, fc: int) -> dict[str, int]:
-    """Bits of a code: ``fc`` in fully connected layers, ``conv`` in all others (Han et al. 2016: 5 and 8)."""
-    return {
-        name: fc if isinstance(network.get_submodule(name.rpartition(".")[0]), nn.Linear) else conv
-        for name in layers(network)
-    }
-
-
-@torch.no_grad()
-def share(network: nn.Module, bits: Mapping[str, int]) -> dict[str, str]:
-    """Replace the weights of the named layers, in place, by shared ones; returns layer -> kind for the file."""
-    for name, width in bits.items():
-        weight = network.get_parameter(name)
-        weight.copy_(torch.from_numpy(codec.share(as_array(weight), width)))
-    return dict.fromkeys(bits, "shared")
-
-
-@torch.no_grad()
-def whole(network: nn.Module, kind: Literal["int8", "int4"]) -> dict[str, str]:
-    """Round all weights but biases, in place, to integers times a magnitude; returns layer -> kind."""
-    for weight in layers(network).values():
-        values = as_array(weight)
-        largest = codec.largest_of(values, kind)
-        numbers = codec.integers(values, largest, kind)
-        weight.copy_(torch.from_numpy(codec.from_whole(numbers, largest, kind, values.shape)))
-    return dict.fromkeys(layers(network), kind)

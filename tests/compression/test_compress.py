@@ -9,9 +9,10 @@ import torch
 
 import alexnet
 from alexnet import api, cli
-from alexnet.api import compression
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.cli.compress import size_in_bytes
+from alexnet.compression import compress as compression
+from alexnet.compression.deep import DeepCompression
 from alexnet.data.atomic_io import sha256_of
 from alexnet.data.run_file import write_run_file
 from alexnet.data.store_backend import fingerprint_of
@@ -20,7 +21,7 @@ from alexnet.export.classifier import Classifier
 from alexnet.recipe import get_recipe
 from alexnet.schema import checksum_of
 
-QUICK = api.Effort(epochs=3, tune_epochs=1)
+QUICK = api.CompressionOptions(epochs=3, tune_epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,9 @@ def run(digits, tmp_path_factory):
 def made(run, tmp_path_factory):
     """It in a sixth of its size."""
     target = compression.folder_size(run / "bundle") // 6
-    return api.compress(run, tmp_path_factory.mktemp("small") / "out", target_size=target, effort=QUICK, device="cpu")
+    return api.compress(
+        run, tmp_path_factory.mktemp("small") / "out", target_size=target, compression_options=QUICK, device="cpu"
+    )
 
 
 def test_the_size_is_reached_and_sizes_add_up(run, made):
@@ -56,14 +59,14 @@ def test_the_size_is_reached_and_sizes_add_up(run, made):
     left, all_of_them = sum(int(w.count_nonzero()) for w in weights), sum(w.numel() for w in weights)
     rest = 4 * sum(p.numel() for p in network.parameters() if p.dim() < 2)
     by_name = {stage.name: stage for stage in made.stages}
-    assert by_name["coded"].kept == left / all_of_them
+    assert by_name["coded"].nonzero == left / all_of_them
     assert by_name["coded"].bytes == (folder / "model.safetensors").stat().st_size
     assert by_name["original"].bytes == 4 * all_of_them + rest
-    assert by_name["retrained"].bytes == round(by_name["retrained"].kept * all_of_them) * 5 + rest
+    assert by_name["retrained"].bytes == round(by_name["retrained"].nonzero * all_of_them) * 5 + rest
     assert by_name["original"].bytes > by_name["pruned"].bytes >= by_name["shared"].bytes
     for name, layer in made.layers.items():
         weight = network.get_parameter(name)
-        assert layer["kept"] == int(weight.count_nonzero()) / weight.numel()
+        assert layer["nonzero"] == int(weight.count_nonzero()) / weight.numel()
         assert layer["values"] == len(weight[weight != 0].unique()) <= (32 if name[0] in "fo" else 256)
 
 
@@ -128,7 +131,7 @@ def test_validation_chooses_and_the_test_split_is_looked_at_once(run, digits, tm
     monkeypatch.setattr("alexnet.data.store.Split.gather", watched)
     copied = shutil.copytree(run, tmp_path / "run")
     before = len(looks(copied))
-    made = api.compress(copied, tmp_path / "out", target_size=60_000, effort=QUICK, device="cpu")
+    made = api.compress(copied, tmp_path / "out", target_size=60_000, compression_options=QUICK, device="cpu")
     names = [name for name, _ in seen]
     first = names.index("test")
     assert set(names[:first]) == {"train", "validation"}
@@ -154,7 +157,7 @@ def test_other_test_images_change_nothing_but_the_test_numbers(run, digits, made
     copied = shutil.copytree(run, tmp_path / "run")
     write_run_file(copied, about)
     target = compression.folder_size(run / "bundle") // 6
-    other = api.compress(copied, tmp_path / "out", target_size=target, effort=QUICK, device="cpu")
+    other = api.compress(copied, tmp_path / "out", target_size=target, compression_options=QUICK, device="cpu")
     weights = [folder / "bundle" / "model.safetensors" for folder in (made.folder, other.folder)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert other.test_scores.correct1 != made.test_scores.correct1
@@ -162,15 +165,15 @@ def test_other_test_images_change_nothing_but_the_test_numbers(run, digits, made
 
 def test_as_small_as_the_loss_allows(run, tmp_path, monkeypatch):
     """Sizes are tried one after the other; the last one that keeps the accuracy is taken, whatever comes after."""
-    monkeypatch.setattr(compression, "LADDER", (7, 8, 9))
-    asked, to_size = [], compression.Shrinker.to_size
+    monkeypatch.setattr(compression, "MAX_DROP_RATIOS", (7, 8, 9))
+    asked, to_size = [], DeepCompression.to_size
 
     def watched(self, network, budget):
         asked.append(budget)
         return to_size(self, network, budget)
 
-    monkeypatch.setattr(compression.Shrinker, "to_size", watched)
-    first = api.compress(run, tmp_path / "any", max_accuracy_drop=99.0, effort=QUICK, device="cpu")
+    monkeypatch.setattr(DeepCompression, "to_size", watched)
+    first = api.compress(run, tmp_path / "any", max_accuracy_drop=99.0, compression_options=QUICK, device="cpu")
     assert len(asked) == 3
     assert first.ratio >= 9
     lost = 100 * (first.stages[0].validation.top1 - first.stages[-1].validation.top1)
@@ -180,30 +183,36 @@ def test_as_small_as_the_loss_allows(run, tmp_path, monkeypatch):
     def keeps(self, stage, points):
         return len(asked) < 2  # the second size is too much
 
-    monkeypatch.setattr(compression.Job, "_keeps", keeps)
-    second = api.compress(run, tmp_path / "one", max_accuracy_drop=0.5, effort=QUICK, device="cpu")
+    monkeypatch.setattr(compression.CompressionJob, "_within_limit", keeps)
+    second = api.compress(run, tmp_path / "one", max_accuracy_drop=0.5, compression_options=QUICK, device="cpu")
     assert len(asked) == 2
     assert 7 <= second.ratio < 8
     assert "pruned" in [stage.name for stage in second.stages]
 
 
 def test_a_loss_that_can_not_be_kept_is_said(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(compression, "LADDER", (3,))
-    monkeypatch.setattr(compression.Job, "_keeps", lambda self, stage, points: False)
+    monkeypatch.setattr(compression, "MAX_DROP_RATIOS", (3,))
+    monkeypatch.setattr(compression.CompressionJob, "_within_limit", lambda self, stage, points: False)
     with pytest.raises(BundleError, match=r"loses more than 0\.5 points of validation accuracy at any size tried"):
-        api.compress(run, tmp_path / "out", max_accuracy_drop=0.5, effort=api.Effort(epochs=1), device="cpu")
+        api.compress(
+            run,
+            tmp_path / "out",
+            max_accuracy_drop=0.5,
+            compression_options=api.CompressionOptions(epochs=1),
+            device="cpu",
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_without_an_option_a_size_that_costs_too_much_is_not_kept(run, tmp_path, monkeypatch, capsys):
     """Without learning every size costs more than the limit of 1 point: refused. A limit of 5 points backs off."""
-    monkeypatch.setattr(compression, "BACK_OFF", (1000, 12, 2))
+    monkeypatch.setattr(compression, "DEFAULT_RATIOS", (1000, 12, 2))
     words = ["compress", str(run), "-o", str(tmp_path / "out"), "--tune-epochs", "0", "--lr", "1e-9"]
     words += ["--epochs", "1"]
     assert cli.run(words) == 1
     assert "deep loses more than 1 points of validation accuracy at any size tried" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(compression, "DEFAULT_MAX_LOSS", 5.0)
+    monkeypatch.setattr(compression, "DEFAULT_MAX_DROP", 5.0)
     assert cli.run(words) == 0
     out, err = capsys.readouterr()
     assert "1000 times smaller is not possible" in err
@@ -226,7 +235,7 @@ def test_integers_need_no_training(run, tmp_path, method, least):
 def test_a_bundle_alone_is_shared_and_coded_and_it_says_so(run, tmp_path, capsys):
     assert cli.run(["compress", str(run / "bundle"), "-o", str(tmp_path / "out"), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "no images are at hand: nothing is pruned" in err
+    assert "there are no images: nothing is pruned" in err
     made = json.loads(out)
     assert [stage["name"] for stage in made["stages"]] == ["original", "shared", "coded"]
     assert made["test"] is None
@@ -240,7 +249,9 @@ def test_a_bundle_alone_is_shared_and_coded_and_it_says_so(run, tmp_path, capsys
 
 
 def test_a_bundle_with_data_is_pruned(run, digits, tmp_path):
-    made = api.compress(run / "bundle", tmp_path / "out", digits.path, target_size=60_000, effort=QUICK, device="cpu")
+    made = api.compress(
+        run / "bundle", tmp_path / "out", digits.path, target_size=60_000, compression_options=QUICK, device="cpu"
+    )
     assert made.stages[1].name == "pruned"
     assert api.evaluate(tmp_path / "out", device="cpu").correct1 == made.test_scores.correct1
 
@@ -297,22 +308,22 @@ def test_a_signal_leaves_nothing_behind(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "train_step", interrupted)
     with pytest.raises(Interrupted, match="nothing was kept"):
-        api.compress(run, tmp_path / "out", target_size=60_000, effort=QUICK, device="cpu")
+        api.compress(run, tmp_path / "out", target_size=60_000, compression_options=QUICK, device="cpu")
     assert not list(tmp_path.iterdir())
 
 
 def test_tuning_is_kept_only_where_it_pays(run, digits, tmp_path, monkeypatch):
     """With one bit for a code sharing costs a lot; tuning must give some of it back, or be left out."""
-    effort = api.Effort(epochs=2, tune_epochs=2, conv_bits=2, fc_bits=1)
-    made = api.compress(run, tmp_path / "out", target_size=60_000, effort=effort, device="cpu")
+    effort = api.CompressionOptions(epochs=2, tune_epochs=2, conv_bits=2, fc_bits=1)
+    made = api.compress(run, tmp_path / "out", target_size=60_000, compression_options=effort, device="cpu")
     stages = {stage.name: stage.validation.loss for stage in made.stages}
     assert stages["shared"] > stages["retrained"]
     assert stages["tuned"] < stages["shared"]
     assert stages["coded"] == pytest.approx(stages["tuned"], abs=1e-6)
     for weight in (p for p in Bundle.load(made.folder / "bundle").network.parameters() if p.dim() > 1):
         assert len(weight[weight != 0].unique()) <= 4
-    monkeypatch.setattr(compression, "PAYS", 1e9)
-    left = api.compress(run, tmp_path / "left", target_size=60_000, effort=effort, device="cpu")
+    monkeypatch.setattr("alexnet.compression.deep.LOSS_TOLERANCE", 1e9)
+    left = api.compress(run, tmp_path / "left", target_size=60_000, compression_options=effort, device="cpu")
     assert "tuned" not in [stage.name for stage in left.stages]
 
 

@@ -6,7 +6,6 @@ with a gradient of 0 and no past stays 0; weights that are equal, with equal gra
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +13,6 @@ from torch import Tensor, nn
 from alexnet.compression.pruning import gone, gradual
 
 EVERY = 8  # steps between two cuts; sorting 57 million magnitudes takes a second, a step of 64 images one and a half
-
-
-class WeightConstraint(Protocol):
-    """What a step may not change."""
-
-    def begin(
-        self, network: nn.Module, others: "list[nn.Module]", optimizer: torch.optim.Optimizer, done: float
-    ) -> None:
-        """Before a step, ``done`` (0 … 1) of the training being over; ``others`` follow the network (its average)."""
-
-    def gradients(self, network: nn.Module) -> None:
-        """Between the backward pass and the update."""
 
 
 @dataclass

@@ -1,0 +1,81 @@
+"""Pruning sensitivity of each layer: the validation loss after that layer alone was pruned.
+
+The layers before the pruned one are computed once, so that fully connected layers, which hold most of the weights,
+cost almost no extra time.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alexnet.compression.pruning import HOPELESS, SHARES, Curve, gone
+from alexnet.data.store import Split
+from alexnet.evaluation.features import inputs_of
+from alexnet.loader.augmentation import Normalization
+from alexnet.loader.loader import to_device
+from alexnet.models.network import Network
+
+MOST = 240  # images: their first maps take 280 MB; the loss is compared on the same ones, so few will do
+CHUNK = 48
+
+
+@torch.inference_mode()
+def curves(
+    network: Network,
+    split: Split,
+    statistics: Normalization,
+    bits: Mapping[str, int],
+    *,
+    device: torch.device,
+    tell: Callable[[str], None] = lambda text: None,
+) -> dict[str, Curve]:
+    """Layer -> its curve, on images spread over ``split``. ``bits``: layer (as ``fc6.weight``) -> bits of a code.
+
+    Every weight is as it was afterwards; the network is left in the mode in which it came.
+    """
+    indices = np.linspace(0, len(split) - 1, min(MOST, len(split))).astype(np.int64)
+    labels = torch.from_numpy(split.labels[indices]).to(device)
+    x = inputs_of(network, split.gather(indices), to_device(statistics, device))  # [N, C, s, s]
+    was_training, result = network.training, {}
+    network.eval()
+    layers = list(network.named_children())
+    base = _loss([module for _, module in layers], x.clone(), labels)
+    for place, (layer, module) in enumerate(layers):
+        name = f"{layer}.weight"
+        if name in bits:
+            rest = [later for _, later in layers[place:]]
+            losses = _losses(network.get_parameter(name), functools.partial(_loss, rest, x, labels), base)
+            result[name] = Curve(network.get_parameter(name).numel(), bits[name], base, losses)
+            tell(f"{name}: loss {base:.3f}; {', '.join(f'{s:g} kept {loss:.3f}' for s, loss in losses.items())}")
+        x = torch.cat([module(part.clone()) for part in torch.split(x, CHUNK)])
+    network.train(was_training)
+    return result
+
+
+def _losses(weight: Tensor, loss: Callable[[], float], base: float) -> dict[float, float]:
+    """Share kept -> loss, until it is beyond hope."""
+    before, result = weight.clone(), {}
+    try:
+        for share in SHARES:
+            weight.masked_fill_(gone(before, share), 0.0)
+            result[share] = loss()
+            if result[share] > base + HOPELESS:
+                break
+    finally:
+        weight.copy_(before)
+    return result
+
+
+def _loss(layers: list[torch.nn.Module], x: Tensor, labels: Tensor) -> float:
+    """Mean −ln p(true class) behind the last layer, for what comes in before the first."""
+    total = 0.0
+    for part, truth in zip(torch.split(x, CHUNK), torch.split(labels, CHUNK), strict=True):
+        y = part.clone()  # a ReLU in place must not change what the next share needs
+        for layer in layers:
+            y = layer(y)
+        total += float(F.cross_entropy(y.float(), truth, reduction="sum"))
+    return total / len(labels)

@@ -1,0 +1,26 @@
+"""Network inputs and last-hidden-layer features of stored images, from center crops as in evaluation."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alexnet.loader.augmentation import Normalization, center_crops, color
+from alexnet.models.network import Network
+
+
+def inputs_of(network: Network, images: NDArray[np.uint8], statistics: Normalization) -> Tensor:
+    """Stored images uint8 [N, S, S, 3] -> float32 [N, C, s, s] on the device of ``statistics``, as a network's input.
+
+    The center view, gray where the network is, minus the mean, divided as the classifier divides.
+    """
+    crops = center_crops(torch.from_numpy(images).to(statistics.mean.device), network.image_size)
+    return color(crops, None, None, statistics, network.in_channels)
+
+
+@torch.inference_mode()
+def features_of(network: Network, images: NDArray[np.uint8], statistics: Normalization) -> NDArray[np.float32]:
+    """What the layer ``network.features`` says of each image: float32 [N, D] (AlexNet: fc7 behind its ReLU, 4096)."""
+    inputs = inputs_of(network, images, statistics)
+    result: NDArray[np.float32] = network.forward_to(inputs, network.features).flatten(1).float().cpu().numpy()
+    return result

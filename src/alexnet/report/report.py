@@ -1,0 +1,273 @@
+"""The report of a run: all sections of ``report.html``, gathered from the run, its bundle and its images."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet.bundle import Bundle, find_bundle
+from alexnet.data.sources.options import DataOptions
+from alexnet.data.store import Split, Store, recorded
+from alexnet.doctor.findings import Report as Diagnosis
+from alexnet.doctor.images import Phases
+from alexnet.errors import RunError
+from alexnet.evaluation.detailed import DetailedScores, detailed_scores, fitted_thresholds
+from alexnet.evaluation.evaluate import SplitPredictions
+from alexnet.explain.neighbors import FILE as INDEX_FILE
+from alexnet.explain.neighbors import Neighbors
+from alexnet.explain.samples import Samples, most_confident_mistakes
+from alexnet.export.classifier import Classifier
+from alexnet.formatting import interval, percent, probability, short_percent
+from alexnet.loader.loader import choose_device
+from alexnet.plots import explanations
+from alexnet.plots import saliency as saliency_plot
+from alexnet.plots.canvas import decimals
+from alexnet.plots.neighbors import NeighborRow
+from alexnet.report import facts, page
+from alexnet.report.summary import status, summary
+from alexnet.system import temporary_folder
+from alexnet.training.provenance import note_test, of_bundle
+from alexnet.training.run import read_start
+
+IMAGES, MISTAKES, SALIENCY_ROWS, NEIGHBOR_ROWS, CLASSES = 10, 10, 4, 5, 100  # maximal numbers on the page
+QUICK_INDEX_SECONDS = 20.0  # a quick report builds the index of neighbors only if that takes less
+QUICK_DOCTOR_IMAGES = 3000  # a quick report runs the doctor only on at most so many images
+
+
+def write_report(
+    run: Path,
+    path: Path | None = None,
+    *,
+    store: str | Path | None = None,
+    doctor: bool = True,
+    quick: bool = False,
+    device: str = "auto",
+    options: DataOptions | None = None,
+    progress: Phases | None = None,
+    diagnosis: tuple[Diagnosis | None, str] | None = None,
+) -> Path:
+    """Write the report of a run and return its path; :func:`alexnet.api.report` describes the arguments."""
+    options = options or DataOptions()
+    recipe, metadata = read_start(run)
+    epochs = facts.epochs_of(run)
+    classifier = Classifier.load(run, choose_device(device))
+    bundle = classifier.bundle
+    opened = Store.open(store or recorded(run, metadata))
+    bundle.same_classes(opened.classes, opened.address)
+    split = next((s for s in (opened.split("test"), opened.split("validation")) if len(s)), None)
+    if split is None:
+        raise RunError(f"{opened.address} has neither test nor validation images", "at least one", "train with some")
+    predictions = classifier.predict_split(split)
+    details = detailed_scores(predictions, bundle.classes, bundle.temperature, fitted_thresholds(bundle.thresholds))
+    if not quick:  # the report at the end of training repeats the evaluation of that training
+        note_test(run, opened, split.name, "report", options.tell)
+    doctor_report, undiagnosed = diagnosis or (None, "it was left out on request")
+    if diagnosis is None and doctor:
+        doctor_report, undiagnosed = diagnose(run, store=store, quick=quick, options=options, progress=progress)
+    values: dict[str, Any] = {
+        "title": f"{classifier.network.name} on {bundle.data.get('name', run.name)}",
+        "subtitle": f"Report of {run.resolve().name}: training, data, accuracy, calibration, explanations, cost.",
+        "summary": summary(details, classifier.classes, doctor_report, undiagnosed),
+        "status": status(details, doctor_report),
+        "training": facts.training_facts(metadata, bundle, recipe, opened),
+        "choices": facts.choices(of_bundle(bundle, run)),
+        "diagnosis": doctor_report,
+        "undiagnosed": undiagnosed,
+        "cost": facts.cost(run, facts.events_of(run), epochs, bundle),
+        "reproduction": facts.reproduction(run, metadata, bundle, recipe, opened),
+        "plots": _plots(classifier, details, epochs),
+        "color": explanations.color_note(explanations.color_specialization(classifier)),
+    }
+    values |= _metrics(details, classifier.classes) | _calibration(details)
+    values |= _images(run, classifier, split, predictions, opened, quick, options.tell, progress)
+    return page.write(values, path or run / "report.html")
+
+
+def diagnose(
+    run: Path,
+    *,
+    store: str | Path | None = None,
+    quick: bool = False,
+    options: DataOptions | None = None,
+    progress: Phases | None = None,
+) -> tuple[Diagnosis | None, str]:
+    """The doctor's report on the training data of a run; :func:`alexnet.api.diagnose` describes the arguments."""
+    metadata = read_start(run)[1]
+    opened = Store.open(store or recorded(run, metadata))
+    if quick and sum(map(len, opened.splits.values())) > QUICK_DOCTOR_IMAGES:
+        return None, f"alexnet report {run} examines it"
+    return facts.diagnose(metadata, opened, Bundle.load(find_bundle(run)), options or DataOptions(), progress)
+
+
+def _metrics(details: DetailedScores, classes: Sequence[str]) -> dict[str, Any]:
+    """The tables of all metrics, of each class, and of the most frequent confusions."""
+    result, scores = details.classes, details.scores
+    rows = [
+        ("top-1 accuracy", result.top1),
+        ("top-5 accuracy", result.top5),
+        ("balanced accuracy: mean recall of the classes", result.balanced_accuracy),
+        ("macro F1", result.macro_f1),
+        ("macro precision", result.macro_precision),
+        ("macro AUROC", result.macro_auroc),
+    ]
+    method = "Wilson intervals for top-1 and top-5; bootstrap over images (2,000 resamples) for the others"
+    if details.groups:
+        method = f"bootstrap over {details.groups:,} groups of images, each resampled as a whole (2,000 resamples)"
+    unit = "groups" if details.groups else "images"
+    by_f1 = sorted((one for one in result.classes if one.images), key=lambda one: (one.f1.value, one.name))
+    table = [
+        (
+            one.name,
+            f"{one.images:,}",
+            percent(one.recall.value),
+            interval(one.recall.low, one.recall.high),
+            percent(one.precision.value) if one.predicted else "never predicted",
+            interval(one.precision.low, one.precision.high) if one.predicted else "",
+            percent(one.f1.value),
+            percent(one.auroc.value),
+        )
+        for one in by_f1[:CLASSES]
+    ]
+    return {
+        "split": f"{scores.count:,} {scores.split} images",
+        "metrics": [(name, percent(one.value), interval(one.low, one.high)) for name, one in rows if one is not None],
+        "metrics_note": f"Mean loss {scores.loss:.4f} nats. Center crop of each image. "
+        f"95 % CI: {method}; Wilson intervals where {unit} are few.",
+        "classes": table,
+        "more_classes": max(0, len(by_f1) - CLASSES),
+        "confusions": [(classes[true], classes[predicted], str(n)) for true, predicted, n in details.confusions()],
+    }
+
+
+def _calibration(details: DetailedScores) -> dict[str, Any]:
+    """Reliability in a sentence, the table of risk and coverage, and the effect of the thresholds."""
+    result = details.calibrated
+    text = (
+        f"Mean probability of the top-1 prediction: {short_percent(result.confidence)}. "
+        f"Accuracy: {short_percent(result.accuracy)}. "
+        f"Expected calibration error (ECE): {100 * result.ece:.1f} points; perfectly calibrated probabilities would "
+        f"show {100 * result.ece_by_chance:.1f} on this many images. Brier score: {result.brier:.3f}."
+    )
+    rows = []
+    for coverage in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3):
+        threshold, risk = details.curve.at(coverage)
+        rows.append((f"{100 * coverage:.0f} %", probability(threshold), percent(risk)))
+    lines = []
+    for one in details.thresholds:
+        metrics = one.metrics
+        if metrics.answered:
+            error = f"{short_percent(metrics.error)} (95 % CI {interval(metrics.low, metrics.high)})"
+            lines.append(
+                f"Threshold {metrics.threshold:.3f}, fitted on the validation images for an error of "
+                f"{100 * one.target:g} %: coverage {short_percent(metrics.coverage)}, error {error}."
+            )
+    missing = "The bundle has no thresholds. Do not choose one from this table: it shows the reported images."
+    return {"reliability": text, "coverage": rows, "thresholds": lines or [missing]}
+
+
+def _images(
+    run: Path,
+    classifier: Classifier,
+    split: Split,
+    predictions: SplitPredictions,
+    store: Store,
+    quick: bool,
+    log: Callable[[str], None],
+    progress: Phases | None,
+) -> dict[str, Any]:
+    """The sections with images: random predictions, mistakes, saliency maps, nearest neighbors."""
+    order = np.random.default_rng(0).permutation(len(split)).astype(np.int64)
+    mistakes, duplicates = most_confident_mistakes(split, predictions, classifier.bundle.temperature, MISTAKES)
+    saliency = [
+        {
+            "title": row.title,
+            "panels": [
+                (page.embedded(image), name + (f" ({remark})" if remark else ""))
+                for image, name, remark in zip(
+                    saliency_plot.panels(row), saliency_plot.COLUMNS, saliency_plot.remarks(row), strict=True
+                )
+            ],
+        }
+        for row in explanations.saliency_rows(classifier, Samples.of_split(split, order[:SALIENCY_ROWS]))
+    ]
+    index, no_index = _index(run, classifier, store, quick, log, progress)
+    rows = []
+    if index is not None:
+        rows = explanations.neighbor_rows(classifier, Samples.of_split(split, order[:NEIGHBOR_ROWS]), index)
+    return {
+        "images": _cards(classifier, Samples.of_split(split, order[:IMAGES])),
+        "mistakes": _cards(classifier, mistakes, duplicates) if len(mistakes) else [],
+        "saliency": saliency,
+        "saliency_note": saliency_plot.NOTE.replace("\n", " "),
+        "no_neighbors": no_index,
+        "neighbors": [_neighbor_cells(row) for row in rows],
+    }
+
+
+def _index(
+    run: Path, classifier: Classifier, store: Store, quick: bool, log: Callable[[str], None], progress: Phases | None
+) -> tuple[Neighbors | None, str]:
+    """The index of training images, or None and the reason why there is none."""
+    rate = classifier.bundle.metrics.get("test", {}).get("images_per_second") or 1e-9
+    count = len(store.split("train"))
+    if quick and not (run / INDEX_FILE).is_file() and count / rate > QUICK_INDEX_SECONDS:
+        return None, f"The {count:,} training images are not indexed yet: alexnet report {run} indexes them."
+    return explanations.open_index(run, classifier, log, progress("indexing") if progress else None, store), ""
+
+
+def _cards(classifier: Classifier, samples: Samples, duplicates: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """Each image with its true class and its top-3 predictions."""
+    cards, predictions = [], classifier.predict(list(samples.images), top=3)
+    for image, name, label, prediction, copies in zip(
+        samples.images, samples.names, samples.labels, predictions, duplicates or [0] * len(samples), strict=True
+    ):
+        true_class = "" if label is None else classifier.classes[label]
+        top_3 = ", ".join(f"{name} ({probability(p)})" for name, p in prediction.top_k)
+        cards.append(
+            {
+                "image": page.embedded(image),
+                "alt": f"{true_class}: {name}",
+                "true_class": true_class,
+                "text": f"predicted: {top_3}" + (f"; +{copies} near-duplicates" if copies else ""),
+                "correct": prediction.label == true_class,
+            }
+        )
+    return cards
+
+
+def _neighbor_cells(row: NeighborRow) -> list[dict[str, str]]:
+    """The cells of a row: the image, then its nearest training images."""
+    first = {
+        "image": page.embedded(row.image, 112),
+        "alt": f"image of {row.true_class}",
+        "text": row.heading.replace("\n", ", "),
+    }
+    number = decimals([one.distance for one in row.neighbors])
+    return [first] + [
+        {
+            "image": page.embedded(one.image, 112),
+            "alt": f"training image of {one.label}",
+            "text": f"{number(one.distance)} · {one.label}",
+        }
+        for one in row.neighbors
+    ]
+
+
+def _plots(classifier: Classifier, details: DetailedScores, epochs: list[dict[str, float]]) -> dict[str, str]:
+    """The plots as data URLs; empty where there is nothing to plot."""
+    from alexnet.plots import confusion, curves, filters, reliability, risk_coverage
+
+    table = details.scores.confusion.numpy()
+    thresholds = [one.metrics for one in details.thresholds]
+    draw: dict[str, Callable[[Path], Path]] = {
+        "confusion": lambda to: confusion.draw(table, list(classifier.classes), to),
+        "reliability": lambda to: reliability.draw(details.calibrated.bins, to),
+        "risk": lambda to: risk_coverage.draw(details.curve, thresholds, to),
+        "filters": lambda to: filters.draw(*explanations.first_filters(classifier), to),
+    }
+    if epochs:
+        draw["curves"] = lambda to: curves.draw(epochs, to)
+    with temporary_folder() as folder:
+        urls = {name: page.png_url(plot(folder / f"{name}.png").read_bytes()) for name, plot in draw.items()}
+    return {"curves": "", **urls}
