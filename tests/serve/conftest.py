@@ -55,7 +55,7 @@ DESCRIPTION: dict = {}
 
 def check_described(description: dict, method: str, path: str, response: Answer) -> None:
     """Every response, errors too, has a status, a type and the fields that the OpenAPI description has."""
-    kind, problem = response.headers["Content-Type"].partition(";")[0], {"$ref": "#/components/schemas/Problem"}
+    kind, problem = response.headers["Content-Type"].partition(";")[0], {"$ref": "#/components/schemas/ErrorResponse"}
     operations = description["paths"].get(path.partition("?")[0], {})
     operation = operations.get("get" if method == "HEAD" else method.lower())
     if operation is None:  # a file of the page, or an error of an address or a method that does not exist

@@ -91,7 +91,7 @@ def test_cors(opened, png):
 
 
 def test_cors_comes_with_keys(saved_bundle, png):
-    """A preflight has no key; a refusal for want of one can be read by the page."""
+    """A preflight has no key; a rejection for want of one can be read by the page."""
     key = "0123456789abcdef"
     with threaded(saved_bundle, origins=("*",), keys=(key,)) as server:
         page = {"Sec-Fetch-Site": "cross-site", "Origin": EVIL}

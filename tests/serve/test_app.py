@@ -57,7 +57,7 @@ def test_many_images_in_their_order(server, classifier, images):
 
 
 def test_verify_says_that_it_responses_as_it_must(server, saved_bundle, onnx_file):
-    with threaded(saved_bundle, images=True) as sharing:
+    with threaded(saved_bundle, share_images=True) as sharing:
         found = verify(sharing.url)
         assert found.kind == "server" and found.images == 2 and found.max_abs_diff <= 1e-6
     against = verify(server.url, saved_bundle)
@@ -80,7 +80,7 @@ def test_in_bf16_it_responses_nearly_alike_and_says_so(saved_bundle, onnx_file, 
         found = server.post(png).json["predictions"][0]["top_k"]
         exact = dict(classifier.predict(png, top=len(found))[0].top_k)
         assert all(abs(prediction["score"] - exact[prediction["label"]]) < 0.03 for prediction in found)
-        assert server.service.engine.responses.precision == "bf16"
+        assert server.service.engine.model.precision == "bf16"
     with pytest.raises(BundleError, match="--precision bf16 of an exported file"):
         Engine.open(onnx_file, "cpu", precision="bf16")
 
@@ -182,7 +182,7 @@ def test_the_model_tells_what_it_is(server, cifar, saved_bundle):
     assert about["preprocessing"] == {"stored_size": 32, "fit": "crop", "image_size": 24}
     assert about["capabilities"] == ["embedding", "saliency=grad_cam", "saliency=gradient"]
     assert "reference_samples" not in about  # images of the data set: only on request of who runs the server
-    with threaded(saved_bundle, images=True) as sharing:
+    with threaded(saved_bundle, share_images=True) as sharing:
         samples = sharing.get("/v1/model").json["reference_samples"]
         assert [base64.b64decode(g["png"]) for g in samples] == [g.png for g in cifar.reference_samples]
         assert "reference_samples" not in sharing.get("/v1/model?reference_samples=false").json
@@ -212,7 +212,7 @@ def test_the_description_has_examples(server):
     predict = described["paths"]["/v1/predict"]["post"]
     assert set(predict["requestBody"]["content"]) >= {"multipart/form-data", "image/jpeg"}
     assert {"200", "400", "401", "408", "413", "415", "422", "503"} <= set(predict["responses"])
-    for name in ("Prediction", "Predictions", "Failure", "Problem", "Unusable"):
+    for name in ("Prediction", "Predictions", "Failure", "ErrorResponse", "NoUsableImage"):
         assert described["components"]["schemas"][name]["examples"]
     assert "cdn" not in json.dumps(described) and server.get("/docs").status == 404
 
@@ -226,7 +226,7 @@ def test_neighbors(cifar, digits, png, tmp_path):
     named = dataclasses.replace(cifar, classes=tuple(digits.classes))
     named.save(tmp_path / "bundle")
     index = Neighbors.build(tmp_path / FILE, named, digits, weights_sha256(tmp_path))
-    with threaded(tmp_path, images=True) as server:
+    with threaded(tmp_path, share_images=True) as server:
         assert "neighbors" in server.get("/v1/model").json["capabilities"]
         found = server.post(png, query="?neighbors=3").json["predictions"][0]
         assert "embedding" not in found
@@ -240,7 +240,7 @@ def test_neighbors(cifar, digits, png, tmp_path):
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:100])
     with threaded(tmp_path) as server:  # damaged: it does without, and says so in the log
         assert "neighbors" not in server.get("/v1/model").json["capabilities"]
-        assert "is damaged" in server.service.engine.explain.refused
+        assert "is damaged" in server.service.engine.explainer.index_error
 
 
 def test_the_filters_are_those_that_are_drawn(server, classifier):

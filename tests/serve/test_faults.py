@@ -346,9 +346,9 @@ def test_clients_that_vanish_leave_nothing_behind(server, png):
             connection.sendall(head + png[:cut])
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not goodbye
     until = time.monotonic() + SECONDS
-    while time.monotonic() < until and server.service.gate.images + server.service.gate.bytes:
+    while time.monotonic() < until and server.service.admission.images + server.service.admission.bytes:
         time.sleep(0.02)
-    assert (server.service.gate.images, server.service.gate.bytes) == (0, 0)
+    assert (server.service.admission.images, server.service.admission.bytes) == (0, 0)
     assert server.post(png).status == 200
     assert server.counted('alexnet_requests_total{route="/v1/predict",status="499"}') >= lost
 
@@ -376,10 +376,10 @@ class Slowed:
     def __getattr__(self, name):
         return getattr(self.engine, name)
 
-    def response(self, images, wants):
+    def predict(self, images, options):
         self.go.wait(SECONDS)
         time.sleep(self.seconds)
-        return self.engine.response(images, wants)
+        return self.engine.predict(images, options)
 
 
 def test_ten_times_overload(saved_bundle, png):
@@ -403,7 +403,7 @@ def test_ten_times_overload(saved_bundle, png):
         counted = server.counted('alexnet_images_total{outcome="answered"}')
         assert counted == statuses.count(200)  # nothing that was accepted is lost
         assert server.counted('alexnet_images_total{outcome="lost"}') == 0
-        assert server.counted("alexnet_waiting") == 0 and server.service.gate.images == 0
+        assert server.counted("alexnet_waiting") == 0 and server.service.admission.images == 0
         assert [server.post(png).status for _ in range(5)] == [200] * 5
 
 
@@ -414,7 +414,7 @@ def test_one_request_does_not_get_half_of_a_queue(saved_bundle, png):
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(server.files, ("a", png), ("b", png))
             until = time.monotonic() + SECONDS
-            while server.service.gate.images < 2 and time.monotonic() < until:
+            while server.service.admission.images < 2 and time.monotonic() < until:
                 time.sleep(0.01)
             assert server.files(("a", png), ("b", png), ("c", png)).status == 503
             slowed.go.set()
@@ -427,7 +427,7 @@ def test_a_late_response_is_a_refusal(saved_bundle, png):
         slowed.go.clear()
         response = server.post(png)
         slowed.go.set()
-        assert response.status == 503 and "no answer within 0.3 seconds" in response.json["error"]
+        assert response.status == 503 and "no prediction within 0.3 seconds" in response.json["error"]
         assert response.headers["Retry-After"] == "5" and server.post(png).status == 200
 
 
@@ -435,7 +435,7 @@ def test_a_network_that_fails_fails_only_its_batch(server, png, monkeypatch, cap
     def broken(*_):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(type(server.service.engine), "response", broken)
+    monkeypatch.setattr(type(server.service.engine), "predict", broken)
     response = server.post(png)
     monkeypatch.undo()
     assert response.status == 500 and "boom" not in response.body.decode()
@@ -484,12 +484,12 @@ def test_nothing_can_be_put_into_headers_or_the_log(server, png, caplog):
     )
     assert response.status == 422 and "Set-Cookie" not in response.headers
     raw(server, "GET /%0a%7b%22event%22:%22fake%22%7d%1b[31m HTTP/1.1\nHost: localhost")
-    from alexnet.serve.logs import _Lines
+    from alexnet.serve.logs import JsonFormatter
 
     until = time.monotonic() + SECONDS
-    while time.monotonic() < until and not any("fake" in str(r.__dict__.get("about")) for r in caplog.records):
+    while time.monotonic() < until and not any("fake" in str(r.__dict__.get("fields")) for r in caplog.records):
         time.sleep(0.02)
-    lines = [_Lines().format(record) for record in caplog.records if record.name == "alexnet.server"]
+    lines = [JsonFormatter().format(record) for record in caplog.records if record.name == "alexnet.server"]
     assert len(lines) >= 2
     for line in lines:
         assert line.isascii() and line.isprintable() and json.loads(line)["event"] == "request"

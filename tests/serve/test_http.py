@@ -35,7 +35,7 @@ def check_problem(server, response: bytes, status: int) -> None:
     assert {name.decode(): value.decode() for name, value in HEADERS}.items() <= headers.items()
     components = server.description()["components"]
     problem = json.loads(body)  # and nothing behind it
-    jsonschema.validate(problem, {"$ref": "#/components/schemas/Problem", "components": components})
+    jsonschema.validate(problem, {"$ref": "#/components/schemas/ErrorResponse", "components": components})
     assert problem["request_id"] == headers["x-request-id"]
 
 

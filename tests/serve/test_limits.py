@@ -1,4 +1,4 @@
-"""The gate's arithmetic, keys, logs: what needs no socket."""
+"""The admission's arithmetic, keys, logs: what needs no socket."""
 
 import json
 import logging
@@ -7,56 +7,56 @@ import pytest
 
 from alexnet.errors import RecipeError, ServerError
 from alexnet.serve import logs
-from alexnet.serve.explain import shade, view
-from alexnet.serve.limits import BODIES, AdmissionController, Limits, RequestRejected
-from alexnet.serve.service import Keys, read_keys
+from alexnet.serve.explain import crop_box, shade
+from alexnet.serve.limits import MAX_BODIES, AdmissionController, Limits, RequestRejected
+from alexnet.serve.service import ApiKeys, read_keys
 
 
 def test_the_gate_counts_what_is_inside():
-    gate = AdmissionController(Limits(max_queue_size=16))
-    with gate.accepted(10):
-        gate.room_for(6)
+    admission = AdmissionController(Limits(max_queue_size=16))
+    with admission.admit(10):
+        admission.check_capacity(6)
         with pytest.raises(RequestRejected, match="busy: 10 images are waiting") as caught:
-            gate.room_for(7)
-        assert caught.value.status == 503 and caught.value.retry == 1  # 10 images at 10 a second
-        with pytest.raises(ValueError, match="inside"), gate.accepted(6):
-            assert gate.images == 16
+            admission.check_capacity(7)
+        assert caught.value.status == 503 and caught.value.retry_after == 1  # 10 images at 10 a second
+        with pytest.raises(ValueError, match="inside"), admission.admit(6):
+            assert admission.images == 16
             raise ValueError("inside")
-        assert gate.images == 10  # given back whatever happened
-    assert gate.images == 0
+        assert admission.images == 10  # given back whatever happened
+    assert admission.images == 0
 
 
 def test_when_to_come_again_follows_the_rate():
-    gate = AdmissionController(Limits(max_queue_size=1000))
-    gate._rate = 2.0
-    gate.images = 9
-    assert gate.retry == 5
-    gate._rate = 0.001
-    assert gate.retry == 60
-    gate.images = 0
-    assert gate.retry == 1
+    admission = AdmissionController(Limits(max_queue_size=1000))
+    admission._rate = 2.0
+    admission.images = 9
+    assert admission.retry_after == 5
+    admission._rate = 0.001
+    assert admission.retry_after == 60
+    admission.images = 0
+    assert admission.retry_after == 1
 
 
 def test_the_rate_is_that_of_batches_not_of_moments(monkeypatch):
     """Batches of 8 every 0.4 s are 20 images a second, although 8 of them come within a moment."""
     clock = [100.0]
     monkeypatch.setattr("alexnet.serve.limits.time.monotonic", lambda: clock[0])
-    gate = AdmissionController(Limits(max_queue_size=1000))
-    with gate.accepted(500):
+    admission = AdmissionController(Limits(max_queue_size=1000))
+    with admission.admit(500):
         for _ in range(50):
             clock[0] += 0.4
             for _ in range(8):
-                with gate.accepted(1):
+                with admission.admit(1):
                     pass
-        assert gate._rate == pytest.approx(20, rel=0.15) and 20 <= gate.retry <= 30
+        assert admission._rate == pytest.approx(20, rel=0.15) and 20 <= admission.retry_after <= 30
 
 
 def test_all_bodies_together_are_bounded():
-    gate = AdmissionController(Limits(max_megabytes=1))
-    gate.hold(BODIES * 1_000_000)
+    admission = AdmissionController(Limits(max_megabytes=1))
+    admission.reserve(MAX_BODIES * 1_000_000)
     with pytest.raises(RequestRejected, match="too many bodies"):
-        gate.hold(1)
-    assert gate.bytes == BODIES * 1_000_000
+        admission.reserve(1)
+    assert admission.bytes == MAX_BODIES * 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ def test_a_limit_is_a_number_above_0(name, value):
 
 
 def test_keys(tmp_path):
-    assert not Keys(()) and read_keys(None) == ()
+    assert not ApiKeys(()) and read_keys(None) == ()
     path = tmp_path / "keys"
     path.write_text("# ours\n\n0123456789abcdef\n  another-key-of-ours  \n")
-    keys = Keys(read_keys(path, "of-the-environment"))  # the file is preferred
-    assert keys and keys.open_to("0123456789abcdef") and keys.open_to(" another-key-of-ours")
+    keys = ApiKeys(read_keys(path, "of-the-environment"))  # the file is preferred
+    assert keys and keys.verify("0123456789abcdef") and keys.verify(" another-key-of-ours")
     for key in (
         "",
         "0123456789abcde",
@@ -82,7 +82,7 @@ def test_keys(tmp_path):
         "of-the-environment",
         "Bearer 0123456789abcdef",
     ):
-        assert not keys.open_to(key)
+        assert not keys.verify(key)
     assert read_keys(None, " 0123456789abcdef\n") == ("0123456789abcdef",)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ServerError, match="can not be read"):
@@ -96,16 +96,16 @@ def test_keys(tmp_path):
 def test_a_line_of_the_log_stays_a_line(caplog):
     caplog.set_level(logging.INFO, "alexnet.server")
     logs.event("request", path="/\n{\x1b[31m\u2028" + "x" * 500)
-    line = logs._Lines().format(caplog.records[0])
+    line = logs.JsonFormatter().format(caplog.records[0])
     assert line.isascii() and line.isprintable() and len(json.loads(line)["path"]) == 200
 
 
 def test_where_the_view_lies():
     """Against pixels counted by hand: an image of 300 × 200, stored at 256, seen at 224."""
     share = 224 / 256
-    assert view(200, 300, "crop", share) == pytest.approx((62.5 / 300, 12.5 / 200, 175 / 300, 175 / 200))
-    assert view(200, 300, "squash", share) == pytest.approx((1 / 16, 1 / 16, 7 / 8, 7 / 8))
-    left, top, width, height = view(200, 300, "pad", share)
+    assert crop_box(200, 300, "crop", share) == pytest.approx((62.5 / 300, 12.5 / 200, 175 / 300, 175 / 200))
+    assert crop_box(200, 300, "squash", share) == pytest.approx((1 / 16, 1 / 16, 7 / 8, 7 / 8))
+    left, top, width, height = crop_box(200, 300, "pad", share)
     assert (left * 300, width * 300) == pytest.approx((18.75, 262.5))
     assert (top * 200, height * 200) == pytest.approx((-31.25, 262.5))  # beyond the image: gray bars
 

@@ -185,8 +185,8 @@ def test_a_slow_response_says_so(saved_bundle, opened, image):
     with threaded(saved_bundle) as server:
         page = opened(server)
         go, engine = threading.Event(), server.service.engine
-        real = engine.response
-        engine.response = lambda *words: (go.wait(SECONDS), real(*words))[1]
+        real = engine.predict
+        engine.predict = lambda *words: (go.wait(SECONDS), real(*words))[1]
         choose(page, image)
         page.locator("#status", has_text="Looking at it").wait_for()
         page.locator("#status", has_text="Still waiting: the server is slow or busy").wait_for()
@@ -198,10 +198,10 @@ def test_a_server_that_is_gone_or_busy(saved_bundle, opened, image):
     server = Threaded(Settings(saved_bundle))
     assert server.ready.wait(SECONDS)
     page = opened(server)
-    server.service.gate.images = 64
+    server.service.admission.images = 64
     choose(page, image)
     assert re.search(r"The server is busy; try again in \d+ s\.", problem(page))
-    server.service.gate.images = 0
+    server.service.admission.images = 0
     server.stop()
     choose(page, image)
     page.locator("#problem", has_text="The server does not answer; is it still running?").wait_for()

@@ -104,7 +104,7 @@ def _serve(args: ServeArguments, shared: bool) -> None:
         threads=args.threads,
         top=args.top,
         confidence_threshold=args.confidence_threshold,
-        images=args.share_images,
+        share_images=args.share_images,
         hosts=(*hosts, args.host.lower()) if local or hosts else None,
         origins=origins,
         keys=value,
@@ -129,7 +129,7 @@ def _serve(args: ServeArguments, shared: bool) -> None:
         print(f"{args.run} is served at {run.url(listening)}", flush=True)
 
     with listening:
-        (run.work if args.workers == 1 else supervisor.supervise)(settings, listening, ready)
+        (run.serve if args.workers == 1 else supervisor.supervise)(settings, listening, ready)
 
 
 def _hosts(names: Sequence[str]) -> tuple[str, ...]:

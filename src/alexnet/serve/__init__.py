@@ -1,1 +1,1 @@
-"""Bundle -> a server that answers over HTTP, with a page: what ``alexnet serve`` starts."""
+"""An HTTP server for one classifier, with a web page: what ``alexnet serve`` runs."""

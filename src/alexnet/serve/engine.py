@@ -1,18 +1,10 @@
-"""Work in a thread of its own that nothing has to wait for: opening files on a disk that may hang, joining threads.
+"""The model behind the server: a bundle or an exported file, opened, checked and verified on its reference images."""
 
-Has the bundle on the disk changed? Looked at every few seconds, by size and time of its files.
-
-What answers: a bundle or an exported file, opened, checked byte by byte and asked its reference images.
-"""
-
-import asyncio
-import contextlib
 import json
-import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,82 +16,22 @@ from alexnet.export import verify
 from alexnet.export.exported_model import ExportedModel
 from alexnet.export.manifest import FORMATS
 from alexnet.schema import ReferenceSample
-from alexnet.serve.explain import METHODS, Explain, Method, Neighbor, Overlay
-
-T = TypeVar("T")
-
-
-async def in_thread(name: str, function: Callable[..., T], *args: object) -> T:
-    """The result of ``function(*args)``, called in a new daemon thread.
-
-    An executor's threads are joined when the loop closes and when Python ends, so a hung disk would keep the process
-    alive. A thread that has ended also releases its team of OpenMP threads: with more threads than cores, GCC's would
-    slow down every later operation.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def finish(result: T | None, error: BaseException | None) -> None:
-        if future.done():  # cancelled
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def work() -> None:
-        result, failure = None, None
-        try:
-            result = function(*args)
-        except BaseException as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(finish, result, failure)
-
-    threading.Thread(target=work, name=name, daemon=True).start()
-    return await future
-
-
-Signature: TypeAlias = tuple[tuple[str, int, int, int], ...]
-
-
-def signature(path: Path) -> Signature:
-    """Name, size, time and inode of each file of a bundle, run or exported file; empty while it is not there."""
-    folder = path / "bundle" if (path / "bundle" / "config.json").is_file() else path
-    try:
-        files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [path]
-        stats = [(str(file), file.stat()) for file in files]
-    except OSError:  # it is being replaced
-        return ()
-    return tuple((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in stats)
-
-
-async def watch(path: Path, seconds: float, known: Signature, reload: Callable[[], Awaitable[object]]) -> None:
-    """Call ``reload`` whenever the files are others than ``known``, and the same at two looks: copying takes time."""
-    before = known
-    while True:
-        await asyncio.sleep(seconds)
-        now = await in_thread("watch", signature, path)
-        if now and now != known and now == before:
-            known = now
-            await reload()
-        before = now
-
+from alexnet.serve.explain import METHODS, Explainer, Method, Neighbor, Overlay
 
 if TYPE_CHECKING:
     from alexnet.export.classifier import Classifier
 
 
-class Want(NamedTuple):
-    """What is asked of an image besides its probabilities."""
+class RequestOptions(NamedTuple):
+    """What a request asks for besides probabilities."""
 
     embedding: bool = False
-    saliency: Method | None = None  # of the first prediction
+    saliency: Method | None = None  # for the first prediction
     neighbors: int = 0  # training images
 
 
-class Prepared(NamedTuple):
-    """An image ready for the network: uint8 [S, S, 3] (or [H, W, 3], for a file that resizes); its own size."""
+class PreparedImage(NamedTuple):
+    """A decoded image: uint8 [S, S, 3] (or [H, W, 3] for an exported file that resizes), and its original size."""
 
     pixels: NDArray[np.uint8]
     height: int
@@ -107,150 +39,153 @@ class Prepared(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was found of an image: probabilities [K], and what was wanted."""
+class ImageResult:
+    """The result for one image: probabilities [K], and what its request asked for."""
 
-    row: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
     embedding: NDArray[np.float32] | None = None  # [D]
     saliency: Overlay | None = None
     neighbors: tuple[Neighbor, ...] = ()
 
 
 class Engine:
-    """A classifier of which every byte was checked and which answered its reference images.
+    """A verified classifier.
 
-    ``sha256`` names it: of a bundle's config.json, which holds the SHA-256 of all its other files, or of an exported
-    file. ``offers`` are the names of what can be wanted besides probabilities.
+    Attributes:
+        sha256: Identifies the model: the SHA-256 of a bundle's ``config.json``, which holds those of its other files,
+            or of an exported file.
+        capabilities: What requests may ask for besides probabilities.
+        metadata: Parameters, preprocessing, metrics, data, recipe and precision for ``GET /v1/model``.
+        max_abs_diff: The largest difference of a probability over the reference images; None without such images.
     """
 
-    def __init__(self, path: Path, responses: "Classifier | ExportedModel", sha256: str, most_pixels: int) -> None:
-        self.path, self.sha256, self.responses, self.most_pixels = path, sha256, responses, most_pixels
-        self.classes = responses.classes
+    def __init__(self, path: Path, model: "Classifier | ExportedModel", sha256: str, max_pixels: int) -> None:
+        self.path, self.sha256, self.model, self.max_pixels = path, sha256, model, max_pixels
+        self.classes = model.classes
+        self.explainer: Explainer | None = None
+        self.name: str
+        self.capabilities: tuple[str, ...]
+        self.metadata: dict[str, Any]
         self.reference_samples: list[ReferenceSample]
-        self.explain: Explain | None = None
-        self.offers: tuple[str, ...]
-        if isinstance(responses, ExportedModel):
-            self._open_file(responses)
+        if isinstance(model, ExportedModel):
+            self._open_exported(model)
         else:
-            self._open_bundle(responses)
-        self.max_abs_diff = self._prove()
+            self._open_bundle(model)
+        self.max_abs_diff = self._verify()
 
     @classmethod
     def open(
-        cls, path: Path, device: str, most_pixels: int = decode.MAX_PIXELS, precision: Literal["fp32", "bf16"] = "fp32"
+        cls, path: Path, device: str, max_pixels: int = decode.MAX_PIXELS, precision: Literal["fp32", "bf16"] = "fp32"
     ) -> "Engine":
-        """Open a run, a bundle, or FILE.onnx or FILE.xml. Raises :class:`BundleError` that says what is wrong.
+        """Open a run, a bundle, FILE.onnx or FILE.xml.
 
-        In ``precision`` bf16 reference images may be answered otherwise by three hundredths.
+        In precision bf16 the probabilities of reference images may differ by 0.03. Raises :class:`BundleError`.
         """
         if path.suffix in FORMATS and not path.is_dir():
             if precision != "fp32":
                 raise BundleError(f"--precision {precision} of an exported file", "left out", "export it so instead")
-            return cls(path, ExportedModel.load(path), sha256_of(path), most_pixels)
+            return cls(path, ExportedModel.load(path), sha256_of(path), max_pixels)
         from alexnet.bundle import find_bundle
         from alexnet.export.classifier import Classifier
 
         bundle = find_bundle(path)
-        classifier = Classifier.load(bundle, device, precision)
-        return cls(path, classifier, sha256_of(bundle / "config.json"), most_pixels)
+        return cls(path, Classifier.load(bundle, device, precision), sha256_of(bundle / "config.json"), max_pixels)
 
     def _open_bundle(self, classifier: "Classifier") -> None:
         bundle = classifier.bundle
         classifier.optimize()
         resize.build()
-        self.limit, self._decoded = verify.LIMIT if classifier.precision == "fp32" else verify.HALF_LIMIT, True
-        self.explain = Explain(classifier, self.path)
-        self.offers = ("embedding", *self.explain.offers)
+        self._tolerance = verify.LIMIT if classifier.precision == "fp32" else verify.HALF_LIMIT
+        self._resizes = False  # the model: images are brought to their stored size here
         self._stored: tuple[int, decode.Fit] | None = (bundle.stored_size, bundle.fit)
+        self.explainer = Explainer(classifier, self.path)
+        self.capabilities = ("embedding", *self.explainer.capabilities)
         self.reference_samples = list(bundle.reference_samples)
         self.name = bundle.network.name
-        self.about: dict[str, Any] = {
+        self.metadata = {
             "parameters": sum(p.numel() for p in bundle.network.parameters()),
-            "preprocessing": _preprocessing(bundle.stored_size, bundle.fit, bundle.image_size),
+            "preprocessing": {
+                "stored_size": bundle.stored_size,
+                "fit": bundle.fit,
+                "image_size": bundle.image_size,
+            },
             "metrics": dict(bundle.metrics),
-            "data": _plain(bundle.data),
+            "data": _as_json(bundle.data),
             "recipe": str(bundle.recipe.get("recipe", "")),
             "precision": classifier.precision,
         }
 
-    def _open_file(self, file: ExportedModel) -> None:
-        manifest = file.manifest
+    def _open_exported(self, model: ExportedModel) -> None:
+        manifest = model.manifest
         fit: Any = manifest.fit
-        self._decoded = manifest.input == "decoded"
+        self._tolerance = manifest.tolerance
+        self._resizes = manifest.input == "images"
         self._stored = (manifest.stored_size, fit)
-        self.limit, self.offers, self.reference_samples = manifest.tolerance, (), list(manifest.reference_samples)
+        self.capabilities, self.reference_samples = (), list(manifest.reference_samples)
         self.name = manifest.network
-        self.about = {
-            "preprocessing": _preprocessing(manifest.stored_size, manifest.fit, None),
+        self.metadata = {
+            "preprocessing": {"stored_size": manifest.stored_size, "fit": manifest.fit},
             "metrics": {},
             "data": {},
             "recipe": "",
             "precision": manifest.precision,
         }
 
-    def _prove(self) -> float | None:
-        """The reference images' largest difference; None where there are none. Raises :class:`BundleError`."""
+    def _verify(self) -> float | None:
         if not self.reference_samples:
             return None
-        return verify.replay(str(self.path), self.responses, self.reference_samples, self._stored, self.limit)
+        return verify.replay(str(self.path), self.model, self.reference_samples, self._stored, self._tolerance)
 
-    def prepare(self, data: bytes, name: str) -> Prepared:
-        """The bytes of an image -> what :meth:`answer` takes. Raises :class:`ImageError` with ``name``."""
-        decoded = decode.decode(data, name, most=self.most_pixels)
-        fitted = self.responses.prepare(decoded, name) if self._decoded else decoded
-        return Prepared(fitted, *decoded.shape[:2])
+    def prepare(self, data: bytes, name: str) -> PreparedImage:
+        """Decode an encoded image and bring it to its stored size. Raises :class:`ImageError` with ``name``."""
+        decoded = decode.decode(data, name, most=self.max_pixels)
+        pixels = decoded if self._resizes else self.model.prepare(decoded, name)
+        return PreparedImage(pixels, *decoded.shape[:2])
 
-    def response(self, images: Sequence[Prepared], wants: Sequence[Want]) -> list[Found]:
-        """What is to be said of prepared images, all in one batch; :meth:`neighbors` come later."""
-        rows = self.responses.probabilities([p.pixels for p in images], batch_size=len(images))  # [N, K]
+    def predict(self, images: Sequence[PreparedImage], options: Sequence[RequestOptions]) -> list[ImageResult]:
+        """The results of one batch, one per image; neighbors are added by :meth:`add_neighbors`."""
+        rows = self.model.probabilities([image.pixels for image in images], batch_size=len(images))  # [N, K]
         if not np.isfinite(rows).all():
-            raise BundleError(f"{self.path} answers with what is no number", "probabilities", "use another copy")
-        wanted = [i for i, want in enumerate(wants) if want.embedding or want.neighbors]
-        embeddings = self._embeddings([images[i].pixels for i in wanted])
-        seen = dict(zip(wanted, embeddings, strict=True))
-        overlays = self._overlays(images, wants, rows)
-        return [Found(row, seen.get(i), overlays.get(i)) for i, row in enumerate(rows)]
+            raise BundleError(f"{self.path} computes probabilities that are NaN or Inf", "", "use another copy")
+        selected = [i for i, option in enumerate(options) if option.embedding or option.neighbors]
+        embeddings = dict(zip(selected, self._embeddings([images[i].pixels for i in selected]), strict=True))
+        overlays = self._overlays(images, options, rows)
+        return [ImageResult(row, embeddings.get(i), overlays.get(i)) for i, row in enumerate(rows)]
 
     def _embeddings(self, images: list[NDArray[np.uint8]]) -> NDArray[np.float32] | list[NDArray[np.float32]]:
-        if not images or isinstance(self.responses, ExportedModel):
+        if not images or isinstance(self.model, ExportedModel):
             return []
-        return self.responses.embed(images, batch_size=len(images))  # [M, D]
+        return self.model.embed(images, batch_size=len(images))  # [M, D]
 
     def _overlays(
-        self, images: Sequence[Prepared], wants: Sequence[Want], rows: NDArray[np.float32]
+        self, images: Sequence[PreparedImage], options: Sequence[RequestOptions], rows: NDArray[np.float32]
     ) -> dict[int, Overlay]:
-        if self.explain is None:
+        """Saliency overlays by index of the image."""
+        if self.explainer is None:
             return {}
-        results: dict[int, Overlay] = {}
+        overlays: dict[int, Overlay] = {}
         for method in METHODS:
-            wanted = [i for i, want in enumerate(wants) if want.saliency == method]
-            if wanted:
-                maps = self.explain.maps(method, [images[i].pixels for i in wanted], rows[wanted].argmax(1))
-                for i, one in zip(wanted, maps, strict=True):
-                    results[i] = self.explain.overlay(method, one, images[i].height, images[i].width)
-        return results
+            selected = [i for i, option in enumerate(options) if option.saliency == method]
+            if selected:
+                maps = self.explainer.saliency_maps(
+                    method, [images[i].pixels for i in selected], rows[selected].argmax(1)
+                )
+                for i, saliency_map in zip(selected, maps, strict=True):
+                    overlays[i] = self.explainer.overlay(method, saliency_map, images[i].height, images[i].width)
+        return overlays
 
-    def neighbors(self, results: Found, count: int) -> Found:
-        """The same with its nearest training images."""
-        if self.explain is None or results.embedding is None:
-            return results
-        return replace(results, neighbors=self.explain.nearest(results.embedding, count))
+    def add_neighbors(self, result: ImageResult, count: int) -> ImageResult:
+        """``result`` with its ``count`` nearest training images."""
+        if self.explainer is None or result.embedding is None:
+            return result
+        return replace(result, neighbors=self.explainer.nearest(result.embedding, count))
 
     def filters(self) -> NDArray[np.uint8] | None:
-        """The first layer's filters side by side, one pixel a weight: uint8 [H, W, 3]; None for an exported file."""
-        if isinstance(self.responses, ExportedModel):
-            return None
-        from alexnet.serve.explain import first_filters, grid
-
-        weights = first_filters(self.responses.network)
-        return None if weights is None else grid(weights, self.responses.network.towers)
+        """The filters of the first layer as an image, one pixel per weight: uint8 [H, W, 3]; None without any."""
+        return None if self.explainer is None else self.explainer.filters()
 
 
-def _preprocessing(stored: int, fit: str, side: int | None) -> dict[str, Any]:
-    return {"stored_size": stored, "fit": fit} | ({"image_size": side} if side is not None else {})
-
-
-def _plain(data: Any) -> dict[str, Any]:
-    """What a bundle says of its data, as JSON can hold it."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(data), default=str))
-    return plain
+def _as_json(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data section of a bundle with values that JSON can hold."""
+    values: dict[str, Any] = json.loads(json.dumps(dict(data), default=str))
+    return values

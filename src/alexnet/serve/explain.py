@@ -1,7 +1,4 @@
-"""The filters of the first layer as a small image for the page.
-
-Where the network looked, laid over the image; and the training images that it finds most alike.
-"""
+"""Explanations that the server gives: saliency overlays, nearest training images, the filters of the first layer."""
 
 import base64
 import math
@@ -19,76 +16,33 @@ from alexnet.errors import ModelError, RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alexnet.models.network import Network
-
-GAP = 1  # pixels between filters, mid-gray
-
-
-def first_filters(network: "Network") -> NDArray[np.float32] | None:
-    """Weights [K, C, H, W] of the first layer that has filters; None where none has."""
-    from alexnet.cuda_convnet import GraphNetwork
-
-    if isinstance(network, GraphNetwork):
-        result: Tensor | None = network.first_filters()
-    else:
-        result = next((p for p in network.parameters() if p.dim() == 4), None)
-    return None if result is None else result.detach().float().cpu().contiguous().numpy()
-
-
-def grid(weights: NDArray[np.floating[Any]], towers: int) -> NDArray[np.uint8]:
-    """[K, C, H, W] -> uint8 [rows·(H+1)-1, columns·(W+1)-1, 3], tower *a* above tower *b*.
-
-    Each filter is scaled to its own range around mid-gray: weight 0 is 128. Other than three channels: their mean.
-    """
-    if weights.shape[1] != 3:
-        weights = np.repeat(weights.mean(1, keepdims=True), 3, 1)
-    largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
-    cells = np.rint(128 + 127 * weights / np.where(largest > 0, largest, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
-    count, height, width, _ = cells.shape
-    towers = towers if count % towers == 0 else 1
-    columns = _columns(count, towers)
-    rows = towers * math.ceil(count // towers / columns)
-    drawn = np.full((rows * (height + GAP), columns * (width + GAP), 3), 128, np.uint8)
-    for k, cell in enumerate(cells):
-        tower, index = divmod(k, count // towers)
-        row, column = tower * rows // towers + index // columns, index % columns
-        drawn[row * (height + GAP) :, column * (width + GAP) :][:height, :width] = cell
-    return drawn[:-GAP, :-GAP]
-
-
-def _columns(count: int, towers: int) -> int:
-    """About as wide as Figure 3 of the paper (16 for 96 filters), with full rows where possible."""
-    aim, each = math.sqrt(count * 16 / 6), max(1, count // towers)
-    whole = [n for n in range(1, each + 1) if each % n == 0 and 0.7 * aim <= n <= 1.4 * aim]
-    return min(whole, key=lambda n: abs(n - aim)) if whole else min(each, math.ceil(aim))
-
-
-if TYPE_CHECKING:
     from alexnet.explain.neighbors import Neighbors
     from alexnet.export.classifier import Classifier
+    from alexnet.models.network import Network
 
-Method = Literal["grad_cam", "gradient"]  # occlusion takes a hundred passes an image: not for a server
+Method = Literal["grad_cam", "gradient"]  # occlusion takes a hundred forward passes an image: too slow for a server
 METHODS: tuple[Method, ...] = get_args(Method)
-DARK = 190  # alpha, of 255, of what the network did not look at
-CLIP = 99.0  # percentile of a map that counts as fully looked at: single pixels of a gradient are outliers
+MAX_ALPHA = 190  # of 255: opacity of the overlay where the saliency is 0
+SALIENCY_PERCENTILE = 99.0  # counts as full saliency: single pixels of a gradient are outliers
+GAP = 1  # pixels between filters, mid-gray
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """A layer for an image: black, transparent where the network looked.
+    """A layer to draw over an image: black, transparent where the saliency is high; no color carries meaning.
 
-    No color carries meaning, so nobody needs to see one. ``view``: left, top, width, height as shares of the upright
-    image; beyond 0 to 1 where the image was padded.
+    ``box_xywh_normalized`` is left, top, width and height of the crop as fractions of the upright image; it exceeds
+    0 to 1 where the image was padded.
     """
 
     method: Method
     png: bytes  # RGBA [s, s]
-    view: tuple[float, float, float, float]
+    box_xywh_normalized: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A training image: its class, Euclidean distance in the last hidden layer, thumbnail as PNG."""
+    """A training image: its class, its Euclidean distance in the last hidden layer, a thumbnail as PNG."""
 
     label: str
     distance: float
@@ -96,24 +50,30 @@ class Neighbor:
 
 
 def data_url(png: bytes) -> str:
-    """A PNG as an address that a page can show."""
+    """A PNG as a ``data:`` URL."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-class Explain:
-    """What one classifier can say of its answers. ``refused``: why there is an index of neighbors, but none is used."""
+class Explainer:
+    """Explanations of one classifier's predictions.
+
+    Attributes:
+        capabilities: Names of the explanations that are available for this network and run.
+        index_error: Why the neighbor index of the run is not used; empty otherwise.
+    """
 
     def __init__(self, classifier: "Classifier", run: Path) -> None:
-        self.classifier, self.refused = classifier, ""
+        self.classifier, self.index_error = classifier, ""
         self.index = self._open_index(run)
-        self.offers = (*(f"saliency={m}" for m in self._methods()), *(["neighbors"] if self.index is not None else []))
+        saliency = [f"saliency={method}" for method in self._methods()]
+        self.capabilities = (*saliency, *(["neighbors"] if self.index is not None else []))
 
     def _methods(self) -> list[Method]:
         from alexnet.explain.saliency import last_maps
 
         try:
             last_maps(self.classifier.network)
-        except ModelError:  # no maps to weigh
+        except ModelError:  # Grad-CAM needs feature maps
             return ["gradient"]
         return list(METHODS)
 
@@ -126,26 +86,25 @@ class Explain:
         try:
             return Neighbors.open(run / FILE, weights_sha256(run))
         except RunError as error:
-            self.refused = str(error)
+            self.index_error = str(error)
             return None
 
-    def maps(
+    def saliency_maps(
         self, method: Method, images: Sequence[NDArray[np.uint8]], classes: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """How much each pixel of the crops matters for ``classes`` [N]: float32 [N, s, s]."""
+        """The saliency of each pixel of the center crops for ``classes`` [N]: float32 [N, s, s]."""
         from alexnet.explain import saliency
 
-        how = {"grad_cam": saliency.grad_cam, "gradient": saliency.data_gradient}[method]
-        result: NDArray[np.float32] = how(
-            self.classifier.network, self.classifier.inputs(list(images)), classes.tolist()
-        ).numpy()
-        return result
+        function = {"grad_cam": saliency.grad_cam, "gradient": saliency.data_gradient}[method]
+        inputs = self.classifier.inputs(list(images))
+        maps: NDArray[np.float32] = function(self.classifier.network, inputs, classes.tolist()).numpy()
+        return maps
 
-    def overlay(self, method: Method, map: NDArray[np.float32], height: int, width: int) -> Overlay:
-        """``map`` [s, s] as a layer for an image of this size."""
+    def overlay(self, method: Method, saliency_map: NDArray[np.float32], height: int, width: int) -> Overlay:
+        """``saliency_map`` [s, s] as a layer for an image of this size."""
         bundle = self.classifier.bundle
-        share = min(1.0, bundle.image_size / bundle.stored_size)  # of the stored image's side that is seen
-        return Overlay(method, decode.encode_png(shade(map)), view(height, width, bundle.fit, share))
+        fraction = min(1.0, bundle.image_size / bundle.stored_size)
+        return Overlay(method, decode.encode_png(shade(saliency_map)), crop_box(height, width, bundle.fit, fraction))
 
     def nearest(self, embedding: NDArray[np.float32], count: int) -> tuple[Neighbor, ...]:
         """The ``count`` training images nearest to ``embedding`` [D], nearest first."""
@@ -158,21 +117,69 @@ class Explain:
             for distance, row in zip(distances[0], rows[0].tolist(), strict=True)
         )
 
+    def filters(self) -> NDArray[np.uint8] | None:
+        """The filters of the first layer as an image: uint8 [H, W, 3]; None for a network without filters."""
+        network = self.classifier.network
+        weights = first_filters(network)
+        return None if weights is None else filter_grid(weights, network.towers)
 
-def shade(map: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A map [s, s] as black with alpha, uint8 [s, s, 4]: 0 where it is large, DARK where it is 0."""
-    top = float(np.percentile(map, CLIP)) or float(map.max())
-    looked = np.clip(map / top, 0, 1) if top > 0 else np.zeros_like(map)
-    layer = np.zeros((*map.shape, 4), np.uint8)
-    layer[..., 3] = np.rint(DARK * (1 - looked))
+
+def shade(saliency_map: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A map [s, s] as black with alpha, uint8 [s, s, 4]: alpha 0 at high saliency, MAX_ALPHA at 0."""
+    top = float(np.percentile(saliency_map, SALIENCY_PERCENTILE)) or float(saliency_map.max())
+    saliency = np.clip(saliency_map / top, 0, 1) if top > 0 else np.zeros_like(saliency_map)
+    layer = np.zeros((*saliency_map.shape, 4), np.uint8)
+    layer[..., 3] = np.rint(MAX_ALPHA * (1 - saliency))
     return layer
 
 
-def view(height: int, width: int, fit: decode.Fit, share: float) -> tuple[float, float, float, float]:
-    """Where the center view lies in an image: left, top, width, height as shares of its size."""
+def crop_box(height: int, width: int, fit: decode.Fit, fraction: float) -> tuple[float, float, float, float]:
+    """The center crop's box in an image: left, top, width, height, each as a fraction of the image's size.
+
+    ``fraction`` is the size of the crop divided by that of the stored image.
+    """
     if fit == "squash":
-        across, down = share, share
+        box_width, box_height = fraction, fraction
     else:
-        side = share * (min(height, width) if fit == "crop" else max(height, width))
-        across, down = side / width, side / height
-    return (1 - across) / 2, (1 - down) / 2, across, down
+        size = fraction * (min(height, width) if fit == "crop" else max(height, width))
+        box_width, box_height = size / width, size / height
+    return (1 - box_width) / 2, (1 - box_height) / 2, box_width, box_height
+
+
+def first_filters(network: "Network") -> NDArray[np.float32] | None:
+    """Weights [K, C, H, W] of the first convolutional layer; None for a network without one."""
+    from alexnet.cuda_convnet import GraphNetwork
+
+    if isinstance(network, GraphNetwork):
+        weights: Tensor | None = network.first_filters()
+    else:
+        weights = next((p for p in network.parameters() if p.dim() == 4), None)
+    return None if weights is None else weights.detach().float().cpu().contiguous().numpy()
+
+
+def filter_grid(weights: NDArray[np.floating[Any]], towers: int) -> NDArray[np.uint8]:
+    """Filters [K, C, H, W] side by side: uint8 [rows·(H+1)-1, columns·(W+1)-1, 3], one tower above the other.
+
+    Each filter is scaled to its own range around mid-gray: weight 0 is 128. Other than three channels are averaged.
+    """
+    if weights.shape[1] != 3:
+        weights = np.repeat(weights.mean(1, keepdims=True), 3, 1)
+    largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
+    cells = np.rint(128 + 127 * weights / np.where(largest > 0, largest, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
+    count, height, width, _ = cells.shape
+    towers = towers if count % towers == 0 else 1
+    columns = _columns(count, towers)
+    rows = towers * math.ceil(count // towers / columns)
+    canvas = np.full((rows * (height + GAP), columns * (width + GAP), 3), 128, np.uint8)
+    for k, cell in enumerate(cells):
+        tower, index = divmod(k, count // towers)
+        row, column = tower * rows // towers + index // columns, index % columns
+        canvas[row * (height + GAP) :, column * (width + GAP) :][:height, :width] = cell
+    return canvas[:-GAP, :-GAP]
+
+
+def _columns(count: int, towers: int) -> int:
+    """About as wide as Figure 3 of the paper (16 for 96 filters), with full rows where possible."""
+    target, per_tower = math.sqrt(count * 16 / 6), max(1, count // towers)
+    divisors = [n for n in range(1, per_tower + 1) if per_tower % n == 0 and 0.7 * target <= n <= 1.4 * target]
+    return min(divisors, key=lambda n: abs(n - target)) if divisors else min(per_tower, math.ceil(target))

@@ -1,4 +1,4 @@
-"""A line of JSON an event, on standard error: request ids, sizes and times; never an image, its name or a key."""
+"""Logs of the server: one JSON object per line on standard error, without images, file names or API keys."""
 
 import json
 import logging
@@ -8,12 +8,14 @@ import sys
 import time
 from typing import Any
 
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_LONGEST = 200  # characters of a text that a stranger chose
 LOGGER = logging.getLogger("alexnet.server")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MAX_TEXT = 200  # characters of a text that a client chose
 
 
-class _Lines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
+    """A log record as one line of JSON."""
+
     def format(self, record: logging.LogRecord) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line: dict[str, Any] = {
@@ -22,17 +24,17 @@ class _Lines(logging.Formatter):
             "process": record.process,
             "event": record.getMessage(),
         }
-        line |= getattr(record, "about", {})
+        line |= getattr(record, "fields", {})
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        # ASCII: whatever a stranger sent is escaped, a line stays a line, a terminal obeys nothing.
+        # ASCII escapes line breaks and control characters that a client sent.
         return json.dumps(line, ensure_ascii=True, default=str)
 
 
 def configure() -> None:
-    """Send our events and uvicorn's to standard error, as JSON, and to no other place."""
+    """Send the events of this package, and errors of uvicorn and asyncio, to standard error as JSON."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
+    handler.setFormatter(JsonFormatter())
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it quotes bytes of broken forms
     for name in ("alexnet.server", "uvicorn", "asyncio"):
         logger = logging.getLogger(name)
@@ -40,12 +42,19 @@ def configure() -> None:
         logger.setLevel(logging.INFO if name == "alexnet.server" else logging.ERROR)
 
 
-def event(what: str, level: int = logging.INFO, trace: bool = False, **about: Any) -> None:
-    """Log one event; long texts are cut, ``trace`` adds where the current exception came from."""
-    short = {k: v[:_LONGEST] if isinstance(v, str) and k != "reason" else v for k, v in about.items()}
-    LOGGER.log(level, what, extra={"about": short}, exc_info=trace)
+def event(name: str, level: int = logging.INFO, trace: bool = False, **fields: Any) -> None:
+    """Log one event.
+
+    Args:
+        name: What happened, such as "request".
+        level: A level of :mod:`logging`.
+        trace: Add the traceback of the current exception.
+        **fields: Further entries of the JSON object. Texts other than ``reason`` are cut at 200 characters.
+    """
+    fields = {k: v[:_MAX_TEXT] if isinstance(v, str) and k != "reason" else v for k, v in fields.items()}
+    LOGGER.log(level, name, extra={"fields": fields}, exc_info=trace)
 
 
-def request_id(sent: str | None) -> str:
-    """The id that a client sent, if it is made of letters, digits, dot, dash and underscore; else a new one."""
-    return sent if sent and _ID.fullmatch(sent) else secrets.token_hex(8)
+def request_id(header: str | None) -> str:
+    """The client's ``X-Request-ID`` if it is 1 to 64 letters, digits, dots, dashes and underscores; else a new id."""
+    return header if header and _REQUEST_ID.fullmatch(header) else secrets.token_hex(8)

@@ -1,13 +1,7 @@
-"""Who may ask: API keys from a file or the environment, compared in constant time.
-
-What Prometheus may ask for at ``/metrics``. With several processes, sums over all of them.
-
-Dynamic batching: images of many requests decoded beside each other, through the network together.
-
-The server's state: which engine answers, whether it is ready, what is accepted; and how a new bundle takes over.
-"""
+"""The service behind the routes: its settings, API keys, metrics, dynamic batching, and the swap to a new bundle."""
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -23,41 +17,82 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from alexnet.errors import AlexNetError, ImageError, ServerError, reason
 from alexnet.serve import logs
-from alexnet.serve.engine import Engine, Found, Prepared, Want, in_thread
+from alexnet.serve.engine import Engine, ImageResult, PreparedImage, RequestOptions
 from alexnet.serve.limits import AdmissionController, Limits, RequestRejected
 from alexnet.serve.requests import Upload
 
-SHORTEST = 16  # characters; 16 hexadecimal digits are 64 bits
-_TODO = "make one: openssl rand -hex 32"
+T = TypeVar("T")
+State = Literal["loading", "ready", "draining"]
+
+MIN_KEY_LENGTH = 16  # characters; 16 hexadecimal digits are 64 bits
+MAX_DECODERS = 8  # threads; a large image takes hundreds of megabytes while it is decoded
+_KEY_HINT = "make one: openssl rand -hex 32"
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a server; can be pickled for another process."""
+
+    path: Path  # a run, a bundle, FILE.onnx or FILE.xml
+    limits: Limits = field(default_factory=Limits)
+    device: str = "cpu"
+    threads: int = 0  # of the network; 0: PyTorch's default
+    top: int = 5  # entries of top_k, unless a request says otherwise
+    confidence_threshold: float | None = None  # abstain if the first score is lower
+    share_images: bool = False  # give out images of the data set: reference samples, neighbors
+    hosts: tuple[str, ...] | None = ()  # in the Host header, besides those of this machine; None: any
+    origins: tuple[str, ...] = ()  # of other sites whose pages may send requests; "*": all
+    keys: tuple[str, ...] = ()
+    key_file: Path | None = None  # read again at a reload
+    reload_interval: float = 0.0  # seconds between checks for a changed bundle; 0: none
+    drain_delay: float = 0.0  # seconds between "not ready" and the end of listening
+    workers: int = 1
+    shared_metrics: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"  # of a bundle
+
+
+# API keys
 
 
 def read_keys(file: Path | None, environment: str = "") -> tuple[str, ...]:
-    """The keys of ``file``, one a line, lines beginning with # left out; without a file that of the environment.
+    """API keys from a file or the environment.
 
-    No key at all is the empty tuple: everyone may ask. Raises :class:`ServerError`, which shows no key.
+    Args:
+        file: One key per line; lines that begin with # are comments.
+        environment: The key to use where no file is given.
+
+    Returns:
+        The keys; empty if the server requires none.
+
+    Raises:
+        ServerError: The file cannot be read, or a key is too short. The message shows no key.
     """
     if file is None:
         return _checked([environment.strip()], "ALEXNET_API_KEY") if environment.strip() else ()
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ServerError(f"--key-file {file} can not be read", "a text file, one key a line", _TODO) from error
+        raise ServerError(f"--key-file {file} can not be read", "a text file, one key a line", _KEY_HINT) from error
     return _checked([line for line in lines if line and not line.startswith("#")], f"--key-file {file}")
 
 
-def _checked(keys: Sequence[str], where: str) -> tuple[str, ...]:
+def _checked(keys: Sequence[str], source: str) -> tuple[str, ...]:
     if not keys:
-        raise ServerError(f"{where} holds no key", "one a line", _TODO)
+        raise ServerError(f"{source} holds no key", "one a line", _KEY_HINT)
     for number, key in enumerate(keys, 1):
-        if len(key) < SHORTEST or not key.isascii() or not key.isprintable() or " " in key:
+        if len(key) < MIN_KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
             raise ServerError(
-                f"{where}: key {number} has {len(key)} characters", f"{SHORTEST} or more ASCII, without spaces", _TODO
+                f"{source}: key {number} has {len(key)} characters",
+                f"{MIN_KEY_LENGTH} or more ASCII, without spaces",
+                _KEY_HINT,
             )
     return tuple(keys)
 
 
-class Keys:
-    """The keys that open; none means that everyone may ask."""
+class ApiKeys:
+    """The valid API keys; an empty collection means that no key is required."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._digests = [_digest(key.encode()) for key in keys]
@@ -65,13 +100,10 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def open_to(self, key: str) -> bool:
-        """Is ``key`` one of them?
-
-        Every key is compared whole: the time tells neither how much of one was right nor which.
-        """
-        sent = _digest(key.strip().encode())
-        matches = [hmac.compare_digest(sent, digest) for digest in self._digests]
+    def verify(self, key: str) -> bool:
+        """Is ``key`` valid? The time of the comparison is the same for every key."""
+        digest = _digest(key.strip().encode())
+        matches = [hmac.compare_digest(digest, valid) for valid in self._digests]
         return any(matches)
 
 
@@ -79,15 +111,12 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_SIZES = (1, 2, 4, 8, 16, 32, 64)
-
-
 class Metrics:
-    """Counters and histograms of one process.
+    """Prometheus metrics of one process.
 
-    ``shared``: several processes count together, in the folder that the environment's PROMETHEUS_MULTIPROC_DIR names;
-    it must be set before prometheus_client is imported, which reads it then.
+    Args:
+        shared: Several processes count together, in the folder that PROMETHEUS_MULTIPROC_DIR names. The variable must
+            be set before prometheus_client is imported.
     """
 
     def __init__(self, shared: bool = False) -> None:
@@ -96,18 +125,20 @@ class Metrics:
         from prometheus_client.process_collector import ProcessCollector
 
         self.shared, self.registry = shared, CollectorRegistry()
-        own: dict[str, Any] = {"registry": self.registry}
-        self.requests = Counter("alexnet_requests", "Requests answered.", ["route", "status"], **own)
-        self.seconds = Histogram("alexnet_request_seconds", "From head to answer.", ["route"], buckets=_SECONDS, **own)
-        self.images = Counter("alexnet_images", "Images by what became of them.", ["outcome"], **own)
-        self.batches = Histogram("alexnet_batch_images", "Images a batch.", buckets=_SIZES, **own)
-        self.network_seconds = Histogram("alexnet_network_seconds", "One batch's time.", buckets=_SECONDS, **own)
-        self.reloads = Counter("alexnet_reloads", "New bundles, taken or refused.", ["outcome"], **own)
-        self.waiting = Gauge("alexnet_waiting", "Images accepted, not answered.", multiprocess_mode="livesum", **own)
-        self.ready = Gauge("alexnet_ready", "Processes that answer.", multiprocess_mode="livesum", **own)
+        kwargs: dict[str, Any] = {"registry": self.registry}
+        live: dict[str, Any] = {"multiprocess_mode": "livesum", **kwargs}
+        seconds: dict[str, Any] = {"buckets": _SECONDS, **kwargs}
+        self.requests = Counter("alexnet_requests", "Responses sent.", ["route", "status"], **kwargs)
+        self.seconds = Histogram("alexnet_request_seconds", "Time from header to response.", ["route"], **seconds)
+        self.images = Counter("alexnet_images", "Images by outcome.", ["outcome"], **kwargs)
+        self.batches = Histogram("alexnet_batch_images", "Images in a batch.", buckets=_SIZES, **kwargs)
+        self.network_seconds = Histogram("alexnet_network_seconds", "Time of a batch.", **seconds)
+        self.reloads = Counter("alexnet_reloads", "Reloads of the bundle by outcome.", ["outcome"], **kwargs)
+        self.waiting = Gauge("alexnet_waiting", "Images accepted and not finished.", **live)
+        self.ready = Gauge("alexnet_ready", "Processes that are ready.", **live)
         for outcome in ("answered", "refused", "lost"):
-            self.images.labels(outcome)  # 0 is an answer too
-        if not shared:  # of this process: memory, file handles, processor time
+            self.images.labels(outcome)  # exported as 0 from the start
+        if not shared:  # memory, file handles and CPU time of this process
             ProcessCollector(registry=self.registry)
             PlatformCollector(registry=self.registry)
 
@@ -125,74 +156,107 @@ class Metrics:
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
+# Batching
+
+
+async def in_thread(name: str, function: Callable[..., T], *args: object) -> T:
+    """The result of ``function(*args)``, called in a new daemon thread.
+
+    An executor's threads are joined when the loop closes and when Python ends, so a hung disk would keep the process
+    alive. A thread that has ended also releases its team of OpenMP threads: with more threads than cores, GCC's would
+    slow down every later operation.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def finish(result: T | None, error: BaseException | None) -> None:
+        if future.done():  # cancelled
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = function(*args)
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(finish, result, failure)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return await future
+
+
 class _Item(NamedTuple):
-    image: Prepared
-    want: Want
-    future: "asyncio.Future[Found]"
+    image: PreparedImage
+    options: RequestOptions
+    future: "asyncio.Future[ImageResult]"
 
 
 class Batcher:
-    """Feeds one engine from one thread. :meth:`answer` is called in the event loop, by as many as like.
+    """Dynamic batching: runs one engine in one thread. :meth:`predict` is called from the event loop.
 
-    A batch is what waits when the network is free, at most ``limits.max_batch_size`` images. While other accepted
-    images are still being decoded it waits for them, ``limits.batch_timeout_ms`` ms at most: a lone request waits for
-    nothing.
-    How many wait is bounded by who calls (:class:`alexnet.serve.limits.AdmissionController`).
+    When the network is free, the waiting images form a batch of at most ``limits.max_batch_size``. The batch waits up
+    to ``limits.batch_timeout_ms`` while other accepted images are being decoded, so a single request does not wait.
+    :class:`alexnet.serve.limits.AdmissionController` bounds how many images wait.
     """
 
     def __init__(self, engine: Engine, limits: Limits, decoders: ThreadPoolExecutor, metrics: Metrics) -> None:
         self.engine, self.limits, self.decoders, self.metrics = engine, limits, decoders, metrics
-        self._ready: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._coming = 0  # images that are being decoded
-        self._inside = 0  # images from the first to the last line of :meth:`answer`
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._decoding = 0  # images
+        self._pending = 0  # calls of predict that have not returned
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="network", daemon=True)
         self._thread.start()
 
-    async def response(self, data: bytes, name: str, want: Want) -> Found:
-        """What is found of one image. Raises :class:`ImageError`."""
-        self._inside += 1
+    async def predict(self, data: bytes, name: str, options: RequestOptions) -> ImageResult:
+        """The result for one encoded image. Raises :class:`ImageError`."""
+        self._pending += 1
         try:
-            image = await self._prepared(data, name)
-            future: asyncio.Future[Found] = self._loop.create_future()
-            self._ready.put(_Item(image, want, future))
+            image = await self._decode(data, name)
+            future: asyncio.Future[ImageResult] = self._loop.create_future()
+            self._queue.put(_Item(image, options, future))
             return await future
         finally:
-            self._inside -= 1
+            self._pending -= 1
 
-    async def _prepared(self, data: bytes, name: str) -> Prepared:
-        self._coming += 1
+    async def _decode(self, data: bytes, name: str) -> PreparedImage:
+        self._decoding += 1
         try:
             return await self._loop.run_in_executor(self.decoders, self.engine.prepare, data, name)
         finally:
-            self._coming -= 1
+            self._decoding -= 1
 
     async def idle(self) -> None:
-        """Wait until nobody waits for an answer."""
-        while self._inside:
+        """Wait until no image is pending."""
+        while self._pending:
             await asyncio.sleep(0.02)
 
     async def close(self) -> None:
-        """Answer what was put in, then end the thread."""
-        self._ready.put(None)
+        """Finish the queued images, then end the thread."""
+        self._queue.put(None)
         await in_thread("join", self._thread.join)
 
     def _work(self) -> None:
-        while (first := self._ready.get()) is not None:
-            batch, last = self._gather(first)
-            batch = [item for item in batch if not item.future.cancelled()]  # whose client went away
+        while (first := self._queue.get()) is not None:
+            batch, is_last = self._collect(first)
+            batch = [item for item in batch if not item.future.cancelled()]  # cancelled: the client disconnected
             if batch:
                 self._run(batch)
-            if last:
+            if is_last:
                 return
 
-    def _gather(self, first: _Item) -> tuple[list[_Item], bool]:
-        """A batch that begins with ``first``, and whether it is the last one."""
-        batch, until = [first], time.monotonic() + self.limits.batch_timeout_ms / 1000
+    def _collect(self, first: _Item) -> tuple[list[_Item], bool]:
+        """The batch that begins with ``first``, and whether the batcher is closed after it."""
+        batch, deadline = [first], time.monotonic() + self.limits.batch_timeout_ms / 1000
         while len(batch) < self.limits.max_batch_size:
-            left = until - time.monotonic() if self._coming else 0.0
+            remaining = deadline - time.monotonic() if self._decoding else 0.0
             try:
-                item = self._ready.get(timeout=left) if left > 0 else self._ready.get_nowait()
+                item = self._queue.get(timeout=remaining) if remaining > 0 else self._queue.get_nowait()
             except queue.Empty:
                 break
             if item is None:
@@ -203,19 +267,20 @@ class Batcher:
     def _run(self, batch: list[_Item]) -> None:
         started = time.monotonic()
         try:
-            result: list[Any] = list(self.engine.response([i.image for i in batch], [i.want for i in batch]))
-        except Exception as error:  # whatever it is, these requests end and the next batch gets its turn
+            images, options = [item.image for item in batch], [item.options for item in batch]
+            results: list[Any] = list(self.engine.predict(images, options))
+        except Exception as error:  # these requests fail; the next batch runs
             logs.event("batch failed", logging.ERROR, trace=True, images=len(batch))
-            result = [error] * len(batch)
+            results = [error] * len(batch)
         self.metrics.batches.observe(len(batch))
         self.metrics.network_seconds.observe(time.monotonic() - started)
         try:
-            self._loop.call_soon_threadsafe(_hand_out, batch, result)
-        except RuntimeError:  # the loop has ended, nobody waits
+            self._loop.call_soon_threadsafe(_set_results, batch, results)
+        except RuntimeError:  # the loop has ended
             return
 
 
-def _hand_out(batch: list[_Item], results: list[Any]) -> None:
+def _set_results(batch: list[_Item], results: list[Any]) -> None:
     for item, result in zip(batch, results, strict=True):
         if item.future.done():
             continue
@@ -225,55 +290,33 @@ def _hand_out(batch: list[_Item], results: list[Any]) -> None:
             item.future.set_result(result)
 
 
-MOST_DECODERS = 8  # threads; a large image takes hundreds of megabytes while it is decoded
-T = TypeVar("T")
-State = Literal["loading", "ready", "draining"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that a server is told when it starts; can be handed to another process."""
-
-    path: Path  # a run, a bundle, FILE.onnx or FILE.xml
-    limits: Limits = field(default_factory=Limits)
-    device: str = "cpu"
-    threads: int = 0  # of the network; 0: PyTorch's own choice
-    top: int = 5  # predictions, where a request does not say
-    confidence_threshold: float | None = None  # probability under which the first prediction is not believed
-    images: bool = False  # are images of the data set given out: reference images, neighbors?
-    hosts: tuple[str, ...] | None = ()  # in the Host header, besides those of this machine; None: any
-    origins: tuple[str, ...] = ()  # of other sites whose pages may send requests; "*": all
-    keys: tuple[str, ...] = ()
-    key_file: Path | None = None  # read again at a reload
-    reload_interval: float = 0.0  # seconds between checks for a changed bundle; 0: never
-    drain_delay: float = 0.0  # seconds between "not ready" and the end of listening
-    workers: int = 1
-    shared_metrics: bool = False
-    precision: Literal["fp32", "bf16"] = "fp32"  # of a bundle's answers
-
-
 class Service:
-    """One process's part. Made in its event loop; :meth:`open` before the first answer."""
+    """The service of one process. It is created in the event loop; :meth:`open` loads the classifier."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.limits = settings, settings.limits
-        self.gate, self.metrics = AdmissionController(settings.limits), Metrics(settings.shared_metrics)
-        self.keys = Keys(settings.keys)
+        self.admission, self.metrics = AdmissionController(settings.limits), Metrics(settings.shared_metrics)
+        self.keys = ApiKeys(settings.keys)
         self.state: State = "loading"
-        self.decoders = ThreadPoolExecutor(min(MOST_DECODERS, max(2, os.cpu_count() or 1)), "decode")
+        self.decoders = ThreadPoolExecutor(min(MAX_DECODERS, max(2, os.cpu_count() or 1)), "decode")
         self._batcher: Batcher | None = None
         self._reloading = asyncio.Lock()
         self._background: set[asyncio.Task[Any]] = set()
 
     @property
     def engine(self) -> Engine:
-        """What answers now; raises :class:`RequestRejected` (503) before there is one."""
-        return self._ready().engine
+        """The current engine. Raises :class:`RequestRejected` (503) while there is none."""
+        return self._current_batcher().engine
 
-    def _ready(self) -> Batcher:
+    def _current_batcher(self) -> Batcher:
         if self._batcher is None:
             raise RequestRejected(503, "loading: the classifier is being opened and verified", 2)
         return self._batcher
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What requests may ask for besides predictions."""
+        return [name for name in self.engine.capabilities if name != "neighbors" or self.settings.share_images]
 
     async def open(self) -> None:
         """Open and verify the classifier, then be ready. Raises :class:`BundleError`."""
@@ -281,40 +324,41 @@ class Service:
             import torch
 
             torch.set_num_threads(self.settings.threads)
-        await self._take(await self._open())
+        self._use(await self._open())
         if self.state == "loading":
             self.state = "ready"
         self.metrics.ready.set(1)
-        self._said("ready")
+        self._log_engine("ready")
 
     async def _open(self) -> Engine:
-        """The thread is not given up when this is cancelled: compilers that it started have folders to remove."""
-        return await asyncio.shield(self._in_background(in_thread("open", self._opened)))
+        """A new engine. Cancelling does not stop the thread, so that compilers can clean up."""
+        return await asyncio.shield(self._run_in_background(in_thread("open", self._open_engine)))
 
-    def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def _open_engine(self) -> Engine:
+        return Engine.open(self.settings.path, self.settings.device, self.limits.pixels, self.settings.precision)
+
+    def _run_in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
 
-    def _opened(self) -> Engine:
-        return Engine.open(self.settings.path, self.settings.device, self.limits.pixels, self.settings.precision)
-
-    async def _take(self, engine: Engine) -> None:
+    def _use(self, engine: Engine) -> None:
+        """Send new requests to ``engine``; the old engine finishes its own and is closed."""
         old, self._batcher = self._batcher, Batcher(engine, self.limits, self.decoders, self.metrics)
-        if old is not None:  # what it has in hand it answers; new requests go to the new one
-            self._in_background(self._retire(old))
+        if old is not None:
+            self._run_in_background(self._retire(old))
 
     async def _retire(self, batcher: Batcher) -> None:
         await batcher.idle()
         await batcher.close()
 
-    def _said(self, event: str) -> None:
+    def _log_engine(self, event: str) -> None:
         engine = self.engine
         if engine.max_abs_diff is None:
             logs.event("no reference images: only SHA-256 was checked", logging.WARNING, path=str(engine.path))
-        if engine.explain is not None and engine.explain.refused:
-            logs.event("no neighbors", logging.WARNING, reason=engine.explain.refused)
+        if engine.explainer is not None and engine.explainer.index_error:
+            logs.event("no neighbors", logging.WARNING, reason=engine.explainer.index_error)
         logs.event(
             event,
             network=engine.name,
@@ -325,44 +369,48 @@ class Service:
         )
 
     async def reload(self, read_keys: Callable[[], Sequence[str]]) -> bool:
-        """Open what is on the disk now, verify it, and let it answer from the next request on.
+        """Open and verify the bundle that is on the disk now, and use it from the next request on.
 
-        While it is opened the old one answers; it stays where the new one is damaged, and where a key is unusable.
+        The old bundle serves meanwhile. It stays if the new one is damaged, or if the keys cannot be read.
         """
         async with self._reloading:
             try:
-                keys = Keys(await in_thread("keys", read_keys))
-                await self._take(await self._open())
+                keys = ApiKeys(await in_thread("keys", read_keys))
+                self._use(await self._open())
             except AlexNetError as error:
                 self.metrics.reloads.labels("refused").inc()
                 logs.event("reload refused", logging.ERROR, reason=reason(error))
                 return False
             self.keys = keys
             self.metrics.reloads.labels("taken").inc()
-            self._said("reloaded")
+            self._log_engine("reloaded")
             return True
 
-    async def response(self, images: Sequence[Upload], want: Want) -> tuple[Engine, list[Found | ImageError]]:
-        """What is found of each image, or why it can not be used, and by which engine.
+    async def predict(
+        self, images: Sequence[Upload], options: RequestOptions
+    ) -> tuple[Engine, list[ImageResult | ImageError]]:
+        """The results of one request, all from one engine, which is returned too.
 
-        All of one request are answered by the same. Raises :class:`RequestRejected` where there is no room for them.
+        An image that cannot be used has an :class:`ImageError` in place of its result. Raises :class:`RequestRejected`
+        if the queue is full.
         """
-        batcher = self._ready()
-        with self.gate.accepted(len(images)):
+        batcher = self._current_batcher()
+        with self.admission.admit(len(images)):
             self.metrics.waiting.inc(len(images))
             try:
-                result = await asyncio.gather(*(self._one(batcher, image, want) for image in images))
+                results = await asyncio.gather(*(self._predict_one(batcher, image, options) for image in images))
             finally:
                 self.metrics.waiting.dec(len(images))
-        return batcher.engine, result
+        return batcher.engine, results
 
-    async def _one(self, batcher: Batcher, image: Upload, want: Want) -> Found | ImageError:
+    async def _predict_one(self, batcher: Batcher, image: Upload, options: RequestOptions) -> ImageResult | ImageError:
         outcome = "lost"
         try:
-            result = await batcher.response(image.data, image.name, want)
-            if want.neighbors:
+            result = await batcher.predict(image.data, image.name, options)
+            if options.neighbors:
                 loop = asyncio.get_running_loop()
-                result = await loop.run_in_executor(self.decoders, batcher.engine.neighbors, result, want.neighbors)
+                add_neighbors = batcher.engine.add_neighbors
+                result = await loop.run_in_executor(self.decoders, add_neighbors, result, options.neighbors)
             outcome = "answered"
             return result
         except ImageError as error:
@@ -372,13 +420,13 @@ class Service:
             self.metrics.images.labels(outcome).inc()
 
     def drain(self) -> None:
-        """From now on not ready; what comes is still answered."""
+        """Report not ready from now on; requests are still served."""
         self.state = "draining"
         self.metrics.ready.set(0)
-        logs.event("draining", waiting=self.gate.images)
+        logs.event("draining", waiting=self.admission.images)
 
     async def close(self) -> None:
-        """End the threads, after the last answer. It may be cancelled: then threads still work."""
+        """Finish all images, then end the threads. If this is cancelled, threads may still run."""
         if self._batcher is not None:
             await self._batcher.close()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Several processes behind one socket: started, watched, replaced when one dies, ended together."""
+"""Several server processes behind one socket: started, monitored, restarted after a crash, stopped together."""
 
 import logging
 import multiprocessing
@@ -14,130 +14,138 @@ from typing import NoReturn
 
 from alexnet.errors import AlexNetError, Interrupted, ServerError, reason
 from alexnet.serve import logs
-from alexnet.serve.run import work
+from alexnet.serve.run import serve
 from alexnet.serve.service import Settings
 
-SHORT_LIFE = 10.0  # seconds: who dies faster was never well
-MOST_DEATHS = 3  # such short lives in a row end the server
+CRASH_SECONDS = 10.0  # a process that ends sooner has crashed at its start
+MAX_CRASHES = 3  # crashes in a row that end the server
+
+
+def supervise(settings: Settings, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve with ``settings.workers`` processes until a signal ends all of them.
+
+    Args:
+        settings: The settings of each process. ``threads`` 0 divides the processor cores among the processes.
+        listening: The socket that the processes share.
+        ready: Called once all processes are ready.
+
+    Raises:
+        ServerError: A process cannot start.
+    """
+    logs.configure()
+    threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.workers)
+    Supervisor(replace(settings, threads=threads), listening, ready).run()
 
 
 @dataclass
-class _Child:
+class _Worker:
     process: BaseProcess
     pipe: Connection
     started: float
     ready: bool = False
 
 
-def supervise(settings: Settings, listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve with ``settings.workers`` processes until a signal ends all of them.
+class Supervisor:
+    """The parent of the server processes; see :func:`supervise`."""
 
-    ``ready`` is called when the first of each has become ready. Raises :class:`ServerError` where one can not start.
-    """
-    logs.configure()
-    threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.workers)
-    _Family(replace(settings, threads=threads), listening, ready).run()
-
-
-class _Family:
     def __init__(self, settings: Settings, listening: socket.socket, ready: Callable[[], None]) -> None:
-        self.settings, self.listening, self.announce = settings, listening, ready
-        self.context = multiprocessing.get_context("spawn")  # a fork would take over PyTorch's threads half
-        self.children: list[_Child] = []
+        self.settings, self.listening, self.on_ready = settings, listening, ready
+        self.context = multiprocessing.get_context("spawn")  # a fork would copy PyTorch without its threads
+        self.workers: list[_Worker] = []
         self.signals: list[int] = []
-        self.deaths = 0
+        self.crashes = 0
         self.failure: AlexNetError | None = None
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda number, frame: self.signals.append(number))
         for _ in range(self.settings.workers):
-            self._begin()
-        announced = ending = False
-        while self.children:
-            self._hear()
+            self._start_worker()
+        announced = stopping = False
+        while self.workers:
+            self._read_messages()
             while self.signals:
                 received = self.signals.pop(0)
-                if ending and received != signal.SIGHUP:
+                if stopping and received != signal.SIGHUP:
                     self._kill(received)
-                ending = self._pass_on(received) or ending
-            if not announced and not ending and all(child.ready for child in self.children):
+                stopping = self._forward(received) or stopping
+            if not announced and not stopping and all(worker.ready for worker in self.workers):
                 announced = True
-                self.announce()
-            ending = self._bury(ending)
+                self.on_ready()
+            stopping = self._replace_dead(stopping)
         if self.failure is not None:
             raise self.failure
 
-    def _begin(self) -> None:
+    def _start_worker(self) -> None:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=_child, args=(self.settings, self.listening, theirs))
-        # Ctrl-C reaches the whole group: with SIGINT blocked a child gets one signal, our SIGTERM, and not two.
+        process = self.context.Process(target=_work, args=(self.settings, self.listening, theirs))
+        # Ctrl-C reaches the whole process group. With SIGINT blocked a worker gets one signal (our SIGTERM), not two.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
-        self.children.append(_Child(process, ours, time.monotonic()))
+        self.workers.append(_Worker(process, ours, time.monotonic()))
 
-    def _hear(self) -> None:
-        """What the children say, until something happens or half a second is over."""
-        speaking = wait([*(c.pipe for c in self.children), *(c.process.sentinel for c in self.children)], 0.5)
-        for child in self.children:
-            if child.pipe not in speaking:
+    def _read_messages(self) -> None:
+        """Read the workers' messages; returns when something happens, after half a second at most."""
+        active = wait([*(w.pipe for w in self.workers), *(w.process.sentinel for w in self.workers)], 0.5)
+        for worker in self.workers:
+            if worker.pipe not in active:
                 continue
             try:
-                word = child.pipe.recv()
+                message = worker.pipe.recv()
             except (EOFError, OSError):
-                child.process.join(1)  # its end of the pipe closes with it
+                worker.process.join(1)  # its end of the pipe closes when it ends
                 continue
-            child.ready = word == "ready"
-            if word != "ready" and self.failure is None:
-                self.failure = ServerError(word)
+            worker.ready = message == "ready"
+            if message != "ready" and self.failure is None:
+                self.failure = ServerError(message)
 
-    def _pass_on(self, number: int) -> bool:
-        """Hand a signal to every child; is it the end?"""
-        for child in self.children:
-            if child.process.is_alive() and child.process.pid is not None:
-                os.kill(child.process.pid, number if number == signal.SIGHUP else signal.SIGTERM)
+    def _forward(self, number: int) -> bool:
+        """Send a signal to every worker. Returns whether it stops the server."""
+        for worker in self.workers:
+            if worker.process.is_alive() and worker.process.pid is not None:
+                os.kill(worker.process.pid, number if number == signal.SIGHUP else signal.SIGTERM)
         return number != signal.SIGHUP
 
     def _kill(self, number: int) -> NoReturn:
-        """A second signal: end at once."""
-        for child in self.children:
-            child.process.kill()
-            child.process.join()
+        """End at once, after a second signal."""
+        for worker in self.workers:
+            worker.process.kill()
+            worker.process.join()
         raise Interrupted(number, "stopped at once", "accepted requests were not answered")
 
-    def _bury(self, ending: bool) -> bool:
-        """Take the dead out, put new ones in their place; is this the end?"""
-        for child in [c for c in self.children if not c.process.is_alive()]:
-            self.children.remove(child)
-            child.pipe.close()
-            child.process.join()
-            self._forget(child)
-            if ending:
+    def _replace_dead(self, stopping: bool) -> bool:
+        """Remove dead workers and start new ones. Returns whether the server stops."""
+        for worker in [w for w in self.workers if not w.process.is_alive()]:
+            self.workers.remove(worker)
+            worker.pipe.close()
+            worker.process.join()
+            self._remove_metrics(worker)
+            if stopping:
                 continue
-            logs.event("process died", logging.ERROR, pid=child.process.pid, status=child.process.exitcode)
-            self.deaths = self.deaths + 1 if time.monotonic() - child.started < SHORT_LIFE else 0
-            if self.failure is None and self.deaths < MOST_DEATHS:
-                self._begin()
+            logs.event("process died", logging.ERROR, pid=worker.process.pid, status=worker.process.exitcode)
+            self.crashes = self.crashes + 1 if time.monotonic() - worker.started < CRASH_SECONDS else 0
+            if self.failure is None and self.crashes < MAX_CRASHES:
+                self._start_worker()
                 continue
-            self.failure = self.failure or ServerError(f"{self.deaths} processes died as soon as they had started")
-            ending = self._pass_on(signal.SIGTERM)
-        return ending
+            self.failure = self.failure or ServerError(f"{self.crashes} processes died as soon as they had started")
+            stopping = self._forward(signal.SIGTERM)
+        return stopping
 
-    def _forget(self, child: _Child) -> None:
+    def _remove_metrics(self, worker: _Worker) -> None:
         if self.settings.shared_metrics:
             from prometheus_client.multiprocess import mark_process_dead
 
-            forget: Callable[[int | None], None] = mark_process_dead
-            forget(child.process.pid)
+            mark_dead: Callable[[int | None], None] = mark_process_dead
+            mark_dead(worker.process.pid)
 
 
-def _child(settings: Settings, listening: socket.socket, parent: Connection) -> None:
+def _work(settings: Settings, listening: socket.socket, parent: Connection) -> None:
     try:
-        work(settings, listening, lambda: parent.send("ready"), parent)
+        serve(settings, listening, lambda: parent.send("ready"), parent)
     except AlexNetError as error:
         parent.send(reason(error))
         raise SystemExit(1) from None
