@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.data.remote import local_path
-from alexnet.plots import registry
-from alexnet.plots.registry import PlotOptions
+from alexnet.plots import run_plots
+from alexnet.plots.run_plots import PlotOptions
 
 
 def plot(
@@ -19,7 +19,7 @@ def plot(
         run: A run folder. With ``images``, and for ``filters``, a bundle is enough.
         path: The PNG file; by default in the run's folder ``plots``.
         count: Number of test images; by default what fits on a page.
-        **options: Other fields of :class:`alexnet.plots.registry.PlotOptions`: ``images``, ``layer``,
+        **options: Other fields of :class:`alexnet.plots.run_plots.PlotOptions`: ``images``, ``layer``,
             ``target_class``, ``method``, ``device``, ``log``, ``progress``.
 
     Returns:
@@ -35,4 +35,4 @@ def plot(
         >>> alexnet.plot("saliency", "my-run", images=["cat.jpg"], target_class="dog")
     """
     target = local_path(path) if path else None
-    return registry.draw(kind, local_path(run), target, PlotOptions(count, **options))
+    return run_plots.draw(kind, local_path(run), target, PlotOptions(count, **options))

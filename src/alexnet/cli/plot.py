@@ -2,49 +2,42 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from alexnet.cli import output, parser
 from alexnet.cli.options import choose_cache
 from alexnet.cli.predict import expand
+from alexnet.plots.registry import IMAGE_PLOTS, PLOTS
+
+if TYPE_CHECKING:
+    Kind = str
+else:
+    Kind = Literal[tuple(PLOTS)]
+
+_KINDS = "; ".join(f"{kind}: {plot.description}" for kind, plot in PLOTS.items())
 
 
 @dataclass(frozen=True)
 class PlotArguments:
-    """Draw an image of a run: what it learned, what it answers, and why.
+    """Draw a plot of a run as a PNG."""
 
-    IMAGES (files, folders, globs) are for features, saliency and neighbors; by default test images are drawn.
-    """
-
-    kind: Positional[
-        Literal[
-            "filters",
-            "curves",
-            "confusion",
-            "predictions",
-            "features",
-            "saliency",
-            "neighbors",
-            "mistakes",
-            "embedding",
-        ]
-    ]
-    """first-layer filters by tower | learning curves | confusion matrix | test images with five predictions | a
-    layer's maps | where it looks | nearest training images | the surest mistakes | a map of the test images"""
+    kind: Annotated[Positional[Kind], arg(help=_KINDS)]
     run: Positional[Path]
-    """a run folder (with IMAGES, and for filters, a bundle will do)"""
-    images: Positional[tuple[str, ...]] = ()
-    """images of your own instead of test images"""
+    """a run folder; with IMAGES, and for filters, a bundle is enough"""
+    images: Annotated[
+        Positional[tuple[str, ...]],
+        arg(help=f"image files, folders or globs, for {', '.join(IMAGE_PLOTS)}; by default test images"),
+    ] = ()
     output: Path | None = None
-    """PNG file; by default into the run's folder plots/"""
+    """PNG file; by default in the run's folder plots"""
     count: int | None = None
-    """how many test images; by default what fits on a page"""
+    """number of test images; by default what fits on a page"""
     layer: str | None = None
-    """features: which layer (conv3, relu5, fc7 …); by default the first"""
+    """features: a layer (conv3, relu5, fc7, ...); by default the first"""
     target_class: str | None = None
-    """saliency: what speaks for this class; by default for the first prediction"""
+    """saliency: the class to explain; by default the top-1 prediction"""
     method: Literal["auto", "pca", "umap"] = "auto"
     """embedding: UMAP where umap-learn is installed, else PCA"""
     device: str = "auto"
@@ -52,7 +45,7 @@ class PlotArguments:
 
 
 def run(argv: list[str]) -> int:
-    """what a run learned and why it answers so, as a PNG: filters, saliency, neighbors …"""
+    """draw a plot of a run: filters, curves, saliency, nearest neighbors, ..."""
     args: PlotArguments = parser.parse(PlotArguments, argv, "plot")
     from alexnet import api
 

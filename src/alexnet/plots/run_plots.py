@@ -1,0 +1,179 @@
+"""The plots of a run: a function ``draw_KIND`` for each kind of :data:`alexnet.plots.registry.PLOTS`."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alexnet.errors import RunError, did_you_mean
+from alexnet.explain.embedding import Method
+from alexnet.explain.neighbors import Progress
+from alexnet.explain.samples import Samples, most_confident_mistakes, test_samples, test_split
+from alexnet.export.classifier import Classifier
+from alexnet.export.prediction import ImageInput
+from alexnet.loader.augmentation import center_crops
+from alexnet.loader.loader import choose_device
+from alexnet.plots import explanations
+from alexnet.plots.registry import IMAGE_PLOTS, PLOTS
+from alexnet.training.logger import damage, read_rows
+
+
+@dataclass(frozen=True)
+class PlotOptions:
+    """Options of a plot.
+
+    Attributes:
+        count: Number of test images; by default what fits on a page.
+        images: Images that are plotted instead of test images (features, saliency, neighbors).
+        layer: The layer whose feature maps are plotted; by default the first (features).
+        target_class: The class that is explained; by default the top-1 prediction (saliency).
+        method: ``pca``, ``umap``, or ``auto``: UMAP where umap-learn is installed (embedding).
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        log: Receives progress messages.
+        progress: Receives the number of indexed training images, and of all (neighbors).
+    """
+
+    count: int | None = None
+    images: Sequence[ImageInput] = ()
+    layer: str | None = None
+    target_class: str | None = None
+    method: Method = "auto"
+    device: str = "auto"
+    log: Callable[[str], None] = lambda _text: None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class PlotJob:
+    """One plot to draw: the run, the PNG file, and the options."""
+
+    run: Path
+    path: Path
+    options: PlotOptions
+    default_count: int
+
+    @functools.cached_property
+    def classifier(self) -> Classifier:
+        """The run's classifier, loaded when a plot first needs it."""
+        for problem in damage(self.run):
+            self.options.log(problem)
+        return Classifier.load(self.run, choose_device(self.options.device))
+
+    @property
+    def count(self) -> int:
+        """Number of images to plot."""
+        return self.options.count or self.default_count
+
+    def samples(self) -> Samples:
+        """The user's images, or random test images."""
+        if self.options.images:
+            return Samples.of_inputs(self.classifier, list(self.options.images))
+        return test_samples(self.run, self.count)
+
+
+def draw(kind: str, run: Path, path: Path | None, options: PlotOptions) -> Path:
+    """Draw one plot of a run; :func:`alexnet.api.plot` describes the arguments."""
+    if kind not in PLOTS:
+        raise RunError(f"unknown plot {kind!r}. {did_you_mean(kind, PLOTS)}")
+    plot = PLOTS[kind]
+    if options.count is not None and options.count < 1:
+        raise RunError(f"--count {options.count}", "at least 1")
+    if options.images and not plot.takes_images:
+        raise RunError(f"{kind} takes no images", "", f"plots that do: {', '.join(IMAGE_PLOTS)}")
+    if kind == "features" and len(options.images) > 1:
+        raise RunError(f"features of {len(options.images)} images", "one image a plot", "plot them one by one")
+    function: Callable[[PlotJob], Path] = globals()[f"draw_{kind}"]
+    return function(PlotJob(run, path or run / "plots" / f"{kind}.png", options, plot.count))
+
+
+def draw_filters(job: PlotJob) -> Path:
+    from alexnet.plots import filters
+
+    note = explanations.color_note(explanations.color_specialization(job.classifier))
+    return filters.draw(*explanations.first_filters(job.classifier), job.path, note)
+
+
+def draw_curves(job: PlotJob) -> Path:
+    from alexnet.plots import curves
+
+    try:
+        rows = read_rows(job.run)
+    except OSError as error:
+        raise RunError(f"{job.run} has no results.csv: {error.strerror}", "a run folder") from error
+    return curves.draw(rows, job.path)
+
+
+def draw_confusion(job: PlotJob) -> Path:
+    from alexnet.plots import confusion
+
+    scores = job.classifier.predict_split(test_split(job.run)).scores()
+    return confusion.draw(scores.confusion.numpy(), list(job.classifier.classes), job.path)
+
+
+def draw_predictions(job: PlotJob) -> Path:
+    return _draw_images(job, test_samples(job.run, job.count))
+
+
+def draw_mistakes(job: PlotJob) -> Path:
+    split, classifier = test_split(job.run), job.classifier
+    mistakes, duplicates = most_confident_mistakes(
+        split, classifier.predict_split(split), classifier.bundle.temperature, job.count
+    )
+    if not len(mistakes):
+        raise RunError(f"{job.run} makes no mistake on its {len(split)} test images", "", "there is nothing to plot")
+    return _draw_images(job, mistakes, duplicates)
+
+
+def _draw_images(job: PlotJob, samples: Samples, duplicates: Sequence[int] = ()) -> Path:
+    from alexnet.plots import predictions
+
+    classes = job.classifier.classes
+    top_k = [list(prediction.top_k) for prediction in job.classifier.predict(list(samples.images))]
+    true_classes = [None if label is None else classes[label] for label in samples.labels]
+    return predictions.draw(list(samples.images), true_classes, top_k, job.path, duplicates)
+
+
+def draw_features(job: PlotJob) -> Path:
+    from alexnet.plots import feature_maps
+
+    network = job.classifier.network
+    layer = explanations.layer_name(job.classifier, job.options.layer)
+    image = job.samples().images[:1]
+    with torch.inference_mode():
+        outputs = network.forward_to(job.classifier.inputs(list(image)), layer)[0].float().cpu().numpy()
+    crop = center_crops(torch.from_numpy(image), network.image_size)[0].numpy()
+    is_vector = outputs.ndim == 3 and outputs[0].size == 1
+    return feature_maps.draw(crop, outputs.reshape(-1) if is_vector else outputs, layer, job.path)
+
+
+def draw_saliency(job: PlotJob) -> Path:
+    from alexnet.plots import saliency
+
+    rows = explanations.saliency_rows(job.classifier, job.samples(), job.options.target_class)
+    return saliency.draw(rows, job.path)
+
+
+def draw_neighbors(job: PlotJob) -> Path:
+    from alexnet.plots import neighbors
+
+    samples = job.samples()
+    index = explanations.open_index(job.run, job.classifier, job.options.log, job.options.progress)
+    return neighbors.draw(explanations.neighbor_rows(job.classifier, samples, index), job.path)
+
+
+def draw_embedding(job: PlotJob) -> Path:
+    from alexnet.explain.embedding import embed
+    from alexnet.plots import embedding
+
+    samples = test_samples(job.run, job.count)
+    result = embed(job.classifier.embed(list(samples.images)), job.options.method)
+    title = f"{result.method.upper()} of the {job.classifier.network.features} features of {len(samples)} test images"
+    note = f"{100 * result.kept:.0f} % of the ten nearest neighbors in feature space are among the ten nearest here"
+    note += f" (by chance {100 * result.by_chance:.1f} %)."
+    if result.method == "pca":
+        note += f" The two axes explain {100 * result.explained:.0f} % of the variance."
+    labels = np.array([-1 if label is None else label for label in samples.labels], np.int64)
+    return embedding.draw(result.points, labels, job.classifier.classes, job.path, title, note)
