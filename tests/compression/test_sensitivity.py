@@ -34,7 +34,7 @@ def test_against_the_whole_evaluation(bundle, digits, monkeypatch):
     assert list(found) == list(bits)
 
     def loss(net):
-        return predict_split(net.eval(), split, bundle.statistics, side=32, channels=1).scores().loss
+        return predict_split(net.eval(), split, bundle.statistics, image_size=32, channels=1).scores().loss
 
     for name, curve in found.items():
         assert (curve.count, curve.bits) == (network.get_parameter(name).numel(), bits[name])

@@ -40,8 +40,8 @@ def slow(members, weights, labels):
         for i in range(len(labels)):
             image = each.split.gather(np.array([i]))[0].astype(np.float64)
             mean = each.statistics.mean.double().numpy()
-            start = (image.shape[0] - each.side) // 2
-            cut = slice(start, start + each.side)
+            start = (image.shape[0] - each.image_size) // 2
+            cut = slice(start, start + each.image_size)
             x = (image - mean)[cut, cut] / float(each.statistics.divide)
             if each.channels == 1:
                 x = (x * [0.299, 0.587, 0.114]).sum(2, keepdims=True)
@@ -55,7 +55,7 @@ def slow(members, weights, labels):
 @pytest.mark.parametrize("weights", [None, [0.2, 0.5, 0.3], [0.0, 1.0, 0.0]])
 def test_an_ensemble_is_the_weighted_mean_of_probabilities(digits, members, weights):
     labels = digits.split("test").labels
-    scores = ensemble.evaluate(members, weights, classes=10, batch_size=7)
+    scores = ensemble.evaluate(members, weights, num_classes=10, batch_size=7)
     expected = slow(members, weights or [1 / 3] * 3, labels)
     assert scores.count == len(labels) == 50
     assert scores.correct1 == (expected.argmax(1) == labels).sum()
@@ -65,9 +65,16 @@ def test_an_ensemble_is_the_weighted_mean_of_probabilities(digits, members, weig
 
 
 def test_members_alone_score_as_they_do_alone(members):
-    found = ensemble.evaluate(members, classes=10, crops=1)
+    found = ensemble.evaluate(members, num_classes=10, crops=1)
     for each, (name, _, scores) in zip(members, found.members, strict=True):
-        alone = evaluate(each.network, each.split, each.statistics, classes=10, side=each.side, channels=each.channels)
+        alone = evaluate(
+            each.network,
+            each.split,
+            each.statistics,
+            num_classes=10,
+            image_size=each.image_size,
+            channels=each.channels,
+        )
         assert (name, scores.correct1, scores.correct5) == (each.name, alone.correct1, alone.correct5)
         assert scores.loss == pytest.approx(alone.loss, rel=1e-6)
     assert found.to_dict()["members"][1]["run"] == "lenet5-1"
@@ -76,9 +83,10 @@ def test_members_alone_score_as_they_do_alone(members):
 
 def test_ten_crops_are_averaged_within_each_member(digits, members):
     two = [members[0], members[2]]
-    found = ensemble.evaluate(two, classes=10, crops=10, batch_size=60)
+    found = ensemble.evaluate(two, num_classes=10, crops=10, batch_size=60)
     losses = [
-        evaluate(m.network, m.split, m.statistics, classes=10, side=m.side, channels=3, crops=10).loss for m in two
+        evaluate(m.network, m.split, m.statistics, num_classes=10, image_size=m.image_size, channels=3, crops=10).loss
+        for m in two
     ]
     assert [m.scores.loss for m in found.members] == pytest.approx(losses, rel=1e-5)
     assert found.loss <= max(losses)
@@ -112,7 +120,7 @@ def test_one_set_of_images_stored_in_two_sizes_is_the_same(digits, tmp_path):
     small = prepare(few, tmp_path / "store", size=16, validation=0.2, test=0.2)
     pair = [member(digits, "figure1_relu", 0, 28), member(small, "figure1_relu", 1, 16)]
     ensemble.same_images(pair, "")
-    assert ensemble.evaluate(pair, classes=10).count == 50
+    assert ensemble.evaluate(pair, num_classes=10).count == 50
 
 
 # --- weights --------------------------------------------------------------------------------------------------------
@@ -164,7 +172,7 @@ def test_nothing_is_left_to_gain(seed, members):
 
 def test_what_weights_are_fitted_to_is_the_true_class(digits, members):
     labels = digits.split("test").labels
-    logs = ensemble.of_the_truth(members, batch_size=13)
+    logs = ensemble.true_class_log_probabilities(members, batch_size=13)
     assert logs.shape == (3, 50)
     for i, each in enumerate(members):
         expected = slow([each], [1.0], labels)[np.arange(50), labels]

@@ -10,7 +10,7 @@ from torch import nn
 
 from alexnet.data.store import Split, Store
 from alexnet.errors import DataError
-from alexnet.evaluation.evaluate import evaluate, log_probabilities
+from alexnet.evaluation.evaluate import autocast, evaluate, log_probabilities
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 from alexnet.models.layers import Dropout
@@ -54,7 +54,7 @@ def slow_probabilities(network: nn.Module, image: np.ndarray, mean: np.ndarray, 
 def test_probabilities_are_averaged_over_the_crops(digits, network, crops, mean):
     images = digits.split("test").gather(np.arange(6))
     statistics = statistics_of(digits, mean)
-    found = log_probabilities(network, torch.from_numpy(images), statistics, side=24, channels=3, crops=crops)
+    found = log_probabilities(network, torch.from_numpy(images), statistics, image_size=24, channels=3, crops=crops)
     assert found.shape == (6, 10)
     assert torch.allclose(found.exp().sum(1), torch.ones(6), atol=1e-5)
     for i in range(6):
@@ -68,7 +68,9 @@ def test_the_center_of_the_mean_is_subtracted_from_every_view(digits, network, c
     images = digits.split("test").gather(np.arange(4))
     mean = digits.mean_image[4:28, 4:28]
     statistics = dataclasses.replace(statistics_of(digits), mean=torch.from_numpy(mean), follows=False)
-    found = log_probabilities(network, torch.from_numpy(images), statistics, side=24, channels=3, crops=crops).exp()
+    found = log_probabilities(
+        network, torch.from_numpy(images), statistics, image_size=24, channels=3, crops=crops
+    ).exp()
     if crops == 1:
         places = [(4, 4, 1)]
     elif crops == 9:
@@ -86,7 +88,7 @@ def test_the_center_of_the_mean_is_subtracted_from_every_view(digits, network, c
 def test_ten_crops_do_not_average_logits(digits, network):
     images = torch.from_numpy(digits.split("test").gather(np.arange(20)))
     statistics = statistics_of(digits, "channel")
-    found = log_probabilities(network, images, statistics, side=24, channels=3, crops=10).exp()
+    found = log_probabilities(network, images, statistics, image_size=24, channels=3, crops=10).exp()
     logits = []
     with torch.no_grad():
         for top, left in [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]:
@@ -99,7 +101,9 @@ def test_ten_crops_do_not_average_logits(digits, network):
 @pytest.mark.parametrize("batch_size", [1, 7, 25, 50, 1000])
 def test_every_image_counts_once_whatever_the_batch(digits, network, batch_size):
     split = digits.split("test")
-    scores = evaluate(network, split, statistics_of(digits), classes=10, side=24, channels=3, batch_size=batch_size)
+    scores = evaluate(
+        network, split, statistics_of(digits), num_classes=10, image_size=24, channels=3, batch_size=batch_size
+    )
     p = np.stack(
         [slow_probabilities(network, image, digits.mean_image, 24, 1) for image in split.gather(np.arange(50))]
     )
@@ -114,7 +118,7 @@ def test_every_image_counts_once_whatever_the_batch(digits, network, batch_size)
 @pytest.mark.parametrize("training", [True, False])
 def test_the_network_is_eval_model_at_rest_and_left_in_its_mode(digits, network, training):
     noisy = nn.Sequential(network, Dropout(0.5)).train(training)
-    arguments = {"classes": 10, "side": 24, "channels": 3}
+    arguments = {"num_classes": 10, "image_size": 24, "channels": 3}
     found = [evaluate(noisy, digits.split("test"), statistics_of(digits), **arguments).loss for _ in range(2)]
     assert found[0] == found[1]
     assert [module.training for module in noisy.modules()] == [training] * len(list(noisy.modules()))
@@ -124,7 +128,7 @@ def test_the_network_is_eval_model_at_rest_and_left_in_its_mode(digits, network,
 
 
 def test_evaluation_leaves_no_gradient(digits, network):
-    evaluate(network, digits.split("test"), statistics_of(digits), classes=10, side=24, channels=3)
+    evaluate(network, digits.split("test"), statistics_of(digits), num_classes=10, image_size=24, channels=3)
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
 
 
@@ -136,30 +140,31 @@ def test_a_split_of_one_image_and_few_classes(digits, tmp_path):
     split = One(digits.path, "test", digits.about["splits"]["test"], 32)
     network = create_model("lenet5", num_classes=3, generator=torch.Generator().manual_seed(0))
     split.labels = np.array([2])
-    scores = evaluate(network, split, statistics_of(digits), classes=3, side=32, channels=1, crops=10)
+    scores = evaluate(network, split, statistics_of(digits), num_classes=3, image_size=32, channels=1, crops=10)
     assert (scores.count, scores.correct5, scores.crops) == (1, 1, 10)
 
 
 def test_what_can_not_be_is_refused(digits, network):
     images, statistics = torch.zeros(1, 16, 16, 3, dtype=torch.uint8), statistics_of(digits, "channel")
     with pytest.raises(DataError, match=r"crops is 5; must be 1, 9 or 10"):
-        log_probabilities(network, images, statistics, side=24, channels=3, crops=5)
-    with pytest.raises(DataError, match=r"10 crops of 24 pixels do not fit an image of 16; use 1 view"):
-        log_probabilities(network, images, statistics, side=24, channels=3, crops=10)
+        log_probabilities(network, images, statistics, image_size=24, channels=3, crops=5)
+    with pytest.raises(DataError, match=r"10 crops of 24 pixels do not fit an image of 16 pixels; use --crops 1"):
+        log_probabilities(network, images, statistics, image_size=24, channels=3, crops=10)
     about = dict(digits.about["splits"]["test"])
     empty = Split(digits.path, "validation", about | {"shards": []}, 32)
     empty.labels = empty.labels[:0]
     with pytest.raises(DataError, match=r"the validation split is empty; must be at least one image"):
-        evaluate(network, empty, statistics, classes=10, side=24, channels=3)
+        evaluate(network, empty, statistics, num_classes=10, image_size=24, channels=3)
 
 
 def test_bf16_is_close_and_float32_outside(digits, network):
     images, statistics = torch.from_numpy(digits.split("test").gather(np.arange(10))), statistics_of(digits)
     with torch.no_grad():
         network.fc10.weight.div_(30)
-    exact, rough = (
-        log_probabilities(network, images, statistics, side=24, channels=3, precision=precision)
-        for precision in ("fp32", "bf16")
-    )
+    results = []
+    for precision in ("fp32", "bf16"):
+        with autocast(images.device, precision):
+            results.append(log_probabilities(network, images, statistics, image_size=24, channels=3))
+    exact, rough = results
     assert rough.dtype == torch.float32
     assert 0 < (exact.exp() - rough.exp()).abs().max() < 0.05  # bf16 keeps 8 bits

@@ -127,7 +127,7 @@ def test_one_number_has_one_interval():
         for mine, other in zip(tensors, (*others, sums), strict=True):
             mine += other
 
-    parts[0].add_up(add)
+    parts[0].all_reduce(add)
     for one in (counter, parts[0]):
         for known in ((), groups):
             scores, expected = one.scores("test", 1, groups=known), proportion_ci(hits, known)

@@ -10,7 +10,6 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.errors import DataError
 from alexnet.evaluation.evaluate import evaluate, predict_split
-from alexnet.evaluation.intervals import groups_of
 from alexnet.evaluation.per_class import column, slices
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
@@ -39,9 +38,9 @@ def network_of(store):
 @pytest.mark.parametrize("crops", [1, 10])
 def test_the_scores_are_those_of_an_evaluation(digits, crops):
     network, statistics = network_of(digits)
-    given = {"side": 32, "channels": 1, "crops": crops}
+    given = {"image_size": 32, "channels": 1, "crops": crops}
     found = predict_split(network, digits.split("test"), statistics, batch_size=17, **given)
-    expected = evaluate(network, digits.split("test"), statistics, classes=10, **given)
+    expected = evaluate(network, digits.split("test"), statistics, num_classes=10, **given)
     scores = found.scores()
     assert (scores.count, scores.correct1, scores.correct5) == (50, expected.correct1, expected.correct5)
     assert scores.loss == pytest.approx(expected.loss, rel=1e-6)
@@ -56,24 +55,24 @@ def test_an_empty_split_is_refused(digits):
     empty = digits.split("test").__class__(digits.path, "validation", digits.about["splits"]["validation"], 32)
     empty.labels = empty.labels[:0]
     with pytest.raises(DataError, match="the validation split is empty"):
-        predict_split(network, empty, statistics, side=32, channels=1)
+        predict_split(network, empty, statistics, image_size=32, channels=1)
 
 
 def test_groups_come_from_the_store(cameras):
     split = cameras.split("test")
-    names, rows = groups_of(split), split.origins()
+    names, rows = split.groups, split.origins()
     assert len(names) == len(split)
     for i, row in enumerate(rows):
         for j, other in enumerate(rows[:i]):
             same = bool(row.get("group")) and row.get("group") == other.get("group")
             assert (names[i] == names[j]) is same
-    assert groups_of(cameras.split("train")) != ()
+    assert cameras.split("train").groups != ()
 
 
 def test_slices_by_a_column(cameras):
     network, statistics = network_of(cameras)
     split = cameras.split("test")
-    predictions = predict_split(network, split, statistics, side=32, channels=1)
+    predictions = predict_split(network, split, statistics, image_size=32, channels=1)
     values = column(split, "Camera")
     found = slices(predictions, values)
     assert [one.value for one in found] == sorted(set(values))

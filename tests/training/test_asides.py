@@ -83,7 +83,7 @@ def test_a_network_with_batch_norm_learns_and_its_average_predictions(digits, tm
             found.position.step += 1
             found.update_ema()
     scores = [
-        evaluate(network, digits.split("train"), statistics, classes=10, side=32, channels=3).top1
+        evaluate(network, digits.split("train"), statistics, num_classes=10, image_size=32, channels=3).top1
         for network in (found.network, found.ema.module)
     ]
     assert min(scores) > 0.6

@@ -124,8 +124,8 @@ def _evaluate_one(classifier: Classifier, split: Split, crops: int) -> Scores:
         bundle.network,
         split,
         bundle.statistics,
-        classes=len(bundle.classes),
-        side=bundle.image_size,
+        num_classes=len(bundle.classes),
+        image_size=bundle.image_size,
         channels=bundle.network.in_channels,
         crops=crops,
         device=classifier.device,
@@ -158,11 +158,11 @@ def _evaluate_ensemble(
         return results
 
     if fit_weights is None:
-        return ensemble.evaluate(members(split), classes=classes, crops=crops, device=device)
+        return ensemble.evaluate(members(split), num_classes=classes, crops=crops, device=device)
     reported = members(split)  # refused before anything is computed
-    probabilities = ensemble.of_the_truth(members(fit_weights), crops=crops, device=device)
+    probabilities = ensemble.true_class_log_probabilities(members(fit_weights), crops=crops, device=device)
     weights = ensemble.fit_weights(probabilities)
-    scores = ensemble.evaluate(reported, weights, classes=classes, crops=crops, device=device)
+    scores = ensemble.evaluate(reported, weights, num_classes=classes, crops=crops, device=device)
     fitted = {"fitted_on": fit_weights, "fitted_count": probabilities.shape[1]}
     return ensemble.EnsembleScores(**vars(scores) | fitted)
 

@@ -78,7 +78,7 @@ class _Plain:
                 self.network,
                 torch.from_numpy(np.stack(images)),
                 self.bundle.statistics,
-                side=own.image_size,
+                image_size=own.image_size,
                 channels=own.in_channels,
             )
             .exp()

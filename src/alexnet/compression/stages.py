@@ -77,7 +77,7 @@ class StageMeter:
             network,
             self.store.split("validation"),
             self.bundle.statistics,
-            side=network.image_size,
+            image_size=network.image_size,
             channels=network.in_channels,
             device=self.device,
         ).scores()

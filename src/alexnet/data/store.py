@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,6 +148,17 @@ class Split:
         np.add.at(steps, last + 1, -1)
         need = int(np.cumsum(steps).max(initial=0))
         return self.place.expecting(self._shards, turns[np.argsort(first)].tolist(), need)
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """The group (patient, camera, video) of each image; empty if none has one.
+
+        An image without a group is a group of its own. Cached, since the file is read once an epoch otherwise.
+        """
+        rows = self.origins()
+        if not any(row.get("group") for row in rows):
+            return ()
+        return tuple(f"g{row['group']}" if row.get("group") else f"p{row['origin']}" for row in rows)
 
     def origins(self) -> list[dict[str, Any]]:
         """One dictionary an image: ``origin``, ``sha256`` of the source bytes, ``notes`` of the decoder."""

@@ -16,11 +16,9 @@ from torch import Tensor, nn
 
 from alexnet.data.store import Split
 from alexnet.errors import DataError
-from alexnet.evaluation.evaluate import log_probabilities
-from alexnet.evaluation.intervals import groups_of
+from alexnet.evaluation.evaluate import images_per_batch, predict_batches
 from alexnet.evaluation.metrics import MetricAccumulator, Scores
 from alexnet.loader.augmentation import Normalization
-from alexnet.loader.loader import in_order, to_device
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Member:
     network: nn.Module
     split: Split
     statistics: Normalization
-    side: int  # of its view, pixels
+    image_size: int  # of its input, pixels
     channels: int
 
 
@@ -83,67 +81,73 @@ def evaluate(
     members: Sequence[Member],
     weights: Sequence[float] | NDArray[np.float64] | None = None,
     *,
-    classes: int,
+    num_classes: int,
     crops: int = 1,
     batch_size: int = 100,
     device: torch.device | None = None,
 ) -> EnsembleScores:
-    """One pass over a split: the members' scores and their ensemble's, every image counted once in each.
+    """Scores of an ensemble and of each member, in one pass over a split.
 
-    ``weights`` [M], non-negative, sum to one; equal ones if None.
+    Args:
+        members: M classifiers on the same images.
+        weights: [M], not negative, with sum 1; None: equal weights.
+        num_classes: Number of classes.
+        crops: Crops of each image: 1, 9 or 10.
+        batch_size: Images at a time, at most.
+        device: Where the networks are; None: the CPU.
     """
-    started, count = time.perf_counter(), len(members[0].split)
+    started, split = time.perf_counter(), members[0].split
     shares = torch.full((len(members),), 1 / len(members)) if weights is None else torch.as_tensor(weights)
-    counters = [MetricAccumulator(classes, count) for _ in range(len(members) + 1)]
-    for result_value, labels, indices in _batches(members, crops, batch_size, device or torch.device("cpu")):
-        for counter, result in zip(counters, [*result_value, combine(result_value, shares)], strict=True):
-            counter.add(result, labels, indices)
-    seconds, groups = time.perf_counter() - started, groups_of(members[0].split)
-    *alone, together = [counter.scores(members[0].split.name, crops, seconds, groups) for counter in counters]
-    named = tuple(
-        MemberScores(member.name, float(share), scores)
-        for member, share, scores in zip(members, shares, alone, strict=True)
+    metrics = [MetricAccumulator(num_classes, len(split)) for _ in range(len(members) + 1)]
+    for log_probs, labels, indices in _predict_batches(members, crops, batch_size, device):
+        for metric, values in zip(metrics, [*log_probs, combine(log_probs, shares)], strict=True):
+            metric.add(values, labels, indices)
+    seconds = time.perf_counter() - started
+    *members_scores, scores = [metric.scores(split.name, crops, seconds, split.groups) for metric in metrics]
+    member_scores = tuple(
+        MemberScores(member.name, float(share), own)
+        for member, share, own in zip(members, shares, members_scores, strict=True)
     )
-    return EnsembleScores(**vars(together), members=named)
+    return EnsembleScores(**vars(scores), members=member_scores)
 
 
 def combine(log_probabilities: Tensor, weights: Tensor) -> Tensor:
-    """Log of the weighted mean of probabilities: [M, N, K] logs and [M] -> float64 [N, K]."""
+    """Log of the weighted mean of probabilities: logs [M, N, K] and weights [M] -> float64 [N, K]."""
     return (log_probabilities.double() + weights.double().log()[:, None, None]).logsumexp(0)
 
 
-def of_the_truth(
+def true_class_log_probabilities(
     members: Sequence[Member], *, crops: int = 1, batch_size: int = 100, device: torch.device | None = None
 ) -> NDArray[np.float64]:
-    """Each member's log probability of each image's true class: [M, N]. What weights are fitted to."""
+    """Each member's log probability of each image's true class, [M, N]: the input of :func:`fit_weights`."""
     out = np.full((len(members), len(members[0].split)), np.nan)
-    for result, labels, indices in _batches(members, crops, batch_size, device or torch.device("cpu")):
-        true = result.gather(2, labels.expand(len(members), -1)[:, :, None])[:, :, 0]  # [M, n]
+    for log_probs, labels, indices in _predict_batches(members, crops, batch_size, device):
+        true = log_probs.gather(2, labels.expand(len(members), -1)[:, :, None])[:, :, 0]  # [M, n]
         out[:, indices.numpy()] = true.double().numpy()
     assert not np.isnan(out).any()
     return out
 
 
-def _batches(
-    members: Sequence[Member], crops: int, batch_size: int, device: torch.device
+def _predict_batches(
+    members: Sequence[Member], crops: int, batch_size: int, device: torch.device | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """All members on the same images: log probabilities [M, n, K], labels [n], places in the split [n]."""
-    split = members[0].split
-    if not len(split):
-        raise DataError(f"the {split.name} split is empty", "at least one image", "choose another split")
-    statistics = [to_device(member.statistics, device) for member in members]
-    for member in members:
-        member.network.eval()
-    walks = [in_order(member.split, max(1, batch_size // crops)) for member in members]
-    for parts in zip(*walks, strict=True):
-        rows = [
-            log_probabilities(
-                member.network, images.to(device), numbers, side=member.side, channels=member.channels, crops=crops
-            ).cpu()
-            for member, numbers, (images, _) in zip(members, statistics, parts, strict=True)
-        ]
-        indices = parts[0][1]
-        yield torch.stack(rows), torch.from_numpy(split.labels[indices]), torch.from_numpy(indices)
+    """All members on the same images: log probabilities [M, n, K], labels [n], indices in the split [n]."""
+    passes = [
+        predict_batches(
+            member.network,
+            member.split,
+            member.statistics,
+            image_size=member.image_size,
+            channels=member.channels,
+            crops=crops,
+            batch_size=images_per_batch(batch_size, crops, max(m.image_size for m in members)),
+            device=device,
+        )
+        for member in members
+    ]
+    for batches in zip(*passes, strict=True):
+        log_probs, indices = torch.stack([log_probs for log_probs, _ in batches]), batches[0][1]
+        yield log_probs, torch.from_numpy(members[0].split.labels[indices]), torch.from_numpy(indices)
 
 
 def fit_weights(log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,8 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.store import Split
-
 RESAMPLES = 2000
 FEW = 40  # images (or groups) below which the bootstrap's interval is too narrow: at 20 it covers 87 to 92 %
 FEW_GROUPS = 20  # below that no interval over groups can be trusted
@@ -143,14 +141,6 @@ def harmonic(value: float, values: NDArray[np.float64], count: int) -> Estimate:
 def independent(count: int, groups: Sequence[str] = ()) -> int:
     """How many witnesses there are: groups, or images where there are none."""
     return len(set(groups)) if groups else count
-
-
-def groups_of(split: Split) -> tuple[str, ...]:
-    """The group of each image; empty where none has one. An image without a group is a group of its own."""
-    rows = split.origins()
-    if not any(row.get("group") for row in rows):
-        return ()
-    return tuple(f"g{row['group']}" if row.get("group") else f"p{row['origin']}" for row in rows)
 
 
 @dataclass(frozen=True)

@@ -102,11 +102,11 @@ class MetricAccumulator:
         pairs = labels * len(self.confusion) + best[:, 0]
         self.confusion += pairs.bincount(minlength=self.confusion.numel()).view_as(self.confusion)
 
-    def add_up(self, add: Callable[..., None]) -> None:
-        """Counts of several processes as one: ``add`` sums tensors over them, in place."""
+    def all_reduce(self, all_reduce: Callable[..., None]) -> None:
+        """Add the counts of all processes; ``all_reduce`` sums tensors over them, in place."""
         seen, right = self.seen.to(torch.int64), self.right.to(torch.int64)
         sums = torch.tensor([self.correct5, self.loss], dtype=torch.float64)
-        add(seen, right, self.confusion, sums)
+        all_reduce(seen, right, self.confusion, sums)
         if (seen > 1).any():
             raise ValueError("an image was evaluated twice")
         self.seen, self.right, self.correct5, self.loss = seen > 0, right > 0, int(sums[0]), float(sums[1])

@@ -128,7 +128,7 @@ class Classifier:
             self.inference,
             torch.from_numpy(stored).to(self.device),
             self.statistics,
-            side=self.network.image_size,
+            image_size=self.network.image_size,
             channels=self.network.in_channels,
             crops=crops,
         )
@@ -172,7 +172,7 @@ class Classifier:
             self.network,
             split,
             self.bundle.statistics,
-            side=self.network.image_size,
+            image_size=self.network.image_size,
             channels=self.network.in_channels,
             crops=crops,
             device=self.device,

@@ -182,13 +182,13 @@ def score(state: State, statistics: Normalization, split: str, crops: int) -> Sc
         network,
         state.store.split(split),
         statistics,
-        classes=network.num_classes,
-        side=network.image_size,
+        num_classes=network.num_classes,
+        image_size=network.image_size,
         channels=network.in_channels,
         crops=crops,
         device=state.device,
-        part=(state.world.rank, state.world.size),
-        add=state.world.add,
+        shard=(state.world.rank, state.world.size),
+        all_reduce=state.world.add,
     )
 
 

@@ -390,7 +390,7 @@ def _calibration(state: State, statistics: Normalization) -> dict[str, Any]:
     if len(split) < FEWEST:
         return {}
     predictions = predict_split(
-        network, split, statistics, side=network.image_size, channels=network.in_channels, device=state.device
+        network, split, statistics, image_size=network.image_size, channels=network.in_channels, device=state.device
     )
     made = calibrate(predictions.log_probabilities, predictions.labels, predictions.groups)
     return made.to_dict() if made else {}
@@ -405,7 +405,7 @@ def _reference(state: State, statistics: Normalization, temperature: float) -> l
         network,
         images.to(state.device),
         to_device(statistics, state.device),
-        side=network.image_size,
+        image_size=network.image_size,
         channels=network.in_channels,
     )
     return [

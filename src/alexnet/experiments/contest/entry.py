@@ -192,7 +192,7 @@ def _answer(home: Path, store: Store, path: Path, device: torch.device) -> None:
             bundle.network.to(device),
             store.split("test"),
             bundle.statistics,
-            side=bundle.image_size,
+            image_size=bundle.image_size,
             channels=bundle.network.in_channels,
             device=device,
         )

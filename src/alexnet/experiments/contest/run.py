@@ -30,7 +30,7 @@ from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Split, Store
 from alexnet.errors import RunError
 from alexnet.evaluation.evaluate import log_probabilities
-from alexnet.evaluation.intervals import Estimate, PairedComparison, compare, groups_of, proportion_ci
+from alexnet.evaluation.intervals import Estimate, PairedComparison, compare, proportion_ci
 from alexnet.experiments import plan as materials
 from alexnet.experiments.contest import entry
 from alexnet.experiments.contest import entry as kept
@@ -111,7 +111,7 @@ def _judge(state: State, store: Store) -> float:
             network,
             images.to(state.device),
             statistics,
-            side=network.image_size,
+            image_size=network.image_size,
             channels=network.in_channels,
         ).cpu()
         seconds.append(time.perf_counter() - started)
@@ -255,7 +255,9 @@ def answerer(name: str, home: Path, device: torch.device) -> Answerer:
 
     def answer(image: NDArray[np.uint8]) -> list[float]:
         images = torch.from_numpy(image[None]).to(device)
-        result = log_probabilities(network, images, statistics, side=bundle.image_size, channels=network.in_channels)
+        result = log_probabilities(
+            network, images, statistics, image_size=bundle.image_size, channels=network.in_channels
+        )
         return result[0].tolist()
 
     return answer
@@ -607,7 +609,7 @@ def _finish(
     entries = {e.name: result for e in plan.contestants if (result := entry.finished(e.name, folder)) is not None}
     predictions = {name: kept.load(folder / f"{name}.npz") for name, result in entries.items() if not result.diverged}
     speeds = _speeds(plan, list(predictions), store, folder, clock, device, options)
-    groups = groups_of(store.split("test"))
+    groups = store.split("test").groups
     rows = result_rows(entries, predictions, speeds, groups)
     counts = {name: len(split) for name, split in store.splits.items()}
     outcome = Outcome(
