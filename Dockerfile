@@ -1,16 +1,27 @@
-# A server for one bundle: non-root, writes nothing, so that the file system can be read-only. docs/serving.md tells how
-# it is run. Without TORCH_INDEX pip takes torch from its usual index, on Linux with CUDA: gigabytes that a processor
-# does not need. --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu leaves that out.
-FROM python:3.13-slim AS build
+# A server for one bundle. It runs as user 10001 and writes nothing, so the file system can be read-only.
+# docs/serving.md shows how to run it. Build arguments:
+#   BASE         image of both stages: Python 3.11 or later on Debian. Add @sha256:... to pin the exact image
+#   EXTRAS       extras of the package, separated by commas: serve,export serves exported files too
+#   TORCH_INDEX  package index of torch and torchvision. The default index brings CUDA (gigabytes);
+#                https://download.pytorch.org/whl/cpu does not
+ARG BASE=python:3.13-slim-trixie
+
+FROM ${BASE} AS build
+ARG EXTRAS=serve
 ARG TORCH_INDEX=""
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/alexnet
 ENV PATH=/opt/alexnet/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
 COPY pyproject.toml README.md LICENSE /src/
 COPY src /src/src
-RUN pip install "/src[serve]"
+RUN pip install "/src[$EXTRAS]"
+# Native kernels for several kinds of processors: the final image has no compiler.
+RUN python -m alexnet.cli.container compile-kernels
 
-FROM python:3.13-slim
+FROM ${BASE}
+# GCC's OpenMP, which the native kernels use.
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/alexnet /opt/alexnet
 RUN useradd --system --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin alexnet
 ENV PATH=/opt/alexnet/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
@@ -18,7 +29,7 @@ USER 10001
 VOLUME ["/model"]
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
+    CMD ["python", "-m", "alexnet.cli.container", "health"]
 ENTRYPOINT ["alexnet"]
 CMD ["serve", "/model", "--host", "0.0.0.0", "--device", "cpu"]

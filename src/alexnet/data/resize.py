@@ -30,6 +30,11 @@ def build() -> bool:
     return in_use()
 
 
+def precompile() -> list[str]:
+    """Compile ``resize.c`` into the package's folder for several kinds of processors; returns those that failed."""
+    return _libraries.precompile()
+
+
 def expect(images: int) -> None:
     """So many are to be resized: :func:`build` where that pays, what is compiled already from far fewer on."""
     if images >= MANY:

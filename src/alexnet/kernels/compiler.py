@@ -1,6 +1,7 @@
 """C files of this package, compiled where they run and kept in a cache (``~/.cache/alexnet/native``).
 
-Whoever uses one has the same formula without it: there may be no compiler (GCC or Clang with OpenMP).
+Whoever uses one has the same formula without it: there may be no compiler (GCC or Clang with OpenMP). For systems
+without a compiler, :func:`precompile` puts libraries for several kinds of processors into the package's own folder.
 
 A compiled library is loaded again where its source, its headers, the flags, the compiler and the processor are the
 same, only from a folder that no other user can write, and only if its SHA-256 is the one in its file name. Processes
@@ -28,8 +29,22 @@ from filelock import FileLock
 from alexnet.kernels.backend import enabled
 from alexnet.system import temporary_folder
 
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+_NATIVE = ("-march=native",)
+_V3 = {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
+_V4 = _V3 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}
+# Levels of precompiled libraries per machine: name, compiler flags, features that /proc/cpuinfo must list. The first
+# level that the processor supports is used.
+_LEVELS: dict[str, list[tuple[str, tuple[str, ...], set[str]]]] = {
+    "x86_64": [
+        ("v4vnni", ("-march=x86-64-v4", "-mavx512vbmi", "-mavx512vnni"), _V4 | {"avx512vbmi", "avx512_vnni"}),
+        ("v4", ("-march=x86-64-v4",), _V4),
+        ("v3", ("-march=x86-64-v3",), _V3),
+    ],
+    "aarch64": [("v8", ("-march=armv8-a",), {"asimd"})],
+}
 _SECONDS = 60.0  # for compiling, with waiting for another process; on two idle cores it takes five
+_PRECOMPILE_SECONDS = 600.0  # for one level
 _hung: set[str] = set()  # compilers that this process waited for in vain
 
 
@@ -43,6 +58,7 @@ class NativeLibraries:
         self.built: dict[str, ctypes.CDLL] = {}  # by name, once :meth:`build` succeeded
         self.compiled = functools.cache(lambda: compiled(package, functions, headers))
         self.cached = functools.cache(lambda: cached(package, functions, headers))
+        self.precompile = functools.partial(precompile, package, functions, headers)
 
     def build(self) -> None:
         """Compile them if that was not done; nothing happens where that can not be."""
@@ -65,11 +81,11 @@ def compiled(
     """Each ``name.c`` of ``package``, loaded from the cache or compiled, side by side; without those for which that
     fails, for whatever reason."""
     deadline = time.monotonic() + _SECONDS
+    libraries = precompiled(package, functions, headers)
     compiler = _compiler()
-    if compiler is None:
-        return {}
+    if libraries or compiler is None:
+        return libraries
     sources = _sources(package, functions, headers)
-    libraries: dict[str, ctypes.CDLL] = {}
     with contextlib.suppress(OSError, MemoryError):  # no usable cache, or no room there
         folder, key = _cache_folder(), _key(sources, compiler, deadline)
         if folder is not None and key is not None:
@@ -88,7 +104,9 @@ def compiled(
 
 
 def cached(package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()) -> dict[str, ctypes.CDLL]:
-    """Each ``name.c`` of ``package``, loaded from the cache; nothing where one of them is not there."""
+    """Each ``name.c`` of ``package``, precompiled or from the cache; nothing where one of them is not there."""
+    if libraries := precompiled(package, functions, headers):
+        return libraries
     if (compiler := _compiler()) is None:
         return {}
     with contextlib.suppress(OSError, MemoryError):
@@ -98,6 +116,71 @@ def cached(package: str, functions: Mapping[str, Sequence[str]], headers: Sequen
         if len(libraries) == len(functions):
             return libraries
     return {}
+
+
+def precompile(package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()) -> list[str]:
+    """Compile each ``name.c`` into the package's folder, for every level of this machine's architecture.
+
+    Returns:
+        The libraries that could not be compiled, as ``name (level)``.
+
+    Raises:
+        OSError: The folder of the package is not writable.
+    """
+    compiler, sources = _compiler(), _sources(package, functions, headers)
+    folder = _package_folder(package)
+    missing = []
+    for level, march, _ in _LEVELS.get(platform.machine(), []):
+        libraries: dict[str, ctypes.CDLL] = {}
+        if compiler is not None:
+            folder.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=_PART, dir=folder) as part:
+                deadline = time.monotonic() + _PRECOMPILE_SECONDS
+                libraries = _compile(compiler, sources, functions, Path(part), deadline, march=march)
+                for name in libraries:
+                    (Path(part) / f"{name}.so").replace(folder / _precompiled_name(name, level, march, sources))
+        missing += [f"{name} ({level})" for name in functions if name not in libraries]
+    return missing
+
+
+def precompiled(
+    package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()
+) -> dict[str, ctypes.CDLL]:
+    """The libraries of :func:`precompile` for this processor; nothing where one of them is not there.
+
+    They are trusted like the Python files beside them.
+    """
+    folder = _package_folder(package)
+    if not folder.is_dir():
+        return {}
+    sources = _sources(package, functions, headers)
+    features = _processor_features()
+    for level, march, required in _LEVELS.get(platform.machine(), []):
+        if required <= features:
+            paths = {name: folder / _precompiled_name(name, level, march, sources) for name in functions}
+            loaded = {name: _load(path, functions[name]) for name, path in paths.items() if path.is_file()}
+            libraries = {name: library for name, library in loaded.items() if library is not None}
+            if len(libraries) == len(functions):
+                return libraries
+    return {}
+
+
+def _package_folder(package: str) -> Path:
+    return Path(str(resources.files(package))) / "compiled"
+
+
+def _precompiled_name(name: str, level: str, march: Sequence[str], sources: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256(repr((sorted(sources.items()), FLAGS, march)).encode()).hexdigest()
+    return f"{name}-{level}-{digest[:32]}.so"
+
+
+def _processor_features() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return set()
+    fields = [line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))]
+    return {feature for line in fields for feature in line.split()}
 
 
 def _compiler() -> str | None:
@@ -146,7 +229,12 @@ def _key(sources: Mapping[str, bytes], compiler: str, deadline: float) -> str | 
     version = _run([[compiler, "--version"]], deadline, compiler)[0]
     if not processor or version is None:
         return None
-    parts = [repr(sorted(sources.items())), repr(FLAGS), f"{path} {status.st_size} {status.st_mtime_ns}", version]
+    parts = [
+        repr(sorted(sources.items())),
+        repr((FLAGS, _NATIVE)),
+        f"{path} {status.st_size} {status.st_mtime_ns}",
+        version,
+    ]
     parts += [platform.machine(), *platform.libc_ver(), *processor]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
@@ -184,12 +272,14 @@ def _compile(
     folder: Path,
     deadline: float,
     cache: tuple[Path, str] | None = None,
+    march: Sequence[str] = _NATIVE,
 ) -> dict[str, ctypes.CDLL]:
     """Compile in ``folder``, side by side, and load; each library that can be used is moved into ``cache`` first."""
     for file, text in sources.items():
         (folder / file).write_bytes(text)
     built = {name: folder / f"{name}.so" for name in functions}
-    commands = [[compiler, str(folder / f"{name}.c"), *FLAGS, "-o", str(built[name]), "-lm"] for name in functions]
+    flags = (*march, *FLAGS)
+    commands = [[compiler, str(folder / f"{name}.c"), *flags, "-o", str(built[name]), "-lm"] for name in functions]
     outputs = _run(commands, deadline, compiler)
     libraries = {}
     for (name, path), output in zip(built.items(), outputs, strict=True):

@@ -64,6 +64,11 @@ def build() -> bool:
     return in_use()
 
 
+def precompile() -> list[str]:
+    """Compile the kernels into the package's folder for several kinds of processors; returns those that failed."""
+    return _libraries.precompile()
+
+
 def load() -> None:
     """Use the kernels if any process of this machine has compiled them already: takes milliseconds."""
     _libraries.load()
