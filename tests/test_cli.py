@@ -87,7 +87,7 @@ def test_evaluate(home):
     assert 0.8 <= scores["top1"] <= 1
     assert scores["top5"] is scores["top5_error"] is None  # of three classes
     # the images it was trained on, given as a folder: recognized, split alike, the same test split
-    again = json.loads(alexnet("evaluate", "run", "images", "--json", cwd=home, cache=home / "cache").stdout)
+    again = json.loads(alexnet("evaluate", "run", "--data", "images", "--json", cwd=home, cache=home / "cache").stdout)
     assert (again["count"], again["top1"]) == (scores["count"], scores["top1"])
     table = alexnet("evaluate", "run", "--split", "validation", cwd=home).stdout
     assert "validation" in table
@@ -100,7 +100,7 @@ def test_evaluate_other_images_as_a_whole(home, tmp_path):
         folder.mkdir(parents=True)
         for file in sorted((home / "images" / name).glob("*.png"))[:4]:
             Image.open(file).point(lambda value: 255 - value).save(folder / file.name)  # not an image of the run
-    done = alexnet("evaluate", home / "run", tmp_path / "other", "--json", cache=tmp_path / "cache")
+    done = alexnet("evaluate", home / "run", "--data", tmp_path / "other", "--json", cache=tmp_path / "cache")
     assert json.loads(done.stdout)["count"] == 12
     assert "all images are the test split" in done.stderr
 
@@ -110,7 +110,7 @@ def test_evaluate_refuses_other_classes(home, tmp_path):
         (tmp_path / "other" / name).mkdir(parents=True)
         for i in range(5):
             Image.new("L", (30, 30), 20 * i).save(tmp_path / "other" / name / f"{i}.png")
-    done = alexnet("evaluate", home / "run", tmp_path / "other", cache=tmp_path / "cache")
+    done = alexnet("evaluate", home / "run", "--data", tmp_path / "other", cache=tmp_path / "cache")
     assert done.returncode == 1
     assert "it lacks two; it has three besides" in done.stderr
     assert "Traceback" not in done.stderr
@@ -229,18 +229,32 @@ def test_prepare_and_its_check(home, tmp_path):
         (["trian"], 2, "unknown command 'trian'. Did you mean 'train'?"),
         (["train"], 2, "train needs DATA"),
         (["train", "digitz"], 1, "digits"),
-        (["train", "digits", "--weight-dekay", "1"], 2, "--weight-decay"),
+        (["train", "digits", "--weight-dekay", "1"], 2, "unknown option --weight-dekay. Did you mean --weight-decay?"),
+        (["train", "--resume-from", "digits", "photos"], 2, "unknown option --resume-from. Did you mean --resume?"),
+        (["train", "digits", "photos"], 2, "unexpected argument 'photos'"),
+        (["train", "digits", "--no-json"], 2, "unknown option --no-json. Did you mean --json?"),
+        (["train", "digits", "--epochs"], 2, "--epochs needs a value"),
+        (["train", "digits", "--epochs", "ten"], 2, "--epochs: 'ten' is not an integer"),
+        (["train", "digits", "--lr", "fast"], 2, "--lr: 'fast' is not a number"),
+        (["train", "digits", "--lr-milestones", "3,4"], 2, "Separate the values by spaces: --lr-milestones 3 4"),
+        (["train", "digits", "--fit", "crup"], 2, "--fit is 'crup'. Did you mean 'crop'?"),
+        (["plot"], 2, "plot needs KIND and RUN"),
+        (["study", "clams"], 2, "unknown study 'clams'. Did you mean 'claims'?"),
         (["train", "digits", "--lr", "-1"], 2, "--lr is -1.0; must be from"),
         (["train", "digits", "--recipe", "papper"], 2, "Did you mean 'paper'?"),
         (["train", "digits", "--model", "alexnett"], 1, "alexnet"),
         (["train", "digits", "--schedule", "plateau", "--validation", "0"], 2, "no validation split to watch"),
         (["train", "--resume", "nowhere"], 1, "nowhere is no run folder"),
-        (["train", "digits", "--resume", "nowhere"], 2, "DATA has no place"),
-        (["train", "--resume", "nowhere", "--epochs", "3"], 2, "--epochs has no place"),
-        (["train", "--resume", "nowhere", "--model", "lenet5"], 2, "--model has no place"),
-        (["train", "--resume=nowhere", "--recipe=paper"], 2, "--recipe has no place"),
-        (["train", "--resume", "nowhere", "--group_column", "patient"], 2, "--group-column has no place"),
-        (["train", "digits", "--store", "elsewhere"], 2, "--store tells where the data of a run to --resume is"),
+        (["train", "digits", "--resume", "nowhere"], 2, "DATA cannot change when a run is resumed"),
+        (["train", "--resume", "nowhere", "--epochs", "3"], 2, "--epochs cannot change when a run is resumed"),
+        (["train", "--resume", "nowhere", "--model", "lenet5"], 2, "--model cannot change when a run is resumed"),
+        (["train", "--resume=nowhere", "--recipe=paper"], 2, "--recipe cannot change when a run is resumed"),
+        (
+            ["train", "--resume", "nowhere", "--group_column", "patient"],
+            2,
+            "--group-column cannot change when a run is resumed",
+        ),
+        (["train", "digits", "--store", "elsewhere"], 2, "--store is for --resume only"),
         (["train", "--json=True", "digits"], 2, "digits"),
         (["train", "digits", "--device", "cuda:99x"], 2, "--device"),
         (["evaluate", "nowhere"], 1, "there is no nowhere; must be a run folder or a bundle"),
@@ -251,14 +265,10 @@ def test_prepare_and_its_check(home, tmp_path):
     ],
 )
 def test_wrong_use_gets_one_clear_line(words, status, said, tmp_path, capsys):
-    try:
-        found = cli.run(words)
-    except SystemExit as left:
-        found = left.code
+    assert cli.run(words) == status
     output = capsys.readouterr()
-    assert found == status
     assert said in " ".join(output.err.split())
-    assert "Traceback" not in output.err
+    assert "Traceback" not in output.err and output.err.count("\n") == 1
     assert output.out == ""
 
 
@@ -293,7 +303,6 @@ _SPELLED = {  # options of train, and what they change in the recipe of the digi
     ("--hflip", "0.5"): {"hflip": 0.5},
     ("--bias-weight-decay",): {"bias_weight_decay": True},
     ("--allow-truncated",): {},
-    ("--no-allow-truncated",): {},
     ("--no-report",): {},
     ("--quiet",): {},
     ("--json",): {},
@@ -326,15 +335,10 @@ def test_every_spelling_of_the_same_options_gives_the_same_run(data):
         (["--recipe", "paper", "--", "digits"], "paper"),
         (["--lr-milestones", "1", "2", "--model=lenet5", "--", "digits"], "lenet5"),
         (["--layers", "net.cfg", "--layer_params=params.cfg", "digits"], "layer_file"),
-        (["--resume-from", "digits", "photos"], None),
     ],
 )
 def test_the_recipe_is_chosen_by_what_the_parser_reads(argv, name):
-    if name is None:
-        with pytest.raises(SystemExit):
-            train.parse(argv)
-    else:
-        assert train.parse(argv)[0].recipe.recipe == name
+    assert train.parse(argv)[0].recipe.recipe == name
 
 
 def test_models(capsys):

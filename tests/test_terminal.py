@@ -104,7 +104,7 @@ def test_nothing_is_obeyed(printed):
     def words():
         with safe_output():
             print(f"one {HOSTILE}\ttwo")
-            output.say(HOSTILE)
+            output.log(HOSTILE)
             output.table(HOSTILE, [HOSTILE, "b"], [[HOSTILE, "1\n2"]])
 
     _, out, err = printed(words)

@@ -50,7 +50,7 @@ def test_a_run_on_an_address_is_the_run_on_the_folder(both, tmp_path, capsys):
     assert read_start(there.folder)[1]["store"] == address
     assert there.scores["test"].top1 == here.scores["test"].top1
     assert api.evaluate(there.folder).top1 == api.evaluate(here.folder, address).top1
-    assert command(["evaluate", str(there.folder), address, "--cache", str(tmp_path / "c")]) == 0
+    assert command(["evaluate", str(there.folder), "--data", address, "--cache", str(tmp_path / "c")]) == 0
     assert "top-1" in capsys.readouterr().out and list((tmp_path / "c" / "remote").iterdir())
 
 

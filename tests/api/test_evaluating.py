@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import alexnet
-from alexnet import api, cli
+from alexnet import cli
 from alexnet.errors import BundleError, DataError, RecipeError
 from alexnet.evaluation.ensemble import EnsembleScores
 
@@ -89,29 +89,12 @@ def test_members_with_other_classes_are_refused(runs, tmp_path):
         alexnet.evaluate([runs / "run-0", tmp_path / "bundle"], runs, device="cpu")
 
 
-def test_which_path_is_data(runs):
-    one, two = str(runs / "run-0"), str(runs / "run-1" / "bundle")
-    assert api.members_and_data([one]) == ([one], None)
-    assert api.members_and_data([one, two]) == ([one, two], None)
-    assert api.members_and_data([one, two, "digits"]) == ([one, two], "digits")
-    assert api.members_and_data([one, "digits"]) == ([one], "digits")
-    assert api.members_and_data(["nowhere", "digits"]) == (["nowhere"], "digits")  # refused when it is opened
-    with pytest.raises(
-        RecipeError, match="'nowhere' is neither a run nor a bundle; must be one, unless it is the last"
-    ):
-        api.members_and_data([one, "nowhere", two])
-
-
-def test_a_store_is_data(runs, digits):
-    assert api.members_and_data([str(runs / "run-0"), str(digits.path)]) == ([str(runs / "run-0")], str(digits.path))
-
-
 def test_the_command(runs, digits, capsys):
     words = ["evaluate", str(runs / "run-0"), str(runs / "run-1"), "--device", "cpu"]
     assert cli.run(words) == 0
     out = capsys.readouterr().out
     assert "2 members alone on test" in out and "equal weights" in out and "test: 50 images, center view" in out
-    bundles = [str(runs / "run-0" / "bundle"), str(runs / "run-1" / "bundle"), str(digits.path)]
+    bundles = [str(runs / "run-0" / "bundle"), str(runs / "run-1" / "bundle"), "--data", str(digits.path)]
     assert cli.run(["evaluate", *bundles, "--device", "cpu", "--fit-weights", "validation", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["weights_fitted_on"] == {"split": "validation", "count": 40}
@@ -119,7 +102,7 @@ def test_the_command(runs, digits, capsys):
     assert sum(m["weight"] for m in found["members"]) == pytest.approx(1)
     assert cli.run(["evaluate", *bundles, "--split", "validation", "--fit-weights", "validation"]) == 2
     assert "is the split that is reported" in capsys.readouterr().err
-    assert cli.run(["evaluate", bundles[0], bundles[2], "--fit-weights", "validation"]) == 2
+    assert cli.run(["evaluate", bundles[0], *bundles[2:], "--fit-weights", "validation"]) == 2
     assert "--fit-weights with one run; must be two runs or more" in capsys.readouterr().err
     assert cli.run(["evaluate"]) == 2
     assert "evaluate needs RUN" in capsys.readouterr().err

@@ -239,7 +239,7 @@ def test_the_commands(run, trained, digits, tmp_path, capsys):
     assert cli.run(["evaluate", str(run), "--calibrate", "--json", "--device", "cpu"]) == 0
     both = capsys.readouterr()
     assert "calibrated: temperature" in both.err and "selective" in json.loads(both.out)
-    assert cli.run(["compare", str(run), str(trained / "run-1" / "bundle"), str(digits.path), "--json"]) == 0
+    assert cli.run(["compare", str(run), str(trained / "run-1" / "bundle"), "--data", str(digits.path), "--json"]) == 0
     assert {"p_value", "only_first", "only_second", "first", "difference"} <= set(json.loads(capsys.readouterr().out))
     assert cli.run(["compare", str(run), str(run), "--device", "cpu"]) == 0
     assert "p = 1" in capsys.readouterr().out

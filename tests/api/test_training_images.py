@@ -103,7 +103,7 @@ def test_a_run_whose_data_is_gone_says_so(home, copy, tmp_path):
 
 
 def test_the_command(home, copy, capsys):
-    words = ["evaluate", str(home / "a"), str(copy), "--device", "cpu", "--cache", str(home / "cache")]
+    words = ["evaluate", str(home / "a"), "--data", str(copy), "--device", "cpu", "--cache", str(home / "cache")]
     left = 120 - len(splits(home / "a")["test"])
     assert cli.run(words) == 0
     assert f"{left} training images were left out" in capsys.readouterr().out
@@ -133,7 +133,8 @@ def test_a_run_whose_store_was_moved_names_data_and_store(home, tmp_path):
             lost()
         message = str(caught.value)
         assert f"its prepared images are not in {tmp_path / 'gone'}" in message
-        assert f"alexnet evaluate {run} {home / 'images'} --ignore 'x y'" in message and "--store of report" in message
+        assert f"alexnet evaluate {run} --data {home / 'images'} --ignore 'x y'" in message
+        assert "--store of report" in message
     own = alexnet.evaluate(home / "a", device="cpu")
     for data in (home / "images", moved):
         assert alexnet.evaluate(run, data, device="cpu", options=options(home)).correct1 == own.correct1

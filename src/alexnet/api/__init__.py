@@ -11,7 +11,7 @@ import torch
 from alexnet import recipe as recipes
 from alexnet.api.compression import compress
 from alexnet.api.detailed_evaluation import EvaluationOptions, calibrate, compare, evaluate_detailed
-from alexnet.api.evaluation import evaluate, members_and_data
+from alexnet.api.evaluation import evaluate
 from alexnet.api.plotting import plot
 from alexnet.api.reporting import data_warnings, diagnose, report
 from alexnet.compression.compress import CompressionResult
@@ -53,7 +53,6 @@ __all__ = [
     "evaluate",
     "evaluate_detailed",
     "load",
-    "members_and_data",
     "open_store",
     "plot",
     "prepare",

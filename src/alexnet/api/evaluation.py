@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from alexnet.bundle import is_trained
-from alexnet.data.remote import local_path
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Split, Store
 from alexnet.errors import RecipeError
@@ -86,23 +84,6 @@ def evaluate(
     for path, store in zip(paths, stores, strict=True):
         note_test(path, store, split, "evaluate", options.tell)
     return scores
-
-
-def members_and_data(paths: Sequence[str]) -> tuple[list[str], str | None]:
-    """Split the arguments ``RUN RUN … [DATA]``: the last path is DATA if it is neither a run nor a bundle.
-
-    Raises:
-        RecipeError: If a path between the first and the last is neither a run nor a bundle.
-    """
-    runs, data = list(paths), None
-    if len(runs) > 1 and not is_trained(Path(runs[-1])):
-        data = runs.pop()
-    for run in runs[1:]:
-        if not is_trained(local_path(run)):
-            raise RecipeError(
-                f"{run!r} is neither a run nor a bundle", "one; only the last path may be DATA", "check the path"
-            )
-    return runs, data
 
 
 def _check_choice(members: int, split: str, fit_weights: str | None) -> None:

@@ -4,11 +4,12 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from alexnet import kernels
 from alexnet.cli import output, parser
 from alexnet.cli.options import KernelMode
+from alexnet.cli.parser import Flag, option
 
 if TYPE_CHECKING:
     from alexnet.benchmark.runner import Timing
@@ -17,32 +18,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchArguments:
-    """Measure this machine: its limits, this project, and what a user would pick instead, in turn.
+    """Measure the speed of training and inference on this machine, next to the alternatives.
 
-    Each contender runs in a process of its own; rounds go in turn, so that what disturbs one disturbs all. Nothing else
-    should compute meanwhile.
+    Every candidate runs in its own process, and the candidates take turns. Nothing else should run meanwhile.
     """
 
-    only: str = ""
-    """parts to measure, separated by commas: training,inference,data,end-to-end,prepare"""
-    model: str = "alexnet"
-    """network of training and inference"""
-    batch_size: int = 128
-    """of a training step"""
-    rounds: int = 5
-    """timed rounds of each contender"""
-    images: Path | None = None
-    """folder of class folders with JPEG files; by default painted ones"""
-    run: Path | None = None
-    """time the predictions of this trained run on its test images, and count which are right"""
+    only: Annotated[str, option("PARTS")] = ""
+    """parts to measure, comma-separated: training,inference,data,end-to-end,prepare"""
+    model: Annotated[str, option("MODEL")] = "alexnet"
+    """network for training and inference"""
+    batch_size: Annotated[int, option("N")] = 128
+    """batch size of a training step"""
+    rounds: Annotated[int, option("N")] = 5
+    """timed rounds per candidate"""
+    images: Annotated[Path | None, option("DIR")] = None
+    """folder of class folders with JPEG files (default: synthetic images)"""
+    run: Annotated[Path | None, option("RUN")] = None
+    """measure the inference of this run on its test images, with its accuracy"""
+    quick: Flag = False
+    """small batches, few images: a minute or two"""
     kernels: KernelMode = "auto"
-    """off: this project's candidates compute by PyTorch and Pillow instead of the fast kernels"""
-    quick: bool = False
-    """small batches and few images: a minute or two, for a first look"""
-    chart: Path | None = None
-    """write a bar chart (PNG) here"""
-    json: bool = False
-    """print all numbers as JSON"""
+    """off: the candidates of this project compute by PyTorch and Pillow instead of the fast kernels"""
+    chart: Annotated[Path | None, option("FILE")] = None
+    """write a bar chart to this PNG file"""
+    json: Flag = False
+    """print one JSON object"""
 
 
 def run(argv: list[str]) -> int:

@@ -3,34 +3,37 @@
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.options import DataArguments, data_options
 from alexnet.cli.output import estimate_cells
+from alexnet.cli.parser import Flag, option
 
 
 @dataclass(frozen=True)
 class CompareArguments:
-    """Compare two trained classifiers on the same images: is one better, or was it luck? McNemar's exact test."""
+    """Compare two classifiers on the same images with McNemar's exact test."""
 
-    first: Positional[Path]
-    """a run folder or a bundle"""
-    second: Positional[Path]
-    """another one, of the same classes"""
-    data: Positional[str | None] = None
-    """other images of these classes; by default the runs' own"""
+    first: Positional[Annotated[Path, option("RUN")]]
+    """a run directory or a bundle"""
+    second: Positional[Annotated[Path, option("RUN")]]
+    """another one with the same classes"""
+    data: Annotated[str | None, option("DATA")] = None
+    """other images of the same classes (default: the data of the runs)"""
     split: Literal["test", "validation", "train"] = "test"
-    """which images"""
-    crops: Literal[1, 9, 10] = 1  # the center | 3×3 places, not mirrored (2012, CIFAR) | corners, center and mirrors
-    include_training_images: bool = False  # do not leave out images of DATA that were trained on
-    device: str = "auto"
-    """auto | cpu | cuda | cuda:N"""
-    json: bool = False
+    """split to evaluate"""
+    crops: Literal[1, 9, 10] = 1
+    """center crop; 3x3 crops without flips (the CIFAR networks of 2012); corners, center and their flips"""
+    include_training_images: Flag = False
+    """keep images of DATA that a classifier was trained on"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    json: Flag = False
     """print one JSON object"""
-    source: DataArguments = field(default_factory=DataArguments)
+    source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
 def run(argv: list[str]) -> int:

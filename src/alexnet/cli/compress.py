@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.options import DataArguments, data_options
+from alexnet.cli.parser import Flag, option
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -22,44 +23,43 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MI
 
 @dataclass(frozen=True)
 class CompressArguments:
-    """Make a trained classifier small: prune, learn again, share weights, code them (Han et al. 2015).
+    """Compress a classifier: prune, retrain, share weights, encode (Han et al. 2015).
 
-    By default a 35th of its size, or larger where that loses more than 1 point of validation accuracy.
-    The result is a folder that every other command takes like a run.
+    The default is 35 times smaller, or less if that would lose more than 1 point of validation accuracy. Every other
+    command takes the result like a run.
     """
 
-    run: Positional[Path]
-    """a run folder or a bundle"""
-    data: Positional[str | None] = None
-    """images to learn again on; by default the run's own; with a bundle, needed"""
-    output: Annotated[Path | None, arg(aliases=["-o"])] = None
-    """new folder; by default RUN's name with -compressed"""
-    target_size: str | None = None
-    """the whole bundle in at most so much: 7MB, 800KB, 6.5MiB"""
-    max_accuracy_drop: float | None = (
-        None  # as small as loses at most so many points of validation accuracy: 0.5; without --target-size 1
-    )
+    run: Positional[Annotated[Path, option("RUN")]]
+    """a run directory or a bundle"""
+    data: Annotated[str | None, option("DATA")] = None
+    """images for retraining (default: the data of the run); required for a bundle"""
+    output: Annotated[Path | None, option("DIR", aliases=("-o",))] = None
+    """new directory (default: the name of RUN with -compressed)"""
+    target_size: Annotated[str | None, option("SIZE")] = None
+    """maximum size of the bundle: 7MB, 800KB, 6.5MiB"""
+    max_accuracy_drop: Annotated[float | None, option("POINTS")] = None
+    """maximum loss of validation accuracy in percentage points (default: 1, without --target-size)"""
     method: Literal["deep", "int8", "int4"] = "deep"
-    """prune and share | integers of 8 or 4 bits, nothing learned"""
-    epochs: int = 8
-    """of learning again, while and after weights are cut"""
-    tune_epochs: int = 1
-    """of tuning shared values, where sharing has cost something; 0: never"""
-    lr: float | None = None
-    """at its highest, while learning again; by default a third of the run's own"""
-    conv_bits: int = 8
-    """of a shared weight's code in convolutions: 2^8 values"""
-    fc_bits: int = 5
-    """the same in fully connected layers"""
-    device: str = "auto"
-    """auto | cpu | cuda | cuda:N"""
-    num_workers: int = 1
-    """threads that make batches; the number never changes a result"""
-    json: bool = False
+    """deep: prune and share weights; int8 and int4: quantize without retraining"""
+    epochs: Annotated[int, option("N")] = 8
+    """epochs of retraining while and after pruning"""
+    tune_epochs: Annotated[int, option("N")] = 1
+    """epochs of tuning the shared weights if sharing has cost accuracy; 0: none"""
+    lr: Annotated[float | None, option("LR")] = None
+    """peak learning rate of retraining (default: a third of the run's)"""
+    conv_bits: Annotated[int, option("N")] = 8
+    """bits of a shared weight in convolutions"""
+    fc_bits: Annotated[int, option("N")] = 5
+    """bits of a shared weight in fully connected layers"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    num_workers: Annotated[int, option("N")] = 1
+    """data-loading threads (does not affect results)"""
+    json: Flag = False
     """print one JSON object"""
-    quiet: bool = False
-    """say nothing on the way"""
-    source: DataArguments = field(default_factory=DataArguments)
+    quiet: Flag = False
+    """print nothing while compressing"""
+    source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
 def run(argv: list[str]) -> int:

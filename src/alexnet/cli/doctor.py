@@ -4,12 +4,13 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.options import SourceArguments, layout_options
+from alexnet.cli.parser import Flag, option
 from alexnet.errors import DataError, counted
 
 if TYPE_CHECKING:
@@ -25,30 +26,30 @@ _SHOWN = 3  # examples of a finding on the terminal
 
 @dataclass(frozen=True)
 class DoctorArguments:
-    """Say what is wrong with a data set. Changes nothing.
+    """Check a data set for faults: duplicates, wrong labels, leaks between splits, unusable images. Changes nothing.
 
-    Exit status 0: can be trained on, perhaps with warnings; 1: a result of training would be wrong or useless.
+    Exit status: 0 ready for training, with or without warnings; 1 a result would be wrong or useless.
     """
 
-    data: Positional[str]
-    """folder | CSV or TSV table | tar | parquet files | digits, cifar10, mnist, imagenette, …"""
-    bundle: Path | None = None
-    """a trained run or bundle: find likely wrong labels by what its network sees"""
-    html: Path | None = None
-    """write the report with thumbnails to this file"""
-    exclude_list: Path | None = None
-    """write the images to leave out to this file, for train and prepare --exclude"""
-    json: bool = False
-    """print everything as one JSON object"""
-    validation: float = 0.1
-    """fraction for validation, as training would be told"""
-    test: float = 0.2
-    """fraction for the test, as training would be told"""
-    seed: int = 0
-    """of the splits, as training would be told"""
-    device: str = "auto"
-    """for --bundle: auto | cpu | cuda | cuda:N"""
-    source: SourceArguments = field(default_factory=SourceArguments)
+    data: Positional[Annotated[str, option("DATA")]]
+    """a folder, a CSV or TSV table, tar or parquet files, digits, cifar10, mnist, imagenette, ..."""
+    bundle: Annotated[Path | None, option("RUN")] = None
+    """run or bundle whose features find likely wrong labels"""
+    html: Annotated[Path | None, option("FILE")] = None
+    """write the report with thumbnails to this HTML file"""
+    exclude_list: Annotated[Path | None, option("FILE")] = None
+    """write the images to leave out to this file, for --exclude of train and prepare"""
+    json: Flag = False
+    """print one JSON object"""
+    validation: Annotated[float, option("FRACTION")] = 0.1
+    """fraction of the training images for validation, as in train"""
+    test: Annotated[float, option("FRACTION")] = 0.2
+    """fraction of the images for the test split, as in train"""
+    seed: Annotated[int, option("N")] = 0
+    """random seed of the splits, as in train"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    source: Annotated[SourceArguments, option(name="data")] = field(default_factory=SourceArguments)
 
 
 def run(argv: list[str]) -> int:

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
@@ -13,6 +13,7 @@ from alexnet import kernels
 from alexnet.cli import output, parser
 from alexnet.cli.options import DataArguments, KernelMode, data_options
 from alexnet.cli.output import estimate_cells
+from alexnet.cli.parser import Flag, option
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -26,35 +27,42 @@ _percent = partial(output.percent, decimals=1)
 
 @dataclass(frozen=True)
 class EvaluateArguments:
-    """Evaluate a trained classifier on a whole split, every image counted once.
+    """Evaluate a classifier on a split. Every image counts once.
 
-    RUN RUN … [DATA]: several runs or bundles are an ensemble, the mean of their probabilities. The last path is DATA
-    where it is neither a run nor a bundle.
+    Several runs are evaluated as an ensemble: the mean of their probabilities.
     """
 
-    runs: Positional[tuple[str, ...]]  # run folders or bundles; then other images (by default the runs' own)
-    split: Literal["test", "validation", "train"] = "test"  # which images
-    crops: Literal[1, 9, 10] = 1  # the center | 3×3 places, not mirrored (2012, CIFAR) | corners, center and mirrors
-    fit_weights: Literal["validation", "train", "test"] | None = None  # ensemble: find its weights on this split
-    details: bool = False  # every class with its interval, calibration, risk against coverage
-    slices: str | None = None  # top-1 by a column of the CSV that the images came from
-    ood_dir: Path | None = None
-    """folder with images of no known class: how many are called unknown?"""
-    confidence_threshold: float | None = None
-    """a first prediction of a lower probability is called unknown: what that does"""
-    target_risk: float | None = None
-    """the same by the bundle's threshold for this share of wrong answers: 0.02"""
-    calibrate: bool = False
-    """fit temperature and thresholds on the validation split, and write them into the bundle"""
-    include_training_images: bool = False
-    """do not leave out images of DATA that were trained on"""
-    device: str = "auto"
-    """auto | cpu | cuda | cuda:N"""
+    runs: Positional[Annotated[tuple[Path, ...], option("RUN [RUN ...]")]]
+    """run directories or bundles"""
+    data: Annotated[str | None, option("DATA")] = None
+    """other images of the same classes (default: the data of the run)"""
+    split: Literal["test", "validation", "train"] = "test"
+    """split to evaluate"""
+    crops: Literal[1, 9, 10] = 1
+    """center crop; 3x3 crops without flips (the CIFAR networks of 2012); corners, center and their flips"""
+    fit_weights: Annotated[Literal["validation", "train", "test"] | None, option()] = None
+    """ensemble: fit the weights of its members on this split"""
+    details: Flag = False
+    """per-class metrics with confidence intervals, calibration, risk-coverage curve"""
+    slices: Annotated[str | None, option("COLUMN")] = None
+    """top-1 by the values of this column of the table that lists the images"""
+    ood_dir: Annotated[Path | None, option("DIR")] = None
+    """images of no known class: report how many are predicted as unknown"""
+    confidence_threshold: Annotated[float | None, option("P")] = None
+    """report the effect of abstaining below this probability"""
+    target_risk: Annotated[float | None, option("FRACTION")] = None
+    """the same with the bundle's threshold for this error rate, such as 0.02"""
+    calibrate: Flag = False
+    """fit temperature and thresholds on the validation split, and write them to the bundle"""
+    include_training_images: Flag = False
+    """keep images of DATA that the classifier was trained on"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
     kernels: KernelMode = "auto"
     """off: compute everything by PyTorch and Pillow instead of the fast kernels"""
-    json: bool = False
+    json: Flag = False
     """print one JSON object"""
-    source: DataArguments = field(default_factory=DataArguments)
+    source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
 def run(argv: list[str]) -> int:
@@ -65,19 +73,18 @@ def run(argv: list[str]) -> int:
         return output.fail("evaluate needs RUN: a run folder or a bundle; several are an ensemble", 2)
     from alexnet import api
 
-    runs, data = api.members_and_data(args.runs)
     if _is_detailed(args):
-        return _detailed(args, runs, data)
+        return _detailed(args)
     scores = api.evaluate(
-        runs,
-        data,
+        args.runs,
+        args.data,
         split=args.split,
         crops=args.crops,
         device=args.device,
         fit_weights=args.fit_weights,
         options=replace(data_options(args.source), include_training_images=args.include_training_images),
     )
-    _print_scores(scores, as_json=args.json, provenance=api.provenance(runs[0]) if len(runs) == 1 else None)
+    _print_scores(scores, as_json=args.json, provenance=api.provenance(args.runs[0]) if len(args.runs) == 1 else None)
     return 0
 
 
@@ -87,23 +94,23 @@ def _is_detailed(args: EvaluateArguments) -> bool:
     return args.details or args.calibrate or any(value is not None for value in values)
 
 
-def _detailed(args: EvaluateArguments, runs: list[str], data: str | None) -> int:
+def _detailed(args: EvaluateArguments) -> int:
     """One run in full; what was not asked for is not printed."""
-    if len(runs) > 1 or args.fit_weights:
-        raise RecipeError(f"--details of {len(runs)} runs", "one", "compare two with: alexnet compare RUN RUN")
+    if len(args.runs) > 1 or args.fit_weights:
+        raise RecipeError(f"--details of {len(args.runs)} runs", "one", "compare two with: alexnet compare RUN RUN")
     from alexnet import api
 
     options = data_options(args.source)
     options = replace(options, include_training_images=args.include_training_images)
     asked = api.EvaluationOptions(args.slices, args.ood_dir, args.confidence_threshold, args.target_risk)
     if args.calibrate:
-        made = api.calibrate(runs[0], data, device=args.device, options=options)
-        output.say(
+        made = api.calibrate(args.runs[0], args.data, device=args.device, options=options)
+        output.log(
             f"calibrated: temperature {made.temperature:.3f} by {made.count} validation images, "
             f"ECE {_percent(made.ece_before)} -> {_percent(made.ece_after)}; written into the bundle"
         )
     result = api.evaluate_detailed(
-        runs[0], data, asked, split=args.split, crops=args.crops, device=args.device, options=options
+        args.runs[0], args.data, asked, split=args.split, crops=args.crops, device=args.device, options=options
     )
     if args.json:
         print(json.dumps(result.to_dict(), allow_nan=False))

@@ -3,34 +3,35 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.options import choose_cache
+from alexnet.cli.parser import Flag, option
 
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """Write a classifier as one file that others run: pixels in, probabilities out, preprocessing inside.
+    """Export a classifier as one file: pixels in, probabilities out, preprocessing included.
 
-    The file gets its name only after it has answered like the original.
+    The file is written only after its predictions agree with those of the original.
     """
 
-    run: Positional[Path]
-    """a run folder or a bundle"""
+    run: Positional[Annotated[Path, option("RUN")]]
+    """a run directory or a bundle"""
     format: Literal["onnx", "openvino", "torch"] = "onnx"
-    """FILE.onnx | FILE.xml and FILE.bin | FILE.pt2"""
+    """FILE.onnx; FILE.xml with FILE.bin; FILE.pt2 of torch.export"""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """fp16: weights of half the size | int8: a quarter, and faster"""
+    """fp16: half the size; int8: a quarter of the size, faster"""
     input: Literal["images", "decoded"] = "images"
-    """one uint8 image of any size | a batch in stored size"""
-    output: Path | None = None
-    """by default RUN's name with .onnx, .xml or .pt2, in the current folder"""
-    data: str | None = None
-    """store with the training images (int8), where a bundle alone is given: a folder or s3://…"""
-    json: bool = False
+    """images: one uint8 image of any size; decoded: a batch in the stored size"""
+    output: Annotated[Path | None, option("FILE")] = None
+    """file to write (default: the name of RUN with .onnx, .xml or .pt2, in the current directory)"""
+    data: Annotated[str | None, option("STORE")] = None
+    """int8 of a bundle: store with the training images, a directory or s3://..."""
+    json: Flag = False
     """print one JSON object"""
 
 

@@ -3,11 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
+from alexnet.cli.parser import Flag, option
 
 if TYPE_CHECKING:
     from alexnet.bundle import Bundle
@@ -15,23 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImportArguments:
-    """Make a bundle of other people's weights. Every layer's size is checked; nothing in a file is ever run."""
+    """Convert weights of other programs to a bundle. Every shape is checked; code in a file is never executed."""
 
-    kind: Positional[Literal["torchvision", "caffe", "cuda-convnet"]]
-    """where the weights come from"""
-    file: Positional[str]
-    """.pth (or DEFAULT: torchvision fetches its own) | .caffemodel | checkpoint or folder"""
-    bundle: Positional[Path]
-    """new folder for the bundle"""
-    model: str | None = None
-    """network by name; by default alexnet_owt, alexnet_caffe or alexnet_2012"""
-    mean: str | None = None
-    """mean image (.binaryproto, or .npy as [3,S,S] BGR or [S,S,3] RGB), or gray levels R,G,B"""
-    classes: Path | None = None
-    """text file, a class a line; by default those in the file, or 0, 1, 2 …"""
-    batches_meta: Path | None = None
-    """cuda-convnet: the file batches.meta of its images, with mean image and classes"""
-    json: bool = False
+    kind: Positional[Annotated[Literal["torchvision", "caffe", "cuda-convnet"], option("KIND")]]
+    """torchvision, caffe or cuda-convnet"""
+    file: Positional[Annotated[str, option("FILE")]]
+    """.pth (or DEFAULT: torchvision downloads its own), .caffemodel, or a cuda-convnet checkpoint or its folder"""
+    bundle: Positional[Annotated[Path, option("BUNDLE")]]
+    """new directory for the bundle"""
+    model: Annotated[str | None, option("MODEL")] = None
+    """network (default: alexnet_owt, alexnet_caffe or alexnet_2012)"""
+    mean: Annotated[str | None, option("FILE")] = None
+    """mean image (.binaryproto, or .npy as [3, S, S] BGR or [S, S, 3] RGB), or the gray levels R,G,B"""
+    classes: Annotated[Path | None, option("FILE")] = None
+    """text file with one class per line (default: those in the file, or 0, 1, 2, ...)"""
+    batches_meta: Annotated[Path | None, option("FILE")] = None
+    """cuda-convnet: file batches.meta with the mean image and the classes"""
+    json: Flag = False
     """print one JSON object"""
 
 
@@ -43,7 +44,7 @@ def run(argv: list[str]) -> int:
 
     if args.bundle.exists():
         raise BundleError(f"{args.bundle} exists already", "a new folder", "choose another name")
-    extras = ImportOptions(args.model, args.mean, args.classes, args.batches_meta, output.say)
+    extras = ImportOptions(args.model, args.mean, args.classes, args.batches_meta, output.log)
     made = import_weights(args.kind, args.file, extras)
     path = made.save(args.bundle)
     _print(made, path, as_json=args.json)

@@ -3,23 +3,32 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
+from alexnet.cli.parser import Flag, option
 
 
 @dataclass(frozen=True)
 class LayersArguments:
-    """Read a layer file of 2012: a row a layer with the output size worked out, or the errors of the file."""
+    """Check a cuda-convnet layer file of 2012: the output size of each layer, or the errors of the file."""
 
-    file: Positional[Path]  # layers.cfg
-    params: Positional[Path | None] = None  # layer-params.cfg: checked too, and its rates are shown
-    plot: Path | None = None  # PNG file for a plot of the graph, towers side by side
-    image_size: int = 224  # side of the images, pixels
-    in_channels: int = 3  # 3 for color, 1 for gray
-    num_classes: int | None = None  # classes of the data; by default what the file's last layer tells apart
-    json: bool = False  # print JSON
+    file: Positional[Annotated[Path, option("LAYERS")]]
+    """layer file (layers.cfg)"""
+    params: Positional[Annotated[Path | None, option("[PARAMS]")]] = None
+    """parameter file (layer-params.cfg), checked too"""
+    plot: Annotated[Path | None, option("FILE")] = None
+    """PNG file for a plot of the layer graph"""
+    image_size: Annotated[int, option("PIXELS")] = 224
+    """height and width of the images"""
+    in_channels: Annotated[int, option("N")] = 3
+    """3 for color, 1 for gray"""
+    num_classes: Annotated[int | None, option("N")] = None
+    """number of classes (default: the outputs of the file's last layer)"""
+    json: Flag = False
+    """print one JSON object"""
 
 
 def run(argv: list[str]) -> int:
@@ -37,9 +46,9 @@ def run(argv: list[str]) -> int:
         text = table.render(definition, result)
         output.table(text.title, text.columns, [*text.rows, text.totals], right=4)
     for note in (*definition.notes, *(result.notes if result else ())):
-        output.say(f"note: {note}")
+        output.log(f"note: {note}")
     if args.plot:
         from alexnet.plots import layer_graph
 
-        output.say(str(layer_graph.draw(definition, args.plot)))
+        output.log(str(layer_graph.draw(definition, args.plot)))
     return 0

@@ -2,21 +2,28 @@
 
 import json
 from dataclasses import dataclass
+from typing import Annotated
 
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
+from alexnet.cli.parser import Flag, option
 
 
 @dataclass(frozen=True)
 class ModelsArguments:
-    """List the networks, or show one: a row a layer with the output size worked out, and totals."""
+    """List the networks, or show one: output size, parameters and multiply-adds of each layer."""
 
-    name: Positional[str | None] = None  # which network to show
-    num_classes: int | None = None  # classes it tells apart; by default the network's own number
-    in_channels: int | None = None  # 3 for color, 1 for gray
-    image_size: int | None = None  # side of its input, pixels
-    json: bool = False  # print JSON
+    name: Positional[Annotated[str | None, option("[MODEL]")]] = None
+    """network to show"""
+    num_classes: Annotated[int | None, option("N")] = None
+    """number of classes (default: the network's own)"""
+    in_channels: Annotated[int | None, option("N")] = None
+    """3 for color, 1 for gray"""
+    image_size: Annotated[int | None, option("PIXELS")] = None
+    """height and width of the input"""
+    json: Flag = False
+    """print one JSON object"""
 
 
 def run(argv: list[str]) -> int:

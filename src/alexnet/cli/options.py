@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import UseAppendAction
 
+from alexnet.cli.parser import Flag, option
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -18,43 +19,47 @@ KernelMode = Literal["auto", "off"]
 
 @dataclass(frozen=True)
 class SourceArguments:
-    """Where images come from and which of them count."""
+    """Which images are read, and how their classes and groups are found."""
 
-    data_root: Path | None = None
-    """where torchvision's sets (cifar10, mnist, …) lie already"""
-    download: bool = False
-    """may torchvision fetch a set that is not there?"""
-    group_column: str | None = None
-    """column of a table (patient, camera …) whose images share one split"""
-    group_pattern: str | None = None
-    """the same from file names: a regular expression, its parenthesis is the group"""
-    exclude: Path | None = None
-    """images to leave out: a list, as alexnet doctor --exclude-list writes it"""
+    data_root: Annotated[Path | None, option("DIR")] = None
+    """directory with torchvision's data sets (cifar10, mnist, ...)"""
+    download: Flag = False
+    """let torchvision download a data set that is missing"""
+    group_column: Annotated[str | None, option("COLUMN")] = None
+    """table column (patient, camera, ...) whose images stay in one split"""
+    group_pattern: Annotated[str | None, option("REGEX")] = None
+    """the same by file name: a regular expression whose parentheses capture the group"""
+    exclude: Annotated[Path | None, option("FILE")] = None
+    """list of images to leave out, as written by doctor --exclude-list"""
     classes: Literal["auto", "top", "leaves"] = "auto"
-    """of nested folders: the top ones, or each that contains images"""
-    ignore: Annotated[tuple[str, ...], UseAppendAction] = ()
-    """a folder or file not to read, or a pattern; repeatable"""
-    image_column: str | None = None
-    """column of a table with the image paths; by default path, file_name, …"""
-    label_column: str | None = None
-    """column of a table with the classes; by default label, class, …"""
-    delimiter: str | None = None
-    """between the columns of a table: a character, or tab; by default what fits"""
+    """classes of nested folders: the top folders, or every folder that contains images"""
+    ignore: Annotated[UseAppendAction[tuple[str, ...]], option("PATTERN")] = ()
+    """file or folder to skip, by name or pattern"""
+    image_column: Annotated[str | None, option("COLUMN")] = None
+    """table column with the image paths (default: path, file_name, ...)"""
+    label_column: Annotated[str | None, option("COLUMN")] = None
+    """table column with the classes (default: label, class, ...)"""
+    delimiter: Annotated[str | None, option("CHAR")] = None
+    """column separator of a table: a character, or tab (default: detected)"""
 
 
 @dataclass(frozen=True)
 class DataArguments(SourceArguments):
-    """Where images come from and how they are read."""
+    """Which images are read, how, and where they are cached."""
 
-    cache: Path | None = None  # where folders are prepared into and shards fetched; by default ~/.cache/alexnet
-    cache_gb: float = 32.0  # most that the shards of stores behind an address (s3://…) may take there, gigabytes
-    bad: Literal["exclude", "fail"] = "exclude"  # unusable images: left out and listed | the first one ends it
-    allow_truncated: bool = False  # use images that were cut off, and list them
+    cache: Annotated[Path | None, option("DIR")] = None
+    """directory for prepared images and fetched shards (default: ~/.cache/alexnet)"""
+    cache_gb: Annotated[float, option("GB")] = 32.0
+    """maximum size of the fetched shards of remote stores (s3://...) in the cache"""
+    bad: Literal["exclude", "fail"] = "exclude"
+    """unusable images: leave them out and list them, or stop at the first"""
+    allow_truncated: Flag = False
+    """use truncated images, and list them"""
 
 
 def data_options(args: DataArguments) -> "DataOptions":
     """For the functions behind the command line: the typed options, a progress bar, lines on standard error."""
-    from alexnet.cli.output import Progress, say
+    from alexnet.cli.output import Progress, log
     from alexnet.data.sources.options import DataOptions
 
     cache = choose_cache(args.cache, args.cache_gb)
@@ -65,7 +70,7 @@ def data_options(args: DataArguments) -> "DataOptions":
         args.bad,
         args.allow_truncated,
         Progress("preparing"),
-        say,
+        log,
         args.group_column,
         args.group_pattern,
         args.exclude,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from alexnet.evaluation.metrics import Scores
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -29,7 +29,7 @@ class Progress:
             self._bar(done, total)
         elif 10 * done // max(total, 1) != self.tenth:
             self.tenth = 10 * done // max(total, 1)
-            say(f"{self.what}: {done} of {total} images")
+            log(f"{self.what}: {done} of {total} images")
 
     def _bar(self, done: int, total: int) -> None:
         from rich.console import Console
@@ -115,5 +115,5 @@ def resampled_groups(groups: int) -> None:
 
 
 def fail(message: str, status: int) -> int:
-    say(f"alexnet: {printable(message)}")
+    log(f"alexnet: {printable(message)}")
     return status

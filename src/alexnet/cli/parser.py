@@ -1,41 +1,183 @@
-"""Parsing of command lines: arguments to a dataclass of options."""
+"""Parsing of command lines: arguments to a dataclass of options, and one line for every mistake.
 
-from contextlib import nullcontext
+tyro parses; this module changes what it prints. Options without a value of their own show no default, and a mistake
+raises :class:`RecipeError` with one line instead of printing a box.
+"""
+
+import ast
+import io
+import re
+from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stderr
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from alexnet.errors import AlexNetError, RecipeError
+from alexnet.errors import AlexNetError, RecipeError, did_you_mean
 from alexnet.terminal import styled_output
 
 
-def parse(kind: Any, arguments: list[str], command: str, default: Any = None, *, unknown_too: bool = False) -> Any:
-    """Arguments -> the dataclass ``kind``; on wrong use the process leaves with status 2, as every Unix tool.
+def _default_hint(default: str) -> str:
+    return "" if default in ("None", "False", "True", "") else f"(default: {default})"
 
-    With ``unknown_too``, also the list of the arguments that the parser does not know, ``--help`` among them.
+
+def option(
+    metavar: str | None = None, *, aliases: tuple[str, ...] = (), name: str | None = None, help: str | None = None
+) -> Any:
+    """The annotation of an option or argument: the placeholder of its value in the help text, and other names.
+
+    Without ``metavar`` the help text shows the choices. The ``name`` of a nested dataclass is the title of its group.
+    """
+    return arg(metavar=metavar, aliases=aliases or None, name=name, help=help, help_behavior_hint=_default_hint)
+
+
+Flag = Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint=_default_hint)]  # one option: --x, or --no-x if True
+
+
+def parse(kind: Any, argv: list[str], command: str, default: Any = None, *, add_help: bool = True) -> Any:
+    """Parse ``argv`` into the dataclass ``kind``.
+
+    Args:
+        kind: dataclass; its fields are the options, the docstrings of the fields their help.
+        argv: arguments behind the name of the command.
+        command: the command's name, for the help text and messages.
+        default: instance of ``kind`` with the default values.
+        add_help: whether ``--help`` prints the help text and exits.
+
+    Raises:
+        RecipeError: an option is unknown, or a value is missing or invalid.
+        SystemExit: after ``--help``.
     """
     registry = ConstructorRegistry()
     registry.primitive_rule(_path_rule)
-    more: dict[str, Any] = {"return_unknown_args": True, "add_help": False} if unknown_too else {}
+    registry.primitive_rule(_number_rule)
+    registry.primitive_rule(_text_rule)
+    box = io.StringIO()
     try:
-        with styled_output() if all(map(str.isprintable, arguments)) else nullcontext():  # tyro repeats what was typed
-            prog, config = f"alexnet {command}", (OmitArgPrefixes,)
-            return tyro.cli(kind, prog=prog, args=arguments, default=default, config=config, registry=registry, **more)
+        is_printable = all(map(str.isprintable, argv))  # tyro repeats the arguments in its output
+        with styled_output() if is_printable else nullcontext(), redirect_stderr(box):
+            args, unknown = tyro.cli(
+                kind,
+                prog=f"alexnet {command}",
+                args=argv,
+                default=default,
+                config=(OmitArgPrefixes, DisallowNone),
+                registry=registry,
+                return_unknown_args=True,
+                add_help=add_help,
+            )
     except AlexNetError as error:
         raise RecipeError(error.what, error.must, error.todo) from error
+    except SystemExit as error:
+        if not error.code:
+            raise
+        raise RecipeError(_one_line(box.getvalue(), command)) from None
+    if unknown:
+        raise RecipeError(_unknown_argument(unknown, kind, command))
+    return args
+
+
+def _unknown_argument(unknown: list[str], kind: Any, command: str) -> str:
+    options = [text for text in unknown if text.startswith("--")]
+    if not options:
+        return f"unexpected argument {unknown[0]!r}. Run 'alexnet {command} --help' for the arguments"
+    name = options[0].partition("=")[0].replace("_", "-")
+    hint = did_you_mean(name, list(_option_names(kind)))
+    return f"unknown option {name}. " + (
+        hint.replace("'", "") if hint.startswith("Did") else f"Run 'alexnet {command} --help' for the options"
+    )
+
+
+def _option_names(kind: Any) -> Iterator[str]:
+    """All options of a dataclass, such as --weight-decay, including those of nested dataclasses."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        hint, extras = hints[field.name], ()
+        while get_origin(hint) is Annotated:
+            hint, extras = get_args(hint)[0], extras + get_args(hint)[1:]
+        if is_dataclass(hint):
+            yield from _option_names(hint)
+        elif _POSITIONAL not in extras:
+            name = field.name.replace("_", "-")
+            is_pair = hint is bool and _NO_PAIR not in extras
+            if is_pair or not (hint is bool and field.default):
+                yield f"--{name}"
+            if is_pair or (hint is bool and field.default):
+                yield f"--no-{name}"
+
+
+_POSITIONAL = get_args(Positional[int])[1]
+_NO_PAIR = get_args(FlagCreatePairsOff[bool])[1]
+
+
+def _one_line(box: str, command: str) -> str:
+    """The message in the box that tyro prints for a mistake, as one line with a hint."""
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in box.splitlines()]
+    framed = [line.strip("│")[1:].rstrip() for line in lines if line.startswith("│")]
+    lines = framed or [line[2:] for line in lines[2:]]  # a stream without UTF-8 gets a title, a rule and indented text
+    end = next((i for i, line in enumerate(lines) if line and not line.strip("─- ")), len(lines))
+    text = " ".join(" ".join(lines[:end]).split())
+    if lines and lines[0].startswith("Missing from"):
+        names = [line.strip() for line in lines[1:end] if re.match(r" {4}\S", line)]
+        return f"{command} needs {' and '.join(names)}. Run 'alexnet {command} --help' for the arguments"
+    if match := re.fullmatch(r"Missing value for argument '(.+?)'.*", text):
+        return f"{match[1]} needs a value"
+    if match := re.fullmatch(r"invalid choice '(.*)' for argument '(.+?)'. Expected one of (\(.*\)).*", text):
+        choices = [str(choice) for choice in ast.literal_eval(match[3])]
+        name = match[2] if match[2].startswith("-") else match[2].upper()
+        return f"{name} is {match[1]!r}. {did_you_mean(match[1], choices)}"
+    if match := re.fullmatch(r"Error parsing (\S+): Could not find valid parse for arguments: (\[.*\])", text):
+        values = ast.literal_eval(match[2])
+        separated = " ".join(" ".join(values).replace(",", " ").split())
+        hint = f"Separate the values by spaces: {match[1]} {separated}" if "," in "".join(values) else "Write numbers"
+        return f"{match[1]} is {' '.join(values)!r}. {hint}"
+    if match := re.fullmatch(r"Error parsing (\S+): (.*)", text):
+        return f"{match[1]}: {match[2]}"
+    return text
 
 
 def _path_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
-    """How a ``Path`` is parsed: as it is typed, but never from an address. DATA and stores are of type ``str``."""
+    """``Path``: a local path. An address such as s3://... raises; DATA and stores, which may be one, are ``str``."""
     if info.type is not Path:
         return None
 
-    def path(texts: list[str]) -> Path:
+    def parse_path(texts: list[str]) -> Path:
         from alexnet.data.remote import local_path
 
         return local_path(texts[0])
 
-    return PrimitiveConstructorSpec(1, "PATH", path, lambda value: isinstance(value, Path), lambda value: [str(value)])
+    return PrimitiveConstructorSpec(
+        1, "PATH", parse_path, lambda value: isinstance(value, Path), lambda value: [str(value)]
+    )
+
+
+def _number_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """``int`` and ``float``: N and X in the help text."""
+    if info.type not in (int, float):
+        return None
+    number: type[int] | type[float] = info.type
+    article, metavar = ("an integer", "N") if number is int else ("a number", "X")
+
+    def parse_number(texts: list[str]) -> int | float:
+        try:
+            return number(texts[0])
+        except ValueError:
+            raise ValueError(f"{texts[0]!r} is not {article}") from None
+
+    def is_instance(value: Any) -> bool:
+        return isinstance(value, int if number is int else (int, float)) and not isinstance(value, bool)
+
+    return PrimitiveConstructorSpec(1, metavar, parse_number, is_instance, lambda value: [str(value)])
+
+
+def _text_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[str] | None:
+    """``str``: TEXT in the help text."""
+    if info.type is not str:
+        return None
+    return PrimitiveConstructorSpec(
+        1, "TEXT", lambda texts: texts[0], lambda value: isinstance(value, str), lambda value: [value]
+    )

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.options import choose_cache
+from alexnet.cli.parser import option
 from alexnet.cli.predict import expand
 from alexnet.plots.registry import IMAGE_PLOTS, PLOTS
 
@@ -17,31 +18,29 @@ else:
     Kind = Literal[tuple(PLOTS)]
 
 _KINDS = "; ".join(f"{kind}: {plot.description}" for kind, plot in PLOTS.items())
+_IMAGES = f"image files, folders or globs for {', '.join(IMAGE_PLOTS)} (default: test images)"
 
 
 @dataclass(frozen=True)
 class PlotArguments:
-    """Draw a plot of a run as a PNG."""
+    """Plot what a run learned, what it predicts, and why, as a PNG file."""
 
-    kind: Annotated[Positional[Kind], arg(help=_KINDS)]
-    run: Positional[Path]
-    """a run folder; with IMAGES, and for filters, a bundle is enough"""
-    images: Annotated[
-        Positional[tuple[str, ...]],
-        arg(help=f"image files, folders or globs, for {', '.join(IMAGE_PLOTS)}; by default test images"),
-    ] = ()
-    output: Path | None = None
-    """PNG file; by default in the run's folder plots"""
-    count: int | None = None
-    """number of test images; by default what fits on a page"""
-    layer: str | None = None
-    """features: a layer (conv3, relu5, fc7, ...); by default the first"""
-    target_class: str | None = None
-    """saliency: the class to explain; by default the top-1 prediction"""
+    kind: Positional[Annotated[Kind, option("KIND", help=_KINDS)]]
+    run: Positional[Annotated[Path, option("RUN")]]
+    """a run directory (a bundle for filters, and with IMAGES)"""
+    images: Positional[Annotated[tuple[str, ...], option("[IMAGE ...]", help=_IMAGES)]] = ()
+    output: Annotated[Path | None, option("FILE")] = None
+    """PNG file (default: RUN/plots/KIND.png)"""
+    count: Annotated[int | None, option("N")] = None
+    """number of test images (default: what fits on a page)"""
+    layer: Annotated[str | None, option("LAYER")] = None
+    """features: layer, such as conv3, relu5 or fc7 (default: the first)"""
+    target_class: Annotated[str | None, option("CLASS")] = None
+    """saliency: class to explain (default: the predicted class)"""
     method: Literal["auto", "pca", "umap"] = "auto"
-    """embedding: UMAP where umap-learn is installed, else PCA"""
-    device: str = "auto"
-    """auto | cpu | cuda | cuda:N"""
+    """embedding: auto is UMAP if umap-learn is installed, else PCA"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
 
 
 def run(argv: list[str]) -> int:
@@ -60,7 +59,7 @@ def run(argv: list[str]) -> int:
         target_class=args.target_class,
         method=args.method,
         device=args.device,
-        log=output.say,
+        log=output.log,
         progress=output.Progress("indexing"),
     )
     print(path)

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
 from alexnet import kernels
 from alexnet.cli import output, parser
 from alexnet.cli.options import KernelMode
+from alexnet.cli.parser import option
 from alexnet.errors import BundleError, ImageError, printable
 from alexnet.terminal import csv_cell
 
@@ -25,18 +26,28 @@ SUFFIXES = (".onnx", ".xml")
 
 @dataclass(frozen=True)
 class PredictArguments:
-    """Say what is on images: the classes of a trained classifier, most probable first."""
+    """Classify images. The most probable class comes first."""
 
-    run: Positional[Path]  # a run folder, a bundle, or an exported file (FILE.onnx, FILE.xml)
-    images: Positional[tuple[str, ...]]  # files, folders (with all below them) and globs
-    top: int = 5  # predictions for each image
-    crops: Literal[1, 9, 10] = 1  # the center | nine or ten crops, probabilities averaged
-    format: Literal["table", "json", "csv"] = "table"  # how they are printed
-    confidence_threshold: float | None = None  # "unknown" where the first prediction has a lower probability
-    target_risk: float | None = None  # "unknown" so often that at most this share of the predictions is wrong: 0.02
-    device: str = "auto"  # auto | cpu | cuda | cuda:N
-    kernels: KernelMode = "auto"  # off: compute everything by PyTorch and Pillow instead of the fast kernels
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: weights of half the bytes, faster
+    run: Positional[Annotated[Path, option("RUN")]]
+    """a run directory, a bundle, or an exported file (FILE.onnx, FILE.xml)"""
+    images: Positional[Annotated[tuple[str, ...], option("IMAGE [IMAGE ...]")]]
+    """files, folders (with their subfolders) and globs"""
+    top: Annotated[int, option("N")] = 5
+    """predictions per image"""
+    crops: Literal[1, 9, 10] = 1
+    """center crop, or the mean of nine or ten crops"""
+    format: Literal["table", "json", "csv"] = "table"
+    """output format"""
+    confidence_threshold: Annotated[float | None, option("P")] = None
+    """predict "unknown" below this probability"""
+    target_risk: Annotated[float | None, option("FRACTION")] = None
+    """predict "unknown" below the bundle's threshold for this error rate, such as 0.02"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: half the memory, faster"""
+    kernels: KernelMode = "auto"
+    """off: compute everything by PyTorch and Pillow instead of the fast kernels"""
 
 
 def run(argv: list[str]) -> int:
@@ -54,7 +65,7 @@ def run(argv: list[str]) -> int:
         for path, prediction in _predictions(answer, paths[start : start + _BATCH]):
             if isinstance(prediction, ImageError):
                 failures += 1
-                output.say(f"alexnet: {printable(str(prediction))}")
+                output.log(f"alexnet: {printable(str(prediction))}")
                 results.append({"filename": str(path), "error": str(prediction)})
             else:
                 results.append(prediction.to_dict())
@@ -85,7 +96,7 @@ def _predictor(
     below = args.confidence_threshold
     if args.target_risk is not None:
         below = threshold_for(thresholds, args.target_risk, str(args.run))
-        output.say(f"unknown below {below:.4f}, the threshold for a target error of {args.target_risk:g}")
+        output.log(f"unknown below {below:.4f}, the threshold for a target error of {args.target_risk:g}")
     return lambda images: answer(images, args.top, below), below
 
 

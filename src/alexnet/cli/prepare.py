@@ -1,45 +1,50 @@
 """The command ``prepare``."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.options import DataArguments, data_options
+from alexnet.cli.parser import Flag, option
 from alexnet.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class PrepareArguments:
-    """Prepare images into a store: decoded, brought to one size, split, with their statistics.
+    """Prepare images as a store: decoded, resized, split, with their mean and color statistics.
 
-    Uses all cores, and goes on where an interrupted run of the same command stopped.
+    Uses all cores. The same command resumes an interrupted preparation.
     """
 
-    data: Positional[str]  # a folder of class folders | parquet files | digits, cifar10, mnist, imagenette, …
-    store: Positional[str]  # new folder for the prepared images, or an address (s3://…) that they are copied to
-    size: int = 256  # side of the stored images, pixels
-    fit: Literal["crop", "pad", "squash"] = "crop"  # short side and center cut (paper, 2) | letter box | both sides
-    validation: float = 0.1
-    """fraction of the training images cut out to choose with"""
-    test: float = 0.2
-    """fraction kept for the test, where the data has no test split of its own"""
-    seed: int = 0
-    """of the splits"""
+    data: Positional[Annotated[str, option("DATA")]]
+    """a folder of class folders, a table, tar or parquet files, digits, cifar10, mnist, imagenette, ..."""
+    store: Positional[Annotated[str, option("STORE")]]
+    """new directory for the store, or an address (s3://...) to copy it to"""
+    size: Annotated[int, option("PIXELS")] = 256
+    """height and width of the stored images"""
+    fit: Literal["crop", "pad", "squash"] = "crop"
+    """crop: resize the short side and center-crop (the paper, section 2); pad: letterbox; squash: resize both sides"""
+    validation: Annotated[float, option("FRACTION")] = 0.1
+    """fraction of the training images for validation"""
+    test: Annotated[float, option("FRACTION")] = 0.2
+    """fraction of the images for the test split, if the data has none"""
+    seed: Annotated[int, option("N")] = 0
+    """random seed of the splits"""
     encoding: Literal["raw", "jpeg"] = "raw"
-    """pixels as they are | JPEGs: a tenth of the room, decoded in training"""
-    quality: int = 88
-    """of these JPEGs, 1 to 95"""
-    mixed: bool = False
-    """store images in a drawn order, not by name: for reading a few shards at a time"""
+    """raw pixels, or JPEG: a tenth of the disk space, decoded while training"""
+    quality: Annotated[int, option("N")] = 88
+    """JPEG quality, 1 to 95"""
+    mixed: Flag = False
+    """store the images in random order, to read a few shards at a time"""
     engine: Literal["threads", "ray"] = "threads"
-    """the cores of this machine | of a Ray cluster with one disk"""
-    shard_mb: float = 1024.0
-    """about how large a shard gets, megabytes of 2^20 bytes; 64 for object storage"""
-    check: bool = False
+    """threads of this machine, or a Ray cluster with a shared disk"""
+    shard_mb: Annotated[float, option("MIB")] = 1024.0
+    """approximate size of a shard; 64 for object storage"""
+    check: Flag = False
     """change nothing: compare an existing store and its sources with their recorded SHA-256"""
-    source: DataArguments = field(default_factory=DataArguments)
+    source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
 def run(argv: list[str]) -> int:

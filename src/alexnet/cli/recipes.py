@@ -2,21 +2,25 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
 from alexnet import recipe as recipes
 from alexnet.cli import output, parser
+from alexnet.cli.parser import Flag, option
 
 
 @dataclass(frozen=True)
 class RecipesArguments:
-    """List the recipes, show one with every number's meaning, or compare two: numbers, networks, and their sources."""
+    """List the recipes, show the hyperparameters of one, or compare two with the source of each value."""
 
-    name: Positional[str | None] = None  # which recipe to show
-    other: Positional[str | None] = None  # a second one: print where they differ, and where each value is told
-    json: bool = False  # print JSON
+    name: Positional[Annotated[str | None, option("[RECIPE]")]] = None
+    """recipe to show"""
+    other: Positional[Annotated[str | None, option("[RECIPE]")]] = None
+    """recipe to compare it with"""
+    json: Flag = False
+    """print one JSON object"""
 
 
 def run(argv: list[str]) -> int:

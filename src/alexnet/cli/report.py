@@ -2,32 +2,34 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.options import SourceArguments, choose_cache, layout_options
+from alexnet.cli.parser import Flag, option
 
 
 @dataclass(frozen=True)
 class ReportArguments:
-    """Write report.html: everything about a run on one page that needs no other file and no network.
+    """Write report.html: a run on one self-contained page.
 
-    What was trained on what, the doctor's findings, numbers with intervals, images, mistakes, where it looks, cost,
-    and how to make it again.
+    It shows the data, the doctor's findings, metrics with confidence intervals, plots, mistakes, saliency, cost, and
+    the commands that reproduce the run.
     """
 
-    run: Positional[Path]
-    """a run folder"""
-    output: Path | None = None
-    """where to write it; by default RUN/report.html"""
-    store: str | None = None
-    """where the prepared images are now, if they were moved: a folder or s3://…"""
-    doctor: bool = True
-    """examine the images themselves, if they are at hand"""
-    device: str = "auto"
-    """auto | cpu | cuda | cuda:N"""
-    source: SourceArguments = field(default_factory=SourceArguments)
+    run: Positional[Annotated[Path, option("RUN")]]
+    """a run directory"""
+    output: Annotated[Path | None, option("FILE")] = None
+    """HTML file (default: RUN/report.html)"""
+    store: Annotated[str | None, option("STORE")] = None
+    """where the prepared images are now, if they were moved: a directory or s3://..."""
+    doctor: Flag = True
+    """do not examine the source images"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    source: Annotated[SourceArguments, option(name="data")] = field(default_factory=SourceArguments)
 
 
 def run(argv: list[str]) -> int:
@@ -42,7 +44,7 @@ def run(argv: list[str]) -> int:
         group_pattern=args.source.group_pattern,
         exclude=args.source.exclude,
         layout=layout_options(args.source),
-        say=output.say,
+        say=output.log,
     )
     choose_cache()
     print(

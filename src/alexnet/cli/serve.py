@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, UseAppendAction
 
 from alexnet.cli import parser
+from alexnet.cli.parser import Flag, option
 from alexnet.errors import RecipeError, ServerError
 from alexnet.serve.limits import Limits
 from alexnet.system import temporary_folder
@@ -20,42 +21,42 @@ from alexnet.system import temporary_folder
 
 @dataclass(frozen=True)
 class ServeArguments:
-    """Answer over HTTP: POST /v1/predict, and a page at /. Verifies its classifier before it is ready.
+    """Serve a classifier over HTTP: POST /v1/predict, and a web page at /. It is verified before it is ready.
 
-    SIGTERM and Ctrl-C answer what was accepted, then end; SIGHUP takes a new bundle without losing a request.
+    SIGTERM and Ctrl-C finish the accepted requests and exit; SIGHUP reloads the bundle without losing a request.
     """
 
-    run: Positional[Path]
-    """a run folder, a bundle, or an exported file (FILE.onnx, FILE.xml)"""
-    host: str = "127.0.0.1"
-    """address to listen at; by default this machine alone"""
-    port: int = 8000
-    """0: any free one"""
-    workers: int = 1
-    """that answer, each with its own copy of the network"""
-    threads: int = 0
-    """of the network in a process; 0: one a processor core, shared out among processes"""
-    device: str = "auto"
-    """auto | cpu | cuda | cuda:N"""
+    run: Positional[Annotated[Path, option("RUN")]]
+    """a run directory, a bundle, or an exported file (FILE.onnx, FILE.xml)"""
+    host: Annotated[str, option("HOST")] = "127.0.0.1"
+    """address to listen on; the default accepts this machine only"""
+    port: Annotated[int, option("PORT")] = 8000
+    """0: any free port"""
+    workers: Annotated[int, option("N")] = 1
+    """worker processes, each with its own copy of the network"""
+    threads: Annotated[int, option("N")] = 0
+    """threads of the network per worker; 0: the cores divided among the workers"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: weights of half the bytes, faster"""
-    top: int = 5
-    """predictions an image, where a request does not say"""
-    confidence_threshold: float | None = None
-    """probability under which the answer says unknown"""
-    key_file: Path | None = None
-    """API keys, one a line; else the environment's ALEXNET_API_KEY; else none is asked"""
-    share_images: bool = False
-    """give out images of the data set: reference images, nearest training images"""
-    allow_host: Annotated[tuple[str, ...], UseAppendAction] = ()
-    """name of this server, as in Host headers; repeatable"""
-    allow_origin: Annotated[tuple[str, ...], UseAppendAction] = ()
-    """whose pages may send requests (CORS); repeatable"""
-    reload_interval: float = 0.0
-    """seconds between looks whether RUN has changed, to take it as at SIGHUP; 0: never"""
-    drain_delay: float = 0.0
-    """seconds between "not ready" and the end of listening, for load balancers"""
-    limits: Limits = field(default_factory=Limits)
+    """bf16: half the memory, faster"""
+    top: Annotated[int, option("N")] = 5
+    """predictions per image, if the request does not say"""
+    confidence_threshold: Annotated[float | None, option("P")] = None
+    """predict "unknown" below this probability"""
+    key_file: Annotated[Path | None, option("FILE")] = None
+    """API keys, one per line (default: the environment variable ALEXNET_API_KEY; without either, no key is required)"""
+    share_images: Flag = False
+    """publish images of the data set: reference images, nearest training images"""
+    allow_host: Annotated[UseAppendAction[tuple[str, ...]], option("HOST")] = ()
+    """name of this server in Host headers"""
+    allow_origin: Annotated[UseAppendAction[tuple[str, ...]], option("ORIGIN")] = ()
+    """origin whose pages may send requests (CORS)"""
+    reload_interval: Annotated[float, option("SECONDS")] = 0.0
+    """check RUN for changes at this interval and reload it; 0: never"""
+    drain_delay: Annotated[float, option("SECONDS")] = 0.0
+    """wait between "not ready" and the end of listening, for load balancers"""
+    limits: Annotated[Limits, option(name="request and queue")] = field(default_factory=Limits)
 
 
 def run(argv: list[str]) -> int:

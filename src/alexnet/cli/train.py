@@ -5,230 +5,267 @@ import os
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
 from alexnet import kernels
 from alexnet import recipe as recipes
 from alexnet.cli import output, parser
-from alexnet.cli.options import DataArguments, KernelMode, data_options
+from alexnet.cli.options import DataArguments, KernelMode, choose_cache, data_options
+from alexnet.cli.parser import Flag, option
 from alexnet.errors import AlexNetError, RecipeError
 from alexnet.recipe import Recipe
 
 if TYPE_CHECKING:
     from alexnet.api import Result
+    from alexnet.training.distributed.sharding import Layout
     from alexnet.training.finetune import PretrainedWeights
 
 
 @dataclass(frozen=True)
 class RecipeArguments(Recipe):
-    """The fields of a recipe as options: checked together only when all of them are known."""
+    """Hyperparameters. They are checked together, after all of them are known."""
 
     def __post_init__(self) -> None:
         pass
 
 
 @dataclass(frozen=True)
-class TrainArguments:
-    """Train a classifier.
+class RunArguments:
+    """Where the run is written and what it starts from."""
 
-    Any number of the recipe can be set by its name; the defaults shown are those of the chosen recipe (--recipe, or
-    else what fits DATA and --model).
+    output_dir: Annotated[Path | None, option("DIR")] = None
+    """new directory for the run (default: runs/DATA-MODEL)"""
+    init_from: Annotated[Path | None, option("RUN")] = None
+    """fine-tune the weights of this run or bundle"""
+    weights: Annotated[Literal["torchvision"] | None, option()] = None
+    """fine-tune published weights, which torchvision downloads"""
+    layers: Annotated[Path | None, option("FILE")] = None
+    """cuda-convnet layer file that defines the network instead of --model; requires --layer-params"""
+    layer_params: Annotated[Path | None, option("FILE")] = None
+    """cuda-convnet parameter file: learning rates, momentum, weight decay and schedules of each layer"""
+    resume: Annotated[Path | None, option("RUN")] = None
+    """resume this run (its directory, or a checkpoint file in it); no other option of the run is allowed"""
+    store: Annotated[str | None, option("STORE")] = None
+    """with --resume: where the prepared images are now, if they were moved"""
+
+
+@dataclass(frozen=True)
+class HardwareArguments:
+    """Device, threads and processes."""
+
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    num_workers: Annotated[int, option("N")] = 1
+    """data-loading threads (does not affect results)"""
+    parallel: Literal["data", "towers", "hybrid", "hybrid-turns"] = "data"
+    """how the processes of torchrun share the network"""
+    split: Annotated[int, option("N")] = 0
+    """hybrid: number of processes that share the fully connected layers; 0: all"""
+    grad_accum_steps: Annotated[int, option("N")] = 1
+    """gradient accumulation steps"""
+    kernels: KernelMode = "auto"
+    """off: compute everything by PyTorch and Pillow instead of the fast kernels"""
+
+
+@dataclass(frozen=True)
+class OutputArguments:
+    """What the command prints and writes."""
+
+    report: Flag = True
+    """do not write report.html at the end (alexnet report RUN writes the full report)"""
+    json: Flag = False
+    """print the result as one JSON object"""
+    quiet: Flag = False
+    """print nothing while training"""
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train or fine-tune a classifier.
+
+    Every hyperparameter of the recipe is an option. The defaults shown are those of the chosen recipe: --recipe, or
+    the recipe that fits DATA and --model.
     """
 
-    data: Positional[str | None] = None
-    """digits | folder of class folders | store | cifar10, mnist, imagenette, …"""
-    output_dir: Path | None = None
-    """new folder for everything that is made; by default runs/DATA-MODEL"""
-    resume: Path | None = None
-    """go on with this run (its folder, or a checkpoint file in it); needs nothing else"""
-    init_from: Path | None = None
-    """start from the weights of this run or bundle (fine-tuning)"""
-    weights: Literal["torchvision"] | None = None
-    """start from published weights, fetched by torchvision"""
-    store: str | None = None
-    """with --resume: where the prepared images lie now, if they were moved"""
-    layers: Path | None = None
-    """network by a layer file of 2012 instead of --model; needs --layer-params"""
-    layer_params: Path | None = None
-    """the file's rates, momenta, decay and schedules, instead of the recipe's"""
-    device: str = "auto"  # auto | cpu | cuda | cuda:N
-    kernels: KernelMode = "auto"  # off: compute everything by PyTorch and Pillow instead of the fast kernels
-    num_workers: int = 1  # threads that make batches; the number never changes a run
-    report: bool = True  # end with report.html, in seconds; `alexnet report RUN` makes it with all that takes longer
-    parallel: Literal["data", "towers", "hybrid", "hybrid-turns"] = "data"  # how torchrun's processes share the network
-    split: int = 0  # `hybrid`: processes among which the fully connected layers are cut; 0: all
-    grad_accum_steps: int = (
-        1  # pieces in which a process goes through its share of a batch; less memory, the same result
-    )
-    json: bool = False
-    """print the result as one JSON object"""
-    quiet: bool = False
-    """say nothing while training"""
-    source: DataArguments = field(default_factory=DataArguments)
-    numbers: RecipeArguments = field(default_factory=RecipeArguments)
+    data: Positional[Annotated[str | None, option("[DATA]")]] = None
+    """digits, a folder of class folders, a table, a store, cifar10, mnist, imagenette, ..."""
+    run: RunArguments = field(default_factory=RunArguments)
+    hardware: HardwareArguments = field(default_factory=HardwareArguments)
+    output: OutputArguments = field(default_factory=OutputArguments)
+    source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
+    numbers: Annotated[RecipeArguments, option(name="recipe")] = field(default_factory=RecipeArguments)
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of these options. Raises :class:`RecipeError` for what can not be."""
+        """The recipe of these options. Raises :class:`RecipeError` for an invalid one."""
         return Recipe(**vars(self.numbers))
 
 
 def run(argv: list[str]) -> int:
-    """learn to tell images apart: digits, a folder, a store, cifar10 …"""
+    """Train a new run, or resume one, and print its scores."""
     started = time.perf_counter()  # before the libraries are imported
-    values, start = parse(argv)
-    kernels.use(values.kernels)
-    from alexnet import api
-    from alexnet.training.distributed.sharding import Layout
-
-    layout = Layout(values.parallel, values.split, values.grad_accum_steps)
-    again = (
-        int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
-    )  # torchrun starts this command again after a fault
-    if again and values.output_dir is None and values.resume is None:
-        return output.fail(
-            "torchrun --max-restarts needs --output-dir FOLDER: what is started again must find its run", 2
-        )
-    if values.resume is not None:
-        _only_resume(values)
-        data_options(values.source)  # where shards are fetched to
-        result = api.resume(
-            values.resume,
-            store=values.store,
-            device=values.device,
-            workers=values.num_workers,
-            quiet=values.quiet,
-            layout=layout,
-        )
-    elif values.store is not None:
-        return output.fail("--store tells where the data of a run to --resume is; pass the store as DATA instead", 2)
-    elif values.data is None:
-        return output.fail("train needs DATA: digits, a folder, a store or the name of a set (or --resume RUN)", 2)
-    else:
-        result = api.train(
-            values.data,
-            values.recipe,
-            values.output_dir,
-            start=start,
-            options=data_options(values.source),
-            device=values.device,
-            workers=values.num_workers,
-            quiet=values.quiet,
-            layers=values.layers,
-            layer_params=values.layer_params,
-            layout=layout,
-            go_on=again,
-        )
+    args, pretrained = parse(argv)
+    kernels.use(args.hardware.kernels)
+    # torchrun starts this command again after a fault, with the number of restarts in the environment
+    is_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+    if is_restart and args.run.output_dir is None and args.run.resume is None:
+        raise RecipeError("torchrun --max-restarts needs a run directory to resume", "", "pass --output-dir DIR")
+    result = _resume(args) if args.run.resume is not None else _train(args, pretrained, is_restart=is_restart)
     if result.first:
-        page, warnings, notes = _report(result.folder, values)
+        page, warnings, notes = _report(result.folder, args)
         result = replace(
             result,
             warnings=(*warnings, *result.warnings),
             notes=(*result.notes, *notes),
             seconds=time.perf_counter() - started,
         )
-        _print_result(result, page, as_json=values.json)
+        _print_result(result, page, as_json=args.output.json)
     return 0
 
 
-def parse(argv: list[str]) -> "tuple[TrainArguments, PretrainedWeights | None]":
-    """Arguments of ``train`` -> their values, and the weights to start from.
+def _train(args: TrainArguments, pretrained: "PretrainedWeights | None", *, is_restart: bool) -> "Result":
+    if args.run.store is not None:
+        raise RecipeError("--store is for --resume only", "", "pass the store as DATA")
+    if args.data is None:
+        raise RecipeError("train needs DATA", "", "pass digits, a folder, a store or cifar10, or --resume RUN")
+    from alexnet import api
 
-    Two passes of one parser: the first tells which recipe is chosen, the second has that recipe's values as defaults.
+    return api.train(
+        args.data,
+        args.recipe,
+        args.run.output_dir,
+        start=pretrained,
+        options=data_options(args.source),
+        device=args.hardware.device,
+        workers=args.hardware.num_workers,
+        quiet=args.output.quiet,
+        layers=args.run.layers,
+        layer_params=args.run.layer_params,
+        layout=_layout(args),
+        go_on=is_restart,
+    )
+
+
+def _resume(args: TrainArguments) -> "Result":
+    assert args.run.resume is not None
+    _check_resume(args)
+    choose_cache(args.source.cache, args.source.cache_gb)
+    from alexnet import api
+
+    return api.resume(
+        args.run.resume,
+        store=args.run.store,
+        device=args.hardware.device,
+        workers=args.hardware.num_workers,
+        quiet=args.output.quiet,
+        layout=_layout(args),
+    )
+
+
+def _layout(args: TrainArguments) -> "Layout":
+    from alexnet.training.distributed.sharding import Layout
+
+    return Layout(args.hardware.parallel, args.hardware.split, args.hardware.grad_accum_steps)
+
+
+def parse(argv: list[str]) -> "tuple[TrainArguments, PretrainedWeights | None]":
+    """The arguments of ``train``, and the pretrained weights that --init-from or --weights names.
+
+    The defaults of the hyperparameters, which --help shows, depend on the recipe, and the recipe depends on DATA,
+    --recipe, --model and --init-from. So the arguments are parsed for these first, then with the recipe's defaults.
     """
     unset = TrainArguments(numbers=RecipeArguments(recipe="", model=""))
     without_help = [argument for argument in argv if argument not in ("-h", "--help")]
-    args, unknown = parser.parse(TrainArguments, without_help, "train", unset, unknown_too=True)
-    if unknown or args.resume is not None:  # no recipe is chosen; the parser reports what it does not know
+    args: TrainArguments = parser.parse(TrainArguments, without_help, "train", unset, add_help=False)
+    if args.run.resume is not None:  # the run has its recipe
         return parser.parse(TrainArguments, argv, "train"), None
-    start = _start(args)
-    defaults = TrainArguments(numbers=RecipeArguments(**vars(_base_recipe(args, start))))
-    return parser.parse(TrainArguments, argv, "train", defaults), start
+    pretrained = _pretrained(args.run)
+    defaults = TrainArguments(numbers=RecipeArguments(**vars(_base_recipe(args, pretrained))))
+    return parser.parse(TrainArguments, argv, "train", defaults), pretrained
 
 
-def _start(args: TrainArguments) -> "PretrainedWeights | None":
-    """The weights to start from, where --init-from or --weights names some."""
+def _pretrained(args: RunArguments) -> "PretrainedWeights | None":
     if args.init_from is None and args.weights is None:
         return None
     if args.init_from is not None and args.weights is not None:
-        raise RecipeError("--init-from and --weights both name weights to start from", "one of them")
+        raise RecipeError("--init-from and --weights both name pretrained weights", "", "pass one of them")
     from alexnet.training.finetune import from_bundle, from_published
 
     return from_published("torchvision") if args.init_from is None else from_bundle(args.init_from)
 
 
-def _base_recipe(args: TrainArguments, start: "PretrainedWeights | None") -> Recipe:
-    """The recipe whose values are the defaults of the options that are not set."""
-    named, model = args.numbers.recipe, args.numbers.model
-    if not (args.data or model or start):  # quick: nothing but the help is wanted
-        return recipes.get_recipe(named or ("modern" if args.layers is None else "layer_file"))
+def _base_recipe(args: TrainArguments, pretrained: "PretrainedWeights | None") -> Recipe:
+    """The recipe whose values are the defaults of the options."""
+    recipe, model = args.numbers.recipe, args.numbers.model
+    if not (args.data or model or pretrained):  # --help alone: no data is opened
+        return recipes.get_recipe(recipe or ("modern" if args.run.layers is None else "layer_file"))
     from alexnet.training.defaults import default_recipe
 
-    data_options(args.source)  # where a store behind an address is fetched to
-    if args.layers is None:
-        return default_recipe(args.data or "", named, model, start)
-    recipe = default_recipe(args.data or "", named or "layer_file")
-    return recipe.replace(model=model) if model else recipe
+    choose_cache(args.source.cache, args.source.cache_gb)  # DATA may be a remote store
+    if args.run.layers is None:
+        return default_recipe(args.data or "", recipe, model, pretrained)
+    base = default_recipe(args.data or "", recipe or "layer_file")
+    return base.replace(model=model) if model else base
 
 
-def _only_resume(args: TrainArguments) -> None:
-    """Raise :class:`RecipeError` for an option that has no effect on a run that is continued."""
-    unset = TrainArguments()
-    kept = ("cache", "cache_gb")  # where shards are fetched to now
-    names = {"data": "DATA"}
-    fields = ("data", "output_dir", "init_from", "weights", "layers", "layer_params")
-    changed = [names.get(name, recipes.option(name)) for name in fields if getattr(args, name) is not None]
-    changed += [recipes.option(name) for name in recipes.differences(unset.numbers, args.numbers)]
-    changed += [recipes.option(name) for name in recipes.differences(unset.source, args.source) if name not in kept]
+def _check_resume(args: TrainArguments) -> None:
+    """Raise :class:`RecipeError` for an option that cannot change when a run is resumed."""
+    default = TrainArguments()
+    allowed = {"resume", "store", "cache", "cache_gb"}
+    changed = ["DATA"] if args.data is not None else []
+    for group in ("run", "numbers", "source"):
+        names = recipes.differences(getattr(default, group), getattr(args, group))
+        changed += [recipes.option(name) for name in names if name not in allowed]
     if changed:
-        what = changed[0]
-        raise RecipeError(f"--resume goes on with the run as it was begun, so {what} has no place", "", "leave it out")
+        raise RecipeError(f"{changed[0]} cannot change when a run is resumed", "", "leave it out")
 
 
 def _report(run: Path, args: TrainArguments) -> tuple[Path | None, list[str], list[str]]:
-    """The report of a training that has just ended, in seconds; warnings and notes about its data.
+    """Write the quick report of a run that has just been trained.
 
-    None where there is no report: the training is done and saved, so that is no failure.
+    Returns:
+        The page (None if it cannot be written: the run itself is saved), and warnings and notes about the data.
     """
     from alexnet import api
 
     page, warnings, notes = None, [], []
+    store = args.run.store
     try:
-        diagnosis, why = None, f"alexnet report {run} examines it"
-        if args.report:
-            diagnosis, why = api.diagnose(run, store=args.store, quick=True)
+        diagnosis, note = None, f"alexnet report {run} examines it"
+        if args.output.report:
+            diagnosis, note = api.diagnose(run, store=store, quick=True)
         if diagnosis is None:
-            notes = [f"the data was not examined for near-identical images, groups and other faults: {why}"]
-        warnings = api.data_warnings(run, diagnosis, store=args.store)
-        if args.report:
-            page = api.report(run, store=args.store, quick=True, device=args.device, diagnosis=(diagnosis, why))
+            notes = [f"the data was not examined for near-identical images, groups and other faults: {note}"]
+        warnings = api.data_warnings(run, diagnosis, store=store)
+        if args.output.report:
+            device = args.hardware.device
+            page = api.report(run, store=store, quick=True, device=device, diagnosis=(diagnosis, note))
     except AlexNetError as error:
-        output.say(f"no report: {error}")
+        output.log(f"no report: {error}")
     return page, warnings, notes
 
 
-def _print_result(result: "Result", page: "Path | None" = None, *, as_json: bool) -> None:
-    """What came of training, its warnings first; ``page`` is its report."""
+def _print_result(result: "Result", page: Path | None, *, as_json: bool) -> None:
+    """Print warnings, the scores of each split, and where the results are."""
     if as_json:
         print(json.dumps(_result_dict(result) | {"report": str(page) if page else None}))
         return
     for warning in result.warnings:
         print(f"WARNING    {warning}")
-    rows = [(name, str(s.count), *output.score_cells(s)) for name, s in result.scores.items()]
-    output.table(
-        f"{result.recipe.model}, center view", ("split", "images", *output.score_columns(*result.scores.values())), rows
-    )
+    columns = ("split", "images", *output.score_columns(*result.scores.values()))
+    rows = [(name, str(scores.count), *output.score_cells(scores)) for name, scores in result.scores.items()]
+    output.table(f"{result.recipe.model}, center crop", columns, rows)
     for note in result.notes:
         print(f"note       {note}")
     rate, precision = result.images_per_second, result.recipe.precision
-    print(f"training   {rate:.1f} images/s in {precision}; this command took {result.seconds:.0f} s in all")
+    print(f"training   {rate:.1f} images/s in {precision}; total time {result.seconds:.0f} s")
     print(f"run        {result.folder}  (bundle/, checkpoints/, journal.jsonl, results.csv, recipe.toml, tensorboard/)")
-    print(f"images   {result.folder / 'plots'}  ({', '.join(p.stem for p in result.plots)})")
+    print(f"plots      {result.folder / 'plots'}  ({', '.join(path.stem for path in result.plots)})")
     if page is not None:
         print(f"report     {page}")
-    print(f"use it     alexnet predict {result.folder} IMAGE…")
+    print(f"next       alexnet predict {result.folder} IMAGE...")
 
 
 def _result_dict(result: "Result") -> dict[str, Any]:
@@ -239,5 +276,5 @@ def _result_dict(result: "Result") -> dict[str, Any]:
         "seconds": result.seconds,
         "warnings": list(result.warnings),
         "notes": list(result.notes),
-        "scores": {name: s.to_dict() for name, s in result.scores.items()},
+        "scores": {name: scores.to_dict() for name, scores in result.scores.items()},
     }

@@ -4,25 +4,32 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import Positional
 
 from alexnet.cli import parser
+from alexnet.cli.parser import Flag, option
 from alexnet.errors import AlexNetError, RecipeError
 
 
 @dataclass(frozen=True)
 class VerifyArguments:
-    """Replay reference images, and say what differs: numbers, class order, channel order, resize, a changed byte.
+    """Predict the stored reference images again and compare: weights, class order, preprocessing, file hashes.
 
-    Exit status 0: answers as it must. 1: it does not, or is damaged. 2: wrong use.
+    Exit status: 0 equal within the tolerance, 1 different or damaged, 2 wrong use.
     """
 
-    target: Positional[str]  # a bundle or run, FILE.onnx, FILE.xml, FILE.pt2, or http://HOST:PORT of a server
-    against: Path | None = None  # the original (bundle, run or exported file), to compare with
-    key_file: Path | None = None  # file with the server's API key; else the environment's ALEXNET_API_KEY
-    trust: bool = False  # open a FILE.pt2, which may run code of whoever made it
-    json: bool = False  # print one JSON object
+    target: Positional[Annotated[str, option("TARGET")]]
+    """a run, a bundle, FILE.onnx, FILE.xml, FILE.pt2, or http://HOST:PORT of a server"""
+    against: Annotated[Path | None, option("RUN")] = None
+    """original to compare with: a run, a bundle or an exported file"""
+    key_file: Annotated[Path | None, option("FILE")] = None
+    """file with the API key of the server (default: the environment variable ALEXNET_API_KEY)"""
+    trust: Flag = False
+    """open FILE.pt2, which can execute code of whoever made it"""
+    json: Flag = False
+    """print one JSON object"""
 
 
 def run(argv: list[str]) -> int:

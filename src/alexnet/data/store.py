@@ -365,7 +365,7 @@ def recorded(run: Path, about: Mapping[str, Any]) -> str:
         return address
     data = shlex.join([str(about.get("data", "DATA")), *map(str, about.get("options", ()))])
     todo = (
-        f"name the data again: alexnet evaluate {shlex.quote(str(run))} {data} (prepares it again); or where"
+        f"name the data again: alexnet evaluate {shlex.quote(str(run))} --data {data} (prepares it again); or where"
         " the store is now: as DATA of evaluate and compare, --store of report and train --resume, --data of export"
     )
     raise DataError(f"{run}: its prepared images are not in {address}", "a store that was not deleted or moved", todo)

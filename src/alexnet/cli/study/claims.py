@@ -4,12 +4,13 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.options import DataArguments, data_options
+from alexnet.cli.parser import Flag, option
 from alexnet.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,24 +21,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClaimsArguments:
-    """Put a claim of the paper to the test: a plan, its trainings, and whether the claim holds. Without a name: list.
+    """Test a claim of the paper: plan, trainings, verdict. Without a name, list the claims.
 
-    The same command again finds what it has trained already, and goes on where it was interrupted.
+    The same command reuses finished trainings and resumes an interrupted one.
     """
 
-    name: Positional[str | None] = None  # relu, norm, overlap, dropout, augmentation, color-noise, towers, depth, …
-    data: str | None = None  # digits | cifar10 (the default) | mnist … | a folder of images or parquet | a store
-    quick: bool = False  # small networks and few images: minutes on a processor
-    seeds: int | None = None  # trainings of each network; by default 3 (quick) or 5
-    epochs: int | None = None  # most epochs of a training
-    rates: tuple[float, ...] = ()  # learning rates to choose from, for each network by itself
-    images: int | None = None  # most training images; 0: all
-    level: float | None = None  # training error, a fraction, to which epochs are counted (relu: 0.25)
-    output_dir: Path | None = None  # folder for all trainings; by default runs/claims/NAME-DATA
-    device: str = "auto"  # auto | cpu | cuda | cuda:N
-    num_workers: int = 1  # threads that make batches; the number never changes a run
-    json: bool = False  # print one JSON object; the plan goes to standard error
-    source: DataArguments = field(default_factory=DataArguments)
+    name: Positional[Annotated[str | None, option("[CLAIM]")]] = None
+    """relu, norm, overlap, dropout, augmentation, color-noise, towers, depth, ..."""
+    data: Annotated[str | None, option("DATA")] = None
+    """digits, cifar10 (the default), mnist, a folder, parquet files or a store"""
+    quick: Flag = False
+    """small networks, few images: minutes on a CPU"""
+    seeds: Annotated[int | None, option("N")] = None
+    """trainings per network (default: 5, quick: 3)"""
+    epochs: Annotated[int | None, option("N")] = None
+    """maximum epochs of a training"""
+    rates: Annotated[tuple[float, ...], option("LR [LR ...]")] = ()
+    """learning rates to select from, per network"""
+    images: Annotated[int | None, option("N")] = None
+    """maximum number of training images; 0: all"""
+    level: Annotated[float | None, option("FRACTION")] = None
+    """training error at which epochs are counted (relu: 0.25)"""
+    output_dir: Annotated[Path | None, option("DIR")] = None
+    """directory for all runs (default: runs/claims/CLAIM-DATA)"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    num_workers: Annotated[int, option("N")] = 1
+    """data-loading threads (does not affect results)"""
+    json: Flag = False
+    """print one JSON object; the plan goes to standard error"""
+    source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
 def run(argv: list[str]) -> int:

@@ -4,12 +4,13 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.options import DataArguments, data_options
+from alexnet.cli.parser import Flag, option
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -18,36 +19,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ContestArguments:
-    """The contest of 2012 on one's own images: all contestants on one split, one set of crops and one clock.
+    """Repeat the contest of 2012: networks and Fisher vectors on the same split, crops and time.
 
-    The same command again finds contestants that have finished, and goes on where it was interrupted.
+    The same command reuses finished entries and resumes an interrupted one.
     """
 
-    data: Positional[str | None] = None
-    """digits | a folder of images or parquet | a store | cifar10, imagenette, …"""
-    nets: str | None = None
-    """who takes part: alexnet,fisher,resnet18 … ; by default eight, see docs/contest.md"""
-    budget: str | None = None
-    """time for all together, equally shared: 40min, 1.5h; by default 15min, photographs 90min"""
-    epochs: int | None = None
-    """instead: equal epochs of every network, however long they take"""
-    pretrained: bool = False
-    """networks start from torchvision's published weights, where these are at hand"""
-    seed: int = 0
-    """of splits, initial weights, order, crops and mixtures"""
-    side: int = 0
-    """of the crops of all contestants, pixels; 0: 224 of photographs, 64 of small images"""
-    images: int = 0
-    """most training images, evenly from each class, and half as many to test; 0: all"""
-    output_dir: Path | None = None
-    """folder for all contestants; by default runs/contest/DATA-BUDGET"""
-    device: str = "auto"
-    """auto | cpu | cuda | cuda:N"""
-    num_workers: int = 1
-    """threads that make batches; the number never changes a run"""
-    json: bool = False
+    data: Positional[Annotated[str | None, option("[DATA]")]] = None
+    """digits, a folder, parquet files, a store, cifar10, imagenette, ..."""
+    nets: Annotated[str | None, option("NAMES")] = None
+    """entries, comma-separated: alexnet,fisher,resnet18 (default: eight, see docs/contest.md)"""
+    budget: Annotated[str | None, option("TIME")] = None
+    """time for all entries together, equally shared: 40min, 1.5h (default: 15min, photographs 90min)"""
+    epochs: Annotated[int | None, option("N")] = None
+    """instead of a budget: equal epochs for every network"""
+    pretrained: Flag = False
+    """start from torchvision's published weights where there are some"""
+    seed: Annotated[int, option("N")] = 0
+    """random seed of splits, initial weights, order, crops and mixtures"""
+    side: Annotated[int, option("PIXELS")] = 0
+    """crop size of all entries; 0: 224 for photographs, 64 for small images"""
+    images: Annotated[int, option("N")] = 0
+    """maximum number of training images, balanced over the classes, and half as many for the test; 0: all"""
+    output_dir: Annotated[Path | None, option("DIR")] = None
+    """directory for all runs (default: runs/contest/DATA-BUDGET)"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    num_workers: Annotated[int, option("N")] = 1
+    """data-loading threads (does not affect results)"""
+    json: Flag = False
     """print one JSON object; the plan goes to standard error"""
-    source: DataArguments = field(default_factory=DataArguments)
+    source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
 def run(argv: list[str]) -> int:

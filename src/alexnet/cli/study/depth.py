@@ -4,12 +4,13 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.options import DataArguments, data_options
+from alexnet.cli.parser import Flag, option
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -19,23 +20,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DepthArguments:
-    """Plain and residual networks of growing depth, trained alike: does a deeper one learn its images worse?
+    """Train plain and residual networks of growing depth alike (He et al. 2015): do deeper ones fit worse?
 
-    The same command again finds what it has trained already, and goes on where it was interrupted.
+    The same command reuses finished trainings and resumes an interrupted one.
     """
 
-    data: Positional[str | None] = None  # digits | cifar10 | a folder of images or parquet | a store
-    quick: bool = False  # three depths, two seeds, few epochs and images: minutes on a processor
-    depths: tuple[int, ...] = ()  # of 8, 14, 20, 32, 44, 56 layers; by default all (quick: 8, 20, 44)
-    seeds: int | None = None  # trainings of each network; by default 3 (quick: 2)
-    epochs: int | None = None  # of every training; by default 40 (quick: 10)
-    budget: str | None = None  # instead: time for all together, 40min or 1.5h, from which the epochs follow
-    images: int | None = None  # most training images; 0: all
-    output_dir: Path | None = None  # folder for all trainings; by default runs/depth/DATA
-    device: str = "auto"  # auto | cpu | cuda | cuda:N
-    num_workers: int = 1  # threads that make batches; the number never changes a run
-    json: bool = False  # print one JSON object; the plan goes to standard error
-    source: DataArguments = field(default_factory=DataArguments)
+    data: Positional[Annotated[str | None, option("[DATA]")]] = None
+    """digits, cifar10, a folder, parquet files or a store"""
+    quick: Flag = False
+    """three depths, two seeds, few epochs and images: minutes on a CPU"""
+    depths: Annotated[tuple[int, ...], option("N [N ...]")] = ()
+    """number of layers: 8, 14, 20, 32, 44, 56 (default: all; quick: 8 20 44)"""
+    seeds: Annotated[int | None, option("N")] = None
+    """trainings per network (default: 3; quick: 2)"""
+    epochs: Annotated[int | None, option("N")] = None
+    """epochs of every training (default: 40; quick: 10)"""
+    budget: Annotated[str | None, option("TIME")] = None
+    """instead of epochs: time for all trainings together, such as 40min or 1.5h"""
+    images: Annotated[int | None, option("N")] = None
+    """maximum number of training images; 0: all"""
+    output_dir: Annotated[Path | None, option("DIR")] = None
+    """directory for all runs (default: runs/depth/DATA)"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    num_workers: Annotated[int, option("N")] = 1
+    """data-loading threads (does not affect results)"""
+    json: Flag = False
+    """print one JSON object; the plan goes to standard error"""
+    source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
 def run(argv: list[str]) -> int:

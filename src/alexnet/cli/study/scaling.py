@@ -4,36 +4,38 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from alexnet.cli import output, parser
+from alexnet.cli.parser import Flag, option
 
 
 @dataclass(frozen=True)
 class ScalingArguments:
-    """Predict the time of a training step on 1 to 1,024 devices, layout by layout: from computing, bytes and links.
+    """Predict the time of a training step on 1 to 1,024 devices, by layout: computation, communication, links.
 
-    The defaults are a processor core that was measured and a link of 10 Gbit/s that is assumed (docs/scaling.md).
+    The defaults are a measured CPU core and an assumed link of 10 Gbit/s (docs/scaling.md).
     """
 
-    network: Positional[str] = "alexnet"
-    """by name; `alexnet models` lists them"""
-    batch: int = 128
-    """images a step of one device; with --fixed of all together"""
-    fixed: bool = False
-    """does the global batch stay the same, whatever the number of devices?"""
-    classes: int = 1000
-    """outputs of the network"""
-    gmacs: float = 45.0
-    """thousand million multiply-adds a second that a device reaches in training"""
-    link: float = 10.0
-    """Gbit a second that a device sends, while it receives as many"""
-    latency: float = 50.0
-    """microseconds of a collective, for each doubling of the processes"""
-    split: int = 8
-    """processes among which a hybrid's fully connected layers are cut"""
-    devices: Annotated[tuple[int, ...], arg(metavar="N …")] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-    json: bool = False
+    network: Positional[Annotated[str, option("[MODEL]")]] = "alexnet"
+    """network (alexnet models lists them)"""
+    batch: Annotated[int, option("N")] = 128
+    """batch size per device; with --fixed of all devices together"""
+    fixed: Flag = False
+    """keep the global batch size for any number of devices"""
+    classes: Annotated[int, option("N")] = 1000
+    """number of classes"""
+    gmacs: Annotated[float, option("GMACS")] = 45.0
+    """10^9 multiply-adds per second of a device in training"""
+    link: Annotated[float, option("GBITS")] = 10.0
+    """Gbit/s of a device in each direction"""
+    latency: Annotated[float, option("MICROSECONDS")] = 50.0
+    """latency of a collective per doubling of the processes"""
+    split: Annotated[int, option("N")] = 8
+    """processes that share the fully connected layers in hybrid layouts"""
+    devices: Annotated[tuple[int, ...], option("N [N ...]")] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+    """numbers of devices"""
+    json: Flag = False
     """print one JSON object"""
 
 
