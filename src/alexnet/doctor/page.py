@@ -1,10 +1,10 @@
 """The report as one HTML file that needs nothing else: thumbnails inside, light and dark, no script."""
 
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alexnet import pages
 from alexnet.data import decode
 from alexnet.data.atomic_io import write_file
 from alexnet.data.sources.listing import Sample, Source
@@ -26,17 +26,13 @@ def write_page(report: Report, source: Source, path: Path) -> None:
     """Write the page to ``path``, whole or not at all. Raises DataError if it can not be written."""
     images = {image.origin: image for own in source.splits.values() for image in own}
     try:
-        write_file(path, page(report, images).encode())
+        write_file(path, page(report, images).encode("utf-8", "replace"))
     except OSError as error:
         raise DataError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder", "") from error
 
 
 def page(report: Report, images: Mapping[str, Sample]) -> str:
-    """The page as HTML. Names and reasons come from other people' files: the template escapes all of them."""
-    from jinja2 import Environment, StrictUndefined
-
-    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    """The page as HTML."""
     findings: list[dict[str, Any]] = []
     for finding in report.findings:
         cases = [
@@ -45,9 +41,8 @@ def page(report: Report, images: Mapping[str, Sample]) -> str:
         ]
         findings.append({"about": finding, "cases": cases, "more": len(finding.examples) - len(cases)})
     rows = [(title, [counts[label] for counts in report.counts.values()]) for label, title in enumerate(report.classes)]
-    return environment.from_string(template).render(
-        report=report, findings=findings, rows=rows, excluded=len(report.exclusions()), side=SIDE
-    )
+    excluded = len(report.exclusions())
+    return pages.render("doctor.html", report=report, findings=findings, rows=rows, excluded=excluded, size=SIDE)
 
 
 def _shown(example: Example, images: Mapping[str, Sample]) -> list[Shown]:
@@ -62,5 +57,4 @@ def _thumbnail(sample: Sample | None) -> str:
         image = decode.decode(data, sample.origin, allow_truncated=True) if isinstance(data, bytes) else data
     except (ImageError, OSError):
         return ""
-    small = decode.encode_jpeg(decode.fit(image, SIDE, "pad"))
-    return "data:image/jpeg;base64," + base64.b64encode(small).decode()
+    return pages.jpeg_url(decode.encode_jpeg(decode.fit(image, SIDE, "pad")))

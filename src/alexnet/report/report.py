@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from alexnet import pages
 from alexnet.bundle import Bundle, find_bundle
+from alexnet.data.atomic_io import write_file
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Split, Store, recorded
 from alexnet.doctor.findings import Report as Diagnosis
@@ -24,15 +26,30 @@ from alexnet.plots import explanations
 from alexnet.plots import saliency as saliency_plot
 from alexnet.plots.canvas import decimals
 from alexnet.plots.neighbors import NeighborRow
-from alexnet.report import facts, page
+from alexnet.report import facts
 from alexnet.report.summary import status, summary
 from alexnet.system import temporary_folder
 from alexnet.training.provenance import note_test, of_bundle
 from alexnet.training.run import read_start
 
 IMAGES, MISTAKES, SALIENCY_ROWS, NEIGHBOR_ROWS, CLASSES = 10, 10, 4, 5, 100  # maximal numbers on the page
+IMAGE_SIZE, NEIGHBOR_SIZE = 200, 112  # pixels of the longer side of an image
 QUICK_INDEX_SECONDS = 20.0  # a quick report builds the index of neighbors only if that takes less
 QUICK_DOCTOR_IMAGES = 3000  # a quick report runs the doctor only on at most so many images
+
+SECTIONS = (  # id and title in the table of contents
+    ("training", "Training"),
+    ("data", "Data"),
+    ("metrics", "Metrics"),
+    ("calibration", "Calibration"),
+    ("images", "Predictions"),
+    ("mistakes", "Mistakes"),
+    ("saliency", "Saliency maps"),
+    ("neighbors", "Nearest images"),
+    ("filters", "Filters and curves"),
+    ("cost", "Cost"),
+    ("reproduction", "Reproduction"),
+)
 
 
 def write_report(
@@ -81,7 +98,12 @@ def write_report(
     }
     values |= _metrics(details, classifier.classes) | _calibration(details)
     values |= _images(run, classifier, split, predictions, opened, quick, options.tell, progress)
-    return page.write(values, path or run / "report.html")
+    path = path or run / "report.html"
+    try:
+        write_file(path, pages.render("report.html", sections=SECTIONS, **values).encode("utf-8", "replace"))
+    except OSError as error:
+        raise RunError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder") from error
+    return path
 
 
 def diagnose(
@@ -183,7 +205,7 @@ def _images(
         {
             "title": row.title,
             "panels": [
-                (page.embedded(image), name + (f" ({remark})" if remark else ""))
+                (pages.image_url(image, IMAGE_SIZE), name + (f" ({remark})" if remark else ""))
                 for image, name, remark in zip(
                     saliency_plot.panels(row), saliency_plot.COLUMNS, saliency_plot.remarks(row), strict=True
                 )
@@ -226,7 +248,7 @@ def _cards(classifier: Classifier, samples: Samples, duplicates: Sequence[int] =
         top_3 = ", ".join(f"{name} ({probability(p)})" for name, p in prediction.top_k)
         cards.append(
             {
-                "image": page.embedded(image),
+                "image": pages.image_url(image, IMAGE_SIZE),
                 "alt": f"{true_class}: {name}",
                 "true_class": true_class,
                 "text": f"predicted: {top_3}" + (f"; +{copies} near-duplicates" if copies else ""),
@@ -239,14 +261,14 @@ def _cards(classifier: Classifier, samples: Samples, duplicates: Sequence[int] =
 def _neighbor_cells(row: NeighborRow) -> list[dict[str, str]]:
     """The cells of a row: the image, then its nearest training images."""
     first = {
-        "image": page.embedded(row.image, 112),
+        "image": pages.image_url(row.image, NEIGHBOR_SIZE),
         "alt": f"image of {row.true_class}",
         "text": row.heading.replace("\n", ", "),
     }
     number = decimals([one.distance for one in row.neighbors])
     return [first] + [
         {
-            "image": page.embedded(one.image, 112),
+            "image": pages.image_url(one.image, NEIGHBOR_SIZE),
             "alt": f"training image of {one.label}",
             "text": f"{number(one.distance)} · {one.label}",
         }
@@ -269,5 +291,5 @@ def _plots(classifier: Classifier, details: DetailedScores, epochs: list[dict[st
     if epochs:
         draw["curves"] = lambda to: curves.draw(epochs, to)
     with temporary_folder() as folder:
-        urls = {name: page.png_url(plot(folder / f"{name}.png").read_bytes()) for name, plot in draw.items()}
+        urls = {name: pages.png_url(plot(folder / f"{name}.png").read_bytes()) for name, plot in draw.items()}
     return {"curves": "", **urls}
