@@ -8,7 +8,7 @@ import pytest
 from alexnet import api, cli
 from alexnet.data.decode import encode_png
 from alexnet.errors import ModelError, RecipeError
-from alexnet.models import list_models, list_peers
+from alexnet.models import list_models, list_torchvision_models
 
 QUICK = ("alexnet_small", "cifar", "figure1", "lenet5", "plain_8", "residual_8")
 
@@ -45,7 +45,7 @@ def images(digits, tmp_path_factory):
     "name",
     [
         name if name.startswith(QUICK) else pytest.param(name, marks=pytest.mark.slow)
-        for name in (*list_models(), *list_peers())
+        for name in (*list_models(), *list_torchvision_models())
     ],
 )
 def test_every_listed_network_trains_by_its_name_alone(name, images, tmp_path, monkeypatch, capsys):

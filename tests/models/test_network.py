@@ -3,12 +3,17 @@ import torch
 from torch import nn
 
 from alexnet.errors import ModelError
-from alexnet.models import create_model, describe, list_models, list_peers
-from alexnet.models.comparisons import MODELS as LESS_DEEP
+from alexnet.models import create_model, describe, list_models, list_torchvision_models
 from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool, set_generator
-from alexnet.models.network import FanInInit, Network, NormalInit, RootFanInInit, map_side, nonfinite, usable_side
-from alexnet.models.residual import MODELS as DEEP
-from alexnet.models.small import MODELS as VARIANTS
+from alexnet.models.network import (
+    FanInInit,
+    Network,
+    NormalInit,
+    RootFanInInit,
+    checked_output_size,
+    nonfinite,
+    output_size,
+)
 
 
 def chain() -> list[tuple[str, nn.Module]]:
@@ -91,10 +96,10 @@ def test_a_learned_layer_without_a_start_is_refused():
 
 
 def test_map_side():
-    assert map_side(chain(), 9) == 2 and map_side(chain(), 2) == 0
-    assert map_side([], 7) == 7
+    assert output_size(chain(), 9) == 2 and output_size(chain(), 2) == 0
+    assert output_size([], 7) == 7
     with pytest.raises(ModelError) as caught:
-        usable_side("small", chain(), 3)
+        checked_output_size("small", chain(), 3)
     assert str(caught.value) == "image_size 3 is too small for small; must be at least 6 pixels"
 
 
@@ -102,6 +107,7 @@ def test_map_side():
 
 
 # Every model, and the side of the smallest images that it sees, pixels.
+RESIDUAL = [name for name in list_models() if name.startswith(("plain_", "residual_"))]
 SMALLEST = (
     {
         "alexnet": 52,
@@ -123,11 +129,11 @@ SMALLEST = (
         "lenet5": 29,
         "lenet5_shrunk": 32,
     }
-    | dict.fromkeys(VARIANTS, 12)
-    | {name: 12 if "small" in name else 52 for name in LESS_DEEP}
+    | {name: 12 for name in list_models() if name.startswith(("alexnet_small", "figure1"))}
+    | {f"alexnet_no_conv{number}": 52 for number in (3, 4, 5)}
 )
-SMALLEST |= dict.fromkeys(["alexnet_small_no_overlap", *DEEP], 5)
-NAMES = ", ".join([*list_models(), *list_peers()])
+SMALLEST |= dict.fromkeys(["alexnet_small_no_overlap", *RESIDUAL], 5)
+NAMES = ", ".join([*list_models(), *list_torchvision_models()])
 
 
 def test_the_models():
@@ -187,11 +193,11 @@ ERRORS = [
     ({"name": "lenet5", "image_size": -3}, "image_size -3; must be an integer of at least 1"),
     (
         {"name": "lenet5", "initialization": "2012"},
-        "initialization '2012' of lenet5; must be None; lenet5 has one start; a recipe calls it 'own'",
+        "initialization '2012' of lenet5; must be None; lenet5 has one initialization; a recipe calls it 'own'",
     ),
     (
         {"name": "caffenet", "initialization": "paper"},
-        "initialization 'paper' of caffenet; must be None; caffenet has one start; a recipe calls it 'own'",
+        "initialization 'paper' of caffenet; must be None; caffenet has one initialization; a recipe calls it 'own'",
     ),
     (
         {"name": "alexnet", "initialization": "best"},

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from alexnet.errors import ModelError
-from alexnet.models import create_model
-from alexnet.models.residual import DEPTHS, MODELS, Block, name_of
+from alexnet.models import create_model, list_models
+from alexnet.models.residual import DEPTHS, Block, model_name
 from alexnet.models.summary import summarize
 
 
 def built(depth, shortcut, **options):
-    return create_model(name_of(depth, shortcut), generator=torch.Generator().manual_seed(0), **options)
+    return create_model(model_name(depth, shortcut), generator=torch.Generator().manual_seed(0), **options)
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])
@@ -59,4 +59,4 @@ def test_weights_start_for_rectifiers():
     assert torch.equal(weight, built(20, False).block3_2.conv1.weight)
     with pytest.raises(ModelError, match="image_size 4 is too small for plain_8; must be at least 5 pixels"):
         built(8, False, image_size=4)
-    assert len(MODELS) == 12
+    assert len(DEPTHS) == 6 and {model_name(d, s) for d in DEPTHS for s in (True, False)} <= set(list_models())

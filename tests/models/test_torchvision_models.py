@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from alexnet.errors import ModelError
-from alexnet.models import create_model, describe, list_models, list_peers
+from alexnet.models import create_model, describe, list_models, list_torchvision_models
 from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import AuxiliaryHead
-from alexnet.models.residual import MODELS as DEEP
 from alexnet.models.summary import summarize
-from alexnet.models.torchvision_models import Peer
+from alexnet.models.torchvision_models import TorchvisionNetwork
 from alexnet.training.defaults import default_recipe
 
 models = pytest.importorskip("torchvision.models")
@@ -121,12 +120,12 @@ def test_every_key_of_torchvisions_has_its_place(name):
 
 
 def test_they_are_listed_apart():
-    assert len(list_peers()) == 8 and not set(list_peers()) & set(list_models())
-    assert all("\n" not in describe(name) for name in list_peers())
+    assert len(list_torchvision_models()) == 8 and not set(list_torchvision_models()) & set(list_models())
+    assert all("\n" not in describe(name) for name in list_torchvision_models())
 
 
 def test_each_has_a_recipe_that_starts_its_own_way():
-    for name in (*list_peers(), *DEEP, "lenet5_shrunk"):
+    for name in (*list_torchvision_models(), "residual_8", "plain_56", "lenet5_shrunk"):
         recipe = default_recipe("images", model=name)
         assert (recipe.model, recipe.initialization, recipe.divide_std) == (name, "own", True)
 
@@ -146,7 +145,7 @@ def test_auxiliary_classifiers_answer_in_training_alone():
         network.auxiliary_heads(), (expected.aux_logits1, expected.aux_logits2), strict=True
     ):
         assert torch.allclose(auxiliary_head.take(), logits, atol=1e-5)
-        with pytest.raises(AssertionError, match="no training pass"):
+        with pytest.raises(AssertionError, match="no forward pass in training"):
             auxiliary_head.take()
     network.eval()(x)
     assert all(auxiliary_head._logits is None for auxiliary_head in network.auxiliary_heads())
@@ -173,11 +172,11 @@ def test_without_torchvision(monkeypatch):
     with pytest.raises(ModelError) as caught:
         create_model("resnet18")
     text = str(caught.value)
-    assert text.startswith("resnet18 needs torchvision, which can not be imported (") and "\n" not in text
+    assert text.startswith("resnet18 needs torchvision, which cannot be imported (") and "\n" not in text
     assert text.endswith("must be the torchvision that matches torch")
 
 
 def test_a_drawing_touches_no_global_generator():
     before = torch.random.get_rng_state()
     network = drawn("resnet18", image_size=33)
-    assert torch.equal(before, torch.random.get_rng_state()) and isinstance(network, Peer)
+    assert torch.equal(before, torch.random.get_rng_state()) and isinstance(network, TorchvisionNetwork)

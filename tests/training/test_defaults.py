@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from alexnet.errors import ModelError, RecipeError
-from alexnet.models import create_model, list_models, list_peers
+from alexnet.models import create_model, list_models, list_torchvision_models
 from alexnet.recipe import get_recipe
 from alexnet.training.defaults import default_recipe
 from alexnet.training.task import check_network
 
 
-@pytest.mark.parametrize("name", [*list_models(), *list_peers()])
+@pytest.mark.parametrize("name", [*list_models(), *list_torchvision_models()])
 @pytest.mark.parametrize("recipe", ["", "paper"])
 def test_the_recipe_has_an_initialization_of_the_network(name, recipe):
     chosen = default_recipe("images", recipe, name).initialization

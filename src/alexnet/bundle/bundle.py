@@ -47,7 +47,7 @@ from alexnet.data.decode import Fit
 from alexnet.data.remote import local_path
 from alexnet.errors import BundleError, ModelError
 from alexnet.loader.augmentation import Normalization
-from alexnet.models import blank_model, create_model
+from alexnet.models import create_model, meta_model
 from alexnet.models.network import Network, nonfinite
 from alexnet.schema import ReferenceSample, checksum_of, class_fault, regular_file
 
@@ -303,7 +303,7 @@ def _blank(model: Model, classes: int) -> Network:
     if model.layer_files:
         files = Files(**msgspec.structs.asdict(model.layer_files))
         return build(files, Data(model.image_size, model.in_channels, classes), draw=False)
-    return blank_model(model.name, num_classes=classes, in_channels=model.in_channels, image_size=model.image_size)
+    return meta_model(model.name, num_classes=classes, in_channels=model.in_channels, image_size=model.image_size)
 
 
 def _filled(network: Network, weights: Mapping[str, Tensor], model: Model, classes: int) -> Network:

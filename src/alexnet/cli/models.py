@@ -31,15 +31,18 @@ def run(argv: list[str]) -> int:
     args: ModelsArguments = parser.parse(ModelsArguments, argv, "models")
     import torch
 
-    from alexnet.models import create_model, describe, list_models, list_peers
+    from alexnet.models import create_model
+    from alexnet.models.registry import MODELS, TORCHVISION_MODELS
     from alexnet.models.summary import summarize
 
     if args.name is None:
-        results = {name: describe(name) for name in (*list_models(), *list_peers())}
+        models = MODELS | TORCHVISION_MODELS
         if args.json:
-            print(json.dumps(results, indent=1))
+            fields = ("description", "source", "image_size")
+            print(json.dumps({name: {f: getattr(m, f) for f in fields} for name, m in models.items()}, indent=1))
         else:
-            output.table("", ("network", "what it is"), list(results.items()))
+            rows = [(name, str(model.image_size), model.description, model.source) for name, model in models.items()]
+            output.table("", ("network", "input", "description", "source"), rows)
         return 0
     with torch.device("meta"):  # shapes alone: no weights are drawn
         network = create_model(

@@ -23,7 +23,7 @@ from alexnet.experiments.contest import run as pace
 from alexnet.experiments.plan import Job, Material, read_file, written
 from alexnet.experiments.runner import Finding, Member, Verdict, obtain
 from alexnet.loader.loader import choose_device
-from alexnet.models.residual import DEPTHS, name_of
+from alexnet.models.residual import DEPTHS, model_name
 from alexnet.recipe import Recipe
 from alexnet.training import runtime
 
@@ -103,7 +103,7 @@ class Plan:
 
 def arm_of(depth: int, shortcut: bool) -> Arm:
     """A network of the story."""
-    return Arm(name_of(depth, shortcut).replace("_", " "), name_of(depth, shortcut), "")
+    return Arm(model_name(depth, shortcut).replace("_", " "), model_name(depth, shortcut), "")
 
 
 def make(material: Material, data: str, config: Config) -> Plan:
@@ -113,7 +113,7 @@ def make(material: Material, data: str, config: Config) -> Plan:
     stored = STORED if material.store is None else material.store.size
     base = recipes.get_recipe("owt").replace(
         recipe="depth",
-        model=name_of(8, True),
+        model=model_name(8, True),
         dropout=0.0,
         image_size=SIDE,
         stored_size=stored,
@@ -280,7 +280,7 @@ def findings(
     def minus(errors: Mapping[str, Sequence[float]], a: str, b: str) -> tuple[float, ...]:
         return tuple(x - y for x, y in zip(errors[a], errors[b], strict=True))
 
-    plain, residual = ({depth: name_of(depth, kind) for depth in (few, many)} for kind in KINDS)
+    plain, residual = ({depth: model_name(depth, kind) for depth in (few, many)} for kind in KINDS)
     note = "of the last weights, center view, nothing changed; a network that diverged counts as guessing"
     return [
         Finding(
@@ -309,7 +309,7 @@ def _draw(result: Outcome) -> None:
         drawing.Point(depth, kind, result.training[name], result.test[name])
         for depth in plan.depths
         for kind in KINDS
-        for name in (name_of(depth, kind),)
+        for name in (model_name(depth, kind),)
     ]
     curves = [
         drawing.Curve(

@@ -1,8 +1,8 @@
-"""Caffe's two AlexNets of 2013 and 2014: the same kernels, another arithmetic around them.
+"""Caffe's two AlexNets of 2013 and 2014: the same convolutions, with other arithmetic around them.
 
-Both see 227 pixels, compute convolutions' sizes by floor and pools' by ceil, and normalize over **all** channels with
-k = 1: groups, but no towers that could be cut apart. Next to the border between the groups (channels 46 to 49 of
-conv1) a norm sees channels that the 2012 network keeps from it. Their published weights expect BGR pixels 0–255 minus
+Both take 227 pixels, compute output sizes of convolutions by floor and those of pools by ceil, and normalize over
+**all** channels with k = 1. So they have groups, but no independent towers: LRN next to the border between the groups
+(channels 46 to 49 of conv1) includes channels of the other group. Their published weights expect BGR pixels 0–255 minus
 the mean image. Definitions: ``models/bvlc_alexnet`` and ``models/bvlc_reference_caffenet`` of BVLC/caffe.
 """
 
@@ -14,15 +14,15 @@ from alexnet.models.network import Layers, Network, NormalInit
 
 
 def alexnet_caffe(num_classes: int = 1000, in_channels: int = 3, image_size: int = 227) -> Network:
-    """``bvlc_alexnet``: norm after the ReLU, as in the paper. 42.9 % and 19.8 % error, center view."""
-    maps = [*_first(in_channels), _norm(1), _pool(1), *_second(), _norm(2), _pool(2), *_third_to_fifth()]
-    return build("alexnet_caffe", maps, num_classes, in_channels, image_size, towers=1, initial=BVLC_ALEXNET)
+    """``bvlc_alexnet``: LRN after the ReLU, as in the paper. 42.9 % top-1 and 19.8 % top-5 error, center crop."""
+    layers = [*_first(in_channels), _norm(1), _pool(1), *_second(), _norm(2), _pool(2), *_third_to_fifth()]
+    return build("alexnet_caffe", layers, num_classes, in_channels, image_size, towers=1, initial=BVLC_ALEXNET)
 
 
 def caffenet(num_classes: int = 1000, in_channels: int = 3, image_size: int = 227) -> Network:
-    """``bvlc_reference_caffenet``: pool before norm, so that a norm has a quarter of the work. 42.6 % and 19.6 %."""
-    maps = [*_first(in_channels), _pool(1), _norm(1), *_second(), _pool(2), _norm(2), *_third_to_fifth()]
-    return build("caffenet", maps, num_classes, in_channels, image_size, towers=1, initial=CAFFENET)
+    """``bvlc_reference_caffenet``: pooling before LRN, which reduces its work to a quarter. 42.6 % and 19.6 %."""
+    layers = [*_first(in_channels), _pool(1), _norm(1), *_second(), _pool(2), _norm(2), *_third_to_fifth()]
+    return build("caffenet", layers, num_classes, in_channels, image_size, towers=1, initial=CAFFENET)
 
 
 def _first(in_channels: int) -> Layers:
@@ -54,7 +54,7 @@ def _third_to_fifth() -> Layers:
 
 
 def _fillers(bias: float) -> dict[str, NormalInit]:
-    """The weight and bias fillers of both; ``bias`` where the paper has 1."""
+    """The weight and bias fillers of both networks; ``bias`` replaces the paper's 1."""
     return {
         "conv1": NormalInit(0.01),
         "conv2": NormalInit(0.01, bias),

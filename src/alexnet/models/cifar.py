@@ -1,8 +1,8 @@
 """Krizhevsky's CIFAR-10 networks of 2011–2014, as his published layer files define them.
 
-Inputs are pixel values 0–255 minus the training set's mean image, not divided by a standard deviation; the first
-layer's small weights (0.0001) go with that. Names are those of the files, which are named by what they reach: seconds,
-or the error on the test images.
+Inputs are pixel values 0–255 minus the training set's mean image, not divided by a standard deviation, which is why the
+first layer's weights are small (0.0001). Names are those of the files: the training time in seconds, or the error on
+the test images.
 """
 
 from torch import nn
@@ -16,22 +16,22 @@ from alexnet.models.layers import (
     MaxPool,
     SpatialNorm,
 )
-from alexnet.models.network import Layers, Network, NormalInit, usable_side
+from alexnet.models.network import Layers, Network, NormalInit, checked_output_size
 
 
 def cifar_80sec(num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> Network:
     """``layers-80sec.cfg``: 26 % test error after 80 seconds of 2011, without augmentation. 145,578 parameters."""
-    maps = _convolutions(in_channels, norm=False)
-    side = usable_side("cifar_80sec", maps, image_size)  # 4 for 32 pixels
-    rest: Layers = [
-        ("flatten", Flatten(side)),
-        ("fc64", nn.Linear(64 * side * side, 64)),
+    layers = _convolutions(in_channels, norm=False)
+    size = checked_output_size("cifar_80sec", layers, image_size)  # 4 for 32 pixels
+    layers += [
+        ("flatten", Flatten(size)),
+        ("fc64", nn.Linear(64 * size * size, 64)),
         ("relu64", nn.ReLU(inplace=True)),
         ("fc10", nn.Linear(64, num_classes)),
     ]
     return Network(
         "cifar_80sec",
-        [*maps, *rest],
+        layers,
         num_classes=num_classes,
         in_channels=in_channels,
         image_size=image_size,
@@ -43,21 +43,25 @@ def cifar_80sec(num_classes: int = 10, in_channels: int = 3, image_size: int = 3
 def cifar_18pct(num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> Network:
     """``layers-18pct.cfg``: 18 % test error on CIFAR-10 in 20 minutes of 2012, without augmentation.
 
-    89,578 parameters. Maps of 32, 16, 8 and 4 pixels, by ceil. Pooling comes before the first ReLU.
+    89,578 parameters. Feature maps of 32, 16, 8 and 4 pixels, by ceil. Pooling is before the first ReLU.
     """
-    return _one_layer("cifar_18pct", _convolutions(in_channels, norm=True), num_classes, in_channels, image_size)
+    return _with_linear_layer(
+        "cifar_18pct", _convolutions(in_channels, norm=True), num_classes, in_channels, image_size
+    )
 
 
 def cifar_19pct(num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> Network:
-    """``layers-19pct.cfg``: ``cifar_18pct`` without norms, the first ReLU before its pool (the same outputs).
+    """``layers-19pct.cfg``: ``cifar_18pct`` without norms, and with the first ReLU before its pool (the same outputs).
 
-    19 %, and 14.2 % with translations and no decay.
+    19 % test error, and 14.2 % with random translations and no weight decay.
     """
-    return _one_layer("cifar_19pct", _convolutions(in_channels, norm=False), num_classes, in_channels, image_size)
+    return _with_linear_layer(
+        "cifar_19pct", _convolutions(in_channels, norm=False), num_classes, in_channels, image_size
+    )
 
 
 def _convolutions(in_channels: int, norm: bool) -> Layers:
-    """What 80sec, 18pct and 19pct share; norms, and the first ReLU behind its pool, are 18pct's."""
+    """Layers 1 to 3 of 80sec, 18pct and 19pct. ``norm`` (18pct) adds norms, and pools before the first ReLU."""
     first: Layers = [("pool1", MaxPool(3, 2)), ("relu1", nn.ReLU(inplace=True))]
     layers: Layers = [
         ("conv1", Convolution(in_channels, 32, 5, padding=2)),
@@ -77,13 +81,12 @@ def _convolutions(in_channels: int, norm: bool) -> Layers:
 CONVOLUTIONS = {"conv1": NormalInit(1e-4), "conv2": NormalInit(0.01), "conv3": NormalInit(0.01)}
 
 
-def _one_layer(name: str, maps: Layers, num_classes: int, in_channels: int, image_size: int) -> Network:
-    """``maps`` and one fully connected layer."""
-    side = usable_side(name, maps, image_size)  # 4 for 32 pixels
-    rest: Layers = [("flatten", Flatten(side)), ("fc10", nn.Linear(64 * side * side, num_classes))]
+def _with_linear_layer(name: str, layers: Layers, num_classes: int, in_channels: int, image_size: int) -> Network:
+    """``layers`` and one fully connected layer."""
+    size = checked_output_size(name, layers, image_size)  # 4 for 32 pixels
     return Network(
         name,
-        [*maps, *rest],
+        [*layers, ("flatten", Flatten(size)), ("fc10", nn.Linear(64 * size * size, num_classes))],
         num_classes=num_classes,
         in_channels=in_channels,
         image_size=image_size,
@@ -93,12 +96,12 @@ def _one_layer(name: str, maps: Layers, num_classes: int, in_channels: int, imag
 
 
 def cifar_13pct(num_classes: int = 10, in_channels: int = 3, image_size: int = 24) -> Network:
-    """``layers-conv-local-13pct.cfg``: 13 % in 25 minutes, trained on crops of 24 pixels, tested on nine of them.
+    """``layers-conv-local-13pct.cfg``: 13 % in 25 minutes, trained on crops of 24 pixels, tested on nine crops.
 
-    Locally connected layers see 6×6 pixels of a crop: 1,116,490 parameters. Of 32-pixel images they see 8×8, which
-    gives the 1,901,386 that are counted for this file without crops.
+    Its locally connected layers have 6×6 positions with crops of 24 pixels (1,116,490 parameters) and 8×8 positions
+    with images of 32 pixels (1,901,386 parameters).
     """
-    maps: Layers = [
+    layers: Layers = [
         ("conv1", Convolution(in_channels, 64, 5, padding=2)),
         ("relu1", nn.ReLU(inplace=True)),
         ("pool1", MaxPool(3, 2)),
@@ -106,16 +109,16 @@ def cifar_13pct(num_classes: int = 10, in_channels: int = 3, image_size: int = 2
         ("relu2", nn.ReLU(inplace=True)),
         ("pool2", MaxPool(3, 2)),
     ]
-    return _local("cifar_13pct", maps, 32, num_classes, in_channels, image_size)
+    return _with_local_layers("cifar_13pct", layers, 32, num_classes, in_channels, image_size)
 
 
 def cifar_11pct(num_classes: int = 10, in_channels: int = 3, image_size: int = 24) -> Network:
-    """cuda-convnet2's net of 11 % test error: ``cifar_13pct`` with channel norms, and 64 maps in local3.
+    """cuda-convnet2's network of 11 % test error: ``cifar_13pct`` with LRN, and 64 feature maps in local3.
 
-    The norms stand after pool1 and before pool2. 2,112,970 parameters at 24 pixels. The first cuda-convnet has an
-    earlier net of this name: norms of size 5 before both pools, 32 maps in local3.
+    LRN is after pool1 and before pool2. 2,112,970 parameters at 24 pixels. The first cuda-convnet has an earlier
+    network of this name: LRN of size 5 before both pools, 32 feature maps in local3.
     """
-    maps: Layers = [
+    layers: Layers = [
         ("conv1", Convolution(in_channels, 64, 5, padding=2)),
         ("relu1", nn.ReLU(inplace=True)),
         ("pool1", MaxPool(3, 2)),
@@ -125,23 +128,26 @@ def cifar_11pct(num_classes: int = 10, in_channels: int = 3, image_size: int = 2
         ("norm2", LocalResponseNorm(1, size=9, alpha=1e-3, k=1.0)),
         ("pool2", MaxPool(3, 2)),
     ]
-    return _local("cifar_11pct", maps, 64, num_classes, in_channels, image_size)
+    return _with_local_layers("cifar_11pct", layers, 64, num_classes, in_channels, image_size)
 
 
-def _local(name: str, maps: Layers, width: int, num_classes: int, in_channels: int, image_size: int) -> Network:
-    """``maps`` (64 of them) and two locally connected layers of ``width`` and 32 maps."""
-    side = usable_side(name, maps, image_size)  # 6 for 24 pixels, 8 for 32
-    rest: Layers = [
-        ("local3", LocallyConnected(64, width, side, 3, padding=1)),
+def _with_local_layers(
+    name: str, layers: Layers, width: int, num_classes: int, in_channels: int, image_size: int
+) -> Network:
+    """``layers``, two locally connected layers of ``width`` and 32 feature maps, and a fully connected layer."""
+    size = checked_output_size(name, layers, image_size)  # 6 for 24 pixels, 8 for 32
+    layers = [
+        *layers,
+        ("local3", LocallyConnected(64, width, size, 3, padding=1)),
         ("relu3", nn.ReLU(inplace=True)),
-        ("local4", LocallyConnected(width, 32, side, 3, padding=1)),
+        ("local4", LocallyConnected(width, 32, size, 3, padding=1)),
         ("relu4", nn.ReLU(inplace=True)),
-        ("flatten", Flatten(side)),
-        ("fc10", nn.Linear(32 * side * side, num_classes)),
+        ("flatten", Flatten(size)),
+        ("fc10", nn.Linear(32 * size * size, num_classes)),
     ]
     return Network(
         name,
-        [*maps, *rest],
+        layers,
         num_classes=num_classes,
         in_channels=in_channels,
         image_size=image_size,

@@ -1,33 +1,28 @@
 """The paper's own comparisons: ``alexnet`` with exactly one thing changed.
 
-The paper compares the network with others that it tells in a sentence each (sections 3.1 to 3.5); the 2012 code has
-their definitions as nets 145-half, 147, 148 and 150. Sizes, widths and connections here are those of that code; what
-lies between the layers is the paper's, so that each differs from ``alexnet`` in its one thing. "No dropout" and "no
-augmentation" are numbers of a recipe, not networks.
-
-
-Networks with one middle layer left out: section 7 of the paper says that each of them is needed.
+The paper describes each comparison in one sentence (sections 3.1 to 3.5, and 7 for a missing layer); the 2012 code
+defines most of them as nets 145-half, 147, 148 and 150. Sizes, widths and connections here are those of that code; the
+layers in between are the paper's, so that each network differs from ``alexnet`` in one thing only. "No dropout" and "no
+augmentation" are hyperparameters of a recipe, not networks.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.models.alexnet import CODE_2012, PAPER, alexnet, build, convolutional_layers, fully_connected_layers
+from alexnet.models.alexnet import CODE_2012, PAPER, build, convolutional_layers, fully_connected_layers
 from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool
-from alexnet.models.network import Layers, Network, NormalInit, Start
-from alexnet.models.small import alexnet_small
+from alexnet.models.network import Initializer, Layers, Network, NormalInit
 
 
 def alexnet_half(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> Network:
-    """Section 3.2's one-GPU net (145-half): one tower, half the kernels in conv1 to conv4. 59,798,312 parameters.
+    """The one-GPU network of section 3.2 (net 145-half): one tower, half the kernels in conv1 to conv4.
 
-    conv5, fc6 and fc7 keep their full width, since most parameters are in fc6; so it is not half of the network.
+    conv5, fc6 and fc7 keep their full width, since most parameters are in fc6: 59,798,312 parameters, not half.
     """
-    maps = _with(
+    layers = _replaced(
         convolutional_layers(in_channels, towers=1),
         {
             "conv1": Convolution(in_channels, 48, 11, stride=4),
@@ -37,21 +32,21 @@ def alexnet_half(num_classes: int = 1000, in_channels: int = 3, image_size: int 
             "conv5": Convolution(192, 256, 3, padding=1),
         },
     )
-    return build("alexnet_half", maps, num_classes, in_channels, image_size, towers=1)
+    return build("alexnet_half", layers, num_classes, in_channels, image_size, towers=1)
 
 
 def alexnet_no_norm(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> Network:
     """Without response normalization (section 3.3, net 148)."""
-    maps = [(name, layer) for name, layer in convolutional_layers(in_channels, 2) if not name.startswith("norm")]
-    return build("alexnet_no_norm", maps, num_classes, in_channels, image_size, towers=2)
+    layers = [(name, layer) for name, layer in convolutional_layers(in_channels, 2) if not name.startswith("norm")]
+    return build("alexnet_no_norm", layers, num_classes, in_channels, image_size, towers=2)
 
 
 def alexnet_no_overlap(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> Network:
-    """Pooling 2×2 with stride 2 (section 3.4, net 147): maps of 55, 28, 26, 13 and 11 pixels, 6 before fc6.
+    """Pooling 2×2 with stride 2 (section 3.4, net 147): feature maps of 55, 28, 26, 13, 11 and, before fc6, 6 pixels.
 
-    conv2 is padded by 1 instead of 2 and conv5 not at all, which brings the last maps to the same 6×6.
+    conv2 is padded by 1 instead of 2 and conv5 not at all, which gives the same 6×6 before fc6.
     """
-    maps = _with(
+    layers = _replaced(
         convolutional_layers(in_channels, towers=2),
         {
             "pool1": MaxPool(2, 2),
@@ -61,51 +56,53 @@ def alexnet_no_overlap(num_classes: int = 1000, in_channels: int = 3, image_size
             "pool5": MaxPool(2, 2),
         },
     )
-    return build("alexnet_no_overlap", maps, num_classes, in_channels, image_size, towers=2)
+    return build("alexnet_no_overlap", layers, num_classes, in_channels, image_size, towers=2)
 
 
 def alexnet_separate(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> Network:
-    """Towers that never talk before fc8 (net 150; the paper has no number for it). 60,714,408 parameters.
+    """Towers that are connected in fc8 only (net 150; the paper has no result of it). 60,714,408 parameters.
 
-    To keep the number of parameters, conv2 has 160 kernels a tower instead of 128, fc6 4096 units instead of 2048.
+    To keep the number of parameters, conv2 has 160 kernels per tower instead of 128, fc6 4096 units instead of 2048.
     """
-    maps = _with(
+    layers = _replaced(
         convolutional_layers(in_channels, towers=2),
         {
             "conv2": Convolution(96, 320, 5, padding=2, groups=2),
             "conv3": Convolution(320, 384, 3, padding=1, groups=2),
         },
     )
-    return build("alexnet_separate", maps, num_classes, in_channels, image_size, towers=2, rest=_separate_layers)
+    return build(
+        "alexnet_separate", layers, num_classes, in_channels, image_size, towers=2, fully_connected=_separate_layers
+    )
 
 
 def alexnet_tanh(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> Network:
     """tanh in place of every ReLU (section 3.1 shows it on CIFAR-10). All biases start at 0.
 
-    The paper starts some at 1 to give ReLUs positive inputs; a tanh there would only lose slope (0.42 of 1).
+    The paper initializes some to 1 to give ReLUs positive inputs; at 1, the slope of tanh is only 0.42.
     """
     return build(
         "alexnet_tanh",
-        _squashed(convolutional_layers(in_channels, towers=2)),
+        _with_tanh(convolutional_layers(in_channels, towers=2)),
         num_classes,
         in_channels,
         image_size,
         towers=2,
         initial=TANH_PAPER,
         features="tanh7",
-        rest=lambda side, classes: _squashed(fully_connected_layers(side, classes)),
+        fully_connected=lambda size, classes: _with_tanh(fully_connected_layers(size, classes)),
     )
 
 
-TANH_PAPER = {name: NormalInit(start.std) for name, start in PAPER.items()}
-TANH_2012 = {name: NormalInit(start.std) for name, start in CODE_2012.items()}
+TANH_PAPER = {name: NormalInit(init.std) for name, init in PAPER.items()}
+TANH_2012 = {name: NormalInit(init.std) for name, init in CODE_2012.items()}
 
 
-def _with(layers: Layers, changes: Mapping[str, nn.Module]) -> Layers:
+def _replaced(layers: Layers, changes: Mapping[str, nn.Module]) -> Layers:
     return [(name, changes.get(name, layer)) for name, layer in layers]
 
 
-def _squashed(layers: Layers) -> Layers:
+def _with_tanh(layers: Layers) -> Layers:
     return [
         (name.replace("relu", "tanh"), nn.Tanh() if isinstance(layer, nn.ReLU) else layer) for name, layer in layers
     ]
@@ -125,7 +122,7 @@ def _separate_layers(side: int, num_classes: int) -> Layers:
 
 
 class TowerLinear(nn.Linear):
-    """A fully connected layer in which each tower's outputs see its own inputs: [N, D] -> [N, K].
+    """A fully connected layer in which each tower reads its own inputs only: [N, D] -> [N, K].
 
     ``weight`` [K, D / towers] and ``bias`` [K]; rows and inputs are tower *a* first.
     """
@@ -135,83 +132,75 @@ class TowerLinear(nn.Linear):
         self.towers = towers
 
     def forward(self, input: Tensor) -> Tensor:
-        inputs, weights, biases = (
-            input.chunk(self.towers, 1),
-            self.weight.chunk(self.towers),
-            self.bias.chunk(self.towers),
-        )
-        return torch.cat([F.linear(*own) for own in zip(inputs, weights, biases, strict=True)], 1)
+        inputs, weights = input.chunk(self.towers, 1), self.weight.chunk(self.towers)
+        biases = self.bias.chunk(self.towers)
+        return torch.cat([F.linear(*args) for args in zip(inputs, weights, biases, strict=True)], 1)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, towers={self.towers}"
 
 
-def without(build: Callable[..., Network], number: int, name: str, **values: int) -> Network:
-    """``build(**given)`` without convolution ``number`` (3, 4 or 5) and the nonlinearity behind it.
+def without_convolution(build: Callable[..., Network], number: int, name: str, **kwargs: int) -> Network:
+    """A network without one of its middle layers (section 7).
 
-    The next learned layer takes its place: it sees what the lost one saw, both towers in place of conv3. Its weights
-    are drawn so that its sums start as wide as before. All other layers are as they were.
+    The next learned layer takes the place of the missing one: it reads the inputs of the missing one, both towers in
+    place of conv3. Its weights are drawn so that its activations start with the same variance. All other layers stay.
+
+    Args:
+        build: Builds the complete network.
+        number: 3, 4 or 5: the convolution that is left out with the nonlinearity after it.
+        name: Name of the result.
+        kwargs: Arguments of ``build``.
     """
-    whole = build(**values)
-    lost = whole.get_submodule(f"conv{number}")
-    assert isinstance(lost, Convolution)
+    complete = build(**kwargs)
+    missing = complete.get_submodule(f"conv{number}")
+    assert isinstance(missing, Convolution)
     layers: list[tuple[str, nn.Module]] = []
-    changed, side = "", 0
-    for key, layer in whole.named_children():
+    successor, side = "", 0
+    for key, layer in complete.named_children():
         if key.endswith(str(number)) and not key.startswith("pool"):
             continue
         side = layer.side if isinstance(layer, Flatten) else side
-        if isinstance(layer, Convolution | nn.Linear) and not changed and key > f"conv{number}":
-            fan_in, changed = layer.weight[0].numel(), key
-            layer = _instead(layer, lost, side)
+        if isinstance(layer, Convolution | nn.Linear) and not successor and key > f"conv{number}":
+            fan_in, successor = layer.weight[0].numel(), key
+            layer = _with_inputs_of(missing, layer, side)
             scale = (fan_in / layer.weight[0].numel()) ** 0.5
         layers.append((key, layer))
-    initial: dict[str, Start] = {k: v for k, v in whole.initial.items() if k != f"conv{number}"}
-    start = initial[changed]
-    assert isinstance(start, NormalInit)
+    initial: dict[str, Initializer] = {k: v for k, v in complete.initial.items() if k != f"conv{number}"}
+    initializer = initial[successor]
+    assert isinstance(initializer, NormalInit)
     return Network(
         name,
         layers,
-        num_classes=whole.num_classes,
-        in_channels=whole.in_channels,
-        image_size=whole.image_size,
-        features=whole.features,
-        initial=initial | {changed: start._replace(std=start.std * scale)},
-        towers=whole.towers,
+        num_classes=complete.num_classes,
+        in_channels=complete.in_channels,
+        image_size=complete.image_size,
+        features=complete.features,
+        initial=initial | {successor: initializer._replace(std=initializer.std * scale)},
+        towers=complete.towers,
     )
 
 
-def _instead(layer: Convolution | nn.Linear, lost: Convolution, side: int) -> Convolution | nn.Linear:
-    """``layer`` with the inputs of ``lost``; of a fully connected one, maps of ``side`` pixels."""
+def _with_inputs_of(missing: Convolution, layer: Convolution | nn.Linear, side: int) -> Convolution | nn.Linear:
+    """``layer`` with the inputs of ``missing``; a fully connected one reads feature maps of ``side`` pixels."""
     if isinstance(layer, nn.Linear):
-        return nn.Linear(lost.in_channels * side * side, layer.out_features)
+        return nn.Linear(missing.in_channels * side * side, layer.out_features)
     kernel, stride, padding, _ = layer.window
-    return Convolution(lost.in_channels, layer.out_channels, kernel, stride, padding, groups=lost.groups)
+    return Convolution(missing.in_channels, layer.out_channels, kernel, stride, padding, groups=missing.groups)
 
 
-_WORDS = {3: "third", 4: "fourth", 5: "fifth"}
-MODELS: dict[str, tuple[Callable[..., Network], str]] = {
-    f"{name}_no_conv{number}": (
-        partial(without, build, number, f"{name}_no_conv{number}"),
-        f"{name} without its {word} layer (section 7 of the paper)",
-    )
-    for name, build in (("alexnet", alexnet), ("alexnet_small", alexnet_small))
-    for number, word in _WORDS.items()
-}
-
-
-def _starts(number: int, layer: str, fan_in: int, fan_in_before: int) -> dict[str, dict[str, NormalInit]]:
-    """The paper's and the 2012 code's initialization without convolution ``number``, whose inputs ``layer`` has now."""
+def _without_layer(number: int, successor: str, fan_in: int, fan_in_before: int) -> dict[str, dict[str, NormalInit]]:
+    """Initializations of the paper and of the 2012 code without conv``number``, whose inputs ``successor`` reads."""
     scale = (fan_in_before / fan_in) ** 0.5
-    starts = {"paper": dict(PAPER), "2012": dict(CODE_2012)}
-    for layers in starts.values():
+    initializations = {"paper": dict(PAPER), "2012": dict(CODE_2012)}
+    for layers in initializations.values():
         del layers[f"conv{number}"]
-        layers[layer] = layers[layer]._replace(std=layers[layer].std * scale)
-    return starts
+        layers[successor] = layers[successor]._replace(std=layers[successor].std * scale)
+    return initializations
 
 
-STARTS: Mapping[str, Mapping[str, Mapping[str, NormalInit]]] = {  # of 6x6 feature maps before fc6
-    "alexnet_no_conv3": _starts(3, "conv4", fan_in=256 * 9, fan_in_before=192 * 9),
-    "alexnet_no_conv4": _starts(4, "conv5", fan_in=192 * 9, fan_in_before=192 * 9),
-    "alexnet_no_conv5": _starts(5, "fc6", fan_in=384 * 36, fan_in_before=256 * 36),
+NO_CONV_INITIALIZATIONS: Mapping[int, Mapping[str, Mapping[str, NormalInit]]] = {  # for 6×6 feature maps before fc6
+    3: _without_layer(3, "conv4", fan_in=256 * 9, fan_in_before=192 * 9),
+    4: _without_layer(4, "conv5", fan_in=192 * 9, fan_in_before=192 * 9),
+    5: _without_layer(5, "fc6", fan_in=384 * 36, fan_in_before=256 * 36),
 }

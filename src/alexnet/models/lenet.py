@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from alexnet.errors import ModelError
 from alexnet.models.layers import Convolution, Flatten, Window
-from alexnet.models.network import FanInInit, Network, usable_side
+from alexnet.models.network import FanInInit, Network, checked_output_size
 from alexnet.models.one_weird_trick import AdaptiveAveragePool
 
-# Table I: the maps of S2 that each of the 16 maps of C3 sees; 60 connections break the symmetry between the maps.
+# Table I: the maps of S2 that each of the 16 maps of C3 reads; 60 connections break the symmetry between the maps.
 TABLE_I = (
     (0, 1, 2),
     (1, 2, 3),
@@ -40,9 +40,9 @@ TABLE_I = (
 
 
 def lenet5(num_classes: int = 10, in_channels: int = 1, image_size: int = 32) -> Network:
-    """LeNet-5 for gray 32×32 images; with more channels every map of C1 sees all of them.
+    """LeNet-5 for gray 32×32 images; with more channels, every feature map of C1 reads all of them.
 
-    Multiples of 4 from 32 fit without a remainder; other sizes from 29 leave windows that stick out.
+    Sizes that are multiples of 4, from 32, fit without a remainder; with other sizes from 29, windows stick out.
     """
     layers: list[tuple[str, nn.Module]] = [
         ("c1", Convolution(in_channels, 6, 5)),
@@ -53,13 +53,13 @@ def lenet5(num_classes: int = 10, in_channels: int = 1, image_size: int = 32) ->
         ("squash3", ScaledTanh()),
         ("s4", Subsampling(16)),
         ("squash4", ScaledTanh()),
-        ("c5", Convolution(16, 120, 5)),  # 1×1 maps from 32 pixels; larger images give larger maps
+        ("c5", Convolution(16, 120, 5)),  # 1×1 pixels for images of 32 pixels
         ("squash5", ScaledTanh()),
     ]
-    side = usable_side("lenet5", layers, image_size)
+    size = checked_output_size("lenet5", layers, image_size)
     layers += [
-        ("flatten", Flatten(side)),
-        ("f6", nn.Linear(120 * side * side, 84)),
+        ("flatten", Flatten(size)),
+        ("f6", nn.Linear(120 * size * size, 84)),
         ("squash6", ScaledTanh()),
         ("output", nn.Linear(84, num_classes)),
     ]
@@ -74,20 +74,20 @@ def lenet5(num_classes: int = 10, in_channels: int = 1, image_size: int = 32) ->
     )
 
 
-SIDE = 32  # pixels a side of what LeNet-5 was made for
+SIZE = 32  # pixels: the input of LeNet-5
 
 
 def lenet5_shrunk(num_classes: int = 10, in_channels: int = 1, image_size: int = 224) -> Network:
-    """LeNet-5 behind a mean over pixels that brings crops of any size to its 32×32.
+    """LeNet-5 on images of any size, averaged to 32×32 pixels.
 
-    So it can see the same crops as larger networks: of 224 pixels each of its own is the mean of 7×7.
+    So it can be trained on the same crops as larger networks: with 224 pixels, each of its pixels is a mean of 7×7.
     """
-    if image_size < SIDE:
-        raise ModelError(f"image_size {image_size} is too small for lenet5_shrunk", f"at least {SIDE} pixels")
-    inner = lenet5(num_classes, in_channels, SIDE)
+    if image_size < SIZE:
+        raise ModelError(f"image_size {image_size} is too small for lenet5_shrunk", f"at least {SIZE} pixels")
+    inner = lenet5(num_classes, in_channels, SIZE)
     return Network(
         "lenet5_shrunk",
-        [("shrink", AdaptiveAveragePool(SIDE)), *inner.named_children()],
+        [("shrink", AdaptiveAveragePool(SIZE)), *inner.named_children()],
         num_classes=num_classes,
         in_channels=in_channels,
         image_size=image_size,
@@ -107,9 +107,9 @@ class ScaledTanh(nn.Module):
 
 
 class Subsampling(nn.Module):
-    """Sum of each 2×2 window times a trainable coefficient plus a trainable bias, one of each per map.
+    """Sum of each 2×2 window times a trainable coefficient plus a trainable bias, one of each per feature map.
 
-    [N, C, H, W] -> [N, C, ⌈H/2⌉, ⌈W/2⌉]; ``weight`` and ``bias`` [C]. At an odd side the last window sums the pixels
+    [N, C, H, W] -> [N, C, ⌈H/2⌉, ⌈W/2⌉]; ``weight`` and ``bias`` [C]. For an odd size the last window sums the pixels
     that exist.
     """
 
@@ -131,10 +131,10 @@ class Subsampling(nn.Module):
 
 
 class TableConvolution(nn.Module):
-    """Convolution in which each output map sees the input maps that ``table`` lists for it.
+    """Convolution in which each output feature map reads the input feature maps that ``table`` lists for it.
 
     Input [N, C, H, W], output [N, K, H', W'] with K = ``len(table)``. ``weight`` [connections, kernel, kernel] in the
-    table's order, ``bias`` [K]: connections that do not exist are no parameters, so nothing counts or decays them.
+    table's order, ``bias`` [K]: missing connections are no parameters, so they are neither counted nor decayed.
     """
 
     sources: Tensor

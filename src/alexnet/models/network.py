@@ -1,4 +1,4 @@
-"""What all networks here share: a chain of named layers, its sizes, and how its weights start."""
+"""What all networks share: a sequence of named layers, its sizes, and the initialization of its weights."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from alexnet.models import fusion
 
 
 class NormalInit(NamedTuple):
-    """How a learned layer starts: weights from N(0, std²), all biases at one value."""
+    """Weights from N(0, std²), all biases at one value."""
 
     std: float
     bias: float = 0.0
@@ -30,9 +30,9 @@ class NormalInit(NamedTuple):
 
 
 class FanInInit(NamedTuple):
-    """As before 2010: weights uniform in ±gain / fan-in, biases 0 (LeCun et al. 1998, appendix A).
+    """Weights uniform in ±gain / fan-in, biases 0 (LeCun et al. 1998, appendix A), usual before 2010.
 
-    The fan-in of a unit is ``layer.fan_in`` where the layer has one, else the size of one kernel.
+    The fan-in is ``layer.fan_in`` if the layer has this attribute, else the size of one kernel.
     """
 
     gain: float
@@ -48,7 +48,7 @@ class FanInInit(NamedTuple):
 
 
 class RootFanInInit(NamedTuple):
-    """As PyTorch's own layers start: weights and biases uniform in ±1 / √fan-in.
+    """Weights and biases uniform in ±1 / √fan-in, as PyTorch's own layers are initialized.
 
     PyTorch calls it Kaiming uniform with a = √5. The fan-in is the size of one kernel.
     """
@@ -62,13 +62,13 @@ class RootFanInInit(NamedTuple):
 
 
 class KaimingNormalInit(NamedTuple):
-    """For layers before ReLUs: weights from N(0, 2 / fan-in), biases 0, batch norms 1 and 0 (He et al. 2015, delving).
+    """Weights from N(0, 2 / fan-in), biases 0, batch norms 1 and 0, for ReLU networks (He et al. 2015, "Delving Deep").
 
-    Draws for every convolution and fully connected layer inside a layer.
+    Initializes every convolution and fully connected layer inside a layer.
     """
 
     def draw(self, layer: nn.Module, generator: torch.Generator | None) -> None:
-        """Fill the parameters of ``layer`` and of all inside it."""
+        """Fill the parameters of ``layer`` and of all layers inside it."""
         for module in layer.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.weight.normal_(0, math.sqrt(2 / module.weight[0].numel()), generator=generator)
@@ -78,19 +78,23 @@ class KaimingNormalInit(NamedTuple):
                 module.reset_parameters()
 
 
-Start = NormalInit | FanInInit | RootFanInInit | KaimingNormalInit
+Initializer = NormalInit | FanInInit | RootFanInInit | KaimingNormalInit
 Layers = list[tuple[str, nn.Module]]
 
 
 class AuxiliaryHead(nn.Module):
-    """An auxiliary classifier beside a chain of layers: it passes maps on unchanged, and says what they are already.
+    """An auxiliary classifier on the feature maps between two layers, which it passes on unchanged.
 
-    Only training asks it (Szegedy et al. 2014, section 5). Its logits wait until the loss takes them.
+    It computes logits in training only (Szegedy et al. 2014, section 5), and stores them until the loss takes them.
+
+    Args:
+        head: Feature maps -> logits [N, K].
+        weight: Weight of its loss in the total loss.
     """
 
     def __init__(self, head: nn.Module, weight: float) -> None:
         super().__init__()
-        self.head, self.weight = head, weight  # maps -> logits [N, K]; what its loss counts
+        self.head, self.weight = head, weight
         self._logits: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
@@ -99,22 +103,27 @@ class AuxiliaryHead(nn.Module):
         return input
 
     def take(self) -> Tensor:
-        """The logits of the pass before, [N, K], once."""
-        assert self._logits is not None, "no training pass went before"
+        """Return the logits [N, K] of the last forward pass and clear them."""
+        assert self._logits is not None, "no forward pass in training mode"
         logits, self._logits = self._logits, None
         return logits
 
 
 class Network(nn.Sequential):
-    """A chain of named layers, images to logits: [N, C, H, W] -> [N, K].
+    """A sequence of named layers, images to logits: [N, C, H, W] -> [N, K].
 
     Layers are named after the paper (``conv1`` … ``fc8``); a layer's weight, bias and output share its name. In a
-    two-tower network dimension 0 of every weight and bias, and the channels of every output, are tower *a* then
-    tower *b*, so cutting it in two is halving tensors, never renaming them.
+    two-tower network, tower *a* comes before tower *b* in dimension 0 of every weight and bias and in the channels of
+    every output, so that splitting the network in two means halving tensors, without renaming them.
 
-    Attributes: ``name``, ``num_classes``, ``in_channels``, ``image_size`` (side of the square input, pixels),
-    ``towers`` (1 or 2), ``features`` (name of the layer whose output describes an image: fc7 in AlexNet),
-    ``initial`` (layer name -> how it starts: :class:`NormalInit`, :class:`FanInInit`, :class:`RootFanInInit`).
+    Attributes:
+        name: Name of the network.
+        num_classes: K.
+        in_channels: C.
+        image_size: Size of the square input, pixels.
+        features: Name of the layer whose output describes an image: fc7 with its ReLU in AlexNet.
+        initial: Layer name -> its :data:`Initializer`.
+        towers: 1 or 2.
     """
 
     def __init__(
@@ -126,7 +135,7 @@ class Network(nn.Sequential):
         in_channels: int,
         image_size: int,
         features: str,
-        initial: Mapping[str, Start],
+        initial: Mapping[str, Initializer],
         towers: int = 1,
     ) -> None:
         super().__init__(OrderedDict(layers))
@@ -135,35 +144,35 @@ class Network(nn.Sequential):
         self.in_channels = in_channels
         self.image_size = image_size
         self.features = features
-        self.initial: dict[str, Start] = dict(initial)
+        self.initial: dict[str, Initializer] = dict(initial)
         self.towers = towers
 
     def forward(self, input: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, K]: layer after layer, some together in one pass (:mod:`alexnet.models.fusion`)."""
-        if tracing.is_traced_or_compiled():  # a compiler sees itself what goes together
+        """[N, C, H, W] -> [N, K]: layer by layer, some fused into one pass (:mod:`alexnet.models.fusion`)."""
+        if tracing.is_traced_or_compiled():  # compilers fuse layers themselves
             return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
-        layers = list(self)  # a module that stands twice too
+        layers = list(self)  # a list, since a module may occur twice
         while layers:
             count, input = fusion.forward_fused(layers, input)
             del layers[:count]
         return input
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """``torch.jit.script`` calls this before it compiles a module's source."""
+        """``torch.jit.script`` calls this before it compiles a module."""
         raise ModelError(f"torch.jit.script cannot compile {self.name}", "", "use torch.jit.trace or torch.export")
 
     def outputs(self, input: Tensor) -> "OrderedDict[str, Tensor]":
         """The output of every layer by the layer's name, in order. Input [N, C, H, W]."""
-        result: OrderedDict[str, Tensor] = OrderedDict()
+        outputs: OrderedDict[str, Tensor] = OrderedDict()
         for name, layer in self.named_children():
-            if getattr(layer, "inplace", False):  # a ReLU that would overwrite the output found before it
+            if getattr(layer, "inplace", False):  # a ReLU would overwrite the output before it
                 input = input.clone()
             input = layer(input)
-            result[name] = input
-        return result
+            outputs[name] = input
+        return outputs
 
     def forward_to(self, input: Tensor, layer: str) -> Tensor:
-        """The output of the layer called ``layer``, and nothing computed beyond it. Raises :class:`ModelError`."""
+        """Compute the layers up to ``layer`` and return its output. Raises :class:`ModelError` for an unknown layer."""
         names = [name for name, _ in self.named_children()]
         if layer not in names:
             raise ModelError(f"layer {layer!r} is not in {self.name}", f"one of {', '.join(names)}")
@@ -172,13 +181,13 @@ class Network(nn.Sequential):
         return input
 
     def auxiliary_heads(self) -> list[AuxiliaryHead]:
-        """The auxiliary classifiers beside the chain."""
+        """The auxiliary classifiers."""
         return [layer for layer in self if isinstance(layer, AuxiliaryHead)]
 
     def initialize(self, generator: torch.Generator | None = None) -> "Network":
-        """Draw all weights anew from ``generator``, layer by layer, as ``initial`` says; returns itself."""
+        """Draw all weights from ``generator``, layer by layer, with the initializers of ``initial``; returns itself."""
         for name, layer in self.named_children():
-            if next(layer.parameters(), None) is not None:  # a learned layer without a start is a KeyError
+            if next(layer.parameters(), None) is not None:  # a learned layer without an initializer is a KeyError
                 with torch.no_grad():
                     self.initial[name].draw(layer, generator)
         return self
@@ -188,14 +197,14 @@ def nonfinite(tensors: Mapping[str, Tensor]) -> str:
     """The name of the first tensor with a value that is NaN or Inf in float32; empty if there is none."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.numel():
-            extremes = torch.stack(torch.aminmax(tensor.float()))  # NaN if one is; a tenth of isfinite's time
+            extremes = torch.stack(torch.aminmax(tensor.float()))  # NaN if any value is; ten times as fast as isfinite
             if not bool(extremes.isfinite().all()):
                 return name
     return ""
 
 
-def map_side(layers: Layers, size: int) -> int:
-    """Side of the maps that come out of ``layers`` for square images of ``size`` pixels; 0 if nothing is left."""
+def output_size(layers: Layers, size: int) -> int:
+    """Size of the feature maps after ``layers`` for square images of ``size`` pixels; 0 if the images are too small."""
     for _, layer in layers:
         window = getattr(layer, "window", None)
         if window is not None:
@@ -205,10 +214,10 @@ def map_side(layers: Layers, size: int) -> int:
     return size
 
 
-def usable_side(name: str, layers: Layers, image_size: int) -> int:
-    """:func:`map_side`, or a :class:`ModelError` that says the smallest image that leaves something."""
-    side = map_side(layers, image_size)
-    if side < 1:
-        smallest = next(size for size in itertools.count(1) if map_side(layers, size))
-        raise ModelError(f"image_size {image_size} is too small for {name}", f"at least {smallest} pixels")
-    return side
+def checked_output_size(name: str, layers: Layers, image_size: int) -> int:
+    """As :func:`output_size`. Raises :class:`ModelError` with the minimum size if the images are too small."""
+    size = output_size(layers, image_size)
+    if size < 1:
+        minimum = next(pixels for pixels in itertools.count(1) if output_size(layers, pixels))
+        raise ModelError(f"image_size {image_size} is too small for {name}", f"at least {minimum} pixels")
+    return size

@@ -1,9 +1,9 @@
-"""The network of "One weird trick for parallelizing convolutional neural networks" (Krizhevsky 2014), as torchvision
-has it: what most people load today as ``alexnet``.
+"""The network of "One weird trick for parallelizing convolutional neural networks" (Krizhevsky 2014) in torchvision's
+version, which most people load today as ``alexnet``.
 
-One tower, 64-192-384-256-256 maps, no response normalization, dropout on the *inputs* of fc6 and fc7, 61,100,840
-parameters. Its state dict has torchvision's keys, ``features.0.weight`` to ``classifier.6.bias``, so that weights go
-either way; its layers have the names that all networks here have.
+One tower, 64-192-384-256-256 feature maps, no LRN, dropout on the *inputs* of fc6 and fc7, 61,100,840 parameters. Its
+state dict has torchvision's keys, ``features.0.weight`` to ``classifier.6.bias``, so that weights can be exchanged in
+both directions; its layers are named as in all networks here.
 """
 
 from typing import Any
@@ -11,21 +11,22 @@ from typing import Any
 from torch import nn
 
 from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool
-from alexnet.models.network import Layers, Network, RootFanInInit, usable_side
+from alexnet.models.network import Layers, Network, RootFanInInit, checked_output_size
 
-SIDE = 6  # what fc6 was built for, whatever the image's size
+POOLED_SIZE = 6  # size of fc6's feature maps for every image size
 
 
 def alexnet_owt(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> Network:
-    """torchvision's ``alexnet``: images from 63 pixels; maps are averaged to 6×6 before fc6."""
-    maps = _convolutional_layers(in_channels)
-    usable_side("alexnet_owt", maps, image_size)
-    rest = _fully_connected_layers(num_classes)
-    keys = {name: f"features.{index}" for index, (name, _) in enumerate(maps)}
-    keys |= {name: f"classifier.{index}" for index, (name, _) in enumerate(rest)}
-    layers = [*maps, ("avgpool", AdaptiveAveragePool(SIDE)), ("flatten", Flatten(SIDE)), *rest]
+    """torchvision's ``alexnet`` for images from 63 pixels; feature maps are averaged to 6×6 before fc6."""
+    convolutional = _convolutional_layers(in_channels)
+    checked_output_size("alexnet_owt", convolutional, image_size)
+    fully_connected = _fully_connected_layers(num_classes)
+    prefixes = {name: f"features.{index}" for index, (name, _) in enumerate(convolutional)}
+    prefixes |= {name: f"classifier.{index}" for index, (name, _) in enumerate(fully_connected)}
+    pool = [("avgpool", AdaptiveAveragePool(POOLED_SIZE)), ("flatten", Flatten(POOLED_SIZE))]
+    layers = [*convolutional, *pool, *fully_connected]
     learned = [name for name, layer in layers if next(layer.parameters(), None) is not None]
-    return _Keyed(
+    network = _NetworkWithKeys(
         "alexnet_owt",
         layers,
         num_classes=num_classes,
@@ -33,7 +34,9 @@ def alexnet_owt(num_classes: int = 1000, in_channels: int = 3, image_size: int =
         image_size=image_size,
         features="relu7",
         initial=dict.fromkeys(learned, RootFanInInit()),
-    ).use_keys({name: keys[name] for name in learned})
+    )
+    network.set_keys({name: prefixes[name] for name in learned})
+    return network
 
 
 def _convolutional_layers(in_channels: int) -> Layers:
@@ -59,7 +62,7 @@ def _fully_connected_layers(num_classes: int) -> Layers:
     """torchvision's ``classifier``, in its order."""
     return [
         ("drop6", Dropout(0.5)),
-        ("fc6", nn.Linear(256 * SIDE * SIDE, 4096)),
+        ("fc6", nn.Linear(256 * POOLED_SIZE**2, 4096)),
         ("relu6", nn.ReLU(inplace=True)),
         ("drop7", Dropout(0.5)),
         ("fc7", nn.Linear(4096, 4096)),
@@ -69,10 +72,10 @@ def _fully_connected_layers(num_classes: int) -> Layers:
 
 
 class AdaptiveAveragePool(nn.AdaptiveAvgPool2d):
-    """``side``×``side`` means of maps of any size: [N, C, H, W] -> [N, C, side, side].
+    """``side``×``side`` means of feature maps of any size: [N, C, H, W] -> [N, C, side, side].
 
-    The i-th mean of a column covers its pixels from ⌊i·H / side⌋ up to ⌈(i + 1)·H / side⌉. Maps smaller than ``side``
-    repeat pixels; maps of ``side`` pixels pass unchanged.
+    The i-th mean of a column covers its pixels from ⌊i·H / side⌋ to ⌈(i + 1)·H / side⌉. Feature maps smaller than
+    ``side`` repeat pixels; feature maps of ``side`` pixels are unchanged.
     """
 
     def __init__(self, side: int) -> None:
@@ -80,32 +83,35 @@ class AdaptiveAveragePool(nn.AdaptiveAvgPool2d):
         self.side = side
 
 
-class _Keyed(Network):
-    """A network whose state dict goes by another library's keys; its layers and parameters keep their names."""
+class _NetworkWithKeys(Network):
+    """A network whose state dict has another library's keys. Its layers and parameters keep their names.
 
-    keys: dict[str, str]  # parameter -> its key: conv1.weight -> features.0.weight
+    Attributes:
+        keys: Parameter name -> its key: ``conv1.weight`` -> ``features.0.weight``.
+    """
 
-    def use_keys(self, prefixes: dict[str, str]) -> "_Keyed":
-        """``prefixes``: layer -> what its keys begin with, for every learned layer. Returns itself."""
+    keys: dict[str, str]
+
+    def set_keys(self, prefixes: dict[str, str]) -> None:
+        """Use the keys that begin with ``prefixes`` (layer name -> prefix) for the learned layers."""
         self.keys = {f"{name}.{kind}": f"{key}.{kind}" for name, key in prefixes.items() for kind in ("weight", "bias")}
-        self.register_state_dict_post_hook(_give_keys)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_take_keys)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_post_hook(_name_missing)  # type: ignore[no-untyped-call]
-        return self
+        self.register_state_dict_post_hook(_names_to_keys)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_keys_to_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_report_keys)  # type: ignore[no-untyped-call]
 
 
-def _give_keys(network: _Keyed, state: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
-    for name, key in network.keys.items():  # each in turn, so that their order stays
+def _names_to_keys(network: _NetworkWithKeys, state: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
+    for name, key in network.keys.items():  # in this order, so that the order of the entries stays
         state[prefix + key] = state.pop(prefix + name)
 
 
-def _take_keys(network: _Keyed, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _keys_to_names(network: _NetworkWithKeys, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for name, key in network.keys.items():
         if prefix + key in state:
             state[prefix + name] = state.pop(prefix + key)
 
 
-def _name_missing(network: _Keyed, incompatible: Any) -> None:
-    """Tell what is missing by the keys that the state dict should have had."""
+def _report_keys(network: _NetworkWithKeys, incompatible: Any) -> None:
+    """Report missing entries by their keys in the state dict."""
     missing: list[str] = incompatible.missing_keys
     missing[:] = [network.keys.get(name, name) for name in missing]

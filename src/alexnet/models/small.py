@@ -1,12 +1,13 @@
-"""The paper's networks for small images: eight layers scaled to CIFAR-10, and the four-layer net of its Figure 1.
+"""The paper's networks for small images: eight layers scaled to CIFAR-10, and the four-layer network of Figure 1.
 
-``alexnet_small`` is the plan of section 3 with a quarter of the maps and an eighth of the hidden units, for 24-pixel
-crops of 32-pixel images (Krizhevsky's CIFAR-10 nets cut the same). Its variants differ in one thing each, which is
-what a claim of the paper is about. At 24 pixels every pooling meets an even map, so that windows of 2 and of 3 pixels
-leave maps of the same side, as section 3.4 has it.
+``alexnet_small`` follows section 3 with a quarter of the feature maps and an eighth of the hidden units, for 24-pixel
+crops of 32-pixel images (as Krizhevsky's CIFAR-10 networks crop). Each variant differs from it in one thing, which is
+what a claim of the paper is about. At 24 pixels every pool has input of even size, so that windows of 2 and of 3 pixels
+give outputs of the same size, as in section 3.4.
 
-Weights are drawn from N(0, std²) with std = s·√(the paper's fan-in / this fan-in), s the 0.01 of section 5, and 0.03 in
-conv3 to conv5 as in the 2012 code: sums start as wide as in the big network. With 0.01 itself they would vanish.
+Weights are drawn from N(0, std²) with std = s·√(the paper's fan-in / this fan-in), where s is 0.01 (section 5), and
+0.03 in conv3 to conv5 as in the 2012 code. So activations start with the variance of the large network; with a std of
+0.01 they would vanish.
 """
 
 from collections.abc import Callable
@@ -15,13 +16,13 @@ from functools import partial
 from torch import nn
 
 from alexnet.models.layers import Convolution, Dropout, Flatten, LocalResponseNorm, MaxPool
-from alexnet.models.network import Network, NormalInit, usable_side
+from alexnet.models.network import Network, NormalInit, checked_output_size
 
-WIDTHS = (24, 64, 96, 96, 64)  # maps of conv1 to conv5: the paper's 96, 256, 384, 384, 256 by four
-HALF = (12, 32, 48, 48, 64)  # half of the kernels in each but the last, as in the paper's one-GPU net (3.2)
-EVEN = (20, 44, 72, 72, 64)  # one tower that multiplies and adds as often as the two do, within 1 %
-HIDDEN = 512  # units of fc6 and fc7: the paper's 4096 by eight
-FAN_INS = {  # of the paper's network, and the standard deviation that goes with it
+WIDTHS = (24, 64, 96, 96, 64)  # feature maps of conv1 to conv5: the paper's 96, 256, 384, 384, 256 divided by four
+HALF_WIDTHS = (12, 32, 48, 48, 64)  # half of the kernels in all but the last, as in the one-GPU network of section 3.2
+SINGLE_WIDTHS = (20, 44, 72, 72, 64)  # one tower with the multiply-adds of the two towers, within 1 %
+HIDDEN = 512  # units of fc6 and fc7: the paper's 4096 divided by eight
+PAPER_FAN_IN_STD = {  # fan-in of each layer of the paper's network, and its standard deviation
     "conv1": (363, 0.01),
     "conv2": (1200, 0.01),
     "conv3": (2304, 0.03),
@@ -31,8 +32,8 @@ FAN_INS = {  # of the paper's network, and the standard deviation that goes with
     "fc7": (4096, 0.01),
     "fc8": (4096, 0.01),
 }
-FIGURE1 = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc4": 0.01}  # standard deviations of layers-18pct.cfg
-POSITIVE = {"conv2", "conv4", "conv5", "fc6", "fc7"}  # whose biases are 1, to give ReLUs something to begin with (5)
+BIAS_ONE = {"conv2", "conv4", "conv5", "fc6", "fc7"}  # initial biases of 1 give the ReLUs positive inputs (section 5)
+FIGURE1_STD = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc4": 0.01}  # standard deviations of layers-18pct.cfg
 
 
 def alexnet_small(
@@ -47,32 +48,43 @@ def alexnet_small(
     overlap: bool = True,
     tanh: bool = False,
 ) -> Network:
-    """Eight learned layers for small images; each keyword leaves out one idea of the paper.
+    """Eight learned layers for small images.
 
-    ``towers`` 1 joins everything; without ``norm`` there is no response normalization; without ``overlap`` pooling
-    windows are 2×2 at stride 2; ``tanh`` replaces the ReLUs, and the biases of 1 that serve them by 0.
+    Args:
+        num_classes: Classes.
+        in_channels: 3 for color, 1 for gray.
+        image_size: Size of the square input, pixels.
+        name: Name of the network.
+        widths: Feature maps of conv1 to conv5.
+        towers: 2 as in the paper; 1 connects every kernel to all feature maps.
+        norm: Whether LRN follows conv1 and conv2 (section 3.3).
+        overlap: Whether pooling windows overlap (section 3.4): 3×3 at stride 2, else 2×2 at stride 2.
+        tanh: Whether tanh replaces every ReLU (section 3.1), and 0 the initial biases of 1.
     """
-    word, act = _nonlinearity(tanh)
+    activation_name, activation = _activation(tanh)
     pool = partial(MaxPool, 3 if overlap else 2, 2)
-    one, two, *rest = widths
     layers: list[tuple[str, nn.Module]] = []
-    for number, (maps, seen, groups) in enumerate([(one, in_channels, 1), (two, one, towers)], 1):
-        layers += [(f"conv{number}", Convolution(seen, maps, 5, padding=2, groups=groups)), (f"{word}{number}", act())]
+    channels = in_channels
+    for number, width, groups in ((1, widths[0], 1), (2, widths[1], towers)):
+        layers.append((f"conv{number}", Convolution(channels, width, 5, padding=2, groups=groups)))
+        layers.append((f"{activation_name}{number}", activation()))
         layers += [(f"norm{number}", LocalResponseNorm(towers))] if norm else []
-        layers += [(f"pool{number}", pool())]
-    seen, groups = two, 1  # conv3 sees both towers, conv4 and conv5 their own
-    for number, maps in enumerate(rest, 3):
-        layers += [(f"conv{number}", Convolution(seen, maps, 3, padding=1, groups=groups)), (f"{word}{number}", act())]
-        seen, groups = maps, towers
+        layers.append((f"pool{number}", pool()))
+        channels = width
+    # conv3 reads the feature maps of both towers, conv4 and conv5 those of their own tower
+    for number, width, groups in ((3, widths[2], 1), (4, widths[3], towers), (5, widths[4], towers)):
+        layers.append((f"conv{number}", Convolution(channels, width, 3, padding=1, groups=groups)))
+        layers.append((f"{activation_name}{number}", activation()))
+        channels = width
     layers.append(("pool5", pool()))
-    side = usable_side(name, layers, image_size)  # 3 for 24 pixels
+    size = checked_output_size(name, layers, image_size)  # 3 for 24 pixels
     layers += [
-        ("flatten", Flatten(side)),
-        ("fc6", nn.Linear(seen * side * side, HIDDEN)),
-        (f"{word}6", act()),
+        ("flatten", Flatten(size)),
+        ("fc6", nn.Linear(channels * size * size, HIDDEN)),
+        (f"{activation_name}6", activation()),
         ("drop6", Dropout(0.5)),
         ("fc7", nn.Linear(HIDDEN, HIDDEN)),
-        (f"{word}7", act()),
+        (f"{activation_name}7", activation()),
         ("drop7", Dropout(0.5)),
         ("fc8", nn.Linear(HIDDEN, num_classes)),
     ]
@@ -82,24 +94,24 @@ def alexnet_small(
         num_classes=num_classes,
         in_channels=in_channels,
         image_size=image_size,
-        features=f"{word}7",
+        features=f"{activation_name}7",
         initial=_initial(layers, tanh),
         towers=towers,
     )
 
 
-def _nonlinearity(tanh: bool) -> tuple[str, Callable[[], nn.Module]]:
+def _activation(tanh: bool) -> tuple[str, Callable[[], nn.Module]]:
     return ("tanh", nn.Tanh) if tanh else ("relu", partial(nn.ReLU, inplace=True))
 
 
 def _initial(layers: list[tuple[str, nn.Module]], tanh: bool) -> dict[str, NormalInit]:
-    results = {}
+    initial = {}
     for name, layer in layers:
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            fan_in, std = FAN_INS[name]
+            fan_in, std = PAPER_FAN_IN_STD[name]
             scaled = std * (fan_in / layer.weight[0].numel()) ** 0.5
-            results[name] = NormalInit(scaled, float(name in POSITIVE and not tanh))
-    return results
+            initial[name] = NormalInit(scaled, float(name in BIAS_ONE and not tanh))
+    return initial
 
 
 def figure1(
@@ -111,24 +123,32 @@ def figure1(
     tanh: bool = False,
     wide: bool = False,
 ) -> Network:
-    """A four-layer convolutional net for CIFAR-10, with ReLUs or tanh and nothing else different.
+    """The four-layer convolutional network of Figure 1 for CIFAR-10, with ReLU or tanh.
 
-    Figure 1 of the paper gives neither sizes nor initial weights. These are of Krizhevsky's own four-layer CIFAR-10 net
-    (``layers-18pct.cfg``), without its norms, with max pooling throughout: its averages would be another
-    nonlinearity's business. Expects gray levels minus the mean. ``wide`` draws the weights from N(0, 1/fan-in), which
-    LeCun et al. (1998) found best *for tanh*, and expects inputs divided by 64 (recipe: ``divide``).
+    Figure 1 gives neither sizes nor initial weights. They are those of Krizhevsky's own four-layer CIFAR-10 network
+    (``layers-18pct.cfg``), without its norms, and with max pooling throughout, since its average pools would be a
+    second nonlinearity. It expects gray levels minus the mean.
+
+    Args:
+        num_classes: Classes.
+        in_channels: 3 for color, 1 for gray.
+        image_size: Size of the square input, pixels.
+        name: Name of the network.
+        tanh: Whether tanh replaces every ReLU.
+        wide: Whether weights are drawn from N(0, 1/fan-in), which LeCun et al. (1998) found best *for tanh*. The
+            network then expects inputs divided by 64 (recipe: ``divide``).
     """
-    word, act = _nonlinearity(tanh)
+    activation_name, activation = _activation(tanh)
     layers: list[tuple[str, nn.Module]] = []
-    seen = in_channels
-    for number, maps in enumerate((32, 32, 64), 1):
-        layers += [(f"conv{number}", Convolution(seen, maps, 5, padding=2))]
-        layers += [(f"{word}{number}", act()), (f"pool{number}", MaxPool(3, 2))]
-        seen = maps
-    side = usable_side(name, layers, image_size)  # 4 for 32 pixels
-    layers += [("flatten", Flatten(side)), ("fc4", nn.Linear(seen * side * side, num_classes))]
-    learned = [(name, layer) for name, layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
-    spread = {name: layer.weight[0].numel() ** -0.5 if wide else FIGURE1[name] for name, layer in learned}
+    channels = in_channels
+    for number, width in enumerate((32, 32, 64), 1):
+        layers.append((f"conv{number}", Convolution(channels, width, 5, padding=2)))
+        layers += [(f"{activation_name}{number}", activation()), (f"pool{number}", MaxPool(3, 2))]
+        channels = width
+    size = checked_output_size(name, layers, image_size)  # 4 for 32 pixels
+    layers += [("flatten", Flatten(size)), ("fc4", nn.Linear(channels * size * size, num_classes))]
+    learned = [(key, layer) for key, layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
+    std = {key: layer.weight[0].numel() ** -0.5 if wide else FIGURE1_STD[key] for key, layer in learned}
     return Network(
         name,
         layers,
@@ -136,48 +156,5 @@ def figure1(
         in_channels=in_channels,
         image_size=image_size,
         features="flatten",
-        initial={name: NormalInit(std) for name, std in spread.items()},
+        initial={key: NormalInit(value) for key, value in std.items()},
     )
-
-
-def _small(name: str, **change: object) -> Callable[..., Network]:
-    return partial(alexnet_small, name=name, **change)  # type: ignore[arg-type]
-
-
-_ABOUT = "alexnet_small"
-MODELS: dict[str, tuple[Callable[..., Network], str]] = {
-    "alexnet_small": (
-        alexnet_small,
-        "the paper's eight layers and two towers scaled to 32-pixel images, for `alexnet study claims`",
-    ),
-    "alexnet_small_half": (
-        _small("alexnet_small_half", widths=HALF, towers=1),
-        f"{_ABOUT} as one tower with half of the kernels, as the paper's one-GPU net (section 3.2)",
-    ),
-    "alexnet_small_no_norm": (
-        _small("alexnet_small_no_norm", norm=False),
-        f"{_ABOUT} without response normalization (section 3.3)",
-    ),
-    "alexnet_small_no_overlap": (
-        _small("alexnet_small_no_overlap", overlap=False),
-        f"{_ABOUT} with pooling that does not overlap (section 3.4)",
-    ),
-    "alexnet_small_single": (
-        _small("alexnet_small_single", widths=EVEN, towers=1),
-        f"{_ABOUT} as one tower of the same cost",
-    ),
-    "alexnet_small_tanh": (_small("alexnet_small_tanh", tanh=True), f"{_ABOUT} with tanh in place of ReLU (3.1)"),
-    "figure1_relu": (figure1, "a four-layer net for CIFAR-10 as in the paper's Figure 1, with ReLUs"),
-    "figure1_tanh": (
-        partial(figure1, name="figure1_tanh", tanh=True),
-        "the same four-layer net with tanh, for the paper's Figure 1",
-    ),
-    "figure1_relu_wide": (
-        partial(figure1, name="figure1_relu_wide", wide=True),
-        "figure1_relu started from N(0, 1/fan-in)",
-    ),
-    "figure1_tanh_wide": (
-        partial(figure1, name="figure1_tanh_wide", tanh=True, wide=True),
-        "figure1_tanh started from N(0, 1/fan-in)",
-    ),
-}

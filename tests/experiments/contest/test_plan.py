@@ -9,7 +9,7 @@ from alexnet.errors import AlexNetError, RecipeError
 from alexnet.experiments import plan as material
 from alexnet.experiments.contest import plan
 from alexnet.experiments.contest.plan import ENTRANTS, PUBLISHED, USUAL, Config, chosen
-from alexnet.models import list_models, list_peers
+from alexnet.models import list_models, list_torchvision_models
 
 pytest.importorskip("torchvision.models")
 
@@ -54,13 +54,13 @@ def test_contestants_differ_in_inputs_start_and_rate_alone(digits_material):
             recipe = made.recipe(contestant).to_dict()
             assert {name for name in recipe if recipe[name] != base[name]} <= allowed
             assert recipe["epochs"] == 3
-            assert contestant.model in [*list_models(), *list_peers()]
+            assert contestant.model in [*list_models(), *list_torchvision_models()]
 
 
 def test_everybody_is_known():
     assert set(USUAL) <= set(ENTRANTS) and set(PUBLISHED) <= set(ENTRANTS)
     assert [contestant.name for contestant in chosen(("fisher", "alexnet"))] == ["fisher", "alexnet"]
-    assert set(list_peers()) <= set(ENTRANTS)
+    assert set(list_torchvision_models()) <= set(ENTRANTS)
 
 
 @pytest.mark.parametrize(

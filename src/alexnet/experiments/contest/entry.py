@@ -35,7 +35,7 @@ from alexnet.loader.loader import choose_device
 from alexnet.models import create_model
 from alexnet.models.network import AuxiliaryHead
 from alexnet.models.summary import FOREIGN, summarize
-from alexnet.models.torchvision_models import Peer
+from alexnet.models.torchvision_models import TorchvisionNetwork
 from alexnet.recipe import Recipe
 from alexnet.training import runtime
 from alexnet.training.finetune import PretrainedWeights
@@ -81,7 +81,7 @@ def weights_for(model: str, recipe: Recipe, store: Store) -> PretrainedWeights:
     """The published weights of ``model`` at the recipe's image size. Raises :class:`alexnet.errors.BundleError`."""
     value = torchvision_weights.of_network(TORCHVISION.get(model, model))
     network = create_model(model, num_classes=len(value.classes), image_size=recipe.image_size or None)
-    state = network.from_torchvision(value.state) if isinstance(network, Peer) else value.state
+    state = network.from_torchvision(value.state) if isinstance(network, TorchvisionNetwork) else value.state
     network.load_state_dict(state)
     statistics = Normalization(
         torch.tensor(value.mean),

@@ -12,7 +12,7 @@ from torch import nn
 
 from alexnet.models import create_model
 from alexnet.models.layers import Flatten
-from alexnet.models.network import Network, map_side
+from alexnet.models.network import Network, output_size
 from alexnet.models.summary import summarize
 from alexnet.recipe import Recipe
 from alexnet.training.distributed.sharding import Layout
@@ -64,7 +64,7 @@ def _meetings(network: Network, layout: Layout) -> dict[str, int]:
         if isinstance(layer, nn.Linear) and name != linear[-1]:
             results[name] = layer.in_features
         elif layout.name == "towers" and isinstance(layer, nn.Conv2d) and layer.groups == 1 and at:
-            results[name] = layer.in_channels * map_side(children[:at], network.image_size) ** 2
+            results[name] = layer.in_channels * output_size(children[:at], network.image_size) ** 2
     return results
 
 
