@@ -164,7 +164,7 @@ def test_inception_has_its_auxiliary_classifier_where_it_fits():
 def test_gray_images_are_refused():
     with pytest.raises(ModelError) as caught:
         create_model("resnet18", in_channels=1)
-    assert str(caught.value) == "in_channels 1 of resnet18; must be 3: torchvision's networks see color"
+    assert str(caught.value) == "in_channels 1 of resnet18; must be 3: torchvision's networks expect color images"
 
 
 def test_without_torchvision(monkeypatch):

@@ -97,7 +97,7 @@ def test_a_missing_library_is_told_before_anything_begins(digits_material, monke
     with pytest.raises(AlexNetError, match=r"Fisher vectors need OpenCV, .* pip install 'alexnet\[contest\]'"):
         plan.make(digits_material, "digits", Config())
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(AlexNetError, match="vgg11_bn needs torchvision, which can not be imported"):
+    with pytest.raises(AlexNetError, match="vgg11_bn needs torchvision, which cannot be imported"):
         plan.make(digits_material, "digits", Config(nets=("alexnet", "vgg11_bn")))
     plan.make(digits_material, "digits", Config(nets=("alexnet",)))  # which needs neither
 
