@@ -345,12 +345,14 @@ def test_the_card_says_how_sure_and_what_chose_what(bundle, tmp_path):
         "| 1.5000 | 36.6 to 63.4 % |",
         "- Images: 160 train, 50 test.",
         "- The weights are those of epoch 3",
-        "- Temperature 1.250, found on 40 validation images.",
+        "- Temperature 1.250, fitted on 40 validation images.",
         "- Seed 7;",
         "of 0.950 or more have at most 5 % error",
     ):
         assert line in card, line
     assert card.index("at most 5 %") < card.index("at most 10 %")
+    unscaled = dataclasses.replace(told, calibration=fitted | {"temperature": 1.0}).save(tmp_path / "unscaled")
+    assert "- No temperature improved calibration" in (unscaled / "README.md").read_text()
     bare = dataclasses.replace(bundle, metrics={}, data={}, recipe={}).save(tmp_path / "bare") / "README.md"
     assert "Temperature" not in bare.read_text() and "Images:" not in bare.read_text()
 

@@ -16,6 +16,7 @@ from alexnet import api, cli
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.decode import encode_png
 from alexnet.errors import BundleError, DataError
+from alexnet.evaluation.calibration import Calibration
 from alexnet.export.classifier import Classifier
 from alexnet.export.export_module import ExportModule
 
@@ -72,6 +73,31 @@ def test_calibrated_probabilities_leave_everywhere_alike(run, digits):
     plain = Classifier(dataclasses.replace(bundle, calibration={})).probabilities(images, crops=10)
     assert np.array_equal(ten.argmax(1), plain.argmax(1))
     assert ten == pytest.approx(softmax(np.log(plain.astype(np.float64)) / bundle.temperature, 1), abs=1e-5)
+
+
+def test_a_temperature_that_hurts_or_that_is_not_applied_is_reported(run, capsys, monkeypatch):
+    """In ``evaluate --details``, in the report's texts, and by ``--calibrate``."""
+    from alexnet.report import facts
+    from alexnet.report.report import _calibration
+
+    bundle = Bundle.load(run / "bundle")
+    samples = [dataclasses.replace(s, probabilities=[0.1] * 10) for s in bundle.reference_samples]
+    calibration = dict(bundle.calibration) | {"temperature": 900.0}  # all classes become equally likely
+    dataclasses.replace(bundle, calibration=calibration, reference_samples=samples).save(run / "bundle")
+    warning = "The temperature 900.000 improved calibration on the validation split, but makes it worse on these images"
+    assert cli.run(["evaluate", str(run), "--details", "--device", "cpu"]) == 0
+    assert warning in capsys.readouterr().out
+    details = api.evaluate_detailed(run, device="cpu")
+    assert warning in _calibration(details)["reliability"]
+    assert any("The temperature 900.000 was fitted on 40" in line for line in facts.choices(details.provenance))
+
+    unscaled = Calibration(1.0, "validation", 40, 0.05, 0.05)
+    monkeypatch.setattr(api, "calibrate", lambda *args, **kwargs: unscaled)
+    assert cli.run(["evaluate", str(run), "--calibrate", "--device", "cpu"]) == 0
+    assert "No temperature improved calibration on the validation split: none is applied." in capsys.readouterr().err
+    provenance = dataclasses.replace(details.provenance, temperature=1.0)
+    assert "no temperature improved calibration" in provenance.lines()[0]
+    assert any("No temperature improved calibration" in line for line in facts.choices(provenance))
 
 
 def test_loss_and_ranks_of_evaluate_stay_the_networks(run, digits):

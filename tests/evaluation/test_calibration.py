@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from alexnet.evaluation.calibration import calibrate, ece, fit_temperature, probabilities, reliability
+from alexnet.evaluation.calibration import (
+    calibrate,
+    ece,
+    fit_temperature,
+    probabilities,
+    reliability,
+    temperature_warning,
+)
+from alexnet.evaluation.detailed import detailed_scores
+from alexnet.evaluation.evaluate import SplitPredictions
 
 
 def drawn(temperature, count=3000, classes=5, seed=0):
@@ -128,3 +137,18 @@ def test_a_temperature_that_makes_calibration_worse_is_not_applied():
         assert made.ece_after <= made.ece_before
         worse += made.temperature == 1.0
     assert 0 < worse < 40
+
+
+def test_a_temperature_that_makes_calibration_worse_on_other_images_is_reported():
+    """Fitted on overconfident images, applied to images whose probabilities are right as they are."""
+    temperature = calibrate(*drawn(2.5, 1000, seed=1)).temperature
+    logs, labels = drawn(1.0, 1000, seed=2)
+    logs = np.log(probabilities(logs)).astype(np.float32)
+    classes = [str(k) for k in range(logs.shape[1])]
+    details = detailed_scores(SplitPredictions("test", 1, labels, logs), classes, temperature, [])
+    before, after = (reliability(probabilities(logs, t), labels).ece for t in (1.0, temperature))
+    assert after > before + 0.05
+    assert f"{100 * before:.1f} % without it and {100 * after:.1f} % with it" in details.temperature_warning
+    helped = detailed_scores(SplitPredictions("test", 1, *reversed(drawn(2.5, 1000, seed=3))), classes, temperature, [])
+    assert helped.temperature_warning == ""
+    assert temperature_warning(1.0, details.calibrated, details.uncalibrated) == ""

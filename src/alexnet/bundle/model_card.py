@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alexnet.errors import printable
+from alexnet.evaluation.calibration import NO_TEMPERATURE
 from alexnet.models.network import Network
 
 
@@ -77,7 +78,8 @@ def _chosen(data: Mapping[str, Any], recipe: Mapping[str, Any], calibration: Map
         lines.append(f"Compressed ({about['method']}): {left}; {about['chosen_by']}.")
     if calibration:
         value = f"{calibration.get('count', 0):,} {calibration.get('fitted_on', 'validation')} images"
-        lines.append(f"Temperature {float(calibration.get('temperature', 1)):.3f}, found on {value}.")
+        temperature = float(calibration.get("temperature", 1))
+        lines.append(NO_TEMPERATURE if temperature == 1.0 else f"Temperature {temperature:.3f}, fitted on {value}.")
         for target, threshold in sorted(calibration.get("thresholds", {}).items(), key=lambda pair: float(pair[0])):
             share = f"{100 * float(target):g} %"
             lines.append(

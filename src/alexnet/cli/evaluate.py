@@ -104,10 +104,13 @@ def _detailed(args: EvaluateArguments) -> int:
     options = replace(options, include_training_images=args.include_training_images)
     asked = api.EvaluationOptions(args.slices, args.ood_dir, args.confidence_threshold, args.target_risk)
     if args.calibrate:
+        from alexnet.evaluation.calibration import NO_TEMPERATURE
+
         made = api.calibrate(args.runs[0], args.data, device=args.device, options=options)
         output.log(
             f"calibrated: temperature {made.temperature:.3f} by {made.count} validation images, "
             f"ECE {_percent(made.ece_before)} -> {_percent(made.ece_after)}; written into the bundle"
+            + (f". {NO_TEMPERATURE}" if made.temperature == 1.0 else "")
         )
     result = api.evaluate_detailed(
         args.runs[0], args.data, asked, split=args.split, crops=args.crops, device=args.device, options=options
@@ -204,6 +207,8 @@ def _calibration(results: "EvaluationDetails") -> None:
     if fitted:
         rows.append(_reliability(f"as answered (temperature {results.provenance.temperature:.3f})", after))
     output.table("Calibration: how sure is how often right?", columns, rows)
+    if results.temperature_warning:
+        print(f"{results.temperature_warning}\n")
     bins = [
         (
             f"{100 * one.low:.0f} to {100 * one.high:.0f} %",

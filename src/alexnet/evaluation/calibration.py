@@ -198,6 +198,19 @@ class Calibration:
         return vars(self) | {"thresholds": dict(self.thresholds)}
 
 
+NO_TEMPERATURE = "No temperature improved calibration on the validation split: none is applied."
+
+
+def temperature_warning(temperature: float, before: Reliability, after: Reliability) -> str:
+    """A sentence where the temperature, fitted on the validation split, makes the ECE of these images worse; or ""."""
+    if temperature == 1.0 or after.ece <= before.ece:
+        return ""
+    return (
+        f"The temperature {temperature:.3f} improved calibration on the validation split, but makes it worse on these "
+        f"images: their ECE is {100 * before.ece:.1f} % without it and {100 * after.ece:.1f} % with it."
+    )
+
+
 def probabilities(log_probabilities: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:
     """Logs of probabilities (or logits) [N, K] -> calibrated probabilities, float64 [N, K]."""
     scaled = log_probabilities.astype(np.float64) / temperature

@@ -18,6 +18,7 @@ from alexnet.evaluation.calibration import (
     probabilities,
     reliability,
     risk_coverage,
+    temperature_warning,
 )
 from alexnet.evaluation.evaluate import SplitPredictions
 from alexnet.evaluation.intervals import Estimate, proportion_ci
@@ -56,6 +57,7 @@ class DetailedScores:
         classes: Recall, precision, F1 and AUROC of each class, and their means.
         uncalibrated: Reliability of the network's own probabilities.
         calibrated: Reliability of the probabilities after the bundle's temperature.
+        temperature: The divisor of the logits; 1 where none is applied.
         curve: Error against coverage.
         thresholds: The effect of each threshold.
         confidence: The calibrated probability of each top-1 prediction: [N].
@@ -70,6 +72,7 @@ class DetailedScores:
     classes: PerClass
     uncalibrated: Reliability
     calibrated: Reliability
+    temperature: float
     curve: RiskCoverage
     thresholds: tuple[ThresholdResult, ...]
     confidence: NDArray[np.float32]
@@ -78,6 +81,11 @@ class DetailedScores:
     groups: int
     slices: tuple[Slice, ...] = ()
     ood: tuple[str, ...] = ()
+
+    @property
+    def temperature_warning(self) -> str:
+        """A sentence where the temperature makes calibration worse on these images; else empty."""
+        return temperature_warning(self.temperature, self.uncalibrated, self.calibrated)
 
     def confusions(self, count: int = 8) -> list[tuple[int, int, int]]:
         """The ``count`` most frequent confusions: (true class, predicted class, images)."""
@@ -137,6 +145,7 @@ def detailed_scores(
         classes=per_class(predictions, tuple(classes), temperature=temperature),
         uncalibrated=reliability(uncalibrated, predictions.labels, groups=predictions.groups),
         calibrated=reliability(calibrated, predictions.labels, groups=predictions.groups),
+        temperature=temperature,
         curve=risk_coverage(confidence, correct),
         thresholds=tuple(
             ThresholdResult(

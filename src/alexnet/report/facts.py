@@ -18,6 +18,7 @@ from alexnet.data.store import Store, recorded
 from alexnet.doctor.findings import Report as Diagnosis
 from alexnet.doctor.images import Phases
 from alexnet.errors import AlexNetError, DataError, counted
+from alexnet.evaluation.calibration import NO_TEMPERATURE
 from alexnet.formatting import duration
 from alexnet.recipe import Recipe
 from alexnet.training.logger import read_events, read_rows
@@ -133,7 +134,10 @@ def choices(provenance: Provenance) -> list[str]:
             f", and so were the thresholds for an error of {targets}" if targets else "; too few for thresholds"
         )
         images = f"{provenance.count:,} {provenance.temperature_by} images"
-        lines.append(f"The temperature {provenance.temperature:.3f} was fitted on {images}{thresholds}.")
+        if provenance.temperature == 1.0:
+            lines.append(f"{NO_TEMPERATURE} The split has {images}{thresholds}.")
+        else:
+            lines.append(f"The temperature {provenance.temperature:.3f} was fitted on {images}{thresholds}.")
     else:
         lines.append("Probabilities are uncalibrated: no temperature was fitted, and there are no thresholds.")
     lines.append("Nothing was chosen by the test images.")

@@ -171,6 +171,7 @@ def _calibration(details: DetailedScores) -> dict[str, Any]:
         f"Expected calibration error (ECE): {100 * result.ece:.1f} points; perfectly calibrated probabilities would "
         f"show {100 * result.ece_by_chance:.1f} on this many images. Brier score: {result.brier:.3f}."
     )
+    text += f" {details.temperature_warning}" if details.temperature_warning else ""
     rows = []
     for coverage in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3):
         threshold, risk = details.curve.at(coverage)

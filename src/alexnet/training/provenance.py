@@ -12,6 +12,7 @@ from typing import Any
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.bundle.integrity import read_config
 from alexnet.data.store import Store
+from alexnet.evaluation.calibration import NO_TEMPERATURE
 from alexnet.training.logger import TESTED, append_event, damage, read_events
 
 
@@ -48,7 +49,7 @@ class Provenance:
             targets = f"thresholds for {', '.join(f'{100 * float(t):g} %' for t in self.thresholds)}"
             fitted = f"temperature {self.temperature:.3f} and {targets if self.thresholds else 'no thresholds'} by "
             fitted += f"{self.count} {self.temperature_by} images"
-            fitted += " (no temperature improved calibration: none is applied)" if self.temperature == 1.0 else ""
+            fitted += f" ({NO_TEMPERATURE[0].lower()}{NO_TEMPERATURE[1:-1]})" if self.temperature == 1.0 else ""
         lines = [f"chosen     {self.epoch}; {fitted}; nothing by the test split"]
         if self.tested is not None:
             times = "once" if self.tested == 1 else f"{self.tested} times"
