@@ -87,6 +87,7 @@ DOORS = {
     "starlette": ["serve/"],
     "pydantic": ["serve/"],
     "h11": ["serve/"],
+    "httpx": ["export/client.py"],
     "prometheus_client": ["serve/"],
 }
 

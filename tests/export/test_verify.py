@@ -171,7 +171,7 @@ def test_a_server_that_is_right(cifar, saved_bundle, onnx_file):
         assert (found.kind, found.images) == ("server", 6)
         assert verify(double.url, onnx_file, key="secret").max_abs_diff <= 2e-4
         assert "/v1/model" in double.asked and "/v1/predict?top=10" in double.asked
-        assert "answers 401: it wants a key; give --key-file" in failure(double.url)
+        assert "returns 401: it requires a key; give --key-file" in failure(double.url)
     with Double(cifar, reference=False) as double:
         assert "has no reference images" in failure(double.url)
         assert verify(double.url, saved_bundle).images == 6
@@ -208,19 +208,19 @@ def test_a_server_that_names_its_classes_otherwise(cifar, saved_bundle):
 @pytest.mark.parametrize(
     ("odd", "text"),
     [
-        ("<html>", "/v1/model answers no JSON"),
-        ("[]", "/v1/model answers no JSON object; must be an alexnet server; check the address"),
+        ("<html>", "/v1/model returns no JSON"),
+        ("[]", "/v1/model returns no JSON object; must be an alexnet server; check the address"),
         ('{"classes": []}', "/v1/model names no classes"),
         (
             '{"classes": ["a", "b"], "reference_samples": [{"name": 1}]}',
-            "has a reference sample that is none: Expected `str`",
+            "has an invalid reference sample: Expected `str`",
         ),
         (
             '{"classes": ["a", "b"], "reference_samples": [{"name": "x", "png": "", "probabilities": [1]}]}',
             "1 probabilities of 2",
         ),
         ('{"classes": ["a", "b\\u001b"]}', "/v1/model names no classes"),
-        ("[" * 200_000 + "]" * 200_000, "/v1/model answers no JSON"),
+        ("[" * 200_000 + "]" * 200_000, "/v1/model returns no JSON"),
         ('{"classes": ["a", "b"]}', "other classes"),
     ],
 )
@@ -230,10 +230,10 @@ def test_what_is_no_server_of_ours(cifar, saved_bundle, odd, text):
 
 
 def test_nobody_there(saved_bundle):
-    assert "does not answer: " in failure("http://127.0.0.1:9", saved_bundle)
-    for url in ("http://", "http://[", "https:///v1"):
-        assert "is no address of a server; must be http://HOST:PORT" in failure(url, saved_bundle)
-    assert "does not answer: " in failure("http://127.0.0.1:123456", saved_bundle)
+    assert "does not respond: " in failure("http://127.0.0.1:9", saved_bundle)
+    for url in ("http://", "http://[", "https:///v1", "http://127.0.0.1:123456"):
+        assert "is not the URL of a server; must be http://HOST:PORT" in failure(url, saved_bundle)
+    assert "not ASCII" in failure("http://127.0.0.1:9", saved_bundle, key="ключ")
     assert "there is no nowhere" in failure("nowhere")
     assert "there is no file nowhere.onnx" in failure("nowhere.onnx")
 

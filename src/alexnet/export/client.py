@@ -1,16 +1,14 @@
-"""A running server that answers: the client side of ``POST /v1/predict`` (docs/export.md gives the JSON).
+"""HTTP client of a running server: predicts with ``POST /v1/predict`` (docs/serving.md describes the JSON).
 
-One connection a request, no redirects, no proxies: what answers is what was named.
+It follows no redirects and uses no proxies, so that the server at the given URL is the one that responds.
 """
 
-import http.client
-import secrets
-import socket
 import ssl
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,93 +18,103 @@ from alexnet.export.manifest import ReferenceEntry
 from alexnet.export.prediction import ImageInput, named
 from alexnet.schema import ReferenceSample, check, class_fault, parse_json
 
-SECONDS = 30.0  # to connect, and for each part of an answer
-MOST_BYTES = 64_000_000  # of an answer
+TIMEOUT = 30.0  # seconds to connect, and for each part of a response
+MAX_BYTES = 64_000_000  # of a response
 
 
 class Client:
-    """A server at ``url``; ``key`` goes along as a bearer token. ``classes`` are those that it reports, in order."""
+    """A server at ``url``.
+
+    Args:
+        url: ``http://HOST:PORT`` or ``https://…``, with a path prefix if the server is behind a proxy.
+        key: API key, sent as a bearer token.
+
+    Attributes:
+        classes: The class names that the server reports, in the order of its probabilities.
+
+    Raises:
+        BundleError: The URL is invalid, or no alexnet server responds there.
+    """
 
     def __init__(self, url: str, key: str = "") -> None:
-        self.url, self.key = url.rstrip("/"), key
-        try:
-            self.host = urlsplit(self.url).hostname or ""
-        except ValueError:
-            self.host = ""
-        if not self.host:
-            raise BundleError(f"{url!r} is no address of a server", "http://HOST:PORT")
-        self.about = self._ask("GET", "/v1/model")
-        names = self.about.get("classes")
+        self.url = url.rstrip("/")
+        if not _has_host(self.url):
+            raise BundleError(f"{url!r} is not the URL of a server", "http://HOST:PORT")
+        if not key.isascii():
+            raise BundleError("the API key has characters that are not ASCII", "", "give --key-file")
+        headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self._http = httpx.Client(
+            headers=headers,
+            timeout=TIMEOUT,
+            trust_env=False,
+            verify=ssl.create_default_context() if self.url.startswith("https:") else False,  # the system's CAs
+            limits=httpx.Limits(max_keepalive_connections=0),  # no socket is left open
+        )
+        self.metadata = self._request("GET", "/v1/model")
+        names = self.metadata.get("classes")
         if not isinstance(names, list) or class_fault(names):
-            raise self._strange("/v1/model", "names no classes")
+            raise self._unexpected("/v1/model", "names no classes")
         self.classes: tuple[str, ...] = tuple(names)
 
     def reference_samples(self) -> list[ReferenceSample]:
-        """The reference images that the server offers for checking; none if it offers none."""
+        """The reference samples that the server shares; empty if it shares none."""
         try:
-            entries = check(self.about.get("reference_samples") or [], list[ReferenceEntry])
+            entries = check(self.metadata.get("reference_samples") or [], list[ReferenceEntry])
             return [entry.decode(len(self.classes)) for entry in entries]
         except ValueError as error:
-            raise self._strange("/v1/model", f"has a reference sample that is none: {error}") from error
+            raise self._unexpected("/v1/model", f"has an invalid reference sample: {error}") from error
 
     def probabilities(self, images: ImageInput | Sequence[ImageInput]) -> NDArray[np.float32]:
         """Class probabilities of each image, in the order of ``classes``: float32 [N, K]."""
-        rows = [self._row(image, name) for name, image in named(images)]
+        rows = [self._scores(image, name) for name, image in named(images)]
         return np.array(rows, np.float32).reshape(len(rows), len(self.classes))
 
-    def _row(self, image: ImageInput, name: str) -> list[float]:
+    def _scores(self, image: ImageInput, name: str) -> list[float]:
         if isinstance(image, np.ndarray):
             image = decode.encode_png(image)
         data = image if isinstance(image, bytes) else decode.read(image)
-        boundary = secrets.token_hex(16)
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="image.png"\r\n'
-        body = head.encode() + b"Content-Type: image/png\r\n\r\n" + data + f"\r\n--{boundary}--\r\n".encode()
-        kind = f"multipart/form-data; boundary={boundary}"
-        answer = self._ask("POST", f"/v1/predict?top={len(self.classes)}", body, kind)
+        files = {"file": ("image.png", data, "image/png")}
+        response = self._request("POST", f"/v1/predict?top={len(self.classes)}", files=files)
         try:
-            scores = {entry["label"]: float(entry["score"]) for entry in answer["predictions"][0]["top_k"]}
-            return [scores[name] for name in self.classes]
+            scores = {entry["label"]: float(entry["score"]) for entry in response["predictions"][0]["top_k"]}
+            return [scores[label] for label in self.classes]
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise self._strange("/v1/predict", f"lacks {error} in the answer for {name}") from error
+            raise self._unexpected("/v1/predict", f"lacks {error} in the prediction for {name}") from error
 
-    def _ask(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> dict[str, Any]:
-        parts = urlsplit(self.url)
-        headers = {"Accept": "application/json"} | ({"Content-Type": kind} if kind else {})
-        headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
+    def _request(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
+        """The JSON object of a response. Raises :class:`BundleError`."""
         try:
-            host, port = self.host, parts.port
-            if parts.scheme == "https":
-                context = ssl.create_default_context()
-                connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                    host, port, timeout=SECONDS, context=context
-                )
-            else:
-                connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
-            try:
-                connection.request(method, parts.path.rstrip("/") + path, body, headers)
-                response = connection.getresponse()
-                status, text = response.status, response.read(MOST_BYTES + 1)
-            finally:
-                connection.close()
-        except (OSError, http.client.HTTPException, socket.gaierror, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise BundleError(f"{self.url} does not answer: {reason}", "a running server", "alexnet serve") from error
-        return self._read(path, status, text)
-
-    def _read(self, path: str, status: int, text: bytes) -> dict[str, Any]:
-        if status in (401, 403):
-            raise BundleError(f"{self.url} answers {status}: it wants a key", "", "give --key-file")
-        if status != 200 or len(text) > MOST_BYTES:
-            text_value = " ".join(text[:200].decode("utf-8", "replace").split())
-            raise self._strange(path, f"answers {status}: {text_value}" if status != 200 else "answers without end")
+            with self._http.stream(method, self.url + path, **kwargs) as response:
+                body = b""
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    if len(body) > MAX_BYTES:
+                        raise self._unexpected(path, f"sends more than {MAX_BYTES:,} bytes")
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise BundleError(f"{self.url} does not respond: {reason}", "a running server", "alexnet serve") from error
+        if response.status_code in (401, 403):
+            raise BundleError(f"{self.url} returns {response.status_code}: it requires a key", "", "give --key-file")
+        if response.status_code != 200:
+            text = " ".join(body[:200].decode("utf-8", "replace").split())
+            raise self._unexpected(path, f"returns {response.status_code}: {text}")
         try:
-            answer = parse_json(text)
+            value = parse_json(body)
         except ValueError as error:
-            raise self._strange(path, f"answers no JSON ({error})") from error
-        if not isinstance(answer, dict):
-            raise self._strange(path, "answers no JSON object")
-        return answer
+            raise self._unexpected(path, f"returns no JSON ({error})") from error
+        if not isinstance(value, dict):
+            raise self._unexpected(path, "returns no JSON object")
+        return value
 
-    def _strange(self, path: str, what: str) -> BundleError:
-        what = "".join(c if c.isprintable() else "?" for c in what)
-        return BundleError(f"{self.url}{path.partition('?')[0]} {what}", "an alexnet server", "check the address")
+    def _unexpected(self, path: str, problem: str) -> BundleError:
+        problem = "".join(c if c.isprintable() else "?" for c in problem)
+        return BundleError(f"{self.url}{path.partition('?')[0]} {problem}", "an alexnet server", "check the address")
+
+
+def _has_host(url: str) -> bool:
+    """Has ``url`` a host, and a valid port if any? httpx accepts ``http://[`` and port 123456."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port >= 0)
+    except ValueError:
+        return False

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from alexnet.data import decode
 from alexnet.data.remote import local_path
 from alexnet.errors import BundleError
-from alexnet.export.client import Client
 from alexnet.export.exported_model import ExportedModel
 from alexnet.export.manifest import FORMATS
 from alexnet.schema import ReferenceSample
@@ -77,6 +76,8 @@ def verify(target: str | Path, against: str | Path | None = None, key: str = "",
 
 def _open(target: str | Path, key: str, trust: bool) -> _Opened:
     if str(target).startswith(("http://", "https://")):
+        from alexnet.export.client import Client  # with httpx
+
         remote = Client(str(target), key)
         return _Opened("server", remote, remote.reference_samples(), None)
     path = local_path(target)
