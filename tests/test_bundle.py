@@ -92,11 +92,15 @@ def test_a_bundle_comes_back_bit_for_bit(bundle, saved):
 
 def test_a_mean_that_does_not_follow_and_a_divisor_a_channel_come_back(bundle, tmp_path):
     center = dataclasses.replace(
-        bundle.statistics, mean=torch.ones(32, 32, 3), divide=torch.tensor([50.0, 60.0, 70.0]), follows=False
+        bundle.statistics, mean=torch.ones(32, 32, 3), divide=torch.tensor([50.0, 60.0, 70.0]), mean_follows_crop=False
     )
     path = dataclasses.replace(bundle, statistics=center).save(tmp_path / "bundle")
     found = Bundle.load(path).statistics
-    assert (found.follows, found.divide.tolist(), found.mean.shape) == (False, [50.0, 60.0, 70.0], (32, 32, 3))
+    assert (found.mean_follows_crop, found.divide.tolist(), found.mean.shape) == (
+        False,
+        [50.0, 60.0, 70.0],
+        (32, 32, 3),
+    )
     said = json.loads((path / "config.json").read_text())["preprocessing"]
     assert (said["subtract"], said["divide"]) == ("center of the mean image", [50.0, 60.0, 70.0])
 

@@ -86,7 +86,7 @@ def test_a_trained_network_finds_a_wrong_label_and_is_evaluated_by_its_groups(di
     assert facts.train_command(about, result.recipe).endswith(r"--group-pattern '(\d\d)\d\.png'")
     told = []
     scores = api.evaluate(
-        tmp_path / "run", digits_folder, options=DataOptions(cache=tmp_path / "cache", say=told.append)
+        tmp_path / "run", digits_folder, options=DataOptions(cache=tmp_path / "cache", log=told.append)
     )
     assert scores.count == result.scores["test"].count < 120, "the same test split, by the recorded groups"
     assert scores.top1 == result.scores["test"].top1 and not any("all of it is the test" in line for line in told)

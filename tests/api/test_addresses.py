@@ -7,7 +7,7 @@ import pytest
 
 from alexnet import api
 from alexnet.cli import run as command
-from alexnet.data.cache import Cache, choose, chosen
+from alexnet.data.cache import Cache, default_cache, set_default_cache
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.errors import DataError, RecipeError
@@ -29,11 +29,11 @@ def both(tmp_path):
     few = dataclasses.replace(source, splits={"all": source.splits["all"][:120]}, fingerprint="first 120")
     how = {"encoding": "jpeg", "shard_bytes": 8 * 384, "mixed": True}
     local = prepare(few, tmp_path / "s", size=RECIPE.stored_size, fit=RECIPE.fit, **how)
-    system, before = fsspec.filesystem("memory"), chosen()
+    system, before = fsspec.filesystem("memory"), default_cache()
     system.put(str(local.path), "/trained", recursive=True)
-    choose(Cache(tmp_path / "cache", first_wait=0.01))
+    set_default_cache(Cache(tmp_path / "cache", first_wait=0.01))
     yield local, "memory://trained"
-    choose(before)
+    set_default_cache(before)
     system.rm("/trained", recursive=True)
 
 

@@ -189,7 +189,7 @@ def test_details_are_the_counts_of_the_same_predictions(run, digits, tmp_path):
     (tmp_path / "noise" / "broken.png").write_bytes(b"no image")
     asked = api.EvaluationOptions(ood_dir=tmp_path / "noise", confidence_threshold=0.7)
     told = []
-    found = api.evaluate_detailed(run, evaluation_options=asked, device="cpu", options=api.DataOptions(say=told.append))
+    found = api.evaluate_detailed(run, evaluation_options=asked, device="cpu", options=api.DataOptions(log=told.append))
     logs, labels = own_logs(run, digits, "test")
     rows = softmax(logs.astype(np.float64) / Bundle.load(run / "bundle").temperature, 1)
     given = rows.max(1) >= 0.7

@@ -103,9 +103,9 @@ def test_recorded_words_are_read_again_and_own_options_win(tmp_path):
         allow_truncated=True,
         layout=layout,
     )
-    assert DataOptions().completed(every.words(), tmp_path) == every
+    assert DataOptions().with_recorded(every.to_args(), tmp_path) == every
     pattern = DataOptions(group_pattern="(x)", exclude=tmp_path / "mine")
-    merged = pattern.completed(every.words(), tmp_path)
+    merged = pattern.with_recorded(every.to_args(), tmp_path)
     assert merged.group_pattern == "(x)" and merged.exclude == tmp_path / "mine" and merged.allow_truncated
     assert merged.group_column is None
     (tmp_path / "images").mkdir()
@@ -171,7 +171,7 @@ def test_the_reported_time_is_that_of_the_whole_call(images, tmp_path):
         messages.append(message)
         time.sleep(2 if len(messages) == 1 else 0)
 
-    options = DataOptions(cache=tmp_path / "cache", say=slow)
+    options = DataOptions(cache=tmp_path / "cache", log=slow)
     changes = {"epochs": 1, "batch_size": 16}
     result = api.train(images, "lenet5", tmp_path / "run", options=options, device="cpu", quiet=True, **changes)
     assert messages and result.seconds >= 2

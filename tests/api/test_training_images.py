@@ -97,7 +97,7 @@ def test_nothing_is_left_to_test_on(home, tmp_path):
 def test_a_run_whose_data_is_gone_says_so(home, copy, tmp_path):
     shutil.copytree(home / "a" / "bundle", tmp_path / "bundle")
     lines = []
-    scores = alexnet.evaluate(tmp_path / "bundle", copy, device="cpu", options=options(home, say=lines.append))
+    scores = alexnet.evaluate(tmp_path / "bundle", copy, device="cpu", options=options(home, log=lines.append))
     assert scores.count == 120
     assert any("training images in" in line and "are kept" in line for line in lines)
 

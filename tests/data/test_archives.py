@@ -151,9 +151,9 @@ def test_the_doctor_reads_on_where_a_class_is_missing_in_train(tmp_path):
     files = [
         (f"{s}/{c}/0.png", png_bytes(1)) for s, c in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "c"))
     ]
-    faults = []
-    assert open_source(write(tmp_path, files), faults=faults).classes == ("a", "b", "c")
-    assert ["class 'c' is only in test" in str(fault) for fault in faults] == [True]
+    problems = []
+    assert open_source(write(tmp_path, files), problems=problems).classes == ("a", "b", "c")
+    assert ["class 'c' is only in test" in str(fault) for fault in problems] == [True]
 
 
 @given(st.integers(0, 2**32), st.integers(1, 12))

@@ -5,7 +5,7 @@ import pytest
 
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
-from alexnet.data.splits import whole
+from alexnet.data.splits import all_as_test
 from alexnet.data.store import Store
 from alexnet.errors import DataError
 
@@ -38,7 +38,7 @@ def test_a_class_without_a_good_training_image(folder, tmp_path):
 def test_a_whole_folder_is_evaluated(folder, tmp_path):
     root = folder({"a": 10, "b": 1})
     (root / "b/page.jpg").write_bytes(b"<!DOCTYPE html>")
-    made = prepare(whole(open_source(root)), tmp_path / "s", **FEW)
+    made = prepare(all_as_test(open_source(root)), tmp_path / "s", **FEW)
     store = Store.open(made.path)
     assert {name: len(split) for name, split in store.splits.items()} == {"train": 0, "validation": 0, "test": 11}
     assert store.skipped == 1 and np.bincount(store.split("test").labels).tolist() == [10, 1]
@@ -51,6 +51,6 @@ def test_a_whole_folder_is_evaluated(folder, tmp_path):
 
 def test_a_store_of_the_whole_is_not_one_of_the_parts(folder, tmp_path):
     source = open_source(folder({"a": 10, "b": 6}))
-    prepare(whole(source), tmp_path / "s", **FEW)
+    prepare(all_as_test(source), tmp_path / "s", **FEW)
     with pytest.raises(DataError, match="is a store of other source;"):
         prepare(source, tmp_path / "s", **FEW)

@@ -120,9 +120,9 @@ def test_class_folders_that_hold_the_same_folders_need_a_choice(folder, packed):
     assert open_source(data, layout=LayoutOptions(classes="top")).classes == ("color", "gray")
     leaves = open_source(data, layout=LayoutOptions(classes="leaves"))
     assert leaves.classes[:2] == ("color/apple", "color/corn") and len(leaves.classes) == 6
-    faults = []
-    open_source(data, faults=faults)
-    assert "all hold the same folders" in str(faults[0])
+    problems = []
+    open_source(data, problems=problems)
+    assert "all hold the same folders" in str(problems[0])
 
 
 def test_splits_inside_of_class_folders(folder):

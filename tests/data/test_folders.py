@@ -19,7 +19,7 @@ def test_a_folder_of_classes(folder):
     (root / "a" / ".DS_Store").write_bytes(b"x")
     (root / "b" / "notes.txt").write_text("x")
     source = open_source(root)
-    assert source.classes == ("C", "a", "b") and source.name == "images" and source.mirror
+    assert source.classes == ("C", "a", "b") and source.name == "images" and source.allow_hflip
     assert [image.origin for image in source.splits["all"]][:5] == [
         *("C/000.png", "C/001.png", "a/000.png", "a/001.png", "a/deeper/x.JPeG")
     ]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.data.sources.listing import Sample, Source
-from alexnet.data.splits import assign, cut_groups
+from alexnet.data.splits import assign_splits, cut_groups
 from alexnet.errors import DataError
 
 SIZES = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 2)), min_size=6, max_size=40)
@@ -39,21 +39,23 @@ def test_groups_stay_whole_and_shares_are_near(sizes, fraction, seed):
 
 def test_many_small_groups_come_near_the_share():
     every = images([(4, k % 3) for k in range(150)])
-    splits = assign(Source("s", ("a", "b", "c"), {"all": every}, "f"), validation=0.1, test=0.2, seed=3)
+    splits = assign_splits(Source("s", ("a", "b", "c"), {"all": every}, "f"), validation=0.1, test=0.2, seed=3)
     assert abs(len(splits["test"]) - 120) <= 12 and abs(len(splits["validation"]) - 48) <= 12
     for name in ("validation", "test"):
         assert np.bincount([p.label for p in splits[name]]).min() > 0.7 * len(splits[name]) / 3
     groups = [{p.group for p in own} for own in splits.values()]
     assert sum(map(len, groups)) == len(set.union(*groups))
-    again = assign(Source("s", ("a", "b", "c"), {"all": every[::-1]}, "f"), validation=0.1, test=0.2, seed=3)
+    again = assign_splits(Source("s", ("a", "b", "c"), {"all": every[::-1]}, "f"), validation=0.1, test=0.2, seed=3)
     assert again == splits, "the order of files does not matter"
-    assert assign(Source("s", ("a", "b", "c"), {"all": every}, "f"), validation=0.1, test=0.2, seed=4) != splits
+    assert assign_splits(Source("s", ("a", "b", "c"), {"all": every}, "f"), validation=0.1, test=0.2, seed=4) != splits
 
 
 def test_validation_is_cut_by_group_where_the_test_is_given():
     train = images([(4, k % 3) for k in range(60)])
     test = tuple(Sample(k % 3, f"t{k}", bytes) for k in range(9))
-    splits = assign(Source("s", ("a", "b", "c"), {"train": train, "test": test}, "f"), validation=0.2, test=0, seed=0)
+    splits = assign_splits(
+        Source("s", ("a", "b", "c"), {"train": train, "test": test}, "f"), validation=0.2, test=0, seed=0
+    )
     assert splits["test"] == test and splits["validation"]
     assert not {p.group for p in splits["train"]} & {p.group for p in splits["validation"]}
 
@@ -61,4 +63,4 @@ def test_validation_is_cut_by_group_where_the_test_is_given():
 def test_one_group_can_not_be_split():
     every = tuple(Sample(k % 2, f"{k}", bytes, "same") for k in range(20))
     with pytest.raises(DataError, match=r"no group of 1 can be kept apart: too large.*several groups in each class"):
-        assign(Source("s", ("a", "b"), {"all": every}, "f"), validation=0.1, test=0.2, seed=0)
+        assign_splits(Source("s", ("a", "b"), {"all": every}, "f"), validation=0.1, test=0.2, seed=0)

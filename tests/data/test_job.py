@@ -15,16 +15,16 @@ from .conftest import FEW, contents, killed_at
 def test_other_settings_start_over_and_say_so(folder, tmp_path):
     root, said = folder({"a": 10, "b": 6}), []
     killed_at(root, tmp_path / "s", 9)
-    store = prepare(open_source(root), tmp_path / "s", **{**FEW, "seed": 5}, say=said.append)
+    store = prepare(open_source(root), tmp_path / "s", **{**FEW, "seed": 5}, log=said.append)
     assert said == [f"{tmp_path / 's.partial'}: settings differ from the interrupted run; starting over"]
-    plain = prepare(open_source(root), tmp_path / "t", **{**FEW, "seed": 5}, say=said.append)
+    plain = prepare(open_source(root), tmp_path / "t", **{**FEW, "seed": 5}, log=said.append)
     assert contents(store.path) == contents(plain.path) and len(said) == 1
 
 
 def test_the_same_settings_go_on_without_a_word(folder, tmp_path):
     root, said = folder({"a": 10, "b": 6}), []
     killed_at(root, tmp_path / "s", 9)
-    prepare(open_source(root), tmp_path / "s", **FEW, say=said.append)
+    prepare(open_source(root), tmp_path / "s", **FEW, log=said.append)
     assert said == []
 
 

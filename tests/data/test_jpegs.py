@@ -39,7 +39,7 @@ def made(tmp_path_factory):
 
 def jpegs_of(store, name):
     """The bytes of every JPEG of a split, found without the reader: index and shards by NumPy alone."""
-    part, index = store.about["splits"][name], np.load(store.path / name / "index.npy")
+    part, index = store.metadata["splits"][name], np.load(store.path / name / "index.npy")
     found, at = [], 0
     for shard, count in zip(part["shards"], part["counts"], strict=True):
         data, start = np.load(store.path / shard).tobytes(), 0
@@ -53,14 +53,14 @@ def jpegs_of(store, name):
 
 def test_training_sees_what_the_stored_jpegs_decode_to(made):
     store = Store.open(made)
-    assert store.encoding == "jpeg" and store.about["version"] == 2
+    assert store.encoding == "jpeg" and store.metadata["version"] == 2
     pixels = {row.origin: row.load() for row in smooth_source().splits["all"]}
     for name, split in store.splits.items():
         seen = split.gather(np.arange(len(split)))
         for image, data, row in zip(seen, jpegs_of(store, name), split.origins(), strict=True):
             np.testing.assert_array_equal(image, np.asarray(Image.open(io.BytesIO(data))))
             assert np.abs(image.astype(int) - pixels[row["origin"]]).mean() < 3
-    assert len(store.about["splits"]["train"]["shards"]) == 6
+    assert len(store.metadata["splits"]["train"]["shards"]) == 6
     store.verify()
 
 
@@ -85,9 +85,9 @@ def test_the_fingerprint_tells_the_encoding_and_the_quality(made, tmp_path):
     raw = prepare(smooth_source(), tmp_path / "raw", size=SIDE)
     other = prepare(smooth_source(), tmp_path / "other", encoding="jpeg", quality=40, **SETTINGS)
     assert len({raw.fingerprint, other.fingerprint, Store.open(made).fingerprint}) == 3
-    assert "encoding" not in raw.about and raw.about["version"] == 1  # readers before JPEG shards can read it
+    assert "encoding" not in raw.metadata and raw.metadata["version"] == 1  # readers before JPEG shards can read it
     sizes = [sum(map(len, jpegs_of(store, "train"))) for store in (other, Store.open(made))]
-    assert sizes[0] < sizes[1] < raw.about["bytes"]["train/images-00000.npy"] / 3
+    assert sizes[0] < sizes[1] < raw.metadata["bytes"]["train/images-00000.npy"] / 3
     with pytest.raises(DataError, match="is a store of other"):
         prepare(smooth_source(), raw.path, size=SIDE, encoding="jpeg")
 

@@ -19,7 +19,7 @@ def test_a_folder_becomes_a_store(folder, tmp_path):
     seen = []
     store = prepare(open_source(root), tmp_path / "s", **FEW, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 16) for done in range(1, 17)]
-    assert sum(map(len, store.splits.values())) == 16 and store.skipped == 0 and store.mirror
+    assert sum(map(len, store.splits.values())) == 16 and store.skipped == 0 and store.allow_hflip
     assert sorted(path.name for path in store.path.iterdir()) == sorted(
         ["dataset.json", "mean.npy", "skipped.jsonl", "test", "train", "validation"]
     )
@@ -37,7 +37,7 @@ def test_a_folder_becomes_a_store(folder, tmp_path):
 
 def test_digits(tmp_path):
     store = prepare(open_source("digits"), tmp_path / "digits", size=8)
-    assert not store.mirror and sum(map(len, store.splits.values())) == 1797
+    assert not store.allow_hflip and sum(map(len, store.splits.values())) == 1797
     first = store.split("test").origins()[0]["origin"]
     truth = next(p for p in open_source("digits").splits["all"] if p.origin == first)
     np.testing.assert_array_equal(store.split("test").gather(np.array([0]))[0], truth.load())
@@ -61,7 +61,7 @@ def test_a_finished_store_is_returned_or_refused(folder, tmp_path):
         prepare(open_source(root), tmp_path / "s", **{**FEW, "size": 9, "fit": "pad"})
     os.utime(root / "a/000.png", ns=(1, 1))
     lines = []
-    assert prepare(open_source(root), tmp_path / "s", **FEW, say=lines.append).fingerprint == store.fingerprint
+    assert prepare(open_source(root), tmp_path / "s", **FEW, log=lines.append).fingerprint == store.fingerprint
     assert "comparing their SHA-256" in lines[0]
     (root / "a/000.png").write_bytes(png_bytes(99))
     with pytest.raises(DataError, match="is a store of other source;"):

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from alexnet.data.cache import Cache, choose, chosen
+from alexnet.data.cache import Cache, default_cache, set_default_cache
 from alexnet.data.prepare import prepare
 from alexnet.data.remote import is_address
 from alexnet.data.sources import is_store, open_source
@@ -75,9 +75,11 @@ def test_memory_equals_local_bit_for_bit(made, in_memory, cache):
 def test_http_equals_local_with_every_fault(made, cache):
     local = Store.open(made)
     with served(made) as objects:
-        objects.faults = {name: ["500", "cut", "wrong"] for name in local.about["sha256"]} | {"dataset.json": ["500"]}
+        objects.faults = {name: ["500", "cut", "wrong"] for name in local.metadata["sha256"]} | {
+            "dataset.json": ["500"]
+        }
         assert same(local, Store.open(objects.address, cache))
-        assert {objects.asked[name] for name in local.about["splits"]["train"]["shards"]} == {4}
+        assert {objects.asked[name] for name in local.metadata["splits"]["train"]["shards"]} == {4}
         again = objects.asked.total()
         assert same(local, Store.open(objects.address, cache))
         assert objects.asked.total() == again + 1  # only dataset.json: the rest is in the cache
@@ -148,7 +150,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(raw, cache):
     with served(raw) as objects:
         store = Store.open(objects.address, cache)
         store.split("train").gather(np.array([0]))
-        kept = cache.folder / store.about["sha256"]["train/images-00000.npy"]
+        kept = cache.folder / store.metadata["sha256"]["train/images-00000.npy"]
         data = bytearray(kept.read_bytes())
         data[-1] ^= 1
         kept.write_bytes(data)
@@ -160,22 +162,22 @@ def test_the_bound_holds_and_the_least_recently_used_goes_first(raw, in_memory, 
     import dataclasses
 
     bound = 5 * SHARD
-    store = Store.open(in_memory(raw), dataclasses.replace(cache, most_bytes=bound))
+    store = Store.open(in_memory(raw), dataclasses.replace(cache, max_bytes=bound))
     local, split = Store.open(raw).split("train"), store.split("train")
     rng = np.random.default_rng(0)
     for _ in range(60):
         indices = rng.integers(0, len(split), 3)
         np.testing.assert_array_equal(split.gather(indices), local.gather(indices))
         assert sum(path.stat().st_size for path in cache.folder.iterdir()) <= bound
-    names = [cache.folder / store.about["sha256"][name] for name in store.about["splits"]["train"]["shards"]]
+    names = [cache.folder / store.metadata["sha256"][name] for name in store.metadata["splits"]["train"]["shards"]]
     for number in (0, 1, 2, 3, 0, 4, 5):
         split.gather(np.array([4 * number]))
     assert names[0].exists() and names[5].exists() and not names[1].exists()
     with pytest.raises(DataError, match=r"6 shards of up to \d+ bytes are used at once; must be at most"):
         split.expecting(rng.permutation(len(split)))
-    tiny = Store.open("memory://bucket/store", dataclasses.replace(cache, folder=cache.folder / "b", most_bytes=600))
+    tiny = Store.open("memory://bucket/store", dataclasses.replace(cache, folder=cache.folder / "b", max_bytes=600))
     with pytest.raises(DataError, match="560 bytes; must be at most the cache's 500; give a larger --cache-gb"):
-        dataclasses.replace(tiny.place.cache, most_bytes=500).obtain("0" * 64, 560, "x", lambda file: None)
+        dataclasses.replace(tiny.backend.cache, max_bytes=500).obtain("0" * 64, 560, "x", lambda file: None)
 
 
 def test_fetching_ahead_overlaps_with_use(raw, cache):
@@ -224,12 +226,12 @@ def test_many_threads_fetch_a_file_once(raw, cache):
 def test_what_a_killed_process_left_is_swept(raw, in_memory, cache):
     cache.folder.mkdir()
     store = Store.open(in_memory(raw), cache)
-    left = [cache.folder / (sha + ".part") for sha in ("0" * 64, store.about["sha256"]["train/images-00000.npy"])]
+    left = [cache.folder / (sha + ".part") for sha in ("0" * 64, store.metadata["sha256"]["train/images-00000.npy"])]
     for path in left:
         path.write_bytes(bytes(5000))
     import dataclasses
 
-    small = Store.open("memory://bucket/store", dataclasses.replace(cache, most_bytes=10 * SHARD))
+    small = Store.open("memory://bucket/store", dataclasses.replace(cache, max_bytes=10 * SHARD))
     assert same(Store.open(raw), small)
     assert not list(cache.folder.glob("*.part"))
 
@@ -248,27 +250,27 @@ def test_a_full_disk_is_told(raw, in_memory, cache, monkeypatch):
 def test_pickled_by_address(raw, in_memory, cache):
     store = Store.open(in_memory(raw), cache)
     again, part = pickle.loads(pickle.dumps((store, store.split("test"))))
-    assert again.fingerprint == store.fingerprint and again.place.cache == cache
+    assert again.fingerprint == store.fingerprint and again.backend.cache == cache
     np.testing.assert_array_equal(part.gather(np.array([1])), store.split("test").gather(np.array([1])))
 
 
 def test_the_chosen_cache_is_used(raw, in_memory, cache):
-    before = chosen()
-    choose(cache)
+    before = default_cache()
+    set_default_cache(cache)
     try:
-        assert Store.open(in_memory(raw)).place.cache is cache
+        assert Store.open(in_memory(raw)).backend.cache is cache
     finally:
-        choose(before)
+        set_default_cache(before)
     shutil.rmtree(cache.folder)
 
 
 def test_a_store_is_sent_whole_and_goes_on_where_it_was_cut_off(raw, in_memory, cache, monkeypatch):
     import fsspec
 
-    from alexnet.data.remote import Remote
+    from alexnet.data.remote import RemoteBackend
 
-    system, said, put = fsspec.filesystem("memory"), [], Remote._put
-    place = Remote("memory://bucket/new", cache)
+    system, said, put = fsspec.filesystem("memory"), [], RemoteBackend._put
+    place = RemoteBackend("memory://bucket/new", cache)
 
     def fails(self, path, name):
         if name == "train/images-00002.npy":
@@ -276,11 +278,11 @@ def test_a_store_is_sent_whole_and_goes_on_where_it_was_cut_off(raw, in_memory, 
         put(self, path, name)
 
     system.mkdir("/bucket")
-    monkeypatch.setattr(Remote, "_put", fails)
+    monkeypatch.setattr(RemoteBackend, "_put", fails)
     with pytest.raises(DataError, match=r"images-00002\.npy: can not be written \(OSError: connection reset; tried 4"):
         place.send(raw, said.append)
     assert not system.exists("/bucket/new/dataset.json") and said[-1] == "sending train/images-00002.npy"
-    monkeypatch.setattr(Remote, "_put", put)
+    monkeypatch.setattr(RemoteBackend, "_put", put)
     first = len(said)
     place.send(raw, said.append)
     names = [line.removeprefix("sending ") for line in said]
@@ -296,10 +298,10 @@ def test_a_store_is_sent_whole_and_goes_on_where_it_was_cut_off(raw, in_memory, 
 
 
 def test_a_place_that_takes_no_files_is_refused(raw, cache):
-    from alexnet.data.remote import Remote
+    from alexnet.data.remote import RemoteBackend
 
     with served(raw / "train") as objects, pytest.raises(DataError, match="can not be written"):
-        Remote(objects.address, cache).send(raw, lambda line: None)
+        RemoteBackend(objects.address, cache).send(raw, lambda line: None)
 
 
 def test_making_room_leaves_what_is_not_the_caches(raw, in_memory, cache, tmp_path):
@@ -316,7 +318,7 @@ def test_making_room_leaves_what_is_not_the_caches(raw, in_memory, cache, tmp_pa
     (cache.folder / ("1" * 64)).mkdir()
     (cache.folder / ("2" * 64)).symlink_to(target)
     (cache.folder / "folder").mkdir()
-    store = Store.open(in_memory(raw), dataclasses.replace(cache, most_bytes=5 * SHARD))
+    store = Store.open(in_memory(raw), dataclasses.replace(cache, max_bytes=5 * SHARD))
     split = store.split("train")
     np.testing.assert_array_equal(
         split.gather(np.arange(len(split))), Store.open(raw).split("train").gather(np.arange(len(split)))
@@ -329,7 +331,7 @@ def test_a_link_in_the_place_of_a_partial_file_is_not_written_through(raw, in_me
     store = Store.open(in_memory(raw), cache)
     target = tmp_path / "thesis.pdf"
     target.write_bytes(b"mine")
-    (cache.folder / (store.about["sha256"]["train/images-00000.npy"] + ".part")).symlink_to(target)
+    (cache.folder / (store.metadata["sha256"]["train/images-00000.npy"] + ".part")).symlink_to(target)
     with pytest.raises(DataError, match="bytes needed"):
         store.split("train").gather(np.array([0]))
     assert target.read_bytes() == b"mine"

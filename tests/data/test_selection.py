@@ -3,9 +3,9 @@
 import pytest
 
 from alexnet.data.prepare import check, prepare
-from alexnet.data.sources.listing import Sample, Source, excluding, grouped, regrouped
+from alexnet.data.sources.listing import Sample, Source, exclude_images, group_images, regroup_images
 from alexnet.data.sources.options import DataOptions
-from alexnet.data.splits import assign
+from alexnet.data.splits import assign_splits
 from alexnet.errors import DataError
 
 from .conftest import array_source
@@ -20,15 +20,15 @@ def source():
 
 
 def test_groups_by_column_and_by_name():
-    by_column = grouped(source(), column="Site")
+    by_column = group_images(source(), column="Site")
     assert [p.group for p in by_column.splits["all"][:4]] == ["", "s1", "s2", "s0"]
     assert by_column.grouping == "column Site" and "no group by column Site: 1 of 40 images" in by_column.notes[-1]
-    by_name = grouped(source(), pattern=r"/(p\d+)_")
+    by_name = group_images(source(), pattern=r"/(p\d+)_")
     assert [p.group for p in by_name.splits["all"][3:5]] == ["p00", "p01"] and not by_name.notes
-    assert grouped(source(), pattern=r"p\d+").splits == by_name.splits, "without a parenthesis all of it counts"
+    assert group_images(source(), pattern=r"p\d+").splits == by_name.splits, "without a parenthesis all of it counts"
     for one in (by_column, by_name):
-        assert regrouped(source(), one.grouping).splits == one.splits
-    assert regrouped(source(), "") == source()
+        assert regroup_images(source(), one.grouping).splits == one.splits
+    assert regroup_images(source(), "") == source()
 
 
 @pytest.mark.parametrize(
@@ -42,49 +42,51 @@ def test_groups_by_column_and_by_name():
 )
 def test_wrong_groups(how, message):
     with pytest.raises(DataError, match=message):
-        grouped(source(), **how)
+        group_images(source(), **how)
     with pytest.raises(DataError, match=r"no column 'site'; must be a table with columns"):
-        grouped(array_source(), column="site")
+        group_images(array_source(), column="site")
 
 
 def test_leaving_out_moves_no_other_image(tmp_path):
     listed = tmp_path / "list"
     listed.write_text("# remark\nall#0003\tleak\nall#0007\n\nall#0999\tgone\n")
-    left_out = excluding(array_source(), listed)
+    left_out = exclude_images(array_source(), listed)
     assert left_out.excluded == {"all#0003", "all#0007"} and "1 of 3 names" in left_out.notes[-1]
     how = {"validation": 0.2, "test": 0.2, "seed": 1}
-    before, after = assign(array_source(), **how), assign(left_out, **how)
+    before, after = assign_splits(array_source(), **how), assign_splits(left_out, **how)
     for name, own in before.items():
         assert [p.origin for p in after[name]] == [p.origin for p in own if p.origin not in left_out.excluded]
 
 
 def test_wrong_lists(tmp_path):
     with pytest.raises(DataError, match="can not be read"):
-        excluding(array_source(), tmp_path / "none")
+        exclude_images(array_source(), tmp_path / "none")
     (tmp_path / "list").write_text("other\tx\n")
     with pytest.raises(DataError, match="none of its 1 names is in arrays, such as 'other'"):
-        excluding(array_source(), tmp_path / "list")
+        exclude_images(array_source(), tmp_path / "list")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="can not be read"):
-        excluding(array_source(), tmp_path / "bytes")
+        exclude_images(array_source(), tmp_path / "bytes")
     (tmp_path / "empty").write_text("# nothing\n")
-    assert excluding(array_source(), tmp_path / "empty").excluded == frozenset()
+    assert exclude_images(array_source(), tmp_path / "empty").excluded == frozenset()
 
 
 def test_a_class_that_is_left_out_entirely_is_refused(tmp_path):
     names = [p.origin for p in array_source().splits["all"] if p.label == 1]
     (tmp_path / "list").write_text("\n".join(names))
     with pytest.raises(DataError, match="none for training"):
-        assign(excluding(array_source(), tmp_path / "list"), validation=0.1, test=0.2, seed=0)
+        assign_splits(exclude_images(array_source(), tmp_path / "list"), validation=0.1, test=0.2, seed=0)
 
 
 def test_a_store_knows_its_groups_and_what_was_left_out(tmp_path):
     (tmp_path / "list").write_text("all#0003\n")
     plain = prepare(array_source(), tmp_path / "plain", size=8)
-    assert not {"grouping", "excluded"} & plain.about["settings"].keys()
-    cut = excluding(grouped(array_source(), pattern=r"\d\d$"), tmp_path / "list")
+    assert not {"grouping", "excluded"} & plain.metadata["settings"].keys()
+    cut = exclude_images(group_images(array_source(), pattern=r"\d\d$"), tmp_path / "list")
     store = prepare(cut, tmp_path / "cut", size=8)
-    assert store.about["settings"]["grouping"] == r"pattern \d\d$" and len(store.about["settings"]["excluded"]) == 64
+    assert (
+        store.metadata["settings"]["grouping"] == r"pattern \d\d$" and len(store.metadata["settings"]["excluded"]) == 64
+    )
     rows = [row for split in store.splits.values() for row in split.origins()]
     assert len(rows) == 29 and all(row["group"] == row["origin"][-2:] for row in rows)
     assert check(cut, store) == [] and check(array_source(), store) == ["all#0003: not in the store"]
@@ -96,7 +98,7 @@ def test_a_store_knows_its_groups_and_what_was_left_out(tmp_path):
 def test_options_open_in_one_way(tmp_path, folder):
     root, told = folder({"a": 3, "b": 3}), []
     (tmp_path / "list").write_text("a/000.png\nnot/there.png\n")
-    options = DataOptions(exclude=tmp_path / "list", group_pattern=r"^\w/", say=told.append)
+    options = DataOptions(exclude=tmp_path / "list", group_pattern=r"^\w/", log=told.append)
     opened = options.open(root)
     assert opened.excluded == {"a/000.png"} and opened.splits["all"][0].group == "a/"
     assert any("1 of 2 names" in line for line in told)

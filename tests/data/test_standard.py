@@ -14,7 +14,7 @@ from .conftest import counts, png_bytes
 
 def test_digits_are_embedded():
     source = open_source("digits")
-    assert counts(source) == {"all": 1797} and source.classes == tuple("0123456789") and not source.mirror
+    assert counts(source) == {"all": 1797} and source.classes == tuple("0123456789") and not source.allow_hflip
     image = source.splits["all"][0].load()
     assert image.shape == (8, 8, 3) and image.dtype == np.uint8
     assert max(sample.load().max() for sample in source.splits["all"]) == 255
@@ -47,7 +47,7 @@ def test_cifar10_that_lies_there(tmp_path, monkeypatch):
     planes = write_cifar10(tmp_path, monkeypatch)
     source = open_source("cifar10", data_root=tmp_path)
     assert counts(source) == {"train": 10, "test": 3} and source.classes == tuple(f"k{k}" for k in range(10))
-    assert source.mirror and "test has no image of 'k1'" in source.notes
+    assert source.allow_hflip and "test has no image of 'k1'" in source.notes
     assert [image.label for image in source.splits["train"]] == list(range(10))
     assert [image.label for image in source.splits["test"]] == [9, 0, 9]
     for index, image in enumerate([*source.splits["train"], *source.splits["test"]]):
@@ -77,12 +77,14 @@ def write_mnist(root, name="MNIST"):
 def test_mnist_that_lies_there(tmp_path):
     write_mnist(tmp_path)
     source = open_source("mnist", data_root=tmp_path)
-    assert counts(source) == {"train": 20, "test": 10} and source.classes == tuple("0123456789") and not source.mirror
+    assert (
+        counts(source) == {"train": 20, "test": 10} and source.classes == tuple("0123456789") and not source.allow_hflip
+    )
     image = source.splits["train"][1].load()
     assert image.shape == (28, 28, 3) and image[0, :3, 0].tolist() == [784 % 256, 785 % 256, 786 % 256]
     write_mnist(tmp_path, "FashionMNIST")
     fashion = open_source("fashion_mnist", data_root=tmp_path)
-    assert fashion.mirror and fashion.classes[0] == "T-shirt/top"
+    assert fashion.allow_hflip and fashion.classes[0] == "T-shirt/top"
 
 
 def test_imagenette_that_lies_there(tmp_path):

@@ -42,7 +42,7 @@ def test_open_gives_what_was_written(store):
 
 
 def test_anyone_can_open_the_shards(store):
-    shards = [np.load(store.path / name) for name in store.about["splits"]["train"]["shards"]]
+    shards = [np.load(store.path / name) for name in store.metadata["splits"]["train"]["shards"]]
     assert len(shards) > 3 and all(shard.dtype == np.uint8 for shard in shards)
     everything = store.split("train").gather(np.arange(len(store.split("train"))))
     np.testing.assert_array_equal(np.concatenate(shards), everything)
@@ -91,7 +91,7 @@ EDITS = {
     "classes swapped": {"classes": ["k1", "k0", "k2"]},
     "class renamed": {"classes": ["k0", "k1", "zebra"]},
     "fit": {"fit": "pad"},
-    "mirror": {"mirror": False},
+    "allow_hflip": {"allow_hflip": False},
     "fingerprint": {"fingerprint": "0" * 64},
     "source": {"source_fingerprint": "0" * 64},
     "settings": {"settings": {}},
@@ -159,7 +159,7 @@ def test_each_file_is_hashed_once_a_process(store, monkeypatch):
     for _ in range(3):
         split = Store.open(store.path).split("train")
         split.gather(np.arange(len(split)))
-    assert len(hashed) == len(set(hashed)) == 4 + len(store.about["splits"]["train"]["shards"])  # mean, three labels
+    assert len(hashed) == len(set(hashed)) == 4 + len(store.metadata["splits"]["train"]["shards"])  # mean, three labels
 
 
 def test_a_newer_version_is_refused_with_its_number(store, reseal):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from alexnet.data.sources import open_source
 from alexnet.data.sources.listing import LayoutOptions
-from alexnet.data.splits import assign
+from alexnet.data.splits import assign_splits
 from alexnet.errors import DataError, ImageError
 
 from .conftest import counts, png_bytes
@@ -101,17 +101,17 @@ def test_a_missing_file_is_a_bad_image(table):
 
 
 def test_the_doctor_reads_on_where_a_image_is_listed_twice(table):
-    faults = []
-    source = open_source(table("path,label", "a.png,x", "b.png,y", "a.png,y"), faults=faults)
+    problems = []
+    source = open_source(table("path,label", "a.png,x", "b.png,y", "a.png,y"), problems=problems)
     assert [p.origin for p in source.splits["all"]] == ["a.png", "b.png", "a.png (line 4)"]
-    assert len(faults) == 1 and "twice (x, then y)" in str(faults[0])
+    assert len(problems) == 1 and "twice (x, then y)" in str(problems[0])
 
 
 def test_groups_of_a_table_are_never_cut_apart(table, tmp_path):
     for number in range(60):
         (tmp_path / f"{number}.png").write_bytes(b"")
     rows = [f"{number}.png,{'xy'[number % 2]},p{number // 5}" for number in range(60)]
-    splits = assign(open_source(table("path,label,group", *rows)), validation=0.2, test=0.2, seed=0)
+    splits = assign_splits(open_source(table("path,label,group", *rows)), validation=0.2, test=0.2, seed=0)
     groups = {name: {p.group for p in own} for name, own in splits.items()}
     assert not groups["train"] & groups["test"] and not groups["train"] & groups["validation"]
     assert len(groups["test"]) == 2 or 8 <= len(splits["test"]) <= 16
@@ -215,8 +215,8 @@ def test_labels_that_are_missing_values(table, missing):
         DataError, match=rf"line 3: label '{missing}', as a program writes a missing value.*2 such lines"
     ):
         open_source(table(*lines))
-    faults = []
-    assert labels(open_source(table(*lines), faults=faults)) == {"a.png": "x", "c.png": "y"} and len(faults) == 1
+    problems = []
+    assert labels(open_source(table(*lines), problems=problems)) == {"a.png": "x", "c.png": "y"} and len(problems) == 1
 
 
 def test_labels_that_are_one_number(table):

@@ -14,7 +14,7 @@ from alexnet.doctor.findings import Report
 
 SIDE = 72
 KINDS = ("cross", "ring", "stripe")
-QUIET = {"no-shortcut", "weak-shortcut", "center-cut", "reading"}  # notes that are no faults
+QUIET = {"no-shortcut", "weak-shortcut", "center-cut", "reading"}  # notes that are no problems
 
 
 def paint(seed: int, kind: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
@@ -76,7 +76,7 @@ def rotated(seed: int) -> bytes:
 
 
 def plant(root: Path) -> dict[str, set[str]]:
-    """A data set of three splits with more than twenty faults; check → the images that it must name."""
+    """A data set of three splits with more than twenty problems; check → the images that it must name."""
     healthy(root, {"train": 30, "val": 12, "test": 12})
     jpeg = saved(paint(900, 1), "JPEG", quality=92)
     frames = [paint(910), paint(911)]
@@ -148,12 +148,12 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def diagnose(root: Path, **options) -> Report:
-    faults: list = []
-    return examine(open_source(root, faults=faults), faults, **options)
+    problems: list = []
+    return examine(open_source(root, problems=problems), problems, **options)
 
 
 def found(report: Report) -> dict[str, set[str]]:
-    """Check → all the images that it names; notes that are no faults left out."""
+    """Check → all the images that it names; notes that are no problems left out."""
     every: dict[str, set[str]] = {}
     for finding in report.findings:
         if finding.check not in QUIET:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from alexnet.data.sources.listing import Sample, Source, grouped
+from alexnet.data.sources.listing import Sample, Source, group_images
 from alexnet.doctor.balance import check_classes, counts_of
 from alexnet.doctor.duplicates import check_duplicates, crowd_numbers, same_images
-from alexnet.doctor.findings import Example, Finding, Report, in_order
+from alexnet.doctor.findings import Example, Finding, Report, by_severity
 from alexnet.doctor.groups import check_groups
 from alexnet.doctor.images import ImageInfo, Seen, check_files, check_shapes
 from alexnet.doctor.labels import check_labels, neighbor_shares
@@ -141,7 +141,7 @@ def test_groups_that_are_named_anew_in_each_class_are_found(name):
     [finding] = check_groups(data(looks, 6))
     assert finding.check == "group-prediction" and len(finding.examples) == 48, finding.what
     assert "48 groups (240 images)" in finding.what
-    names = grouped(
+    names = group_images(
         Source("x", tuple("abcdef"), {"all": tuple(one.image for one in looks)}, ""),
         pattern=finding.numbers["pattern"],
     )
@@ -190,8 +190,8 @@ def test_classes_that_are_missing_few_or_unequal():
 
 
 def test_many_faults_and_missing_classes_of_one_kind_are_one_finding():
-    faults = [DataError(f"set: class folder 'empty{i}' holds no image", "", "remove it") for i in range(300)]
-    found = list(check_classes(data([look(0)], 12), [*faults, DataError("set: another fault", "", "mend it")]))
+    problems = [DataError(f"set: class folder 'empty{i}' holds no image", "", "remove it") for i in range(300)]
+    found = list(check_classes(data([look(0)], 12), [*problems, DataError("set: another fault", "", "mend it")]))
     assert [(one.what, one.todo, len(one.examples)) for one in found if one.check == "refused"] == [
         ("set: class folder 'empty0' holds no image (and 299 more like this)", "remove it", 299),
         ("set: another fault", "mend it", 0),
@@ -317,7 +317,7 @@ def test_neighbor_shares_against_a_slow_formula_and_without_copies():
 
 def test_the_report_in_words_and_values():
     worst, note = Finding("leak", "error", "w", "t", (Example(("a", "b"), "y"),), ("b",)), Finding("x", "note", "n")
-    report = Report("set", ("a", "b"), {"train": (1, 2)}, False, in_order([note, worst]))
+    report = Report("set", ("a", "b"), {"train": (1, 2)}, False, by_severity([note, worst]))
     assert report.findings == (worst, note) and not report.honest and "1 fault would" in report.verdict
     assert report.exclusion_list().splitlines()[1:] == ["b\tleak"]
     assert report.to_dict()["findings"][0]["examples"] == [{"images": ["a", "b"], "why": "y"}]

@@ -6,7 +6,7 @@ import pytest
 
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
-from alexnet.data.sources.listing import excluding
+from alexnet.data.sources.listing import exclude_images
 from alexnet.doctor.examine import examine
 
 from .painting import KINDS, contents, diagnose, found, healthy, paint, plant, saved, write
@@ -37,7 +37,7 @@ def test_the_exclusion_list_mends_what_leaving_out_can_mend(planted, tmp_path):
     root, _, report = planted
     listed = tmp_path / "list.txt"
     listed.write_text(report.exclusion_list())
-    source = excluding(open_source(root, faults=[]), listed)
+    source = exclude_images(open_source(root, problems=[]), listed)
     again = examine(source)
     errors = {finding.check for finding in again.findings if finding.severity == "error"}
     assert errors == {"class-missing"}, "an empty class is not mended by leaving images out"
@@ -67,11 +67,11 @@ def test_what_only_looks_like_a_fault_is_none(tmp_path):
 
 
 def test_groups_that_are_named_are_drawn_whole(tmp_path):
-    from alexnet.data.sources.listing import grouped
+    from alexnet.data.sources.listing import group_images
 
     root = healthy(tmp_path / "set", {"": 60})
     assert "group-prediction" in found(diagnose(root))
-    report = examine(grouped(open_source(root), pattern=r"patient(\d+)"))
+    report = examine(group_images(open_source(root), pattern=r"patient(\d+)"))
     assert found(report) == {} and report.honest
 
 
@@ -80,7 +80,7 @@ def test_what_the_doctor_excludes_prepare_leaves_out(planted, tmp_path):
     (root / "train/hollow").rmdir()
     listed = tmp_path / "list.txt"
     listed.write_text(report.exclusion_list())
-    source = excluding(open_source(root), listed)
+    source = exclude_images(open_source(root), listed)
     store = prepare(source, tmp_path / "store", size=8)
     origins = {row["origin"] for split in store.splits.values() for row in split.origins()}
     assert not origins & source.excluded and store.skipped == 0

@@ -67,7 +67,7 @@ def test_probabilities_are_averaged_over_the_crops(digits, network, crops, mean)
 def test_the_center_of_the_mean_is_subtracted_from_every_view(digits, network, crops):
     images = digits.split("test").gather(np.arange(4))
     mean = digits.mean_image[4:28, 4:28]
-    statistics = dataclasses.replace(statistics_of(digits), mean=torch.from_numpy(mean), follows=False)
+    statistics = dataclasses.replace(statistics_of(digits), mean=torch.from_numpy(mean), mean_follows_crop=False)
     found = log_probabilities(
         network, torch.from_numpy(images), statistics, image_size=24, channels=3, crops=crops
     ).exp()
@@ -137,7 +137,7 @@ def test_a_split_of_one_image_and_few_classes(digits, tmp_path):
         def __len__(self) -> int:
             return 1
 
-    split = One(digits.path, "test", digits.about["splits"]["test"], 32)
+    split = One(digits.path, "test", digits.metadata["splits"]["test"], 32)
     network = create_model("lenet5", num_classes=3, generator=torch.Generator().manual_seed(0))
     split.labels = np.array([2])
     scores = evaluate(network, split, statistics_of(digits), num_classes=3, image_size=32, channels=1, crops=10)
@@ -150,7 +150,7 @@ def test_what_can_not_be_is_refused(digits, network):
         log_probabilities(network, images, statistics, image_size=24, channels=3, crops=5)
     with pytest.raises(DataError, match=r"10 crops of 24 pixels do not fit an image of 16 pixels; use --crops 1"):
         log_probabilities(network, images, statistics, image_size=24, channels=3, crops=10)
-    about = dict(digits.about["splits"]["test"])
+    about = dict(digits.metadata["splits"]["test"])
     empty = Split(digits.path, "validation", about | {"shards": []}, 32)
     empty.labels = empty.labels[:0]
     with pytest.raises(DataError, match=r"the validation split is empty; must be at least one image"):

@@ -52,7 +52,7 @@ def test_the_scores_are_those_of_an_evaluation(digits, crops):
 
 def test_an_empty_split_is_refused(digits):
     network, statistics = network_of(digits)
-    empty = digits.split("test").__class__(digits.path, "validation", digits.about["splits"]["validation"], 32)
+    empty = digits.split("test").__class__(digits.path, "validation", digits.metadata["splits"]["validation"], 32)
     empty.labels = empty.labels[:0]
     with pytest.raises(DataError, match="the validation split is empty"):
         predict_split(network, empty, statistics, image_size=32, channels=1)

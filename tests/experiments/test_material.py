@@ -7,7 +7,7 @@ import pytest
 
 from alexnet.api import DataOptions
 from alexnet.data.decode import encode_png
-from alexnet.data.sources.listing import Row, Sample, source_of
+from alexnet.data.sources.listing import Row, Sample, make_source
 from alexnet.errors import DataError
 from alexnet.experiments import plan
 from alexnet.recipe import Recipe
@@ -20,7 +20,7 @@ def source(counts, splits=("all",)):
         for label, count in enumerate(counts)
         for i in range(count)
     ]
-    return source_of("set", [f"class {k}" for k in range(len(counts))], rows)
+    return make_source("set", [f"class {k}" for k in range(len(counts))], rows)
 
 
 def test_few_are_taken_evenly():

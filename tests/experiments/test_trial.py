@@ -27,7 +27,7 @@ def planned(name, store, **config):
 
 def tried(name, store, folder, said=None, **config):
     made, found = planned(name, store, **config)
-    options = DataOptions(say=said.append if said is not None else None)
+    options = DataOptions(log=said.append if said is not None else None)
     return runner.run(made, found, folder, options, device="cpu")
 
 

@@ -58,16 +58,16 @@ def test_the_ends_are_the_corners():
 
 def test_half_of_the_crops_are_mirrored():
     n = 40_000
-    mirror = augmentation.draw_boxes(PLAIN.replace(hflip=0.5), numbers(n), 256, 224).mirror
+    mirror = augmentation.draw_boxes(PLAIN.replace(hflip=0.5), numbers(n), 256, 224).flip
     assert abs(mirror.mean() - 0.5) < 5 * 0.5 / np.sqrt(n)
-    assert not augmentation.draw_boxes(PLAIN, numbers(n), 256, 224).mirror.any()
+    assert not augmentation.draw_boxes(PLAIN, numbers(n), 256, 224).flip.any()
 
 
 def test_the_center_crop_is_the_test_view():
     boxes = augmentation.draw_boxes(PLAIN.replace(crop="center"), numbers(3), 41, 30)
     assert boxes.top.tolist() == boxes.left.tolist() == [5, 5, 5]
     images = some(3, 41)
-    assert torch.equal(augmentation.cut(images, boxes, 30), augmentation.center_crops(images, 30))
+    assert torch.equal(augmentation.crop(images, boxes, 30), augmentation.center_crops(images, 30))
 
 
 @given(st.floats(0.01, 1), st.integers(8, 300), st.integers(0, 2**62))
@@ -98,13 +98,13 @@ def test_the_area_of_parts_is_uniform():
 def test_cut_and_mirror_against_a_slow_loop():
     images, n = some(6, 12), 6
     boxes = augmentation.draw_boxes(PLAIN.replace(hflip=0.5), numbers(n, seed=1), 12, 9)
-    assert 0 < boxes.mirror.sum() < n
-    found = augmentation.cut(images, boxes, 9)
+    assert 0 < boxes.flip.sum() < n
+    found = augmentation.crop(images, boxes, 9)
     assert found.dtype == torch.uint8
     for i in range(n):
         for y in range(9):
             for x in range(9):
-                from_x = boxes.left[i] + (8 - x if boxes.mirror[i] else x)
+                from_x = boxes.left[i] + (8 - x if boxes.flip[i] else x)
                 assert torch.equal(found[i, y, x], images[i, boxes.top[i] + y, from_x])
 
 
@@ -134,7 +134,7 @@ def test_resize_against_a_slow_formula(size, side):
 def test_parts_are_resized():
     images = some(4, 20)
     boxes = augmentation.draw_boxes(PLAIN.replace(crop="resized", hflip=0.5), numbers(4, seed=2), 20, 20)
-    found = augmentation.cut(images, boxes, 10)
+    found = augmentation.crop(images, boxes, 10)
     for i, (top, left, height, width, mirror) in enumerate(zip(*boxes, strict=True)):
         part = images[i, top : top + height, left : left + width]
         whole = np.einsum("yi,ijc,xj->yxc", triangle(height, 10), part.numpy(), triangle(width, 10))
@@ -146,7 +146,7 @@ def test_a_image_smaller_than_the_view_is_enlarged():
     boxes = augmentation.draw_boxes(PLAIN, numbers(2), 10, 16)
     assert boxes.height.tolist() == [10, 10]
     enlarged = augmentation.resize(images, 16)
-    assert torch.equal(augmentation.cut(images, boxes, 16), enlarged)
+    assert torch.equal(augmentation.crop(images, boxes, 16), enlarged)
     assert torch.equal(augmentation.center_crops(images, 16), enlarged)
 
 
@@ -181,14 +181,14 @@ def test_neighbors_with_one_box_are_cut_like_each_alone():
     sizes = np.repeat([9, 12, 16, 9], 3)
     boxes = Boxes(np.repeat([1, 2, 0, 1], 3), np.repeat([3, 1, 0, 3], 3), sizes, sizes, np.repeat([True, False], 6))
     mean = flat_statistics(some(1, 16, seed=9)[0].float())
-    together = augmentation.cut(images, boxes, 9)
-    colored = augmentation.color(together, boxes, None, mean, 3)
+    together = augmentation.crop(images, boxes, 9)
+    colored = augmentation.normalize(together, boxes, None, mean, 3)
     for i in range(12):
         one = Boxes(*(part[i : i + 1] for part in boxes))
-        alone = augmentation.cut(images[i : i + 1], one, 9)
+        alone = augmentation.crop(images[i : i + 1], one, 9)
         assert torch.equal(together[i], alone[0])
-        assert torch.equal(colored[i], augmentation.color(alone, one, None, mean, 3)[0])
-    assert augmentation.cut(images[:0], Boxes(*(part[:0] for part in boxes)), 9).shape == (0, 9, 9, 3)
+        assert torch.equal(colored[i], augmentation.normalize(alone, one, None, mean, 3)[0])
+    assert augmentation.crop(images[:0], Boxes(*(part[:0] for part in boxes)), 9).shape == (0, 9, 9, 3)
 
 
 def test_ten_crops_of_a_image_as_large_as_the_view():
@@ -221,8 +221,8 @@ def test_color_noise_has_the_paper_s_size(imagenet):
 def test_color_noise_is_one_offset_a_image(imagenet):
     images = some(5, 9)
     colors = augmentation.draw_colors(get_recipe("paper"), color_numbers(5), imagenet)
-    still = augmentation.color(images, None, None, imagenet, 3)
-    noisy = augmentation.color(images, None, colors, imagenet, 3)
+    still = augmentation.normalize(images, None, None, imagenet, 3)
+    noisy = augmentation.normalize(images, None, colors, imagenet, 3)
     moved = noisy - still  # [N, 3, s, s]
     # float32 of numbers up to 255: steps of 1.5e-5
     assert (moved - colors.offset[:, :, None, None]).abs().max() < 1e-4
@@ -240,7 +240,7 @@ def test_jitter_against_a_slow_formula(imagenet):
     recipe, images = PLAIN.replace(color_jitter=0.3), some(4, 3)
     draws = color_numbers(4)
     colors = augmentation.draw_colors(recipe, draws, imagenet)
-    found = augmentation.color(images, None, colors, imagenet, 3)
+    found = augmentation.normalize(images, None, colors, imagenet, 3)
     mean = imagenet.mean.double().numpy()
     for i in range(4):
         brightness, contrast, saturation = 1 + 0.3 * (2 * draws[i, 6:9] - 1)
@@ -272,8 +272,8 @@ def test_no_colors_change_where_none_are_asked_for(imagenet):
     colors = augmentation.draw_colors(PLAIN, color_numbers(4), imagenet)
     assert colors == Colors(None, None, [])
     images = some(4, 5)
-    plain = augmentation.color(images, None, None, imagenet, 3)
-    assert torch.equal(augmentation.color(images, None, colors, imagenet, 3), plain)
+    plain = augmentation.normalize(images, None, None, imagenet, 3)
+    assert torch.equal(augmentation.normalize(images, None, colors, imagenet, 3), plain)
     assert torch.equal(plain, (images.double() - imagenet.mean.double()).permute(0, 3, 1, 2).float())
     assert plain.is_contiguous(memory_format=torch.channels_last)
 
@@ -281,7 +281,7 @@ def test_no_colors_change_where_none_are_asked_for(imagenet):
 def test_coloring_leaves_the_stored_pixels_and_the_mean_alone(imagenet):
     images, recipe = some(4, 8), Recipe(random_erase_prob=1.0)
     before, mean = images.clone(), imagenet.mean.clone()
-    augmentation.color(images, None, augmentation.draw_colors(recipe, color_numbers(4), imagenet), imagenet, 3)
+    augmentation.normalize(images, None, augmentation.draw_colors(recipe, color_numbers(4), imagenet), imagenet, 3)
     assert torch.equal(images, before)
     assert torch.equal(imagenet.mean, mean)
 
@@ -292,16 +292,16 @@ def test_the_mean_image_is_cut_like_the_image(hflip):
     mean = some(1, 20)
     statistics = flat_statistics(mean[0].float())
     boxes = augmentation.draw_boxes(PLAIN.replace(hflip=hflip), numbers(30), 20, 13)
-    cuts = augmentation.cut(mean.expand(30, -1, -1, -1), boxes, 13)
-    assert augmentation.color(cuts, boxes, None, statistics, 3).abs().max() == 0
-    assert augmentation.color(augmentation.center_crops(mean, 13), None, None, statistics, 3).abs().max() == 0
+    cuts = augmentation.crop(mean.expand(30, -1, -1, -1), boxes, 13)
+    assert augmentation.normalize(cuts, boxes, None, statistics, 3).abs().max() == 0
+    assert augmentation.normalize(augmentation.center_crops(mean, 13), None, None, statistics, 3).abs().max() == 0
 
 
 def test_the_mean_of_crops_is_the_crop_of_the_mean():
     images = some(40, 16)
     statistics = flat_statistics(images.double().mean(0).float())
     box = Boxes(*(np.full(40, value) for value in (2, 3, 9, 9)), np.full(40, True))
-    left = augmentation.color(augmentation.cut(images, box, 9), box, None, statistics, 3)
+    left = augmentation.normalize(augmentation.crop(images, box, 9), box, None, statistics, 3)
     assert left.mean(0).abs().max() < 1e-4  # float32 sums of 40 numbers up to 255
 
 
@@ -309,35 +309,37 @@ def test_the_mean_image_is_resized_like_the_image():
     mean = some(1, 20)
     statistics = flat_statistics(mean[0].float())
     boxes = augmentation.draw_boxes(PLAIN.replace(crop="resized", hflip=0.5), numbers(10), 20, 20)
-    left = augmentation.color(augmentation.cut(mean.expand(10, -1, -1, -1), boxes, 9), boxes, None, statistics, 3)
+    left = augmentation.normalize(augmentation.crop(mean.expand(10, -1, -1, -1), boxes, 9), boxes, None, statistics, 3)
     assert left.abs().max() <= 1.01  # the image's pixels are rounded after each pass, the mean's are not
-    large = augmentation.color(augmentation.center_crops(mean, 30), None, None, statistics, 3)
+    large = augmentation.normalize(augmentation.center_crops(mean, 30), None, None, statistics, 3)
     assert large.abs().max() <= 1.01
 
 
 def test_a_gray_network_sees_the_luma(imagenet):
     images = some(2, 6)
-    found = augmentation.color(images, None, None, imagenet, 1)
+    found = augmentation.normalize(images, None, None, imagenet, 1)
     expected = (images.double() - imagenet.mean.double()) @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
     assert found.shape == (2, 1, 6, 6)
     assert (found[:, 0] - expected).abs().max() < 1e-4  # float32
     gray = images[..., :1].expand(-1, -1, -1, 3)
-    level = augmentation.color(gray, None, None, flat_statistics(), 1)[:, 0]
+    level = augmentation.normalize(gray, None, None, flat_statistics(), 1)[:, 0]
     assert (level - gray[..., 0]).abs().max() < 1e-4  # the three weights are one together
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_divide(imagenet, channels):
     images = some(2, 6)
-    whole = augmentation.color(images, None, None, imagenet, channels)
-    tenth = augmentation.color(images, None, None, dataclasses.replace(imagenet, divide=torch.tensor(10.0)), channels)
+    whole = augmentation.normalize(images, None, None, imagenet, channels)
+    tenth = augmentation.normalize(
+        images, None, None, dataclasses.replace(imagenet, divide=torch.tensor(10.0)), channels
+    )
     assert torch.equal(tenth, whole / 10)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_divided_by_each_channel_s_deviation(imagenet, channels):
     images, deviation = some(2, 6), torch.tensor([50.0, 60.0, 70.0])
-    found = augmentation.color(images, None, None, dataclasses.replace(imagenet, divide=deviation), channels)
+    found = augmentation.normalize(images, None, None, dataclasses.replace(imagenet, divide=deviation), channels)
     expected = (images.double() - imagenet.mean.double()) / deviation.double()
     if channels == 1:
         expected = (expected * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)).sum(3, keepdim=True)
@@ -351,7 +353,7 @@ def test_noise_then_divided_by_one_and_a_tenth(imagenet, divide):
     recipe = get_recipe("paper").replace(pca_noise_rescale=True, pca_noise_until_epoch=5)
     colors = augmentation.draw_colors(recipe, color_numbers(3), imagenet, epoch=4)
     offset = augmentation.draw_colors(get_recipe("paper"), color_numbers(3), imagenet).offset.double()
-    found = augmentation.color(images, None, colors, statistics, 3).permute(0, 2, 3, 1).double()
+    found = augmentation.normalize(images, None, colors, statistics, 3).permute(0, 2, 3, 1).double()
     expected = (images.double() - imagenet.mean.double() + offset[:, None, None]) / 1.1 / divide.double()
     assert (found - expected).abs().max() < 1e-4  # float32
     assert augmentation.draw_colors(recipe, color_numbers(3), imagenet, epoch=5) == Colors(None, None, [], 1.0)
@@ -360,13 +362,13 @@ def test_noise_then_divided_by_one_and_a_tenth(imagenet, divide):
 
 def test_the_2012_mean_is_the_center_s_wherever_the_view_is():
     images, mean = some(8, 12), some(1, 12, seed=5)[0].float()
-    center = dataclasses.replace(flat_statistics(mean[2:10, 2:10]), follows=False)
+    center = dataclasses.replace(flat_statistics(mean[2:10, 2:10]), mean_follows_crop=False)
     boxes = augmentation.draw_boxes(PLAIN.replace(hflip=0.5), numbers(8), 12, 8)
-    assert boxes.mirror.any()
-    cuts = augmentation.cut(images, boxes, 8)
-    found = augmentation.color(cuts, boxes, None, center, 3).permute(0, 2, 3, 1)
+    assert boxes.flip.any()
+    cuts = augmentation.crop(images, boxes, 8)
+    found = augmentation.normalize(cuts, boxes, None, center, 3).permute(0, 2, 3, 1)
     assert torch.equal(found, cuts.float() - mean[2:10, 2:10])  # not mirrored, not moved
-    small = augmentation.color(augmentation.cut(images, boxes, 4), boxes, None, center, 3)
+    small = augmentation.normalize(augmentation.crop(images, boxes, 4), boxes, None, center, 3)
     assert small.shape == (8, 3, 4, 4)
 
 
@@ -376,7 +378,7 @@ def test_erased_rectangles():
     draws = color_numbers(n)
     colors = augmentation.draw_colors(recipe, draws, flat_statistics())
     images = torch.full((n, side, side, 3), 200, dtype=torch.uint8)
-    found = augmentation.color(images, None, colors, flat_statistics(), 3)
+    found = augmentation.normalize(images, None, colors, flat_statistics(), 3)
     erased = 0
     for i in range(n):
         gone = (found[i] == 0).all(0)
@@ -405,7 +407,7 @@ def test_noise_and_jitter_add_up(imagenet):
     assert torch.equal(both.matrix, jitter.matrix)
     x = images.float() - imagenet.mean
     expected = torch.einsum("nij,nyxj->niyx", jitter.matrix, x) + both.offset[:, :, None, None]
-    assert torch.allclose(augmentation.color(images, None, both, imagenet, 3), expected, atol=1e-3)
+    assert torch.allclose(augmentation.normalize(images, None, both, imagenet, 3), expected, atol=1e-3)
 
 
 def test_a_view_s_numbers_are_used_once():

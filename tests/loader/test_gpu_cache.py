@@ -26,17 +26,17 @@ def test_one_gather_is_image_by_image(stored, side, device):
     random = np.random.default_rng(0)
     images = torch.from_numpy(random.integers(0, 256, (50, stored, stored, 3), np.uint8))
     which, where = random.integers(0, 50, 40), boxes(random, 40, stored, side)
-    found = gpu_cache.cut(images.to(device), which, where, side)
-    assert found.device.type == device and torch.equal(found.cpu(), augmentation.cut(images[which], where, side))
+    found = gpu_cache.crop(images.to(device), which, where, side)
+    assert found.device.type == device and torch.equal(found.cpu(), augmentation.crop(images[which], where, side))
 
 
 def test_what_would_have_to_be_resized_is_left_to_the_processor():
     random = np.random.default_rng(0)
     where = boxes(random, 4, 9, 5)
     images = torch.zeros(4, 9, 9, 3, dtype=torch.uint8)
-    assert gpu_cache.cut(images, np.arange(4), where, 5) is not None
-    assert gpu_cache.cut(images, np.arange(4), where, 4) is None
-    assert gpu_cache.cut(images, np.arange(4), where._replace(width=np.array([5, 5, 6, 5])), 5) is None
+    assert gpu_cache.crop(images, np.arange(4), where, 5) is not None
+    assert gpu_cache.crop(images, np.arange(4), where, 4) is None
+    assert gpu_cache.crop(images, np.arange(4), where._replace(width=np.array([5, 5, 6, 5])), 5) is None
 
 
 def of(digits, cache_on_device, device=CPU, **changes):
@@ -72,7 +72,7 @@ def test_batches_are_the_same(digits, changes, monkeypatch):
     for epoch in (0, 2):
         right = list(apart.epoch(epoch))
         with monkeypatch.context() as without:
-            without.setattr(augmentation, "cut", lambda *how: pytest.fail("it was cut on the processor"))
+            without.setattr(augmentation, "crop", lambda *how: pytest.fail("it was cut on the processor"))
             assert same(list(kept.epoch(epoch)), right)
         assert same(list(kept.epoch(epoch, 2)), right[2:])
     assert same(list(kept.epoch(0, size=20)), list(apart.epoch(0, size=20)))
@@ -106,7 +106,7 @@ def test_without_memory_for_all_images_the_processor_cuts(digits, monkeypatch, p
     loader = of(digits, True)
     with monkeypatch.context() as patch:
         patch.setattr(holder, place, failing(getattr(holder, place), sizes[place]))
-        patch.setattr(augmentation, "cut", whole_copies(augmentation.cut))
+        patch.setattr(augmentation, "crop", whole_copies(augmentation.crop))
         assert same(list(loader.epoch(0)), right[0])
     assert calls and loader.cached_images is None
     assert same(list(loader.epoch(1)), right[1]) and loader.cached_images is None
@@ -118,7 +118,7 @@ def whole_copies(cut):
 
     def by_numpy(images, boxes, side):
         parts = []
-        for image, top, left, mirror in zip(images.numpy(), boxes.top, boxes.left, boxes.mirror, strict=True):
+        for image, top, left, mirror in zip(images.numpy(), boxes.top, boxes.left, boxes.flip, strict=True):
             part = image[top : top + side, left : left + side]
             parts.append(part[:, ::-1] if mirror else part)
         return torch.from_numpy(np.stack(parts))

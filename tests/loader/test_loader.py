@@ -11,7 +11,7 @@ import torch
 from alexnet.data.store import Split, Store
 from alexnet.loader import augmentation, sampler
 from alexnet.loader.augmentation import Normalization
-from alexnet.loader.loader import Batch, Loader, in_order, to_device
+from alexnet.loader.loader import Batch, Loader, sequential_batches, to_device
 from alexnet.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -137,9 +137,9 @@ def test_a_batch_is_the_images_cut_and_colored(digits):
     indices = sampler.epoch_order(160, 0, 5)[33:66]
     box, colors = augmentation.crop_numbers(0, 5, indices)
     boxes = augmentation.draw_boxes(RECIPE, box, 32, 28)
-    cuts = augmentation.cut(torch.from_numpy(split.gather(indices)), boxes, 28)
+    cuts = augmentation.crop(torch.from_numpy(split.gather(indices)), boxes, 28)
     drawn = augmentation.draw_colors(RECIPE, colors, statistics)
-    assert torch.equal(batch.images, augmentation.color(cuts, boxes, drawn, statistics, 3))
+    assert torch.equal(batch.images, augmentation.normalize(cuts, boxes, drawn, statistics, 3))
 
 
 def test_small_crops_show_the_same_parts(digits):
@@ -163,7 +163,7 @@ class Vanished(Split):
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_an_error_in_a_worker_surfaces_and_no_thread_is_left(digits, workers):
-    split = Vanished(digits.path, "train", digits.about["splits"]["train"], 32)
+    split = Vanished(digits.path, "train", digits.metadata["splits"]["train"], 32)
     batches, seen = loader(digits, workers, split=split).epoch(0), 0
     with pytest.raises(OSError, match=r"Input/output error: 'images-00000\.npy'"):
         for batch in batches:
@@ -190,7 +190,7 @@ def test_leaving_an_epoch_early_ends_the_threads(digits):
 
 def test_in_order_is_every_image_once_as_stored(digits):
     split = digits.split("test")
-    made = list(in_order(split, 16))
+    made = list(sequential_batches(split, 16))
     assert [len(images) for images, _ in made] == [16, 16, 16, 2]
     assert np.concatenate([indices for _, indices in made]).tolist() == list(range(50))
     images = torch.cat([images for images, _ in made])
@@ -203,7 +203,7 @@ def test_statistics_keep_their_places_on_a_device(digits):
     moved = to_device(statistics, CPU)
     assert all(torch.equal(moved.tensors()[name], value) for name, value in statistics.tensors().items())
     assert len(statistics.tensors()) == 4
-    assert to_device(dataclasses.replace(statistics, follows=False), CPU).follows is False
+    assert to_device(dataclasses.replace(statistics, mean_follows_crop=False), CPU).mean_follows_crop is False
 
 
 def offsets(digits: Store, recipe: Recipe, epoch: int, **how) -> list[tuple]:

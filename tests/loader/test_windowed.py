@@ -99,7 +99,7 @@ def cut(tmp_path_factory):
     local = prepare(few, root / "s", size=32, validation=0.2, test=0.2, shard_bytes=16 * 32 * 32 * 3)
     system = fsspec.filesystem("memory")
     system.put(str(local.path), "/windowed", recursive=True)
-    yield local, Store.open("memory://windowed", Cache(root / "cache", most_bytes=16 * 50000, first_wait=0.01))
+    yield local, Store.open("memory://windowed", Cache(root / "cache", max_bytes=16 * 50000, first_wait=0.01))
     system.rm("/windowed", recursive=True)
 
 
@@ -148,20 +148,20 @@ def test_a_shard_that_can_not_be_had_ends_the_epoch_with_its_name_and_no_thread(
     import threading
 
     from alexnet.data.cache import Cache
-    from alexnet.data.remote import Remote
+    from alexnet.data.remote import RemoteBackend
     from alexnet.data.store import Store
     from alexnet.errors import DataError
     from alexnet.recipe import Recipe
 
     local, _ = cut
-    read = Remote._read
+    read = RemoteBackend._read
 
     def lost(self, name, start, end):
         if name == "train/images-00004.npy":
             raise ConnectionResetError(104, "Connection reset by peer")
         return read(self, name, start, end)
 
-    monkeypatch.setattr(Remote, "_read", lost)
+    monkeypatch.setattr(RemoteBackend, "_read", lost)
     cache = Cache(local.path.parent / f"lost{workers}", attempts=3, first_wait=0.01)
     store, recipe = Store.open("memory://windowed", cache), Recipe(stored_size=32, batch_size=20, shuffle_window=3)
     with pytest.raises(DataError, match=r"images-00004\.npy: can not be fetched \(ConnectionResetError.*tried 3 times"):

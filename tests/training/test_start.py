@@ -115,7 +115,7 @@ def test_the_source_s_mean_and_divisor_are_kept(source, stores, tmp_path):
     found = Bundle.load(result.bundle).statistics
     assert torch.equal(found.mean, first.mean)
     assert not np.array_equal(found.mean.numpy(), stores[6].mean_image)
-    assert (found.follows, float(found.divide)) == (first.follows, float(first.divide))
+    assert (found.mean_follows_crop, float(found.divide)) == (first.mean_follows_crop, float(first.divide))
     assert torch.allclose(found.color_std, torch.tensor(stores[6].color_std).float())  # noise is the new images' own
     recipe = result.recipe
     assert (recipe.model, recipe.mean, recipe.stored_size) == ("cifar_18pct", "center", 32)
@@ -152,7 +152,7 @@ def test_what_can_not_start_is_refused(source, stores, tmp_path):
     start.check(start.recipe(SMALL).replace(stored_size=40))  # the center of a mean image is the same for all crops
     with pytest.raises(RecipeError, match=r"--image-size is 40; must be at most 32, as the mean image of .* has"):
         start.check(start.recipe(SMALL).replace(stored_size=40, image_size=40))
-    caffe = dataclasses.replace(start, statistics=dataclasses.replace(start.statistics, follows=True))
+    caffe = dataclasses.replace(start, statistics=dataclasses.replace(start.statistics, mean_follows_crop=True))
     with pytest.raises(RecipeError, match=r"--stored-size is 40; must be 32, as the mean image of .* has"):
         caffe.check(caffe.recipe(SMALL).replace(stored_size=40))
     with pytest.raises(RecipeError) as caught:

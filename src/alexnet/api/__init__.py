@@ -19,7 +19,7 @@ from alexnet.compression.deep import CompressionOptions
 from alexnet.cuda_convnet import Files
 from alexnet.data.remote import local_path
 from alexnet.data.sources.options import DataOptions
-from alexnet.data.store import Store, recorded
+from alexnet.data.store import Store, recorded_store
 from alexnet.errors import RunError
 from alexnet.evaluation.metrics import Scores
 from alexnet.export.classifier import Classifier, Precision
@@ -128,7 +128,7 @@ def train(
             held.enter_context(runs.locked(folder) if again else runs.new(folder))
             if not again:
                 about: dict[str, Any] = {"data": str(data), "directory": str(Path.cwd()), "store": store.absolute}
-                if words := options.words():
+                if words := options.to_args():
                     about["options"] = words
                 runs.write_start(folder, recipe, about | ({"from": start.about(store.classes)} if start else {}), files)
             world.tell(f"{'again' if again else 'fresh'} {folder.resolve()}")
@@ -147,7 +147,7 @@ def _fresh(folder: Path, data: str | Path, recipe: Recipe, options: DataOptions,
         check_network(recipe)
     store = open_store(data, recipe, options)
     for note in layer_files.check(files, recipe, len(store.classes)) if files is not None else ():
-        options.tell(note)
+        options.log_line(note)
     return store
 
 
@@ -160,7 +160,7 @@ def _begun(folder: Path, data: str | Path, recipe: Recipe) -> Store:
         raise RunError(
             f"run folder {folder} holds a run with {what}", "the run of this command", "name another --output-dir"
         )
-    return Store.open(recorded(folder, about))
+    return Store.open(recorded_store(folder, about))
 
 
 def _recipe(data: str, recipe: Recipe | str | None, start: PretrainedWeights | None, changes: dict[str, Any]) -> Recipe:
@@ -192,7 +192,7 @@ def resume(
         if world.first:
             held.enter_context(runs.locked(folder))
         world.tell("")  # the others begin when the first one holds the folder
-        opened = Store.open(store or recorded(folder, about))
+        opened = Store.open(store or recorded_store(folder, about))
         checkpoint = values if values.suffix == ".pt" else None
         how: dict[str, Any] = {"resume": True, "resume_from": checkpoint, "world": world, "layout": layout}
         return _run(recipe, opened, folder, workers=workers, quiet=quiet, started=started, **how)

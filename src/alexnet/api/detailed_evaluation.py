@@ -98,10 +98,10 @@ def evaluate_detailed(
     trained = training_images([run], [bundle], [store], options)
     images = trained.select(store, split)
     slice_values = per_class.column(images, wanted.slice_by) if wanted.slice_by else ()
-    ood_confidence, ood_labels = _predict_ood(classifier, wanted.ood_dir, crops, options.tell)
+    ood_confidence, ood_labels = _predict_ood(classifier, wanted.ood_dir, crops, options.log_line)
     predictions = classifier.predict_split(images, crops)
     left_out, included = trained.counts(store, split)
-    note_test(run, store, split, "evaluate --details", options.tell)
+    note_test(run, store, split, "evaluate --details", options.log_line)
     scores = dataclasses.replace(
         predictions.scores(), training_images_left_out=left_out, training_images_included=included
     )
@@ -232,7 +232,7 @@ def compare(
     same_images(members, "train both on one prepared store, or give DATA", "the same for both classifiers")
     predictions = [c.predict_split(images, crops) for c, images in zip(classifiers, splits, strict=True)]
     for run, store in zip(runs, stores, strict=True):
-        note_test(run, store, split, "compare", options.tell)
+        note_test(run, store, split, "compare", options.log_line)
     paired = intervals.compare(predictions[0].correct, predictions[1].correct, predictions[0].groups)
     provenances = of_bundle(bundles[0], first), of_bundle(bundles[1], second)
     return Comparison(str(first), str(second), split, crops, paired, provenances, *trained.counts(stores[0], split))

@@ -69,7 +69,7 @@ def evaluate(
     for bundle, store in zip(bundles, stores, strict=True):
         bundle.same_classes(store.classes, str(data or store.address))
     if crops == 10 and any(bundle.recipe.get("hflip") == 0 for bundle in bundles):
-        options.tell(
+        options.log_line(
             "trained without horizontal flips: half of the ten crops are mirror images, which it was not trained on"
         )
     trained = training_images(paths, bundles, stores, options)
@@ -82,7 +82,7 @@ def evaluate(
     left_out, included = trained.counts(stores[0], split)
     scores = replace(scores, training_images_left_out=left_out, training_images_included=included)
     for path, store in zip(paths, stores, strict=True):
-        note_test(path, store, split, "evaluate", options.tell)
+        note_test(path, store, split, "evaluate", options.log_line)
     return scores
 
 

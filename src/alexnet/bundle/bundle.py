@@ -252,7 +252,7 @@ class Bundle:
     def _subtracted(self) -> str:
         if self.statistics.mean.dim() == 1:
             return "channel means"
-        return "mean image" if self.statistics.follows else CENTER
+        return "mean image" if self.statistics.mean_follows_crop else CENTER
 
 
 def find_bundle(path: Path | str) -> Path:
@@ -337,4 +337,4 @@ def _statistics(path: Path, config: Config) -> Normalization:
     divide = tensors["divide"]
     if shapes["divide"] not in ([], [3]) or not bool(((divide >= MIN_DIVIDE) & (divide <= MAX_DIVIDE)).all()):
         raise ValueError(f"divide is {divide.tolist()!r:.60}, not 1 or 3 numbers from {MIN_DIVIDE:g} to {MAX_DIVIDE:g}")
-    return Normalization(**tensors, follows=follows)
+    return Normalization(**tensors, mean_follows_crop=follows)

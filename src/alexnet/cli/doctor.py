@@ -26,7 +26,7 @@ _SHOWN = 3  # examples of a finding on the terminal
 
 @dataclass(frozen=True)
 class DoctorArguments:
-    """Check a data set for faults: duplicates, wrong labels, leaks between splits, unusable images. Changes nothing.
+    """Check a data set for problems: duplicates, wrong labels, leaks between splits, unusable images. Changes nothing.
 
     Exit status: 0 ready for training, with or without warnings; 1 a result would be wrong or useless.
     """
@@ -66,11 +66,11 @@ def run(argv: list[str]) -> int:
         exclude=args.source.exclude,
         layout=layout_options(args.source),
     )
-    faults: list[DataError] = []
-    source = options.open(args.data, faults)
+    problems: list[DataError] = []
+    source = options.open(args.data, problems)
     report = examine(
         source,
-        faults,
+        problems,
         validation=args.validation,
         test=args.test,
         seed=args.seed,

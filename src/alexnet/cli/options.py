@@ -87,12 +87,12 @@ def layout_options(args: SourceArguments) -> "LayoutOptions":
 
 def choose_cache(cache: Path | None = None, gigabytes: float = DataArguments.cache_gb) -> Path:
     """Choose the folder ``cache`` (default: by the environment) for the shards of stores at an address; return it."""
-    from alexnet.data.cache import Cache, choose
+    from alexnet.data.cache import Cache, set_default_cache
 
     if not gigabytes > 0:
         raise RecipeError(f"--cache-gb is {gigabytes}", "above 0")
     own, system = os.environ.get("ALEXNET_CACHE"), os.environ.get("XDG_CACHE_HOME")
     default = Path(own) if own else (Path(system) if system else Path.home() / ".cache") / "alexnet"
     cache = cache or default
-    choose(Cache(cache / "remote", int(gigabytes * 1e9)))
+    set_default_cache(Cache(cache / "remote", int(gigabytes * 1e9)))
     return cache

@@ -44,7 +44,7 @@ def run(argv: list[str]) -> int:
         group_pattern=args.source.group_pattern,
         exclude=args.source.exclude,
         layout=layout_options(args.source),
-        say=output.log,
+        log=output.log,
     )
     choose_cache()
     print(

@@ -175,7 +175,7 @@ class CompressionJob:
         self.original = self.meter.measure(
             "original", "float32", self.meter.original, float32_size(self.bundle.network)
         )
-        self.options.tell(f"original: {self.original_bytes / 1e6:.1f} MB")
+        self.options.log_line(f"original: {self.original_bytes / 1e6:.1f} MB")
 
     def _open_store(self, data: str | Path | None) -> Store | None:
         """The images for retraining and for choices; None for a bundle without data."""
@@ -200,7 +200,7 @@ class CompressionJob:
             return self._checked(self._rounded(self.method))
         if self.store is None or isinstance(self.bundle.network, GraphNetwork):
             reason = "there are no images" if self.store is None else "networks of layer files are not retrained"
-            self.options.tell(f"{reason}: nothing is pruned, weights are only shared and coded")
+            self.options.log_line(f"{reason}: nothing is pruned, weights are only shared and coded")
             return self._checked(self._shared())
         deep = DeepCompression(
             self.bundle,
@@ -209,7 +209,7 @@ class CompressionJob:
             self.compression,
             self.device,
             folder,
-            self.options.tell,
+            self.options.log_line,
             workers,
             quiet,
         )
@@ -235,12 +235,12 @@ class CompressionJob:
             try:
                 result = deep.to_size(self.meter.original, self._weights_budget(self.original_bytes // ratio))
             except BundleError as error:
-                self.options.tell(f"{ratio} times smaller is not possible: {error.what}")
+                self.options.log_line(f"{ratio} times smaller is not possible: {error.what}")
                 continue
             if self._within_limit(result.stages[-1], DEFAULT_MAX_DROP):
                 return result
             lost = self.points_lost(result.stages[-1])
-            self.options.tell(f"{ratio} times smaller loses {lost:.1f} points of validation accuracy: discarded")
+            self.options.log_line(f"{ratio} times smaller loses {lost:.1f} points of validation accuracy: discarded")
         return self._checked(self._shared())
 
     def points_lost(self, stage: Stage) -> float | None:
@@ -258,7 +258,7 @@ class CompressionJob:
             except BundleError:  # less than the reference images take
                 break
             if not self._within_limit(result.stages[-1], points):
-                self.options.tell(f"{ratio} times smaller loses more than {points:g} points: the search ends")
+                self.options.log_line(f"{ratio} times smaller loses more than {points:g} points: the search ends")
                 break
             best, network = result, result.network
         if best is not None:
@@ -386,7 +386,7 @@ def _evaluate_test(job: CompressionJob, read: Classifier) -> tuple[PairedCompari
         return None, None
     original = Classifier(job.bundle, job.device)
     before, after = (classifier.predict_split(job.store.split("test")) for classifier in (original, read))
-    note_test(str(job.run), job.store, "test", "compress", job.options.tell)
+    note_test(str(job.run), job.store, "test", "compress", job.options.log_line)
     return intervals.compare(before.correct, after.correct, after.groups), after.scores()
 
 

@@ -32,7 +32,7 @@ class Cache:
     """Where fetched files lie, how much they may take, and how stubbornly they are fetched."""
 
     folder: Path = field(default_factory=lambda: Path.home() / ".cache" / "alexnet" / "remote")
-    most_bytes: int = 32 << 30
+    max_bytes: int = 32 << 30
     ahead: int = 4  # shards that are fetched at once, before they are asked for
     attempts: int = 5  # for each file
     first_wait: float = 0.5  # seconds before the second attempt; twice as long before each further one
@@ -60,13 +60,13 @@ class Cache:
 
     def _reserve(self, part: Path, size: int, name: str) -> None:
         """Make room for ``size`` bytes and take it, by giving the file ``part`` that length."""
-        if size > self.most_bytes:
-            must = f"at most the cache's {self.most_bytes:,}"
+        if size > self.max_bytes:
+            must = f"at most the cache's {self.max_bytes:,}"
             raise DataError(f"{name}: {size:,} bytes", must, "give a larger --cache-gb, or prepare smaller shards")
         until = time.monotonic() + _PATIENCE
         while not self._took(part, size):
             if time.monotonic() > until:
-                what = f"{self.folder}: no room for {size:,} bytes among {self.most_bytes:,}, all being fetched"
+                what = f"{self.folder}: no room for {size:,} bytes among {self.max_bytes:,}, all being fetched"
                 raise DataError(what, "", "give a larger --cache-gb, or prepare smaller shards")
             time.sleep(0.05)
 
@@ -75,12 +75,12 @@ class Cache:
             files = sorted(_sizes(self.folder, part))  # by the time of their last use
             total = sum(taken for _, taken, _ in files)
             for _, taken, path in files:
-                if total + size <= self.most_bytes:
+                if total + size <= self.max_bytes:
                     break
                 if _put_out(path):
                     _verified.discard(str(path))
                     total -= taken
-            if total + size > self.most_bytes:
+            if total + size > self.max_bytes:
                 return False
             os.truncate(part, size)
             return True
@@ -95,12 +95,12 @@ class Cache:
 _chosen: list[Cache] = []
 
 
-def choose(cache: Cache) -> None:
+def set_default_cache(cache: Cache) -> None:
     """The cache of this process for stores that are opened without one."""
     _chosen[:] = [cache]
 
 
-def chosen() -> Cache:
+def default_cache() -> Cache:
     """The cache that was chosen, or the default one."""
     return _chosen[0] if _chosen else Cache()
 

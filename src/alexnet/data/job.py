@@ -20,7 +20,7 @@ from alexnet.data.store_backend import SPLIT_NAMES
 from alexnet.errors import DataError
 
 Progress = Callable[[int, int], None]  # images done, and all
-Say = Callable[[str], None]  # one line for a person
+Log = Callable[[str], None]  # one line for a person
 
 _OURS = {*SPLIT_NAMES, "records", "settings.json", "lock", "mean.npy", "skipped.jsonl", "dataset.json"}
 
@@ -34,7 +34,7 @@ class Job(NamedTuple):
     splits: Mapping[str, tuple[Sample, ...]]
     workers: int  # threads
     progress: Progress
-    say: Say
+    log: Log
     engine: str = "threads"  # of this process; or ray: the machines of a cluster, whose disk is shared
 
     @property
@@ -93,7 +93,7 @@ def start(job: Job) -> None:
         raise DataError(f"{job.partial}: holds {strange[0]!r}, not made here", "ours alone", "move it away")
     if load_json(job.partial / "settings.json") != job.settings:
         if {final_name(name) for name in results} - {"lock", "settings.json"} or "settings.json" in results:
-            job.say(f"{job.partial}: settings differ from the interrupted run; starting over")
+            job.log(f"{job.partial}: settings differ from the interrupted run; starting over")
         _empty(job.partial, results - {"lock"})
         write_file(job.partial / "settings.json", json_bytes(job.settings))
     _make_room(job.partial)

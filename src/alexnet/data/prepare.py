@@ -19,11 +19,11 @@ import numpy as np
 
 from alexnet.data.atomic_io import atomic_write, json_bytes, jsonl_bytes, npy_bytes, sha256_of, sync_folder, write_file
 from alexnet.data.decode import Fit
-from alexnet.data.job import Job, Progress, Say, discard, locked, start, sweep
-from alexnet.data.shards import Record, image_sha256, in_order, make_shards
+from alexnet.data.job import Job, Log, Progress, discard, locked, start, sweep
+from alexnet.data.shards import Record, image_sha256, make_shards, map_in_order
 from alexnet.data.sources import is_store
 from alexnet.data.sources.listing import Sample, Source
-from alexnet.data.splits import assign
+from alexnet.data.splits import assign_splits
 from alexnet.data.statistics import Sums
 from alexnet.data.store import Split, Store
 from alexnet.data.store_backend import FORMAT, SPLIT_NAMES, VERSIONS, fingerprint_of
@@ -94,7 +94,7 @@ def _statistics(job: Job, parts: Mapping[str, Any], pool: ThreadPoolExecutor) ->
     places = np.arange(len(split))
     total = Sums(size)
     pieces = [places[start : start + count] for start in range(0, len(split), count)]
-    for own in in_order(pool, lambda piece: Sums(size).add(split.gather(piece)), pieces, 2 * job.workers):
+    for own in map_in_order(pool, lambda piece: Sums(size).add(split.gather(piece)), pieces, 2 * job.workers):
         total.merge(own)
     result = total.statistics()
     write_file(job.partial / "mean.npy", npy_bytes(result.mean_image))
@@ -115,7 +115,7 @@ def _describe(job: Job, about: Mapping[str, Any], records: list[Record]) -> dict
     head |= {"encoding": encoding} if job.quality else {}
     head |= {name: job.settings[name] for name in ("size", "fit")}
     fingerprint = fingerprint_of(classes, about["splits"], sha256, encoding)
-    tail = {"fingerprint": fingerprint, "mirror": job.source.mirror}
+    tail = {"fingerprint": fingerprint, "allow_hflip": job.source.allow_hflip}
     tail |= {"source_fingerprint": job.source.fingerprint, "settings": dict(job.settings)}
     made = {**head, **about, **tail, "sha256": sha256, "bytes": sizes, "created_by": f"alexnet {_version()}"}
     return made | {"checksum": checksum_of(made)}
@@ -132,7 +132,7 @@ def _version() -> str:
         return "unknown"
 
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 def prepare(
@@ -153,7 +153,7 @@ def prepare(
     workers: int | None = None,
     engine: Literal["threads", "ray"] = "threads",
     progress: Progress | None = None,
-    say: Say | None = None,
+    log: Log | None = None,
 ) -> Store:
     """Decode every image of ``source`` to ``size`` × ``size`` and write the store ``path``; go on where a run ended.
 
@@ -175,14 +175,14 @@ def prepare(
     options |= {"allow_truncated": allow_truncated, "shard_bytes": shard_bytes, "version": VERSIONS[encoding]}
     options |= ({"quality": quality} if encoding == "jpeg" else {}) | ({"mixed": True} if mixed else {})
     settings = options | {"source": source.fingerprint, "name": source.name} | source.selection()
-    if mixed and source.in_order:
+    if mixed and source.sequential:
         must = "of files that are read one image at a time"
         raise DataError(
             f"{source.name}: mixed, of parquet files", must, "leave it out: such sets are mostly mixed already"
         )
-    splits = assign(source, validation=validation, test=test, seed=seed)
+    splits = assign_splits(source, validation=validation, test=test, seed=seed)
     splits = _mixed(splits, seed) if mixed else splits
-    job = Job(source, path, settings, splits, workers or cores(), progress or _silent, say or log.warning, engine)
+    job = Job(source, path, settings, splits, workers or cores(), progress or _silent, log or _logger.warning, engine)
     if path.exists():
         return _existing(job)
     try:
@@ -231,7 +231,7 @@ def _existing(job: Job) -> Store:
     if not is_store(job.path):
         raise DataError(f"{job.path}: exists and is no store", "a new name", "choose another path")
     store = Store.open(job.path)
-    theirs = store.about["settings"]
+    theirs = store.metadata["settings"]
     if theirs != job.settings and not _same_content(job, store):
         differ = [name for name in {**job.settings, **theirs} if theirs.get(name) != job.settings.get(name)]
         what = f"{job.path}: is a store of other {', '.join(differ)}"
@@ -242,7 +242,7 @@ def _existing(job: Job) -> Store:
 
 def _same_content(job: Job, store: Store) -> bool:
     """Do only the files' stamps differ (a copy, new rights), while splits, labels and the bytes of all files agree?"""
-    if {**store.about["settings"], "source": job.settings["source"]} != job.settings:
+    if {**store.metadata["settings"], "source": job.settings["source"]} != job.settings:
         return False
     if store.left_out():  # an image that was unusable may be a good one now
         return False
@@ -250,7 +250,7 @@ def _same_content(job: Job, store: Store) -> bool:
         rows = [(row["origin"], row.get("group", "")) for row in store.split(name).origins()]
         if rows != [(image.origin, image.group) for image in images]:
             return False
-    job.say(f"{job.path}: files have other times or inodes than when it was prepared; comparing their SHA-256")
+    job.log(f"{job.path}: files have other times or inodes than when it was prepared; comparing their SHA-256")
     return not check(job.source, store)
 
 

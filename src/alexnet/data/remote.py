@@ -2,7 +2,7 @@
 
 Stores behind an address (``s3://``, ``gs://``, ``https://``, ``memory://`` …), through fsspec: the only door to it.
 
-Files are read in pieces, faults are met with patience (a longer pause after each), and nothing is used before its
+Files are read in pieces, problems are met with patience (a longer pause after each), and nothing is used before its
 SHA-256 is the recorded one. fsspec's own file caches know neither a bound nor a hash, so the files go to ``cache.py``.
 """
 
@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.cache import Cache, chosen, touch
+from alexnet.data.cache import Cache, default_cache, touch
 from alexnet.data.store_backend import Shards, read_array, read_description
 from alexnet.errors import AlexNetError, DataError, printable
 
@@ -154,11 +154,11 @@ def local_path(path: str | Path) -> Path:
     return Path(path)
 
 
-class Remote:
+class RemoteBackend:
     """What lies behind an address, as a place of a store."""
 
     def __init__(self, address: str, cache: Cache | None = None) -> None:
-        self.address, self.cache = printable(address.rstrip("/")), cache or chosen()
+        self.address, self.cache = printable(address.rstrip("/")), cache or default_cache()
         self.system, self.root = _system(address.rstrip("/"))
         self._sha256: dict[str, str] = {}
         self._bytes: dict[str, int] = {}
@@ -195,18 +195,18 @@ class Remote:
             return nullcontext()
         sizes = [self._bytes[shards.names[turn]] for turn in turns]
         room = min(sum(sizes), need * max(sizes))
-        if room > self.cache.most_bytes:
+        if room > self.cache.max_bytes:
             what = f"{self.address}: {need} shards of up to {max(sizes):,} bytes are used at once"
-            must = f"at most {self.cache.most_bytes:,} bytes, the cache's bound"
+            must = f"at most {self.cache.max_bytes:,} bytes, the cache's bound"
             raise DataError(what, must, "give --cache-gb more, --shuffle-window less, or prepare smaller shards")
-        return shards.expecting(turns, min(self.cache.ahead, (self.cache.most_bytes - room) // max(sizes)))
+        return shards.expecting(turns, min(self.cache.ahead, (self.cache.max_bytes - room) // max(sizes)))
 
     def obtain(self, name: str, stop: threading.Event) -> Path:
         """A file of the store in the cache, fetched and verified if it is not there. Raises DataError."""
         fetch = partial(self._fetch, name, stop)
         return self.cache.obtain(self._sha256[name], self._bytes[name], f"{self.address}/{name}", fetch)
 
-    def send(self, folder: Path, say: Callable[[str], None]) -> None:
+    def send(self, folder: Path, log: Callable[[str], None]) -> None:
         """Copy the finished store in ``folder`` here, ``dataset.json`` last. Raises DataError.
 
         Files that an earlier call sent are not sent again: a list in ``FOLDER.sent`` has them. A store that is here
@@ -221,7 +221,7 @@ class Remote:
         sent = set(record.read_text(encoding="utf-8").splitlines()) if record.exists() else set()
         for name, sha256 in (about["sha256"] | {"dataset.json": about["fingerprint"]}).items():
             if (line := f"{sha256} {self.address}/{name}") not in sent:
-                say(f"sending {name}")
+                log(f"sending {name}")
                 self._patiently(name, partial(self._put, folder / name, name), threading.Event(), "written")
                 with record.open("a", encoding="utf-8") as lines:
                     lines.write(line + "\n")

@@ -102,7 +102,7 @@ def make_shards(job: Job, pool: ThreadPoolExecutor) -> list[Record]:
 
 def _made_by_others(job: Job, plan: list[tuple[str, int, tuple[Sample, ...], Record | None]]) -> list[Record]:
     """The records of ``plan`` in its order; what is missing is made by the machines of a Ray cluster."""
-    own = job._replace(source=replace(job.source, splits={}), splits={}, workers=1, progress=_quiet, say=_silent)
+    own = job._replace(source=replace(job.source, splits={}), splits={}, workers=1, progress=_quiet, log=_silent)
     results = {(split, number): record for split, number, _, record in plan if record}
     counts = {(split, number): len(images) for split, number, images, _ in plan}
     done = sum(counts[key] for key in results)
@@ -140,7 +140,7 @@ def _silent(line: str) -> None:
     pass
 
 
-def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+def map_in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
     """``map`` on the pool, results in order, at most ``ahead`` of them waiting in memory."""
     waiting: deque[Future[R]] = deque()
     rest = iter(items)
@@ -209,7 +209,7 @@ def _write_shard(
     shape = () if job.quality else (job.settings["size"], job.settings["size"], 3)
     with atomic_write(path) as file:
         file.write(npy_header(len(images), shape))
-        made = in_order(pool, partial(_make, job), images, 4 * job.workers)
+        made = map_in_order(pool, partial(_make, job), images, 4 * job.workers)
         for done, one in enumerate(made, start=before + 1):
             if one.data is None:
                 skipped.append(one.row)

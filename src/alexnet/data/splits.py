@@ -74,7 +74,7 @@ def shares_of(counts: NDArray[np.int64], fraction: float) -> list[int]:
 _CUTS = {"test": 0, "validation": 1}  # each cut of each class has a generator of its own
 
 
-def assign(
+def assign_splits(
     source: Source, *, validation: float, test: float, seed: int, strict: bool = True
 ) -> dict[str, tuple[Sample, ...]]:
     """The images of train, validation (may be empty) and test, each sorted by origin.
@@ -99,7 +99,7 @@ def assign(
     return {name: splits[name] for name in ("train", "validation", "test")}
 
 
-def whole(source: Source) -> Source:
+def all_as_test(source: Source) -> Source:
     """``source`` to be evaluated entirely: all its images are the test split, and train is empty.
 
     The fingerprint is another one, so that a store of the whole is never taken for a store of the parts.

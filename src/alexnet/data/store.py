@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from alexnet.data.atomic_io import read_jsonl, sha256_of
 from alexnet.data.cache import Cache
-from alexnet.data.remote import Remote, is_address
-from alexnet.data.store_backend import Folder, StoreBackend, damaged, read_array, read_description
+from alexnet.data.remote import RemoteBackend, is_address
+from alexnet.data.store_backend import LocalBackend, StoreBackend, damaged, read_array, read_description
 from alexnet.errors import DataError, ImageError
 from alexnet.system import cores
 
@@ -88,13 +88,13 @@ class Split:
     """One split of a store: images in shards, and their labels."""
 
     def __init__(self, root: Path | StoreBackend, name: str, about: Mapping[str, Any], size: int) -> None:
-        self.place: StoreBackend = Folder(root) if isinstance(root, Path) else root
+        self.backend: StoreBackend = LocalBackend(root) if isinstance(root, Path) else root
         self.name, self.size = name, size
         self.labels: NDArray[np.int64] = self._read(about["labels"], 1)  # [n]
         self._index: NDArray[np.int64] | None = self._read(about["index"], 2) if "index" in about else None  # [n, 2]
         self._names: list[str] = list(about["shards"])
         self._said: list[int] = about["counts"]
-        self._shards = self.place.shards(self._names, self._shapes()) if self._names else []
+        self._shards = self.backend.shards(self._names, self._shapes()) if self._names else []
         self._checked: set[int] = set()  # shards whose SHA-256 was compared
         mapped = isinstance(self._shards, list) and self._index is None
         self.counts: list[int] = [len(shard) for shard in self._shards] if mapped else list(self._said)
@@ -105,7 +105,7 @@ class Split:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by name: a worker process maps the files again and copies no image."""
-        return _reopen, (self.place.again(), self.name)
+        return _reopen, (self.backend.again(), self.name)
 
     def gather(self, indices: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """The images [N, S, S, 3] at ``indices`` [N], into ``out`` if given. Raises IndexError, and DataError.
@@ -123,7 +123,7 @@ class Split:
         numbers = np.searchsorted(self._ends, indices, side="right")
         if self._index is None:  # each JPEG has a checksum of its own
             for number in set(np.unique(numbers).tolist()) - self._checked:
-                self.place.check(self._names[number])
+                self.backend.check(self._names[number])
                 self._checked.add(number)
         shards = {number: self._shards[number] for number in np.unique(numbers).tolist()}
         wanted = zip(numbers.tolist(), indices.tolist(), strict=True)
@@ -147,7 +147,7 @@ class Split:
         np.add.at(steps, first, 1)
         np.add.at(steps, last + 1, -1)
         need = int(np.cumsum(steps).max(initial=0))
-        return self.place.expecting(self._shards, turns[np.argsort(first)].tolist(), need)
+        return self.backend.expecting(self._shards, turns[np.argsort(first)].tolist(), need)
 
     @cached_property
     def groups(self) -> tuple[str, ...]:
@@ -162,7 +162,7 @@ class Split:
 
     def origins(self) -> list[dict[str, Any]]:
         """One dictionary an image: ``origin``, ``sha256`` of the source bytes, ``notes`` of the decoder."""
-        return read_jsonl(self.place.file(f"{self.name}/origins.jsonl"))
+        return read_jsonl(self.backend.file(f"{self.name}/origins.jsonl"))
 
     def fault(self) -> str:
         """What does not fit together, for ``Store.open``; empty if all does."""
@@ -186,7 +186,7 @@ class Split:
         return "index and shards differ" if local and [s.shape for s in self._shards] != shapes else ""
 
     def _read(self, name: str, dimensions: int) -> NDArray[np.int64]:
-        return read_array(self.place.file(name), np.int64, dimensions, f"{self.place.address}/{name}")
+        return read_array(self.backend.file(name), np.int64, dimensions, f"{self.backend.address}/{name}")
 
     def _shapes(self) -> list[tuple[int, ...]]:
         """Of the shards' arrays, by the description."""
@@ -204,7 +204,7 @@ class Split:
         first = self._ends[number] - self.counts[number]
         start = int(self._index[index - 1, 0]) if index > first else 0
         end, crc = self._index[index].tolist()
-        where = f"{self.place.address}/{self._names[number]}: image {index - first}"
+        where = f"{self.backend.address}/{self._names[number]}: image {index - first}"
         if end > len(shard):
             raise DataError(f"{where}: behind the end of the shard", "inside", "prepare the data set again")
         return Piece(shard[start:end], crc, where)
@@ -215,7 +215,7 @@ class Subset(Split):
 
     def __init__(self, split: Split, rows: NDArray[np.int64]) -> None:
         self.split, self.rows = split, rows
-        self.place, self.name, self.size = split.place, split.name, split.size
+        self.backend, self.name, self.size = split.backend, split.name, split.size
         self.labels = split.labels[rows]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -240,7 +240,7 @@ class ConcatSplit(Split):
 
     def __init__(self, splits: Sequence[Split]) -> None:
         self.splits = splits
-        self.place, self.name, self.size = splits[0].place, "+".join(split.name for split in splits), splits[0].size
+        self.backend, self.name, self.size = splits[0].backend, "+".join(split.name for split in splits), splits[0].size
         self.labels = np.concatenate([split.labels for split in splits])  # int64 [n]
         self.counts = [count for split in splits for count in split.counts]  # images of each shard
         self._split_ends = np.cumsum([len(split) for split in splits])
@@ -281,14 +281,14 @@ class Store:
     """A prepared data set, open for reading. Use ``Store.open``."""
 
     def __init__(self, place: StoreBackend, about: Mapping[str, Any]) -> None:
-        self.place, self.about = place, about
+        self.backend, self.metadata = place, about
         self.address: str = place.address  # as it was given: a path, or s3://…
         self.name: str = about["name"]
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.size: int = about["size"]  # pixels a side
         self.fit: str = about["fit"]  # crop, pad or squash
         self.encoding: str = about.get("encoding", "raw")  # raw or jpeg
-        self.mirror: bool = about["mirror"]  # may an image be mirrored?
+        self.allow_hflip: bool = about["allow_hflip"]  # may an image be mirrored?
         self.skipped: int = about["skipped"]  # images left out, listed in skipped.jsonl
         self.fingerprint: str = about["fingerprint"]  # of the content
         self.channel_means = np.array(about["channel_means"], np.float64)  # [3], 0..255, of the training split
@@ -305,7 +305,7 @@ class Store:
         Of a store behind an address, shards are fetched into ``cache`` when they are needed, and verified there.
         Checks that all is there, without reading every image: for that see ``verify``. Raises DataError.
         """
-        place: StoreBackend = Remote(str(path), cache) if is_address(path) else Folder(Path(path))
+        place: StoreBackend = RemoteBackend(str(path), cache) if is_address(path) else LocalBackend(Path(path))
         about = read_description(place.description(), place.address)
         place.know(about)
         try:
@@ -318,15 +318,15 @@ class Store:
     @property
     def path(self) -> Path:
         """The store's folder. Raises DataError for one that is not on this disk."""
-        return self.place.folder
+        return self.backend.folder
 
     @property
     def absolute(self) -> str:
         """Path or address as it holds from any folder."""
-        return self.place.absolute
+        return self.backend.absolute
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store.open, self.place.again()
+        return Store.open, self.backend.again()
 
     def split(self, name: str) -> Split:
         """train, validation or test; may have no images. Raises DataError for another name."""
@@ -338,11 +338,11 @@ class Store:
 
     def left_out(self) -> list[dict[str, Any]]:
         """One dictionary an image that could not be used: ``split``, ``origin``, ``reason``."""
-        return read_jsonl(self.place.file("skipped.jsonl"))
+        return read_jsonl(self.backend.file("skipped.jsonl"))
 
     def damaged(self) -> list[str]:
         """The files whose SHA-256 is not the recorded one; all are read."""
-        recorded: dict[str, str] = self.about["sha256"]
+        recorded: dict[str, str] = self.metadata["sha256"]
         return [name for name, sha256 in recorded.items() if not self._same(name, sha256)]
 
     def verify(self) -> None:
@@ -352,13 +352,13 @@ class Store:
 
     def _same(self, name: str, sha256: str) -> bool:
         try:
-            local = isinstance(self.place, Folder)
-            return sha256_of(self.path / name if local else self.place.file(name)) == sha256
+            local = isinstance(self.backend, LocalBackend)
+            return sha256_of(self.path / name if local else self.backend.file(name)) == sha256
         except (OSError, DataError):
             return False
 
 
-def recorded(run: Path, about: Mapping[str, Any]) -> str:
+def recorded_store(run: Path, about: Mapping[str, Any]) -> str:
     """Address of the store that a run's ``about`` (run.json) names. Raises DataError if it was deleted or moved."""
     address = str(about["store"])
     if is_address(address) or (Path(address) / "dataset.json").exists():

@@ -55,7 +55,7 @@ class _Description(msgspec.Struct):
     fingerprint: Sha256
     source_fingerprint: str
     settings: dict[str, Any]
-    mirror: bool
+    allow_hflip: bool
     skipped: Annotated[int, Meta(ge=0)]
     created_by: str
     checksum: Sha256
@@ -175,7 +175,7 @@ class StoreBackend(Protocol):
         """Arguments of ``Store.open`` for another process."""
 
 
-class Folder:
+class LocalBackend:
     """A store in a folder on this disk, or on a network disk that looks like one."""
 
     def __init__(self, folder: Path) -> None:

@@ -21,14 +21,14 @@ def counts_of(seen: Seen) -> dict[str, tuple[int, ...]]:
     return {split: tuple(int(count) for count in counts) for split, counts in results.items()}
 
 
-def check_classes(seen: Seen, faults: list[DataError]) -> Iterator[Finding]:
-    """Findings about classes; ``faults`` are what the reader of the source would have refused."""
-    for own in alike_lines([fault.what + (f"; must be {fault.must}" if fault.must else "") for fault in faults]):
-        todo = next(fault.todo for fault in faults if own[0].startswith(fault.what))
+def check_classes(seen: Seen, problems: list[DataError]) -> Iterator[Finding]:
+    """Findings about classes; ``problems`` are what the reader of the source would have refused."""
+    for own in alike_lines([fault.what + (f"; must be {fault.must}" if fault.must else "") for fault in problems]):
+        todo = next(fault.todo for fault in problems if own[0].startswith(fault.what))
         yield Finding("refused", "error", summed(own), todo, tuple(Example((), line) for line in own[1:]))
     counts = counts_of(seen)
     train, test = np.array(counts["train"]), np.array(counts["test"])
-    refused = " ".join(fault.what for fault in faults)
+    refused = " ".join(fault.what for fault in problems)
     without = [title for title in _titles(seen, train == 0) if repr(title) not in refused]
     if without:
         what = f"no usable image for training of {counted(len(without), 'class', 'classes')}: {_list(without)}"

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.sources.listing import Sample, Source, alike_lines, summed
-from alexnet.data.splits import assign
+from alexnet.data.splits import assign_splits
 from alexnet.doctor.balance import check_classes, counts_of
 from alexnet.doctor.duplicates import check_duplicates, same_images
-from alexnet.doctor.findings import Example, Finding, Report, in_order
+from alexnet.doctor.findings import Example, Finding, Report, by_severity
 from alexnet.doctor.groups import check_groups
 from alexnet.doctor.images import Phases, Seen, check_contents, check_files, check_shapes, look_at_all
 from alexnet.doctor.labels import check_labels
@@ -21,7 +21,7 @@ Embed = Callable[[list[Sample]], NDArray[np.float32]]  # images → what a train
 
 def examine(
     source: Source,
-    faults: list[DataError] | None = None,
+    problems: list[DataError] | None = None,
     *,
     splits: Mapping[str, tuple[Sample, ...]] | None = None,
     validation: float = 0.1,
@@ -32,14 +32,23 @@ def examine(
     workers: int | None = None,
     progress: Phases | None = None,
 ) -> Report:
-    """Look at every image of ``source`` and say what is wrong. Nothing is changed.
+    """Examine every image of ``source`` and list what is wrong. Nothing is changed.
 
-    ``faults`` are what ``open_source`` collected while it read; ``validation``, ``test`` and ``seed`` as training would
-    be given them: where the data brings no splits, those that it would draw are judged; or ``splits``, those that a
-    run was trained on. With ``embed`` labels are checked by neighbors, too. ``progress`` makes the progress bar of a
-    phase from its name. Raises DataError only for wrong arguments.
+    Args:
+        problems: what ``open_source`` collected while it read the source.
+        validation: fraction of the validation split that training would cut, if the data brings none.
+        test: fraction of the test split, likewise.
+        seed: of the splits, likewise.
+        splits: the splits of an existing run, in place of those that training would make.
+        allow_truncated: whether truncated images are decoded.
+        embed: a function that computes feature vectors, with which labels are checked too.
+        workers: threads.
+        progress: makes the progress bar of a phase from its name.
+
+    Raises:
+        DataError: for wrong arguments only.
     """
-    splits = splits or assign(source, validation=validation, test=test, seed=seed, strict=False)
+    splits = splits or assign_splits(source, validation=validation, test=test, seed=seed, strict=False)
     bar: Phases = progress or (lambda _phase: None)
     looks = look_at_all(splits, workers, bar("looking"))
     unsplit = "all" in source.splits
@@ -48,7 +57,7 @@ def examine(
     )
     good = seen.good()
     crowds = same_images(good, workers or 1, bar("comparing"))
-    findings = [*check_classes(seen, faults or []), *check_duplicates(seen, crowds), *check_groups(seen)]
+    findings = [*check_classes(seen, problems or []), *check_duplicates(seen, crowds), *check_groups(seen)]
     findings += [*check_files(seen), *check_shapes(seen), *check_contents(seen)]
     findings += [*check_shortcuts(seen, crowds, bar("looking for shortcuts")), *check_colors(seen)]
     if embed is not None:
@@ -56,4 +65,4 @@ def examine(
         findings += check_labels(seen, good, crowds, features, bar("comparing with neighbors"))
     for own in alike_lines(source.notes):
         findings.append(Finding("reading", "note", summed(own), "", tuple(Example((), line) for line in own[1:])))
-    return Report(source.name, source.classes, counts_of(seen), seen.drawn, in_order(findings))
+    return Report(source.name, source.classes, counts_of(seen), seen.drawn, by_severity(findings))

@@ -56,8 +56,8 @@ class Report:
         """One line: train or not."""
         results = {kind: sum(finding.severity == kind for finding in self.findings) for kind in _RANK}
         if results["error"]:
-            faults = counted(results["error"], "fault")
-            return f"Do not train on this yet: {faults} would make the result wrong or useless."
+            problems = counted(results["error"], "fault")
+            return f"Do not train on this yet: {problems} would make the result wrong or useless."
         if results["warning"]:
             return f"Can be trained on; {counted(results['warning'], 'warning')} to read first."
         return "Healthy: nothing stands against training on this."
@@ -88,6 +88,6 @@ class Report:
         }
 
 
-def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Errors first, then warnings, then notes; else as they came."""
     return tuple(sorted(findings, key=lambda finding: _RANK[finding.severity]))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data import decode
-from alexnet.data.shards import image_sha256, in_order
+from alexnet.data.shards import image_sha256, map_in_order
 from alexnet.data.sources.listing import Sample
 from alexnet.doctor.findings import Example, Finding, Severity
 from alexnet.errors import ImageError, counted
@@ -98,7 +98,7 @@ def look_at_all(
     count = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
     results = []
     with ThreadPoolExecutor(count, "alexnet-doctor") as pool:
-        for done, look in enumerate(in_order(pool, lambda one: look_at(one[1], one[0]), every, 4 * count), 1):
+        for done, look in enumerate(map_in_order(pool, lambda one: look_at(one[1], one[0]), every, 4 * count), 1):
             results.append(look)
             if progress is not None:
                 progress(done, len(every))

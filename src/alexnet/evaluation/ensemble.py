@@ -60,7 +60,7 @@ def same_images(members: Sequence[Member], todo: str, must: str = "the same for 
     """Raise :class:`DataError` unless all members' splits hold the same images in the same order, by SHA-256."""
     first, expected = members[0], _images(members[0].split)
     for other in members[1:]:
-        if (other.split.place.address, other.split.name) == (first.split.place.address, first.split.name):
+        if (other.split.backend.address, other.split.name) == (first.split.backend.address, first.split.name):
             continue
         result = _images(other.split)
         if result != expected:

@@ -20,7 +20,7 @@ from alexnet.evaluation.metrics import MetricAccumulator, Scores
 from alexnet.kernels import native_kernels
 from alexnet.loader import augmentation
 from alexnet.loader.augmentation import Normalization
-from alexnet.loader.loader import in_order, to_device
+from alexnet.loader.loader import sequential_batches, to_device
 from alexnet.models.summary import work
 
 _MAX_CROP_BYTES = 1 << 26  # of the uint8 crops of a batch, where an image has several
@@ -160,7 +160,7 @@ def predict_batches(
     prepare_kernels(network, len(split) * crops, device)
     network.eval()
     try:
-        for images, indices in itertools.islice(in_order(split, batch_size), shard[0], None, shard[1]):
+        for images, indices in itertools.islice(sequential_batches(split, batch_size), shard[0], None, shard[1]):
             log_probs = log_probabilities(
                 network, images.to(device), statistics, image_size=image_size, channels=channels, crops=crops
             )
@@ -204,11 +204,11 @@ def log_probabilities(
     """
     cuts = _crops(images, image_size, crops)  # [crops, N, s, s, 3]
     means = [statistics.mean] * crops
-    if crops > 1 and statistics.mean.dim() == 3 and statistics.follows:
+    if crops > 1 and statistics.mean.dim() == 3 and statistics.mean_follows_crop:
         means = list(_crops(statistics.mean[None], image_size, crops)[:, 0])  # [s, s, 3] each
     parts = []
     for cut, mean in zip(cuts, means, strict=True):  # [N, s, s, 3]
-        inputs = augmentation.color(cut, None, None, replace(statistics, mean=mean), channels)
+        inputs = augmentation.normalize(cut, None, None, replace(statistics, mean=mean), channels)
         logits = network(inputs)  # [N, K]
         parts.append(logits.float().log_softmax(1))
     return torch.stack(parts).logsumexp(0) - float(np.log(crops))

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet.loader.augmentation import Normalization, center_crops, color
+from alexnet.loader.augmentation import Normalization, center_crops, normalize
 from alexnet.models.network import Network
 
 
@@ -15,7 +15,7 @@ def inputs_of(network: Network, images: NDArray[np.uint8], statistics: Normaliza
     The center view, gray where the network is, minus the mean, divided as the classifier divides.
     """
     crops = center_crops(torch.from_numpy(images).to(statistics.mean.device), network.image_size)
-    return color(crops, None, None, statistics, network.in_channels)
+    return normalize(crops, None, None, statistics, network.in_channels)
 
 
 @torch.inference_mode()

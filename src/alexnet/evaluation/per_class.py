@@ -188,7 +188,7 @@ def column(split: Split, name: str) -> tuple[str, ...]:
         known = sorted({key for row in rows for key in row.get("columns", {})})
         must = f"one of {', '.join(known)}" if known else "a column of the CSV or TSV that the images came from"
         todo = "choose another" if known else "prepare the images from a table; folders have no columns"
-        raise DataError(f"{split.name}: no column {name!r} in {split.place.address}", must, todo)
+        raise DataError(f"{split.name}: no column {name!r} in {split.backend.address}", must, todo)
     return tuple(value or EMPTY for value in results)
 
 

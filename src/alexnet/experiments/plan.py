@@ -45,10 +45,10 @@ def find(data: str, options: DataOptions) -> Material:
     """What ``data`` names. Raises :class:`DataError`."""
     if is_store(data):
         store = Store.open(data)
-        return Material(store.name, None, store, store.size >= 224, store.mirror)
+        return Material(store.name, None, store, store.size >= 224, store.allow_hflip)
     source = options.open(data)
     first = next(images[0] for images in source.splits.values() if images)
-    return Material(source.name, source, None, _side(first) >= PHOTOS, source.mirror)
+    return Material(source.name, source, None, _side(first) >= PHOTOS, source.allow_hflip)
 
 
 def _side(sample: Sample) -> int:

@@ -183,9 +183,9 @@ def run(
     write_file(folder / "plan.json", json_bytes(plan.to_dict()))
     members = []
     for number, job in enumerate(plan.jobs(), 1):
-        options.tell(f"training {number} of {len(plan.jobs())}: {job.arm.name}, seed {job.seed}")
+        options.log_line(f"training {number} of {len(plan.jobs())}: {job.arm.name}, seed {job.seed}")
         member = obtain(job, plan.recipe(job), store, folder / job.folder, device=device, workers=workers)
-        options.tell(f"  {_said(member)}")
+        options.log_line(f"  {_said(member)}")
         members.append(member)
     return _told(plan, store, members, folder, device)
 
@@ -223,7 +223,7 @@ def _with(plan: Plan, base: Recipe) -> Plan:
 
 def _fitted(plan: Plan, store: Store, options: DataOptions, device: str) -> Plan:
     """As many epochs, the same for all, as fit into the budget by a few measured steps of each network."""
-    options.tell("measuring a few steps of each network")
+    options.log_line("measuring a few steps of each network")
     chosen = choose_device(device)
     base = runtime.resolve_auto(plan.base, chosen)
     counts = [len(store.split(name)) for name in ("train", "validation", "test")]

@@ -462,9 +462,9 @@ def run(
     def get(job: Job, recipe: Recipe) -> Member:
         nonlocal made
         made = min(made + 1, plan.trainings)
-        options.tell(f"training {made} of {plan.trainings}: {job.words}")
+        options.log_line(f"training {made} of {plan.trainings}: {job.words}")
         member = obtain(job, recipe, store, folder / job.folder, device=device, workers=workers)
-        options.tell(f"  {_said(member, plan)}")
+        options.log_line(f"  {_said(member, plan)}")
         return member
 
     searches: dict[str, Member] = {}

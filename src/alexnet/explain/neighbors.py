@@ -31,7 +31,7 @@ from alexnet.data.atomic_io import atomic_write
 from alexnet.data.store import Split, Store
 from alexnet.errors import DataError, ModelError, RunError
 from alexnet.evaluation.features import features_of
-from alexnet.loader.loader import in_order, to_device
+from alexnet.loader.loader import sequential_batches, to_device
 from alexnet.schema import check, parse_json
 
 FILE = "neighbors.safetensors"  # in a run's folder
@@ -215,7 +215,7 @@ def _write(
     network, statistics = bundle.network.to(device).eval(), to_device(bundle.statistics, device)
     origins = [str(row["origin"]).encode("utf-8", "replace") for row in split.origins()]
     places: dict[str, int] = {}
-    for images, indices in in_order(split, BATCH):
+    for images, indices in sequential_batches(split, BATCH):
         features = features_of(network, images.numpy(), statistics)
         if not np.isfinite(features).all():
             raise ModelError("features that are not finite", "", "the training went wrong; use an earlier checkpoint")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data import decode
-from alexnet.data.store import Split, Store, recorded
+from alexnet.data.store import Split, Store, recorded_store
 from alexnet.doctor.duplicates import near_duplicates
 from alexnet.doctor.images import SIDE
 from alexnet.errors import RunError
@@ -51,7 +51,7 @@ class Samples:
 
 def test_split(run: Path) -> Split:
     """The test images of a run. Raises :class:`RunError` if there are none."""
-    split = Store.open(recorded(run, read_start(run)[1])).split("test")
+    split = Store.open(recorded_store(run, read_start(run)[1])).split("test")
     if not len(split):
         raise RunError(f"{run} has no test images", "at least one", "name images, or train with a test split")
     return split

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.remote import local_path
 from alexnet.data.run_file import read_run_file
-from alexnet.data.store import Split, Store, recorded
+from alexnet.data.store import Split, Store, recorded_store
 from alexnet.errors import DataError
 from alexnet.export.classifier import Classifier
 from alexnet.export.export import CALIBRATION, SUFFIXES, Format, Precision, Report
@@ -50,7 +50,7 @@ def _store(run: Path, data: str | Path | None) -> Store | None:
     """The store ``data``, or the one that a run was trained on; None where only a bundle is at hand."""
     if data is None and not (run / "run.json").is_file():
         return None
-    return Store.open(data or recorded(run, read_run_file(run)))
+    return Store.open(data or recorded_store(run, read_run_file(run)))
 
 
 def calibration(store: Store) -> NDArray[np.uint8]:

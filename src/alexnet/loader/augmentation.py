@@ -29,7 +29,7 @@ class Boxes(NamedTuple):
     left: NDArray[np.int64]
     height: NDArray[np.int64]
     width: NDArray[np.int64]
-    mirror: NDArray[np.bool_]
+    flip: NDArray[np.bool_]
 
 
 class Colors(NamedTuple):
@@ -56,7 +56,7 @@ class Normalization:
     color_std: Tensor
     color_axes: Tensor
     divide: Tensor
-    follows: bool = True
+    mean_follows_crop: bool = True
 
     def tensors(self) -> dict[str, Tensor]:
         """The numbers by name, without ``follows``."""
@@ -91,7 +91,7 @@ def _part_sides(
     return height, width
 
 
-def cut(images: Tensor, boxes: Boxes, side: int) -> Tensor:
+def crop(images: Tensor, boxes: Boxes, side: int) -> Tensor:
     """uint8 [N, S, S, 3] -> uint8 [N, s, s, 3]: each image's box, mirrored, resized where it is not s×s already."""
     out = images.new_empty(len(images), side, side, 3)
     for which, (top, left, height, width, mirror) in _runs(boxes):
@@ -160,14 +160,16 @@ def _draw_blanks(probability: float, numbers: NDArray[np.float64]) -> list[tuple
     return [rectangle(row) for row in numbers[:, 9:14].tolist()] if probability else []
 
 
-def color(cuts: Tensor, boxes: Boxes | None, colors: Colors | None, statistics: Normalization, channels: int) -> Tensor:
+def normalize(
+    cuts: Tensor, boxes: Boxes | None, colors: Colors | None, statistics: Normalization, channels: int
+) -> Tensor:
     """uint8 [N, s, s, 3] -> float32 [N, C, s, s], channels-last in memory: minus the mean, colors changed.
 
     A mean image that follows is cut by the same boxes as the images; without boxes, its center is. Gray networks
     (C = 1) see the luma of the result.
     """
     mean = statistics.mean
-    if mean.dim() == 3 and statistics.follows:
+    if mean.dim() == 3 and statistics.mean_follows_crop:
         mean = _cut_mean(mean, boxes, cuts.shape[1])  # [s, s, 3] or [N, s, s, 3]
     elif mean.dim() == 3 and len(mean) != cuts.shape[1]:
         mean = _stretch(mean, cuts.shape[1])

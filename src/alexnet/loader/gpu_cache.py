@@ -1,6 +1,6 @@
 """All training images in the memory of the training device, where batches are cropped without a copy from the CPU.
 
-The crops are bit for bit those of :func:`alexnet.loader.augmentation.cut`. Crops that need resizing are not made here.
+The crops are bit for bit those of :func:`alexnet.loader.augmentation.crop`. Crops that need resizing are not made here.
 """
 
 import numpy as np
@@ -39,7 +39,7 @@ def load(split: Split, size: int, device: torch.device) -> Tensor | None:
     return images
 
 
-def cut(images: Tensor, indices: NDArray[np.int64], boxes: Boxes, size: int) -> Tensor | None:
+def crop(images: Tensor, indices: NDArray[np.int64], boxes: Boxes, size: int) -> Tensor | None:
     """The ``boxes`` [N] of the images at ``indices`` [N], by one gather on the images' device.
 
     Args:
@@ -53,7 +53,7 @@ def cut(images: Tensor, indices: NDArray[np.int64], boxes: Boxes, size: int) -> 
         return None
     offsets = np.arange(size)
     rows = boxes.top[:, None] + offsets  # [N, s]
-    columns = boxes.left[:, None] + np.where(boxes.mirror[:, None], offsets[::-1], offsets)  # [N, s]
+    columns = boxes.left[:, None] + np.where(boxes.flip[:, None], offsets[::-1], offsets)  # [N, s]
     index_tensors = [torch.from_numpy(np.ascontiguousarray(index)) for index in (indices, rows, columns)]
     if images.is_cuda:
         index_tensors = [index.pin_memory().to(images.device, non_blocking=True) for index in index_tensors]

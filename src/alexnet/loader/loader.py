@@ -161,7 +161,7 @@ class Loader:
         crops = self._crop_on_device(indices, boxes, task.size)
         if crops is None:
             images = torch.from_numpy(split.gather(indices))  # uint8 [N, S, S, 3]
-            crops = augmentation.cut(images, boxes, task.size)
+            crops = augmentation.crop(images, boxes, task.size)
             if self.device.type == "cuda":
                 crops = crops.pin_memory()  # so that the copy overlaps with computation
         return _CroppedBatch(task, crops, boxes, color_numbers)
@@ -180,7 +180,7 @@ class Loader:
     def _crop_on_device(self, indices: NDArray[np.int64], boxes: Boxes, size: int) -> Tensor | None:
         """Crops of the cached images; None if there are none, a box needs resizing, or memory runs out."""
         try:
-            return None if self.cached_images is None else gpu_cache.cut(self.cached_images, indices, boxes, size)
+            return None if self.cached_images is None else gpu_cache.crop(self.cached_images, indices, boxes, size)
         except RuntimeError as error:
             if not no_memory(error):
                 raise
@@ -192,7 +192,7 @@ class Loader:
         task, mixup = cropped.task, cropped.task.mixup
         colors = augmentation.draw_colors(self.recipe, cropped.color_numbers, self.statistics, task.epoch)
         images = cropped.crops.to(self.device, non_blocking=True)
-        images = augmentation.color(images, cropped.boxes, colors, self.statistics, self.channels)  # [N, C, s, s]
+        images = augmentation.normalize(images, cropped.boxes, colors, self.statistics, self.channels)  # [N, C, s, s]
         split, batch_size = self.split_of(task.epoch), len(task.draws)
         indices = task.draws % len(split)
         shard = self._shard(batch_size)
@@ -245,7 +245,7 @@ def _use_one_thread(main_threads: int) -> None:
     restore.join()
 
 
-def in_order(split: Split, batch_size: int) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+def sequential_batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
     """Every image of a split once, in stored order: uint8 [N, S, S, 3] and the images' indices [N]."""
     indices = np.arange(len(split))
     with split.expecting(indices):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from alexnet.bundle import weights_sha256
 from alexnet.cuda_convnet import GraphNetwork
-from alexnet.data.store import Store, recorded
+from alexnet.data.store import Store, recorded_store
 from alexnet.errors import ModelError, RunError, did_you_mean
 from alexnet.explain import neighbors as nearest
 from alexnet.explain import saliency
@@ -68,7 +68,7 @@ def open_index(
             return Neighbors.open(path, weights)
         except RunError as error:
             log(f"{error.what}: it is built again")
-    store = store or Store.open(recorded(run, read_start(run)[1]))
+    store = store or Store.open(recorded_store(run, read_start(run)[1]))
     log(f"indexing the {len(store.split('train')):,} training images into {path}")
     return Neighbors.build(path, classifier.bundle, store, weights, device=classifier.device, progress=progress)
 

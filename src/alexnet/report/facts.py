@@ -12,9 +12,9 @@ from alexnet.bundle import Bundle, find_bundle, weights_sha256
 from alexnet.bundle.integrity import read_config
 from alexnet.data.remote import local_path
 from alexnet.data.sources import is_store
-from alexnet.data.sources.listing import regrouped
+from alexnet.data.sources.listing import regroup_images
 from alexnet.data.sources.options import DataOptions
-from alexnet.data.store import Store, recorded
+from alexnet.data.store import Store, recorded_store
 from alexnet.doctor.findings import Report as Diagnosis
 from alexnet.doctor.images import Phases
 from alexnet.errors import AlexNetError, DataError, counted
@@ -59,7 +59,7 @@ def diagnose(
     # The store has no image that was excluded, so the exclusion list itself may be gone.
     options = replace(options_of_run(metadata, options), exclude=options.exclude, bad="exclude")
     try:
-        source = regrouped(options.open(data, problems), bundle.data.get("grouping", ""))
+        source = regroup_images(options.open(data, problems), bundle.data.get("grouping", ""))
     except (AlexNetError, OSError) as error:
         return None, f"the images are not available ({error})"
     known = {image.origin: image for part in source.splits.values() for image in part}
@@ -89,7 +89,7 @@ def data_warnings(run: str | Path, diagnosis: Diagnosis | None, *, store: str | 
     """
     if diagnosis is None:
         run = local_path(run)
-        copies = copies_across_splits(Store.open(store or recorded(run, read_start(run)[1])))
+        copies = copies_across_splits(Store.open(store or recorded_store(run, read_start(run)[1])))
         leak = f"leak: {counted(copies, 'validation and test image')} identical to a training image"
         return [leak] * bool(copies)
     severe = [one for one in diagnosis.findings if one.severity == "error" or one.check in _INFLATING]

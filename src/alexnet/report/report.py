@@ -10,7 +10,7 @@ from alexnet import pages
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.atomic_io import write_file
 from alexnet.data.sources.options import DataOptions
-from alexnet.data.store import Split, Store, recorded
+from alexnet.data.store import Split, Store, recorded_store
 from alexnet.doctor.findings import Report as Diagnosis
 from alexnet.doctor.images import Phases
 from alexnet.errors import RunError
@@ -70,7 +70,7 @@ def write_report(
     epochs = facts.epochs_of(run)
     classifier = Classifier.load(run, choose_device(device))
     bundle = classifier.bundle
-    opened = Store.open(store or recorded(run, metadata))
+    opened = Store.open(store or recorded_store(run, metadata))
     bundle.same_classes(opened.classes, opened.address)
     split = next((s for s in (opened.split("test"), opened.split("validation")) if len(s)), None)
     if split is None:
@@ -78,7 +78,7 @@ def write_report(
     predictions = classifier.predict_split(split)
     details = detailed_scores(predictions, bundle.classes, bundle.temperature, fitted_thresholds(bundle.thresholds))
     if not quick:  # the report at the end of training repeats the evaluation of that training
-        note_test(run, opened, split.name, "report", options.tell)
+        note_test(run, opened, split.name, "report", options.log_line)
     doctor_report, undiagnosed = diagnosis or (None, "it was left out on request")
     if diagnosis is None and doctor:
         doctor_report, undiagnosed = diagnose(run, store=store, quick=quick, options=options, progress=progress)
@@ -97,7 +97,7 @@ def write_report(
         "color": explanations.color_note(explanations.color_specialization(classifier)),
     }
     values |= _metrics(details, classifier.classes) | _calibration(details)
-    values |= _images(run, classifier, split, predictions, opened, quick, options.tell, progress)
+    values |= _images(run, classifier, split, predictions, opened, quick, options.log_line, progress)
     path = path or run / "report.html"
     try:
         write_file(path, pages.render("report.html", sections=SECTIONS, **values).encode("utf-8", "replace"))
@@ -116,7 +116,7 @@ def diagnose(
 ) -> tuple[Diagnosis | None, str]:
     """The doctor's report on the training data of a run; :func:`alexnet.api.diagnose` describes the arguments."""
     metadata = read_start(run)[1]
-    opened = Store.open(store or recorded(run, metadata))
+    opened = Store.open(store or recorded_store(run, metadata))
     if quick and sum(map(len, opened.splits.values())) > QUICK_DOCTOR_IMAGES:
         return None, f"alexnet report {run} examines it"
     return facts.diagnose(metadata, opened, Bundle.load(find_bundle(run)), options or DataOptions(), progress)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from alexnet import recipe as recipes
 from alexnet.bundle import Bundle
 from alexnet.data.sources import is_store
-from alexnet.data.sources.listing import regrouped
+from alexnet.data.sources.listing import regroup_images
 from alexnet.data.sources.options import DataOptions
-from alexnet.data.splits import whole
-from alexnet.data.store import Split, Store, Subset, recorded
+from alexnet.data.splits import all_as_test
+from alexnet.data.store import Split, Store, Subset, recorded_store
 from alexnet.errors import BundleError, DataError
 from alexnet.training.run import read_start
 from alexnet.training.run_data import cached, options_of_run, refuse_on_store
@@ -60,10 +60,10 @@ def _prepared_alike(data: str | Path, bundle: Bundle, options: DataOptions) -> S
     bundle.same_classes(source.classes, str(data))  # before thousands of images are prepared
     is_own = source.fingerprint == bundle.data.get("source")
     if is_own and not source.grouping:
-        source = regrouped(source, bundle.data.get("grouping", ""))
+        source = regroup_images(source, bundle.data.get("grouping", ""))
     if not is_own and "test" not in source.splits:
-        options.tell(f"{data} has no splits and is not the run's own data set: all images are the test split")
-        source = whole(source)
+        options.log_line(f"{data} has no splits and is not the run's own data set: all images are the test split")
+        source = all_as_test(source)
     return cached(source, recipe, options)
 
 
@@ -128,7 +128,9 @@ def training_images(
         own = _own_store(run)
         if own is None or own.fingerprint != fingerprint:
             name = "the classifier" if run is None else run
-            options.tell(f"{name}: its training data is not available, so training images in {store.address} are kept")
+            options.log_line(
+                f"{name}: its training data is not available, so training images in {store.address} are kept"
+            )
             continue
         sha256 |= {row["sha256"] for name in splits for row in own.split(name).origins()}
     return TrainingImages(frozenset(sha256), options.include_training_images)
@@ -154,7 +156,7 @@ def run_folder(run: Run) -> Path | None:
 
 def store_of(run: Path) -> str:
     """The path or address of a run's prepared images. Raises :class:`DataError` if they are missing."""
-    return recorded(run, read_start(run)[1])
+    return recorded_store(run, read_start(run)[1])
 
 
 def refuse_resplit(bundle: Bundle, store: Store) -> None:
@@ -162,7 +164,7 @@ def refuse_resplit(bundle: Bundle, store: Store) -> None:
 
     Some of its validation images would be training images of the bundle.
     """
-    is_own = store.about.get("source_fingerprint") == bundle.data.get("source")
+    is_own = store.metadata.get("source_fingerprint") == bundle.data.get("source")
     if is_own and store.fingerprint != bundle.data.get("fingerprint"):
         raise BundleError(
             f"{store.address} splits the training images differently than the classifier's own store",

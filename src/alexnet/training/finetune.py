@@ -65,7 +65,7 @@ class PretrainedWeights:
                 raise RecipeError(f"{option(name)} is {own}", f"{value}, as {self.name} has it", "leave it out")
         if self.statistics.mean.dim() == 3:
             has, side = self.statistics.mean.shape[0], recipe.image_size or self.network.image_size
-            if self.statistics.follows and recipe.stored_size != has:
+            if self.statistics.mean_follows_crop and recipe.stored_size != has:
                 raise RecipeError(
                     f"--stored-size is {recipe.stored_size}", f"{has}, as the mean image of {self.name} has"
                 )
@@ -75,7 +75,7 @@ class PretrainedWeights:
     def _bound(self) -> dict[str, Any]:
         """The numbers of a recipe that these weights decide."""
         divide, mean = self.statistics.divide, self.statistics.mean
-        kind = "channel" if mean.dim() == 1 else "image" if self.statistics.follows else "center"
+        kind = "channel" if mean.dim() == 1 else "image" if self.statistics.mean_follows_crop else "center"
         return {
             "model": self.network.name,
             "in_channels": self.network.in_channels,
@@ -90,7 +90,7 @@ class PretrainedWeights:
         return {
             "mean": self.statistics.mean,
             "divide": self.statistics.divide,
-            "follows": self.statistics.follows,
+            "mean_follows_crop": self.statistics.mean_follows_crop,
         }
 
     @torch.no_grad()

@@ -224,7 +224,7 @@ def statistics_of(store: Store, recipe: Recipe, side: int) -> Normalization:
         torch.tensor(store.color_std).float(),
         torch.tensor(store.color_axes).float(),
         divide,
-        follows=recipe.mean != "center",
+        mean_follows_crop=recipe.mean != "center",
     )
 
 
@@ -360,8 +360,8 @@ def _finish(state: State, statistics: Normalization, folder: Path) -> tuple[Path
         data={
             "name": store.name,
             "fingerprint": store.fingerprint,
-            "source": store.about.get("source_fingerprint", ""),
-            "grouping": store.about["settings"].get("grouping", ""),
+            "source": store.metadata.get("source_fingerprint", ""),
+            "grouping": store.metadata["settings"].get("grouping", ""),
             "counts": {name: len(store.split(name)) for name in ("train", "validation", "test")},
             "kept": _kept(state),
             **({"from": state.init_from} if state.init_from else {}),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.data.prepare import prepare as prepare_store
-from alexnet.data.remote import Remote, is_address
+from alexnet.data.remote import RemoteBackend, is_address
 from alexnet.data.sources import Source, is_store
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
@@ -28,7 +28,7 @@ def open_store(data: str | Path, recipe: Recipe, options: DataOptions) -> Store:
         check_store(recipe, store)
         refuse_on_store(options)
         for name in ("validation", "test"):
-            stored = store.about["settings"].get(name)
+            stored = store.metadata["settings"].get(name)
             if is_overridden(recipe, name) and getattr(recipe, name) != stored:
                 _refuse(option(name), f"store {store.address}, which is split already", "prepare another store with it")
         return store
@@ -41,7 +41,7 @@ def open_store(data: str | Path, recipe: Recipe, options: DataOptions) -> Store:
 
 def refuse_on_store(options: DataOptions) -> None:
     """Raise :class:`RecipeError` for an option about reading images, which a prepared store ignores."""
-    ignored = options.words() + ["--download"] * options.download
+    ignored = options.to_args() + ["--download"] * options.download
     if ignored:
         _refuse(ignored[0], "a prepared store", "give the images themselves as DATA")
 
@@ -71,7 +71,7 @@ def options_of_run(metadata: Mapping[str, Any], options: DataOptions, data: str 
         data is None or str(data) == metadata["data"] or Path(data).resolve() == Path(data_of_run(metadata)).resolve()
     )
     recorded = metadata.get("options", ())
-    return options.completed(recorded, Path(metadata.get("directory", "")), only_layout=not is_own)
+    return options.with_recorded(recorded, Path(metadata.get("directory", "")), only_layout=not is_own)
 
 
 def shuffle_window(data: str | Path, recipe: Recipe) -> int:
@@ -83,7 +83,7 @@ def cached(source: Source, recipe: Recipe, options: DataOptions) -> Store:
     """The store of ``source`` in the cache; prepared first if it is not there."""
     cache = options.cache or Path.home() / ".cache" / "alexnet"
     path = cache / _store_name(source, recipe, options)
-    options.tell(f"{'found prepared in' if is_store(path) else 'preparing into'} {path}")
+    options.log_line(f"{'found prepared in' if is_store(path) else 'preparing into'} {path}")
     return prepare(source, path, recipe, options)
 
 
@@ -128,15 +128,17 @@ def prepare(
         bad=options.bad,
         allow_truncated=options.allow_truncated,
         progress=options.progress,
-        say=options.say,
+        log=options.log,
         **kwargs,
     )
     if store.skipped:
-        options.tell(f"left out: {counted(store.skipped, 'unusable image')}, listed in {store.path / 'skipped.jsonl'}")
+        options.log_line(
+            f"left out: {counted(store.skipped, 'unusable image')}, listed in {store.path / 'skipped.jsonl'}"
+        )
     if not is_address(path):
         return store
-    Remote(str(path)).send(folder, options.tell)
-    options.tell(f"the store is in {path}, and still in {folder}, which may be removed")
+    RemoteBackend(str(path)).send(folder, options.log_line)
+    options.log_line(f"the store is in {path}, and still in {folder}, which may be removed")
     return Store.open(path)
 
 

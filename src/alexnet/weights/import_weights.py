@@ -27,7 +27,7 @@ from alexnet.data.atomic_io import sha256_of
 from alexnet.data.decode import Fit, encode_png
 from alexnet.data.remote import local_path
 from alexnet.errors import BundleError
-from alexnet.loader.augmentation import Normalization, center_crops, color
+from alexnet.loader.augmentation import Normalization, center_crops, normalize
 from alexnet.weights import caffe, convnet, torchvision_weights
 from alexnet.weights.files import read_bytes, read_npy
 from alexnet.weights.matching import ImportedWeights, load_into_model
@@ -90,7 +90,7 @@ def reference_samples(bundle: Bundle) -> list[ReferenceSample]:
         image = np.rint(127.5 + 127.5 * np.stack(waves, -1)).astype(np.uint8)  # [S, S, 3]
         crops = center_crops(torch.from_numpy(image)[None], bundle.image_size)
         with torch.inference_mode():
-            inputs = color(crops, None, None, bundle.statistics, bundle.network.in_channels)
+            inputs = normalize(crops, None, None, bundle.statistics, bundle.network.in_channels)
             probabilities = bundle.network(inputs).softmax(1)[0].tolist()
         result.append(ReferenceSample(f"{i:02d}", encode_png(image), probabilities))
     return result
@@ -133,7 +133,7 @@ def _preprocessing(
                 "give --batches-meta, the file batches.meta of its images, or --mean",
             )
         center = center_crops(values[None], side)[0] if values.dim() == 3 else values  # [s, s, 3]
-        return Normalization(center, _COLOR_STD, _COLOR_AXES, one, follows=False), "crop"
+        return Normalization(center, _COLOR_STD, _COLOR_AXES, one, mean_follows_crop=False), "crop"
     if values is None:
         options.log("no --mean given: the channel means of ILSVRC-2012 are subtracted in place of its mean image")
     return Normalization(_CAFFE_MEAN if values is None else values, _COLOR_STD, _COLOR_AXES, one), "squash"

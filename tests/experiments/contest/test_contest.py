@@ -54,7 +54,7 @@ def small_contestants():
 def held(store, folder, said=None, nets=NETS, **config):
     found = material.find(str(store.path), DataOptions())
     made = plan.make(found, "few digits", Config(nets, **{"epochs": 1, "side": SIDE} | config))
-    return run.run(made, found, folder, DataOptions(say=said.append if said is not None else None), device="cpu")
+    return run.run(made, found, folder, DataOptions(log=said.append if said is not None else None), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_who_is_too_slow_is_left_out_where_nobody_named_it(digits, tmp_path, mon
     found, told = material.find(str(digits.path), DataOptions()), []
     made = plan.make(found, "few digits", Config(budget="90s"))
     (tmp_path / "x").mkdir()
-    how = (Clock(tmp_path / "x"), torch.device("cpu"), DataOptions(say=told.append), 0.0)
+    how = (Clock(tmp_path / "x"), torch.device("cpu"), DataOptions(log=told.append), 0.0)
     fitted = fitting.fit(made, digits, tmp_path, *how)
     assert (
         [contestant.name for contestant in fitted.plan.contestants] == list(fitted.recipes) == ["alexnet", "resnet18"]

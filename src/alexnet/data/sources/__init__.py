@@ -12,7 +12,7 @@ from alexnet.data.remote import is_address
 from alexnet.data.sources.archives import is_archive, read_archive
 from alexnet.data.sources.builtin import SETS, read_digits, read_torchvision
 from alexnet.data.sources.folders import read_archives, read_folder, split_archives
-from alexnet.data.sources.listing import Faults, LayoutOptions, Sample, Source, is_image_name, shown
+from alexnet.data.sources.listing import LayoutOptions, Problems, Sample, Source, is_image_name, path_text
 from alexnet.data.sources.parquet import parquet_files, read_parquet
 from alexnet.data.sources.tables import is_table, read_table
 from alexnet.errors import DataError
@@ -31,14 +31,14 @@ def open_source(
     data_root: Path | None = None,
     download: bool = False,
     layout: LayoutOptions | None = None,
-    faults: Faults | None = None,
+    problems: Problems | None = None,
 ) -> Source:
     """The images that ``data`` names: one of SETS, a folder (of class folders, split folders, parquet files or tars),
     a table or list (CSV, TSV, text), or a tar.
 
     ``data_root`` is where torchvision's sets lie or go (default ~/.cache/alexnet); only ``download`` fetches them. A
     folder that has a set's name is written ``./name``; ``layout`` says what its layout leaves open. Raises DataError
-    that says what to do; with ``faults``, what need not stop the reading (a class without images, an image listed
+    that says what to do; with ``problems``, what need not stop the reading (a class without images, an image listed
     twice) is added to that list instead.
     """
     if isinstance(data, str) and data in SETS:
@@ -48,22 +48,22 @@ def open_source(
         raise DataError(what, "on a disk; only a prepared store may lie elsewhere", "copy them here")
     root = Path(data)
     if root.is_file() and is_table(root):
-        return read_table(root, layout, faults)
+        return read_table(root, layout, problems)
     if root.is_file() and is_archive(root):
-        return read_archive(root, layout, faults)
+        return read_archive(root, layout, problems)
     if not root.is_dir():
         raise _no_such(str(data), root)
     if is_store(root):
-        raise DataError(f"{shown(root)}: is a prepared store", "a source of images", "open it with Store.open")
+        raise DataError(f"{path_text(root)}: is a prepared store", "a source of images", "open it with Store.open")
     if files := parquet_files(root):
-        return read_parquet(root, files, faults)
+        return read_parquet(root, files, problems)
     tars = split_archives(root)
-    return read_archives(root, tars, layout, faults) if len(tars) > 1 else read_folder(root, layout, faults)
+    return read_archives(root, tars, layout, problems) if len(tars) > 1 else read_folder(root, layout, problems)
 
 
 def _no_such(data: str, root: Path) -> DataError:
     must = f"a folder, or one of {', '.join(SETS)}, or a .csv, .tsv, .txt or .tar file"
     if root.exists():
-        return DataError(f"{shown(data)}: is a file", must, "name its folder")
+        return DataError(f"{path_text(data)}: is a file", must, "name its folder")
     near = difflib.get_close_matches(data.lower(), SETS, n=1)
-    return DataError(f"{shown(data)}: no such data", must, f"did you mean {near[0]}?" if near else "check the path")
+    return DataError(f"{path_text(data)}: no such data", must, f"did you mean {near[0]}?" if near else "check the path")

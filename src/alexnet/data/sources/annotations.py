@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from alexnet.data.sources.layout import File, Node
-from alexnet.data.sources.listing import LayoutOptions, is_image_name, shown, split_words
+from alexnet.data.sources.listing import LayoutOptions, is_image_name, path_text, split_words
 from alexnet.data.sources.tables import lines_of
 from alexnet.errors import DataError
 
@@ -73,11 +73,11 @@ def _ground_truth(place: Node, truth: str, images: list[File], classes: list[str
     try:
         label_of = _read_truth(place, truth, names, classes)
     except (OSError, ValueError, IndexError, KeyError, csv.Error) as error:
-        what = f"{shown(truth)}: can not be read ({type(error).__name__}: {error})"
+        what = f"{path_text(truth)}: can not be read ({type(error).__name__}: {error})"
         raise DataError(what, "a line for each image", "get it again") from error
     for name in names:
         if label_of.get(name) not in classes:
-            what = f"{shown(truth)}: {shown(name)} is {label_of.get(name, 'not listed')}"
+            what = f"{path_text(truth)}: {path_text(name)} is {label_of.get(name, 'not listed')}"
             raise DataError(what, f"one of the {len(classes)} classes of train", "get the file that fits the images")
     return {file: label_of[name] for file, name in zip(samples, names, strict=True)}
 

@@ -15,14 +15,14 @@ from typing import BinaryIO, NamedTuple
 from alexnet.data.sources.annotations import labels_of
 from alexnet.data.sources.layout import MAX_DEPTH, File, Layout, Node, Unused
 from alexnet.data.sources.listing import (
-    Faults,
     LayoutOptions,
+    Problems,
     Source,
     is_image_name,
     is_label_file,
     is_tool_file,
     is_tool_folder,
-    shown,
+    path_text,
     stamp_of,
 )
 from alexnet.errors import DataError, ImageError
@@ -44,11 +44,11 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"))
 
 
-def read_archive(archive: Path, options: LayoutOptions | None = None, faults: Faults | None = None) -> Source:
+def read_archive(archive: Path, options: LayoutOptions | None = None, problems: Problems | None = None) -> Source:
     """The images in ``archive``, laid out as ``read_folder`` reads folders. Raises DataError."""
     options, unused = options or LayoutOptions(), Unused()
-    layout = Layout(shown(archive), options, labels_of, faults, origins="top")
-    return layout.source(tree_of(archive, options, unused), shown(archive.name).split(".")[0], unused)
+    layout = Layout(path_text(archive), options, labels_of, problems, origins="top")
+    return layout.source(tree_of(archive, options, unused), path_text(archive.name).split(".")[0], unused)
 
 
 def tree_of(archive: Path, options: LayoutOptions, unused: Unused, *, above: str = "") -> Node:
@@ -67,7 +67,7 @@ def tree_of(archive: Path, options: LayoutOptions, unused: Unused, *, above: str
             continue
         if is_label_file(name):
             node.texts[name] = load
-        unused.suffixes[shown(PurePosixPath(name).suffix.lower())] += 1
+        unused.suffixes[path_text(PurePosixPath(name).suffix.lower())] += 1
     return tree
 
 
@@ -78,13 +78,13 @@ def pieces_of(archive: Path, unused: Unused) -> Iterator[Piece]:
     """
     if not archive.name.lower().endswith(".tar"):
         todo = "unpack it to a plain .tar: gunzip and its like"
-        raise DataError(f"{shown(archive)}: is compressed, so no image can be read alone", "a plain .tar", todo)
+        raise DataError(f"{path_text(archive)}: is compressed, so no image can be read alone", "a plain .tar", todo)
     try:
         with archive.open("rb") as file:
             yield from _members(archive, file, 0, os.fstat(file.fileno()).st_size, (), unused)
     except (OSError, tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise DataError(f"{shown(archive)}: can not be read ({reason})", "a whole tar", "get it again") from error
+        raise DataError(f"{path_text(archive)}: can not be read ({reason})", "a whole tar", "get it again") from error
 
 
 class _Window:
@@ -129,13 +129,13 @@ def _members(
                 continue
             if parts in seen or len(seen) >= MAX_MEMBERS:
                 what = f"{'/'.join(parts)} twice" if parts in seen else f"more than {MAX_MEMBERS:,} files"
-                raise DataError(f"{shown(archive)}: {what}", "one tar of a data set, each file once", "repack it")
+                raise DataError(f"{path_text(archive)}: {what}", "one tar of a data set, each file once", "repack it")
             seen.add(parts)
             if not 0 <= member.size <= size - member.offset_data:
                 raise tarfile.ReadError(f"{'/'.join(parts)} is cut short")
             inner = parts[-1].lower().endswith(".tar")
             if inner and above:
-                raise DataError(f"{shown(archive)}: a tar in a tar in a tar", "one level", "repack it")
+                raise DataError(f"{path_text(archive)}: a tar in a tar in a tar", "one level", "repack it")
             if inner:
                 within = (*parts[:-1], parts[-1][:-4])
                 yield from _members(archive, file, start + member.offset_data, member.size, within, unused)
@@ -148,7 +148,7 @@ def _members(
 
 def _safe(archive: Path, member: tarfile.TarInfo) -> tuple[str, ...]:
     """The parts of a member's name. Raises DataError for a name or a kind that has no place in a data set."""
-    name = shown(member.name)
+    name = path_text(member.name)
     kind = "a link" if member.issym() or member.islnk() else "" if member.isreg() or member.isdir() else "a device"
     kind = "a sparse file" if member.issparse() else kind
     if member.name.startswith("/") or ".." in member.name.split("/"):
@@ -160,7 +160,7 @@ def _safe(archive: Path, member: tarfile.TarInfo) -> tuple[str, ...]:
         kind = kind or f"a name of {len(parts):,} folders"
     if kind:
         todo = "do not trust this archive, or repack it"
-        raise DataError(f"{shown(archive)}: {name[:80]} is {kind}", "plain files and folders", todo)
+        raise DataError(f"{path_text(archive)}: {name[:80]} is {kind}", "plain files and folders", todo)
     return parts
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.sources.folders import read_folder
-from alexnet.data.sources.listing import Row, Sample, Source, shown, source_of
+from alexnet.data.sources.listing import Row, Sample, Source, make_source, path_text
 from alexnet.errors import DataError
 
 SETS = ("cifar10", "digits", "fashion_mnist", "imagenette", "mnist")
@@ -24,7 +24,7 @@ def read_digits() -> Source:
 
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8]
-    return source_of("digits", map(str, range(10)), _array_rows("all", images, bunch.target), mirror=False)
+    return make_source("digits", map(str, range(10)), _array_rows("all", images, bunch.target), allow_hflip=False)
 
 
 def read_torchvision(name: str, data_root: Path | None, download: bool) -> Source:
@@ -42,13 +42,13 @@ def read_torchvision(name: str, data_root: Path | None, download: bool) -> Sourc
 
 
 def _not_fetched(name: str, root: Path, error: Exception) -> DataError:
-    what = f"{name}: download to {shown(root)} failed ({' '.join(str(error).split())})"
+    what = f"{name}: download to {path_text(root)} failed ({' '.join(str(error).split())})"
     return DataError(what, "", "check the network, or fetch it elsewhere and pass --data-root")
 
 
 def _not_found(name: str, root: Path) -> DataError:
     todo = "pass --download to fetch it, or --data-root for the folder where it lies"
-    return DataError(f"{name}: not found in {shown(root)}", "downloaded once", todo)
+    return DataError(f"{name}: not found in {path_text(root)}", "downloaded once", todo)
 
 
 def _arrays(name: str, root: Path, download: bool) -> Source:
@@ -64,7 +64,7 @@ def _arrays(name: str, root: Path, download: bool) -> Source:
     rows = [
         row for split, part in sets.items() for row in _array_rows(split, np.asarray(part.data), map(int, part.targets))
     ]
-    return source_of(name, classes, rows, mirror=name != "mnist")
+    return make_source(name, classes, rows, allow_hflip=name != "mnist")
 
 
 def _imagenette(root: Path, download: bool) -> Source:

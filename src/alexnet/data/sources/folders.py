@@ -22,35 +22,35 @@ from alexnet.data.sources.archives import tree_of
 from alexnet.data.sources.layout import MAX_DEPTH, File, Layout, Node, Unused
 from alexnet.data.sources.listing import (
     SPLITS,
-    Faults,
     LayoutOptions,
+    Problems,
     Source,
     is_image_name,
     is_label_file,
     is_text_name,
     is_tool_file,
     is_tool_folder,
+    path_text,
     read_image,
-    shown,
     stamp_of,
 )
 from alexnet.data.sources.tables import read_tables, split_tables
 from alexnet.errors import DataError
 
 
-def read_folder(root: Path, options: LayoutOptions | None = None, faults: Faults | None = None) -> Source:
+def read_folder(root: Path, options: LayoutOptions | None = None, problems: Problems | None = None) -> Source:
     """``root/class/*`` or ``root/{train,val,test}/class/*``; classes in the order of their sorted names.
 
-    Raises DataError for a layout that is neither; with ``faults``, classes without images are added to that list.
+    Raises DataError for a layout that is neither; with ``problems``, classes without images are added to that list.
     """
     options = options or LayoutOptions()
     unused = Unused()
     tree = folder_tree(root, options, unused)
     if tables := _tables(root, tree, options):
-        source = read_tables(tables, options, faults)
-        names = ", ".join(shown(table.name) for table in tables.values())
+        source = read_tables(tables, options, problems)
+        names = ", ".join(path_text(table.name) for table in tables.values())
         return replace(source, notes=(*unused.notes(), f"images and labels are from {names}", *source.notes))
-    return Layout(shown(root), options, labels_of, faults).source(tree, shown(root.resolve().name), unused)
+    return Layout(path_text(root), options, labels_of, problems).source(tree, path_text(root.resolve().name), unused)
 
 
 def _tables(root: Path, tree: Node, options: LayoutOptions) -> dict[str, Path]:
@@ -83,17 +83,17 @@ def folder_tree(root: Path, options: LayoutOptions, unused: Unused) -> Node:
             except OSError:  # a link to itself
                 is_folder = False
             if (is_tool_folder if is_folder else is_tool_file)(entry.name):
-                unused.tools[shown(entry.name) if not entry.name.startswith("._") else "._*"] += 1
+                unused.tools[path_text(entry.name) if not entry.name.startswith("._") else "._*"] += 1
             elif options.ignores(parts):
-                unused.ignored[shown(entry.name)] += 1
+                unused.ignored[path_text(entry.name)] += 1
             elif not is_folder:
                 _add_file(node, entry, parts, unused)
             elif len(parts) > MAX_DEPTH:
-                raise DataError(f"{shown(root)}: over {MAX_DEPTH} folders in each other", "", "name a folder in it")
+                raise DataError(f"{path_text(root)}: over {MAX_DEPTH} folders in each other", "", "name a folder in it")
             else:
                 identity = _identity(Path(entry.path))
                 if identity in above or (entry.is_symlink() and identity in followed):
-                    again.append("/".join(map(shown, parts)))
+                    again.append("/".join(map(path_text, parts)))
                     continue
                 if entry.is_symlink():
                     followed.add(identity)
@@ -117,7 +117,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{shown(path)}: {error.strerror}", "a readable folder", "check the rights")
+    return DataError(f"{path_text(path)}: {error.strerror}", "a readable folder", "check the rights")
 
 
 def _entries(place: Path) -> Iterator[os.DirEntry[str]]:
@@ -136,7 +136,7 @@ def _add_file(node: Node, entry: os.DirEntry[str], parts: tuple[str, ...], unuse
         return
     if is_label_file(entry.name) and entry.is_file():
         node.texts[entry.name] = path.read_bytes
-    unused.suffixes[shown(path.suffix.lower())] += 1
+    unused.suffixes[path_text(path.suffix.lower())] += 1
 
 
 def split_archives(root: Path) -> dict[str, list[Path]]:
@@ -150,17 +150,20 @@ def split_archives(root: Path) -> dict[str, list[Path]]:
 
 
 def read_archives(
-    root: Path, results: Mapping[str, list[Path]], options: LayoutOptions | None = None, faults: Faults | None = None
+    root: Path,
+    results: Mapping[str, list[Path]],
+    options: LayoutOptions | None = None,
+    problems: Problems | None = None,
 ) -> Source:
     """The images of the tars that ``split_archives`` found. Raises DataError."""
     options, unused = options or LayoutOptions(), Unused()
     for split, paths in results.items():
         if len(paths) > 1:
-            names = " and ".join(shown(path.name) for path in paths[:2])
-            raise DataError(f"{shown(root)}: {names} are both of {split}", "one tar a split", "move one away")
+            names = " and ".join(path_text(path.name) for path in paths[:2])
+            raise DataError(f"{path_text(root)}: {names} are both of {split}", "one tar a split", "move one away")
     if "train" not in results or len(results) < 2:
         raise DataError(
-            f"{shown(root)}: tars of {', '.join(results)}", "of train and validation or test", "add the rest"
+            f"{path_text(root)}: tars of {', '.join(results)}", "of train and validation or test", "add the rest"
         )
     texts = {path.name: path.read_bytes for path in sorted(root.iterdir()) if is_label_file(path.name)}
     beside = Node(texts=texts)
@@ -171,10 +174,10 @@ def read_archives(
     ) -> tuple[dict[File, str], str] | None:
         labeled = labels_of(split, places, images, classes, options)
         if labeled is None and split != "test":
-            what = f"{shown(results[split][0])}: no class folders and no ground truth next to it"
+            what = f"{path_text(results[split][0])}: no class folders and no ground truth next to it"
             raise DataError(what, " or ".join(TRUTHS), "put one of them into its folder")
         return labeled
 
-    layout = Layout(shown(root), options, labels, faults, origins="split")
+    layout = Layout(path_text(root), options, labels, problems, origins="split")
     splits = {split: (tree, [beside]) for split, tree in trees.items()}
-    return layout.source_in(splits, shown(root.resolve().name), unused, beside)
+    return layout.source_in(splits, path_text(root.resolve().name), unused, beside)

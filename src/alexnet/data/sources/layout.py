@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from alexnet.data.sources.listing import (
-    Faults,
     LayoutOptions,
+    Problems,
     Row,
     Sample,
     Source,
     class_name,
+    make_source,
+    path_text,
     refuse,
-    shown,
-    source_of,
     split_words,
 )
 from alexnet.errors import DataError, counted
@@ -106,7 +106,7 @@ class Layout:
     where: str
     options: LayoutOptions
     labels_of: Labeler
-    faults: Faults | None = None
+    problems: Problems | None = None
     origins: Literal["root", "top", "split"] = "root"  # from where on an image's path is its origin
     notes: list[str] = field(default_factory=list)
 
@@ -148,12 +148,12 @@ class Layout:
             above = (split,) if self.origins == "split" else ()
             for title, files in groups:
                 for file in files:
-                    origin = shown("/".join((*above, *file.parts[cut:])))
+                    origin = path_text("/".join((*above, *file.parts[cut:])))
                     rows.append(Row(split, Sample(number[title], origin, file.load), file.stamp))
-        return source_of(name, classes, rows, notes=[*unused.notes(), *self.notes], faults=self.faults)
+        return make_source(name, classes, rows, notes=[*unused.notes(), *self.notes], problems=self.problems)
 
     def _path(self, node: Node) -> str:
-        return "/".join((self.where.rstrip("/"), *map(shown, node.parts)))
+        return "/".join((self.where.rstrip("/"), *map(path_text, node.parts)))
 
     def _unwrapped(self, node: Node, chain: list[Node], classes: list[str] | None = None) -> tuple[Node, list[Node]]:
         """Without the folders that hold everything: an archive's own, ``seg_train/seg_train``, ``val/images``.
@@ -195,12 +195,12 @@ class Layout:
             return self._by_class(top) or {"all": top}
         self._check_others(top, named)
         counts = Counter(named.values())
-        twice = [shown(name) for name, split in named.items() if counts[split] > 1]
+        twice = [path_text(name) for name, split in named.items() if counts[split] > 1]
         if twice:
             what = f"{self.where}: {' and '.join(twice)} name the same split"
             raise DataError(what, "one folder each", f"leave one out (--ignore {twice[-1]}), or rename it")
         if "train" not in counts or len(counts) < 2:
-            what = f"{self.where}: split folders {', '.join(map(shown, named))}"
+            what = f"{self.where}: split folders {', '.join(map(path_text, named))}"
             must = "train and test, or train, validation and test, or class folders only"
             raise DataError(what, must, "name the folder of class folders itself")
         return {split: top.folders[name] for name, split in named.items()}
@@ -208,7 +208,7 @@ class Layout:
     def _check_others(self, top: Node, named: Mapping[str, str]) -> None:
         """What stands beside split folders: nothing with images in it, or images that have no labels."""
         for name in sorted(set(top.folders) - set(named)):
-            other, title = top.folders[name], shown(name)
+            other, title = top.folders[name], path_text(name)
             if not other.any_image():
                 self.notes.append(f"folder {title!r} holds no images and is not used")
             elif set(re.findall(r"[a-z]+", name.lower())) & _UNLABELED:
@@ -241,7 +241,7 @@ class Layout:
     def _classes(self, node: Node, split: str) -> list[tuple[str, list[File]]]:
         """(class, its images) of one split."""
         for folder in node.folders.values():
-            if shown(folder.parts[-1]) != folder.parts[-1]:
+            if path_text(folder.parts[-1]) != folder.parts[-1]:
                 what = f"{self._path(folder)}: folder name is no printable UTF-8"
                 raise DataError(what, "UTF-8", "rename the folder")
         if self.options.classes == "leaves":
@@ -249,7 +249,9 @@ class Layout:
             ends = {parts[-1] for parts, _ in filled}
             below = len(node.parts)
             common = len(ends) == 1 and all(len(parts) > below + 1 for parts, _ in filled)
-            leaves = [("/".join(map(shown, parts[below : -1 if common else None])), files) for parts, files in filled]
+            leaves = [
+                ("/".join(map(path_text, parts[below : -1 if common else None])), files) for parts, files in filled
+            ]
             if split in ("all", "train"):
                 self.notes.append(f"{len(leaves)} classes: every folder that holds images (--classes leaves)")
             return self._one_form(leaves)
@@ -258,8 +260,8 @@ class Layout:
         groups: list[tuple[str, list[File]]] = []
         for name in sorted(node.folders):
             files = node.folders[name].all_images()
-            if not files and split in ("all", "train") and self.faults is None:  # else the source's own check adds it
-                todo = f"fill or remove this class folder, or leave it out with --ignore {shown(name)!r}"
+            if not files and split in ("all", "train") and self.problems is None:  # else the source's own check adds it
+                todo = f"fill or remove this class folder, or leave it out with --ignore {path_text(name)!r}"
                 raise DataError(f"{self._path(node.folders[name])}: no image", "at least one", todo)
             groups.append((name, files))
         return self._one_form(groups)
@@ -288,10 +290,10 @@ class Layout:
         shared = set.intersection(*filled.values())
         alone = not any(node.folders[name].images for name in filled)
         if alone and len(filled) > 1 and len(shared) > 1 and 2 * len(shared) >= max(map(len, filled.values())):
-            tops, subs = (", ".join(map(shown, sorted(names)[:3])) for names in (filled, shared))
+            tops, subs = (", ".join(map(path_text, sorted(names)[:3])) for names in (filled, shared))
             what = f"{self._path(node)}: its folders ({tops}, …) all hold the same folders ({subs}, …)"
             todo = f"name one of them ({self._path(node.folders[min(filled)])}), or choose with --classes top or leaves"
-            refuse(DataError(what, "class folders", todo), self.faults)
+            refuse(DataError(what, "class folders", todo), self.problems)
         elif max(map(len, filled.values())) > 1 or len(set().union(*filled.values())) > 1:
             self.notes.append(
                 f"classes are the {len(filled)} top folders, with the {total} folders in them"
@@ -335,6 +337,6 @@ class Layout:
         like = [title for title in classes if split_words(title)]
         if like and len(like) == len(classes) and len(classes) > 1:
             what = f"{self.where}: all classes are called like splits ({', '.join(like[:4])})"
-            refuse(DataError(what, "class folders", "name the folder whose folders are the classes"), self.faults)
+            refuse(DataError(what, "class folders", "name the folder whose folders are the classes"), self.problems)
         elif like:
             self.notes.append(f"class {like[0]!r} is called like a split: if it is none, leave it out with --ignore")

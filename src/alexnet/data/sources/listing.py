@@ -127,10 +127,10 @@ class Source:
     classes: tuple[str, ...]
     splits: Mapping[str, tuple[Sample, ...]]  # train and test, or train, validation and test, or only "all"
     fingerprint: str  # SHA-256 over classes, splits, origins, labels, stamps of files, content of arrays
-    mirror: bool = True  # may an image be mirrored? not a digit: that is another sign
+    allow_hflip: bool = True  # may an image be mirrored? not a digit: that is another sign
     notes: tuple[str, ...] = ()  # for people
     excluded: frozenset[str] = frozenset()  # origins that are left out after the splits are drawn
-    in_order: bool = False  # read well only in its own order? parquet files give a whole row group at a time
+    sequential: bool = False  # read well only in its own order? parquet files give a whole row group at a time
     grouping: str = ""  # how the person grouped images: "column NAME" or "pattern REGEX"
 
     def selection(self) -> dict[str, str]:
@@ -153,7 +153,7 @@ def summed(own: list[str]) -> str:
     return own[0] + (f" (and {len(own) - 1:,} more like this)" if len(own) > 1 else "")
 
 
-Faults = list[DataError]  # what would stop training, for those who want to see all of it at once
+Problems = list[DataError]  # what would stop training, for those who want to see all of it at once
 
 
 class Row(NamedTuple):
@@ -164,16 +164,16 @@ class Row(NamedTuple):
     stamp: str  # what changes when the image does: see stamp_of
 
 
-def source_of(
+def make_source(
     name: str,
     classes: Iterable[str],
     rows: Iterable[Row],
     *,
-    mirror: bool = True,
+    allow_hflip: bool = True,
     notes: Iterable[str] = (),
-    faults: Faults | None = None,
+    problems: Problems | None = None,
 ) -> Source:
-    """The source of these rows: grouped by split, checked, fingerprinted. Raises DataError, or adds to ``faults``."""
+    """The source of these rows: grouped by split, checked, fingerprinted. Raises DataError, or adds to ``problems``."""
     classes, notes = tuple(classes), list(notes)
     digest = hashlib.sha256(json.dumps(classes).encode())
     splits: dict[str, list[Sample]] = {}
@@ -188,22 +188,22 @@ def source_of(
     if set(splits) == {"train", "validation"}:  # of two, the second is the test split, whatever it is called
         notes.append("two splits: validation is used as test, and validation is cut from train")
         splits["test"] = splits.pop("validation")
-    _check_names(name, classes, splits, faults)
-    notes += _check_classes(name, classes, splits, faults)
+    _check_names(name, classes, splits, problems)
+    notes += _check_classes(name, classes, splits, problems)
     order = sorted(splits, key=["all", "train", "validation", "test"].index)
     fixed = {split: tuple(splits[split]) for split in order}
-    return Source(name, classes, fixed, digest.hexdigest(), mirror, tuple(notes))
+    return Source(name, classes, fixed, digest.hexdigest(), allow_hflip, tuple(notes))
 
 
-def refuse(fault: DataError, faults: Faults | None) -> None:
+def refuse(fault: DataError, problems: Problems | None) -> None:
     """Raise ``fault``, or add it to the list that a reader was given to go on reading."""
-    if faults is None:
+    if problems is None:
         raise fault
-    faults.append(fault)
+    problems.append(fault)
 
 
 def _check_classes(
-    name: str, classes: tuple[str, ...], splits: Mapping[str, list[Sample]], faults: Faults | None
+    name: str, classes: tuple[str, ...], splits: Mapping[str, list[Sample]], problems: Problems | None
 ) -> list[str]:
     """Every class needs training images; a class that another split lacks is a note."""
     first = "all" if "all" in splits else "train"
@@ -213,7 +213,7 @@ def _check_classes(
             others = [split for split in present if label in present[split]]
             where = f"only in {', '.join(others)}" if others else "without an image"
             todo = "add training images or remove it (a folder that is no class: --ignore)"
-            refuse(DataError(f"{name}: class {title!r} is {where}", "in train", todo), faults)
+            refuse(DataError(f"{name}: class {title!r} is {where}", "in train", todo), problems)
     missing = ((split, set(range(len(classes))) - labels) for split, labels in present.items())
     return [f"{split} has no image of {classes[label]!r}" for split, gone in missing for label in sorted(gone)]
 
@@ -224,7 +224,7 @@ def class_name(name: str) -> str:
 
 
 def _check_names(
-    name: str, classes: tuple[str, ...], splits: Mapping[str, list[Sample]], faults: Faults | None
+    name: str, classes: tuple[str, ...], splits: Mapping[str, list[Sample]], problems: Problems | None
 ) -> None:
     """Two names that a person would call one class are refused. Letters as classes (A, a) are two."""
     spelled: dict[str, list[int]] = {}
@@ -243,7 +243,7 @@ def _check_names(
         cause = (
             "are one number" if numbers else "differ in case only" if one.lower() == two.lower() else "look the same"
         )
-        refuse(DataError(f"{name}: classes {titles} {cause}", "one spelling for each class", "rename one"), faults)
+        refuse(DataError(f"{name}: classes {titles} {cause}", "one spelling for each class", "rename one"), problems)
 
 
 def _spelling(title: str) -> str:
@@ -260,7 +260,7 @@ def _number(title: str) -> float | None:
     return float(title) if re.fullmatch(r"[+-]?[0-9]{1,15}(\.[0-9]{1,15})?", title) else None
 
 
-def shown(path: str | os.PathLike[str]) -> str:
+def path_text(path: str | os.PathLike[str]) -> str:
     """A path for people: UTF-8, on one line."""
     return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
@@ -286,7 +286,7 @@ def read_image(path: Path) -> bytes:
     return read(path)
 
 
-def grouped(source: Source, *, column: str = "", pattern: str = "") -> Source:
+def group_images(source: Source, *, column: str = "", pattern: str = "") -> Source:
     """``source`` with a group for each image: the value of a table's ``column``, or what ``pattern`` finds.
 
     ``pattern`` is a regular expression, searched in each image's origin; its first parenthesis is the group, or else
@@ -306,13 +306,13 @@ def grouped(source: Source, *, column: str = "", pattern: str = "") -> Source:
     return replace(source, splits=splits, notes=notes, grouping=what)
 
 
-def regrouped(source: Source, grouping: str) -> Source:
+def regroup_images(source: Source, grouping: str) -> Source:
     """As ``grouped``, from what ``Source.grouping`` recorded; nothing to do if that is empty."""
     kind, _, what = grouping.partition(" ")
-    return grouped(source, **{kind: what}) if what else source
+    return group_images(source, **{kind: what}) if what else source
 
 
-def excluding(source: Source, path: Path) -> Source:
+def exclude_images(source: Source, path: Path) -> Source:
     """``source`` without the images that the file lists: a name a line, up to a tab; ``#`` begins a remark.
 
     The splits are drawn first: leaving images out moves no other. Raises DataError if nothing listed is there.
@@ -320,16 +320,18 @@ def excluding(source: Source, path: Path) -> Source:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{shown(path)}: can not be read ({error})", "a list of images", "check the path") from error
+        raise DataError(
+            f"{path_text(path)}: can not be read ({error})", "a list of images", "check the path"
+        ) from error
     listed = {line.split("\t")[0] for line in lines if line.strip() and not line.startswith("#")}
     there = {image.origin for images in source.splits.values() for image in images}
     if listed and not listed & there:
-        what = f"{shown(path)}: none of its {len(listed)} names is in {source.name}, such as {min(listed)!r}"
+        what = f"{path_text(path)}: none of its {len(listed)} names is in {source.name}, such as {min(listed)!r}"
         raise DataError(what, "names as the doctor lists them", "make it again with: alexnet doctor --exclude-list")
     gone = len(listed - there)
     notes = (
         *source.notes,
-        *[f"not in {source.name}: {gone:,} of {counted(len(listed), 'name')} in {shown(path)}"] * bool(gone),
+        *[f"not in {source.name}: {gone:,} of {counted(len(listed), 'name')} in {path_text(path)}"] * bool(gone),
     )
     return replace(source, excluded=source.excluded | (listed & there), notes=notes)
 

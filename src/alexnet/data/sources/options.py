@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alexnet.data.sources import open_source
-from alexnet.data.sources.listing import Faults, LayoutOptions, Source, alike_lines, excluding, grouped, summed
+from alexnet.data.sources.listing import (
+    LayoutOptions,
+    Problems,
+    Source,
+    alike_lines,
+    exclude_images,
+    group_images,
+    summed,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -21,15 +29,15 @@ class DataOptions:
     bad: Literal["exclude", "fail"] = "exclude"
     allow_truncated: bool = False
     progress: Progress | None = None
-    say: Callable[[str], None] | None = None
+    log: Callable[[str], None] | None = None
     group_column: str | None = None  # of a table
     group_pattern: str | None = None  # a regular expression over the images' names
     exclude: Path | None = None  # a list of images to leave out
     include_training_images: bool = False  # evaluate on images that the classifier was trained on, too
     layout: LayoutOptions = field(default_factory=LayoutOptions)  # what the layout of DATA leaves open
 
-    def words(self) -> list[str]:
-        """What one types to say the same about which images count: so that a run can be made again."""
+    def to_args(self) -> list[str]:
+        """What one types to log the same about which images count: so that a run can be made again."""
         messages = {
             "--data-root": self.data_root,
             "--group-column": self.group_column,
@@ -48,7 +56,7 @@ class DataOptions:
         results += [word for pattern in layout.ignore for word in ("--ignore", pattern)]
         return results + ["--allow-truncated"] * self.allow_truncated
 
-    def completed(self, words: Sequence[str], directory: Path, *, only_layout: bool = False) -> "DataOptions":
+    def with_recorded(self, words: Sequence[str], directory: Path, *, only_layout: bool = False) -> "DataOptions":
         """These options; each one left at its default takes the value that ``words`` (see there) has for it.
 
         Relative paths start in ``directory``. ``only_layout``: take no more than how the layout is read.
@@ -59,20 +67,22 @@ class DataOptions:
         layout = _completed(self.layout, recorded.layout)
         return replace(self if only_layout else _completed(self, recorded), layout=layout)
 
-    def tell(self, text: str) -> None:
+    def log_line(self, text: str) -> None:
         """A line for the person, if anyone listens."""
-        if self.say is not None:
-            self.say(text)
+        if self.log is not None:
+            self.log(text)
 
-    def open(self, data: str | Path, faults: Faults | None = None) -> Source:
+    def open(self, data: str | Path, problems: Problems | None = None) -> Source:
         """The images of ``data``, grouped and without what is excluded; its notes are told. Raises DataError."""
-        source = open_source(data, data_root=self.data_root, download=self.download, layout=self.layout, faults=faults)
+        source = open_source(
+            data, data_root=self.data_root, download=self.download, layout=self.layout, problems=problems
+        )
         if self.group_column or self.group_pattern:
-            source = grouped(source, column=self.group_column or "", pattern=self.group_pattern or "")
+            source = group_images(source, column=self.group_column or "", pattern=self.group_pattern or "")
         if self.exclude is not None:
-            source = excluding(source, self.exclude)
+            source = exclude_images(source, self.exclude)
         for own in alike_lines(source.notes):
-            self.tell(summed(own))
+            self.log_line(summed(own))
         return source
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.sources.listing import SPLITS, Faults, Row, Sample, Source, shown, source_of, stamp_of
+from alexnet.data.sources.listing import SPLITS, Problems, Row, Sample, Source, make_source, path_text, stamp_of
 from alexnet.errors import DataError, ImageError, printable
 from alexnet.schema import class_fault, parse_json
 
@@ -31,28 +31,30 @@ def parquet_files(root: Path) -> dict[str, list[Path]]:
     return results
 
 
-def read_parquet(root: Path, files: Mapping[str, list[Path]], faults: Faults | None = None) -> Source:
+def read_parquet(root: Path, files: Mapping[str, list[Path]], problems: Problems | None = None) -> Source:
     """The images of ``files``, as ``parquet_files`` found them in ``root``. Raises DataError."""
     try:
         import pyarrow as arrow
     except ImportError as error:
         todo = "pip install 'alexnet[data]'"
-        raise DataError(f"{shown(root)}: parquet files need pyarrow", "installed", todo) from error
+        raise DataError(f"{path_text(root)}: parquet files need pyarrow", "installed", todo) from error
     if "train" not in files or len(files) < 2:
-        raise DataError(f"{shown(root)}: parquet files of {', '.join(files)}", "of train and test", "add the others")
+        raise DataError(
+            f"{path_text(root)}: parquet files of {', '.join(files)}", "of train and test", "add the others"
+        )
     try:
         tables = [(split, _Table(path)) for split, paths in files.items() for path in paths]
         rows = [row for split, table in tables for row in table.rows(root, split)]
     except (OSError, arrow.ArrowException) as error:
-        what = f"{shown(root)}: {' '.join(str(error).split())}"
+        what = f"{path_text(root)}: {' '.join(str(error).split())}"
         raise DataError(what, "readable parquet files", "get them again") from error
     known = tables[0][1].class_names
     for _, table in tables:  # a label means the same class in every file
         if table.class_names != known:
-            what = f"{shown(table.path)}: other class names than {shown(tables[0][1].path.name)}"
+            what = f"{path_text(table.path)}: other class names than {path_text(tables[0][1].path.name)}"
             raise DataError(what, "the same in every file, in one order", "write the files again from one data set")
     names = _names(known, rows)
-    return replace(source_of(shown(root.resolve().name), names, rows, faults=faults), in_order=True)
+    return replace(make_source(path_text(root.resolve().name), names, rows, problems=problems), sequential=True)
 
 
 def _names(known: list[str], rows: list[Row]) -> list[str]:
@@ -77,10 +79,10 @@ class _Table:
         if not self.image or not self.label:
             must = "img or image, and label or fine_label"
             columns = ", ".join(map(printable, names))
-            raise DataError(f"{shown(path)}: columns {columns:.200}", must, "rename the columns")
+            raise DataError(f"{path_text(path)}: columns {columns:.200}", must, "rename the columns")
         if names.count(self.image) > 1 or names.count(self.label) > 1:
             twice = self.image if names.count(self.image) > 1 else self.label
-            raise DataError(f"{shown(path)}: column {twice!r} twice", "once each", "rename one")
+            raise DataError(f"{path_text(path)}: column {twice!r} twice", "once each", "rename one")
         self._check_images()
         self.class_names = self._class_names()
         counts = [self.file.metadata.row_group(group).num_rows for group in range(self.file.num_row_groups)]
@@ -102,7 +104,7 @@ class _Table:
             content = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else arrow.null()
         known = arrow.types.is_binary(content) or arrow.types.is_large_binary(content)
         if self.file.metadata.num_rows and not known:
-            what = f"{shown(self.path)}: column {self.image} holds {kind!s:.80}"
+            what = f"{path_text(self.path)}: column {self.image} holds {kind!s:.80}"
             raise DataError(
                 what, "encoded images: struct<bytes: binary, path: string>, or binary", "convert the column"
             )
@@ -119,13 +121,13 @@ class _Table:
         fault = class_fault(names) if isinstance(names, list) else "the class names are not a list"
         if fault:
             raise DataError(
-                f"{shown(self.path)}: {fault}", "the names of at least two classes", "mend the file's metadata"
+                f"{path_text(self.path)}: {fault}", "the names of at least two classes", "mend the file's metadata"
             )
         return list(names)
 
     def rows(self, root: Path, split: str) -> Iterator[Row]:
         """One row an image; its origin is the file's name in ``root`` and the image's number."""
-        name, stamp = shown(self.path.relative_to(root).as_posix()), stamp_of(self.path)
+        name, stamp = path_text(self.path.relative_to(root).as_posix()), stamp_of(self.path)
         labels = self.file.read(columns=[self.label]).column(0).to_pylist()
         for index, label in enumerate(labels):
             origin = f"{name}#{index:07d}"
@@ -152,5 +154,5 @@ class _Table:
         try:
             return self.file.read_row_group(group, columns=[self.image]).column(0)
         except (OSError, arrow.ArrowException) as error:
-            what = f"{shown(self.path)}: row group {group} is damaged ({' '.join(str(error).split())})"
+            what = f"{path_text(self.path)}: row group {group} is damaged ({' '.join(str(error).split())})"
             raise ImageError(what, "readable", "get the file again") from error

@@ -17,8 +17,8 @@ from typing import NamedTuple
 from alexnet.data.sources.listing import (
     SPLITS,
     SUFFIXES,
-    Faults,
     LayoutOptions,
+    Problems,
     Row,
     Sample,
     Source,
@@ -26,10 +26,10 @@ from alexnet.data.sources.listing import (
     is_image_name,
     is_text_name,
     is_tool_folder,
+    make_source,
+    path_text,
     read_image,
     refuse,
-    shown,
-    source_of,
     split_words,
     stamp_of,
 )
@@ -61,49 +61,51 @@ def is_table(path: Path) -> bool:
     return is_text_name(path.name)
 
 
-def read_table(table: Path, options: LayoutOptions | None = None, faults: Faults | None = None) -> Source:
+def read_table(table: Path, options: LayoutOptions | None = None, problems: Problems | None = None) -> Source:
     """The images that ``table`` lists; a column ``group`` keeps images together, others are carried along.
 
     Raises DataError for anything else: no such columns, empty labels, unknown splits, paths that leave the folder. A
-    image listed twice is refused, or added to ``faults``; one that is not there is a bad image, as in a folder.
+    image listed twice is refused, or added to ``problems``; one that is not there is a bad image, as in a folder.
     """
-    return read_tables({"": table}, options, faults)
+    return read_tables({"": table}, options, problems)
 
 
 def read_tables(
-    tables: Mapping[str, Path], options: LayoutOptions | None = None, faults: Faults | None = None
+    tables: Mapping[str, Path], options: LayoutOptions | None = None, problems: Problems | None = None
 ) -> Source:
     """As ``read_table``, of a table for each split; the split "" stands for the table's own column."""
     options, notes, rows = options or LayoutOptions(), list[str](), list[tuple[str, Row]]()
     for split, table in tables.items():
-        lines = lines_of(_content(table), shown(table), options, faults, notes)
+        lines = lines_of(_content(table), path_text(table), options, problems, notes)
         if not lines:
-            raise DataError(f"{shown(table)}: no rows", f"rows of {_FORM}", "fill it")
+            raise DataError(f"{path_text(table)}: no rows", f"rows of {_FORM}", "fill it")
         lines = [line._replace(split=split or line.split) for line in lines]
         lines = _located(table, lines, notes)
-        origins = _origins(table, lines, faults)
+        origins = _origins(table, lines, problems)
         rows += [(line.label, _row(table.parent, line, origin)) for line, origin in zip(lines, origins, strict=True)]
     splits = {row.split for _, row in rows}
     first = next(iter(tables.values()))
     if splits != {"all"} and ("train" not in splits or len(splits) < 2):
         must = "train and test, or train, validation and test, or none"
-        raise DataError(f"{shown(first)}: splits {', '.join(sorted(splits))}", must, "mend the column split")
+        raise DataError(f"{path_text(first)}: splits {', '.join(sorted(splits))}", must, "mend the column split")
     classes = sorted({label for label, _ in rows})
     number = {title: label for label, title in enumerate(classes)}
     numbered = [row._replace(image=replace(row.image, label=number[label])) for label, row in rows]
-    name = shown(first.resolve().stem if "" in tables else first.parent.resolve().name)
-    return source_of(name, classes, numbered, notes=notes, faults=faults)
+    name = path_text(first.resolve().stem if "" in tables else first.parent.resolve().name)
+    return make_source(name, classes, numbered, notes=notes, problems=problems)
 
 
 def _content(table: Path) -> bytes:
     try:
         return table.read_bytes()
     except OSError as error:
-        raise DataError(f"{shown(table)}: can not be read ({error.strerror})", "a readable table", "mend it") from error
+        raise DataError(
+            f"{path_text(table)}: can not be read ({error.strerror})", "a readable table", "mend it"
+        ) from error
 
 
 def lines_of(
-    content: bytes, where: str, options: LayoutOptions, faults: Faults | None = None, notes: list[str] | None = None
+    content: bytes, where: str, options: LayoutOptions, problems: Problems | None = None, notes: list[str] | None = None
 ) -> list[Line]:
     """The rows of a table or a list. Raises DataError for one that is none, or that lacks labels."""
     try:
@@ -113,13 +115,19 @@ def lines_of(
     first = next(iter(text.splitlines()), "")
     delimiter = _delimiter(where, first, options)
     try:
-        return _parsed(text, first, where, delimiter, options, faults, [] if notes is None else notes)
+        return _parsed(text, first, where, delimiter, options, problems, [] if notes is None else notes)
     except csv.Error as error:
         raise DataError(f"{where}: can not be read ({error})", "a readable table", "mend it") from error
 
 
 def _parsed(
-    text: str, first: str, where: str, delimiter: str, options: LayoutOptions, faults: Faults | None, notes: list[str]
+    text: str,
+    first: str,
+    where: str,
+    delimiter: str,
+    options: LayoutOptions,
+    problems: Problems | None,
+    notes: list[str],
 ) -> list[Line]:
     head = _cells(first, delimiter)
     columns = _columns(where, head, options)
@@ -153,15 +161,15 @@ def _parsed(
             lost.append((number, title))
             continue
         if split is not None and split.lower() not in SPLITS:
-            raise DataError(f"{place}: split {shown(split)!r}", f"one of {', '.join(SPLITS)}", "mend the line")
+            raise DataError(f"{place}: split {path_text(split)!r}", f"one of {', '.join(SPLITS)}", "mend the line")
         cells_left = {n: v for i, (n, v) in enumerate(row.items()) if i not in (image, label) and n != "split"}
         lines.append(
-            Line(number, path, class_name(shown(title)), SPLITS[split.lower()] if split else "all", cells_left)
+            Line(number, path, class_name(path_text(title)), SPLITS[split.lower()] if split else "all", cells_left)
         )
     if lost:
         what = f"{where}, line {lost[0][0]}: label {lost[0][1]!r}, as a program writes a missing value"
         more = f"{len(lost):,} such lines: fill in their labels, or remove them"
-        refuse(DataError(what, "a class", more), faults)
+        refuse(DataError(what, "a class", more), problems)
     return lines
 
 
@@ -214,7 +222,7 @@ def _columns(where: str, head: list[str], options: LayoutOptions) -> tuple[int, 
         return None
     if not wanted and Path(where).suffix.lower() == ".txt" and len(head) == 2 and "/" in _plain(head[0]):
         return None
-    columns_there = ", ".join(map(shown, head[:8])) or "nothing"
+    columns_there = ", ".join(map(path_text, head[:8])) or "nothing"
     must = f"column {wanted!r}" if wanted else _FORM
     todo = "name the columns in the first line, or pass --image-column, --label-column, --delimiter"
     raise DataError(f"{where}: first line holds {columns_there}", must, todo)
@@ -252,13 +260,13 @@ def _located(table: Path, lines: list[Line], notes: list[str]) -> list[Line]:
         path = line.path
         if "\\" in path and not _exists(root / path):
             path, slashes = path.replace("\\", "/"), slashes + 1
-        plain.append(line._replace(path=_inside(table, f"{shown(table)}, line {line.number}", path)))
+        plain.append(line._replace(path=_inside(table, f"{path_text(table)}, line {line.number}", path)))
     if slashes:
-        notes.append(f"{shown(table)}: {counted(slashes, 'path')} with \\ read with /")
+        notes.append(f"{path_text(table)}: {counted(slashes, 'path')} with \\ read with /")
     prefix = "" if any(_exists(root / line.path) for line in plain) else _prefix(root, plain[:_PROBE])
     if prefix is None:
-        what = f"{shown(table)}: none of its {len(lines)} files exist, such as {shown(plain[0].path)}"
-        raise DataError(what, f"paths relative to {shown(root.resolve())}", "move the table or mend its paths")
+        what = f"{path_text(table)}: none of its {len(lines)} files exist, such as {path_text(plain[0].path)}"
+        raise DataError(what, f"paths relative to {path_text(root.resolve())}", "move the table or mend its paths")
     done: list[Line] = []
     ends: Counter[str] = Counter()
     for line in plain:
@@ -268,7 +276,7 @@ def _located(table: Path, lines: list[Line], notes: list[str]) -> list[Line]:
             ends[end] += 1
         done.append(line._replace(path=path + end))
     if prefix or ends:
-        notes.append(f"{shown(table)}: paths are completed, such as {plain[0].path} to {done[0].path}")
+        notes.append(f"{path_text(table)}: paths are completed, such as {plain[0].path} to {done[0].path}")
     return done
 
 
@@ -309,25 +317,25 @@ def _inside(table: Path, place: str, path: str) -> str:
     """``path`` relative to the table's folder. A list from elsewhere must not make anyone read another file."""
     root = table.parent.resolve()
     if re.match(r"[A-Za-z]:[\\/]", path):
-        what = f"{place}: path {shown(path)!r} begins with a drive of another machine"
+        what = f"{place}: path {path_text(path)!r} begins with a drive of another machine"
         raise DataError(what, "relative to the table's folder", "mend the paths")
     below = os.path.relpath(path, root) if Path(path).is_absolute() else os.path.normpath(path)
     if Path(below).parts[:1] in ((), ("..",)):
         todo = "move the table to the images' folder or mend the path"
-        raise DataError(f"{place}: path {shown(path)!r} leads out of {shown(root)}", "inside", todo)
+        raise DataError(f"{place}: path {path_text(path)!r} leads out of {path_text(root)}", "inside", todo)
     return below
 
 
-def _origins(table: Path, lines: list[Line], faults: Faults | None) -> list[str]:
+def _origins(table: Path, lines: list[Line], problems: Problems | None) -> list[str]:
     """A name for each image, unique: a path that comes twice is a fault and gets its line's number."""
     first: dict[str, Line] = {}
     names = []
     for line in lines:
-        origin, before = shown(line.path), first.setdefault(line.path, line)
+        origin, before = path_text(line.path), first.setdefault(line.path, line)
         if before is not line:
-            where = f"{shown(table)}, lines {before.number} and {line.number}"
+            where = f"{path_text(table)}, lines {before.number} and {line.number}"
             other = f" ({before.label}, then {line.label})" if before.label != line.label else ""
-            refuse(DataError(f"{where}: {origin} twice{other}", "once each", "remove one of the lines"), faults)
+            refuse(DataError(f"{where}: {origin} twice{other}", "once each", "remove one of the lines"), problems)
             origin += f" (line {line.number})"
         names.append(origin)
     return names
@@ -347,7 +355,7 @@ def split_tables(root: Path, names: list[str], options: LayoutOptions) -> dict[s
     tables: list[Path] = []
     for path in (root / name for name in sorted(names)):
         try:
-            if lines_of(_content(path), shown(path), options):
+            if lines_of(_content(path), path_text(path), options):
                 tables.append(path)
         except DataError:
             if path.suffix.lower() != ".txt":
@@ -356,6 +364,8 @@ def split_tables(root: Path, names: list[str], options: LayoutOptions) -> dict[s
     if "train" in splits and len(splits) > 1:
         return splits
     if len(tables) > 1:
-        names = [shown(path.name) for path in tables]
-        raise DataError(f"{shown(root)}: {' and '.join(names[:3])} list images", "one table", f"name it: {tables[0]}")
+        names = [path_text(path.name) for path in tables]
+        raise DataError(
+            f"{path_text(root)}: {' and '.join(names[:3])} list images", "one table", f"name it: {tables[0]}"
+        )
     return {"": tables[0]} if tables else {}

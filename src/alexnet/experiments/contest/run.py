@@ -39,7 +39,7 @@ from alexnet.experiments.contest.entry import Answers, Clock, Entry
 from alexnet.experiments.contest.plan import ENTRANTS, FISHER, JUDGE, Contestant, Pace, Plan, same, words
 from alexnet.experiments.fisher.classifier import FisherClassifier, Settings, settings_within
 from alexnet.experiments.plan import Material, read_file
-from alexnet.loader.loader import Batch, Loader, choose_device, in_order, to_device
+from alexnet.loader.loader import Batch, Loader, choose_device, sequential_batches, to_device
 from alexnet.recipe import Recipe, from_dict
 from alexnet.training import loop, runtime
 from alexnet.training import run as runs
@@ -103,7 +103,7 @@ def _judge(state: State, store: Store) -> float:
     network = state.eval_model.eval()
     statistics = to_device(statistics_of(store, state.recipe, network.image_size), state.device)
     split = store.split("validation")
-    images, _ = next(in_order(split, min(64, len(split))))
+    images, _ = next(sequential_batches(split, min(64, len(split))))
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
@@ -164,12 +164,12 @@ def fit(
     }
     if not plan.budget:  # contestants with equal epochs are not planned together
         return Fitted(plan, wanted, {})
-    options.tell("measuring a few steps of each network")
+    options.log_line("measuring a few steps of each network")
     with clock.running(MEASURED):
         paces = {name: measure_training(recipe, store, device) for name, recipe in wanted.items()}
     made = _divided(plan, wanted, paces, _counts(store), common + clock.spent)
     for line in made.lines:
-        options.tell(line)
+        options.log_line(line)
     recipes = {name: recipe.to_dict() for name, recipe in made.recipes.items()}
     write_file(path, json_bytes(asdict(_File(recipes, made.left_out, paces))))
     return made
@@ -539,9 +539,11 @@ def _held(plan: Plan, material: Material, folder: Path, options: DataOptions, de
     plan, recipes = fitted.plan, fitted.recipes
     for number, contestant in enumerate(_order(plan), 1):
         if (result := entry.finished(contestant.name, folder)) is None:
-            options.tell(f"{number} of {len(plan.contestants)}: {contestant.title}{_how(recipes.get(contestant.name))}")
+            options.log_line(
+                f"{number} of {len(plan.contestants)}: {contestant.title}{_how(recipes.get(contestant.name))}"
+            )
             result = _enter(plan, contestant, recipes, store, folder, clock, device, workers, options, common)
-        options.tell(f"  {_said(result)}")
+        options.log_line(f"  {_said(result)}")
     return _finish(fitted, store, folder, clock, chosen, options, common)
 
 
@@ -580,7 +582,7 @@ def _enter(
             device=device,
             workers=workers,
             pretrained=plan.pretrained,
-            say=options.tell,
+            say=options.log_line,
         )
     settings = Settings(side=plan.side)
     if plan.budget:
@@ -588,7 +590,7 @@ def _enter(
         settings = settings_within(settings, store, budget.CAREFUL * share)
     else:
         settings = settings_within(settings, store, float("inf"))
-    return entry.fisher(contestant.name, settings, store, folder, clock, seed=plan.seed, say=options.tell)
+    return entry.fisher(contestant.name, settings, store, folder, clock, seed=plan.seed, say=options.log_line)
 
 
 def _how(recipe: Recipe | None) -> str:
@@ -636,7 +638,7 @@ def _speeds(
         there = read_file(path, dict[str, Speed])
         if set(there) == set(names):
             return there
-    options.tell("measuring milliseconds an image, in turns")
+    options.log_line("measuring milliseconds an image, in turns")
     most = 60.0 if not plan.budget else plan.budget * budget.SPARED / 2
     with clock.running(MEASURED):
         answerers = {name: answerer(name, folder / name, device) for name in names}
