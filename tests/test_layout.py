@@ -149,6 +149,73 @@ def test_a_file_name_says_what_it_holds(name):
     assert Path(name).name not in {"utils.py", "common.py", "helpers.py"}
 
 
+def module_of(name):
+    """``data/store.py`` -> ``alexnet.data.store``; a package's ``__init__.py`` is the package."""
+    return ".".join(["alexnet", *Path(name).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def without_type_checking(tree):
+    """The tree without the bodies of ``if TYPE_CHECKING:``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    return tree
+
+
+def import_graph(trees):
+    """Module -> modules that it imports anywhere in its code, in functions too; ``trees``: file name -> syntax tree."""
+    modules = {module_of(name) for name in trees}
+    graph = {}
+    for name, tree in trees.items():
+        names = imported(without_type_checking(tree), name)
+        targets = {dotted if dotted in modules else dotted.rpartition(".")[0] for dotted in names}
+        graph[module_of(name)] = (targets & modules) - {module_of(name)}
+    return graph
+
+
+def cycle(graph):
+    """The first cycle of a graph as a list of its nodes; empty if there is none."""
+    finished = set()
+
+    def visit(node, path):
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node not in finished:
+            for target in sorted(graph[node]):
+                if found := visit(target, [*path, node]):
+                    return found
+            finished.add(node)
+        return []
+
+    return next(filter(None, (visit(node, []) for node in sorted(graph))), [])
+
+
+def test_no_modules_import_each_other_in_a_cycle():
+    graph = import_graph({name: parse(name) for name in NAMES})
+    assert sum(map(len, graph.values())) > 500
+    assert not (path := cycle(graph)), " imports ".join(path)
+
+
+def test_no_packages_import_each_other_in_a_cycle():
+    """Folders directly below ``alexnet``; its own ``__init__`` and ``__main__`` are no packages."""
+    packages = {}
+    for module, targets in import_graph({name: parse(name) for name in NAMES}).items():
+        package, *others = (name.split(".")[1] if "." in name else "" for name in (module, *sorted(targets)))
+        packages.setdefault(package, set()).update({*others} - {package, ""})
+    packages.pop("")
+    assert not (path := cycle(packages)), " imports ".join(path)
+
+
+def test_a_cycle_is_seen():
+    def cycle_with(text):
+        texts = {"a/b.py": "from alexnet.a import c", "a/c.py": "def f():\n    from alexnet.d import g", "d.py": text}
+        return cycle(import_graph({name: ast.parse(source) for name, source in texts.items()}))
+
+    assert cycle_with("") == []
+    assert cycle_with("from alexnet.a.b import x") == ["alexnet.a.b", "alexnet.a.c", "alexnet.d", "alexnet.a.b"]
+    assert cycle_with("if TYPE_CHECKING:\n    from alexnet.a.b import x") == []
+
+
 def test_the_rules_see_what_they_forbid():
     """A gate that never closes is no gate."""
     tree = ast.parse("import os\nfrom ..cli import main\nfrom torch import load, distributed as d\nos.environ['A']")

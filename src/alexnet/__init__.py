@@ -10,10 +10,9 @@ if TYPE_CHECKING:
     from alexnet.api import compress, evaluate, load, prepare, report, train
     from alexnet.api.plotting import plot
     from alexnet.errors import AlexNetError
-    from alexnet.export.classifier import Classifier
+    from alexnet.export.classifier import Classifier, from_pretrained
     from alexnet.export.export_run import export
     from alexnet.export.exported_model import ExportedModel
-    from alexnet.export.hub import from_pretrained
     from alexnet.export.prediction import Prediction
     from alexnet.export.verify import verify
     from alexnet.models import create_model, list_models
@@ -49,7 +48,7 @@ _HOMES = {
     "create_model": "alexnet.models",
     "evaluate": "alexnet.api",
     "export": "alexnet.export.export_run",
-    "from_pretrained": "alexnet.export.hub",
+    "from_pretrained": "alexnet.export.classifier",
     "list_models": "alexnet.models",
     "load": "alexnet.api",
     "plot": "alexnet.api",

@@ -34,7 +34,7 @@ def test_a_network_with_a_recipe_of_its_own_has_that_one():
 def test_a_store_decides_the_size_of_its_images(digits):
     recipe = default_recipe(str(digits.path), "paper")
     assert recipe == get_recipe("paper").replace(stored_size=32)
-    with pytest.raises(ModelError, match="model 'alexnett' does not exist"):
+    with pytest.raises(ModelError, match="unknown model 'alexnett'"):
         default_recipe(str(digits.path), model="alexnett")
 
 

@@ -8,7 +8,7 @@ A layer file as a network: a graph of modules, images to scores, and the costs o
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,6 @@ from alexnet.errors import ModelError
 from alexnet.kernels import tracing
 from alexnet.models.layers import Dropout
 from alexnet.models.network import Network
-
-if TYPE_CHECKING:
-    pass  # joined
 
 
 def build(layer: Layer, definition: Definition, parameters: LayerParameters) -> nn.Module:

@@ -17,13 +17,14 @@ from alexnet.data.store import Split
 from alexnet.errors import BundleError
 from alexnet.evaluation.evaluate import SplitPredictions, calibrated, log_probabilities, predict_split
 from alexnet.evaluation.features import features_of, inputs_of
+from alexnet.export import hub
 from alexnet.export.prediction import ImageInput, Prediction, as_pixels, best, named
 from alexnet.kernels import bf16_autocast, linear, native_kernels
 from alexnet.loader.loader import choose_device, to_device
 from alexnet.models import bf16, layers
 from alexnet.models.summary import work
 
-__all__ = ["Classifier", "ImageInput", "Precision", "Prediction"]
+__all__ = ["Classifier", "ImageInput", "Precision", "Prediction", "from_pretrained"]
 
 Precision = Literal["fp32", "bf16"]
 _FEW = 64  # crops for which compiling pays with no network, and loading what is compiled does
@@ -189,6 +190,21 @@ class Classifier:
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Publish the bundle on the Hugging Face hub; see :func:`alexnet.export.hub.push_to_hub`."""
-        from alexnet.export.hub import push_to_hub
+        return hub.push_to_hub(self.bundle, repo_id, **options)
 
-        return push_to_hub(self.bundle, repo_id, **options)
+
+def from_pretrained(
+    name: str | Path, *, revision: str | None = None, token: str | None = None, device: str = "cpu"
+) -> Classifier:
+    """The classifier of a bundle or run folder, or of ``owner/name`` on the Hugging Face hub; every byte is checked.
+
+    Args:
+        name: Folder, or name on the hub.
+        revision: Branch, tag or commit of the hub.
+        token: Access token of the hub, for private repositories.
+        device: cpu, cuda, cuda:N or auto.
+
+    Raises:
+        BundleError: The bundle is missing or damaged, or the hub cannot be reached.
+    """
+    return Classifier(hub.load_bundle(name, revision=revision, token=token), device)

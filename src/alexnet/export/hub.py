@@ -8,21 +8,18 @@ from typing import Any
 
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.errors import BundleError
-from alexnet.export.classifier import Classifier
 from alexnet.system import temporary_folder
 
 FILES = ["config.json", "*.safetensors", "reference/*", "README.md"]  # what a bundle consists of
 
 
-def from_pretrained(
-    name: str | Path, *, revision: str | None = None, token: str | None = None, device: str = "cpu"
-) -> Classifier:
-    """The classifier in a folder (a bundle or a run), or on the hub under ``owner/name``; every byte is checked.
+def load_bundle(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Bundle:
+    """The bundle in a folder (a bundle or a run), or on the hub under ``owner/name``; every byte is checked.
 
     ``revision`` is a branch, tag or commit of the hub. Raises :class:`BundleError`.
     """
     if Path(name).exists():
-        return Classifier(Bundle.load(find_bundle(name)), device)
+        return Bundle.load(find_bundle(name))
     words = str(name).split("/")
     if len(words) > 2 or not all(words) or str(name).startswith((".", "~")):
         raise BundleError(f"there is no folder {name}", "a folder, or owner/name on the Hugging Face hub")
@@ -36,7 +33,7 @@ def from_pretrained(
             "check the name, the network and, for a private repository, the token",
         ) from error
     cache = Path(folder).parents[1]  # files of a snapshot are links into the repository's blobs
-    return Classifier(Bundle.load(Path(folder), links_within=cache), device)
+    return Bundle.load(Path(folder), links_within=cache)
 
 
 def push_to_hub(
