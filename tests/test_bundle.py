@@ -335,7 +335,7 @@ def test_config_says_all_of_the_preprocessing(saved):
     }
     assert set(config["versions"]) == {"alexnet", "torch", "python"}
     card = (saved / "README.md").read_text()
-    assert "| test, 1 view | 50 | 50.00 % | 100.00 % | 1.5000 |" in card
+    assert "| test, 1 crop | 50 | 50.00 % | 100.00 % | 1.5000 |" in card
     assert "lenet5 for 10 classes" in card
 
 

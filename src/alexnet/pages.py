@@ -1,9 +1,11 @@
-"""HTML pages as single files: Jinja2 templates with one base, and images as data URLs.
+"""Pages from Jinja2 templates: HTML in single files with images as data URLs, and the Markdown of model cards.
 
-A page loads nothing and runs no script.
+An HTML page loads nothing and runs no script.
 """
 
 import base64
+import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,10 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render(template: str, **values: Any) -> str:
-    """The page of a template, as HTML.
+    """The page of a template: HTML, or Markdown for a template that ends in ``.md``.
 
-    Class and file names come from other people's files: markup in them is escaped, and control characters become
-    visible. A missing value is an error.
+    Class and file names come from other people's files: markup in them is escaped (in Markdown by the filter
+    ``markdown``), and control characters become visible. A missing value is an error.
 
     Args:
         template: A file in ``templates``.
@@ -31,13 +33,21 @@ def render(template: str, **values: Any) -> str:
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
         loader=loader,
-        autoescape=True,
+        autoescape=not template.endswith(".md"),
+        keep_trailing_newline=template.endswith(".md"),
         undefined=StrictUndefined,
         finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["markdown"] = escape_markdown
     return environment.get_template(template).render(values)
+
+
+def escape_markdown(text: str) -> str:
+    """``text`` as plain Markdown text: at most 100 characters, without HTML, links or formulas."""
+    text = printable(text if len(text) <= 100 else text[:99] + "…")
+    return re.sub(r"([\\`*_{}\[\]()#|~$!])", r"\\\1", html.escape(text))
 
 
 def _visible(value: Any) -> Any:
