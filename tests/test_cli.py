@@ -18,6 +18,7 @@ from alexnet import cli, kernels
 from alexnet import recipe as recipes
 from alexnet.cli import train
 from alexnet.data.sources import open_source
+from alexnet.errors import RecipeError
 
 
 def alexnet(*words: str | Path, cwd: Path | None = None, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -243,7 +244,7 @@ def test_prepare_and_its_check(home, tmp_path):
         (["train", "digits", "--lr", "-1"], 2, "--lr is -1.0; must be from"),
         (["train", "digits", "--recipe", "papper"], 2, "Did you mean 'paper'?"),
         (["train", "digits", "--model", "alexnett"], 1, "alexnet"),
-        (["train", "digits", "--schedule", "plateau", "--validation", "0"], 2, "no validation split to watch"),
+        (["train", "digits", "--schedule", "plateau", "--validation", "0"], 2, "needs a validation split"),
         (["train", "--resume", "nowhere"], 1, "nowhere is no run folder"),
         (["train", "digits", "--resume", "nowhere"], 2, "DATA cannot change when a run is resumed"),
         (["train", "--resume", "nowhere", "--epochs", "3"], 2, "--epochs cannot change when a run is resumed"),
@@ -287,12 +288,39 @@ def test_train_help_shows_the_recipe_that_would_run(capsys):
     with pytest.raises(SystemExit):
         cli.run(["train", "--help", "--recipe", "paper"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "images a step (paper, 5: 128) (default: 128)" in text.replace(" │ │ ", " ")
+    assert "images per step (paper, 5: 128) (default: 128)" in text.replace(" │ │ ", " ")
+
+
+def test_train_help_has_one_titled_group_per_recipe_group(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["train", "--help"])
+    lines = [line.strip(" │╭╮─") for line in capsys.readouterr().out.splitlines()]  # boxes in a terminal, else spaces
+    titles = [line.removesuffix(" options") for line in lines if line.endswith(" options")]
+    assert titles[-len(recipes.GROUPS) :] == list(recipes.GROUPS)
+    text = "".join("".join(lines).split())  # a line may end behind any character
+    for name, meaning in recipes.help_text().items():
+        assert recipes.option(name) in text
+        assert name == "recipe" or "".join(meaning.split()) in text
+
+
+def test_a_run_starts_from_the_recipe_file_of_another_run(tmp_path):
+    """The options override the file, and what they leave idle is no fault of theirs."""
+    file = tmp_path / "my.toml"
+    written = recipes.get_recipe("digits").replace(schedule="multistep", lr_milestones=(2,), lr=0.005)
+    file.write_text(recipes.to_toml(written))
+    args, base, _ = train.parse(["digits", "--recipe", str(file), "--schedule", "cosine", "--epochs", "1"])
+    assert base == written
+    assert args.hyperparameters.changes(base) == {"schedule": "cosine", "epochs": 1}
+    recipes.check_effect(base.replace(schedule="cosine", epochs=1), base)
+    file.write_text("[optimizer]\nlearning_rate = 1")
+    with pytest.raises(RecipeError, match=r"my\.toml: unknown key 'optimizer\.learning_rate'\. Did you mean"):
+        train.parse(["digits", "--recipe", str(file)])
 
 
 _SPELLED = {  # options of train, and what they change in the recipe of the digits
     ("--epochs", "7"): {"epochs": 7},
     ("--lr", "0.01"): {"lr": 0.01},
+    ("--learning-rate", "0.02"): {"lr": 0.02},
     ("--fc-weight-decay", "-1"): {},
     ("--layer-lr-mult", "conv1=0.1,fc8=10"): {"layer_lr_mult": "conv1=0.1,fc8=10"},
     ("--checkpoint-every", "1epoch"): {},
@@ -323,9 +351,9 @@ def test_every_spelling_of_the_same_options_gives_the_same_run(data):
     place = data.draw(st.integers(0, len(argv)))
     last = place == len(argv) and data.draw(st.booleans())
     argv.insert(place, ["--", "digits"] if last else ["digits"])
-    args, start = train.parse([word for words in argv for word in words])
+    args, base, start = train.parse([word for words in argv for word in words])
     assert args == train.parse(plain)[0]
-    assert (args.data, args.recipe, start) == ("digits", expected, None)
+    assert (args.data, base.replace(**args.hyperparameters.changes(base)), start) == ("digits", expected, None)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +366,7 @@ def test_every_spelling_of_the_same_options_gives_the_same_run(data):
     ],
 )
 def test_the_recipe_is_chosen_by_what_the_parser_reads(argv, name):
-    assert train.parse(argv)[0].recipe.recipe == name
+    assert train.parse(argv)[1].recipe == name
 
 
 def test_models(capsys):

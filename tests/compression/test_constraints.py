@@ -35,7 +35,7 @@ RULES = ["paper", "sgd", "adamw"]
 def test_pruned_weights_stay_gone_and_the_others_learn(rule):
     net, average = network(), network().eval()
     recipe = get_recipe("lenet5").replace(optimizer=rule, lr=0.01, weight_decay=0.01, momentum=0.9)
-    made = optim.build(net, recipe)
+    made = optim.create_optimizer(net, recipe)
     held = Pruning(first=dict.fromkeys(NAMES, 1.0), last={"c5.weight": 0.2, "f6.weight": 0.05}, until=0.5)
     before, was_dead = {name: p.clone() for name, p in net.named_parameters()}, dict.fromkeys(NAMES, None)
     total = 6 * EVERY
@@ -56,7 +56,7 @@ def test_pruned_weights_stay_gone_and_the_others_learn(rule):
 
 def test_cutting_follows_the_published_schedule_and_ends_when_it_should():
     net = network()
-    made = optim.build(net, get_recipe("lenet5").replace(lr=1e-9))  # weights all but stand still
+    made = optim.create_optimizer(net, get_recipe("lenet5").replace(lr=1e-9))  # weights all but stand still
     held = Pruning(first={"f6.weight": 1.0}, last={"f6.weight": 0.1}, until=0.5)
     seen, total = {}, 8 * EVERY
     for number in range(total):
@@ -75,7 +75,7 @@ def test_what_is_cut_is_what_is_smallest_then():
     weight = net.get_parameter("f6.weight")
     expected = gone(weight, 0.3)
     held = Pruning(first={"f6.weight": 0.3}, last={"f6.weight": 0.3})
-    held.begin(net, [], optim.build(net, get_recipe("lenet5")), 0.0)
+    held.begin(net, [], optim.create_optimizer(net, get_recipe("lenet5")), 0.0)
     assert torch.equal(weight == 0, expected)
 
 
@@ -86,7 +86,7 @@ def test_shared_weights_learn_as_one(rule):
     with torch.no_grad():
         net.get_parameter("f6.weight")[:, ::2] = 0
     recipe = get_recipe("lenet5").replace(optimizer=rule, lr=0.01)
-    made, held = optim.build(net, recipe), TiedCentroids(net, NAMES)
+    made, held = optim.create_optimizer(net, recipe), TiedCentroids(net, NAMES)
     before = {name: net.get_parameter(name).detach().clone() for name in NAMES}
     for number in range(5):
         step(net, made, held, number / 5, number)

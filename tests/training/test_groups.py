@@ -8,7 +8,7 @@ from alexnet.errors import RecipeError
 from alexnet.models import create_model
 from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import optim
-from alexnet.training.schedule import Schedule
+from alexnet.training.schedule import LRSchedule
 
 BARE = get_recipe("cifar_18pct")
 
@@ -22,7 +22,7 @@ def settings(recipe: Recipe) -> dict[str, tuple[float, float]]:
     names = {id(parameter): name for name, parameter in made.named_parameters()}
     found = optim.parameter_groups(made, recipe)
     assert sorted(names[id(p)] for group in found for p in group["params"]) == sorted(names.values())
-    return {names[id(p)]: (group["scale"], group["weight_decay"]) for group in found for p in group["params"]}
+    return {names[id(p)]: (group["lr_mult"], group["weight_decay"]) for group in found for p in group["params"]}
 
 
 def test_rates_and_decays_by_layer():
@@ -72,7 +72,7 @@ def test_net_145_conv1_at_each_epoch():
     """As logged: epsW 0.01, ÷ 10 at 25 and 51, on conv1 at 67 too, 0 from 72 on; 79 is for the others. epsB stays."""
     recipe = get_recipe("code2012")
     made = create_model("alexnet_2012", num_classes=2, image_size=67)
-    built, schedule = optim.build(made, recipe), Schedule(recipe, 10)
+    built, schedule = optim.create_optimizer(made, recipe), LRSchedule(recipe, 10)
     groups_of = {
         name: next(g for g in built.param_groups if any(p is q for q in g["params"]))
         for name, p in made.named_parameters()
@@ -85,7 +85,7 @@ def test_net_145_conv1_at_each_epoch():
         (67, 1e-5, 1e-4),
         (79, None, 1e-5),
     ):
-        optim.set_rate(built, *(schedule.rate(epoch, 0, lowered) for lowered in (True, False)), epoch)
+        optim.set_lr(built, *(schedule.lr(epoch, 0, scheduled) for scheduled in (True, False)), epoch)
         optim.freeze(made, recipe, epoch)
         assert groups_of["conv2.weight"]["lr"] == pytest.approx(others)
         assert groups_of["conv1.bias"]["lr"] == pytest.approx(0.02)
@@ -108,12 +108,12 @@ def test_a_frozen_layer_has_no_momentum_and_no_decay(kind):
     """With a rate of 0 instead, the velocity that it had would still move it."""
     recipe = BARE.replace(optimizer=kind, freeze="conv1", freeze_from_epoch=1, weight_decay=0.5, lr=0.01)
     made = network()
-    built = optim.build(made, recipe)
+    built = optim.create_optimizer(made, recipe)
     generator = torch.Generator().manual_seed(1)
 
     def step(epoch: int) -> None:
         optim.freeze(made, recipe, epoch)
-        optim.set_rate(built, 0.01, 0.01)
+        optim.set_lr(built, 0.01, 0.01)
         made(torch.randn(2, 3, 12, 12, generator=generator)).square().sum().backward()
         built.step()
         built.zero_grad()
@@ -153,5 +153,5 @@ def test_a_frozen_layer_has_no_momentum_and_no_decay(kind):
 )
 def test_what_can_not_be_is_refused(changes, text):
     with pytest.raises(RecipeError) as caught:
-        optim.check(network(), BARE.replace(**changes))
+        optim.check_layer_names(network(), BARE.replace(**changes))
     assert str(caught.value).startswith(text)

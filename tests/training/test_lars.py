@@ -38,7 +38,7 @@ def test_the_rule_as_printed(shape, decay, start):
     gradients = [random.standard_normal(shape) * 10.0 ** random.integers(-4, 5) for _ in RATES]
     gradients[7] = np.zeros(shape)
     weight, other = torch.tensor(w0, requires_grad=True), torch.ones(2, 2, requires_grad=True)
-    made = LARS([weight, other], momentum=0.8, weight_decay=decay, trust=0.01)
+    made = LARS([weight, other], momentum=0.8, weight_decay=decay, trust_coefficient=0.01)
     for rate, g, right in zip(RATES, gradients, as_printed(w0, gradients, decay, 0.8, 0.01), strict=True):
         made.param_groups[0]["lr"] = rate
         weight.grad = torch.from_numpy(g)
@@ -51,7 +51,7 @@ def test_a_steps_length_is_a_share_of_the_weights_whatever_the_gradients():
     for scale in (1e-6, 1.0, 1e6):
         weight = torch.full((10, 10), 0.3, requires_grad=True)
         weight.grad = torch.ones(10, 10) * scale
-        LARS([weight], lr=2.0, weight_decay=0.0, trust=0.001).step()
+        LARS([weight], lr=2.0, weight_decay=0.0, trust_coefficient=0.001).step()
         assert float((weight.detach() - 0.3).norm() / (10 * 0.3)) == pytest.approx(0.002, rel=1e-4)
 
 
@@ -64,11 +64,11 @@ def test_it_goes_on_from_its_state_bit_for_bit():
 
     recipe = Recipe(optimizer="lars", trust_coefficient=0.01)
     network = create_model("lenet5", generator=torch.Generator().manual_seed(0))
-    made = optim.build(network, recipe)
+    made = optim.create_optimizer(network, recipe)
     steps(network, made, range(3))
     other = copy.deepcopy(network)
-    again = optim.build(other, recipe)
-    optim.load(again, copy.deepcopy(made.state_dict()))
+    again = optim.create_optimizer(other, recipe)
+    optim.load_state(again, copy.deepcopy(made.state_dict()))
     steps(network, made, range(3, 6))
     steps(other, again, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
@@ -80,7 +80,7 @@ def test_a_closure_is_called_and_its_loss_returned():
 
 
 def test_trust_is_the_recipes():
-    made = optim.build(
+    made = optim.create_optimizer(
         create_model("lenet5"), get_recipe("large_batch").replace(model="lenet5", trust_coefficient=0.02)
     )
     assert isinstance(made, LARS) and {group["trust_coefficient"] for group in made.param_groups} == {0.02}

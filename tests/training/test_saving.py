@@ -17,7 +17,7 @@ from alexnet import api
 from alexnet.bundle import Bundle
 from alexnet.data.run_file import write_run_file
 from alexnet.errors import CheckpointError, Interrupted, RunError
-from alexnet.recipe import get_recipe
+from alexnet.recipe import get_recipe, to_toml
 from alexnet.training import async_checkpoint, checkpoint, loop
 
 # Dropout would be drawn anew if its masks were not a function of the step; momentum, averages and noise likewise.
@@ -335,7 +335,7 @@ assert os.waitpid(child, 0)[1] == 0
 def test_killed_at_random_moments_it_ends_with_the_same_weights(kills, whole, digits, tmp_path):
     """kill -9, again and again: during a step, a save, the validation, the end; each time gone on with."""
     folder, recipe = tmp_path / "run", tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE.replace(checkpoint_every="2steps").to_toml(), encoding="utf-8")
+    recipe.write_text(to_toml(RECIPE.replace(checkpoint_every="2steps")), encoding="utf-8")
     words = [sys.executable, "-c", KILLER, str(digits.path), str(folder), str(kills), str(recipe)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=3000)
     assert done.returncode == 0, done.stderr

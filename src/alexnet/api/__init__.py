@@ -87,7 +87,7 @@ class Result:
 
 def train(
     data: str | Path,
-    recipe: Recipe | str | None = None,
+    recipe: Recipe | str | Path | None = None,
     run: str | Path | None = None,
     *,
     start: str | Path | PretrainedWeights | None = None,
@@ -101,21 +101,40 @@ def train(
     go_on: bool = False,
     **changes: Any,
 ) -> Result:
-    """Train a classifier on ``data`` (a name, a folder, a store) and return what became of it.
+    """Train a classifier.
 
-    ``recipe`` is a :class:`Recipe` or the name of one; without it the data and ``model=`` choose. Any number of it can
-    be changed by name: ``train("digits", epochs=3)``. ``run`` is a new folder for everything that is made. ``start``
-    names a run or bundle whose weights are fine-tuned; its network and its way of showing images are kept.
-    ``layers`` and ``layer_params`` are Krizhevsky's files: the network and its rule are theirs, not the recipe's.
-    ``layout`` says how the processes that torchrun started share the work; with ``go_on`` a run that this very call has
-    begun before is gone on with, as a process that was started again must do.
+    Args:
+        data: a data set by name, a folder or a store.
+        recipe: a :class:`Recipe`, the name of one, or a recipe file (``.toml``, such as the ``recipe.toml`` of a run);
+            by default the one that fits the data and the network.
+        run: new folder for all files of the run; by default ``runs/DATA-MODEL``.
+        start: run folder or bundle whose weights are fine-tuned; its network and its normalization are kept.
+        options: how the data is read and cached.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        workers: data-loading threads; they do not affect results.
+        quiet: do not print progress.
+        layers: layer file of cuda-convnet that defines the network; needs ``layer_params``.
+        layer_params: its parameter file with learning rates, momenta, decay and schedules, in place of the recipe's.
+        layout: how the processes that torchrun started share the work.
+        go_on: continue a run that this same call has begun before, as a restarted process must do.
+        **changes: fields of the recipe to override: ``train("digits", epochs=3)``.
+
+    Returns:
+        The scores of the run and the paths of its files.
+
+    Raises:
+        AlexNetError: for a wrong option, recipe, data set or folder.
     """
     started, options = time.perf_counter(), options or DataOptions()
     start = from_bundle(start) if isinstance(start, str | Path) else start
     files = layer_files.of_training(layers, layer_params)
-    recipe = _recipe(str(data), "layer_file" if recipe is None and files else recipe, start, changes)
+    base = _base_recipe(str(data), "layer_file" if recipe is None and files else recipe, start, changes)
+    named = not isinstance(recipe, Recipe)
+    recipe = base.replace(**changes)
+    if start is not None:
+        start.check(recipe)
     recipe = layer_files.fitting(recipe, files, start) if files else recipe
-    recipes.check_effect(recipe)
+    recipes.check_effect(recipe, base if named else None)
     chosen = torch_device(device)
     recipe = runtime.resolve_auto(recipe, chosen)
     recipe = recipe.replace(shuffle_window=shuffle_window(data, recipe))
@@ -163,15 +182,14 @@ def _begun(folder: Path, data: str | Path, recipe: Recipe) -> Store:
     return Store.open(recorded_store(folder, about))
 
 
-def _recipe(data: str, recipe: Recipe | str | None, start: PretrainedWeights | None, changes: dict[str, Any]) -> Recipe:
-    """What a run is to be: the recipe given or named or the data's own, as the weights need it, with the changes."""
-    if not isinstance(recipe, Recipe):
-        model = "" if recipe == "layer_file" else changes.get("model", "")
-        recipe = default_recipe(data, recipe or "", model, start)
-    recipe = recipe.replace(**changes)
-    if start is not None:
-        start.check(recipe)
-    return recipe
+def _base_recipe(
+    data: str, recipe: Recipe | str | Path | None, start: PretrainedWeights | None, changes: dict[str, Any]
+) -> Recipe:
+    """The recipe that ``changes`` override: the given, named or loaded one, or the one that fits the data."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    model = "" if recipe == "layer_file" else changes.get("model", "")
+    return default_recipe(data, recipe or "", model, start)
 
 
 def resume(

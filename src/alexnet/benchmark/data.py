@@ -160,7 +160,7 @@ def our_epoch(folder: Path, batch: int, model: str, precision: str = "fp32") -> 
                 with autocast(device, precision):
                     loss = F.cross_entropy(network(made.images).float(), made.labels)
                 loss.backward()  # type: ignore[no-untyped-call]
-                optim.clip(list(network.parameters()), 0.0)
+                optim.clip_grad_norm(list(network.parameters()), 0.0)
                 rule.step()
                 rule.zero_grad()
             seconds = time.perf_counter() - started + prepared / EPOCHS

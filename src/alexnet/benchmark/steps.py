@@ -193,7 +193,7 @@ def our_step(model: str, batch: int, precision: str = "fp32", kernels: bool = Tr
         with autocast(CPU, precision):
             loss = F.cross_entropy(network(images).float(), labels)
         loss.backward()  # type: ignore[no-untyped-call]
-        optim.clip(list(network.parameters()), 0.0)
+        optim.clip_grad_norm(list(network.parameters()), 0.0)
         rule.step()
         rule.zero_grad()
 

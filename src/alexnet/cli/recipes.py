@@ -33,7 +33,10 @@ def run(argv: list[str]) -> int:
         )
     elif args.other is None:
         chosen = recipes.get_recipe(args.name)
-        print(json.dumps(chosen.to_dict(), indent=1) if args.json else chosen.to_toml(), end="\n" if args.json else "")
+        print(
+            json.dumps(chosen.to_dict(), indent=1) if args.json else recipes.to_toml(chosen),
+            end="\n" if args.json else "",
+        )
     else:
         _print_differences(args.name, args.other, as_json=args.json)
     return 0

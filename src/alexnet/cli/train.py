@@ -14,6 +14,7 @@ from alexnet import recipe as recipes
 from alexnet.cli import output, parser
 from alexnet.cli.options import DataArguments, KernelMode, choose_cache, data_options
 from alexnet.cli.parser import Flag, option
+from alexnet.cli.recipe_options import RecipeOptions
 from alexnet.errors import AlexNetError, RecipeError
 from alexnet.recipe import Recipe
 
@@ -24,19 +25,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RecipeArguments(Recipe):
-    """Hyperparameters. They are checked together, after all of them are known."""
-
-    def __post_init__(self) -> None:
-        pass
-
-
-@dataclass(frozen=True)
 class RunArguments:
     """Where the run is written and what it starts from."""
 
     output_dir: Annotated[Path | None, option("DIR")] = None
     """new directory for the run (default: runs/DATA-MODEL)"""
+    recipe: Annotated[str, option("NAME|FILE.toml")] = ""
+    """named recipe (see alexnet recipes) or recipe file, such as the recipe.toml of a run; other options override it"""
     init_from: Annotated[Path | None, option("RUN")] = None
     """fine-tune the weights of this run or bundle"""
     weights: Annotated[Literal["torchvision"] | None, option()] = None
@@ -94,25 +89,20 @@ class TrainArguments:
     run: RunArguments = field(default_factory=RunArguments)
     hardware: HardwareArguments = field(default_factory=HardwareArguments)
     output: OutputArguments = field(default_factory=OutputArguments)
-    source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
-    numbers: Annotated[RecipeArguments, option(name="recipe")] = field(default_factory=RecipeArguments)
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe of these options. Raises :class:`RecipeError` for an invalid one."""
-        return Recipe(**vars(self.numbers))
+    source: DataArguments = field(default_factory=DataArguments)
+    hyperparameters: Annotated[RecipeOptions, option(name="")] = field(default_factory=RecipeOptions)
 
 
 def run(argv: list[str]) -> int:
     """Train a new run, or resume one, and print its scores."""
     started = time.perf_counter()  # before the libraries are imported
-    args, pretrained = parse(argv)
+    args, base, pretrained = parse(argv)
     kernels.use(args.hardware.kernels)
     # torchrun starts this command again after a fault, with the number of restarts in the environment
     is_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
     if is_restart and args.run.output_dir is None and args.run.resume is None:
         raise RecipeError("torchrun --max-restarts needs a run directory to resume", "", "pass --output-dir DIR")
-    result = _resume(args) if args.run.resume is not None else _train(args, pretrained, is_restart=is_restart)
+    result = _resume(args) if args.run.resume is not None else _train(args, base, pretrained, is_restart=is_restart)
     if result.first:
         page, warnings, notes = _report(result.folder, args)
         result = replace(
@@ -125,7 +115,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _train(args: TrainArguments, pretrained: "PretrainedWeights | None", *, is_restart: bool) -> "Result":
+def _train(args: TrainArguments, base: Recipe, pretrained: "PretrainedWeights | None", *, is_restart: bool) -> "Result":
     if args.run.store is not None:
         raise RecipeError("--store is for --resume only", "", "pass the store as DATA")
     if args.data is None:
@@ -134,7 +124,7 @@ def _train(args: TrainArguments, pretrained: "PretrainedWeights | None", *, is_r
 
     return api.train(
         args.data,
-        args.recipe,
+        args.run.recipe or None,
         args.run.output_dir,
         start=pretrained,
         options=data_options(args.source),
@@ -145,6 +135,7 @@ def _train(args: TrainArguments, pretrained: "PretrainedWeights | None", *, is_r
         layer_params=args.run.layer_params,
         layout=_layout(args),
         go_on=is_restart,
+        **args.hyperparameters.changes(base),
     )
 
 
@@ -170,20 +161,21 @@ def _layout(args: TrainArguments) -> "Layout":
     return Layout(args.hardware.parallel, args.hardware.split, args.hardware.grad_accum_steps)
 
 
-def parse(argv: list[str]) -> "tuple[TrainArguments, PretrainedWeights | None]":
-    """The arguments of ``train``, and the pretrained weights that --init-from or --weights names.
+def parse(argv: list[str]) -> "tuple[TrainArguments, Recipe, PretrainedWeights | None]":
+    """The arguments of ``train``, the recipe that they override, and the weights of --init-from or --weights.
 
     The defaults of the hyperparameters, which --help shows, depend on the recipe, and the recipe depends on DATA,
     --recipe, --model and --init-from. So the arguments are parsed for these first, then with the recipe's defaults.
     """
-    unset = TrainArguments(numbers=RecipeArguments(recipe="", model=""))
+    unset = TrainArguments(hyperparameters=RecipeOptions.of(Recipe(), model=""))
     without_help = [argument for argument in argv if argument not in ("-h", "--help")]
     args: TrainArguments = parser.parse(TrainArguments, without_help, "train", unset, add_help=False)
     if args.run.resume is not None:  # the run has its recipe
-        return parser.parse(TrainArguments, argv, "train"), None
+        return parser.parse(TrainArguments, argv, "train"), Recipe(), None
     pretrained = _pretrained(args.run)
-    defaults = TrainArguments(numbers=RecipeArguments(**vars(_base_recipe(args, pretrained))))
-    return parser.parse(TrainArguments, argv, "train", defaults), pretrained
+    base = _base_recipe(args, pretrained)
+    defaults = TrainArguments(hyperparameters=RecipeOptions.of(base))
+    return parser.parse(TrainArguments, argv, "train", defaults), base, pretrained
 
 
 def _pretrained(args: RunArguments) -> "PretrainedWeights | None":
@@ -198,9 +190,9 @@ def _pretrained(args: RunArguments) -> "PretrainedWeights | None":
 
 def _base_recipe(args: TrainArguments, pretrained: "PretrainedWeights | None") -> Recipe:
     """The recipe whose values are the defaults of the options."""
-    recipe, model = args.numbers.recipe, args.numbers.model
+    recipe, model = args.run.recipe, args.hyperparameters.model.model
     if not (args.data or model or pretrained):  # --help alone: no data is opened
-        return recipes.get_recipe(recipe or ("modern" if args.run.layers is None else "layer_file"))
+        return recipes.load_recipe(recipe or ("modern" if args.run.layers is None else "layer_file"))
     from alexnet.training.defaults import default_recipe
 
     choose_cache(args.source.cache, args.source.cache_gb)  # DATA may be a remote store
@@ -215,9 +207,10 @@ def _check_resume(args: TrainArguments) -> None:
     default = TrainArguments()
     allowed = {"resume", "store", "cache", "cache_gb"}
     changed = ["DATA"] if args.data is not None else []
-    for group in ("run", "numbers", "source"):
+    for group in ("run", "source"):
         names = recipes.differences(getattr(default, group), getattr(args, group))
         changed += [recipes.option(name) for name in names if name not in allowed]
+    changed += [recipes.option(name) for name in args.hyperparameters.changes(Recipe())]
     if changed:
         raise RecipeError(f"{changed[0]} cannot change when a run is resumed", "", "leave it out")
 

@@ -32,6 +32,7 @@ from alexnet.evaluation.metrics import Scores
 from alexnet.export.classifier import Classifier
 from alexnet.loader.loader import choose_device
 from alexnet.plots import compression as compression_plot
+from alexnet.recipe import to_toml
 from alexnet.training import run as runs
 from alexnet.training.evaluation_data import evaluation_store, refuse_resplit
 from alexnet.training.logger import append_event
@@ -402,7 +403,7 @@ def _write(job: CompressionJob, result: CompressionResult, folder: Path) -> None
     compression_plot.draw(rows, folder / "plots" / "compression.png")
     if job.store is None:
         return
-    write_file(folder / "recipe.toml", own_recipe(job.bundle).to_toml().encode())
+    write_file(folder / "recipe.toml", to_toml(own_recipe(job.bundle)).encode())
     append_event(folder / "journal.jsonl", "compressed", ratio=result.ratio)
     write_run_file(folder, {"data": job.store.address, "store": job.store.absolute, "compressed": str(job.run)})
 

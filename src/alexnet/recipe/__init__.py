@@ -1,23 +1,19 @@
 """The hyperparameters of a run, the named recipes (presets), and the differences between two recipes."""
 
 from alexnet.recipe.compare import Difference, compare
-from alexnet.recipe.config import (
-    Interval,
-    Recipe,
-    differences,
-    from_dict,
-    from_toml,
-    help_text,
-    option,
-    parse_interval,
-    parse_layer_ranges,
-    parse_layer_values,
-)
+from alexnet.recipe.config import Recipe, differences, from_dict, group_of, help_text, option
 from alexnet.recipe.effect import check_effect, is_overridden
+from alexnet.recipe.fields import GROUPS
 from alexnet.recipe.presets import LAYER_FILE_FIELDS, describe, get_recipe, list_recipes, recipe_for, source
+from alexnet.recipe.registry import OPTIMIZERS, SCHEDULES, lookup
+from alexnet.recipe.syntax import Interval, parse_interval, parse_layer_ranges, parse_layer_values
+from alexnet.recipe.toml_file import from_toml, load_recipe, to_toml
 
 __all__ = [
+    "GROUPS",
     "LAYER_FILE_FIELDS",
+    "OPTIMIZERS",
+    "SCHEDULES",
     "Difference",
     "Interval",
     "Recipe",
@@ -28,13 +24,17 @@ __all__ = [
     "from_dict",
     "from_toml",
     "get_recipe",
+    "group_of",
     "help_text",
     "is_overridden",
     "list_recipes",
+    "load_recipe",
+    "lookup",
     "option",
     "parse_interval",
     "parse_layer_ranges",
     "parse_layer_values",
     "recipe_for",
     "source",
+    "to_toml",
 ]

@@ -1,10 +1,11 @@
-"""Options that have no effect: what a person sets must change the run, or be refused."""
+"""Options without an effect: a value that is set must change the run, or it is refused."""
 
 from alexnet.errors import RecipeError
-from alexnet.recipe.config import Recipe, option, parse_layer_values
+from alexnet.recipe.config import Recipe, option
 from alexnet.recipe.presets import get_recipe, list_recipes
+from alexnet.recipe.syntax import parse_layer_values
 
-# Values that turn a field off: that is no fault where it has no effect anyway.
+# Values that turn a field off. They are allowed where the field has no effect.
 _OFF = {
     "lr_milestones": (),
     "pca_noise_until_epoch": 0,
@@ -18,33 +19,36 @@ _OFF = {
 }
 
 
-def is_overridden(recipe: Recipe, field: str) -> bool:
-    """Does the field differ from the named recipe that ``recipe`` started from, without being turned off?
+def is_overridden(recipe: Recipe, field: str, base: Recipe | None = None) -> bool:
+    """True if ``field`` differs from ``base`` and is not turned off.
 
-    False for a recipe of another name.
+    ``base`` is the recipe that options were applied to, by default the named recipe that ``recipe`` started from.
+    False where there is no named recipe of that name.
     """
-    value = getattr(recipe, field)
-    return recipe.recipe in list_recipes() and value not in (getattr(get_recipe(recipe.recipe), field), _OFF.get(field))
+    if base is None and recipe.recipe in list_recipes():
+        base = get_recipe(recipe.recipe)
+    return base is not None and getattr(recipe, field) not in (getattr(base, field), _OFF.get(field))
 
 
-def check_effect(recipe: Recipe) -> None:
-    """Raise :class:`RecipeError` for a field that was set by hand and has no effect beside the others."""
-    for field, idle, reason, todo in _rules(recipe):
-        if idle and is_overridden(recipe, field):
-            raise RecipeError(f"{option(field)} has no effect with {reason}", "", f"leave it out, or {todo}")
+def check_effect(recipe: Recipe, base: Recipe | None = None) -> None:
+    """Raise :class:`RecipeError` for a field that differs from ``base`` and has no effect beside the other fields."""
+    for field, idle, reason, hint in _rules(recipe):
+        if idle and is_overridden(recipe, field, base):
+            raise RecipeError(f"{option(field)} has no effect with {reason}", "", f"leave it out, or {hint}")
 
 
 def _rules(recipe: Recipe) -> list[tuple[str, bool, str, str]]:
-    """(field, whether it has no effect, the other option, what would give it one)."""
+    """(field, True if it has no effect, the option that is the reason, what to pass so that it has one)."""
     epochs = f"--epochs {recipe.epochs}"
     schedule, crop, optimizer = (f"--{name} {getattr(recipe, name)}" for name in ("schedule", "crop", "optimizer"))
-    stalls, small = recipe.schedule == "plateau", round(recipe.progressive_fraction * recipe.epochs)
+    plateau = recipe.schedule == "plateau"
+    progressive_epochs = min(round(recipe.progressive_fraction * recipe.epochs), recipe.epochs - 1)
     milestones = parse_layer_values(recipe.layer_lr_milestones, "--layer-lr-milestones").values()
     return [
         ("lr_milestones", recipe.schedule != "multistep", schedule, "pass --schedule multistep"),
-        ("lr_patience", not stalls, schedule, "pass --schedule plateau"),
+        ("lr_patience", not plateau, schedule, "pass --schedule plateau"),
         ("lr_patience", recipe.lr_patience > recipe.epochs - 2, epochs, "pass a lower one"),
-        ("max_lr_drops", not stalls, schedule, "pass --schedule plateau"),
+        ("max_lr_drops", not plateau, schedule, "pass --schedule plateau"),
         ("schedule_bias_lr", recipe.schedule == "constant", schedule, "pass another --schedule"),
         ("min_crop_scale", recipe.crop != "resized", crop, "pass --crop resized"),
         ("far_edge", recipe.crop == "center", crop, "pass --crop random"),
@@ -69,7 +73,7 @@ def _rules(recipe: Recipe) -> list[tuple[str, bool, str, str]]:
         ("progressive_fraction", not recipe.progressive_size, "--progressive-size 0", "pass --progressive-size"),
         (
             "progressive_size",
-            not min(small, recipe.epochs - 1),
+            not progressive_epochs,
             f"--progressive-fraction {recipe.progressive_fraction:g} of {epochs}",
             "pass more epochs",
         ),

@@ -1,21 +1,33 @@
-"""The recipe of a training before any option: by its data, its network, and the weights that it starts from."""
+"""The recipe of a training before any option: by its data, its network and the weights that it starts from."""
 
-from alexnet import recipe as recipes
+from pathlib import Path
+
 from alexnet.data.sources import is_store
 from alexnet.data.store import Store
 from alexnet.models import recipe_fields
-from alexnet.recipe import Recipe
+from alexnet.recipe import Recipe, load_recipe, recipe_for
 from alexnet.training.finetune import PretrainedWeights
 
 
-def default_recipe(data: str, recipe: str = "", model: str = "", start: PretrainedWeights | None = None) -> Recipe:
-    """The recipe called ``recipe`` (by default what fits the network or the data) as these leave it.
+def default_recipe(
+    data: str, recipe: str | Path = "", model: str = "", start: PretrainedWeights | None = None
+) -> Recipe:
+    """The recipe that options and ``changes`` start from.
 
-    A network that has one initialization is drawn by it; its inputs are scaled as it expects where no recipe is named.
-    A store decides the size of its images and how they were fitted. Raises :class:`alexnet.errors.AlexNetError`.
+    A network that has one initialization gets it. Where no recipe is named, inputs are scaled as the network expects.
+    A store decides the size of its images and how they were fitted.
+
+    Args:
+        data: name of a data set, a folder or a store.
+        recipe: a named recipe, or a recipe file (``.toml``); by default the one that fits the network or the data.
+        model: name of the network; by default the recipe's, or that of ``start``.
+        start: weights to start from; the network, its input and its normalization are theirs.
+
+    Raises:
+        AlexNetError: for an unknown name, a wrong recipe file or a store that cannot be read.
     """
     model = model or (start.network.name if start else "")
-    base = recipes.get_recipe(recipe) if recipe else recipes.recipe_for(data, model)
+    base = load_recipe(recipe) if recipe else recipe_for(data, model)
     if start is not None:
         base = start.recipe(base)
     elif model and model != base.model:

@@ -29,7 +29,7 @@ from alexnet.evaluation.metrics import Scores
 from alexnet.kernels import native_kernels
 from alexnet.loader.augmentation import Normalization, center_crops
 from alexnet.loader.loader import Loader, Shard, to_device
-from alexnet.recipe import Recipe, from_toml
+from alexnet.recipe import Recipe, from_toml, to_toml
 from alexnet.training import checkpoint, loop, runtime
 from alexnet.training.async_checkpoint import AsyncCheckpointer
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
@@ -162,7 +162,7 @@ def write_start(folder: Path, recipe: Recipe, about: dict[str, Any], files: File
         about = about | {"layers": files.name}
         write_file(folder / "layers.cfg", files.layers.encode())
         write_file(folder / "layer-params.cfg", files.parameters.encode())
-    write_file(folder / "recipe.toml", recipe.to_toml().encode())
+    write_file(folder / "recipe.toml", to_toml(recipe).encode())
     write_run_file(folder, about)  # last: a folder that has it can be gone on with
 
 

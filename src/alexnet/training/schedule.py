@@ -1,61 +1,114 @@
-"""The learning rate of a step: a function of how far the run is, and, in 2012's way, of the validation error."""
+"""Learning rate schedules, and the learning rate of each step of a run.
+
+A schedule is a function of (recipe, progress) that returns the learning rate as a fraction of its peak; the dict
+``SCHEDULES`` in ``recipe/registry.py`` lists them.
+"""
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from alexnet.recipe import Recipe
+from alexnet.recipe import SCHEDULES, Recipe, lookup
+
+
+class Progress(NamedTuple):
+    """How far a run is at a step.
+
+    Args:
+        epoch: the epoch of the step, from 0.
+        fraction: from 0 at the end of the warm-up to 1 at the end of the run.
+        drops: epochs from which the schedule ``plateau`` has divided the learning rate by 10 so far.
+    """
+
+    epoch: int
+    fraction: float
+    drops: tuple[int, ...]
+
+
+def cosine(recipe: Recipe, progress: Progress) -> float:
+    """Half a cosine wave from 1 to 0 (Loshchilov and Hutter 2017, without restarts)."""
+    return 0.5 * (1 + math.cos(math.pi * progress.fraction))
+
+
+def poly(recipe: Recipe, progress: Progress) -> float:
+    """(1 − t)² for t from 0 to 1 (You et al. 2017)."""
+    return (1 - progress.fraction) ** 2
+
+
+def multistep(recipe: Recipe, progress: Progress) -> float:
+    """Divided by 10 at each epoch of ``lr_milestones``."""
+    return float(0.1 ** sum(milestone <= progress.epoch for milestone in recipe.lr_milestones))
+
+
+def plateau(recipe: Recipe, progress: Progress) -> float:
+    """Divided by 10 after each plateau of the validation error (paper, section 5); see :class:`LRSchedule`."""
+    return float(0.1 ** sum(drop <= progress.epoch for drop in progress.drops))
+
+
+def constant(recipe: Recipe, progress: Progress) -> float:
+    """Always 1."""
+    return 1.0
 
 
 @dataclass
-class Schedule:
-    """The learning rate over a run of a recipe with ``steps_per_epoch`` steps an epoch.
+class LRSchedule:
+    """The learning rate of each step of a run: a linear warm-up, then the schedule of the recipe.
 
-    ``cosine`` and ``poly``: from the highest rate to 0. ``constant``: the highest rate after the warm-up.
-    ``multistep``:
-    divided by 10 at the recipe's drops. ``plateau``: divided by 10 when the validation error has not fallen for
-    ``patience`` epochs, three times in the paper; when it stalls once more the run is over. Epochs from the recipe's
-    ``train_on_val_from_epoch`` on have ``steps_joined`` steps.
+    With the schedule ``plateau`` the learning rate is divided by 10 when the validation error has not fallen for
+    ``lr_patience`` epochs. After ``max_lr_drops`` divisions the next plateau ends the run.
+
+    Args:
+        recipe: the recipe of the run.
+        steps_per_epoch: steps of an epoch on the training split.
+        errors: validation error of every epoch so far, a fraction.
+        drops: epochs from which ``plateau`` has divided the learning rate.
+        steps_joined: steps of an epoch from ``train_on_val_from_epoch`` on, when validation images are trained on too.
     """
 
     recipe: Recipe
     steps_per_epoch: int
-    errors: list[float] = field(default_factory=list)  # validation error of every epoch so far
-    drops: list[int] = field(default_factory=list)  # `plateau`: epochs before which the rate was divided
+    errors: list[float] = field(default_factory=list)
+    drops: list[int] = field(default_factory=list)
     steps_joined: int = 0
 
-    def rate(self, epoch: int, batch: int, lowered: bool = True) -> float:
-        """Learning rate of a step: epoch and batch counted from 0. Not ``lowered``: as it is after the warm-up."""
+    def __post_init__(self) -> None:
+        self._factor = lookup(SCHEDULES, self.recipe.schedule)
+
+    def lr(self, epoch: int, batch: int, scheduled: bool = True) -> float:
+        """The learning rate of a step.
+
+        Args:
+            epoch: from 0.
+            batch: the step within the epoch, from 0.
+            scheduled: False for parameters that keep the peak learning rate after the warm-up.
+        """
         recipe = self.recipe
         step = 1 / (self.steps_joined if recipe.trains_on_val(epoch) else self.steps_per_epoch)
-        at = epoch + batch * step  # epochs done
-        if at < recipe.warmup_epochs:  # the first step is not at zero: it would be wasted
-            return recipe.peak_lr * (at + step) / (recipe.warmup_epochs + step)
-        if not lowered or recipe.schedule == "constant":
+        epochs_done = epoch + batch * step
+        if epochs_done < recipe.warmup_epochs:  # the first step is not at zero: it would be wasted
+            return recipe.peak_lr * (epochs_done + step) / (recipe.warmup_epochs + step)
+        if not scheduled:
             return recipe.peak_lr
-        left = (at - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-9)
-        if recipe.schedule == "cosine":
-            return recipe.peak_lr * 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
-        if recipe.schedule == "poly":
-            return recipe.peak_lr * (1 - min(left, 1.0)) ** 2
-        drops = recipe.lr_milestones if recipe.schedule == "multistep" else self.drops
-        return recipe.peak_lr * 0.1 ** sum(drop <= epoch for drop in drops)
+        fraction = (epochs_done - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-9)
+        progress = Progress(epoch, min(fraction, 1.0), tuple(self.drops))
+        return float(recipe.peak_lr * self._factor(recipe, progress))
 
     def epoch_done(self, epoch: int, validation_error: float | None) -> None:
-        """Note an epoch's validation error (fraction); may divide the rate from the next epoch on."""
+        """Record the validation error of an epoch, a fraction; ``plateau`` may lower the rate from the next epoch."""
         if validation_error is None or self.recipe.schedule != "plateau":
             return
         self.errors.append(validation_error)
-        if self._stalled():
+        if self._on_plateau():
             self.drops.append(epoch + 1)
 
     def finished(self, epochs_done: int) -> bool:
-        """Is the run over after so many epochs?"""
+        """True when the run is over after this number of epochs."""
         return epochs_done >= self.recipe.epochs or len(self.drops) > self.recipe.max_lr_drops
 
-    def _stalled(self) -> bool:
-        """No error of the last ``patience`` epochs, all since the last drop, is below the lowest before them."""
+    def _on_plateau(self) -> bool:
+        """True if none of the last ``lr_patience`` errors, all since the last drop, is below the lowest before them."""
         patience = self.recipe.lr_patience
-        since = len(self.errors) - (self.drops[-1] if self.drops else 0)
-        if since < patience or len(self.errors) <= patience:
+        since_drop = len(self.errors) - (self.drops[-1] if self.drops else 0)
+        if since_drop < patience or len(self.errors) <= patience:
             return False
         return min(self.errors[-patience:]) >= min(self.errors[:-patience])

@@ -19,7 +19,7 @@ from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout, ModelS
 from alexnet.training.distributed.world import World
 from alexnet.training.ema import EMA
 from alexnet.training.finetune import PretrainedWeights
-from alexnet.training.schedule import Schedule
+from alexnet.training.schedule import LRSchedule
 from alexnet.training.task import balanced_class_weights, build_network, create_task
 from alexnet.training.weight_constraint import WeightConstraint
 
@@ -102,7 +102,7 @@ class State:
         self.generator = torch.Generator(device)  # of dropout masks
         counts = [len(store.split("train")), len(store.split("train")) + len(store.split("validation"))]
         steps, joined = (-(-count // recipe.batch_size) for count in counts)
-        self.schedule = Schedule(recipe, steps, steps_joined=joined)
+        self.schedule = LRSchedule(recipe, steps, steps_joined=joined)
         weights = balanced_class_weights(store).to(device) if recipe.class_weights == "balanced" else None
         self.task = create_task(self.network, recipe, self.schedule, self.generator, weights, self.world.size)
         self.optimizer = self.task.optimizer
@@ -161,7 +161,7 @@ class State:
     def clip_gradients(self) -> Tensor:
         """Clip the gradient to ``clip_grad_norm``; returns its norm before, that of the whole network."""
         norm = self.sharding.norm(self.network)
-        return optim.clip(list(self.network.parameters()), self.recipe.clip_grad_norm, norm)
+        return optim.clip_grad_norm(list(self.network.parameters()), self.recipe.clip_grad_norm, norm)
 
     def update_ema(self) -> None:
         """Include the weights of the step just made in the moving average."""
@@ -187,7 +187,7 @@ class State:
             "ema": self.sharding.joined(self.ema.module.state_dict()) if self.ema else None,
             "ema_updates": self.ema.updates if self.ema else 0,
             "optimizer": self.sharding.joined_optimizer(self.optimizer, self.network),
-            "schedule": {"errors": self.schedule.errors, "lr_milestones": self.schedule.drops},
+            "schedule": {"errors": self.schedule.errors, "drops": self.schedule.drops},
             "position": asdict(self.position),
             "rows": self.rows,
             "best": {"epoch": best.epoch, "error": best.error, "loss": best.loss, "file": best.file},
@@ -231,9 +231,11 @@ class State:
             self.ema.updates = content["ema_updates"]
         start = content["start"]
         self.preprocessing, self.init_from = dict(start["preprocessing"]), dict(start["init_from"])
-        optim.load(self.optimizer, self.sharding.cut_optimizer(content["optimizer"], self.optimizer, self.network))
+        optim.load_state(
+            self.optimizer, self.sharding.cut_optimizer(content["optimizer"], self.optimizer, self.network)
+        )
         self.schedule.errors = list(content["schedule"]["errors"])
-        self.schedule.drops = list(content["schedule"]["lr_milestones"])
+        self.schedule.drops = list(content["schedule"]["drops"])
         self.position = Position(**content["position"])
         self.rows = [dict(row) for row in content["rows"]]
         self.best = Best(**content["best"])

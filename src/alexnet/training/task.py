@@ -24,7 +24,7 @@ from alexnet.recipe import Recipe, is_overridden, option
 from alexnet.training import optim, runtime
 from alexnet.training.layer_files import data_of
 from alexnet.training.layer_rule import LayerRule
-from alexnet.training.schedule import Schedule
+from alexnet.training.schedule import LRSchedule
 
 
 class Targets(NamedTuple):
@@ -79,7 +79,7 @@ class ClassificationTask(Task):
         self,
         network: Network,
         recipe: Recipe,
-        schedule: Schedule,
+        schedule: LRSchedule,
         generator: torch.Generator,
         class_weights: Tensor | None = None,
         processes: int = 1,
@@ -89,8 +89,8 @@ class ClassificationTask(Task):
             raise RecipeError("--compile with several processes", "one process", "leave it out")
         self.forward = runtime.compiled(network, next(network.parameters()).device) if recipe.compile else network
         set_generator(network, generator)
-        optim.check(network, recipe)
-        self.optimizer = optim.build(network, recipe)
+        optim.check_layer_names(network, recipe)
+        self.optimizer = optim.create_optimizer(network, recipe)
 
     def loss(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         logits = self.forward(images)  # [N, K]
@@ -101,8 +101,8 @@ class ClassificationTask(Task):
         return loss, logits
 
     def set_progress(self, epoch: int, batch: int, step: int) -> None:
-        self.lr, unlowered = (self.schedule.rate(epoch, batch, lowered) for lowered in (True, False))
-        optim.set_rate(self.optimizer, self.lr, unlowered, epoch)
+        self.lr, constant_lr = (self.schedule.lr(epoch, batch, scheduled) for scheduled in (True, False))
+        optim.set_lr(self.optimizer, self.lr, constant_lr, epoch)
 
     def lr_hint(self, folder: Path) -> str:
         return f"--lr (now {self.recipe.lr})"
@@ -118,7 +118,7 @@ class LayerFileTask(Task):
 
     can_accumulate = False
 
-    def __init__(self, network: GraphNetwork, recipe: Recipe, schedule: Schedule, generator: torch.Generator) -> None:
+    def __init__(self, network: GraphNetwork, recipe: Recipe, schedule: LRSchedule, generator: torch.Generator) -> None:
         if recipe.compile:
             raise RecipeError("--compile with a network of layer files", "a network by its name", "leave it out")
         self.network: GraphNetwork = network
@@ -144,7 +144,7 @@ class LayerFileTask(Task):
 def create_task(
     network: Network,
     recipe: Recipe,
-    schedule: Schedule,
+    schedule: LRSchedule,
     generator: torch.Generator,
     class_weights: Tensor | None = None,
     processes: int = 1,
@@ -213,7 +213,7 @@ def check_network(recipe: Recipe) -> None:
         RecipeError: Where a field that was set by hand has no effect on the network.
     """
     network = build_network(recipe, 2)
-    optim.check(network, recipe)
+    optim.check_layer_names(network, recipe)
     size, small = network.image_size, recipe.progressive_size
     no_effect = {"dropout": not any(type(module) is Dropout for module in network.modules())}
     no_effect |= {"progressive_size": small > size, "progressive_fraction": small >= size}

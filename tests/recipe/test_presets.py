@@ -9,24 +9,19 @@ import torch
 from alexnet import recipe as recipes
 from alexnet.errors import RecipeError
 from alexnet.models import create_model, list_models
-from alexnet.recipe import Recipe, from_dict, from_toml, get_recipe, help_text, list_recipes, source
+from alexnet.recipe import Recipe, from_dict, get_recipe, list_recipes, source
 from alexnet.training import optim
-from alexnet.training.schedule import Schedule
+from alexnet.training.schedule import LRSchedule
 from alexnet.training.task import build_network
 
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_a_named_recipe_survives_its_file(name):
-    recipe = get_recipe(name)
-    text = recipe.to_toml()
-    assert from_toml(text) == recipe
-    assert recipe.recipe == name
+def test_a_named_recipe_has_a_name_and_one_line(name):
+    assert get_recipe(name).recipe == name
     assert recipes.describe(name).endswith((".", ")."))
-    for field, line in zip(FIELDS, text.splitlines()[1:], strict=True):
-        assert line.startswith(f"{field} = ")
-        assert line.endswith(f"# {help_text()[field]}")
+    assert "\n" not in recipes.describe(name)
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -50,7 +45,7 @@ def test_a_named_recipe_fits_its_network(name):
     start = None if recipe.initialization == "own" else recipe.initialization
     with torch.device("meta"):  # names and sizes alone
         network = create_model(recipe.model, image_size=recipe.image_size or None, initialization=start)
-    optim.check(network, recipe)
+    optim.check_layer_names(network, recipe)
     assert network.image_size <= recipe.stored_size
 
 
@@ -96,9 +91,9 @@ def test_the_paper_s_numbers():
 def rates(name: str) -> list[tuple[float, float]]:
     """Of weights and of biases, by epoch."""
     recipe = get_recipe(name)
-    schedule = Schedule(recipe, 10, steps_joined=12)
+    schedule = LRSchedule(recipe, 10, steps_joined=12)
     return [
-        (schedule.rate(epoch, 0), recipe.bias_lr_mult * schedule.rate(epoch, 0, recipe.schedule_bias_lr))
+        (schedule.lr(epoch, 0), recipe.bias_lr_mult * schedule.lr(epoch, 0, recipe.schedule_bias_lr))
         for epoch in range(recipe.epochs)
     ]
 
