@@ -21,7 +21,7 @@ def test_cells_hold_count_and_row_percent_at_their_place():
     assert len(found) == 2 * 5  # the four cells without images stay empty
     assert axes.get_xlabel() == "predicted class"
     assert axes.get_ylabel() == "true class"
-    assert axes.get_title() == "84.21 % right, 15.79 % error\n16 of 19 images"
+    assert axes.get_title() == "Accuracy 84.21 %, error 15.79 %\n16 of 19 images"
 
 
 def test_shares_of_a_class_without_images_are_zero():
@@ -54,7 +54,7 @@ def test_a_thousand_classes(tmp_path):
     assert (pixels.max(axis=2) < 140).sum() > 1000  # the diagonal is dark
     axes = confusion.figure(matrix, [str(n) for n in range(1000)]).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()][:3] == ["0", "50", "100"]
-    assert "each 50th is named" in axes.get_xlabel()
+    assert "every 50th is named" in axes.get_xlabel()
     assert [file.name for file in tmp_path.iterdir()] == ["m.png"]
 
 

@@ -30,7 +30,7 @@ def test_every_contestant_has_its_row(tmp_path):
 
 def test_without_milliseconds_the_time_of_learning_is_shown():
     drawing = contest.figure("Contest", "", [bar._replace(milliseconds=0.0) for bar in bars()])
-    assert "seconds of learning" in drawing.axes[1].get_xlabel()
+    assert "seconds of training" in drawing.axes[1].get_xlabel()
 
 
 def test_depth_shows_both_kinds(tmp_path):

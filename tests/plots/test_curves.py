@@ -38,13 +38,13 @@ def test_errors_are_drawn_and_the_best_epoch_is_marked():
     loss, error, rate = curves.figure(results()).axes
     drawn = lines(error)
     assert drawn["validation"].get_ydata()[5] == pytest.approx(20)
-    assert drawn["validation, top 5"].get_ydata()[0] == pytest.approx(10)
+    assert drawn["validation, top-5"].get_ydata()[0] == pytest.approx(10)
     assert drawn["train"].get_ydata()[0] == pytest.approx(50)
     assert drawn["best epoch"].get_xydata().tolist() == [[6, pytest.approx(20)]]
     assert error.get_ylim()[0] == 0
     assert lines(loss)["train"].get_ydata()[2] == pytest.approx(1)
     assert rate.get_yscale() == "log"
-    assert curves.headline(results()) == "Best on validation: epoch 6 of 9, 20.00 % error, 80.00 % right"
+    assert curves.headline(results()) == "Best validation epoch: 6 of 9, error 20.00 %, accuracy 80.00 %"
 
 
 def test_the_mark_is_seen_in_the_image(tmp_path):

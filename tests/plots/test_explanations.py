@@ -24,7 +24,7 @@ def test_feature_maps_share_one_scale():
     assert (tiles[0] == [0xD5, 0x5E, 0x00]).all()  # the strongest: vermilion
     assert (tiles[2] == 235).all() and tiles[1, 0, 0].tolist() == [118, 174, 206]  # half the way to blue
     words = texts(feature_maps.figure(IMAGE, values, "conv9"))[0]
-    assert words == "What conv9 answers to this image\n3 maps of 4×4\n1 of them are 0 everywhere"
+    assert words == "Output of conv9 for this image\n3 feature maps of 4×4\n1 of them are 0 everywhere"
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 2), (600, 3, 3), (5, 200, 200), (4096,)])
@@ -33,7 +33,7 @@ def test_any_layer_has_a_drawing(shape, tmp_path):
     with Image.open(feature_maps.draw(IMAGE, values, "x", tmp_path / "maps.png")) as image:
         assert 900 <= image.width <= 1500 and image.height <= 2500
     if shape[0] == 600:
-        assert "the 512 strongest shown" in texts(feature_maps.figure(IMAGE, values, "x"))[0]
+        assert "the 512 strongest are shown" in texts(feature_maps.figure(IMAGE, values, "x"))[0]
         assert feature_maps.strongest(np.arange(4.0).reshape(4, 1, 1), 2).tolist() == [2, 3]
 
 
@@ -104,7 +104,7 @@ def test_each_class_of_a_map_has_its_own_look_and_every_name_is_inside(classes):
     axes = drawing.axes[0]
     legend = axes.get_legend()
     assert len(legend.texts) == min(classes, 40)
-    assert (legend.get_title().get_text() == "one of 5 classes is named") == (classes == 200)
+    assert (legend.get_title().get_text() == "every 5th class is named") == (classes == 200)
     for text in (*legend.texts, axes.xaxis.label, axes.title):
         box = text.get_window_extent()
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, text.get_text()
@@ -122,7 +122,7 @@ def test_a_map_without_anything_to_show_says_so_on_its_panel():
 
     some = np.eye(24)
     drawing = saliency.figure([looked(gradient=some, occlusion=some), looked(grad_cam=some)])
-    assert remarks(drawing)[:4] == [[], [], ["all 0: nothing in the last\nmaps speaks for this class"], []]
+    assert remarks(drawing)[:4] == [[], [], ["all 0: no evidence for the class\nin the last feature maps"], []]
     assert [bool(own) for own in remarks(drawing)[4:]] == [False, True, False, True]
 
 

@@ -72,7 +72,7 @@ def test_labels_and_caption():
     assert "tower a" in words(3, 2)
     assert "tower b" in words(3, 2)
     assert "tower" not in words(3, 1)
-    assert "own range around mid-gray" in words(3, 1)
+    assert "own range; mid-gray" in words(3, 1)
     assert "mean over 5 channels" in words(5, 1)
 
 

@@ -68,7 +68,7 @@ def test_a_drawing_is_a_png_that_says_what_it_shows(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
     texts = " ".join(text.get_text() for text in layer_graph.figure(definition).axes[0].texts)
     for part in (
-        "towers.cfg: 3·32·32 pixels, 96,074 learned numbers",
+        "towers.cfg: 3·32·32 pixels, 96,074 parameters",
         "gpu 0",
         "gpu 1",
         "c2b: 32·7·7",

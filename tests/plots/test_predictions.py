@@ -82,7 +82,7 @@ def test_long_and_odd_names_stay_beside_their_percentage(tmp_path):
 
 def test_near_identical_images_are_counted_on_the_one_that_is_shown():
     drawing = predictions.figure(digits(2), ["dog", "cat"], [CAT_DOG] * 2, [0, 3])
-    assert [len(drawing.axes[0].texts), drawing.axes[2].texts[1].get_text()] == [1, "+3 near-identical"]
+    assert [len(drawing.axes[0].texts), drawing.axes[2].texts[1].get_text()] == [1, "+3 near-duplicates"]
 
 
 @pytest.mark.parametrize(

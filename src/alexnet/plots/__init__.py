@@ -1,4 +1,4 @@
-"""Numbers and networks -> images. Every drawing is a function from arrays to a PNG file, and returns its path.
+"""Plots: functions from arrays to PNG files. ``run_plots`` and ``explanations`` compute the arrays from a run.
 
-Nothing here knows a network, a run or a screen. matplotlib is imported when something is drawn, never before.
+matplotlib is imported when a plot is drawn.
 """

@@ -1,4 +1,4 @@
-"""How fast, beside what else there is: a bar a contender."""
+"""Throughput of each candidate of a benchmark, as bars."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +9,14 @@ from alexnet.plots.canvas import BLUE, GRAY, INK, new_figure, plain, save
 
 
 class Bars(NamedTuple):
-    """One group: its name, and (name, images a second, half of its spread, is it ours) for each contender."""
+    """One group: its name, and (name, images per second, half of the spread, is this package) of each candidate."""
 
     name: str
     bars: Sequence[tuple[str, float, float, bool]]
 
 
 def draw_bench(groups: Sequence[Bars], title: str, path: Path) -> Path:
-    """A panel a group, fastest first, as a PNG at ``path``."""
+    """Draw one panel per group, fastest first, as a PNG at ``path``."""
     from matplotlib.ticker import MaxNLocator
 
     heights = [0.34 * len(group.bars) + 0.75 for group in groups]
@@ -38,7 +38,7 @@ def draw_bench(groups: Sequence[Bars], title: str, path: Path) -> Path:
         axes.bar_label(
             drawn, [f" {rate:,.0f}" if rate >= 10 else f" {rate:.2g}" for rate in rates], fontsize=8, color=INK
         )
-        axes.set_title(f"{group.name}: images a second", loc="left", fontsize=10, color=INK)
+        axes.set_title(f"{group.name}: images per second", loc="left", fontsize=10, color=INK)
         axes.grid(axis="y", visible=False)
         axes.set_xlim(0, max(rate + spread for _, rate, spread, _ in bars) * 1.15)
         axes.xaxis.set_major_locator(MaxNLocator(6))

@@ -1,4 +1,4 @@
-"""What all drawings share: colors, a figure that belongs to nobody else, text made safe, a file written whole."""
+"""Shared parts of all plots: colors, figures, safe text, and saving to a file."""
 
 import functools
 import io

@@ -1,4 +1,4 @@
-"""A claim of the paper as an image: training error epoch by epoch, and what was measured, a dot a seed."""
+"""A claim of the paper: training error by epoch, and the measured values, one dot per seed."""
 
 import math
 from collections.abc import Sequence
@@ -42,16 +42,16 @@ def draw(
 def figure(
     title: str, subtitle: str, lines: Sequence[Line], level: float, bars: Sequence[Bar], measured: str
 ) -> "Figure":
-    """The drawing before it is written."""
+    """The figure, before it is saved."""
     if not lines or not bars:
         raise DataError("a claim without trainings can not be drawn", "at least one of each network")
-    drawing = canvas.new_figure(11, 2.9 + 0.42 * max(len(bars), 3))
-    left, right = drawing.subplots(1, 2, width_ratios=[1.25, 1])
+    fig = canvas.new_figure(11, 2.9 + 0.42 * max(len(bars), 3))
+    left, right = fig.subplots(1, 2, width_ratios=[1.25, 1])
     _curves(canvas.plain(left), lines, level)
     _bars(canvas.plain(right), bars, measured)
-    drawing.suptitle(title, x=0.01, ha="left", size=14, color=canvas.INK)
-    drawing.supxlabel(subtitle, x=0.01, ha="left", size=9, color=canvas.GRAY)
-    return drawing
+    fig.suptitle(title, x=0.01, ha="left", size=14, color=canvas.INK)
+    fig.supxlabel(subtitle, x=0.01, ha="left", size=9, color=canvas.GRAY)
+    return fig
 
 
 def _curves(axes: "Axes", lines: Sequence[Line], level: float) -> None:
@@ -111,4 +111,4 @@ def _bars(axes: "Axes", bars: Sequence[Bar], measured: str) -> None:
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.set_title(measured, loc="left", size=11, color=canvas.INK)
-    axes.set_xlabel("bar: mean; a dot a seed", size=9, color=canvas.GRAY)
+    axes.set_xlabel("bar: mean; dots: seeds", size=9, color=canvas.GRAY)

@@ -1,4 +1,4 @@
-"""How small a network became, stage by stage, and what it answers right at each."""
+"""Size and validation accuracy of a network after each stage of its compression."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +19,12 @@ def draw(rows: Sequence[Row], path: Path | str) -> Path:
 
 
 def figure(rows: Sequence[Row]) -> "Figure":
-    """The drawing before it is written: bytes of the weights as bars, logarithmic; accuracy below, where known."""
+    """The figure, before it is saved: bytes of the weights as bars, logarithmic; accuracy below, where known."""
     if not rows:
-        raise DataError("a drawing of no stages", "one stage at least")
+        raise DataError("a fig of no stages", "one stage at least")
     known = [(place, top1, reach) for place, (_, _, top1, reach) in enumerate(rows) if top1 is not None and reach]
-    drawing = canvas.new_figure(1.6 + 1.15 * len(rows), 5.6 if known else 3.6)
-    plots = drawing.subplots(2 if known else 1, 1, sharex=True, squeeze=False)[:, 0]
+    fig = canvas.new_figure(1.6 + 1.15 * len(rows), 5.6 if known else 3.6)
+    plots = fig.subplots(2 if known else 1, 1, sharex=True, squeeze=False)[:, 0]
     sizes = canvas.plain(plots[0])
     for place, (_, size, _, _) in enumerate(rows):
         sizes.bar(place, size / 1e6, width=0.62, color=canvas.BLUE)
@@ -35,7 +35,7 @@ def figure(rows: Sequence[Row]) -> "Figure":
     sizes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # 10 to a power would be a formula
     sizes.set_ylim(0.4 * min(row[1] for row in rows) / 1e6, 4 * max(row[1] for row in rows) / 1e6)
     sizes.set_ylabel("weights, MB", color=canvas.INK)
-    sizes.set_title("Size and accuracy, stage by stage", size=11, color=canvas.INK)
+    sizes.set_title("Size and accuracy after each stage", size=11, color=canvas.INK)
     if known:
         below = canvas.plain(plots[1])
         for place, top1, (low, high) in known:
@@ -46,4 +46,4 @@ def figure(rows: Sequence[Row]) -> "Figure":
         below.set_ylabel("validation top-1, %\n(bars: 95 % CI)", color=canvas.INK)
     plots[-1].set_xticks(range(len(rows)), [row[0] for row in rows])
     plots[-1].set_xlim(-0.6, len(rows) - 0.4)
-    return drawing
+    return fig

@@ -1,4 +1,4 @@
-"""Which class is taken for which: the confusion matrix, in numbers up to 20 classes, as a heat map above."""
+"""The confusion matrix: counts up to 20 classes, a heat map for more."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,19 +26,19 @@ def draw(matrix: NDArray[np.integer[Any]], classes: list[str], path: Path | str)
 
 
 def figure(matrix: NDArray[np.integer[Any]], classes: list[str]) -> "Figure":
-    """The drawing before it is written."""
+    """The figure, before it is saved."""
     _check(matrix, classes)
     side = _inches(len(classes))
-    drawing = canvas.new_figure(side + 2, side + 2)
-    axes = drawing.subplots()
+    fig = canvas.new_figure(side + 2, side + 2)
+    axes = fig.subplots()
     image = _heat(axes, shares(matrix))
     if len(classes) <= NUMBERS:
         _numbers(axes, matrix)
     else:
-        _scale(drawing, axes, image)
+        _scale(fig, axes, image)
     _names(axes, classes, side)
     axes.set_title(_title(matrix), size=12, color=canvas.INK, pad=12, linespacing=1.4)
-    return drawing
+    return fig
 
 
 def shares(matrix: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
@@ -106,19 +106,19 @@ def _names(axes: "Axes", classes: list[str], side: float) -> None:
     names = [label.get_text() for label in labels]
     axes.set_yticks(places, names, size=9, color=canvas.INK)
     axes.set_xticks(places, names, size=9, color=canvas.INK, rotation=0 if widest < 0.85 * side / len(names) else 90)
-    some = "" if step == 1 else f" (each {step}th is named)"
+    some = "" if step == 1 else f" (every {step}th is named)"
     axes.set_xlabel(f"predicted class{some}", size=10, color=canvas.GRAY, labelpad=8)
     axes.set_ylabel(f"true class{some}", size=10, color=canvas.GRAY, labelpad=8)
 
 
 def _title(matrix: NDArray[np.integer[Any]]) -> str:
-    right, total = int(np.trace(matrix)), int(matrix.sum())
-    accuracy = 100 * right / total
-    return f"{accuracy:.2f} % right, {100 - accuracy:.2f} % error\n{right:,} of {total:,} images"
+    correct, total = int(np.trace(matrix)), int(matrix.sum())
+    accuracy = 100 * correct / total
+    return f"Accuracy {accuracy:.2f} %, error {100 - accuracy:.2f} %\n{correct:,} of {total:,} images"
 
 
-def _scale(drawing: "Figure", axes: "Axes", image: "AxesImage") -> None:
-    bar = drawing.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.03, ticks=[0, 1, 10, 25, 50, 75, 100])
+def _scale(fig: "Figure", axes: "Axes", image: "AxesImage") -> None:
+    bar = fig.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.03, ticks=[0, 1, 10, 25, 50, 75, 100])
     bar.set_label("% of the true class", size=9, color=canvas.GRAY)
     bar.ax.tick_params(labelsize=8, length=2, colors=canvas.GRAY)
     bar.outline.set_visible(False)

@@ -1,4 +1,4 @@
-"""A contest as an image: each contestant's error with its interval, and error against time."""
+"""The result of a contest: the error of each method with its interval, and error against time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,16 +32,16 @@ def draw(title: str, subtitle: str, bars: Sequence[Bar], path: Path) -> Path:
 
 
 def figure(title: str, subtitle: str, bars: Sequence[Bar]) -> "Figure":
-    """The drawing before it is written."""
+    """The figure, before it is saved."""
     if not bars:
         raise DataError("a contest without contestants can not be drawn", "at least one")
-    drawing = canvas.new_figure(11.5, 1.9 + 0.45 * max(len(bars), 5))
-    left, right = drawing.subplots(1, 2, width_ratios=[1.35, 1])
+    fig = canvas.new_figure(11.5, 1.9 + 0.45 * max(len(bars), 5))
+    left, right = fig.subplots(1, 2, width_ratios=[1.35, 1])
     _errors(canvas.plain(left), bars)
     _times(canvas.plain(right), bars)
-    drawing.suptitle(title, x=0.01, ha="left", size=14, color=canvas.INK)
-    drawing.supxlabel(subtitle, x=0.01, ha="left", size=9, color=canvas.GRAY)
-    return drawing
+    fig.suptitle(title, x=0.01, ha="left", size=14, color=canvas.INK)
+    fig.supxlabel(subtitle, x=0.01, ha="left", size=9, color=canvas.GRAY)
+    return fig
 
 
 def _color(bar: Bar) -> str:
@@ -87,6 +87,6 @@ def _times(axes: "Axes", bars: Sequence[Bar]) -> None:
     axes.set_ylim(bottom=0, top=max(1.1 * max(bar.error for bar in bars), 0.1))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    what = "milliseconds an image, one at a time" if measured else "seconds of learning"
-    axes.set_xlabel(f"{what}\nnumbers: rows on the left; squares: no networks", size=9, color=canvas.GRAY)
+    what = "milliseconds per image, batch size 1" if measured else "seconds of training"
+    axes.set_xlabel(f"{what}\nnumbers: rows on the left; squares: classical methods", size=9, color=canvas.GRAY)
     axes.set_title("Error in % against time", loc="left", size=11, color=canvas.INK)

@@ -1,4 +1,4 @@
-"""How a run went, epoch by epoch: loss, error and learning rate, with the best validation epoch marked."""
+"""Learning curves: loss, error and learning rate by epoch, with the best validation epoch marked."""
 
 import math
 from pathlib import Path
@@ -30,19 +30,19 @@ def draw(rows: Rows, path: Path | str) -> Path:
 
 
 def figure(rows: Rows) -> "Figure":
-    """The drawing before it is written."""
+    """The figure, before it is saved."""
     if not rows:
         raise DataError("the results have no rows", "one for each epoch", "train for one epoch first")
     if any(not math.isfinite(row.get("epoch", math.nan)) for row in rows):
         raise DataError("a row of the results has no epoch", "a number in the column 'epoch'")
-    drawing = canvas.new_figure(13, 4.4)
-    loss, error, rate = drawing.subplots(1, 3, width_ratios=[1, 1.15, 0.75])
+    fig = canvas.new_figure(13, 4.4)
+    loss, error, rate = fig.subplots(1, 3, width_ratios=[1, 1.15, 0.75])
     _loss(canvas.plain(loss), rows)
     _error(canvas.plain(error), rows)
     _rate(canvas.plain(rate), rows)
     for axes in (loss, error, rate):
         _epochs(axes, rows)
-    drawing.legend(
+    fig.legend(
         *error.get_legend_handles_labels(),
         loc="outside lower center",
         ncols=4,
@@ -51,8 +51,8 @@ def figure(rows: Rows) -> "Figure":
         labelcolor=canvas.INK,
         handlelength=2.6,
     )
-    drawing.suptitle(headline(rows), x=0.01, ha="left", size=13, color=canvas.INK)
-    return drawing
+    fig.suptitle(headline(rows), x=0.01, ha="left", size=13, color=canvas.INK)
+    return fig
 
 
 def best(rows: Rows) -> dict[str, float] | None:
@@ -62,12 +62,14 @@ def best(rows: Rows) -> dict[str, float] | None:
 
 
 def headline(rows: Rows) -> str:
-    """What the image says, in a line."""
+    """The title: the best epoch and its error."""
     row, last = best(rows), max(row["epoch"] for row in rows)
     if row is None:
         return f"{last:g} epoch{'s' * (last != 1)}, not validated"
-    right = 100 * row["validation_top1"]
-    return f"Best on validation: epoch {row['epoch']:g} of {last:g}, {100 - right:.2f} % error, {right:.2f} % right"
+    accuracy = 100 * row["validation_top1"]
+    return (
+        f"Best validation epoch: {row['epoch']:g} of {last:g}, error {100 - accuracy:.2f} %, accuracy {accuracy:.2f} %"
+    )
 
 
 def _loss(axes: "Axes", rows: Rows) -> None:
@@ -81,7 +83,7 @@ def _loss(axes: "Axes", rows: Rows) -> None:
 def _error(axes: "Axes", rows: Rows) -> None:
     _line(axes, rows, "train_top1", "train", TRAIN)
     _line(axes, rows, "validation_top1", "validation", VALIDATION)
-    _line(axes, rows, "validation_top5", "validation, top 5", TOP5)
+    _line(axes, rows, "validation_top5", "validation, top-5", TOP5)
     _mark_epoch(axes, rows)
     _mark_best(axes, rows)
     axes.set_title("Error in %", loc="left", size=12, color=canvas.INK)

@@ -1,4 +1,4 @@
-"""Plain and residual networks of growing depth as an image: training error by epoch, and both errors by depth."""
+"""Plain and residual networks of increasing depth: training error by epoch, training and test error by depth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,18 +35,18 @@ def draw(title: str, subtitle: str, points: Sequence[Point], curves: Sequence[Cu
 
 
 def figure(title: str, subtitle: str, points: Sequence[Point], curves: Sequence[Curve]) -> "Figure":
-    """The drawing before it is written."""
+    """The figure, before it is saved."""
     if not points:
-        raise DataError("a story of depth without networks can not be drawn", "at least one")
-    drawing = canvas.new_figure(11.5, 4.6)
-    left, middle, right = drawing.subplots(1, 3, width_ratios=[1.2, 1, 1])
+        raise DataError("a depth study without networks can not be drawn", "at least one")
+    fig = canvas.new_figure(11.5, 4.6)
+    left, middle, right = fig.subplots(1, 3, width_ratios=[1.2, 1, 1])
     _curves(canvas.plain(left), curves)
     top = 1.12 * max(*(e for p in points for e in (*p.training, *p.test)), 0.1)
     for axes, what in ((middle, "Training"), (right, "Test")):
         _by_depth(canvas.plain(axes), points, what, top)
-    drawing.suptitle(title, x=0.01, ha="left", size=14, color=canvas.INK)
-    drawing.supxlabel(subtitle, x=0.01, ha="left", size=9, color=canvas.GRAY)
-    return drawing
+    fig.suptitle(title, x=0.01, ha="left", size=14, color=canvas.INK)
+    fig.supxlabel(subtitle, x=0.01, ha="left", size=9, color=canvas.GRAY)
+    return fig
 
 
 def _style(residual: bool) -> tuple[str, str, str]:
@@ -74,7 +74,7 @@ def _curves(axes: "Axes", curves: Sequence[Curve]) -> None:
             color=color,
         )
     axes.set_title("Training error in %, seed 0", loc="left", size=11, color=canvas.INK)
-    axes.set_xlabel("epoch; numbers are layers, thick lines deep", size=9, color=canvas.GRAY)
+    axes.set_xlabel("epoch; numbers: layers; thick lines: deep networks", size=9, color=canvas.GRAY)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_ylim(bottom=0)
 
@@ -90,7 +90,7 @@ def _by_depth(axes: "Axes", points: Sequence[Point], what: str, top: float) -> N
         for depth, values in zip(depths, errors, strict=True):
             axes.plot([depth] * len(values), values, mark, color=color, markersize=5, alpha=0.7)
     axes.set_title(f"{what} error in %", loc="left", size=11, color=canvas.INK)
-    axes.set_xlabel("layers; line: mean, a mark a seed", size=9, color=canvas.GRAY)
+    axes.set_xlabel("layers; line: mean; marks: seeds", size=9, color=canvas.GRAY)
     axes.set_xticks(sorted({p.depth for p in points}))
     axes.set_ylim(0, top)
     axes.legend(frameon=False, fontsize=9, labelcolor=canvas.INK, loc="best", handlelength=2.6)

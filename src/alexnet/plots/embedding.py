@@ -1,4 +1,4 @@
-"""A map of images: what the network's last hidden layer says of them, brought to two dimensions."""
+"""Images in two dimensions: their features in the last hidden layer, by UMAP or PCA."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,11 +38,11 @@ def draw(
 def figure(
     points: NDArray[np.floating[Any]], labels: NDArray[np.int64], classes: Sequence[str], title: str, note: str
 ) -> "Figure":
-    """The drawing before it is written. Raises DataError."""
+    """The figure, before it is saved. Raises :class:`DataError`."""
     if points.ndim != 2 or points.shape[1] != 2 or len(points) != len(labels) or not np.isfinite(points).all():
         raise DataError(f"points {list(points.shape)} with {len(labels)} labels", "[N, 2], finite, and N")
-    drawing = canvas.new_figure(WIDTH + LEGEND, 7.6)
-    axes = drawing.subplots()
+    fig = canvas.new_figure(WIDTH + LEGEND, 7.6)
+    axes = fig.subplots()
     for k in np.unique(labels).tolist():
         own = points[labels == k]
         color, mark, hollow = style(k)
@@ -59,7 +59,7 @@ def figure(
     axes.set_title("\n".join(canvas.wrap(title, WIDTH - 1, 11)), size=11, color=canvas.INK, linespacing=1.5)
     lines = canvas.wrap(note, WIDTH - 1, 8)
     axes.set_xlabel("\n".join(lines), size=8, color=canvas.GRAY, linespacing=1.5)
-    return drawing
+    return fig
 
 
 def _legend(axes: "Axes", there: list[int], classes: Sequence[str]) -> None:
@@ -83,7 +83,7 @@ def _legend(axes: "Axes", there: list[int], classes: Sequence[str]) -> None:
                 label=shorten(classes[k], 28),
             )
         )
-    title = f"one of {step} classes is named" if step > 1 else None
+    title = f"every {step}th class is named" if step > 1 else None
     axes.legend(
         handles=handles,
         title=title,

@@ -1,4 +1,4 @@
-"""What the maps of a layer answer to one image: a tile a map, all on one scale, so that a weak map looks weak."""
+"""The feature maps of a layer for one image: one tile per map, all on one color scale."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ from alexnet.plots import canvas
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST = 512  # maps of one drawing
+MOST = 512  # maps of one fig
 WIDTH = 1280  # pixels that the grid aims at
 TILE = (10, 160)  # pixels of a map's side, at least and at most
 GAP, MARGIN, TOP, BOTTOM = 4, 36, 290, 90  # pixels; TOP holds the image and the title
@@ -29,7 +29,7 @@ def draw(image: NDArray[np.uint8], maps: NDArray[np.floating[Any]], layer: str, 
 
 
 def figure(image: NDArray[np.uint8], maps: NDArray[np.floating[Any]], layer: str) -> "Figure":
-    """The drawing before it is written."""
+    """The figure, before it is saved."""
     if maps.ndim not in (1, 3) or not maps.size or not np.isfinite(maps).all():
         raise ModelError(f"outputs {list(maps.shape)} of layer {layer}", "[K, h, w] or [D], all of them finite")
     text = maps.astype(np.float64) if maps.ndim == 3 else maps.astype(np.float64)[:, None, None]
@@ -37,12 +37,12 @@ def figure(image: NDArray[np.uint8], maps: NDArray[np.floating[Any]], layer: str
     tiles = shades(chosen)
     grid = _grid(tiles) if maps.ndim == 3 else _carpet(tiles)
     across, down = max(900, grid.shape[1] + 2 * MARGIN), grid.shape[0] + TOP + BOTTOM
-    drawing = canvas.new_figure(across / canvas.DPI, down / canvas.DPI, constrained=False)
-    drawing.figimage(grid, xo=(across - grid.shape[1]) // 2, yo=BOTTOM)
-    axes = drawing.add_axes((MARGIN / across, (down - SIDE - 70) / down, SIDE / across, SIDE / down))
+    fig = canvas.new_figure(across / canvas.DPI, down / canvas.DPI, constrained=False)
+    fig.figimage(grid, xo=(across - grid.shape[1]) // 2, yo=BOTTOM)
+    axes = fig.add_axes((MARGIN / across, (down - SIDE - 70) / down, SIDE / across, SIDE / down))
     axes.imshow(image, interpolation="nearest" if len(image) <= 64 else "antialiased")
     axes.set_axis_off()
-    drawing.text(
+    fig.text(
         (MARGIN + SIDE + 30) / across,
         (down - 165) / down,
         _words(maps, layer, len(chosen)),
@@ -51,9 +51,9 @@ def figure(image: NDArray[np.uint8], maps: NDArray[np.floating[Any]], layer: str
         linespacing=1.6,
         color=canvas.INK,
     )
-    note = "One scale for all: gray is 0, orange above it, blue below; the strongest color is the 99.9th percentile."
-    drawing.text(0.5, BOTTOM / 2 / down, note, ha="center", va="center", size=8, color=canvas.GRAY)
-    return drawing
+    note = "One color scale for all: gray is 0, orange positive, blue negative; full color is the 99.9th percentile."
+    fig.text(0.5, BOTTOM / 2 / down, note, ha="center", va="center", size=8, color=canvas.GRAY)
+    return fig
 
 
 def strongest(maps: NDArray[np.float64], count: int) -> NDArray[np.int64]:
@@ -96,8 +96,8 @@ def _carpet(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _words(maps: NDArray[np.floating[Any]], layer: str, items: int) -> str:
-    silent = int((np.abs(maps.reshape(len(maps), -1)).max(1) == 0).sum())
-    kind = "maps" if maps.ndim == 3 else "units"
+    zero = int((np.abs(maps.reshape(len(maps), -1)).max(1) == 0).sum())
+    kind = "feature maps" if maps.ndim == 3 else "units"
     size = f" of {maps.shape[1]}×{maps.shape[2]}" if maps.ndim == 3 else ""
-    some = f", the {items} strongest shown" if items < len(maps) else ""
-    return f"What {layer} answers to this image\n{len(maps)} {kind}{size}{some}\n{silent} of them are 0 everywhere"
+    some = f", the {items} strongest are shown" if items < len(maps) else ""
+    return f"Output of {layer} for this image\n{len(maps)} {kind}{size}{some}\n{zero} of them are 0 everywhere"

@@ -31,7 +31,7 @@ def draw(weights: NDArray[np.floating[Any]], towers: int, path: Path | str, note
 
 
 def figure(weights: NDArray[np.floating[Any]], towers: int, note: str = "") -> "Figure":
-    """The drawing before it is written."""
+    """The figure, before it is saved."""
     _check(weights, towers)
     columns = grid_columns(len(weights), towers)
     grids = [_grid(part, columns) for part in np.split(shades(weights), towers)]
@@ -40,16 +40,16 @@ def figure(weights: NDArray[np.floating[Any]], towers: int, note: str = "") -> "
     lines = canvas.wrap(_caption(weights.shape[1]) + (f"\n{note}" if note else ""), (across - MARGIN) / canvas.DPI, 8)
     foot = CAPTION + LINE * max(0, len(lines) - 2)
     down = TITLE + towers * height + (towers - 1) * SEAM + foot
-    drawing = canvas.new_figure(across / canvas.DPI, down / canvas.DPI, constrained=False)
+    fig = canvas.new_figure(across / canvas.DPI, down / canvas.DPI, constrained=False)
     left = (across - width) // 2
     for tower, grid in enumerate(grids):
         bottom = foot + (towers - 1 - tower) * (height + SEAM)
-        drawing.figimage(grid, xo=left, yo=bottom)  # pixel on pixel: nothing is resampled
+        fig.figimage(grid, xo=left, yo=bottom)  # pixel on pixel: nothing is resampled
         if towers > 1:
-            _text(drawing, left - 24, bottom + height / 2, f"tower {chr(ord('a') + tower)}", 10, rotation=90)
-    _text(drawing, across / 2, down - TITLE / 2, _title(weights.shape), 12)
-    _text(drawing, across / 2, foot / 2, "\n".join(lines), 8, color=canvas.GRAY)
-    return drawing
+            _text(fig, left - 24, bottom + height / 2, f"tower {chr(ord('a') + tower)}", 10, rotation=90)
+    _text(fig, across / 2, down - TITLE / 2, _title(weights.shape), 12)
+    _text(fig, across / 2, foot / 2, "\n".join(lines), 8, color=canvas.GRAY)
+    return fig
 
 
 def shades(weights: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
@@ -93,13 +93,13 @@ def _title(shape: tuple[int, ...]) -> str:
 
 def _caption(channels: int) -> str:
     mean = "" if channels in (1, 3) else f"The mean over {channels} channels is shown.\n"
-    return f"{mean}Each filter is scaled to its own range around mid-gray, which is weight 0."
+    return f"{mean}Each filter is scaled to its own range; mid-gray is weight 0."
 
 
-def _text(drawing: "Figure", x: float, y: float, words: str, size: int, rotation: int = 0, color: str = "") -> None:
+def _text(fig: "Figure", x: float, y: float, words: str, size: int, rotation: int = 0, color: str = "") -> None:
     """``words`` centered at pixel (x, y), counted from the lower left."""
-    width, height = drawing.get_size_inches() * canvas.DPI
-    drawing.text(
+    width, height = fig.get_size_inches() * canvas.DPI
+    fig.text(
         x / width,
         y / height,
         words,

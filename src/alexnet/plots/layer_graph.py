@@ -1,4 +1,4 @@
-"""The graph of a layer file: data at the top, towers side by side, what crosses between them drawn as such."""
+"""The graph of a layer file: data at the top, towers side by side, connections between towers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,7 +40,7 @@ def draw(definition: Definition, path: Path | str) -> Path:
 
 
 def figure(definition: Definition) -> "Figure":
-    """The drawing before it is written. Neurons stand in the box of the layer that they belong to."""
+    """The figure, before it is saved. Neurons stand in the box of the layer that they belong to."""
     boxes = _boxes(definition)
     places, width, height = arrange(definition, boxes)
     if max(width, height) > LARGEST:
@@ -53,7 +53,7 @@ def figure(definition: Definition) -> "Figure":
     data = definition.data
     title = (
         f"{definition.file}: {data.channels}·{data.image_size}·{data.image_size} pixels, "
-        f"{definition.parameters:,} learned numbers"
+        f"{definition.parameters:,} parameters"
     )
     axes.text(width / 2, -TITLE / 2, shorten(title, int(width * 11)), ha="center", va="center", fontsize=11)
     _towers(axes, definition, boxes, places, height)

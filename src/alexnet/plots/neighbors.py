@@ -1,4 +1,4 @@
-"""Test images, and behind each the training images that the network finds most alike: Figure 4 (right)."""
+"""Test images with their nearest training images in feature space: Figure 4 (right) of the paper."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 MOST = 12  # rows of one page
 NOTE = (
-    "Left: a test image, its prediction and its true class. Right: the nearest training images,\n"
-    "each with its distance and its class; red where that is another one."
+    "Left: a test image, its prediction and its true class. Right: the nearest training images in feature space,\n"
+    "with their Euclidean distance and class; a red frame marks another class."
 )
 SIDE, GAP, WORDS, MARGIN, LEGEND = 1.15, 0.1, 0.3, 0.2, 0.5  # inches
 LEFT = 2.2  # inches of the first column, which has room for the names of two classes
@@ -54,41 +54,41 @@ def draw(rows: Sequence[NeighborRow], path: Path | str) -> Path:
 
 
 def figure(rows: Sequence[NeighborRow]) -> "Figure":
-    """The drawing before it is written."""
+    """The figure, before it is saved."""
     if not 1 <= len(rows) <= MOST:
         raise DataError(f"{len(rows)} images on one page", f"1 to {MOST}", "draw several pages")
     across = max(len(row.neighbors) for row in rows)
     width = 2 * MARGIN + LEFT + across * (SIDE + GAP)
     height = len(rows) * (SIDE + WORDS + GAP) + LEGEND + MARGIN
-    drawing = canvas.new_figure(width, height, constrained=False)
+    fig = canvas.new_figure(width, height, constrained=False)
     number = canvas.decimals([one.distance for row in rows for one in row.neighbors])
     for index, row in enumerate(rows):
         y = height - MARGIN - index * (SIDE + WORDS + GAP) - SIDE
         known = row.true_class is not None
         color = canvas.GREEN if row.prediction == row.true_class else canvas.VERMILION if known else canvas.GRAY
-        _cell(drawing, row.image, MARGIN, y, row.heading, color, LEFT - GAP)
+        _cell(fig, row.image, MARGIN, y, row.heading, color, LEFT - GAP)
         wanted = row.true_class if known else row.prediction
         for place, one in enumerate(row.neighbors):
             x = MARGIN + LEFT + place * (SIDE + GAP)
             other = one.label != wanted
             _cell(
-                drawing,
+                fig,
                 one.image,
                 x,
                 y,
                 f"{number(one.distance)} · {one.label}",
                 canvas.VERMILION if other else canvas.GRAY,
             )
-    drawing.text(0.5, LEGEND / 2 / height, NOTE, ha="center", va="center", size=8, color=canvas.GRAY, linespacing=1.4)
-    return drawing
+    fig.text(0.5, LEGEND / 2 / height, NOTE, ha="center", va="center", size=8, color=canvas.GRAY, linespacing=1.4)
+    return fig
 
 
 def _cell(
-    drawing: "Figure", image: NDArray[np.uint8], x: float, y: float, words: str, color: str, room: float = SIDE
+    fig: "Figure", image: NDArray[np.uint8], x: float, y: float, words: str, color: str, room: float = SIDE
 ) -> None:
     """An image with its lower left corner at (x, y) inches, and below it words in ``room`` inches."""
-    width, height = drawing.get_size_inches()
-    axes = drawing.add_axes((x / width, y / height, SIDE / width, SIDE / height))
+    width, height = fig.get_size_inches()
+    axes = fig.add_axes((x / width, y / height, SIDE / width, SIDE / height))
     axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) <= 32 else "antialiased")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -96,4 +96,4 @@ def _cell(
     axes.spines[:].set_linewidth(1.5 if color != canvas.GRAY else 0.5)
     for line, text in enumerate(words.split("\n")):
         place = x / width, (y - 0.11 - 0.13 * line) / height
-        canvas.fit(drawing.text(*place, text, ha="left", va="center", size=7.5, color=color), room)
+        canvas.fit(fig.text(*place, text, ha="left", va="center", size=7.5, color=color), room)

@@ -1,4 +1,4 @@
-"""Images with the network's first predictions below each: Figure 4 (left) of the paper."""
+"""Images with the top-5 predictions below each: Figure 4 (left) of the paper."""
 
 import math
 from collections.abc import Sequence
@@ -46,22 +46,22 @@ def figure(
     rankings: Sequence[Predictions],
     near: Sequence[int] = (),
 ) -> "Figure":
-    """The drawing before it is written."""
+    """The figure, before it is saved."""
     _check(images, truths, rankings)
     across, bars = grid_columns(len(images)), min(SHOWN, max(map(len, rankings)))
     cell = HEADING + SIDE + BAR * bars + SPACE
     width, height = across * (SIDE + SPACE) + SPACE, math.ceil(len(images) / across) * cell + LEGEND
-    drawing = canvas.new_figure(width, height, constrained=False)
+    fig = canvas.new_figure(width, height, constrained=False)
     for index, (image, truth, ranked) in enumerate(zip(images, truths, map(rank, rankings), strict=True)):
         x = SPACE + index % across * (SIDE + SPACE)
         y = height - index // across * cell - HEADING - SIDE  # lower edge of the image
-        axes = _axes(drawing, x, y, SIDE)
+        axes = _axes(fig, x, y, SIDE)
         _image(axes, image, truth, ranked)
         if index < len(near) and near[index]:
             axes.text(
                 0.97,
                 0.03,
-                f"+{near[index]} near-identical",
+                f"+{near[index]} near-duplicates",
                 transform=axes.transAxes,
                 ha="right",
                 va="bottom",
@@ -69,10 +69,10 @@ def figure(
                 color="white",
                 bbox={"boxstyle": "round,pad=0.2", "facecolor": "black", "alpha": 0.7, "edgecolor": "none"},
             )
-        _bars(_axes(drawing, x, y - GAP - BAR * bars, BAR * bars), truth, ranked, bars)
-    legend = "✓ right   ✗ wrong" + ("\n" if across == 1 else "   ") + "bars: predicted; blue: the true class"
-    drawing.text(0.5, LEGEND / 2 / height, legend, ha="center", va="center", size=8, color=canvas.GRAY)
-    return drawing
+        _bars(_axes(fig, x, y - GAP - BAR * bars, BAR * bars), truth, ranked, bars)
+    legend = "✓ correct   ✗ wrong" + ("\n" if across == 1 else "   ") + "bars: probability; blue: the true class"
+    fig.text(0.5, LEGEND / 2 / height, legend, ha="center", va="center", size=8, color=canvas.GRAY)
+    return fig
 
 
 def rank(rankings: Predictions) -> list[tuple[str, float]]:
@@ -93,10 +93,10 @@ def verdict(truth: str | None, ranked: list[tuple[str, float]]) -> tuple[str, st
     return (f"✓ true: {truth}", canvas.GREEN) if ranked[0][0] == truth else (f"✗ true: {truth}", canvas.VERMILION)
 
 
-def _axes(drawing: "Figure", x: float, y: float, tall: float) -> "Axes":
+def _axes(fig: "Figure", x: float, y: float, tall: float) -> "Axes":
     """Axes one image wide, ``tall`` inches tall, the lower left corner at (x, y) inches."""
-    width, height = drawing.get_size_inches()
-    return drawing.add_axes((x / width, y / height, SIDE / width, tall / height))
+    width, height = fig.get_size_inches()
+    return fig.add_axes((x / width, y / height, SIDE / width, tall / height))
 
 
 def _image(axes: "Axes", image: ImageArray, truth: str | None, ranked: list[tuple[str, float]]) -> None:

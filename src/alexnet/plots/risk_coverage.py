@@ -1,4 +1,4 @@
-"""What "I don't know" buys: the error among answered images against the share that is answered."""
+"""The risk-coverage curve: error of the predictions above a threshold, against their fraction."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +18,9 @@ def draw(curve: RiskCoverage, marked: "Sequence[SelectiveMetrics]", path: Path |
 
 
 def figure(curve: RiskCoverage, marked: "Sequence[SelectiveMetrics]") -> "Figure":
-    """The drawing before it is written."""
-    drawing = canvas.new_figure(6.2, 4.6)
-    axes = canvas.plain(drawing.subplots())
+    """The figure, before it is saved."""
+    fig = canvas.new_figure(6.2, 4.6)
+    axes = canvas.plain(fig.subplots())
     x, y = [100 * c for c in curve.coverage], [100 * r for r in curve.risk]
     axes.step(x, y, where="post", color=canvas.BLUE, linewidth=1.8)
     for one in marked:
@@ -30,7 +30,7 @@ def figure(curve: RiskCoverage, marked: "Sequence[SelectiveMetrics]") -> "Figure
             axes.annotate(f"p ≥ {one.threshold:.2f}", point, xytext=(6, -12), textcoords="offset points", size=8)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, max(1.0, 1.1 * max(y[len(y) // 50 :])))
-    axes.set_xlabel("answered, % of the images", color=canvas.INK)
-    axes.set_ylabel("wrong, % of those answered", color=canvas.INK)
-    axes.set_title("Errors that remain when the least sure are left out", size=11, color=canvas.INK)
-    return drawing
+    axes.set_xlabel("coverage, % of the images", color=canvas.INK)
+    axes.set_ylabel("error, % of the covered images", color=canvas.INK)
+    axes.set_title("Risk-coverage curve: error without the least confident predictions", size=11, color=canvas.INK)
+    return fig

@@ -1,4 +1,4 @@
-"""Where a network looks: data gradient, Grad-CAM and occlusion beside the image; three opinions, never one."""
+"""Saliency maps of images: data gradient, Grad-CAM and occlusion, side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 MOST = 12  # images on one page
 TITLE = 118  # columns of a row's title
 SIDE, HEADING, GAP, LEGEND, MARGIN = 2.0, 0.34, 0.12, 0.72, 0.2  # inches
-COLUMNS = ("what the network sees", "data gradient", "Grad-CAM", "occlusion")
+COLUMNS = ("input crop", "data gradient", "Grad-CAM", "occlusion")
 NOTE = (
-    "Each map is scaled to its own largest value. Gradient: white pixels would change the score most.\n"
-    "Grad-CAM: yellow speaks for the class. Occlusion: hiding orange takes probability away, hiding blue adds."
+    "Each map is scaled to its own maximum. Data gradient: the score is most sensitive to white pixels.\n"
+    "Grad-CAM: yellow is evidence for the class. Occlusion: hiding orange lowers its probability, blue raises it."
 )
 WARM, COOL = np.array([0xE6, 0x9F, 0x00]), np.array([0x00, 0x72, 0xB2])  # Okabe and Ito's orange and blue
 
@@ -41,17 +41,17 @@ def draw(rows: Sequence[SaliencyRow], path: Path | str) -> Path:
 
 
 def figure(rows: Sequence[SaliencyRow]) -> "Figure":
-    """The drawing before it is written."""
+    """The figure, before it is saved."""
     if not 1 <= len(rows) <= MOST:
         raise DataError(f"{len(rows)} images on one page", f"1 to {MOST}", "draw several pages")
     row = HEADING + SIDE + GAP
     width, height = 4 * SIDE + 3 * GAP + 2 * MARGIN, len(rows) * row + LEGEND + 0.3
-    drawing = canvas.new_figure(width, height, constrained=False)
+    fig = canvas.new_figure(width, height, constrained=False)
     for index, one in enumerate(rows):
         y = height - 0.3 - (index + 1) * row + GAP
         for column, (name, image) in enumerate(zip(COLUMNS, panels(one), strict=True)):
             x = MARGIN + column * (SIDE + GAP)
-            axes = drawing.add_axes((x / width, y / height, SIDE / width, SIDE / height))
+            axes = fig.add_axes((x / width, y / height, SIDE / width, SIDE / height))
             axes.imshow(image, interpolation="nearest" if len(image) <= 64 else "antialiased")
             axes.set_axis_off()
             if remark := remarks(one)[column]:
@@ -67,7 +67,7 @@ def figure(rows: Sequence[SaliencyRow]) -> "Figure":
                     linespacing=1.3,
                 )
             if not index:
-                drawing.text(
+                fig.text(
                     (x + SIDE / 2) / width,
                     (height - 0.2) / height,
                     name,
@@ -76,9 +76,9 @@ def figure(rows: Sequence[SaliencyRow]) -> "Figure":
                     size=9,
                     color=canvas.GRAY,
                 )
-        drawing.text(MARGIN / width, (y + SIDE + 0.1) / height, shorten(one.title, TITLE), size=9, color=canvas.INK)
-    drawing.text(0.5, LEGEND / 2 / height, NOTE, ha="center", va="center", size=8, color=canvas.GRAY, linespacing=1.5)
-    return drawing
+        fig.text(MARGIN / width, (y + SIDE + 0.1) / height, shorten(one.title, TITLE), size=9, color=canvas.INK)
+    fig.text(0.5, LEGEND / 2 / height, NOTE, ha="center", va="center", size=8, color=canvas.GRAY, linespacing=1.5)
+    return fig
 
 
 def panels(one: SaliencyRow) -> list[NDArray[np.uint8]]:
@@ -91,8 +91,8 @@ def remarks(one: SaliencyRow) -> list[str]:
     return [
         "",
         "" if one.gradient.any() else "all 0: no pixel\nchanges the score",
-        "" if one.grad_cam.any() else "all 0: nothing in the last\nmaps speaks for this class",
-        "" if one.occlusion.any() else "all 0: hiding a part\nchanges nothing",
+        "" if one.grad_cam.any() else "all 0: no evidence for the class\nin the last feature maps",
+        "" if one.occlusion.any() else "all 0: hiding a region\nchanges nothing",
     ]
 
 
