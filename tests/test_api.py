@@ -1,5 +1,7 @@
 """What the package offers to Python programs."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,8 +13,14 @@ def test_what_is_offered_is_there_and_sorted():
     assert alexnet.__all__ == sorted(alexnet.__all__)
     for name in alexnet.__all__:
         assert getattr(alexnet, name).__doc__, name
-    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+    with pytest.raises(AttributeError, match="trian"):
         alexnet.trian  # noqa: B018
+
+
+def test_no_public_name_is_also_a_module():
+    """The import of ``alexnet.x`` sets the attribute ``x`` of the package: a function of that name would be lost."""
+    modules = {path.stem for path in Path(alexnet.__file__).parent.iterdir()}
+    assert not modules & set(alexnet.__all__)
 
 
 def test_train_load_predict_evaluate(tmp_path):

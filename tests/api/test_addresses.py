@@ -74,11 +74,11 @@ def test_report_and_export_read_a_store_at_an_address(both, tmp_path, capsys, mo
         lambda address: api.resume(address),
         lambda address: api.load(address),
         lambda address: api.evaluate(address),
-        lambda address: api.report(address),
+        lambda address: api.write_report(address),
         lambda address: api.plot("curves", address),
         lambda address: api.compress(address),
         lambda address: verify(address),
-        lambda address: export_run.export(address),
+        lambda address: export_run.export_model(address),
         lambda address: import_weights("caffe", address),
     ],
 )

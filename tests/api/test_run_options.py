@@ -149,7 +149,7 @@ def test_one_number_has_one_interval_in_every_output(images, tmp_path, capsys):
     for words in (["evaluate"], ["evaluate", "--details"], ["compare", str(tmp_path / "run")]):
         assert run([words[0], str(tmp_path / "run"), *words[1:], "--device", "cpu"]) == 0
         out.append(capsys.readouterr().out)
-    api.report(tmp_path / "run", device="cpu")
+    api.write_report(tmp_path / "run", device="cpu")
     out += [(tmp_path / "run" / name).read_text() for name in ("report.html", "bundle/README.md")]
     for text in out:
         pairs = re.findall(r"(\d+\.\d+)(?: %)? to (\d+\.\d+)", text.replace("\xa0", " "))

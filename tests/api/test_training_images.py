@@ -124,7 +124,7 @@ def test_a_run_whose_store_was_moved_names_data_and_store(home, tmp_path):
     write_run_file(run, about | {"store": str(tmp_path / "gone"), "options": ["--ignore", "x y"]})
     for lost in (
         lambda: alexnet.evaluate(run, device="cpu"),
-        lambda: api.report(run, device="cpu"),
+        lambda: api.write_report(run, device="cpu"),
         lambda: api.resume(run, device="cpu"),
         lambda: api.plot("confusion", run, device="cpu"),
         lambda: api.compare(run, home / "a", device="cpu"),
@@ -138,7 +138,7 @@ def test_a_run_whose_store_was_moved_names_data_and_store(home, tmp_path):
     own = alexnet.evaluate(home / "a", device="cpu")
     for data in (home / "images", moved):
         assert alexnet.evaluate(run, data, device="cpu", options=options(home)).correct1 == own.correct1
-    assert api.report(run, tmp_path / "r.html", store=moved, quick=True, device="cpu").exists()
+    assert api.write_report(run, tmp_path / "r.html", store=moved, quick=True, device="cpu").exists()
 
 
 def test_other_classes_are_refused_before_images_are_prepared(home, tmp_path):

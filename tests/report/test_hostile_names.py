@@ -73,7 +73,7 @@ def test_the_user_s_file_name_is_plain_text(run, tmp_path, drawn_texts):
 
 
 def test_the_report_and_the_doctor_s_page_escape_names(run, tmp_path, browser):
-    api.report(run, tmp_path / "report.html", device="cpu")
+    api.write_report(run, tmp_path / "report.html", device="cpu")
     cli.run(["doctor", str(run.parent / "labels.csv"), "--html", str(tmp_path / "doctor.html")])
     for name in ("report.html", "doctor.html"):
         text = (tmp_path / name).read_text(encoding="utf-8")

@@ -41,7 +41,7 @@ def home(tmp_path_factory):
     options = api.DataOptions(cache=home / "cache")
     api.train(home / "images", run=home / "run", model="lenet5", epochs=4, batch_size=16, options=options, device="cpu")
     (home / "run" / FILE).unlink(missing_ok=True)
-    api.report(home / "run", device="cpu")
+    api.write_report(home / "run", device="cpu")
     return home
 
 
@@ -121,7 +121,7 @@ def test_a_page_in_a_browser_needs_nothing_and_serves_everyone(home, browser):
 def test_names_of_ood_stay_text(home, tmp_path):
     run = tmp_path / EVIL.replace("/", "")
     shutil.copytree(home / "run", run)
-    page = text_of(api.report(run, doctor=False, device="cpu"))
+    page = text_of(api.write_report(run, doctor=False, device="cpu"))
     assert "<script" not in page and "&lt;script&gt;" in page and "one &amp; &lt;b&gt;one" in page
     assert "not examined: it was left out on request" in words(page)
 
@@ -138,7 +138,7 @@ def test_what_predictioning_could_do_is_not_called_good(home, tmp_path):
         device="cpu",
         dropout=0.0,
     )
-    api.report(tmp_path / "run", device="cpu", options=options)
+    api.write_report(tmp_path / "run", device="cpu", options=options)
     page = text_of(tmp_path / "run" / "report.html")
     assert "learning is not shown" in words(page) and '<p class="verdict plain">' in page
     learned = text_of(home / "run" / "report.html")
@@ -152,7 +152,7 @@ def test_at_the_end_of_training_only_seconds_are_spent(home, tmp_path, monkeypat
     before = config.read_bytes()
     journal = (tmp_path / "run" / "journal.jsonl").read_bytes()
     monkeypatch.setattr(reports, "QUICK_INDEX_SECONDS", 0.0)
-    page = words(text_of(api.report(tmp_path / "run", tmp_path / "other.html", quick=True, device="cpu")))
+    page = words(text_of(api.write_report(tmp_path / "run", tmp_path / "other.html", quick=True, device="cpu")))
     assert "training images are not indexed yet" in page and not (tmp_path / "run" / FILE).exists()
     assert config.read_bytes() == before and (tmp_path / "run" / "journal.jsonl").read_bytes() == journal
 
@@ -164,13 +164,13 @@ def test_what_is_missing_is_said(home, tmp_path):
     write_run_file(tmp_path / "run", about | {"data": str(tmp_path / "gone")})
     (tmp_path / "run" / "results.csv").unlink()
     (tmp_path / "run" / "journal.jsonl").write_text('{"event": "star')
-    page = words(text_of(api.report(tmp_path / "run", store=tmp_path / "store", device="cpu")))
+    page = words(text_of(api.write_report(tmp_path / "run", store=tmp_path / "store", device="cpu")))
     assert "not examined: the images are not available" in page
     assert "The run has no results.csv" in page and "training time no record" in page
     with pytest.raises(RunError, match="is no run folder"):
-        api.report(tmp_path / "run" / "bundle", device="cpu")
+        api.write_report(tmp_path / "run" / "bundle", device="cpu")
     with pytest.raises(RunError, match="can not be written"):
-        api.report(home / "run", tmp_path / "no" / "page.html", doctor=False, device="cpu")
+        api.write_report(home / "run", tmp_path / "no" / "page.html", doctor=False, device="cpu")
 
 
 def test_drawings_that_explain(home, tmp_path):

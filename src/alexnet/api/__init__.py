@@ -13,7 +13,7 @@ from alexnet.api.compression import compress
 from alexnet.api.detailed_evaluation import EvaluationOptions, calibrate, compare, evaluate_detailed
 from alexnet.api.evaluation import evaluate
 from alexnet.api.plotting import plot
-from alexnet.api.reporting import data_warnings, diagnose, report
+from alexnet.api.reporting import data_warnings, diagnose, write_report
 from alexnet.compression.compress import CompressionResult
 from alexnet.compression.deep import CompressionOptions
 from alexnet.cuda_convnet import Files
@@ -57,10 +57,10 @@ __all__ = [
     "plot",
     "prepare",
     "provenance",
-    "report",
     "resume",
     "torch_device",
     "train",
+    "write_report",
 ]
 
 

@@ -9,10 +9,10 @@ from alexnet.doctor.images import Phases
 from alexnet.report import report as reports
 from alexnet.report.facts import data_warnings
 
-__all__ = ["data_warnings", "diagnose", "report"]
+__all__ = ["data_warnings", "diagnose", "write_report"]
 
 
-def report(
+def write_report(
     run: str | Path,
     path: str | Path | None = None,
     *,
@@ -46,7 +46,7 @@ def report(
         DataError: If the prepared images are missing or damaged.
 
     Example:
-        >>> path = alexnet.report("my-run")
+        >>> path = alexnet.write_report("my-run")
         >>> webbrowser.open(path.as_uri())
     """
     return reports.write_report(

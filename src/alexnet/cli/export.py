@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
     from alexnet.export import export_run
 
     choose_cache()
-    report, cost = export_run.export(
+    report, cost = export_run.export_model(
         args.run,
         args.output,
         format=args.format,

@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
     )
     choose_cache()
     print(
-        api.report(
+        api.write_report(
             args.run,
             args.output,
             store=args.store,

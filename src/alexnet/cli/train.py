@@ -234,7 +234,7 @@ def _report(run: Path, args: TrainArguments) -> tuple[Path | None, list[str], li
         warnings = api.data_warnings(run, diagnosis, store=store)
         if args.output.report:
             device = args.hardware.device
-            page = api.report(run, store=store, quick=True, device=device, diagnosis=(diagnosis, note))
+            page = api.write_report(run, store=store, quick=True, device=device, diagnosis=(diagnosis, note))
     except AlexNetError as error:
         output.log(f"no report: {error}")
     return page, warnings, notes

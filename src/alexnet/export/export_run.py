@@ -20,7 +20,7 @@ from alexnet.export.exported_model import ExportedModel
 BATCH = 32
 
 
-def export(
+def export_model(
     run: str | Path,
     path: str | Path | None = None,
     *,

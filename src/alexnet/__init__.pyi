@@ -1,0 +1,19 @@
+"""The public names of the package: lazy_loader reads this file, and so do type checkers."""
+
+from .api import compress as compress
+from .api import evaluate as evaluate
+from .api import load as load
+from .api import plot as plot
+from .api import prepare as prepare
+from .api import train as train
+from .api import write_report as write_report
+from .errors import AlexNetError as AlexNetError
+from .export.classifier import Classifier as Classifier
+from .export.classifier import from_pretrained as from_pretrained
+from .export.export_run import export_model as export_model
+from .export.exported_model import ExportedModel as ExportedModel
+from .export.prediction import Prediction as Prediction
+from .export.verify import verify as verify
+from .models import create_model as create_model
+from .models import list_models as list_models
+from .recipe import Recipe as Recipe
