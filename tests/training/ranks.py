@@ -68,23 +68,25 @@ def train(job: dict) -> None:
 def gradients(job: dict) -> None:
     """One forward and backward pass of a network as it is cut: logits and gradients, put together, into a file."""
     layout, size = Layout(*job["layout"]), job["images"]
-    with rendezvous.world(torch.device("cpu"), layout.parts, apart=layout.apart) as world:
+    with rendezvous.init_world(torch.device("cpu"), layout.tp_size, hybrid=layout.hybrid) as world:
         fields = recipe.from_dict(job["recipe"])
         cut = ModelSharding(build_network(fields, job["classes"]), layout, world)
         if job.get("naive"):  # what torch.distributed.nn.functional.all_reduce does: gradients are summed once more
-            tensor_parallel._Sum.backward = staticmethod(lambda ctx, grad: (world.total(grad), None, None))
+            tensor_parallel._AllReduce.backward = staticmethod(
+                lambda ctx, grad: (world.all_reduce_tp(grad), None, None)
+            )
         network, masks = cut.network.train(), torch.Generator().manual_seed(1)
         set_generator(network, masks)
-        world.watch(network, cut.across)
+        world.register_grad_hooks(network, cut.gradient_group)
         images, labels = torch.load(job["data"], weights_only=True)
-        places, own = world.places(size), world.own(size)
-        network.count = len(places)
+        places, own = world.label_rows(size), world.image_rows(size)
+        network.batch_rows = len(places)
         set_rows(network, (places.start, size))
         logits = network(images[own.start : own.stop])
-        with world.summing(True):
-            (F.cross_entropy(logits, labels[places.start : places.stop]) * world.weight(size)).backward()
-        found = cut.joined({name: p.grad for name, p in network.named_parameters()})
-        norm, mine = cut.norm(network), sum(p.numel() for p in network.parameters())
+        with world.sync_gradients(True):
+            (F.cross_entropy(logits, labels[places.start : places.stop]) * world.loss_weight(size)).backward()
+        found = cut.gather_state({name: p.grad for name, p in network.named_parameters()})
+        norm, mine = cut.gradient_norm(network), sum(p.numel() for p in network.parameters())
         torch.save(
             {
                 "gradients": found,
@@ -92,7 +94,7 @@ def gradients(job: dict) -> None:
                 "places": list(places),
                 "norm": norm,
                 "own": mine,
-                "sent": world.sent,
+                "sent": world.bytes_sent,
             },
             f"{job['out']}-{world.rank}.pt",
         )
@@ -103,8 +105,8 @@ def meet(job: dict) -> None:
     rank = int(os.environ["RANK"])
     if rank == job["late"][0]:
         time.sleep(job["late"][1])
-    with rendezvous.world(torch.device("cpu")) as world:
-        assert world.exchange([rank])[:, 0].tolist() == list(range(world.size))
+    with rendezvous.init_world(torch.device("cpu")) as world:
+        assert world.all_gather_scalars([rank])[:, 0].tolist() == list(range(world.size))
         if job["kill"]:
             os.kill(os.getpid(), signal.SIGKILL)
 

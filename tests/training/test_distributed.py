@@ -19,7 +19,7 @@ from alexnet.errors import RecipeError, RunError
 from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import checkpoint
 from alexnet.training.distributed.sharding import Layout
-from alexnet.training.distributed.world import World, share
+from alexnet.training.distributed.world import World, partition
 
 # 160 images: 7 steps an epoch, the last of 16. Mixup draws partners from other processes' shares; crops are shared by
 # neighbors; the average, the momentum and the clipped gradient follow.
@@ -150,7 +150,7 @@ def test_a_process_that_dies_ends_the_others_with_a_clear_message(how, digits, t
     found = ranks(3, expect=None, acts=[[how, 1, 5]], **job)
     assert found["ended"] == [1, -signal.SIGKILL if how == "SIGKILL" else 3, 1], found
     for rank in (0, 2):
-        assert "TrainingError: another process of this run is gone or can not be reached" in found["said"][rank]
+        assert "TrainingError: another process of this run ended or cannot be reached" in found["said"][rank]
         assert "go on from the last checkpoint with --resume" in found["said"][rank]
     assert checkpoint.load_latest(folder / "checkpoints")[1]["position"]["step"] == 4
     ranks(2, **job)
@@ -170,12 +170,12 @@ def test_losses_that_are_no_numbers_on_one_process_stop_all_alike(digits, tmp_pa
 def test_shares_are_contiguous_and_take_every_place_once():
     for total in (1, 2, 7, 128):
         for parts in (1, 2, 3, 8):
-            shares = [share(total, part, parts) for part in range(parts)]
+            shares = [partition(total, part, parts) for part in range(parts)]
             assert [place for one in shares for place in one] == list(range(total))
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
             worlds = [World(torch.device("cpu"), rank, parts) for rank in range(parts)]
-            assert sum(world.weight(total) for world in worlds) == pytest.approx(1)
-            assert all(len(world.places(total)) >= 1 for world in worlds)
+            assert sum(world.loss_weight(total) for world in worlds) == pytest.approx(1)
+            assert all(len(world.label_rows(total)) >= 1 for world in worlds)
 
 
 @pytest.mark.slow

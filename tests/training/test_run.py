@@ -459,7 +459,7 @@ sys.exit(run(sys.argv[1:]))
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert " MB of memory could not be allocated at step 1, for a batch of 16 images of 67 pixels" in done.stderr
     assert "--grad-accum-steps 2 (less memory, the same result; with --resume too)" in done.stderr
-    assert api.resume(folder, device="cpu", layout=Layout(accumulate=2)).scores["test"].count == 12
+    assert api.resume(folder, device="cpu", layout=Layout(grad_accum_steps=2)).scores["test"].count == 12
 
 
 def test_a_rate_that_explodes_leaves_finite_weights(stores, tmp_path):

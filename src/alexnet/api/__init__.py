@@ -139,8 +139,8 @@ def train(
     recipe = runtime.resolve_auto(recipe, chosen)
     recipe = recipe.replace(shuffle_window=shuffle_window(data, recipe))
     layout.check(files, recipe)
-    with rendezvous.world(chosen, layout.parts, apart=layout.apart) as world, ExitStack() as held:
-        if world.first:
+    with rendezvous.init_world(chosen, layout.tp_size, hybrid=layout.hybrid) as world, ExitStack() as held:
+        if world.is_main:
             folder = local_path(run) if run is not None else _new_folder(data, recipe)
             again = go_on and (folder / "run.json").exists()
             store = _begun(folder, data, recipe) if again else _fresh(folder, data, recipe, options, files)
@@ -150,9 +150,9 @@ def train(
                 if words := options.to_args():
                     about["options"] = words
                 runs.write_start(folder, recipe, about | ({"from": start.about(store.classes)} if start else {}), files)
-            world.tell(f"{'again' if again else 'fresh'} {folder.resolve()}")
+            world.broadcast_text(f"{'again' if again else 'fresh'} {folder.resolve()}")
         else:
-            word, _, path = world.tell("").partition(" ")
+            word, _, path = world.broadcast_text("").partition(" ")
             folder, again = Path(path), word == "again"
             store = Store.open(runs.read_start(folder)[1]["store"])
         how: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout, "started": started}
@@ -206,10 +206,13 @@ def resume(
     folder = values.parent.parent if values.suffix == ".pt" else values
     recipe, about = runs.read_start(folder)
     layout.check(runs.layer_files(folder), recipe)
-    with rendezvous.world(torch_device(device), layout.parts, apart=layout.apart) as world, ExitStack() as held:
-        if world.first:
+    with (
+        rendezvous.init_world(torch_device(device), layout.tp_size, hybrid=layout.hybrid) as world,
+        ExitStack() as held,
+    ):
+        if world.is_main:
             held.enter_context(runs.locked(folder))
-        world.tell("")  # the others begin when the first one holds the folder
+        world.broadcast_text("")  # the others begin when the first one holds the folder
         opened = Store.open(store or recorded_store(folder, about))
         checkpoint = values if values.suffix == ".pt" else None
         how: dict[str, Any] = {"resume": True, "resume_from": checkpoint, "world": world, "layout": layout}
@@ -220,16 +223,16 @@ def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, started: f
     with runtime.cpu_settings(recipe):
         bundle, scores, rate = runs.run(recipe, store, folder, device=world.device, world=world, **how)
     plots: tuple[Path, ...] = ()
-    if world.first:
+    if world.is_main:
         plots = tuple(plot(kind, folder) for kind in TRAINING_PLOTS)
     seconds = time.perf_counter() - started
     messages = (
         *data_size_warnings(store, scores),
-        *communication.told(world, recipe, len(store.classes), how["layout"]),
+        *communication.traffic_report(world, recipe, len(store.classes), how["layout"]),
     )
-    sent = {what: count / world.steps for what, count in world.sent.items()}
+    sent = {what: count / world.steps for what, count in world.bytes_sent.items()}
     faults = warnings(store, scores)
-    return Result(folder, bundle, scores, rate, seconds, recipe, plots, faults, messages, sent, world.first)
+    return Result(folder, bundle, scores, rate, seconds, recipe, plots, faults, messages, sent, world.is_main)
 
 
 def torch_device(name: str) -> torch.device:

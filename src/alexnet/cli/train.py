@@ -54,7 +54,7 @@ class HardwareArguments:
     """auto, cpu, cuda or cuda:N"""
     num_workers: Annotated[int, option("N")] = 1
     """data-loading threads (does not affect results)"""
-    parallel: Literal["data", "towers", "hybrid", "hybrid-turns"] = "data"
+    parallel: Literal["data", "towers", "hybrid"] = "data"
     """how the processes of torchrun share the network"""
     split: Annotated[int, option("N")] = 0
     """hybrid: number of processes that share the fully connected layers; 0: all"""

@@ -56,11 +56,11 @@ class AsyncCheckpointer:
         training goes on: only the last may end a run.
         """
         self.collect(wait=True)
-        # All processes take part: pieces of a network that is cut among them are brought together.
-        content = self.state.snapshot(self.journal.size(), copied=not must and self.state.world.first)
+        # All processes take part: shards of a network are gathered.
+        content = self.state.snapshot(self.journal.size(), copied=not must and self.state.world.is_main)
         best, weights = self.state.best.file, self.state.best.weights
         self.saved_at, self._step = time.monotonic(), self.state.position.step
-        if not self.state.world.first:
+        if not self.state.world.is_main:
             return
         self._name = checkpoint.name_of(self._step)
         if must:

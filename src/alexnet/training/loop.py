@@ -19,7 +19,7 @@ from alexnet.models.layers import set_rows
 from alexnet.training import optim
 from alexnet.training.async_checkpoint import AsyncCheckpointer
 from alexnet.training.distributed.tensor_parallel import ShardedNetwork
-from alexnet.training.distributed.world import share
+from alexnet.training.distributed.world import partition
 from alexnet.training.logger import RunLogger
 from alexnet.training.runtime import Stop
 from alexnet.training.state import State
@@ -130,13 +130,13 @@ def forward_backward(state: State, batch: Batch) -> tuple[float, int]:
     """
     world, total = state.world, batch.batch_size
     world.steps, world.images = world.steps + 1, world.images + total
-    rows = world.places(total)  # of the batch, for this process
-    parts = [share(len(rows), i, state.grad_accum_steps) for i in range(state.grad_accum_steps)]
+    rows = world.label_rows(total)  # of the batch, for this process
+    parts = [partition(len(rows), i, state.grad_accum_steps) for i in range(state.grad_accum_steps)]
     sums = torch.zeros(2, dtype=torch.float64)  # weighted loss, correct predictions
     loss_value, correct = 0.0, 0
     for part in filter(len, parts):
         last = part.stop == len(rows)
-        weight = world.weight(total) * len(part) / len(rows)
+        weight = world.loss_weight(total) * len(part) / len(rows)
         images, targets = _part_of(batch, part)
         _set_batch_rows(state, range(rows.start + part.start, rows.start + part.stop), total)
         with autocast(images.device, state.recipe.precision):
@@ -145,7 +145,7 @@ def forward_backward(state: State, batch: Batch) -> tuple[float, int]:
         sums += torch.tensor([float(loss.detach()) * weight, part_correct])
         loss_value, correct = state.reduce_loss_and_correct(sums) if last else (float(sums[0]), 0)
         if np.isfinite(loss_value):
-            with world.summing(last):
+            with world.sync_gradients(last):
                 (loss if weight == 1 else loss * weight).backward()  # type: ignore[no-untyped-call]
     return loss_value, correct
 
@@ -162,7 +162,7 @@ def _part_of(batch: Batch, part: range) -> tuple[Tensor, Targets]:
 def _set_batch_rows(state: State, rows: range, total: int) -> None:
     """Let dropout draw the masks that ``rows`` of a batch of ``total`` images have in the whole batch."""
     if isinstance(state.network, ShardedNetwork):
-        state.network.count = len(rows)
+        state.network.batch_rows = len(rows)
     set_rows(state.network, None if len(rows) == total else (rows.start, total))
     state.seed_dropout()
 
@@ -188,7 +188,7 @@ def score(state: State, statistics: Normalization, split: str, crops: int) -> Sc
         crops=crops,
         device=state.device,
         shard=(state.world.rank, state.world.size),
-        all_reduce=state.world.add,
+        all_reduce=state.world.all_reduce_,
     )
 
 
@@ -201,7 +201,7 @@ def sync_stop_and_save(training: Training, *, epoch_over: bool) -> tuple[int, bo
     signal, due = stop.signal, training.checkpointer.due(epoch_over=epoch_over)
     if world.size == 1:
         return signal, stop.save or due
-    values = world.exchange([signal, stop.save, due])  # [processes, 3]
+    values = world.all_gather_scalars([signal, stop.save, due])  # [processes, 3]
     return int(values[:, 0].max()), bool(values[:, 1].any() or values[0, 2])
 
 
@@ -210,7 +210,7 @@ def save(training: Training, *, must: bool) -> None:
     training.stop.save = False
     training.checkpointer.save(must=must)
     if must:  # wait for the first process to write: torchrun ends all processes when one of them ends
-        training.state.world.exchange([0])
+        training.state.world.all_gather_scalars([0])
 
 
 def _row(state: State) -> dict[str, float]:
@@ -267,7 +267,7 @@ def _explain_oom(training: Training, images: int, size: int) -> Iterator[None]:
             raise
         state = training.state
         steps, hint = state.grad_accum_steps, "a smaller --batch-size"
-        if state.task.can_accumulate and not state.sharding.layout.apart:
+        if state.task.can_accumulate and not state.sharding.layout.hybrid:
             hint = f"--grad-accum-steps {2 * steps} (less memory, the same result; with --resume too), or {hint}"
         raise TrainingError(
             f"{memory} could not be allocated at step {state.position.step + 1}, for a batch of {images} images "

@@ -255,7 +255,7 @@ def run(
     if resume and (resume_from or not (begun_only(folder) or (start and not _saved(folder)))):
         path, content = _checkpoint(folder, resume_from)
         state.restore(path, content)
-    elif resume and world.first:
+    elif resume and world.is_main:
         discard(folder)
     network = state.network
     statistics = dataclasses.replace(statistics_of(store, recipe, network.image_size), **state.preprocessing)
@@ -268,10 +268,10 @@ def run(
         device=device,
         num_workers=workers,
         validation=store.split("validation"),
-        shard=lambda total: Shard(images=world.own(total), labels=world.places(total)),
+        shard=lambda total: Shard(images=world.image_rows(total), labels=world.label_rows(total)),
     )
     step = state.position.step
-    faults = damage(folder) if resume and world.first else []
+    faults = damage(folder) if resume and world.is_main else []
     with (
         _journal(world, folder, quiet=quiet, resume_at=content["journal_bytes"], resume_step=step) as journal,
         runtime.stop_on_signals() as stop,
@@ -296,7 +296,7 @@ def run(
 
 
 def _journal(world: World, folder: Path, **how: Any) -> RunLogger:
-    return RunLogger(folder, **how) if world.first else NullLogger(folder)
+    return RunLogger(folder, **how) if world.is_main else NullLogger(folder)
 
 
 def _checkpoint(folder: Path, path: Path | None) -> tuple[Path, dict[str, Any]]:
@@ -344,7 +344,7 @@ def _finish(state: State, statistics: Normalization, folder: Path) -> tuple[Path
         for split in (("test",) if joined else ("validation", "test"))
         if len(state.store.split(split))
     }
-    if not state.world.first:
+    if not state.world.is_main:
         return folder / "bundle", scores
     store = state.store
     calibration = {} if joined else _calibration(state, statistics)

@@ -89,7 +89,7 @@ class State:
         world: World | None = None,
         layout: Layout = SINGLE_PROCESS,
     ) -> None:
-        self.world, self.grad_accum_steps = world or World(device), layout.accumulate
+        self.world, self.grad_accum_steps = world or World(device), layout.grad_accum_steps
         self.recipe, self.store, self.device = recipe, store, device
         network = build_network(recipe, len(store.classes), files)
         if start is not None:
@@ -107,8 +107,8 @@ class State:
         self.task = create_task(self.network, recipe, self.schedule, self.generator, weights, self.world.size)
         self.optimizer = self.task.optimizer
         self.constraint: WeightConstraint | None = None
-        self.world.alike(list(self.network.parameters()))
-        self.world.watch(self.network, self.sharding.across)
+        self.world.broadcast_parameters(list(self.network.parameters()))
+        self.world.register_grad_hooks(self.network, self.sharding.gradient_group)
         self.position, self.best = Position(), Best()
         self.rows: list[dict[str, float]] = []
         self._gathered: tuple[int, Network] | None = None  # step, the whole network of a sharded one
@@ -120,12 +120,12 @@ class State:
         Of a sharded network the whole one, gathered once a step; all processes must take part.
         """
         eval_model = self.ema.module if self.ema else self.network
-        if not self.sharding.pieces:
+        if not self.sharding.specs:
             return eval_model
         if self._gathered is None or self._gathered[0] != self.position.step:
             network = self._gathered[1] if self._gathered else build_network(self.recipe, len(self.store.classes))
             network = network.to(self.device).to(memory_format=torch.channels_last).eval()
-            network.load_state_dict(self.sharding.joined(eval_model.state_dict()))
+            network.load_state_dict(self.sharding.gather_state(eval_model.state_dict()))
             self._gathered = self.position.step, network
         return self._gathered[1]
 
@@ -155,12 +155,14 @@ class State:
         """Add [weighted loss, correct predictions] of all processes: the mean loss and the count of the batch."""
         if self.world.size == 1:
             return float(sums[0]), int(sums[1])
-        total = self.world.exchange(sums.tolist())[:: self.world.parts].sum(0)  # one process of each row
+        total = self.world.all_gather_scalars(sums.tolist())[:: self.world.tp_size].sum(
+            0
+        )  # one process of each TP group
         return float(total[0]), int(total[1])
 
     def clip_gradients(self) -> Tensor:
         """Clip the gradient to ``clip_grad_norm``; returns its norm before, that of the whole network."""
-        norm = self.sharding.norm(self.network)
+        norm = self.sharding.gradient_norm(self.network)
         return optim.clip_grad_norm(list(self.network.parameters()), self.recipe.clip_grad_norm, norm)
 
     def update_ema(self) -> None:
@@ -183,10 +185,10 @@ class State:
             "recipe": self.recipe.to_dict(),
             "layers": self.task.layer_file,
             "store": {"fingerprint": self.store.fingerprint, "classes": list(self.store.classes)},
-            "network": self.sharding.joined(self.network.state_dict()),
-            "ema": self.sharding.joined(self.ema.module.state_dict()) if self.ema else None,
+            "network": self.sharding.gather_state(self.network.state_dict()),
+            "ema": self.sharding.gather_state(self.ema.module.state_dict()) if self.ema else None,
             "ema_updates": self.ema.updates if self.ema else 0,
-            "optimizer": self.sharding.joined_optimizer(self.optimizer, self.network),
+            "optimizer": self.sharding.gather_optimizer(self.optimizer, self.network),
             "schedule": {"errors": self.schedule.errors, "drops": self.schedule.drops},
             "position": asdict(self.position),
             "rows": self.rows,
@@ -225,14 +227,14 @@ class State:
                 "",
                 "restore layers.cfg; only the parameter file may be changed",
             )
-        self.network.load_state_dict(self.sharding.cut(content["network"]))
+        self.network.load_state_dict(self.sharding.shard_state(content["network"]))
         if self.ema is not None:
-            self.ema.module.load_state_dict(self.sharding.cut(content["ema"]))
+            self.ema.module.load_state_dict(self.sharding.shard_state(content["ema"]))
             self.ema.updates = content["ema_updates"]
         start = content["start"]
         self.preprocessing, self.init_from = dict(start["preprocessing"]), dict(start["init_from"])
         optim.load_state(
-            self.optimizer, self.sharding.cut_optimizer(content["optimizer"], self.optimizer, self.network)
+            self.optimizer, self.sharding.shard_optimizer(content["optimizer"], self.optimizer, self.network)
         )
         self.schedule.errors = list(content["schedule"]["errors"])
         self.schedule.drops = list(content["schedule"]["drops"])

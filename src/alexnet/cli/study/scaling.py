@@ -82,21 +82,21 @@ def table(args: ScalingArguments) -> list[Row]:
     import torch
 
     from alexnet.models import create_model
-    from alexnet.training.distributed.communication import Machine, predict, theory
+    from alexnet.training.distributed.communication import DeviceModel, bytes_per_step, predict_step
     from alexnet.training.distributed.sharding import Layout
 
-    machine = Machine(args.gmacs * 1e9, args.link * 1e9 / 8, args.latency * 1e-6)
+    device = DeviceModel(args.gmacs * 1e9, args.link * 1e9 / 8, args.latency * 1e-6)
     with torch.device("meta"):
         network = create_model(args.network, num_classes=args.classes)
     rows: list[Row] = []
     for devices in args.devices:
         batch = args.batch if args.fixed else args.batch * devices
-        for name in ["data", "towers", "hybrid", "hybrid-turns"] if network.towers == 2 else ["data", "hybrid"]:
-            layout = Layout(name, min(args.split, devices) if name.startswith("hybrid") else 0)
-            if devices % (layout.parts or devices) or (devices == 1 and name != "data"):
+        for name in ["data", "towers", "hybrid"] if network.towers == 2 else ["data", "hybrid"]:
+            layout = Layout(name, min(args.split, devices) if name == "hybrid" else 0)
+            if devices % (layout.tp_size or devices) or (devices == 1 and name != "data"):
                 continue
-            step = predict(network, layout, batch, devices, machine)
-            sent = sum(theory(network, layout, batch, devices).values())
+            step = predict_step(network, layout, batch, devices, device)
+            sent = sum(bytes_per_step(network, layout, batch, devices).values())
             times = (step.compute, step.activations, step.gradients)
-            rows.append(Row(devices, name, batch, sent, *times, step.rate))
+            rows.append(Row(devices, name, batch, sent, *times, step.images_per_second))
     return rows

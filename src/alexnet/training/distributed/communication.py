@@ -1,7 +1,7 @@
-"""What the layouts cost: bytes that a process sends in a step, by theory, and a model of the time of a step.
+"""The communication of each layout: bytes sent in a step, by a formula, and a model of the time of a step.
 
-Bytes are those of the ring algorithms (Patarasuk and Yuan 2009), which no other can beat by more than latency:
-all_reduce 2·(n−1)/n of the tensor, all_gather and reduce_scatter (n−1)/n of the whole. Numbers travel as float32.
+Bytes are those of the ring algorithms (Patarasuk and Yuan 2009), which are optimal but for latency: all_reduce
+2·(n−1)/n of the tensor, all_gather and reduce_scatter (n−1)/n of the whole. Values are sent as float32.
 """
 
 import math
@@ -18,108 +18,122 @@ from alexnet.recipe import Recipe
 from alexnet.training.distributed.sharding import Layout
 from alexnet.training.distributed.world import World
 
-_BYTES = 4  # of a number
+_FLOAT32 = 4  # bytes
 
 
-def theory(network: Network, layout: Layout, batch: float, processes: int) -> dict[str, float]:
-    """Bytes that one of ``processes`` sends in a step of ``batch`` images, by what for. All parameters learn."""
-    parts = layout.parts or processes
-    rows = processes // parts
-    images = batch / rows  # of a row
-    twice = 2 * (parts - 1) / parts
+def bytes_per_step(network: Network, layout: Layout, batch: float, processes: int) -> dict[str, float]:
+    """Bytes that one of ``processes`` sends in a step of ``batch`` images, where all parameters learn.
+
+    Returns:
+        Bytes of activations by the layer that needs them, and of ``gradients``.
+    """
+    tp_size = layout.tp_size or processes
+    dp_size = processes // tp_size
+    images = batch / dp_size
+    factor = 2 * (tp_size - 1) / tp_size
     results: dict[str, float] = {}
-    if parts > 1:
-        for name, numbers in _meetings(network, layout).items():
-            results[name] = twice * images * numbers * _BYTES  # forward as an all_gather, backward as a reduce_scatter
+    if tp_size > 1:
+        for name, values in _gathered_values(network, layout).items():
+            results[name] = factor * images * values * _FLOAT32  # forward an all_gather, backward a reduce_scatter
         last = [name for name, layer in network.named_children() if isinstance(layer, nn.Linear)][-1]
-        results[last] = twice * images * network.num_classes * _BYTES  # an all_reduce forward, nothing backward
-    gradients = sum(_gradient(network, name, layout, rows, parts) for name, _ in network.named_parameters())
+        results[last] = factor * images * network.num_classes * _FLOAT32  # forward an all_reduce, backward nothing
+    gradients = sum(_gradient_bytes(network, name, layout, dp_size, tp_size) for name, _ in network.named_parameters())
     return results | ({"gradients": gradients} if gradients else {})
 
 
-def told(world: World, recipe: Recipe, classes: int, layout: Layout) -> list[str]:
-    """For people: what the first process sent a step, counted and by :func:`theory`. Empty for one process."""
+def traffic_report(world: World, recipe: Recipe, classes: int, layout: Layout) -> list[str]:
+    """A line on the bytes that a process sent per step, measured and expected. Empty for one process."""
     if world.size == 1 or not world.steps:
         return []
     with torch.device("meta"):
-        channels, side = recipe.in_channels or None, recipe.image_size or None
-        network = create_model(recipe.model, num_classes=classes, in_channels=channels, image_size=side)
-    expected = theory(network, layout, world.images / world.steps, world.size)
-    counted = {name: count / world.steps for name, count in world.sent.items()}
-    parts = ", ".join(f"{name} {_megabytes(counted[name])} ({_megabytes(expected.get(name, 0))})" for name in counted)
-    total = f"{_megabytes(sum(counted.values()))} ({_megabytes(sum(expected.values()))} by theory)"
-    return [f"each of {world.size} processes ({layout.name}) sent {total} a step: {parts}"]
+        channels, size = recipe.in_channels or None, recipe.image_size or None
+        network = create_model(recipe.model, num_classes=classes, in_channels=channels, image_size=size)
+    expected = bytes_per_step(network, layout, world.images / world.steps, world.size)
+    sent = {name: count / world.steps for name, count in world.bytes_sent.items()}
+    parts = ", ".join(f"{name} {_megabytes(sent[name])} ({_megabytes(expected.get(name, 0))})" for name in sent)
+    total = f"{_megabytes(sum(sent.values()))} (expected {_megabytes(sum(expected.values()))})"
+    return [f"each of {world.size} processes ({layout.name}) sent {total} per step: {parts}"]
 
 
 def _megabytes(count: float) -> str:
     return f"{count / 1e6:.3f} MB"
 
 
-def _meetings(network: Network, layout: Layout) -> dict[str, int]:
-    """Layer -> how many numbers an image has where the processes of a row meet before it."""
+def _gathered_values(network: Network, layout: Layout) -> dict[str, int]:
+    """Layer -> activations per image that are gathered before it."""
     children = list(network.named_children())
     results: dict[str, int] = {}
     linear = [name for name, layer in children if isinstance(layer, nn.Linear)]
-    for at, (name, layer) in enumerate(children):
+    for index, (name, layer) in enumerate(children):
         if isinstance(layer, nn.Linear) and name != linear[-1]:
             results[name] = layer.in_features
-        elif layout.name == "towers" and isinstance(layer, nn.Conv2d) and layer.groups == 1 and at:
-            results[name] = layer.in_channels * output_size(children[:at], network.image_size) ** 2
+        elif layout.name == "towers" and isinstance(layer, nn.Conv2d) and layer.groups == 1 and index:
+            results[name] = layer.in_channels * output_size(children[:index], network.image_size) ** 2
     return results
 
 
-def _gradient(network: Network, name: str, layout: Layout, rows: int, parts: int) -> float:
+def _gradient_bytes(network: Network, name: str, layout: Layout, dp_size: int, tp_size: int) -> float:
     """Bytes that a process sends for the gradient of one parameter."""
     children = [child for child, _ in network.named_children()]
-    flatten = next(at for at, layer in enumerate(network.children()) if isinstance(layer, Flatten))
+    flatten = next(index for index, layer in enumerate(network.children()) if isinstance(layer, Flatten))
     convolutional = children.index(name.split(".")[0]) < flatten
-    last = name == f"{children[-1]}.bias"
-    numbers = network.get_parameter(name).numel()
-    if layout.apart and convolutional:
-        return _all_reduce(numbers, rows * parts)
-    return _all_reduce(numbers if last else numbers / parts, rows)
+    replicated = name == f"{children[-1]}.bias"
+    values = network.get_parameter(name).numel()
+    if layout.hybrid and convolutional:
+        return _all_reduce_bytes(values, dp_size * tp_size)
+    return _all_reduce_bytes(values if replicated else values / tp_size, dp_size)
 
 
-def _all_reduce(numbers: float, among: int) -> float:
-    return 2 * (among - 1) / among * numbers * _BYTES
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a prediction assumes of each device and its link."""
-
-    macs: float  # multiply-adds a second that training reaches, forward and backward
-    link: float  # bytes a second that a device sends while it receives as many
-    latency: float  # seconds that a collective takes whatever its size, a hop
-    overlap: float = 0.9  # share of the backward pass behind which gradients can travel
+def _all_reduce_bytes(values: float, processes: int) -> float:
+    return 2 * (processes - 1) / processes * values * _FLOAT32
 
 
 @dataclass(frozen=True)
-class Step:
-    """A predicted step in seconds: in all, computing, activations, gradients that nothing hides; images a second."""
+class DeviceModel:
+    """The assumptions about each device and its link.
+
+    Attributes:
+        macs: Multiply-adds per second in training, forward and backward.
+        link: Bytes per second that a device sends while it receives as many.
+        latency: Seconds of a collective per doubling of the processes, whatever its size.
+        overlap: Fraction of the backward pass during which gradients can be sent.
+    """
+
+    macs: float
+    link: float
+    latency: float
+    overlap: float = 0.9
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """The predicted time of a step in seconds, and its parts; ``images_per_second`` of all devices.
+
+    ``gradients`` is the time of sending gradients that the backward pass does not hide.
+    """
 
     seconds: float
     compute: float
     activations: float
     gradients: float
-    rate: float
+    images_per_second: float
 
 
-def predict(network: Network, layout: Layout, batch: int, processes: int, machine: Machine) -> Step:
-    """The time of a step: computing, then what must be waited for.
+def predict_step(network: Network, layout: Layout, batch: int, processes: int, device: DeviceModel) -> StepTime:
+    """The time of a step: computation, then communication that is not hidden by it.
 
-    Activations are waited for where they are sent. Gradients travel while the backward pass, two thirds of computing,
-    goes on; what is left over is waited for. A cut network divides its multiply-adds evenly (a hybrid's are the same
-    number, since each process sees fewer images). A collective of n processes costs log2(n) latencies.
+    Activations are waited for. Gradients are sent during the backward pass, two thirds of the computation; the rest is
+    waited for. A sharded network has its multiply-adds divided evenly, and so has a hybrid, whose processes compute the
+    convolutions of fewer images. A collective of n processes costs log2(n) latencies.
     """
-    parts = layout.parts or processes
-    sent = theory(network, layout, batch, processes)
-    work = 3 * batch / processes * sum(row.multiply_adds for row in summarize(network).rows)
-    compute = work / machine.macs
-    waits = 2 * (len(sent) - 1) * (parts if layout.name == "hybrid-turns" else 1)
-    activations = sum(size for name, size in sent.items() if name != "gradients") / machine.link
-    activations += max(0, waits) * machine.latency * math.log2(max(parts, 2)) if parts > 1 else 0.0
-    travel = sent.get("gradients", 0.0) / machine.link + machine.latency * math.log2(max(processes // parts, 1))
-    gradients = max(0.0, travel - machine.overlap * compute * 2 / 3)
+    tp_size = layout.tp_size or processes
+    sent = bytes_per_step(network, layout, batch, processes)
+    macs = 3 * batch / processes * sum(row.multiply_adds for row in summarize(network).rows)
+    compute = macs / device.macs
+    activations = sum(size for name, size in sent.items() if name != "gradients") / device.link
+    if tp_size > 1:
+        activations += max(0, 2 * (len(sent) - 1)) * device.latency * math.log2(max(tp_size, 2))
+    sending = sent.get("gradients", 0.0) / device.link + device.latency * math.log2(max(processes // tp_size, 1))
+    gradients = max(0.0, sending - device.overlap * compute * 2 / 3)
     seconds = compute + activations + gradients
-    return Step(seconds, compute, activations, gradients, batch / seconds)
+    return StepTime(seconds, compute, activations, gradients, batch / seconds)

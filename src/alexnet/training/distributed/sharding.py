@@ -1,12 +1,12 @@
-"""How a network is cut among processes, and put together again.
+"""How a network is sharded over processes, and gathered again.
 
 ``towers``: the scheme of 2012. Each of two processes has one tower of the convolutional layers and its half of the
-fully connected ones; they talk at conv3, fc6, fc7 and fc8. ``hybrid``: Krizhevsky 2014 ("One weird trick", section 4).
-Each process has all convolutions and sees its own images; behind them every process has its slice of the fully
-connected layers and sees the images of all, at once, or ``hybrid-turns``: those of one process after the other.
+fully connected layers; they exchange activations at conv3, fc6, fc7 and fc8. ``hybrid``: Krizhevsky 2014 ("One weird
+trick for parallelizing convolutional neural networks", section 4). Each process has all convolutions and computes them
+for its own images; from there on each process has its shard of the fully connected layers and computes all images.
 
-In a fully connected layer that is cut each process has some of its outputs, and needs all inputs; in the last one it
-has the weights of its own inputs, and the logits are summed, since they are the fewest numbers to send.
+A process has some of the outputs of a sharded fully connected layer, and needs all of its inputs. Of the last layer it
+has the weights of its own inputs, and the logits are summed, since they are the fewest values to send.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,182 +21,205 @@ from alexnet.errors import RecipeError
 from alexnet.models.layers import AveragePool, Convolution, Dropout, Flatten, LocalResponseNorm, MaxPool, SpatialNorm
 from alexnet.models.network import Layers, Network
 from alexnet.recipe import Recipe
-from alexnet.training.distributed.tensor_parallel import AllGatherActivations, LastLinear, ShardedNetwork
-from alexnet.training.distributed.world import World, share
+from alexnet.training.distributed.tensor_parallel import AllGatherActivations, RowParallelLinear, ShardedNetwork
+from alexnet.training.distributed.world import Group, World, partition
 
 
 @dataclass(frozen=True)
 class Layout:
     """How processes share a training.
 
-    ``name`` is data, towers, hybrid or hybrid-turns; ``split`` the processes among which a hybrid's fully connected
-    layers are cut (0: all); ``accumulate`` the pieces in which a process goes through its share of a batch.
+    Attributes:
+        name: ``data``, ``towers`` or ``hybrid``.
+        split: Hybrid: number of processes that share the fully connected layers; 0: all.
+        grad_accum_steps: Parts in which a process computes its rows of a batch.
     """
 
     name: str = "data"
     split: int = 0
-    accumulate: int = 1
+    grad_accum_steps: int = 1
 
     @property
-    def parts(self) -> int:
-        """Pieces of the network: 1, or 2, or for a hybrid ``split``."""
+    def tp_size(self) -> int:
+        """Shards of the network; 0: as many as there are processes."""
         return {"data": 1, "towers": 2}.get(self.name, self.split)
 
     @property
-    def apart(self) -> bool:
-        """Does each process cut images of its own?"""
-        return self.name.startswith("hybrid")
+    def hybrid(self) -> bool:
+        """Does each process compute the convolutions of its own images?"""
+        return self.name == "hybrid"
 
     def check(self, files: Files | None, recipe: Recipe) -> None:
-        """Raise :class:`RecipeError` for what does not go together."""
-        if self.accumulate < 1:
-            raise RecipeError(f"--grad-accum-steps is {self.accumulate}", "at least 1")
-        if self.split < 0 or (self.split and not self.apart):
+        """Raise :class:`RecipeError` for a combination that is not supported."""
+        if self.grad_accum_steps < 1:
+            raise RecipeError(f"--grad-accum-steps is {self.grad_accum_steps}", "at least 1")
+        if self.split < 0 or (self.split and not self.hybrid):
             raise RecipeError(f"--split is {self.split} with --parallel {self.name}", "0, or with hybrid at least 1")
-        if self.accumulate > 1 and self.apart:
-            raise RecipeError(f"--grad-accum-steps does not go with --parallel {self.name}", "", "leave it out")
+        if self.grad_accum_steps > 1 and self.hybrid:
+            raise RecipeError(f"--grad-accum-steps is not supported with --parallel {self.name}", "", "leave it out")
         if recipe.optimizer == "lars" and self.name != "data":
-            what = f"--optimizer lars needs the length of whole layers, which --parallel {self.name} cuts"
-            raise RecipeError(what, "--parallel data", "or another --optimizer")
-        if files is not None and (self.name != "data" or self.accumulate > 1):
-            raise RecipeError("a layer file trains in one process, and its batch in one piece", "--parallel data")
+            problem = f"--optimizer lars needs the norm of whole layers, which --parallel {self.name} shards"
+            raise RecipeError(problem, "--parallel data", "or another --optimizer")
+        if files is not None and (self.name != "data" or self.grad_accum_steps > 1):
+            raise RecipeError(
+                "a network of layer files supports neither --parallel nor --grad-accum-steps", "", "leave them out"
+            )
 
 
 SINGLE_PROCESS = Layout()
 
 
 class ShardSpec(NamedTuple):
-    """What a process has of a parameter: dimension ``dim`` is cut into ``sizes``."""
+    """How a parameter is sharded: along dimension ``dim``, into parts of ``sizes``."""
 
     dim: int
     sizes: tuple[int, ...]
 
 
 class ModelSharding:
-    """A network as one process of ``world`` has it: ``network``, and ``pieces``, what is cut of which parameter.
+    """The shard of a network that one process of ``world`` has.
 
-    Raises :class:`RecipeError` for networks that can not be cut so.
+    Attributes:
+        network: The network of this process.
+        specs: How each sharded parameter is sharded, by name; empty if the network is not sharded.
+
+    Raises:
+        RecipeError: For networks that cannot be sharded in this layout.
     """
 
     def __init__(self, network: Network, layout: Layout, world: World) -> None:
-        self.world, self.layout, self.pieces, self.network = world, layout, dict[str, ShardSpec](), network
-        if world.parts > 1:
+        self.world, self.layout, self.network = world, layout, network
+        self.specs: dict[str, ShardSpec] = {}
+        self._fully_connected: set[str] = set()  # parameters after the convolutional layers
+        if world.tp_size > 1:
             if layout.name == "towers" and (isinstance(network, GraphNetwork) or network.towers != 2):
                 raise RecipeError(f"--parallel towers: {network.name} has no two towers", "alexnet or alexnet_2012")
-            self.network = self._cut(network)
+            self.network = self._shard_network(network)
 
-    def across(self, name: str) -> str:
-        """Among whom a parameter's gradient is summed: those who have the same piece, and all whose images differ."""
-        return "world" if self.layout.apart and name not in self._behind else "column"
+    def gradient_group(self, name: str) -> Group:
+        """The group over which a parameter's gradient is summed: the processes with the same shard and other images."""
+        return "world" if self.layout.hybrid and name not in self._fully_connected else "dp"
 
-    def norm(self, network: nn.Module) -> Tensor | None:
-        """The length of the whole network's gradient; None where the network is not cut."""
-        if not self.pieces:
+    def gradient_norm(self, network: nn.Module) -> Tensor | None:
+        """The norm of the whole network's gradient, a scalar; None where the network is not sharded."""
+        if not self.specs:
             return None
-        results = [(name in self.pieces, p.grad) for name, p in network.named_parameters() if p.grad is not None]
-        cut, whole = ([g for is_cut, g in results if is_cut == which] for which in (True, False))
-        squares = [nn.utils.get_total_norm(some).square() for some in (cut, whole)]
-        return (self.world.total(squares[0].to(self.world.device)) + squares[1].to(self.world.device)).sqrt()
+        grads = [(name in self.specs, p.grad) for name, p in network.named_parameters() if p.grad is not None]
+        sharded, replicated = (
+            nn.utils.get_total_norm([g for is_sharded, g in grads if is_sharded == kind]).square().to(self.world.device)
+            for kind in (True, False)
+        )
+        return (self.world.all_reduce_tp(sharded) + replicated).sqrt()
 
-    def joined(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Parameters by name, put together over the row. All of its processes take part."""
-        return {name: self._join(name, value) for name, value in values.items()}
+    def gather_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of shards -> that of the whole network. All processes of the TP group must take part."""
+        return {name: self._gather(name, value) for name, value in state.items()}
 
-    def cut(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whole parameters by name -> this process's pieces."""
-        return {name: self._take(name, value) for name, value in values.items()}
+    def shard_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of the whole network -> that of this process's shard."""
+        return {name: self._shard(name, value) for name, value in state.items()}
 
-    def joined_optimizer(self, optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Any]:
-        """The optimizer's state as it would be of the whole network."""
+    def gather_optimizer(self, optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Any]:
+        """The state dict that the optimizer of the whole network would have."""
         content = optimizer.state_dict()
-        if not self.pieces:
+        if not self.specs:
             return content
-        return content | {"state": self._each(content["state"], optimizer, network, self._join)}
+        return content | {"state": self._map_state(content["state"], optimizer, network, self._gather)}
 
-    def cut_optimizer(
+    def shard_optimizer(
         self, content: dict[str, Any], optimizer: torch.optim.Optimizer, network: nn.Module
     ) -> dict[str, Any]:
-        """The inverse of :meth:`joined_optimizer`."""
-        if not self.pieces:
+        """The inverse of :meth:`gather_optimizer`."""
+        if not self.specs:
             return content
-        return content | {"state": self._each(content["state"], optimizer, network, self._take)}
+        return content | {"state": self._map_state(content["state"], optimizer, network, self._shard)}
 
-    def _each(self, state: dict[int, Any], optimizer: Any, network: nn.Module, do: Callable[..., Tensor]) -> Any:
+    def _map_state(
+        self, state: dict[int, Any], optimizer: Any, network: nn.Module, function: Callable[[str, Tensor], Tensor]
+    ) -> Any:
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
         return {
-            number: {k: do(order[number], v) if isinstance(v, Tensor) and v.dim() else v for k, v in result.items()}
-            for number, result in state.items()
+            number: {
+                key: function(order[number], value) if isinstance(value, Tensor) and value.dim() else value
+                for key, value in values.items()
+            }
+            for number, values in state.items()
         }
 
-    def _join(self, name: str, value: Tensor) -> Tensor:
-        piece = self.pieces.get(name)
-        return value if piece is None else self.world.gather(value.detach(), *piece).contiguous()
+    def _gather(self, name: str, value: Tensor) -> Tensor:
+        spec = self.specs.get(name)
+        return value if spec is None else self.world.all_gather_tp(value.detach(), *spec).contiguous()
 
-    def _take(self, name: str, value: Tensor) -> Tensor:
-        piece = self.pieces.get(name)
-        return value if piece is None else torch.split(value, list(piece.sizes), piece.dim)[self.world.part]
+    def _shard(self, name: str, value: Tensor) -> Tensor:
+        spec = self.specs.get(name)
+        return value if spec is None else torch.split(value, list(spec.sizes), spec.dim)[self.world.tp_rank]
 
     # Building
 
-    def _cut(self, network: Network) -> Network:
-        layers: Layers = []
+    def _shard_network(self, network: Network) -> Network:
         children = list(network.named_children())
         linear = [name for name, layer in children if isinstance(layer, nn.Linear)]
         if len(linear) < 2 or "flatten" not in dict(children):
-            raise RecipeError(f"{network.name} has no fully connected layers to cut", "a network like alexnet")
-        at = [name for name, _ in children].index("flatten")
-        self._behind = {f"{name}.{kind}" for name, _ in children[at:] for kind in ("weight", "bias")}
-        sizes: tuple[int, ...] = ()  # of the pieces of what comes next; () where every process has all of it
-        for number, (name, layer) in enumerate(children):
-            if number < at:
-                made, sizes = self._convolutional(name, layer, sizes) if self.layout.name == "towers" else ([layer], ())
+            raise RecipeError(f"{network.name} has no fully connected layers to shard", "a network like alexnet")
+        flatten = [name for name, _ in children].index("flatten")
+        self._fully_connected = {f"{name}.{kind}" for name, _ in children[flatten:] for kind in ("weight", "bias")}
+        layers: Layers = []
+        sizes: tuple[int, ...] = ()  # of the shards of the activations; () where every process has all of them
+        for index, (name, layer) in enumerate(children):
+            if index < flatten and self.layout.name == "towers":
+                shard, sizes = self._convolutional(name, layer, sizes)
+            elif index < flatten:
+                shard, sizes = [layer], ()
             elif isinstance(layer, nn.Linear):
-                made, sizes = self._linear(name, layer, sizes, last=name == linear[-1])
+                shard, sizes = self._linear(name, layer, sizes, last=name == linear[-1])
             elif isinstance(layer, Flatten):
-                sizes = tuple(size * layer.side**2 for size in sizes)
-                made = [layer]
+                shard, sizes = [layer], tuple(size * layer.side**2 for size in sizes)
             else:
-                made = [self._dropout(layer, sizes) if isinstance(layer, Dropout) else layer]
-            layers += [(f"meet_{name}", made[0]), (name, made[1])] if len(made) > 1 else [(name, made[0])]
-        return ShardedNetwork(network, layers, self.world, self.layout.apart, self.layout.name == "hybrid-turns")
+                shard = [self._dropout(layer, sizes) if isinstance(layer, Dropout) else layer]
+            layers += [(f"gather_{name}", shard[0]), (name, shard[1])] if len(shard) > 1 else [(name, shard[0])]
+        return ShardedNetwork(network, layers, self.world, hybrid=self.layout.hybrid)
 
-    def _convolutional(self, name: str, layer: nn.Module, sizes: tuple[int, ...]) -> tuple[list[nn.Module], Any]:
-        """A layer of one tower, behind where the towers meet, if they do; and the channels of each that come out."""
+    def _convolutional(
+        self, name: str, layer: nn.Module, sizes: tuple[int, ...]
+    ) -> tuple[list[nn.Module], tuple[int, ...]]:
+        """A layer of one tower, after an all_gather if it sees both towers; and the channels of each shard's output."""
         if isinstance(layer, LocalResponseNorm) and layer.towers == 2:
             return [LocalResponseNorm(1, layer.size, layer.alpha, layer.beta, layer.k)], sizes
         if isinstance(layer, nn.ReLU | MaxPool | AveragePool | SpatialNorm):
             return [layer], sizes
         if not isinstance(layer, Convolution) or layer.out_channels % 2 or layer.groups not in (1, 2):
-            raise RecipeError(f"--parallel towers can not cut layer {name}", "a layer of two towers")
+            raise RecipeError(f"--parallel towers cannot shard layer {name}", "a layer of two towers")
         window, out = layer.window, (layer.out_channels // 2,) * 2
-        mine = Convolution(
+        shard = Convolution(
             layer.in_channels // layer.groups, out[0], window.kernel, window.stride, window.padding, ceil=window.ceil
         )
-        self._fill(name, layer, mine, {"weight": ShardSpec(0, out), "bias": ShardSpec(0, out)})
-        return ([AllGatherActivations(self.world, sizes, name)] if sizes and layer.groups == 1 else []) + [mine], out
+        self._copy_shard(name, layer, shard, {"weight": ShardSpec(0, out), "bias": ShardSpec(0, out)})
+        gather = [AllGatherActivations(self.world, sizes, name)] if sizes and layer.groups == 1 else []
+        return [*gather, shard], out
 
     def _linear(
         self, name: str, layer: nn.Linear, sizes: tuple[int, ...], *, last: bool
     ) -> tuple[list[nn.Module], tuple[int, ...]]:
-        parts, part = self.world.parts, self.world.part
+        rank, count = self.world.tp_rank, self.world.tp_size
         if last:
-            end = LastLinear(self.world, sizes[part], layer.out_features, name)
-            self._fill(name, layer, end, {"weight": ShardSpec(1, sizes)})
-            return [end], ()
-        out = tuple(len(share(layer.out_features, i, parts)) for i in range(parts))
-        mine = nn.Linear(layer.in_features, out[part])
-        self._fill(name, layer, mine, {"weight": ShardSpec(0, out), "bias": ShardSpec(0, out)})
-        return ([AllGatherActivations(self.world, sizes, name)] if sizes else []) + [mine], out
+            row_parallel = RowParallelLinear(self.world, sizes[rank], layer.out_features, name)
+            self._copy_shard(name, layer, row_parallel, {"weight": ShardSpec(1, sizes)})
+            return [row_parallel], ()
+        out = tuple(len(partition(layer.out_features, i, count)) for i in range(count))
+        shard = nn.Linear(layer.in_features, out[rank])
+        self._copy_shard(name, layer, shard, {"weight": ShardSpec(0, out), "bias": ShardSpec(0, out)})
+        return ([AllGatherActivations(self.world, sizes, name)] if sizes else []) + [shard], out
 
     def _dropout(self, layer: Dropout, sizes: tuple[int, ...]) -> Dropout:
-        mine = Dropout(layer.p)
+        """Dropout that draws the mask of the whole layer and uses the columns of this process."""
+        shard = Dropout(layer.p)
         if sizes:
-            mine.columns = sum(sizes[: self.world.part]), sum(sizes)
-        return mine
+            shard.columns = sum(sizes[: self.world.tp_rank]), sum(sizes)
+        return shard
 
-    def _fill(self, name: str, whole: nn.Module, mine: nn.Module, pieces: dict[str, ShardSpec]) -> None:
-        self.pieces |= {f"{name}.{kind}": piece for kind, piece in pieces.items()}
+    def _copy_shard(self, name: str, layer: nn.Module, shard: nn.Module, specs: dict[str, ShardSpec]) -> None:
+        self.specs |= {f"{name}.{kind}": spec for kind, spec in specs.items()}
         with torch.no_grad():
-            for kind, parameter in mine.named_parameters():
-                parameter.copy_(self._take(f"{name}.{kind}", whole.get_parameter(kind)))
+            for kind, parameter in shard.named_parameters():
+                parameter.copy_(self._shard(f"{name}.{kind}", layer.get_parameter(kind)))

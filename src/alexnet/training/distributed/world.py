@@ -1,19 +1,20 @@
-"""Several processes that train one network: who has which images, what they say to each other, and how many bytes.
+"""The processes that train one network: which images are whose, the collectives between them, and the bytes sent.
 
-With ``launching.py`` the only door to ``torch.distributed``. Processes stand in a grid (a DeviceMesh) of ``data ×
-split``: those of one row share a network that is cut among them, and see the same share of each batch; a column has
-the same piece of the network and different images. Data parallel is a grid of one column. One process alone has a
-:class:`World` too, in which nothing is said and nothing changes.
+Processes form a grid (a DeviceMesh) of data parallel × tensor parallel. The processes of a tensor-parallel (TP) group
+share one network and see the same rows of each batch. The processes of a data-parallel (DP) group have the same shard
+of the network and different rows. A single process has a :class:`World` too, whose methods do nothing.
 
-Gradients are summed by all_reduce while the backward pass goes on, each tensor as soon as it is there: what
-``DistributedDataParallel`` does, without its buckets (sixteen tensors need none), because here shares are uneven and
-weighted exactly, layers freeze, and the processes that share a tensor differ from layer to layer.
+Each gradient is summed by an all_reduce as soon as the backward pass has it, as in ``DistributedDataParallel``, but
+without buckets: the network has only sixteen tensors. DistributedDataParallel itself is not used, because here the rows
+are uneven and weighted exactly, layers freeze, and the group that shares a gradient differs from layer to layer.
+
+Only this module and ``rendezvous.py`` import ``torch.distributed``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -21,209 +22,206 @@ from torch import Tensor, nn
 
 from alexnet.errors import TrainingError
 
+Group = Literal["world", "tp", "dp"]
 
-def share(total: int, part: int, parts: int) -> range:
-    """The places that fall to ``part`` of ``parts``: contiguous, in order, their sizes at most one apart."""
-    return range(total * part // parts, total * (part + 1) // parts)
+
+def partition(total: int, index: int, count: int) -> range:
+    """Part ``index`` of ``count`` parts of ``total`` rows: contiguous, in order, their sizes at most one apart."""
+    return range(total * index // count, total * (index + 1) // count)
 
 
 @dataclass
 class World:
-    """The processes of a run, seen from one of them.
+    """The processes of a run, as one of them sees them.
 
-    ``rank`` of ``size``; ``row`` of ``rows`` shares of a batch; ``part`` of ``parts`` pieces of the network. ``sent``
-    are the bytes that this process sent for training so far, by what for, counted at the collectives as a ring sends
-    them: all_reduce 2·(n−1)/n of the tensor, all_gather (n−1) of the own piece, reduce_scatter (n−1)/n of the whole.
+    Attributes:
+        device: The device of this process.
+        rank: The number of this process, from 0.
+        size: Number of processes.
+        tp_size: Processes of a tensor-parallel group: shards of the network.
+        hybrid: Each process of a tensor-parallel group computes the convolutions of its own images.
+        bytes_sent: Bytes that this process sent for training so far, by layer or ``gradients``, as ring algorithms
+            send them: all_reduce 2·(n−1)/n of the tensor, all_gather (n−1) of the own part, reduce_scatter (n−1)/n.
+        steps: Steps since the process started.
+        images: Images in these steps, of all processes.
     """
 
     device: torch.device
     rank: int = 0
     size: int = 1
-    parts: int = 1
-    apart: bool = False  # do the processes of a row cut different images of its share? (convolutions data-parallel)
-    sent: dict[str, float] = field(default_factory=dict)
-    steps: int = 0  # made since the start of the processes
-    images: int = 0  # seen in them, by all
-    _groups: dict[str, Any] = field(default_factory=dict)  # world, row (one network), column (one piece)
+    tp_size: int = 1
+    hybrid: bool = False
+    bytes_sent: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    images: int = 0
+    _groups: dict[str, Any] = field(default_factory=dict)  # world, tp, dp, and patient: with a long timeout
     _pending: list[tuple[Any, Tensor]] = field(default_factory=list)
-    _sum: bool = True
+    _sync: bool = True
 
     def __deepcopy__(self, _: dict[int, Any]) -> "World":
-        return self  # a copied network talks to the same processes
+        return self  # a copied network communicates with the same processes
 
     @property
-    def rows(self) -> int:
-        """How many shares a batch is cut into."""
-        return self.size // self.parts
+    def dp_size(self) -> int:
+        """Processes of a data-parallel group: parts into which the rows of a batch are divided."""
+        return self.size // self.tp_size
 
     @property
-    def row(self) -> int:
-        """Which share of a batch is this process's."""
-        return self.rank // self.parts
+    def dp_rank(self) -> int:
+        """Which part of the rows is this process's."""
+        return self.rank // self.tp_size
 
     @property
-    def part(self) -> int:
-        """Which piece of the network is this process's."""
-        return self.rank % self.parts
+    def tp_rank(self) -> int:
+        """Which shard of the network is this process's."""
+        return self.rank % self.tp_size
 
     @property
-    def first(self) -> bool:
-        """Is this the process that writes and speaks?"""
+    def is_main(self) -> bool:
+        """Is this the process that writes files and logs?"""
         return self.rank == 0
 
-    def places(self, total: int) -> range:
-        """The places of a batch of ``total`` images that this process's row of the grid learns from.
+    # Rows of a batch
 
-        Where there are too few for all, the first place, which then counts nothing: every process makes every step.
+    def label_rows(self, total: int) -> range:
+        """The rows of a batch of ``total`` images that this process computes the loss of.
+
+        Where there are too few rows for all processes, row 0 with a :meth:`loss_weight` of 0: every process must take
+        part in every step.
         """
-        return share(total, self.row, self.rows) or range(1)
+        return partition(total, self.dp_rank, self.dp_size) or range(1)
 
-    def weight(self, total: int) -> float:
-        """What a mean over :meth:`places` weighs in the mean over the batch."""
-        return len(share(total, self.row, self.rows)) / total
+    def loss_weight(self, total: int) -> float:
+        """The weight of the mean loss over :meth:`label_rows` in the mean over the batch."""
+        return len(partition(total, self.dp_rank, self.dp_size)) / total
 
-    def own(self, total: int) -> range:
-        """The places whose images this process cuts: those of its row, or, ``apart``, its part of them."""
-        places = self.places(total)
-        if not self.apart:
-            return places
-        own = share(len(places), self.part, self.parts)
-        return range(places.start + own.start, places.start + own.stop)
+    def image_rows(self, total: int) -> range:
+        """The rows whose images this process loads: :meth:`label_rows`, or its part of them in hybrid parallelism."""
+        rows = self.label_rows(total)
+        if not self.hybrid:
+            return rows
+        part = partition(len(rows), self.tp_rank, self.tp_size)
+        return range(rows.start + part.start, rows.start + part.stop)
 
-    def exchange(self, values: Sequence[float]) -> Tensor:
-        """What every process says: float64 [size, values]. The same on all."""
-        mine = torch.tensor([values], dtype=torch.float64)
+    # Collectives of all processes
+
+    def all_gather_scalars(self, values: Sequence[float]) -> Tensor:
+        """The values of every process, float64 [size, values], the same on all."""
+        own = torch.tensor([values], dtype=torch.float64)
         if self.size == 1:
-            return mine
-        mine = mine.to(self.device)
-        result = mine.new_empty(self.size, len(values))
-        dist.all_gather_into_tensor(result, mine, group=self._groups["world"])
+            return own
+        own = own.to(self.device)
+        result = own.new_empty(self.size, len(values))
+        dist.all_gather_into_tensor(result, own, group=self._groups["world"])
         return result.cpu()
 
-    def add(self, *tensors: Tensor) -> None:
+    def all_reduce_(self, *tensors: Tensor) -> None:
         """Sum tensors over all processes, in place."""
         for tensor in tensors if self.size > 1 else ():
-            there = tensor.to(self.device)
-            dist.all_reduce(there, group=self._groups["world"])
-            tensor.copy_(there)
+            on_device = tensor.to(self.device)
+            dist.all_reduce(on_device, group=self._groups["world"])
+            tensor.copy_(on_device)
 
-    def tell(self, text: str) -> str:
-        """The first process's ``text``, on all; the others wait for it as long as preparing images may take."""
+    def broadcast_text(self, text: str) -> str:
+        """``text`` of the main process, on all. The others wait for it as long as preparing images may take."""
         if self.size == 1:
             return text
-        data = text.encode() if self.first else b""
+        data = text.encode() if self.is_main else b""
         length = torch.tensor([len(data)])
         dist.broadcast(length, 0, group=self._groups["patient"])
-        letters = torch.tensor(list(data) if self.first else [0] * int(length), dtype=torch.uint8)
-        dist.broadcast(letters, 0, group=self._groups["patient"])
-        return bytes(letters.tolist()).decode()
+        values = torch.tensor(list(data) if self.is_main else [0] * int(length), dtype=torch.uint8)
+        dist.broadcast(values, 0, group=self._groups["patient"])
+        return bytes(values.tolist()).decode()
 
-    def alike(self, tensors: Sequence[Tensor]) -> None:
-        """Make tensors what they are on the first process of each column."""
-        if self.rows > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor.data, group=self._groups["column"], group_src=0)
+    # Data parallelism
 
-    # Gradients
+    def broadcast_parameters(self, parameters: Sequence[Tensor]) -> None:
+        """Copy parameters from the first process of each data-parallel group to the others, in place."""
+        if self.dp_size > 1:
+            for parameter in parameters:
+                dist.broadcast(parameter.data, group=self._groups["dp"], group_src=0)
 
-    def watch(self, network: nn.Module, across: Callable[[str], str]) -> None:
-        """Sum every gradient as soon as it is complete; ``across`` tells among whom: ``world`` or ``column``."""
+    def register_grad_hooks(self, network: nn.Module, group_of: Callable[[str], Group]) -> None:
+        """Sum every gradient as soon as it is complete, over the group that ``group_of`` names for its parameter."""
         for name, parameter in network.named_parameters():
-            if self._count(across(name)) > 1:
-                hook = self._summing(across(name))
+            if self._group_size(group_of(name)) > 1:
+                hook = self._grad_hook(group_of(name))
                 parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
-    def _summing(self, group: str) -> Callable[[Tensor], None]:
+    def _grad_hook(self, group: Group) -> Callable[[Tensor], None]:
         def hook(parameter: Tensor) -> None:
-            if self._sum and parameter.grad is not None:
-                self._note("gradients", parameter.grad, 2 * (self._count(group) - 1) / self._count(group))
+            if self._sync and parameter.grad is not None:
+                size = self._group_size(group)
+                self._count_bytes("gradients", parameter.grad, 2 * (size - 1) / size)
                 work = dist.all_reduce(parameter.grad, group=self._groups[group], async_op=True)
                 self._pending.append((work, parameter.grad))
 
         return hook
 
     @contextmanager
-    def summing(self, now: bool) -> Iterator[None]:
-        """A backward pass whose gradients are summed over the processes, or kept for a later one of the same step."""
-        self._sum = now
+    def sync_gradients(self, enabled: bool) -> Iterator[None]:
+        """A backward pass whose gradients are summed over processes, or, not ``enabled``, only accumulated here."""
+        self._sync = enabled
         try:
             yield
         finally:
-            self._sum = True
+            self._sync = True
         for work, _ in self._pending:
             work.wait()
         self._pending.clear()
 
-    # A network cut among the processes of a row
+    # Tensor parallelism. ``purpose``: the key in ``bytes_sent``; not counted if empty
 
-    def gather(self, piece: Tensor, dim: int, sizes: Sequence[int], purpose: str = "") -> Tensor:
-        """Pieces of the row's processes, joined along ``dim``; ``sizes`` are those of all pieces there."""
-        if self.parts == 1:
-            return piece
-        widest = max(sizes)
-        flat = _padded(piece.movedim(dim, 0), widest)  # [widest, …]
-        result = flat.new_empty(self.parts * widest, *flat.shape[1:])
-        self._note(purpose, flat, self.parts - 1)
-        dist.all_gather_into_tensor(result, flat, group=self._groups["row"])
+    def all_gather_tp(self, shard: Tensor, dim: int, sizes: Sequence[int], purpose: str = "") -> Tensor:
+        """The shards of a TP group joined along ``dim``; ``sizes`` are those of all shards there."""
+        if self.tp_size == 1:
+            return shard
+        largest = max(sizes)
+        padded = _pad(shard.movedim(dim, 0), largest)  # [largest, …]
+        result = padded.new_empty(self.tp_size * largest, *padded.shape[1:])
+        self._count_bytes(purpose, padded, self.tp_size - 1)
+        dist.all_gather_into_tensor(result, padded, group=self._groups["tp"])
         if len(set(sizes)) > 1:
-            result = torch.cat([result[i * widest : i * widest + size] for i, size in enumerate(sizes)])
+            result = torch.cat([result[i * largest : i * largest + size] for i, size in enumerate(sizes)])
         return result.movedim(0, dim)
 
-    def scatter_sum(self, whole: Tensor, dim: int, sizes: Sequence[int], purpose: str = "") -> Tensor:
-        """The sum over the row's processes, of which this one keeps its piece: what undoes :meth:`gather`."""
-        if self.parts == 1:
-            return whole
-        widest = max(sizes)
-        pieces = [_padded(piece, widest) for piece in torch.split(whole.movedim(dim, 0), list(sizes))]
-        flat = torch.cat(pieces)
-        result = flat.new_empty(widest, *flat.shape[1:])
-        self._note(purpose, flat, (self.parts - 1) / self.parts)
-        dist.reduce_scatter_tensor(result, flat, group=self._groups["row"])
-        return result[: sizes[self.part]].movedim(0, dim)
+    def reduce_scatter_tp(self, tensor: Tensor, dim: int, sizes: Sequence[int], purpose: str = "") -> Tensor:
+        """This process's shard, along ``dim``, of the sum over a TP group: the reverse of :meth:`all_gather_tp`."""
+        if self.tp_size == 1:
+            return tensor
+        largest = max(sizes)
+        shards = [_pad(shard, largest) for shard in torch.split(tensor.movedim(dim, 0), list(sizes))]
+        padded = torch.cat(shards)
+        result = padded.new_empty(largest, *padded.shape[1:])
+        self._count_bytes(purpose, padded, (self.tp_size - 1) / self.tp_size)
+        dist.reduce_scatter_tensor(result, padded, group=self._groups["tp"])
+        return result[: sizes[self.tp_rank]].movedim(0, dim)
 
-    def total(self, value: Tensor, purpose: str = "") -> Tensor:
-        """The sum over the row's processes, whole on each."""
-        if self.parts == 1:
-            return value
-        result = value.contiguous().clone()
-        self._note(purpose, result, 2 * (self.parts - 1) / self.parts)
-        dist.all_reduce(result, group=self._groups["row"])
+    def all_reduce_tp(self, tensor: Tensor, purpose: str = "") -> Tensor:
+        """The sum over a TP group, on all of its processes."""
+        if self.tp_size == 1:
+            return tensor
+        result = tensor.contiguous().clone()
+        self._count_bytes(purpose, result, 2 * (self.tp_size - 1) / self.tp_size)
+        dist.all_reduce(result, group=self._groups["tp"])
         return result
 
-    def broadcast(self, value: Tensor, source: int, purpose: str = "") -> Tensor:
-        """``value`` of part ``source`` of the row, on all of its processes; the others give a tensor of its shape."""
-        if self.parts == 1:
-            return value
-        result = value.contiguous().clone()
-        self._note(purpose, result, (self.parts - 1) / self.parts)  # each sends on a part of it: a pipelined ring
-        dist.broadcast(result, group=self._groups["row"], group_src=source)
-        return result
+    def _group_size(self, group: Group) -> int:
+        return {"world": self.size, "tp": self.tp_size, "dp": self.dp_size}[group]
 
-    def reduce(self, value: Tensor, target: int, purpose: str = "") -> Tensor:
-        """The sum over the row's processes, on part ``target``; elsewhere of no meaning."""
-        if self.parts == 1:
-            return value
-        result = value.contiguous().clone()
-        self._note(purpose, result, (self.parts - 1) / self.parts)
-        dist.reduce(result, group=self._groups["row"], group_dst=target)
-        return result
-
-    def _count(self, group: str) -> int:
-        return {"world": self.size, "row": self.parts, "column": self.rows}[group]
-
-    def _note(self, purpose: str, tensor: Tensor, times: float) -> None:
+    def _count_bytes(self, purpose: str, tensor: Tensor, factor: float) -> None:
         if purpose:
-            self.sent[purpose] = self.sent.get(purpose, 0.0) + times * tensor.nbytes
+            self.bytes_sent[purpose] = self.bytes_sent.get(purpose, 0.0) + factor * tensor.nbytes
 
 
-def _padded(piece: Tensor, length: int) -> Tensor:
-    """``piece`` with zeros behind, ``length`` long in its first dimension, contiguous."""
-    if len(piece) == length:
-        return piece.contiguous()
-    return torch.cat([piece, piece.new_zeros(length - len(piece), *piece.shape[1:])])
+def _pad(tensor: Tensor, length: int) -> Tensor:
+    """``tensor`` with zeros at the end of its first dimension, so that it has ``length``; contiguous."""
+    if len(tensor) == length:
+        return tensor.contiguous()
+    return torch.cat([tensor, tensor.new_zeros(length - len(tensor), *tensor.shape[1:])])
 
 
-_GONE = (
+_LOST_PROCESS = (  # parts of the messages of libraries when another process is lost
     "closed by peer",
     "reset by peer",
     "Timed out",
@@ -237,17 +235,17 @@ _GONE = (
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Raise :class:`TrainingError` in place of what the libraries say when another process is gone or silent."""
+def explain_lost_process() -> Iterator[None]:
+    """Raise :class:`TrainingError` in place of the libraries' errors when another process is lost or hangs."""
     try:
         yield
     except (dist.DistError, RuntimeError) as error:
         text = str(error).splitlines()[0] if str(error) else ""
-        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in _GONE):
+        if not isinstance(error, dist.DistError) and not any(words in str(error) for words in _LOST_PROCESS):
             raise
         raise TrainingError(
-            f"another process of this run is gone or can not be reached ({text[:160]})",
+            f"another process of this run ended or cannot be reached ({text[:160]})",
             "",
-            "its own message says why; go on from the last checkpoint with --resume, "
+            "see its own message; continue from the last checkpoint with --resume, "
             "or start with torchrun --max-restarts to have that done",
         ) from error

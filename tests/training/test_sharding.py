@@ -11,7 +11,7 @@ from alexnet.errors import RecipeError
 from alexnet.models.layers import set_generator
 from alexnet.recipe import Recipe
 from alexnet.training import checkpoint
-from alexnet.training.distributed.communication import theory
+from alexnet.training.distributed.communication import bytes_per_step
 from alexnet.training.distributed.sharding import Layout, ModelSharding
 from alexnet.training.distributed.world import World
 from alexnet.training.task import build_network
@@ -82,8 +82,6 @@ LAYOUTS = [
     (2, ["hybrid"]),
     (3, ["hybrid"]),
     (4, ["hybrid", 2]),
-    (2, ["hybrid-turns"]),
-    (4, ["hybrid-turns", 2]),
     (3, ["data"]),
 ]
 
@@ -99,7 +97,7 @@ def test_outputs_and_gradients_are_those_of_one_process(processes, layout, batch
             assert (found["gradients"][name] - gradient).abs().max() <= 1e-6 * scale, name
         if found["norm"] is not None:
             assert float(found["norm"]) == pytest.approx(single["norm"], rel=1e-5)
-        expected = theory(build_network(SMALL, CLASSES), Layout(*layout), IMAGES, processes)
+        expected = bytes_per_step(build_network(SMALL, CLASSES), Layout(*layout), IMAGES, processes)
         if IMAGES % processes == 0:
             assert found["sent"] == pytest.approx(expected, rel=1e-9)
         else:
@@ -183,7 +181,7 @@ def test_any_layout_goes_on_with_any_other(alone, digits, ranks, tmp_path):
     ("layout", "model", "message"),
     [
         (Layout("towers"), "alexnet_single", "alexnet_single has no two towers; must be alexnet or alexnet_2012"),
-        (Layout("hybrid", 2), "cifar_18pct", "no fully connected layers to cut"),
+        (Layout("hybrid", 2), "cifar_18pct", "no fully connected layers to shard"),
     ],
 )
 def test_networks_that_can_not_be_cut_are_refused(layout, model, message):
@@ -196,10 +194,10 @@ def test_networks_that_can_not_be_cut_are_refused(layout, model, message):
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        (Layout(accumulate=0), "--grad-accum-steps is 0; must be at least 1"),
+        (Layout(grad_accum_steps=0), "--grad-accum-steps is 0; must be at least 1"),
         (Layout("data", 2), "--split is 2 with --parallel data"),
         (Layout("hybrid", -1), "--split is -1"),
-        (Layout("hybrid", 0, 2), "--grad-accum-steps does not go with --parallel hybrid"),
+        (Layout("hybrid", 0, 2), "--grad-accum-steps is not supported with --parallel hybrid"),
     ],
 )
 def test_what_does_not_go_together_is_refused(layout, message):
