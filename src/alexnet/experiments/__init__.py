@@ -1,1 +1,1 @@
-"""2012 again: what the paper says, as something that can be run."""
+"""Experiments on the results of 2012: claims of the paper, network depth, and a comparison of classifiers."""

@@ -15,8 +15,9 @@ from alexnet.errors import DataError
 
 if TYPE_CHECKING:
     from alexnet.api import DataOptions
-    from alexnet.experiments.plan import Material
-    from alexnet.experiments.runner import Finding, Outcome
+    from alexnet.experiments.claims.run import ClaimResult
+    from alexnet.experiments.dataset import Dataset
+    from alexnet.experiments.measurement import Measurement
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class ClaimsArguments:
     """trainings per network (default: 5, quick: 3)"""
     epochs: Annotated[int | None, option("N")] = None
     """maximum epochs of a training"""
-    rates: Annotated[tuple[float, ...], option("LR [LR ...]")] = ()
+    lrs: Annotated[tuple[float, ...], option("LR [LR ...]")] = ()
     """learning rates to select from, per network"""
     images: Annotated[int | None, option("N")] = None
     """maximum number of training images; 0: all"""
-    level: Annotated[float | None, option("FRACTION")] = None
-    """training error at which epochs are counted (relu: 0.25)"""
+    train_error: Annotated[float | None, option("FRACTION")] = None
+    """training error to which epochs are counted (relu: 0.25)"""
     output_dir: Annotated[Path | None, option("DIR")] = None
     """directory for all runs (default: runs/claims/CLAIM-DATA)"""
     device: Annotated[str, option("DEVICE")] = "auto"
@@ -54,62 +55,62 @@ class ClaimsArguments:
 
 
 def run(argv: list[str]) -> int:
-    """the paper's claims; with a name, one put to the test: a plan, the trainings, a verdict"""
+    """list the paper's claims, or test one: a plan, trainings, a verdict"""
     args: ClaimsArguments = parser.parse(ClaimsArguments, argv, "study claims")
-    from alexnet.experiments import claims as catalogue
+    from alexnet.experiments.claims.registry import get_claim
 
     if args.name is None:
         return _list(as_json=args.json)
-    claim = catalogue.find(args.name)
-    from alexnet.experiments import plan, runner
+    claim = get_claim(args.name)
+    from alexnet.experiments.claims.plan import ClaimConfig, default_folder, make_plan
+    from alexnet.experiments.claims.run import run_claim
+    from alexnet.experiments.dataset import display_name
 
-    config = plan.Config(args.quick, args.seeds, args.epochs, args.rates, args.images, args.level)
+    config = ClaimConfig(args.quick, args.seeds, args.epochs, args.lrs, args.images, args.train_error)
     options = data_options(args.source)
-    result = _find(args.data, options)
-    made = plan.make(claim, result, result.name if args.data is None else plan.shown(args.data), config)
-    print("\n".join(made.lines()), "", sep="\n", file=sys.stderr if args.json else sys.stdout, flush=True)
-    folder = args.output_dir or plan.folder_for(made, made.data)
-    outcome = runner.run(made, result, Path(folder), options, device=args.device, workers=args.num_workers)
-    _print(outcome, Path(folder), as_json=args.json)
+    dataset = _open_dataset(args.data, options)
+    plan = make_plan(claim, dataset, dataset.name if args.data is None else display_name(args.data), config)
+    print("\n".join(plan.describe()), "", sep="\n", file=sys.stderr if args.json else sys.stdout, flush=True)
+    folder = Path(args.output_dir or default_folder(plan, plan.data))
+    result = run_claim(plan, dataset, folder, options, device=args.device, num_workers=args.num_workers)
+    _print(result, folder, as_json=args.json)
     return 0
 
 
-def _find(data: str | None, options: "DataOptions") -> "Material":
-    from alexnet.experiments import plan
+def _open_dataset(data: str | None, options: "DataOptions") -> "Dataset":
+    from alexnet.experiments.dataset import open_dataset
 
     if data is not None:
-        return plan.find(data, options)
+        return open_dataset(data, options)
     try:
-        return plan.find("cifar10", options)
+        return open_dataset("cifar10", options)
     except DataError as error:
         raise DataError(
-            error.what, error.must, f"{error.todo}; or try --data digits, which needs no download"
+            error.what, error.must, f"{error.todo}; or pass --data digits, which needs no download"
         ) from error
 
 
 def _list(*, as_json: bool) -> int:
-    from alexnet.experiments.claims import CLAIMS
+    from alexnet.experiments.claims.registry import CLAIMS
 
     if as_json:
-        fields = ("section", "words", "kind", "figures", "measured")
+        fields = ("section", "statement", "criterion", "published")
         print(json.dumps({n: {f: _plain(getattr(c, f)) for f in fields} for n, c in CLAIMS.items()}, indent=1))
         return 0
     for name, claim in CLAIMS.items():
-        print(f"{name:<13} {claim.words} (section {claim.section})")
-        nets = " against ".join(f"{arm.name} ({arm.small})" for arm in claim.arms)
-        print(f"{'':<13} run: {nets}{_HOW[claim.kind]}")
-        if claim.measured:
-            print(f"{'':<13} took: {claim.measured}")
-    print("\nalexnet study claims NAME --quick takes minutes on a processor; without --quick it is a plan for a GPU")
+        print(f"{name:<13} {claim.statement} (section {claim.section})")
+        variants = " against ".join(f"{variant.name} ({variant.small})" for variant in claim.variants)
+        print(f"{'':<13} compares: {variants}{_CRITERIA[claim.criterion]}")
+    print("\nalexnet study claims NAME --quick takes minutes on a CPU; without --quick the plan is for a GPU")
     return 0
 
 
-_HOW = {
-    "error": ", test errors",
-    "gap": ", training and test errors",
-    "speed": ", epochs to 25 % training error, each at its best rate",
-    "crops": ", its center view and ten crops",
-    "ensemble": ", several seeds, alone and averaged",
+_CRITERIA = {
+    "test_error": ", test error",
+    "generalization_gap": ", test error minus training error",
+    "epochs_to_error": ", epochs to 25 % training error, each at its best learning rate",
+    "ten_crop": ", test error with the center crop and with ten crops",
+    "ensemble": ", test error of single networks and of their mean",
 }
 
 
@@ -117,33 +118,35 @@ def _plain(value: object) -> object:
     return dict(value) if isinstance(value, dict) else value
 
 
-def _print(outcome: "Outcome", folder: Path, *, as_json: bool) -> None:
+def _print(result: "ClaimResult", folder: Path, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(outcome.to_dict()))
+        print(json.dumps(result.to_dict()))
         return
-    counts = outcome.counts
-    title = f"{counts['train']} images to train, {counts['validation']} to choose, {counts['test']} to test"
-    rows = [(f.what, f.paper or "–", _ours(f), _interval(f), f.verdict) for f in outcome.findings]
-    output.table(title, ("measured", "paper", "ours", "95 % CI over seeds", "verdict"), rows, right=9)
-    for name, rate in outcome.chosen.items() if outcome.searches else ():
-        print(f"rate       {rate:g} for {name}, chosen on seed 0; the test split chose nothing")
-    for note in dict.fromkeys(f.note for f in outcome.findings if f.note):
+    counts = result.counts
+    title = f"{counts['train']} training, {counts['validation']} validation, {counts['test']} test images"
+    rows = [(m.quantity, m.published or "–", _value(m), _interval(m), m.verdict) for m in result.measurements]
+    output.table(title, ("measured", "paper", "here", "95 % CI over seeds", "verdict"), rows, right=9)
+    for name, lr in result.learning_rates.items() if result.searches else ():
+        print(f"lr         {lr:g} for {name}, selected on seed 0 without the test split")
+    for note in dict.fromkeys(m.note for m in result.measurements if m.note):
         print(f"note       {note}")
-    print(f"training   {outcome.seconds:.0f} s in all")
-    print(f"image    {outcome.image}")
-    print(f"runs       {folder}  (result.json has every number)")
-    print(f"verdict    {outcome.plan.claim.name}: {outcome.verdict}")
+    print(f"training   {result.seconds:.0f} s in all")
+    print(f"image      {result.image}")
+    print(f"runs       {folder}  (all numbers in result.json)")
+    print(f"verdict    {result.plan.claim.name}: {result.verdict}")
 
 
-def _ours(finding: "Finding") -> str:
-    if finding.mean is None:
+def _value(measurement: "Measurement") -> str:
+    mean = measurement.mean
+    if mean is None:
         return "–"
-    value = f"{finding.mean:.2f}" if finding.unit == "ratio" else f"{finding.mean:+.2f}"
-    return f"{'at least ' if finding.at_least else ''}{value}{' times' if finding.unit == 'ratio' else ' points'}"
+    ratio = measurement.unit == "ratio"
+    value = f"{mean:.2f} times" if ratio else f"{mean:+.2f} points"
+    return f"at least {value}" if measurement.lower_bound else value
 
 
-def _interval(finding: "Finding") -> str:
-    if finding.interval is None:
-        return "none from one seed" if len(finding.values) == 1 else "none"
-    low, high = finding.interval
-    return f"{low:.2f} to {high:.2f}" if finding.unit == "ratio" else f"{low:+.2f} to {high:+.2f}"
+def _interval(measurement: "Measurement") -> str:
+    if measurement.interval is None:
+        return "none from one seed" if len(measurement.values) == 1 else "none"
+    low, high = measurement.interval
+    return f"{low:.2f} to {high:.2f}" if measurement.unit == "ratio" else f"{low:+.2f} to {high:+.2f}"

@@ -14,8 +14,8 @@ from alexnet.cli.parser import Flag, option
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
-    from alexnet.experiments.residual_depth import Outcome
-    from alexnet.experiments.runner import Finding
+    from alexnet.experiments.measurement import Measurement
+    from alexnet.experiments.residual_depth import DepthResult
 
 
 @dataclass(frozen=True)
@@ -51,59 +51,55 @@ class DepthArguments:
 
 
 def run(argv: list[str]) -> int:
-    """plain and residual networks of growing depth: why skip connections came after AlexNet"""
+    """train plain and residual networks of growing depth: the effect of skip connections"""
     args: DepthArguments = parser.parse(DepthArguments, argv, "study depth")
     if args.data is None:
         raise RecipeError("depth needs DATA", "digits, cifar10, a folder, a store or the name of a set")
-    from alexnet.experiments import plan as material
-    from alexnet.experiments import residual_depth
+    from alexnet.experiments.dataset import display_name, open_dataset
+    from alexnet.experiments.residual_depth import DepthConfig, default_folder, make_plan, run_depth
 
-    config = residual_depth.Config(args.quick, args.depths, args.seeds, args.epochs, args.budget, args.images)
+    config = DepthConfig(args.quick, args.depths, args.seeds, args.epochs, args.budget, args.images)
     options = data_options(args.source)
-    result = material.find(args.data, options)
-    made = residual_depth.make(result, material.shown(args.data), config)
-    print("\n".join(made.lines()), "", sep="\n", file=sys.stderr if args.json else sys.stdout, flush=True)
-    folder = Path(args.output_dir or residual_depth.folder_for(made, quick=args.quick))
-    _print(
-        residual_depth.run(made, result, folder, options, device=args.device, workers=args.num_workers),
-        folder,
-        args.json,
-    )
+    dataset = open_dataset(args.data, options)
+    plan = make_plan(dataset, display_name(args.data), config)
+    print("\n".join(plan.describe()), "", sep="\n", file=sys.stderr if args.json else sys.stdout, flush=True)
+    folder = Path(args.output_dir or default_folder(plan, quick=args.quick))
+    result = run_depth(plan, dataset, folder, options, device=args.device, num_workers=args.num_workers)
+    _print(result, folder, args.json)
     return 0
 
 
-def _print(story: "Outcome", folder: Path, as_json: bool) -> None:
+def _print(result: "DepthResult", folder: Path, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(story.to_dict()))
+        print(json.dumps(result.to_dict()))
         return
-    counts = story.counts
-    title = f"{counts['train']} images to train, {counts['test']} to test, {story.plan.base.epochs} epochs"
-    rows = [(name.replace("_", " "), _mean(story.training[name]), _mean(story.test[name])) for name in story.training]
+    counts, epochs = result.counts, result.plan.base.epochs
+    title = f"{counts['train']} training images, {counts['test']} test images, {epochs} epochs"
+    rows = [
+        (network.replace("_", " "), _mean(result.train_errors[network]), _mean(result.test_errors[network]))
+        for network in result.train_errors
+    ]
     output.table(title, ("network", "training error", "test error"), rows)
-    columns = ("measured, in points", "He et al.", "ours", "95 % CI over seeds", "verdict")
-    output.table("", columns, [_finding(result) for result in story.findings], right=9)
-    for note in dict.fromkeys(f.note for f in story.findings if f.note):
+    columns = ("measured, in points", "He et al.", "here", "95 % CI over seeds", "verdict")
+    output.table("", columns, [_measurement_row(measurement) for measurement in result.measurements], right=9)
+    for note in dict.fromkeys(m.note for m in result.measurements if m.note):
         print(f"note       {note}")
-    print(f"training   {story.seconds:.0f} s in all")
-    print(f"image    {story.image}")
-    print(f"runs       {folder}  (depth.json has every number)")
-    print(f"verdict    deeper plain networks learn worse, and shortcuts mend it: {story.verdict}")
+    print(f"training   {result.seconds:.0f} s in all")
+    print(f"image      {result.image}")
+    print(f"runs       {folder}  (all numbers in depth.json)")
+    print(f"verdict    deeper plain networks train worse, shortcuts prevent it: {result.verdict}")
 
 
 def _mean(values: list[float]) -> str:
     return f"{sum(values) / len(values):.2f} %"
 
 
-def _finding(results: "Finding") -> tuple[str, ...]:
-    interval = (
-        "none from one seed"
-        if results.interval is None
-        else f"{results.interval[0]:+.2f} to {results.interval[1]:+.2f}"
-    )
+def _measurement_row(measurement: "Measurement") -> tuple[str, ...]:
+    interval = measurement.interval
     return (
-        results.what,
-        results.paper,
-        "–" if results.mean is None else f"{results.mean:+.2f}",
-        interval,
-        results.verdict,
+        measurement.quantity,
+        measurement.published,
+        "–" if measurement.mean is None else f"{measurement.mean:+.2f}",
+        "none from one seed" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
+        measurement.verdict,
     )

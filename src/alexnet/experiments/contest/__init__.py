@@ -1,1 +1,1 @@
-"""The contest of 2012 on one's own images: all systems on one split and one clock."""
+"""A contest of classifiers on one dataset with equal time: AlexNet, its successors and the Fisher vectors of 2012."""

@@ -1,1 +1,1 @@
-"""The runner-up of 2012: local descriptors, a mixture of Gaussians, Fisher vectors, a linear classifier."""
+"""The second place of ILSVRC-2012: Fisher vectors of SIFT and color descriptors, with linear classifiers."""

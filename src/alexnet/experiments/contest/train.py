@@ -1,0 +1,267 @@
+"""Trains one contestant and stores its predictions of the test split, so that a finished contestant is not repeated.
+
+A contestant leaves ``NAME.json`` (:class:`ContestantResult`), ``NAME.npz`` (:class:`Predictions`) and its own folder.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.bundle import Bundle
+from alexnet.data.atomic_io import atomic_write, json_bytes, write_file
+from alexnet.data.store import Store
+from alexnet.errors import RunError
+from alexnet.evaluation.evaluate import predict_split
+from alexnet.experiments.contest.plan import Contestant
+from alexnet.experiments.fisher import train as fisher
+from alexnet.experiments.fisher.classifier import FisherSettings
+from alexnet.experiments.fisher.features import num_patches
+from alexnet.experiments.runner import Job, TrainedModel, get_or_train, read_file
+from alexnet.loader.augmentation import Normalization
+from alexnet.loader.loader import choose_device
+from alexnet.models import create_model
+from alexnet.models.network import AuxiliaryHead
+from alexnet.models.summary import FOREIGN, summarize
+from alexnet.models.torchvision_models import TorchvisionNetwork
+from alexnet.recipe import Recipe
+from alexnet.training import runtime
+from alexnet.training.finetune import PretrainedWeights
+from alexnet.training.provenance import note_test
+from alexnet.weights import torchvision_weights
+
+
+class Predictions(NamedTuple):
+    """Scores of the test images and their labels. With equal scores the first class wins."""
+
+    scores: NDArray[np.float32]  # [N, K], greater is more likely
+    labels: NDArray[np.int64]  # [N]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the top-1 prediction is correct: [N]."""
+        return np.asarray(self.scores.argmax(1) == self.labels)
+
+    def in_top_k(self, k: int = 5) -> NDArray[np.bool_]:
+        """Whether the label is among the first ``k`` predictions: [N]."""
+        order = np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
+        return np.asarray((order == self.labels[:, None]).any(1))
+
+    def save(self, path: Path) -> None:
+        """Write two plain arrays to an npz file."""
+        with atomic_write(path) as file:
+            np.savez(file, allow_pickle=False, scores=self.scores, labels=self.labels)
+
+    @classmethod
+    def load(cls, path: Path) -> "Predictions":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                return cls(file["scores"], file["labels"])
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise RunError(
+                f"{path} is damaged: {error}", "", f"delete {path.parent} and run the same command again"
+            ) from error
+
+
+@dataclass(frozen=True)
+class ContestantResult:
+    """Costs of a contestant, stored beside its predictions. Seconds are wall-clock time on this machine."""
+
+    name: str
+    diverged: str = ""  # the reason where training diverged and there are no predictions
+    epochs: int = 0
+    seconds: float = 0.0  # in all: initialization, training, validation, checkpoints, test
+    training_seconds: float = 0.0  # training only
+    parameters: int = 0  # used for inference, without auxiliary heads
+    multiply_adds: int = 0  # per image; of Fisher vectors without SIFT
+    bytes: int = 0  # on disk, of the weights
+    validation_error: float | None = None
+    selected: str = ""  # what the validation split selected
+
+    def save(self, folder: Path) -> None:
+        """Write ``NAME.json`` to the folder of the contest."""
+        write_file(folder / f"{self.name}.json", json_bytes(asdict(self)))
+
+
+def read_result(name: str, folder: Path) -> ContestantResult | None:
+    """Return the result of a finished contestant, or None."""
+    path = folder / f"{name}.json"
+    return read_file(path, ContestantResult) if path.is_file() else None
+
+
+class TimeLog:
+    """Seconds of each contestant over all runs of the command, in ``clock.json``. A killed run is not counted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "clock.json"
+        self.seconds = read_file(self.path, dict[str, float]) if self.path.is_file() else {}
+
+    @property
+    def total(self) -> float:
+        """Seconds in all."""
+        return sum(self.seconds.values())
+
+    def of(self, name: str) -> float:
+        """Seconds of one contestant."""
+        return self.seconds.get(name, 0.0)
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Add the time of the block to ``name``, also after an exception."""
+        started, before = time.perf_counter(), self.of(name)
+        try:
+            yield
+        finally:
+            self.seconds[name] = before + time.perf_counter() - started
+            write_file(self.path, json_bytes(self.seconds))
+
+
+def train_network(
+    contestant: Contestant,
+    recipe: Recipe,
+    store: Store,
+    folder: Path,
+    time_log: TimeLog,
+    *,
+    device: str,
+    num_workers: int,
+    pretrained: bool = False,
+    log: fisher.Log = lambda text: None,
+) -> ContestantResult:
+    """Train or resume a network, predict the test split, and save both.
+
+    Args:
+        contestant: The contestant.
+        recipe: Its recipe.
+        store: The prepared dataset.
+        folder: Folder of the contest.
+        time_log: Receives the time of the contestant.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        num_workers: Data-loading threads.
+        pretrained: Start from torchvision's weights.
+        log: Receives lines of text.
+    """
+    run_folder = folder / contestant.name
+    with time_log.timing(contestant.name):
+        init_from = _pretrained_weights(contestant.model, recipe, store) if pretrained else None
+        job = Job(contestant.title, recipe)
+        model = get_or_train(job, store, run_folder, device=device, num_workers=num_workers, init_from=init_from)
+        if not model.diverged:
+            _predict_test(run_folder, store, folder / f"{contestant.name}.npz", choose_device(device))
+            note_test(run_folder, store, "test", "contest", log)
+    result = _network_result(contestant.name, model, time_log.of(contestant.name))
+    result.save(folder)
+    shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)  # gigabytes that are not needed any more
+    return result
+
+
+TORCHVISION_NAMES = {"alexnet_owt": "alexnet"}  # where torchvision's name of a network differs
+
+
+def _pretrained_weights(model: str, recipe: Recipe, store: Store) -> PretrainedWeights:
+    weights = torchvision_weights.of_network(TORCHVISION_NAMES.get(model, model))
+    network = create_model(model, num_classes=len(weights.classes), image_size=recipe.image_size or None)
+    state = network.from_torchvision(weights.state) if isinstance(network, TorchvisionNetwork) else weights.state
+    network.load_state_dict(state)
+    normalization = Normalization(
+        torch.tensor(weights.mean),
+        torch.tensor(store.color_std).float(),
+        torch.tensor(store.color_axes).float(),
+        torch.tensor(weights.divide),
+    )
+    return PretrainedWeights(
+        f"torchvision's weights of {model}",
+        weights.sha256,
+        network.eval(),
+        weights.classes,
+        normalization,
+        store.size,
+        recipe.fit,
+        "own",
+    )
+
+
+def _predict_test(run_folder: Path, store: Store, path: Path, device: torch.device) -> None:
+    bundle = Bundle.load(run_folder / "bundle")
+    with runtime.cpu_settings():
+        predictions = predict_split(
+            bundle.network.to(device),
+            store.split("test"),
+            bundle.statistics,
+            image_size=bundle.image_size,
+            channels=bundle.network.in_channels,
+            device=device,
+        )
+    Predictions(predictions.log_probabilities, predictions.labels).save(path)
+
+
+def _network_result(name: str, model: TrainedModel, seconds: float) -> ContestantResult:
+    if model.diverged:
+        return ContestantResult(name, model.diverged, seconds=seconds)
+    bundle = Bundle.load(model.folder / "bundle")
+    layers = summarize(bundle.network).rows
+    return ContestantResult(
+        name,
+        epochs=len(model.epochs),
+        seconds=seconds,
+        training_seconds=model.seconds,
+        parameters=sum(layer.parameters for layer in layers if layer.kind != FOREIGN[AuxiliaryHead]),
+        multiply_adds=sum(layer.multiply_adds for layer in layers),
+        bytes=(model.folder / "bundle" / "model.safetensors").stat().st_size,
+        validation_error=model.best_validation_error,
+        selected=str(bundle.data.get("kept", "")),
+    )
+
+
+def train_fisher(
+    name: str, settings: FisherSettings, store: Store, folder: Path, time_log: TimeLog, *, seed: int, log: fisher.Log
+) -> ContestantResult:
+    """Train the Fisher vector classifier, predict the test split once, and save both.
+
+    Args:
+        name: Name of the contestant.
+        settings: Settings of the classifier.
+        store: The prepared dataset.
+        folder: Folder of the contest.
+        time_log: Receives the time of the contestant.
+        seed: Seed of the samples and mixtures.
+        log: Receives lines of text.
+    """
+    own_folder = folder / name
+    with time_log.timing(name), runtime.cpu_settings():  # without these settings, half of the time is page faults
+        own_folder.mkdir(parents=True, exist_ok=True)
+        trained = fisher.train(store, settings, own_folder, seed, log)
+        file = trained.classifier.save(own_folder)
+        test = store.split("test")
+        Predictions(fisher.predict(trained.classifier, test), test.labels).save(folder / f"{name}.npz")
+    candidates = {"validation_error": trained.candidates, "seconds": trained.seconds}
+    write_file(own_folder / "candidates.json", json_bytes(candidates))
+    size = min(settings.image_size or store.size, store.size)
+    classifier = trained.classifier
+    best = min(trained.candidates, key=lambda key: trained.candidates[key])
+    result = ContestantResult(
+        name,
+        epochs=1,
+        seconds=time_log.of(name),
+        training_seconds=sum(trained.seconds.values()),
+        parameters=classifier.parameters,
+        multiply_adds=classifier.multiply_adds * num_patches(size, settings.grid) + classifier.weights.size,
+        bytes=file.stat().st_size,
+        validation_error=trained.validation_error,
+        selected=f"{best}; {settings.gaussians} Gaussians, a patch every {settings.grid.step} pixels",
+    )
+    result.save(folder)
+    return result
