@@ -1,11 +1,11 @@
-"""C files of this package, compiled where they run and kept in a cache (``~/.cache/alexnet/native``).
+"""Compiles the native kernels, C files of this package, on the machine that runs them, and caches the libraries.
 
-Whoever uses one has the same formula without it: there may be no compiler (GCC or Clang with OpenMP). For systems
-without a compiler, :func:`precompile` puts libraries for several kinds of processors into the package's own folder.
+There may be no compiler (GCC or Clang with OpenMP), so every kernel has a reference implementation. For systems without
+a compiler, :func:`precompile` compiles libraries for several kinds of processors into the package's own folder.
 
-A compiled library is loaded again where its source, its headers, the flags, the compiler and the processor are the
-same, only from a folder that no other user can write, and only if its SHA-256 is the one in its file name. Processes
-that start together compile once. Where there is no such folder, libraries are compiled in a temporary one.
+The cache is ``~/.cache/alexnet/native``. A library in it is used if its source, headers, flags, compiler and processor
+are the same, if no other user can write to the folder, and if the SHA-256 of the file is the one in its name. Processes
+that start together compile once. Without a usable cache, libraries are compiled in a temporary folder.
 """
 
 import contextlib
@@ -43,15 +43,18 @@ _LEVELS: dict[str, list[tuple[str, tuple[str, ...], set[str]]]] = {
     ],
     "aarch64": [("v8", ("-march=armv8-a",), {"asimd"})],
 }
-_SECONDS = 60.0  # for compiling, with waiting for another process; on two idle cores it takes five
+_SECONDS = 60.0  # limit for compiling and for waiting for another process; compiling takes 5 s on two idle cores
 _PRECOMPILE_SECONDS = 600.0  # for one level
-_hung: set[str] = set()  # compilers that this process waited for in vain
+_hung: set[str] = set()  # compilers that exceeded the limit in this process
 
 
 class NativeLibraries:
-    """The C files of one package: compiled when :meth:`build` is called, used until they are not wanted.
+    """The native kernels of one package. They are compiled when :meth:`build` is called.
 
-    ``functions`` are the names of the functions that each ``name.c`` has, ``headers`` the files that they include.
+    Args:
+        package: Package that holds the C files.
+        functions: Kernel name -> functions of ``name.c``; the kernel's switch in :mod:`alexnet.kernels` has this name.
+        headers: Files that the C files include.
     """
 
     def __init__(self, package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()) -> None:
@@ -61,12 +64,12 @@ class NativeLibraries:
         self.precompile = functools.partial(precompile, package, functions, headers)
 
     def build(self) -> None:
-        """Compile them if that was not done; nothing happens where that can not be."""
+        """Compile the kernels unless that is done. Kernels that cannot be compiled are skipped."""
         if not self.built:
             self.built.update(self.compiled())
 
     def load(self) -> None:
-        """Use them if all of them are in the cache: some milliseconds, nothing is compiled."""
+        """Load the kernels if all of them are in the cache: takes milliseconds, compiles nothing."""
         if not self.built:
             self.built.update(self.cached())
 
@@ -78,8 +81,7 @@ class NativeLibraries:
 def compiled(
     package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()
 ) -> dict[str, ctypes.CDLL]:
-    """Each ``name.c`` of ``package``, loaded from the cache or compiled, side by side; without those for which that
-    fails, for whatever reason."""
+    """The library of each ``name.c``, from the cache or compiled in parallel; libraries that fail are left out."""
     deadline = time.monotonic() + _SECONDS
     libraries = precompiled(package, functions, headers)
     compiler = _compiler()
@@ -104,7 +106,7 @@ def compiled(
 
 
 def cached(package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()) -> dict[str, ctypes.CDLL]:
-    """Each ``name.c`` of ``package``, precompiled or from the cache; nothing where one of them is not there."""
+    """The library of each ``name.c``, precompiled or from the cache; empty if one of them is missing."""
     if libraries := precompiled(package, functions, headers):
         return libraries
     if (compiler := _compiler()) is None:
@@ -146,7 +148,7 @@ def precompile(package: str, functions: Mapping[str, Sequence[str]], headers: Se
 def precompiled(
     package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()
 ) -> dict[str, ctypes.CDLL]:
-    """The libraries of :func:`precompile` for this processor; nothing where one of them is not there.
+    """The libraries of :func:`precompile` for this processor; empty if one of them is missing.
 
     They are trusted like the Python files beside them.
     """
@@ -197,7 +199,7 @@ _PART = "compiling-"
 
 
 def _cache_folder() -> Path | None:
-    """The folder of compiled libraries, made if it is not there; None where another user could write into it."""
+    """The folder of compiled libraries, created if missing; None if another user could write to it."""
     try:
         folder = Path.home().resolve() / ".cache" / "alexnet" / "native"
     except RuntimeError:  # no home
@@ -208,7 +210,7 @@ def _cache_folder() -> Path | None:
     for path in (folder, *folder.parents):
         status = path.lstat()
         others_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        protected = path != folder and status.st_mode & stat.S_ISVTX  # as /tmp: nobody renames what is not their own
+        protected = path != folder and status.st_mode & stat.S_ISVTX  # as /tmp: users can rename their own files only
         if not stat.S_ISDIR(status.st_mode) or (others_write and not protected):
             return None
         if status.st_uid not in ((os.geteuid(),) if path == folder else (os.geteuid(), 0)):
@@ -217,7 +219,7 @@ def _cache_folder() -> Path | None:
 
 
 def _key(sources: Mapping[str, bytes], compiler: str, deadline: float) -> str | None:
-    """A name for what a compilation depends on; None where the system does not describe its processor."""
+    """A hash of everything that a compilation depends on; None if the system does not describe its processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -240,13 +242,13 @@ def _key(sources: Mapping[str, bytes], compiler: str, deadline: float) -> str | 
 
 
 def _cached(folder: Path, key: str, functions: Mapping[str, Sequence[str]]) -> dict[str, ctypes.CDLL]:
-    """What the cache has of ``functions``. A file whose content is not what its name promises is not loaded."""
+    """The libraries that are in the cache. A file whose SHA-256 differs from its name is not loaded."""
     libraries = {}
-    for name, wanted in functions.items():
+    for name, symbols in functions.items():
         for path in sorted(folder.glob(f"{name}-{key}-*.so")):
             status = path.lstat()
             safe = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-            if safe and path.name == _cache_name(name, key, path) and (library := _load(path, wanted)) is not None:
+            if safe and path.name == _cache_name(name, key, path) and (library := _load(path, symbols)) is not None:
                 libraries[name] = library
                 break
     return libraries
@@ -258,7 +260,7 @@ def _cache_name(name: str, key: str, path: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path, deadline: float) -> Iterator[None]:
-    """One process at a time. What killed ones left is removed. Raises :class:`TimeoutError` at the deadline."""
+    """One process at a time; removes what killed processes left. Raises :class:`TimeoutError` at the deadline."""
     with FileLock(folder / "lock", timeout=max(0, deadline - time.monotonic()), mode=0o600):
         for path in folder.glob(f"{_PART}*"):
             shutil.rmtree(path, ignore_errors=True)
@@ -274,7 +276,7 @@ def _compile(
     cache: tuple[Path, str] | None = None,
     march: Sequence[str] = _NATIVE,
 ) -> dict[str, ctypes.CDLL]:
-    """Compile in ``folder``, side by side, and load; each library that can be used is moved into ``cache`` first."""
+    """Compile in ``folder`` in parallel, and load; each usable library is moved to ``cache`` (folder, key) first."""
     for file, text in sources.items():
         (folder / file).write_bytes(text)
     built = {name: folder / f"{name}.so" for name in functions}
@@ -297,8 +299,10 @@ def _compile(
 
 
 def _run(commands: Sequence[Sequence[str]], deadline: float, compiler: str) -> list[str | None]:
-    """Run commands side by side; what each printed, or None where it failed. All are killed at the deadline, and the
-    compiler is not used again."""
+    """Run commands in parallel; returns the output of each, or None if it failed.
+
+    At the deadline all are killed, and the compiler is not used again in this process.
+    """
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(_started(command)) for command in commands]
         return [_output(process, deadline, compiler) for process in started]
@@ -334,7 +338,7 @@ def _output(process: "subprocess.Popen[bytes] | None", deadline: float, compiler
 
 
 def _load(path: Path, functions: Sequence[str]) -> ctypes.CDLL | None:
-    """The library, if it can be loaded and has all ``functions``."""
+    """The library; None if it cannot be loaded or lacks one of ``functions``."""
     try:
         library = ctypes.CDLL(str(path))
     except OSError:

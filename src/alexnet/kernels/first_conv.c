@@ -1,9 +1,9 @@
-/* The first convolution of a network, and what follows it up to its max pool: ReLU and response norm across channels.
+/* The first convolution of a network, fused with the ReLU, LRN and max pool after it.
 
-   An image goes through line by line: what the convolution makes stays in a core's cache until it is pooled, and its
-   gradient until it has given those of the filters. To memory go the pool's output and, for a norm's gradient, what the
-   norm was given. There is no gradient for the images. With three channels a row of a window, size * 3 numbers, lies
-   together in channels-last memory, so the windows are read where they are. first_conv.py calls this and says when. */
+   An image is computed line by line: the convolution's output stays in a core's cache until it is pooled, and its
+   gradient until the gradient of the filters is computed from it. Written to memory are the output of the pool and, for
+   the gradient, the input of LRN. Images get no gradient. With three channels, a row of a window (size * 3 values) is
+   contiguous in channels-last memory, so windows are read in place. first_conv.py calls this. */
 
 #include <omp.h>
 
@@ -12,7 +12,7 @@
 
 typedef struct { /* first_conv.py has the same fields in the same order */
     int64_t images, threads, height, width, channels, kernels, size, stride, padding;
-    Pool pool; /* its height, width and channels are the convolution's output; size 0: no pool */
+    Pool pool; /* its height, width and channels are those of the convolution's output; size 0: no pool */
     Norm norm; /* window 0: no norm */
 } Shape;
 
@@ -20,31 +20,31 @@ POOLED_LINES(f32, float)
 
 INLINE int64_t panel(const Shape *z) { return z->kernels % 48 == 0 ? 48 : z->kernels % 32 == 0 ? 32 : 16; }
 INLINE int64_t entries(const Shape *z) { return z->size * z->size * z->channels; } /* of a filter */
-INLINE int64_t eights(const Shape *z) { return (entries(z) + ROWS - 1) / ROWS * ROWS; }
+INLINE int64_t padded_entries(const Shape *z) { return (entries(z) + ROWS - 1) / ROWS * ROWS; }
 
 int first_conv_is_fast(void) { return has_avx512(); }
 
-/* Floats of a padded image's row, and its rows; what the last windows read beyond is there. */
+/* Floats per row of the padded image, and its rows, including what the last windows read beyond the image. */
 INLINE int64_t row_of(const Shape *z) { return ((z->pool.width - 1) * z->stride + z->size) * z->channels; }
 INLINE int64_t rows_of(const Shape *z) { return (z->pool.height - 1) * z->stride + z->size; }
 
 INLINE int64_t line_of(const Shape *z) { return z->pool.width * z->kernels; }
-INLINE int64_t gapped(const Shape *z) { return with_gaps(&z->norm, z->pool.width, z->kernels); }
+INLINE int64_t padded_norm_line(const Shape *z) { return padded_line(&z->norm, z->pool.width, z->kernels); }
 
-/* Floats of a thread's own memory: a padded image, a line of the convolution's output or its gradient, two of the
-   norm's, and maps that are to be pooled. */
+/* Floats of a thread's working memory: a padded image, a line of the convolution's output or its gradient, two lines of
+   LRN, and the feature maps before the pool. */
 int64_t first_conv_scratch_size(const Shape *z) {
     int64_t image = rows_of(z) * row_of(z) + 2 * ROWS;
-    return (image + LANES - 1) / LANES * LANES + line_of(z) + 2 * gapped(z) + z->pool.height * line_of(z);
+    return (image + LANES - 1) / LANES * LANES + line_of(z) + 2 * padded_norm_line(z) + z->pool.height * line_of(z);
 }
 
-typedef struct { float *image, *line, *squares, *terms, *maps; } Room;
+typedef struct { float *image, *line, *squares, *terms, *maps; } Scratch;
 
-INLINE Room room(const Shape *z, float *scratch, int64_t thread) {
-    float *line = scratch + thread * first_conv_scratch_size(z), *squares = line + line_of(z), *terms = squares + gapped(z);
-    float *maps = terms + gapped(z);
-    memset(squares, 0, 2 * gapped(z) * sizeof(float));
-    return (Room){maps + z->pool.height * line_of(z), line, squares, terms, maps};
+INLINE Scratch thread_scratch(const Shape *z, float *scratch, int64_t thread) {
+    float *line = scratch + thread * first_conv_scratch_size(z), *squares = line + line_of(z), *terms = squares + padded_norm_line(z);
+    float *maps = terms + padded_norm_line(z);
+    memset(squares, 0, 2 * padded_norm_line(z) * sizeof(float));
+    return (Scratch){maps + z->pool.height * line_of(z), line, squares, terms, maps};
 }
 
 /* The padded image's rows [from, end). */
@@ -56,7 +56,7 @@ static void pad(const Shape *z, const float *x, float *into, int64_t from, int64
             memcpy(into + i * row + z->padding * c, x + (i - z->padding) * z->width * c, columns * c * sizeof(float));
 }
 
-/* w [panel][entry][width of the panel]; the last eight pixels of a line may be done twice */
+/* w [panel][entry][width of the panel]; the last eight pixels of a line may be computed twice */
 #define CONVOLVE(N)                                                                                                  \
     static void convolve_##N(const Shape *z, const float *x, const float *w, const float *bias, float *y) {          \
         int64_t deep = z->size * z->channels, row = row_of(z), wide = N * LANES, step = z->stride * z->channels;     \
@@ -74,18 +74,18 @@ static void pad(const Shape *z, const float *x, float *into, int64_t from, int64
                 for (int r = 0; r < ROWS; r++)                                                                       \
                     for (int i = 0; i < N; i++) {                                                                    \
                         vec v = sums[r][i];                                                                          \
-                        AT(y + (q + r) * z->kernels + k + i * LANES) = z->pool.relu ? choose(v < 0, (vec){0}, v) : v;\
+                        AT(y + (q + r) * z->kernels + k + i * LANES) = z->pool.relu ? choose(v < 0, (vec){0}, v) : v; \
                     }                                                                                                \
             }                                                                                                        \
     }                                                                                                                \
-    /* g: a line's gradient; at: where a window's entries are; dw [panel][entry, in eights][width of the panel] */   \
-    static void filters_##N(const Shape *z, const float *x, const int64_t *at, const float *g, float *dw) {          \
+    /* g: gradient of a line; offsets: of a window's entries; dw [panel][entry, padded to 8][width of the panel] */  \
+    static void filters_##N(const Shape *z, const float *x, const int64_t *offsets, const float *g, float *dw) {     \
         int64_t wide = N * LANES, step = z->stride * z->channels;                                                    \
         for (int64_t k = 0; k < z->kernels; k += wide)                                                               \
-            for (int64_t e = 0; e < eights(z); e += ROWS, dw += ROWS * wide) {                                       \
+            for (int64_t e = 0; e < padded_entries(z); e += ROWS, dw += ROWS * wide) {                               \
                 const float *a[ROWS], *b = g + k;                                                                    \
                 vec sums[ROWS][N];                                                                                   \
-                for (int r = 0; r < ROWS; r++) a[r] = x + at[e + r];                                                 \
+                for (int r = 0; r < ROWS; r++) a[r] = x + offsets[e + r];                                            \
                 for (int r = 0; r < ROWS; r++)                                                                       \
                     for (int i = 0; i < N; i++) sums[r][i] = AT(dw + (r * N + i) * LANES);                           \
                 for (int64_t q = 0; q < z->pool.width; q++, b += z->kernels)                                         \
@@ -99,75 +99,77 @@ CONVOLVE(1)
 CONVOLVE(2)
 CONVOLVE(3)
 
-/* y, and for a pool its places; given: what a norm's gradient needs, or NULL. scratch: first_conv_scratch_size floats a thread.
-   With less images than threads, and nothing to keep, each image is several threads' work. */
-void first_conv_forward(const Shape *z, const float *x, const float *w, const float *bias, float *y, uint8_t *at,
-                  float *given, float *scratch) {
+/* Writes y, the argmax of a pool, and norm_input, which the gradient of LRN needs (or NULL). scratch:
+   first_conv_scratch_size floats per thread. With fewer images than threads and no norm_input, several threads share an
+   image. */
+void first_conv_forward(const Shape *z, const float *x, const float *w, const float *bias, float *y, uint8_t *argmax,
+                  float *norm_input, float *scratch) {
     const Pool *pool = &z->pool;
     int64_t in = z->height * z->width * z->channels, lines = pool->size ? pool->out_height : pool->height;
     int64_t out = lines * (pool->size ? pool->out_width : pool->width) * z->kernels;
-    int64_t parts = z->images < z->threads && !given ? MIN(z->threads, lines) : 1;
+    int64_t parts = z->images < z->threads && !norm_input ? MIN(z->threads, lines) : 1;
 #pragma omp parallel for schedule(dynamic) num_threads(z->threads)
-    for (int64_t piece = 0; piece < z->images * parts; piece++) {
-        int64_t i = piece / parts, from = lines * (piece % parts) / parts, end = lines * (piece % parts + 1) / parts;
+    for (int64_t part_index = 0; part_index < z->images * parts; part_index++) {
+        int64_t i = part_index / parts, from = lines * (part_index % parts) / parts, end = lines * (part_index % parts + 1) / parts;
         int64_t top = pool->size ? from * pool->stride : from;
         int64_t bottom = pool->size ? MIN((end - 1) * pool->stride + pool->size, pool->height) : end;
-        if (given) bottom = pool->height; /* also of lines that no window of the pool sees */
-        Room own = room(z, scratch, omp_get_thread_num());
+        if (norm_input) bottom = pool->height; /* also lines that no window of the pool contains */
+        Scratch own = thread_scratch(z, scratch, omp_get_thread_num());
         pad(z, x + i * in, own.image, top * z->stride, (bottom - 1) * z->stride + z->size);
         for (int64_t line = top; line < bottom; line++) {
             const float *window = own.image + line * z->stride * row_of(z);
             float *maps = own.maps + line * line_of(z), *into = pool->size ? maps : y + i * out + line * line_of(z);
-            if (z->norm.window) into = given ? given + (i * pool->height + line) * line_of(z) : own.line;
+            if (z->norm.window) into = norm_input ? norm_input + (i * pool->height + line) * line_of(z) : own.line;
             if (panel(z) == 48) convolve_3(z, window, w, bias, into);
             else if (panel(z) == 32) convolve_2(z, window, w, bias, into);
             else convolve_1(z, window, w, bias, into);
             if (z->norm.window) lrn_line(&z->norm, pool->width, z->kernels, into, own.squares, maps);
             if (pool->size)
                 for (; from < end && MIN(from * pool->stride + pool->size, pool->height) <= line + 1; from++)
-                    max_pool_line_f32(pool, own.maps, from, y + i * out, at + i * out);
+                    max_pool_line_f32(pool, own.maps, from, y + i * out, argmax + i * out);
         }
     }
 }
 
-/* g: gradient by y; with relu and no pool, y says where it passes. dw and db [threads] come as zeros; their sums are
-   left in the first. Each thread has images of its own: the same number of them gives the same bits. */
-void first_conv_backward(const Shape *z, const float *x, const float *g, const uint8_t *at, const float *y,
-                   const float *given, float *dw, float *db, float *scratch) {
+/* g: gradient of y; with relu and without a pool, y decides where it passes. dw and db [threads] are zeros at the start;
+   their sums are in the first at the end. Each thread has its own images: the same number of threads gives the same
+   bits. */
+void first_conv_backward(const Shape *z, const float *x, const float *g, const uint8_t *argmax, const float *y,
+                   const float *norm_input, float *dw, float *db, float *scratch) {
     const Pool *pool = &z->pool;
-    int64_t in = z->height * z->width * z->channels, weights = eights(z) * z->kernels;
+    int64_t in = z->height * z->width * z->channels, weights = padded_entries(z) * z->kernels;
     int64_t out = z->kernels * (pool->size ? pool->out_height * pool->out_width : pool->height * pool->width);
-    int64_t where[eights(z)];
-    for (int64_t e = 0; e < eights(z); e++) {
+    int64_t offsets[padded_entries(z)];
+    for (int64_t e = 0; e < padded_entries(z); e++) {
         int64_t row = z->size * z->channels, entry = MIN(e, entries(z) - 1);
-        where[e] = entry / row * row_of(z) + entry % row;
+        offsets[e] = entry / row * row_of(z) + entry % row;
     }
 #pragma omp parallel for schedule(static, 1) num_threads(z->threads)
     for (int64_t part = 0; part < z->threads; part++) {
-        Room own = room(z, scratch, part);
+        Scratch own = thread_scratch(z, scratch, part);
         for (int64_t i = z->images * part / z->threads; i < z->images * (part + 1) / z->threads; i++) {
             pad(z, x + i * in, own.image, 0, rows_of(z));
             for (int64_t line = 0; line < pool->height; line++) {
                 const float *window = own.image + line * z->stride * row_of(z);
-                const float *mine = g + i * out + line * line_of(z), *made = y + i * out + line * line_of(z);
+                const float *grad = g + i * out + line * line_of(z), *out_line = y + i * out + line * line_of(z);
                 float *d = own.line;
                 if (pool->size)
-                    max_pool_line_backward_f32(pool, g + i * out, at + i * out, line, d);
+                    max_pool_line_backward_f32(pool, g + i * out, argmax + i * out, line, d);
                 else
                     for (int64_t j = 0; j < line_of(z); j += LANES)
-                        AT(d + j) = pool->relu ? choose(AT(made + j) <= 0, (vec){0}, AT(mine + j)) : AT(mine + j);
+                        AT(d + j) = pool->relu ? choose(AT(out_line + j) <= 0, (vec){0}, AT(grad + j)) : AT(grad + j);
                 if (z->norm.window)
                     lrn_line_backward(&z->norm, pool->width, z->kernels,
-                                       given + (i * pool->height + line) * line_of(z), own.squares, own.terms, d,
+                                       norm_input + (i * pool->height + line) * line_of(z), own.squares, own.terms, d,
                                        pool->relu);
                 for (int64_t k = 0; k < z->kernels; k += LANES) {
                     vec sum = AT(db + part * z->kernels + k);
                     for (int64_t j = k; j < line_of(z); j += z->kernels) sum += AT(d + j);
                     AT(db + part * z->kernels + k) = sum;
                 }
-                if (panel(z) == 48) filters_3(z, window, where, d, dw + part * weights);
-                else if (panel(z) == 32) filters_2(z, window, where, d, dw + part * weights);
-                else filters_1(z, window, where, d, dw + part * weights);
+                if (panel(z) == 48) filters_3(z, window, offsets, d, dw + part * weights);
+                else if (panel(z) == 32) filters_2(z, window, offsets, d, dw + part * weights);
+                else filters_1(z, window, offsets, d, dw + part * weights);
             }
         }
     }

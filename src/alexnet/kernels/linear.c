@@ -1,36 +1,37 @@
-/* Rows in float32 times weights kept in bfloat16, for fully connected layers: a few images take as long as the
-   weights take to be read, and these have half of the bytes. Every weight is widened to float32, which is exact;
-   multiplications and sums are those of float32.
+/* Fully connected layers: float32 rows times weights stored in bfloat16. For a few images the time is that of reading the
+   weights, and these have half of the bytes. Each weight is widened to float32, which is exact; multiplications and sums
+   are in float32.
 
-   Weights lie in panels of 32 outputs, [panel][feature][32], outputs k and k + 16 side by side: a word of 32 bits holds
-   two of them, the first widened by a shift, the second by a mask. Rows are packed by the dozen, [feature][12], whose
-   sums, two vectors each, take 24 of the 32 registers. A panel is cut into blocks of features that stay in a core's
-   first cache while one dozen after the other is multiplied; sums of blocks are added up in float32, so they round less
-   than one long sum would. Few rows are multiplied by four panels together, four streams of memory, and weights of
-   features that are 0 are not read: after ReLUs those are most. What they would add is nothing, bit for bit.
+   Weights are stored in panels of 32 outputs, [panel][feature][32], with outputs k and k + 16 side by side: a word of 32
+   bits holds two of them, the first widened by a shift, the second by a mask. Rows are packed by twelve, [feature][12],
+   whose sums, two vectors each, take 24 of the 32 registers. A panel is split into blocks of features that stay in a
+   core's first-level cache while all rows are multiplied, twelve at a time; the blocks' sums are added in float32, which
+   rounds less than one long sum. Up to FEW rows are multiplied by four panels together, four streams of memory, and
+   weights of features that are 0 are not read: after ReLUs, most features are 0. The result has the same bits.
 
-   The same for few rows and weights in float32, where they lie features first, [feature][outputs]. */
+   linear_few_rows does the same for up to FEW rows and float32 weights that are stored features first,
+   [feature][outputs]. linear.py calls this. */
 
 #include <omp.h>
 
 #include "simd.h"
 
-enum { PANEL = 2 * LANES, BLOCK = 256, DOZEN = 12, MOST = 10 * DOZEN, FEW = 4, TOGETHER = 4, AHEAD = 32 };
-enum { WIDE = 32 * LANES }; /* outputs of float32 weights that are summed together; linear.py has the same number */
+enum { PANEL = 2 * LANES, BLOCK = 256, TWELVE = 12, MAX_ROWS = 10 * TWELVE, FEW = 4, TOGETHER = 4, AHEAD = 32 };
+enum { WIDE = 32 * LANES }; /* outputs of float32 weights that are summed together; linear.py has the same value */
 
 typedef struct { int64_t rows, features, outputs, threads; } Shape; /* linear.py has the same fields in the same order */
 
 int linear_is_fast(void) { return has_avx512(); }
 
 /* out [R][P * 32] += x [n][R] transposed times P panels of w, stride apart; FEATURE(i) is the one that x's row i is of;
-   what FETCH asks for comes soon */
+   what FETCH asks for comes next */
 #define PRODUCT(NAME, R, P, FEATURE, FETCH)                                                                          \
     static void NAME##_##R##_##P(const float *x, const int32_t *which, const uint16_t *w, int64_t stride,            \
-                                 const char *soon, int64_t step, float *out, int64_t n) {                            \
+                                 const char *next, int64_t step, float *out, int64_t n) {                            \
         vec sums[R][2 * P] = {{{0}}};                                                                                \
-        for (int64_t i = 0; i < n; i++, x += R, soon += step)                                                        \
+        for (int64_t i = 0; i < n; i++, x += R, next += step)                                                        \
             for (int p = 0; p < P; p++) {                                                                            \
-                words both = *(const words *)(w + (FEATURE) * PANEL + p * stride);                                   \
+                uints both = *(const uints *)(w + (FEATURE) * PANEL + p * stride);                                   \
                 vec first = (vec)(both << 16), second = (vec)(both & 0xffff0000);                                    \
                 __builtin_prefetch(FETCH);                                                                           \
                 for (int r = 0; r < R; r++) {                                                                        \
@@ -41,7 +42,7 @@ int linear_is_fast(void) { return has_avx512(); }
         for (int r = 0; r < R; r++)                                                                                  \
             for (int k = 0; k < 2 * P; k++) AT(out + (r * 2 * P + k) * LANES) += sums[r][k];                         \
     }
-#define ALL(R) PRODUCT(all, R, 1, i, soon)
+#define ALL(R) PRODUCT(all, R, 1, i, next)
 #define SOME(R, P) PRODUCT(some, R, P, which[i], w + which[i + AHEAD] * PANEL + p * stride)
 ALL(12)
 ALL(8)
@@ -53,75 +54,75 @@ SOME(1, 4)
 SOME(2, 1)
 SOME(1, 1)
 
-/* How many of the rows that are left are multiplied together? */
-INLINE int64_t taken(int64_t left) { return left >= DOZEN ? DOZEN : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+/* Rows that are multiplied together, of `left` remaining ones. */
+INLINE int64_t row_block(int64_t left) { return left >= TWELVE ? TWELVE : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 
-static void pack(const float *x, int64_t many, int64_t features, float *packed) { /* -> [feature][many] */
-    for (int64_t r = 0; r < many; r++)
-        for (int64_t i = 0; i < features; i++) packed[i * many + r] = x[r * features + i];
+static void pack(const float *x, int64_t block_rows, int64_t features, float *packed) { /* -> [feature][block_rows] */
+    for (int64_t r = 0; r < block_rows; r++)
+        for (int64_t i = 0; i < features; i++) packed[i * block_rows + r] = x[r * features + i];
 }
 
 /* sums [rows][32] */
 static void multiply(const float *packed, int64_t rows, int64_t features, const uint16_t *w, float *sums) {
     int64_t passes = 0;
-    for (int64_t row = 0; row < rows; row += taken(rows - row)) passes++;
-    int64_t step = PANEL * sizeof(uint16_t) / passes; /* bytes fetched with a feature */
+    for (int64_t row = 0; row < rows; row += row_block(rows - row)) passes++;
+    int64_t step = PANEL * sizeof(uint16_t) / passes; /* bytes prefetched with each feature */
     memset(sums, 0, rows * PANEL * sizeof(float));
     for (int64_t from = 0; from < features; from += BLOCK) {
-        int64_t n = MIN(BLOCK, features - from), many;
+        int64_t n = MIN(BLOCK, features - from), block_rows;
         const uint16_t *block = w + from * PANEL;
-        const char *soon = (const char *)(block + BLOCK * PANEL);
-        for (int64_t row = 0; row < rows; row += many) {
-            many = taken(rows - row);
-            const float *x = packed + row * features + from * many;
+        const char *next = (const char *)(block + BLOCK * PANEL);
+        for (int64_t row = 0; row < rows; row += block_rows) {
+            block_rows = row_block(rows - row);
+            const float *x = packed + row * features + from * block_rows;
             float *out = sums + row * PANEL;
-            if (many == 12) all_12_1(x, 0, block, 0, soon, step, out, n);
-            else if (many == 8) all_8_1(x, 0, block, 0, soon, step, out, n);
-            else if (many == 4) all_4_1(x, 0, block, 0, soon, step, out, n);
-            else (many == 2 ? all_2_1 : all_1_1)(x, 0, block, 0, soon, step, out, n);
-            soon += step * n; /* each pass has its share of the next block */
+            if (block_rows == 12) all_12_1(x, 0, block, 0, next, step, out, n);
+            else if (block_rows == 8) all_8_1(x, 0, block, 0, next, step, out, n);
+            else if (block_rows == 4) all_4_1(x, 0, block, 0, next, step, out, n);
+            else (block_rows == 2 ? all_2_1 : all_1_1)(x, 0, block, 0, next, step, out, n);
+            next += step * n; /* each pass prefetches its share of the next block */
         }
     }
 }
 
-/* sums [rows][wide], with the bias, to where outputs k and on of rows are */
+/* write sums [rows][wide] plus the bias to the outputs from k on */
 static void put(const Shape *z, const float *sums, int64_t rows, int64_t wide, int64_t k, const float *bias, float *to) {
     int64_t count = MIN(wide, z->outputs - k);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < count; i++) to[r * z->outputs + k + i] = sums[r * wide + i] + (bias ? bias[k + i] : 0);
 }
 
-/* ---- one row or two: the features that are not 0 in all of them */
+/* ---- one row or two: features that are not 0 in all of them */
 
 typedef struct {
-    float *x;       /* [feature that is left][rows] */
-    int32_t *which; /* those features, and again the last for what is fetched ahead */
-    int32_t *ends;  /* of each block of features: how many are left up to there */
-} Left;
+    float *x;       /* [nonzero feature][rows] */
+    int32_t *which; /* indices of those features; the last is repeated for prefetching */
+    int32_t *ends;  /* number of nonzero features up to the end of each block */
+} Nonzero;
 
 INLINE int64_t blocks(const Shape *z) { return (z->features + BLOCK - 1) / BLOCK; }
 
-INLINE Left left(const Shape *z, float *scratch, int64_t pair) {
+INLINE Nonzero nonzero(const Shape *z, float *scratch, int64_t pair) {
     float *x = scratch + pair * (3 * z->features + AHEAD + blocks(z));
     int32_t *which = (int32_t *)(x + 2 * z->features);
-    return (Left){x, which, which + z->features + AHEAD};
+    return (Nonzero){x, which, which + z->features + AHEAD};
 }
 
-static void sift(const Shape *z, const float *x, int64_t rows, Left into) {
+static void gather_nonzero(const Shape *z, const float *x, int64_t rows, Nonzero into) {
     int32_t n = 0;
     for (int64_t i = 0; i < z->features; i++) {
         float first = x[i], second = rows == 2 ? x[z->features + i] : 0;
         into.x[n * rows] = first;
         if (rows == 2) into.x[n * 2 + 1] = second;
         into.which[n] = (int32_t)i;
-        n += first != 0 || second != 0; /* what is no number is not 0 */
+        n += first != 0 || second != 0; /* true for NaN */
         into.ends[i / BLOCK] = n;
     }
     for (int i = 0; i < AHEAD; i++) into.which[n + i] = n ? into.which[n - 1] : 0;
 }
 
 /* sums [rows][panels * 32]: 1 panel or TOGETHER */
-static void multiply_left(const Shape *z, Left from, int64_t rows, const uint16_t *w, int64_t panels, float *sums) {
+static void multiply_nonzero(const Shape *z, Nonzero from, int64_t rows, const uint16_t *w, int64_t panels, float *sums) {
     int64_t done = 0, stride = z->features * PANEL;
     memset(sums, 0, rows * panels * PANEL * sizeof(float));
     for (int64_t block = 0; block < blocks(z); block++) {
@@ -137,31 +138,31 @@ static void multiply_left(const Shape *z, Left from, int64_t rows, const uint16_
 INLINE int64_t pairs(const Shape *z) { return (z->rows + 1) / 2; }
 INLINE int64_t rows_of(const Shape *z, int64_t pair) { return MIN(2, z->rows - 2 * pair); }
 
-static void sift_all(const Shape *z, const float *x, float *scratch) { /* by a team's threads */
+static void gather_all_nonzero(const Shape *z, const float *x, float *scratch) { /* shared by the threads of a team */
 #pragma omp for schedule(static)
     for (int64_t pair = 0; pair < pairs(z); pair++)
-        sift(z, x + 2 * pair * z->features, rows_of(z, pair), left(z, scratch, pair));
+        gather_nonzero(z, x + 2 * pair * z->features, rows_of(z, pair), nonzero(z, scratch, pair));
 }
 
 /* ---- the same, weights in float32, features first */
 
-/* out [R][WIDE] += x [n][R] transposed times so many outputs of n features, MANY of them at a time */
-#define LONG(R, MANY)                                                                                                \
-    static int64_t long_##R##_##MANY(const float *x, const int32_t *which, const float *w, int64_t outputs,          \
+/* out [R][WIDE] += x [n][R] transposed times WIDE outputs of n features, UNROLL features at a time */
+#define LONG(R, UNROLL)                                                                                              \
+    static int64_t long_##R##_##UNROLL(const float *x, const int32_t *which, const float *w, int64_t outputs,        \
                                      float *out, int64_t n) {                                                        \
         int64_t i = 0;                                                                                               \
-        for (; i + MANY <= n; i += MANY, x += R * MANY) {                                                            \
-            const float *from[MANY], *soon[MANY];                                                                    \
-            for (int m = 0; m < MANY; m++) {                                                                         \
+        for (; i + UNROLL <= n; i += UNROLL, x += R * UNROLL) {                                                      \
+            const float *from[UNROLL], *next[UNROLL];                                                                \
+            for (int m = 0; m < UNROLL; m++) {                                                                       \
                 from[m] = w + which[i + m] * outputs;                                                                \
-                soon[m] = w + which[i + m + MANY] * outputs;                                                         \
+                next[m] = w + which[i + m + UNROLL] * outputs;                                                       \
             }                                                                                                        \
             for (int64_t k = 0; k < WIDE; k += LANES) {                                                              \
                 vec sums[R];                                                                                         \
                 for (int r = 0; r < R; r++) sums[r] = AT(out + r * WIDE + k);                                        \
-                for (int m = 0; m < MANY; m++) {                                                                     \
+                for (int m = 0; m < UNROLL; m++) {                                                                   \
                     vec weights = AT(from[m] + k);                                                                   \
-                    __builtin_prefetch(soon[m] + k);                                                                 \
+                    __builtin_prefetch(next[m] + k);                                                                 \
                     for (int r = 0; r < R; r++) sums[r] += x[m * R + r] * weights;                                   \
                 }                                                                                                    \
                 for (int r = 0; r < R; r++) AT(out + r * WIDE + k) = sums[r];                                        \
@@ -175,12 +176,12 @@ LONG(2, 8)
 LONG(2, 1)
 
 /* sums [pair][2][WIDE] of the outputs from w on: a block of features stays in a core's second cache for all pairs */
-static void multiply_long(const Shape *z, float *scratch, const float *w, float *sums) {
+static void multiply_few_rows(const Shape *z, float *scratch, const float *w, float *sums) {
     int64_t done[FEW / 2] = {0};
     memset(sums, 0, pairs(z) * 2 * WIDE * sizeof(float));
     for (int64_t block = 0; block < blocks(z); block++)
         for (int64_t pair = 0; pair < pairs(z); pair++) {
-            Left from = left(z, scratch, pair);
+            Nonzero from = nonzero(z, scratch, pair);
             float part[2 * WIDE] = {0};
             int64_t rows = rows_of(z, pair), n = from.ends[block] - done[pair];
             const float *x = from.x + done[pair] * rows;
@@ -192,17 +193,17 @@ static void multiply_long(const Shape *z, float *scratch, const float *w, float 
         }
 }
 
-/* x [rows][features], w [features][outputs], bias [outputs] or NULL -> out [rows][outputs], of WIDE outputs at least
-   and FEW rows at most; scratch: linear_scratch_size(). Any number of threads gives the same bits. */
+/* x [rows][features], w [features][outputs], bias [outputs] or NULL -> out [rows][outputs], with at least WIDE outputs
+   and at most FEW rows; scratch: linear_scratch_size(). Any number of threads gives the same bits. */
 void linear_few_rows(const Shape *z, const float *x, const float *w, const float *bias, float *out, float *scratch) {
 #pragma omp parallel num_threads(z->threads)
     {
-        sift_all(z, x, scratch);
+        gather_all_nonzero(z, x, scratch);
 #pragma omp for schedule(dynamic)
         for (int64_t k = 0; k < z->outputs; k += WIDE) {
             float sums[FEW * WIDE];
-            int64_t first = MIN(k, z->outputs - WIDE); /* the last ones are summed with some before them */
-            multiply_long(z, scratch, w + first, sums);
+            int64_t first = MIN(k, z->outputs - WIDE); /* the last outputs are computed with some before them */
+            multiply_few_rows(z, scratch, w + first, sums);
             put(z, sums + (k - first), z->rows, WIDE, k, bias, out);
         }
     }
@@ -210,17 +211,17 @@ void linear_few_rows(const Shape *z, const float *x, const float *w, const float
 
 /* ---- */
 
-/* Floats of the memory that linear_bf16 and linear_few_rows work in. */
+/* Floats of the working memory of linear_bf16 and linear_few_rows. */
 int64_t linear_scratch_size(const Shape *z) {
     int64_t few = FEW / 2 * (3 * z->features + AHEAD + blocks(z));
-    return z->rows > FEW ? MIN(z->rows, MOST) * z->features : few;
+    return z->rows > FEW ? MIN(z->rows, MAX_ROWS) * z->features : few;
 }
 
 static void few(const Shape *z, const float *x, const uint16_t *w, const float *bias, float *out, float *scratch) {
     int64_t panels = (z->outputs + PANEL - 1) / PANEL;
 #pragma omp parallel num_threads(z->threads)
     {
-        sift_all(z, x, scratch);
+        gather_all_nonzero(z, x, scratch);
 #pragma omp for schedule(dynamic)
         for (int64_t panel = 0; panel < panels; panel += TOGETHER) {
             float sums[2 * TOGETHER * PANEL];
@@ -228,7 +229,7 @@ static void few(const Shape *z, const float *x, const uint16_t *w, const float *
             for (int64_t p = panel; p < MIN(panel + TOGETHER, panels); p += together)
                 for (int64_t pair = 0; pair < pairs(z); pair++) {
                     int64_t rows = rows_of(z, pair);
-                    multiply_left(z, left(z, scratch, pair), rows, w + p * z->features * PANEL, together, sums);
+                    multiply_nonzero(z, nonzero(z, scratch, pair), rows, w + p * z->features * PANEL, together, sums);
                     put(z, sums, rows, together * PANEL, p * PANEL, bias, out + 2 * pair * z->outputs);
                 }
         }
@@ -243,20 +244,20 @@ void linear_bf16(const Shape *z, const float *x, const uint16_t *w, const float 
         few(z, x, w, bias, out, scratch);
         return;
     }
-    for (int64_t first = 0; first < z->rows; first += MOST) {
-        int64_t rows = MIN(MOST, z->rows - first);
+    for (int64_t first = 0; first < z->rows; first += MAX_ROWS) {
+        int64_t rows = MIN(MAX_ROWS, z->rows - first);
         const float *from = x + first * features;
 #pragma omp parallel num_threads(z->threads)
         {
 #pragma omp for schedule(static)
-            for (int64_t dozen = 0; dozen < rows; dozen += DOZEN)
-                for (int64_t row = dozen, many; row < MIN(rows, dozen + DOZEN); row += many) {
-                    many = taken(rows - row);
-                    pack(from + row * features, many, features, scratch + row * features);
+            for (int64_t twelve = 0; twelve < rows; twelve += TWELVE)
+                for (int64_t row = twelve, block_rows; row < MIN(rows, twelve + TWELVE); row += block_rows) {
+                    block_rows = row_block(rows - row);
+                    pack(from + row * features, block_rows, features, scratch + row * features);
                 }
 #pragma omp for schedule(dynamic)
             for (int64_t panel = 0; panel < panels; panel++) {
-                float sums[MOST * PANEL];
+                float sums[MAX_ROWS * PANEL];
                 multiply(scratch, rows, features, w + panel * features * PANEL, sums);
                 put(z, sums, rows, PANEL, panel * PANEL, bias, out + first * z->outputs);
             }

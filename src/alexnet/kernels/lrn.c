@@ -1,8 +1,8 @@
-/* Response normalization across channels and its gradient, one pass over channels-last memory.
+/* Local response normalization (LRN) across channels and its gradient, in one pass over channels-last memory.
 
    Rows are [rows, c]: the channels of one tower at one pixel. y_i = x_i * s_i^-beta with
    s_i = k + weight * sum of x_j^2, j from i - size/2 to i + (size - 1)/2 inside the row.
-   Built by kernel.py, which also says when; layers.py holds the same formula in PyTorch. */
+   lrn.py calls it and has the reference implementation. */
 
 #include <math.h>
 #include <stdint.h>
@@ -44,7 +44,7 @@ static inline void window_sums(const float *restrict padded, float *restrict out
 }
 
 #define KERNELS(NAME, T, FROM, TO)                                                                                   \
-    void lrn_##NAME##_forward(const T *x, T *y, float *sums, int64_t rows, int c, int size, float weight, float k,         \
+    void lrn_##NAME##_forward(const T *x, T *y, float *sums, int64_t rows, int c, int size, float weight, float k,   \
                         float beta) {                                                                                \
         _Pragma("omp parallel for schedule(static)") for (int64_t r = 0; r < rows; r++) {                            \
             float in[c], scale[c], squares[c + size];                                                                \
@@ -60,7 +60,7 @@ static inline void window_sums(const float *restrict padded, float *restrict out
             for (int i = 0; i < c; i++) yr[i] = TO(in[i] * scale[i]);                                                \
         }                                                                                                            \
     }                                                                                                                \
-    void lrn_##NAME##_backward(const T *x, const float *sums, const T *g, T *out, int64_t rows, int c, int size,           \
+    void lrn_##NAME##_backward(const T *x, const float *sums, const T *g, T *out, int64_t rows, int c, int size,     \
                          float weight, float beta) {                                                                 \
         _Pragma("omp parallel for schedule(static)") for (int64_t r = 0; r < rows; r++) {                            \
             float in[c], direct[c], shared[c], terms[c + size];                                                      \

@@ -1,16 +1,16 @@
-/* Response normalization across the channels of a line of pixels, 16 channels at a time: y = x * s^-3/4 with
-   s = k + weight * sum of x^2 over a window of channels of the same tower. lrn.c has it for any number of channels and
-   any power. */
+/* Local response normalization (LRN) of a line of pixels, 16 channels at a time: y = x * s^-3/4 with
+   s = k + weight * sum of x^2 over a window of channels of the same tower. Included by the kernels that fuse LRN with a
+   pool; lrn.c computes any number of channels and any exponent. */
 
 typedef struct { /* first_conv.py and pool_norm.py have the same fields in the same order */
     int64_t towers, window;
     float weight, k;
 } Norm;
 
-enum { GAP = LANES }; /* zeros before and behind a tower's channels, for windows that reach over their ends */
+enum { GAP = LANES }; /* zeros before and after a tower's channels, for windows at its ends */
 
-/* Floats of a line with gaps. Whoever has it fills it with zeros once; the gaps stay. */
-INLINE int64_t with_gaps(const Norm *n, int64_t pixels, int64_t channels) {
+/* Floats of a line with gaps. The caller fills it with zeros once; the gaps are never written. */
+INLINE int64_t padded_line(const Norm *n, int64_t pixels, int64_t channels) {
     return n->window ? GAP + pixels * (channels + n->towers * GAP) : 0;
 }
 
@@ -20,7 +20,7 @@ INLINE vec root(vec v) {
     return out;
 }
 
-#define EACH_CHANNEL(c, g) /* number c of the line, and its place g between gaps, tower by tower */                  \
+#define EACH_CHANNEL(c, g) /* value c of the line, and its position g between gaps, tower by tower */                \
     for (int64_t r = 0, c = 0, g = GAP; r < pixels * n->towers; r++, g += GAP)                                       \
         for (int64_t end = c + channels / n->towers; c < end; c += LANES, g += LANES)
 
@@ -30,24 +30,24 @@ INLINE vec over_window(const float *at, int64_t before, int64_t size) {
     return sum;
 }
 
-INLINE vec fourth_root(const Norm *n, const float *squares) { /* s^-1/4 */
+INLINE vec inverse_fourth_root(const Norm *n, const float *squares) { /* s^-1/4 */
     return root(1 / root(n->k + n->weight * over_window(squares, n->window / 2, n->window)));
 }
 
 static void lrn_line(const Norm *n, int64_t pixels, int64_t channels, const float *x, float *squares, float *y) {
     EACH_CHANNEL(c, g) AT(squares + g) = AT(x + c) * AT(x + c);
     EACH_CHANNEL(c, g) {
-        vec fourth = fourth_root(n, squares + g);
+        vec fourth = inverse_fourth_root(n, squares + g);
         AT(y + c) = AT(x + c) * (fourth * fourth * fourth);
     }
 }
 
-/* d: the gradient by y, and then the one by x, or with relu by what is before the ReLU that x came from */
+/* d: in, the gradient of y; out, that of x, or with relu that of the input of the ReLU before x */
 static void lrn_line_backward(const Norm *n, int64_t pixels, int64_t channels, const float *x, float *squares,
                                float *terms, float *d, int64_t relu) {
     EACH_CHANNEL(c, g) AT(squares + g) = AT(x + c) * AT(x + c);
     EACH_CHANNEL(c, g) {
-        vec fourth = fourth_root(n, squares + g), power = fourth * fourth * fourth, direct = AT(d + c) * power;
+        vec fourth = inverse_fourth_root(n, squares + g), power = fourth * fourth * fourth, direct = AT(d + c) * power;
         AT(terms + g) = AT(x + c) * direct * (power * fourth); /* times s^-7/4 in all */
         AT(d + c) = direct;
     }

@@ -1,4 +1,4 @@
-/* What the kernels share: 16 numbers at a time, whatever vectors the processor has, and pools line by line. */
+/* Shared by the kernels: vectors of 16 values, whatever vector size the processor has, and pooling line by line. */
 
 #include <math.h>
 #include <stdint.h>
@@ -6,28 +6,29 @@
 
 typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t words __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t uints __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint16_t halves __attribute__((vector_size(32), aligned(2), may_alias));
 typedef uint8_t bytes __attribute__((vector_size(16), aligned(1), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 #define AT(p) (*(vec *)(p))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-enum { LANES = 16, ROWS = 8, NOWHERE = 255 };
+enum { LANES = 16, ROWS = 8, NO_ARGMAX = 255 };
 
 INLINE vec get_f32(const float *p) { return *(const vec *)p; }
 INLINE void put_f32(float *p, vec v) { *(vec *)p = v; }
 
-INLINE vec get_bf16(const uint16_t *p) { return (vec)(__builtin_convertvector(*(const halves *)p, words) << 16); }
+INLINE vec get_bf16(const uint16_t *p) { return (vec)(__builtin_convertvector(*(const halves *)p, uints) << 16); }
 
 INLINE void put_bf16(uint16_t *p, vec v) { /* to the nearest, ties to even, as PyTorch rounds */
-    words bits = (words)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, bad = (words)(v != v);
+    uints bits = (uints)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, bad = (uints)(v != v);
     *(halves *)p = __builtin_convertvector((rounded & ~bad) | (0x7fc0 & bad), halves);
 }
 
 INLINE vec choose(ints where, vec yes, vec no) { return (vec)(((ints)yes & where) | ((ints)no & ~where)); }
 
-/* Are the multiplications below worth it? Their 24 sums of 16 numbers fit the 32 registers of AVX-512, and no others'. */
+/* Whether the matrix products below are faster than PyTorch: their 24 sums of 16 values fit the 32 registers of AVX-512
+   only. */
 INLINE int has_avx512(void) {
 #ifdef __AVX512F__
     return 1;
@@ -36,17 +37,17 @@ INLINE int has_avx512(void) {
 #endif
 }
 
-/* ---- pools of one image, a line at a time */
+/* ---- pooling of one image, line by line */
 
 typedef struct { int64_t height, width, channels, out_height, out_width, size, stride, relu; } Pool;
 
-typedef struct { int64_t from, end; } Range; /* of the lines of the output whose windows reach a line */
+typedef struct { int64_t from, end; } Range; /* of the output lines whose windows contain an input line */
 
-INLINE Range over(int64_t line, int64_t size, int64_t stride, int64_t all) {
+INLINE Range windows_over(int64_t line, int64_t size, int64_t stride, int64_t all) {
     return (Range){line < size ? 0 : (line - size) / stride + 1, MIN(all, line / stride + 1)};
 }
 
-/* Windows are mostly of 2 or 3 pixels a side, which the compiler then knows. */
+/* Most windows have 2 or 3 pixels per side; as constants, the compiler unrolls their loops. */
 #define WITH_SIZE(z, ...)                                                                                            \
     {                                                                                                                \
         if ((z)->size == 3) { enum { size = 3 }; __VA_ARGS__ }                                                       \
@@ -55,7 +56,7 @@ INLINE Range over(int64_t line, int64_t size, int64_t stride, int64_t all) {
     }
 
 #define POOLED_LINES(NAME, T)                                                                                        \
-    INLINE void max_pool_line_##NAME(const Pool *z, const T *x, int64_t line, T *y, uint8_t *at) {                    \
+    INLINE void max_pool_line_##NAME(const Pool *z, const T *x, int64_t line, T *y, uint8_t *argmax) {               \
         int64_t top = line * z->stride, rows = MIN(z->size, z->height - top);                                        \
         x += top * z->width * z->channels;                                                                           \
         for (int64_t q = 0; q < z->out_width; q++) {                                                                 \
@@ -73,16 +74,16 @@ INLINE Range over(int64_t line, int64_t size, int64_t stride, int64_t all) {
                 if (z->relu) {                                                                                       \
                     ints none = best <= 0;                                                                           \
                     best = choose(none, (vec){0}, best);                                                             \
-                    where = (where & ~none) | (NOWHERE & none);                                                      \
+                    where = (where & ~none) | (NO_ARGMAX & none);                                                    \
                 }                                                                                                    \
                 put_##NAME(y + (line * z->out_width + q) * z->channels + c, best);                                   \
-                *(bytes *)(at + (line * z->out_width + q) * z->channels + c) = __builtin_convertvector(where, bytes);\
+                *(bytes *)(argmax + (line * z->out_width + q) * z->channels + c) = __builtin_convertvector(where, bytes); \
             }                                                                                                        \
         }                                                                                                            \
     }                                                                                                                \
-    /* the gradient of one line: what a window's largest number came from gets its gradient, window after window */  \
-    INLINE void max_pool_line_backward_##NAME(const Pool *z, const T *g, const uint8_t *at, int64_t line, T *dx) {    \
-        Range down = over(line, z->size, z->stride, z->out_height);                                                  \
+    /* the gradient of one input line: the maximum of each window gets the window's gradient */                      \
+    INLINE void max_pool_line_backward_##NAME(const Pool *z, const T *g, const uint8_t *argmax, int64_t line, T *dx) { \
+        Range down = windows_over(line, z->size, z->stride, z->out_height);                                          \
         vec sums[z->width + z->size];                                                                                \
         for (int64_t c = 0; c < z->channels; c += LANES) {                                                           \
             for (int64_t q = 0; q < z->width; q++) sums[q] = (vec){0};                                               \
@@ -92,14 +93,14 @@ INLINE Range over(int64_t line, int64_t size, int64_t stride, int64_t all) {
                     int32_t first = (line - i * z->stride) * size;                                                   \
                     for (int64_t j = 0; j < z->out_width; j++, out += z->channels) {                                 \
                         vec v = get_##NAME(g + out), *to = sums + j * z->stride;                                     \
-                        ints place = __builtin_convertvector(*(const bytes *)(at + out), ints);                      \
-                        for (int o = 0; o < size; o++) to[o] += choose(place == first + o, v, (vec){0});             \
+                        ints position = __builtin_convertvector(*(const bytes *)(argmax + out), ints);               \
+                        for (int o = 0; o < size; o++) to[o] += choose(position == first + o, v, (vec){0});          \
                     }                                                                                                \
                 })                                                                                                   \
             for (int64_t q = 0; q < z->width; q++) put_##NAME(dx + q * z->channels + c, sums[q]);                    \
         }                                                                                                            \
     }                                                                                                                \
-    INLINE void avg_pool_line_##NAME(const Pool *z, const T *x, int64_t line, T *y) {                                    \
+    INLINE void avg_pool_line_##NAME(const Pool *z, const T *x, int64_t line, T *y) {                                \
         int64_t top = line * z->stride, rows = MIN(z->size, z->height - top);                                        \
         x += top * z->width * z->channels;                                                                           \
         for (int64_t q = 0; q < z->out_width; q++) {                                                                 \
@@ -115,8 +116,8 @@ INLINE Range over(int64_t line, int64_t size, int64_t stride, int64_t all) {
             }                                                                                                        \
         }                                                                                                            \
     }                                                                                                                \
-    INLINE void avg_pool_line_backward_##NAME(const Pool *z, const T *g, const T *x, int64_t line, T *dx) {              \
-        Range down = over(line, z->size, z->stride, z->out_height);                                                  \
+    INLINE void avg_pool_line_backward_##NAME(const Pool *z, const T *g, const T *x, int64_t line, T *dx) {          \
+        Range down = windows_over(line, z->size, z->stride, z->out_height);                                          \
         vec sums[z->width + z->size];                                                                                \
         for (int64_t c = 0; c < z->channels; c += LANES) {                                                           \
             for (int64_t q = 0; q < z->width; q++) sums[q] = (vec){0};                                               \
@@ -138,7 +139,7 @@ INLINE Range over(int64_t line, int64_t size, int64_t stride, int64_t all) {
         }                                                                                                            \
     }
 
-/* ---- sums of outer products, eight rows and one panel of 16, 32 or 48 columns at a time, in registers */
+/* ---- sums of outer products in registers: eight rows and one panel of 16, 32 or 48 columns */
 
 #define OUTER(N)                                                                                                     \
     /* out [8][N * 16] += a [n][8] transposed times b [n][N * 16] */                                                 \

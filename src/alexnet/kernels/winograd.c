@@ -1,14 +1,14 @@
-/* Convolutions of 3x3 and 5x5 pixels with stride 1 by minimal filtering (Winograd 1980; Lavin and Gray 2015).
+/* Winograd convolutions of 3x3 and 5x5 filters with stride 1 (Winograd 1980; Lavin and Gray 2015).
 
-   A tile of side x side input pixels, 6 to 8, gives m x m outputs, m = side - r + 1, by side * side multiplications instead of
-   m*m*r*r: 36 instead of 144 (3x3 filters, m = 4) or 100 (5x5, m = 2), 49 instead of 225 (m = 5 and m = 3), 64 instead
-   of 400 (5x5, m = 4). It is the same sum regrouped. Polynomials are taken at 0, +-3/4, +-3/2 and infinity; at 0, +-1/2,
-   +-5/4 and +-5/2; or at 0, +-1/2, +-1, +-9/4 and infinity: so errors are about two, four or eight times those of the
-   plain sum in float32 (the usual 0, +-1, +-2 give four with side 6); all constants of the data's transforms are exact
-   in binary.
+   A tile of tile x tile input pixels, 6 to 8, gives m x m outputs, m = tile - r + 1, with tile * tile multiplications
+   instead of m*m*r*r: 36 instead of 144 (3x3 filters, m = 4) or 100 (5x5, m = 2), 49 instead of 225 (m = 5 and m = 3), 64
+   instead of 400 (5x5, m = 4). The sums are the same, regrouped. Polynomials are evaluated at 0, +-3/4, +-3/2 and
+   infinity; at 0, +-1/2, +-5/4 and +-5/2; or at 0, +-1/2, +-1, +-9/4 and infinity: errors are about two, four or eight
+   times those of the plain sum in float32 (the usual points 0, +-1, +-2 give four with tiles of 6). All constants of the
+   data's transforms are exact in binary.
 
    Memory is channels-last. Names: x input, y output, u transformed filters [point][panel][depth][width], v and q the
-   transformed input and output [point][tile][channel]; g and d... are gradients. winograd.py calls this, says when. */
+   transformed input and output [point][tile][channel]; g and d... are gradients. winograd.py calls this. */
 
 #include <omp.h>
 
@@ -16,36 +16,36 @@
 #include "winograd.h"
 
 typedef struct { /* one group of a convolution; winograd.py has the same fields in the same order */
-    int64_t images, height, width, channels, x_stride; /* x_stride: floats from a pixel to the next */
+    int64_t images, height, width, channels, x_stride; /* x_stride: floats from one pixel to the next */
     int64_t out_height, out_width, kernels, y_stride;
-    int64_t padding, m, tile, chunk, relu, threads; /* chunk: tiles that a thread holds at a time, a multiple of ROWS */
+    int64_t padding, m, tile, chunk, relu, threads; /* chunk: tiles that a thread computes together, a multiple of ROWS */
 } Shape;
 
 int winograd_is_fast(void) { return has_avx512(); }
 
-/* Floats from one point's matrix [chunk][wide] to the next: a cache line more than it has, since a tile writes all,
-   and powers of two between them would all fall on the same few places of the cache. */
+/* Floats from one point's matrix [chunk][wide] to the next: one cache line more than its size, since a tile writes to all
+   matrices, and distances of a power of two would map to the same few cache sets. */
 INLINE int64_t plane(const Shape *z, int64_t wide) { return z->chunk * wide + LANES; }
 
 INLINE int points(const Shape *z) { return (int)(z->tile * z->tile); }
 
 INLINE int64_t scratch_size(const Shape *z) { return points(z) * (plane(z, z->channels) + plane(z, z->kernels)); }
 
-/* ---- tiles: t counts image by image, row by row */
+/* ---- tiles: t counts them image by image, row by row */
 
-typedef struct { int64_t image, row, column; } Place; /* of a tile's first output pixel */
+typedef struct { int64_t image, row, column; } Position; /* of a tile's first output pixel */
 
-INLINE Place place_of(const Shape *z, int64_t t, int m) {
+INLINE Position position_of(const Shape *z, int64_t t, int m) {
     int64_t across = (z->out_width + m - 1) / m, down = (z->out_height + m - 1) / m;
-    return (Place){t / (across * down), t / across % down * m, t % across * m};
+    return (Position){t / (across * down), t / across % down * m, t % across * m};
 }
 
 INLINE void gather(const Shape *z, const float *x, int64_t t, int row, float *v, int side, int m) {
-    Place at = place_of(z, t, m);
+    Position at = position_of(z, t, m);
     const float *image = x + at.image * z->height * z->width * z->x_stride;
     int64_t top = at.row - z->padding, left = at.column - z->padding;
     for (int64_t c = 0; c < z->channels; c += LANES) {
-        vec columns[LONGEST][LONGEST], line[LONGEST], out[LONGEST];
+        vec columns[MAX_TILE][MAX_TILE], line[MAX_TILE], out[MAX_TILE];
         for (int j = 0; j < side; j++) {
             for (int i = 0; i < side; i++) {
                 int inside = top + i >= 0 && top + i < z->height && left + j >= 0 && left + j < z->width;
@@ -64,11 +64,11 @@ INLINE void gather(const Shape *z, const float *x, int64_t t, int row, float *v,
 
 INLINE void scatter(const Shape *z, const float *q, int row, const float *bias, float *y, int64_t t, int side,
                     int m) {
-    Place at = place_of(z, t, m);
+    Position at = position_of(z, t, m);
     float *image = y + at.image * z->out_height * z->out_width * z->y_stride;
     int64_t down = MIN(m, z->out_height - at.row), across = MIN(m, z->out_width - at.column);
     for (int64_t k = 0; k < z->kernels; k += LANES) {
-        vec columns[LONGEST][LONGEST], line[LONGEST], out[LONGEST], add = bias ? AT(bias + k) : (vec){0};
+        vec columns[MAX_TILE][MAX_TILE], line[MAX_TILE], out[MAX_TILE], add = bias ? AT(bias + k) : (vec){0};
         for (int j = 0; j < side; j++) {
             for (int i = 0; i < side; i++)
                 line[i] = AT(q + (i * side + j) * plane(z, z->kernels) + row * z->kernels + k);
@@ -79,7 +79,7 @@ INLINE void scatter(const Shape *z, const float *q, int row, const float *bias, 
             from_points(line, out, side, m);
             for (int j = 0; j < across; j++) {
                 vec sum = out[j] + add;
-                if (z->relu) sum = (vec)((ints)sum & ~(sum < 0)); /* what is no number stays none */
+                if (z->relu) sum = (vec)((ints)sum & ~(sum < 0)); /* NaN stays NaN */
                 AT(image + ((at.row + i) * z->out_width + at.column + j) * z->y_stride + k) = sum;
             }
         }
@@ -88,10 +88,10 @@ INLINE void scatter(const Shape *z, const float *q, int row, const float *bias, 
 
 INLINE void gather_grad(const Shape *z, const float *g, const float *y, int64_t t, int row, float *q, float *db,
                         int side, int m) {
-    Place at = place_of(z, t, m);
+    Position at = position_of(z, t, m);
     int64_t first = at.image * z->out_height * z->out_width;
     for (int64_t k = 0; k < z->kernels; k += LANES) {
-        vec rows[LONGEST][LONGEST], line[LONGEST], out[LONGEST], sum = {0};
+        vec rows[MAX_TILE][MAX_TILE], line[MAX_TILE], out[MAX_TILE], sum = {0};
         for (int i = 0; i < m; i++) {
             for (int j = 0; j < m; j++) {
                 int inside = at.row + i < z->out_height && at.column + j < z->out_width;
@@ -112,16 +112,16 @@ INLINE void gather_grad(const Shape *z, const float *g, const float *y, int64_t 
     }
 }
 
-/* Tiles overlap, so they are added up; the first of an image finds whatever was there. */
+/* Tiles overlap, so they are added up; the first tile of an image clears its memory. */
 INLINE void scatter_grad(const Shape *z, const float *v, int row, float *dx, int64_t t, int side, int m) {
-    Place at = place_of(z, t, m);
+    Position at = position_of(z, t, m);
     float *image = dx + at.image * z->height * z->width * z->x_stride;
     if (at.row == 0 && at.column == 0)
         for (int64_t pixel = 0; pixel < z->height * z->width; pixel++)
             memset(image + pixel * z->x_stride, 0, z->channels * sizeof(float));
     int64_t top = at.row - z->padding, left = at.column - z->padding;
     for (int64_t c = 0; c < z->channels; c += LANES) {
-        vec columns[LONGEST][LONGEST], line[LONGEST], out[LONGEST];
+        vec columns[MAX_TILE][MAX_TILE], line[MAX_TILE], out[MAX_TILE];
         for (int j = 0; j < side; j++) {
             for (int i = 0; i < side; i++)
                 line[i] = AT(v + (i * side + j) * plane(z, z->channels) + row * z->channels + c);
@@ -138,15 +138,15 @@ INLINE void scatter_grad(const Shape *z, const float *v, int row, float *dx, int
     }
 }
 
-/* ---- multiplications of matrices */
+/* ---- matrix products */
 
 #define PRODUCT(N)                                                                                                   \
-    /* out [8][N * 16] = a [8][n] times b [n][N * 16]; what comes soon is fetched meanwhile */                       \
+    /* out [8][N * 16] = a [8][n] times b [n][N * 16]; prefetches `next` meanwhile */                                \
     static void rows_##N(const float *a, int64_t a_stride, const float *b, float *out, int64_t stride, int64_t n,    \
-                         const char *soon, int64_t step) {                                                           \
+                         const char *next, int64_t step) {                                                           \
         vec sums[ROWS][N] = {{{0}}};                                                                                 \
-        for (int64_t i = 0; i < n; i++, b += N * LANES, soon += N * step) {                                          \
-            for (int k = 0; k < N; k++) __builtin_prefetch(soon + k * step, 0, 2);                                   \
+        for (int64_t i = 0; i < n; i++, b += N * LANES, next += N * step) {                                          \
+            for (int k = 0; k < N; k++) __builtin_prefetch(next + k * step, 0, 2);                                   \
             for (int r = 0; r < ROWS; r++)                                                                           \
                 for (int k = 0; k < N; k++) sums[r][k] += a[r * a_stride + i] * AT(b + k * LANES);                   \
         }                                                                                                            \
@@ -165,13 +165,13 @@ INLINE int panel(int64_t columns) { return columns % 48 == 0 ? 48 : columns % 32
 /* a [rows][depth] times one panel of one point's u, [depth][wide] -> its columns of out [rows][columns] */
 static void multiply_panel(const float *a, int64_t depth, const float *u, float *out, int64_t columns, int64_t rows) {
     int wide = panel(columns);
-    int64_t step = sizeof(vec) * ROWS / rows; /* eight rows after eight fetch their share of the next panel */
-    const char *soon = (const char *)(u + depth * wide);
+    int64_t step = sizeof(vec) * ROWS / rows; /* each block of eight rows prefetches its share of the next panel */
+    const char *next = (const char *)(u + depth * wide);
     for (int64_t r = 0; r < rows; r += ROWS, a += ROWS * depth, out += ROWS * columns) {
-        if (wide == 48) rows_3(a, depth, u, out, columns, depth, soon, step);
-        else if (wide == 32) rows_2(a, depth, u, out, columns, depth, soon, step);
-        else rows_1(a, depth, u, out, columns, depth, soon, step);
-        soon += step * depth * wide / LANES;
+        if (wide == 48) rows_3(a, depth, u, out, columns, depth, next, step);
+        else if (wide == 32) rows_2(a, depth, u, out, columns, depth, next, step);
+        else rows_1(a, depth, u, out, columns, depth, next, step);
+        next += step * depth * wide / LANES;
     }
 }
 
@@ -214,8 +214,8 @@ INLINE int64_t tiles(const Shape *z, int64_t images) {
     else if (z->m == 4) EACH_OF(6, 4, call, from, count)                                                             \
     else EACH_OF(7, 5, call, from, count)
 
-/* Tiles of one chunk, by all threads together, each with panels of its own: of few images the filters at the points
-   are more to read than the maps. scratch: scratch_size() floats. */
+/* All tiles are one chunk, and each thread computes its own panels: with few images the transformed filters are more to
+   read than the feature maps. scratch: scratch_size() floats. */
 static void forward_together(const Shape *z, const float *x, const float *u, const float *bias, float *y, float *v) {
     int64_t all = tiles(z, z->images), panels = z->kernels / panel(z->kernels);
     float *q = v + points(z) * plane(z, z->channels);
@@ -236,7 +236,7 @@ static void forward_together(const Shape *z, const float *x, const float *u, con
     }
 }
 
-/* scratch: scratch_size() floats a thread; any number of threads gives the same bits */
+/* scratch: scratch_size() floats per thread. Any number of threads gives the same bits. */
 void winograd_forward(const Shape *z, const float *x, const float *u, const float *bias, float *y, float *scratch) {
     int64_t all = tiles(z, z->images), chunks = (all + z->chunk - 1) / z->chunk;
     if (chunks == 1) {
@@ -244,9 +244,9 @@ void winograd_forward(const Shape *z, const float *x, const float *u, const floa
         return;
     }
 #pragma omp parallel for schedule(dynamic) num_threads(z->threads)
-    for (int64_t piece = 0; piece < chunks; piece++) {
+    for (int64_t chunk_index = 0; chunk_index < chunks; chunk_index++) {
         float *v = scratch + omp_get_thread_num() * scratch_size(z), *q = v + points(z) * plane(z, z->channels);
-        int64_t from = piece * z->chunk, count = MIN(z->chunk, all - from), rows = (count + ROWS - 1) / ROWS * ROWS;
+        int64_t from = chunk_index * z->chunk, count = MIN(z->chunk, all - from), rows = (count + ROWS - 1) / ROWS * ROWS;
         EACH(gather(z, x, t, i, v, side, m), from, count)
         clear(z, v, z->channels, count, rows);
         for (int p = 0; p < points(z); p++)
@@ -268,15 +268,16 @@ static void backward_of(const Shape *z, const float *x, const float *g, const fl
     for (int p = 0; p < points(z); p++) {
         float *vp = v + p * plane(z, z->channels), *qp = q + p * plane(z, z->kernels);
         if (du) correlate(vp, z->channels, qp, z->kernels, du + p * weights, rows);
-        if (dx) multiply(qp, z->kernels, turned + p * weights, vp, z->channels, rows); /* vp is not needed any more */
+        if (dx) multiply(qp, z->kernels, turned + p * weights, vp, z->channels, rows); /* vp is free now */
     }
     if (dx) {
         EACH(scatter_grad(z, v, i, dx, t, side, m), from, count)
     }
 }
 
-/* du [threads][points * channels * kernels] and db [threads][kernels] come as zeros; their sums are left in the first.
-   dx and du may be NULL: not wanted. Each thread has images of its own: the same number of them gives the same bits. */
+/* du [threads][points * channels * kernels] and db [threads][kernels] are zeros at the start; their sums are in the first
+   at the end. dx and du may be NULL: not computed. Each thread has its own images: the same number of threads gives the
+   same bits. */
 void winograd_backward(const Shape *z, const float *x, const float *g, const float *y, const float *turned, float *dx,
                        float *du, float *db, float *scratch) {
     int64_t parts = z->threads, weights = points(z) * z->channels * z->kernels, each = tiles(z, 1);

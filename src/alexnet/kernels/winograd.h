@@ -1,22 +1,21 @@
-/* Minimal filtering's transforms of one line of numbers; winograd.c has the names. side and m are constants where these
-   are called.
+/* The Winograd transforms of one line of values; winograd.c explains the names. side and m are constants at the calls.
 
-   Points come in pairs p and -p, whose polynomials share even and odd parts. Side 6: 0, two pairs and infinity. Side 7:
-   0 and three pairs, with the sums and multiplications of the squares of a pair's others (TOGETHER, TIMES), and of all. Side 8:
-   0, three other pairs and infinity. */
+   Points come in pairs p and -p, whose polynomials share even and odd parts. Tiles of 6: 0, two pairs and infinity. Tiles
+   of 7: 0 and three pairs, with the sums (PAIR_SUM) and products (PAIR_PRODUCT) of the squares of the other pairs. Tiles
+   of 8: 0, three other pairs and infinity. */
 
-enum { LONGEST = 8 };
+enum { MAX_TILE = 8 };
 
 static const float A1 = 0.75f, B1 = 1.5f, A2 = 0.5625f, B2 = 2.25f, A3 = 0.421875f, B3 = 3.375f;
 static const float AB = 1.265625f /* A2 * B2 */, SUM = 2.8125f /* A2 + B2 */;
 
-#define AT_PAIR(i) (i == 0 ? 0.5f : side == 7 ? (i == 1 ? 1.25f : 2.5f) : i == 1 ? 1.0f : 2.25f)
-#define SQUARE(i) (AT_PAIR(i) * AT_PAIR(i))
-#define TOGETHER(i) (SQUARE((i + 1) % 3) + SQUARE((i + 2) % 3))
-#define TIMES(i) (SQUARE((i + 1) % 3) * SQUARE((i + 2) % 3))
-#define ONE_OF_ALL (SQUARE(0) + SQUARE(1) + SQUARE(2))
-#define TWO_OF_ALL (TIMES(0) + TIMES(1) + TIMES(2))
-#define THREE_OF_ALL (SQUARE(0) * TIMES(0))
+#define POINT(i) (i == 0 ? 0.5f : side == 7 ? (i == 1 ? 1.25f : 2.5f) : i == 1 ? 1.0f : 2.25f)
+#define SQUARE(i) (POINT(i) * POINT(i))
+#define PAIR_SUM(i) (SQUARE((i + 1) % 3) + SQUARE((i + 2) % 3))
+#define PAIR_PRODUCT(i) (SQUARE((i + 1) % 3) * SQUARE((i + 2) % 3))
+#define SYMMETRIC_1 (SQUARE(0) + SQUARE(1) + SQUARE(2))
+#define SYMMETRIC_2 (PAIR_PRODUCT(0) + PAIR_PRODUCT(1) + PAIR_PRODUCT(2))
+#define SYMMETRIC_3 (SQUARE(0) * PAIR_PRODUCT(0))
 
 INLINE void to_points(const vec *d, vec *t, int side) { /* input line -> values at the points */
     if (side == 6) {
@@ -31,15 +30,15 @@ INLINE void to_points(const vec *d, vec *t, int side) { /* input line -> values 
         t[5] = last;
         return;
     }
-    vec in[LONGEST];
+    vec in[MAX_TILE];
     for (int i = 0; i < side; i++) in[i] = d[i];
-    t[0] = TWO_OF_ALL * in[2] - THREE_OF_ALL * in[0] - ONE_OF_ALL * in[4] + in[6];
+    t[0] = SYMMETRIC_2 * in[2] - SYMMETRIC_3 * in[0] - SYMMETRIC_1 * in[4] + in[6];
     for (int i = 0; i < 3; i++) {
-        vec even = TIMES(i) * in[2] - TOGETHER(i) * in[4] + in[6], odd = TIMES(i) * in[1] - TOGETHER(i) * in[3] + in[5];
-        t[2 * i + 1] = even + AT_PAIR(i) * odd;
-        t[2 * i + 2] = even - AT_PAIR(i) * odd;
+        vec even = PAIR_PRODUCT(i) * in[2] - PAIR_SUM(i) * in[4] + in[6], odd = PAIR_PRODUCT(i) * in[1] - PAIR_SUM(i) * in[3] + in[5];
+        t[2 * i + 1] = even + POINT(i) * odd;
+        t[2 * i + 2] = even - POINT(i) * odd;
     }
-    if (side == 8) t[7] = TWO_OF_ALL * in[3] - THREE_OF_ALL * in[1] - ONE_OF_ALL * in[5] + in[7];
+    if (side == 8) t[7] = SYMMETRIC_2 * in[3] - SYMMETRIC_3 * in[1] - SYMMETRIC_1 * in[5] + in[7];
 }
 
 INLINE void to_points_transposed(const vec *t, vec *d, int side) {
@@ -55,27 +54,27 @@ INLINE void to_points_transposed(const vec *t, vec *d, int side) {
         d[5] = last;
         return;
     }
-    vec out[LONGEST] = {-THREE_OF_ALL * first, {0}, TWO_OF_ALL * first, {0}, -ONE_OF_ALL * first, {0}, first};
+    vec out[MAX_TILE] = {-SYMMETRIC_3 * first, {0}, SYMMETRIC_2 * first, {0}, -SYMMETRIC_1 * first, {0}, first};
     if (side == 8) {
-        out[1] = -THREE_OF_ALL * t[7];
-        out[3] = TWO_OF_ALL * t[7];
-        out[5] = -ONE_OF_ALL * t[7];
+        out[1] = -SYMMETRIC_3 * t[7];
+        out[3] = SYMMETRIC_2 * t[7];
+        out[5] = -SYMMETRIC_1 * t[7];
         out[7] = t[7];
     }
     for (int i = 0; i < 3; i++) {
         vec plus = t[2 * i + 1], minus = t[2 * i + 2];
-        vec even = plus + minus, odd = AT_PAIR(i) * (plus - minus);
-        out[1] += TIMES(i) * odd;
-        out[2] += TIMES(i) * even;
-        out[3] -= TOGETHER(i) * odd;
-        out[4] -= TOGETHER(i) * even;
+        vec even = plus + minus, odd = POINT(i) * (plus - minus);
+        out[1] += PAIR_PRODUCT(i) * odd;
+        out[2] += PAIR_PRODUCT(i) * even;
+        out[3] -= PAIR_SUM(i) * odd;
+        out[4] -= PAIR_SUM(i) * even;
         out[5] += odd;
         out[6] += even;
     }
     for (int i = 0; i < side; i++) d[i] = out[i];
 }
 
-INLINE void from_points(const vec *q, vec *y, int side, int m) { /* values at the points -> m output numbers */
+INLINE void from_points(const vec *q, vec *y, int side, int m) { /* values at the points -> m output values */
     if (side == 6) {
         vec p1 = q[1] + q[2], d1 = q[1] - q[2], p2 = q[3] + q[4], d2 = q[3] - q[4];
         vec last = q[5];
@@ -92,7 +91,7 @@ INLINE void from_points(const vec *q, vec *y, int side, int m) { /* values at th
     vec out[5] = {q[0]};
     for (int i = 0; i < 3; i++) {
         vec plus = q[2 * i + 1], minus = q[2 * i + 2];
-        vec even = plus + minus, odd = AT_PAIR(i) * (plus - minus);
+        vec even = plus + minus, odd = POINT(i) * (plus - minus);
         out[0] += even;
         out[1] += odd;
         out[2] += SQUARE(i) * even;
@@ -129,7 +128,8 @@ INLINE void from_points_transposed(const vec *y, vec *q, int side, int m) {
         vec even = first + SQUARE(i) * in[2], odd = in[1];
         if (m > 3) odd += SQUARE(i) * in[3];
         if (m > 4) even += SQUARE(i) * SQUARE(i) * in[4];
-        q[2 * i + 1] = even + AT_PAIR(i) * odd;
-        q[2 * i + 2] = even - AT_PAIR(i) * odd;
-    }    if (side == 8) q[7] = y[m - 1];
+        q[2 * i + 1] = even + POINT(i) * odd;
+        q[2 * i + 2] = even - POINT(i) * odd;
+    }
+    if (side == 8) q[7] = y[m - 1];
 }
