@@ -39,7 +39,7 @@ def opened(browser):
         page.on("console", lambda message: odd.append(message.text) if "Content Security" in message.text else None)
         page.goto(server.url + "/")
         if wait:
-            page.locator("#who", has_text="classes apart").wait_for()
+            page.locator("#model-summary", has_text="classes").wait_for()
         return page
 
     yield open_page
@@ -112,7 +112,7 @@ def test_by_keyboard_alone(server, opened, image):
     page.keyboard.press("Enter")
     page.locator("#result").wait_for()
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "photograph"
+    assert page.evaluate("document.activeElement.id") == "take-photo"
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "saliency"
     page.keyboard.press("Space")
@@ -138,7 +138,7 @@ def test_a_camera_a_drop_and_a_paste(server, opened, image, png):
             page.evaluate(give, [list(png), kind])
         assert response.value.status == 200
     page.evaluate(PASTE_NOTHING)
-    assert "no image in what was pasted" in problem(page)
+    assert "clipboard has no image" in problem(page)
 
 
 def test_an_response_does_not_wipe_out_what_was_said_while_it_was_waited_for(server, opened, image):
@@ -148,10 +148,10 @@ def test_an_response_does_not_wipe_out_what_was_said_while_it_was_waited_for(ser
     while not held:
         page.wait_for_timeout(20)
     page.evaluate(PASTE_NOTHING)
-    assert "no image in what was pasted" in problem(page)
+    assert "clipboard has no image" in problem(page)
     held[0].continue_()
     page.locator("#result").wait_for()
-    assert "no image in what was pasted" in page.locator("#problem").inner_text()
+    assert "clipboard has no image" in page.locator("#problem").inner_text()
     assert "Best prediction" in page.locator("#status").inner_text()
     page.unroute("**/v1/predict*")
     choose(page, image)  # the next question wipes it out
@@ -188,7 +188,7 @@ def test_a_slow_response_says_so(saved_bundle, opened, image):
         real = engine.predict
         engine.predict = lambda *words: (go.wait(SECONDS), real(*words))[1]
         choose(page, image)
-        page.locator("#status", has_text="Looking at it").wait_for()
+        page.locator("#status", has_text="Predicting").wait_for()
         page.locator("#status", has_text="Still waiting: the server is slow or busy").wait_for()
         go.set()
         page.locator("#result").wait_for()
@@ -204,7 +204,7 @@ def test_a_server_that_is_gone_or_busy(saved_bundle, opened, image):
     server.service.admission.images = 0
     server.stop()
     choose(page, image)
-    page.locator("#problem", has_text="The server does not answer; is it still running?").wait_for()
+    page.locator("#problem", has_text="The server does not respond; is it still running?").wait_for()
 
 
 def test_a_page_opened_too_early_waits_for_the_model(saved_bundle, opened, image, monkeypatch):
@@ -220,7 +220,7 @@ def test_a_page_opened_too_early_waits_for_the_model(saved_bundle, opened, image
         assert page.locator("#status").inner_text() == "The model is loading …"
         assert page.locator("#problem").inner_text() == ""
         go.set()
-        page.locator("#who", has_text="10 classes").wait_for()
+        page.locator("#model-summary", has_text="10 classes").wait_for()
         page.locator("#result").wait_for()
         assert page.locator("#problem").inner_text() == ""
     finally:
@@ -232,17 +232,17 @@ def test_unknown_and_a_key(saved_bundle, opened, image):
     key = "0123456789abcdef"
     with threaded(saved_bundle, confidence_threshold=1.0, keys=(key,)) as server:
         page = opened(server, PHONE, wait=False)
-        assert "This server wants a key." in problem(page)
+        assert "This server requires an API key." in problem(page)
         assert violations(page) == []
         page.locator("#key").fill("wrong wrong wrong")
         page.keyboard.press("Enter")
-        page.locator("#problem", has_text="The server does not know this key.").wait_for()
+        page.locator("#problem", has_text="This key is not valid.").wait_for()
         page.locator("#key").fill(key)
         page.keyboard.press("Enter")
-        page.locator("#who", has_text="10 classes").wait_for()
+        page.locator("#model-summary", has_text="10 classes").wait_for()
         choose(page, image)
-        page.locator("#unknown").wait_for()
-        assert page.locator("#unknown").inner_text().startswith("Unknown. The best prediction has only ")
+        page.locator("#abstained").wait_for()
+        assert page.locator("#abstained").inner_text().startswith("Unknown. The best prediction has a score of ")
         assert page.locator("#predictions li").count() == 5
         assert violations(page) == []
 

@@ -1,219 +1,221 @@
 "use strict";
-// The page's only script. It asks the server that sent it and nobody else; addresses are relative, for proxies.
+// The page's only script. It sends requests to its own server only; URLs are relative, so that any proxy prefix works.
 
-const SLOW = 4000; // ms after which the page says that it is still waiting
-const LATE = 60000; // ms after which it gives up
-const AGAIN = 1000; // ms until a server that loads its model is asked again
+const SLOW = 4000; // ms after which the page reports that it is still waiting
+const TIMEOUT = 60000; // ms
+const RETRY = 1000; // ms between requests while the model is loading
 const LOADING = "The model is loading …";
-const FACES = 6; // neighbors that are shown
+const NEIGHBORS = 6;
 
-const by = (id) => document.getElementById(id);
+const get = (id) => document.getElementById(id);
 let capabilities = [];
 let limits = {};
 let key = "";
-let asked = 0; // numbers the questions: a late answer to an earlier one is not shown
-let address = ""; // of the image that is shown
-let last = null; // the image that a key may be missing for
+let requestNumber = 0; // a late response to an earlier request is not shown
+let imageUrl = ""; // of the image on the page
+let lastFile = null; // predicted again once a key is given
 
 function element(name, text, cls) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  if (cls) made.className = cls;
-  return made;
+  const node = document.createElement(name);
+  if (text !== undefined) node.textContent = text;
+  if (cls) node.className = cls;
+  return node;
 }
+
+// Class names with spaces in place of underscores.
+const plain = (name) => name.replaceAll("_", " ");
 
 const percent = (p) =>
   p < 0.0005 ? "< 0.1 %" : p > 0.9995 && p < 1 ? "> 99.9 %" : `${(100 * p).toFixed(1)} %`;
 
-function say(status, problem) {
-  by("status").textContent = status || "";
-  by("problem").textContent = problem || "";
+function report(status, problem) {
+  get("status").textContent = status || "";
+  get("problem").textContent = problem || "";
 }
 
-// What an answer has to tell; a problem that came up while it was waited for stays.
-function tell(status) {
-  by("status").textContent = status;
+// A status that keeps a problem that was reported meanwhile.
+function setStatus(status) {
+  get("status").textContent = status;
 }
 
-// Asks; the answer's JSON, or an Error whose message is one sentence for a person.
-async function ask(path, body, seconds) {
+// The JSON of a response; an Error has a message of one sentence for the user.
+async function request(path, body) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   const stop = new AbortController();
-  const timer = setTimeout(() => stop.abort(), seconds);
+  const timer = setTimeout(() => stop.abort(), TIMEOUT);
   try {
-    const answer = await fetch(path, { method: body ? "POST" : "GET", body, headers, signal: stop.signal });
-    if (answer.status === 401) {
-      by("key-form").hidden = false;
-      by("key").focus();
-      throw new Error(key ? "The server does not know this key." : "This server wants a key.");
+    const response = await fetch(path, { method: body ? "POST" : "GET", body, headers, signal: stop.signal });
+    if (response.status === 401) {
+      get("key-form").hidden = false;
+      get("key").focus();
+      throw new Error(key ? "This key is not valid." : "This server requires an API key.");
     }
-    const found = await answer.json().catch(() => null);
-    if (answer.ok && found) return found;
-    throw new Error(sentence(answer, found));
+    const json = await response.json().catch(() => null);
+    if (response.ok && json) return json;
+    throw new Error(errorMessage(response, json));
   } catch (error) {
-    if (error.name === "AbortError") throw new Error("The server did not answer within a minute; try again later.");
-    if (error instanceof TypeError) throw new Error("The server does not answer; is it still running?");
+    if (error.name === "AbortError") throw new Error("The server did not respond within a minute; try again later.");
+    if (error instanceof TypeError) throw new Error("The server does not respond; is it still running?");
     throw error;
   } finally {
     clearTimeout(timer);
   }
 }
 
-// While the model is opened and verified, a question waits for it: it is asked again, until it is answered.
-function loads(answer, found) {
-  return answer.status === 503 && found !== null && /^loading/.test(found.error);
+function isLoading(response, json) {
+  return response.status === 503 && json !== null && /^loading/.test(json.error);
 }
 
-function wait(status, again) {
-  say(status);
-  setTimeout(again, AGAIN);
+function retry(status, action) {
+  report(status);
+  setTimeout(action, RETRY);
 }
 
-function sentence(answer, found) {
-  if (loads(answer, found)) return LOADING;
-  if (answer.status === 503) {
-    const again = answer.headers.get("Retry-After");
-    return `The server is busy; try again ${again ? `in ${again} s` : "later"}.`;
+function errorMessage(response, json) {
+  if (isLoading(response, json)) return LOADING;
+  if (response.status === 503) {
+    const seconds = response.headers.get("Retry-After");
+    return `The server is busy; try again ${seconds ? `in ${seconds} s` : "later"}.`;
   }
-  if (answer.status === 413) return `This image is too large: at most ${limits.max_megabytes || 20} MB.`;
-  const one = found && found.predictions && found.predictions[0];
-  const why = (one && one.error) || (found && found.error);
-  return why ? `This can not be used: ${why}.` : `The server answered ${answer.status}, which is not expected.`;
+  if (response.status === 413) return `This image is too large: at most ${limits.max_megabytes || 20} MB.`;
+  const entry = json && json.predictions && json.predictions[0];
+  const error = (entry && entry.error) || (json && json.error);
+  return error ? `This can not be used: ${error}.` : `Unexpected response of the server: status ${response.status}.`;
 }
 
-async function show(file) {
+async function predict(file) {
   if (!file) return;
-  const number = ++asked;
-  last = file;
-  by("result").hidden = true;
+  const number = ++requestNumber;
+  lastFile = file;
+  get("result").hidden = true;
   if (file.size > (limits.max_megabytes || 20) * 1e6) {
-    say("", `This image is too large: ${(file.size / 1e6).toFixed(1)} MB of at most ${limits.max_megabytes || 20} MB.`);
+    report("", `This image is too large: ${(file.size / 1e6).toFixed(1)} MB of at most ${limits.max_megabytes || 20} MB.`);
     return;
   }
-  say("Looking at it …");
-  const slow = setTimeout(() => number === asked && tell("Still waiting: the server is slow or busy …"), SLOW);
+  report("Predicting …");
+  const slow = setTimeout(() => number === requestNumber && setStatus("Still waiting: the server is slow or busy …"), SLOW);
   const form = new FormData();
   form.append("file", file, file.name || "image");
-  const words = new URLSearchParams({ top: 5 });
+  const parameters = new URLSearchParams({ top: 5 });
   const method = ["grad_cam", "gradient"].find((m) => capabilities.includes(`saliency=${m}`));
-  if (method) words.set("saliency", method);
-  if (capabilities.includes("neighbors")) words.set("neighbors", FACES);
+  if (method) parameters.set("saliency", method);
+  if (capabilities.includes("neighbors")) parameters.set("neighbors", NEIGHBORS);
   try {
-    const found = await ask(`v1/predict?${words}`, form, LATE);
-    if (number !== asked) return;
-    by("key-form").hidden = true;
-    image(file);
-    answer(found.predictions[0]);
+    const json = await request(`v1/predict?${parameters}`, form);
+    if (number !== requestNumber) return;
+    get("key-form").hidden = true;
+    showImage(file);
+    showPrediction(json.predictions[0]);
   } catch (error) {
-    if (number !== asked) return;
-    if (error.message === LOADING) wait(LOADING, () => number === asked && show(file));
-    else say("", error.message);
+    if (number !== requestNumber) return;
+    if (error.message === LOADING) retry(LOADING, () => number === requestNumber && predict(file));
+    else report("", error.message);
   } finally {
     clearTimeout(slow);
   }
 }
 
-function image(file) {
-  if (address) URL.revokeObjectURL(address);
-  address = URL.createObjectURL(file);
-  by("image").src = address;
+function showImage(file) {
+  if (imageUrl) URL.revokeObjectURL(imageUrl);
+  imageUrl = URL.createObjectURL(file);
+  get("image").src = imageUrl;
 }
 
-function answer(found) {
-  const list = by("predictions");
+function showPrediction(prediction) {
+  const list = get("predictions");
   list.replaceChildren(
-    ...found.top_k.map(({ label: name, score: probability }) => {
+    ...prediction.top_k.map(({ label, score }) => {
       const item = element("li");
-      const words = element("div", undefined, "words");
-      words.append(element("span", name.replaceAll("_", " ")), element("span", percent(probability), "share"));
+      const text = element("div", undefined, "label");
+      text.append(element("span", plain(label)), element("span", percent(score), "score"));
       const rail = element("div", undefined, "rail");
       const bar = element("div", undefined, "bar");
-      bar.style.width = `${100 * probability}%`;
+      bar.style.width = `${100 * score}%`;
       rail.append(bar);
-      item.append(words, rail);
+      item.append(text, rail);
       return item;
     }),
   );
-  const best = found.top_k[0];
-  by("unknown").hidden = !found.abstained;
-  by("unknown").textContent = found.abstained
-    ? `Unknown. The best prediction has only ${percent(best.score)}, too little to be believed.`
+  const best = prediction.top_k[0];
+  get("abstained").hidden = !prediction.abstained;
+  get("abstained").textContent = prediction.abstained
+    ? `Unknown. The best prediction has a score of ${percent(best.score)}, below the threshold of this server.`
     : "";
-  saliency(found.saliency);
-  neighbors(found.neighbors || []);
-  by("result").hidden = false;
-  tell(
-    found.abstained
+  showSaliency(prediction.saliency);
+  showNeighbors(prediction.neighbors || []);
+  get("result").hidden = false;
+  setStatus(
+    prediction.abstained
       ? "Unknown."
-      : `Best prediction: ${best.label.replaceAll("_", " ")}, ${percent(best.score)}.`,
+      : `Best prediction: ${plain(best.label)}, ${percent(best.score)}.`,
   );
 }
 
-function saliency(found) {
-  const overlay = by("overlay");
-  by("look").hidden = !found;
-  overlay.hidden = !found || !by("saliency").checked;
-  if (!found) return;
-  overlay.src = found.image;
-  const [left, top, width, height] = found.box_xywh_normalized.map((share) => `${100 * share}%`);
+function showSaliency(saliency) {
+  const overlay = get("overlay");
+  get("saliency-toggle").hidden = !saliency;
+  overlay.hidden = !saliency || !get("saliency").checked;
+  if (!saliency) return;
+  overlay.src = saliency.image;
+  const [left, top, width, height] = saliency.box_xywh_normalized.map((fraction) => `${100 * fraction}%`);
   Object.assign(overlay.style, { left, top, width, height });
 }
 
-function neighbors(found) {
-  by("alike").hidden = found.length === 0;
-  by("neighbors").replaceChildren(
-    ...found.map((one) => {
+function showNeighbors(neighbors) {
+  get("neighbors-section").hidden = neighbors.length === 0;
+  get("neighbors").replaceChildren(
+    ...neighbors.map((neighbor) => {
       const item = element("li");
       const image = element("img");
-      image.src = one.image;
+      image.src = neighbor.image;
       image.alt = "";
-      const words = `${one.label.replaceAll("_", " ")}`;
-      item.append(image, element("div", words), element("div", `distance ${one.distance.toPrecision(3)}`, "soft"));
+      item.append(image, element("div", plain(neighbor.label)), element("div", `distance ${neighbor.distance.toPrecision(3)}`, "soft"));
       return item;
     }),
   );
 }
 
-// The card
+// The model card
 
-async function card() {
+async function loadModel() {
   try {
-    const about = await ask("v1/model?reference_samples=false", null, LATE);
-    capabilities = about.capabilities;
-    limits = about.limits;
-    const test = about.metrics.test || about.metrics.validation;
-    by("who").textContent = `${about.name} tells ${about.classes.length} classes apart.`;
-    by("honest").textContent = test
-      ? `Each share is the network's own estimate. Of ${test.count} images that it had not seen, its first prediction was right for ${percent(test.top1)}.`
-      : "Each share is the network's own estimate.";
-    describe(about);
-    say("");
-    if (about.classes.length) filters();
+    const model = await request("v1/model?reference_samples=false", null);
+    capabilities = model.capabilities;
+    limits = model.limits;
+    const split = model.metrics.test ? "test" : "validation";
+    const scores = model.metrics[split];
+    get("model-summary").textContent = `${model.name}, ${model.classes.length} classes`;
+    get("score-note").textContent = scores
+      ? `Scores are the network's own estimates. Top-1 accuracy on ${scores.count} ${split} images: ${percent(scores.top1)}.`
+      : "Scores are the network's own estimates.";
+    showModel(model);
+    report("");
+    if (model.classes.length) loadFilters();
   } catch (error) {
-    by("who").textContent = "";
-    if (error.message === LOADING) wait(LOADING, card);
-    else say("", error.message);
+    get("model-summary").textContent = "";
+    if (error.message === LOADING) retry(LOADING, loadModel);
+    else report("", error.message);
   }
 }
 
-function describe(about) {
+function showModel(model) {
   const rows = [
-    ["network", about.name],
-    ["parameters", about.parameters && about.parameters.toLocaleString("en")],
-    ["trained on", about.data && about.data.name],
-    ["recipe", about.recipe],
-    ["images become", `${about.preprocessing.stored_size} × ${about.preprocessing.stored_size} pixels (${about.preprocessing.fit})`],
-    ["unknown below", about.confidence_threshold !== null && about.confidence_threshold !== undefined && percent(about.confidence_threshold)],
-    ["SHA-256", about.model_sha256],
+    ["network", model.name],
+    ["parameters", model.parameters && model.parameters.toLocaleString("en")],
+    ["trained on", model.data && model.data.name],
+    ["recipe", model.recipe],
+    ["stored image", `${model.preprocessing.stored_size} × ${model.preprocessing.stored_size} pixels (${model.preprocessing.fit})`],
+    ["confidence threshold", model.confidence_threshold !== null && model.confidence_threshold !== undefined && percent(model.confidence_threshold)],
+    ["SHA-256", model.model_sha256],
   ];
-  by("about").replaceChildren(
+  get("about").replaceChildren(
     ...rows.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", name), element("dd", value)]),
   );
-  const scores = Object.entries(about.metrics);
-  const top5 = about.classes.length > 5; // else the first five are all of them
-  by("scores").hidden = scores.length === 0;
-  by("top5").hidden = !top5;
-  by("scores").tBodies[0].replaceChildren(
+  const scores = Object.entries(model.metrics);
+  const top5 = model.classes.length > 5; // else top-5 is always right
+  get("scores").hidden = scores.length === 0;
+  get("top5").hidden = !top5;
+  get("scores").tBodies[0].replaceChildren(
     ...scores.map(([split, score]) => {
       const row = element("tr");
       const cells = [split, score.count, percent(score.top1), ...(top5 ? [percent(score.top5)] : [])];
@@ -221,54 +223,54 @@ function describe(about) {
       return row;
     }),
   );
-  const most = 100;
-  const names = about.classes.slice(0, most).map((name) => name.replaceAll("_", " "));
-  by("classes").textContent = names.join(", ") + (about.classes.length > most ? ` and ${about.classes.length - most} more` : "");
+  const MAX_NAMES = 100;
+  const names = model.classes.slice(0, MAX_NAMES).map((name) => plain(name));
+  get("classes").textContent = names.join(", ") + (model.classes.length > MAX_NAMES ? ` and ${model.classes.length - MAX_NAMES} more` : "");
 }
 
-async function filters() {
+async function loadFilters() {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  const answer = await fetch("v1/filters.png", { headers }).catch(() => null);
-  if (!answer || !answer.ok) return;
-  by("filters").src = URL.createObjectURL(await answer.blob());
-  by("first").hidden = false;
+  const response = await fetch("v1/filters.png", { headers }).catch(() => null);
+  if (!response || !response.ok) return;
+  get("filters").src = URL.createObjectURL(await response.blob());
+  get("filters-figure").hidden = false;
 }
 
-// What a person does
+// Events
 
-by("choose").addEventListener("click", () => by("file").click());
-by("photograph").addEventListener("click", () => by("camera").click());
+get("choose").addEventListener("click", () => get("file").click());
+get("take-photo").addEventListener("click", () => get("camera").click());
 for (const id of ["file", "camera"]) {
-  by(id).addEventListener("change", (event) => {
-    show(event.target.files[0]);
-    event.target.value = ""; // the same file may be chosen again
+  get(id).addEventListener("change", (event) => {
+    predict(event.target.files[0]);
+    event.target.value = ""; // so that the same file can be chosen again
   });
 }
-by("saliency").addEventListener("change", () => (by("overlay").hidden = !by("saliency").checked));
+get("saliency").addEventListener("change", () => (get("overlay").hidden = !get("saliency").checked));
 
 document.addEventListener("paste", (event) => {
   const files = [...((event.clipboardData && event.clipboardData.files) || [])];
-  if (files.length) show(files[0]);
-  else if (event.target.id !== "key") say("", "There is no image in what was pasted.");
+  if (files.length) predict(files[0]);
+  else if (event.target.id !== "key") report("", "The clipboard has no image.");
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
-  by("drop").classList.add("over");
+  get("drop").classList.add("over");
 });
-document.addEventListener("dragleave", () => by("drop").classList.remove("over"));
+document.addEventListener("dragleave", () => get("drop").classList.remove("over"));
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  by("drop").classList.remove("over");
+  get("drop").classList.remove("over");
   const file = event.dataTransfer.files[0];
-  if (file) show(file);
-  else say("", "What was dropped is no file; addresses are not fetched.");
+  if (file) predict(file);
+  else report("", "This is not a file. URLs are not fetched.");
 });
-by("key-form").addEventListener("submit", async (event) => {
+get("key-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  key = by("key").value.trim();
-  by("key-form").hidden = true;
-  await card();
-  if (capabilities.length && last) show(last);
+  key = get("key").value.trim();
+  get("key-form").hidden = true;
+  await loadModel();
+  if (capabilities.length && lastFile) predict(lastFile);
 });
 
-card();
+loadModel();
