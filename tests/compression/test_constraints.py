@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from alexnet.compression import quantize
-from alexnet.compression.constraints import EVERY, Pruning, TiedCentroids
+from alexnet.compression.constraints import PRUNE_EVERY, Pruning, TiedCentroids
 from alexnet.compression.pruning import gone, gradual
 from alexnet.models import create_model
 from alexnet.recipe import get_recipe
@@ -38,14 +38,14 @@ def test_pruned_weights_stay_gone_and_the_others_learn(rule):
     made = optim.create_optimizer(net, recipe)
     held = Pruning(first=dict.fromkeys(NAMES, 1.0), last={"c5.weight": 0.2, "f6.weight": 0.05}, until=0.5)
     before, was_dead = {name: p.clone() for name, p in net.named_parameters()}, dict.fromkeys(NAMES, None)
-    total = 6 * EVERY
+    total = 6 * PRUNE_EVERY
     for number in range(total):
         step(net, made, held, number / total, number, [average])
         for name in NAMES:
             dead = net.get_parameter(name) == 0
             assert was_dead[name] is None or bool(dead[was_dead[name]].all()), "a dead weight came back"
             was_dead[name] = dead
-            assert not average.get_parameter(name)[held.dead[name]].any()
+            assert not average.get_parameter(name)[held.pruned[name]].any()
     for name, share in held.last.items():
         alive = net.get_parameter(name).count_nonzero() / net.get_parameter(name).numel()
         assert float(alive) == pytest.approx(share, abs=2 / net.get_parameter(name).numel())
@@ -58,14 +58,14 @@ def test_cutting_follows_the_published_schedule_and_ends_when_it_should():
     net = network()
     made = optim.create_optimizer(net, get_recipe("lenet5").replace(lr=1e-9))  # weights all but stand still
     held = Pruning(first={"f6.weight": 1.0}, last={"f6.weight": 0.1}, until=0.5)
-    seen, total = {}, 8 * EVERY
+    seen, total = {}, 8 * PRUNE_EVERY
     for number in range(total):
         step(net, made, held, number / total, number)
         weight = net.get_parameter("f6.weight")
         seen[number] = float(weight.count_nonzero()) / weight.numel()
-    for number in range(0, total // 2, EVERY):
+    for number in range(0, total // 2, PRUNE_EVERY):
         assert seen[number] == pytest.approx(gradual(2 * number / total, 1.0, 0.1), abs=1e-3)
-        assert seen[number + EVERY - 1] == seen[number]  # between two cuts nothing goes
+        assert seen[number + PRUNE_EVERY - 1] == seen[number]  # between two cuts nothing goes
     assert {seen[number] for number in range(total // 2, total)} == {seen[total - 1]}
     assert seen[total - 1] == pytest.approx(0.1, abs=1e-3)
 

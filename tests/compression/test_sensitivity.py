@@ -49,7 +49,7 @@ def test_against_the_whole_evaluation(bundle, digits, monkeypatch):
 
 
 def test_what_is_beyond_hope_is_not_measured_further(bundle, digits, monkeypatch):
-    monkeypatch.setattr(sensitivity, "HOPELESS", 0.05)
+    monkeypatch.setattr(sensitivity, "MAX_RISE", 0.05)
     bits = {"output.weight": 5}
     curve = sensitivity.curves(
         bundle.network, digits.split("validation"), bundle.statistics, bits, device=torch.device("cpu")

@@ -41,7 +41,7 @@ def test_what_stays_near_is_counted():
 
 def test_umap_is_used_where_it_is_and_told_where_it_is_not(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(DataError, match="umap-learn is not installed; pip install umap-learn, or draw the map by PCA"):
+    with pytest.raises(DataError, match="umap-learn is not installed; pip install umap-learn, or use PCA"):
         embed(features(), "umap")
     assert embed(features(), "auto").method == "pca"
 
@@ -60,6 +60,6 @@ def test_umap_is_used_where_it_is_and_told_where_it_is_not(monkeypatch):
 
 
 def test_too_little_and_all_alike():
-    with pytest.raises(DataError, match=r"features \[2, 6\] for a map; must be \[N, D\] of at least 3"):
+    with pytest.raises(DataError, match=r"features \[2, 6\] to embed; must be \[N, D\] of at least 3"):
         embed(features(2))
     assert embed(np.ones((5, 4)), "pca").points.tolist() == [[0.0, 0.0]] * 5

@@ -1,7 +1,7 @@
-"""What compression has fixed in a network that learns again: weights that are gone, and weights that share a value.
+"""Weight constraints of retraining: pruned weights stay 0, and shared weights stay equal.
 
-Both work on gradients, between the backward pass and the update, so that every update rule holds them: a weight of 0
-with a gradient of 0 and no past stays 0; weights that are equal, with equal gradients and an equal past, stay equal.
+Both change gradients between the backward pass and the update, so they hold for every optimizer: a weight of 0 with a
+zero gradient and zero state stays 0; equal weights with equal gradients and equal state stay equal.
 """
 
 from collections.abc import Mapping
@@ -12,49 +12,55 @@ from torch import Tensor, nn
 
 from alexnet.compression.pruning import gone, gradual
 
-EVERY = 8  # steps between two cuts; sorting 57 million magnitudes takes a second, a step of 64 images one and a half
+PRUNE_EVERY = 8  # steps; sorting 57 million magnitudes takes 1 s, a step of 64 images 1.5 s
 
 
 @dataclass
 class Pruning:
-    """Cut weights little by little, then let the rest learn on.
+    """Prunes weights gradually, then trains the remaining ones.
 
-    ``first`` and ``last``: layer -> share kept at the beginning and from ``until`` (a share of the training) on.
+    Attributes:
+        first: Layer -> fraction kept at the beginning.
+        last: Layer -> fraction kept from ``until`` on.
+        until: Fraction of the training during which weights are pruned.
+        steps: Steps so far.
+        pruned: Layer -> mask of its pruned weights.
+        finished: Are all weights pruned?
     """
 
     first: Mapping[str, float]
     last: Mapping[str, float]
     until: float = 0.5
     steps: int = 0
-    dead: dict[str, Tensor] = field(default_factory=dict)
-    settled: bool = False
+    pruned: dict[str, Tensor] = field(default_factory=dict)
+    finished: bool = False
 
     @torch.no_grad()
     def begin(self, network: nn.Module, others: list[nn.Module], optimizer: torch.optim.Optimizer, done: float) -> None:
-        due = not self.settled and (self.steps % EVERY == 0 or done >= self.until)
+        due = not self.finished and (self.steps % PRUNE_EVERY == 0 or done >= self.until)
         self.steps += 1
         if not due:
             return
-        self.settled = done >= self.until
+        self.finished = done >= self.until
         for name, last in self.last.items():
             weight = network.get_parameter(name)
-            dead = self.dead[name] = gone(weight, gradual(done / self.until, self.first[name], last))
+            pruned = self.pruned[name] = gone(weight, gradual(done / self.until, self.first[name], last))
             past = [v for v in optimizer.state.get(weight, {}).values() if getattr(v, "shape", None) == weight.shape]
             for tensor in (weight, *(other.get_parameter(name) for other in others), *past):
-                tensor.masked_fill_(dead, 0.0)
+                tensor.masked_fill_(pruned, 0.0)
 
     @torch.no_grad()
     def gradients(self, network: nn.Module) -> None:
-        for name, dead in self.dead.items():
+        for name, pruned in self.pruned.items():
             gradient = network.get_parameter(name).grad
             if gradient is not None:
-                gradient.masked_fill_(dead, 0.0)
+                gradient.masked_fill_(pruned, 0.0)
 
 
 class TiedCentroids:
-    """Weights that share a value learn as one: each gets the mean of their gradients, and pruned ones none.
+    """Weights that share a value are trained as one: each gets the mean of their gradients, pruned ones get 0.
 
-    Han, Mao and Dally 2016 (section 3.3) take the sum; a rate would then mean something else in each cluster.
+    Han, Mao and Dally 2016 (section 3.3) take the sum, with which the learning rate would depend on the cluster size.
     """
 
     def __init__(self, network: nn.Module, names: list[str]) -> None:
@@ -66,7 +72,7 @@ class TiedCentroids:
             self.members[name] = (alive, cluster, len(values))
 
     def begin(self, network: nn.Module, others: list[nn.Module], optimizer: torch.optim.Optimizer, done: float) -> None:
-        """Nothing changes by itself."""
+        """Does nothing before a step."""
 
     @torch.no_grad()
     def gradients(self, network: nn.Module) -> None:
@@ -78,7 +84,7 @@ class TiedCentroids:
 
     @torch.no_grad()
     def settle(self, network: nn.Module) -> None:
-        """Make equal again, to the last bit, what rounding may have parted: each weight becomes its cluster's mean."""
+        """Make the weights of each cluster equal to the last bit: each becomes the mean of its cluster."""
         for name, (alive, cluster, count) in self.members.items():
             weight = network.get_parameter(name)
             weight.copy_(self._spread(name, _means(weight.contiguous().flatten()[alive], cluster, count), weight))

@@ -79,7 +79,7 @@ class DeepCompression:
             self.bundle.statistics,
             self.bits,
             device=self.device,
-            tell=self.log,
+            log=self.log,
         )
 
     def to_size(self, network: Network, budget: int) -> CompressedNetwork:

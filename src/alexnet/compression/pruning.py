@@ -1,8 +1,8 @@
-"""Which weights go: by magnitude, layer by layer, as many of each as the validation loss says it can spare.
+"""Magnitude pruning: which weights become 0, and how many of each layer.
 
-Han, Pool, Tran and Dally 2015: small weights go, the others learn again. How much of each layer: its *curve* is the
-validation loss after that layer alone was pruned. The shares are those at which another byte in the file would lower
-the loss by as much in one layer as in any other; how much that is, the wanted size decides.
+Han, Pool, Tran and Dally 2015: small weights become 0, the others are retrained. The *curve* of a layer is the
+validation loss after that layer alone was pruned. The kept shares are those at which one more byte in the file lowers
+the loss equally in every layer; the target size sets that price.
 """
 
 import math
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-SHARES = (0.7, 0.5, 0.35, 0.25, 0.16, 0.1, 0.06, 0.035, 0.02)  # kept, at which a curve is measured
-HOPELESS = 1.5  # nats above the unpruned loss: no need to measure further
+SHARES = (0.7, 0.5, 0.35, 0.25, 0.16, 0.1, 0.06, 0.035, 0.02)  # fractions kept, at which a curve is measured
+MAX_RISE = 1.5  # nats above the unpruned loss at which the measurement ends
 GRID = tuple(float(SHARES[-1] ** (step / 120)) for step in range(121))  # from 1 down to the least of them
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What pruning one layer costs: share of its weights kept, falling -> validation loss, nats."""
+    """The cost of pruning one layer: fraction of its weights kept, decreasing -> validation loss in nats."""
 
     count: int  # weights of the layer
     bits: int  # of a code when they are shared
@@ -26,9 +26,9 @@ class Curve:
     losses: Mapping[float, float]
 
     def rise(self, share: float) -> float:
-        """Nats by which the loss is up at ``share``: between measured shares by their logarithm, infinite below them.
+        """Increase of the loss in nats at ``share``: log-linear between measured shares, infinite below them.
 
-        Noise may lower a loss; a curve does not fall.
+        Noise may lower a loss; the curve is made monotonic.
         """
         last, last_rise = 1.0, 0.0
         for measured, loss in self.losses.items():
@@ -40,20 +40,20 @@ class Curve:
         return math.inf
 
     def bytes(self, share: float) -> float:
-        """Bytes in the file, about: positions at their entropy, codes at 1.3 bits below their width."""
+        """Estimated bytes in the file: positions at their entropy, codes at 1.3 bits below their width."""
         share = min(max(share, 1e-9), 1 - 1e-9)
         where = -share * math.log2(share) - (1 - share) * math.log2(1 - share)
         return self.count * (where + share * max(1.0, self.bits - 1.3)) / 8
 
     def best(self, price: float) -> float:
-        """The share at which the loss plus the bytes, at ``price`` nats a byte, are least."""
+        """The share that minimizes loss plus bytes, at ``price`` nats per byte."""
         return min(GRID, key=lambda share: self.rise(share) + price * self.bytes(share))
 
 
 def allocate(curves: Mapping[str, Curve], budget: float) -> dict[str, float]:
-    """Layer -> share kept, all at the same price of a byte, so that the layers take about ``budget`` bytes in the file.
+    """Layer -> share kept, at one price per byte for all, so that the layers take about ``budget`` bytes in the file.
 
-    What the curves do not reach is reached by cutting all layers alike.
+    Below the measured shares all layers are pruned by the same factor.
     """
     low, high = 1e-15, 1e3
     for _ in range(80):
@@ -67,23 +67,22 @@ def allocate(curves: Mapping[str, Curve], budget: float) -> dict[str, float]:
 
 
 def estimate(curves: Mapping[str, Curve], shares: Mapping[str, float]) -> float:
-    """Bytes that the layers take in the file, about."""
+    """Estimated bytes of the layers in the file."""
     return sum(curve.bytes(shares[name]) for name, curve in curves.items())
 
 
 def threshold(weights: Tensor, share: float) -> float:
-    """The magnitude that about ``share`` of the weights reach; at least one does. Equal ones stay or go together."""
+    """The magnitude that about ``share`` of the weights reach, at least one; equal magnitudes are treated alike."""
     count = weights.numel()
     stay = min(count, max(1, round(share * count)))
     return float(weights.detach().abs().flatten().kthvalue(count - stay + 1).values)
 
 
 def gone(weights: Tensor, share: float) -> Tensor:
-    """Which weights go, so that about ``share`` stay: bool, as ``weights``. What is 0 has gone."""
+    """The mask of the weights to prune so that about ``share`` remain: bool, as ``weights``; zeros are pruned."""
     return (weights.detach().abs() < threshold(weights, share)) | (weights == 0)
 
 
 def gradual(progress: float, first: float, last: float) -> float:
-    """The share kept at ``progress`` (0 … 1): from ``first`` to ``last``, fast while there is much to lose (Zhu and
-    Gupta 2017, cubic)."""
+    """The share kept at ``progress`` (0 to 1), from ``first`` to ``last``: the cubic schedule of Zhu and Gupta 2017."""
     return last + (first - last) * (1 - min(max(progress, 0.0), 1.0)) ** 3

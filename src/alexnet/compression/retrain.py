@@ -1,4 +1,4 @@
-"""A classifier that learns on while something in it is held: the one loop, without a test and without a bundle."""
+"""Retraining of a network under a weight constraint: the training loop without evaluation and without a bundle."""
 
 import dataclasses
 import math
@@ -23,16 +23,17 @@ from alexnet.training.state import State
 from alexnet.training.weight_constraint import WeightConstraint
 
 
-def recipe_for(bundle: Bundle, epochs: int, rate: float | None, kept: float, device: torch.device) -> Recipe:
-    """The bundle's own recipe for a few epochs more: full-size crops, the rate from ``rate`` (a third of its own
-    highest by default) to 0, and dropout as the network's connections are fewer.
+def recipe_for(bundle: Bundle, epochs: int, lr: float | None, kept: float, device: torch.device) -> Recipe:
+    """The bundle's own recipe for retraining: full-size crops, a cosine schedule from ``lr`` to 0, reduced dropout.
+
+    ``lr`` is a third of the recipe's peak by default.
 
     Han, Pool, Tran and Dally 2015 (section 3.2): dropout times √(connections kept), ``kept`` being that share.
     """
     base = runtime.resolve_auto(own_recipe(bundle), device)
     changes: dict[str, Any] = {
         "epochs": epochs,
-        "lr": rate or base.peak_lr / 3,
+        "lr": lr or base.peak_lr / 3,
         "lr_base_size": 0,
         "schedule": "cosine",
         "lr_milestones": (),

@@ -1,4 +1,4 @@
-"""Features of many images brought to two dimensions, and how much of what was near stays near."""
+"""Embedding of features in two dimensions, and the fraction of neighbors that it preserves."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,15 +9,19 @@ from numpy.typing import NDArray
 from alexnet.errors import DataError
 
 Method = Literal["auto", "pca", "umap"]
-NEAR = 10  # neighbors by which a map is judged
+NEIGHBORS = 10  # nearest neighbors that are compared
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """``points`` [N, 2], by ``method``. ``explained``: share of the features' variance, of PCA alone, else nan.
+    """An embedding of N images.
 
-    ``kept`` is the share of each image's ten nearest on the map that are among its ten nearest in feature space, and
-    ``by_chance`` what a random map would keep: 10 / (N − 1).
+    Attributes:
+        points: Positions, [N, 2].
+        method: ``pca`` or ``umap``.
+        explained: Fraction of the variance that PCA explains; NaN for UMAP.
+        kept: Fraction of the ten nearest neighbors in feature space that are among the ten nearest points.
+        by_chance: The expectation of ``kept`` for random points: 10 / (N − 1).
     """
 
     points: NDArray[np.float64]
@@ -28,22 +32,23 @@ class Embedding:
 
 
 def embed(features: NDArray[np.floating[Any]], method: Method = "auto", seed: int = 0) -> Embedding:
-    """A map of ``features`` [N, D] by PCA, or by UMAP where umap-learn is installed (``auto`` takes it then).
+    """Embed ``features`` [N, D] by PCA or UMAP; ``auto`` takes UMAP where umap-learn is installed.
 
-    Raises :class:`DataError` for fewer than 3 images, or for UMAP where it is not installed.
+    Raises:
+        DataError: If there are fewer than 3 images, or umap-learn is required but not installed.
     """
     if features.ndim != 2 or len(features) < 3 or not np.isfinite(features).all():
-        raise DataError(f"features {list(features.shape)} for a map", "[N, D] of at least 3 images, finite")
+        raise DataError(f"features {list(features.shape)} to embed", "[N, D] of at least 3 images, finite")
     rows = features.astype(np.float64)
     umap = None if method == "pca" else _umap()
     if method == "umap" and umap is None:
-        raise DataError("umap-learn is not installed", "", "pip install umap-learn, or draw the map by PCA")
+        raise DataError("umap-learn is not installed", "", "pip install umap-learn, or use PCA")
     explained = float("nan")
     if umap is not None and len(rows) > 15:
         points = np.asarray(umap.UMAP(random_state=seed, n_jobs=1).fit_transform(rows), np.float64)
     else:
         points, explained = _pca(rows, seed)
-    near = min(NEAR, len(rows) - 1)
+    near = min(NEIGHBORS, len(rows) - 1)
     kept = float(
         np.mean([len(set(a) & set(b)) / near for a, b in zip(_near(rows, near), _near(points, near), strict=True)])
     )
@@ -53,13 +58,13 @@ def embed(features: NDArray[np.floating[Any]], method: Method = "auto", seed: in
 def _pca(rows: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], float]:
     from sklearn.decomposition import PCA
 
-    if rows.shape[1] < 2 or not rows.std(0).any():  # all alike: one point
+    if rows.shape[1] < 2 or not rows.std(0).any():  # all features are equal
         flat = np.zeros((len(rows), 2))
         flat[:, : rows.shape[1]] = (rows - rows.mean(0))[:, :2]
         return flat, 1.0
-    made = PCA(2, random_state=seed)
-    points = np.asarray(made.fit_transform(rows), np.float64)
-    return points, float(made.explained_variance_ratio_.sum())
+    pca = PCA(2, random_state=seed)
+    points = np.asarray(pca.fit_transform(rows), np.float64)
+    return points, float(pca.explained_variance_ratio_.sum())
 
 
 def _umap() -> Any:

@@ -1,17 +1,17 @@
-"""The training images that a network finds most alike: an index of its last hidden layer, searched exactly.
+"""Nearest training images: an index of the features in the last hidden layer, searched exactly.
 
 Figure 4 (right) of the paper: images whose features in fc7 lie at the smallest Euclidean distance. An index is one
-safetensors file, format version 1, beside the run's bundle::
+safetensors file, format version 1, in the run's folder::
 
-    features     float32 [N, D]          what the network's ``features`` layer says of each training image
+    features     float32 [N, D]          the output of the network's ``features`` layer for each training image
     labels       int64 [N]
     thumbnails   uint8 [N, 64, 64, 3]
-    origins      uint8 [B]               where the images came from, UTF-8, one after the other
-    ends         int64 [N]               where each of those ends
+    origins      uint8 [B]               the origins of the images, UTF-8, concatenated
+    ends         int64 [N]               the end of each origin in ``origins``
 
-with the classes, the SHA-256 of the weights and the fingerprint of the store in its metadata, and the SHA-256 of the
-whole file, in which its own digits count as zeros: it is checked when the index is opened. It is written and read in
-blocks of rows: memory stays bounded however many images there are.
+Its metadata has the classes, the SHA-256 of the weights, the fingerprint of the store, and the SHA-256 of the whole
+file, in which its own digits count as zeros. It is checked when the index is opened. The index is written and read in
+blocks of rows, so memory does not grow with the number of images.
 """
 
 import hashlib
@@ -36,10 +36,10 @@ from alexnet.schema import check, parse_json
 
 FILE = "neighbors.safetensors"  # in a run's folder
 FORMAT, VERSION = "alexnet-neighbors", "1"
-NO_DIGEST = "0" * 64  # in the place of the file's own SHA-256
-SIDE = 64  # pixels of a thumbnail
-BATCH = 64  # images that are in the network at once
-BLOCK = 32 << 20  # bytes of float64 features that a search computes with at once
+NO_DIGEST = "0" * 64  # placeholder of the file's own SHA-256
+THUMBNAIL_SIZE = 64  # pixels
+BATCH = 64  # images per forward pass
+BLOCK = 32 << 20  # bytes of float64 features that a search holds at a time
 
 _KINDS = {"F32": np.float32, "I64": np.int64, "U8": np.uint8}
 Progress = Callable[[int, int], None]
@@ -49,14 +49,17 @@ Layout = dict[str, tuple[str, tuple[int, ...]]]  # name -> kind and shape, in th
 class Neighbors:
     """An open index of N training images with D features each. Use :meth:`build` or :meth:`open`.
 
-    ``classes`` are the class names, ``weights`` the SHA-256 of the weights and ``fingerprint`` that of the store from
-    which it was made, ``labels`` int64 [N] the classes' numbers.
+    Attributes:
+        classes: The class names.
+        weights: SHA-256 of the weights that computed the features.
+        fingerprint: Fingerprint of the store that the images are from.
+        labels: Class indices, int64 [N].
     """
 
-    def __init__(self, path: Path, about: Mapping[str, str], file: Any) -> None:
+    def __init__(self, path: Path, metadata: Mapping[str, str], file: Any) -> None:
         self.path, self._file = path, file
-        self.weights, self.fingerprint = about["weights"], about["store"]
-        self.classes = tuple(check(parse_json(about["classes"].encode()), list[str]))
+        self.weights, self.fingerprint = metadata["weights"], metadata["store"]
+        self.classes = tuple(check(parse_json(metadata["classes"].encode()), list[str]))
         self._parts = {name: file.get_slice(name) for name in ("features", "thumbnails", "origins")}
         self._squares: NDArray[np.float64] | None = None  # |row|² [N], from the first search on
         self.labels: NDArray[np.int64] = file.get_tensor("labels")
@@ -75,15 +78,24 @@ class Neighbors:
         device: torch.device | None = None,
         progress: Progress | None = None,
     ) -> "Neighbors":
-        """Show the network of ``bundle`` every training image of ``store`` and write the index, whole or not at all.
+        """Compute the features of every training image and write the index, atomically.
 
-        ``weights`` is the SHA-256 of the weights' file. Raises :class:`DataError` for a store without training
-        images, :class:`RunError` if the file can not be written.
+        Args:
+            path: The file.
+            bundle: The trained network.
+            store: The images.
+            weights: SHA-256 of the file of the weights.
+            device: The device of the network.
+            progress: Receives the number of indexed images, and of all.
+
+        Raises:
+            DataError: If the store has no training images.
+            RunError: If the file can not be written.
         """
         path, split = Path(path), store.split("train")
         if not len(split):
             raise DataError(f"store {store.address} has no training images", "one at least", "there are no neighbors")
-        about = {
+        metadata = {
             "format": FORMAT,
             "version": VERSION,
             "weights": weights,
@@ -93,7 +105,7 @@ class Neighbors:
         }
         try:
             with atomic_write(path) as file:
-                _write(file, bundle, split, about, device or torch.device("cpu"), progress)
+                _write(file, bundle, split, metadata, device or torch.device("cpu"), progress)
                 _checksum(file)
         except OSError as error:
             raise RunError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder") from error
@@ -101,7 +113,7 @@ class Neighbors:
 
     @classmethod
     def open(cls, path: Path | str, weights: str | None = None) -> "Neighbors":
-        """Open an index; with ``weights`` one of other weights is refused. Raises :class:`RunError`."""
+        """Open an index. Raises :class:`RunError` for a damaged one, or one that is not of ``weights``."""
         from safetensors import SafetensorError, safe_open
 
         path = Path(path)
@@ -109,15 +121,15 @@ class Neighbors:
             raise RunError(f"no index of neighbors at {path}", "", "build it with: alexnet plot neighbors RUN")
         try:
             file: Any = safe_open(path, "np")
-            about = file.metadata() or {}
-            if about.get("format") != FORMAT or about.get("version") != VERSION:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
                 raise RunError(
                     f"{path} is no index of neighbors", f"of format {FORMAT}, version {VERSION}", "delete it"
                 )
             with path.open("rb") as opened:
-                if _digest(opened)[0] != about["sha256"]:
+                if _digest(opened)[0] != metadata["sha256"]:
                     raise ValueError("its SHA-256 differs")
-            result = cls(path, about, file)
+            result = cls(path, metadata, file)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise RunError(f"index {path} is damaged: {' '.join(str(error).split())}", "", "delete it") from error
         if weights is not None and result.weights != weights:
@@ -132,12 +144,21 @@ class Neighbors:
         return len(self.labels)
 
     def nearest(self, features: NDArray[np.floating[Any]], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The ``k`` images (or all, if there are fewer) nearest to each of ``features`` [M, D], nearest first.
+        """The ``k`` images (or all, if there are fewer) nearest to each of ``features`` [M, D], in order of distance.
 
-        Returns Euclidean distances float64 [M, k] and rows int64 [M, k]. Exact: float32 multiplications, read from
-        the mapped
-        file in place, leave out the rows that are farther than rounding could explain; the distances of the others are
-        computed from their differences in float64. Equal ones come by row. Raises :class:`ModelError`.
+        The search is exact: float32 products with the mapped features exclude the rows that are farther than rounding
+        could explain, and the distances of the others are computed from differences in float64. Equal distances are
+        in the order of the rows.
+
+        Args:
+            features: Features of M images, [M, D].
+            k: Number of neighbors.
+
+        Returns:
+            Euclidean distances float64 [M, k], and rows int64 [M, k].
+
+        Raises:
+            ModelError: If the features have another shape or are not finite.
         """
         rows, width = self._features.shape
         if features.ndim != 2 or features.shape[1] != width or not np.isfinite(features).all() or k < 1:
@@ -148,16 +169,14 @@ class Neighbors:
         return distances, np.array([indices for _, indices in nearest], np.int64).reshape(-1, k)
 
     def _nearest_to(self, wanted: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Distances [k] and rows [k] of one image's features [D]."""
+        """Distances [k] and rows [k] of the images nearest to the features [D] of one image."""
         if self._squares is None:
             self._squares = np.concatenate([np.square(block.astype(np.float64)).sum(1) for block in self._blocks()])
         with np.errstate(over="ignore", invalid="ignore"):
-            multiplications = self._features @ wanted.astype(np.float32)  # [N]
-            estimates = self._squares - 2 * multiplications.astype(np.float64)  # squared distances less |wanted|²
+            products = self._features @ wanted.astype(np.float32)  # [N]
+            estimates = self._squares - 2 * products.astype(np.float64)  # squared distances less |wanted|²
         candidates = np.arange(len(estimates))
-        if np.isfinite(
-            estimates
-        ).all():  # float32 multiplications of huge features overflow: then all rows are measured
+        if np.isfinite(estimates).all():  # products of huge features overflow: then all distances are computed
             rounding = np.finfo(np.float32).eps * (len(wanted) + 2) * np.linalg.norm(wanted) * np.sqrt(self._squares)
             surely = np.partition(estimates + 2 * rounding, k - 1)[k - 1]
             candidates = np.flatnonzero(estimates - 2 * rounding <= surely)
@@ -168,16 +187,16 @@ class Neighbors:
         return distances[order], candidates[order]
 
     def label(self, row: int) -> str:
-        """The class of a training image."""
+        """The class name of a training image."""
         return str(self.classes[self.labels[row]])
 
     def origin(self, row: int) -> str:
-        """Where a training image came from."""
+        """The origin of a training image: its name in the data."""
         start, end = int(self._ends[row - 1]) if row else 0, int(self._ends[row])
         return bytes(self._parts["origins"][start:end]).decode()
 
     def thumbnail(self, row: int) -> NDArray[np.uint8]:
-        """A training image, small: uint8 [64, 64, 3]."""
+        """The thumbnail of a training image: uint8 [64, 64, 3]."""
         value: NDArray[np.uint8] = self._parts["thumbnails"][row : row + 1][0]
         return value
 
@@ -191,7 +210,7 @@ class Neighbors:
 
 
 def _mapped(path: Path) -> NDArray[np.float32]:
-    """The features [N, D] where they lie in the file: a search reads the system's file cache, and copies nothing."""
+    """The features [N, D], memory-mapped: a search reads the system's file cache, without a copy."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         entry = parse_json(file.read(length))["features"]
@@ -207,41 +226,41 @@ def _write(
     file: IO[bytes],
     bundle: Bundle,
     split: Split,
-    about: dict[str, str],
+    metadata: dict[str, str],
     device: torch.device,
     progress: Progress | None,
 ) -> None:
-    """The file in one walk over the images: rows are put where the header says that they lie."""
+    """Write the file in one pass over the images, each row at its position."""
     network, statistics = bundle.network.to(device).eval(), to_device(bundle.statistics, device)
     origins = [str(row["origin"]).encode("utf-8", "replace") for row in split.origins()]
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for images, indices in sequential_batches(split, BATCH):
         features = features_of(network, images.numpy(), statistics)
         if not np.isfinite(features).all():
             raise ModelError("features that are not finite", "", "the training went wrong; use an earlier checkpoint")
-        if not places:
-            places = _write_header(file, _layout(len(split), features.shape[1], sum(map(len, origins))), about)
-        small = np.stack([decode.fit(image, SIDE, "squash") for image in images.numpy()])
+        if not positions:
+            positions = _write_header(file, _layout(len(split), features.shape[1], sum(map(len, origins))), metadata)
+        small = np.stack([decode.fit(image, THUMBNAIL_SIZE, "squash") for image in images.numpy()])
         for name, rows in (("features", features), ("thumbnails", small)):
-            file.seek(places[name] + int(indices[0]) * rows[0].nbytes)
+            file.seek(positions[name] + int(indices[0]) * rows[0].nbytes)
             file.write(np.ascontiguousarray(rows).tobytes())
         if progress is not None:
             progress(int(indices[-1]) + 1, len(split))
     ends = np.cumsum([len(origin) for origin in origins], dtype=np.int64)
     for name, data in (("labels", split.labels.tobytes()), ("ends", ends.tobytes()), ("origins", b"".join(origins))):
-        file.seek(places[name])
+        file.seek(positions[name])
         file.write(data)
 
 
 def _checksum(file: IO[bytes]) -> None:
-    """Put the SHA-256 of the whole file into its header."""
+    """Write the SHA-256 of the whole file into its header."""
     digest, place = _digest(file)
     file.seek(place)
     file.write(digest.encode())
 
 
 def _digest(file: IO[bytes]) -> tuple[str, int]:
-    """The SHA-256 of the file without its own digits, and where in the file these begin. ValueError if nowhere."""
+    """The SHA-256 of the file without its own digits, and their position. Raises ValueError if there is none."""
     file.seek(0)
     length = file.read(8)
     text = file.read(int.from_bytes(length, "little"))
@@ -259,17 +278,17 @@ def _layout(count: int, width: int, text: int) -> Layout:
         "features": ("F32", (count, width)),
         "labels": ("I64", (count,)),
         "ends": ("I64", (count,)),
-        "thumbnails": ("U8", (count, SIDE, SIDE, 3)),
+        "thumbnails": ("U8", (count, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3)),
         "origins": ("U8", (text,)),
     }
 
 
-def _write_header(file: IO[bytes], layout: Layout, about: dict[str, str]) -> dict[str, int]:
-    """A safetensors header (8 bytes of its length, JSON, tensors): the library's own writer needs all of it in memory.
+def _write_header(file: IO[bytes], layout: Layout, metadata: dict[str, str]) -> dict[str, int]:
+    """Write a safetensors header (8 bytes of its length, then JSON), and return the position of each tensor.
 
-    Returns where in the file each tensor begins.
+    The library's own writer needs all tensors in memory.
     """
-    header: dict[str, Any] = {"__metadata__": about}
+    header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, (kind, shape) in layout.items():
         size = int(np.prod(shape)) * np.dtype(_KINDS[kind]).itemsize
@@ -282,12 +301,17 @@ def _write_header(file: IO[bytes], layout: Layout, about: dict[str, str]) -> dic
 
 
 def _check(index: Neighbors, parts: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the tensors belong together."""
+    """Raise ValueError unless the tensors are consistent."""
     count = len(index.labels)
     features, thumbnails, text = (parts[name].get_shape() for name in ("features", "thumbnails", "origins"))
-    if not count or features[0] != count or len(features) != 2 or thumbnails != [count, SIDE, SIDE, 3]:
-        raise ValueError("its tensors do not fit together")
+    if (
+        not count
+        or features[0] != count
+        or len(features) != 2
+        or thumbnails != [count, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3]
+    ):
+        raise ValueError("its tensors have inconsistent shapes")
     if len(index._ends) != count or index._ends[-1] != text[0] or (np.diff(index._ends, prepend=0) < 0).any():
-        raise ValueError("its origins do not fit together")
+        raise ValueError("its origins are inconsistent")
     if index.labels.min() < 0 or index.labels.max() >= len(index.classes):
-        raise ValueError("a label is no class")
+        raise ValueError("a label has no class")

@@ -1,7 +1,7 @@
-"""Where a network looks: how much each pixel of an image matters for the score of a class, told in three ways.
+"""Saliency maps: how much each pixel of an image matters for the score of a class, by three methods.
 
-All three take what the network sees (``inputs`` float32 [N, C, H, W], see ``Classifier.inputs``) and a class for each
-image (``classes`` int64 [N]), and return float32 [N, H, W]. None is a proof: docs/explaining.md says how each fools.
+All three take the network's ``inputs`` (float32 [N, C, H, W], see ``Classifier.inputs``) and a class for each image
+(``classes`` int64 [N]), and return float32 [N, H, W]. None of them is a proof: docs/explaining.md lists their limits.
 """
 
 from collections import OrderedDict
@@ -16,8 +16,8 @@ from alexnet.cuda_convnet import GraphNetwork
 from alexnet.errors import ModelError
 from alexnet.models.network import Network
 
-BATCH = 32  # images that are in the network at once
-PARTS = 7  # occlusion: the gray square has a seventh of the image's side: 32 of 224 pixels
+BATCH = 32  # images per forward pass
+OCCLUSION_PARTS = 7  # the gray square has a seventh of the image's side: 32 of 224 pixels
 
 Classes = Tensor | Sequence[int]
 
@@ -30,67 +30,71 @@ def data_gradient(network: Network, inputs: Tensor, classes: Classes) -> Tensor:
     """
     from captum.attr import Saliency
 
-    def maps(part: Tensor, which: Tensor) -> Tensor:
-        result: Tensor = Saliency(network).attribute(part.requires_grad_(), target=which, abs=True)
+    def maps(part: Tensor, targets: Tensor) -> Tensor:
+        result: Tensor = Saliency(network).attribute(part.requires_grad_(), target=targets, abs=True)
         return result.amax(1)  # [n, C, H, W] -> [n, H, W]
 
-    return _in_parts(network, inputs, classes, maps, BATCH)
+    return _in_batches(network, inputs, classes, maps, BATCH)
 
 
 def grad_cam(network: Network, inputs: Tensor, classes: Classes) -> Tensor:
-    """ReLU of the last maps' sum, each map weighted by the mean gradient of the class's score in it, at the pixels.
+    """ReLU of the sum of the last feature maps, each weighted by the mean gradient of the class's score, per pixel.
 
     Selvaraju et al. 2017, *Grad-CAM*, equations 1 and 2; the maps are those of :func:`last_maps`, their sum is
-    stretched bilinearly to the image. No unit; 0 where nothing speaks for the class. Raises :class:`ModelError`.
+    resized bilinearly to the image. No unit; 0 where there is no evidence for the class. Raises :class:`ModelError`.
     """
     from captum.attr import LayerGradCam
 
     layers = last_maps(network)
 
-    def maps(part: Tensor, which: Tensor) -> Tensor:
+    def maps(part: Tensor, targets: Tensor) -> Tensor:
         sums = [
-            LayerGradCam(network, network.get_submodule(name)).attribute(part, target=which).detach() for name in layers
+            LayerGradCam(network, network.get_submodule(name)).attribute(part, target=targets).detach()
+            for name in layers
         ]  # each [n, 1, h, w]; towers that lie apart in a graph are added, as if their maps were side by side
         return F.interpolate(torch.stack(sums).sum(0).relu(), part.shape[-2:], mode="bilinear")[:, 0]
 
-    return _in_parts(network, inputs, classes, maps, BATCH)
+    return _in_batches(network, inputs, classes, maps, BATCH)
 
 
 def occlusion(network: Network, inputs: Tensor, classes: Classes) -> Tensor:
-    """How far the probability of the class falls when a gray square hides a place, mean of the squares that cover it.
+    """How much the probability of the class falls when a gray square hides a pixel, averaged over the squares.
 
     Zeiler, Fergus 2014, *Visualizing and understanding convolutional networks*, section 4.2. The square has a seventh
-    of the image's side, moves by half of its own, and is filled with 0: what is left of the mean color. From -1
+    of the image's side, moves by half of its own, and is filled with 0, the mean color. From -1
     (hiding it makes the class certain) to 1. Raises :class:`ModelError`.
     """
     from captum.attr import Occlusion
 
     channels, least = inputs.shape[1], min(inputs.shape[-2:])
-    step = max(1, round(least / PARTS / 2))
+    step = max(1, round(least / OCCLUSION_PARTS / 2))
     side = min(2 * step, least)  # twice the step, so that every place but the border is hidden equally often
 
     def probability(batch: Tensor) -> Tensor:
         return network(batch).softmax(1)  # type: ignore[no-any-return]
 
-    def maps(part: Tensor, which: Tensor) -> Tensor:
+    def maps(part: Tensor, targets: Tensor) -> Tensor:
         result: Tensor = Occlusion(probability).attribute(
             part,
             (channels, side, side),
             (channels, step, step),
             baselines=0,
-            target=which,
+            target=targets,
             perturbations_per_eval=max(1, BATCH // len(part)),
         )
         return result.mean(1)  # all channels of a place are hidden together, so that they agree
 
-    return _in_parts(network, inputs, classes, maps, 4)
+    return _in_batches(network, inputs, classes, maps, 4)
 
 
 def last_maps(network: Network) -> list[str]:
-    """The layer that :func:`grad_cam` looks at: the last one with weights that gives maps of more than one position.
+    """The layer that :func:`grad_cam` uses: the last one with weights whose output has more than one position.
 
-    What keeps its shape right behind it belongs to it (AlexNet: conv5, so relu5; LeNet-5: s4, so squash4). It is found
-    by one pass of a blank image. A graph may have several, one a tower. Raises :class:`ModelError` if there is none.
+    Layers without weights that follow it and keep the shape belong to it (AlexNet: conv5, so relu5; LeNet-5: s4, so
+    squash4). It is found by one pass of a blank image. A graph may have several, one per tower.
+
+    Raises:
+        ModelError: If there is no such layer.
     """
     shapes = _shapes(network)
     results = [
@@ -101,13 +105,13 @@ def last_maps(network: Network) -> list[str]:
     if not results:
         raise ModelError(f"{network.name} has no layer with weights whose output is maps", "", "Grad-CAM needs one")
     if isinstance(network, GraphNetwork):
-        results = [name for name in results if not any(_above(network, name, other) for other in results)]
+        results = [name for name in results if not any(_is_downstream(network, name, other) for other in results)]
     else:
         results = results[-1:]
-    return [_settled(network, name, shapes) for name in results]
+    return [_with_followers(network, name, shapes) for name in results]
 
 
-def _settled(network: Network, name: str, shapes: "OrderedDict[str, tuple[int, ...]]") -> str:
+def _with_followers(network: Network, name: str, shapes: "OrderedDict[str, tuple[int, ...]]") -> str:
     """The last of the layers without weights that follow ``name`` and keep the shape of its output."""
     while True:
         behind = _readers(network, name)
@@ -129,8 +133,8 @@ def _readers(network: Network, key: str) -> list[str]:
     return names[names.index(key) + 1 :][:1]
 
 
-def _above(network: Network, key: str, other: str) -> bool:
-    """Does the module ``other`` read what ``key`` gives, however far behind it?"""
+def _is_downstream(network: Network, key: str, other: str) -> bool:
+    """Is the module ``other`` downstream of ``key``?"""
     todo, seen = [key], set[str]()
     while todo:
         todo += (behind := [name for name in _readers(network, todo.pop()) if name not in seen])
@@ -139,7 +143,7 @@ def _above(network: Network, key: str, other: str) -> bool:
 
 
 def _shapes(network: Network) -> "OrderedDict[str, tuple[int, ...]]":
-    """The shape of every layer's output for one image, by the module's name, in the order of computing."""
+    """The shape of every layer's output for one image, by the module's name, in the order of the forward pass."""
     result: OrderedDict[str, tuple[int, ...]] = OrderedDict()
     first = next(network.parameters())
     blank = first.new_zeros(1, network.in_channels, network.image_size, network.image_size)
@@ -148,7 +152,7 @@ def _shapes(network: Network) -> "OrderedDict[str, tuple[int, ...]]":
         for name, module in network.named_children()
     ]
     try:
-        with _judging(network), torch.no_grad():
+        with _eval_mode(network), torch.no_grad():
             network(blank)
     finally:
         for hook in hooks:
@@ -156,17 +160,17 @@ def _shapes(network: Network) -> "OrderedDict[str, tuple[int, ...]]":
     return result
 
 
-def _in_parts(
+def _in_batches(
     network: Network, inputs: Tensor, classes: Classes, maps: Callable[[Tensor, Tensor], Tensor], size: int
 ) -> Tensor:
     """``maps`` of ``size`` images at a time, on the network's device, as float32 [N, H, W] on the CPU."""
-    which = _checked(network, inputs, torch.as_tensor(classes, dtype=torch.int64))
+    targets = _checked(network, inputs, torch.as_tensor(classes, dtype=torch.int64))
     first = next(network.parameters())
     rows = []
-    with _judging(network), torch.inference_mode(False), torch.enable_grad():
-        for part, some in zip(torch.split(inputs, size), torch.split(which, size), strict=True):
-            own = part.detach().to(first, copy=True).contiguous()
-            rows.append(maps(own, some.to(first.device)).detach().float().cpu())
+    with _eval_mode(network), torch.inference_mode(False), torch.enable_grad():
+        for images, classes_ in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
+            x = images.detach().to(first, copy=True).contiguous()
+            rows.append(maps(x, classes_.to(first.device)).detach().float().cpu())
     return torch.cat(rows)
 
 
@@ -183,8 +187,8 @@ def _checked(network: Network, inputs: Tensor, classes: Tensor) -> Tensor:
 
 
 @contextmanager
-def _judging(network: nn.Module) -> Iterator[None]:
-    """Without dropout, and back as it was."""
+def _eval_mode(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the block; the former mode after it."""
     was = network.training
     network.eval()
     try:

@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-UNTRAINED = 2 / 3  # of three independent weights of equal spread, two of the three directions are color
+UNTRAINED = 2 / 3  # expected color share of three independent weights: two of three directions are color
 SHUFFLES = 2000
 
 
 @dataclass(frozen=True)
 class Specialization:
-    """The color of a first layer. 0: it answers gray alone; 1: colors alone; untrained weights: 2/3.
+    """The color shares of a first layer. 0: only gray; 1: only color; untrained weights: 2/3.
 
-    ``filters`` is each filter's color [K]; ``towers`` each tower's, all its energy together, so that filters which
-    learned nothing weigh little; ``colored`` how many filters of a tower are colored by more than half. ``difference``
-    is the largest between two towers, and ``by_chance`` the share of random divisions of the same filters into towers
-    whose difference is as large: specialization is when that is small.
+    Attributes:
+        filters: The color share of each filter, [K].
+        towers: That of each tower, weighted by energy, so that untrained filters weigh little.
+        colored: Number of filters in each tower with a color share above 1/2.
+        difference: The largest difference between two towers.
+        by_chance: Fraction of random divisions of the filters into towers with at least this difference (p-value).
     """
 
     filters: tuple[float, ...]
@@ -33,16 +35,16 @@ class Specialization:
     by_chance: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, with what untrained weights give."""
+        """The values as JSON values, with the expectation of untrained weights."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()} | {
             "untrained": UNTRAINED
         }
 
 
 def specialization(weights: NDArray[np.floating[Any]], towers: int, seed: int = 0) -> Specialization | None:
-    """The color of filters [K, C, H, W] in ``towers`` equal parts of dimension 0; None where there are not 3 channels.
+    """The color shares of filters [K, C, H, W] in ``towers`` equal parts of dimension 0.
 
-    Also None for filters that are 0 or not finite.
+    None unless there are 3 channels, and for filters that are 0 or not finite.
     """
     if weights.ndim != 4 or weights.shape[1] != 3 or towers < 1 or len(weights) % towers:
         return None
@@ -64,6 +66,6 @@ def specialization(weights: NDArray[np.floating[Any]], towers: int, seed: int = 
 def _by_tower(
     order: NDArray[np.int64], energy: NDArray[np.float64], color: NDArray[np.float64], towers: int
 ) -> NDArray[np.float64]:
-    """The color of each tower for each order [b, K] of the filters: [b, towers]."""
+    """The color share of each tower for each order [b, K] of the filters: [b, towers]."""
     sums = [part[order].reshape(len(order), towers, -1).sum(2) for part in (color, energy)]
     return np.asarray(sums[0] / sums[1])
