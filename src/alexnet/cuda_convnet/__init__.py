@@ -1,4 +1,4 @@
-"""Krizhevsky's layer and parameter files of 2011–2012 -> networks: read, checked, shown, built."""
+"""Krizhevsky's layer and parameter files of 2011–2012: reads them, checks them, and builds their networks."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ __all__ = ["Data", "Definition", "Files", "GraphNetwork", "Tree", "build", "deco
 
 
 def define(text: str, data: Data | None = None, file: str = "layers.cfg") -> Definition:
-    """The checked network of a layer file's text. Raises :class:`alexnet.errors.ModelError` with layer and line."""
+    """Read and check the text of a layer file. Raises :class:`alexnet.errors.ModelError` with layer and line."""
     return reader.read(text, data or Data(), file)
 
 
@@ -25,12 +25,19 @@ def build(
     draw: bool = True,
     functions: Mapping[str, Function] | None = None,
 ) -> GraphNetwork:
-    """The network of a layer file and its parameter file, weights drawn from ``generator`` as the file says.
+    """Build the network of a layer file and its parameter file.
 
-    ``draw=False`` leaves weights at 0, for those that load others. ``functions`` are start values from code, by the
-    name that the file gives them. Raises :class:`alexnet.errors.ModelError`.
+    Args:
+        files: The two files.
+        data: Image size, classes and tree of classes.
+        generator: Source of the weights; None is PyTorch's default generator.
+        draw: False leaves the weights at 0, for loading others.
+        functions: Python functions for initWFunc, initBFunc and initCFunc, by their names in the file.
+
+    Raises:
+        ModelError: A file is invalid, or names a function that is not in ``functions``.
     """
     definition = define(files.layers, data, files.layers_file)
-    result = parameters.read(files.parameters, definition, files.parameters_file)
-    network = GraphNetwork(definition, result, files, functions)
+    values = parameters.read(files.parameters, definition, files.parameters_file)
+    network = GraphNetwork(definition, values, files, functions)
     return network.initialize(generator) if draw else network

@@ -9,9 +9,9 @@ LEARNED = ("conv", "local", "fc", "treefc")
 
 
 class Data(NamedTuple):
-    """What the file leaves to the data: size of the images, number of classes, tree of the classes.
+    """What the data defines: size of the images, number of classes, tree of the classes.
 
-    ``classes`` None: as many as the file's own last layer tells apart. ``tree`` is for ``treefc`` alone.
+    ``classes`` None: the number of outputs of the file's last layer. ``tree`` is for ``treefc`` only.
     """
 
     image_size: int = 224
@@ -30,8 +30,8 @@ class Tree(NamedTuple):
 class Matrix(NamedTuple):
     """The weights of one input of a layer.
 
-    ``rows`` × ``columns`` is their shape in the file's own layout. ``source`` names (layer, input) whose matrix it is,
-    where it is not its own.
+    ``rows`` × ``columns`` is their shape in the file's layout. ``source`` is the (layer, input) that owns a shared
+    matrix, None for its own matrix.
     """
 
     rows: int
@@ -42,9 +42,9 @@ class Matrix(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. ``side`` is the side of its square maps, pixels; 0 where its output is no image.
+    """One layer. ``side`` is the size of its square feature maps, pixels; 0 if its output is not an image.
 
-    ``options`` are the checked values of its section, per-input ones as lists, under the file's own keys.
+    ``options`` are the checked values of its section under the file's keys; values per input are lists.
     """
 
     name: str
@@ -54,20 +54,20 @@ class Layer:
     outputs: int
     gpu: int
     side: int = 0
-    formula: str = ""  # how the output size comes about, worked out
+    formula: str = ""  # the output size as a worked formula
     matrices: tuple[Matrix, ...] = ()
     biases: tuple[int, ...] = ()  # shape
     options: Mapping[str, Any] = field(default_factory=dict)
-    learns: bool = False  # has weights, or a layer below it has
+    learns: bool = False  # has weights, or depends on a layer with weights
 
     @property
     def channels(self) -> int:
-        """Maps of the output; all of it where it is no image."""
+        """Feature maps of the output; all outputs if it is not an image."""
         return self.outputs // self.side**2 if self.side else self.outputs
 
     @property
     def parameters(self) -> int:
-        """Learned numbers of its own: shared matrices count with their owner."""
+        """Number of its own parameters; shared matrices count for their owner."""
         own = sum(m.rows * m.columns for m in self.matrices if m.source is None)
         return own + (math.prod(self.biases) if self.biases else 0)
 
@@ -78,9 +78,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Definition:
-    """All layers of a file in its order, neurons as layers of their own behind those that have them.
+    """All layers of a file in its order; a neuron is a separate layer after the layer that has it.
 
-    ``notes`` say what was read leniently or stands on no public source.
+    ``notes`` list deviations that were accepted, and interpretations without a public source.
     """
 
     file: str
@@ -90,7 +90,7 @@ class Definition:
 
     @property
     def parameters(self) -> int:
-        """Learned numbers."""
+        """Number of parameters."""
         return sum(layer.parameters for layer in self.layers.values())
 
     @property
@@ -104,7 +104,7 @@ class Definition:
 
 @dataclass
 class Parts:
-    """What the check of a type finds out about a layer, beyond what all layers share."""
+    """The properties of a layer that depend on its type."""
 
     outputs: int
     side: int = 0

@@ -2,8 +2,7 @@
 
 The grammar is that of Python 2's ``SafeConfigParser``, by which his programs read them: ``[name]`` in column 0,
 ``key=value`` or ``key: value`` with keys in any case, ``#`` and ``;`` comments, repeated sections merged, repeated keys
-overwritten, ``[DEFAULT]``, ``%(key)s``. Whatever can not be read is a :class:`ModelError` with file, line, layer and
-parameter.
+overwritten, ``[DEFAULT]``, ``%(key)s``. Errors are a :class:`ModelError` with file, line, layer and parameter.
 """
 
 import math
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 from alexnet.errors import ModelError
 
-MOST_BYTES = 1 << 20  # of a file; the longest published one has 22 thousand
+MAX_BYTES = 1 << 20  # of a file; the longest published one has 22,000
 _HEADER = re.compile(r"\[([^]]+)\]")
 _OPTION = re.compile(r"([^:=\s][^:=]*)[:=](.*)", re.DOTALL)
 _COMMENT = re.compile(r"\s;.*", re.DOTALL)
@@ -21,22 +20,22 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 _SUBSTITUTION = re.compile(r"(%%|%\([^)]*\)s)")
 _TRUE, _FALSE = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
-_DEEPEST = 10  # of %(key)s in what %(key)s stands for
+_MAX_DEPTH = 10  # of nested %(key)s
 _MAX_SUBSTITUTIONS = 1000  # of %(key)s in one value, nested ones included: ten levels of a few each would never end
 _MAX_RESOLVED = 1 << 16  # characters of one value after substitution; published values have under 200
 
 
 class Value(NamedTuple):
-    """What stands behind a key, as it stands there, and the line of the key (from 1)."""
+    """The raw text of a value, and the line of its key (from 1)."""
 
     text: str
     line: int
 
 
 class Section:
-    """One ``[name]`` with its values; the methods read them as what they must be, or raise :class:`ModelError`.
+    """One ``[name]`` with its values; the methods return them with their type, or raise :class:`ModelError`.
 
-    A value that is missing and has no default is an error. Lists have one item an input: ``count`` items.
+    A missing value without a default is an error. Lists have one item per input: ``count`` items.
     """
 
     def __init__(self, name: str, line: int, file: str, defaults: dict[str, Value]) -> None:
@@ -45,23 +44,23 @@ class Section:
         self._defaults = defaults
 
     def wrong(self, what: str, must: str = "", todo: str = "", key: str = "") -> ModelError:
-        """The error for what can not be: in the file's own terms, with the line of ``key`` or of the section."""
+        """An error in this section, with the line of ``key`` or of the section."""
         result = self._find(key) if key else None
         line = result.line if result else self.line
-        return ModelError(f"{self.file}, line {line}, layer {shown(self.name)}: {what}", must, todo)
+        return ModelError(f"{self.file}, line {line}, layer {quoted(self.name)}: {what}", must, todo)
 
     def bad(self, key: str, must: str, todo: str = "") -> ModelError:
-        """The error for a value that can not be."""
+        """An error in the value of ``key``."""
         result = self._find(key)
-        what = f"parameter {key} is {shown(result.text)}" if result else f"parameter {key} is missing"
+        what = f"parameter {key} is {quoted(result.text)}" if result else f"parameter {key} is missing"
         return self.wrong(what, must, todo, key)
 
     def has(self, key: str) -> bool:
-        """Does the key stand in the section (or in ``[DEFAULT]``)?"""
+        """Whether the key is in the section or in ``[DEFAULT]``."""
         return self._find(key) is not None
 
     def text(self, key: str, default: str | None = None) -> str:
-        """The value as text, ``%`` resolved."""
+        """The value as text, with ``%`` substitutions."""
         result = self._find(key)
         if result is None:
             if default is None:
@@ -70,7 +69,7 @@ class Section:
         return self._resolve(key, result.text)
 
     def words(self, key: str, default: str | None = None) -> list[str]:
-        """A comma list of words, each trimmed; may hold empty ones."""
+        """A comma-separated list of words, each stripped, possibly empty."""
         return [word.strip() for word in self.text(key, default).split(",")]
 
     def integer(self, key: str, default: int | None = None, least: int | None = None) -> int:
@@ -154,7 +153,7 @@ class Section:
                 part = "%"
             elif _SUBSTITUTION.fullmatch(part):
                 value = self._find(part[2:-2])
-                if value is None or depth == _DEEPEST:
+                if value is None or depth == _MAX_DEPTH:
                     raise self.bad(key, f"resolvable: {part} stands for nothing")
                 substitutions += 1
                 if substitutions > _MAX_SUBSTITUTIONS:
@@ -171,9 +170,9 @@ class Section:
 
 
 def decode(content: bytes, file: str) -> str:
-    """The text of a file: UTF-8, or Latin-1 where it is not; raises :class:`ModelError` on what is no text."""
-    if len(content) > MOST_BYTES:
-        raise ModelError(f"{file} has {len(content)} bytes", f"a layer or parameter file of at most {MOST_BYTES}")
+    """The text of a file: UTF-8, else Latin-1. Raises :class:`ModelError` for binary data and for files too large."""
+    if len(content) > MAX_BYTES:
+        raise ModelError(f"{file} has {len(content)} bytes", f"a layer or parameter file of at most {MAX_BYTES}")
     if b"\0" in content:
         raise ModelError(f"{file} is no text: it has zero bytes", "a layer or parameter file")
     try:
@@ -189,7 +188,7 @@ def parse(text: str, file: str) -> dict[str, Section]:
     section: dict[str, Value] | None = None
     key = ""
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
-        if _is_nothing(line):
+        if _is_blank(line):
             continue
         if line[0].isspace() and section is not None and key:
             section[key] = Value(f"{section[key].text}\n{line.strip()}", section[key].line)
@@ -201,22 +200,22 @@ def parse(text: str, file: str) -> dict[str, Section]:
                 sections[name] = Section(name, number, file, defaults)
             section = defaults if name == "DEFAULT" else sections[name].values
         elif section is None:
-            raise ModelError(f"{file}, line {number}: {shown(line)} stands before the first layer", "[name]")
+            raise ModelError(f"{file}, line {number}: {quoted(line)} stands before the first layer", "[name]")
         elif option:
             key = option[1].rstrip().lower()
             value = _COMMENT.sub("", option[2]).strip()
             section[key] = Value("" if value == '""' else value, number)
         else:
-            raise ModelError(f"{file}, line {number}: {shown(line)}", "[name], key=value or a comment")
+            raise ModelError(f"{file}, line {number}: {quoted(line)}", "[name], key=value or a comment")
     return sections
 
 
-def _is_nothing(line: str) -> bool:
+def _is_blank(line: str) -> bool:
     if not line.strip() or line[0] in "#;":
         return True
     return line[0] in "rR" and line.split(None, 1)[0].lower() == "rem"
 
 
-def shown(text: str) -> str:
-    """``text`` in quotes, on one line and not too long."""
+def quoted(text: str) -> str:
+    """``text`` in quotes, on one line, shortened to 60 characters."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

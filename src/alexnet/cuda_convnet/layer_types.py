@@ -1,7 +1,4 @@
-"""Checks and sizes of the layers with weights: conv, local, fc, treefc.
-
-Checks and sizes of the layers without weights: pools, norms, image layers, sums, neurons, softmax.
-"""
+"""Checks and output sizes of each layer type: first types with weights, then types without."""
 
 import math
 import re
@@ -16,7 +13,7 @@ _FUNCTION = re.compile(r"([A-Za-z_][\w.]*\.\w+)\((.*)\)", re.DOTALL)
 
 
 class Draft:
-    """A layer while it is being checked: its section, its inputs, the layers above it in the file, the data."""
+    """A layer that is being checked: its section, its inputs, the earlier layers of the file, and the data."""
 
     def __init__(
         self, section: Section, kind: str, inputs: list[Layer], earlier: dict[str, Layer], data: Data, gpu: int
@@ -26,7 +23,7 @@ class Draft:
         self.notes: list[str] = []
 
     def side(self, channels: int, index: int = 0, key: str = "channels") -> int:
-        """Side of input ``index`` seen as ``channels`` square maps, pixels."""
+        """Size in pixels of input ``index`` as ``channels`` square feature maps."""
         values = self.inputs[index]
         side = int((values.outputs / channels) ** 0.5 + 0.5) if channels > 0 else 0
         if side < 1 or side * side * channels != values.outputs:
@@ -36,12 +33,12 @@ class Draft:
 
 
 def conv(draft: Draft) -> Parts:
-    """Shared filters: F·M² outputs."""
+    """Convolution: F·M² outputs."""
     return _filters(draft, shared=True)
 
 
 def local(draft: Draft) -> Parts:
-    """Own filters at each position."""
+    """Locally connected layer: separate filters at each position."""
     return _filters(draft, shared=False)
 
 
@@ -131,7 +128,7 @@ def _check_partial_sum(section: Section, side: int) -> None:
 
 
 def fc(draft: Draft) -> Parts:
-    """All inputs to all outputs."""
+    """Fully connected layer."""
     outputs = draft.section.integer("outputs", least=1)
     options = {"initB": draft.section.number("initB", 0.0)}
     matrices = _matrices(draft, options, [(values.outputs, outputs) for values in draft.inputs])
@@ -140,7 +137,7 @@ def fc(draft: Draft) -> Parts:
 
 
 def treefc(draft: Draft) -> Parts:
-    """One output a class; weights are sums of offsets along a tree of the classes."""
+    """One output per class; weights are sums along the path in a tree of the classes."""
     section, data = draft.section, draft.data
     if data.tree is None or data.classes is None:
         raise section.wrong("type treefc needs the tree of the classes", "", "build it from Python with a tree")
@@ -152,7 +149,7 @@ def treefc(draft: Draft) -> Parts:
 
 
 def _leaves(draft: Draft) -> list[list[int]]:
-    """For each node the classes below it; raises where the tree is none."""
+    """The classes below each node. Raises :class:`ModelError` if the graph is not a tree."""
     tree, classes = draft.data.tree, draft.data.classes
     assert tree is not None and classes is not None
     results: list[list[int]] = [[] for _ in tree.children]
@@ -220,7 +217,7 @@ def _source(draft: Draft, word: str, index: int, options: dict[str, Any], own: l
 
 
 def _function(section: Section, key: str) -> tuple[str, list[str]]:
-    """``module.function(a,b)`` -> its name and arguments; it is never called by name, only where a caller gives it."""
+    """``module.function(a,b)`` -> its name and arguments; only a function that the caller passes is called."""
     match = _FUNCTION.fullmatch(section.text(key))
     if not match:
         raise section.bad(key, "module.function(argument,argument)")
@@ -234,7 +231,7 @@ def _list(numbers: list[int]) -> str:
 WEIGHTED_TYPES: dict[str, Callable[[Draft], Parts]] = {"conv": conv, "local": local, "fc": fc, "treefc": treefc}
 
 
-# Neurons and how many numbers stand in their brackets.
+# Neurons, and the number of values in their brackets.
 NEURONS = {
     "ident": 0,
     "logistic": 0,
@@ -254,7 +251,7 @@ _DECIMAL = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)")
 
 
 def pool(draft: Draft) -> Parts:
-    """Windows of a map to one value each: max, maxabs, avg, rand."""
+    """Pooling: max, maxabs, avg or rand of each window."""
     section = draft.section
     channels = section.integer("channels", least=1)
     side = draft.side(channels)
@@ -280,7 +277,7 @@ def pool(draft: Draft) -> Parts:
 
 
 def norm(draft: Draft) -> Parts:
-    """cmrnorm (across maps), rnorm and cnorm (inside a map)."""
+    """cmrnorm (across channels), rnorm and cnorm (inside a channel)."""
     section, kind = draft.section, draft.type
     channels = section.integer("channels", least=1)
     side = draft.side(channels)
@@ -288,7 +285,7 @@ def norm(draft: Draft) -> Parts:
     if not section.has("size") and section.has("sizeX"):  # the dialect of two files of 2011
         key = "sizeX"
         draft.notes.append(
-            f"layer {section.name!r}: sizeX read as size, scale and pow as the parameter file's (prediction)"
+            f"layer {section.name!r}: sizeX read as size, scale and pow as the parameter file's (assumed)"
         )
     size = section.integer(key, least=2 if kind == "cmrnorm" else 1)
     if kind == "cmrnorm" and channels % 16:
@@ -305,7 +302,7 @@ def norm(draft: Draft) -> Parts:
 
 
 def blur(draft: Draft) -> Parts:
-    """A Gaussian blur, zeros outside."""
+    """Gaussian blur with zeros outside."""
     section = draft.section
     channels = section.integer("channels", least=1)
     side, size = draft.side(channels), section.integer("filterSize")
@@ -329,7 +326,7 @@ def nailbed(draft: Draft) -> Parts:
 
 
 def href(draft: Draft) -> Parts:
-    """Left and right exchanged."""
+    """Horizontal flip."""
     channels = draft.section.integer("channels", least=1)
     if channels > 3:
         raise draft.section.bad("channels", "from 1 to 3")
@@ -338,7 +335,7 @@ def href(draft: Draft) -> Parts:
 
 
 def resize(draft: Draft) -> Parts:
-    """Images brought to another size, bilinear."""
+    """Bilinear resizing of images."""
     section = _over_data(draft)
     channels = section.integer("channels", least=1)
     side, scale = draft.side(channels), section.number("scale")
@@ -352,7 +349,7 @@ def resize(draft: Draft) -> Parts:
 
 
 def rscale(draft: Draft) -> Parts:
-    """Images scaled down at random in training, their center in a test."""
+    """Random scale and crop in training, center crop in evaluation."""
     section = _over_data(draft)
     channels = section.integer("channels", least=1)
     side, most, target = draft.side(channels), section.number("maxScale"), section.integer("tgtSize", least=1)
@@ -364,7 +361,7 @@ def rscale(draft: Draft) -> Parts:
 
 
 def colors(draft: Draft) -> Parts:
-    """rgb2yuv and rgb2lab: three maps to three maps."""
+    """rgb2yuv and rgb2lab."""
     section = _over_data(draft)
     side = draft.side(3, key="type")
     center = draft.type == "rgb2lab" and section.boolean("center", False)
@@ -372,7 +369,7 @@ def colors(draft: Draft) -> Parts:
 
 
 def _over_data(draft: Draft) -> Section:
-    """These pass no gradient on, so nothing that learns may lie below them."""
+    """Check that no input has weights: these layers pass no gradient."""
     if draft.inputs[0].learns:
         what = f"type {draft.type} stands above layers with weights"
         raise draft.section.wrong(what, "above data alone: it passes no gradient", key="type")
@@ -380,7 +377,7 @@ def _over_data(draft: Draft) -> Section:
 
 
 def hs(draft: Draft) -> Parts:
-    """Dropout of 2012: ``keep`` is the probability of keeping."""
+    """The dropout of the 2012 code: ``keep`` is the probability of keeping a value."""
     keep = draft.section.number("keep")
     if not 0 <= keep <= 1:
         raise draft.section.bad("keep", "from 0 to 1")
@@ -388,7 +385,7 @@ def hs(draft: Draft) -> Parts:
 
 
 def concat(draft: Draft) -> Parts:
-    """Inputs one after the other; maps of one size stay maps."""
+    """Concatenation; feature maps of one size stay feature maps."""
     outputs = sum(values.outputs for values in draft.inputs)
     sides = {values.side for values in draft.inputs}
     formula = " + ".join(str(values.outputs) for values in draft.inputs) + f" = {outputs}"
@@ -406,7 +403,7 @@ def elements(draft: Draft) -> Parts:
 
 
 def neuron(draft: Draft) -> Parts:
-    """A layer of neurons."""
+    """Activation function as a layer."""
     return _same(draft.inputs[0], neuron_options(draft.section))
 
 
@@ -429,7 +426,7 @@ def neuron_options(section: Section) -> dict[str, Any]:
 
 
 def softmax(draft: Draft) -> Parts:
-    """Probabilities over all outputs."""
+    """Softmax over all outputs."""
     return Parts(draft.inputs[0].outputs)
 
 
@@ -438,7 +435,7 @@ def _same(source: Layer, options: dict[str, Any]) -> Parts:
 
 
 def cost(draft: Draft) -> Parts:
-    """A cost: checks that its inputs are what it compares."""
+    """A cost: checks the types and widths of its inputs."""
     section, kind, inputs = draft.section, draft.type, draft.inputs
     classes = draft.data.classes
     if kind == "cost.tica":

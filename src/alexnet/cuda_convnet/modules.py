@@ -1,15 +1,8 @@
-"""The layers with weights as modules: conv, local, fc, treefc, each with one or more inputs.
+"""The layers of the 2012 files as PyTorch modules: layers with weights, then pools, then elementwise layers.
 
-Inputs and outputs are maps [N, C, S, S] or features [N, D]; an input's features are counted (c·S + y)·S + x, as
-PyTorch flattens maps. Weights lie as PyTorch has them: conv [F, c, K, K], fc [out, in], local [M², c·K², F].
-
-
-Pools and their gradients as the 2012 kernels have them: every pixel of a window that equals the output gets all.
-
-So a maximum that stands twice in a window gets its gradient twice, where PyTorch's goes to the first one alone.
-
-
-Layers that see every number by itself: neurons, dropout of 2012, sums and maxima of layers, softmax.
+Inputs and outputs are feature maps [N, C, S, S] or features [N, D], flattened in PyTorch's order. Weights have
+PyTorch's layout: conv [F, c, K, K], fc [out, in], local [M², c·K², F]. The gradient of a pool is that of the 2012
+kernels: every pixel of a window that equals the output gets the full gradient, where PyTorch's goes to the first only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,10 +19,11 @@ from alexnet.models.layers import Dropout, Window
 
 
 class Learned(nn.Module):
-    """Parameters of a layer: a weight for each input that has its own matrix, and the biases.
+    """A layer with weights: one weight for each input that has its own matrix, and the biases.
 
-    ``weight`` with one input, ``weight0``, ``weight1``, … with several. A shared matrix is no parameter here: the
-    network passes it in. ``connections0`` … are the channels that each group of a random sparse convolution reads.
+    The parameter is ``weight`` with one input, ``weight0``, ``weight1``, … with several. A shared matrix is no
+    parameter of this module; the network passes it in. ``connections0`` … are the channels that each group of a random
+    sparse convolution reads.
     """
 
     def __init__(self, layer: Layer) -> None:
@@ -49,7 +43,7 @@ class Learned(nn.Module):
         return matrix.T.reshape(self.shape(index))
 
     def draw(self, generator: torch.Generator | None) -> None:
-        """Start values as in the file: initW times a standard normal number each, rows by columns; biases initB."""
+        """Initialize as the file defines: weights initW times standard normal numbers, row by row; biases initB."""
         for i, matrix in enumerate(self.layer.matrices):
             if matrix.source is None:
                 weight = self.get_parameter(weight_name(self.layer, i))
@@ -64,7 +58,7 @@ def weight_name(layer: Layer, index: int) -> str:
 
 
 class _Filters(Learned):
-    """What conv and local share: geometry, groups, random sparse connections."""
+    """Base of conv and local: geometry, groups, random sparse connections."""
 
     def __init__(self, layer: Layer) -> None:
         super().__init__(layer)
@@ -89,18 +83,18 @@ class _Filters(Learned):
         return Window(options["filterSize"][index], options["stride"][index], options["padding"][index])
 
     def _input(self, x: Tensor, index: int, connections: Tensor | None) -> Tensor:
-        """Maps as this layer counts them, channels gathered, zeros around: [N, C', S', S']."""
+        """The input as feature maps, with sparse channels gathered and zero padding: [N, C', S', S']."""
         options = self.layer.options
         side, window = options["sides"][index], self.window(index)
-        x = as_maps(x, options["channels"][index], side)
+        x = as_feature_maps(x, options["channels"][index], side)
         if connections is not None:
             x = x[:, connections]
-        near, far = window.padding, window.padding + window.overhang(side)
-        return F.pad(x, (near, far, near, far)) if far else x
+        before, after = window.padding, window.padding + window.overhang(side)
+        return F.pad(x, (before, after, before, after)) if after else x
 
 
 class Conv(_Filters):
-    """Shared filters. One bias a filter, or one for each filter and position."""
+    """Convolution. One bias per filter, or one for each filter and position."""
 
     def shape(self, index: int) -> tuple[int, ...]:
         options, matrix = self.layer.options, self.layer.matrices[index]
@@ -120,7 +114,7 @@ class Conv(_Filters):
 
 
 class Local(_Filters):
-    """Own filters at each position."""
+    """Locally connected layer: separate filters at each position."""
 
     def shape(self, index: int) -> tuple[int, ...]:
         positions, matrix = self.layer.side**2, self.layer.matrices[index]
@@ -142,7 +136,7 @@ class Local(_Filters):
 
 
 class FullyConnected(Learned):
-    """All inputs to all outputs."""
+    """Fully connected layer."""
 
     def shape(self, index: int) -> tuple[int, ...]:
         return self.layer.matrices[index].columns, self.layer.matrices[index].rows
@@ -155,7 +149,7 @@ class FullyConnected(Learned):
 
 
 class TreeFullyConnected(FullyConnected):
-    """One output a class; a class's weights are the sum of the rows [nodes, in] on the way from the root to it."""
+    """One output per class; its weights are the sum of the rows [nodes, in] on the path from the root to the class."""
 
     paths: Tensor
 
@@ -174,13 +168,13 @@ class TreeFullyConnected(FullyConnected):
         return F.linear(inputs[0].flatten(1), self.paths @ weights[0], self.bias)
 
 
-def as_maps(x: Tensor, channels: int, side: int) -> Tensor:
-    """Features or maps counted otherwise -> [N, channels, side, side]."""
+def as_feature_maps(x: Tensor, channels: int, side: int) -> Tensor:
+    """Features, or feature maps of another shape -> [N, channels, side, side]."""
     return x if x.shape[1:] == (channels, side, side) else x.reshape(len(x), channels, side, side)
 
 
 class ScaleGradient(torch.autograd.Function):
-    """The identity, with its gradient times a number: a user of a shared matrix learns at its own rate."""
+    """The identity with a scaled gradient: each user of a shared matrix has its own learning rate."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
@@ -200,24 +194,24 @@ KINDS: dict[str, type[Learned]] = {
 }
 
 
-LOWEST = -2e38  # what the 2012 kernel begins a maximum with
+LOWEST = -2e38  # initial value of a maximum in the 2012 kernel
 
 
 class Frame:
-    """Windows of side ``size`` over maps of ``side`` pixels: window o covers [start + o·stride, + size), clipped."""
+    """Windows of ``size`` pixels over ``side`` pixels: window o covers [start + o·stride, + size), clipped."""
 
     def __init__(self, side: int, size: int, stride: int, start: int, out: int) -> None:
         self.size, self.stride, self.out = size, stride, out
         end = start + (out - 1) * stride + size
-        self.around = (-start, end - side)  # pixels added (or cut off, where negative) before and behind
+        self.margins = (-start, end - side)  # pixels to add (to cut off, if negative) before and after
 
     def pad(self, maps: Tensor, value: float) -> Tensor:
-        """Exactly what the windows cover."""
-        before, behind = self.around
-        return F.pad(maps, (before, behind, before, behind), value=value)
+        """Exactly the area that the windows cover."""
+        before, after = self.margins
+        return F.pad(maps, (before, after, before, after), value=value)
 
     def pixels(self, padded: Tensor) -> Iterator[Tensor]:
-        """The k-th pixel of all windows, for every k in raster order: crops [N, C, O, O]."""
+        """The k-th pixel of all windows, for every k in raster order: [N, C, O, O] each."""
         span = self.stride * (self.out - 1) + 1
         for y in range(self.size):
             for x in range(self.size):
@@ -225,12 +219,12 @@ class Frame:
 
     def unpad(self, padded: Tensor, side: int) -> Tensor:
         """The inverse of :meth:`pad` for a gradient: pixels that no window covers get 0."""
-        before, behind = self.around
-        return F.pad(padded, (-before, -behind, -before, -behind))
+        before, after = self.margins
+        return F.pad(padded, (-before, -after, -before, -after))
 
 
 class Selected(torch.autograd.Function):
-    """Windows -> ``chosen``, one of their pixels each; backward to every pixel of the window that equals it."""
+    """Returns ``chosen``, one pixel of each window; the gradient goes to every pixel of the window that equals it."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, chosen: Tensor, frame: Frame, outside: float) -> Tensor:
@@ -252,9 +246,9 @@ class Selected(torch.autograd.Function):
 class Pool(nn.Module):
     """[N, C, S, S] -> [N, C, O, O]: ``max``, ``maxabs``, ``avg`` (over the pixels that exist) or ``rand``.
 
-    ``rand`` draws one pixel of each window in every pass. No public source tells by which law; here every pixel of
-    the window is as likely. Where the network is not training all images share one fixed draw, so that an answer
-    does not depend on when, and beside whom, an image was asked about.
+    ``rand`` draws one pixel of each window in every pass. No public source defines its distribution; here all pixels of
+    a window are equally likely. In evaluation all images share one fixed draw, so that a prediction does not depend on
+    the batch.
     """
 
     counts: Tensor
@@ -273,7 +267,7 @@ class Pool(nn.Module):
         self.register_buffer("counts", counts, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        maps = as_maps(input, self.channels, self.side)
+        maps = as_feature_maps(input, self.channels, self.side)
         if self.kind == "avg":
             size = self.frame.size
             if tracing.is_jit_tracing():  # ONNX has no divisor
@@ -284,8 +278,8 @@ class Pool(nn.Module):
             return choose(maps)
         chosen: Tensor = choose(maps.detach())
         outside = LOWEST if self.kind == "max" else float("nan")  # NaN equals nothing
-        result: Tensor = Selected.apply(maps, chosen, self.frame, outside)
-        return result
+        out: Tensor = Selected.apply(maps, chosen, self.frame, outside)
+        return out
 
     def _max(self, maps: Tensor) -> Tensor:
         padded = self.frame.pad(maps, LOWEST)
@@ -302,18 +296,18 @@ class Pool(nn.Module):
         shape = (len(maps) if self.training else 1, self.channels, self.frame.out, self.frame.out)
         generator = self.generator if self.training else torch.Generator(maps.device).manual_seed(0)
         inside = self.frame.pad(torch.ones_like(maps[:1, :1]), 0.0)
-        chosen, met = maps.new_zeros(len(maps), *shape[1:]), torch.zeros_like(self.counts)
+        chosen, count = maps.new_zeros(len(maps), *shape[1:]), torch.zeros_like(self.counts)
         for pixel, exists in zip(self.frame.pixels(self.frame.pad(maps, 0.0)), self.frame.pixels(inside), strict=True):
-            met = met + exists
+            count = count + exists
             with unrecorded(not self.training):
                 drawn = torch.empty(shape, dtype=maps.dtype, device=maps.device)
                 drawn.uniform_(generator=generator)
-            chosen = torch.where((drawn * met < 1) & (exists > 0), pixel, chosen)
+            chosen = torch.where((drawn * count < 1) & (exists > 0), pixel, chosen)
         return chosen
 
 
 class Neuron(nn.Module):
-    """f by its name in the file, with its derivative there: relu 0 at 0, abs −1 at 0, brelu 0 at its limit."""
+    """An activation function by its name in the file. Derivatives: relu 0 at 0, abs −1 at 0, brelu 0 at its limit."""
 
     def __init__(self, name: str, numbers: Sequence[float]) -> None:
         super().__init__()
@@ -326,7 +320,7 @@ class Neuron(nn.Module):
         return _NEURONS[self.name](input, *self.numbers)
 
     def _noisy(self, x: Tensor) -> Tensor:
-        """relu(relu(x) + n), n normal with deviation relu(x); in a test one fixed draw serves all images."""
+        """relu(relu(x) + n), n normal with standard deviation relu(x); in evaluation one fixed draw for all images."""
         x = F.relu(x)
         shape = x.shape if self.training else (1, *map(int, x.shape[1:]))
         generator = self.generator if self.training else torch.Generator(x.device).manual_seed(0)
@@ -340,7 +334,7 @@ class Neuron(nn.Module):
 
 @contextmanager
 def unrecorded(constant: bool) -> Iterator[None]:
-    """What is computed inside is a constant for torch.jit.trace, which would draw it anew without the generator."""
+    """If ``constant``, torch.jit.trace records the values computed inside as constants, not as new draws."""
     state = torch._C._get_tracing_state()
     if constant:
         torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
@@ -355,7 +349,7 @@ def _brelu(x: Tensor, a: float) -> Tensor:
 
 
 def _softrelu(x: Tensor) -> Tensor:
-    # masked_fill and not clamp(max=4), whose gradient at 4 is 0 or 1, whichever of PyTorch's loops sees the number.
+    # masked_fill, not clamp(max=4): the gradient of clamp at 4 is 0 or 1, depending on the loop that PyTorch runs.
     return torch.where(x > 4, x, torch.log1p(torch.exp(x.masked_fill(x > 4, 0))))
 
 
@@ -374,10 +368,10 @@ _NEURONS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-class Keep(Dropout):
-    """Dropout as in the files (``hs``): kept with probability ``keep`` and not scaled; × ``keep`` where not training.
+class UnscaledDropout(Dropout):
+    """Dropout of the files (``hs``): keeps values unscaled with probability ``keep``; × ``keep`` in evaluation.
 
-    ``enable`` false: × ``keep`` in training too.
+    With ``enable`` false, × ``keep`` in training too.
     """
 
     def __init__(self, keep: float, enable: bool) -> None:
@@ -401,17 +395,17 @@ class Sum(nn.Module):
         self.coefficients = tuple(coefficients)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        terms = [c * x for c, x in zip(self.coefficients, alike(inputs), strict=True)]
+        terms = [c * x for c, x in zip(self.coefficients, same_shape(inputs), strict=True)]
         return torch.stack(terms).sum(0)
 
 
 class Maximum(nn.Module):
-    """The largest of the inputs; its gradient goes to every input that equals it."""
+    """Elementwise maximum of the inputs; the gradient goes to every input that equals it."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if tracing.is_jit_tracing():
-            return torch.stack(alike(inputs)).amax(0)
-        out: Tensor = _Maximum.apply(*alike(inputs))
+            return torch.stack(same_shape(inputs)).amax(0)
+        out: Tensor = _Maximum.apply(*same_shape(inputs))
         return out
 
 
@@ -429,7 +423,7 @@ class _Maximum(torch.autograd.Function):
 
 
 class Concatenation(nn.Module):
-    """Features one input after the other; maps of one size stay maps: [N, ΣC, S, S]."""
+    """Concatenates features; feature maps of one size stay feature maps: [N, ΣC, S, S]."""
 
     def __init__(self, maps: bool) -> None:
         super().__init__()
@@ -447,8 +441,8 @@ class Softmax(nn.Module):
         return input.flatten(1).softmax(1)
 
 
-def alike(inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Inputs of one number of features, brought to one shape."""
+def same_shape(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs, which have the same number of features, in one shape."""
     if len({x.shape for x in inputs}) == 1:
         return list(inputs)
     return [x.flatten(1) for x in inputs]

@@ -1,20 +1,14 @@
-"""A checked layer -> its module; start values from functions that a caller gives.
-
-The costs: a sum over images, which training makes small.
-
-A layer file as a network: a graph of modules, images to scores, and the costs of its file.
-"""
+"""A layer file as a network: a graph of modules, images to scores, and the costs of its file."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.cuda_convnet import image_layers, modules
+from alexnet.cuda_convnet import costs, image_layers, modules
 from alexnet.cuda_convnet.definition import LEARNED, Definition, Layer
 from alexnet.cuda_convnet.image_layers import RandomScale
 from alexnet.cuda_convnet.modules import Learned, Neuron, Pool, ScaleGradient, weight_name
@@ -25,7 +19,7 @@ from alexnet.models.layers import Dropout
 from alexnet.models.network import Network
 
 
-def build(layer: Layer, definition: Definition, parameters: LayerParameters) -> nn.Module:
+def build_module(layer: Layer, definition: Definition, parameters: LayerParameters) -> nn.Module:
     """The module of a layer that is neither data nor cost."""
     kind, options = layer.type, layer.options
     if kind in LEARNED:
@@ -33,18 +27,18 @@ def build(layer: Layer, definition: Definition, parameters: LayerParameters) -> 
     if kind in NORMS:
         return image_layers.norm(layer, parameters)
     if kind == "hs":
-        return modules.Keep(options["keep"], parameters.enable)
+        return modules.UnscaledDropout(options["keep"], parameters.enable)
     if kind == "neuron":
         return modules.Neuron(options["neuron"], options["numbers"])
     if kind == "concat":
         return modules.Concatenation(bool(layer.side))
     if kind in ("eltsum", "eltmax"):
         return modules.Sum(options["coeffs"]) if kind == "eltsum" else modules.Maximum()
-    return modules.Softmax() if kind == "softmax" else _over_maps(layer, definition, parameters)
+    return modules.Softmax() if kind == "softmax" else _over_feature_maps(layer, definition, parameters)
 
 
-def _over_maps(layer: Layer, definition: Definition, parameters: LayerParameters) -> nn.Module:
-    """Layers over square maps; the side is the input's, as this layer counts its channels."""
+def _over_feature_maps(layer: Layer, definition: Definition, parameters: LayerParameters) -> nn.Module:
+    """A layer over square feature maps; their side follows from the input's outputs and this layer's channels."""
     kind, options = layer.type, layer.options
     channels = options.get("channels", 3)
     side = round((definition.layers[layer.inputs[0]].outputs / channels) ** 0.5)
@@ -64,10 +58,10 @@ def _over_maps(layer: Layer, definition: Definition, parameters: LayerParameters
 
 
 def call_functions(network: "GraphNetwork", layer: Layer, module: modules.Learned) -> None:
-    """Overwrite drawn start values with those of the file's initWFunc, initBFunc and initCFunc.
+    """Overwrite initial weights with those of the file's initWFunc, initBFunc and initCFunc.
 
-    The functions are the caller's (``network.functions``), called as the 2012 code did; a file that names one that
-    was not given is a :class:`ModelError`: nothing is imported by name.
+    The functions come from the caller (``network.functions``) and are called as in the 2012 code. Nothing is imported
+    by name: a function that the caller did not pass raises :class:`ModelError`.
     """
     options = layer.options
     for i, matrix in enumerate(layer.matrices):
@@ -116,104 +110,13 @@ def _check_shape(layer: Layer, key: str, values: Tensor, shape: tuple[int, ...])
         raise ModelError(f"layer {layer.name!r}: {key} gave {list(values.shape)} numbers", f"of shape {list(shape)}")
 
 
-_NONE = -1e30  # the log of a sum over nothing; finite, so that gradients are
-_LOWEST_LOG = -50.0  # what the log of a probability of 0 or less is taken as
-
-
-def logreg(labels: Tensor, scores: Tensor) -> Tensor:
-    """−Σ log p(label). ``labels`` int64 [N], ``scores`` [N, K] before the softmax."""
-    return F.cross_entropy(scores, labels, reduction="sum")
-
-
-def msm(labels: Tensor, scores: Tensor, size: int) -> Tensor:
-    """−Σ log P(the label is in a set of ``size`` classes), sets being drawn with probability ∝ exp(Σ of their scores).
-
-    ``labels`` int64 [N], ``scores`` [N, K]. Of ``size`` 1 it is :func:`logreg`. The sums over sets are elementary
-    symmetric polynomials, in logarithms: class by class, those with s members from those with s and s − 1.
-    """
-    scores = scores - scores.detach().amax(1, keepdim=True)
-    label = labels[:, None]
-    others = scores.scatter(1, label, _NONE)  # sets that hold the label: one member fewer, of the other classes
-    terms = torch.cat([scores, others])  # [2N, K]
-    sums = terms.new_full((len(terms), size + 1), _NONE)
-    sums[:, 0] = 0
-    for term in terms.unbind(1):
-        longer = torch.logaddexp(sums[:, 1:], sums[:, :-1] + term[:, None])
-        sums = torch.cat([sums[:, :1], longer], 1)
-    all_sets, without = sums.chunk(2)
-    return (all_sets[:, size] - scores.gather(1, label)[:, 0] - without[:, size - 1]).sum()
-
-
-def crossent(targets: Tensor, scores: Tensor) -> Tensor:
-    """−Σ t · log p over images and classes. ``targets`` [N, K], ``scores`` [N, K] before the softmax."""
-    return -(targets * scores.log_softmax(1)).sum()
-
-
-def crossent2(targets: Tensor, values: Tensor, logistic: bool) -> Tensor:
-    """−Σ (t · log y + (1 − t) · log(1 − y)); ``values`` are y, or what y is the logistic function of."""
-    out: Tensor = _CrossEntropy.apply(targets, values, logistic)
-    return out
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """With the gradient y − t into what a logistic neuron reads, and −t/y + (1 − t)/(1 − y) into any other y.
-
-    The 2012 code has the wrong sign before the second term of the latter.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, targets: Tensor, values: Tensor, logistic: bool) -> Tensor:
-        y = values.sigmoid() if logistic else values
-        ctx.save_for_backward(targets, y)
-        ctx.logistic = logistic
-        return -(targets * _log(y) + (1 - targets) * _log(1 - y)).sum()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
-        t, y = ctx.saved_tensors
-        gradient = y - t if ctx.logistic else (1 - t) / (1 - y) - t / y
-        return None, gradient * grads[0], None
-
-
-def _log(y: Tensor) -> Tensor:
-    return torch.where(y > 0, y.clamp(min=torch.finfo(y.dtype).tiny).log(), y.new_full((), _LOWEST_LOG))
-
-
-def sum2(values: Tensor) -> Tensor:
-    """Σ x²."""
-    return values.square().sum()
-
-
-def rflickr(targets: Tensor, values: Tensor) -> Tensor:
-    """Σ log(1 + (y − t)²)."""
-    return torch.log1p((values - targets).square()).sum()
-
-
-def gsum2(gate: Tensor, values: Tensor) -> Tensor:
-    """Σ g · x²: ``gate`` [N, 1], ``values`` [N, D]."""
-    return (gate * values.square()).sum()
-
-
-def errors(labels: Tensor, probabilities: Tensor, k: int) -> float:
-    """How many images have their label not among the first ``k``; a tie of n around the limit counts in parts.
-
-    ``labels`` int64 [N], ``probabilities`` [N, K]. A label whose probability is shared by n classes, of which m fit
-    within the first k, is right to m/n (at k = 1: 1/n).
-    """
-    own = probabilities.gather(1, labels[:, None])
-    above = (probabilities > own).sum(1)  # [N]
-    equal = (probabilities == own).sum(1)
-    right = ((k - above) / equal).clamp(0, 1)
-    return float((1 - right.double()).sum())
-
-
-Function = Callable[..., object]  # what initWFunc, initBFunc and initCFunc name, given by a caller
-Matrix = tuple[str, int]  # a layer's name and one of its inputs
+Function = Callable[..., object]  # for initWFunc, initBFunc and initCFunc, passed by the caller
+Matrix = tuple[str, int]  # a layer's name, and the index of one of its inputs
 
 
 @dataclass(frozen=True)
 class Files:
-    """A layer file and its parameter file as text, the name under which the network goes, and what errors call them."""
+    """A layer file and its parameter file as text, with the network's name and the file names for error messages."""
 
     name: str
     layers: str
@@ -223,39 +126,43 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What in the graph says which class an image is: ``layer``'s output, read as ``kind`` of scores."""
+class ScoreOutput:
+    """The layer whose output gives the class scores, and what its values are."""
 
-    kind: str  # "softmax": before it; "logistic": before the neuron; "probability"; "score"
+    kind: str  # "softmax": inputs of a softmax; "logistic": inputs of a logistic neuron; "probability"; "score"
     layer: str
 
 
 @dataclass
 class _Pass:
-    """One pass through the graph: outputs by layer, and what the costs compare with."""
+    """One forward pass through the graph: outputs by layer, and the labels for the costs."""
 
-    found: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
 
 
 class GraphNetwork(Network):
-    """Images [N, C, S, S] -> scores [N, K] whose softmax are the class probabilities, through the file's graph.
+    """Images [N, C, S, S] -> scores [N, K], whose softmax is the class probabilities, through the file's graph.
 
-    Each layer of the file is a child module of the layer's name (dots become middle dots); ``definition`` and
-    ``parameters`` are its checked files, ``placement`` the tower (``gpu``) of each layer: it has no numeric meaning.
-    Weights lie as PyTorch has them, see :mod:`alexnet.cuda_convnet.modules`.
+    Each layer of the file is a child module with the layer's name (dots become middle dots). Weights have PyTorch's
+    layout, see :mod:`alexnet.cuda_convnet.modules`.
 
-    ``rates`` (layer, input) -> factor on the gradient that a user of a shared matrix adds; 1 unless a training rule
-    sets it. ``functions`` are Python functions that a file's initWFunc, initBFunc and initCFunc may name: nothing is
-    ever imported by name.
+    Attributes:
+        definition: The checked layer file.
+        parameters_file: The checked parameter file.
+        placement: Layer -> its tower (``gpu`` in the file), without effect on the numbers.
+        rates: (layer, input) -> factor on the gradient that one user of a shared matrix adds; 1 unless a training rule
+            sets it.
+        functions: Python functions that initWFunc, initBFunc and initCFunc of the file may name. Nothing is ever
+            imported by name.
     """
 
     def __init__(
         self, definition: Definition, parameters: Parameters, files: Files, functions: Mapping[str, Function] | None
     ) -> None:
-        answer = _answer(definition)
+        score_output = _score_output(definition)
         children = {
-            layer.name: build(layer, definition, parameters.layers.get(layer.name, LayerParameters()))
+            layer.name: build_module(layer, definition, parameters.layers.get(layer.name, LayerParameters()))
             for layer in definition.layers.values()
             if layer.type != "data" and not layer.is_cost
         }
@@ -263,32 +170,33 @@ class GraphNetwork(Network):
         super().__init__(
             files.name,
             [(keys[name], module) for name, module in children.items()],
-            num_classes=definition.layers[answer.layer].outputs,
+            num_classes=definition.layers[score_output.layer].outputs,
             in_channels=definition.data.channels,
             image_size=definition.data.image_size,
-            features="+".join(definition.layers[answer.layer].inputs),
+            features="+".join(definition.layers[score_output.layer].inputs),
             initial={},
             towers=len({layer.gpu for layer in definition.layers.values() if layer.type in LEARNED} or {0}),
         )
-        self.definition, self.parameters_file, self.files, self.answer = definition, parameters, files, answer
+        self.definition, self.parameters_file, self.files = definition, parameters, files
+        self.score_output = score_output
         self.functions = dict(functions or {})
         self.keys = keys
         self.placement = {layer.name: layer.gpu for layer in definition.layers.values()}
         self.rates: dict[Matrix, float] = {}
 
     def module_of(self, layer: str) -> nn.Module:
-        """The module of the layer called so in the file."""
+        """The module of a layer by its name in the file."""
         return self.get_submodule(self.keys[layer])
 
     def weight_of(self, layer: str, index: int = 0) -> nn.Parameter:
-        """The weights of a layer's input: its own, or those that it shares."""
+        """The weights of one input of a layer: its own or shared ones."""
         name, j = self.definition.layers[layer].matrices[index].source or (layer, index)
         return self.module_of(name).get_parameter(weight_name(self.definition.layers[name], j))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Scores [N, K] of images [N, C, S, S]: the file's pixels, gray levels minus the mean."""
+        """Scores [N, K] of images [N, C, S, S], which are pixel values minus the mean."""
         run = _Pass()
-        return self._scores(self._value(self.answer.layer, input, run))
+        return self._scores(self._value(self.score_output.layer, input, run))
 
     def costs(self, input: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [N, K], and the file's costs times their ``coeff``, summed and divided by N: a scalar.
@@ -301,7 +209,7 @@ class GraphNetwork(Network):
             coefficient = self.parameters_file.layers[cost.name].coeff
             if coefficient:
                 total = total + coefficient * self._cost(cost, input, run)
-        return self._scores(self._value(self.answer.layer, input, run)), total / len(labels)
+        return self._scores(self._value(self.score_output.layer, input, run)), total / len(labels)
 
     @torch.no_grad()
     def report(self, input: Tensor, labels: Tensor) -> dict[str, list[float]]:
@@ -309,28 +217,28 @@ class GraphNetwork(Network):
 
         ``cost.logreg`` is followed by its top-1 and top-``topk`` errors, ``cost.msm`` by its top-1 and top-``setSize``.
         """
-        run, result = _Pass(labels=labels), {}
+        run, report = _Pass(labels=labels), {}
         for cost in self.definition.costs:
             values = [float(self._cost(cost, input, run))]
             if cost.type in ("cost.logreg", "cost.msm"):
                 scores, parameters = self._value(cost.inputs[1], input, run), self.parameters_file.layers[cost.name]
                 most = parameters.topk if cost.type == "cost.logreg" else parameters.set_size
-                values += [errors(labels, scores.flatten(1), k) for k in (1, most)]
-            result[cost.name] = [value / len(labels) for value in values]
-        return result
+                values += [costs.errors(labels, scores.flatten(1), k) for k in (1, most)]
+            report[cost.name] = [value / len(labels) for value in values]
+        return report
 
     def outputs(self, input: Tensor) -> "OrderedDict[str, Tensor]":
         """The output of every layer that is neither data nor cost, in the file's order, by the layer's name."""
         run = _Pass()
-        blind: set[str] = set()  # what can not be computed without labels
+        needs_labels: set[str] = set()  # layers that cannot be computed without labels
         for layer in self.definition.layers.values():
             labels = layer.type == "data" and layer.options["dataIdx"] != 0
-            if labels or not blind.isdisjoint(layer.inputs):
-                blind.add(layer.name)
-        return OrderedDict((name, self._value(name, input, run)) for name in self.keys if name not in blind)
+            if labels or not needs_labels.isdisjoint(layer.inputs):
+                needs_labels.add(layer.name)
+        return OrderedDict((name, self._value(name, input, run)) for name in self.keys if name not in needs_labels)
 
     def forward_to(self, input: Tensor, layer: str) -> Tensor:
-        """The output of a layer, and only what it needs; ``a+b`` are the features of a and b side by side."""
+        """Compute the output of a layer, and only the layers it needs; ``a+b`` concatenates the features of a and b."""
         names = [layer] if layer in self.keys else layer.split("+")
         for name in names:
             if name not in self.definition.layers or self.definition.layers[name].is_cost:
@@ -341,7 +249,7 @@ class GraphNetwork(Network):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator | None = None) -> "GraphNetwork":
-        """Draw all weights as the file says, layer by layer in its order; returns itself."""
+        """Draw all weights with the file's initializers, in its order of layers; returns itself."""
         for layer in self.definition.layers.values():
             module = self.module_of(layer.name) if layer.type in LEARNED else None
             if isinstance(module, Learned):
@@ -350,46 +258,46 @@ class GraphNetwork(Network):
         return self
 
     def set_generator(self, generator: torch.Generator | None) -> None:
-        """What is drawn while training (dropout, noisy neurons, random pools) comes from ``generator``."""
+        """Make dropout, noisy neurons, random pools and random scaling draw from ``generator`` in training."""
         for module in self.modules():
             if isinstance(module, Dropout | Neuron | Pool | RandomScale):
                 module.generator = generator
 
     def first_filters(self) -> Tensor:
-        """Weights over the pixels themselves, [K, C, H, W], towers one after the other. Raises :class:`ModelError`."""
-        results = []
+        """First-layer filters [K, C, H, W], tower by tower. Raises :class:`ModelError` if no layer reads the images."""
+        filters = []
         for layer in self.definition.layers.values():
             values = self.definition.layers[layer.inputs[0]] if layer.inputs else layer
             if layer.type in LEARNED and not values.learns and values.side:
                 weight = self.weight_of(layer.name).detach()
-                if layer.type == "local":  # the filters of the middle
+                if layer.type == "local":  # the filters at the middle position
                     kernel = layer.options["filterSize"][0]
                     weight = weight[len(weight) // 2].T.reshape(weight.shape[2], -1, kernel, kernel)
                 elif weight.dim() == 2:
                     weight = weight.view(-1, values.channels, values.side, values.side)
-                results.append(weight)
-        if not results:
+                filters.append(weight)
+        if not filters:
             raise ModelError(f"{self.name} has no layer with weights over images", "", "there are no filters to draw")
-        return torch.cat([weight for weight in results if weight.shape == results[0].shape])
+        return torch.cat([weight for weight in filters if weight.shape == filters[0].shape])
 
     def _value(self, name: str, input: Tensor, run: _Pass) -> Tensor:
-        """The output of a layer; whatever it needs and has not been computed yet is computed first."""
+        """The output of a layer; missing inputs are computed first."""
         todo = [name]
         while todo:
             layer = self.definition.layers[todo[-1]]
-            missing = [below for below in layer.inputs if below not in run.found]
-            if layer.name in run.found or not missing:
+            missing = [source for source in layer.inputs if source not in run.outputs]
+            if layer.name in run.outputs or not missing:
                 todo.pop()
-                if layer.name not in run.found:
-                    run.found[layer.name] = self._compute(layer, input, run)
+                if layer.name not in run.outputs:
+                    run.outputs[layer.name] = self._compute(layer, input, run)
             else:
                 todo += missing
-        return run.found[name]
+        return run.outputs[name]
 
     def _compute(self, layer: Layer, input: Tensor, run: _Pass) -> Tensor:
         if layer.type == "data":
             return self._data(layer, input, run)
-        inputs, module = [run.found[name] for name in layer.inputs], self.module_of(layer.name)
+        inputs, module = [run.outputs[name] for name in layer.inputs], self.module_of(layer.name)
         if not isinstance(module, Learned):
             out: Tensor = module(*inputs)
             return out
@@ -415,36 +323,36 @@ class GraphNetwork(Network):
     def _cost(self, cost: Layer, input: Tensor, run: _Pass) -> Tensor:
         assert run.labels is not None
         if cost.type == "cost.sum2":
-            return sum2(self._value(cost.inputs[0], input, run))
+            return costs.sum2(self._value(cost.inputs[0], input, run))
         target, other = (self._value(name, input, run).flatten(1) for name in cost.inputs)
         if cost.type == "cost.msm":
-            return msm(target[:, 0].long(), other, self.parameters_file.layers[cost.name].set_size)
+            return costs.msm(target[:, 0].long(), other, self.parameters_file.layers[cost.name].set_size)
         if cost.type in ("cost.logreg", "cost.crossent"):
-            scores = run.found[self.definition.layers[cost.inputs[1]].inputs[0]].flatten(1)
+            scores = run.outputs[self.definition.layers[cost.inputs[1]].inputs[0]].flatten(1)
             labels = target[:, 0].long()
-            return logreg(labels, scores) if cost.type == "cost.logreg" else crossent(target, scores)
+            return costs.logreg(labels, scores) if cost.type == "cost.logreg" else costs.crossent(target, scores)
         if cost.type == "cost.crossent2":
             logistic = logistic_for(self.definition, cost)
-            values = run.found[self.definition.layers[cost.inputs[1]].inputs[0]].flatten(1) if logistic else other
-            return crossent2(target, values, logistic)
-        return rflickr(target, other) if cost.type == "cost.rflickr" else gsum2(target, other)
+            values = run.outputs[self.definition.layers[cost.inputs[1]].inputs[0]].flatten(1) if logistic else other
+            return costs.crossent2(target, values, logistic)
+        return costs.rflickr(target, other) if cost.type == "cost.rflickr" else costs.gsum2(target, other)
 
     def _scores(self, value: Tensor) -> Tensor:
         value = value.flatten(1)
-        if self.answer.kind == "logistic":
+        if self.score_output.kind == "logistic":
             return F.logsigmoid(value)
-        return value.clamp(min=1e-30).log() if self.answer.kind == "probability" else value
+        return value.clamp(min=1e-30).log() if self.score_output.kind == "probability" else value
 
 
 def logistic_for(definition: Definition, cost: Layer) -> bool:
-    """Does cost.crossent2 read a logistic neuron that nothing else reads, on its own gpu? Then gradients join."""
+    """Whether cost.crossent2 combines its gradient with that of its input: a logistic neuron of its own, on its gpu."""
     y = definition.layers[cost.inputs[1]]
     alone = definition.readers(y.name) == [cost] and y.gpu == cost.gpu
     return y.type == "neuron" and y.options["neuron"] == "logistic" and alone
 
 
-def _answer(definition: Definition) -> Answer:
-    """By the first cost that compares with classes; logreg before the others."""
+def _score_output(definition: Definition) -> ScoreOutput:
+    """From the first cost that compares with classes, in the order of preference below."""
     order = ("cost.logreg", "cost.msm", "cost.crossent", "cost.crossent2", "cost.rflickr", "cost.sum2")
     for cost in sorted((c for c in definition.costs if c.type in order), key=lambda c: order.index(c.type)):
         name = _compared_by_difference(definition, cost) if cost.type == "cost.sum2" else cost.inputs[1]
@@ -452,17 +360,17 @@ def _answer(definition: Definition) -> Answer:
             continue
         last = definition.layers[name]
         if cost.type in ("cost.logreg", "cost.crossent"):
-            return Answer("softmax", last.inputs[0])
+            return ScoreOutput("softmax", last.inputs[0])
         logistic = last.type == "neuron" and last.options["neuron"] == "logistic"
         if logistic and cost.type in ("cost.crossent2", "cost.sum2"):
-            return Answer("logistic", last.inputs[0])
-        return Answer("probability" if cost.type == "cost.crossent2" else "score", name)
+            return ScoreOutput("logistic", last.inputs[0])
+        return ScoreOutput("probability" if cost.type == "cost.crossent2" else "score", name)
     must = f"a file with one of {', '.join(order[:-1])}, or cost.sum2 of indicators less outputs"
     raise ModelError(f"{definition.file}: no cost tells classes apart", must)
 
 
 def _compared_by_difference(definition: Definition, cost: Layer) -> str:
-    """The layer that cost.sum2 draws towards the indicators, by an eltsum of the two of opposite signs; or none."""
+    """The layer that cost.sum2 compares with the indicators, by an eltsum of opposite signs; "" if there is none."""
     difference = definition.layers[cost.inputs[0]]
     if difference.type != "eltsum" or len(difference.inputs) != 2:
         return ""
@@ -472,17 +380,17 @@ def _compared_by_difference(definition: Definition, cost: Layer) -> str:
 
 
 def _keys(names: list[str]) -> dict[str, str]:
-    """Layer -> name of its module: PyTorch allows no dots there, and no names of its own."""
+    """Layer -> name of its module. PyTorch allows no dots, and no names of attributes."""
     keys: dict[str, str] = {}
     for name in names:
         key = name.replace(".", "·")
-        while key in keys.values() or hasattr(nn.Sequential, key) or hasattr(GraphNetwork, key) or key in _OWN:
+        while key in keys.values() or hasattr(nn.Sequential, key) or hasattr(GraphNetwork, key) or key in _ATTRIBUTES:
             key += "·"
         keys[name] = key
     return keys
 
 
-_OWN = {
+_ATTRIBUTES = {
     "training",
     "name",
     "num_classes",
@@ -494,7 +402,7 @@ _OWN = {
     "definition",
     "parameters_file",
     "files",
-    "answer",
+    "score_output",
     "functions",
     "keys",
     "placement",

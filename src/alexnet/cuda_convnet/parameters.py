@@ -1,4 +1,4 @@
-"""A parameter file -> plain data: rates, momenta, decay, limits and schedules of each matrix; constants of norms."""
+"""A parameter file -> plain data: learning rate, momentum, weight decay, limits and schedule of each matrix."""
 
 import math
 import re
@@ -22,7 +22,7 @@ _NAMES = {
 
 
 class Schedule(NamedTuple):
-    """How a rate changes over a run: towards ``rate / target``; ``noise`` and ``steps`` as in the file."""
+    """How a learning rate changes over a run, to base / target; ``noise`` and ``steps`` as in the file."""
 
     kind: str = "default"
     target: float = 1.0
@@ -34,7 +34,7 @@ class Schedule(NamedTuple):
         if self.kind == "linear":
             return base * (1 - progress) + progress * base / self.target
         if self.kind == "exp":
-            # The 2012 code raises the base to a power instead of multiplying it: one and zero stay what they are.
+            # Bases 0 and 1 are constant: the 2012 code raises the base to a power instead of multiplying it.
             return base if base in (0, 1) else base * self.target**-progress
         if self.kind in ("dexp", "jdexp"):
             return self._in_steps(base, progress)
@@ -53,7 +53,7 @@ class Schedule(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """How one matrix, or the biases of a layer, are learned. A ``base`` of 0 freezes it."""
+    """Hyperparameters of one matrix, or of the biases of a layer. A ``base`` of 0 freezes it."""
 
     base: float  # epsW or epsB
     momentum: float
@@ -67,7 +67,7 @@ class Rates(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerParameters:
-    """What the parameter file says of one layer."""
+    """The parameter file's values for one layer."""
 
     weights: tuple[Rates, ...] = ()
     bias: Rates | None = None
@@ -194,9 +194,7 @@ def _schedule(section: Section, key: str, notes: list[str]) -> Schedule:
     names = tuple(name.lower() for name in _NAMES[kind])
     if all(len(item) == 1 for item in items):
         values = _by_position(kind, [item[0] for item in items])
-        notes.append(
-            f"layer {section.name!r}: {key} has numbers without names, read as {', '.join(values)} (prediction)"
-        )
+        notes.append(f"layer {section.name!r}: {key} has numbers without names, read as {', '.join(values)} (assumed)")
     elif all(len(item) == 2 for item in items) and tuple(item[0].lower() for item in items) == names:
         values = dict(zip(_NAMES[kind], (item[1] for item in items), strict=True))
     else:
@@ -213,7 +211,7 @@ def _schedule(section: Section, key: str, notes: list[str]) -> Schedule:
 
 
 def _by_position(kind: str, numbers: list[str]) -> dict[str, str]:
-    """An older form: [T] or [T,s] of linear and exp, [T,n] or [T,s,n] of dexp and jdexp. Empty if it is none."""
+    """An older form: [T] or [T,s] for linear and exp, [T,n] or [T,s,n] for dexp and jdexp. Empty for other forms."""
     names: dict[int, tuple[str, ...]] = {1: ("tgtFactor",), 2: ("tgtFactor", "noiseStdev")}
     if kind in ("dexp", "jdexp"):
         names = {2: ("tgtFactor", "numSteps"), 3: ("tgtFactor", "noiseStdev", "numSteps")}

@@ -1,4 +1,4 @@
-"""A layer file -> :class:`Definition`: every layer checked in the file's order, sizes inferred, neurons set apart."""
+"""A layer file -> :class:`Definition`: layers are checked in the file's order, sizes inferred, neurons separated."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,8 +9,8 @@ from alexnet.cuda_convnet.grammar import Section, parse
 from alexnet.cuda_convnet.layer_types import Draft
 from alexnet.errors import ModelError
 
-MOST_LAYERS = 1000  # neurons not counted; the longest published file has under 60
-MOST_NUMBERS = 1 << 31  # learned numbers of a network, and outputs of a layer: 8 GiB of float32
+MAX_LAYERS = 1000  # neurons not counted; the longest published file has under 60
+MAX_VALUES = 1 << 31  # parameters of a network, and outputs of a layer: 8 GiB of float32
 GPUS = 64
 _TYPES: dict[str, Callable[[Draft], Parts]] = layer_types.WEIGHTED_TYPES | layer_types.WEIGHTLESS_TYPES
 _TWO = ("cost.logreg", "cost.crossent", "cost.crossent2", "cost.rflickr", "cost.msm", "cost.gsum2")
@@ -24,8 +24,8 @@ def read(text: str, data: Data, file: str = "layers.cfg") -> Definition:
     sections = parse(text, file)
     if not sections:
         raise ModelError(f"{file} defines no layers", "a layer file with [name] and type=… for each layer")
-    if len(sections) > MOST_LAYERS:
-        raise ModelError(f"{file} defines {len(sections)} layers", f"at most {MOST_LAYERS}")
+    if len(sections) > MAX_LAYERS:
+        raise ModelError(f"{file} defines {len(sections)} layers", f"at most {MAX_LAYERS}")
     if data.classes is None:
         data = data._replace(classes=_classes(sections, data, file))
     reading = _Reading(sections, data, file)
@@ -33,18 +33,18 @@ def read(text: str, data: Data, file: str = "layers.cfg") -> Definition:
         reading.add(section)
     reading.check_readers()
     definition = Definition(file, reading.layers, data, tuple(reading.notes))
-    if definition.parameters > MOST_NUMBERS:
-        raise ModelError(f"{file} defines {definition.parameters:,} learned numbers", f"at most {MOST_NUMBERS:,}")
+    if definition.parameters > MAX_VALUES:
+        raise ModelError(f"{file} defines {definition.parameters:,} learned numbers", f"at most {MAX_VALUES:,}")
     return definition
 
 
 class _Reading:
-    """The layers so far, and by which name readers find each (its neuron, where it has one)."""
+    """The layers read so far; ``output_names`` maps a layer to the layer that its readers read (its neuron, if any)."""
 
     def __init__(self, sections: dict[str, Section], data: Data, file: str) -> None:
         self.sections, self.data, self.file = sections, data, file
         self.layers: dict[str, Layer] = {}
-        self.seen_as: dict[str, str] = {}
+        self.output_names: dict[str, str] = {}
         self.notes: list[str] = []
 
     def add(self, section: Section) -> None:
@@ -56,9 +56,9 @@ class _Reading:
             layer = self._layer(section, kind)
         else:
             raise section.bad("type", "one of data, " + ", ".join(_TYPES))
-        if layer.outputs > MOST_NUMBERS:
-            raise section.wrong(f"{layer.outputs:,} outputs", f"at most {MOST_NUMBERS:,}")
-        self.layers[section.name], self.seen_as[section.name] = layer, section.name
+        if layer.outputs > MAX_VALUES:
+            raise section.wrong(f"{layer.outputs:,} outputs", f"at most {MAX_VALUES:,}")
+        self.layers[section.name], self.output_names[section.name] = layer, section.name
         if section.has("neuron") and kind not in ("data", "neuron") and not layer.is_cost:
             self._neuron(section, layer)
 
@@ -83,9 +83,9 @@ class _Reading:
         return Layer(section.name, "data", section.line, (), outputs, -1, side, formula, options={"dataIdx": index})
 
     def _indicators(self, name: str) -> bool:
-        """Is data matrix 1 read as indicators of tags, as the Flickr nets do? Then it has a row for each class.
+        """Whether data matrix 1 is read as indicators of tags, with one row per class, as in the Flickr networks.
 
-        Costs that compare with indicators read it, or eltsum and eltmax, which are as wide as their inputs.
+        Its readers are costs that compare with indicators, or eltsum and eltmax, which are as wide as their inputs.
         """
         readers = [s for s in self.sections.values() if s.has("inputs") and name in s.words("inputs")]
         return bool(readers) and all(reader.text("type", "") in _INDICATORS + _ELEMENTS for reader in readers)
@@ -119,7 +119,7 @@ class _Reading:
 
     def _inputs(self, section: Section, kind: str) -> list[Layer]:
         names = section.words("inputs")
-        least, most = (2, 2) if kind in _TWO else (2 if kind == "eltmax" else 1, MOST_LAYERS if kind in _ANY else 1)
+        least, most = (2, 2) if kind in _TWO else (2 if kind == "eltmax" else 1, MAX_LAYERS if kind in _ANY else 1)
         if not least <= len(names) <= most:
             count = str(least) if least == most else f"at least {least}"
             raise section.bad("inputs", f"{count} layer{'s' * (count != '1')} for type {kind}")
@@ -130,22 +130,22 @@ class _Reading:
         return self._input(section, name).outputs
 
     def _input(self, section: Section, name: str) -> Layer:
-        if name in self.seen_as:
-            layer = self.layers[self.seen_as[name]]
+        if name in self.output_names:
+            layer = self.layers[self.output_names[name]]
             if layer.is_cost:
                 raise section.bad("inputs", f"layers that are no costs: {name!r} is one")
             return layer
         if name in self.sections:
-            circle = self._circle(section.name, name)
-            if circle:
-                raise section.bad("inputs", "free of cycles: " + " → ".join(circle))
+            cycle = self._cycle(section.name, name)
+            if cycle:
+                raise section.bad("inputs", "free of cycles: " + " → ".join(cycle))
             must = f"layers defined earlier: {name!r} is in line {self.sections[name].line}"
             raise section.bad("inputs", must)
         raise section.bad("inputs", f"names of layers: there is none called {name!r}")
 
-    def _circle(self, start: str, first: str) -> list[str]:
-        """A way from ``first`` down its inputs back to ``start``, in the order in which data would flow; or none."""
-        came: dict[str, str] = {first: start}
+    def _cycle(self, start: str, first: str) -> list[str]:
+        """A path from ``first`` through its inputs back to ``start``, in the order of the data flow; empty if none."""
+        successor: dict[str, str] = {first: start}
         todo = [first]
         while todo:
             name = todo.pop()
@@ -153,15 +153,15 @@ class _Reading:
                 break
             section = self.sections[name]
             for below in section.words("inputs") if section.has("inputs") else []:
-                if below in self.sections and below not in came:
-                    came[below] = name
+                if below in self.sections and below not in successor:
+                    successor[below] = name
                     todo.append(below)
-        if start not in came:
+        if start not in successor:
             return []
-        way = [start]
-        while len(way) == 1 or way[-1] != start:
-            way.append(came[way[-1]])
-        return way
+        path = [start]
+        while len(path) == 1 or path[-1] != start:
+            path.append(successor[path[-1]])
+        return path
 
     def _gpu(self, section: Section, inputs: list[Layer]) -> int:
         if section.has("gpu"):
@@ -174,14 +174,14 @@ class _Reading:
         return max(inputs[0].gpu, 0)
 
     def _neuron(self, section: Section, layer: Layer) -> None:
-        """The neuron becomes a layer that all readers read instead."""
+        """Add the neuron as a layer, which all readers of the section read instead."""
         options = layer_types.neuron_options(section)
         endings = ("", *(f".{i}" for i in range(1, 100)))
         taken = self.sections.keys() | self.layers.keys()
         name = next((n for n in (f"{layer.name}_neuron{end}" for end in endings) if n not in taken), "")
         if not name:
             raise section.wrong("its neuron finds no free name", "", f"rename the layers {layer.name}_neuron…")
-        self.seen_as[layer.name] = name
+        self.output_names[layer.name] = name
         line = section.values["neuron"].line if "neuron" in section.values else section.line
         self.layers[name] = replace(
             layer,
@@ -197,9 +197,9 @@ class _Reading:
 
 
 def _classes(sections: dict[str, Section], data: Data, file: str) -> int | None:
-    """Outputs of the first layer that a file compares with labels; None where it compares none.
+    """Outputs of the first layer that a file compares with labels; None if there is none.
 
-    All layers that no label reaches are read for it, so their sizes are known whatever lies between.
+    All layers that do not depend on labels are read first, so that their sizes are known.
     """
     if data.tree is not None:
         return sum(not children for children in data.tree.children)

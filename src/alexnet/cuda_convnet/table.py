@@ -1,4 +1,4 @@
-"""A layer file as a table: one row a layer of the file, in its order."""
+"""A layer file as a table: one row per layer of the file, in its order."""
 
 from typing import Any
 
@@ -8,17 +8,14 @@ from alexnet.models.summary import Table
 
 
 def render(definition: Definition, parameters: Parameters | None) -> Table:
-    """As text; with a parameter file, with the column of what it says."""
+    """As text; a parameter file adds a column."""
     columns = ["layer", "type", "inputs", "output", "size", "parameters", "gpu", "line"]
     rows = [_cells(layer, definition) for layer in definition.layers.values()]
     totals = ["total", "", "", "", "", f"{definition.parameters:,}", "", ""]
     if parameters is not None:
         columns.append("learning and constants")
-        results = [parameters.layers.get(name) for name in definition.layers]
-        rows = [
-            [*row, _learning(layer, of)]
-            for row, layer, of in zip(rows, definition.layers.values(), results, strict=True)
-        ]
+        learning = [_learning(layer, parameters.layers.get(layer.name)) for layer in definition.layers.values()]
+        rows = [[*row, cell] for row, cell in zip(rows, learning, strict=True)]
         totals.append("")
     data = definition.data
     title = f"{definition.file}, images {data.channels}·{data.image_size}·{data.image_size}"
@@ -58,7 +55,7 @@ def _cells(layer: Layer, definition: Definition) -> list[str]:
 
 
 def kind(layer: Layer) -> str:
-    """The type with what it does: ``conv 5×5, stride 2``, ``pool max 3×3``, ``neuron relu``."""
+    """The type with its main options: ``conv 5×5, stride 2``, ``pool max 3×3``, ``neuron relu``."""
     options = layer.options
     if layer.type in ("conv", "local"):
         kernels = " and ".join(dict.fromkeys(f"{k}×{k}" for k in options["filterSize"]))
@@ -77,21 +74,21 @@ def kind(layer: Layer) -> str:
     return layer.type
 
 
-def _learning(layer: Layer, results: LayerParameters | None) -> str:
-    if results is None:
+def _learning(layer: Layer, parameters: LayerParameters | None) -> str:
+    if parameters is None:
         return ""
-    if results.bias is not None:
-        weights = " | ".join(dict.fromkeys(map(_rates, results.weights)))
-        return f"{weights}; biases {_rates(results.bias)}"
+    if parameters.bias is not None:
+        weights = " | ".join(dict.fromkeys(map(_rates, parameters.weights)))
+        return f"{weights}; biases {_rates(parameters.bias)}"
     if layer.is_cost:
-        sizes = (f", topk {results.topk}" if results.topk > 1 else "", f", setSize {results.set_size}")
-        return f"coeff {results.coeff:g}" + sizes[layer.type == "cost.msm"]
+        sizes = (f", topk {parameters.topk}" if parameters.topk > 1 else "", f", setSize {parameters.set_size}")
+        return f"coeff {parameters.coeff:g}" + sizes[layer.type == "cost.msm"]
     if layer.type == "hs":
-        return "enabled" if results.enable else "not enabled"
+        return "enabled" if parameters.enable else "not enabled"
     if layer.type == "pool":
-        return "drawn" if not results.do_max else "max throughout"
-    return f"scale {results.scale:g}, pow {results.pow:g}" + (
-        f", minDiv {results.min_div:g}" if results.min_div != 1 else ""
+        return "drawn" if not parameters.do_max else "max throughout"
+    return f"scale {parameters.scale:g}, pow {parameters.pow:g}" + (
+        f", minDiv {parameters.min_div:g}" if parameters.min_div != 1 else ""
     )
 
 

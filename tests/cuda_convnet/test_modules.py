@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from layer_examples import layer, network
 
-from alexnet.cuda_convnet import network as costs
+from alexnet.cuda_convnet import costs
 from alexnet.cuda_convnet.image_layers import RandomScale
-from alexnet.cuda_convnet.modules import Concatenation, Keep, Maximum, Neuron, Sum
+from alexnet.cuda_convnet.modules import Concatenation, Maximum, Neuron, Sum, UnscaledDropout
 
 RANDOM = np.random.default_rng(0)
 
@@ -554,7 +554,7 @@ def test_noisy_neuron():
 
 def test_dropout_of_2012():
     x = torch.full((100, 200), 3.0, requires_grad=True)
-    keep = Keep(0.8, enable=True)
+    keep = UnscaledDropout(0.8, enable=True)
     keep.generator = torch.Generator().manual_seed(0)
     y = keep.train()(x)
     assert set(y.unique().tolist()) == {0.0, 3.0}  # not scaled
@@ -562,7 +562,7 @@ def test_dropout_of_2012():
     y.sum().backward()
     assert torch.equal(x.grad, (y > 0).float())
     assert torch.equal(keep.eval()(x), x * 0.8)
-    assert torch.equal(Keep(0.8, enable=False).train()(x), x * 0.8)  # × keep in training too
+    assert torch.equal(UnscaledDropout(0.8, enable=False).train()(x), x * 0.8)  # × keep in training too
     net = network("shared")
     assert (net.module_of("h1").enable, net.module_of("h2").enable) == (True, False)
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from layer_examples import EXAMPLES, files, network
 
-from alexnet.cuda_convnet import Data, Files, Tree, build, define
-from alexnet.cuda_convnet import network as costs
+from alexnet.cuda_convnet import Data, Files, Tree, build, costs, define
 from alexnet.errors import ModelError
 from alexnet.training.layer_rule import LayerRule
 

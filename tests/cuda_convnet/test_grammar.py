@@ -248,7 +248,7 @@ def test_old_dialects_are_read_with_a_note():
     text = files("shared").parameters.replace("tgtFactor=250,noiseStdev=0,numSteps=4", "250,4")
     net = build(Files("old", files("shared").layers, text + "\n[f2]\nsched=exp[3]\n[zz]\nx=1"), Data(8))
     notes = net.parameters_file.notes
-    assert "schedW has numbers without names, read as tgtFactor, numSteps (prediction)" in notes[0]
+    assert "schedW has numbers without names, read as tgtFactor, numSteps (assumed)" in notes[0]
     assert "the key sched of an older program is ignored" in notes[1]
     assert notes[2] == "sections for layers that do not exist, ignored: zz"
     assert net.parameters_file.layers["f1"].weights[0].schedule.steps == 4
