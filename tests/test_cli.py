@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet import cli, kernels
+from alexnet import api, cli, kernels
 from alexnet import recipe as recipes
 from alexnet.cli import train
 from alexnet.data.sources import open_source
@@ -352,6 +352,8 @@ def test_every_spelling_of_the_same_options_gives_the_same_run(data):
     last = place == len(argv) and data.draw(st.booleans())
     argv.insert(place, ["--", "digits"] if last else ["digits"])
     args, base, start = train.parse([word for words in argv for word in words])
+    same_base = api._base_recipe("digits", args.run.recipe or None, start, args.overrides(base))
+    assert same_base.replace(**args.overrides(base)) == base.replace(**args.overrides(base))
     assert args == train.parse(plain)[0]
     assert (args.data, base.replace(**args.hyperparameters.changes(base)), start) == ("digits", expected, None)
 
@@ -361,6 +363,8 @@ def test_every_spelling_of_the_same_options_gives_the_same_run(data):
     [
         (["--recipe=paper", "digits"], "paper"),
         (["--recipe", "paper", "--", "digits"], "paper"),
+        (["digits", "--recipe", "modern", "--model", "lenet5"], "modern"),
+        (["digits", "--model", "cifar_13pct", "--epochs", "200"], "cifar_13pct"),
         (["--lr-milestones", "1", "2", "--model=lenet5", "--", "digits"], "lenet5"),
         (["--layers", "net.cfg", "--layer_params=params.cfg", "digits"], "layer_file"),
     ],
@@ -386,24 +390,23 @@ def test_recipes(capsys):
     assert cli.run(["recipes", "paper"]) == 0
     assert "momentum = 0.9" in capsys.readouterr().out
     assert cli.run(["recipes", "paper", "modern", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["options"]["optimizer"]["values"] == ["paper", "adamw"]
+    assert json.loads(capsys.readouterr().out)["differences"]["optimizer"]["values"] == ["paper", "adamw"]
     assert cli.run(["recipes", "paper", "code2012", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["options"]["lr_milestones"]["values"] == [[], [25, 51, 79]]
-    assert found["networks"]["norm in layer 1"]["sources"][1] == "2012 code, layers-145: before the ReLU"
+    assert found["differences"]["lr_milestones"]["values"] == [[], [25, 51, 79]]
     assert cli.run(["recipes", "paper", "code2012"]) == 0
     text = capsys.readouterr().out
     for word in (
         "--pca-noise-until-epoch",
         "67",
         "25, 51, 79",
-        "Networks: alexnet and alexnet_2012",
-        "spatial norm",
+        "`alexnet models alexnet` and `alexnet models alexnet_2012`",
+        "docs/models.md",
         "2178 crops",
     ):
         assert word in text, word
     assert cli.run(["recipes", "cifar_18pct", "cifar_19pct"]) == 0
-    assert "alexnet models cifar_18pct   alexnet models cifar_19pct" in capsys.readouterr().out
+    assert "`alexnet models cifar_18pct` and `alexnet models cifar_19pct`" in capsys.readouterr().out
 
 
 def test_help_and_import_are_quick_because_nothing_heavy_is_imported():

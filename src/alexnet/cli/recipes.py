@@ -24,46 +24,38 @@ class RecipesArguments:
 
 
 def run(argv: list[str]) -> int:
-    """list the recipes; with a name, its numbers; with two, where they differ"""
+    """List the recipes, show one, or compare two."""
     args: RecipesArguments = parser.parse(RecipesArguments, argv, "recipes")
     if args.name is None:
-        results = {name: recipes.describe(name) for name in recipes.list_recipes()}
-        print(json.dumps(results, indent=1)) if args.json else output.table(
-            "", ("recipe", "what it is"), [*results.items()]
-        )
+        descriptions = {name: recipes.describe(name) for name in recipes.list_recipes()}
+        if args.json:
+            print(json.dumps(descriptions, indent=1))
+        else:
+            output.table("", ("recipe", "description"), list(descriptions.items()))
     elif args.other is None:
-        chosen = recipes.get_recipe(args.name)
-        print(
-            json.dumps(chosen.to_dict(), indent=1) if args.json else recipes.to_toml(chosen),
-            end="\n" if args.json else "",
-        )
+        recipe = recipes.get_recipe(args.name)
+        print(json.dumps(recipe.to_dict(), indent=1) if args.json else recipes.to_toml(recipe).rstrip("\n"))
     else:
         _print_differences(args.name, args.other, as_json=args.json)
     return 0
 
 
 def _print_differences(a: str, b: str, *, as_json: bool) -> None:
-    """Where two recipes differ, in their numbers and their networks, with each value's source."""
-    options, traits = recipes.compare(a, b)
+    """Print the hyperparameters in which two recipes differ, with the source of each value."""
+    differences = recipes.compare(a, b)
     if as_json:
-        results = {"options": {d.what: d.to_dict() for d in options}, "networks": {d.what: d.to_dict() for d in traits}}
-        print(json.dumps({"recipes": [a, b], **results}, indent=1))
+        print(json.dumps({"recipes": [a, b], "differences": {d.field: d.to_dict() for d in differences}}, indent=1))
         return
-    columns = ("", a, "source", b, "source", "meaning")
-    rows = [_difference_row(d, recipes.option(d.what)) for d in options]
-    output.table("Numbers", columns, rows, right=len(columns))
-    networks = [recipes.get_recipe(name).model for name in (a, b)]
-    if traits:
-        output.table(
-            f"Networks: {' and '.join(networks)}", columns, [_difference_row(d, d.what) for d in traits], right=6
-        )
-    elif networks[0] != networks[1]:
-        print("Networks: " + "   ".join(f"alexnet models {network}" for network in networks))
-
-
-def _difference_row(difference: recipes.Difference, name: str) -> tuple[str, ...]:
-    (a, b), (source_a, source_b) = difference.values, difference.sources
-    return name, _shown(a), source_a, _shown(b), source_b, difference.meaning
+    columns = ("option", a, "source", b, "source", "meaning")
+    rows = [
+        (recipes.option(d.field), _shown(d.values[0]), d.sources[0], _shown(d.values[1]), d.sources[1], d.help)
+        for d in differences
+    ]
+    output.table("", columns, rows, right=len(columns))
+    first, second = (recipes.get_recipe(name).model for name in (a, b))
+    if first != second:
+        print(f"Networks: `alexnet models {first}` and `alexnet models {second}` list their layers;")
+        print("docs/models.md compares the AlexNets of 2012 to 2014.")
 
 
 def _shown(value: Any) -> str:

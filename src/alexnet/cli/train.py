@@ -92,6 +92,10 @@ class TrainArguments:
     source: DataArguments = field(default_factory=DataArguments)
     hyperparameters: Annotated[RecipeOptions, option(name="")] = field(default_factory=RecipeOptions)
 
+    def overrides(self, base: Recipe) -> dict[str, Any]:
+        """The arguments of :func:`alexnet.train` that override its recipe; the network too, which can select one."""
+        return self.hyperparameters.changes(base) | {"model": self.hyperparameters.model.model}
+
 
 def run(argv: list[str]) -> int:
     """Train a new run, or resume one, and print its scores."""
@@ -135,7 +139,7 @@ def _train(args: TrainArguments, base: Recipe, pretrained: "PretrainedWeights | 
         layer_params=args.run.layer_params,
         layout=_layout(args),
         go_on=is_restart,
-        **args.hyperparameters.changes(base),
+        **args.overrides(base),
     )
 
 
