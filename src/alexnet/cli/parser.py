@@ -127,7 +127,7 @@ def _one_line(box: str, command: str) -> str:
     if match := re.fullmatch(r"Missing value for argument '(.+?)'.*", text):
         return f"{match[1]} needs a value"
     if match := re.fullmatch(r"invalid choice '(.*)' for argument '(.+?)'. Expected one of (\(.*\)).*", text):
-        choices = [str(choice) for choice in ast.literal_eval(match[3])]
+        choices = [str(choice) for choice in ast.literal_eval(match[3]) if choice != "None"]
         name = match[2] if match[2].startswith("-") else match[2].upper()
         return f"{name} is {match[1]!r}. {did_you_mean(match[1], choices)}"
     if match := re.fullmatch(r"Error parsing (\S+): Could not find valid parse for arguments: (\[.*\])", text):
