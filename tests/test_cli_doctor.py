@@ -35,7 +35,7 @@ def label_twice(root):
 def test_exit_status_and_text(digits_folder, capsys):
     assert run(["doctor", str(digits_folder)]) == 0
     out = capsys.readouterr().out
-    assert "splits as training would draw them" in out and "error" not in out
+    assert "random splits as in training" in out and "error" not in out
     label_twice(digits_folder)
     assert run(["doctor", str(digits_folder)]) == 1
     out = capsys.readouterr().out

@@ -74,8 +74,7 @@ def run(argv: list[str]) -> int:
 
     from alexnet import api
 
-    options = data_options(args.source)
-    options = replace(options, log=None, progress=None) if args.quiet else options
+    options = data_options(args.source, quiet=args.quiet)
     compression_options = api.CompressionOptions(args.epochs, args.tune_epochs, args.lr, args.conv_bits, args.fc_bits)
     made = api.compress(
         args.run,

@@ -1,4 +1,4 @@
-"""``alexnet doctor``: what is wrong with a data set, before a day of training."""
+"""The command ``doctor``."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
-from alexnet.cli.options import SourceArguments, layout_options
+from alexnet.cli.options import SourceArguments, data_options
 from alexnet.cli.parser import Flag, option
 from alexnet.errors import DataError, counted
 
@@ -53,19 +53,11 @@ class DoctorArguments:
 
 
 def run(argv: list[str]) -> int:
-    """what is wrong with a data set, before a day of training"""
+    """Examine the data, print the findings, and write the files that were asked for."""
     args: DoctorArguments = parser.parse(DoctorArguments, argv, "doctor")
-    from alexnet.data.sources.options import DataOptions
     from alexnet.doctor.examine import examine
 
-    options = DataOptions(
-        args.source.data_root,
-        args.source.download,
-        group_column=args.source.group_column,
-        group_pattern=args.source.group_pattern,
-        exclude=args.source.exclude,
-        layout=layout_options(args.source),
-    )
+    options = data_options(args.source, quiet=True)
     problems: list[DataError] = []
     source = options.open(args.data, problems)
     report = examine(
@@ -88,7 +80,7 @@ def run(argv: list[str]) -> int:
 
 
 def _embed(bundle: Path, device: str) -> "Embed":
-    """What the network of ``bundle`` sees, 64 images at a time."""
+    """The features of images in the network of ``bundle``, computed in batches of 64."""
     import numpy as np
 
     from alexnet import api
@@ -96,11 +88,11 @@ def _embed(bundle: Path, device: str) -> "Embed":
     classifier = api.load(bundle, device)
 
     def embed(images: "list[Sample]") -> "NDArray[np.float32]":
-        bar = output.Progress("asking the network")
+        progress = output.Progress("computing features")
         rows = []
         for start in range(0, len(images), 64):
             rows.append(classifier.embed([image.load() for image in images[start : start + 64]]))
-            bar(min(start + 64, len(images)), len(images))
+            progress(min(start + 64, len(images)), len(images))
         return np.concatenate(rows) if rows else classifier.embed([])
 
     return embed
@@ -112,7 +104,7 @@ def _write_list(report: "Report", path: Path) -> None:
     try:
         write_file(path, report.exclusion_list().encode())
     except OSError as error:
-        raise DataError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder", "") from error
+        raise DataError(f"{path}: cannot be written ({error.strerror})", "a file in a writable folder", "") from error
 
 
 def _print(report: "Report") -> None:
@@ -120,16 +112,16 @@ def _print(report: "Report") -> None:
         (title, *(f"{counts[label]:,}" for counts in report.counts.values()))
         for label, title in enumerate(report.classes)
     ]
-    if len(rows) > 20:  # a thousand classes: the sums alone
+    if len(rows) > 20:  # many classes: only the totals
         rows = []
     rows.append(("all", *(f"{sum(counts):,}" for counts in report.counts.values())))
-    drawn = ", splits as training would draw them" if report.drawn else ""
+    drawn = ", random splits as in training" if report.drawn else ""
     output.table(f"{report.name}: {len(report.classes)} classes{drawn}", ("class", *report.counts), rows)
     for finding in report.findings:
         _print_finding(finding)
     excluded = len(report.exclusions())
     if excluded:
-        print(f"{counted(excluded, 'image')} would be left out by: alexnet doctor DATA --exclude-list LIST\n")
+        print(f"alexnet doctor DATA --exclude-list FILE lists {counted(excluded, 'image')} to leave out\n")
     print(report.verdict)
 
 

@@ -1,7 +1,7 @@
 """Options that several commands share: which images, how they are read, and where they are cached."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +11,6 @@ from alexnet.cli.parser import Flag, option
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
-    from alexnet.data.sources.listing import LayoutOptions
     from alexnet.data.sources.options import DataOptions
 
 KernelMode = Literal["auto", "off"]
@@ -57,42 +56,44 @@ class DataArguments(SourceArguments):
     """use truncated images, and list them"""
 
 
-def data_options(args: DataArguments) -> "DataOptions":
-    """For the functions behind the command line: the typed options, a progress bar, lines on standard error."""
+def data_options(args: SourceArguments, *, quiet: bool = False) -> "DataOptions":
+    """The data options of a command. Unless ``quiet``, progress and messages go to standard error.
+
+    Also sets the cache directory of remote stores.
+    """
     from alexnet.cli.output import Progress, log
+    from alexnet.data.sources.listing import LayoutOptions
     from alexnet.data.sources.options import DataOptions
 
-    cache = choose_cache(args.cache, args.cache_gb)
-    return DataOptions(
-        args.data_root,
-        args.download,
-        cache,
-        args.bad,
-        args.allow_truncated,
-        Progress("preparing"),
-        log,
-        args.group_column,
-        args.group_pattern,
-        args.exclude,
-        layout=layout_options(args),
+    options = DataOptions(
+        data_root=args.data_root,
+        download=args.download,
+        progress=None if quiet else Progress("preparing"),
+        log=None if quiet else log,
+        group_column=args.group_column,
+        group_pattern=args.group_pattern,
+        exclude=args.exclude,
+        layout=LayoutOptions(args.classes, args.ignore, args.image_column, args.label_column, args.delimiter),
     )
-
-
-def layout_options(args: SourceArguments) -> "LayoutOptions":
-    """How DATA is read where its layout leaves it open."""
-    from alexnet.data.sources.listing import LayoutOptions
-
-    return LayoutOptions(args.classes, args.ignore, args.image_column, args.label_column, args.delimiter)
+    if not isinstance(args, DataArguments):
+        choose_cache()
+        return options
+    cache = choose_cache(args.cache, args.cache_gb)
+    return replace(options, cache=cache, bad=args.bad, allow_truncated=args.allow_truncated)
 
 
 def choose_cache(cache: Path | None = None, gigabytes: float = DataArguments.cache_gb) -> Path:
-    """Choose the folder ``cache`` (default: by the environment) for the shards of stores at an address; return it."""
+    """Set the cache directory of remote stores to a folder in ``cache``, and return ``cache``.
+
+    The default is ALEXNET_CACHE, else XDG_CACHE_HOME/alexnet, else ~/.cache/alexnet.
+    """
     from alexnet.data.cache import Cache, set_default_cache
 
     if not gigabytes > 0:
         raise RecipeError(f"--cache-gb is {gigabytes}", "above 0")
-    own, system = os.environ.get("ALEXNET_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    default = Path(own) if own else (Path(system) if system else Path.home() / ".cache") / "alexnet"
-    cache = cache or default
+    if cache is None and (directory := os.environ.get("ALEXNET_CACHE")):
+        cache = Path(directory)
+    if cache is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
     set_default_cache(Cache(cache / "remote", int(gigabytes * 1e9)))
     return cache

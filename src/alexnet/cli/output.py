@@ -1,10 +1,11 @@
-"""What is printed: results as tables, JSON or CSV on standard output; progress on standard error."""
+"""Output that commands share: messages and progress on standard error, tables on standard output."""
 
 import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from alexnet import formatting
 from alexnet.errors import printable
 from alexnet.terminal import unescaped
 
@@ -14,14 +15,15 @@ if TYPE_CHECKING:
 
 
 def log(text: str) -> None:
+    """Print a line on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """A progress bar on a terminal; a line every tenth elsewhere."""
+    """A progress bar on a terminal, else a line every 10 %. Called with the images done and their total."""
 
-    def __init__(self, what: str) -> None:
-        self.what, self.tenth = what, -1
+    def __init__(self, phase: str) -> None:
+        self.phase, self.tenth = phase, -1
         self.bar: Any = None
 
     def __call__(self, done: int, total: int) -> None:
@@ -29,14 +31,14 @@ class Progress:
             self._bar(done, total)
         elif 10 * done // max(total, 1) != self.tenth:
             self.tenth = 10 * done // max(total, 1)
-            log(f"{self.what}: {done} of {total} images")
+            log(f"{self.phase}: {done} of {total} images")
 
     def _bar(self, done: int, total: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         if self.bar is None:
-            columns = (TextColumn(self.what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (TextColumn(self.phase), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, console=Console(file=unescaped(sys.stderr)), transient=True)
             self.bar.start()
             self.bar.add_task("", total=total)
@@ -46,7 +48,7 @@ class Progress:
 
 
 def training_images(left_out: int, included: int) -> None:
-    """One line where images of the split were trained on."""
+    """Print how many images of the split are training images, if there are any."""
     if left_out:
         print(f"{left_out} training images were left out (by SHA-256); --include-training-images keeps them")
     if included:
@@ -54,23 +56,24 @@ def training_images(left_out: int, included: int) -> None:
 
 
 def score_columns(*scores: "Scores") -> list[str]:
-    """The names of the columns with scores; of five classes or fewer there is no top-5."""
+    """The column names of :func:`score_cells`. Data with at most five classes has no top-5."""
     top5 = ["top-5", "top-5 error"] * any(one.has_top5 for one in scores)
     return ["top-1", "top-1 error", *top5, "loss"]
 
 
 def score_cells(scores: "Scores") -> list[str]:
+    """Accuracies, errors and loss as cells of a table."""
     top5 = [percent(scores.top5), percent(1 - scores.top5)] * scores.has_top5
     return [percent(scores.top1), percent(1 - scores.top1), *top5, f"{scores.loss:.4f}"]
 
 
 def percent(fraction: float, decimals: int = 2) -> str:
     """``0.9876`` -> ``98.76 %``; empty for NaN."""
-    return "" if math.isnan(fraction) else f"{100 * fraction:.{decimals}f} %"
+    return formatting.percent(fraction, decimals)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: int = 1) -> None:
-    """A table on standard output; columns from number ``right`` on are set right if they hold numbers only."""
+    """Print a table. Columns with an index of ``right`` or more are right-aligned if they hold only numbers."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -90,30 +93,34 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
 
 
 def _cell(text: str) -> str:
-    """One line of at most 200 characters: a class name may have 10,000, and a pipe gets rows as wide as the widest."""
+    """One line of at most 200 characters: a class name may have 10,000."""
     return printable(text if len(text) <= 200 else text[:199] + "…")
 
 
 def _width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """In a file or a pipe nothing needs folding: as wide as the cells are."""
+    """The width of a table in a file or a pipe: no cell is folded."""
     cells = [[len(_cell(c)) for c in line] for line in (columns, *rows)]
     widest: list[int] = [max(column) + 3 for column in zip(*cells, strict=True)]
     return max(80, sum(widest))
 
 
-def estimate_cells(one: "Estimate") -> tuple[str, str]:
-    """A number and its interval; empty where there is none."""
-    return percent(one.value, 1), f"{100 * one.low:.1f} to {100 * one.high:.1f}" if one.value == one.value else ""
+def estimate_cells(estimate: "Estimate") -> tuple[str, str]:
+    """The value and its confidence interval in percent; empty for NaN."""
+    if math.isnan(estimate.value):
+        return "", ""
+    return percent(estimate.value, 1), f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
 
 
 def resampled_groups(groups: int) -> None:
+    """Print that the intervals come from a bootstrap over groups, if they do."""
     from alexnet.evaluation.intervals import FEW_GROUPS
 
     if groups:
-        few = "; so few that no interval can be trusted" if groups < FEW_GROUPS else ""
-        print(f"intervals  {groups} groups were resampled whole{few}")
+        few = "; too few for reliable intervals" if groups < FEW_GROUPS else ""
+        print(f"intervals  bootstrap over {groups} groups{few}")
 
 
 def fail(message: str, status: int) -> int:
+    """Print an error message in one line and return ``status``."""
     log(f"alexnet: {printable(message)}")
     return status

@@ -1,13 +1,13 @@
 """``alexnet report``: everything about a run on one page."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
-from alexnet.cli.options import SourceArguments, choose_cache, layout_options
+from alexnet.cli.options import SourceArguments, data_options
 from alexnet.cli.parser import Flag, option
 
 
@@ -33,29 +33,18 @@ class ReportArguments:
 
 
 def run(argv: list[str]) -> int:
-    """everything about a run on one page: report.html"""
+    """Write the report and print its path."""
     args: ReportArguments = parser.parse(ReportArguments, argv, "report")
     from alexnet import api
 
-    options = api.DataOptions(
-        args.source.data_root,
-        args.source.download,
-        group_column=args.source.group_column,
-        group_pattern=args.source.group_pattern,
-        exclude=args.source.exclude,
-        layout=layout_options(args.source),
-        log=output.log,
+    path = api.write_report(
+        args.run,
+        args.output,
+        store=args.store,
+        doctor=args.doctor,
+        device=args.device,
+        options=replace(data_options(args.source), progress=None),
+        progress=output.Progress,
     )
-    choose_cache()
-    print(
-        api.write_report(
-            args.run,
-            args.output,
-            store=args.store,
-            doctor=args.doctor,
-            device=args.device,
-            options=options,
-            progress=output.Progress,
-        )
-    )
+    print(path)
     return 0
