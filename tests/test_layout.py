@@ -54,7 +54,7 @@ DOORS = {
     "torch.distributed": ["training/distributed/world.py", "training/distributed/rendezvous.py"],
     "torch.load": ["training/checkpoint.py", "weights/torchvision_weights.py"],  # both with weights_only=True
     "lazy_loader": ["__init__.py"],
-    "filelock": ["kernels/compiler.py", "data/job.py", "training/run.py"],
+    "filelock": ["kernels/compiler.py", "data/job.py", "training/run_folder.py"],
     "msgspec": ["schema.py", "bundle/", "export/manifest.py", "data/"],
     "pickle": [],
     "pickletools": ["weights/restricted_pickle.py"],  # takes a pickle apart and runs nothing of it

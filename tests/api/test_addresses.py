@@ -14,7 +14,7 @@ from alexnet.errors import DataError, RecipeError
 from alexnet.export import export_run
 from alexnet.export.verify import verify
 from alexnet.recipe import get_recipe
-from alexnet.training.run import read_start
+from alexnet.training.run_folder import read_start
 from alexnet.weights.import_weights import import_weights
 
 RECIPE = get_recipe("lenet5").replace(epochs=2, batch_size=16, checkpoint_every="3steps")

@@ -16,7 +16,7 @@ from alexnet.report.facts import epochs_of, events_of
 from alexnet.training import checkpoint
 from alexnet.training.logger import damage
 from alexnet.training.provenance import times_tested
-from alexnet.training.run import read_start
+from alexnet.training.run_folder import read_start
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from alexnet.data.sources import open_source
 from alexnet.errors import RecipeError
 from alexnet.loader.loader import Loader
 from alexnet.recipe import get_recipe
-from alexnet.training.run import statistics_of
+from alexnet.training.run import normalization_for
 from alexnet.training.state import State
 from alexnet.training.task import Targets, cross_entropy
 
@@ -44,7 +44,7 @@ def labels_of(store, recipe, epoch=0):
     loader = Loader(
         store.split("train"),
         recipe,
-        statistics_of(store, recipe, 32),
+        normalization_for(store, recipe, 32),
         image_size=32,
         channels=1,
         device=torch.device("cpu"),
@@ -119,5 +119,5 @@ def test_it_has_an_effect_and_goes_on_bit_for_bit(option, uneven, tmp_path):
 
 
 def test_correcting_twice_is_refused():
-    with pytest.raises(RecipeError, match="correct twice"):
+    with pytest.raises(RecipeError, match="both correct class frequencies"):
         RECIPE.replace(sampling="balanced", class_weights="balanced")

@@ -26,9 +26,9 @@ from alexnet.data.sources import Source, open_source
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, DataError, RecipeError, RunError, TrainingError
 from alexnet.recipe import Recipe, get_recipe
-from alexnet.training import checkpoint
-from alexnet.training import run as runs
+from alexnet.training import checkpoint, run_folder
 from alexnet.training.distributed.sharding import Layout
+from alexnet.training.run import normalization_for
 
 # A whole AlexNet on 67-pixel crops, one map of 1×1 after pool5: every kind of layer, in a second.
 ALEXNET = Recipe(
@@ -185,9 +185,9 @@ def test_layers_that_are_not_there_are_refused_before_a_step(stores, tmp_path):
 def test_a_channel_s_deviation_is_that_of_the_training_images(stores):
     store = stores[72]
     pixels = store.split("train").gather(np.arange(len(store.split("train")))).reshape(-1, 3).astype(np.float64)
-    found = runs.statistics_of(store, ALEXNET.replace(divide_std=True, divide=2.0), 67).divide
+    found = normalization_for(store, ALEXNET.replace(divide_std=True, divide=2.0), 67).divide
     assert found.numpy() == pytest.approx(2 * pixels.std(0), rel=1e-5)
-    plain = runs.statistics_of(store, ALEXNET, 67).divide
+    plain = normalization_for(store, ALEXNET, 67).divide
     assert (plain.dim(), float(plain)) == (0, 1.0)
 
 
@@ -285,7 +285,7 @@ ELSEWHERE = {  # shown by other tests
     "freeze_from_epoch": "test_frozen_from_its_epoch_on",
     "train_on_val_from_epoch": "test_as_in_2012_resumed_equals_never_stopped",
     "shuffle_window": "test_windowed",
-    "convolution": "test_machine",
+    "convolution": "test_runtime",
     "compile": "test_compiled",
     "lr_base_size": "test_schedule",
     "trust_coefficient": "test_lars",
@@ -634,11 +634,11 @@ def test_reference_images_are_answered_alike(whole):
 def test_a_damaged_run_json_is_one_line(tmp_path, text, message):
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
-    runs.write_start(folder, get_recipe("lenet5"), {"data": "digits", "store": "s"})
-    assert runs.read_start(folder)[1]["store"] == "s"
+    run_folder.write_start(folder, get_recipe("lenet5"), {"data": "digits", "store": "s"})
+    assert run_folder.read_start(folder)[1]["store"] == "s"
     (folder / "run.json").write_text(text)
     with pytest.raises(RunError) as caught:
-        runs.read_start(folder)
+        run_folder.read_start(folder)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -646,14 +646,14 @@ def test_a_damaged_run_json_is_one_line(tmp_path, text, message):
 def test_every_changed_byte_in_what_a_run_begins_with_is_refused(tmp_path, name):
     (tmp_path / "run").mkdir()
     files = Files("lenet", "[data]\ntype=data\n", "[data]\n")
-    runs.write_start(tmp_path / "run", get_recipe("lenet5"), {"data": "digits", "store": "s"}, files)
+    run_folder.write_start(tmp_path / "run", get_recipe("lenet5"), {"data": "digits", "store": "s"}, files)
     path = tmp_path / "run" / name
     data = path.read_bytes()
     for place in range(0, len(data), 1 + len(data) // 300):
         for bit in (1, 32):
             path.write_bytes(data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :])
             with pytest.raises(RunError) as caught:
-                runs.read_start(tmp_path / "run")
+                run_folder.read_start(tmp_path / "run")
             assert name in str(caught.value) or "run.json" in str(caught.value) or "run folder" in str(caught.value)
             assert str(caught.value).isprintable()
 

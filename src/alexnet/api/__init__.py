@@ -26,15 +26,15 @@ from alexnet.export.classifier import Classifier, Precision
 from alexnet.loader.loader import choose_device
 from alexnet.plots.registry import PLOTS, TRAINING_PLOTS
 from alexnet.recipe import Recipe
-from alexnet.training import layer_files, runtime
-from alexnet.training import run as runs
+from alexnet.training import layer_files, run_folder, runtime
 from alexnet.training.defaults import default_recipe
 from alexnet.training.distributed import communication, rendezvous
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
 from alexnet.training.distributed.world import World
 from alexnet.training.finetune import PretrainedWeights, from_bundle
 from alexnet.training.provenance import provenance
-from alexnet.training.run import data_size_warnings, warnings
+from alexnet.training.result_warnings import data_size_warnings, score_warnings
+from alexnet.training.run import train_run
 from alexnet.training.run_data import open_store, prepare, shuffle_window
 from alexnet.training.task import check_network
 
@@ -144,24 +144,26 @@ def train(
             folder = local_path(run) if run is not None else _new_folder(data, recipe)
             again = go_on and (folder / "run.json").exists()
             store = _begun(folder, data, recipe) if again else _fresh(folder, data, recipe, options, files)
-            held.enter_context(runs.locked(folder) if again else runs.new(folder))
+            held.enter_context(run_folder.locked(folder) if again else run_folder.new_run_folder(folder))
             if not again:
                 about: dict[str, Any] = {"data": str(data), "directory": str(Path.cwd()), "store": store.absolute}
                 if words := options.to_args():
                     about["options"] = words
-                runs.write_start(folder, recipe, about | ({"from": start.about(store.classes)} if start else {}), files)
+                run_folder.write_start(
+                    folder, recipe, about | ({"from": start.about(store.classes)} if start else {}), files
+                )
             world.broadcast_text(f"{'again' if again else 'fresh'} {folder.resolve()}")
         else:
             word, _, path = world.broadcast_text("").partition(" ")
             folder, again = Path(path), word == "again"
-            store = Store.open(runs.read_start(folder)[1]["store"])
+            store = Store.open(run_folder.read_start(folder)[1]["store"])
         how: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout, "started": started}
         return _run(recipe, store, folder, world=world, resume=again, start=start, **how)
 
 
 def _fresh(folder: Path, data: str | Path, recipe: Recipe, options: DataOptions, files: Files | None) -> Store:
     """The store of a new run, prepared if need be; raises :class:`RunError` if the folder is used."""
-    runs.refuse_used(folder)
+    run_folder.refuse_used(folder)
     if files is None:
         check_network(recipe)
     store = open_store(data, recipe, options)
@@ -172,7 +174,7 @@ def _fresh(folder: Path, data: str | Path, recipe: Recipe, options: DataOptions,
 
 def _begun(folder: Path, data: str | Path, recipe: Recipe) -> Store:
     """The store of a run that was begun by the same call; raises :class:`RunError` if it was another."""
-    result, about = runs.read_start(folder)
+    result, about = run_folder.read_start(folder)
     other = next(iter(recipes.differences(result, recipe).items()), None)
     if about["data"] != str(data) or other is not None:
         what = f"{other[0]} = {other[1][0]}" if other else f"the data {about['data']}"
@@ -204,14 +206,14 @@ def resume(
     """Go on with a run from its newest checkpoint, or from the checkpoint file that ``run`` names; in any layout."""
     started, values = time.perf_counter(), local_path(run)
     folder = values.parent.parent if values.suffix == ".pt" else values
-    recipe, about = runs.read_start(folder)
-    layout.check(runs.layer_files(folder), recipe)
+    recipe, about = run_folder.read_start(folder)
+    layout.check(run_folder.layer_files(folder), recipe)
     with (
         rendezvous.init_world(torch_device(device), layout.tp_size, hybrid=layout.hybrid) as world,
         ExitStack() as held,
     ):
         if world.is_main:
-            held.enter_context(runs.locked(folder))
+            held.enter_context(run_folder.locked(folder))
         world.broadcast_text("")  # the others begin when the first one holds the folder
         opened = Store.open(store or recorded_store(folder, about))
         checkpoint = values if values.suffix == ".pt" else None
@@ -221,7 +223,7 @@ def resume(
 
 def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, started: float, **how: Any) -> Result:
     with runtime.cpu_settings(recipe):
-        bundle, scores, rate = runs.run(recipe, store, folder, device=world.device, world=world, **how)
+        bundle, scores, rate = train_run(recipe, store, folder, device=world.device, world=world, **how)
     plots: tuple[Path, ...] = ()
     if world.is_main:
         plots = tuple(plot(kind, folder) for kind in TRAINING_PLOTS)
@@ -231,7 +233,7 @@ def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, started: f
         *communication.traffic_report(world, recipe, len(store.classes), how["layout"]),
     )
     sent = {what: count / world.steps for what, count in world.bytes_sent.items()}
-    faults = warnings(store, scores)
+    faults = score_warnings(store, scores)
     return Result(folder, bundle, scores, rate, seconds, recipe, plots, faults, messages, sent, world.is_main)
 
 

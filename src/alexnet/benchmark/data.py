@@ -26,7 +26,7 @@ from alexnet.loader.loader import Loader
 from alexnet.recipe import Recipe
 from alexnet.system import temporary_folder
 from alexnet.training import optim
-from alexnet.training.run import statistics_of
+from alexnet.training.run import normalization_for
 
 EPOCHS = 10  # over which preparing is counted
 SIZE = 256  # of stored images, as in 2012
@@ -206,7 +206,7 @@ def _loader(store: Store, recipe: Recipe, side: int, channels: int) -> Loader:
     return Loader(
         store.split("train"),
         recipe,
-        statistics_of(store, recipe, side),
+        normalization_for(store, recipe, side),
         image_size=side,
         channels=channels,
         device=torch.device("cpu"),

@@ -33,7 +33,7 @@ from alexnet.export.classifier import Classifier
 from alexnet.loader.loader import choose_device
 from alexnet.plots import compression as compression_plot
 from alexnet.recipe import to_toml
-from alexnet.training import run as runs
+from alexnet.training import run_folder
 from alexnet.training.evaluation_data import evaluation_store, refuse_resplit
 from alexnet.training.logger import append_event
 from alexnet.training.provenance import note_test
@@ -115,13 +115,13 @@ def compress(
     started = time.perf_counter()
     job = CompressionJob(run, find_bundle(run), method, target_size, max_accuracy_drop, compression, options)
     folder = folder or Path(f"{job.name}-compressed")
-    runs.refuse_used(folder, "choose another -o, or delete it")
+    run_folder.refuse_used(folder, "choose another -o, or delete it")
     job.open(data, choose_device(device))
     try:
         with whole_folder(folder) as partial:
             network = job.compress(partial, workers, quiet)
             result = _finish(job, network, partial, folder, started)
-            runs.refuse_used(folder, "choose another -o, or delete it")
+            run_folder.refuse_used(folder, "choose another -o, or delete it")
             if folder.exists():
                 shutil.rmtree(folder)
     except OSError as error:

@@ -14,11 +14,11 @@ from alexnet.loader.loader import Loader
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe, from_dict
 from alexnet.training import loop, runtime
-from alexnet.training.async_checkpoint import Unsaved
+from alexnet.training.async_checkpoint import NoCheckpoints
 from alexnet.training.finetune import of_bundle
 from alexnet.training.logger import RunLogger
 from alexnet.training.loop import Training
-from alexnet.training.run import statistics_of
+from alexnet.training.run import normalization_for
 from alexnet.training.state import State
 from alexnet.training.weight_constraint import WeightConstraint
 
@@ -74,7 +74,7 @@ def retrain(
     state = State(recipe, store, device, start)
     state.constraint = held
     network = state.network
-    statistics = dataclasses.replace(statistics_of(store, recipe, network.image_size), **state.preprocessing)
+    statistics = dataclasses.replace(normalization_for(store, recipe, network.image_size), **state.preprocessing)
     loader = Loader(
         store.split("train"),
         recipe,
@@ -88,7 +88,9 @@ def retrain(
     with runtime.cpu_settings(recipe), RunLogger(folder, quiet=quiet) as journal, runtime.stop_on_signals() as stop:
         journal.event("started", epochs=recipe.epochs, lr=recipe.lr, dropout=recipe.dropout)
         try:
-            loop.train(Training(state, loader, statistics, journal, folder, stop, Unsaved(state, journal, folder)))
+            loop.train(
+                Training(state, loader, statistics, journal, folder, stop, NoCheckpoints(state, journal, folder))
+            )
         except Interrupted as error:
             raise Interrupted(error.signal, "stopped while the network learned again; nothing was kept", "") from error
     return state.eval_model.eval()

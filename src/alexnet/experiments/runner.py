@@ -22,10 +22,10 @@ from alexnet.errors import CheckpointError, Interrupted, RunError, TrainingError
 from alexnet.loader.loader import choose_device
 from alexnet.recipe import Recipe, differences
 from alexnet.schema import check, read_json
-from alexnet.training import run as runs
-from alexnet.training import runtime
+from alexnet.training import run_folder, runtime
 from alexnet.training.finetune import PretrainedWeights
 from alexnet.training.logger import read_rows
+from alexnet.training.run import train_run
 
 T = TypeVar("T")
 
@@ -156,7 +156,7 @@ def get_or_train(
     """
     chosen_device = choose_device(device)
     recipe = runtime.resolve_auto(job.recipe, chosen_device)
-    with runs.locked(folder):
+    with run_folder.locked(folder):
         _check_run_folder(folder, recipe, store)
         if not _is_finished(folder) and not (init_from is None and _copy_finished(recipe, store, folder)):
             _train(recipe, store, folder, chosen_device, num_workers, init_from)
@@ -166,7 +166,7 @@ def get_or_train(
 def _check_run_folder(folder: Path, recipe: Recipe, store: Store) -> None:
     if not (folder / "run.json").is_file():
         return
-    recorded, metadata = runs.read_start(folder)
+    recorded, metadata = run_folder.read_start(folder)
     changed = differences(recorded, recipe)
     if changed:
         name, (before, now) = next(iter(changed.items()))
@@ -217,10 +217,10 @@ def _train(
             "store_fingerprint": store.fingerprint,
         }
         metadata |= {"from": init_from.about(store.classes)} if init_from else {}
-        runs.write_start(folder, recipe, metadata)
+        run_folder.write_start(folder, recipe, metadata)
     try:
         with runtime.cpu_settings(recipe):
-            runs.run(
+            train_run(
                 recipe, store, folder, device=device, workers=num_workers, resume=resume, quiet=True, start=init_from
             )
     except TrainingError as error:

@@ -15,7 +15,7 @@ from alexnet.evaluation.evaluate import log_probabilities
 from alexnet.loader.loader import Batch, Loader, sequential_batches, to_device
 from alexnet.recipe import Recipe
 from alexnet.training import loop, runtime
-from alexnet.training.run import statistics_of
+from alexnet.training.run import normalization_for
 from alexnet.training.state import State
 
 MAX_EPOCHS = 90  # as in the paper; a network may need less than its share of time
@@ -125,7 +125,7 @@ def measure_training(recipe: Recipe, store: Store, device: torch.device) -> Trai
         loader = Loader(
             store.split("train"),
             recipe,
-            statistics_of(store, recipe, network.image_size),
+            normalization_for(store, recipe, network.image_size),
             image_size=network.image_size,
             channels=network.in_channels,
             device=device,
@@ -168,7 +168,7 @@ def _endless(loader: Loader, size: int) -> Iterator[Batch]:
 def _evaluate_seconds(state: State, store: Store) -> float:
     """Seconds per evaluated image at full size: the faster of two batches."""
     network = state.eval_model.eval()
-    statistics = to_device(statistics_of(store, state.recipe, network.image_size), state.device)
+    statistics = to_device(normalization_for(store, state.recipe, network.image_size), state.device)
     split = store.split("validation")
     images, _ = next(sequential_batches(split, min(64, len(split))))
     seconds = []

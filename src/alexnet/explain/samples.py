@@ -15,7 +15,7 @@ from alexnet.evaluation.calibration import probabilities
 from alexnet.evaluation.evaluate import SplitPredictions
 from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import ImageInput, named
-from alexnet.training.run import read_start
+from alexnet.training.run_folder import read_start
 
 DUPLICATE_CANDIDATES = 20  # mistakes that are searched for near-duplicates, for each one that is shown
 

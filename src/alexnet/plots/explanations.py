@@ -21,7 +21,7 @@ from alexnet.formatting import probability, shorten
 from alexnet.loader.augmentation import center_crops
 from alexnet.plots.neighbors import Neighbor, NeighborRow
 from alexnet.plots.saliency import SaliencyRow
-from alexnet.training.run import read_start
+from alexnet.training.run_folder import read_start
 
 NAME_COLUMNS = 28  # maximal width of a class or file name in a title
 NEIGHBORS = 6  # training images shown for each image, as in the paper

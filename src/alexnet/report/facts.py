@@ -23,8 +23,8 @@ from alexnet.formatting import duration
 from alexnet.recipe import Recipe
 from alexnet.training.logger import read_events, read_rows
 from alexnet.training.provenance import Provenance
-from alexnet.training.run import read_start
 from alexnet.training.run_data import data_of_run, options_of_run
+from alexnet.training.run_folder import read_start
 
 Row = tuple[str, str]  # a name and its value
 

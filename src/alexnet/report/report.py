@@ -30,7 +30,7 @@ from alexnet.report import facts
 from alexnet.report.summary import status, summary
 from alexnet.system import temporary_folder
 from alexnet.training.provenance import note_test, of_bundle
-from alexnet.training.run import read_start
+from alexnet.training.run_folder import read_start
 
 IMAGES, MISTAKES, SALIENCY_ROWS, NEIGHBOR_ROWS, CLASSES = 10, 10, 4, 5, 100  # maximal numbers on the page
 IMAGE_SIZE, NEIGHBOR_SIZE = 200, 112  # pixels of the longer side of an image

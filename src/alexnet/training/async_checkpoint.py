@@ -1,7 +1,7 @@
-"""When checkpoints are due, and the one thread that writes them while training goes on.
+"""When checkpoints are due, and the thread that writes them while training goes on.
 
-The loop waits for the copy of the state, not for the disk; a second checkpoint waits for the first; a run ends only
-when the last one is on disk. What that saves is in docs/training.md.
+The loop waits for the copy of the state, not for the disk. A checkpoint waits for the one before it. A run ends when
+its last checkpoint is on disk. docs/training.md has the time that this saves.
 """
 
 import threading
@@ -17,10 +17,10 @@ from alexnet.training.state import State
 
 
 class AsyncCheckpointer:
-    """Writes the checkpoints of a run's folder. Use it in ``with``: the end waits for what is being written."""
+    """Writes the checkpoints of a run folder. Use it in ``with``: the end waits for a checkpoint being written."""
 
-    def __init__(self, state: State, journal: RunLogger, folder: Path) -> None:
-        self.state, self.journal, self.folder = state, journal, folder / "checkpoints"
+    def __init__(self, state: State, logger: RunLogger, folder: Path) -> None:
+        self.state, self.logger, self.folder = state, logger, folder / "checkpoints"
         self.every = parse_interval(state.recipe.checkpoint_every, "--checkpoint-every")
         self.saved_at = time.monotonic()
         self._step = state.position.step  # of the last checkpoint
@@ -40,7 +40,7 @@ class AsyncCheckpointer:
     def due(self, *, epoch_over: bool) -> bool:
         """Is a checkpoint due after the step just made, or, ``epoch_over``, after the epoch just validated?
 
-        At an epoch's last step it waits for the validation: one step has one checkpoint, never written over.
+        After the last step of an epoch it is due after the validation, so that no checkpoint is written twice.
         """
         (amount, unit), position = self.every, self.state.position
         if unit == "epoch":
@@ -50,14 +50,16 @@ class AsyncCheckpointer:
         return time.monotonic() - self.saved_at >= 60 * amount
 
     def save(self, *, must: bool) -> None:
-        """Write a checkpoint: now if it ``must`` be, or beside the training.
+        """Write a checkpoint: now if ``must``, else in the background.
 
-        Raises :class:`CheckpointError` where one that must be can not be written; another that can not is said, and
-        training goes on: only the last may end a run.
+        A background checkpoint that cannot be written is logged, and training goes on.
+
+        Raises:
+            CheckpointError: If ``must`` and it cannot be written.
         """
         self.collect(wait=True)
         # All processes take part: shards of a network are gathered.
-        content = self.state.snapshot(self.journal.size(), copied=not must and self.state.world.is_main)
+        content = self.state.snapshot(self.logger.size(), copied=not must and self.state.world.is_main)
         best, weights = self.state.best.file, self.state.best.weights
         self.saved_at, self._step = time.monotonic(), self.state.position.step
         if not self.state.world.is_main:
@@ -66,14 +68,14 @@ class AsyncCheckpointer:
         if must:
             self._write(content, best, weights)
         else:
-            # No daemon: a process that ends for another reason still finishes its file.
+            # Not a daemon thread: a process that ends for another reason still finishes its file.
             self._thread = threading.Thread(target=self._try, args=(content, best, weights), name="checkpoint")
             self._thread.start()
         self.collect(wait=must)
         self.saved_at = time.monotonic()
 
     def collect(self, *, wait: bool = False) -> None:
-        """Tell of the checkpoint that has been written since; ``wait`` until it is."""
+        """Log the checkpoint that has been written since the last call; ``wait`` until it is written."""
         if self._thread is not None:
             if not wait and self._thread.is_alive():
                 return
@@ -83,10 +85,10 @@ class AsyncCheckpointer:
             return
         name, failed, self._name, self._failed = self._name, self._failed, "", None
         if failed is None:
-            self.journal.event("checkpoint", file=name)
+            self.logger.event("checkpoint", file=name)
         else:
-            self.journal.say(f"warning: {failed}; training goes on")
-            self.journal.event("checkpoint failed", reason=str(failed))
+            self.logger.log(f"warning: {failed}; training goes on")
+            self.logger.event("checkpoint failed", reason=str(failed))
 
     def _try(self, content: dict[str, Any], best: str, weights: dict[str, Any]) -> None:
         try:
@@ -102,8 +104,8 @@ class AsyncCheckpointer:
         checkpoint.prune(self.folder)
 
 
-class Unsaved(AsyncCheckpointer):
-    """For a training that keeps nothing on its way: no checkpoint is ever due, and none is written."""
+class NoCheckpoints(AsyncCheckpointer):
+    """For a training without checkpoints: none is ever due, and none is written."""
 
     def due(self, *, epoch_over: bool) -> bool:
         """Never."""

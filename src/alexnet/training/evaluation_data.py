@@ -15,8 +15,8 @@ from alexnet.data.sources.options import DataOptions
 from alexnet.data.splits import all_as_test
 from alexnet.data.store import Split, Store, Subset, recorded_store
 from alexnet.errors import BundleError, DataError
-from alexnet.training.run import read_start
 from alexnet.training.run_data import cached, options_of_run, refuse_on_store
+from alexnet.training.run_folder import read_start
 
 Run = str | Path | None  # a run folder or a bundle; None for a classifier in memory
 

@@ -205,9 +205,9 @@ class RunLogger:
         """For the terminal: a step is done."""
         self._terminal.step(loss, images)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line for the person, on standard error."""
-        self._terminal.say(text)
+        self._terminal.log(text)
 
     def size(self) -> int:
         """Bytes of journal.jsonl: where a resumed run goes on writing."""
@@ -235,7 +235,7 @@ class RunLogger:
         try:
             yield
         except OSError as error:
-            self.say(f"warning: {path} could not be written ({error.strerror or error}); training goes on")
+            self.log(f"warning: {path} could not be written ({error.strerror or error}); training goes on")
 
 
 class NullLogger(RunLogger):
@@ -249,7 +249,7 @@ class NullLogger(RunLogger):
     def write_rows(self, rows: list[dict[str, float]]) -> None: ...
     def begin_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None: ...
     def step(self, loss: float, images: int) -> None: ...
-    def say(self, text: str) -> None: ...
+    def log(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -289,15 +289,15 @@ class _Terminal:
         if self.bar is not None:
             self.bar.update(self.task, advance=1, info=text)
         elif now - self.logged >= LOG_INTERVAL:
-            self.say(f"{self.position}  step {self.done}/{self.steps}  {text}")
+            self.log(f"{self.position}  step {self.done}/{self.steps}  {text}")
 
     def epoch(self, row: dict[str, float]) -> None:
         text = f"epoch {row['epoch']:3.0f}  train loss {row['train_loss']:.3f}  top-1 {100 * row['train_top1']:5.1f} %"
         if "validation_top1" in row:
             text += f"  validation loss {row['validation_loss']:.3f}  top-1 {100 * row['validation_top1']:5.1f} %"
-        self.say(f"{text}  {row['images_per_second']:.0f} images/s  {row['seconds']:.0f} s")
+        self.log(f"{text}  {row['images_per_second']:.0f} images/s  {row['seconds']:.0f} s")
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.logged = self.clock()
         self.console.print("\n".join(map(printable, text.split("\n"))), markup=False)
 

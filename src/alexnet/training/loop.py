@@ -246,7 +246,7 @@ def _skip_nonfinite_batch(training: Training, batch: Batch, loss: float, *, last
     problem = f"the loss is {loss} at step {position.step} (epoch {position.epoch + 1})"
     images = f"the images of the batch are in {training.folder / 'journal.jsonl'}"
     if position.nonfinite_steps < MAX_NONFINITE_STEPS and (position.seen or not last):
-        logger.say(f"warning: {problem}; the batch was skipped and no weight changed; {images}")
+        logger.log(f"warning: {problem}; the batch was skipped and no weight changed; {images}")
         return
     if position.nonfinite_steps > 1:
         problem += f", as at the {position.nonfinite_steps - 1} steps before"

@@ -100,9 +100,9 @@ def test_damaged_file_is_a_one_line_error(relu, digits, tmp_path):
 
 
 def test_neighboring_claims_share_equal_trainings(digits, tmp_path, monkeypatch):
-    started, train = [], runner.runs.run
+    started, train = [], runner.train_run
     monkeypatch.setattr(
-        runner.runs, "run", lambda *a, **kwargs: (started.append(a[2].relative_to(tmp_path)), train(*a, **kwargs))[1]
+        runner, "train_run", lambda *a, **kwargs: (started.append(a[2].relative_to(tmp_path)), train(*a, **kwargs))[1]
     )
     first = run("dropout", digits, tmp_path / "dropout")
     assert len(started) == 4

@@ -44,7 +44,7 @@ from alexnet.experiments.runner import read_file
 from alexnet.experiments.time_budget import SAFETY_FACTOR, format_duration
 from alexnet.loader.loader import choose_device
 from alexnet.recipe import Recipe
-from alexnet.training import run as runs
+from alexnet.training import run_folder
 
 MAX_LATENCY_SECONDS = 60.0  # for measuring latency without a time budget
 
@@ -108,7 +108,7 @@ def run_contest(
         Interrupted: A signal stopped a training; the same call continues it.
     """
     check_folder(plan, folder)
-    with runs.locked(folder):
+    with run_folder.locked(folder):
         return _Contest(plan, dataset, folder, options, device, num_workers).run()
 
 

@@ -117,7 +117,7 @@ def test_quiet_prints_nothing(tmp_path, capfd):
     with RunLogger(tmp_path, quiet=True) as journal:
         journal.begin_epoch(0, 3, 10, 0)
         journal.step(1.5, 32)
-        journal.say("something")
+        journal.log("something")
         journal.epoch([row(1, **VALIDATED)])
     assert capfd.readouterr() == ("", "")
 
@@ -126,7 +126,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
     with RunLogger(tmp_path) as journal:
         journal.begin_epoch(0, 3, 10, 0)
         journal.step(math.pi, 32)
-        journal.say("[bold]said[/bold] as it is " + "x" * 200)
+        journal.log("[bold]said[/bold] as it is " + "x" * 200)
         journal.epoch([row(1)])
         journal.epoch([row(1), row(2, **VALIDATED)])
     out, err = capfd.readouterr()

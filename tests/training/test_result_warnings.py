@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alexnet.evaluation.metrics import MetricAccumulator
-from alexnet.training.run import warnings
+from alexnet.training.result_warnings import score_warnings
 
 CLASSES = 4
 
@@ -29,7 +29,7 @@ def made(test_right: int, validation_right: int | None, often: int = 50):
     found = {"test": scores("test", test, test_right)}
     if validation_right is not None:
         found["validation"] = scores("validation", validation, validation_right)
-    return warnings(SimpleNamespace(split=splits.__getitem__), found)
+    return score_warnings(SimpleNamespace(split=splits.__getitem__), found)
 
 
 def test_a_good_result_has_none():
@@ -53,9 +53,9 @@ def test_no_better_than_the_most_frequent_class(right, often, warned):
         assert share in found[0] and f"test top-1 is {right / 2:.1f} %" in found[0]
 
 
-def test_without_a_test_split_validation_is_eval_model():
+def test_without_a_test_split_the_validation_scores_count():
     labels = np.repeat(np.arange(CLASSES), 50)
     store = SimpleNamespace(split={"validation": SimpleNamespace(labels=labels)}.__getitem__)
-    (warning,) = warnings(store, {"validation": scores("validation", labels, 52)})
+    (warning,) = score_warnings(store, {"validation": scores("validation", labels, 52)})
     assert warning.startswith("validation top-1 is 26.0 %")
-    assert warnings(store, {}) == ()
+    assert score_warnings(store, {}) == ()

@@ -9,7 +9,7 @@ from alexnet.loader.loader import Batch
 from alexnet.models.layers import Dropout
 from alexnet.recipe import get_recipe
 from alexnet.training import loop
-from alexnet.training.run import statistics_of
+from alexnet.training.run import normalization_for
 from alexnet.training.state import State
 
 RECIPE = get_recipe("digits").replace(
@@ -70,7 +70,7 @@ def test_statistics_of_batch_norm_are_averaged(digits):
 
 def test_a_network_with_batch_norm_learns_and_its_average_predictions(digits, tmp_path):
     found = state(digits, model="residual_8", image_size=32, ema_decay=0.9, batch_size=32, lr=0.01)
-    statistics = statistics_of(digits, found.recipe, 32)
+    statistics = normalization_for(digits, found.recipe, 32)
     from alexnet.loader.loader import Loader
 
     loader = Loader(
