@@ -55,6 +55,7 @@ DOORS = {
     "torch.load": ["training/checkpoint.py", "weights/torchvision_weights.py"],  # both with weights_only=True
     "lazy_loader": ["__init__.py"],
     "filelock": ["kernels/compiler.py", "data/job.py", "training/run_folder.py"],
+    "platformdirs": ["system.py"],
     "msgspec": ["schema.py", "bundle/", "export/manifest.py", "data/"],
     "pickle": [],
     "pickletools": ["weights/restricted_pickle.py"],  # takes a pickle apart and runs nothing of it

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import platformdirs
+
 _PREFIX = "alexnet-temporary-"
 _NAME = re.compile(re.escape(_PREFIX) + r"[a-z0-9_]{8}")
 
@@ -54,6 +56,15 @@ def _remove_abandoned(parent: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(lock)
+
+
+def cache_folder() -> Path:
+    """The folder of all caches of this package: ``~/.cache/alexnet``, or below ``XDG_CACHE_HOME`` if that is set.
+
+    On macOS it is ``~/Library/Caches/alexnet``. Raises RuntimeError if the user has no home folder.
+    """
+    folder = platformdirs.user_cache_path("alexnet")
+    return folder if folder.is_absolute() else Path.home() / ".cache" / "alexnet"
 
 
 def cores() -> int:

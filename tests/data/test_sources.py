@@ -2,16 +2,19 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from alexnet.data.sources import is_store, open_source
+from alexnet.data.cache import Cache
+from alexnet.data.sources import FORMATS, SETS, format_table, is_store, open_source
 from alexnet.errors import DataError
+from alexnet.system import cache_folder
 
 
 def test_unknown_names_get_the_nearest(tmp_path):
     for wrong, right in [("cifar-10", "cifar10"), ("Digits", "digits"), ("fashionmnist", "fashion_mnist")]:
-        with pytest.raises(DataError, match=f"did you mean {right}"):
+        with pytest.raises(DataError, match=f"Did you mean '{right}'"):
             open_source(wrong)
     (tmp_path / "file.zip").write_bytes(b"x")
     with pytest.raises(DataError, match="is a file; must be a folder"):
@@ -25,6 +28,20 @@ def test_a_store_is_not_a_source(folder):
     assert is_store(root)
     with pytest.raises(DataError, match=r"is a prepared store; .*Store\.open"):
         open_source(root)
+
+
+def test_the_documentation_has_the_table_of_formats():
+    page = Path(__file__).parents[2] / "docs" / "data.md"
+    assert format_table() in page.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in FORMATS[0].data for name in SETS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other cache folders")
+def test_the_cache_folder_is_that_of_the_system(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == Cache().folder.parent == tmp_path / "alexnet"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, by the XDG specification
+    assert cache_folder() == Path.home() / ".cache" / "alexnet"
 
 
 def test_the_import_is_light():

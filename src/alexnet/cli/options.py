@@ -88,12 +88,12 @@ def choose_cache(cache: Path | None = None, gigabytes: float = DataArguments.cac
     The default is ALEXNET_CACHE, else XDG_CACHE_HOME/alexnet, else ~/.cache/alexnet.
     """
     from alexnet.data.cache import Cache, set_default_cache
+    from alexnet.system import cache_folder
 
     if not gigabytes > 0:
         raise RecipeError(f"--cache-gb is {gigabytes}", "above 0")
     if cache is None and (directory := os.environ.get("ALEXNET_CACHE")):
         cache = Path(directory)
-    if cache is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
+    cache = cache or cache_folder()
     set_default_cache(Cache(cache / "remote", int(gigabytes * 1e9)))
     return cache

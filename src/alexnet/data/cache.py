@@ -21,6 +21,7 @@ from typing import IO
 
 from alexnet.data.atomic_io import sha256_of
 from alexnet.errors import DataError
+from alexnet.system import cache_folder
 
 _PATIENCE = 60.0  # seconds to wait for room that other fetches hold
 _OWN_NAME = re.compile(r"[0-9a-f]{64}(\.part)?")
@@ -31,7 +32,7 @@ _verified: set[str] = set()  # files that this process has seen whole
 class Cache:
     """Where fetched files lie, how much they may take, and how stubbornly they are fetched."""
 
-    folder: Path = field(default_factory=lambda: Path.home() / ".cache" / "alexnet" / "remote")
+    folder: Path = field(default_factory=lambda: cache_folder() / "remote")
     max_bytes: int = 32 << 30
     ahead: int = 4  # shards that are fetched at once, before they are asked for
     attempts: int = 5  # for each file

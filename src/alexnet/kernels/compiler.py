@@ -27,7 +27,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from alexnet.kernels.backend import enabled
-from alexnet.system import temporary_folder
+from alexnet.system import cache_folder, temporary_folder
 
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 _NATIVE = ("-march=native",)
@@ -201,7 +201,7 @@ _PART = "compiling-"
 def _cache_folder() -> Path | None:
     """The folder of compiled libraries, created if missing; None if another user could write to it."""
     try:
-        folder = Path.home().resolve() / ".cache" / "alexnet" / "native"
+        folder = cache_folder().parent.resolve() / "alexnet" / "native"
     except RuntimeError:  # no home
         return None
     folder.mkdir(0o700, parents=True, exist_ok=True)

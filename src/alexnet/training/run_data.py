@@ -12,6 +12,7 @@ from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import RecipeError, counted
 from alexnet.recipe import Recipe, is_overridden, option
+from alexnet.system import cache_folder
 from alexnet.training.run import check_store
 
 SHUFFLE_WINDOW = 16  # default shards that are mixed at a time where the store lies behind an address
@@ -81,7 +82,7 @@ def shuffle_window(data: str | Path, recipe: Recipe) -> int:
 
 def cached(source: Source, recipe: Recipe, options: DataOptions) -> Store:
     """The store of ``source`` in the cache; prepared first if it is not there."""
-    cache = options.cache or Path.home() / ".cache" / "alexnet"
+    cache = options.cache or cache_folder()
     path = cache / _store_name(source, recipe, options)
     options.log_line(f"{'found prepared in' if is_store(path) else 'preparing into'} {path}")
     return prepare(source, path, recipe, options)
@@ -145,7 +146,7 @@ def prepare(
 def _staging(address: str, options: DataOptions) -> Path:
     """The local folder in which a store is prepared before it is copied to ``address``."""
     digest = hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:16]
-    return (options.cache or Path.home() / ".cache" / "alexnet") / "sending" / digest
+    return (options.cache or cache_folder()) / "sending" / digest
 
 
 def _store_name(source: Source, recipe: Recipe, options: DataOptions) -> str:

@@ -1,27 +1,110 @@
-"""Where labeled images come from: what a person named → a folder, parquet files, a table,
-tars, a set known by name.
+"""Sources of labeled images: ``open_source`` finds the format of the data among :data:`FORMATS` and reads it.
 
-A source only lists images and knows how to get each one's bytes (or array); nothing is decoded. Heavy libraries are
-imported by the one function that needs them.
+To add a dataset format, write a reader module in this folder and add one line to :data:`FORMATS`. A reader lists the
+images and knows how to load each one; it decodes nothing. It imports heavy libraries inside its functions.
 """
 
-import difflib
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from alexnet.data.remote import is_address
 from alexnet.data.sources.archives import is_archive, read_archive
-from alexnet.data.sources.builtin import SETS, read_digits, read_torchvision
+from alexnet.data.sources.builtin import SETS, read_builtin
 from alexnet.data.sources.folders import read_archives, read_folder, split_archives
 from alexnet.data.sources.listing import LayoutOptions, Problems, Sample, Source, is_image_name, path_text
 from alexnet.data.sources.parquet import parquet_files, read_parquet
 from alexnet.data.sources.tables import is_table, read_table
-from alexnet.errors import DataError
+from alexnet.errors import DataError, did_you_mean
 
-__all__ = ["SETS", "Sample", "Source", "is_image_name", "is_store", "open_source"]
+__all__ = ["FORMATS", "SETS", "Sample", "Source", "format_table", "is_image_name", "is_store", "open_source"]
+
+
+class ReadOptions(NamedTuple):
+    """The options of :func:`open_source`, as readers get them."""
+
+    data_root: Path | None = None
+    download: bool = False
+    layout: LayoutOptions | None = None
+    problems: Problems | None = None
+
+
+class DataFormat(NamedTuple):
+    """A format of labeled images.
+
+    Attributes:
+        data: what DATA is, as Markdown.
+        content: where images and labels are, as Markdown.
+        splits: the splits that the data brings.
+        matches: whether data is of this format.
+        read: reads data of this format. Raises DataError.
+    """
+
+    data: str
+    content: str
+    splits: str
+    matches: Callable[[Path], bool]
+    read: Callable[[Path, ReadOptions], Source]
+
+
+FORMATS = (  # the first that matches is used
+    DataFormat(
+        "`cifar10` `digits` `fashion_mnist` `imagenette` `mnist`",
+        "a known data set: `digits` comes with scikit-learn, the others are torchvision's, in `--data-root` "
+        "(default `~/.cache/alexnet`); only `--download` fetches them",
+        "train, test; `digits` none",
+        lambda path: str(path) in SETS,
+        lambda path, options: read_builtin(str(path), options.data_root, options.download),
+    ),
+    DataFormat(
+        "a table or list `*.csv`, `*.tsv`, `*.txt`",
+        "one row an image, with a first line `path,label[,group,split]`; or a path and a label a line",
+        "by the column `split`",
+        lambda path: path.is_file() and is_table(path),
+        lambda path, options: read_table(path, options.layout, options.problems),
+    ),
+    DataFormat(
+        "a tar archive `*.tar`",
+        "class folders, split folders of class folders, or a tar for each class",
+        "as the folders",
+        lambda path: path.is_file() and is_archive(path),
+        lambda path, options: read_archive(path, options.layout, options.problems),
+    ),
+    DataFormat(
+        "a folder of parquet files `train-*.parquet`, `test-*.parquet`",
+        "the Hugging Face layout, also in `data/`: columns `img` or `image`, `label` or `fine_label`; "
+        "needs `pip install 'alexnet[data]'`",
+        "as the files",
+        lambda path: path.is_dir() and bool(parquet_files(path)),
+        lambda path, options: read_parquet(path, parquet_files(path), options.problems),
+    ),
+    DataFormat(
+        "a folder of tar archives `*train*.tar`, `*val*.tar`",
+        "one tar for each split, as in ILSVRC; next to a flat validation tar `val.txt`, `LOC_val_solution.csv`, or "
+        "`ILSVRC2012_validation_ground_truth.txt` with `meta.mat`",
+        "as the archives",
+        lambda path: path.is_dir() and len(split_archives(path)) > 1,
+        lambda path, options: read_archives(path, split_archives(path), options.layout, options.problems),
+    ),
+    DataFormat(
+        "a folder of images",
+        "`class/*`, `train/class/*` or `class/train/*`; or images with a table (`labels.csv`, `metadata.csv`, "
+        "`train.txt` and `val.txt`) next to them",
+        "as the folders or tables",
+        lambda path: path.is_dir(),
+        lambda path, options: read_folder(path, options.layout, options.problems),
+    ),
+)
+
+
+def format_table() -> str:
+    """:data:`FORMATS` as the Markdown table of docs/data.md."""
+    rows = [f"| {entry.data} | {entry.content} | {entry.splits} |" for entry in FORMATS]
+    return "\n".join(["| DATA | Description | Splits |", "|---|---|---|", *rows])
 
 
 def is_store(path: str | Path) -> bool:
-    """True if ``path`` is a prepared store: a folder that contains dataset.json, or an address (``s3://…``)."""
+    """Whether ``path`` is a prepared store: a folder with dataset.json, or an address (``s3://…``)."""
     return is_address(path) or (Path(path) / "dataset.json").is_file()
 
 
@@ -33,37 +116,34 @@ def open_source(
     layout: LayoutOptions | None = None,
     problems: Problems | None = None,
 ) -> Source:
-    """The images that ``data`` names: one of SETS, a folder (of class folders, split folders, parquet files or tars),
-    a table or list (CSV, TSV, text), or a tar.
+    """List the labeled images of ``data``.
 
-    ``data_root`` is where torchvision's sets lie or go (default ~/.cache/alexnet); only ``download`` fetches them. A
-    folder that has a set's name is written ``./name``; ``layout`` says what its layout leaves open. Raises DataError
-    that says what to do; with ``problems``, what need not stop the reading (a class without images, an image listed
-    twice) is added to that list instead.
+    Args:
+        data: the name of a known data set, or a path, in one of :data:`FORMATS`. The path of a folder that has the
+            name of a known data set is written ``./name``.
+        data_root: folder of torchvision's data sets; default ``~/.cache/alexnet``.
+        download: fetch a torchvision data set that is not in ``data_root``.
+        layout: how to read a folder, tar or table whose layout is ambiguous.
+        problems: a list to which problems are added that need not stop the reading, such as a class without images
+            or an image listed twice. None: they raise.
+
+    Raises:
+        DataError: if ``data`` cannot be read, with a hint.
     """
+    options = ReadOptions(data_root, download, layout, problems)
     if isinstance(data, str) and data in SETS:
-        return read_digits() if data == "digits" else read_torchvision(data, data_root, download)
+        return FORMATS[0].read(Path(data), options)
     if is_address(data):
         what = f"{data}: images can not be read from an address"
-        raise DataError(what, "on a disk; only a prepared store may lie elsewhere", "copy them here")
-    root = Path(data)
-    if root.is_file() and is_table(root):
-        return read_table(root, layout, problems)
-    if root.is_file() and is_archive(root):
-        return read_archive(root, layout, problems)
-    if not root.is_dir():
-        raise _no_such(str(data), root)
-    if is_store(root):
-        raise DataError(f"{path_text(root)}: is a prepared store", "a source of images", "open it with Store.open")
-    if files := parquet_files(root):
-        return read_parquet(root, files, problems)
-    tars = split_archives(root)
-    return read_archives(root, tars, layout, problems) if len(tars) > 1 else read_folder(root, layout, problems)
-
-
-def _no_such(data: str, root: Path) -> DataError:
+        raise DataError(what, "on a disk; only a prepared store may be at an address", "copy them here")
+    path = Path(data)
+    if path.is_dir() and is_store(path):
+        raise DataError(f"{path_text(path)}: is a prepared store", "a source of images", "open it with Store.open")
+    for entry in FORMATS[1:]:
+        if entry.matches(path):
+            return entry.read(path, options)
     must = f"a folder, or one of {', '.join(SETS)}, or a .csv, .tsv, .txt or .tar file"
-    if root.exists():
-        return DataError(f"{path_text(data)}: is a file", must, "name its folder")
-    near = difflib.get_close_matches(data.lower(), SETS, n=1)
-    return DataError(f"{path_text(data)}: no such data", must, f"did you mean {near[0]}?" if near else "check the path")
+    if path.exists():
+        raise DataError(f"{path_text(data)}: is a file", must, "name its folder")
+    hint = did_you_mean(str(data).lower(), SETS)
+    raise DataError(f"{path_text(data)}: no such data", must, hint if hint.startswith("Did") else "check the path")

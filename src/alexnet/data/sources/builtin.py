@@ -1,6 +1,6 @@
-"""Data sets known by name: the digits of scikit-learn, and torchvision's sets through its own classes.
+"""Data sets known by name: the digits of scikit-learn, and data sets of ``torchvision.datasets``.
 
-The only door to ``torchvision.datasets``, which finds, fetches and checks files; its image decoders are not used.
+torchvision finds, fetches and checks the files. Its image decoders are not used.
 """
 
 import hashlib
@@ -14,12 +14,18 @@ from numpy.typing import NDArray
 from alexnet.data.sources.folders import read_folder
 from alexnet.data.sources.listing import Row, Sample, Source, make_source, path_text
 from alexnet.errors import DataError
+from alexnet.system import cache_folder
 
 SETS = ("cifar10", "digits", "fashion_mnist", "imagenette", "mnist")
 
 
-def read_digits() -> Source:
-    """1,797 handwritten digits of scikit-learn, 8 × 8, 17 gray levels; it ships with them: no download."""
+def read_builtin(name: str, data_root: Path | None = None, download: bool = False) -> Source:
+    """The known data set ``name``, one of SETS. Raises DataError."""
+    return _digits() if name == "digits" else _torchvision(name, data_root, download)
+
+
+def _digits() -> Source:
+    """1,797 handwritten digits, 8 × 8 pixels, 17 gray levels. scikit-learn ships them: no download."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -27,12 +33,12 @@ def read_digits() -> Source:
     return make_source("digits", map(str, range(10)), _array_rows("all", images, bunch.target), allow_hflip=False)
 
 
-def read_torchvision(name: str, data_root: Path | None, download: bool) -> Source:
-    """The set ``name`` in ``data_root`` (default ~/.cache/alexnet), fetched only with ``download``. Raises DataError.
+def _torchvision(name: str, data_root: Path | None, download: bool) -> Source:
+    """A torchvision data set in ``data_root`` (default ~/.cache/alexnet), fetched only with ``download``.
 
-    torchvision checks MD5 sums before it unpickles anything.
+    torchvision checks MD5 sums before it unpickles anything. Raises DataError.
     """
-    root = data_root or Path.home() / ".cache" / "alexnet"
+    root = data_root or cache_folder()
     try:
         return _imagenette(root, download) if name == "imagenette" else _arrays(name, root, download)
     except DataError:
