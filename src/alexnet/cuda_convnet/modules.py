@@ -205,10 +205,10 @@ class Frame:
         end = start + (out - 1) * stride + size
         self.margins = (-start, end - side)  # pixels to add (to cut off, if negative) before and after
 
-    def pad(self, maps: Tensor, value: float) -> Tensor:
+    def pad(self, feature_maps: Tensor, value: float) -> Tensor:
         """Exactly the area that the windows cover."""
         before, after = self.margins
-        return F.pad(maps, (before, after, before, after), value=value)
+        return F.pad(feature_maps, (before, after, before, after), value=value)
 
     def pixels(self, padded: Tensor) -> Iterator[Tensor]:
         """The k-th pixel of all windows, for every k in raster order: [N, C, O, O] each."""
@@ -227,20 +227,20 @@ class Selected(torch.autograd.Function):
     """Returns ``chosen``, one pixel of each window; the gradient goes to every pixel of the window that equals it."""
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, chosen: Tensor, frame: Frame, outside: float) -> Tensor:
-        ctx.save_for_backward(maps, chosen)
+    def forward(ctx: Any, feature_maps: Tensor, chosen: Tensor, frame: Frame, outside: float) -> Tensor:
+        ctx.save_for_backward(feature_maps, chosen)
         ctx.frame, ctx.outside = frame, outside
         return chosen.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        maps, chosen = ctx.saved_tensors
+        feature_maps, chosen = ctx.saved_tensors
         frame: Frame = ctx.frame
-        padded = frame.pad(maps, ctx.outside)
+        padded = frame.pad(feature_maps, ctx.outside)
         gradient = torch.zeros_like(padded)
         for pixel, into in zip(frame.pixels(padded), frame.pixels(gradient), strict=True):
             into.add_((pixel == chosen) * grads[0])
-        return frame.unpad(gradient, maps.shape[-1]), None, None, None
+        return frame.unpad(gradient, feature_maps.shape[-1]), None, None, None
 
 
 class Pool(nn.Module):
@@ -267,40 +267,47 @@ class Pool(nn.Module):
         self.register_buffer("counts", counts, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        maps = as_feature_maps(input, self.channels, self.side)
+        feature_maps = as_feature_maps(input, self.channels, self.side)
         if self.kind == "avg":
             size = self.frame.size
             if tracing.is_jit_tracing():  # ONNX has no divisor
-                return F.avg_pool2d(self.frame.pad(maps, 0.0), size, self.frame.stride) * (size**2 / self.counts)
-            return F.avg_pool2d(self.frame.pad(maps, 0.0), size, self.frame.stride, divisor_override=1) / self.counts
+                return F.avg_pool2d(self.frame.pad(feature_maps, 0.0), size, self.frame.stride) * (
+                    size**2 / self.counts
+                )
+            return (
+                F.avg_pool2d(self.frame.pad(feature_maps, 0.0), size, self.frame.stride, divisor_override=1)
+                / self.counts
+            )
         choose = {"max": self._max, "maxabs": self._maxabs, "rand": self._rand}[self.kind]
         if tracing.is_jit_tracing():
-            return choose(maps)
-        chosen: Tensor = choose(maps.detach())
+            return choose(feature_maps)
+        chosen: Tensor = choose(feature_maps.detach())
         outside = LOWEST if self.kind == "max" else float("nan")  # NaN equals nothing
-        out: Tensor = Selected.apply(maps, chosen, self.frame, outside)
+        out: Tensor = Selected.apply(feature_maps, chosen, self.frame, outside)
         return out
 
-    def _max(self, maps: Tensor) -> Tensor:
-        padded = self.frame.pad(maps, LOWEST)
+    def _max(self, feature_maps: Tensor) -> Tensor:
+        padded = self.frame.pad(feature_maps, LOWEST)
         return F.max_pool2d(padded, self.frame.size, self.frame.stride)
 
-    def _maxabs(self, maps: Tensor) -> Tensor:
-        chosen = maps.new_zeros(*maps.shape[:2], self.frame.out, self.frame.out)
-        for pixel in self.frame.pixels(self.frame.pad(maps, 0.0)):
+    def _maxabs(self, feature_maps: Tensor) -> Tensor:
+        chosen = feature_maps.new_zeros(*feature_maps.shape[:2], self.frame.out, self.frame.out)
+        for pixel in self.frame.pixels(self.frame.pad(feature_maps, 0.0)):
             chosen = torch.where(pixel.abs() >= chosen.abs(), pixel, chosen)
         return chosen
 
-    def _rand(self, maps: Tensor) -> Tensor:
+    def _rand(self, feature_maps: Tensor) -> Tensor:
         """Reservoir sampling in raster order: the k-th pixel that exists replaces the choice with probability 1/k."""
-        shape = (len(maps) if self.training else 1, self.channels, self.frame.out, self.frame.out)
-        generator = self.generator if self.training else torch.Generator(maps.device).manual_seed(0)
-        inside = self.frame.pad(torch.ones_like(maps[:1, :1]), 0.0)
-        chosen, count = maps.new_zeros(len(maps), *shape[1:]), torch.zeros_like(self.counts)
-        for pixel, exists in zip(self.frame.pixels(self.frame.pad(maps, 0.0)), self.frame.pixels(inside), strict=True):
+        shape = (len(feature_maps) if self.training else 1, self.channels, self.frame.out, self.frame.out)
+        generator = self.generator if self.training else torch.Generator(feature_maps.device).manual_seed(0)
+        inside = self.frame.pad(torch.ones_like(feature_maps[:1, :1]), 0.0)
+        chosen, count = feature_maps.new_zeros(len(feature_maps), *shape[1:]), torch.zeros_like(self.counts)
+        for pixel, exists in zip(
+            self.frame.pixels(self.frame.pad(feature_maps, 0.0)), self.frame.pixels(inside), strict=True
+        ):
             count = count + exists
             with unrecorded(not self.training):
-                drawn = torch.empty(shape, dtype=maps.dtype, device=maps.device)
+                drawn = torch.empty(shape, dtype=feature_maps.dtype, device=feature_maps.device)
                 drawn.uniform_(generator=generator)
             chosen = torch.where((drawn * count < 1) & (exists > 0), pixel, chosen)
         return chosen
@@ -425,13 +432,13 @@ class _Maximum(torch.autograd.Function):
 class Concatenation(nn.Module):
     """Concatenates features; feature maps of one size stay feature maps: [N, ΣC, S, S]."""
 
-    def __init__(self, maps: bool) -> None:
+    def __init__(self, keep_shape: bool) -> None:
         super().__init__()
-        self.maps = maps
+        self.keep_shape = keep_shape
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        maps = self.maps and len({x.shape[2:] for x in inputs}) == 1
-        return torch.cat(list(inputs) if maps else [x.flatten(1) for x in inputs], 1)
+        same_size = self.keep_shape and len({x.shape[2:] for x in inputs}) == 1
+        return torch.cat(list(inputs) if same_size else [x.flatten(1) for x in inputs], 1)
 
 
 class Softmax(nn.Module):
