@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import typing
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +26,12 @@ def test_choices_and_help_come_from_the_registry(field, registry):
         assert lookup(registry, name).__doc__
     with pytest.raises(RecipeError, match=f"--{field} is 'other'; must be {' or '.join(registry)}"):
         Recipe().replace(**{field: "other"})
+
+
+@pytest.mark.parametrize("registry", [OPTIMIZERS, SCHEDULES])
+def test_the_table_in_the_docs_is_that_of_the_registry(registry):
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert "\n".join(f"| `{name}` | {choice.help} |" for name, choice in registry.items()) + "\n\n" in text
 
 
 def test_an_unknown_name_gets_the_most_similar_one():
