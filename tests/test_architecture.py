@@ -24,3 +24,10 @@ def test_a_usual_word_leads_to_its_symbol(word, file, symbol):
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`([\w/]+(?:\.py|/))`", PAGE))))
 def test_a_file_of_the_page_exists(path):
     assert (SOURCE / path).exists() or (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page):
+    names = set(re.findall(r"`((?:[\w]+/)+\w+\.(?:py|c|h)|tests/[\w/]+)`", page.read_text(encoding="utf-8")))
+    missing = [name for name in sorted(names) if not ((SOURCE / name).exists() or (ROOT / name).exists())]
+    assert not missing, f"{page.name}: no such files {missing}"
