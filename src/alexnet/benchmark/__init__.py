@@ -1,1 +1,1 @@
-"""How fast, against whom, how far from the machine's limit: ``alexnet bench``."""
+"""``alexnet bench``: speed of this project and of its alternatives, relative to the limits of the machine."""

@@ -1,4 +1,4 @@
-"""From JPEG files to batches and to a trained epoch: this project's way and torchvision's reference script's."""
+"""Candidates for decoding, loading and a trained epoch from JPEG files, of this project and of torchvision."""
 
 import itertools
 import shutil
@@ -14,7 +14,7 @@ from torch import nn
 
 from alexnet import recipe as recipes
 from alexnet.benchmark import peers, steps
-from alexnet.benchmark.runner import Candidate, Measured, Unit, timed
+from alexnet.benchmark.runner import Candidate, Round, Unit, timed
 from alexnet.benchmark.steps import OURS, PLAIN, TORCHVISION
 from alexnet.data import decode, resize
 from alexnet.data.prepare import prepare
@@ -28,43 +28,47 @@ from alexnet.system import temporary_folder
 from alexnet.training import optim
 from alexnet.training.run import normalization_for
 
-EPOCHS = 10  # over which preparing is counted
+EPOCHS = 10  # over which the preparation is divided
 SIZE = 256  # of stored images, as in 2012
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # torchvision's reference script has these
 
 
 def decoding(folder: Path) -> list[Candidate]:
-    """A file -> 256×256 pixels, one core."""
-    how = {"folder": folder}
-    return [Candidate(OURS, our_decoding, how), Candidate("torchvision's transforms (Pillow)", their_decoding, how)]
+    """Candidates for JPEG file to 256×256 pixels, one core."""
+    arguments = {"folder": folder}
+    return [
+        Candidate(OURS, our_decoding, arguments),
+        Candidate("torchvision's transforms (Pillow)", torchvision_decoding, arguments),
+    ]
 
 
 def loading(folder: Path, batch: int) -> list[Candidate]:
-    """An epoch of training batches, without a network."""
-    how = {"folder": folder, "batch": batch}
+    """Candidates for an epoch of training batches, without a network."""
+    arguments = {"folder": folder, "batch": batch}
     return [
-        Candidate(f"{OURS}, from a prepared store", our_batches, how),
-        Candidate("ImageFolder and DataLoader, 2 workers", their_batches, how),
+        Candidate(f"{OURS}, from a prepared store", our_batches, arguments),
+        Candidate("ImageFolder and DataLoader, 2 workers", torchvision_batches, arguments),
     ]
 
 
 def end_to_end(folder: Path, batch: int, model: str) -> list[Candidate]:
-    """JPEG files -> a trained epoch; preparing is counted over ten epochs."""
-    how = {"folder": folder, "batch": batch}
+    """Candidates for JPEG files to a trained epoch; a tenth of the preparation is counted."""
+    arguments = {"folder": folder, "batch": batch}
     results = [
-        Candidate(f"{OURS}, {kind}", our_epoch, how | {"model": model, "precision": kind}) for kind in ("fp32", "bf16")
+        Candidate(f"{OURS}, {kind}", our_epoch, arguments | {"model": model, "precision": kind})
+        for kind in ("fp32", "bf16")
     ]
-    results += [Candidate(f"{PLAIN}, ImageFolder, fp32", their_epoch, how | {"model": model})]
-    if peers.shapes(model).image_size >= 200:
+    results += [Candidate(f"{PLAIN}, ImageFolder, fp32", torchvision_epoch, arguments | {"model": model})]
+    if peers.build_on_meta(model).image_size >= 200:
         results += [
-            Candidate(f"{TORCHVISION}, this project's way", our_epoch, how | {"model": peers.TORCHVISION}),
-            Candidate(f"{TORCHVISION}, reference script, fp32", their_epoch, how | {"model": None}),
+            Candidate(f"{TORCHVISION}, this project's loader", our_epoch, arguments | {"model": peers.TORCHVISION}),
+            Candidate(f"{TORCHVISION}, reference script, fp32", torchvision_epoch, arguments | {"model": None}),
         ]
     return results
 
 
-def paint(folder: Path, count: int) -> None:
-    """``count`` JPEG files of 500×375 pixels in ten classes: smooth shapes under grain, as many bytes as photos."""
+def write_synthetic_images(folder: Path, count: int) -> None:
+    """Write ``count`` JPEG files of 500×375 pixels in ten classes, about as large as photographs."""
     for number in range(count):
         random = np.random.default_rng(number)
         coarse = torch.from_numpy(random.uniform(0, 255, (1, 3, 12, 16)).astype(np.float32))
@@ -76,7 +80,11 @@ def paint(folder: Path, count: int) -> None:
 
 
 def check(folder: Path) -> int:
-    """How many images a folder of class folders holds; raises :class:`DataError` where it is none."""
+    """Return the number of images in a folder of class folders.
+
+    Raises:
+        DataError: The folder is missing or has too few images.
+    """
     if not folder.is_dir():
         raise DataError(f"--images {folder}: no folder", "a folder with a folder of JPEG files for each class")
     count = len(_files(folder))
@@ -101,7 +109,7 @@ def our_decoding(folder: Path) -> Unit:
     return lambda: timed(work, len(files))
 
 
-def their_decoding(folder: Path) -> Unit:
+def torchvision_decoding(folder: Path) -> Unit:
     """Open, shorter side to 256, center: the test transforms of torchvision's reference script, without tensors."""
     from torchvision.datasets.folder import default_loader
     from torchvision.transforms import v2
@@ -123,14 +131,14 @@ def our_batches(folder: Path, batch: int) -> Unit:
     loader, epochs = _loader(store, recipe, 224, 3), itertools.count()
 
     def work() -> None:
-        assert kept  # the folder lives as long as this
-        for made in loader.epoch(next(epochs)):
-            del made
+        assert kept  # keeps the folder
+        for loaded in loader.epoch(next(epochs)):
+            del loaded
 
     return lambda: timed(work, len(store.split("train")))
 
 
-def their_batches(folder: Path, batch: int) -> Unit:
+def torchvision_batches(folder: Path, batch: int) -> Unit:
     """torchvision's ImageFolder with its reference script's transforms, and PyTorch's DataLoader with two workers."""
     batches = _data_loader(folder, batch)
     return lambda: timed(lambda: [None for _ in batches], len(batches.dataset))
@@ -141,38 +149,38 @@ def our_epoch(folder: Path, batch: int, model: str, precision: str = "fp32") -> 
     from alexnet.evaluation.evaluate import autocast
 
     device, recipe = torch.device("cpu"), _recipe(model, batch)
-    steps.tune(precision)
-    network = peers.built(model).to(memory_format=torch.channels_last).train()
+    steps.configure_process(precision)
+    network = peers.build(model).to(memory_format=torch.channels_last).train()
     rule = optim.PaperSGD(network.parameters())
 
-    def unit() -> Measured:
+    def unit() -> Round:
         with temporary_folder() as kept:
             prepared = timed(lambda: _prepared(folder, kept / "store"), 0).seconds
             store = Store.open(kept / "store")
             waited, started = 0.0, time.perf_counter()
             batches = _loader(store, recipe, network.image_size, network.in_channels).epoch(0)
             while True:
-                asked = time.perf_counter()
-                made = next(batches, None)
-                waited += time.perf_counter() - asked
-                if made is None:
+                requested = time.perf_counter()
+                loaded = next(batches, None)
+                waited += time.perf_counter() - requested
+                if loaded is None:
                     break
                 with autocast(device, precision):
-                    loss = F.cross_entropy(network(made.images).float(), made.labels)
+                    loss = F.cross_entropy(network(loaded.images).float(), loaded.labels)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optim.clip_grad_norm(list(network.parameters()), 0.0)
                 rule.step()
                 rule.zero_grad()
             seconds = time.perf_counter() - started + prepared / EPOCHS
-            return Measured(len(store.split("train")), seconds, waited)
+            return Round(len(store.split("train")), seconds, waited)
 
     return unit
 
 
-def their_epoch(folder: Path, batch: int, model: str | None) -> Unit:
-    """An epoch of torchvision's reference script: its images are decoded anew in every epoch."""
-    network: nn.Module = peers.plain(peers.built(model)) if model else peers.torchvision_alexnet()
-    side = peers.shapes(model or peers.TORCHVISION).image_size
+def torchvision_epoch(folder: Path, batch: int, model: str | None) -> Unit:
+    """An epoch of torchvision's reference script, which decodes the images in every epoch."""
+    network: nn.Module = peers.plain(peers.build(model)) if model else peers.torchvision_alexnet()
+    side = peers.build_on_meta(model or peers.TORCHVISION).image_size
     rule = torch.optim.SGD(network.train().parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     batches = _data_loader(folder, batch, side)
 

@@ -1,4 +1,4 @@
-"""What a user would pick instead: the same network in PyTorch's own modules, and torchvision's alexnet."""
+"""The peers of the benchmark: the same network in ``torch.nn`` modules, and torchvision's alexnet."""
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +8,11 @@ from alexnet.models import create_model
 from alexnet.models.layers import AveragePool, Convolution, Dropout, Flatten, LocalResponseNorm, MaxPool, SpatialNorm
 from alexnet.models.network import Network
 
-TORCHVISION = "alexnet_owt"  # its network, as it is called here
+TORCHVISION = "alexnet_owt"  # name of torchvision's alexnet in this project
 
 
 def torchvision_alexnet() -> nn.Module:
-    """torchvision's network of 2014, with fresh weights: 1000 classes, 224 pixels, no norm, one tower."""
+    """torchvision's alexnet (2014) with random weights: 1000 classes, 224 pixels, no norm, one tower."""
     from torchvision.models import alexnet
 
     network: nn.Module = alexnet(weights=None)
@@ -20,7 +20,11 @@ def torchvision_alexnet() -> nn.Module:
 
 
 def plain(network: Network) -> nn.Sequential:
-    """``network`` as one would write it with ``torch.nn``, with the same weights. Raises :class:`Skipped`."""
+    """Return ``network`` in ``torch.nn`` modules with the same weights.
+
+    Raises:
+        Skipped: ``torch.nn`` lacks one of its layers.
+    """
     side = network.image_size
     layers: list[nn.Module] = []
     for layer in network.children():
@@ -31,7 +35,7 @@ def plain(network: Network) -> nn.Sequential:
 
 
 class TowerNorm(nn.Module):
-    """``torch.nn.LocalResponseNorm`` inside each of the towers."""
+    """``torch.nn.LocalResponseNorm`` in each tower."""
 
     def __init__(self, norm: LocalResponseNorm) -> None:
         super().__init__()
@@ -43,7 +47,7 @@ class TowerNorm(nn.Module):
 
 
 class PixelNorm(nn.Module):
-    """The norm across pixels, as its formula reads."""
+    """The norm across pixels, written as its formula."""
 
     def __init__(self, norm: SpatialNorm) -> None:
         super().__init__()
@@ -76,27 +80,27 @@ def _plain(layer: nn.Module, side: int) -> list[nn.Module]:
 
 
 def _convolution(layer: Convolution, side: int) -> list[nn.Module]:
-    window, beyond = layer.window, layer.window.overhang(side)
-    made = nn.Conv2d(
+    window, overhang = layer.window, layer.window.overhang(side)
+    convolution = nn.Conv2d(
         layer.in_channels, layer.out_channels, window.kernel, window.stride, window.padding, groups=layer.groups
     )
-    made.load_state_dict(layer.state_dict())
-    return [nn.ZeroPad2d((0, beyond, 0, beyond)), made] if beyond else [made]
+    convolution.load_state_dict(layer.state_dict())
+    return [nn.ZeroPad2d((0, overhang, 0, overhang)), convolution] if overhang else [convolution]
 
 
-def same(one: nn.Module, other: nn.Module, input: Tensor) -> float:
-    """The largest difference of two networks' answers, as a share of the largest answer."""
+def max_relative_diff(one: nn.Module, other: nn.Module, input: Tensor) -> float:
+    """Largest difference between the outputs of two networks, relative to the largest output."""
     with torch.inference_mode():
         a, b = one.eval()(input), other.eval()(input)
     return float((a - b).abs().max() / b.abs().max())
 
 
-def shapes(model: str) -> Network:
-    """The same without numbers, for what is counted from its shapes."""
+def build_on_meta(model: str) -> Network:
+    """The network on the meta device, for counts that need only shapes."""
     with torch.device("meta"):
         return create_model(model)
 
 
-def built(model: str) -> Network:
-    """One of the house's networks with its own 1000 (or 10) classes, weights drawn from seed 0."""
+def build(model: str) -> Network:
+    """A network of this project with its own number of classes and weights from seed 0."""
     return create_model(model, generator=torch.Generator().manual_seed(0))

@@ -1,10 +1,8 @@
-"""Contenders in processes of their own, timed in turn: what disturbs one round of one disturbs a round of all.
+"""Times candidates: each in its own process, in interleaved rounds, so that a disturbance affects all of them.
 
-A process each, because some change what others would feel (the allocator, compiled kernels), and because a process
-has a peak of memory. While one is timed the others wait and compute nothing.
-
-
-What the machine can do at best: multiplications of large matrices, and copies of memory.
+A process of its own also gives each candidate its own allocator settings, its own kernels and its own peak memory. This
+module imports no torch, so that the processes stay small. It also measures the limits of the machine: matrix products
+and memory copies.
 """
 
 import multiprocessing
@@ -24,44 +22,44 @@ from typing import Any, NamedTuple
 
 from alexnet import kernels
 
-READY_SECONDS = 900.0  # a contender that is not ready by then (a compilation that hangs) is left out
-_TO_SPEED = 0.5  # seconds that a contender computes before its clock runs
+READY_SECONDS = 900.0  # a candidate that is not ready by then (a compilation that hangs) is skipped
+_WARMUP_SECONDS = 0.5  # of computation before the clock starts
 
 
-class Measured(NamedTuple):
-    """One round of one contender."""
+class Round(NamedTuple):
+    """One measured round of a candidate."""
 
-    done: float  # images; of a limit, operations or bytes
+    done: float  # images; for a limit operations or bytes
     seconds: float
-    waited: float = 0.0  # seconds of them in which the network had no batch
+    waited: float = 0.0  # of these seconds, without a batch for the network
 
 
-Unit = Callable[[], Measured]
+Unit = Callable[[], Round]
 
 
-class Skipped(Exception):  # noqa: N818 - no error: a contender that can not run here, with the reason for people
-    """Raised while a contender is made: a library is missing, a precision would take minutes."""
+class Skipped(Exception):  # noqa: N818 - no error: the candidate cannot run here
+    """Raised by a candidate that cannot run on this machine; the message is the reason, such as a missing library."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Who, and the module-level function that makes its unit of work in a process of its own."""
+    """What is timed: ``make(**arguments)`` returns the unit of work, in the candidate's own process."""
 
     name: str
     make: Callable[..., Unit]
     arguments: dict[str, Any] = field(default_factory=dict)
-    flop: float = 0.0  # of an image; 0: not counted
-    precision: str = "fp32"  # whose limit it is measured against
+    flop: float = 0.0  # operations per image; 0: not counted
+    precision: str = "fp32"  # the limit it is compared with
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What became of a contender: its rounds, or why there are none."""
+    """The rounds of a candidate, or the reason why there are none."""
 
-    contender: Candidate
-    rates: tuple[float, ...] = ()  # a second, a round each
-    waited: float = 0.0  # share of the time
-    memory: float = 0.0  # MiB at its peak, Python and PyTorch included
+    candidate: Candidate
+    rates: tuple[float, ...] = ()  # per second, one value per round
+    waited: float = 0.0  # fraction of the time
+    memory: float = 0.0  # peak MiB of the process, with Python and PyTorch
     skipped: str = ""
 
     @property
@@ -70,61 +68,67 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """Half of the distance between the fastest and the slowest round, as a share of the median."""
+        """Half of the distance between the fastest and the slowest round, relative to the median."""
         return (max(self.rates) - min(self.rates)) / 2 / self.median
 
     def over(self, other: "Timing") -> float:
-        """How many times as fast as ``other``: the median of the ratios of rounds that stood side by side."""
+        """Speed relative to ``other``: the median of the ratios of interleaved rounds."""
         return statistics.median(a / b for a, b in zip(self.rates, other.rates, strict=True))
 
 
-def compete(contenders: Sequence[Candidate], rounds: int, say: Callable[[str], None]) -> list[Timing]:
-    """Time all contenders in turn, ``rounds`` times, after a first one that counts for nothing."""
-    with _running(contenders, say) as players:
+def time_candidates(candidates: Sequence[Candidate], rounds: int, log: Callable[[str], None]) -> list[Timing]:
+    """Time all candidates in ``rounds`` interleaved rounds, after one warm-up round each.
+
+    Args:
+        candidates: The candidates.
+        rounds: Number of measured rounds.
+        log: Receives the name of each candidate before it starts.
+    """
+    with _running(candidates, log) as processes:
         for number in range(rounds):
-            ready = [player for player in players if not player.skipped]
-            for player in ready[number % len(ready) :] + ready[: number % len(ready)] if ready else []:
-                player.play()
-        return [player.finish() for player in players]
+            ready = [process for process in processes if not process.skipped]
+            for process in ready[number % len(ready) :] + ready[: number % len(ready)] if ready else []:
+                process.run_round()
+        return [process.finish() for process in processes]
 
 
-class _Player:
-    """The parent's end of a contender's process."""
+class _CandidateProcess:
+    """A candidate's process, seen from the parent process."""
 
-    def __init__(self, contender: Candidate) -> None:
-        self.contender, self.skipped, self.rounds = contender, "", list[Measured]()
+    def __init__(self, candidate: Candidate) -> None:
+        self.candidate, self.skipped, self.rounds = candidate, "", list[Round]()
         spawn = multiprocessing.get_context("spawn")
-        self._connection, theirs = spawn.Pipe()
+        self._connection, child_connection = spawn.Pipe()
         disabled = [name for name in kernels.KERNELS if not kernels.enabled(name)]
-        arguments = (theirs, contender.make, contender.arguments, disabled)
+        arguments = (child_connection, candidate.make, candidate.arguments, disabled)
         self.process: BaseProcess = spawn.Process(target=_serve, args=arguments, daemon=False)
         self.process.start()
-        theirs.close()
+        child_connection.close()
 
     def wait_until_ready(self) -> None:
         if not self._connection.poll(READY_SECONDS):
             self.skipped = f"not ready after {READY_SECONDS:.0f} s"
             return
-        answer = self._receive()
-        self.skipped = answer if isinstance(answer, str) else ""
+        reply = self._receive()
+        self.skipped = reply if isinstance(reply, str) else ""
 
-    def play(self) -> None:
+    def run_round(self) -> None:
         self._connection.send(True)
-        answer = self._receive()
-        if isinstance(answer, str):
-            self.skipped = answer
+        reply = self._receive()
+        if isinstance(reply, str):
+            self.skipped = reply
         else:
-            self.rounds.append(Measured(*answer))
+            self.rounds.append(Round(*reply))
 
     def finish(self) -> Timing:
         if self.skipped or not self.rounds:
-            return Timing(self.contender, skipped=self.skipped or "no round was played")
+            return Timing(self.candidate, skipped=self.skipped or "no round was run")
         self._connection.send(False)
         memory = self._receive()
         seconds = sum(r.seconds for r in self.rounds)
         rates = tuple(r.done / r.seconds for r in self.rounds)
         waited = sum(r.waited for r in self.rounds) / seconds
-        return Timing(self.contender, rates, waited, 0.0 if isinstance(memory, str) else float(memory))
+        return Timing(self.candidate, rates, waited, 0.0 if isinstance(memory, str) else float(memory))
 
     def stop(self) -> None:
         self._connection.close()
@@ -137,28 +141,28 @@ class _Player:
         try:
             return self._connection.recv()
         except (EOFError, ConnectionError):
-            return "its process ended early; out of memory?"
+            return "its process ended early, perhaps out of memory"
 
 
 @contextmanager
-def _running(contenders: Sequence[Candidate], say: Callable[[str], None]) -> Iterator[list[_Player]]:
-    players: list[_Player] = []
+def _running(candidates: Sequence[Candidate], log: Callable[[str], None]) -> Iterator[list[_CandidateProcess]]:
+    processes: list[_CandidateProcess] = []
     try:
-        for contender in contenders:  # one after the other, so that none is made while another warms up
-            say(contender.name)
-            players.append(_Player(contender))
-            players[-1].wait_until_ready()
-        yield players
+        for candidate in candidates:  # one after the other, so that none starts while another warms up
+            log(candidate.name)
+            processes.append(_CandidateProcess(candidate))
+            processes[-1].wait_until_ready()
+        yield processes
     finally:
-        for player in players:
-            player.stop()
+        for process in processes:
+            process.stop()
 
 
 def _serve(
     connection: Connection, make: Callable[..., Unit], arguments: dict[str, Any], disabled_kernels: list[str]
 ) -> None:
-    """The contender's own process: ready, a round whenever asked, its peak memory at the end."""
-    os.dup2(2, 1)  # what libraries print is not the bench's answer
+    """Main function of a candidate's process: reports ready, runs a round on each request, reports its peak memory."""
+    os.dup2(2, 1)  # output of libraries goes to stderr, apart from the results
     if disabled_kernels:
         kernels.use("off", *disabled_kernels)
     try:
@@ -169,15 +173,15 @@ def _serve(
             connection.send(tuple(unit()))
         connection.send(peak_memory())
     except (EOFError, ConnectionError, KeyboardInterrupt):
-        return  # the parent has gone
+        return  # the parent process ended
     except Skipped as reason:
         connection.send(str(reason))
-    except Exception as error:  # whatever a library throws: the others go on, and the line says what it was
+    except Exception as error:  # of any library: the other candidates continue, and the reason is reported
         connection.send(" ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
 def peak_memory() -> float:
-    """The most memory that this process has held, MiB. Of Linux's two counts, the one that begins with the process."""
+    """Peak memory of this process in MiB: on Linux VmHWM, which does not include the parent process."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(status.partition("VmHWM:")[2].split()[0]) / 1024
@@ -186,44 +190,48 @@ def peak_memory() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def timed(work: Callable[[], object], done: float) -> Measured:
-    """One call of ``work``, which did ``done`` images."""
+def timed(work: Callable[[], object], done: float) -> Round:
+    """Time one call of ``work``, which processes ``done`` images."""
     started = time.perf_counter()
     work()
-    return Measured(done, time.perf_counter() - started)
+    return Round(done, time.perf_counter() - started)
 
 
 def repeated(work: Callable[[], object], done: float, lasting: float = 0.5) -> Unit:
-    """``work``, which does ``done`` images, as often as goes into so many seconds, once at least.
+    """Return a unit that calls ``work`` as often as fits into ``lasting`` seconds, at least once.
 
-    One that is short alone would be lost among the clock's own doubts. Short ones come to speed before the clock runs;
-    long ones hardly feel it. What stood still while another process computed finds caches as that left them, and its
-    threads on one core until they are moved: one answer of OpenVINO's in int8 took 6 ms for half a second, then 4.
+    Short work is warmed up before the clock starts: after a process has waited, its caches are cold and its threads are
+    on one core for a moment (OpenVINO's int8 model took 6 ms per image for half a second, then 4 ms).
+
+    Args:
+        work: The function to time.
+        done: Images that one call processes.
+        lasting: Seconds of a round.
     """
     seconds = timed(work, done).seconds
-    if seconds < lasting:  # the first one is slower than those that come
+    if seconds < lasting:  # the first call is slower
         seconds = min(timed(work, done).seconds for _ in range(2))
     seconds = max(seconds, 1e-6)
-    times, before = max(1, round(lasting / seconds)), int(_TO_SPEED / seconds)
+    times, before = max(1, round(lasting / seconds)), int(_WARMUP_SECONDS / seconds)
 
     def repeat(count: int) -> None:
         for _ in range(count):
             work()
 
-    def unit() -> Measured:
+    def unit() -> Round:
         repeat(before)
         return timed(lambda: repeat(times), done * times)
 
     return unit
 
 
-SIDE = 2048  # of the matrices
-COPIED = 1 << 28  # bytes: no cache holds them
+SIZE = 2048  # of the matrices
+COPIED = 1 << 28  # bytes, more than any cache
 KINDS = ("fp32", "bf16", "int8")
 
 
-def contenders() -> list[Candidate]:
-    """The limits by name: multiply-adds count as two operations, a copied byte is read and written."""
+def limit_candidates() -> list[Candidate]:
+    """Candidates for the limits. A multiply-add counts as two operations, a copied byte as read and written."""
     results = [Candidate(f"matrix product, {kind}", product, {"kind": kind}, precision=kind) for kind in KINDS]
     return [*results, Candidate("memory copy", copy, precision="copy")]
 
@@ -234,16 +242,16 @@ def product(kind: str) -> Unit:
 
     if kind == "bf16" and not torch.cpu.get_capabilities().get("avx512_bf16"):
         raise Skipped("this processor has no bfloat16 arithmetic")
-    numbers = torch.randn(2, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    values = torch.randn(2, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     if kind == "int8":
-        a, b = (numbers * 40).clamp(-127, 127).to(torch.int8)
-        return repeated(lambda: torch._int_mm(a, b), 2 * SIDE**3)
-    a, b = numbers.to(torch.bfloat16 if kind == "bf16" else torch.float32)
-    return repeated(lambda: a @ b, 2 * SIDE**3)
+        a, b = (values * 40).clamp(-127, 127).to(torch.int8)
+        return repeated(lambda: torch._int_mm(a, b), 2 * SIZE**3)
+    a, b = values.to(torch.bfloat16 if kind == "bf16" else torch.float32)
+    return repeated(lambda: a @ b, 2 * SIZE**3)
 
 
 def copy() -> Unit:
-    """A copy from one quarter of a gigabyte to another: bytes read and bytes written."""
+    """Copies of 256 MiB: bytes read plus bytes written."""
     import torch
 
     source, target = torch.zeros(2, COPIED, dtype=torch.uint8)
@@ -252,7 +260,7 @@ def copy() -> Unit:
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
+    """Describe the machine of the measurements."""
     import torch
 
     return {

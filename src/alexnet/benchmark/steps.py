@@ -1,12 +1,7 @@
-"""Whose answers are timed: a network with fresh weights on noise, or a trained one on images of its own test split.
+"""Candidates for training steps and for inference, in float32, bfloat16 and int8, and the target that is timed.
 
-What is 0 behind a ReLU, and what is nearly so, is what training made it: only a trained network tells how long answers
-take to whom it matters, and how many of them are right.
-
-
-One training step, and one answer: this project's, and what a user would pick instead.
-
-Answers in int8: the file that ``alexnet export`` writes, and the same network as OpenVINO's own tool makes it.
+The target is a network with random weights on noise, or a trained run on its test images. Only a trained network
+has realistic zeros after its ReLUs, on which the speed of inference depends.
 """
 
 import functools
@@ -46,57 +41,61 @@ from alexnet.system import temporary_folder
 from alexnet.training import optim, runtime
 from alexnet.training.evaluation_data import store_of
 
-CALIBRATION = 32  # painted images; ranges of real ones cost the same time
-_POOL = 64  # images of the test split that batches are made of, as far as they go
+CALIBRATION = 32  # images for int8 ranges
+_POOL = 64  # images of the test split that batches are made of
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model's name, and the run that trained one of it; "": nobody did."""
+class Target:
+    """The network that is timed: a model with random weights, or the network of a run."""
 
     model: str
     run: str = ""
 
     @classmethod
-    def of(cls, run: Path) -> "Subject":
-        """Raises :class:`BundleError` for what is no run, or one without images to test it on."""
+    def of(cls, run: Path) -> "Target":
+        """Return the target of a run.
+
+        Raises:
+            BundleError: ``run`` is no run folder, or has no test images.
+        """
         if not (run / "run.json").is_file():
             raise BundleError(f"--run {run}: no run", "the folder that `alexnet train --run` wrote")
-        subject = cls(Bundle.load(find_bundle(run)).network.name, str(run))
-        if not len(subject.test()):
+        target = cls(Bundle.load(find_bundle(run)).network.name, str(run))
+        if not len(target.test()):
             raise BundleError(f"--run {run} has no test images", "at least one", "leave --run out")
-        return subject
+        return target
 
     def bundle(self) -> Bundle:
-        """The run's, or one of fresh weights with a gray mean."""
+        """The bundle of the run, or one with random weights and a gray mean."""
         if self.run:
             return _loaded(self.run)
-        network = peers.built(self.model).eval()
+        network = peers.build(self.model).eval()
         gray = Normalization(torch.full((3,), 128.0), torch.zeros(3), torch.eye(3), torch.tensor(1.0))
         classes = tuple(f"class {number}" for number in range(network.num_classes))
         stored = network.image_size if network.image_size < 200 else 256
         return Bundle(network=network, classes=classes, statistics=gray, stored_size=stored, fit="crop")
 
     def network(self) -> Network:
-        """In channels-first memory, as it comes."""
-        return self.bundle().network if self.run else peers.built(self.model)
+        """The network in contiguous memory."""
+        return self.bundle().network if self.run else peers.build(self.model)
 
     def shapes(self) -> Network:
-        """For what is counted from its shapes."""
-        return self.network() if self.run else peers.shapes(self.model)
+        """The network for counts that need only shapes."""
+        return self.network() if self.run else peers.build_on_meta(self.model)
 
     def test(self) -> Split:
         """The run's test split."""
         return Store.open(store_of(Path(self.run))).split("test")
 
     def calibration(self) -> NDArray[np.uint8]:
-        """Images that ranges of int8 are measured on: of the training split, or painted ones."""
+        """Images for int8 ranges: of the training split, or noise."""
         if self.run:
             return calibration(Store.open(store_of(Path(self.run))))
         return self.stored(CALIBRATION)
 
     def stored(self, count: int) -> NDArray[np.uint8]:
-        """Images as they are stored, uint8 [n, S, S, 3]: spread over the test split, some again if it is small."""
+        """Stored images, uint8 [n, S, S, 3]: spread over the test split, repeated if it is small."""
         if self.run:
             split = self.test()
             return split.gather(np.linspace(0, len(split) - 1, count).astype(np.int64))
@@ -104,7 +103,7 @@ class Subject:
         return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
 
     def batches(self, batch: int, layout: torch.memory_format) -> list[Tensor]:
-        """Different inputs [N, C, s, s] of a network, to be answered in turn; one batch of noise without a run."""
+        """Different input batches [N, C, s, s]; one batch of noise without a run."""
         if not self.run:
             network = self.shapes()
             return [noise(network, batch, layout)]
@@ -119,7 +118,7 @@ def _loaded(run: str) -> Bundle:
 
 
 def noise(network: Network, batch: int, layout: torch.memory_format) -> Tensor:
-    """[N, C, s, s], as wide as images around their mean."""
+    """Noise [N, C, s, s] with the standard deviation of images around their mean."""
     side, generator = network.image_size, torch.Generator().manual_seed(1)
     images = torch.randn(batch, network.in_channels, side, side, generator=generator) * 60
     return images.contiguous(memory_format=layout)
@@ -127,65 +126,66 @@ def noise(network: Network, batch: int, layout: torch.memory_format) -> Tensor:
 
 OURS, PLAIN, TORCHVISION = "alexnet", "plain PyTorch modules", "torchvision's alexnet"
 ONNX, OPENVINO = "ONNX Runtime", "OpenVINO"
-OFF = "kernels off"  # the reference implementation
-ALL = "every product"  # --convolution plain
+OFF = "kernels off"
+DIRECT = "direct convolutions"  # --convolution plain
 CPU = torch.device("cpu")
-_ALIKE = 1e-3  # of the largest answer: a peer that says something else is no peer
+_TOLERANCE = 1e-3  # of a peer's outputs, relative to the largest
 
 
 def training(model: str, batch: int) -> list[Candidate]:
-    """A step in float32 and bfloat16, in plain modules, and torchvision's."""
-    network = peers.shapes(model)
-    flop, theirs = _training_flop(network), _training_flop(peers.shapes(peers.TORCHVISION))
+    """Candidates for a training step of this project, of plain modules and of torchvision."""
+    network = peers.build_on_meta(model)
+    flop, torchvision_flop = _training_flop(network), _training_flop(peers.build_on_meta(peers.TORCHVISION))
     results = [
         Candidate(f"{OURS}, {kind}", our_step, {"model": model, "batch": batch, "precision": kind}, flop, kind)
         for kind in ("fp32", "bf16")
     ]
-    how = {"model": model, "batch": batch}
+    arguments = {"model": model, "batch": batch}
     results += [
-        Candidate(f"{OURS}, fp32, {ALL}", our_step, how | {"convolution": "plain"}, flop),
-        Candidate(f"{OURS}, fp32, {OFF}", our_step, how | {"kernels": False}, flop),
-        Candidate(f"{PLAIN}, fp32", plain_step, how, flop),
+        Candidate(f"{OURS}, fp32, {DIRECT}", our_step, arguments | {"convolution": "plain"}, flop),
+        Candidate(f"{OURS}, fp32, {OFF}", our_step, arguments | {"kernels": False}, flop),
+        Candidate(f"{PLAIN}, fp32", plain_step, arguments, flop),
     ]
     if network.image_size >= 200:
-        results.append(Candidate(f"{TORCHVISION}, fp32", plain_step, {"model": None, "batch": batch}, theirs))
+        results.append(Candidate(f"{TORCHVISION}, fp32", plain_step, {"model": None, "batch": batch}, torchvision_flop))
     return results
 
 
-def inference(subject: Subject, batch: int) -> list[Candidate]:
-    """Answers to a batch of images that lie in memory as numbers."""
-    network = subject.shapes()
-    flop, how = forward_flop(network), {"subject": subject, "batch": batch}
+def inference(target: Target, batch: int) -> list[Candidate]:
+    """Candidates for inference of a batch that is in memory."""
+    network = target.shapes()
+    flop, arguments = forward_flop(network), {"target": target, "batch": batch}
     results = [
-        Candidate(f"{OURS}, {kind}", our_answer, how | {"precision": kind}, flop, kind) for kind in ("fp32", "bf16")
+        Candidate(f"{OURS}, {kind}", our_inference, arguments | {"precision": kind}, flop, kind)
+        for kind in ("fp32", "bf16")
     ]
     results += [
-        Candidate(f"{PLAIN}, fp32", plain_answer, how, flop),
-        Candidate(f"{ONNX}, fp32", onnx_answer, how, flop),
-        Candidate(f"{OPENVINO}, fp32", openvino_answer, how | {"precision": "fp32"}, flop),
-        Candidate(f"{OPENVINO}, bf16", openvino_answer, how | {"precision": "bf16"}, flop, "bf16"),
+        Candidate(f"{PLAIN}, fp32", plain_inference, arguments, flop),
+        Candidate(f"{ONNX}, fp32", onnx_inference, arguments, flop),
+        Candidate(f"{OPENVINO}, fp32", openvino_inference, arguments | {"precision": "fp32"}, flop),
+        Candidate(f"{OPENVINO}, bf16", openvino_inference, arguments | {"precision": "bf16"}, flop, "bf16"),
     ]
     if network.image_size >= 200:
-        theirs = forward_flop(peers.shapes(peers.TORCHVISION))
-        results.append(Candidate(f"{TORCHVISION}, fp32", torchvision_answer, {"batch": batch}, theirs))
+        torchvision_flop = forward_flop(peers.build_on_meta(peers.TORCHVISION))
+        results.append(Candidate(f"{TORCHVISION}, fp32", torchvision_inference, {"batch": batch}, torchvision_flop))
     return results
 
 
 def forward_flop(network: Network) -> float:
-    """Operations of an answer to one image."""
+    """Operations of a forward pass of one image."""
     return 2.0 * summarize(network).multiply_adds
 
 
 def _training_flop(network: Network) -> float:
-    """Forward, gradient by weights, gradient by inputs; the first layer needs none by its input."""
+    """Forward pass, gradients of weights and of inputs; the first layer needs no gradient of its input."""
     first = next(row for row in summarize(network).rows if row.multiply_adds)
     return 3 * forward_flop(network) - 2.0 * first.multiply_adds
 
 
 def our_step(model: str, batch: int, precision: str = "fp32", kernels: bool = True, convolution: str = "auto") -> Unit:
-    """What ``training/loop.py`` does with a batch that is there."""
-    tune(precision, kernels, convolution)
-    network = peers.built(model).to(memory_format=torch.channels_last).train()
+    """A training step as in ``training/loop.py``, without loading."""
+    configure_process(precision, kernels, convolution)
+    network = peers.build(model).to(memory_format=torch.channels_last).train()
     rule = optim.PaperSGD(network.parameters())
     images, labels = noise(network, batch, torch.channels_last), torch.arange(batch) % network.num_classes
 
@@ -201,8 +201,8 @@ def our_step(model: str, batch: int, precision: str = "fp32", kernels: bool = Tr
 
 
 def plain_step(model: str | None, batch: int) -> Unit:
-    """A step as tutorials have it: contiguous memory, float32, ``torch.optim.SGD``. No model: torchvision's."""
-    ours = peers.built(model or peers.TORCHVISION)
+    """A training step as in tutorials: contiguous memory, float32, ``torch.optim.SGD``. No model: torchvision's."""
+    ours = peers.build(model or peers.TORCHVISION)
     network = peers.plain(ours).train() if model else peers.torchvision_alexnet().train()
     rule = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
     images, labels = noise(ours, batch, torch.contiguous_format), torch.arange(batch) % ours.num_classes
@@ -215,43 +215,43 @@ def plain_step(model: str | None, batch: int) -> Unit:
     return repeated(step, batch, lasting=1.0)
 
 
-def our_answer(subject: Subject, batch: int, precision: Precision) -> Unit:
-    """What ``Classifier`` does with images that are there as numbers."""
-    tune("fp32")
-    classifier = Classifier(subject.bundle(), precision=precision)
+def our_inference(target: Target, batch: int, precision: Precision) -> Unit:
+    """Inference of ``Classifier`` on normalized images."""
+    configure_process("fp32")
+    classifier = Classifier(target.bundle(), precision=precision)
     classifier.optimize()
-    return _predictions(classifier.inference, subject.batches(batch, torch.channels_last))
+    return _predictions(classifier.inference, target.batches(batch, torch.channels_last))
 
 
-def plain_answer(subject: Subject, batch: int) -> Unit:
+def plain_inference(target: Target, batch: int) -> Unit:
     """The same network in plain modules."""
-    ours, images = subject.network().eval(), subject.batches(batch, torch.contiguous_format)
+    ours, images = target.network().eval(), target.batches(batch, torch.contiguous_format)
     network = peers.plain(ours).eval()
-    if (apart := peers.same(network, ours, images[0][:2])) > _ALIKE:
-        raise Skipped(f"it answers otherwise, by {apart:.1e} of the largest")
+    if (difference := peers.max_relative_diff(network, ours, images[0][:2])) > _TOLERANCE:
+        raise Skipped(f"its outputs differ by {difference:.1e} of the largest")
     return _predictions(network, images)
 
 
-def torchvision_answer(batch: int) -> Unit:
-    """torchvision's network, with weights that nobody trained."""
-    network, images = peers.torchvision_alexnet().eval(), Subject(peers.TORCHVISION)
+def torchvision_inference(batch: int) -> Unit:
+    """torchvision's network with random weights."""
+    network, images = peers.torchvision_alexnet().eval(), Target(peers.TORCHVISION)
     return _predictions(network, images.batches(batch, torch.contiguous_format))
 
 
 def _predictions(network: nn.Module, images: Sequence[Tensor]) -> Unit:
     turns = itertools.cycle(images)
 
-    def answer() -> Tensor:
+    def output() -> Tensor:
         with torch.inference_mode():
             out: Tensor = network(next(turns))
         return out
 
-    return repeated(answer, len(images[0]))
+    return repeated(output, len(images[0]))
 
 
-def onnx_answer(subject: Subject, batch: int) -> Unit:
+def onnx_inference(target: Target, batch: int) -> Unit:
     """ONNX Runtime called directly on the same network."""
-    network, (images, *more) = _plain_and_images(subject, batch)
+    network, (images, *more) = _plain_and_images(target, batch)
     try:
         import onnx  # noqa: F401 - what the exporter needs
         import onnxruntime
@@ -260,7 +260,7 @@ def onnx_answer(subject: Subject, batch: int) -> Unit:
     with temporary_folder() as folder:
         path = folder / "network.onnx"
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter's own insides
+            warnings.simplefilter("ignore")  # warnings inside the exporter
             torch.onnx.export(network, (images,), path, dynamo=True, verbose=False)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -270,9 +270,9 @@ def onnx_answer(subject: Subject, batch: int) -> Unit:
     return repeated(lambda: session.run(None, {name: next(turns)}), batch)
 
 
-def openvino_answer(subject: Subject, batch: int, precision: str) -> Unit:
+def openvino_inference(target: Target, batch: int, precision: str) -> Unit:
     """OpenVINO called directly on the same network."""
-    network, (images, *more) = _plain_and_images(subject, batch)
+    network, (images, *more) = _plain_and_images(target, batch)
     if precision == "bf16":
         _refuse_slow()
     try:
@@ -282,7 +282,7 @@ def openvino_answer(subject: Subject, batch: int, precision: str) -> Unit:
     hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision], "PERFORMANCE_HINT": "LATENCY"}
     hints["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it traces, which PyTorch would rather not have done any more
+        warnings.simplefilter("ignore")  # tracing is deprecated in PyTorch
         converted = openvino.convert_model(network, example_input=images, input=[images.shape])
     compiled = openvino.compile_model(converted, "CPU", hints)
     request, turns = compiled.create_infer_request(), _numbers(images, *more)
@@ -291,95 +291,103 @@ def openvino_answer(subject: Subject, batch: int, precision: str) -> Unit:
     return repeated(lambda: request.infer({0: next(turns)}), batch)
 
 
-def _plain_and_images(subject: Subject, batch: int) -> tuple[nn.Module, list[Tensor]]:
-    return peers.plain(subject.network()).eval(), subject.batches(batch, torch.contiguous_format)
+def _plain_and_images(target: Target, batch: int) -> tuple[nn.Module, list[Tensor]]:
+    return peers.plain(target.network()).eval(), target.batches(batch, torch.contiguous_format)
 
 
 def _numbers(*images: Tensor) -> Iterator[NDArray[np.float32]]:
     return itertools.cycle([batch.numpy() for batch in images])
 
 
-def _check(answer: Tensor, network: nn.Module, images: Tensor, precision: str = "fp32") -> None:
+def _check(output: Tensor, network: nn.Module, images: Tensor, precision: str = "fp32") -> None:
     with torch.inference_mode():
         right = network(images)
-    apart = float((answer - right).abs().max() / right.abs().max())
-    if apart > (0.1 if precision == "bf16" else _ALIKE):
-        raise Skipped(f"it answers otherwise, by {apart:.1e} of the largest")
+    difference = float((output - right).abs().max() / right.abs().max())
+    if difference > (0.1 if precision == "bf16" else _TOLERANCE):
+        raise Skipped(f"its outputs differ by {difference:.1e} of the largest")
 
 
-_tuned = ExitStack()  # a contender's process stays tuned to its end
+_settings = ExitStack()  # kept until the candidate's process ends
 
 
-def tune(precision: str, kernels: bool = True, convolution: str = "auto") -> None:
-    """Do to this process what a training does; raises :class:`Skipped` for bfloat16 where nobody would choose it."""
+def configure_process(precision: str, kernels: bool = True, convolution: str = "auto") -> None:
+    """Apply the process settings of a training.
+
+    Raises:
+        Skipped: bfloat16 would be slower than float32 on this processor.
+    """
     native_kernels.build()
     if not kernels:
         switchboard.use("off")
     recipe = runtime.resolve_auto(Recipe().replace(precision=precision, convolution=convolution), CPU)
     if precision == "bf16" and recipe.convolution == "plain":
         _refuse_slow()
-    _tuned.enter_context(runtime.cpu_settings(recipe))
+    _settings.enter_context(runtime.cpu_settings(recipe))
 
 
 def _refuse_slow() -> None:
     if runtime.choose_precision("auto", CPU) != "bf16":
-        raise Skipped("bfloat16 is slower than float32 on this processor, so nobody would choose it")
+        raise Skipped("bfloat16 is slower than float32 on this processor")
 
 
 def batches(quick: bool) -> Sequence[int]:
-    """Batch sizes of answers."""
+    """Batch sizes of inference."""
     return (1, 8) if quick else (1, 32, 128)
 
 
 FORMATS: dict[str, Format] = {".xml": "openvino", ".onnx": "onnx"}
 
 
-def int8_inference(subject: Subject, batch: int) -> list[Candidate]:
-    """Answers to a batch in int8, beside the same network in plain modules, in float32."""
-    flop, how = forward_flop(subject.shapes()), {"subject": subject, "batch": batch}
+def int8_inference(target: Target, batch: int) -> list[Candidate]:
+    """Candidates for int8 inference, with plain modules in float32 for comparison."""
+    flop, arguments = forward_flop(target.shapes()), {"target": target, "batch": batch}
     return [
-        Candidate(f"{OURS}, int8 file, by OpenVINO", our_file, how | {"suffix": ".xml"}, flop, "int8"),
-        Candidate(f"{OURS}, int8 file, by ONNX Runtime", our_file, how | {"suffix": ".onnx"}, flop, "int8"),
-        Candidate(f"{OPENVINO}, int8 by NNCF", nncf_answer, how, flop, "int8"),
-        Candidate(f"{PLAIN}, fp32", plain_answer, how, flop),
+        Candidate(f"{OURS}, int8 file, by OpenVINO", exported_inference, arguments | {"suffix": ".xml"}, flop, "int8"),
+        Candidate(
+            f"{OURS}, int8 file, by ONNX Runtime", exported_inference, arguments | {"suffix": ".onnx"}, flop, "int8"
+        ),
+        Candidate(f"{OPENVINO}, int8 by NNCF", nncf_inference, arguments, flop, "int8"),
+        Candidate(f"{PLAIN}, fp32", plain_inference, arguments, flop),
     ]
 
 
-def our_file(subject: Subject, batch: int, suffix: str) -> Unit:
+def exported_inference(target: Target, batch: int, suffix: str) -> Unit:
     """``alexnet export --precision int8 --input decoded``, from stored pixels to probabilities."""
     kept = ExitStack()
     folder = kept.enter_context(temporary_folder())
-    file, images = exported(subject, folder, suffix), list(subject.stored(batch))
+    file, images = export_int8(target, folder, suffix), list(target.stored(batch))
 
-    def answer() -> NDArray[np.float32]:
-        assert kept  # the folder lives as long as this
+    def output() -> NDArray[np.float32]:
+        assert kept  # keeps the folder
         return file.probabilities(images, batch_size=batch)
 
-    return repeated(answer, batch)
+    return repeated(output, batch)
 
 
-def exported(subject: Subject, folder: Path, suffix: str) -> ExportedModel:
-    """The int8 file, written to ``folder`` and opened. Raises :class:`Skipped`."""
+def export_int8(target: Target, folder: Path, suffix: str) -> ExportedModel:
+    """Export an int8 file to ``folder`` and load it.
+
+    Raises:
+        Skipped: The format is not available.
+    """
     path, form = folder / f"network{suffix}", FORMATS[suffix]
     try:
-        export(
-            subject.bundle(), path, format=form, precision="int8", input="decoded", calibration=subject.calibration()
-        )
+        export(target.bundle(), path, format=form, precision="int8", input="decoded", calibration=target.calibration())
         return ExportedModel.load(path)
     except BundleError as error:
         raise Skipped(str(error)) from error
 
 
-def nncf_answer(subject: Subject, batch: int) -> Unit:
-    """OpenVINO called directly on the plain network, quantized by NNCF as its documentation shows."""
+def nncf_inference(target: Target, batch: int) -> Unit:
+    """OpenVINO on the plain network, quantized by NNCF as in its documentation."""
     try:
         import nncf
         import openvino
     except ImportError as error:
         raise Skipped(f"{error.name} is not installed: pip install nncf openvino") from error
     nncf.set_log_level(logging.ERROR)
-    network = peers.plain(subject.network()).eval()
-    images = subject.batches(CALIBRATION + batch, torch.contiguous_format)[0]
+    network = peers.plain(target.network()).eval()
+    images = target.batches(CALIBRATION + batch, torch.contiguous_format)[0]
     shape = [-1, *images.shape[1:]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -391,5 +399,5 @@ def nncf_answer(subject: Subject, batch: int) -> Unit:
 
 
 def int8_batches(quick: bool) -> Sequence[int]:
-    """Batch sizes of answers; each means four conversions of the network."""
+    """Batch sizes of int8 inference; each needs four conversions of the network."""
     return (8,) if quick else (1, 32)

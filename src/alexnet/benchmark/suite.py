@@ -1,7 +1,4 @@
-"""How many images of its test split a trained network has right in each precision: what speed costs.
-
-The whole bench: which contenders meet in which group, and what came of it as numbers.
-"""
+"""The benchmark suite: the groups of candidates, the report, and the accuracy of candidates with a run's weights."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,8 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from alexnet.benchmark import data, peers, runner, steps
-from alexnet.benchmark.runner import Candidate, Skipped, Timing, compete
-from alexnet.benchmark.steps import Subject
+from alexnet.benchmark.runner import Candidate, Skipped, Timing, time_candidates
+from alexnet.benchmark.steps import Target
 from alexnet.bundle import Bundle
 from alexnet.data.store import Store
 from alexnet.errors import ModelError, RecipeError
@@ -31,7 +28,7 @@ from alexnet.training.provenance import note_test
 
 @dataclass(frozen=True)
 class Accuracy:
-    """``right`` of ``count`` images, by the likeliest class; or the reason why nothing was counted."""
+    """Correct top-1 predictions of a candidate, or the reason why nothing was counted."""
 
     name: str
     right: int = 0
@@ -39,13 +36,13 @@ class Accuracy:
     skipped: str = ""
 
 
-def accuracies(subject: Subject, say: Callable[[str], None]) -> list[Accuracy]:
-    """Of the contenders that answer with the run's weights, in this process."""
+def accuracies(target: Target, log: Callable[[str], None]) -> list[Accuracy]:
+    """Count the correct predictions of all candidates that use the run's weights, in this process."""
     native_kernels.build()
-    split, result = subject.test(), []
+    split, result = target.test(), []
     with temporary_folder() as folder:
-        for name, make in _contenders(subject, folder):
-            say(f"accuracy: {name}")
+        for name, make in _accuracy_candidates(target, folder):
+            log(f"accuracy: {name}")
             try:
                 result.append(Accuracy(name, right(make(), split), len(split)))
             except Skipped as skipped:
@@ -53,20 +50,20 @@ def accuracies(subject: Subject, say: Callable[[str], None]) -> list[Accuracy]:
     return result
 
 
-def _contenders(subject: Subject, folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    bundle = subject.bundle()
+def _accuracy_candidates(target: Target, folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    bundle = target.bundle()
     yield f"{steps.OURS}, fp32", lambda: Classifier(bundle)
     yield f"{steps.OURS}, bf16", lambda: Classifier(bundle, precision="bf16")
     for suffix, who in ((".xml", steps.OPENVINO), (".onnx", steps.ONNX)):
         yield (
             f"{steps.OURS}, int8 file, by {who}",
-            lambda suffix=suffix: steps.exported(subject, folder, suffix),  # type: ignore[misc]
+            lambda suffix=suffix: steps.export_int8(target, folder, suffix),  # type: ignore[misc]
         )
     yield f"{steps.PLAIN}, fp32", lambda: _Plain(peers.plain(bundle.network).eval(), bundle)
 
 
 class _Plain:
-    """A network of ``torch.nn`` modules that answers as a :class:`Classifier` does."""
+    """A network of ``torch.nn`` modules with the interface of :class:`Classifier`."""
 
     def __init__(self, network: nn.Module, bundle: Bundle) -> None:
         self.network, self.bundle = network, bundle
@@ -93,29 +90,29 @@ FEWEST_ROUNDS = 2
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """What is to be measured."""
+    """What is measured."""
 
     model: str = "alexnet"
     parts: tuple[str, ...] = PARTS
     batch: int = 128  # of training
     rounds: int = 5
     quick: bool = False
-    folder: Path | None = None  # images: a folder a class; none: painted ones
-    run: Path | None = None  # whose weights and test images answers are timed with; none: fresh weights, noise
+    folder: Path | None = None  # images, one folder per class; None: synthetic images
+    run: Path | None = None  # its weights and test images are used for inference; None: random weights, noise
 
-    def subject(self) -> Subject:
-        """Whose answers are timed."""
-        return Subject(self.model) if self.run is None else Subject.of(self.run)
+    def target(self) -> Target:
+        """The network that is timed."""
+        return Target(self.model) if self.run is None else Target.of(self.run)
 
     def check(self) -> None:
-        """Raise an error of one line for what can not be measured."""
+        """Raise an error for invalid options."""
         for part in self.parts:
             if part not in PARTS:
                 raise RecipeError(f"--only {part}", ", ".join(PARTS), "separate several by commas")
         if not self.parts:
             raise RecipeError("--only names nothing", ", ".join(PARTS), "or leave it out")
         if self.rounds < FEWEST_ROUNDS:
-            raise RecipeError(f"--rounds is {self.rounds}", f"at least {FEWEST_ROUNDS}: one says nothing of the spread")
+            raise RecipeError(f"--rounds is {self.rounds}", f"at least {FEWEST_ROUNDS}: one round has no spread")
         if self.batch < 1:
             raise RecipeError(f"--batch-size is {self.batch}", "at least 1")
         if self.model not in list_models():
@@ -127,12 +124,12 @@ class BenchmarkOptions:
         if set(self.parts) != {"inference"}:
             raise RecipeError("--run with other parts than inference", "--only inference", "time the others without it")
         if self.model != BenchmarkOptions.model:
-            raise RecipeError(f"--run with --model {self.model}", "one of them", "a run knows its network")
+            raise RecipeError(f"--run with --model {self.model}", "one of them", "a run has its own network")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Contenders that were timed in turn, and what they did."""
+    """Timings of interleaved candidates."""
 
     part: str
     name: str
@@ -140,13 +137,13 @@ class Group:
 
     @property
     def first(self) -> Timing | None:
-        """This project's: the fastest of its contenders, with the kernels on."""
-        ours = [t for t in self.timings if t.rates and t.contender.name.startswith(steps.OURS)]
-        ours = [t for t in ours if not t.contender.name.endswith((steps.OFF, steps.ALL))]
+        """The fastest candidate of this project, with kernels on."""
+        ours = [t for t in self.timings if t.rates and t.candidate.name.startswith(steps.OURS)]
+        ours = [t for t in ours if not t.candidate.name.endswith((steps.OFF, steps.DIRECT))]
         return max(ours, key=lambda t: t.median, default=None)
 
     def ratio(self, timing: Timing) -> float | None:
-        """How many times as fast this project is."""
+        """Speed of this project relative to a candidate."""
         return None if self.first is None or not timing.rates else self.first.over(timing)
 
 
@@ -161,34 +158,34 @@ class Report:
     accuracies: list[Accuracy] = field(default_factory=list)  # of the run
 
     def share(self, timing: Timing) -> float | None:
-        """The rate of a contender's operations as a share of the matrix product in its precision.
+        """Operations per second relative to the machine's matrix product in the same precision.
 
-        Counted as a plain sum of multiplications, whatever is computed instead: fewer multiplications give more than 1.
+        Operations are those of direct convolutions, so Winograd can exceed 1.
         """
-        limit = next((t for t in self.limits if t.contender.precision == timing.contender.precision and t.rates), None)
-        if limit is None or not timing.rates or not timing.contender.flop:
+        limit = next((t for t in self.limits if t.candidate.precision == timing.candidate.precision and t.rates), None)
+        if limit is None or not timing.rates or not timing.candidate.flop:
             return None
-        return timing.median * timing.contender.flop / limit.median
+        return timing.median * timing.candidate.flop / limit.median
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; rates are images a second, limits operations or bytes a second."""
+        """Return plain values for JSON; rates in images per second, limits in operations or bytes per second."""
         config = {"model": self.config.model, "batch": self.config.batch, "rounds": self.config.rounds}
         return {
             "machine": self.machine,
             "config": config
             | {
-                "images": str(self.config.folder or "painted"),
+                "images": str(self.config.folder or "synthetic"),
                 "quick": self.config.quick,
                 "run": None if self.config.run is None else str(self.config.run),
             },
             "accuracies": [asdict(accuracy) for accuracy in self.accuracies],
-            "limits": {t.contender.name: _numbers(t) for t in self.limits},
+            "limits": {t.candidate.name: _numbers(t) for t in self.limits},
             "groups": [
                 {
                     "part": group.part,
                     "name": group.name,
-                    "contenders": {
-                        t.contender.name: {
+                    "candidates": {
+                        t.candidate.name: {
                             **_numbers(t),
                             "ours_over_it": group.ratio(t),
                             "share_of_limit": self.share(t),
@@ -213,39 +210,44 @@ def _numbers(timing: Timing) -> dict[str, Any]:
     }
 
 
-def run(config: BenchmarkOptions, say: Callable[[str], None]) -> Report:
-    """Measure what is wished for; ``say`` is told what is being done."""
+def run(config: BenchmarkOptions, log: Callable[[str], None]) -> Report:
+    """Run the benchmark.
+
+    Args:
+        config: What is measured.
+        log: Receives lines of text.
+    """
     config.check()
-    subject = config.subject()
-    about = runner.machine()
-    result = _timed("limits of the machine", runner.contenders(), max(config.rounds, 5), say)
-    with temporary_folder() as painted:
+    target = config.target()
+    machine = runner.machine()
+    result = _timed("limits of the machine", runner.limit_candidates(), max(config.rounds, 5), log)
+    with temporary_folder() as synthetic:
         folder = config.folder
         if folder is None and set(config.parts) & {"data", "end-to-end", "prepare"}:
-            folder = painted
-            data.paint(folder, 64 if config.quick else 512)
+            folder = synthetic
+            data.write_synthetic_images(folder, 64 if config.quick else 512)
         groups = [
-            Group(part, name, _timed(name, contenders, config.rounds, say))
-            for part, name, contenders in _groups(config, subject, folder or painted)
+            Group(part, name, _timed(name, candidates, config.rounds, log))
+            for part, name, candidates in _groups(config, target, folder or synthetic)
             if part in config.parts
         ]
     scores = []
-    if subject.run:
-        scores = accuracies(subject, say)
-        note_test(subject.run, Store.open(store_of(Path(subject.run))), "test", "bench", say)
-    return Report(config, about, result, groups, scores)
+    if target.run:
+        scores = accuracies(target, log)
+        note_test(target.run, Store.open(store_of(Path(target.run))), "test", "bench", log)
+    return Report(config, machine, result, groups, scores)
 
 
-def _groups(config: BenchmarkOptions, subject: Subject, folder: Path) -> list[tuple[str, str, list[Candidate]]]:
+def _groups(config: BenchmarkOptions, target: Target, folder: Path) -> list[tuple[str, str, list[Candidate]]]:
     model, batch = config.model, 16 if config.quick and config.batch == 128 else config.batch
     predictions = [
-        *(("inference", f"answers, batch {n}", steps.inference(subject, n)) for n in steps.batches(config.quick)),
+        *(("inference", f"inference, batch {n}", steps.inference(target, n)) for n in steps.batches(config.quick)),
         *(
-            ("inference", f"answers, batch {n}, int8", steps.inference(subject, n))
+            ("inference", f"inference, batch {n}, int8", steps.int8_inference(target, n))
             for n in steps.int8_batches(config.quick)
         ),
     ]
-    if subject.run:
+    if target.run:
         return predictions
     return [
         ("training", f"training step, batch {batch}", steps.training(model, batch)),
@@ -256,5 +258,5 @@ def _groups(config: BenchmarkOptions, subject: Subject, folder: Path) -> list[tu
     ]
 
 
-def _timed(name: str, contenders: Sequence[Candidate], rounds: int, say: Callable[[str], None]) -> list[Timing]:
-    return compete(contenders, rounds, lambda who: say(f"{name}: {who}"))
+def _timed(name: str, candidates: Sequence[Candidate], rounds: int, log: Callable[[str], None]) -> list[Timing]:
+    return time_candidates(candidates, rounds, lambda who: log(f"{name}: {who}"))

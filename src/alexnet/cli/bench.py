@@ -1,4 +1,4 @@
-"""``alexnet bench``: how fast this machine trains and answers, beside what a user would pick instead."""
+"""The command ``bench``."""
 
 import json
 import sys
@@ -46,7 +46,7 @@ class BenchArguments:
 
 
 def run(argv: list[str]) -> int:
-    """how fast this machine trains and answers, beside PyTorch, torchvision, ONNX Runtime and OpenVINO"""
+    """measure training and inference next to PyTorch, torchvision, ONNX Runtime and OpenVINO"""
     args: BenchArguments = parser.parse(BenchArguments, argv, "bench")
     kernels.use(args.kernels)
     from alexnet.benchmark import suite
@@ -67,10 +67,10 @@ def run(argv: list[str]) -> int:
 
 def _print(report: "Report") -> None:
     print("\n".join(f"{name:<12} {value}" for name, value in report.machine.items()))
-    limits = [(t.contender.name, _limit(t), output.percent(t.spread)) for t in report.limits if t.rates]
+    limits = [(t.candidate.name, _limit(t), output.percent(t.spread)) for t in report.limits if t.rates]
     output.table("what the machine can do", ("limit", "rate", "±"), limits)
     _left_out(report.limits)
-    columns = ("contender", "images/s", "±", "alexnet is faster by", "of the limit", "waiting", "peak MiB")
+    columns = ("candidate", "images/s", "±", "alexnet is faster by", "of the limit", "waiting", "peak MiB")
     for group in report.groups:
         results = [_row(report, group, t) for t in group.timings if t.rates]
         if results:
@@ -79,19 +79,19 @@ def _print(report: "Report") -> None:
     counted = [a for a in report.accuracies if a.count]
     if counted:
         rows = [(a.name, f"{a.right:,}", f"{a.count:,}", output.percent(a.right / a.count)) for a in counted]
-        output.table(f"test images of {report.config.run}", ("contender", "right", "of", "accuracy"), rows)
+        output.table(f"test images of {report.config.run}", ("candidate", "right", "of", "accuracy"), rows)
 
 
 def _left_out(timings: "list[Timing]") -> None:
     for timing in timings:
         if not timing.rates:
-            print(f"{timing.contender.name}: left out, {timing.skipped}")
+            print(f"{timing.candidate.name}: left out, {timing.skipped}")
 
 
 def _row(report: "Report", group: "Group", timing: "Timing") -> tuple[str, ...]:
     share, ratio = report.share(timing), group.ratio(timing)
     return (
-        timing.contender.name,
+        timing.candidate.name,
         f"{timing.median:,.1f}",
         output.percent(timing.spread),
         "" if ratio is None or timing is group.first else f"{ratio:.2f}×",
@@ -102,7 +102,7 @@ def _row(report: "Report", group: "Group", timing: "Timing") -> tuple[str, ...]:
 
 
 def _limit(timing: "Timing") -> str:
-    return f"{timing.median / 1e9:,.0f} {'GB/s' if timing.contender.precision == 'copy' else 'GFLOP/s'}"
+    return f"{timing.median / 1e9:,.0f} {'GB/s' if timing.candidate.precision == 'copy' else 'GFLOP/s'}"
 
 
 def _chart(report: "Report", path: Path) -> Path:
@@ -113,7 +113,7 @@ def _chart(report: "Report", path: Path) -> Path:
         Bars(
             group.name,
             [
-                (t.contender.name, t.median, t.spread * t.median, t.contender.name.split(",")[0] == OURS)
+                (t.candidate.name, t.median, t.spread * t.median, t.candidate.name.split(",")[0] == OURS)
                 for t in group.timings
                 if t.rates
             ],

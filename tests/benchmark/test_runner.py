@@ -7,17 +7,17 @@ import time
 import pytest
 
 from alexnet.benchmark import runner
-from alexnet.benchmark.runner import Candidate, Measured, Skipped, Timing, compete, peak_memory, repeated
+from alexnet.benchmark.runner import Candidate, Round, Skipped, Timing, peak_memory, repeated, time_candidates
 
 
 def paced(images, seconds, waited=0.0):
-    return lambda: Measured(images, seconds, waited)
+    return lambda: Round(images, seconds, waited)
 
 
 def heavy(mib):
     held = bytearray(mib << 20)
     held[::4096] = b"x" * len(held[::4096])
-    return lambda: Measured(len(held), 1.0)
+    return lambda: Round(len(held), 1.0)
 
 
 def missing():
@@ -35,7 +35,7 @@ def dying():
         rounds.append(1)
         if len(rounds) > 1:
             os._exit(9)
-        return Measured(1, 1.0)
+        return Round(1, 1.0)
 
     return unit
 
@@ -45,7 +45,7 @@ def noting(path, name):
         with path.open("a") as file:
             file.write(name)
         time.sleep(0.001)
-        return Measured(1, 0.5)
+        return Round(1, 0.5)
 
     return unit
 
@@ -53,7 +53,7 @@ def noting(path, name):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     path = tmp_path_factory.mktemp("arena") / "order"
-    contenders = [
+    candidates = [
         Candidate("fast", paced, {"images": 10, "seconds": 0.5, "waited": 0.1}),
         Candidate("slow", paced, {"images": 10, "seconds": 2.0}),
         Candidate("missing", missing),
@@ -64,7 +64,7 @@ def found(tmp_path_factory):
         Candidate("b", noting, {"path": path, "name": "b"}),
     ]
     said = []
-    timings = {t.contender.name: t for t in compete(contenders, 3, said.append)}
+    timings = {t.candidate.name: t for t in time_candidates(candidates, 3, said.append)}
     return timings, said, path.read_text()
 
 
@@ -104,11 +104,11 @@ def test_spread_is_half_of_the_distance():
 def chatty():
     print("a library's progress")
     os.write(1, b"and that of its C code\n")
-    return lambda: Measured(1, 1.0)
+    return lambda: Round(1, 1.0)
 
 
 def test_what_contenders_print_is_no_part_of_the_answer(capfd):
-    assert compete([Candidate("chatty", chatty)], 2, lambda name: None)[0].rates == (1.0, 1.0)
+    assert time_candidates([Candidate("chatty", chatty)], 2, lambda name: None)[0].rates == (1.0, 1.0)
     said = capfd.readouterr()
     assert said.out == "" and "progress" in said.err and "C code" in said.err
 

@@ -7,7 +7,7 @@ import pytest
 from alexnet import cli
 from alexnet.benchmark import data, runner, steps, suite
 from alexnet.benchmark.runner import Candidate, Timing
-from alexnet.benchmark.steps import Subject
+from alexnet.benchmark.steps import Target
 from alexnet.benchmark.suite import BenchmarkOptions, Group, Report
 from alexnet.cli.bench import _print
 from alexnet.data import decode
@@ -35,7 +35,7 @@ def test_images_must_be_some(tmp_path):
     (tmp_path / "one").mkdir()
     with pytest.raises(Exception, match="0 images"):
         BenchmarkOptions(folder=tmp_path).check()
-    data.paint(tmp_path, 30)
+    data.write_synthetic_images(tmp_path, 30)
     assert data.check(tmp_path) == 30
     first = sorted(tmp_path.glob("*/*.jpg"))[0]
     assert decode.decode(first.read_bytes()).shape == (375, 500, 3)
@@ -49,7 +49,7 @@ def report():
     lucky = Timing(Candidate("alexnet, fp32, kernels off", steps.our_step, flop=4e9), (99.0, 99.0, 99.0))
     assert Group("training", "a step", [ours, lucky]).first is ours
     theirs = Timing(Candidate("plain PyTorch modules, fp32", steps.plain_step, flop=4e9), (20.0, 20.0, 20.0))
-    none = Timing(Candidate("OpenVINO, fp32", steps.openvino_answer), skipped="openvino is not installed")
+    none = Timing(Candidate("OpenVINO, fp32", steps.openvino_inference), skipped="openvino is not installed")
     return Report(
         BenchmarkOptions(), runner.machine(), [limit], [Group("training", "a step", [ours, off, theirs, none])]
     )
@@ -64,7 +64,7 @@ def test_ratios_and_shares():
     )
     assert made.share(ours) == 1.0 and made.share(theirs) == 0.4 and made.share(none) is None
     numbers = json.loads(json.dumps(made.to_dict()))
-    found = numbers["groups"][0]["contenders"]
+    found = numbers["groups"][0]["candidates"]
     assert found["plain PyTorch modules, fp32"]["ours_over_it"] == 2.5
     assert found["OpenVINO, fp32"]["skipped"] == "openvino is not installed"
     assert found["alexnet, fp32"]["waited"] == 0.25
@@ -83,7 +83,7 @@ def test_multiplications_are_counted_as_published():
     """1.449 GFLOP forward and 4.136 a step for an image in the two-tower network."""
     ours = steps.training("alexnet", 1)[0]
     assert ours.flop == pytest.approx(4.136e9, rel=2e-3)
-    assert steps.inference(Subject("alexnet"), 1)[0].flop == pytest.approx(1.449e9, rel=2e-3)
+    assert steps.inference(Target("alexnet"), 1)[0].flop == pytest.approx(1.449e9, rel=2e-3)
 
 
 def test_a_chart(tmp_path):
@@ -94,9 +94,15 @@ def test_a_chart(tmp_path):
 
 def test_parts_are_those_of_the_groups():
     named = {
-        part for part, _, _ in suite._groups(BenchmarkOptions("cifar_18pct"), Subject("cifar_18pct"), data.Path("x"))
+        part for part, _, _ in suite._groups(BenchmarkOptions("cifar_18pct"), Target("cifar_18pct"), data.Path("x"))
     }
     assert named == set(suite.PARTS)
+
+
+def test_int8_groups_have_int8_candidates():
+    groups = suite._groups(BenchmarkOptions("cifar_18pct"), Target("cifar_18pct"), data.Path("x"))
+    int8 = [candidates for _, name, candidates in groups if name.endswith("int8")]
+    assert int8 and all(any(c.precision == "int8" for c in candidates) for candidates in int8)
 
 
 @pytest.mark.slow
@@ -105,7 +111,7 @@ def test_a_small_race(capfd, tmp_path):
     words = ["bench", "--only", "training,inference", "--model", "cifar_18pct", "--batch-size", "16", "--rounds", "2"]
     assert cli.run([*words, "--quick", "--json", "--chart", str(chart)]) == 0
     found = json.loads(capfd.readouterr().out)
-    step = found["groups"][0]["contenders"]
+    step = found["groups"][0]["candidates"]
     assert step["plain PyTorch modules, fp32"]["median"] > 1 and step["alexnet, fp32"]["median"] > 1
     assert step["alexnet, fp32"]["memory_mib"] > 100 and chart.exists()
     assert found["limits"]["matrix product, fp32"]["median"] > 1e9
@@ -116,6 +122,6 @@ def test_from_files_to_an_epoch(capfd):
     words = ["bench", "--only", "data,end-to-end,prepare", "--model", "cifar_18pct", "--batch-size", "16"]
     assert cli.run([*words, "--rounds", "2", "--quick", "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
-    ran = {name: c for group in found["groups"] for name, c in group["contenders"].items() if "median" in c}
+    ran = {name: c for group in found["groups"] for name, c in group["candidates"].items() if "median" in c}
     assert {"alexnet", "alexnet, fp32", "ImageFolder and DataLoader, 2 workers"} <= set(ran)
     assert 0 <= ran["alexnet, fp32"]["waited"] < 1

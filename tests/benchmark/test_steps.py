@@ -10,7 +10,7 @@ import torch
 from alexnet import api, cli
 from alexnet.benchmark import steps, suite
 from alexnet.benchmark.runner import Skipped, Timing
-from alexnet.benchmark.steps import Subject
+from alexnet.benchmark.steps import Target
 from alexnet.export.export_run import calibration
 from alexnet.recipe import get_recipe
 
@@ -34,7 +34,7 @@ def run(trained, tmp_path):
 
 
 def test_a_run_is_timed_with_its_weights_on_its_test_images(run, digits):
-    mine, test = Subject.of(run), digits.split("test")
+    mine, test = Target.of(run), digits.split("test")
     assert mine.model == "cifar_18pct"
     whole = api.load(run).network.state_dict()
     assert all(torch.equal(whole[name], found) for name, found in mine.network().state_dict().items())
@@ -48,7 +48,7 @@ def test_a_run_is_timed_with_its_weights_on_its_test_images(run, digits):
 
 
 def test_without_a_run_there_is_noise():
-    fresh = Subject("cifar_18pct")
+    fresh = Target("cifar_18pct")
     (only,) = fresh.batches(4, torch.contiguous_format)
     assert only.shape == (4, 3, 32, 32) and 55 < only.std() < 65
     assert fresh.calibration().shape == (steps.CALIBRATION, 32, 32, 3)
@@ -58,7 +58,7 @@ def test_without_a_run_there_is_noise():
 def test_contenders_answer_in_turn(run):
     seen = []
     unit = steps._predictions(
-        lambda images: seen.append(images) or images, Subject.of(run).batches(16, torch.channels_last)
+        lambda images: seen.append(images) or images, Target.of(run).batches(16, torch.channels_last)
     )
     unit()
     assert all(seen[i] is seen[i + 4] and seen[i] is not seen[i + 1] for i in range(4))
@@ -67,7 +67,7 @@ def test_contenders_answer_in_turn(run):
 def test_what_is_right_is_counted(run, digits):
     """As ``alexnet evaluate`` counts it; a file of integers may lose an image or two of 50."""
     said = []
-    found = {a.name: a for a in suite.accuracies(Subject.of(run), said.append)}
+    found = {a.name: a for a in suite.accuracies(Target.of(run), said.append)}
     scores = api.evaluate(run)
     assert found["alexnet, fp32"].right == found["plain PyTorch modules, fp32"].right == round(scores.top1 * 50)
     assert all(a.count == 50 and not a.skipped for a in found.values())
@@ -79,8 +79,8 @@ def test_what_can_not_answer_is_left_out(monkeypatch, run):
     def none(*_):
         raise Skipped("it is not installed")
 
-    monkeypatch.setattr(suite.steps, "exported", none)
-    found = suite.accuracies(Subject.of(run), lambda line: None)
+    monkeypatch.setattr(suite.steps, "export_int8", none)
+    found = suite.accuracies(Target.of(run), lambda line: None)
     assert [a.skipped for a in found] == ["", "", "it is not installed", "it is not installed", ""]
 
 
@@ -88,16 +88,16 @@ def test_from_the_command_line(monkeypatch, run, capsys):
     """Times are other tests' business (slow): here nobody is."""
     asked = []
 
-    def compete(contenders, rounds, say):
-        asked.extend(contenders)
-        return [Timing(contender, (1.0, 1.0)) for contender in contenders]
+    def time_candidates(candidates, rounds, say):
+        asked.extend(candidates)
+        return [Timing(candidate, (1.0, 1.0)) for candidate in candidates]
 
-    monkeypatch.setattr(suite, "compete", compete)
+    monkeypatch.setattr(suite, "time_candidates", time_candidates)
     assert cli.run(["bench", "--run", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["config"]["run"] == str(run) and len(found["accuracies"]) == 5
     assert {group["part"] for group in found["groups"]} == {"inference"}
-    assert {c.arguments["subject"].run for c in asked if "subject" in c.arguments} == {str(run)}
+    assert {c.arguments["target"].run for c in asked if "target" in c.arguments} == {str(run)}
     assert cli.run(["bench", "--run", str(run)]) == 0
     printed = capsys.readouterr().out
     right = found["accuracies"][0]["right"]
@@ -109,7 +109,7 @@ def test_from_the_command_line(monkeypatch, run, capsys):
 def test_a_race_of_a_trained_network(run, capfd):
     assert cli.run(["bench", "--run", str(run), "--rounds", "2", "--quick", "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
-    assert all("median" in group["contenders"]["alexnet, fp32"] for group in found["groups"][:2])
+    assert all("median" in group["candidates"]["alexnet, fp32"] for group in found["groups"][:2])
 
 
 @pytest.mark.parametrize(
