@@ -9,7 +9,7 @@ from layer_examples import EXAMPLES, files, network
 
 from alexnet.cuda_convnet import Data, Files, Tree, build, costs, define
 from alexnet.errors import ModelError
-from alexnet.training.layer_rule import LayerRule
+from alexnet.training.layer_file_optimizer import LayerFileOptimizer
 
 # Side and channels of layers as worked out by hand; 0 where the output is no image.
 SIZES = {
@@ -54,12 +54,12 @@ def test_sizes_and_counts(name):
 def test_each_takes_a_step_that_lowers_its_cost(name):
     net = network(name)
     images, labels = random_images(name)
-    rule = LayerRule(net)
+    rule = LayerFileOptimizer(net)
     before = {key: value.clone() for key, value in net.named_parameters()}
     values = []
     for _ in range(3):
         net.set_generator(torch.Generator().manual_seed(5))  # the same masks and draws each time
-        rule.begin(0.0)
+        rule.set_progress(0.0)
         scores, cost = net.costs(images / 50, labels)
         assert scores.shape == (3, 10)
         rule.zero_grad()

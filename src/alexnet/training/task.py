@@ -22,8 +22,8 @@ from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe, is_overridden, option
 from alexnet.training import optim, runtime
+from alexnet.training.layer_file_optimizer import LayerFileOptimizer
 from alexnet.training.layer_files import data_of
-from alexnet.training.layer_rule import LayerRule
 from alexnet.training.schedule import LRSchedule
 
 
@@ -125,7 +125,7 @@ class LayerFileTask(Task):
         self.recipe, self.schedule = recipe, schedule
         self.layer_file = network.files.layers
         network.set_generator(generator)
-        self.optimizer: LayerRule = LayerRule(network)
+        self.optimizer: LayerFileOptimizer = LayerFileOptimizer(network)
 
     def loss(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         logits, loss = self.network.costs(images, targets.labels)
@@ -134,8 +134,8 @@ class LayerFileTask(Task):
     def set_progress(self, epoch: int, batch: int, step: int) -> None:
         steps = self.schedule.steps_per_epoch
         self.optimizer.generator.manual_seed(step_seed(self.recipe.seed, step, stream=3))
-        self.optimizer.begin((epoch * steps + batch) / (self.recipe.epochs * steps))
-        self.lr = self.optimizer.largest()
+        self.optimizer.set_progress((epoch * steps + batch) / (self.recipe.epochs * steps))
+        self.lr = self.optimizer.max_lr()
 
     def lr_hint(self, folder: Path) -> str:
         return f"the rates in {folder / 'layer-params.cfg'}"

@@ -15,7 +15,7 @@ from layer_examples import EXAMPLES, files, network
 from alexnet.cuda_convnet import Data, Files, Tree, build
 from alexnet.cuda_convnet.parameters import Rates, Schedule
 from alexnet.errors import ModelError
-from alexnet.training.layer_rule import LayerRule, limit
+from alexnet.training.layer_file_optimizer import LayerFileOptimizer, constrain_norms
 
 
 def test_schedules_check_values():
@@ -94,14 +94,14 @@ def slow_limit(w: np.ndarray, r: Rates, kind: str) -> None:
 
 def test_the_rule_check_values():
     net = network("shared")
-    rule = LayerRule(net)
+    rule = LayerFileOptimizer(net)
     group = next(g for g in rule.param_groups if g["layer"] == "f2" and g["input"] == 0)
     group["rates"] = Rates(0.1, 0.9, decay=0.0005)
     weight = group["params"][0]
     with torch.no_grad():
         weight.fill_(1)
     for gradient, expected in ((1, 1.09995), (0.5, 1.23985)):
-        rule.begin(0.0)
+        rule.set_progress(0.0)
         for p in net.parameters():
             p.grad = torch.zeros_like(p)
         weight.grad.fill_(-gradient)  # G is that of minus the cost
@@ -111,15 +111,15 @@ def test_the_rule_check_values():
 
 def test_limits_check_values():
     w = torch.tensor([1.0, 2, 3, 6]).view(1, 1, 2, 2)
-    limit(w, Rates(1, 0, norm_min=0.1, norm_max=0.5), "conv")
+    constrain_norms(w, Rates(1, 0, norm_min=0.1, norm_max=0.5), "conv")
     assert w.ravel().tolist() == pytest.approx([0.534522, 1.069045, 1.603567, 3.207135], abs=2e-6)
     w = torch.tensor([[3.0, 4.0]])
-    limit(w, Rates(1, 0, ball=1.5), "fc")
+    constrain_norms(w, Rates(1, 0, ball=1.5), "fc")
     assert w.ravel().tolist() == pytest.approx([1.8, 2.4])
-    limit(w, Rates(1, 0, ball=0.1), "treefc")  # has no limit
+    constrain_norms(w, Rates(1, 0, ball=0.1), "treefc")  # has no limit
     assert w.ravel().tolist() == pytest.approx([1.8, 2.4])
     flat = torch.full((1, 1, 2, 2), 2.0)
-    limit(flat, Rates(1, 0, norm_min=0.1, norm_max=0.5), "conv")
+    constrain_norms(flat, Rates(1, 0, norm_min=0.1, norm_max=0.5), "conv")
     assert flat.ravel().tolist() == [2.0] * 4  # no spread to scale
 
 
@@ -133,12 +133,12 @@ def test_each_example_learns_by_the_documented_rule(name):
         Files(name, files(name).layers, parameters), Data(EXAMPLES[name][0]), generator=torch.Generator().manual_seed(0)
     ).to(memory_format=torch.channels_last)
     net.double()
-    rule = LayerRule(net)
+    rule = LayerFileOptimizer(net)
     slow = {id(g["params"][0]): Slow(g["params"][0].detach().numpy(), g["rates"]) for g in rule.param_groups}
     random = np.random.default_rng(0)
     for step in range(5):
         progress = step / 5
-        rule.begin(progress)
+        rule.set_progress(progress)
         for group in rule.param_groups:
             weight = group["params"][0]
             # superEps can take a root of what is below 0 (A is not squared); small gradients stay clear of that.
@@ -158,7 +158,7 @@ def test_a_rate_of_zero_freezes_wholly():
     text = files("shared").parameters + "\n[f2]\nepsW=0\nwc=1\nwball=0.000001\n"
     net = build(Files("frozen", files("shared").layers, text), Data(8), generator=torch.Generator().manual_seed(0))
     before = net.weight_of("f2").detach().clone()
-    rule = LayerRule(net)
+    rule = LayerFileOptimizer(net)
     for _ in range(2):
         _, cost = net.costs(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
         cost.backward()
@@ -171,7 +171,7 @@ def test_a_rate_of_zero_freezes_wholly():
 def shared(change: str, old: str = "") -> tuple:
     text = files("shared").parameters.replace(old, change) if old else files("shared").parameters + change
     net = build(Files("shared", files("shared").layers, text), Data(8), generator=torch.Generator().manual_seed(0))
-    return net, LayerRule(net)
+    return net, LayerFileOptimizer(net)
 
 
 def test_users_of_a_shared_matrix_learn_at_their_own_rates():
@@ -185,7 +185,7 @@ def test_users_of_a_shared_matrix_learn_at_their_own_rates():
             twin.module_of(name).bias.copy_(net.module_of(name).bias)
     x, labels = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2)), torch.arange(4)
     before = net.weight_of("f2").detach().clone()
-    rule.begin(0.5)
+    rule.set_progress(0.5)
     net.eval().costs(x, labels)[1].backward()
     twin.eval().costs(x, labels)[1].backward()
     rule.step()
@@ -247,7 +247,7 @@ def test_users_in_conv_learn_at_the_owners_rate_or_not_at_all(rate, factor):
         for name in ("c1", "c2", "f"):
             twin.weight_of(name).copy_(net.weight_of(name))
     x, labels = torch.randn(3, 16, 4, 4, generator=torch.Generator().manual_seed(2)), torch.arange(3)
-    before, rule = net.weight_of("c1").detach().clone(), LayerRule(net)
+    before, rule = net.weight_of("c1").detach().clone(), LayerFileOptimizer(net)
     net.costs(x, labels)[1].backward()
     twin.costs(x, labels)[1].backward()
     rule.step()
@@ -261,13 +261,13 @@ def test_noise_makes_each_use_of_a_rate_larger_by_a_fresh_share():
     seen = []
     for seed in range(3000):
         rule.generator.manual_seed(seed)
-        rule.begin(0.5)
+        rule.set_progress(0.5)
         seen.append(group["lr"])
     assert min(seen) >= 0.01
     assert np.mean(seen) == pytest.approx(0.01 * (1 + math.sqrt(2 / math.pi)), rel=0.02)  # mean of |normal|
-    assert rule.largest() == 0.01
+    assert rule.max_lr() == 0.01
     rule.generator.manual_seed(0)
-    rule.begin(0.5)
+    rule.set_progress(0.5)
     assert group["lr"] == seen[0]
 
 
@@ -276,7 +276,7 @@ def test_a_node_of_a_tree_learns_by_its_leaves():
     rates = files("shared").parameters + "\n[f10]\nwc=0.5\nwball=0.00001\n"
     tree = Tree([[], [], [], [0, 1], [3, 2]], 4)
     net = build(Files("tree", text, rates), Data(8, classes=3, tree=tree), generator=torch.Generator().manual_seed(0))
-    rule, weight = LayerRule(net), net.weight_of("f10")
+    rule, weight = LayerFileOptimizer(net), net.weight_of("f10")
     w, inc = weight.detach().double().numpy().copy(), np.zeros((5, 64))
     k = np.array([1, 1, 1, 2, 3])[:, None]
     for seed in range(3):

@@ -1,12 +1,11 @@
-"""The update rule of a parameter file of 2012: each matrix and each layer's biases with numbers of their own.
+"""The optimizer of cuda-convnet: each weight matrix and bias vector with the settings of a parameter file of 2012.
 
-With G the gradient of minus the cost, summed over N images, and e the scheduled rate::
+G is the gradient of minus the cost, summed over N images, and e the scheduled learning rate::
 
     inc ← mom·inc + e·G/N          and, where wc > 0:   inc ← inc − wc·e·W
     W   ← W + inc                  then the limits: wcNormMin and wcNormMax, wball
 
-A rate of 0 freezes a matrix wholly. Progress runs from 0 to 1 over a run, a minibatch being what the 2012 code had
-as a data file.
+A base learning rate of 0 freezes a matrix: neither momentum nor decay change it. Progress runs from 0 to 1 over a run.
 """
 
 import math
@@ -20,11 +19,11 @@ from alexnet.cuda_convnet.parameters import Rates
 from alexnet.errors import ModelError
 
 
-class LayerRule(torch.optim.Optimizer):
-    """Parameter groups, one a matrix or bias vector: ``layer``, ``input`` (−1: biases), ``rates``, ``kind``.
+class LayerFileOptimizer(torch.optim.Optimizer):
+    """One parameter group per weight matrix or bias vector: ``layer``, ``input`` (−1: biases), ``rates``, ``kind``.
 
-    Call :meth:`begin` before each pass through the network: it draws the rates' noise and tells the network at which
-    rates the users of a shared matrix learn. Raises :class:`ModelError` for a network that learns nothing.
+    Call :meth:`set_progress` before each pass through the network: it draws the noise of the learning rates and sets
+    the learning rates of layers that share a matrix. Raises :class:`ModelError` if no weight is trained.
     """
 
     def __init__(self, network: GraphNetwork) -> None:
@@ -33,13 +32,13 @@ class LayerRule(torch.optim.Optimizer):
         if not groups:
             raise ModelError(f"{network.name} has no layer with weights", "a network that can learn")
         if not any(network.parameters_file.layers[cost.name].coeff for cost in network.definition.costs):
-            raise ModelError(f"all costs of {network.name} have coeff 0", "one with another, to learn from")
+            raise ModelError(f"all costs of {network.name} have coeff 0", "at least one with another coeff")
         super().__init__(groups, {})
         self.progress = 0.0
-        self.begin(0.0)
+        self.set_progress(0.0)
 
-    def begin(self, progress: float) -> None:
-        """Set every rate for a step at ``progress`` (0 … 1)."""
+    def set_progress(self, progress: float) -> None:
+        """Set all learning rates for a step at ``progress`` (0 to 1)."""
         self.progress = progress
         for group in self.param_groups:
             rates: Rates = group["rates"]
@@ -47,14 +46,14 @@ class LayerRule(torch.optim.Optimizer):
             group["decay_lr"] = self._noisy(rates) if rates.decay > 0 else group["lr"]
         self._share()
 
-    def largest(self) -> float:
-        """The highest rate of any weights at this progress, without noise: what a journal shows."""
-        kinds = [g for g in self.param_groups if g["input"] >= 0] or self.param_groups
-        return max(float(g["rates"].schedule.rate(g["rates"].base, self.progress)) for g in kinds)
+    def max_lr(self) -> float:
+        """The highest learning rate of any weights at this progress, without noise, for the log."""
+        groups = [g for g in self.param_groups if g["input"] >= 0] or self.param_groups
+        return max(float(g["rates"].schedule.rate(g["rates"].base, self.progress)) for g in groups)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update from the gradients of the mean cost."""
+        """Update all weights from the gradients of the mean cost."""
         for group in self.param_groups:
             weight, rates = group["params"][0], group["rates"]
             if rates.base == 0:
@@ -70,15 +69,15 @@ class LayerRule(torch.optim.Optimizer):
             if rates.decay > 0 and group["kind"] != "treefc":
                 increment.sub_(weight, alpha=rates.decay * group["decay_lr"])
             weight.add_(increment)
-            limit(weight, rates, group["kind"])
+            constrain_norms(weight, rates, group["kind"])
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs of the past; the numbers of the parameter file are read anew."""
+        """The increments of all matrices; the settings of the parameter file are not part of it."""
         increments = {self._name(g): dict(self.state[g["params"][0]]) for g in self.param_groups}
         return {"layers": increments}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back what :meth:`state_dict` gave. Raises ``KeyError`` where it is another network's."""
+        """Load the result of :meth:`state_dict`. Raises ``KeyError`` if it belongs to another network."""
         for group in self.param_groups:
             weight = group["params"][0]
             value = state_dict["layers"][self._name(group)]
@@ -88,15 +87,18 @@ class LayerRule(torch.optim.Optimizer):
         return f"{group['layer']}[{group['input']}]"
 
     def _noisy(self, rates: Rates) -> float:
-        """The rate for one use; noise makes it larger by a fresh share each time."""
+        """The learning rate for one use; noise increases it by a new random fraction each time."""
         rate = rates.schedule.rate(rates.base, self.progress)
         if rates.schedule.noise:
             rate *= 1 + rates.schedule.noise * abs(float(torch.empty(1).normal_(generator=self.generator)))
         return rate
 
     def _share(self) -> None:
-        """Users of another layer's matrix: in fc and local each at its own rate, in conv at the owner's or not."""
-        own = {(g["layer"], g["input"]): g["lr"] for g in self.param_groups}
+        """Set the learning rates of layers that use another layer's matrix, relative to the owner's.
+
+        In fc and local layers each user has its own rate; a conv layer has the owner's rate, or 0.
+        """
+        owner_lr = {(g["layer"], g["input"]): g["lr"] for g in self.param_groups}
         for layer in self.network.definition.layers.values():
             for i, matrix in enumerate(layer.matrices):
                 if matrix.source is None:
@@ -105,7 +107,7 @@ class LayerRule(torch.optim.Optimizer):
                 if layer.type == "conv":
                     factor = float(rates.base != 0)
                 else:
-                    factor = self._noisy(rates) / (own[matrix.source] or math.inf)
+                    factor = self._noisy(rates) / (owner_lr[matrix.source] or math.inf)
                 self.network.rates[layer.name, i] = factor
 
     def _super(self, group: dict[str, Any], weight: Tensor, gradient: Tensor, increment: Tensor) -> None:
@@ -122,13 +124,13 @@ def _groups(network: GraphNetwork, name: str) -> list[dict[str, Any]]:
     layer = network.definition.layers[name]
     if not layer.matrices:
         return []
-    result, module = network.parameters_file.layers[name], network.module_of(name)
+    settings, module = network.parameters_file.layers[name], network.module_of(name)
     groups: list[dict[str, Any]] = [
         {
             "params": [network.weight_of(name, i)],
             "layer": name,
             "input": i,
-            "rates": result.weights[i],
+            "rates": settings.weights[i],
             "kind": layer.type,
         }
         for i, matrix in enumerate(layer.matrices)
@@ -136,31 +138,31 @@ def _groups(network: GraphNetwork, name: str) -> list[dict[str, Any]]:
     ]
     if layer.type == "treefc":
         groups[0]["leaves"] = [len(classes) for classes in layer.options["leaves"]]
-    groups.append({"params": [module.get_parameter("bias")], "input": -1, "rates": result.bias, "kind": "bias"})
+    groups.append({"params": [module.get_parameter("bias")], "input": -1, "rates": settings.bias, "kind": "bias"})
     return [group | {"layer": name} for group in groups]
 
 
 def _tree(group: dict[str, Any], weight: Tensor, gradient: Tensor, increment: Tensor) -> None:
-    """A node above k classes: inc ← mom·inc + (e/k)·(G/N − (wc/k)·W). Rows are nodes."""
+    """The update of a node above k classes: inc ← mom·inc + (e/k)·(G/N − (wc/k)·W). Rows are nodes."""
     rates, k = group["rates"], weight.new_tensor(group["leaves"])[:, None]  # [nodes, 1]
     pull = gradient - rates.decay / k * weight
     increment.mul_(rates.momentum).add_(pull / k, alpha=group["lr"])
 
 
-def limit(weight: Tensor, rates: Rates, kind: str) -> None:
-    """wcNormMin and wcNormMax (conv), then wball, on each filter's or unit's weights, in place.
+def constrain_norms(weight: Tensor, rates: Rates, kind: str) -> None:
+    """Constrain the norm of each filter's or unit's weights in place: wcNormMin and wcNormMax (conv), then wball.
 
-    ``weight`` as PyTorch has it: conv [F, c, K, K], fc [out, in], local [M², c·K², F].
+    ``weight`` has PyTorch's shape: conv [F, c, K, K], fc [out, in], local [M², c·K², F].
     """
     if kind not in ("conv", "local", "fc"):
         return
-    dims = (1, 2, 3) if kind == "conv" else (1,)  # along which the n numbers of a column lie
+    dims = (1, 2, 3) if kind == "conv" else (1,)  # dimensions of the n weights of one filter or unit
     n = math.prod(weight.shape[1:]) if kind == "conv" else weight.shape[1]
     if kind == "conv" and rates.norm_max > 0:
         spread = (weight - weight.mean(dims, keepdim=True)).square().sum(dims, keepdim=True).sqrt() / n
-        wanted = spread.clamp(rates.norm_min, rates.norm_max)
-        weight.mul_(torch.where(spread > 0, wanted / spread, torch.ones_like(spread)))
+        target = spread.clamp(rates.norm_min, rates.norm_max)
+        weight.mul_(torch.where(spread > 0, target / spread, torch.ones_like(spread)))
     if rates.ball > 0:
-        longest = rates.ball * n
+        max_norm = rates.ball * n
         norms = weight.square().sum(dims, keepdim=True).sqrt()
-        weight.mul_(torch.where(norms > longest, longest / norms, torch.ones_like(norms)))
+        weight.mul_(torch.where(norms > max_norm, max_norm / norms, torch.ones_like(norms)))
