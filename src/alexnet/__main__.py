@@ -5,7 +5,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; refuse a system without POSIX in one line, before anything that needs it is imported."""
+    """Run the command line. A system without POSIX is refused before any module that needs POSIX is imported."""
     if os.name != "posix":
         sys.exit(f"alexnet: operating system {os.name!r} is not supported; use Linux, on Windows by WSL 2")
     from alexnet.cli import main as run
@@ -13,5 +13,5 @@ def main() -> None:
     run()
 
 
-if __name__ == "__main__":  # the worker processes of a server import it too
+if __name__ == "__main__":  # worker processes of the server import this module
     main()

@@ -1,6 +1,6 @@
-"""Checks of what is read from outside: regular files within a folder, bounded JSON, and one schema for its values.
+"""Checks of external data: regular files within a folder, bounded JSON, and a schema for its values.
 
-Every function raises ValueError with one line that is fit for an error message; callers add the path and the hint.
+Every function raises ValueError with a message of one line; callers add the path and a hint.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from alexnet.errors import printable
 
 T = TypeVar("T")
 
-JSON_BYTES, JSON_DEPTH = 64 << 20, 64  # of one file, and of arrays and objects within each other
+JSON_BYTES, JSON_DEPTH = 64 << 20, 64  # size of a file, and nesting depth of arrays and objects
 NAME_LENGTH = 10_000  # characters of a class name
 MAX_SIZE = 8192  # pixels of a stored image, per side
 
@@ -30,7 +30,7 @@ Size = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
 
-# Characters that terminals and editors obey instead of displaying: text direction, annotations, hidden tags.
+# Invisible characters that change what terminals and editors display: text direction, annotations, hidden tags.
 _HIDDEN = re.compile("[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
 
 
@@ -47,7 +47,7 @@ class ReferenceSample:
 
 
 def parse_json(data: bytes) -> Any:
-    """The value of a JSON file. Numbers are finite, and nothing is larger or nested deeper than the limits above."""
+    """Parse JSON within the limits of size and depth above. NaN, Infinity and numbers beyond float range are errors."""
     if len(data) > JSON_BYTES:
         raise ValueError(f"JSON of {len(data):,} bytes, the limit is {JSON_BYTES:,}")
     try:
@@ -63,7 +63,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def check(value: Any, schema: type[T]) -> T:
-    """``value`` as ``schema``, a msgspec Struct or any type that msgspec knows, without conversion of types."""
+    """``value`` as ``schema``, a msgspec Struct or any other type of msgspec. Types are not converted."""
     try:
         return msgspec.convert(value, schema)
     except msgspec.ValidationError as error:
@@ -71,16 +71,16 @@ def check(value: Any, schema: type[T]) -> T:
 
 
 def checksum_of(metadata: Mapping[str, Any], field: str = "checksum") -> str:
-    """The SHA-256 of all entries but ``field``, in which a file keeps it, as JSON with sorted keys."""
+    """The SHA-256 of all entries except ``field``, which stores it, as JSON with sorted keys."""
     rest = {name: value for name, value in metadata.items() if name != field}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def class_fault(names: Sequence[Any]) -> str:
-    """What keeps ``names`` from being the class names of a classifier; empty if nothing does.
+    """The problem with the class names of a classifier; empty if they are valid.
 
-    Class names are at least two different texts of 1 to 10,000 characters, without characters that a terminal obeys:
-    control characters, line separators, lone surrogates, and those that change the direction of text.
+    Valid are at least two distinct names of 1 to 10,000 characters without control characters, line separators, lone
+    surrogates and characters that change the direction of text.
     """
     if len(names) < 2:
         return f"{len(names)} classes: at least 2 are needed"
@@ -96,10 +96,19 @@ def class_fault(names: Sequence[Any]) -> str:
 
 
 def regular_file(folder: Path, name: str, links_within: Path | None = None) -> Path:
-    """The file ``name`` of ``folder`` with all links resolved; raises OSError where it does not exist.
+    """The path of a regular file in a folder, with all links resolved.
 
-    ``name`` is relative, and the file a regular one inside ``folder`` (links may lead to ``links_within`` too): devices
-    and pipes would never end, and links out of the folder reveal other files.
+    Devices and pipes are refused because they may never end, and links out of the folder because they reveal other
+    files.
+
+    Args:
+        folder: folder that contains the file.
+        name: path relative to ``folder``.
+        links_within: folder that links may lead to; by default ``folder``.
+
+    Raises:
+        OSError: the file does not exist.
+        ValueError: the name or the file is not allowed.
     """
     pure = PurePosixPath(name)
     if not name or not name.isprintable() or "\\" in name or pure.is_absolute() or ".." in pure.parts:
@@ -116,7 +125,7 @@ def regular_file(folder: Path, name: str, links_within: Path | None = None) -> P
 
 
 def read_json(folder: Path, name: str, links_within: Path | None = None) -> Any:
-    """The value of a JSON file in ``folder``; raises OSError where it can not be read."""
+    """The value of a JSON file in ``folder``. Raises OSError if it cannot be read, ValueError if it is invalid."""
     with regular_file(folder, name, links_within).open("rb") as file:
         return parse_json(file.read(JSON_BYTES + 1))
 

@@ -1,9 +1,4 @@
-"""Temporary folders that do not stay: removed at the end, and by the next process where the one before was killed.
-
-How many processor cores this process may use.
-
-Memory that is free inside the process, returned to the system.
-"""
+"""Temporary folders, the number of processor cores, and memory that is returned to the system."""
 
 import ctypes
 import fcntl
@@ -24,10 +19,13 @@ _NAME = re.compile(re.escape(_PREFIX) + r"[a-z0-9_]{8}")
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new empty folder under the system's temporary folder. Raises OSError where none can be made.
+    """A new empty folder in the system's temporary folder, removed at the end.
 
-    Its lock is held as long as it is in use: the system releases it however a process ends. Unlocked folders of this
-    name and this user are removed before a new one is made.
+    The folder is locked while it is in use, and the system releases the lock however the process ends. Unlocked folders
+    of killed processes of the same user are removed first.
+
+    Raises:
+        OSError: no folder can be created.
     """
     _remove_abandoned(Path(tempfile.gettempdir()))
     while True:
@@ -68,12 +66,12 @@ def cache_folder() -> Path:
 
 
 def cores() -> int:
-    """Those that the system gives to this process, which may be fewer than the machine has."""
+    """The number of processor cores that this process may use; the machine may have more."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def trim() -> None:
-    """Return what the C library holds free. Without this, glibc keeps the blocks of a large image in its arenas."""
+    """Return free memory to the system. glibc otherwise keeps the blocks of large images in its arenas."""
     _malloc_trim()(0)
 
 

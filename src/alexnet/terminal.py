@@ -1,8 +1,6 @@
-"""Text on a terminal: what a terminal would obey is escaped, and what its encoding lacks is replaced.
+"""Safe text on a terminal: control characters are escaped, and characters that its encoding lacks are replaced.
 
-Class names, file names and error messages hold whatever other people wrote. ``safe_output`` is the one place through
-which
-all of it is printed.
+Class names, file names and error messages contain text of other people. All of it is printed inside ``safe_output``.
 """
 
 import codecs
@@ -54,22 +52,22 @@ _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_cell(text: str) -> str:
-    """``text`` as a cell of a CSV file: on one line, and no formula in a spreadsheet.
+    """``text`` as a cell of a CSV file, on one line.
 
-    Text that begins with ``= + - @``, a tab or a carriage return gets an apostrophe in front: a spreadsheet would
-    compute it, and a class or file name could run commands there.
+    Text that starts with ``= + - @``, a tab or a carriage return gets an apostrophe in front. A spreadsheet would
+    otherwise compute it as a formula, and a class or file name could run commands.
     """
     return ("'" if text.startswith(_FORMULAS) else "") + printable(text)
 
 
 def unescaped(stream: TextIO) -> TextIO:
-    """The stream behind ``safe_output``, for what styles its own text; names in that text must be ``printable``."""
+    """The stream behind ``safe_output``, for a library that styles its text. Pass names through ``printable`` first."""
     return stream.behind if isinstance(stream, _Escaped) else stream
 
 
 @contextmanager
 def safe_output() -> Iterator[None]:
-    """Inside, no text that is printed fails to be encoded, and none of it moves a cursor, colors or reverses."""
+    """Escape everything that is printed inside this context, and replace characters that cannot be encoded."""
     codecs.register_error("alexnet.readable", _readable)
     streams = [unescaped(sys.stdout), unescaped(sys.stderr)]
     before = [getattr(stream, "errors", None) for stream in streams]
@@ -86,7 +84,7 @@ def safe_output() -> Iterator[None]:
 
 @contextmanager
 def styled_output() -> Iterator[None]:
-    """Inside ``safe_output``, for a library that prints styled text which no stranger wrote."""
+    """Print unescaped inside ``safe_output``, for a library whose styled text contains no text of other people."""
     with redirect_stdout(unescaped(sys.stdout)), redirect_stderr(unescaped(sys.stderr)):
         yield
 
@@ -98,7 +96,7 @@ class _Escaped:
         self.behind = behind
 
     def write(self, text: str) -> int:
-        start = "\r" if text.startswith("\r") else ""  # the progress bars of libraries write a line again
+        start = "\r" if text.startswith("\r") else ""  # progress bars of libraries rewrite a line
         lines = text.removeprefix(start).split("\n")
         self.behind.write(start + "\n".join("\t".join(map(printable, line.split("\t"))) for line in lines))
         return len(text)
@@ -117,7 +115,7 @@ def _set_errors(stream: TextIO, errors: str | None) -> None:
 
 
 def _readable(error: UnicodeError) -> tuple[str, int]:
-    """Characters that the encoding lacks: as ASCII writes them, or ``\\u2026``."""
+    """The error handler of encodings: an ASCII spelling of the character, or its escape ``\\u2026``."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]

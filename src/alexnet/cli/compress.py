@@ -1,4 +1,4 @@
-"""``alexnet compress``: a trained classifier made small, and the table of what each stage cost."""
+"""The command ``compress``."""
 
 import json
 import re
@@ -63,7 +63,7 @@ class CompressArguments:
 
 
 def run(argv: list[str]) -> int:
-    """a trained classifier 35 times smaller: pruned, weights shared, coded"""
+    """Compress the classifier and print size, accuracy and latency of each stage."""
     started = time.perf_counter()  # before the libraries are imported
     args: CompressArguments = parser.parse(CompressArguments, argv, "compress")
     for name, low, high in (("epochs", 1, 10_000), ("tune_epochs", 0, 10_000), ("conv_bits", 1, 8), ("fc_bits", 1, 8)):
@@ -76,7 +76,7 @@ def run(argv: list[str]) -> int:
 
     options = data_options(args.source, quiet=args.quiet)
     compression_options = api.CompressionOptions(args.epochs, args.tune_epochs, args.lr, args.conv_bits, args.fc_bits)
-    made = api.compress(
+    result = api.compress(
         args.run,
         args.output,
         args.data,
@@ -89,8 +89,8 @@ def run(argv: list[str]) -> int:
         options=options,
         quiet=args.quiet,
     )
-    made = replace(made, seconds=round(time.perf_counter() - started, 1))
-    print(json.dumps(made.to_dict())) if args.json else _tell(made)
+    result = replace(result, seconds=round(time.perf_counter() - started, 1))
+    print(json.dumps(result.to_dict())) if args.json else _print(result)
     return 0
 
 
@@ -104,46 +104,49 @@ def size_in_bytes(text: str) -> int:
     return round(float(match[1]) * UNITS[unit])
 
 
-def _tell(made: "CompressionResult") -> None:
+def _print(result: "CompressionResult") -> None:
     columns = (
         "stage",
         "weights",
         "times smaller",
-        "kept",
+        "nonzero",
         "validation top-1 (95 % CI)",
         "loss",
         "batch 1",
         "batch 32",
         "in memory",
     )
-    first = made.stages[0].bytes
-    output.table(f"{made.original}, stage by stage", columns, [_row(stage, first) for stage in made.stages], right=9)
-    print(f"bundle     {made.original_bytes / 1e6:.4g} MB -> {made.bytes / 1e6:.4g} MB: {made.ratio:.1f} times smaller")
-    if made.test is not None:
-        d, p = made.test.difference, made.test.p_value
-        before, after = output.percent(made.test.first.value), output.percent(made.test.second.value)
+    first = result.stages[0].bytes
+    rows = [_row(stage, first) for stage in result.stages]
+    output.table(f"{result.original}, stage by stage", columns, rows, right=9)
+    before, after = (f"{size / 1e6:.4g} MB" for size in (result.original_bytes, result.bytes))
+    print(f"bundle     {before} -> {after}: {result.ratio:.1f} times smaller")
+    if result.test is not None:
+        d, p = result.test.difference, result.test.p_value
+        before, after = output.percent(result.test.first.value), output.percent(result.test.second.value)
         print(
-            f"test       {before} -> {after} on {made.test.count} images: {100 * d.value:+.1f} points "
+            f"test       {before} -> {after} on {result.test.count} images: {100 * d.value:+.1f} points "
             f"(95 % CI {100 * d.low:+.1f} to {100 * d.high:+.1f}; McNemar p = {p:.2f})"
         )
-    print(f"accuracy   {_lost(made)}")
-    print(f"chosen     {made.chosen}")
-    print("latency    this network / the original, milliseconds, measured in turn")
-    print(f"written    {made.folder}  (bundle/, compression.json, plots/compression.png), in {made.seconds:.0f} s")
-    print(f"use it     alexnet predict {made.folder} IMAGE…")
+    print(f"accuracy   {_accuracy_change(result)}")
+    print(f"chosen     {result.chosen}")
+    print("latency    this network / the original, milliseconds, measured alternately")
+    print(f"written    {result.folder}  (bundle/, compression.json, plots/compression.png)")
+    print(f"time       {result.seconds:.0f} s")
+    print(f"next       alexnet predict {result.folder} IMAGE...")
 
 
-def _lost(made: "CompressionResult") -> str:
-    """What the compression costs, beside what was allowed."""
-    before, after = made.stages[0].validation, made.stages[-1].validation
-    if made.points_lost is None or before is None or after is None:
-        return "not measured: there are no validation images; give the run, or DATA"
+def _accuracy_change(result: "CompressionResult") -> str:
+    """The change of validation accuracy, and the limit."""
+    before, after = result.stages[0].validation, result.stages[-1].validation
+    if result.points_lost is None or before is None or after is None:
+        return "not measured: there are no validation images. Pass the run, or --data DATA"
     limit = (
         "no limit with --target-size"
-        if made.max_accuracy_drop is None
-        else f"at most {made.max_accuracy_drop:g} allowed"
+        if result.max_accuracy_drop is None
+        else f"at most {result.max_accuracy_drop:g} allowed"
     )
-    change = f"{abs(made.points_lost):.1f} points {'lost' if made.points_lost >= 0 else 'gained'} ({limit})"
+    change = f"{abs(result.points_lost):.1f} points {'lost' if result.points_lost >= 0 else 'gained'} ({limit})"
     return f"validation {output.percent(before.top1)} -> {output.percent(after.top1)}: {change}"
 
 
@@ -154,7 +157,7 @@ def _row(stage: "Stage", first: int) -> tuple[str, ...]:
         low, high = scores.top1_interval
         accuracy = f"{100 * scores.top1:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
         loss = f"{scores.loss:.4f}"
-    taken = [f"{times[n][1]:.1f} / {times[n][0]:.1f}" for n in (1, 32)]
+    latency = [f"{times[n][1]:.1f} / {times[n][0]:.1f}" for n in (1, 32)]
     size, ratio = f"{stage.bytes / 1e6:.4g} MB", f"{first / stage.bytes:.1f}"
     return (
         stage.name,
@@ -163,6 +166,6 @@ def _row(stage: "Stage", first: int) -> tuple[str, ...]:
         f"{100 * stage.nonzero:.2f} %",
         accuracy,
         loss,
-        *taken,
+        *latency,
         f"{stage.memory / 1e6:.1f} MB",
     )

@@ -1,4 +1,4 @@
-"""``alexnet serve``: a classifier behind HTTP, with a page."""
+"""The command ``serve``."""
 
 import os
 import re
@@ -60,7 +60,7 @@ class ServeArguments:
 
 
 def run(argv: list[str]) -> int:
-    """a server with a page, and JSON for programs"""
+    """Check the options and serve until a signal ends the server."""
     args: ServeArguments = parser.parse(ServeArguments, argv, "serve")
     _check(args)
     for library in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
@@ -72,7 +72,7 @@ def run(argv: list[str]) -> int:
 
 
 def _check(args: ServeArguments) -> None:
-    for name, value, good, must in (
+    for name, value, is_valid, must in (
         ("--port", args.port, 0 <= args.port <= 65535, "0 to 65535"),
         ("--workers", args.workers, 1 <= args.workers <= 256, "1 to 256"),
         ("--threads", args.threads, args.threads >= 0, "0 or more"),
@@ -86,7 +86,7 @@ def _check(args: ServeArguments) -> None:
         ("--reload-interval", args.reload_interval, 0 <= args.reload_interval < float("inf"), "0 or more seconds"),
         ("--drain-delay", args.drain_delay, 0 <= args.drain_delay < float("inf"), "0 or more seconds"),
     ):
-        if not good:
+        if not is_valid:
             raise RecipeError(f"{name} is {value}", must)
 
 
@@ -118,8 +118,8 @@ def _serve(args: ServeArguments, shared: bool) -> None:
     )
     if not value and not local:
         print(
-            f"alexnet: warning: {run.url(listening)} can be reached from other machines, and no key is asked: anyone "
-            "there may use this server; give --key-file, or --host 127.0.0.1",
+            f"alexnet: warning: {run.url(listening)} is reachable from other machines and requires no key. "
+            "Pass --key-file FILE, or --host 127.0.0.1",
             file=sys.stderr,
             flush=True,
         )
@@ -157,7 +157,7 @@ def _device(name: str) -> str:
 
 @contextmanager
 def _shared_metrics(several: bool) -> Iterator[bool]:
-    """A folder in which several processes count together; prometheus_client finds it in the environment."""
+    """The folder in which several workers share their metrics; prometheus_client reads it from the environment."""
     if not several:
         yield False
         return
@@ -167,7 +167,7 @@ def _shared_metrics(several: bool) -> Iterator[bool]:
         except OSError as error:
             raise ServerError(
                 f"no temporary folder for the metrics of several processes: {error.strerror}",
-                "a writable one",
+                "writable",
                 "set TMPDIR, or --workers 1",
             ) from error
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)

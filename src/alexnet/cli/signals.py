@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one interrupts a command, the second one ends its process at once."""
+"""Ctrl-C and SIGTERM: the first signal interrupts a command, the second one ends the process immediately."""
 
 import os
 import signal
@@ -9,21 +9,23 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def handle() -> None:
-    """From now on until the process ends: the first signal raises KeyboardInterrupt with its number, or does what a
-    training does with it; at the second one the process exits with status 130 or 143.
+    """Install the signal handlers until the process ends.
 
-    A handler in Python does not run while the main thread is inside a library, and an exception waits until worker
-    threads end: both may take minutes. So a thread counts the signals, from the pipe that Python writes them to.
+    The first signal raises KeyboardInterrupt with its number; training installs its own handler for it. At the second
+    signal the process exits with status 130 or 143.
+
+    A Python handler does not run while the main thread is inside a library, and an exception waits until the worker
+    threads end. Both can take minutes. A thread therefore counts the signals, which Python writes to a pipe.
     """
-    if threading.current_thread() is not threading.main_thread():  # Python allows no handlers
+    if threading.current_thread() is not threading.main_thread():  # Python allows no handlers in other threads
         return
     for number in _STOPPING:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as of a background job
+        if signal.getsignal(number) != signal.SIG_IGN:  # a background job ignores it
             signal.signal(number, _interrupt)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # the pipe is the parent's
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # the pipe belongs to the parent
     threading.Thread(target=_count, args=(reading,), name="signals", daemon=True).start()
 
 
