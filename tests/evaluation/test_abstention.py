@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from alexnet.evaluation.calibration import at_threshold, choose_threshold, fewest, risk_coverage, upper_bound
+from alexnet.evaluation.calibration import at_threshold, choose_threshold, min_predictions, risk_coverage, upper_bound
 
 
 def drawn(generator, count):
@@ -53,7 +53,7 @@ def test_the_bound_is_where_five_percent_are_left(errors, count):
 
 
 def test_how_many_prove_what():
-    assert [fewest(target) for target in (0.01, 0.02, 0.05, 0.1)] == [299, 149, 59, 29]
+    assert [min_predictions(target) for target in (0.01, 0.02, 0.05, 0.1)] == [299, 149, 59, 29]
 
 
 @pytest.mark.parametrize(("target", "count"), [(0.1, 300), (0.05, 1000), (0.02, 4000)])

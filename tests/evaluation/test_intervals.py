@@ -7,7 +7,7 @@ from alexnet.evaluation.intervals import (
     Estimate,
     bootstrap,
     estimate,
-    harmonic,
+    f1_estimate,
     percentile_interval,
     proportion_ci,
     resamples,
@@ -115,7 +115,7 @@ def test_resamples_without_a_number_are_left_out():
 def test_an_estimate_lies_in_its_interval():
     found = estimate(0.5, np.linspace(0.6, 0.9, 100), 100)
     assert found.low <= found.value <= found.high
-    perfect = harmonic(1.0, np.ones(100), 60)
+    perfect = f1_estimate(1.0, np.ones(100), 60)
     low = wilson(60, 60)[0]
     assert [perfect.low, perfect.high] == pytest.approx([2 * low / (1 + low), 1.0])
-    assert harmonic(0.8, np.linspace(0.7, 0.9, 100), 60) == estimate(0.8, np.linspace(0.7, 0.9, 100), 60)
+    assert f1_estimate(0.8, np.linspace(0.7, 0.9, 100), 60) == estimate(0.8, np.linspace(0.7, 0.9, 100), 60)

@@ -122,7 +122,7 @@ def test_one_number_has_one_interval():
         part.add(log_p[own], labels[own], own)
 
     def add(*tensors):
-        others = (parts[1].seen.to(torch.int64), parts[1].right.to(torch.int64), parts[1].confusion)
+        others = (parts[1].seen.to(torch.int64), parts[1].correct.to(torch.int64), parts[1].confusion)
         sums = torch.tensor([parts[1].correct5, parts[1].loss], dtype=torch.float64)
         for mine, other in zip(tensors, (*others, sums), strict=True):
             mine += other

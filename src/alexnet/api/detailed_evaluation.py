@@ -277,7 +277,8 @@ def calibrate(
     )
     if calibration is None:
         raise BundleError(
-            f"{store.address} has {len(split)} validation images", f"at least {calibrations.FEWEST} to calibrate with"
+            f"{store.address} has {len(split)} validation images",
+            f"at least {calibrations.MIN_IMAGES} to calibrate with",
         )
     calibrated = Classifier(dataclasses.replace(bundle, calibration=calibration.to_dict()), classifier.device)
     reference = [calibrated.predict_reference(one) for one in bundle.reference_samples]

@@ -1,16 +1,12 @@
-"""When to say "I don't know": answers below a threshold of the first prediction's probability are withheld.
+"""Selective prediction by a confidence threshold, calibration error, and the temperature that reduces it.
 
-*Coverage* is the share of images that are answered, *risk* the error among those (El-Yaniv and Wiener 2010).
-
-Glossary: N images.
-
-
-Is what is called 90 % sure right in 90 of 100? Reliability, its error, and the temperature that mends it.
-
-A temperature divides the logits before the softmax: one number, fitted on the validation split, changes how sure the
-answers are and never which class comes first (Guo et al. 2017, *On Calibration of Modern Neural Networks*).
+A classifier abstains where the probability of its top-1 prediction is below a threshold. *Coverage* is the fraction of
+images with a prediction, *risk* the error among those (El-Yaniv and Wiener 2010). The temperature divides the logits
+before the softmax: it is fitted on the validation split, changes the probabilities, and never changes the predicted
+class (Guo et al. 2017, *On Calibration of Modern Neural Networks*). Shapes: N images, K classes.
 """
 
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,13 +17,16 @@ from numpy.typing import NDArray
 
 from alexnet.evaluation.intervals import proportion_ci
 
-TARGETS = (0.01, 0.02, 0.05, 0.1)  # errors among answered images for which a bundle carries thresholds
-LEVEL = 0.95  # of the one-sided bound
+TARGETS = (0.01, 0.02, 0.05, 0.1)  # errors among images with a prediction, for which a bundle has thresholds
+LEVEL = 0.95  # confidence of the one-sided bound
 
 
 @dataclass(frozen=True)
 class SelectiveMetrics:
-    """What a threshold does: ``answered`` of ``count`` images, ``errors`` among them, with the error's 95 % CI."""
+    """The effect of a threshold: ``answered`` of ``count`` images have a prediction, ``errors`` of these are wrong.
+
+    ``low`` and ``high`` are the 95 % CI of the error.
+    """
 
     threshold: float
     count: int
@@ -38,12 +37,12 @@ class SelectiveMetrics:
 
     @property
     def coverage(self) -> float:
-        """Share of the images that are answered."""
+        """The fraction of images with a prediction."""
         return self.answered / self.count
 
     @property
     def error(self) -> float:
-        """Share of wrong answers among those given; nan where none is."""
+        """The fraction of these predictions that are wrong; NaN where there is none."""
         return self.errors / self.answered if self.answered else float("nan")
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,9 +54,9 @@ class SelectiveMetrics:
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """Risk against coverage over all thresholds, the surest answers first: ``coverage`` and ``risk``, equally long.
+    """Risk and coverage at each threshold, the highest threshold first; all three have one length.
 
-    ``area`` under the curve is the mean risk over all coverages; less is better.
+    ``area`` under the curve is the mean risk over all coverages: lower is better.
     """
 
     coverage: tuple[float, ...]
@@ -72,7 +71,7 @@ class RiskCoverage:
 
 
 def _sorted(confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
-    """Confidences from the highest down, at the last image of each run of equal ones: counts, thresholds, errors."""
+    """Counts, thresholds and errors from the highest confidence down, one entry for each distinct confidence."""
     order = np.argsort(-confidence, kind="stable")
     falling = confidence[order]
     last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
@@ -80,7 +79,7 @@ def _sorted(confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_]) -
 
 
 def risk_coverage(confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_]) -> RiskCoverage:
-    """The whole curve of a split: probabilities of the first predictions [N], and whether those are right [N]."""
+    """The curve of a split, from the top-1 probabilities [N] and whether these predictions are correct [N]."""
     counts, thresholds, errors = _sorted(confidence, correct)
     coverage, risk = counts / len(correct), errors / counts
     area = float((risk * np.diff(coverage, prepend=0.0)).sum())
@@ -90,9 +89,9 @@ def risk_coverage(confidence: NDArray[np.floating[Any]], correct: NDArray[np.boo
 def at_threshold(
     confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_], threshold: float, groups: Sequence[str] = ()
 ) -> SelectiveMetrics:
-    """What a threshold does: an image is answered if its first prediction has at least that probability.
+    """The effect of a threshold: an image has a prediction if its top-1 probability is at least the threshold.
 
-    ``groups`` [N] of the images, where they are known.
+    ``groups`` [N] are those of the images; empty if unknown.
     """
     values = np.flatnonzero(confidence >= threshold)
     error = proportion_ci(~correct[values], [groups[i] for i in values.tolist()] if groups else ())
@@ -102,35 +101,39 @@ def at_threshold(
 
 @lru_cache(maxsize=100_000)
 def upper_bound(errors: int, count: int, level: float = LEVEL) -> float:
-    """The largest error that is not refuted by ``errors`` out of ``count``, one-sided (Clopper and Pearson 1934)."""
-    from scipy.stats import beta
+    """One-sided upper bound of the error rate with ``errors`` out of ``count`` (Clopper and Pearson 1934)."""
+    from scipy.stats import binomtest
 
-    return 1.0 if errors >= count else float(beta.ppf(level, errors + 1, count - errors))
+    return float(binomtest(errors, count, alternative="less").proportion_ci(level, "exact").high)
 
 
-def fewest(target: float, errors: int = 0, level: float = LEVEL) -> int:
-    """How many answers with so many errors among them prove that the error is at most ``target``: 299, 149, 59 and 29
-    for 1, 2, 5 and 10 % without an error."""
-    count = errors + 1
-    while upper_bound(errors, count, level) > target:
-        count += 1
-    return count
+@lru_cache(maxsize=1000)
+def min_predictions(target: float, errors: int = 0, level: float = LEVEL) -> int:
+    """The fewest predictions with ``errors`` among them whose :func:`upper_bound` is at most ``target``.
+
+    Without an error 299, 149, 59 and 29 for 1, 2, 5 and 10 %.
+    """
+    high = errors + 1
+    while upper_bound(errors, high, level) > target:
+        high *= 2
+    counts = range(errors + 1, high + 1)
+    return counts[bisect.bisect_left(counts, -target, key=lambda count: -upper_bound(errors, count, level))]
 
 
 def choose_threshold(
     confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_], target: float, level: float = LEVEL
 ) -> float | None:
-    """The threshold with which the error among answered images is at most ``target``, ``level`` sure; else None.
+    """The threshold at which the error is at most ``target`` with confidence ``level``, or None if there is none.
 
-    Fixed-sequence testing (Angelopoulos et al. 2021, *Learn then Test*): counts of the surest images, growing by a
-    tenth, are tried in an order that no label has any part in, and the last one before the first whose Clopper-Pearson
-    bound exceeds the target is taken. So many tests cost no more confidence than one; the best of all thresholds,
-    picked freely, broke its promise in up to 8 % of simulations, this in under 4. It begins with as many as forgive one
-    error, or half of the images if that is fewer, but never less than can prove anything.
+    Fixed-sequence testing (Angelopoulos et al. 2021, *Learn then Test*): counts of the most confident
+    images, each a tenth larger, are tested in an order that does not depend on labels. The result is the last count
+    before the first one whose Clopper-Pearson bound exceeds the target. All tests together have the confidence of one.
+    The best of all thresholds would exceed its target in up to 8 % of simulations, this one in under 4 %. The first
+    count allows one error, or is half of the images if that is fewer, and is at least :func:`min_predictions`.
     """
     counts, thresholds, errors = _sorted(confidence, correct)
-    least, total = fewest(target, 0, level), len(correct)
-    chosen, wanted = None, max(least, min(fewest(target, 1, level), total // 2))
+    least, total = min_predictions(target, 0, level), len(correct)
+    chosen, wanted = None, max(least, min(min_predictions(target, 1, level), total // 2))
     while least <= total:
         place = int(np.searchsorted(counts, min(wanted, total)))
         if upper_bound(int(errors[place]), int(counts[place]), level) > target:
@@ -142,19 +145,19 @@ def choose_threshold(
     return chosen
 
 
-BINS = 15  # of equal width over the first prediction's probability, as Guo et al. had them
-FEWEST = 30  # validation images below which nothing is fitted
+BINS = 15  # of equal width over the top-1 probability, as in Guo et al.
+MIN_IMAGES = 30  # validation images below which nothing is fitted
 _RANGE = (0.02, 50.0)  # of temperatures
 
 
 @dataclass(frozen=True)
 class Bin:
-    """The images whose first prediction has a probability in (``low``, ``high``]: how sure it was, how often right."""
+    """The images whose top-1 probability is in (``low``, ``high``]: their mean probability and accuracy."""
 
     low: float
     high: float
     count: int
-    confidence: float  # mean probability of the first prediction; nan where there is no image
+    confidence: float  # mean top-1 probability; NaN where there is no image
     accuracy: float
     accuracy_low: float  # of its 95 % CI
     accuracy_high: float
@@ -162,10 +165,17 @@ class Bin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How honest probabilities are on a split.
+    """How well probabilities are calibrated on a split.
 
-    ``ece`` is the expected calibration error, Σ count/N · |accuracy − confidence| over the bins; ``ece_by_chance`` what
-    perfectly honest probabilities would show on so many images; ``nll`` in nats; ``brier`` Σ over classes.
+    Attributes:
+        count: Number of images.
+        ece: Expected calibration error, Σ count/N · |accuracy − confidence| over the bins.
+        ece_by_chance: The ECE that perfectly calibrated probabilities have on so many images, on average.
+        nll: Mean negative log-likelihood of the true classes, in nats.
+        brier: Brier score, summed over classes.
+        confidence: Mean top-1 probability.
+        accuracy: Top-1 accuracy.
+        bins: The bins over the top-1 probability.
     """
 
     count: int
@@ -184,7 +194,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a bundle carries: the temperature, and the thresholds that validation supports, by target error."""
+    """The calibration of a bundle: the temperature, and a threshold by target error where validation supports one."""
 
     temperature: float
     fitted_on: str
@@ -214,16 +224,16 @@ def temperature_warning(temperature: float, before: Reliability, after: Reliabil
 def probabilities(log_probabilities: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:
     """Logs of probabilities (or logits) [N, K] -> calibrated probabilities, float64 [N, K]."""
     scaled = log_probabilities.astype(np.float64) / temperature
-    risen = np.exp(scaled - scaled.max(1, keepdims=True))
-    return np.asarray(risen / risen.sum(1, keepdims=True))
+    values = np.exp(scaled - scaled.max(1, keepdims=True))
+    return np.asarray(values / values.sum(1, keepdims=True))
 
 
 def fit_temperature(log_probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
     """The temperature that minimizes the mean −ln p of the labels [N], given logs [N, K].
 
-    The loss is convex in 1/T. A split without a mistake would ask for a temperature of 0, and for certainty: there half
-    a mistake is added, an average image whose truth is its second prediction (half, as Krichevsky and Trofimov 1981).
-    Never otherwise: a whole one at all times cost 5 % in NLL on the test digits, with 144 to fit on.
+    The loss is convex in 1/T. For a split without a mistake its minimum is at a temperature of 0. There half a mistake
+    is added: an average image whose true class is its second prediction (half, as Krichevsky and Trofimov 1981). It is
+    not added otherwise: a whole mistake at all times cost 5 % in NLL on the test digits, with 144 images to fit on.
     """
     from scipy.optimize import minimize_scalar
 
@@ -248,7 +258,7 @@ def reliability(
     seed: int = 0,
     groups: Sequence[str] = (),
 ) -> Reliability:
-    """How honest probabilities [N, K] are, given the labels [N], and ``groups`` [N] where they are known."""
+    """The calibration of probabilities [N, K], given the labels [N] and, if known, the ``groups`` of images [N]."""
     rows = probabilities.astype(np.float64)
     confidence, correct = rows.max(1), rows.argmax(1) == labels
     true = rows[np.arange(len(labels)), labels]
@@ -256,7 +266,7 @@ def reliability(
     return Reliability(
         count=len(labels),
         ece=ece(confidence, correct, bins),
-        ece_by_chance=by_chance(confidence, bins, seed),
+        ece_by_chance=expected_ece(confidence, bins, seed),
         nll=float(-np.log(np.maximum(true, 1e-300)).mean()),
         brier=float(brier.mean()),
         confidence=float(confidence.mean()),
@@ -267,13 +277,13 @@ def reliability(
 
 def ece(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = BINS) -> float:
     """Expected calibration error (Naeini et al. 2015): Σ count/N · |accuracy − confidence| over ``bins`` of equal
-    width, of the first prediction's probability [N]."""
+    width, of the top-1 probability [N]."""
     gaps = np.bincount(_bin_of(confidence, bins), correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(correct))
 
 
-def by_chance(confidence: NDArray[np.float64], bins: int = BINS, seed: int = 0, times: int = 200) -> float:
-    """The mean ECE of answers that are right exactly as often as they say (Bröcker and Smith 2007)."""
+def expected_ece(confidence: NDArray[np.float64], bins: int = BINS, seed: int = 0, times: int = 200) -> float:
+    """The mean ECE of perfectly calibrated probabilities with this confidence [N] (Bröcker and Smith 2007)."""
     generator = np.random.Generator(np.random.Philox(key=seed))
     return float(np.mean([ece(confidence, generator.random(len(confidence)) < confidence, bins) for _ in range(times)]))
 
@@ -297,18 +307,18 @@ def _bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int
 def calibrate(
     log_probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], groups: Sequence[str] = ()
 ) -> Calibration | None:
-    """What the validation split says of a network: logs [N, K] of temperature 1, labels [N].
+    """Fit temperature and thresholds on the validation split: log probabilities [N, K] at temperature 1, labels [N].
 
-    None where there are fewer than 30 images. Thresholds are of calibrated probabilities, and only for those target
-    errors that so many images can support (:func:`alexnet.evaluation.calibration.choose_threshold`). Where images
-    belong to ``groups``, one of each, drawn, chooses them: images of one patient are not two witnesses.
+    None where there are fewer than 30 images. Thresholds are of calibrated probabilities, and only for target errors
+    that so many images support (:func:`choose_threshold`). Where images belong to ``groups`` [N], thresholds are chosen
+    on one random image of each group, since images of one group are not independent.
     """
-    if len(labels) < FEWEST:
+    if len(labels) < MIN_IMAGES:
         return None
     temperature = fit_temperature(log_probabilities, labels)
     before, after = (probabilities(log_probabilities, t) for t in (1.0, temperature))
     correct = after.argmax(1) == labels
-    if ece(after.max(1), correct) > ece(before.max(1), correct):  # it would make calibration worse: not applied
+    if ece(after.max(1), correct) > ece(before.max(1), correct):  # worse than without it: not applied
         temperature, after = 1.0, before
     confidence = after.max(1)
     drawn = _one_of_each(groups) if groups else np.arange(len(labels))
@@ -324,6 +334,6 @@ def calibrate(
 
 
 def _one_of_each(groups: Sequence[str]) -> NDArray[np.int64]:
-    """The place of one image of each group."""
+    """The index of one image of each group, drawn at random."""
     order = np.random.Generator(np.random.Philox(key=0)).permutation(len(groups))
     return np.asarray(order[np.unique(np.asarray(groups)[order], return_index=True)[1]], np.int64)

@@ -1,16 +1,13 @@
-"""How far a number could lie from the truth: bootstrap intervals over images, or over groups of them.
+"""Confidence intervals by the bootstrap over images or groups of images, and the comparison of two classifiers.
 
-A resample draws as many images as there are, with replacement (Efron 1979); where images belong to groups
-(patients, videos) it draws whole groups, since two images of one patient are not two witnesses. An interval is the
-middle 95 % of what the number becomes over the resamples.
+A resample draws as many images as there are, with replacement (Efron 1979). Where images belong to groups (patients,
+videos) it draws whole groups, since images of one group are not independent. The interval is the middle 95 % of the
+metric over the resamples.
 
-The bootstrap knows only what it has seen: a share of few images, or one that is 0 or 1 in all resamples, gets an
-interval that is too narrow, or none. There Wilson's takes its place (:func:`share`).
+The bootstrap's interval is too narrow for few images, and empty where all resamples have one value: Wilson's interval
+is used there. Two classifiers are compared on the same images by McNemar's exact test (1947).
 
-Glossary: N images, B resamples.
-
-
-Two classifiers on the same images: is one better, or was it luck? McNemar's exact test (1947).
+Shapes: N images, B resamples.
 """
 
 import math
@@ -108,16 +105,16 @@ def proportion_ci(hits: NDArray[np.bool_], groups: Sequence[str] = (), *, seed: 
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
     if not groups:
         return Estimate(float(hits.mean()), *wilson(int(hits.sum()), len(hits)), len(hits))
-    return share_of_groups(*by_group(hits, groups), seed=seed)
+    return grouped_proportion_ci(*count_by_group(hits, groups), seed=seed)
 
 
-def by_group(hits: NDArray[np.bool_], groups: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def count_by_group(hits: NDArray[np.bool_], groups: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How many hits and how many images each group has: [U] and [U]."""
     units, member = _units(groups)
     return np.bincount(member[hits], minlength=units), np.bincount(member, minlength=units)
 
 
-def share_of_groups(hits: NDArray[np.int64], counts: NDArray[np.int64], *, seed: int = 0) -> Estimate:
+def grouped_proportion_ci(hits: NDArray[np.int64], counts: NDArray[np.int64], *, seed: int = 0) -> Estimate:
     """The share of ``hits`` [U] among the ``counts`` [U] of images in groups; whole groups are resampled."""
 
     def of(weights: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -126,7 +123,7 @@ def share_of_groups(hits: NDArray[np.int64], counts: NDArray[np.int64], *, seed:
     return estimate(float(hits.sum() / counts.sum()), bootstrap(of, len(counts), seed=seed), len(counts))
 
 
-def harmonic(value: float, values: NDArray[np.float64], count: int) -> Estimate:
+def f1_estimate(value: float, values: NDArray[np.float64], count: int) -> Estimate:
     """As :func:`estimate`, for an F1 over ``count`` images that are of the class or called so.
 
     F1 = 2J / (1 + J), where J is the share of those images that are both: Wilson's interval is J's.
@@ -138,7 +135,7 @@ def harmonic(value: float, values: NDArray[np.float64], count: int) -> Estimate:
     return Estimate(value, 2 * low / (1 + low), 2 * high / (1 + high), count)
 
 
-def independent(count: int, groups: Sequence[str] = ()) -> int:
+def independent_units(count: int, groups: Sequence[str] = ()) -> int:
     """How many witnesses there are: groups, or images where there are none."""
     return len(set(groups)) if groups else count
 

@@ -1,4 +1,4 @@
-"""Counts over a split. Integers are added up and divided once, at the end."""
+"""Top-1, top-5, loss and confusion matrix of a split: integers are added up and divided once, at the end."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet.evaluation.intervals import by_group, share_of_groups, wilson
+from alexnet.evaluation.intervals import count_by_group, grouped_proportion_ci, wilson
 
-FIVE = 5  # with so many classes, or fewer, the five best are all of them: there is no top-5
+FIVE = 5  # with five classes or fewer there is no top-5
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a classifier did on a split.
+    """The scores of a classifier on a split.
 
-    ``count`` images, ``correct1`` with the true class first, ``correct5`` with it among the five best, ``loss`` the
-    mean of −ln p(true class) in nats, ``confusion`` int64 [K, K] (rows true, columns predicted).
+    Attributes:
+        split: Name of the split.
+        crops: Crops of each image.
+        count: Number of images.
+        correct1: Images whose top-1 prediction is correct.
+        correct5: Images whose true class is among the top-5 predictions.
+        loss: Mean of −ln p(true class), in nats.
+        confusion: int64 [K, K], rows are true classes, columns predicted ones.
+        seconds: Duration of the evaluation.
     """
 
     split: str
@@ -30,30 +37,30 @@ class Scores:
     loss: float
     confusion: Tensor
     seconds: float = 0.0
-    groups: tuple[tuple[int, int], ...] = ()  # (right, images) of each group; empty where no groups are known
+    groups: tuple[tuple[int, int], ...] = ()  # (correct, images) of each group; empty where groups are unknown
     training_images_left_out: int = 0  # images of the split that the classifier was trained on; not in ``count``
     training_images_included: int = 0  # the same, in ``count`` on request
 
     @property
     def top1(self) -> float:
-        """Share of the images whose true class is the first prediction."""
+        """Fraction of the images whose top-1 prediction is correct."""
         return self.correct1 / self.count
 
     @property
     def top5(self) -> float:
-        """Share of the images whose true class is among the five first predictions."""
+        """Fraction of the images whose true class is among the top-5 predictions."""
         return self.correct5 / self.count
 
     @property
     def top1_interval(self) -> tuple[float, float]:
         """The 95 % CI of ``top1``: Wilson's (1927), or the bootstrap's over groups of images where groups are known.
 
-        The same as :func:`alexnet.evaluation.intervals.share` gives, so that one number has one interval everywhere.
+        The same interval as :func:`alexnet.evaluation.intervals.proportion_ci` computes.
         """
         if not self.groups:
             return wilson(self.correct1, self.count)
         right, images = np.array(self.groups, np.int64).T
-        estimate = share_of_groups(right, images)
+        estimate = grouped_proportion_ci(right, images)
         return estimate.low, estimate.high
 
     @property
@@ -86,17 +93,17 @@ class MetricAccumulator:
     def __init__(self, classes: int, images: int) -> None:
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
         self.seen = torch.zeros(images, dtype=torch.bool)
-        self.right = torch.zeros(images, dtype=torch.bool)
+        self.correct = torch.zeros(images, dtype=torch.bool)
         self.correct5 = 0
         self.loss = 0.0
 
     def add(self, log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> None:
-        """A batch: log probabilities [N, K], labels int64 [N], the images' places in the split int64 [N]."""
+        """A batch: log probabilities [N, K], labels int64 [N], the indices of the images in the split int64 [N]."""
         if self.seen[indices].any() or len(set(indices.tolist())) != len(indices):
             raise ValueError("an image was evaluated twice")
         self.seen[indices] = True
         best = log_probabilities.topk(min(5, log_probabilities.shape[1])).indices  # [N, ≤5]
-        self.right[indices] = best[:, 0] == labels
+        self.correct[indices] = best[:, 0] == labels
         self.correct5 += int((best == labels[:, None]).sum())
         self.loss += float(F.nll_loss(log_probabilities.double(), labels, reduction="sum"))
         pairs = labels * len(self.confusion) + best[:, 0]
@@ -104,12 +111,12 @@ class MetricAccumulator:
 
     def all_reduce(self, all_reduce: Callable[..., None]) -> None:
         """Add the counts of all processes; ``all_reduce`` sums tensors over them, in place."""
-        seen, right = self.seen.to(torch.int64), self.right.to(torch.int64)
+        seen, right = self.seen.to(torch.int64), self.correct.to(torch.int64)
         sums = torch.tensor([self.correct5, self.loss], dtype=torch.float64)
         all_reduce(seen, right, self.confusion, sums)
         if (seen > 1).any():
             raise ValueError("an image was evaluated twice")
-        self.seen, self.right, self.correct5, self.loss = seen > 0, right > 0, int(sums[0]), float(sums[1])
+        self.seen, self.correct, self.correct5, self.loss = seen > 0, right > 0, int(sums[0]), float(sums[1])
 
     def scores(self, split: str, crops: int, seconds: float = 0.0, groups: Sequence[str] = ()) -> Scores:
         """The result, once every image of the split has been counted; ``groups`` [N] of the images, if known."""
@@ -117,7 +124,7 @@ class MetricAccumulator:
         if count != len(self.seen):
             raise ValueError(f"{len(self.seen) - count} images of {split} were not evaluated")
         correct1 = int(self.confusion.diagonal().sum())
-        grouped = np.stack(by_group(self.right.numpy(), groups), 1).tolist() if groups else []
+        grouped = np.stack(count_by_group(self.correct.numpy(), groups), 1).tolist() if groups else []
         return Scores(
             split,
             crops,

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from alexnet.data.store import Split
 from alexnet.errors import DataError
 from alexnet.evaluation.evaluate import SplitPredictions
-from alexnet.evaluation.intervals import RESAMPLES, Estimate, bootstrap, estimate, harmonic, independent, proportion_ci
+from alexnet.evaluation.intervals import (
+    RESAMPLES,
+    Estimate,
+    bootstrap,
+    estimate,
+    f1_estimate,
+    independent_units,
+    proportion_ci,
+)
 from alexnet.evaluation.metrics import FIVE
 
 _MOST = 4_000_000_000  # images × classes × resamples of the area's bootstrap; fewer resamples beyond
@@ -95,7 +103,7 @@ def per_class(
     area_drawn = bootstrap(lambda w: areas(scores, labels, w), count, groups, number=fewer, seed=seed)
 
     def whole(place: int) -> Estimate:
-        return estimate(float(seen[place]), drawn[:, place], independent(count, groups))
+        return estimate(float(seen[place]), drawn[:, place], independent_units(count, groups))
 
     def numbers(k: int) -> ClassMetrics:
         is_k, as_k = labels == k, predicted == k
@@ -104,12 +112,12 @@ def per_class(
         rarer = min(_independent(is_k, groups), _independent(~is_k, groups))
         curve = estimate(float(area[k]), area_drawn[:, k], rarer)
         precision, recall = (estimate(*values[j], bases[j]) for j in range(2))
-        f1 = harmonic(*values[2], bases[2])
+        f1 = f1_estimate(*values[2], bases[2])
         return ClassMetrics(classes[k], int(is_k.sum()), int(as_k.sum()), precision, recall, f1, curve)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # means over no class are nan, as they must be
-        mean_area = estimate(float(np.nanmean(area)), np.nanmean(area_drawn, 1), independent(count, groups))
+        mean_area = estimate(float(np.nanmean(area)), np.nanmean(area_drawn, 1), independent_units(count, groups))
     top1, of_classes = proportion_ci(responses.correct, groups, seed=seed), tuple(numbers(k) for k in range(number))
     return PerClass(top1, top5, whole(0), whole(1), whole(2), mean_area, of_classes)
 

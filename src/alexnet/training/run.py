@@ -10,7 +10,7 @@ from alexnet.bundle import Bundle, ReferenceSample
 from alexnet.data.decode import encode_png
 from alexnet.data.store import Store
 from alexnet.errors import BundleError, CheckpointError, DataError, RecipeError
-from alexnet.evaluation.calibration import FEWEST, calibrate
+from alexnet.evaluation.calibration import MIN_IMAGES, calibrate
 from alexnet.evaluation.evaluate import calibrated, log_probabilities, predict_split
 from alexnet.evaluation.metrics import Scores
 from alexnet.kernels import native_kernels
@@ -225,7 +225,7 @@ def _calibration(state: State, statistics: Normalization) -> dict[str, Any]:
     In float32, which is the precision of the bundle's predictions, whatever the precision of training.
     """
     split, network = state.store.split("validation"), state.eval_model
-    if len(split) < FEWEST:
+    if len(split) < MIN_IMAGES:
         return {}
     predictions = predict_split(
         network, split, statistics, image_size=network.image_size, channels=network.in_channels, device=state.device
