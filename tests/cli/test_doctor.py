@@ -40,8 +40,8 @@ def test_exit_status_and_text(digits_folder, capsys):
     assert run(["doctor", str(digits_folder)]) == 1
     out = capsys.readouterr().out
     assert (
-        "two-labels: 2 images (1 group of copies: 2 byte-identical) under two labels" in out
-        and "Do not train on this yet" in out
+        "two-labels: 2 images (1 group of copies: 2 byte-identical) with two labels" in out
+        and "Do not train on this data yet" in out
     )
     assert "0/000.png, 1/999.png" in out or "1/999.png, 0/000.png" in out
 

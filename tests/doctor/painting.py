@@ -135,7 +135,7 @@ def plant(root: Path) -> dict[str, set[str]]:
         | {"val/stripe/near.png", "test/stripe/near-small.jpg"},
         "two-labels": {"train/cross/which.png", "train/ring/what.png", "train/cross/who.png", "val/stripe/whom.jpg"},
         "some-gray": {"train/cross/gray.png", "train/ring/deep.png", "train/stripe/dot.png"},
-        "group-prediction": {f"{s}/ring/patient999_{s}_{index}.png" for s in ("train", "test") for index in (0, 1)},
+        "group-suspected": {f"{s}/ring/patient999_{s}_{index}.png" for s in ("train", "test") for index in (0, 1)},
         "refused": set(),  # the class folder without an image
         "class-missing": set(),  # rare is only in train
         "few": set(),

@@ -25,7 +25,7 @@ def planted(tmp_path_factory):
 def test_all_planted_faults_are_found_and_none_invented(planted):
     _, expected, report = planted
     assert found(report) == expected and len(expected) >= 20
-    assert not report.honest and "Do not train on this yet" in report.verdict
+    assert not report.honest and "Do not train on this data yet" in report.verdict
     assert [finding.severity for finding in report.findings] == sorted(
         (finding.severity for finding in report.findings), key=["error", "warning", "note"].index
     )
@@ -47,7 +47,7 @@ def test_the_exclusion_list_mends_what_leaving_out_can_mend(planted, tmp_path):
 
 def test_a_healthy_data_set_is_healthy(tmp_path):
     report = diagnose(healthy(tmp_path / "set", {"train": 24, "val": 10, "test": 10}))
-    assert found(report) == {} and report.honest and report.verdict.startswith("Healthy")
+    assert found(report) == {} and report.honest and report.verdict.startswith("Ready for training: no problems")
     assert report.exclusions() == {} and report.counts["test"] == (10, 10, 10)
 
 
@@ -61,7 +61,7 @@ def test_what_only_looks_like_a_fault_is_none(tmp_path):
     report = diagnose(root)
     assert [finding.what for finding in report.findings if finding.severity == "error"] == []
     assert found(report).keys() <= {
-        "group-prediction",
+        "group-suspected",
         "blank",
     }  # its patients are in splits that are drawn image by image
 
@@ -70,7 +70,7 @@ def test_groups_that_are_named_are_drawn_whole(tmp_path):
     from alexnet.data.sources.listing import group_images
 
     root = healthy(tmp_path / "set", {"": 60})
-    assert "group-prediction" in found(diagnose(root))
+    assert "group-suspected" in found(diagnose(root))
     report = examine(group_images(open_source(root), pattern=r"patient(\d+)"))
     assert found(report) == {} and report.honest
 

@@ -54,7 +54,7 @@ def test_nothing_is_taken_from_outside_and_all_is_escaped():
 def test_thumbnails_are_shown_up_to_a_number_and_missing_ones_said():
     text = page(report(), images())
     assert len(Tags(text).images) == 12 and text.count("no image</div>") == 12 and "and 18 more" in text
-    assert '<td class="zero">0</td>' in text and "those that training would draw" in text
+    assert '<td class="zero">0</td>' in text and "the splits that training would make" in text
     assert len(text) < 200_000
 
 

@@ -1,4 +1,4 @@
-"""Classes: missing in a split, too few to learn or to measure, unequal."""
+"""Checks of classes: missing in a split, too few images to train or to test, class imbalance."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ def counts_of(seen: Seen) -> dict[str, tuple[int, ...]]:
 
 
 def check_classes(seen: Seen, problems: list[DataError]) -> Iterator[Finding]:
-    """Findings about classes; ``problems`` are what the reader of the source would have refused."""
+    """Findings about classes; ``problems`` are what the reader of the source collected."""
     for own in alike_lines([fault.what + (f"; must be {fault.must}" if fault.must else "") for fault in problems]):
         todo = next(fault.todo for fault in problems if own[0].startswith(fault.what))
         yield Finding("refused", "error", summed(own), todo, tuple(Example((), line) for line in own[1:]))
@@ -31,13 +31,13 @@ def check_classes(seen: Seen, problems: list[DataError]) -> Iterator[Finding]:
     refused = " ".join(fault.what for fault in problems)
     without = [title for title in _titles(seen, train == 0) if repr(title) not in refused]
     if without:
-        what = f"no usable image for training of {counted(len(without), 'class', 'classes')}: {_list(without)}"
-        yield Finding("class-missing", "error", what, "add images or remove the class")
+        what = f"{counted(len(without), 'class has', 'classes have')} no usable training image: {_list(without)}"
+        yield Finding("class-missing", "error", what, "add images, or remove the class")
     for split in ("validation", "test"):
         gone = _titles(seen, (np.array(counts[split]) == 0) & (train > 0)) if sum(counts[split]) else []
         if gone:
-            what = f"{split} has no image of {_list(gone)}: nothing is known of how well they are told"
-            yield Finding("class-missing", "warning", what, f"put some of their images into {split}")
+            what = f"{split} has no image of {_list(gone)}: their accuracy can not be measured"
+            yield Finding("class-missing", "warning", what, f"move some of their images to {split}")
     yield from _few(seen, train, test)
     yield from _unequal(seen, train)
 
@@ -46,11 +46,11 @@ def _few(seen: Seen, train: np.ndarray, test: np.ndarray) -> Iterator[Finding]:
     few = (train > 0) & (train < FEW_TRAIN)
     if few.any():
         what = f"fewer than {FEW_TRAIN} training images of {_list(_titles(seen, few), train[few])}"
-        yield Finding("few", "warning", what, "collect more: a hundred of each class is little, a thousand is good")
+        yield Finding("few", "warning", what, "collect more images: 100 a class is little, 1,000 is good")
     unsure = (test > 0) & (test < FEW_TEST) & ~few
     if unsure.any():
         what = f"fewer than {FEW_TEST} test images of {_list(_titles(seen, unsure), test[unsure])}"
-        yield Finding("few-test", "note", what, "their accuracy will be known only roughly: test on more images")
+        yield Finding("few-test", "note", what, "the accuracy of these classes will be uncertain: test on more images")
 
 
 def _unequal(seen: Seen, train: np.ndarray) -> Iterator[Finding]:
@@ -61,9 +61,9 @@ def _unequal(seen: Seen, train: np.ndarray) -> Iterator[Finding]:
     share = train.max() / train.sum()
     what = (
         f"{there.max():,} training images of {most!r} and {there.min():,} of {least!r}: "
-        f"always saying {most!r} would be right {100 * share:.0f} % of the time"
+        f"predicting always {most!r} has {100 * share:.0f} % accuracy"
     )
-    todo = "collect more of the rare ones, and judge by accuracy of each class, not by top-1 alone"
+    todo = "collect more images of the rare classes; look at the accuracy of each class, not only at top-1"
     numbers = {"counts": train.tolist(), "ratio": float(there.max() / there.min())}
     yield Finding("imbalance", "warning", what, todo, (), (), numbers)
 

@@ -1,12 +1,10 @@
-"""Which images are the same image: found by a perceptual hash of real numbers, confirmed on the thumbnails.
+"""Check of duplicates: the same image more than once in one split, in two splits, or with two labels.
 
-A thumbnail without its mean color, scaled to unit length, is a point; copies that were resized and encoded again lie
-near each other. Its 24 lowest luminance frequencies (an orthonormal DCT) never make a distance larger, so a k-d tree
-over them misses no pair within reach, as a hash of bits with its flips would (100,000 images: 22 s). Each pair is
-then compared on all 24 × 24 × 3 numbers, in its mean color and in its worst spot.
-
-
-The same image more than once: in one split, in two, or under two labels.
+Near duplicates are found by a perceptual hash of real numbers and confirmed on the thumbnails. A thumbnail without its
+mean color, scaled to unit length, is a point; copies that were resized and encoded again are close to each other. Its
+24 lowest luminance frequencies (an orthonormal DCT) never increase a distance, so a k-d tree over them misses no pair
+within reach, unlike a binary hash (100,000 images take 22 s). Each pair is then compared on all 24 × 24 × 3 values,
+in its mean color, and in the field that differs most.
 """
 
 from collections import Counter, defaultdict
@@ -22,10 +20,10 @@ from alexnet.errors import counted
 
 REACH = 0.15  # distance of unit thumbnails; 95 % of copies: docs/doctor.md; others: 0.56 at least
 REACH_SMALL = 0.03  # of those made from fewer pixels: two different digits of 8 × 8 lie 0.093 apart
-COLOR = 8.0  # gray levels that the mean color may differ by
-SPOT = 48.0  # gray levels that one of the 24 × 24 fields may differ by: copies differ a little everywhere
-PLAIN = 4.0  # gray levels of deviation below which a thumbnail shows nothing that two images could share
-NEIGHBORS = 16  # that an image is compared with; larger crowds are joined through each other
+COLOR = 8.0  # maximum difference of the mean color, gray levels
+SPOT = 48.0  # maximum difference of one of the 24 × 24 fields, gray levels: copies differ a little everywhere
+PLAIN = 4.0  # standard deviation below which a thumbnail has no content to compare, gray levels
+NEIGHBORS = 16  # that an image is compared with; larger groups are joined through chains of pairs
 
 Pairs = NDArray[np.int64]  # [P, 2], the smaller index first
 
@@ -122,7 +120,7 @@ def _confirmed(thumbs: NDArray[np.uint8], pairs: Pairs, small: NDArray[np.bool_]
     return np.concatenate(kept)
 
 
-_KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}  # where an image is missed most
+_KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}  # the copy in the smallest split is kept
 
 
 def check_duplicates(seen: Seen, crowds: list[list[ImageInfo]]) -> Iterator[Finding]:
@@ -133,17 +131,17 @@ def check_duplicates(seen: Seen, crowds: list[list[ImageInfo]]) -> Iterator[Find
     cut = [own for own in across if seen.validation_drawn and {look.split for look in own} == {"train", "validation"}]
     leaks = [own for own in across if own not in cut]
     if two_labels:
-        what = f"{_images(two_labels)} under two labels: what is learned from them, and what they test, is wrong"
-        todo = "decide which label is right and remove the others; the exclusion list removes all of them"
+        what = f"{_images(two_labels)} with two labels: at least one label of each group is wrong"
+        todo = "keep the copy with the correct label and remove the others; the exclusion list removes all copies"
         yield _finding("two-labels", "error", what, todo, seen, two_labels, keep=False)
-    todo = "leave out the copies: alexnet doctor --exclude-list LIST, then train --exclude LIST"
+    todo = "exclude the copies: alexnet doctor DATA --exclude-list LIST, then train DATA --exclude LIST"
     if leaks:
         as_drawn = ", as training would draw them" if seen.drawn else ""
-        what = f"{_images(leaks)} in two splits{as_drawn}: the test would ask for what was learned by heart"
+        what = f"{_images(leaks)} in two splits{as_drawn}: test accuracy will be too high"
         yield _finding("leak", "error", what, todo, seen, leaks)
     if cut:
-        what = f"{_images(cut)} in train and in validation, made only by the validation cut of training: "
-        what += "validation will look better than the test"
+        what = f"{_images(cut)} both in train and in validation, which training would cut from train: "
+        what += "validation accuracy will be too high"
         yield _finding("leak-validation", "warning", what, todo, seen, cut)
     yield from _within(seen, [own for own in rest if own not in across])
 
@@ -174,10 +172,10 @@ def _within(seen: Seen, crowds: list[list[ImageInfo]]) -> Iterator[Finding]:
     exact = [own for own in crowds if len({look.sha256 for look in own}) == 1]
     near = [own for own in crowds if len({look.sha256 for look in own}) > 1]
     if exact:
-        todo = "leave out the copies: they count double"
+        todo = "exclude the copies: they count twice"
         yield _finding("duplicate", "warning", f"{_images(exact)} in one split", todo, seen, exact)
     if near:
-        todo = "leave out the copies" + (": another seed may put them into two splits" if seen.drawn else "")
+        todo = "exclude the copies" + (": another seed may put them in two splits" if seen.drawn else "")
         yield _finding("near-duplicate", "warning", f"{_images(near)} in one split", todo, seen, near)
 
 

@@ -1,4 +1,4 @@
-"""What the doctor found, and what follows from it: findings, the verdict, the list of images to leave out."""
+"""The doctor's report: findings, the verdict, and the list of images to exclude."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ _RANK = {"error": 0, "warning": 1, "note": 2}
 
 
 class Example(NamedTuple):
-    """One case of a finding."""
+    """One case of a finding: an image, or images that belong together."""
 
     origins: tuple[str, ...]  # one image, or those that belong together
     why: str = ""
@@ -19,14 +19,17 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing about a data set. An error makes training dishonest or impossible; a warning makes its result worse."""
+    """One finding about a data set.
 
-    check: str  # a short name: leak, truncated, shortcut …
+    An error makes results wrong or training impossible; a warning makes results worse; a note is information.
+    """
+
+    check: str  # name of the check: leak, truncated, shortcut …
     severity: Severity
     what: str  # one sentence with its numbers
     todo: str = ""
     examples: tuple[Example, ...] = ()  # all of them
-    exclude: tuple[str, ...] = ()  # origins to leave out, which would mend it
+    exclude: tuple[str, ...] = ()  # origins of the images whose exclusion solves the problem
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -38,32 +41,32 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found in a data set; errors first."""
+    """All findings about a data set, errors first."""
 
     name: str
     classes: tuple[str, ...]
     counts: Mapping[str, tuple[int, ...]]  # split → images of each class
-    drawn: bool  # the splits are not the data's own but those that training would draw
+    drawn: bool  # the data brings no splits: these are the splits that training would make
     findings: tuple[Finding, ...]
 
     @property
     def honest(self) -> bool:
-        """May one believe a result of training on this?"""
+        """Whether results of training on this data can be trusted: there are no errors."""
         return all(finding.severity != "error" for finding in self.findings)
 
     @property
     def verdict(self) -> str:
-        """One line: train or not."""
+        """One line: whether to train on this data."""
         results = {kind: sum(finding.severity == kind for finding in self.findings) for kind in _RANK}
         if results["error"]:
-            problems = counted(results["error"], "fault")
-            return f"Do not train on this yet: {problems} would make the result wrong or useless."
+            problems = counted(results["error"], "problem")
+            return f"Do not train on this data yet: {problems} would make the result wrong or useless."
         if results["warning"]:
-            return f"Can be trained on; {counted(results['warning'], 'warning')} to read first."
-        return "Healthy: nothing stands against training on this."
+            return f"Ready for training. Read {counted(results['warning'], 'warning')} first."
+        return "Ready for training: no problems found."
 
     def exclusions(self) -> dict[str, str]:
-        """Origin → why it should be left out, in the order of the findings."""
+        """Origins of the images to exclude, each with the name of its check, in the order of the findings."""
         results: dict[str, str] = {}
         for finding in self.findings:
             for origin in finding.exclude:
@@ -71,8 +74,8 @@ class Report:
         return results
 
     def exclusion_list(self) -> str:
-        """As a text file for ``--exclude``: a name, a tab, the reason."""
-        head = f"# {self.name}: images that alexnet doctor would leave out; delete a line to keep its image"
+        """The text of a file for ``--exclude``: one line an image, its name, a tab and the reason."""
+        head = f"# {self.name}: images that alexnet doctor suggests to exclude; delete a line to keep its image"
         return "\n".join([head, *(f"{origin}\t{why}" for origin, why in self.exclusions().items()), ""])
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,5 +92,5 @@ class Report:
 
 
 def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Errors first, then warnings, then notes; else as they came."""
+    """Errors first, then warnings, then notes; otherwise in the given order."""
     return tuple(sorted(findings, key=lambda finding: _RANK[finding.severity]))

@@ -1,4 +1,4 @@
-"""Images of one patient, camera, video or day in two splits: a network may learn the group in place of the class."""
+"""Check of groups: images of one patient, camera, video or day in two splits let a network recognize the group."""
 
 import re
 from collections import defaultdict
@@ -37,9 +37,9 @@ def check_groups(seen: Seen) -> Iterator[Finding]:
         leaks = _leaking(good, lambda look: look.image.group)
         if leaks:
             of = counted(sum(map(len, leaks.values())), "image")
-            command = "is" if len(leaks) == 1 else "are"
-            what = f"{counted(len(leaks), 'group')} ({of}) {command} in two splits: a network may know the group again"
-            todo = "draw the splits by group: leave out the column split, or keep each group in one folder"
+            be = "is" if len(leaks) == 1 else "are"
+            what = f"{counted(len(leaks), 'group')} ({of}) {be} in two splits: test accuracy will be too high"
+            todo = "split by group: remove the column split, or keep each group in one split folder"
             yield Finding("group-leak", "error", what, todo, _examples(leaks), _to_exclude(leaks))
         return
     for pattern in PATTERNS:
@@ -47,9 +47,9 @@ def check_groups(seen: Seen) -> Iterator[Finding]:
         if leaks:
             names = ", ".join(list(leaks)[:3]) + " …" * (len(leaks) > 3)
             of = counted(sum(map(len, leaks.values())), "image")
-            what = f"file names look like groups; {counted(len(leaks), 'group')} ({of}) would be in two splits: {names}"
-            todo = f"if that is a patient, a camera, a video or a day: --group-pattern '{pattern}'"
-            yield Finding("group-prediction", "warning", what, todo, _examples(leaks), (), {"pattern": pattern})
+            what = f"file names suggest groups; {counted(len(leaks), 'group')} ({of}) would be in two splits: {names}"
+            todo = f"if these are patients, cameras, videos or days, pass --group-pattern '{pattern}'"
+            yield Finding("group-suspected", "warning", what, todo, _examples(leaks), (), {"pattern": pattern})
             return
 
 

@@ -1,11 +1,8 @@
-"""One look at every image, through the one door to a decoder: what it is, and a thumbnail of it.
+"""Checks of single images: unreadable, truncated or converted files, extreme sizes and shapes, images without content.
 
-What is wrong with single files: unreadable, cut short, of a kind that is converted, too small, of extreme shape.
-
-Images that show nothing: of one color, too dark, over-exposed, of few gray levels, out of focus.
-
-Each measure is compared with a limit that no photograph of 1,400 reached (docs/doctor.md), and with what is usual in
-the data set: where all images are dark or smooth, that is their kind and no fault.
+Every image is decoded once into an :class:`ImageInfo` with a thumbnail. Images without content are of one color, too
+dark, over-exposed, of few gray levels or out of focus. Each measure is compared with a limit that none of 1,400
+photographs reached (docs/doctor.md) and with the median of the data set: if all images are dark, that is normal.
 """
 
 import os
@@ -29,7 +26,7 @@ Phases = Callable[[str], Progress | None]  # the progress bar of a phase, from i
 
 
 class Content(NamedTuple):
-    """How much an image shows, measured on its gray levels at no more than 128 pixels."""
+    """How much content an image has, measured on its gray levels at a size of at most 128 pixels."""
 
     low: float  # gray level of the darkest percent
     high: float  # of the lightest percent
@@ -39,7 +36,7 @@ class Content(NamedTuple):
 
 
 class ImageInfo:
-    """What was seen of one image."""
+    """The facts about one image: its file, its size, a thumbnail, or why it can not be decoded."""
 
     __slots__ = (
         "content",
@@ -71,12 +68,12 @@ class ImageInfo:
 
     @property
     def truncated(self) -> bool:
-        """Cut short: refused unless that is allowed."""
+        """Whether the file is truncated. Such images are used only with ``allow_truncated``."""
         return "truncated" in self.notes
 
 
 class Seen(NamedTuple):
-    """All images of a data set, looked at."""
+    """All images of a data set, examined."""
 
     name: str
     classes: tuple[str, ...]
@@ -86,14 +83,14 @@ class Seen(NamedTuple):
     allow_truncated: bool = False  # images that were cut short are used
 
     def good(self) -> list[ImageInfo]:
-        """Those that can be used."""
+        """The images that can be used."""
         return [look for look in self.looks if not look.error and (self.allow_truncated or not look.truncated)]
 
 
 def look_at_all(
     splits: Mapping[str, tuple[Sample, ...]], workers: int | None = None, progress: Progress | None = None
 ) -> list[ImageInfo]:
-    """A look at every image, in the order of the splits, on ``workers`` threads (default: all cores)."""
+    """Examine every image, in the order of the splits, on ``workers`` threads (default: all cores)."""
     every = [(split, image) for split, images in splits.items() for image in images]
     count = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
     results = []
@@ -106,7 +103,7 @@ def look_at_all(
 
 
 def look_at(sample: Sample, split: str) -> ImageInfo:
-    """A look at one image. Never raises for what a file may hold."""
+    """Decode and measure one image. No content of a file makes it raise."""
     look = ImageInfo(sample, split)
     try:
         data = sample.load()
@@ -152,14 +149,44 @@ CUT = 0.3  # mean share of the images that a center cut may throw away before it
 
 # What the decoder noted → check, what of the images, what to do.
 _NOTED = (
-    ("truncated", "truncated", "warning", "are cut short and will be left out", "get them again, or --allow-truncated"),
-    ("animation", "animated", "warning", "are animations or have pages: only the first is used", "split or remove"),
-    ("CMYK", "cmyk", "note", "are CMYK, for print: converted by a plain formula", "compare the colors on the page"),
-    ("over 8 bits", "deep", "note", "have over 8 bits a channel: scaled to 8", "fine, unless the detail is fainter"),
-    ("EXIF rotation applied", "rotated", "note", "are rotated by their EXIF: used upright", "nothing"),
-    ("corrupt EXIF", "corrupt-exif", "note", "have damaged EXIF: used as stored", "check that they stand upright"),
-    ("wholly transparent", "transparent", "note", "are wholly transparent: read without alpha", "look at each"),
-    ("named", "misnamed", "note", "are of another format than their name says: read by content", "rename them"),
+    (
+        "truncated",
+        "truncated",
+        "warning",
+        "are truncated and will be left out",
+        "get the files again, or pass --allow-truncated",
+    ),
+    (
+        "animation",
+        "animated",
+        "warning",
+        "are animations or have several pages: only the first is used",
+        "split or remove them",
+    ),
+    ("CMYK", "cmyk", "note", "are CMYK: converted to RGB without profile", "check their colors"),
+    (
+        "over 8 bits",
+        "deep",
+        "note",
+        "have over 8 bits a channel and are scaled to 8",
+        "no problem, unless faint detail matters",
+    ),
+    ("EXIF rotation applied", "rotated", "note", "have an EXIF rotation, which is applied", ""),
+    (
+        "corrupt EXIF",
+        "corrupt-exif",
+        "note",
+        "have damaged EXIF data and are used as stored",
+        "check that they are upright",
+    ),
+    (
+        "wholly transparent",
+        "transparent",
+        "note",
+        "are fully transparent: the alpha channel is ignored",
+        "look at each image",
+    ),
+    ("named", "misnamed", "note", "have a name of another format: the content counts", "rename them"),
 )
 
 
@@ -169,7 +196,7 @@ def check_files(seen: Seen) -> Iterator[Finding]:
     for mark, check, severity, what, todo in _NOTED:
         own = [look for look in seen.looks if not look.error and any(mark in note for note in look.notes)]
         if own and check == "truncated" and seen.allow_truncated:
-            what, todo = "are cut short and used as far as they go", "get them again"
+            what, todo = "are truncated: the part that is there is used", "get the files again"
         if own:
             examples = tuple(Example((look.origin,), ", ".join(n for n in look.notes if mark in n)) for look in own)
             exclude = tuple(look.origin for look in own) if check == "truncated" and not seen.allow_truncated else ()
@@ -186,14 +213,14 @@ def check_shapes(seen: Seen) -> Iterator[Finding]:
     usual = float(np.median(short))
     tiny = short < min(TINY, usual / 2)
     if tiny.any():
-        what = f"have less than {TINY} pixels on a side where {usual:.0f} is usual"
-        yield _some("tiny", good, tiny, what, "remove them: nothing can be seen", _size, exclude=True)
+        what = f"have a shorter side below {TINY} pixels; the median is {usual:.0f}"
+        yield _some("tiny", good, tiny, what, "remove them: they have too few pixels", _size, exclude=True)
     if usual < 64:
-        what = f"the images are small: {usual:.0f} pixels on the shorter side"
-        yield Finding("small", "note", what, "a network for small images learns faster: alexnet models")
+        what = f"the images are small: the median of the shorter side is {usual:.0f} pixels"
+        yield Finding("small", "note", what, "a network for small images trains faster: see alexnet models")
     if (ratio > LONG).any():
-        what = f"are more than {LONG:.0f} times as long as wide"
-        yield _some("elongated", good, ratio > LONG, what, "crop them, or use --fit pad", _size)
+        what = f"have an aspect ratio above {LONG:.0f}"
+        yield _some("elongated", good, ratio > LONG, what, "crop them, or pass --fit pad", _size)
     yield from _center_cut(good, 1 - 1 / ratio)
 
 
@@ -203,7 +230,7 @@ def _unreadable(seen: Seen) -> Iterator[Finding]:
     broken = [look for look in bad if "megapixels" not in look.error]
     for check, own, what in (
         ("unreadable", broken, "can not be read and will be left out"),
-        ("bomb", large, "claim more pixels than any image should and will be left out, undecoded"),
+        ("bomb", large, "claim too many pixels and will be left out without being decoded"),
     ):
         if own:
             examples = tuple(Example((look.origin,), look.error.removeprefix(f"{look.origin}: ")) for look in own)
@@ -217,10 +244,10 @@ def _center_cut(good: list[ImageInfo], lost: np.ndarray[tuple[int, ...], np.dtyp
     if mean < 0.01:
         return
     over = counted(half, "image")
-    what = f"the center cut throws away {100 * mean:.0f} % of an image on average, over half of {over}"
-    todo = "see that the subject is in the middle; else --fit pad keeps all"
+    what = f"the center crop removes {100 * mean:.0f} % of an image on average, and over half of {over}"
+    todo = "check that the subject is in the center; --fit pad keeps the whole image"
     order = np.argsort(-lost, kind="stable")[:12]
-    examples = tuple(Example((good[i].origin,), f"{100 * lost[i]:.0f} % lost") for i in order)
+    examples = tuple(Example((good[i].origin,), f"{100 * lost[i]:.0f} % removed") for i in order)
     numbers = {"mean": mean, "over_half": half, "percentiles": np.percentile(lost, [5, 25, 50, 75, 95]).tolist()}
     yield Finding("center-cut", "warning" if mean > CUT else "note", what, todo, examples, (), numbers)
 
@@ -245,10 +272,10 @@ def _size(look: ImageInfo) -> str:
 
 
 def _sentence(own: list[ImageInfo], what: str) -> str:
-    """``what`` begins with the command of several images."""
-    command, rest = what.split(" ", 1)
+    """``what`` begins with the verb, in the plural."""
+    plural, rest = what.split(" ", 1)
     single = {"are": "is", "have": "has", "claim": "claims", "can": "can"}
-    return f"{counted(len(own), 'image')} {single[command] if len(own) == 1 else command} {rest}"
+    return f"{counted(len(own), 'image')} {single[plural] if len(own) == 1 else plural} {rest}"
 
 
 def _severity(word: str) -> Severity:
@@ -270,11 +297,15 @@ class _Kind(NamedTuple):
 
 
 _KINDS = (
-    _Kind("blank", "of one color", "remove what shows nothing"),
-    _Kind("dark", "almost black", "look at each: remove what nobody can recognize, or brighten it"),
-    _Kind("overexposed", "almost white", "look at each: remove what nobody can recognize"),
-    _Kind("low-information", "of few gray levels", "look at each: remove what nobody can recognize"),
-    _Kind("blurred", "out of focus, or enlarged from a few pixels", "look at each: remove what nobody can recognize"),
+    _Kind("blank", "of one color", "remove images without content"),
+    _Kind("dark", "almost black", "look at each: brighten it, or remove it if unrecognizable"),
+    _Kind("overexposed", "almost white", "look at each: remove it if unrecognizable"),
+    _Kind("low-information", "of few gray levels", "look at each: remove it if unrecognizable"),
+    _Kind(
+        "blurred",
+        "out of focus, or enlarged from a few pixels",
+        "look at each: remove it if unrecognizable",
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""Likely wrong labels: images that a trained network sees among images of another class."""
+"""Likely wrong labels: images whose nearest neighbors in a network's features are of another class."""
 
 from collections.abc import Iterator
 
@@ -10,9 +10,9 @@ from alexnet.doctor.findings import Example, Finding
 from alexnet.doctor.images import ImageInfo, Progress, Seen
 
 NEIGHBORS = 10
-AGREE = 0.8  # share of the neighbors that must be of one other class
-SURE = 0.95  # share of all labels that the neighbors agree with, above which a doubt is likely a wrong label
-OWN = 0.1  # share that may be of the image's own class
+AGREE = 0.8  # minimum fraction of the neighbors that are of one other class
+SURE = 0.95  # if neighbors agree with more than this fraction of all labels, a suspect label is likely wrong
+OWN = 0.1  # maximum fraction of the neighbors that are of the image's own class
 KEPT = 128  # dimensions of the feature space that are kept: a hundred thousand images in minutes
 
 
@@ -35,7 +35,7 @@ def check_labels(
     examples = tuple(
         Example(
             (looks[i].origin, looks[nearest[i]].origin),
-            f"labeled {seen.classes[labels[i]]}; {100 * shares[i].max():.0f} % of its neighbors are "
+            f"labeled {seen.classes[labels[i]]}; {100 * shares[i].max():.0f} % of its nearest neighbors are "
             f"{seen.classes[best[i]]}, the nearest is the second image",
         )
         for i in doubt
@@ -43,9 +43,9 @@ def check_labels(
     agree = float((best == labels).mean())
     what = (
         f"{len(doubt):,} image{'s' * (len(doubt) != 1)} may have a wrong label; the neighbors agree with "
-        f"{100 * agree:.0f} % of all labels, so {'many' if agree < SURE else 'some'} are the network's mistakes"
+        f"{100 * agree:.0f} % of all labels, so {'many' if agree < SURE else 'some'} of these are errors of the network"
     )
-    todo = "look at each, surest first, and mend the labels that are wrong"
+    todo = "look at each image, most suspect first, and correct wrong labels"
     yield Finding("label-doubt", "warning", what, todo, examples, (), {"agree": agree})
 
 

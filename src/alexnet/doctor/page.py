@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: thumbnails inside, light and dark, no script."""
+"""The report as one HTML file with embedded thumbnails, a light and a dark style, and no scripts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,24 +11,24 @@ from alexnet.data.sources.listing import Sample, Source
 from alexnet.doctor.findings import Example, Report
 from alexnet.errors import DataError, ImageError
 
-SIDE = 96  # pixels of a thumbnail on the page
-CASES, EACH = 12, 6  # examples of a finding, images of an example
+SIZE = 96  # pixels of a thumbnail on the page
+MAX_EXAMPLES, MAX_IMAGES = 12, 6  # examples of a finding, images of an example
 
 
-class Shown(NamedTuple):
+class PageImage(NamedTuple):
     """One image on the page."""
 
     name: str
-    image: str  # a data: address, or empty where nothing can be shown
+    image: str  # a data: URL, or empty if there is no thumbnail
 
 
 def write_page(report: Report, source: Source, path: Path) -> None:
-    """Write the page to ``path``, whole or not at all. Raises DataError if it can not be written."""
+    """Write the page to ``path``, atomically. Raises DataError if it can not be written."""
     images = {image.origin: image for own in source.splits.values() for image in own}
     try:
         write_file(path, page(report, images).encode("utf-8", "replace"))
     except OSError as error:
-        raise DataError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder", "") from error
+        raise DataError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder") from error
 
 
 def page(report: Report, images: Mapping[str, Sample]) -> str:
@@ -36,17 +36,19 @@ def page(report: Report, images: Mapping[str, Sample]) -> str:
     findings: list[dict[str, Any]] = []
     for finding in report.findings:
         cases = [
-            (example.why, _shown(example, images), max(0, len(example.origins) - EACH))
-            for example in finding.examples[:CASES]
+            (example.why, _page_images(example, images), max(0, len(example.origins) - MAX_IMAGES))
+            for example in finding.examples[:MAX_EXAMPLES]
         ]
-        findings.append({"about": finding, "cases": cases, "more": len(finding.examples) - len(cases)})
+        single = all(len(example.origins) == 1 for example in finding.examples)  # these cases go side by side
+        more = len(finding.examples) - len(cases)
+        findings.append({"finding": finding, "cases": cases, "single": single, "more": more})
     rows = [(title, [counts[label] for counts in report.counts.values()]) for label, title in enumerate(report.classes)]
     excluded = len(report.exclusions())
-    return pages.render("doctor.html", report=report, findings=findings, rows=rows, excluded=excluded, size=SIDE)
+    return pages.render("doctor.html", report=report, findings=findings, rows=rows, excluded=excluded, size=SIZE)
 
 
-def _shown(example: Example, images: Mapping[str, Sample]) -> list[Shown]:
-    return [Shown(origin, _thumbnail(images.get(origin))) for origin in example.origins[:EACH]]
+def _page_images(example: Example, images: Mapping[str, Sample]) -> list[PageImage]:
+    return [PageImage(origin, _thumbnail(images.get(origin))) for origin in example.origins[:MAX_IMAGES]]
 
 
 def _thumbnail(sample: Sample | None) -> str:
@@ -57,4 +59,4 @@ def _thumbnail(sample: Sample | None) -> str:
         image = decode.decode(data, sample.origin, allow_truncated=True) if isinstance(data, bytes) else data
     except (ImageError, OSError):
         return ""
-    return pages.jpeg_url(decode.encode_jpeg(decode.fit(image, SIDE, "pad")))
+    return pages.jpeg_url(decode.encode_jpeg(decode.fit(image, SIZE, "pad")))

@@ -1,4 +1,4 @@
-"""Can the classes be told apart without looking at what is on the images? A network would find that first.
+"""Check of shortcuts: whether classes can be predicted from facts about the files. A network would learn those first.
 
 A small forest learns the classes from facts about the files alone, cross-validated: size, format, bytes, color or
 gray, and the outermost ring of the thumbnail. What it reaches is compared with chance, each class counting alike;
@@ -21,14 +21,14 @@ from alexnet.errors import counted
 MOST = 4000  # images that the forest learns from, drawn
 FOLDS, TREES = 4, 25
 GRAY = 4  # gray levels that the channels of a gray image's thumbnail may differ by (JPEG)
-SURE = 0.001  # a probability of reaching so much by chance below this is no chance
+SURE = 0.001  # p-value below which an accuracy is above chance
 # How far from chance (0) to perfect (1), on a logarithmic scale, before a warning. In photographs of ten kinds the
 # bytes reach 0.3 and the ring, which shows scenery, 0.5.
 LIMITS = {"size": 0.35, "format": 0.35, "bytes": 0.4, "color": 0.35, "border": 0.6}
 
 
 class Reached(NamedTuple):
-    """What one kind of facts reaches: mean accuracy of the classes, and the same with groups kept together."""
+    """The accuracy from one kind of facts: mean over the classes, without and with groups kept together."""
 
     alone: float
     together: float | None  # None: there are no groups, or too few in a class
@@ -36,11 +36,11 @@ class Reached(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """The one that counts: with groups kept together, where that is known."""
+        """The accuracy with groups kept together if that is known."""
         return self.alone if self.together is None else self.together
 
     def by_chance(self, chance: float) -> float:
-        """The probability of so much by chance."""
+        """The p-value: probability of such an accuracy by chance."""
         return 0.5 * math.erfc((self.accuracy - chance) / (math.sqrt(2) * self.error))
 
     def share(self, chance: float) -> float:
@@ -53,12 +53,13 @@ def check_colors(seen: Seen) -> Iterator[Finding]:
     good = seen.good()
     gray = is_gray(thumbs_of(good))
     if len(good) and gray.all():
-        todo = "one channel will do: --in-channels 1 or a network for gray images saves time"
+        todo = "pass --in-channels 1, or choose a network for gray images, to save time"
         yield Finding("gray", "note", "all images are gray", todo)
     elif gray.any():
-        what = f"{counted(int(gray.sum()), 'image')} of {len(good):,} gray, the others in color"
+        be = "is" if gray.sum() == 1 else "are"
+        what = f"{int(gray.sum()):,} of {counted(len(good), 'image')} {be} gray, the others are in color"
         examples = tuple(Example((good[i].origin,)) for i in np.flatnonzero(gray))
-        yield Finding("some-gray", "note", what, "fine, unless it goes with the class: see shortcut", examples)
+        yield Finding("some-gray", "note", what, "a problem only if one class has most of them: see shortcut", examples)
 
 
 def is_gray(thumbs: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -70,7 +71,7 @@ def is_gray(thumbs: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def check_shortcuts(
     seen: Seen, crowds: list[list[ImageInfo]] | None = None, progress: Progress | None = None
 ) -> Iterator[Finding]:
-    """What facts about the files reach: a warning where that is far from chance, a note where it is above chance."""
+    """The accuracy from facts about the files: a warning if far above chance, a note if above chance."""
     good = seen.good()
     groups = dict(zip(map(id, good), _groups(good, crowds or []), strict=True))
     chosen = _drawn(good)
@@ -92,15 +93,15 @@ def check_shortcuts(
     above = [name for name, one in reached.items() if one.by_chance(chance) < SURE]
     strong = [name for name in above if reached[name].share(chance) > LIMITS[name]]
     if strong:
-        what = f"the classes can be told without their subject, by {' and '.join(strong)}: {values}"
-        todo = "take images of all classes in the same way, or a network learns the way: crop, re-encode, mix sources"
+        what = f"the classes can be predicted from {' and '.join(strong)} alone: {values}"
+        todo = "treat all classes alike (crop, re-encode, mix sources): a network learns such differences"
         yield Finding("shortcut", "warning", what, todo, (), (), numbers)
     elif above:
-        what = f"{' and '.join(above)} alone tell{'s' * (len(above) == 1)} the classes better than chance: {values}"
-        todo = "usual in photographs, whose scenery and texture go with the class; else as for a shortcut"
+        what = f"{' and '.join(above)} alone predict{'s' * (len(above) == 1)} the classes better than chance: {values}"
+        todo = "normal for photographs, whose scenery and texture depend on the class; otherwise treat it as a shortcut"
         yield Finding("weak-shortcut", "note", what, todo, (), (), numbers)
     else:
-        what = f"no shortcut: facts about the files alone reach {values}"
+        what = f"no shortcut: accuracy from facts about the files is {values}"
         yield Finding("no-shortcut", "note", what, "", (), (), numbers)
 
 
