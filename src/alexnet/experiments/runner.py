@@ -251,13 +251,7 @@ def _load(job: Job, folder: Path, store: Store) -> TrainedModel:
     if (folder / DIVERGED).is_file():
         reason = read_file(folder / DIVERGED, _Diverged).reason
         return TrainedModel(job, folder, store, (), {}, reason)
-    try:
-        epochs = tuple(read_rows(folder))
-    except OSError as error:
-        raise RunError(
-            f"{folder} has no results.csv: {error.strerror}", "", "delete the folder to train again"
-        ) from error
-    return TrainedModel(job, folder, store, epochs, read_config(folder / "bundle")[1].metrics)
+    return TrainedModel(job, folder, store, tuple(read_rows(folder)), read_config(folder / "bundle")[1].metrics)
 
 
 def read_file(path: Path, schema: type[T]) -> T:

@@ -99,10 +99,7 @@ def draw_filters(job: PlotJob) -> Path:
 def draw_curves(job: PlotJob) -> Path:
     from alexnet.plots import curves
 
-    try:
-        rows = read_rows(job.run)
-    except OSError as error:
-        raise RunError(f"{job.run} has no results.csv: {error.strerror}", "a run folder") from error
+    rows = read_rows(job.run)
     return curves.draw(rows, job.path)
 
 

@@ -92,9 +92,16 @@ def read_events(run: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def read_rows(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's results.csv. Raises OSError where there is none, :class:`RunError` where it is damaged."""
+    """Return the rows of a run's results.csv, one per epoch.
+
+    Raises:
+        RunError: The file is missing or damaged.
+    """
     path = run / "results.csv"
-    header, *lines = path.read_bytes().split(b"\n")
+    try:
+        header, *lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise RunError(f"{run} has no results.csv: {error.strerror}", "a run folder") from error
     try:
         if header.decode() != ",".join((*COLUMNS, "crc32")) or lines.pop():
             raise ValueError("it does not begin or end as training writes it")
@@ -119,9 +126,8 @@ def damage(run: Path) -> list[str]:
     with suppress(OSError):
         lines.append(read_events(run)[1])
     try:
-        read_rows(run)
-    except OSError:
-        pass
+        if (run / "results.csv").exists():
+            read_rows(run)
     except RunError as error:
         lines.append(str(error))
     return [line for line in lines if line]
