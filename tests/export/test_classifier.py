@@ -180,7 +180,7 @@ def test_a_precision_that_there_is_not(classifier):
 def test_many_images_and_it_is_compiled(classifier, images, monkeypatch):
     """However they come; not for fewer, whose answers would wait for it."""
     built = []
-    monkeypatch.setattr(native_kernels, "build", lambda: built.append(classifier._asked))
+    monkeypatch.setattr(native_kernels, "build", lambda: built.append(classifier._crops))
     monkeypatch.setattr(native_kernels, "_WORTH_COMPILING", 160 * work(classifier.network))
     for _ in range(82):
         classifier.predict(images[0])

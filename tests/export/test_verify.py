@@ -188,7 +188,7 @@ def shrunk(image):
     ("see", "text"),
     [
         (lambda p: p[..., ::-1], "swapped channels (it reads BGR in place of RGB)"),
-        (shrunk, "another resize or cut (images in stored form it answers right)"),
+        (shrunk, "another resize or crop (images in stored size are predicted correctly)"),
         (lambda p: shrunk(p)[..., ::-1], "swapped channels and another resize"),
         (lambda p: 255 - p, "drift (other weights, another mean or other arithmetic)"),
     ],

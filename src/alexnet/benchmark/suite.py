@@ -18,7 +18,7 @@ from alexnet.data.store import Store
 from alexnet.errors import ModelError, RecipeError
 from alexnet.evaluation.evaluate import log_probabilities
 from alexnet.export.classifier import Classifier
-from alexnet.export.export_run import right
+from alexnet.export.export_run import count_correct
 from alexnet.kernels import native_kernels
 from alexnet.models import list_models
 from alexnet.system import temporary_folder
@@ -44,7 +44,7 @@ def accuracies(target: Target, log: Callable[[str], None]) -> list[Accuracy]:
         for name, make in _accuracy_candidates(target, folder):
             log(f"accuracy: {name}")
             try:
-                result.append(Accuracy(name, right(make(), split), len(split)))
+                result.append(Accuracy(name, count_correct(make(), split), len(split)))
             except Skipped as skipped:
                 result.append(Accuracy(name, skipped=str(skipped)))
     return result

@@ -1,4 +1,4 @@
-"""A trained classifier that answers: images as people have them in, classes with probabilities out."""
+"""A trained classifier: images in (files, bytes or pixels), classes with probabilities out."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ from alexnet.models.summary import work
 __all__ = ["Classifier", "ImageInput", "Precision", "Prediction", "from_pretrained"]
 
 Precision = Literal["fp32", "bf16"]
-_FEW = 64  # crops for which compiling pays with no network, and loading what is compiled does
+_LOAD_FROM = 64  # crops for which compiling pays with no network, and loading what is compiled does
 
 
 class Classifier:
@@ -51,25 +51,25 @@ class Classifier:
             self.inference = layers.inference_copy(self.network)
         self.statistics = to_device(bundle.statistics, self.device)
         self.classes = bundle.classes
-        self._asked = 0  # crops so far
+        self._crops = 0  # crops so far
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu", precision: Precision = "fp32") -> "Classifier":
-        """From a run folder or a bundle; raises :class:`alexnet.errors.BundleError` if it is damaged."""
+        """Open a run folder or a bundle. Raises :class:`alexnet.errors.BundleError` if it is damaged."""
         return cls(Bundle.load(find_bundle(path)), device, precision)
 
     def optimize(self) -> None:
-        """Do now what makes later answers faster: compile what computes them, lay the weights as it reads them.
+        """Compile kernels and reorder weights ahead of the first prediction (takes seconds, once).
 
-        It takes some seconds, once. The weights of ``network`` stay what they are, but large ones move in memory: not
-        while another thread uses it. Answers differ by float32's rounding.
+        The values of the weights stay the same, but large ones move in memory: do not call this while another thread
+        uses the network. Predictions change by float32 rounding.
         """
         self._build()
         if self.precision == "fp32":
             linear.store_features_first(self.network)
 
     def expect(self, crops: int) -> None:
-        """So many crops of images are to be answered: :meth:`optimize` where that pays, from 700 on for ``alexnet``.
+        """Prepare for predictions of so many crops: call :meth:`optimize` where it saves time (``alexnet``: 700 crops).
 
         Without it a classifier compiles, and moves nothing, once it was asked for so many. Kernels that are compiled
         already, by any process of this machine, are used from 64 crops on.
@@ -89,8 +89,7 @@ class Classifier:
     ) -> list[Prediction]:
         """The ``top`` predictions for each image. Raises :class:`ImageError` for one that can not be read.
 
-        Where the first prediction has a lower probability than ``confidence_threshold``, the image is said to be
-        unknown.
+        ``abstained`` is set where the first score is below ``confidence_threshold``.
         """
         results = []
         for names, stored in self._batches(images, batch_size, crops):
@@ -106,7 +105,7 @@ class Classifier:
         return np.concatenate(rows) if rows else np.zeros((0, len(self.classes)), np.float32)
 
     def embed(self, images: ImageInput | Sequence[ImageInput], batch_size: int = 32) -> NDArray[np.float32]:
-        """What the last hidden layer says of each image's center view: float32 [N, D] (AlexNet: fc7, 4096)."""
+        """Features of each image's center crop in the last hidden layer: float32 [N, D] (AlexNet: fc7, 4096)."""
         rows = [self._embed(stored) for _, stored in self._batches(images, batch_size)]
         size = self.bundle.stored_size
         return np.concatenate(rows) if rows else self._embed(np.zeros((0, size, size, 3), np.uint8))
@@ -115,12 +114,12 @@ class Classifier:
         return features_of(self.network, stored, self.statistics)
 
     def inputs(self, images: ImageInput | Sequence[ImageInput]) -> torch.Tensor:
-        """What the network sees of each image's center view: float32 [N, C, s, s] on the classifier's device."""
+        """The network's input for each image's center crop: float32 [N, C, s, s] on the classifier's device."""
         stored = np.stack([self.prepare(image, name) for name, image in named(images)])
         return inputs_of(self.network, stored, self.statistics)
 
     def prepare(self, image: ImageInput, name: str = "image") -> NDArray[np.uint8]:
-        """An image in its stored form: RGB uint8 [S, S, 3]. Raises :class:`ImageError`; ``name`` is for it."""
+        """An image in its stored size: RGB uint8 [S, S, 3]. Raises :class:`ImageError` with ``name``."""
         name = str(image) if isinstance(image, str | Path) else name
         return decode.fit(as_pixels(image, name), self.bundle.stored_size, self.bundle.fit)
 
@@ -141,26 +140,26 @@ class Classifier:
     def _batches(
         self, images: ImageInput | Sequence[ImageInput], size: int, crops: int = 1
     ) -> Iterable[tuple[list[str], NDArray[np.uint8]]]:
-        many = named(images)
-        resize.expect(len(many))
-        self._asked += len(many) * crops
-        if self._pays(self._asked):
+        items = named(images)
+        resize.expect(len(items))
+        self._crops += len(items) * crops
+        if self._pays(self._crops):
             self._build()
         else:
-            self._load(self._asked)
-        for start in range(0, len(many), size):
-            part = many[start : start + size]
-            yield [name for name, _ in part], np.stack([self.prepare(image, name) for name, image in part])
+            self._load(self._crops)
+        for start in range(0, len(items), size):
+            batch = items[start : start + size]
+            yield [name for name, _ in batch], np.stack([self.prepare(image, name) for name, image in batch])
 
     @functools.cached_property
     def _work(self) -> int:
         return work(self.network)
 
     def _pays(self, crops: int) -> bool:
-        return crops >= _FEW and native_kernels.worth_compiling(crops * self._work)
+        return crops >= _LOAD_FROM and native_kernels.worth_compiling(crops * self._work)
 
     def _load(self, crops: int) -> None:
-        if crops >= _FEW and self.device.type == "cpu":
+        if crops >= _LOAD_FROM and self.device.type == "cpu":
             native_kernels.load()
 
     def _build(self) -> None:

@@ -1,14 +1,11 @@
-"""Bundle -> one file that others run: ONNX, OpenVINO or torch.export, from pixels to probabilities.
+"""Export of a bundle to one file: ONNX, OpenVINO or torch.export, from pixels to probabilities.
 
-A file gets its name only after it has answered like the original: reference images, and images made from them in odd
-sizes, from their PNG bytes to the last probability.
+A file gets its name only after its predictions were compared with the original's, on the reference images and on images
+of odd sizes made from them.
 
-
-Integers in place of float32: static quantization of an ONNX model by onnxruntime.
-
-Convolutions and fully connected layers get weights of 8 bits (a scale for each output channel) and activations of 8
-bits; their ranges are measured on images of the training split. Preprocessing, response normalization and softmax
-stay in float32. OpenVINO reads the result's scales and runs the same layers in its own int8.
+Precision int8 is static quantization of the ONNX model by onnxruntime: weights of 8 bits with a scale per output
+channel, and activations of 8 bits, whose ranges are measured on images of the training split. Preprocessing, response
+normalization and softmax stay in float32. OpenVINO reads the scales and runs the same layers in its own int8.
 """
 
 import logging
@@ -47,8 +44,8 @@ OPSET = 18  # of 2022: onnxruntime 1.14 and later, onnxruntime-web included
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was written and how it compares: largest difference of a probability over ``compared`` images."""
+class ExportReport:
+    """The file that was written, and the largest difference of a probability over ``compared`` images."""
 
     path: Path
     bytes: int
@@ -69,17 +66,25 @@ def export(
     precision: Precision = "fp32",
     input: Input = "images",
     calibration: NDArray[np.uint8] | None = None,
-) -> Report:
-    """Write ``bundle`` to ``target``, whole or not at all, after proving that it answers like the original.
+) -> ExportReport:
+    """Write ``bundle`` to ``target`` after verifying the file against the original; on failure nothing is written.
 
     OpenVINO's two files cannot be replaced in one step: a kill in between leaves no .xml, never one of another .bin.
 
-    ``calibration`` uint8 [n, S, S, 3] are images of the training split in stored form; int8 needs them. Raises
-    :class:`BundleError` where a library is missing, the network is not finite, or the file answers otherwise.
+    Args:
+        bundle: The classifier.
+        target: The file to write: .onnx, .xml or .pt2.
+        format: onnx, openvino or torch.
+        precision: fp32, fp16 (weights only) or int8.
+        input: "images": one uint8 image of any size. "decoded": a batch of images in stored size.
+        calibration: Images of the training split in stored size, uint8 [n, S, S, 3]; int8 needs them.
+
+    Raises:
+        BundleError: A library is missing, weights are not finite, or the file's predictions differ.
     """
     started = time.perf_counter()
     _refuse(bundle, target, format, precision, calibration)
-    replays = expected(bundle)
+    samples = predict_samples(bundle)
     manifest = Manifest(
         classes=bundle.classes,
         input=input,
@@ -88,14 +93,14 @@ def export(
         fit=bundle.fit,
         tolerance=TOLERANCE[precision],
         network=bundle.network.name,
-        reference_samples=tuple(replays),
+        reference_samples=tuple(samples),
         thresholds=bundle.thresholds,
     )
     try:
         with scratch_folder(target) as scratch:
             partial = scratch / target.name
             _write(bundle, manifest, partial, calibration)
-            drift = _compare(partial, replays, TOLERANCE[precision], precision)
+            drift = _compare(partial, samples, TOLERANCE[precision], precision)
             if format == "openvino":  # the old .xml goes first and the new one comes last: two exports never mix
                 target.unlink(missing_ok=True)
                 sync_folder(target.parent)
@@ -108,7 +113,7 @@ def export(
         ) from error
     files = [target, target.with_suffix(".bin")] if format == "openvino" else [target]
     size = sum(file.stat().st_size for file in files)
-    return Report(target, size, drift, len(replays), time.perf_counter() - started)
+    return ExportReport(target, size, drift, len(samples), time.perf_counter() - started)
 
 
 def _refuse(bundle: Bundle, target: Path, format: str, precision: str, calibration: Any) -> None:
@@ -134,7 +139,7 @@ def _refuse(bundle: Bundle, target: Path, format: str, precision: str, calibrati
 
 
 def odd_images(bundle: Bundle) -> list[NDArray[np.uint8]]:
-    """Images that are not in stored form, so that resizing is put to the proof: reference ones stretched, and noise."""
+    """Images that are not in stored size, to test the resize: stretched reference images, and noise."""
     size = bundle.stored_size
     base = [decode.decode(g.png, g.name) for g in bundle.reference_samples[:2]]
     noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)  # 2 × [S, S, 3]
@@ -147,23 +152,23 @@ def _stretched(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
     return np.asarray(image[rows][:, columns])
 
 
-def expected(bundle: Bundle) -> list[ReferenceSample]:
-    """What the original says of its reference images and of odd ones; they travel in the exported file."""
+def predict_samples(bundle: Bundle) -> list[ReferenceSample]:
+    """The bundle's predictions for its reference images and for odd ones, which the exported file carries."""
     odd = [(f"odd-{p.shape[1]}x{p.shape[0]}", decode.encode_png(p)) for p in odd_images(bundle)]
     images = [(g.name, g.png) for g in bundle.reference_samples] + odd
     rows = Classifier(replace(bundle)).probabilities([png for _, png in images])
     return [ReferenceSample(name, png, row.tolist()) for (name, png), row in zip(images, rows, strict=True)]
 
 
-def _compare(path: Path, replays: Sequence[ReferenceSample], tolerance: float, precision: str) -> float:
-    result = ExportedModel.load(path, trust=True).probabilities([r.png for r in replays])
-    drift = float(np.abs(result - np.array([r.probabilities for r in replays])).max())
+def _compare(path: Path, samples: Sequence[ReferenceSample], tolerance: float, precision: str) -> float:
+    result = ExportedModel.load(path, trust=True).probabilities([r.png for r in samples])
+    drift = float(np.abs(result - np.array([r.probabilities for r in samples])).max())
     if not drift <= tolerance:
-        todo = "take a higher precision" if precision != "fp32" else "report this with the names of network and runtime"
+        hint = "take a higher precision" if precision != "fp32" else "report this with the names of network and runtime"
         raise BundleError(
             f"the exported file differs from the original by {drift:.2g} in a probability",
             f"at most {tolerance:g}",
-            todo,
+            hint,
         )
     return drift
 
@@ -176,7 +181,7 @@ def _write(bundle: Bundle, manifest: Manifest, path: Path, calibration: NDArray[
     body = _onnx(module, manifest, path)
     if manifest.precision == "int8":
         assert calibration is not None
-        body = quantized(body, path, calibration)
+        body = quantize_int8(body, path, calibration)
     if path.suffix == ".onnx":
         write_file(path, checksum.checksummed(body, manifest, ".onnx"))
     else:
@@ -190,13 +195,13 @@ def _program(module: ExportModule, manifest: Manifest) -> torch.export.ExportedP
     else:
         example = torch.zeros(size + 3, size + 7, 3, dtype=torch.uint8)
         shapes = {0: torch.export.Dim("height", min=1), 1: torch.export.Dim("width", min=1)}
-    with torch.no_grad(), _hushed():
+    with torch.no_grad(), _quiet():
         return torch.export.export(module.eval(), (example,), dynamic_shapes=(shapes,))
 
 
 def _write_torch(module: ExportModule, manifest: Manifest, path: Path) -> None:
     buffer = BytesIO()  # a file of PyTorch's own raises RuntimeError on a full disk
-    with _hushed():
+    with _quiet():
         torch.export.save(_program(module, manifest), buffer, extra_files={"alexnet.json": manifest.to_json()})
     write_file(path, checksum.checksummed(buffer.getvalue(), manifest, ".pt2"))
 
@@ -208,7 +213,7 @@ def _onnx(module: ExportModule, manifest: Manifest, path: Path) -> bytes:
     except ImportError as error:
         raise missing("onnx and onnxscript", path, error) from error
     name = "image" if manifest.input == "images" else "images"
-    with torch.no_grad(), _hushed():
+    with torch.no_grad(), _quiet():
         program: Any = torch.onnx.export(
             _program(module, manifest),
             dynamo=True,
@@ -221,7 +226,7 @@ def _onnx(module: ExportModule, manifest: Manifest, path: Path) -> bytes:
     model = program.model_proto
     model.producer_name, model.doc_string = "alexnet", f"{manifest.network}, uint8 RGB to probabilities"
     del model.metadata_props[:]
-    _name_sides(model, ["height", "width"] if manifest.input == "images" else ["images"])
+    _name_dimensions(model, ["height", "width"] if manifest.input == "images" else ["images"])
     for node in model.graph.node:  # names of source files and lines, of no use to anyone else
         del node.metadata_props[:]
         node.doc_string = ""
@@ -229,8 +234,8 @@ def _onnx(module: ExportModule, manifest: Manifest, path: Path) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _name_sides(model: Any, names: Sequence[str]) -> None:
-    """The free sizes of the input by names that tell what they are, wherever they occur."""
+def _name_dimensions(model: Any, names: Sequence[str]) -> None:
+    """Rename the dynamic dimensions of the input, wherever they occur."""
     results = [d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim if d.dim_param]
     new = dict(zip(results, names, strict=True))
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
@@ -259,8 +264,8 @@ def _write_openvino(body: bytes, manifest: Manifest, path: Path) -> None:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Neither progress lines nor warnings about the exporter's own insides: the result is compared anyway."""
+def _quiet() -> Iterator[None]:
+    """Suppress progress lines and warnings of the exporter: the result is compared anyway."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -271,11 +276,11 @@ def _hushed() -> Iterator[None]:
         logging.disable(before)
 
 
-CALIBRATION = 128  # images: ranges are of millions of activations, more changed nothing in the second digit
+CALIBRATION = 128  # images: more did not change the second digit of the accuracy
 
 
-def quantized(body: bytes, path: Path, calibration: NDArray[np.uint8]) -> bytes:
-    """The serialized ONNX model ``body`` in int8. ``calibration`` uint8 [n, S, S, 3]; files arise beside ``path``."""
+def quantize_int8(body: bytes, path: Path, calibration: NDArray[np.uint8]) -> bytes:
+    """The serialized ONNX model ``body`` in int8, calibrated on images uint8 [n, S, S, 3]."""
     try:
         import onnx
         from onnxruntime import quantization
@@ -287,7 +292,7 @@ def quantized(body: bytes, path: Path, calibration: NDArray[np.uint8]) -> bytes:
     entry = model.graph.input[0]
     single = len(entry.type.tensor_type.shape.dim) == 3
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it recommends its own preprocessing, which this model has no need of
+    logging.disable(logging.WARNING)  # it recommends its own preprocessing, which this model does not need
     try:
         quantization.quantize_static(
             source,
@@ -309,12 +314,12 @@ def quantized(body: bytes, path: Path, calibration: NDArray[np.uint8]) -> bytes:
 
 
 def _kept(model: Any) -> list[str]:
-    """Nodes that stay in float32: the windows of response normalization are no weights."""
+    """Nodes that stay in float32: the windows of response normalization are not weights."""
     return [node.name for node in model.graph.node if any("window" in name for name in node.input)]
 
 
 class _Images:
-    """Calibration images as onnxruntime asks for them: one input after the other, then None."""
+    """Calibration data reader of onnxruntime: one input after the other, then None."""
 
     def __init__(self, name: str, images: NDArray[np.uint8], single: bool) -> None:
         self.name = name

@@ -1,10 +1,10 @@
-"""From the pixels of an image to its probabilities in one module: what an exported file computes.
+"""The module that an exported file computes: pixels in, probabilities out.
 
-Preprocessing included, and in the same numbers: :func:`alexnet.data.decode.fit` resizes by Pillow, whose bilinear
+It includes the preprocessing, with the same numbers: :func:`alexnet.data.decode.fit` resizes by Pillow, whose bilinear
 filter works in integers (weights of 22 bits, an image of 8 bits between its horizontal and its vertical pass). Here
 the same integers come out of two matrix multiplications, which every runtime computes alike.
 
-Glossary: N images, H and W their sides, S side of the stored form, s side of the view, K classes.
+Shapes: N images, H and W their sides, S side of the stored form, s size of the crop, K classes.
 """
 
 from collections import OrderedDict
@@ -46,20 +46,20 @@ class ExportModule(nn.Module):
         self.temperature = bundle.temperature
         mean = bundle.statistics.mean.detach().cpu().float()
         if mean.dim() == 3:
-            mean = _mean_view(mean, self.side)  # [s, s, 3]
+            mean = _mean_crop(mean, self.side)  # [s, s, 3]
         self.register_buffer("mean", mean)
         self.register_buffer("luma", torch.tensor(LUMA))
-        plain = plain_layers(network)
+        plain = exportable_layers(network)
         self.network = HalfWeights(plain) if half else plain
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pixels as uint8 -> probabilities [N, K]."""
+        """Pixels uint8 -> probabilities [N, K]."""
         stored = images if self.fit is None else self.fit(images)[None]  # [N, S, S, 3]
         if self.enlarge is not None:
-            view = self.enlarge(stored.float())  # [N, s, s, 3]
+            crop = self.enlarge(stored.float())  # [N, s, s, 3]
         else:
-            view = stored[:, self.start : self.start + self.side, self.start : self.start + self.side].float()
-        x = view - self.mean
+            crop = stored[:, self.start : self.start + self.side, self.start : self.start + self.side].float()
+        x = crop - self.mean
         if self.gray:
             x = (x * self.luma).sum(3, keepdim=True)
         logits: Tensor = self.network((x / self.divide).permute(0, 3, 1, 2))  # [N, C, s, s] -> [N, K]
@@ -74,9 +74,9 @@ class Resize(nn.Module):
     windows of 64 pixels (images of 8,192 pixels for S = 256); wider ones err by at most one gray level.
     """
 
-    def __init__(self, size: int, how: Fit) -> None:
+    def __init__(self, size: int, fit: Fit) -> None:
         super().__init__()
-        self.size, self.how = size, how
+        self.size, self.fit = size, fit
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = (_length(image, axis) for axis in (0, 1))
@@ -85,7 +85,7 @@ class Resize(nn.Module):
         x = _product(x, *self._weights(torch.arange(image.shape[1]), *columns))  # [3, H, S]
         x = _product(x.transpose(1, 2), *self._weights(torch.arange(image.shape[0]), *rows))  # [3, S, S]
         x = x.permute(2, 1, 0)  # [S, S, 3], rows first
-        if self.how != "pad":
+        if self.fit != "pad":
             return x
         inside = self._inside(*rows[2:])[:, None, None] & self._inside(*columns[2:])[:, None]  # [S, S, 1]
         return torch.where(inside, x, x.new_full((), PAD_GRAY))
@@ -93,27 +93,27 @@ class Resize(nn.Module):
     def _axis(self, length: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Twice the start of the source box and its extent; sides of the result and where it begins in S."""
         zero, size = torch.zeros_like(length), torch.full_like(length, self.size)
-        if self.how == "crop":
+        if self.fit == "crop":
             side = torch.minimum(length, other)
             return length - side, side, size, zero
-        if self.how == "squash":
+        if self.fit == "squash":
             return zero, length, size, zero
         scale = self.size / torch.maximum(length, other)
         inner = torch.round(length * scale).clamp(min=1)  # half to even, as Python's round
         return zero, length, inner, torch.floor((size - inner) / 2)
 
     def _inside(self, inner: Tensor, begin: Tensor) -> Tensor:
-        place = torch.arange(self.size)
-        return (place >= begin) & (place < begin + inner)
+        position = torch.arange(self.size)
+        return (position >= begin) & (position < begin + inner)
 
     def _weights(self, x: Tensor, start: Tensor, extent: Tensor, inner: Tensor, begin: Tensor) -> tuple[Tensor, Tensor]:
         """High and low halves of the weights, each float32 [S, W] of integers.
 
-        In units of 1/(2 · inner) source pixels: place *o* looks at the center start · inner + (2·o + 1) · extent, pixel
-        *x* lies at (2·x + 1) · inner, and the triangle is max(extent, inner) · 2 wide on each side.
+        In units of 1/(2 · inner) source pixels: position *o* looks at the center start · inner + (2·o + 1) · extent,
+        pixel *x* lies at (2·x + 1) · inner, and the triangle is max(extent, inner) · 2 wide on each side.
         """
-        place = torch.arange(self.size).double() - begin
-        center = start * inner + (2 * place + 1) * extent  # [S]
+        position = torch.arange(self.size).double() - begin
+        center = start * inner + (2 * position + 1) * extent  # [S]
         reach = 2 * torch.maximum(extent, inner)
         far = ((2 * x.double() + 1) * inner - center[:, None]).abs()  # [S, W]
         share = (reach - far).clamp(min=0)
@@ -124,7 +124,7 @@ class Resize(nn.Module):
 
 
 def _length(image: Tensor, axis: int) -> Tensor:
-    """A side as a tensor of no dimensions, float64: from here on every runtime computes with it."""
+    """A side as a scalar tensor, float64, so that it stays dynamic in the exported graph."""
     return (torch.arange(image.shape[axis])[-1] + 1).double()
 
 
@@ -145,8 +145,8 @@ class Enlarge(nn.Module):
 
     def __init__(self, stored: int, side: int) -> None:
         super().__init__()
-        place = (torch.arange(side).double() + 0.5) * stored / side - 0.5  # [s], where it looks in the source
-        share = (1 - (torch.arange(stored).double() - place[:, None]).abs()).clamp(min=0)  # [s, S]
+        position = (torch.arange(side).double() + 0.5) * stored / side - 0.5  # [s], where it looks in the source
+        share = (1 - (torch.arange(stored).double() - position[:, None]).abs()).clamp(min=0)  # [s, S]
         share = share / share.sum(1, keepdim=True)
         self.register_buffer("weights", torch.floor(share * 2**14 + 0.5).float())
 
@@ -157,7 +157,7 @@ class Enlarge(nn.Module):
         return x.permute(0, 2, 3, 1)
 
 
-def _mean_view(mean: Tensor, side: int) -> Tensor:
+def _mean_crop(mean: Tensor, side: int) -> Tensor:
     stored = mean.shape[0]
     if stored >= side:
         return center_crops(mean[None], side)[0]
@@ -165,7 +165,7 @@ def _mean_view(mean: Tensor, side: int) -> Tensor:
     return F.interpolate(maps, (side, side), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
 
 
-class PlainNorm(nn.Module):
+class ExportableNorm(nn.Module):
     """:class:`LocalResponseNorm` without its own gradient: the windows as one product a pixel, inside each tower."""
 
     window: Tensor
@@ -184,7 +184,7 @@ class PlainNorm(nn.Module):
         return input / (root * root * root)
 
 
-class PlainSubsampling(nn.Module):
+class ExportableSubsampling(nn.Module):
     """:class:`Subsampling` by means of four pixels, which all formats know; their sum is four times that."""
 
     def __init__(self, layer: Subsampling) -> None:
@@ -217,16 +217,16 @@ class HalfWeights(nn.Module):
         return result
 
 
-def plain_layers(network: Network) -> nn.Sequential:
-    """The network's own layers and weights in evaluation mode; dropout left out, norms in operators of all formats."""
+def exportable_layers(network: Network) -> nn.Sequential:
+    """The network's layers in evaluation mode, without dropout, and with norms that every format can express."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels = network.in_channels
     for name, layer in network.named_children():
         channels = getattr(layer, "out_channels", channels)
         if isinstance(layer, LocalResponseNorm):
-            layers[name] = PlainNorm(layer, channels)
+            layers[name] = ExportableNorm(layer, channels)
         elif isinstance(layer, Subsampling):
-            layers[name] = PlainSubsampling(layer)
+            layers[name] = ExportableSubsampling(layer)
         elif isinstance(layer, nn.ReLU):
             layers[name] = nn.ReLU()
         elif not isinstance(layer, Dropout):

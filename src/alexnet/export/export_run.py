@@ -1,4 +1,4 @@
-"""Exporting a run: its training images set the ranges of int8, its validation images show what precision costs."""
+"""Export of a run: training images calibrate int8, validation images measure the accuracy that a precision costs."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from alexnet.data.run_file import read_run_file
 from alexnet.data.store import Split, Store, recorded_store
 from alexnet.errors import DataError
 from alexnet.export.classifier import Classifier
-from alexnet.export.export import CALIBRATION, SUFFIXES, Format, Precision, Report
+from alexnet.export.export import CALIBRATION, SUFFIXES, ExportReport, Format, Precision
 from alexnet.export.export import export as export_bundle
 from alexnet.export.export_module import Input
 from alexnet.export.exported_model import ExportedModel
@@ -28,7 +28,7 @@ def export_model(
     precision: Precision = "fp32",
     input: Input = "images",
     data: str | Path | None = None,
-) -> tuple[Report, dict[str, int] | None]:
+) -> tuple[ExportReport, dict[str, int] | None]:
     """Write a run or bundle as one file that others run; see :func:`alexnet.export.export.export`.
 
     Also returned, where precision is lost and the run's images (or the store ``data``) are at hand: how many of the
@@ -38,12 +38,12 @@ def export_model(
     store = _store(Path(run), data) if precision != "fp32" else None
     if store is not None:
         bundle.same_classes(store.classes, store.address)
-    place = find_bundle(run).resolve()
-    name = place.parent.name if place.name == "bundle" else place.name
+    folder = find_bundle(run).resolve()
+    name = folder.parent.name if folder.name == "bundle" else folder.name
     target = local_path(path) if path else Path(name + SUFFIXES[format])
     images = calibration(store) if store is not None and precision == "int8" else None
     report = export_bundle(bundle, target, format=format, precision=precision, input=input, calibration=images)
-    return report, cost(bundle, target, store) if store is not None else None
+    return report, accuracy_cost(bundle, target, store) if store is not None else None
 
 
 def _store(run: Path, data: str | Path | None) -> Store | None:
@@ -62,21 +62,21 @@ def calibration(store: Store) -> NDArray[np.uint8]:
     return split.gather(indices)
 
 
-def cost(bundle: Bundle, exported: Path, store: Store) -> dict[str, int]:
+def accuracy_cost(bundle: Bundle, exported: Path, store: Store) -> dict[str, int]:
     """How many of the validation images (``count``) the ``original`` and the ``exported`` classifier have right."""
     split = store.split("validation")
     return {
         "count": len(split),
-        "original": right(Classifier(bundle), split),
-        "exported": right(ExportedModel.load(exported, trust=True), split),
+        "original": count_correct(Classifier(bundle), split),
+        "exported": count_correct(ExportedModel.load(exported, trust=True), split),
     }
 
 
-def right(predictions: Any, split: Split) -> int:
-    """How many images of ``split`` are of the class that ``answers`` (its ``probabilities``) finds likeliest."""
+def count_correct(classifier: Any, split: Split) -> int:
+    """How many images of ``split`` are classified correctly by the top-1 prediction of ``classifier``."""
     result = 0
     for start in range(0, len(split), BATCH):
         indices = np.arange(start, min(start + BATCH, len(split)))
-        rows = predictions.probabilities(list(split.gather(indices)))
+        rows = classifier.probabilities(list(split.gather(indices)))
         result += int((rows.argmax(1) == split.labels[indices]).sum())
     return result

@@ -1,4 +1,4 @@
-"""An exported file that answers: ONNX by onnxruntime, OpenVINO by openvino, .pt2 by PyTorch.
+"""An exported file with its runtime: ONNX with onnxruntime, OpenVINO with openvino, .pt2 with PyTorch.
 
 Each runtime is imported only for its own files, so that onnxruntime, NumPy and Pillow are all that a FILE.onnx needs.
 """
@@ -21,9 +21,9 @@ Run: TypeAlias = Callable[[NDArray[np.uint8]], Any]
 
 
 class ExportedModel:
-    """An exported file, opened and proved whole. Answers as :class:`alexnet.Classifier` does, one view an image.
+    """An exported file whose checksum was verified. It predicts like :class:`alexnet.Classifier`, on the center crop.
 
-    ``classes`` are the class names in the order of the probabilities, ``manifest`` is all that the file says of itself.
+    ``classes`` are the class names in the order of the probabilities, ``manifest`` is the file's own description.
     """
 
     def __init__(self, path: Path, manifest: Manifest, run: Run) -> None:
@@ -51,37 +51,37 @@ class ExportedModel:
     def predict(
         self, images: ImageInput | Sequence[ImageInput], top: int = 5, confidence_threshold: float | None = None
     ) -> list[Prediction]:
-        """The ``top`` predictions for each image, unknown where the first is less probable than
+        """The ``top`` predictions for each image, which abstain where the first score is below
         ``confidence_threshold``.
 
         Raises :class:`ImageError` for an image that can not be read.
         """
-        many = named(images)
-        rows = self.probabilities([image for _, image in many])
+        items = named(images)
+        rows = self.probabilities([image for _, image in items])
         return [
-            best(name, row, self.classes, top, confidence_threshold) for (name, _), row in zip(many, rows, strict=True)
+            best(name, row, self.classes, top, confidence_threshold) for (name, _), row in zip(items, rows, strict=True)
         ]
 
     def probabilities(self, images: ImageInput | Sequence[ImageInput], batch_size: int = 32) -> NDArray[np.float32]:
         """Class probabilities of each image: float32 [N, K]."""
-        many = named(images)
+        items = named(images)
         if self.manifest.input == "images":
-            rows = [self._answer(as_pixels(image, name), 1) for name, image in many]
+            rows = [self._infer(as_pixels(image, name), 1) for name, image in items]
         else:
             rows = [
-                self._answer(np.stack([self.prepare(p, name) for name, p in part]), len(part))
-                for part in (many[start : start + batch_size] for start in range(0, len(many), batch_size))
+                self._infer(np.stack([self.prepare(p, name) for name, p in batch]), len(batch))
+                for batch in (items[start : start + batch_size] for start in range(0, len(items), batch_size))
             ]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.classes)), np.float32)
 
     def prepare(self, image: ImageInput, name: str = "image") -> NDArray[np.uint8]:
-        """An image in its stored form: RGB uint8 [S, S, 3]."""
-        how: Any = self.manifest.fit
-        return decode.fit(as_pixels(image, name), self.manifest.stored_size, how)
+        """An image in its stored size: RGB uint8 [S, S, 3]."""
+        fit: Any = self.manifest.fit
+        return decode.fit(as_pixels(image, name), self.manifest.stored_size, fit)
 
-    def _answer(self, batch: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
+    def _infer(self, batch: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
         if 0 in batch.shape:
-            decode.fit(batch, 1)  # says what is wrong with it
+            decode.fit(batch, 1)  # raises the error for an empty image
         try:
             result = np.asarray(self._run(np.ascontiguousarray(batch)), np.float32)
         except Exception as error:  # each runtime has its own
@@ -89,7 +89,9 @@ class ExportedModel:
         if not np.isfinite(result).all():
             raise checksum.damaged(self.path, "its probabilities are NaN or Inf")
         if result.shape != (count, len(self.classes)):
-            raise checksum.damaged(self.path, f"it answers {list(result.shape)} for {count} images")
+            raise checksum.damaged(
+                self.path, f"it returns probabilities of shape {list(result.shape)} for {count} images"
+            )
         return result
 
 

@@ -1,8 +1,8 @@
-"""What an exported file carries besides the network, and the proof that no byte of it has changed. No PyTorch here.
+"""The manifest and the checksum of an exported file; without PyTorch.
 
-The *manifest* is JSON: classes in order, form of the input, precision, and reference images with the probabilities that
-the original gave them. The *checksum* is the SHA-256 of everything before it, as the last bytes of the file, in a place
-that the format leaves free:
+The *manifest* is JSON: classes in order, form of the input, precision, and reference samples with the probabilities
+that the original predicted. The *checksum* is the SHA-256 of everything before it. It is the last entry of the file, in
+a place that the format leaves free:
 
     .onnx   the last entry of metadata_props (the entries "alexnet" and "classes" before it)
     .xml    comments behind OpenVINO's model; the manifest names the SHA-256 of the .bin next to it
@@ -35,7 +35,7 @@ FORMATS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a file says of itself."""
+    """The description of an exported file: how to feed it, and what it must predict."""
 
     classes: tuple[str, ...]
     input: str  # images | decoded
@@ -46,7 +46,7 @@ class Manifest:
     network: str
     reference_samples: tuple[ReferenceSample, ...]
     bin_sha256: str = ""  # OpenVINO: of the file with the weights
-    thresholds: Mapping[str, float] = field(default_factory=dict)  # target error -> least probability of an answer
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # target risk -> confidence threshold
 
     def to_json(self) -> str:
         """As text, one object."""
@@ -61,16 +61,16 @@ class Manifest:
     def from_json(cls, text: str, path: Path) -> "Manifest":
         """Read and check; ``path`` is for the :class:`BundleError`."""
         try:
-            about = parse_json(text.encode())
-            if not isinstance(about, dict):
+            metadata = parse_json(text.encode())
+            if not isinstance(metadata, dict):
                 raise ValueError("no JSON object")
-            if about.get("format") != FORMAT or about.get("version") != VERSION:
+            if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
                 raise BundleError(
-                    f"{path} is of format {about.get('format')!r:.40} version {about.get('version')!r:.20}",
+                    f"{path} is of format {metadata.get('format')!r:.40} version {metadata.get('version')!r:.20}",
                     f"{FORMAT} version {VERSION}",
                     "export it again, or install a newer alexnet",
                 )
-            checked = check_schema(about, _Schema)
+            checked = check_schema(metadata, _Schema)
             if fault := class_fault(checked.classes):
                 raise ValueError(fault)
             if checked.tolerance > TOLERANCE[checked.precision]:
@@ -91,7 +91,7 @@ class ReferenceEntry(msgspec.Struct):
     probabilities: list[Probability]
 
     def decode(self, classes: int) -> ReferenceSample:
-        """With its bytes; raises ValueError unless it has a probability for each of so many ``classes``."""
+        """The sample with decoded bytes. Raises ValueError unless it has one probability per class."""
         if len(self.probabilities) != classes:
             raise ValueError(f"{len(self.probabilities)} probabilities of {classes} classes")
         return ReferenceSample(self.name, base64.b64decode(self.png, validate=True), self.probabilities)
@@ -115,9 +115,11 @@ def classes_json(classes: Sequence[str]) -> str:
     return json.dumps(classes, ensure_ascii=False)
 
 
-def damaged(path: Path, why: str) -> BundleError:
-    """The error for a file that does not hold together."""
-    return BundleError(f"{path} is damaged: {' '.join(why.split())[:300]}", "", "use another copy, or export it again")
+def damaged(path: Path, reason: str) -> BundleError:
+    """The error for a damaged file."""
+    return BundleError(
+        f"{path} is damaged: {' '.join(reason.split())[:300]}", "", "use another copy, or export it again"
+    )
 
 
 # The checksum
@@ -141,7 +143,7 @@ _BEHIND = {".onnx": b"", ".xml": b" -->\n", ".pt2": b""}
 
 
 def checksummed(body: bytes, manifest: Manifest, suffix: str) -> bytes:
-    """The whole file: what the format's own library wrote, the manifest, the checksum."""
+    """The complete file: the body that the format's library wrote, the manifest and the checksum."""
     if suffix == ".onnx":
         body += _entry("alexnet", manifest.to_json())
         body += _entry("classes", classes_json(manifest.classes))

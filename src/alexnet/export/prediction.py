@@ -1,4 +1,4 @@
-"""Images as people have them, and what is said of them: shared by everything that answers, without PyTorch."""
+"""Inputs and results of predictions, shared by classifiers, exported files and the server; without PyTorch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,19 +54,19 @@ def best(
 
 
 def check_threshold(below: float | None, target: float | None) -> None:
-    """Raise :class:`RecipeError` for a threshold or a target error that can not be."""
+    """Raise :class:`RecipeError` for an invalid confidence threshold or target risk."""
     if below is not None and target is not None:
         raise RecipeError("--confidence-threshold and --target-risk both give a threshold", "one of them")
     if below is not None and not 0 <= below <= 1:
         raise RecipeError(f"--confidence-threshold is {below}", "a probability from 0 to 1")
     if target is not None and not 0 < target < 1:
-        raise RecipeError(f"--target-risk is {target}", "a share of wrong answers between 0 and 1: 0.02")
+        raise RecipeError(f"--target-risk is {target}", "a fraction of wrong predictions between 0 and 1, such as 0.02")
 
 
 def threshold_for(thresholds: Mapping[str, float], target: float, where: str) -> float:
-    """The threshold that keeps the error among answers at ``target``: that of the largest stored target not above it.
+    """The threshold of the largest stored target risk that is not above ``target``.
 
-    Raises :class:`BundleError` where validation could support none.
+    Raises :class:`BundleError` if there is none.
     """
     kept = {float(name): p for name, p in thresholds.items() if float(name) <= target + 1e-12}
     if not kept:
@@ -96,5 +96,5 @@ def as_pixels(image: ImageInput, name: str = "image") -> NDArray[np.uint8]:
 
 def named(images: ImageInput | Sequence[ImageInput]) -> list[tuple[str, ImageInput]]:
     """One image or many as a list with a name each: its path, or #0, #1, …"""
-    many: list[ImageInput] = [images] if isinstance(images, str | Path | bytes | np.ndarray) else list(images)
-    return [(str(p) if isinstance(p, str | Path) else f"#{i}", p) for i, p in enumerate(many)]
+    items: list[ImageInput] = [images] if isinstance(images, str | Path | bytes | np.ndarray) else list(images)
+    return [(str(p) if isinstance(p, str | Path) else f"#{i}", p) for i, p in enumerate(items)]

@@ -1,7 +1,7 @@
-"""Reference images replayed on a bundle, an exported file or a running server; what differs is called by its name.
+"""Verification of a bundle, an exported file or a server: it must predict what the original predicted.
 
-Expected are the probabilities that the original gave when it was trained or exported. Where they are missed, the
-usual causes are tried one by one: classes in another order, red and blue swapped, another resize.
+The expected probabilities are those of the reference samples. Where they differ, the usual causes are tried one by one:
+classes in another order, red and blue swapped, another resize.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from alexnet.export.exported_model import ExportedModel
 from alexnet.export.manifest import FORMATS
 from alexnet.schema import ReferenceSample
 
-LIMIT = 1e-4  # how far a probability may lie from the expected one, fp32
-HALF_LIMIT = 3e-2  # in bf16, whose numbers have three digits: against a wrong network alone
+LIMIT = 1e-4  # largest difference of a probability from the expected one, fp32
+HALF_LIMIT = 3e-2  # in bf16, which has three digits: detects a wrong network only
 
 
-class Answers(Protocol):
-    """Whatever gives probabilities [N, K] of images, K in the order of its classes."""
+class Predictor(Protocol):
+    """A classifier, an exported model or a client: probabilities [N, K] of images, in the order of ``classes``."""
 
     classes: tuple[str, ...]
 
@@ -33,7 +33,7 @@ class Answers(Protocol):
 
 @dataclass(frozen=True)
 class Verified:
-    """What held: the target, its kind, how many images it was asked, and the largest difference found."""
+    """The result of a verification: number of images, and the largest difference of a probability."""
 
     target: str
     kind: str  # bundle | onnx | openvino | torch | server
@@ -49,28 +49,33 @@ class Verified:
 @dataclass(frozen=True)
 class _Opened:
     kind: str
-    predictions: Answers
+    model: Predictor
     reference_samples: list[ReferenceSample]
-    stored: tuple[int, decode.Fit] | None  # size and fit of the stored form; a server does not tell
+    stored: tuple[int, decode.Fit] | None  # stored size and fit; unknown for a server
     limit: float = LIMIT
 
 
 def verify(target: str | Path, against: str | Path | None = None, key: str = "", trust: bool = False) -> Verified:
     """Replay reference images on ``target``: a bundle or run, an exported file, or the URL of a server.
 
-    ``against`` is the original, a bundle, run or exported file: its classes, and what it says of its reference images
-    and of images in odd sizes made from them, are expected. Without it the target's own reference images are, with
-    the probabilities recorded in it. Raises :class:`BundleError` that names the first difference; ``key`` is for a
-    server, ``trust`` allows to open a .pt2 (see :meth:`ExportedModel.load`).
+    Args:
+        target: A bundle, a run, an exported file, or the URL of a server.
+        against: The original, to compare with: its classes, and its predictions for its reference images and for
+            images of odd sizes. Without it, the target's own reference samples are used.
+        key: API key of a server.
+        trust: Allow to open a .pt2 file; see :meth:`ExportedModel.load`.
+
+    Raises:
+        BundleError: The target differs; the message names the cause.
     """
     opened = _open(target, key, trust)
     original = _open(against, "", trust) if against is not None else opened
     reference = _expected(against, original) if against is not None else opened.reference_samples
     if not reference:
         raise BundleError(f"{target} has no reference images", "at least one", "give --against BUNDLE")
-    _same_classes(opened.predictions.classes, original.predictions.classes, target)
+    _same_classes(opened.model.classes, original.model.classes, target)
     limit = max(opened.limit, original.limit)
-    drift = replay(str(target), opened.predictions, reference, original.stored or opened.stored, limit)
+    drift = replay(str(target), opened.model, reference, original.stored or opened.stored, limit)
     return Verified(str(target), opened.kind, len(reference), drift, limit)
 
 
@@ -78,15 +83,19 @@ def _open(target: str | Path, key: str, trust: bool) -> _Opened:
     if str(target).startswith(("http://", "https://")):
         from alexnet.export.client import Client  # with httpx
 
-        remote = Client(str(target), key)
-        return _Opened("server", remote, remote.reference_samples(), None)
+        client = Client(str(target), key)
+        return _Opened("server", client, client.reference_samples(), None)
     path = local_path(target)
     if path.suffix in FORMATS and not path.is_dir():
         file = ExportedModel.load(path, trust)
-        about = file.manifest
-        fit: Any = about.fit
+        manifest = file.manifest
+        fit: Any = manifest.fit
         return _Opened(
-            FORMATS[path.suffix], file, list(about.reference_samples), (about.stored_size, fit), about.tolerance
+            FORMATS[path.suffix],
+            file,
+            list(manifest.reference_samples),
+            (manifest.stored_size, fit),
+            manifest.tolerance,
         )
     from alexnet.bundle import Bundle, find_bundle
     from alexnet.export.classifier import Classifier
@@ -96,16 +105,16 @@ def _open(target: str | Path, key: str, trust: bool) -> _Opened:
 
 
 def _expected(against: str | Path, original: _Opened) -> list[ReferenceSample]:
-    """The original first proves itself; then it is asked about the same images in odd sizes too."""
+    """Reference samples of the original, which is verified first; for a bundle also of images in odd sizes."""
     if original.reference_samples:
-        replay(str(against), original.predictions, original.reference_samples, original.stored, original.limit)
+        replay(str(against), original.model, original.reference_samples, original.stored, original.limit)
     if original.kind != "bundle":
         return original.reference_samples
     from alexnet.export.classifier import Classifier
-    from alexnet.export.export import expected
+    from alexnet.export.export import predict_samples
 
-    assert isinstance(original.predictions, Classifier)
-    return expected(original.predictions.bundle)
+    assert isinstance(original.model, Classifier)
+    return predict_samples(original.model.bundle)
 
 
 def _same_classes(results: Sequence[str], must: Sequence[str], target: str | Path) -> None:
@@ -113,17 +122,17 @@ def _same_classes(results: Sequence[str], must: Sequence[str], target: str | Pat
         return
     if sorted(results) == sorted(must):
         k = next(k for k, (a, b) in enumerate(zip(results, must, strict=True)) if a != b)
-        what = f"has its classes in another order: number {k} is {results[k]!r}"
-        raise BundleError(f"{target} {what}", repr(must[k]), "export it again from the original")
+        problem = f"has its classes in another order: number {k} is {results[k]!r}"
+        raise BundleError(f"{target} {problem}", repr(must[k]), "export it again from the original")
     missing, extra = sorted(set(must) - set(results)), sorted(set(results) - set(must))
     words = [f"lacks {', '.join(missing[:5])}"] * bool(missing) + [f"has {', '.join(extra[:5])} besides"] * bool(extra)
-    what = " and ".join(words) or "names a class twice"
-    raise BundleError(f"{target} has other classes: it {what}", f"the {len(must)} classes of the original")
+    problem = " and ".join(words) or "names a class twice"
+    raise BundleError(f"{target} has other classes: it {problem}", f"the {len(must)} classes of the original")
 
 
 def replay(
     target: str,
-    predictions: Answers,
+    model: Predictor,
     reference: Sequence[ReferenceSample],
     stored: tuple[int, decode.Fit] | None,
     limit: float,
@@ -133,11 +142,11 @@ def replay(
     Raises :class:`BundleError` with its cause where that is over ``limit``.
     """
     expected = np.array([g.probabilities for g in reference])  # [G, K]
-    result = predictions.probabilities([g.png for g in reference]).astype(np.float64)
+    result = model.probabilities([g.png for g in reference]).astype(np.float64)
     if expected.shape != result.shape:
         raise BundleError(f"{target} gives {result.shape[1]} probabilities", f"{expected.shape[1]}, one a class")
     if not np.isfinite(result).all():
-        raise BundleError(f"{target} answers with what is no number", "probabilities", "use another copy")
+        raise BundleError(f"{target} computes probabilities that are NaN or Inf", "", "use another copy")
     differences = np.abs(result - expected)
     drift = float(differences.max())
     if drift <= limit:
@@ -145,12 +154,12 @@ def replay(
     worst = int(differences.max(1).argmax())
     measured = f"{reference[worst].name} differs by {drift:.2g} in a probability"
     close = max(limit, drift / 10)  # a cause explains nine tenths of it
-    cause = _cause(predictions, reference, expected, result, stored, close)
+    cause = _cause(model, reference, expected, result, stored, close)
     raise BundleError(f"{target}: {cause}; {measured}", f"at most {limit:g}", "export or deploy it again")
 
 
 def _cause(
-    predictions: Answers,
+    model: Predictor,
     reference: Sequence[ReferenceSample],
     expected: NDArray[Any],
     results: NDArray[Any],
@@ -160,26 +169,26 @@ def _cause(
     order = _permutation(expected, results, close)
     if order is not None:
         k = next(k for k, j in enumerate(order) if k != j)
-        name = predictions.classes
+        name = model.classes
         return f"classes in another order ({name[k]!r} has the probability of {name[order.index(k)]!r})"
     images = [decode.decode(g.png, g.name) for g in reference]
     swapped = [np.ascontiguousarray(p[..., ::-1]) for p in images]
 
     def explains(tried: Sequence[NDArray[np.uint8]]) -> bool:
-        return bool(np.abs(predictions.probabilities(list(tried)) - expected).max() <= close)
+        return bool(np.abs(model.probabilities(list(tried)) - expected).max() <= close)
 
     if explains(swapped):
         return "swapped channels (it reads BGR in place of RGB)"
     if stored is not None:
         if explains([decode.fit(p, *stored) for p in images]):
-            return "another resize or cut (images in stored form it answers right)"
+            return "another resize or crop (images in stored size are predicted correctly)"
         if explains([decode.fit(p, *stored) for p in swapped]):
             return "swapped channels and another resize"
     return "drift (other weights, another mean or other arithmetic)"
 
 
 def _permutation(expected: NDArray[Any], results: NDArray[Any], close: float) -> list[int] | None:
-    """Which found column each expected column is, if they are the same columns in another order; else None."""
+    """The index of each expected column among ``results``, if they are the same columns in another order; else None."""
     left = list(range(results.shape[1]))
     order = []
     for k in range(expected.shape[1]):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from alexnet.data import decode
 from alexnet.export.classifier import Classifier
-from alexnet.export.export_module import Enlarge, ExportModule, HalfWeights, PlainNorm, Resize, plain_layers
+from alexnet.export.export_module import Enlarge, ExportableNorm, ExportModule, HalfWeights, Resize, exportable_layers
 from alexnet.loader.augmentation import resize
 from alexnet.models import create_model
 from alexnet.models.layers import LocalResponseNorm
@@ -52,7 +52,7 @@ def test_enlarging_is_that_of_the_batches_bit_for_bit(stored, side):
 def test_plain_norm_is_the_response_norm(towers):
     norm = LocalResponseNorm(towers, alpha=0.3)  # the paper's 0.0001 would hide a wrong window
     x = torch.randn(2, 12, 4, 5, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(PlainNorm(norm, 12)(x), norm(x), atol=1e-6)
+    assert torch.allclose(ExportableNorm(norm, 12)(x), norm(x), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_it_predictions_like_the_classifier(digits, name, options):
     bundle = make_bundle(digits, name, **options)
     original, rng = Classifier(bundle), np.random.default_rng(0)
     assert (
-        plain_layers(bundle.network)(torch.zeros(1, bundle.network.in_channels, *[bundle.image_size] * 2))
+        exportable_layers(bundle.network)(torch.zeros(1, bundle.network.in_channels, *[bundle.image_size] * 2))
         .isfinite()
         .all()
     )
@@ -100,6 +100,6 @@ def test_half_weights_are_half_and_close(digits):
 def test_the_original_keeps_its_layers(digits):
     network = create_model("alexnet", num_classes=2, image_size=67)
     before = list(network.children())
-    names = [name for name, _ in plain_layers(network).named_children()]
+    names = [name for name, _ in exportable_layers(network).named_children()]
     assert "drop6" not in names and "norm1" in names
     assert list(network.children()) == before
