@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 DPI = 150
 LONGEST = 60  # columns of any one label
 
-# Okabe and Ito's colors (2008): told apart with every common color blindness.
+# Okabe and Ito's colors (2008): distinguishable with every common color blindness.
 BLUE, SKY, GREEN, VERMILION = "#0072B2", "#56B4E9", "#009E73", "#D55E00"
 INK, GRAY, PALE, PAPER = "#222222", "#6B6B6B", "#E3E3E3", "#FFFFFF"
 
-# matplotlib's own font has no Chinese, Japanese or Korean: whichever of these is installed helps out.
+# matplotlib's own font has no Chinese, Japanese or Korean: the installed ones of these are fallbacks.
 FALLBACKS = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
@@ -54,7 +54,7 @@ def new_figure(width: float, height: float, *, constrained: bool = True) -> "Fig
 
 
 def plain(axes: "Axes") -> "Axes":
-    """Leave of the frame what carries information: a left and a bottom line, and faint horizontal rules."""
+    """Reduce the frame to a left and a bottom line, and add light horizontal grid lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRAY)
     axes.tick_params(colors=GRAY, labelcolor=INK, labelsize=9)
@@ -96,7 +96,7 @@ def decimals(values: Sequence[float]) -> Callable[[float], str]:
 
 
 def save(figure: "Figure", path: Path | str) -> Path:
-    """Write ``figure`` as a PNG at ``path``, whole or not at all; missing folders are made. Raises RunError."""
+    """Write ``figure`` as a PNG at ``path``, atomically; missing folders are created. Raises :class:`RunError`."""
     path = Path(path)
     rendered = _render(figure)
     try:

@@ -28,8 +28,8 @@ def figure(rows: Sequence[Row]) -> "Figure":
     sizes = canvas.plain(plots[0])
     for place, (_, size, _, _) in enumerate(rows):
         sizes.bar(place, size / 1e6, width=0.62, color=canvas.BLUE)
-        words = f"{size / 1e6:.3g} MB\n{rows[0][1] / size:.3g} ×"
-        sizes.annotate(words, (place, size / 1e6), xytext=(0, 3), textcoords="offset points", size=8, ha="center")
+        text = f"{size / 1e6:.3g} MB\n{rows[0][1] / size:.3g} ×"
+        sizes.annotate(text, (place, size / 1e6), xytext=(0, 3), textcoords="offset points", size=8, ha="center")
     sizes.set_yscale("log")
     sizes.minorticks_off()
     sizes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # 10 to a power would be a formula
@@ -41,8 +41,8 @@ def figure(rows: Sequence[Row]) -> "Figure":
         for place, top1, (low, high) in known:
             reach = [[100 * (top1 - low)], [100 * (high - top1)]]
             below.errorbar([place], [100 * top1], yerr=reach, fmt="o", color=canvas.VERMILION, elinewidth=1.5)
-            words = f"{100 * top1:.1f}"
-            below.annotate(words, (place, 100 * top1), xytext=(7, -3), textcoords="offset points", size=8)
+            text = f"{100 * top1:.1f}"
+            below.annotate(text, (place, 100 * top1), xytext=(7, -3), textcoords="offset points", size=8)
         below.set_ylabel("validation top-1, %\n(bars: 95 % CI)", color=canvas.INK)
     plots[-1].set_xticks(range(len(rows)), [row[0] for row in rows])
     plots[-1].set_xlim(-0.6, len(rows) - 0.4)

@@ -49,7 +49,7 @@ def shares(matrix: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
 
 
 def tick_step(classes: int) -> int:
-    """Every how many-th class is named: 1, 2, 5, 10, 20, 50 … so that at most 40 are."""
+    """The step between named classes (1, 2, 5, 10, 20, 50, ...), so that at most 40 are named."""
     power = 1
     while True:
         for step in (power, 2 * power, 5 * power):

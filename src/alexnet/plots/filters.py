@@ -57,11 +57,11 @@ def shades(weights: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
     Weight 0 is 128, the filter's largest magnitude is 255 or 1. One or many channels come out gray, as their mean.
     """
-    seen = weights.astype(np.float64)
+    values = weights.astype(np.float64)
     if weights.shape[1] != 3:
-        seen = np.repeat(seen.mean(axis=1, keepdims=True), 3, axis=1)  # [K, 3, H, W]
-    largest = np.abs(seen).max(axis=(1, 2, 3), keepdims=True)  # [K, 1, 1, 1]
-    scaled = seen / np.where(largest > 0, largest, 1)
+        values = np.repeat(values.mean(axis=1, keepdims=True), 3, axis=1)  # [K, 3, H, W]
+    largest = np.abs(values).max(axis=(1, 2, 3), keepdims=True)  # [K, 1, 1, 1]
+    scaled = values / np.where(largest > 0, largest, 1)
     return np.rint(128 + 127 * scaled).astype(np.uint8).transpose(0, 2, 3, 1)  # [K, H, W, 3]
 
 
@@ -96,13 +96,13 @@ def _caption(channels: int) -> str:
     return f"{mean}Each filter is scaled to its own range; mid-gray is weight 0."
 
 
-def _text(fig: "Figure", x: float, y: float, words: str, size: int, rotation: int = 0, color: str = "") -> None:
-    """``words`` centered at pixel (x, y), counted from the lower left."""
+def _text(fig: "Figure", x: float, y: float, text: str, size: int, rotation: int = 0, color: str = "") -> None:
+    """``text`` centered at pixel (x, y), counted from the lower left."""
     width, height = fig.get_size_inches() * canvas.DPI
     fig.text(
         x / width,
         y / height,
-        words,
+        text,
         size=size,
         rotation=rotation,
         color=color or canvas.INK,

@@ -22,7 +22,7 @@ Predictions = Sequence[tuple[str, float]]
 MOST = 30  # images on one page
 SHOWN = 5  # predictions of each
 SIDE, HEADING, BAR, GAP, SPACE, LEGEND = 2.1, 0.54, 0.2, 0.06, 0.2, 0.4  # inches; SPACE is between images
-SMALL = 64  # pixels: an image up to this side is shown with hard pixels
+SMALL = 64  # pixels: an image up to this side is shown with sharp pixels
 
 
 def draw(
@@ -35,7 +35,7 @@ def draw(
     """Draw 1 to 30 ``images`` (uint8 [H, W, 3]) to a PNG, each with its five likeliest predictions as bars.
 
     ``truths`` are the true classes, None where unknown; ``predictions`` are (class, probability from 0 to 1), in any
-    order; ``near`` tells how many near-identical images each stands for besides itself. Raises DataError.
+    order; ``near`` is the number of near-duplicates of each image. Raises DataError.
     """
     return canvas.save(figure(images, truths, rankings, near), path)
 
@@ -87,7 +87,7 @@ def grid_columns(count: int) -> int:
 
 
 def verdict(truth: str | None, ranked: list[tuple[str, float]]) -> tuple[str, str]:
-    """Heading of an image and its color: ✓ right, ✗ wrong, told by sign and not by color alone."""
+    """Heading of an image and its color: ✓ correct, ✗ wrong, by sign and not by color alone."""
     if truth is None:
         return "true: unknown", canvas.GRAY
     return (f"✓ true: {truth}", canvas.GREEN) if ranked[0][0] == truth else (f"✗ true: {truth}", canvas.VERMILION)
