@@ -167,7 +167,7 @@ def test_from_a_terminal(small, tmp_path, capsys, digit_file):
         "--quiet",
     ]
     assert cli.run(words) == 0
-    assert "mine, center view" in capsys.readouterr().out
+    assert "mine, center crop" in capsys.readouterr().out
     assert cli.run(["predict", str(tmp_path / "run"), str(digit_file), "--device", "cpu"]) == 0
     assert cli.run(["evaluate", str(tmp_path / "run"), "--device", "cpu", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["count"] == 40
@@ -179,7 +179,7 @@ def test_from_a_terminal(small, tmp_path, capsys, digit_file):
         assert cli.run([*words[:2], "--output-dir", str(tmp_path / "new"), *words[4:], *wrong]) == 2
         assert message in capsys.readouterr().err
     assert cli.run(["train", "--resume", str(tmp_path / "run"), "--layers", str(given["layers"])]) == 2
-    assert "so --layers has no place" in capsys.readouterr().err
+    assert "--layers cannot change when a run is resumed" in capsys.readouterr().err
 
 
 def test_one_file_without_the_other_is_refused(small, tmp_path):
