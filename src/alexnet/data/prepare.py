@@ -1,9 +1,7 @@
-"""The end of preparing: from the records of all shards to labels, origins, statistics and, last, ``dataset.json``.
+"""Prepare a store from a source: on all cores, resumable, never with partial files; and compare the two later.
 
-Sources → store: all cores, resumable, nothing half-written is ever accepted; and whether they still agree.
-
-Work goes on in ``<path>.partial/``: shards first, each with its record, then the rest. ``dataset.json`` is written
-last, and the folder gets its name when all is there.
+Work is done in ``<path>.partial/``: first the shards, each with its record, then labels, origins and statistics.
+``dataset.json`` is written last, and then the folder is renamed.
 """
 
 import importlib.metadata

@@ -1,9 +1,8 @@
-"""The shards of a split that lies elsewhere: opened when they are used, fetched ahead where the order is known.
+"""Stores at an address (``s3://``, ``gs://``, ``https://``, ``memory://`` …), read through fsspec.
 
-Stores behind an address (``s3://``, ``gs://``, ``https://``, ``memory://`` …), through fsspec: the only door to it.
-
-Files are read in pieces, problems are met with patience (a longer pause after each), and nothing is used before its
-SHA-256 is the recorded one. fsspec's own file caches know neither a bound nor a hash, so the files go to ``cache.py``.
+Shards are fetched when they are used, and ahead of their use where the order is known. Files are read in pieces and
+retried with increasing delays. No file is used before its SHA-256 is verified. Files go to ``cache.py``, because the
+caches of fsspec have neither a size limit nor hashes.
 """
 
 import asyncio

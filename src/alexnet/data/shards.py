@@ -1,9 +1,7 @@
-"""Work mapped over the machines of a Ray cluster: the only door to ray. What the work writes lies on a disk of all.
+"""Decode images and write them to the shards of a store, on the cores of this machine or of a Ray cluster.
 
-Images → shards of a store, decoded on all cores, each with a record of what is in it.
-
-A shard is written whole, then its record, with its SHA-256, the same way. Only a shard with a record counts, and after
-an interruption only if its hash is still that of the record.
+A shard is written atomically, then its record with its SHA-256. Only a shard with a record counts; after an
+interruption it is reused only if its hash is that of the record.
 """
 
 import errno

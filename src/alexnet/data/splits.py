@@ -1,12 +1,8 @@
-"""How many images of each class a cut takes, and a cut that keeps groups whole.
+"""Split a source into train, validation and test: stratified by class, a function of image names and seed only.
 
-Train, validation, test: stratified by class, and a pure function of the images' names and the seed.
-
-Images of one group (a patient, a camera, a video) are never cut apart. What is excluded is left out last, so that it
-moves no other image.
-
-Splits that a source brings are kept. A fraction is one of the images that are cut from: the test split is cut first,
-from all; validation then from what is left for training. ``whole`` makes a source that is only evaluated.
+Images of one group (a patient, a camera, a video) are never separated. Excluded images are removed last, so that they
+move no other image. Splits that a source brings are kept. The test split is taken first, from all images; validation
+is taken from the remaining training images. ``all_as_test`` makes a source that is only evaluated.
 """
 
 import hashlib

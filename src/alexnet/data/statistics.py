@@ -1,4 +1,4 @@
-"""Mean image, mean color and principal axes of color of the training images, from exact whole-number sums."""
+"""Mean image, mean color and principal axes of color of the training images, from exact integer sums."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class PixelStatistics(NamedTuple):
 
 
 class Sums:
-    """Exact whole-number sums over images, so that no order, chunk or resumption changes a digit."""
+    """Exact integer sums over images, so that no order, chunk or resumption changes a digit."""
 
     def __init__(self, size: int) -> None:
         self.count = 0

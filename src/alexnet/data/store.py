@@ -1,17 +1,10 @@
-"""Images kept as JPEGs inside a shard: encoded when a store is prepared, decoded when they are gathered.
+"""The prepared data set: a *store* of plain NumPy files, in a folder or at an address, and its splits.
 
-A shard is one array of bytes, its JPEGs one behind the other. The split's index has two numbers an image: the byte of
-its shard at which it ends, and the CRC-32 of its bytes. A flipped bit decodes without a word; the CRC tells.
-
-
-One split of a store: its images, whether they lie raw or as JPEGs, on this disk or elsewhere, and their labels.
-
-The prepared data set: plain NumPy files that anyone can open, in a folder or behind an address. Format 1 and 2.
-
-``dataset.json``, written last, says all: classes in order, image size, counts, statistics, and the SHA-256 of every
-other file. Per split shards, ``labels.npy`` (int64 [n]) and ``origins.jsonl`` (where each image came from). Raw
-shards (version 1) are ``images-00000.npy`` … (uint8 [n, S, S, 3], memory-mapped); those of JPEGs (version 2) are
-``jpegs-00000.npy`` … (uint8, one JPEG behind the other) with ``index.npy``. docs/data.md describes every field.
+``dataset.json``, written last, describes everything: classes in order, image size, counts, statistics, and the SHA-256
+of every other file. Each split has shards, ``labels.npy`` (int64 [n]) and ``origins.jsonl`` (where each image came
+from). Raw shards (version 1) are ``images-00000.npy`` … (uint8 [n, S, S, 3], memory-mapped). JPEG shards (version 2)
+are ``jpegs-00000.npy`` … (uint8, concatenated JPEGs) with ``index.npy``, which has for each image the byte at which it
+ends and the CRC-32 of its bytes: a flipped bit can decode without an error. docs/data.md describes every field.
 """
 
 import shlex
@@ -53,7 +46,7 @@ def encode(image: NDArray[np.uint8], quality: int) -> bytes:
 
 
 def decode_into(out: NDArray[np.uint8], pieces: Sequence[Piece]) -> None:
-    """Decode ``pieces`` [N] into ``out`` [N, S, S, 3], on all cores. Raises DataError for one that is not whole."""
+    """Decode ``pieces`` [N] into ``out`` [N, S, S, 3], on all cores. Raises DataError for a damaged one."""
     threads = min(cores(), len(pieces) // _FEW)
     if threads < 2:
         for row, piece in enumerate(pieces):
@@ -165,7 +158,7 @@ class Split:
         return read_jsonl(self.backend.file(f"{self.name}/origins.jsonl"))
 
     def fault(self) -> str:
-        """What does not fit together, for ``Store.open``; empty if all does."""
+        """The first inconsistency of the files, for ``Store.open``; empty if there is none."""
         if self.counts != self._said or sum(self.counts) != len(self):
             return "counts of images, labels and dataset.json differ"
         if self._index is not None:
@@ -288,7 +281,7 @@ class Store:
         self.size: int = about["size"]  # pixels a side
         self.fit: str = about["fit"]  # crop, pad or squash
         self.encoding: str = about.get("encoding", "raw")  # raw or jpeg
-        self.allow_hflip: bool = about["allow_hflip"]  # may an image be mirrored?
+        self.allow_hflip: bool = about["allow_hflip"]  # may training flip images horizontally?
         self.skipped: int = about["skipped"]  # images left out, listed in skipped.jsonl
         self.fingerprint: str = about["fingerprint"]  # of the content
         self.channel_means = np.array(about["channel_means"], np.float64)  # [3], 0..255, of the training split
@@ -322,7 +315,7 @@ class Store:
 
     @property
     def absolute(self) -> str:
-        """Path or address as it holds from any folder."""
+        """The absolute path, or the address."""
         return self.backend.absolute
 
     def __reduce__(self) -> tuple[Any, ...]:
