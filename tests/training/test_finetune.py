@@ -64,14 +64,14 @@ def test_new_classes_get_a_fresh_last_layer_and_the_rest_is_copied(source, store
     start = from_bundle(source)
     network = build_network(start.recipe(SMALL.replace(seed=7)), 6)
     drawn = {name: value.clone() for name, value in network.state_dict().items()}
-    start.give(network, stores[6].classes)
+    start.load_into(network, stores[6].classes)
     before = weights(source)
     for name, value in network.state_dict().items():
         assert torch.equal(value, drawn[name] if name in HEAD else before[name]), name
     same = build_network(start.recipe(SMALL), 4)
-    start.give(same, stores[4].classes)
+    start.load_into(same, stores[4].classes)
     assert all(torch.equal(value, before[name]) for name, value in same.state_dict().items())
-    start.give(same, stores[4].classes[::-1])  # the same names in another order are other classes
+    start.load_into(same, stores[4].classes[::-1])  # the same names in another order are other classes
     assert start.fresh(stores[4].classes[::-1]) == "fc10"
     assert start.fresh(stores[4].classes) == ""
 
@@ -156,7 +156,7 @@ def test_what_can_not_start_is_refused(source, stores, tmp_path):
     with pytest.raises(RecipeError, match=r"--stored-size is 40; must be 32, as the mean image of .* has"):
         caffe.check(caffe.recipe(SMALL).replace(stored_size=40))
     with pytest.raises(RecipeError) as caught:
-        start.give(build_network(SMALL.replace(image_size=40), 4), stores[4].classes)
+        start.load_into(build_network(SMALL.replace(image_size=40), 4), stores[4].classes)
     assert str(caught.value) == (
         f"layer fc10.weight of {source / 'bundle'} is [4, 1024]; must be [4, 1600] for images of 40 pixels; use the "
         "weights' own --image-size 32"

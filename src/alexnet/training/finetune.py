@@ -85,8 +85,8 @@ class PretrainedWeights:
         }
 
     @property
-    def shown(self) -> dict[str, Any]:
-        """What of a run's statistics is these weights' own."""
+    def preprocessing(self) -> dict[str, Any]:
+        """The fields of a run's :class:`Normalization` that these weights set."""
         return {
             "mean": self.statistics.mean,
             "divide": self.statistics.divide,
@@ -94,8 +94,8 @@ class PretrainedWeights:
         }
 
     @torch.no_grad()
-    def give(self, network: Network, classes: Sequence[str]) -> None:
-        """Copy these weights into ``network``; its last layer stays as drawn unless the classes are the same.
+    def load_into(self, network: Network, classes: Sequence[str]) -> None:
+        """Copy these weights into ``network``; its last layer keeps its random weights unless the classes are the same.
 
         Raises :class:`RecipeError` naming the first layer whose size differs, with both sizes.
         """

@@ -1,4 +1,4 @@
-"""What the machine is told, once, before it computes: memory, denormal numbers, precision, signals."""
+"""Settings of the process before training: memory allocation, denormal numbers, precision, compilation, signals."""
 
 import ctypes
 import os

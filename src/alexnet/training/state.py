@@ -93,8 +93,10 @@ class State:
         self.recipe, self.store, self.device = recipe, store, device
         network = build_network(recipe, len(store.classes), files)
         if start is not None:
-            start.give(network, store.classes)
-        self.preprocessing = start.shown if start else {}  # fields of Normalization that the pretrained weights set
+            start.load_into(network, store.classes)
+        self.preprocessing = (
+            start.preprocessing if start else {}
+        )  # fields of Normalization
         self.init_from = start.about(store.classes) if start else {}
         self.sharding = ModelSharding(network, layout, self.world)
         self.network = self.sharding.network.to(device).to(memory_format=torch.channels_last)
