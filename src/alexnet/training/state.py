@@ -94,9 +94,7 @@ class State:
         network = build_network(recipe, len(store.classes), files)
         if start is not None:
             start.load_into(network, store.classes)
-        self.preprocessing = (
-            start.preprocessing if start else {}
-        )  # fields of Normalization
+        self.preprocessing = start.preprocessing if start else {}  # fields of Normalization
         self.init_from = start.about(store.classes) if start else {}
         self.sharding = ModelSharding(network, layout, self.world)
         self.network = self.sharding.network.to(device).to(memory_format=torch.channels_last)
