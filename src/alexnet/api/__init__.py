@@ -66,7 +66,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Result:
-    """What training made: its folder, the bundle in it, scores by split, and how fast it was."""
+    """The result of a training: its folder, the bundle in it, scores by split, and speed."""
 
     folder: Path
     bundle: Path
@@ -75,10 +75,10 @@ class Result:
     seconds: float  # of the whole call: preparing the data, training, scoring, drawing
     recipe: Recipe
     plots: tuple[Path, ...]
-    warnings: tuple[str, ...] = ()  # what makes these numbers worthless, or shows that they are
-    notes: tuple[str, ...] = ()  # what to keep in mind about these numbers
+    warnings: tuple[str, ...] = ()  # reasons not to trust the scores
+    notes: tuple[str, ...] = ()  # limits of the scores
     sent: dict[str, float] = field(default_factory=dict)  # bytes that the first of several processes sent a step
-    first: bool = True  # of several processes: is this the one that speaks?
+    first: bool = True  # whether this is the first of several processes, which prints
 
     def classifier(self) -> Classifier:
         """The trained classifier, ready to predict."""
@@ -146,19 +146,19 @@ def train(
             store = _begun(folder, data, recipe) if again else _fresh(folder, data, recipe, options, files)
             held.enter_context(run_folder.locked(folder) if again else run_folder.new_run_folder(folder))
             if not again:
-                about: dict[str, Any] = {"data": str(data), "directory": str(Path.cwd()), "store": store.absolute}
+                metadata: dict[str, Any] = {"data": str(data), "directory": str(Path.cwd()), "store": store.absolute}
                 if words := options.to_args():
-                    about["options"] = words
+                    metadata["options"] = words
                 run_folder.write_start(
-                    folder, recipe, about | ({"from": start.about(store.classes)} if start else {}), files
+                    folder, recipe, metadata | ({"from": start.about(store.classes)} if start else {}), files
                 )
             world.broadcast_text(f"{'again' if again else 'fresh'} {folder.resolve()}")
         else:
             word, _, path = world.broadcast_text("").partition(" ")
             folder, again = Path(path), word == "again"
             store = Store.open(run_folder.read_start(folder)[1]["store"])
-        how: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout, "started": started}
-        return _run(recipe, store, folder, world=world, resume=again, start=start, **how)
+        kwargs: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout, "started": started}
+        return _run(recipe, store, folder, world=world, resume=again, start=start, **kwargs)
 
 
 def _fresh(folder: Path, data: str | Path, recipe: Recipe, options: DataOptions, files: Files | None) -> Store:
@@ -174,14 +174,14 @@ def _fresh(folder: Path, data: str | Path, recipe: Recipe, options: DataOptions,
 
 def _begun(folder: Path, data: str | Path, recipe: Recipe) -> Store:
     """The store of a run that was begun by the same call; raises :class:`RunError` if it was another."""
-    result, about = run_folder.read_start(folder)
+    result, metadata = run_folder.read_start(folder)
     other = next(iter(recipes.differences(result, recipe).items()), None)
-    if about["data"] != str(data) or other is not None:
-        what = f"{other[0]} = {other[1][0]}" if other else f"the data {about['data']}"
+    if metadata["data"] != str(data) or other is not None:
+        what = f"{other[0]} = {other[1][0]}" if other else f"the data {metadata['data']}"
         raise RunError(
             f"run folder {folder} holds a run with {what}", "the run of this command", "name another --output-dir"
         )
-    return Store.open(recorded_store(folder, about))
+    return Store.open(recorded_store(folder, metadata))
 
 
 def _base_recipe(
@@ -206,7 +206,7 @@ def resume(
     """Go on with a run from its newest checkpoint, or from the checkpoint file that ``run`` names; in any layout."""
     started, values = time.perf_counter(), local_path(run)
     folder = values.parent.parent if values.suffix == ".pt" else values
-    recipe, about = run_folder.read_start(folder)
+    recipe, metadata = run_folder.read_start(folder)
     layout.check(run_folder.layer_files(folder), recipe)
     with (
         rendezvous.init_world(torch_device(device), layout.tp_size, hybrid=layout.hybrid) as world,
@@ -215,22 +215,22 @@ def resume(
         if world.is_main:
             held.enter_context(run_folder.locked(folder))
         world.broadcast_text("")  # the others begin when the first one holds the folder
-        opened = Store.open(store or recorded_store(folder, about))
+        opened = Store.open(store or recorded_store(folder, metadata))
         checkpoint = values if values.suffix == ".pt" else None
-        how: dict[str, Any] = {"resume": True, "resume_from": checkpoint, "world": world, "layout": layout}
-        return _run(recipe, opened, folder, workers=workers, quiet=quiet, started=started, **how)
+        kwargs: dict[str, Any] = {"resume": True, "resume_from": checkpoint, "world": world, "layout": layout}
+        return _run(recipe, opened, folder, workers=workers, quiet=quiet, started=started, **kwargs)
 
 
-def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, started: float, **how: Any) -> Result:
+def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, started: float, **kwargs: Any) -> Result:
     with runtime.cpu_settings(recipe):
-        bundle, scores, rate = train_run(recipe, store, folder, device=world.device, world=world, **how)
+        bundle, scores, rate = train_run(recipe, store, folder, device=world.device, world=world, **kwargs)
     plots: tuple[Path, ...] = ()
     if world.is_main:
         plots = tuple(plot(kind, folder) for kind in TRAINING_PLOTS)
     seconds = time.perf_counter() - started
     messages = (
         *data_size_warnings(store, scores),
-        *communication.traffic_report(world, recipe, len(store.classes), how["layout"]),
+        *communication.traffic_report(world, recipe, len(store.classes), kwargs["layout"]),
     )
     sent = {what: count / world.steps for what, count in world.bytes_sent.items()}
     faults = score_warnings(store, scores)
