@@ -115,7 +115,7 @@ def test_a_race_of_a_trained_network(run, capfd):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--run /nowhere", "--run /nowhere: no run; must be the folder that `alexnet train --run` wrote"),
+        ("--run /nowhere", "--run /nowhere: no run; must be the folder that `alexnet train --output-dir` wrote"),
         ("--run RUN --only training", "--run with other parts than inference"),
         ("--run RUN --model lenet5", "--run with --model lenet5"),
     ],

@@ -60,7 +60,7 @@ class Target:
             BundleError: ``run`` is no run folder, or has no test images.
         """
         if not (run / "run.json").is_file():
-            raise BundleError(f"--run {run}: no run", "the folder that `alexnet train --run` wrote")
+            raise BundleError(f"--run {run}: no run", "the folder that `alexnet train --output-dir` wrote")
         target = cls(Bundle.load(find_bundle(run)).network.name, str(run))
         if not len(target.test()):
             raise BundleError(f"--run {run} has no test images", "at least one", "leave --run out")
