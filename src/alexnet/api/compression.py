@@ -55,7 +55,7 @@ def compress(
         >>> print(result.ratio, result.test.difference)
     """
     return compression.compress(
-        Path(run),
+        local_path(run),
         None if output is None else local_path(output),
         data,
         method=method,
