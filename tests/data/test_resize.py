@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from alexnet import kernels
 from alexnet.data import decode, resize
 
-from .test_pixels import slow_resize
+from .test_decode import slow_resize
 
 SHAPES = [(41, 60), (119, 30), (7, 90), (90, 7), (33, 33), (20, 21), (375, 500), (256, 300)]
 SHAPES += [(1, 1), (1, 2), (2, 1), (1, 5000), (5000, 1)]

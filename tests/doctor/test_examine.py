@@ -9,7 +9,7 @@ from alexnet.data.sources import open_source
 from alexnet.data.sources.listing import exclude_images
 from alexnet.doctor.examine import examine
 
-from .painting import KINDS, contents, diagnose, found, healthy, paint, plant, saved, write
+from .faulty_data import KINDS, contents, diagnose, found, healthy, paint, plant, saved, write
 
 
 @pytest.fixture(scope="module")

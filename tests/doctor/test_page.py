@@ -10,7 +10,7 @@ from alexnet.doctor.findings import Example, Finding, Report
 from alexnet.doctor.page import page, write_page
 from alexnet.errors import DataError
 
-from .painting import paint, saved
+from .faulty_data import paint, saved
 
 EVIL = '<script>alert("x")</script>'
 

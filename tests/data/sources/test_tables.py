@@ -8,8 +8,7 @@ from alexnet.data.sources import open_source
 from alexnet.data.sources.listing import LayoutOptions
 from alexnet.data.splits import assign_splits
 from alexnet.errors import DataError, ImageError
-
-from .conftest import counts, png_bytes
+from data.conftest import counts, png_bytes
 
 
 @pytest.fixture

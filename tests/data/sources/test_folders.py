@@ -8,8 +8,7 @@ from alexnet.data.decode import EXTENSIONS
 from alexnet.data.sources import open_source
 from alexnet.data.sources.listing import SUFFIXES, is_image_name
 from alexnet.errors import DataError
-
-from .conftest import counts, png_bytes
+from data.conftest import counts, png_bytes
 
 
 def test_a_folder_of_classes(folder):

@@ -8,7 +8,7 @@ from alexnet.data import decode
 from alexnet.doctor.duplicates import COLOR, PLAIN, REACH, SPOT, frequencies, near_duplicates
 from alexnet.doctor.images import SIDE
 
-from .painting import paint, saved
+from .faulty_data import paint, saved
 
 
 def thumb(image: Image.Image) -> np.ndarray:

@@ -7,8 +7,7 @@ from alexnet.data.sources.listing import Sample, Source, exclude_images, group_i
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.splits import assign_splits
 from alexnet.errors import DataError
-
-from .conftest import array_source
+from data.conftest import array_source
 
 
 def source():

@@ -5,8 +5,8 @@ import pytest
 
 from alexnet.data.sources import open_source
 from alexnet.errors import DataError
+from data.conftest import counts, png_bytes
 
-from .conftest import counts, png_bytes
 from .test_archives import tar_bytes
 
 IDS = ("n01", "n02", "n03")

@@ -7,7 +7,7 @@ from PIL import Image, ImageFilter
 from alexnet.data.sources.listing import Sample
 from alexnet.doctor.images import Seen, check_contents, look_at
 
-from .painting import paint, saved
+from .faulty_data import paint, saved
 
 
 def looks_of(images):

@@ -1,4 +1,4 @@
-"""Prepare so many generated images, and say how much memory it took. Run by test_big.py, which may kill it."""
+"""Prepare many generated images and print the peak memory. test_prepare_large.py runs it and may kill it."""
 
 import os
 import signal

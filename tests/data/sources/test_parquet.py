@@ -7,8 +7,7 @@ import pytest
 
 from alexnet.data.sources import open_source
 from alexnet.errors import DataError, ImageError
-
-from .conftest import counts, png_bytes
+from data.conftest import counts, png_bytes
 
 
 def write_parquet(root, names=("a", "b"), label="label", image="img", split="train", labels=(0, 1, 1, 0, 1)):

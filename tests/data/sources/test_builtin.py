@@ -8,8 +8,7 @@ import pytest
 
 from alexnet.data.sources import open_source
 from alexnet.errors import DataError
-
-from .conftest import counts, png_bytes
+from data.conftest import counts, png_bytes
 
 
 def test_digits_are_embedded():

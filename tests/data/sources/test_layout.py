@@ -11,8 +11,8 @@ from alexnet.data.sources import open_source
 from alexnet.data.sources.folders import image_files
 from alexnet.data.sources.listing import LayoutOptions, split_words
 from alexnet.errors import DataError
+from data.conftest import counts, png_bytes
 
-from .conftest import counts, png_bytes
 from .test_archives import tar_bytes
 
 

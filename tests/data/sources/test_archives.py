@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from alexnet.data.sources import archives, open_source
 from alexnet.errors import DataError, ImageError
-
-from .conftest import contents, counts, png_bytes
+from data.conftest import contents, counts, png_bytes
 
 
 def tar_bytes(files, kind=tarfile.PAX_FORMAT):

@@ -31,7 +31,7 @@ def test_a_store_is_not_a_source(folder):
 
 
 def test_the_documentation_has_the_table_of_formats():
-    page = Path(__file__).parents[2] / "docs" / "data.md"
+    page = Path(__file__).parents[3] / "docs" / "data.md"
     assert format_table() in page.read_text(encoding="utf-8")
     assert all(f"`{name}`" in FORMATS[0].data for name in SETS)
 

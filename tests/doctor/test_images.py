@@ -11,7 +11,7 @@ from PIL import Image
 from alexnet.data.sources.listing import Sample
 from alexnet.doctor.images import SIDE, look_at, look_at_all, thumbs_of
 
-from .painting import bomb, deep_png, paint, rotated, saved
+from .faulty_data import bomb, deep_png, paint, rotated, saved
 
 JPEG = saved(paint(1), "JPEG", quality=90)
 PNG = saved(paint(1))

@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import contents
 
-BIG = str(Path(__file__).with_name("big.py"))
+BIG = str(Path(__file__).with_name("prepare_large.py"))
 
 
 def prepared(path, count, stop=0, encoding="jpeg"):
