@@ -30,7 +30,7 @@ from alexnet.schema import checksum_of
 
 def make(store: Store) -> Bundle:
     recipe = get_recipe("lenet5").replace(mean="image")
-    statistics = Normalization(
+    normalization = Normalization(
         torch.from_numpy(store.mean_image),
         torch.tensor(store.color_std).float(),
         torch.tensor(store.color_axes).float(),
@@ -39,7 +39,7 @@ def make(store: Store) -> Bundle:
     bare = Bundle(
         network=create_model("lenet5", generator=torch.Generator().manual_seed(0)),
         classes=store.classes,
-        statistics=statistics,
+        normalization=normalization,
         stored_size=32,
         fit="crop",
         recipe=recipe.to_dict(),
@@ -80,8 +80,8 @@ def test_a_bundle_comes_back_bit_for_bit(bundle, saved):
     before, after = bundle.network.state_dict(), found.network.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    for name, value in bundle.statistics.tensors().items():
-        assert torch.equal(getattr(found.statistics, name), value)
+    for name, value in bundle.normalization.tensors().items():
+        assert torch.equal(getattr(found.normalization, name), value)
     for field in ("classes", "stored_size", "fit", "recipe", "metrics", "initialization", "data", "reference_samples"):
         assert getattr(found, field) == getattr(bundle, field), field
     assert (found.network.name, found.image_size, found.network.in_channels) == ("lenet5", 32, 1)
@@ -92,10 +92,13 @@ def test_a_bundle_comes_back_bit_for_bit(bundle, saved):
 
 def test_a_mean_that_does_not_follow_and_a_divisor_a_channel_come_back(bundle, tmp_path):
     center = dataclasses.replace(
-        bundle.statistics, mean=torch.ones(32, 32, 3), divide=torch.tensor([50.0, 60.0, 70.0]), mean_follows_crop=False
+        bundle.normalization,
+        mean=torch.ones(32, 32, 3),
+        divide=torch.tensor([50.0, 60.0, 70.0]),
+        mean_follows_crop=False,
     )
-    path = dataclasses.replace(bundle, statistics=center).save(tmp_path / "bundle")
-    found = Bundle.load(path).statistics
+    path = dataclasses.replace(bundle, normalization=center).save(tmp_path / "bundle")
+    found = Bundle.load(path).normalization
     assert (found.mean_follows_crop, found.divide.tolist(), found.mean.shape) == (
         False,
         [50.0, 60.0, 70.0],
@@ -477,7 +480,7 @@ def test_weights_that_float32_can_not_hold_are_refused(bundle, saved):
     ],
 )
 def test_statistics_that_give_no_numbers_are_refused(bundle, saved, changes, text):
-    tensors = bundle.statistics.tensors() | changes
+    tensors = bundle.normalization.tensors() | changes
     assert text in refused(resealed(saved, mean=safetensors.torch.save(tensors)))
 
 

@@ -28,13 +28,13 @@ def test_against_the_whole_evaluation(bundle, digits, monkeypatch):
     split, network = digits.split("validation"), bundle.network.train()
     before = copy.deepcopy(network.state_dict())
     bits = quantize.code_bits(network, 8, 5)
-    found = sensitivity.curves(network, split, bundle.statistics, bits, device=torch.device("cpu"))
+    found = sensitivity.curves(network, split, bundle.normalization, bits, device=torch.device("cpu"))
     assert network.training
     assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
     assert list(found) == list(bits)
 
     def loss(net):
-        return predict_split(net.eval(), split, bundle.statistics, image_size=32, channels=1).scores().loss
+        return predict_split(net.eval(), split, bundle.normalization, image_size=32, channels=1).scores().loss
 
     for name, curve in found.items():
         assert (curve.count, curve.bits) == (network.get_parameter(name).numel(), bits[name])
@@ -52,7 +52,7 @@ def test_what_is_beyond_hope_is_not_measured_further(bundle, digits, monkeypatch
     monkeypatch.setattr(sensitivity, "MAX_RISE", 0.05)
     bits = {"output.weight": 5}
     curve = sensitivity.curves(
-        bundle.network, digits.split("validation"), bundle.statistics, bits, device=torch.device("cpu")
+        bundle.network, digits.split("validation"), bundle.normalization, bits, device=torch.device("cpu")
     )["output.weight"]
     losses = list(curve.losses.values())
     assert len(losses) < len(SHARES)

@@ -20,8 +20,8 @@ def member(store, name, seed, side, split="test", divide=1.0, mean="image"):
     """A network that answers each image otherwise; its own view, mean and scale."""
     network = create_model(name, image_size=side, generator=torch.Generator().manual_seed(seed)).eval()
     chosen = torch.from_numpy(store.mean_image) if mean == "image" else torch.tensor(store.channel_means)
-    statistics = Normalization(chosen.float(), torch.ones(3), torch.eye(3), torch.tensor(divide))
-    return Member(f"{name}-{seed}", network, store.split(split), statistics, side, network.in_channels)
+    normalization = Normalization(chosen.float(), torch.ones(3), torch.eye(3), torch.tensor(divide))
+    return Member(f"{name}-{seed}", network, store.split(split), normalization, side, network.in_channels)
 
 
 @pytest.fixture
@@ -39,10 +39,10 @@ def slow(members, weights, labels):
     for each, weight in zip(members, weights, strict=True):
         for i in range(len(labels)):
             image = each.split.gather(np.array([i]))[0].astype(np.float64)
-            mean = each.statistics.mean.double().numpy()
+            mean = each.normalization.mean.double().numpy()
             start = (image.shape[0] - each.image_size) // 2
             cut = slice(start, start + each.image_size)
-            x = (image - mean)[cut, cut] / float(each.statistics.divide)
+            x = (image - mean)[cut, cut] / float(each.normalization.divide)
             if each.channels == 1:
                 x = (x * [0.299, 0.587, 0.114]).sum(2, keepdims=True)
             with torch.no_grad():
@@ -70,7 +70,7 @@ def test_members_alone_score_as_they_do_alone(members):
         alone = evaluate(
             each.network,
             each.split,
-            each.statistics,
+            each.normalization,
             num_classes=10,
             image_size=each.image_size,
             channels=each.channels,
@@ -85,7 +85,9 @@ def test_ten_crops_are_averaged_within_each_member(digits, members):
     two = [members[0], members[2]]
     found = ensemble.evaluate(two, num_classes=10, crops=10, batch_size=60)
     losses = [
-        evaluate(m.network, m.split, m.statistics, num_classes=10, image_size=m.image_size, channels=3, crops=10).loss
+        evaluate(
+            m.network, m.split, m.normalization, num_classes=10, image_size=m.image_size, channels=3, crops=10
+        ).loss
         for m in two
     ]
     assert [m.scores.loss for m in found.members] == pytest.approx(losses, rel=1e-5)

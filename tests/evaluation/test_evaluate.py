@@ -53,12 +53,12 @@ def slow_probabilities(network: nn.Module, image: np.ndarray, mean: np.ndarray, 
 @pytest.mark.parametrize("crops", [1, 9, 10])
 def test_probabilities_are_averaged_over_the_crops(digits, network, crops, mean):
     images = digits.split("test").gather(np.arange(6))
-    statistics = statistics_of(digits, mean)
-    found = log_probabilities(network, torch.from_numpy(images), statistics, image_size=24, channels=3, crops=crops)
+    normalization = statistics_of(digits, mean)
+    found = log_probabilities(network, torch.from_numpy(images), normalization, image_size=24, channels=3, crops=crops)
     assert found.shape == (6, 10)
     assert torch.allclose(found.exp().sum(1), torch.ones(6), atol=1e-5)
     for i in range(6):
-        expected = slow_probabilities(network, images[i], statistics.mean.numpy(), 24, crops)
+        expected = slow_probabilities(network, images[i], normalization.mean.numpy(), 24, crops)
         # float32 convolutions of one image and of six add up in other orders.
         assert found[i].exp().numpy() == pytest.approx(expected, abs=1e-4)
 
@@ -67,9 +67,9 @@ def test_probabilities_are_averaged_over_the_crops(digits, network, crops, mean)
 def test_the_center_of_the_mean_is_subtracted_from_every_view(digits, network, crops):
     images = digits.split("test").gather(np.arange(4))
     mean = digits.mean_image[4:28, 4:28]
-    statistics = dataclasses.replace(statistics_of(digits), mean=torch.from_numpy(mean), mean_follows_crop=False)
+    normalization = dataclasses.replace(statistics_of(digits), mean=torch.from_numpy(mean), mean_follows_crop=False)
     found = log_probabilities(
-        network, torch.from_numpy(images), statistics, image_size=24, channels=3, crops=crops
+        network, torch.from_numpy(images), normalization, image_size=24, channels=3, crops=crops
     ).exp()
     if crops == 1:
         places = [(4, 4, 1)]
@@ -87,12 +87,12 @@ def test_the_center_of_the_mean_is_subtracted_from_every_view(digits, network, c
 
 def test_ten_crops_do_not_average_logits(digits, network):
     images = torch.from_numpy(digits.split("test").gather(np.arange(20)))
-    statistics = statistics_of(digits, "channel")
-    found = log_probabilities(network, images, statistics, image_size=24, channels=3, crops=10).exp()
+    normalization = statistics_of(digits, "channel")
+    found = log_probabilities(network, images, normalization, image_size=24, channels=3, crops=10).exp()
     logits = []
     with torch.no_grad():
         for top, left in [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]:
-            cut = images[:, top : top + 24, left : left + 24].float() - statistics.mean
+            cut = images[:, top : top + 24, left : left + 24].float() - normalization.mean
             logits += [network(x.permute(0, 3, 1, 2)) for x in (cut, cut.flip(2))]
     assert (found - torch.stack(logits).mean(0).softmax(1)).abs().max() > 0.05
     assert (found - torch.stack(logits).softmax(2).mean(0)).abs().max() < 1e-4
@@ -145,26 +145,26 @@ def test_a_split_of_one_image_and_few_classes(digits, tmp_path):
 
 
 def test_what_can_not_be_is_refused(digits, network):
-    images, statistics = torch.zeros(1, 16, 16, 3, dtype=torch.uint8), statistics_of(digits, "channel")
+    images, normalization = torch.zeros(1, 16, 16, 3, dtype=torch.uint8), statistics_of(digits, "channel")
     with pytest.raises(DataError, match=r"crops is 5; must be 1, 9 or 10"):
-        log_probabilities(network, images, statistics, image_size=24, channels=3, crops=5)
+        log_probabilities(network, images, normalization, image_size=24, channels=3, crops=5)
     with pytest.raises(DataError, match=r"10 crops of 24 pixels do not fit an image of 16 pixels; use --crops 1"):
-        log_probabilities(network, images, statistics, image_size=24, channels=3, crops=10)
+        log_probabilities(network, images, normalization, image_size=24, channels=3, crops=10)
     about = dict(digits.metadata["splits"]["test"])
     empty = Split(digits.path, "validation", about | {"shards": []}, 32)
     empty.labels = empty.labels[:0]
     with pytest.raises(DataError, match=r"the validation split is empty; must be at least one image"):
-        evaluate(network, empty, statistics, num_classes=10, image_size=24, channels=3)
+        evaluate(network, empty, normalization, num_classes=10, image_size=24, channels=3)
 
 
 def test_bf16_is_close_and_float32_outside(digits, network):
-    images, statistics = torch.from_numpy(digits.split("test").gather(np.arange(10))), statistics_of(digits)
+    images, normalization = torch.from_numpy(digits.split("test").gather(np.arange(10))), statistics_of(digits)
     with torch.no_grad():
         network.fc10.weight.div_(30)
     results = []
     for precision in ("fp32", "bf16"):
         with autocast(images.device, precision):
-            results.append(log_probabilities(network, images, statistics, image_size=24, channels=3))
+            results.append(log_probabilities(network, images, normalization, image_size=24, channels=3))
     exact, rough = results
     assert rough.dtype == torch.float32
     assert 0 < (exact.exp() - rough.exp()).abs().max() < 0.05  # bf16 keeps 8 bits

@@ -29,18 +29,18 @@ def cameras(tmp_path_factory):
 
 def network_of(store):
     network = create_model("lenet5", num_classes=10, generator=torch.Generator().manual_seed(0)).train()
-    statistics = Normalization(
+    normalization = Normalization(
         torch.tensor(store.channel_means).float(), torch.ones(3), torch.eye(3), torch.tensor(64.0)
     )
-    return network, statistics
+    return network, normalization
 
 
 @pytest.mark.parametrize("crops", [1, 10])
 def test_the_scores_are_those_of_an_evaluation(digits, crops):
-    network, statistics = network_of(digits)
+    network, normalization = network_of(digits)
     given = {"image_size": 32, "channels": 1, "crops": crops}
-    found = predict_split(network, digits.split("test"), statistics, batch_size=17, **given)
-    expected = evaluate(network, digits.split("test"), statistics, num_classes=10, **given)
+    found = predict_split(network, digits.split("test"), normalization, batch_size=17, **given)
+    expected = evaluate(network, digits.split("test"), normalization, num_classes=10, **given)
     scores = found.scores()
     assert (scores.count, scores.correct1, scores.correct5) == (50, expected.correct1, expected.correct5)
     assert scores.loss == pytest.approx(expected.loss, rel=1e-6)
@@ -51,11 +51,11 @@ def test_the_scores_are_those_of_an_evaluation(digits, crops):
 
 
 def test_an_empty_split_is_refused(digits):
-    network, statistics = network_of(digits)
+    network, normalization = network_of(digits)
     empty = digits.split("test").__class__(digits.path, "validation", digits.metadata["splits"]["validation"], 32)
     empty.labels = empty.labels[:0]
     with pytest.raises(DataError, match="the validation split is empty"):
-        predict_split(network, empty, statistics, image_size=32, channels=1)
+        predict_split(network, empty, normalization, image_size=32, channels=1)
 
 
 def test_groups_come_from_the_store(cameras):
@@ -70,9 +70,9 @@ def test_groups_come_from_the_store(cameras):
 
 
 def test_slices_by_a_column(cameras):
-    network, statistics = network_of(cameras)
+    network, normalization = network_of(cameras)
     split = cameras.split("test")
-    predictions = predict_split(network, split, statistics, image_size=32, channels=1)
+    predictions = predict_split(network, split, normalization, image_size=32, channels=1)
     values = column(split, "Camera")
     found = slices(predictions, values)
     assert [one.value for one in found] == sorted(set(values))

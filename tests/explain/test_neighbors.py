@@ -21,8 +21,8 @@ from alexnet.models import create_model
 @pytest.fixture(scope="module")
 def bundle(digits):
     network = create_model("lenet5", generator=torch.Generator().manual_seed(0))
-    statistics = Normalization(torch.tensor([60.0] * 3), torch.ones(3), torch.eye(3), torch.tensor(60.0))
-    return Bundle(network, digits.classes, statistics, stored_size=32, fit="crop")
+    normalization = Normalization(torch.tensor([60.0] * 3), torch.ones(3), torch.eye(3), torch.tensor(60.0))
+    return Bundle(network, digits.classes, normalization, stored_size=32, fit="crop")
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,9 @@ def make_bundle(store, name: str, *, fit="crop", stored=32, classes=10, mean="im
     images = np.stack([images[..., 0], images[..., 1] // 2 + ramp, 255 - images[..., 2] // 3], -1)
     image = torch.from_numpy(np.ascontiguousarray(store.mean_image[axis][:, axis]))
     means = torch.tensor([110.0, 100.0, 90.0]) + (image if mean == "image" else 0)
-    statistics = Normalization(means, torch.ones(3), torch.eye(3), torch.tensor(2.0))
+    normalization = Normalization(means, torch.ones(3), torch.eye(3), torch.tensor(2.0))
     names = tuple(f"class {k}" for k in range(classes))
-    bare = Bundle(lively(name, classes, **sizes), names, statistics, stored_size=stored, fit=fit)
+    bare = Bundle(lively(name, classes, **sizes), names, normalization, stored_size=stored, fit=fit)
     rows = Classifier(bare).probabilities(list(images)).tolist()
     reference = [
         ReferenceSample(f"{i:02d}", encode_png(p), r) for i, (p, r) in enumerate(zip(images, rows, strict=True))

@@ -18,13 +18,13 @@ from alexnet.models.summary import work
 
 @pytest.fixture
 def classifier(digits) -> Classifier:
-    statistics = Normalization(torch.from_numpy(digits.mean_image), torch.ones(3), torch.eye(3), torch.tensor(40.0))
+    normalization = Normalization(torch.from_numpy(digits.mean_image), torch.ones(3), torch.eye(3), torch.tensor(40.0))
     network = create_model("cifar_18pct", image_size=24, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():  # untrained weights would answer everything alike
         network.conv1.weight.mul_(1000)
         network.conv2.weight.mul_(5)
         network.fc10.weight.mul_(5)
-    return Classifier(Bundle(network, digits.classes, statistics, stored_size=32, fit="crop"))
+    return Classifier(Bundle(network, digits.classes, normalization, stored_size=32, fit="crop"))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def images(digits) -> list[np.ndarray]:
 
 def slow(classifier: Classifier, stored: np.ndarray) -> np.ndarray:
     """One image's probabilities, step by step."""
-    mean = classifier.statistics.mean.numpy()
+    mean = classifier.normalization.mean.numpy()
     view = ((stored.astype(np.float32) - mean)[4:28, 4:28] / 40).transpose(2, 0, 1)
     with torch.no_grad():
         logits = classifier.network(torch.from_numpy(view.copy())[None])[0].double().numpy()
@@ -119,7 +119,7 @@ def test_no_images(classifier):
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
 def test_prepare_is_decode_and_fit(classifier, digit_file, fit):
-    other = Classifier(Bundle(classifier.network, classifier.classes, classifier.statistics, 32, fit))
+    other = Classifier(Bundle(classifier.network, classifier.classes, classifier.normalization, 32, fit))
     expected = decode.fit(decode.decode(digit_file.read_bytes()), 32, fit)
     for way in (digit_file, str(digit_file), digit_file.read_bytes(), decode.decode(digit_file.read_bytes())):
         assert np.array_equal(other.prepare(way), expected)

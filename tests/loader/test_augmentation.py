@@ -290,28 +290,30 @@ def test_coloring_leaves_the_stored_pixels_and_the_mean_alone(imagenet):
 def test_the_mean_image_is_cut_like_the_image(hflip):
     """Crops of the mean image leave nothing, whatever the box: the crop of the mean is the mean's crop."""
     mean = some(1, 20)
-    statistics = flat_statistics(mean[0].float())
+    normalization = flat_statistics(mean[0].float())
     boxes = augmentation.draw_boxes(PLAIN.replace(hflip=hflip), numbers(30), 20, 13)
     cuts = augmentation.crop(mean.expand(30, -1, -1, -1), boxes, 13)
-    assert augmentation.normalize(cuts, boxes, None, statistics, 3).abs().max() == 0
-    assert augmentation.normalize(augmentation.center_crops(mean, 13), None, None, statistics, 3).abs().max() == 0
+    assert augmentation.normalize(cuts, boxes, None, normalization, 3).abs().max() == 0
+    assert augmentation.normalize(augmentation.center_crops(mean, 13), None, None, normalization, 3).abs().max() == 0
 
 
 def test_the_mean_of_crops_is_the_crop_of_the_mean():
     images = some(40, 16)
-    statistics = flat_statistics(images.double().mean(0).float())
+    normalization = flat_statistics(images.double().mean(0).float())
     box = Boxes(*(np.full(40, value) for value in (2, 3, 9, 9)), np.full(40, True))
-    left = augmentation.normalize(augmentation.crop(images, box, 9), box, None, statistics, 3)
+    left = augmentation.normalize(augmentation.crop(images, box, 9), box, None, normalization, 3)
     assert left.mean(0).abs().max() < 1e-4  # float32 sums of 40 numbers up to 255
 
 
 def test_the_mean_image_is_resized_like_the_image():
     mean = some(1, 20)
-    statistics = flat_statistics(mean[0].float())
+    normalization = flat_statistics(mean[0].float())
     boxes = augmentation.draw_boxes(PLAIN.replace(crop="resized", hflip=0.5), numbers(10), 20, 20)
-    left = augmentation.normalize(augmentation.crop(mean.expand(10, -1, -1, -1), boxes, 9), boxes, None, statistics, 3)
+    left = augmentation.normalize(
+        augmentation.crop(mean.expand(10, -1, -1, -1), boxes, 9), boxes, None, normalization, 3
+    )
     assert left.abs().max() <= 1.01  # the image's pixels are rounded after each pass, the mean's are not
-    large = augmentation.normalize(augmentation.center_crops(mean, 30), None, None, statistics, 3)
+    large = augmentation.normalize(augmentation.center_crops(mean, 30), None, None, normalization, 3)
     assert large.abs().max() <= 1.01
 
 
@@ -349,11 +351,11 @@ def test_divided_by_each_channel_s_deviation(imagenet, channels):
 @pytest.mark.parametrize("divide", [torch.tensor(2.0), torch.tensor([2.0, 4.0, 8.0])])
 def test_noise_then_divided_by_one_and_a_tenth(imagenet, divide):
     """2012: every number of a noisy view is divided by 1 + 0.1, after the noise; a view without noise is not."""
-    images, statistics = some(3, 5), dataclasses.replace(imagenet, divide=divide)
+    images, normalization = some(3, 5), dataclasses.replace(imagenet, divide=divide)
     recipe = get_recipe("paper").replace(pca_noise_rescale=True, pca_noise_until_epoch=5)
     colors = augmentation.draw_colors(recipe, color_numbers(3), imagenet, epoch=4)
     offset = augmentation.draw_colors(get_recipe("paper"), color_numbers(3), imagenet).offset.double()
-    found = augmentation.normalize(images, None, colors, statistics, 3).permute(0, 2, 3, 1).double()
+    found = augmentation.normalize(images, None, colors, normalization, 3).permute(0, 2, 3, 1).double()
     expected = (images.double() - imagenet.mean.double() + offset[:, None, None]) / 1.1 / divide.double()
     assert (found - expected).abs().max() < 1e-4  # float32
     assert augmentation.draw_colors(recipe, color_numbers(3), imagenet, epoch=5) == Colors(None, None, [], 1.0)

@@ -132,14 +132,14 @@ def test_a_image_s_view_does_not_depend_on_its_batch(digits):
 
 
 def test_a_batch_is_the_images_cut_and_colored(digits):
-    statistics, split = statistics_of(digits), digits.split("train")
+    normalization, split = statistics_of(digits), digits.split("train")
     batch = next(loader(digits).epoch(5, start=1))
     indices = sampler.epoch_order(160, 0, 5)[33:66]
     box, colors = augmentation.crop_numbers(0, 5, indices)
     boxes = augmentation.draw_boxes(RECIPE, box, 32, 28)
     cuts = augmentation.crop(torch.from_numpy(split.gather(indices)), boxes, 28)
-    drawn = augmentation.draw_colors(RECIPE, colors, statistics)
-    assert torch.equal(batch.images, augmentation.normalize(cuts, boxes, drawn, statistics, 3))
+    drawn = augmentation.draw_colors(RECIPE, colors, normalization)
+    assert torch.equal(batch.images, augmentation.normalize(cuts, boxes, drawn, normalization, 3))
 
 
 def test_small_crops_show_the_same_parts(digits):
@@ -199,18 +199,18 @@ def test_in_order_is_every_image_once_as_stored(digits):
 
 
 def test_statistics_keep_their_places_on_a_device(digits):
-    statistics = statistics_of(digits)
-    moved = to_device(statistics, CPU)
-    assert all(torch.equal(moved.tensors()[name], value) for name, value in statistics.tensors().items())
-    assert len(statistics.tensors()) == 4
-    assert to_device(dataclasses.replace(statistics, mean_follows_crop=False), CPU).mean_follows_crop is False
+    normalization = statistics_of(digits)
+    moved = to_device(normalization, CPU)
+    assert all(torch.equal(moved.tensors()[name], value) for name, value in normalization.tensors().items())
+    assert len(normalization.tensors()) == 4
+    assert to_device(dataclasses.replace(normalization, mean_follows_crop=False), CPU).mean_follows_crop is False
 
 
 def offsets(digits: Store, recipe: Recipe, epoch: int, **how) -> list[tuple]:
     """What each image's view shows, found by looking for the view in the image, in the epoch's order."""
     made = loader(digits, recipe=recipe, **how)
-    flat = dataclasses.replace(made.statistics, mean=torch.zeros(3), divide=torch.tensor(1.0))
-    made.statistics = flat
+    flat = dataclasses.replace(made.normalization, mean=torch.zeros(3), divide=torch.tensor(1.0))
+    made.normalization = flat
     found = []
     for batch in made.epoch(epoch):
         images = torch.from_numpy(digits.split("train").gather(batch.indices)).float()

@@ -13,9 +13,9 @@ MIXED = RECIPE.replace(mixup_prob=1.0, crop="random")
 
 
 def sharded(digits, shard, recipe=MIXED):
-    statistics = statistics_of(digits)
+    normalization = statistics_of(digits)
     return Loader(
-        digits.split("train"), recipe, statistics, image_size=28, channels=3, device=CPU, num_workers=2, shard=shard
+        digits.split("train"), recipe, normalization, image_size=28, channels=3, device=CPU, num_workers=2, shard=shard
     )
 
 

@@ -110,11 +110,11 @@ def batches_of(store, recipe, epoch, start=0, workers=1):
     from alexnet.loader.loader import Loader
 
     axes = torch.tensor(store.color_axes).float()
-    statistics = Normalization(torch.from_numpy(store.mean_image), torch.ones(3), axes, torch.tensor(1.0))
+    normalization = Normalization(torch.from_numpy(store.mean_image), torch.ones(3), axes, torch.tensor(1.0))
     made = Loader(
         store.split("train"),
         recipe,
-        statistics,
+        normalization,
         image_size=28,
         channels=3,
         device=torch.device("cpu"),

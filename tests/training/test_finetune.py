@@ -108,11 +108,11 @@ def test_frozen_layers_stay_bit_for_bit_and_the_others_learn(source, stores, tmp
 
 def test_the_source_s_mean_and_divisor_are_kept(source, stores, tmp_path):
     """Weights are right for what was subtracted when they learned: the new images' mean image is another."""
-    first = Bundle.load(source / "bundle").statistics
+    first = Bundle.load(source / "bundle").normalization
     result = api.train(
         stores[6].path, None, tmp_path / "run", start=source, device="cpu", epochs=2, batch_size=16, lr_milestones=(1,)
     )
-    found = Bundle.load(result.bundle).statistics
+    found = Bundle.load(result.bundle).normalization
     assert torch.equal(found.mean, first.mean)
     assert not np.array_equal(found.mean.numpy(), stores[6].mean_image)
     assert (found.mean_follows_crop, float(found.divide)) == (first.mean_follows_crop, float(first.divide))
@@ -135,7 +135,7 @@ def test_resumed_without_the_source_bit_for_bit(source, stores, tmp_path):
     assert all(torch.equal(again[name], whole[name]) for name in whole)
     bundle = Bundle.load(result.bundle)
     assert bundle.data["from"]["name"] == str(gone / "bundle")
-    assert torch.equal(bundle.statistics.mean, Bundle.load(source / "bundle").statistics.mean)
+    assert torch.equal(bundle.normalization.mean, Bundle.load(source / "bundle").normalization.mean)
 
 
 def test_what_can_not_start_is_refused(source, stores, tmp_path):
@@ -152,7 +152,7 @@ def test_what_can_not_start_is_refused(source, stores, tmp_path):
     start.check(start.recipe(SMALL).replace(stored_size=40))  # the center of a mean image is the same for all crops
     with pytest.raises(RecipeError, match=r"--image-size is 40; must be at most 32, as the mean image of .* has"):
         start.check(start.recipe(SMALL).replace(stored_size=40, image_size=40))
-    caffe = dataclasses.replace(start, statistics=dataclasses.replace(start.statistics, mean_follows_crop=True))
+    caffe = dataclasses.replace(start, normalization=dataclasses.replace(start.normalization, mean_follows_crop=True))
     with pytest.raises(RecipeError, match=r"--stored-size is 40; must be 32, as the mean image of .* has"):
         caffe.check(caffe.recipe(SMALL).replace(stored_size=40))
     with pytest.raises(RecipeError) as caught:
@@ -201,6 +201,6 @@ def test_weights_that_torchvision_publishes(monkeypatch, stores):
     start = starts.from_published("torchvision")
     recipe = start.recipe(get_recipe("modern"))
     assert (recipe.model, recipe.mean, recipe.divide_std, recipe.stored_size) == ("alexnet_owt", "channel", True, 256)
-    assert start.statistics.divide.tolist() == pytest.approx([58.395, 57.12, 57.375])
+    assert start.normalization.divide.tolist() == pytest.approx([58.395, 57.12, 57.375])
     assert start.fresh(["x", "y"]) == "classifier.6"
     start.check(recipe)

@@ -165,7 +165,7 @@ def test_as_in_2012_resumed_equals_never_stopped(stores, tmp_path):
     assert [float(row["lr"]) for row in whole] == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
     bundle = Bundle.load(tmp_path / "whole" / "bundle")
     assert list(bundle.metrics) == ["test"]  # its validation images have been trained on
-    assert (bundle.statistics.mean_follows_crop, bundle.statistics.mean.shape) == (False, (24, 24, 3))
+    assert (bundle.normalization.mean_follows_crop, bundle.normalization.mean.shape) == (False, (24, 24, 3))
     shutil.copytree(tmp_path / "whole", tmp_path / "again")
     shutil.rmtree(tmp_path / "again" / "bundle")
     api.resume(sorted((tmp_path / "again" / "checkpoints").glob("step-*.pt"))[0], device="cpu")  # after three epochs

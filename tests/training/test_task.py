@@ -70,11 +70,11 @@ def test_statistics_of_batch_norm_are_averaged(digits):
 
 def test_a_network_with_batch_norm_learns_and_its_average_predictions(digits, tmp_path):
     found = state(digits, model="residual_8", image_size=32, ema_decay=0.9, batch_size=32, lr=0.01)
-    statistics = normalization_for(digits, found.recipe, 32)
+    normalization = normalization_for(digits, found.recipe, 32)
     from alexnet.loader.loader import Loader
 
     loader = Loader(
-        digits.split("train"), found.recipe, statistics, image_size=32, channels=3, device=torch.device("cpu")
+        digits.split("train"), found.recipe, normalization, image_size=32, channels=3, device=torch.device("cpu")
     )
     for epoch in range(8):
         found.network.train()
@@ -83,7 +83,7 @@ def test_a_network_with_batch_norm_learns_and_its_average_predictions(digits, tm
             found.position.step += 1
             found.update_ema()
     scores = [
-        evaluate(network, digits.split("train"), statistics, num_classes=10, image_size=32, channels=3).top1
+        evaluate(network, digits.split("train"), normalization, num_classes=10, image_size=32, channels=3).top1
         for network in (found.network, found.ema.module)
     ]
     assert min(scores) > 0.6

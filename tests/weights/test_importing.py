@@ -56,7 +56,7 @@ def test_without_a_mean_a_line_says_what_is_taken(file):
     said = []
     bundle = import_weights("caffe", str(file), ImportOptions(model="cifar_19pct", log=said.append))
     assert said == ["no --mean given: the channel means of ILSVRC-2012 are subtracted in place of its mean image"]
-    assert bundle.statistics.mean.tolist() == pytest.approx([122.679, 116.669, 104.007])
+    assert bundle.normalization.mean.tolist() == pytest.approx([122.679, 116.669, 104.007])
     assert bundle.stored_size == 32
 
 

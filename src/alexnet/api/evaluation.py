@@ -104,7 +104,7 @@ def _evaluate_one(classifier: Classifier, split: Split, crops: int) -> Scores:
     return evaluation.evaluate(
         bundle.network,
         split,
-        bundle.statistics,
+        bundle.normalization,
         num_classes=len(bundle.classes),
         image_size=bundle.image_size,
         channels=bundle.network.in_channels,
@@ -152,5 +152,5 @@ def member(name: str, classifier: Classifier, split: Split) -> ensemble.Member:
     """``classifier`` on ``split``, as a member of an ensemble or of a comparison."""
     bundle = classifier.bundle
     return ensemble.Member(
-        name, bundle.network, split, bundle.statistics, bundle.image_size, bundle.network.in_channels
+        name, bundle.network, split, bundle.normalization, bundle.image_size, bundle.network.in_channels
     )

@@ -74,7 +74,7 @@ class Target:
         gray = Normalization(torch.full((3,), 128.0), torch.zeros(3), torch.eye(3), torch.tensor(1.0))
         classes = tuple(f"class {number}" for number in range(network.num_classes))
         stored = network.image_size if network.image_size < 200 else 256
-        return Bundle(network=network, classes=classes, statistics=gray, stored_size=stored, fit="crop")
+        return Bundle(network=network, classes=classes, normalization=gray, stored_size=stored, fit="crop")
 
     def network(self) -> Network:
         """The network in contiguous memory."""
@@ -108,7 +108,7 @@ class Target:
             network = self.shapes()
             return [noise(network, batch, layout)]
         bundle, many = self.bundle(), max(1, _POOL // batch)
-        inputs = inputs_of(bundle.network, self.stored(many * batch), bundle.statistics)
+        inputs = inputs_of(bundle.network, self.stored(many * batch), bundle.normalization)
         return [part.contiguous(memory_format=layout) for part in inputs.chunk(many)]
 
 

@@ -74,7 +74,7 @@ class _Plain:
             log_probabilities(
                 self.network,
                 torch.from_numpy(np.stack(images)),
-                self.bundle.statistics,
+                self.bundle.normalization,
                 image_size=own.image_size,
                 channels=own.in_channels,
             )

@@ -65,7 +65,7 @@ class Bundle:
 
     network: Network
     classes: tuple[str, ...]
-    statistics: Normalization
+    normalization: Normalization
     stored_size: int
     fit: Fit
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Bundle:
             compressed_weights.write(folder / "model.safetensors", self.network.state_dict(), self.coding)
         else:
             write_tensors(folder / "model.safetensors", dict(self.network.state_dict()))
-        write_tensors(folder / "mean.safetensors", self.statistics.tensors())
+        write_tensors(folder / "mean.safetensors", self.normalization.tensors())
         expected = {}
         for sample in self.reference_samples:
             (folder / "reference" / f"{sample.name}.png").write_bytes(sample.png)
@@ -170,7 +170,7 @@ class Bundle:
             else:
                 weights = read_tensors(weights_file)
             network = _filled(network, weights, model, classes)
-            statistics = _statistics(regular_file(path, "mean.safetensors", links_within), config)
+            normalization = _statistics(regular_file(path, "mean.safetensors", links_within), config)
         except ModelError as error:
             raise BundleError(f"bundle {path}: {error.what}", error.must, "use another copy") from error
         except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, OSError) as error:
@@ -179,7 +179,7 @@ class Bundle:
         return cls(
             network=network.eval(),
             classes=tuple(config.classes),
-            statistics=statistics,
+            normalization=normalization,
             stored_size=config.preprocessing.stored_size,
             fit=config.preprocessing.fit,
             recipe=config.recipe,
@@ -235,7 +235,7 @@ class Bundle:
                 "view": "center",
                 "image_size": network.image_size,
                 "subtract": self._subtracted(),
-                "divide": self.statistics.divide.tolist(),
+                "divide": self.normalization.divide.tolist(),
                 "gray": network.in_channels == 1,
             },
             "recipe": dict(self.recipe),
@@ -250,9 +250,9 @@ class Bundle:
         }
 
     def _subtracted(self) -> str:
-        if self.statistics.mean.dim() == 1:
+        if self.normalization.mean.dim() == 1:
             return "channel means"
-        return "mean image" if self.statistics.mean_follows_crop else CENTER
+        return "mean image" if self.normalization.mean_follows_crop else CENTER
 
 
 def find_bundle(path: Path | str) -> Path:

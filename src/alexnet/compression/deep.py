@@ -76,7 +76,7 @@ class DeepCompression:
         self.curves = sensitivity.curves(
             self.meter.original,
             self.store.split("validation"),
-            self.bundle.statistics,
+            self.bundle.normalization,
             self.bits,
             device=self.device,
             log=self.log,

@@ -74,11 +74,11 @@ def retrain(
     state = State(recipe, store, device, start)
     state.constraint = held
     network = state.network
-    statistics = dataclasses.replace(normalization_for(store, recipe, network.image_size), **state.preprocessing)
+    normalization = dataclasses.replace(normalization_for(store, recipe, network.image_size), **state.preprocessing)
     loader = Loader(
         store.split("train"),
         recipe,
-        statistics,
+        normalization,
         image_size=network.image_size,
         channels=network.in_channels,
         device=device,
@@ -89,7 +89,7 @@ def retrain(
         journal.event("started", epochs=recipe.epochs, lr=recipe.lr, dropout=recipe.dropout)
         try:
             loop.train(
-                Training(state, loader, statistics, journal, folder, stop, NoCheckpoints(state, journal, folder))
+                Training(state, loader, normalization, journal, folder, stop, NoCheckpoints(state, journal, folder))
             )
         except Interrupted as error:
             raise Interrupted(error.signal, "stopped while the network learned again; nothing was kept", "") from error

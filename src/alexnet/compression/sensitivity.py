@@ -27,7 +27,7 @@ CHUNK = 48
 def curves(
     network: Network,
     split: Split,
-    statistics: Normalization,
+    normalization: Normalization,
     bits: Mapping[str, int],
     *,
     device: torch.device,
@@ -40,14 +40,14 @@ def curves(
     Args:
         network: The trained network.
         split: The validation split.
-        statistics: The normalization of the inputs.
+        normalization: The normalization of the inputs.
         bits: Parameter name (``fc6.weight``) -> bits of a code.
         device: The device of the network.
         log: Receives a line for each layer.
     """
     indices = np.linspace(0, len(split) - 1, min(MAX_IMAGES, len(split))).astype(np.int64)
     labels = torch.from_numpy(split.labels[indices]).to(device)
-    x = inputs_of(network, split.gather(indices), to_device(statistics, device))  # [N, C, s, s]
+    x = inputs_of(network, split.gather(indices), to_device(normalization, device))  # [N, C, s, s]
     was_training, result = network.training, {}
     network.eval()
     layers = list(network.named_children())

@@ -76,7 +76,7 @@ class StageMeter:
         return predict_split(
             network,
             self.store.split("validation"),
-            self.bundle.statistics,
+            self.bundle.normalization,
             image_size=network.image_size,
             channels=network.in_channels,
             device=self.device,

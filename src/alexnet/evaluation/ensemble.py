@@ -28,7 +28,7 @@ class Member:
     name: str
     network: nn.Module
     split: Split
-    statistics: Normalization
+    normalization: Normalization
     image_size: int  # of its input, pixels
     channels: int
 
@@ -136,7 +136,7 @@ def _predict_batches(
         predict_batches(
             member.network,
             member.split,
-            member.statistics,
+            member.normalization,
             image_size=member.image_size,
             channels=member.channels,
             crops=crops,

@@ -29,7 +29,7 @@ _MAX_CROP_BYTES = 1 << 26  # of the uint8 crops of a batch, where an image has s
 def evaluate(
     network: nn.Module,
     split: Split,
-    statistics: Normalization,
+    normalization: Normalization,
     *,
     num_classes: int,
     image_size: int,
@@ -50,7 +50,7 @@ def evaluate(
     for log_probs, indices in predict_batches(
         network,
         split,
-        statistics,
+        normalization,
         image_size=image_size,
         channels=channels,
         crops=crops,
@@ -98,7 +98,7 @@ class SplitPredictions:
 def predict_split(
     network: nn.Module,
     split: Split,
-    statistics: Normalization,
+    normalization: Normalization,
     *,
     image_size: int,
     channels: int,
@@ -111,7 +111,7 @@ def predict_split(
     batches = predict_batches(
         network,
         split,
-        statistics,
+        normalization,
         image_size=image_size,
         channels=channels,
         crops=crops,
@@ -125,7 +125,7 @@ def predict_split(
 def predict_batches(
     network: nn.Module,
     split: Split,
-    statistics: Normalization,
+    normalization: Normalization,
     *,
     image_size: int,
     channels: int,
@@ -139,7 +139,7 @@ def predict_batches(
     Args:
         network: Images float32 [N, C, s, s] -> logits [N, K].
         split: The images.
-        statistics: How images are normalized.
+        normalization: How images are normalized.
         image_size: Height and width of the network's input, in pixels.
         channels: Channels of the network's input: 3, or 1 for gray images.
         crops: Crops of each image: 1, 9 or 10.
@@ -156,13 +156,13 @@ def predict_batches(
     if not len(split):
         raise DataError(f"the {split.name} split is empty", "at least one image", "choose another split")
     device, was_training = device or torch.device("cpu"), network.training
-    statistics = to_device(statistics, device)
+    normalization = to_device(normalization, device)
     prepare_kernels(network, len(split) * crops, device)
     network.eval()
     try:
         for images, indices in itertools.islice(sequential_batches(split, batch_size), shard[0], None, shard[1]):
             log_probs = log_probabilities(
-                network, images.to(device), statistics, image_size=image_size, channels=channels, crops=crops
+                network, images.to(device), normalization, image_size=image_size, channels=channels, crops=crops
             )
             yield log_probs.cpu(), indices
     finally:
@@ -185,7 +185,7 @@ def prepare_kernels(network: nn.Module, crops: int, device: torch.device) -> Non
 def log_probabilities(
     network: nn.Module,
     images: Tensor,
-    statistics: Normalization,
+    normalization: Normalization,
     *,
     image_size: int,
     channels: int,
@@ -203,12 +203,12 @@ def log_probabilities(
         float32 [N, K].
     """
     cuts = _crops(images, image_size, crops)  # [crops, N, s, s, 3]
-    means = [statistics.mean] * crops
-    if crops > 1 and statistics.mean.dim() == 3 and statistics.mean_follows_crop:
-        means = list(_crops(statistics.mean[None], image_size, crops)[:, 0])  # [s, s, 3] each
+    means = [normalization.mean] * crops
+    if crops > 1 and normalization.mean.dim() == 3 and normalization.mean_follows_crop:
+        means = list(_crops(normalization.mean[None], image_size, crops)[:, 0])  # [s, s, 3] each
     parts = []
     for cut, mean in zip(cuts, means, strict=True):  # [N, s, s, 3]
-        inputs = augmentation.normalize(cut, None, None, replace(statistics, mean=mean), channels)
+        inputs = augmentation.normalize(cut, None, None, replace(normalization, mean=mean), channels)
         logits = network(inputs)  # [N, K]
         parts.append(logits.float().log_softmax(1))
     return torch.stack(parts).logsumexp(0) - float(np.log(crops))

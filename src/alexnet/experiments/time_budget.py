@@ -168,7 +168,7 @@ def _endless(loader: Loader, size: int) -> Iterator[Batch]:
 def _evaluate_seconds(state: State, store: Store) -> float:
     """Seconds per evaluated image at full size: the faster of two batches."""
     network = state.eval_model.eval()
-    statistics = to_device(normalization_for(store, state.recipe, network.image_size), state.device)
+    normalization = to_device(normalization_for(store, state.recipe, network.image_size), state.device)
     split = store.split("validation")
     images, _ = next(sequential_batches(split, min(64, len(split))))
     seconds = []
@@ -177,7 +177,7 @@ def _evaluate_seconds(state: State, store: Store) -> float:
         log_probabilities(
             network,
             images.to(state.device),
-            statistics,
+            normalization,
             image_size=network.image_size,
             channels=network.in_channels,
         ).cpu()

@@ -231,11 +231,11 @@ def _write(
     progress: Progress | None,
 ) -> None:
     """Write the file in one pass over the images, each row at its position."""
-    network, statistics = bundle.network.to(device).eval(), to_device(bundle.statistics, device)
+    network, normalization = bundle.network.to(device).eval(), to_device(bundle.normalization, device)
     origins = [str(row["origin"]).encode("utf-8", "replace") for row in split.origins()]
     positions: dict[str, int] = {}
     for images, indices in sequential_batches(split, BATCH):
-        features = features_of(network, images.numpy(), statistics)
+        features = features_of(network, images.numpy(), normalization)
         if not np.isfinite(features).all():
             raise ModelError("features that are not finite", "", "the training went wrong; use an earlier checkpoint")
         if not positions:

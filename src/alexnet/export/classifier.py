@@ -49,7 +49,7 @@ class Classifier:
             self.inference: nn.Module = bf16.BF16Network(self.network, bf16_autocast.bf16_is_faster(self.device))
         else:
             self.inference = layers.inference_copy(self.network)
-        self.statistics = to_device(bundle.statistics, self.device)
+        self.normalization = to_device(bundle.normalization, self.device)
         self.classes = bundle.classes
         self._crops = 0  # crops so far
 
@@ -111,12 +111,12 @@ class Classifier:
         return np.concatenate(rows) if rows else self._embed(np.zeros((0, size, size, 3), np.uint8))
 
     def _embed(self, stored: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return features_of(self.network, stored, self.statistics)
+        return features_of(self.network, stored, self.normalization)
 
     def inputs(self, images: ImageInput | Sequence[ImageInput]) -> torch.Tensor:
         """The network's input for each image's center crop: float32 [N, C, s, s] on the classifier's device."""
         stored = np.stack([self.prepare(image, name) for name, image in named(images)])
-        return inputs_of(self.network, stored, self.statistics)
+        return inputs_of(self.network, stored, self.normalization)
 
     def prepare(self, image: ImageInput, name: str = "image") -> NDArray[np.uint8]:
         """An image in its stored size: RGB uint8 [S, S, 3]. Raises :class:`ImageError` with ``name``."""
@@ -127,7 +127,7 @@ class Classifier:
         result = log_probabilities(
             self.inference,
             torch.from_numpy(stored).to(self.device),
-            self.statistics,
+            self.normalization,
             image_size=self.network.image_size,
             channels=self.network.in_channels,
             crops=crops,
@@ -171,7 +171,7 @@ class Classifier:
         return predict_split(
             self.network,
             split,
-            self.bundle.statistics,
+            self.bundle.normalization,
             image_size=self.network.image_size,
             channels=self.network.in_channels,
             crops=crops,

@@ -42,9 +42,9 @@ class ExportModule(nn.Module):
         stored, self.side = bundle.stored_size, network.image_size
         self.start = (stored - self.side) // 2
         self.enlarge = Enlarge(stored, self.side) if stored < self.side else None
-        self.gray, self.divide = network.in_channels == 1, float(bundle.statistics.divide)
+        self.gray, self.divide = network.in_channels == 1, float(bundle.normalization.divide)
         self.temperature = bundle.temperature
-        mean = bundle.statistics.mean.detach().cpu().float()
+        mean = bundle.normalization.mean.detach().cpu().float()
         if mean.dim() == 3:
             mean = _mean_crop(mean, self.side)  # [s, s, 3]
         self.register_buffer("mean", mean)

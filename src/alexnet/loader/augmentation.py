@@ -121,7 +121,7 @@ def resize(images: Tensor, side: int) -> Tensor:
     return F.interpolate(maps, (side, side), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 
 
-def draw_colors(recipe: Recipe, numbers: NDArray[np.float64], statistics: Normalization, epoch: int = 0) -> Colors:
+def draw_colors(recipe: Recipe, numbers: NDArray[np.float64], normalization: Normalization, epoch: int = 0) -> Colors:
     """Color changes of the recipe's training crops in an epoch (from 0). ``numbers`` [N, ≥14] uniform.
 
     Noise: every pixel of a view gets Σ_i axis_i · σ_i · n_i with n ~ N(0, color_noise²), one draw a view. σ are the
@@ -135,14 +135,14 @@ def draw_colors(recipe: Recipe, numbers: NDArray[np.float64], statistics: Normal
     noisy = recipe.pca_noise_std > 0 and not 0 < recipe.pca_noise_until_epoch <= epoch
     if noisy:
         strength = torch.from_numpy(normals(numbers[:, :6])).float() * recipe.pca_noise_std  # [N, 3]
-        offset = (strength * statistics.color_std.cpu()) @ statistics.color_axes.cpu().T  # [N, 3]
+        offset = (strength * normalization.color_std.cpu()) @ normalization.color_axes.cpu().T  # [N, 3]
     if recipe.color_jitter:
         factors = 1 + recipe.color_jitter * (2 * torch.from_numpy(numbers[:, 6:9]).float() - 1)  # [N, 3]
         brightness, contrast, saturation = factors.unbind(1)
         gray = torch.tensor(LUMA).expand(3, 3)
         mixed = saturation[:, None, None] * torch.eye(3) + (1 - saturation)[:, None, None] * gray
         matrix = (brightness * contrast)[:, None, None] * mixed  # [N, 3, 3]
-        level = statistics.mean.cpu().reshape(-1, 3).mean(0)  # [3]; contrast turns about it, brightness moves it
+        level = normalization.mean.cpu().reshape(-1, 3).mean(0)  # [3]; contrast turns about it, brightness moves it
         shift = (brightness - 1)[:, None] * level
         offset = shift if offset is None else offset + shift
     divide = 1 + recipe.pca_noise_std if noisy and recipe.pca_noise_rescale else 1.0
@@ -161,22 +161,22 @@ def _draw_blanks(probability: float, numbers: NDArray[np.float64]) -> list[tuple
 
 
 def normalize(
-    cuts: Tensor, boxes: Boxes | None, colors: Colors | None, statistics: Normalization, channels: int
+    cuts: Tensor, boxes: Boxes | None, colors: Colors | None, normalization: Normalization, channels: int
 ) -> Tensor:
     """uint8 [N, s, s, 3] -> float32 [N, C, s, s], channels-last in memory: minus the mean, colors changed.
 
     A mean image that follows is cut by the same boxes as the images; without boxes, its center is. Gray networks
     (C = 1) see the luma of the result.
     """
-    mean = statistics.mean
-    if mean.dim() == 3 and statistics.mean_follows_crop:
+    mean = normalization.mean
+    if mean.dim() == 3 and normalization.mean_follows_crop:
         mean = _cut_mean(mean, boxes, cuts.shape[1])  # [s, s, 3] or [N, s, s, 3]
     elif mean.dim() == 3 and len(mean) != cuts.shape[1]:
         mean = _stretch(mean, cuts.shape[1])
     x = cuts.float().sub_(mean)  # [N, s, s, 3]
     if colors is not None:
         x = _recolor(x, colors)
-    divide, more = statistics.divide, 1.0 if colors is None else colors.divide
+    divide, more = normalization.divide, 1.0 if colors is None else colors.divide
     if divide.dim():
         x = x.div_((divide * more).to(x.device, non_blocking=True))
     if channels == 1:

@@ -75,7 +75,7 @@ class Loader:
         self,
         split: Split,
         recipe: Recipe,
-        statistics: Normalization,
+        normalization: Normalization,
         *,
         image_size: int,
         channels: int,
@@ -88,7 +88,7 @@ class Loader:
         self.split, self.recipe, self.device, self.shard = split, recipe, device, shard
         self._train_and_val = split if validation is None else ConcatSplit([split, validation])
         self.image_size, self.channels, self.num_workers = image_size, channels, max(1, num_workers)
-        self.statistics = to_device(statistics, device)
+        self.normalization = to_device(normalization, device)
         if cache_on_device is None:
             cache_on_device = gpu_cache.fits(len(self._train_and_val), split.size, device)
         # Resized crops are made on the CPU, and a shuffle window is there because images do not fit the memory.
@@ -190,9 +190,11 @@ class Loader:
     def _finish(self, cropped: "_CroppedBatch") -> Batch:
         """Augment colors, normalize and mix, on the training device."""
         task, mixup = cropped.task, cropped.task.mixup
-        colors = augmentation.draw_colors(self.recipe, cropped.color_numbers, self.statistics, task.epoch)
+        colors = augmentation.draw_colors(self.recipe, cropped.color_numbers, self.normalization, task.epoch)
         images = cropped.crops.to(self.device, non_blocking=True)
-        images = augmentation.normalize(images, cropped.boxes, colors, self.statistics, self.channels)  # [N, C, s, s]
+        images = augmentation.normalize(
+            images, cropped.boxes, colors, self.normalization, self.channels
+        )  # [N, C, s, s]
         split, batch_size = self.split_of(task.epoch), len(task.draws)
         indices = task.draws % len(split)
         shard = self._shard(batch_size)
@@ -268,12 +270,12 @@ def choose_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def to_device(statistics: Normalization, device: torch.device) -> Normalization:
-    """The statistics with their tensors on ``device``; the divisor stays on the CPU."""
+def to_device(normalization: Normalization, device: torch.device) -> Normalization:
+    """``normalization`` with its tensors on ``device``; the divisor stays on the CPU."""
     return replace(
-        statistics,
-        mean=statistics.mean.to(device),
-        color_std=statistics.color_std.to(device),
-        color_axes=statistics.color_axes.to(device),
-        divide=statistics.divide.cpu(),
+        normalization,
+        mean=normalization.mean.to(device),
+        color_std=normalization.color_std.to(device),
+        color_axes=normalization.color_axes.to(device),
+        divide=normalization.divide.cpu(),
     )

@@ -39,7 +39,7 @@ class PretrainedWeights:
     sha256: str
     network: Network
     classes: tuple[str, ...]
-    statistics: Normalization
+    normalization: Normalization
     stored_size: int
     fit: Fit
     initialization: str
@@ -63,9 +63,9 @@ class PretrainedWeights:
                 continue
             if own != value and not (isinstance(value, float) and math.isclose(own, value, rel_tol=1e-6)):
                 raise RecipeError(f"{option(name)} is {own}", f"{value}, as {self.name} has it", "leave it out")
-        if self.statistics.mean.dim() == 3:
-            has, side = self.statistics.mean.shape[0], recipe.image_size or self.network.image_size
-            if self.statistics.mean_follows_crop and recipe.stored_size != has:
+        if self.normalization.mean.dim() == 3:
+            has, side = self.normalization.mean.shape[0], recipe.image_size or self.network.image_size
+            if self.normalization.mean_follows_crop and recipe.stored_size != has:
                 raise RecipeError(
                     f"--stored-size is {recipe.stored_size}", f"{has}, as the mean image of {self.name} has"
                 )
@@ -74,8 +74,8 @@ class PretrainedWeights:
 
     def _bound(self) -> dict[str, Any]:
         """The numbers of a recipe that these weights decide."""
-        divide, mean = self.statistics.divide, self.statistics.mean
-        kind = "channel" if mean.dim() == 1 else "image" if self.statistics.mean_follows_crop else "center"
+        divide, mean = self.normalization.divide, self.normalization.mean
+        kind = "channel" if mean.dim() == 1 else "image" if self.normalization.mean_follows_crop else "center"
         return {
             "model": self.network.name,
             "in_channels": self.network.in_channels,
@@ -88,9 +88,9 @@ class PretrainedWeights:
     def preprocessing(self) -> dict[str, Any]:
         """The fields of a run's :class:`Normalization` that these weights set."""
         return {
-            "mean": self.statistics.mean,
-            "divide": self.statistics.divide,
-            "mean_follows_crop": self.statistics.mean_follows_crop,
+            "mean": self.normalization.mean,
+            "divide": self.normalization.divide,
+            "mean_follows_crop": self.normalization.mean_follows_crop,
         }
 
     @torch.no_grad()
@@ -144,7 +144,7 @@ def of_bundle(bundle: Bundle, name: str, sha256: str) -> PretrainedWeights:
         sha256,
         bundle.network,
         bundle.classes,
-        bundle.statistics,
+        bundle.normalization,
         bundle.stored_size,
         bundle.fit,
         bundle.initialization,

@@ -34,7 +34,7 @@ class Training:
 
     state: State
     loader: Loader
-    statistics: Normalization
+    normalization: Normalization
     logger: RunLogger
     folder: Path
     stop: Stop
@@ -172,16 +172,16 @@ def validate(training: Training) -> Scores | None:
     state = training.state
     if not len(state.store.split("validation")) or state.recipe.trains_on_val(state.position.epoch):
         return None
-    return score(state, training.statistics, "validation", crops=1)
+    return score(state, training.normalization, "validation", crops=1)
 
 
-def score(state: State, statistics: Normalization, split: str, crops: int) -> Scores:
+def score(state: State, normalization: Normalization, split: str, crops: int) -> Scores:
     """Scores of ``state.eval_model`` on a split of the run's store, in float32 as ``alexnet evaluate`` has them."""
     network = state.eval_model
     return evaluate(
         network,
         state.store.split(split),
-        statistics,
+        normalization,
         num_classes=network.num_classes,
         image_size=network.image_size,
         channels=network.in_channels,

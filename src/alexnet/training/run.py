@@ -98,11 +98,11 @@ def train_run(
     elif resume and world.is_main:
         discard_record(folder)
     network = state.network
-    statistics = dataclasses.replace(normalization_for(store, recipe, network.image_size), **state.preprocessing)
+    normalization = dataclasses.replace(normalization_for(store, recipe, network.image_size), **state.preprocessing)
     loader = Loader(
         store.split("train"),
         recipe,
-        statistics,
+        normalization,
         image_size=network.image_size,
         channels=network.in_channels,
         device=device,
@@ -127,8 +127,8 @@ def train_run(
             **({"processes": world.size} if world.size > 1 else {}),
         }
         logger.event("resumed" if resume else "started", step=step, **environment)
-        loop.train(Training(state, loader, statistics, logger, folder, stop, checkpointer))
-        bundle, scores = _finish(state, statistics, folder)
+        loop.train(Training(state, loader, normalization, logger, folder, stop, checkpointer))
+        bundle, scores = _finish(state, normalization, folder)
         logger.event("finished", bundle=str(bundle.name), **{name: s.to_dict() for name, s in scores.items()})
     seconds = sum(row["seconds"] for row in state.rows)
     seen = sum(len(loader.split_of(epoch)) for epoch in range(len(state.rows)))
@@ -170,7 +170,7 @@ def check_store(recipe: Recipe, store: Store) -> None:
         )
 
 
-def _finish(state: State, statistics: Normalization, folder: Path) -> tuple[Path, dict[str, Scores]]:
+def _finish(state: State, normalization: Normalization, folder: Path) -> tuple[Path, dict[str, Scores]]:
     """Score the selected weights on validation (unless it was trained on) and, once, on test; write the bundle."""
     network = state.eval_model
     val_trained = state.recipe.trains_on_val(len(state.rows) - 1)
@@ -178,18 +178,18 @@ def _finish(state: State, statistics: Normalization, folder: Path) -> tuple[Path
         network.load_state_dict(state.best.weights)
     network.eval()
     scores = {
-        split: loop.score(state, statistics, split, crops=1)
+        split: loop.score(state, normalization, split, crops=1)
         for split in (("test",) if val_trained else ("validation", "test"))
         if len(state.store.split(split))
     }
     if not state.world.is_main:
         return folder / "bundle", scores
     store = state.store
-    calibration = {} if val_trained else _calibration(state, statistics)
+    calibration = {} if val_trained else _calibration(state, normalization)
     bundle = Bundle(
         network=network,
         classes=tuple(store.classes),
-        statistics=statistics,
+        normalization=normalization,
         stored_size=store.size,
         fit=state.recipe.fit,
         recipe=state.recipe.to_dict(),
@@ -205,7 +205,7 @@ def _finish(state: State, statistics: Normalization, folder: Path) -> tuple[Path
             **({"from": state.init_from} if state.init_from else {}),
         },
         calibration=calibration,
-        reference_samples=_reference_samples(state, statistics, calibration.get("temperature", 1.0)),
+        reference_samples=_reference_samples(state, normalization, calibration.get("temperature", 1.0)),
     )
     try:
         return bundle.save(folder / "bundle"), scores
@@ -219,7 +219,7 @@ def _selected_weights(state: State) -> str:
     return f"the last of {len(state.rows)} epochs"
 
 
-def _calibration(state: State, statistics: Normalization) -> dict[str, Any]:
+def _calibration(state: State, normalization: Normalization) -> dict[str, Any]:
     """Temperature and thresholds fitted on the validation split; empty where it has too few images.
 
     In float32, which is the precision of the bundle's predictions, whatever the precision of training.
@@ -228,13 +228,13 @@ def _calibration(state: State, statistics: Normalization) -> dict[str, Any]:
     if len(split) < MIN_IMAGES:
         return {}
     predictions = predict_split(
-        network, split, statistics, image_size=network.image_size, channels=network.in_channels, device=state.device
+        network, split, normalization, image_size=network.image_size, channels=network.in_channels, device=state.device
     )
     calibration = calibrate(predictions.log_probabilities, predictions.labels, predictions.groups)
     return calibration.to_dict() if calibration else {}
 
 
-def _reference_samples(state: State, statistics: Normalization, temperature: float) -> list[ReferenceSample]:
+def _reference_samples(state: State, normalization: Normalization, temperature: float) -> list[ReferenceSample]:
     split = next(s for s in (state.store.split(n) for n in ("test", "validation", "train")) if len(s))
     network = state.eval_model
     indices = torch.linspace(0, len(split) - 1, min(REFERENCE_SAMPLES, len(split))).long().numpy()
@@ -242,7 +242,7 @@ def _reference_samples(state: State, statistics: Normalization, temperature: flo
     log_probs = log_probabilities(
         network,
         images.to(state.device),
-        to_device(statistics, state.device),
+        to_device(normalization, state.device),
         image_size=network.image_size,
         channels=network.in_channels,
     )

@@ -75,9 +75,9 @@ def import_weights(kind: Kind, file: str, options: ImportOptions | None = None) 
     stored = values.shape[0] if values is not None and values.dim() == 3 else _STORED[network.image_size >= _LARGE]
     if stored < network.image_size:
         raise BundleError(f"the mean image has {stored} pixels", f"at least the view's {network.image_size}")
-    statistics, fit = _preprocessing(kind, values, network.image_size, options)
+    normalization, fit = _preprocessing(kind, values, network.image_size, options)
     about = {"imported": {"kind": kind, "file": Path(file).name, "sha256": _sha256(kind, file, result)}}
-    bundle = Bundle(network, classes, statistics, stored, fit, initialization="own", data=about)
+    bundle = Bundle(network, classes, normalization, stored, fit, initialization="own", data=about)
     return replace(bundle, reference_samples=reference_samples(bundle))
 
 
@@ -90,7 +90,7 @@ def reference_samples(bundle: Bundle) -> list[ReferenceSample]:
         image = np.rint(127.5 + 127.5 * np.stack(waves, -1)).astype(np.uint8)  # [S, S, 3]
         crops = center_crops(torch.from_numpy(image)[None], bundle.image_size)
         with torch.inference_mode():
-            inputs = normalize(crops, None, None, bundle.statistics, bundle.network.in_channels)
+            inputs = normalize(crops, None, None, bundle.normalization, bundle.network.in_channels)
             probabilities = bundle.network(inputs).softmax(1)[0].tolist()
         result.append(ReferenceSample(f"{i:02d}", encode_png(image), probabilities))
     return result

@@ -326,7 +326,7 @@ def test_published_weights_come_from_torchvisions_cache(digits, tmp_path, monkey
     network, start = states
     for layer, theirs in (("conv1.conv", "conv1.conv"), ("aux1.head.conv.conv", "aux1.conv.conv")):
         assert torch.equal(network.state_dict()[f"{layer}.weight"], planted.state_dict()[f"{theirs}.weight"])
-    assert network.fc.weight.shape == (10, 1024) and start.statistics.mean.tolist() == [127.5] * 3
+    assert network.fc.weight.shape == (10, 1024) and start.normalization.mean.tolist() == [127.5] * 3
 
 
 def _started(states):

@@ -43,13 +43,13 @@ def load_predictor(name: str, folder: Path, device: torch.device) -> Predictor:
     if name == FISHER:
         return FisherClassifier.load(folder).scores
     bundle = Bundle.load(folder / "bundle")
-    network, statistics = bundle.network.to(device).eval(), to_device(bundle.statistics, device)
+    network, normalization = bundle.network.to(device).eval(), to_device(bundle.normalization, device)
     network = network.to(memory_format=torch.channels_last)
 
     def predict(image: NDArray[np.uint8]) -> list[float]:
         images = torch.from_numpy(image[None]).to(device)
         scores = log_probabilities(
-            network, images, statistics, image_size=bundle.image_size, channels=network.in_channels
+            network, images, normalization, image_size=bundle.image_size, channels=network.in_channels
         )
         return scores[0].tolist()
 

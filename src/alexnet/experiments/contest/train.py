@@ -200,7 +200,7 @@ def _predict_test(run_folder: Path, store: Store, path: Path, device: torch.devi
         predictions = predict_split(
             bundle.network.to(device),
             store.split("test"),
-            bundle.statistics,
+            bundle.normalization,
             image_size=bundle.image_size,
             channels=bundle.network.in_channels,
             device=device,
