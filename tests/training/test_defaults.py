@@ -26,6 +26,12 @@ def test_the_inputs_are_scaled_as_the_network_expects_unless_a_recipe_is_named()
         assert default_recipe("images", "paper", name).divide_std is False
 
 
+def test_images_are_stored_in_a_size_that_fits_the_input_of_the_network():
+    sizes = {"alexnet": 256, "alexnet_single": 256, "alexnet_small": 27, "residual_20": 37, "inception_v3": 342}
+    assert {name: default_recipe("images", model=name).stored_size for name in sizes} == sizes
+    assert default_recipe("images", "paper", "alexnet_small").stored_size == 256, "a named recipe says it itself"
+
+
 def test_a_network_with_a_recipe_of_its_own_has_that_one():
     assert default_recipe("images", model="cifar_13pct") == get_recipe("cifar_13pct")
     assert default_recipe("digits", model="alexnet_single") == get_recipe("digits").replace(model="alexnet_single")

@@ -5,8 +5,11 @@ from pathlib import Path
 from alexnet.data.sources import is_store
 from alexnet.data.store import Store
 from alexnet.models import recipe_fields
+from alexnet.models.registry import find as find_model
 from alexnet.recipe import Recipe, load_recipe, recipe_for
 from alexnet.training.finetune import PretrainedWeights
+
+MIN_INPUT = 128  # pixels: smaller inputs, such as those for CIFAR-10, need smaller stored images
 
 
 def default_recipe(
@@ -14,7 +17,8 @@ def default_recipe(
 ) -> Recipe:
     """The recipe that options and ``changes`` start from.
 
-    A network that has one initialization gets it. Where no recipe is named, inputs are scaled as the network expects.
+    A network that has one initialization gets it. Where no recipe is named, inputs are scaled as the network expects,
+    and images are stored in a size that fits its input: a crop of 24 of 256 pixels would show a hundredth of an image.
     A store decides the size of its images and how they were fitted.
 
     Args:
@@ -34,6 +38,8 @@ def default_recipe(
         fields = recipe_fields(model)
         if recipe:
             fields = {name: value for name, value in fields.items() if name == "initialization"}
+        elif not MIN_INPUT <= (size := find_model(model).image_size) <= base.stored_size:
+            fields["stored_size"] = round(size * 8 / 7)  # as 256 is to 224: crops show most of an image
         base = base.replace(model=model, **fields)
     if is_store(data):
         store = Store.open(data)
