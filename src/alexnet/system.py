@@ -1,4 +1,4 @@
-"""Temporary folders, the number of processor cores, and memory that is returned to the system."""
+"""Temporary folders, the number of processor cores, the device to compute on, and freed memory."""
 
 import ctypes
 import fcntl
@@ -10,8 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
+
+from alexnet.errors import RecipeError
+
+if TYPE_CHECKING:
+    import torch
 
 _PREFIX = "alexnet-temporary-"
 _NAME = re.compile(re.escape(_PREFIX) + r"[a-z0-9_]{8}")
@@ -68,6 +74,27 @@ def cache_folder() -> Path:
 def cores() -> int:
     """The number of processor cores that this process may use; the machine may have more."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_device(name: "str | torch.device") -> "torch.device":
+    """The device of that name; ``auto`` is the first GPU, or the CPU without one.
+
+    Raises:
+        RecipeError: the name is not a device, or this machine does not have the device.
+    """
+    import torch  # only here: the command line uses this module without PyTorch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RecipeError(f"--device is {name!r}", "auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("--device cuda: this machine has no usable GPU", "", "use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RecipeError(f"--device is {name!r}", f"cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    return device
 
 
 def trim() -> None:

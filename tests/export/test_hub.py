@@ -13,7 +13,7 @@ import alexnet
 from alexnet.errors import BundleError, RecipeError
 from alexnet.export.classifier import Classifier
 from alexnet.export.hub import FILES
-from alexnet.loader.loader import choose_device
+from alexnet.system import choose_device
 
 
 @pytest.fixture

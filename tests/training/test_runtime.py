@@ -6,15 +6,12 @@ import pytest
 import torch
 
 from alexnet import api
-from alexnet.errors import RecipeError
 from alexnet.kernels import winograd
-from alexnet.loader.loader import choose_device
 from alexnet.models import create_model
 from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import runtime
 
 CPU = torch.device("cpu")
-needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 
 @pytest.fixture
@@ -32,29 +29,6 @@ def test_denormal_numbers_are_zero_while_training_and_only_then():
     with pytest.raises(KeyError), runtime.cpu_settings():
         raise KeyError
     assert float(tiny * 1) > 0
-
-
-def test_devices():
-    assert choose_device("cpu") == CPU
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(RecipeError) as caught:
-        choose_device("gpu")
-    assert str(caught.value) == "--device is 'gpu'; must be auto, cpu, cuda or cuda:N"
-
-
-@needs_no_gpu
-@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
-def test_a_gpu_that_is_not_there(name):
-    with pytest.raises(RecipeError) as caught:
-        choose_device(name)
-    assert str(caught.value) == "--device cuda: this machine has no usable GPU; use --device cpu"
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_too_many():
-    with pytest.raises(RecipeError, match=r"--device is 'cuda:99'; must be cuda:0 to cuda:"):
-        choose_device("cuda:99")
-    assert choose_device("cuda:0").type == "cuda"
 
 
 @pytest.mark.parametrize("wanted", ["fp32", "bf16"])

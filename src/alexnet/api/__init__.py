@@ -23,9 +23,9 @@ from alexnet.data.store import Store, recorded_store
 from alexnet.errors import RunError
 from alexnet.evaluation.metrics import Scores
 from alexnet.export.classifier import Classifier, Precision
-from alexnet.loader.loader import choose_device
 from alexnet.plots.registry import PLOTS, TRAINING_PLOTS
 from alexnet.recipe import Recipe
+from alexnet.system import choose_device
 from alexnet.training import layer_files, run_folder, runtime
 from alexnet.training.defaults import default_recipe
 from alexnet.training.distributed import communication, rendezvous

@@ -22,7 +22,7 @@ from alexnet.evaluation.ensemble import same_images
 from alexnet.evaluation.intervals import PairedComparison
 from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import check_threshold, threshold_for
-from alexnet.loader.loader import choose_device
+from alexnet.system import choose_device
 from alexnet.training.evaluation_data import evaluation_store, refuse_resplit, training_images
 from alexnet.training.provenance import Provenance, note_test, of_bundle
 

@@ -11,7 +11,7 @@ from alexnet.evaluation import ensemble
 from alexnet.evaluation import evaluate as evaluation
 from alexnet.evaluation.metrics import Scores
 from alexnet.export.classifier import Classifier
-from alexnet.loader.loader import choose_device
+from alexnet.system import choose_device
 from alexnet.training.evaluation_data import TrainingImages, evaluation_store, training_images
 from alexnet.training.provenance import note_test
 

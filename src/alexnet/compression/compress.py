@@ -30,9 +30,9 @@ from alexnet.evaluation import intervals
 from alexnet.evaluation.intervals import PairedComparison
 from alexnet.evaluation.metrics import Scores
 from alexnet.export.classifier import Classifier
-from alexnet.loader.loader import choose_device
 from alexnet.plots import compression as compression_plot
 from alexnet.recipe import to_toml
+from alexnet.system import choose_device
 from alexnet.training import run_folder
 from alexnet.training.evaluation_data import evaluation_store, refuse_resplit
 from alexnet.training.logger import append_event

@@ -19,9 +19,9 @@ from alexnet.experiments.dataset import Dataset, prepare_store
 from alexnet.experiments.measurement import Measurement, Verdict, overall_verdict
 from alexnet.experiments.runner import Job, Runner, TrainedModel, check_same_plan, read_file, read_plan
 from alexnet.experiments.time_budget import format_duration, training_seconds, with_epochs
-from alexnet.loader.loader import choose_device
 from alexnet.models.residual import DEPTHS, model_name
 from alexnet.recipe import Recipe
+from alexnet.system import choose_device
 from alexnet.training import runtime
 
 QUICK = {"depths": (8, 20, 44), "seeds": 2, "epochs": 10, "images": 2000}

@@ -19,9 +19,9 @@ from alexnet.data.atomic_io import json_bytes, write_file
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, Interrupted, RunError, TrainingError, printable
-from alexnet.loader.loader import choose_device
 from alexnet.recipe import Recipe, differences
 from alexnet.schema import check, read_json
+from alexnet.system import choose_device
 from alexnet.training import run_folder, runtime
 from alexnet.training.finetune import PretrainedWeights
 from alexnet.training.logger import read_rows

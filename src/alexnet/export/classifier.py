@@ -20,9 +20,10 @@ from alexnet.evaluation.features import features_of, inputs_of
 from alexnet.export import hub
 from alexnet.export.prediction import ImageInput, Prediction, as_pixels, best, named
 from alexnet.kernels import bf16_autocast, linear, native_kernels
-from alexnet.loader.loader import choose_device, to_device
+from alexnet.loader.loader import to_device
 from alexnet.models import bf16, layers
 from alexnet.models.summary import work
+from alexnet.system import choose_device
 
 __all__ = ["Classifier", "ImageInput", "Precision", "Prediction", "from_pretrained"]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet.data.store import ConcatSplit, Split
-from alexnet.errors import RecipeError, no_memory
+from alexnet.errors import no_memory
 from alexnet.loader import augmentation, gpu_cache, sampler
 from alexnet.loader.augmentation import Boxes, Normalization
 from alexnet.loader.mixup import Mixup, draw_mixup
@@ -253,21 +253,6 @@ def sequential_batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, 
     with split.expecting(indices):
         for batch in sampler.batches(indices, batch_size):
             yield torch.from_numpy(split.gather(batch)), batch
-
-
-def choose_device(name: str | torch.device) -> torch.device:
-    """The device of that name; ``auto`` is the first GPU, or the CPU without one. Raises :class:`RecipeError`."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise RecipeError(f"--device is {name!r}", "auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RecipeError("--device cuda: this machine has no usable GPU", "", "use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RecipeError(f"--device is {name!r}", f"cuda:0 to cuda:{torch.cuda.device_count() - 1}")
-    return device
 
 
 def to_device(normalization: Normalization, device: torch.device) -> Normalization:

@@ -15,9 +15,9 @@ from alexnet.explain.samples import Samples, most_confident_mistakes, test_sampl
 from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import ImageInput
 from alexnet.loader.augmentation import center_crops
-from alexnet.loader.loader import choose_device
 from alexnet.plots import explanations
 from alexnet.plots.registry import IMAGE_PLOTS, PLOTS
+from alexnet.system import choose_device
 from alexnet.training.logger import damage, read_rows
 
 

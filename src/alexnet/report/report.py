@@ -21,14 +21,13 @@ from alexnet.explain.neighbors import Neighbors
 from alexnet.explain.samples import Samples, most_confident_mistakes
 from alexnet.export.classifier import Classifier
 from alexnet.formatting import interval, percent, probability, short_percent
-from alexnet.loader.loader import choose_device
 from alexnet.plots import explanations
 from alexnet.plots import saliency as saliency_plot
 from alexnet.plots.canvas import decimals
 from alexnet.plots.neighbors import NeighborRow
 from alexnet.report import facts
 from alexnet.report.summary import status, summary
-from alexnet.system import temporary_folder
+from alexnet.system import choose_device, temporary_folder
 from alexnet.training.provenance import note_test, of_bundle
 from alexnet.training.run_folder import read_start
 

@@ -42,8 +42,8 @@ from alexnet.experiments.fisher.classifier import FisherSettings
 from alexnet.experiments.fisher.train import fit_settings
 from alexnet.experiments.runner import read_file
 from alexnet.experiments.time_budget import SAFETY_FACTOR, format_duration
-from alexnet.loader.loader import choose_device
 from alexnet.recipe import Recipe
+from alexnet.system import choose_device
 from alexnet.training import run_folder
 
 MAX_LATENCY_SECONDS = 60.0  # for measuring latency without a time budget

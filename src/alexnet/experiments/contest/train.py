@@ -27,12 +27,12 @@ from alexnet.experiments.fisher.classifier import FisherSettings
 from alexnet.experiments.fisher.features import num_patches
 from alexnet.experiments.runner import Job, TrainedModel, get_or_train, read_file
 from alexnet.loader.augmentation import Normalization
-from alexnet.loader.loader import choose_device
 from alexnet.models import create_model
 from alexnet.models.network import AuxiliaryHead
 from alexnet.models.summary import FOREIGN, summarize
 from alexnet.models.torchvision_models import TorchvisionNetwork
 from alexnet.recipe import Recipe
+from alexnet.system import choose_device
 from alexnet.training import runtime
 from alexnet.training.finetune import PretrainedWeights
 from alexnet.training.provenance import note_test

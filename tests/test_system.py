@@ -1,0 +1,30 @@
+"""The choice of the device to compute on."""
+
+import pytest
+import torch
+
+from alexnet.errors import RecipeError
+from alexnet.system import choose_device
+
+
+def test_devices():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(RecipeError) as caught:
+        choose_device("gpu")
+    assert str(caught.value) == "--device is 'gpu'; must be auto, cpu, cuda or cuda:N"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there(name):
+    with pytest.raises(RecipeError) as caught:
+        choose_device(name)
+    assert str(caught.value) == "--device cuda: this machine has no usable GPU; use --device cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_too_many():
+    with pytest.raises(RecipeError, match=r"--device is 'cuda:99'; must be cuda:0 to cuda:"):
+        choose_device("cuda:99")
+    assert choose_device("cuda:0").type == "cuda"
