@@ -12,7 +12,7 @@ import alexnet
 from alexnet import api
 from alexnet.cli import run
 from alexnet.data.decode import encode_jpeg, encode_png
-from alexnet.data.sources.listing import LayoutOptions
+from alexnet.data.sources.layout import LayoutOptions
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.evaluation.intervals import wilson

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data.sources.listing import Sample, Source
+from alexnet.data.sources.source import Sample, Source
 
 SIZE = 8
 FEW = {"size": SIZE, "shard_bytes": 4 * SIZE * SIZE * 3, "validation": 0.2, "test": 0.2}  # four images a shard

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet.data.prepare import prepare
-from alexnet.data.sources.listing import Sample, Source
+from alexnet.data.sources.source import Sample, Source
 from alexnet.data.store import encode
 
 SIDE = 64

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.sources.listing import Sample, Source
+from alexnet.data.sources.source import Sample, Source
 from alexnet.data.splits import assign_splits, cut_groups
 from alexnet.errors import DataError
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
-from alexnet.data.sources.listing import Sample, Source
+from alexnet.data.sources.source import Sample, Source
 from alexnet.data.store import Store
 from alexnet.errors import DataError
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.sources.listing import Sample, Source
+from alexnet.data.sources.source import Sample, Source
 from alexnet.data.splits import all_as_test, assign_splits
 from alexnet.errors import DataError
 

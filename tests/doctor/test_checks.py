@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from alexnet.data.sources.listing import Sample, Source, group_images
+from alexnet.data.sources.selection import group_images
+from alexnet.data.sources.source import Sample, Source
 from alexnet.doctor.balance import check_classes, counts_of
 from alexnet.doctor.duplicates import check_duplicates, crowd_numbers, same_images
 from alexnet.doctor.findings import Example, Finding, Report, by_severity

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from alexnet.data.sources.listing import Sample
+from alexnet.data.sources.source import Sample
 from alexnet.doctor.images import Seen, check_contents, look_at
 
 from .faulty_data import paint, saved

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet.data.sources.listing import Sample
+from alexnet.data.sources.source import Sample
 from alexnet.doctor.images import SIDE, look_at, look_at_all, thumbs_of
 
 from .faulty_data import bomb, deep_png, paint, rotated, saved

@@ -7,7 +7,7 @@ import pytest
 
 from alexnet.api import DataOptions
 from alexnet.data.decode import encode_png
-from alexnet.data.sources.listing import Row, Sample, make_source
+from alexnet.data.sources.source import Row, Sample, make_source
 from alexnet.errors import DataError
 from alexnet.experiments.dataset import open_dataset, prepare_store, subset
 from alexnet.recipe import Recipe

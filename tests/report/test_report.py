@@ -12,7 +12,7 @@ import pytest
 from alexnet import api
 from alexnet.bundle import weights_sha256
 from alexnet.data.run_file import write_run_file
-from alexnet.data.sources.listing import LayoutOptions
+from alexnet.data.sources.layout import LayoutOptions
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import ModelError, RunError

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from alexnet.data.sources.listing import Sample
+    from alexnet.data.sources.source import Sample
     from alexnet.doctor.examine import Embed
     from alexnet.doctor.findings import Finding, Report
 

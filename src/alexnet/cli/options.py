@@ -62,7 +62,7 @@ def data_options(args: SourceArguments, *, quiet: bool = False) -> "DataOptions"
     Also sets the cache directory of remote stores.
     """
     from alexnet.cli.output import Progress, log
-    from alexnet.data.sources.listing import LayoutOptions
+    from alexnet.data.sources.layout import LayoutOptions
     from alexnet.data.sources.options import DataOptions
 
     options = DataOptions(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from alexnet.data.atomic_io import final_name, json_bytes, write_file
-from alexnet.data.sources.listing import Sample, Source
+from alexnet.data.sources.source import Sample, Source
 from alexnet.data.store import SMALLER
 from alexnet.data.store_backend import SPLIT_NAMES
 from alexnet.errors import DataError

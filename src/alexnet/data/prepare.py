@@ -20,7 +20,7 @@ from alexnet.data.decode import Fit
 from alexnet.data.job import Job, Log, Progress, discard, locked, start, sweep
 from alexnet.data.shards import Record, image_sha256, make_shards, map_in_order
 from alexnet.data.sources import is_store
-from alexnet.data.sources.listing import Sample, Source
+from alexnet.data.sources.source import Sample, Source
 from alexnet.data.splits import assign_splits
 from alexnet.data.statistics import Sums
 from alexnet.data.store import Split, Store

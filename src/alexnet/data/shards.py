@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from alexnet.data import decode, resize, store
 from alexnet.data.atomic_io import NPY_HEADER, atomic_write, npy_header, sha256_of, write_file
 from alexnet.data.job import Job, load_json
-from alexnet.data.sources.listing import Sample
+from alexnet.data.sources.source import Sample
 from alexnet.errors import DataError, ImageError
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from alexnet.data.sources.listing import alike_lines, summed
+from alexnet.data.sources.source import group_similar, summarize
 from alexnet.doctor.findings import Example, Finding
 from alexnet.doctor.images import Seen
 from alexnet.errors import DataError, counted
@@ -23,9 +23,9 @@ def counts_of(seen: Seen) -> dict[str, tuple[int, ...]]:
 
 def check_classes(seen: Seen, problems: list[DataError]) -> Iterator[Finding]:
     """Findings about classes; ``problems`` are what the reader of the source collected."""
-    for own in alike_lines([fault.what + (f"; must be {fault.must}" if fault.must else "") for fault in problems]):
+    for own in group_similar([fault.what + (f"; must be {fault.must}" if fault.must else "") for fault in problems]):
         todo = next(fault.todo for fault in problems if own[0].startswith(fault.what))
-        yield Finding("refused", "error", summed(own), todo, tuple(Example((), line) for line in own[1:]))
+        yield Finding("refused", "error", summarize(own), todo, tuple(Example((), line) for line in own[1:]))
     counts = counts_of(seen)
     train, test = np.array(counts["train"]), np.array(counts["test"])
     refused = " ".join(fault.what for fault in problems)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.sources.listing import Sample, Source, alike_lines, summed
+from alexnet.data.sources.source import Sample, Source, group_similar, summarize
 from alexnet.data.splits import assign_splits
 from alexnet.doctor.balance import check_classes, counts_of
 from alexnet.doctor.duplicates import check_duplicates, same_images
@@ -63,6 +63,6 @@ def examine(
     if embed is not None:
         features = embed([look.image for look in good])
         findings += check_labels(seen, good, crowds, features, bar("comparing with neighbors"))
-    for own in alike_lines(source.notes):
-        findings.append(Finding("reading", "note", summed(own), "", tuple(Example((), line) for line in own[1:])))
+    for own in group_similar(source.notes):
+        findings.append(Finding("reading", "note", summarize(own), "", tuple(Example((), line) for line in own[1:])))
     return Report(source.name, source.classes, counts_of(seen), seen.drawn, by_severity(findings))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from alexnet.data import decode
 from alexnet.data.shards import image_sha256, map_in_order
-from alexnet.data.sources.listing import Sample
+from alexnet.data.sources.source import Sample
 from alexnet.doctor.findings import Example, Finding, Severity
 from alexnet.errors import ImageError, counted
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from alexnet import pages
 from alexnet.data import decode
 from alexnet.data.atomic_io import write_file
-from alexnet.data.sources.listing import Sample, Source
+from alexnet.data.sources.source import Sample, Source
 from alexnet.doctor.findings import Example, Report
 from alexnet.errors import DataError, ImageError
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from alexnet.data import decode
 from alexnet.data.sources import is_store
-from alexnet.data.sources.listing import Sample, Source
 from alexnet.data.sources.options import DataOptions
+from alexnet.data.sources.source import Sample, Source
 from alexnet.data.store import Store
 from alexnet.errors import DataError
 from alexnet.recipe import Recipe

@@ -12,8 +12,8 @@ from alexnet.bundle import Bundle, find_bundle, weights_sha256
 from alexnet.bundle.integrity import read_config
 from alexnet.data.remote import local_path
 from alexnet.data.sources import is_store
-from alexnet.data.sources.listing import regroup_images
 from alexnet.data.sources.options import DataOptions
+from alexnet.data.sources.selection import regroup_images
 from alexnet.data.store import Store, recorded_store
 from alexnet.doctor.findings import Report as Diagnosis
 from alexnet.doctor.images import Phases

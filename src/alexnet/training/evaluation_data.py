@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from alexnet import recipe as recipes
 from alexnet.bundle import Bundle
 from alexnet.data.sources import is_store
-from alexnet.data.sources.listing import regroup_images
 from alexnet.data.sources.options import DataOptions
+from alexnet.data.sources.selection import regroup_images
 from alexnet.data.splits import all_as_test
 from alexnet.data.store import Split, Store, Subset, recorded_store
 from alexnet.errors import BundleError, DataError

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet.data.sources import open_source
-from alexnet.data.sources.listing import LayoutOptions
+from alexnet.data.sources.layout import LayoutOptions
 from alexnet.data.splits import assign_splits
 from alexnet.errors import DataError, ImageError
 from data.conftest import counts, png_bytes

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.sources.folders import read_folder
-from alexnet.data.sources.listing import Row, Sample, Source, make_source, path_text
+from alexnet.data.sources.source import Row, Sample, Source, make_source, path_text
 from alexnet.errors import DataError
 from alexnet.system import cache_folder
 

@@ -6,28 +6,35 @@ A flat split takes its labels from an annotation file. What is not used is a not
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-from alexnet.data.sources.listing import (
-    LayoutOptions,
-    Problems,
-    Row,
-    Sample,
-    Source,
-    class_name,
-    make_source,
-    path_text,
-    refuse,
-    split_words,
-)
+from alexnet.data.sources.names import split_words
+from alexnet.data.sources.source import Problems, Row, Sample, Source, class_name, make_source, path_text, refuse
 from alexnet.errors import DataError, counted
 
 MAX_DEPTH = 100  # folders in folders; a name in a tar may claim 250,000
 _UNLABELED = frozenset(
     ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "unsup", "unsupervised", "query")
 )
+
+
+@dataclass(frozen=True)
+class LayoutOptions:
+    """How DATA is read where its layout leaves it open."""
+
+    classes: Literal["auto", "top", "leaves"] = "auto"  # top folders, or every folder that contains images
+    ignore: tuple[str, ...] = ()  # patterns of folder and file names that are not read
+    image_column: str | None = None  # of a table: the image paths
+    label_column: str | None = None  # of a table: the classes
+    delimiter: str | None = None  # of a table
+
+    def ignores(self, parts: Sequence[str]) -> bool:
+        """Does a pattern match the name, or the path from DATA on?"""
+        path = "/".join(parts)
+        return any(fnmatchcase(name, pattern.rstrip("/")) for pattern in self.ignore for name in (parts[-1], path))
 
 
 class File(NamedTuple):

@@ -6,15 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alexnet.data.sources import open_source
-from alexnet.data.sources.listing import (
-    LayoutOptions,
-    Problems,
-    Source,
-    alike_lines,
-    exclude_images,
-    group_images,
-    summed,
-)
+from alexnet.data.sources.layout import LayoutOptions
+from alexnet.data.sources.selection import exclude_images, group_images
+from alexnet.data.sources.source import Problems, Source, group_similar, summarize
 
 Progress = Callable[[int, int], None]
 
@@ -81,8 +75,8 @@ class DataOptions:
             source = group_images(source, column=self.group_column or "", pattern=self.group_pattern or "")
         if self.exclude is not None:
             source = exclude_images(source, self.exclude)
-        for own in alike_lines(source.notes):
-            self.log_line(summed(own))
+        for own in group_similar(source.notes):
+            self.log_line(summarize(own))
         return source
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from alexnet.data.sources import open_source
-from alexnet.data.sources.listing import Row, Sample, make_source, path_text
+from alexnet.data.sources.source import Row, Sample, make_source, path_text
 from alexnet.errors import DataError
 
 
