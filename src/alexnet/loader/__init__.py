@@ -1,1 +1,1 @@
-"""Arrays -> batches: which image comes when, which view of it, ahead of the network."""
+"""Training batches: the order of the images, their crops and colors, and threads that load ahead of the network."""

@@ -1,9 +1,10 @@
-"""Stored images -> what the network sees: crops, mirrors, color noise, test crops, the mean; whole batches.
+"""Data augmentation (crops, flips, color noise and jitter, random erasing), normalization, the crops of evaluation.
 
-Two steps. *Cutting* keeps uint8 and may run in a worker; *coloring* makes float32 and runs on the device that
-trains. Random numbers come in, none are drawn here; see :mod:`alexnet.loader.sampler`.
+Cropping keeps uint8 and may run in a worker thread. Color changes and normalization produce float32 on the training
+device. Random numbers are arguments; :mod:`alexnet.loader.sampler` draws them.
 
-Glossary: N images, S side of a stored image, s side of a view, C channels of the network (3, or 1 for gray).
+In shapes, N is the number of images, S the size of a stored image, s the size of a crop, and C the network's input
+channels (3, or 1 for gray).
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: weights of red, green and blue in 
 
 
 class Boxes(NamedTuple):
-    """Which part of each stored image a view shows, in pixels; each [N]."""
+    """The box that is cropped from each stored image, in pixels, and whether it is flipped; each [N]."""
 
     top: NDArray[np.int64]
     left: NDArray[np.int64]
@@ -33,23 +34,27 @@ class Boxes(NamedTuple):
 
 
 class Colors(NamedTuple):
-    """How each view's colors change: pixel − mean -> (matrix · (pixel − mean) + offset) ÷ divide, then blanks."""
+    """The color changes of each crop: (matrix · (pixel − mean) + offset) ÷ divide, then random erasing."""
 
-    matrix: Tensor | None  # [N, 3, 3]; None: unchanged
-    offset: Tensor | None  # [N, 3] gray levels
-    blank: list[tuple[int, int, int, int] | None]  # top, left, height, width as shares of the view × 2^16
+    matrix: Tensor | None  # [N, 3, 3]; None: no change
+    offset: Tensor | None  # [N, 3] gray levels; None: no change
+    erased: list[tuple[int, int, int, int] | None]  # top, left, height, width as fractions of the crop × 2^16
     divide: float = 1.0
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """What the training split's pixels are like; subtracted from and used as color noise.
+    """How pixels are normalized, and the principal colors that PCA noise is drawn along.
 
-    ``mean`` is the mean image [S, S, 3], its center [s, s, 3] or the channel means [3], gray levels. ``color_std`` [3]
-    are the standard deviations along the principal color axes, gray levels; ``color_axes`` [3, 3] has those axes as
-    columns. What is left of a pixel is divided by ``divide``, a scalar (2012: 1) or [3]; it stays on the CPU, since
-    reading it must not wait for a device. ``follows``: is a mean image cut and mirrored like each view (Caffe), or is
-    the same center [s, s, 3] subtracted from every view, wherever that lies (2012 code)?
+    Attributes:
+        mean: what is subtracted, in gray levels: the mean image [S, S, 3], its center [s, s, 3] or the channel means
+            [3].
+        color_std: standard deviations along the principal color axes, [3], gray levels.
+        color_axes: the axes, [3, 3], one in each column.
+        divide: what the difference is divided by: a scalar (2012: 1) or [3]. It stays on the CPU, because reading it
+            must not wait for a device.
+        mean_follows_crop: whether a mean image is cropped and flipped like each image (Caffe). Otherwise its center
+            [s, s, 3] is subtracted from every crop (2012 code).
     """
 
     mean: Tensor
@@ -59,31 +64,37 @@ class Normalization:
     mean_follows_crop: bool = True
 
     def tensors(self) -> dict[str, Tensor]:
-        """The numbers by name, without ``follows``."""
+        """The tensors by name, without ``mean_follows_crop``."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 
-def draw_boxes(recipe: Recipe, numbers: NDArray[np.float64], stored: int, side: int) -> Boxes:
-    """Boxes of the recipe's training crops. ``numbers`` [N, 5] uniform, ``stored`` S and ``side`` s in pixels."""
-    mirror = numbers[:, 4] < recipe.hflip
+def draw_boxes(recipe: Recipe, numbers: NDArray[np.float64], stored: int, size: int) -> Boxes:
+    """The boxes of the recipe's training crops.
+
+    Args:
+        numbers: uniform random numbers in [0, 1), [N, 5].
+        stored: size S of the stored images, pixels.
+        size: size s of a crop, pixels. With ``crop="resized"`` the boxes have other sizes.
+    """
+    flip = numbers[:, 4] < recipe.hflip
     if recipe.crop == "resized":
-        height, width = _part_sides(recipe.min_crop_scale, numbers, stored)
+        height, width = _random_sizes(recipe.min_crop_scale, numbers, stored)
     else:
-        height = width = np.full(len(numbers), min(side, stored), np.int64)
+        height = width = np.full(len(numbers), min(size, stored), np.int64)
     if recipe.crop == "center":
-        return Boxes((stored - height) // 2, (stored - width) // 2, height, width, mirror)
-    # 256 - 224 leaves 33 offsets a side, both ends included; the paper's 2048 crops are 32 × 32 × 2.
+        return Boxes((stored - height) // 2, (stored - width) // 2, height, width, flip)
+    # 256 - 224 leaves 33 offsets in each direction, both ends included; the paper's 2048 crops are 32 × 32 × 2.
     top = np.floor(numbers[:, 0] * np.maximum(stored - height + recipe.far_edge, 1)).astype(np.int64)
     left = np.floor(numbers[:, 1] * np.maximum(stored - width + recipe.far_edge, 1)).astype(np.int64)
-    return Boxes(top, left, height, width, mirror)
+    return Boxes(top, left, height, width, flip)
 
 
-def _part_sides(
-    smallest: float, numbers: NDArray[np.float64], stored: int
+def _random_sizes(
+    min_scale: float, numbers: NDArray[np.float64], stored: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Height and width of a part: area uniform in [smallest, 1], aspect log-uniform in [3/4, 4/3], inside S×S."""
-    area = smallest + (1 - smallest) * numbers[:, 2]
-    # An aspect that would stick out of the image is pulled in, so that no number has to be drawn again.
+    """Heights and widths [N]: area uniform in [``min_scale``, 1] of S × S, aspect ratio log-uniform in [3/4, 4/3]."""
+    area = min_scale + (1 - min_scale) * numbers[:, 2]
+    # The aspect ratio is limited so that the box fits into the image and nothing has to be drawn again.
     limit = np.minimum(np.log(4 / 3), -np.log(area))
     aspect = np.exp((2 * numbers[:, 3] - 1) * limit)
     height = np.rint(stored * np.sqrt(area / aspect)).clip(1, stored).astype(np.int64)
@@ -91,49 +102,56 @@ def _part_sides(
     return height, width
 
 
-def crop(images: Tensor, boxes: Boxes, side: int) -> Tensor:
-    """uint8 [N, S, S, 3] -> uint8 [N, s, s, 3]: each image's box, mirrored, resized where it is not s×s already."""
-    out = images.new_empty(len(images), side, side, 3)
-    for which, (top, left, height, width, mirror) in _runs(boxes):
-        part = images[which, top : top + height, left : left + width]
-        if (height, width) != (side, side):
-            part = resize(part, side)
-        out[which] = part.flip(2) if mirror else part
+def crop(images: Tensor, boxes: Boxes, size: int) -> Tensor:
+    """Crop ``boxes`` from uint8 [N, S, S, 3] -> uint8 [N, s, s, 3]. Boxes that are not s × s are resized."""
+    out = images.new_empty(len(images), size, size, 3)
+    for rows, (top, left, height, width, flip) in _runs(boxes):
+        region = images[rows, top : top + height, left : left + width]
+        if (height, width) != (size, size):
+            region = resize(region, size)
+        out[rows] = region.flip(2) if flip else region
     return out
 
 
 def _runs(boxes: Boxes) -> Iterator[tuple[slice, tuple[int, int, int, int, bool]]]:
-    """Neighboring images with one box, and that box: a whole batch of center crops is one, shared crops are few."""
-    table = np.stack([np.asarray(part, np.int64) for part in boxes], 1)  # [N, 5]
+    """Runs of images with the same box, each with its box.
+
+    A batch of center crops is one run. Each run is cropped by one slice.
+    """
+    table = np.stack([np.asarray(column, np.int64) for column in boxes], 1)  # [N, 5]
     changes = np.flatnonzero((table[1:] != table[:-1]).any(1)) + 1
-    begins = np.concatenate([[0], changes]) if len(table) else changes
-    for begin, end, box in zip(begins.tolist(), [*changes.tolist(), len(table)], table[begins].tolist(), strict=False):
-        top, left, height, width, mirror = box
-        yield slice(begin, end), (top, left, height, width, bool(mirror))
+    starts = np.concatenate([[0], changes]) if len(table) else changes
+    for start, end, box in zip(starts.tolist(), [*changes.tolist(), len(table)], table[starts].tolist(), strict=False):
+        top, left, height, width, flip = box
+        yield slice(start, end), (top, left, height, width, bool(flip))
 
 
-def resize(images: Tensor, side: int) -> Tensor:
-    """uint8 [N, h, w, 3] -> uint8 [N, s, s, 3], bilinear with antialiasing."""
-    maps = images.permute(0, 3, 1, 2)
-    if images.device.type != "cpu":  # PyTorch resizes uint8 on processors only
-        resized = F.interpolate(maps.float(), (side, side), mode="bilinear", antialias=True).round().clamp(0, 255)
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize uint8 [N, h, w, 3] -> uint8 [N, s, s, 3], bilinear with antialiasing."""
+    channels_first = images.permute(0, 3, 1, 2)
+    if images.device.type != "cpu":  # PyTorch resizes uint8 on the CPU only
+        resized = (
+            F.interpolate(channels_first.float(), (size, size), mode="bilinear", antialias=True).round().clamp(0, 255)
+        )
         return resized.to(torch.uint8).permute(0, 2, 3, 1)
-    return F.interpolate(maps, (side, side), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+    return F.interpolate(channels_first, (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 
 
 def draw_colors(recipe: Recipe, numbers: NDArray[np.float64], normalization: Normalization, epoch: int = 0) -> Colors:
-    """Color changes of the recipe's training crops in an epoch (from 0). ``numbers`` [N, ≥14] uniform.
+    """The color changes of the recipe's training crops in an epoch (from 0).
 
-    Noise: every pixel of a view gets Σ_i axis_i · σ_i · n_i with n ~ N(0, color_noise²), one draw a view. σ are the
-    pixels' standard deviations along the axes in gray levels, as in the 2012 code: ImageNet's are 121.8, 37.1 and
-    19.7, so 0.1 is noise of 12, 4 and 2 gray levels. (The paper, 4.1, prints eigenvalues of the covariance, σ².) With
-    ``pca_noise_rescale`` the view is divided by 1 + pca_noise_std, so that its numbers are spread about as widely as
-    those of
-    a view without noise, which is what the network is tested on (2012 code).
+    PCA noise adds Σ_i axis_i · σ_i · n_i with n ~ N(0, pca_noise_std²) to every pixel of a crop, one draw a crop. σ are
+    the standard deviations of the pixels along the axes in gray levels, as in the 2012 code: ImageNet's are 121.8, 37.1
+    and 19.7, so 0.1 is noise of 12, 4 and 2 gray levels. (The paper, section 4.1, prints eigenvalues of the covariance,
+    σ².) With ``pca_noise_rescale`` the crop is divided by 1 + pca_noise_std, so that its pixels have about the spread
+    of the crops without noise that the network is evaluated on (2012 code).
+
+    Args:
+        numbers: uniform random numbers in [0, 1), [N, ≥14].
     """
     offset = matrix = None
-    noisy = recipe.pca_noise_std > 0 and not 0 < recipe.pca_noise_until_epoch <= epoch
-    if noisy:
+    has_noise = recipe.pca_noise_std > 0 and not 0 < recipe.pca_noise_until_epoch <= epoch
+    if has_noise:
         strength = torch.from_numpy(normals(numbers[:, :6])).float() * recipe.pca_noise_std  # [N, 3]
         offset = (strength * normalization.color_std.cpu()) @ normalization.color_axes.cpu().T  # [N, 3]
     if recipe.color_jitter:
@@ -142,106 +160,110 @@ def draw_colors(recipe: Recipe, numbers: NDArray[np.float64], normalization: Nor
         gray = torch.tensor(LUMA).expand(3, 3)
         mixed = saturation[:, None, None] * torch.eye(3) + (1 - saturation)[:, None, None] * gray
         matrix = (brightness * contrast)[:, None, None] * mixed  # [N, 3, 3]
-        level = normalization.mean.cpu().reshape(-1, 3).mean(0)  # [3]; contrast turns about it, brightness moves it
+        level = normalization.mean.cpu().reshape(-1, 3).mean(0)  # [3]; contrast scales around it, brightness shifts it
         shift = (brightness - 1)[:, None] * level
         offset = shift if offset is None else offset + shift
-    divide = 1 + recipe.pca_noise_std if noisy and recipe.pca_noise_rescale else 1.0
-    return Colors(matrix, offset, _draw_blanks(recipe.random_erase_prob, numbers), divide)
+    divide = 1 + recipe.pca_noise_std if has_noise and recipe.pca_noise_rescale else 1.0
+    return Colors(matrix, offset, _draw_erasures(recipe.random_erase_prob, numbers), divide)
 
 
-def _draw_blanks(probability: float, numbers: NDArray[np.float64]) -> list[tuple[int, int, int, int] | None]:
-    def rectangle(n: list[float]) -> tuple[int, int, int, int] | None:
-        if n[0] >= probability:
+def _draw_erasures(probability: float, numbers: NDArray[np.float64]) -> list[tuple[int, int, int, int] | None]:
+    """The rectangle that is erased from each crop, from ``numbers`` [N, ≥14]; empty if the probability is 0."""
+
+    def rectangle(row: list[float]) -> tuple[int, int, int, int] | None:
+        if row[0] >= probability:
             return None
-        height, width = 0.2 + 0.3 * n[1], 0.2 + 0.3 * n[2]  # a fifth to a half of the view's side
-        shares = (n[3] * (1 - height), n[4] * (1 - width), height, width)
-        return tuple(int(share * 65536) for share in shares)  # type: ignore[return-value]
+        height, width = 0.2 + 0.3 * row[1], 0.2 + 0.3 * row[2]  # fractions of the crop's size
+        fractions = (row[3] * (1 - height), row[4] * (1 - width), height, width)
+        return tuple(int(fraction * 65536) for fraction in fractions)  # type: ignore[return-value]
 
     return [rectangle(row) for row in numbers[:, 9:14].tolist()] if probability else []
 
 
 def normalize(
-    cuts: Tensor, boxes: Boxes | None, colors: Colors | None, normalization: Normalization, channels: int
+    crops: Tensor, boxes: Boxes | None, colors: Colors | None, normalization: Normalization, channels: int
 ) -> Tensor:
-    """uint8 [N, s, s, 3] -> float32 [N, C, s, s], channels-last in memory: minus the mean, colors changed.
+    """Normalize crops uint8 [N, s, s, 3] -> float32 [N, C, s, s], channels-last in memory.
 
-    A mean image that follows is cut by the same boxes as the images; without boxes, its center is. Gray networks
-    (C = 1) see the luma of the result.
+    Args:
+        boxes: where the crops were cut, for a mean image that follows the crops; None: at the center.
+        colors: color changes; None for evaluation.
+        channels: C. A gray network (1) gets the luma of the normalized colors.
     """
     mean = normalization.mean
     if mean.dim() == 3 and normalization.mean_follows_crop:
-        mean = _cut_mean(mean, boxes, cuts.shape[1])  # [s, s, 3] or [N, s, s, 3]
-    elif mean.dim() == 3 and len(mean) != cuts.shape[1]:
-        mean = _stretch(mean, cuts.shape[1])
-    x = cuts.float().sub_(mean)  # [N, s, s, 3]
+        mean = _crop_mean(mean, boxes, crops.shape[1])  # [s, s, 3] or [N, s, s, 3]
+    elif mean.dim() == 3 and len(mean) != crops.shape[1]:
+        mean = _resize_mean(mean, crops.shape[1])
+    x = crops.float().sub_(mean)  # [N, s, s, 3]
     if colors is not None:
         x = _recolor(x, colors)
-    divide, more = normalization.divide, 1.0 if colors is None else colors.divide
+    divide, color_divide = normalization.divide, 1.0 if colors is None else colors.divide
     if divide.dim():
-        x = x.div_((divide * more).to(x.device, non_blocking=True))
+        x = x.div_((divide * color_divide).to(x.device, non_blocking=True))
     if channels == 1:
         x = (x * x.new_tensor(LUMA)).sum(3, keepdim=True)
-    if not divide.dim() and (number := float(divide) * more) != 1:
-        x = x.div_(number)
+    if not divide.dim() and (divisor := float(divide) * color_divide) != 1:
+        x = x.div_(divisor)
     return x.permute(0, 3, 1, 2)  # channels-last: no copy
 
 
-def _cut_mean(mean: Tensor, boxes: Boxes | None, side: int) -> Tensor:
+def _crop_mean(mean: Tensor, boxes: Boxes | None, size: int) -> Tensor:
     stored = mean.shape[0]
     if boxes is None:
-        start = (stored - side) // 2
-        return mean[start : start + side, start : start + side] if stored >= side else _stretch(mean, side)
-    out = mean.new_empty(len(boxes.top), side, side, 3)
-    for which, (top, left, height, width, mirror) in _runs(boxes):
-        part = mean[top : top + height, left : left + width]
-        part = part if (height, width) == (side, side) else _stretch(part, side)
-        out[which] = part.flip(1) if mirror else part
+        start = (stored - size) // 2
+        return mean[start : start + size, start : start + size] if stored >= size else _resize_mean(mean, size)
+    out = mean.new_empty(len(boxes.top), size, size, 3)
+    for rows, (top, left, height, width, flip) in _runs(boxes):
+        region = mean[top : top + height, left : left + width]
+        region = region if (height, width) == (size, size) else _resize_mean(region, size)
+        out[rows] = region.flip(1) if flip else region
     return out
 
 
-def _stretch(mean: Tensor, side: int) -> Tensor:
-    maps = mean.permute(2, 0, 1)[None]
-    return F.interpolate(maps, (side, side), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+def _resize_mean(mean: Tensor, size: int) -> Tensor:
+    channels_first = mean.permute(2, 0, 1)[None]
+    return F.interpolate(channels_first, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
 
 
 def _recolor(x: Tensor, colors: Colors) -> Tensor:
-    n, side = x.shape[0], x.shape[1]
-    flat = x.view(n, -1, 3)
+    count, size = x.shape[0], x.shape[1]
+    flat = x.view(count, -1, 3)
     offset = colors.offset.to(x.device)[:, None] if colors.offset is not None else None  # [N, 1, 3]
     if colors.matrix is not None:
         flat = torch.bmm(flat, colors.matrix.to(x.device).transpose(1, 2))
     if offset is not None:
         flat = flat.add_(offset)
-    x = flat.view(n, side, side, 3)
-    for i, blank in enumerate(colors.blank):
-        if blank is not None:
-            top, left, height, width = (share * side >> 16 for share in blank)
+    x = flat.view(count, size, size, 3)
+    for i, erased in enumerate(colors.erased):
+        if erased is not None:
+            top, left, height, width = (fraction * size >> 16 for fraction in erased)
             x[i, top : top + height, left : left + width] = 0
     return x
 
 
-def center_crops(images: Tensor, side: int) -> Tensor:
-    """uint8 [N, S, S, 3] -> uint8 [N, s, s, 3]: the middle of each image (resized only if S < s)."""
+def center_crops(images: Tensor, size: int) -> Tensor:
+    """The center crops of uint8 [N, S, S, 3] -> uint8 [N, s, s, 3]. Images with S < s are enlarged."""
     stored = images.shape[1]
-    if stored < side:
-        return resize(images, side)
-    start = (stored - side) // 2
-    return images[:, start : start + side, start : start + side]
+    if stored < size:
+        return resize(images, size)
+    start = (stored - size) // 2
+    return images[:, start : start + size, start : start + size]
 
 
-def ten_crops(images: Tensor, side: int) -> Tensor:
-    """uint8 [N, S, S, 3] -> uint8 [10, N, s, s, 3]: four corners, the center, and their mirrors (paper, 4.1)."""
-    far = images.shape[1] - side
-    corners = [(0, 0), (0, far), (far, 0), (far, far), (far // 2, far // 2)]
-    crops = [images[:, top : top + side, left : left + side] for top, left in corners]
-    return torch.stack(crops + [view.flip(2) for view in crops])
+def ten_crops(images: Tensor, size: int) -> Tensor:
+    """uint8 [N, S, S, 3] -> uint8 [10, N, s, s, 3]: four corners, the center, and these flipped (paper, 4.1)."""
+    end = images.shape[1] - size
+    corners = [(0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2)]
+    crops = [images[:, top : top + size, left : left + size] for top, left in corners]
+    return torch.stack(crops + [crop.flip(2) for crop in crops])
 
 
-def nine_crops(images: Tensor, side: int) -> Tensor:
-    """uint8 [N, S, S, 3] -> uint8 [9, N, s, s, 3]: three offsets each way, never mirrored (2012, for CIFAR-10)."""
-    far = images.shape[1] - side
-    offsets = (0, far // 2, far)
-    return torch.stack([images[:, y : y + side, x : x + side] for y in offsets for x in offsets])
+def nine_crops(images: Tensor, size: int) -> Tensor:
+    """uint8 [N, S, S, 3] -> uint8 [9, N, s, s, 3]: three offsets in each direction, not flipped (2012, CIFAR-10)."""
+    end = images.shape[1] - size
+    offsets = (0, end // 2, end)
+    return torch.stack([images[:, y : y + size, x : x + size] for y in offsets for x in offsets])
 
 
 MULTI_CROPS = {9: nine_crops, 10: ten_crops}
@@ -250,9 +272,10 @@ MULTI_CROPS = {9: nine_crops, 10: ten_crops}
 def crop_numbers(
     seed: int, epoch: int, indices: NDArray[np.int64], groups: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The random numbers of each image's view in an epoch: for its box [N, 5] and for its colors [N, 14].
+    """Uniform random numbers of each image in an epoch: for its box [N, 5] and for its colors [N, 14].
 
-    With ``groups`` [N] (numbers of groups in the epoch's order) all of a group have their box in common.
+    Args:
+        groups: the number of each image's group, [N]. Images of one group get the same box. None: no groups.
     """
     numbers = uniforms(seed, epoch, indices, 19)
     if groups is None:

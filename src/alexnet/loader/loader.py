@@ -61,6 +61,7 @@ class Loader:
     Args:
         split: the training images.
         recipe: batch size, sampling, augmentation, mixup and seed.
+        normalization: how images are normalized; its colors are used for PCA noise.
         image_size: height and width of the network's input, pixels.
         channels: of the network's input, 3 or 1 (gray).
         device: where batches are finished and the network trains.
@@ -248,7 +249,7 @@ def _use_one_thread(main_threads: int) -> None:
 
 
 def sequential_batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-    """Every image of a split once, in stored order: uint8 [N, S, S, 3] and the images' indices [N]."""
+    """Batches of all images of a split in stored order: uint8 [N, S, S, 3], and their indices [N]."""
     indices = np.arange(len(split))
     with split.expecting(indices):
         for batch in sampler.batches(indices, batch_size):
@@ -256,7 +257,7 @@ def sequential_batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, 
 
 
 def to_device(normalization: Normalization, device: torch.device) -> Normalization:
-    """``normalization`` with its tensors on ``device``; the divisor stays on the CPU."""
+    """``normalization`` with its tensors on ``device``. ``divide`` stays on the CPU."""
     return replace(
         normalization,
         mean=normalization.mean.to(device),
