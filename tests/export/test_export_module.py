@@ -65,7 +65,7 @@ def test_plain_norm_is_the_response_norm(towers):
         ("alexnet", {"image_size": 67, "stored": 70, "fit": "squash", "classes": 3}),
     ],
 )
-def test_it_predictions_like_the_classifier(digits, name, options):
+def test_it_predicts_like_the_classifier(digits, name, options):
     bundle = make_bundle(digits, name, **options)
     original, rng = Classifier(bundle), np.random.default_rng(0)
     assert (

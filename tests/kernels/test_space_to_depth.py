@@ -80,7 +80,7 @@ def test_autocast_rounds_once():
     assert (found.float() - right.float()).norm() < 2**-7 * right.float().norm()
 
 
-def test_the_whole_network_predictions_alike():
+def test_the_whole_network_gives_close_predictions():
     network, x = create_model("alexnet", num_classes=7).eval(), 50 * torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         found = network(x)

@@ -170,7 +170,7 @@ def test_a_layer_takes_it_by_itself():
     assert not torch.equal(fast, slow) and error(fast, slow) < 3e-6
 
 
-def test_by_itself_it_predictions_but_does_not_train():
+def test_by_default_it_is_used_for_inference_but_not_training():
     kernels.use("auto", "winograd")
     layer = Convolution(32, 32, 5, padding=2)
     input = torch.randn(8, 32, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -56,7 +56,7 @@ def test_many_images_in_their_order(server, classifier, images):
     assert response["model_sha256"] == server.get("/v1/model").json["model_sha256"]
 
 
-def test_verify_says_that_it_responses_as_it_must(server, saved_bundle, onnx_file):
+def test_verify_accepts_a_server_with_the_expected_predictions(server, saved_bundle, onnx_file):
     with threaded(saved_bundle, share_images=True) as sharing:
         found = verify(sharing.url)
         assert found.kind == "server" and found.images == 2 and found.max_abs_diff <= 1e-6
@@ -75,7 +75,7 @@ def test_an_exported_file_is_served(onnx_file, saved_bundle, png):
         assert server.get("/v1/filters.png").status == 404
 
 
-def test_in_bf16_it_responses_nearly_alike_and_says_so(saved_bundle, onnx_file, classifier, png):
+def test_bf16_scores_are_close_to_fp32(saved_bundle, onnx_file, classifier, png):
     with threaded(saved_bundle, precision="bf16") as server:
         found = server.post(png).json["predictions"][0]["top_k"]
         exact = dict(classifier.predict(png, top=len(found))[0].top_k)

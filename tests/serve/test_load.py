@@ -1,6 +1,6 @@
 """How fast, beside the engine alone: 16 clients, latency, images a second; on a machine with nothing else to do.
 
-    ALEXNET_LOAD_RUN=RUN pytest -m slow -s tests/deploy/server/test_load.py
+    ALEXNET_LOAD_RUN=RUN pytest -m slow -s tests/serve/test_load.py
 
 asks a run of yours in place of an untrained AlexNet. Engine and server are measured in turn, and the median of the
 rounds' ratios counts: a machine that others use too is not equally fast from one minute to the next. One process of one

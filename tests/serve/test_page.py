@@ -1,6 +1,6 @@
 """The page in a real browser: an upload, what goes wrong, two widths, whether everyone can use it; and its images.
 
-    ALEXNET_PAGE_RUN=RUN ALEXNET_PAGE_IMAGE=image.jpg pytest tests/deploy/server/test_page.py -k images
+    ALEXNET_PAGE_RUN=RUN ALEXNET_PAGE_IMAGE=image.jpg pytest tests/serve/test_page.py -k images
 
 writes docs/images/page-phone.png and page-desktop.png of that run; without both nothing is written.
 """

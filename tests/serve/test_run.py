@@ -45,11 +45,11 @@ def other(cifar, tmp_path):
     return dataclasses.replace(changed, reference_samples=reference)
 
 
-def test_responses_leave_in_one_go():
-    """With Nagle's algorithm the body of an answer would wait for the head to be acknowledged, 40 ms."""
+def test_responses_are_sent_without_delay():
+    """With Nagle's algorithm the body of a response would wait for the header to be acknowledged, 40 ms."""
     accepted = []
 
-    async def response():
+    async def connect():
         with bind("127.0.0.1", 0) as listening:
             server = await asyncio.start_server(lambda _, writer: accepted.append(writer), sock=listening)
             async with server:
@@ -62,7 +62,7 @@ def test_responses_leave_in_one_go():
                     each.close()
         return found
 
-    assert asyncio.run(response()) != 0
+    assert asyncio.run(connect()) != 0
 
 
 def test_what_opened_the_classifier_has_ended(saved_bundle):
@@ -154,8 +154,8 @@ def test_what_can_not_be_served_ends_the_command(saved_bundle, tmp_path, capfd, 
     assert "ALEXNET_API_KEY: key 1 has 8 characters" in failing(saved_bundle)
 
 
-def test_a_bundle_that_responses_otherwise_never_becomes_ready(cifar, tmp_path):
-    """Sealed again, so that every SHA-256 is right: only its reference images tell."""
+def test_a_bundle_with_wrong_reference_predictions_never_becomes_ready(cifar, tmp_path):
+    """Every SHA-256 is correct; only the expected predictions of the reference images are wrong."""
     reference = dataclasses.replace(
         cifar.reference_samples[0], probabilities=cifar.reference_samples[0].probabilities[::-1]
     )
@@ -279,13 +279,13 @@ def test_few_open_files_allow_fewer_connections_and_nothing_else_changes(saved_b
         assert refused == 184
         for connection in held:
             connection.close()
-        wait(lambda: responses(server, png))
+        wait(lambda: responds(server, png))
         assert server.end() == 0
         assert {event["level"] for event in server.events} == {"info", "warning"}
         assert len([event for event in server.events if event["event"] == "request"]) < 300 > len(server.lines) - 50
 
 
-def responses(server, png) -> bool:
+def responds(server, png) -> bool:
     with contextlib.suppress(OSError, http.client.HTTPException):
         return server.post(png).status == 200
     return False

@@ -79,7 +79,7 @@ def mean_file(tmp_path, side: int = 40):
     return path, image
 
 
-def test_a_bundle_predictions_as_caffe_would(tmp_path):
+def test_a_bundle_predicts_like_caffe(tmp_path):
     """From the bytes of the file to probabilities: squashed image, center of both, blue first, mean at its place."""
     arrays = small_net()
     (tmp_path / "small.caffemodel").write_bytes(small_model(arrays, "2014"))

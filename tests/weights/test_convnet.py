@@ -182,7 +182,7 @@ def joined() -> Network:
     ).eval()
 
 
-def test_two_towers_become_one_network_that_predictions_as_they_did(tmp_path):
+def test_two_towers_become_one_network_with_the_same_predictions(tmp_path):
     layers = towers()
     path = tmp_path / "90.1"
     path.write_bytes(checkpoint(shuffled(layers)))
@@ -242,7 +242,7 @@ def of_2011(layers: dict) -> list:
 
 
 @pytest.mark.parametrize("form", ["plain", "gzip", "zip", "2011", "folder"])
-def test_a_bundle_predictions_as_the_checkpoint_did(form, tmp_path):
+def test_a_bundle_predicts_like_its_checkpoint(form, tmp_path):
     arrays = small_net()
     layers = cifar(arrays)
     data = checkpoint(of_2011(layers) if form == "2011" else shuffled(layers))

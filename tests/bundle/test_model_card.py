@@ -1,4 +1,4 @@
-"""A bundle's README: names come from other people' files and stay text."""
+"""The model card escapes class and dataset names, which come from untrusted files."""
 
 import pytest
 

@@ -6,6 +6,7 @@ import pickle
 import pickletools
 import struct
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from alexnet.weights import restricted_pickle
-from alexnet.weights.restricted_pickle import Array, Inert, RefusedError
+from alexnet.weights.restricted_pickle import MOST, Array, Inert, RefusedError, readable
 
 from .conftest import Py2, Raw, py2
 
@@ -258,3 +259,16 @@ def test_a_remembered_text_is_not_copied_without_end():
         read(data)
     few = b"\x80\x02]" + text + b"000" + (call + b"a") * 3 + b"."
     assert read(few) == [b"a" * 4096] * 3
+
+
+def test_plain_names_stay_and_others_are_spelled_out():
+    assert readable("conv1") == "conv1"
+    assert readable("größe 2") == "größe 2"
+    assert readable("a\nb\x1b[2Jc\u202e\ud800") == "a\\x0ab\\x1b[2Jc\\u202e\\ud800"
+    assert readable(7) == "7"
+    assert len(readable("x" * 10_000)) == MOST
+
+
+@given(st.text())
+def test_any_text_is_one_printable_line(text):
+    assert all(c.isprintable() or unicodedata.category(c) == "Zs" for c in readable(text))  # Zs: spaces of other widths
