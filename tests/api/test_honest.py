@@ -154,7 +154,7 @@ def test_a_calibration_that_is_none_is_refused(run, block):
 
 
 def test_what_can_not_be_calibrated(trained, tmp_path, digits, reseal):
-    with pytest.raises(BundleError, match="at least 30 to calibrate by"):
+    with pytest.raises(BundleError, match="at least 30 to calibrate with"):
         shutil.copytree(trained / "other", tmp_path / "other")
         about = json.loads((tmp_path / "other" / "run.json").read_text())
         few = tmp_path / "store"
@@ -294,7 +294,7 @@ def test_predict_says_unknown_only_where_a_threshold_is_asked_for(run, digit_fil
     [
         (["--confidence-threshold", "0.5", "--target-risk", "0.1"], 2, "both give a threshold; must be one of them"),
         (["--confidence-threshold", "60"], 2, "--confidence-threshold is 60.0; must be a probability from 0 to 1"),
-        (["--target-risk", "0"], 2, "--target-risk is 0.0; must be a share"),
+        (["--target-risk", "0"], 2, "--target-risk is 0.0; must be a fraction of wrong predictions"),
         (["--target-risk", "0.001"], 1, "has no threshold for a target error of 0.001; must be at least 0.05"),
     ],
 )

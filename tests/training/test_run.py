@@ -470,7 +470,7 @@ def test_a_rate_that_explodes_leaves_finite_weights(stores, tmp_path):
 
 def test_a_used_folder_is_refused_and_untouched(whole, stores):
     before = sorted(p.name for p in whole.iterdir())
-    with pytest.raises(RunError, match=r"exists already; must be a new folder; or go on with it: --resume"):
+    with pytest.raises(RunError, match=r"exists already; must be a new folder; or resume it: --resume"):
         run(stores[72], ALEXNET, whole)
     assert sorted(p.name for p in whole.iterdir()) == before
 
@@ -513,7 +513,7 @@ def test_a_second_training_in_a_run_folder_is_refused_and_harms_nothing(resumes,
 
 def test_a_folder_that_can_not_be_made_is_refused(stores, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="can not be written"):
+    with pytest.raises(RunError, match="cannot be written"):
         run(stores[32], SMALL, tmp_path / "file" / "run")
 
 
@@ -525,11 +525,11 @@ def test_a_store_of_another_size_is_refused(stores, tmp_path):
 
 
 def test_a_store_without_training_or_validation_images_is_refused(stores, tmp_path):
-    empty = prepare(splits.whole(few(20)), tmp_path / "empty", size=32)
+    empty = prepare(splits.all_as_test(few(20)), tmp_path / "empty", size=32)
     with pytest.raises(DataError, match="has no training images"):
         run(empty, SMALL, tmp_path / "a")
     unchosen = prepare(few(60), tmp_path / "unchosen", size=32, validation=0.0)
-    with pytest.raises(DataError, match="no validation split, by which --select-weights best chooses"):
+    with pytest.raises(DataError, match="no validation split, which --select-weights best needs"):
         run(unchosen, SMALL.replace(select_weights="best"), tmp_path / "b")
 
 
