@@ -138,7 +138,8 @@ def test_a_full_disk_keeps_the_finished_shards(folder, tmp_path):
     done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 3, done.stderr
     assert (
-        "s.partial: File too large, 12,672 bytes needed in all, " in done.stdout and " free; make room" in done.stdout
+        "s.partial: File too large, 12,672 bytes needed in total, " in done.stdout
+        and " free; free disk space" in done.stdout
     )
     partial = tmp_path / "s.partial"
     assert not list(partial.rglob("*.tmp")) and not (tmp_path / "s").exists()
@@ -154,7 +155,7 @@ def test_too_little_room_is_said_before_the_work(folder, tmp_path, monkeypatch):
 
     real = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: real._replace(free=1000))
-    with pytest.raises(DataError, match="No space left on device, 3,072 bytes needed in all, 1,000 free"):
+    with pytest.raises(DataError, match="No space left on device, 3,072 bytes needed in total, 1,000 free"):
         prepare(source, tmp_path / "s", **FEW)
     monkeypatch.undo()
     prepare(source, tmp_path / "s", **FEW)

@@ -29,107 +29,6 @@ from alexnet.errors import DataError, ImageError
 from alexnet.schema import checksum_of, class_fault
 from alexnet.system import cores
 
-
-def finish(job: Job, records: list[Record], pool: ThreadPoolExecutor) -> None:
-    """Write all that a store has beside its shards. Raises DataError for a class with no good training image left."""
-    parts = {split: _finish_split(job, split, records) for split in SPLIT_NAMES}
-    skipped = sum(_write_rows(job, job.partial / "skipped.jsonl", records, "skipped"))
-    about = {"splits": parts, "skipped": skipped} | _statistics(job, parts, pool)
-    write_file(job.partial / "dataset.json", json_bytes(_describe(job, about, records)))
-
-
-def _finish_split(job: Job, split: str, records: list[Record]) -> dict[str, Any]:
-    """Write labels and origins of one split; its description."""
-    own = [record for record in records if record["split"] == split]
-    labels = np.array([label for record in own for label in record["labels"]], np.int64)  # [n]
-    counts = np.bincount(labels, minlength=len(job.source.classes)).tolist()  # [K]
-    if split == "train" and job.splits["train"]:  # without one the store is only evaluated
-        _check_training(job, counts, own)
-    write_file(job.partial / split / "labels.npy", npy_bytes(labels))
-    _write_rows(job, job.partial / split / "origins.jsonl", own, "origins")
-    full = [record for record in own if record["shard"]]
-    about = {"count": len(labels), "shards": [record["shard"] for record in full], "labels": f"{split}/labels.npy"}
-    about |= {"per_class": counts, "counts": [len(record["labels"]) for record in full]}
-    if job.quality:
-        index = np.array([entry for record in full for entry in record["index"]], np.int64).reshape(-1, 2)  # [n, 2]
-        write_file(job.partial / split / "index.npy", npy_bytes(index))
-        about["index"] = f"{split}/index.npy"
-    return about
-
-
-def _write_rows(job: Job, path: Path, records: list[Record], kind: str) -> list[int]:
-    """Write the rows of that kind of all records, one record in memory at a time; how many each has."""
-    results = []
-    with atomic_write(path) as file:
-        for record in records:
-            rows = _rows(job, record, kind)
-            named = ({"split": record["split"], **row} for row in rows) if kind == "skipped" else rows
-            file.write(jsonl_bytes(named))
-            results.append(len(rows))
-    return results
-
-
-def _rows(job: Job, record: Record, kind: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((job.partial / record["file"]).read_text(encoding="utf-8"))[kind]
-    return rows
-
-
-def _check_training(job: Job, counts: list[int], records: list[Record]) -> None:
-    if 0 in counts:
-        reasons = [row["reason"] for record in records for row in _rows(job, record, "skipped")]
-        reason = f"{len(reasons)} excluded, such as: {reasons[0]}" if reasons else "none excluded"
-        title = job.source.classes[counts.index(0)]
-        what = f"{job.source.name}: class {title!r} has no training image left ({reason})"
-        raise DataError(what, "at least one", "mend the images or remove the class")
-
-
-def _statistics(job: Job, parts: Mapping[str, Any], pool: ThreadPoolExecutor) -> dict[str, Any]:
-    """Over the training split, 64 images of 256 × 256 at a time; the sums are exact: threads may end in any order.
-    JPEGs count as they are decoded, since that is what training sees."""
-    size = int(job.settings["size"])
-    split = Split(job.partial, "train", parts["train"], size)
-    count = max(1, (1 << 22) // size**2)
-    places = np.arange(len(split))
-    total = Sums(size)
-    pieces = [places[start : start + count] for start in range(0, len(split), count)]
-    for own in map_in_order(pool, lambda piece: Sums(size).add(split.gather(piece)), pieces, 2 * job.workers):
-        total.merge(own)
-    result = total.statistics()
-    write_file(job.partial / "mean.npy", npy_bytes(result.mean_image))
-    listed = {name: getattr(result, name).tolist() for name in ("channel_means", "color_std", "color_axes")}
-    return listed | {"mean_image": "mean.npy"}
-
-
-def _describe(job: Job, about: Mapping[str, Any], records: list[Record]) -> dict[str, Any]:
-    """All of dataset.json."""
-    full = [record for record in records if record["shard"]]
-    kinds = ("labels.npy", "origins.jsonl", *(["index.npy"] if job.quality else []))
-    rest = [*(f"{split}/{name}" for split in SPLIT_NAMES for name in kinds), "mean.npy", "skipped.jsonl"]
-    sha256 = {record["shard"]: record["sha256"] for record in full} | {name: _sha256(job, name) for name in rest}
-    sizes = {record["shard"]: record["bytes"] for record in full}
-    sizes |= {name: (job.partial / name).stat().st_size for name in rest}
-    classes, encoding = list(job.source.classes), "jpeg" if job.quality else "raw"
-    head = {"format": FORMAT, "version": VERSIONS[encoding], "name": job.source.name, "classes": classes}
-    head |= {"encoding": encoding} if job.quality else {}
-    head |= {name: job.settings[name] for name in ("size", "fit")}
-    fingerprint = fingerprint_of(classes, about["splits"], sha256, encoding)
-    tail = {"fingerprint": fingerprint, "allow_hflip": job.source.allow_hflip}
-    tail |= {"source_fingerprint": job.source.fingerprint, "settings": dict(job.settings)}
-    made = {**head, **about, **tail, "sha256": sha256, "bytes": sizes, "created_by": f"alexnet {_version()}"}
-    return made | {"checksum": checksum_of(made)}
-
-
-def _sha256(job: Job, name: str) -> str:
-    return sha256_of(job.partial / name)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("alexnet")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
 _logger = logging.getLogger(__name__)
 
 
@@ -153,20 +52,42 @@ def prepare(
     progress: Progress | None = None,
     log: Log | None = None,
 ) -> Store:
-    """Decode every image of ``source`` to ``size`` × ``size`` and write the store ``path``; go on where a run ended.
+    """Decode every image of ``source`` to ``size`` × ``size`` pixels and write the store ``path``.
 
-    ``validation``, ``test`` and ``seed`` as in ``splits.assign``; ``encoding`` "jpeg" stores JPEGs of ``quality`` (1 to
-    95) in a tenth of the room, which are decoded again in training; ``mixed`` stores the images of a split in an
-    order drawn by ``seed`` instead of by name, for those who read a few shards at a time; ``bad`` images are
-    excluded and listed, or end the run; ``workers`` threads (default: the cores of this process), or with ``engine``
-    "ray" the machines of a Ray cluster, for which ``path`` and the images lie on one disk; ``progress`` is called
-    with images done and all, ``say`` with each line for the person, such as that it starts over (default: a warning
-    in the log). A finished store of the same source and settings is returned as it is. Raises DataError, and
-    ImageError for an image if ``bad`` is "fail".
+    An interrupted preparation continues where it ended. An existing store of the same source and settings is opened.
+
+    Args:
+        source: the images and their classes.
+        path: the folder of the store.
+        size: height and width of the stored images, pixels, 1 to 4096.
+        fit: how an image becomes square: crop the center, pad, or squash.
+        validation: fraction of the training images that becomes the validation split; see ``assign_splits``.
+        test: fraction of the images that becomes the test split, likewise.
+        seed: seed of the splits and of ``mixed``.
+        bad: ``exclude`` lists images that can not be decoded in skipped.jsonl; ``fail`` raises ImageError.
+        allow_truncated: decode truncated files.
+        encoding: ``raw`` stores pixels. ``jpeg`` stores JPEGs in about a tenth of the space, which training decodes.
+        quality: JPEG quality, 1 to 95.
+        mixed: store the images of a split in an order drawn by ``seed`` instead of by name, for training that reads a
+            few shards at a time.
+        shard_bytes: size of a shard at most, bytes.
+        workers: threads; None: one for each core of this process.
+        engine: ``threads``, or ``ray``: the machines of a Ray cluster, which need ``path`` and the images on a shared
+            disk.
+        progress: called with the number of images done and in total.
+        log: called with each message for the user; None: a warning in the log.
+
+    Returns:
+        The store, open for reading.
+
+    Raises:
+        DataError: an argument is wrong, the data can not make a store, ``path`` holds another store or the disk is
+            full.
+        ImageError: an image can not be used and ``bad`` is ``fail``.
     """
     path = Path(path).absolute()
     _check_arguments(size, fit, bad, shard_bytes, workers)
-    _check_choices(encoding, quality, engine)
+    _check_encoding(encoding, quality, engine)
     if len(source.classes) > 1 and (fault := class_fault(source.classes)):
         raise DataError(f"{source.name}: {fault}", "", "rename the class")
     options = {"size": size, "fit": fit, "validation": validation, "test": test, "seed": seed, "bad": bad}
@@ -179,22 +100,23 @@ def prepare(
             f"{source.name}: mixed, of parquet files", must, "leave it out: such sets are mostly mixed already"
         )
     splits = assign_splits(source, validation=validation, test=test, seed=seed)
-    splits = _mixed(splits, seed) if mixed else splits
+    splits = _shuffled(splits, seed) if mixed else splits
     job = Job(source, path, settings, splits, workers or cores(), progress or _silent, log or _logger.warning, engine)
     if path.exists():
         return _existing(job)
     try:
         with locked(job.partial):
-            return _beaten_to_it(job) if path.exists() else _build(job)
+            return _finished_meanwhile(job) if path.exists() else _build(job)
     except OSError as error:
         raise _disk_error(job, error) from error
 
 
-def _mixed(splits: Mapping[str, tuple[Sample, ...]], seed: int) -> dict[str, tuple[Sample, ...]]:
-    """Each split in an order of its own, drawn by the seed."""
-    draws = {name: np.random.Generator(np.random.PCG64([seed, 2, n])) for n, name in enumerate(splits)}
+def _shuffled(splits: Mapping[str, tuple[Sample, ...]], seed: int) -> dict[str, tuple[Sample, ...]]:
+    """The splits, each shuffled by its own generator."""
+    generators = {name: np.random.Generator(np.random.PCG64([seed, 2, n])) for n, name in enumerate(splits)}
     return {
-        name: tuple(images[i] for i in draws[name].permutation(len(images)).tolist()) for name, images in splits.items()
+        name: tuple(images[i] for i in generators[name].permutation(len(images)).tolist())
+        for name, images in splits.items()
     }
 
 
@@ -210,12 +132,12 @@ def _check_arguments(size: int, fit: str, bad: str, shard_bytes: int, workers: i
         (shard_bytes >= 1, f"shard_bytes {shard_bytes}", "at least 1"),
         (workers is None or workers >= 1, f"workers {workers}", "at least 1"),
     ]
-    for right, what, must in checks:
-        if not right:
-            raise DataError(what, must, "change it")
+    for valid, problem, must in checks:
+        if not valid:
+            raise DataError(problem, must, "change it")
 
 
-def _check_choices(encoding: str, quality: int, engine: str) -> None:
+def _check_encoding(encoding: str, quality: int, engine: str) -> None:
     if engine not in ("threads", "ray"):
         raise DataError(f"engine {engine!r}", "threads or ray", "change it")
     if encoding not in ("raw", "jpeg"):
@@ -225,24 +147,28 @@ def _check_choices(encoding: str, quality: int, engine: str) -> None:
 
 
 def _existing(job: Job) -> Store:
-    """The store that is already there, if it is the one asked for."""
+    """The existing store at the path.
+
+    Raises:
+        DataError: it is not a store, or a store of another source or other settings.
+    """
     if not is_store(job.path):
-        raise DataError(f"{job.path}: exists and is no store", "a new name", "choose another path")
+        raise DataError(f"{job.path}: exists and is not a store", "a new name", "choose another path")
     store = Store.open(job.path)
-    theirs = store.metadata["settings"]
-    if theirs != job.settings and not _same_content(job, store):
-        differ = [name for name in {**job.settings, **theirs} if theirs.get(name) != job.settings.get(name)]
-        what = f"{job.path}: is a store of other {', '.join(differ)}"
-        raise DataError(what, "the same source and settings, or a new name", "choose another path or delete it")
+    settings = store.metadata["settings"]
+    if settings != job.settings and not _same_content(job, store):
+        names = [name for name in {**job.settings, **settings} if settings.get(name) != job.settings.get(name)]
+        problem = f"{job.path}: is a store of other {', '.join(names)}"
+        raise DataError(problem, "the same source and settings, or a new name", "choose another path or delete it")
     sweep(job.path)
     return store
 
 
 def _same_content(job: Job, store: Store) -> bool:
-    """Do only the files' stamps differ (a copy, new rights), while splits, labels and the bytes of all files agree?"""
+    """Whether splits, labels and bytes of all files agree, and only times or inodes of the files differ (a copy)."""
     if {**store.metadata["settings"], "source": job.settings["source"]} != job.settings:
         return False
-    if store.left_out():  # an image that was unusable may be a good one now
+    if store.left_out():  # an image that was unusable may be usable now
         return False
     for name, images in job.splits.items():
         rows = [(row["origin"], row.get("group", "")) for row in store.split(name).origins()]
@@ -252,8 +178,8 @@ def _same_content(job: Job, store: Store) -> bool:
     return not check(job.source, store)
 
 
-def _beaten_to_it(job: Job) -> Store:
-    """Another process finished the store while this one waited to start."""
+def _finished_meanwhile(job: Job) -> Store:
+    """The store that another process finished while this one waited for the lock."""
     discard(job.partial)
     return _existing(job)
 
@@ -273,24 +199,154 @@ def _build(job: Job) -> Store:
 
 
 def _disk_error(job: Job, error: OSError) -> DataError:
-    """What the disk lacks: path, bytes needed, bytes free. Finished shards stay for the next run."""
-    place = next(folder for folder in (job.partial, *job.partial.parents) if folder.exists())
-    needed, free = job.total() * job.image_bytes, shutil.disk_usage(place).free
-    what = f"{job.partial}: {error.strerror or error}, {needed:,} bytes needed in all, {free:,} free"
-    return DataError(what, "", "make room or rights and run it again: finished shards are kept")
+    """The error for a disk that is full or not writable, with the path, the bytes needed and the bytes free."""
+    folder = next(parent for parent in (job.partial, *job.partial.parents) if parent.exists())
+    needed, free = job.total() * job.image_bytes, shutil.disk_usage(folder).free
+    problem = f"{job.partial}: {error.strerror or error}, {needed:,} bytes needed in total, {free:,} free"
+    return DataError(
+        problem, "", "free disk space or change the permissions, then run it again: finished shards are kept"
+    )
+
+
+def finish(job: Job, records: list[Record], pool: ThreadPoolExecutor) -> None:
+    """Write the files of a store other than its shards.
+
+    Raises:
+        DataError: a class has no usable training image.
+    """
+    splits = {split: _finish_split(job, split, records) for split in SPLIT_NAMES}
+    skipped = sum(_write_rows(job, job.partial / "skipped.jsonl", records, "skipped"))
+    description = {"splits": splits, "skipped": skipped} | _statistics(job, splits, pool)
+    write_file(job.partial / "dataset.json", json_bytes(_describe(job, description, records)))
+
+
+def _finish_split(job: Job, split: str, records: list[Record]) -> dict[str, Any]:
+    """Write the labels, origins and index of one split; returns its entry in dataset.json."""
+    split_records = [record for record in records if record["split"] == split]
+    labels = np.array([label for record in split_records for label in record["labels"]], np.int64)  # [n]
+    counts = np.bincount(labels, minlength=len(job.source.classes)).tolist()  # [K]
+    if split == "train" and job.splits["train"]:  # a store that is only for evaluation has no training images
+        _check_training(job, counts, split_records)
+    write_file(job.partial / split / "labels.npy", npy_bytes(labels))
+    _write_rows(job, job.partial / split / "origins.jsonl", split_records, "origins")
+    written = [record for record in split_records if record["shard"]]
+    description = {
+        "count": len(labels),
+        "shards": [record["shard"] for record in written],
+        "labels": f"{split}/labels.npy",
+    }
+    description |= {"per_class": counts, "counts": [len(record["labels"]) for record in written]}
+    if job.quality:
+        index = np.array([entry for record in written for entry in record["index"]], np.int64).reshape(-1, 2)  # [n, 2]
+        write_file(job.partial / split / "index.npy", npy_bytes(index))
+        description["index"] = f"{split}/index.npy"
+    return description
+
+
+def _write_rows(job: Job, path: Path, records: list[Record], kind: str) -> list[int]:
+    """Write the rows ``kind`` (origins or skipped) of all records, with one record in memory at a time.
+
+    Returns:
+        The number of rows of each record.
+    """
+    counts = []
+    with atomic_write(path) as file:
+        for record in records:
+            rows = _rows(job, record, kind)
+            lines = ({"split": record["split"], **row} for row in rows) if kind == "skipped" else rows
+            file.write(jsonl_bytes(lines))
+            counts.append(len(rows))
+    return counts
+
+
+def _rows(job: Job, record: Record, kind: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((job.partial / record["file"]).read_text(encoding="utf-8"))[kind]
+    return rows
+
+
+def _check_training(job: Job, counts: list[int], records: list[Record]) -> None:
+    if 0 in counts:
+        reasons = [row["reason"] for record in records for row in _rows(job, record, "skipped")]
+        reason = f"{len(reasons)} excluded, such as: {reasons[0]}" if reasons else "none excluded"
+        class_name = job.source.classes[counts.index(0)]
+        problem = f"{job.source.name}: class {class_name!r} has no training image left ({reason})"
+        raise DataError(problem, "at least one", "repair the images or remove the class")
+
+
+def _statistics(job: Job, splits: Mapping[str, Any], pool: ThreadPoolExecutor) -> dict[str, Any]:
+    """Write the mean image of the training split; returns the entries of dataset.json about its pixels.
+
+    JPEGs are decoded, because training uses the decoded pixels. A batch has at most 64 images of 256 × 256. The sums
+    are exact integers, so the order in which threads end does not matter.
+    """
+    size = int(job.settings["size"])
+    split = Split(job.partial, "train", splits["train"], size)
+    batch_size = max(1, (1 << 22) // size**2)
+    indices = np.arange(len(split))
+    totals = Sums(size)
+    batches = [indices[start : start + batch_size] for start in range(0, len(split), batch_size)]
+    for sums in map_in_order(pool, lambda batch: Sums(size).add(split.gather(batch)), batches, 2 * job.workers):
+        totals.merge(sums)
+    result = totals.statistics()
+    write_file(job.partial / "mean.npy", npy_bytes(result.mean_image))
+    colors = {name: getattr(result, name).tolist() for name in ("channel_means", "color_std", "color_axes")}
+    return colors | {"mean_image": "mean.npy"}
+
+
+def _describe(job: Job, description: Mapping[str, Any], records: list[Record]) -> dict[str, Any]:
+    """The content of dataset.json."""
+    written = [record for record in records if record["shard"]]
+    split_files = ("labels.npy", "origins.jsonl", *(["index.npy"] if job.quality else []))
+    other_files = [*(f"{split}/{name}" for split in SPLIT_NAMES for name in split_files), "mean.npy", "skipped.jsonl"]
+    sha256 = {record["shard"]: record["sha256"] for record in written} | {
+        name: _sha256(job, name) for name in other_files
+    }
+    sizes = {record["shard"]: record["bytes"] for record in written}
+    sizes |= {name: (job.partial / name).stat().st_size for name in other_files}
+    classes, encoding = list(job.source.classes), "jpeg" if job.quality else "raw"
+    header = {"format": FORMAT, "version": VERSIONS[encoding], "name": job.source.name, "classes": classes}
+    header |= {"encoding": encoding} if job.quality else {}
+    header |= {name: job.settings[name] for name in ("size", "fit")}
+    fingerprint = fingerprint_of(classes, description["splits"], sha256, encoding)
+    origin = {"fingerprint": fingerprint, "allow_hflip": job.source.allow_hflip}
+    origin |= {"source_fingerprint": job.source.fingerprint, "settings": dict(job.settings)}
+    entries = {
+        **header,
+        **description,
+        **origin,
+        "sha256": sha256,
+        "bytes": sizes,
+        "created_by": f"alexnet {_version()}",
+    }
+    return entries | {"checksum": checksum_of(entries)}
+
+
+def _sha256(job: Job, name: str) -> str:
+    return sha256_of(job.partial / name)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("alexnet")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def check(source: Source, store: Store) -> list[str]:
-    """What differs between the source's files, as they are now, and the store; and damage in the store. Empty: none."""
+    """Compare the source's current files with the store, and the store's files with their checksums.
+
+    Returns:
+        One message for each difference or damaged file; empty if there are none.
+    """
     differences = [f"{store.address}/{name}: SHA-256 is not the recorded one" for name in store.damaged()]
-    now = {image.origin: image for images in source.splits.values() for image in images}
+    samples = {image.origin: image for images in source.splits.values() for image in images}
     if source.classes != store.classes:
         differences.append(f"classes: now {', '.join(source.classes)}; in the store {', '.join(store.classes)}")
     for split in store.splits.values():
         for row, label in zip(split.origins(), split.labels, strict=True):
-            differences += _difference(now.pop(row["origin"], None), row, int(label))
-    known = {row["origin"] for row in store.left_out()} | source.excluded
-    return differences + [f"{origin}: not in the store" for origin in now if origin not in known]
+            differences += _difference(samples.pop(row["origin"], None), row, int(label))
+    skipped = {row["origin"] for row in store.left_out()} | source.excluded
+    return differences + [f"{origin}: not in the store" for origin in samples if origin not in skipped]
 
 
 def _difference(image: Sample | None, row: Mapping[str, Any], label: int) -> list[str]:

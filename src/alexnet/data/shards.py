@@ -33,62 +33,35 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def on_ray(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """``work`` of every item, in the order in which they end, one core each; twice as many wait as there are cores.
-
-    Uses the cluster that ``RAY_ADDRESS`` names or that this process is part of, else the cores of this machine. A task
-    whose machine is lost is done again elsewhere. Raises what ``work`` raises, and DataError.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise DataError("engine ray: ray is not there", "installed", "pip install 'alexnet[cluster]'") from error
-    own = not ray.is_initialized()
-    try:
-        if own:
-            ray.init(log_to_driver=False)
-        yield from _mapped(ray, work, items)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from error
-    except (ray.exceptions.RayError, ConnectionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        todo = "check the cluster (ray status) and run it again: finished shards are kept"
-        raise DataError(f"engine ray: {reason}", "", todo) from error
-    finally:
-        if own:
-            ray.shutdown()
-
-
-def _mapped(ray: Any, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    task = ray.remote(num_cpus=1, max_retries=3)(work)
-    rest = iter(items)
-    pending = [task.remote(item) for item in islice(rest, 2 * int(ray.cluster_resources().get("CPU", 1)))]
-    while pending:
-        (ended, *_), pending = ray.wait(pending, num_returns=1)
-        yield ray.get(ended)
-        pending += [task.remote(item) for item in islice(rest, 1)]
-
-
-# split, shard (a file, or "" if all was excluded), sha256, bytes, labels, index (of JPEGs: end and CRC-32 of each);
-# in its file also origins and skipped, which of millions of images are too much to keep
+# What is kept of a shard in memory: split, shard (a file name, or "" if all its images are excluded), sha256, bytes,
+# labels and, for JPEGs, index (end and CRC-32 of each). The file of a record also has the rows origins and skipped.
 Record = dict[str, Any]
 
 
-class _Made(NamedTuple):
-    data: NDArray[np.uint8] | None  # pixels [S, S, 3], or the bytes of their JPEG; None if excluded, and once written
+class _Decoded(NamedTuple):
+    """An image as it is stored, or the reason why it is not."""
+
+    data: NDArray[np.uint8] | None  # pixels [S, S, 3] or JPEG bytes [B]; None if excluded or already written
     label: int
     row: dict[str, Any]  # of origins.jsonl, or of skipped.jsonl
 
 
 def make_shards(job: Job, pool: ThreadPoolExecutor) -> list[Record]:
-    """The records of all shards, finished ones reused. Raises OSError if what is missing does not fit on the disk."""
+    """Make all shards that are not finished.
+
+    Returns:
+        The records of all shards, in the order of the job.
+
+    Raises:
+        OSError: the missing shards do not fit on the disk.
+    """
     done, records = 0, []
     plan = [(split, number, images, _finished(job, split, number)) for split, number, images in job.shards()]
     missing = sum(len(images) for _, _, images, record in plan if record is None) * job.image_bytes
     if missing > shutil.disk_usage(job.partial).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if job.engine == "ray":
-        return _made_by_others(job, plan)
+        return _make_on_ray(job, plan)
     resize.expect(job.total())
     for split, number, images, record in plan:
         records.append(record or _make_shard(job, pool, split, number, images, done))
@@ -98,22 +71,137 @@ def make_shards(job: Job, pool: ThreadPoolExecutor) -> list[Record]:
     return records
 
 
-def _made_by_others(job: Job, plan: list[tuple[str, int, tuple[Sample, ...], Record | None]]) -> list[Record]:
-    """The records of ``plan`` in its order; what is missing is made by the machines of a Ray cluster."""
-    own = job._replace(source=replace(job.source, splits={}), splits={}, workers=1, progress=_quiet, log=_silent)
+def _names(job: Job, split: str, number: int) -> tuple[str, str]:
+    kind = "jpegs" if job.quality else "images"
+    return f"{split}/{kind}-{number:05d}.npy", f"records/{split}-{number:05d}.json"
+
+
+def _finished(job: Job, split: str, number: int) -> Record | None:
+    """The record of a shard whose file is complete and unchanged; None for a shard that must be made."""
+    shard, record_name = _names(job, split, number)
+    record = load_json(job.partial / record_name)
+    if not isinstance(record, dict):
+        return None
+    if not record.get("labels"):  # all its images are excluded: the record has no shard file
+        return _without_rows(record, record_name) if record.get("sha256") == "" else None
+    intact = (job.partial / shard).is_file() and sha256_of(job.partial / shard) == record["sha256"]
+    return _without_rows(record, record_name) if intact and "bytes" in record else None
+
+
+def _make_shard(
+    job: Job, pool: ThreadPoolExecutor, split: str, number: int, images: tuple[Sample, ...], done: int
+) -> Record:
+    """Decode, write, hash and record one shard. ``done`` is the number of images in earlier shards."""
+    shard, record_name = _names(job, split, number)
+    stored, index, skipped = _write_shard(job, pool, job.partial / shard, images, done)
+    if not stored:
+        (job.partial / shard).unlink()
+    record = {
+        "split": split,
+        "shard": shard if stored else "",
+        "sha256": sha256_of(job.partial / shard) if stored else "",
+        "bytes": (job.partial / shard).stat().st_size if stored else 0,
+        "labels": [sample.label for sample in stored],
+        "origins": [sample.row for sample in stored],
+        "skipped": skipped,
+    } | ({"index": index} if job.quality else {})
+    write_file(job.partial / record_name, json.dumps(record).encode())
+    return _without_rows(record, record_name)
+
+
+def _without_rows(record: Record, name: str) -> Record:
+    """``record`` without its rows, which are too large for memory, and with the name of the file that has them."""
+    return {key: value for key, value in record.items() if key not in ("origins", "skipped")} | {"file": name}
+
+
+def _write_shard(
+    job: Job, pool: ThreadPoolExecutor, path: Path, images: tuple[Sample, ...], done: int
+) -> tuple[list[_Decoded], list[tuple[int, int]], list[dict[str, Any]]]:
+    """Write one shard as a stream: with a memory map, a full disk would end the process instead of raising OSError.
+
+    Returns:
+        The stored images without their pixels, the index of their JPEGs, and the rows of the excluded images.
+    """
+    stored: list[_Decoded] = []
+    index: list[tuple[int, int]] = []
+    skipped: list[dict[str, Any]] = []
+    shape = () if job.quality else (job.settings["size"], job.settings["size"], 3)
+    with atomic_write(path) as file:
+        file.write(npy_header(len(images), shape))
+        decoded = map_in_order(pool, partial(_decode_sample, job), images, 4 * job.workers)
+        for count, sample in enumerate(decoded, start=done + 1):
+            if sample.data is None:
+                skipped.append(sample.row)
+            else:
+                file.write(sample.data.data)
+                if job.quality:
+                    index.append((file.tell() - NPY_HEADER, zlib.crc32(sample.data.data)))
+                stored.append(sample._replace(data=None))
+            job.progress(count, job.total())
+        file.seek(0)
+        file.write(npy_header(index[-1][0] if index else len(stored), shape))  # has the length of the first header
+    return stored, index, skipped
+
+
+def _decode_sample(job: Job, sample: Sample) -> _Decoded:
+    """Decode and fit one image, or give the reason why it is excluded."""
+    try:
+        data = sample.load()
+        image, notes = _pixels(job, sample, data)
+        fitted = decode.fit(image, job.settings["size"], job.settings["fit"])
+    except (ImageError, OSError) as error:
+        if job.settings["bad"] == "fail":
+            if isinstance(error, ImageError):
+                raise
+            raise ImageError(f"{sample.origin}: can not be read ({error})", "readable", "replace it") from error
+        return _Decoded(None, sample.label, {"origin": sample.origin, "reason": str(error)})
+    row: dict[str, Any] = {"origin": sample.origin, "sha256": image_sha256(data), "notes": list(notes)}
+    row |= {"group": sample.group} if sample.group else {}
+    row |= {"columns": dict(sample.columns)} if sample.columns else {}
+    pixels = np.frombuffer(store.encode(fitted, job.quality), np.uint8) if job.quality else fitted
+    return _Decoded(np.ascontiguousarray(pixels), sample.label, row)
+
+
+def _pixels(job: Job, sample: Sample, data: bytes | NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """The pixels uint8 [H, W, 3], and the notes of the decoder."""
+    if not isinstance(data, bytes):
+        return data, ()
+    allow = bool(job.settings["allow_truncated"])
+    image, _, notes = decode.decode_noted(data, sample.origin, allow_truncated=allow)
+    return image, notes
+
+
+def map_in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """Like ``pool.map``: results in order, but with at most ``ahead`` items submitted at a time."""
+    pending: deque[Future[R]] = deque()
+    remaining = iter(items)
+    pending.extend(pool.submit(work, item) for item in itertools.islice(remaining, ahead))
+    while pending:
+        yield pending.popleft().result()
+        pending.extend(pool.submit(work, item) for item in itertools.islice(remaining, 1))
+
+
+def image_sha256(data: bytes | NDArray[np.uint8]) -> str:
+    """The SHA-256, hexadecimal, of the bytes or pixels that ``Sample.load`` returns."""
+    return hashlib.sha256(data if isinstance(data, bytes) else np.ascontiguousarray(data).data).hexdigest()
+
+
+def _make_on_ray(job: Job, plan: list[tuple[str, int, tuple[Sample, ...], Record | None]]) -> list[Record]:
+    """Make the missing shards of ``plan`` on a Ray cluster; returns all records in the order of ``plan``."""
+    worker_job = job._replace(source=replace(job.source, splits={}), splits={}, workers=1, progress=_quiet, log=_silent)
     results = {(split, number): record for split, number, _, record in plan if record}
     counts = {(split, number): len(images) for split, number, images, _ in plan}
     done = sum(counts[key] for key in results)
-    missing = (Item(own, split, number, images) for split, number, images, record in plan if record is None)
-    for split, number, record in on_ray(make_one, missing):
+    missing = (ShardTask(worker_job, split, number, images) for split, number, images, record in plan if record is None)
+    for split, number, record in on_ray(make_shard_alone, missing):
         results[split, number] = record
         done += counts[split, number]
         job.progress(done, job.total())
     return [results[split, number] for split, number, _, _ in plan]
 
 
-class Item(NamedTuple):
-    """One shard to be made, with all that another process needs for it."""
+class ShardTask(NamedTuple):
+    """One shard to make, with everything that another process needs to make it."""
 
     job: Job
     split: str
@@ -121,9 +209,9 @@ class Item(NamedTuple):
     images: tuple[Sample, ...]
 
 
-def make_one(item: Item) -> tuple[str, int, Record]:
-    """Make a shard in a process of its own; a finished one stays."""
-    job, split, number, images = item
+def make_shard_alone(task: ShardTask) -> tuple[str, int, Record]:
+    """Make one shard in a worker process of Ray, unless it is finished. Returns (split, number, record)."""
+    job, split, number, images = task
     resize.expect(job.total())
     with ThreadPoolExecutor(1) as pool:
         record = _finished(job, split, number) or _make_shard(job, pool, split, number, images, 0)
@@ -138,113 +226,40 @@ def _silent(line: str) -> None:
     pass
 
 
-def map_in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """``map`` on the pool, results in order, at most ``ahead`` of them waiting in memory."""
-    waiting: deque[Future[R]] = deque()
-    rest = iter(items)
-    waiting.extend(pool.submit(work, item) for item in itertools.islice(rest, ahead))
-    while waiting:
-        yield waiting.popleft().result()
-        waiting.extend(pool.submit(work, item) for item in itertools.islice(rest, 1))
+def on_ray(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Apply ``work`` to every item on a Ray cluster, one core each; yields results in the order in which they end.
 
+    The cluster is the one that ``RAY_ADDRESS`` names or that this process is part of, otherwise the cores of this
+    machine. At most twice as many tasks as cores are submitted. A task whose machine is lost is run again elsewhere.
 
-def image_sha256(data: bytes | NDArray[np.uint8]) -> str:
-    """SHA-256 of what an image's ``load`` gives, hexadecimal."""
-    return hashlib.sha256(data if isinstance(data, bytes) else np.ascontiguousarray(data).data).hexdigest()
-
-
-def _names(job: Job, split: str, number: int) -> tuple[str, str]:
-    kind = "jpegs" if job.quality else "images"
-    return f"{split}/{kind}-{number:05d}.npy", f"records/{split}-{number:05d}.json"
-
-
-def _finished(job: Job, split: str, number: int) -> Record | None:
-    """The record of a shard that is there, whole and unchanged."""
-    shard, record_name = _names(job, split, number)
-    record = load_json(job.partial / record_name)
-    if not isinstance(record, dict):
-        return None
-    if not record.get("labels"):  # every image of it was excluded: a record without a file
-        return _kept(record, record_name) if record.get("sha256") == "" else None
-    whole = (job.partial / shard).is_file() and sha256_of(job.partial / shard) == record["sha256"]
-    return _kept(record, record_name) if whole and "bytes" in record else None
-
-
-def _make_shard(
-    job: Job, pool: ThreadPoolExecutor, split: str, number: int, images: tuple[Sample, ...], before: int
-) -> Record:
-    """Decode, write, hash and record one shard; ``before`` images are done already."""
-    shard, record_name = _names(job, split, number)
-    good, index, skipped = _write_shard(job, pool, job.partial / shard, images, before)
-    if not good:
-        (job.partial / shard).unlink()
-    record = {
-        "split": split,
-        "shard": shard if good else "",
-        "sha256": sha256_of(job.partial / shard) if good else "",
-        "bytes": (job.partial / shard).stat().st_size if good else 0,
-        "labels": [one.label for one in good],
-        "origins": [one.row for one in good],
-        "skipped": skipped,
-    } | ({"index": index} if job.quality else {})
-    write_file(job.partial / record_name, json.dumps(record).encode())
-    return _kept(record, record_name)
-
-
-def _kept(record: Record, name: str) -> Record:
-    """What of a record stays in memory, and the file that has the rest."""
-    return {key: value for key, value in record.items() if key not in ("origins", "skipped")} | {"file": name}
-
-
-def _write_shard(
-    job: Job, pool: ThreadPoolExecutor, path: Path, images: tuple[Sample, ...], before: int
-) -> tuple[list[_Made], list[tuple[int, int]], list[dict[str, Any]]]:
-    """(what is in it, without the pixels; the index of its JPEGs; the rows of what is not in it). Written as a stream:
-    a full disk is an error here, not a crash, as it would be through a memory map."""
-    good: list[_Made] = []
-    index: list[tuple[int, int]] = []
-    skipped: list[dict[str, Any]] = []
-    shape = () if job.quality else (job.settings["size"], job.settings["size"], 3)
-    with atomic_write(path) as file:
-        file.write(npy_header(len(images), shape))
-        made = map_in_order(pool, partial(_make, job), images, 4 * job.workers)
-        for done, one in enumerate(made, start=before + 1):
-            if one.data is None:
-                skipped.append(one.row)
-            else:
-                file.write(one.data.data)
-                if job.quality:
-                    index.append((file.tell() - NPY_HEADER, zlib.crc32(one.data.data)))
-                good.append(one._replace(data=None))
-            job.progress(done, job.total())
-        file.seek(0)
-        file.write(npy_header(index[-1][0] if index else len(good), shape))  # as long as the first one
-    return good, index, skipped
-
-
-def _make(job: Job, sample: Sample) -> _Made:
-    """One image, decoded and fitted, or the reason why not."""
+    Raises:
+        DataError: Ray is not installed or the cluster fails. Errors of ``work`` are raised as they are.
+    """
     try:
-        data = sample.load()
-        image, notes = _decoded(job, sample, data)
-        fitted = decode.fit(image, job.settings["size"], job.settings["fit"])
-    except (ImageError, OSError) as error:
-        if job.settings["bad"] == "fail":
-            if isinstance(error, ImageError):
-                raise
-            raise ImageError(f"{sample.origin}: can not be read ({error})", "readable", "replace it") from error
-        return _Made(None, sample.label, {"origin": sample.origin, "reason": str(error)})
-    row: dict[str, Any] = {"origin": sample.origin, "sha256": image_sha256(data), "notes": list(notes)}
-    row |= {"group": sample.group} if sample.group else {}
-    row |= {"columns": dict(sample.columns)} if sample.columns else {}
-    stored = np.frombuffer(store.encode(fitted, job.quality), np.uint8) if job.quality else fitted
-    return _Made(np.ascontiguousarray(stored), sample.label, row)
+        import ray
+    except ImportError as error:
+        raise DataError("engine ray: ray is not installed", "installed", "pip install 'alexnet[cluster]'") from error
+    started = not ray.is_initialized()
+    try:
+        if started:
+            ray.init(log_to_driver=False)
+        yield from _run_tasks(ray, work, items)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        hint = "check the cluster (ray status) and run it again: finished shards are kept"
+        raise DataError(f"engine ray: {reason}", "", hint) from error
+    finally:
+        if started:
+            ray.shutdown()
 
 
-def _decoded(job: Job, sample: Sample, data: bytes | NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """(uint8 [H, W, 3], what was noticed)."""
-    if not isinstance(data, bytes):
-        return data, ()
-    allow = bool(job.settings["allow_truncated"])
-    image, _, notes = decode.decode_noted(data, sample.origin, allow_truncated=allow)
-    return image, notes
+def _run_tasks(ray: Any, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    task = ray.remote(num_cpus=1, max_retries=3)(work)
+    remaining = iter(items)
+    pending = [task.remote(item) for item in islice(remaining, 2 * int(ray.cluster_resources().get("CPU", 1)))]
+    while pending:
+        (finished, *_), pending = ray.wait(pending, num_returns=1)
+        yield ray.get(finished)
+        pending += [task.remote(item) for item in islice(remaining, 1)]
