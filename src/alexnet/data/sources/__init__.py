@@ -23,7 +23,7 @@ __all__ = ["FORMATS", "SETS", "Sample", "Source", "format_table", "is_image_name
 
 
 class ReadOptions(NamedTuple):
-    """The options of :func:`open_source`, as readers get them."""
+    """The options of :func:`open_source` that are passed to the readers."""
 
     data_root: Path | None = None
     download: bool = False
@@ -136,16 +136,16 @@ def open_source(
     if isinstance(data, str) and data in SETS:
         return FORMATS[0].read(Path(data), options)
     if is_address(data):
-        what = f"{data}: images can not be read from an address"
-        raise DataError(what, "on a disk; only a prepared store may be at an address", "copy them here")
+        problem = f"{data}: images can not be read from an address"
+        raise DataError(problem, "on a disk; only a prepared store may be at an address", "copy them here")
     path = Path(data)
     if path.is_dir() and is_store(path):
         raise DataError(f"{path_text(path)}: is a prepared store", "a source of images", "open it with Store.open")
     for entry in FORMATS[1:]:
         if entry.matches(path):
             return entry.read(path, options)
-    must = f"a folder, or one of {', '.join(SETS)}, or a .csv, .tsv, .txt or .tar file"
+    expected = f"a folder, or one of {', '.join(SETS)}, or a .csv, .tsv, .txt or .tar file"
     if path.exists():
-        raise DataError(f"{path_text(data)}: is a file", must, "name its folder")
+        raise DataError(f"{path_text(data)}: is a file", expected, "name its folder")
     hint = did_you_mean(str(data).lower(), SETS)
-    raise DataError(f"{path_text(data)}: no such data", must, hint if hint.startswith("Did") else "check the path")
+    raise DataError(f"{path_text(data)}: no such data", expected, hint if hint.startswith("Did") else "check the path")

@@ -18,43 +18,43 @@ from alexnet.data.sources.names import is_image_name, is_label_file, is_tool_fil
 from alexnet.data.sources.source import Problems, Source, path_text, stamp_of
 from alexnet.errors import DataError, ImageError
 
-MAX_MEMBERS = 500_000  # of one tar; ILSVRC's largest has 50,000
-_MAX_HEADER = 1 << 20  # bytes that one header may claim: names, never images
+MAX_MEMBERS = 500_000  # files in one tar; ILSVRC's largest has 50,000
+_MAX_HEADER = 1 << 20  # bytes of one header: it contains names, never images
 
 
-class Piece(NamedTuple):
+class Member(NamedTuple):
     """One file inside a tar."""
 
-    parts: tuple[str, ...]  # of its name; a class's tar inside the tar counts as a folder
-    offset: int  # in the outer file, bytes
+    parts: tuple[str, ...]  # its path; a class's tar inside the tar counts as a folder
+    offset: int  # bytes from the start of the outer file
     size: int
 
 
 def is_archive(path: Path) -> bool:
-    """Does the name end like a tar's, packed or not?"""
+    """Whether the name is that of a tar, compressed or not."""
     return path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"))
 
 
 def read_archive(archive: Path, options: LayoutOptions | None = None, problems: Problems | None = None) -> Source:
-    """The images in ``archive``, laid out as ``read_folder`` reads folders. Raises DataError."""
+    """The images in ``archive``, in the layouts of ``read_folder``. Raises DataError."""
     options, unused = options or LayoutOptions(), Unused()
     layout = Layout(path_text(archive), options, labels_of, problems, origins="top")
     return layout.source(tree_of(archive, options, unused), path_text(archive.name).split(".")[0], unused)
 
 
-def tree_of(archive: Path, options: LayoutOptions, unused: Unused, *, above: str = "") -> Node:
-    """What lies in ``archive``, in the order of the tar; names in errors begin with ``above``. Raises DataError."""
+def tree_of(archive: Path, options: LayoutOptions, unused: Unused, *, prefix: str = "") -> Node:
+    """The tree of folders in ``archive``. Origins of images begin with ``prefix``. Raises DataError."""
     tree, stamp = Node(), stamp_of(archive)
-    for piece in pieces_of(archive, unused):
-        name = piece.parts[-1]
-        if options.ignores(piece.parts) or any(options.ignores(piece.parts[:n]) for n in range(1, len(piece.parts))):
+    for member in members_of(archive, unused):
+        name = member.parts[-1]
+        if options.ignores(member.parts) or any(options.ignores(member.parts[:n]) for n in range(1, len(member.parts))):
             unused.ignored[name] += 1
             continue
-        node = tree.folder(piece.parts[:-1])
-        origin = "/".join(filter(None, (above, *piece.parts)))
-        load = partial(_read, archive, origin, piece.offset, piece.size)
+        node = tree.folder(member.parts[:-1])
+        origin = "/".join(filter(None, (prefix, *member.parts)))
+        load = partial(_read, archive, origin, member.offset, member.size)
         if is_image_name(name):
-            node.images.append(File(piece.parts, load, f"{stamp} {piece.offset} {piece.size}"))
+            node.images.append(File(member.parts, load, f"{stamp} {member.offset} {member.size}"))
             continue
         if is_label_file(name):
             node.texts[name] = load
@@ -62,14 +62,14 @@ def tree_of(archive: Path, options: LayoutOptions, unused: Unused, *, above: str
     return tree
 
 
-def pieces_of(archive: Path, unused: Unused) -> Iterator[Piece]:
-    """Every file in ``archive`` in the order of the tar, without those of tools, which are counted in ``unused``.
+def members_of(archive: Path, unused: Unused) -> Iterator[Member]:
+    """The files in ``archive``, in the order of the tar. Files of other programs are counted in ``unused``.
 
-    Raises DataError for what is unsafe.
+    Raises DataError for an archive that is damaged, compressed or unsafe.
     """
     if not archive.name.lower().endswith(".tar"):
-        todo = "unpack it to a plain .tar: gunzip and its like"
-        raise DataError(f"{path_text(archive)}: is compressed, so no image can be read alone", "a plain .tar", todo)
+        hint = "unpack it to a plain .tar: gunzip and its like"
+        raise DataError(f"{path_text(archive)}: is compressed, so no image can be read alone", "a plain .tar", hint)
     try:
         with archive.open("rb") as file:
             yield from _members(archive, file, 0, os.fstat(file.fileno()).st_size, (), unused)
@@ -79,7 +79,7 @@ def pieces_of(archive: Path, unused: Unused) -> Iterator[Piece]:
 
 
 class _Window:
-    """Part of a file as ``tarfile`` wants it; a header that claims to be long is refused before it is read."""
+    """Part of a file, with the file methods that ``tarfile`` needs. A header that is too long is refused unread."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         self.file, self.start, self.size, self.at = file, start, size, 0
@@ -102,43 +102,45 @@ class _Window:
 
 def _members(
     archive: Path, file: BinaryIO, start: int, size: int, above: tuple[str, ...], unused: Unused
-) -> Iterator[Piece]:
-    """The pieces of the tar at ``start``; a tar in it is the folder of its name, one level deep."""
-    seen: set[tuple[str, ...]] = set()
+) -> Iterator[Member]:
+    """The members of the tar at offset ``start``; a tar in it is read as a folder, one level deep."""
+    seen_parts: set[tuple[str, ...]] = set()
     window = _Window(file, start, size)
     if size == 0 or size % 512:
         raise tarfile.ReadError("empty" if size == 0 else f"{size:,} bytes, not whole blocks of 512: cut short?")
     with tarfile.open(fileobj=window, mode="r:", encoding="utf-8") as tar:  # type: ignore[call-overload]
         while (member := tar.next()) is not None:
-            tar.members.clear()  # a list of all headers is of no use here
-            parts = _safe(archive, member)
+            tar.members.clear()  # tarfile keeps all headers in memory otherwise
+            parts = _safe_parts(archive, member)
             if not member.isreg() or not parts:
                 continue
             tool = next(filter(is_tool_folder, parts[:-1]), parts[-1] if is_tool_file(parts[-1]) else "")
             if tool:
                 unused.tools["._*" if tool.startswith("._") else tool] += 1
                 continue
-            if parts in seen or len(seen) >= MAX_MEMBERS:
-                what = f"{'/'.join(parts)} twice" if parts in seen else f"more than {MAX_MEMBERS:,} files"
-                raise DataError(f"{path_text(archive)}: {what}", "one tar of a data set, each file once", "repack it")
-            seen.add(parts)
+            if parts in seen_parts or len(seen_parts) >= MAX_MEMBERS:
+                problem = f"{'/'.join(parts)} twice" if parts in seen_parts else f"more than {MAX_MEMBERS:,} files"
+                raise DataError(
+                    f"{path_text(archive)}: {problem}", "one tar of a data set, each file once", "repack it"
+                )
+            seen_parts.add(parts)
             if not 0 <= member.size <= size - member.offset_data:
                 raise tarfile.ReadError(f"{'/'.join(parts)} is cut short")
             inner = parts[-1].lower().endswith(".tar")
             if inner and above:
                 raise DataError(f"{path_text(archive)}: a tar in a tar in a tar", "one level", "repack it")
             if inner:
-                within = (*parts[:-1], parts[-1][:-4])
-                yield from _members(archive, file, start + member.offset_data, member.size, within, unused)
+                folder = (*parts[:-1], parts[-1][:-4])
+                yield from _members(archive, file, start + member.offset_data, member.size, folder, unused)
             else:
-                yield Piece((*above, *parts), start + member.offset_data, member.size)
+                yield Member((*above, *parts), start + member.offset_data, member.size)
         window.seek(tar.offset)
-    if window.read(512) != bytes(512):  # tarfile takes a damaged header, and a missing end, for the end
+    if window.read(512) != bytes(512):  # tarfile reads a damaged header or a missing end as the end
         raise tarfile.ReadError(f"damaged or cut short at byte {start + tar.offset:,}")
 
 
-def _safe(archive: Path, member: tarfile.TarInfo) -> tuple[str, ...]:
-    """The parts of a member's name. Raises DataError for a name or a kind that has no place in a data set."""
+def _safe_parts(archive: Path, member: tarfile.TarInfo) -> tuple[str, ...]:
+    """The parts of a member's path. Raises DataError for an unsafe name, or a member that is not a file or folder."""
     name = path_text(member.name)
     kind = "a link" if member.issym() or member.islnk() else "" if member.isreg() or member.isdir() else "a device"
     kind = "a sparse file" if member.issparse() else kind
@@ -150,8 +152,8 @@ def _safe(archive: Path, member: tarfile.TarInfo) -> tuple[str, ...]:
     if len(parts) > MAX_DEPTH:
         kind = kind or f"a name of {len(parts):,} folders"
     if kind:
-        todo = "do not trust this archive, or repack it"
-        raise DataError(f"{path_text(archive)}: {name[:80]} is {kind}", "plain files and folders", todo)
+        hint = "do not trust this archive, or repack it"
+        raise DataError(f"{path_text(archive)}: {name[:80]} is {kind}", "plain files and folders", hint)
     return parts
 
 

@@ -20,17 +20,26 @@ SETS = ("cifar10", "digits", "fashion_mnist", "imagenette", "mnist")
 
 
 def read_builtin(name: str, data_root: Path | None = None, download: bool = False) -> Source:
-    """The known data set ``name``, one of SETS. Raises DataError."""
+    """The data set ``name``, one of SETS.
+
+    Args:
+        name: the data set.
+        data_root: folder of torchvision's data sets; default ``~/.cache/alexnet``.
+        download: fetch a data set that is not in ``data_root``.
+
+    Raises:
+        DataError: if the data set is missing, or cannot be fetched.
+    """
     return _digits() if name == "digits" else _torchvision(name, data_root, download)
 
 
 def _digits() -> Source:
-    """1,797 handwritten digits, 8 × 8 pixels, 17 gray levels. scikit-learn ships them: no download."""
+    """1,797 handwritten digits, 8 × 8 pixels, 17 gray levels. They are part of scikit-learn: no download."""
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8]
-    return make_source("digits", map(str, range(10)), _array_rows("all", images, bunch.target), allow_hflip=False)
+    dataset = load_digits()
+    images = np.round(dataset.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8]
+    return make_source("digits", map(str, range(10)), _array_rows("all", images, dataset.target), allow_hflip=False)
 
 
 def _torchvision(name: str, data_root: Path | None, download: bool) -> Source:
@@ -48,13 +57,13 @@ def _torchvision(name: str, data_root: Path | None, download: bool) -> Source:
 
 
 def _not_fetched(name: str, root: Path, error: Exception) -> DataError:
-    what = f"{name}: download to {path_text(root)} failed ({' '.join(str(error).split())})"
-    return DataError(what, "", "check the network, or fetch it elsewhere and pass --data-root")
+    problem = f"{name}: download to {path_text(root)} failed ({' '.join(str(error).split())})"
+    return DataError(problem, "", "check the network, or fetch it elsewhere and pass --data-root")
 
 
 def _not_found(name: str, root: Path) -> DataError:
-    todo = "pass --download to fetch it, or --data-root for the folder where it lies"
-    return DataError(f"{name}: not found in {path_text(root)}", "downloaded once", todo)
+    hint = "pass --download to fetch it, or --data-root for the folder where it lies"
+    return DataError(f"{name}: not found in {path_text(root)}", "downloaded once", hint)
 
 
 def _arrays(name: str, root: Path, download: bool) -> Source:
@@ -62,19 +71,21 @@ def _arrays(name: str, root: Path, download: bool) -> Source:
 
     from torchvision import datasets
 
-    kinds = {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}
+    types = {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy ≥ 2.4 warns about the pickles of CIFAR-10, written by NumPy 1
-        sets = {split: kinds[name](root, train=split == "train", download=download) for split in ("train", "test")}
+        sets = {split: types[name](root, train=split == "train", download=download) for split in ("train", "test")}
     classes = [str(digit) for digit in range(10)] if name == "mnist" else sets["train"].classes
     rows = [
-        row for split, part in sets.items() for row in _array_rows(split, np.asarray(part.data), map(int, part.targets))
+        row
+        for split, dataset in sets.items()
+        for row in _array_rows(split, np.asarray(dataset.data), map(int, dataset.targets))
     ]
     return make_source(name, classes, rows, allow_hflip=name != "mnist")
 
 
 def _imagenette(root: Path, download: bool) -> Source:
-    """Ten classes of ImageNet as JPEG files; torchvision fetches and names them, its decoder is not used."""
+    """Ten classes of ImageNet as JPEG files. torchvision fetches the files and names the classes."""
     from torchvision.datasets import Imagenette
 
     folders = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
@@ -85,7 +96,7 @@ def _imagenette(root: Path, download: bool) -> Source:
 
 
 def _array_rows(split: str, images: NDArray[np.uint8], labels: Iterable[int]) -> Iterator[Row]:
-    """Rows of ``images`` uint8 [N, H, W] or [N, H, W, 3]; the content stamps the first."""
+    """Rows of ``images`` uint8 [N, H, W] or [N, H, W, 3]. The stamp of the first row is the hash of all pixels."""
     stamp = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
     for index, label in enumerate(labels):
         yield Row(split, Sample(int(label), f"{split}#{index:07d}", partial(_rgb, images, index)), stamp)

@@ -27,9 +27,17 @@ from alexnet.errors import DataError
 
 
 def read_folder(root: Path, options: LayoutOptions | None = None, problems: Problems | None = None) -> Source:
-    """``root/class/*`` or ``root/{train,val,test}/class/*``; classes in the order of their sorted names.
+    """The images of ``root/class/*`` or ``root/{train,val,test}/class/*``, or of a table in ``root``.
 
-    Raises DataError for a layout that is neither; with ``problems``, classes without images are added to that list.
+    Classes are sorted by name.
+
+    Args:
+        root: the folder.
+        options: how to read an ambiguous layout.
+        problems: a list to which recoverable errors are added, such as a class without images. None: they raise.
+
+    Raises:
+        DataError: for any other layout.
     """
     options = options or LayoutOptions()
     unused = Unused()
@@ -42,7 +50,7 @@ def read_folder(root: Path, options: LayoutOptions | None = None, problems: Prob
 
 
 def _tables(root: Path, tree: Node, options: LayoutOptions) -> dict[str, Path]:
-    """What lists the images of a folder without class folders: images in it, or in one folder."""
+    """Split → the table that lists the images of a folder without class folders."""
     filled = [folder for folder in tree.folders.values() if folder.any_image()]
     nested = any(sub.any_image() for folder in filled for sub in folder.folders.values())
     flat = bool(tree.images or filled) and len(filled) <= 1 and not nested
@@ -50,21 +58,20 @@ def _tables(root: Path, tree: Node, options: LayoutOptions) -> dict[str, Path]:
 
 
 def image_files(root: Path) -> list[Path]:
-    """Every image below ``root`` by name, without what tools leave behind. Raises DataError."""
+    """Every image below ``root``, sorted by path, without files of other programs. Raises DataError."""
     files = folder_tree(root, LayoutOptions(), Unused()).all_images()
     return sorted(root.joinpath(*file.parts) for file in files)
 
 
 def folder_tree(root: Path, options: LayoutOptions, unused: Unused) -> Node:
-    """What lies below ``root``, by name. Raises DataError for a folder that can not be read."""
+    """The tree of folders below ``root``. Raises DataError for a folder that can not be read."""
     tree = Node()
-    followed: set[tuple[int, int]] = set()  # targets of links
-    own = _identity(root)
-    pending = [(tree, root, frozenset((own,)))]  # a folder, its path, and what it lies in
-    again: list[str] = []
+    followed: set[tuple[int, int]] = set()  # targets of the links that were followed
+    pending = [(tree, root, frozenset((_identity(root),)))]  # (node, path, identities of the path and its parents)
+    not_followed: list[str] = []
     while pending:
-        node, place, above = pending.pop()
-        for entry in _entries(place):
+        node, folder, parents = pending.pop()
+        for entry in _entries(folder):
             parts = (*node.parts, entry.name)
             try:
                 is_folder = entry.is_dir()
@@ -80,18 +87,18 @@ def folder_tree(root: Path, options: LayoutOptions, unused: Unused) -> Node:
                 raise DataError(f"{path_text(root)}: over {MAX_DEPTH} folders in each other", "", "name a folder in it")
             else:
                 identity = _identity(Path(entry.path))
-                if identity in above or (entry.is_symlink() and identity in followed):
-                    again.append("/".join(map(path_text, parts)))
+                if identity in parents or (entry.is_symlink() and identity in followed):
+                    not_followed.append("/".join(map(path_text, parts)))
                     continue
                 if entry.is_symlink():
                     followed.add(identity)
-                pending.append((node.folder([entry.name]), Path(entry.path), above | {identity}))
+                pending.append((node.folder([entry.name]), Path(entry.path), parents | {identity}))
     if followed:
         unused.lines.append(f"{len(followed):,} linked folders are followed")
-    if again:
+    if not_followed:
         unused.lines.append(
-            f"{len(again):,} linked folders are not followed, since what they lead to is read already: "
-            + ", ".join(sorted(again)[:3])
+            f"{len(not_followed):,} linked folders are not followed, since what they lead to is read already: "
+            + ", ".join(sorted(not_followed)[:3])
         )
     return tree
 
@@ -108,12 +115,12 @@ def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"{path_text(path)}: {error.strerror}", "a readable folder", "check the rights")
 
 
-def _entries(place: Path) -> Iterator[os.DirEntry[str]]:
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
-        with os.scandir(place) as result:
-            entries = sorted(result, key=lambda entry: entry.name)
+        with os.scandir(folder) as iterator:
+            entries = sorted(iterator, key=lambda entry: entry.name)
     except OSError as error:
-        raise _unreadable(place, error) from error
+        raise _unreadable(folder, error) from error
     yield from entries
 
 
@@ -128,44 +135,44 @@ def _add_file(node: Node, entry: os.DirEntry[str], parts: tuple[str, ...], unuse
 
 
 def split_archives(root: Path) -> dict[str, list[Path]]:
-    """The tars in ``root`` that have a split's name as one of their words."""
-    results: dict[str, list[Path]] = {}
+    """Split → the tars in ``root`` with a word for that split in their name."""
+    archives: dict[str, list[Path]] = {}
     for path in sorted(root.glob("*.tar")):
         splits = {SPLITS[word] for word in re.split(r"[-_.]", path.name.lower()) if word in SPLITS}
         for split in splits:
-            results.setdefault(split, []).append(path)
-    return results
+            archives.setdefault(split, []).append(path)
+    return archives
 
 
 def read_archives(
     root: Path,
-    results: Mapping[str, list[Path]],
+    archives: Mapping[str, list[Path]],
     options: LayoutOptions | None = None,
     problems: Problems | None = None,
 ) -> Source:
-    """The images of the tars that ``split_archives`` found. Raises DataError."""
+    """The images of the tars ``archives`` in ``root``, the result of :func:`split_archives`. Raises DataError."""
     options, unused = options or LayoutOptions(), Unused()
-    for split, paths in results.items():
+    for split, paths in archives.items():
         if len(paths) > 1:
             names = " and ".join(path_text(path.name) for path in paths[:2])
             raise DataError(f"{path_text(root)}: {names} are both of {split}", "one tar a split", "move one away")
-    if "train" not in results or len(results) < 2:
+    if "train" not in archives or len(archives) < 2:
         raise DataError(
-            f"{path_text(root)}: tars of {', '.join(results)}", "of train and validation or test", "add the rest"
+            f"{path_text(root)}: tars of {', '.join(archives)}", "of train and validation or test", "add the rest"
         )
     texts = {path.name: path.read_bytes for path in sorted(root.iterdir()) if is_label_file(path.name)}
-    beside = Node(texts=texts)
-    trees = {split: tree_of(paths[0], options, unused, above=split) for split, paths in results.items()}
+    annotations = Node(texts=texts)
+    trees = {split: tree_of(paths[0], options, unused, prefix=split) for split, paths in archives.items()}
 
     def labels(
-        split: str, places: list[Node], images: list[File], classes: list[str], options: LayoutOptions
+        split: str, folders: list[Node], images: list[File], classes: list[str], options: LayoutOptions
     ) -> tuple[dict[File, str], str] | None:
-        labeled = labels_of(split, places, images, classes, options)
+        labeled = labels_of(split, folders, images, classes, options)
         if labeled is None and split != "test":
-            what = f"{path_text(results[split][0])}: no class folders and no ground truth next to it"
-            raise DataError(what, " or ".join(TRUTHS), "put one of them into its folder")
+            problem = f"{path_text(archives[split][0])}: no class folders and no ground truth next to it"
+            raise DataError(problem, " or ".join(TRUTHS), "put one of them into its folder")
         return labeled
 
     layout = Layout(path_text(root), options, labels, problems, origins="split")
-    splits = {split: (tree, [beside]) for split, tree in trees.items()}
-    return layout.source_in(splits, path_text(root.resolve().name), unused, beside)
+    splits = {split: (tree, [annotations]) for split, tree in trees.items()}
+    return layout.source_in(splits, path_text(root.resolve().name), unused, annotations)

@@ -15,7 +15,7 @@ from alexnet.data.sources.names import split_words
 from alexnet.data.sources.source import Problems, Row, Sample, Source, class_name, make_source, path_text, refuse
 from alexnet.errors import DataError, counted
 
-MAX_DEPTH = 100  # folders in folders; a name in a tar may claim 250,000
+MAX_DEPTH = 100  # levels of nested folders; a name in a tar may have 250,000
 _UNLABELED = frozenset(
     ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "unsup", "unsupervised", "query")
 )
@@ -23,16 +23,16 @@ _UNLABELED = frozenset(
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """How DATA is read where its layout leaves it open."""
+    """How to read DATA if its layout is ambiguous."""
 
     classes: Literal["auto", "top", "leaves"] = "auto"  # top folders, or every folder that contains images
-    ignore: tuple[str, ...] = ()  # patterns of folder and file names that are not read
+    ignore: tuple[str, ...] = ()  # patterns of folder and file names to skip
     image_column: str | None = None  # of a table: the image paths
     label_column: str | None = None  # of a table: the classes
     delimiter: str | None = None  # of a table
 
     def ignores(self, parts: Sequence[str]) -> bool:
-        """Does a pattern match the name, or the path from DATA on?"""
+        """Whether an ignore pattern matches the name, or the path relative to DATA."""
         path = "/".join(parts)
         return any(fnmatchcase(name, pattern.rstrip("/")) for pattern in self.ignore for name in (parts[-1], path))
 
@@ -40,14 +40,14 @@ class LayoutOptions:
 class File(NamedTuple):
     """One image file of a tree."""
 
-    parts: tuple[str, ...]  # of its name, from the root of the tree
+    parts: tuple[str, ...]  # its path relative to the root of the tree
     load: Callable[[], bytes]
-    stamp: str  # what changes when the file does
+    stamp: str  # changes when the file changes
 
 
 @dataclass
 class Node:
-    """One folder: its folders and images by name, and the text files that may be annotations."""
+    """One folder: its subfolders, its images, and the text files that may be annotations."""
 
     parts: tuple[str, ...] = ()
     folders: dict[str, "Node"] = field(default_factory=dict)
@@ -55,38 +55,38 @@ class Node:
     texts: dict[str, Callable[[], bytes]] = field(default_factory=dict)
 
     def folder(self, parts: Iterable[str]) -> "Node":
-        """The folder of that path below this one, made where there is none."""
+        """The folder with the relative path ``parts``, created if it does not exist."""
         node = self
         for part in parts:
             node = node.folders.setdefault(part, Node((*node.parts, part)))
         return node
 
     def walk(self) -> Iterator["Node"]:
-        """This folder and all below it, each before its own folders."""
+        """This folder and all folders below it, parents first."""
         yield self
         for name in sorted(self.folders):
             yield from self.folders[name].walk()
 
     def all_images(self) -> list[File]:
-        """The images of this folder and of all below it."""
+        """The images of this folder and of all folders below it."""
         return [file for node in self.walk() for file in node.images]
 
     def any_image(self) -> bool:
-        """Is there an image in it or below it?"""
+        """Whether there is an image in this folder or below it."""
         return any(node.images for node in self.walk())
 
 
 @dataclass
 class Unused:
-    """What a reader leaves out, counted for the notes."""
+    """Counts of the files that a reader skips, for the notes of the source."""
 
     suffixes: Counter[str] = field(default_factory=Counter)
-    tools: Counter[str] = field(default_factory=Counter)  # hidden files and what tools leave behind
-    ignored: Counter[str] = field(default_factory=Counter)  # by --ignore
+    tools: Counter[str] = field(default_factory=Counter)  # hidden files, and files of other programs
+    ignored: Counter[str] = field(default_factory=Counter)  # skipped by --ignore
     lines: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """One line for each kind."""
+        """One note for each kind of skipped file."""
         notes = [
             f"not read as images: {counted(n, 'file')} "
             + (f"with the suffix {suffix!r}" if suffix else "without a suffix")
@@ -108,64 +108,76 @@ Labeler = Callable[[str, list[Node], list[File], list[str], LayoutOptions], tupl
 
 @dataclass
 class Layout:
-    """One reading of a tree; ``where`` is its root for people, ``labels_of`` finds the labels of flat splits."""
+    """Reads the splits and classes of a tree of folders.
 
-    where: str
+    Attributes:
+        root_path: the root of the tree, for messages.
+        options: how to read an ambiguous layout.
+        labels_of: finds the labels of a split without class folders.
+        problems: a list to which recoverable errors are added. None: they raise.
+        origins: the level from which an image's path is its origin.
+        notes: messages to the user.
+    """
+
+    root_path: str
     options: LayoutOptions
     labels_of: Labeler
     problems: Problems | None = None
-    origins: Literal["root", "top", "split"] = "root"  # from where on an image's path is its origin
+    origins: Literal["root", "top", "split"] = "root"
     notes: list[str] = field(default_factory=list)
 
     def source(self, root: Node, name: str, unused: Unused) -> Source:
-        """The source of the tree. Raises DataError for a layout that is none."""
-        top, chain = self._unwrapped(root, [root])
+        """The source of the tree ``root``. Raises DataError for an unknown layout."""
+        top, chain = self._unwrap(root, [root])
         splits = {split: (node, [*chain, node]) for split, node in self._splits(top).items()}
         return self.source_in(splits, name, unused, top)
 
     def source_in(self, splits: Mapping[str, tuple[Node, list[Node]]], name: str, unused: Unused, top: Node) -> Source:
-        """The source of these splits: split → (its folder, the folders that may hold its annotations)."""
+        """The source of ``splits``: split → (its folder, the folders that may contain its annotations)."""
         chosen: dict[str, list[tuple[str, list[File]]]] = {}
-        known: list[str] = []
+        train_classes: list[str] = []
         starts: dict[str, int] = {}
         for split in sorted(splits, key=["all", "train", "validation", "test"].index):
-            node, chain = self._unwrapped(*splits[split], classes=known if split in ("validation", "test") else None)
+            node, chain = self._unwrap(
+                *splits[split], classes=train_classes if split in ("validation", "test") else None
+            )
             if node.images and not node.folders:
-                groups = self._labeled(split, node, chain, known)
+                groups = self._from_annotations(split, node, chain, train_classes)
                 if groups is None:
                     continue
             elif not node.folders:
-                raise self._no_folders(node)
+                raise self._no_classes_error(node)
             else:
                 if node.images:
                     self.notes.append(f"not used: {counted(len(node.images), 'image')} outside of class folders")
                 groups = self._classes(node, split)
             chosen[split], starts[split] = groups, len(node.parts)
             if split in ("all", "train"):
-                known = sorted({title for title, _ in groups})
+                train_classes = sorted({title for title, _ in groups})
         if set(chosen) == {"train"}:
             self.notes.append("only train has labels: test and validation are cut from it")
             chosen["all"], starts["all"] = chosen.pop("train"), starts["train"]
         classes = sorted({title for groups in chosen.values() for title, _ in groups})
         self._check_split_names(classes, chosen)
-        number = {title: label for label, title in enumerate(classes)}
+        label_of = {title: label for label, title in enumerate(classes)}
         rows = []
         for split, groups in chosen.items():
-            cut = {"root": 0, "top": len(top.parts), "split": starts[split]}[self.origins]
-            above = (split,) if self.origins == "split" else ()
+            depth = {"root": 0, "top": len(top.parts), "split": starts[split]}[self.origins]
+            prefix = (split,) if self.origins == "split" else ()
             for title, files in groups:
                 for file in files:
-                    origin = path_text("/".join((*above, *file.parts[cut:])))
-                    rows.append(Row(split, Sample(number[title], origin, file.load), file.stamp))
+                    origin = path_text("/".join((*prefix, *file.parts[depth:])))
+                    rows.append(Row(split, Sample(label_of[title], origin, file.load), file.stamp))
         return make_source(name, classes, rows, notes=[*unused.notes(), *self.notes], problems=self.problems)
 
     def _path(self, node: Node) -> str:
-        return "/".join((self.where.rstrip("/"), *map(path_text, node.parts)))
+        return "/".join((self.root_path.rstrip("/"), *map(path_text, node.parts)))
 
-    def _unwrapped(self, node: Node, chain: list[Node], classes: list[str] | None = None) -> tuple[Node, list[Node]]:
-        """Without the folders that hold everything: an archive's own, ``seg_train/seg_train``, ``val/images``.
+    def _unwrap(self, node: Node, chain: list[Node], classes: list[str] | None = None) -> tuple[Node, list[Node]]:
+        """Skip folders that only contain one other folder: an archive's own, ``seg_train/seg_train``, ``val/images``.
 
-        A folder of images alone is one only where ``classes`` are known, or an annotation file is at hand.
+        A child that contains only images is used if ``classes`` are known or there is an annotation file.
+        Returns the folder that was reached, and ``chain`` with the folders that were passed.
         """
         first = node
         while len(node.folders) == 1 and not node.images:
@@ -173,7 +185,7 @@ class Layout:
             if class_name(child.parts[-1]) in (classes or ()):
                 break
             only_images = child.images and not child.folders
-            annotated = any(place.texts for place in (*chain, node, child))
+            annotated = any(folder.texts for folder in (*chain, node, child))
             if not any(folder.any_image() for folder in child.folders.values()) and not (
                 only_images and (classes or annotated)
             ):
@@ -185,95 +197,99 @@ class Layout:
         return node, chain
 
     def _splits(self, top: Node) -> dict[str, Node]:
-        """Split → its folder; {"all": top} where the folders are classes."""
+        """Split → its folder; {"all": top} if the folders are classes."""
         words = {name: split_words(name) for name in sorted(top.folders)}
         by_rest: dict[str, dict[str, str]] = {}
         for name, pair in words.items():
             if pair:
                 by_rest.setdefault(pair[1], {})[name] = pair[0]
-        whole = {rest: named for rest, named in by_rest.items() if {"train"} < set(named.values())}
-        named = whole.get("") or next(iter(whole.values()), {})
+        complete = {rest: split_of for rest, split_of in by_rest.items() if {"train"} < set(split_of.values())}
+        split_of = complete.get("") or next(iter(complete.values()), {})
         exact = by_rest.get("", {})
-        if not named and any(top.folders[name].folders for name in exact):
-            named = exact
-        if named and len(named) < len(top.folders) and not any(top.folders[name].folders for name in named):
-            named = {}  # folders of images alone, beside others: classes that are called so (a train, a test)
-        if not named:
-            return self._by_class(top) or {"all": top}
-        self._check_others(top, named)
-        counts = Counter(named.values())
-        twice = [path_text(name) for name, split in named.items() if counts[split] > 1]
-        if twice:
-            what = f"{self.where}: {' and '.join(twice)} name the same split"
-            raise DataError(what, "one folder each", f"leave one out (--ignore {twice[-1]}), or rename it")
+        if not split_of and any(top.folders[name].folders for name in exact):
+            split_of = exact
+        if split_of and len(split_of) < len(top.folders) and not any(top.folders[name].folders for name in split_of):
+            split_of = {}  # folders of images next to other folders are classes with the names of splits
+        if not split_of:
+            return self._class_then_split(top) or {"all": top}
+        self._check_others(top, split_of)
+        counts = Counter(split_of.values())
+        duplicates = [path_text(name) for name, split in split_of.items() if counts[split] > 1]
+        if duplicates:
+            problem = f"{self.root_path}: {' and '.join(duplicates)} name the same split"
+            raise DataError(problem, "one folder each", f"leave one out (--ignore {duplicates[-1]}), or rename it")
         if "train" not in counts or len(counts) < 2:
-            what = f"{self.where}: split folders {', '.join(map(path_text, named))}"
-            must = "train and test, or train, validation and test, or class folders only"
-            raise DataError(what, must, "name the folder of class folders itself")
-        return {split: top.folders[name] for name, split in named.items()}
+            problem = f"{self.root_path}: split folders {', '.join(map(path_text, split_of))}"
+            expected = "train and test, or train, validation and test, or class folders only"
+            raise DataError(problem, expected, "name the folder of class folders itself")
+        return {split: top.folders[name] for name, split in split_of.items()}
 
-    def _check_others(self, top: Node, named: Mapping[str, str]) -> None:
-        """What stands beside split folders: nothing with images in it, or images that have no labels."""
-        for name in sorted(set(top.folders) - set(named)):
+    def _check_others(self, top: Node, split_of: Mapping[str, str]) -> None:
+        """Check the folders next to the split folders: they must have no images, or unlabeled images."""
+        for name in sorted(set(top.folders) - set(split_of)):
             other, title = top.folders[name], path_text(name)
             if not other.any_image():
                 self.notes.append(f"folder {title!r} holds no images and is not used")
             elif set(re.findall(r"[a-z]+", name.lower())) & _UNLABELED:
-                self._tell_unlabeled(other, len(other.all_images()))
+                self._note_unlabeled(other, len(other.all_images()))
             else:
-                what, must = f"{self.where}: split folders beside {title!r}", "only splits or only classes"
-                raise DataError(what, must, f"leave it out with --ignore {title!r}, or rename split-like classes")
+                problem, expected = f"{self.root_path}: split folders beside {title!r}", "only splits or only classes"
+                raise DataError(
+                    problem, expected, f"leave it out with --ignore {title!r}, or rename split-like classes"
+                )
 
-    def _by_class(self, top: Node) -> dict[str, Node] | None:
-        """``class/split/*`` turned into ``split/class/*``; None where the folders of classes are no splits."""
+    def _class_then_split(self, top: Node) -> dict[str, Node] | None:
+        """``class/split/*`` rearranged as ``split/class/*``; None if the folders in the classes are not splits."""
         if self.options.classes != "auto" or len(top.folders) < 2:
             return None
-        turned: dict[str, Node] = {}
+        rearranged: dict[str, Node] = {}
         for name, folder in top.folders.items():
             splits = [split_words(sub) for sub in folder.folders]
             if folder.images or len(splits) < 2 or not all(pair and not pair[1] for pair in splits):
                 return None
             for sub, pair in zip(folder.folders.values(), splits, strict=True):
                 assert pair is not None
-                if name in turned.setdefault(pair[0], Node(top.parts)).folders:
+                if name in rearranged.setdefault(pair[0], Node(top.parts)).folders:
                     return None
-                turned[pair[0]].folders[name] = sub
-        if "train" not in turned or len(turned) < 2:
+                rearranged[pair[0]].folders[name] = sub
+        if "train" not in rearranged or len(rearranged) < 2:
             return None
         self.notes.append(
-            f"every class folder holds {', '.join(turned)}: read as splits of the {len(top.folders)} classes"
+            f"every class folder holds {', '.join(rearranged)}: read as splits of the {len(top.folders)} classes"
         )
-        return turned
+        return rearranged
 
     def _classes(self, node: Node, split: str) -> list[tuple[str, list[File]]]:
         """(class, its images) of one split."""
         for folder in node.folders.values():
             if path_text(folder.parts[-1]) != folder.parts[-1]:
-                what = f"{self._path(folder)}: folder name is no printable UTF-8"
-                raise DataError(what, "UTF-8", "rename the folder")
+                problem = f"{self._path(folder)}: folder name is no printable UTF-8"
+                raise DataError(problem, "UTF-8", "rename the folder")
         if self.options.classes == "leaves":
             filled = [(inner.parts, inner.images) for inner in node.walk() if inner.images and inner is not node]
-            ends = {parts[-1] for parts, _ in filled}
+            last_names = {parts[-1] for parts, _ in filled}
             below = len(node.parts)
-            common = len(ends) == 1 and all(len(parts) > below + 1 for parts, _ in filled)
+            has_common_name = len(last_names) == 1 and all(len(parts) > below + 1 for parts, _ in filled)
             leaves = [
-                ("/".join(map(path_text, parts[below : -1 if common else None])), files) for parts, files in filled
+                ("/".join(map(path_text, parts[below : -1 if has_common_name else None])), files)
+                for parts, files in filled
             ]
             if split in ("all", "train"):
                 self.notes.append(f"{len(leaves)} classes: every folder that holds images (--classes leaves)")
-            return self._one_form(leaves)
+            return self._merge_unicode_forms(leaves)
         if split in ("all", "train"):
             self._check_nested(node)
         groups: list[tuple[str, list[File]]] = []
         for name in sorted(node.folders):
             files = node.folders[name].all_images()
-            if not files and split in ("all", "train") and self.problems is None:  # else the source's own check adds it
-                todo = f"fill or remove this class folder, or leave it out with --ignore {path_text(name)!r}"
-                raise DataError(f"{self._path(node.folders[name])}: no image", "at least one", todo)
+            # With a list of problems, make_source adds this error to it.
+            if not files and split in ("all", "train") and self.problems is None:
+                hint = f"fill or remove this class folder, or leave it out with --ignore {path_text(name)!r}"
+                raise DataError(f"{self._path(node.folders[name])}: no image", "at least one", hint)
             groups.append((name, files))
-        return self._one_form(groups)
+        return self._merge_unicode_forms(groups)
 
-    def _one_form(self, groups: list[tuple[str, list[File]]]) -> list[tuple[str, list[File]]]:
+    def _merge_unicode_forms(self, groups: list[tuple[str, list[File]]]) -> list[tuple[str, list[File]]]:
         merged: dict[str, list[File]] = {}
         for name, files in groups:
             title = class_name(name)
@@ -285,7 +301,7 @@ class Layout:
         return list(merged.items())
 
     def _check_nested(self, node: Node) -> None:
-        """Class folders that all hold the same folders may be the wrong level: the person has to choose."""
+        """Refuse class folders that all contain the same folders: the user must choose the level of the classes."""
         inner = {
             name: {sub for sub, folder in top.folders.items() if folder.any_image()}
             for name, top in node.folders.items()
@@ -295,28 +311,28 @@ class Layout:
         if not total or self.options.classes == "top":
             return
         shared = set.intersection(*filled.values())
-        alone = not any(node.folders[name].images for name in filled)
-        if alone and len(filled) > 1 and len(shared) > 1 and 2 * len(shared) >= max(map(len, filled.values())):
+        folders_only = not any(node.folders[name].images for name in filled)
+        if folders_only and len(filled) > 1 and len(shared) > 1 and 2 * len(shared) >= max(map(len, filled.values())):
             tops, subs = (", ".join(map(path_text, sorted(names)[:3])) for names in (filled, shared))
-            what = f"{self._path(node)}: its folders ({tops}, …) all hold the same folders ({subs}, …)"
-            todo = f"name one of them ({self._path(node.folders[min(filled)])}), or choose with --classes top or leaves"
-            refuse(DataError(what, "class folders", todo), self.problems)
+            problem = f"{self._path(node)}: its folders ({tops}, …) all hold the same folders ({subs}, …)"
+            hint = f"name one of them ({self._path(node.folders[min(filled)])}), or choose with --classes top or leaves"
+            refuse(DataError(problem, "class folders", hint), self.problems)
         elif max(map(len, filled.values())) > 1 or len(set().union(*filled.values())) > 1:
             self.notes.append(
                 f"classes are the {len(filled)} top folders, with the {total} folders in them"
                 " (each folder as a class: --classes leaves)"
             )
 
-    def _labeled(
+    def _from_annotations(
         self, split: str, node: Node, chain: list[Node], classes: list[str]
     ) -> list[tuple[str, list[File]]] | None:
-        """The images of a flat split by their annotation file; None for a test without one, which can be predicted."""
-        places = list({id(place): place for place in (node, *reversed(chain))}.values())
-        labeled = self.labels_of(split, places, node.images, classes, self.options)
+        """(class, its images) of a flat split, by its annotation file. None for a test split without one."""
+        folders_to_search = list({id(folder): folder for folder in (node, *reversed(chain))}.values())
+        labeled = self.labels_of(split, folders_to_search, node.images, classes, self.options)
         if labeled is None:
             if split != "test":
-                raise self._no_folders(node)
-            self._tell_unlabeled(node, len(node.images))
+                raise self._no_classes_error(node)
+            self._note_unlabeled(node, len(node.images))
             return None
         labels, source = labeled
         self.notes.append(f"the labels of {split if split != 'all' else 'the images'} are from {source}")
@@ -328,22 +344,24 @@ class Layout:
                 groups.setdefault(class_name(labels[file]), []).append(file)
         return sorted(groups.items())
 
-    def _tell_unlabeled(self, node: Node, count: int) -> None:
+    def _note_unlabeled(self, node: Node, count: int) -> None:
         path = self._path(node)
         self.notes.append(
             f"{path}: not used: {counted(count, 'image')} without labels, for prediction (alexnet predict RUN {path})"
             " and not for a test"
         )
 
-    def _no_folders(self, node: Node) -> DataError:
-        what = "images but no class folders" if node.images else "no class folders"
-        todo = "sort them into folders, or name a table of paths and labels (.csv, .tsv, .txt)"
-        return DataError(f"{self._path(node)}: {what}", "one folder of images for each class", todo)
+    def _no_classes_error(self, node: Node) -> DataError:
+        problem = "images but no class folders" if node.images else "no class folders"
+        hint = "sort them into folders, or name a table of paths and labels (.csv, .tsv, .txt)"
+        return DataError(f"{self._path(node)}: {problem}", "one folder of images for each class", hint)
 
     def _check_split_names(self, classes: list[str], chosen: Mapping[str, object]) -> None:
-        like = [title for title in classes if split_words(title)]
-        if like and len(like) == len(classes) and len(classes) > 1:
-            what = f"{self.where}: all classes are called like splits ({', '.join(like[:4])})"
-            refuse(DataError(what, "class folders", "name the folder whose folders are the classes"), self.problems)
-        elif like:
-            self.notes.append(f"class {like[0]!r} is called like a split: if it is none, leave it out with --ignore")
+        split_like = [title for title in classes if split_words(title)]
+        if split_like and len(split_like) == len(classes) and len(classes) > 1:
+            problem = f"{self.root_path}: all classes are called like splits ({', '.join(split_like[:4])})"
+            refuse(DataError(problem, "class folders", "name the folder whose folders are the classes"), self.problems)
+        elif split_like:
+            self.notes.append(
+                f"class {split_like[0]!r} is called like a split: if it is none, leave it out with --ignore"
+            )

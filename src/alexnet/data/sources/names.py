@@ -11,7 +11,7 @@ SUFFIXES = frozenset(
     )
 )
 
-FOLDERS = frozenset(
+_TOOL_FOLDERS = frozenset(
     (
         *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@__thumb", "@sharebin", "#recycle", "#snapshot"),  # NAS
         *("__macosx", "network trash folder", "temporary items"),  # macOS
@@ -19,34 +19,34 @@ FOLDERS = frozenset(
         *("lost+found", "__pycache__", "_gsdata_"),
     )
 )
-FILES = (
+_TOOL_FILES = (
     *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r", "folder.jpg.ini"),
     *("synofile_thumb_*", "synophoto_thumb_*", "*@synoeastream", "*@synoresource", "zbthumbnail.info", "~$*"),
 )
 
 
 def is_tool_folder(name: str) -> bool:
-    """A hidden folder, or one that a NAS, a desktop or a file system makes for itself."""
-    return name.startswith(".") or name.lower() in FOLDERS
+    """Whether the folder is hidden, or made by a NAS, a desktop or a file system for its own use."""
+    return name.startswith(".") or name.lower() in _TOOL_FOLDERS
 
 
 def is_tool_file(name: str) -> bool:
-    """A hidden file (``.DS_Store``, ``._a.jpg``), or an index, thumbnail or lock of another program."""
-    return name.startswith(".") or any(fnmatchcase(name.lower(), pattern) for pattern in FILES)
+    """Whether the file is hidden (``.DS_Store``, ``._a.jpg``), or an index, thumbnail or lock of another program."""
+    return name.startswith(".") or any(fnmatchcase(name.lower(), pattern) for pattern in _TOOL_FILES)
 
 
 def is_image_name(name: str) -> bool:
-    """Does the name end like an image's? What the file holds is seen when it is decoded."""
+    """Whether the name has an image suffix. The content is checked when it is decoded."""
     return PurePath(name).suffix.lower() in SUFFIXES
 
 
 def is_text_name(name: str) -> bool:
-    """Does the name end like that of a table or a list, which may hold labels?"""
+    """Whether the name is that of a table or list, which may hold labels."""
     return PurePath(name).suffix.lower() in (".txt", ".csv", ".tsv")
 
 
 def is_label_file(name: str) -> bool:
-    """May the file say which image is of which class? Beside tables that is ILSVRC's ``meta.mat``."""
+    """Whether the file may hold labels: a table, a list, or ILSVRC's ``meta.mat``."""
     return is_text_name(name) or name == "meta.mat"
 
 
@@ -56,7 +56,7 @@ SPLITS = {  # folder or file name, lower case → split
     **dict.fromkeys(("test", "testing", "tst", "holdout", "testset", "testdata"), "test"),
 }
 _FILLERS = frozenset(
-    (  # words beside a split's name that carry no meaning: training_set, train_images, test2017
+    (  # words next to a split word that have no meaning: training_set, train_images, test2017
         *("set", "sets", "data", "dataset", "split", "splits", "image", "images", "img", "imgs", "image", "images"),
         *("photo", "photos", "jpg", "jpeg", "png", "folder"),
     )
@@ -64,9 +64,9 @@ _FILLERS = frozenset(
 
 
 def split_words(name: str) -> tuple[str, str] | None:
-    """The split that ``name`` stands for, and the rest of the name: ``seg_train`` → ("train", "seg").
+    """The split that ``name`` contains, and the rest of the name: ``seg_train`` → ("train", "seg").
 
-    None for a name with no split word, or with two.
+    None for a name with no split word, or with more than one.
     """
     words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     splits = [SPLITS[word] for word in words if word in SPLITS]

@@ -22,42 +22,42 @@ class Sample:
     """One labeled image that is not loaded yet."""
 
     label: int  # index into the source's classes
-    origin: str  # where it comes from, unique in its source, for people and for splitting
+    origin: str  # its path or name, unique in the source; used in messages and to draw the splits
     load: Callable[[], bytes | NDArray[np.uint8]] = field(repr=False)  # the file's bytes, or uint8 [H, W, 3]
-    group: str = ""  # patient, camera, video: what must not stand in two splits; "" is a group of its own
-    columns: Mapping[str, str] = field(default_factory=dict, hash=False)  # what else a table says of it
+    group: str = ""  # patient, camera, video: a group is never divided among splits; "" is a group of one image
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)  # the other columns of a table
 
 
 @dataclass(frozen=True)
 class Source:
-    """Labeled images, in given splits or unsplit. With an empty train split it is only evaluated."""
+    """Labeled images, with their own splits or unsplit. Without training images it is for evaluation only."""
 
     name: str
     classes: tuple[str, ...]
     splits: Mapping[str, tuple[Sample, ...]]  # train and test, or train, validation and test, or only "all"
     fingerprint: str  # SHA-256 over classes, splits, origins, labels, stamps of files, content of arrays
-    allow_hflip: bool = True  # may an image be mirrored? not a digit: that is another sign
-    notes: tuple[str, ...] = ()  # for people
+    allow_hflip: bool = True  # False where a mirrored image has another meaning, such as a digit
+    notes: tuple[str, ...] = ()  # messages to the user
     excluded: frozenset[str] = frozenset()  # origins that are left out after the splits are drawn
-    sequential: bool = False  # read well only in its own order? parquet files give a whole row group at a time
-    grouping: str = ""  # how the person grouped images: "column NAME" or "pattern REGEX"
+    sequential: bool = False  # True where only reading in order is fast: parquet files are read by row group
+    grouping: str = ""  # how the user grouped the images: "column NAME" or "pattern REGEX"
 
     def selection(self) -> dict[str, str]:
-        """What decides the splits beside the fingerprint; empty where nothing was grouped or excluded."""
+        """The choices that decide the splits together with the fingerprint; empty without groups or exclusions."""
         digest = hashlib.sha256(json.dumps(sorted(self.excluded)).encode()).hexdigest()
         excluded = {"excluded": digest} if self.excluded else {}
         return excluded | ({"grouping": self.grouping} if self.grouping else {})
 
 
-Problems = list[DataError]  # what would stop training, for those who want to see all of it at once
+Problems = list[DataError]  # collects all errors that would stop training, instead of raising the first
 
 
 class Row(NamedTuple):
-    """One image as a reader lists it, for ``source_of``."""
+    """One image as a reader lists it, for ``make_source``."""
 
     split: str
     image: Sample
-    stamp: str  # what changes when the image does: see stamp_of
+    stamp: str  # changes when the file changes: see stamp_of
 
 
 def make_source(
@@ -69,7 +69,19 @@ def make_source(
     notes: Iterable[str] = (),
     problems: Problems | None = None,
 ) -> Source:
-    """The source of these rows: grouped by split, checked, fingerprinted. Raises DataError, or adds to ``problems``."""
+    """Group ``rows`` by split, check them and compute the fingerprint.
+
+    Args:
+        name: name of the source, for messages and stores.
+        classes: class names, in the order of their labels.
+        rows: the images.
+        allow_hflip: whether an image may be mirrored.
+        notes: messages to the user.
+        problems: a list to which recoverable errors are added. None: they raise.
+
+    Raises:
+        DataError: fewer than two classes, an invalid or ambiguous class name, or a class without training images.
+    """
     classes, notes = tuple(classes), list(notes)
     digest = hashlib.sha256(json.dumps(classes).encode())
     splits: dict[str, list[Sample]] = {}
@@ -79,50 +91,53 @@ def make_source(
         digest.update(json.dumps([split, image.origin, image.label, stamp, *grouped]).encode())
     if len(classes) < 2:
         raise DataError(f"{name}: {len(classes)} class", "at least 2 classes", "add a folder of other images")
-    if fault := class_fault(classes):
-        raise DataError(f"{name}: {fault}", "", "rename the class")
-    if set(splits) == {"train", "validation"}:  # of two, the second is the test split, whatever it is called
+    if reason := class_fault(classes):
+        raise DataError(f"{name}: {reason}", "", "rename the class")
+    if set(splits) == {"train", "validation"}:  # with two splits, the second is the test split, whatever its name
         notes.append("two splits: validation is used as test, and validation is cut from train")
         splits["test"] = splits.pop("validation")
     _check_names(name, classes, splits, problems)
     notes += _check_classes(name, classes, splits, problems)
     order = sorted(splits, key=["all", "train", "validation", "test"].index)
-    fixed = {split: tuple(splits[split]) for split in order}
-    return Source(name, classes, fixed, digest.hexdigest(), allow_hflip, tuple(notes))
+    ordered = {split: tuple(splits[split]) for split in order}
+    return Source(name, classes, ordered, digest.hexdigest(), allow_hflip, tuple(notes))
 
 
-def refuse(fault: DataError, problems: Problems | None) -> None:
-    """Raise ``fault``, or add it to the list that a reader was given to go on reading."""
+def refuse(error: DataError, problems: Problems | None) -> None:
+    """Raise ``error``, or add it to ``problems`` so that reading continues."""
     if problems is None:
-        raise fault
-    problems.append(fault)
+        raise error
+    problems.append(error)
 
 
 def _check_classes(
     name: str, classes: tuple[str, ...], splits: Mapping[str, list[Sample]], problems: Problems | None
 ) -> list[str]:
-    """Every class needs training images; a class that another split lacks is a note."""
+    """Check that every class has training images. Returns a note for each class that another split lacks."""
     first = "all" if "all" in splits else "train"
     present = {split: {image.label for image in images} for split, images in splits.items()}
     for label, title in enumerate(classes):
         if label not in present.get(first, ()):
             others = [split for split in present if label in present[split]]
             where = f"only in {', '.join(others)}" if others else "without an image"
-            todo = "add training images or remove it (a folder that is no class: --ignore)"
-            refuse(DataError(f"{name}: class {title!r} is {where}", "in train", todo), problems)
+            hint = "add training images or remove it (a folder that is no class: --ignore)"
+            refuse(DataError(f"{name}: class {title!r} is {where}", "in train", hint), problems)
     missing = ((split, set(range(len(classes))) - labels) for split, labels in present.items())
-    return [f"{split} has no image of {classes[label]!r}" for split, gone in missing for label in sorted(gone)]
+    return [f"{split} has no image of {classes[label]!r}" for split, absent in missing for label in sorted(absent)]
 
 
 def class_name(name: str) -> str:
-    """A class's name in one Unicode form: macOS writes é as two characters, most others as one."""
+    """A class name in Unicode form NFC. macOS writes é as two characters, most other systems as one."""
     return unicodedata.normalize("NFC", name)
 
 
 def _check_names(
     name: str, classes: tuple[str, ...], splits: Mapping[str, list[Sample]], problems: Problems | None
 ) -> None:
-    """Two names that a person would call one class are refused. Letters as classes (A, a) are two."""
+    """Refuse two class names that differ only in spelling (case, spaces, leading zeros).
+
+    Single letters (A, a) are two classes.
+    """
     spelled: dict[str, list[int]] = {}
     for label, title in enumerate(classes):
         spelled.setdefault(_spelling(title), []).append(label)
@@ -130,14 +145,18 @@ def _check_names(
         if len(labels) < 2:
             continue
         where = {
-            label: [split for split, images in splits.items() if any(p.label == label for p in images)]
+            label: [split for split, images in splits.items() if any(sample.label == label for sample in images)]
             for label in labels
         }
         titles = " and ".join(f"{classes[label]!r} (in {', '.join(where[label]) or 'no split'})" for label in labels)
-        one, two = (classes[label] for label in labels[:2])
-        numbers = _number(one) is not None
+        first_name, second_name = (classes[label] for label in labels[:2])
+        numbers = _number(first_name) is not None
         cause = (
-            "are one number" if numbers else "differ in case only" if one.lower() == two.lower() else "look the same"
+            "are one number"
+            if numbers
+            else "differ in case only"
+            if first_name.lower() == second_name.lower()
+            else "look the same"
         )
         refuse(DataError(f"{name}: classes {titles} {cause}", "one spelling for each class", "rename one"), problems)
 
@@ -152,44 +171,44 @@ def _spelling(title: str) -> str:
 
 
 def _number(title: str) -> float | None:
-    """1, 01 and 1.0 → 1.0; None for other names."""
+    """The number that a class name is: 1, 01 and 1.0 → 1.0. None for other names."""
     return float(title) if re.fullmatch(r"[+-]?[0-9]{1,15}(\.[0-9]{1,15})?", title) else None
 
 
 def path_text(path: str | os.PathLike[str]) -> str:
-    """A path for people: UTF-8, on one line."""
+    """A path for messages: UTF-8, on one line."""
     return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def stamp_of(path: Path) -> str:
-    """What changes when the file does: its size, time, inode and time of the last change of its inode.
+    """A text that changes when the file changes: its size, modification time, inode number and inode change time.
 
-    Size and time alone are equal for two files of one archive; a rename or a copy changes one of the other two, since
-    no program can set them. Where they change and the content does not, a data set is prepared again or, where the
-    store has a name of its own, compared by hash.
+    Size and modification time are not enough: they are equal for two files of one archive. A rename or a copy changes
+    the inode number or the inode change time, which no program can set. If the stamp changes and the content does not,
+    the data set is prepared again, or, if the store has its own name, compared by hash.
     """
     try:
         status = path.stat()
-    except OSError:  # a dangling link: listed, and excluded with its reason when it is read
+    except OSError:  # a dangling link is listed; reading it fails with the reason
         return "unreadable"
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ino} {status.st_ctime_ns}"
 
 
 def read_image(path: Path) -> bytes:
-    """The bytes of the file. Raises ImageError."""
-    from alexnet.data.decode import read  # here: listing images needs no decoder
+    """The bytes of an image file. Raises ImageError."""
+    from alexnet.data.decode import read  # imported here: listing images needs no decoder
 
     return read(path)
 
 
 def group_similar(lines: Iterable[str]) -> list[list[str]]:
-    """Lines that differ in quoted names, paths and numbers alone are put together."""
-    alike: dict[str, list[str]] = {}
+    """Group lines that differ only in quoted names, paths and numbers."""
+    groups: dict[str, list[str]] = {}
     for line in lines:
-        alike.setdefault(re.sub(r"'[^']*'|\"[^\"]*\"|\S*[\d/.\\]\S*", "*", line), []).append(line)
-    return list(alike.values())
+        groups.setdefault(re.sub(r"'[^']*'|\"[^\"]*\"|\S*[\d/.\\]\S*", "*", line), []).append(line)
+    return list(groups.values())
 
 
-def summarize(own: list[str]) -> str:
-    """The first of lines that are alike, and how many more there are."""
-    return own[0] + (f" (and {len(own) - 1:,} more like this)" if len(own) > 1 else "")
+def summarize(lines: list[str]) -> str:
+    """The first of similar lines, and the number of the others."""
+    return lines[0] + (f" (and {len(lines) - 1:,} more like this)" if len(lines) > 1 else "")

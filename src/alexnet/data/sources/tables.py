@@ -36,31 +36,38 @@ IMAGE_COLUMNS = (
 )
 LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "category", "target", "species", "breed")
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";"}
-_MISSING = frozenset(("nan", "null", "<na>", "n/a", "#n/a", "nat"))  # how programs write a value that is not there
-_FORM = "path,label[,group,split]"
-_PROBE = 20  # lines that decide where paths begin
+_MISSING = frozenset(("nan", "null", "<na>", "n/a", "#n/a", "nat"))  # how programs write a missing value
+_EXPECTED_COLUMNS = "path,label[,group,split]"
+_PROBE = 20  # lines that are used to find the folder of relative paths
 
 
 class Line(NamedTuple):
     """One row of the table."""
 
     number: int  # of its last line in the file, from 1
-    path: str  # as it is written
+    path: str  # as written in the table
     label: str
     split: str  # "all" where the table has no column for it
-    cells: Mapping[str, str]  # all that is not path, label or split
+    cells: Mapping[str, str]  # the other columns
 
 
 def is_table(path: Path) -> bool:
-    """Does the name end like a table's or a list's?"""
+    """Whether the name is that of a table or list."""
     return is_text_name(path.name)
 
 
 def read_table(table: Path, options: LayoutOptions | None = None, problems: Problems | None = None) -> Source:
-    """The images that ``table`` lists; a column ``group`` keeps images together, others are carried along.
+    """The images that ``table`` lists. A column ``group`` is the group; other columns are kept with the image.
 
-    Raises DataError for anything else: no such columns, empty labels, unknown splits, paths that leave the folder. A
-    image listed twice is refused, or added to ``problems``; one that is not there is a bad image, as in a folder.
+    A file that does not exist is a bad image, as in a folder.
+
+    Args:
+        table: the table or list.
+        options: names of the columns, and the delimiter.
+        problems: a list to which recoverable errors are added, such as an image listed twice. None: they raise.
+
+    Raises:
+        DataError: missing columns, empty labels, unknown splits, or paths outside the table's folder.
     """
     return read_tables({"": table}, options, problems)
 
@@ -68,21 +75,21 @@ def read_table(table: Path, options: LayoutOptions | None = None, problems: Prob
 def read_tables(
     tables: Mapping[str, Path], options: LayoutOptions | None = None, problems: Problems | None = None
 ) -> Source:
-    """As ``read_table``, of a table for each split; the split "" stands for the table's own column."""
+    """As ``read_table``, with a table for each split; for the key "" the table's own split column is used."""
     options, notes, rows = options or LayoutOptions(), list[str](), list[tuple[str, Row]]()
     for split, table in tables.items():
         lines = lines_of(_content(table), path_text(table), options, problems, notes)
         if not lines:
-            raise DataError(f"{path_text(table)}: no rows", f"rows of {_FORM}", "fill it")
+            raise DataError(f"{path_text(table)}: no rows", f"rows of {_EXPECTED_COLUMNS}", "fill it")
         lines = [line._replace(split=split or line.split) for line in lines]
-        lines = _located(table, lines, notes)
+        lines = _complete_paths(table, lines, notes)
         origins = _origins(table, lines, problems)
         rows += [(line.label, _row(table.parent, line, origin)) for line, origin in zip(lines, origins, strict=True)]
     splits = {row.split for _, row in rows}
     first = next(iter(tables.values()))
     if splits != {"all"} and ("train" not in splits or len(splits) < 2):
-        must = "train and test, or train, validation and test, or none"
-        raise DataError(f"{path_text(first)}: splits {', '.join(sorted(splits))}", must, "mend the column split")
+        expected = "train and test, or train, validation and test, or none"
+        raise DataError(f"{path_text(first)}: splits {', '.join(sorted(splits))}", expected, "mend the column split")
     classes = sorted({label for label, _ in rows})
     number = {title: label for label, title in enumerate(classes)}
     numbered = [row._replace(image=replace(row.image, label=number[label])) for label, row in rows]
@@ -100,71 +107,73 @@ def _content(table: Path) -> bytes:
 
 
 def lines_of(
-    content: bytes, where: str, options: LayoutOptions, problems: Problems | None = None, notes: list[str] | None = None
+    content: bytes, name: str, options: LayoutOptions, problems: Problems | None = None, notes: list[str] | None = None
 ) -> list[Line]:
-    """The rows of a table or a list. Raises DataError for one that is none, or that lacks labels."""
+    """The rows of a table or list. Raises DataError for an invalid table, or one without labels."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: byte {error.start} is no UTF-8", "UTF-8", "save it as UTF-8") from error
+        raise DataError(f"{name}: byte {error.start} is no UTF-8", "UTF-8", "save it as UTF-8") from error
     first = next(iter(text.splitlines()), "")
-    delimiter = _delimiter(where, first, options)
+    delimiter = _delimiter(name, first, options)
     try:
-        return _parsed(text, first, where, delimiter, options, problems, [] if notes is None else notes)
+        return _parse_lines(text, first, name, delimiter, options, problems, [] if notes is None else notes)
     except csv.Error as error:
-        raise DataError(f"{where}: can not be read ({error})", "a readable table", "mend it") from error
+        raise DataError(f"{name}: can not be read ({error})", "a readable table", "mend it") from error
 
 
-def _parsed(
+def _parse_lines(
     text: str,
     first: str,
-    where: str,
+    name: str,
     delimiter: str,
     options: LayoutOptions,
     problems: Problems | None,
     notes: list[str],
 ) -> list[Line]:
-    head = _cells(first, delimiter)
-    columns = _columns(where, head, options)
+    header = _cells(first, delimiter)
+    columns = _columns(name, header, options)
     rows = _list_rows(text, delimiter) if columns is None else _table_rows(text, delimiter)
     if columns is None:
-        image, label = _list_columns(head, where)
-        names = [{image: "path", label: "label"}.get(n, f"column {n + 1}") for n in range(len(head))]
+        image, label = _list_columns(header, name)
+        names = [{image: "path", label: "label"}.get(n, f"column {n + 1}") for n in range(len(header))]
     else:
         image, label = columns
-        names = [cell.strip().lower() for cell in head]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise DataError(f"{where}: column {twice[0]!r} twice", "once each", "rename one")
+        names = [cell.strip().lower() for cell in header]
+        duplicates = sorted({column for column in names if names.count(column) > 1})
+        if duplicates:
+            raise DataError(f"{name}: column {duplicates[0]!r} twice", "once each", "rename one")
         if (names[image], names[label]) != ("path", "label"):
-            notes.append(f"{where}: images by column {head[image].strip()!r}, labels by {head[label].strip()!r}")
+            notes.append(f"{name}: images by column {header[image].strip()!r}, labels by {header[label].strip()!r}")
         next(rows)
     lines: list[Line] = []
-    lost: list[tuple[int, str]] = []
+    without_label: list[tuple[int, str]] = []
     for number, cells in rows:
         if not any(cells):
             continue
-        place = f"{where}, line {number}"
+        location = f"{name}, line {number}"
         if len(cells) != len(names):
-            must = f"{len(names)}, as the first line has"
-            raise DataError(f"{place}: {len(cells)} cells", must, "mend the line, or pass --delimiter")
-        row = {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
+            expected = f"{len(names)}, as the first line has"
+            raise DataError(f"{location}: {len(cells)} cells", expected, "mend the line, or pass --delimiter")
+        row = {column: cell.strip() for column, cell in zip(names, cells, strict=True)}
         path, title, split = cells[image].strip(), cells[label].strip(), row.get("split") if columns else None
         if not path or not title or "\0" in path:
-            raise DataError(f"{place}: empty path or label", "both", "fill or remove the line")
+            raise DataError(f"{location}: empty path or label", "both", "fill or remove the line")
         if title.casefold() in _MISSING:
-            lost.append((number, title))
+            without_label.append((number, title))
             continue
         if split is not None and split.lower() not in SPLITS:
-            raise DataError(f"{place}: split {path_text(split)!r}", f"one of {', '.join(SPLITS)}", "mend the line")
-        cells_left = {n: v for i, (n, v) in enumerate(row.items()) if i not in (image, label) and n != "split"}
+            raise DataError(f"{location}: split {path_text(split)!r}", f"one of {', '.join(SPLITS)}", "mend the line")
+        other_cells = {n: v for i, (n, v) in enumerate(row.items()) if i not in (image, label) and n != "split"}
         lines.append(
-            Line(number, path, class_name(path_text(title)), SPLITS[split.lower()] if split else "all", cells_left)
+            Line(number, path, class_name(path_text(title)), SPLITS[split.lower()] if split else "all", other_cells)
         )
-    if lost:
-        what = f"{where}, line {lost[0][0]}: label {lost[0][1]!r}, as a program writes a missing value"
-        more = f"{len(lost):,} such lines: fill in their labels, or remove them"
-        refuse(DataError(what, "a class", more), problems)
+    if without_label:
+        problem = (
+            f"{name}, line {without_label[0][0]}: label {without_label[0][1]!r}, as a program writes a missing value"
+        )
+        hint = f"{len(without_label):,} such lines: fill in their labels, or remove them"
+        refuse(DataError(problem, "a class", hint), problems)
     return lines
 
 
@@ -176,57 +185,64 @@ def _cells(line: str, delimiter: str) -> list[str]:
         return []
 
 
-def _delimiter(where: str, first: str, options: LayoutOptions) -> str:
-    """The person's, or the one that makes the first line a header or a path with a label."""
+def _delimiter(name: str, first: str, options: LayoutOptions) -> str:
+    """The delimiter of the options, or the first one with which the first line is a header, or a path and a label."""
     if options.delimiter is not None:
-        sign = _DELIMITERS.get(options.delimiter.lower(), options.delimiter)
-        if len(sign) != 1 or sign in '"\r\n':
-            must = "one character, or tab, space, comma, semicolon"
-            raise DataError(f"--delimiter is {options.delimiter!r}", must, "for example --delimiter ';'")
-        return sign
-    order = {".tsv": "\t,;|", ".txt": "\t,;|"}.get(Path(where).suffix.lower(), ",;\t|")
-    for sign in order:
-        cells = _cells(first, sign)
-        if len(cells) > 1 and (_header(cells, options) is not None or any(is_image_name(_plain(c)) for c in cells)):
-            return sign
-    return " " if Path(where).suffix.lower() == ".txt" else order[0]
+        delimiter = _DELIMITERS.get(options.delimiter.lower(), options.delimiter)
+        if len(delimiter) != 1 or delimiter in '"\r\n':
+            expected = "one character, or tab, space, comma, semicolon"
+            raise DataError(f"--delimiter is {options.delimiter!r}", expected, "for example --delimiter ';'")
+        return delimiter
+    order = {".tsv": "\t,;|", ".txt": "\t,;|"}.get(Path(name).suffix.lower(), ",;\t|")
+    for delimiter in order:
+        cells = _cells(first, delimiter)
+        if len(cells) > 1 and (
+            _header(cells, options) is not None or any(is_image_name(_normalize_slashes(c)) for c in cells)
+        ):
+            return delimiter
+    return " " if Path(name).suffix.lower() == ".txt" else order[0]
 
 
-def _plain(path: str) -> str:
+def _normalize_slashes(path: str) -> str:
     return path.strip().replace("\\", "/")
 
 
 def _header(cells: list[str], options: LayoutOptions) -> tuple[int, int] | None:
     names = [cell.strip().lower() for cell in cells]
 
-    def column(wanted: str | None, usual: tuple[str, ...]) -> int | None:
-        choices = (wanted.strip().lower(),) if wanted else usual
+    def column(requested: str | None, defaults: tuple[str, ...]) -> int | None:
+        choices = (requested.strip().lower(),) if requested else defaults
         return next((names.index(name) for name in choices if name in names), None)
 
     image, label = column(options.image_column, IMAGE_COLUMNS), column(options.label_column, LABEL_COLUMNS)
     return None if image is None or label is None or image == label else (image, label)
 
 
-def _columns(where: str, head: list[str], options: LayoutOptions) -> tuple[int, int] | None:
-    """Where path and label are; None for a list without a first line of names."""
-    columns = _header(head, options)
+def _columns(name: str, header: list[str], options: LayoutOptions) -> tuple[int, int] | None:
+    """Indices of the path and label columns; None for a list without a header."""
+    columns = _header(header, options)
     if columns is not None:
         return columns
-    wanted = options.image_column or options.label_column
-    if not wanted and len(head) > 1 and any(is_image_name(_plain(cell)) for cell in head):
+    requested = options.image_column or options.label_column
+    if not requested and len(header) > 1 and any(is_image_name(_normalize_slashes(cell)) for cell in header):
         return None
-    if not wanted and Path(where).suffix.lower() == ".txt" and len(head) == 2 and "/" in _plain(head[0]):
+    if (
+        not requested
+        and Path(name).suffix.lower() == ".txt"
+        and len(header) == 2
+        and "/" in _normalize_slashes(header[0])
+    ):
         return None
-    columns_there = ", ".join(map(path_text, head[:8])) or "nothing"
-    must = f"column {wanted!r}" if wanted else _FORM
-    todo = "name the columns in the first line, or pass --image-column, --label-column, --delimiter"
-    raise DataError(f"{where}: first line holds {columns_there}", must, todo)
+    found_columns = ", ".join(map(path_text, header[:8])) or "nothing"
+    expected = f"column {requested!r}" if requested else _EXPECTED_COLUMNS
+    hint = "name the columns in the first line, or pass --image-column, --label-column, --delimiter"
+    raise DataError(f"{name}: first line holds {found_columns}", expected, hint)
 
 
-def _list_columns(head: list[str], where: str) -> tuple[int, int]:
-    """A list's column of paths and that of labels: the next one, or the one before."""
-    image = next((n for n, cell in enumerate(head) if is_image_name(_plain(cell))), 0)
-    return image, image + 1 if image + 1 < len(head) else image - 1
+def _list_columns(header: list[str], name: str) -> tuple[int, int]:
+    """Indices of the path and label columns of a list: labels are in the next column, or in the one before."""
+    image = next((n for n, cell in enumerate(header) if is_image_name(_normalize_slashes(cell))), 0)
+    return image, image + 1 if image + 1 < len(header) else image - 1
 
 
 def _table_rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -236,101 +252,101 @@ def _table_rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _list_rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Lines of a list; without another delimiter the last word is the label, and paths may hold spaces."""
+    """Lines of a list. With the delimiter " ", the last word is the label, and paths may contain spaces."""
     if delimiter != " ":
         yield from _table_rows(text, delimiter)
         return
     for number, line in enumerate(text.splitlines(), 1):
         cells = line.rsplit(None, 1)
         if len(cells) == 2 and is_image_name(cells[1]) and not is_image_name(cells[0]):
-            cells = line.split(None, 1)  # the label comes first
+            cells = line.split(None, 1)  # the label is first
         yield number, cells
 
 
-def _located(table: Path, lines: list[Line], notes: list[str]) -> list[Line]:
-    """Lines with paths relative to the table's folder, in normal form, as the files are called there."""
+def _complete_paths(table: Path, lines: list[Line], notes: list[str]) -> list[Line]:
+    """Lines whose paths are normalized, relative to the table's folder, and complete (folder and suffix)."""
     root, slashes = table.parent, 0
-    plain: list[Line] = []
+    normalized: list[Line] = []
     for line in lines:
         path = line.path
         if "\\" in path and not _exists(root / path):
             path, slashes = path.replace("\\", "/"), slashes + 1
-        plain.append(line._replace(path=_inside(table, f"{path_text(table)}, line {line.number}", path)))
+        normalized.append(line._replace(path=_path_inside(table, f"{path_text(table)}, line {line.number}", path)))
     if slashes:
         notes.append(f"{path_text(table)}: {counted(slashes, 'path')} with \\ read with /")
-    prefix = "" if any(_exists(root / line.path) for line in plain) else _prefix(root, plain[:_PROBE])
+    prefix = "" if any(_exists(root / line.path) for line in normalized) else _prefix(root, normalized[:_PROBE])
     if prefix is None:
-        what = f"{path_text(table)}: none of its {len(lines)} files exist, such as {path_text(plain[0].path)}"
-        raise DataError(what, f"paths relative to {path_text(root.resolve())}", "move the table or mend its paths")
-    done: list[Line] = []
-    ends: Counter[str] = Counter()
-    for line in plain:
+        problem = f"{path_text(table)}: none of its {len(lines)} files exist, such as {path_text(normalized[0].path)}"
+        raise DataError(problem, f"paths relative to {path_text(root.resolve())}", "move the table or mend its paths")
+    completed: list[Line] = []
+    suffixes: Counter[str] = Counter()
+    for line in normalized:
         path = str(Path(prefix, line.path))
-        end = _end(root, path, ends)
-        if end:
-            ends[end] += 1
-        done.append(line._replace(path=path + end))
-    if prefix or ends:
-        notes.append(f"{path_text(table)}: paths are completed, such as {plain[0].path} to {done[0].path}")
-    return done
+        suffix = _missing_suffix(root, path, suffixes)
+        if suffix:
+            suffixes[suffix] += 1
+        completed.append(line._replace(path=path + suffix))
+    if prefix or suffixes:
+        notes.append(f"{path_text(table)}: paths are completed, such as {normalized[0].path} to {completed[0].path}")
+    return completed
 
 
-def _end(root: Path, path: str, before: Counter[str]) -> str:
-    """What is missing at the end of a path that is written without its suffix."""
+def _missing_suffix(root: Path, path: str, previous: Counter[str]) -> str:
+    """The suffix that a path lacks; "" if the path is complete or no such file exists."""
     if is_image_name(path) or _exists(root / path):
         return ""
-    usual = [end for end, _ in before.most_common()]
-    rest = sorted({*SUFFIXES, *map(str.upper, SUFFIXES), ".Jpg"} - set(usual))
-    return next((end for end in (*usual, *rest) if _exists(root / (path + end))), "")
+    defaults = [suffix for suffix, _ in previous.most_common()]
+    others = sorted({*SUFFIXES, *map(str.upper, SUFFIXES), ".Jpg"} - set(defaults))
+    return next((suffix for suffix in (*defaults, *others) if _exists(root / (path + suffix))), "")
 
 
 def _prefix(root: Path, lines: list[Line]) -> str | None:
-    """The folder below ``root``, at most two levels, in which the paths begin; None where there is none."""
-    places = [""]
+    """The folder at most two levels below ``root`` to which the paths are relative; None if there is none."""
+    folders = [""]
     for pattern in ("*", "*/*"):
-        places += [
+        folders += [
             str(path.relative_to(root))
             for path in sorted(root.glob(pattern))
             if path.is_dir() and not any(is_tool_folder(part) for part in path.relative_to(root).parts)
         ]
-    none: Counter[str] = Counter()
-    for place in places:
-        paths = [str(Path(place, line.path)) for line in lines]
-        if all(_exists(root / path) or _end(root, path, none) for path in paths):
-            return place
+    no_counts: Counter[str] = Counter()
+    for folder in folders:
+        paths = [str(Path(folder, line.path)) for line in lines]
+        if all(_exists(root / path) or _missing_suffix(root, path, no_counts) for path in paths):
+            return folder
     return None
 
 
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a name that is too long for a name
+    except OSError:  # the name is too long
         return False
 
 
-def _inside(table: Path, place: str, path: str) -> str:
-    """``path`` relative to the table's folder. A list from elsewhere must not make anyone read another file."""
+def _path_inside(table: Path, location: str, path: str) -> str:
+    """``path`` relative to the table's folder. A path outside that folder is refused: the table may be untrusted."""
     root = table.parent.resolve()
     if re.match(r"[A-Za-z]:[\\/]", path):
-        what = f"{place}: path {path_text(path)!r} begins with a drive of another machine"
-        raise DataError(what, "relative to the table's folder", "mend the paths")
+        problem = f"{location}: path {path_text(path)!r} begins with a drive of another machine"
+        raise DataError(problem, "relative to the table's folder", "mend the paths")
     below = os.path.relpath(path, root) if Path(path).is_absolute() else os.path.normpath(path)
     if Path(below).parts[:1] in ((), ("..",)):
-        todo = "move the table to the images' folder or mend the path"
-        raise DataError(f"{place}: path {path_text(path)!r} leads out of {path_text(root)}", "inside", todo)
+        hint = "move the table to the images' folder or mend the path"
+        raise DataError(f"{location}: path {path_text(path)!r} leads out of {path_text(root)}", "inside", hint)
     return below
 
 
 def _origins(table: Path, lines: list[Line], problems: Problems | None) -> list[str]:
-    """A name for each image, unique: a path that comes twice is a fault and gets its line's number."""
+    """A unique origin for each image. A path that is listed twice is an error; its origin gets the line number."""
     first: dict[str, Line] = {}
     names = []
     for line in lines:
-        origin, before = path_text(line.path), first.setdefault(line.path, line)
-        if before is not line:
-            where = f"{path_text(table)}, lines {before.number} and {line.number}"
-            other = f" ({before.label}, then {line.label})" if before.label != line.label else ""
-            refuse(DataError(f"{where}: {origin} twice{other}", "once each", "remove one of the lines"), problems)
+        origin, previous = path_text(line.path), first.setdefault(line.path, line)
+        if previous is not line:
+            location = f"{path_text(table)}, lines {previous.number} and {line.number}"
+            other = f" ({previous.label}, then {line.label})" if previous.label != line.label else ""
+            refuse(DataError(f"{location}: {origin} twice{other}", "once each", "remove one of the lines"), problems)
             origin += f" (line {line.number})"
         names.append(origin)
     return names
@@ -343,9 +359,18 @@ def _row(root: Path, line: Line, origin: str) -> Row:
 
 
 def split_tables(root: Path, names: list[str], options: LayoutOptions) -> dict[str, Path]:
-    """Which of the texts ``names`` in a flat folder lists its images: one for each split, or {"": the table}.
+    """The text files that list the images of a flat folder.
 
-    Empty where none does. Raises DataError for a table that can not be read, and for two that could be meant.
+    Args:
+        root: the folder.
+        names: names of its text files.
+        options: names of the columns, and the delimiter.
+
+    Returns:
+        Split → its table; {"": table} for a table of all splits; empty if no file lists images.
+
+    Raises:
+        DataError: if a table can not be read, or more than one lists the images.
     """
     tables: list[Path] = []
     for path in (root / name for name in sorted(names)):
