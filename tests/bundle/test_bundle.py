@@ -202,7 +202,7 @@ def test_file_permissions_follow_the_umask(bundle, tmp_path, mask):
 
 def test_weights_of_another_network_are_refused(bundle, tmp_path):
     saved = dataclasses.replace(bundle, classes=("a", "b")).save(tmp_path / "bundle")
-    with pytest.raises(BundleError, match=r"does not hold together: .*size mismatch"):
+    with pytest.raises(BundleError, match=r"is not consistent: .*size mismatch"):
         Bundle.load(saved)
 
 
@@ -254,8 +254,8 @@ def test_the_card_has_intervals_calibration_and_selection(bundle, tmp_path):
     [
         ("abc", None),
         ("ab", "it lacks c"),
-        ("abcde", "it has d, e besides"),
-        ("abx", "it lacks c; it has x besides"),
+        ("abcde", "it also has d, e"),
+        ("abx", "it lacks c; it also has x"),
         ("acb", "the same classes in another order"),
     ],
 )

@@ -113,7 +113,7 @@ def test_evaluate_refuses_other_classes(home, tmp_path):
             Image.new("L", (30, 30), 20 * i).save(tmp_path / "other" / name / f"{i}.png")
     done = alexnet("evaluate", home / "run", "--data", tmp_path / "other", cache=tmp_path / "cache")
     assert done.returncode == 1
-    assert "it lacks two; it has three besides" in done.stderr
+    assert "it lacks two; it also has three" in done.stderr
     assert "Traceback" not in done.stderr
 
 

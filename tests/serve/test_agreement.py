@@ -149,7 +149,7 @@ def compared(made: Bundle, sent: list[tuple[str, bytes]], folder: Path) -> dict[
 
 
 @pytest.mark.slow
-def test_four_ways_one_response(whole_alexnet, tmp_path):
+def test_four_interfaces_agree(whole_alexnet, tmp_path):
     sent = images(200)
     assert len({what.split(",")[0] for what, _ in sent}) == len(KINDS) == 20
     worst = compared(opinionated(whole_alexnet(), sent[:60]), sent, tmp_path)
@@ -158,7 +158,7 @@ def test_four_ways_one_response(whole_alexnet, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif("ALEXNET_AGREE_RUN" not in os.environ, reason="needs ALEXNET_AGREE_RUN and ALEXNET_AGREE_IMAGES")
-def test_four_ways_one_response_on_images_of_ones_own(tmp_path):
+def test_four_interfaces_agree_on_own_images(tmp_path):
     """ALEXNET_AGREE_RUN: a run or bundle; ALEXNET_AGREE_IMAGES: a folder, of which every so n-th, 200 in all."""
     found = sorted(p for p in Path(os.environ["ALEXNET_AGREE_IMAGES"]).rglob("*") if p.suffix.lower() in KNOWN)
     sent = [(path.name, path.read_bytes()) for path in found[:: max(1, len(found) // 200)][:200]]

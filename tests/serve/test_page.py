@@ -1,6 +1,6 @@
 """The page in a real browser: an upload, what goes wrong, two widths, whether everyone can use it; and its images.
 
-    ALEXNET_PAGE_RUN=RUN ALEXNET_PAGE_IMAGE=image.jpg pytest tests/serve/test_page.py -k images
+    ALEXNET_PAGE_RUN=RUN ALEXNET_PAGE_IMAGE=image.jpg pytest tests/serve/test_page.py -k screenshots
 
 writes docs/images/page-phone.png and page-desktop.png of that run; without both nothing is written.
 """
@@ -71,7 +71,7 @@ def violations(page):
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(PHONE, "light"), (DESKTOP, "dark")], ids=["phone", "desktop"])
-def test_a_image_is_chosen_and_answered(server, opened, image, png, size, scheme):
+def test_the_predictions_of_a_chosen_image_are_shown(server, opened, image, png, size, scheme):
     page = opened(server, size, scheme)
     assert violations(page) == []
     choose(page, image)
@@ -141,7 +141,7 @@ def test_a_camera_a_drop_and_a_paste(server, opened, image, png):
     assert "clipboard has no image" in problem(page)
 
 
-def test_an_response_does_not_wipe_out_what_was_said_while_it_was_waited_for(server, opened, image):
+def test_a_response_does_not_replace_a_newer_message(server, opened, image):
     page, held = opened(server), []
     page.route("**/v1/predict*", lambda route: held.append(route))
     choose(page, image)
@@ -270,9 +270,9 @@ def test_the_policy_forbids_other_hosts(server):
 
 
 @pytest.mark.skipif("ALEXNET_PAGE_RUN" not in os.environ, reason="ALEXNET_PAGE_RUN and ALEXNET_PAGE_IMAGE are not set")
-def test_images_for_the_docs(opened):
+def test_screenshots_for_the_docs(opened):
     """The page as the docs show it, of a trained run."""
-    with threaded(Path(os.environ["ALEXNET_PAGE_RUN"])) as server:
+    with threaded(Path(os.environ["ALEXNET_PAGE_RUN"]), share_images=True) as server:
         for name, size, scheme in (("page-phone", PHONE, "dark"), ("page-desktop", DESKTOP, "light")):
             page = opened(server, size, scheme)
             choose(page, os.environ["ALEXNET_PAGE_IMAGE"])

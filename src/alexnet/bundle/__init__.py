@@ -1,4 +1,4 @@
-"""A trained classifier on disk."""
+"""Bundles: trained classifiers on disk, their integrity checks and compressed weights."""
 
 from alexnet.bundle.bundle import Bundle, find_bundle, is_trained, weights_sha256
 from alexnet.schema import ReferenceSample

@@ -1,16 +1,16 @@
-"""A trained classifier on disk: everything that someone else needs to use the result, and the proof that it is whole.
+"""A bundle: a trained classifier on disk, with everything that is needed to use it and to verify its files.
 
-A bundle is a folder, format version 1, or 2 where its weights are compressed::
+A bundle is a directory of format version 1, or 2 if its weights are compressed::
 
     config.json         network and its arguments, classes in order, preprocessing, recipe, metrics, calibration,
                         versions, SHA-256
-    model.safetensors   the weights, float32, by the network's own names; version 2: see compressed_weights.py
-    mean.safetensors    what is subtracted: mean image [S, S, 3], its center or channel means [3]; divisor, color axes
-    reference/*.png        a few images, with the probabilities expected of them in reference/expected.json
+    model.safetensors   the weights, float32, by the names of the state dict; version 2: see compressed_weights.py
+    mean.safetensors    mean that is subtracted: image [S, S, 3], its center, or channel means [3]; divisor, color axes
+    reference/*.png     a few images; reference/expected.json has the expected probabilities
     README.md           model card
 
-Nothing here is ever unpickled. Every file's SHA-256 is in ``config.json`` and is checked when a bundle is opened;
-that of ``config.json`` is of its other entries, as JSON with sorted keys.
+Nothing is unpickled. ``config.json`` has the SHA-256 of every file, which is checked when a bundle is loaded. Its own
+SHA-256 is computed from its other entries, as JSON with sorted keys.
 """
 
 import json
@@ -51,16 +51,27 @@ from alexnet.models import create_model, meta_model
 from alexnet.models.network import Network, nonfinite
 from alexnet.schema import ReferenceSample, checksum_of, class_fault, regular_file
 
-MIN_DIVIDE, MAX_DIVIDE = 1e-6, 1e9  # of gray levels: beyond, the network sees nothing or overflows
-CENTER = "center of the mean image"  # the same for every view, as in the 2012 code
+MIN_DIVIDE, MAX_DIVIDE = 1e-6, 1e9  # divisors of gray levels; outside this range inputs vanish or overflow
+CENTER = "center of the mean image"  # the same mean for every crop, as in the 2012 code
 
 
 @dataclass(frozen=True)
 class Bundle:
     """A trained classifier in memory.
 
-    ``stored_size`` and ``fit`` say how an image is brought to its stored form, ``image_size`` is the side of the
-    view that the network sees, pixels.
+    Attributes:
+        network: The network with its weights.
+        classes: Class names in the order of the outputs.
+        normalization: Mean and divisor of the inputs, gray levels.
+        stored_size: Size to which an image is resized before it is cropped, pixels.
+        fit: How an image is fitted to the square stored size.
+        recipe: Recipe of the training.
+        metrics: Scores by split.
+        initialization: How the weights were initialized.
+        data: Name, fingerprint and counts of the training data.
+        calibration: Temperature and thresholds; empty: temperature 1.
+        reference_samples: Images with the probabilities expected of them.
+        coding: Kind of compression by name, for weights that are written compressed.
     """
 
     network: Network
@@ -71,10 +82,10 @@ class Bundle:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     initialization: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)  # name, fingerprint and counts of what it was trained on
-    calibration: Mapping[str, Any] = field(default_factory=dict)  # temperature and thresholds; empty: temperature 1
+    data: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
     reference_samples: Sequence[ReferenceSample] = ()
-    coding: Mapping[str, str] = field(default_factory=dict)  # weights that are written compressed: name -> kind
+    coding: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def image_size(self) -> int:
@@ -82,35 +93,40 @@ class Bundle:
 
     @property
     def temperature(self) -> float:
-        """What logits are divided by before the softmax, wherever probabilities leave the system."""
+        """Divisor of the logits before the softmax."""
         return float(self.calibration.get("temperature", 1.0))
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Target error among answers, as text -> the least probability of a first prediction that keeps it."""
+        """Confidence threshold by target error rate of the accepted predictions (as text)."""
         return dict(self.calibration.get("thresholds", {}))
 
     def save(self, path: Path) -> Path:
-        """Write the bundle to the new folder ``path``, or replace the bundle there; whole or not at all.
+        """Write the bundle to the new directory ``path``, or replace the bundle there.
 
-        At every instant one whole bundle can be opened, the old one or the new one. Files of others in a bundle's
-        folder stay. Raises :class:`BundleError`, and changes nothing, where ``path`` is anything else than a bundle or
-        cannot be written.
+        Replacement is atomic: at any time either the old or the new bundle can be loaded. Other files in the directory
+        are kept.
+
+        Returns:
+            The local path of the bundle.
+
+        Raises:
+            BundleError: ``path`` exists and is not a bundle, or cannot be written. Nothing is changed.
         """
         path = local_path(path)
         if fault := class_fault(self.classes) or self._reference_fault():
             raise BundleError(f"a bundle can not be saved with {fault}", "", "rename it and prepare the data again")
-        target = path.resolve()  # what a link leads to is replaced, not the link
+        target = path.resolve()  # replaces the target of a link, not the link
         try:
-            with whole_folder(target, _replaced(target)) as folder:
+            with whole_folder(target, _replaced_files(target)) as folder:
                 self._write(folder)
         except FileExistsError as error:
             name = Path(error.filename2 or error.filename).relative_to(folder)
-            what = f"{path} holds {name}, which is not part of the bundle but has the name of one of its files"
-            raise BundleError(what, "", "move it away, or save to a new folder") from error
+            message = f"{path} holds {name}, which is not part of the bundle but has the name of one of its files"
+            raise BundleError(message, "", "move it away, or save to a new folder") from error
         except OSError as error:
-            what = f"bundle {path} could not be written: {error.strerror or error}"
-            raise BundleError(what, "", "make room, or choose another folder") from error
+            message = f"bundle {path} could not be written: {error.strerror or error}"
+            raise BundleError(message, "", "make room, or choose another folder") from error
         return path
 
     def _write(self, folder: Path) -> None:
@@ -138,12 +154,17 @@ class Bundle:
 
     @classmethod
     def load(cls, path: Path | str, *, links_within: Path | None = None) -> "Bundle":
-        """Open a bundle and check every byte of it; raises :class:`BundleError` naming the file that differs.
+        """Load a bundle and check the SHA-256 of every file.
 
-        Links may lead only to files inside the folder, or inside ``links_within``.
+        Args:
+            path: The bundle.
+            links_within: Directory that links may lead into, besides the bundle itself.
+
+        Raises:
+            BundleError: A file is missing, damaged or invalid; the message names it.
         """
         path = local_path(path)
-        while True:  # again where it was replaced while it was read
+        while True:  # read again if it was replaced in the meantime
             folder = current(path)
             before = _identity(folder)
             try:
@@ -162,20 +183,20 @@ class Bundle:
         model, classes = config.model, len(config.classes)
         try:
             weights_file = regular_file(path, "model.safetensors", links_within)
-            network = _blank(model, classes)
+            network = _create_network(model, classes)
             coding: dict[str, str] = {}
             if config.version == COMPRESSED:
                 shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
                 weights, coding = compressed_weights.read(weights_file, shapes)
             else:
                 weights = read_tensors(weights_file)
-            network = _filled(network, weights, model, classes)
-            normalization = _statistics(regular_file(path, "mean.safetensors", links_within), config)
+            network = _load_weights(network, weights, model, classes)
+            normalization = _normalization(regular_file(path, "mean.safetensors", links_within), config)
         except ModelError as error:
             raise BundleError(f"bundle {path}: {error.what}", error.must, "use another copy") from error
         except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, OSError) as error:
-            reason = " ".join(str(error).split())  # PyTorch's has several lines
-            raise BundleError(f"bundle {path} does not hold together: {reason}", "", "use another copy") from error
+            reason = " ".join(str(error).split())  # PyTorch's messages have several lines
+            raise BundleError(f"bundle {path} is not consistent: {reason}", "", "use another copy") from error
         return cls(
             network=network.eval(),
             classes=tuple(config.classes),
@@ -191,8 +212,12 @@ class Bundle:
             coding=coding,
         )
 
-    def same_classes(self, classes: Sequence[str], where: str) -> None:
-        """Raise :class:`BundleError` with the difference unless ``classes`` are this bundle's, in this order."""
+    def same_classes(self, classes: Sequence[str], source: str) -> None:
+        """Check that ``classes`` of ``source`` are those of this bundle, in the same order.
+
+        Raises:
+            BundleError: They differ; the message has the difference.
+        """
         if tuple(classes) == self.classes:
             return
         missing, extra = sorted(set(self.classes) - set(classes)), sorted(set(classes) - set(self.classes))
@@ -200,13 +225,13 @@ class Bundle:
             text
             for text in (
                 f"it lacks {', '.join(missing[:5])}" if missing else "",
-                f"it has {', '.join(extra[:5])} besides" if extra else "",
+                f"it also has {', '.join(extra[:5])}" if extra else "",
                 "the same classes in another order" if not missing and not extra else "",
             )
             if text
         )
         raise BundleError(
-            f"the classes of {where} are not those of the classifier: {difference}",
+            f"the classes of {source} are not those of the classifier: {difference}",
             f"the {len(self.classes)} classes that it was trained on",
             "evaluate on data with the same class folders",
         )
@@ -256,7 +281,7 @@ class Bundle:
 
 
 def find_bundle(path: Path | str) -> Path:
-    """The bundle in a run folder, or the path itself where it is one; raises :class:`BundleError`."""
+    """The bundle of a run directory, or ``path`` itself if it is a bundle. Raises :class:`BundleError`."""
     path = local_path(path)
     for candidate in (current(path), current(path / "bundle")):
         if (candidate / "config.json").exists():
@@ -264,23 +289,23 @@ def find_bundle(path: Path | str) -> Path:
     if not path.exists():
         raise BundleError(f"there is no {path}", "a run folder or a bundle")
     unfinished = (path / "checkpoints").is_dir()
-    todo = f"finish the run: alexnet train --resume {path}" if unfinished else "give the folder that training made"
-    raise BundleError(f"{path} holds no bundle", "a run folder or a bundle", todo)
+    hint = f"finish the run: alexnet train --resume {path}" if unfinished else "give the folder that training made"
+    raise BundleError(f"{path} holds no bundle", "a run folder or a bundle", hint)
 
 
 def weights_sha256(path: Path | str) -> str:
-    """The SHA-256 of the weights of the run or bundle ``path``, as its config says. Raises :class:`BundleError`."""
+    """The SHA-256 of the weights of the run or bundle ``path``, from its config. Raises :class:`BundleError`."""
     return read_config(find_bundle(path))[1].sha256["model.safetensors"]
 
 
 def is_trained(path: Path) -> bool:
-    """Is there a bundle, or a run, finished or not?"""
-    marks = ("config.json", "bundle/config.json", "run.json", "checkpoints")
-    return not (path / "dataset.json").is_file() and any((path / mark).exists() for mark in marks)
+    """Whether ``path`` is a bundle or a run, finished or not."""
+    markers = ("config.json", "bundle/config.json", "run.json", "checkpoints")
+    return not (path / "dataset.json").is_file() and any((path / marker).exists() for marker in markers)
 
 
-def _replaced(path: Path) -> list[str]:
-    """The files of the bundle ``path``, which saving replaces. Raises :class:`BundleError` for another folder."""
+def _replaced_files(path: Path) -> list[str]:
+    """The files that saving to ``path`` replaces. Raises :class:`BundleError` if it is neither new nor a bundle."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return []
     try:
@@ -291,6 +316,7 @@ def _replaced(path: Path) -> list[str]:
 
 
 def _identity(path: Path) -> tuple[int, int]:
+    """Device and inode, which change when the directory is replaced; (0, 0) if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -298,22 +324,25 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _blank(model: Model, classes: int) -> Network:
-    """The network that ``config.json`` names, or whose layer files it carries, ready to take its weights."""
+def _create_network(model: Model, classes: int) -> Network:
+    """The network without weights, by its name in ``config.json`` or by the layer files there."""
     if model.layer_files:
         files = Files(**msgspec.structs.asdict(model.layer_files))
         return build(files, Data(model.image_size, model.in_channels, classes), draw=False)
     return meta_model(model.name, num_classes=classes, in_channels=model.in_channels, image_size=model.image_size)
 
 
-def _filled(network: Network, weights: Mapping[str, Tensor], model: Model, classes: int) -> Network:
-    """With ``weights`` for its own: themselves, in its own precision. RuntimeError where names or shapes differ."""
-    own = network.state_dict()
-    weights = {name: tensor.to(own[name].dtype) if name in own else tensor for name, tensor in weights.items()}
+def _load_weights(network: Network, weights: Mapping[str, Tensor], model: Model, classes: int) -> Network:
+    """Assign ``weights`` to the network, without a copy, in its precision.
+
+    Raises RuntimeError for other names or shapes, ValueError for values beyond the precision.
+    """
+    dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+    weights = {name: tensor.to(dtypes.get(name, tensor.dtype)) for name, tensor in weights.items()}
     if name := nonfinite(weights):
         raise ValueError(f"{name} has values that are too large for its precision")
     network.load_state_dict(weights, assign=True)
-    if any(buffer.is_meta for buffer in network.buffers()):  # tables that are no weights: LeNet-5's
+    if any(buffer.is_meta for buffer in network.buffers()):  # constant tables that are not in the state dict (LeNet-5)
         network = create_model(
             model.name, num_classes=classes, in_channels=model.in_channels, image_size=model.image_size
         )
@@ -321,15 +350,17 @@ def _filled(network: Network, weights: Mapping[str, Tensor], model: Model, class
     return network
 
 
-def _statistics(path: Path, config: Config) -> Normalization:
-    """What is subtracted and divided by. Raises ValueError for shapes and numbers that are none."""
+def _normalization(path: Path, config: Config) -> Normalization:
+    """The normalization of the inputs. Raises ValueError for invalid shapes or numbers."""
     tensors = {name: tensor.float() for name, tensor in read_tensors(path).items()}
-    stored, view = config.preprocessing.stored_size, config.model.image_size
-    follows = config.preprocessing.subtract != CENTER
+    stored_size, image_size = config.preprocessing.stored_size, config.model.image_size
+    mean_follows_crop = config.preprocessing.subtract != CENTER
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     mean = shapes.get("mean", [])
-    squares = [[side, side, 3] for side in {stored, min(view, stored)}]
-    allowed = [[3]] if config.preprocessing.subtract == "channel means" else squares[:1] if follows else squares
+    squares = [[size, size, 3] for size in {stored_size, min(image_size, stored_size)}]
+    allowed = (
+        [[3]] if config.preprocessing.subtract == "channel means" else squares[:1] if mean_follows_crop else squares
+    )
     if set(shapes) != {"mean", "color_std", "color_axes", "divide"}:
         raise ValueError(f"mean.safetensors holds {', '.join(sorted(shapes)):.80}")
     if mean not in allowed or shapes["color_std"] != [3] or shapes["color_axes"] != [3, 3]:
@@ -337,4 +368,4 @@ def _statistics(path: Path, config: Config) -> Normalization:
     divide = tensors["divide"]
     if shapes["divide"] not in ([], [3]) or not bool(((divide >= MIN_DIVIDE) & (divide <= MAX_DIVIDE)).all()):
         raise ValueError(f"divide is {divide.tolist()!r:.60}, not 1 or 3 numbers from {MIN_DIVIDE:g} to {MAX_DIVIDE:g}")
-    return Normalization(**tensors, mean_follows_crop=follows)
+    return Normalization(**tensors, mean_follows_crop=mean_follows_crop)

@@ -1,7 +1,4 @@
-"""What says that a bundle is whole: its config, and the SHA-256 of every file in it.
-
-Tensors of a bundle's files, float32 by name.
-"""
+"""Reading and checking the files of a bundle: its config, reference samples, tensors, and their SHA-256."""
 
 import math
 import re
@@ -31,8 +28,8 @@ from alexnet.schema import (
 
 FORMAT, VERSION, COMPRESSED = "alexnet-bundle", 1, 2
 
-_NEEDED = {"model.safetensors", "mean.safetensors", "reference/expected.json"}
-REFERENCE_NAME = r"[\w-][\w .-]{0,99}"  # of a reference image, without its suffix
+_REQUIRED = {"model.safetensors", "mean.safetensors", "reference/expected.json"}
+REFERENCE_NAME = r"[\w-][\w .-]{0,99}"  # file name of a reference image, without its suffix
 FileName = Annotated[
     str,
     Meta(
@@ -62,7 +59,7 @@ class Model(msgspec.Struct):
 
 
 class Preprocessing(msgspec.Struct):
-    """How an image is brought to what the network sees."""
+    """How an image becomes the input of the network."""
 
     stored_size: Size
     fit: Literal["crop", "pad", "squash"]
@@ -70,14 +67,14 @@ class Preprocessing(msgspec.Struct):
 
 
 class Calibration(msgspec.Struct):
-    """What turns logits into probabilities; a missing one is temperature 1."""
+    """How logits become probabilities. Without calibration the temperature is 1."""
 
     temperature: Annotated[float, Meta(ge=1e-3, le=1e3)] = 1.0
     thresholds: dict[str, Probability] = {}
 
 
 class Config(msgspec.Struct):
-    """What of ``config.json`` decides predictions, and the text around it that other pages print."""
+    """The entries of ``config.json`` that decide predictions, and those that pages and reports print."""
 
     version: Literal[1, 2]
     model: Model
@@ -91,7 +88,18 @@ class Config(msgspec.Struct):
 
 
 def read_config(path: Path, links_within: Path | None = None) -> tuple[dict[str, Any], Config]:
-    """The config of the bundle ``path``, as it is and as its schema; raises :class:`BundleError`."""
+    """Read and check the config of the bundle ``path``.
+
+    Args:
+        path: The bundle.
+        links_within: Directory that links may lead into, besides the bundle itself.
+
+    Returns:
+        The JSON object as it is in the file, and the checked config.
+
+    Raises:
+        BundleError: The config is missing, damaged, or of another format or version.
+    """
     file = path / "config.json"
     try:
         config = read_json(path, "config.json", links_within)
@@ -103,22 +111,26 @@ def read_config(path: Path, links_within: Path | None = None) -> tuple[dict[str,
         raise BundleError(f"{file} is not of format {FORMAT}", "a bundle that training wrote")
     if (version := config.get("version")) not in (VERSION, COMPRESSED) or isinstance(version, bool | float):
         raise BundleError(f"bundle {path} has version {version!r:.20}", "1 or 2", "install a newer alexnet")
-    checksummed = config.get("sha256")
-    if not isinstance(checksummed, dict) or not set(checksummed) >= _NEEDED:
+    sha256 = config.get("sha256")
+    if not isinstance(sha256, dict) or not set(sha256) >= _REQUIRED:
         raise BundleError(f"{file} is damaged: it lacks SHA-256 of the files", "", "use another copy")
     try:
         checked = check(config, Config)
         if fault := class_fault(checked.classes):
             raise ValueError(fault)
-        for target in checked.calibration.thresholds:
-            check(_number(target), Positive)
+        for risk in checked.calibration.thresholds:
+            check(_number(risk), Positive)
     except ValueError as error:
         raise damaged(file, error) from error
     return config, checked
 
 
 def check_hashes(path: Path, config: Mapping[str, Any], links_within: Path | None = None) -> None:
-    """Raise :class:`BundleError` naming the first file that is not the one that was saved."""
+    """Compare the SHA-256 of every file with the config.
+
+    Raises:
+        BundleError: A file is missing or has changed; the message names the first one.
+    """
     for name, expected in config["sha256"].items():
         try:
             if name == "config.json":
@@ -133,11 +145,6 @@ def check_hashes(path: Path, config: Mapping[str, Any], links_within: Path | Non
             raise BundleError(
                 f"{path / name} has changed: SHA-256 {digest[:12]}…", f"{str(expected)[:12]}…", "use another copy"
             )
-
-
-def damaged(path: Path, reason: object) -> BundleError:
-    """The error for a file of a bundle that is not as it was saved."""
-    return BundleError(f"{path} is damaged: {' '.join(str(reason).split()):.300}", "", "use another copy")
 
 
 def read_reference(path: Path, config: Config, links_within: Path | None = None) -> list[ReferenceSample]:
@@ -161,15 +168,8 @@ def read_reference(path: Path, config: Config, links_within: Path | None = None)
         raise damaged(path / "reference" / "expected.json", error) from error
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"threshold for {text!r:.40}, which is not a number") from None
-
-
 def hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file in ``folder``, by its path there."""
+    """The SHA-256 of every file in ``folder``, by its path relative to ``folder``."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): sha256_of(p) for p in files}
 
@@ -182,21 +182,37 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors, each copied and its pages of the file let go before the next, the largest first.
+    """Read all tensors of a safetensors file.
 
-    Raises :class:`BundleError` for a damaged file, and for one with values that are not finite.
+    The tensors are copied one by one, the largest first, and the file is opened again for each. So at most one tensor
+    is in memory twice: as a copy and as mapped pages of the file.
+
+    Raises:
+        BundleError: The file is damaged, or has values that are NaN or Inf.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
             sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        results = {}
+        tensors = {}
         for name in sorted(sizes, key=lambda name: -sizes[name]):
             with safe_open(path, "pt") as file:
-                results[name] = file.get_tensor(name).clone()
+                tensors[name] = file.get_tensor(name).clone()
     except SafetensorError as error:
         raise BundleError(f"{path} is damaged: {error}", "", "use another copy") from error
-    if name := nonfinite(results):
+    if name := nonfinite(tensors):
         raise BundleError(f"{path} is damaged: {name} has values that are NaN or Inf", "", "use another copy")
-    return results
+    return tensors
+
+
+def damaged(path: Path, reason: object) -> BundleError:
+    """The error for a damaged file of a bundle."""
+    return BundleError(f"{path} is damaged: {' '.join(str(reason).split()):.300}", "", "use another copy")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"threshold for {text!r:.40}, which is not a number") from None
