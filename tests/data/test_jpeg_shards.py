@@ -117,7 +117,7 @@ def test_a_flipped_bit_that_decodes_is_told_with_shard_and_image(made, tmp_path)
     store = Store.open(path)
     split = store.split("train")
     assert split.gather(np.array([8, 10])).shape == (2, SIDE, SIDE, 3)  # its neighbors
-    what = r"train/jpegs-00002\.npy: image 1: its bytes are not those that were stored; must be the JPEG"
+    what = r"train/jpegs-00002\.npy: image 1: its CRC-32 is not the recorded one; must be the JPEG"
     for indices in ([9], np.arange(len(split))):
         with pytest.raises(DataError, match=what):
             split.gather(np.array(indices))

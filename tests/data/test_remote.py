@@ -68,7 +68,7 @@ def test_memory_equals_local_bit_for_bit(made, in_memory, cache):
     store = Store.open(address + "/", cache)
     assert same(Store.open(made), store) and store.absolute == address
     store.verify()
-    with pytest.raises(DataError, match="memory://bucket/store: is no folder on this disk"):
+    with pytest.raises(DataError, match="memory://bucket/store: is not a folder on this disk"):
         _ = store.path
 
 
@@ -86,7 +86,7 @@ def test_http_equals_local_with_every_fault(made, cache):
 
 
 def test_a_server_without_ranges(raw, cache, monkeypatch):
-    monkeypatch.setattr("alexnet.data.remote.PIECE", 100)
+    monkeypatch.setattr("alexnet.data.remote.CHUNK", 100)
     with served(raw) as objects:
         objects.ranges = False
         assert same(Store.open(raw), Store.open(objects.address, cache))
@@ -102,7 +102,7 @@ def test_what_stays_wrong_is_one_line_with_the_shard(raw, cache, kind, reason):
         with pytest.raises(DataError, match=r"train/images-00001\.npy: can not be fetched") as caught:
             split.gather(np.arange(len(split)))
         said = str(caught.value)
-        assert "tried 4 times); check address, network and rights" in said and "\n" not in said
+        assert "tried 4 times); check the address, network and permissions" in said and "\n" not in said
         assert any(word in said.lower() for word in reason.lower().split("|")), said
         assert objects.asked["train/images-00001.npy"] == 4
         objects.faults.clear()
@@ -111,7 +111,7 @@ def test_what_stays_wrong_is_one_line_with_the_shard(raw, cache, kind, reason):
 
 
 def test_a_server_that_hangs_is_an_error_in_bounded_time(raw, cache, monkeypatch):
-    monkeypatch.setattr("alexnet.data.remote._SECONDS", 0.3)
+    monkeypatch.setattr("alexnet.data.remote._TIMEOUT_S", 0.3)
     with served(raw) as objects:
         split = Store.open(objects.address, cache).split("train")
         objects.pause = 2.0
@@ -121,10 +121,10 @@ def test_a_server_that_hangs_is_an_error_in_bounded_time(raw, cache, monkeypatch
 
 def test_what_is_hopeless_is_told_at_once(raw, cache):
     with served(raw) as objects:
-        with pytest.raises(DataError, match=r"nothing/dataset\.json: it is not there"):
+        with pytest.raises(DataError, match=r"nothing/dataset\.json: the file does not exist"):
             Store.open(objects.address + "/nothing", cache)
         (raw / "train" / "images-00000.npy").unlink()
-        with pytest.raises(DataError, match=r"train/images-00000\.npy: it is not there"):
+        with pytest.raises(DataError, match=r"train/images-00000\.npy: the file does not exist"):
             Store.open(objects.address, cache).split("train").gather(np.array([0]))
         assert objects.asked["train/images-00000.npy"] == 1
     with pytest.raises(DataError, match="nosuch://a: Protocol not known: nosuch; must be an address"):

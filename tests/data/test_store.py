@@ -59,7 +59,7 @@ def test_gather_any_order_with_repeats_and_into_a_buffer(store):
     for wrong in ([len(split)], [-1]):
         with pytest.raises(IndexError):
             split.gather(np.array(wrong))
-    with pytest.raises(IndexError, match="out has room for 6 images, 1 are asked for"):
+    with pytest.raises(IndexError, match="out has room for 6 images, 1 are requested"):
         split.gather(np.array([0]), out)
 
 

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from alexnet.data.atomic_io import final_name, json_bytes, write_file
 from alexnet.data.sources.source import Sample, Source
-from alexnet.data.store import SMALLER
+from alexnet.data.store import JPEG_RATIO
 from alexnet.data.store_backend import SPLIT_NAMES
 from alexnet.errors import DataError
 
@@ -51,7 +51,7 @@ class Job(NamedTuple):
     def image_bytes(self) -> int:
         """Of one image in a shard; of a JPEG about so many."""
         raw = 3 * int(self.settings["size"]) ** 2
-        return max(1, raw // SMALLER) if self.quality else raw
+        return max(1, raw // JPEG_RATIO) if self.quality else raw
 
     def total(self) -> int:
         """How many images there are, good or bad."""

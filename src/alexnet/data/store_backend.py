@@ -1,6 +1,7 @@
-"""``dataset.json``: what a store says of itself, read and checked before anything else of it is opened.
+"""The description of a store (``dataset.json``), and the backend of a store in a local folder.
 
-Where a store lies: a folder on this disk, or something that is read as if it were one (``remote.py``).
+The description is read and checked before any other file of the store is opened. ``remote.py`` has the backend of
+stores at an address.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from alexnet.errors import DataError
 from alexnet.schema import Sha256, check, checksum_of, class_fault, parse_json
 
 FORMAT = "alexnet-store"
-VERSIONS = {"raw": 1, "jpeg": 2}  # encoding → format version; readers before JPEG shards refuse 2 by its number
+VERSIONS = {"raw": 1, "jpeg": 2}  # encoding → format version
 SPLIT_NAMES = ("train", "validation", "test")
 
 
@@ -39,7 +40,7 @@ class _Split(msgspec.Struct):
 
 
 class _Description(msgspec.Struct):
-    """What is checked of ``dataset.json`` beside format, version and file names."""
+    """The fields of ``dataset.json`` except format, version and encoding."""
 
     name: str
     classes: list[str]
@@ -64,119 +65,134 @@ class _Description(msgspec.Struct):
 def fingerprint_of(
     classes: list[str], splits: Mapping[str, Any], sha256: Mapping[str, str], encoding: str = "raw"
 ) -> str:
-    """What the images and labels are, as one SHA-256: the classes, the hashes of shards and labels, the encoding."""
+    """One SHA-256 of the content: the classes, the hashes of shards, labels and index, and the encoding."""
     files = {
-        name: [sha256[file] for file in (*about["shards"], about["labels"], *filter(None, [about.get("index")]))]
-        for name, about in splits.items()
+        name: [
+            sha256[file]
+            for file in (*description["shards"], description["labels"], *filter(None, [description.get("index")]))
+        ]
+        for name, description in splits.items()
     }
     content = [classes, files, *([encoding] if encoding != "raw" else [])]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def damaged(where: str, reason: str) -> DataError:
-    """The error for the store ``where`` that is not as it was written."""
-    return DataError(f"{where}: damaged store ({reason})", "", "prepare the data set again")
+def damaged(address: str, reason: str) -> DataError:
+    """The error for a damaged store at ``address``."""
+    return DataError(f"{address}: damaged store ({reason})", "", "prepare the data set again")
 
 
-def read_description(data: bytes, where: str) -> dict[str, Any]:
-    """``dataset.json`` of the store ``where`` (a path or an address), checked. Raises DataError."""
+def read_description(data: bytes, address: str) -> dict[str, Any]:
+    """Parse and check ``dataset.json``.
+
+    Args:
+        data: its bytes.
+        address: the store's path or address, for messages.
+
+    Raises:
+        DataError: it is damaged, or of another program or version.
+    """
     try:
-        about = parse_json(data)
+        description = parse_json(data)
     except ValueError as error:
-        raise damaged(where, f"dataset.json: {error}") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise DataError(f"{where}: dataset.json is of another program", f"of format {FORMAT}", "choose another folder")
-    _check_version(about, where)
+        raise damaged(address, f"dataset.json: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise DataError(
+            f"{address}: dataset.json is of another program", f"of format {FORMAT}", "choose another folder"
+        )
+    _check_version(description, address)
     try:
-        check(about, _Description)
+        check(description, _Description)
     except ValueError as error:
-        raise damaged(where, f"dataset.json: {error}") from error
-    if fault := class_fault(about["classes"]):
-        raise damaged(where, f"dataset.json: {fault}")
-    _check_names(about, where)
-    if about["checksum"] != checksum_of(about):
-        raise damaged(where, "dataset.json has changed since it was written: its checksum differs")
-    encoding = about.get("encoding", "raw")
-    if about["fingerprint"] != fingerprint_of(about["classes"], about["splits"], about["sha256"], encoding):
-        raise damaged(where, "dataset.json: the fingerprint is not that of its classes and files")
-    return about
+        raise damaged(address, f"dataset.json: {error}") from error
+    if fault := class_fault(description["classes"]):
+        raise damaged(address, f"dataset.json: {fault}")
+    _check_names(description, address)
+    if description["checksum"] != checksum_of(description):
+        raise damaged(address, "dataset.json has changed since it was written: its checksum differs")
+    encoding = description.get("encoding", "raw")
+    if description["fingerprint"] != fingerprint_of(
+        description["classes"], description["splits"], description["sha256"], encoding
+    ):
+        raise damaged(address, "dataset.json: the fingerprint is not that of its classes and files")
+    return description
 
 
-def _check_version(about: Mapping[str, Any], where: str) -> None:
-    version, encoding = about.get("version"), about.get("encoding", "raw")
+def _check_version(description: Mapping[str, Any], address: str) -> None:
+    version, encoding = description.get("version"), description.get("encoding", "raw")
     if version not in VERSIONS.values():
         newer = isinstance(version, int) and version > max(VERSIONS.values())
         todo = "update alexnet" if newer else "prepare the data set again"
         must = "version " + " or ".join(map(str, VERSIONS.values()))
-        raise DataError(f"{where}: store of version {version!r}", must, todo)
+        raise DataError(f"{address}: store of version {version!r}", must, todo)
     if VERSIONS.get(encoding) != version:
-        raise damaged(where, f"dataset.json: encoding {encoding!r:.60} in version {version}")
+        raise damaged(address, f"dataset.json: encoding {encoding!r:.60} in version {version}")
 
 
-def _check_names(about: Mapping[str, Any], where: str) -> None:
-    """Only files inside the store are opened, whatever dataset.json says."""
-    if tuple(about["splits"]) != SPLIT_NAMES:
-        raise damaged(where, f"splits {', '.join(about['splits'])}")
-    parts = about["splits"].values()
+def _check_names(description: Mapping[str, Any], address: str) -> None:
+    """Check that all file names are inside the store and have a SHA-256 and a size."""
+    if tuple(description["splits"]) != SPLIT_NAMES:
+        raise damaged(address, f"splits {', '.join(description['splits'])}")
+    splits = description["splits"].values()
     try:
-        names = [name for part in parts for name in (*part["shards"], part["labels"])] + [about["mean_image"]]
-        names += [part["index"] for part in parts if about["version"] == VERSIONS["jpeg"]]
-        for name in (*names, *about["sha256"]):
+        names = [name for split in splits for name in (*split["shards"], split["labels"])] + [description["mean_image"]]
+        names += [split["index"] for split in splits if description["version"] == VERSIONS["jpeg"]]
+        for name in (*names, *description["sha256"]):
             if not re.fullmatch(r"(train/|validation/|test/)?[\w-]+(\.[a-z]+)?", name):
-                raise damaged(where, f"file name {name!r}")
+                raise damaged(address, f"file name {name!r}")
     except (KeyError, TypeError) as error:
-        raise damaged(where, f"splits: {error}") from error
-    missing = sorted(set(names) - set(about["sha256"]))
+        raise damaged(address, f"splits: {error}") from error
+    missing = sorted(set(names) - set(description["sha256"]))
     if missing:
-        raise damaged(where, f"no SHA-256 of {missing[0]}")
-    if set(about["bytes"]) != set(about["sha256"]):
-        raise damaged(where, "bytes and sha256 are not of the same files")
+        raise damaged(address, f"no SHA-256 of {missing[0]}")
+    if set(description["bytes"]) != set(description["sha256"]):
+        raise damaged(address, "bytes and sha256 are not of the same files")
 
 
-# Files that this process compared with their SHA-256, as they were then: path, inode, size, times.
+# Files whose SHA-256 this process has verified: path, inode, size and times at that moment.
 _checked: set[tuple[str, int, int, int, int]] = set()
-_checking = threading.Lock()  # threads that share a file wait for one comparison instead of making their own
+_checking = threading.Lock()  # threads that share a file wait for one comparison
 
-Shards = Sequence[NDArray[np.uint8]]  # each [m, S, S, 3], or the bytes [B] of its JPEGs
+Shards = Sequence[NDArray[np.uint8]]  # each uint8 [m, S, S, 3], or the bytes [B] of its JPEGs
 
 
 class StoreBackend(Protocol):
-    """What a store needs of the place where it lies."""
+    """Access to the files of a store."""
 
-    address: str  # as a person gave it
+    address: str  # the path or address that the user passed
 
     @property
     def absolute(self) -> str:
-        """The address as it holds from any folder."""
+        """The absolute path, or the address."""
 
     @property
     def folder(self) -> Path:
-        """The folder on this disk. Raises DataError where there is none."""
+        """The store's folder on this disk. Raises DataError for a store at an address."""
 
     def description(self) -> bytes:
         """The bytes of dataset.json. Raises DataError."""
 
-    def know(self, about: Mapping[str, Any]) -> None:
-        """Keep what the description says of the files."""
+    def set_description(self, description: Mapping[str, Any]) -> None:
+        """Set the description, which has the sizes and hashes of the files."""
 
     def check(self, name: str) -> None:
         """Compare a file with its recorded SHA-256 before its first use in this process. Raises DataError."""
 
     def file(self, name: str) -> Path:
-        """A file of the store, whole and on this disk. Raises DataError."""
+        """The path of a complete, verified copy of a file on this disk. Raises DataError."""
 
     def shards(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Shards:
-        """The shards of a split; ``shapes`` is what the description says of them."""
+        """The shards of a split; ``shapes`` are those of the description."""
 
-    def expecting(self, shards: Shards, turns: Iterable[int], need: int) -> AbstractContextManager[None]:
-        """While it is open, shards are made ready in the order of ``turns``; at most ``need`` are in use at once."""
+    def expecting(self, shards: Shards, order: Iterable[int], max_in_use: int) -> AbstractContextManager[None]:
+        """A context in which shards are fetched in ``order``; at most ``max_in_use`` are used at the same time."""
 
-    def again(self) -> tuple[Any, ...]:
+    def open_args(self) -> tuple[Any, ...]:
         """Arguments of ``Store.open`` for another process."""
 
 
 class LocalBackend:
-    """A store in a folder on this disk, or on a network disk that looks like one."""
+    """A store in a folder on a local or network disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.address = folder, str(folder)
@@ -196,65 +212,71 @@ class LocalBackend:
             todo = "prepare the data set again"
             raise DataError(f"{self.address}: damaged store (dataset.json: {error})", "", todo) from error
 
-    def know(self, about: Mapping[str, Any]) -> None:
-        self._sha256 = about["sha256"]
+    def set_description(self, description: Mapping[str, Any]) -> None:
+        self._sha256 = description["sha256"]
 
     def check(self, name: str) -> None:
         if name not in self._sha256:
             return
-        path, where = self.folder / name, f"{self.address}/{name}"
+        path, label = self.folder / name, f"{self.address}/{name}"
         try:
             status = path.stat()
             state = (str(path.absolute()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             with _checking:
                 if state in _checked:
                     return
-                same = sha256_of(path) == self._sha256[name]
-                if same:
+                matches = sha256_of(path) == self._sha256[name]
+                if matches:
                     _checked.add(state)
         except OSError as error:
-            raise DataError(f"{where}: {error.strerror}", "a whole file", "prepare the data set again") from error
-        if not same:
-            raise DataError(f"{where}: SHA-256 is not the recorded one", "", "prepare the data set again")
+            raise DataError(f"{label}: {error.strerror}", "a whole file", "prepare the data set again") from error
+        if not matches:
+            raise DataError(f"{label}: SHA-256 is not the recorded one", "", "prepare the data set again")
 
     def file(self, name: str) -> Path:
         self.check(name)
         return self.folder / name
 
     def shards(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Shards:
-        _room_for(len(names), self.address)
+        _raise_file_limit(len(names), self.address)
         return [read_array(self.folder / name, np.uint8, len(shapes[0])) for name in names]
 
-    def expecting(self, shards: Shards, turns: Iterable[int], need: int) -> AbstractContextManager[None]:
+    def expecting(self, shards: Shards, order: Iterable[int], max_in_use: int) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def again(self) -> tuple[Any, ...]:
+    def open_args(self) -> tuple[Any, ...]:
         return (self.folder,)
 
 
-def _room_for(files: int, where: str) -> None:
-    """A memory map holds a file handle: ask the system for so many, where its limit is lower. Raises DataError."""
+def _raise_file_limit(files: int, address: str) -> None:
+    """Raise the limit of open files if ``files`` memory maps need it. Raises DataError if that is not allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = files + len(list(Path("/dev/fd").iterdir())) + 256  # others of this process, now and later
+    needed = files + len(list(Path("/dev/fd").iterdir())) + 256  # plus other files of this process
     if soft == resource.RLIM_INFINITY or needed <= soft:
         return
     if hard != resource.RLIM_INFINITY and needed > hard:
         must = f"fewer than the {hard:,} open files that a process may have"
-        raise DataError(f"{where}: {files:,} shards", must, "raise the limit (ulimit -n) or prepare larger shards")
+        raise DataError(f"{address}: {files:,} shards", must, "raise the limit (ulimit -n) or prepare larger shards")
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def read_array(path: Path, kind: Any, dimensions: int, name: str = "") -> NDArray[Any]:
-    """A ``.npy`` file as a plain array, mapped to memory if it holds images. Raises DataError that tells ``name``.
+def read_array(path: Path, dtype: Any, dimensions: int, name: str = "") -> NDArray[Any]:
+    """Read a ``.npy`` file. A uint8 file is mapped to memory.
 
-    ``np.load`` refuses a file that is too short.
+    Args:
+        dtype: the expected type of its elements.
+        dimensions: the expected number of dimensions.
+        name: for messages; empty: the path.
+
+    Raises:
+        DataError: the file is damaged, too short or of another type.
     """
-    images = kind == np.uint8
-    text = name or str(path)
+    mapped = dtype == np.uint8
+    label = name or str(path)
     try:
-        array = np.load(path, mmap_mode="r" if images else None, allow_pickle=False)
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise DataError(f"{text}: {error}", "a whole NumPy file", "prepare the data set again") from error
-    if not isinstance(array, np.ndarray) or array.dtype != kind or array.ndim != dimensions:
-        raise DataError(f"{text}: not {np.dtype(kind)} of {dimensions} dimensions", "", "prepare the data set again")
+        raise DataError(f"{label}: {error}", "a whole NumPy file", "prepare the data set again") from error
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != dimensions:
+        raise DataError(f"{label}: not {np.dtype(dtype)} of {dimensions} dimensions", "", "prepare the data set again")
     return np.asarray(array)
