@@ -39,10 +39,10 @@ def test_folders_of_others_are_left_alone(folder, tmp_path):
     source = open_source(folder({"a": 10, "b": 6}))
     (tmp_path / "s.partial").mkdir()
     (tmp_path / "s.partial" / "thesis.tex").write_text("x")
-    with pytest.raises(DataError, match=r"holds 'thesis\.tex', not made here"):
+    with pytest.raises(DataError, match=r"holds 'thesis\.tex', which prepare did not make"):
         prepare(source, tmp_path / "s", **FEW)
     (tmp_path / "mine").mkdir()
-    with pytest.raises(DataError, match="mine: exists and is no store; must be a new name; choose another path"):
+    with pytest.raises(DataError, match="mine: exists and is not a store; must be a new name; choose another path"):
         prepare(source, tmp_path / "mine", **FEW)
     assert (tmp_path / "s.partial" / "thesis.tex").exists()
 

@@ -1,7 +1,7 @@
-"""Files and folders that are whole or not there, and what is in them: NumPy arrays, JSON, lines of JSON.
+"""Atomic writing of files and folders, and the formats written with it: NumPy arrays, JSON, lines of JSON.
 
-They are written under a temporary name, fsynced and renamed: neither a kill nor a full disk leaves half of one. That
-name has a random part, so that no file of anybody else is overwritten or deleted.
+Data is written under a temporary name, fsynced and renamed, so that a killed process or a full disk leaves no partial
+file. The temporary name has a random part, so that no other file is overwritten or deleted.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ from alexnet.errors import DataError
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A file for writing that gets its name only when all of it is on disk; what fails leaves nothing."""
+    """Open a file for writing that gets the name ``path`` when it is complete on disk; an error leaves no file."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("x+b") as file:
@@ -40,37 +40,45 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
         sync_folder(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)  # its room may be what the disk lacks
+        temporary.unlink(missing_ok=True)  # frees space on a full disk
         raise
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """``data`` under the name ``path``, whole or not at all."""
+    """Write ``data`` to the file ``path`` atomically."""
     with atomic_write(path) as file:
         file.write(data)
 
 
 def final_name(name: str) -> str:
-    """The name that a temporary file of :func:`whole_file` would have got; any other name as it is."""
+    """The final name of a temporary file of :func:`atomic_write`; any other name unchanged."""
     return re.sub(r"(\.[0-9a-f]{8})?\.tmp$", "", name)
 
 
 @contextmanager
 def whole_folder(path: Path, replaced: Collection[str] = ()) -> Iterator[Path]:
-    """A folder for writing that gets the name ``path`` only when all of it is on disk.
+    """Create a folder for writing that gets the name ``path`` when it is complete on disk.
 
-    Where the folder ``path`` exists already, the two are exchanged in one step. Of the old one only the files that
-    ``replaced`` names are deleted; all others are kept beside the new ones. Raises FileExistsError, and changes
-    nothing, where a file that is to be kept has the name of a new one.
+    If the folder ``path`` exists, the two are exchanged in one step. The other files of the old folder are kept.
+
+    Args:
+        path: the final name.
+        replaced: files and folders of an existing folder ``path`` that are deleted, as relative paths.
+
+    Yields:
+        The temporary folder.
+
+    Raises:
+        FileExistsError: if a kept file has the name of a new file; nothing is changed.
     """
     recover(path)
-    partial = _beside(path, "partial")
+    partial = _temporary_name(path, "partial")
     partial.mkdir(parents=True)
-    with _held(partial):
+    with _locked(partial):
         try:
             yield partial
             if path.exists():
-                _keep(path, partial, replaced)
+                _link_kept(path, partial, replaced)
             _sync_tree(partial)
             if path.exists():
                 _exchange(partial, path)
@@ -85,12 +93,14 @@ def whole_folder(path: Path, replaced: Collection[str] = ()) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """A folder beside ``path`` for what arises while it is written. It goes at the end, and so do those of killed
-    processes."""
-    folder = _beside(path, "partial")
+    """Create a folder next to ``path`` for temporary files, deleted at the end.
+
+    Such folders of killed processes are deleted, too.
+    """
+    folder = _temporary_name(path, "partial")
     folder.mkdir()
     try:
-        with _held(folder):
+        with _locked(folder):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -98,22 +108,22 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 
 def current(path: Path) -> Path:
-    """``path``, or the folder that lies under a temporary name because a kill came while ``path`` was replaced.
+    """``path``, or its previous content under a temporary name if a process was killed while it replaced ``path``.
 
-    Only where the file system can not exchange two folders in one step is there such a moment.
+    This can only happen on a file system that cannot exchange two folders in one step.
     """
     previous = [] if path.exists() else _leftovers(path, "previous")
     return previous[0] if previous else path
 
 
 def recover(path: Path) -> None:
-    """Give the folder that :func:`current` finds its name back."""
+    """Rename the folder that :func:`current` finds back to ``path``."""
     if (previous := current(path)) != path:
         previous.rename(path)
 
 
-def _beside(path: Path, kind: str) -> Path:
-    """A temporary name beside ``path`` that nobody else uses."""
+def _temporary_name(path: Path, kind: str) -> Path:
+    """A unique temporary name next to ``path``."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}")
 
 
@@ -122,8 +132,8 @@ def _leftovers(path: Path, kind: str) -> list[Path]:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """A lock on ``folder`` that ends with the process: who gets it knows that nobody works there any more."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock ``folder`` until the process ends. A folder that is not locked is not in use."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks: leftovers stay
@@ -134,7 +144,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def _sweep(path: Path) -> None:
-    """Delete what this or a killed process left beside ``path``."""
+    """Delete the temporary folders next to ``path`` that no process uses."""
     for leftover in [*_leftovers(path, "partial"), *_leftovers(path, "previous")]:
         with suppress(OSError):
             descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY)
@@ -145,16 +155,16 @@ def _sweep(path: Path) -> None:
                 os.close(descriptor)
 
 
-def _keep(old: Path, new: Path, replaced: Collection[str]) -> None:
-    """Link every file of ``old`` into ``new`` but those that are to be replaced."""
+def _link_kept(old: Path, new: Path, replaced: Collection[str]) -> None:
+    """Link every file of ``old`` into ``new``, except those in ``replaced``."""
     for folder, folders, files in os.walk(old):
-        here = new / Path(folder).relative_to(old)
+        target = new / Path(folder).relative_to(old)
         for name in folders:
-            if not Path(folder, name).is_symlink() and str((here / name).relative_to(new)) not in replaced:
-                (here / name).mkdir(exist_ok=True)
+            if not Path(folder, name).is_symlink() and str((target / name).relative_to(new)) not in replaced:
+                (target / name).mkdir(exist_ok=True)
         for name in [*files, *(name for name in folders if Path(folder, name).is_symlink())]:
-            if str((here / name).relative_to(new)) not in replaced:
-                _link(Path(folder, name), here / name)
+            if str((target / name).relative_to(new)) not in replaced:
+                _link(Path(folder, name), target / name)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -167,10 +177,10 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _exchange(new: Path, path: Path) -> None:
-    """Each of the two folders gets the other's name, in one step where the system can."""
-    if _exchanged(new, path):
+    """Exchange the names of two folders, in one step if the file system supports it."""
+    if _exchange_in_one_step(new, path):
         return
-    previous = _beside(path, "previous")
+    previous = _temporary_name(path, "previous")
     path.rename(previous)
     try:
         new.rename(path)
@@ -179,32 +189,33 @@ def _exchange(new: Path, path: Path) -> None:
         raise
 
 
-def _exchanged(one: Path, other: Path) -> bool:
+def _exchange_in_one_step(first_path: Path, second_path: Path) -> bool:
+    """Exchange the names of two folders. Returns False if the system does not support it."""
     library = ctypes.CDLL(None, use_errno=True)
-    first, second = os.fsencode(one), os.fsencode(other)
+    first, second = os.fsencode(first_path), os.fsencode(second_path)
     try:
         if sys.platform == "darwin":
-            failed = library.renamex_np(first, second, 2)  # RENAME_SWAP
+            status = library.renamex_np(first, second, 2)  # RENAME_SWAP
         else:
             at_cwd = -100
-            failed = library.renameat2(at_cwd, first, at_cwd, second, 2)  # RENAME_EXCHANGE
+            status = library.renameat2(at_cwd, first, at_cwd, second, 2)  # RENAME_EXCHANGE
     except AttributeError:  # an older C library
         return False
-    if failed and (number := ctypes.get_errno()) not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM):
-        raise OSError(number, os.strerror(number), str(other))
-    return not failed
+    if status and (code := ctypes.get_errno()) not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM):
+        raise OSError(code, os.strerror(code), str(second_path))
+    return not status
 
 
 def _sync_tree(folder: Path) -> None:
-    """Wait until ``folder`` and all files and folders in it lie on the disk."""
-    for here, _, files in os.walk(folder):
-        for path in [*(Path(here, name) for name in files), Path(here)]:
+    """Flush ``folder`` and all files and folders in it to disk."""
+    for subfolder, _, files in os.walk(folder):
+        for path in [*(Path(subfolder, name) for name in files), Path(subfolder)]:
             if stat.S_ISREG(mode := path.lstat().st_mode) or stat.S_ISDIR(mode):
                 sync_folder(path)
 
 
 def sync_folder(folder: Path) -> None:
-    """Names in ``folder`` survive a loss of power."""
+    """Flush ``folder`` to disk, so that the names in it survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -220,17 +231,17 @@ def npy_bytes(array: NDArray[Any]) -> bytes:
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:
-    """``value`` as a JSON file that people can read."""
+    """``value`` as an indented JSON file."""
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def jsonl_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """One line of JSON a row."""
+    """``rows`` as lines of JSON."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of ``jsonl_bytes``. Raises DataError."""
+    """The rows of a file of JSON lines. Raises DataError."""
     try:
         with path.open(encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
@@ -242,13 +253,15 @@ NPY_HEADER = 128  # bytes
 
 
 def npy_header(count: int, shape: tuple[int, ...]) -> bytes:
-    """The first NPY_HEADER bytes of a ``.npy`` file of uint8 [count, *shape]: as long for every count, so that it can
-    come last."""
+    """The first NPY_HEADER bytes of a ``.npy`` file of uint8 [count, *shape].
+
+    The length does not depend on ``count``, so that the header can be written last.
+    """
     text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {(count, *shape)}, }}"
     return b"\x93NUMPY\x01\x00\x76\x00" + text.ljust(117).encode() + b"\n"
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """The SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""One preparing: what is asked for, how it is cut into shards, and the folder in which an interrupted one goes on.
+"""The job of preparing a store: settings, shards, and the folder from which an interrupted job continues.
 
-Work goes on in ``<path>.partial/``, which only one process holds at a time. ``settings.json`` in it says of what it is
-the beginning: the same settings go on, others start over.
+A job works in ``<path>.partial/``, which only one process may use at a time. Its ``settings.json`` holds the
+settings: a job with the same settings continues, a job with other settings starts over.
 """
 
 import json
@@ -19,46 +19,46 @@ from alexnet.data.store import JPEG_RATIO
 from alexnet.data.store_backend import SPLIT_NAMES
 from alexnet.errors import DataError
 
-Progress = Callable[[int, int], None]  # images done, and all
-Log = Callable[[str], None]  # one line for a person
+Progress = Callable[[int, int], None]  # processed images, all images
+Log = Callable[[str], None]  # receives one line of text for the user
 
-_OURS = {*SPLIT_NAMES, "records", "settings.json", "lock", "mean.npy", "skipped.jsonl", "dataset.json"}
+_JOB_FILES = {*SPLIT_NAMES, "records", "settings.json", "lock", "mean.npy", "skipped.jsonl", "dataset.json"}
 
 
 class Job(NamedTuple):
-    """What is to be made, and where."""
+    """The store to prepare, and how."""
 
     source: Source
-    path: Path  # of the finished store
-    settings: Mapping[str, Any]  # all that decides its bytes
+    path: Path  # path of the finished store
+    settings: Mapping[str, Any]  # all settings that affect the bytes of the store
     splits: Mapping[str, tuple[Sample, ...]]
     workers: int  # threads
     progress: Progress
     log: Log
-    engine: str = "threads"  # of this process; or ray: the machines of a cluster, whose disk is shared
+    engine: str = "threads"  # "threads" of this process, or "ray": the machines of a cluster with a shared disk
 
     @property
     def partial(self) -> Path:
-        """The folder of the unfinished store."""
+        """Folder of the unfinished store."""
         return self.path.with_name(self.path.name + ".partial")
 
     @property
     def quality(self) -> int:
-        """Of the JPEGs that are stored; 0: images are stored raw."""
+        """Quality of the stored JPEGs; 0 if images are stored raw."""
         return int(self.settings.get("quality", 0))
 
     @property
     def image_bytes(self) -> int:
-        """Of one image in a shard; of a JPEG about so many."""
+        """Bytes of one image in a shard; an estimate for JPEGs."""
         raw = 3 * int(self.settings["size"]) ** 2
         return max(1, raw // JPEG_RATIO) if self.quality else raw
 
     def total(self) -> int:
-        """How many images there are, good or bad."""
+        """Number of images, good or bad."""
         return sum(map(len, self.splits.values()))
 
     def shards(self) -> Iterator[tuple[str, int, tuple[Sample, ...]]]:
-        """(split, number, images): cut before any image is excluded, so that it depends on nothing else."""
+        """(split, index of the shard, images) of each shard. Bad images are included and excluded later."""
         count = max(1, int(self.settings["shard_bytes"]) // self.image_bytes)
         for split, images in self.splits.items():
             for number, start in enumerate(range(0, len(images), count)):
@@ -67,15 +67,15 @@ class Job(NamedTuple):
 
 @contextmanager
 def locked(partial: Path) -> Iterator[None]:
-    """Only one process works in ``partial``. The lock ends with the process, however that ends. Raises DataError."""
+    """Lock ``partial`` for this process. The lock ends with the process. Raises DataError if another one holds it."""
     partial.mkdir(parents=True, exist_ok=True)
-    (partial / "lock").touch()  # with the rights that the umask leaves: filelock would take 0644
+    (partial / "lock").touch()  # filelock would create it with mode 0644; this follows the umask
     lock = FileLock(partial / "lock", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        what = f"{partial}: another process is preparing this store"
-        raise DataError(what, "one process at a time", "wait for it or choose another path") from error
+        problem = f"{partial}: another process is preparing this store"
+        raise DataError(problem, "one process at a time", "wait for it or choose another path") from error
     try:
         yield
     finally:
@@ -83,20 +83,20 @@ def locked(partial: Path) -> Iterator[None]:
 
 
 def start(job: Job) -> None:
-    """Keep what an earlier run of the same settings finished; start over, and say so, if they differ.
+    """Keep the finished shards of an earlier run with the same settings. If the settings differ, log it and start over.
 
-    Raises DataError if the folder holds anything that was not made here.
+    Raises DataError if the folder contains files of other programs.
     """
-    results = {entry.name for entry in job.partial.iterdir()}
-    strange = sorted(name for name in results if final_name(name) not in _OURS)
-    if strange:
-        raise DataError(f"{job.partial}: holds {strange[0]!r}, not made here", "ours alone", "move it away")
+    names = {entry.name for entry in job.partial.iterdir()}
+    unknown = sorted(name for name in names if final_name(name) not in _JOB_FILES)
+    if unknown:
+        raise DataError(f"{job.partial}: holds {unknown[0]!r}, which prepare did not make", "", "move it away")
     if load_json(job.partial / "settings.json") != job.settings:
-        if {final_name(name) for name in results} - {"lock", "settings.json"} or "settings.json" in results:
+        if {final_name(name) for name in names} - {"lock", "settings.json"} or "settings.json" in names:
             job.log(f"{job.partial}: settings differ from the interrupted run; starting over")
-        _empty(job.partial, results - {"lock"})
+        _empty(job.partial, names - {"lock"})
         write_file(job.partial / "settings.json", json_bytes(job.settings))
-    _make_room(job.partial)
+    _create_folders(job.partial)
 
 
 def _empty(partial: Path, names: set[str]) -> None:
@@ -106,14 +106,14 @@ def _empty(partial: Path, names: set[str]) -> None:
 
 
 def discard(partial: Path) -> None:
-    """Delete what preparing made in ``partial``; what anybody else put there stays."""
-    _empty(partial, {entry.name for entry in partial.iterdir() if final_name(entry.name) in _OURS})
+    """Delete the files of preparing in ``partial``. Other files stay."""
+    _empty(partial, {entry.name for entry in partial.iterdir() if final_name(entry.name) in _JOB_FILES})
     with suppress(OSError):  # not empty
         partial.rmdir()
 
 
-def _make_room(partial: Path) -> None:
-    """The folders that are written to, without what a kill left half-written."""
+def _create_folders(partial: Path) -> None:
+    """Create the folders of shards and records, and delete the temporary files of a killed process."""
     for name in (*SPLIT_NAMES, "records"):
         (partial / name).mkdir(exist_ok=True)
         for stale in (partial / name).glob("*.tmp"):
@@ -121,7 +121,7 @@ def _make_room(partial: Path) -> None:
 
 
 def load_json(path: Path) -> Any:
-    """What is in the file; None where there is none, or half of one."""
+    """The content of a JSON file; None if it is missing or incomplete."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -129,7 +129,7 @@ def load_json(path: Path) -> Any:
 
 
 def sweep(path: Path) -> None:
-    """Remove from a finished store what only preparing needs."""
+    """Remove the files from a finished store that only preparing needs."""
     shutil.rmtree(path / "records", ignore_errors=True)
     for name in ("settings.json", "lock"):
         (path / name).unlink(missing_ok=True)
