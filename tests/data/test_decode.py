@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data import decode, simplejpeg_decoder
+from alexnet.data import decode, simplejpeg_decoder, structure
 from alexnet.errors import ImageError
 
 
@@ -51,7 +51,7 @@ def png(width: int, height: int, depth: int, color: int, rows: bytes, *extra: by
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF", "PPM"])
 def test_lossless_formats_give_the_pixels(kind):
     options = {"lossless": True} if kind == "WEBP" else {}
-    decoded = decode.decode_noted(saved(noise(20, 30), kind, **options), "a" + decode.EXTENSIONS[kind][0])
+    decoded = decode.decode_with_notes(saved(noise(20, 30), kind, **options), "a" + decode.EXTENSIONS[kind][0])
     assert decoded.format == kind and decoded.notes == ()
     np.testing.assert_array_equal(decoded.pixels, noise(20, 30))
 
@@ -154,7 +154,7 @@ def test_animation_gives_the_first_frame(kind):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
-    decoded = decode.decode_noted(data)
+    decoded = decode.decode_with_notes(data)
     assert decoded.notes == ("animation: first of 3 frames",)
     assert np.unique(decoded.pixels.reshape(-1, 3), axis=0).tolist() == [[255, 0, 0]]
 
@@ -182,7 +182,7 @@ def test_every_exif_rotation_gives_the_same_image(kind, turn):
     exif = Image.Exif()
     exif[0x0112] = turn
     options = {"lossless": True} if kind == "WEBP" else {}
-    decoded = decode.decode_noted(saved(stored, kind, exif=exif, **options))
+    decoded = decode.decode_with_notes(saved(stored, kind, exif=exif, **options))
     assert decoded.pixels.shape == (32, 48, 3)
     assert np.abs(decoded.pixels[..., 0].astype(int) - truth).max() <= 4
     assert decoded.notes == (("EXIF rotation applied",) if turn > 1 else ())
@@ -193,7 +193,7 @@ def test_every_exif_rotation_gives_the_same_image(kind, turn):
 )
 def test_corrupt_exif_changes_no_pixel(exif):
     plain = decode.decode(saved(smooth(), "JPEG"))
-    decoded = decode.decode_noted(saved(smooth(), "JPEG", exif=exif))
+    decoded = decode.decode_with_notes(saved(smooth(), "JPEG", exif=exif))
     np.testing.assert_array_equal(decoded.pixels, plain)
     assert decoded.notes in [("corrupt EXIF ignored",), ()] and (decoded.notes or exif == b"Exif\0\0")
 
@@ -201,7 +201,7 @@ def test_corrupt_exif_changes_no_pixel(exif):
 def test_impossible_rotation_is_ignored_and_noted():
     exif = Image.Exif()
     exif[0x0112] = 77
-    decoded = decode.decode_noted(saved(smooth(), "PNG", exif=exif))
+    decoded = decode.decode_with_notes(saved(smooth(), "PNG", exif=exif))
     assert decoded.notes == ("EXIF rotation 77 ignored",)
     np.testing.assert_array_equal(decoded.pixels, smooth())
 
@@ -210,8 +210,8 @@ def test_impossible_rotation_is_ignored_and_noted():
 
 
 def test_content_counts_not_the_name():
-    assert decode.decode_noted(saved(smooth(), "PNG"), "b/x.JPG").notes == ("PNG named .jpg",)
-    assert decode.decode_noted(saved(smooth(), "PNG"), "x.unknown").notes == ()
+    assert decode.decode_with_notes(saved(smooth(), "PNG"), "b/x.JPG").notes == ("PNG named .jpg",)
+    assert decode.decode_with_notes(saved(smooth(), "PNG"), "x.unknown").notes == ()
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_truncated_is_refused_or_allowed(kind, cut):
         short = data[:-10]  # the last two bytes of a GIF are ends of lists: no pixel misses
     with pytest.raises(ImageError, match=rf"photo: {real} is truncated; must be a whole"):
         decode.decode(short, "photo")
-    decoded = decode.decode_noted(short, "photo", allow_truncated=True)
+    decoded = decode.decode_with_notes(short, "photo", allow_truncated=True)
     assert decoded.notes == ("truncated",) and decoded.pixels.shape == (100, 100, 3)
     rows = slice(70, None) if kind == "BMP" else slice(None, 30)  # a BMP begins at the bottom
     if kind != "progressive":  # which begins with a coarse image
@@ -263,7 +263,7 @@ def test_truncated_is_refused_or_allowed(kind, cut):
 
 def test_whole_images_are_not_called_truncated():
     for trailer in (b"", b"\0" * 20, b"trailing metadata of a phone"):
-        assert decode.decode_noted(saved(smooth(), "JPEG") + trailer).notes == ()
+        assert decode.decode_with_notes(saved(smooth(), "JPEG") + trailer).notes == ()
 
 
 def test_missing_end_marker_after_all_pixels_is_seen():
@@ -408,7 +408,7 @@ def test_no_warning_leaves_even_with_threads():
     notes: list[tuple[str, ...]] = []
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        work = [threading.Thread(target=lambda: notes.append(decode.decode_noted(data).notes)) for _ in range(8)]
+        work = [threading.Thread(target=lambda: notes.append(decode.decode_with_notes(data).notes)) for _ in range(8)]
         [thread.start() for thread in work]
         [thread.join() for thread in work]
         warnings.warn("of others still arrives", stacklevel=1)
@@ -535,7 +535,7 @@ def hidden(mode: str, kind: str) -> bytes:
     ids=["BMP", "PNG", "WEBP", "TIFF", "gray", "palette", "16 bits"],
 )
 def test_a_wholly_transparent_image_shows_its_colors_and_says_so(data, truth):
-    decoded = decode.decode_noted(data)
+    decoded = decode.decode_with_notes(data)
     assert "wholly transparent: alpha ignored" in decoded.notes
     np.testing.assert_array_equal(decoded.pixels, truth)
 
@@ -543,9 +543,9 @@ def test_a_wholly_transparent_image_shows_its_colors_and_says_so(data, truth):
 def test_alpha_counts_where_one_pixel_is_visible():
     image = Image.new("RGBA", (1100, 1000), (9, 9, 9, 0))
     image.putpixel((1099, 999), (9, 9, 9, 255))
-    decoded = decode.decode_noted(saved(image, "PNG"))
+    decoded = decode.decode_with_notes(saved(image, "PNG"))
     assert decoded.notes == () and (decoded.pixels != 255).any(2).sum() == 1
-    assert decode.decode_noted(bmp_with_alpha(smooth(), 255)).notes == ()
+    assert decode.decode_with_notes(bmp_with_alpha(smooth(), 255)).notes == ()
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "LA", "CMYK", "L"])
@@ -668,10 +668,10 @@ def test_tiles_that_overlap_are_refused():
 @pytest.mark.parametrize("scans", [11, 16, 99])
 def test_jpegs_with_as_many_scans_as_encoders_write_are_decoded(scans, colors, monkeypatch):
     data = progressive(600, scans, colors)
-    assert decode.check(data) == scans
+    assert structure.check_structure(data) == scans
     for proved in (0, simplejpeg_decoder.PROOFS):
         monkeypatch.setattr(simplejpeg_decoder, "_alike", proved)
-        assert decode.decode_noted(data).notes == ()
+        assert decode.decode_with_notes(data).notes == ()
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:2:0", "restart_marker_blocks": 1}])
@@ -680,7 +680,7 @@ def test_scans_are_counted_as_libjpeg_does(options):
     profile = (b"\xff\xda" * 3000 + b"\0")[:6000]
     data = saved(noise(300, 200), "JPEG", exif=b"Exif\0\0" + b"\xff\xda\xff\xd9" * 500, icc_profile=profile, **options)
     scans = 1 if "progressive" not in options else saved(noise(300, 200), "JPEG", **options).count(b"\xff\xda")
-    assert decode.check(data + b"\xff\xda" * 200) == scans and decode.decode(data).shape == (300, 200, 3)
+    assert structure.check_structure(data + b"\xff\xda" * 200) == scans and decode.decode(data).shape == (300, 200, 3)
 
 
 def test_many_chunks_and_blocks_of_real_files_are_no_bomb():
@@ -690,7 +690,7 @@ def test_many_chunks_and_blocks_of_real_files_are_no_bomb():
     whole = png(200, 100, 8, 0, b"")
     assert decode.decode(whole[:33] + pieces + chunk(b"IEND", b"")).shape == (100, 200, 3)
     frames = [Image.new("L", (9, 9), i % 7) for i in range(300)]
-    noted = decode.decode_noted(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    noted = decode.decode_with_notes(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert noted.notes[0].startswith("animation: first of ")
 
 

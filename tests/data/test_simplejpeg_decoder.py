@@ -47,7 +47,7 @@ def both(data, monkeypatch, **how):
     for wanted in (True, False):
         kernels.use("auto" if wanted else "off", "simplejpeg")
         try:
-            decoded = decode.decode_noted(data, "a.jpg", **how)
+            decoded = decode.decode_with_notes(data, "a.jpg", **how)
             found.append((decoded.pixels.tobytes(), decoded.pixels.shape, decoded.notes))
         except ImageError as error:
             found.append(str(error))
@@ -105,10 +105,10 @@ def test_a_header_that_says_nothing_more_is_not_read_by_pillow(how, monkeypatch)
     data = jpeg(image(), **how)
     assert simplejpeg_decoder.plain(data, 10**6) is None, "before it has proved itself"
     trusted(monkeypatch)
-    right = decode.decode_noted(data, "a.png")
+    right = decode.decode_with_notes(data, "a.png")
     monkeypatch.setattr(Image, "open", lambda *how, **more: pytest.fail("it was opened"))
-    assert np.array_equal(decode.decode_noted(data, "a.png").pixels, right.pixels)
-    assert decode.decode_noted(data, "a.png").notes == ("JPEG named .png",)
+    assert np.array_equal(decode.decode_with_notes(data, "a.png").pixels, right.pixels)
+    assert decode.decode_with_notes(data, "a.png").notes == ("JPEG named .png",)
     assert simplejpeg_decoder.plain(data, 37 * 53 - 1) is None, "it is larger than allowed"
     assert simplejpeg_decoder.plain(data[:-2], 10**6) is None, "it has no end"
 

@@ -167,7 +167,7 @@ def _pixels(job: Job, sample: Sample, data: bytes | NDArray[np.uint8]) -> tuple[
     if not isinstance(data, bytes):
         return data, ()
     allow = bool(job.settings["allow_truncated"])
-    image, _, notes = decode.decode_noted(data, sample.origin, allow_truncated=allow)
+    image, _, notes = decode.decode_with_notes(data, sample.origin, allow_truncated=allow)
     return image, notes
 
 

@@ -110,7 +110,7 @@ def look_at(sample: Sample, split: str) -> ImageInfo:
         look.sha256 = image_sha256(data)
         if isinstance(data, bytes):
             look.size = len(data)
-            image, look.format, look.notes = decode.decode_noted(data, sample.origin, allow_truncated=True)
+            image, look.format, look.notes = decode.decode_with_notes(data, sample.origin, allow_truncated=True)
         else:
             image, look.format = data, "array"
         look.height, look.width = image.shape[:2]

@@ -138,7 +138,7 @@ class Engine:
 
     def prepare(self, data: bytes, name: str) -> PreparedImage:
         """Decode an encoded image and bring it to its stored size. Raises :class:`ImageError` with ``name``."""
-        decoded = decode.decode(data, name, most=self.max_pixels)
+        decoded = decode.decode(data, name, max_pixels=self.max_pixels)
         pixels = decoded if self._resizes else self.model.prepare(decoded, name)
         return PreparedImage(pixels, *decoded.shape[:2])
 

@@ -206,7 +206,7 @@ def test_every_suffix_of_a_jpeg_is_read(folder, suffix):
     source = open_source(root)
     assert counts(source) == {"all": 3}
     image = source.splits["all"][1]
-    assert image.origin == f"a/x.{suffix}" and decode.decode_noted(image.load(), image.origin)[2] == ()
+    assert image.origin == f"a/x.{suffix}" and decode.decode_with_notes(image.load(), image.origin)[2] == ()
 
 
 def test_one_name_in_two_unicode_forms_is_one_class(folder):

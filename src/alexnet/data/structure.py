@@ -1,0 +1,99 @@
+"""Limits on the structure of an image file, checked before it is decoded.
+
+The header's width × height limits the work of a decoder only if each pixel and each part of the file is processed once.
+Small files can break that: a progressive JPEG with hundreds of scans over all its pixels, a header of a million
+segments that the decoder joins one by one, chunks that each unpack to a megabyte. Each check here stops at its limit.
+"""
+
+import re
+
+MAX_SCANS = 100  # of a JPEG; encoders write 1, or 10 to 15 for a progressive JPEG
+FREE_SCANS = 16  # scans that are allowed at the largest size; with more scans, fewer pixels are allowed
+MAX_SEGMENTS = 2_000  # of a JPEG, without scans and their tables; a color profile takes up to 255
+MAX_STRAY = 4_096  # bytes of a JPEG before its pixels that are in no segment
+MAX_CHUNKS = 1_000  # of a PNG besides image data
+MAX_BLOCKS = 1_000_000  # of a GIF, at most 255 bytes each
+MAX_COMMENTS = 1_000  # of a plain-text PPM
+
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # not a stuffed byte, a fill byte or a restart marker
+_IMAGE_CHUNKS = (b"IDAT", b"fdAT", b"fcTL")
+
+
+def check_structure(data: bytes) -> int:
+    """The number of scans over the pixels of the file ``data``: 1, or more for a multi-scan JPEG.
+
+    Raises ValueError with the reason if a part of the structure is over its limit.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        return _jpeg_scans(data)
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        _check_png(data)
+    elif data.startswith((b"GIF87a", b"GIF89a")):
+        _check_gif(data)
+    elif data[:2] in (b"P1", b"P2", b"P3") and data.count(b"#") > MAX_COMMENTS:
+        raise ValueError(f"more than {MAX_COMMENTS:,} comments")
+    return 1
+
+
+def allowed_pixels(max_pixels: int, scans: int) -> int:
+    """The largest width × height of an image with ``scans`` scans; ``max_pixels`` is the limit for one scan."""
+    return max_pixels if scans <= FREE_SCANS else max_pixels * FREE_SCANS // scans
+
+
+def _jpeg_scans(data: bytes) -> int:
+    """Count the scans by walking over the markers as libjpeg does, to the first if libjpeg decodes only that."""
+    at, segments, scans, stray, components = 2, 0, 0, 0, 0
+    while (marker := _JPEG_MARKER.search(data, at)) is not None:
+        stray += 0 if scans else marker.start() - at
+        kind, at = data[marker.start() + 1], marker.end()
+        if kind == 0xD9:
+            break
+        if kind < 0xC0 or kind == 0xD8:  # markers without a length
+            stray += 2
+        elif kind == 0xDA:
+            scans += 1
+            if scans == 1 and components and data[at + 2 : at + 3] == bytes([components]):
+                break  # sequential and all components in one scan: the decoder accepts no second one
+        elif kind in (0xC0, 0xC1):
+            components = data[at + 7] if at + 7 < len(data) else 0
+        elif kind not in (0xC4, 0xDB, 0xDD):
+            segments += 1
+        if scans > MAX_SCANS:
+            raise ValueError(f"more than {MAX_SCANS} scans")
+        if segments > MAX_SEGMENTS or stray > MAX_STRAY:
+            raise ValueError(f"more than {MAX_SEGMENTS:,} segments or {MAX_STRAY:,} stray bytes before the pixels")
+        if kind >= 0xC0 and kind != 0xD8:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return max(scans, 1)
+
+
+def _check_png(data: bytes) -> None:
+    at, others = 8, 0
+    while at + 8 <= len(data):
+        others += data[at + 4 : at + 8] not in _IMAGE_CHUNKS
+        if others > MAX_CHUNKS:
+            raise ValueError(f"more than {MAX_CHUNKS:,} chunks besides image data")
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+
+
+def _check_gif(data: bytes) -> None:
+    at = 13 + _color_table(data, 10)
+    blocks = 0
+    while at < len(data) and data[at] != 0x3B:
+        blocks += 1
+        if data[at] in (0x21, 0x2C):  # an extension, or an image with its color table and code size
+            at += 2 if data[at] == 0x21 else 11 + _color_table(data, at + 9)
+            while at < len(data) and data[at]:
+                at += 1 + data[at]
+                blocks += 1
+                if blocks > MAX_BLOCKS:
+                    break
+        at += 1
+        if blocks > MAX_BLOCKS:
+            raise ValueError(f"more than {MAX_BLOCKS:,} blocks")
+
+
+def _color_table(data: bytes, at: int) -> int:
+    """Bytes of the color table, from the flags at offset ``at``."""
+    flags = data[at] if at < len(data) else 0
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
