@@ -175,11 +175,11 @@ def test_what_does_not_fit_is_named_with_both_sizes(tmp_path):
     text = refusal(tmp_path, small_model(wrong))
     assert "layer conv2.weight is [32, 16, 5, 5]; must be [32, 32, 5, 5], as in cifar_19pct" in text
     more = small_model(arrays) + layer("InnerProduct", "fc11", [np.zeros((3, 4), np.float32)])
-    assert "has fc11.weight besides" in refusal(tmp_path, more)
+    assert "also has fc11.weight" in refusal(tmp_path, more)
     fewer = b"".join(layer("InnerProduct", n, [arrays[f"{n}.weight"], arrays[f"{n}.bias"]]) for n in ("fc10",))
     assert "lacks conv1.weight, conv1.bias, conv2.weight, conv2.bias and 2 more" in refusal(tmp_path, fewer)
     nan = arrays | {"conv3.bias": np.full(64, np.nan, np.float32)}
-    assert "layer conv3.bias holds what is no number" in refusal(tmp_path, small_model(nan))
+    assert "layer conv3.bias holds non-finite or integer values" in refusal(tmp_path, small_model(nan))
     other = small_model(arrays).replace(
         whole(3, 2) + whole(4, 5) + whole(6, 1), whole(3, 2) + whole(4, 5) + whole(6, 2), 1
     )
@@ -199,7 +199,7 @@ def test_a_file_of_learned_layers_alone_is_taken_at_its_sizes(tmp_path):
     ("data", "text"),
     [
         (b"", "is empty"),
-        (b"<html>not found</html>", "is damaged or no file of Caffe"),
+        (b"<html>not found</html>", "is damaged or not a Caffe file"),
         (part(1, "a net"), "holds no weights"),
         (
             part(100, part(1, "c") + part(7, part(7, part(1, varint(9))) + part(5, b"1234"))),

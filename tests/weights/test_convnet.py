@@ -349,7 +349,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleError, match=r"holds no checkpoint; must be files named EPOCH\.BATCH"):
         convnet.read(tmp_path / "empty", "cifar_19pct")
-    with pytest.raises(BundleError, match="holds no mean image; give --batches-meta"):
+    with pytest.raises(BundleError, match="holds no mean image; pass --batches-meta"):
         import_weights("cuda-convnet", str(_written(tmp_path)), ImportOptions(model="cifar_19pct"))
 
 

@@ -48,22 +48,22 @@ def test_classes_come_from_a_file_or_are_numbers(file, tmp_path):
     bundle = import_weights("caffe", str(file), ImportOptions(model="cifar_19pct", classes=names))
     assert bundle.classes == ("ape", "bee", "crane (2)", "crane (3)")
     names.write_text("ape\nbee")
-    with pytest.raises(BundleError, match=r"names\.txt names 2 classes; must be 4, as the last layer has rows"):
+    with pytest.raises(BundleError, match=r"names\.txt names 2 classes; must be 4, the number of rows"):
         import_weights("caffe", str(file), ImportOptions(model="cifar_19pct", classes=names))
 
 
 def test_without_a_mean_a_line_says_what_is_taken(file):
-    said = []
-    bundle = import_weights("caffe", str(file), ImportOptions(model="cifar_19pct", log=said.append))
-    assert said == ["no --mean given: the channel means of ILSVRC-2012 are subtracted in place of its mean image"]
+    messages = []
+    bundle = import_weights("caffe", str(file), ImportOptions(model="cifar_19pct", log=messages.append))
+    assert messages == ["no --mean: the channel means of ILSVRC-2012 are used instead of its mean image"]
     assert bundle.normalization.mean.tolist() == pytest.approx([122.679, 116.669, 104.007])
     assert bundle.stored_size == 32
 
 
 def test_wrong_names_and_sizes(file, tmp_path):
-    with pytest.raises(BundleError, match="there are no weights of kind 'keras'; must be one of torchvision, caffe"):
+    with pytest.raises(BundleError, match="unknown kind of weights 'keras'; must be one of torchvision, caffe"):
         import_weights("keras", str(file))
-    with pytest.raises(ModelError, match="model 'cifar' does not exist"):
+    with pytest.raises(ModelError, match="unknown model 'cifar'"):
         import_weights("caffe", str(file), ImportOptions(model="cifar"))
     np.save(tmp_path / "mean.npy", np.zeros((20, 20, 3)))
     with pytest.raises(BundleError, match="the mean image has 20 pixels; must be at least the view's 32"):
@@ -75,10 +75,10 @@ def test_the_command(file, tmp_path, capsys):
 
     words = ["import", "caffe", str(file), str(tmp_path / "bundle"), "--model", "cifar_19pct", "--mean", "120,110,100"]
     assert cli.run([*words, "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["model"], said["classes"], said["parameters"]) == ("cifar_19pct", 4, 83_428)
-    assert said["imported"]["kind"] == "caffe"
-    assert len(said["imported"]["sha256"]) == 64
+    result = json.loads(capsys.readouterr().out)
+    assert (result["model"], result["classes"], result["parameters"]) == ("cifar_19pct", 4, 83_428)
+    assert result["imported"]["kind"] == "caffe"
+    assert len(result["imported"]["sha256"]) == 64
     config = json.loads((tmp_path / "bundle" / "config.json").read_text())
     assert config["preprocessing"]["fit"] == "squash"
     assert len(Bundle.load(tmp_path / "bundle").reference_samples) == 3

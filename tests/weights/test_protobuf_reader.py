@@ -103,8 +103,8 @@ def test_a_packed_row_is_a_view_and_long_rows_take_few_steps(monkeypatch):
     [
         (b"\x08", "it ends inside a number"),
         (b"\x08" + b"\xff" * 11, "a number of more than ten bytes"),
-        (b"\x2a\x05abc", "field 5 claims 5 bytes, 3 are there"),
-        (b"\x2a" + varint(2**62), "field 5 claims 4,611,686,018,427,387,904 bytes, 0 are there"),
+        (b"\x2a\x05abc", "field 5 has a length of 5 bytes, but 3 follow"),
+        (b"\x2a" + varint(2**62), "field 5 has a length of 4,611,686,018,427,387,904 bytes, but 0 follow"),
         (b"\x2d\x00\x00", "it ends inside a number"),
         (b"\x0b", "field 1 has wire type 3 at byte 0"),
         (b"\x00\x00", "field number 0 at byte 0"),

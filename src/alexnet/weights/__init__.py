@@ -1,1 +1,1 @@
-"""Other people's weights -> bundle: torchvision, Caffe and its NumPy port, cuda-convnet. Nothing is unpickled."""
+"""Import of weights of torchvision, Caffe and cuda-convnet into bundles. Nothing is unpickled."""

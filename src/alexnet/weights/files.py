@@ -1,4 +1,4 @@
-"""Other people's files from the disk: whole, bounded, unpacked where they are packed; every failure is one error."""
+"""Untrusted files read with bounds on their size and decompressed size. Every failure is a :class:`BundleError`."""
 
 import gzip
 import io
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from alexnet.errors import BundleError
 from alexnet.weights import restricted_pickle
 
-_UNPACKED, _MAX_RATIO = 64 << 20, 100  # bytes that any packed file may make, and how many for each of its own
+_FREE_BYTES, _MAX_RATIO = 64 << 20, 100  # decompressed size: at most 64 MiB + 100 × the compressed size
 MOST_BYTES = 2 << 30  # net 145 and its momenta have 488 MB, the largest published net (140.5 M numbers) 1.1 GB
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file. Raises :class:`BundleError` if it can not be read, is empty or larger than 2 GiB."""
+    """The content of a file. Raises :class:`BundleError` if it cannot be read, is empty or larger than 2 GiB."""
     try:
         size = path.stat().st_size
         if not path.is_file() or not size:
@@ -32,11 +32,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_pickle(path: Path) -> Any:
-    """What a pickle holds, of numbers, texts, lists, dictionaries and arrays; nothing of it is run.
+    """Read numbers, texts, lists, dictionaries and arrays from a pickle without running code.
 
-    It may lie in a gzip file, or in a zip file as its only member. Raises :class:`BundleError`.
+    The pickle may be gzipped, or the only member of a zip file.
+
+    Raises:
+        BundleError: The file is damaged, too large, or holds other objects.
     """
-    return _pickled(_unpacked(path, read_bytes(path)), path)
+    return _pickled(_decompressed(path, read_bytes(path)), path)
 
 
 def _pickled(file: IO[bytes], path: Path) -> Any:
@@ -46,7 +49,7 @@ def _pickled(file: IO[bytes], path: Path) -> Any:
         raise BundleError(f"{path} is refused: it holds {error}", "numbers, texts and arrays alone") from error
 
 
-def _unpacked(path: Path, data: bytes) -> IO[bytes]:
+def _decompressed(path: Path, data: bytes) -> IO[bytes]:
     if not data.startswith((b"PK\x03\x04", b"\x1f\x8b")):
         return io.BytesIO(data)
     try:
@@ -62,11 +65,11 @@ def _unpacked(path: Path, data: bytes) -> IO[bytes]:
         raise BundleError(f"{path} is damaged: {error}", "", "use another copy") from error
 
 
-def _bounded(packed: IO[bytes], path: Path, packed_bytes: int) -> IO[bytes]:
-    most = min(MOST_BYTES, _UNPACKED + _MAX_RATIO * packed_bytes)
-    data = packed.read(most + 1)
-    if len(data) > most:
-        raise BundleError(f"{path} holds more than {most:,} bytes unpacked", "less")
+def _bounded(compressed: IO[bytes], path: Path, compressed_bytes: int) -> IO[bytes]:
+    maximum = min(MOST_BYTES, _FREE_BYTES + _MAX_RATIO * compressed_bytes)
+    data = compressed.read(maximum + 1)
+    if len(data) > maximum:
+        raise BundleError(f"{path} holds more than {maximum:,} bytes unpacked", "less")
     return io.BytesIO(data)
 
 
@@ -80,10 +83,10 @@ def read_npy(path: Path) -> NDArray[Any]:
     try:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        with warnings.catch_warnings():  # headers of Python 2 are welcome
+        with warnings.catch_warnings():  # NumPy warns about headers that Python 2 wrote
             warnings.simplefilter("ignore")
-            shape, columns, dtype = read_header(file)
-    except Exception as error:  # of whatever kind NumPy has for a damaged header
+            shape, fortran_order, dtype = read_header(file)
+    except Exception as error:  # NumPy raises many kinds for a damaged header
         raise BundleError(
             f"{path} is no .npy file: {' '.join(str(error).split())[:100]}", "a whole .npy file"
         ) from error
@@ -93,6 +96,6 @@ def read_npy(path: Path) -> NDArray[Any]:
     if dtype.kind not in "biuf" or int(np.prod(shape, dtype=object)) * dtype.itemsize != len(data):
         raise BundleError(f"{path}: {list(shape)} {dtype} with {len(data):,} bytes", "an array of numbers, whole")
     try:
-        return np.frombuffer(data, dtype).reshape(shape, order="F" if columns else "C")
-    except ValueError as error:  # no numbers, but sides of a size or a count that NumPy refuses
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+    except ValueError as error:  # an empty array with dimensions that NumPy refuses
         raise BundleError(f"{path} has the shape {str(shape)[:60]}", "an array of numbers, whole") from error

@@ -1,10 +1,10 @@
-"""Other people's weights and what belongs to them -> a bundle that predicts at once.
+"""Import of published weights into a bundle, with the preprocessing that they were trained with.
 
-With the weights goes the way in which their network was shown images; right weights behind a wrong preprocessing
-answer well enough that nobody notices. Each kind has its own:
+Correct weights with a wrong preprocessing still predict well enough that the error is not noticed. So each kind of
+file has its own preprocessing:
 
 =============  ===========================  ==================  =====================================================
-kind           image -> stored            view                minus, divided by
+kind           image -> stored            crop                mean; divisor
 =============  ===========================  ==================  =====================================================
 torchvision    short side 256, center       224                 255 × (.485, .456, .406), 255 × (.229, .224, .225)
 caffe          both sides 256 (squash)      227                 mean image where the view lies; its BGR turned to RGB
@@ -37,53 +37,65 @@ MODELS: dict[Kind, str] = {
     "torchvision": "alexnet_owt",
     "caffe": "alexnet_caffe",
     "cuda-convnet": "alexnet_2012",
-}  # what a file of that kind holds unless it is said
+}  # the default network of each kind
 
-# ImageNet as torchvision normalizes it, gray levels; its published transforms say the same as shares of 255.
+# ImageNet normalization of torchvision in gray levels; its transforms have the same as fractions of 255.
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]) * 255, torch.tensor([0.229, 0.224, 0.225]) * 255
 _CAFFE_MEAN = torch.tensor([122.679, 116.669, 104.007])  # channel means of Caffe's ILSVRC-2012 mean image, RGB
-_STORED, _LARGE = {True: 256, False: 32}, 100  # pixels: stored images of ImageNet's nets and of CIFAR-10's
-# Colors of ImageNet along their principal axes, gray levels (2012 code); only further training uses them.
+_STORED, _LARGE = (
+    {True: 256, False: 32},
+    100,
+)  # stored size in pixels: inputs of at least 100 pixels (ImageNet), or less (CIFAR-10)
+# Principal components of ImageNet colors, gray levels (2012 code); used only by further training.
 _COLOR_STD = torch.tensor([121.78, 37.09, 19.72])
 _COLOR_AXES = torch.tensor([[-0.564, -0.713, 0.418], [-0.576, -0.024, -0.817], [-0.592, 0.701, 0.397]])
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What a person gives beside the file of weights."""
+    """Options of an import."""
 
-    model: str | None = None  # network by name; None: the kind's own
+    model: str | None = None  # name of the network; None: the default of the kind
     mean: str | None = None  # .binaryproto, .npy, or three numbers R,G,B
-    classes: Path | None = None  # names, one a line
-    batches_meta: Path | None = None  # cuda-convnet's mean and names
+    classes: Path | None = None  # file of class names, one per line
+    batches_meta: Path | None = None  # mean image and class names of cuda-convnet
     log: Callable[[str], None] = lambda text: None  # receives one line of progress or warning
 
 
 def import_weights(kind: Kind, file: str, options: ImportOptions | None = None) -> Bundle:
-    """The bundle of a file of weights. Raises :class:`BundleError` naming the file, and the layer that does not fit.
+    """Import a file of weights.
 
-    ``file`` is a path; for torchvision it may be ``DEFAULT``, which torchvision fetches.
+    Args:
+        kind: The format of the file.
+        file: Path of the file; for torchvision also ``DEFAULT``, the weights that torchvision downloads.
+        options: Network, mean and class names.
+
+    Returns:
+        The bundle, with reference samples.
+
+    Raises:
+        BundleError: The file is invalid or does not match the network; the message names the file and the layer.
     """
     options = options or ImportOptions()
     if kind not in MODELS:
-        raise BundleError(f"there are no weights of kind {kind!r}", f"one of {', '.join(MODELS)}")
+        raise BundleError(f"unknown kind of weights {kind!r}", f"one of {', '.join(MODELS)}")
     model = options.model or MODELS[kind]
-    result, names, mean = _read(kind, file, model, options)
-    network = load_into_model(model, result, file)
-    classes = _classes(options, names or result.classes, network.num_classes, file)
-    values = mean_of(options.mean) if options.mean else None if mean is None else torch.from_numpy(mean)
-    stored = values.shape[0] if values is not None and values.dim() == 3 else _STORED[network.image_size >= _LARGE]
+    imported, names, image = _read(kind, file, model, options)
+    network = load_into_model(model, imported, file)
+    classes = _classes(options, names or imported.classes, network.num_classes, file)
+    mean = mean_of(options.mean) if options.mean else None if image is None else torch.from_numpy(image)
+    stored = mean.shape[0] if mean is not None and mean.dim() == 3 else _STORED[network.image_size >= _LARGE]
     if stored < network.image_size:
-        raise BundleError(f"the mean image has {stored} pixels", f"at least the view's {network.image_size}")
-    normalization, fit = _preprocessing(kind, values, network.image_size, options)
-    about = {"imported": {"kind": kind, "file": Path(file).name, "sha256": _sha256(kind, file, result)}}
-    bundle = Bundle(network, classes, normalization, stored, fit, initialization="own", data=about)
+        raise BundleError(f"the mean image has {stored} pixels", f"at least the crop's {network.image_size}")
+    normalization, fit = _preprocessing(kind, mean, network.image_size, options)
+    data = {"imported": {"kind": kind, "file": Path(file).name, "sha256": _sha256(kind, file, imported)}}
+    bundle = Bundle(network, classes, normalization, stored, fit, initialization="own", data=data)
     return replace(bundle, reference_samples=reference_samples(bundle))
 
 
 def reference_samples(bundle: Bundle) -> list[ReferenceSample]:
-    """Three images of waves, the same for every bundle of one size, and what the network says to them."""
-    size, result = bundle.stored_size, []
+    """Three images of waves, the same for each stored size, with the probabilities that the network gives them."""
+    size, samples = bundle.stored_size, []
     y, x = np.mgrid[0:size, 0:size] / size
     for i in range(3):
         waves = [np.sin(2 * np.pi * ((i + 1) * x + (c + 1) * y * (c + i) + 0.2 * c)) for c in range(3)]
@@ -92,57 +104,59 @@ def reference_samples(bundle: Bundle) -> list[ReferenceSample]:
         with torch.inference_mode():
             inputs = normalize(crops, None, None, bundle.normalization, bundle.network.in_channels)
             probabilities = bundle.network(inputs).softmax(1)[0].tolist()
-        result.append(ReferenceSample(f"{i:02d}", encode_png(image), probabilities))
-    return result
+        samples.append(ReferenceSample(f"{i:02d}", encode_png(image), probabilities))
+    return samples
 
 
 def _read(
     kind: Kind, file: str, model: str, options: ImportOptions
 ) -> tuple[ImportedWeights, tuple[str, ...], NDArray[Any] | None]:
-    """Weights, the classes' names and the mean image that come with them."""
+    """Weights, class names and mean image of the file."""
     if kind == "torchvision":
-        return (
-            (
-                torchvision_weights.fetch()
-                if file == torchvision_weights.DEFAULT
-                else torchvision_weights.read(local_path(file))
-            ),
-            (),
-            None,
-        )
+        if file == torchvision_weights.DEFAULT:
+            return torchvision_weights.fetch(), (), None
+        return torchvision_weights.read(local_path(file)), (), None
     if kind == "caffe":
         return caffe.read(local_path(file)), (), None
-    result = convnet.read(local_path(file), model)
+    imported = convnet.read(local_path(file), model)
     if options.batches_meta is None:
-        return result, (), None
+        return imported, (), None
     mean, names = convnet.read_meta(options.batches_meta)
-    return result, names, mean
+    return imported, names, mean
 
 
 def _preprocessing(
-    kind: Kind, values: torch.Tensor | None, side: int, options: ImportOptions
+    kind: Kind, mean: torch.Tensor | None, image_size: int, options: ImportOptions
 ) -> tuple[Normalization, Fit]:
     one = torch.tensor(1.0)
     if kind == "torchvision":
-        return Normalization(_MEAN if values is None else values, _COLOR_STD, _COLOR_AXES, _STD), "crop"
+        return Normalization(_MEAN if mean is None else mean, _COLOR_STD, _COLOR_AXES, _STD), "crop"
     if kind == "cuda-convnet":
-        if values is None:
+        if mean is None:
             raise BundleError(
                 "a checkpoint of cuda-convnet holds no mean image",
                 "",
-                "give --batches-meta, the file batches.meta of its images, or --mean",
+                "pass --batches-meta FILE, the batches.meta of its images, or --mean",
             )
-        center = center_crops(values[None], side)[0] if values.dim() == 3 else values  # [s, s, 3]
+        center = center_crops(mean[None], image_size)[0] if mean.dim() == 3 else mean  # [s, s, 3]
         return Normalization(center, _COLOR_STD, _COLOR_AXES, one, mean_follows_crop=False), "crop"
-    if values is None:
-        options.log("no --mean given: the channel means of ILSVRC-2012 are subtracted in place of its mean image")
-    return Normalization(_CAFFE_MEAN if values is None else values, _COLOR_STD, _COLOR_AXES, one), "squash"
+    if mean is None:
+        options.log("no --mean: the channel means of ILSVRC-2012 are used instead of its mean image")
+    return Normalization(_CAFFE_MEAN if mean is None else mean, _COLOR_STD, _COLOR_AXES, one), "squash"
 
 
 def mean_of(text: str) -> torch.Tensor:
-    """A mean as a person gives it: three numbers R,G,B, or a file. Returns [3] or [S, S, 3], RGB, gray levels.
+    """Parse the value of ``--mean``.
 
-    A ``.binaryproto`` and a ``.npy`` [3, S, S] are Caffe's, blue first; a ``.npy`` [S, S, 3] is RGB.
+    Args:
+        text: Three numbers R,G,B, or a file. A ``.binaryproto`` and a ``.npy`` [3, S, S] are in Caffe's order BGR; a
+            ``.npy`` [S, S, 3] is RGB.
+
+    Returns:
+        The mean, RGB, gray levels: [3] or [S, S, 3].
+
+    Raises:
+        BundleError: The numbers or the file are invalid.
     """
     parts = text.split(",")
     if len(parts) == 3:
@@ -165,23 +179,23 @@ def mean_of(text: str) -> torch.Tensor:
 
 
 def _classes(options: ImportOptions, known: tuple[str, ...], count: int, file: str) -> tuple[str, ...]:
-    """Names by --classes, by the file, or the numbers of the outputs."""
+    """Class names from --classes, from the file, or the indices of the outputs. Repeated names get their index."""
     if options.classes is not None:
         text = read_bytes(options.classes).decode("utf-8-sig", "backslashreplace")
-        names, where = tuple(line.strip() for line in text.splitlines() if line.strip()), str(options.classes)
+        names, source = tuple(line.strip() for line in text.splitlines() if line.strip()), str(options.classes)
     else:
-        names, where = known or tuple(str(i) for i in range(count)), file
+        names, source = known or tuple(str(i) for i in range(count)), file
     if len(names) != count:
-        raise BundleError(f"{where} names {len(names)} classes", f"{count}, as the last layer has rows")
-    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < count else set()
-    return tuple(f"{name} ({i})" if name in twice else name for i, name in enumerate(names))
+        raise BundleError(f"{source} names {len(names)} classes", f"{count}, the number of rows of the last layer")
+    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < count else set()
+    return tuple(f"{name} ({i})" if name in repeated else name for i, name in enumerate(names))
 
 
-def _sha256(kind: Kind, file: str, results: ImportedWeights) -> str:
-    """Of the file; of the numbers where torchvision fetched them or a folder was given."""
+def _sha256(kind: Kind, file: str, imported: ImportedWeights) -> str:
+    """SHA-256 of the file, or of the arrays if ``file`` is DEFAULT or a directory."""
     if file != torchvision_weights.DEFAULT and Path(file).is_file():
         return sha256_of(Path(file))
     digest = hashlib.sha256(kind.encode())
-    for name, array in sorted(results.arrays.items()):
+    for name, array in sorted(imported.arrays.items()):
         digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -1,8 +1,8 @@
-"""Foreign weights onto a network of ours: every layer's size is compared, and what the file says of the others.
+"""Imported weights are compared with a network of this package and loaded into it.
 
-The five AlexNets agree in nearly all sizes and differ in what stands between: which norm, before or after pooling,
-over one tower or both. A file that tells is held to its word, so that weights never end in a network that computes
-something else with them.
+The five AlexNets have nearly the same weight shapes. They differ in the layers without weights: which normalization,
+before or after pooling, over one tower or both. If a file describes these layers they must match too, so that weights
+are never loaded into a network that computes something else.
 """
 
 import math
@@ -20,103 +20,123 @@ from alexnet.models import create_model
 from alexnet.models.layers import AveragePool, LocalResponseNorm, MaxPool, SpatialNorm
 from alexnet.models.network import Network
 
+_LEARNED = ("convolution", "fully connected", "local")
+
 
 @dataclass(frozen=True)
 class Step:
-    """One layer that an image goes through: what it does, its name in the file, and the numbers that are known."""
+    """One layer of a network.
 
-    kind: (
-        str  # convolution, fully connected, relu, norm, spatial norm, max pool, average pool, dropout, or a file's own
-    )
+    Attributes:
+        kind: convolution, fully connected, local, relu, tanh, norm, spatial norm, max pool, average pool or dropout; a
+            file may have other kinds.
+        name: Its name in the file or in the network.
+        numbers: Its known parameters, such as kernel and stride.
+    """
+
+    kind: str
     name: str
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ImportedWeights:
-    """What a file holds: arrays under our names (``conv1.weight``) in PyTorch's layout, and more where it says more."""
+    """The content of a file of weights.
+
+    Attributes:
+        arrays: Arrays in PyTorch's layout, by the names of the state dict (``conv1.weight``).
+        steps: The layers in the order of computation, if the file describes them.
+        classes: Class names, if the file has them.
+    """
 
     arrays: Mapping[str, NDArray[Any]]
-    steps: Sequence[Step] = ()  # in the order of computing
+    steps: Sequence[Step] = ()
     classes: tuple[str, ...] = ()
 
 
-def load_into_model(model: str, results: ImportedWeights, file: str) -> Network:
-    """The network called ``model`` with these weights and as many classes as its last layer has rows.
+def load_into_model(model: str, imported: ImportedWeights, file: str) -> Network:
+    """Create the network ``model`` with the imported weights.
 
-    Raises :class:`BundleError` naming the first layer that differs, with both sizes; :class:`ModelError` for a name
-    that does not exist.
+    Args:
+        model: Name of the network.
+        imported: The weights; the number of rows of the last layer is the number of classes.
+        file: Name of the file for messages.
+
+    Raises:
+        BundleError: A layer differs; the message has the first one, with both shapes.
+        ModelError: The network does not exist.
     """
-    with torch.device("meta"):  # names alone
+    with torch.device("meta"):  # only names are needed
         draft = create_model(model)
     last = f"{last_layer(draft)}.weight"
-    if last not in results.arrays:
-        raise _other_layers(draft, results, file)
-    classes = int(results.arrays[last].shape[0]) if results.arrays[last].ndim == 2 else 0
+    if last not in imported.arrays:
+        raise _other_layers(draft, imported, file)
+    classes = int(imported.arrays[last].shape[0]) if imported.arrays[last].ndim == 2 else 0
     if not 2 <= classes <= 1_000_000:
-        raise BundleError(f"{file}: layer {last} is {list(results.arrays[last].shape)}", "a row a class, at least 2")
-    if set(draft.state_dict()) != set(results.arrays):
-        raise _other_layers(draft, results, file)
-    if any(step.kind not in _LEARNED for step in results.steps):  # some files hold nothing but the learned layers
-        _same_steps(draft, results.steps, file)
+        raise BundleError(
+            f"{file}: layer {last} is {list(imported.arrays[last].shape)}", "one row per class, at least 2"
+        )
+    if set(draft.state_dict()) != set(imported.arrays):
+        raise _other_layers(draft, imported, file)
+    if any(step.kind not in _LEARNED for step in imported.steps):  # some files describe the learned layers only
+        _same_steps(draft, imported.steps, file)
     network = create_model(model, num_classes=classes)
-    _same_sizes(network, results, file)
-    return _filled(network, results)
+    _same_sizes(network, imported, file)
+    return _filled(network, imported)
 
 
 def last_layer(network: nn.Module) -> str:
-    """The last layer that learns, that of the classes, as its keys in the state dict begin: ``fc8``."""
+    """Name of the last layer with weights, the classifier, as in the state dict: ``fc8``."""
     return next(reversed(list(network.state_dict()))).rpartition(".")[0]
 
 
 def as_float32(array: NDArray[Any]) -> NDArray[np.float32]:
-    """As float32, no copy where it is; infinite where a number is too large for it."""
+    """Convert to float32, without a copy if it is float32. Numbers beyond float32 become infinite."""
     with np.errstate(over="ignore"):
         return array.astype(np.float32, copy=False)
 
 
-def _filled(network: Network, results: ImportedWeights) -> Network:
+def _filled(network: Network, imported: ImportedWeights) -> Network:
     with torch.no_grad():
-        for name, into in network.state_dict().items():
-            into.copy_(torch.tensor(np.ascontiguousarray(as_float32(results.arrays[name]))))
+        for name, tensor in network.state_dict().items():
+            tensor.copy_(torch.tensor(np.ascontiguousarray(as_float32(imported.arrays[name]))))
     return network.eval()
 
 
-def _same_sizes(network: Network, results: ImportedWeights, file: str) -> None:
-    for name, into in network.state_dict().items():
-        array = results.arrays[name]
-        if list(array.shape) != list(into.shape):
+def _same_sizes(network: Network, imported: ImportedWeights, file: str) -> None:
+    for name, tensor in network.state_dict().items():
+        array = imported.arrays[name]
+        if list(array.shape) != list(tensor.shape):
             raise BundleError(
                 f"{file}: layer {name} is {list(array.shape)}",
-                f"{list(into.shape)}, as in {network.name}",
+                f"{list(tensor.shape)}, as in {network.name}",
                 "another --model may fit",
             )
         if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(as_float32(array)).all():
-            raise BundleError(f"{file}: layer {name} holds what is no number", "finite floating-point numbers")
+            raise BundleError(
+                f"{file}: layer {name} holds non-finite or integer values", "finite floating-point numbers"
+            )
 
 
-def _other_layers(network: nn.Module, results: ImportedWeights, file: str) -> BundleError:
-    wanted = network.state_dict()
-    missing = [name for name in wanted if name not in results.arrays]
-    extra = [name for name in results.arrays if name not in wanted]
-    parts = [f"{file} lacks {_few(missing)}"] if missing else [f"{file}"]
-    parts += [f"has {_few(extra)} besides"] if extra else []
+def _other_layers(network: nn.Module, imported: ImportedWeights, file: str) -> BundleError:
+    names = list(network.state_dict())
+    missing = [name for name in names if name not in imported.arrays]
+    extra = [name for name in imported.arrays if name not in names]
+    differences = [f"lacks {_abbreviate(missing)}"] if missing else []
+    differences += [f"also has {_abbreviate(extra)}"] if extra else []
     return BundleError(
-        " and ".join(parts),
-        f"the layers of {getattr(network, 'name', 'the network')}: {_few(list(wanted), 16)}",
+        f"{file} {' and '.join(differences)}",
+        f"the layers of {getattr(network, 'name', 'the network')}: {_abbreviate(names, 16)}",
         "another --model may fit",
     )
 
 
-def _few(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-_LEARNED = ("convolution", "fully connected", "local")
+def _abbreviate(names: list[str], maximum: int = 4) -> str:
+    return ", ".join(names[:maximum]) + (f" and {len(names) - maximum} more" if len(names) > maximum else "")
 
 
 def steps_of(network: Network) -> list[Step]:
-    """What a network of ours does with an image, in the words of :class:`Step`."""
+    """The layers of a network of this package, except flattening and dropout."""
     return [step for name, layer in network.named_children() if (step := _step(name, layer)) is not None]
 
 
@@ -144,17 +164,17 @@ def _step(name: str, layer: nn.Module) -> Step | None:
         return Step(kind, name, {"kernel": window.kernel, "stride": window.stride, "padding": window.padding})
     if next(layer.parameters(), None) is not None:
         return Step("local", name)
-    return None  # flattening and dropout compute nothing in a test
+    return None  # flattening and dropout change nothing in inference
 
 
 def _same_steps(network: Network, steps: Sequence[Step], file: str) -> None:
-    """Both in one order: a maximum and a ReLU next to it give the same whichever comes first."""
-    theirs = _ordered([step for step in steps if step.kind != "dropout"])
-    ours = _ordered(steps_of(network))
-    for a, b in zip(theirs, ours, strict=False):
+    """Compare both sequences of layers. Max pooling and an adjacent ReLU commute, so their order is ignored."""
+    imported = _canonical_order([step for step in steps if step.kind != "dropout"])
+    expected = _canonical_order(steps_of(network))
+    for a, b in zip(imported, expected, strict=False):
         if a.kind != b.kind:
             raise BundleError(
-                f"{file}: after {_before(theirs, a)} comes {a.name}, {_a(a.kind)}",
+                f"{file}: after {_before(imported, a)} comes {a.name}, {_a(a.kind)}",
                 f"{b.name}, {_a(b.kind)}, as in {network.name}",
                 "another --model may fit",
             )
@@ -165,11 +185,11 @@ def _same_steps(network: Network, steps: Sequence[Step], file: str) -> None:
                     f"{b.numbers[key]:g}, as {b.name} in {network.name}",
                     "another --model may fit",
                 )
-    if len(theirs) != len(ours):
-        longer = theirs if len(theirs) > len(ours) else ours
-        what = ", ".join(step.name for step in longer[min(len(theirs), len(ours)) :][:4])
-        has = "has" if longer is theirs else "lacks"
-        raise BundleError(f"{file} {has} {what}", f"the layers of {network.name}", "another --model may fit")
+    if len(imported) != len(expected):
+        longer = imported if len(imported) > len(expected) else expected
+        names = ", ".join(step.name for step in longer[min(len(imported), len(expected)) :][:4])
+        verb = "has" if longer is imported else "lacks"
+        raise BundleError(f"{file} {verb} {names}", f"the layers of {network.name}", "another --model may fit")
 
 
 def _a(kind: str) -> str:
@@ -181,7 +201,7 @@ def _before(steps: list[Step], step: Step) -> str:
     return steps[at - 1].name if at else "the image"
 
 
-def _ordered(steps: list[Step]) -> list[Step]:
+def _canonical_order(steps: list[Step]) -> list[Step]:
     result = list(steps)
     for i in range(len(result) - 1):
         if (result[i].kind, result[i + 1].kind) == ("max pool", "relu"):

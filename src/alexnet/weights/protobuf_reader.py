@@ -1,8 +1,8 @@
-"""Protocol buffers without a schema: the fields of a message, in order, each checked against the bytes there are.
+"""A reader of protocol buffers without a schema: the fields of a message, in order, with bounds checks.
 
-Only what Caffe's files need: integers, texts, messages in messages (read by whoever knows which field is one, so
-depth is the reader's and no file can nest deeper) and numbers in rows, packed or one by one. Rows are NumPy views into
-the file's own bytes: 240 MB of weights cost no second copy.
+It supports what Caffe's files need: integers, texts, nested messages and arrays of numbers, packed or one by one. The
+caller decides which fields are nested messages, so that no file can cause deep recursion. Packed arrays are NumPy views
+of the file's bytes: 240 MB of weights are not copied.
 
 Source: the wire format of protocol buffers, https://protobuf.dev/programming-guides/encoding/.
 """
@@ -15,19 +15,22 @@ from numpy.typing import NDArray
 
 from alexnet.weights.restricted_pickle import readable
 
-VARINT, EIGHT, BYTES, FOUR = 0, 1, 2, 5  # wire types; 3 and 4, groups, are of before 2008
+VARINT, EIGHT, BYTES, FOUR = 0, 1, 2, 5  # wire types; 3 and 4 (groups) are obsolete since 2008
 _TYPES: dict[int, np.dtype[Any]] = {FOUR: np.dtype("<f4"), EIGHT: np.dtype("<f8")}
 
 
 class DamagedError(ValueError):
-    """Bytes that are no message. The text says what is wrong, for a person."""
+    """The bytes are not a valid message; the text says why."""
 
 
 class Field(NamedTuple):
-    """One field of a message: its number, its wire type, its value.
+    """One field of a message.
 
-    ``value`` is an int for a varint, a view of bytes otherwise. A row of numbers that were written one by one is one
-    field of the type :data:`FOUR` or :data:`EIGHT` with all of their bytes.
+    Attributes:
+        number: Field number of the schema.
+        kind: Wire type.
+        value: An int for a varint, otherwise a view of bytes. Consecutive numbers under the same tag are one field of
+            type :data:`FOUR` or :data:`EIGHT` with the bytes of all of them.
     """
 
     number: int
@@ -49,7 +52,9 @@ def fields(message: memoryview) -> Iterator[Field]:
         elif kind == BYTES:
             length, start = _varint(message, start)
             if length > len(message) - start:
-                raise DamagedError(f"field {number} claims {length:,} bytes, {len(message) - start:,} are there")
+                raise DamagedError(
+                    f"field {number} has a length of {length:,} bytes, but {len(message) - start:,} follow"
+                )
             yield Field(number, kind, message[start : start + length])
             at = start + length
         elif kind in _TYPES:
@@ -60,7 +65,7 @@ def fields(message: memoryview) -> Iterator[Field]:
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """The number at ``at``, seven bits a byte, lowest first, and where it ends."""
+    """Read a varint (seven bits per byte, lowest first). Returns the number and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):
@@ -74,15 +79,20 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
 
 
 def _repeated(message: memoryview, at: int, start: int, dtype: np.dtype[Any]) -> tuple[memoryview, int]:
-    """The number behind the tag at ``at``, and all that follow it under the same tag, in one piece."""
+    """Read the number after the tag at ``at`` and all numbers that follow under the same tag.
+
+    Returns their bytes and the position after them.
+    """
     size, tag = dtype.itemsize, bytes(message[at:start])
     if start + size > len(message):
         raise DamagedError("it ends inside a number")
     step, count = len(tag) + size, 1
     rows = np.frombuffer(message, np.uint8)[at : at + (len(message) - at) // step * step].reshape(-1, step)
-    wanted = np.frombuffer(tag, np.uint8)
-    while count < len(rows):  # twice as far each time: neither one by one, nor all of the file for a single number
-        same = (rows[count : 2 * count, : len(tag)] == wanted).all(1)
+    tag_bytes = np.frombuffer(tag, np.uint8)
+    while count < len(
+        rows
+    ):  # doubles the window: a loop per number, or a scan of the whole file for one number, is slow
+        same = (rows[count : 2 * count, : len(tag)] == tag_bytes).all(1)
         count += len(same) if same.all() else int(same.argmin())
         if not same.all():
             break
@@ -90,26 +100,26 @@ def _repeated(message: memoryview, at: int, start: int, dtype: np.dtype[Any]) ->
 
 
 def integer(field: Field) -> int:
-    """A field that must be an integer. Raises :class:`DamagedError`."""
+    """The value of an integer field. Raises :class:`DamagedError` for another wire type."""
     if not isinstance(field.value, int):
         raise DamagedError(f"field {field.number} has wire type {field.kind} where an integer must be")
     return field.value - (1 << 64) if field.value >> 63 else field.value
 
 
 def message(field: Field) -> memoryview:
-    """A field that must be a message or a text. Raises :class:`DamagedError`."""
+    """The bytes of a nested message or text. Raises :class:`DamagedError` for another wire type."""
     if field.kind != BYTES or isinstance(field.value, int):
         raise DamagedError(f"field {field.number} has wire type {field.kind} where a message must be")
     return field.value
 
 
 def text(field: Field) -> str:
-    """A field that must be a text. Raises :class:`DamagedError`."""
+    """The printable text of a text field. Raises :class:`DamagedError` for another wire type."""
     return readable(bytes(message(field)).decode("utf-8", "backslashreplace"))
 
 
 def numbers(field: Field, kind: int) -> NDArray[Any]:
-    """A row of numbers of the type :data:`FOUR` (float32) or :data:`EIGHT` (float64), packed or one by one."""
+    """An array of type :data:`FOUR` (float32) or :data:`EIGHT` (float64). Raises :class:`DamagedError`."""
     if field.kind not in (BYTES, kind) or isinstance(field.value, int):
         raise DamagedError(f"field {field.number} has wire type {field.kind} where a row of numbers must be")
     size = _TYPES[kind].itemsize
@@ -120,13 +130,13 @@ def numbers(field: Field, kind: int) -> NDArray[Any]:
 
 
 def integers(field: Field) -> list[int]:
-    """A row of integers, packed or a single one. Raises :class:`DamagedError`."""
+    """The integers of a field, packed or a single one. Raises :class:`DamagedError`."""
     if isinstance(field.value, int):
         return [integer(field)]
     result, at, packed = [], 0, message(field)
     while at < len(packed):
         value, at = _varint(packed, at)
         result.append(integer(Field(field.number, VARINT, value)))
-        if len(result) > 32:  # sides of a blob: Caffe itself allows no more
+        if len(result) > 32:  # dimensions of a blob: Caffe allows no more
             raise DamagedError(f"field {field.number} has more than 32 numbers")
     return result

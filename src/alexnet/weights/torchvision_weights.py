@@ -1,4 +1,4 @@
-"""torchvision's AlexNet: ``.pth`` files, and the weights that torchvision publishes, fetched by its own machinery."""
+"""Weights of torchvision: ``.pth`` files, and the weights that torchvision publishes and downloads."""
 
 import zipfile
 from collections.abc import Mapping
@@ -13,20 +13,24 @@ from alexnet.weights.files import MOST_BYTES
 from alexnet.weights.matching import ImportedWeights
 from alexnet.weights.restricted_pickle import readable
 
-DEFAULT = "DEFAULT"  # in place of a file: what torchvision publishes as its best
+DEFAULT = "DEFAULT"  # instead of a file: the default weights that torchvision publishes
 
 
 def read(path: Path) -> ImportedWeights:
-    """The state dict in a ``.pth`` file, alone or under ``model`` or ``state_dict``, and its classes where it has any.
+    """Read the state dict of a ``.pth`` file, at the top level or under ``model`` or ``state_dict``.
 
-    Tensors and plain values alone are read (``weights_only``). Raises :class:`BundleError`.
+    A list of texts under ``classes`` becomes the class names. Only tensors and plain values are read
+    (``weights_only``).
+
+    Raises:
+        BundleError: The file is damaged, holds other objects, or is not a state dict.
     """
     _bounded(path)
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise BundleError(f"{path} can not be read: {error.strerror or error}", "a file of weights") from error
-    except Exception as error:  # whatever the restricted reader raises, it means the same
+    except Exception as error:  # the restricted reader raises many kinds
         raise BundleError(
             f"{path} is refused: it holds more than tensors and plain values, or is damaged", "a state dict"
         ) from error
@@ -37,24 +41,25 @@ def read(path: Path) -> ImportedWeights:
     if not isinstance(state, Mapping) or not state:
         raise BundleError(f"{path} holds {type(content).__name__}", "a state dict: tensors by name")
     arrays = {readable(name).removeprefix("module."): _array(path, name, value) for name, value in state.items()}
-    known = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    return ImportedWeights(arrays, classes=tuple(classes) if known and classes else ())
+    has_classes = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    return ImportedWeights(arrays, classes=tuple(classes) if has_classes and classes else ())
 
 
 class Published(NamedTuple):
-    """Weights that torchvision publishes for one of its networks, and the gray levels that their inputs are made by."""
+    """Weights that torchvision publishes for one of its networks, with the normalization of its inputs."""
 
     state: dict[str, torch.Tensor]
     classes: tuple[str, ...]
-    sha256: str  # as the file's name begins: torchvision checks it
+    sha256: str  # first digits, from the file name; torchvision checks them
     mean: tuple[float, ...]  # subtracted from gray levels
-    divide: tuple[float, ...]  # what is left is divided by
+    divide: tuple[float, ...]  # divisor after the subtraction
 
 
 def of_network(name: str) -> Published:
-    """The weights of torchvision's network called ``name`` from its cache, or fetched where there is a network.
+    """The published weights of torchvision's network ``name``, from its cache or downloaded.
 
-    Raises :class:`BundleError` where neither is.
+    Raises:
+        BundleError: The weights are not in the cache and cannot be downloaded.
     """
     from torchvision.models import get_model_weights
 
@@ -69,9 +74,9 @@ def of_network(name: str) -> Published:
             f"put that file into {Path(torch.hub.get_dir()) / 'checkpoints'}, or leave {name} out",
         ) from error
     preset = chosen.transforms()
-    # Its two Inceptions bring inputs from torchvision's numbers back to those that their weights are for: ±1.
-    middle = name in ("googlenet", "inception_v3")
-    mean, deviation = ((0.5,) * 3, (0.5,) * 3) if middle else (preset.mean, preset.std)
+    # The two Inception networks convert torchvision's normalization to inputs of ±1 themselves.
+    is_inception = name in ("googlenet", "inception_v3")
+    mean, deviation = ((0.5,) * 3, (0.5,) * 3) if is_inception else (preset.mean, preset.std)
     sha256 = chosen.url.rpartition("-")[2].partition(".")[0]
     return Published(
         dict(state),
@@ -83,9 +88,12 @@ def of_network(name: str) -> Published:
 
 
 def fetch() -> ImportedWeights:
-    """torchvision's published weights and the 1000 classes of ImageNet; its cache, its check of the file's hash.
+    """Published AlexNet weights of torchvision and the 1000 ImageNet classes, from its cache or downloaded.
 
-    Raises :class:`BundleError` where there is no network and nothing in the cache.
+    torchvision checks the hash of the file.
+
+    Raises:
+        BundleError: The weights are not in the cache and cannot be downloaded.
     """
     from torchvision.models import AlexNet_Weights
 
@@ -104,23 +112,23 @@ def fetch() -> ImportedWeights:
 
 
 def _bounded(path: Path) -> None:
-    """Refuse what is no file, and a zip file that unpacks to more than it is."""
+    """Refuse missing and too large files, and compressed zip files, which could decompress to any size."""
     if not path.is_file():
         raise BundleError(f"{path} is no file", "a .pth file, or DEFAULT: the one that torchvision publishes")
     if path.stat().st_size > MOST_BYTES:
         raise BundleError(f"{path} has {path.stat().st_size:,} bytes", f"at most {MOST_BYTES:,}")
     try:
         with zipfile.ZipFile(path) as archive:
-            packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+            compressed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
     except (zipfile.BadZipFile, OSError, ValueError):
-        return  # PyTorch's form of before 2020, or damaged: PyTorch says which
-    if packed:
-        raise BundleError(f"{path} is a packed zip file ({packed[0]})", "a file that torch.save wrote")
+        return  # PyTorch's format before 2020, or damaged: torch.load reports it
+    if compressed:
+        raise BundleError(f"{path} is a compressed zip file ({compressed[0]})", "a file that torch.save wrote")
 
 
 def _array(path: Path, name: Any, value: Any) -> np.ndarray[Any, Any]:
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided or not value.is_floating_point():
         raise BundleError(f"{path}: {readable(name)} is {type(value).__name__}", "a tensor of floating-point numbers")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise BundleError(f"{path}: {readable(name)} claims more numbers than the file has", "a whole tensor")
+        raise BundleError(f"{path}: {readable(name)} has a shape larger than its data", "a whole tensor")
     return np.asarray(value.detach().float().numpy())
