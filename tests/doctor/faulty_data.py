@@ -12,17 +12,19 @@ from alexnet.data.sources import open_source
 from alexnet.doctor.examine import examine
 from alexnet.doctor.findings import Report
 
-SIDE = 72
+THUMBNAIL_SIZE = 72
 KINDS = ("cross", "ring", "stripe")
 QUIET = {"no-shortcut", "weak-shortcut", "center-cut", "reading"}  # notes that are no problems
 
 
-def paint(seed: int, kind: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
+def paint(seed: int, kind: int = 0, size: tuple[int, int] = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)) -> Image.Image:
     """A smooth random background with one of three shapes in the middle."""
     draw = np.random.default_rng(seed)
-    field = Image.fromarray(draw.integers(0, 256, (6, 6, 3), np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    field = Image.fromarray(draw.integers(0, 256, (6, 6, 3), np.uint8)).resize(
+        (THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BICUBIC
+    )
     pixels = np.array(field)
-    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    y, x = np.mgrid[:THUMBNAIL_SIZE, :THUMBNAIL_SIZE] - THUMBNAIL_SIZE / 2
     far = np.hypot(x, y)
     shape = [(abs(x) < 5) | (abs(y) < 5), (far > 10) & (far < 18), (x + y) % 12 < 5][kind] & (far < 20)
     pixels[shape] = draw.integers(0, 256, 3)

@@ -5,14 +5,21 @@ import pytest
 from PIL import Image
 
 from alexnet.data import decode
-from alexnet.doctor.duplicates import COLOR, PLAIN, REACH, SPOT, frequencies, near_duplicates
-from alexnet.doctor.images import SIDE
+from alexnet.doctor.duplicates import (
+    MAX_COLOR_DIFF,
+    MAX_DISTANCE,
+    MAX_PIXEL_DIFF,
+    MIN_CONTRAST,
+    frequencies,
+    near_duplicates,
+)
+from alexnet.doctor.images import THUMBNAIL_SIZE
 
 from .faulty_data import paint, saved
 
 
-def thumb(image: Image.Image) -> np.ndarray:
-    return decode.fit(np.asarray(image.convert("RGB")), SIDE, "squash")
+def thumbnail(image: Image.Image) -> np.ndarray:
+    return decode.fit(np.asarray(image.convert("RGB")), THUMBNAIL_SIZE, "squash")
 
 
 def again(image: Image.Image, kind: str, **options) -> Image.Image:
@@ -34,58 +41,62 @@ COPIES = {
 @pytest.mark.parametrize("copy", COPIES)
 def test_a_copy_is_found_and_nothing_else(copy):
     originals = [paint(seed, seed % 3, (192, 144)) for seed in range(24)]
-    thumbs = np.stack([thumb(image) for image in originals] + [thumb(COPIES[copy](image)) for image in originals])
-    assert near_duplicates(thumbs).tolist() == [[i, i + 24] for i in range(24)]
+    thumbnails = np.stack(
+        [thumbnail(image) for image in originals] + [thumbnail(COPIES[copy](image)) for image in originals]
+    )
+    assert near_duplicates(thumbnails).tolist() == [[i, i + 24] for i in range(24)]
 
 
-def slow(thumbs: np.ndarray) -> set[tuple[int, int]]:
+def slow(thumbnails: np.ndarray) -> set[tuple[int, int]]:
     """Every pair, in float64, by the definition."""
-    values = thumbs.astype(np.float64)
+    values = thumbnails.astype(np.float64)
     means = values.mean(axis=(1, 2))
     flat = (values - means[:, None, None]).reshape(len(values), -1)
     contrast = np.sqrt((flat**2).mean(axis=1))
     found = set()
     for i in range(len(values)):
         for j in range(i + 1, len(values)):
-            if min(contrast[i], contrast[j]) < PLAIN:
+            if min(contrast[i], contrast[j]) < MIN_CONTRAST:
                 continue
             far = np.linalg.norm(flat[i] / np.linalg.norm(flat[i]) - flat[j] / np.linalg.norm(flat[j]))
             spot = np.abs(values[i] - values[j]).max()
-            if far <= REACH and np.abs(means[i] - means[j]).max() <= COLOR and spot <= SPOT:
+            if far <= MAX_DISTANCE and np.abs(means[i] - means[j]).max() <= MAX_COLOR_DIFF and spot <= MAX_PIXEL_DIFF:
                 found.add((i, j))
     return found
 
 
 def test_the_tree_agrees_with_all_pairs():
     draw = np.random.default_rng(3)
-    base = [thumb(paint(seed)) for seed in range(25)]
+    base = [thumbnail(paint(seed)) for seed in range(25)]
     noisy = [np.clip(t + draw.normal(0, s, t.shape), 0, 255).astype(np.uint8) for t in base for s in (2.0, 5.0, 9.0)]
-    thumbs = np.stack(base + noisy + [np.full((SIDE, SIDE, 3), 100 + k, np.uint8) for k in range(4)])
-    expected = slow(thumbs)
-    assert {tuple(pair) for pair in near_duplicates(thumbs).tolist()} == expected and 25 < len(expected) < 150
+    thumbnails = np.stack(
+        base + noisy + [np.full((THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), 100 + k, np.uint8) for k in range(4)]
+    )
+    expected = slow(thumbnails)
+    assert {tuple(pair) for pair in near_duplicates(thumbnails).tolist()} == expected and 25 < len(expected) < 150
 
 
 def test_low_frequencies_never_make_a_distance_larger():
-    table = frequencies(SIDE)
-    assert np.allclose(table @ table.T, np.eye(SIDE), atol=1e-12)
-    signal = np.random.default_rng(0).normal(size=SIDE)
+    table = frequencies(THUMBNAIL_SIZE)
+    assert np.allclose(table @ table.T, np.eye(THUMBNAIL_SIZE), atol=1e-12)
+    signal = np.random.default_rng(0).normal(size=THUMBNAIL_SIZE)
     from scipy.fft import dct
 
     assert np.allclose(table @ signal, dct(signal, norm="ortho"))
 
 
 def test_plain_images_and_small_changes_are_no_copies():
-    plain = [np.full((SIDE, SIDE, 3), level, np.uint8) for level in (0, 3, 250)]
-    base = thumb(paint(1))
+    plain = [np.full((THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), level, np.uint8) for level in (0, 3, 250)]
+    base = thumbnail(paint(1))
     changed = base.copy()
     changed[10:13, 10:13] ^= 0x80  # something small that matters
     assert near_duplicates(np.stack([*plain, base, changed])).tolist() == []
-    assert near_duplicates(np.zeros((0, SIDE, SIDE, 3), np.uint8)).shape == (0, 2)
+    assert near_duplicates(np.zeros((0, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), np.uint8)).shape == (0, 2)
     assert near_duplicates(np.stack([base])).shape == (0, 2)
 
 
 def test_small_images_must_be_nearer():
-    base = thumb(paint(1))
+    base = thumbnail(paint(1))
     near = np.clip(base + np.random.default_rng(0).normal(0, 5, base.shape), 0, 255).astype(np.uint8)
     pair = np.stack([base, near])
     assert near_duplicates(pair).tolist() == [[0, 1]] and near_duplicates(pair, np.array([False, True])).tolist() == []
@@ -93,6 +104,6 @@ def test_small_images_must_be_nearer():
 
 
 def test_a_crowd_of_one_image_is_chained_not_squared():
-    one, other = thumb(paint(1)), thumb(paint(2))
+    one, other = thumbnail(paint(1)), thumbnail(paint(2))
     pairs = near_duplicates(np.stack([one] * 3000 + [other]))
     assert len(pairs) < 100_000 and set(pairs.reshape(-1).tolist()) == set(range(3000))

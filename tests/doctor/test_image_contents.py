@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from alexnet.data.sources.source import Sample
-from alexnet.doctor.images import Seen, check_contents, look_at
+from alexnet.doctor.images import ImageDataset, check_contents, inspect_image
 
 from .faulty_data import paint, saved
 
@@ -13,12 +13,12 @@ from .faulty_data import paint, saved
 def looks_of(images):
     """The images as PNG files, seen by the doctor."""
     files = [image if isinstance(image, bytes) else saved(image) for image in images]
-    return [look_at(Sample(0, f"{i}.png", lambda data=data: data), "train") for i, data in enumerate(files)]
+    return [inspect_image(Sample(0, f"{i}.png", lambda data=data: data), "train") for i, data in enumerate(files)]
 
 
 def kinds(images):
     """Check → places of the images that it names."""
-    findings = check_contents(Seen("set", ("a", "b"), looks_of(images), False))
+    findings = check_contents(ImageDataset("set", ("a", "b"), looks_of(images), False))
     return {one.check: [int(case.origins[0].removesuffix(".png")) for case in one.examples] for one in findings}
 
 
@@ -59,7 +59,7 @@ def test_an_image_that_shows_nothing_is_found_as_what_it_is(check):
 
 def test_transparent_images_are_blank_and_only_blank_ones_are_left_out():
     images = [*usual(), transparent(paint(44)), scaled(paint(45), 0.1)]
-    findings = {one.check: one for one in check_contents(Seen("set", ("a", "b"), looks_of(images), False))}
+    findings = {one.check: one for one in check_contents(ImageDataset("set", ("a", "b"), looks_of(images), False))}
     assert findings.keys() == {"blank", "dark"}
     assert findings["blank"].exclude == ("12.png",) and findings["dark"].exclude == ()
     assert findings["blank"].what == "1 image is of one color"

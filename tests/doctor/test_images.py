@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.data.sources.source import Sample
-from alexnet.doctor.images import SIDE, look_at, look_at_all, thumbs_of
+from alexnet.doctor.images import THUMBNAIL_SIZE, inspect_all, inspect_image, thumbnails_of
 
 from .faulty_data import bomb, deep_png, paint, rotated, saved
 
@@ -18,8 +18,8 @@ PNG = saved(paint(1))
 WEBP = saved(paint(1), "WEBP")
 
 
-def seen(data, name="a/x.jpg"):
-    return look_at(Sample(0, name, lambda: data), "train")
+def dataset(data, name="a/x.jpg"):
+    return inspect_image(Sample(0, name, lambda: data), "train")
 
 
 @pytest.mark.parametrize(
@@ -33,30 +33,34 @@ def seen(data, name="a/x.jpg"):
     ],
 )
 def test_what_is_no_image(data, reason):
-    look = seen(data)
-    assert reason in look.error and look.thumb is None and len(look.sha256) == 64
+    info = dataset(data)
+    assert reason in info.error and info.thumbnail is None and len(info.sha256) == 64
 
 
 def test_what_is_cut_short_is_seen_but_of_no_use():
     for data in (JPEG[: len(JPEG) // 2], JPEG[:-2], PNG[:-12]):
-        look = seen(data)
-        assert look.truncated and not look.error
+        info = dataset(data)
+        assert info.truncated and not info.error
 
 
 def test_what_is_converted_is_noted():
-    assert seen(saved(paint(1).convert("CMYK"), "JPEG")).notes == ("CMYK to RGB",)
-    assert seen(deep_png(1), "a/x.png").notes == ("over 8 bits a channel to 8",)
-    assert seen(rotated(1)).notes == ("EXIF rotation applied",)
-    assert seen(PNG).notes == ("PNG named .jpg",)
-    assert seen(JPEG).notes == ()
+    assert dataset(saved(paint(1).convert("CMYK"), "JPEG")).notes == ("CMYK to RGB",)
+    assert dataset(deep_png(1), "a/x.png").notes == ("over 8 bits a channel to 8",)
+    assert dataset(rotated(1)).notes == ("EXIF rotation applied",)
+    assert dataset(PNG).notes == ("PNG named .jpg",)
+    assert dataset(JPEG).notes == ()
     tiff = Image.fromarray(np.zeros((20, 20), np.uint16))
-    assert seen(saved(tiff, "TIFF"), "x.tif").notes == ("over 8 bits a channel to 8",)
+    assert dataset(saved(tiff, "TIFF"), "x.tif").notes == ("over 8 bits a channel to 8",)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
 def test_extreme_shapes(size):
-    look = seen(saved(paint(1).resize(size)), "x.png")
-    assert not look.error and (look.width, look.height) == size and look.thumb.shape == (SIDE, SIDE, 3)
+    info = dataset(saved(paint(1).resize(size)), "x.png")
+    assert (
+        not info.error
+        and (info.width, info.height) == size
+        and info.thumbnail.shape == (THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3)
+    )
 
 
 @given(st.sampled_from([JPEG, PNG, WEBP]), st.integers(0, 2**32), st.integers(1, 30), st.booleans())
@@ -64,23 +68,28 @@ def test_damaged_files_never_stop_it(data, seed, count, cut):
     draw, damaged = random.Random(seed), bytearray(data)
     for _ in range(count):
         damaged[draw.randrange(len(damaged))] = draw.randrange(256)
-    look = seen(bytes(damaged[: draw.randrange(len(damaged))] if cut else damaged))
-    assert bool(look.error) == (look.thumb is None) and "\n" not in look.error
+    info = dataset(bytes(damaged[: draw.randrange(len(damaged))] if cut else damaged))
+    assert bool(info.error) == (info.thumbnail is None) and "\n" not in info.error
 
 
 def test_arrays_and_order_and_progress():
     images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), np.uint8)
     samples = tuple(Sample(i % 2, f"#{i}", lambda i=i: images[i]) for i in range(9))
     steps = []
-    looks = look_at_all({"train": samples[:6], "test": samples[6:]}, 2, lambda done, all_: steps.append((done, all_)))
-    assert [look.origin for look in looks] == [f"#{i}" for i in range(9)] and steps[-1] == (9, 9)
-    assert [look.split for look in looks] == ["train"] * 6 + ["test"] * 3
-    assert {look.format for look in looks} == {"array"} and thumbs_of(looks).shape == (9, SIDE, SIDE, 3)
-    assert thumbs_of([]).shape == (0, SIDE, SIDE, 3)
+    infos = inspect_all({"train": samples[:6], "test": samples[6:]}, 2, lambda done, all_: steps.append((done, all_)))
+    assert [info.origin for info in infos] == [f"#{i}" for i in range(9)] and steps[-1] == (9, 9)
+    assert [info.split for info in infos] == ["train"] * 6 + ["test"] * 3
+    assert {info.format for info in infos} == {"array"} and thumbnails_of(infos).shape == (
+        9,
+        THUMBNAIL_SIZE,
+        THUMBNAIL_SIZE,
+        3,
+    )
+    assert thumbnails_of([]).shape == (0, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3)
 
 
 def test_a_file_that_can_not_be_read():
     def load():
         raise PermissionError(13, "Permission denied")
 
-    assert "Permission denied" in look_at(Sample(0, "x", load), "train").error
+    assert "Permission denied" in inspect_image(Sample(0, "x", load), "train").error

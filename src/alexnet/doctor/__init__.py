@@ -1,1 +1,1 @@
-"""What is wrong with a data set, before a day of training. Nothing is imported here and nothing is changed by it."""
+"""Checks of a data set before training: duplicates, leaks, damaged files, wrong labels, shortcuts."""

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from alexnet.data.sources.source import Sample, Source, group_similar, summarize
 from alexnet.data.splits import assign_splits
 from alexnet.doctor.balance import check_classes, counts_of
-from alexnet.doctor.duplicates import check_duplicates, same_images
+from alexnet.doctor.duplicates import check_duplicates, find_duplicates
 from alexnet.doctor.findings import Example, Finding, Report, by_severity
 from alexnet.doctor.groups import check_groups
-from alexnet.doctor.images import Phases, Seen, check_contents, check_files, check_shapes, look_at_all
+from alexnet.doctor.images import ImageDataset, Phases, check_contents, check_files, check_shapes, inspect_all
 from alexnet.doctor.labels import check_labels
 from alexnet.doctor.shortcuts import check_colors, check_shortcuts
 from alexnet.errors import DataError
@@ -50,19 +50,25 @@ def examine(
     """
     splits = splits or assign_splits(source, validation=validation, test=test, seed=seed, strict=False)
     bar: Phases = progress or (lambda _phase: None)
-    looks = look_at_all(splits, workers, bar("looking"))
+    infos = inspect_all(splits, workers, bar("looking"))
     unsplit = "all" in source.splits
-    seen = Seen(
-        source.name, source.classes, looks, unsplit, unsplit or "validation" not in source.splits, allow_truncated
+    dataset = ImageDataset(
+        source.name, source.classes, infos, unsplit, unsplit or "validation" not in source.splits, allow_truncated
     )
-    good = seen.good()
-    crowds = same_images(good, workers or 1, bar("comparing"))
-    findings = [*check_classes(seen, problems or []), *check_duplicates(seen, crowds), *check_groups(seen)]
-    findings += [*check_files(seen), *check_shapes(seen), *check_contents(seen)]
-    findings += [*check_shortcuts(seen, crowds, bar("looking for shortcuts")), *check_colors(seen)]
+    good = dataset.good()
+    duplicate_sets = find_duplicates(good, workers or 1, bar("comparing"))
+    findings = [
+        *check_classes(dataset, problems or []),
+        *check_duplicates(dataset, duplicate_sets),
+        *check_groups(dataset),
+    ]
+    findings += [*check_files(dataset), *check_shapes(dataset), *check_contents(dataset)]
+    findings += [*check_shortcuts(dataset, duplicate_sets, bar("looking for shortcuts")), *check_colors(dataset)]
     if embed is not None:
-        features = embed([look.image for look in good])
-        findings += check_labels(seen, good, crowds, features, bar("comparing with neighbors"))
-    for own in group_similar(source.notes):
-        findings.append(Finding("reading", "note", summarize(own), "", tuple(Example((), line) for line in own[1:])))
-    return Report(source.name, source.classes, counts_of(seen), seen.drawn, by_severity(findings))
+        features = embed([info.sample for info in good])
+        findings += check_labels(dataset, good, duplicate_sets, features, bar("comparing with neighbors"))
+    for lines in group_similar(source.notes):
+        findings.append(
+            Finding("reading", "note", summarize(lines), "", tuple(Example((), line) for line in lines[1:]))
+        )
+    return Report(source.name, source.classes, counts_of(dataset), dataset.drawn, by_severity(findings))

@@ -6,6 +6,7 @@ photographs reached (docs/doctor.md) and with the median of the data set: if all
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -19,8 +20,8 @@ from alexnet.data.sources.source import Sample
 from alexnet.doctor.findings import Example, Finding, Severity
 from alexnet.errors import ImageError, counted
 
-SIDE = 24  # pixels of a thumbnail: 1,728 bytes an image
-SMALLEST = 8  # pixels: what an image with a shorter side shows is not measured
+THUMBNAIL_SIZE = 24  # pixels: 1,728 bytes for each image
+SMALLEST = 8  # pixels: the content of images with a shorter side below this is not measured
 Progress = Callable[[int, int], None]
 Phases = Callable[[str], Progress | None]  # the progress bar of a phase, from its name
 
@@ -29,10 +30,10 @@ class Content(NamedTuple):
     """How much content an image has, measured on its gray levels at a size of at most 128 pixels."""
 
     low: float  # gray level of the darkest percent
-    high: float  # of the lightest percent
-    spread: float  # between the darkest and the lightest pixel
+    high: float  # gray level of the lightest percent
+    spread: float  # gray levels between the darkest and the lightest pixel
     bits: float  # entropy of the gray levels
-    detail: float  # deviation of the Laplacian, of that of the gray levels
+    detail: float  # standard deviation of the Laplacian, divided by that of the gray levels
 
 
 class ImageInfo:
@@ -43,28 +44,28 @@ class ImageInfo:
         "error",
         "format",
         "height",
-        "image",
         "notes",
+        "sample",
         "sha256",
         "size",
         "split",
-        "thumb",
+        "thumbnail",
         "width",
     )
 
-    def __init__(self, image: Sample, split: str) -> None:
-        self.image, self.split = image, split
-        self.error = ""  # why it can not be used at all
+    def __init__(self, sample: Sample, split: str) -> None:
+        self.sample, self.split = sample, split
+        self.error = ""  # why it can not be decoded
         self.sha256, self.size = "", 0  # of the file's bytes, or of an array
         self.width, self.height, self.format = 0, 0, ""
         self.notes: tuple[str, ...] = ()
-        self.thumb: NDArray[np.uint8] | None = None  # [S, S, 3], squashed
+        self.thumbnail: NDArray[np.uint8] | None = None  # [S, S, 3], squashed
         self.content: Content | None = None  # None: not measured
 
     @property
     def origin(self) -> str:
         """The image's name in its source."""
-        return self.image.origin
+        return self.sample.origin
 
     @property
     def truncated(self) -> bool:
@@ -72,83 +73,85 @@ class ImageInfo:
         return "truncated" in self.notes
 
 
-class Seen(NamedTuple):
-    """All images of a data set, examined."""
+class ImageDataset(NamedTuple):
+    """All images of a data set, with what was measured of each."""
 
     name: str
     classes: tuple[str, ...]
-    looks: list[ImageInfo]
+    infos: list[ImageInfo]
     drawn: bool  # the splits are those that training would draw
-    validation_drawn: bool = False  # the validation split at least is
-    allow_truncated: bool = False  # images that were cut short are used
+    validation_drawn: bool = False  # the validation split is one that training would draw
+    allow_truncated: bool = False  # whether truncated images are used
 
     def good(self) -> list[ImageInfo]:
         """The images that can be used."""
-        return [look for look in self.looks if not look.error and (self.allow_truncated or not look.truncated)]
+        return [info for info in self.infos if not info.error and (self.allow_truncated or not info.truncated)]
 
 
-def look_at_all(
+def inspect_all(
     splits: Mapping[str, tuple[Sample, ...]], workers: int | None = None, progress: Progress | None = None
 ) -> list[ImageInfo]:
     """Examine every image, in the order of the splits, on ``workers`` threads (default: all cores)."""
-    every = [(split, image) for split, images in splits.items() for image in images]
-    count = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
+    tasks = [(split, image) for split, images in splits.items() for image in images]
+    threads = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
     results = []
-    with ThreadPoolExecutor(count, "alexnet-doctor") as pool:
-        for done, look in enumerate(map_in_order(pool, lambda one: look_at(one[1], one[0]), every, 4 * count), 1):
-            results.append(look)
+    with ThreadPoolExecutor(threads, "alexnet-doctor") as pool:
+        for done, info in enumerate(
+            map_in_order(pool, lambda task: inspect_image(task[1], task[0]), tasks, 4 * threads), 1
+        ):
+            results.append(info)
             if progress is not None:
-                progress(done, len(every))
+                progress(done, len(tasks))
     return results
 
 
-def look_at(sample: Sample, split: str) -> ImageInfo:
+def inspect_image(sample: Sample, split: str) -> ImageInfo:
     """Decode and measure one image. No content of a file makes it raise."""
-    look = ImageInfo(sample, split)
+    info = ImageInfo(sample, split)
     try:
         data = sample.load()
-        look.sha256 = image_sha256(data)
+        info.sha256 = image_sha256(data)
         if isinstance(data, bytes):
-            look.size = len(data)
-            image, look.format, look.notes = decode.decode_with_notes(data, sample.origin, allow_truncated=True)
+            info.size = len(data)
+            image, info.format, info.notes = decode.decode_with_notes(data, sample.origin, allow_truncated=True)
         else:
-            image, look.format = data, "array"
-        look.height, look.width = image.shape[:2]
-        look.thumb = decode.fit(image, SIDE, "squash")  # [S, S, 3]
-        look.content = content_of(image)
+            image, info.format = data, "array"
+        info.height, info.width = image.shape[:2]
+        info.thumbnail = decode.fit(image, THUMBNAIL_SIZE, "squash")  # [S, S, 3]
+        info.content = measure_content(image)
     except (ImageError, OSError) as error:
-        look.error = error.what if isinstance(error, ImageError) else str(error)
-    return look
+        info.error = error.what if isinstance(error, ImageError) else str(error)
+    return info
 
 
-def thumbs_of(looks: list[ImageInfo]) -> NDArray[np.uint8]:
+def thumbnails_of(infos: list[ImageInfo]) -> NDArray[np.uint8]:
     """The thumbnails of usable images: uint8 [N, S, S, 3]."""
-    results = [look.thumb for look in looks if look.thumb is not None]
-    return np.stack(results) if results else np.zeros((0, SIDE, SIDE, 3), np.uint8)
+    results = [info.thumbnail for info in infos if info.thumbnail is not None]
+    return np.stack(results) if results else np.zeros((0, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), np.uint8)
 
 
-def content_of(image: NDArray[np.uint8], side: int = 128) -> Content | None:
-    """What there is to see in an image [H, W, 3], at no more than ``side`` pixels; None where it is too small."""
-    side = min(side, *image.shape[:2])
-    if side < SMALLEST:
+def measure_content(image: NDArray[np.uint8], size: int = 128) -> Content | None:
+    """The content of an image uint8 [H, W, 3], measured at ``size`` pixels at most; None for a tiny image."""
+    size = min(size, *image.shape[:2])
+    if size < SMALLEST:
         return None
-    gray = decode.fit(image, side, "squash") @ np.array([0.299, 0.587, 0.114], np.float32)  # [s, s]
+    gray = decode.fit(image, size, "squash") @ np.array([0.299, 0.587, 0.114], np.float32)  # [s, s]
     low, high = np.percentile(gray, [1, 99])
     counts = np.bincount(gray.astype(np.uint8).reshape(-1), minlength=256)
     shares = counts[counts > 0] / gray.size
-    center, beside = gray[1:-1, 1:-1], gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
-    detail = (4 * center - beside).std() / (gray.std() + 1)
+    center, neighbors = gray[1:-1, 1:-1], gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
+    detail = (4 * center - neighbors).std() / (gray.std() + 1)
     return Content(
         float(low), float(high), float(np.ptp(gray)), float(-(shares * np.log2(shares)).sum()), float(detail)
     )
 
 
-TINY = 16  # pixels: a shorter side below this shows nothing, unless all images of the set are like that
-LONG = 4.0  # times as long as wide
-CUT = 0.3  # mean share of the images that a center cut may throw away before it is worth a warning
+TINY = 16  # pixels: a shorter side below this is reported, unless half of all images are so small
+MAX_ASPECT = 4.0  # longer side / shorter side
+MAX_CROPPED = 0.3  # mean fraction of an image that the center crop may remove without a warning
 
-# What the decoder noted → check, what of the images, what to do.
-_NOTED = (
+# The note of the decoder, the name of the check, its severity, its message and hint for several images.
+_DECODER_NOTES = (
     (
         "truncated",
         "truncated",
@@ -190,56 +193,60 @@ _NOTED = (
 )
 
 
-def check_files(seen: Seen) -> Iterator[Finding]:
+def check_files(dataset: ImageDataset) -> Iterator[Finding]:
     """Findings about files."""
-    yield from _unreadable(seen)
-    for mark, check, severity, what, todo in _NOTED:
-        own = [look for look in seen.looks if not look.error and any(mark in note for note in look.notes)]
-        if own and check == "truncated" and seen.allow_truncated:
-            what, todo = "are truncated: the part that is there is used", "get the files again"
-        if own:
-            examples = tuple(Example((look.origin,), ", ".join(n for n in look.notes if mark in n)) for look in own)
-            exclude = tuple(look.origin for look in own) if check == "truncated" and not seen.allow_truncated else ()
-            yield Finding(check, _severity(severity), _sentence(own, what), todo, examples, exclude)
+    yield from _unreadable(dataset)
+    for mark, check, severity, what, todo in _DECODER_NOTES:
+        matches = [info for info in dataset.infos if not info.error and any(mark in note for note in info.notes)]
+        if matches and check == "truncated" and dataset.allow_truncated:
+            what, todo = "are truncated: the part that can be decoded is used", "get the files again"
+        if matches:
+            examples = tuple(Example((info.origin,), ", ".join(n for n in info.notes if mark in n)) for info in matches)
+            exclude = (
+                tuple(info.origin for info in matches) if check == "truncated" and not dataset.allow_truncated else ()
+            )
+            yield Finding(check, _severity(severity), _sentence(matches, what), _hint(matches, todo), examples, exclude)
 
 
-def check_shapes(seen: Seen) -> Iterator[Finding]:
-    """Findings about sizes and shapes, and what the center cut loses."""
-    good = seen.good()
+def check_shapes(dataset: ImageDataset) -> Iterator[Finding]:
+    """Findings about sizes, aspect ratios, and what the center crop removes."""
+    good = dataset.good()
     if not good:
         return
-    short = np.array([min(look.width, look.height) for look in good])
-    ratio = np.array([max(look.width, look.height) for look in good]) / short
-    usual = float(np.median(short))
-    tiny = short < min(TINY, usual / 2)
+    short = np.array([min(info.width, info.height) for info in good])
+    ratio = np.array([max(info.width, info.height) for info in good]) / short
+    median = float(np.median(short))
+    tiny = short < min(TINY, median / 2)
     if tiny.any():
-        what = f"have a shorter side below {TINY} pixels; the median is {usual:.0f}"
-        yield _some("tiny", good, tiny, what, "remove them: they have too few pixels", _size, exclude=True)
-    if usual < 64:
-        what = f"the images are small: the median of the shorter side is {usual:.0f} pixels"
+        what = f"have a shorter side below {TINY} pixels; the median is {median:.0f}"
+        yield _shape_finding("tiny", good, tiny, what, "remove them: they have too few pixels", _size, exclude=True)
+    if median < 64:
+        what = f"the images are small: the median of the shorter side is {median:.0f} pixels"
         yield Finding("small", "note", what, "a network for small images trains faster: see alexnet models")
-    if (ratio > LONG).any():
-        what = f"have an aspect ratio above {LONG:.0f}"
-        yield _some("elongated", good, ratio > LONG, what, "crop them, or pass --fit pad", _size)
+    if (ratio > MAX_ASPECT).any():
+        what = f"have an aspect ratio above {MAX_ASPECT:.0f}"
+        yield _shape_finding("elongated", good, ratio > MAX_ASPECT, what, "crop them, or pass --fit pad", _size)
     yield from _center_cut(good, 1 - 1 / ratio)
 
 
-def _unreadable(seen: Seen) -> Iterator[Finding]:
-    bad = [look for look in seen.looks if look.error]
-    large = [look for look in bad if "megapixels" in look.error]
-    broken = [look for look in bad if "megapixels" not in look.error]
-    for check, own, what in (
+def _unreadable(dataset: ImageDataset) -> Iterator[Finding]:
+    bad = [info for info in dataset.infos if info.error]
+    large = [info for info in bad if "megapixels" in info.error]
+    broken = [info for info in bad if "megapixels" not in info.error]
+    for check, matches, what in (
         ("unreadable", broken, "can not be read and will be left out"),
         ("bomb", large, "claim too many pixels and will be left out without being decoded"),
     ):
-        if own:
-            examples = tuple(Example((look.origin,), look.error.removeprefix(f"{look.origin}: ")) for look in own)
-            exclude = tuple(look.origin for look in own)
-            yield Finding(check, "warning", _sentence(own, what), "replace or remove them", examples, exclude)
+        if matches:
+            examples = tuple(Example((info.origin,), info.error.removeprefix(f"{info.origin}: ")) for info in matches)
+            exclude = tuple(info.origin for info in matches)
+            yield Finding(
+                check, "warning", _sentence(matches, what), _hint(matches, "replace or remove them"), examples, exclude
+            )
 
 
 def _center_cut(good: list[ImageInfo], lost: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Iterator[Finding]:
-    """How much of each image lies outside of the central square."""
+    """A finding about the fraction ``lost`` [N] of each image outside the center square."""
     mean, half = float(lost.mean()), int((lost > 0.5).sum())
     if mean < 0.01:
         return
@@ -249,10 +256,10 @@ def _center_cut(good: list[ImageInfo], lost: np.ndarray[tuple[int, ...], np.dtyp
     order = np.argsort(-lost, kind="stable")[:12]
     examples = tuple(Example((good[i].origin,), f"{100 * lost[i]:.0f} % removed") for i in order)
     numbers = {"mean": mean, "over_half": half, "percentiles": np.percentile(lost, [5, 25, 50, 75, 95]).tolist()}
-    yield Finding("center-cut", "warning" if mean > CUT else "note", what, todo, examples, (), numbers)
+    yield Finding("center-cut", "warning" if mean > MAX_CROPPED else "note", what, todo, examples, (), numbers)
 
 
-def _some(
+def _shape_finding(
     check: str,
     good: list[ImageInfo],
     mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
@@ -261,21 +268,42 @@ def _some(
     why: Callable[[ImageInfo], str],
     exclude: bool = False,
 ) -> Finding:
-    own = [good[i] for i in np.flatnonzero(mask)]
-    examples = tuple(Example((look.origin,), why(look)) for look in own)
-    names = tuple(look.origin for look in own) if exclude else ()
-    return Finding(check, "warning", _sentence(own, what), todo, examples, names)
+    matches = [good[i] for i in np.flatnonzero(mask)]
+    examples = tuple(Example((info.origin,), why(info)) for info in matches)
+    names = tuple(info.origin for info in matches) if exclude else ()
+    return Finding(check, "warning", _sentence(matches, what), _hint(matches, todo), examples, names)
 
 
-def _size(look: ImageInfo) -> str:
-    return f"{look.width} × {look.height}"
+def _size(info: ImageInfo) -> str:
+    return f"{info.width} × {info.height}"
 
 
-def _sentence(own: list[ImageInfo], what: str) -> str:
-    """``what`` begins with the verb, in the plural."""
+def _sentence(matches: list[ImageInfo], what: str) -> str:
+    """The number of images, then ``what``, which begins with a plural verb."""
     plural, rest = what.split(" ", 1)
     single = {"are": "is", "have": "has", "claim": "claims", "can": "can"}
-    return f"{counted(len(own), 'image')} {single[plural] if len(own) == 1 else plural} {rest}"
+    return f"{counted(len(matches), 'image')} {single[plural] if len(matches) == 1 else plural} {rest}"
+
+
+_SINGULAR = (
+    ("have", "has"),
+    ("are", "is"),
+    ("they", "it"),
+    ("them", "it"),
+    ("their", "its"),
+    ("files", "file"),
+    ("each image", "the image"),
+    ("each", "it"),
+    ("images", "the image"),
+)
+
+
+def _hint(matches: list[ImageInfo], hint: str) -> str:
+    """``hint``, which is written for several images, in the singular if there is one."""
+    if len(matches) == 1:
+        for plural, singular in _SINGULAR:
+            hint = re.sub(rf"\b{plural}\b", singular, hint)
+    return hint
 
 
 def _severity(word: str) -> Severity:
@@ -283,11 +311,11 @@ def _severity(word: str) -> Severity:
 
 
 BLANK = 8.0  # gray levels between the darkest and the lightest pixel
-DARK = 64.0  # gray level that 99 % of the pixels stay below
-LIGHT = 55.0  # distance from white that 99 % of the pixels stay below
+DARK = 64.0  # gray level: 99 % of the pixels are darker
+LIGHT = 55.0  # distance from white, gray levels: 99 % of the pixels are nearer
 BITS = 1.5  # entropy of the gray levels
-DETAIL = 0.08  # deviation of the Laplacian, of that of the gray levels
-FOCUS = 32  # pixels: the focus of an image with a shorter side is not judged
+DETAIL = 0.08  # standard deviation of the Laplacian, divided by that of the gray levels
+FOCUS = 32  # pixels: the focus of images with a shorter side below this is not checked
 
 
 class _Kind(NamedTuple):
@@ -309,38 +337,40 @@ _KINDS = (
 )
 
 
-def check_contents(seen: Seen) -> Iterator[Finding]:
-    """Findings about images that show nothing; each image is in one of them at most."""
-    looks = [look for look in seen.good() if look.content is not None]
-    if not looks:
+def check_contents(dataset: ImageDataset) -> Iterator[Finding]:
+    """Findings about images without content. Each image is in one finding at most."""
+    infos = [info for info in dataset.good() if info.content is not None]
+    if not infos:
         return
-    values = np.array([look.content for look in looks])  # [N, 5]
-    kinds = kind_of(values, np.array([min(look.width, look.height) for look in looks]))
+    values = np.array([info.content for info in infos])  # [N, 5]
+    kinds = classify_contents(values, np.array([min(info.width, info.height) for info in infos]))
     for number, kind in enumerate(_KINDS):
-        own = [look for look, one in zip(looks, kinds, strict=True) if one == number]
-        if own:
-            what = f"{counted(len(own), 'image')} {'is' if len(own) == 1 else 'are'} {kind.what}"
-            exclude = tuple(look.origin for look in own) if kind.check == "blank" else ()
-            yield Finding(kind.check, "warning", what, kind.todo, tuple(map(_example, own)), exclude)
+        matches = [info for info, one in zip(infos, kinds, strict=True) if one == number]
+        if matches:
+            what = f"{counted(len(matches), 'image')} {'is' if len(matches) == 1 else 'are'} {kind.what}"
+            exclude = tuple(info.origin for info in matches) if kind.check == "blank" else ()
+            yield Finding(
+                kind.check, "warning", what, _hint(matches, kind.todo), tuple(map(_example, matches)), exclude
+            )
 
 
-def _example(look: ImageInfo) -> Example:
-    content = look.content
+def _example(info: ImageInfo) -> Example:
+    content = info.content
     assert content is not None
     why = f"gray levels {content.low:.0f} to {content.high:.0f}, {content.bits:.1f} bits, detail {content.detail:.2f}"
-    return Example((look.origin,), why)
+    return Example((info.origin,), why)
 
 
-def kind_of(values: NDArray[np.float64], sides: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each row of contents [N, 5] the number of its kind, −1 where there is nothing to say: [N]."""
+def classify_contents(values: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The kind of each row of contents [N, 5]: an index of ``_KINDS``, or −1 if the content is good. int64 [N]."""
     low, high, spread, bits, detail = values.T
-    usual = np.median(values, axis=0)
+    median = np.median(values, axis=0)
     tests = (
         spread < BLANK,
-        high < min(DARK, usual[1] / 2),
-        255 - low < min(LIGHT, (255 - usual[0]) / 2),
-        bits < min(BITS, usual[3] / 3),
-        (detail < min(DETAIL, usual[4] / 3)) & (sides >= FOCUS),
+        high < min(DARK, median[1] / 2),
+        255 - low < min(LIGHT, (255 - median[0]) / 2),
+        bits < min(BITS, median[3] / 3),
+        (detail < min(DETAIL, median[4] / 3)) & (sizes >= FOCUS),
     )
     kinds = np.full(len(values), -1, np.int64)
     for number, mask in reversed(list(enumerate(tests))):

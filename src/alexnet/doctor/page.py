@@ -24,7 +24,7 @@ class PageImage(NamedTuple):
 
 def write_page(report: Report, source: Source, path: Path) -> None:
     """Write the page to ``path``, atomically. Raises DataError if it can not be written."""
-    images = {image.origin: image for own in source.splits.values() for image in own}
+    images = {image.origin: image for samples in source.splits.values() for image in samples}
     try:
         write_file(path, page(report, images).encode("utf-8", "replace"))
     except OSError as error:
@@ -39,7 +39,7 @@ def page(report: Report, images: Mapping[str, Sample]) -> str:
             (example.why, _page_images(example, images), max(0, len(example.origins) - MAX_IMAGES))
             for example in finding.examples[:MAX_EXAMPLES]
         ]
-        single = all(len(example.origins) == 1 for example in finding.examples)  # these cases go side by side
+        single = all(len(example.origins) == 1 for example in finding.examples)  # shown next to each other
         more = len(finding.examples) - len(cases)
         findings.append({"finding": finding, "cases": cases, "single": single, "more": more})
     rows = [(title, [counts[label] for counts in report.counts.values()]) for label, title in enumerate(report.classes)]
