@@ -1,19 +1,13 @@
-"""The layers of a cuda-convnet checkpoint as a graph: what each of them is, and what it reads.
+"""Reader of cuda-convnet's checkpoints (2011, 2012, and cuda-convnet2).
 
-Checkpoints of 2012 hold layers by name in no order, those of 2011 a list in which inputs are numbers. ReLUs, pools,
-norms and dropout are layers of their own; neurons, too.
+Checkpoints of 2012 hold layers by name in any order; those of 2011 hold a list in which inputs are indices. The names
+are arbitrary, so the graph is followed from the images: the depth of each learned layer, the number of towers side by
+side, and the inputs of each layer. ReLU, pooling, normalization and dropout are separate layers. Two towers become one
+network: with groups where a layer reads its own tower only, with concatenated inputs where it reads both.
 
-
-cuda-convnet's checkpoints (2011, 2012, and cuda-convnet2): towers joined, layouts turned, dropout made ours.
-
-A checkpoint names its layers as its author liked and lists them in any order, so they are followed from the images
-on: which learned layers stand how deep, side by side in how many towers, and what each of them reads. Two towers
-become one network with groups where a layer reads its own tower alone, and with its inputs side by side where it reads
-both, in whichever order it lists them.
-
-Layouts: a convolution's filters are columns over (channel, y, x); fully connected weights are [in, out] over the same
-order; local filters come position by position. Dropout of 2012 halves outputs in the test instead of doubling them in
-training: the weights that read them are halved here, once, since ours doubles.
+Layouts: the filters of a convolution are columns over (channel, y, x); fully connected weights are [in, out] in the
+same order; local filters are stored by position. Dropout of 2012 halves outputs in inference instead of doubling them
+in training. Dropout in this package doubles, so the weights that follow dropout are halved once, here.
 """
 
 import re
@@ -32,28 +26,28 @@ from alexnet.weights.matching import ImportedWeights, Step, as_float32, steps_of
 from alexnet.weights.restricted_pickle import Array, readable
 
 LEARNED = {"conv": "convolution", "fc": "fully connected", "local": "local"}
-_MOST_LAYERS = 500
-_SCALED = ("hs", "dropout2")  # outputs times `keep` in the test; cuda-convnet2's `dropout` scales in training, as ours
+_MAX_LAYERS = 500
+_SCALED = ("hs", "dropout2")  # scale outputs in inference; cuda-convnet2's `dropout` scales in training
 
 
 @dataclass
 class Input:
-    """One input of a learned layer: the learned layer it comes from, what lies between, and what it is scaled by."""
+    """One input of a learned layer: its source, the layers between, and its scale in inference."""
 
-    source: str  # name of a learned layer, or of the data
+    source: str  # name of a learned layer, or of the data layer
     between: list[Step]
     keep: float
 
 
 class Checkpoint:
-    """The layers of a checkpoint by name, and questions to them. Raises :class:`BundleError`."""
+    """The layers of a checkpoint by name, with checked access. Raises :class:`BundleError`."""
 
     def __init__(self, content: Any, file: str) -> None:
         self.file = file
         state = content.get("model_state") if isinstance(content, dict) else None
         layers: Any = state.get("layers") if isinstance(state, dict) else None
         self.numbered: list[Any] = []
-        if isinstance(layers, list):  # 2011: in order, and inputs are numbers
+        if isinstance(layers, list):  # 2011: in order, inputs are indices
             self.numbered = [layer.get("name") if isinstance(layer, dict) else None for layer in layers]
             layers = {str(name): layer for name, layer in zip(self.numbered, layers, strict=True)}
         if not isinstance(layers, dict) or not all(
@@ -62,8 +56,8 @@ class Checkpoint:
         ):
             raise BundleError(f"{file} has no model_state with layers", "a checkpoint of cuda-convnet")
         self.layers: dict[str, dict[Any, Any]] = layers
-        if len(self.layers) > _MOST_LAYERS:
-            raise BundleError(f"{file} has {len(self.layers)} layers", f"at most {_MOST_LAYERS}")
+        if len(self.layers) > _MAX_LAYERS:
+            raise BundleError(f"{file} has {len(self.layers)} layers", f"at most {_MAX_LAYERS}")
         self.learned = [name for name in self.layers if self.get(name, "type", str) in LEARNED]
 
     def get(self, name: str, key: str, kind: type | tuple[type, ...]) -> Any:
@@ -76,7 +70,7 @@ class Checkpoint:
         """A number, or the first of a list of them."""
         value = self.layers[name].get(key, default)
         value = value[0] if isinstance(value, list) and value else value
-        if not isinstance(value, int | float) or not abs(value) <= 1e9:  # nor what is no number
+        if not isinstance(value, int | float) or not abs(value) <= 1e9:  # false for NaN, too
             raise BundleError(f"{self.file}: layer {name} has no number {key}", "a whole checkpoint of cuda-convnet")
         return float(value)
 
@@ -96,11 +90,11 @@ class Checkpoint:
         if at is not None and isinstance(value, list) and at < len(value):
             value = value[at]
         if not isinstance(value, Array) or not isinstance(value.values, np.ndarray) or value.values.ndim != 2:
-            raise BundleError(f"{self.file}: layer {name} has no {key}", "a matrix an input")
+            raise BundleError(f"{self.file}: layer {name} has no {key}", "one matrix per input")
         return value.values
 
     def step(self, name: str, towers: int) -> Step:
-        """What a layer that does not learn does, in the words of :class:`Step`."""
+        """A layer without weights as a :class:`Step`."""
         kind = self.get(name, "type", str)
         if kind == "neuron":
             neuron = self.get(name, "neuron", dict).get("type")
@@ -110,7 +104,7 @@ class Checkpoint:
             return Step(pool, name, {"kernel": self.number(name, "sizeX"), "stride": self.number(name, "stride")})
         if kind in ("cmrnorm", "rnorm"):
             size = self.number(name, "size")
-            scale = self.number(name, "scale") * (size if kind == "cmrnorm" else size**2)  # stored divided
+            scale = self.number(name, "scale") * (size if kind == "cmrnorm" else size**2)  # stored divided by size
             numbers = {"size": size, "alpha": scale, "beta": self.number(name, "pow")}
             numbers["k"] = self.number(name, "minDiv", 1.0)
             if kind == "rnorm":
@@ -119,7 +113,7 @@ class Checkpoint:
         return Step("dropout" if kind in (*_SCALED, "dropout") else readable(kind), name)
 
     def trace(self, name: str, towers: int = 1) -> Input:
-        """From an input back to the learned layer, or the data, that it comes from."""
+        """Follow an input back to the learned layer, or the data layer, that it comes from."""
         between: list[Step] = []
         keep, reader = 1.0, name
         while (kind := self.get(name, "type", str)) not in LEARNED and kind != "data":
@@ -127,10 +121,10 @@ class Checkpoint:
             if kind in _SCALED:
                 keep *= self.number(name, "select_weights")
             inputs = self.inputs(name)
-            if len(inputs) != 1 or len(between) > _MOST_LAYERS:
-                what = "reads itself" if len(inputs) == 1 else f"reads {len(inputs)} layers"
+            if len(inputs) != 1 or len(between) > _MAX_LAYERS:
+                problem = "reads itself" if len(inputs) == 1 else f"reads {len(inputs)} layers"
                 raise BundleError(
-                    f"{self.file}: layer {name}, {readable(kind)}, {what}",
+                    f"{self.file}: layer {name}, {readable(kind)}, {problem}",
                     "one input, of another layer",
                     f"{reader} can not be imported",
                 )
@@ -139,25 +133,30 @@ class Checkpoint:
 
 
 def read(path: Path, model: str) -> ImportedWeights:
-    """A checkpoint's learned layers under the names of the network called ``model``. Raises :class:`BundleError`.
+    """Read the learned layers of a checkpoint.
 
-    ``path`` is a checkpoint or the folder that holds several, of which the last is taken.
+    Args:
+        path: A checkpoint, or a directory of checkpoints, of which the last is read.
+        model: The network whose layer names the arrays get.
+
+    Raises:
+        BundleError: The checkpoint is damaged, or has another number of layers.
     """
     path = newest(path) if path.is_dir() else path
     checkpoint = Checkpoint(read_pickle(path), str(path))
     stages = _stages(checkpoint)
-    with torch.device("meta"):  # names alone
-        ours = [step.name for step in steps_of(create_model(model)) if step.kind in LEARNED.values()]
-    if len(ours) != len(stages):
+    with torch.device("meta"):  # only names are needed
+        names = [step.name for step in steps_of(create_model(model)) if step.kind in LEARNED.values()]
+    if len(names) != len(stages):
         raise BundleError(
             f"{path} has {len(stages)} learned layers ({', '.join('+'.join(stage) for stage in stages)})",
-            f"{len(ours)} ({', '.join(ours)}) as in {model}",
+            f"{len(names)} ({', '.join(names)}) as in {model}",
             "another --model may fit",
         )
     arrays: dict[str, NDArray[Any]] = {}
     steps: list[Step] = []
     before: list[str] = []
-    for name, stage in zip(ours, stages, strict=True):
+    for name, stage in zip(names, stages, strict=True):
         stage, weight, between = _joined(checkpoint, stage, before)
         kind = LEARNED[checkpoint.get(stage[0], "type", str)]
         steps += [*between, Step(kind, "+".join(stage), _geometry(checkpoint, stage, kind, before))]
@@ -169,15 +168,15 @@ def read(path: Path, model: str) -> ImportedWeights:
 
 
 def newest(folder: Path) -> Path:
-    """The last checkpoint ``<epoch>.<batch>`` of a folder, counted as numbers. Raises :class:`BundleError`."""
-    match = [path for path in folder.iterdir() if path.is_file() and re.fullmatch(r"\d+\.\d+", path.name)]
-    if not match:
+    """The last checkpoint ``<epoch>.<batch>`` of a directory, in numeric order. Raises :class:`BundleError`."""
+    checkpoints = [path for path in folder.iterdir() if path.is_file() and re.fullmatch(r"\d+\.\d+", path.name)]
+    if not checkpoints:
         raise BundleError(f"{folder} holds no checkpoint", "files named EPOCH.BATCH, as 90.1")
-    return max(match, key=lambda path: [int(part) for part in path.name.split(".")])
+    return max(checkpoints, key=lambda path: [int(part) for part in path.name.split(".")])
 
 
 def read_meta(path: Path) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """``batches.meta``: the mean image, RGB [S, S, 3], and the classes in order. Raises :class:`BundleError`."""
+    """Read the mean image, RGB [S, S, 3], and the class names of ``batches.meta``. Raises :class:`BundleError`."""
     meta = read_pickle(path)
     mean = meta.get("data_mean") if isinstance(meta, dict) else None
     names = meta.get("label_names") if isinstance(meta, dict) else None
@@ -193,7 +192,7 @@ def read_meta(path: Path) -> tuple[NDArray[np.float32], tuple[str, ...]]:
 
 
 def _stages(checkpoint: Checkpoint) -> list[list[str]]:
-    """Learned layers by how many learned layers stand before them."""
+    """Learned layers by depth: the number of learned layers before them."""
     sources = {
         name: {checkpoint.trace(other).source for other in checkpoint.inputs(name)} for name in checkpoint.learned
     }
@@ -213,28 +212,28 @@ def _stages(checkpoint: Checkpoint) -> list[list[str]]:
 
 
 def _joined(checkpoint: Checkpoint, stage: list[str], before: list[str]) -> tuple[list[str], NDArray[Any], list[Step]]:
-    """Layers side by side as one: their order, their weights joined, and what lies before them."""
-    results = {name: [checkpoint.trace(one, max(1, len(before))) for one in checkpoint.inputs(name)] for name in stage}
-    for name, inputs in results.items():
+    """Join parallel layers into one: their order, the joined weights, and the layers before them."""
+    traced = {name: [checkpoint.trace(one, max(1, len(before))) for one in checkpoint.inputs(name)] for name in stage}
+    for name, inputs in traced.items():
         sources = [one.source for one in inputs]
         known = before or [one.source for one in inputs[:1]]
         if len(set(sources)) < len(sources) or not set(sources) <= set(known):
             raise BundleError(
                 f"{checkpoint.file}: layer {name} reads {', '.join(sources)}",
                 f"each of {', '.join(known)} at most once",
-                "no network here is built so",
+                "no network of this package has such inputs",
             )
-    own = len(before) > 1 and all(len(inputs) == 1 for inputs in results.values())
-    if own:  # each its own tower: in the towers' order
-        stage = sorted(stage, key=lambda name: before.index(results[name][0].source))
-    elif any(len(inputs) != max(1, len(before)) for inputs in results.values()):
+    separate = len(before) > 1 and all(len(inputs) == 1 for inputs in traced.values())
+    if separate:  # each layer reads its own tower: sort them by tower
+        stage = sorted(stage, key=lambda name: before.index(traced[name][0].source))
+    elif any(len(inputs) != max(1, len(before)) for inputs in traced.values()):
         raise BundleError(f"{checkpoint.file}: {', '.join(stage)} read different towers", "all the same way")
     rows = []
     for name in stage:
-        inputs = results[name]
+        inputs = traced[name]
         order = sorted(range(len(inputs)), key=lambda i: before.index(inputs[i].source) if before else 0)
         rows.append(np.concatenate([_weight(checkpoint, name, i) * np.float32(inputs[i].keep) for i in order], axis=1))
-    between = [one.between for inputs in results.values() for one in inputs]
+    between = [one.between for inputs in traced.values() for one in inputs]
     if any([(s.kind, s.numbers) for s in b] != [(s.kind, s.numbers) for s in between[0]] for b in between):
         raise BundleError(f"{checkpoint.file}: the towers before {', '.join(stage)} differ", "both alike")
     if len({row.shape[1:] for row in rows}) > 1:
@@ -243,7 +242,7 @@ def _joined(checkpoint: Checkpoint, stage: list[str], before: list[str]) -> tupl
 
 
 def _weight(checkpoint: Checkpoint, name: str, at: int) -> NDArray[Any]:
-    """The weights of one input, as PyTorch has them."""
+    """The weights of one input in PyTorch's layout."""
     matrix, kind = checkpoint.array(name, "weights", at), checkpoint.get(name, "type", str)
     if kind == "fc":
         return matrix.T  # [in, out] -> [out, in]
@@ -269,16 +268,16 @@ def _plain_channels(checkpoint: Checkpoint, name: str, at: int) -> None:
 
 
 def _of(checkpoint: Checkpoint, name: str, key: str, at: int) -> float:
-    value_value = checkpoint.layers[name].get(key)
-    value = value_value[at] if isinstance(value_value, list) and at < len(value_value) else value_value
+    values = checkpoint.layers[name].get(key)
+    value = values[at] if isinstance(values, list) and at < len(values) else values
     if not isinstance(value, int | float) or not 1 <= value <= 10_000:
-        raise BundleError(f"{checkpoint.file}: layer {name} has no {key}", "a number an input")
+        raise BundleError(f"{checkpoint.file}: layer {name} has no {key}", "one number per input")
     return value
 
 
 def _bias(checkpoint: Checkpoint, name: str, weight: NDArray[Any]) -> NDArray[Any]:
     biases = checkpoint.array(name, "biases").reshape(-1)
-    if weight.ndim == 6 and len(biases) % (weight.shape[4] * weight.shape[5]) == 0:  # local: one a position
+    if weight.ndim == 6 and len(biases) % (weight.shape[4] * weight.shape[5]) == 0:  # local: one bias per position
         return biases.reshape(-1, *weight.shape[4:])
     return biases
 
@@ -288,8 +287,8 @@ def _geometry(checkpoint: Checkpoint, stage: list[str], kind: str, before: list[
         return {}
     name = stage[0]
     numbers = {"kernel": _of(checkpoint, name, "filterSize", 0), "stride": checkpoint.number(name, "stride", 1)}
-    own = len(before) > 1 and len(checkpoint.inputs(name)) == 1
-    groups = len(before) if own else int(checkpoint.number(name, "groups", 1))
+    separate = len(before) > 1 and len(checkpoint.inputs(name)) == 1
+    groups = len(before) if separate else int(checkpoint.number(name, "groups", 1))
     return numbers | {"padding": abs(checkpoint.number(name, "padding", 0)), "groups": groups}  # stored negative
 
 

@@ -1,14 +1,11 @@
-"""Names out of other people' files, made fit for one line of a message: no control characters, not too long.
+"""A reader of untrusted pickles: numbers, texts, lists, dictionaries and arrays. No code of the file is run.
 
-Pickles read without unpickling: numbers, texts, lists, dictionaries and arrays come out; nothing is ever called.
+Python's unpickler runs the functions that a file names. Here ``pickletools`` parses the operations without running
+them, and a small stack machine interprets them. Classes and functions are only names and are never imported. Objects of
+the option classes in cuda-convnet's checkpoints become an empty :class:`Inert`. Any other call is refused by name.
 
-Python's own unpickler runs what a file tells it to run. Here the file's operations are taken apart by ``pickletools``,
-which runs nothing, and carried out on a stack of our own that knows no other things than these. A class or function
-that the file names is only its name, never imported; an object of an option class (cuda-convnet's checkpoints hold
-their command line) is an empty :class:`Inert`; whatever else would be called is refused by name.
-
-Bounds: operations, the bytes of the file, and arrays are exactly as large as the bytes that the file has for them. Keys
-of dictionaries are numbers and texts, so that no nesting can overflow the hash of one.
+Bounds: the number of operations, the size of the file, and the bytes that calls may copy are limited, and an array is
+exactly as large as its bytes in the file. Dictionary keys are numbers and texts, so that hashing a key cannot recurse.
 """
 
 import io
@@ -23,56 +20,54 @@ from numpy.typing import NDArray
 
 from alexnet.errors import printable
 
-MOST = 200  # characters
-
-
-def readable(name: object) -> str:
-    """``name`` as printable text of at most 200 characters; what a terminal would obey becomes ``\\x1b``."""
-    return printable(str(name)[:MOST])
-
-
-MOST_OPERATIONS = 10_000_000  # layers need thousands, a long training's list of errors some more
-_FREE = 1 << 20  # bytes that any file may make, beyond twice its own size
-_ONCE = 1 << 20  # characters: so long a text is an array's bytes, of which no second use is kept
-_INERT = ("options.", "python_util.", "util.")  # cuda-convnet's command line, kept in its checkpoints
+MAX_NAME = 200  # characters
+MAX_OPERATIONS = 10_000_000  # layers need thousands; the error list of a long training needs more
+_FREE_BYTES = 1 << 20  # calls may copy at most this many bytes + twice the size of the file
+_MAX_MEMO_TEXT = 1 << 20  # characters; longer texts are array data, which are used once and not memoized
+_INERT = ("options.", "python_util.", "util.")  # modules of the command-line options in cuda-convnet's checkpoints
 _NUMPY = {"numpy.core.", "numpy._core."}
 _TYPE = re.compile(r"[biuf][1248]")
 
 
+def readable(name: object) -> str:
+    """``name`` as printable text of at most 200 characters; control characters are escaped (``\\x1b``)."""
+    return printable(str(name)[:MAX_NAME])
+
+
 class RefusedError(ValueError):
-    """A pickle that is damaged, or holds what none of ours may. The text says what, for a person."""
+    """The pickle is damaged, or holds an object that is not allowed; the text says which."""
 
 
 class Inert:
-    """An object of a class that only the file knows: its name and nothing else. It can be called, to no effect."""
+    """An object of an unknown class: only the name of the class is kept. Calling it has no effect."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 class Named:
-    """A class or function that the file names: never imported, never called."""
+    """A class or function by its name; never imported, never called."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 class Array:
-    """An array of the file. ``values`` is a NumPy array, or a list for an array of objects; None until it is filled."""
+    """An array of the file. ``values`` is a NumPy array, a list for an array of objects, or None until it is filled."""
 
     def __init__(self) -> None:
         self.values: NDArray[Any] | list[Any] | None = None
 
     def fill(self, state: Any) -> None:
-        """What NumPy writes: (version, shape, type, column by column?, bytes or a list)."""
+        """Set the state that NumPy writes: (version, shape, dtype, is Fortran order, bytes or list)."""
         if not isinstance(state, tuple) or len(state) not in (4, 5):
             raise RefusedError("an array without its five parts")
-        shape, kind, columns, data = state[-4:]
-        self.values = data if isinstance(data, list) else filled(data, kind, shape, "F" if columns else "C")
+        shape, kind, fortran_order, data = state[-4:]
+        self.values = data if isinstance(data, list) else filled(data, kind, shape, "F" if fortran_order else "C")
 
 
 class Type:
-    """A type of numbers: ``f4`` with its byte order, or ``O8`` for objects."""
+    """A dtype: its code, such as ``f4``, or ``O8`` for objects, and its byte order."""
 
     def __init__(self, code: Any) -> None:
         if not isinstance(code, str) or not (_TYPE.fullmatch(code) or code in ("O", "O8", "O4")):
@@ -80,20 +75,24 @@ class Type:
         self.code, self.order = code, "<"
 
     def set_order(self, state: Any) -> None:
-        """What NumPy writes: (version, byte order, …)."""
+        """Set the state that NumPy writes: (version, byte order, …)."""
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
             raise RefusedError("a type of numbers without its byte order")
         self.order = state[1]
 
     def numpy(self) -> np.dtype[Any]:
-        """As NumPy has it."""
+        """The NumPy dtype. Raises :class:`RefusedError` for objects."""
         if self.code.startswith("O"):
             raise RefusedError("an array of objects where numbers must be")
         return np.dtype(self.order + self.code)
 
 
 def filled(data: Any, kind: Any, shape: Any, order: str) -> NDArray[Any]:
-    """The array of these bytes; raises :class:`RefusedError` unless they are as many as the shape says."""
+    """Make an array of bytes.
+
+    Raises:
+        RefusedError: The number of bytes does not match the shape and the type.
+    """
     if not isinstance(kind, Type) or not isinstance(shape, tuple) or len(shape) > 8:
         raise RefusedError("an array without type or shape")
     if not all(type(side) is int and 0 <= side < 1 << 40 for side in shape):
@@ -106,7 +105,7 @@ def filled(data: Any, kind: Any, shape: Any, order: str) -> NDArray[Any]:
 
 
 def bytes_of(value: Any) -> bytes:
-    """Texts of Python 2 are bytes: one a character."""
+    """The bytes of a value. A text of Python 2 has one byte per character."""
     try:
         return value.encode("latin-1") if isinstance(value, str) else bytes(memoryview(value))
     except (TypeError, UnicodeEncodeError) as error:
@@ -114,24 +113,24 @@ def bytes_of(value: Any) -> bytes:
 
 
 def read(file: IO[bytes]) -> Any:
-    """What the pickle at the file's position holds. Raises :class:`RefusedError`; never runs anything of it."""
+    """Read the pickle at the current position of the file without running code. Raises :class:`RefusedError`."""
     try:
-        with warnings.catch_warnings():  # pickletools warns of odd escapes in texts
+        with warnings.catch_warnings():  # pickletools warns about invalid escapes in texts
             warnings.simplefilter("ignore")
-            return _carried_out(file)
+            return _interpret(file)
     except RefusedError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError) as error:
         raise RefusedError(f"it is damaged ({readable(error)[:100]})") from error
 
 
-def _carried_out(file: IO[bytes]) -> Any:
+def _interpret(file: IO[bytes]) -> Any:
     start = file.tell()
-    machine = _Machine(_FREE + 2 * (file.seek(0, io.SEEK_END) - start))
+    machine = _Machine(_FREE_BYTES + 2 * (file.seek(0, io.SEEK_END) - start))
     file.seek(start)
     for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
-        if count > MOST_OPERATIONS:
-            raise RefusedError(f"more than {MOST_OPERATIONS:,} operations")
+        if count > MAX_OPERATIONS:
+            raise RefusedError(f"more than {MAX_OPERATIONS:,} operations")
         if operation.name == "STOP":
             return machine.pop()
         machine.do(operation.name, argument)
@@ -165,12 +164,10 @@ _MARK = object()
 
 
 class _Machine:
-    """The stack and the memory of one pickle. Each method is an operation of Python's pickle format."""
+    """Stack and memo of one pickle. Each ``do_`` method is an operation of the pickle format."""
 
     def __init__(self, budget: int) -> None:
-        self.budget = (
-            budget  # bytes that calls and states may still copy: a remembered text can be used any number of times
-        )
+        self.budget = budget  # bytes that calls may still copy; a memoized text can be used any number of times
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -182,7 +179,7 @@ class _Machine:
         else:
             method = getattr(self, f"do_{name.lower()}", None)
             if method is None:
-                raise RefusedError(f"the operation {name}, which no array and no number needs")
+                raise RefusedError(f"the operation {name}, which is not allowed")
             method(argument)
 
     def pop(self) -> Any:
@@ -223,7 +220,7 @@ class _Machine:
 
     def do_put(self, index: int) -> None:
         value = self.stack[-1]
-        if not (isinstance(value, str) and len(value) > _ONCE):
+        if not (isinstance(value, str) and len(value) > _MAX_MEMO_TEXT):
             self.memo[int(index)] = value
 
     do_binput = do_long_binput = do_put
@@ -284,13 +281,13 @@ class _Machine:
         self.store(self.since_mark())
 
     def store(self, values: list[Any]) -> None:
-        if type(self.stack[-1]) is Inert:  # a dictionary of a class of its own: empty
+        if type(self.stack[-1]) is Inert:  # a dictionary subclass of the file: ignored
             return
-        into = self.top(dict)
+        target = self.top(dict)
         for key, value in zip(values[::2], values[1::2], strict=True):
             if not isinstance(key, str | bytes | int | float | None):
                 raise RefusedError(f"a dictionary with a {type(key).__name__} as a key")
-            into[key] = value
+            target[key] = value
 
     def do_global(self, name: str) -> None:
         self.stack.append(Named(readable(name.replace(" ", "."))))
@@ -318,15 +315,15 @@ class _Machine:
         self.call(Named(readable(name.replace(" ", "."))), arguments)
 
     def call(self, function: Any, arguments: Any) -> None:
-        """Put what a call stands for on the stack."""
+        """Push the result of a call."""
         self.spend(arguments)
-        self.stack.append(_made(function, arguments))
+        self.stack.append(_call_result(function, arguments))
 
     def spend(self, values: Any) -> None:
-        """Take the bytes that ``values`` copy from the budget; raises :class:`RefusedError` when it is used up."""
+        """Subtract the bytes that ``values`` copy from the budget. Raises :class:`RefusedError` when it is used up."""
         self.budget -= _copied_bytes(values)
         if self.budget < 0:
-            raise RefusedError("texts that are used again and again, for more bytes than the file has")
+            raise RefusedError("texts that are copied too often for the size of the file")
 
     def do_build(self, _: Any) -> None:
         state, result = self.pop(), self.stack[-1]
@@ -340,12 +337,12 @@ class _Machine:
 
 
 def _copied_bytes(values: Any) -> int:
-    """How many bytes of texts and bytes a call or a state can copy: those that stand directly in it."""
+    """Number of bytes that a call or a state can copy: those of the texts and bytes directly in it."""
     return sum(len(value) for value in values if isinstance(value, str | bytes)) if isinstance(values, tuple) else 0
 
 
-def _made(function: Any, arguments: Any) -> Any:
-    """What a call that NumPy or cuda-convnet wrote stands for. Any other is refused: nothing is called here."""
+def _call_result(function: Any, arguments: Any) -> Any:
+    """The result of a call that NumPy or cuda-convnet wrote. Other calls are refused; no function is called."""
     name = function.name if isinstance(function, Named) else f"a {type(function).__name__}"
     if not isinstance(function, Named) or not isinstance(arguments, tuple):
         raise RefusedError(f"a call of {name}")
@@ -354,8 +351,8 @@ def _made(function: Any, arguments: Any) -> Any:
     if name == "numpy.dtype":
         return Type(arguments[0])
     if name in ("copy_reg._reconstructor", "copyreg._reconstructor") and isinstance(arguments[0], Named):
-        return _made(arguments[0], ())
-    if name == "_codecs.encode" and len(arguments) == 2 and arguments[1] == "latin1":  # bytes, by Python 3 for 2
+        return _call_result(arguments[0], ())
+    if name == "_codecs.encode" and len(arguments) == 2 and arguments[1] == "latin1":  # bytes, from Python 3
         return bytes_of(arguments[0])
     if name in ("__builtin__.bytes", "builtins.bytes") and arguments == ():
         return b""
