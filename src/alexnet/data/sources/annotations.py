@@ -1,4 +1,4 @@
-"""The labels of a flat split, from an annotation file beside its images.
+"""The labels of a flat split, from an annotation file next to its images.
 
 ``val_annotations.txt`` (Tiny ImageNet), ``val.txt`` (name, then class or its number from 0 in sorted order),
 ``LOC_val_solution.csv`` (Kaggle), ``ILSVRC2012_validation_ground_truth.txt`` with ``meta.mat``, or any table.

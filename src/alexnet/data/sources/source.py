@@ -150,14 +150,12 @@ def _check_names(
         }
         titles = " and ".join(f"{classes[label]!r} (in {', '.join(where[label]) or 'no split'})" for label in labels)
         first_name, second_name = (classes[label] for label in labels[:2])
-        numbers = _number(first_name) is not None
-        cause = (
-            "are one number"
-            if numbers
-            else "differ in case only"
-            if first_name.lower() == second_name.lower()
-            else "look the same"
-        )
+        if _number(first_name) is not None:
+            cause = "are one number"
+        elif first_name.lower() == second_name.lower():
+            cause = "differ in case only"
+        else:
+            cause = "look the same"
         refuse(DataError(f"{name}: classes {titles} {cause}", "one spelling for each class", "rename one"), problems)
 
 
