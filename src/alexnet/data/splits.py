@@ -20,28 +20,34 @@ from alexnet.errors import DataError
 def cut_groups(
     images: tuple[Sample, ...], classes: int, fraction: float, seed: Sequence[int]
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """(what is left, what is cut), with every group on one side.
+    """Split images so that no group is separated.
 
-    Groups are tried in a drawn order; one is cut if that brings the classes nearer to their
-    shares and leaves every class an image for training. Raises DataError if no group can be cut at all.
+    Groups are tried in a drawn order. A group is cut if that brings the classes nearer to ``fraction`` and leaves every
+    class an image for training.
+
+    Returns:
+        The remaining images and the cut images.
+
+    Raises:
+        DataError: no group can be cut.
     """
     members = _members(images, seed)
     table = np.zeros((len(members), classes), np.int64)  # [G, K] images of each class in each group
-    for number, own in enumerate(members.values()):
-        np.add.at(table[number], [images[index].label for index in own], 1)
-    left = table.sum(axis=0)  # [K]
-    wanted = np.array(shares_of(left, fraction))  # [K]
+    for number, indices in enumerate(members.values()):
+        np.add.at(table[number], [images[index].label for index in indices], 1)
+    remaining = table.sum(axis=0)  # [K]
+    target = np.array(shares_of(remaining, fraction))  # [K]
     cut: set[int] = set()
-    for row, own in zip(table, members.values(), strict=True):
-        nearer = np.abs(wanted - row).sum() < np.abs(wanted).sum()
-        if nearer and not ((left > 0) & (left == row)).any():
-            wanted, left = wanted - row, left - row
-            cut.update(own)
+    for row, indices in zip(table, members.values(), strict=True):
+        nearer = np.abs(target - row).sum() < np.abs(target).sum()
+        if nearer and not ((remaining > 0) & (remaining == row)).any():
+            target, remaining = target - row, remaining - row
+            cut.update(indices)
     if fraction > 0 and not cut and len(images) >= 3:
-        what = f"no group of {len(members)} can be kept apart: too large, or all that a class has"
-        raise DataError(what, "several groups in each class", "group otherwise, or bring splits of your own")
-    sides = [tuple(p for index, p in enumerate(images) if (index in cut) == side) for side in (False, True)]
-    return sides[0], sides[1]
+        problem = f"no group of {len(members)} can be kept apart: too large, or all that a class has"
+        raise DataError(problem, "several groups in each class", "group otherwise, or bring splits of your own")
+    halves = [tuple(p for index, p in enumerate(images) if (index in cut) == is_cut) for is_cut in (False, True)]
+    return halves[0], halves[1]
 
 
 def _members(images: tuple[Sample, ...], seed: Sequence[int]) -> dict[str, list[int]]:
@@ -55,7 +61,7 @@ def _members(images: tuple[Sample, ...], seed: Sequence[int]) -> dict[str, list[
 
 
 def shares_of(counts: NDArray[np.int64], fraction: float) -> list[int]:
-    """How many of each class to cut: largest remainders, then at least one of three, then one left for training."""
+    """The number of images to cut from each class: largest remainders; at least 1 of 3, and 1 remains for training."""
     exact = counts * fraction
     shares = np.floor(exact).astype(np.int64)
     remainders = exact - shares
@@ -87,10 +93,10 @@ def assign_splits(
             raise DataError(f"{name} fraction {fraction}", "at least 0 and less than 1", "change it")
     if seed < 0:
         raise DataError(f"seed {seed}", "at least 0", "change it")
-    values = {name: tuple(sorted(images, key=_by_origin)) for name, images in source.splits.items()}
-    splits = _cut_what_lacks(source, values, validation, test, seed)
+    source_splits = {name: tuple(sorted(images, key=_by_origin)) for name, images in source.splits.items()}
+    splits = _complete_splits(source, source_splits, validation, test, seed)
     splits = {name: tuple(p for p in images if p.origin not in source.excluded) for name, images in splits.items()}
-    if strict and values.get("train") != ():
+    if strict and source_splits.get("train") != ():
         _check_training(source, splits["train"])
     return {name: splits[name] for name in ("train", "validation", "test")}
 
@@ -109,18 +115,18 @@ def _by_origin(image: Sample) -> tuple[str, int]:
     return image.origin, image.label
 
 
-def _cut_what_lacks(
-    source: Source, values: dict[str, tuple[Sample, ...]], validation: float, test: float, seed: int
+def _complete_splits(
+    source: Source, source_splits: dict[str, tuple[Sample, ...]], validation: float, test: float, seed: int
 ) -> dict[str, tuple[Sample, ...]]:
-    if set(values) == {"train", "validation", "test"}:
-        return values
-    if set(values) == {"all"}:
-        rest, tested = _cut(source, values["all"], test, seed, "test")
-    elif set(values) == {"train", "test"}:
-        rest, tested = values["train"], values["test"]
+    if set(source_splits) == {"train", "validation", "test"}:
+        return source_splits
+    if set(source_splits) == {"all"}:
+        rest, tested = _cut(source, source_splits["all"], test, seed, "test")
+    elif set(source_splits) == {"train", "test"}:
+        rest, tested = source_splits["train"], source_splits["test"]
     else:
         must = "all, or train and test, or train, validation and test"
-        raise DataError(f"{source.name}: splits {', '.join(values)}", must, "rename them")
+        raise DataError(f"{source.name}: splits {', '.join(source_splits)}", must, "rename them")
     train, validated = _cut(source, rest, validation, seed, "validation")
     return {"train": train, "validation": validated, "test": tested}
 
@@ -128,7 +134,7 @@ def _cut_what_lacks(
 def _cut(
     source: Source, images: tuple[Sample, ...], fraction: float, seed: int, name: str
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """(what is left, what is cut)."""
+    """The remaining images and the cut images."""
     if any(image.group for image in images):
         return cut_groups(images, len(source.classes), fraction, [seed, _CUTS[name]])
     labels = np.array([image.label for image in images], np.int64)  # [N]
@@ -138,8 +144,8 @@ def _cut(
         draw = np.random.Generator(np.random.PCG64([seed, _CUTS[name], label]))
         members = np.flatnonzero(labels == label) if count else np.zeros(0, np.int64)
         cut[draw.permutation(members)[:count]] = True
-    left = tuple(image for image, out in zip(images, cut, strict=True) if not out)
-    return left, tuple(image for image, out in zip(images, cut, strict=True) if out)
+    remaining = tuple(image for image, is_cut in zip(images, cut, strict=True) if not is_cut)
+    return remaining, tuple(image for image, is_cut in zip(images, cut, strict=True) if is_cut)
 
 
 def _check_training(source: Source, train: tuple[Sample, ...]) -> None:
@@ -147,5 +153,5 @@ def _check_training(source: Source, train: tuple[Sample, ...]) -> None:
     for label, count in enumerate(counts):
         if count == 0:
             total = sum(image.label == label for images in source.splits.values() for image in images)
-            what = f"{source.name}: class {source.classes[label]!r} has {total} images and none for training"
-            raise DataError(what, "at least one", "add images or remove the class")
+            problem = f"{source.name}: class {source.classes[label]!r} has {total} images and none for training"
+            raise DataError(problem, "at least one", "add images or remove the class")

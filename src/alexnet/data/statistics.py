@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 class PixelStatistics(NamedTuple):
-    """Of all pixels of the training split, in gray levels 0..255; over no images zeros, and the axes of RGB."""
+    """Statistics of all pixels of the training split, in gray levels 0..255."""
 
     mean_image: NDArray[np.float32]  # [S, S, 3]
     channel_means: NDArray[np.float64]  # [3]
@@ -21,21 +21,21 @@ class Sums:
     def __init__(self, size: int) -> None:
         self.count = 0
         self.image = np.zeros((size, size, 3), np.int64)
-        self.multiplications = np.zeros((3, 3), np.int64)  # below 2^63 for 2·10^9 images of 256 × 256
+        self.products = np.zeros((3, 3), np.int64)  # below 2^63 for 2·10^9 images of 256 × 256
 
     def add(self, images: NDArray[np.uint8]) -> "Sums":
-        """Count ``images`` [N, S, S, 3] in; N × S² below 10^11, so that the multiplications are exact in float64."""
+        """Count ``images`` [N, S, S, 3] in; N × S² below 10^11, so that the products are exact in float64."""
         self.count += len(images)
         self.image += images.sum(axis=0, dtype=np.int64)
         values = images.reshape(-1, 3).astype(np.float64)  # [N·S·S, 3]
-        self.multiplications += (values.T @ values).astype(np.int64)
+        self.products += (values.T @ values).astype(np.int64)
         return self
 
     def merge(self, other: "Sums") -> None:
         """Count the images of ``other`` in."""
         self.count += other.count
         self.image += other.image
-        self.multiplications += other.multiplications
+        self.products += other.products
 
     def statistics(self) -> PixelStatistics:
         """Means, and the principal axes of color. Over no images: means 0, deviations 0, the axes of RGB."""
@@ -43,9 +43,7 @@ class Sums:
             return PixelStatistics(np.zeros(self.image.shape, np.float32), np.zeros(3), np.zeros(3), np.eye(3))
         pixels = self.count * self.image.shape[0] ** 2
         sums = self.image.sum(axis=(0, 1))  # [3]
-        exact = [
-            [pixels * int(self.multiplications[i, j]) - int(sums[i]) * int(sums[j]) for j in range(3)] for i in range(3)
-        ]
+        exact = [[pixels * int(self.products[i, j]) - int(sums[i]) * int(sums[j]) for j in range(3)] for i in range(3)]
         deviations, axes = _principal(np.array([[value / pixels**2 for value in row] for row in exact]))
         return PixelStatistics((self.image / self.count).astype(np.float32), sums / pixels, deviations, axes)
 
