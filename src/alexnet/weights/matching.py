@@ -188,8 +188,8 @@ def _same_steps(network: Network, steps: Sequence[Step], file: str) -> None:
     if len(imported) != len(expected):
         longer = imported if len(imported) > len(expected) else expected
         names = ", ".join(step.name for step in longer[min(len(imported), len(expected)) :][:4])
-        verb = "has" if longer is imported else "lacks"
-        raise BundleError(f"{file} {verb} {names}", f"the layers of {network.name}", "another --model may fit")
+        difference = "has" if longer is imported else "lacks"
+        raise BundleError(f"{file} {difference} {names}", f"the layers of {network.name}", "another --model may fit")
 
 
 def _a(kind: str) -> str:
