@@ -17,7 +17,7 @@ QUICK = ("alexnet_small", "cifar", "figure1", "lenet5", "plain_8", "residual_8")
     ("changes", "error", "text"),
     [
         ({"model": "alexnett"}, ModelError, "unknown model 'alexnett'. Did you mean 'alexnet'"),
-        ({"model": "lenet5", "freeze": "conv9"}, RecipeError, "--freeze names 'conv9'"),
+        ({"model": "lenet5", "freeze": "conv9"}, RecipeError, "--freeze: no layer 'conv9' with parameters"),
         ({"model": "alexnet", "image_size": 10}, ModelError, "10"),
     ],
 )

@@ -24,7 +24,7 @@ LABELS = {  # the rows of the table under shorter names
 def documented() -> dict[str, dict[str, str]]:
     """Network -> row -> text, from the table in docs/models.md."""
     text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
-    section = text[text.index("## Where the five disagree") :]
+    section = text[text.index("## The five versions compared") :]
     lines = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
     lines = lines[: next(i for i, line in enumerate(lines[1:], 1) if len(line) != len(lines[1]))]
     models = [cell.strip("`") for cell in lines[0]]

@@ -147,7 +147,7 @@ def test_a_frozen_layer_has_no_momentum_and_no_decay(kind):
         ),
         (
             {"freeze": "conv1..conv3", "freeze_from_epoch": 9, "layer_lr_mult": "fc10=0"},
-            "--freeze and --layer-lr-mult leave nothing to learn; must be at least one layer that learns",
+            "--freeze and --layer-lr-mult freeze all layers; leave at least one layer to train",
         ),
     ],
 )

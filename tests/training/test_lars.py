@@ -90,7 +90,7 @@ def test_trust_is_the_recipes():
 def test_towers_apart_are_refused():
     recipe = Recipe(optimizer="lars")
     Layout("data").check(None, recipe)
-    with pytest.raises(RecipeError, match="--optimizer lars needs the length of whole layers, which --parallel towers"):
+    with pytest.raises(RecipeError, match="--optimizer lars needs the norm of whole layers, which --parallel towers"):
         Layout("towers").check(None, recipe)
 
 
