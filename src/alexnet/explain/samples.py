@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from alexnet.data import decode
 from alexnet.data.store import Split, Store, recorded_store
 from alexnet.doctor.duplicates import near_duplicates
-from alexnet.doctor.images import SIDE
+from alexnet.doctor.images import THUMBNAIL_SIZE
 from alexnet.errors import RunError
 from alexnet.evaluation.calibration import probabilities
 from alexnet.evaluation.evaluate import SplitPredictions
@@ -81,8 +81,8 @@ def most_confident_mistakes(
     confidence = probabilities(predictions.log_probabilities[wrong], temperature).max(1) if len(wrong) else np.zeros(0)
     order = np.asarray(wrong[np.argsort(-confidence, kind="stable")], np.int64)[: DUPLICATE_CANDIDATES * count]
     images = split.gather(order)
-    thumbnails = [decode.fit(image, SIDE, "squash") for image in images]
-    is_small = np.full(len(order), min(images.shape[1:3]) < SIDE)
+    thumbnails = [decode.fit(image, THUMBNAIL_SIZE, "squash") for image in images]
+    is_small = np.full(len(order), min(images.shape[1:3]) < THUMBNAIL_SIZE)
     first = np.arange(len(order))  # the most confident mistake that each image is a near-duplicate of
     for a, b in near_duplicates(np.stack(thumbnails), is_small) if thumbnails else ():
         low, high = sorted((first[a], first[b]))
