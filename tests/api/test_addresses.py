@@ -93,5 +93,5 @@ def test_what_the_recipe_leaves_open_is_written_down(both, tmp_path):
     _, address = both
     made = api.train(address, RECIPE.replace(epochs=1), tmp_path / "run", device="cpu")
     assert made.recipe.shuffle_window == read_start(made.folder)[0].shuffle_window == 16
-    with pytest.raises(RecipeError, match="--sampling balanced draws from all images; must be without"):
+    with pytest.raises(RecipeError, match="--sampling balanced and --shuffle-window exclude each other; leave one out"):
         RECIPE.replace(sampling="balanced", shuffle_window=2)

@@ -64,7 +64,7 @@ def test_one_run_in_a_list_is_one_run(runs):
     ("options", "said"),
     [
         ({"fit_weights": "validation", "split": "validation"}, "is the split that is reported"),
-        ({"fit_weights": "test", "split": "validation"}, "the test split chooses nothing"),
+        ({"fit_weights": "test", "split": "validation"}, "nothing may be chosen by the test split"),
     ],
 )
 def test_what_chooses_is_never_reported(runs, options, said):

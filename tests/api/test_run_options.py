@@ -82,7 +82,7 @@ def test_groups_layout_and_truncated_images_are_as_in_training(images, tmp_path)
     assert found is not None and found.honest and found.classes == ("a", "b"), why
     checks = {finding.check: finding for finding in found.findings}
     assert "group-leak" not in checks and "group-suspected" not in checks
-    assert checks["truncated"].what == "3 images are truncated: the part that is there is used"
+    assert checks["truncated"].what == "3 images are truncated: the part that can be decoded is used"
     assert checks["truncated"].exclude == () and sum(map(sum, found.counts.values())) == 123
     own = alexnet.evaluate(tmp_path / "run", device="cpu")
     options = DataOptions(cache=tmp_path / "cache")

@@ -151,7 +151,7 @@ def test_a_process_that_dies_ends_the_others_with_a_clear_message(how, digits, t
     assert found["ended"] == [1, -signal.SIGKILL if how == "SIGKILL" else 3, 1], found
     for rank in (0, 2):
         assert "TrainingError: another process of this run ended or cannot be reached" in found["said"][rank]
-        assert "go on from the last checkpoint with --resume" in found["said"][rank]
+        assert "continue from the last checkpoint with --resume" in found["said"][rank]
     assert checkpoint.load_latest(folder / "checkpoints")[1]["position"]["step"] == 4
     ranks(2, **job)
 
@@ -282,7 +282,7 @@ def test_max_restarts_needs_a_run_that_can_be_found(digits, capfd, monkeypatch):
 
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     assert cli.run(["train", str(digits.path), "--recipe", "cifar_18pct"]) == 2
-    assert "torchrun --max-restarts needs --output-dir FOLDER" in capfd.readouterr().err
+    assert "torchrun --max-restarts needs a run directory to resume; pass --output-dir DIR" in capfd.readouterr().err
 
 
 def test_a_restart_refuses_the_folder_of_another_command(alone, digits):
@@ -291,5 +291,7 @@ def test_a_restart_refuses_the_folder_of_another_command(alone, digits):
 
 
 def test_a_network_in_two_needs_two_processes(digits, tmp_path):
-    with pytest.raises(RecipeError, match=r"cut in 2 does not fit 1 process; must be a multiple of 2; start them with"):
+    with pytest.raises(
+        RecipeError, match=r"sharded over 2 processes does not fit 1 process; must be a multiple of 2; start them with"
+    ):
         api.train(digits.path, RECIPE, tmp_path / "run", device="cpu", layout=Layout("towers"))
