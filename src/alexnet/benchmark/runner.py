@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alexnet import kernels
+from alexnet.system import cores
 
 READY_SECONDS = 900.0  # a candidate that is not ready by then (a compilation that hangs) is skipped
 _WARMUP_SECONDS = 0.5  # of computation before the clock starts
@@ -265,7 +266,7 @@ def machine() -> dict[str, str | int]:
 
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "load_before": " ".join(f"{load:.1f}" for load in os.getloadavg()),

@@ -12,7 +12,7 @@ from alexnet.errors import RunError
 from alexnet.schema import Sha256, check, checksum_of, read_json
 
 NAME = "run.json"
-SEALED = ("recipe.toml", "layers.cfg")  # layer-params.cfg may change between two resumes, as in 2012
+CHECKSUMMED = ("recipe.toml", "layers.cfg")  # layer-params.cfg may change between two resumes, as in 2012
 
 
 class _RunFile(msgspec.Struct):
@@ -30,7 +30,7 @@ class _RunFile(msgspec.Struct):
 
 def write_run_file(folder: Path, metadata: Mapping[str, Any]) -> None:
     """Write ``run.json`` with the SHA-256 of the files next to it, which are there already."""
-    sha256 = {name: sha256_of(folder / name) for name in SEALED if (folder / name).is_file()}
+    sha256 = {name: sha256_of(folder / name) for name in CHECKSUMMED if (folder / name).is_file()}
     checksummed = {**metadata, "sha256": sha256}
     write_file(folder / NAME, json_bytes(checksummed | {"checksum": checksum_of(checksummed)}))
 
@@ -45,8 +45,8 @@ def read_run_file(folder: Path) -> dict[str, Any]:
     if checked.checksum != checksum_of(metadata):
         raise _changed(folder / NAME)
     for name, sha256 in checked.sha256.items():
-        if name not in SEALED:
-            raise RunError(f"{folder / NAME} has a SHA-256 of {name!r:.60}", f"of {' or '.join(SEALED)}")
+        if name not in CHECKSUMMED:
+            raise RunError(f"{folder / NAME} has a SHA-256 of {name!r:.60}", f"of {' or '.join(CHECKSUMMED)}")
         try:
             same = sha256_of(folder / name) == sha256
         except OSError as error:

@@ -5,7 +5,6 @@ dark, over-exposed, of few gray levels or out of focus. Each measure is compared
 photographs reached (docs/doctor.md) and with the median of the data set: if all images are dark, that is normal.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from alexnet.data.shards import image_sha256, map_in_order
 from alexnet.data.sources.source import Sample
 from alexnet.doctor.findings import Example, Finding, Severity
 from alexnet.errors import ImageError, counted
+from alexnet.system import cores
 
 THUMBNAIL_SIZE = 24  # pixels: 1,728 bytes for each image
 SMALLEST = 8  # pixels: the content of images with a shorter side below this is not measured
@@ -93,7 +93,7 @@ def inspect_all(
 ) -> list[ImageInfo]:
     """Examine every image, in the order of the splits, on ``workers`` threads (default: all cores)."""
     tasks = [(split, image) for split, images in splits.items() for image in images]
-    threads = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
+    threads = workers or cores()
     results = []
     with ThreadPoolExecutor(threads, "alexnet-doctor") as pool:
         for done, info in enumerate(

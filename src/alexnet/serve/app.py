@@ -16,9 +16,10 @@ from starlette.requests import ClientDisconnect
 from alexnet.data.decode import encode_png
 from alexnet.errors import ImageError, did_you_mean, printable
 from alexnet.export.prediction import best
+from alexnet.pages import png_url
 from alexnet.serve import schemas
 from alexnet.serve.engine import Engine, ImageResult, RequestOptions
-from alexnet.serve.explain import Method, data_url
+from alexnet.serve.explain import Method
 from alexnet.serve.limits import RequestRejected
 from alexnet.serve.middleware import App, RequestMiddleware, error_body, rejection_headers
 from alexnet.serve.requests import body_memory, read_images
@@ -268,11 +269,11 @@ def _entry(
     if result.saliency is not None:
         overlay = result.saliency
         entry.saliency = schemas.Saliency(
-            method=overlay.method, image=data_url(overlay.png), box_xywh_normalized=overlay.box_xywh_normalized
+            method=overlay.method, image=png_url(overlay.png), box_xywh_normalized=overlay.box_xywh_normalized
         )
     if options.neighbors:
         entry.neighbors = [
-            schemas.Neighbor(label=neighbor.label, distance=neighbor.distance, image=data_url(neighbor.png))
+            schemas.Neighbor(label=neighbor.label, distance=neighbor.distance, image=png_url(neighbor.png))
             for neighbor in result.neighbors
         ]
     return entry

@@ -1,6 +1,5 @@
 """Explanations that the server gives: saliency overlays, nearest training images, the filters of the first layer."""
 
-import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,11 +46,6 @@ class Neighbor:
     label: str
     distance: float
     png: bytes
-
-
-def data_url(png: bytes) -> str:
-    """A PNG as a ``data:`` URL."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 class Explainer:
