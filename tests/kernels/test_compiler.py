@@ -34,6 +34,7 @@ def home(tmp_path, monkeypatch):
     folder.mkdir(0o700)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr(native, "_hung", set())
