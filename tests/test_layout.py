@@ -13,7 +13,6 @@ NAMES = [file.relative_to(HOME).as_posix() for file in FILES]
 # The dependency order: a package imports from those before it. Packages in one set do not import each other.
 PACKAGES = [
     "errors",
-    "formatting",
     "terminal",
     "system",
     "schema",
@@ -51,10 +50,10 @@ DOORS = {
     "os.environ": ["cli/", "__main__.py"],
     "os.getenv": ["cli/", "__main__.py"],
     "sys.argv": ["cli/", "__main__.py"],
-    "torch.distributed": ["training/distributed/world.py", "training/distributed/rendezvous.py"],
+    "torch.distributed": ["training/distributed/world.py", "training/distributed/world.py"],
     "torch.load": ["training/checkpoint.py", "weights/torchvision_weights.py"],  # both with weights_only=True
     "lazy_loader": ["__init__.py"],
-    "filelock": ["kernels/compiler.py", "data/job.py", "training/run_folder.py"],
+    "filelock": ["kernels/compiler.py", "data/shards.py", "training/run_folder.py"],
     "platformdirs": ["system.py"],
     "msgspec": ["schema.py", "bundle/", "export/manifest.py", "data/"],
     "pickle": [],
@@ -75,7 +74,7 @@ DOORS = {
     "safetensors": ["bundle/integrity.py", "bundle/compressed_weights.py", "explain/neighbors.py"],
     "captum": ["explain/saliency.py"],
     "umap": ["explain/embedding.py"],
-    "scipy": ["data/sources/annotations.py", "doctor/duplicates.py", "evaluation/", "experiments/measurement.py"],
+    "scipy": ["data/sources/annotations.py", "doctor/duplicates.py", "evaluation/", "experiments/runner.py"],
     "onnx": ["export/export.py", "export/export.py", "benchmark/steps.py"],
     "onnxscript": ["export/export.py"],
     "onnxruntime": ["export/exported_model.py", "export/export.py", "benchmark/steps.py"],

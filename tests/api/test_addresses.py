@@ -11,7 +11,7 @@ from alexnet.data.cache import Cache, default_cache, set_default_cache
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.errors import DataError, RecipeError
-from alexnet.export import export_run
+from alexnet.export import export
 from alexnet.export.verify import verify
 from alexnet.recipe import get_recipe
 from alexnet.training.run_folder import read_start
@@ -78,7 +78,7 @@ def test_report_and_export_read_a_store_at_an_address(both, tmp_path, capsys, mo
         lambda address: api.plot("curves", address),
         lambda address: api.compress(address),
         lambda address: verify(address),
-        lambda address: export_run.export_model(address),
+        lambda address: export.export_model(address),
         lambda address: import_weights("caffe", address),
     ],
 )

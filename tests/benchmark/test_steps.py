@@ -11,7 +11,7 @@ from alexnet import api, cli
 from alexnet.benchmark import steps, suite
 from alexnet.benchmark.runner import Skipped, Timing
 from alexnet.benchmark.steps import Target
-from alexnet.export.export_run import calibration
+from alexnet.export.export import calibration
 from alexnet.recipe import get_recipe
 
 

@@ -11,7 +11,7 @@ from alexnet.benchmark.steps import Target
 from alexnet.benchmark.suite import BenchmarkOptions, Group, Report
 from alexnet.cli.bench import _print
 from alexnet.data import decode
-from alexnet.plots.benchmark import Bars, draw_bench
+from alexnet.plots.studies import Bars, draw_bench
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from alexnet.bundle.codec import kmeans, nearest, share
+from alexnet.bundle.compressed_weights import kmeans, nearest, share
 
 
 def weights(seed, count=3000):

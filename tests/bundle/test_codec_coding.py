@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.bundle.codec import JUMP, expand, gaps_of, positions_of, squeeze
+from alexnet.bundle.compressed_weights import JUMP, expand, gaps_of, positions_of, squeeze
 
 
 def slow_gaps(positions):
@@ -100,7 +100,7 @@ def test_a_bomb_makes_no_more_than_was_announced(monkeypatch):
         def __getattr__(self, name):
             return getattr(self.inner, name)
 
-    monkeypatch.setattr("alexnet.bundle.codec.zlib.decompressobj", Counting)
+    monkeypatch.setattr("alexnet.bundle.compressed_weights.zlib.decompressobj", Counting)
     with pytest.raises(ValueError, match="another number"):
         expand(bomb, 1000)
     assert [len(part) for part in made] == [1001]

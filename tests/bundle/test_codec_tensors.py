@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.bundle.codec import GROUP, STEPS, decode, encode, from_whole, integers, largest_of, sizes
+from alexnet.bundle.compressed_weights import GROUP, STEPS, decode, encode, from_whole, integers, largest_of, sizes
 
 
 def sparse(seed, shape, kept, values):
@@ -134,7 +134,7 @@ def test_streams_that_can_not_be(change):
 def test_integers_that_can_not_be():
     array = from_whole(np.array([[7, -7, 3]], np.int8), np.ones((1, 1), np.float32), "int4", (1, 3))
     about, streams = encode(array, "int4")
-    from alexnet.bundle.codec import squeeze
+    from alexnet.bundle.compressed_weights import squeeze
 
     for change in (
         {"codes": squeeze(np.array([14, 15, 3], np.uint8))},  # 15 would be +8

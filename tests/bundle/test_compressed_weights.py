@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alexnet.bundle import compressed_weights
-from alexnet.compression import quantize
+from alexnet.compression import stages
 from alexnet.errors import BundleError
 from alexnet.models import create_model
 
@@ -22,19 +22,19 @@ def network(kind):
     """LeNet-5, half of its weights 0."""
     made = create_model("lenet5", generator=torch.Generator().manual_seed(0)).eval()
     with torch.no_grad():
-        for weight in quantize.weight_tensors(made).values():
+        for weight in stages.weight_tensors(made).values():
             weight[weight.abs() < weight.abs().median()] = 0
     if kind == "shared":
-        quantize.share_weights(made, quantize.code_bits(made, 8, 5))
+        stages.share_weights(made, stages.code_bits(made, 8, 5))
     else:
-        quantize.round_to_integers(made, kind)
+        stages.round_to_integers(made, kind)
     return made
 
 
 @pytest.fixture
 def written(network, kind, tmp_path):
     path = tmp_path / "model.safetensors"
-    compressed_weights.write(path, network.state_dict(), dict.fromkeys(quantize.weight_tensors(network), kind))
+    compressed_weights.write(path, network.state_dict(), dict.fromkeys(stages.weight_tensors(network), kind))
     return path
 
 
@@ -44,7 +44,7 @@ def shapes(network):
 
 def test_there_and_back(network, kind, written):
     found, coding = compressed_weights.read(written, shapes(network))
-    assert coding == dict.fromkeys(quantize.weight_tensors(network), kind)
+    assert coding == dict.fromkeys(stages.weight_tensors(network), kind)
     assert set(found) == set(network.state_dict())
     for name, tensor in network.state_dict().items():
         assert found[name].dtype == torch.float32

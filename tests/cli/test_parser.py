@@ -12,7 +12,8 @@ import pytest
 from tyro.conf import Positional
 
 from alexnet import cli
-from alexnet.cli import options, parser
+from alexnet.cli import parser
+from alexnet.cli import parser as options
 from alexnet.errors import RecipeError
 
 ADDRESS = "s3://bucket/folder/x"

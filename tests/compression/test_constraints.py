@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from alexnet.compression import quantize
-from alexnet.compression.constraints import PRUNE_EVERY, Pruning, TiedCentroids
+from alexnet.compression import stages
+from alexnet.compression.deep import PRUNE_EVERY, Pruning, TiedCentroids
 from alexnet.compression.pruning import gone, gradual
 from alexnet.models import create_model
 from alexnet.recipe import get_recipe
@@ -82,7 +82,7 @@ def test_what_is_cut_is_what_is_smallest_then():
 @pytest.mark.parametrize("rule", RULES)
 def test_shared_weights_learn_as_one(rule):
     net = network()
-    quantize.share_weights(net, {"c5.weight": 4, "f6.weight": 3})
+    stages.share_weights(net, {"c5.weight": 4, "f6.weight": 3})
     with torch.no_grad():
         net.get_parameter("f6.weight")[:, ::2] = 0
     recipe = get_recipe("lenet5").replace(optimizer=rule, lr=0.01)
@@ -102,7 +102,7 @@ def test_shared_weights_learn_as_one(rule):
 
 def test_a_shared_gradient_is_the_mean_of_its_cluster_s():
     net = network()
-    quantize.share_weights(net, {"f6.weight": 2})
+    stages.share_weights(net, {"f6.weight": 2})
     weight = net.get_parameter("f6.weight")
     gradient = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
     weight.grad = gradient.clone()

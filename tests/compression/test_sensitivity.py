@@ -7,7 +7,7 @@ import torch
 
 from alexnet import api
 from alexnet.bundle import Bundle
-from alexnet.compression import quantize, sensitivity
+from alexnet.compression import pruning, stages
 from alexnet.compression.pruning import SHARES, gone
 from alexnet.evaluation.evaluate import predict_split
 from alexnet.recipe import get_recipe
@@ -24,11 +24,11 @@ def bundle(digits, tmp_path_factory):
 
 
 def test_against_the_whole_evaluation(bundle, digits, monkeypatch):
-    monkeypatch.setattr(sensitivity, "CHUNK", 7)  # several parts, the last one smaller
+    monkeypatch.setattr(pruning, "CHUNK", 7)  # several parts, the last one smaller
     split, network = digits.split("validation"), bundle.network.train()
     before = copy.deepcopy(network.state_dict())
-    bits = quantize.code_bits(network, 8, 5)
-    found = sensitivity.curves(network, split, bundle.normalization, bits, device=torch.device("cpu"))
+    bits = stages.code_bits(network, 8, 5)
+    found = pruning.curves(network, split, bundle.normalization, bits, device=torch.device("cpu"))
     assert network.training
     assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
     assert list(found) == list(bits)
@@ -49,9 +49,9 @@ def test_against_the_whole_evaluation(bundle, digits, monkeypatch):
 
 
 def test_what_is_beyond_hope_is_not_measured_further(bundle, digits, monkeypatch):
-    monkeypatch.setattr(sensitivity, "MAX_RISE", 0.05)
+    monkeypatch.setattr(pruning, "MAX_RISE", 0.05)
     bits = {"output.weight": 5}
-    curve = sensitivity.curves(
+    curve = pruning.curves(
         bundle.network, digits.split("validation"), bundle.normalization, bits, device=torch.device("cpu")
     )["output.weight"]
     losses = list(curve.losses.values())

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from layer_examples import layer, network
 
-from alexnet.cuda_convnet import costs
+from alexnet.cuda_convnet import modules
 from alexnet.cuda_convnet.image_layers import RandomScale
 from alexnet.cuda_convnet.modules import Concatenation, Maximum, Neuron, Sum, UnscaledDropout
 
@@ -591,12 +591,12 @@ def test_costs():
     x = torch.from_numpy(z).requires_grad_()
     targets = torch.from_numpy(t)
     cases = {
-        "logreg": (costs.logreg(targets.argmax(1), x), -np.log(p[range(4), [0, 3, 3, 1]]).sum(), p - t),
-        "crossent": (costs.crossent(targets, x), -(t * np.log(p)).sum(), p - t),
-        "logistic": (costs.crossent2(targets, x, True), -(t * np.log(y) + (1 - t) * np.log(1 - y)).sum(), y - t),
-        "sum2": (costs.sum2(x), (z**2).sum(), 2 * z),
-        "rflickr": (costs.rflickr(targets, x), np.log(1 + (z - t) ** 2).sum(), 2 * (z - t) / (1 + (z - t) ** 2)),
-        "gsum2": (costs.gsum2(targets[:, :1], x), (t[:, :1] * z**2).sum(), 2 * t[:, :1] * z),
+        "logreg": (modules.logreg(targets.argmax(1), x), -np.log(p[range(4), [0, 3, 3, 1]]).sum(), p - t),
+        "crossent": (modules.crossent(targets, x), -(t * np.log(p)).sum(), p - t),
+        "logistic": (modules.crossent2(targets, x, True), -(t * np.log(y) + (1 - t) * np.log(1 - y)).sum(), y - t),
+        "sum2": (modules.sum2(x), (z**2).sum(), 2 * z),
+        "rflickr": (modules.rflickr(targets, x), np.log(1 + (z - t) ** 2).sum(), 2 * (z - t) / (1 + (z - t) ** 2)),
+        "gsum2": (modules.gsum2(targets[:, :1], x), (t[:, :1] * z**2).sum(), 2 * t[:, :1] * z),
     }
     for name, (value, expected, slope) in cases.items():
         x.grad = None
@@ -604,7 +604,7 @@ def test_costs():
         assert value.item() == pytest.approx(expected), name
         assert np.allclose(x.grad.numpy(), 3 * slope), name
     probability = torch.from_numpy(y).requires_grad_()
-    value = costs.crossent2(targets, probability, False)
+    value = modules.crossent2(targets, probability, False)
     value.backward()
     assert value.item() == pytest.approx(float(cases["logistic"][1]))
     assert np.allclose(probability.grad.numpy(), -t / y + (1 - t) / (1 - y))
@@ -623,18 +623,18 @@ def set_cost(z: np.ndarray, labels: list[int], size: int) -> float:
 def test_msm_is_a_softmax_over_sets_of_classes(size):
     z, labels = draw(3, 6) * 2, [0, 5, 2]
     x = torch.from_numpy(z + 40).requires_grad_()  # a constant added to all scores changes nothing
-    value = costs.msm(torch.tensor(labels), x, size)
+    value = modules.msm(torch.tensor(labels), x, size)
     (3 * value).backward()
     assert value.item() == pytest.approx(set_cost(z, labels, size))
     near(x.grad.numpy(), 3 * slopes(lambda v: np.array(set_cost(v, labels, size)), z, np.array(1.0)), 1e-6)
     if size == 1:
-        assert value.item() == pytest.approx(costs.logreg(torch.tensor(labels), x).item())
+        assert value.item() == pytest.approx(modules.logreg(torch.tensor(labels), x).item())
 
 
 def test_msm_of_many_classes_in_single_precision():
     z, labels = draw(2, 200) * 20, [3, 199]  # most sets weigh nothing
     x = torch.from_numpy(z).float().requires_grad_()
-    value, exact = (costs.msm(torch.tensor(labels), scores, 5) for scores in (x, x.double()))
+    value, exact = (modules.msm(torch.tensor(labels), scores, 5) for scores in (x, x.double()))
     value.backward()
     assert value.item() == pytest.approx(exact.item(), rel=1e-5)
     assert x.grad.isfinite().all()
@@ -642,9 +642,9 @@ def test_msm_of_many_classes_in_single_precision():
 
 
 def test_the_log_of_nothing_is_minus_fifty():
-    assert float(costs.crossent2(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), False)) == 100
+    assert float(modules.crossent2(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), False)) == 100
     far = torch.tensor([[-200.0]], requires_grad=True)
-    value = costs.crossent2(torch.tensor([[1.0]]), far, True)
+    value = modules.crossent2(torch.tensor([[1.0]]), far, True)
     value.backward()
     assert (value.item(), far.grad.item()) == (50.0, -1.0)
 
@@ -652,8 +652,8 @@ def test_the_log_of_nothing_is_minus_fifty():
 def test_errors_count_ties_in_parts():
     p = torch.tensor([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.25, 0.25, 0.5], [1 / 3, 1 / 3, 1 / 3]])
     labels = torch.tensor([0, 0, 0, 2])
-    assert costs.errors(labels, p, 1) == pytest.approx(0 + 1 / 2 + 1 + 2 / 3)
-    assert costs.errors(labels, p, 2) == pytest.approx(0 + 0 + 1 / 2 + 1 / 3)
+    assert modules.errors(labels, p, 1) == pytest.approx(0 + 1 / 2 + 1 + 2 / 3)
+    assert modules.errors(labels, p, 2) == pytest.approx(0 + 0 + 1 / 2 + 1 / 3)
 
 
 def test_batch_loss_is_the_weighted_cost_over_the_images():

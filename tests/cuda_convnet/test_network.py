@@ -7,9 +7,9 @@ import pytest
 import torch
 from layer_examples import EXAMPLES, files, network
 
-from alexnet.cuda_convnet import Data, Files, Tree, build, costs, define
+from alexnet.cuda_convnet import Data, Files, Tree, build, define, modules
 from alexnet.errors import ModelError
-from alexnet.training.layer_file_optimizer import LayerFileOptimizer
+from alexnet.training.layer_files import LayerFileOptimizer
 
 # Side and channels of layers as worked out by hand; 0 where the output is no image.
 SIZES = {
@@ -314,7 +314,7 @@ def test_a_cost_over_sets_of_classes():
     x, labels = torch.randn(5, 3, 2, 2), torch.tensor([0, 1, 2, 3, 6])
     scores, cost = net.costs(x, labels)
     assert torch.equal(scores, net.forward_to(x, "f"))
-    assert float(cost.detach()) == pytest.approx(2 * float(costs.msm(labels, scores, 3).detach()) / 5)
+    assert float(cost.detach()) == pytest.approx(2 * float(modules.msm(labels, scores, 3).detach()) / 5)
     value, top1, top3 = net.report(x, labels)["diff"]
     assert value == pytest.approx(float(cost.detach()) / 2)
     order = scores.argsort(1, descending=True)

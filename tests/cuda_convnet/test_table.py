@@ -5,12 +5,12 @@ import json
 from layer_examples import HERE, files
 
 from alexnet import cli
-from alexnet.cuda_convnet import Data, define, parameters, table
+from alexnet.cuda_convnet import Data, define, network, parameters
 
 
 def test_a_row_a_layer_with_its_size_worked_out():
     definition = define(files("towers").layers, Data(32), "towers.cfg")
-    shown = table.render(definition, None)
+    shown = network.render(definition, None)
     assert shown.title == "towers.cfg, images 3·32·32"
     rows = {row[0]: row[1:] for row in shown.rows}
     formula = "⌈(32 − 5 + 2·0) / 2⌉ + 1 = 15"
@@ -32,14 +32,14 @@ def test_the_parameter_file_adds_a_column():
         ("towers", 32, "n1a", "scale 0.0001, pow 0.75, minDiv 2"),
     ):
         definition = define(files(name).layers, Data(side))
-        shown = table.render(definition, parameters.read(files(name).parameters, definition))
+        shown = network.render(definition, parameters.read(files(name).parameters, definition))
         assert {row[0]: row[-1] for row in shown.rows}[layer] == text
         assert {len(row) for row in (shown.columns, *shown.rows, shown.totals)} == {9}
 
 
 def test_a_shared_matrix_says_whose_it_is():
     definition = define(files("shared").layers, Data(8))
-    rows = {row[0]: row for row in table.render(definition, None).rows}
+    rows = {row[0]: row for row in network.render(definition, None).rows}
     assert rows["f3"][5] == "64 = f2[0]"
 
 

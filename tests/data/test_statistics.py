@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from alexnet.data.statistics import Sums
+from alexnet.data.splits import Sums
 
 
 def test_the_plain_formulas():

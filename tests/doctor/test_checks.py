@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
-from alexnet.data.sources.selection import group_images
+from alexnet.data.sources.options import group_images
 from alexnet.data.sources.source import Sample, Source
-from alexnet.doctor.balance import check_classes, counts_of
 from alexnet.doctor.duplicates import check_duplicates, duplicate_ids, find_duplicates
 from alexnet.doctor.findings import Example, Finding, Report, by_severity
 from alexnet.doctor.groups import check_groups
 from alexnet.doctor.images import ImageDataset, ImageInfo, check_files, check_shapes
-from alexnet.doctor.labels import check_labels, neighbor_shares
+from alexnet.doctor.labels import check_classes, check_labels, counts_of, neighbor_shares
 from alexnet.doctor.shortcuts import check_colors, check_shortcuts
 from alexnet.errors import DataError
 

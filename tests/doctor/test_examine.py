@@ -6,7 +6,7 @@ import pytest
 
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
-from alexnet.data.sources.selection import exclude_images
+from alexnet.data.sources.options import exclude_images
 from alexnet.doctor.examine import examine
 
 from .faulty_data import KINDS, contents, diagnose, found, healthy, paint, plant, saved, write
@@ -67,7 +67,7 @@ def test_what_only_looks_like_a_fault_is_none(tmp_path):
 
 
 def test_groups_that_are_named_are_drawn_whole(tmp_path):
-    from alexnet.data.sources.selection import group_images
+    from alexnet.data.sources.options import group_images
 
     root = healthy(tmp_path / "set", {"": 60})
     assert "group-suspected" in found(diagnose(root))

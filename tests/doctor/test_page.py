@@ -6,8 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from alexnet.data.sources.source import Sample, Source
-from alexnet.doctor.findings import Example, Finding, Report
-from alexnet.doctor.page import page, write_page
+from alexnet.doctor.findings import Example, Finding, Report, page, write_page
 from alexnet.errors import DataError
 
 from .faulty_data import paint, saved

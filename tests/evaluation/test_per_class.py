@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from alexnet.evaluation.detailed import areas, per_class
 from alexnet.evaluation.evaluate import SplitPredictions
 from alexnet.evaluation.intervals import resamples
-from alexnet.evaluation.per_class import areas, per_class
 
 
 def predictions(count=300, classes=4, seed=0, groups=()):

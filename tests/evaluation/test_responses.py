@@ -9,8 +9,8 @@ import torch
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.errors import DataError
+from alexnet.evaluation.detailed import column, slices
 from alexnet.evaluation.evaluate import evaluate, predict_split
-from alexnet.evaluation.per_class import column, slices
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 

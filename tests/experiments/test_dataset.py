@@ -9,7 +9,7 @@ from alexnet.api import DataOptions
 from alexnet.data.decode import encode_png
 from alexnet.data.sources.source import Row, Sample, make_source
 from alexnet.errors import DataError
-from alexnet.experiments.dataset import open_dataset, prepare_store, subset
+from alexnet.experiments.runner import open_dataset, prepare_store, subset
 from alexnet.recipe import Recipe
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.experiments.measurement import Measurement, judge, overall_verdict, t_interval
+from alexnet.experiments.runner import Measurement, judge, overall_verdict, t_interval
 
 
 def test_an_interval_by_hand():

@@ -8,8 +8,8 @@ from alexnet import cli
 from alexnet.api import DataOptions
 from alexnet.errors import RecipeError, RunError
 from alexnet.experiments import residual_depth
-from alexnet.experiments.dataset import display_name, open_dataset
 from alexnet.experiments.residual_depth import DepthConfig, make_plan, run_depth
+from alexnet.experiments.runner import display_name, open_dataset
 from alexnet.experiments.time_budget import TrainingSpeed
 from alexnet.training import loop
 

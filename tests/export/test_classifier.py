@@ -9,7 +9,7 @@ from alexnet.bundle import Bundle
 from alexnet.data import decode
 from alexnet.errors import BundleError, DataError, ImageError
 from alexnet.export.classifier import Classifier
-from alexnet.kernels import bf16_autocast, native_kernels
+from alexnet.kernels import backend, native_kernels
 from alexnet.kernels.compiler import NativeLibraries
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
@@ -164,7 +164,7 @@ def test_load_finds_the_bundle_of_a_run(classifier, images, tmp_path):
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_bf16_predictions_nearly_alike_and_explains_in_float32(classifier, images, whole, monkeypatch):
-    monkeypatch.setattr(bf16_autocast, "bf16_is_faster", lambda device: whole)
+    monkeypatch.setattr(backend, "bf16_is_faster", lambda device: whole)
     half = Classifier(classifier.bundle, precision="bf16")
     exact, found = classifier.probabilities(images), half.probabilities(images)
     assert 0 < np.abs(found - exact).max() < 0.03 and (found.argmax(1) == exact.argmax(1)).all()

@@ -14,7 +14,7 @@ import torch
 
 from alexnet import cli
 from alexnet.bundle import Bundle, compressed_weights
-from alexnet.compression import quantize
+from alexnet.compression import stages
 from alexnet.data.atomic_io import sha256_of
 from alexnet.errors import BundleError
 from alexnet.export.classifier import Classifier
@@ -31,9 +31,9 @@ def bundle(cifar, kind, tmp_path):
     """A bundle of a real little network, compressed, with reference predictions of its own."""
     made = copy.deepcopy(cifar.network)
     coding = (
-        quantize.share_weights(made, quantize.code_bits(made, 8, 5))
+        stages.share_weights(made, stages.code_bits(made, 8, 5))
         if kind == "shared"
-        else quantize.round_to_integers(made, kind)
+        else stages.round_to_integers(made, kind)
     )
     small = dataclasses.replace(cifar, network=made, coding=coding)
     predictions = Classifier(small).probabilities([reference.png for reference in cifar.reference_samples]).tolist()

@@ -2,13 +2,13 @@
 
 import torch
 
-from alexnet.export.latency import interleaved_latency
+from alexnet.export.classifier import interleaved_latency
 from alexnet.models import create_model
 
 
 def test_in_turn(monkeypatch):
     calls, clock = [], [0.0]
-    monkeypatch.setattr("alexnet.export.latency.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("alexnet.export.classifier.time.perf_counter", lambda: clock[0])
 
     def listened(name, seconds):
         network = create_model("lenet5", generator=torch.Generator().manual_seed(0)).eval()

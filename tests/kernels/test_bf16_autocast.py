@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from alexnet import kernels
-from alexnet.kernels import bf16_autocast, first_conv, winograd
+from alexnet.kernels import backend, first_conv, winograd
 from alexnet.models import create_model
 from alexnet.models.layers import Convolution, LocalResponseNorm, MaxPool
 
@@ -27,7 +27,7 @@ def slow_in_halves(monkeypatch, native):
 )
 def test_where_it_is_faster_goes_by_what_the_processor_is(monkeypatch, cpu, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
-    assert bf16_autocast.bf16_is_faster(CPU) == expected and not bf16_autocast.bf16_is_faster(torch.device("mps"))
+    assert backend.bf16_is_faster(CPU) == expected and not backend.bf16_is_faster(torch.device("mps"))
 
 
 def drawn(*shape, seed=0):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from alexnet import kernels
-from alexnet.kernels import space_to_depth
+from alexnet.kernels import first_conv
 from alexnet.models import create_model
 from alexnet.models.layers import Convolution
 
@@ -91,7 +91,7 @@ def test_the_whole_network_gives_close_predictions():
 def test_where_it_is_left_to_pytorch(monkeypatch):
     ours, x = layer(3, 8, 11, 4, 0, True), torch.randn(1, 3, 64, 64)
     asked = []
-    monkeypatch.setattr(space_to_depth, "convolve", lambda *a: asked.append(1) or torch.zeros(1, 8, 15, 15))
+    monkeypatch.setattr(first_conv, "convolve_space_to_depth", lambda *a: asked.append(1) or torch.zeros(1, 8, 15, 15))
     ours(x.clone().requires_grad_())  # a gradient for the image is wanted
     layer(8, 8, 3, 2, 0, True)(torch.randn(1, 8, 9, 9))  # many channels
     layer(3, 8, 3, 1, 0, True)(x)  # no stride
@@ -108,10 +108,10 @@ def test_on_a_gpu_it_is_the_way_unless_kernels_are_off():
     kernels.use("auto", "space_to_depth")
     ours, x = layer(3, 8, 11, 4, 0, True).cuda(), torch.randn(1, 3, 64, 64, device="cuda")
     filters = ours._geometry(x)
-    assert space_to_depth.fits(x, ours.weight, filters, 1)
+    assert first_conv.fits_space_to_depth(x, ours.weight, filters, 1)
     found = ours(x)
     kernels.use("off")
-    assert not space_to_depth.fits(x, ours.weight, filters, 1)
+    assert not first_conv.fits_space_to_depth(x, ours.weight, filters, 1)
     right = ours(x)
     kernels.use("auto")
     assert torch.allclose(found, right, atol=1e-2)  # TF32

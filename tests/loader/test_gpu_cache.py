@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from alexnet import kernels
-from alexnet.loader import augmentation, gpu_cache
+from alexnet.loader import augmentation
+from alexnet.loader import loader as gpu_cache
 from alexnet.loader.augmentation import Boxes
 from alexnet.loader.loader import Loader
 

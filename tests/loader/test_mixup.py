@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet.loader.augmentation import draw_mixup
 from alexnet.loader.loader import Loader, Shard
-from alexnet.loader.mixup import draw_mixup
 
 from .test_loader import CPU, RECIPE, loader, statistics_of
 

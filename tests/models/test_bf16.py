@@ -6,7 +6,7 @@ from torch import nn
 
 from alexnet import kernels
 from alexnet.kernels import linear
-from alexnet.models import bf16, create_model
+from alexnet.models import create_model, inference
 
 
 def network(name="alexnet", **how):
@@ -31,7 +31,7 @@ NETWORKS = [
 @pytest.mark.parametrize(("name", "how"), NETWORKS)
 def test_predictions_are_near(name, how, whole):
     exact = network(name, **how)
-    half, x = bf16.BF16Network(exact, whole), images(exact)
+    half, x = inference.BF16Network(exact, whole), images(exact)
     with torch.inference_mode():
         right, found = exact(x), half(x)
     assert found.dtype == torch.float32 and found.shape == (3, 7)
@@ -45,16 +45,16 @@ def test_weights_have_half_the_bytes():
         return sum(weight.numel() * weight.element_size() for weight in module.parameters())
 
     exact = network("alexnet_small")
-    assert size(bf16.BF16Network(exact, True)) * 2 == size(exact)
+    assert size(inference.BF16Network(exact, True)) * 2 == size(exact)
     linear = sum(size(layer) for layer in exact.modules() if type(layer) is nn.Linear)
-    assert size(bf16.BF16Network(exact, False)) == size(exact) - linear // 2 < size(exact)
+    assert size(inference.BF16Network(exact, False)) == size(exact) - linear // 2 < size(exact)
 
 
 @pytest.mark.usefixtures("native")
 def test_weights_are_packed_once_and_answered_with_without_the_kernel_too():
     """Packed or not, they are the same weights: what the kernel saves is the rounding of its inputs."""
     exact = network("alexnet", image_size=95)
-    half, twin, x = bf16.BF16Network(exact, False), bf16.BF16Network(exact, False), images(exact)
+    half, twin, x = inference.BF16Network(exact, False), inference.BF16Network(exact, False), images(exact)
     with torch.inference_mode():
         kernels.use("off")
         right = twin(x)
@@ -73,7 +73,7 @@ def test_weights_are_packed_once_and_answered_with_without_the_kernel_too():
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_numbers_go_the_other_way(dtype):
-    half = bf16.BF16Network(nn.Sequential(nn.Linear(40, 20)), False).network[0]
+    half = inference.BF16Network(nn.Sequential(nn.Linear(40, 20)), False).network[0]
     x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         near, found = half(x), half(x.to(dtype))
@@ -85,8 +85,8 @@ def test_no_moment_has_the_network_twice(monkeypatch):
     exact, copied = network("alexnet_small"), []
     plain = nn.Parameter.__deepcopy__
     monkeypatch.setattr(nn.Parameter, "__deepcopy__", lambda p, memo: copied.append(p.numel()) or plain(p, memo))
-    bf16.BF16Network(exact, True)
+    inference.BF16Network(exact, True)
     assert not copied
-    bf16.BF16Network(exact, False)
+    inference.BF16Network(exact, False)
     linear = sum(p.numel() for layer in exact.modules() if type(layer) is nn.Linear for p in layer.parameters())
     assert sum(copied) == sum(p.numel() for p in exact.parameters()) - linear

@@ -9,8 +9,8 @@ import torchvision
 from torch import Tensor
 
 from alexnet.models import Network, create_model
+from alexnet.models.alexnet_variants import AdaptiveAveragePool
 from alexnet.models.layers import set_generator
-from alexnet.models.one_weird_trick import AdaptiveAveragePool
 
 
 @pytest.fixture(scope="module")

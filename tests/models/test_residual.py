@@ -6,7 +6,7 @@ from torch import nn
 
 from alexnet.errors import ModelError
 from alexnet.models import create_model, list_models
-from alexnet.models.residual import DEPTHS, Block, model_name
+from alexnet.models.comparisons import DEPTHS, Block, model_name
 from alexnet.models.summary import summarize
 
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from alexnet.errors import RunError
-from alexnet.formatting import shorten
 from alexnet.plots import canvas
+from alexnet.terminal import shorten
 
 
 def test_save_writes_a_whole_png_and_nothing_else(tmp_path):

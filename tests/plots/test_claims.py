@@ -3,14 +3,14 @@
 import pytest
 
 from alexnet.errors import DataError
-from alexnet.plots.claims import Bar, Line, draw, figure
+from alexnet.plots.studies import ClaimBar, Line, claims_figure, draw_claims
 
 LINES = [Line("ReLU", [60, 30, 20], 0), Line("ReLU", [62, 33, 22], 0), Line("tanh", [70, 60, 50], 1)]
-BARS = [Bar("ReLU", [2.4, 2.6]), Bar("tanh", [14.0])]
+BARS = [ClaimBar("ReLU", [2.4, 2.6]), ClaimBar("tanh", [14.0])]
 
 
 def test_every_training_is_a_curve_and_every_seed_a_dot():
-    left, right = figure("relu: holds", "", LINES, 25.0, BARS, "Epochs").axes
+    left, right = claims_figure("relu: holds", "", LINES, 25.0, BARS, "Epochs").axes
     curves = [line for line in left.lines if len(line.get_ydata()) == 3]
     assert [list(line.get_ydata()) for line in curves] == [line.errors for line in LINES]
     assert [line.get_linestyle() for line in curves] == ["-", "-", "--"]
@@ -23,12 +23,14 @@ def test_every_training_is_a_curve_and_every_seed_a_dot():
 
 
 def test_without_a_level_nothing_is_marked():
-    left, _ = figure("norm", "", LINES, 0.0, BARS, "Error").axes
+    left, _ = claims_figure("norm", "", LINES, 0.0, BARS, "Error").axes
     assert len(left.lines) == len(LINES) and not left.texts
 
 
 def test_the_file(tmp_path):
-    path = draw("a $title$", "few", LINES, 25.0, [*BARS, Bar("x" * 60, [1.0])], "Epochs", tmp_path / "new" / "a.png")
+    path = draw_claims(
+        "a $title$", "few", LINES, 25.0, [*BARS, ClaimBar("x" * 60, [1.0])], "Epochs", tmp_path / "new" / "a.png"
+    )
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(DataError, match="without trainings"):
-        draw("", "", [], 0.0, BARS, "", tmp_path / "b.png")
+        draw_claims("", "", [], 0.0, BARS, "", tmp_path / "b.png")

@@ -3,7 +3,7 @@
 import pytest
 
 from alexnet.errors import DataError
-from alexnet.plots import compression
+from alexnet.plots import studies
 
 ROWS = [
     ("original", 244_000_000, 0.60, (0.55, 0.65)),
@@ -13,7 +13,7 @@ ROWS = [
 
 
 def test_bars_and_points(tmp_path):
-    drawing = compression.figure(ROWS)
+    drawing = studies.compression_figure(ROWS)
     sizes, below = drawing.axes
     assert [bar.get_height() for bar in sizes.patches] == pytest.approx([244, 30, 6.9])
     assert [text.get_text() for text in sizes.texts] == ["244 MB\n1 ×", "30 MB\n8.13 ×", "6.9 MB\n35.4 ×"]
@@ -21,11 +21,11 @@ def test_bars_and_points(tmp_path):
     assert [label.get_text() for label in below.get_xticklabels()] == ["original", "pruned", "coded"]
     drawing.canvas.draw()
     assert {"10", "100"} <= {label.get_text() for label in sizes.get_yticklabels()}
-    path = compression.draw(ROWS, tmp_path / "stages.png")
+    path = studies.draw_compression(ROWS, tmp_path / "stages.png")
     assert path.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_without_images_there_is_no_accuracy():
-    assert len(compression.figure([(name, size, None, None) for name, size, _, _ in ROWS]).axes) == 1
+    assert len(studies.compression_figure([(name, size, None, None) for name, size, _, _ in ROWS]).axes) == 1
     with pytest.raises(DataError, match="no stages"):
-        compression.figure([])
+        studies.compression_figure([])

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from alexnet.errors import DataError
-from alexnet.plots import confusion
+from alexnet.plots import evaluation
 
 THREE = np.array([[8, 2, 0], [0, 5, 0], [1, 0, 3]])
 
@@ -13,7 +13,7 @@ def words(axes):
 
 
 def test_cells_hold_count_and_row_percent_at_their_place():
-    axes = confusion.figure(THREE, ["a", "b", "c"]).axes[0]
+    axes = evaluation.confusion_figure(THREE, ["a", "b", "c"]).axes[0]
     found = {(round(text.xy[0]), round(text.xy[1]), text.get_text()) for text in axes.texts}
     assert (1, 0, "2") in found  # predicted b, truly a: second column, first row
     assert (1, 0, "20.0 %") in found
@@ -25,41 +25,41 @@ def test_cells_hold_count_and_row_percent_at_their_place():
 
 
 def test_shares_of_a_class_without_images_are_zero():
-    shares = confusion.shares(np.array([[1, 3], [0, 0]]))
+    shares = evaluation.shares(np.array([[1, 3], [0, 0]]))
     assert shares.tolist() == [[25, 75], [0, 0]]
 
 
 def test_a_heat_map_alone_above_twenty_classes():
-    many = confusion.figure(np.eye(21, dtype=int), [f"class {n}" for n in range(21)])
+    many = evaluation.confusion_figure(np.eye(21, dtype=int), [f"class {n}" for n in range(21)])
     assert words(many.axes[0]) == []
     assert len(many.axes) == 2  # and its scale
-    few = confusion.figure(np.eye(20, dtype=int), [f"class {n}" for n in range(20)])
+    few = evaluation.confusion_figure(np.eye(20, dtype=int), [f"class {n}" for n in range(20)])
     assert len(words(few.axes[0])) == 40
     assert len(few.axes) == 1
 
 
 @pytest.mark.parametrize(("classes", "step"), [(1, 1), (40, 1), (41, 2), (100, 5), (200, 5), (1000, 50), (21841, 1000)])
 def test_tick_step(classes, step):
-    assert confusion.tick_step(classes) == step
+    assert evaluation.tick_step(classes) == step
 
 
 def test_a_thousand_classes(tmp_path):
     matrix = 50 * np.eye(1000, dtype=np.int64)
-    path = confusion.draw(
+    path = evaluation.draw_confusion(
         matrix, [f"n{n:08d} tench, Tinca tinca, and more words" for n in range(1000)], tmp_path / "m.png"
     )
     with Image.open(path) as image:
         assert min(image.size) > 1000  # a class is a pixel or more
         pixels = np.array(image.convert("RGB"))
     assert (pixels.max(axis=2) < 140).sum() > 1000  # the diagonal is dark
-    axes = confusion.figure(matrix, [str(n) for n in range(1000)]).axes[0]
+    axes = evaluation.confusion_figure(matrix, [str(n) for n in range(1000)]).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()][:3] == ["0", "50", "100"]
     assert "every 50th is named" in axes.get_xlabel()
     assert [file.name for file in tmp_path.iterdir()] == ["m.png"]
 
 
 def test_dark_cells_are_where_the_counts_are(tmp_path):
-    with Image.open(confusion.draw(np.array([[0, 9], [9, 0]]), ["a", "b"], tmp_path / "m.png")) as image:
+    with Image.open(evaluation.draw_confusion(np.array([[0, 9], [9, 0]]), ["a", "b"], tmp_path / "m.png")) as image:
         dark = np.argwhere(np.array(image.convert("RGB")).sum(axis=2) == 8 + 48 + 107)  # the darkest blue
     middle = dark.mean(axis=0)
     upper, lower = dark[dark[:, 0] < middle[0]], dark[dark[:, 0] > middle[0]]
@@ -68,8 +68,8 @@ def test_dark_cells_are_where_the_counts_are(tmp_path):
 
 @pytest.mark.parametrize("names", [["$5 or $10", "\\frac{"], ["long " * 50, "中文" * 30], ["", "\udcff"]])
 def test_any_name_is_drawn_and_shortened(tmp_path, names):
-    assert confusion.draw(np.eye(2, dtype=int), names, tmp_path / "m.png").stat().st_size > 1000
-    axes = confusion.figure(np.eye(2, dtype=int), names).axes[0]
+    assert evaluation.draw_confusion(np.eye(2, dtype=int), names, tmp_path / "m.png").stat().st_size > 1000
+    axes = evaluation.confusion_figure(np.eye(2, dtype=int), names).axes[0]
     assert max(len(label.get_text()) for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]) < 40
 
 
@@ -85,5 +85,5 @@ def test_any_name_is_drawn_and_shortened(tmp_path, names):
 )
 def test_wrong_input_is_one_line(tmp_path, matrix, message):
     with pytest.raises(DataError, match=message):
-        confusion.draw(matrix, ["a", "b"], tmp_path / "m.png")
+        evaluation.draw_confusion(matrix, ["a", "b"], tmp_path / "m.png")
     assert not list(tmp_path.iterdir())

@@ -7,8 +7,8 @@ from PIL import Image
 from alexnet.errors import DataError, ModelError
 from alexnet.evaluation.calibration import at_threshold, risk_coverage
 from alexnet.evaluation.calibration import reliability as measure
-from alexnet.plots import embedding, feature_maps, neighbors, reliability, saliency
-from alexnet.plots import risk_coverage as risks
+from alexnet.plots import embedding, evaluation, explanations, filters
+from alexnet.plots import evaluation as risks
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.uint8)
 
@@ -20,37 +20,37 @@ def texts(drawing):
 def test_feature_maps_share_one_scale():
     values = np.zeros((3, 4, 4))
     values[0], values[1, 0, 0] = 2.0, -1.0
-    tiles = feature_maps.shades(values)
+    tiles = filters.map_shades(values)
     assert (tiles[0] == [0xD5, 0x5E, 0x00]).all()  # the strongest: vermilion
     assert (tiles[2] == 235).all() and tiles[1, 0, 0].tolist() == [118, 174, 206]  # half the way to blue
-    words = texts(feature_maps.figure(IMAGE, values, "conv9"))[0]
+    words = texts(filters.feature_maps_figure(IMAGE, values, "conv9"))[0]
     assert words == "Output of conv9 for this image\n3 feature maps of 4×4\n1 of them are 0 everywhere"
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 2), (600, 3, 3), (5, 200, 200), (4096,)])
 def test_any_layer_has_a_drawing(shape, tmp_path):
     values = np.random.default_rng(1).normal(size=shape)
-    with Image.open(feature_maps.draw(IMAGE, values, "x", tmp_path / "maps.png")) as image:
+    with Image.open(filters.draw_feature_maps(IMAGE, values, "x", tmp_path / "maps.png")) as image:
         assert 900 <= image.width <= 1500 and image.height <= 2500
     if shape[0] == 600:
-        assert "the 512 strongest are shown" in texts(feature_maps.figure(IMAGE, values, "x"))[0]
-        assert feature_maps.strongest(np.arange(4.0).reshape(4, 1, 1), 2).tolist() == [2, 3]
+        assert "the 512 strongest are shown" in texts(filters.feature_maps_figure(IMAGE, values, "x"))[0]
+        assert filters.strongest(np.arange(4.0).reshape(4, 1, 1), 2).tolist() == [2, 3]
 
 
 def test_a_layer_that_is_not_finite_is_refused():
     with pytest.raises(ModelError, match=r"outputs \[2, 3, 3\] of layer x"):
-        feature_maps.figure(IMAGE, np.full((2, 3, 3), np.nan), "x")
+        filters.feature_maps_figure(IMAGE, np.full((2, 3, 3), np.nan), "x")
 
 
 def looked(**change):
     values = {"gradient": np.zeros((24, 24)), "grad_cam": np.zeros((24, 24)), "occlusion": np.zeros((24, 24))}
-    return saliency.SaliencyRow(IMAGE, **{**values, **change}, title="a title")
+    return explanations.SaliencyRow(IMAGE, **{**values, **change}, title="a title")
 
 
 def test_maps_of_saliency_are_scaled_to_themselves_and_signed_by_color():
     row = np.zeros((24, 24))
     row[0, 0], row[1, 1] = 4.0, -2.0
-    _, gradient, cam, hidden = saliency.panels(
+    _, gradient, cam, hidden = explanations.panels(
         looked(gradient=np.abs(row) * 9, grad_cam=np.maximum(row, 0), occlusion=row)
     )
     assert gradient[0, 0].tolist() == [255] * 3 and gradient[5, 5].tolist() == [0] * 3
@@ -61,34 +61,34 @@ def test_maps_of_saliency_are_scaled_to_themselves_and_signed_by_color():
 
 
 def test_rows_of_saliency(tmp_path):
-    drawing = saliency.figure([looked(), looked()])
-    assert len(drawing.axes) == 8 and set(saliency.COLUMNS) <= set(texts(drawing)) and "a title" in texts(drawing)
-    assert saliency.draw([looked()], tmp_path / "s.png").is_file()
+    drawing = explanations.saliency_figure([looked(), looked()])
+    assert len(drawing.axes) == 8 and set(explanations.COLUMNS) <= set(texts(drawing)) and "a title" in texts(drawing)
+    assert explanations.draw_saliency([looked()], tmp_path / "s.png").is_file()
     with pytest.raises(DataError, match="13 images on one page"):
-        saliency.figure([looked()] * 13)
+        explanations.saliency_figure([looked()] * 13)
 
 
 def test_neighbors_of_another_class_are_red():
-    near = [neighbors.Neighbor(IMAGE, "cat", 1.25), neighbors.Neighbor(IMAGE, "dog", 2.5)]
-    drawing = neighbors.figure(
-        [neighbors.NeighborRow(IMAGE, "cat", "cat", near), neighbors.NeighborRow(IMAGE, "cat", "dog", near)]
+    near = [embedding.Neighbor(IMAGE, "cat", 1.25), embedding.Neighbor(IMAGE, "dog", 2.5)]
+    drawing = embedding.neighbors_figure(
+        [embedding.NeighborRow(IMAGE, "cat", "cat", near), embedding.NeighborRow(IMAGE, "cat", "dog", near)]
     )
     found = {text.get_text(): text.get_color() for text in drawing.texts}
-    assert found["1.25 · cat"] == neighbors.canvas.GRAY and found["2.50 · dog"] == neighbors.canvas.VERMILION
+    assert found["1.25 · cat"] == embedding.canvas.GRAY and found["2.50 · dog"] == embedding.canvas.VERMILION
     assert {"✓ predicted: cat", "✗ predicted: dog", "true: cat"} <= found.keys()
-    unknown = texts(neighbors.figure([neighbors.NeighborRow(IMAGE, None, "dog", near)]))
+    unknown = texts(embedding.neighbors_figure([embedding.NeighborRow(IMAGE, None, "dog", near)]))
     assert "predicted: dog" in unknown and len(drawing.axes) == 6
     with pytest.raises(DataError, match="0 images"):
-        neighbors.figure([])
+        embedding.neighbors_figure([])
 
 
 def test_a_map_of_images_names_its_classes():
     points = np.array([[0.0, 0], [1, 1], [5, 5], [6, 6]])
-    drawing = embedding.figure(points, np.array([0, 0, 2, 2]), ["a$b", "none", "c"], "title", "note")
+    drawing = embedding.embedding_figure(points, np.array([0, 0, 2, 2]), ["a$b", "none", "c"], "title", "note")
     axes = drawing.axes[0]
     assert [text.get_text() for text in axes.get_legend().texts] == ["a$b", "c"] and len(axes.collections) == 2
     with pytest.raises(DataError, match="with 3 labels"):
-        embedding.figure(points, np.array([0, 1, 2]), ["a", "b", "c"], "", "")
+        embedding.embedding_figure(points, np.array([0, 1, 2]), ["a", "b", "c"], "", "")
 
 
 @pytest.mark.parametrize("classes", [2, 12, 40, 200])
@@ -98,7 +98,9 @@ def test_each_class_of_a_map_has_its_own_look_and_every_name_is_inside(classes):
     draw = np.random.default_rng(0)
     names = [f"a class with a long name, the one of number {k}" for k in range(classes)]
     note = "Of each image's ten nearest in feature space, 19 % are among its ten nearest here (by chance 1.0 %). " * 2
-    drawing = embedding.figure(draw.normal(size=(2 * classes, 2)), np.arange(2 * classes) % classes, names, "t", note)
+    drawing = embedding.embedding_figure(
+        draw.normal(size=(2 * classes, 2)), np.arange(2 * classes) % classes, names, "t", note
+    )
     drawing.canvas.draw()
     width, height = drawing.get_size_inches() * drawing.dpi
     axes = drawing.axes[0]
@@ -111,9 +113,9 @@ def test_each_class_of_a_map_has_its_own_look_and_every_name_is_inside(classes):
 
 
 def test_numbers_side_by_side_have_one_format():
-    assert [*map(neighbors.canvas.decimals([1.81, 1.9, 2]), (1.81, 1.9, 2, 0.152))] == ["1.81", "1.90", "2.00", "0.15"]
-    assert [*map(neighbors.canvas.decimals([131.4, 9.0]), (131.4, 9.0))] == ["131", "9"]
-    assert [*map(neighbors.canvas.decimals([0.0]), (0.0,))] == ["0.00"]
+    assert [*map(embedding.canvas.decimals([1.81, 1.9, 2]), (1.81, 1.9, 2, 0.152))] == ["1.81", "1.90", "2.00", "0.15"]
+    assert [*map(embedding.canvas.decimals([131.4, 9.0]), (131.4, 9.0))] == ["131", "9"]
+    assert [*map(embedding.canvas.decimals([0.0]), (0.0,))] == ["0.00"]
 
 
 def test_a_map_without_anything_to_show_says_so_on_its_panel():
@@ -121,7 +123,7 @@ def test_a_map_without_anything_to_show_says_so_on_its_panel():
         return [[text.get_text() for text in axes.texts] for axes in drawing.axes]
 
     some = np.eye(24)
-    drawing = saliency.figure([looked(gradient=some, occlusion=some), looked(grad_cam=some)])
+    drawing = explanations.saliency_figure([looked(gradient=some, occlusion=some), looked(grad_cam=some)])
     assert remarks(drawing)[:4] == [[], [], ["all 0: no evidence for the class\nin the last feature maps"], []]
     assert [bool(own) for own in remarks(drawing)[4:]] == [False, True, False, True]
 
@@ -131,7 +133,7 @@ def test_reliability_and_risk_have_a_point_for_each_bin_and_threshold(tmp_path):
     rows = generator.dirichlet(np.ones(3), 200)
     labels = generator.integers(0, 3, 200)
     found = measure(rows, labels)
-    drawing = reliability.figure(found.bins)
+    drawing = evaluation.reliability_figure(found.bins)
     dots = next(line for line in drawing.axes[0].lines if line.get_marker() == "o")
     full = [one for one in found.bins if one.count]
     assert dots.get_xdata() == pytest.approx([100 * one.confidence for one in full])
@@ -139,9 +141,9 @@ def test_reliability_and_risk_have_a_point_for_each_bin_and_threshold(tmp_path):
     assert [bar.get_height() for bar in drawing.axes[1].patches] == [one.count for one in full]
     sure, right = rows.max(1), rows.argmax(1) == labels
     curve, mark = risk_coverage(sure, right), at_threshold(sure, right, 0.6)
-    chart = risks.figure(curve, [mark, at_threshold(sure, right, 2.0)]).axes[0]
+    chart = risks.risk_coverage_figure(curve, [mark, at_threshold(sure, right, 2.0)]).axes[0]
     assert chart.lines[0].get_ydata()[-1] == pytest.approx(100 * (~right).mean())
     assert [text.get_text() for text in chart.texts] == ["p ≥ 0.60"]  # one that answers nothing has no point
-    assert risks.draw(curve, [], tmp_path / "r.png").is_file()
+    assert risks.draw_risk_coverage(curve, [], tmp_path / "r.png").is_file()
     with pytest.raises(DataError, match="no images"):
-        reliability.figure([])
+        evaluation.reliability_figure([])

@@ -40,7 +40,7 @@ def test_a_known_color_lies_in_its_tower_with_every_weight_a_square(tmp_path):
     weights = np.zeros((96, 3, 11, 11), np.float32)
     weights[0, :, 5, 5] = [1, -1, 0]  # tower a: (255, 1, 128)
     weights[95, :, 5, 5] = [-1, 1, 0]  # tower b: (1, 255, 128)
-    path = filters.draw(weights, 2, tmp_path / "filters.png")
+    path = filters.draw_filters(weights, 2, tmp_path / "filters.png")
     image = pixels(path)
     first, last = places(image, [255, 1, 128]), places(image, [1, 255, 128])
     zoom = round(len(first[0]) ** 0.5)
@@ -59,14 +59,14 @@ def test_columns(count, towers, columns):
 @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (97, 3, 11, 11), (6, 3, 5, 5), (2048, 3, 3, 3), (4, 3, 2, 40)])
 def test_every_filter_of_any_count_and_size_is_inside_the_image(tmp_path, shape):
     weights = np.ones(shape) * np.array([1, -1, 0])[:, None, None]
-    found = len(places(pixels(filters.draw(weights, 1, tmp_path / "f.png")), [255, 1, 128])[0])
+    found = len(places(pixels(filters.draw_filters(weights, 1, tmp_path / "f.png")), [255, 1, 128])[0])
     zoom = round((found / np.prod(shape) * 3) ** 0.5)
     assert found == shape[0] * shape[2] * shape[3] * zoom**2 > 0
 
 
 def test_labels_and_caption():
     def words(channels, towers):
-        return " ".join(text.get_text() for text in filters.figure(np.ones((4, channels, 2, 2)), towers).texts)
+        return " ".join(text.get_text() for text in filters.filters_figure(np.ones((4, channels, 2, 2)), towers).texts)
 
     assert "4 filters of the first layer, 2×2×3" in words(3, 2)
     assert "tower a" in words(3, 2)
@@ -81,7 +81,7 @@ def test_labels_and_caption():
 )
 def test_no_caption_is_cut(shape, towers):
     note = "Energy that answers color alone: tower a 67 %, tower b 66 % (untrained: 67 % each); as far apart by chance"
-    drawing = filters.figure(np.ones(shape), towers, note)
+    drawing = filters.filters_figure(np.ones(shape), towers, note)
     drawing.canvas.draw()
     width, height = drawing.get_size_inches() * drawing.dpi
     boxes = [text.get_window_extent() for text in drawing.texts]
@@ -102,6 +102,6 @@ def test_no_caption_is_cut(shape, towers):
 )
 def test_wrong_input_is_one_line(tmp_path, weights, towers, message):
     with pytest.raises(ModelError, match=message) as caught:
-        filters.draw(weights, towers, tmp_path / "f.png")
+        filters.draw_filters(weights, towers, tmp_path / "f.png")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())

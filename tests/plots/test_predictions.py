@@ -4,7 +4,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from alexnet import formatting
+from alexnet import terminal
 from alexnet.errors import DataError
 from alexnet.plots import canvas, predictions
 
@@ -90,7 +90,7 @@ def test_near_identical_images_are_counted_on_the_one_that_is_shown():
     [(0.9712, "97.1 %"), (1.0, "100.0 %"), (0.99997, ">99.9 %"), (0.0001, "<0.1 %"), (0.0, "0.0 %")],
 )
 def test_percent(probability, words):
-    assert formatting.probability(probability) == words
+    assert terminal.probability(probability) == words
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from alexnet.data.sources.layout import LayoutOptions
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import ModelError, RunError
+from alexnet.explain.embedding import most_confident_mistakes
 from alexnet.explain.neighbors import FILE, Neighbors
-from alexnet.explain.samples import most_confident_mistakes
 from alexnet.plots.explanations import open_index
 from alexnet.recipe import Recipe, get_recipe
 from alexnet.report import facts

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from alexnet.bundle import Bundle, find_bundle
-from alexnet.compression import quantize
+from alexnet.compression import stages
 from alexnet.export.classifier import Classifier
 from alexnet.export.export import export
 from alexnet.export.exported_model import ExportedModel
@@ -168,7 +168,7 @@ def test_four_interfaces_agree_on_own_images(tmp_path):
 
 def test_a_compressed_bundle_is_served_like_any_other(cifar, tmp_path):
     network = copy.deepcopy(cifar.network)
-    small = dataclasses.replace(cifar, network=network, coding=quantize.share_weights(network, {"fc10.weight": 3}))
+    small = dataclasses.replace(cifar, network=network, coding=stages.share_weights(network, {"fc10.weight": 3}))
     responses = Classifier(small).probabilities([reference.png for reference in cifar.reference_samples]).tolist()
     reference = [
         dataclasses.replace(g, probabilities=row) for g, row in zip(cifar.reference_samples, responses, strict=True)

@@ -21,7 +21,8 @@ from alexnet.errors import AlexNetError, Interrupted
 from alexnet.models.layers import set_generator, set_rows
 from alexnet.system import temporary_folder
 from alexnet.training import loop
-from alexnet.training.distributed import rendezvous, tensor_parallel
+from alexnet.training.distributed import sharding
+from alexnet.training.distributed import world as rendezvous
 from alexnet.training.distributed.sharding import Layout, ModelSharding
 from alexnet.training.task import build_network
 
@@ -72,9 +73,7 @@ def gradients(job: dict) -> None:
         fields = recipe.from_dict(job["recipe"])
         cut = ModelSharding(build_network(fields, job["classes"]), layout, world)
         if job.get("naive"):  # what torch.distributed.nn.functional.all_reduce does: gradients are summed once more
-            tensor_parallel._AllReduce.backward = staticmethod(
-                lambda ctx, grad: (world.all_reduce_tp(grad), None, None)
-            )
+            sharding._AllReduce.backward = staticmethod(lambda ctx, grad: (world.all_reduce_tp(grad), None, None))
         network, masks = cut.network.train(), torch.Generator().manual_seed(1)
         set_generator(network, masks)
         world.register_grad_hooks(network, cut.gradient_group)

@@ -15,8 +15,7 @@ from alexnet.recipe import get_recipe
 from alexnet.report.facts import epochs_of, events_of
 from alexnet.training import checkpoint
 from alexnet.training.logger import damage
-from alexnet.training.provenance import times_tested
-from alexnet.training.run_folder import read_start
+from alexnet.training.run_folder import read_start, times_tested
 
 
 @pytest.fixture(scope="module")

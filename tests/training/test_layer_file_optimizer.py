@@ -15,7 +15,7 @@ from layer_examples import EXAMPLES, files, network
 from alexnet.cuda_convnet import Data, Files, Tree, build
 from alexnet.cuda_convnet.parameters import Rates, Schedule
 from alexnet.errors import ModelError
-from alexnet.training.layer_file_optimizer import LayerFileOptimizer, constrain_norms
+from alexnet.training.layer_files import LayerFileOptimizer, constrain_norms
 
 
 def test_schedules_check_values():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alexnet.evaluation.metrics import MetricAccumulator
-from alexnet.training.result_warnings import score_warnings
+from alexnet.training.run import score_warnings
 
 CLASSES = 4
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.weights import protobuf_reader
-from alexnet.weights.protobuf_reader import DamagedError, Field, fields
+from alexnet.weights import files
+from alexnet.weights.files import DamagedError, Field, fields
 
 from .conftest import part, single, varint, whole
 
@@ -21,16 +21,16 @@ def parsed(data: bytes) -> list[Field]:
 def test_every_wire_type():
     data = whole(1, 300) + part(2, "conv1") + single(3, 1.5) + varint(4 << 3 | 1) + struct.pack("<d", -2.25)
     one, two, three, four = parsed(data)
-    assert (one.number, protobuf_reader.integer(one)) == (1, 300)
-    assert (two.number, protobuf_reader.text(two)) == (2, "conv1")
-    assert protobuf_reader.numbers(three, protobuf_reader.FOUR).tolist() == [1.5]
-    assert protobuf_reader.numbers(four, protobuf_reader.EIGHT).tolist() == [-2.25]
+    assert (one.number, files.integer(one)) == (1, 300)
+    assert (two.number, files.text(two)) == (2, "conv1")
+    assert files.numbers(three, files.FOUR).tolist() == [1.5]
+    assert files.numbers(four, files.EIGHT).tolist() == [-2.25]
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(1, 2**29 - 1))
 def test_integers_come_back(value, number):
     (field,) = parsed(whole(number, value))
-    assert (field.number, protobuf_reader.integer(field)) == (number, value)
+    assert (field.number, files.integer(field)) == (number, value)
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), max_size=70), st.booleans())
@@ -40,12 +40,12 @@ def test_a_row_is_one_field_packed_or_one_by_one(values, packed):
     found = parsed(whole(1, 7) + data + whole(2, 8))
     assert [f.number for f in found] == ([1, 5, 2] if values or packed else [1, 2])
     if values:
-        assert np.array_equal(protobuf_reader.numbers(found[1], protobuf_reader.FOUR), row)
+        assert np.array_equal(files.numbers(found[1], files.FOUR), row)
 
 
 def test_rows_under_a_tag_of_two_bytes_and_between_others():
     data = single(100, 1) + single(100, 2) + single(101, 3) + single(100, 4)
-    assert [(f.number, protobuf_reader.numbers(f, protobuf_reader.FOUR).tolist()) for f in parsed(data)] == [
+    assert [(f.number, files.numbers(f, files.FOUR).tolist()) for f in parsed(data)] == [
         (100, [1, 2]),
         (101, [3]),
         (100, [4]),
@@ -72,14 +72,14 @@ def test_a_packed_row_is_a_view_and_long_rows_take_few_steps(monkeypatch):
     row = np.arange(2_000_000, dtype="<f4")
     data = part(5, row.tobytes())
     (field,) = parsed(data)
-    assert np.shares_memory(protobuf_reader.numbers(field, protobuf_reader.FOUR), np.frombuffer(data, np.uint8))
+    assert np.shares_memory(files.numbers(field, files.FOUR), np.frombuffer(data, np.uint8))
     loose = np.zeros(1_000_000, np.dtype([("tag", "u1"), ("value", "<f4")]))
     loose["tag"], loose["value"] = 5 << 3 | 5, row[:1_000_000]
     calls = Calls()
     with calls:
         (field,) = parsed(loose.tobytes())
     assert calls.count < 10_000  # not one by one
-    assert np.array_equal(protobuf_reader.numbers(field, protobuf_reader.FOUR), row[:1_000_000])
+    assert np.array_equal(files.numbers(field, files.FOUR), row[:1_000_000])
     compared = 0
     array = np.frombuffer
 
@@ -119,15 +119,15 @@ def test_what_is_damaged_says_where(data, text):
 def test_a_field_of_another_wire_type_is_named():
     text, number = parsed(part(1, "abc") + whole(2, 3))
     with pytest.raises(DamagedError, match="field 1 has wire type 2 where an integer must be"):
-        protobuf_reader.integer(text)
+        files.integer(text)
     with pytest.raises(DamagedError, match="field 2 has wire type 0 where a message must be"):
-        protobuf_reader.message(number)
+        files.message(number)
     with pytest.raises(DamagedError, match="field 2 has wire type 0 where a row of numbers must be"):
-        protobuf_reader.numbers(number, protobuf_reader.FOUR)
+        files.numbers(number, files.FOUR)
     with pytest.raises(DamagedError, match="field 1 has 3 bytes, no multiple of 4"):
-        protobuf_reader.numbers(text, protobuf_reader.FOUR)
+        files.numbers(text, files.FOUR)
     with pytest.raises(DamagedError, match="more than 32 numbers"):
-        protobuf_reader.integers(parsed(part(1, b"\x01" * 33))[0])
+        files.integers(parsed(part(1, b"\x01" * 33))[0])
 
 
 @given(st.binary(max_size=200))

@@ -9,11 +9,8 @@ from typing import Any
 import torch
 
 from alexnet import recipe as recipes
-from alexnet.api.compression import compress
-from alexnet.api.detailed_evaluation import EvaluationOptions, calibrate, compare, evaluate_detailed
-from alexnet.api.evaluation import evaluate
-from alexnet.api.plotting import plot
-from alexnet.api.reporting import data_warnings, diagnose, write_report
+from alexnet.api.evaluation import EvaluationOptions, calibrate, compare, evaluate, evaluate_detailed
+from alexnet.api.reporting import compress, data_warnings, diagnose, plot, write_report
 from alexnet.compression.compress import CompressionResult
 from alexnet.compression.deep import CompressionOptions
 from alexnet.cuda_convnet import Files
@@ -28,14 +25,14 @@ from alexnet.recipe import Recipe
 from alexnet.system import choose_device
 from alexnet.training import layer_files, run_folder, runtime
 from alexnet.training.defaults import default_recipe
-from alexnet.training.distributed import communication, rendezvous
+from alexnet.training.distributed import communication
+from alexnet.training.distributed import world as rendezvous
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
 from alexnet.training.distributed.world import World
 from alexnet.training.finetune import PretrainedWeights, from_bundle
-from alexnet.training.provenance import provenance
-from alexnet.training.result_warnings import data_size_warnings, score_warnings
-from alexnet.training.run import train_run
+from alexnet.training.run import data_size_warnings, score_warnings, train_run
 from alexnet.training.run_data import open_store, prepare, shuffle_window
+from alexnet.training.run_folder import provenance
 from alexnet.training.task import check_network
 
 __all__ = [

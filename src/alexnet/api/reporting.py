@@ -1,13 +1,80 @@
-"""``report``, ``diagnose`` and ``data_warnings`` from Python."""
+"""``compress``, ``report``, ``diagnose``, ``data_warnings`` and ``plot`` from Python."""
 
 from pathlib import Path
+from typing import Any
 
+from alexnet.compression import compress as compression
+from alexnet.compression.compress import CompressionResult
+from alexnet.compression.deep import CompressionOptions
+from alexnet.compression.stages import Method
 from alexnet.data.remote import local_path
 from alexnet.data.sources.options import DataOptions
 from alexnet.doctor.findings import Report as Diagnosis
 from alexnet.doctor.images import Phases
+from alexnet.plots import run_plots
+from alexnet.plots.run_plots import PlotOptions
 from alexnet.report import report as reports
 from alexnet.report.facts import data_warnings
+
+
+def compress(
+    run: str | Path,
+    output: str | Path | None = None,
+    data: str | Path | None = None,
+    *,
+    method: Method = "deep",
+    target_size: int | None = None,
+    max_accuracy_drop: float | None = None,
+    compression_options: CompressionOptions | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    options: DataOptions | None = None,
+    quiet: bool = True,
+) -> CompressionResult:
+    """Write a much smaller copy of a classifier to a new folder.
+
+    With neither ``target_size`` nor ``max_accuracy_drop`` the bundle becomes 35 times smaller, or less where that
+    loses more than 1 point of validation accuracy. Without images nothing is pruned. Nothing is written on an error.
+
+    Args:
+        run: A run folder or a bundle.
+        output: The new folder; by default RUN's name with ``-compressed``.
+        data: Images for retraining and validation; by default the run's own.
+        method: ``deep`` prunes, retrains and shares weights; ``int8`` and ``int4`` only round them.
+        target_size: Maximal size of the whole bundle, in bytes.
+        max_accuracy_drop: Maximal loss of validation accuracy, in points; the bundle is made as small as it allows.
+        compression_options: Epochs, learning rate and bits of ``deep``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        workers: Data-loading threads (does not affect results).
+        options: How ``data`` is read.
+        quiet: Print no progress of retraining.
+
+    Returns:
+        The measurements of every stage, and the comparison with the original on the test split.
+
+    Raises:
+        BundleError: If the size or the accuracy can not be reached, or the bundle is compressed already.
+        DataError: If the images have no training or validation split.
+        RunError: If ``output`` is in use or can not be written.
+
+    Example:
+        >>> result = alexnet.compress("my-run", "small", target_size=7_000_000)
+        >>> print(result.ratio, result.test.difference)
+    """
+    return compression.compress(
+        local_path(run),
+        None if output is None else local_path(output),
+        data,
+        method=method,
+        target_size=target_size,
+        max_accuracy_drop=max_accuracy_drop,
+        compression=compression_options or CompressionOptions(),
+        device=device,
+        workers=workers,
+        options=options or DataOptions(),
+        quiet=quiet,
+    )
+
 
 __all__ = ["data_warnings", "diagnose", "write_report"]
 
@@ -92,3 +159,33 @@ def diagnose(
         >>> print(diagnosis.verdict if diagnosis else reason)
     """
     return reports.diagnose(local_path(run), store=store, quick=quick, options=options, progress=progress)
+
+
+def plot(
+    kind: str, run: str | Path, path: str | Path | None = None, *, count: int | None = None, **options: Any
+) -> Path:
+    """Draw a plot of a run as a PNG.
+
+    Args:
+        kind: A key of :data:`alexnet.plots.registry.PLOTS`: ``filters``, ``curves``, ``confusion``, ``predictions``,
+            ``features``, ``saliency``, ``neighbors``, ``mistakes`` or ``embedding``.
+        run: A run folder. With ``images``, and for ``filters``, a bundle is enough.
+        path: The PNG file; by default in the run's folder ``plots``.
+        count: Number of test images; by default what fits on a page.
+        **options: Other fields of :class:`alexnet.plots.run_plots.PlotOptions`: ``images``, ``layer``,
+            ``target_class``, ``method``, ``device``, ``log``, ``progress``.
+
+    Returns:
+        The path of the PNG.
+
+    Raises:
+        RunError: If there is no such plot, an option has no effect on it, or the file can not be written.
+        ImageError: If an image can not be read.
+        ModelError: If there is no such layer or class.
+
+    Example:
+        >>> alexnet.plot("curves", "my-run")
+        >>> alexnet.plot("saliency", "my-run", images=["cat.jpg"], target_class="dog")
+    """
+    target = local_path(path) if path else None
+    return run_plots.draw(kind, local_path(run), target, PlotOptions(count, **options))

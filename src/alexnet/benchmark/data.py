@@ -19,7 +19,7 @@ from alexnet.benchmark.steps import OURS, PLAIN, TORCHVISION
 from alexnet.data import decode, resize
 from alexnet.data.prepare import prepare
 from alexnet.data.sources.folders import read_folder
-from alexnet.data.sources.names import is_image_name
+from alexnet.data.sources.source import is_image_name
 from alexnet.data.store import Store
 from alexnet.errors import DataError
 from alexnet.loader.loader import Loader

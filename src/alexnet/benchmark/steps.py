@@ -26,11 +26,9 @@ from alexnet.benchmark.runner import Candidate, Skipped, Unit, repeated
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.store import Split, Store
 from alexnet.errors import BundleError
-from alexnet.evaluation.evaluate import autocast
-from alexnet.evaluation.features import inputs_of
+from alexnet.evaluation.evaluate import autocast, inputs_of
 from alexnet.export.classifier import Classifier, Precision
-from alexnet.export.export import Format, export
-from alexnet.export.export_run import calibration
+from alexnet.export.export import Format, calibration, export
 from alexnet.export.exported_model import ExportedModel
 from alexnet.kernels import native_kernels
 from alexnet.loader.augmentation import Normalization
@@ -39,7 +37,7 @@ from alexnet.models.summary import summarize
 from alexnet.recipe import Recipe
 from alexnet.system import temporary_folder
 from alexnet.training import optim, runtime
-from alexnet.training.evaluation_data import store_of
+from alexnet.training.run_data import store_of
 
 CALIBRATION = 32  # images for int8 ranges
 _POOL = 64  # images of the test split that batches are made of

@@ -18,12 +18,12 @@ from alexnet.data.store import Store
 from alexnet.errors import ModelError, RecipeError
 from alexnet.evaluation.evaluate import log_probabilities
 from alexnet.export.classifier import Classifier
-from alexnet.export.export_run import count_correct
+from alexnet.export.export import count_correct
 from alexnet.kernels import native_kernels
 from alexnet.models import list_models
 from alexnet.system import temporary_folder
-from alexnet.training.evaluation_data import store_of
-from alexnet.training.provenance import note_test
+from alexnet.training.run_data import store_of
+from alexnet.training.run_folder import note_test
 
 
 @dataclass(frozen=True)

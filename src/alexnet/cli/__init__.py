@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from alexnet.cli import output, signals
+from alexnet.cli import output
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, did_you_mean, no_files, no_memory, reason
 from alexnet.terminal import safe_output
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] != ["serve"]:  # the server has its own signal handlers
-        signals.handle()
+        output.handle()
     sys.exit(run(argv))
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from alexnet import kernels
 from alexnet.cli import output, parser
-from alexnet.cli.options import KernelMode
-from alexnet.cli.parser import Flag, option
+from alexnet.cli.parser import Flag, KernelMode, option
 
 if TYPE_CHECKING:
     from alexnet.benchmark.runner import Timing
@@ -107,7 +106,7 @@ def _limit(timing: "Timing") -> str:
 
 def _chart(report: "Report", path: Path) -> Path:
     from alexnet.benchmark.steps import OURS
-    from alexnet.plots.benchmark import Bars, draw_bench
+    from alexnet.plots.studies import Bars, draw_bench
 
     groups = [
         Bars(

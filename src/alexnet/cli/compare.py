@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
-from alexnet.cli.options import DataArguments, data_options
 from alexnet.cli.output import estimate_cells
-from alexnet.cli.parser import Flag, option
+from alexnet.cli.parser import DataArguments, Flag, data_options, option
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
-from alexnet.cli.options import SourceArguments, data_options
-from alexnet.cli.parser import Flag, option
+from alexnet.cli.parser import Flag, SourceArguments, data_options, option
 from alexnet.errors import DataError, counted
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def run(argv: list[str]) -> int:
         progress=output.Progress,
     )
     if args.html is not None:
-        from alexnet.doctor.page import write_page
+        from alexnet.doctor.findings import write_page
 
         write_page(report, source, args.html)
     if args.exclude_list is not None:

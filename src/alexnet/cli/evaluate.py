@@ -11,16 +11,15 @@ from tyro.conf import Positional
 
 from alexnet import kernels
 from alexnet.cli import output, parser
-from alexnet.cli.options import DataArguments, KernelMode, data_options
 from alexnet.cli.output import estimate_cells
-from alexnet.cli.parser import Flag, option
+from alexnet.cli.parser import DataArguments, Flag, KernelMode, data_options, option
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
-    from alexnet.api.detailed_evaluation import EvaluationDetails
+    from alexnet.api.evaluation import EvaluationDetails
     from alexnet.evaluation.calibration import Reliability, RiskCoverage
     from alexnet.evaluation.metrics import Scores
-    from alexnet.training.provenance import Provenance
+    from alexnet.training.run_folder import Provenance
 
 _percent = partial(output.percent, decimals=1)
 

@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
-from alexnet.cli.options import choose_cache
-from alexnet.cli.parser import Flag, option
+from alexnet.cli.parser import Flag, choose_cache, option
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,10 @@ def run(argv: list[str]) -> int:
     """Export the classifier; print the file, its agreement with the original, and its accuracy if precision is lost."""
     started = time.perf_counter()  # before the libraries are imported
     args: ExportArguments = parser.parse(ExportArguments, argv, "export")
-    from alexnet.export import export_run
+    from alexnet.export import export
 
     choose_cache()
-    report, validation = export_run.export_model(
+    report, validation = export.export_model(
         args.run,
         args.output,
         format=args.format,

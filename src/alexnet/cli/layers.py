@@ -34,16 +34,16 @@ class LayersArguments:
 def run(argv: list[str]) -> int:
     """check a layer file of 2012, list its layers, draw its graph"""
     args: LayersArguments = parser.parse(LayersArguments, argv, "layers")
-    from alexnet.cuda_convnet import Data, define, parameters, table
+    from alexnet.cuda_convnet import Data, define, network, parameters
     from alexnet.training.layer_files import read
 
     data = Data(args.image_size, args.in_channels, args.num_classes)
     definition = define(read(args.file), data, args.file.name)
     result = parameters.read(read(args.params), definition, args.params.name) if args.params else None
     if args.json:
-        print(json.dumps(table.as_dict(definition, result), indent=1))
+        print(json.dumps(network.as_dict(definition, result), indent=1))
     else:
-        text = table.render(definition, result)
+        text = network.render(definition, result)
         output.table(text.title, text.columns, [*text.rows, text.totals], right=4)
     for note in (*definition.notes, *(result.notes if result else ())):
         output.log(f"note: {note}")

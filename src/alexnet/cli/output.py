@@ -1,11 +1,18 @@
-"""Output that commands share: messages and progress on standard error, tables on standard output."""
+"""What all commands share: messages and progress on standard error, tables on standard output, and Ctrl-C.
+
+The first Ctrl-C or SIGTERM interrupts a command, the second one ends the process immediately.
+"""
 
 import math
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from alexnet import formatting
+from alexnet import terminal
 from alexnet.errors import printable
 from alexnet.terminal import unescaped
 
@@ -69,7 +76,7 @@ def score_cells(scores: "Scores") -> list[str]:
 
 def percent(fraction: float, decimals: int = 2) -> str:
     """``0.9876`` -> ``98.76 %``; empty for NaN."""
-    return formatting.percent(fraction, decimals)
+    return terminal.percent(fraction, decimals)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: int = 1) -> None:
@@ -124,3 +131,41 @@ def fail(message: str, status: int) -> int:
     """Print an error message in one line and return ``status``."""
     log(f"alexnet: {printable(message)}")
     return status
+
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def handle() -> None:
+    """Install the signal handlers until the process ends.
+
+    The first signal raises KeyboardInterrupt with its number; training installs its own handler for it. At the second
+    signal the process exits with status 130 or 143.
+
+    A Python handler does not run while the main thread is inside a library, and an exception waits until the worker
+    threads end. Both can take minutes. A thread therefore counts the signals, which Python writes to a pipe.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python allows no handlers in other threads
+        return
+    for number in _STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # a background job ignores it
+            signal.signal(number, _interrupt)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # the pipe belongs to the parent
+    threading.Thread(target=_count, args=(reading,), name="signals", daemon=True).start()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _count(pipe: int) -> None:
+    count = 0
+    while count < 2:
+        (number,) = os.read(pipe, 1)
+        count += number in _STOPPING
+    cursor = b"\x1b[?25h" if os.isatty(2) else b""  # a progress bar hides it
+    os.write(2, cursor + b"\nalexnet: stopped at once by a second signal\n")
+    os._exit(128 + number)

@@ -1,23 +1,35 @@
-"""Parsing of command lines: arguments to a dataclass of options, and one line for every mistake.
+"""Command lines: parsing, one line for every mistake, and the options that several commands share.
 
 tyro parses; this module changes what it prints. Options without a value of their own show no default, and a mistake
 raises :class:`RecipeError` with one line instead of printing a box.
 """
 
 import ast
+import dataclasses
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from alexnet.errors import AlexNetError, RecipeError, did_you_mean
+from alexnet.recipe import GROUPS, Recipe, help_text
+from alexnet.recipe.fields import (
+    AugmentationFields,
+    DataFields,
+    ModelFields,
+    OptimizerFields,
+    RegularizationFields,
+    RuntimeFields,
+    ScheduleFields,
+)
 from alexnet.terminal import styled_output
 
 
@@ -181,3 +193,152 @@ def _text_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[str] | None:
     return PrimitiveConstructorSpec(
         1, "TEXT", lambda texts: texts[0], lambda value: isinstance(value, str), lambda value: [value]
     )
+
+
+if TYPE_CHECKING:
+    from alexnet.data.sources.options import DataOptions
+
+KernelMode = Literal["auto", "off"]
+
+
+@dataclass(frozen=True)
+class SourceArguments:
+    """Which images are read, and how their classes and groups are found."""
+
+    data_root: Annotated[Path | None, option("DIR")] = None
+    """directory with torchvision's data sets (cifar10, mnist, ...)"""
+    download: Flag = False
+    """let torchvision download a data set that is missing"""
+    group_column: Annotated[str | None, option("COLUMN")] = None
+    """table column (patient, camera, ...) whose images stay in one split"""
+    group_pattern: Annotated[str | None, option("REGEX")] = None
+    """the same by file name: a regular expression whose parentheses capture the group"""
+    exclude: Annotated[Path | None, option("FILE")] = None
+    """list of images to leave out, as written by doctor --exclude-list"""
+    classes: Literal["auto", "top", "leaves"] = "auto"
+    """classes of nested folders: the top folders, or every folder that contains images"""
+    ignore: Annotated[UseAppendAction[tuple[str, ...]], option("PATTERN")] = ()
+    """file or folder to skip, by name or pattern"""
+    image_column: Annotated[str | None, option("COLUMN")] = None
+    """table column with the image paths (default: path, file_name, ...)"""
+    label_column: Annotated[str | None, option("COLUMN")] = None
+    """table column with the classes (default: label, class, ...)"""
+    delimiter: Annotated[str | None, option("CHAR")] = None
+    """column separator of a table: a character, or tab (default: detected)"""
+
+
+@dataclass(frozen=True)
+class DataArguments(SourceArguments):
+    """Which images are read, how, and where they are cached."""
+
+    cache: Annotated[Path | None, option("DIR")] = None
+    """directory for prepared images and fetched shards (default: ~/.cache/alexnet)"""
+    cache_gb: Annotated[float, option("GB")] = 32.0
+    """maximum size of the fetched shards of remote stores (s3://...) in the cache"""
+    bad: Literal["exclude", "fail"] = "exclude"
+    """unusable images: leave them out and list them, or stop at the first"""
+    allow_truncated: Flag = False
+    """use truncated images, and list them"""
+
+
+def data_options(args: SourceArguments, *, quiet: bool = False) -> "DataOptions":
+    """The data options of a command. Unless ``quiet``, progress and messages go to standard error.
+
+    Also sets the cache directory of remote stores.
+    """
+    from alexnet.cli.output import Progress, log
+    from alexnet.data.sources.layout import LayoutOptions
+    from alexnet.data.sources.options import DataOptions
+
+    options = DataOptions(
+        data_root=args.data_root,
+        download=args.download,
+        progress=None if quiet else Progress("preparing"),
+        log=None if quiet else log,
+        group_column=args.group_column,
+        group_pattern=args.group_pattern,
+        exclude=args.exclude,
+        layout=LayoutOptions(args.classes, args.ignore, args.image_column, args.label_column, args.delimiter),
+    )
+    if not isinstance(args, DataArguments):
+        choose_cache()
+        return options
+    cache = choose_cache(args.cache, args.cache_gb)
+    return replace(options, cache=cache, bad=args.bad, allow_truncated=args.allow_truncated)
+
+
+def choose_cache(cache: Path | None = None, gigabytes: float = DataArguments.cache_gb) -> Path:
+    """Set the cache directory of remote stores to a folder in ``cache``, and return ``cache``.
+
+    The default is ALEXNET_CACHE, else XDG_CACHE_HOME/alexnet, else ~/.cache/alexnet.
+    """
+    from alexnet.data.cache import Cache, set_default_cache
+    from alexnet.system import cache_folder
+
+    if not gigabytes > 0:
+        raise RecipeError(f"--cache-gb is {gigabytes}", "above 0")
+    if cache is None and (directory := os.environ.get("ALEXNET_CACHE")):
+        cache = Path(directory)
+    cache = cache or cache_folder()
+    set_default_cache(Cache(cache / "remote", int(gigabytes * 1e9)))
+    return cache
+
+
+_ALIASES = {"lr": ("--learning-rate",)}
+
+
+def _options(fields: type) -> Any:
+    """A dataclass with the fields of a recipe group as options; their help texts are the fields' docstrings."""
+    options = [
+        (
+            field.name,
+            Annotated[field.type, option(help=help_text()[field.name], aliases=_ALIASES.get(field.name, ()))],
+            dataclasses.field(default=field.default),
+        )
+        for field in dataclasses.fields(fields)
+    ]
+    namespace = {"__doc__": fields.__doc__}  # the description below the title
+    return dataclasses.make_dataclass(fields.__name__, options, bases=(fields,), namespace=namespace, frozen=True)
+
+
+if TYPE_CHECKING:
+    DataGroup = DataFields
+    ModelGroup = ModelFields
+    AugmentationGroup = AugmentationFields
+    OptimizerGroup = OptimizerFields
+    ScheduleGroup = ScheduleFields
+    RegularizationGroup = RegularizationFields
+    RuntimeGroup = RuntimeFields
+else:
+    DataGroup, ModelGroup, AugmentationGroup, OptimizerGroup, ScheduleGroup, RegularizationGroup, RuntimeGroup = map(
+        _options, GROUPS.values()
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeOptions:
+    """All fields of a recipe but ``recipe``, in their groups. They are checked together by :class:`Recipe` only."""
+
+    data: DataGroup = dataclasses.field(default_factory=DataGroup)
+    model: ModelGroup = dataclasses.field(default_factory=ModelGroup)
+    augmentation: AugmentationGroup = dataclasses.field(default_factory=AugmentationGroup)
+    optimizer: OptimizerGroup = dataclasses.field(default_factory=OptimizerGroup)
+    schedule: ScheduleGroup = dataclasses.field(default_factory=ScheduleGroup)
+    regularization: RegularizationGroup = dataclasses.field(default_factory=RegularizationGroup)
+    runtime: RuntimeGroup = dataclasses.field(default_factory=RuntimeGroup)
+
+    @staticmethod
+    def of(recipe: Recipe, **changes: Any) -> "RecipeOptions":
+        """The options with the values of ``recipe``; ``changes`` need not be valid values."""
+        values, groups = vars(recipe) | changes, vars(RecipeOptions())
+        return RecipeOptions(
+            **{
+                name: dataclasses.replace(group, **{field: values[field] for field in vars(group)})
+                for name, group in groups.items()
+            }
+        )
+
+    def changes(self, base: Recipe) -> dict[str, Any]:
+        """The fields whose value differs from ``base``, with that value."""
+        values = {name: value for group in vars(self).values() for name, value in vars(group).items()}
+        return {name: value for name, value in values.items() if value != getattr(base, name)}

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
-from alexnet.cli.options import choose_cache
-from alexnet.cli.parser import option
+from alexnet.cli.parser import choose_cache, option
 from alexnet.cli.predict import expand
 from alexnet.plots.registry import IMAGE_PLOTS, PLOTS
 

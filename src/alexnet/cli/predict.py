@@ -12,8 +12,7 @@ from tyro.conf import Positional
 
 from alexnet import kernels
 from alexnet.cli import output, parser
-from alexnet.cli.options import KernelMode
-from alexnet.cli.parser import option
+from alexnet.cli.parser import KernelMode, option
 from alexnet.errors import BundleError, ImageError, printable
 from alexnet.terminal import csv_cell
 

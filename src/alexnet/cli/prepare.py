@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
-from alexnet.cli.options import DataArguments, data_options
-from alexnet.cli.parser import Flag, option
+from alexnet.cli.parser import DataArguments, Flag, data_options, option
 from alexnet.recipe import Recipe
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
-from alexnet.cli.options import SourceArguments, data_options
-from alexnet.cli.parser import Flag, option
+from alexnet.cli.parser import Flag, SourceArguments, data_options, option
 
 
 @dataclass(frozen=True)

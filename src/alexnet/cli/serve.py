@@ -91,7 +91,8 @@ def _check(args: ServeArguments) -> None:
 
 
 def _serve(args: ServeArguments, shared: bool) -> None:
-    from alexnet.serve import run, service, supervisor
+    from alexnet.serve import run, service
+    from alexnet.serve import run as supervisor
     from alexnet.serve.service import Settings
 
     hosts, origins = _hosts(args.allow_host), _origins(args.allow_origin)

@@ -12,9 +12,7 @@ from tyro.conf import Positional
 from alexnet import kernels
 from alexnet import recipe as recipes
 from alexnet.cli import output, parser
-from alexnet.cli.options import DataArguments, KernelMode, choose_cache, data_options
-from alexnet.cli.parser import Flag, option
-from alexnet.cli.recipe_options import RecipeOptions
+from alexnet.cli.parser import DataArguments, Flag, KernelMode, RecipeOptions, choose_cache, data_options, option
 from alexnet.errors import AlexNetError, RecipeError
 from alexnet.recipe import Recipe
 

@@ -16,9 +16,17 @@ import torch
 
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.compression.deep import CompressedNetwork, CompressionOptions, DeepCompression, share
-from alexnet.compression.quantize import Method, code_bits, round_to_integers, weight_tensors
-from alexnet.compression.retrain import own_recipe
-from alexnet.compression.stages import Stage, StageMeter, float32_size, sparse_size
+from alexnet.compression.stages import (
+    Method,
+    Stage,
+    StageMeter,
+    code_bits,
+    float32_size,
+    own_recipe,
+    round_to_integers,
+    sparse_size,
+    weight_tensors,
+)
 from alexnet.cuda_convnet import GraphNetwork
 from alexnet.data.atomic_io import sha256_of, whole_folder, write_file
 from alexnet.data.run_file import write_run_file
@@ -30,13 +38,13 @@ from alexnet.evaluation import intervals
 from alexnet.evaluation.intervals import PairedComparison
 from alexnet.evaluation.metrics import Scores
 from alexnet.export.classifier import Classifier
-from alexnet.plots import compression as compression_plot
+from alexnet.plots import studies as compression_plot
 from alexnet.recipe import to_toml
 from alexnet.system import choose_device
 from alexnet.training import run_folder
-from alexnet.training.evaluation_data import evaluation_store, refuse_resplit
 from alexnet.training.logger import append_event
-from alexnet.training.provenance import note_test
+from alexnet.training.run_data import evaluation_store, refuse_resplit
+from alexnet.training.run_folder import note_test
 
 DEFAULT_MAX_DROP = 1.0  # points of validation accuracy that may be lost where neither a size nor a drop is given
 DEFAULT_RATIOS = (35, 20, 10, 5)  # compression ratios tried by default, until one keeps the accuracy; 35: the paper's
@@ -400,7 +408,7 @@ def _write(job: CompressionJob, result: CompressionResult, folder: Path) -> None
         for stage in result.stages
         for scores in [stage.validation]
     ]
-    compression_plot.draw(rows, folder / "plots" / "compression.png")
+    compression_plot.draw_compression(rows, folder / "plots" / "compression.png")
     if job.store is None:
         return
     write_file(folder / "recipe.toml", to_toml(own_recipe(job.bundle)).encode())

@@ -1,15 +1,28 @@
-"""Magnitude pruning: which weights become 0, and how many of each layer.
+"""Magnitude pruning: which weights become 0, how many of each layer, and how sensitive each layer is to it.
 
 Han, Pool, Tran and Dally 2015: small weights become 0, the others are retrained. The *curve* of a layer is the
 validation loss after that layer alone was pruned. The kept shares are those at which one more byte in the file lowers
 the loss equally in every layer; the target size sets that price.
+
+The layers before the pruned one are computed once, so that fully connected layers, which hold most of the weights,
+cost almost no extra time.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from alexnet.data.store import Split
+from alexnet.evaluation.evaluate import inputs_of
+from alexnet.loader.augmentation import Normalization
+from alexnet.loader.loader import to_device
+from alexnet.models.network import Network
 
 SHARES = (0.7, 0.5, 0.35, 0.25, 0.16, 0.1, 0.06, 0.035, 0.02)  # fractions kept, at which a curve is measured
 MAX_RISE = 1.5  # nats above the unpruned loss at which the measurement ends
@@ -86,3 +99,73 @@ def gone(weights: Tensor, share: float) -> Tensor:
 def gradual(progress: float, first: float, last: float) -> float:
     """The share kept at ``progress`` (0 to 1), from ``first`` to ``last``: the cubic schedule of Zhu and Gupta 2017."""
     return last + (first - last) * (1 - min(max(progress, 0.0), 1.0)) ** 3
+
+
+MAX_IMAGES = 240  # their first feature maps take 280 MB; losses are compared on the same images
+CHUNK = 48
+
+
+@torch.inference_mode()
+def curves(
+    network: Network,
+    split: Split,
+    normalization: Normalization,
+    bits: Mapping[str, int],
+    *,
+    device: torch.device,
+    log: Callable[[str], None] = lambda text: None,
+) -> dict[str, Curve]:
+    """Measure the curve of each layer on images spread over ``split``.
+
+    Weights and mode of the network are restored.
+
+    Args:
+        network: The trained network.
+        split: The validation split.
+        normalization: The normalization of the inputs.
+        bits: Parameter name (``fc6.weight``) -> bits of a code.
+        device: The device of the network.
+        log: Receives a line for each layer.
+    """
+    indices = np.linspace(0, len(split) - 1, min(MAX_IMAGES, len(split))).astype(np.int64)
+    labels = torch.from_numpy(split.labels[indices]).to(device)
+    x = inputs_of(network, split.gather(indices), to_device(normalization, device))  # [N, C, s, s]
+    was_training, result = network.training, {}
+    network.eval()
+    layers = list(network.named_children())
+    base = _loss([module for _, module in layers], x.clone(), labels)
+    for place, (layer, module) in enumerate(layers):
+        name = f"{layer}.weight"
+        if name in bits:
+            rest = [later for _, later in layers[place:]]
+            losses = _losses(network.get_parameter(name), functools.partial(_loss, rest, x, labels), base)
+            result[name] = Curve(network.get_parameter(name).numel(), bits[name], base, losses)
+            log(f"{name}: loss {base:.3f}; {', '.join(f'{s:g} kept {loss:.3f}' for s, loss in losses.items())}")
+        x = torch.cat([module(part.clone()) for part in torch.split(x, CHUNK)])
+    network.train(was_training)
+    return result
+
+
+def _losses(weight: Tensor, loss: Callable[[], float], base: float) -> dict[float, float]:
+    """Fraction kept -> loss, until it rises by more than MAX_RISE."""
+    before, result = weight.clone(), {}
+    try:
+        for share in SHARES:
+            weight.masked_fill_(gone(before, share), 0.0)
+            result[share] = loss()
+            if result[share] > base + MAX_RISE:
+                break
+    finally:
+        weight.copy_(before)
+    return result
+
+
+def _loss(layers: list[torch.nn.Module], x: Tensor, labels: Tensor) -> float:
+    """Mean cross-entropy after the last layer, for inputs ``x`` of the first."""
+    total = 0.0
+    for part, truth in zip(torch.split(x, CHUNK), torch.split(labels, CHUNK), strict=True):
+        y = part.clone()  # an in-place ReLU must not change the next share's input
+        for layer in layers:
+            y = layer(y)
+        total += float(F.cross_entropy(y.float(), truth, reduction="sum"))
+    return total / len(labels)

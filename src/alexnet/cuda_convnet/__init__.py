@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from alexnet.cuda_convnet import parameters, reader
-from alexnet.cuda_convnet.definition import Data, Definition, Tree
-from alexnet.cuda_convnet.grammar import decode
+from alexnet.cuda_convnet.grammar import Data, Definition, Tree, decode
 from alexnet.cuda_convnet.network import Files, Function, GraphNetwork
 
 __all__ = ["Data", "Definition", "Files", "GraphNetwork", "Tree", "build", "decode", "define"]

@@ -5,8 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from alexnet.cuda_convnet.definition import Data, Layer, Matrix, Parts
-from alexnet.cuda_convnet.grammar import Section
+from alexnet.cuda_convnet.grammar import Data, Layer, Matrix, Parts, Section
 from alexnet.models.layers import Window
 
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*\.\w+)\((.*)\)", re.DOTALL)

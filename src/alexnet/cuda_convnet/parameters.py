@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from alexnet.cuda_convnet.definition import LEARNED, Definition, Layer
-from alexnet.cuda_convnet.grammar import Section, parse
+from alexnet.cuda_convnet.grammar import LEARNED, Definition, Layer, Section, parse
 from alexnet.errors import ModelError
 
 NORMS = ("cmrnorm", "rnorm", "cnorm")

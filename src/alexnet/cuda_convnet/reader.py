@@ -4,8 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from alexnet.cuda_convnet import layer_types
-from alexnet.cuda_convnet.definition import LEARNED, Data, Definition, Layer, Parts
-from alexnet.cuda_convnet.grammar import Section, parse
+from alexnet.cuda_convnet.grammar import LEARNED, Data, Definition, Layer, Parts, Section, parse
 from alexnet.cuda_convnet.layer_types import Draft
 from alexnet.errors import ModelError
 

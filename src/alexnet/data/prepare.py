@@ -17,12 +17,22 @@ import numpy as np
 
 from alexnet.data.atomic_io import atomic_write, json_bytes, jsonl_bytes, npy_bytes, sha256_of, sync_folder, write_file
 from alexnet.data.decode import Fit
-from alexnet.data.job import Job, Log, Progress, discard, locked, start, sweep
-from alexnet.data.shards import Record, image_sha256, make_shards, map_in_order
+from alexnet.data.shards import (
+    Job,
+    Log,
+    Progress,
+    Record,
+    discard,
+    image_sha256,
+    locked,
+    make_shards,
+    map_in_order,
+    start,
+    sweep,
+)
 from alexnet.data.sources import is_store
 from alexnet.data.sources.source import Sample, Source
-from alexnet.data.splits import assign_splits
-from alexnet.data.statistics import Sums
+from alexnet.data.splits import Sums, assign_splits
 from alexnet.data.store import Split, Store
 from alexnet.data.store_backend import FORMAT, SPLIT_NAMES, VERSIONS, fingerprint_of
 from alexnet.errors import DataError, ImageError

@@ -7,12 +7,11 @@ from numpy.typing import NDArray
 
 from alexnet.data.sources.source import Sample, Source, group_similar, summarize
 from alexnet.data.splits import assign_splits
-from alexnet.doctor.balance import check_classes, counts_of
 from alexnet.doctor.duplicates import check_duplicates, find_duplicates
 from alexnet.doctor.findings import Example, Finding, Report, by_severity
 from alexnet.doctor.groups import check_groups
 from alexnet.doctor.images import ImageDataset, Phases, check_contents, check_files, check_shapes, inspect_all
-from alexnet.doctor.labels import check_labels
+from alexnet.doctor.labels import check_classes, check_labels, counts_of
 from alexnet.doctor.shortcuts import check_colors, check_shortcuts
 from alexnet.errors import DataError
 

@@ -1,4 +1,4 @@
-"""Inference over a whole split, with 1, 9 or 10 crops an image: scores, or the predictions of every image.
+"""Inference over a whole split, with 1, 9 or 10 crops per image: scores, predictions, or features.
 
 Shapes: N images, K classes.
 """
@@ -19,9 +19,28 @@ from alexnet.errors import DataError
 from alexnet.evaluation.metrics import MetricAccumulator, Scores
 from alexnet.kernels import native_kernels
 from alexnet.loader import augmentation
-from alexnet.loader.augmentation import Normalization
+from alexnet.loader.augmentation import Normalization, center_crops, normalize
 from alexnet.loader.loader import sequential_batches, to_device
+from alexnet.models.network import Network
 from alexnet.models.summary import work
+
+
+def inputs_of(network: Network, images: NDArray[np.uint8], normalization: Normalization) -> Tensor:
+    """Network inputs float32 [N, C, s, s] of stored images uint8 [N, S, S, 3], on the device of ``normalization``.
+
+    The center crop, gray where the network is, minus the mean, divided as the classifier divides.
+    """
+    crops = center_crops(torch.from_numpy(images).to(normalization.mean.device), network.image_size)
+    return normalize(crops, None, None, normalization, network.in_channels)
+
+
+@torch.inference_mode()
+def features_of(network: Network, images: NDArray[np.uint8], normalization: Normalization) -> NDArray[np.float32]:
+    """What the layer ``network.features`` says of each image: float32 [N, D] (AlexNet: fc7 behind its ReLU, 4096)."""
+    inputs = inputs_of(network, images, normalization)
+    result: NDArray[np.float32] = network.forward_to(inputs, network.features).flatten(1).float().cpu().numpy()
+    return result
+
 
 _MAX_CROP_BYTES = 1 << 26  # of the uint8 crops of a batch, where an image has several
 

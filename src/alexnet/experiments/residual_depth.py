@@ -15,11 +15,21 @@ from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import RecipeError
 from alexnet.experiments import time_budget
-from alexnet.experiments.dataset import Dataset, prepare_store
-from alexnet.experiments.measurement import Measurement, Verdict, overall_verdict
-from alexnet.experiments.runner import Job, Runner, TrainedModel, check_same_plan, read_file, read_plan
+from alexnet.experiments.runner import (
+    Dataset,
+    Job,
+    Measurement,
+    Runner,
+    TrainedModel,
+    Verdict,
+    check_same_plan,
+    overall_verdict,
+    prepare_store,
+    read_file,
+    read_plan,
+)
 from alexnet.experiments.time_budget import format_duration, training_seconds, with_epochs
-from alexnet.models.residual import DEPTHS, model_name
+from alexnet.models.comparisons import DEPTHS, model_name
 from alexnet.recipe import Recipe
 from alexnet.system import choose_device
 from alexnet.training import runtime
@@ -325,7 +335,7 @@ def measure(
 
 
 def _draw(result: DepthResult) -> None:
-    from alexnet.plots import depth as plot
+    from alexnet.plots import studies as plot
 
     plan = result.plan
     points = [
@@ -345,7 +355,7 @@ def _draw(result: DepthResult) -> None:
     ]
     subtitle = f"{plan.data}, {result.counts['train']} training images, {plan.base.epochs} epochs, "
     subtitle += f"{plan.seeds} seed{'s' * (plan.seeds > 1)}; deeper plain networks train worse: {result.verdict}"
-    plot.draw("Depth, with and without shortcuts", subtitle, points, curves, result.image)
+    plot.draw_depth("Depth, with and without shortcuts", subtitle, points, curves, result.image)
 
 
 def default_folder(plan: DepthPlan, *, quick: bool) -> Path:

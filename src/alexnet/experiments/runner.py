@@ -1,24 +1,31 @@
-"""Trains the jobs of an experiment. Each training happens once: finished ones are reused, interrupted ones resumed.
+"""Trains the jobs of an experiment on its dataset, and measures quantities with one value per seed.
 
 Used by the claims, by the depth study and by the contest. A folder of an experiment holds ``plan.json`` and a run
 folder for each job.
 """
 
+import dataclasses
+import hashlib
 import json
+import math
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 
 from alexnet.api.evaluation import evaluate
 from alexnet.bundle.integrity import read_config
+from alexnet.data import decode
 from alexnet.data.atomic_io import json_bytes, write_file
+from alexnet.data.sources import is_store
 from alexnet.data.sources.options import DataOptions
+from alexnet.data.sources.source import Sample, Source
 from alexnet.data.store import Store
-from alexnet.errors import CheckpointError, Interrupted, RunError, TrainingError, printable
+from alexnet.errors import CheckpointError, DataError, Interrupted, RunError, TrainingError, printable
 from alexnet.recipe import Recipe, differences
 from alexnet.schema import check, read_json
 from alexnet.system import choose_device
@@ -26,6 +33,203 @@ from alexnet.training import run_folder, runtime
 from alexnet.training.finetune import PretrainedWeights
 from alexnet.training.logger import read_rows
 from alexnet.training.run import train_run
+from alexnet.training.run_data import cached
+
+MIN_PHOTO_SIZE = 128  # shorter side in pixels from which images count as photographs, trained on 224-pixel crops
+MIN_PHOTO_STORE_SIZE = 224  # the same for a prepared store
+
+
+class Dataset(NamedTuple):
+    """A dataset that is either not prepared yet (``source``) or already a store (``store``)."""
+
+    name: str
+    source: Source | None
+    store: Store | None
+    photos: bool  # large enough for 224-pixel crops
+    hflip: bool  # horizontal flips keep the class (false for digits)
+
+
+def open_dataset(data: str, options: DataOptions) -> Dataset:
+    """Open the dataset that ``data`` names: a path, a store or a built-in name.
+
+    Raises:
+        DataError: ``data`` is not a dataset.
+    """
+    if is_store(data):
+        store = Store.open(data)
+        return Dataset(store.name, None, store, store.size >= MIN_PHOTO_STORE_SIZE, store.allow_hflip)
+    source = options.open(data)
+    first = next(images[0] for images in source.splits.values() if images)
+    return Dataset(source.name, source, None, _shorter_side(first) >= MIN_PHOTO_SIZE, source.allow_hflip)
+
+
+def _shorter_side(sample: Sample) -> int:
+    loaded = sample.load()
+    image = loaded if isinstance(loaded, np.ndarray) else decode.decode(loaded, sample.origin)
+    return int(min(image.shape[:2]))
+
+
+def prepare_store(dataset: Dataset, recipe: Recipe, max_images: int, options: DataOptions) -> Store:
+    """Return the store that all trainings of an experiment share, so that all have the same splits.
+
+    Args:
+        dataset: The opened dataset.
+        recipe: Any recipe of the experiment: its seed, stored size and split fractions are used.
+        max_images: Limit for training and validation images together; half as many for the test split. 0: no limit.
+        options: Cache folder, logging and layout.
+
+    Raises:
+        DataError: A given store does not fit the recipe or the limit.
+    """
+    if dataset.store is not None:
+        return _check_store(dataset.store, recipe, max_images)
+    assert dataset.source is not None
+    source = subset(dataset.source, max_images) if max_images else dataset.source
+    return cached(source, recipe, options)
+
+
+def _check_store(store: Store, recipe: Recipe, max_images: int) -> Store:
+    if (store.size, store.fit) != (recipe.stored_size, recipe.fit):
+        raise DataError(
+            f"store {store.address} holds images of {store.size} pixels ({store.fit})",
+            f"{recipe.stored_size} ({recipe.fit})",
+            "pass the original images as DATA",
+        )
+    for name in ("validation", "test"):
+        if not len(store.split(name)):
+            raise DataError(f"store {store.address} has no {name} split", "one", "prepare another store")
+    if max_images and len(store.split("train")) > max_images:
+        raise DataError(
+            f"store {store.address} has {len(store.split('train'))} training images",
+            f"at most {max_images} for this plan",
+            "pass the original images as DATA, or --images 0",
+        )
+    return store
+
+
+def subset(source: Source, max_images: int) -> Source:
+    """Keep at most ``max_images`` training images and half as many test images, evenly from each class."""
+    limits = {
+        "train": max_images,
+        "validation": max_images // 2,
+        "test": max_images // 2,
+        "all": max_images * 3 // 2,
+    }
+    splits = {name: _first_of_each_class(samples, limits[name]) for name, samples in source.splits.items()}
+    if splits == dict(source.splits):
+        return source
+    fingerprint = hashlib.sha256(f"{max_images} of {source.fingerprint}".encode()).hexdigest()
+    return dataclasses.replace(source, splits=splits, fingerprint=fingerprint)
+
+
+def _first_of_each_class(samples: tuple[Sample, ...], limit: int) -> tuple[Sample, ...]:
+    """Take the first sample of each class, then the second, and so on up to ``limit``; keep the source's order."""
+    if len(samples) <= limit:
+        return samples
+    last_rank: dict[int, int] = {}
+    ranks = []
+    for sample in samples:
+        last_rank[sample.label] = rank = last_rank.get(sample.label, -1) + 1
+        ranks.append(rank)
+    indices = sorted(range(len(samples)), key=lambda i: (ranks[i], i))[:limit]
+    return tuple(samples[i] for i in sorted(indices))
+
+
+def display_name(data: Path | str) -> str:
+    """Return a short name for folders and titles: the last part of a path, or the dataset name itself."""
+    return Path(data).resolve().name if Path(data).exists() else str(data)
+
+
+Verdict = Literal["holds", "does not hold", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured quantity, one value per seed. Greater values speak for the claim.
+
+    ``points`` are differences of percentages; no difference is 0. A ``ratio`` is averaged and judged by its logarithm,
+    so that 3 times as fast and 1/3 as fast have the same weight; no difference is 1.
+    """
+
+    quantity: str
+    published: str  # the paper's figure; empty where it has none
+    values: tuple[float, ...]
+    unit: Literal["points", "ratio"] = "points"
+    primary: bool = False  # decides the verdict of the claim
+    lower_bound: bool = False  # some values are lower bounds
+    note: str = ""
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the values (geometric mean for a ratio); None without values."""
+        if not self.values:
+            return None
+        return self._from_linear(sum(self._linear_values()) / len(self.values))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % confidence interval of the mean over seeds; None with fewer than two seeds."""
+        interval = t_interval(self._linear_values())
+        return None if interval is None else (self._from_linear(interval[0]), self._from_linear(interval[1]))
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict from where the interval lies relative to "no difference"."""
+        return judge(t_interval(self._linear_values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "quantity": self.quantity,
+            "published": self.published,
+            "unit": self.unit,
+            "primary": self.primary,
+            "values": list(self.values),
+            "mean": self.mean,
+            "interval": None if self.interval is None else list(self.interval),
+            "lower_bound": self.lower_bound,
+            "verdict": self.verdict,
+            "note": self.note,
+        }
+
+    def _linear_values(self) -> list[float]:
+        return [math.log(v) for v in self.values] if self.unit == "ratio" else list(self.values)
+
+    def _from_linear(self, value: float) -> float:
+        return math.exp(value) if self.unit == "ratio" else value
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Student's confidence interval for the mean of independent values: mean ± t·s/√n with n − 1 degrees of freedom.
+
+    Returns:
+        The lower and upper end, or None with fewer than two values.
+    """
+    from scipy.special import stdtrit
+
+    n = len(values)
+    if n < 2:
+        return None
+    mean = sum(values) / n
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
+    half_width = float(stdtrit(n - 1, (1 + confidence) / 2)) * deviation / math.sqrt(n)
+    return mean - half_width, mean + half_width
+
+
+def judge(interval: tuple[float, float] | None) -> Verdict:
+    """Judge by where the interval of a difference lies: above 0, below 0, or around it (or there is no interval)."""
+    if interval is None or interval[0] <= 0 <= interval[1]:
+        return "inconclusive"
+    return "holds" if interval[0] > 0 else "does not hold"
+
+
+def overall_verdict(measurements: Sequence[Measurement]) -> Verdict:
+    """A claim holds if all its primary measurements do; it does not hold if one of them does not."""
+    verdicts = {measurement.verdict for measurement in measurements if measurement.primary}
+    if "does not hold" in verdicts:
+        return "does not hold"
+    return "holds" if verdicts == {"holds"} else "inconclusive"
+
 
 T = TypeVar("T")
 

@@ -30,7 +30,7 @@ from alexnet.data import decode
 from alexnet.data.atomic_io import atomic_write
 from alexnet.data.store import Split, Store
 from alexnet.errors import DataError, ModelError, RunError
-from alexnet.evaluation.features import features_of
+from alexnet.evaluation.evaluate import features_of
 from alexnet.loader.loader import sequential_batches, to_device
 from alexnet.schema import check, parse_json
 

@@ -1,7 +1,8 @@
-"""A trained classifier: images in (files, bytes or pixels), classes with probabilities out."""
+"""A trained classifier: images in (files, bytes or pixels), classes with probabilities out; and its latency."""
 
 import dataclasses
 import functools
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,15 +16,48 @@ from alexnet.bundle import Bundle, ReferenceSample, find_bundle
 from alexnet.data import decode, resize
 from alexnet.data.store import Split
 from alexnet.errors import BundleError
-from alexnet.evaluation.evaluate import SplitPredictions, calibrated, log_probabilities, predict_split
-from alexnet.evaluation.features import features_of, inputs_of
+from alexnet.evaluation.evaluate import (
+    SplitPredictions,
+    calibrated,
+    features_of,
+    inputs_of,
+    log_probabilities,
+    predict_split,
+)
 from alexnet.export import hub
 from alexnet.export.prediction import ImageInput, Prediction, as_pixels, best, named
-from alexnet.kernels import bf16_autocast, linear, native_kernels
+from alexnet.kernels import backend, linear, native_kernels
 from alexnet.loader.loader import to_device
-from alexnet.models import bf16, layers
+from alexnet.models import inference, layers
+from alexnet.models.network import Network
 from alexnet.models.summary import work
 from alexnet.system import choose_device
+
+BATCHES = {1: 15, 32: 5}  # batch size -> rounds
+
+
+@torch.inference_mode()
+def interleaved_latency(networks: Sequence[Network], batch: int, rounds: int) -> list[float]:
+    """Median milliseconds for ``batch`` images, of each network, from its input to its logits.
+
+    Each round runs every network once; every other round is in reverse order.
+    """
+    first = networks[0]
+    shape = (batch, first.in_channels, first.image_size, first.image_size)
+    device = next(first.parameters()).device
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).mul_(60).to(device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    seconds: list[list[float]] = [[] for _ in networks]
+    for number in range(rounds + 1):
+        order = list(enumerate(networks))
+        for index, network in order if number % 2 else reversed(order):
+            started = time.perf_counter()
+            network(x)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds[index].append(time.perf_counter() - started)
+    return [1000 * float(np.median(times[1:])) for times in seconds]  # the first round warms up
+
 
 __all__ = ["Classifier", "ImageInput", "Precision", "Prediction", "from_pretrained"]
 
@@ -36,7 +70,7 @@ class Classifier:
 
     ``classes`` are the class names in the order of the probabilities, ``answering`` computes their logits from what
     :meth:`inputs` gives, of the same weights as ``bundle.network``. ``precision`` bf16 answers faster and about as
-    well: see :mod:`alexnet.models.bf16`; what is embedded and explained stays in float32.
+    well: see :mod:`alexnet.models.inference`; what is embedded and explained stays in float32.
     """
 
     def __init__(self, bundle: Bundle, device: torch.device | str = "cpu", precision: Precision = "fp32") -> None:
@@ -47,7 +81,7 @@ class Classifier:
         self.network = bundle.network.to(self.device).to(memory_format=torch.channels_last).eval()
         self.precision = precision
         if precision == "bf16":
-            self.inference: nn.Module = bf16.BF16Network(self.network, bf16_autocast.bf16_is_faster(self.device))
+            self.inference: nn.Module = inference.BF16Network(self.network, backend.bf16_is_faster(self.device))
         else:
             self.inference = layers.inference_copy(self.network)
         self.normalization = to_device(bundle.normalization, self.device)

@@ -2,16 +2,25 @@
 
 It has few input channels (colors), needs no gradient for the images, and makes the largest feature maps of a network:
 fused, these never leave a core's cache. PyTorch operations are the reference implementation.
+
+
+A first convolution with a stride, as a convolution of stride 1 on blocks of pixels: the same sums, reordered.
+
+Example: 224×224 pixels of 3 colors become 57×57 blocks of 4×4 pixels with 48 channels; filters of 11×11, padded with
+zeros to 12×12, become filters of 3×3 blocks. A GPU's tensor cores multiply 48 channels at once; 3 channels leave most
+of them idle. ``torch.nn.functional.conv2d`` is the reference implementation.
 """
 
 import ctypes
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from alexnet.kernels import bf16_autocast, native_kernels
+from alexnet.kernels import backend, native_kernels
+from alexnet.kernels.backend import is_traced
 from alexnet.kernels.native_kernels import pointer
 from alexnet.kernels.pool_norm import NO_NORM, ChannelNorm, PoolGeometry
 
@@ -37,7 +46,7 @@ def fits(input: Tensor, weight: Tensor, geometry: ConvGeometry, groups: int) -> 
 
     Args:
         input: [N, C, H, W] without a gradient, float32, or under an autocast that
-            :mod:`alexnet.kernels.bf16_autocast` computes.
+            :mod:`alexnet.kernels.backend` computes.
         weight: [K, C, r, r].
         geometry: Of the convolution.
         groups: Of the convolution; must be 1.
@@ -46,7 +55,7 @@ def fits(input: Tensor, weight: Tensor, geometry: ConvGeometry, groups: int) -> 
         return False
     if not (native_kernels.is_cpu_tensor(input) and native_kernels.is_cpu_tensor(weight)):
         return False
-    if not bf16_autocast.computes_in_float32(input, weight):
+    if not backend.computes_in_float32(input, weight):
         return False
     kernels, channels, height, width = weight.shape
     if groups != 1 or height != width or channels > _MAX_CHANNELS or kernels % 16 or not len(input):
@@ -82,7 +91,7 @@ def convolve(
     """
     assert norm is None or pool is not None
     pool = (pool or _NO_POOL)._replace(relu=relu)
-    return bf16_autocast.apply(_FirstConv, input, weight, bias, geometry, pool, norm or NO_NORM)
+    return backend.apply(_FirstConv, input, weight, bias, geometry, pool, norm or NO_NORM)
 
 
 class _Shape(ctypes.Structure):
@@ -170,3 +179,38 @@ def _packed(weight: Tensor) -> Tensor:
 def _panel_width(kernels: int) -> int:
     """Filters that are computed together."""
     return next(width for width in (48, 32, 16) if kernels % width == 0)
+
+
+_MAX_DEPTH_CHANNELS = 4
+
+
+def fits_space_to_depth(input: Tensor, weight: Tensor, geometry: ConvGeometry, groups: int) -> bool:
+    """Whether :func:`convolve` computes this. Input [N, C, H, W] without a gradient, weight [K, C, r, r].
+
+    Mode "auto" rearranges on GPUs, mode "always" on every device.
+    """
+    mode = backend.mode_of("space_to_depth")
+    if mode == "off" or (mode == "auto" and input.device.type != "cuda"):
+        return False
+    if is_traced() or type(input) is not Tensor or input.requires_grad:
+        return False
+    return groups == 1 and geometry.stride > 1 and weight.shape[1] <= _MAX_DEPTH_CHANNELS
+
+
+def convolve_space_to_depth(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry) -> Tensor:
+    """[N, C, H, W] -> the convolution's feature maps [N, K, H', W']."""
+    if torch.is_autocast_enabled(input.device.type):  # before anything is copied
+        input = input.to(torch.get_autocast_dtype(input.device.type))
+    kernels, channels, size, _ = weight.shape
+    stride, padding = geometry.stride, geometry.padding
+    blocks_per_filter = -(-size // stride)
+    rows, columns = geometry.out_height - 1 + blocks_per_filter, geometry.out_width - 1 + blocks_per_filter
+    pad_bottom = rows * stride - input.shape[2] - padding  # negative: pixels that no window reads
+    pad_right = columns * stride - input.shape[3] - padding
+    pixels = F.pad(input, (padding, pad_right, padding, pad_bottom)).permute(0, 2, 3, 1)  # [N, H, W, C]
+    blocks = pixels.reshape(-1, rows, stride, columns, stride, channels).transpose(2, 3).flatten(3)  # [N, H, W, s·s·C]
+    pad_filter = blocks_per_filter * stride - size
+    padded = F.pad(weight, (0, pad_filter, 0, pad_filter))
+    filters = padded.view(kernels, channels, blocks_per_filter, stride, blocks_per_filter, stride)
+    filters = filters.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)  # [K, s·s·C, r, r]
+    return F.conv2d(blocks.permute(0, 3, 1, 2), filters.contiguous(memory_format=torch.channels_last), bias)

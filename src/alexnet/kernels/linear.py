@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet.kernels import native_kernels
+from alexnet.kernels.backend import has_hooks
 from alexnet.kernels.native_kernels import pointer
-from alexnet.kernels.tracing import has_hooks
 
 _PANEL = 32  # outputs that are stored side by side
 _MAX_ROWS = 4  # FEW of linear.c

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alexnet.kernels import backend, native_kernels
-from alexnet.kernels.tracing import is_traced_or_compiled
+from alexnet.kernels.backend import is_traced_or_compiled
 
 _MAX_CHANNELS = 8192  # of a row; lrn.c keeps its buffers on the stack
 _CHUNK_ELEMENTS = 1 << 18  # one megabyte of float32, which stays in a core's cache between operations

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from alexnet.kernels import backend
+from alexnet.kernels.backend import is_traced_or_compiled
 from alexnet.kernels.compiler import NativeLibraries
-from alexnet.kernels.tracing import is_traced_or_compiled
 
 _FUNCTIONS = {
     "lrn": [f"lrn_{dtype}_{direction}" for dtype in ("f32", "bf16") for direction in ("forward", "backward")],

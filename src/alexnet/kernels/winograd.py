@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from alexnet.kernels import bf16_autocast, native_kernels
+from alexnet.kernels import backend, native_kernels
 from alexnet.kernels.native_kernels import pointer
 
 _MIN_OUTPUTS = 1024  # pixels of a batch's feature maps from which transforming the filters pays, if not cached
@@ -73,7 +73,7 @@ def fits(
     kernels, channels, size, width = weight.shape
     if stride != 1 or size != width or size not in (3, 5) or channels % 16 or kernels // groups % 16:
         return False
-    if not bf16_autocast.computes_in_float32(input, weight):
+    if not backend.computes_in_float32(input, weight):
         return False
     out_height, out_width = (length + 2 * padding - size + 1 for length in input.shape[2:])
     if min(out_height, out_width) < 7 - size:
@@ -97,7 +97,7 @@ def convolve(
     cache: FilterCache | None = None,
 ) -> Tensor:
     """[N, C, H, W] -> [N, K, H', W'], channels-last in memory, H' = H + 2·padding − r + 1."""
-    return bf16_autocast.apply(_Convolve, input, weight, bias, _Geometry(padding, groups, relu), cache)
+    return backend.apply(_Convolve, input, weight, bias, _Geometry(padding, groups, relu), cache)
 
 
 class _Convolve(torch.autograd.Function):

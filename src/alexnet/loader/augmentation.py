@@ -1,4 +1,4 @@
-"""Data augmentation (crops, flips, color noise and jitter, random erasing), normalization, the crops of evaluation.
+"""Data augmentation: crops, flips, color noise and jitter, random erasing, mixup; normalization; crops of evaluation.
 
 Cropping keeps uint8 and may run in a worker thread. Color changes and normalization produce float32 on the training
 device. Random numbers are arguments; :mod:`alexnet.loader.sampler` draws them.
@@ -281,3 +281,27 @@ def crop_numbers(
     if groups is None:
         return numbers[:, :5], numbers[:, 5:]
     return uniforms(step_seed(seed, epoch, stream=3), epoch, groups, 5), numbers[:, 5:]
+
+
+class Mixup(NamedTuple):
+    """How a batch of N images is blended: image i becomes ``weight`` · image i + (1 − ``weight``) · image
+    ``permutation[i]``, with ``weight`` in [0.5, 1] and ``permutation`` int64 [N]."""
+
+    weight: float
+    permutation: NDArray[np.int64]
+
+
+def draw_mixup(recipe: Recipe, step: int, batch_size: int) -> Mixup | None:
+    """The mixup of training step ``step`` (from 0), a function of (seed, step) alone.
+
+    A batch is mixed with probability ``recipe.mixup_prob``; the weight is drawn from Beta(α, α) with
+    α = ``recipe.mixup_alpha``. Returns None for a batch that is not mixed.
+    """
+    if not recipe.mixup_prob:
+        return None
+    generator = np.random.Generator(np.random.Philox(step_seed(recipe.seed, step, stream=2)))
+    if generator.random() >= recipe.mixup_prob:
+        return None
+    weight = float(generator.beta(recipe.mixup_alpha, recipe.mixup_alpha))
+    weight = max(weight, 1 - weight)  # training accuracy counts the first label, so it gets the larger weight
+    return Mixup(weight, generator.permutation(batch_size))

@@ -1,5 +1,9 @@
 """Training batches of a store: cropped by worker threads ahead of the network, then augmented, normalized and mixed.
 
+On a GPU, all training images are kept in its memory if they fit, and cropped there.
+
+The crops are bit for bit those of :func:`alexnet.loader.augmentation.crop`. Crops that need resizing are not made here.
+
 Worker threads gather, crop and resize uint8 images (NumPy and PyTorch release the GIL there). Color augmentation,
 normalization and mixup run on the training device. A batch is a function of (seed, epoch, position) alone: the number
 of workers does not change it.
@@ -17,12 +21,59 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alexnet import kernels
 from alexnet.data.store import ConcatSplit, Split
 from alexnet.errors import no_memory
-from alexnet.loader import augmentation, gpu_cache, sampler
-from alexnet.loader.augmentation import Boxes, Normalization
-from alexnet.loader.mixup import Mixup, draw_mixup
+from alexnet.loader import augmentation, sampler
+from alexnet.loader.augmentation import Boxes, Mixup, Normalization, draw_mixup
 from alexnet.recipe import Recipe
+
+MAX_MEMORY_FRACTION = 0.4  # of the device's free memory; the rest is for the network
+COPY_IMAGES = 1024  # images copied to the device at a time
+
+
+def fits(count: int, size: int, device: torch.device) -> bool:
+    """Whether ``count`` images [size, size, 3] fit the memory of the GPU ``device``; False for a CPU."""
+    if not kernels.enabled("gpu_cache") or device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return count * size * size * 3 <= MAX_MEMORY_FRACTION * free
+
+
+def load(split: Split, size: int, device: torch.device) -> Tensor | None:
+    """All images of ``split`` on ``device``, uint8 [n, size, size, 3]; None if the device runs out of memory."""
+    try:
+        images = torch.empty(len(split), size, size, 3, dtype=torch.uint8, device=device)
+        for start in range(0, len(images), COPY_IMAGES):
+            indices = np.arange(start, min(start + COPY_IMAGES, len(images)))
+            images[start : start + len(indices)] = torch.from_numpy(split.gather(indices)).to(device)
+    except (MemoryError, RuntimeError) as error:
+        if not no_memory(error):
+            raise
+        return None
+    return images
+
+
+def crop(images: Tensor, indices: NDArray[np.int64], boxes: Boxes, size: int) -> Tensor | None:
+    """The ``boxes`` [N] of the images at ``indices`` [N], by one gather on the images' device.
+
+    Args:
+        images: uint8 [n, S, S, 3].
+        size: height and width of a crop, s pixels.
+
+    Returns:
+        uint8 [N, s, s, 3], or None if a box is not s × s and would need resizing.
+    """
+    if (boxes.height != size).any() or (boxes.width != size).any():
+        return None
+    offsets = np.arange(size)
+    rows = boxes.top[:, None] + offsets  # [N, s]
+    columns = boxes.left[:, None] + np.where(boxes.flip[:, None], offsets[::-1], offsets)  # [N, s]
+    index_tensors = [torch.from_numpy(np.ascontiguousarray(index)) for index in (indices, rows, columns)]
+    if images.is_cuda:
+        index_tensors = [index.pin_memory().to(images.device, non_blocking=True) for index in index_tensors]
+    image, row, column = index_tensors
+    return images[image[:, None, None], row[:, :, None], column[:, None, :]]
 
 
 class Batch(NamedTuple):
@@ -91,7 +142,7 @@ class Loader:
         self.image_size, self.channels, self.num_workers = image_size, channels, max(1, num_workers)
         self.normalization = to_device(normalization, device)
         if cache_on_device is None:
-            cache_on_device = gpu_cache.fits(len(self._train_and_val), split.size, device)
+            cache_on_device = fits(len(self._train_and_val), split.size, device)
         # Resized crops are made on the CPU, and a shuffle window is there because images do not fit the memory.
         self._fill_cache = cache_on_device and recipe.crop != "resized" and not recipe.shuffle_window
         self.cached_images: Tensor | None = None  # uint8 [n, S, S, 3] on the device, from the first epoch on
@@ -114,7 +165,7 @@ class Loader:
         ``size`` is the height and width of the images in pixels; None: the network's ``image_size``.
         """
         if self._fill_cache:
-            self.cached_images = gpu_cache.load(self._train_and_val, self.split.size, self.device)
+            self.cached_images = load(self._train_and_val, self.split.size, self.device)
             self._fill_cache = False
         split, batch_size, order = self.split_of(epoch), self.recipe.batch_size, self._order(epoch)
         first_step = sum(self.steps(earlier) for earlier in range(epoch))
@@ -181,7 +232,7 @@ class Loader:
     def _crop_on_device(self, indices: NDArray[np.int64], boxes: Boxes, size: int) -> Tensor | None:
         """Crops of the cached images; None if there are none, a box needs resizing, or memory runs out."""
         try:
-            return None if self.cached_images is None else gpu_cache.crop(self.cached_images, indices, boxes, size)
+            return None if self.cached_images is None else crop(self.cached_images, indices, boxes, size)
         except RuntimeError as error:
             if not no_memory(error):
                 raise

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.kernels import first_conv, linear, lrn, pool_norm, space_to_depth, tracing, winograd
+from alexnet.kernels import backend, first_conv, linear, lrn, pool_norm, winograd
 
 
 class Window(NamedTuple):
@@ -98,8 +98,8 @@ class Convolution(nn.Conv2d):
         if winograd.fits(input, self.weight, stride, padding, self.groups, self.filter_cache):
             out = winograd.convolve(input, self.weight, self.bias, padding, self.groups, relu, self.filter_cache)
         else:
-            if space_to_depth.fits(input, self.weight, geometry, self.groups):
-                out = space_to_depth.convolve(input, self.weight, self.bias, geometry)
+            if first_conv.fits_space_to_depth(input, self.weight, geometry, self.groups):
+                out = first_conv.convolve_space_to_depth(input, self.weight, self.bias, geometry)
             else:
                 out = self._by_pytorch(input)
             out = F.relu_(out) if relu else out
@@ -145,7 +145,7 @@ class LocallyConnected(nn.Module):
         kernel, stride, padding, _ = self.window
         after = padding + self.window.overhang(self.side)
         padded = F.pad(resized(input, self.side), (padding, after, padding, after))
-        if tracing.is_traced() or type(padded) is not Tensor:
+        if backend.is_traced() or type(padded) is not Tensor:
             return self._by_unfold(padded)
         windows = _Windows.apply(padded.permute(2, 3, 0, 1), kernel, stride)  # [H', W', N, k·k·C]
         filters = self.weight.permute(4, 5, 2, 3, 1, 0).reshape(-1, windows.shape[-1], self.weight.shape[0])
@@ -265,7 +265,7 @@ class LocalResponseNorm(nn.Module):
     otherwise, and under torch.compile                    lrn.py                 ``TorchLRN``
     ====================================================  =====================  ==========================
 
-    ``Network.forward`` fuses layers (models/fusion.py), when ``Convolution.fuses_pool`` or ``MaxPool.fuses_norm``
+    ``Network.forward`` fuses layers (models/inference.py), when ``Convolution.fuses_pool`` or ``MaxPool.fuses_norm``
     is true. Both need native kernels in use, β = 3/4 and a multiple of 16 channels per tower.
 
     Args:
@@ -283,7 +283,7 @@ class LocalResponseNorm(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         rows = lrn.channels_last_rows(input, self.towers)  # [N·H·W·T, C/T]
         weight = self.alpha / self.size
-        if tracing.is_traced() or torch.compiler.is_exporting():
+        if backend.is_traced() or torch.compiler.is_exporting():
             window = lrn.channel_window(rows.shape[1], self.size, weight, input.device)
             out = lrn.differentiable_lrn(rows, window, self.beta, self.k)
         elif lrn.fits(rows):
@@ -375,7 +375,7 @@ class Dropout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return input
-        generator = None if tracing.is_traced_or_compiled() else self.generator  # compilers know the default one only
+        generator = None if backend.is_traced_or_compiled() else self.generator  # compilers know the default one only
         mask = self._empty_mask(input).bernoulli_(1 - self.p, generator=generator)
         if self.rows:
             mask = mask.narrow(0, self.rows[0], input.shape[0])

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet.errors import ModelError
+from alexnet.models.alexnet_variants import AdaptiveAveragePool
 from alexnet.models.layers import Convolution, Flatten, Window
 from alexnet.models.network import FanInInit, Network, checked_output_size
-from alexnet.models.one_weird_trick import AdaptiveAveragePool
 
 # Table I: the maps of S2 that each of the 16 maps of C3 reads; 60 connections break the symmetry between the maps.
 TABLE_I = (

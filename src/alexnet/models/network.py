@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.errors import ModelError
-from alexnet.kernels import tracing
-from alexnet.models import fusion
+from alexnet.kernels import backend
+from alexnet.models import inference
 
 
 class NormalInit(NamedTuple):
@@ -148,12 +148,12 @@ class Network(nn.Sequential):
         self.towers = towers
 
     def forward(self, input: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, K]: layer by layer, some fused into one pass (:mod:`alexnet.models.fusion`)."""
-        if tracing.is_traced_or_compiled():  # compilers fuse layers themselves
+        """[N, C, H, W] -> [N, K]: layer by layer, some fused into one pass (:mod:`alexnet.models.inference`)."""
+        if backend.is_traced_or_compiled():  # compilers fuse layers themselves
             return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
         layers = list(self)  # a list, since a module may occur twice
         while layers:
-            count, input = fusion.forward_fused(layers, input)
+            count, input = inference.forward_fused(layers, input)
             del layers[:count]
         return input
 

@@ -9,17 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from alexnet.errors import ModelError, did_you_mean
-from alexnet.models import (
-    alexnet,
-    caffe,
-    cifar,
-    comparisons,
-    lenet,
-    one_weird_trick,
-    residual,
-    small,
-    torchvision_models,
-)
+from alexnet.models import alexnet, alexnet_variants, cifar, comparisons, lenet, small, torchvision_models
 from alexnet.models.network import Network, NormalInit
 
 Initializations = Mapping[str, Mapping[str, NormalInit]]
@@ -72,19 +62,19 @@ MODELS: dict[str, Model] = {
         _PAPER_OR_2012,
     ),
     "alexnet_owt": Model(
-        one_weird_trick.alexnet_owt,
+        alexnet_variants.alexnet_owt,
         "torchvision's alexnet: one tower, 64-192-384-256-256 feature maps, no LRN",
         "One weird trick, Krizhevsky 2014",
         224,
     ),
     "alexnet_caffe": Model(
-        caffe.alexnet_caffe,
+        alexnet_variants.alexnet_caffe,
         "Caffe's AlexNet: groups, LRN over all channels, k = 1",
         "bvlc_alexnet, BVLC 2014",
         227,
     ),
     "caffenet": Model(
-        caffe.caffenet,
+        alexnet_variants.caffenet,
         "Caffe's AlexNet with pooling before LRN",
         "bvlc_reference_caffenet, BVLC 2013",
         227,
@@ -224,15 +214,15 @@ MODELS: dict[str, Model] = {
         lenet.lenet5_shrunk, "LeNet-5 on images averaged to 32 pixels", _LECUN, 224, recipe=_UNIT_VARIANCE
     ),
     **{
-        residual.model_name(depth, shortcut): Model(
-            partial(residual.residual_network, depth, shortcut, residual.model_name(depth, shortcut)),
+        comparisons.model_name(depth, shortcut): Model(
+            partial(comparisons.residual_network, depth, shortcut, comparisons.model_name(depth, shortcut)),
             f"{depth} layers for small images, with{'' if shortcut else 'out'} shortcuts",
             "He et al. 2015, section 4.2",
             32,
             recipe=_UNIT_VARIANCE,
         )
         for shortcut in (False, True)
-        for depth in residual.DEPTHS
+        for depth in comparisons.DEPTHS
     },
 }
 """This project's networks by name."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from alexnet.errors import ModelError
+from alexnet.models.alexnet_variants import AdaptiveAveragePool
 from alexnet.models.comparisons import TowerLinear
 from alexnet.models.layers import (
     AveragePool,
@@ -21,7 +22,6 @@ from alexnet.models.layers import (
 )
 from alexnet.models.lenet import ScaledTanh, Subsampling, TableConvolution
 from alexnet.models.network import AuxiliaryHead, Network
-from alexnet.models.one_weird_trick import AdaptiveAveragePool
 
 KINDS: dict[type[nn.Module], str] = {
     AdaptiveAveragePool: "adaptive average pool",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from alexnet.data.atomic_io import write_file
 from alexnet.errors import RunError
-from alexnet.formatting import columns, shorten
+from alexnet.terminal import columns, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

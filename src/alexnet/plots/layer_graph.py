@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from alexnet.cuda_convnet.definition import Definition, Layer
-from alexnet.cuda_convnet.table import kind
+from alexnet.cuda_convnet.grammar import Definition, Layer
+from alexnet.cuda_convnet.network import kind
 from alexnet.errors import ModelError
-from alexnet.formatting import shorten
 from alexnet.plots import canvas
+from alexnet.terminal import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

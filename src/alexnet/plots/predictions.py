@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet import formatting
+from alexnet import terminal
 from alexnet.errors import DataError
 from alexnet.plots import canvas
 
@@ -143,7 +143,7 @@ def _bars(axes: "Axes", truth: str | None, ranked: list[tuple[str, float]], bars
         axes.text(
             0.975,
             place,
-            formatting.probability(probability),
+            terminal.probability(probability),
             va="center_baseline",
             ha="right",
             size=7,

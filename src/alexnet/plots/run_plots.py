@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from alexnet.errors import RunError, did_you_mean
-from alexnet.explain.embedding import Method
+from alexnet.explain.embedding import Method, Samples, most_confident_mistakes, test_samples, test_split
 from alexnet.explain.neighbors import Progress
-from alexnet.explain.samples import Samples, most_confident_mistakes, test_samples, test_split
 from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import ImageInput
 from alexnet.loader.augmentation import center_crops
@@ -93,7 +92,7 @@ def draw_filters(job: PlotJob) -> Path:
     from alexnet.plots import filters
 
     note = explanations.color_note(explanations.color_specialization(job.classifier))
-    return filters.draw(*explanations.first_filters(job.classifier), job.path, note)
+    return filters.draw_filters(*explanations.first_filters(job.classifier), job.path, note)
 
 
 def draw_curves(job: PlotJob) -> Path:
@@ -104,10 +103,10 @@ def draw_curves(job: PlotJob) -> Path:
 
 
 def draw_confusion(job: PlotJob) -> Path:
-    from alexnet.plots import confusion
+    from alexnet.plots import evaluation
 
     scores = job.classifier.predict_split(test_split(job.run)).scores()
-    return confusion.draw(scores.confusion.numpy(), list(job.classifier.classes), job.path)
+    return evaluation.draw_confusion(scores.confusion.numpy(), list(job.classifier.classes), job.path)
 
 
 def draw_predictions(job: PlotJob) -> Path:
@@ -134,7 +133,7 @@ def _draw_images(job: PlotJob, samples: Samples, duplicates: Sequence[int] = ())
 
 
 def draw_features(job: PlotJob) -> Path:
-    from alexnet.plots import feature_maps
+    from alexnet.plots import filters
 
     network = job.classifier.network
     layer = explanations.layer_name(job.classifier, job.options.layer)
@@ -143,22 +142,22 @@ def draw_features(job: PlotJob) -> Path:
         outputs = network.forward_to(job.classifier.inputs(list(image)), layer)[0].float().cpu().numpy()
     crop = center_crops(torch.from_numpy(image), network.image_size)[0].numpy()
     is_vector = outputs.ndim == 3 and outputs[0].size == 1
-    return feature_maps.draw(crop, outputs.reshape(-1) if is_vector else outputs, layer, job.path)
+    return filters.draw_feature_maps(crop, outputs.reshape(-1) if is_vector else outputs, layer, job.path)
 
 
 def draw_saliency(job: PlotJob) -> Path:
-    from alexnet.plots import saliency
+    from alexnet.plots import explanations
 
     rows = explanations.saliency_rows(job.classifier, job.samples(), job.options.target_class)
-    return saliency.draw(rows, job.path)
+    return explanations.draw_saliency(rows, job.path)
 
 
 def draw_neighbors(job: PlotJob) -> Path:
-    from alexnet.plots import neighbors
+    from alexnet.plots import embedding as neighbors
 
     samples = job.samples()
     index = explanations.open_index(job.run, job.classifier, job.options.log, job.options.progress)
-    return neighbors.draw(explanations.neighbor_rows(job.classifier, samples, index), job.path)
+    return neighbors.draw_neighbors(explanations.neighbor_rows(job.classifier, samples, index), job.path)
 
 
 def draw_embedding(job: PlotJob) -> Path:
@@ -173,4 +172,4 @@ def draw_embedding(job: PlotJob) -> Path:
     if result.method == "pca":
         note += f" The two axes explain {100 * result.explained:.0f} % of the variance."
     labels = np.array([-1 if label is None else label for label in samples.labels], np.int64)
-    return embedding.draw(result.points, labels, job.classifier.classes, job.path, title, note)
+    return embedding.draw_embedding(result.points, labels, job.classifier.classes, job.path, title, note)

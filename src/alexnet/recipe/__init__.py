@@ -1,13 +1,30 @@
 """The hyperparameters of a run, the named recipes (presets), and the differences between two recipes."""
 
-from alexnet.recipe.compare import Difference, compare
 from alexnet.recipe.config import Recipe, differences, from_dict, group_of, help_text, option
 from alexnet.recipe.effect import check_effect, is_overridden
-from alexnet.recipe.fields import GROUPS
-from alexnet.recipe.presets import LAYER_FILE_FIELDS, describe, get_recipe, list_recipes, recipe_for, source
-from alexnet.recipe.registry import OPTIMIZERS, SCHEDULES, lookup
-from alexnet.recipe.syntax import Interval, parse_interval, parse_layer_ranges, parse_layer_values
-from alexnet.recipe.toml_file import from_toml, load_recipe, to_toml
+from alexnet.recipe.fields import (
+    GROUPS,
+    OPTIMIZERS,
+    SCHEDULES,
+    Interval,
+    lookup,
+    parse_interval,
+    parse_layer_ranges,
+    parse_layer_values,
+)
+from alexnet.recipe.presets import (
+    LAYER_FILE_FIELDS,
+    Difference,
+    compare,
+    describe,
+    from_toml,
+    get_recipe,
+    list_recipes,
+    load_recipe,
+    recipe_for,
+    source,
+    to_toml,
+)
 
 __all__ = [
     "GROUPS",

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 from alexnet.errors import RecipeError, did_you_mean
 from alexnet.recipe.fields import (
     GROUPS,
+    OPTIMIZERS,
+    SCHEDULES,
     AugmentationFields,
     DataFields,
     ModelFields,
@@ -21,9 +23,11 @@ from alexnet.recipe.fields import (
     RegularizationFields,
     RuntimeFields,
     ScheduleFields,
+    help_lines,
+    parse_interval,
+    parse_layer_ranges,
+    parse_layer_values,
 )
-from alexnet.recipe.registry import OPTIMIZERS, SCHEDULES, help_lines
-from alexnet.recipe.syntax import parse_interval, parse_layer_ranges, parse_layer_values
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from alexnet.errors import RecipeError
 from alexnet.recipe.config import Recipe, option
+from alexnet.recipe.fields import parse_layer_values
 from alexnet.recipe.presets import get_recipe, list_recipes
-from alexnet.recipe.syntax import parse_layer_values
 
 # Values that turn a field off. They are allowed where the field has no effect.
 _OFF = {

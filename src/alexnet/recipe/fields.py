@@ -1,4 +1,11 @@
-"""The hyperparameters of a run in seven groups. The docstring of a field says what it is, its unit and its source.
+"""The hyperparameters of a run in seven groups, and the registries of optimizers and schedules.
+
+To add one, write its function in ``training/optim.py`` or ``training/schedule.py`` and add one line here. The choices
+of ``--optimizer`` and ``--schedule``, their help texts and the checks of a recipe follow from these dicts. The
+functions are named as ``module:function``, so that a recipe is read and checked without importing PyTorch.
+
+A layer name stands for the layer, for one parameter of it (``fc7.bias``) or for all layers inside it (``features`` for
+``features.0`` and so on). Only the form is checked here; ``training/optim.py`` checks the names against the network.
 
 The options of ``alexnet train``, their help texts, the comments of ``recipe.toml`` and the checks of a recipe are made
 from these classes: type, range, default and docstring. The defaults are those of the recipe ``modern``.
@@ -7,10 +14,119 @@ Epochs are counted by how many are done: "from epoch 67" means after 67 epochs. 
 Hinton 2012, with the section; "2012 code" is cuda-convnet as released for it.
 """
 
+import math
+import pkgutil
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from alexnet.recipe.registry import OPTIMIZERS, SCHEDULES
+from alexnet.errors import RecipeError, did_you_mean
+
+
+class Choice(NamedTuple):
+    """An optimizer or schedule: one line of help, and the function that implements it as ``module:function``."""
+
+    help: str
+    function: str
+
+
+# Functions of (parameter groups, recipe) that return a torch.optim.Optimizer.
+OPTIMIZERS: dict[str, Choice] = {
+    "paper": Choice("SGD with the momentum rule of the paper, section 5", "alexnet.training.optim:paper_sgd"),
+    "sgd": Choice("PyTorch's SGD with momentum", "alexnet.training.optim:sgd"),
+    "adamw": Choice("AdamW", "alexnet.training.optim:adamw"),
+    "lars": Choice("LARS, for batches of thousands (You et al. 2017)", "alexnet.training.optim:lars"),
+}
+
+# Functions of (recipe, progress) that return the learning rate as a fraction of its peak.
+SCHEDULES: dict[str, Choice] = {
+    "cosine": Choice("half a cosine wave from the peak to 0", "alexnet.training.schedule:cosine"),
+    "plateau": Choice(
+        "divided by 10 when the validation error has stopped falling (paper, section 5)",
+        "alexnet.training.schedule:plateau",
+    ),
+    "multistep": Choice("divided by 10 at the epochs of lr_milestones", "alexnet.training.schedule:multistep"),
+    "poly": Choice("(1 − t)², from the peak to 0", "alexnet.training.schedule:poly"),
+    "constant": Choice("the peak", "alexnet.training.schedule:constant"),
+}
+
+
+def lookup(registry: Mapping[str, Choice], name: str) -> Any:
+    """The function that implements ``name``. Raises :class:`RecipeError` for a name that is not in the registry."""
+    if name not in registry:
+        raise RecipeError(f"unknown name {name!r}. {did_you_mean(name, registry)}")
+    return pkgutil.resolve_name(registry[name].function)
+
+
+def help_lines(registry: Mapping[str, Choice]) -> str:
+    """All choices with their help, on one line: ``cosine: … | plateau: …``."""
+    return " | ".join(f"{name}: {choice.help}" for name, choice in registry.items())
+
+
+_INTERVAL = re.compile(r"(\d+(?:\.\d+)?)\s*(min|minutes?|steps?|epochs?)")
+
+
+class Interval(NamedTuple):
+    """How often something happens: every ``amount`` of ``unit``.
+
+    Steps and epochs are integers of at least 1. Minutes may be a fraction, or 0 for every step.
+    """
+
+    amount: float
+    unit: Literal["min", "step", "epoch"]
+
+
+def parse_interval(text: str, option: str) -> Interval:
+    """Parse the value of ``option``: ``5min``, ``500steps`` or ``1epoch``. Raises :class:`RecipeError`."""
+    match = _INTERVAL.fullmatch(text.strip())
+    expected = "a number and min, steps or epochs, such as 5min, 500steps or 1epoch"
+    if match is None:
+        raise RecipeError(f"{option} is {text!r}", expected)
+    amount = float(match[1])
+    if match[2].startswith("min"):
+        return Interval(amount, "min")
+    if amount < 1 or amount != int(amount):
+        raise RecipeError(f"{option} is {text!r}", f"{expected}; steps and epochs are integers of at least 1")
+    return Interval(amount, "step" if match[2].startswith("step") else "epoch")
+
+
+def parse_layer_ranges(text: str, option: str) -> tuple[tuple[str, str], ...]:
+    """Parse ``conv1..conv5,fc6`` into (("conv1", "conv5"), ("fc6", "fc6")): first and last layer of each range.
+
+    Raises :class:`RecipeError` for text of another form.
+    """
+    ranges = []
+    for part in _parts(text):
+        first, dots, last = (name.strip() for name in part.partition(".."))
+        if not first or (dots and not last) or ".." in last or "=" in part:
+            raise RecipeError(f"{option} is {text!r}", "layers and ranges of them: conv1,conv3..conv5")
+        ranges.append((first, last or first))
+    return tuple(ranges)
+
+
+def parse_layer_values(text: str, option: str) -> dict[str, float]:
+    """Parse ``conv1=0,fc10=1`` into {"conv1": 0.0, "fc10": 1.0}. Raises :class:`RecipeError`."""
+    values: dict[str, float] = {}
+    for part in _parts(text):
+        name, equals, number = (piece.strip() for piece in part.partition("="))
+        value = _number(number)
+        if not name or not equals or value is None or name in values:
+            raise RecipeError(f"{option} is {text!r}", "a number from 0 to 1000 for each layer, once: conv1=0,fc10=1")
+        values[name] = value
+    return values
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")] if text.strip() else []
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and 0 <= value <= 1000 else None
 
 
 class Range(NamedTuple):

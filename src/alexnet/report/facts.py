@@ -12,19 +12,17 @@ from alexnet.bundle import Bundle, find_bundle, weights_sha256
 from alexnet.bundle.integrity import read_config
 from alexnet.data.remote import local_path
 from alexnet.data.sources import is_store
-from alexnet.data.sources.options import DataOptions
-from alexnet.data.sources.selection import regroup_images
+from alexnet.data.sources.options import DataOptions, regroup_images
 from alexnet.data.store import Store, recorded_store
 from alexnet.doctor.findings import Report as Diagnosis
 from alexnet.doctor.images import Phases
 from alexnet.errors import AlexNetError, DataError, counted
 from alexnet.evaluation.calibration import NO_TEMPERATURE
-from alexnet.formatting import duration
 from alexnet.recipe import Recipe
+from alexnet.terminal import duration
 from alexnet.training.logger import read_events, read_rows
-from alexnet.training.provenance import Provenance
 from alexnet.training.run_data import data_of_run, options_of_run
-from alexnet.training.run_folder import read_start
+from alexnet.training.run_folder import Provenance, read_start
 
 Row = tuple[str, str]  # a name and its value
 

@@ -22,8 +22,7 @@ from alexnet.serve.engine import Engine, ImageResult, RequestOptions
 from alexnet.serve.explain import Method
 from alexnet.serve.limits import RequestRejected
 from alexnet.serve.middleware import App, RequestMiddleware, error_body, rejection_headers
-from alexnet.serve.requests import body_memory, read_images
-from alexnet.serve.schemas import error_responses
+from alexnet.serve.schemas import body_memory, error_responses, read_images
 from alexnet.serve.service import Service
 
 PAGE = Path(__file__).with_name("page")

@@ -19,7 +19,7 @@ from alexnet.errors import AlexNetError, ImageError, ServerError, reason
 from alexnet.serve import logs
 from alexnet.serve.engine import Engine, ImageResult, PreparedImage, RequestOptions
 from alexnet.serve.limits import AdmissionController, Limits, RequestRejected
-from alexnet.serve.requests import Upload
+from alexnet.serve.schemas import Upload
 
 T = TypeVar("T")
 State = Literal["loading", "ready", "draining"]

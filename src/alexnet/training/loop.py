@@ -18,7 +18,7 @@ from alexnet.loader.loader import Batch, Loader
 from alexnet.models.layers import set_rows
 from alexnet.training import optim
 from alexnet.training.async_checkpoint import AsyncCheckpointer
-from alexnet.training.distributed.tensor_parallel import ShardedNetwork
+from alexnet.training.distributed.sharding import ShardedNetwork
 from alexnet.training.distributed.world import partition
 from alexnet.training.logger import RunLogger
 from alexnet.training.runtime import Stop

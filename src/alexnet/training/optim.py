@@ -1,6 +1,6 @@
-"""Optimizers, their parameter groups, frozen layers and gradient clipping.
+"""Optimizers, their parameter groups, frozen layers, weight constraints and gradient clipping.
 
-``OPTIMIZERS`` in ``recipe/registry.py`` lists the optimizers. Each is a function of (parameter groups, recipe) here.
+``OPTIMIZERS`` in ``recipe/fields.py`` lists the optimizers. Each is a function of (parameter groups, recipe) here.
 
 A recipe names layers as the network does (``conv1``, torchvision's ``features.0``). A name also stands for all layers
 inside it (``features``) or for a single parameter (``fc7.bias``).
@@ -8,13 +8,26 @@ inside it (``features``) or for a single parameter (``fc7.bias``).
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import torch
 from torch import Tensor, nn
 
 from alexnet.errors import RecipeError, did_you_mean
 from alexnet.recipe import OPTIMIZERS, Recipe, lookup, option, parse_layer_ranges, parse_layer_values
+
+
+class WeightConstraint(Protocol):
+    """What a step may not change."""
+
+    def begin(
+        self, network: nn.Module, others: "list[nn.Module]", optimizer: torch.optim.Optimizer, done: float
+    ) -> None:
+        """Before a step, ``done`` (0 … 1) of the training being over; ``others`` follow the network (its average)."""
+
+    def gradients(self, network: nn.Module) -> None:
+        """Between the backward pass and the update."""
+
 
 Groups = list[dict[str, Any]]
 

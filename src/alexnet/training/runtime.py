@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet import kernels
-from alexnet.kernels import bf16_autocast, winograd
+from alexnet.kernels import backend, winograd
 from alexnet.recipe import Recipe
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -59,7 +59,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     """
     if wanted != "auto":
         return wanted
-    return "bf16" if bf16_autocast.bf16_is_faster(device) else "fp32"
+    return "bf16" if backend.bf16_is_faster(device) else "fp32"
 
 
 def resolve_auto(recipe: Recipe, device: torch.device) -> Recipe:
@@ -71,7 +71,7 @@ def resolve_auto(recipe: Recipe, device: torch.device) -> Recipe:
     """
     precision, convolution = choose_precision(recipe.precision, device), recipe.convolution
     if convolution == "auto":
-        in_float32 = device.type == "cpu" and (precision == "fp32" or not bf16_autocast.bf16_is_faster(device))
+        in_float32 = device.type == "cpu" and (precision == "fp32" or not backend.bf16_is_faster(device))
         fewer = in_float32 and winograd.is_available()
         convolution = "winograd" if fewer else "plain"
     return recipe.replace(precision=precision, convolution=convolution)

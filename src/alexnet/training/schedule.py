@@ -1,7 +1,7 @@
 """Learning rate schedules, and the learning rate of each step of a run.
 
 A schedule is a function of (recipe, progress) that returns the learning rate as a fraction of its peak; the dict
-``SCHEDULES`` in ``recipe/registry.py`` lists them.
+``SCHEDULES`` in ``recipe/fields.py`` lists them.
 """
 
 import math

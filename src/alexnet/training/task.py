@@ -22,8 +22,7 @@ from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe, is_overridden, option
 from alexnet.training import optim, runtime
-from alexnet.training.layer_file_optimizer import LayerFileOptimizer
-from alexnet.training.layer_files import data_of
+from alexnet.training.layer_files import LayerFileOptimizer, data_of
 from alexnet.training.schedule import LRSchedule
 
 

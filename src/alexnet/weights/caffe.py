@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import BundleError
-from alexnet.weights import protobuf_reader
-from alexnet.weights.files import read_bytes
+from alexnet.weights import files
+from alexnet.weights.files import DamagedError, fields, integer, integers, message, numbers, read_bytes, text
 from alexnet.weights.matching import ImportedWeights, Step, as_float32
-from alexnet.weights.protobuf_reader import DamagedError, fields, integer, integers, message, numbers, text
 
 # Fields of a layer by number: name, type, blobs, and the parameters of its kind.
 _CURRENT = {1: "name", 2: "type", 7: "blob", 106: "convolution", 118: "norm", 121: "pool"}
@@ -137,8 +136,8 @@ def _values(part: memoryview, names: dict[int, str], defaults: dict[str, float])
         name = names.get(entry.number)
         if name is None:
             continue
-        is_float = entry.kind == protobuf_reader.FOUR
-        values = numbers(entry, protobuf_reader.FOUR).tolist() if is_float else integers(entry)
+        is_float = entry.kind == files.FOUR
+        values = numbers(entry, files.FOUR).tolist() if is_float else integers(entry)
         if values:
             result[name] = values[-1]
     return result
@@ -171,7 +170,7 @@ def _blob(part: memoryview) -> NDArray[Any]:
         elif entry.number == 7:
             shape = [size for dim in fields(message(entry)) if dim.number == 1 for size in integers(dim)]
         elif entry.number in (5, 8):
-            chunks.append(numbers(entry, protobuf_reader.FOUR if entry.number == 5 else protobuf_reader.EIGHT))
+            chunks.append(numbers(entry, files.FOUR if entry.number == 5 else files.EIGHT))
     values = chunks[0] if len(chunks) == 1 else np.concatenate([np.zeros(0, np.float32), *chunks])
     shape = [legacy.get(i, 1) for i in (1, 2, 3, 4)] if legacy or shape is None else shape
     if len(shape) > _MAX_DIMENSIONS or not all(0 <= size < 1 << 31 for size in shape):

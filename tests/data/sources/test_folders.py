@@ -6,7 +6,7 @@ import pytest
 
 from alexnet.data.decode import EXTENSIONS
 from alexnet.data.sources import open_source
-from alexnet.data.sources.names import SUFFIXES, is_image_name
+from alexnet.data.sources.source import SUFFIXES, is_image_name
 from alexnet.errors import DataError
 from data.conftest import counts, png_bytes
 

@@ -10,7 +10,7 @@ from PIL import Image
 from alexnet.data.sources import open_source
 from alexnet.data.sources.folders import image_files
 from alexnet.data.sources.layout import LayoutOptions
-from alexnet.data.sources.names import split_words
+from alexnet.data.sources.source import split_words
 from alexnet.errors import DataError
 from data.conftest import counts, png_bytes
 

@@ -3,8 +3,7 @@
 import pytest
 
 from alexnet.data.prepare import check, prepare
-from alexnet.data.sources.options import DataOptions
-from alexnet.data.sources.selection import exclude_images, group_images, regroup_images
+from alexnet.data.sources.options import DataOptions, exclude_images, group_images, regroup_images
 from alexnet.data.sources.source import Sample, Source
 from alexnet.data.splits import assign_splits
 from alexnet.errors import DataError

@@ -8,8 +8,7 @@ from alexnet.errors import ModelError, RecipeError, RunError
 from alexnet.experiments.claims import plan as plan_module
 from alexnet.experiments.claims.plan import ClaimConfig, make_plan
 from alexnet.experiments.claims.registry import CLAIMS, get_claim
-from alexnet.experiments.dataset import Dataset
-from alexnet.experiments.runner import check_same_plan
+from alexnet.experiments.runner import Dataset, check_same_plan
 
 SMALL = Dataset("cifar10", None, None, photos=False, hflip=True)
 PHOTOS = Dataset("photos", None, None, photos=True, hflip=True)

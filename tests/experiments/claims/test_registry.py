@@ -3,7 +3,7 @@
 import pytest
 
 from alexnet.errors import RecipeError
-from alexnet.experiments.claims.criteria import CRITERIA
+from alexnet.experiments.claims.plan import CRITERIA
 from alexnet.experiments.claims.registry import CLAIMS, get_claim
 from alexnet.models import list_models
 

@@ -14,12 +14,10 @@ from alexnet.api import DataOptions, evaluate
 from alexnet.errors import BundleError, Interrupted, RunError, TrainingError
 from alexnet.evaluation.metrics import Scores
 from alexnet.experiments import runner
-from alexnet.experiments.claims.criteria import epochs_to_error
-from alexnet.experiments.claims.plan import ClaimConfig, make_plan
+from alexnet.experiments.claims.plan import ClaimConfig, epochs_to_error, make_plan
 from alexnet.experiments.claims.registry import CLAIMS, get_claim
 from alexnet.experiments.claims.run import run_claim
-from alexnet.experiments.dataset import open_dataset
-from alexnet.experiments.runner import Job, TrainedModel, get_or_train
+from alexnet.experiments.runner import Job, TrainedModel, get_or_train, open_dataset
 from alexnet.recipe import Recipe
 from alexnet.training import loop
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.experiments.contest.budget import next_share
 from alexnet.experiments.contest.plan import FINAL_FRACTION
+from alexnet.experiments.contest.train import next_share
 
 
 def test_shares_are_equal_until_a_contestant_takes_too_long():

@@ -14,7 +14,7 @@ from alexnet.experiments.contest.plan import (
     get_contestants,
     make_plan,
 )
-from alexnet.experiments.dataset import open_dataset
+from alexnet.experiments.runner import open_dataset
 from alexnet.models import list_models, list_torchvision_models
 
 pytest.importorskip("torchvision.models")

@@ -16,18 +16,17 @@ from alexnet.data.store import Split
 from alexnet.errors import BundleError, Interrupted, RecipeError, RunError
 from alexnet.evaluation.intervals import mcnemar
 from alexnet.experiments import runner, time_budget
-from alexnet.experiments.contest import budget as budget_module
 from alexnet.experiments.contest import plan as plan_module
 from alexnet.experiments.contest import train
-from alexnet.experiments.contest.budget import fit_plan, reduce_epochs
+from alexnet.experiments.contest import train as budget_module
 from alexnet.experiments.contest.plan import CONTESTANTS, Contestant, ContestConfig, make_plan
 from alexnet.experiments.contest.run import run_contest
-from alexnet.experiments.contest.train import Predictions, TimeLog
-from alexnet.experiments.dataset import display_name, open_dataset
+from alexnet.experiments.contest.train import Predictions, TimeLog, fit_plan, reduce_epochs
 from alexnet.experiments.fisher import train as fisher
+from alexnet.experiments.runner import display_name, open_dataset
 from alexnet.experiments.time_budget import SAFETY_FACTOR, TrainingSpeed, fit_epochs
 from alexnet.training import loop
-from alexnet.training.provenance import times_tested
+from alexnet.training.run_folder import times_tested
 
 pytest.importorskip("cv2")
 pytest.importorskip("torchvision.models")

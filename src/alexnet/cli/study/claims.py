@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
-from alexnet.cli.options import DataArguments, data_options
-from alexnet.cli.parser import Flag, option
+from alexnet.cli.parser import DataArguments, Flag, data_options, option
 from alexnet.errors import DataError
 
 if TYPE_CHECKING:
     from alexnet.api import DataOptions
     from alexnet.experiments.claims.run import ClaimResult
-    from alexnet.experiments.dataset import Dataset
-    from alexnet.experiments.measurement import Measurement
+    from alexnet.experiments.runner import Dataset, Measurement
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def run(argv: list[str]) -> int:
     claim = get_claim(args.name)
     from alexnet.experiments.claims.plan import ClaimConfig, default_folder, make_plan
     from alexnet.experiments.claims.run import run_claim
-    from alexnet.experiments.dataset import display_name
+    from alexnet.experiments.runner import display_name
 
     config = ClaimConfig(args.quick, args.seeds, args.epochs, args.lrs, args.images, args.train_error)
     options = data_options(args.source)
@@ -78,7 +76,7 @@ def run(argv: list[str]) -> int:
 
 
 def _open_dataset(data: str | None, options: "DataOptions") -> "Dataset":
-    from alexnet.experiments.dataset import open_dataset
+    from alexnet.experiments.runner import open_dataset
 
     if data is not None:
         return open_dataset(data, options)

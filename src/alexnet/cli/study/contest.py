@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
-from alexnet.cli.options import DataArguments, data_options
-from alexnet.cli.parser import Flag, option
+from alexnet.cli.parser import DataArguments, Flag, data_options, option
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def run(argv: list[str]) -> int:
         raise RecipeError("contest needs DATA", "digits, a folder, a store or the name of a set")
     from alexnet.experiments.contest.plan import ContestConfig, default_folder, make_plan
     from alexnet.experiments.contest.run import run_contest
-    from alexnet.experiments.dataset import display_name, open_dataset
+    from alexnet.experiments.runner import display_name, open_dataset
 
     nets = () if args.nets is None else tuple(name.strip() for name in args.nets.split(",") if name.strip())
     config = ContestConfig(nets, args.budget, args.epochs, args.pretrained, args.seed, args.image_size, args.images)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
-from alexnet.cli.options import DataArguments, data_options
-from alexnet.cli.parser import Flag, option
+from alexnet.cli.parser import DataArguments, Flag, data_options, option
 from alexnet.errors import RecipeError
 
 if TYPE_CHECKING:
-    from alexnet.experiments.measurement import Measurement
     from alexnet.experiments.residual_depth import DepthResult
+    from alexnet.experiments.runner import Measurement
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ def run(argv: list[str]) -> int:
     args: DepthArguments = parser.parse(DepthArguments, argv, "study depth")
     if args.data is None:
         raise RecipeError("depth needs DATA", "digits, cifar10, a folder, a store or the name of a set")
-    from alexnet.experiments.dataset import display_name, open_dataset
     from alexnet.experiments.residual_depth import DepthConfig, default_folder, make_plan, run_depth
+    from alexnet.experiments.runner import display_name, open_dataset
 
     config = DepthConfig(args.quick, args.depths, args.seeds, args.epochs, args.budget, args.images)
     options = data_options(args.source)

@@ -13,9 +13,8 @@ from alexnet.data.sources.archives import is_archive, read_archive
 from alexnet.data.sources.builtin import SETS, read_builtin
 from alexnet.data.sources.folders import read_archives, read_folder, split_archives
 from alexnet.data.sources.layout import LayoutOptions
-from alexnet.data.sources.names import is_image_name
 from alexnet.data.sources.parquet import parquet_files, read_parquet
-from alexnet.data.sources.source import Problems, Sample, Source, path_text
+from alexnet.data.sources.source import Problems, Sample, Source, is_image_name, path_text
 from alexnet.data.sources.tables import is_table, read_table
 from alexnet.errors import DataError, did_you_mean
 

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from alexnet.data.sources.layout import File, LayoutOptions, Node
-from alexnet.data.sources.names import is_image_name, split_words
-from alexnet.data.sources.source import path_text
+from alexnet.data.sources.source import is_image_name, path_text, split_words
 from alexnet.data.sources.tables import lines_of
 from alexnet.errors import DataError
 

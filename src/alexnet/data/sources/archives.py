@@ -14,8 +14,16 @@ from typing import BinaryIO, NamedTuple
 
 from alexnet.data.sources.annotations import labels_of
 from alexnet.data.sources.layout import MAX_DEPTH, File, Layout, LayoutOptions, Node, Unused
-from alexnet.data.sources.names import is_image_name, is_label_file, is_tool_file, is_tool_folder
-from alexnet.data.sources.source import Problems, Source, path_text, stamp_of
+from alexnet.data.sources.source import (
+    Problems,
+    Source,
+    is_image_name,
+    is_label_file,
+    is_tool_file,
+    is_tool_folder,
+    path_text,
+    stamp_of,
+)
 from alexnet.errors import DataError, ImageError
 
 MAX_MEMBERS = 500_000  # files in one tar; ILSVRC's largest has 50,000

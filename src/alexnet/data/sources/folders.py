@@ -20,8 +20,19 @@ from pathlib import Path
 from alexnet.data.sources.annotations import TRUTHS, labels_of
 from alexnet.data.sources.archives import tree_of
 from alexnet.data.sources.layout import MAX_DEPTH, File, Layout, LayoutOptions, Node, Unused
-from alexnet.data.sources.names import SPLITS, is_image_name, is_label_file, is_text_name, is_tool_file, is_tool_folder
-from alexnet.data.sources.source import Problems, Source, path_text, read_image, stamp_of
+from alexnet.data.sources.source import (
+    SPLITS,
+    Problems,
+    Source,
+    is_image_name,
+    is_label_file,
+    is_text_name,
+    is_tool_file,
+    is_tool_folder,
+    path_text,
+    read_image,
+    stamp_of,
+)
 from alexnet.data.sources.tables import read_tables, split_tables
 from alexnet.errors import DataError
 

@@ -11,8 +11,17 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-from alexnet.data.sources.names import split_words
-from alexnet.data.sources.source import Problems, Row, Sample, Source, class_name, make_source, path_text, refuse
+from alexnet.data.sources.source import (
+    Problems,
+    Row,
+    Sample,
+    Source,
+    class_name,
+    make_source,
+    path_text,
+    refuse,
+    split_words,
+)
 from alexnet.errors import DataError, counted
 
 MAX_DEPTH = 100  # levels of nested folders; a name in a tar may have 250,000

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.sources.names import SPLITS
-from alexnet.data.sources.source import Problems, Row, Sample, Source, make_source, path_text, stamp_of
+from alexnet.data.sources.source import SPLITS, Problems, Row, Sample, Source, make_source, path_text, stamp_of
 from alexnet.errors import DataError, ImageError, printable
 from alexnet.schema import class_fault, parse_json
 

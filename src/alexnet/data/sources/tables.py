@@ -15,17 +15,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet.data.sources.layout import LayoutOptions
-from alexnet.data.sources.names import SPLITS, SUFFIXES, is_image_name, is_text_name, is_tool_folder, split_words
 from alexnet.data.sources.source import (
+    SPLITS,
+    SUFFIXES,
     Problems,
     Row,
     Sample,
     Source,
     class_name,
+    is_image_name,
+    is_text_name,
+    is_tool_folder,
     make_source,
     path_text,
     read_image,
     refuse,
+    split_words,
     stamp_of,
 )
 from alexnet.errors import DataError, counted

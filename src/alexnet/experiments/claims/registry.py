@@ -10,7 +10,7 @@ A claim is defined, planned, run and judged in this package:
    finished trainings and resumes interrupted ones. The test split selects nothing.
 4. **Judged** by ``criteria.py``: the criterion measures one value per seed, always "paper's configuration against the
    other". Student's 95 % confidence interval over seeds decides: "holds" if it lies on the claim's side of no
-   difference, "does not hold" if on the other side, otherwise "inconclusive" (``experiments/measurement.py``).
+   difference, "does not hold" if on the other side, otherwise "inconclusive" (``experiments/runner.py``).
 
 To add a claim, add an entry to ``CLAIMS``. A new kind of measurement is a new function in ``criteria.CRITERIA``.
 """
@@ -43,7 +43,7 @@ class Claim:
     """Where the paper makes the statement."""
     statement: str
     criterion: CriterionName
-    """Key of :data:`alexnet.experiments.claims.criteria.CRITERIA`."""
+    """Key of :data:`alexnet.experiments.claims.plan.CRITERIA`."""
     variants: tuple[Variant, ...]
     published: Mapping[str, str] = field(default_factory=dict)
     """The paper's figures by measured quantity: ``top1`` and ``top5`` in points, ``ratio``, ``gap``."""

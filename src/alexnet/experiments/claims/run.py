@@ -9,11 +9,19 @@ from typing import Any
 from alexnet.data.atomic_io import json_bytes, write_file
 from alexnet.data.sources.options import DataOptions
 from alexnet.errors import TrainingError
-from alexnet.experiments.claims.criteria import CRITERIA
-from alexnet.experiments.claims.plan import Plan
-from alexnet.experiments.dataset import Dataset, prepare_store
-from alexnet.experiments.measurement import Measurement, Verdict, overall_verdict
-from alexnet.experiments.runner import Job, Runner, TrainedModel, check_same_plan, read_plan
+from alexnet.experiments.claims.plan import CRITERIA, Plan
+from alexnet.experiments.runner import (
+    Dataset,
+    Job,
+    Measurement,
+    Runner,
+    TrainedModel,
+    Verdict,
+    check_same_plan,
+    overall_verdict,
+    prepare_store,
+    read_plan,
+)
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,7 @@ def _model_dict(model: TrainedModel, plan: Plan) -> dict[str, Any]:
 
 
 def _draw(result: ClaimResult) -> None:
-    from alexnet.plots import claims as plot
+    from alexnet.plots import studies as plot
 
     plan, speed = result.plan, result.plan.claim.criterion == "epochs_to_error"
     lines = [
@@ -160,12 +168,12 @@ def _draw(result: ClaimResult) -> None:
         for style, (name, models) in enumerate(_by_variant(plan, result.models).items())
         for model in models
     ]
-    plot.draw(
+    plot.draw_claims(
         f"{plan.claim.name}: {result.verdict}",
         f"{plan.data}, {result.counts['train']} training images, {plan.seeds} seed{'s' * (plan.seeds > 1)}",
         lines,
         100 * plan.train_error,
-        [plot.Bar(label, values) for label, values in result.numbers.items()],
+        [plot.ClaimBar(label, values) for label, values in result.numbers.items()],
         f"Epochs to {100 * plan.train_error:g} % training error" if speed else "Top-1 error in %",
         result.image,
     )

@@ -7,9 +7,8 @@ from typing import Any
 
 from alexnet import recipe as recipes
 from alexnet.errors import RecipeError, did_you_mean
-from alexnet.experiments.dataset import Dataset
 from alexnet.experiments.fisher.features import opencv
-from alexnet.experiments.runner import check_same_plan, read_plan
+from alexnet.experiments.runner import Dataset, check_same_plan, read_plan
 from alexnet.experiments.time_budget import format_duration, parse_duration, with_epochs
 from alexnet.models import create_model
 from alexnet.recipe import Recipe

@@ -17,30 +17,34 @@ from alexnet.data.atomic_io import json_bytes, write_file
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import RunError
-from alexnet.experiments.contest.budget import MEASURING, fit_plan, next_share, reduce_epochs
-from alexnet.experiments.contest.latency import Latency, load_predictor, measure_latency
 from alexnet.experiments.contest.plan import FINAL_FRACTION, FISHER, Contestant, ContestPlan, check_folder
 from alexnet.experiments.contest.results import (
     IN_2012,
+    Latency,
     ResultRow,
     csv_text,
     draw,
+    load_predictor,
     markdown,
+    measure_latency,
     result_rows,
     verdict,
 )
 from alexnet.experiments.contest.train import (
+    MEASURING,
     ContestantResult,
     Predictions,
     TimeLog,
+    fit_plan,
+    next_share,
     read_result,
+    reduce_epochs,
     train_fisher,
     train_network,
 )
-from alexnet.experiments.dataset import Dataset, prepare_store
 from alexnet.experiments.fisher.classifier import FisherSettings
 from alexnet.experiments.fisher.train import fit_settings
-from alexnet.experiments.runner import read_file
+from alexnet.experiments.runner import Dataset, prepare_store, read_file
 from alexnet.experiments.time_budget import SAFETY_FACTOR, format_duration
 from alexnet.recipe import Recipe
 from alexnet.system import choose_device

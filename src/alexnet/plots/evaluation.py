@@ -1,5 +1,6 @@
-"""The confusion matrix: counts up to 20 classes, a heat map for more."""
+"""Plots of an evaluation: confusion matrix, reliability diagram, risk-coverage curve."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import DataError
+from alexnet.evaluation.calibration import Bin, RiskCoverage, SelectiveMetrics
 from alexnet.plots import canvas
 
 if TYPE_CHECKING:
@@ -20,12 +22,12 @@ ROOM = 1.7  # inches for a class name
 LARGEST = 3000  # pixels of the heat map's side at most: a cell is a pixel or more up to this many classes
 
 
-def draw(matrix: NDArray[np.integer[Any]], classes: list[str], path: Path | str) -> Path:
+def draw_confusion(matrix: NDArray[np.integer[Any]], classes: list[str], path: Path | str) -> Path:
     """Draw counts [K, K], true classes in rows and predicted ones in columns, to a PNG. Raises DataError."""
-    return canvas.save(figure(matrix, classes), path)
+    return canvas.save(confusion_figure(matrix, classes), path)
 
 
-def figure(matrix: NDArray[np.integer[Any]], classes: list[str]) -> "Figure":
+def confusion_figure(matrix: NDArray[np.integer[Any]], classes: list[str]) -> "Figure":
     """The figure, before it is saved."""
     _check(matrix, classes)
     side = _inches(len(classes))
@@ -132,3 +134,72 @@ def _check(matrix: NDArray[np.integer[Any]], classes: list[str]) -> None:
         raise DataError(f"a confusion matrix of {matrix.dtype}, lowest {matrix.min()}", "counts: integers from 0 on")
     if not matrix.any():
         raise DataError("a confusion matrix without images", todo="evaluate a split that has some")
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw_reliability(bins: Sequence[Bin], path: Path | str) -> Path:
+    """Draw a reliability diagram to a PNG. Raises DataError where no bin has an image."""
+    return canvas.save(reliability_figure(bins), path)
+
+
+def reliability_figure(bins: Sequence[Bin]) -> "Figure":
+    """The figure, before it is saved."""
+    full = [one for one in bins if one.count]
+    if not full:
+        raise DataError("a reliability diagram of no images", "one image at least")
+    fig = canvas.new_figure(6.2, 6.0)
+    axes, below = fig.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    for plot in (axes, below):
+        canvas.plain(plot)
+    axes.plot([0, 100], [0, 100], color=canvas.GRAY, linewidth=1, linestyle="--")
+    axes.annotate("perfectly calibrated", (28, 31), size=8, color=canvas.GRAY, rotation=42, ha="center")
+    x, y = [100 * one.confidence for one in full], [100 * one.accuracy for one in full]
+    reach = [
+        [100 * max(0.0, one.accuracy - one.accuracy_low) for one in full],
+        [100 * max(0.0, one.accuracy_high - one.accuracy) for one in full],
+    ]
+    axes.errorbar(
+        x, y, yerr=reach, fmt="o", color=canvas.BLUE, ecolor=canvas.SKY, elinewidth=2, markersize=6, clip_on=False
+    )
+    axes.set_ylim(0, 102)
+    axes.set_ylabel("accuracy, %", color=canvas.INK)
+    axes.set_title("Reliability diagram (bars: 95 % CI)", size=11, color=canvas.INK)
+    for one in full:
+        below.bar(50 * (one.low + one.high), one.count, width=92 * (one.high - one.low), color=canvas.SKY)
+    below.set_ylabel("images", color=canvas.INK)
+    below.set_xlim(0, 100)
+    below.set_xlabel("probability of the top-1 prediction, %", color=canvas.INK)
+    return fig
+
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
+
+
+def draw_risk_coverage(curve: RiskCoverage, marked: "Sequence[SelectiveMetrics]", path: Path | str) -> Path:
+    """Draw the curve to a PNG, with a point for each threshold in ``marked``."""
+    return canvas.save(risk_coverage_figure(curve, marked), path)
+
+
+def risk_coverage_figure(curve: RiskCoverage, marked: "Sequence[SelectiveMetrics]") -> "Figure":
+    """The figure, before it is saved."""
+    fig = canvas.new_figure(6.2, 4.6)
+    axes = canvas.plain(fig.subplots())
+    x, y = [100 * c for c in curve.coverage], [100 * r for r in curve.risk]
+    axes.step(x, y, where="post", color=canvas.BLUE, linewidth=1.8)
+    for one in marked:
+        if one.answered:
+            point = (100 * one.coverage, 100 * one.error)
+            axes.plot(*point, "o", color=canvas.VERMILION, markersize=6)
+            axes.annotate(f"p ≥ {one.threshold:.2f}", point, xytext=(6, -12), textcoords="offset points", size=8)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, max(1.0, 1.1 * max(y[len(y) // 50 :])))
+    axes.set_xlabel("coverage, % of the images", color=canvas.INK)
+    axes.set_ylabel("error, % of the covered images", color=canvas.INK)
+    axes.set_title("Risk-coverage curve: error without the least confident predictions", size=11, color=canvas.INK)
+    return fig

@@ -1,0 +1,368 @@
+"""Plots of studies and benchmarks: throughput, claims, compression, contest, networks of increasing depth."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from alexnet.errors import DataError
+from alexnet.plots import canvas
+from alexnet.plots.canvas import BLUE, GRAY, INK, new_figure, plain, save
+from alexnet.terminal import shorten
+
+
+class Bars(NamedTuple):
+    """One group: its name, and (name, images per second, half of the spread, is this package) of each candidate."""
+
+    name: str
+    bars: Sequence[tuple[str, float, float, bool]]
+
+
+def draw_bench(groups: Sequence[Bars], title: str, path: Path) -> Path:
+    """Draw one panel per group, fastest first, as a PNG at ``path``."""
+    from matplotlib.ticker import MaxNLocator
+
+    heights = [0.34 * len(group.bars) + 0.75 for group in groups]
+    figure = new_figure(9.0, sum(heights) + 0.6)
+    grid = figure.add_gridspec(len(groups), 1, height_ratios=heights)
+    figure.suptitle(shorten(title, 100), fontsize=11, color=INK)
+    for row, group in enumerate(groups):
+        axes = plain(figure.add_subplot(grid[row, 0]))
+        bars = sorted(group.bars, key=lambda bar: bar[1])
+        rates = [rate for _, rate, _, _ in bars]
+        drawn = axes.barh(
+            [shorten(name, 44) for name, *_ in bars],
+            rates,
+            xerr=[spread for _, _, spread, _ in bars],
+            color=[BLUE if ours else GRAY for *_, ours in bars],
+            ecolor=INK,
+            height=0.66,
+        )
+        axes.bar_label(
+            drawn, [f" {rate:,.0f}" if rate >= 10 else f" {rate:.2g}" for rate in rates], fontsize=8, color=INK
+        )
+        axes.set_title(f"{group.name}: images per second", loc="left", fontsize=10, color=INK)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(0, max(rate + spread for _, rate, spread, _ in bars) * 1.15)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    return save(figure, path)
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# The paper's way is blue and solid, as ReLU is solid in its Figure 1; what leaves something out is dashed.
+STYLES = ((canvas.BLUE, "-"), (canvas.VERMILION, "--"), (canvas.GREEN, "-."), (canvas.SKY, ":"))
+
+
+class Line(NamedTuple):
+    """One training: its network's name, training error in percent by epoch, and the number of its style."""
+
+    label: str
+    errors: Sequence[float]
+    style: int
+
+
+class ClaimBar(NamedTuple):
+    """What was measured of one thing, a value a seed."""
+
+    label: str
+    values: Sequence[float]
+
+
+def draw_claims(
+    title: str, subtitle: str, lines: Sequence[Line], level: float, bars: Sequence[ClaimBar], measured: str, path: Path
+) -> Path:
+    """Draw to a PNG at ``path``; ``level`` (percent) is marked in the curves unless it is 0. Raises DataError."""
+    return canvas.save(claims_figure(title, subtitle, lines, level, bars, measured), path)
+
+
+def claims_figure(
+    title: str, subtitle: str, lines: Sequence[Line], level: float, bars: Sequence[ClaimBar], measured: str
+) -> "Figure":
+    """The figure, before it is saved."""
+    if not lines or not bars:
+        raise DataError("a claim without trainings can not be drawn", "at least one of each network")
+    fig = canvas.new_figure(11, 2.9 + 0.42 * max(len(bars), 3))
+    left, right = fig.subplots(1, 2, width_ratios=[1.25, 1])
+    _curves(canvas.plain(left), lines, level)
+    _bars(canvas.plain(right), bars, measured)
+    fig.suptitle(title, x=0.01, ha="left", size=14, color=canvas.INK)
+    fig.supxlabel(subtitle, x=0.01, ha="left", size=9, color=canvas.GRAY)
+    return fig
+
+
+def _curves(axes: "Axes", lines: Sequence[Line], level: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    seen: set[str] = set()
+    for line in lines:
+        color, dashes = STYLES[line.style % len(STYLES)]
+        label = "" if line.label in seen else line.label
+        seen.add(line.label)
+        few = {"marker": "o", "markersize": 3.5} if len(line.errors) <= 15 else {}
+        epochs = range(1, len(line.errors) + 1)
+        axes.plot(epochs, line.errors, dashes, color=color, linewidth=1.6, alpha=0.85, label=label, **few)  # type: ignore[arg-type]
+    if level:
+        axes.axhline(level, color=canvas.GRAY, linewidth=1)
+        axes.annotate(
+            f"{level:g} %",
+            (1, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 3),
+            ha="right",
+            textcoords="offset points",
+            size=9,
+            color=canvas.GRAY,
+        )
+    axes.set_title("Training error in %", loc="left", size=11, color=canvas.INK)
+    axes.set_xlabel("epoch", size=9, color=canvas.GRAY)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_ylim(0, min(100, 1.05 * max(max(line.errors) for line in lines)) or 1)
+    axes.legend(frameon=False, fontsize=9, labelcolor=canvas.INK, loc="best", handlelength=2.6)
+
+
+def _bars(axes: "Axes", bars: Sequence[ClaimBar], measured: str) -> None:
+    """Horizontal bars to the mean, a dot a seed on them, the mean written at the end."""
+    longest = max(max(bar.values, default=0.0) for bar in bars) or 1.0
+    for row, bar in enumerate(bars):
+        values = [value for value in bar.values if math.isfinite(value)]
+        if not values:
+            continue
+        mean = sum(values) / len(values)
+        axes.barh(row, mean, height=0.55, color=canvas.PALE, zorder=1)
+        axes.plot(values, [row] * len(values), "o", color=canvas.BLUE, markersize=5, alpha=0.8, zorder=3)
+        end = max(*values, mean)
+        axes.annotate(
+            f"{mean:.2f}",
+            (end, row),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            size=10,
+            color=canvas.INK,
+        )
+    axes.set_yticks(range(len(bars)), [shorten(bar.label, 28) for bar in bars])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.2 * longest)
+    axes.grid(visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title(measured, loc="left", size=11, color=canvas.INK)
+    axes.set_xlabel("bar: mean; dots: seeds", size=9, color=canvas.GRAY)
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = tuple[str, int, float | None, tuple[float, float] | None]  # stage, bytes, validation top-1, its interval
+
+
+def draw_compression(rows: Sequence[Row], path: Path | str) -> Path:
+    """Draw the stages to a PNG. Raises DataError where there are none."""
+    return canvas.save(compression_figure(rows), path)
+
+
+def compression_figure(rows: Sequence[Row]) -> "Figure":
+    """The figure, before it is saved: bytes of the weights as bars, logarithmic; accuracy below, where known."""
+    if not rows:
+        raise DataError("a fig of no stages", "one stage at least")
+    known = [(place, top1, reach) for place, (_, _, top1, reach) in enumerate(rows) if top1 is not None and reach]
+    fig = canvas.new_figure(1.6 + 1.15 * len(rows), 5.6 if known else 3.6)
+    plots = fig.subplots(2 if known else 1, 1, sharex=True, squeeze=False)[:, 0]
+    sizes = canvas.plain(plots[0])
+    for place, (_, size, _, _) in enumerate(rows):
+        sizes.bar(place, size / 1e6, width=0.62, color=canvas.BLUE)
+        text = f"{size / 1e6:.3g} MB\n{rows[0][1] / size:.3g} ×"
+        sizes.annotate(text, (place, size / 1e6), xytext=(0, 3), textcoords="offset points", size=8, ha="center")
+    sizes.set_yscale("log")
+    sizes.minorticks_off()
+    sizes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # 10 to a power would be a formula
+    sizes.set_ylim(0.4 * min(row[1] for row in rows) / 1e6, 4 * max(row[1] for row in rows) / 1e6)
+    sizes.set_ylabel("weights, MB", color=canvas.INK)
+    sizes.set_title("Size and accuracy after each stage", size=11, color=canvas.INK)
+    if known:
+        below = canvas.plain(plots[1])
+        for place, top1, (low, high) in known:
+            reach = [[100 * (top1 - low)], [100 * (high - top1)]]
+            below.errorbar([place], [100 * top1], yerr=reach, fmt="o", color=canvas.VERMILION, elinewidth=1.5)
+            text = f"{100 * top1:.1f}"
+            below.annotate(text, (place, 100 * top1), xytext=(7, -3), textcoords="offset points", size=8)
+        below.set_ylabel("validation top-1, %\n(bars: 95 % CI)", color=canvas.INK)
+    plots[-1].set_xticks(range(len(rows)), [row[0] for row in rows])
+    plots[-1].set_xlim(-0.6, len(rows) - 0.4)
+    return fig
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class ContestBar(NamedTuple):
+    """A contestant: top-1 error and its interval in percent, milliseconds an image (0: not measured), seconds of
+    learning, and whether it is no network."""
+
+    label: str
+    error: float
+    low: float
+    high: float
+    milliseconds: float
+    seconds: float
+    classical: bool
+
+
+def draw_contest(title: str, subtitle: str, bars: Sequence[ContestBar], path: Path) -> Path:
+    """Draw to a PNG at ``path``. Raises DataError."""
+    return canvas.save(contest_figure(title, subtitle, bars), path)
+
+
+def contest_figure(title: str, subtitle: str, bars: Sequence[ContestBar]) -> "Figure":
+    """The figure, before it is saved."""
+    if not bars:
+        raise DataError("a contest without contestants can not be drawn", "at least one")
+    fig = canvas.new_figure(11.5, 1.9 + 0.45 * max(len(bars), 5))
+    left, right = fig.subplots(1, 2, width_ratios=[1.35, 1])
+    _errors(canvas.plain(left), bars)
+    _times(canvas.plain(right), bars)
+    fig.suptitle(title, x=0.01, ha="left", size=14, color=canvas.INK)
+    fig.supxlabel(subtitle, x=0.01, ha="left", size=9, color=canvas.GRAY)
+    return fig
+
+
+def _color(bar: ContestBar) -> str:
+    return canvas.VERMILION if bar.classical else canvas.BLUE
+
+
+def _errors(axes: "Axes", bars: Sequence[ContestBar]) -> None:
+    """Horizontal bars, the interval as a line through the end of each, the error written behind it."""
+    for row, bar in enumerate(bars):
+        axes.barh(row, bar.error, height=0.55, color=_color(bar), alpha=0.3, zorder=1)
+        axes.plot([bar.low, bar.high], [row, row], color=_color(bar), linewidth=2, solid_capstyle="butt", zorder=3)
+        axes.plot([bar.error], [row], "s" if bar.classical else "o", color=_color(bar), markersize=6, zorder=4)
+        axes.annotate(
+            f"{bar.error:.1f} %",
+            (bar.high, row),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            size=10,
+            color=canvas.INK,
+        )
+    axes.set_yticks(range(len(bars)), [shorten(bar.label, 28) for bar in bars])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.18 * max(max(bar.high for bar in bars), 0.1))
+    axes.grid(visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title("Top-1 test error in %, with 95 % CI", loc="left", size=11, color=canvas.INK)
+
+
+def _times(axes: "Axes", bars: Sequence[ContestBar]) -> None:
+    """Error against milliseconds an image where they were measured, else against the time of learning."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    measured = all(bar.milliseconds > 0 for bar in bars)
+    for number, bar in enumerate(bars, 1):
+        at = bar.milliseconds if measured else max(bar.seconds, 1e-3)
+        axes.plot([at], [bar.error], "s" if bar.classical else "o", color=_color(bar), markersize=7, zorder=3)
+        axes.annotate(str(number), (at, bar.error), xytext=(6, 4), textcoords="offset points", size=9, color=canvas.INK)
+    axes.set_xscale("log")
+    axes.margins(0.12)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.set_ylim(bottom=0, top=max(1.1 * max(bar.error for bar in bars), 0.1))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    what = "milliseconds per image, batch size 1" if measured else "seconds of training"
+    axes.set_xlabel(f"{what}\nnumbers: rows on the left; squares: classical methods", size=9, color=canvas.GRAY)
+    axes.set_title("Error in % against time", loc="left", size=11, color=canvas.INK)
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class Point(NamedTuple):
+    """A network: its layers, whether it has shortcuts, its errors in percent, a value a seed."""
+
+    depth: int
+    residual: bool
+    training: Sequence[float]
+    test: Sequence[float]
+
+
+class Curve(NamedTuple):
+    """One training: training error in percent by epoch."""
+
+    depth: int
+    residual: bool
+    errors: Sequence[float]
+
+
+def draw_depth(title: str, subtitle: str, points: Sequence[Point], curves: Sequence[Curve], path: Path) -> Path:
+    """Draw to a PNG at ``path``. Raises DataError."""
+    return canvas.save(depth_figure(title, subtitle, points, curves), path)
+
+
+def depth_figure(title: str, subtitle: str, points: Sequence[Point], curves: Sequence[Curve]) -> "Figure":
+    """The figure, before it is saved."""
+    if not points:
+        raise DataError("a depth study without networks can not be drawn", "at least one")
+    fig = canvas.new_figure(11.5, 4.6)
+    left, middle, right = fig.subplots(1, 3, width_ratios=[1.2, 1, 1])
+    _depth_curves(canvas.plain(left), curves)
+    top = 1.12 * max(*(e for p in points for e in (*p.training, *p.test)), 0.1)
+    for axes, what in ((middle, "Training"), (right, "Test")):
+        _by_depth(canvas.plain(axes), points, what, top)
+    fig.suptitle(title, x=0.01, ha="left", size=14, color=canvas.INK)
+    fig.supxlabel(subtitle, x=0.01, ha="left", size=9, color=canvas.GRAY)
+    return fig
+
+
+def _style(residual: bool) -> tuple[str, str, str]:
+    """Color, dashes, mark: told apart without color too."""
+    return (canvas.BLUE, "-", "o") if residual else (canvas.VERMILION, "--", "s")
+
+
+def _depth_curves(axes: "Axes", curves: Sequence[Curve]) -> None:
+    """As in figure 6 of the paper: thin lines for the shallow, thick for the deep."""
+    from matplotlib.ticker import MaxNLocator
+
+    depths = sorted({curve.depth for curve in curves})
+    for curve in curves:
+        color, dashes, _ = _style(curve.residual)
+        width = 0.8 + 2.0 * depths.index(curve.depth) / max(len(depths) - 1, 1)
+        epochs = range(1, len(curve.errors) + 1)
+        axes.plot(epochs, curve.errors, dashes, color=color, linewidth=width, alpha=0.85)
+        axes.annotate(
+            str(curve.depth),
+            (len(curve.errors), curve.errors[-1]),
+            xytext=(3, 0),
+            va="center",
+            textcoords="offset points",
+            size=8,
+            color=color,
+        )
+    axes.set_title("Training error in %, seed 0", loc="left", size=11, color=canvas.INK)
+    axes.set_xlabel("epoch; numbers: layers; thick lines: deep networks", size=9, color=canvas.GRAY)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_ylim(bottom=0)
+
+
+def _by_depth(axes: "Axes", points: Sequence[Point], what: str, top: float) -> None:
+    for residual in (False, True):
+        color, dashes, mark = _style(residual)
+        mine = sorted((p for p in points if p.residual is residual), key=lambda p: p.depth)
+        errors = [p.training if what == "Training" else p.test for p in mine]
+        means = [sum(values) / len(values) for values in errors]
+        depths = [p.depth for p in mine]
+        axes.plot(depths, means, dashes, color=color, linewidth=1.8, label="residual" if residual else "plain")
+        for depth, values in zip(depths, errors, strict=True):
+            axes.plot([depth] * len(values), values, mark, color=color, markersize=5, alpha=0.7)
+    axes.set_title(f"{what} error in %", loc="left", size=11, color=canvas.INK)
+    axes.set_xlabel("layers; line: mean; marks: seeds", size=9, color=canvas.GRAY)
+    axes.set_xticks(sorted({p.depth for p in points}))
+    axes.set_ylim(0, top)
+    axes.legend(frameon=False, fontsize=9, labelcolor=canvas.INK, loc="best", handlelength=2.6)
