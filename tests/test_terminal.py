@@ -11,8 +11,8 @@ import pytest
 
 from alexnet import cli
 from alexnet.cli import models, output, predict
-from alexnet.errors import AlexNetError, printable
-from alexnet.terminal import csv_cell, safe_output, styled_output
+from alexnet.errors import AlexNetError, RecipeError, printable
+from alexnet.terminal import csv_cell, format_duration, parse_duration, parse_size, safe_output, styled_output
 
 COMMANDS = [*cli.COMMANDS]
 HOSTILE = "a\x1b[31mb\x07c\x9b2Jd\u202ee\u2066f\rg\x7f\udcff"
@@ -174,3 +174,34 @@ def test_a_class_name_of_10000_characters_makes_no_row_of_as_many(printed):
 
     _, out, _ = printed(words)
     assert "x" * 199 in out and max(map(len, out.splitlines())) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("40min", 2400), ("90s", 90), ("1.5h", 5400), ("1h30min", 5400), ("2h 5min 10s", 7510), ("0.5min", 30)],
+)
+def test_durations_are_parsed(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["40", "", "min", "40 minutes", "-5min", "1d", "40min!", "nan"])
+def test_other_texts_are_refused(text):
+    with pytest.raises(RecipeError) as caught:
+        parse_duration(text)
+    assert str(caught.value) == f"--budget is {text!r}; must be a time such as 90s, 40min or 1.5h"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(8.34, "8.34 s"), (59.9, "59.9 s"), (60, "1 min"), (125, "2 min 5 s"), (5400, "1 h 30 min"), (119.7, "2 min")],
+)
+def test_durations_are_formatted(seconds, text):
+    assert format_duration(seconds) == text
+
+
+def test_sizes_as_people_write_them():
+    for text, value in (("7MB", 7_000_000), ("6.5 MiB", 6_815_744), ("800kb", 800_000), ("12", 12), ("1g", 10**9)):
+        assert parse_size(text, "--target-size") == value
+    for text in ("", "MB", "7 apples", "-1MB", "1e6"):
+        with pytest.raises(RecipeError, match="--target-size is"):
+            parse_size(text, "--target-size")

@@ -10,7 +10,7 @@ from .api import write_report as write_report
 from .errors import AlexNetError as AlexNetError
 from .export.classifier import Classifier as Classifier
 from .export.classifier import from_pretrained as from_pretrained
-from .export.export_run import export_model as export_model
+from .export.export import export_model as export_model
 from .export.exported_model import ExportedModel as ExportedModel
 from .export.prediction import Prediction as Prediction
 from .export.verify import verify as verify

@@ -4,13 +4,20 @@ Class names, file names and error messages contain text of other people. All of 
 """
 
 import codecs
+import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
-from alexnet.errors import printable
+from alexnet.errors import RecipeError, printable
+
+Progress = Callable[[int, int], None]  # called with the number of items done and their total
+
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_DURATION = r"(\d+(?:\.\d+)?)\s*(h|min|s)"
+_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def percent(fraction: float, decimals: int = 1) -> str:
@@ -35,11 +42,39 @@ def interval(low: float, high: float, decimals: int = 1) -> str:
     return f"{100 * low:.{decimals}f} to {percent(high, decimals)}"
 
 
-def duration(seconds: float) -> str:
-    """4000 -> ``1 h 6 min``."""
+def format_duration(seconds: float) -> str:
+    """Format seconds as ``1 h 30 min``, ``2 min 5 s`` or ``8.3 s``."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" + (f" {rest} s" if rest else "")
+
+
+def parse_duration(text: str, option: str = "--budget") -> float:
+    """Return the seconds of ``40min``, ``90s``, ``1.5h`` or ``1h30min``.
+
+    Raises:
+        RecipeError: Any other text. The message names ``option``.
+    """
+    parts = re.findall(_DURATION, text)
+    if not parts or re.sub(_DURATION, "", text).strip():
+        raise RecipeError(f"{option} is {text!r}", "a time such as 90s, 40min or 1.5h")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def parse_size(text: str, option: str) -> int:
+    """Return the bytes of ``7MB`` (7,000,000), ``800KB`` or ``6.5MiB``.
+
+    Raises:
+        RecipeError: Any other text. The message names ``option``.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?[iI]?[bB]?)", text.strip())
+    unit = match[2].upper() if match else ""
+    unit = unit if unit in _BYTES else unit + "B"
+    if match is None or unit not in _BYTES:
+        raise RecipeError(f"{option} is {text!r}", "a size such as 7MB, 800KB or 6.5MiB")
+    return round(float(match[1]) * _BYTES[unit])
 
 
 def shorten(text: str, limit: int) -> str:

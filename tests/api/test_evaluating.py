@@ -93,7 +93,7 @@ def test_the_command(runs, digits, capsys):
     words = ["evaluate", str(runs / "run-0"), str(runs / "run-1"), "--device", "cpu"]
     assert cli.run(words) == 0
     out = capsys.readouterr().out
-    assert "2 members alone on test" in out and "equal weights" in out and "test: 50 images, center view" in out
+    assert "2 members alone on test" in out and "equal weights" in out and "test: 50 images, center crop" in out
     bundles = [str(runs / "run-0" / "bundle"), str(runs / "run-1" / "bundle"), "--data", str(digits.path)]
     assert cli.run(["evaluate", *bundles, "--device", "cpu", "--fit-weights", "validation", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

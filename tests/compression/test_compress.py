@@ -10,13 +10,12 @@ import torch
 import alexnet
 from alexnet import api, cli
 from alexnet.bundle import Bundle, find_bundle
-from alexnet.cli.compress import size_in_bytes
 from alexnet.compression import compress as compression
 from alexnet.compression.deep import DeepCompression
 from alexnet.data.atomic_io import sha256_of
 from alexnet.data.run_file import write_run_file
 from alexnet.data.store_backend import fingerprint_of
-from alexnet.errors import AlexNetError, BundleError, RecipeError
+from alexnet.errors import AlexNetError, BundleError
 from alexnet.export.classifier import Classifier
 from alexnet.recipe import get_recipe
 from alexnet.schema import checksum_of
@@ -325,14 +324,6 @@ def test_tuning_is_kept_only_where_it_pays(run, digits, tmp_path, monkeypatch):
     monkeypatch.setattr("alexnet.compression.deep.LOSS_TOLERANCE", 1e9)
     left = api.compress(run, tmp_path / "left", target_size=60_000, compression_options=effort, device="cpu")
     assert "tuned" not in [stage.name for stage in left.stages]
-
-
-def test_sizes_as_people_write_them():
-    for text, value in (("7MB", 7_000_000), ("6.5 MiB", 6_815_744), ("800kb", 800_000), ("12", 12), ("1g", 10**9)):
-        assert size_in_bytes(text) == value
-    for text in ("", "MB", "7 apples", "-1MB", "1e6"):
-        with pytest.raises(RecipeError, match="--target-size is"):
-            size_in_bytes(text)
 
 
 def test_the_original_is_left_as_it_was(run, made):

@@ -10,8 +10,6 @@ from alexnet.experiments import time_budget
 from alexnet.experiments.time_budget import (
     TrainingSpeed,
     fit_epochs,
-    format_duration,
-    parse_duration,
     training_seconds,
     with_epochs,
 )
@@ -20,29 +18,6 @@ from alexnet.recipe import get_recipe
 MODERN = get_recipe("modern")  # small crops in 59 % of the epochs
 COUNTS = (1000, 100, 300)
 SPEED = TrainingSpeed(train_small=0.001, train_full=0.004, evaluate=0.002, overhead=5.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("40min", 2400), ("90s", 90), ("1.5h", 5400), ("1h30min", 5400), ("2h 5min 10s", 7510), ("0.5min", 30)],
-)
-def test_durations_are_parsed(text, seconds):
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["40", "", "min", "40 minutes", "-5min", "1d", "40min!", "nan"])
-def test_other_texts_are_refused(text):
-    with pytest.raises(RecipeError) as caught:
-        parse_duration(text)
-    assert str(caught.value) == f"--budget is {text!r}; must be a time such as 90s, 40min or 1.5h"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(8.34, "8.34 s"), (59.9, "59.9 s"), (60, "1 min"), (125, "2 min 5 s"), (5400, "1 h 30 min"), (119.7, "2 min")],
-)
-def test_durations_are_formatted(seconds, text):
-    assert format_duration(seconds) == text
 
 
 def test_training_seconds():

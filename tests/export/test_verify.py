@@ -278,7 +278,7 @@ def test_wrong_manifest_under_a_valid_checksum(onnx_file, tmp_path):
 
 def test_exit_status(saved_bundle, cifar, onnx_file, tmp_path, capsys):
     assert cli.run(["verify", str(saved_bundle)]) == 0
-    assert "answers as it must: 2 images" in capsys.readouterr().out
+    assert "equals the reference: 2 images" in capsys.readouterr().out
     assert cli.run(["verify", str(onnx_file), "--against", str(saved_bundle), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
     (tmp_path / "net.onnx").write_bytes(onnx_file.read_bytes()[:-1])

@@ -1,7 +1,6 @@
 """The command ``compress``."""
 
 import json
-import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +11,11 @@ from tyro.conf import Positional
 from alexnet.cli import output, parser
 from alexnet.cli.parser import DataArguments, Flag, data_options, option
 from alexnet.errors import RecipeError
+from alexnet.terminal import parse_size
 
 if TYPE_CHECKING:
     from alexnet.compression.compress import CompressionResult
     from alexnet.compression.stages import Stage
-
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def run(argv: list[str]) -> int:
     for name, low, high in (("epochs", 1, 10_000), ("tune_epochs", 0, 10_000), ("conv_bits", 1, 8), ("fc_bits", 1, 8)):
         if not low <= getattr(args, name) <= high:
             raise RecipeError(f"--{name.replace('_', '-')} is {getattr(args, name)}", f"from {low} to {high}")
-    target = None if args.target_size is None else size_in_bytes(args.target_size)
+    target = None if args.target_size is None else parse_size(args.target_size, "--target-size")
     from dataclasses import replace
 
     from alexnet import api
@@ -91,16 +89,6 @@ def run(argv: list[str]) -> int:
     result = replace(result, seconds=round(time.perf_counter() - started, 1))
     print(json.dumps(result.to_dict())) if args.json else _print(result)
     return 0
-
-
-def size_in_bytes(text: str) -> int:
-    """``7MB`` -> 7,000,000; raises :class:`RecipeError`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?[iI]?[bB]?)", text.strip())
-    unit = match[2].upper() if match else ""
-    unit = unit if unit in UNITS else unit + "B"
-    if match is None or unit not in UNITS:
-        raise RecipeError(f"--target-size is {text!r}", "a size such as 7MB, 800KB or 6.5MiB")
-    return round(float(match[1]) * UNITS[unit])
 
 
 def _print(result: "CompressionResult") -> None:

@@ -101,18 +101,18 @@ def _detailed(args: EvaluateArguments) -> int:
 
     options = data_options(args.source)
     options = replace(options, include_training_images=args.include_training_images)
-    asked = api.EvaluationOptions(args.slices, args.ood_dir, args.confidence_threshold, args.target_risk)
+    details = api.EvaluationOptions(args.slices, args.ood_dir, args.confidence_threshold, args.target_risk)
     if args.calibrate:
         from alexnet.evaluation.calibration import NO_TEMPERATURE
 
-        made = api.calibrate(args.runs[0], args.data, device=args.device, options=options)
+        calibration = api.calibrate(args.runs[0], args.data, device=args.device, options=options)
         output.log(
-            f"calibrated: temperature {made.temperature:.3f} by {made.count} validation images, "
-            f"ECE {_percent(made.ece_before)} -> {_percent(made.ece_after)}; written into the bundle"
-            + (f". {NO_TEMPERATURE}" if made.temperature == 1.0 else "")
+            f"calibrated: temperature {calibration.temperature:.3f} by {calibration.count} validation images, "
+            f"ECE {_percent(calibration.ece_before)} -> {_percent(calibration.ece_after)}; written into the bundle"
+            + (f". {NO_TEMPERATURE}" if calibration.temperature == 1.0 else "")
         )
     result = api.evaluate_detailed(
-        args.runs[0], args.data, asked, split=args.split, crops=args.crops, device=args.device, options=options
+        args.runs[0], args.data, details, split=args.split, crops=args.crops, device=args.device, options=options
     )
     if args.json:
         print(json.dumps(result.to_dict(), allow_nan=False))
@@ -137,7 +137,7 @@ def _print_scores(scores: "Scores", *, as_json: bool, provenance: "Provenance | 
     if as_json:
         print(json.dumps(scores.to_dict() | (provenance.to_dict() if provenance else {})))
         return
-    crops = "center view" if scores.crops == 1 else f"{scores.crops} crops"
+    crops = "center crop" if scores.crops == 1 else f"{scores.crops} crops"
     _members(scores, crops)
     rows = [("top-1", output.percent(scores.top1), output.percent(1 - scores.top1))]
     if scores.has_top5:
@@ -201,11 +201,11 @@ def _numbers(results: "EvaluationDetails") -> None:
 def _calibration(results: "EvaluationDetails") -> None:
     before, after = results.uncalibrated, results.calibrated
     fitted = bool(results.provenance.temperature_by)
-    columns = ("", "ECE", "by chance", "sure", "right", "NLL", "Brier")
+    columns = ("", "ECE", "by chance", "confidence", "accuracy", "NLL", "Brier")
     rows = [_reliability("the network's own", before)]
     if fitted:
         rows.append(_reliability(f"as answered (temperature {results.provenance.temperature:.3f})", after))
-    output.table("Calibration: how sure is how often right?", columns, rows)
+    output.table("Calibration: confidence against accuracy", columns, rows)
     if results.temperature_warning:
         print(f"{results.temperature_warning}\n")
     bins = [
@@ -220,7 +220,9 @@ def _calibration(results: "EvaluationDetails") -> None:
         if one.count
     ]
     output.table(
-        "Answers by the probability of their first prediction", ("bin", "images", "sure", "right", "95 % CI"), bins
+        "Accuracy by confidence (probability of the first prediction)",
+        ("bin", "images", "confidence", "accuracy", "95 % CI"),
+        bins,
     )
 
 
@@ -234,7 +236,7 @@ def _curve(curve: "RiskCoverage") -> None:
     for step in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1):
         threshold, risk = curve.at(step)
         rows.append((f"{100 * step:.0f} %", _percent(risk), f"{threshold:.4f}"))
-    output.table("Risk against coverage: the surest answers alone", ("answered", "error", "threshold"), rows)
+    output.table("Error by coverage, most confident predictions first", ("coverage", "error", "threshold"), rows)
     print(f"mean error over all coverages: {_percent(curve.area)}\n")
 
 

@@ -33,7 +33,7 @@ class VerifyArguments:
 
 
 def run(argv: list[str]) -> int:
-    """prove that a bundle, an exported file or a server answers right"""
+    """check that a bundle, an exported file or a server still predicts its reference images"""
     args: VerifyArguments = parser.parse(VerifyArguments, argv, "verify")
     key = _key(args.key_file)
     from alexnet.export.verify import verify as replay
@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
         print(json.dumps(result.to_dict()))
     else:
         print(
-            f"{result.target} ({result.kind}) answers as it must: {result.images} images, "
+            f"{result.target} ({result.kind}) equals the reference: {result.images} images, "
             f"largest difference of a probability {result.max_abs_diff:.1e} (at most {result.limit:g})"
         )
     return 0

@@ -20,7 +20,6 @@ from alexnet.data.decode import Fit
 from alexnet.data.shards import (
     Job,
     Log,
-    Progress,
     Record,
     discard,
     image_sha256,
@@ -38,6 +37,7 @@ from alexnet.data.store_backend import FORMAT, SPLIT_NAMES, VERSIONS, fingerprin
 from alexnet.errors import DataError, ImageError
 from alexnet.schema import checksum_of, class_fault
 from alexnet.system import cores
+from alexnet.terminal import Progress
 
 _logger = logging.getLogger(__name__)
 

@@ -34,8 +34,8 @@ from alexnet.data.sources.source import Sample, Source
 from alexnet.data.store import JPEG_RATIO
 from alexnet.data.store_backend import SPLIT_NAMES
 from alexnet.errors import DataError, ImageError
+from alexnet.terminal import Progress
 
-Progress = Callable[[int, int], None]  # processed images, all images
 Log = Callable[[str], None]  # receives one line of text for the user
 
 _JOB_FILES = {*SPLIT_NAMES, "records", "settings.json", "lock", "mean.npy", "skipped.jsonl", "dataset.json"}

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.doctor.findings import Example, Finding, Severity
-from alexnet.doctor.images import THUMBNAIL_SIZE, ImageDataset, ImageInfo, Progress, thumbnails_of
+from alexnet.doctor.images import THUMBNAIL_SIZE, ImageDataset, ImageInfo, thumbnails_of
 from alexnet.errors import counted
+from alexnet.terminal import Progress
 
 MAX_DISTANCE = 0.15  # between unit thumbnails: holds for 95 % of copies (docs/doctor.md); other images: at least 0.56
 MAX_DISTANCE_SMALL = 0.03  # for images smaller than a thumbnail: two different digits of 8 × 8 have a distance of 0.093

@@ -19,10 +19,10 @@ from alexnet.data.sources.source import Sample
 from alexnet.doctor.findings import Example, Finding, Severity
 from alexnet.errors import ImageError, counted
 from alexnet.system import cores
+from alexnet.terminal import Progress
 
 THUMBNAIL_SIZE = 24  # pixels: 1,728 bytes for each image
 SMALLEST = 8  # pixels: the content of images with a shorter side below this is not measured
-Progress = Callable[[int, int], None]
 Phases = Callable[[str], Progress | None]  # the progress bar of a phase, from its name
 
 

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from alexnet.data.sources.source import group_similar, summarize
 from alexnet.doctor.duplicates import duplicate_ids
 from alexnet.doctor.findings import Example, Finding
-from alexnet.doctor.images import ImageDataset, ImageInfo, Progress
+from alexnet.doctor.images import ImageDataset, ImageInfo
 from alexnet.errors import DataError, counted
+from alexnet.terminal import Progress
 
 MIN_TRAIN, MIN_TEST = 20, 10  # images of a class
 MAX_RATIO = 5.0  # times as many images in the largest class as in the smallest

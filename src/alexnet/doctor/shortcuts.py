@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from alexnet.data.decode import FORMATS
 from alexnet.doctor.findings import Example, Finding
 from alexnet.doctor.groups import group_names
-from alexnet.doctor.images import ImageDataset, ImageInfo, Progress, thumbnails_of
+from alexnet.doctor.images import ImageDataset, ImageInfo, thumbnails_of
 from alexnet.errors import counted
+from alexnet.terminal import Progress
 
 MAX_IMAGES = 4000  # images that the forest is trained on, drawn at random
 FOLDS, TREES = 4, 25

@@ -28,10 +28,11 @@ from alexnet.experiments.runner import (
     read_file,
     read_plan,
 )
-from alexnet.experiments.time_budget import format_duration, training_seconds, with_epochs
+from alexnet.experiments.time_budget import training_seconds, with_epochs
 from alexnet.models.comparisons import DEPTHS, model_name
 from alexnet.recipe import Recipe
 from alexnet.system import choose_device
+from alexnet.terminal import format_duration, parse_duration
 from alexnet.training import runtime
 
 QUICK = {"depths": (8, 20, 44), "seeds": 2, "epochs": 10, "images": 2000}
@@ -156,7 +157,7 @@ def make_plan(dataset: Dataset, data: str, config: DepthConfig) -> DepthPlan:
         depths=tuple(sorted(set(config.depths))) or tuple(defaults["depths"]),
         seeds=config.seeds or defaults["seeds"],
         images=defaults["images"] if config.images is None else config.images,
-        budget=0.0 if config.budget is None else time_budget.parse_duration(config.budget),
+        budget=0.0 if config.budget is None else parse_duration(config.budget),
         base=base,
     )
 

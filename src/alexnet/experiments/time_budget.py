@@ -1,6 +1,5 @@
 """Equal training time: measures how fast a network trains on this machine and how many epochs fit into a budget."""
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from alexnet.errors import RecipeError
 from alexnet.evaluation.evaluate import log_probabilities
 from alexnet.loader.loader import Batch, Loader, sequential_batches, to_device
 from alexnet.recipe import Recipe
+from alexnet.terminal import format_duration
 from alexnet.training import loop, runtime
 from alexnet.training.run import normalization_for
 from alexnet.training.state import State
@@ -24,30 +24,6 @@ SAFETY_FACTOR = 0.9  # of a share is planned; the rest is for what a few measure
 _MIN_STEPS, _MAX_STEPS, _STEP_SECONDS = 3, 60, 2.5  # measured steps; after the seconds no step beyond the minimum
 _BYTES_PER_PARAMETER = 40  # on disk: two checkpoints of four float32 values, the best weights, the bundle
 _DISK_RATE = 150e6  # bytes hashed, written and flushed per second, a low estimate
-
-_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
-_DURATION = r"(\d+(?:\.\d+)?)\s*(h|min|s)"
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of ``40min``, ``90s``, ``1.5h`` or ``1h30min``.
-
-    Raises:
-        RecipeError: Any other text.
-    """
-    parts = re.findall(_DURATION, text)
-    if not parts or re.sub(_DURATION, "", text).strip():
-        raise RecipeError(f"--budget is {text!r}", "a time such as 90s, 40min or 1.5h")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
-
-
-def format_duration(seconds: float) -> str:
-    """Format seconds as ``1 h 30 min``, ``2 min 5 s`` or ``8.3 s``."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min" + (f" {rest} s" if rest else "")
 
 
 @dataclass(frozen=True)

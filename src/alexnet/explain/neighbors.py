@@ -17,7 +17,7 @@ blocks of rows, so memory does not grow with the number of images.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +33,7 @@ from alexnet.errors import DataError, ModelError, RunError
 from alexnet.evaluation.evaluate import features_of
 from alexnet.loader.loader import sequential_batches, to_device
 from alexnet.schema import check, parse_json
+from alexnet.terminal import Progress
 
 FILE = "neighbors.safetensors"  # in a run's folder
 FORMAT, VERSION = "alexnet-neighbors", "1"
@@ -42,7 +43,6 @@ BATCH = 64  # images per forward pass
 BLOCK = 32 << 20  # bytes of float64 features that a search holds at a time
 
 _KINDS = {"F32": np.float32, "I64": np.int64, "U8": np.uint8}
-Progress = Callable[[int, int], None]
 Layout = dict[str, tuple[str, tuple[int, ...]]]  # name -> kind and shape, in the file's order
 
 

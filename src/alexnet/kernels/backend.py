@@ -7,7 +7,6 @@ PyTorch's own bfloat16 multiplications are the reference implementation.
 Every fast implementation has a reference implementation (PyTorch, NumPy or Pillow) that computes the same.
 """
 
-import difflib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from alexnet.errors import RecipeError
+from alexnet.errors import RecipeError, did_you_mean
 
 
 def is_jit_tracing() -> bool:
@@ -235,7 +234,5 @@ def enabled(name: str) -> bool:
 def _checked(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if name not in KERNELS:
-            close = difflib.get_close_matches(name, KERNELS, 1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known kernels: {', '.join(KERNELS)}"
-            raise RecipeError(f"unknown kernel {name!r}", todo=hint)
+            raise RecipeError(f"unknown kernel {name!r}", todo=did_you_mean(name, KERNELS))
     return names or tuple(KERNELS)

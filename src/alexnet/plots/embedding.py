@@ -102,9 +102,6 @@ def style(k: int) -> tuple[str, str, bool]:
     return COLORS[k % len(COLORS)], MARKS[(k + k // len(COLORS)) % len(MARKS)], k // 100 % 2 == 1
 
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 MOST = 12  # rows of one page
 NOTE = (
     "Left: a test image, its prediction and its true class. Right: the nearest training images in feature space,\n"

@@ -12,6 +12,8 @@ from alexnet.evaluation.calibration import Bin, RiskCoverage, SelectiveMetrics
 from alexnet.plots import canvas
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
@@ -136,10 +138,6 @@ def _check(matrix: NDArray[np.integer[Any]], classes: list[str]) -> None:
         raise DataError("a confusion matrix without images", todo="evaluate a split that has some")
 
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
 def draw_reliability(bins: Sequence[Bin], path: Path | str) -> Path:
     """Draw a reliability diagram to a PNG. Raises DataError where no bin has an image."""
     return canvas.save(reliability_figure(bins), path)
@@ -173,12 +171,6 @@ def reliability_figure(bins: Sequence[Bin]) -> "Figure":
     below.set_xlim(0, 100)
     below.set_xlabel("probability of the top-1 prediction, %", color=canvas.INK)
     return fig
-
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.figure import Figure
 
 
 def draw_risk_coverage(curve: RiskCoverage, marked: "Sequence[SelectiveMetrics]", path: Path | str) -> Path:

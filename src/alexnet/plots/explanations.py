@@ -15,13 +15,14 @@ from alexnet.errors import DataError, ModelError, RunError, did_you_mean
 from alexnet.explain import neighbors as nearest
 from alexnet.explain import saliency
 from alexnet.explain.embedding import Samples
-from alexnet.explain.neighbors import Neighbors, Progress
+from alexnet.explain.neighbors import Neighbors
 from alexnet.explain.specialization import Specialization, specialization
 from alexnet.export.classifier import Classifier
 from alexnet.loader.augmentation import center_crops
+from alexnet.models.network import Network
 from alexnet.plots import canvas
 from alexnet.plots.embedding import Neighbor, NeighborRow
-from alexnet.terminal import probability, shorten
+from alexnet.terminal import Progress, probability, shorten
 from alexnet.training.run_folder import read_start
 
 if TYPE_CHECKING:
@@ -200,20 +201,22 @@ def neighbor_rows(
     return rows
 
 
-def first_filters(classifier: Classifier) -> tuple[NDArray[np.float32], int]:
-    """The weights [K, C, H, W] of the first convolution, and the number of towers they are divided into."""
-    network = classifier.network
+def first_filters(network: Network) -> tuple[NDArray[np.float32], int] | None:
+    """The first convolution's weights [K, C, H, W] and its number of towers; None for a network without one."""
     if isinstance(network, GraphNetwork):
-        first = network.first_filters()
+        weights: torch.Tensor | None = network.first_filters()
     else:
-        first = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d)).weight.detach()
-    weights = first.float().cpu().contiguous().numpy()
-    return weights, network.towers if len(weights) % network.towers == 0 else 1
+        weights = next((p.detach() for p in network.parameters() if p.dim() == 4), None)
+    if weights is None:
+        return None
+    filters = weights.float().cpu().contiguous().numpy()
+    return filters, network.towers if len(filters) % network.towers == 0 else 1
 
 
-def color_specialization(classifier: Classifier) -> Specialization | None:
-    """The color specialization of the first layer; None for gray images."""
-    return specialization(*first_filters(classifier))
+def color_specialization(network: Network) -> Specialization | None:
+    """The color specialization of the first layer; None for gray images or a network without a convolution."""
+    filters = first_filters(network)
+    return None if filters is None else specialization(*filters)
 
 
 def color_note(result: Specialization | None) -> str:

@@ -121,9 +121,6 @@ def _check(weights: NDArray[np.floating[Any]], towers: int) -> None:
         raise ModelError("filters hold values that are not finite", todo="the training went wrong; draw an earlier one")
 
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 MOST = 512  # maps of one fig
 MAPS_WIDTH = 1280  # pixels that the grid aims at
 TILE = (10, 160)  # pixels of a map's side, at least and at most

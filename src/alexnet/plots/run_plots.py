@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet.errors import RunError, did_you_mean
+from alexnet.errors import ModelError, RunError, did_you_mean
 from alexnet.explain.embedding import Method, Samples, most_confident_mistakes, test_samples, test_split
-from alexnet.explain.neighbors import Progress
 from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import ImageInput
 from alexnet.loader.augmentation import center_crops
 from alexnet.plots import explanations
 from alexnet.plots.registry import IMAGE_PLOTS, PLOTS
 from alexnet.system import choose_device
+from alexnet.terminal import Progress
 from alexnet.training.logger import damage, read_rows
 
 
@@ -91,8 +91,12 @@ def draw(kind: str, run: Path, path: Path | None, options: PlotOptions) -> Path:
 def draw_filters(job: PlotJob) -> Path:
     from alexnet.plots import filters
 
-    note = explanations.color_note(explanations.color_specialization(job.classifier))
-    return filters.draw_filters(*explanations.first_filters(job.classifier), job.path, note)
+    network = job.classifier.network
+    first = explanations.first_filters(network)
+    if first is None:
+        raise ModelError(f"{network.name} has no convolution", todo="its filters cannot be drawn")
+    note = explanations.color_note(explanations.color_specialization(network))
+    return filters.draw_filters(*first, job.path, note)
 
 
 def draw_curves(job: PlotJob) -> Path:

@@ -153,9 +153,6 @@ def _bars(axes: "Axes", bars: Sequence[ClaimBar], measured: str) -> None:
     axes.set_xlabel("bar: mean; dots: seeds", size=9, color=canvas.GRAY)
 
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Row = tuple[str, int, float | None, tuple[float, float] | None]  # stage, bytes, validation top-1, its interval
 
 
@@ -193,11 +190,6 @@ def compression_figure(rows: Sequence[Row]) -> "Figure":
     plots[-1].set_xticks(range(len(rows)), [row[0] for row in rows])
     plots[-1].set_xlim(-0.6, len(rows) - 0.4)
     return fig
-
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 class ContestBar(NamedTuple):
@@ -277,11 +269,6 @@ def _times(axes: "Axes", bars: Sequence[ContestBar]) -> None:
     what = "milliseconds per image, batch size 1" if measured else "seconds of training"
     axes.set_xlabel(f"{what}\nnumbers: rows on the left; squares: classical methods", size=9, color=canvas.GRAY)
     axes.set_title("Error in % against time", loc="left", size=11, color=canvas.INK)
-
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 class Point(NamedTuple):

@@ -19,7 +19,7 @@ from alexnet.doctor.images import Phases
 from alexnet.errors import AlexNetError, DataError, counted
 from alexnet.evaluation.calibration import NO_TEMPERATURE
 from alexnet.recipe import Recipe
-from alexnet.terminal import duration
+from alexnet.terminal import format_duration
 from alexnet.training.logger import read_events, read_rows
 from alexnet.training.run_data import data_of_run, options_of_run
 from alexnet.training.run_folder import Provenance, read_start
@@ -152,7 +152,7 @@ def cost(run: Path, events: list[dict[str, Any]], epochs: list[dict[str, float]]
     started = next((e for e in events if e["event"] == "started"), {})
     inference = bundle.metrics.get("test", {}).get("images_per_second")
     return [
-        ("training time", f"{duration(seconds)} for {len(epochs)} epochs" if epochs else "no record"),
+        ("training time", f"{format_duration(seconds)} for {len(epochs)} epochs" if epochs else "no record"),
         ("training speed", f"{images / seconds:,.0f} images per second" if seconds else "no record"),
         ("inference speed", f"{inference:,.0f} images per second, in batches" if inference else "no record"),
         ("device", str(started.get("device", "no record"))),

@@ -196,7 +196,7 @@ def write_report(
         "cost": facts.cost(run, facts.events_of(run), epochs, bundle),
         "reproduction": facts.reproduction(run, metadata, bundle, recipe, opened),
         "plots": _plots(classifier, details, epochs),
-        "color": explanations.color_note(explanations.color_specialization(classifier)),
+        "color": explanations.color_note(explanations.color_specialization(classifier.network)),
     }
     values |= _metrics(details, classifier.classes) | _calibration(details)
     values |= _images(run, classifier, split, predictions, opened, quick, options.log_line, progress)
@@ -389,10 +389,11 @@ def _plots(classifier: Classifier, details: DetailedScores, epochs: list[dict[st
         "confusion": lambda to: evaluation.draw_confusion(table, list(classifier.classes), to),
         "reliability": lambda to: evaluation.draw_reliability(details.calibrated.bins, to),
         "risk": lambda to: evaluation.draw_risk_coverage(details.curve, thresholds, to),
-        "filters": lambda to: filters.draw_filters(*explanations.first_filters(classifier), to),
     }
+    if first := explanations.first_filters(classifier.network):
+        draw["filters"] = lambda to: filters.draw_filters(*first, to)
     if epochs:
         draw["curves"] = lambda to: curves.draw(epochs, to)
     with temporary_folder() as folder:
         urls = {name: pages.png_url(plot(folder / f"{name}.png").read_bytes()) for name, plot in draw.items()}
-    return {"curves": "", **urls}
+    return {"curves": "", "filters": "", **urls}

@@ -13,11 +13,8 @@ from alexnet.data import decode
 from alexnet.errors import ModelError, RunError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from alexnet.explain.neighbors import Neighbors
     from alexnet.export.classifier import Classifier
-    from alexnet.models.network import Network
 
 Method = Literal["grad_cam", "gradient"]  # occlusion takes a hundred forward passes an image: too slow for a server
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -113,9 +110,10 @@ class Explainer:
 
     def filters(self) -> NDArray[np.uint8] | None:
         """The filters of the first layer as an image: uint8 [H, W, 3]; None for a network without filters."""
-        network = self.classifier.network
-        weights = first_filters(network)
-        return None if weights is None else filter_grid(weights, network.towers)
+        from alexnet.plots.explanations import first_filters
+
+        filters = first_filters(self.classifier.network)
+        return None if filters is None else filter_image(*filters)
 
 
 def shade(saliency_map: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -140,29 +138,13 @@ def crop_box(height: int, width: int, fit: decode.Fit, fraction: float) -> tuple
     return (1 - box_width) / 2, (1 - box_height) / 2, box_width, box_height
 
 
-def first_filters(network: "Network") -> NDArray[np.float32] | None:
-    """Weights [K, C, H, W] of the first convolutional layer; None for a network without one."""
-    from alexnet.cuda_convnet import GraphNetwork
+def filter_image(weights: NDArray[np.floating[Any]], towers: int) -> NDArray[np.uint8]:
+    """Filters [K, C, H, W] side by side: uint8 [rows·(H+1)-1, columns·(W+1)-1, 3], one tower above the other."""
+    from alexnet.plots.filters import grid_columns, shades
 
-    if isinstance(network, GraphNetwork):
-        weights: Tensor | None = network.first_filters()
-    else:
-        weights = next((p for p in network.parameters() if p.dim() == 4), None)
-    return None if weights is None else weights.detach().float().cpu().contiguous().numpy()
-
-
-def filter_grid(weights: NDArray[np.floating[Any]], towers: int) -> NDArray[np.uint8]:
-    """Filters [K, C, H, W] side by side: uint8 [rows·(H+1)-1, columns·(W+1)-1, 3], one tower above the other.
-
-    Each filter is scaled to its own range around mid-gray: weight 0 is 128. Other than three channels are averaged.
-    """
-    if weights.shape[1] != 3:
-        weights = np.repeat(weights.mean(1, keepdims=True), 3, 1)
-    largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
-    cells = np.rint(128 + 127 * weights / np.where(largest > 0, largest, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
+    cells = shades(weights)
     count, height, width, _ = cells.shape
-    towers = towers if count % towers == 0 else 1
-    columns = _columns(count, towers)
+    columns = grid_columns(count, towers)
     rows = towers * math.ceil(count // towers / columns)
     canvas = np.full((rows * (height + GAP), columns * (width + GAP), 3), 128, np.uint8)
     for k, cell in enumerate(cells):
@@ -170,10 +152,3 @@ def filter_grid(weights: NDArray[np.floating[Any]], towers: int) -> NDArray[np.u
         row, column = tower * rows // towers + index // columns, index % columns
         canvas[row * (height + GAP) :, column * (width + GAP) :][:height, :width] = cell
     return canvas[:-GAP, :-GAP]
-
-
-def _columns(count: int, towers: int) -> int:
-    """About as wide as Figure 3 of the paper (16 for 96 filters), with full rows where possible."""
-    target, per_tower = math.sqrt(count * 16 / 6), max(1, count // towers)
-    divisors = [n for n in range(1, per_tower + 1) if per_tower % n == 0 and 0.7 * target <= n <= 1.4 * target]
-    return min(divisors, key=lambda n: abs(n - target)) if divisors else min(per_tower, math.ceil(target))

@@ -73,7 +73,7 @@ def run(argv: list[str]) -> int:
 
 def _print(result: "ContestResult", *, as_json: bool) -> None:
     from alexnet.experiments.contest.results import table
-    from alexnet.experiments.time_budget import format_duration
+    from alexnet.terminal import format_duration
 
     if as_json:
         print(json.dumps(result.to_dict()))

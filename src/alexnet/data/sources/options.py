@@ -10,6 +10,7 @@ from alexnet.data.sources import open_source
 from alexnet.data.sources.layout import LayoutOptions
 from alexnet.data.sources.source import Problems, Sample, Source, group_similar, path_text, summarize
 from alexnet.errors import DataError, counted
+from alexnet.terminal import Progress
 
 
 def group_images(source: Source, *, column: str = "", pattern: str = "") -> Source:
@@ -97,9 +98,6 @@ def _by_pattern(pattern: str) -> Callable[[Sample], str]:
         return (match[1] if expression.groups else match[0]) or "" if match else ""
 
     return group_of
-
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

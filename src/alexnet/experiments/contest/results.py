@@ -19,9 +19,8 @@ from alexnet.evaluation.intervals import Estimate, PairedComparison, compare, pr
 from alexnet.experiments.contest.plan import BASELINE, CONTESTANTS, FISHER, Contestant
 from alexnet.experiments.contest.train import ContestantResult, Predictions
 from alexnet.experiments.fisher.classifier import FisherClassifier
-from alexnet.experiments.time_budget import format_duration
 from alexnet.loader.loader import to_device
-from alexnet.terminal import csv_cell
+from alexnet.terminal import csv_cell, format_duration
 from alexnet.training import runtime
 
 MAX_ROUNDS = 30  # measured images

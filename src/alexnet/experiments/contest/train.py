@@ -32,7 +32,6 @@ from alexnet.experiments.time_budget import (
     SAFETY_FACTOR,
     TrainingSpeed,
     fit_epochs,
-    format_duration,
     training_seconds,
     with_epochs,
 )
@@ -43,6 +42,7 @@ from alexnet.models.summary import FOREIGN, summarize
 from alexnet.models.torchvision_models import TorchvisionNetwork
 from alexnet.recipe import Recipe, from_dict
 from alexnet.system import choose_device
+from alexnet.terminal import format_duration
 from alexnet.training import runtime
 from alexnet.training.finetune import PretrainedWeights
 from alexnet.training.run_folder import note_test
