@@ -10,14 +10,18 @@ import pytest
 import torch
 
 from alexnet import api, cli
-from alexnet.bundle import Bundle
+from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.atomic_io import sha256_of
+from alexnet.data.decode import encode_png
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Source, open_source
 from alexnet.data.store import Store
 from alexnet.errors import BundleError, RecipeError
+from alexnet.loader.augmentation import Normalization
+from alexnet.models import create_model
 from alexnet.recipe import get_recipe
-from alexnet.training.finetune import from_bundle
+from alexnet.training import finetune
+from alexnet.training.finetune import from_bundle, initial_weights
 from alexnet.training.task import build_network
 
 SMALL = get_recipe("cifar_18pct").replace(
@@ -83,7 +87,7 @@ def test_frozen_layers_stay_bit_for_bit_and_the_others_learn(source, stores, tmp
         stores[6].path,
         SMALL.replace(freeze="conv1..conv2", layer_lr_mult="fc10=10,conv3=0.1"),
         folder,
-        start=source,
+        init_from=source,
         device="cpu",
     )
     after = weights(folder)
@@ -100,7 +104,7 @@ def test_frozen_layers_stay_bit_for_bit_and_the_others_learn(source, stores, tmp
         stores[6].path,
         SMALL.replace(freeze="conv1..conv2", layer_lr_mult="fc10=10,conv3=0"),
         tmp_path / "slow",
-        start=source,
+        init_from=source,
         device="cpu",
     )
     assert torch.equal(weights(slow.folder)["conv3.weight"], before["conv3.weight"])
@@ -110,7 +114,14 @@ def test_the_source_s_mean_and_divisor_are_kept(source, stores, tmp_path):
     """Weights are right for what was subtracted when they learned: the new images' mean image is another."""
     first = Bundle.load(source / "bundle").normalization
     result = api.train(
-        stores[6].path, None, tmp_path / "run", start=source, device="cpu", epochs=2, batch_size=16, lr_milestones=(1,)
+        stores[6].path,
+        None,
+        tmp_path / "run",
+        init_from=source,
+        device="cpu",
+        epochs=2,
+        batch_size=16,
+        lr_milestones=(1,),
     )
     found = Bundle.load(result.bundle).normalization
     assert torch.equal(found.mean, first.mean)
@@ -125,7 +136,7 @@ def test_resumed_without_the_source_bit_for_bit(source, stores, tmp_path):
     gone, folder = tmp_path / "source", tmp_path / "run"
     shutil.copytree(source, gone)
     recipe = SMALL.replace(epochs=3, ema_decay=0.9, freeze="conv1")
-    api.train(stores[6].path, recipe, folder, start=gone, device="cpu")
+    api.train(stores[6].path, recipe, folder, init_from=gone, device="cpu")
     whole = weights(folder)
     shutil.rmtree(gone)
     shutil.rmtree(folder / "bundle")
@@ -140,13 +151,13 @@ def test_resumed_without_the_source_bit_for_bit(source, stores, tmp_path):
 
 def test_what_can_not_start_is_refused(source, stores, tmp_path):
     with pytest.raises(RecipeError, match=r"--model is lenet5; must be cifar_18pct, as .* has it; leave it out"):
-        api.train(stores[6].path, None, tmp_path / "a", start=source, model="lenet5")
+        api.train(stores[6].path, None, tmp_path / "a", init_from=source, model="lenet5")
     with pytest.raises(RecipeError, match=r"--mean is channel; must be center"):
-        api.train(stores[6].path, SMALL.replace(mean="channel"), tmp_path / "a", start=source)
+        api.train(stores[6].path, SMALL.replace(mean="channel"), tmp_path / "a", init_from=source)
     with pytest.raises(RecipeError, match=r"--divide is 2\.0; must be 1\.0"):
-        api.train(stores[6].path, SMALL, tmp_path / "a", start=source, divide=2.0)
+        api.train(stores[6].path, SMALL, tmp_path / "a", init_from=source, divide=2.0)
     with pytest.raises(BundleError, match="there is no"):
-        api.train(stores[6].path, SMALL, tmp_path / "a", start=tmp_path / "nothing")
+        api.train(stores[6].path, SMALL, tmp_path / "a", init_from=tmp_path / "nothing")
     assert not (tmp_path / "a").exists()
     start = from_bundle(source)
     start.check(start.recipe(SMALL).replace(stored_size=40))  # the center of a mean image is the same for all crops
@@ -162,7 +173,7 @@ def test_what_can_not_start_is_refused(source, stores, tmp_path):
         "weights' own --image-size 32"
     )
     with pytest.raises(RecipeError, match=r"--freeze: no layer 'conv9' with parameters"):
-        api.train(stores[6].path, SMALL.replace(freeze="conv9"), tmp_path / "b", start=source, device="cpu")
+        api.train(stores[6].path, SMALL.replace(freeze="conv9"), tmp_path / "b", init_from=source, device="cpu")
 
 
 def test_from_the_command_line(source, stores, tmp_path, capsys):
@@ -176,19 +187,14 @@ def test_from_the_command_line(source, stores, tmp_path, capsys):
     assert [name for name in before if not torch.equal(before[name], after[name])] == list(HEAD)
     assert cli.run(["train", "--resume", str(tmp_path / "run"), "--init-from", str(source)]) == 2
     assert "--init-from cannot change when a run is resumed" in capsys.readouterr().err
-    assert cli.run([*words[:2], "--init-from", "a", "--weights", "torchvision"]) == 2
-    assert "--init-from and --weights both name pretrained weights" in capsys.readouterr().err
-    assert cli.run([*words[:2], "--weights", "keras"]) == 2
-    assert "--weights is 'keras'. Choose from torchvision" in capsys.readouterr().err
+    assert cli.run([*words[:2], "--init-from", str(tmp_path / "nothing")]) == 1
+    assert "nothing; must be a run folder or a bundle" in capsys.readouterr().err
     assert cli.run([*words[:2], "--init-from", str(source), "--model", "lenet5"]) == 2
     assert "--model is lenet5; must be cifar_18pct" in capsys.readouterr().err
 
 
 def test_weights_that_torchvision_publishes(monkeypatch, stores):
     """Fetched by torchvision (here: handed over), with a divisor a channel and torchvision's images."""
-    from alexnet.models import create_model
-    from alexnet.training import finetune as starts
-
     with torch.device("meta"):
         shapes = {n: tuple(v.shape) for n, v in create_model("alexnet_owt", num_classes=10).state_dict().items()}
     from alexnet.weights import torchvision_weights
@@ -198,9 +204,101 @@ def test_weights_that_torchvision_publishes(monkeypatch, stores):
         {n: np.zeros(shape, np.float32) for n, shape in shapes.items()}, classes=tuple("abcdefghij")
     )
     monkeypatch.setattr(torchvision_weights, "fetch", lambda: found)
-    start = starts.from_published("torchvision")
+    start = finetune.from_published("torchvision")
     recipe = start.recipe(get_recipe("modern"))
     assert (recipe.model, recipe.mean, recipe.divide_std, recipe.stored_size) == ("alexnet_owt", "channel", True, 256)
     assert start.normalization.divide.tolist() == pytest.approx([58.395, 57.12, 57.375])
     assert start.fresh(["x", "y"]) == "classifier.6"
     start.check(recipe)
+
+
+@pytest.fixture
+def starter(tmp_path, monkeypatch) -> Path:
+    """A starter with random weights of a network that is as small as the tests need; in a folder without its name."""
+    from alexnet import bundle
+    from alexnet.bundle import bundle as bundles
+
+    network = create_model("alexnet", num_classes=3, image_size=63).initialize(torch.Generator().manual_seed(0))
+    ones = torch.ones(3)
+    made = Bundle(
+        network, ("a", "b", "c"), Normalization(100 * ones, ones, torch.eye(3), torch.tensor(1.0)), 72, "crop"
+    )
+    folder = made.save(tmp_path / "package" / "starter")
+    for module in (bundle, bundles, finetune):
+        monkeypatch.setattr(module, "STARTER_FOLDER", folder)
+    return folder
+
+
+def chosen(data="images", recipe="", init_from="", layer_file=False, **changes) -> tuple[str, str]:
+    result = initial_weights(data, recipe, init_from, changes, layer_file=layer_file)
+    return result.pretrained.name if result.pretrained else "", result.why
+
+
+def test_own_images_start_from_the_starter_and_the_rest_from_random_weights(starter, stores, source):
+    name, why = chosen()
+    assert name == "starter"
+    assert why == (
+        "the starter (alexnet trained on 3 classes), which suits most images; --init-from scratch for random weights"
+    )
+    assert chosen(model="alexnet", lr=0.1, epochs=3)[0] == "starter"
+    assert chosen(recipe="finetune")[0] == chosen(data="digits", init_from="starter")[0] == "starter"
+    assert chosen(init_from=source)[0] == str(source / "bundle")
+    for expected, kwargs in {
+        "as usual for digits": {"data": "digits"},
+        "as usual for cifar10": {"data": "cifar10"},
+        "as in the recipe paper": {"recipe": "paper"},
+        "as in the recipe modern": {"recipe": get_recipe("modern")},
+        "since a layer file defines the network": {"layer_file": True},
+        "since there is a starter for alexnet, not for alexnet_owt": {"model": "alexnet_owt"},
+        "since the starter does not fit: --in-channels is 1; must be 3, as starter has it": {"in_channels": 1},
+        "since the starter does not fit: --mean is image; must be channel, as starter has it": {"mean": "image"},
+        "by --init-from scratch": {"init_from": "scratch"},
+    }.items():
+        assert chosen(**kwargs) == ("", f"random, {expected}"), kwargs
+    assert chosen(data=str(stores[4].path)) == ("", "random, as usual for digits")  # a prepared store of them
+
+
+def test_without_a_starter_everything_begins_with_random_weights(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(finetune, "STARTER_FOLDER", tmp_path / "none")
+    monkeypatch.setattr("alexnet.bundle.bundle.STARTER_FOLDER", tmp_path / "none")
+    assert chosen() == ("", "random, since this installation has no starter weights (docs/starter.md)")
+    assert cli.run(["predict", "starter", "image.jpg"]) == 1
+    assert "this installation has no starter weights; docs/starter.md says how they are made" in capsys.readouterr().err
+
+
+def test_a_damaged_starter_is_refused(starter):
+    file = starter / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match=r"model.safetensors has changed: SHA-256 .*; use another copy"):
+        chosen()
+
+
+def test_the_starter_has_its_name_in_every_command(starter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert api.load("starter").classes == ("a", "b", "c")
+    Path("starter").mkdir()  # a folder of images, say
+    assert api.load("starter").classes == ("a", "b", "c")
+    shutil.copytree(starter, "starter/bundle")  # a run of one's own goes before
+    assert find_bundle("starter") == Path("starter/bundle")
+
+
+def test_fine_tuning_has_a_recipe_of_its_own(starter, tmp_path):
+    for k, name in enumerate("xy"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = np.random.default_rng([k, i]).integers(0, 255, (80, 80, 3), np.uint8)
+            (tmp_path / "images" / name / f"{i}.png").write_bytes(encode_png(pixels))
+    lines = []
+    options = api.DataOptions(cache=tmp_path / "cache", log=lines.append)
+    changes = {"epochs": 2, "batch_size": 8, "progressive_size": 0}
+    result = api.train(tmp_path / "images", run=tmp_path / "run", options=options, device="cpu", **changes)
+    assert (result.recipe.recipe, result.recipe.first_layer_lr_mult, result.recipe.stored_size) == ("finetune", 0.1, 72)
+    assert lines[-1].startswith("initial weights: the starter (alexnet trained on 3 classes)")
+    assert json.loads((result.folder / "run.json").read_text())["from"]["name"] == "starter"
+    scratch = api.train(
+        tmp_path / "images", run=tmp_path / "scratch", options=options, device="cpu", init_from="scratch",
+        model="lenet5", **changes | {"epochs": 1},
+    )  # fmt: skip
+    assert (scratch.recipe.recipe, lines[-1]) == ("lenet5", "initial weights: random, by --init-from scratch")

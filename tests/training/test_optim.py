@@ -259,3 +259,16 @@ def test_a_gradient_that_is_no_number_is_told():
     assert math.isnan(optim.clip_grad_norm(parameters, 5.0))
     parameters[0].grad[0] = math.inf
     assert math.isinf(optim.clip_grad_norm(parameters, 5.0))
+
+
+def test_learning_rates_rise_geometrically_from_the_first_layer_to_the_last():
+    network = create_model("lenet5")
+    names = [name for name, _ in network.named_parameters()]
+    layers = list(dict.fromkeys(name.split(".")[0] for name in names))
+    recipe = Recipe(first_layer_lr_mult=0.1, layer_lr_mult=f"{layers[1]}=0.5")
+    groups = optim.parameter_groups(network, recipe)
+    mults = {id(p): group["lr_mult"] for group in groups for p in group["params"]}
+    expected = {layer: 10 ** -(1 - i / (len(layers) - 1)) for i, layer in enumerate(layers)} | {layers[1]: 0.5}
+    for name, parameter in network.named_parameters():
+        assert mults[id(parameter)] == pytest.approx(expected[name.split(".")[0]]), name
+    assert (expected[layers[0]], expected[layers[-1]]) == (pytest.approx(0.1), 1.0)

@@ -269,6 +269,7 @@ FLIPS = {
     "layer_weight_decay": "fc8=50",
     "freeze": "conv1",
     "stop_train_error": 1.0,
+    "first_layer_lr_mult": 0.1,
     "sampling": "balanced",
     "class_weights": "balanced",
 }
@@ -280,6 +281,7 @@ ELSEWHERE = {  # shown by other tests
     "lr_milestones": "test_steps_and_stall_have_their_numbers",
     "lr_patience": "test_steps_and_stall_have_their_numbers",
     "max_lr_drops": "test_steps_and_stall_have_their_numbers",
+    "early_stop_fraction": "test_a_run_ends_without_a_better_epoch",
     "select_weights": "test_the_best_epoch_by_validation_is_kept",
     "checkpoint_every": "test_checkpoints_come_as_often_as_asked",
     "freeze_from_epoch": "test_frozen_from_its_epoch_on",
@@ -334,6 +336,15 @@ def test_steps_and_stall_have_their_numbers(stores, tmp_path):
     run(stores[32], stall, tmp_path / "plateau")
     rates = [float(row["lr"]) for row in rows(tmp_path / "plateau")]
     assert rates == pytest.approx([1e-9] * 3 + [1e-10] * 2)
+
+
+def test_a_run_ends_without_a_better_epoch(stores, tmp_path):
+    """Two of ten epochs without a lower validation error, or the same error with a lower loss."""
+    recipe = SMALL.replace(epochs=10, early_stop_fraction=0.2, schedule="constant", lr=0.05)  # too large to get better
+    stopped = run(stores[32], recipe, tmp_path / "run")
+    results = [(1 - float(row["validation_top1"]), float(row["validation_loss"])) for row in rows(stopped.folder)]
+    best = min(range(len(results)), key=results.__getitem__)
+    assert len(results) == best + 3 < 10
 
 
 def test_a_run_ends_when_it_has_learned_enough(stores, tmp_path):

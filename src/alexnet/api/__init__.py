@@ -29,10 +29,11 @@ from alexnet.training.distributed import communication
 from alexnet.training.distributed import world as rendezvous
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
 from alexnet.training.distributed.world import World
-from alexnet.training.finetune import PretrainedWeights, from_bundle
+from alexnet.training.finetune import InitialWeights, PretrainedWeights, initial_weights
 from alexnet.training.run import data_size_warnings, score_warnings, train_run
 from alexnet.training.run_data import open_store, prepare, shuffle_window
 from alexnet.training.run_folder import provenance
+from alexnet.training.schedule import with_epochs
 from alexnet.training.task import check_network
 
 __all__ = [
@@ -87,7 +88,7 @@ def train(
     recipe: Recipe | str | Path | None = None,
     run: str | Path | None = None,
     *,
-    start: str | Path | PretrainedWeights | None = None,
+    init_from: str | Path | PretrainedWeights | InitialWeights = "",
     options: DataOptions | None = None,
     device: str = "auto",
     workers: int = 1,
@@ -105,7 +106,9 @@ def train(
         recipe: a :class:`Recipe`, the name of one, or a recipe file (``.toml``, such as the ``recipe.toml`` of a run);
             by default the one that fits the data and the network.
         run: new folder for all files of the run; by default ``runs/DATA-MODEL``.
-        start: run folder or bundle whose weights are fine-tuned; its network and its normalization are kept.
+        init_from: the weights to begin with: ``starter`` (those of this package), ``imagenet`` (those that torchvision
+            downloads), ``scratch`` (random ones), or a run folder or bundle, whose network and normalization are kept.
+            By default the starter for one's own images, unless a recipe is given.
         options: how the data is read and cached.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: data-loading threads; they do not affect results.
@@ -123,8 +126,12 @@ def train(
         AlexNetError: for a wrong option, recipe, data set or folder.
     """
     started, options = time.perf_counter(), options or DataOptions()
-    start = from_bundle(start) if isinstance(start, str | Path) else start
     files = layer_files.of_training(layers, layer_params)
+    if isinstance(init_from, PretrainedWeights):
+        init_from = InitialWeights(init_from, init_from.name)
+    elif not isinstance(init_from, InitialWeights):
+        init_from = initial_weights(str(data), recipe or "", init_from, changes, layer_file=files is not None)
+    start = init_from.pretrained
     base = _base_recipe(str(data), "layer_file" if recipe is None and files else recipe, start, changes)
     named = not isinstance(recipe, Recipe)
     recipe = base.replace(**changes)
@@ -141,6 +148,8 @@ def train(
             folder = local_path(run) if run is not None else _new_folder(data, recipe)
             again = go_on and (folder / "run.json").exists()
             store = _begun(folder, data, recipe) if again else _fresh(folder, data, recipe, options, files)
+            recipe = with_epochs(recipe, len(store.split("train")))
+            options.log_line(f"initial weights: {init_from.why}")
             held.enter_context(run_folder.locked(folder) if again else run_folder.new_run_folder(folder))
             if not again:
                 metadata: dict[str, Any] = {"data": str(data), "directory": str(Path.cwd()), "store": store.absolute}
@@ -154,6 +163,7 @@ def train(
             word, _, path = world.broadcast_text("").partition(" ")
             folder, again = Path(path), word == "again"
             store = Store.open(run_folder.read_start(folder)[1]["store"])
+            recipe = with_epochs(recipe, len(store.split("train")))
         kwargs: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout, "started": started}
         return _run(recipe, store, folder, world=world, resume=again, start=start, **kwargs)
 
@@ -172,13 +182,15 @@ def _fresh(folder: Path, data: str | Path, recipe: Recipe, options: DataOptions,
 def _begun(folder: Path, data: str | Path, recipe: Recipe) -> Store:
     """The store of a run that was begun by the same call; raises :class:`RunError` if it was another."""
     result, metadata = run_folder.read_start(folder)
+    store = Store.open(recorded_store(folder, metadata))
+    recipe = with_epochs(recipe, len(store.split("train")))
     other = next(iter(recipes.differences(result, recipe).items()), None)
     if metadata["data"] != str(data) or other is not None:
         what = f"{other[0]} = {other[1][0]}" if other else f"the data {metadata['data']}"
         raise RunError(
             f"run folder {folder} holds a run with {what}", "the run of this command", "name another --output-dir"
         )
-    return Store.open(recorded_store(folder, metadata))
+    return store
 
 
 def _base_recipe(

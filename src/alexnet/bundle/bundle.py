@@ -52,6 +52,8 @@ from alexnet.models.network import Network, nonfinite
 from alexnet.schema import ReferenceSample, checksum_of, class_fault, regular_file
 
 MIN_DIVIDE, MAX_DIVIDE = 1e-6, 1e9  # divisors of gray levels; outside this range inputs vanish or overflow
+STARTER = "starter"  # name of the pretrained weights that come with the package
+STARTER_FOLDER = Path(__file__).parents[1] / STARTER
 CENTER = "center of the mean image"  # the same mean for every crop, as in the 2012 code
 
 
@@ -281,11 +283,16 @@ class Bundle:
 
 
 def find_bundle(path: Path | str) -> Path:
-    """The bundle of a run directory, or ``path`` itself if it is a bundle. Raises :class:`BundleError`."""
+    """The bundle of a run directory, or ``path`` itself if it is a bundle; ``starter`` is the one of this package.
+
+    A run or bundle in a folder of the name ``starter`` is found before that. Raises :class:`BundleError`.
+    """
     path = local_path(path)
-    for candidate in (current(path), current(path / "bundle")):
+    for candidate in (current(path), current(path / "bundle"), *([STARTER_FOLDER] if str(path) == STARTER else [])):
         if (candidate / "config.json").exists():
             return candidate
+    if str(path) == STARTER:
+        raise BundleError("this installation has no starter weights", "", "docs/starter.md says how they are made")
     if not path.exists():
         raise BundleError(f"there is no {path}", "a run folder or a bundle")
     unfinished = (path / "checkpoints").is_dir()

@@ -19,7 +19,7 @@ from alexnet.recipe import Recipe
 if TYPE_CHECKING:
     from alexnet.api import Result
     from alexnet.training.distributed.sharding import Layout
-    from alexnet.training.finetune import PretrainedWeights
+    from alexnet.training.finetune import InitialWeights
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,9 @@ class RunArguments:
     """new directory for the run (default: runs/DATA-MODEL)"""
     recipe: Annotated[str, option("NAME|FILE.toml")] = ""
     """named recipe (see alexnet recipes) or recipe file, such as the recipe.toml of a run; other options override it"""
-    init_from: Annotated[Path | None, option("RUN")] = None
-    """fine-tune the weights of this run or bundle"""
-    weights: Annotated[Literal["torchvision"] | None, option()] = None
-    """fine-tune published weights, which torchvision downloads"""
+    init_from: Annotated[str, option("starter|imagenet|scratch|RUN")] = ""
+    """initial weights: those of this package | those that torchvision downloads | random | those of a run or bundle
+    (default: starter for your own images, unless --recipe or --model says otherwise)"""
     layers: Annotated[Path | None, option("FILE")] = None
     """cuda-convnet layer file that defines the network instead of --model; requires --layer-params"""
     layer_params: Annotated[Path | None, option("FILE")] = None
@@ -98,13 +97,13 @@ class TrainArguments:
 def run(argv: list[str]) -> int:
     """Train a new run, or resume one, and print its scores."""
     started = time.perf_counter()  # before the libraries are imported
-    args, base, pretrained = parse(argv)
+    args, base, weights = parse(argv)
     kernels.use(args.hardware.kernels)
     # torchrun starts this command again after a fault, with the number of restarts in the environment
     is_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
     if is_restart and args.run.output_dir is None and args.run.resume is None:
         raise RecipeError("torchrun --max-restarts needs a run directory to resume", "", "pass --output-dir DIR")
-    result = _resume(args) if args.run.resume is not None else _train(args, base, pretrained, is_restart=is_restart)
+    result = _resume(args) if args.run.resume is not None else _train(args, base, weights, is_restart=is_restart)
     if result.first:
         page, warnings, notes = _report(result.folder, args)
         result = replace(
@@ -117,18 +116,19 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _train(args: TrainArguments, base: Recipe, pretrained: "PretrainedWeights | None", *, is_restart: bool) -> "Result":
+def _train(args: TrainArguments, base: Recipe, weights: "InitialWeights | None", *, is_restart: bool) -> "Result":
     if args.run.store is not None:
         raise RecipeError("--store is for --resume only", "", "pass the store as DATA")
     if args.data is None:
         raise RecipeError("train needs DATA", "", "pass digits, a folder, a store or cifar10, or --resume RUN")
     from alexnet import api
 
+    assert weights is not None
     return api.train(
         args.data,
         args.run.recipe or None,
         args.run.output_dir,
-        start=pretrained,
+        init_from=weights,
         options=data_options(args.source),
         device=args.hardware.device,
         workers=args.hardware.num_workers,
@@ -163,8 +163,8 @@ def _layout(args: TrainArguments) -> "Layout":
     return Layout(args.hardware.parallel, args.hardware.split, args.hardware.grad_accum_steps)
 
 
-def parse(argv: list[str]) -> "tuple[TrainArguments, Recipe, PretrainedWeights | None]":
-    """The arguments of ``train``, the recipe that they override, and the weights of --init-from or --weights.
+def parse(argv: list[str]) -> "tuple[TrainArguments, Recipe, InitialWeights | None]":
+    """The arguments of ``train``, the recipe that they override, and the initial weights (None: a run is resumed).
 
     The defaults of the hyperparameters, which --help shows, depend on the recipe, and the recipe depends on DATA,
     --recipe, --model and --init-from. So the arguments are parsed for these first, then with the recipe's defaults.
@@ -174,34 +174,29 @@ def parse(argv: list[str]) -> "tuple[TrainArguments, Recipe, PretrainedWeights |
     args: TrainArguments = parser.parse(TrainArguments, without_help, "train", unset, add_help=False)
     if args.run.resume is not None:  # the run has its recipe
         return parser.parse(TrainArguments, argv, "train"), Recipe(), None
-    pretrained = _pretrained(args.run)
-    base = _base_recipe(args, pretrained)
+    model = args.hyperparameters.model.model
+    if not (args.data or model or args.run.init_from):  # --help alone: no data is opened
+        base, weights = recipes.load_recipe(args.run.recipe or ("layer_file" if args.run.layers else "modern")), None
+    else:
+        base, weights = _base_recipe(args)
     defaults = TrainArguments(hyperparameters=RecipeOptions.of(base))
-    return parser.parse(TrainArguments, argv, "train", defaults), base, pretrained
+    return parser.parse(TrainArguments, argv, "train", defaults), base, weights
 
 
-def _pretrained(args: RunArguments) -> "PretrainedWeights | None":
-    if args.init_from is None and args.weights is None:
-        return None
-    if args.init_from is not None and args.weights is not None:
-        raise RecipeError("--init-from and --weights both name pretrained weights", "", "pass one of them")
-    from alexnet.training.finetune import from_bundle, from_published
-
-    return from_published("torchvision") if args.init_from is None else from_bundle(args.init_from)
-
-
-def _base_recipe(args: TrainArguments, pretrained: "PretrainedWeights | None") -> Recipe:
-    """The recipe whose values are the defaults of the options."""
-    recipe, model = args.run.recipe, args.hyperparameters.model.model
-    if not (args.data or model or pretrained):  # --help alone: no data is opened
-        return recipes.load_recipe(recipe or ("modern" if args.run.layers is None else "layer_file"))
+def _base_recipe(args: TrainArguments) -> "tuple[Recipe, InitialWeights]":
+    """The recipe whose values are the defaults of the options, and the initial weights, on which it depends."""
     from alexnet.training.defaults import default_recipe
+    from alexnet.training.finetune import initial_weights
 
     choose_cache(args.source.cache, args.source.cache_gb)  # DATA may be a remote store
-    if args.run.layers is None:
-        return default_recipe(args.data or "", recipe, model, pretrained)
-    base = default_recipe(args.data or "", recipe or "layer_file")
-    return base.replace(model=model) if model else base
+    data, recipe, model = args.data or "", args.run.recipe, args.hyperparameters.model.model
+    changes = args.hyperparameters.changes(Recipe()) | {"model": model}
+    layer_file = args.run.layers is not None
+    weights = initial_weights(data, recipe, args.run.init_from, changes, layer_file=layer_file)
+    if not layer_file:
+        return default_recipe(data, recipe, model, weights.pretrained), weights
+    base = default_recipe(data, recipe or "layer_file")
+    return (base.replace(model=model) if model else base), weights
 
 
 def _check_resume(args: TrainArguments) -> None:

@@ -201,6 +201,8 @@ def _check_validation(recipe: Recipe) -> None:
         needed_by, alternative = "--schedule plateau", ""
     elif recipe.select_weights == "best":
         needed_by, alternative = "--select-weights best", ", or --select-weights last"
+    elif recipe.early_stop_fraction:
+        needed_by, alternative = "--early-stop-fraction", ", or --early-stop-fraction 0"
     else:
         return
     if recipe.validation == 0:
@@ -215,14 +217,14 @@ def _check_schedule(recipe: Recipe) -> None:
     milestones, multistep = recipe.lr_milestones, recipe.schedule == "multistep"
     if multistep and not milestones:
         raise RecipeError("--schedule multistep needs --lr-milestones", "", "pass epochs, or --schedule constant")
-    last = recipe.epochs - 1 if multistep else 1_000_000
+    last = recipe.epochs - 1 if multistep and recipe.epochs else 1_000_000
     if milestones != tuple(sorted(set(milestones))) or not all(1 <= epoch <= last for epoch in milestones):
         expected = f"ascending and different, from 1 to {last}" if last else "before the last epoch"
         context = f" (--epochs is {recipe.epochs})" if multistep else ""
         problem = f"--lr-milestones is {' '.join(map(str, milestones))}"
         raise RecipeError(problem, expected + context, "pass others, or --schedule constant")
     # One epoch may be all warm-up, so that `--epochs 1` needs no other option: most recipes warm up for 1 epoch.
-    if recipe.warmup_epochs > recipe.epochs or recipe.warmup_epochs == recipe.epochs > 1:
+    if recipe.epochs and (recipe.warmup_epochs > recipe.epochs or recipe.warmup_epochs == recipe.epochs > 1):
         more = f" to {recipe.epochs - 1}, or more --epochs" if recipe.epochs > 1 else ""
         problem = f"--warmup-epochs is {recipe.warmup_epochs:g}"
         raise RecipeError(problem, f"below --epochs, {recipe.epochs}", f"pass --warmup-epochs 0{more}")

@@ -39,37 +39,37 @@ def check_effect(recipe: Recipe, base: Recipe | None = None) -> None:
 
 def _rules(recipe: Recipe) -> list[tuple[str, bool, str, str]]:
     """(field, True if it has no effect, the option that is the reason, what to pass so that it has one)."""
-    epochs = f"--epochs {recipe.epochs}"
+    epochs, total = f"--epochs {recipe.epochs}", recipe.epochs or 1_000_000  # 0: not known before the data
     schedule, crop, optimizer = (f"--{name} {getattr(recipe, name)}" for name in ("schedule", "crop", "optimizer"))
     plateau = recipe.schedule == "plateau"
-    progressive_epochs = min(round(recipe.progressive_fraction * recipe.epochs), recipe.epochs - 1)
+    progressive_epochs = min(round(recipe.progressive_fraction * total), total - 1)
     milestones = parse_layer_values(recipe.layer_lr_milestones, "--layer-lr-milestones").values()
     return [
         ("lr_milestones", recipe.schedule != "multistep", schedule, "pass --schedule multistep"),
         ("lr_patience", not plateau, schedule, "pass --schedule plateau"),
-        ("lr_patience", recipe.lr_patience > recipe.epochs - 2, epochs, "pass a lower one"),
+        ("lr_patience", recipe.lr_patience > total - 2, epochs, "pass a lower one"),
         ("max_lr_drops", not plateau, schedule, "pass --schedule plateau"),
         ("schedule_bias_lr", recipe.schedule == "constant", schedule, "pass another --schedule"),
         ("min_crop_scale", recipe.crop != "resized", crop, "pass --crop resized"),
         ("far_edge", recipe.crop == "center", crop, "pass --crop random"),
         ("crop_group_size", recipe.crop == "center" and not recipe.hflip, crop, "pass --crop random"),
         ("pca_noise_until_epoch", not recipe.pca_noise_std, "--pca-noise-std 0", "pass --pca-noise-std"),
-        ("pca_noise_until_epoch", recipe.pca_noise_until_epoch >= recipe.epochs, epochs, "pass an earlier epoch"),
+        ("pca_noise_until_epoch", recipe.pca_noise_until_epoch >= total, epochs, "pass an earlier epoch"),
         ("pca_noise_rescale", not recipe.pca_noise_std, "--pca-noise-std 0", "pass --pca-noise-std"),
         ("mixup_alpha", not recipe.mixup_prob, "--mixup-prob 0", "pass --mixup-prob"),
         ("trust_coefficient", recipe.optimizer != "lars", optimizer, "pass --optimizer lars"),
         ("bias_weight_decay", not recipe.weight_decay, "--weight-decay 0", "pass --weight-decay"),
         ("freeze_from_epoch", not recipe.freeze, "no --freeze", "pass --freeze"),
-        ("freeze_from_epoch", recipe.freeze_from_epoch >= recipe.epochs, epochs, "pass an earlier epoch"),
+        ("freeze_from_epoch", recipe.freeze_from_epoch >= total, epochs, "pass an earlier epoch"),
         (
             "freeze",
-            recipe.freeze_from_epoch >= recipe.epochs,
+            recipe.freeze_from_epoch >= total,
             f"--freeze-from-epoch {recipe.freeze_from_epoch}",
             "pass an earlier one",
         ),
         ("train_on_val_from_epoch", not recipe.validation, "--validation 0", "pass --validation"),
-        ("train_on_val_from_epoch", recipe.train_on_val_from_epoch >= recipe.epochs, epochs, "pass an earlier epoch"),
-        ("layer_lr_milestones", any(value >= recipe.epochs for value in milestones), epochs, "pass earlier epochs"),
+        ("train_on_val_from_epoch", recipe.train_on_val_from_epoch >= total, epochs, "pass an earlier epoch"),
+        ("layer_lr_milestones", any(value >= total for value in milestones), epochs, "pass earlier epochs"),
         ("progressive_fraction", not recipe.progressive_size, "--progressive-size 0", "pass --progressive-size"),
         (
             "progressive_size",

@@ -230,6 +230,8 @@ class OptimizerFields:
     """batch size that lr is given for: lr is scaled by batch_size / lr_base_size; 0: not scaled"""
     bias_lr_mult: Annotated[float, Range(0, 1000)] = 1.0
     """learning rate of biases, as a multiple of lr (2012 code: 2)"""
+    first_layer_lr_mult: Annotated[float, Range(1e-4, 1)] = 1.0
+    """fine-tuning: learning rate of the first layer, as a multiple of lr; it rises geometrically to lr at the last"""
     layer_lr_mult: str = ""
     """learning rates of layers, as multiples of lr: "conv1=0.1,fc8=10"; 0 freezes a layer (2012 code: epsW)"""
     momentum: Annotated[float, Range(0, 0.9999)] = 0.9
@@ -252,8 +254,8 @@ class OptimizerFields:
 class ScheduleFields:
     """How long a run takes, and what changes from epoch to epoch."""
 
-    epochs: Annotated[int, Range(1, 1_000_000)] = 44
-    """passes over the training split"""
+    epochs: Annotated[int, Range(0, 1_000_000)] = 44
+    """passes over the training split; 0: by the number of training images, fewer where there are more of them"""
     schedule: ScheduleName = "cosine"
     """learning rate after the warm-up"""
     warmup_epochs: Annotated[float, Range(0, 1_000_000)] = 1.0
@@ -278,6 +280,8 @@ class ScheduleFields:
     """epoch from which these layers are frozen (net 145: 72); 0: from the start"""
     stop_train_error: Fraction = 0.0
     """training error, a fraction, at or below which the run ends after an epoch; 0: never"""
+    early_stop_fraction: Fraction = 0.0
+    """the run ends after this fraction of its epochs without a new lowest validation error; 0: never"""
     select_weights: Literal["best", "last"] = "best"
     """weights of the bundle: those with the lowest validation error | the last"""
 

@@ -228,6 +228,13 @@ LARGE_BATCH: Values = PAPER | _values(
 )
 
 _THIS_PROJECT = "this project, docs/log.md"
+FINETUNE = _values(
+    _THIS_PROJECT,
+    epochs=0,
+    first_layer_lr_mult=0.1,
+    early_stop_fraction=0.4,
+    checkpoint_every="5min",
+)
 DIGITS = _values(
     _THIS_PROJECT,
     dropout=0.5,
@@ -317,6 +324,11 @@ LAYER_FILE_FIELDS = (
 
 _PRESETS: dict[str, Preset] = {
     "modern": Preset("The best training that was found for a few thousand images (docs/log.md); the default.", {}),
+    "finetune": Preset(
+        "modern for fine-tuning pretrained weights: lower learning rates in early layers, early stopping, a number of "
+        "epochs by the number of images; the default with --init-from.",
+        FINETUNE,
+    ),
     "paper": Preset("The training of the 2012 paper; where its text and its code differ, as in the text.", PAPER),
     "code2012": Preset("The training of net 145 of the 2012 code, which produced the results of the paper.", CODE2012),
     "caffe": Preset("Caffe's bvlc_alexnet of 2014.", CAFFE),
@@ -372,10 +384,12 @@ def source(name: str, field: str) -> str:
     return values[field][1] if field in values else _THIS_PROJECT
 
 
-def recipe_for(data: str, model: str = "") -> Recipe:
-    """The recipe where none is named: that of the network if it has one, else the one that fits the data."""
+def recipe_for(data: str, model: str = "", *, finetune: bool = False) -> Recipe:
+    """The recipe where none is named: that of the network if it has one, else the one that fits data and weights."""
     if model == "lenet5" or model in CIFAR:
         return get_recipe(model)
+    if finetune:
+        return get_recipe("finetune")
     return get_recipe("digits" if data == "digits" else "modern")
 
 

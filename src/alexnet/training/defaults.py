@@ -31,7 +31,7 @@ def default_recipe(
         AlexNetError: for an unknown name, a wrong recipe file or a store that cannot be read.
     """
     model = model or (start.network.name if start else "")
-    base = load_recipe(recipe) if recipe else recipe_for(data, model)
+    base = load_recipe(recipe) if recipe else recipe_for(data, model, finetune=start is not None)
     if start is not None:
         base = start.recipe(base)
     elif model and model != base.model:

@@ -7,24 +7,28 @@ more.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from alexnet.bundle import Bundle, find_bundle
+from alexnet.bundle import STARTER, STARTER_FOLDER, Bundle, find_bundle
 from alexnet.data.atomic_io import sha256_of
 from alexnet.data.decode import Fit
+from alexnet.data.sources import is_store
+from alexnet.data.store import Store
 from alexnet.errors import RecipeError
 from alexnet.loader.augmentation import Normalization
 from alexnet.models.network import AuxiliaryHead, Network
-from alexnet.recipe import Recipe, option
+from alexnet.recipe import Recipe, load_recipe, option
 from alexnet.weights.import_weights import import_weights
 from alexnet.weights.matching import last_layer
 
 Published = Literal["torchvision"]
+IMAGENET, SCRATCH = "imagenet", "scratch"  # names for --init-from, beside STARTER and a run or bundle
+SMALL_IMAGES = ("cifar10", "digits", "fashion_mnist", "mnist")  # known data sets with recipes from random weights
 
 
 @dataclass(frozen=True)
@@ -124,11 +128,77 @@ class PretrainedWeights:
         return {"name": self.name, "sha256": self.sha256, "fresh": self.fresh(classes)}
 
 
+@dataclass(frozen=True)
+class InitialWeights:
+    """The weights that a run begins with: ``pretrained``, or random ones if that is None; and ``why``, in one line."""
+
+    pretrained: PretrainedWeights | None
+    why: str
+
+
+def initial_weights(
+    data: str, recipe: Recipe | str | Path, init_from: str | Path, changes: Mapping[str, Any], *, layer_file: bool
+) -> InitialWeights:
+    """The weights that a training begins with.
+
+    By default these are the starter's for the user's own images, and random ones where a recipe, a layer file, a small
+    known data set (:data:`SMALL_IMAGES`) or an option does not fit the starter, or where the package has none.
+
+    Args:
+        data: Name of a data set, a folder or a store.
+        recipe: The recipe that was named, or empty.
+        init_from: ``starter``, ``imagenet``, ``scratch``, a run or a bundle; empty: the default.
+        changes: Fields of the recipe that were set.
+        layer_file: Whether a layer file defines the network.
+
+    Raises:
+        BundleError: If the weights are missing or damaged.
+    """
+    if str(init_from) == SCRATCH:
+        return InitialWeights(None, "random, by --init-from scratch")
+    if init_from:
+        pretrained = from_published("torchvision") if str(init_from) == IMAGENET else from_bundle(init_from)
+        return InitialWeights(pretrained, f"{pretrained.name}, by --init-from {init_from}")
+    if reason := _reason_against_starter(data, recipe, changes, layer_file=layer_file):
+        return InitialWeights(None, f"random, {reason}")
+    pretrained = from_bundle(STARTER_FOLDER)
+    try:
+        pretrained.check(pretrained.recipe(Recipe()).replace(**{k: v for k, v in changes.items() if v != ""}))
+        return InitialWeights(
+            pretrained,
+            f"the starter ({pretrained.network.name} trained on {len(pretrained.classes)} classes), which suits most "
+            "images; --init-from scratch for random weights",
+        )
+    except RecipeError as error:
+        return InitialWeights(None, f"random, since the starter does not fit: {error.what}; must be {error.must}")
+
+
+def _reason_against_starter(
+    data: str, recipe: Recipe | str | Path, changes: Mapping[str, Any], *, layer_file: bool
+) -> str:
+    """Why a training begins with random weights; empty if the starter may fit."""
+    named = recipe if isinstance(recipe, Recipe) else load_recipe(recipe) if recipe else None
+    if layer_file:
+        return "since a layer file defines the network"
+    if named is not None and named.recipe != "finetune":
+        return f"as in the recipe {named.recipe}"
+    name = Store.open(data).name if is_store(data) else data
+    if named is None and name in SMALL_IMAGES:
+        return f"as usual for {name}"
+    model = changes.get("model") or (named.model if named else "alexnet")
+    if model != "alexnet":
+        return f"since there is a starter for alexnet, not for {model}"
+    if not (STARTER_FOLDER / "config.json").exists():
+        return "since this installation has no starter weights (docs/starter.md)"
+    return ""
+
+
 def from_bundle(path: str | Path) -> PretrainedWeights:
     """The weights of a bundle or a run folder. Raises :class:`alexnet.errors.BundleError`."""
     path = find_bundle(path)
     bundle = Bundle.load(path)
-    return of_bundle(bundle, str(path), sha256_of(path / "config.json"))
+    name = STARTER if path == STARTER_FOLDER else str(path)
+    return of_bundle(bundle, name, sha256_of(path / "config.json"))
 
 
 def from_published(which: Published) -> PretrainedWeights:

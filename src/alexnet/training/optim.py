@@ -219,14 +219,14 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> Groups:
 
 def _settings(network: nn.Module, recipe: Recipe) -> dict[str, GroupSettings]:
     """Parameter name -> its settings."""
-    lr_mults = _by_parameter(network, recipe, "layer_lr_mult")
+    by_depth, lr_mults = _by_depth(network, recipe), _by_parameter(network, recipe, "layer_lr_mult")
     decays = _by_parameter(network, recipe, "layer_weight_decay")
     milestones = _by_parameter(network, recipe, "layer_lr_milestones")
     fc_weight_decay = recipe.weight_decay if recipe.fc_weight_decay < 0 else recipe.fc_weight_decay
     settings = {}
     for name, _ in network.named_parameters():
         layer = network.get_submodule(name.rpartition(".")[0])
-        lr_mult, milestone = lr_mults.get(name, 1.0), milestones.get(name, math.inf)
+        lr_mult, milestone = lr_mults.get(name, by_depth[name]), milestones.get(name, math.inf)
         if name.endswith("bias"):
             decay = recipe.weight_decay if recipe.bias_weight_decay else 0.0
             settings[name] = GroupSettings(lr_mult * recipe.bias_lr_mult, decay, recipe.schedule_bias_lr, milestone)
@@ -285,6 +285,14 @@ def _frozen(network: nn.Module, recipe: Recipe, epoch: int) -> set[str]:
     if len(frozen) == len(names):
         raise RecipeError("--freeze and --layer-lr-mult freeze all layers", "", "leave at least one layer to train")
     return frozen
+
+
+def _by_depth(network: nn.Module, recipe: Recipe) -> dict[str, float]:
+    """Parameter name -> learning rate as a multiple of the recipe's, from ``first_layer_lr_mult`` to 1."""
+    names = [name for name, _ in network.named_parameters()]
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+    steps = max(len(layers) - 1, 1)
+    return {name: recipe.first_layer_lr_mult ** (1 - layers.index(name.rpartition(".")[0]) / steps) for name in names}
 
 
 def _by_parameter(network: nn.Module, recipe: Recipe, field: str) -> dict[str, float]:

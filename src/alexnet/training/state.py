@@ -166,10 +166,12 @@ class State:
 
     @property
     def finished(self) -> bool:
-        """Is the schedule over, or the training error as low as the recipe's ``stop_train_error``?"""
+        """Is the schedule over, the training error low enough, or the lowest validation error too long ago?"""
         target = self.recipe.stop_train_error
         reached = target > 0 and bool(self.rows) and 1 - self.rows[-1]["train_top1"] <= target
-        return reached or self.schedule.finished(self.position.epoch)
+        patience = self.recipe.early_stop_fraction * self.recipe.epochs
+        stale = patience > 0 and self.best.epoch >= 0 and len(self.rows) - 1 - self.best.epoch >= patience
+        return reached or stale or self.schedule.finished(self.position.epoch)
 
     def set_progress(self) -> None:
         """Set the learning rates of the next step. All that is random in it is a function of (seed, step)."""
