@@ -64,6 +64,7 @@ def _notes(data: Mapping[str, Any], recipe: Mapping[str, Any], calibration: Mapp
                 f"Predictions with a probability of {threshold:.3f} or more have at most {100 * float(risk):g} % error "
                 "(with 95 % confidence)."
             )
+    notes += data.get("notes", [])
     if recipe.get("seed") is not None and "imported" not in data:
         notes.append(f"Seed {recipe['seed']}; all hyperparameters are in config.json.")
     return notes

@@ -61,7 +61,7 @@ def corrupt(image: NDArray[np.uint8], name: str, severity: int, seed: int = 0) -
         raise DataError(f"corruption {name!r} of severity {severity}", f"{', '.join(CORRUPTIONS)}; 1 to 5")
     draw = np.random.default_rng([seed, list(CORRUPTIONS).index(name), severity])
     corrupted = CORRUPTIONS[name].apply(image / 255.0, severity - 1, draw)
-    return np.rint(255 * corrupted.clip(0, 1)).astype(np.uint8)
+    return np.asarray(np.rint(255 * corrupted.clip(0, 1)), np.uint8)
 
 
 def _gaussian_noise(image: Image, level: int, draw: Generator) -> Image:
@@ -106,7 +106,7 @@ def _motion_blur(image: Image, level: int, draw: Generator) -> Image:
 def _zoom_blur(image: Image, level: int, draw: Generator) -> Image:
     last, step = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))[level]
     zooms = np.arange(1, last, step)
-    return np.mean([image, *(_zoom(image, float(zoom)) for zoom in zooms)], axis=0)
+    return np.asarray(np.mean([image, *(_zoom(image, float(zoom)) for zoom in zooms)], axis=0))
 
 
 def _snow(image: Image, level: int, draw: Generator) -> Image:
@@ -131,24 +131,25 @@ def _frost(image: Image, level: int, draw: Generator) -> Image:
     crystals = 1 - np.abs(2 * _plasma(size, 1.8, draw) - 1)  # ridges, where the clouds cross one half
     cover = _plasma(size, 2.2, draw)
     texture = (0.25 + 0.75 * crystals**4) * (0.35 + 0.65 * cover)
-    return keep * image + frost * texture[..., None] * (0.85, 0.95, 1.0)
+    return np.asarray(keep * image + frost * texture[..., None] * (0.85, 0.95, 1.0))
 
 
 def _fog(image: Image, level: int, draw: Generator) -> Image:
     amount, decay = ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))[level]
     peak = image.max()
-    return (image + amount * _plasma(image.shape[0], decay, draw)[..., None]) * peak / (peak + amount)
+    clouds = _plasma(image.shape[0], decay, draw)[..., None]
+    return np.asarray((image + amount * clouds) * peak / (peak + amount))
 
 
 def _brightness(image: Image, level: int, draw: Generator) -> Image:
     value = image.max(2, keepdims=True)  # V of HSV: hue and saturation stay
     brighter = (value + (0.1, 0.2, 0.3, 0.4, 0.5)[level]).clip(0, 1)
-    return np.where(value > 0, image / np.where(value > 0, value, 1) * brighter, brighter)
+    return np.asarray(np.where(value > 0, image / np.where(value > 0, value, 1) * brighter, brighter))
 
 
 def _contrast(image: Image, level: int, draw: Generator) -> Image:
     mean = image.mean((0, 1))
-    return mean + (0.4, 0.3, 0.2, 0.1, 0.05)[level] * (image - mean)
+    return np.asarray(mean + (0.4, 0.3, 0.2, 0.1, 0.05)[level] * (image - mean))
 
 
 def _elastic(image: Image, level: int, draw: Generator) -> Image:
