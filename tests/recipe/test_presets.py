@@ -32,7 +32,7 @@ def test_a_named_recipe_survives_json(name):
 def test_a_name_that_is_none_gets_the_nearest():
     with pytest.raises(RecipeError, match=r"unknown recipe 'papr'\. Did you mean 'paper'\?"):
         get_recipe("papr")
-    with pytest.raises(RecipeError, match=r"Choose from modern, paper, .*cifar_18pct"):
+    with pytest.raises(RecipeError, match=r"Choose from modern, finetune, paper, .*cifar_18pct"):
         get_recipe("xyzzy")
 
 
@@ -55,7 +55,11 @@ def test_every_value_has_a_source(name):
     told = [
         field for field in FIELDS if getattr(get_recipe(name), field) != getattr(Recipe(), field) and field != "recipe"
     ]
-    if name not in ("digits", "lenet5"):  # nobody else's: what differs from this project's defaults is told elsewhere
+    if name not in (
+        "digits",
+        "finetune",
+        "lenet5",
+    ):  # nobody else's: what differs from this project's defaults is told elsewhere
         assert not [field for field in told if source(name, field).startswith("this project")]
 
 

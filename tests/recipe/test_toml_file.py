@@ -61,7 +61,7 @@ def test_a_file_may_set_a_few_fields_of_a_named_recipe(tmp_path):
         ("[schedule]\nepochs = ", " is not valid TOML: "),
         ("recipe = 5", ": recipe is 5; must be text"),
         ("[schedule]\nepochs = '5'", ": schedule.epochs is '5'; must be an integer"),
-        ("[schedule]\nepochs = 0", ": schedule.epochs is 0; must be from 1 to 1000000"),
+        ("[schedule]\nepochs = -1", ": schedule.epochs is -1; must be from 0 to 1000000"),
         ("[optimizer]\noptimizer = 'adam'", ": optimizer.optimizer is 'adam'; must be paper or sgd or adamw or lars"),
         ("[schedule]\nepoch = 5", ": unknown key 'schedule.epoch'. Did you mean 'schedule.epochs'?"),
         ("[optimizer]\nlearning_rate = 5", ": unknown key 'optimizer.learning_rate'. Did you mean 'optimizer.lr'?"),

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 
 from alexnet import recipe as recipes
-from alexnet.api.evaluation import EvaluationOptions, calibrate, compare, evaluate, evaluate_detailed
+from alexnet.api.evaluation import (
+    EvaluationOptions,
+    calibrate,
+    compare,
+    evaluate,
+    evaluate_corruptions,
+    evaluate_detailed,
+)
 from alexnet.api.reporting import compress, data_warnings, diagnose, plot, write_report
 from alexnet.compression.compress import CompressionResult
 from alexnet.compression.deep import CompressionOptions
@@ -49,6 +56,7 @@ __all__ = [
     "data_warnings",
     "diagnose",
     "evaluate",
+    "evaluate_corruptions",
     "evaluate_detailed",
     "load",
     "open_store",

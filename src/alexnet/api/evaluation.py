@@ -17,6 +17,7 @@ from alexnet.evaluation import calibration as calibrations
 from alexnet.evaluation import detailed, ensemble, intervals
 from alexnet.evaluation import evaluate as evaluation
 from alexnet.evaluation.calibration import Calibration
+from alexnet.evaluation.corruptions import CORRUPTIONS, CorruptionErrors, corruption_errors
 from alexnet.evaluation.detailed import DetailedScores, detailed_scores, fitted_thresholds
 from alexnet.evaluation.ensemble import same_images
 from alexnet.evaluation.intervals import PairedComparison
@@ -24,7 +25,7 @@ from alexnet.evaluation.metrics import Scores
 from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import check_threshold, threshold_for
 from alexnet.system import choose_device
-from alexnet.training.run_data import TrainingImages, evaluation_store, refuse_resplit, training_images
+from alexnet.training.run_data import TrainingImages, evaluation_store, refuse_resplit, run_folder, training_images
 from alexnet.training.run_folder import Provenance, note_test, of_bundle
 
 Run = str | Path | Classifier
@@ -257,6 +258,94 @@ def evaluate_detailed(
         ood_labels=ood_labels,
     )
     return EvaluationDetails(**vars(details), provenance=of_bundle(bundle, run))
+
+
+@dataclass(frozen=True)
+class CorruptionResult:
+    """The errors of a classifier and of its baseline (None: there is none) on the same corrupted images.
+
+    ``plot``: The plot, None where no file was named and the classifier is no run.
+    """
+
+    errors: CorruptionErrors
+    baseline: CorruptionErrors | None
+    plot: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The errors as JSON values; with a baseline also ``mce`` and ``ratios`` by corruption."""
+        result = self.errors.to_dict()
+        if self.baseline is not None:
+            ratios, mce = self.errors.mce(self.baseline)
+            ratios_by_name = {n: None if np.isnan(r) else float(r) for n, r in zip(CORRUPTIONS, ratios, strict=True)}
+            result |= {"baseline": self.baseline.to_dict(), "mce": mce.to_dict(), "ratios": ratios_by_name}
+        return result | {"plot": str(self.plot) if self.plot else None}
+
+
+def evaluate_corruptions(
+    run: str | Path,
+    data: str | Path | None = None,
+    *,
+    baseline: str | Path | None = None,
+    count: int = 500,
+    split: str = "test",
+    device: str = "auto",
+    plot: Path | None = None,
+    options: DataOptions | None = None,
+) -> CorruptionResult:
+    """Evaluate a run or a bundle under 15 corruptions at 5 severities (ImageNet-C), on center crops.
+
+    Args:
+        run: A run folder or a bundle.
+        data: Images with the same classes; by default the run's own data.
+        baseline: A run or a bundle with the same classes, whose errors are the unit (mCE).
+        count: Number of images, drawn from the split; each is predicted 76 times.
+        split: ``test``, ``validation`` or ``train``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        plot: PNG file; by default ``plots/corruptions.png`` in the run.
+        options: How ``data`` is read, and the receiver of progress.
+
+    Raises:
+        BundleError: If the classes differ.
+        DataError: If no image is left.
+        RecipeError: If ``count`` is below 1.
+
+    Example:
+        >>> result = alexnet.api.evaluate_corruptions("my-run", baseline="alexnet-run")
+        >>> print(result.errors.mean_error().value)
+    """
+    if count < 1:
+        raise RecipeError(f"--corruption-images is {count}", "at least 1")
+    options = options or DataOptions()
+    classifiers = [Classifier.load(each, choose_device(device)) for each in (run, baseline) if each is not None]
+    store = _store(run, classifiers[0], data, options)
+    for classifier in classifiers[1:]:
+        classifiers[0].bundle.same_classes(classifier.classes, str(baseline))
+    images = training_images([run], [classifiers[0].bundle], [store], options).select(store, split)
+    results = []
+    for name, classifier in zip((run, baseline), classifiers, strict=False):
+        options.log_line(f"{name}: {min(count, len(images))} images, clean and with 75 corruptions")
+        bundle = classifier.bundle
+        results.append(
+            corruption_errors(
+                bundle.network,
+                images,
+                bundle.normalization,
+                count=count,
+                device=classifier.device,
+                progress=options.progress,
+            )
+        )
+    note_test(run, store, split, "evaluate --corruptions", options.log_line)
+    errors, reference = results[0], results[1] if len(results) > 1 else None
+    folder = run_folder(run)
+    if plot is None and folder is not None:
+        plot = folder / "plots" / "corruptions.png"
+    if plot is not None:
+        from alexnet.plots.evaluation import draw_corruptions
+
+        names = (str(run), str(baseline)) if baseline else (str(run),)
+        plot = draw_corruptions(dict(zip(names, results, strict=True)), plot)
+    return CorruptionResult(errors, reference, plot)
 
 
 def _store(run: str | Path, classifier: Classifier, data: str | Path | None, options: DataOptions) -> Store:

@@ -51,6 +51,12 @@ class EvaluateArguments:
     """report the effect of abstaining below this probability"""
     target_risk: Annotated[float | None, option("FRACTION")] = None
     """the same with the bundle's threshold for this error rate, such as 0.02"""
+    corruptions: Flag = False
+    """top-1 error under 15 corruptions (noise, blur, weather, digital) at 5 severities, with a plot"""
+    baseline: Annotated[Path | None, option("RUN")] = None
+    """corruptions: run whose errors are the unit; prints the mean corruption error (mCE)"""
+    corruption_images: Annotated[int, option("N")] = 500
+    """corruptions: number of images, drawn from the split"""
     calibrate: Flag = False
     """fit temperature and thresholds on the validation split, and write them to the bundle"""
     include_training_images: Flag = False
@@ -72,6 +78,10 @@ def run(argv: list[str]) -> int:
         return output.fail("evaluate needs RUN: a run folder or a bundle; several are an ensemble", 2)
     from alexnet import api
 
+    if args.corruptions:
+        return _corruptions(args)
+    if args.baseline is not None:
+        raise RecipeError("--baseline has no effect without --corruptions", "", "pass --corruptions")
     if _is_detailed(args):
         return _detailed(args)
     scores = api.evaluate(
@@ -84,6 +94,46 @@ def run(argv: list[str]) -> int:
         options=replace(data_options(args.source), include_training_images=args.include_training_images),
     )
     _print_scores(scores, as_json=args.json, provenance=api.provenance(args.runs[0]) if len(args.runs) == 1 else None)
+    return 0
+
+
+def _corruptions(args: EvaluateArguments) -> int:
+    """Print the errors by corruption and severity, and relative to the baseline."""
+    if len(args.runs) > 1 or args.fit_weights or _is_detailed(args) or args.crops != 1:
+        raise RecipeError(
+            "--corruptions is for one run and center crops", "the only evaluation", "leave out other runs and options"
+        )
+    from alexnet import api
+    from alexnet.evaluation.corruptions import CORRUPTIONS
+
+    result = api.evaluate_corruptions(
+        args.runs[0],
+        args.data,
+        baseline=args.baseline,
+        count=args.corruption_images,
+        split=args.split,
+        device=args.device,
+        options=replace(data_options(args.source), include_training_images=args.include_training_images),
+    )
+    if args.json:
+        print(json.dumps(result.to_dict(), allow_nan=False))
+        return 0
+    errors = result.errors
+    ratios, mce = errors.mce(result.baseline) if result.baseline else ([float("nan")] * len(CORRUPTIONS), None)
+    rows = []
+    for (name, corruption), values, ratio in zip(CORRUPTIONS.items(), errors.by_corruption(), ratios, strict=True):
+        cells = [_percent(float(value)) for value in (*values, values.mean())]
+        rows.append((name, corruption.group, *cells, *([f"{ratio:.2f}"] if mce else [])))
+    columns = ("corruption", "group", *(f"severity {n}" for n in range(1, 6)), "mean")
+    columns += ("/ baseline",) if mce else ()
+    output.table(f"Top-1 error on {len(errors.clean)} images of {args.split}", columns, rows, right=2)
+    for label, estimate in (("clean error", errors.error()), ("mean corruption error", errors.mean_error())):
+        value, interval = estimate_cells(estimate)
+        print(f"{label} {value} (95 % CI {interval})")
+    if mce:
+        print(f"mCE {100 * mce.value:.1f} % of {args.baseline}'s (95 % CI {100 * mce.low:.1f} to {100 * mce.high:.1f})")
+    if result.plot:
+        print(f"plot {result.plot}")
     return 0
 
 

@@ -1,6 +1,6 @@
-"""Plots of an evaluation: confusion matrix, reliability diagram, risk-coverage curve."""
+"""Plots of an evaluation: confusion matrix, reliability diagram, risk-coverage curve, errors under corruptions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from alexnet.errors import DataError
 from alexnet.evaluation.calibration import Bin, RiskCoverage, SelectiveMetrics
+from alexnet.evaluation.corruptions import CORRUPTIONS, CorruptionErrors
 from alexnet.plots import canvas
+from alexnet.terminal import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
@@ -173,12 +173,12 @@ def reliability_figure(bins: Sequence[Bin]) -> "Figure":
     return fig
 
 
-def draw_risk_coverage(curve: RiskCoverage, marked: "Sequence[SelectiveMetrics]", path: Path | str) -> Path:
+def draw_risk_coverage(curve: RiskCoverage, marked: Sequence[SelectiveMetrics], path: Path | str) -> Path:
     """Draw the curve to a PNG, with a point for each threshold in ``marked``."""
     return canvas.save(risk_coverage_figure(curve, marked), path)
 
 
-def risk_coverage_figure(curve: RiskCoverage, marked: "Sequence[SelectiveMetrics]") -> "Figure":
+def risk_coverage_figure(curve: RiskCoverage, marked: Sequence[SelectiveMetrics]) -> "Figure":
     """The figure, before it is saved."""
     fig = canvas.new_figure(6.2, 4.6)
     axes = canvas.plain(fig.subplots())
@@ -194,4 +194,31 @@ def risk_coverage_figure(curve: RiskCoverage, marked: "Sequence[SelectiveMetrics
     axes.set_xlabel("coverage, % of the images", color=canvas.INK)
     axes.set_ylabel("error, % of the covered images", color=canvas.INK)
     axes.set_title("Risk-coverage curve: error without the least confident predictions", size=11, color=canvas.INK)
+    return fig
+
+
+def draw_corruptions(results: Mapping[str, CorruptionErrors], path: Path | str) -> Path:
+    """Draw the error of each classifier (by name, at most three) by corruption and severity, to a PNG."""
+    return canvas.save(corruptions_figure(results), path)
+
+
+def corruptions_figure(results: Mapping[str, CorruptionErrors]) -> "Figure":
+    """The figure, before it is saved: a panel for each corruption; severity 0 is the clean image."""
+    fig = canvas.new_figure(10.5, 6.6)
+    panels = fig.subplots(3, 5, sharex=True, sharey=True)
+    colors = (canvas.BLUE, canvas.GRAY, canvas.VERMILION)
+    for k, (name, corruption) in enumerate(CORRUPTIONS.items()):
+        axes = canvas.plain(panels[k // 5, k % 5])
+        for (label, result), color in zip(results.items(), colors, strict=False):
+            errors = [100 * float(result.clean.mean()), *(100 * result.by_corruption()[k])]
+            axes.plot(range(6), errors, "o-", color=color, linewidth=1.6, markersize=3.5, label=shorten(label, 40))
+        axes.set_title(f"{name.replace('_', ' ')} ({corruption.group})", size=9, color=canvas.INK)
+        axes.set_ylim(0, 102)
+        axes.set_xticks(range(6), ["clean", *"12345"])
+    panels[1, 0].set_ylabel("top-1 error in %", size=9, color=canvas.INK)
+    panels[2, 2].set_xlabel("severity", size=9, color=canvas.INK)
+    count = len(next(iter(results.values())).clean)
+    fig.suptitle(f"Error under 15 corruptions, {count} images", size=12, color=canvas.INK)
+    if len(results) > 1:
+        fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return fig
