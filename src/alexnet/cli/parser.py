@@ -215,6 +215,8 @@ class SourceArguments:
     """the same by file name: a regular expression whose parentheses capture the group"""
     exclude: Annotated[Path | None, option("FILE")] = None
     """list of images to leave out, as written by doctor --exclude-list"""
+    corrections: Annotated[Path | None, option("FILE")] = None
+    """corrected labels, and images to leave out or to add, as written by review"""
     classes: Literal["auto", "top", "leaves"] = "auto"
     """classes of nested folders: the top folders, or every folder that contains images"""
     ignore: Annotated[UseAppendAction[tuple[str, ...]], option("PATTERN")] = ()
@@ -258,6 +260,7 @@ def data_options(args: SourceArguments, *, quiet: bool = False) -> "DataOptions"
         group_column=args.group_column,
         group_pattern=args.group_pattern,
         exclude=args.exclude,
+        corrections=args.corrections,
         layout=LayoutOptions(args.classes, args.ignore, args.image_column, args.label_column, args.delimiter),
     )
     if not isinstance(args, DataArguments):

@@ -349,7 +349,8 @@ def check(source: Source, store: Store) -> list[str]:
         One message for each difference or damaged file; empty if there are none.
     """
     differences = [f"{store.address}/{name}: SHA-256 is not the recorded one" for name in store.damaged()]
-    samples = {image.origin: image for images in source.splits.values() for image in images}
+    listed = [image for images in source.splits.values() for image in images]
+    samples = {image.origin: image for image in (*listed, *source.corrected(listed), *source.added)}
     if source.classes != store.classes:
         differences.append(f"classes: now {', '.join(source.classes)}; in the store {', '.join(store.classes)}")
     for split in store.splits.values():

@@ -99,7 +99,8 @@ def assign_splits(
         raise DataError(f"seed {seed}", "at least 0", "change it")
     source_splits = {name: tuple(sorted(images, key=_by_origin)) for name, images in source.splits.items()}
     splits = _complete_splits(source, source_splits, validation, test, seed)
-    splits = {name: tuple(p for p in images if p.origin not in source.excluded) for name, images in splits.items()}
+    splits = {name: source.corrected(images) for name, images in splits.items()}
+    splits["train"] = tuple(sorted((*splits["train"], *source.added), key=_by_origin))
     if strict and source_splits.get("train") != ():
         _check_training(source, splits["train"])
     return {name: splits[name] for name in ("train", "validation", "test")}
@@ -112,7 +113,7 @@ def all_as_test(source: Source) -> Source:
     """
     images = tuple(chain.from_iterable(source.splits.values()))
     fingerprint = hashlib.sha256(f"whole {source.fingerprint}".encode()).hexdigest()
-    return replace(source, splits={"train": (), "test": images}, fingerprint=fingerprint)
+    return replace(source, splits={"train": (), "test": images}, fingerprint=fingerprint, added=())
 
 
 def _by_origin(image: Sample) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from alexnet.data.sources.source import Sample, Source, group_similar, summarize
 from alexnet.data.splits import assign_splits
 from alexnet.doctor.duplicates import check_duplicates, find_duplicates
-from alexnet.doctor.findings import Example, Finding, Report, by_severity
+from alexnet.doctor.findings import Example, Finding, Report, by_severity, without_reviewed
 from alexnet.doctor.groups import check_groups
 from alexnet.doctor.images import ImageDataset, Phases, check_contents, check_files, check_shapes, inspect_all
 from alexnet.doctor.labels import check_classes, check_labels, counts_of
@@ -66,6 +66,7 @@ def examine(
     if embed is not None:
         features = embed([info.sample for info in good])
         findings += check_labels(dataset, good, duplicate_sets, features, bar("comparing with neighbors"))
+    findings = [left for finding in findings if (left := without_reviewed(finding, source.reviewed)) is not None]
     for lines in group_similar(source.notes):
         findings.append(
             Finding("reading", "note", summarize(lines), "", tuple(Example((), line) for line in lines[1:]))

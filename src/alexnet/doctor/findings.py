@@ -1,7 +1,7 @@
 """The doctor's report: findings, the verdict, the list of images to exclude, and the HTML page."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -96,6 +96,26 @@ class Report:
         }
 
 
+def without_reviewed(finding: Finding, reviewed: Set[str]) -> Finding | None:
+    """``finding`` without the cases that a person has reviewed and kept; None if no case is left.
+
+    Errors stay: a decision to keep two copies does not make the test accuracy of a leak correct.
+
+    Args:
+        finding: a finding.
+        reviewed: origins of the images that are kept.
+    """
+    if finding.severity == "error":
+        return finding
+    examples = tuple(case for case in finding.examples if not case.origins or set(case.origins) - reviewed)
+    kept = len(finding.examples) - len(examples)
+    if finding.examples and not examples:
+        return None
+    what = f"{finding.what}; {counted(kept, 'case')} reviewed and kept" if kept else finding.what
+    exclude = tuple(origin for origin in finding.exclude if origin not in reviewed)
+    return replace(finding, what=what, examples=examples, exclude=exclude)
+
+
 def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Errors first, then warnings, then notes; otherwise in the given order."""
     return tuple(sorted(findings, key=lambda finding: _RANK[finding.severity]))
@@ -114,7 +134,7 @@ class PageImage(NamedTuple):
 
 def write_page(report: Report, source: Source, path: Path) -> None:
     """Write the page to ``path``, atomically. Raises DataError if it can not be written."""
-    images = {image.origin: image for samples in source.splits.values() for image in samples}
+    images = {image.origin: image for samples in (*source.splits.values(), source.added) for image in samples}
     try:
         write_file(path, page(report, images).encode("utf-8", "replace"))
     except OSError as error:

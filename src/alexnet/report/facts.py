@@ -55,23 +55,28 @@ def diagnose(
         return None, f"the run was trained from a prepared store, {data}; the doctor needs the original images"
     problems: list[DataError] = []
     # The store has no image that was excluded, so the exclusion list itself may be gone.
-    options = replace(options_of_run(metadata, options), exclude=options.exclude, bad="exclude")
+    recorded = options_of_run(metadata, options)
+    corrections = recorded.corrections if recorded.corrections and recorded.corrections.exists() else None
+    options = replace(recorded, exclude=options.exclude, corrections=corrections, bad="exclude")
     try:
         source = regroup_images(options.open(data, problems), bundle.data.get("grouping", ""))
     except (AlexNetError, OSError) as error:
         return None, f"the images are not available ({error})"
-    known = {image.origin: image for part in source.splits.values() for image in part}
-    used = {name: [str(row["origin"]) for row in part.origins()] for name, part in store.splits.items()}
+    known = {image.origin: image for part in (*source.splits.values(), source.added) for image in part}
+    used = {
+        name: [(str(row["origin"]), int(label)) for row, label in zip(part.origins(), part.labels, strict=True)]
+        for name, part in store.splits.items()
+    }
     total = sum(map(len, used.values()))
-    missing = sum(origin not in known for origins in used.values() for origin in origins)
+    missing = sum(origin not in known for images in used.values() for origin, _ in images)
     if missing:
         return None, f"{missing:,} of the {total:,} images that the run used are no longer in {data}"
     for row in store.left_out():
-        if str(row["origin"]) in known:
-            used[str(row["split"])].append(str(row["origin"]))
+        if (origin := str(row["origin"])) in known:
+            used[str(row["split"])].append((origin, known[origin].label))
     splits = {
-        name: tuple(known[origin] for origin in origins if origin not in source.excluded)
-        for name, origins in used.items()
+        name: tuple(replace(known[origin], label=label) for origin, label in images if origin not in source.excluded)
+        for name, images in used.items()
     }
     truncated = options.allow_truncated
     return examine(source, problems, splits=splits, allow_truncated=truncated, progress=progress), ""

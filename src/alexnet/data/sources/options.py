@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alexnet.data.sources import open_source
+from alexnet.data.sources.corrections import apply_corrections
 from alexnet.data.sources.layout import LayoutOptions
 from alexnet.data.sources.source import Problems, Sample, Source, group_similar, path_text, summarize
 from alexnet.errors import DataError, counted
@@ -115,6 +116,7 @@ class DataOptions:
         group_column: a table's column whose value is the group.
         group_pattern: a regular expression over the origins of images; its match is the group.
         exclude: a file that lists images to leave out.
+        corrections: a file with corrected labels, and images to leave out or to add.
         include_training_images: evaluate on images that the classifier was trained on, too.
         layout: how to read an ambiguous layout.
     """
@@ -129,6 +131,7 @@ class DataOptions:
     group_column: str | None = None
     group_pattern: str | None = None
     exclude: Path | None = None
+    corrections: Path | None = None
     include_training_images: bool = False
     layout: LayoutOptions = field(default_factory=LayoutOptions)
 
@@ -139,6 +142,7 @@ class DataOptions:
             "--group-column": self.group_column,
             "--group-pattern": self.group_pattern,
             "--exclude": self.exclude,
+            "--corrections": self.corrections,
             "--bad": None if self.bad == "exclude" else self.bad,
         }
         layout = self.layout
@@ -172,7 +176,7 @@ class DataOptions:
             self.log(text)
 
     def open(self, data: str | Path, problems: Problems | None = None) -> Source:
-        """The images of ``data``, grouped and without excluded ones. Logs the notes of the source. Raises DataError."""
+        """The images of ``data``, grouped and corrected. Logs the notes of the source. Raises DataError."""
         source = open_source(
             data, data_root=self.data_root, download=self.download, layout=self.layout, problems=problems
         )
@@ -180,6 +184,8 @@ class DataOptions:
             source = group_images(source, column=self.group_column or "", pattern=self.group_pattern or "")
         if self.exclude is not None:
             source = exclude_images(source, self.exclude)
+        if self.corrections is not None:
+            source = apply_corrections(source, self.corrections)
         for lines in group_similar(source.notes):
             self.log_line(summarize(lines))
         return source
@@ -204,12 +210,15 @@ def _parse(args: Sequence[str], directory: Path) -> DataOptions:
         label_column=values.get("--label-column"),
         delimiter=values.get("--delimiter"),
     )
-    root, exclude = (directory / values[name] if name in values else None for name in ("--data-root", "--exclude"))
+    root, exclude, corrections = (
+        directory / values[name] if name in values else None for name in ("--data-root", "--exclude", "--corrections")
+    )
     return DataOptions(
         root,
         group_column=values.get("--group-column"),
         group_pattern=values.get("--group-pattern"),
         exclude=exclude,
+        corrections=corrections,
         bad="fail" if values.get("--bad") == "fail" else "exclude",
         allow_truncated=flag in args,
         layout=layout,

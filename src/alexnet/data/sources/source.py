@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -109,14 +109,27 @@ class Source:
     allow_hflip: bool = True  # False where a mirrored image has another meaning, such as a digit
     notes: tuple[str, ...] = ()  # messages to the user
     excluded: frozenset[str] = frozenset()  # origins that are left out after the splits are drawn
+    relabeled: Mapping[str, int] = field(default_factory=dict)  # origin → corrected label, likewise
+    added: tuple[Sample, ...] = ()  # images that are added to the training images, likewise
+    reviewed: frozenset[str] = frozenset()  # origins that a person has decided to keep as they are
+    corrections: str = ""  # SHA-256 of ``relabeled`` and ``added``
     sequential: bool = False  # True where only reading in order is fast: parquet files are read by row group
     grouping: str = ""  # how the user grouped the images: "column NAME" or "pattern REGEX"
 
     def selection(self) -> dict[str, str]:
-        """The choices that decide the splits together with the fingerprint; empty without groups or exclusions."""
+        """The choices that decide the splits together with the fingerprint; empty without groups and corrections."""
         digest = hashlib.sha256(json.dumps(sorted(self.excluded)).encode()).hexdigest()
         excluded = {"excluded": digest} if self.excluded else {}
-        return excluded | ({"grouping": self.grouping} if self.grouping else {})
+        corrections = {"corrections": self.corrections} if self.corrections else {}
+        return excluded | ({"grouping": self.grouping} if self.grouping else {}) | corrections
+
+    def corrected(self, images: Iterable[Sample]) -> tuple[Sample, ...]:
+        """``images`` without those that are excluded, with corrected labels."""
+        return tuple(
+            replace(image, label=self.relabeled[image.origin]) if image.origin in self.relabeled else image
+            for image in images
+            if image.origin not in self.excluded
+        )
 
 
 Problems = list[DataError]  # collects all errors that would stop training, instead of raising the first
