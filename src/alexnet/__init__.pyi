@@ -1,5 +1,6 @@
 """The public names of the package: lazy_loader reads this file, and so do type checkers."""
 
+from .api import Callback as Callback
 from .api import compress as compress
 from .api import evaluate as evaluate
 from .api import load as load

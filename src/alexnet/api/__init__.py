@@ -1,6 +1,7 @@
 """The commands, from Python: the command line calls these and prints what they return."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,19 +25,21 @@ from alexnet.cuda_convnet import Files
 from alexnet.data.remote import local_path
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store, recorded_store
-from alexnet.errors import RunError
+from alexnet.errors import Interrupted, RunError, printable
 from alexnet.evaluation.metrics import Scores
 from alexnet.export.classifier import Classifier, Precision
 from alexnet.plots.registry import PLOTS, TRAINING_PLOTS
 from alexnet.recipe import Recipe
 from alexnet.system import choose_device
-from alexnet.training import layer_files, run_folder, runtime
+from alexnet.training import layer_files, run_folder, runtime, trackers
+from alexnet.training.callbacks import Callback, Callbacks, RunEnd
 from alexnet.training.defaults import default_recipe
 from alexnet.training.distributed import communication
 from alexnet.training.distributed import world as rendezvous
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
 from alexnet.training.distributed.world import World
 from alexnet.training.finetune import InitialWeights, PretrainedWeights, initial_weights
+from alexnet.training.logger import write_summary
 from alexnet.training.run import data_size_warnings, score_warnings, train_run
 from alexnet.training.run_data import open_store, prepare, shuffle_window
 from alexnet.training.run_folder import provenance
@@ -45,6 +48,7 @@ from alexnet.training.task import check_network
 
 __all__ = [
     "PLOTS",
+    "Callback",
     "CompressionOptions",
     "CompressionResult",
     "DataOptions",
@@ -104,6 +108,7 @@ def train(
     layers: str | Path | None = None,
     layer_params: str | Path | None = None,
     layout: Layout = SINGLE_PROCESS,
+    callbacks: Sequence[Callback | str] = (),
     go_on: bool = False,
     **changes: Any,
 ) -> Result:
@@ -124,6 +129,8 @@ def train(
         layers: layer file of cuda-convnet that defines the network; needs ``layer_params``.
         layer_params: its parameter file with learning rates, momenta, decay and schedules, in place of the recipe's.
         layout: how the processes that torchrun started share the work.
+        callbacks: observers of the run (:class:`alexnet.Callback`); or names of trackers: ``mlflow``, ``wandb``,
+            ``trackio``.
         go_on: continue a run that this same call has begun before, as a restarted process must do.
         **changes: fields of the recipe to override: ``train("digits", epochs=3)``.
 
@@ -134,6 +141,7 @@ def train(
         AlexNetError: for a wrong option, recipe, data set or folder.
     """
     started, options = time.perf_counter(), options or DataOptions()
+    observers = Callbacks(trackers.resolve(callbacks))
     files = layer_files.of_training(layers, layer_params)
     if isinstance(init_from, PretrainedWeights):
         init_from = InitialWeights(init_from, init_from.name)
@@ -173,7 +181,7 @@ def train(
             store = Store.open(run_folder.read_start(folder)[1]["store"])
             recipe = with_epochs(recipe, len(store.split("train")))
         kwargs: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout, "started": started}
-        return _run(recipe, store, folder, world=world, resume=again, start=start, **kwargs)
+        return _run(recipe, store, folder, world=world, callbacks=observers, resume=again, start=start, **kwargs)
 
 
 def _fresh(folder: Path, data: str | Path, recipe: Recipe, options: DataOptions, files: Files | None) -> Store:
@@ -219,9 +227,10 @@ def resume(
     workers: int = 1,
     quiet: bool = True,
     layout: Layout = SINGLE_PROCESS,
+    callbacks: Sequence[Callback | str] = (),
 ) -> Result:
     """Go on with a run from its newest checkpoint, or from the checkpoint file that ``run`` names; in any layout."""
-    started, values = time.perf_counter(), local_path(run)
+    started, values, observers = time.perf_counter(), local_path(run), Callbacks(trackers.resolve(callbacks))
     folder = values.parent.parent if values.suffix == ".pt" else values
     recipe, metadata = run_folder.read_start(folder)
     layout.check(run_folder.layer_files(folder), recipe)
@@ -235,19 +244,33 @@ def resume(
         opened = Store.open(store or recorded_store(folder, metadata))
         checkpoint = values if values.suffix == ".pt" else None
         kwargs: dict[str, Any] = {"resume": True, "resume_from": checkpoint, "world": world, "layout": layout}
-        return _run(recipe, opened, folder, workers=workers, quiet=quiet, started=started, **kwargs)
+        kwargs |= {"workers": workers, "quiet": quiet, "callbacks": observers}
+        return _run(recipe, opened, folder, started=started, **kwargs)
 
 
-def _run(recipe: Recipe, store: Store, folder: Path, *, world: World, started: float, **kwargs: Any) -> Result:
-    with runtime.cpu_settings(recipe):
-        bundle, scores, rate = train_run(recipe, store, folder, device=world.device, world=world, **kwargs)
+def _run(
+    recipe: Recipe, store: Store, folder: Path, *, world: World, started: float, callbacks: Callbacks, **kwargs: Any
+) -> Result:
     plots: tuple[Path, ...] = ()
-    if world.is_main:
-        plots = tuple(plot(kind, folder) for kind in TRAINING_PLOTS)
+    problem = ""
+    try:
+        with runtime.cpu_settings(recipe):
+            bundle, scores, rate = train_run(
+                recipe, store, folder, device=world.device, world=world, callbacks=callbacks, **kwargs
+            )
+        if world.is_main:
+            plots = tuple(plot(kind, folder) for kind in TRAINING_PLOTS)
+            problem = write_summary(folder, recipe, scores, plots)
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        callbacks.run_end(RunEnd("interrupted" if stopped else "failed", printable(f"{error}")))
+        raise
+    callbacks.run_end(RunEnd("finished", bundle=bundle, scores=scores, plots=plots))
     seconds = time.perf_counter() - started
     messages = (
         *data_size_warnings(store, scores),
         *communication.traffic_report(world, recipe, len(store.classes), kwargs["layout"]),
+        *filter(None, [problem, *callbacks.problems]),
     )
     sent = {what: count / world.steps for what, count in world.bytes_sent.items()}
     faults = score_warnings(store, scores)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from alexnet import kernels
 from alexnet import recipe as recipes
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from alexnet.api import Result
     from alexnet.training.distributed.sharding import Layout
     from alexnet.training.finetune import InitialWeights
+    from alexnet.training.trackers import Tracker
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ class HardwareArguments:
 class OutputArguments:
     """What the command prints and writes."""
 
+    tracker: Annotated[UseAppendAction[tuple[Literal["mlflow", "wandb", "trackio"], ...]], option("NAME")] = ()
+    """experiment tracker that the run is logged to: mlflow, wandb or trackio; can be repeated"""
+    tracker_project: Annotated[str, option("NAME")] = "alexnet"
+    """project of the tracker (MLflow: experiment)"""
     report: Flag = True
     """do not write report.html at the end (alexnet report RUN writes the full report)"""
     json: Flag = False
@@ -136,6 +141,7 @@ def _train(args: TrainArguments, base: Recipe, weights: "InitialWeights | None",
         layers=args.run.layers,
         layer_params=args.run.layer_params,
         layout=_layout(args),
+        callbacks=_trackers(args),
         go_on=is_restart,
         **args.overrides(base),
     )
@@ -154,7 +160,14 @@ def _resume(args: TrainArguments) -> "Result":
         workers=args.hardware.num_workers,
         quiet=args.output.quiet,
         layout=_layout(args),
+        callbacks=_trackers(args),
     )
+
+
+def _trackers(args: TrainArguments) -> "list[Tracker]":
+    from alexnet.training.trackers import tracker
+
+    return [tracker(name, args.output.tracker_project) for name in args.output.tracker]
 
 
 def _layout(args: TrainArguments) -> "Layout":

@@ -85,7 +85,7 @@ class AsyncCheckpointer:
             return
         name, failed, self._name, self._failed = self._name, self._failed, "", None
         if failed is None:
-            self.logger.event("checkpoint", file=name)
+            self.logger.checkpoint(self.folder / name)
         else:
             self.logger.log(f"warning: {failed}; training goes on")
             self.logger.event("checkpoint failed", reason=str(failed))

@@ -13,14 +13,18 @@ import re
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from alexnet.data.decode import decode
 from alexnet.errors import RunError, printable
+from alexnet.evaluation.metrics import Scores
+from alexnet.recipe import Recipe
 from alexnet.schema import parse_json
 from alexnet.terminal import unescaped
+from alexnet.training.callbacks import Callbacks
 
 COLUMNS = (
     "epoch",
@@ -145,7 +149,10 @@ def _table(rows: list[dict[str, float]]) -> bytes:
 
 
 class RunLogger:
-    """The written record of a run folder. ``quiet`` keeps the terminal silent. Close it, or use it in ``with``."""
+    """The written record of a run folder. ``quiet`` keeps the terminal silent. Close it, or use it in ``with``.
+
+    ``callbacks`` receive epochs and checkpoints.
+    """
 
     def __init__(
         self,
@@ -154,6 +161,7 @@ class RunLogger:
         quiet: bool = False,
         resume_at: int = 0,
         resume_step: int = 0,
+        callbacks: Callbacks | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -163,6 +171,8 @@ class RunLogger:
         self._cut(resume_at)
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step or None)
         self._terminal = _Terminal(quiet, clock)
+        self._callbacks = callbacks or Callbacks()
+        self._callbacks.log = self.log
 
     def __enter__(self) -> "RunLogger":
         return self
@@ -192,6 +202,12 @@ class RunLogger:
                     self._events.add_scalar(name, value, int(row["steps"]))
             self._events.flush()
         self._terminal.epoch(row)
+        self._callbacks.epoch_end(row)
+
+    def checkpoint(self, path: Path) -> None:
+        """A checkpoint has been written."""
+        self.event("checkpoint", file=path.name)
+        self._callbacks.checkpoint(path)
 
     def write_rows(self, rows: list[dict[str, float]]) -> None:
         """Write results.csv anew, whole or not at all."""
@@ -244,6 +260,39 @@ class RunLogger:
             self.log(f"warning: {path} could not be written ({error.strerror or error}); training goes on")
 
 
+def write_summary(folder: Path, recipe: Recipe, scores: Mapping[str, Scores], plots: Sequence[Path]) -> str:
+    """Add the hyperparameters with the final scores, and the plots, to the TensorBoard events of a finished run.
+
+    Args:
+        folder: The run folder.
+        recipe: The hyperparameters.
+        scores: Scores by split.
+        plots: PNG files; each becomes an image with the file's name.
+
+    Returns:
+        One line about what could not be written, or "".
+    """
+    import torch
+    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
+
+    values = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in vars(recipe).items()}
+    metrics = {f"final/{split}_top1": result.top1 for split, result in scores.items()}
+    rows = read_rows(folder)
+    step = int(rows[-1]["steps"]) if rows else 0
+    try:
+        with SummaryWriter(str(folder / "tensorboard")) as events:
+            for summary in hparams(values, metrics):
+                events.file_writer.add_summary(summary)  # type: ignore[union-attr]
+            for name, value in metrics.items():
+                events.add_scalar(name, value, step)
+            for path in plots:
+                events.add_image(path.stem, torch.from_numpy(decode(path.read_bytes())), step, dataformats="HWC")
+    except OSError as error:
+        return f"{folder / 'tensorboard'} could not be written ({error.strerror or error})"
+    return ""
+
+
 class NullLogger(RunLogger):
     """The journal of a process that is not the first of its run: it writes and says nothing."""
 
@@ -252,6 +301,7 @@ class NullLogger(RunLogger):
 
     def event(self, kind: str, **values: Any) -> None: ...
     def epoch(self, rows: list[dict[str, float]]) -> None: ...
+    def checkpoint(self, path: Path) -> None: ...
     def write_rows(self, rows: list[dict[str, float]]) -> None: ...
     def begin_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None: ...
     def step(self, loss: float, images: int) -> None: ...

@@ -20,6 +20,7 @@ from alexnet.loader.loader import Loader, Shard, to_device
 from alexnet.recipe import Recipe
 from alexnet.training import checkpoint, loop, runtime
 from alexnet.training.async_checkpoint import AsyncCheckpointer
+from alexnet.training.callbacks import Callbacks, RunStart
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
 from alexnet.training.distributed.world import World
 from alexnet.training.finetune import PretrainedWeights
@@ -117,6 +118,7 @@ def train_run(
     start: PretrainedWeights | None = None,
     world: World | None = None,
     layout: Layout = SINGLE_PROCESS,
+    callbacks: Callbacks | None = None,
 ) -> tuple[Path, dict[str, Scores], float]:
     """Train the run of a locked folder, from its first step or from a checkpoint.
 
@@ -132,6 +134,7 @@ def train_run(
         start: Weights to begin with, in place of random ones.
         world: The processes that train together.
         layout: How these processes share the work.
+        callbacks: Observe the run. ``run_end`` is the caller's to call.
 
     Returns:
         The path of the bundle, its scores by split, and the training speed in images per second.
@@ -160,20 +163,25 @@ def train_run(
     )
     step = state.position.step
     problems = damage(folder) if resume and world.is_main else []
+    environment = {
+        "torch": torch.__version__,
+        "device": str(device),
+        "lrn": "native" if native_kernels.build() else "pytorch",
+        **({"processes": world.size} if world.size > 1 else {}),
+    }
+    callbacks = callbacks or Callbacks()
+    if world.is_main:
+        images = {name: len(store.split(name)) for name in ("train", "validation", "test")}
+        callbacks.run_start(RunStart(folder, recipe, store.name, tuple(store.classes), images, step, environment))
+    at = {"resume_at": content["journal_bytes"], "resume_step": step}
     with (
-        _logger(world, folder, quiet=quiet, resume_at=content["journal_bytes"], resume_step=step) as logger,
+        _logger(world, folder, quiet=quiet, callbacks=callbacks, **at) as logger,
         runtime.stop_on_signals() as stop,
         AsyncCheckpointer(state, logger, folder) as checkpointer,
     ):
         for problem in problems:
             logger.log(f"warning: {problem}")
         logger.write_rows(state.rows)
-        environment = {
-            "torch": torch.__version__,
-            "device": str(device),
-            "lrn": "native" if native_kernels.build() else "pytorch",
-            **({"processes": world.size} if world.size > 1 else {}),
-        }
         logger.event("resumed" if resume else "started", step=step, **environment)
         loop.train(Training(state, loader, normalization, logger, folder, stop, checkpointer))
         bundle, scores = _finish(state, normalization, folder)

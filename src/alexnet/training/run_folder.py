@@ -28,7 +28,7 @@ from alexnet.training import checkpoint
 from alexnet.training.logger import TESTED, append_event, damage, read_events
 
 # The files of a run that has not made a step.
-_START_FILES = {".lock", "checkpoints", "recipe.toml", "layers.cfg", "layer-params.cfg", "run.json"}
+_START_FILES = {".lock", "checkpoints", "recipe.toml", "layers.cfg", "layer-params.cfg", "run.json", "trackers.json"}
 
 
 @contextmanager
