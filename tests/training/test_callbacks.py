@@ -16,7 +16,6 @@ from alexnet.bundle import Bundle
 from alexnet.cli import run as command
 from alexnet.errors import Interrupted, RecipeError, TrainingError
 from alexnet.recipe import get_recipe
-from alexnet.training import trackers
 from alexnet.training.logger import read_rows, write_summary
 
 RECIPE = get_recipe("lenet5").replace(epochs=2, batch_size=32, checkpoint_every="1epoch")
@@ -42,7 +41,7 @@ class Record(alexnet.Callback):
         row.clear()
         torch.manual_seed(0)
         torch.randn(7)
-        np.random.seed(0)  # noqa: NPY002
+        np.random.seed(0)
 
     def on_checkpoint(self, path):
         assert path.is_file()
@@ -108,9 +107,9 @@ def test_what_a_callback_raises(digits, tmp_path):
         api.train(digits.path, RECIPE, tmp_path / "none", device="cpu", callbacks=[before, absent])
     assert not (tmp_path / "none").exists()
     assert before.end.status == "failed" and not hasattr(absent, "end")
-    with pytest.raises(TrainingError, match="callback <function print>|callback <built-in"):
+    with pytest.raises(TrainingError, match="callback <built-in function print>; must be an instance"):
         api.train(digits.path, RECIPE, tmp_path / "none", callbacks=[print])
-    with pytest.raises(RecipeError, match="unknown tracker 'mlfow'. Did you mean 'mlflow'"):
+    with pytest.raises(RecipeError, match=r"unknown tracker 'mlfow'\. Did you mean 'mlflow'"):
         api.train(digits.path, RECIPE, tmp_path / "none", callbacks=["mlfow"])
 
 
@@ -129,10 +128,9 @@ def tracked(name, digits, folder):
 
     with pytest.raises(Interrupted):
         api.train(digits.path, RECIPE, folder, device="cpu", callbacks=[name, Stop()])
-    picture = folder / "plots" / "confusion.png"
     result = api.resume(folder, device="cpu", callbacks=[name])
     assert not [note for note in result.notes if "callback" in note]
-    return json.loads((folder / "trackers.json").read_text())[name], read_rows(folder), result, picture
+    return json.loads((folder / "trackers.json").read_text())[name], read_rows(folder), result
 
 
 @pytest.fixture
@@ -146,7 +144,7 @@ def test_mlflow(digits, tmp_path, monkeypatch, confusion_plot):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    identifier, rows, result, _ = tracked("mlflow", digits, tmp_path / "run")
+    identifier, rows, result = tracked("mlflow", digits, tmp_path / "run")
     client = mlflow.MlflowClient()
     found = client.get_run(identifier)
     assert found.info.status == "FINISHED" and found.info.run_name == "run"
@@ -174,6 +172,10 @@ def leveldb_log(data):
             record = b""
 
 
+def values_of(items):
+    return {(item.key or ".".join(item.nested_key)): json.loads(item.value_json) for item in items}
+
+
 @pytest.mark.filterwarnings("default")
 def test_wandb_offline(digits, tmp_path, monkeypatch, confusion_plot):
     wandb = pytest.importorskip("wandb")
@@ -182,20 +184,20 @@ def test_wandb_offline(digits, tmp_path, monkeypatch, confusion_plot):
     monkeypatch.chdir(tmp_path)
     for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}.items():
         monkeypatch.setenv(name, value)
-    identifier, rows, result, _ = tracked("wandb", digits, tmp_path / "run")
+    identifier, rows, result = tracked("wandb", digits, tmp_path / "run")
     wandb.teardown()  # its service has written everything then
-    values, epochs, codes = {}, [], []
+    config, summary, epochs, images, codes = {}, {}, [], {}, []
     for file in sorted(tmp_path.glob(f"wandb/offline-run-*-{identifier}/run-{identifier}.wandb")):
         for record in map(Entry.FromString, leveldb_log(file.read_bytes())):
-            for item in (*record.run.config.update, *record.summary.update):
-                values[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
-            row = {(item.key or ".".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
+            config |= values_of(record.run.config.update)
+            summary |= values_of(record.summary.update)
+            row = values_of(record.history.item)
             epochs += [(row["epoch"], row["validation_top1"])] if "validation_top1" in row else []
-            values |= {"images": row} if "confusion" in row else {}
+            images |= row if "confusion._type" in row else {}
             codes += [record.exit.exit_code] if record.HasField("exit") else []
     assert epochs == [(row["epoch"], row["validation_top1"]) for row in rows]
-    assert values["lr"] == RECIPE.lr and values["final/test_top1"] == pytest.approx(result.scores["test"].top1)
-    assert values["images"]["confusion"]["_type"] == "image-file" and codes == [1, 0]
+    assert config["lr"] == RECIPE.lr and summary["final/test_top1"] == pytest.approx(result.scores["test"].top1)
+    assert images["confusion._type"] == "image-file" and codes == [1, 0]
 
 
 @pytest.mark.filterwarnings("default")
@@ -208,7 +210,7 @@ def test_trackio(digits, tmp_path, monkeypatch, confusion_plot):
         if hasattr(module, "TRACKIO_DIR"):
             monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
     monkeypatch.chdir(tmp_path)
-    identifier, rows, result, _ = tracked("trackio", digits, tmp_path / "run")
+    identifier, rows, result = tracked("trackio", digits, tmp_path / "run")
     logs = trackio.sqlite_storage.SQLiteStorage.get_logs("alexnet", identifier)
     assert [(r["epoch"], r["validation_top1"]) for r in logs if "epoch" in r] == [
         (row["epoch"], row["validation_top1"]) for row in rows
