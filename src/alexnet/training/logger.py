@@ -282,8 +282,8 @@ def write_summary(folder: Path, recipe: Recipe, scores: Mapping[str, Scores], pl
     step = int(rows[-1]["steps"]) if rows else 0
     try:
         with SummaryWriter(str(folder / "tensorboard")) as events:
-            for summary in hparams(values, metrics):
-                events.file_writer.add_summary(summary)  # type: ignore[union-attr]
+            for summary in hparams(values, metrics):  # type: ignore[no-untyped-call]
+                events.file_writer.add_summary(summary)
             for name, value in metrics.items():
                 events.add_scalar(name, value, step)
             for path in plots:
