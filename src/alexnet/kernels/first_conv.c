@@ -17,6 +17,7 @@ typedef struct { /* first_conv.py has the same fields in the same order */
 } Shape;
 
 POOLED_LINES(f32, float)
+MAX_POOL_LINE_BACKWARD(f32, float, get_f32, float, put_f32)
 
 INLINE int64_t panel(const Shape *z) { return z->kernels % 48 == 0 ? 48 : z->kernels % 32 == 0 ? 32 : 16; }
 INLINE int64_t entries(const Shape *z) { return z->size * z->size * z->channels; } /* of a filter */

@@ -57,3 +57,46 @@ static void lrn_line_backward(const Norm *n, int64_t pixels, int64_t channels, c
         AT(d + c) = relu ? choose(AT(x + c) <= 0, (vec){0}, sum) : sum;
     }
 }
+
+/* The same for bfloat16 feature maps, sums in float32, with the ReLU before the norm if relu. ``values`` is a line of
+   float32, the input of the norm. */
+
+static void values_line_bf16(const Norm *n, int64_t pixels, int64_t channels, const uint16_t *x, int64_t relu,
+                             float *values, float *squares) {
+    EACH_CHANNEL(c, g) {
+        vec v = get_bf16(x + c);
+        if (relu) v = choose(v < 0, (vec){0}, v);
+        AT(values + c) = v;
+        AT(squares + g) = v * v;
+    }
+}
+
+INLINE vec rough_norm_sum(const Norm *n, const float *squares) {
+    return n->k + n->weight * over_window(squares, n->window / 2, n->window);
+}
+
+static void lrn_line_bf16(const Norm *n, int64_t pixels, int64_t channels, const uint16_t *x, int64_t relu,
+                          float *values, float *squares, uint16_t *y) {
+    values_line_bf16(n, pixels, channels, x, relu, values, squares);
+    EACH_CHANNEL(c, g) {
+        vec root = rough_inverse_root(rough_norm_sum(n, squares + g)); /* s^-1/2; its own is s^1/4 */
+        put_bf16(y + c, AT(values + c) * (root * root * rough_inverse_root(root)));
+    }
+}
+
+/* d: the gradient of the norm's output; dx: that of x */
+static void lrn_line_backward_bf16(const Norm *n, int64_t pixels, int64_t channels, const uint16_t *x, int64_t relu,
+                                   float *values, float *squares, float *terms, float *d, uint16_t *dx) {
+    values_line_bf16(n, pixels, channels, x, relu, values, squares);
+    EACH_CHANNEL(c, g) {
+        vec root = rough_inverse_root(rough_norm_sum(n, squares + g)), inverse = root * root;
+        vec direct = AT(d + c) * (inverse * rough_inverse_root(root));
+        AT(terms + g) = AT(values + c) * direct * inverse; /* times s^-7/4 in all */
+        AT(d + c) = direct;
+    }
+    EACH_CHANNEL(c, g) {
+        vec v = AT(values + c), shared = v * over_window(terms + g, (n->window - 1) / 2, n->window);
+        vec sum = AT(d + c) - 1.5f * n->weight * shared; /* 2 * beta */
+        put_bf16(dx + c, relu ? choose(v <= 0, (vec){0}, sum) : sum);
+    }
+}

@@ -19,13 +19,11 @@ from alexnet.kernels.compiler import NativeLibraries
 _FUNCTIONS = {
     "lrn": [f"lrn_{dtype}_{direction}" for dtype in ("f32", "bf16") for direction in ("forward", "backward")],
     "pool_norm": [
-        "lrn_max_pool",
-        "lrn_max_pool_backward",
         "lrn_max_pool_scratch_size",
         *(
             f"{layer}_{dtype}{direction}"
             for dtype in ("f32", "bf16")
-            for layer in ("max_pool", "avg_pool", "spatial_norm")
+            for layer in ("max_pool", "avg_pool", "spatial_norm", "lrn_max_pool")
             for direction in ("", "_backward")
         ),
     ],

@@ -84,7 +84,11 @@ def spatial_norm(input: Tensor, size: int, weight: float, k: float) -> Tensor:
 
 
 def lrn_max_pool(input: Tensor, norm: ChannelNorm, pool: PoolGeometry) -> Tensor:
-    """[N, C, H, W] -> [N, C, H', W']: LRN, then the maximum of each window. float32 only."""
+    """[N, C, H, W] -> [N, C, H', W']: LRN, then the maximum of each window.
+
+    ``pool.relu``: a ReLU before the LRN, in bfloat16 only. bfloat16 values are normalized in float32 and rounded before
+    the pool, as layer by layer.
+    """
     out: Tensor = _LRNMaxPool.apply(input, norm, pool)
     return out
 
@@ -194,9 +198,7 @@ class _LRNMaxPool(torch.autograd.Function):
         out = _empty(input, pool.out_height, pool.out_width)
         argmax = torch.empty(out.numel(), dtype=torch.uint8)
         shape, scratch = _shape_and_scratch(input, pool, norm)
-        native_kernels.function("pool_norm", "lrn_max_pool")(
-            ctypes.byref(shape), *map(pointer, (input, out, argmax, scratch))
-        )
+        _lrn_max_pool(input.dtype, "")(ctypes.byref(shape), *map(pointer, (input, out, argmax, scratch)))
         ctx.save_for_backward(input, argmax)
         ctx.geometry = pool, norm
         return out
@@ -207,10 +209,13 @@ class _LRNMaxPool(torch.autograd.Function):
         input, argmax = ctx.saved_tensors
         grad, d_input = _channels_last(grad, input.dtype), torch.empty_like(input)
         shape, scratch = _shape_and_scratch(input, *ctx.geometry)
-        native_kernels.function("pool_norm", "lrn_max_pool_backward")(
-            ctypes.byref(shape), *map(pointer, (input, grad, argmax, d_input, scratch))
-        )
+        args = pointer(input), pointer(grad), pointer(argmax), pointer(d_input), pointer(scratch)
+        _lrn_max_pool(input.dtype, "_backward")(ctypes.byref(shape), *args)
         return d_input, None, None
+
+
+def _lrn_max_pool(dtype: torch.dtype, direction: str) -> "ctypes._NamedFuncPointer":
+    return native_kernels.function("pool_norm", f"lrn_max_pool_{native_kernels.DTYPE_NAMES[dtype]}{direction}")
 
 
 def _shape_and_scratch(input: Tensor, pool: PoolGeometry, norm: ChannelNorm) -> tuple[_Shape, Tensor]:

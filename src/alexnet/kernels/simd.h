@@ -3,12 +3,16 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t uints __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint16_t halves __attribute__((vector_size(32), aligned(2), may_alias));
 typedef uint8_t bytes __attribute__((vector_size(16), aligned(1), may_alias));
+typedef int16_t words __attribute__((vector_size(32), aligned(2), may_alias)); /* bfloat16 bits, for comparisons */
 #define INLINE static inline __attribute__((always_inline))
 #define AT(p) (*(vec *)(p))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -23,6 +27,16 @@ INLINE vec get_bf16(const uint16_t *p) { return (vec)(__builtin_convertvector(*(
 INLINE void put_bf16(uint16_t *p, vec v) { /* to the nearest, ties to even, as PyTorch rounds */
     uints bits = (uints)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, bad = (uints)(v != v);
     *(halves *)p = __builtin_convertvector((rounded & ~bad) | (0x7fc0 & bad), halves);
+}
+
+/* v^-1/2: with AVX-512 to a relative error of 2^-14, for results that are rounded to bfloat16 (2^-9) */
+INLINE vec rough_inverse_root(vec v) {
+#ifdef __AVX512F__
+    return (vec)_mm512_rsqrt14_ps((__m512)v);
+#else
+    for (int i = 0; i < LANES; i++) v[i] = 1 / sqrtf(v[i]);
+    return v;
+#endif
 }
 
 INLINE vec choose(ints where, vec yes, vec no) { return (vec)(((ints)yes & where) | ((ints)no & ~where)); }
@@ -55,6 +69,27 @@ INLINE Range windows_over(int64_t line, int64_t size, int64_t stride, int64_t al
         else { int64_t size = (z)->size; __VA_ARGS__ }                                                               \
     }
 
+/* the gradient of one input line: the maximum of each window gets the window's gradient */
+#define MAX_POOL_LINE_BACKWARD(NAME, T, GET, D, PUT)                                                                 \
+    INLINE void max_pool_line_backward_##NAME(const Pool *z, const T *g, const uint8_t *argmax, int64_t line, D *dx) { \
+        Range down = windows_over(line, z->size, z->stride, z->out_height);                                          \
+        vec sums[z->width + z->size];                                                                                \
+        for (int64_t c = 0; c < z->channels; c += LANES) {                                                           \
+            for (int64_t q = 0; q < z->width; q++) sums[q] = (vec){0};                                               \
+            for (int64_t i = down.from; i < down.end; i++)                                                           \
+                WITH_SIZE(z, {                                                                                       \
+                    int64_t out = i * z->out_width * z->channels + c;                                                \
+                    int32_t first = (line - i * z->stride) * size;                                                   \
+                    for (int64_t j = 0; j < z->out_width; j++, out += z->channels) {                                 \
+                        vec v = GET(g + out), *to    = sums + j * z->stride;                                     \
+                        ints position = __builtin_convertvector(*(const bytes *)(argmax + out), ints);               \
+                        for (int o = 0; o < size; o++) to[o] += choose(position == first + o, v, (vec){0});          \
+                    }                                                                                                \
+                })                                                                                                   \
+            for (int64_t q = 0; q < z->width; q++) PUT(dx        + q * z->channels + c, sums[q]);                    \
+        }                                                                                                            \
+    }
+
 #define POOLED_LINES(NAME, T)                                                                                        \
     INLINE void max_pool_line_##NAME(const Pool *z, const T *x, int64_t line, T *y, uint8_t *argmax) {               \
         int64_t top = line * z->stride, rows = MIN(z->size, z->height - top);                                        \
@@ -79,25 +114,6 @@ INLINE Range windows_over(int64_t line, int64_t size, int64_t stride, int64_t al
                 put_##NAME(y + (line * z->out_width + q) * z->channels + c, best);                                   \
                 *(bytes *)(argmax + (line * z->out_width + q) * z->channels + c) = __builtin_convertvector(where, bytes); \
             }                                                                                                        \
-        }                                                                                                            \
-    }                                                                                                                \
-    /* the gradient of one input line: the maximum of each window gets the window's gradient */                      \
-    INLINE void max_pool_line_backward_##NAME(const Pool *z, const T *g, const uint8_t *argmax, int64_t line, T *dx) { \
-        Range down = windows_over(line, z->size, z->stride, z->out_height);                                          \
-        vec sums[z->width + z->size];                                                                                \
-        for (int64_t c = 0; c < z->channels; c += LANES) {                                                           \
-            for (int64_t q = 0; q < z->width; q++) sums[q] = (vec){0};                                               \
-            for (int64_t i = down.from; i < down.end; i++)                                                           \
-                WITH_SIZE(z, {                                                                                       \
-                    int64_t out = i * z->out_width * z->channels + c;                                                \
-                    int32_t first = (line - i * z->stride) * size;                                                   \
-                    for (int64_t j = 0; j < z->out_width; j++, out += z->channels) {                                 \
-                        vec v = get_##NAME(g + out), *to = sums + j * z->stride;                                     \
-                        ints position = __builtin_convertvector(*(const bytes *)(argmax + out), ints);               \
-                        for (int o = 0; o < size; o++) to[o] += choose(position == first + o, v, (vec){0});          \
-                    }                                                                                                \
-                })                                                                                                   \
-            for (int64_t q = 0; q < z->width; q++) put_##NAME(dx + q * z->channels + c, sums[q]);                    \
         }                                                                                                            \
     }                                                                                                                \
     INLINE void avg_pool_line_##NAME(const Pool *z, const T *x, int64_t line, T *y) {                                \

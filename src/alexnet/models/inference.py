@@ -1,7 +1,7 @@
 """A trained network made fast for inference: neighboring layers in one pass over memory, weights in bfloat16.
 
 The results are those of the layers one by one. A ReLU is fused with the convolution before it or with the pool next to
-it, an LRN with the max pool after it, and all of these with a first convolution that a kernel computes. Layers with
+it, an LRN with the max pool after it (in bfloat16 with the ReLU before it too), and all of these with a first convolution that a kernel computes. Layers with
 hooks are not fused, and neither are subclasses, which may compute something else.
 
 One image at a time takes as long as the weights of the fully connected layers take to be read, on any processor. So
@@ -38,11 +38,16 @@ def forward_fused(layers: Sequence[nn.Module], input: Tensor) -> tuple[int, Tens
         if pool is not None and first.fuses_pool(input, norm):
             return count, first(input, relu=relu, pool=pool, norm=norm)
         relu_goes_with_pool = len(following) > 1 and type(following[1]) in (MaxPool, AveragePool)
+        relu_goes_with_pool |= count == 4 and _is_bf16(input)  # ReLU, LRN and pool in one pass, below
         if following and _fuses_relu(first, following[0]) and not relu_goes_with_pool:
             return 2, first(input, relu=True)
     elif type(first) is LocalResponseNorm and following and type(max_pool := following[0]) is MaxPool:
         if max_pool.fuses_norm(input, first) and not (has_hooks(first) or has_hooks(max_pool)):
             return 2, max_pool(input, norm=first)
+    elif type(first) is nn.ReLU and [type(layer) for layer in following] == [LocalResponseNorm, MaxPool]:
+        norm, max_pool = following
+        if max_pool.fuses_norm(input, norm, relu=True) and _fuses_relu(norm, first) and not has_hooks(max_pool):
+            return 3, max_pool(input, relu=True, norm=norm)
     elif type(first) is MaxPool and following and _fuses_relu(first, following[0]):
         return 2, first(input, relu=True)
     elif following and type(following[0]) in (MaxPool, AveragePool) and _fuses_relu(following[0], first):
@@ -69,6 +74,13 @@ def _block(layers: Sequence[nn.Module]) -> tuple[int, bool, LocalResponseNorm | 
         return 0, False, None, None
     norm = next((layer for layer in following if isinstance(layer, LocalResponseNorm)), None)
     return 1 + len(following), relu is not None, norm, next(layer for layer in following if isinstance(layer, MaxPool))
+
+
+def _is_bf16(input: Tensor) -> bool:
+    """Whether a convolution of ``input`` returns bfloat16."""
+    if torch.is_autocast_enabled(input.device.type):
+        return torch.get_autocast_dtype(input.device.type) == torch.bfloat16
+    return input.dtype == torch.bfloat16
 
 
 def _fuses_relu(layer: nn.Module, relu: nn.Module) -> bool:

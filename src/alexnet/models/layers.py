@@ -205,19 +205,23 @@ class MaxPool(nn.Module):
     ) -> Tensor:
         """The pool, and with ``relu`` a ReLU before or after it, which is the same.
 
-        ``norm``, the LRN before the pool, is computed in the same pass; pass it only if :meth:`fuses_norm` is true.
+        ``norm``, the LRN before the pool, is computed in the same pass; the ReLU is then before the LRN. Pass it only
+        if :meth:`fuses_norm` is true.
         """
         if norm is not None:
-            geometry = self.window.pool_geometry(input.shape[2], input.shape[3])
+            geometry = self.window.pool_geometry(input.shape[2], input.shape[3], relu)
             return pool_norm.lrn_max_pool(input, norm.channel_norm(), geometry)
         if pool_norm.fits_pool(input, self.window.kernel, self.window.stride):
             return pool_norm.max_pool(input, self.window.pool_geometry(input.shape[2], input.shape[3], relu))
         out = F.max_pool2d(input, self.window.kernel, self.window.stride, ceil_mode=self.window.ceil)
         return F.relu_(out) if relu else out
 
-    def fuses_norm(self, input: Tensor, norm: "LocalResponseNorm") -> bool:
-        """Whether a kernel computes ``norm`` of these feature maps [N, C, H, W] and this pool in one pass."""
-        if input.dtype != torch.float32 or not pool_norm.fits_pool(input, self.window.kernel, self.window.stride):
+    def fuses_norm(self, input: Tensor, norm: "LocalResponseNorm", relu: bool = False) -> bool:
+        """Whether a kernel computes ``norm`` of these feature maps [N, C, H, W] and this pool in one pass.
+
+        ``relu``: with a ReLU before the norm, in bfloat16 only: float32 convolutions include their ReLU.
+        """
+        if (relu and input.dtype != torch.bfloat16) or not pool_norm.fits_pool(input, self.window.kernel, self.window.stride):
             return False
         return pool_norm.fits_lrn(norm.channel_norm(), input.shape[1], norm.beta)
 
