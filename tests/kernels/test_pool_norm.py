@@ -161,13 +161,45 @@ def test_a_norm_and_the_pool_behind_it(norm, shape, pool):
     assert (got_grad - right_grad).abs().max() < 2e-6 * right_grad.abs().max()
 
 
-def test_a_norm_and_its_pool_repeat_whatever_the_threads():
+@pytest.mark.parametrize(("norm", "shape", "pool"), NORMED, ids=str)
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_norm_and_the_pool_behind_it_in_bfloat16(norm, shape, pool, relu):
+    """Beside the layers in float64. The normalized values are rounded to bfloat16 before the pool: 2^-9 of a value."""
+    input = random(shape).bfloat16()
+    input[0, 0, 0, 0] = 0.0
+    leaf = input.clone().requires_grad_()
+    assert pool.fuses_norm(leaf, norm, relu)
+    output = pool(leaf, relu=relu, norm=norm)
+    exact = input.double().requires_grad_()
+    with kernels.disabled():
+        normed = norm.double()(exact.relu() if relu else exact)
+        right = pool(normed)
+    assert output.dtype == torch.bfloat16
+    assert ((output - right).abs() <= 0.0042 * right.abs()).all()
+    # The maximum of two values that bfloat16 rounds to the same one is the first of them, so the windows choose anew.
+    chosen = pool(normed.bfloat16().double())
+    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    (got,) = torch.autograd.grad(output, leaf, grad)
+    (wanted,) = torch.autograd.grad(chosen, exact, grad.double())
+    assert torch.linalg.vector_norm(got - wanted) < 0.01 * torch.linalg.vector_norm(wanted)
+    assert not relu or not got[input <= 0].any()
+
+
+def test_a_norm_in_bfloat16_hands_nan_on():
+    input = random((1, 48, 9, 9)).bfloat16()
+    input[0, 5, 4, 4] = torch.nan
+    output = MaxPool(3, 2)(input, relu=True, norm=LocalResponseNorm(1))
+    assert output[0, 5].isnan().any() and not output[0, 20].isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_and_its_pool_repeat_whatever_the_threads(dtype):
     norm, pool, before = LocalResponseNorm(2), MaxPool(3, 2), torch.get_num_threads()
     results = []
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            input = random((2, 64, 9, 9)).requires_grad_()
+            input = random((2, 64, 9, 9)).to(dtype).requires_grad_()
             output = pool(input, norm=norm)
             results.append((output.detach(), torch.autograd.grad(output.square().sum(), input)[0]))
     finally:
@@ -181,8 +213,8 @@ def test_which_norms_stay_alone():
     assert not pool.fuses_norm(input, LocalResponseNorm(2)), "24 channels a tower"
     assert not pool.fuses_norm(input, LocalResponseNorm(1, beta=0.5)), "another power"
     assert not pool.fuses_norm(input, LocalResponseNorm(1, 17)), "a window that does not fit the gaps"
-    assert not pool.fuses_norm(input.bfloat16(), LocalResponseNorm(1)) and not pool.fuses_norm(
-        input.double(), LocalResponseNorm(1)
-    )
+    assert not pool.fuses_norm(input.double(), LocalResponseNorm(1))
+    assert pool.fuses_norm(input.bfloat16(), LocalResponseNorm(1), relu=True)
+    assert not pool.fuses_norm(input, LocalResponseNorm(1), relu=True), "float32 convolutions include their ReLU"
     kernels.use("off")
     assert not pool.fuses_norm(input, LocalResponseNorm(1))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from alexnet import kernels
-from alexnet.kernels import first_conv
+from alexnet.kernels import backend, first_conv, native_kernels
 from alexnet.models import create_model
 from alexnet.models.layers import Convolution
 
@@ -101,6 +101,27 @@ def test_where_it_is_left_to_pytorch(monkeypatch):
     kernels.use("always", "space_to_depth")
     ours(x)
     assert asked
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_for_amx_equal_pytorchs(case, dtype, monkeypatch):
+    if not native_kernels.build():
+        pytest.skip("needs a C compiler")
+    kernels.use("auto", "space_to_depth")
+    monkeypatch.setattr(backend, "has_amx", lambda: True)
+    *shape, height, width = case
+    ours, x = layer(*shape), torch.randn(2, shape[0], height, width).to(dtype)
+    geometry = ours._geometry(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert first_conv.fits_space_to_depth(x, ours.weight, geometry, 1)
+        blocks = -(-ours.window.kernel // geometry.stride)
+        size = geometry.out_height - 1 + blocks, geometry.out_width - 1 + blocks
+        got = first_conv._blocks(x, geometry, *size)
+        with kernels.disabled("first_conv"):
+            right = first_conv._blocks(x, geometry, *size)
+    assert got.dtype == torch.bfloat16 and torch.equal(got, right)
+    assert not first_conv.fits_space_to_depth(x.float(), ours.weight, geometry, 1), "float32 is left to first_conv.c"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

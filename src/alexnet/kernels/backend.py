@@ -63,6 +63,11 @@ def bf16_is_faster(device: torch.device) -> bool:
     return bool(cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and str(cpu.get("cpu_name", "")).startswith("AMD")))
 
 
+def has_amx() -> bool:
+    """Whether the CPU multiplies tiles of bfloat16 (AMX)."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
 def computes_in_float32(*tensors: Tensor) -> bool:
     """Whether these tensors are to be multiplied in float32: as float32, or under an autocast to bfloat16."""
     if not torch.is_autocast_enabled("cpu"):
@@ -158,7 +163,7 @@ KERNELS: dict[str, Kernel] = {
             "space_to_depth",
             "kernels/first_conv.py",
             "a first convolution with a stride, as a convolution of stride 1 on blocks of pixels",
-            "GPU; the input needs no gradient",
+            "GPU, and bfloat16 on a CPU with AMX; the input needs no gradient",
             "torch.nn.functional.conv2d",
         ),
         Kernel(

@@ -179,3 +179,36 @@ void first_conv_backward(const Shape *z, const float *x, const float *g, const u
         for (int64_t k = 0; k < z->kernels; k += LANES) AT(db + k) += AT(db + part * z->kernels + k);
     }
 }
+
+/* ---- blocks of stride * stride pixels, as channels of bfloat16 */
+
+typedef struct { int64_t images, threads, height, width, channels, stride, padding, rows, columns; } Blocks;
+
+/* x [images][height][width][channels] -> blocks [images][rows][columns][stride][stride][channels]. Pixels outside of the
+   image are zeros. line: stride * columns pixels per thread. */
+#define BLOCKS(NAME, T)                                                                                              \
+    void blocks_##NAME(const Blocks *z, const T *x, uint16_t *blocks, uint16_t *lines) {                             \
+        int64_t part = z->stride * z->channels, c = z->channels, line = z->columns * part;                           \
+        int64_t count = MIN(z->width, z->columns * z->stride - z->padding) * c, before = z->padding * c;             \
+        _Pragma("omp parallel for schedule(static) num_threads(z->threads)")                                         \
+        for (int64_t r = 0; r < z->images * z->rows * z->stride; r++) {                                              \
+            int64_t image = r / (z->rows * z->stride), row = r % (z->rows * z->stride) - z->padding, i = 0;          \
+            uint16_t *to = lines + omp_get_thread_num() * line, *out = blocks + r / z->stride * line * z->stride;    \
+            memset(to, 0, line * sizeof(uint16_t));                                                                  \
+            const T *from = x + (image * z->height + row) * z->width * c;                                            \
+            if (row >= 0 && row < z->height) {                                                                       \
+                for (; i + LANES <= count; i += LANES) put_bf16(to + before + i, get_##NAME(from + i));              \
+                T rest[LANES] = {0};                                                                                 \
+                uint16_t rounded[LANES];                                                                             \
+                memcpy(rest, from + i, (count - i) * sizeof(T));                                                     \
+                put_bf16(rounded, get_##NAME(rest));                                                                 \
+                memcpy(to + before + i, rounded, (count - i) * sizeof(uint16_t));                                    \
+            }                                                                                                        \
+            out += r % z->stride * part;                                                                             \
+            for (int64_t q = 0; q < z->columns; q++, to += part, out += part * z->stride)                            \
+                memcpy(out, to, part * sizeof(uint16_t));                                                            \
+        }                                                                                                            \
+    }
+
+BLOCKS(f32, float)
+BLOCKS(bf16, uint16_t)

@@ -187,10 +187,10 @@ _MAX_DEPTH_CHANNELS = 4
 def fits_space_to_depth(input: Tensor, weight: Tensor, geometry: ConvGeometry, groups: int) -> bool:
     """Whether :func:`convolve` computes this. Input [N, C, H, W] without a gradient, weight [K, C, r, r].
 
-    Mode "auto" rearranges on GPUs, mode "always" on every device.
+    Mode "auto" rearranges on GPUs and for bfloat16 on CPUs with AMX, mode "always" on every device.
     """
     mode = backend.mode_of("space_to_depth")
-    if mode == "off" or (mode == "auto" and input.device.type != "cuda"):
+    if mode == "off" or (mode == "auto" and not (input.device.type == "cuda" or _multiplies_tiles(input))):
         return False
     if is_traced() or type(input) is not Tensor or input.requires_grad:
         return False
@@ -199,18 +199,55 @@ def fits_space_to_depth(input: Tensor, weight: Tensor, geometry: ConvGeometry, g
 
 def convolve_space_to_depth(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry) -> Tensor:
     """[N, C, H, W] -> the convolution's feature maps [N, K, H', W']."""
-    if torch.is_autocast_enabled(input.device.type):  # before anything is copied
-        input = input.to(torch.get_autocast_dtype(input.device.type))
     kernels, channels, size, _ = weight.shape
-    stride, padding = geometry.stride, geometry.padding
+    stride = geometry.stride
     blocks_per_filter = -(-size // stride)
     rows, columns = geometry.out_height - 1 + blocks_per_filter, geometry.out_width - 1 + blocks_per_filter
-    pad_bottom = rows * stride - input.shape[2] - padding  # negative: pixels that no window reads
-    pad_right = columns * stride - input.shape[3] - padding
-    pixels = F.pad(input, (padding, pad_right, padding, pad_bottom)).permute(0, 2, 3, 1)  # [N, H, W, C]
-    blocks = pixels.reshape(-1, rows, stride, columns, stride, channels).transpose(2, 3).flatten(3)  # [N, H, W, s·s·C]
+    blocks = _blocks(input, geometry, rows, columns)
     pad_filter = blocks_per_filter * stride - size
     padded = F.pad(weight, (0, pad_filter, 0, pad_filter))
     filters = padded.view(kernels, channels, blocks_per_filter, stride, blocks_per_filter, stride)
     filters = filters.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)  # [K, s·s·C, r, r]
-    return F.conv2d(blocks.permute(0, 3, 1, 2), filters.contiguous(memory_format=torch.channels_last), bias)
+    return F.conv2d(blocks, filters.contiguous(memory_format=torch.channels_last), bias)
+
+
+def _multiplies_tiles(input: Tensor) -> bool:
+    """Whether the convolution of ``input`` is computed in bfloat16 by AMX."""
+    if not (native_kernels.in_use("first_conv") and native_kernels.is_cpu_tensor(input) and backend.has_amx()):
+        return False
+    return _dtype(input) == torch.bfloat16
+
+
+def _dtype(input: Tensor) -> torch.dtype:
+    """The data type in which autocast computes a convolution of ``input``."""
+    device = input.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
+
+
+def _blocks(input: Tensor, geometry: ConvGeometry, rows: int, columns: int) -> Tensor:
+    """[N, C, H, W] -> [N, s·s·C, rows, columns], channels-last in memory; pixels outside of the image are zeros."""
+    (n, channels, height, width), (stride, padding, _, _) = input.shape, geometry
+    if _multiplies_tiles(input) and input.dtype in native_kernels.DTYPE_NAMES:
+        input, threads = input.contiguous(memory_format=torch.channels_last), torch.get_num_threads()
+        shape = _Blocks(n, threads, height, width, channels, stride, padding, rows, columns)
+        size = n, stride * stride * channels, rows, columns
+        blocks = torch.empty(size, dtype=torch.bfloat16, memory_format=torch.channels_last)
+        lines = torch.empty(threads, stride * columns * channels, dtype=torch.bfloat16)
+        function = native_kernels.function("first_conv", f"blocks_{native_kernels.DTYPE_NAMES[input.dtype]}")
+        function(ctypes.byref(shape), *map(pointer, (input, blocks, lines)))
+        return blocks
+    input = input.to(_dtype(input))  # before anything is copied
+    pad_bottom = rows * stride - height - padding  # negative: pixels that no window reads
+    pad_right = columns * stride - width - padding
+    pixels = F.pad(input, (padding, pad_right, padding, pad_bottom)).permute(0, 2, 3, 1)  # [N, H, W, C]
+    out = pixels.reshape(-1, rows, stride, columns, stride, channels).transpose(2, 3).flatten(3)  # [N, H, W, s·s·C]
+    return out.permute(0, 3, 1, 2)
+
+
+class _Blocks(ctypes.Structure):
+    """``Blocks`` of ``first_conv.c``."""
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in ("images", "threads", "height", "width", "channels", "stride", "padding", "rows", "columns")
+    ]

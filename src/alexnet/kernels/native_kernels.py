@@ -28,7 +28,14 @@ _FUNCTIONS = {
         ),
     ],
     "winograd": ["winograd_forward", "winograd_backward", "winograd_is_fast"],
-    "first_conv": ["first_conv_forward", "first_conv_backward", "first_conv_scratch_size", "first_conv_is_fast"],
+    "first_conv": [
+        "first_conv_forward",
+        "first_conv_backward",
+        "first_conv_scratch_size",
+        "first_conv_is_fast",
+        "blocks_f32",
+        "blocks_bf16",
+    ],
     "linear": ["linear_bf16", "linear_few_rows", "linear_scratch_size", "linear_is_fast"],
 }
 _libraries = NativeLibraries("alexnet.kernels", _FUNCTIONS, ("simd.h", "lrn.h", "winograd.h"))

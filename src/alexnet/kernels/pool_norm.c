@@ -197,7 +197,7 @@ LRN_MAX_POOL(bf16, uint16_t,
              if (pool->relu) max_pool_line_positive(pool, maps, window, y + i * out, argmax + i * out);
              else max_pool_line_bf16(pool, maps, window, y + i * out, argmax + i * out);)
 
-#define LRN_MAX_POOL_BACKWARD(NAME, T, LINE, POOL_LINE, LRN_LINE)                                                               \
+#define LRN_MAX_POOL_BACKWARD(NAME, T, LINE, POOL_LINE, LRN_LINE)                                                    \
     void lrn_max_pool_##NAME##_backward(const Shape *z, const T *x, const T *g, const uint8_t *argmax, T *dx,        \
                                         float *scratch) {                                                            \
         const Pool *pool = &z->pool;                                                                                 \
@@ -214,7 +214,7 @@ LRN_MAX_POOL(bf16, uint16_t,
                 const uint8_t *at = argmax + line / pool->height * out;                                              \
                 T *to = dx + line * line_of(pool);                                                                   \
                 float *d = LINE;                                                                                     \
-                POOL_LINE(pool, gradients, at, line % pool->height, d);                          \
+                POOL_LINE(pool, gradients, at, line % pool->height, d);                                              \
                 LRN_LINE                                                                                             \
             }                                                                                                        \
         }                                                                                                            \

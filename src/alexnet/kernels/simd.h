@@ -81,12 +81,12 @@ INLINE Range windows_over(int64_t line, int64_t size, int64_t stride, int64_t al
                     int64_t out = i * z->out_width * z->channels + c;                                                \
                     int32_t first = (line - i * z->stride) * size;                                                   \
                     for (int64_t j = 0; j < z->out_width; j++, out += z->channels) {                                 \
-                        vec v = GET(g + out), *to    = sums + j * z->stride;                                     \
+                        vec v = GET(g + out), *to = sums + j * z->stride;                                            \
                         ints position = __builtin_convertvector(*(const bytes *)(argmax + out), ints);               \
                         for (int o = 0; o < size; o++) to[o] += choose(position == first + o, v, (vec){0});          \
                     }                                                                                                \
                 })                                                                                                   \
-            for (int64_t q = 0; q < z->width; q++) PUT(dx        + q * z->channels + c, sums[q]);                    \
+            for (int64_t q = 0; q < z->width; q++) PUT(dx + q * z->channels + c, sums[q]);                           \
         }                                                                                                            \
     }
 

@@ -45,9 +45,10 @@ def forward_fused(layers: Sequence[nn.Module], input: Tensor) -> tuple[int, Tens
         if max_pool.fuses_norm(input, first) and not (has_hooks(first) or has_hooks(max_pool)):
             return 2, max_pool(input, norm=first)
     elif type(first) is nn.ReLU and [type(layer) for layer in following] == [LocalResponseNorm, MaxPool]:
-        norm, max_pool = following
-        if max_pool.fuses_norm(input, norm, relu=True) and _fuses_relu(norm, first) and not has_hooks(max_pool):
-            return 3, max_pool(input, relu=True, norm=norm)
+        lrn, after = following
+        assert isinstance(lrn, LocalResponseNorm) and isinstance(after, MaxPool)
+        if after.fuses_norm(input, lrn, relu=True) and _fuses_relu(lrn, first) and not has_hooks(after):
+            return 3, after(input, relu=True, norm=lrn)
     elif type(first) is MaxPool and following and _fuses_relu(first, following[0]):
         return 2, first(input, relu=True)
     elif following and type(following[0]) in (MaxPool, AveragePool) and _fuses_relu(following[0], first):
