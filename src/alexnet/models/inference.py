@@ -1,8 +1,9 @@
 """A trained network made fast for inference: neighboring layers in one pass over memory, weights in bfloat16.
 
 The results are those of the layers one by one. A ReLU is fused with the convolution before it or with the pool next to
-it, an LRN with the max pool after it (in bfloat16 with the ReLU before it too), and all of these with a first convolution that a kernel computes. Layers with
-hooks are not fused, and neither are subclasses, which may compute something else.
+it, an LRN with the max pool after it (in bfloat16 with the ReLU before it too), and all of these with a first
+convolution that a kernel computes. Layers with hooks are not fused, and neither are subclasses, which may compute
+something else.
 
 One image at a time takes as long as the weights of the fully connected layers take to be read, on any processor. So
 these are stored in bfloat16 everywhere (:mod:`alexnet.kernels.linear` multiplies them in float32 where it can), the

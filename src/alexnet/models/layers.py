@@ -221,7 +221,9 @@ class MaxPool(nn.Module):
 
         ``relu``: with a ReLU before the norm, in bfloat16 only: float32 convolutions include their ReLU.
         """
-        if (relu and input.dtype != torch.bfloat16) or not pool_norm.fits_pool(input, self.window.kernel, self.window.stride):
+        if relu and input.dtype != torch.bfloat16:
+            return False
+        if not pool_norm.fits_pool(input, self.window.kernel, self.window.stride):
             return False
         return pool_norm.fits_lrn(norm.channel_norm(), input.shape[1], norm.beta)
 
