@@ -58,13 +58,15 @@ def end_to_end(folder: Path, batch: int, model: str) -> list[Candidate]:
         Candidate(f"{OURS}, {kind}", our_epoch, arguments | {"model": model, "precision": kind})
         for kind in ("fp32", "bf16")
     ]
-    results += [Candidate(f"{PLAIN}, ImageFolder, fp32", torchvision_epoch, arguments | {"model": model})]
     if peers.build_on_meta(model).image_size >= 200:
+        loader = f"{TORCHVISION}, this project's loader"
+        ours = arguments | {"model": peers.TORCHVISION}
         results += [
-            Candidate(f"{TORCHVISION}, this project's loader", our_epoch, arguments | {"model": peers.TORCHVISION}),
-            Candidate(f"{TORCHVISION}, reference script, fp32", torchvision_epoch, arguments | {"model": None}),
+            Candidate(f"{loader}, {kind}", our_epoch, ours | {"precision": kind}, precision=kind, peer=loader)
+            for kind in ("fp32", "bf16")
         ]
-    return results
+    script = f"{TORCHVISION}, reference script" if model == "alexnet" else f"{PLAIN}, ImageFolder"
+    return results + steps.forms(script, torchvision_epoch, arguments | {"model": None if model == "alexnet" else model})
 
 
 def write_synthetic_images(folder: Path, count: int) -> None:
@@ -177,18 +179,14 @@ def our_epoch(folder: Path, batch: int, model: str, precision: str = "fp32") -> 
     return unit
 
 
-def torchvision_epoch(folder: Path, batch: int, model: str | None) -> Unit:
+def torchvision_epoch(folder: Path, batch: int, model: str | None, form: peers.Form) -> Unit:
     """An epoch of torchvision's reference script, which decodes the images in every epoch."""
-    network: nn.Module = peers.plain(peers.build(model)) if model else peers.torchvision_alexnet()
-    side = peers.build_on_meta(model or peers.TORCHVISION).image_size
-    rule = torch.optim.SGD(network.train().parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    batches = _data_loader(folder, batch, side)
+    step = steps.plain_step(model, form)
+    batches = _data_loader(folder, batch, peers.build_on_meta(model or peers.TORCHVISION).image_size)
 
     def work() -> None:
         for images, labels in batches:
-            rule.zero_grad()
-            F.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
-            rule.step()
+            step(images, labels)
 
     return lambda: timed(work, len(batches.dataset))
 

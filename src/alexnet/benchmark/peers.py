@@ -1,4 +1,8 @@
-"""The peers of the benchmark: the same network in ``torch.nn`` modules, and torchvision's alexnet."""
+"""The peers of the benchmark: the same network in ``torch.nn`` modules, and torchvision's alexnet, in several forms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +13,65 @@ from alexnet.models.layers import AveragePool, Convolution, Dropout, Flatten, Lo
 from alexnet.models.network import Network
 
 TORCHVISION = "alexnet_owt"  # name of torchvision's alexnet in this project
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way in which PyTorch can compute a network of ``torch.nn`` modules."""
+
+    arithmetic: Literal["fp32", "bf16 autocast", "bf16 weights"]
+    channels_last: bool = True
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the tables print after the peer's name."""
+        words = [self.arithmetic, "channels-last" if self.channels_last else "contiguous"]
+        return ", ".join(words + ["torch.compile"] * self.compiled)
+
+    @property
+    def precision(self) -> str:
+        """``fp32`` or ``bf16``."""
+        return self.arithmetic.split()[0]
+
+    def network(self, network: nn.Module) -> nn.Module:
+        """``network`` with this form's weights and memory layout, changed in place."""
+        dtype = torch.bfloat16 if self.arithmetic == "bf16 weights" else torch.float32
+        return network.to(dtype=dtype).to(memory_format=self._layout)
+
+    def input(self, images: Tensor) -> Tensor:
+        """``images`` with this form's type and memory layout."""
+        dtype = torch.bfloat16 if self.arithmetic == "bf16 weights" else torch.float32
+        return images.to(dtype).contiguous(memory_format=self._layout)
+
+    def function(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+        """``network`` as a function, compiled and under autocast if this form is. Weights of inference are packed."""
+        call = network
+        if self.compiled:
+            call = torch.compile(network, dynamic=False, options={"freezing": not network.training})  # type: ignore
+
+        def output(images: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.arithmetic == "bf16 autocast"):
+                out: Tensor = call(images)
+            return out
+
+        return output
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+FORMS = (
+    Form("fp32", channels_last=False),
+    Form("fp32"),
+    Form("bf16 autocast"),
+    Form("bf16 weights"),
+    Form("fp32", compiled=True),
+    Form("bf16 autocast", compiled=True),
+    Form("bf16 weights", compiled=True),
+)
+"""The forms that a peer in PyTorch is tried in. Not among them: bfloat16 in contiguous memory, which was slower."""
 
 
 def torchvision_alexnet() -> nn.Module:

@@ -24,6 +24,7 @@ from alexnet import kernels
 from alexnet.system import cores
 
 READY_SECONDS = 900.0  # a candidate that is not ready by then (a compilation that hangs) is skipped
+_TRIAL_SECONDS = 5.0  # of a peer's form: up to three rounds, of which the fastest counts
 _WARMUP_SECONDS = 0.5  # of computation before the clock starts
 
 
@@ -51,6 +52,7 @@ class Candidate:
     arguments: dict[str, Any] = field(default_factory=dict)
     flop: float = 0.0  # operations per image; 0: not counted
     precision: str = "fp32"  # the limit it is compared with
+    peer: str = ""  # candidates of one peer are forms of it, and only its fastest forms are timed; "": always timed
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Timing:
     waited: float = 0.0  # fraction of the time
     memory: float = 0.0  # peak MiB of the process, with Python and PyTorch
     skipped: str = ""
+    trial: float = 0.0  # rate of the trial that showed another form of the peer to be faster; there are no rates then
 
     @property
     def median(self) -> float:
@@ -80,6 +83,9 @@ class Timing:
 def time_candidates(candidates: Sequence[Candidate], rounds: int, log: Callable[[str], None]) -> list[Timing]:
     """Time all candidates in ``rounds`` interleaved rounds, after one warm-up round each.
 
+    Candidates with the same ``peer`` are forms of it, such as its precisions. Each form runs trial rounds first, and
+    only the fastest form is timed.
+
     Args:
         candidates: The candidates.
         rounds: Number of measured rounds.
@@ -97,7 +103,7 @@ class _CandidateProcess:
     """A candidate's process, seen from the parent process."""
 
     def __init__(self, candidate: Candidate) -> None:
-        self.candidate, self.skipped, self.rounds = candidate, "", list[Round]()
+        self.candidate, self.skipped, self.rounds, self.trial = candidate, "", list[Round](), 0.0
         spawn = multiprocessing.get_context("spawn")
         self._connection, child_connection = spawn.Pipe()
         disabled = [name for name in kernels.KERNELS if not kernels.enabled(name)]
@@ -121,9 +127,15 @@ class _CandidateProcess:
         else:
             self.rounds.append(Round(*reply))
 
+    def run_trial(self) -> None:
+        while not self.skipped and len(self.rounds) < 3 and sum(r.seconds for r in self.rounds) < _TRIAL_SECONDS:
+            self.run_round()
+        self.trial = max((r.done / r.seconds for r in self.rounds), default=0.0)
+        self.rounds.clear()
+
     def finish(self) -> Timing:
         if self.skipped or not self.rounds:
-            return Timing(self.candidate, skipped=self.skipped or "no round was run")
+            return Timing(self.candidate, skipped=self.skipped or "no round was run", trial=self.trial)
         self._connection.send(False)
         memory = self._receive()
         seconds = sum(r.seconds for r in self.rounds)
@@ -153,10 +165,21 @@ def _running(candidates: Sequence[Candidate], log: Callable[[str], None]) -> Ite
             log(candidate.name)
             processes.append(_CandidateProcess(candidate))
             processes[-1].wait_until_ready()
+            if candidate.peer:
+                processes[-1].run_trial()
+                _stop_slower_forms([p for p in processes if p.candidate.peer == candidate.peer])
         yield processes
     finally:
         for process in processes:
             process.stop()
+
+
+def _stop_slower_forms(forms: Sequence[_CandidateProcess]) -> None:
+    fastest = max(forms, key=lambda form: form.trial)
+    for form in forms:
+        if form is not fastest and not form.skipped:
+            form.skipped = "another form is faster"
+            form.stop()
 
 
 def _serve(

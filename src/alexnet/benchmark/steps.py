@@ -4,11 +4,12 @@ The target is a network with random weights on noise, or a trained run on its te
 has realistic zeros after its ReLUs, on which the speed of inference depends.
 """
 
+import dataclasses
 import functools
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from alexnet import kernels as switchboard
 from alexnet.benchmark import peers
+from alexnet.benchmark.peers import Form
 from alexnet.benchmark.runner import Candidate, Skipped, Unit, repeated
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.store import Split, Store
@@ -127,7 +129,7 @@ ONNX, OPENVINO = "ONNX Runtime", "OpenVINO"
 OFF = "kernels off"
 DIRECT = "direct convolutions"  # --convolution plain
 CPU = torch.device("cpu")
-_TOLERANCE = 1e-3  # of a peer's outputs, relative to the largest
+_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.3}  # of a peer's outputs, relative to the largest
 
 
 def training(model: str, batch: int) -> list[Candidate]:
@@ -142,11 +144,19 @@ def training(model: str, batch: int) -> list[Candidate]:
     results += [
         Candidate(f"{OURS}, fp32, {DIRECT}", our_step, arguments | {"convolution": "plain"}, flop),
         Candidate(f"{OURS}, fp32, {OFF}", our_step, arguments | {"kernels": False}, flop),
-        Candidate(f"{PLAIN}, fp32", plain_step, arguments, flop),
+        *forms(PLAIN, plain_training, arguments, flop),
     ]
     if network.image_size >= 200:
-        results.append(Candidate(f"{TORCHVISION}, fp32", plain_step, {"model": None, "batch": batch}, torchvision_flop))
+        results += forms(TORCHVISION, plain_training, {"model": None, "batch": batch}, torchvision_flop)
     return results
+
+
+def forms(peer: str, make: Callable[..., Unit], arguments: dict[str, Any], flop: float) -> list[Candidate]:
+    """A peer in PyTorch, in all its forms."""
+    return [
+        Candidate(f"{peer}, {form.name}", make, arguments | {"form": form}, flop, form.precision, peer)
+        for form in peers.FORMS
+    ]
 
 
 def inference(target: Target, batch: int) -> list[Candidate]:
@@ -158,15 +168,31 @@ def inference(target: Target, batch: int) -> list[Candidate]:
         for kind in ("fp32", "bf16")
     ]
     results += [
-        Candidate(f"{PLAIN}, fp32", plain_inference, arguments, flop),
-        Candidate(f"{ONNX}, fp32", onnx_inference, arguments, flop),
-        Candidate(f"{OPENVINO}, fp32", openvino_inference, arguments | {"precision": "fp32"}, flop),
-        Candidate(f"{OPENVINO}, bf16", openvino_inference, arguments | {"precision": "bf16"}, flop, "bf16"),
+        *forms(PLAIN, plain_inference, arguments, flop),
+        *_runtimes(arguments, flop, ("fp32", "bf16")),
     ]
     if network.image_size >= 200:
         torchvision_flop = forward_flop(peers.build_on_meta(peers.TORCHVISION))
-        results.append(Candidate(f"{TORCHVISION}, fp32", torchvision_inference, {"batch": batch}, torchvision_flop))
+        results += forms(TORCHVISION, torchvision_inference, {"batch": batch}, torchvision_flop)
+        arguments = {"target": Target(peers.TORCHVISION), "batch": batch}
+        results += _runtimes(arguments, torchvision_flop, ("fp32", "bf16"), TORCHVISION)
     return results
+
+
+def _runtimes(arguments: dict[str, Any], flop: float, precisions: Sequence[str], peer: str = "") -> list[Candidate]:
+    """ONNX Runtime and OpenVINO, peers of their own or forms of ``peer``, in each of ``precisions``."""
+    return [
+        Candidate(
+            f"{peer}, {who}, {kind}" if peer else f"{who}, {kind}",
+            make,
+            arguments | {"precision": kind},
+            flop,
+            kind,
+            peer or who,
+        )
+        for who, make in ((ONNX, onnx_inference), (OPENVINO, openvino_inference))
+        for kind in precisions
+    ]
 
 
 def forward_flop(network: Network) -> float:
@@ -198,19 +224,33 @@ def our_step(model: str, batch: int, precision: str = "fp32", kernels: bool = Tr
     return repeated(step, batch, lasting=1.0)
 
 
-def plain_step(model: str | None, batch: int) -> Unit:
-    """A training step as in tutorials: contiguous memory, float32, ``torch.optim.SGD``. No model: torchvision's."""
-    ours = peers.build(model or peers.TORCHVISION)
-    network = peers.plain(ours).train() if model else peers.torchvision_alexnet().train()
-    rule = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
-    images, labels = noise(ours, batch, torch.contiguous_format), torch.arange(batch) % ours.num_classes
+def plain_training(model: str | None, batch: int, form: Form) -> Unit:
+    """Training steps of :func:`plain_step` on one batch of noise."""
+    shapes = peers.build_on_meta(model or peers.TORCHVISION)
+    step = plain_step(model, form)
+    images, labels = noise(shapes, batch, torch.contiguous_format), torch.arange(batch) % shapes.num_classes
+    images = form.input(images)
+    return repeated(lambda: step(images, labels), batch, lasting=1.0)
 
-    def step() -> None:
+
+def plain_step(model: str | None, form: Form) -> Callable[[Tensor, Tensor], None]:
+    """A training step as in tutorials, with ``torch.optim.SGD``, on a batch and its labels. No model: torchvision's.
+
+    Raises:
+        Skipped: The outputs of the network differ from this project's.
+    """
+    ours = peers.build(model or peers.TORCHVISION)
+    network = peers.plain(ours) if model else peers.torchvision_alexnet()
+    images = noise(ours, 2, torch.contiguous_format)
+    call = _in_form(network, ours if model else network, images, form, training=True)
+    rule = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005, fused=True)
+
+    def step(images: Tensor, labels: Tensor) -> None:
         rule.zero_grad()
-        F.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(call(form.input(images)).float(), labels).backward()  # type: ignore[no-untyped-call]
         rule.step()
 
-    return repeated(step, batch, lasting=1.0)
+    return step
 
 
 def our_inference(target: Target, batch: int, precision: Precision) -> Unit:
@@ -221,22 +261,47 @@ def our_inference(target: Target, batch: int, precision: Precision) -> Unit:
     return _predictions(classifier.inference, target.batches(batch, torch.channels_last))
 
 
-def plain_inference(target: Target, batch: int) -> Unit:
+def plain_inference(target: Target, batch: int, form: Form) -> Unit:
     """The same network in plain modules."""
-    ours, images = target.network().eval(), target.batches(batch, torch.contiguous_format)
-    network = peers.plain(ours).eval()
-    if (difference := peers.max_relative_diff(network, ours, images[0][:2])) > _TOLERANCE:
-        raise Skipped(f"its outputs differ by {difference:.1e} of the largest")
-    return _predictions(network, images)
+    ours = target.network()
+    return _inference_in_form(peers.plain(ours), ours, target.batches(batch, torch.contiguous_format), form)
 
 
-def torchvision_inference(batch: int) -> Unit:
-    """torchvision's network with random weights."""
-    network, images = peers.torchvision_alexnet().eval(), Target(peers.TORCHVISION)
-    return _predictions(network, images.batches(batch, torch.contiguous_format))
+def torchvision_inference(batch: int, form: Form) -> Unit:
+    """torchvision's network with random weights, checked against itself in float32."""
+    network, target = peers.torchvision_alexnet(), Target(peers.TORCHVISION)
+    return _inference_in_form(network, network, target.batches(batch, torch.contiguous_format), form)
 
 
-def _predictions(network: nn.Module, images: Sequence[Tensor]) -> Unit:
+def _inference_in_form(network: nn.Module, reference: nn.Module, images: Sequence[Tensor], form: Form) -> Unit:
+    call = _in_form(network, reference, images[0], form, training=False)
+    return _predictions(call, [form.input(batch) for batch in images])
+
+
+def _in_form(
+    network: nn.Module, reference: nn.Module, images: Tensor, form: Form, training: bool
+) -> Callable[[Tensor], Tensor]:
+    """``network`` as a function in ``form``, after its outputs for ``images`` were compared with ``reference``.
+
+    The process gets the memory settings of ``alexnet train``, so that a peer is not slowed down by the allocator.
+
+    Raises:
+        Skipped: The outputs differ.
+    """
+    if form.compiled and form.precision != runtime.choose_precision("auto", CPU):
+        raise Skipped("not compiled: this processor is slower in its precision")
+    _settings.enter_context(runtime.cpu_settings())
+    with torch.inference_mode():
+        right = reference.eval()(images)
+    network = form.network(network.eval())
+    # A training form is compiled for training only; its outputs are checked before that.
+    call = (dataclasses.replace(form, compiled=False) if training else form).function(network)
+    with torch.inference_mode():
+        _compare(call(form.input(images)), right, form.precision)
+    return form.function(network.train()) if training else call
+
+
+def _predictions(network: Callable[[Tensor], Tensor], images: Sequence[Tensor]) -> Unit:
     turns = itertools.cycle(images)
 
     def output() -> Tensor:
@@ -247,61 +312,91 @@ def _predictions(network: nn.Module, images: Sequence[Tensor]) -> Unit:
     return repeated(output, len(images[0]))
 
 
-def onnx_inference(target: Target, batch: int) -> Unit:
-    """ONNX Runtime called directly on the same network."""
-    network, (images, *more) = _plain_and_images(target, batch)
+def onnx_inference(target: Target, batch: int, precision: str) -> Unit:
+    """ONNX Runtime called directly on the same network; int8 by its own static quantization."""
+    network, images = _plain_and_images(target, batch)
     try:
         import onnx  # noqa: F401 - what the exporter needs
         import onnxruntime
+        from onnxruntime import quantization
     except ImportError as error:
         raise Skipped(f"{error.name} is not installed: pip install 'alexnet[export]'") from error
-    with temporary_folder() as folder:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    with temporary_folder() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # warnings inside the exporter
         path = folder / "network.onnx"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings inside the exporter
-            torch.onnx.export(network, (images,), path, dynamo=True, verbose=False)
+        torch.onnx.export(network.to(dtype), (images[0].to(dtype),), path, dynamo=True, verbose=False)
+        name = onnx.load(path, load_external_data=False).graph.input[0].name
+        if precision == "int8":
+            ranges = iter([{name: values} for values in _calibration(target, batch)])
+            reader = type("Reader", (quantization.CalibrationDataReader,), {"get_next": lambda _: next(ranges, None)})()
+            quantization.quantize_static(path, path := folder / "int8.onnx", reader, per_channel=True)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name, turns = session.get_inputs()[0].name, _numbers(images, *more)
-    _check(torch.from_numpy(session.run(None, {name: images.numpy()})[0]), network, images)
-    return repeated(lambda: session.run(None, {name: next(turns)}), batch)
+    return _runtime_inference(lambda values: session.run(None, {name: values})[0], network, images, precision)
 
 
 def openvino_inference(target: Target, batch: int, precision: str) -> Unit:
-    """OpenVINO called directly on the same network."""
-    network, (images, *more) = _plain_and_images(target, batch)
-    if precision == "bf16":
-        _refuse_slow()
+    """OpenVINO called directly on the same network; int8 by NNCF, as in its documentation."""
+    network, images = _plain_and_images(target, batch)
     try:
         import openvino
     except ImportError as error:
         raise Skipped("openvino is not installed: pip install 'alexnet[export]'") from error
-    hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision], "PERFORMANCE_HINT": "LATENCY"}
-    hints["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is deprecated in PyTorch
-        converted = openvino.convert_model(network, example_input=images, input=[images.shape])
-    compiled = openvino.compile_model(converted, "CPU", hints)
-    request, turns = compiled.create_infer_request(), _numbers(images, *more)
-    request.infer({0: images.numpy()})
-    _check(torch.from_numpy(request.get_output_tensor(0).data.copy()), network, images, precision)
-    return repeated(lambda: request.infer({0: next(turns)}), batch)
+        model: Any = openvino.convert_model(network, example_input=images[0], input=[images[0].shape])
+    if precision == "int8":
+        try:
+            import nncf
+        except ImportError as error:
+            raise Skipped("nncf is not installed: pip install nncf") from error
+        nncf.set_log_level(logging.ERROR)
+        ranges = _calibration(target, batch)
+        model = nncf.quantize(model, nncf.Dataset(ranges), subset_size=len(ranges))
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(torch.get_num_threads())}
+    # The rest of an int8 network is computed in bfloat16 where OpenVINO takes that to be faster.
+    hints |= {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision]} if precision != "int8" else {}
+    request = openvino.compile_model(model, "CPU", hints).create_infer_request()
+
+    def output(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        request.infer({0: values})
+        result: NDArray[np.float32] = request.get_output_tensor(0).data
+        return result
+
+    return _runtime_inference(output, network, images, precision)
 
 
 def _plain_and_images(target: Target, batch: int) -> tuple[nn.Module, list[Tensor]]:
     return peers.plain(target.network()).eval(), target.batches(batch, torch.contiguous_format)
 
 
-def _numbers(*images: Tensor) -> Iterator[NDArray[np.float32]]:
-    return itertools.cycle([batch.numpy() for batch in images])
+def _calibration(target: Target, batch: int) -> list[NDArray[np.float32]]:
+    """Input batches for int8 ranges, together at least :data:`CALIBRATION` images, apart from those that are timed."""
+    count = -(-CALIBRATION // batch)
+    images = target.batches((count + 1) * batch, torch.contiguous_format)[0]
+    return [part.numpy() for part in images.split(batch)[1:]]
 
 
-def _check(output: Tensor, network: nn.Module, images: Tensor, precision: str = "fp32") -> None:
+def _runtime_inference(
+    function: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    network: nn.Module,
+    images: Sequence[Tensor],
+    precision: str,
+) -> Unit:
+    """A unit of ``function``, after its outputs were compared with the network's."""
     with torch.inference_mode():
-        right = network(images)
-    difference = float((output - right).abs().max() / right.abs().max())
-    if difference > (0.1 if precision == "bf16" else _TOLERANCE):
+        right = network.float()(images[0])
+    turns = itertools.cycle([batch.numpy() for batch in images])
+    _compare(torch.from_numpy(function(next(turns)).copy()), right, precision)
+    return repeated(lambda: function(next(turns)), len(images[0]))
+
+
+def _compare(outputs: Tensor, right: Tensor, precision: str) -> None:
+    """Raise :class:`Skipped` unless a peer's outputs equal the reference's to the tolerance of its precision."""
+    difference = float((outputs.float() - right).abs().max() / right.abs().max())
+    if not difference <= _TOLERANCE[precision]:  # also if it is not finite
         raise Skipped(f"its outputs differ by {difference:.1e} of the largest")
 
 
@@ -337,16 +432,21 @@ FORMATS: dict[str, Format] = {".xml": "openvino", ".onnx": "onnx"}
 
 
 def int8_inference(target: Target, batch: int) -> list[Candidate]:
-    """Candidates for int8 inference, with plain modules in float32 for comparison."""
+    """Candidates for int8 inference, and ``Classifier`` in bfloat16 for comparison."""
     flop, arguments = forward_flop(target.shapes()), {"target": target, "batch": batch}
-    return [
-        Candidate(f"{OURS}, int8 file, by OpenVINO", exported_inference, arguments | {"suffix": ".xml"}, flop, "int8"),
-        Candidate(
-            f"{OURS}, int8 file, by ONNX Runtime", exported_inference, arguments | {"suffix": ".onnx"}, flop, "int8"
-        ),
-        Candidate(f"{OPENVINO}, int8 by NNCF", nncf_inference, arguments, flop, "int8"),
-        Candidate(f"{PLAIN}, fp32", plain_inference, arguments, flop),
+    results = [
+        Candidate(f"{OURS}, int8 file, by {who}", exported_inference, arguments | {"suffix": suffix}, flop, "int8")
+        for who, suffix in ((OPENVINO, ".xml"), (ONNX, ".onnx"))
     ]
+    results += [
+        Candidate(f"{OURS}, bf16", our_inference, arguments | {"precision": "bf16"}, flop, "bf16"),
+        *_runtimes(arguments, flop, ("int8",)),
+    ]
+    if target.shapes().image_size >= 200:
+        torchvision_flop = forward_flop(peers.build_on_meta(peers.TORCHVISION))
+        arguments = {"target": Target(peers.TORCHVISION), "batch": batch}
+        results += _runtimes(arguments, torchvision_flop, ("int8",), TORCHVISION)
+    return results
 
 
 def exported_inference(target: Target, batch: int, suffix: str) -> Unit:
@@ -374,26 +474,6 @@ def export_int8(target: Target, folder: Path, suffix: str) -> ExportedModel:
         return ExportedModel.load(path)
     except BundleError as error:
         raise Skipped(str(error)) from error
-
-
-def nncf_inference(target: Target, batch: int) -> Unit:
-    """OpenVINO on the plain network, quantized by NNCF as in its documentation."""
-    try:
-        import nncf
-        import openvino
-    except ImportError as error:
-        raise Skipped(f"{error.name} is not installed: pip install nncf openvino") from error
-    nncf.set_log_level(logging.ERROR)
-    network = peers.plain(target.network()).eval()
-    images = target.batches(CALIBRATION + batch, torch.contiguous_format)[0]
-    shape = [-1, *images.shape[1:]]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model_of: Any = openvino.convert_model(network, example_input=images[:1], input=[shape])
-    ranges = nncf.Dataset([image[None].numpy() for image in images[batch:]])
-    compiled = openvino.compile_model(nncf.quantize(model_of, ranges, subset_size=CALIBRATION), "CPU")
-    request, numbers = compiled.create_infer_request(), images[:batch].numpy()
-    return repeated(lambda: request.infer({0: numbers}), batch)
 
 
 def int8_batches(quick: bool) -> Sequence[int]:

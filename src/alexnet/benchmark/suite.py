@@ -143,7 +143,7 @@ class Group:
         return max(ours, key=lambda t: t.median, default=None)
 
     def ratio(self, timing: Timing) -> float | None:
-        """Speed of this project relative to a candidate."""
+        """Speed of this project relative to a candidate; None for a candidate that was not timed."""
         return None if self.first is None or not timing.rates else self.first.over(timing)
 
 
@@ -200,7 +200,7 @@ class Report:
 
 def _numbers(timing: Timing) -> dict[str, Any]:
     if not timing.rates:
-        return {"skipped": timing.skipped}
+        return {"skipped": timing.skipped, "trial": timing.trial}
     return {
         "median": timing.median,
         "spread": timing.spread,

@@ -83,7 +83,11 @@ def _print(report: "Report") -> None:
 
 def _left_out(timings: "list[Timing]") -> None:
     for timing in timings:
-        if not timing.rates:
+        if timing.rates:
+            continue
+        if timing.trial:
+            print(f"{timing.candidate.name}: {timing.trial:,.1f} images/s in its trial, {timing.skipped}")
+        else:
             print(f"{timing.candidate.name}: left out, {timing.skipped}")
 
 
