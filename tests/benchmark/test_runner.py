@@ -56,12 +56,14 @@ def found(tmp_path_factory):
     candidates = [
         Candidate("fast", paced, {"images": 10, "seconds": 0.5, "waited": 0.1}),
         Candidate("slow", paced, {"images": 10, "seconds": 2.0}),
-        Candidate("missing", missing),
+        Candidate("missing", missing, peer="peer"),
         Candidate("broken", broken),
         Candidate("dying", dying),
         Candidate("heavy", heavy, {"mib": 300}),
         Candidate("a", noting, {"path": path, "name": "a"}),
         Candidate("b", noting, {"path": path, "name": "b"}),
+        Candidate("peer, fp32", paced, {"images": 10, "seconds": 2.0}, peer="peer"),
+        Candidate("peer, bf16", paced, {"images": 10, "seconds": 0.25}, peer="peer"),
     ]
     said = []
     timings = {t.candidate.name: t for t in time_candidates(candidates, 3, said.append)}
@@ -78,7 +80,7 @@ def test_rates_ratios_and_waiting(found):
 def test_rounds_go_in_turn_and_the_first_counts_for_nothing(found):
     assert sorted(found[2][:2]) == ["a", "b"] and len(found[2]) == 8
     assert all(set(found[2][i : i + 2]) == {"a", "b"} for i in range(0, 8, 2))
-    assert found[1] == ["fast", "slow", "missing", "broken", "dying", "heavy", "a", "b"]
+    assert found[1][:8] == ["fast", "slow", "missing", "broken", "dying", "heavy", "a", "b"]
 
 
 def test_who_can_not_run_is_left_out_with_a_reason(found):
@@ -87,6 +89,17 @@ def test_who_can_not_run_is_left_out_with_a_reason(found):
     assert timings["broken"].skipped == "ValueError: two lines"
     assert "ended early" in timings["dying"].skipped
     assert not any(timings[name].rates for name in ("missing", "broken", "dying"))
+
+
+def test_only_the_fastest_form_of_a_peer_is_timed(found):
+    forms = {name: timing for name, timing in found[0].items() if name.startswith("peer")}
+    assert [name for name, timing in forms.items() if timing.rates] == ["peer, bf16"]
+    assert forms["peer, bf16"].rates == (40.0, 40.0, 40.0)
+    assert {name: timing.trial for name, timing in forms.items()} == {
+        "peer, fp32": 5.0,
+        "peer, bf16": 40.0,
+    }
+    assert forms["peer, fp32"].skipped == "another form is faster"
 
 
 def test_each_has_its_own_peak_of_memory(found):

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from alexnet import recipe as recipes
 from alexnet.benchmark import peers, steps
@@ -66,7 +65,9 @@ def end_to_end(folder: Path, batch: int, model: str) -> list[Candidate]:
             for kind in ("fp32", "bf16")
         ]
     script = f"{TORCHVISION}, reference script" if model == "alexnet" else f"{PLAIN}, ImageFolder"
-    return results + steps.forms(script, torchvision_epoch, arguments | {"model": None if model == "alexnet" else model})
+    return results + steps.forms(
+        script, torchvision_epoch, arguments | {"model": None if model == "alexnet" else model}
+    )
 
 
 def write_synthetic_images(folder: Path, count: int) -> None:

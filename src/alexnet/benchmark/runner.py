@@ -141,7 +141,8 @@ class _CandidateProcess:
         seconds = sum(r.seconds for r in self.rounds)
         rates = tuple(r.done / r.seconds for r in self.rounds)
         waited = sum(r.waited for r in self.rounds) / seconds
-        return Timing(self.candidate, rates, waited, 0.0 if isinstance(memory, str) else float(memory))
+        memory = 0.0 if isinstance(memory, str) else float(memory)
+        return Timing(self.candidate, rates, waited, memory, trial=self.trial)
 
     def stop(self) -> None:
         self._connection.close()

@@ -129,7 +129,7 @@ ONNX, OPENVINO = "ONNX Runtime", "OpenVINO"
 OFF = "kernels off"
 DIRECT = "direct convolutions"  # --convolution plain
 CPU = torch.device("cpu")
-_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.3}  # of a peer's outputs, relative to the largest
+_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.2}  # of a peer's outputs, relative to the largest
 
 
 def training(model: str, batch: int) -> list[Candidate]:
@@ -316,7 +316,7 @@ def onnx_inference(target: Target, batch: int, precision: str) -> Unit:
     """ONNX Runtime called directly on the same network; int8 by its own static quantization."""
     network, images = _plain_and_images(target, batch)
     try:
-        import onnx  # noqa: F401 - what the exporter needs
+        import onnx
         import onnxruntime
         from onnxruntime import quantization
     except ImportError as error:
