@@ -10,17 +10,19 @@ Every fast implementation has a reference implementation (PyTorch, NumPy or Pill
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+from typing import TYPE_CHECKING, Any, Literal
 
 from alexnet.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:  # the switches are used by processes that need no PyTorch, which takes 300 MB and seconds to import
+    import torch
+    from torch import Tensor, nn
 
 
 def is_jit_tracing() -> bool:
     """Whether torch.jit.trace, or an ONNX export by it, records operations."""
+    import torch
+
     return torch._C._get_tracing_state() is not None
 
 
@@ -30,6 +32,9 @@ def is_traced() -> bool:
     torch.jit.trace and ONNX exports by it record operations for another program; torch.func and forward-mode
     differentiation take derivatives that our autograd functions do not define.
     """
+    import torch
+    from torch.autograd import forward_ad
+
     if torch.compiler.is_compiling():
         return False
     if is_jit_tracing():
@@ -39,22 +44,28 @@ def is_traced() -> bool:
 
 def is_traced_or_compiled() -> bool:
     """Whether :func:`is_traced`, or torch.compile or torch.export reads the code: no native kernel can be used."""
+    import torch
+
     return torch.compiler.is_compiling() or is_traced()
 
 
-def has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: "nn.Module") -> bool:
     """Whether a hook is registered for this module or for all modules, or its ``forward`` is replaced."""
+    from torch import nn
+
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
     of_all = nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
     return any(hooks) or of_all or "forward" in vars(module)
 
 
-def bf16_is_faster(device: torch.device) -> bool:
+def bf16_is_faster(device: "torch.device") -> bool:
     """Whether the device multiplies bfloat16 faster than float32, by its capabilities and without measuring time.
 
     GPUs: wherever they support it. CPUs: with AMX, or AMD's AVX-512 (measured: 2.0 times float32). Intel's AVX-512
     bf16 without AMX is slower than float32 (measured: 27 against 43 images/s).
     """
+    import torch
+
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
@@ -65,11 +76,15 @@ def bf16_is_faster(device: torch.device) -> bool:
 
 def has_amx() -> bool:
     """Whether the CPU multiplies tiles of bfloat16 (AMX)."""
+    import torch
+
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
-def computes_in_float32(*tensors: Tensor) -> bool:
+def computes_in_float32(*tensors: "Tensor") -> bool:
     """Whether these tensors are to be multiplied in float32: as float32, or under an autocast to bfloat16."""
+    import torch
+
     if not torch.is_autocast_enabled("cpu"):
         return all(tensor.dtype == torch.float32 for tensor in tensors)
     if torch.get_autocast_dtype("cpu") != torch.bfloat16 or bf16_is_faster(torch.device("cpu")):
@@ -78,9 +93,11 @@ def computes_in_float32(*tensors: Tensor) -> bool:
 
 
 def apply(
-    function: type[torch.autograd.Function], input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any
-) -> Tensor:
+    function: "type[torch.autograd.Function]", input: "Tensor", weight: "Tensor", bias: "Tensor | None", *args: Any
+) -> "Tensor":
     """``function.apply(input, weight, bias, *args)``; under autocast with rounded tensors, and a bfloat16 result."""
+    import torch
+
     out: Tensor
     if not torch.is_autocast_enabled("cpu"):
         out = function.apply(input, weight, bias, *args)
@@ -91,7 +108,9 @@ def apply(
         return out.to(torch.bfloat16)
 
 
-def _rounded(tensor: Tensor) -> Tensor:
+def _rounded(tensor: "Tensor") -> "Tensor":
+    import torch
+
     return tensor.to(torch.bfloat16).float()
 
 
