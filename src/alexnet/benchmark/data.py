@@ -64,10 +64,8 @@ def end_to_end(folder: Path, batch: int, model: str) -> list[Candidate]:
             Candidate(f"{loader}, {kind}", our_epoch, ours | {"precision": kind}, precision=kind, peer=loader)
             for kind in ("fp32", "bf16")
         ]
-    script = f"{TORCHVISION}, reference script" if model == "alexnet" else f"{PLAIN}, ImageFolder"
-    return results + steps.forms(
-        script, torchvision_epoch, arguments | {"model": None if model == "alexnet" else model}
-    )
+        return results + steps.forms(f"{TORCHVISION}, reference script", torchvision_epoch, arguments | {"model": None})
+    return results + steps.forms(f"{PLAIN}, ImageFolder", torchvision_epoch, arguments | {"model": model})
 
 
 def write_synthetic_images(folder: Path, count: int) -> None:

@@ -151,7 +151,7 @@ def training(model: str, batch: int) -> list[Candidate]:
     return results
 
 
-def forms(peer: str, make: Callable[..., Unit], arguments: dict[str, Any], flop: float) -> list[Candidate]:
+def forms(peer: str, make: Callable[..., Unit], arguments: dict[str, Any], flop: float = 0.0) -> list[Candidate]:
     """A peer in PyTorch, in all its forms."""
     return [
         Candidate(f"{peer}, {form.name}", make, arguments | {"form": form}, flop, form.precision, peer)
@@ -376,7 +376,7 @@ def _calibration(target: Target, batch: int) -> list[NDArray[np.float32]]:
     """Input batches for int8 ranges, together at least :data:`CALIBRATION` images, apart from those that are timed."""
     count = -(-CALIBRATION // batch)
     images = target.batches((count + 1) * batch, torch.contiguous_format)[0]
-    return [part.numpy() for part in images.split(batch)[1:]]
+    return [part.numpy() for part in images.chunk(count + 1)[1:]]
 
 
 def _runtime_inference(
