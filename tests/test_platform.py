@@ -1,6 +1,5 @@
 """Which operating systems are supported, and what the others are told."""
 
-import os
 import subprocess
 import sys
 import tomllib
@@ -14,18 +13,23 @@ from alexnet import __main__
 ROOT = Path(__file__).parents[1]
 
 
-def test_another_system_is_refused_in_one_line():
+@pytest.mark.parametrize("system", ["win32", "cygwin", "darwin", "freebsd14"])
+def test_another_system_is_refused_in_one_line(system):
     """In a process in which no POSIX module can be imported."""
-    script = "import os, sys; os.name = 'nt'; sys.modules['fcntl'] = None; from alexnet.__main__ import main; main()"
+    script = (
+        f"import sys; sys.platform = {system!r}; sys.modules['fcntl'] = None;from alexnet.__main__ import main; main()"
+    )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode == 1 and run.stdout == ""
-    assert run.stderr == "alexnet: operating system 'nt' is not supported; use Linux, on Windows by WSL 2\n"
+    system_line = f"operating system {system!r} is not supported: use Linux, WSL 2 or a Linux container"
+    assert run.stderr == f"alexnet: {system_line}\n"
 
 
-def test_python_is_refused_too(monkeypatch):
+@pytest.mark.parametrize("system", ["win32", "darwin"])
+def test_python_is_refused_too(monkeypatch, system):
     with monkeypatch.context() as patch:
-        patch.setattr(os, "name", "nt")
-        with pytest.raises(ImportError, match="operating system 'nt' is not supported; use Linux"):
+        patch.setattr(sys, "platform", system)
+        with pytest.raises(ImportError, match=f"operating system '{system}' is not supported: use Linux"):
             alexnet.__getattr__("train")
 
 
