@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from alexnet import cli
+from alexnet.errors import AlexNetError
 from alexnet.plots import run_plots
 from alexnet.plots.registry import IMAGE_PLOTS, PLOTS, TRAINING_PLOTS
 
@@ -21,6 +22,29 @@ def test_each_function_has_a_kind():
     functions = {name.removeprefix("draw_") for name in vars(run_plots) if name.startswith("draw_")}
     assert functions == set(PLOTS)
     assert set(TRAINING_PLOTS) | set(IMAGE_PLOTS) < set(PLOTS)
+
+
+@pytest.mark.parametrize("kind", PLOTS)
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"images": ("a.png",)},
+        {"count": 3},
+        {"layer": "conv1"},
+        {"target_class": "3"},
+        {"method": "pca"},
+        {"store": "s"},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_an_option_without_effect_is_refused(tmp_path, kind, option):
+    """An option is taken, then the missing run is the error; or it is refused before anything is read."""
+    (name,) = option
+    with pytest.raises(AlexNetError) as caught:
+        run_plots.draw(kind, tmp_path / "none", None, run_plots.PlotOptions(**option))
+    refused = str(caught.value).startswith(f"{kind} takes no {'images' if name == 'images' else '--' + name[:6]}")
+    assert refused == (name not in PLOTS[kind].options)
+    assert refused == ("plots that do: " in str(caught.value))
 
 
 def test_the_help_has_each_description(capsys):

@@ -173,7 +173,7 @@ def plot(
         path: The PNG file; by default in the run's folder ``plots``.
         count: Number of test images; by default what fits on a page.
         **options: Other fields of :class:`alexnet.plots.run_plots.PlotOptions`: ``images``, ``layer``,
-            ``target_class``, ``method``, ``device``, ``log``, ``progress``.
+            ``target_class``, ``method``, ``store``, ``device``, ``log``, ``progress``.
 
     Returns:
         The path of the PNG.

@@ -39,7 +39,7 @@ from alexnet.models.summary import summarize
 from alexnet.recipe import Recipe
 from alexnet.system import temporary_folder
 from alexnet.training import optim, runtime
-from alexnet.training.run_data import store_of
+from alexnet.training.run_folder import own_store
 
 CALIBRATION = 32  # images for int8 ranges
 _POOL = 64  # images of the test split that batches are made of
@@ -51,9 +51,10 @@ class Target:
 
     model: str
     run: str = ""
+    moved: str | None = None  # where the prepared images of the run are now
 
     @classmethod
-    def of(cls, run: Path) -> "Target":
+    def of(cls, run: Path, store: str | None = None) -> "Target":
         """Return the target of a run.
 
         Raises:
@@ -61,7 +62,7 @@ class Target:
         """
         if not (run / "run.json").is_file():
             raise BundleError(f"--run {run}: no run", "the folder that `alexnet train --output-dir` wrote")
-        target = cls(Bundle.load(find_bundle(run)).network.name, str(run))
+        target = cls(Bundle.load(find_bundle(run)).network.name, str(run), store)
         if not len(target.test()):
             raise BundleError(f"--run {run} has no test images", "at least one", "leave --run out")
         return target
@@ -86,12 +87,16 @@ class Target:
 
     def test(self) -> Split:
         """The run's test split."""
-        return Store.open(store_of(Path(self.run))).split("test")
+        return self.store().split("test")
+
+    def store(self) -> Store:
+        """The run's prepared images."""
+        return own_store(Path(self.run), self.moved)
 
     def calibration(self) -> NDArray[np.uint8]:
         """Images for int8 ranges: of the training split, or noise."""
         if self.run:
-            return calibration(Store.open(store_of(Path(self.run))))
+            return calibration(self.store())
         return self.stored(CALIBRATION)
 
     def stored(self, count: int) -> NDArray[np.uint8]:

@@ -14,7 +14,6 @@ from alexnet.benchmark import data, peers, runner, steps
 from alexnet.benchmark.runner import Candidate, Skipped, Timing, time_candidates
 from alexnet.benchmark.steps import Target
 from alexnet.bundle import Bundle
-from alexnet.data.store import Store
 from alexnet.errors import ModelError, RecipeError
 from alexnet.evaluation.evaluate import log_probabilities
 from alexnet.export.classifier import Classifier
@@ -22,7 +21,6 @@ from alexnet.export.export import count_correct
 from alexnet.kernels import native_kernels
 from alexnet.models import list_models
 from alexnet.system import temporary_folder
-from alexnet.training.run_data import store_of
 from alexnet.training.run_folder import note_test
 
 
@@ -99,10 +97,11 @@ class BenchmarkOptions:
     quick: bool = False
     folder: Path | None = None  # images, one folder per class; None: synthetic images
     run: Path | None = None  # its weights and test images are used for inference; None: random weights, noise
+    store: str | None = None  # where the prepared images of the run are now, if they were moved
 
     def target(self) -> Target:
         """The network that is timed."""
-        return Target(self.model) if self.run is None else Target.of(self.run)
+        return Target(self.model) if self.run is None else Target.of(self.run, self.store)
 
     def check(self) -> None:
         """Raise an error for invalid options."""
@@ -120,6 +119,8 @@ class BenchmarkOptions:
         if self.folder is not None:
             data.check(self.folder)
         if self.run is None:
+            if self.store is not None:
+                raise RecipeError("--store without --run", "", "name the run whose images it holds")
             return
         if set(self.parts) != {"inference"}:
             raise RecipeError("--run with other parts than inference", "--only inference", "time the others without it")
@@ -234,7 +235,7 @@ def run(config: BenchmarkOptions, log: Callable[[str], None]) -> Report:
     scores = []
     if target.run:
         scores = accuracies(target, log)
-        note_test(target.run, Store.open(store_of(Path(target.run))), "test", "bench", log)
+        note_test(target.run, target.store(), "test", "bench", log)
     return Report(config, machine, result, groups, scores)
 
 

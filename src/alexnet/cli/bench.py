@@ -34,6 +34,8 @@ class BenchArguments:
     """folder of class folders with JPEG files (default: synthetic images)"""
     run: Annotated[Path | None, option("RUN")] = None
     """measure the inference of this run on its test images, with its accuracy"""
+    store: Annotated[str | None, option("STORE")] = None
+    """where the prepared images of the run are now, if they were moved: a directory or s3://..."""
     quick: Flag = False
     """small batches, few images: a minute or two"""
     kernels: KernelMode = "auto"
@@ -52,7 +54,9 @@ def run(argv: list[str]) -> int:
 
     every = suite.PARTS if args.run is None else ("inference",)
     parts = tuple(filter(None, (part.strip() for part in args.only.split(",")))) if args.only else every
-    config = suite.BenchmarkOptions(args.model, parts, args.batch_size, args.rounds, args.quick, args.images, args.run)
+    config = suite.BenchmarkOptions(
+        args.model, parts, args.batch_size, args.rounds, args.quick, args.images, args.run, args.store
+    )
     report = suite.run(config, lambda line: print(f"… {line}", file=sys.stderr, flush=True))
     if args.json:
         print(json.dumps(report.to_dict(), indent=1))

@@ -38,6 +38,8 @@ class PlotArguments:
     """saliency: class to explain (default: the predicted class)"""
     method: Literal["auto", "pca", "umap"] = "auto"
     """embedding: auto is UMAP if umap-learn is installed, else PCA"""
+    store: Annotated[str | None, option("STORE")] = None
+    """where the prepared images are now, if they were moved: a directory or s3://..."""
     device: Annotated[str, option("DEVICE")] = "auto"
     """auto, cpu, cuda or cuda:N"""
 
@@ -57,6 +59,7 @@ def run(argv: list[str]) -> int:
         layer=args.layer,
         target_class=args.target_class,
         method=args.method,
+        store=args.store,
         device=args.device,
         log=output.log,
         progress=output.Progress("indexing"),

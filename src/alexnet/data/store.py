@@ -387,7 +387,8 @@ def recorded_store(run: Path, run_metadata: Mapping[str, Any]) -> str:
     data = shlex.join([str(run_metadata.get("data", "DATA")), *map(str, run_metadata.get("options", ()))])
     hint = (
         f"name the data again: alexnet evaluate {shlex.quote(str(run))} --data {data} (prepares it again); or where"
-        " the store is now: as DATA of evaluate and compare, --store of report and train --resume, --data of export"
+        " the store is now: as DATA of evaluate and compare, --store of report, plot, bench and"
+        " train --resume, --data of export"
     )
     raise DataError(f"{run}: its prepared images are not in {address}", "a store that was not deleted or moved", hint)
 

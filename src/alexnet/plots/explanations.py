@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from alexnet.bundle import weights_sha256
 from alexnet.cuda_convnet import GraphNetwork
-from alexnet.data.store import Store, recorded_store
+from alexnet.data.store import Store
 from alexnet.errors import DataError, ModelError, RunError, did_you_mean
 from alexnet.explain import neighbors as nearest
 from alexnet.explain import saliency
@@ -23,7 +23,7 @@ from alexnet.models.network import Network
 from alexnet.plots import canvas
 from alexnet.plots.embedding import Neighbor, NeighborRow
 from alexnet.terminal import Progress, probability, shorten
-from alexnet.training.run_folder import read_start
+from alexnet.training.run_folder import own_store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -169,7 +169,7 @@ def open_index(
     classifier: Classifier,
     log: Callable[[str], None],
     progress: Progress | None = None,
-    store: Store | None = None,
+    store: Store | str | Path | None = None,
 ) -> Neighbors:
     """The run's index of training images: opened, or built where it is missing, damaged or of other weights."""
     path, weights = run / nearest.FILE, weights_sha256(run)
@@ -178,7 +178,7 @@ def open_index(
             return Neighbors.open(path, weights)
         except RunError as error:
             log(f"{error.what}: it is built again")
-    store = store or Store.open(recorded_store(run, read_start(run)[1]))
+    store = store if isinstance(store, Store) else own_store(run, store)
     log(f"indexing the {len(store.split('train')):,} training images into {path}")
     return Neighbors.build(path, classifier.bundle, store, weights, device=classifier.device, progress=progress)
 

@@ -13,27 +13,27 @@ class Plot:
 
     Attributes:
         description: One line for help and docs.
+        options: The options of the user that have an effect on it.
         count: Default number of images; 0 where no images are selected.
-        takes_images: The user can give images.
         after_training: Every training draws it.
     """
 
     description: str
+    options: tuple[str, ...] = ()
     count: int = 0
-    takes_images: bool = False
     after_training: bool = False
 
 
 PLOTS: dict[str, Plot] = {
     "filters": Plot("filters of the first layer, by tower", after_training=True),
     "curves": Plot("learning curves: loss, error, learning rate", after_training=True),
-    "confusion": Plot("confusion matrix of the test split", after_training=True),
-    "predictions": Plot("test images with their top-5 predictions", count=16, after_training=True),
-    "features": Plot("feature maps of a layer for one image", count=1, takes_images=True),
-    "saliency": Plot("data gradient, Grad-CAM and occlusion maps", count=5, takes_images=True),
-    "neighbors": Plot("nearest training images in feature space", count=8, takes_images=True),
-    "mistakes": Plot("wrong predictions with the highest probability", count=16),
-    "embedding": Plot("test images in two dimensions, by UMAP or PCA", count=2000),
+    "confusion": Plot("confusion matrix of the test split", ("store",), after_training=True),
+    "predictions": Plot("test images with their top-5 predictions", ("count", "store"), 16, after_training=True),
+    "features": Plot("feature maps of a layer for one image", ("images", "layer", "store"), 1),
+    "saliency": Plot("data gradient, Grad-CAM and occlusion maps", ("images", "count", "target_class", "store"), 5),
+    "neighbors": Plot("nearest training images in feature space", ("images", "count", "store"), 8),
+    "mistakes": Plot("wrong predictions with the highest probability", ("count", "store"), 16),
+    "embedding": Plot("test images in two dimensions, by UMAP or PCA", ("count", "method", "store"), 2000),
 }
 TRAINING_PLOTS = tuple(kind for kind, plot in PLOTS.items() if plot.after_training)
-IMAGE_PLOTS = tuple(kind for kind, plot in PLOTS.items() if plot.takes_images)
+IMAGE_PLOTS = tuple(kind for kind, plot in PLOTS.items() if "images" in plot.options)

@@ -14,7 +14,7 @@ from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import ImageInput
 from alexnet.loader.augmentation import center_crops
 from alexnet.plots import explanations
-from alexnet.plots.registry import IMAGE_PLOTS, PLOTS
+from alexnet.plots.registry import PLOTS
 from alexnet.system import choose_device
 from alexnet.terminal import Progress
 from alexnet.training.logger import damage, read_rows
@@ -31,6 +31,7 @@ class PlotOptions:
         target_class: The class that is explained; by default the top-1 prediction (saliency).
         method: ``pca``, ``umap``, or ``auto``: UMAP where umap-learn is installed (embedding).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        store: Where the prepared images of the run are now, if they were moved.
         log: Receives progress messages.
         progress: Receives the number of indexed training images, and of all (neighbors).
     """
@@ -41,6 +42,7 @@ class PlotOptions:
     target_class: str | None = None
     method: Method = "auto"
     device: str = "auto"
+    store: str | Path | None = None
     log: Callable[[str], None] = lambda _text: None
     progress: Progress | None = None
 
@@ -70,7 +72,11 @@ class PlotJob:
         """The user's images, or random test images."""
         if self.options.images:
             return Samples.of_inputs(self.classifier, list(self.options.images))
-        return test_samples(self.run, self.count)
+        return self.test_samples()
+
+    def test_samples(self) -> Samples:
+        """Random test images."""
+        return test_samples(self.run, self.count, self.options.store)
 
 
 def draw(kind: str, run: Path, path: Path | None, options: PlotOptions) -> Path:
@@ -80,12 +86,21 @@ def draw(kind: str, run: Path, path: Path | None, options: PlotOptions) -> Path:
     plot = PLOTS[kind]
     if options.count is not None and options.count < 1:
         raise RunError(f"--count {options.count}", "at least 1")
-    if options.images and not plot.takes_images:
-        raise RunError(f"{kind} takes no images", "", f"plots that do: {', '.join(IMAGE_PLOTS)}")
+    _refuse_without_effect(kind, options)
     if kind == "features" and len(options.images) > 1:
         raise RunError(f"features of {len(options.images)} images", "one image a plot", "plot them one by one")
     function: Callable[[PlotJob], Path] = globals()[f"draw_{kind}"]
     return function(PlotJob(run, path or run / "plots" / f"{kind}.png", options, plot.count))
+
+
+def _refuse_without_effect(kind: str, options: PlotOptions) -> None:
+    default = PlotOptions()
+    for name in dict.fromkeys(name for plot in PLOTS.values() for name in plot.options):
+        if name in PLOTS[kind].options or getattr(options, name) == getattr(default, name):
+            continue
+        title = "images" if name == "images" else f"--{name.replace('_', '-')}"
+        others = ", ".join(other for other, plot in PLOTS.items() if name in plot.options)
+        raise RunError(f"{kind} takes no {title}", "", f"plots that do: {others}")
 
 
 def draw_filters(job: PlotJob) -> Path:
@@ -109,16 +124,16 @@ def draw_curves(job: PlotJob) -> Path:
 def draw_confusion(job: PlotJob) -> Path:
     from alexnet.plots import evaluation
 
-    scores = job.classifier.predict_split(test_split(job.run)).scores()
+    scores = job.classifier.predict_split(test_split(job.run, job.options.store)).scores()
     return evaluation.draw_confusion(scores.confusion.numpy(), list(job.classifier.classes), job.path)
 
 
 def draw_predictions(job: PlotJob) -> Path:
-    return _draw_images(job, test_samples(job.run, job.count))
+    return _draw_images(job, job.test_samples())
 
 
 def draw_mistakes(job: PlotJob) -> Path:
-    split, classifier = test_split(job.run), job.classifier
+    split, classifier = test_split(job.run, job.options.store), job.classifier
     mistakes, duplicates = most_confident_mistakes(
         split, classifier.predict_split(split), classifier.bundle.temperature, job.count
     )
@@ -160,7 +175,7 @@ def draw_neighbors(job: PlotJob) -> Path:
     from alexnet.plots import embedding as neighbors
 
     samples = job.samples()
-    index = explanations.open_index(job.run, job.classifier, job.options.log, job.options.progress)
+    index = explanations.open_index(job.run, job.classifier, job.options.log, job.options.progress, job.options.store)
     return neighbors.draw_neighbors(explanations.neighbor_rows(job.classifier, samples, index), job.path)
 
 
@@ -168,7 +183,7 @@ def draw_embedding(job: PlotJob) -> Path:
     from alexnet.explain.embedding import embed
     from alexnet.plots import embedding
 
-    samples = test_samples(job.run, job.count)
+    samples = job.test_samples()
     result = embed(job.classifier.embed(list(samples.images)), job.options.method)
     title = f"{result.method.upper()} of the {job.classifier.network.features} features of {len(samples)} test images"
     note = f"{100 * result.kept:.0f} % of the ten nearest neighbors in feature space are among the ten nearest here"

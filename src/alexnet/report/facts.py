@@ -13,7 +13,7 @@ from alexnet.bundle.integrity import read_config
 from alexnet.data.remote import local_path
 from alexnet.data.sources import is_store
 from alexnet.data.sources.options import DataOptions, regroup_images
-from alexnet.data.store import Store, recorded_store
+from alexnet.data.store import Store
 from alexnet.doctor.findings import Report as Diagnosis
 from alexnet.doctor.images import Phases
 from alexnet.errors import AlexNetError, DataError, counted
@@ -22,7 +22,7 @@ from alexnet.recipe import Recipe
 from alexnet.terminal import format_duration
 from alexnet.training.logger import read_events, read_rows
 from alexnet.training.run_data import data_of_run, options_of_run
-from alexnet.training.run_folder import Provenance, read_start
+from alexnet.training.run_folder import Provenance, own_store
 
 Row = tuple[str, str]  # a name and its value
 
@@ -92,7 +92,7 @@ def data_warnings(run: str | Path, diagnosis: Diagnosis | None, *, store: str | 
     """
     if diagnosis is None:
         run = local_path(run)
-        copies = copies_across_splits(Store.open(store or recorded_store(run, read_start(run)[1])))
+        copies = copies_across_splits(own_store(run, store))
         leak = f"leak: {counted(copies, 'validation and test image')} identical to a training image"
         return [leak] * bool(copies)
     severe = [one for one in diagnosis.findings if one.severity == "error" or one.check in _INFLATING]

@@ -10,7 +10,7 @@ from alexnet import pages
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.atomic_io import write_file
 from alexnet.data.sources.options import DataOptions
-from alexnet.data.store import Split, Store, recorded_store
+from alexnet.data.store import Split, Store
 from alexnet.doctor.findings import Report as Diagnosis
 from alexnet.doctor.images import Phases
 from alexnet.errors import RunError
@@ -28,7 +28,7 @@ from alexnet.plots.embedding import NeighborRow
 from alexnet.report import facts
 from alexnet.system import choose_device, temporary_folder
 from alexnet.terminal import interval, percent, probability, short_percent
-from alexnet.training.run_folder import note_test, of_bundle, read_start
+from alexnet.training.run_folder import note_test, of_bundle, own_store, read_start
 
 HIGH_CONFIDENCE = 0.9  # probability from which on a top-1 prediction counts as confident
 ECE_TOLERANCE = 0.02  # calibration error beyond chance up to which probabilities count as calibrated
@@ -172,8 +172,7 @@ def write_report(
     epochs = facts.epochs_of(run)
     classifier = Classifier.load(run, choose_device(device))
     bundle = classifier.bundle
-    opened = Store.open(store or recorded_store(run, metadata))
-    bundle.same_classes(opened.classes, opened.address)
+    opened = own_store(run, store)
     split = next((s for s in (opened.split("test"), opened.split("validation")) if len(s)), None)
     if split is None:
         raise RunError(f"{opened.address} has neither test nor validation images", "at least one", "train with some")
@@ -218,7 +217,7 @@ def diagnose(
 ) -> tuple[Diagnosis | None, str]:
     """The doctor's report on the training data of a run; :func:`alexnet.api.diagnose` describes the arguments."""
     metadata = read_start(run)[1]
-    opened = Store.open(store or recorded_store(run, metadata))
+    opened = own_store(run, store)
     if quick and sum(map(len, opened.splits.values())) > QUICK_DOCTOR_IMAGES:
         return None, f"alexnet report {run} examines it"
     return facts.diagnose(metadata, opened, Bundle.load(find_bundle(run)), options or DataOptions(), progress)

@@ -16,12 +16,12 @@ from alexnet.data.remote import RemoteBackend, is_address
 from alexnet.data.sources import Source, is_store
 from alexnet.data.sources.options import DataOptions, regroup_images
 from alexnet.data.splits import all_as_test
-from alexnet.data.store import Split, Store, Subset, recorded_store
+from alexnet.data.store import Split, Store, Subset
 from alexnet.errors import BundleError, DataError, RecipeError, counted
 from alexnet.recipe import Recipe, is_overridden, option
 from alexnet.system import cache_folder
 from alexnet.training.run import check_store
-from alexnet.training.run_folder import read_start
+from alexnet.training.run_folder import own_store, read_start
 
 Run = str | Path | None  # a run folder or a bundle; None for a classifier in memory
 
@@ -40,7 +40,7 @@ def evaluation_store(run: Run, bundle: Bundle, data: str | Path | None, options:
             raise BundleError(
                 "a bundle has no data of its own", "a run folder, or data to evaluate on", "give DATA too"
             )
-        return Store.open(store_of(Path(run)))
+        return own_store(Path(run))
     folder = run_folder(run)
     if folder is not None and not is_store(data):
         options = options_of_run(read_start(folder)[1], options, data)
@@ -147,7 +147,7 @@ def _own_store(run: Run) -> Store | None:
     if folder is None:
         return None
     try:
-        return Store.open(store_of(folder))
+        return own_store(folder)
     except DataError:
         return None
 
@@ -157,11 +157,6 @@ def run_folder(run: Run) -> Path | None:
     if run is None:
         return None
     return next((f for f in (Path(run), Path(run).resolve().parent) if (f / "run.json").is_file()), None)
-
-
-def store_of(run: Path) -> str:
-    """The path or address of a run's prepared images. Raises :class:`DataError` if they are missing."""
-    return recorded_store(run, read_start(run)[1])
 
 
 def refuse_resplit(bundle: Bundle, store: Store) -> None:

@@ -7,6 +7,7 @@ A run's journal gets a line for each evaluation of its own test split. Repeated 
 select by the test split.
 """
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from alexnet.bundle.integrity import read_config
 from alexnet.cuda_convnet import Files
 from alexnet.data.atomic_io import final_name, write_file
 from alexnet.data.run_file import read_run_file, write_run_file
-from alexnet.data.store import Store
-from alexnet.errors import RunError
+from alexnet.data.store import Store, recorded_store
+from alexnet.errors import DataError, RunError
 from alexnet.evaluation.calibration import NO_TEMPERATURE
 from alexnet.recipe import Recipe, from_toml, to_toml
 from alexnet.training import checkpoint
@@ -244,6 +245,24 @@ def note_test(run: str | Path | None, store: Store, split: str, by: str, log: Ca
         append_event(journal, TESTED, split=split, by=by)
     except OSError as error:
         log(f"{journal} can not be written ({error.strerror}): this evaluation of the test split is not counted")
+
+
+def own_store(run: Path, moved: str | Path | None = None) -> Store:
+    """The prepared images that the bundle of a run was trained on.
+
+    Args:
+        run: The run folder.
+        moved: Where they are now, if they were moved; by default where run.json says.
+
+    Raises:
+        DataError: They are missing or damaged, or other images are in their place.
+    """
+    store = Store.open(moved or recorded_store(run, read_start(run)[1]))
+    if _data(run).get("fingerprint", store.fingerprint) != store.fingerprint:
+        problem = f"store {store.address} does not hold the images that {run} was trained on"
+        hint = f"other images are evaluated by: alexnet evaluate {shlex.quote(str(run))} --data DATA"
+        raise DataError(problem, f"the store with the fingerprint {_data(run)['fingerprint'][:12]}", hint)
+    return store
 
 
 def _data(run: Path) -> dict[str, Any]:

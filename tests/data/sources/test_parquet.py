@@ -1,11 +1,13 @@
 """Parquet files in the layout of Hugging Face, right and wrong."""
 
 import json
+import pickle
 import sys
 
 import pytest
 
 from alexnet.data.sources import open_source
+from alexnet.data.sources.layout import LayoutOptions
 from alexnet.errors import DataError, ImageError
 from data.conftest import counts, png_bytes
 
@@ -38,6 +40,67 @@ def test_parquet_without_names_and_with_fine_labels(tmp_path):
     write_parquet(tmp_path, names=(), label="fine_label", image="image")
     write_parquet(tmp_path, names=(), label="fine_label", image="image", split="validation", labels=(0, 1))
     assert open_source(tmp_path).classes == ("0", "1")
+
+
+def test_chosen_columns(tmp_path):
+    """A file of other columns is read by those that are named; one with the usual names too."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    for split in ("train", "test"):
+        columns = {
+            "photo": [png_bytes(0), png_bytes(1), png_bytes(2)],
+            "kind": [1, 0, 1],
+            "image": [png_bytes(3), png_bytes(4), png_bytes(5)],
+            "label": [0, 1, 1],
+        }
+        parquet.write_table(arrow.table(columns), tmp_path / f"{split}-0.parquet")
+    for image, label, first, labels in (
+        ("photo", "kind", 0, [1, 0, 1]),
+        (None, "kind", 3, [1, 0, 1]),
+        ("photo", None, 0, [0, 1, 1]),
+        (None, None, 3, [0, 1, 1]),
+    ):
+        source = open_source(tmp_path, layout=LayoutOptions(image_column=image, label_column=label))
+        images = source.splits["train"]
+        assert [one.label for one in images] == labels and images[0].load() == png_bytes(first)
+        assert pickle.loads(pickle.dumps(images[2])).load() == png_bytes(first + 2)  # in another process
+    for options, expected in (
+        (LayoutOptions(image_column="foto"), "foto, and label or fine_label"),
+        (LayoutOptions(label_column="\x1b[31m"), r"img or image, and \\x1b\[31m"),
+        (LayoutOptions(image_column="kind"), "encoded images"),
+        (LayoutOptions(label_column="photo"), "an integer or a class name"),
+    ):
+        with pytest.raises(DataError, match=expected) as caught:
+            open_source(tmp_path, layout=options)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])
+def test_labels_that_are_class_names(tmp_path, kind):
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    kinds = {
+        "string": arrow.string(),
+        "large_string": arrow.large_string(),
+        "dictionary": arrow.dictionary(arrow.int32(), arrow.string()),
+    }
+    for split, names in (("train", ["cat", "dog ", "cafe\u0301"]), ("test", ["dog", "caf\u00e9"])):
+        labels = arrow.array(names, arrow.string()).cast(kinds[kind])
+        table = arrow.table({"image": [png_bytes(i) for i in range(len(names))], "label": labels})
+        parquet.write_table(table, tmp_path / f"{split}-0.parquet")
+    source = open_source(tmp_path)
+    assert source.classes == ("caf\u00e9", "cat", "dog")
+    assert [one.label for split in ("train", "test") for one in source.splits[split]] == [1, 2, 0, 2, 0]
+    for wrong in (None, "", "nan"):
+        table = arrow.table({"image": [png_bytes(i) for i in range(2)], "label": ["cat", wrong]})
+        parquet.write_table(table, tmp_path / "test-0.parquet")
+        with pytest.raises(DataError, match=r"test-0.parquet#0000001: label None; must be an integer or a class name"):
+            open_source(tmp_path)
+    parquet.write_table(arrow.table({"image": [png_bytes(0)], "label": [0]}), tmp_path / "test-0.parquet")
+    with pytest.raises(DataError, match="other class names than"):  # names in one file, numbers in the other
+        open_source(tmp_path)
 
 
 def test_wrong_parquet_files(tmp_path, monkeypatch):
@@ -154,12 +217,12 @@ def test_images_as_plain_or_large_binary_are_read(tmp_path):
         assert [image.load() for image in source.splits[split]] == [png_bytes(0), png_bytes(1)]
 
 
-@pytest.mark.parametrize("label", ["a", 1.0, None, [1], b"a", {"a": 1}, -1, 2**62, 2_000_000_000])
+@pytest.mark.parametrize("label", [1.0, None, [1], b"a", {"a": 1}, -1, 2**62, 2_000_000_000])
 def test_labels_that_number_no_class_are_refused(tmp_path, label):
     """Without class names the largest label tells how many there are: 2^62 would be a list of as many names."""
     for split in ("train", "test"):
         write_parquet(tmp_path, names=(), split=split, labels=[label] * 2 if not isinstance(label, int) else [0, label])
-    with pytest.raises(DataError, match=r"#000000\d: label .*; must be (an integer|0 to \d+)"):
+    with pytest.raises(DataError, match=r"#000000\d: label .*; must be (an integer or a class name|0 to \d+)"):
         open_source(tmp_path)
 
 

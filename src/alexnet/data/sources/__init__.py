@@ -73,11 +73,11 @@ FORMATS = (  # the first that matches is used
     ),
     DataFormat(
         "a folder of parquet files `train-*.parquet`, `test-*.parquet`",
-        "the Hugging Face layout, also in `data/`: columns `img` or `image`, `label` or `fine_label`; "
-        "needs `pip install 'alexnet[data]'`",
+        "the Hugging Face layout, also in `data/`: columns `img` or `image`, `label` or `fine_label`, or those "
+        "of `--image-column` and `--label-column`; needs `pip install 'alexnet[data]'`",
         "as the files",
         lambda path: path.is_dir() and bool(parquet_files(path)),
-        lambda path, options: read_parquet(path, parquet_files(path), options.problems),
+        lambda path, options: read_parquet(path, parquet_files(path), options.layout, options.problems),
     ),
     DataFormat(
         "a folder of tar archives `*train*.tar`, `*val*.tar`",

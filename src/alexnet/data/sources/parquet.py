@@ -14,10 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.sources.source import SPLITS, Problems, Row, Sample, Source, make_source, path_text, stamp_of
+from alexnet.data.sources.layout import LayoutOptions
+from alexnet.data.sources.source import (
+    SPLITS,
+    Problems,
+    Row,
+    Sample,
+    Source,
+    class_name,
+    make_source,
+    path_text,
+    stamp_of,
+)
+from alexnet.data.sources.tables import MISSING
 from alexnet.errors import DataError, ImageError, printable
 from alexnet.schema import class_fault, parse_json
 
+IMAGES, LABELS = ("img", "image"), ("label", "fine_label")  # columns, if no others are requested
 MAX_CLASSES = 1_000_000  # of a file without class names; its number of classes is its largest label + 1
 
 
@@ -31,8 +44,17 @@ def parquet_files(root: Path) -> dict[str, list[Path]]:
     return files
 
 
-def read_parquet(root: Path, files: Mapping[str, list[Path]], problems: Problems | None = None) -> Source:
-    """The images of ``files`` in ``root``, the result of :func:`parquet_files`. Raises DataError."""
+def read_parquet(
+    root: Path,
+    files: Mapping[str, list[Path]],
+    options: LayoutOptions | None = None,
+    problems: Problems | None = None,
+) -> Source:
+    """The images of ``files`` in ``root``, the result of :func:`parquet_files`. Raises DataError.
+
+    Labels are numbers of the class names in the files' metadata, or the class names themselves.
+    """
+    options = options or LayoutOptions()
     try:
         import pyarrow as arrow
     except ImportError as error:
@@ -43,18 +65,24 @@ def read_parquet(root: Path, files: Mapping[str, list[Path]], problems: Problems
             f"{path_text(root)}: parquet files of {', '.join(files)}", "of train and test", "add the others"
         )
     try:
-        tables = [(split, _Table(path)) for split, paths in files.items() for path in paths]
-        rows = [row for split, table in tables for row in table.rows(root, split)]
+        tables = [
+            (split, _Table(path, options.image_column, options.label_column))
+            for split, paths in files.items()
+            for path in paths
+        ]
+        names = sorted({name for _, table in tables for name in table.text_labels()})
+        number = {name: label for label, name in enumerate(names)}
+        rows = [row for split, table in tables for row in table.rows(root, split, number)]
     except (OSError, arrow.ArrowException) as error:
         problem = f"{path_text(root)}: {' '.join(str(error).split())}"
         raise DataError(problem, "readable parquet files", "get them again") from error
-    known = tables[0][1].class_names
+    known = names or tables[0][1].class_names
     for _, table in tables:  # a label means the same class in every file
-        if table.class_names != known:
+        if table.class_names != tables[0][1].class_names or table.has_text_labels != bool(names):
             problem = f"{path_text(table.path)}: other class names than {path_text(tables[0][1].path.name)}"
             raise DataError(problem, "the same in every file, in one order", "write the files again from one data set")
-    names = _names(known, rows)
-    return replace(make_source(path_text(root.resolve().name), names, rows, problems=problems), sequential=True)
+    classes = _names(known, rows)
+    return replace(make_source(path_text(root.resolve().name), classes, rows, problems=problems), sequential=True)
 
 
 def _names(known: list[str], rows: list[Row]) -> list[str]:
@@ -69,22 +97,29 @@ def _names(known: list[str], rows: list[Row]) -> list[str]:
 class _Table:
     """One parquet file. Labels are read at once, images by row group; the last two groups stay in memory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, image_column: str | None = None, label_column: str | None = None) -> None:
+        import pyarrow as arrow
         import pyarrow.parquet as parquet
 
         self.path, self.file = path, parquet.ParquetFile(path)
         names = self.file.schema_arrow.names
-        self.image = next((name for name in ("img", "image") if name in names), "")
-        self.label = next((name for name in ("label", "fine_label") if name in names), "")
+        self.requested = image_column, label_column
+        images, labels = [image_column] if image_column else IMAGES, [label_column] if label_column else LABELS
+        self.image = next((name for name in images if name in names), "")
+        self.label = next((name for name in labels if name in names), "")
         if not self.image or not self.label:
-            expected = "img or image, and label or fine_label"
+            expected = f"{' or '.join(map(printable, images))}, and {' or '.join(map(printable, labels))}"
             columns = ", ".join(map(printable, names))
-            raise DataError(f"{path_text(path)}: columns {columns:.200}", expected, "rename the columns")
+            hint = "name others by --image-column and --label-column"
+            raise DataError(f"{path_text(path)}: columns {columns:.200}", expected, hint)
         if names.count(self.image) > 1 or names.count(self.label) > 1:
             duplicate = self.image if names.count(self.image) > 1 else self.label
             raise DataError(f"{path_text(path)}: column {duplicate!r} twice", "once each", "rename one")
         self._check_images()
-        self.class_names = self._class_names()
+        kind = self.file.schema_arrow.field(self.label).type
+        kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
+        self.has_text_labels = arrow.types.is_string(kind) or arrow.types.is_large_string(kind)
+        self.class_names = [] if self.has_text_labels else self._class_names()
         counts = [self.file.metadata.row_group(group).num_rows for group in range(self.file.num_row_groups)]
         self.starts = np.cumsum([0, *counts])
         self.groups: OrderedDict[int, Any] = OrderedDict()
@@ -92,7 +127,7 @@ class _Table:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the file again."""
-        return _Table, (self.path,)
+        return _Table, (self.path, *self.requested)
 
     def _check_images(self) -> None:
         """Raise DataError unless the image column is binary, or a struct with a binary field ``bytes``."""
@@ -125,14 +160,32 @@ class _Table:
             )
         return list(names)
 
-    def rows(self, root: Path, split: str) -> Iterator[Row]:
-        """A row for each image. The origin is the file's path in ``root`` and the image's index."""
-        name, stamp = path_text(self.path.relative_to(root).as_posix()), stamp_of(self.path)
+    def _labels(self) -> list[Any]:
+        """The labels as they are in the file; class names without spaces around them, None where one is missing."""
         labels = self.file.read(columns=[self.label]).column(0).to_pylist()
-        for index, label in enumerate(labels):
+        if not self.has_text_labels:
+            return list(labels)
+        names = [class_name(path_text((label or "").strip())) for label in labels]
+        return [None if not name or name.casefold() in MISSING else name for name in names]
+
+    def text_labels(self) -> set[str]:
+        """The class names in the label column, if it holds text."""
+        return {label for label in self._labels() if label is not None} if self.has_text_labels else set()
+
+    def rows(self, root: Path, split: str, number: Mapping[str, int]) -> Iterator[Row]:
+        """A row for each image. The origin is the file's path in ``root`` and the image's index.
+
+        ``number`` has the label of each class name, where the label column holds text.
+        """
+        name, stamp = path_text(self.path.relative_to(root).as_posix()), stamp_of(self.path)
+        for index, label in enumerate(self._labels()):
             origin = f"{name}#{index:07d}"
-            if not isinstance(label, int):
-                raise DataError(f"{origin}: label {printable(repr(label)):.80}", "an integer", "mend the file")
+            if self.has_text_labels and label is not None:
+                label = number[label]
+            if not isinstance(label, int) or isinstance(label, bool):
+                raise DataError(
+                    f"{origin}: label {printable(repr(label)):.80}", "an integer or a class name", "mend the file"
+                )
             yield Row(split, Sample(label, origin, partial(self.bytes_of, index)), stamp)
 
     def bytes_of(self, index: int) -> bytes:

@@ -41,7 +41,7 @@ IMAGE_COLUMNS = (
 )
 LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "category", "target", "species", "breed")
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";"}
-_MISSING = frozenset(("nan", "null", "<na>", "n/a", "#n/a", "nat"))  # how programs write a missing value
+MISSING = frozenset(("nan", "null", "<na>", "n/a", "#n/a", "nat"))  # how programs write a missing value
 _EXPECTED_COLUMNS = "path,label[,group,split]"
 _PROBE = 20  # lines that are used to find the folder of relative paths
 
@@ -164,7 +164,7 @@ def _parse_lines(
         path, title, split = cells[image].strip(), cells[label].strip(), row.get("split") if columns else None
         if not path or not title or "\0" in path:
             raise DataError(f"{location}: empty path or label", "both", "fill or remove the line")
-        if title.casefold() in _MISSING:
+        if title.casefold() in MISSING:
             without_label.append((number, title))
             continue
         if split is not None and split.lower() not in SPLITS:
