@@ -139,6 +139,23 @@ def test_a_run_whose_store_was_moved_names_data_and_store(home, tmp_path):
     for data in (home / "images", moved):
         assert alexnet.evaluate(run, data, device="cpu", options=options(home)).correct1 == own.correct1
     assert api.write_report(run, tmp_path / "r.html", store=moved, quick=True, device="cpu").exists()
+    assert api.plot("confusion", run, tmp_path / "c.png", store=moved, device="cpu").exists()
+
+
+def test_a_store_of_other_images_is_not_taken_for_the_run_s_own(home, tmp_path):
+    """Of the same classes, in another split: where the run looks for its store, or named by --store."""
+    other, run = json.loads((home / "b" / "run.json").read_text())["store"], tmp_path / "run"
+    shutil.copytree(home / "a", run)
+    for wrong in (
+        lambda: api.write_report(run, store=other, device="cpu"),
+        lambda: api.plot("confusion", run, store=other),
+    ):
+        with pytest.raises(DataError, match="does not hold the images that .*run was trained on"):
+            wrong()
+    write_run_file(run, json.loads((run / "run.json").read_text()) | {"store": other})
+    for wrong in (lambda: alexnet.evaluate(run), lambda: api.write_report(run), lambda: api.plot("mistakes", run)):
+        with pytest.raises(DataError, match=r"alexnet evaluate .*run --data DATA"):
+            wrong()
 
 
 def test_other_classes_are_refused_before_images_are_prepared(home, tmp_path):

@@ -3,6 +3,7 @@
 Each runtime is imported only for its own files, so that onnxruntime, NumPy and Pillow are all that a FILE.onnx needs.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -142,7 +143,9 @@ def _open_torch(path: Path) -> tuple[Manifest, Run]:
     import torch
 
     try:
-        module = torch.export.load(path).module()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.11 about its own buffers
+            module = torch.export.load(path).module()
     except Exception as error:
         raise checksum.damaged(path, f"PyTorch can not open it ({error})") from error
 
