@@ -150,7 +150,7 @@ def test_a_store_of_other_images_is_not_taken_for_the_run_s_own(home, tmp_path):
         lambda: api.write_report(run, store=other, device="cpu"),
         lambda: api.plot("confusion", run, store=other),
     ):
-        with pytest.raises(DataError, match="does not hold the images that .*run was trained on"):
+        with pytest.raises(DataError, match=r"does not hold the images that .*run was trained on"):
             wrong()
     write_run_file(run, json.loads((run / "run.json").read_text()) | {"store": other})
     for wrong in (lambda: alexnet.evaluate(run), lambda: api.write_report(run), lambda: api.plot("mistakes", run)):
