@@ -21,14 +21,14 @@ class ExportArguments:
 
     run: Positional[Annotated[Path, option("RUN")]]
     """a run directory or a bundle"""
-    format: Literal["onnx", "openvino", "torch"] = "onnx"
-    """FILE.onnx; FILE.xml with FILE.bin; FILE.pt2 of torch.export"""
+    format: Literal["onnx", "openvino", "torch", "timm"] = "onnx"
+    """FILE.onnx; FILE.xml with FILE.bin; FILE.pt2 of torch.export; a folder for timm and transformers"""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     """fp16: half the size; int8: a quarter of the size, faster"""
     input: Literal["images", "decoded"] = "images"
     """images: one uint8 image of any size; decoded: a batch in the stored size"""
     output: Annotated[Path | None, option("FILE")] = None
-    """file to write (default: the name of RUN with .onnx, .xml or .pt2, in the current directory)"""
+    """file to write (default: the name of RUN with .onnx, .xml, .pt2 or -timm, in the current directory)"""
     data: Annotated[str | None, option("STORE")] = None
     """int8 of a bundle: store with the training images, a directory or s3://..."""
     json: Flag = False

@@ -461,13 +461,14 @@ def _resize(
     reach = (bottom - top) / height + 2  # rows outside the box that affect its first and last row
     above, below = max(0, int(top - reach)), min(len(image), int(bottom + reach) + 1)
     if width * (below - above) > MAX_PIXELS:  # the intermediate would exceed 50 megapixels: one call
-        return np.array(_image(image).resize((width, height), Image.Resampling.BILINEAR, box=box))
+        return np.array(pillow_image(image).resize((width, height), Image.Resampling.BILINEAR, box=box))
     image, top, bottom = image[above:below], top - above, bottom - above
     if resize.in_use(max((right - left) / width, (bottom - top) / height)):
         return resize.resized(image, width, height, (left, top, right, bottom))
-    rows = _image(image).resize((width, len(image)), Image.Resampling.BILINEAR, box=(left, 0, right, len(image)))
+    rows = pillow_image(image).resize((width, len(image)), Image.Resampling.BILINEAR, box=(left, 0, right, len(image)))
     return np.array(rows.resize((width, height), Image.Resampling.BILINEAR, box=(0, top, width, bottom)))
 
 
-def _image(image: NDArray[np.uint8]) -> Image.Image:
+def pillow_image(image: NDArray[np.uint8]) -> Image.Image:
+    """RGB pixels [H, W, 3] as an image of Pillow, for libraries that expect one."""
     return Image.fromarray(np.ascontiguousarray(image))

@@ -31,6 +31,7 @@ from alexnet.data.run_file import read_run_file
 from alexnet.data.store import Split, Store, recorded_store
 from alexnet.errors import BundleError, DataError
 from alexnet.export import manifest as checksum
+from alexnet.export import timm_folder
 from alexnet.export.classifier import Classifier
 from alexnet.export.export_module import ExportModule, Input
 from alexnet.export.exported_model import ExportedModel, missing
@@ -340,12 +341,14 @@ def export_model(
     run: str | Path,
     path: str | Path | None = None,
     *,
-    format: Format = "onnx",
+    format: Format | Literal["timm"] = "onnx",
     precision: Precision = "fp32",
     input: Input = "images",
     data: str | Path | None = None,
 ) -> tuple[ExportReport, dict[str, int] | None]:
     """Write a run or bundle as one file that others run; see :func:`alexnet.export.export.export`.
+
+    ``timm`` writes a folder instead; see :mod:`alexnet.export.timm_folder`.
 
     Also returned, where precision is lost and the run's images (or the store ``data``) are at hand: how many of the
     validation ``count`` the ``original`` and the ``exported`` classifier have right.
@@ -356,10 +359,22 @@ def export_model(
         bundle.same_classes(store.classes, store.address)
     folder = find_bundle(run).resolve()
     name = folder.parent.name if folder.name == "bundle" else folder.name
+    if format == "timm":
+        if precision != "fp32" or input != "images":
+            raise BundleError(f"--format timm with --precision {precision} --input {input}", "fp32 and images")
+        return _export_timm(bundle, local_path(path) if path else Path(f"{name}-timm")), None
     target = local_path(path) if path else Path(name + SUFFIXES[format])
     images = calibration(store) if store is not None and precision == "int8" else None
     report = export(bundle, target, format=format, precision=precision, input=input, calibration=images)
     return report, accuracy_cost(bundle, target, store) if store is not None else None
+
+
+def _export_timm(bundle: Bundle, folder: Path) -> ExportReport:
+    started = time.perf_counter()
+    samples = predict_samples(bundle)[: len(bundle.reference_samples)]
+    difference = timm_folder.export_timm(bundle, folder, samples)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    return ExportReport(folder, size, difference, len(samples), time.perf_counter() - started)
 
 
 def _store(run: Path, data: str | Path | None) -> Store | None:

@@ -93,7 +93,7 @@ def alexnet_owt(num_classes: int = 1000, in_channels: int = 3, image_size: int =
     pool = [("avgpool", AdaptiveAveragePool(POOLED_SIZE)), ("flatten", Flatten(POOLED_SIZE))]
     layers = [*convolutional, *pool, *fully_connected]
     learned = [name for name, layer in layers if next(layer.parameters(), None) is not None]
-    network = _NetworkWithKeys(
+    network = NetworkWithKeys(
         "alexnet_owt",
         layers,
         num_classes=num_classes,
@@ -150,7 +150,7 @@ class AdaptiveAveragePool(nn.AdaptiveAvgPool2d):
         self.side = side
 
 
-class _NetworkWithKeys(Network):
+class NetworkWithKeys(Network):
     """A network whose state dict has another library's keys. Its layers and parameters keep their names.
 
     Attributes:
@@ -167,18 +167,19 @@ class _NetworkWithKeys(Network):
         self.register_load_state_dict_post_hook(_report_keys)  # type: ignore[no-untyped-call]
 
 
-def _names_to_keys(network: _NetworkWithKeys, state: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
+def _names_to_keys(network: NetworkWithKeys, state: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
     for name, key in network.keys.items():  # in this order, so that the order of the entries stays
-        state[prefix + key] = state.pop(prefix + name)
+        if prefix + name in state:  # a classifier that was removed has no entries
+            state[prefix + key] = state.pop(prefix + name)
 
 
-def _keys_to_names(network: _NetworkWithKeys, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _keys_to_names(network: NetworkWithKeys, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for name, key in network.keys.items():
         if prefix + key in state:
             state[prefix + name] = state.pop(prefix + key)
 
 
-def _report_keys(network: _NetworkWithKeys, incompatible: Any) -> None:
+def _report_keys(network: NetworkWithKeys, incompatible: Any) -> None:
     """Report missing entries by their keys in the state dict."""
     missing: list[str] = incompatible.missing_keys
     missing[:] = [network.keys.get(name, name) for name in missing]

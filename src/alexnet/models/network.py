@@ -3,8 +3,8 @@
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -180,6 +180,74 @@ class Network(nn.Sequential):
             input = self.get_submodule(name)(input)
         return input
 
+    def forward_features(self, input: Tensor) -> Tensor:
+        """Feature maps before global pooling and the head, as timm's: [N, C, H, W] -> [N, C', H', W'].
+
+        ``forward_head(forward_features(input))`` is ``forward(input)``.
+        """
+        return self._forward_range(input, 0, self._head_start())
+
+    def forward_head(self, input: Tensor, pre_logits: bool = False) -> Tensor:
+        """The other layers: output of :meth:`forward_features` -> [N, K]; ``pre_logits``: input of the classifier."""
+        return self._forward_range(input, self._head_start(), len(self) - 1 if pre_logits else len(self))
+
+    def _forward_range(self, input: Tensor, start: int, stop: int) -> Tensor:
+        layers = list(self)[start:stop]
+        while layers:
+            count, input = inference.forward_fused(layers, input)
+            del layers[:count]
+        return input
+
+    def _head_start(self) -> int:
+        """Position of the first layer of the head: ``flatten``, or the average pool before it."""
+        names = [name for name, _ in self.named_children()]
+        if "flatten" not in names:
+            raise ModelError(f"{self.name} has no layer 'flatten'", "", "use forward_to(input, LAYER)")
+        start = names.index("flatten")
+        return start - 1 if names[start - 1] == "avgpool" else start
+
+    @property
+    def num_features(self) -> int:
+        """C', the number of feature maps of :meth:`forward_features`."""
+        return int(FeatureExtractor(self).feature_info[-1]["num_chs"])
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Size of the input of the last layer."""
+        last: Any = self.get_classifier()
+        return int(last.in_features)
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self[-1]
+
+    def reset_classifier(self, num_classes: int, generator: torch.Generator | None = None) -> None:
+        """Replace the last layer by a new one with random weights.
+
+        Args:
+            num_classes: K; 0 removes the classifier, so that the network returns its input.
+            generator: Source of the weights; None is PyTorch's default generator.
+
+        Raises:
+            ModelError: If ``num_classes`` is negative or 1, or the last layer is not fully connected.
+        """
+        if num_classes < 0 or num_classes == 1:
+            raise ModelError(f"num_classes {num_classes}", "at least 2, or 0 for no classifier")
+        name, last = list(self.named_children())[-1]
+        size = getattr(last, "in_features", None)
+        if size is None:
+            raise ModelError(f"the last layer of {self.name}, {name}, is {type(last).__name__}", "fully connected")
+        layer: nn.Module = _NoClassifier(size)
+        if num_classes:
+            weight = next(self.parameters())
+            with torch.random.fork_rng(devices=[]):  # PyTorch draws weights that are replaced below
+                layer = nn.Linear(size, num_classes)
+            with torch.no_grad():
+                self.initial.get(name, RootFanInInit()).draw(layer, generator)
+            layer = layer.to(weight.device, weight.dtype)
+        setattr(self, name, layer.train(self.training))
+        self.num_classes = num_classes
+
     def auxiliary_heads(self) -> list[AuxiliaryHead]:
         """The auxiliary classifiers."""
         return [layer for layer in self if isinstance(layer, AuxiliaryHead)]
@@ -191,6 +259,62 @@ class Network(nn.Sequential):
                 with torch.no_grad():
                     self.initial[name].draw(layer, generator)
         return self
+
+
+class _NoClassifier(nn.Identity):
+    """In place of a classifier that was removed; it keeps the size of the classifier's input."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+
+
+class FeatureExtractor(nn.Module):
+    """The feature maps of a network at each resolution, as timm's ``features_only``: [N, C, H, W] -> [N, c, h, w], ...
+
+    Args:
+        network: The network; its layers are used, and those of its head are dropped.
+        out_indices: The resolutions to return, by position in ``feature_info``; None: all.
+
+    Attributes:
+        feature_info: For each resolution that is returned: ``module`` (the layer's name), ``num_chs`` (its feature
+            maps) and ``reduction`` (size of the image divided by size of the feature maps, rounded).
+
+    Raises:
+        ModelError: If an index does not exist.
+    """
+
+    def __init__(self, network: Network, out_indices: Sequence[int] | None = None) -> None:
+        super().__init__()
+        layers = list(network.named_children())[: network._head_start()]
+        self.layers = nn.Sequential(OrderedDict(layers))
+        size, channels, width = network.image_size, network.in_channels, 0
+        sizes: list[tuple[str, int, int]] = []  # layer, channels, size
+        with torch.no_grad():
+            maps = torch.zeros(1, channels, size, size, device=next(network.parameters()).device)
+            for name, layer in layers:
+                maps = layer.eval()(maps)
+                width, size = maps.shape[1], maps.shape[-1]
+                if sizes and sizes[-1][2] == size:
+                    sizes.pop()
+                sizes.append((name, width, size))
+        self.layers.train(network.training)
+        info = [
+            {"module": name, "num_chs": width, "reduction": round(network.image_size / size)}
+            for name, width, size in sizes
+        ]
+        indices = range(len(info)) if out_indices is None else out_indices
+        if bad := [index for index in indices if not -len(info) <= index < len(info)]:
+            raise ModelError(f"out_indices {bad[0]} of {network.name}", f"from 0 to {len(info) - 1}")
+        self.feature_info = [info[index] for index in indices]
+
+    def forward(self, input: Tensor) -> list[Tensor]:
+        wanted, found = [str(info["module"]) for info in self.feature_info], {}
+        for name, layer in self.layers.named_children():
+            input = layer(input)
+            if name in wanted:
+                found[name] = input
+        return [found[name] for name in wanted]
 
 
 def nonfinite(tensors: Mapping[str, Tensor]) -> str:

@@ -1,0 +1,96 @@
+"""A run as a folder for timm and transformers, against the real libraries."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import alexnet
+from alexnet.bundle import Bundle, ReferenceSample
+from alexnet.data.decode import encode_png
+from alexnet.errors import BundleError
+from alexnet.export.classifier import Classifier
+from alexnet.loader.augmentation import Normalization
+from alexnet.models import create_model
+
+CLASSES = ("cat", "dog", "<bird & co>")
+
+
+@pytest.fixture
+def bundle():
+    """A two-tower network of random weights with decided predictions, and its reference images."""
+    network = create_model("alexnet_small", num_classes=3, generator=torch.Generator().manual_seed(0)).eval()
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+                layer.weight.mul_(8)
+    normalization = Normalization(
+        torch.tensor([120.0, 110.0, 100.0]), torch.ones(3), torch.eye(3), torch.tensor([60.0, 61.0, 62.0])
+    )
+    calibration = {"temperature": 1.7}
+    made = Bundle(network, CLASSES, normalization, stored_size=27, fit="crop", calibration=calibration)
+    images = np.random.default_rng(0).integers(0, 256, (3, 27, 27, 3), np.uint8)
+    rows = Classifier(made).probabilities(list(images))
+    assert rows.std() > 0.05
+    samples = [
+        ReferenceSample(str(i), encode_png(image), row.tolist())
+        for i, (image, row) in enumerate(zip(images, rows, strict=True))
+    ]
+    return dataclasses.replace(made, reference_samples=samples)
+
+
+def test_a_tower_network_in_timm(bundle, tmp_path):
+    timm = pytest.importorskip("timm")
+    report, _ = alexnet.export_model(bundle.save(tmp_path / "bundle"), tmp_path / "folder", format="timm")
+    assert report.max_abs_diff < 1e-5 and report.compared == 3
+    network = timm.create_model(f"local-dir:{tmp_path}/folder", pretrained=True).eval()
+    assert network.num_classes == 3
+    other = timm.create_model(f"local-dir:{tmp_path}/folder", pretrained=True, num_classes=5)
+    assert other.get_classifier().out_features == 5
+    first = "conv1.weight"
+    assert torch.equal(other.state_dict()[first], bundle.network.state_dict()[first])
+    features = timm.create_model(f"local-dir:{tmp_path}/folder", pretrained=True, num_classes=0)
+    assert features(torch.zeros(1, 3, 24, 24)).shape == (1, network.head_hidden_size)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_pipeline_of_transformers_predicts_the_same(bundle, tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    transformers = pytest.importorskip("transformers")
+    from PIL import Image
+
+    alexnet.export_model(bundle.save(tmp_path / "bundle"), tmp_path / "folder", format="timm")
+    alexnet.register_timm()
+    pipeline = transformers.pipeline("image-classification", model=str(tmp_path / "folder"), top_k=3, device="cpu")
+    classifier = Classifier(bundle)
+    for size in ((27, 27), (54, 81)):
+        image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+        smooth = np.asarray(Image.fromarray(image).resize((9, 9)).resize(size[::-1]))
+        expected = dict(zip(CLASSES, classifier.probabilities([smooth])[0].tolist(), strict=True))
+        found = {entry["label"]: entry["score"] for entry in pipeline(Image.fromarray(smooth))}
+        assert found == pytest.approx(expected, abs=1e-4 if size == (27, 27) else 0.02)
+
+
+def test_what_timm_cannot_express(bundle, tmp_path, monkeypatch):
+    whole = bundle.normalization.mean.expand(27, 27, 3)
+    mean = dataclasses.replace(bundle, normalization=dataclasses.replace(bundle.normalization, mean=whole))
+    cases = {
+        "a mean image; use --format onnx, or train with --mean channel": mean,
+        "no --fit pad": dataclasses.replace(bundle, fit="pad"),
+        "no gray images": dataclasses.replace(
+            bundle, network=create_model("lenet5", num_classes=3), reference_samples=()
+        ),
+    }
+    from alexnet.export import timm_folder
+
+    for message, wrong in cases.items():
+        with pytest.raises(BundleError, match=message):
+            timm_folder.export_timm(wrong, tmp_path / "folder", wrong.reference_samples)
+    assert not (tmp_path / "folder").exists()
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(BundleError, match="timm is not installed; pip install 'alexnet"):
+        timm_folder.export_timm(bundle, tmp_path / "folder", bundle.reference_samples)
+    with pytest.raises(BundleError, match="--format timm with --precision int8"):
+        alexnet.export_model(bundle.save(tmp_path / "bundle"), format="timm", precision="int8")
