@@ -82,6 +82,7 @@ DOORS = {
     "triton": ["kernels/lrn_triton.py"],
     "nncf": ["benchmark/steps.py"],
     "huggingface_hub": ["export/hub.py"],
+    "datasets": ["data/sources/hugging_face.py"],
     "timm": ["export/timm_folder.py"],
     "fastapi": ["serve/"],
     "uvicorn": ["serve/"],

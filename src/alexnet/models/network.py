@@ -299,7 +299,7 @@ class FeatureExtractor(nn.Module):
                     sizes.pop()
                 sizes.append((name, width, size))
         self.layers.train(network.training)
-        info = [
+        info: list[dict[str, Any]] = [
             {"module": name, "num_chs": width, "reduction": round(network.image_size / size)}
             for name, width, size in sizes
         ]

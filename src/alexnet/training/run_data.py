@@ -13,7 +13,7 @@ from alexnet import recipe as recipes
 from alexnet.bundle import Bundle
 from alexnet.data.prepare import prepare as prepare_store
 from alexnet.data.remote import RemoteBackend, is_address
-from alexnet.data.sources import Source, is_store
+from alexnet.data.sources import Source, is_store, read_dataset
 from alexnet.data.sources.options import DataOptions, regroup_images
 from alexnet.data.splits import all_as_test
 from alexnet.data.store import Split, Store, Subset
@@ -247,7 +247,7 @@ def cached(source: Source, recipe: Recipe, options: DataOptions) -> Store:
 
 
 def prepare(
-    data: Source | str | Path,
+    data: Any,
     path: str | Path,
     recipe: Recipe | None = None,
     options: DataOptions | None = None,
@@ -256,7 +256,8 @@ def prepare(
     """Decode and resize images once, and write them as a store that training reads.
 
     Args:
-        data: A data set's name, a folder, an archive, a table, or an opened source.
+        data: A data set's name, a folder, an archive, a table, an opened source, or a ``datasets.Dataset`` or
+            ``DatasetDict`` of Hugging Face.
         path: The new store: a folder, or an address (``s3://…``). For an address the store is prepared on the local
             disk, which needs the space, and then copied.
         recipe: Its stored size, fit, split sizes and seed are used.
@@ -277,7 +278,7 @@ def prepare(
     recipe, options = recipe or Recipe(), options or DataOptions()
     folder = _staging(str(path), options) if is_address(path) else Path(path)
     store = prepare_store(
-        data if isinstance(data, Source) else options.open(data),
+        _source(data, options),
         folder,
         size=recipe.stored_size,
         fit=recipe.fit,
@@ -299,6 +300,12 @@ def prepare(
     RemoteBackend(str(path)).send(folder, options.log_line)
     options.log_line(f"the store is in {path}, and still in {folder}, which may be removed")
     return Store.open(path)
+
+
+def _source(data: Any, options: DataOptions) -> Source:
+    if isinstance(data, str | Path):
+        return options.open(data)
+    return data if isinstance(data, Source) else read_dataset(data)
 
 
 def _staging(address: str, options: DataOptions) -> Path:

@@ -12,13 +12,24 @@ from alexnet.data.remote import is_address
 from alexnet.data.sources.archives import is_archive, read_archive
 from alexnet.data.sources.builtin import SETS, read_builtin
 from alexnet.data.sources.folders import read_archives, read_folder, split_archives
+from alexnet.data.sources.hugging_face import PREFIX, is_saved, read_dataset, read_name, read_saved
 from alexnet.data.sources.layout import LayoutOptions
 from alexnet.data.sources.parquet import parquet_files, read_parquet
 from alexnet.data.sources.source import Problems, Sample, Source, is_image_name, path_text
 from alexnet.data.sources.tables import is_table, read_table
 from alexnet.errors import DataError, did_you_mean
 
-__all__ = ["FORMATS", "SETS", "Sample", "Source", "format_table", "is_image_name", "is_store", "open_source"]
+__all__ = [
+    "FORMATS",
+    "SETS",
+    "Sample",
+    "Source",
+    "format_table",
+    "is_image_name",
+    "is_store",
+    "open_source",
+    "read_dataset",
+]
 
 
 class ReadOptions(NamedTuple):
@@ -70,6 +81,18 @@ FORMATS = (  # the first that matches is used
         "as the folders",
         lambda path: path.is_file() and is_archive(path),
         lambda path, options: read_archive(path, options.layout, options.problems),
+    ),
+    DataFormat(
+        "`hf:OWNER/NAME`, or a folder of `save_to_disk`",
+        "a data set of the library datasets with a column of images and one of labels; with `--download` it is fetched "
+        "from the Hugging Face hub or taken from its cache; needs `pip install 'alexnet[hub]'`",
+        "as the data set",
+        lambda path: str(path).startswith(PREFIX) or is_saved(path),
+        lambda path, options: (
+            read_name(str(path), options.download, options.problems)
+            if str(path).startswith(PREFIX)
+            else read_saved(path, options.problems)
+        ),
     ),
     DataFormat(
         "a folder of parquet files `train-*.parquet`, `test-*.parquet`",
