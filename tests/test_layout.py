@@ -82,7 +82,7 @@ DOORS = {
     "triton": ["kernels/lrn_triton.py"],
     "nncf": ["benchmark/steps.py"],
     "huggingface_hub": ["export/hub.py"],
-    "datasets": ["data/sources/hugging_face.py"],
+    "datasets": ["data/sources/hugging_face.py", "data/sources/builtin.py"],  # there, a name of torchvision
     "timm": ["export/timm_folder.py"],
     "fastapi": ["serve/"],
     "uvicorn": ["serve/"],
