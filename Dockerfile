@@ -13,11 +13,10 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev &
 RUN python -m venv /opt/alexnet
 ENV PATH=/opt/alexnet/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
-COPY pyproject.toml README.md LICENSE /src/
+COPY pyproject.toml setup.py README.md LICENSE /src/
 COPY src /src/src
-RUN pip install "/src[$EXTRAS]"
-# Native kernels for several kinds of processors: the final image has no compiler.
-RUN python -m alexnet.cli.container compile-kernels
+# With native kernels for several kinds of processors: the final image has no compiler.
+RUN ALEXNET_KERNELS=required pip install "/src[$EXTRAS]"
 
 FROM ${BASE}
 # GCC's OpenMP, which the native kernels use.

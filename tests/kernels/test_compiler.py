@@ -1,7 +1,6 @@
 """Compiled C files: where they are kept, what is loaded, and what happens with a compiler that does not work."""
 
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -66,24 +65,6 @@ def cached(home):
 
 def temporary(home):
     return list((home.parent / "temporary").iterdir())
-
-
-def test_precompiled_libraries_need_no_compiler(home, tmp_path, monkeypatch):
-    folder = tmp_path / "compiled"
-    monkeypatch.setattr(native, "_package_folder", lambda package: folder)
-    assert native.precompile(*RESIZE) == []
-    levels = native._LEVELS[platform.machine()]
-    assert sorted(path.name.split("-")[1] for path in folder.iterdir()) == sorted(level for level, _, _ in levels)
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    features = native._processor_features()
-    best = next((level for level, _, required in levels if required <= features), None)
-    for load in (native.compiled, native.cached):
-        libraries = load(*RESIZE)
-        assert [f"resize-{best}-" in library._name for library in libraries.values()] == [True] * (best is not None)
-    assert not cached(home)
-    monkeypatch.setattr(native, "_processor_features", set)
-    assert native.compiled(*RESIZE) == {}  # of a processor that supports no level
-    assert native.precompile(*RESIZE) == [f"resize ({level})" for level, _, _ in levels]
 
 
 def test_a_second_process_does_not_compile(home, compiler):

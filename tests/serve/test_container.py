@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -64,30 +63,8 @@ def test_the_health_check_asks_the_server_at_its_own_port(server):
     assert container.health(["/opt/alexnet/bin/alexnet", "train", "digits"]) is None
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-def test_compiled_kernels_are_used_without_a_compiler(tmp_path):
-    """The steps of the Dockerfile with a copy of the package: compile, then load where there is no compiler."""
-    assert "RUN python -m alexnet.cli.container compile-kernels" in TEXT
-    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "compiled"))
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "alexnet.cli.container", "compile-kernels"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    code = (
-        "from alexnet.data import resize; from alexnet.kernels import native_kernels;"
-        "resize.expect(64); native_kernels.load(); print(resize.in_use(), native_kernels.in_use())"
-    )
-    environment |= {"PATH": str(tmp_path), "HOME": str(tmp_path / "none")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout == "True True\n", done.stderr
-    assert not (tmp_path / "none").exists()
-
-
-def test_without_a_compiler_the_image_is_not_built(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("alexnet.kernels.compiler._package_folder", lambda package: tmp_path / "compiled")
-    assert container.compile_kernels().startswith("not compiled: lrn (") and not (tmp_path / "compiled").exists()
+def test_the_image_has_compiled_kernels_or_is_not_built():
+    assert 'RUN ALEXNET_KERNELS=required pip install "/src[$EXTRAS]"' in TEXT  # tests/kernels/test_levels.py
 
 
 def test_what_is_copied_is_there_and_not_ignored():

@@ -48,6 +48,7 @@ COMMANDS: dict[str, Command] = {
     "compress": Command("Ship", "make a classifier about 35 times smaller (Han et al. 2015)", "compress"),
     "verify": Command("Ship", "check a bundle, an exported file or a server against its reference images", "verify"),
     "serve": Command("Ship", "serve a classifier over HTTP, with a web page", "serve"),
+    "info": Command("Ship", "print versions, devices and kernels, for a bug report", "info"),
     "study claims": Command("2012 studies", "test a claim of the paper", "study.claims"),
     "study contest": Command("2012 studies", "compare AlexNet, its successors and Fisher vectors", "study.contest"),
     "study depth": Command("2012 studies", "train plain and residual networks of growing depth", "study.depth"),

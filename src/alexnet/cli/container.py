@@ -1,4 +1,4 @@
-"""Commands of the Dockerfile: ``python -m alexnet.cli.container compile-kernels``, and its health check ``health``."""
+"""The health check of the Dockerfile: ``python -m alexnet.cli.container health``."""
 
 import http.client
 import sys
@@ -9,15 +9,6 @@ from alexnet.cli import parser
 from alexnet.cli.serve import ServeArguments
 
 _SECONDS = 5.0  # the Dockerfile stops its health check after 10
-
-
-def compile_kernels() -> str | None:
-    """Compile the native kernels into the installed package. Returns an error message, or None."""
-    from alexnet.data import resize
-    from alexnet.kernels import native_kernels
-
-    failed = [*native_kernels.precompile(), *resize.precompile()]
-    return f"not compiled: {', '.join(failed)}. Install GCC or Clang with OpenMP" if failed else None
 
 
 def health(command: Sequence[str]) -> str | None:
@@ -40,8 +31,6 @@ def health(command: Sequence[str]) -> str | None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["compile-kernels"]:
-        sys.exit(compile_kernels())
     if sys.argv[1:] == ["health"]:  # process 1 is the container's command, or an init with the command behind it
         sys.exit(health(Path("/proc/1/cmdline").read_text("utf-8", "replace").split("\0")[:-1]))
-    sys.exit("usage: python -m alexnet.cli.container compile-kernels|health")
+    sys.exit("usage: python -m alexnet.cli.container health")

@@ -35,11 +35,6 @@ def build() -> bool:
     return in_use()
 
 
-def precompile() -> list[str]:
-    """Compile ``resize.c`` into the package's folder for several processor types. Returns those that failed."""
-    return _libraries.precompile()
-
-
 def expect(images: int) -> None:
     """Prepare to resize a number of ``images``: compile ``resize.c`` or load it, if that saves time."""
     if images >= _COMPILE_FROM:

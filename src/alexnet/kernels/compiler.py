@@ -1,11 +1,12 @@
-"""Compiles the native kernels, C files of this package, on the machine that runs them, and caches the libraries.
+"""Loads the native kernels: precompiled ones of a wheel, or C files compiled on this machine, once, into a cache.
 
-There may be no compiler (GCC or Clang with OpenMP), so every kernel has a reference implementation. For systems without
-a compiler, :func:`precompile` compiles libraries for several kinds of processors into the package's own folder.
+A wheel carries libraries for several kinds of processors (:mod:`alexnet.kernels.levels`). If it has one for this
+processor, nothing is compiled. Else a compiler (GCC or Clang with OpenMP) is used if there is one; every kernel has a
+reference implementation.
 
-The cache is ``~/.cache/alexnet/native``. A library in it is used if its source, headers, flags, compiler and processor
-are the same, if no other user can write to the folder, and if the SHA-256 of the file is the one in its name. Processes
-that start together compile once. Without a usable cache, libraries are compiled in a temporary folder.
+The cache is ``~/.cache/alexnet/native``. A library in it is used if the sources, flags, compiler and processor are the
+same, if no other user can write to the folder, and if the SHA-256 of the file is the one in its name. Processes that
+start together compile once. Without a usable cache, libraries are compiled in a temporary folder.
 """
 
 import contextlib
@@ -26,25 +27,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from alexnet.kernels import levels
 from alexnet.kernels.backend import enabled
 from alexnet.system import cache_folder, temporary_folder
 
-FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 _NATIVE = ("-march=native",)
-_V3 = {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
-_V4 = _V3 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}
-# Levels of precompiled libraries per machine: name, compiler flags, features that /proc/cpuinfo must list. The first
-# level that the processor supports is used.
-_LEVELS: dict[str, list[tuple[str, tuple[str, ...], set[str]]]] = {
-    "x86_64": [
-        ("v4vnni", ("-march=x86-64-v4", "-mavx512vbmi", "-mavx512vnni"), _V4 | {"avx512vbmi", "avx512_vnni"}),
-        ("v4", ("-march=x86-64-v4",), _V4),
-        ("v3", ("-march=x86-64-v3",), _V3),
-    ],
-    "aarch64": [("v8", ("-march=armv8-a",), {"asimd"})],
-}
 _SECONDS = 60.0  # limit for compiling and for waiting for another process; compiling takes 5 s on two idle cores
-_PRECOMPILE_SECONDS = 600.0  # for one level
 _hung: set[str] = set()  # compilers that exceeded the limit in this process
 
 
@@ -54,14 +42,12 @@ class NativeLibraries:
     Args:
         package: Package that holds the C files.
         functions: Kernel name -> functions of ``name.c``; the kernel's switch in :mod:`alexnet.kernels` has this name.
-        headers: Files that the C files include.
     """
 
-    def __init__(self, package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()) -> None:
+    def __init__(self, package: str, functions: Mapping[str, Sequence[str]]) -> None:
         self.built: dict[str, ctypes.CDLL] = {}  # by name, once :meth:`build` succeeded
-        self.compiled = functools.cache(lambda: compiled(package, functions, headers))
-        self.cached = functools.cache(lambda: cached(package, functions, headers))
-        self.precompile = functools.partial(precompile, package, functions, headers)
+        self.compiled = functools.cache(lambda: compiled(package, functions))
+        self.cached = functools.cache(lambda: cached(package, functions))
 
     def build(self) -> None:
         """Compile the kernels unless that is done. Kernels that cannot be compiled are skipped."""
@@ -78,16 +64,14 @@ class NativeLibraries:
         return name in self.built and enabled(name)
 
 
-def compiled(
-    package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()
-) -> dict[str, ctypes.CDLL]:
-    """The library of each ``name.c``, from the cache or compiled in parallel; libraries that fail are left out."""
+def compiled(package: str, functions: Mapping[str, Sequence[str]]) -> dict[str, ctypes.CDLL]:
+    """The library of each ``name.c``: precompiled, from the cache, or compiled now; failed ones are left out."""
     deadline = time.monotonic() + _SECONDS
-    libraries = precompiled(package, functions, headers)
+    libraries = precompiled(package, functions)
     compiler = _compiler()
     if libraries or compiler is None:
         return libraries
-    sources = _sources(package, functions, headers)
+    sources = levels.sources(_folder(package))
     with contextlib.suppress(OSError, MemoryError):  # no usable cache, or no room there
         folder, key = _cache_folder(), _key(sources, compiler, deadline)
         if folder is not None and key is not None:
@@ -105,75 +89,45 @@ def compiled(
     return libraries
 
 
-def cached(package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()) -> dict[str, ctypes.CDLL]:
+def cached(package: str, functions: Mapping[str, Sequence[str]]) -> dict[str, ctypes.CDLL]:
     """The library of each ``name.c``, precompiled or from the cache; empty if one of them is missing."""
-    if libraries := precompiled(package, functions, headers):
+    if libraries := precompiled(package, functions):
         return libraries
     if (compiler := _compiler()) is None:
         return {}
     with contextlib.suppress(OSError, MemoryError):
         folder = _cache_folder()
-        key = _key(_sources(package, functions, headers), compiler, time.monotonic() + _SECONDS)
+        key = _key(levels.sources(_folder(package)), compiler, time.monotonic() + _SECONDS)
         libraries = _cached(folder, key, functions) if folder is not None and key is not None else {}
         if len(libraries) == len(functions):
             return libraries
     return {}
 
 
-def precompile(package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()) -> list[str]:
-    """Compile each ``name.c`` into the package's folder, for every level of this machine's architecture.
-
-    Returns:
-        The libraries that could not be compiled, as ``name (level)``.
-
-    Raises:
-        OSError: The folder of the package is not writable.
-    """
-    compiler, sources = _compiler(), _sources(package, functions, headers)
-    folder = _package_folder(package)
-    missing = []
-    for level, march, _ in _LEVELS.get(platform.machine(), []):
-        libraries: dict[str, ctypes.CDLL] = {}
-        if compiler is not None:
-            folder.mkdir(exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=_PART, dir=folder) as part:
-                deadline = time.monotonic() + _PRECOMPILE_SECONDS
-                libraries = _compile(compiler, sources, functions, Path(part), deadline, march=march)
-                for name in libraries:
-                    (Path(part) / f"{name}.so").replace(folder / _precompiled_name(name, level, march, sources))
-        missing += [f"{name} ({level})" for name in functions if name not in libraries]
-    return missing
-
-
-def precompiled(
-    package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str] = ()
-) -> dict[str, ctypes.CDLL]:
-    """The libraries of :func:`precompile` for this processor; empty if one of them is missing.
+def precompiled(package: str, functions: Mapping[str, Sequence[str]]) -> dict[str, ctypes.CDLL]:
+    """The libraries in the package's folder for this processor; empty if one of them is missing.
 
     They are trusted like the Python files beside them.
     """
-    folder = _package_folder(package)
-    if not folder.is_dir():
+    folder = _folder(package) / levels.FOLDER
+    level = supported_level()
+    if level is None or not folder.is_dir():
         return {}
-    sources = _sources(package, functions, headers)
+    sources = levels.sources(_folder(package))
+    paths = {name: folder / levels.library_name(name, level, sources) for name in functions}
+    loaded = {name: _load(path, functions[name]) for name, path in paths.items() if path.is_file()}
+    libraries = {name: library for name, library in loaded.items() if library is not None}
+    return libraries if len(libraries) == len(functions) else {}
+
+
+def supported_level() -> levels.Level | None:
+    """The best kind of precompiled libraries that this processor can run; None if there is none."""
     features = _processor_features()
-    for level, march, required in _LEVELS.get(platform.machine(), []):
-        if required <= features:
-            paths = {name: folder / _precompiled_name(name, level, march, sources) for name in functions}
-            loaded = {name: _load(path, functions[name]) for name, path in paths.items() if path.is_file()}
-            libraries = {name: library for name, library in loaded.items() if library is not None}
-            if len(libraries) == len(functions):
-                return libraries
-    return {}
+    return next((level for level in levels.levels() if level.features <= features), None)
 
 
-def _package_folder(package: str) -> Path:
-    return Path(str(resources.files(package))) / "compiled"
-
-
-def _precompiled_name(name: str, level: str, march: Sequence[str], sources: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256(repr((sorted(sources.items()), FLAGS, march)).encode()).hexdigest()
-    return f"{name}-{level}-{digest[:32]}.so"
+def _folder(package: str) -> Path:
+    return Path(str(resources.files(package)))
 
 
 def _processor_features() -> set[str]:
@@ -186,13 +140,8 @@ def _processor_features() -> set[str]:
 
 
 def _compiler() -> str | None:
-    result = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    result = levels.find_compiler()
     return None if result in _hung else result
-
-
-def _sources(package: str, functions: Mapping[str, Sequence[str]], headers: Sequence[str]) -> dict[str, bytes]:
-    files = (*(f"{name}.c" for name in functions), *headers)
-    return {file: resources.files(package).joinpath(file).read_bytes() for file in files}
 
 
 _PART = "compiling-"
@@ -233,7 +182,7 @@ def _key(sources: Mapping[str, bytes], compiler: str, deadline: float) -> str | 
         return None
     parts = [
         repr(sorted(sources.items())),
-        repr((FLAGS, _NATIVE)),
+        repr((levels.FLAGS, _NATIVE)),
         f"{path} {status.st_size} {status.st_mtime_ns}",
         version,
     ]
@@ -274,13 +223,12 @@ def _compile(
     folder: Path,
     deadline: float,
     cache: tuple[Path, str] | None = None,
-    march: Sequence[str] = _NATIVE,
 ) -> dict[str, ctypes.CDLL]:
     """Compile in ``folder`` in parallel, and load; each usable library is moved to ``cache`` (folder, key) first."""
     for file, text in sources.items():
         (folder / file).write_bytes(text)
     built = {name: folder / f"{name}.so" for name in functions}
-    flags = (*march, *FLAGS)
+    flags = (*_NATIVE, *levels.FLAGS)
     commands = [[compiler, str(folder / f"{name}.c"), *flags, "-o", str(built[name]), "-lm"] for name in functions]
     outputs = _run(commands, deadline, compiler)
     libraries = {}

@@ -12,7 +12,7 @@ import os
 import torch
 from torch import Tensor
 
-from alexnet.kernels import backend
+from alexnet.kernels import backend, compiler
 from alexnet.kernels.backend import is_traced_or_compiled
 from alexnet.kernels.compiler import NativeLibraries
 
@@ -38,7 +38,7 @@ _FUNCTIONS = {
     ],
     "linear": ["linear_bf16", "linear_few_rows", "linear_scratch_size", "linear_is_fast"],
 }
-_libraries = NativeLibraries("alexnet.kernels", _FUNCTIONS, ("simd.h", "lrn.h", "winograd.h"))
+_libraries = NativeLibraries("alexnet.kernels", _FUNCTIONS)
 _WORTH_COMPILING = 5e11  # multiply-adds of predictions: 700 images of the two-tower network
 
 DTYPE_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -61,22 +61,29 @@ def warm_up_vector_math() -> None:
 
 
 def build() -> bool:
-    """Compile the kernels unless that is done; returns whether they are in use from now on.
+    """Load or compile the kernels unless that is done; returns whether they are in use from now on.
 
-    The first call on a machine takes three to five seconds on two cores. See :func:`worth_compiling`.
+    Without precompiled libraries the first call on a machine takes three to five seconds on two cores. See
+    :func:`worth_compiling`.
     """
     _libraries.build()
     return in_use()
 
 
-def precompile() -> list[str]:
-    """Compile the kernels into the package's folder for several kinds of processors; returns those that failed."""
-    return _libraries.precompile()
-
-
 def load() -> None:
     """Use the kernels if any process of this machine has compiled them already: takes milliseconds."""
     _libraries.load()
+
+
+def why_not() -> str:
+    """After :func:`build`: the reason why no kernel is in use; empty if one is."""
+    if built():
+        return ""
+    if _libraries.built:
+        return "turned off"
+    level = compiler.supported_level()
+    lacking = "this processor" if level is None else f"processors with {level.name}"
+    return f"no precompiled kernels for {lacking}, and no working C compiler (GCC or Clang with OpenMP)"
 
 
 def worth_compiling(multiply_adds: float) -> bool:

@@ -179,6 +179,8 @@ def train_run(
         runtime.stop_on_signals() as stop,
         AsyncCheckpointer(state, logger, folder) as checkpointer,
     ):
+        if device.type == "cpu" and (reason := native_kernels.why_not()) not in ("", "turned off"):
+            logger.log(f"note: PyTorch computes everything, two to three times slower: {reason}")
         for problem in problems:
             logger.log(f"warning: {problem}")
         logger.write_rows(state.rows)
