@@ -10,6 +10,8 @@ from .api import train as train
 from .api import write_report as write_report
 from .api.networks import create_model as create_model
 from .errors import AlexNetError as AlexNetError
+from .export.batch_prediction import predict_files as predict_files
+from .export.batch_prediction import stream_predictions as stream_predictions
 from .export.classifier import Classifier as Classifier
 from .export.classifier import from_pretrained as from_pretrained
 from .export.export import export_model as export_model

@@ -160,9 +160,9 @@ def test_predict_predictions_the_good_and_reports_the_bad(home):
     assert all("top_k" in entry for entry in found.values())
 
 
-@pytest.mark.parametrize(("damaged", "passes"), [(None, 2), (3, 1 + 39 - 8)])
+@pytest.mark.parametrize(("damaged", "passes"), [(None, 2), (3, 2)])
 def test_many_files_are_predicted_in_few_passes(home, tmp_path, damaged, passes, capsys):
-    """40 files: 32 and 8 in one pass each; beside a damaged one, the 31 others of its batch one by one."""
+    """40 files: 32 and 8 in one pass each, one of them damaged or not."""
     import torch
 
     from alexnet import cli

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -27,30 +28,54 @@ def log(text: str) -> None:
 
 
 class Progress:
-    """A progress bar on a terminal, else a line every 10 %. Called with the images done and their total."""
+    """A progress bar on a terminal, else a line every 10 %, with images per second and the time left.
+
+    Called with the images done and their total; the first call sets the images that the speed does not count.
+    """
 
     def __init__(self, phase: str) -> None:
         self.phase, self.tenth = phase, -1
+        self.first, self.started = -1, 0.0
         self.bar: Any = None
 
     def __call__(self, done: int, total: int) -> None:
+        if self.first < 0:
+            self.first, self.started = done, time.monotonic()
         if sys.stderr.isatty():
             self._bar(done, total)
         elif 10 * done // max(total, 1) != self.tenth:
             self.tenth = 10 * done // max(total, 1)
-            log(f"{self.phase}: {done} of {total} images")
+            log(f"{self.phase}: {done:,} of {total:,} images{self._speed(done, total)}")
+
+    def _speed(self, done: int, total: int) -> str:
+        """``, 41 images/s, 2 min 3 s left``; empty at the start."""
+        count, seconds = done - self.first, time.monotonic() - self.started
+        if count < 1 or seconds <= 0:
+            return ""
+        left = f", {terminal.duration(seconds / count * (total - done))} left" if done < total else ""
+        return f", {count / seconds:,.0f} images/s{left}"
 
     def _bar(self, done: int, total: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         if self.bar is None:
-            columns = (TextColumn(self.phase), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn(self.phase),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("images{task.description}"),
+            )
             self.bar = Progress(*columns, console=Console(file=unescaped(sys.stderr)), transient=True)
             self.bar.start()
             self.bar.add_task("", total=total)
-        self.bar.update(self.bar.task_ids[0], completed=done, total=total)
+        self.bar.update(self.bar.task_ids[0], completed=done, total=total, description=self._speed(done, total))
         if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """Remove the bar, if there is one."""
+        if self.bar is not None:
             self.bar.stop()
 
 

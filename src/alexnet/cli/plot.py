@@ -8,7 +8,6 @@ from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.parser import choose_cache, option
-from alexnet.cli.predict import expand
 from alexnet.plots.registry import IMAGE_PLOTS, PLOTS
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ def run(argv: list[str]) -> int:
     """draw a plot of a run: filters, curves, saliency, nearest neighbors, ..."""
     args: PlotArguments = parser.parse(PlotArguments, argv, "plot")
     from alexnet import api
+    from alexnet.data.sources.unlabeled import UnlabeledImages
 
     choose_cache()
     path = api.plot(
@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
         args.run,
         args.output,
         count=args.count,
-        images=expand(args.images),
+        images=[Path(image.name) for image in UnlabeledImages(args.images)],
         layer=args.layer,
         target_class=args.target_class,
         method=args.method,

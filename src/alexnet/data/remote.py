@@ -6,6 +6,7 @@ caches of fsspec have neither a size limit nor hashes.
 """
 
 import asyncio
+import glob
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.cache import Cache, default_cache, touch
 from alexnet.data.store_backend import Shards, read_array, read_description
-from alexnet.errors import AlexNetError, DataError, printable
+from alexnet.errors import AlexNetError, DataError, ImageError, printable
 
 FetchFile = Callable[[str, threading.Event], Path]  # a file's name -> its path; stops when the event is set
 
@@ -274,14 +275,7 @@ class RemoteBackend:
     def _read(self, name: str, start: int, end: int | None) -> bytes:
         """Bytes ``start`` to ``end`` of a file; all of it if ``end`` is None."""
         byte_range = {} if end is None else {"start": start, "end": end}
-        path = f"{self.root}/{name}"
-        if self.system.async_impl:
-            from fsspec.asyn import sync
-
-            read = self.system._cat_file
-            data: bytes = sync(self.system.loop, read, path, timeout=_TIMEOUT_S, **byte_range)
-        else:
-            data = self.system.cat_file(path, **byte_range)
+        data = _read_object(self.system, f"{self.root}/{name}", **byte_range)
         if end is not None and len(data) == self._bytes[name] > end - start:
             data = data[start:end]  # a server without range requests sends the whole file
         if end is not None and len(data) != end - start:
@@ -289,34 +283,44 @@ class RemoteBackend:
         return data
 
     def _with_retries(self, name: str, action: Any, stop: threading.Event, done: str = "fetched") -> Any:
-        """The result of ``action``, which is tried again after each temporary error, with increasing delays.
+        """The result of ``action``, tried as often as the cache says; see :func:`_retried`."""
+        try:
+            return _retried(f"{self.address}/{name}", action, self.cache.attempts, self.cache.first_wait, stop, done)
+        except (FileNotFoundError, PermissionError) as error:
+            raise DataError(f"{self.address}/{name}: {_reason(error)}", "a store's file", _HINT) from error
 
-        Raises:
-            DataError: after the last attempt, or for an error that would not go away.
-        """
-        label, wait, reason = f"{self.address}/{name}", self.cache.first_wait, ""
-        for attempt in range(self.cache.attempts):
-            delay = wait * 2 ** (attempt - 1) * (1 + os.getpid() % 16 / 16)  # differs between processes
-            if attempt and stop.wait(delay):
-                raise _Stopped
-            try:
-                return action()
-            except (FileNotFoundError, PermissionError) as error:
-                reason = "the file does not exist" if isinstance(error, FileNotFoundError) else "permission denied"
-                raise DataError(f"{label}: {reason}", "a store's file", _HINT) from error
-            except NotImplementedError as error:
-                raise DataError(
-                    f"{label}: can not be {done}", "s3://, gs:// or another that takes files", ""
-                ) from error
-            except (AlexNetError, _Stopped):
+
+def _retried(
+    label: str, action: Callable[[], Any], attempts: int, first_wait: float, stop: threading.Event, done: str
+) -> Any:
+    """The result of ``action``, which is tried again after each temporary error, with increasing delays.
+
+    Raises:
+        DataError: after the last attempt, or for an error that would not go away.
+        FileNotFoundError, PermissionError: at once.
+    """
+    reason = ""
+    for attempt in range(attempts):
+        delay = first_wait * 2 ** (attempt - 1) * (1 + os.getpid() % 16 / 16)  # differs between processes
+        if attempt and stop.wait(delay):
+            raise _Stopped
+        try:
+            return action()
+        except (AlexNetError, _Stopped, FileNotFoundError, PermissionError):
+            raise
+        except NotImplementedError as error:
+            raise DataError(f"{label}: can not be {done}", "s3://, gs:// or another that takes files", "") from error
+        except OSError as error:
+            if error.errno is not None and _is_local_error(error):
                 raise
-            except OSError as error:
-                if error.errno is not None and _is_local_error(error):
-                    raise
-                reason = _message(error)
-            except (Exception, asyncio.CancelledError) as error:  # every client has its own exceptions
-                reason = _message(error)
-        raise DataError(f"{label}: can not be {done} ({reason}; tried {self.cache.attempts} times)", "", _HINT)
+            reason = _message(error)
+        except (Exception, asyncio.CancelledError) as error:  # every client has its own exceptions
+            reason = _message(error)
+    raise DataError(f"{label}: can not be {done} ({reason}; tried {attempts} times)", "", _HINT)
+
+
+def _reason(error: OSError) -> str:
+    return "permission denied" if isinstance(error, PermissionError) else "the file does not exist"
 
 
 def _is_local_error(error: OSError) -> bool:
@@ -347,3 +351,59 @@ def _file_system(address: str) -> tuple[Any, str]:
     except Exception as error:  # every client has its own exceptions
         raise DataError(f"{printable(address)}: {_message(error)}", "an address that fsspec knows", _HINT) from error
     return system, str(root).rstrip("/")
+
+
+def _read_object(system: Any, path: str, **byte_range: int) -> bytes:
+    """The bytes of a file of an fsspec file system, with a limit on the time."""
+    if system.async_impl:
+        from fsspec.asyn import sync
+
+        data: bytes = sync(system.loop, system._cat_file, path, timeout=_TIMEOUT_S, **byte_range)
+        return data
+    return bytes(system.cat_file(path, **byte_range))
+
+
+# Single files at an address
+
+
+_ATTEMPTS, _FIRST_WAIT_S = 5, 0.5
+
+
+def list_remote(address: str) -> list[str]:
+    """The addresses of all files in a folder and its subfolders, or that match a glob; sorted.
+
+    Raises:
+        DataError: the address can not be listed.
+    """
+    system, root = _file_system(address)
+    label = printable(address)
+    action = partial(system.glob if glob.has_magic(root) else system.find, root)
+    try:
+        names = _retried(label, action, _ATTEMPTS, _FIRST_WAIT_S, threading.Event(), "listed")
+    except (FileNotFoundError, PermissionError) as error:
+        raise DataError(f"{label}: {_reason(error)}", "a folder that can be listed", _HINT) from error
+    return sorted(str(system.unstrip_protocol(name)) for name in names)
+
+
+def read_remote(address: str) -> bytes:
+    """The bytes of an image file at an address.
+
+    Raises:
+        ImageError: it does not exist, can not be read with these permissions, or is larger than 200 MB.
+        DataError: the network or the server fails again and again.
+    """
+    from alexnet.data.decode import MAX_BYTES
+
+    label = printable(address)
+    system, path = _file_system(address)
+
+    def read() -> bytes:
+        if (size := system.info(path).get("size") or 0) > MAX_BYTES:
+            raise ImageError(f"{label}: {size:,} bytes", f"at most {MAX_BYTES:,} bytes", "scale it down")
+        return _read_object(system, path)
+
+    try:
+        data: bytes = _retried(label, read, _ATTEMPTS, _FIRST_WAIT_S, threading.Event(), "read")
+    except (FileNotFoundError, PermissionError) as error:
+        raise ImageError(f"{label}: {_reason(error)}", "a readable image", "check address and permissions") from error
+    return data

@@ -351,11 +351,26 @@ def _silent(line: str) -> None:
 def on_ray(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Apply ``work`` to every item on a Ray cluster, one core each; yields results in the order in which they end.
 
-    The cluster is the one that ``RAY_ADDRESS`` names or that this process is part of, otherwise the cores of this
-    machine. At most twice as many tasks as cores are submitted. A task whose machine is lost is run again elsewhere.
+    At most twice as many tasks as cores are submitted. A task whose machine is lost is run again elsewhere.
 
     Raises:
         DataError: Ray is not installed or the cluster fails. Errors of ``work`` are raised as they are.
+    """
+    with ray_cluster("finished shards are kept") as ray:
+        yield from _run_tasks(ray, work, items)
+
+
+@contextmanager
+def ray_cluster(kept: str) -> Iterator[Any]:
+    """Ray, connected to the cluster that ``RAY_ADDRESS`` names or that this process is part of.
+
+    Without such a cluster it has the cores of this machine, and ends behind the block.
+
+    Args:
+        kept: for the message if the cluster fails: what a repetition does not do again.
+
+    Raises:
+        DataError: Ray is not installed or the cluster fails. Errors of tasks are raised as they are.
     """
     try:
         import ray
@@ -365,12 +380,12 @@ def on_ray(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     try:
         if started:
             ray.init(log_to_driver=False)
-        yield from _run_tasks(ray, work, items)
+        yield ray
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except (ray.exceptions.RayError, ConnectionError) as error:
         reason = " ".join(str(error).split())[:200]
-        hint = "check the cluster (ray status) and run it again: finished shards are kept"
+        hint = f"check the cluster (ray status) and run it again: {kept}"
         raise DataError(f"engine ray: {reason}", "", hint) from error
     finally:
         if started:

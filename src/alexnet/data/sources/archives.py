@@ -7,7 +7,7 @@ refused with the whole archive: absolute names and ``..``, links, devices, spars
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -68,6 +68,14 @@ def tree_of(archive: Path, options: LayoutOptions, unused: Unused, *, prefix: st
             node.texts[name] = load
         unused.suffixes[path_text(PurePosixPath(name).suffix.lower())] += 1
     return tree
+
+
+def image_members(archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The name of each image in ``archive``, and the function that returns its bytes. Raises DataError."""
+    for member in members_of(archive, Unused()):
+        if is_image_name(member.parts[-1]):
+            origin = "/".join((str(archive), *member.parts))
+            yield origin, partial(_read, archive, origin, member.offset, member.size)
 
 
 def members_of(archive: Path, unused: Unused) -> Iterator[Member]:

@@ -70,8 +70,42 @@ def _tables(root: Path, tree: Node, options: LayoutOptions) -> dict[str, Path]:
 
 def image_files(root: Path) -> list[Path]:
     """Every image below ``root``, sorted by path, without files of other programs. Raises DataError."""
-    files = folder_tree(root, LayoutOptions(), Unused()).all_images()
-    return sorted(root.joinpath(*file.parts) for file in files)
+    return list(walk_images(root))
+
+
+def walk_images(root: Path) -> Iterator[Path]:
+    """The images below ``root`` in the order of their paths, listed while they are used. Raises DataError.
+
+    Files of other programs are left out. Linked folders are followed, each once.
+    """
+    followed: set[tuple[int, int]] = set()
+    pending = [(_entries(root), frozenset((_identity(root),)))]  # (rest of a folder, identities of it and its parents)
+    while pending:
+        entries, parents = pending[-1]
+        entry = next(entries, None)
+        if entry is None:
+            pending.pop()
+        elif not _is_folder(entry):
+            if is_image_name(entry.name) and not is_tool_file(entry.name):
+                yield Path(entry.path)
+        elif not is_tool_folder(entry.name):
+            if len(pending) > MAX_DEPTH:
+                raise _too_deep(root)
+            identity = _identity(Path(entry.path))
+            if identity not in parents and not (entry.is_symlink() and identity in followed):
+                followed |= {identity} if entry.is_symlink() else set()
+                pending.append((_entries(Path(entry.path)), parents | {identity}))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _too_deep(root: Path) -> DataError:
+    return DataError(f"{path_text(root)}: over {MAX_DEPTH} folders in each other", "", "name a folder in it")
 
 
 def folder_tree(root: Path, options: LayoutOptions, unused: Unused) -> Node:
@@ -84,10 +118,7 @@ def folder_tree(root: Path, options: LayoutOptions, unused: Unused) -> Node:
         node, folder, parents = pending.pop()
         for entry in _entries(folder):
             parts = (*node.parts, entry.name)
-            try:
-                is_folder = entry.is_dir()
-            except OSError:  # a link to itself
-                is_folder = False
+            is_folder = _is_folder(entry)
             if (is_tool_folder if is_folder else is_tool_file)(entry.name):
                 unused.tools[path_text(entry.name) if not entry.name.startswith("._") else "._*"] += 1
             elif options.ignores(parts):
@@ -95,7 +126,7 @@ def folder_tree(root: Path, options: LayoutOptions, unused: Unused) -> Node:
             elif not is_folder:
                 _add_file(node, entry, parts, unused)
             elif len(parts) > MAX_DEPTH:
-                raise DataError(f"{path_text(root)}: over {MAX_DEPTH} folders in each other", "", "name a folder in it")
+                raise _too_deep(root)
             else:
                 identity = _identity(Path(entry.path))
                 if identity in parents or (entry.is_symlink() and identity in followed):

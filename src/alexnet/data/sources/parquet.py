@@ -1,4 +1,4 @@
-"""Parquet files in the layout of Hugging Face → a source: a column of images (bytes and path), one of labels.
+"""Parquet files in the layout of Hugging Face: a column of images (bytes and path), and one of labels for a source.
 
 The only door to pyarrow, which is imported when there are such files.
 """
@@ -6,7 +6,7 @@ The only door to pyarrow, which is imported when there are such files.
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -55,11 +55,7 @@ def read_parquet(
     Labels are numbers of the class names in the files' metadata, or the class names themselves.
     """
     options = options or LayoutOptions()
-    try:
-        import pyarrow as arrow
-    except ImportError as error:
-        hint = "pip install 'alexnet[data]'"
-        raise DataError(f"{path_text(root)}: parquet files need pyarrow", "installed", hint) from error
+    arrow = _pyarrow(root)
     if "train" not in files or len(files) < 2:
         raise DataError(
             f"{path_text(root)}: parquet files of {', '.join(files)}", "of train and test", "add the others"
@@ -85,6 +81,27 @@ def read_parquet(
     return replace(make_source(path_text(root.resolve().name), classes, rows, problems=problems), sequential=True)
 
 
+def parquet_images(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The name of each image in a parquet file, and the function that returns its bytes. Raises DataError."""
+    arrow = _pyarrow(path)
+    try:
+        table = _Table(path, labeled=False)
+    except (OSError, arrow.ArrowException) as error:
+        problem = f"{path_text(path)}: {' '.join(str(error).split())}"
+        raise DataError(problem, "a readable parquet file", "get it again") from error
+    for index in range(int(table.starts[-1])):
+        yield f"{path}#{index:07d}", partial(table.bytes_of, index)
+
+
+def _pyarrow(path: Path) -> Any:
+    try:
+        import pyarrow
+    except ImportError as error:
+        hint = "pip install 'alexnet[data]'"
+        raise DataError(f"{path_text(path)}: parquet files need pyarrow", "installed", hint) from error
+    return pyarrow
+
+
 def _names(known: list[str], rows: list[Row]) -> list[str]:
     """The class names of the files, or numbers if they have none. Raises DataError for a label out of range."""
     count = len(known) or min(MAX_CLASSES, 1 + max((row.image.label for row in rows), default=-1))
@@ -97,29 +114,32 @@ def _names(known: list[str], rows: list[Row]) -> list[str]:
 class _Table:
     """One parquet file. Labels are read at once, images by row group; the last two groups stay in memory."""
 
-    def __init__(self, path: Path, image_column: str | None = None, label_column: str | None = None) -> None:
+    def __init__(
+        self, path: Path, image_column: str | None = None, label_column: str | None = None, labeled: bool = True
+    ) -> None:
         import pyarrow as arrow
         import pyarrow.parquet as parquet
 
         self.path, self.file = path, parquet.ParquetFile(path)
         names = self.file.schema_arrow.names
-        self.requested = image_column, label_column
+        self.arguments = path, image_column, label_column, labeled
         images, labels = [image_column] if image_column else IMAGES, [label_column] if label_column else LABELS
         self.image = next((name for name in images if name in names), "")
-        self.label = next((name for name in labels if name in names), "")
-        if not self.image or not self.label:
-            expected = f"{' or '.join(map(printable, images))}, and {' or '.join(map(printable, labels))}"
+        self.label = next((name for name in labels if name in names), "") if labeled else ""
+        if not self.image or (labeled and not self.label):
+            labels_expected = f", and {' or '.join(map(printable, labels))}" if labeled else ""
             columns = ", ".join(map(printable, names))
-            hint = "name others by --image-column and --label-column"
+            hint = "name others by --image-column and --label-column" if labeled else "rename the column"
+            expected = f"{' or '.join(map(printable, images))}{labels_expected}"
             raise DataError(f"{path_text(path)}: columns {columns:.200}", expected, hint)
         if names.count(self.image) > 1 or names.count(self.label) > 1:
             duplicate = self.image if names.count(self.image) > 1 else self.label
             raise DataError(f"{path_text(path)}: column {duplicate!r} twice", "once each", "rename one")
         self._check_images()
-        kind = self.file.schema_arrow.field(self.label).type
+        kind = self.file.schema_arrow.field(self.label).type if labeled else arrow.null()
         kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
         self.has_text_labels = arrow.types.is_string(kind) or arrow.types.is_large_string(kind)
-        self.class_names = [] if self.has_text_labels else self._class_names()
+        self.class_names = self._class_names() if labeled and not self.has_text_labels else []
         counts = [self.file.metadata.row_group(group).num_rows for group in range(self.file.num_row_groups)]
         self.starts = np.cumsum([0, *counts])
         self.groups: OrderedDict[int, Any] = OrderedDict()
@@ -127,7 +147,7 @@ class _Table:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the file again."""
-        return _Table, (self.path, *self.requested)
+        return _Table, self.arguments
 
     def _check_images(self) -> None:
         """Raise DataError unless the image column is binary, or a struct with a binary field ``bytes``."""
