@@ -52,7 +52,7 @@ class Progress:
         count, seconds = done - self.first, time.monotonic() - self.started
         if count < 1 or seconds <= 0:
             return ""
-        left = f", {terminal.duration(seconds / count * (total - done))} left" if done < total else ""
+        left = f", {terminal.format_duration(round(seconds / count * (total - done)))} left" if done < total else ""
         return f", {count / seconds:,.0f} images/s{left}"
 
     def _bar(self, done: int, total: int) -> None:

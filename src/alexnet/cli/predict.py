@@ -17,7 +17,7 @@ from alexnet import kernels
 from alexnet.cli import output, parser
 from alexnet.cli.parser import KernelMode, option
 from alexnet.errors import Interrupted, RecipeError, counted, printable
-from alexnet.terminal import duration
+from alexnet.terminal import format_duration
 
 _LOGGED = 10  # unreadable images that are logged one by one where a file lists them
 
@@ -111,7 +111,8 @@ def _to_file(args: PredictArguments, file: Path, inputs: list[str | Path], optio
     finally:
         progress.close()
     speed = (summary.images - summary.resumed) / summary.seconds
-    print(f"{summary.path}  {counted(summary.images, 'image')} in {duration(summary.seconds)}, {speed:,.1f} images/s")
+    seconds = format_duration(round(summary.seconds, 1))
+    print(f"{summary.path}  {counted(summary.images, 'image')} in {seconds}, {speed:,.1f} images/s")
     if summary.unreadable:
         output.log(f"alexnet: {counted(summary.unreadable, 'image')} could not be read: see the errors in {file}")
     return 1 if summary.unreadable else 0

@@ -394,13 +394,19 @@ def read_remote(address: str) -> bytes:
     """
     from alexnet.data.decode import MAX_BYTES
 
-    label = printable(address)
+    label, is_object_store = printable(address), not address.startswith("http")  # fsspec calls any error of a HEAD 404
     system, path = _file_system(address)
 
-    def read() -> bytes:
-        if (size := system.info(path).get("size") or 0) > MAX_BYTES:
+    def check(size: int) -> None:
+        if size > MAX_BYTES:
             raise ImageError(f"{label}: {size:,} bytes", f"at most {MAX_BYTES:,} bytes", "scale it down")
-        return _read_object(system, path)
+
+    def read() -> bytes:
+        if is_object_store:
+            check(system.info(path).get("size") or 0)  # no request where the folder was listed
+        data = _read_object(system, path)
+        check(len(data))
+        return data
 
     try:
         data: bytes = _retried(label, read, _ATTEMPTS, _FIRST_WAIT_S, threading.Event(), "read")

@@ -32,7 +32,7 @@ from alexnet.errors import BundleError, ImageError, RecipeError, RunError, no_fi
 from alexnet.export.exported_model import ExportedModel
 from alexnet.export.prediction import Prediction, as_pixels, best, check_threshold, threshold_for
 from alexnet.system import cores
-from alexnet.terminal import csv_cell
+from alexnet.terminal import Progress, csv_cell
 
 EXPORTED = (".onnx", ".xml")  # suffixes of exported files that predict here
 _READERS = 32  # threads where images are at an address: most of them wait
@@ -225,7 +225,7 @@ def predict_files(
     inputs: Sequence[str | Path],
     output: str | Path,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     log: Callable[[str], None] | None = None,
     **options: Any,
 ) -> PredictionSummary:
@@ -247,7 +247,7 @@ def predict_files(
         RunError: the file exists, or FILE.partial has results of other images or settings.
         AlexNetError: the model or an option is wrong, or an input has no images.
     """
-    started, path = time.perf_counter(), local_path(output)
+    path = local_path(output)
     convert = _converter(path)
     with _Journal.open(path) as journal:
         images = UnlabeledImages(inputs)
@@ -257,6 +257,7 @@ def predict_files(
             log(f"continuing after {resumed:,} of {total:,} images ({journal.path})")
         if progress:
             progress(done, total)
+        started = time.perf_counter()
         for batch in predictor.batches(images, total, done):
             journal.append(batch)
             done += len(batch)
@@ -331,7 +332,7 @@ def _predicted_on_ray(
         context = DataContext.get_current()
         context.execution_options.preserve_order, context.enable_progress_bars = True, False
         predicted = from_items(rows, override_num_blocks=len(rows)).map(
-            _RayPredictor,
+            _RayPredictor,  # type: ignore[arg-type]
             fn_constructor_args=args,
             compute=ActorPoolStrategy(size=actors),
             num_cpus=max(1, cpus // actors),
