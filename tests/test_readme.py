@@ -63,7 +63,10 @@ def test_a_command_has_an_existing_verb_and_existing_options(command):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_relative_links_lead_somewhere(page):
     assert page.exists()
-    missing = [link for link in links(read(page)) if not (page.parent / link).exists()]
+    generated = page.parent / "reference" / "commands.md"  # by .ci/docs_hooks.py, when the site is built
+    missing = [
+        link for link in links(read(page)) if not (page.parent / link).exists() and page.parent / link != generated
+    ]
     assert not missing, f"{page.name}: nothing at {missing}"
 
 
