@@ -1,5 +1,6 @@
 """Which operating systems are supported, and what the others are told."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -13,23 +14,18 @@ from alexnet import __main__
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("system", ["win32", "cygwin", "darwin", "freebsd14"])
-def test_another_system_is_refused_in_one_line(system):
+def test_another_system_is_refused_in_one_line():
     """In a process in which no POSIX module can be imported."""
-    script = (
-        f"import sys; sys.platform = {system!r}; sys.modules['fcntl'] = None;from alexnet.__main__ import main; main()"
-    )
+    script = "import os, sys; os.name = 'nt'; sys.modules['fcntl'] = None; from alexnet.__main__ import main; main()"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode == 1 and run.stdout == ""
-    system_line = f"operating system {system!r} is not supported: use Linux, WSL 2 or a Linux container"
-    assert run.stderr == f"alexnet: {system_line}\n"
+    assert run.stderr == "alexnet: operating system 'nt' is not supported; use Linux, on Windows by WSL 2\n"
 
 
-@pytest.mark.parametrize("system", ["win32", "darwin"])
-def test_python_is_refused_too(monkeypatch, system):
+def test_python_is_refused_too(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "platform", system)
-        with pytest.raises(ImportError, match=f"operating system '{system}' is not supported: use Linux"):
+        patch.setattr(os, "name", "nt")
+        with pytest.raises(ImportError, match="operating system 'nt' is not supported; use Linux"):
             alexnet.__getattr__("train")
 
 

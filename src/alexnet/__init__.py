@@ -3,7 +3,7 @@
 Importing this package is fast: a public name is imported when it is first used. ``__init__.pyi`` lists the names.
 """
 
-import sys
+import os
 from typing import Any
 
 import lazy_loader
@@ -12,6 +12,6 @@ _getattr, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    if not sys.platform.startswith("linux"):
-        raise ImportError(f"operating system {sys.platform!r} is not supported: use Linux, WSL 2 or a Linux container")
+    if os.name != "posix":
+        raise ImportError(f"operating system {os.name!r} is not supported; use Linux, on Windows by WSL 2")
     return _getattr(name)

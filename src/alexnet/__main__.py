@@ -1,12 +1,13 @@
 """The ``alexnet`` command and ``python -m alexnet``."""
 
+import os
 import sys
 
 
 def main() -> None:
-    """Run the command line. Other systems than Linux are refused before a module that needs Linux is imported."""
-    if not sys.platform.startswith("linux"):
-        sys.exit(f"alexnet: operating system {sys.platform!r} is not supported: use Linux, WSL 2 or a Linux container")
+    """Run the command line. A system without POSIX is refused before any module that needs POSIX is imported."""
+    if os.name != "posix":
+        sys.exit(f"alexnet: operating system {os.name!r} is not supported; use Linux, on Windows by WSL 2")
     from alexnet.cli import main as run
 
     run()

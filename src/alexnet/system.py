@@ -65,7 +65,7 @@ def _remove_abandoned(parent: Path) -> None:
 def cache_folder() -> Path:
     """The folder of all caches of this package: ``~/.cache/alexnet``, or below ``XDG_CACHE_HOME`` if that is set.
 
-    Raises RuntimeError if the user has no home folder.
+    On macOS it is ``~/Library/Caches/alexnet``. Raises RuntimeError if the user has no home folder.
     """
     folder = platformdirs.user_cache_path("alexnet")
     return folder if folder.is_absolute() else Path.home() / ".cache" / "alexnet"
@@ -73,7 +73,7 @@ def cache_folder() -> Path:
 
 def cores() -> int:
     """The number of processor cores that this process may use; the machine may have more."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_device(name: "str | torch.device") -> "torch.device":
@@ -104,4 +104,4 @@ def trim() -> None:
 
 @functools.cache
 def _malloc_trim() -> Callable[[int], int]:
-    return getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)  # glibc has it, musl does not
+    return getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)  # glibc has it, musl and macOS do not

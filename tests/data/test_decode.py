@@ -694,6 +694,7 @@ def test_many_chunks_and_blocks_of_real_files_are_no_bomb():
     assert noted.notes[0].startswith("animation: first of ")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_of_large_images_is_returned():
     """In a thread, as a server decodes: glibc keeps what a thread frees, 400 MB after two images of 49 megapixels."""
     code = """

@@ -10,6 +10,7 @@ import os
 import platform
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -205,12 +206,13 @@ def _serve(
 
 
 def peak_memory() -> float:
-    """Peak memory of this process in MiB: VmHWM, which does not include the parent process."""
+    """Peak memory of this process in MiB: on Linux VmHWM, which does not include the parent process."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(status.partition("VmHWM:")[2].split()[0]) / 1024
     except (OSError, IndexError, ValueError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        unit = 1024**2 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def timed(work: Callable[[], object], done: float) -> Round:

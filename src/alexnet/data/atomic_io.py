@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -193,8 +194,11 @@ def _exchange_in_one_step(first_path: Path, second_path: Path) -> bool:
     library = ctypes.CDLL(None, use_errno=True)
     first, second = os.fsencode(first_path), os.fsencode(second_path)
     try:
-        at_cwd = -100
-        status = library.renameat2(at_cwd, first, at_cwd, second, 2)  # RENAME_EXCHANGE
+        if sys.platform == "darwin":
+            status = library.renamex_np(first, second, 2)  # RENAME_SWAP
+        else:
+            at_cwd = -100
+            status = library.renameat2(at_cwd, first, at_cwd, second, 2)  # RENAME_EXCHANGE
     except AttributeError:  # an older C library
         return False
     if status and (code := ctypes.get_errno()) not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM):

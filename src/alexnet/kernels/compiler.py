@@ -154,7 +154,7 @@ def _cache_folder() -> Path | None:
     except RuntimeError:  # no home
         return None
     folder.mkdir(0o700, parents=True, exist_ok=True)
-    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+    if not hasattr(os, "ST_NOEXEC") or os.statvfs(folder).f_flag & os.ST_NOEXEC:
         return None
     for path in (folder, *folder.parents):
         status = path.lstat()

@@ -36,6 +36,7 @@ def test_the_documentation_has_the_table_of_formats():
     assert all(f"`{name}`" in FORMATS[0].data for name in SETS)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other cache folders")
 def test_the_cache_folder_is_that_of_the_system(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == Cache().folder.parent == tmp_path / "alexnet"
