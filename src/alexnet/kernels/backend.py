@@ -179,6 +179,20 @@ KERNELS: dict[str, Kernel] = {
             "torch.nn.functional.linear",
         ),
         Kernel(
+            "linear_amx",
+            "kernels/linear_amx.c",
+            "gradients of fully connected weights in bfloat16 training, and no cast of the weights per step",
+            f"{_NATIVE}, with AMX, precision bf16",
+            "torch.nn.functional.linear",
+        ),
+        Kernel(
+            "optimizer",
+            "kernels/optimizer.c",
+            "gradient norm, clipping, update and bfloat16 copy of the weights in one pass (SGD, AdamW)",
+            f"{_NATIVE}, precision bf16",
+            "torch.optim",
+        ),
+        Kernel(
             "space_to_depth",
             "kernels/first_conv.py",
             "a first convolution with a stride, as a convolution of stride 1 on blocks of pixels",

@@ -36,6 +36,8 @@ _FUNCTIONS = {
         "blocks_f32",
         "blocks_bf16",
     ],
+    "linear_amx": ["linear_amx_weight_gradient", "linear_amx_scratch_size", "linear_amx_is_fast"],
+    "optimizer": [f"{rule}_{dtype}" for rule in ("sum_squares", "sgd", "adamw") for dtype in ("f32", "bf16")],
     "linear": ["linear_bf16", "linear_few_rows", "linear_scratch_size", "linear_is_fast"],
 }
 _libraries = NativeLibraries("alexnet.kernels", _FUNCTIONS)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.kernels import linear
+from alexnet.kernels import linear, linear_amx
 from alexnet.kernels.backend import has_hooks
 from alexnet.models import layers
 from alexnet.models.layers import AveragePool, Convolution, LocalResponseNorm, MaxPool
@@ -42,6 +42,8 @@ def forward_fused(layers: Sequence[nn.Module], input: Tensor) -> tuple[int, Tens
         relu_goes_with_pool |= count == 4 and _is_bf16(input)  # ReLU, LRN and pool in one pass, below
         if following and _fuses_relu(first, following[0]) and not relu_goes_with_pool:
             return 2, first(input, relu=True)
+    elif type(first) is nn.Linear and linear_amx.fits(input, first.weight) and not has_hooks(first):
+        return 1, linear_amx.linear(input, first.weight, first.bias)
     elif type(first) is LocalResponseNorm and following and type(max_pool := following[0]) is MaxPool:
         if max_pool.fuses_norm(input, first) and not (has_hooks(first) or has_hooks(max_pool)):
             return 2, max_pool(input, norm=first)

@@ -77,6 +77,7 @@ def train_epoch(training: Training) -> None:
     steps = training.loader.steps(position.epoch)
     state.network.train()
     optim.freeze(state.network, state.recipe, position.epoch)
+    state.choose_gradient_types()
     training.logger.begin_epoch(position.epoch, state.recipe.epochs, steps, position.batch)
     started = time.perf_counter()
     for batch in training.loader.epoch(position.epoch, position.batch, size):

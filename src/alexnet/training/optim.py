@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.errors import RecipeError, did_you_mean
+from alexnet.kernels import optimizer as one_pass
 from alexnet.recipe import OPTIMIZERS, Recipe, lookup, option, parse_layer_ranges, parse_layer_values
 
 
@@ -32,7 +33,98 @@ class WeightConstraint(Protocol):
 Groups = list[dict[str, Any]]
 
 
-class PaperSGD(torch.optim.SGD):
+class OnePass(torch.optim.Optimizer):
+    """An optimizer whose update can be one pass over memory, with clipping (:mod:`alexnet.kernels.optimizer`).
+
+    Attributes:
+        one_pass: Whether it does so where the kernel is in use. The results differ from PyTorch's in the last bits.
+    """
+
+    one_pass = False
+    _scale = 1.0  # of the gradients in the next step
+
+    def clip_grad_norm(self, max_norm: float, norm: Tensor | None = None) -> Tensor:
+        """As :func:`clip_grad_norm` for all parameters; the next step scales the gradients where it is one pass."""
+        weights = self._weights_with_gradients()
+        if not self._is_one_pass(weights):
+            _float32_gradients(weights)
+            return clip_grad_norm(weights, max_norm, norm)
+        if norm is None:
+            norm = one_pass.norm([weight.grad for weight in weights if weight.grad is not None])
+        self._scale = min(1.0, max_norm / (float(norm) + 1e-6)) if max_norm else 1.0  # as PyTorch clips
+        return norm
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all parameters that have a gradient."""
+        weights = self._weights_with_gradients()
+        if closure is not None or not self._is_one_pass(weights):
+            _float32_gradients(weights)
+            return super().step(closure)
+        scale, self._scale = self._scale, 1.0
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group, self.state[weight], scale)
+        return None
+
+    def _update(self, weight: Tensor, group: dict[str, Any], state: dict[str, Any], scale: float) -> None:
+        """One pass over ``weight``, with the state of PyTorch's optimizer."""
+        raise NotImplementedError
+
+    def _weights_with_gradients(self) -> list[Tensor]:
+        return [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]
+
+    def _is_one_pass(self, weights: list[Tensor]) -> bool:
+        return self.one_pass and one_pass.fits(weights)
+
+
+def _float32_gradients(weights: list[Tensor]) -> None:
+    """PyTorch's optimizers take gradients of the type of the weights only, and clip in that of the gradients."""
+    for weight in weights:
+        if weight.grad is not None and weight.grad.dtype != weight.dtype:
+            grad, weight.grad = weight.grad.to(weight.dtype), None
+            weight.grad_dtype = None
+            weight.grad = grad
+
+
+class SGD(OnePass, torch.optim.SGD):
+    """``torch.optim.SGD`` with momentum, on its fused kernel or in one pass."""
+
+    def _update(self, weight: Tensor, group: dict[str, Any], state: dict[str, Any], scale: float) -> None:
+        first = state.get("momentum_buffer") is None
+        if first:
+            state["momentum_buffer"] = torch.empty_like(weight, requires_grad=False)
+        buffer, decay = state["momentum_buffer"], group["weight_decay"]
+        one_pass.sgd_(weight, buffer, first=first, lr=group["lr"], momentum=group["momentum"], decay=decay, scale=scale)
+
+
+class AdamW(OnePass, torch.optim.AdamW):
+    """``torch.optim.AdamW``, on its fused kernel or in one pass."""
+
+    def _update(self, weight: Tensor, group: dict[str, Any], state: dict[str, Any], scale: float) -> None:
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        state["step"] += 1
+        one_pass.adamw_(
+            weight,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            step=int(state["step"]),
+            lr=group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+            decay=group["weight_decay"],
+            scale=scale,
+        )
+
+
+class PaperSGD(SGD):
     """SGD with the update rule of the paper, section 5, on PyTorch's fused kernel.
 
     The paper prints::
@@ -170,12 +262,12 @@ def paper_sgd(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:
 
 def sgd(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimizer ``sgd``."""
-    return torch.optim.SGD(groups, lr=recipe.peak_lr, momentum=recipe.momentum, fused=True)
+    return SGD(groups, lr=recipe.peak_lr, momentum=recipe.momentum, fused=True)
 
 
 def adamw(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimizer ``adamw``."""
-    return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(recipe.momentum, 0.999), fused=True)
+    return AdamW(groups, lr=recipe.peak_lr, betas=(recipe.momentum, 0.999), fused=True)
 
 
 def lars(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:

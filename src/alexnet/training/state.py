@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from alexnet.cuda_convnet import Files
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, printable
+from alexnet.kernels import linear_amx
 from alexnet.loader.sampler import step_seed
 from alexnet.models.network import Network, nonfinite
 from alexnet.recipe import Recipe, differences, from_dict
@@ -141,6 +142,8 @@ class State:
         weights = balanced_class_weights(store).to(device) if recipe.class_weights == "balanced" else None
         self.task = create_task(self.network, recipe, self.schedule, self.generator, weights, self.world.size)
         self.optimizer = self.task.optimizer
+        if isinstance(self.optimizer, optim.OnePass):
+            self.optimizer.one_pass = recipe.precision == "bf16" and device.type == "cpu"
         self.constraint: WeightConstraint | None = None
         self.world.broadcast_parameters(list(self.network.parameters()))
         self.world.register_grad_hooks(self.network, self.sharding.gradient_group)
@@ -181,6 +184,14 @@ class State:
             progress = position.step / (self.recipe.epochs * self.schedule.steps_per_epoch)
             self.constraint.begin(self.network, [self.ema.module] if self.ema else [], self.optimizer, progress)
 
+    def choose_gradient_types(self) -> None:
+        """Keep gradients of large weights in bfloat16 where they are computed in it and nothing is added to them."""
+        one_pass = isinstance(self.optimizer, optim.OnePass) and self.optimizer.one_pass
+        alone = self.world.size == 1 and self.grad_accum_steps == 1 and self.constraint is None
+        for weight in linear_amx.large_weights(self.network):
+            weight.grad = None
+            weight.grad_dtype = torch.bfloat16 if one_pass and alone else None
+
     def seed_dropout(self) -> None:
         """Restart the generator of dropout masks: each part of a batch takes its rows of the same masks."""
         seed = step_seed(self.recipe.seed, self.position.step)
@@ -200,6 +211,8 @@ class State:
     def clip_gradients(self) -> Tensor:
         """Clip the gradient to ``clip_grad_norm``; returns its norm before, that of the whole network."""
         norm = self.sharding.gradient_norm(self.network)
+        if isinstance(self.optimizer, optim.OnePass) and self.optimizer.one_pass:
+            return self.optimizer.clip_grad_norm(self.recipe.clip_grad_norm, norm)
         return optim.clip_grad_norm(list(self.network.parameters()), self.recipe.clip_grad_norm, norm)
 
     def update_ema(self) -> None:
