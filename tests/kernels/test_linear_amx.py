@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet.kernels import backend, compiler, linear_amx, native_kernels
+from alexnet.kernels import backend, levels, linear_amx, native_kernels
 from alexnet.models import create_model, inference
 
 # rows, features, outputs: fewer rows than a tile, more than a strip of features, one block
@@ -50,7 +50,7 @@ def test_the_number_of_threads_changes_no_bit():
 @pytest.mark.skipif(not backend.has_amx(), reason="the processor has no AMX")
 def test_tiles_have_the_bits_of_their_emulation(tmp_path):
     source = native_kernels.__file__.replace("native_kernels.py", "linear_amx.c")
-    flags = [*compiler.FLAGS, "-march=native", "-mno-amx-bf16"]
+    flags = [*levels.FLAGS, "-march=native", "-mno-amx-bf16"]
     subprocess.run(["cc", source, *flags, "-o", str(tmp_path / "emulated.so"), "-lm"], check=True)
     emulated = ctypes.CDLL(str(tmp_path / "emulated.so"))
     assert native_kernels.is_fast("linear_amx") and not emulated.linear_amx_is_fast()
