@@ -223,7 +223,8 @@ def test_content_counts_not_the_name():
         (b"<html><body>not found</body>", "x.jpg: looks like HTML, not an image"),
         (b"<?xml version='1.0'?><svg/>", "x.jpg: looks like XML or SVG"),
         (b"version https://git-lfs.github.com/spec/v1", "x.jpg: is a Git LFS pointer"),
-        (b"\0\0\0\x20ftypavif\0\0\0\0", "x.jpg: is HEIC, AVIF or a video"),
+        (b"\0\0\0\x10ftypavif\0\0\0\0" + bytes(8), r"x.jpg: can not be decoded \(truncated or damaged\)"),
+        (b"\0\0\0\x14ftypisom\0\0\0\0mp42", "x.jpg: is a video, or HEIF of a coding that is not known"),
         (b"just some text, no image", r"x.jpg: can not be decoded \(no known image format\)"),
         (b"%!PS-Adobe-3.0 EPSF-3.0 never handed to Ghostscript", "no known image format"),
     ],
@@ -299,6 +300,78 @@ def test_allowing_in_one_thread_does_not_leak_into_others():
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert not wrong
+
+
+# -- HEIC and AVIF
+
+
+def heic(image: Image.Image | np.ndarray, **options) -> bytes:
+    pytest.importorskip("pillow_heif", reason="pip install 'alexnet[heif]'")
+    decode._register_heif()
+    return saved(image, "HEIF", **{"quality": 95} | options)
+
+
+def encoded(kind: str, image: Image.Image | np.ndarray, **options) -> bytes:
+    return heic(image, **options) if kind == "HEIF" else saved(image, kind, **{"quality": 95, "speed": 9} | options)
+
+
+MEDIA = pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+
+
+@MEDIA
+def test_heic_and_avif_are_close_by_any_name(kind):
+    data = encoded(kind, smooth())
+    for suffix in decode.EXTENSIONS[kind]:
+        decoded = decode.decode_with_notes(data, "a" + suffix)
+        assert (decoded.format, decoded.notes) == (kind, ()) and decoded.pixels.shape == (48, 64, 3)
+        assert np.abs(decoded.pixels.astype(int) - smooth())[2:-2, 2:-2].mean() < 6
+    assert decode.decode_with_notes(data, "a.jpg").notes == (f"{kind} named .jpg",)
+
+
+@MEDIA
+def test_heic_and_avif_with_alpha_lie_on_white(kind):
+    pixels = np.dstack([np.full((32, 32, 3), 40, np.uint8), np.full((32, 32), 255, np.uint8)])
+    pixels[:16, :, 3] = 0
+    decoded = decode.decode(encoded(kind, Image.fromarray(pixels)))
+    assert decoded[:12].min() > 245 and decoded[20:].max() < 55
+
+
+@MEDIA
+@pytest.mark.parametrize("cut", [40, 200, 0.3, 0.7, -2])
+def test_truncated_heic_and_avif_are_refused_even_if_allowed(kind, cut):
+    data = encoded(kind, noise(64, 64))
+    with pytest.raises(ImageError, match="photo: can not be decoded"):
+        decode.decode(data[: int(len(data) * cut) if 0 < cut < 1 else cut], "photo", allow_truncated=True)
+
+
+@MEDIA
+def test_heic_and_avif_have_the_limits_of_all_formats(kind):
+    data = encoded(kind, smooth())
+    with pytest.raises(ImageError, match=r"64 × 48 = 0\.0 megapixels; must be at most 0\.003 megapixels"):
+        decode.decode(data, max_pixels=3000)
+    at = data.index(b"ispe") + 8
+    for side, reason in (
+        (20_000, "more than 50 megapixels|can not be decoded"),
+        (7_100, "megapixels|can not be decoded"),
+    ):
+        with pytest.raises(ImageError, match=reason):
+            decode.decode(data[:at] + struct.pack(">II", side, side) + data[at + 8 :])
+
+
+def test_a_heic_that_is_larger_than_its_header_says_is_refused():
+    data = heic(Image.new("RGB", (1000, 1000)))
+    at = data.index(b"ispe") + 8
+    with pytest.raises(ImageError, match="exceeds the maximum image size"):
+        decode.decode(data[:at] + struct.pack(">II", 64, 64) + data[at + 8 :])
+
+
+def test_without_pillow_heif_the_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(decode, "_register_heif", lambda: False)
+    with pytest.raises(ImageError, match=r"a\.heic: is HEIC, which needs pillow-heif; pip install 'alexnet\[heif\]'"):
+        decode.decode(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(100), "a.heic")
+    monkeypatch.setattr("PIL.features.check", lambda name: False)
+    with pytest.raises(ImageError, match=r"a\.avif: is AVIF, which this build of Pillow can not read"):
+        decode.decode(b"\0\0\0\x18ftypavif\0\0\0\0mif1miaf" + bytes(100), "a.avif")
 
 
 # -- bombs
@@ -379,10 +452,10 @@ def test_bombs_take_no_memory_of_the_process(tmp_path):
 # -- damage
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF"])
 def test_250_damaged_files_fail_in_one_way(kind):
     draw = np.random.default_rng(7)
-    whole = saved(noise(40, 40), kind)
+    whole = saved(noise(40, 40), kind) if kind != "HEIF" else heic(noise(40, 40))
     failed = 0
     for _ in range(250):
         data = bytearray(whole)

@@ -5,6 +5,7 @@ first: an image of more than 50 megapixels is refused before a pixel is decoded.
 the name of the image and the reason. Safe to call from many threads.
 """
 
+import functools
 import io
 import os
 import stat
@@ -17,7 +18,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from alexnet import system
 from alexnet.data import resize, simplejpeg_decoder
@@ -26,7 +27,7 @@ from alexnet.errors import ImageError, printable
 
 Fit = Literal["crop", "pad", "squash"]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
 EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjpg", ".pjp"),
     "PNG": (".png", ".apng"),
@@ -35,6 +36,8 @@ EXTENSIONS = {
     "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "AVIF": (".avif", ".avifs"),
+    "HEIF": (".heic", ".heif", ".hif", ".heics", ".heifs"),
 }
 MAX_PIXELS = 50_000_000  # largest width × height in a header
 MAX_SIDE = 65_535  # pixels of width or height: JPEG's own limit
@@ -61,6 +64,13 @@ _STARTS = (  # other formats that are often found under an image name, by their 
     (b"%pdf", "is a PDF"),
     (b"pk\x03\x04", "is a ZIP archive"),
 )
+
+
+_BRANDS = {  # in the first box of a file of the ISO base media format
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "HEIF"),
+}
+_PLAIN = tuple(name for name in FORMATS if name not in _BRANDS.values())  # known by their first bytes to Pillow
 
 
 class _WarningPattern:
@@ -143,7 +153,7 @@ def decode_with_notes(
         except Exception as error:  # Pillow raises many types of errors for damaged files
             reason = printable(str(error)) or type(error).__name__
             if isinstance(error, UnidentifiedImageError):
-                reason = "no known image format"
+                reason = "no known image format" if data[4:8] != b"ftyp" else "truncated or damaged"
             raise ImageError(f"{name}: can not be decoded ({reason})", _EXPECTED, _HINT) from error
 
 
@@ -233,14 +243,43 @@ def _refuse_other_formats(data: bytes, name: str) -> None:
         if head.startswith(start):
             _refuse(f"{name}: {kind}, not an image")
     if data[4:8] == b"ftyp":
-        _refuse(f"{name}: is HEIC, AVIF or a video")
+        _check_media(data, name)
+
+
+def _check_media(data: bytes, name: str) -> None:
+    """Raise ImageError for a video, and for HEIC or AVIF if the library that decodes it is missing."""
+    kind = _media_kind(data)
+    if not kind:
+        _refuse(f"{name}: is a video, or HEIF of a coding that is not known", "HEIC or AVIF", "convert it")
+    if kind == "HEIF" and not _register_heif():
+        _refuse(f"{name}: is HEIC, which needs pillow-heif", "", "pip install 'alexnet[heif]'")
+    if kind == "AVIF" and not features.check("avif"):
+        _refuse(f"{name}: is AVIF, which this build of Pillow can not read", "", "install Pillow from a wheel")
+
+
+def _media_kind(data: bytes) -> str:
+    """``HEIF`` or ``AVIF`` by the first brand that is known; empty for other data."""
+    end = min(int.from_bytes(data[:4], "big"), 4096) if data[4:8] == b"ftyp" else 0
+    return next((_BRANDS[data[at : at + 4]] for at in range(8, end, 4) if data[at : at + 4] in _BRANDS), "")
+
+
+@functools.cache
+def _register_heif() -> bool:
+    """Let Pillow read HEIC. Returns False without pillow-heif."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+    return True
 
 
 def _decode(data: bytes, name: str, allow_truncated: bool, caught: list[str], max_pixels: int) -> Decoded:
     scans = check_structure(data)
     if (result := simplejpeg_decoder.plain(data, allowed_pixels(max_pixels, scans))) is not None:
         return Decoded(result, "JPEG", tuple(_suffix_notes("JPEG", name)))
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    media = _media_kind(data)
+    image = Image.open(io.BytesIO(data), formats=(media,) if media else _PLAIN)
     _refuse_size(image, data, name, max_pixels, scans)
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         _refuse(f"{name}: mode {image.mode}, whose range is unknown", "8 or 16 bits a channel", "convert it first")

@@ -21,6 +21,7 @@ SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjpg", ".pjp", ".png", ".apng", ".webp"),
         *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+        *(".avif", ".avifs", ".heic", ".heif", ".hif", ".heics", ".heifs"),
     )
 )
 
