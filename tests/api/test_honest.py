@@ -242,11 +242,56 @@ def test_two_runs_compared(trained, digits, tmp_path):
         for logs, labels in (own_logs(tmp_path / f"run-{seed}", digits, "test") for seed in (0, 1))
     ]
     pair = found.paired
-    assert (pair.only_first, pair.only_second) == ((right[0] & ~right[1]).sum(), (right[1] & ~right[0]).sum())
-    assert (pair.first.value, pair.second.value) == (right[0].mean(), right[1].mean())
+    assert (pair.only_new, pair.only_old) == ((right[0] & ~right[1]).sum(), (right[1] & ~right[0]).sum())
+    assert (pair.new.value, pair.old.value) == (right[0].mean(), right[1].mean())
+    assert pair.difference.value == pytest.approx(right[0].mean() - right[1].mean())
     assert [one.tested for one in found.provenances] == [1, 1]
     with pytest.raises(DataError, match=r"are not the same.*train both on one prepared store"):
         api.compare(tmp_path / "run-0", trained / "other", device="cpu")
+
+
+def test_one_class_against_the_rest_and_prediction_sets(run, digits, capsys):
+    """The threshold and the sets come from the validation split, the numbers from the test split."""
+    from alexnet.evaluation.conformal import thresholds
+    from alexnet.evaluation.one_vs_rest import threshold_by_cost
+
+    wanted = api.EvaluationOptions(positive="3", cost=api.Cost(1, 20), conformal=0.8)
+    found = api.evaluate_detailed(run, evaluation_options=wanted, device="cpu")
+    temperature = Bundle.load(run / "bundle").temperature
+    known, own = own_logs(run, digits, "validation")
+    known = softmax(known.astype(np.float64) / temperature, 1)
+    rows, labels = own_logs(run, digits, "test")
+    rows = softmax(rows.astype(np.float64) / temperature, 1)
+    threshold = threshold_by_cost(known[:, 3], own == 3, api.Cost(1, 20))
+    by_cost = found.one_vs_rest.by_cost
+    assert by_cost.threshold == pytest.approx(threshold, rel=1e-4) and by_cost.chosen_on == ("validation", 40)
+    called = rows[:, 3] >= threshold
+    assert by_cost.expected.value == pytest.approx(((called & (labels != 3)) + 20.0 * (~called & (labels == 3))).mean())
+    assert found.one_vs_rest.top1.counts[0] == ((rows.argmax(1) == 3) & (labels == 3)).sum()
+    limits = thresholds(known, own, 0.8)
+    assert found.sets.thresholds == pytest.approx(limits, rel=1e-4)
+    assert found.sets.coverage.value == pytest.approx((rows >= limits)[range(50), labels].mean())
+    one = found.classes.classes[3]
+    predicted = rows.argmax(1) == 3
+    assert one.specificity.value == pytest.approx((~predicted)[labels != 3].mean())
+    assert one.npv.value == pytest.approx((labels != 3)[~predicted].mean())
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert {"one_vs_rest", "prediction_sets", "curves"} <= set(plain)
+
+    words = ["evaluate", str(run), "--device", "cpu"]
+    assert cli.run([*words, "--positive", "3", "--cost", "FP=1,FN=20", "--conformal", "0.8"]) == 0
+    out = capsys.readouterr().out
+    for text in ("3 against the rest", "Sensitivity", "AUROC", "Expected cost", "chosen by 40 validation", "mean size"):
+        assert text in out
+    for options, said in (
+        (["--cost", "FP=1,FN=20"], "--cost with 10 classes; must be a positive class"),
+        (["--positive", "33"], "--positive is '33', which is no class. Did you mean '3'?"),
+        (["--positive", "3", "--cost", "1,20"], "--cost is '1,20'; must be the cost of a false positive and a false"),
+        (["--conformal", "90"], "--conformal is 90.0; must be the fraction of images"),
+        (["--conformal", "0.9", "--split", "validation"], "choose thresholds on the validation split"),
+    ):
+        assert cli.run([*words, *options]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_the_commands(run, trained, digits, tmp_path, capsys):
@@ -266,7 +311,7 @@ def test_the_commands(run, trained, digits, tmp_path, capsys):
     both = capsys.readouterr()
     assert "calibrated: temperature" in both.err and "selective" in json.loads(both.out)
     assert cli.run(["compare", str(run), str(trained / "run-1" / "bundle"), "--data", str(digits.path), "--json"]) == 0
-    assert {"p_value", "only_first", "only_second", "first", "difference"} <= set(json.loads(capsys.readouterr().out))
+    assert {"p_value", "only_new", "only_old", "new", "difference", "flips"} <= set(json.loads(capsys.readouterr().out))
     assert cli.run(["compare", str(run), str(run), "--device", "cpu"]) == 0
     assert "p = 1" in capsys.readouterr().out
 

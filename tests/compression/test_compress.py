@@ -81,7 +81,7 @@ def test_the_result_is_what_was_measured(run, made, digits):
     assert coded.validation.correct1 == right(classifier, "validation").sum()
     assert made.stages[0].validation.correct1 == right(before, "validation").sum()
     old, new = right(before, "test"), right(classifier, "test")
-    assert (made.test.only_first, made.test.only_second) == ((old & ~new).sum(), (new & ~old).sum())
+    assert (made.test.only_old, made.test.only_new) == ((old & ~new).sum(), (new & ~old).sum())
     assert made.test_scores.correct1 == new.sum()
     assert classifier.bundle.metrics["test"]["top1"] == new.mean()
     assert set(coded.latency) == {1, 32}

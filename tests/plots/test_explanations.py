@@ -7,6 +7,7 @@ from PIL import Image
 from alexnet.errors import DataError, ModelError
 from alexnet.evaluation.calibration import at_threshold, risk_coverage
 from alexnet.evaluation.calibration import reliability as measure
+from alexnet.evaluation.one_vs_rest import shown_curves
 from alexnet.plots import embedding, evaluation, explanations, filters
 from alexnet.plots import evaluation as risks
 
@@ -145,5 +146,23 @@ def test_reliability_and_risk_have_a_point_for_each_bin_and_threshold(tmp_path):
     assert chart.lines[0].get_ydata()[-1] == pytest.approx(100 * (~right).mean())
     assert [text.get_text() for text in chart.texts] == ["p ≥ 0.60"]  # one that answers nothing has no point
     assert risks.draw_risk_coverage(curve, [], tmp_path / "r.png").is_file()
+
+
+def test_roc_and_precision_recall_curves(tmp_path):
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 6, 200)
+    rows = generator.dirichlet(np.ones(6), 200) + np.eye(6)[labels] * generator.random((200, 1))
+    aurocs = [0.9, 0.5, 0.8, 0.7, np.nan, 0.6]
+    shown = shown_curves("abcdef", aurocs, rows / rows.sum(1, keepdims=True), labels)
+    assert [one.name for one in shown] == ["b", "f", "d", "c"]  # the lowest areas first
+    roc, precision = risks.roc_figure(shown).axes
+    texts = [text.get_text() for text in roc.get_legend().get_texts()]
+    assert len(texts) == 4 and texts[0].startswith(f"b: AUROC {100 * shown[0].roc.area.value:.1f} % (")
+    assert roc.lines[0].get_ydata() == pytest.approx([100 * y for y in shown[0].roc.y])
+    assert precision.lines[0].get_xdata() == pytest.approx([100 * x for x in shown[0].precision_recall.x])
+    assert risks.draw_roc(shown[:1], tmp_path / "roc.png").is_file()
+    assert [one.name for one in shown_curves("xy", [0.5, 0.5], rows[:, :2], labels % 2)] == ["y"]
+    with pytest.raises(DataError, match="ROC curves of no class"):
+        risks.roc_figure(())
     with pytest.raises(DataError, match="no images"):
         evaluation.reliability_figure([])

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from alexnet import recipe as recipes
+from alexnet.api.comparison import compare, promote, promote_back
 from alexnet.api.evaluation import (
     EvaluationOptions,
     calibrate,
-    compare,
     evaluate,
     evaluate_corruptions,
     evaluate_detailed,
@@ -27,6 +27,7 @@ from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store, recorded_store
 from alexnet.errors import Interrupted, RunError, printable
 from alexnet.evaluation.metrics import Scores
+from alexnet.evaluation.one_vs_rest import Cost
 from alexnet.export.classifier import Classifier, Precision
 from alexnet.plots.registry import PLOTS, TRAINING_PLOTS
 from alexnet.recipe import Recipe
@@ -51,6 +52,7 @@ __all__ = [
     "Callback",
     "CompressionOptions",
     "CompressionResult",
+    "Cost",
     "DataOptions",
     "EvaluationOptions",
     "Result",
@@ -66,6 +68,8 @@ __all__ = [
     "open_store",
     "plot",
     "prepare",
+    "promote",
+    "promote_back",
     "provenance",
     "resume",
     "torch_device",

@@ -1,4 +1,4 @@
-"""``evaluate``, ``evaluate_detailed``, ``compare`` and ``calibrate`` from Python: one classifier or an ensemble."""
+"""``evaluate``, ``evaluate_detailed`` and ``calibrate`` from Python: one classifier or an ensemble."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Split, Store
-from alexnet.errors import BundleError, DataError, ImageError, RecipeError
+from alexnet.errors import BundleError, DataError, ImageError, RecipeError, did_you_mean
 from alexnet.evaluation import calibration as calibrations
-from alexnet.evaluation import detailed, ensemble, intervals
+from alexnet.evaluation import detailed, ensemble
 from alexnet.evaluation import evaluate as evaluation
 from alexnet.evaluation.calibration import Calibration
+from alexnet.evaluation.conformal import PredictionSets, check_level, prediction_sets
 from alexnet.evaluation.corruptions import CORRUPTIONS, CorruptionErrors, corruption_errors
 from alexnet.evaluation.detailed import DetailedScores, detailed_scores, fitted_thresholds
-from alexnet.evaluation.ensemble import same_images
-from alexnet.evaluation.intervals import PairedComparison
+from alexnet.evaluation.evaluate import SplitPredictions
 from alexnet.evaluation.metrics import Scores
+from alexnet.evaluation.one_vs_rest import Cost, OneVsRest, one_vs_rest
 from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import check_threshold, threshold_for
 from alexnet.system import choose_device
@@ -178,26 +179,64 @@ class EvaluationOptions:
         ood_dir: A folder of out-of-distribution images: images of none of the classes.
         confidence_threshold: Predictions with a lower probability are counted as abstentions.
         target_risk: An error rate; the bundle's threshold for it is used.
+        positive: A class whose sensitivity, specificity, PPV, NPV and curves are reported; of two classes the second
+            one if ``cost`` is given.
+        cost: The costs of a false positive and a false negative: the validation split chooses a threshold for
+            ``positive``.
+        conformal: A coverage, such as 0.9: the validation split gives the thresholds of prediction sets.
     """
 
     slice_by: str | None = None
     ood_dir: Path | None = None
     confidence_threshold: float | None = None
     target_risk: float | None = None
+    positive: str | None = None
+    cost: Cost | None = None
+    conformal: float | None = None
 
     def __post_init__(self) -> None:
         check_threshold(self.confidence_threshold, self.target_risk)
+        check_level(self.conformal)
+
+    @property
+    def needs_validation(self) -> bool:
+        """Does the validation split choose something?"""
+        return self.cost is not None or self.conformal is not None
+
+    def positive_class(self, classes: Sequence[str]) -> int | None:
+        """The index of the positive class; None where none is wanted. Raises :class:`RecipeError`."""
+        if self.positive is None:
+            if self.cost is None:
+                return None
+            if len(classes) != 2:
+                raise RecipeError(f"--cost with {len(classes)} classes", "a positive class", "pass --positive CLASS")
+            return 1
+        if self.positive not in classes:
+            raise RecipeError(
+                f"--positive is {self.positive!r}, which is no class. {did_you_mean(self.positive, classes)}"
+            )
+        return list(classes).index(self.positive)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationDetails(DetailedScores):
-    """All metrics of a run or bundle on a split, and what was chosen on which split."""
+    """All metrics of a run or bundle on a split, and what was chosen on which split.
+
+    Attributes:
+        provenance: Which split chose the epoch, the temperature and the thresholds.
+        one_vs_rest: The positive class against the rest, if one was requested.
+        sets: Conformal prediction sets, if their coverage was requested.
+    """
 
     provenance: Provenance
+    one_vs_rest: OneVsRest | None = None
+    sets: PredictionSets | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The details as JSON values."""
-        return super().to_dict() | self.provenance.to_dict()
+        parts = {"one_vs_rest": self.one_vs_rest.to_dict()} if self.one_vs_rest else {}
+        parts |= {"prediction_sets": self.sets.to_dict()} if self.sets else {}
+        return super().to_dict() | parts | self.provenance.to_dict()
 
 
 def evaluate_detailed(
@@ -234,9 +273,10 @@ def evaluate_detailed(
     """
     wanted, options = evaluation_options or EvaluationOptions(), options or DataOptions()
     classifier = Classifier.load(run, choose_device(device))
-    store = _store(run, classifier, data, options)
+    store = store_for(run, classifier, data, options)
     bundle = classifier.bundle
-    thresholds = _thresholds(bundle, wanted, str(run))
+    thresholds, positive = _thresholds(bundle, wanted, str(run)), wanted.positive_class(bundle.classes)
+    known = _validation_predictions(run, classifier, data, split, crops, options) if wanted.needs_validation else None
     trained = training_images([run], [bundle], [store], options)
     images = trained.select(store, split)
     slice_values = detailed.column(images, wanted.slice_by) if wanted.slice_by else ()
@@ -257,7 +297,12 @@ def evaluate_detailed(
         ood_confidence=ood_confidence,
         ood_labels=ood_labels,
     )
-    return EvaluationDetails(**vars(details), provenance=of_bundle(bundle, run))
+    return EvaluationDetails(
+        **vars(details),
+        provenance=of_bundle(bundle, run),
+        one_vs_rest=None if positive is None else _one_vs_rest(bundle, positive, predictions, known, wanted.cost),
+        sets=None if wanted.conformal is None else _prediction_sets(bundle, wanted.conformal, predictions, known),
+    )
 
 
 @dataclass(frozen=True)
@@ -317,7 +362,7 @@ def evaluate_corruptions(
         raise RecipeError(f"--corruption-images is {count}", "at least 1")
     options = options or DataOptions()
     classifiers = [Classifier.load(each, choose_device(device)) for each in (run, baseline) if each is not None]
-    store = _store(run, classifiers[0], data, options)
+    store = store_for(run, classifiers[0], data, options)
     for classifier in classifiers[1:]:
         classifiers[0].bundle.same_classes(classifier.classes, str(baseline))
     images = training_images([run], [classifiers[0].bundle], [store], options).select(store, split)
@@ -348,7 +393,58 @@ def evaluate_corruptions(
     return CorruptionResult(errors, reference, plot)
 
 
-def _store(run: str | Path, classifier: Classifier, data: str | Path | None, options: DataOptions) -> Store:
+def _validation_predictions(
+    run: str | Path, classifier: Classifier, data: str | Path | None, split: str, crops: int, options: DataOptions
+) -> SplitPredictions:
+    """The predictions for the validation split, which chooses thresholds. Raises :class:`RecipeError`."""
+    if split == "validation":
+        raise RecipeError(
+            "--cost and --conformal choose thresholds on the validation split", "another --split to report", "test"
+        )
+    if run_folder(run) is not None:  # its own data has the validation split; ``options`` are how ``data`` is read
+        data, options = None, DataOptions(log=options.log)
+    validation = _validation_split(run_folder(run) or run, classifier, data, options)
+    if not len(validation):
+        raise BundleError(
+            f"{run} has no validation images", "some, to choose thresholds", "train with --validation 0.1"
+        )
+    return classifier.predict_split(validation, crops)
+
+
+def _calibrated(bundle: Bundle, predictions: SplitPredictions) -> NDArray[np.float64]:
+    return calibrations.probabilities(predictions.log_probabilities, bundle.temperature)
+
+
+def _one_vs_rest(
+    bundle: Bundle, positive: int, predictions: SplitPredictions, known: SplitPredictions | None, cost: Cost | None
+) -> OneVsRest:
+    return one_vs_rest(
+        bundle.classes[positive],
+        positive,
+        _calibrated(bundle, predictions),
+        predictions.labels,
+        predictions.groups,
+        cost=cost,
+        validation=None if known is None else (_calibrated(bundle, known), known.labels),
+    )
+
+
+def _prediction_sets(
+    bundle: Bundle, level: float, predictions: SplitPredictions, known: SplitPredictions | None
+) -> PredictionSets:
+    assert known is not None, "a level needs the validation split"
+    return prediction_sets(
+        _calibrated(bundle, predictions),
+        predictions.labels,
+        bundle.classes,
+        level,
+        (_calibrated(bundle, known), known.labels, known.groups),
+        predictions.groups,
+    )
+
+
+def store_for(run: str | Path, classifier: Classifier, data: str | Path | None, options: DataOptions) -> Store:
+    """The store to evaluate a classifier on, which must have its classes. Raises :class:`BundleError`."""
     store = evaluation_store(run, classifier.bundle, data, options)
     classifier.bundle.same_classes(store.classes, str(data or store.address))
     return store
@@ -383,91 +479,6 @@ def _predict_ood(
     return np.array([p.score for p in predictions], np.float32), tuple(p.label for p in predictions)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two classifiers on the same images of a split.
-
-    Attributes:
-        first: The first run or bundle.
-        second: The second run or bundle.
-        split: The split.
-        crops: Crops of each image, 1 or 10.
-        paired: Accuracies, their difference with its 95 % CI, and McNemar's exact test.
-        provenances: What was chosen on which split, for both.
-        training_images_left_out: Images of the split that one of the two was trained on.
-        training_images_included: The same, where they were compared on request.
-    """
-
-    first: str
-    second: str
-    split: str
-    crops: int
-    paired: PairedComparison
-    provenances: tuple[Provenance, Provenance]
-    training_images_left_out: int = 0
-    training_images_included: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """The comparison as JSON values."""
-        names = {"runs": [self.first, self.second], "split": self.split, "crops": self.crops}
-        counts = {
-            "training_images_left_out": self.training_images_left_out,
-            "training_images_included": self.training_images_included,
-        }
-        tested = {"test_evaluations": [one.tested for one in self.provenances]}
-        return names | self.paired.to_dict() | counts | tested
-
-
-def compare(
-    first: str | Path,
-    second: str | Path,
-    data: str | Path | None = None,
-    *,
-    split: str = "test",
-    crops: int = 1,
-    device: str = "auto",
-    options: DataOptions | None = None,
-) -> Comparison:
-    """Compare two classifiers on the same images by McNemar's exact test.
-
-    Args:
-        first: A run folder or a bundle.
-        second: A run folder or a bundle with the same classes.
-        data: Images with the same classes; by default the runs' own data, which must be the same.
-        split: ``test``, ``validation`` or ``train``.
-        crops: 1 (center crop) or 10 (ten-crop).
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        options: How ``data`` is read.
-
-    Returns:
-        Both accuracies, their difference with its 95 % CI, and the p-value.
-
-    Raises:
-        BundleError: If the classes differ.
-        DataError: If the two would be evaluated on different images.
-
-    Example:
-        >>> comparison = alexnet.api.compare("run-1", "run-2")
-        >>> print(comparison.paired.difference, comparison.paired.p_value)
-    """
-    options, target = options or DataOptions(), choose_device(device)
-    runs = (first, second)
-    classifiers = [Classifier.load(run, target) for run in runs]
-    bundles = [classifier.bundle for classifier in classifiers]
-    bundles[0].same_classes(bundles[1].classes, str(second))
-    stores = [_store(run, c, data, options) for run, c in zip(runs, classifiers, strict=True)]
-    trained = training_images(runs, bundles, stores, options)
-    splits: list[Split] = [trained.select(store, split) for store in stores]
-    members = [member(str(run), c, images) for run, c, images in zip(runs, classifiers, splits, strict=True)]
-    same_images(members, "train both on one prepared store, or give DATA", "the same for both classifiers")
-    predictions = [c.predict_split(images, crops) for c, images in zip(classifiers, splits, strict=True)]
-    for run, store in zip(runs, stores, strict=True):
-        note_test(run, store, split, "compare", options.log_line)
-    paired = intervals.compare(predictions[0].correct, predictions[1].correct, predictions[0].groups)
-    provenances = of_bundle(bundles[0], first), of_bundle(bundles[1], second)
-    return Comparison(str(first), str(second), split, crops, paired, provenances, *trained.counts(stores[0], split))
-
-
 def calibrate(
     run: str | Path, data: str | Path | None = None, *, device: str = "auto", options: DataOptions | None = None
 ) -> Calibration:
@@ -493,12 +504,7 @@ def calibrate(
     """
     options = options or DataOptions()
     classifier = Classifier.load(run, choose_device(device))
-    bundle, store = classifier.bundle, _store(run, classifier, data, options)
-    if 0 < int(bundle.recipe.get("train_on_val_from_epoch", 0)) < int(bundle.recipe.get("epochs", 0)):
-        raise BundleError(f"{run} was trained on its validation images too", "", "no images are left to calibrate with")
-    refuse_resplit(bundle, store)
-    options = dataclasses.replace(options, include_training_images=False)  # they would make it overconfident
-    split = training_images([run], [bundle], [store], options, ("train",)).select(store, "validation")
+    bundle, split = classifier.bundle, _validation_split(run, classifier, data, options)
     predictions = classifier.predict_split(split) if len(split) else None
     calibration = (
         calibrations.calibrate(predictions.log_probabilities, predictions.labels, predictions.groups)
@@ -507,10 +513,24 @@ def calibrate(
     )
     if calibration is None:
         raise BundleError(
-            f"{store.address} has {len(split)} validation images",
+            f"{data or run} has {len(split)} validation images",
             f"at least {calibrations.MIN_IMAGES} to calibrate with",
         )
     calibrated = Classifier(dataclasses.replace(bundle, calibration=calibration.to_dict()), classifier.device)
     reference = [calibrated.predict_reference(one) for one in bundle.reference_samples]
     dataclasses.replace(calibrated.bundle, reference_samples=reference).save(find_bundle(run))
     return calibration
+
+
+def _validation_split(run: str | Path, classifier: Classifier, data: str | Path | None, options: DataOptions) -> Split:
+    """The validation images of a classifier, none of them trained on.
+
+    Raises:
+        BundleError: If the validation images were trained on, or ``data`` splits the training images differently.
+    """
+    bundle, store = classifier.bundle, store_for(run, classifier, data, options)
+    if 0 < int(bundle.recipe.get("train_on_val_from_epoch", 0)) < int(bundle.recipe.get("epochs", 0)):
+        raise BundleError(f"{run} was trained on its validation images too", "", "no images are left to calibrate with")
+    refuse_resplit(bundle, store)
+    options = dataclasses.replace(options, include_training_images=False)  # they would make it overconfident
+    return training_images([run], [bundle], [store], options, ("train",)).select(store, "validation")

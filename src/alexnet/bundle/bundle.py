@@ -7,6 +7,7 @@ A bundle is a directory of format version 1, or 2 if its weights are compressed:
     model.safetensors   the weights, float32, by the names of the state dict; version 2: see compressed_weights.py
     mean.safetensors    mean that is subtracted: image [S, S, 3], its center, or channel means [3]; divisor, color axes
     reference/*.png     a few images; reference/expected.json has the expected probabilities
+    certificate.json    what was tested when the bundle was promoted, if it was
     README.md           model card
 
 Nothing is unpickled. ``config.json`` has the SHA-256 of every file, which is checked when a bundle is loaded. Its own
@@ -16,6 +17,7 @@ SHA-256 is computed from its other entries, as JSON with sorted keys.
 import json
 import platform
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +36,7 @@ from alexnet.bundle.integrity import (
     Config,
     Model,
     check_hashes,
+    damaged,
     hashes,
     read_config,
     read_reference,
@@ -42,14 +45,14 @@ from alexnet.bundle.integrity import (
 )
 from alexnet.bundle.model_card import model_card
 from alexnet.cuda_convnet import Data, Files, GraphNetwork, build
-from alexnet.data.atomic_io import current, whole_folder
+from alexnet.data.atomic_io import current, exchange, sha256_of, whole_folder
 from alexnet.data.decode import Fit
 from alexnet.data.remote import local_path
 from alexnet.errors import BundleError, ModelError
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model, meta_model
 from alexnet.models.network import Network, nonfinite
-from alexnet.schema import ReferenceSample, checksum_of, class_fault, regular_file
+from alexnet.schema import ReferenceSample, checksum_of, class_fault, read_json, regular_file
 
 MIN_DIVIDE, MAX_DIVIDE = 1e-6, 1e9  # divisors of gray levels; outside this range inputs vanish or overflow
 STARTER = "starter"  # name of the pretrained weights that come with the package
@@ -74,6 +77,7 @@ class Bundle:
         calibration: Temperature and thresholds; empty: temperature 1.
         reference_samples: Images with the probabilities expected of them.
         coding: Kind of compression by name, for weights that are written compressed.
+        certificate: What was tested when these weights were promoted; empty if they were not.
     """
 
     network: Network
@@ -88,6 +92,7 @@ class Bundle:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     reference_samples: Sequence[ReferenceSample] = ()
     coding: Mapping[str, str] = field(default_factory=dict)
+    certificate: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def image_size(self) -> int:
@@ -103,11 +108,15 @@ class Bundle:
         """Confidence threshold by target error rate of the accepted predictions (as text)."""
         return dict(self.calibration.get("thresholds", {}))
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: Path, *, keep_previous: bool = False) -> Path:
         """Write the bundle to the new directory ``path``, or replace the bundle there.
 
         Replacement is atomic: at any time either the old or the new bundle can be loaded. Other files in the directory
         are kept.
+
+        Args:
+            path: The directory.
+            keep_previous: Keep the replaced bundle in ``path.previous``; :func:`restore_previous` returns to it.
 
         Returns:
             The local path of the bundle.
@@ -120,6 +129,8 @@ class Bundle:
             raise BundleError(f"a bundle can not be saved with {fault}", "", "rename it and prepare the data again")
         target = path.resolve()  # replaces the target of a link, not the link
         try:
+            if keep_previous and (files := _replaced_files(target)):
+                _copy_bundle(target, _previous(target), files)
             with whole_folder(target, _replaced_files(target)) as folder:
                 self._write(folder)
         except FileExistsError as error:
@@ -144,7 +155,14 @@ class Bundle:
             expected[f"{sample.name}.png"] = sample.probabilities
         (folder / "reference" / "expected.json").write_text(json.dumps(expected, indent=1))
         stored = f"{self.stored_size}×{self.stored_size} ({self.fit})"
-        card = model_card(self.network, self.classes, self.metrics, self.data, self.recipe, stored, self.calibration)
+        certificate = dict(self.certificate)
+        if certificate.get("weights_sha256") != sha256_of(folder / "model.safetensors"):
+            certificate = {}  # of other weights
+        if certificate:
+            (folder / "certificate.json").write_text(json.dumps(certificate, indent=1, ensure_ascii=False), "utf-8")
+        card = model_card(
+            self.network, self.classes, self.metrics, self.data, self.recipe, stored, self.calibration, certificate
+        )
         (folder / "README.md").write_text(card, encoding="utf-8")
         config = self._config()
         config["sha256"] = hashes(folder) | {"config.json": checksum_of(config, "sha256")}
@@ -212,6 +230,7 @@ class Bundle:
             calibration=raw.get("calibration", {}),
             reference_samples=read_reference(path, config, links_within),
             coding=coding,
+            certificate=_certificate(path, config, links_within),
         )
 
     def same_classes(self, classes: Sequence[str], source: str) -> None:
@@ -298,6 +317,49 @@ def find_bundle(path: Path | str) -> Path:
     unfinished = (path / "checkpoints").is_dir()
     hint = f"finish the run: alexnet train --resume {path}" if unfinished else "give the folder that training made"
     raise BundleError(f"{path} holds no bundle", "a run folder or a bundle", hint)
+
+
+def restore_previous(path: Path | str) -> Bundle:
+    """Return to the bundle that ``save(path, keep_previous=True)`` replaced; the newer one is the previous one then.
+
+    Returns:
+        The bundle that is at ``path`` now.
+
+    Raises:
+        BundleError: There is no previous bundle, or it is damaged. Nothing is changed.
+    """
+    target = local_path(path).resolve()
+    previous = _previous(target)
+    if not previous.exists() or not target.exists():
+        raise BundleError(f"{path} has no previous bundle", f"{previous}, which a promotion keeps")
+    bundle = Bundle.load(previous)
+    try:
+        exchange(previous, target)
+    except OSError as error:
+        raise BundleError(f"{path} could not be replaced: {error.strerror or error}", "a writable folder") from error
+    return bundle
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.name}.previous")
+
+
+def _copy_bundle(source: Path, target: Path, files: Sequence[str]) -> None:
+    """Copy the files of a bundle to the folder ``target``, which is replaced."""
+    with whole_folder(target, _replaced_files(target)) as folder:
+        for name in files:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy2(source / name, folder / name)
+
+
+def _certificate(path: Path, config: Config, links_within: Path | None) -> dict[str, Any]:
+    """The certificate of the bundle ``path``; empty if it has none. Raises ValueError if it is no JSON object."""
+    if "certificate.json" not in config.sha256:
+        return {}
+    certificate = read_json(path, "certificate.json", links_within)
+    if not isinstance(certificate, dict):
+        raise damaged(path / "certificate.json", "it is no JSON object")
+    return certificate
 
 
 def weights_sha256(path: Path | str) -> str:

@@ -33,7 +33,7 @@ REFERENCE_NAME = r"[\w-][\w .-]{0,99}"  # file name of a reference image, withou
 FileName = Annotated[
     str,
     Meta(
-        pattern=rf"^(config\.json|README\.md|(model|mean)\.safetensors|reference/(expected\.json|{REFERENCE_NAME}\.png))\Z"
+        pattern=rf"^(c(onfig|ertificate)\.json|README\.md|(model|mean)\.safetensors|reference/(expected\.json|{REFERENCE_NAME}\.png))\Z"
     ),
 ]
 

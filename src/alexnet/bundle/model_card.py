@@ -16,6 +16,7 @@ def model_card(
     recipe: Mapping[str, Any],
     stored: str,
     calibration: Mapping[str, Any] | None = None,
+    certificate: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of the card, Markdown with a YAML header.
 
@@ -27,6 +28,7 @@ def model_card(
         recipe: The recipe of the training.
         stored: Size in pixels and fit of a stored image.
         calibration: Temperature and thresholds, and what they were fitted on.
+        certificate: What was tested when the bundle was promoted.
     """
     return pages.render(
         "model_card.md",
@@ -42,6 +44,7 @@ def model_card(
         pretrained=data.get("from"),
         stored=stored,
         notes=_notes(data, recipe, calibration or {}),
+        certificate=certificate or {},
     )
 
 

@@ -110,7 +110,7 @@ def _print(result: "CompressionResult") -> None:
     print(f"bundle     {before} -> {after}: {result.ratio:.1f} times smaller")
     if result.test is not None:
         d, p = result.test.difference, result.test.p_value
-        before, after = output.percent(result.test.first.value), output.percent(result.test.second.value)
+        before, after = output.percent(result.test.old.value), output.percent(result.test.new.value)
         print(
             f"test       {before} -> {after} on {result.test.count} images: {100 * d.value:+.1f} points "
             f"(95 % CI {100 * d.low:+.1f} to {100 * d.high:+.1f}; McNemar p = {p:.2f})"

@@ -18,7 +18,10 @@ from alexnet.errors import RecipeError
 if TYPE_CHECKING:
     from alexnet.api.evaluation import EvaluationDetails
     from alexnet.evaluation.calibration import Reliability, RiskCoverage
+    from alexnet.evaluation.conformal import PredictionSets
+    from alexnet.evaluation.intervals import Estimate
     from alexnet.evaluation.metrics import Scores
+    from alexnet.evaluation.one_vs_rest import OneVsRest
     from alexnet.training.run_folder import Provenance
 
 _percent = partial(output.percent, decimals=1)
@@ -51,6 +54,12 @@ class EvaluateArguments:
     """report the effect of abstaining below this probability"""
     target_risk: Annotated[float | None, option("FRACTION")] = None
     """the same with the bundle's threshold for this error rate, such as 0.02"""
+    positive: Annotated[str | None, option("CLASS")] = None
+    """report sensitivity, specificity, PPV and NPV of this class against the rest"""
+    cost: Annotated[str | None, option("FP=X,FN=Y")] = None
+    """costs of a false positive and a false negative of --positive: choose a threshold on the validation split"""
+    conformal: Annotated[float | None, option("FRACTION")] = None
+    """report prediction sets that hold the true class of this fraction of the images, such as 0.9"""
     corruptions: Flag = False
     """top-1 error under 15 corruptions (noise, blur, weather, digital) at 5 severities, with a plot"""
     baseline: Annotated[Path | None, option("RUN")] = None
@@ -139,7 +148,8 @@ def _corruptions(args: EvaluateArguments) -> int:
 
 def _is_detailed(args: EvaluateArguments) -> bool:
     """Does the command want more than top-1 and top-5?"""
-    values = (args.slices, args.ood_dir, args.confidence_threshold, args.target_risk)
+    thresholds = (args.confidence_threshold, args.target_risk, args.cost, args.conformal)
+    values = (args.slices, args.ood_dir, args.positive, *thresholds)
     return args.details or args.calibrate or any(value is not None for value in values)
 
 
@@ -151,7 +161,15 @@ def _detailed(args: EvaluateArguments) -> int:
 
     options = data_options(args.source)
     options = replace(options, include_training_images=args.include_training_images)
-    details = api.EvaluationOptions(args.slices, args.ood_dir, args.confidence_threshold, args.target_risk)
+    details = api.EvaluationOptions(
+        args.slices,
+        args.ood_dir,
+        args.confidence_threshold,
+        args.target_risk,
+        args.positive,
+        None if args.cost is None else api.Cost.parse(args.cost),
+        args.conformal,
+    )
     if args.calibrate:
         from alexnet.evaluation.calibration import NO_TEMPERATURE
 
@@ -175,6 +193,10 @@ def _detailed(args: EvaluateArguments) -> int:
     if result.slices:
         rows = [(one.value, str(one.images), *estimate_cells(one.top1)) for one in result.slices]
         output.table(f"By {args.slices}", (args.slices or "", "images", "top-1", "95 % CI"), rows)
+    if result.one_vs_rest:
+        _one_vs_rest(result.one_vs_rest)
+    if result.sets:
+        _sets(result.sets)
     _thresholds(result)
     output.resampled_groups(result.groups)
     for line in result.provenance.lines():
@@ -246,6 +268,59 @@ def _numbers(results: "EvaluationDetails") -> None:
     ]
     parts = [column for name in ("recall", "precision", "F1", "AUROC") for column in (name, "95 % CI")]
     output.table("Class by class", ("class", "images", *parts), by_class)
+    against = [(one.name, *estimate_cells(one.specificity), *estimate_cells(one.npv)) for one in numbers.classes]
+    columns = ("class", "specificity", "95 % CI", "NPV", "95 % CI")
+    output.table("Each class against the rest (recall is its sensitivity, precision its PPV)", columns, against)
+
+
+def _one_vs_rest(results: "OneVsRest") -> None:
+    by_cost = results.by_cost
+    decisions = [("top-1 prediction", results.top1)]
+    if by_cost:
+        decisions.append((f"score of {by_cost.threshold:.3g} or more", by_cost.rates))
+    columns = ("", *(name for name, _ in decisions))
+    rows = [
+        (name, *(_with_interval(getattr(rates, name.lower())) for _, rates in decisions))
+        for name in ("Sensitivity", "Specificity", "PPV", "NPV")
+    ]
+    titles = ("true positives", "false positives", "false negatives", "true negatives")
+    rows += [(title, *(str(rates.counts[i]) for _, rates in decisions)) for i, title in enumerate(titles)]
+    output.table(f"{results.positive} against the rest (95 % CI)", columns, rows)
+    if results.curves:
+        areas = (("AUROC", results.curves.roc.area), ("average precision", results.curves.precision_recall.area))
+        print(", ".join(f"{name} {_with_interval(one)}" for name, one in areas), end="")
+        print(f"; {_percent(results.curves.prevalence)} of the images are {results.positive}\n")
+    if by_cost:
+        split, count = by_cost.chosen_on
+        costs = [(f"score of {by_cost.threshold:.3g} or more", by_cost.expected), *by_cost.others]
+        cells = [(name, f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}") for name, one in costs]
+        title = f"Expected cost of an image: FP {by_cost.cost.false_positive:g}, FN {by_cost.cost.false_negative:g}"
+        output.table(title, (f"{results.positive} is predicted for", "cost", "95 % CI"), cells)
+        print(f"threshold chosen by {count} {split} images, where its cost is {by_cost.chosen_cost:.4g}\n")
+
+
+def _with_interval(one: "Estimate") -> str:
+    value, interval = estimate_cells(one)
+    return f"{value} ({interval})" if value else "none"
+
+
+def _sets(results: "PredictionSets") -> None:
+    rows = [
+        (name, str(images), *estimate_cells(one), f"{threshold:.2g}" if threshold else "in every set")
+        for (name, images, one), threshold in zip(results.classes, results.thresholds, strict=True)
+    ]
+    title = f"Conformal prediction sets: coverage of {100 * results.level:g} % requested"
+    output.table(title, ("class", "images", "coverage", "95 % CI", "threshold"), rows)
+    common = ", ".join(f"{count} of {size}" for size, count in enumerate(results.sizes) if count)
+    print(f"all images: coverage {_with_interval(results.coverage)}, mean size {results.mean_size:.2f}")
+    print(f"sets by their number of classes: {common}")
+    print(f"thresholds by {results.fitted_count} validation images", end="")
+    if results.without_threshold:
+        from alexnet.evaluation import conformal
+
+        least = conformal.least_images(results.level)
+        print(f"; classes with fewer than {least} of them are in every set", end="")
+    print("\n")
 
 
 def _calibration(results: "EvaluationDetails") -> None:

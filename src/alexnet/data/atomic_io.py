@@ -189,6 +189,16 @@ def _exchange(new: Path, path: Path) -> None:
         raise
 
 
+def exchange(first: Path, second: Path) -> None:
+    """Exchange the names of two folders, in one step if the file system supports it."""
+    if not _exchange_in_one_step(first, second):
+        aside = _temporary_name(second, "previous")  # where :func:`current` finds it
+        second.rename(aside)
+        first.rename(second)
+        aside.rename(first)
+    sync_folder(second.parent)
+
+
 def _exchange_in_one_step(first_path: Path, second_path: Path) -> bool:
     """Exchange the names of two folders. Returns False if the system does not support it."""
     library = ctypes.CDLL(None, use_errno=True)

@@ -36,8 +36,12 @@ from alexnet.evaluation.intervals import (
     proportion_ci,
 )
 from alexnet.evaluation.metrics import FIVE, Scores
+from alexnet.evaluation.one_vs_rest import Curves, shown_curves
 
 _MOST = 4_000_000_000  # images × classes × resamples of the area's bootstrap; fewer resamples beyond
+
+
+_CLASS_METRICS = ("precision", "recall", "f1", "auroc", "specificity", "npv")
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,12 @@ class ClassMetrics:
     recall: Estimate
     f1: Estimate
     auroc: Estimate  # this class against all others, by its probability
+    specificity: Estimate  # of the images of other classes: not predicted as this one
+    npv: Estimate  # negative predictive value: of the images not predicted as this class, those of other classes
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        numbers = {name: getattr(self, name).to_dict() for name in ("precision", "recall", "f1", "auroc")}
+        numbers = {name: getattr(self, name).to_dict() for name in _CLASS_METRICS}
         return {"class": self.name, "images": self.images, "predicted": self.predicted} | numbers
 
 
@@ -97,9 +103,9 @@ def per_class(
     among = np.argsort(-responses.log_probabilities, 1, kind="stable")[:, :5] == labels[:, None]
     top5 = proportion_ci(among.any(1), groups, seed=seed) if number > FIVE else None
 
-    def of(weights: NDArray[np.float32]) -> NDArray[np.float64]:  # [b, N] -> [b, 3 + 3K]
+    def of(weights: NDArray[np.float32]) -> NDArray[np.float64]:  # [b, N] -> [b, 3 + 5K]
         sums = [(weights @ table).astype(np.float64) for table in (both, prediction, truth)]
-        own = _ratios(*sums)  # 3 of [b, K]
+        own = _ratios(*sums, weights.sum(1, dtype=np.float64)[:, None])  # 5 of [b, K]
         present = sums[2] > 0
         means = [_mean(part, present) for part in (own[1], np.where(np.isnan(own[0]), 0.0, own[0]), own[2])]
         return np.concatenate([np.stack(means, 1), *own], 1)
@@ -117,12 +123,14 @@ def per_class(
     def numbers(k: int) -> ClassMetrics:
         is_k, as_k = labels == k, predicted == k
         bases = [_independent(mask, groups) for mask in (as_k, is_k, is_k | as_k)]
-        values = [(float(seen[3 + j * number + k]), drawn[:, 3 + j * number + k]) for j in range(3)]
+        values = [(float(seen[3 + j * number + k]), drawn[:, 3 + j * number + k]) for j in range(5)]
         rarer = min(_independent(is_k, groups), _independent(~is_k, groups))
         curve = estimate(float(area[k]), area_drawn[:, k], rarer)
         precision, recall = (estimate(*values[j], bases[j]) for j in range(2))
         f1 = f1_estimate(*values[2], bases[2])
-        return ClassMetrics(classes[k], int(is_k.sum()), int(as_k.sum()), precision, recall, f1, curve)
+        specificity, npv = (estimate(*values[j], _independent(~mask, groups)) for j, mask in ((3, is_k), (4, as_k)))
+        counts = int(is_k.sum()), int(as_k.sum())
+        return ClassMetrics(classes[k], *counts, precision, recall, f1, curve, specificity, npv)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # means over no class are nan, as they must be
@@ -139,10 +147,14 @@ def _independent(mask: NDArray[np.bool_], groups: Sequence[str]) -> int:
     return len({groups[i] for i in np.flatnonzero(mask).tolist()}) if groups else int(mask.sum())
 
 
-def _ratios(both: NDArray[Any], prediction: NDArray[Any], truth: NDArray[Any]) -> tuple[NDArray[np.float64], ...]:
-    """Precision, recall and F1 = 2·both / (prediction + truth); nan where nothing was guessed, or is there."""
+def _ratios(
+    both: NDArray[Any], prediction: NDArray[Any], truth: NDArray[Any], count: NDArray[Any]
+) -> tuple[NDArray[np.float64], ...]:
+    """Precision, recall, F1, specificity and NPV; NaN where a denominator is 0."""
+    neither = count - prediction - truth + both
     with np.errstate(invalid="ignore", divide="ignore"):
-        return both / prediction, both / truth, 2 * both / (prediction + truth)
+        rates = both / prediction, both / truth, 2 * both / (prediction + truth)
+        return *rates, neither / (count - truth), neither / (count - prediction)
 
 
 def _mean(values: NDArray[np.float64], present: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -259,6 +271,7 @@ class DetailedScores:
         correct: Whether each top-1 prediction is correct: [N].
         majority: Accuracy of always predicting the most frequent class.
         groups: Number of groups of images that belong together; 0 where images are independent.
+        curves: ROC and precision-recall curves of the second of two classes, or of the four of lowest AUROC.
         slices: Scores of the images with each value of a column.
         ood: Top-1 predictions for out-of-distribution images.
     """
@@ -274,6 +287,7 @@ class DetailedScores:
     correct: NDArray[np.bool_]
     majority: float
     groups: int
+    curves: tuple[Curves, ...] = ()
     slices: tuple[Slice, ...] = ()
     ood: tuple[str, ...] = ()
 
@@ -298,6 +312,7 @@ class DetailedScores:
             "groups": self.groups,
             "per_class": self.classes.to_dict(),
             "confusion": self.scores.confusion.tolist(),
+            "curves": [one.to_dict() for one in self.curves],
             "calibration": {"before": self.uncalibrated.to_dict(), "after": self.calibrated.to_dict()},
             "selective": {
                 "area": self.curve.area,
@@ -335,9 +350,11 @@ def detailed_scores(
     """
     uncalibrated, calibrated = (probabilities(predictions.log_probabilities, t) for t in (1.0, temperature))
     confidence, correct = calibrated.max(1).astype(np.float32), predictions.correct
+    by_class = per_class(predictions, tuple(classes), temperature=temperature)
+    aurocs = [one.auroc.value for one in by_class.classes]
     return DetailedScores(
         scores=scores or predictions.scores(),
-        classes=per_class(predictions, tuple(classes), temperature=temperature),
+        classes=by_class,
         uncalibrated=reliability(uncalibrated, predictions.labels, groups=predictions.groups),
         calibrated=reliability(calibrated, predictions.labels, groups=predictions.groups),
         temperature=temperature,
@@ -354,6 +371,7 @@ def detailed_scores(
         correct=correct,
         majority=float(np.bincount(predictions.labels).max() / len(predictions)),
         groups=len(set(predictions.groups)),
+        curves=shown_curves(classes, aurocs, calibrated, predictions.labels, predictions.groups),
         slices=slices(predictions, tuple(slice_values)) if len(slice_values) else (),
         ood=tuple(ood_labels),
     )

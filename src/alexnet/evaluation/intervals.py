@@ -144,15 +144,15 @@ def independent_units(count: int, groups: Sequence[str] = ()) -> int:
 class PairedComparison:
     """Both accuracies, the images on which the two differ, and how likely such a difference is by luck alone.
 
-    ``difference`` is the second accuracy minus the first; its interval is the bootstrap's over images or groups.
+    ``difference`` is the new accuracy minus the old one; its interval is the bootstrap's over images or groups.
     ``p_value``: two-sided, exact; it takes images for independent, so with groups the interval is what counts.
     """
 
     count: int
-    first: Estimate
-    second: Estimate
-    only_first: int  # right by the first alone
-    only_second: int
+    old: Estimate
+    new: Estimate
+    only_old: int  # right by the old one alone
+    only_new: int
     both: int
     neither: int
     difference: Estimate
@@ -165,34 +165,34 @@ class PairedComparison:
 
 
 def compare(
-    first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Sequence[str] = (), *, seed: int = 0
+    old: NDArray[np.bool_], new: NDArray[np.bool_], groups: Sequence[str] = (), *, seed: int = 0
 ) -> PairedComparison:
     """Which of the same images each has right: [N] and [N]."""
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    better = (second.astype(np.float32) - first.astype(np.float32)) if len(first) else np.zeros(0, np.float32)
+    only_old, only_new = int((old & ~new).sum()), int((new & ~old).sum())
+    better = (new.astype(np.float32) - old.astype(np.float32)) if len(old) else np.zeros(0, np.float32)
 
     def of(weights: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray((weights @ better).astype(np.float64) / weights.sum(1))
 
-    low, high = (float(x) for x in percentile_interval(bootstrap(of, len(first), groups, seed=seed)))
+    low, high = (float(x) for x in percentile_interval(bootstrap(of, len(old), groups, seed=seed)))
     return PairedComparison(
-        count=len(first),
-        first=proportion_ci(first, groups, seed=seed),
-        second=proportion_ci(second, groups, seed=seed),
-        only_first=only_first,
-        only_second=only_second,
-        both=int((first & second).sum()),
-        neither=int((~first & ~second).sum()),
-        difference=Estimate(float(better.mean()), low, high, len(first)),
-        p_value=mcnemar(only_first, only_second),
+        count=len(old),
+        old=proportion_ci(old, groups, seed=seed),
+        new=proportion_ci(new, groups, seed=seed),
+        only_old=only_old,
+        only_new=only_new,
+        both=int((old & new).sum()),
+        neither=int((~old & ~new).sum()),
+        difference=Estimate(float(better.mean()), low, high, len(old)),
+        p_value=mcnemar(only_old, only_new),
         groups=len(set(groups)),
     )
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
+def mcnemar(only_old: int, only_new: int) -> float:
     """Two-sided exact p-value: of the images on which two differ, each is as likely to be either's."""
     from scipy.stats import binomtest
 
-    if only_first + only_second == 0:
+    if only_old + only_new == 0:
         return 1.0
-    return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
+    return float(binomtest(only_old, only_old + only_new, 0.5).pvalue)

@@ -1,4 +1,4 @@
-"""Plots of an evaluation: confusion matrix, reliability diagram, risk-coverage curve, errors under corruptions."""
+"""Plots of an evaluation: confusion matrix, reliability, risk-coverage, ROC and precision-recall, corruptions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from alexnet.errors import DataError
 from alexnet.evaluation.calibration import Bin, RiskCoverage, SelectiveMetrics
 from alexnet.evaluation.corruptions import CORRUPTIONS, CorruptionErrors
+from alexnet.evaluation.one_vs_rest import GRID, Curves
 from alexnet.plots import canvas
-from alexnet.terminal import shorten
+from alexnet.terminal import interval, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -194,6 +195,42 @@ def risk_coverage_figure(curve: RiskCoverage, marked: Sequence[SelectiveMetrics]
     axes.set_xlabel("coverage, % of the images", color=canvas.INK)
     axes.set_ylabel("error, % of the covered images", color=canvas.INK)
     axes.set_title("Risk-coverage curve: error without the least confident predictions", size=11, color=canvas.INK)
+    return fig
+
+
+def draw_roc(shown: Sequence[Curves], path: Path | str) -> Path:
+    """Draw the ROC and precision-recall curves of some classes to a PNG. Raises DataError where there is none."""
+    return canvas.save(roc_figure(shown), path)
+
+
+def roc_figure(shown: Sequence[Curves]) -> "Figure":
+    """The figure, before it is saved."""
+    if not shown:
+        raise DataError("ROC curves of no class", "a class with images, and images of other classes")
+    fig = canvas.new_figure(9.6, 4.9 + 0.18 * len(shown))
+    colors = (canvas.BLUE, canvas.VERMILION, canvas.GREEN, canvas.SKY)
+    panels: list[Axes] = [canvas.plain(axes) for axes in fig.subplots(1, 2)]
+    for one, color in zip(shown, colors, strict=False):
+        for axes, curve, name in ((panels[0], one.roc, "AUROC"), (panels[1], one.precision_recall, "AP")):
+            area = curve.area
+            label = f"{shorten(one.name, 24)}: {name} {100 * area.value:.1f} % ({interval(area.low, area.high)})"
+            low, high = (100 * np.array(side) for side in (curve.low, curve.high))
+            axes.fill_between(100 * GRID, low, high, color=color, alpha=0.15, linewidth=0, step="post")
+            axes.plot([100 * x for x in curve.x], [100 * y for y in curve.y], color=color, linewidth=1.7, label=label)
+    roc, precision = panels
+    roc.plot([0, 100], [0, 100], color=canvas.GRAY, linewidth=1, linestyle="--")
+    roc.set_xlabel("false positive rate (1 − specificity), %", color=canvas.INK)
+    roc.set_ylabel("sensitivity (recall), %", color=canvas.INK)
+    roc.set_title("ROC: class against the rest", size=11, color=canvas.INK)
+    precision.axhline(100 * shown[0].prevalence, color=canvas.GRAY, linewidth=1, linestyle="--")
+    precision.set_xlabel("recall (sensitivity), %", color=canvas.INK)
+    precision.set_ylabel("precision (PPV), %", color=canvas.INK)
+    precision.set_title("Precision and recall", size=11, color=canvas.INK)
+    for axes in panels:
+        axes.set_xlim(-1, 101)
+        axes.set_ylim(-1, 102)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8, frameon=False)
+    fig.supxlabel("band: pointwise 95 % CI; dashed: chance", size=8, color=canvas.GRAY)
     return fig
 
 

@@ -28,6 +28,7 @@ PLOTS: dict[str, Plot] = {
     "filters": Plot("filters of the first layer, by tower", after_training=True),
     "curves": Plot("learning curves: loss, error, learning rate", after_training=True),
     "confusion": Plot("confusion matrix of the test split", ("store",), after_training=True),
+    "roc": Plot("ROC and precision-recall curves of the test split, class against the rest", ("store",)),
     "predictions": Plot("test images with their top-5 predictions", ("count", "store"), 16, after_training=True),
     "features": Plot("feature maps of a layer for one image", ("images", "layer", "store"), 1),
     "saliency": Plot("data gradient, Grad-CAM and occlusion maps", ("images", "count", "target_class", "store"), 5),

@@ -128,6 +128,16 @@ def draw_confusion(job: PlotJob) -> Path:
     return evaluation.draw_confusion(scores.confusion.numpy(), list(job.classifier.classes), job.path)
 
 
+def draw_roc(job: PlotJob) -> Path:
+    from alexnet.evaluation.detailed import detailed_scores
+    from alexnet.plots import evaluation
+
+    classifier = job.classifier
+    predictions = classifier.predict_split(test_split(job.run, job.options.store))
+    details = detailed_scores(predictions, classifier.classes, classifier.bundle.temperature, ())
+    return evaluation.draw_roc(details.curves, job.path)
+
+
 def draw_predictions(job: PlotJob) -> Path:
     return _draw_images(job, job.test_samples())
 

@@ -16,7 +16,7 @@ from alexnet.doctor.images import Phases
 from alexnet.errors import RunError
 from alexnet.evaluation.detailed import DetailedScores, detailed_scores, fitted_thresholds
 from alexnet.evaluation.evaluate import SplitPredictions
-from alexnet.evaluation.intervals import proportion_ci
+from alexnet.evaluation.intervals import Estimate, proportion_ci
 from alexnet.explain.embedding import Samples, most_confident_mistakes
 from alexnet.explain.neighbors import FILE as INDEX_FILE
 from alexnet.explain.neighbors import Neighbors
@@ -143,6 +143,7 @@ SECTIONS = (  # id and title in the table of contents
     ("training", "Training"),
     ("data", "Data"),
     ("metrics", "Metrics"),
+    ("rates", "Sensitivity and specificity"),
     ("calibration", "Calibration"),
     ("images", "Predictions"),
     ("mistakes", "Mistakes"),
@@ -252,7 +253,20 @@ def _metrics(details: DetailedScores, classes: Sequence[str]) -> dict[str, Any]:
         )
         for one in by_f1[:CLASSES]
     ]
+    rates = [
+        (one.name, *(text for e in (one.recall, one.specificity, one.precision, one.npv) for text in _cells(e)))
+        for one in by_f1[:CLASSES]
+    ]
+    shown = details.curves
+    areas = [
+        f"{one.name}: AUROC {' ('.join(_cells(one.roc.area))}), average precision "
+        f"{' ('.join(_cells(one.precision_recall.area))})"
+        for one in shown
+    ]
     return {
+        "rates": rates,
+        "areas": "; ".join(areas),
+        "lowest": len(shown) < len(classes) and len(classes) > 2,
         "split": f"{scores.count:,} {scores.split} images",
         "metrics": [(name, percent(one.value), interval(one.low, one.high)) for name, one in rows if one is not None],
         "metrics_note": f"Mean loss {scores.loss:.4f} nats. Center crop of each image. "
@@ -261,6 +275,11 @@ def _metrics(details: DetailedScores, classes: Sequence[str]) -> dict[str, Any]:
         "more_classes": max(0, len(by_f1) - CLASSES),
         "confusions": [(classes[true], classes[predicted], str(n)) for true, predicted, n in details.confusions()],
     }
+
+
+def _cells(one: Estimate) -> tuple[str, str]:
+    """A number and its interval in percent; a dash where there is none."""
+    return ("–", "") if np.isnan(one.value) else (percent(one.value, 1), interval(one.low, one.high))
 
 
 def _calibration(details: DetailedScores) -> dict[str, Any]:
@@ -391,8 +410,10 @@ def _plots(classifier: Classifier, details: DetailedScores, epochs: list[dict[st
     }
     if first := explanations.first_filters(classifier.network):
         draw["filters"] = lambda to: filters.draw_filters(*first, to)
+    if details.curves:
+        draw["roc"] = lambda to: evaluation.draw_roc(details.curves, to)
     if epochs:
         draw["curves"] = lambda to: curves.draw(epochs, to)
     with temporary_folder() as folder:
         urls = {name: pages.png_url(plot(folder / f"{name}.png").read_bytes()) for name, plot in draw.items()}
-    return {"curves": "", "filters": "", **urls}
+    return {"curves": "", "filters": "", "roc": "", **urls}

@@ -107,7 +107,7 @@ class ResultRow:
     result: ContestantResult
     top1: Estimate | None  # None where training diverged
     top5: Estimate | None  # None with five classes or fewer
-    comparison: PairedComparison | None  # AlexNet (first) and this contestant (second); None without AlexNet
+    comparison: PairedComparison | None  # AlexNet (old) and this contestant (new); None without AlexNet
     latency: Latency | None
 
     def to_dict(self) -> dict[str, Any]:
