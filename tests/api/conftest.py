@@ -21,3 +21,9 @@ def train_three(digits):
         return home
 
     return train
+
+
+@pytest.fixture(scope="session")
+def trained(train_three, tmp_path_factory):
+    """Three runs of twelve epochs; they are copied before anything is written into them."""
+    return train_three(tmp_path_factory.mktemp("trained"), epochs=12)

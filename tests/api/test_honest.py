@@ -21,12 +21,6 @@ from alexnet.export.classifier import Classifier
 from alexnet.export.export_module import ExportModule
 
 
-@pytest.fixture(scope="module")
-def trained(train_three, tmp_path_factory):
-    """They are copied before anything is written into them."""
-    return train_three(tmp_path_factory.mktemp("trained"), epochs=12)
-
-
 @pytest.fixture
 def run(trained, tmp_path):
     shutil.copytree(trained / "run-0", tmp_path / "run")

@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from alexnet import cli
+from alexnet.bundle import restore_previous
 from alexnet.errors import BundleError
 from alexnet.export.verify import verify
 from alexnet.serve.run import bind, signature
@@ -424,3 +425,24 @@ def test_starting_is_light():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout.replace("'", '"')) == []
+
+
+def test_a_promotion_and_the_way_back_lose_no_request(cifar, other, png, tmp_path):
+    """What ``alexnet promote`` and ``promote --back`` do to the served folder, while four clients ask."""
+    path = cifar.save(tmp_path / "served")
+    with threaded(path, reload_interval=0.05) as server:
+        statuses, shas, stop = [], [], threading.Event()
+        threads = [threading.Thread(target=asking, args=(server, png, stop, statuses, shas)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        first = server.get("/v1/model").json["model_sha256"]
+        other.save(path, keep_previous=True)
+        wait(lambda: server.get("/v1/model").json["model_sha256"] != first)
+        second = server.get("/v1/model").json["model_sha256"]
+        restore_previous(path)
+        wait(lambda: server.get("/v1/model").json["model_sha256"] == first)
+        time.sleep(0.2)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert set(statuses) == {200} and set(shas) == {first, second}

@@ -27,7 +27,7 @@ from alexnet.export.classifier import Classifier
 from alexnet.export.verify import Verified, verify
 from alexnet.system import choose_device
 from alexnet.terminal import interval, short_percent
-from alexnet.training.run_data import run_folder, store_of, training_images
+from alexnet.training.run_data import own_store, run_folder, training_images
 from alexnet.training.run_folder import Provenance, note_test, of_bundle
 
 SHOWN, IMAGE_SIZE = 60, 150  # flipped images of each kind on the page, and pixels of their longer side
@@ -165,7 +165,7 @@ def compare(
     bundles[0].same_classes(bundles[1].classes, str(old))
     with_data = [run for run in runs if (Path(run) / "run.json").is_file()]
     if data is None and len(with_data) == 1:  # a bundle has no data of its own
-        data = store_of(Path(with_data[0]))
+        data = own_store(Path(with_data[0])).address
     stores = [store_for(run, c, data, options) for run, c in zip(runs, classifiers, strict=True)]
     trained = training_images(runs, bundles, stores, options)
     splits: list[Split] = [trained.select(store, split) for store in stores]

@@ -104,8 +104,9 @@ def per_class(
     top5 = proportion_ci(among.any(1), groups, seed=seed) if number > FIVE else None
 
     def of(weights: NDArray[np.float32]) -> NDArray[np.float64]:  # [b, N] -> [b, 3 + 5K]
+        counts = weights.sum(1, dtype=np.float64)[:, None]
         sums = [(weights @ table).astype(np.float64) for table in (both, prediction, truth)]
-        own = _ratios(*sums, weights.sum(1, dtype=np.float64)[:, None])  # 5 of [b, K]
+        own = _ratios(sums[0], sums[1], sums[2], counts)  # 5 of [b, K]
         present = sums[2] > 0
         means = [_mean(part, present) for part in (own[1], np.where(np.isnan(own[0]), 0.0, own[0]), own[2])]
         return np.concatenate([np.stack(means, 1), *own], 1)
