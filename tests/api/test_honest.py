@@ -291,7 +291,7 @@ def test_one_class_against_the_rest_and_prediction_sets(run, digits, capsys):
 def test_the_commands(run, trained, digits, tmp_path, capsys):
     assert cli.run(["evaluate", str(run), "--details", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    for words in ("Class by class", "balanced accuracy", "Calibration", "Risk against coverage", "chosen     epoch"):
+    for words in ("Class by class", "balanced accuracy", "Calibration", "Error by coverage", "chosen     epoch"):
         assert words in out
     assert "its test split was evaluated once since training" in out
     assert cli.run(["evaluate", str(run), "--json", "--device", "cpu"]) == 0
