@@ -27,8 +27,8 @@ from alexnet.export.classifier import Classifier
 from alexnet.export.verify import Verified, verify
 from alexnet.system import choose_device
 from alexnet.terminal import interval, short_percent
-from alexnet.training.run_data import own_store, run_folder, training_images
-from alexnet.training.run_folder import Provenance, note_test, of_bundle
+from alexnet.training.run_data import run_folder, training_images
+from alexnet.training.run_folder import Provenance, note_test, of_bundle, own_store
 
 SHOWN, IMAGE_SIZE = 60, 150  # flipped images of each kind on the page, and pixels of their longer side
 MARGIN = 1.0  # points of accuracy; the default of promote
