@@ -85,7 +85,7 @@ FORMATS = (  # the first that matches is used
     DataFormat(
         "`hf:OWNER/NAME`, or a folder of `save_to_disk`",
         "a data set of the library datasets with a column of images and one of labels; with `--download` it is fetched "
-        "from the Hugging Face hub or taken from its cache; needs `pip install 'alexnet[hub]'`",
+        "from the Hugging Face hub or taken from its cache; needs `pip install 'alexnet[datasets]'`",
         "as the data set",
         lambda path: str(path).startswith(PREFIX) or is_saved(path),
         lambda path, options: (

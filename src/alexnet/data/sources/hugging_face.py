@@ -134,7 +134,9 @@ def _datasets(name: str) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f"{name}: the library datasets is not installed", "", "pip install 'alexnet[hub]'") from error
+        raise DataError(
+            f"{name}: the library datasets is not installed", "", "pip install 'alexnet[datasets]'"
+        ) from error
     return datasets
 
 
