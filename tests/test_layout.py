@@ -33,6 +33,7 @@ PACKAGES = [
     "experiments",
     "benchmark",
     "serve",
+    "review",
     "cli",
 ]
 ORDER = [package if isinstance(package, set) else {package} for package in PACKAGES]
@@ -87,9 +88,9 @@ DOORS = {
     "datasets": ["data/sources/hugging_face.py", "data/sources/builtin.py"],  # there, a name of torchvision
     "timm": ["export/timm_folder.py"],
     "fastapi": ["serve/"],
-    "uvicorn": ["serve/"],
+    "uvicorn": ["serve/", "review/server.py"],
     "multipart": [],
-    "starlette": ["serve/"],
+    "starlette": ["serve/", "review/server.py"],
     "pydantic": ["serve/"],
     "h11": ["serve/"],
     "httpx": ["export/client.py"],

@@ -33,6 +33,8 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "prepare": Command("Data", "prepare images as a store, which training reads fast", "prepare"),
     "doctor": Command("Data", "check a data set for faults before training", "doctor"),
+    "review": Command("Data", "review findings and doubtful labels in a browser; correct them in a file", "review"),
+    "suggest": Command("Data", "choose the unlabeled images to label next", "suggest"),
     "train": Command("Train", "train or fine-tune a classifier on digits, a folder, a store, cifar10, ...", "train"),
     "recipes": Command("Train", "list the recipes, show one, or compare two", "recipes"),
     "models": Command("Train", "list the networks, or show the layers of one", "models"),

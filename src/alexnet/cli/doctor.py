@@ -34,6 +34,8 @@ class DoctorArguments:
     """a folder, a CSV or TSV table, tar or parquet files, digits, cifar10, mnist, imagenette, ..."""
     bundle: Annotated[Path | None, option("RUN")] = None
     """run or bundle whose features find likely wrong labels"""
+    check_labels: Flag = False
+    """find likely wrong labels without a run, by Fisher vectors (needs OpenCV)"""
     html: Annotated[Path | None, option("FILE")] = None
     """write the report with thumbnails to this HTML file"""
     exclude_list: Annotated[Path | None, option("FILE")] = None
@@ -65,7 +67,7 @@ def run(argv: list[str]) -> int:
         validation=args.validation,
         test=args.test,
         seed=args.seed,
-        embed=None if args.bundle is None else _embed(args.bundle, args.device),
+        embed=embedding(args.bundle, args.device) if args.bundle or args.check_labels else None,
         progress=output.Progress,
     )
     if args.html is not None:
@@ -78,15 +80,20 @@ def run(argv: list[str]) -> int:
     return 0 if report.honest else 1
 
 
-def _embed(bundle: Path, device: str) -> "Embed":
-    """The features of images in the network of ``bundle``, computed in batches of 64."""
+def embedding(bundle: Path | None, device: str) -> "Embed":
+    """The features of images in the network of ``bundle``, computed in batches of 64; without one Fisher vectors."""
     import numpy as np
 
     from alexnet import api
 
+    if bundle is None:
+        from alexnet.review.features import fisher_features
+
+        return lambda images: fisher_features(images, output.Progress("computing features"))
+
     classifier = api.load(bundle, device)
 
-    def embed(images: "list[Sample]") -> "NDArray[np.float32]":
+    def embed(images: "list[Sample]") -> "NDArray[np.floating]":
         progress = output.Progress("computing features")
         rows = []
         for start in range(0, len(images), 64):

@@ -15,7 +15,7 @@ from alexnet.doctor.labels import check_classes, check_labels, counts_of
 from alexnet.doctor.shortcuts import check_colors, check_shortcuts
 from alexnet.errors import DataError
 
-Embed = Callable[[list[Sample]], NDArray[np.float32]]  # images → what a trained network sees in them, [N, D]
+Embed = Callable[[list[Sample]], NDArray[np.floating]]  # images → features [N, D]
 
 
 def examine(
@@ -65,7 +65,7 @@ def examine(
     findings += [*check_shortcuts(dataset, duplicate_sets, bar("looking for shortcuts")), *check_colors(dataset)]
     if embed is not None:
         features = embed([info.sample for info in good])
-        findings += check_labels(dataset, good, duplicate_sets, features, bar("comparing with neighbors"))
+        findings += check_labels(dataset, good, duplicate_sets, features)
     findings = [left for finding in findings if (left := without_reviewed(finding, source.reviewed)) is not None]
     for lines in group_similar(source.notes):
         findings.append(

@@ -93,10 +93,12 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
         'b, "quoted".png': Decision("relabel", "dogs, small", "cats"),
         "a.png": Decision("exclude", "", "cats"),
         "ä.png": Decision("keep", "", "dogs"),
+        "=1+1.png": Decision("relabel", "-dogs", "@cats"),
+        "'.png": Decision("keep", "", "'-cats"),
     }
     write_corrections(tmp_path / "x.csv", decisions)
     assert read_corrections(tmp_path / "x.csv") == decisions
-    assert (tmp_path / "x.csv").read_text(encoding="utf-8").splitlines()[1] == "a.png,exclude,,cats"
+    assert (tmp_path / "x.csv").read_text(encoding="utf-8").splitlines()[3] == "a.png,exclude,,cats"
     (tmp_path / "y.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "x.csv").read_bytes().replace(b"\n", b"\r\n"))
     assert read_corrections(tmp_path / "y.csv") == decisions, "as a spreadsheet program saves it"
     with pytest.raises(DataError, match="can not be written"):

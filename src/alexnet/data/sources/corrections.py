@@ -29,6 +29,7 @@ from typing import Literal, NamedTuple, get_args
 from alexnet.data.atomic_io import write_file
 from alexnet.data.sources.source import Sample, Source, class_name, path_text, read_image, stamp_of
 from alexnet.errors import DataError, counted, did_you_mean
+from alexnet.terminal import csv_cell
 
 COLUMNS = ("path", "decision", "label", "was")
 Action = Literal["keep", "relabel", "exclude", "add"]
@@ -94,7 +95,8 @@ def read_corrections(path: Path) -> dict[str, Decision]:
 def _row(place: str, cells: list[str]) -> tuple[str, Decision]:
     if len(cells) != len(COLUMNS):
         raise DataError(f"{place}: {counted(len(cells), 'cell')}", ",".join(COLUMNS), "repair the line")
-    origin, action, label, was = cells[0], cells[1].strip().lower(), class_name(cells[2].strip()), cells[3].strip()
+    origin, action = _cell(cells[0]), cells[1].strip().lower()
+    label, was = class_name(_cell(cells[2].strip())), class_name(_cell(cells[3].strip()))
     known = next((known for known in ACTIONS if known == action), None)
     if not origin or known is None:
         problem = f"decision {path_text(action)!r}" if origin else "no path"
@@ -103,7 +105,12 @@ def _row(place: str, cells: list[str]) -> tuple[str, Decision]:
     if bool(label) != (known in ("relabel", "add")):
         must = "a class" if known in ("relabel", "add") else "empty"
         raise DataError(f"{place}: label {path_text(label)!r} for {known}", must, "repair the line")
-    return origin, Decision(known, label, class_name(was))
+    return origin, Decision(known, label, was)
+
+
+def _cell(text: str) -> str:
+    """``text`` without the apostrophe that ``csv_cell`` puts in front of what a spreadsheet would compute."""
+    return text[1:] if text.startswith("'") and csv_cell(text[1:]) == text else text
 
 
 def write_corrections(path: Path, decisions: Mapping[str, Decision]) -> None:
@@ -111,7 +118,9 @@ def write_corrections(path: Path, decisions: Mapping[str, Decision]) -> None:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows((origin, *decisions[origin]) for origin in sorted(decisions))
+    for origin in sorted(decisions):
+        action, label, was = decisions[origin]
+        writer.writerow((csv_cell(origin), action, csv_cell(label), csv_cell(was)))
     try:
         write_file(path, buffer.getvalue().encode())
     except OSError as error:

@@ -1,0 +1,1 @@
+"""Review of a data set in a browser, and the choice of the images to label next."""
