@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from alexnet.data.sources.corrections import corrections_file
 from alexnet.data.sources.folders import image_files
 from alexnet.data.sources.source import Sample, path_text, read_image
-from alexnet.data.store import Store
 from alexnet.errors import AlexNetError, DataError, ImageError, counted
 from alexnet.evaluation.evaluate import features_of
 from alexnet.export.classifier import Classifier
@@ -20,8 +19,8 @@ from alexnet.export.prediction import best
 from alexnet.loader.loader import sequential_batches
 from alexnet.review.active_learning import Method, candidates, k_center, uncertainty
 from alexnet.review.session import Case, Session, Topic
-from alexnet.training.run_data import data_of_run, run_folder, store_of
-from alexnet.training.run_folder import read_start
+from alexnet.training.run_data import data_of_run, run_folder
+from alexnet.training.run_folder import own_store, read_start
 
 BATCH = 64  # images that are decoded and predicted at a time
 TOP = 5  # predictions that are offered as labels
@@ -67,7 +66,7 @@ def labeled_features(run: Path, classifier: Classifier, progress: Progress | Non
     """Features of the training images of ``run`` [L, D]; L is 0 if its prepared images are not available."""
     home = run_folder(run)
     try:
-        split = Store.open(store_of(home)).split("train") if home is not None else None
+        split = own_store(home).split("train") if home is not None else None
     except AlexNetError:
         split = None
     rows = [classifier.embed([])]
