@@ -54,7 +54,9 @@ COMMANDS: dict[str, Command] = {
     "info": Command("Ship", "print versions, devices and kernels, for a bug report", "info"),
     "study claims": Command("2012 studies", "test a claim of the paper", "study.claims"),
     "study contest": Command("2012 studies", "compare AlexNet, its successors and Fisher vectors", "study.contest"),
+    "study data-size": Command("2012 studies", "train on growing parts of a dataset", "study.data_size"),
     "study depth": Command("2012 studies", "train plain and residual networks of growing depth", "study.depth"),
+    "study probes": Command("2012 studies", "fit a linear classifier on each layer", "study.probes"),
     "study scaling": Command("2012 studies", "predict the time of a training step on many devices", "study.scaling"),
 }
 

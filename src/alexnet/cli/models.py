@@ -56,5 +56,5 @@ def run(argv: list[str]) -> int:
         print(json.dumps(summary.as_dict(), indent=1))
     else:
         table = summary.render()
-        output.table(table.title, table.columns, [*table.rows, table.totals], right=5)
+        output.table(table.title, table.columns, [*table.rows, table.totals], right=6)
     return 0

@@ -30,12 +30,13 @@ class PlotArguments:
     output: Annotated[Path | None, option("FILE")] = None
     """PNG file (default: RUN/plots/KIND.png)"""
     count: Annotated[int | None, option("N")] = None
-    """number of test images (default: what fits on a page)"""
+    """number of test images, or of units (default: what fits on a page)"""
     layer: Annotated[str | None, option("LAYER")] = None
-    """features: layer, such as conv3, relu5 or fc7 (default: the first)"""
+    """features, patches, deconvnet, maximization: layer, such as conv3, relu5 or fc7 (default: the first for features,
+    the last with feature maps, the classes)"""
     target_class: Annotated[str | None, option("CLASS")] = None
-    """saliency: class to explain (default: the predicted class)"""
-    method: Literal["auto", "pca", "umap"] = "auto"
+    """saliency, maximization: class to explain (default: the predicted class, several classes)"""
+    method: Literal["auto", "pca", "tsne", "umap"] = "auto"
     """embedding: auto is UMAP if umap-learn is installed, else PCA"""
     store: Annotated[str | None, option("STORE")] = None
     """where the prepared images are now, if they were moved: a directory or s3://..."""

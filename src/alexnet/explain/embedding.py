@@ -93,7 +93,7 @@ def most_confident_mistakes(
     return Samples.of_split(split, order[kept[:count]]), (times[:count] - 1).tolist()
 
 
-Method = Literal["auto", "pca", "umap"]
+Method = Literal["auto", "pca", "tsne", "umap"]
 NEIGHBORS = 10  # nearest neighbors that are compared
 
 
@@ -103,8 +103,8 @@ class Embedding:
 
     Attributes:
         points: Positions, [N, 2].
-        method: ``pca`` or ``umap``.
-        explained: Fraction of the variance that PCA explains; NaN for UMAP.
+        method: ``pca``, ``tsne`` or ``umap``.
+        explained: Fraction of the variance that PCA explains; NaN for the others.
         kept: Fraction of the ten nearest neighbors in feature space that are among the ten nearest points.
         by_chance: The expectation of ``kept`` for random points: 10 / (N − 1).
     """
@@ -117,7 +117,9 @@ class Embedding:
 
 
 def embed(features: NDArray[np.floating[Any]], method: Method = "auto", seed: int = 0) -> Embedding:
-    """Embed ``features`` [N, D] by PCA or UMAP; ``auto`` takes UMAP where umap-learn is installed.
+    """Embed ``features`` [N, D] by PCA, t-SNE or UMAP; ``auto`` takes UMAP where umap-learn is installed, else PCA.
+
+    With 15 images or fewer PCA is always used.
 
     Raises:
         DataError: If there are fewer than 3 images, or umap-learn is required but not installed.
@@ -125,19 +127,22 @@ def embed(features: NDArray[np.floating[Any]], method: Method = "auto", seed: in
     if features.ndim != 2 or len(features) < 3 or not np.isfinite(features).all():
         raise DataError(f"features {list(features.shape)} to embed", "[N, D] of at least 3 images, finite")
     rows = features.astype(np.float64)
-    umap = None if method == "pca" else _umap()
+    umap = None if method in ("pca", "tsne") else _umap()
     if method == "umap" and umap is None:
         raise DataError("umap-learn is not installed", "", "pip install umap-learn, or use PCA")
     explained = float("nan")
-    if umap is not None and len(rows) > 15:
-        points = np.asarray(umap.UMAP(random_state=seed, n_jobs=1).fit_transform(rows), np.float64)
+    if len(rows) <= 15 or (umap is None and method != "tsne"):
+        method, (points, explained) = "pca", _pca(rows, seed)
+    elif method == "tsne":
+        points = _tsne(rows, seed)
     else:
-        points, explained = _pca(rows, seed)
+        assert umap is not None
+        method, points = "umap", np.asarray(umap.UMAP(random_state=seed, n_jobs=1).fit_transform(rows), np.float64)
     near = min(NEIGHBORS, len(rows) - 1)
     kept = float(
         np.mean([len(set(a) & set(b)) / near for a, b in zip(_near(rows, near), _near(points, near), strict=True)])
     )
-    return Embedding(points, "umap" if np.isnan(explained) else "pca", explained, kept, near / (len(rows) - 1))
+    return Embedding(points, method, explained, kept, near / (len(rows) - 1))
 
 
 def _pca(rows: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], float]:
@@ -150,6 +155,16 @@ def _pca(rows: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], flo
     pca = PCA(2, random_state=seed)
     points = np.asarray(pca.fit_transform(rows), np.float64)
     return points, float(pca.explained_variance_ratio_.sum())
+
+
+def _tsne(rows: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """t-SNE (van der Maaten and Hinton 2008) of the first 50 principal components, as its authors do."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    components = PCA(min(50, *rows.shape), random_state=seed).fit_transform(rows)
+    perplexity = min(30.0, (len(rows) - 1) / 3)
+    return np.asarray(TSNE(perplexity=perplexity, random_state=seed, n_jobs=1).fit_transform(components), np.float64)
 
 
 def _umap() -> Any:

@@ -62,6 +62,19 @@ class Row(NamedTuple):
     parameters: int  # weights and biases
     multiply_adds: int  # of the forward pass, padding included; biases, norms, pools and ReLUs are not counted
     activation_bytes: int  # its output as float32; 0 where it overwrites its input
+    receptive_field: int  # size of the square of input pixels that one output depends on; 0: not known
+
+
+class ReceptiveField(NamedTuple):
+    """The square of input pixels that an output of a layer depends on, if it lies within the image.
+
+    The square of the output at row or column i is centered at ``start + i · stride``, in pixels from the left or upper
+    edge of the image.
+    """
+
+    size: int
+    stride: int
+    start: float
 
 
 class Table(NamedTuple):
@@ -100,21 +113,61 @@ class Summary(NamedTuple):
 
     def render(self) -> Table:
         """Everything as text for people."""
-        columns = ("layer", "kind", "output", "size", "kernel", "parameters", "multiply-adds", "memory")
-        totals = ("total", "", "", "", "", *_numbers(self.parameters, self.multiply_adds, self.activation_bytes))
+        columns = ("layer", "kind", "output", "size", "kernel", "sees", "parameters", "multiply-adds", "memory")
+        totals = ("total", "", "", "", "", "", *_numbers(self.parameters, self.multiply_adds, self.activation_bytes))
         return Table(f"{self.name}, input {_times(self.input)}", columns, [_cells(row) for row in self.rows], totals)
 
 
 def summarize(network: Network) -> Summary:
     """The table of ``network`` at its own image size. Raises :class:`ModelError` on a layer it does not know."""
     shape: tuple[int, ...] = (network.in_channels, network.image_size, network.image_size)
-    rows, text = [], _times(shape)
+    rows, text, fields = [], _times(shape), receptive_fields(network)
     for name, layer in network.named_children():
-        rows.append(_row(name, layer, shape, text, network.towers))
+        field = fields[name]
+        row = _row(name, layer, shape, text, network.towers)
+        rows.append(row._replace(receptive_field=min(field.size, network.image_size) if field else 0))
         shape = rows[-1].output
         # A flattened map keeps its three factors until the next layer: 256·6·6 → 4096.
         text = text if isinstance(layer, Flatten) else _times(shape)
     return Summary(network.name, (network.in_channels, network.image_size, network.image_size), rows)
+
+
+def receptive_fields(network: Network) -> dict[str, ReceptiveField | None]:
+    """Layer name -> the receptive field of its outputs; None after a layer of several layers.
+
+    A layer of k×k windows with stride s after a layer of receptive field r and stride t has r + (k − 1)·t and s·t.
+    Layers after :class:`Flatten` depend on the whole image.
+    """
+    field: ReceptiveField | None = ReceptiveField(1, 1, 0.5)
+    fields: dict[str, ReceptiveField | None] = {}
+    for name, layer in network.named_children():
+        geometry = _geometry(layer)
+        if isinstance(layer, Flatten | nn.Flatten | AdaptiveAveragePool | nn.AdaptiveAvgPool2d):
+            field = ReceptiveField(network.image_size, network.image_size, network.image_size / 2)
+        elif field is not None and geometry is not None:
+            k, s, p = geometry
+            start = field.start + ((k - 1) / 2 - p) * field.stride
+            field = ReceptiveField(field.size + (k - 1) * field.stride, s * field.stride, start)
+        elif isinstance(layer, SpatialNorm) and field is not None:
+            field = field._replace(size=field.size + (layer.size - 1) * field.stride)
+        elif next(layer.children(), None) is not None and not isinstance(layer, AuxiliaryHead):
+            field = None
+        fields[name] = field
+    return fields
+
+
+def _geometry(layer: nn.Module) -> tuple[int, int, int] | None:
+    """Size, stride and padding of a layer's windows; None for a layer without windows."""
+    window = getattr(layer, "window", None)
+    if window is not None:
+        return window.kernel, window.stride, window.padding
+    if not isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        return None
+    k, s, p = (
+        value[0] if isinstance(value, tuple) else int(value)
+        for value in (layer.kernel_size, layer.stride, layer.padding)
+    )
+    return k, s, p
 
 
 def work(network: nn.Module) -> int:
@@ -129,7 +182,7 @@ def _row(name: str, layer: nn.Module, shape: tuple[int, ...], items: str, towers
     if type(layer) in FOREIGN or (type(layer) not in KINDS and next(layer.children(), None) is not None):
         return _measured(name, layer, shape)
     if isinstance(layer, Dropout) or type(layer) is nn.Identity:
-        return Row(name, "dropout", shape, "", layer.extra_repr(), 0, 0, 4 * math.prod(shape))
+        return Row(name, "dropout", shape, "", layer.extra_repr(), 0, 0, 4 * math.prod(shape), 0)
     if type(layer) not in KINDS:
         raise ModelError(f"layer {name!r} is a {type(layer).__name__}", "of a kind that alexnet.models.summary knows")
     output = _output(layer, shape)
@@ -148,6 +201,7 @@ def _row(name: str, layer: nn.Module, shape: tuple[int, ...], items: str, towers
         sum(learned.values()),
         multiply_adds,
         memory,
+        0,
     )
 
 
@@ -169,7 +223,7 @@ def _measured(name: str, layer: nn.Module, shape: tuple[int, ...]) -> Row:
     kind = FOREIGN.get(type(layer)) or _words(type(layer).__name__)
     parameters = sum(p.numel() for p in layer.parameters())
     memory = 0 if isinstance(layer, AuxiliaryHead) else 4 * math.prod(output)
-    return Row(name, kind, output, "", "", parameters, counted, memory)
+    return Row(name, kind, output, "", "", parameters, counted, memory, 0)
 
 
 def _words(name: str) -> str:
@@ -222,7 +276,8 @@ def _kernel(layer: nn.Module, shape: tuple[int, ...], towers: int) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     numbers = _numbers(row.parameters, row.multiply_adds, row.activation_bytes)
-    return (row.layer, row.kind, _times(row.output), row.formula, row.kernel, *numbers)
+    sees = f"{row.receptive_field}×{row.receptive_field}" if row.receptive_field else ""
+    return (row.layer, row.kind, _times(row.output), row.formula, row.kernel, sees, *numbers)
 
 
 def _numbers(parameters: int, multiply_adds: int, memory: int) -> tuple[str, str, str]:

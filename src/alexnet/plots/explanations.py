@@ -144,10 +144,12 @@ def saliency_rows(classifier: Classifier, samples: Samples, target_class: str | 
         ModelError: If there is no such class.
     """
     classes, network = classifier.classes, classifier.network
-    if target_class is not None and target_class not in classes:
-        raise ModelError(f"unknown class {target_class!r}. {did_you_mean(target_class, classes)}")
     probabilities = classifier.probabilities(list(samples.images))
-    targets = probabilities.argmax(1) if target_class is None else np.full(len(samples), classes.index(target_class))
+    targets = (
+        probabilities.argmax(1)
+        if target_class is None
+        else np.full(len(samples), class_index(classifier, target_class))
+    )
     inputs = classifier.inputs(list(samples.images))
     crops = center_crops(torch.from_numpy(samples.images), network.image_size).numpy()
     maps = [
@@ -162,6 +164,13 @@ def saliency_rows(classifier: Classifier, samples: Samples, target_class: str | 
         title += f" · {shorten(Path(samples.names[i]).name, NAME_COLUMNS)}"
         rows.append(SaliencyRow(crop, maps[0][i], maps[1][i], maps[2][i], title))
     return rows
+
+
+def class_index(classifier: Classifier, name: str) -> int:
+    """The index of a class. Raises :class:`ModelError` for an unknown name."""
+    if name not in classifier.classes:
+        raise ModelError(f"unknown class {name!r}. {did_you_mean(name, classifier.classes)}")
+    return classifier.classes.index(name)
 
 
 def open_index(

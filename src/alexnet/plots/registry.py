@@ -34,7 +34,18 @@ PLOTS: dict[str, Plot] = {
     "saliency": Plot("data gradient, Grad-CAM and occlusion maps", ("images", "count", "target_class", "store"), 5),
     "neighbors": Plot("nearest training images in feature space", ("images", "count", "store"), 8),
     "mistakes": Plot("wrong predictions with the highest probability", ("count", "store"), 16),
-    "embedding": Plot("test images in two dimensions, by UMAP or PCA", ("count", "method", "store"), 2000),
+    "embedding": Plot("test images in two dimensions, by UMAP, t-SNE or PCA", ("count", "method", "store"), 2000),
+    "patches": Plot(
+        "image patches with the strongest response of each unit of a layer", ("images", "count", "layer", "store"), 12
+    ),
+    "deconvnet": Plot(
+        "the same patches, and what in them each unit responds to", ("images", "count", "layer", "store"), 6
+    ),
+    "maximization": Plot(
+        "images made by gradient ascent that maximize a class or a unit of a layer",
+        ("count", "layer", "target_class"),
+        8,
+    ),
 }
 TRAINING_PLOTS = tuple(kind for kind, plot in PLOTS.items() if plot.after_training)
 IMAGE_PLOTS = tuple(kind for kind, plot in PLOTS.items() if "images" in plot.options)

@@ -13,11 +13,14 @@ from alexnet.explain.embedding import Method, Samples, most_confident_mistakes, 
 from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import ImageInput
 from alexnet.loader.augmentation import center_crops
+from alexnet.loader.loader import to_device
 from alexnet.plots import explanations
 from alexnet.plots.registry import PLOTS
 from alexnet.system import choose_device
 from alexnet.terminal import Progress
 from alexnet.training.logger import damage, read_rows
+
+PATCH_IMAGES = 1000  # test images that are searched for the strongest responses
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,13 @@ class PlotOptions:
     """Options of a plot.
 
     Attributes:
-        count: Number of test images; by default what fits on a page.
-        images: Images that are plotted instead of test images (features, saliency, neighbors).
-        layer: The layer whose feature maps are plotted; by default the first (features).
-        target_class: The class that is explained; by default the top-1 prediction (saliency).
-        method: ``pca``, ``umap``, or ``auto``: UMAP where umap-learn is installed (embedding).
+        count: Number of test images (patches, deconvnet, maximization: of units); by default what fits on a page.
+        images: Images that are plotted instead of test images (features, saliency, neighbors, patches, deconvnet).
+        layer: The layer that is plotted; by default the first (features), the last with feature maps (patches,
+            deconvnet) or the last of all, whose units are the classes (maximization).
+        target_class: The class that is explained; by default the top-1 prediction (saliency), or several
+            (maximization).
+        method: ``pca``, ``tsne``, ``umap``, or ``auto``: UMAP where umap-learn is installed, else PCA (embedding).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         store: Where the prepared images of the run are now, if they were moved.
         log: Receives progress messages.
@@ -189,13 +194,62 @@ def draw_neighbors(job: PlotJob) -> Path:
     return neighbors.draw_neighbors(explanations.neighbor_rows(job.classifier, samples, index), job.path)
 
 
+def draw_patches(job: PlotJob) -> Path:
+    return _draw_patches(job, views=False)
+
+
+def draw_deconvnet(job: PlotJob) -> Path:
+    return _draw_patches(job, views=True)
+
+
+def _draw_patches(job: PlotJob, *, views: bool) -> Path:
+    from alexnet.explain.saliency import last_maps
+    from alexnet.plots import units
+
+    network = job.classifier.network
+    layer = explanations.layer_name(job.classifier, job.options.layer or last_maps(network)[0])
+    samples = job.samples() if job.options.images else test_samples(job.run, PATCH_IMAGES, job.options.store)
+    total = network.forward_to(job.classifier.inputs(list(samples.images[:1])), layer).shape[1]
+    tiles = units.patch_tiles(job.classifier, samples, layer, units.spread(job.count, total), views=views)
+    title = f"{len(tiles)} of {total} units of {layer}: the strongest responses to {len(samples)} images"
+    note = "Each patch is what the unit sees of another image (its receptive field), strongest first."
+    if views:
+        note += " Right: the response, sent back to the pixels (Zeiler and Fergus 2014); gray is no contribution."
+    return units.draw(tiles, title, note, job.path)
+
+
+def draw_maximization(job: PlotJob) -> Path:
+    from alexnet.explain.units import STEPS, maximize
+    from alexnet.plots import units
+
+    classifier, network = job.classifier, job.classifier.network
+    last = [name for name, _ in network.named_children()][-1]
+    layer = explanations.layer_name(classifier, job.options.layer or last)
+    if job.options.target_class is not None and layer != last:
+        raise RunError("--target-class and --layer both say what is maximized", "one of them", "leave one out")
+    blank = torch.zeros(1, network.in_channels, network.image_size, network.image_size, device=classifier.device)
+    total = network.forward_to(blank, layer).shape[1]
+    chosen = units.spread(job.count, total)
+    if job.options.target_class is not None:
+        chosen = [explanations.class_index(classifier, job.options.target_class)]
+    normalization = to_device(classifier.bundle.normalization, classifier.device)
+    job.options.log(f"gradient ascent for {len(chosen)} images, {STEPS} steps")
+    images = maximize(network, normalization, layer, chosen)
+    labels = [classifier.classes[unit] if layer == last else f"unit {unit}" for unit in chosen]
+    tiles = [units.Tile(label, [image]) for label, image in zip(labels, images, strict=True)]
+    what = "classes" if layer == last else f"units of {layer}"
+    note = "Each image is made by gradient ascent from noise. It shows what raises the response, not a typical image."
+    return units.draw(tiles, f"Images that maximize {len(tiles)} of {total} {what}", note, job.path)
+
+
 def draw_embedding(job: PlotJob) -> Path:
     from alexnet.explain.embedding import embed
     from alexnet.plots import embedding
 
     samples = job.test_samples()
     result = embed(job.classifier.embed(list(samples.images)), job.options.method)
-    title = f"{result.method.upper()} of the {job.classifier.network.features} features of {len(samples)} test images"
+    name = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}[result.method]
+    title = f"{name} of the {job.classifier.network.features} features of {len(samples)} test images"
     note = f"{100 * result.kept:.0f} % of the ten nearest neighbors in feature space are among the ten nearest here"
     note += f" (by chance {100 * result.by_chance:.1f} %)."
     if result.method == "pca":

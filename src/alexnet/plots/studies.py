@@ -1,11 +1,12 @@
 """Plots of studies and benchmarks: throughput, claims, compression, contest, networks of increasing depth."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from alexnet.errors import DataError
+from alexnet.evaluation.intervals import Estimate
 from alexnet.plots import canvas
 from alexnet.plots.canvas import BLUE, GRAY, INK, new_figure, plain, save
 from alexnet.terminal import shorten
@@ -353,3 +354,59 @@ def _by_depth(axes: "Axes", points: Sequence[Point], what: str, top: float) -> N
     axes.set_xticks(sorted({p.depth for p in points}))
     axes.set_ylim(0, top)
     axes.legend(frameon=False, fontsize=9, labelcolor=canvas.INK, loc="best", handlelength=2.6)
+
+
+def draw_data_size(
+    title: str,
+    curves: Mapping[str, Sequence[tuple[int, float, float, float]]],
+    crossings: Mapping[str, float],
+    path: Path,
+) -> Path:
+    """Draw test accuracy by the number of training images to a PNG.
+
+    Args:
+        title: Title.
+        curves: Method -> (images, accuracy, low, high), fractions.
+        crossings: Method -> number of images from which it is better than Fisher vectors.
+        path: The PNG file.
+    """
+    fig = canvas.new_figure(7.6, 4.8)
+    axes = canvas.plain(fig.subplots())
+    for (label, rows), (color, dashes) in zip(curves.items(), STYLES, strict=False):
+        if not rows:
+            continue
+        x, y = [row[0] for row in rows], [100 * row[1] for row in rows]
+        axes.plot(x, y, dashes, marker="o", markersize=4, color=color, linewidth=1.8, label=label)
+        axes.fill_between(
+            x, [100 * row[2] for row in rows], [100 * row[3] for row in rows], color=color, alpha=0.13, linewidth=0
+        )
+        if label in crossings:
+            axes.axvline(crossings[label], color=color, linewidth=1, linestyle=":")
+    sizes = sorted({row[0] for rows in curves.values() for row in rows})
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel("training images", size=10, color=canvas.INK)
+    axes.set_ylabel("test accuracy in % (95 % CI)", size=10, color=canvas.INK)
+    axes.set_title(shorten(title, 80), size=11, color=canvas.INK)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return canvas.save(fig, path)
+
+
+def draw_probes(title: str, rows: Sequence[tuple[str, Estimate, Estimate]], path: Path) -> Path:
+    """Draw the test accuracy of linear probes by layer to a PNG: rows of (layer, trained, random weights)."""
+    fig = canvas.new_figure(7.6, 4.4)
+    axes = canvas.plain(fig.subplots())
+    for k, (label, (color, dashes)) in enumerate(zip(("trained weights", "random weights"), STYLES, strict=False), 1):
+        values: list[Estimate] = [row[k] for row in rows]  # type: ignore[misc]
+        y = [100 * one.value for one in values]
+        axes.plot(range(len(rows)), y, dashes, marker="o", markersize=4, color=color, linewidth=1.8, label=label)
+        low, high = [100 * one.low for one in values], [100 * one.high for one in values]
+        axes.fill_between(range(len(rows)), low, high, color=color, alpha=0.13, linewidth=0)
+    axes.set_xticks(range(len(rows)), [row[0] for row in rows])
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("layer", size=10, color=canvas.INK)
+    axes.set_ylabel("test accuracy in % (95 % CI)", size=10, color=canvas.INK)
+    axes.set_title("\n".join(canvas.wrap(title, 7, 10)), size=10, color=canvas.INK)
+    axes.legend(frameon=False, fontsize=9)
+    return canvas.save(fig, path)

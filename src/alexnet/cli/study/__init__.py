@@ -1,1 +1,1 @@
-"""The commands `study claims`, `study contest`, `study depth` and `study scaling`."""
+"""The commands `study claims`, `contest`, `data-size`, `depth`, `probes` and `scaling`."""
