@@ -53,7 +53,7 @@ def test_receptive_fields_of_alexnet_are_those_of_the_literature():
     rows = {row.layer: row for row in summarize(network).rows}
     assert (rows["relu5"].receptive_field, rows["fc6"].receptive_field, rows["fc8"].receptive_field) == (163, 224, 224)
     table = summarize(network).render()
-    assert table.rows[0][table.columns.index("sees")] == "11×11"
+    assert table.rows[0][table.columns.index("receptive field")] == "11×11"
 
 
 @pytest.mark.parametrize("layer", ["conv1", "pool1", "conv2"])

@@ -123,7 +123,8 @@ def test_rendered_rows_fit_their_columns(name):
     table = summarize(shapes_only(name)).render()
     assert all(len(row) == len(table.columns) for row in [*table.rows, table.totals])
     assert table.title.startswith(f"{name}, input ")
-    assert table.columns == ("layer", "kind", "output", "size", "kernel", "parameters", "multiply-adds", "memory")
+    sizes = ("receptive field", "parameters", "multiply-adds", "memory")
+    assert table.columns == ("layer", "kind", "output", "size", "kernel", *sizes)
 
 
 def test_rendered_text():

@@ -113,7 +113,17 @@ class Summary(NamedTuple):
 
     def render(self) -> Table:
         """Everything as text for people."""
-        columns = ("layer", "kind", "output", "size", "kernel", "sees", "parameters", "multiply-adds", "memory")
+        columns = (
+            "layer",
+            "kind",
+            "output",
+            "size",
+            "kernel",
+            "receptive field",
+            "parameters",
+            "multiply-adds",
+            "memory",
+        )
         totals = ("total", "", "", "", "", "", *_numbers(self.parameters, self.multiply_adds, self.activation_bytes))
         return Table(f"{self.name}, input {_times(self.input)}", columns, [_cells(row) for row in self.rows], totals)
 
