@@ -136,12 +136,13 @@ def test_rendered_text():
         "96·55·55",
         "⌈(224 − 11 + 2·0) / 4⌉ + 1 = 55",
         "96 of 11×11×3, stride 4",
+        "11×11",
         "34,944",
         "105,415,200",
         "1,134.4 KiB",
     )
-    assert table.rows[1] == ("relu1", "ReLU", "96·55·55", "", "", "", "", "")
-    assert table.totals[0] == "total" and table.totals[5:7] == ("60,965,224", "724,406,816")
+    assert table.rows[1] == ("relu1", "ReLU", "96·55·55", "", "", "11×11", "", "", "")
+    assert table.totals[0] == "total" and table.totals[6:8] == ("60,965,224", "724,406,816")
 
 
 def test_a_layer_it_does_not_know():
