@@ -52,6 +52,7 @@ COMMANDS: dict[str, Command] = {
     "verify": Command("Ship", "check a bundle, an exported file or a server against its reference images", "verify"),
     "serve": Command("Ship", "serve a classifier over HTTP, with a web page", "serve"),
     "info": Command("Ship", "print versions, devices and kernels, for a bug report", "info"),
+    "monitor": Command("Ship", "has what a server sees changed? the counts of serve --monitor", "monitor"),
     "study claims": Command("2012 studies", "test a claim of the paper", "study.claims"),
     "study contest": Command("2012 studies", "compare AlexNet, its successors and Fisher vectors", "study.contest"),
     "study data-size": Command("2012 studies", "train on growing parts of a dataset", "study.data_size"),

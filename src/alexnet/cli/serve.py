@@ -56,6 +56,8 @@ class ServeArguments:
     """check RUN for changes at this interval and reload it; 0: never"""
     drain_delay: Annotated[float, option("SECONDS")] = 0.0
     """wait between "not ready" and the end of listening, for load balancers"""
+    monitor: Annotated[Path | None, option("FOLDER")] = None
+    """write daily counts of predictions, confidence, brightness and sizes to this folder, for alexnet monitor"""
     limits: Annotated[Limits, option(name="request and queue")] = field(default_factory=Limits)
 
 
@@ -116,6 +118,7 @@ def _serve(args: ServeArguments, shared: bool) -> None:
         workers=args.workers,
         shared_metrics=shared,
         precision=args.precision,
+        monitor=args.monitor,
     )
     if not value and not local:
         print(

@@ -217,6 +217,7 @@ async def predict(
             request, service.predict(images, options), service.limits.request_timeout
         )
     threshold = confidence_threshold if confidence_threshold is not None else service.settings.confidence_threshold
+    service.count(engine, results, threshold)
     entries = [
         _entry(image.name, result, engine, options, top or service.settings.top, threshold)
         for image, result in zip(images, results, strict=True)

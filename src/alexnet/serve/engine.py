@@ -36,6 +36,7 @@ class PreparedImage(NamedTuple):
     pixels: NDArray[np.uint8]
     height: int
     width: int
+    brightness: float = 0.0  # mean gray level, 0 to 255
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class ImageResult:
     embedding: NDArray[np.float32] | None = None  # [D]
     saliency: Overlay | None = None
     neighbors: tuple[Neighbor, ...] = ()
+    brightness: float = 0.0  # of the image: mean gray level, 0 to 255
+    pixels: int = 0  # height × width of the image as it was sent
 
 
 class Engine:
@@ -140,7 +143,7 @@ class Engine:
         """Decode an encoded image and bring it to its stored size. Raises :class:`ImageError` with ``name``."""
         decoded = decode.decode(data, name, max_pixels=self.max_pixels)
         pixels = decoded if self._resizes else self.model.prepare(decoded, name)
-        return PreparedImage(pixels, *decoded.shape[:2])
+        return PreparedImage(pixels, *decoded.shape[:2], float(pixels.mean()))
 
     def predict(self, images: Sequence[PreparedImage], options: Sequence[RequestOptions]) -> list[ImageResult]:
         """The results of one batch, one per image; neighbors are added by :meth:`add_neighbors`."""
@@ -150,7 +153,16 @@ class Engine:
         selected = [i for i, option in enumerate(options) if option.embedding or option.neighbors]
         embeddings = dict(zip(selected, self._embeddings([images[i].pixels for i in selected]), strict=True))
         overlays = self._overlays(images, options, rows)
-        return [ImageResult(row, embeddings.get(i), overlays.get(i)) for i, row in enumerate(rows)]
+        return [
+            ImageResult(
+                row,
+                embeddings.get(i),
+                overlays.get(i),
+                brightness=images[i].brightness,
+                pixels=images[i].height * images[i].width,
+            )
+            for i, row in enumerate(rows)
+        ]
 
     def _embeddings(self, images: list[NDArray[np.uint8]]) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         if not images or isinstance(self.model, ExportedModel):

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from alexnet.errors import AlexNetError, ImageError, ServerError, reason
+from alexnet.evaluation.drift import BRIGHTNESS, CONFIDENCE
 from alexnet.serve import logs
 from alexnet.serve.engine import Engine, ImageResult, PreparedImage, RequestOptions
 from alexnet.serve.limits import AdmissionController, Limits, RequestRejected
+from alexnet.serve.monitor import Monitor
 from alexnet.serve.schemas import Upload
 
 T = TypeVar("T")
@@ -51,6 +53,7 @@ class Settings:
     workers: int = 1
     shared_metrics: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"  # of a bundle
+    monitor: Path | None = None  # folder of daily counts
 
 
 # API keys
@@ -134,6 +137,14 @@ class Metrics:
         self.batches = Histogram("alexnet_batch_images", "Images in a batch.", buckets=_SIZES, **kwargs)
         self.network_seconds = Histogram("alexnet_network_seconds", "Time of a batch.", **seconds)
         self.reloads = Counter("alexnet_reloads", "Reloads of the bundle by outcome.", ["outcome"], **kwargs)
+        self.confidence = Histogram(
+            "alexnet_confidence", "Probability of the top-1 prediction.", buckets=CONFIDENCE, **kwargs
+        )
+        self.brightness = Histogram(
+            "alexnet_brightness", "Mean gray level of an image, 0 to 255.", buckets=BRIGHTNESS, **kwargs
+        )
+        self.predicted = Counter("alexnet_predicted", "Top-1 predictions, with --monitor.", ["label"], **kwargs)
+        self.abstained = Counter("alexnet_abstained", "Predictions below the confidence threshold.", **kwargs)
         self.waiting = Gauge("alexnet_waiting", "Images accepted and not finished.", **live)
         self.ready = Gauge("alexnet_ready", "Processes that are ready.", **live)
         for outcome in ("answered", "refused", "lost"):
@@ -297,6 +308,7 @@ class Service:
         self.settings, self.limits = settings, settings.limits
         self.admission, self.metrics = AdmissionController(settings.limits), Metrics(settings.shared_metrics)
         self.keys = ApiKeys(settings.keys)
+        self.monitor = None if settings.monitor is None else Monitor(settings.monitor)
         self.state: State = "loading"
         self.decoders = ThreadPoolExecutor(min(MAX_DECODERS, max(2, os.cpu_count() or 1)), "decode")
         self._batcher: Batcher | None = None
@@ -419,6 +431,23 @@ class Service:
         finally:
             self.metrics.images.labels(outcome).inc()
 
+    def count(self, engine: Engine, results: Sequence[ImageResult | ImageError], threshold: float | None) -> None:
+        """Count the results of a request: in the metrics, and in the monitor's folder if there is one."""
+        for result in results:
+            if isinstance(result, ImageResult):
+                label = int(result.probabilities.argmax())
+                score = float(result.probabilities[label])
+                self.metrics.confidence.observe(score)
+                self.metrics.brightness.observe(result.brightness)
+                if self.monitor is not None:
+                    self.metrics.predicted.labels(engine.classes[label]).inc()
+                if threshold is not None and score < threshold:
+                    self.metrics.abstained.inc()
+        if self.monitor is not None:
+            self.monitor.add(engine, results, threshold)
+            if self.monitor.due:
+                self.decoders.submit(self.monitor.flush)
+
     def drain(self) -> None:
         """Report not ready from now on; requests are still served."""
         self.state = "draining"
@@ -431,3 +460,5 @@ class Service:
             await self._batcher.close()
         await asyncio.gather(*self._background, return_exceptions=True)
         await in_thread("shutdown", self.decoders.shutdown)
+        if self.monitor is not None:
+            await in_thread("monitor", self.monitor.flush)

@@ -1,0 +1,188 @@
+"""Has what a server sees changed? Counts of its predictions by day, and two-sample tests between days.
+
+A :class:`DayCounts` holds counts only: no image, no name. Counts of several processes are added. Each day is compared
+with the first days of the same model by chi-squared tests of homogeneity, one for each quantity. Their p-values are
+adjusted by Holm's method, so that a day on which nothing has changed raises an alarm with at most the stated
+probability. The tests take images for independent: a thousand images of one scene are not.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from alexnet.errors import DataError
+from alexnet.evaluation.comparison import holm
+from alexnet.schema import check, parse_json
+
+FALSE_ALARMS = 0.01  # probability of an alarm on a day on which nothing has changed
+FEW = 50  # images of a day, or of the first days, below which nothing is tested
+CONFIDENCE = tuple(i / 20 for i in range(1, 20))  # inner edges of the bins
+BRIGHTNESS = tuple(16.0 * i for i in range(1, 16))  # mean gray level of an image, 0 to 255
+PIXELS = tuple(4.0**i for i in range(4, 14))  # height × width of an image as it was sent
+
+Count = Annotated[int, Meta(ge=0)]
+
+
+class DayCounts(msgspec.Struct):
+    """The counts of one day, model and process; one JSON file. ``date`` is a day of UTC."""
+
+    date: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d$")]
+    model_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    classes: list[str]
+    predicted: list[Count]
+    confidence: list[Count] = msgspec.field(default_factory=lambda: [0] * (len(CONFIDENCE) + 1))
+    brightness: list[Count] = msgspec.field(default_factory=lambda: [0] * (len(BRIGHTNESS) + 1))
+    pixels: list[Count] = msgspec.field(default_factory=lambda: [0] * (len(PIXELS) + 1))
+    abstained: Count = 0
+    failed: Count = 0  # images that could not be read
+    format: Literal["alexnet-monitor-1"] = "alexnet-monitor-1"
+
+    @property
+    def images(self) -> int:
+        """Images with a prediction."""
+        return sum(self.predicted)
+
+    def add(self, label: int, score: float, brightness: float, pixels: int, abstained: bool) -> None:
+        """Count one image: its prediction, the probability of it, mean gray level, height × width."""
+        self.predicted[label] += 1
+        self.abstained += abstained
+        for counts, edges, value in (
+            (self.confidence, CONFIDENCE, score),
+            (self.brightness, BRIGHTNESS, brightness),
+            (self.pixels, PIXELS, pixels),
+        ):
+            counts[int(np.searchsorted(edges, value, side="right"))] += 1
+
+    def to_json(self) -> bytes:
+        """The contents of the file."""
+        return json.dumps(msgspec.structs.asdict(self), ensure_ascii=False).encode()
+
+
+def read_days(folder: Path) -> list[DayCounts]:
+    """The counts in a folder, one for each day and model, in the order of time. Raises :class:`DataError`."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder", "the FOLDER of: alexnet serve RUN --monitor FOLDER")
+    days: dict[tuple[str, str], DayCounts] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            one = _read(path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is damaged: {' '.join(str(error).split()):.200}", "", "delete it") from error
+        key = one.date, one.model_sha256
+        days[key] = merge([days[key], one]) if key in days else one
+    if not days:
+        raise DataError(
+            f"{folder} holds no counts yet", "at least one day", "they are written while images are predicted"
+        )
+    return [days[key] for key in sorted(days)]
+
+
+def _read(path: Path) -> DayCounts:
+    one = check(parse_json(path.read_bytes()), DayCounts)
+    lengths = (len(one.predicted), len(one.confidence), len(one.brightness), len(one.pixels))
+    if lengths != (len(one.classes), len(CONFIDENCE) + 1, len(BRIGHTNESS) + 1, len(PIXELS) + 1):
+        raise ValueError(f"it has {lengths} counts")
+    return one
+
+
+def merge(parts: Sequence[DayCounts]) -> DayCounts:
+    """The sum of counts of one model; its date is the first one's."""
+    first = parts[0]
+    sums = {
+        name: [sum(column) for column in zip(*(getattr(one, name) for one in parts), strict=True)]
+        for name in ("predicted", "confidence", "brightness", "pixels")
+    }
+    totals = {name: sum(getattr(one, name) for one in parts) for name in ("abstained", "failed")}
+    return DayCounts(first.date, first.model_sha256, first.classes, **sums, **totals)
+
+
+def homogeneity(first: Sequence[int], second: Sequence[int], least: float = 5.0) -> float:
+    """P-value of the chi-squared test that two rows of counts come from one distribution.
+
+    Neighboring bins are joined until each is expected to hold ``least`` in both rows (Cochran 1954).
+    """
+    from scipy.stats import chi2_contingency
+
+    rows = np.array([first, second], np.float64)
+    share = rows.sum(1).min() / max(rows.sum(), 1.0)
+    joined: list[Any] = []
+    for column in rows.T:
+        if joined and joined[-1].sum() * share < least:
+            joined[-1] = joined[-1] + column
+        else:
+            joined.append(column.copy())
+    if len(joined) > 1 and joined[-1].sum() * share < least:
+        last = joined.pop()
+        joined[-1] += last
+    return float(chi2_contingency(np.stack(joined, 1), correction=False).pvalue) if len(joined) > 1 else 1.0
+
+
+@dataclass(frozen=True)
+class Day:
+    """One day of one model beside its first days.
+
+    Attributes:
+        counts: The counts of the day.
+        baseline: Is it one of the first days?
+        p_values: Adjusted p-value by quantity; empty where nothing was tested.
+        alarms: The quantities that have changed.
+    """
+
+    counts: DayCounts
+    baseline: bool
+    p_values: dict[str, float] = field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        counts = msgspec.structs.asdict(self.counts) | {"images": self.counts.images}
+        return counts | {"baseline": self.baseline, "p_values": self.p_values, "alarms": list(self.alarms)}
+
+
+def examine(days: Iterable[DayCounts], baseline: int = 7, false_alarms: float = FALSE_ALARMS) -> list[Day]:
+    """Compare each day with the first ``baseline`` days of the same model.
+
+    Args:
+        days: The counts, in the order of time.
+        baseline: Number of first days that others are compared with.
+        false_alarms: The probability of an alarm on a day on which nothing has changed.
+    """
+    results: list[Day] = []
+    known: dict[str, list[DayCounts]] = {}
+    for day in days:
+        first = known.setdefault(day.model_sha256, [])
+        if len(first) < baseline:
+            first.append(day)
+            results.append(Day(day, True))
+            continue
+        reference = merge(first)
+        if min(day.images, reference.images) < FEW:
+            results.append(Day(day, False))
+            continue
+        pairs = {
+            "classes": (reference.predicted, day.predicted),
+            "confidence": (reference.confidence, day.confidence),
+            "brightness": (reference.brightness, day.brightness),
+            "image size": (reference.pixels, day.pixels),
+            "abstention": tuple([one.abstained, one.images - one.abstained] for one in (reference, day)),
+            "unreadable": tuple([one.failed, one.images] for one in (reference, day)),
+        }
+        adjusted = holm([homogeneity(*pair) for pair in pairs.values()])
+        p_values = dict(zip(pairs, adjusted, strict=True))
+        alarms = tuple(name for name, p in p_values.items() if p < false_alarms)
+        results.append(Day(day, False, p_values, alarms))
+    return results
+
+
+def mean_of(counts: Sequence[int], edges: Sequence[float], top: float) -> float:
+    """The mean of binned values, by the middles of the bins from 0 to ``top``; NaN of no values."""
+    middles = (np.array([0.0, *edges]) + np.array([*edges, top])) / 2
+    total = sum(counts)
+    return float((middles * np.array(counts)).sum() / total) if total else math.nan
