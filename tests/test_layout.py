@@ -57,7 +57,7 @@ DOORS = {
     "lazy_loader": ["__init__.py"],
     "filelock": ["kernels/compiler.py", "data/shards.py", "training/run_folder.py"],
     "platformdirs": ["system.py"],
-    "msgspec": ["schema.py", "bundle/", "export/manifest.py", "data/"],
+    "msgspec": ["schema.py", "evaluation/drift.py", "bundle/", "export/manifest.py", "data/"],
     "pickle": [],
     "pickletools": ["weights/restricted_pickle.py"],  # takes a pickle apart and runs nothing of it
     "rich": ["cli/", "training/logger.py"],

@@ -81,7 +81,7 @@ def run(argv: list[str]) -> int:
 def _rows(days: "Sequence[Day]") -> list[tuple[str, ...]]:
     from alexnet.evaluation.drift import BRIGHTNESS, CONFIDENCE, FEW, mean_of
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for day in days:
         one = day.counts
         changed = ", ".join(f"{name} (p = {day.p_values[name]:.1g})" for name in day.alarms)

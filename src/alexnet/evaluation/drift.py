@@ -94,13 +94,14 @@ def _read(path: Path) -> DayCounts:
 
 def merge(parts: Sequence[DayCounts]) -> DayCounts:
     """The sum of counts of one model; its date is the first one's."""
-    first = parts[0]
-    sums = {
-        name: [sum(column) for column in zip(*(getattr(one, name) for one in parts), strict=True)]
-        for name in ("predicted", "confidence", "brightness", "pixels")
-    }
-    totals = {name: sum(getattr(one, name) for one in parts) for name in ("abstained", "failed")}
-    return DayCounts(first.date, first.model_sha256, first.classes, **sums, **totals)
+    first, rest = parts[0], parts[1:]
+    total = msgspec.structs.replace(first)
+    for name in ("predicted", "confidence", "brightness", "pixels"):
+        columns = zip(getattr(first, name), *(getattr(one, name) for one in rest), strict=True)
+        setattr(total, name, [sum(column) for column in columns])
+    total.abstained = sum(one.abstained for one in parts)
+    total.failed = sum(one.failed for one in parts)
+    return total
 
 
 def homogeneity(first: Sequence[int], second: Sequence[int], least: float = 5.0) -> float:
@@ -171,14 +172,18 @@ def examine(days: Iterable[DayCounts], baseline: int = 7, false_alarms: float = 
             "confidence": (reference.confidence, day.confidence),
             "brightness": (reference.brightness, day.brightness),
             "image size": (reference.pixels, day.pixels),
-            "abstention": tuple([one.abstained, one.images - one.abstained] for one in (reference, day)),
-            "unreadable": tuple([one.failed, one.images] for one in (reference, day)),
+            "abstention": (_abstentions(reference), _abstentions(day)),
+            "unreadable": ([reference.failed, reference.images], [day.failed, day.images]),
         }
-        adjusted = holm([homogeneity(*pair) for pair in pairs.values()])
+        adjusted = holm([homogeneity(before, now) for before, now in pairs.values()])
         p_values = dict(zip(pairs, adjusted, strict=True))
         alarms = tuple(name for name, p in p_values.items() if p < false_alarms)
         results.append(Day(day, False, p_values, alarms))
     return results
+
+
+def _abstentions(counts: DayCounts) -> list[int]:
+    return [counts.abstained, counts.images - counts.abstained]
 
 
 def mean_of(counts: Sequence[int], edges: Sequence[float], top: float) -> float:

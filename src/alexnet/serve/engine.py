@@ -143,7 +143,7 @@ class Engine:
         """Decode an encoded image and bring it to its stored size. Raises :class:`ImageError` with ``name``."""
         decoded = decode.decode(data, name, max_pixels=self.max_pixels)
         pixels = decoded if self._resizes else self.model.prepare(decoded, name)
-        return PreparedImage(pixels, *decoded.shape[:2], float(pixels.mean()))
+        return PreparedImage(pixels, decoded.shape[0], decoded.shape[1], float(pixels.mean()))
 
     def predict(self, images: Sequence[PreparedImage], options: Sequence[RequestOptions]) -> list[ImageResult]:
         """The results of one batch, one per image; neighbors are added by :meth:`add_neighbors`."""

@@ -1,0 +1,95 @@
+"""The counts of a server: alarms on simulated shifts, and how many on days without one."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import chi2_contingency
+
+from alexnet.errors import DataError
+from alexnet.evaluation.drift import DayCounts, examine, homogeneity, mean_of, merge, read_days
+
+SHARES = np.array([0.4, 0.3, 0.2, 0.1])
+
+
+def day(generator, date, images=400, shares=SHARES, confidence=(6, 2), brightness=(120, 30), pixels=(90_000, 300_000)):
+    counts = DayCounts(date, "a" * 64, list("abcd"), [0] * 4)
+    labels = generator.choice(4, images, p=shares / shares.sum())
+    scores, grays = generator.beta(*confidence, images), generator.normal(*brightness, images).clip(0, 255)
+    for label, score, gray, size in zip(labels, scores, grays, generator.choice(pixels, images), strict=True):
+        counts.add(int(label), float(score), float(gray), int(size), bool(score < 0.5))
+    return counts
+
+
+def dates(count):
+    return [f"2026-11-{i:02}" for i in range(1, count + 1)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "alarm"),
+    [
+        ({"shares": np.array([0.4, 0.0, 0.2, 0.1])}, "classes"),  # a class vanishes
+        ({"confidence": (4, 2.5)}, "confidence"),  # corrupted images
+        ({"brightness": (105, 40)}, "brightness"),  # another exposure
+        ({"pixels": (90_000, 2_000_000)}, "image size"),  # another camera
+        ({"confidence": (3, 3)}, "abstention"),
+    ],
+)
+def test_a_shift_raises_its_alarm(changed, alarm):
+    generator = np.random.default_rng(0)
+    days = [day(generator, date) for date in dates(8)]
+    last = day(generator, "2026-11-09", **changed)
+    found = examine([*days, last])
+    assert [one.baseline for one in found] == [True] * 7 + [False] * 2
+    assert not found[7].alarms and alarm in found[8].alarms
+    assert found[8].p_values[alarm] < 0.01 and set(found[8].to_dict()) >= {"images", "alarms", "p_values", "baseline"}
+
+
+def test_days_without_a_shift_rarely_raise_one():
+    generator, alarms = np.random.default_rng(1), 0
+    for _ in range(60):
+        found = examine([day(generator, date, images=150) for date in dates(5)], baseline=2, false_alarms=0.05)
+        alarms += sum(bool(one.alarms) for one in found)
+    assert alarms / 180 <= 0.075  # at most 5 %, and the spread of 180 days
+
+
+def test_the_test_is_scipys_where_bins_are_full():
+    first, second = [40, 60, 100], [70, 50, 90]
+    assert homogeneity(first, second) == pytest.approx(chi2_contingency([first, second], correction=False).pvalue)
+    joined = chi2_contingency([[40, 160], [70, 140]], correction=False).pvalue  # rare neighbors are joined
+    assert homogeneity([40, 2, 158], [70, 1, 139]) == pytest.approx(joined)
+    assert homogeneity([5, 0], [9, 0]) == homogeneity([0, 0], [3, 4]) == 1.0
+
+
+def test_few_images_and_other_models_are_not_compared():
+    generator = np.random.default_rng(2)
+    days = [day(generator, date) for date in dates(3)]
+    days.append(day(generator, "2026-11-04", images=10, shares=np.array([0, 0, 0, 1.0])))
+    other = day(generator, "2026-11-05", shares=np.array([0, 0, 0, 1.0]))
+    other.model_sha256 = "b" * 64
+    found = examine([*days, other], baseline=3)
+    assert not found[3].p_values and not found[3].alarms and found[4].baseline
+
+
+def test_files_of_several_processes_are_added(tmp_path):
+    generator = np.random.default_rng(3)
+    parts = [day(generator, "2026-11-01"), day(generator, "2026-11-01"), day(generator, "2026-11-02")]
+    for name, one in zip(("x", "y", "z"), parts, strict=True):
+        one.failed = 2
+        (tmp_path / f"{name}.json").write_bytes(one.to_json())
+    first, second = read_days(tmp_path)
+    assert first == merge(parts[:2]) and second == parts[2]
+    assert (first.images, first.failed) == (800, 4)
+    assert mean_of([0, 3, 1], [1.0, 2.0], 3.0) == pytest.approx((3 * 1.5 + 2.5) / 4)
+    broken = json.loads((tmp_path / "x.json").read_text()) | {"confidence": [1]}
+    (tmp_path / "x.json").write_text(json.dumps(broken))
+    with pytest.raises(DataError, match=r"x\.json is damaged: it has"):
+        read_days(tmp_path)
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(DataError, match=r"x\.json is damaged"):
+        read_days(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no counts yet"):
+        read_days(tmp_path / "empty")
+    with pytest.raises(DataError, match="is no folder"):
+        read_days(tmp_path / "nowhere")
