@@ -10,12 +10,15 @@ from alexnet.data.decode import encode_png
 from alexnet.errors import ServerError
 from alexnet.evaluation.drift import read_days
 from alexnet.export.classifier import Classifier
+from alexnet.serve import service
 from alexnet.serve.monitor import Monitor
 
 from .conftest import form, threaded
+from .test_run import wait
 
 
-def test_a_server_counts_what_it_predicts(saved_bundle, tmp_path):
+def test_a_server_counts_what_it_predicts(saved_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "FLUSH_SECONDS", 0.05)
     folder = tmp_path / "monitor"
     images = [np.full((40 + i, 50, 3), 30 * i, np.uint8) for i in range(6)]
     files = [(f"secret-{i}.png", encode_png(image)) for i, image in enumerate(images)]
@@ -23,6 +26,7 @@ def test_a_server_counts_what_it_predicts(saved_bundle, tmp_path):
         body, kind = form(*files, ("broken.png", b"no image"))
         assert server.ask("POST", "/v1/predict", body, {"Content-Type": kind}).status == 200
         text = server.get("/metrics").body.decode()
+        wait(lambda: any(folder.iterdir()))  # written while the server runs, without another request
     (day,) = read_days(folder)
     rows = Classifier.load(saved_bundle).probabilities(images)
     expected = np.bincount(rows.argmax(1), minlength=len(rows[0]))

@@ -3,7 +3,6 @@
 import logging
 import secrets
 import threading
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,15 +31,23 @@ class Monitor:
         self._lock = threading.Lock()
         self._days: dict[tuple[str, str], DayCounts] = {}
         self._changed: set[tuple[str, str]] = set()
-        self._due = time.monotonic() + FLUSH_SECONDS
 
-    def add(self, engine: Engine, results: Sequence[ImageResult | ImageError], threshold: float | None) -> None:
-        """Count the results of one request; ``threshold`` is its confidence threshold."""
+    def add(self, engine: Engine, results: Sequence[ImageResult | ImageError], threshold: float | None) -> bool:
+        """Count the results of one request.
+
+        Args:
+            engine: What predicted them.
+            results: The results.
+            threshold: The confidence threshold of the request.
+
+        Returns:
+            Are these the first counts since the last write? Then :meth:`flush` must be called in FLUSH_SECONDS.
+        """
         key = datetime.now(UTC).strftime("%Y-%m-%d"), engine.sha256
         with self._lock:
             if key not in self._days:
                 self._days[key] = DayCounts(*key, list(engine.classes), [0] * len(engine.classes))
-            counts = self._days[key]
+            counts, is_first = self._days[key], not self._changed
             self._changed.add(key)
             for result in results:
                 if isinstance(result, ImageError):
@@ -50,16 +57,11 @@ class Monitor:
                 score = float(result.probabilities[label])
                 abstained = threshold is not None and score < threshold
                 counts.add(label, score, result.brightness, result.pixels, abstained)
-
-    @property
-    def due(self) -> bool:
-        """Is it time to write?"""
-        return bool(self._changed) and time.monotonic() >= self._due
+        return is_first
 
     def flush(self) -> None:
         """Write what has changed. A full disk is logged; the counts stay, and are written later."""
         with self._lock:
-            self._due = time.monotonic() + FLUSH_SECONDS
             changed = {key: self._days[key].to_json() for key in self._changed}
             self._changed.clear()
             last = max(self._days, default=None)

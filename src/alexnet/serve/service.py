@@ -20,7 +20,7 @@ from alexnet.evaluation.drift import BRIGHTNESS, CONFIDENCE
 from alexnet.serve import logs
 from alexnet.serve.engine import Engine, ImageResult, PreparedImage, RequestOptions
 from alexnet.serve.limits import AdmissionController, Limits, RequestRejected
-from alexnet.serve.monitor import Monitor
+from alexnet.serve.monitor import FLUSH_SECONDS, Monitor
 from alexnet.serve.schemas import Upload
 
 T = TypeVar("T")
@@ -443,10 +443,12 @@ class Service:
                     self.metrics.predicted.labels(engine.classes[label]).inc()
                 if threshold is not None and score < threshold:
                     self.metrics.abstained.inc()
-        if self.monitor is not None:
-            self.monitor.add(engine, results, threshold)
-            if self.monitor.due:
-                self.decoders.submit(self.monitor.flush)
+        if self.monitor is not None and self.monitor.add(engine, results, threshold):
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush_monitor, self.monitor)
+
+    def _flush_monitor(self, monitor: Monitor) -> None:
+        with contextlib.suppress(RuntimeError):  # the decoders have ended: close writes the counts
+            self.decoders.submit(monitor.flush)
 
     def drain(self) -> None:
         """Report not ready from now on; requests are still served."""
