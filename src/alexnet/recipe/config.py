@@ -5,9 +5,11 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import sys
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from alexnet.errors import RecipeError, did_you_mean
@@ -116,9 +118,15 @@ def help_text() -> dict[str, str]:
     return texts
 
 
+@functools.cache
+def _classes(module: ModuleType) -> dict[str, ast.ClassDef]:
+    """The classes of a module by name. One parse serves all: ``inspect.getsource`` of a class parses the module too."""
+    body = ast.parse(inspect.getsource(module)).body
+    return {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+
+
 def _attribute_docstrings(owner: type) -> dict[str, str]:
-    definition = ast.parse(inspect.getsource(owner)).body[0]
-    assert isinstance(definition, ast.ClassDef)
+    definition = _classes(sys.modules[owner.__module__])[owner.__name__]
     return {
         ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
         for field, text in itertools.pairwise(definition.body)
