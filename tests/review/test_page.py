@@ -6,10 +6,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from alexnet.data.sources import open_source
 from alexnet.data.sources.corrections import Decision, read_corrections
-from alexnet.review.session import Case, Topic
+from alexnet.review.session import Case, Session, Topic
 
-from .conftest import served
+from .conftest import KINDS, served
 
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
@@ -198,6 +199,30 @@ def test_all_suggested_exclusions_at_once(review, opened, faulty_images):
     page.keyboard.press("u")
     said(page, "Undone")
     assert read_corrections(review.path) == {}
+
+
+def test_unlabeled_images_get_a_label(browser, faulty_images, tmp_path):
+    path, samples = tmp_path / "x.csv", open_source(faulty_images).splits["all"][:2]
+    unlabeled = {image.origin: image for image in samples}
+    cases = tuple(Case((origin,), "", {}, (("dogs", 0.6), ("owls", 0.3))) for origin in unlabeled)
+    review = Session("new", KINDS, {}, unlabeled, [Topic("label-next", "note", "2 images", "", cases)], path)
+    with served(review) as url:
+        page = browser.new_page()
+        page.goto(url)
+        page.locator("#images", has_text="no label").wait_for()
+        assert page.locator("#actions button").all_inner_texts() == ["dogs 60.0 %", "owls 30.0 %", "R Other class"]
+        for key in ("k", "x", "Enter"):  # these need a label, or a suggestion
+            page.keyboard.press(key)
+        page.locator("#actions button", has_text="owls").click()
+        said(page, f"Label: owls: {samples[0].origin}")
+        page.keyboard.press("r")
+        page.keyboard.type("ca")
+        page.keyboard.press("Enter")
+        said(page, f"Label: cats: {samples[1].origin}")
+        assert violations(page) == []
+        page.close()
+    labels = {samples[0].origin: Decision("add", "owls"), samples[1].origin: Decision("add", "cats")}
+    assert read_corrections(path) == labels
 
 
 def test_a_server_that_is_gone_and_a_file_that_was_changed(review, opened, address):

@@ -73,7 +73,8 @@ def serve(session: "Session", port: int) -> None:
         print(f"Decisions are saved in {session.path}. Ctrl-C ends the review.", flush=True)
         server.serve(session, listening, token)
     count = len(session.decisions)
-    print(f"{counted(count, 'decision')} in {session.path}" if count else "no decisions", flush=True)
+    use = f"{counted(count, 'decision')}. To use them: alexnet train DATA --corrections {session.path}"
+    print(use if count else "no decisions", flush=True)
 
 
 def _session(args: ReviewArguments) -> "Session":

@@ -60,15 +60,14 @@ def run(argv: list[str]) -> int:
         check_server(args.port)
     from alexnet import api
     from alexnet.data.sources.corrections import read_corrections
-    from alexnet.review.suggest import default_corrections, labeled_features, suggest, unlabeled
+    from alexnet.review.suggest import default_corrections, suggest, unlabeled
 
     classifier = api.load(args.run, args.device)
     path = args.corrections or default_corrections(args.run, args.folder)
     decided = set(read_corrections(path)) if path.exists() else set()
     samples = unlabeled(args.folder, path.parent, decided)
-    labeled = labeled_features(args.run, classifier, output.Progress("features of the training images"))
     suggestions, failures = suggest(
-        classifier, samples, args.count, args.method, labeled, args.seed, output.Progress("predicting")
+        classifier, samples, args.count, args.method, args.seed, output.Progress("predicting")
     )
     for failure in failures:
         output.log(f"alexnet: {printable(str(failure))}")

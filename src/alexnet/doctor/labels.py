@@ -164,7 +164,7 @@ def out_of_fold_probabilities(
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold
 
-    points = _components(features)
+    points = components(features)
     probabilities = np.zeros((len(labels), classes))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no convergence within the steps: the last digits differ
@@ -193,7 +193,7 @@ def label_issues(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) 
     return LabelIssues(order, best[order])
 
 
-def _components(features: NDArray[np.floating]) -> NDArray[np.float32]:
+def components(features: NDArray[np.floating]) -> NDArray[np.float32]:
     """At most MAX_DIMENSIONS principal components, scaled so that the mean squared length is MAX_DIMENSIONS."""
     points = features.astype(np.float32)
     if min(points.shape) > MAX_DIMENSIONS:

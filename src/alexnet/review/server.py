@@ -10,8 +10,11 @@
 
 import json
 import secrets
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +111,21 @@ def server(session: Session, listening: socket.socket, token: str) -> Any:
     """The uvicorn server of a review."""
     import uvicorn
 
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Ctrl-C ends the server; uvicorn would raise the signal again after that."""
+            in_main = threading.current_thread() is threading.main_thread()  # others can not handle signals
+            numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+            before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
     app = create_app(session, token)
-    return uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none", server_header=False))
+    return Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none", server_header=False))
 
 
 def new_token() -> str:

@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from alexnet.data.sources.corrections import corrections_file
 from alexnet.data.sources.folders import image_files
 from alexnet.data.sources.source import Sample, path_text, read_image
-from alexnet.errors import AlexNetError, DataError, ImageError, counted
-from alexnet.evaluation.evaluate import features_of
+from alexnet.errors import DataError, ImageError, counted
 from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import best
-from alexnet.loader.loader import sequential_batches
 from alexnet.review.active_learning import Method, candidates, k_center, uncertainty
 from alexnet.review.session import Case, Session, Topic
 from alexnet.training.run_data import data_of_run, run_folder
-from alexnet.training.run_folder import own_store, read_start
+from alexnet.training.run_folder import read_start
 
 BATCH = 64  # images that are decoded and predicted at a time
 TOP = 5  # predictions that are offered as labels
@@ -62,27 +60,11 @@ def unlabeled(folder: Path, base: Path, decided: Set[str]) -> list[tuple[Sample,
     return samples
 
 
-def labeled_features(run: Path, classifier: Classifier, progress: Progress | None = None) -> NDArray[np.float32]:
-    """Features of the training images of ``run`` [L, D]; L is 0 if its prepared images are not available."""
-    home = run_folder(run)
-    try:
-        split = own_store(home).split("train") if home is not None else None
-    except AlexNetError:
-        split = None
-    rows = [classifier.embed([])]
-    for images, indices in sequential_batches(split, BATCH) if split is not None else ():
-        rows.append(features_of(classifier.network, images.numpy(), classifier.normalization))
-        if progress is not None and split is not None:
-            progress(int(indices[-1]) + 1, len(split))
-    return np.concatenate(rows)
-
-
 def suggest(
     classifier: Classifier,
     samples: Sequence[tuple[Sample, Path]],
     count: int,
     method: Method = "uncertain-diverse",
-    labeled: NDArray[np.float32] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[list[Suggestion], list[ImageError]]:
@@ -93,7 +75,6 @@ def suggest(
         samples: unlabeled images.
         count: number of images to choose; fewer if there are not so many readable ones.
         method: uncertain and different from each other, the most uncertain, or random.
-        labeled: features of the labeled images [L, D], from which the choice keeps away.
         seed: of random.
         progress: called with the number of images predicted and in total.
 
@@ -122,7 +103,7 @@ def suggest(
         chosen = candidates(scores, count)
         if method == "uncertain-diverse":
             features = classifier.embed([readable[i][1] for i in chosen])
-            chosen = chosen[k_center(features, count, features[:0] if labeled is None else labeled)]
+            chosen = chosen[k_center(features, count)]
         chosen = chosen[:count]
     results = [
         Suggestion(readable[i][0], readable[i][1], float(scores[i]), best("", row, classifier.classes, TOP).top_k)
