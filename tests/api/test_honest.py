@@ -199,6 +199,10 @@ def test_details_are_the_counts_of_the_same_predictions(run, digits, tmp_path):
     assert found.uncalibrated.nll == pytest.approx(found.scores.loss, rel=1e-5)
     assert found.calibrated.accuracy == found.uncalibrated.accuracy == found.scores.top1
     assert found.groups == 0
+    softmax_score, distance = found.ood_scores
+    assert (softmax_score.name, distance.name) == ("softmax probability", "feature distance")
+    assert softmax_score.auroc.value == pytest.approx((sure[:, None] < rows.max(1)).mean(), abs=1e-3)
+    assert found.to_dict()["ood_scores"][1]["caught"]["count"] == 6
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert {"top1", "top5", "loss", "count", "per_class", "confusion", "calibration", "selective"} <= set(plain)
     assert plain["chosen_by"]["temperature_fitted_on"] == {"split": "validation", "count": 40}

@@ -1,7 +1,8 @@
 """``evaluate``, ``evaluate_detailed`` and ``calibrate`` from Python: one classifier or an ensemble."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,15 @@ from alexnet.evaluation.detailed import DetailedScores, detailed_scores, fitted_
 from alexnet.evaluation.evaluate import SplitPredictions
 from alexnet.evaluation.metrics import Scores
 from alexnet.evaluation.one_vs_rest import Cost, OneVsRest, one_vs_rest
+from alexnet.evaluation.ood import FeatureDistance, OodScore, ood_score
 from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import check_threshold, threshold_for
 from alexnet.system import choose_device
 from alexnet.training.run_data import TrainingImages, evaluation_store, refuse_resplit, run_folder, training_images
-from alexnet.training.run_folder import Provenance, note_test, of_bundle
+from alexnet.training.run_folder import Provenance, note_test, of_bundle, own_store
 
 Run = str | Path | Classifier
+OOD_TRAINING_IMAGES = 2000  # training images, at most, to which the feature distance is fitted
 
 
 def evaluate(
@@ -226,15 +229,18 @@ class EvaluationDetails(DetailedScores):
         provenance: Which split chose the epoch, the temperature and the thresholds.
         one_vs_rest: The positive class against the rest, if one was requested.
         sets: Conformal prediction sets, if their coverage was requested.
+        ood_scores: How well scores tell out-of-distribution images from the split; the feature distance needs a run.
     """
 
     provenance: Provenance
     one_vs_rest: OneVsRest | None = None
     sets: PredictionSets | None = None
+    ood_scores: tuple[OodScore, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The details as JSON values."""
-        parts = {"one_vs_rest": self.one_vs_rest.to_dict()} if self.one_vs_rest else {}
+        parts: dict[str, Any] = {"one_vs_rest": self.one_vs_rest.to_dict()} if self.one_vs_rest else {}
+        parts |= {"ood_scores": [one.to_dict() for one in self.ood_scores]} if self.ood_scores else {}
         parts |= {"prediction_sets": self.sets.to_dict()} if self.sets else {}
         return super().to_dict() | parts | self.provenance.to_dict()
 
@@ -301,6 +307,7 @@ def evaluate_detailed(
         **vars(details),
         provenance=of_bundle(bundle, run),
         one_vs_rest=None if positive is None else _one_vs_rest(bundle, positive, predictions, known, wanted.cost),
+        ood_scores=_ood_scores(run, classifier, images, wanted.ood_dir, details.confidence, ood_confidence),
         sets=None if wanted.conformal is None else _prediction_sets(bundle, wanted.conformal, predictions, known),
     )
 
@@ -391,6 +398,41 @@ def evaluate_corruptions(
         names = (str(run), str(baseline)) if baseline else (str(run),)
         plot = draw_corruptions(dict(zip(names, results, strict=True)), plot)
     return CorruptionResult(errors, reference, plot)
+
+
+def _ood_scores(
+    run: str | Path,
+    classifier: Classifier,
+    images: Split,
+    folder: Path | None,
+    confidence: NDArray[np.float32],
+    ood_confidence: NDArray[np.float32],
+) -> tuple[OodScore, ...]:
+    """The softmax probability and, for a run with its training images, the feature distance as scores."""
+    if folder is None or not len(ood_confidence):
+        return ()
+    scores = [ood_score("softmax probability", -confidence, -ood_confidence)]
+    if (owner := run_folder(run)) is not None:
+        train = own_store(owner).split("train")
+        chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:OOD_TRAINING_IMAGES])
+        distance = FeatureDistance.fit(_embed(classifier, train, chosen), train.labels[chosen])
+        known = distance(_embed(classifier, images, np.arange(len(images))))
+        unknown = distance(np.concatenate([classifier.embed(path) for path in _readable(classifier, folder)]))
+        scores.append(ood_score("feature distance", known, unknown))
+    return tuple(scores)
+
+
+def _embed(classifier: Classifier, split: Split, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    parts = [indices[start : start + 256] for start in range(0, len(indices), 256)]
+    return np.concatenate([classifier.embed(list(split.gather(part))) for part in parts])
+
+
+def _readable(classifier: Classifier, folder: Path) -> Iterator[NDArray[np.uint8]]:
+    from alexnet.data.sources.folders import image_files
+
+    for path in image_files(folder):
+        with contextlib.suppress(ImageError):  # logged when they were predicted
+            yield classifier.prepare(path)
 
 
 def _validation_predictions(

@@ -198,6 +198,10 @@ def _detailed(args: EvaluateArguments) -> int:
     if result.sets:
         _sets(result.sets)
     _thresholds(result)
+    if result.ood_scores:
+        scores = [(one.name, *estimate_cells(one.auroc), *estimate_cells(one.caught)) for one in result.ood_scores]
+        title = f"{len(result.ood)} images of no known class, told from those of {result.scores.split}"
+        output.table(title, ("score", "AUROC", "95 % CI", "told, where 95 % are kept", "95 % CI"), scores)
     output.resampled_groups(result.groups)
     for line in result.provenance.lines():
         print(line)

@@ -1,0 +1,77 @@
+"""Out-of-distribution scores: how unlike the training images is an image? Softmax probability and feature distance.
+
+A softmax distributes its probability among the known classes for every image. The distance of an image's features to
+the nearest class in the space of the training images' features can be large where the probability is high (Lee et al.
+2018). Shapes: N training images, M images, D features, K classes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.evaluation.intervals import Estimate, proportion_ci
+from alexnet.evaluation.one_vs_rest import curves
+
+DIMENSIONS = 64  # principal components that are kept
+KEPT = 0.95  # fraction of the known images that a threshold keeps
+
+
+@dataclass(frozen=True)
+class FeatureDistance:
+    """Squared Mahalanobis distance to the nearest class mean, in the principal components of training features.
+
+    All classes share one covariance, so that few images of a class suffice.
+    """
+
+    projection: NDArray[np.float64]  # [D, d], with the inverse root of the covariance
+    centers: NDArray[np.float64]  # [K, d], of the classes with images
+
+    @classmethod
+    def fit(cls, features: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> "FeatureDistance":
+        """Fit to the features [N, D] and labels [N] of training images."""
+        from scipy.linalg import cholesky, svd
+
+        rows = features.astype(np.float64)
+        _, values, axes = svd(rows - rows.mean(0), full_matrices=False)
+        kept = max(1, min(DIMENSIONS, int((values > 1e-6 * values[0]).sum())))
+        components = axes[:kept].T  # [D, d]
+        projected = rows @ components
+        means = {int(k): projected[labels == k].mean(0) for k in np.unique(labels)}
+        residuals = projected - np.stack([means[k] for k in labels.tolist()])
+        covariance = residuals.T @ residuals / len(rows)
+        covariance += 1e-6 * np.trace(covariance) / kept * np.eye(kept)  # a component may be constant within classes
+        root = cholesky(np.linalg.inv(covariance), lower=True)  # x' inv(C) x = |x root|²
+        return cls(components @ root, np.stack(list(means.values())) @ root)
+
+    def __call__(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """The distances [M] of features [M, D]."""
+        projected = features.astype(np.float64) @ self.projection
+        return np.asarray(((projected[:, None] - self.centers) ** 2).sum(2).min(1))
+
+
+@dataclass(frozen=True)
+class OodScore:
+    """How well a score tells images of no known class from those of a split.
+
+    Attributes:
+        name: The score.
+        auroc: Probability that such an image has a higher score than an image of the split.
+        caught: Fraction of such images above the threshold that keeps 95 % of the split.
+    """
+
+    name: str
+    auroc: Estimate
+    caught: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"score": self.name, "auroc": self.auroc.to_dict(), "caught": self.caught.to_dict()}
+
+
+def ood_score(name: str, known: NDArray[np.floating[Any]], unknown: NDArray[np.floating[Any]]) -> OodScore:
+    """Judge a score that is higher for less likely images: of a split [N], and of images of no known class [M]."""
+    found = curves(name, np.concatenate([known, unknown]), np.arange(len(known) + len(unknown)) >= len(known))
+    assert found is not None, "both kinds have images"
+    return OodScore(name, found.roc.area, proportion_ci(unknown > np.quantile(known, KEPT)))

@@ -1,0 +1,47 @@
+"""The distance of features against a slow formula, and against probabilities that see nothing."""
+
+import numpy as np
+import pytest
+
+from alexnet.evaluation.ood import FeatureDistance, ood_score
+
+
+def known(generator, count, width=20):
+    """Features of three classes with a shared, skewed covariance."""
+    labels = generator.integers(0, 3, count)
+    mixing = np.linalg.qr(np.random.default_rng(5).normal(size=(width, width)))[0] * np.linspace(1, 5, width)
+    return (generator.normal(size=(count, width)) @ mixing + 12 * np.eye(width)[labels]), labels
+
+
+def test_it_is_the_distance_to_the_nearest_class():
+    generator = np.random.default_rng(0)
+    features, labels = known(generator, 600)
+    new, _ = known(generator, 10)
+    found = FeatureDistance.fit(features.astype(np.float32), labels)(new)
+    means = np.stack([features[labels == k].mean(0) for k in range(3)])
+    inverse = np.linalg.inv(np.cov((features - means[labels]).T, bias=True))
+    slow = [min((x - m) @ inverse @ (x - m) for m in means) for x in new]  # 20 features: all components are kept
+    assert found == pytest.approx(slow, rel=1e-3)
+
+
+def test_many_features_few_images_and_constant_ones():
+    generator = np.random.default_rng(1)
+    features, labels = generator.normal(size=(50, 300)), generator.integers(0, 3, 50)
+    features[:, :10] = 7.0
+    found = FeatureDistance.fit(features, labels)(features)
+    assert np.isfinite(found).all() and (found >= 0).all()
+
+
+def test_a_score_is_judged_by_its_ranks():
+    generator = np.random.default_rng(2)
+    features, labels = known(generator, 600)
+    inside, _ = known(generator, 200)
+    outside = known(generator, 150)[0] + 40 * generator.normal(size=(150, 20))
+    distance = FeatureDistance.fit(features, labels)
+    found = ood_score("distance", distance(inside), distance(outside))
+    pairs = (distance(outside)[:, None] > distance(inside)).mean()
+    assert found.auroc.value == pytest.approx(pairs) and pairs > 0.95
+    limit = np.quantile(distance(inside), 0.95)
+    assert found.caught.value == (distance(outside) > limit).mean()
+    blind = ood_score("noise", generator.random(200), generator.random(150))
+    assert abs(blind.auroc.value - 0.5) < 0.1 and found.to_dict()["auroc"]["value"] == found.auroc.value
