@@ -20,8 +20,9 @@ def test_it_is_the_distance_to_the_nearest_class():
     found = FeatureDistance.fit(features.astype(np.float32), labels)(new)
     means = np.stack([features[labels == k].mean(0) for k in range(3)])
     inverse = np.linalg.inv(np.cov((features - means[labels]).T, bias=True))
-    slow = [min((x - m) @ inverse @ (x - m) for m in means) for x in new]  # 20 features: all components are kept
-    assert found == pytest.approx(slow, rel=1e-3)
+    mean, every = features.mean(0), np.linalg.inv(np.cov(features.T, bias=True))
+    slow = [min((x - m) @ inverse @ (x - m) for m in means) - (x - mean) @ every @ (x - mean) for x in new]
+    assert found == pytest.approx(slow, rel=1e-3, abs=1e-2)
 
 
 def test_many_features_few_images_and_constant_ones():
@@ -29,7 +30,7 @@ def test_many_features_few_images_and_constant_ones():
     features, labels = generator.normal(size=(50, 300)), generator.integers(0, 3, 50)
     features[:, :10] = 7.0
     found = FeatureDistance.fit(features, labels)(features)
-    assert np.isfinite(found).all() and (found >= 0).all()
+    assert np.isfinite(found).all()
 
 
 def test_a_score_is_judged_by_its_ranks():
@@ -40,7 +41,7 @@ def test_a_score_is_judged_by_its_ranks():
     distance = FeatureDistance.fit(features, labels)
     found = ood_score("distance", distance(inside), distance(outside))
     pairs = (distance(outside)[:, None] > distance(inside)).mean()
-    assert found.auroc.value == pytest.approx(pairs) and pairs > 0.95
+    assert found.auroc.value == pytest.approx(pairs) and pairs > 0.8
     limit = np.quantile(distance(inside), 0.95)
     assert found.caught.value == (distance(outside) > limit).mean()
     blind = ood_score("noise", generator.random(200), generator.random(150))

@@ -20,18 +20,22 @@ KEPT = 0.95  # fraction of the known images that a threshold keeps
 
 @dataclass(frozen=True)
 class FeatureDistance:
-    """Squared Mahalanobis distance to the nearest class mean, in the principal components of training features.
+    """Relative Mahalanobis distance in the principal components of training features (Ren et al. 2021).
 
-    All classes share one covariance, so that few images of a class suffice.
+    The squared distance to the nearest class mean, minus that to the mean of all images. All classes share one
+    covariance, so that few images of a class suffice. Without the second term the distance of dogs from a network
+    trained on ten other kinds of photographs was below that of its own test images (AUROC 45 % in place of 69 %).
     """
 
-    projection: NDArray[np.float64]  # [D, d], with the inverse root of the covariance
+    projection: NDArray[np.float64]  # [D, d], with the inverse root of the covariance within classes
     centers: NDArray[np.float64]  # [K, d], of the classes with images
+    background: NDArray[np.float64]  # [D, d], with the inverse root of the covariance of all images
+    middle: NDArray[np.float64]  # [d], of all images
 
     @classmethod
     def fit(cls, features: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> "FeatureDistance":
         """Fit to the features [N, D] and labels [N] of training images."""
-        from scipy.linalg import cholesky, svd
+        from scipy.linalg import svd
 
         rows = features.astype(np.float64)
         _, values, axes = svd(rows - rows.mean(0), full_matrices=False)
@@ -40,15 +44,24 @@ class FeatureDistance:
         projected = rows @ components
         means = {int(k): projected[labels == k].mean(0) for k in np.unique(labels)}
         residuals = projected - np.stack([means[k] for k in labels.tolist()])
-        covariance = residuals.T @ residuals / len(rows)
-        covariance += 1e-6 * np.trace(covariance) / kept * np.eye(kept)  # a component may be constant within classes
-        root = cholesky(np.linalg.inv(covariance), lower=True)  # x' inv(C) x = |x root|²
-        return cls(components @ root, np.stack(list(means.values())) @ root)
+        root, background = _inverse_root(residuals), _inverse_root(projected - projected.mean(0))
+        centers = np.stack(list(means.values())) @ root
+        return cls(components @ root, centers, components @ background, projected.mean(0) @ background)
 
     def __call__(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """The distances [M] of features [M, D]."""
-        projected = features.astype(np.float64) @ self.projection
-        return np.asarray(((projected[:, None] - self.centers) ** 2).sum(2).min(1))
+        rows = features.astype(np.float64)
+        nearest = (((rows @ self.projection)[:, None] - self.centers) ** 2).sum(2).min(1)
+        return np.asarray(nearest - ((rows @ self.background - self.middle) ** 2).sum(1))
+
+
+def _inverse_root(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The root R [d, d] of the inverse covariance of residuals [N, d]: x' inv(C) x = |x R|²."""
+    from scipy.linalg import cholesky
+
+    covariance, width = residuals.T @ residuals / len(residuals), residuals.shape[1]
+    covariance += 1e-6 * np.trace(covariance) / width * np.eye(width)  # a component may be constant within classes
+    return np.asarray(cholesky(np.linalg.inv(covariance), lower=True))
 
 
 @dataclass(frozen=True)
