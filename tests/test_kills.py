@@ -56,7 +56,7 @@ while done < kills and early < 5 * kills:
     assert status in (0, signal.SIGKILL), status
     done += status == signal.SIGKILL
     early += status == 0
-    finished = status == 0 or first[0] == "compress" and outputs[0].exists()  # which never writes over a folder
+    finished = status == 0 or first[0] in ("compress", "predict") and outputs[0].exists()  # which replace nothing
     if finished and done < kills:
         remove()
 assert os.waitpid(attempt(), 0)[1] == 0
@@ -147,6 +147,16 @@ def test_train(kills, digits, tmp_path):
     ]
     assert names[0] == names[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole-run"]
+
+
+@KILLS
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_predict(kills, suffix, run, folder, tmp_path):
+    out = tmp_path / f"out.{suffix}"
+    words = ["predict", run, folder, "-o", out, "--batch-size", 4, "--device", "cpu"]
+    killed(kills, words, [out])
+    assert hashes(out) == {".": hashes(tmp_path / f"whole-{out.name}")["."]}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, f"whole-{out.name}"]
 
 
 @KILLS

@@ -142,6 +142,7 @@ def test_any_part_of_the_journal_is_continued_to_the_same_bytes(saved_bundle, ph
     for end in ends if suffix == "jsonl" else (0, starts[12] + 7, len(journal)):
         path.unlink(missing_ok=True)
         partial.write_bytes(journal[:end])
+        (tmp_path / f"{path.name}.0123abcd.tmp").write_bytes(b"of a process that was killed while it converted")
         decoded.clear()
         finished = sum(start <= end for start in starts[2:])
         resumed = finished if finished == COUNT else finished - finished % BATCH
@@ -149,7 +150,7 @@ def test_any_part_of_the_journal_is_continued_to_the_same_bytes(saved_bundle, ph
         assert path.read_bytes() == whole
         assert summary[1:4] == (COUNT, len(BAD), resumed)
         assert sorted(decoded) == sorted(str(photos / f"{number:02d}.png") for number in range(resumed, COUNT))
-        assert not partial.exists()
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["kept", path.name]
 
 
 def test_zeros_of_a_lost_power_supply_are_removed(saved_bundle, photos, tmp_path):

@@ -7,6 +7,7 @@ batch then has the images that it would have had, the results are bit for bit th
 
 import csv
 import fcntl
+import glob
 import io
 import itertools
 import json
@@ -366,6 +367,8 @@ class _Journal:
                 raise RunError(f"{path}: another process writes it", "one process at a time", "wait for it") from error
             if not os.fstat(descriptor).st_nlink:  # another process finished meanwhile
                 raise exists
+            for leftover in output.parent.glob(f"{glob.escape(output.name)}.{'[0-9a-f]' * 8}.tmp"):
+                leftover.unlink()  # of a process that was killed while it converted the results
             yield cls(output, path, descriptor)
         finally:
             if not os.fstat(descriptor).st_size:
