@@ -74,7 +74,7 @@ def opened(browser, address):
         context = browser.new_context(viewport=size, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(30_000)
         own = (address, "data:")
         page.on("request", lambda request: None if request.url.startswith(own) else odd.append(request.url))
         page.on("pageerror", lambda error: odd.append(str(error)))
@@ -210,8 +210,8 @@ def test_unlabeled_images_get_a_label(browser, faulty_images, tmp_path):
         page = browser.new_page()
         page.goto(url)
         page.locator("#images", has_text="no label").wait_for()
-        assert page.locator("#actions button").all_inner_texts() == ["dogs 60.0 %", "owls 30.0 %", "R Other class"]
-        for key in ("k", "x", "Enter"):  # these need a label, or a suggestion
+        assert page.locator("#actions button").all_inner_texts() == ["1 dogs 60.0 %", "2 owls 30.0 %", "R Other class"]
+        for key in ("k", "x", "Enter", "3", "0"):  # these need a label, or a suggestion
             page.keyboard.press(key)
         page.locator("#actions button", has_text="owls").click()
         said(page, f"Label: owls: {samples[0].origin}")
@@ -219,9 +219,13 @@ def test_unlabeled_images_get_a_label(browser, faulty_images, tmp_path):
         page.keyboard.type("ca")
         page.keyboard.press("Enter")
         said(page, f"Label: cats: {samples[1].origin}")
+        page.keyboard.press("u")
+        said(page, "Undone")
+        page.keyboard.press("1")
+        said(page, f"Label: dogs: {samples[1].origin}")
         assert violations(page) == []
         page.close()
-    labels = {samples[0].origin: Decision("add", "owls"), samples[1].origin: Decision("add", "cats")}
+    labels = {samples[0].origin: Decision("add", "owls"), samples[1].origin: Decision("add", "dogs")}
     assert read_corrections(path) == labels
 
 

@@ -129,9 +129,9 @@ function showActions() {
     buttons.push(actionButton("R", "Relabel", openChooser));
     buttons.push(actionButton("X", "Exclude", () => decide({ action: "exclude", label: "" })));
   } else {
-    for (const { label, score } of current().scores) {
-      buttons.push(actionButton("", `${label} ${percent(score)}`, () => decide({ action: "add", label })));
-    }
+    current().scores.forEach(({ label, score }, position) => {
+      buttons.push(actionButton(String(position + 1), `${label} ${percent(score)}`, () => decide({ action: "add", label })));
+    });
     buttons.push(actionButton("R", "Other class", openChooser));
   }
   if (image().decision) buttons.push(actionButton("Backspace", "Remove the decision", () => decide(null)));
@@ -324,6 +324,11 @@ document.addEventListener("keydown", (event) => {
   const inField = event.target.id === "filter";
   const onButton = event.target.tagName === "BUTTON" && !event.target.classList.contains("image");
   if (inField || (event.key === "Enter" && (onButton || event.target.tagName === "SUMMARY"))) return;
+  const score = isLabeled(image()) ? undefined : current().scores[Number(event.key) - 1];
+  if (score) {
+    decide({ action: "add", label: score.label });
+    return;
+  }
   const action = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   if (!action) return;
   event.preventDefault();
