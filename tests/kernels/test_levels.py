@@ -132,6 +132,47 @@ def test_every_level_computes_what_the_reference_does(compiled_folder, level, mo
         assert float((a - b).abs().max()) <= 2e-4 * float(b.abs().max())
 
 
+DRIVER = r"""
+#include "lrn.c"
+#include <stdio.h>
+#include <stdlib.h>
+
+/* The largest difference of lrn_f32_forward from the formula in double precision. */
+int main(void) {
+    enum { ROWS = 7, CHANNELS = 96, SIZE = 5 };
+    static float x[ROWS * CHANNELS], y[ROWS * CHANNELS], sums[ROWS * CHANNELS];
+    double worst = 0;
+    for (int i = 0; i < ROWS * CHANNELS; i++) x[i] = (float)(rand() % 2001 - 1000) / 10;
+    lrn_f32_forward(x, y, sums, ROWS, CHANNELS, SIZE, 2e-5f, 2, 0.75f);
+    for (int r = 0; r < ROWS; r++)
+        for (int i = 0; i < CHANNELS; i++) {
+            double sum = 0;
+            for (int j = i - SIZE / 2; j <= i + (SIZE - 1) / 2; j++)
+                if (j >= 0 && j < CHANNELS) sum += (double)x[r * CHANNELS + j] * x[r * CHANNELS + j];
+            double right = x[r * CHANNELS + i] * pow(2 + 2e-5 * sum, -0.75);
+            worst = fmax(worst, fabs(y[r * CHANNELS + i] - right));
+        }
+    printf("%.9f\n", worst);
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64")),
+    reason="needs gcc-aarch64-linux-gnu and qemu-user",
+)
+def test_arm_compiles_all_kernels_and_computes_the_norm(tmp_path, monkeypatch):
+    monkeypatch.setattr(levels.platform, "machine", lambda: "aarch64")
+    assert levels.precompile(SOURCES, tmp_path / "compiled", "aarch64-linux-gnu-gcc", 2) == []
+    (tmp_path / "driver.c").write_text(DRIVER)
+    command = ["aarch64-linux-gnu-gcc", "driver.c", f"-I{SOURCES}", *levels.levels()[0].flags, "-O3", "-fopenmp"]
+    subprocess.run([*command, "-o", "driver", "-lm"], cwd=tmp_path, check=True)
+    command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "./driver"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert 0 < float(done.stdout) < 1e-4, "of values up to 100"
+
+
 FAKE = """#!/bin/sh
 while [ "$1" != -o ]; do shift; done
 echo library > "$2"
