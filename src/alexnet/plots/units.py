@@ -69,7 +69,9 @@ def patch_tiles(
     tiles = []
     for unit in chosen:
         patches, shown = [], []
-        for image, position, _ in best[unit]:
+        for image, position, value in best[unit]:
+            if value <= 0:  # fewer images than patches raise a response
+                break
             top, left, bottom, right = units.patch_box(field, position, size)
             patches.append(units.resized(crops[image][top:bottom, left:right], SIDE))
             if views:
