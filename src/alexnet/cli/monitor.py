@@ -53,7 +53,7 @@ def run(argv: list[str]) -> int:
     )
     note = (
         f"Each day is compared with the first {args.baseline_days} days of its model: chi-squared tests with Holm's "
-        f"correction; {100 * args.false_alarms:g} % of days raise an alarm although nothing has changed."
+        f"correction; at most {100 * args.false_alarms:g} % of days raise an alarm although nothing has changed."
     )
     if args.html is not None:
         from alexnet import pages
