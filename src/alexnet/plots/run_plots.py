@@ -101,7 +101,7 @@ def draw(kind: str, run: Path, path: Path | None, options: PlotOptions) -> Path:
 def _refuse_without_effect(kind: str, options: PlotOptions) -> None:
     default = PlotOptions()
     for name in dict.fromkeys(name for plot in PLOTS.values() for name in plot.options):
-        if name in PLOTS[kind].options or getattr(options, name) == getattr(default, name):
+        if name in PLOTS[kind].options or (getattr(options, name) or None) == (getattr(default, name) or None):
             continue
         title = "images" if name == "images" else f"--{name.replace('_', '-')}"
         others = ", ".join(other for other, plot in PLOTS.items() if name in plot.options)
