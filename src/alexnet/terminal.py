@@ -4,10 +4,11 @@ Class names, file names and error messages contain text of other people. All of 
 """
 
 import codecs
+import html
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
@@ -206,3 +207,11 @@ def _readable(error: UnicodeError) -> tuple[str, int]:
     characters = error.object[error.start : error.end]
     escaped = (_ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in characters)
     return "".join(escaped), error.end
+
+
+def html_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table for a notebook, as HTML. All text is escaped."""
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    cells = ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    return f"<p><b>{html.escape(title)}</b></p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,5 +1,6 @@
 """The commands, from Python: the command line calls these and prints what they return."""
 
+import html
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -32,6 +33,7 @@ from alexnet.export.classifier import Classifier, Precision
 from alexnet.plots.registry import PLOTS, TRAINING_PLOTS
 from alexnet.recipe import Recipe
 from alexnet.system import choose_device
+from alexnet.terminal import html_table
 from alexnet.training import layer_files, run_folder, runtime, trackers
 from alexnet.training.callbacks import Callback, Callbacks, RunEnd
 from alexnet.training.defaults import default_recipe
@@ -97,6 +99,16 @@ class Result:
     def classifier(self) -> Classifier:
         """The trained classifier, ready to predict."""
         return Classifier.load(self.bundle)
+
+    def _repr_html_(self) -> str:
+        """The scores as a table, for notebooks."""
+        rows = [
+            (name, s.count, f"{100 * s.top1:.1f} %", "{:.1f} to {:.1f} %".format(*(100 * x for x in s.top1_interval)))
+            for name, s in self.scores.items()
+        ]
+        table = html_table(f"{self.recipe.model}: {self.folder}", ("split", "images", "top-1", "95 % CI"), rows)
+        lines = [*(f"Warning: {line}" for line in self.warnings), *self.notes]
+        return table + "".join(f"<p>{html.escape(line)}</p>" for line in lines)
 
 
 def train(

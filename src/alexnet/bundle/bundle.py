@@ -53,6 +53,7 @@ from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model, meta_model
 from alexnet.models.network import Network, nonfinite
 from alexnet.schema import ReferenceSample, checksum_of, class_fault, read_json, regular_file
+from alexnet.terminal import html_table
 
 MIN_DIVIDE, MAX_DIVIDE = 1e-6, 1e9  # divisors of gray levels; outside this range inputs vanish or overflow
 STARTER = "starter"  # name of the pretrained weights that come with the package
@@ -97,6 +98,18 @@ class Bundle:
     @property
     def image_size(self) -> int:
         return self.network.image_size
+
+    def _repr_html_(self) -> str:
+        """What the classifier is, as a table, for notebooks."""
+        test = self.metrics.get("test", {}).get("top1")
+        rows = [
+            ("network", self.network.name),
+            ("classes", ", ".join(self.classes[:10]) + (" ..." if len(self.classes) > 10 else "")),
+            ("image size", f"{self.image_size} of {self.stored_size} pixels"),
+            ("data", self.data.get("name", "")),
+            ("test accuracy", "" if test is None else f"{100 * test:.1f} %"),
+        ]
+        return html_table("Bundle", ("", ""), rows)
 
     @property
     def temperature(self) -> float:

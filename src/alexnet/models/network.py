@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from alexnet.errors import ModelError
 from alexnet.kernels import backend
 from alexnet.models import inference
+from alexnet.terminal import html_table
 
 
 class NormalInit(NamedTuple):
@@ -247,6 +248,24 @@ class Network(nn.Sequential):
             layer = layer.to(weight.device, weight.dtype)
         setattr(self, name, layer.train(self.training))
         self.num_classes = num_classes
+
+    def _repr_html_(self) -> str:
+        """The layers with their output sizes and parameters, for notebooks. An image of zeros passes the network."""
+        image, training = torch.zeros(1, self.in_channels, self.image_size, self.image_size), self.training
+        with torch.no_grad():
+            outputs = self.eval().outputs(image.to(next(self.parameters()).device))
+        self.train(training)
+        rows = [
+            (
+                name,
+                type(layer).__name__,
+                "×".join(map(str, outputs[name].shape[1:])),
+                f"{sum(parameter.numel() for parameter in layer.parameters()):,}",
+            )
+            for name, layer in self.named_children()
+        ]
+        count = sum(parameter.numel() for parameter in self.parameters())
+        return html_table(f"{self.name}: {count:,} parameters", ("layer", "type", "output", "parameters"), rows)
 
     def auxiliary_heads(self) -> list[AuxiliaryHead]:
         """The auxiliary classifiers."""
