@@ -18,7 +18,7 @@ if [ -n "${DRY_RUN:-}" ]; then
   device=cpu model=cifar_18pct batches=4,8 seconds=0.1
   tests="tests/kernels/test_space_to_depth.py" filter="left_to_pytorch" scale=10
   cifar=${CIFAR10:-digits} cifar_options="--epochs 2 --batch-size 64 --schedule cosine"
-  photos=${PHOTOS:-digits} photos_options="--epochs 1 --model cifar_18pct"
+  photos=${PHOTOS:-digits} photos_options="--epochs 1 --model cifar_18pct --schedule constant"
 else
   device=cuda scale=1 # of the time limits
   model=alexnet batches=128,256,512,1024,2048,4096 seconds=1
