@@ -30,6 +30,7 @@ FORMAT, VERSION, COMPRESSED = "alexnet-bundle", 1, 2
 
 _REQUIRED = {"model.safetensors", "mean.safetensors", "reference/expected.json"}
 REFERENCE_NAME = r"[\w-][\w .-]{0,99}"  # file name of a reference image, without its suffix
+Count = Annotated[int, Meta(ge=0)]
 FileName = Annotated[
     str,
     Meta(
@@ -52,6 +53,7 @@ class Model(msgspec.Struct):
     """Which network the weights belong to."""
 
     name: str
+    num_classes: int
     image_size: Size
     in_channels: Literal[1, 3]
     layer_files: LayerFiles | None = None
@@ -71,6 +73,58 @@ class Calibration(msgspec.Struct):
 
     temperature: Annotated[float, Meta(ge=1e-3, le=1e3)] = 1.0
     thresholds: dict[str, Probability] = {}
+    fitted_on: str = ""
+    count: Count = 0
+
+
+class SplitMetrics(msgspec.Struct):
+    """Scores of one split, as reports and the model card print them."""
+
+    top1: Probability | None = None
+    top5: Probability | None = None
+    loss: float | None = None
+    count: Count | None = None
+    top1_error: Probability | None = None
+    top5_error: Probability | None = None
+    images_per_second: float | None = None
+
+
+class Imported(msgspec.Struct):
+    """The file that imported weights come from."""
+
+    kind: str
+    file: str
+    sha256: str
+
+
+class Pretrained(msgspec.Struct):
+    """The weights that the training started from."""
+
+    name: str
+    sha256: str
+
+
+class Compressed(msgspec.Struct):
+    """How the weights were compressed."""
+
+    method: str
+    nonzero: Probability
+    chosen_by: str
+
+
+class TrainingData(msgspec.Struct, rename={"init_from": "from"}):
+    """What the network was trained on."""
+
+    name: str = ""
+    fingerprint: str = ""
+    source: str = ""
+    grouping: str = ""
+    counts: dict[str, Count] = {}
+    kept: str = ""
+    notes: list[str] = []
+    imported: Imported | None = None
+    compressed: Compressed | None = None
+    init_from: Pretrained | None = None
 
 
 class Config(msgspec.Struct):
@@ -81,8 +135,8 @@ class Config(msgspec.Struct):
     classes: list[str]
     preprocessing: Preprocessing
     recipe: dict[str, Any]
-    metrics: dict[str, Any]
-    data: dict[str, Any]
+    metrics: dict[str, SplitMetrics]
+    data: TrainingData
     sha256: dict[FileName, Sha256]
     calibration: Calibration = msgspec.field(default_factory=Calibration)
 
@@ -118,6 +172,8 @@ def read_config(path: Path, links_within: Path | None = None) -> tuple[dict[str,
         checked = check(config, Config)
         if fault := class_fault(checked.classes):
             raise ValueError(fault)
+        if checked.model.num_classes != len(checked.classes):
+            raise ValueError(f"{checked.model.num_classes} outputs for {len(checked.classes)} classes")
         for risk in checked.calibration.thresholds:
             check(_number(risk), Positive)
     except ValueError as error:

@@ -455,7 +455,7 @@ def _load(job: Job, folder: Path, store: Store) -> TrainedModel:
     if (folder / DIVERGED).is_file():
         reason = read_file(folder / DIVERGED, _Diverged).reason
         return TrainedModel(job, folder, store, (), {}, reason)
-    return TrainedModel(job, folder, store, tuple(read_rows(folder)), read_config(folder / "bundle")[1].metrics)
+    return TrainedModel(job, folder, store, tuple(read_rows(folder)), read_config(folder / "bundle")[0]["metrics"])
 
 
 def read_file(path: Path, schema: type[T]) -> T:

@@ -267,7 +267,8 @@ def own_store(run: Path, moved: str | Path | None = None) -> Store:
 
 def _data(run: Path) -> dict[str, Any]:
     """The metadata of the images that a run's bundle was trained on."""
-    return read_config(find_bundle(run))[1].data
+    data: dict[str, Any] = read_config(find_bundle(run))[0]["data"]
+    return data
 
 
 def times_tested(run: Path) -> int | None:
