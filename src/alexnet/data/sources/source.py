@@ -253,8 +253,9 @@ def _spelling(title: str) -> str:
 
 
 def _number(title: str) -> float | None:
-    """The number that a class name is: 1, 01 and 1.0 → 1.0. None for other names."""
-    return float(title) if re.fullmatch(r"[+-]?[0-9]{1,15}(\.[0-9]{1,15})?", title) else None
+    """The number that a class name is: 1, 01, 1.0, 1e0 and the wide digit １ → 1.0. None for other names."""
+    title = unicodedata.normalize("NFKC", title)
+    return float(title) if re.fullmatch(r"[+-]?[0-9]{1,15}(\.[0-9]{0,15})?(e[+-]?[0-9]{1,2})?", title, re.I) else None
 
 
 def path_text(path: str | os.PathLike[str]) -> str:
