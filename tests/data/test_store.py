@@ -150,6 +150,23 @@ def test_a_flipped_bit_is_noticed_at_first_use(store, name, opened):
         USES[name](Store.open(store.path))
 
 
+@pytest.mark.parametrize("name", ["dataset.json", *USES])
+@pytest.mark.parametrize("kind", ["pipe", "link to a device"])
+def test_a_file_that_never_ends_is_refused(store, name, kind):
+    """In place of any file of a store: it was read without end."""
+    path = store.path / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="not a regular file"):
+        USES.get(name, lambda _store: None)(Store.open(store.path))
+    if name != "dataset.json":
+        with pytest.raises(DataError, match=f"{name}: SHA-256 is not the recorded one"):
+            store.verify()
+
+
 def test_each_file_is_hashed_once_a_process(store, monkeypatch):
     from alexnet.data import store_backend
 

@@ -272,6 +272,8 @@ def npy_header(count: int, shape: tuple[int, ...]) -> bytes:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, hexadecimal."""
+    """The SHA-256 of a regular file, hexadecimal. A pipe or device, which may never end, is an OSError."""
+    if not path.is_file() and path.exists():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

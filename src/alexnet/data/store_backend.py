@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.atomic_io import sha256_of
 from alexnet.errors import DataError
-from alexnet.schema import Sha256, check, checksum_of, class_fault, parse_json
+from alexnet.schema import JSON_BYTES, Sha256, check, checksum_of, class_fault, parse_json
 
 FORMAT = "alexnet-store"
 VERSIONS = {"raw": 1, "jpeg": 2}  # encoding → format version
@@ -203,8 +203,12 @@ class LocalBackend:
         return str(self.folder.resolve())
 
     def description(self) -> bytes:
+        path = self.folder / "dataset.json"
         try:
-            return (self.folder / "dataset.json").read_bytes()
+            if not path.is_file() and path.exists():
+                raise damaged(self.address, "dataset.json is not a regular file")
+            with path.open("rb") as file:
+                return file.read(JSON_BYTES + 1)
         except FileNotFoundError as error:
             todo = "make it with: alexnet prepare"
             raise DataError(f"{self.address}: no store", "a folder with dataset.json", todo) from error
@@ -273,6 +277,8 @@ def read_array(path: Path, dtype: Any, dimensions: int, name: str = "") -> NDArr
     """
     mapped = dtype == np.uint8
     label = name or str(path)
+    if not path.is_file() and path.exists():  # a pipe or a device may never end
+        raise DataError(f"{label}: not a regular file", "a whole NumPy file", "prepare the data set again")
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
