@@ -200,12 +200,6 @@ def test_file_permissions_follow_the_umask(bundle, tmp_path, mask):
     assert (modes, folders) == ({0o666 & ~mask}, {0o777 & ~mask})
 
 
-def test_weights_of_another_network_are_refused(bundle, tmp_path):
-    saved = dataclasses.replace(bundle, classes=("a", "b")).save(tmp_path / "bundle")
-    with pytest.raises(BundleError, match=r"is not consistent: .*size mismatch"):
-        Bundle.load(saved)
-
-
 def test_config_describes_the_preprocessing(saved):
     config = json.loads((saved / "config.json").read_text())
     assert config["preprocessing"] == {

@@ -170,6 +170,7 @@ def test_invalid_normalization_is_refused(bundle, saved, changes, text):
         ({"model/name": "nosuch"}, "unknown model 'nosuch'"),
         ({"model/layer_files": {"name": "x"}}, "`$.model.layer_files`"),
         ({"model/num_classes": 9}, "9 outputs for 10 classes"),
+        ({"model/num_classes": 2, "classes": ["a", "b"]}, "is not consistent: Error(s) in loading state_dict"),
         ({"model/num_classes": "10"}, "`$.model.num_classes`"),
         ({"metrics": {"test": 1}}, "Expected `object`, got `int` - at `$.metrics[...]`"),
         ({"metrics": {"test": {"top1": "good"}}}, "`$.metrics[...].top1`"),
