@@ -149,7 +149,7 @@ def _negative_power(s: Tensor, beta: float) -> Tensor:
     """s^−β as a new tensor; the paper's β = 0.75 by two reciprocal square roots, which are ten times as fast.
 
     ``torch.sqrt`` is avoided: its first parallel call in a process sometimes computes half of its values to 12 bits
-    only (docs/log.md).
+    only.
     """
     if beta == 0.75:
         root = s.rsqrt()  # s^−1/2; its own reciprocal square root is s^1/4

@@ -91,7 +91,7 @@ def why_not() -> str:
 def worth_compiling(multiply_adds: float) -> bool:
     """Whether predictions of so many multiply-adds save more time than :func:`build` takes.
 
-    Measured (docs/log.md): 700 images one by one, or a thousand together.
+    Measured (docs/performance.md): 700 images one by one, or a thousand together.
     """
     return multiply_adds >= _WORTH_COMPILING
 

@@ -2,7 +2,8 @@
 
 On a GPU, all training images are kept in its memory if they fit, and cropped there.
 
-The crops are bit for bit those of :func:`alexnet.loader.augmentation.crop`. Crops that need resizing are not made here.
+The crops there are bit for bit those of :func:`alexnet.loader.augmentation.crop`; crops that need resizing are made on
+the CPU.
 
 Worker threads gather, crop and resize uint8 images (NumPy and PyTorch release the GIL there). Color augmentation,
 normalization and mixup run on the training device. A batch is a function of (seed, epoch, position) alone: the number

@@ -7,8 +7,8 @@ Two networks:
 * ``alexnet_single`` is the textbook's: one tower, no groups, 227-pixel input. 62,378,344 parameters.
 
 At the end, ``alexnet_2012`` is net 145 of the 2012 code, the program behind the paper's numbers, which differs from
-the paper's text in some layers. Caffe's and torchvision's AlexNets are in ``caffe.py`` and ``one_weird_trick.py``, the
-paper's comparisons in ``comparisons.py``.
+the paper's text in some layers. Caffe's and torchvision's AlexNets are in ``alexnet_variants.py``, the paper's
+comparisons in ``comparisons.py``.
 """
 
 from collections.abc import Callable, Mapping
