@@ -102,14 +102,14 @@ def _print(result: "Comparison") -> None:
 
 def _print_equivalence(tested: "Equivalence") -> None:
     margin, interval = f"{100 * tested.margin:g} points", f"{100 * tested.low:+.1f} to {100 * tested.high:+.1f}"
-    shown = f"new is not worse by {margin}" if tested.noninferior else f"not shown that new is not worse by {margin}"
-    print(f"not worse  p = {tested.p_noninferior:.2g}: {shown} (90 % CI {interval})")
-    shown = (
+    verdict = f"new is not worse by {margin}" if tested.noninferior else f"not shown that new is not worse by {margin}"
+    print(f"not worse  p = {tested.p_noninferior:.2g}: {verdict} (90 % CI {interval})")
+    verdict = (
         f"they differ by less than {margin}"
         if tested.equivalent
         else f"not shown that they differ by less than {margin}"
     )
-    print(f"equal      p = {tested.p_equivalent:.2g}: {shown} (TOST)")
+    print(f"equal      p = {tested.p_equivalent:.2g}: {verdict} (TOST)")
 
 
 def _subsets(title: str, column: str, subsets: "Sequence[SubsetComparison]") -> None:

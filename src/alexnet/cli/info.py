@@ -67,13 +67,13 @@ def _system() -> dict[str, str]:
 def _packages() -> dict[str, str]:
     """Versions of Python, this package and its dependencies; optional ones too."""
     names = sorted({_name(line) for line in requires("alexnet") or ()} - {"alexnet"})
-    found = {"alexnet": version("alexnet"), "python": sys.version.split()[0]}
+    versions = {"alexnet": version("alexnet"), "python": sys.version.split()[0]}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _name(requirement: str) -> str:

@@ -192,10 +192,10 @@ def _exchange(new: Path, path: Path) -> None:
 def exchange(first: Path, second: Path) -> None:
     """Exchange the names of two folders, in one step if the file system supports it."""
     if not _exchange_in_one_step(first, second):
-        aside = _temporary_name(second, "previous")  # where :func:`current` finds it
-        second.rename(aside)
+        previous = _temporary_name(second, "previous")  # where :func:`current` finds it
+        second.rename(previous)
         first.rename(second)
-        aside.rename(first)
+        previous.rename(first)
     sync_folder(second.parent)
 
 

@@ -85,6 +85,6 @@ class OodScore:
 
 def ood_score(name: str, known: NDArray[np.floating[Any]], unknown: NDArray[np.floating[Any]]) -> OodScore:
     """Judge a score that is higher for less likely images: of a split [N], and of images of no known class [M]."""
-    found = curves(name, np.concatenate([known, unknown]), np.arange(len(known) + len(unknown)) >= len(known))
-    assert found is not None, "both kinds have images"
-    return OodScore(name, found.roc.area, proportion_ci(unknown > np.quantile(known, KEPT)))
+    curve = curves(name, np.concatenate([known, unknown]), np.arange(len(known) + len(unknown)) >= len(known))
+    assert curve is not None, "both kinds have images"
+    return OodScore(name, curve.roc.area, proportion_ci(unknown > np.quantile(known, KEPT)))

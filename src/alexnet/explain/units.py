@@ -115,21 +115,21 @@ def deconvnet(network: Network, input: Tensor, layer: str, unit: int, position: 
                     value = module(value.clone())  # a ReLU may overwrite its input
             back = torch.zeros_like(value)
             _as_maps(back)[0, unit, position[0], position[1]] = _as_maps(value)[0, unit, position[0], position[1]]
-            for module, given in zip(reversed(layers), reversed(inputs), strict=True):
-                back = _back(module, given, back)
+            for module, input in zip(reversed(layers), reversed(inputs), strict=True):
+                back = _back(module, input, back)
     finally:
         network.train(was_training)
     return back[0].detach().float().cpu()
 
 
-def _back(module: nn.Module, given: Tensor, back: Tensor) -> Tensor:
-    """``back`` one layer nearer to the image; ``given`` is the layer's input in the forward pass."""
+def _back(module: nn.Module, input: Tensor, back: Tensor) -> Tensor:
+    """``back`` one layer nearer to the image; ``input`` is the layer's input in the forward pass."""
     if isinstance(module, nn.ReLU):
         return back.relu()
     if isinstance(module, LocalResponseNorm | SpatialNorm):
         return back
-    given = given.detach().clone().requires_grad_()
-    gradient: Tensor = torch.autograd.grad(module(given.clone()), given, back)[0]
+    input = input.detach().clone().requires_grad_()
+    gradient: Tensor = torch.autograd.grad(module(input.clone()), input, back)[0]
     return gradient
 
 

@@ -396,8 +396,8 @@ class _Journal:
                 if row is None:  # cut by a killed process
                     break
                 if image is None or row["filename"] != image.name:
-                    given = repr(image.name) if image else "no more images"
-                    problem = f"{self.path} has image {count + 1:,} {row['filename']!r}; now it is {given}"
+                    current = repr(image.name) if image else "no more images"
+                    problem = f"{self.path} has image {count + 1:,} {row['filename']!r}; now it is {current}"
                     raise RunError(printable(problem), "", self._other("inputs"))
                 at, count, bad = at + len(line), count + 1, bad + ("error" in row)
                 if count == total or count % settings["batch_size"] == 0:
