@@ -312,7 +312,7 @@ class _RayPredictor:
 
         workers = self.predictor.options.num_workers or 1
         batches = list(_predicted(self.predictor, cloudpickle.loads(row["images"]), workers))
-        return {"results": cloudpickle.dumps(batches)}  # type: ignore[no-untyped-call]
+        return {"results": cloudpickle.dumps(batches)}
 
 
 def _predicted_on_ray(
@@ -333,7 +333,7 @@ def _predicted_on_ray(
         context = DataContext.get_current()
         context.execution_options.preserve_order, context.enable_progress_bars = True, False
         predicted = from_items(rows, override_num_blocks=len(rows)).map(
-            _RayPredictor,  # type: ignore[arg-type]
+            _RayPredictor,
             fn_constructor_args=args,
             compute=ActorPoolStrategy(size=actors),
             num_cpus=max(1, cpus // actors),
