@@ -140,10 +140,11 @@ _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 def csv_cell(text: str) -> str:
     """``text`` as a cell of a CSV file, on one line.
 
-    Text that starts with ``= + - @``, a tab or a carriage return gets an apostrophe in front. A spreadsheet would
+    Text that starts with ``= + - @``, a tab or a carriage return, behind apostrophes too, gets an apostrophe in front,
+    so that a reader can take it off again. A spreadsheet would
     otherwise compute it as a formula, and a class or file name could run commands.
     """
-    return ("'" if text.startswith(_FORMULAS) else "") + printable(text)
+    return ("'" if text.lstrip("'").startswith(_FORMULAS) else "") + printable(text)
 
 
 def unescaped(stream: TextIO) -> TextIO:

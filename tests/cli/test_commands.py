@@ -352,10 +352,14 @@ def test_every_spelling_of_the_same_options_gives_the_same_run(data):
     last = place == len(argv) and data.draw(st.booleans())
     argv.insert(place, ["--", "digits"] if last else ["digits"])
     args, base, start = train.parse([word for words in argv for word in words])
-    same_base = api._base_recipe("digits", args.run.recipe or None, start, args.overrides(base))
+    same_base = api._base_recipe("digits", args.run.recipe or None, start.pretrained, args.overrides(base))
     assert same_base.replace(**args.overrides(base)) == base.replace(**args.overrides(base))
     assert args == train.parse(plain)[0]
-    assert (args.data, base.replace(**args.hyperparameters.changes(base)), start) == ("digits", expected, None)
+    assert (args.data, base.replace(**args.hyperparameters.changes(base)), start.pretrained) == (
+        "digits",
+        expected,
+        None,
+    )
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,7 @@ def test_no_room_for_compiling_is_no_reason_not_to_answer(classifier, images, mo
     )
     monkeypatch.setattr(tempfile, "mkdtemp", full)
     monkeypatch.setenv("HOME", "/proc/nothing")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     classifier.optimize()
     assert not native_kernels.build()
     assert classifier.probabilities(images).shape == (7, 10)

@@ -63,14 +63,14 @@ def test_neither_pyplot_nor_a_changed_setting_nor_an_early_import(tmp_path):
     code = f"""
 import sys
 import numpy as np
-from alexnet.plots import canvas, confusion, curves, filters, predictions
+from alexnet.plots import canvas, curves, evaluation, filters, predictions
 assert "matplotlib" not in sys.modules, "imported too early"
 import matplotlib
 before = matplotlib.rcParams.copy()
 out = {str(tmp_path)!r}
-filters.draw(np.ones((2, 3, 3, 3)), 1, out + "/f.png")
+filters.draw_filters(np.ones((2, 3, 3, 3)), 1, out + "/f.png")
 curves.draw([{{"epoch": 1, "validation_top1": 0.5, "lr": 0.1}}], out + "/c.png")
-confusion.draw(np.eye(2, dtype=int), ["a", "b"], out + "/m.png")
+evaluation.draw_confusion(np.eye(2, dtype=int), ["a", "b"], out + "/m.png")
 predictions.draw([np.zeros((8, 8, 3), np.uint8)], ["a"], [[("a", 1.0)]], out + "/p.png")
 assert "matplotlib.pyplot" not in sys.modules, "pyplot"
 assert matplotlib.rcParams.copy() == before, "settings"

@@ -209,8 +209,11 @@ class Network(nn.Sequential):
 
     @property
     def num_features(self) -> int:
-        """C', the number of feature maps of :meth:`forward_features`."""
-        return int(FeatureExtractor(self).feature_info[-1]["num_chs"])
+        """C', the number of feature maps of :meth:`forward_features`; no attribute of a network without ``flatten``."""
+        try:
+            return int(FeatureExtractor(self).feature_info[-1]["num_chs"])
+        except ModelError as error:  # PyTorch asks for every attribute when it traces a module
+            raise AttributeError(str(error)) from None
 
     @property
     def head_hidden_size(self) -> int:
