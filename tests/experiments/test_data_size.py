@@ -6,11 +6,11 @@ from alexnet.data.sources import open_source
 from alexnet.data.sources.options import DataOptions
 from alexnet.errors import RecipeError
 from alexnet.experiments import data_size
-from alexnet.experiments.data_size import DataSizeConfig, Point, crossing, part, run_data_size
+from alexnet.experiments.data_size import DataSizeConfig, Point, crossing, part, run_data_size, split_once
 
 
 def test_parts_are_nested_balanced_and_share_their_test_images():
-    source = open_source("digits")
+    source = split_once(open_source("digits"))
     small, large, other = part(source, 50, 0), part(source, 200, 0), part(source, 50, 1)
     names = [{image.origin for image in each.splits["train"]} for each in (small, large, other)]
     assert [len(each) for each in names] == [50, 200, 50]

@@ -127,7 +127,7 @@ def homogeneity(first: Sequence[int], second: Sequence[int], least: float = 5.0)
 
 @dataclass(frozen=True)
 class Day:
-    """One day of one model beside its first days.
+    """One day of one model, compared with its first days.
 
     Attributes:
         counts: The counts of the day.

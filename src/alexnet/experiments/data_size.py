@@ -137,9 +137,10 @@ def run_data_size(
     check_same_plan(plan, read_plan(folder, "data-size study"), folder, "plan", ignore=())
     write_file(folder / "plan.json", json_bytes(plan))
     points = []
+    whole = split_once(source)
     for seed in range(config.seeds):
-        for size in _sizes(source, config.sizes):
-            store = cached(part(source, size, seed), Recipe(seed=seed), options)
+        for size in _sizes(len(whole.splits["train"]), config.sizes):
+            store = cached(part(whole, size, seed), Recipe(seed=seed), options)
             for method in config.methods:
                 options.log_line(f"{METHODS[method]}, {len(store.split('train'))} images, seed {seed}")
                 point = _point(method, store, config, seed, folder, options, device, num_workers)
@@ -152,17 +153,23 @@ def run_data_size(
     return result
 
 
+def split_once(source: Source) -> Source:
+    """``source`` with the splits that all parts are drawn from. Raises DataError without validation or test images."""
+    recipe = Recipe()
+    splits = assign_splits(source, validation=recipe.validation, test=recipe.test, seed=0)
+    for name in ("validation", "test"):
+        if not splits[name]:
+            raise DataError(f"{source.name} has no {name} images", "some", "use more images")
+    return dataclasses.replace(source, splits=splits)
+
+
 def part(source: Source, images: int, seed: int) -> Source:
-    """``source`` with ``images`` training images, a ninth as many for validation, and all test images.
+    """A source of :func:`split_once` with ``images`` training images, a ninth as many for validation, all test images.
 
     The images of a class are drawn at random with ``seed``, each class equally often where it has enough. A smaller
-    part lies within a larger one. The test images do not depend on the seed. Raises :class:`DataError`.
+    part lies within a larger one. The test images do not depend on the seed.
     """
-    recipe = Recipe()
-    whole = assign_splits(source, validation=recipe.validation, test=recipe.test, seed=0)
-    for name in ("validation", "test"):
-        if not whole[name]:
-            raise DataError(f"{source.name} has no {name} images", "some", "use more images")
+    whole = source.splits
     splits = {"train": _draw_images(whole["train"], images, seed), "test": whole["test"]}
     splits["validation"] = _draw_images(whole["validation"], max(math.ceil(images / 9), len(source.classes)), seed)
     fingerprint = hashlib.sha256(f"{images} images, seed {seed}, of {source.fingerprint}".encode()).hexdigest()
@@ -181,10 +188,8 @@ def _draw_images(samples: tuple[Sample, ...], count: int, seed: int) -> tuple[Sa
     return tuple(samples[index] for index in sorted(index for _, _, index in sorted(ranked)[:count]))
 
 
-def _sizes(source: Source, sizes: tuple[int, ...]) -> list[int]:
-    """The sizes that the data has; the first larger one stands for all images."""
-    recipe = Recipe()
-    total = len(assign_splits(source, validation=recipe.validation, test=recipe.test, seed=0)["train"])
+def _sizes(total: int, sizes: tuple[int, ...]) -> list[int]:
+    """The sizes that ``total`` training images allow; the first larger one stands for all images."""
     fitting = sorted(size for size in sizes if size < total)
     return [*fitting, total] if len(fitting) < len(sizes) else fitting
 

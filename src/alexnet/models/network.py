@@ -331,12 +331,12 @@ class FeatureExtractor(nn.Module):
         self.feature_info = [info[index] for index in indices]
 
     def forward(self, input: Tensor) -> list[Tensor]:
-        wanted, found = [str(info["module"]) for info in self.feature_info], {}
+        names, features = [str(info["module"]) for info in self.feature_info], {}
         for name, layer in self.layers.named_children():
             input = layer(input)
-            if name in wanted:
-                found[name] = input
-        return [found[name] for name in wanted]
+            if name in names:
+                features[name] = input
+        return [features[name] for name in names]
 
 
 def nonfinite(tensors: Mapping[str, Tensor]) -> str:
