@@ -81,7 +81,7 @@ def test_the_first_signal_interrupts_with_one_line(number):
 
 
 def test_an_ignored_signal_stays_ignored():
-    code = "import os, signal; from alexnet.cli import signals; signals.handle(); os.kill(os.getpid(), signal.SIGINT)"
+    code = "import os, signal; from alexnet.cli import output; output.handle(); os.kill(os.getpid(), signal.SIGINT)"
     ignoring = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {code}; print('alive')"
     done = subprocess.run([sys.executable, "-c", ignoring], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
@@ -89,7 +89,7 @@ def test_an_ignored_signal_stays_ignored():
 
 def test_a_forked_child_does_not_count_for_its_parent():
     code = (
-        "import os, signal\nfrom alexnet.cli import signals\nsignals.handle()\n"
+        "import os, signal\nfrom alexnet.cli import output\noutput.handle()\n"
         "signal.signal(signal.SIGINT, lambda *_: None)\npid = os.fork()\n"
         "for _ in range(3): signal.raise_signal(signal.SIGINT) if not pid else None\n"
         "os._exit(0) if not pid else os.waitpid(pid, 0)\nprint('alive', flush=True)\n"
