@@ -4,9 +4,10 @@ import pytest
 
 from alexnet.data.sources import open_source
 from alexnet.data.sources.options import DataOptions
-from alexnet.errors import RecipeError
+from alexnet.errors import RecipeError, RunError
 from alexnet.experiments import data_size
 from alexnet.experiments.data_size import DataSizeConfig, Point, crossing, part, run_data_size, split_once
+from alexnet.training import run_folder
 
 
 def test_parts_are_nested_balanced_and_share_their_test_images():
@@ -72,3 +73,9 @@ def test_what_can_not_be_studied():
         DataSizeConfig(methods=("svm",))
     with pytest.raises(RecipeError, match="--seeds is 0; must be at least 1"):
         DataSizeConfig(seeds=0)
+
+
+def test_two_studies_in_one_folder_are_refused(tmp_path):
+    options = DataOptions(cache=tmp_path / "cache")
+    with run_folder.locked(tmp_path / "study"), pytest.raises(RunError, match="in use by another process"):
+        run_data_size("digits", DataSizeConfig(), tmp_path / "study", options)

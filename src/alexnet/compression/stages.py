@@ -69,7 +69,7 @@ def round_to_integers(network: nn.Module, kind: Literal["int8", "int4"]) -> dict
 
 
 def recipe_for(bundle: Bundle, epochs: int, lr: float | None, kept: float, device: torch.device) -> Recipe:
-    """The bundle's own recipe for retraining: full-size crops, a cosine schedule from ``lr`` to 0, reduced dropout.
+    """The bundle's own recipe for retraining: a cosine schedule from ``lr`` to 0, reduced dropout.
 
     ``lr`` is a third of the recipe's peak by default.
 
@@ -83,7 +83,6 @@ def recipe_for(bundle: Bundle, epochs: int, lr: float | None, kept: float, devic
         "schedule": "cosine",
         "lr_milestones": (),
         "warmup_epochs": min(0.25, epochs / 4),
-        "progressive_fraction": 0.0,
         "select_weights": "last",
         "train_on_val_from_epoch": 0,
         "stop_train_error": 0.0,

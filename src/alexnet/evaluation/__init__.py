@@ -1,1 +1,1 @@
-"""Bundle + data -> numbers: counted over whole splits, never averaged over batches."""
+"""Evaluation of a classifier on a split: metrics, intervals, calibration, comparison and drift."""

@@ -28,6 +28,7 @@ from alexnet.experiments.fisher import train as fisher
 from alexnet.experiments.fisher.classifier import FisherSettings
 from alexnet.experiments.runner import Job, check_same_plan, get_or_train, read_file, read_plan
 from alexnet.recipe import Recipe, get_recipe
+from alexnet.training import run_folder
 from alexnet.training.finetune import from_bundle
 from alexnet.training.run_data import cached
 from alexnet.training.schedule import with_epochs
@@ -130,27 +131,30 @@ def run_data_size(
     Raises:
         BundleError: There are no starter weights.
         DataError: The data has no test images, or is a store.
-        RunError: The folder holds another plan.
+        RunError: The folder holds another plan, or another process uses it.
     """
     source = options.open(data)
     plan = {"data": str(data), "source": source.fingerprint, "epochs": config.epochs, "recipe": {}}
-    check_same_plan(plan, read_plan(folder, "data-size study"), folder, "plan", ignore=())
-    write_file(folder / "plan.json", json_bytes(plan))
-    points = []
-    whole = split_once(source)
-    for seed in range(config.seeds):
-        for size in _sizes(len(whole.splits["train"]), config.sizes):
-            store = cached(part(whole, size, seed), Recipe(seed=seed), options)
-            for method in config.methods:
-                options.log_line(f"{METHODS[method]}, {len(store.split('train'))} images, seed {seed}")
-                point = _point(method, store, config, seed, folder, options, device, num_workers)
-                options.log_line(f"  {100 * point.accuracy:.1f} % of {point.count} test images, {point.seconds:.0f} s")
-                points.append(point)
-    crossings = {name: crossing(points, name) for name in config.methods if name != FISHER}
-    result = DataSizeResult(tuple(points), crossings, folder / "data-size.png")
-    write_file(folder / "data-size.json", json_bytes(result.to_dict()))
-    _draw(result, config.methods, source.name)
-    return result
+    check_same_plan(plan, read_plan(folder, "data-size study", ignore_files=(".lock",)), folder, "plan", ignore=())
+    with run_folder.locked(folder):
+        write_file(folder / "plan.json", json_bytes(plan))
+        points = []
+        whole = split_once(source)
+        for seed in range(config.seeds):
+            for size in _sizes(len(whole.splits["train"]), config.sizes):
+                store = cached(part(whole, size, seed), Recipe(seed=seed), options)
+                for method in config.methods:
+                    options.log_line(f"{METHODS[method]}, {len(store.split('train'))} images, seed {seed}")
+                    point = _point(method, store, config, seed, folder, options, device, num_workers)
+                    options.log_line(
+                        f"  {100 * point.accuracy:.1f} % of {point.count} test images, {point.seconds:.0f} s"
+                    )
+                    points.append(point)
+        crossings = {name: crossing(points, name) for name in config.methods if name != FISHER}
+        result = DataSizeResult(tuple(points), crossings, folder / "data-size.png")
+        write_file(folder / "data-size.json", json_bytes(result.to_dict()))
+        _draw(result, config.methods, source.name)
+        return result
 
 
 def split_once(source: Source) -> Source:

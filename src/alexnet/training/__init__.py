@@ -1,1 +1,1 @@
-"""Batches + model -> bundle."""
+"""Training: the loop, its state, optimizers and schedules, checkpoints, and the run folder."""

@@ -1,1 +1,1 @@
-"""Training."""
+"""Training in several processes: data parallelism, the two towers on two devices, sharded layers, and their costs."""
