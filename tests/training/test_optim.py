@@ -3,6 +3,8 @@
 import copy
 import io
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -272,3 +274,21 @@ def test_learning_rates_rise_geometrically_from_the_first_layer_to_the_last():
     for name, parameter in network.named_parameters():
         assert mults[id(parameter)] == pytest.approx(expected[name.split(".")[0]]), name
     assert (expected[layers[0]], expected[layers[-1]]) == (pytest.approx(0.1), 1.0)
+
+
+def test_no_optimizer_imports_dynamo():
+    """PyTorch's wrappers import it at the first step, load or zero_grad: seconds before the first batch."""
+    code = """
+import sys, torch
+from alexnet.recipe import OPTIMIZERS, Recipe, lookup
+for name, choice in OPTIMIZERS.items():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = lookup(OPTIMIZERS, name)([{"params": [weight], "lr": 0.1, "weight_decay": 0.0}], Recipe())
+    optimizer.zero_grad()
+    weight.sum().backward()
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert weight.max() < 1, name
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

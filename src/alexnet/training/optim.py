@@ -6,6 +6,7 @@ A recipe names layers as the network does (``conv1``, torchvision's ``features.0
 inside it (``features``) or for a single parameter (``fc7.bias``).
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol, overload
@@ -33,7 +34,19 @@ class WeightConstraint(Protocol):
 Groups = list[dict[str, Any]]
 
 
-class OnePass(torch.optim.Optimizer):
+class PlainOptimizer(torch.optim.Optimizer):
+    """An optimizer whose bookkeeping does not import ``torch._dynamo``, which takes seconds and 100 MB.
+
+    PyTorch wraps these methods for ``torch.compile``, which we apply to networks only.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+
+class OnePass(PlainOptimizer):
     """An optimizer whose update can be one pass over memory, with clipping (:mod:`alexnet.kernels.optimizer`).
 
     Attributes:
@@ -41,6 +54,7 @@ class OnePass(torch.optim.Optimizer):
     """
 
     one_pass = False
+    passes: Callable[..., float | None]  # PyTorch's own update, without its wrapper
     _scale = 1.0  # of the gradients in the next step
 
     def clip_grad_norm(self, max_norm: float, norm: Tensor | None = None) -> Tensor:
@@ -64,7 +78,7 @@ class OnePass(torch.optim.Optimizer):
         weights = self._weights_with_gradients()
         if closure is not None or not self._is_one_pass(weights):
             _float32_gradients(weights)
-            return super().step(closure)
+            return self.passes(closure)
         scale, self._scale = self._scale, 1.0
         for group in self.param_groups:
             for weight in group["params"]:
@@ -95,6 +109,8 @@ def _float32_gradients(weights: list[Tensor]) -> None:
 class SGD(OnePass, torch.optim.SGD):
     """``torch.optim.SGD`` with momentum, on its fused kernel or in one pass."""
 
+    passes = inspect.unwrap(torch.optim.SGD.step)
+
     def _update(self, weight: Tensor, group: dict[str, Any], state: dict[str, Any], scale: float) -> None:
         first = state.get("momentum_buffer") is None
         if first:
@@ -105,6 +121,8 @@ class SGD(OnePass, torch.optim.SGD):
 
 class AdamW(OnePass, torch.optim.AdamW):
     """``torch.optim.AdamW``, on its fused kernel or in one pass."""
+
+    passes = inspect.unwrap(torch.optim.AdamW.step)
 
     def _update(self, weight: Tensor, group: dict[str, Any], state: dict[str, Any], scale: float) -> None:
         if not state:
@@ -168,7 +186,7 @@ class PaperSGD(SGD):
         return loss
 
 
-class LARS(torch.optim.Optimizer):
+class LARS(PlainOptimizer):
     """Layer-wise adaptive rate scaling, for batches of thousands.
 
     You, Gitman and Ginsburg 2017, "Large batch training of convolutional networks", algorithm 1, for the weights w of a
