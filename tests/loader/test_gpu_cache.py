@@ -27,7 +27,7 @@ def test_one_gather_is_image_by_image(stored, side, device):
     random = np.random.default_rng(0)
     images = torch.from_numpy(random.integers(0, 256, (50, stored, stored, 3), np.uint8))
     which, where = random.integers(0, 50, 40), boxes(random, 40, stored, side)
-    found = gpu_cache.crop(images.to(device), which, where, side)
+    found = gpu_cache.crop_on_device(images.to(device), which, where, side)
     assert found.device.type == device and torch.equal(found.cpu(), augmentation.crop(images[which], where, side))
 
 
@@ -35,9 +35,9 @@ def test_what_would_have_to_be_resized_is_left_to_the_processor():
     random = np.random.default_rng(0)
     where = boxes(random, 4, 9, 5)
     images = torch.zeros(4, 9, 9, 3, dtype=torch.uint8)
-    assert gpu_cache.crop(images, np.arange(4), where, 5) is not None
-    assert gpu_cache.crop(images, np.arange(4), where, 4) is None
-    assert gpu_cache.crop(images, np.arange(4), where._replace(width=np.array([5, 5, 6, 5])), 5) is None
+    assert gpu_cache.crop_on_device(images, np.arange(4), where, 5) is not None
+    assert gpu_cache.crop_on_device(images, np.arange(4), where, 4) is None
+    assert gpu_cache.crop_on_device(images, np.arange(4), where._replace(width=np.array([5, 5, 6, 5])), 5) is None
 
 
 def of(digits, cache_on_device, device=CPU, **changes):
@@ -140,10 +140,14 @@ def test_another_error_is_not_taken_for_missing_memory(digits, monkeypatch):
 def test_it_must_fit_a_gpu(monkeypatch):
     gpu = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
-    assert gpu_cache.fits(8, 4, gpu) and not gpu_cache.fits(9, 4, gpu) and not gpu_cache.fits(1, 4, CPU)
+    assert (
+        gpu_cache.fits_device(8, 4, gpu)
+        and not gpu_cache.fits_device(9, 4, gpu)
+        and not gpu_cache.fits_device(1, 4, CPU)
+    )
     kernels.use("off", "gpu_cache")
     try:
-        assert not gpu_cache.fits(8, 4, gpu)
+        assert not gpu_cache.fits_device(8, 4, gpu)
     finally:
         kernels.use("auto", "gpu_cache")
 

@@ -1,9 +1,5 @@
 """The switchboard of the fast implementations: what each computes, when it is used, and its on/off switch.
 
-Autocast rounds a layer's inputs, weights and outputs to bfloat16. Products of bfloat16 numbers are exact in float32,
-and both ways sum in float32, so the native convolutions can compute what autocast defines with float32 instructions.
-PyTorch's own bfloat16 multiplications are the reference implementation.
-
 Every fast implementation has a reference implementation (PyTorch, NumPy or Pillow) that computes the same.
 """
 
@@ -82,7 +78,12 @@ def has_amx() -> bool:
 
 
 def computes_in_float32(*tensors: "Tensor") -> bool:
-    """Whether these tensors are to be multiplied in float32: as float32, or under an autocast to bfloat16."""
+    """Whether these tensors are to be multiplied in float32: as float32, or under an autocast to bfloat16.
+
+    Autocast rounds a layer's inputs, weights and outputs to bfloat16. Products of bfloat16 numbers are exact in
+    float32, and both ways sum in float32, so the native convolutions can compute what autocast defines with float32
+    instructions. PyTorch's own bfloat16 multiplications are the reference implementation.
+    """
     import torch
 
     if not torch.is_autocast_enabled("cpu"):

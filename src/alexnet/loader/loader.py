@@ -33,7 +33,7 @@ MAX_MEMORY_FRACTION = 0.4  # of the device's free memory; the rest is for the ne
 COPY_IMAGES = 1024  # images copied to the device at a time
 
 
-def fits(count: int, size: int, device: torch.device) -> bool:
+def fits_device(count: int, size: int, device: torch.device) -> bool:
     """Whether ``count`` images [size, size, 3] fit the memory of the GPU ``device``; False for a CPU."""
     if not kernels.enabled("gpu_cache") or device.type != "cuda":
         return False
@@ -41,7 +41,7 @@ def fits(count: int, size: int, device: torch.device) -> bool:
     return count * size * size * 3 <= MAX_MEMORY_FRACTION * free
 
 
-def load(split: Split, size: int, device: torch.device) -> Tensor | None:
+def load_to_device(split: Split, size: int, device: torch.device) -> Tensor | None:
     """All images of ``split`` on ``device``, uint8 [n, size, size, 3]; None if the device runs out of memory."""
     try:
         images = torch.empty(len(split), size, size, 3, dtype=torch.uint8, device=device)
@@ -55,7 +55,7 @@ def load(split: Split, size: int, device: torch.device) -> Tensor | None:
     return images
 
 
-def crop(images: Tensor, indices: NDArray[np.int64], boxes: Boxes, size: int) -> Tensor | None:
+def crop_on_device(images: Tensor, indices: NDArray[np.int64], boxes: Boxes, size: int) -> Tensor | None:
     """The ``boxes`` [N] of the images at ``indices`` [N], by one gather on the images' device.
 
     Args:
@@ -143,7 +143,7 @@ class Loader:
         self.image_size, self.channels, self.num_workers = image_size, channels, max(1, num_workers)
         self.normalization = to_device(normalization, device)
         if cache_on_device is None:
-            cache_on_device = fits(len(self._train_and_val), split.size, device)
+            cache_on_device = fits_device(len(self._train_and_val), split.size, device)
         # Resized crops are made on the CPU, and a shuffle window is there because images do not fit the memory.
         self._fill_cache = cache_on_device and recipe.crop != "resized" and not recipe.shuffle_window
         self.cached_images: Tensor | None = None  # uint8 [n, S, S, 3] on the device, from the first epoch on
@@ -166,7 +166,7 @@ class Loader:
         ``size`` is the height and width of the images in pixels; None: the network's ``image_size``.
         """
         if self._fill_cache:
-            self.cached_images = load(self._train_and_val, self.split.size, self.device)
+            self.cached_images = load_to_device(self._train_and_val, self.split.size, self.device)
             self._fill_cache = False
         split, batch_size, order = self.split_of(epoch), self.recipe.batch_size, self._order(epoch)
         first_step = sum(self.steps(earlier) for earlier in range(epoch))
@@ -233,7 +233,7 @@ class Loader:
     def _crop_on_device(self, indices: NDArray[np.int64], boxes: Boxes, size: int) -> Tensor | None:
         """Crops of the cached images; None if there are none, a box needs resizing, or memory runs out."""
         try:
-            return None if self.cached_images is None else crop(self.cached_images, indices, boxes, size)
+            return None if self.cached_images is None else crop_on_device(self.cached_images, indices, boxes, size)
         except RuntimeError as error:
             if not no_memory(error):
                 raise

@@ -1,6 +1,6 @@
 """The hyperparameters of a run in seven groups, and the registries of optimizers and schedules.
 
-To add one, write its function in ``training/optim.py`` or ``training/schedule.py`` and add one line here. The choices
+To add one, write its function in ``training/optim.py`` or ``training/schedule.py`` and add one line here and a row to docs/training.md. The choices
 of ``--optimizer`` and ``--schedule``, their help texts and the checks of a recipe follow from these dicts. The
 functions are named as ``module:function``, so that a recipe is read and checked without importing PyTorch.
 

@@ -1,6 +1,6 @@
 """Sources of labeled images: ``open_source`` finds the format of the data among :data:`FORMATS` and reads it.
 
-To add a dataset format, write a reader module in this folder and add one line to :data:`FORMATS`. A reader lists the
+To add a dataset format, write a reader module in this folder and add one line to :data:`FORMATS` and a row to docs/data.md. A reader lists the
 images and knows how to load each one; it decodes nothing. It imports heavy libraries inside its functions.
 """
 

@@ -8,8 +8,9 @@ A claim is defined, planned, run and decided in this package:
    epochs. Each training is a ``Job`` with a complete recipe.
 3. **Run** by ``run.py``: ``run_claim(plan, ...)`` trains each variant with each seed. ``experiments/runner.py`` reuses
    finished trainings and resumes interrupted ones. The test split selects nothing.
-4. **Decided** by the criterion in ``plan.py`` (``CRITERIA``): it measures one value per seed, always "paper's
-   configuration against the other". Student's 95 % confidence interval over seeds decides: "holds" if it lies on the
+4. **Measured** by the criterion, a function of ``CRITERIA`` in ``plan.py``: one value per seed, always "paper's
+   configuration against the other".
+5. **Decided** by ``judge`` and ``overall_verdict`` with Student's 95 % confidence interval over seeds: "holds" if it lies on the
    claim's side of no difference, "does not hold" if on the other side, otherwise "inconclusive"
    (``experiments/runner.py``).
 
