@@ -1,8 +1,8 @@
 """Sources of labeled images: ``open_source`` finds the format of the data among :data:`FORMATS` and reads it.
 
-To add a dataset format, write a reader module in this folder and add one line to :data:`FORMATS` and a row to docs/data.md. A reader lists the
-images and knows how to load each one; it decodes nothing. It imports heavy libraries inside its functions.
-"""
+To add a dataset format, write a reader module in this folder and add one line to :data:`FORMATS` and a row to
+docs/data.md. A reader lists the images and knows how to load each one; it decodes nothing. It imports heavy libraries
+inside its functions."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -10,8 +10,8 @@ A claim is defined, planned, run and decided in this package:
    finished trainings and resumes interrupted ones. The test split selects nothing.
 4. **Measured** by the criterion, a function of ``CRITERIA`` in ``plan.py``: one value per seed, always "paper's
    configuration against the other".
-5. **Decided** by ``judge`` and ``overall_verdict`` with Student's 95 % confidence interval over seeds: "holds" if it lies on the
-   claim's side of no difference, "does not hold" if on the other side, otherwise "inconclusive"
+5. **Decided** by ``judge`` and ``overall_verdict`` with Student's 95 % confidence interval over seeds: "holds" if it
+   lies on the claim's side of no difference, "does not hold" if on the other side, otherwise "inconclusive"
    (``experiments/runner.py``).
 
 To add a claim, add an entry to ``CLAIMS``. A new kind of measurement is a new function in
