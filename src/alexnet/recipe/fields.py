@@ -3,12 +3,16 @@
 To add one, write its function in ``training/optim.py`` or ``training/schedule.py`` and add one line here and a row to
 docs/training.md. The choices of ``--optimizer`` and ``--schedule``, their help texts and the checks of a recipe follow
 from these dicts. The functions are named as ``module:function``, so that a recipe is read and checked without importing
-PyTorch. A layer name stands for the layer, for one parameter of it (``fc7.bias``) or for all layers inside it
-(``features`` for ``features.0`` and so on). Only the form is checked here; ``training/optim.py`` checks the names
-against the network. The options of ``alexnet train``, their help texts, the comments of ``recipe.toml`` and the checks
-of a recipe are made from these classes: type, range, default and docstring. The defaults are those of the recipe
-``modern``. Epochs are counted by how many are done: "from epoch 67" means after 67 epochs. "paper" is Krizhevsky,
-Sutskever and Hinton 2012, with the section; "2012 code" is cuda-convnet as released for it.
+PyTorch.
+
+A layer name stands for the layer, for one parameter of it (``fc7.bias``) or for all layers inside it (``features`` for
+``features.0`` and so on). Only the form is checked here; ``training/optim.py`` checks the names against the network.
+
+The options of ``alexnet train``, their help texts, the comments of ``recipe.toml`` and the checks of a recipe are made
+from these classes: type, range, default and docstring. The defaults are those of the recipe ``modern``.
+
+Epochs are counted by how many are done: "from epoch 67" means after 67 epochs. "paper" is Krizhevsky, Sutskever and
+Hinton 2012, with the section; "2012 code" is cuda-convnet as released for it.
 """
 
 import math
