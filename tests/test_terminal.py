@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from alexnet import cli
+from alexnet import terminal as terminals
 from alexnet.cli import models, output, predict
 from alexnet.errors import AlexNetError, RecipeError, printable
 from alexnet.terminal import csv_cell, format_duration, parse_duration, parse_size, safe_output, styled_output
@@ -174,6 +175,13 @@ def test_a_class_name_of_10000_characters_makes_no_row_of_as_many(printed):
 
     _, out, _ = printed(words)
     assert "x" * 199 in out and max(map(len, out.splitlines())) < 300
+
+
+def test_shortening_a_long_name_looks_at_few_characters(monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(terminals, "columns", lambda text: looked_at.append(len(text)) or len(text))
+    assert terminals.shorten("x" * 100_000, 60) == "x" * 59 + "…"
+    assert sum(looked_at) < 200_000  # cut letter by letter from the end it would be 5,000,000,000
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def shorten(text: str, limit: int) -> str:
     text = printable(text)
     if columns(text) <= limit:
         return text
+    text = text[: max(0, limit)]  # a class name may have 10,000 characters
     while text and columns(text) > limit - 1:
         text = text[:-1]
     return text.rstrip(" ,;") + "…"

@@ -97,6 +97,34 @@ def test_a_traced_layer_file_is_the_network(name):
         close(traced(others), right)  # nothing is drawn anew
 
 
+def test_an_fx_graph_has_a_node_for_each_layer(network):
+    graph = torch.fx.symbolic_trace(network)
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
+    assert names == [name for name, _ in network.named_children()]
+    images = images_of(network, 3)
+    with torch.no_grad():
+        close(graph(images), reference(network, images))
+
+
+def test_a_network_inside_a_module_has_an_fx_graph():
+    network = network_of("lenet5")
+    graph = torch.fx.symbolic_trace(nn.Sequential(network, nn.Softmax(1)))
+    images = images_of(network, 3)
+    with torch.no_grad():
+        close(graph(images), reference(network, images).softmax(1))
+
+
+def test_an_aten_graph_by_make_fx_is_the_network(network):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    images = images_of(network, 3)
+    close(make_fx(network)(images_of(network))(images), reference(network, images))
+
+
+def test_the_meta_device_gives_sizes(network):
+    assert network.to("meta")(images_of(network).to("meta")).shape == (2, 10)
+
+
 def test_scripting_is_refused_with_a_way_out():
     with warnings.catch_warnings(), pytest.raises(ModelError, match=r"lenet5; use torch\.jit\.trace or torch\.export"):
         warnings.simplefilter("ignore")

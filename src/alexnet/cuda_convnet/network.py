@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -198,6 +199,8 @@ class GraphNetwork(Network):
 
     def forward(self, input: Tensor) -> Tensor:
         """Scores [N, K] of images [N, C, S, S], which are pixel values minus the mean."""
+        if isinstance(input, torch.fx.Proxy):
+            raise ModelError(f"torch.fx cannot trace {self.name}", "", "use torch.jit.trace or torch.export")
         run = _Pass()
         return self._scores(self._value(self.score_output.layer, input, run))
 

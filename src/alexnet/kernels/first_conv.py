@@ -221,7 +221,8 @@ def _multiplies_tiles(input: Tensor) -> bool:
 def _dtype(input: Tensor) -> torch.dtype:
     """The data type in which autocast computes a convolution of ``input``."""
     device = input.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
+    has_autocast = not input.is_meta and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if has_autocast else input.dtype
 
 
 def _blocks(input: Tensor, geometry: ConvGeometry, rows: int, columns: int) -> Tensor:

@@ -8,6 +8,7 @@ selects one of them and lists when.
 import ctypes
 import functools
 import importlib.util
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -106,7 +107,7 @@ class TorchLRN(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, window: Tensor, beta: float, k: float) -> Tensor:
         out = torch.empty_like(rows)
         sums = torch.empty_like(rows, dtype=torch.float32)
-        with torch.autocast(rows.device.type, enabled=False):
+        with _without_autocast(rows.device.type):
             for x, s, y in zip(*map(_chunks, (rows, sums, out)), strict=True):
                 x = x.float()
                 torch.addmm(window.new_full((1,), k), x * x, window, out=s)
@@ -121,7 +122,7 @@ class TorchLRN(torch.autograd.Function):
         rows, sums, window = ctx.saved_tensors
         grad_rows = torch.empty_like(rows)
         grad = grad_outputs[0].contiguous()
-        with torch.autocast(rows.device.type, enabled=False):
+        with _without_autocast(rows.device.type):
             for x, s, g, out in zip(*map(_chunks, (rows, sums, grad, grad_rows)), strict=True):
                 x = x.float()
                 direct = _negative_power(s, ctx.beta).mul_(g)
@@ -132,11 +133,15 @@ class TorchLRN(torch.autograd.Function):
 
 def differentiable_lrn(rows: Tensor, window: Tensor, beta: float, k: float) -> Tensor:
     """:class:`TorchLRN` in operations for which PyTorch has every derivative."""
-    with torch.autocast(rows.device.type, enabled=False):
+    with _without_autocast(rows.device.type):
         x = rows.float()
         s = k + x.square() @ window
         root = s.rsqrt()
         return (x * (root.rsqrt() * root * root if beta == 0.75 else s.pow(-beta))).to(rows.dtype)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[None]:
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)  # meta has no autocast
 
 
 def _chunks(rows: Tensor) -> tuple[Tensor, ...]:

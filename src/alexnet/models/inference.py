@@ -82,7 +82,7 @@ def _block(layers: Sequence[nn.Module]) -> tuple[int, bool, LocalResponseNorm | 
 
 def _is_bf16(input: Tensor) -> bool:
     """Whether a convolution of ``input`` returns bfloat16."""
-    if torch.is_autocast_enabled(input.device.type):
+    if not input.is_meta and torch.is_autocast_enabled(input.device.type):
         return torch.get_autocast_dtype(input.device.type) == torch.bfloat16
     return input.dtype == torch.bfloat16
 

@@ -263,7 +263,7 @@ class LocalResponseNorm(nn.Module):
     ====================================================  =====================  ==========================
     Condition                                             File in ``kernels/``   Function
     ====================================================  =====================  ==========================
-    traced (jit, ONNX), exported or under torch.func      lrn.py                 ``differentiable_lrn``
+    traced (jit, make_fx), exported or under torch.func   lrn.py                 ``differentiable_lrn``
     between a fused first convolution and its max pool    first_conv.c, lrn.h    ``first_conv_forward``
     before a fused max pool                               pool_norm.c, lrn.h     ``lrn_max_pool``
     CPU, native kernels in use                            lrn.c                  ``NativeLRN`` (lrn.py)

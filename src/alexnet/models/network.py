@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from alexnet.errors import ModelError
@@ -150,6 +151,8 @@ class Network(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, K]: layer by layer, some fused into one pass (:mod:`alexnet.models.inference`)."""
+        if isinstance(input, torch.fx.Proxy):
+            return self._as_fx_nodes(input)
         if backend.is_traced_or_compiled():  # compilers fuse layers themselves
             return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
         layers = list(self)  # a list, since a module may occur twice
@@ -157,6 +160,13 @@ class Network(nn.Sequential):
             count, input = inference.forward_fused(layers, input)
             del layers[:count]
         return input
+
+    def _as_fx_nodes(self, output: Any) -> Any:
+        """For ``torch.fx``: one node for each layer, named like it, since a layer's code depends on its input's size."""
+        for layer in self:
+            tracer = output.tracer
+            output = tracer.create_proxy("call_module", tracer.path_of_module(layer), (output,), {})
+        return output
 
     def __prepare_scriptable__(self) -> nn.Module:
         """``torch.jit.script`` calls this before it compiles a module."""

@@ -29,7 +29,7 @@ from alexnet.training.loop import Training
 from alexnet.training.run_folder import discard_record, has_checkpoint, is_unsaved, layer_files
 from alexnet.training.state import State
 
-MIN_IMAGES_PER_CLASS = 100  # training images per class below which training from scratch gets a warning
+MIN_IMAGES_PER_CLASS = 100  # training images per class below which a run has a note
 
 
 def data_size_warnings(store: Store, scores: dict[str, Scores]) -> tuple[str, ...]:
@@ -39,8 +39,8 @@ def data_size_warnings(store: Store, scores: dict[str, Scores]) -> tuple[str, ..
     if each.min() < MIN_IMAGES_PER_CLASS:
         rare = store.classes[int(each.argmin())]
         result.append(
-            f"{len(train)} training images for {len(store.classes)} classes, {each.min()} of {rare!r}, are few for "
-            f"training from scratch. More images, at least {MIN_IMAGES_PER_CLASS} per class, help more than any option."
+            f"{len(train)} training images for {len(store.classes)} classes, {each.min()} of {rare!r}, are few. "
+            f"More images, at least {MIN_IMAGES_PER_CLASS} per class, help more than any option."
         )
     if "test" in scores:
         often = np.bincount(store.split("test").labels).max() / scores["test"].count

@@ -229,3 +229,18 @@ def test_a_label_that_is_too_long_to_be_a_class_is_refused_before_training(tmp_p
     (tmp_path / "t.csv").write_text(f"path,label\na.png,{'x' * 10_001}\nb.png,b\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"class 1 is 'xxx.*: it must be text of 1 to 10,000 characters; rename"):
         open_source(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("label", ["NA", "None", "?", "-1", "Unlabeled"])
+def test_a_label_that_may_mean_none_has_a_note(table, label):
+    source = open_source(table("path,label", "a.png,cat", f"b.png,{label}", "c.png,dog", f"d.png,{label}"))
+    assert label in source.classes
+    assert source.notes == (
+        f"{label!r} (2 images) is a class here; if the name means a missing label, leave out its images",
+    )
+    assert not open_source(table("path,label", "a.png,cat", "c.png,narwhal")).notes
+
+
+def test_two_labels_that_may_mean_none_have_one_note(table):
+    (note,) = open_source(table("path,label", "a.png,cat", "b.png,?", "c.png,na")).notes
+    assert note.startswith("'?' (1 image) and 'na' (1 image) are classes here")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.errors import DataError, printable
+from alexnet.errors import DataError, counted, printable
 from alexnet.schema import class_fault
 
 SUFFIXES = frozenset(
@@ -182,6 +183,7 @@ def make_source(
         splits["test"] = splits.pop("validation")
     _check_names(name, classes, splits, problems)
     notes += _check_classes(name, classes, splits, problems)
+    notes += _missing_labels(classes, splits)
     order = sorted(splits, key=["all", "train", "validation", "test"].index)
     ordered = {split: tuple(splits[split]) for split in order}
     return Source(name, classes, ordered, digest.hexdigest(), allow_hflip, tuple(notes))
@@ -208,6 +210,30 @@ def _check_classes(
             refuse(DataError(f"{name}: class {title!r} is {where}", "in train", hint), problems)
     missing = ((split, set(range(len(classes))) - labels) for split, labels in present.items())
     return [f"{split} has no image of {classes[label]!r}" for split, absent in missing for label in sorted(absent)]
+
+
+# How programs and people write that there is no label, where a reader has not refused it already.
+_NO_LABEL = frozenset(
+    (
+        *("na", "n.a.", "n/a", "#n/a", "<na>", "nan", "nat", "nil", "none", "null", "(null)"),
+        *("?", "??", "-", "--", ".", "-1", "blank", "missing", "tbd", "todo", "undefined", "unk", "unknown"),
+        *("unlabeled", "unlabelled"),
+    )
+)
+
+
+def _missing_labels(classes: tuple[str, ...], splits: Mapping[str, list[Sample]]) -> list[str]:
+    """A note about classes whose name may mean a missing label, as NA, None and ? do; empty without any."""
+    counts = Counter(image.label for images in splits.values() for image in images)
+    titles = [
+        f"{title!r} ({counted(counts[label], 'image')})"
+        for label, title in enumerate(classes)
+        if title.strip().casefold() in _NO_LABEL
+    ]
+    if not titles:
+        return []
+    are, their = ("is a class", "its") if len(titles) == 1 else ("are classes", "their")
+    return [f"{' and '.join(titles)} {are} here; if the name means a missing label, leave out {their} images"]
 
 
 def class_name(name: str) -> str:
