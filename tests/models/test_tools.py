@@ -114,9 +114,10 @@ def test_a_network_inside_a_module_has_an_fx_graph():
         close(graph(images), reference(network, images).softmax(1))
 
 
-def test_an_aten_graph_by_make_fx_is_the_network(network):
+def test_an_aten_graph_by_make_fx_is_the_network():
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    network = network_of("alexnet_small")
     images = images_of(network, 3)
     close(make_fx(network)(images_of(network))(images), reference(network, images))
 

@@ -27,7 +27,7 @@ class ExportArguments:
     """fp16: half the size; int8: a quarter of the size, faster"""
     input: Literal["images", "decoded"] = "images"
     """images: one uint8 image of any size; decoded: a batch in the stored size"""
-    output: Annotated[Path | None, option("FILE")] = None
+    output: Annotated[Path | None, option("FILE", aliases=("-o",))] = None
     """file to write (default: the name of RUN with .onnx, .xml, .pt2 or -timm, in the current directory)"""
     data: Annotated[str | None, option("STORE")] = None
     """int8 of a bundle: store with the training images, a directory or s3://..."""

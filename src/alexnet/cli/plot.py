@@ -27,7 +27,7 @@ class PlotArguments:
     run: Positional[Annotated[Path, option("RUN")]]
     """a run directory (a bundle for filters, and with IMAGES)"""
     images: Positional[Annotated[tuple[str, ...], option("[IMAGE ...]", help=_IMAGES)]] = ()
-    output: Annotated[Path | None, option("FILE")] = None
+    output: Annotated[Path | None, option("FILE", aliases=("-o",))] = None
     """PNG file (default: RUN/plots/KIND.png)"""
     count: Annotated[int | None, option("N")] = None
     """number of test images, or of units (default: what fits on a page)"""

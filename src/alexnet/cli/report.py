@@ -20,7 +20,7 @@ class ReportArguments:
 
     run: Positional[Annotated[Path, option("RUN")]]
     """a run directory"""
-    output: Annotated[Path | None, option("FILE")] = None
+    output: Annotated[Path | None, option("FILE", aliases=("-o",))] = None
     """HTML file (default: RUN/report.html)"""
     store: Annotated[str | None, option("STORE")] = None
     """where the prepared images are now, if they were moved: a directory or s3://..."""

@@ -162,7 +162,7 @@ class Network(nn.Sequential):
         return input
 
     def _as_fx_nodes(self, output: Any) -> Any:
-        """For ``torch.fx``: one node for each layer, named like it, since a layer's code depends on its input's size."""
+        """A node of ``torch.fx`` for each layer, named like it. A layer's own code depends on the size of its input."""
         for layer in self:
             tracer = output.tracer
             output = tracer.create_proxy("call_module", tracer.path_of_module(layer), (output,), {})
