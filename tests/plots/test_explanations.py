@@ -155,7 +155,11 @@ def test_roc_and_precision_recall_curves(tmp_path):
     aurocs = [0.9, 0.5, 0.8, 0.7, np.nan, 0.6]
     shown = shown_curves("abcdef", aurocs, rows / rows.sum(1, keepdims=True), labels)
     assert [one.name for one in shown] == ["b", "f", "d", "c"]  # the lowest areas first
-    roc, precision = risks.roc_figure(shown).axes
+    figure = risks.roc_figure(shown, 6)
+    assert "4 of 6 classes with the lowest AUROC" in figure.get_supxlabel()
+    roc, precision = figure.axes
+    dashed = [line.get_ydata()[0] for line in precision.lines if line.get_linestyle() == "--"]
+    assert dashed == pytest.approx([100 * one.prevalence for one in shown])  # each class has a chance of its own
     texts = [text.get_text() for text in roc.get_legend().get_texts()]
     assert len(texts) == 4 and texts[0].startswith(f"b: AUROC {100 * shown[0].roc.area.value:.1f} % (")
     assert roc.lines[0].get_ydata() == pytest.approx([100 * y for y in shown[0].roc.y])

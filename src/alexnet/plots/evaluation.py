@@ -198,12 +198,12 @@ def risk_coverage_figure(curve: RiskCoverage, marked: Sequence[SelectiveMetrics]
     return fig
 
 
-def draw_roc(shown: Sequence[Curves], path: Path | str) -> Path:
-    """Draw the ROC and precision-recall curves of some classes to a PNG. Raises DataError where there is none."""
-    return canvas.save(roc_figure(shown), path)
+def draw_roc(shown: Sequence[Curves], path: Path | str, classes: int = 2) -> Path:
+    """Draw the ROC and precision-recall curves of some of ``classes`` classes to a PNG. Raises DataError for none."""
+    return canvas.save(roc_figure(shown, classes), path)
 
 
-def roc_figure(shown: Sequence[Curves]) -> "Figure":
+def roc_figure(shown: Sequence[Curves], classes: int = 2) -> "Figure":
     """The figure, before it is saved."""
     if not shown:
         raise DataError("ROC curves of no class", "a class with images, and images of other classes")
@@ -217,12 +217,13 @@ def roc_figure(shown: Sequence[Curves]) -> "Figure":
             low, high = (100 * np.array(side) for side in (curve.low, curve.high))
             axes.fill_between(100 * GRID, low, high, color=color, alpha=0.15, linewidth=0, step="post")
             axes.plot([100 * x for x in curve.x], [100 * y for y in curve.y], color=color, linewidth=1.7, label=label)
+        own = color if len(shown) > 1 else canvas.GRAY
+        panels[1].axhline(100 * one.prevalence, color=own, linewidth=1, linestyle="--")
     roc, precision = panels
     roc.plot([0, 100], [0, 100], color=canvas.GRAY, linewidth=1, linestyle="--")
     roc.set_xlabel("false positive rate (1 − specificity), %", color=canvas.INK)
     roc.set_ylabel("sensitivity (recall), %", color=canvas.INK)
     roc.set_title("ROC: class against the rest", size=11, color=canvas.INK)
-    precision.axhline(100 * shown[0].prevalence, color=canvas.GRAY, linewidth=1, linestyle="--")
     precision.set_xlabel("recall (sensitivity), %", color=canvas.INK)
     precision.set_ylabel("precision (PPV), %", color=canvas.INK)
     precision.set_title("Precision and recall", size=11, color=canvas.INK)
@@ -230,7 +231,8 @@ def roc_figure(shown: Sequence[Curves]) -> "Figure":
         axes.set_xlim(-1, 101)
         axes.set_ylim(-1, 102)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8, frameon=False)
-    fig.supxlabel("band: pointwise 95 % CI; dashed: chance", size=8, color=canvas.GRAY)
+    some = f"the {len(shown)} of {classes} classes with the lowest AUROC; " if classes > max(2, len(shown)) else ""
+    fig.supxlabel(f"{some}band: pointwise 95 % CI; dashed: chance", size=8, color=canvas.GRAY)
     return fig
 
 

@@ -140,7 +140,7 @@ def draw_roc(job: PlotJob) -> Path:
     classifier = job.classifier
     predictions = classifier.predict_split(test_split(job.run, job.options.store))
     details = detailed_scores(predictions, classifier.classes, classifier.bundle.temperature, ())
-    return evaluation.draw_roc(details.curves, job.path)
+    return evaluation.draw_roc(details.curves, job.path, len(classifier.classes))
 
 
 def draw_predictions(job: PlotJob) -> Path:

@@ -411,7 +411,7 @@ def _plots(classifier: Classifier, details: DetailedScores, epochs: list[dict[st
     if first := explanations.first_filters(classifier.network):
         draw["filters"] = lambda to: filters.draw_filters(*first, to)
     if details.curves:
-        draw["roc"] = lambda to: evaluation.draw_roc(details.curves, to)
+        draw["roc"] = lambda to: evaluation.draw_roc(details.curves, to, len(classifier.classes))
     if epochs:
         draw["curves"] = lambda to: curves.draw(epochs, to)
     with temporary_folder() as folder:
