@@ -216,13 +216,15 @@ def our_step(model: str, batch: int, precision: str = "fp32", kernels: bool = Tr
     configure_process(precision, kernels, convolution)
     network = peers.build(model).to(memory_format=torch.channels_last).train()
     rule = optim.PaperSGD(network.parameters())
+    rule.one_pass = precision == "bf16"
+    optim.use_bf16_gradients(network, rule.one_pass)
     images, labels = noise(network, batch, torch.channels_last), torch.arange(batch) % network.num_classes
 
     def step() -> None:
         with autocast(CPU, precision):
             loss = F.cross_entropy(network(images).float(), labels)
         loss.backward()  # type: ignore[no-untyped-call]
-        optim.clip_grad_norm(list(network.parameters()), 0.0)
+        rule.clip_grad_norm(0.0)
         rule.step()
         rule.zero_grad()
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.errors import RecipeError, did_you_mean
+from alexnet.kernels import linear_amx
 from alexnet.kernels import optimizer as one_pass
 from alexnet.recipe import OPTIMIZERS, Recipe, lookup, option, parse_layer_ranges, parse_layer_values
 
@@ -95,6 +96,16 @@ class OnePass(PlainOptimizer):
 
     def _is_one_pass(self, weights: list[Tensor]) -> bool:
         return self.one_pass and one_pass.fits(weights)
+
+
+def use_bf16_gradients(network: nn.Module, enabled: bool) -> None:
+    """Keep gradients of large weights in bfloat16, in which they are computed, or in float32; drops gradients.
+
+    For a :class:`OnePass` optimizer, and only where nothing is added to a gradient.
+    """
+    for weight in linear_amx.large_weights(network):
+        weight.grad = None
+        weight.grad_dtype = torch.bfloat16 if enabled else None
 
 
 def _float32_gradients(weights: list[Tensor]) -> None:

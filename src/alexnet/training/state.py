@@ -12,7 +12,6 @@ from torch.optim.swa_utils import AveragedModel
 from alexnet.cuda_convnet import Files
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, printable
-from alexnet.kernels import linear_amx
 from alexnet.loader.sampler import step_seed
 from alexnet.models.network import Network, nonfinite
 from alexnet.recipe import Recipe, differences, from_dict
@@ -188,9 +187,7 @@ class State:
         """Keep gradients of large weights in bfloat16 where they are computed in it and nothing is added to them."""
         one_pass = isinstance(self.optimizer, optim.OnePass) and self.optimizer.one_pass
         alone = self.world.size == 1 and self.grad_accum_steps == 1 and self.constraint is None
-        for weight in linear_amx.large_weights(self.network):
-            weight.grad = None
-            weight.grad_dtype = torch.bfloat16 if one_pass and alone else None
+        optim.use_bf16_gradients(self.network, one_pass and alone)
 
     def seed_dropout(self) -> None:
         """Restart the generator of dropout masks: each part of a batch takes its rows of the same masks."""
