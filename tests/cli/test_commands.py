@@ -19,6 +19,7 @@ from alexnet import recipe as recipes
 from alexnet.cli import train
 from alexnet.data.sources import open_source
 from alexnet.errors import RecipeError
+from alexnet.training.defaults import default_recipe
 
 
 def alexnet(*words: str | Path, cwd: Path | None = None, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -301,6 +302,16 @@ def test_train_help_has_one_titled_group_per_recipe_group(capsys):
     for name, meaning in recipes.help_text().items():
         assert recipes.option(name) in text
         assert name == "recipe" or "".join(meaning.split()) in text
+
+
+@pytest.mark.parametrize("name", recipes.list_recipes())
+def test_a_printed_recipe_is_a_recipe_file(name, capsys, tmp_path):
+    """``alexnet recipes NAME > mine.toml; alexnet train DATA --recipe mine.toml`` trains as ``--recipe NAME`` does."""
+    assert cli.run(["recipes", name]) == 0
+    file = tmp_path / "mine.toml"
+    file.write_text(capsys.readouterr().out, encoding="utf-8")
+    assert recipes.Recipe.from_file(file) == recipes.get_recipe(name)
+    assert default_recipe("digits", str(file)) == default_recipe("digits", name)
 
 
 def test_a_run_starts_from_the_recipe_file_of_another_run(tmp_path):

@@ -15,6 +15,7 @@ from alexnet.recipe import check_effect, get_recipe, list_recipes
             "--lr-milestones has no effect with --schedule cosine; leave it out, or pass --schedule",
         ),
         ("modern", {"lr_patience": 3}, "--lr-patience has no effect with --schedule cosine"),
+        ("digits", {"patience": 3}, "--patience has no effect with --epochs 4; leave it out, or pass a lower one"),
         ("modern", {"max_lr_drops": 0}, "--max-lr-drops has no effect with --schedule cosine"),
         ("paper", {"lr_patience": 9, "epochs": 10}, "--lr-patience has no effect with --epochs 10"),
         (

@@ -50,6 +50,7 @@ def test_a_file_may_set_a_few_fields_of_a_named_recipe(tmp_path):
     expected = get_recipe("paper").replace(lr=0.02, epochs=30)
     assert from_toml(text) == expected
     (tmp_path / "my.toml").write_text(text)
+    assert Recipe.from_file(tmp_path / "my.toml") == Recipe.from_file(str(tmp_path / "my.toml")) == expected
     assert load_recipe(tmp_path / "my.toml") == load_recipe(str(tmp_path / "my.toml")) == expected
     assert load_recipe("paper") == get_recipe("paper")
     assert from_toml("") == get_recipe("modern")
@@ -85,6 +86,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     ):
         load_recipe(tmp_path / "no.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff")
+    with pytest.raises(RecipeError, match=r"recipe file .*paper cannot be read"):
+        Recipe.from_file(tmp_path / "paper")  # a file, not the recipe of that name
     with pytest.raises(RecipeError, match=r"recipe file .*bytes\.toml cannot be read: .*decode"):
         load_recipe(str(tmp_path / "bytes.toml"))
 

@@ -281,6 +281,7 @@ ELSEWHERE = {  # shown by other tests
     "lr_milestones": "test_steps_and_stall_have_their_numbers",
     "lr_patience": "test_steps_and_stall_have_their_numbers",
     "max_lr_drops": "test_steps_and_stall_have_their_numbers",
+    "patience": "test_patience_ends_a_run_and_a_resumed_run_at_the_same_epoch",
     "early_stop_fraction": "test_a_run_ends_without_a_better_epoch",
     "select_weights": "test_the_best_epoch_by_validation_is_kept",
     "checkpoint_every": "test_checkpoints_come_as_often_as_asked",
@@ -345,6 +346,20 @@ def test_a_run_ends_without_a_better_epoch(stores, tmp_path):
     results = [(1 - float(row["validation_top1"]), float(row["validation_loss"])) for row in rows(stopped.folder)]
     best = min(range(len(results)), key=results.__getitem__)
     assert len(results) == best + 3 < 10
+
+
+def test_patience_ends_a_run_and_a_resumed_run_at_the_same_epoch(stores, tmp_path):
+    """It counts from the first epoch with the lowest validation error, also over the epochs before a resume."""
+    recipe = SMALL.replace(epochs=10, patience=2, schedule="constant", lr=0.05)  # too large to get better
+    whole = run(stores[32], recipe, tmp_path / "whole")
+    accuracies = [float(row["validation_top1"]) for row in rows(whole.folder)]
+    assert len(accuracies) == accuracies.index(max(accuracies)) + 3 < 10
+    again = tmp_path / "again"
+    shutil.copytree(whole.folder, again)
+    shutil.rmtree(again / "bundle")
+    api.resume(sorted((again / "checkpoints").glob("step-*.pt"))[0], device="cpu")  # one epoch before the end
+    assert weights(again) == weights(whole.folder)
+    assert [float(row["validation_top1"]) for row in rows(again)] == accuracies
 
 
 def test_a_run_ends_when_it_has_learned_enough(stores, tmp_path):

@@ -87,6 +87,7 @@ def recipe_for(bundle: Bundle, epochs: int, lr: float | None, kept: float, devic
         "train_on_val_from_epoch": 0,
         "stop_train_error": 0.0,
         "early_stop_fraction": 0.0,
+        "patience": 0,
         "first_layer_lr_mult": 1.0,
         "freeze": "",
         "dropout": base.dropout * math.sqrt(kept),

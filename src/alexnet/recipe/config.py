@@ -5,10 +5,12 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import pkgutil
 import sys
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
@@ -64,6 +66,17 @@ class Recipe(  # dataclasses take the fields of the last base first
                 hint = did_you_mean(name, known, synonyms={"learning_rate": "lr"})
                 raise RecipeError(f"unknown hyperparameter {name!r}. {hint}")
         return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Recipe":
+        """The recipe in a TOML file: one that ``alexnet recipes NAME`` prints, or the ``recipe.toml`` of a run.
+
+        Fields that the file leaves out are those of the named recipe in its key ``recipe``, by default ``modern``.
+        Raises :class:`RecipeError` with the file and the key for an unknown key or a wrong value.
+        """
+        load = pkgutil.resolve_name("alexnet.recipe.presets:load_recipe")  # presets consist of recipes
+        recipe: Recipe = load(Path(path))
+        return recipe
 
     @property
     def peak_lr(self) -> float:
@@ -209,6 +222,8 @@ def _check_validation(recipe: Recipe) -> None:
         needed_by, alternative = "--schedule plateau", ""
     elif recipe.select_weights == "best":
         needed_by, alternative = "--select-weights best", ", or --select-weights last"
+    elif recipe.patience:
+        needed_by, alternative = "--patience", ", or --patience 0"
     elif recipe.early_stop_fraction:
         needed_by, alternative = "--early-stop-fraction", ", or --early-stop-fraction 0"
     else:

@@ -16,6 +16,7 @@ _OFF = {
     "progressive_size": 0,
     "progressive_fraction": 0,
     "crop_group_size": 1,
+    "patience": 0,
 }
 
 
@@ -49,6 +50,7 @@ def _rules(recipe: Recipe) -> list[tuple[str, bool, str, str]]:
         ("lr_patience", not plateau, schedule, "pass --schedule plateau"),
         ("lr_patience", recipe.lr_patience > total - 2, epochs, "pass a lower one"),
         ("max_lr_drops", not plateau, schedule, "pass --schedule plateau"),
+        ("patience", recipe.patience > total - 2, epochs, "pass a lower one"),
         ("schedule_bias_lr", recipe.schedule == "constant", schedule, "pass another --schedule"),
         ("min_crop_scale", recipe.crop != "resized", crop, "pass --crop resized"),
         ("far_edge", recipe.crop == "center", crop, "pass --crop random"),

@@ -283,6 +283,8 @@ class ScheduleFields:
     """training error, a fraction, at or below which the run ends after an epoch; 0: never"""
     early_stop_fraction: Fraction = 0.0
     """the run ends after this fraction of its epochs without a new lowest validation error; 0: never"""
+    patience: Epoch = 0
+    """epochs without a lower validation error after which the run ends; 0: never"""
     select_weights: Literal["best", "last"] = "best"
     """weights of the bundle: those with the lowest validation error | the last"""
 

@@ -216,6 +216,8 @@ def check_store(recipe: Recipe, store: Store) -> None:
         if recipe.select_weights == "best"
         else "--schedule plateau"
         if recipe.schedule == "plateau"
+        else "--patience"
+        if recipe.patience
         else ""
     )
     if criterion and not len(store.split("validation")):

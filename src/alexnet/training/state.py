@@ -173,7 +173,13 @@ class State:
         reached = target > 0 and bool(self.rows) and 1 - self.rows[-1]["train_top1"] <= target
         patience = self.recipe.early_stop_fraction * self.recipe.epochs
         stale = patience > 0 and self.best.epoch >= 0 and len(self.rows) - 1 - self.best.epoch >= patience
+        stale = stale or 0 < self.recipe.patience <= self._epochs_without_lower_error()
         return reached or stale or self.schedule.finished(self.position.epoch)
+
+    def _epochs_without_lower_error(self) -> int:
+        """Epochs since the lowest validation error first occurred, from the rows, which a checkpoint restores."""
+        accuracies = [row["validation_top1"] for row in self.rows if "validation_top1" in row]
+        return len(accuracies) - 1 - accuracies.index(max(accuracies)) if accuracies else 0
 
     def set_progress(self) -> None:
         """Set the learning rates of the next step. All that is random in it is a function of (seed, step)."""
