@@ -10,8 +10,8 @@ from alexnet.errors import RecipeError, RunError
 from alexnet.experiments import residual_depth
 from alexnet.experiments.residual_depth import DepthConfig, make_plan, run_depth
 from alexnet.experiments.runner import display_name, open_dataset
-from alexnet.experiments.time_budget import TrainingSpeed
 from alexnet.training import loop
+from alexnet.training.time_budget import TrainingSpeed
 
 
 def run(store, folder, **config):

@@ -1,11 +1,11 @@
 """The commands, from Python: the command line calls these and prints what they return."""
 
 import html
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -26,15 +26,15 @@ from alexnet.cuda_convnet import Files
 from alexnet.data.remote import local_path
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store, recorded_store
-from alexnet.errors import Interrupted, RunError, printable
+from alexnet.errors import Interrupted, RecipeError, RunError, printable
 from alexnet.evaluation.metrics import Scores
 from alexnet.evaluation.one_vs_rest import Cost
 from alexnet.export.classifier import Classifier, Precision
 from alexnet.plots.registry import PLOTS, TRAINING_PLOTS
 from alexnet.recipe import Recipe
 from alexnet.system import choose_device
-from alexnet.terminal import html_table
-from alexnet.training import layer_files, run_folder, runtime, trackers
+from alexnet.terminal import html_table, parse_duration
+from alexnet.training import layer_files, run_folder, runtime, time_budget, trackers
 from alexnet.training.callbacks import Callback, Callbacks, RunEnd
 from alexnet.training.defaults import default_recipe
 from alexnet.training.distributed import communication
@@ -125,6 +125,7 @@ def train(
     layer_params: str | Path | None = None,
     layout: Layout = SINGLE_PROCESS,
     callbacks: Sequence[Callback | str] = (),
+    time: str = "",
     go_on: bool = False,
     **changes: Any,
 ) -> Result:
@@ -147,6 +148,8 @@ def train(
         layout: how the processes that torchrun started share the work.
         callbacks: observers of the run (:class:`alexnet.Callback`); or names of trackers: ``mlflow``, ``wandb``,
             ``trackio``.
+        time: plan the number of epochs so that the run ends in this time from now: ``30min``, ``1.5h``. A few steps
+            are measured; ``recipe.toml`` records the number.
         go_on: continue a run that this same call has begun before, as a restarted process must do.
         **changes: fields of the recipe to override: ``train("digits", epochs=3)``.
 
@@ -156,7 +159,7 @@ def train(
     Raises:
         AlexNetError: for a wrong option, recipe, data set or folder.
     """
-    started, options = time.perf_counter(), options or DataOptions()
+    started, options = perf_counter(), options or DataOptions()
     observers = Callbacks(trackers.resolve(callbacks))
     files = layer_files.of_training(layers, layer_params)
     if isinstance(init_from, PretrainedWeights):
@@ -171,17 +174,25 @@ def train(
         start.check(recipe)
     recipe = layer_files.fitting(recipe, files, start) if files else recipe
     recipes.check_effect(recipe, base if named else None)
+    deadline = started + parse_duration(time, "--time") if time else 0.0
+    if time:
+        time_budget.check_plannable(recipe, changes)
     chosen = torch_device(device)
     recipe = runtime.resolve_auto(recipe, chosen)
     recipe = recipe.replace(shuffle_window=shuffle_window(data, recipe))
     layout.check(files, recipe)
     with rendezvous.init_world(chosen, layout.tp_size, hybrid=layout.hybrid) as world, ExitStack() as held:
+        if time and (go_on or world.size > 1):
+            raise RecipeError("--time measures one process", "", "pass --epochs with torchrun")
         if world.is_main:
             folder = local_path(run) if run is not None else _new_folder(data, recipe)
             again = go_on and (folder / "run.json").exists()
             store = _begun(folder, data, recipe) if again else _fresh(folder, data, recipe, options, files)
-            recipe = with_epochs(recipe, len(store.split("train")))
             options.log_line(f"initial weights: {init_from.why}")
+            if time:
+                log, kwargs = options.log_line, {"start": start, "files": files}
+                recipe = time_budget.plan_epochs(recipe, store, world.device, deadline, log=log, **kwargs)
+            recipe = with_epochs(recipe, len(store.split("train")))
             held.enter_context(run_folder.locked(folder) if again else run_folder.new_run_folder(folder))
             if not again:
                 metadata: dict[str, Any] = {"data": str(data), "directory": str(Path.cwd()), "store": store.absolute}
@@ -246,7 +257,7 @@ def resume(
     callbacks: Sequence[Callback | str] = (),
 ) -> Result:
     """Go on with a run from its newest checkpoint, or from the checkpoint file that ``run`` names; in any layout."""
-    started, values, observers = time.perf_counter(), local_path(run), Callbacks(trackers.resolve(callbacks))
+    started, values, observers = perf_counter(), local_path(run), Callbacks(trackers.resolve(callbacks))
     folder = values.parent.parent if values.suffix == ".pt" else values
     recipe, metadata = run_folder.read_start(folder)
     layout.check(run_folder.layer_files(folder), recipe)
@@ -282,7 +293,7 @@ def _run(
         callbacks.run_end(RunEnd("interrupted" if stopped else "failed", printable(f"{error}")))
         raise
     callbacks.run_end(RunEnd("finished", bundle=bundle, scores=scores, plots=plots))
-    seconds = time.perf_counter() - started
+    seconds = perf_counter() - started
     messages = (
         *data_size_warnings(store, scores),
         *communication.traffic_report(world, recipe, len(store.classes), kwargs["layout"]),

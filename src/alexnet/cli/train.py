@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunArguments:
-    """Where the run is written and what it starts from."""
+    """Where the run is written, what it starts from, and how long it takes."""
 
     output_dir: Annotated[Path | None, option("DIR")] = None
     """new directory for the run (default: runs/DATA-MODEL)"""
@@ -38,6 +38,8 @@ class RunArguments:
     """cuda-convnet layer file that defines the network instead of --model; requires --layer-params"""
     layer_params: Annotated[Path | None, option("FILE")] = None
     """cuda-convnet parameter file: learning rates, momentum, weight decay and schedules of each layer"""
+    time: Annotated[str, option("TIME")] = ""
+    """plan the number of epochs so that the training ends in this time: 30min, 1.5h (instead of --epochs)"""
     resume: Annotated[Path | None, option("RUN")] = None
     """resume this run (its directory, or a checkpoint file in it); no other option of the run is allowed"""
     store: Annotated[str | None, option("STORE")] = None
@@ -142,6 +144,7 @@ def _train(args: TrainArguments, base: Recipe, weights: "InitialWeights | None",
         layer_params=args.run.layer_params,
         layout=_layout(args),
         callbacks=_trackers(args),
+        time=args.run.time,
         go_on=is_restart,
         **args.overrides(base),
     )

@@ -14,7 +14,6 @@ from alexnet.data.atomic_io import json_bytes, write_file
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import RecipeError
-from alexnet.experiments import time_budget
 from alexnet.experiments.runner import (
     Dataset,
     Job,
@@ -28,12 +27,12 @@ from alexnet.experiments.runner import (
     read_file,
     read_plan,
 )
-from alexnet.experiments.time_budget import training_seconds, with_epochs
 from alexnet.models.comparisons import DEPTHS, model_name
 from alexnet.recipe import Recipe
 from alexnet.system import choose_device
 from alexnet.terminal import format_duration, parse_duration
-from alexnet.training import runtime
+from alexnet.training import runtime, time_budget
+from alexnet.training.time_budget import training_seconds, with_epochs
 
 QUICK = {"depths": (8, 20, 44), "seeds": 2, "epochs": 10, "images": 2000}
 FULL = {"depths": DEPTHS, "seeds": 3, "epochs": 40, "images": 0}

@@ -15,7 +15,7 @@ from alexnet.api import DataOptions
 from alexnet.data.store import Split
 from alexnet.errors import BundleError, Interrupted, RecipeError, RunError
 from alexnet.evaluation.intervals import mcnemar
-from alexnet.experiments import runner, time_budget
+from alexnet.experiments import runner
 from alexnet.experiments.contest import plan as plan_module
 from alexnet.experiments.contest import train
 from alexnet.experiments.contest import train as budget_module
@@ -24,9 +24,9 @@ from alexnet.experiments.contest.run import run_contest
 from alexnet.experiments.contest.train import Predictions, TimeLog, fit_plan, reduce_epochs
 from alexnet.experiments.fisher import train as fisher
 from alexnet.experiments.runner import display_name, open_dataset
-from alexnet.experiments.time_budget import SAFETY_FACTOR, TrainingSpeed, fit_epochs
-from alexnet.training import loop
+from alexnet.training import loop, time_budget
 from alexnet.training.run_folder import times_tested
+from alexnet.training.time_budget import SAFETY_FACTOR, TrainingSpeed, fit_epochs
 
 pytest.importorskip("cv2")
 pytest.importorskip("torchvision.models")

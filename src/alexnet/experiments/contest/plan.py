@@ -9,10 +9,10 @@ from alexnet import recipe as recipes
 from alexnet.errors import RecipeError, did_you_mean
 from alexnet.experiments.fisher.features import opencv
 from alexnet.experiments.runner import Dataset, check_same_plan, read_plan
-from alexnet.experiments.time_budget import with_epochs
 from alexnet.models import create_model
 from alexnet.recipe import Recipe
 from alexnet.terminal import format_duration, parse_duration
+from alexnet.training.time_budget import with_epochs
 
 FISHER = "fisher"
 BASELINE = "alexnet"  # all others are compared with it

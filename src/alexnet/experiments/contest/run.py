@@ -45,11 +45,11 @@ from alexnet.experiments.contest.train import (
 from alexnet.experiments.fisher.classifier import FisherSettings
 from alexnet.experiments.fisher.train import fit_settings
 from alexnet.experiments.runner import Dataset, prepare_store, read_file
-from alexnet.experiments.time_budget import SAFETY_FACTOR
 from alexnet.recipe import Recipe
 from alexnet.system import choose_device
 from alexnet.terminal import format_duration
 from alexnet.training import run_folder
+from alexnet.training.time_budget import SAFETY_FACTOR
 
 MAX_LATENCY_SECONDS = 60.0  # for measuring latency without a time budget
 

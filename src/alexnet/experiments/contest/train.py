@@ -22,19 +22,11 @@ from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import RunError
 from alexnet.evaluation.evaluate import predict_split
-from alexnet.experiments import time_budget
 from alexnet.experiments.contest.plan import BASELINE, CONTESTANTS, FINAL_FRACTION, Contestant, ContestPlan
 from alexnet.experiments.fisher import train as fisher
 from alexnet.experiments.fisher.classifier import FisherSettings
 from alexnet.experiments.fisher.features import num_patches
 from alexnet.experiments.runner import Job, TrainedModel, get_or_train, read_file
-from alexnet.experiments.time_budget import (
-    SAFETY_FACTOR,
-    TrainingSpeed,
-    fit_epochs,
-    training_seconds,
-    with_epochs,
-)
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 from alexnet.models.network import AuxiliaryHead
@@ -43,9 +35,16 @@ from alexnet.models.torchvision_models import TorchvisionNetwork
 from alexnet.recipe import Recipe, from_dict
 from alexnet.system import choose_device
 from alexnet.terminal import format_duration
-from alexnet.training import runtime
+from alexnet.training import runtime, time_budget
 from alexnet.training.finetune import PretrainedWeights
 from alexnet.training.run_folder import note_test
+from alexnet.training.time_budget import (
+    SAFETY_FACTOR,
+    TrainingSpeed,
+    fit_epochs,
+    training_seconds,
+    with_epochs,
+)
 from alexnet.weights import torchvision_weights
 
 

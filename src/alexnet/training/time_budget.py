@@ -1,24 +1,32 @@
-"""Equal training time: measures how fast a network trains on this machine and how many epochs fit into a budget."""
+"""Training in a given time: measures how fast a network trains on this machine, and how many epochs fit into a budget.
+
+``alexnet train --time`` plans one training with it, the contest and the depth study give all networks equal time.
+"""
 
 import time
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
 
+from alexnet.cuda_convnet import Files
 from alexnet.data.store import Store
-from alexnet.errors import RecipeError
+from alexnet.errors import RecipeError, counted
 from alexnet.evaluation.evaluate import log_probabilities
 from alexnet.loader.loader import Batch, Loader, sequential_batches, to_device
+from alexnet.models.registry import find as find_model
 from alexnet.recipe import Recipe
 from alexnet.terminal import format_duration
 from alexnet.training import loop, runtime
+from alexnet.training.finetune import PretrainedWeights
 from alexnet.training.run import normalization_for
 from alexnet.training.state import State
 
 MAX_EPOCHS = 90  # as in the paper; a network may need less than its share of time
+MAX_PLANNED_EPOCHS = 10_000  # of one training that the user gave a time
 SAFETY_FACTOR = 0.9  # of a share is planned; the rest is for what a few measured steps do not show
 
 _MIN_STEPS, _MAX_STEPS, _STEP_SECONDS = 3, 60, 2.5  # measured steps; after the seconds no step beyond the minimum
@@ -63,28 +71,99 @@ def training_seconds(recipe: Recipe, speed: TrainingSpeed, image_size: int, coun
     return speed.overhead + train * sum(per_image) + evaluated * speed.evaluate
 
 
-def fit_epochs(recipe: Recipe, speed: TrainingSpeed, image_size: int, counts: Sequence[int], seconds: float) -> Recipe:
-    """Return ``recipe`` with as many epochs as fit into ``seconds``, at most :data:`MAX_EPOCHS`.
+def fit_epochs(
+    recipe: Recipe,
+    speed: TrainingSpeed,
+    image_size: int,
+    counts: Sequence[int],
+    seconds: float,
+    *,
+    max_epochs: int = MAX_EPOCHS,
+    budget: str = "its share of the budget is",
+    hint: str = "pass a longer --budget, smaller crops (--image-size), fewer --nets, or fewer --images",
+) -> Recipe:
+    """Return ``recipe`` with as many epochs as fit into ``seconds``, at most ``max_epochs``.
 
-    The schedule ends with the epochs. Arguments as in :func:`training_seconds`.
+    The schedule ends with the epochs. The first arguments are those of :func:`training_seconds`; ``budget`` and
+    ``hint`` are parts of the message.
 
     Raises:
         RecipeError: Not even one epoch fits.
     """
-    fitting = 0
-    for epochs in range(1, MAX_EPOCHS + 1):
-        if training_seconds(with_epochs(recipe, epochs), speed, image_size, counts) > seconds:
-            break
-        fitting = epochs
+
+    def seconds_of(epochs: int) -> float:
+        return training_seconds(with_epochs(recipe, epochs), speed, image_size, counts)
+
+    fitting = bisect_right(range(1, max_epochs + 1), seconds, key=seconds_of)
     if not fitting:
-        one_epoch = training_seconds(with_epochs(recipe, 1), speed, image_size, counts)
         raise RecipeError(
-            f"one epoch of {recipe.model} takes {format_duration(one_epoch)} on this machine, and its share of the "
-            f"budget is {format_duration(seconds)}",
+            f"one epoch of {recipe.model} takes {format_duration(seconds_of(1))} on this machine, and {budget} "
+            f"{format_duration(seconds)}",
             "",
-            "pass a longer --budget, smaller crops (--image-size), fewer --nets, or fewer --images",
+            hint,
         )
     return with_epochs(recipe, fitting)
+
+
+def check_plannable(recipe: Recipe, changes: Collection[str]) -> None:
+    """Raise :class:`RecipeError` if the epochs of ``recipe``, of which ``changes`` are set, cannot follow the time."""
+    if "epochs" in changes:
+        raise RecipeError("--time and --epochs exclude each other", "", "leave one out")
+    if recipe.schedule == "multistep":
+        raise RecipeError(
+            "--time chooses the number of epochs, and the epochs of --schedule multistep are fixed by --lr-milestones",
+            "",
+            "pass --epochs, or another --schedule",
+        )
+
+
+def plan_epochs(
+    recipe: Recipe,
+    store: Store,
+    device: torch.device,
+    deadline: float,
+    *,
+    start: PretrainedWeights | None = None,
+    files: Files | None = None,
+    log: Callable[[str], None],
+) -> Recipe:
+    """Return ``recipe`` with as many epochs as a training that starts now can finish before ``deadline``.
+
+    A few steps are measured. :data:`SAFETY_FACTOR` of the time that is left then is planned.
+
+    Args:
+        recipe: The hyperparameters; its number of epochs is ignored.
+        store: The data.
+        device: Where the network trains.
+        deadline: A time of ``time.perf_counter``.
+        start: The weights that the training starts from, if not random ones.
+        files: The layer files that define the network, if it is not the recipe's.
+        log: Receives one line about the choice.
+
+    Raises:
+        RecipeError: Not even one epoch fits.
+    """
+    speed = measure_training(recipe, store, device, start, files)
+    size = recipe.image_size or (0 if files else find_model(recipe.model).image_size)  # 0: one size of crops
+    counts = [len(store.split(name)) for name in ("train", "validation", "test")]
+    remaining = max(0.0, SAFETY_FACTOR * (deadline - time.perf_counter()))
+    planned = fit_epochs(
+        recipe,
+        speed,
+        size,
+        counts,
+        remaining,
+        max_epochs=MAX_PLANNED_EPOCHS,
+        budget="--time leaves",
+        hint="pass a longer --time, or smaller crops (--image-size)",
+    )
+    seconds = training_seconds(planned, speed, size, counts)
+    log(
+        f"time: {counted(planned.epochs, 'epoch')} of {counts[0]:,} images are planned to take "
+        f"{format_duration(seconds)}, at {1 / speed.train_full:.3g} images/s"
+        + (f" ({1 / speed.train_small:.3g} in small crops)" if speed.train_small != speed.train_full else "")
+    )
+    return planned
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -92,11 +171,21 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return recipe.replace(epochs=epochs, warmup_epochs=min(recipe.warmup_epochs, epochs / 10))
 
 
-def measure_training(recipe: Recipe, store: Store, device: torch.device) -> TrainingSpeed:
-    """Measure a few training steps of ``recipe``, data loading included, after one warm-up step for each size."""
+def measure_training(
+    recipe: Recipe,
+    store: Store,
+    device: torch.device,
+    start: PretrainedWeights | None = None,
+    files: Files | None = None,
+) -> TrainingSpeed:
+    """Measure a few training steps of ``recipe``, data loading included, after one warm-up step for each size.
+
+    Arguments as in :func:`plan_epochs`.
+    """
     started = time.perf_counter()
     with runtime.cpu_settings(recipe):
-        state = State(recipe, store, device)
+        # 0 epochs are not a schedule; the speed does not depend on their number.
+        state = State(recipe if recipe.epochs else with_epochs(recipe, 1), store, device, start, files)
         network = state.network
         loader = Loader(
             store.split("train"),
@@ -145,7 +234,7 @@ def _evaluate_seconds(state: State, store: Store) -> float:
     """Seconds per evaluated image at full size: the faster of two batches."""
     network = state.eval_model.eval()
     normalization = to_device(normalization_for(store, state.recipe, network.image_size), state.device)
-    split = store.split("validation")
+    split = next(s for s in (store.split(name) for name in ("validation", "test", "train")) if len(s))
     images, _ = next(sequential_batches(split, min(64, len(split))))
     seconds = []
     for _ in range(2):
