@@ -1,10 +1,11 @@
-"""Mixup: images and labels of a batch are blended with those of the same batch, whatever part of it is made."""
+"""Mixup and CutMix: a batch is mixed with images and labels of the same batch, whatever part of it is made."""
 
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
 
-from alexnet.loader.augmentation import draw_mixup
+from alexnet.loader.augmentation import Mixup, draw_cutmix, draw_mixup, mix
 from alexnet.loader.loader import Loader, Shard
 
 from .test_loader import CPU, RECIPE, loader, statistics_of
@@ -34,10 +35,58 @@ def test_a_mixed_batch_is_the_batch_blended_with_its_permutation(digits):
     assert len(weights) == 5 and min(weights) >= 0.5
 
 
-@pytest.mark.parametrize("mixup_prob", [0.0, 1.0])
+def test_a_cut_batch_shows_a_box_of_its_permutation(digits):
+    recipe = MIXED.replace(mixup_prob=0.0, cutmix_prob=1.0)
+    plain = list(loader(digits, recipe=recipe.replace(cutmix_prob=0.0)).epoch(2))
+    cut = list(loader(digits, recipe=recipe).epoch(2))
+    weights = set()
+    for number, (before, after) in enumerate(zip(plain, cut, strict=True)):
+        cutmix = draw_cutmix(recipe, 2 * 5 + number, before.batch_size, 28)
+        top, left, height, width = cutmix.box
+        expected = before.images.clone()
+        for i, other in enumerate(cutmix.permutation):
+            for y in range(top, top + height):
+                for x in range(left, left + width):
+                    expected[i, :, y, x] = before.images[other, :, y, x]
+        assert torch.equal(after.images, expected)
+        assert torch.equal(after.mixup_labels, before.labels[torch.from_numpy(cutmix.permutation)])
+        assert after.mixup_weight == cutmix.weight == 1 - height * width / 28**2
+        weights.add(cutmix.weight)
+    assert len(weights) > 2 and min(weights) >= 0.5
+
+
+def test_a_cut_is_torchvision_s():
+    torch.manual_seed(0)
+    reference, images = v2.CutMix(num_classes=3), torch.rand(4, 3, 40, 40)
+    for _ in range(20):
+        params = reference.make_params([images])
+        x1, y1, x2, y2 = params["box"]
+        box = (y1, x1, y2 - y1, x2 - x1)
+        cut = mix(images, images.roll(1, 0), Mixup(0.5, np.array([3, 0, 1, 2]), box))
+        assert torch.equal(cut, reference.transform(images, params | {"batch_size": 4}))
+        assert params["lam_adjusted"] == pytest.approx(1 - box[2] * box[3] / 40**2)
+
+
+def test_boxes_have_the_sizes_of_the_paper():
+    """Without clipping, a box has min(λ, 1 − λ) of the area, with λ uniform: 1/4 on average. Clipping takes some."""
+    recipe = MIXED.replace(cutmix_prob=1.0)
+    drawn = [draw_cutmix(recipe, step, 2, 100) for step in range(2000)]
+    inside = [
+        cut for cut in drawn if min(cut.box[:2]) > 0 and max(cut.box[0] + cut.box[2], cut.box[1] + cut.box[3]) < 100
+    ]
+    assert all(cut.box[2] == cut.box[3] for cut in inside) and len(inside) > 300
+    assert all(0 <= cut.box[0] <= cut.box[0] + cut.box[2] <= 100 and cut.weight >= 0.5 for cut in drawn)
+    assert 0.75 < np.mean([cut.weight for cut in drawn]) < 0.85
+    few = [draw_cutmix(recipe.replace(cutmix_alpha=0.1), step, 2, 100).weight for step in range(500)]
+    assert np.mean(few) > 0.9  # a small alpha: small boxes
+    rare = [draw_cutmix(recipe.replace(cutmix_prob=0.3), step, 2, 100) is not None for step in range(2000)]
+    assert np.mean(rare) == pytest.approx(0.3, abs=0.04) and draw_cutmix(MIXED, 0, 2, 100) is None
+
+
+@pytest.mark.parametrize("mixing", [{}, {"mixup_prob": 1.0}, {"cutmix_prob": 1.0}])
 @pytest.mark.parametrize("processes", [2, 3])
-def test_shards_are_the_rows_of_the_whole_batch(digits, mixup_prob, processes):
-    recipe = MIXED.replace(mixup_prob=mixup_prob)
+def test_shards_are_the_rows_of_the_whole_batch(digits, mixing, processes):
+    recipe, mixup_prob = MIXED.replace(**{"mixup_prob": 0.0} | mixing), sum(mixing.values())
     whole = list(loader(digits, recipe=recipe).epoch(1))
 
     def rows(total, process):

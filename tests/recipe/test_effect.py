@@ -29,6 +29,8 @@ from alexnet.recipe import check_effect, get_recipe, list_recipes
         ("digits", {"pca_noise_until_epoch": 2}, "--pca-noise-until-epoch has no effect with --pca-noise-std 0"),
         ("modern", {"pca_noise_until_epoch": 44}, "--pca-noise-until-epoch has no effect with --epochs 44"),
         ("digits", {"pca_noise_rescale": True}, "--pca-noise-rescale has no effect with --pca-noise-std 0"),
+        ("modern", {"cutmix_alpha": 0.5}, "--cutmix-alpha has no effect with --cutmix-prob 0; leave it out, or pass"),
+        ("modern", {"randaugment_magnitude": 5}, "--randaugment-magnitude has no effect with --randaugment-ops 0"),
         ("modern", {"trust_coefficient": 0.1}, "--trust-coefficient has no effect with --optimizer adamw"),
         ("lenet5", {"bias_weight_decay": True}, "--bias-weight-decay has no effect with --weight-decay 0"),
         ("modern", {"freeze_from_epoch": 3}, "--freeze-from-epoch has no effect with no --freeze"),

@@ -1,4 +1,4 @@
-"""Data augmentation: crops, flips, color noise and jitter, random erasing, mixup; normalization; crops of evaluation.
+"""Data augmentation: crops, flips, colors, random erasing, mixup and CutMix; normalization; crops of evaluation.
 
 Cropping keeps uint8 and may run in a worker thread. Color changes and normalization produce float32 on the training
 device. Random numbers are arguments; :mod:`alexnet.loader.sampler` draws them.
@@ -284,11 +284,15 @@ def crop_numbers(
 
 
 class Mixup(NamedTuple):
-    """How a batch of N images is blended: image i becomes ``weight`` · image i + (1 − ``weight``) · image
-    ``permutation[i]``, with ``weight`` in [0.5, 1] and ``permutation`` int64 [N]."""
+    """How a batch of N images is mixed with itself: image i with image ``permutation[i]`` (int64 [N]).
+
+    Mixup blends the two: ``weight`` · image i + (1 − ``weight``) · the other. CutMix shows the other in a ``box`` (top,
+    left, height, width in pixels) of 1 − ``weight`` of the area. ``weight``, in [0.5, 1], is that of label i.
+    """
 
     weight: float
     permutation: NDArray[np.int64]
+    box: tuple[int, int, int, int] | None = None
 
 
 def draw_mixup(recipe: Recipe, step: int, batch_size: int) -> Mixup | None:
@@ -297,11 +301,49 @@ def draw_mixup(recipe: Recipe, step: int, batch_size: int) -> Mixup | None:
     A batch is mixed with probability ``recipe.mixup_prob``; the weight is drawn from Beta(α, α) with
     α = ``recipe.mixup_alpha``. Returns None for a batch that is not mixed.
     """
-    if not recipe.mixup_prob:
+    generator = _mixing_generator(recipe.mixup_prob, recipe.seed, step, stream=2)
+    if generator is None:
         return None
-    generator = np.random.Generator(np.random.Philox(step_seed(recipe.seed, step, stream=2)))
-    if generator.random() >= recipe.mixup_prob:
+    return Mixup(_larger_part(generator, recipe.mixup_alpha), generator.permutation(batch_size))
+
+
+def draw_cutmix(recipe: Recipe, step: int, batch_size: int, size: int) -> Mixup | None:
+    """The CutMix of training step ``step`` (from 0) for crops of ``size`` pixels, a function of (seed, step) alone.
+
+    A batch is cut with probability ``recipe.cutmix_prob``. The box has the shape of the crop; its center is uniform,
+    and it is clipped at the edges, so ``weight`` follows from its area (Yun et al. 2019, algorithm 1). Returns None for
+    a batch that is not cut.
+    """
+    generator = _mixing_generator(recipe.cutmix_prob, recipe.seed, step, stream=6)
+    if generator is None:
         return None
-    weight = float(generator.beta(recipe.mixup_alpha, recipe.mixup_alpha))
-    weight = max(weight, 1 - weight)  # training accuracy counts the first label, so it gets the larger weight
-    return Mixup(weight, generator.permutation(batch_size))
+    half = int(0.5 * np.sqrt(1 - _larger_part(generator, recipe.cutmix_alpha)) * size)
+    centers = generator.integers(size, size=2)
+    top, left = np.maximum(centers - half, 0).tolist()
+    bottom, right = np.minimum(centers + half, size).tolist()
+    box = (top, left, bottom - top, right - left)
+    return Mixup(1 - box[2] * box[3] / size**2, generator.permutation(batch_size), box)
+
+
+def _mixing_generator(probability: float, seed: int, step: int, stream: int) -> np.random.Generator | None:
+    """The generator of a step's mixing; None with 1 − ``probability``."""
+    if not probability:
+        return None
+    generator = np.random.Generator(np.random.Philox(step_seed(seed, step, stream=stream)))
+    return generator if generator.random() < probability else None
+
+
+def _larger_part(generator: np.random.Generator, alpha: float) -> float:
+    """λ or 1 − λ, whichever is larger, with λ from Beta(α, α): training accuracy counts the first label."""
+    part = float(generator.beta(alpha, alpha))
+    return max(part, 1 - part)
+
+
+def mix(images: Tensor, others: Tensor, mixup: Mixup) -> Tensor:
+    """Mix ``images`` with ``others``, both [N, C, s, s]; the result is channels-last in memory."""
+    if mixup.box is None:
+        return torch.lerp(others, images, mixup.weight).contiguous(memory_format=torch.channels_last)
+    top, left, height, width = mixup.box
+    mixed = images.clone(memory_format=torch.channels_last)
+    mixed[:, :, top : top + height, left : left + width] = others[:, :, top : top + height, left : left + width]
+    return mixed

@@ -2,12 +2,12 @@
 
 On a GPU, all training images are kept in its memory if they fit, and cropped there.
 
-The crops there are bit for bit those of :func:`alexnet.loader.augmentation.crop`; crops that need resizing are made on
-the CPU.
+The crops there are bit for bit those of :func:`alexnet.loader.augmentation.crop`; crops that need resizing, and those
+of RandAugment, are made on the CPU.
 
-Worker threads gather, crop and resize uint8 images (NumPy and PyTorch release the GIL there). Color augmentation,
-normalization and mixup run on the training device. A batch is a function of (seed, epoch, position) alone: the number
-of workers does not change it.
+Worker threads gather, crop, resize and augment uint8 images (NumPy and PyTorch release the GIL there). Color
+augmentation, normalization and mixup run on the training device. A batch is a function of (seed, epoch, position)
+alone: the number of workers does not change it.
 """
 
 import threading
@@ -26,7 +26,8 @@ from alexnet import kernels
 from alexnet.data.store import ConcatSplit, Split
 from alexnet.errors import no_memory
 from alexnet.loader import augmentation, sampler
-from alexnet.loader.augmentation import Boxes, Mixup, Normalization, draw_mixup
+from alexnet.loader.augmentation import Boxes, Mixup, Normalization, draw_cutmix, draw_mixup
+from alexnet.loader.randaugment import randaugment
 from alexnet.recipe import Recipe
 
 MAX_MEMORY_FRACTION = 0.4  # of the device's free memory; the rest is for the network
@@ -144,8 +145,9 @@ class Loader:
         self.normalization = to_device(normalization, device)
         if cache_on_device is None:
             cache_on_device = fits_device(len(self._train_and_val), split.size, device)
-        # Resized crops are made on the CPU, and a shuffle window is there because images do not fit the memory.
-        self._fill_cache = cache_on_device and recipe.crop != "resized" and not recipe.shuffle_window
+        # Resized and augmented crops are made on the CPU; with a shuffle window, images do not fit the memory.
+        on_cpu = recipe.crop == "resized" or recipe.randaugment_ops or recipe.shuffle_window
+        self._fill_cache = cache_on_device and not on_cpu
         self.cached_images: Tensor | None = None  # uint8 [n, S, S, 3] on the device, from the first epoch on
 
     def __len__(self) -> int:
@@ -178,8 +180,10 @@ class Loader:
                 while tasks or futures:
                     while tasks and len(futures) < self.num_workers + 1:
                         number, draws = tasks.popleft()
-                        mixup = draw_mixup(self.recipe, first_step + number, len(draws))
-                        task = _Task(epoch, number, draws, mixup, size or self.image_size)
+                        step, pixels = first_step + number, size or self.image_size
+                        mixup = draw_cutmix(self.recipe, step, len(draws), pixels)
+                        mixup = mixup or draw_mixup(self.recipe, step, len(draws))
+                        task = _Task(epoch, number, draws, mixup, pixels)
                         futures.append(pool.submit(self._crop, task))
                     yield self._finish(futures.popleft().result())
             finally:
@@ -215,6 +219,8 @@ class Loader:
         if crops is None:
             images = torch.from_numpy(split.gather(indices))  # uint8 [N, S, S, 3]
             crops = augmentation.crop(images, boxes, task.size)
+            if recipe.randaugment_ops:
+                crops = randaugment(recipe, crops, task.epoch, draws)
             if self.device.type == "cuda":
                 crops = crops.pin_memory()  # so that the copy overlaps with computation
         return _CroppedBatch(task, crops, boxes, color_numbers)
@@ -259,7 +265,7 @@ class Loader:
             others = images[torch.from_numpy(mixup.permutation).to(self.device)]
         else:
             images, others = images.chunk(2)
-        images = torch.lerp(others, images, mixup.weight).contiguous(memory_format=torch.channels_last)
+        images = augmentation.mix(images, others, mixup)
         partners = mixup.permutation[rows.start : rows.stop]
         mixup_labels = torch.from_numpy(split.labels[indices[partners]]).to(self.device)
         return Batch(images, labels, indices, mixup_labels, mixup.weight)

@@ -59,6 +59,8 @@ def _rules(recipe: Recipe) -> list[tuple[str, bool, str, str]]:
         ("pca_noise_until_epoch", recipe.pca_noise_until_epoch >= total, epochs, "pass an earlier epoch"),
         ("pca_noise_rescale", not recipe.pca_noise_std, "--pca-noise-std 0", "pass --pca-noise-std"),
         ("mixup_alpha", not recipe.mixup_prob, "--mixup-prob 0", "pass --mixup-prob"),
+        ("cutmix_alpha", not recipe.cutmix_prob, "--cutmix-prob 0", "pass --cutmix-prob"),
+        ("randaugment_magnitude", not recipe.randaugment_ops, "--randaugment-ops 0", "pass --randaugment-ops"),
         ("trust_coefficient", recipe.optimizer != "lars", optimizer, "pass --optimizer lars"),
         ("bias_weight_decay", not recipe.weight_decay, "--weight-decay 0", "pass --weight-decay"),
         ("freeze_from_epoch", not recipe.freeze, "no --freeze", "pass --freeze"),

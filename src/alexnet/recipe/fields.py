@@ -215,6 +215,14 @@ class AugmentationFields:
     """probability that a batch is mixed with a permutation of itself (Zhang et al. 2017)"""
     mixup_alpha: Annotated[float, Range(1e-3, 1000)] = 0.4
     """mixup weights are drawn from Beta(alpha, alpha)"""
+    cutmix_prob: Fraction = 0.0
+    """probability that a box of each image of a batch shows another image of it (CutMix, Yun et al. 2019)"""
+    cutmix_alpha: Annotated[float, Range(1e-3, 1000)] = 1.0
+    """the fraction of the box is drawn from Beta(alpha, alpha)"""
+    randaugment_ops: Annotated[int, Range(0, 14)] = 0
+    """RandAugment: random operations on each crop, one after the other (Cubuk et al. 2020: 2); 0: none"""
+    randaugment_magnitude: Annotated[int, Range(0, 30)] = 9
+    """RandAugment: strength of each operation, of 30 (Cubuk et al. 2020, ResNet-50 on ImageNet: 9)"""
 
 
 @dataclass(frozen=True)
