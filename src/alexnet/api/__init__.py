@@ -190,8 +190,9 @@ def train(
             store = _begun(folder, data, recipe) if again else _fresh(folder, data, recipe, options, files)
             options.log_line(f"initial weights: {init_from.why}")
             if time:
-                log, kwargs = options.log_line, {"start": start, "files": files}
-                recipe = time_budget.plan_epochs(recipe, store, world.device, deadline, log=log, **kwargs)
+                recipe = time_budget.plan_epochs(
+                    recipe, store, world.device, deadline, start=start, files=files, log=options.log_line
+                )
             recipe = with_epochs(recipe, len(store.split("train")))
             held.enter_context(run_folder.locked(folder) if again else run_folder.new_run_folder(folder))
             if not again:
