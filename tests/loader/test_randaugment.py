@@ -41,7 +41,7 @@ def test_an_operation_is_torchvision_s(operation, image, monkeypatch):
             ours = np.asarray(apply(pillow, operation, magnitude, negated=negated))
             difference = np.abs(ours.astype(int) - expected.astype(int)).max(axis=2)  # [s, s]
             if operation in GEOMETRY:  # where two source pixels are equally near, one of them is chosen
-                assert (difference > 0).mean() < 0.02, (magnitude, negated)
+                assert (difference > 0).mean() < 0.03, (magnitude, negated)
             else:  # one gray level: the two round differently
                 assert difference.max() <= 1, (magnitude, negated)
     assert operation == "Identity" or (ours != np.asarray(pillow)).any() or operation == "AutoContrast"
