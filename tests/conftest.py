@@ -24,7 +24,7 @@ if not torch.cuda.is_available():  # Triton asks when it is imported: a GPU's ke
 
 import torch.nn.functional as F
 
-from alexnet import kernels
+from alexnet import bundle, kernels
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.data.store import Store
@@ -32,6 +32,7 @@ from alexnet.evaluation.evaluate import autocast
 from alexnet.kernels import native_kernels
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
+from alexnet.training import finetune
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -48,6 +49,13 @@ def denormals() -> Iterator[None]:
     lost = sys.float_info.min / 2 == 0.0
     torch.set_flush_denormal(False)
     assert not lost, "the test left the process with denormal numbers treated as zero"
+
+
+@pytest.fixture(autouse=True)
+def no_starter(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Trainings on folders begin with random weights, which is quick; tests/test_starter.py tests the starter."""
+    for module in (bundle, bundle.bundle, finetune):
+        monkeypatch.setattr(module, "STARTER_FOLDER", tmp_path_factory.getbasetemp() / "no-starter")
 
 
 @pytest.fixture(scope="session")
