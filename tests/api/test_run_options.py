@@ -15,6 +15,7 @@ from alexnet.data.decode import encode_jpeg, encode_png
 from alexnet.data.sources.layout import LayoutOptions
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
+from alexnet.errors import RecipeError
 from alexnet.evaluation.intervals import wilson
 from alexnet.report import facts
 from alexnet.training.run_data import options_of_run
@@ -175,3 +176,9 @@ def test_the_reported_time_is_that_of_the_whole_call(images, tmp_path):
     changes = {"epochs": 1, "batch_size": 16}
     result = api.train(images, "lenet5", tmp_path / "run", options=options, device="cpu", quiet=True, **changes)
     assert messages and result.seconds >= 2
+
+
+def test_fewer_threads_than_none_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(RecipeError, match="--num-workers is -1; must be 0 or more"):
+        alexnet.train("digits", run=tmp_path / "run", workers=-1, device="cpu")
+    assert not list(tmp_path.iterdir())

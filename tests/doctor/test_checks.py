@@ -128,6 +128,13 @@ def test_groups_are_predictioned_from_names(name, pattern_has):
         "{c}/v_{c}_g{t:02d}_c{f:02d}.jpg",
         "{c}/run{t}frame{f}.png",
         "{c}/{t}/{f}.png",
+        "{c}/{c}_{t}_{f}_crop.png",
+        "{c}/item{t} ({f}).jpg",
+        "{c}/{t}{letter}.png",
+        "{c}/{t}_{view}.jpeg",
+        "{c}/{f:04d}_{c}{t}.png",
+        "{c}/{c}{t}_jpg.rf.{digest}.jpg",
+        "{c}/TCGA-{c}{c}-{c}{t:03d}-01Z-00-DX1_{f}.png",
     ],
 )
 def test_groups_that_are_named_anew_in_each_class_are_found(name):
@@ -138,7 +145,9 @@ def test_groups_that_are_named_anew_in_each_class_are_found(name):
             object_ = info(1000 * c + t).thumbnail.astype(int)
             for f in range(5):
                 thumbnail = np.clip(object_ + draw.integers(-20, 20, object_.shape), 0, 255).astype(np.uint8)
-                origin = name.format(c="abcdef"[c], t=t, f=f)
+                view = ("left", "right", "front", "back", "top")[f]
+                values = {"letter": "abcde"[f], "view": view, "digest": f"{c}{t}{f}".zfill(32)}
+                origin = name.format(c="abcdef"[c], t=t, f=f, **values)
                 infos.append(info(len(infos), "test" if f == 4 else "train", c, origin=origin, thumbnail=thumbnail))
     [finding] = check_groups(data(infos, 6))
     assert finding.check == "group-suspected" and len(finding.examples) == 48, finding.what

@@ -59,6 +59,16 @@ def test_fit_keeps_any_name_inside_its_room(name):
     assert label.get_text() == name or label.get_text().endswith("…")
 
 
+def test_headings_with_a_long_path_stay_inside():
+    figure = canvas.new_figure(11, 4)
+    canvas.headings(figure, "test error of all on /home/someone/" + "folder/" * 30, "words of a subtitle " * 30)
+    figure.subplots().set_title("x")
+    figure.draw_without_rendering()
+    for text in (figure._suptitle, figure._supxlabel):
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= 11 * canvas.DPI and box.y0 >= 0 and box.y1 <= 4 * canvas.DPI
+
+
 def test_neither_pyplot_nor_a_changed_setting_nor_an_early_import(tmp_path):
     code = f"""
 import sys

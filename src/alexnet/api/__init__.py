@@ -181,6 +181,7 @@ def train(
     recipe = runtime.resolve_auto(recipe, chosen)
     recipe = recipe.replace(shuffle_window=shuffle_window(data, recipe))
     layout.check(files, recipe)
+    _check_workers(workers)
     with rendezvous.init_world(chosen, layout.tp_size, hybrid=layout.hybrid) as world, ExitStack() as held:
         if time and (go_on or world.size > 1):
             raise RecipeError("--time measures one process", "", "pass --epochs with torchrun")
@@ -210,6 +211,11 @@ def train(
             recipe = with_epochs(recipe, len(store.split("train")))
         kwargs: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout, "started": started}
         return _run(recipe, store, folder, world=world, callbacks=observers, resume=again, start=start, **kwargs)
+
+
+def _check_workers(workers: int) -> None:
+    if workers < 0:
+        raise RecipeError(f"--num-workers is {workers}", "0 or more")
 
 
 def _fresh(folder: Path, data: str | Path, recipe: Recipe, options: DataOptions, files: Files | None) -> Store:
@@ -262,6 +268,7 @@ def resume(
     folder = values.parent.parent if values.suffix == ".pt" else values
     recipe, metadata = run_folder.read_start(folder)
     layout.check(run_folder.layer_files(folder), recipe)
+    _check_workers(workers)
     with (
         rendezvous.init_world(torch_device(device), layout.tp_size, hybrid=layout.hybrid) as world,
         ExitStack() as held,
@@ -301,7 +308,7 @@ def _run(
         *filter(None, [problem, *callbacks.problems]),
     )
     sent = {what: count / world.steps for what, count in world.bytes_sent.items()}
-    faults = score_warnings(store, scores)
+    faults = score_warnings(scores)
     return Result(folder, bundle, scores, rate, seconds, recipe, plots, faults, messages, sent, world.is_main)
 
 

@@ -190,6 +190,8 @@ def _detailed(args: EvaluateArguments) -> int:
         _numbers(result)
         _calibration(result)
         _curve(result.curve)
+    elif args.calibrate and result.temperature_warning:
+        print(f"WARNING: {result.temperature_warning}")
     if result.slices:
         rows = [(one.value, str(one.images), *estimate_cells(one.top1)) for one in result.slices]
         output.table(f"By {args.slices}", (args.slices or "", "images", "top-1", "95 % CI"), rows)
@@ -223,6 +225,8 @@ def _print_scores(scores: "Scores", *, as_json: bool, provenance: "Provenance | 
     low, high = scores.top1_interval
     over = f", over {len(scores.groups)} groups of images" if scores.groups else ""
     print(f"top-1 {output.percent(scores.top1)} (95 % CI {output.percent(low)} to {output.percent(high)}{over})")
+    if scores.chance_warning:
+        print(f"WARNING: {scores.chance_warning}")
     print(f"loss {scores.loss:.4f}   {scores.count / scores.seconds:.1f} images/s")
     for line in provenance.lines() if provenance else ():
         print(line)

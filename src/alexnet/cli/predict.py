@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,7 @@ class PredictArguments:
 
 def run(argv: list[str]) -> int:
     """Print or write the predictions of a trained classifier."""
+    started = time.perf_counter()  # before the libraries are imported
     args: PredictArguments = parser.parse(PredictArguments, argv, "predict")
     kernels.use(args.kernels)
     if not args.images:
@@ -72,7 +74,9 @@ def run(argv: list[str]) -> int:
     names = ("top", "crops", "confidence_threshold", "target_risk", "batch_size", "num_workers", "engine")
     options = {name: getattr(args, name) for name in (*names, "device", "precision")}
     inputs = [entry for text in args.images for entry in (_standard_input() if text == "-" else [text])]
-    return _to_output(args, inputs, options) if args.output is None else _to_file(args, args.output, inputs, options)
+    if args.output is None:
+        return _to_output(args, inputs, options)
+    return _to_file(args, args.output, inputs, options, started)
 
 
 def _standard_input() -> list[str | Path]:
@@ -87,7 +91,9 @@ def _standard_input() -> list[str | Path]:
     return [name if is_address(name) else Path(name) for name in names]
 
 
-def _to_file(args: PredictArguments, file: Path, inputs: list[str | Path], options: dict[str, Any]) -> int:
+def _to_file(
+    args: PredictArguments, file: Path, inputs: list[str | Path], options: dict[str, Any], started: float
+) -> int:
     from alexnet.export.batch_prediction import predict_files
 
     progress = output.Progress("predicting")
@@ -111,8 +117,8 @@ def _to_file(args: PredictArguments, file: Path, inputs: list[str | Path], optio
     finally:
         progress.close()
     speed = (summary.images - summary.resumed) / summary.seconds
-    seconds = format_duration(round(summary.seconds, 1))
-    print(f"{summary.path}  {counted(summary.images, 'image')} in {seconds}, {speed:,.1f} images/s")
+    total = format_duration(round(time.perf_counter() - started, 1))
+    print(f"{summary.path}  {counted(summary.images, 'image')}, {speed:,.1f} images/s; total time {total}")
     if summary.unreadable:
         output.log(f"alexnet: {counted(summary.unreadable, 'image')} could not be read: see the errors in {file}")
     return 1 if summary.unreadable else 0

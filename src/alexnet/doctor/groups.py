@@ -18,13 +18,18 @@ _WORD_PATTERNS = (  # common words in file names; the parenthesis is the group
     *(rf"(?i)((?<![a-z]){word}[-_ ]?[a-z]?\d+)" for word in _WORDS.split("|")),
     *(rf"(?i)([^/]+/(?:[^/]*?[^a-z/])?{word}[-_ ]?[a-z]?\d+)" for word in _WORDS.split("|")),  # in each folder
     _DAY,
+    r"([^/]+)\.rf\.[0-9a-fA-F]{20,}\.\w+$",  # augmented copies of one image, as Roboflow names them
+    r"(TCGA-\w\w-\w{4})(?!\w)",  # patients of The Cancer Genome Atlas
 )
-_LOOSE = (  # any name and a number: used only if images of a group are also similar
-    r"([^/]+)[-_ ]\d+\.\w+$",
-    r"([^/]+/[^/]+)[-_ ]\d+\.\w+$",
-    r"([^/]*\d)[^\d/]+\d+\.\w+$",
-    r"([^/]+/[^/]*\d)[^\d/]+\d+\.\w+$",
+_LOOSE = (  # a name and a number, and perhaps a word: used only if images of a group are also similar
+    r"([^/]+)[-_ ]\d+[^\d/]*\.\w+$",
+    r"([^/]+/[^/]+)[-_ ]\d+[^\d/]*\.\w+$",
+    r"([^/]*\d)[^\d/]+\d+[^\d/]*\.\w+$",
+    r"([^/]+/[^/]*\d)[^\d/]+\d+[^\d/]*\.\w+$",
     r"([^/]+/[^/]+)/[^/]+\.\w+$",
+    r"([^/]*\d)[^\d/]+\.\w+$",  # 10_left.jpg, 10_right.jpg
+    r"([^/]+/[^/]*\d)[^\d/]+\.\w+$",
+    r"(?:^|/)\d+[-_ ]([^/]+)\.\w+$",  # the frame first: 0003_apple7.jpg
 )
 PATTERNS = (*_WORD_PATTERNS, *_LOOSE)
 ALIKE = 0.85  # median distance of thumbnails within groups, of that between groups of one class

@@ -64,6 +64,27 @@ class Scores:
         return estimate.low, estimate.high
 
     @property
+    def majority(self) -> float:
+        """The accuracy of always predicting the most frequent class."""
+        return int(self.confusion.sum(1).max()) / self.count
+
+    @property
+    def top1_text(self) -> str:
+        """``6.9 % (95 % CI 2.7 to 16.4 %)``."""
+        low, high = self.top1_interval
+        return f"{100 * self.top1:.1f} % (95 % CI {100 * low:.1f} to {100 * high:.1f} %)"
+
+    @property
+    def chance_warning(self) -> str:
+        """A sentence if always predicting the most frequent class may be as accurate; otherwise empty."""
+        if self.top1_interval[0] > self.majority:
+            return ""
+        return (
+            f"{self.split} top-1 is {self.top1_text}; always predicting the most frequent class has "
+            f"{100 * self.majority:.1f} %: this does not show that the network learned anything"
+        )
+
+    @property
     def has_top5(self) -> bool:
         """Are there more than five classes?"""
         return len(self.confusion) > FIVE

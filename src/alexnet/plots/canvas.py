@@ -82,6 +82,13 @@ def wrap(text: str, width: float, size: float) -> list[str]:
     return [line for part in text.split("\n") for line in textwrap.wrap(part, limit) or [""]]
 
 
+def headings(figure: "Figure", title: str, below: str) -> None:
+    """A title and a line below the figure, from its left edge on, wrapped to its width: both may hold a long path."""
+    width = figure.get_figwidth() - 0.3
+    figure.suptitle("\n".join(wrap(title, width, 14)), x=0.01, ha="left", size=14, color=INK)
+    figure.supxlabel("\n".join(wrap(below, width, 9)), x=0.01, ha="left", size=9, color=GRAY)
+
+
 def numbers(values: Sequence[float], digits: int = 1) -> Callable[[float], str]:
     """One format for all numbers of an axis on which ``values`` stand: never 0.0001 beside 1e-05."""
     small = any(0 < abs(value) < 1e-4 for value in values)

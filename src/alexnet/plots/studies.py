@@ -89,8 +89,7 @@ def claims_figure(
     left, right = fig.subplots(1, 2, width_ratios=[1.25, 1])
     _curves(canvas.plain(left), lines, level)
     _bars(canvas.plain(right), bars, measured)
-    fig.suptitle(title, x=0.01, ha="left", size=14, color=canvas.INK)
-    fig.supxlabel(subtitle, x=0.01, ha="left", size=9, color=canvas.GRAY)
+    canvas.headings(fig, title, subtitle)
     return fig
 
 
@@ -219,8 +218,7 @@ def contest_figure(title: str, subtitle: str, bars: Sequence[ContestBar]) -> "Fi
     left, right = fig.subplots(1, 2, width_ratios=[1.35, 1])
     _errors(canvas.plain(left), bars)
     _times(canvas.plain(right), bars)
-    fig.suptitle(title, x=0.01, ha="left", size=14, color=canvas.INK)
-    fig.supxlabel(subtitle, x=0.01, ha="left", size=9, color=canvas.GRAY)
+    canvas.headings(fig, title, subtitle)
     return fig
 
 
@@ -304,8 +302,7 @@ def depth_figure(title: str, subtitle: str, points: Sequence[Point], curves: Seq
     top = 1.12 * max(*(e for p in points for e in (*p.training, *p.test)), 0.1)
     for axes, what in ((middle, "Training"), (right, "Test")):
         _by_depth(canvas.plain(axes), points, what, top)
-    fig.suptitle(title, x=0.01, ha="left", size=14, color=canvas.INK)
-    fig.supxlabel(subtitle, x=0.01, ha="left", size=9, color=canvas.GRAY)
+    canvas.headings(fig, title, subtitle)
     return fig
 
 

@@ -42,8 +42,8 @@ def figure(tiles: Sequence[Tile], title: str, note: str) -> "Figure":
     columns = min(len(tiles), max(1, (8 if wide == 1 else 6) // wide))
     rows = math.ceil(len(tiles) / columns)
     width = max(5.0, columns * wide * INCHES + 0.3)
-    lines = canvas.wrap(note, width - 0.4, 8)
-    fig = canvas.new_figure(width, rows * (INCHES + 0.28) + 0.75 + 0.17 * len(lines))
+    lines, titles = canvas.wrap(note, width - 0.4, 8), canvas.wrap(title, width - 0.4, 11)
+    fig = canvas.new_figure(width, rows * (INCHES + 0.28) + 0.5 + 0.25 * len(titles) + 0.17 * len(lines))
     grid = fig.add_gridspec(rows, columns)
     for k, tile in enumerate(tiles):
         axes = fig.add_subplot(grid[k // columns, k % columns])
@@ -52,7 +52,7 @@ def figure(tiles: Sequence[Tile], title: str, note: str) -> "Figure":
         axes.imshow(np.concatenate(parts, 1), interpolation="antialiased")
         axes.set_axis_off()
         axes.set_title(shorten(tile.label, 30 * wide), size=8, color=canvas.INK)
-    fig.suptitle(title, size=11, color=canvas.INK)
+    fig.suptitle("\n".join(titles), size=11, color=canvas.INK)
     fig.supxlabel("\n".join(lines), size=8, color=canvas.GRAY, linespacing=1.4)
     return fig
 
