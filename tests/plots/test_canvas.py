@@ -59,6 +59,19 @@ def test_fit_keeps_any_name_inside_its_room(name):
     assert label.get_text() == name or label.get_text().endswith("…")
 
 
+def test_names_that_would_look_alike_keep_their_ends():
+    names = [
+        "Tomato, leaf with yellow curl virus",
+        "Tomato, leaf with mosaic virus",
+        "Potato",
+        "Tomato, leaf with mold",
+    ]
+    short = canvas.short_names(names, 20)
+    assert short == ["Tomato, leaf with y…", "Tomato, le…aic virus", "Potato", "Tomato, le…with mold"]
+    assert canvas.short_names(["Tomato, leaf with mold", "Potato"], 20) == ["Tomato, leaf with m…", "Potato"]
+    assert all(len(name) <= 20 for name in canvas.short_names(["a\n" * 10_000 + "b", "a " * 10_000 + "c"], 20))
+
+
 def test_headings_with_a_long_path_stay_inside():
     figure = canvas.new_figure(11, 4)
     canvas.headings(figure, "test error of all on /home/someone/" + "folder/" * 30, "words of a subtitle " * 30)

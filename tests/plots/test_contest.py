@@ -1,6 +1,7 @@
 import pytest
 
 from alexnet.errors import DataError
+from alexnet.evaluation.intervals import Estimate
 from alexnet.plots import studies
 
 
@@ -40,6 +41,17 @@ def test_depth_shows_both_kinds(tmp_path):
     assert len(drawing.axes) == 3
     assert [text.get_text() for text in drawing.axes[1].get_legend().get_texts()] == ["plain", "residual"]
     assert studies.draw_depth("Depth", "", points, curves, tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_many_layers_and_neighboring_sizes_have_upright_labels(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(studies.canvas, "save", lambda figure, path: drawn.append(figure) or path)
+    one = Estimate(0.5, 0.4, 0.6, 100)
+    studies.draw_probes("probes", [(f"inception_{k}a", one, one) for k in range(24)], tmp_path / "a.png")
+    studies.draw_probes("probes", [(f"conv{k}", one, one) for k in range(8)], tmp_path / "b.png")
+    for sizes in ((100, 1000, 1500), (100, 300, 1000)):
+        studies.draw_data_size("sizes", {"a": [(n, 0.5, 0.4, 0.6) for n in sizes]}, {}, tmp_path / "c.png")
+    assert [figure.axes[0].get_xticklabels()[0].get_rotation() for figure in drawn] == [90, 0, 90, 0]
 
 
 def test_nothing_to_draw():

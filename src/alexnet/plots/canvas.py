@@ -5,6 +5,7 @@ import io
 import math
 import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +75,17 @@ def fit(label: "Text", width: float) -> float:
             limit -= 1
             label.set_text(shorten(words, limit))
         return float(label.get_window_extent().width) / DPI
+
+
+def short_names(names: Sequence[str], limit: int) -> list[str]:
+    """``names`` of at most ``limit`` columns. Those that would look alike lose their middle: often the ends differ."""
+    short = [shorten(name, limit) for name in names]
+    counts, half = Counter(short), (limit - 1) // 2
+    result = []
+    for name, cut in zip(names, short, strict=True):
+        whole = shorten(name, len(name) * 8 + 2)  # on one line, all of it
+        result.append(cut if counts[cut] == 1 else shorten(f"{whole[: limit - 1 - half]}…{whole[-half:]}", limit))
+    return result
 
 
 def wrap(text: str, width: float, size: float) -> list[str]:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from alexnet.errors import DataError
 from alexnet.plots import canvas
-from alexnet.terminal import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +67,8 @@ def _legend(axes: "Axes", there: list[int], classes: Sequence[str]) -> None:
 
     step = max(1, -(-len(there) // NAMED))
     handles = []
-    for k in there[::step]:
+    names = canvas.short_names([classes[k] for k in there[::step]], 28)
+    for k, name in zip(there[::step], names, strict=True):
         color, mark, hollow = style(k)
         face = "none" if hollow else color
         handles.append(
@@ -80,7 +80,7 @@ def _legend(axes: "Axes", there: list[int], classes: Sequence[str]) -> None:
                 markersize=6,
                 markerfacecolor=face,
                 markeredgecolor=color,
-                label=shorten(classes[k], 28),
+                label=name,
             )
         )
     title = f"every {step}th class is named" if step > 1 else None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NUMBERS = 20  # classes up to which cells hold numbers
 NAMES = 40  # class names an axis has room for
-ROOM = 1.7  # inches for a class name
+ROOM, COLUMNS = 1.7, 22  # inches and columns for a class name
 LARGEST = 3000  # pixels of the heat map's side at most: a cell is a pixel or more up to this many classes
 
 
@@ -105,7 +105,7 @@ def _numbers(axes: "Axes", matrix: NDArray[np.integer[Any]]) -> None:
 def _names(axes: "Axes", classes: list[str], side: float) -> None:
     step = tick_step(len(classes))
     places = range(0, len(classes), step)
-    axes.set_yticks(places, [classes[place] for place in places], size=9)
+    axes.set_yticks(places, canvas.short_names([classes[place] for place in places], COLUMNS), size=9)
     labels = axes.get_yticklabels()
     widest = max(canvas.fit(label, ROOM) for label in labels)
     names = [label.get_text() for label in labels]
@@ -210,10 +210,11 @@ def roc_figure(shown: Sequence[Curves], classes: int = 2) -> "Figure":
     fig = canvas.new_figure(9.6, 4.9 + 0.18 * len(shown))
     colors = (canvas.BLUE, canvas.VERMILION, canvas.GREEN, canvas.SKY)
     panels: list[Axes] = [canvas.plain(axes) for axes in fig.subplots(1, 2)]
-    for one, color in zip(shown, colors, strict=False):
+    names = canvas.short_names([one.name for one in shown], 24)
+    for one, class_name, color in zip(shown, names, colors, strict=False):
         for axes, curve, name in ((panels[0], one.roc, "AUROC"), (panels[1], one.precision_recall, "AP")):
             area = curve.area
-            label = f"{shorten(one.name, 24)}: {name} {100 * area.value:.1f} % ({interval(area.low, area.high)})"
+            label = f"{class_name}: {name} {100 * area.value:.1f} % ({interval(area.low, area.high)})"
             low, high = (100 * np.array(side) for side in (curve.low, curve.high))
             axes.fill_between(100 * GRID, low, high, color=color, alpha=0.15, linewidth=0, step="post")
             axes.plot([100 * x for x in curve.x], [100 * y for y in curve.y], color=color, linewidth=1.7, label=label)

@@ -1,5 +1,6 @@
 """Plots of studies and benchmarks: throughput, claims, compression, contest, networks of increasing depth."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -381,7 +382,8 @@ def draw_data_size(
             axes.axvline(crossings[label], color=color, linewidth=1, linestyle=":")
     sizes = sorted({row[0] for rows in curves.values() for row in rows})
     axes.set_xscale("log")
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    near = any(after < 1.6 * before for before, after in itertools.pairwise(sizes))  # their numbers would touch
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=90 if near or len(sizes) > 8 else 0)
     axes.minorticks_off()
     axes.set_xlabel("training images", size=10, color=canvas.INK)
     axes.set_ylabel("test accuracy in % (95 % CI)", size=10, color=canvas.INK)
@@ -400,7 +402,8 @@ def draw_probes(title: str, rows: Sequence[tuple[str, Estimate, Estimate]], path
         axes.plot(range(len(rows)), y, dashes, marker="o", markersize=4, color=color, linewidth=1.8, label=label)
         low, high = [100 * one.low for one in values], [100 * one.high for one in values]
         axes.fill_between(range(len(rows)), low, high, color=color, alpha=0.13, linewidth=0)
-    axes.set_xticks(range(len(rows)), [row[0] for row in rows])
+    names = [shorten(row[0], 24) for row in rows]
+    axes.set_xticks(range(len(rows)), names, rotation=90 if sum(map(len, names)) > 70 else 0)
     axes.set_ylim(0, 100)
     axes.set_xlabel("layer", size=10, color=canvas.INK)
     axes.set_ylabel("test accuracy in % (95 % CI)", size=10, color=canvas.INK)

@@ -14,7 +14,6 @@ from alexnet.explain.embedding import Samples
 from alexnet.export.classifier import Classifier
 from alexnet.loader.augmentation import center_crops
 from alexnet.plots import canvas
-from alexnet.terminal import shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +50,7 @@ def figure(tiles: Sequence[Tile], title: str, note: str) -> "Figure":
         parts = [part for image in tile.images for part in (seam, image)][1:]
         axes.imshow(np.concatenate(parts, 1), interpolation="antialiased")
         axes.set_axis_off()
-        axes.set_title(shorten(tile.label, 30 * wide), size=8, color=canvas.INK)
+        canvas.fit(axes.set_title(tile.label, size=8, color=canvas.INK), wide * INCHES)
     fig.suptitle("\n".join(titles), size=11, color=canvas.INK)
     fig.supxlabel("\n".join(lines), size=8, color=canvas.GRAY, linespacing=1.4)
     return fig
