@@ -39,7 +39,7 @@ def links(text):
 def program_help(*command):
     environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
     call = [sys.executable, "-m", "alexnet", *command, "--help"]
-    return subprocess.run(call, capture_output=True, text=True, env=environment, check=False, timeout=120)
+    return subprocess.run(call, capture_output=True, text=True, env=environment, check=False, timeout=600)
 
 
 def test_there_is_a_readme_with_commands():

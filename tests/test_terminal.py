@@ -86,7 +86,7 @@ def test_in_a_process_of_its_own(settings):
             [sys.executable, "-m", "alexnet", *words],
             env=os.environ | settings,
             capture_output=True,
-            timeout=120,
+            timeout=600,
         )
         assert done.returncode == 0 and done.stdout.isascii() and not done.stderr
 

@@ -37,7 +37,7 @@ def test_a_review_until_ctrl_c_and_its_corrections_in_the_next_commands(images, 
         change = json.dumps([{"image": listed.index("dark/broken.png"), "action": "exclude"}]).encode()
         urllib.request.urlopen(urllib.request.Request(address[1] + "decisions", change, method="POST")).close()
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=600)
     assert process.returncode == 0 and "1 decision. To use them: alexnet train DATA --corrections" in out, error
     corrections = str(tmp_path / "images.labels.csv")
     COMMANDS["doctor"].run([str(images), "--corrections", corrections, "--json"])

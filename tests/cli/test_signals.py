@@ -63,7 +63,7 @@ def test_a_second_signal_ends_a_command_at_once(where, number):
         send(process, number)
         assert process.poll() is None
         send(process, number)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 128 + number
     assert err.startswith(("\nalexnet: stopped at once", "alexnet: interrupted")) and "Traceback" not in err
 
@@ -75,7 +75,7 @@ def test_the_first_signal_interrupts_with_one_line(number):
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_until_it_hangs(process)
         send(process, number)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 128 + number
     assert err == "alexnet: interrupted; the same command goes on where it can\n"
 

@@ -23,7 +23,7 @@ def address(review):
 
 def ask(address, path="", method="GET", body=None, **headers):
     parts = urlsplit(address)
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=600)
     try:
         target = path if path.startswith("/") else parts.path + path
         connection.request(method, target, body, {name.replace("_", "-"): value for name, value in headers.items()})

@@ -8,6 +8,7 @@ writes docs/images/page-phone.png and page-desktop.png of that run; without both
 import os
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,25 @@ def test_the_predictions_of_a_chosen_image_are_shown(server, opened, image, png,
     assert server.get("/v1/model").json["model_sha256"] in page.locator("#about").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
     assert violations(page) == []
+
+
+def test_hostile_class_names_are_text(cifar, opened, image, tmp_path):
+    names = ["<script>alert(1)</script>", "<img src=x onerror=alert(2)>", "$x^2$", "=1+1", "{{7*7}}", "x" * 10_000]
+    names += [f"&lt;b&gt; {i}" for i in range(len(cifar.classes) - len(names))]
+    path = replace(cifar, classes=tuple(names)).save(tmp_path / "bundle")
+    with threaded(path) as server:
+        page, dialogs = opened(server, PHONE), []
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        choose(page, image)
+        page.locator("#result").wait_for()
+        page.locator("summary").click()
+        page.locator("#filters").wait_for()
+        expected = server.post(image.read_bytes()).json["predictions"][0]["top_k"]
+        words = page.locator("#predictions li").all_inner_texts()
+        assert all(one["label"][:60] in text for text, one in zip(words, expected, strict=True))
+        assert page.evaluate("document.querySelectorAll('[onerror], [src=x], script:not([src])').length") == 0
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+        assert dialogs == []
 
 
 def test_by_keyboard_alone(server, opened, image):

@@ -207,7 +207,7 @@ def test_stopped_in_the_middle_of_an_epoch_and_resumed(number, status, whole, st
         time.sleep(0.01)
     time.sleep(0.3)  # somewhere in the first or second epoch
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == status, said
     assert f"alexnet train --resume {folder}" in said
     assert not (folder / "bundle").exists()

@@ -193,7 +193,7 @@ def _within(dataset: ImageDataset, duplicate_sets: list[list[ImageInfo]]) -> Ite
     exact = [copies for copies in duplicate_sets if len({info.sha256 for info in copies}) == 1]
     near = [copies for copies in duplicate_sets if len({info.sha256 for info in copies}) > 1]
     if exact:
-        todo = "exclude the copies: they count twice"
+        todo = "exclude the copies: such an image counts more than once"
         yield _finding("duplicate", "warning", f"{_images(exact)} in one split", todo, dataset, exact)
     if near:
         todo = "exclude the copies" + (": another seed may put them in two splits" if dataset.drawn else "")
