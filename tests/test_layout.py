@@ -86,6 +86,7 @@ DOORS = {
     "nncf": ["benchmark/steps.py"],
     "huggingface_hub": ["export/hub.py"],
     "datasets": ["data/sources/hugging_face.py", "data/sources/builtin.py"],  # there, a name of torchvision
+    "optuna": ["experiments/sweep.py"],
     "timm": ["export/timm_folder.py"],
     "fastapi": ["serve/"],
     "uvicorn": ["serve/", "review/server.py"],

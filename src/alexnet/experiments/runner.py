@@ -30,6 +30,7 @@ from alexnet.recipe import Recipe, differences
 from alexnet.schema import check, read_json
 from alexnet.system import choose_device
 from alexnet.training import run_folder, runtime
+from alexnet.training.callbacks import Callbacks
 from alexnet.training.finetune import PretrainedWeights
 from alexnet.training.logger import read_rows
 from alexnet.training.run import train_run
@@ -341,6 +342,7 @@ def get_or_train(
     device: str,
     num_workers: int,
     init_from: PretrainedWeights | None = None,
+    callbacks: Callbacks | None = None,
 ) -> TrainedModel:
     """Return the trained model of ``job`` in ``folder``: reused if finished, else resumed or trained.
 
@@ -353,6 +355,7 @@ def get_or_train(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         num_workers: Data-loading threads.
         init_from: Pretrained weights to start from.
+        callbacks: Observe the training.
 
     Raises:
         RunError: The folder holds another training.
@@ -363,7 +366,7 @@ def get_or_train(
     with run_folder.locked(folder):
         _check_run_folder(folder, recipe, store)
         if not _is_finished(folder) and not (init_from is None and _copy_finished(recipe, store, folder)):
-            _train(recipe, store, folder, chosen_device, num_workers, init_from)
+            _train(recipe, store, folder, chosen_device, num_workers, init_from, callbacks)
     return _load(job, folder, store)
 
 
@@ -411,6 +414,7 @@ def _train(
     device: torch.device,
     num_workers: int,
     init_from: PretrainedWeights | None,
+    callbacks: Callbacks | None,
 ) -> None:
     resume = any((folder / "checkpoints").glob("step-*.pt"))
     if not resume:
@@ -425,7 +429,15 @@ def _train(
     try:
         with runtime.cpu_settings(recipe):
             train_run(
-                recipe, store, folder, device=device, workers=num_workers, resume=resume, quiet=True, start=init_from
+                recipe,
+                store,
+                folder,
+                device=device,
+                workers=num_workers,
+                resume=resume,
+                quiet=True,
+                start=init_from,
+                callbacks=callbacks,
             )
     except TrainingError as error:
         write_file(folder / DIVERGED, json_bytes(asdict(_Diverged(str(error)))))

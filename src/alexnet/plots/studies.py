@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -410,3 +410,80 @@ def draw_probes(title: str, rows: Sequence[tuple[str, Estimate, Estimate]], path
     axes.set_title("\n".join(canvas.wrap(title, 7, 10)), size=10, color=canvas.INK)
     axes.legend(frameon=False, fontsize=9)
     return canvas.save(fig, path)
+
+
+class SweepTrial(NamedTuple):
+    """A trial of a sweep: its number, validation error, whether it was pruned, and its values."""
+
+    number: int
+    error: float
+    pruned: bool
+    values: Mapping[str, object]
+
+
+MAX_SLICES = 4  # hyperparameters that are drawn
+
+
+def draw_sweep(
+    title: str,
+    trials: Sequence[SweepTrial],
+    finals: Sequence[tuple[str, Sequence[float]]],
+    log: Collection[str],
+    path: Path,
+) -> Path:
+    """Draw the errors of the trials, by number and by hyperparameter, and those of the finals to a PNG.
+
+    Args:
+        title: Title.
+        trials: All trials.
+        finals: (name, validation error for each seed), the winner first.
+        log: Hyperparameters with a logarithmic axis.
+        path: The PNG file.
+    """
+    names = list(trials[0].values)[:MAX_SLICES]
+    fig = canvas.new_figure(11, 7)
+    grid = fig.add_gridspec(2, 12)
+    history, last = canvas.plain(fig.add_subplot(grid[0, :7])), canvas.plain(fig.add_subplot(grid[0, 7:]))
+    whole = [trial for trial in trials if not trial.pruned]
+    _sweep_marks(history, [(trial.number, trial) for trial in trials])
+    best = [min(t.error for t in whole if t.number <= trial.number) for trial in whole]
+    history.step(
+        [t.number for t in whole], [100 * error for error in best], where="post", color=INK, label="lowest so far"
+    )
+    history.set_title("Validation error in % by trial", loc="left", size=11, color=INK)
+    history.legend(frameon=False, fontsize=9)
+    for row, (name, errors) in enumerate(finals):
+        values = [100 * error for error in errors]
+        last.barh(row, sum(values) / len(values), height=0.55, color=canvas.PALE)
+        last.plot(values, [row] * len(values), "o", color=BLUE, markersize=5, alpha=0.8, label=name)
+    last.set_yticks(range(len(finals)), [name for name, _ in finals])
+    last.invert_yaxis()
+    last.grid(visible=False)
+    last.set_xlabel("bar: mean; dots: seeds; the winner is on top", size=9, color=GRAY)
+    last.set_title("Validation error in % of the best, other seeds", loc="left", size=11, color=INK)
+    for column, name in enumerate(names):
+        width = 12 // len(names)
+        axes = canvas.plain(fig.add_subplot(grid[1, column * width : (column + 1) * width]))
+        points = [(trial.values[name], trial) for trial in trials]
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in points):
+            _sweep_marks(axes, points)
+            if name in log:
+                axes.set_xscale("log")
+        else:
+            labels = sorted({str(value) for value, _ in points})
+            _sweep_marks(axes, [(labels.index(str(value)), trial) for value, trial in points])
+            axes.set_xticks(range(len(labels)), [shorten(label, 16) for label in labels])
+        axes.set_xlabel(name, size=10, color=INK)
+        if not column:
+            axes.set_ylabel("validation error in %", size=9, color=GRAY)
+    fig.suptitle(shorten(title, 80), x=0.01, ha="left", size=14, color=INK)
+    return canvas.save(fig, path)
+
+
+def _sweep_marks(axes: "Axes", points: Sequence[tuple[object, SweepTrial]]) -> None:
+    """A dot for each finished trial, a cross for each pruned one."""
+    for pruned, mark, color, label in ((False, "o", BLUE, "finished"), (True, "x", GRAY, "pruned")):
+        chosen = [(x, 100 * trial.error) for x, trial in points if trial.pruned is pruned]
+        if chosen:
+            axes.plot([x for x, _ in chosen], [y for _, y in chosen], mark, color=color, markersize=5, label=label)  # type: ignore[arg-type]
+    axes.set_ylim(bottom=0)

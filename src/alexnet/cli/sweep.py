@@ -1,0 +1,120 @@
+"""The command ``sweep``."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from tyro.conf import Positional
+
+from alexnet.cli import output, parser
+from alexnet.cli.parser import DataArguments, Flag, choose_cache, data_options, option
+from alexnet.errors import RecipeError
+from alexnet.terminal import parse_duration
+
+
+@dataclass(frozen=True)
+class SweepArguments:
+    """Search for hyperparameters by the validation split, and evaluate the winner once on the test split.
+
+    The same command continues an interrupted sweep.
+    """
+
+    data: Positional[Annotated[str | None, option("[DATA]")]] = None
+    """digits, a folder of class folders, a table, a store, cifar10, mnist, imagenette, ..."""
+    space: Annotated[Path | None, option("FILE.toml")] = None
+    """the values to try, a line each: lr = {low = 1e-4, high = 1e-2, log = true}, or batch_size = [32, 64]"""
+    budget: Annotated[str, option("TIME")] = "1h"
+    """time of all trainings together: 90s, 40min, 2h"""
+    trials: Annotated[int, option("N")] = 0
+    """trials at most; 0: as many as the budget allows"""
+    finalists: Annotated[int, option("N")] = 3
+    """the best trials that are trained again with other seeds"""
+    seeds: Annotated[int, option("N")] = 3
+    """trainings of each of them"""
+    recipe: Annotated[str, option("NAME|FILE.toml")] = ""
+    """named recipe or recipe file with all other hyperparameters (default: as alexnet train)"""
+    model: Annotated[str, option("NAME")] = ""
+    """name of the network; alexnet models lists all (default: the recipe's)"""
+    epochs: Annotated[int, option("N")] = 0
+    """epochs of every training; 0: the recipe's"""
+    init_from: Annotated[str, option("starter|imagenet|scratch|RUN")] = ""
+    """initial weights, as in alexnet train"""
+    output_dir: Annotated[Path | None, option("DIR")] = None
+    """directory for the sweep (default: runs/sweep/DATA)"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    num_workers: Annotated[int, option("N")] = 1
+    """data-loading threads (does not affect results)"""
+    json: Flag = False
+    """print one JSON object"""
+    source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
+
+
+def run(argv: list[str]) -> int:
+    """Search, and print the best trials over seeds and the winner's test accuracy."""
+    args: SweepArguments = parser.parse(SweepArguments, argv, "sweep")
+    if args.data is None:
+        raise RecipeError("sweep needs DATA", "a folder, a table or the name of a data set")
+    if args.space is None:
+        raise RecipeError(
+            "sweep needs --space FILE.toml", "", "a line of it: lr = {low = 1e-4, high = 1e-2, log = true}"
+        )
+    budget = parse_duration(args.budget, "--budget")
+    from alexnet.experiments.runner import display_name
+    from alexnet.experiments.sweep import SweepConfig, read_space, run_sweep
+    from alexnet.training.defaults import default_recipe
+    from alexnet.training.finetune import initial_weights
+
+    config = SweepConfig(read_space(args.space), budget, args.trials, args.finalists, args.seeds)
+    choose_cache(args.source.cache, args.source.cache_gb)
+    changes: dict[str, Any] = {"model": args.model} if args.model else {}
+    weights = initial_weights(args.data, args.recipe, args.init_from, changes, layer_file=False)
+    base = default_recipe(args.data, args.recipe, args.model, weights.pretrained)
+    if args.epochs:
+        base = base.replace(epochs=args.epochs, warmup_epochs=min(base.warmup_epochs, args.epochs / 10))
+    folder = args.output_dir or Path("runs") / "sweep" / display_name(args.data)
+    options = data_options(args.source)
+    options.log_line(f"initial weights: {weights.why}")
+    result = run_sweep(
+        args.data,
+        base,
+        config,
+        folder,
+        options,
+        init_from=weights.pretrained,
+        device=args.device,
+        num_workers=args.num_workers,
+    )
+    values = result.to_dict()
+    if args.json:
+        print(json.dumps(values))
+        return 0
+    names = list(config.space)
+    rows = [
+        (
+            str(finalist["trial"]),
+            *(_cell(finalist["values"][name]) for name in names),
+            output.percent(finalist["mean"], 1),
+            f"{100 * finalist['interval'][0]:.1f} to {100 * finalist['interval'][1]:.1f}",
+        )
+        for finalist in values["finalists"]
+    ]
+    pruned = sum(trial.pruned for trial in result.trials)
+    title = f"{len(result.trials)} trials, {pruned} pruned; the best over {args.seeds} other seeds, winner first"
+    output.table(title, ("trial", *names, "validation error", "95 % CI"), rows, right=1 + len(names))
+    low, high = values["test"]["interval"]
+    print(
+        f"test       top-1 of the winner {output.percent(float(np.mean(result.test_accuracies)), 1)} "
+        f"(95 % CI over seeds {100 * low:.1f} to {100 * high:.1f} %), {result.test_images} images, evaluated once"
+    )
+    print(f"plot       {values['plot']}")
+    print(f"recipe     {values['recipe']}")
+    start = f" --init-from {args.init_from}" if args.init_from else ""
+    print(f"next       alexnet train {args.data} --recipe {values['recipe']}{start}")
+    return 0
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
