@@ -1,0 +1,166 @@
+"""A small sweep on 250 digits: its files, what is reused, wrong space files, and the command."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from alexnet import cli
+from alexnet.api import DataOptions
+from alexnet.errors import Interrupted, RecipeError, RunError
+from alexnet.experiments import sweep
+from alexnet.experiments.sweep import Dimension, SweepConfig, read_space, run_sweep
+from alexnet.recipe import Recipe, get_recipe
+from alexnet.training import loop
+from alexnet.training.run_folder import times_tested
+
+optuna = pytest.importorskip("optuna")
+BASE = get_recipe("lenet5").replace(epochs=2, warmup_epochs=0.0)
+SPACE = "lr = {low = 0.001, high = 0.3, log = true}\nbatch_size = [16, 32]\n"
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    path = tmp_path_factory.mktemp("space") / "space.toml"
+    path.write_text(SPACE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def swept(digits, space, tmp_path_factory):
+    """(folder, result) of three trials and two finalists with two seeds."""
+    folder = tmp_path_factory.mktemp("sweep") / "digits"
+    config = SweepConfig(read_space(space), budget=3600, trials=3, finalists=2, seeds=2)
+    return folder, run_sweep(str(digits.path), BASE, config, folder, DataOptions(), device="cpu")
+
+
+def test_the_winner_has_the_lowest_mean_over_other_seeds(swept):
+    folder, result = swept
+    assert [trial.number for trial in result.trials] == [0, 1, 2]
+    for trial in result.trials:
+        assert 0.001 <= trial.values["lr"] <= 0.3 and trial.values["batch_size"] in (16, 32) and trial.seconds > 0
+    means = [np.mean(finalist.errors) for finalist in result.finalists]
+    assert means == sorted(means) and [len(finalist.errors) for finalist in result.finalists] == [2, 2]
+    best = sorted((trial for trial in result.trials if not trial.pruned), key=lambda trial: trial.error)[:2]
+    assert {finalist.trial.number for finalist in result.finalists} == {trial.number for trial in best}
+    winner = result.finalists[0]
+    assert Recipe.from_file(folder / "best.toml") == BASE.replace(**winner.trial.values)
+    assert json.loads((folder / "sweep.json").read_text()) == json.loads(json.dumps(result.to_dict()))
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_the_winner_is_evaluated_on_the_test_split_and_once(swept, space, digits, monkeypatch):
+    folder, result = swept
+    tested = [path.parent.name for path in folder.glob("*/scores-test-1.json")]
+    runs = [path for path in folder.iterdir() if (path / "run.json").exists()]
+    number = str(result.finalists[0].trial.number)
+    assert len(runs) == 4 and len(tested) == 2 and {name.split("-")[1] for name in tested} == {number}
+    for run in runs:
+        assert not times_tested(run), run
+        assert "test" not in json.loads((run / "bundle" / "config.json").read_text())["metrics"]
+    # The same command again trains nothing and evaluates nothing; another recipe is refused.
+    monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("alexnet.experiments.runner.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
+    config = SweepConfig(read_space(space), budget=3600, trials=3, finalists=2, seeds=2)
+    again = run_sweep(str(digits.path), BASE, config, folder, DataOptions(), device="cpu")
+    assert again == result
+    with pytest.raises(RunError, match="holds another sweep: epochs differs"):
+        run_sweep(str(digits.path), BASE.replace(epochs=3), config, folder, DataOptions(), device="cpu")
+
+
+def test_a_stopped_sweep_goes_on_with_the_same_trial(digits, space, tmp_path, monkeypatch):
+    config = SweepConfig(read_space(space), budget=3600, trials=2, finalists=1, seeds=2)
+    train, calls = loop.train, []
+
+    def stop_in_the_second(training):
+        calls.append(training.state.recipe)
+        if len(calls) == 2:
+            raise Interrupted(2, "stopped, saved in here", "")
+        train(training)
+
+    monkeypatch.setattr(loop, "train", stop_in_the_second)
+    with pytest.raises(Interrupted, match="the same command continues"):
+        run_sweep(str(digits.path), BASE, config, tmp_path / "sweep", DataOptions(), device="cpu")
+    result = run_sweep(str(digits.path), BASE, config, tmp_path / "sweep", DataOptions(), device="cpu")
+    assert len(result.trials) == 2 and calls[2] == calls[1]
+    assert len(calls) == 1 + 1 + 1 + 2  # the first trial, the stopped one, that one again, two seeds
+
+
+def test_a_trial_worse_than_the_median_is_pruned(digits, tmp_path, monkeypatch):
+    """The fifth trial, after four that are never pruned, has a rate with which nothing is learned."""
+    rates = [0.1, 0.1, 0.1, 0.1, 1e-9]
+    config = SweepConfig({"lr": Dimension(choices=(0.1, 1e-9))}, budget=3600, trials=5, finalists=1, seeds=2)
+    create = optuna.create_study
+
+    def with_rates(**kwargs):
+        study = create(**kwargs)
+        for rate in rates:
+            study.enqueue_trial({"lr": rate})
+        return study
+
+    monkeypatch.setattr(optuna, "create_study", with_rates)
+    lines: list[str] = []
+    options = DataOptions(log=lines.append)
+    base = BASE.replace(epochs=3)
+    result = run_sweep(str(digits.path), base, config, tmp_path / "sweep", options, device="cpu")
+    assert [trial.pruned for trial in result.trials] == [False] * 4 + [True]
+    assert any("trial 4: lr 1e-09: pruned after 2 epochs" in line for line in lines)
+    assert not list((tmp_path / "sweep").glob("trial-4-*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr = ", "space.toml is not valid TOML: "),
+        ("", "space.toml names no hyperparameter; write lr = {low"),
+        ("learning_rate = [1, 2]", "space.toml: learning_rate is no hyperparameter. Did you mean 'lr'?"),
+        ("epoch = [1, 2]", "space.toml: epoch is no hyperparameter. Did you mean 'epochs'?"),
+        ("seed = [1, 2]", "space.toml: seed cannot be searched; leave it out; --recipe"),
+        ("lr = 0.1", "space.toml: lr is 0.1; must be a list of values, or {low"),
+        ("lr = [0.1]", "space.toml: lr is [0.1]; must be a list of at least two different values"),
+        ("lr = [0.1, 0.1]", "space.toml: lr is [0.1, 0.1]; must be a list of at least two different"),
+        ("lr = [0.1, 'a']", "space.toml: lr is 'a'; must be a number"),
+        ("lr = {low = 0.1, high = 2000}", "space.toml: lr.high is 2000; must be from 1e-12 to 1000"),
+        ("lr = {low = 0.1, high = 0.01}", "space.toml: lr is {'low': 0.1, 'high': 0.01}; must be low below high"),
+        (
+            "momentum = {low = 0, high = 0.9, log = true}",
+            "space.toml: momentum is {'low': 0, 'high': 0.9, 'log': True}",
+        ),
+        ("batch_size = {low = 8, high = 64, step = 0.5}", "space.toml: batch_size.step is 0.5; must be an integer"),
+        ("model = {low = 1, high = 2}", "space.toml: model has a range; must be a list of values"),
+        ("optimizer = ['sgd', 'adam']", "space.toml: optimizer is 'adam'; must be paper or sgd"),
+    ],
+)
+def test_a_wrong_space_file_gets_one_line(text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.toml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        read_space((tmp_path / "space.toml").relative_to(tmp_path))
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_a_budget_too_short_for_the_finals_is_refused_after_the_first_trial(digits, space, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep.time, "perf_counter", iter(range(0, 10**6, 60)).__next__)
+    diverged = sweep.TrainedModel(sweep.Job("", BASE), tmp_path, digits, (), {}, "diverged")
+    monkeypatch.setattr(sweep._Sweep, "train", lambda *_: diverged)
+    message = "--budget is 10 min: a training takes 1 min, and --finalists 3 with --seeds 3 are 9 of them"
+    with pytest.raises(RecipeError, match=message):
+        run_sweep(
+            str(digits.path), BASE, SweepConfig(read_space(space), 600), tmp_path / "s", DataOptions(), device="cpu"
+        )
+
+
+def test_the_command(swept, space, digits, tmp_path, capsys):
+    folder, result = swept
+    shutil.copytree(folder, tmp_path / "sweep")
+    words = ["sweep", str(digits.path), "--recipe", "lenet5", "--epochs", "2", "--space", str(space), "--trials", "3"]
+    words += ["--finalists", "2", "--seeds", "2", "--output-dir", str(tmp_path / "sweep"), "--device", "cpu"]
+    assert cli.run([*words, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [finalist["trial"] for finalist in printed["finalists"]] == [f.trial.number for f in result.finalists]
+    assert cli.run(words) == 0
+    text = capsys.readouterr().out
+    assert "the best over 2 other seeds" in text and "evaluated once" in text and "best.toml" in text
+    assert cli.run(["sweep", str(digits.path)]) == 2
+    assert "sweep needs --space FILE.toml" in capsys.readouterr().err
