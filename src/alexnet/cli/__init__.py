@@ -36,6 +36,7 @@ COMMANDS: dict[str, Command] = {
     "review": Command("Data", "review findings and doubtful labels in a browser; correct them in a file", "review"),
     "suggest": Command("Data", "choose the unlabeled images to label next", "suggest"),
     "train": Command("Train", "train or fine-tune a classifier on digits, a folder, a store, cifar10, ...", "train"),
+    "lr-find": Command("Train", "suggest a learning rate by a short training in which it grows", "lr_find"),
     "sweep": Command("Train", "search for hyperparameters by the validation split", "sweep"),
     "recipes": Command("Train", "list the recipes, show one, or compare two", "recipes"),
     "models": Command("Train", "list the networks, or show the layers of one", "models"),

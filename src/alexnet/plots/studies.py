@@ -487,3 +487,28 @@ def _sweep_marks(axes: "Axes", points: Sequence[tuple[object, SweepTrial]]) -> N
         if chosen:
             axes.plot([x for x, _ in chosen], [y for _, y in chosen], mark, color=color, markersize=5, label=label)  # type: ignore[arg-type]
     axes.set_ylim(bottom=0)
+
+
+def draw_lr_find(
+    title: str,
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestion: float,
+    path: Path,
+) -> Path:
+    """Draw the loss of each step, and its moving average, over the learning rate to a PNG; mark the suggestion."""
+    fig = canvas.new_figure(7.6, 4.6)
+    axes = canvas.plain(fig.subplots())
+    axes.plot(rates, losses, color=canvas.SKY, linewidth=0.9, alpha=0.8, label="loss of a step")
+    axes.plot(rates, smoothed, color=BLUE, linewidth=2, label="moving average")
+    axes.axvline(
+        suggestion, color=canvas.VERMILION, linewidth=1.2, linestyle="--", label=f"suggested: {suggestion:.2g}"
+    )
+    axes.set_xscale("log")
+    axes.set_ylim(0.9 * min(smoothed), min(max(losses), 1.25 * max(smoothed[: max(1, len(smoothed) // 2)])))
+    axes.set_xlabel("learning rate", size=10, color=INK)
+    axes.set_ylabel("training loss", size=10, color=INK)
+    axes.set_title("\n".join(canvas.wrap(title, 7, 10)), size=11, color=INK)
+    axes.legend(frameon=False, fontsize=9)
+    return canvas.save(fig, path)

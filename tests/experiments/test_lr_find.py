@@ -1,0 +1,68 @@
+"""The learning rate range test: its arithmetic on made curves, and a real one on digits."""
+
+import json
+
+import numpy as np
+import pytest
+
+from alexnet import cli
+from alexnet.api import DataOptions
+from alexnet.errors import RecipeError
+from alexnet.experiments.lr_find import LRFindConfig, find_lr, smooth, suggest
+from alexnet.recipe import get_recipe
+
+RATES = np.geomspace(1e-6, 10, 200)
+
+
+def test_the_suggestion_is_where_the_loss_falls_fastest():
+    """A logistic step in the logarithm of the rate falls fastest in its middle, then the loss rises."""
+    loss = 2 - 1.5 / (1 + np.exp(-3 * np.log(RATES / 1e-3))) + np.where(RATES > 0.5, 10 * RATES, 0)
+    suggestion, lowest = suggest(RATES, loss)
+    assert suggestion == pytest.approx(1e-3, rel=0.1) and 0.1 < lowest <= 0.5
+
+
+@pytest.mark.parametrize("loss", [np.full(200, 2.3), np.linspace(2.3, 4.0, 200), np.linspace(2.3, 2.29, 200)])
+def test_a_loss_that_does_not_fall_suggests_nothing(loss):
+    with pytest.raises(RecipeError, match="the loss does not fall at learning rates from 1e-06 to 10; pass another"):
+        suggest(RATES, loss)
+
+
+def test_the_moving_average_is_that_of_the_formula():
+    losses = [3.0, 1.0, 2.0, 5.0]
+    for n in range(1, 5):
+        weights = [0.9 ** (n - 1 - i) for i in range(n)]
+        assert smooth(losses)[n - 1] == pytest.approx(np.dot(weights, losses[:n]) / sum(weights))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 5}, "--steps is 5; must be at least 20"),
+        ({"low": 0.1, "high": 0.01}, "--low is 0.1 and --high 0.01; must be 0 < low < high, at most 1000"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(RecipeError) as caught:
+        LRFindConfig(**settings)
+    assert str(caught.value) == message
+
+
+def test_digits(digits, tmp_path, capsys):
+    """LeNet-5 on 160 digits, twice: the numbers are the same, and --lr follows --lr-base-size."""
+    words = ["lr-find", str(digits.path), "--recipe", "lenet5", "--steps", "60", "--device", "cpu"]
+    words += ["--output", str(tmp_path / "plot.png"), "--low", "1e-5"]
+    assert cli.run([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert result["rates"] == pytest.approx(np.geomspace(1e-5, 10, 60)[: len(result["rates"])])
+    assert 1e-3 < result["suggestion"] < result["lowest"] < 5
+    lower = find_lr(
+        str(digits.path),
+        get_recipe("lenet5").replace(lr_base_size=32),  # batches of 64: --lr is half of the rate
+        LRFindConfig(60, 1e-5),
+        tmp_path / "plot.png",
+        DataOptions(),
+        device="cpu",
+    )
+    assert lower.suggestion == pytest.approx(result["suggestion"] / 2)
+    assert list(lower.losses) == result["losses"]  # the same seed, the same numbers
