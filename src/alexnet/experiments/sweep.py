@@ -367,6 +367,7 @@ class _Sweep:
         from optuna.trial import TrialState
 
         started, values = time.perf_counter(), dict(trial.params)
+        value: float | None
         text = ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
         try:
             recipe = self.base.replace(**values)
@@ -376,15 +377,15 @@ class _Sweep:
             return False
         try:
             model = self.train(Job(f"trial {trial.number}", recipe), _Reporter(trial))
-            state, error, outcome = TrialState.COMPLETE, 1.0 if model.diverged else _error(model), ""
+            state, value = TrialState.COMPLETE, 1.0 if model.diverged else _error(model)
+            outcome = f"{100 * value:.1f} % validation error"
         except TrialPruned:
-            state, error = TrialState.PRUNED, None
+            state, value = TrialState.PRUNED, None
             outcome = f"pruned after {counted(len(trial.study.trials[trial.number].intermediate_values), 'epoch')}"
         seconds = time.perf_counter() - started
         trial.set_user_attr("seconds", seconds)
-        self.study.tell(trial, error, state=state)
+        self.study.tell(trial, value, state=state)
         self._discard(trial.number)
-        outcome = outcome or f"{100 * (error or 0):.1f} % validation error"
         self.options.log_line(f"trial {trial.number}: {text}: {outcome}, {format_duration(seconds)}")
         return True
 
