@@ -87,6 +87,7 @@ def test_a_stopped_sweep_goes_on_with_the_same_trial(digits, space, tmp_path, mo
     assert len(calls) == 1 + 1 + 1 + 2  # the first trial, the stopped one, that one again, two seeds
 
 
+@pytest.mark.slow
 def test_a_trial_worse_than_the_median_is_pruned(digits, tmp_path, monkeypatch):
     """The fifth trial, after four that are never pruned, has a rate with which nothing is learned."""
     rates = [0.1, 0.1, 0.1, 0.1, 1e-9]
@@ -102,7 +103,7 @@ def test_a_trial_worse_than_the_median_is_pruned(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(optuna, "create_study", with_rates)
     lines: list[str] = []
     options = DataOptions(log=lines.append)
-    base = BASE.replace(epochs=3)
+    base = BASE.replace(epochs=3, batch_size=8)
     result = run_sweep(str(digits.path), base, config, tmp_path / "sweep", options, device="cpu")
     assert [trial.pruned for trial in result.trials] == [False] * 4 + [True]
     assert any("trial 4: lr 1e-09: pruned after 2 epochs" in line for line in lines)

@@ -76,7 +76,7 @@ def run(argv: list[str]) -> int:
     if args.json:
         print(json.dumps(result.to_dict()))
         return 0
-    print(f"suggested  --lr {result.suggestion:.2g}  (steepest descent of the loss; the recipe has {recipe.lr:g})")
-    print(f"lowest     at {result.lowest:.2g}  (a rate near it is at the edge of divergence)")
+    print(f"suggested  --lr {result.suggestion:.2g}  (the recipe has {recipe.lr:g})")
+    print(f"lowest     loss at {result.lowest:.2g}; the suggestion is a tenth of it")
     print(f"plot       {result.plot}")
     return 0

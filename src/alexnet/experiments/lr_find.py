@@ -1,7 +1,8 @@
 """The learning rate range test (Smith 2017): the loss of a short training in which the learning rate grows.
 
 The rate rises exponentially over a few hundred steps, one batch each. Where it is too low the loss hardly changes, then
-it falls, and where the rate is too high it rises again. The suggested rate is that of the steepest descent.
+it falls, and where the rate is too high it rises again. The suggested rate is a tenth of that with the lowest loss: the
+loss follows the rate with some delay, so at the lowest loss the rate is already too high to stay at.
 """
 
 import math
@@ -27,6 +28,7 @@ from alexnet.training.state import State
 SMOOTHING = 0.9  # weight of the earlier losses in the moving average
 DIVERGED = 4.0  # the test ends where the smoothed loss is this many times the lowest
 MIN_STEPS = 20
+SUGGESTED_FRACTION = 0.1  # of the rate with the lowest loss, a common rule
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class LRFindResult:
         rates: Learning rate of each step that was made.
         losses: Its loss.
         smoothed: The moving average of the losses.
-        suggestion: The rate at which the smoothed loss falls fastest, as ``--lr`` of the recipe.
+        suggestion: A tenth of ``lowest``, as ``--lr`` of the recipe.
         lowest: The rate at which the smoothed loss is lowest; training at it is on the edge of divergence.
         plot: The PNG file.
     """
@@ -137,7 +139,8 @@ def find_lr(
             "pass a lower --low",
         )
     smoothed = smooth(losses)
-    suggestion, lowest = suggest(made, smoothed)
+    lowest = lowest_loss(made, smoothed)
+    suggestion = SUGGESTED_FRACTION * lowest
     result = LRFindResult(
         tuple(made.tolist()), tuple(losses), tuple(smoothed.tolist()), suggestion * scale, lowest * scale, plot
     )
@@ -162,24 +165,21 @@ def smooth(losses: Sequence[float]) -> NDArray[np.float64]:
     return np.array(results)
 
 
-def suggest(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> tuple[float, float]:
-    """The rate of the steepest descent over the logarithm of the rate, and the rate of the lowest loss.
-
-    The first tenth of the steps is left out of the search, since its average is over few losses.
+def lowest_loss(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> float:
+    """The rate of the lowest smoothed loss. The first tenth of the steps, averages of few losses, is left out.
 
     Raises:
         RecipeError: The loss does not fall.
     """
     start = len(rates) // 10
     lowest = start + int(smoothed[start:].argmin())
-    if lowest - start < 2 or smoothed[lowest] > 0.99 * smoothed[start]:
+    if smoothed[lowest] > 0.99 * smoothed[start]:
         raise RecipeError(
             f"the loss does not fall at learning rates from {rates[0]:.2g} to {rates[-1]:.2g}",
             "",
             "pass another --low and --high, or more --steps",
         )
-    slopes = np.gradient(smoothed[start : lowest + 1], np.log(rates[start : lowest + 1]))
-    return float(rates[start + int(slopes.argmin())]), float(rates[lowest])
+    return float(rates[lowest])
 
 
 def _draw(result: LRFindResult, recipe: Recipe, name: str, rate: float) -> None:

@@ -12,7 +12,7 @@ trials, ``sweep.json``, ``sweep.png`` and ``best.toml``. The same command contin
 import shutil
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -123,7 +123,7 @@ class SweepResult:
                     "values": finalist.trial.values,
                     "validation_errors": list(finalist.errors),
                     "mean": finalist.mean,
-                    "interval": t_interval(finalist.errors),
+                    "interval": _interval(finalist.errors),
                 }
                 for finalist in self.finalists
             ],
@@ -131,11 +131,17 @@ class SweepResult:
                 "images": self.test_images,
                 "top1": list(self.test_accuracies),
                 "mean": float(np.mean(self.test_accuracies)) if self.test_accuracies else None,
-                "interval": t_interval(self.test_accuracies),
+                "interval": _interval(self.test_accuracies),
             },
             "recipe": str(self.folder / "best.toml"),
             "plot": str(self.folder / "sweep.png"),
         }
+
+
+def _interval(fractions: Sequence[float]) -> tuple[float, float]:
+    """The 95 % confidence interval of the mean of at least two fractions, within 0 and 1."""
+    low, high = t_interval(fractions) or (0.0, 1.0)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def read_space(path: Path) -> dict[str, Dimension]:

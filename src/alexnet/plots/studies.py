@@ -442,8 +442,8 @@ def draw_sweep(
     """
     names = list(trials[0].values)[:MAX_SLICES]
     fig = canvas.new_figure(11, 7)
-    grid = fig.add_gridspec(2, 12)
-    history, last = canvas.plain(fig.add_subplot(grid[0, :7])), canvas.plain(fig.add_subplot(grid[0, 7:]))
+    upper, lower = fig.subfigures(2, 1)
+    history, last = map(canvas.plain, upper.subplots(1, 2, width_ratios=[1.4, 1]))
     whole = [trial for trial in trials if not trial.pruned]
     _sweep_marks(history, [(trial.number, trial) for trial in trials])
     best = [min(t.error for t in whole if t.number <= trial.number) for trial in whole]
@@ -461,14 +461,13 @@ def draw_sweep(
     last.grid(visible=False)
     last.set_xlabel("bar: mean; dots: seeds; the winner is on top", size=9, color=GRAY)
     last.set_title("Validation error in % of the best, other seeds", loc="left", size=11, color=INK)
-    for column, name in enumerate(names):
-        width = 12 // len(names)
-        axes = canvas.plain(fig.add_subplot(grid[1, column * width : (column + 1) * width]))
+    slices = lower.subplots(1, len(names), squeeze=False, sharey=True)[0]
+    for column, (name, axes) in enumerate(zip(names, map(canvas.plain, slices), strict=True)):
         points = [(trial.values[name], trial) for trial in trials]
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in points):
             _sweep_marks(axes, points)
             if name in log:
-                axes.set_xscale("log")
+                _log_axis(axes)
         else:
             labels = sorted({str(value) for value, _ in points})
             _sweep_marks(axes, [(labels.index(str(value)), trial) for value, trial in points])
@@ -489,6 +488,15 @@ def _sweep_marks(axes: "Axes", points: Sequence[tuple[object, SweepTrial]]) -> N
     axes.set_ylim(bottom=0)
 
 
+def _log_axis(axes: "Axes") -> None:
+    """A logarithmic axis with plain numbers: text is never parsed as a formula."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def draw_lr_find(
     title: str,
     rates: Sequence[float],
@@ -505,7 +513,7 @@ def draw_lr_find(
     axes.axvline(
         suggestion, color=canvas.VERMILION, linewidth=1.2, linestyle="--", label=f"suggested: {suggestion:.2g}"
     )
-    axes.set_xscale("log")
+    _log_axis(axes)
     axes.set_ylim(0.9 * min(smoothed), min(max(losses), 1.25 * max(smoothed[: max(1, len(smoothed) // 2)])))
     axes.set_xlabel("learning rate", size=10, color=INK)
     axes.set_ylabel("training loss", size=10, color=INK)
