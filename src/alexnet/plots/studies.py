@@ -442,7 +442,7 @@ def draw_sweep(
     """
     names = list(trials[0].values)[:MAX_SLICES]
     fig = canvas.new_figure(11, 7)
-    upper, lower = fig.subfigures(2, 1)
+    upper, lower = fig.subfigures(2, 1, squeeze=False)[:, 0]
     history, last = map(canvas.plain, upper.subplots(1, 2, width_ratios=[1.4, 1]))
     whole = [trial for trial in trials if not trial.pruned]
     _sweep_marks(history, [(trial.number, trial) for trial in trials])
