@@ -239,7 +239,7 @@ def run_sweep(
         storage=f"sqlite:///{(folder / 'study.db').resolve()}",
         study_name="sweep",
         load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=2),
     )
     # A proposal is a function of the seed and the trials before it.
     study.sampler = optuna.samplers.TPESampler(seed=base.seed + len(study.trials), n_startup_trials=STARTUP_TRIALS)
