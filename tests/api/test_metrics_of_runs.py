@@ -41,7 +41,8 @@ def events(run):
 def test_training_ends_with_a_temperature_fitted_on_validation(run, digits):
     block = json.loads((run / "bundle" / "config.json").read_text())["calibration"]
     assert (block["fitted_on"], block["count"]) == ("validation", 40)
-    assert set(block) == {"temperature", "fitted_on", "count", "ece_before", "ece_after", "thresholds"}
+    assert set(block) == {"temperature", "fitted_on", "count", "ece_before", "ece_after", "thresholds", "conformal"}
+    assert block["conformal"] == {}  # four images of a class
     logs, labels = own_logs(run, digits, "validation")
 
     def loss(t):  # and of half a mistake, where there is none
@@ -92,6 +93,37 @@ def test_a_temperature_that_hurts_or_that_is_not_applied_is_reported(run, capsys
     provenance = dataclasses.replace(details.provenance, temperature=1.0)
     assert "no temperature improved calibration" in provenance.lines()[0]
     assert any("No temperature improved calibration" in line for line in facts.choices(provenance))
+
+
+def test_the_report_has_the_coverage_of_the_bundles_prediction_sets(run, digits):
+    from alexnet.report.report import _prediction_sets
+
+    bundle = Bundle.load(run / "bundle")
+    predictions = Classifier(bundle).predict_split(digits.split("test"))
+    assert _prediction_sets(bundle, predictions) == {"sets": "", "set_rows": []}
+    limits = [0.0, *[0.3] * 9]
+    calibration = dict(bundle.calibration) | {"conformal": {"0.9": limits, "0.95": [0.0] * 10}}
+    dataclasses.replace(bundle, calibration=calibration).save(run / "bundle")
+    values = _prediction_sets(Bundle.load(run / "bundle"), predictions)
+    rows = softmax(predictions.log_probabilities.astype(np.float64) / bundle.temperature, 1)
+    inside = (rows >= limits)[range(50), predictions.labels]
+    assert f"is in the set of {100 * inside.mean():.1f} % of these images (95 % CI" in values["sets"]
+    assert "In every set, for lack of validation images: 0." in values["sets"]
+    assert {row[0]: row[2] for row in values["set_rows"]} == {
+        str(k): f"{100 * inside[predictions.labels == k].mean():.1f} %" for k in range(10)
+    }
+
+
+def test_an_old_bundle_gets_its_features_when_it_is_calibrated(run):
+    bundle = Bundle.load(run / "bundle")
+    assert bundle.feature_reference is not None
+    old = dict(bundle.calibration)
+    del old["conformal"]
+    dataclasses.replace(bundle, feature_reference=None, calibration=old).save(run / "bundle")
+    assert not (run / "bundle" / "features.safetensors").exists() and Bundle.load(run / "bundle").conformal == {}
+    alexnet.api.calibrate(run, device="cpu")
+    again = Bundle.load(run / "bundle").feature_reference
+    assert again.quantiles == pytest.approx(bundle.feature_reference.quantiles, rel=1e-3, abs=1e-3)
 
 
 def test_loss_and_ranks_of_evaluate_stay_the_networks(run, digits):

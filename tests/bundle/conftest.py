@@ -11,6 +11,7 @@ from alexnet.bundle import Bundle, ReferenceSample
 from alexnet.data.decode import encode_png
 from alexnet.data.store import Store
 from alexnet.evaluation.metrics import Scores
+from alexnet.evaluation.ood import fit_reference
 from alexnet.export.classifier import Classifier
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
@@ -38,8 +39,9 @@ def make_bundle(store: Store) -> Bundle:
     )
     images = store.split("test").gather(np.arange(2))
     expected = Classifier(bare).probabilities(list(images)).tolist()
+    features = fit_reference(bare.network, store, normalization)
     reference = [ReferenceSample(f"{i:02d}", encode_png(images[i]), expected[i]) for i in range(2)]
-    return dataclasses.replace(bare, reference_samples=reference)
+    return dataclasses.replace(bare, reference_samples=reference, feature_reference=features)
 
 
 @pytest.fixture
@@ -55,6 +57,7 @@ def saved(bundle, tmp_path) -> Path:
 FILES = [
     "README.md",
     "config.json",
+    "features.safetensors",
     "mean.safetensors",
     "model.safetensors",
     "reference/00.png",

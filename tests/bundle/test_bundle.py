@@ -35,6 +35,8 @@ def test_a_bundle_comes_back_bit_for_bit(bundle, saved):
         assert getattr(loaded, field) == getattr(bundle, field), field
     assert (loaded.network.name, loaded.image_size, loaded.network.in_channels) == ("lenet5", 32, 1)
     assert not loaded.network.training
+    features = np.random.default_rng(0).normal(size=(5, len(bundle.feature_reference.distance.components)))
+    assert loaded.feature_reference.rank(features) == pytest.approx(bundle.feature_reference.rank(features), abs=1e-3)
     again = loaded.save(saved.parent / "again")
     assert all((again / name).read_bytes() == (saved / name).read_bytes() for name in FILES)
 
@@ -65,8 +67,9 @@ def test_the_reference_images_give_the_expected_probabilities(bundle, saved):
 
 
 def test_a_bundle_without_reference_images_or_numbers(bundle, tmp_path):
-    bare = dataclasses.replace(bundle, reference_samples=(), metrics={}, recipe={}, data={})
-    assert Bundle.load(bare.save(tmp_path / "bare")).reference_samples == []
+    bare = dataclasses.replace(bundle, reference_samples=(), metrics={}, recipe={}, data={}, feature_reference=None)
+    loaded = Bundle.load(bare.save(tmp_path / "bare"))
+    assert loaded.reference_samples == [] and loaded.feature_reference is None
 
 
 def file_names(folder: Path) -> list[str]:

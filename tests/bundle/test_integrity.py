@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -24,7 +25,8 @@ def edit_config(saved: Path, **changes: object) -> None:
 
 def with_valid_hashes(saved: Path, config: dict | None = None, **files: bytes) -> Path:
     """Replace entries of the config (``model/name``) and files, then compute all hashes again."""
-    names = {"mean": "mean.safetensors", "model": "model.safetensors", "expected": "reference/expected.json"}
+    names = {name: f"{name}.safetensors" for name in ("mean", "model", "features")}
+    names["expected"] = "reference/expected.json"
     content = json.loads((saved / "config.json").read_text())
     for name, data in files.items():
         (saved / names[name]).write_bytes(data)
@@ -121,6 +123,12 @@ def test_nonfinite_weights_are_refused(bundle, saved, name, value):
     )
 
 
+def test_a_feature_reference_of_other_shapes_is_refused(bundle, saved):
+    arrays = bundle.feature_reference.arrays() | {"middle": np.zeros(3, np.float32)}
+    data = safetensors.torch.save({name: torch.from_numpy(array) for name, array in arrays.items()})
+    assert "the shapes of its arrays are" in load_error(with_valid_hashes(saved, features=data))
+
+
 def test_weights_beyond_float32_are_refused(bundle, saved):
     tensors = {key: tensor.double().contiguous() for key, tensor in bundle.network.state_dict().items()}
     tensors["c1.weight"].flatten()[0] = 1e300
@@ -202,6 +210,8 @@ def test_invalid_normalization_is_refused(bundle, saved, changes, text):
         ({"calibration": {"thresholds": {"0.1": 2}}}, "calibration.thresholds"),
         ({"calibration": {"thresholds": {"x": 0.5}}}, "threshold for 'x'"),
         ({"calibration": {"thresholds": {"nan": 0.5}}}, "is damaged"),
+        ({"calibration": {"conformal": {"0.9": [0.5]}}}, "1 thresholds of prediction sets for a coverage of '0.9'"),
+        ({"calibration": {"conformal": {"1.5": [0.5] * 10}}}, "for a coverage of '1.5'"),
         ({"calibration": []}, "`$.calibration`"),
         ({"version": "1"}, "has version '1'"),
         ({"version": True}, "has version True"),

@@ -4,20 +4,36 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import chi2_contingency
 
 from alexnet.errors import DataError
-from alexnet.evaluation.drift import DayCounts, examine, homogeneity, mean_of, merge, read_days
+from alexnet.evaluation.corruptions import corrupt
+from alexnet.evaluation.drift import DISTANCE, DayCounts, examine, homogeneity, mean_of, merge, read_days
+from alexnet.evaluation.evaluate import features_of
+from alexnet.evaluation.ood import fit_reference
+from alexnet.loader.augmentation import Normalization
+from alexnet.models import create_model
 
 SHARES = np.array([0.4, 0.3, 0.2, 0.1])
 
 
-def day(generator, date, images=400, shares=SHARES, confidence=(6, 2), brightness=(120, 30), pixels=(90_000, 300_000)):
+def day(
+    generator,
+    date,
+    images=400,
+    shares=SHARES,
+    confidence=(6, 2),
+    brightness=(120, 30),
+    pixels=(90_000, 300_000),
+    distance=(1, 1),
+):
     counts = DayCounts(date, "a" * 64, list("abcd"), [0] * 4)
     labels = generator.choice(4, images, p=shares / shares.sum())
     scores, grays = generator.beta(*confidence, images), generator.normal(*brightness, images).clip(0, 255)
-    for label, score, gray, size in zip(labels, scores, grays, generator.choice(pixels, images), strict=True):
-        counts.add(int(label), float(score), float(gray), int(size), bool(score < 0.5))
+    sizes, distances = generator.choice(pixels, images), generator.beta(*distance, images)
+    for label, score, gray, size, far in zip(labels, scores, grays, sizes, distances, strict=True):
+        counts.add(int(label), float(score), float(gray), int(size), bool(score < 0.5), float(far))
     return counts
 
 
@@ -33,6 +49,7 @@ def dates(count):
         ({"brightness": (105, 40)}, "brightness"),  # another exposure
         ({"pixels": (90_000, 2_000_000)}, "image size"),  # another camera
         ({"confidence": (3, 3)}, "abstention"),
+        ({"distance": (1.6, 1)}, "feature distance"),  # images of another kind
     ],
 )
 def test_a_shift_raises_its_alarm(changed, alarm):
@@ -51,6 +68,46 @@ def test_days_without_a_shift_rarely_raise_one():
         found = examine([day(generator, date, images=150) for date in dates(5)], baseline=2, false_alarms=0.05)
         alarms += sum(bool(one.alarms) for one in found)
     assert alarms / 180 <= 0.075  # at most 5 %, and the spread of 180 days
+
+
+def ranks_of(digits, changed=None):
+    """Feature distances of 50 test images, after ``changed``, in a network that 160 training images describe."""
+    network = create_model("lenet5", generator=torch.Generator().manual_seed(0)).eval()
+    mean, std, axes = torch.full((3,), 40.0), torch.ones(3), torch.eye(3)
+    normalization = Normalization(mean, std, axes, torch.tensor(80.0))
+    reference = fit_reference(network, digits, normalization)
+    test = digits.split("test")
+    images = test.gather(np.arange(len(test)))
+    images = images if changed is None else np.stack([changed(image) for image in images])
+    return reference.rank(features_of(network, images, normalization))
+
+
+def test_features_see_corruptions_and_rarely_raise_an_alarm_without_them(digits):
+    clean, noisy = (ranks_of(digits, change) for change in (None, lambda one: corrupt(one, "gaussian_noise", 5)))
+    generator = np.random.default_rng(4)
+
+    def drawn(date, ranks):
+        counts = day(generator, date, images=150)
+        counts.distance = [0] * len(counts.distance)
+        for rank in generator.choice(ranks, 150):
+            counts.distance[int(np.searchsorted(DISTANCE, rank, side="right"))] += 1
+        return counts
+
+    alarms = seen = 0
+    for _ in range(30):
+        days = [drawn(date, clean) for date in dates(5)]
+        found = examine([*days, drawn("2026-11-06", noisy)], baseline=2, false_alarms=0.05)
+        alarms += sum(bool(one.alarms) for one in found[:-1])
+        seen += found[-1].alarms == ("feature distance",)
+    assert alarms / 90 <= 0.09 and seen >= 27  # at most 5 %, and the spread of 90 days with 30 baselines
+
+
+def test_counts_without_features_are_not_tested_for_them():
+    generator = np.random.default_rng(5)
+    days = [day(generator, date) for date in dates(3)]
+    days[0].distance = days[1].distance = [0] * len(DISTANCE) + [0]
+    assert "feature distance" not in examine(days, baseline=2)[2].p_values
+    assert len(examine(days, baseline=2)[2].p_values) == 6
 
 
 def test_the_test_is_scipys_where_bins_are_full():

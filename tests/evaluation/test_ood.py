@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alexnet.evaluation.ood import FeatureDistance, ood_score
+from alexnet.evaluation.ood import FeatureDistance, FeatureReference, ood_score
 
 
 def known(generator, count, width=20):
@@ -31,6 +31,39 @@ def test_many_features_few_images_and_constant_ones():
     features[:, :10] = 7.0
     found = FeatureDistance.fit(features, labels)(features)
     assert np.isfinite(found).all()
+
+
+def test_classes_of_one_image():
+    generator = np.random.default_rng(3)
+    features = generator.normal(size=(30, 8))
+    assert np.isfinite(FeatureDistance.fit(features, np.arange(30))(features)).all()
+
+
+def test_a_reference_ranks_images_among_those_that_were_held_out():
+    generator = np.random.default_rng(4)
+    features, labels = known(generator, 500)
+    held_out, new = known(generator, 2000)[0], known(generator, 5)[0]
+    reference = FeatureReference.fit(features, labels, held_out)
+    among = (reference.distance(held_out) < reference.distance(new)[:, None]).mean(1)
+    assert reference.rank(new) == pytest.approx(among, abs=0.01)  # 101 quantiles
+    assert np.bincount((reference.rank(held_out) * 9.999).astype(int), minlength=10) == pytest.approx(200, abs=4)
+    far = new + 1000 * generator.normal(size=new.shape)
+    assert reference.rank(far) == pytest.approx(1.0, abs=0.05)
+    again = FeatureReference.from_arrays(reference.arrays())
+    assert again.rank(new) == pytest.approx(reference.rank(new), abs=1e-4)
+    assert all(array.dtype == np.float32 for array in reference.arrays().values())
+    for change in (
+        {"quantiles": None},
+        {"more": np.zeros(3)},
+        {"middle": np.zeros(3)},
+        {"within": np.zeros((3, 3))},
+        {"centers": np.zeros((0, 16))},
+        {"quantiles": np.linspace(1, 0, 101)},
+        {"components": np.zeros(16)},
+    ):
+        arrays = {name: array for name, array in (reference.arrays() | change).items() if array is not None}
+        with pytest.raises(ValueError, match="its arrays"):
+            FeatureReference.from_arrays(arrays)
 
 
 def test_a_score_is_judged_by_its_ranks():

@@ -1,6 +1,7 @@
 """Prediction of many images: every format, every interruption, the same results as one image at a time."""
 
 import csv
+import dataclasses
 import fcntl
 import io
 import json
@@ -294,6 +295,53 @@ def test_an_exported_file(cifar, onnx_file, photos, expected, tmp_path, suffix):
 def test_a_target_risk_is_a_threshold_of_the_bundle(saved_bundle):
     with pytest.raises(BundleError, match="has no threshold for a target error of"):
         BatchPredictor(saved_bundle, PredictionOptions(target_risk=0.02))
+
+
+def test_prediction_sets_are_those_of_the_bundles_thresholds(cifar, photos, tmp_path, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    limits = [0.05 * (k % 3) for k in range(10)]
+    calibration = {"temperature": 1.0, "conformal": {"0.95": [0.0] * 10, "0.9": limits}}
+    bundle = dataclasses.replace(cifar, calibration=calibration).save(tmp_path / "bundle")
+    summary = predict_files(bundle, [photos], tmp_path / "out.jsonl", conformal=0.85, top=1)
+    results = [json.loads(line) for line in summary.path.read_text().splitlines()]
+    classifier = Classifier.load(bundle)
+    for result in results:
+        if "error" not in result:
+            row = classifier.probabilities(result["filename"])[0]
+            order = np.argsort(-row, kind="stable")
+            assert result["prediction_set"] == [classifier.classes[k] for k in order if row[k] >= limits[k]]
+    words = ["predict", str(bundle), str(photos), "--conformal", "0.9", "--top", "1"]
+    assert (
+        cli.run([*words, "-o", str(tmp_path / "out.csv")]) == cli.run([*words, "-o", str(tmp_path / "x.parquet")]) == 1
+    )
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = [result.get("prediction_set") for result in results]
+    assert [json.loads(row["prediction_set"] or "null") for row in rows] == expected
+    assert parquet.read_table(tmp_path / "x.parquet")["prediction_set"].to_pylist() == expected
+    capsys.readouterr()
+    assert cli.run(words) == 1
+    assert "prediction set" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"conformal": 0.99}, "has no prediction sets for a coverage of 0.99; must be at most 0.9"),
+        ({"conformal": 0.3}, "--conformal is 0.3"),
+        ({"conformal": 0.9, "crops": 10}, "--conformal with --crops 10; must be the center crop"),
+    ],
+)
+def test_prediction_sets_that_a_bundle_does_not_have(cifar, onnx_file, tmp_path, options, text):
+    bundle = dataclasses.replace(cifar, calibration={"conformal": {"0.9": [0.1] * 10}}).save(tmp_path / "bundle")
+    with pytest.raises(AlexNetError) as caught:
+        BatchPredictor(bundle, PredictionOptions(**options))
+    assert text in str(caught.value)
+    bare = cifar.save(tmp_path / "bare")
+    with pytest.raises(BundleError, match=r"has no prediction sets .*; must be calibrated; alexnet evaluate RUN"):
+        BatchPredictor(bare, PredictionOptions(conformal=0.9))
+    with pytest.raises(BundleError, match="prediction sets need the bundle"):
+        BatchPredictor(onnx_file, PredictionOptions(conformal=0.9))
 
 
 def test_too_many_open_files_are_no_damage(saved_bundle, photos, tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -8,12 +9,15 @@ import torch
 from alexnet.bundle import Bundle
 from alexnet.data import decode
 from alexnet.errors import BundleError, DataError, ImageError
+from alexnet.evaluation.ood import FeatureReference
 from alexnet.export.classifier import Classifier
 from alexnet.kernels import backend, native_kernels
 from alexnet.kernels.compiler import NativeLibraries
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 from alexnet.models.summary import work
+
+from .conftest import lively
 
 
 @pytest.fixture
@@ -49,6 +53,24 @@ def test_probabilities_against_a_plain_computation(classifier, images):
     assert np.ptp(found, axis=0).max() > 0.01  # the images do differ
     for row, image in zip(found, images, strict=True):
         assert row == pytest.approx(slow(classifier, image), abs=1e-4)  # float32, other orders of adding
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["lenet5", "alexnet_small", "cifar_18pct"])
+def test_distances_come_from_the_pass_of_the_probabilities(digits, name, precision):
+    network = lively(name, 10)
+    normalization = Normalization(torch.full((3,), 40.0), torch.ones(3), torch.eye(3), torch.tensor(4.0))
+    size = max(32, network.image_size)
+    bundle = Bundle(network, digits.classes, normalization, stored_size=size, fit="crop")
+    images = [decode.fit(image, size, "crop") for image in digits.split("train").gather(np.arange(40))]
+    assert Classifier(bundle, precision=precision).probabilities_and_distances(images)[1] is None
+    features = Classifier(bundle).embed(images)
+    reference = FeatureReference.fit(features, digits.split("train").labels[:40], features)
+    classifier = Classifier(dataclasses.replace(bundle, feature_reference=reference), precision=precision)
+    rows, distances = classifier.probabilities_and_distances(images, batch_size=16)
+    assert np.array_equal(rows, classifier.probabilities(images, batch_size=16))
+    assert distances == pytest.approx(reference.rank(features), abs=1e-3 if precision == "fp32" else 0.2)
+    assert np.ptp(distances) > 0.9
 
 
 def test_a_path_its_bytes_and_its_pixels_are_one_image(classifier, digit_file):

@@ -1,5 +1,6 @@
 """``serve --monitor`` and ``alexnet monitor``: what is counted, where it is written, and that no image is."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from alexnet import cli
 from alexnet.data.decode import encode_png
 from alexnet.errors import ServerError
-from alexnet.evaluation.drift import read_days
+from alexnet.evaluation.drift import DISTANCE, read_days
+from alexnet.evaluation.ood import fit_reference
 from alexnet.export.classifier import Classifier
 from alexnet.serve import service
 from alexnet.serve.monitor import Monitor
@@ -17,10 +19,12 @@ from .conftest import form, threaded
 from .test_run import wait
 
 
-def test_a_server_counts_what_it_predicts(saved_bundle, tmp_path, monkeypatch):
+def test_a_server_counts_what_it_predicts(cifar, digits, tmp_path, monkeypatch):
     monkeypatch.setattr(service, "FLUSH_SECONDS", 0.05)
     folder = tmp_path / "monitor"
     images = [np.full((40 + i, 50, 3), 30 * i, np.uint8) for i in range(6)]
+    reference = fit_reference(cifar.network, digits, cifar.normalization)
+    saved_bundle = dataclasses.replace(cifar, feature_reference=reference).save(tmp_path / "bundle")
     files = [(f"secret-{i}.png", encode_png(image)) for i, image in enumerate(images)]
     with threaded(saved_bundle, monitor=folder, confidence_threshold=0.9) as server:
         body, kind = form(*files, ("broken.png", b"no image"))
@@ -28,14 +32,16 @@ def test_a_server_counts_what_it_predicts(saved_bundle, tmp_path, monkeypatch):
         text = server.get("/metrics").body.decode()
         wait(lambda: any(folder.iterdir()))  # written while the server runs, without another request
     (day,) = read_days(folder)
-    rows = Classifier.load(saved_bundle).probabilities(images)
+    rows, ranks = Classifier.load(saved_bundle).probabilities_and_distances(images)
     expected = np.bincount(rows.argmax(1), minlength=len(rows[0]))
     assert day.predicted == expected.tolist() and day.images == 6 and day.failed == 1
     assert day.abstained == int((rows.max(1) < 0.9).sum())
     assert [i for i, count in enumerate(day.brightness) for _ in range(count)] == [int(30 * i // 16) for i in range(6)]
     assert sum(day.pixels) == sum(day.confidence) == 6
+    assert day.distance == np.bincount(np.searchsorted(DISTANCE, ranks, "right"), minlength=12).tolist()
     label = day.classes[int(rows[0].argmax())]
     assert f'alexnet_predicted_total{{label="{label}"}}' in text and "alexnet_brightness_bucket" in text
+    assert "alexnet_feature_distance_count 6.0" in text and "alexnet_pixels_count 6.0" in text
     (file,) = folder.iterdir()
     assert file.name.startswith(f"{day.date}.{day.model_sha256[:12]}.")
     assert b"secret" not in file.read_bytes() and len(file.read_bytes()) < 3000

@@ -24,7 +24,7 @@ from alexnet.evaluation.detailed import DetailedScores, detailed_scores, fitted_
 from alexnet.evaluation.evaluate import SplitPredictions
 from alexnet.evaluation.metrics import Scores
 from alexnet.evaluation.one_vs_rest import Cost, OneVsRest, one_vs_rest
-from alexnet.evaluation.ood import FeatureDistance, OodScore, ood_score
+from alexnet.evaluation.ood import FeatureDistance, OodScore, fit_reference, ood_score
 from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import check_threshold, threshold_for
 from alexnet.system import choose_device
@@ -560,7 +560,11 @@ def calibrate(
         )
     calibrated = Classifier(dataclasses.replace(bundle, calibration=calibration.to_dict()), classifier.device)
     reference = [calibrated.predict_reference(one) for one in bundle.reference_samples]
-    dataclasses.replace(calibrated.bundle, reference_samples=reference).save(find_bundle(run))
+    features = bundle.feature_reference
+    if features is None and (owner := run_folder(run)) is not None:  # a bundle of an earlier version
+        features = fit_reference(calibrated.network, own_store(owner), calibrated.normalization)
+    changed = dataclasses.replace(calibrated.bundle, reference_samples=reference, feature_reference=features)
+    changed.save(find_bundle(run))
     return calibration
 
 

@@ -6,6 +6,7 @@ A bundle is a directory of format version 1, or 2 if its weights are compressed:
                         versions, SHA-256
     model.safetensors   the weights, float32, by the names of the state dict; version 2: see compressed_weights.py
     mean.safetensors    mean that is subtracted: image [S, S, 3], its center, or channel means [3]; divisor, color axes
+    features.safetensors  distribution of the training images' features, for a server's monitor, if they were known
     reference/*.png     a few images; reference/expected.json has the expected probabilities
     certificate.json    what was tested when the bundle was promoted, if it was
     README.md           model card
@@ -49,6 +50,7 @@ from alexnet.data.atomic_io import current, exchange, sha256_of, whole_folder
 from alexnet.data.decode import Fit
 from alexnet.data.remote import local_path
 from alexnet.errors import BundleError, ModelError
+from alexnet.evaluation.ood import FeatureReference
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model, meta_model
 from alexnet.models.network import Network, nonfinite
@@ -56,6 +58,7 @@ from alexnet.schema import ReferenceSample, checksum_of, class_fault, read_json,
 from alexnet.terminal import html_table
 
 MIN_DIVIDE, MAX_DIVIDE = 1e-6, 1e9  # divisors of gray levels; outside this range inputs vanish or overflow
+FEATURES = "features.safetensors"
 STARTER = "starter"  # name of the pretrained weights that come with the package
 STARTER_FOLDER = Path(__file__).parents[1] / STARTER
 CENTER = "center of the mean image"  # the same mean for every crop, as in the 2012 code
@@ -79,6 +82,7 @@ class Bundle:
         reference_samples: Images with the probabilities expected of them.
         coding: Kind of compression by name, for weights that are written compressed.
         certificate: What was tested when these weights were promoted; empty if they were not.
+        feature_reference: The distance of an image's features from those of the training images; None if unknown.
     """
 
     network: Network
@@ -94,6 +98,7 @@ class Bundle:
     reference_samples: Sequence[ReferenceSample] = ()
     coding: Mapping[str, str] = field(default_factory=dict)
     certificate: Mapping[str, Any] = field(default_factory=dict)
+    feature_reference: FeatureReference | None = None
 
     @property
     def image_size(self) -> int:
@@ -120,6 +125,11 @@ class Bundle:
     def thresholds(self) -> dict[str, float]:
         """Confidence threshold by target error rate of the accepted predictions (as text)."""
         return dict(self.calibration.get("thresholds", {}))
+
+    @property
+    def conformal(self) -> dict[str, list[float]]:
+        """Threshold of each class for prediction sets, by coverage (as text)."""
+        return dict(self.calibration.get("conformal", {}))
 
     def save(self, path: Path, *, keep_previous: bool = False) -> Path:
         """Write the bundle to the new directory ``path``, or replace the bundle there.
@@ -162,6 +172,9 @@ class Bundle:
         else:
             write_tensors(folder / "model.safetensors", dict(self.network.state_dict()))
         write_tensors(folder / "mean.safetensors", self.normalization.tensors())
+        if self.feature_reference is not None:
+            arrays = self.feature_reference.arrays()
+            write_tensors(folder / FEATURES, {name: torch.from_numpy(array) for name, array in arrays.items()})
         expected = {}
         for sample in self.reference_samples:
             (folder / "reference" / f"{sample.name}.png").write_bytes(sample.png)
@@ -225,6 +238,10 @@ class Bundle:
                 weights = read_tensors(weights_file)
             network = _load_weights(network, weights, model, classes)
             normalization = _normalization(regular_file(path, "mean.safetensors", links_within), config)
+            features = None
+            if FEATURES in config.sha256:
+                tensors = read_tensors(regular_file(path, FEATURES, links_within))
+                features = FeatureReference.from_arrays({name: tensor.numpy() for name, tensor in tensors.items()})
         except ModelError as error:
             raise BundleError(f"bundle {path}: {error.what}", error.must, "use another copy") from error
         except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, OSError) as error:
@@ -244,6 +261,7 @@ class Bundle:
             reference_samples=read_reference(path, config, links_within),
             coding=coding,
             certificate=_certificate(path, config, links_within),
+            feature_reference=features,
         )
 
     def same_classes(self, classes: Sequence[str], source: str) -> None:

@@ -34,7 +34,7 @@ Count = Annotated[int, Meta(ge=0)]
 FileName = Annotated[
     str,
     Meta(
-        pattern=rf"^(c(onfig|ertificate)\.json|README\.md|(model|mean)\.safetensors|reference/(expected\.json|{REFERENCE_NAME}\.png))\Z"
+        pattern=rf"^(c(onfig|ertificate)\.json|README\.md|(model|mean|features)\.safetensors|reference/(expected\.json|{REFERENCE_NAME}\.png))\Z"
     ),
 ]
 
@@ -73,6 +73,7 @@ class Calibration(msgspec.Struct):
 
     temperature: Annotated[float, Meta(ge=1e-3, le=1e3)] = 1.0
     thresholds: dict[str, Probability] = {}
+    conformal: dict[str, list[Probability]] = {}
     fitted_on: str = ""
     count: Count = 0
 
@@ -176,6 +177,9 @@ def read_config(path: Path, links_within: Path | None = None) -> tuple[dict[str,
             raise ValueError(f"{checked.model.num_classes} outputs for {len(checked.classes)} classes")
         for risk in checked.calibration.thresholds:
             check(_number(risk), Positive)
+        for level, limits in checked.calibration.conformal.items():
+            if not 0.5 <= _number(level) < 1 or len(limits) != len(checked.classes):
+                raise ValueError(f"{len(limits)} thresholds of prediction sets for a coverage of {level!r:.40}")
     except ValueError as error:
         raise damaged(file, error) from error
     return config, checked

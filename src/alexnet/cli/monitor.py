@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
 
     days = drift.examine(drift.read_days(args.folder), args.baseline_days, args.false_alarms)
     columns, rows = (
-        ("day", "model", "images", "abstained", "unreadable", "confidence", "brightness", "changed"),
+        ("day", "model", "images", "abstained", "unreadable", "confidence", "brightness", "distance", "changed"),
         _rows(days),
     )
     note = (
@@ -79,7 +79,7 @@ def run(argv: list[str]) -> int:
 
 
 def _rows(days: "Sequence[Day]") -> list[tuple[str, ...]]:
-    from alexnet.evaluation.drift import BRIGHTNESS, CONFIDENCE, FEW, mean_of
+    from alexnet.evaluation.drift import BRIGHTNESS, CONFIDENCE, DISTANCE, FEW, mean_of
 
     rows: list[tuple[str, ...]] = []
     for day in days:
@@ -90,6 +90,7 @@ def _rows(days: "Sequence[Day]") -> list[tuple[str, ...]]:
         elif not day.p_values:
             changed = f"fewer than {FEW} images: not tested"
         confidence, brightness = mean_of(one.confidence, CONFIDENCE, 1.0), mean_of(one.brightness, BRIGHTNESS, 256.0)
+        distance = mean_of(one.distance, DISTANCE, 1.0)
         rows.append(
             (
                 one.date,
@@ -99,6 +100,7 @@ def _rows(days: "Sequence[Day]") -> list[tuple[str, ...]]:
                 str(one.failed),
                 output.percent(confidence, 1),
                 f"{brightness:.0f}" if one.images else "",
+                f"{distance:.2f}" if sum(one.distance) else "",
                 changed or "–",
             )
         )

@@ -7,7 +7,7 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,6 +48,8 @@ class PredictArguments:
     """predict "unknown" below this probability"""
     target_risk: Annotated[float | None, option("FRACTION")] = None
     """predict "unknown" below the bundle's threshold for this error rate, such as 0.02"""
+    conformal: Annotated[float | None, option("FRACTION")] = None
+    """add the prediction set: classes that hold the true one in this fraction of images, such as 0.9"""
     batch_size: Annotated[int, option("N")] = 32
     """images of one pass through the network"""
     num_workers: Annotated[int | None, option("N")] = None
@@ -71,7 +73,7 @@ def run(argv: list[str]) -> int:
         raise RecipeError("predict needs INPUT: files, folders or globs")
     if args.output is not None and args.format != "table":
         raise RecipeError(f"--format is {args.format}, of standard output", "left out", "the name of FILE decides")
-    names = ("top", "crops", "confidence_threshold", "target_risk", "batch_size", "num_workers", "engine")
+    names = ("top", "crops", "confidence_threshold", "target_risk", "conformal", "batch_size", "num_workers", "engine")
     options = {name: getattr(args, name) for name in (*names, "device", "precision")}
     inputs = [entry for text in args.images for entry in (_standard_input() if text == "-" else [text])]
     if args.output is None:
@@ -140,11 +142,11 @@ def _to_output(args: PredictArguments, inputs: list[str | Path], options: dict[s
                 output.log(f"alexnet: {printable(result.error)}")
             yield result.to_dict()
 
-    FORMATS[args.format](results(), args.top, predictor.threshold)
+    FORMATS[args.format](results(), args.top, predictor.threshold, predictor.columns)
     return 1 if failures else 0
 
 
-def _print_json(results: Iterator[dict[str, Any]], top: int, below: float | None) -> None:
+def _print_json(results: Iterator[dict[str, Any]], top: int, below: float | None, columns: Sequence[str]) -> None:
     """Print the list that ``json.dumps(list(results), indent=1)`` would print, one image at a time."""
     separator = "["
     for result in results:
@@ -153,29 +155,31 @@ def _print_json(results: Iterator[dict[str, Any]], top: int, below: float | None
     print("\n]")
 
 
-def _print_jsonl(results: Iterator[dict[str, Any]], top: int, below: float | None) -> None:
+def _print_jsonl(results: Iterator[dict[str, Any]], top: int, below: float | None, columns: Sequence[str]) -> None:
     for result in results:
         print(json.dumps(result))
 
 
-def _print_csv(results: Iterator[dict[str, Any]], top: int, below: float | None) -> None:
+def _print_csv(results: Iterator[dict[str, Any]], top: int, below: float | None, columns: Sequence[str]) -> None:
     from alexnet.export.batch_prediction import csv_rows
 
-    csv.writer(sys.stdout, lineterminator="\n").writerows(csv_rows(results, below is not None))
+    csv.writer(sys.stdout, lineterminator="\n").writerows(csv_rows(results, columns))
 
 
-def _print_table(results: Iterator[dict[str, Any]], top: int, below: float | None) -> None:
+def _print_table(results: Iterator[dict[str, Any]], top: int, below: float | None, columns: Sequence[str]) -> None:
     rows, entries = [], list(results)
     for entry in entries:
         predictions = [f"{g['label']} {100 * g['score']:.1f} %" for g in entry.get("top_k", [])]
         answer = [] if below is None else [_answer(entry)]
+        if "prediction_set" in columns:
+            answer.append(", ".join(entry.get("prediction_set", [])))
         rows.append(
             (entry["filename"], *answer, *(predictions or ["not readable"]), *[""] * (top - max(len(predictions), 1)))
         )
     width = max((len(row) for row in rows), default=1)
-    predictions = ["answer"] * (below is not None)
-    columns = ("image", *predictions, *(f"prediction {i}" for i in range(1, width - len(predictions))))
-    output.table("", columns, [row[:width] for row in rows])
+    extra = ["answer"] * (below is not None) + ["prediction set"] * ("prediction_set" in columns)
+    heads = ("image", *extra, *(f"prediction {i}" for i in range(1, width - len(extra))))
+    output.table("", heads, [row[:width] for row in rows])
     if below is not None:
         unknown = sum(bool(entry.get("abstained")) for entry in entries)
         print(f"{unknown} of {len(entries)} unknown: the first prediction has a probability below {below:.4g}")
@@ -187,7 +191,7 @@ def _answer(entry: dict[str, Any]) -> str:
     return "unknown" if entry["abstained"] else str(entry["top_k"][0]["label"])
 
 
-FORMATS: dict[str, Callable[[Iterator[dict[str, Any]], int, float | None], None]] = {
+FORMATS: dict[str, Callable[[Iterator[dict[str, Any]], int, float | None, Sequence[str]], None]] = {
     "table": _print_table,
     "json": _print_json,
     "jsonl": _print_jsonl,

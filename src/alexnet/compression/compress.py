@@ -37,6 +37,7 @@ from alexnet.evaluation import calibration as calibrations
 from alexnet.evaluation import intervals
 from alexnet.evaluation.intervals import PairedComparison
 from alexnet.evaluation.metrics import Scores
+from alexnet.evaluation.ood import fit_reference
 from alexnet.export.classifier import Classifier
 from alexnet.plots import studies as compression_plot
 from alexnet.recipe import to_toml
@@ -385,7 +386,9 @@ def _complete(job: CompressionJob, bundle: Bundle, network: CompressedNetwork) -
     )
     classifier = Classifier(bundle, job.device)
     return dataclasses.replace(
-        bundle, reference_samples=[classifier.predict_reference(one) for one in bundle.reference_samples]
+        bundle,
+        reference_samples=[classifier.predict_reference(one) for one in bundle.reference_samples],
+        feature_reference=fit_reference(classifier.network, job.store, classifier.normalization) if job.store else None,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.evaluation import conformal
 from alexnet.evaluation.intervals import proportion_ci
 
 TARGETS = (0.01, 0.02, 0.05, 0.1)  # errors among images with a prediction, for which a bundle has thresholds
@@ -194,7 +195,10 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibration of a bundle: the temperature, and a threshold by target error where validation supports one."""
+    """The calibration of a bundle: the temperature, and a threshold by target error where validation supports one.
+
+    ``conformal``: coverage -> threshold of each class for prediction sets (:mod:`alexnet.evaluation.conformal`).
+    """
 
     temperature: float
     fitted_on: str
@@ -202,10 +206,11 @@ class Calibration:
     ece_before: float
     ece_after: float
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    conformal: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As it is in config.json."""
-        return vars(self) | {"thresholds": dict(self.thresholds)}
+        return vars(self) | {"thresholds": dict(self.thresholds), "conformal": dict(self.conformal)}
 
 
 NO_TEMPERATURE = "No temperature improved calibration on the validation split: none is applied."
@@ -323,6 +328,7 @@ def calibrate(
     confidence = after.max(1)
     drawn = _one_of_each(groups) if groups else np.arange(len(labels))
     chosen = {str(target): choose_threshold(confidence[drawn], correct[drawn], target) for target in TARGETS}
+    sets = {str(level): conformal.thresholds(after, labels, level, groups) for level in conformal.LEVELS}
     return Calibration(
         temperature=temperature,
         fitted_on="validation",
@@ -330,6 +336,7 @@ def calibrate(
         ece_before=ece(before.max(1), correct),
         ece_after=ece(confidence, correct),
         thresholds={target: threshold for target, threshold in chosen.items() if threshold is not None},
+        conformal={level: limits.tolist() for level, limits in sets.items() if limits.any()},
     )
 
 

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from alexnet.errors import RecipeError
 from alexnet.evaluation.intervals import Estimate, proportion_ci
 
+LEVELS = (0.9, 0.95)  # coverages for which a bundle has thresholds
+
 
 def check_level(level: float | None) -> None:
     """Raise :class:`RecipeError` unless ``level`` is a probability between 0.5 and 1."""
@@ -122,6 +124,20 @@ def prediction_sets(
     """
     known, own, their_groups = validation
     limits = thresholds(known, own, level, their_groups)
+    count = len({(their_groups[i], own[i]) for i in range(len(own))}) if their_groups else len(own)
+    return sets_of(probabilities, labels, classes, level, limits, count, groups)
+
+
+def sets_of(
+    probabilities: NDArray[np.floating[Any]],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    level: float,
+    limits: NDArray[np.float64],
+    fitted_count: int,
+    groups: Sequence[str] = (),
+) -> PredictionSets:
+    """As :func:`prediction_sets`, with the thresholds ``limits`` [K], which ``fitted_count`` validation images gave."""
     inside = probabilities >= limits  # [N, K]
     hits, sizes = inside[np.arange(len(labels)), labels], inside.sum(1)
 
@@ -130,10 +146,9 @@ def prediction_sets(
         its_groups = [groups[i] for i in chosen.tolist()] if groups else ()
         return classes[k], len(chosen), proportion_ci(hits[chosen], its_groups)
 
-    count = len({(their_groups[i], own[i]) for i in range(len(own))}) if their_groups else len(own)
     return PredictionSets(
         level,
-        count,
+        fitted_count,
         tuple(limits.tolist()),
         proportion_ci(hits, groups),
         tuple(coverage(k) for k in range(len(classes))),

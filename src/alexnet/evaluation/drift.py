@@ -26,6 +26,8 @@ FEW = 50  # images of a day, or of the first days, below which nothing is tested
 CONFIDENCE = tuple(i / 20 for i in range(1, 20))  # inner edges of the bins
 BRIGHTNESS = tuple(16.0 * i for i in range(1, 16))  # mean gray level of an image, 0 to 255
 PIXELS = tuple(4.0**i for i in range(4, 14))  # height × width of an image as it was sent
+DISTANCE = (*(i / 10 for i in range(1, 10)), 0.95, 0.99)  # fraction of the validation images with nearer features
+HISTOGRAMS = {"confidence": CONFIDENCE, "brightness": BRIGHTNESS, "pixels": PIXELS, "distance": DISTANCE}
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -40,6 +42,7 @@ class DayCounts(msgspec.Struct):
     confidence: list[Count] = msgspec.field(default_factory=lambda: [0] * (len(CONFIDENCE) + 1))
     brightness: list[Count] = msgspec.field(default_factory=lambda: [0] * (len(BRIGHTNESS) + 1))
     pixels: list[Count] = msgspec.field(default_factory=lambda: [0] * (len(PIXELS) + 1))
+    distance: list[Count] = msgspec.field(default_factory=lambda: [0] * (len(DISTANCE) + 1))  # 0: no reference
     abstained: Count = 0
     failed: Count = 0  # images that could not be read
     format: Literal["alexnet-monitor-1"] = "alexnet-monitor-1"
@@ -49,16 +52,21 @@ class DayCounts(msgspec.Struct):
         """Images with a prediction."""
         return sum(self.predicted)
 
-    def add(self, label: int, score: float, brightness: float, pixels: int, abstained: bool) -> None:
-        """Count one image: its prediction, the probability of it, mean gray level, height × width."""
+    def add(
+        self,
+        label: int,
+        score: float,
+        brightness: float,
+        pixels: int,
+        abstained: bool,
+        distance: float | None = None,
+    ) -> None:
+        """Count one image: its prediction, the probability of it, mean gray level, height × width, feature distance."""
         self.predicted[label] += 1
         self.abstained += abstained
-        for counts, edges, value in (
-            (self.confidence, CONFIDENCE, score),
-            (self.brightness, BRIGHTNESS, brightness),
-            (self.pixels, PIXELS, pixels),
-        ):
-            counts[int(np.searchsorted(edges, value, side="right"))] += 1
+        for (name, edges), value in zip(HISTOGRAMS.items(), (score, brightness, pixels, distance), strict=True):
+            if value is not None:
+                getattr(self, name)[int(np.searchsorted(edges, value, side="right"))] += 1
 
     def to_json(self) -> bytes:
         """The contents of the file."""
@@ -86,8 +94,8 @@ def read_days(folder: Path) -> list[DayCounts]:
 
 def _read(path: Path) -> DayCounts:
     one = check(parse_json(path.read_bytes()), DayCounts)
-    lengths = (len(one.predicted), len(one.confidence), len(one.brightness), len(one.pixels))
-    if lengths != (len(one.classes), len(CONFIDENCE) + 1, len(BRIGHTNESS) + 1, len(PIXELS) + 1):
+    lengths = tuple(len(counts) for counts in (one.predicted, *(getattr(one, name) for name in HISTOGRAMS)))
+    if lengths != (len(one.classes), *(len(edges) + 1 for edges in HISTOGRAMS.values())):
         raise ValueError(f"it has {lengths} counts")
     return one
 
@@ -96,7 +104,7 @@ def merge(parts: Sequence[DayCounts]) -> DayCounts:
     """The sum of counts of one model; its date is the first one's."""
     first, rest = parts[0], parts[1:]
     total = msgspec.structs.replace(first)
-    for name in ("predicted", "confidence", "brightness", "pixels"):
+    for name in ("predicted", *HISTOGRAMS):
         columns = zip(getattr(first, name), *(getattr(one, name) for one in rest), strict=True)
         setattr(total, name, [sum(column) for column in columns])
     total.abstained = sum(one.abstained for one in parts)
@@ -175,6 +183,8 @@ def examine(days: Iterable[DayCounts], baseline: int = 7, false_alarms: float = 
             "abstention": (_abstentions(reference), _abstentions(day)),
             "unreadable": ([reference.failed, reference.images], [day.failed, day.images]),
         }
+        if min(sum(reference.distance), sum(day.distance)) >= FEW:
+            pairs["feature distance"] = reference.distance, day.distance
         adjusted = holm([homogeneity(before, now) for before, now in pairs.values()])
         p_values = dict(zip(pairs, adjusted, strict=True))
         alarms = tuple(name for name, p in p_values.items() if p < false_alarms)

@@ -5,16 +5,24 @@ the nearest class in the space of the training images' features can be large whe
 2018). Shapes: N training images, M images, D features, K classes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.store import Split, Store
+from alexnet.evaluation.evaluate import features_of
 from alexnet.evaluation.intervals import Estimate, proportion_ci
 from alexnet.evaluation.one_vs_rest import curves
+from alexnet.loader.augmentation import Normalization
+from alexnet.models.network import Network
 
 DIMENSIONS = 64  # principal components that are kept
+REFERENCE_DIMENSIONS = 16  # likewise, in a bundle
+QUANTILES = 101
+LEAST_IMAGES = 20
 KEPT = 0.95  # fraction of the known images that a threshold keeps
 
 
@@ -27,32 +35,123 @@ class FeatureDistance:
     trained on ten other kinds of photographs was below that of its own test images (AUROC 45 % in place of 69 %).
     """
 
-    projection: NDArray[np.float64]  # [D, d], with the inverse root of the covariance within classes
-    centers: NDArray[np.float64]  # [K, d], of the classes with images
-    background: NDArray[np.float64]  # [D, d], with the inverse root of the covariance of all images
-    middle: NDArray[np.float64]  # [d], of all images
+    components: NDArray[np.float64]  # [D, d]
+    within: NDArray[np.float64]  # [d, d], the inverse root of the covariance within classes
+    centers: NDArray[np.float64]  # [K, d], of the classes with images, times ``within``
+    overall: NDArray[np.float64]  # [d, d], the inverse root of the covariance of all images
+    middle: NDArray[np.float64]  # [d], of all images, times ``overall``
 
     @classmethod
-    def fit(cls, features: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> "FeatureDistance":
-        """Fit to the features [N, D] and labels [N] of training images."""
+    def fit(
+        cls, features: NDArray[np.floating[Any]], labels: NDArray[np.int64], dimensions: int = DIMENSIONS
+    ) -> "FeatureDistance":
+        """Fit to the features [N, D] and labels [N] of training images, in at most ``dimensions`` components."""
         from scipy.linalg import svd
 
         rows = features.astype(np.float64)
         _, values, axes = svd(rows - rows.mean(0), full_matrices=False)
-        kept = max(1, min(DIMENSIONS, int((values > 1e-6 * values[0]).sum())))
-        components = axes[:kept].T  # [D, d]
+        kept = max(1, min(dimensions, int((values > 1e-6 * values[0]).sum())))
+        components = axes[:kept].T
         projected = rows @ components
         means = {int(k): projected[labels == k].mean(0) for k in np.unique(labels)}
         residuals = projected - np.stack([means[k] for k in labels.tolist()])
-        root, background = _inverse_root(residuals), _inverse_root(projected - projected.mean(0))
-        centers = np.stack(list(means.values())) @ root
-        return cls(components @ root, centers, components @ background, projected.mean(0) @ background)
+        within, overall = _inverse_root(residuals), _inverse_root(projected - projected.mean(0))
+        centers = np.stack(list(means.values())) @ within
+        return cls(components, within, centers, overall, projected.mean(0) @ overall)
 
     def __call__(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """The distances [M] of features [M, D]."""
-        rows = features.astype(np.float64)
-        nearest = (((rows @ self.projection)[:, None] - self.centers) ** 2).sum(2).min(1)
-        return np.asarray(nearest - ((rows @ self.background - self.middle) ** 2).sum(1))
+        rows = features.astype(np.float64) @ self.components
+        nearest = (((rows @ self.within)[:, None] - self.centers) ** 2).sum(2).min(1)
+        return np.asarray(nearest - ((rows @ self.overall - self.middle) ** 2).sum(1))
+
+
+@dataclass(frozen=True)
+class FeatureReference:
+    """A feature distance with its distribution over images that the network was not trained on.
+
+    Kept in a bundle (``features.safetensors``). The rank of an image is uniform between 0 and 1 as long as images are
+    like those of the validation split.
+    """
+
+    distance: FeatureDistance
+    quantiles: NDArray[np.float64]  # [Q], distances of held-out images, at equal steps of their rank
+
+    @classmethod
+    def fit(
+        cls,
+        features: NDArray[np.floating[Any]],
+        labels: NDArray[np.int64],
+        held_out: NDArray[np.floating[Any]],
+    ) -> "FeatureReference":
+        """Fit to the features [N, D] and labels [N] of training images, and the features [M, D] of held-out ones."""
+        distance = FeatureDistance.fit(features, labels, REFERENCE_DIMENSIONS)
+        return cls(distance, np.quantile(distance(held_out), np.linspace(0, 1, QUANTILES)))
+
+    def rank(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """The fraction of the held-out images that are nearer [M], for features [M, D]."""
+        return np.interp(self.distance(features), self.quantiles, np.linspace(0, 1, len(self.quantiles)))
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The arrays of the file."""
+        parts = vars(self.distance) | {"quantiles": self.quantiles}
+        return {name: np.asarray(array, np.float32) for name, array in parts.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> "FeatureReference":
+        """The reference whose arrays are these. Raises ValueError."""
+        shapes = {name: array.shape for name, array in arrays.items()}
+        names = {field.name for field in fields(FeatureDistance)} | {"quantiles"}
+        if set(shapes) != names:
+            raise ValueError(f"its arrays are {', '.join(sorted(shapes)):.80}")
+        d = shapes["middle"][-1:]
+        if not (
+            len(shapes["components"]) == len(shapes["centers"]) == 2
+            and shapes["components"][1:] == shapes["centers"][1:] == shapes["middle"] == d
+            and shapes["within"] == shapes["overall"] == (*d, *d)
+            and shapes["quantiles"] == (QUANTILES,)
+            and len(arrays["centers"])
+            and (np.diff(arrays["quantiles"]) >= 0).all()
+        ):
+            raise ValueError(f"the shapes of its arrays are {shapes}")
+        rows = {name: array.astype(np.float64) for name, array in arrays.items()}
+        quantiles = rows.pop("quantiles")
+        return cls(FeatureDistance(**rows), quantiles)
+
+
+def fit_reference(
+    network: Network, store: Store, normalization: Normalization, held_out: str = "validation"
+) -> FeatureReference | None:
+    """The feature reference of a trained network, from at most 500 training images, or 5 of each class.
+
+    Args:
+        network: The network, in evaluation mode, on the device of ``normalization``.
+        store: Its data.
+        normalization: How images are normalized.
+        held_out: A split that the network was not trained on. With fewer than 20 images in it, the training images
+            take its place.
+
+    Returns:
+        The reference; None without 20 training images.
+    """
+    train, other = store.split("train"), store.split(held_out)
+    if len(train) < LEAST_IMAGES:
+        return None
+    features, labels = _features(network, train, normalization, max(500, 5 * len(store.classes)))
+    if len(other) < LEAST_IMAGES:
+        return FeatureReference.fit(features, labels, features)
+    return FeatureReference.fit(features, labels, _features(network, other, normalization, 2000)[0])
+
+
+def _features(
+    network: Network, split: Split, normalization: Normalization, count: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Features [N, D] and labels [N] of ``count`` images of a split, drawn at random, or of all."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
+    parts = [chosen[start : start + 100] for start in range(0, len(chosen), 100)]
+    return np.concatenate([features_of(network, split.gather(part), normalization) for part in parts]), split.labels[
+        chosen
+    ]
 
 
 def _inverse_root(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -60,7 +159,9 @@ def _inverse_root(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
     from scipy.linalg import cholesky
 
     covariance, width = residuals.T @ residuals / len(residuals), residuals.shape[1]
-    covariance += 1e-6 * np.trace(covariance) / width * np.eye(width)  # a component may be constant within classes
+    covariance += (1e-6 * np.trace(covariance) / width + 1e-12) * np.eye(
+        width
+    )  # a component may be constant in classes
     return np.asarray(cholesky(np.linalg.inv(covariance), lower=True))
 
 

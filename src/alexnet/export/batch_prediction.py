@@ -30,8 +30,16 @@ from alexnet.data.remote import is_address, local_path
 from alexnet.data.shards import map_in_order, ray_cluster
 from alexnet.data.sources.unlabeled import UnlabeledImage, UnlabeledImages
 from alexnet.errors import BundleError, ImageError, RecipeError, RunError, no_files, printable
+from alexnet.evaluation.conformal import check_level
 from alexnet.export.exported_model import ExportedModel
-from alexnet.export.prediction import Prediction, as_pixels, best, check_threshold, threshold_for
+from alexnet.export.prediction import (
+    Prediction,
+    as_pixels,
+    best,
+    check_threshold,
+    conformal_limits,
+    threshold_for,
+)
 from alexnet.system import cores
 from alexnet.terminal import Progress, csv_cell
 
@@ -63,6 +71,7 @@ class PredictionOptions:
         crops: 1: center crop; 9 or 10: the mean of so many crops.
         confidence_threshold: predictions abstain below this probability; None: never.
         target_risk: likewise, with the bundle's threshold for this fraction of wrong predictions.
+        conformal: add prediction sets that hold the true class in this fraction of images; of a bundle, center crops.
         batch_size: images of one pass through the network.
         num_workers: decoding threads; None: one for each core, 32 where images are at an address.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -75,6 +84,7 @@ class PredictionOptions:
     crops: Literal[1, 9, 10] = 1
     confidence_threshold: float | None = None
     target_risk: float | None = None
+    conformal: float | None = None
     batch_size: int = 32
     num_workers: int | None = None
     device: str = "auto"
@@ -84,6 +94,9 @@ class PredictionOptions:
     def check(self) -> None:
         """Raise :class:`RecipeError` for an invalid value."""
         check_threshold(self.confidence_threshold, self.target_risk)
+        check_level(self.conformal)
+        if self.conformal is not None and self.crops != 1:
+            raise RecipeError(f"--conformal with --crops {self.crops}", "the center crop, which its thresholds are for")
         for name, value in (("top", self.top), ("batch-size", self.batch_size), ("num-workers", self.num_workers)):
             if value is not None and value < 1:
                 raise RecipeError(f"--{name} is {value}", "at least 1")
@@ -115,6 +128,7 @@ class BatchPredictor:
         sha256: identifies the model: the SHA-256 of a bundle's ``config.json``, which holds those of its other files,
             or of an exported file.
         threshold: predictions abstain below this probability; None: never.
+        limits: a class is in the prediction set from this probability on [K]; None: there are no sets.
     """
 
     def __init__(self, model: str | Path, options: PredictionOptions) -> None:
@@ -129,6 +143,9 @@ class BatchPredictor:
         self.threshold = options.confidence_threshold
         if options.target_risk is not None:
             self.threshold = threshold_for(self._thresholds, options.target_risk, str(model))
+        self.limits: tuple[float, ...] | None = None
+        if options.conformal is not None:
+            self.limits = conformal_limits(self._conformal, options.conformal, str(model))
 
     def _open_bundle(self, path: Path) -> None:
         from alexnet.bundle import find_bundle
@@ -137,12 +154,15 @@ class BatchPredictor:
         bundle = find_bundle(path)
         classifier = Classifier.load(bundle, self.options.device, self.options.precision)
         self._model, self._thresholds = classifier, dict(classifier.bundle.thresholds)
+        self._conformal = classifier.bundle.conformal
         self.sha256 = sha256_of(bundle / "config.json")
         self._resizes = False  # the model: images are resized here
         self._keywords = {"crops": self.options.crops}
 
     def _open_exported(self, path: Path) -> None:
         crops, precision = self.options.crops, self.options.precision
+        if self.options.conformal is not None:
+            raise BundleError("--conformal of an exported file", "left out", "prediction sets need the bundle")
         if crops != 1:
             raise BundleError(f"--crops {crops} of an exported file", "1, the center", "ten crops need the bundle")
         if precision != "fp32":
@@ -158,7 +178,14 @@ class BatchPredictor:
         """What the results depend on, apart from the images."""
         options = self.options
         names = ("top", "crops", "precision", "batch_size")
-        return {"model": self.sha256, "threshold": self.threshold} | {name: getattr(options, name) for name in names}
+        sets = {} if options.conformal is None else {"conformal": options.conformal}
+        values = {name: getattr(options, name) for name in names}
+        return {"model": self.sha256, "threshold": self.threshold} | values | sets
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What each result has besides its predictions."""
+        return ("abstained",) * (self.threshold is not None) + ("prediction_set",) * (self.limits is not None)
 
     def expect(self, images: int) -> None:
         """Prepare for so many images: compile the kernels where that saves time."""
@@ -194,7 +221,7 @@ class BatchPredictor:
         return [
             image
             if isinstance(image, Unreadable)
-            else best(image.filename, next(rows), self._model.classes, self.options.top, self.threshold)
+            else best(image.filename, next(rows), self._model.classes, self.options.top, self.threshold, self.limits)
             for image in batch
         ]
 
@@ -269,7 +296,7 @@ def predict_files(
             if progress:
                 progress(done, total)
         with atomic_write(path) as file:
-            convert(file, journal.rows(), predictor.threshold is not None)
+            convert(file, journal.rows(), predictor.columns)
         journal.path.unlink()
         return PredictionSummary(path, done, journal.unreadable, resumed, time.perf_counter() - started)
 
@@ -452,43 +479,44 @@ def _row(line: bytes, key: str = "filename") -> dict[str, Any] | None:
 # The formats of a file of results
 
 
-def csv_rows(results: Iterable[Mapping[str, Any]], abstains: bool) -> Iterator[list[str]]:
+def csv_rows(results: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[list[str]]:
     """The header and the cells of a CSV file: a row for each prediction, or one with the error of an image.
 
     Args:
         results: what ``Prediction.to_dict`` and ``Unreadable.to_dict`` return.
-        abstains: whether there is a confidence threshold, and so a column ``abstained``.
+        columns: further columns, ``abstained`` and ``prediction_set``: JSON, ``true`` and ``["a", "b"]``.
     """
-    yield ["filename", "rank", "label", "score", "error", *["abstained"] * abstains]
+    yield ["filename", "rank", "label", "score", "error", *columns]
     for result in results:
         name = csv_cell(result["filename"])
-        last = [str(result["abstained"]).lower() if "abstained" in result else ""] if abstains else []
+        last = [json.dumps(result[key], ensure_ascii=False) if key in result else "" for key in columns]
         for rank, entry in enumerate(result.get("top_k", []), 1):
             yield [name, str(rank), csv_cell(entry["label"]), f"{entry['score']:.6f}", "", *last]
         if "error" in result:
             yield [name, "", "", "", csv_cell(result["error"]), *last]
 
 
-def _write_csv(file: IO[bytes], rows: Iterator[dict[str, Any]], abstains: bool) -> None:
+def _write_csv(file: IO[bytes], rows: Iterator[dict[str, Any]], columns: Sequence[str]) -> None:
     text = io.TextIOWrapper(file, "utf-8", newline="")
-    csv.writer(text, lineterminator="\n").writerows(csv_rows(rows, abstains))
+    csv.writer(text, lineterminator="\n").writerows(csv_rows(rows, columns))
     text.detach()
 
 
-def _write_jsonl(file: IO[bytes], rows: Iterator[dict[str, Any]], abstains: bool) -> None:
+def _write_jsonl(file: IO[bytes], rows: Iterator[dict[str, Any]], columns: Sequence[str]) -> None:
     file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
 
 
 _ROW_GROUP = 8192  # images of one row group of a parquet file
 
 
-def _write_parquet(file: IO[bytes], rows: Iterator[dict[str, Any]], abstains: bool) -> None:
+def _write_parquet(file: IO[bytes], rows: Iterator[dict[str, Any]], columns: Sequence[str]) -> None:
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
     top_k = arrow.list_(arrow.struct([("label", arrow.string()), ("score", arrow.float32())]))
     fields = [("filename", arrow.string()), ("label", arrow.string()), ("score", arrow.float32()), ("top_k", top_k)]
-    fields += [("error", arrow.string())] + [("abstained", arrow.bool_())] * abstains
+    types = {"abstained": arrow.bool_(), "prediction_set": arrow.list_(arrow.string())}
+    fields += [("error", arrow.string())] + [(name, types[name]) for name in columns]
     schema = arrow.schema(fields)
     with parquet.ParquetWriter(file, schema) as writer:
         while group := list(itertools.islice(rows, _ROW_GROUP)):
@@ -501,14 +529,14 @@ def _first(row: Mapping[str, Any]) -> dict[str, Any]:
     return dict(row["top_k"][0]) if "top_k" in row else {}
 
 
-_FORMATS: dict[str, Callable[[IO[bytes], Iterator[dict[str, Any]], bool], None]] = {
+_FORMATS: dict[str, Callable[[IO[bytes], Iterator[dict[str, Any]], Sequence[str]], None]] = {
     ".csv": _write_csv,
     ".jsonl": _write_jsonl,
     ".parquet": _write_parquet,
 }
 
 
-def _converter(path: Path) -> Callable[[IO[bytes], Iterator[dict[str, Any]], bool], None]:
+def _converter(path: Path) -> Callable[[IO[bytes], Iterator[dict[str, Any]], Sequence[str]], None]:
     """The function that writes the format of ``path``. Raises RunError."""
     convert = _FORMATS.get(path.suffix.lower())
     if convert is None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from alexnet.bundle import Bundle, ReferenceSample, find_bundle
+from alexnet.cuda_convnet import GraphNetwork
 from alexnet.data import decode, resize
 from alexnet.data.store import Split
 from alexnet.errors import BundleError
@@ -138,6 +139,41 @@ class Classifier:
         """Class probabilities of each image, calibrated where the bundle is: float32 [N, K]."""
         rows = [self._probabilities(stored, crops) for _, stored in self._batches(images, batch_size, crops)]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.classes)), np.float32)
+
+    def probabilities_and_distances(
+        self, images: ImageInput | Sequence[ImageInput], batch_size: int = 32
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
+        """Class probabilities [N, K], and how far the features of each image are from the training images' [N].
+
+        A distance is the fraction of the validation images that are nearer, from 0 to 1
+        (:class:`alexnet.evaluation.ood.FeatureReference`); None where the bundle has no reference. Both come from one
+        pass, which no other thread may share.
+        """
+        reference, layer = self.bundle.feature_reference, self._feature_layer
+        if reference is None:
+            return self.probabilities(images, batch_size=batch_size), None
+        if layer is None:
+            rows = self.probabilities(images, batch_size=batch_size)
+            return rows, reference.rank(self.embed(images, batch_size))
+        features: list[NDArray[np.float32]] = []
+
+        def keep(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            features.append(output.flatten(1).float().cpu().numpy().copy())
+
+        hook = layer.register_forward_hook(keep)
+        try:
+            rows = self.probabilities(images, batch_size=batch_size)
+        finally:
+            hook.remove()
+        return rows, reference.rank(np.concatenate(features) if features else self.embed([]))
+
+    @functools.cached_property
+    def _feature_layer(self) -> nn.Module | None:
+        """The layer of ``inference`` whose output :meth:`embed` gives; None if no single layer has it."""
+        if isinstance(self.network, GraphNetwork):
+            return None
+        network = self.inference.network if isinstance(self.inference, inference.BF16Network) else self.inference
+        return network.get_submodule(self.network.features)
 
     def embed(self, images: ImageInput | Sequence[ImageInput], batch_size: int = 32) -> NDArray[np.float32]:
         """Features of each image's center crop in the last hidden layer: float32 [N, D] (AlexNet: fc7, 4096)."""

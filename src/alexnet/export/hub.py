@@ -10,7 +10,7 @@ from alexnet.bundle import Bundle, find_bundle
 from alexnet.errors import BundleError
 from alexnet.system import temporary_folder
 
-FILES = ["config.json", "*.safetensors", "reference/*", "README.md"]  # what a bundle consists of
+FILES = ["config.json", "*.safetensors", "reference/*", "certificate.json", "README.md"]  # what a bundle consists of
 
 
 def load_bundle(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Bundle:

@@ -18,12 +18,14 @@ ImageInput: TypeAlias = str | Path | bytes | NDArray[np.uint8]  # a file, its by
 class Prediction:
     """The best predictions for one image, most probable first: (class name, probability).
 
-    ``abstained``: is the first score below the confidence threshold? None without a threshold.
+    ``abstained``: is the first score below the confidence threshold? None without a threshold. ``prediction_set``: the
+    classes of the conformal prediction set, most probable first; None where none was requested.
     """
 
     filename: str
     top_k: tuple[tuple[str, float], ...]
     abstained: bool | None = None
+    prediction_set: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str:
@@ -36,21 +38,31 @@ class Prediction:
         return self.top_k[0][1]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, with the names of the server's JSON; ``abstained`` only with a threshold."""
-        abstained = {} if self.abstained is None else {"abstained": self.abstained}
+        """As plain values, with the names of the server's JSON; ``abstained`` and ``prediction_set`` if they are."""
+        optional = {} if self.abstained is None else {"abstained": self.abstained}
+        sets = {} if self.prediction_set is None else {"prediction_set": list(self.prediction_set)}
         top_k = [{"label": label, "score": score} for label, score in self.top_k]
-        return {"filename": self.filename, **abstained, "top_k": top_k}
+        return {"filename": self.filename, **optional, **sets, "top_k": top_k}
 
 
 def best(
-    name: str, row: NDArray[np.float32], classes: Sequence[str], top: int, confidence_threshold: float | None = None
+    name: str,
+    row: NDArray[np.float32],
+    classes: Sequence[str],
+    top: int,
+    confidence_threshold: float | None = None,
+    limits: Sequence[float] | None = None,
 ) -> Prediction:
-    """The ``top`` predictions of an image called ``name`` from its probabilities ``row`` [K]; unknown where the
-    first one
-    is below ``confidence_threshold``."""
-    order = np.argsort(-row, kind="stable")[: max(1, top)]
+    """The ``top`` predictions of an image called ``name`` from its probabilities ``row`` [K].
+
+    It abstains where the first one is below ``confidence_threshold``. ``limits`` [K]: a class is in the prediction set
+    from this probability on.
+    """
+    order = np.argsort(-row, kind="stable")
+    shown = order[: max(1, top)]
     unknown = None if confidence_threshold is None else float(row[order[0]]) < confidence_threshold
-    return Prediction(name, tuple((classes[k], float(row[k])) for k in order), unknown)
+    sets = None if limits is None else tuple(classes[k] for k in order if row[k] >= limits[k])
+    return Prediction(name, tuple((classes[k], float(row[k])) for k in shown), unknown, sets)
 
 
 def check_threshold(below: float | None, target: float | None) -> None:
@@ -79,6 +91,21 @@ def threshold_for(thresholds: Mapping[str, float], target: float, where: str) ->
         )
         raise BundleError(f"{where} has no threshold for a target error of {target:g}", must, todo)
     return float(kept[max(kept)])
+
+
+def conformal_limits(conformal: Mapping[str, Sequence[float]], level: float, where: str) -> tuple[float, ...]:
+    """The thresholds of the classes for the smallest stored coverage that is not below ``level``.
+
+    Raises :class:`BundleError` if there is none.
+    """
+    kept = {float(name): limits for name, limits in conformal.items() if float(name) >= level - 1e-12}
+    if not kept:
+        must = f"at most {max(conformal, key=float)}" if conformal else "calibrated"
+        hint = (
+            "" if conformal else "alexnet evaluate RUN --calibrate fits them (9 validation images of a class or more)"
+        )
+        raise BundleError(f"{where} has no prediction sets for a coverage of {level:g}", must, hint)
+    return tuple(kept[min(kept)])
 
 
 def as_pixels(image: ImageInput, name: str = "image") -> NDArray[np.uint8]:

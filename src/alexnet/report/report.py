@@ -14,6 +14,8 @@ from alexnet.data.store import Split, Store
 from alexnet.doctor.findings import Report as Diagnosis
 from alexnet.doctor.images import Phases
 from alexnet.errors import RunError
+from alexnet.evaluation.calibration import probabilities
+from alexnet.evaluation.conformal import sets_of
 from alexnet.evaluation.detailed import DetailedScores, detailed_scores, fitted_thresholds
 from alexnet.evaluation.evaluate import SplitPredictions
 from alexnet.evaluation.intervals import Estimate, proportion_ci
@@ -199,6 +201,7 @@ def write_report(
         "color": explanations.color_note(explanations.color_specialization(classifier.network)),
     }
     values |= _metrics(details, classifier.classes) | _calibration(details)
+    values |= _prediction_sets(bundle, predictions)
     values |= _images(run, classifier, split, predictions, opened, quick, options.log_line, progress)
     path = path or run / "report.html"
     try:
@@ -395,6 +398,32 @@ def _neighbor_cells(row: NeighborRow) -> list[dict[str, str]]:
         }
         for one in row.neighbors
     ]
+
+
+def _prediction_sets(bundle: Bundle, predictions: SplitPredictions) -> dict[str, Any]:
+    """The coverage of the bundle's smallest prediction sets, in a sentence and for each class; nothing without any."""
+    if not bundle.conformal:
+        return {"sets": "", "set_rows": []}
+    level = min(bundle.conformal, key=float)
+    sets = sets_of(
+        probabilities(predictions.log_probabilities, bundle.temperature),
+        predictions.labels,
+        bundle.classes,
+        float(level),
+        np.array(bundle.conformal[level]),
+        bundle.calibration.get("count", 0),
+        predictions.groups,
+    )
+    value, around = _cells(sets.coverage)
+    text = (
+        f"Prediction sets for a coverage of {100 * sets.level:g} % (alexnet predict --conformal {level}): the true "
+        f"class is in the set of {value} of these images (95 % CI {around}); a set has {sets.mean_size:.1f} classes on "
+        "average. Their thresholds were fitted on the validation images."
+    )
+    if sets.without_threshold:
+        text += f" In every set, for lack of validation images: {', '.join(sets.without_threshold[:5])}."
+    lowest = sorted((one for one in sets.classes if one[1]), key=lambda one: (one[2].value, one[0]))
+    return {"sets": text, "set_rows": [(name, f"{n:,}", *_cells(one)) for name, n, one in lowest[:CLASSES]]}
 
 
 def _plots(classifier: Classifier, details: DetailedScores, epochs: list[dict[str, float]]) -> dict[str, str]:

@@ -49,6 +49,7 @@ class ImageResult:
     neighbors: tuple[Neighbor, ...] = ()
     brightness: float = 0.0  # of the image: mean gray level, 0 to 255
     pixels: int = 0  # height × width of the image as it was sent
+    distance: float | None = None  # fraction of the validation images whose features are nearer; None: no reference
 
 
 class Engine:
@@ -147,7 +148,7 @@ class Engine:
 
     def predict(self, images: Sequence[PreparedImage], options: Sequence[RequestOptions]) -> list[ImageResult]:
         """The results of one batch, one per image; neighbors are added by :meth:`add_neighbors`."""
-        rows = self.model.probabilities([image.pixels for image in images], batch_size=len(images))  # [N, K]
+        rows, distances = self._probabilities([image.pixels for image in images])
         if not np.isfinite(rows).all():
             raise BundleError(f"{self.path} computes probabilities that are NaN or Inf", "", "use another copy")
         selected = [i for i, option in enumerate(options) if option.embedding or option.neighbors]
@@ -160,9 +161,16 @@ class Engine:
                 overlays.get(i),
                 brightness=images[i].brightness,
                 pixels=images[i].height * images[i].width,
+                distance=None if distances is None else float(distances[i]),
             )
             for i, row in enumerate(rows)
         ]
+
+    def _probabilities(self, images: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
+        """Probabilities [N, K] and, of a bundle with a reference, feature distances [N]."""
+        if isinstance(self.model, ExportedModel):
+            return self.model.probabilities(images, batch_size=len(images)), None
+        return self.model.probabilities_and_distances(images, batch_size=len(images))
 
     def _embeddings(self, images: list[NDArray[np.uint8]]) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         if not images or isinstance(self.model, ExportedModel):

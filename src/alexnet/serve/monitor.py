@@ -56,7 +56,7 @@ class Monitor:
                 label = int(result.probabilities.argmax())
                 score = float(result.probabilities[label])
                 abstained = threshold is not None and score < threshold
-                counts.add(label, score, result.brightness, result.pixels, abstained)
+                counts.add(label, score, result.brightness, result.pixels, abstained, result.distance)
         return is_first
 
     def flush(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from alexnet.errors import AlexNetError, ImageError, ServerError, reason
-from alexnet.evaluation.drift import BRIGHTNESS, CONFIDENCE
+from alexnet.evaluation.drift import BRIGHTNESS, CONFIDENCE, DISTANCE, PIXELS
 from alexnet.serve import logs
 from alexnet.serve.engine import Engine, ImageResult, PreparedImage, RequestOptions
 from alexnet.serve.limits import AdmissionController, Limits, RequestRejected
@@ -142,6 +142,15 @@ class Metrics:
         )
         self.brightness = Histogram(
             "alexnet_brightness", "Mean gray level of an image, 0 to 255.", buckets=BRIGHTNESS, **kwargs
+        )
+        self.pixels = Histogram(
+            "alexnet_pixels", "Height × width of an image as it was sent.", buckets=PIXELS, **kwargs
+        )
+        self.distance = Histogram(
+            "alexnet_feature_distance",
+            "Fraction of the validation images whose features are nearer to the training images.",
+            buckets=DISTANCE,
+            **kwargs,
         )
         self.predicted = Counter("alexnet_predicted", "Top-1 predictions, with --monitor.", ["label"], **kwargs)
         self.abstained = Counter("alexnet_abstained", "Predictions below the confidence threshold.", **kwargs)
@@ -439,6 +448,9 @@ class Service:
                 score = float(result.probabilities[label])
                 self.metrics.confidence.observe(score)
                 self.metrics.brightness.observe(result.brightness)
+                self.metrics.pixels.observe(result.pixels)
+                if result.distance is not None:
+                    self.metrics.distance.observe(result.distance)
                 if self.monitor is not None:
                     self.metrics.predicted.labels(engine.classes[label]).inc()
                 if threshold is not None and score < threshold:

@@ -14,6 +14,7 @@ from alexnet.errors import BundleError, CheckpointError, DataError, RecipeError
 from alexnet.evaluation.calibration import MIN_IMAGES, calibrate
 from alexnet.evaluation.evaluate import calibrated, log_probabilities, predict_split
 from alexnet.evaluation.metrics import Scores
+from alexnet.evaluation.ood import fit_reference
 from alexnet.kernels import native_kernels
 from alexnet.loader.augmentation import Normalization, center_crops
 from alexnet.loader.loader import Loader, Shard, to_device
@@ -255,6 +256,9 @@ def _finish(state: State, normalization: Normalization, folder: Path) -> tuple[P
         },
         calibration=calibration,
         reference_samples=_reference_samples(state, normalization, calibration.get("temperature", 1.0)),
+        feature_reference=fit_reference(
+            network, store, to_device(normalization, state.device), "train" if val_trained else "validation"
+        ),
     )
     try:
         return bundle.save(folder / "bundle"), scores
