@@ -493,6 +493,15 @@ def test_no_warning_leaves_even_with_threads():
 
 
 @pytest.mark.parametrize("how", ["crop", "pad", "squash"])
+def test_an_image_of_the_right_size_stays_as_it_is(how):
+    image = np.random.default_rng(0).integers(0, 256, (33, 33, 3), np.uint8)
+    assert np.array_equal(decode._resize(image, 33, 33, (0, 0, 33, 33)), image)  # what is skipped
+    image.flags.writeable = False
+    fitted = decode.fit(image, 33, how)
+    assert np.array_equal(fitted, image) and fitted.flags.writeable
+
+
+@pytest.mark.parametrize("how", ["crop", "pad", "squash"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (3, 2), (300, 200)])
 def test_every_shape_fits_without_a_large_intermediate(how, shape):
     tracemalloc.start()

@@ -176,6 +176,8 @@ def fit(image: NDArray[np.uint8], size: int, how: Fit = "crop") -> NDArray[np.ui
     if size < 1 or how not in ("crop", "pad", "squash"):
         _refuse(f"size {size}, fit {how!r}", "at least 1, and crop, pad or squash", "")
     height, width = image.shape[:2]
+    if height == width == size:  # what resizing would return, but much cheaper: predictions fit an image twice
+        return image.copy()
     if how == "pad":
         fitted = _letter_box(image, size)
     else:
