@@ -95,7 +95,7 @@ class FeatureReference:
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """The arrays of the file."""
         parts = vars(self.distance) | {"quantiles": self.quantiles}
-        return {name: np.asarray(array, np.float32) for name, array in parts.items()}
+        return {name: np.ascontiguousarray(array, np.float32) for name, array in parts.items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> "FeatureReference":
