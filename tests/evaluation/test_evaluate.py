@@ -168,3 +168,10 @@ def test_bf16_is_close_and_float32_outside(digits, network):
     exact, rough = results
     assert rough.dtype == torch.float32
     assert 0 < (exact.exp() - rough.exp()).abs().max() < 0.05  # bf16 keeps 8 bits
+
+
+def test_progress_counts_the_images(digits, network):
+    seen, split = [], digits.split("test")
+    options = {"num_classes": 10, "image_size": 24, "channels": 3, "batch_size": 64}
+    evaluate(network, split, statistics_of(digits), progress=lambda *counts: seen.append(counts), **options)
+    assert seen == [(min(done, len(split)), len(split)) for done in range(64, len(split) + 64, 64)]

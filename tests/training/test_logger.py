@@ -157,6 +157,15 @@ def test_a_long_epoch_gets_a_line_every_30_seconds_where_there_is_no_terminal(tm
         assert capfd.readouterr().err == "epoch 3/3  step 2/2  loss 0.500  2 images/s\n"
 
 
+def test_a_long_validation_gets_lines_too(tmp_path, capfd):
+    now = 100.0
+    with RunLogger(tmp_path, clock=lambda: now) as journal:
+        for done in range(100, 8100, 100):  # a second each
+            now += 1
+            journal.scored("validation", done, 8000)
+    assert capfd.readouterr().err == "validation  3,000/8,000 images\nvalidation  6,000/8,000 images\n"
+
+
 def test_tensorboard_has_every_number_at_its_step(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

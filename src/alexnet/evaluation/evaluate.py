@@ -23,6 +23,7 @@ from alexnet.loader.augmentation import Normalization, center_crops, normalize
 from alexnet.loader.loader import sequential_batches, to_device
 from alexnet.models.network import Network
 from alexnet.models.summary import work
+from alexnet.terminal import Progress
 
 
 def inputs_of(network: Network, images: NDArray[np.uint8], normalization: Normalization) -> Tensor:
@@ -58,12 +59,14 @@ def evaluate(
     device: torch.device | None = None,
     shard: tuple[int, int] = (0, 1),
     all_reduce: Callable[..., None] | None = None,
+    progress: Progress | None = None,
 ) -> Scores:
     """Scores of a network on a split. See :func:`predict_batches` for the other arguments.
 
     Args:
         shard: (index, count): this process takes every ``count``-th batch, from batch ``index`` on.
         all_reduce: Sums tensors over all processes, in place.
+        progress: Receives the number of images done, and of all.
     """
     started, metrics = time.perf_counter(), MetricAccumulator(num_classes, len(split))
     for log_probs, indices in predict_batches(
@@ -78,6 +81,8 @@ def evaluate(
         shard=shard,
     ):
         metrics.add(log_probs, torch.from_numpy(split.labels[indices]), torch.from_numpy(indices))
+        if progress is not None:
+            progress(int(indices[-1]) + 1, len(split))
     if all_reduce is not None:
         metrics.all_reduce(all_reduce)
     return metrics.scores(split.name, crops, time.perf_counter() - started, split.groups)

@@ -227,6 +227,10 @@ class RunLogger:
         """For the terminal: a step is done."""
         self._terminal.step(loss, images)
 
+    def scored(self, split: str, done: int, total: int) -> None:
+        """For the terminal: ``done`` of the ``total`` images of a split are scored."""
+        self._terminal.scored(split, done, total)
+
     def log(self, text: str) -> None:
         """A line for the person, on standard error."""
         self._terminal.log(text)
@@ -305,6 +309,7 @@ class NullLogger(RunLogger):
     def write_rows(self, rows: list[dict[str, float]]) -> None: ...
     def begin_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None: ...
     def step(self, loss: float, images: int) -> None: ...
+    def scored(self, split: str, done: int, total: int) -> None: ...
     def log(self, text: str) -> None: ...
     def close(self) -> None: ...
 
@@ -346,6 +351,13 @@ class _Terminal:
             self.bar.update(self.task, advance=1, info=text)
         elif now - self.logged >= LOG_INTERVAL:
             self.log(f"{self.position}  step {self.done}/{self.steps}  {text}")
+
+    def scored(self, split: str, done: int, total: int) -> None:
+        text = f"{split}  {done:,}/{total:,} images"
+        if self.bar is not None:
+            self.bar.update(self.task, info=text)
+        elif self.clock() - self.logged >= LOG_INTERVAL:
+            self.log(text)
 
     def epoch(self, row: dict[str, float]) -> None:
         text = f"epoch {row['epoch']:3.0f}  train loss {row['train_loss']:.3f}  top-1 {100 * row['train_top1']:5.1f} %"

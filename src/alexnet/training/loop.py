@@ -1,5 +1,6 @@
 """The training loop: an epoch is many steps, a validation, and a checkpoint when one is due."""
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -173,10 +174,10 @@ def validate(training: Training) -> Scores | None:
     state = training.state
     if not len(state.store.split("validation")) or state.recipe.trains_on_val(state.position.epoch):
         return None
-    return score(state, training.normalization, "validation", crops=1)
+    return score(state, training.normalization, "validation", training.logger)
 
 
-def score(state: State, normalization: Normalization, split: str, crops: int) -> Scores:
+def score(state: State, normalization: Normalization, split: str, logger: RunLogger) -> Scores:
     """Scores of ``state.eval_model`` on a split of the run's store, in float32 as ``alexnet evaluate`` has them."""
     network = state.eval_model
     return evaluate(
@@ -186,10 +187,10 @@ def score(state: State, normalization: Normalization, split: str, crops: int) ->
         num_classes=network.num_classes,
         image_size=network.image_size,
         channels=network.in_channels,
-        crops=crops,
         device=state.device,
         shard=(state.world.rank, state.world.size),
         all_reduce=state.world.all_reduce_,
+        progress=functools.partial(logger.scored, split),
     )
 
 

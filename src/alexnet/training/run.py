@@ -176,7 +176,7 @@ def train_run(
         logger.write_rows(state.rows)
         logger.event("resumed" if resume else "started", step=step, **environment)
         loop.train(Training(state, loader, normalization, logger, folder, stop, checkpointer))
-        bundle, scores = _finish(state, normalization, folder)
+        bundle, scores = _finish(state, normalization, folder, logger)
         logger.event("finished", bundle=str(bundle.name), **{name: s.to_dict() for name, s in scores.items()})
     seconds = sum(row["seconds"] for row in state.rows)
     seen = sum(len(loader.split_of(epoch)) for epoch in range(len(state.rows)))
@@ -220,7 +220,9 @@ def check_store(recipe: Recipe, store: Store) -> None:
         )
 
 
-def _finish(state: State, normalization: Normalization, folder: Path) -> tuple[Path, dict[str, Scores]]:
+def _finish(
+    state: State, normalization: Normalization, folder: Path, logger: RunLogger
+) -> tuple[Path, dict[str, Scores]]:
     """Score the selected weights on validation (unless it was trained on) and, once, on test; write the bundle."""
     network = state.eval_model
     val_trained = state.recipe.trains_on_val(len(state.rows) - 1)
@@ -228,7 +230,7 @@ def _finish(state: State, normalization: Normalization, folder: Path) -> tuple[P
         network.load_state_dict(state.best.weights)
     network.eval()
     scores = {
-        split: loop.score(state, normalization, split, crops=1)
+        split: loop.score(state, normalization, split, logger)
         for split in (("test",) if val_trained else ("validation", "test"))
         if len(state.store.split(split))
     }
