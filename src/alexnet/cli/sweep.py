@@ -1,6 +1,7 @@
 """The command ``sweep``."""
 
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,8 +112,10 @@ def run(argv: list[str]) -> int:
     )
     print(f"plot       {values['plot']}")
     print(f"recipe     {values['recipe']}")
-    start = f" --init-from {args.init_from}" if args.init_from else ""
-    print(f"next       alexnet train {args.data} --recipe {values['recipe']}{start}")
+    words = ["alexnet", "train", args.data, "--recipe", values["recipe"]]
+    if weights.pretrained is not None:  # by default only where no recipe is named
+        words += ["--init-from", args.init_from or "starter"]
+    print(f"next       {shlex.join(words)}")
     return 0
 
 

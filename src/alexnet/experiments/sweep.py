@@ -377,6 +377,8 @@ class _Sweep:
         text = ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
         try:
             recipe = self.base.replace(**values)
+            if self.init_from is not None:
+                self.init_from.check(recipe)
         except RecipeError as error:
             self.options.log_line(f"trial {trial.number}: {text}: refused: {error}")
             self.study.tell(trial, state=TrialState.FAIL)
