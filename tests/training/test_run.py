@@ -352,10 +352,12 @@ def test_a_run_ends_without_a_better_epoch(stores, tmp_path):
     assert len(results) == best + 3 < 10
 
 
-def test_patience_ends_a_run_and_a_resumed_run_at_the_same_epoch(stores, tmp_path):
+def test_patience_ends_a_run_and_a_resumed_run_at_the_same_epoch(stores, tmp_path, capsys):
     """It counts from the first epoch with the lowest validation error, also over the epochs before a resume."""
     recipe = SMALL.replace(epochs=10, patience=2, schedule="constant", lr=0.05)  # too large to get better
-    whole = run(stores[32], recipe, tmp_path / "whole")
+    whole = run(stores[32], recipe, tmp_path / "whole", quiet=False)
+    reason = f"the run ends after epoch {len(rows(whole.folder))}: no lower validation error for 2 epochs"
+    assert capsys.readouterr().err.count(reason) == 1
     accuracies = [float(row["validation_top1"]) for row in rows(whole.folder)]
     assert len(accuracies) == accuracies.index(max(accuracies)) + 3 < 10
     again = tmp_path / "again"

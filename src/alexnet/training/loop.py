@@ -65,6 +65,8 @@ def train(training: Training) -> None:
         state.schedule.epoch_done(state.position.epoch, None if scores is None else 1 - scores.top1)
         state.position.next_epoch()
         (signal, save_due), finished = sync_stop_and_save(training, epoch_over=True), state.finished
+        if state.early_end and not state.schedule.finished(state.position.epoch):
+            training.logger.log(f"the run ends after epoch {state.position.epoch}: {state.early_end}")
         if finished or signal or save_due:
             save(training, must=finished or bool(signal))
         if signal and not finished:

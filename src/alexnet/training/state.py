@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from alexnet.cuda_convnet import Files
 from alexnet.data.store import Store
-from alexnet.errors import CheckpointError, printable
+from alexnet.errors import CheckpointError, counted, printable
 from alexnet.loader.sampler import step_seed
 from alexnet.models.network import Network, nonfinite
 from alexnet.recipe import Recipe, differences, from_dict
@@ -168,18 +168,26 @@ class State:
 
     @property
     def finished(self) -> bool:
-        """Is the schedule over, the training error low enough, or the lowest validation error too long ago?"""
-        target = self.recipe.stop_train_error
-        reached = target > 0 and bool(self.rows) and 1 - self.rows[-1]["train_top1"] <= target
-        patience = self.recipe.early_stop_fraction * self.recipe.epochs
-        stale = patience > 0 and self.best.epoch >= 0 and len(self.rows) - 1 - self.best.epoch >= patience
-        stale = stale or 0 < self.recipe.patience <= self._epochs_without_lower_error()
-        return reached or stale or self.schedule.finished(self.position.epoch)
+        """Is the schedule over, or is there a reason to end the run before?"""
+        return bool(self.early_end) or self.schedule.finished(self.position.epoch)
 
-    def _epochs_without_lower_error(self) -> int:
-        """Epochs since the lowest validation error first occurred, from the rows, which a checkpoint restores."""
+    @property
+    def early_end(self) -> str:
+        """Why the run ends before its last epoch; empty if it does not. From what a checkpoint restores alone."""
+        recipe, epochs = self.recipe, len(self.rows)
+        if recipe.stop_train_error and self.rows and 1 - self.rows[-1]["train_top1"] <= recipe.stop_train_error:
+            return f"the training error is at most {recipe.stop_train_error:g}"
         accuracies = [row["validation_top1"] for row in self.rows if "validation_top1" in row]
-        return len(accuracies) - 1 - accuracies.index(max(accuracies)) if accuracies else 0
+        if (
+            recipe.patience
+            and accuracies
+            and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= recipe.patience
+        ):
+            return f"no lower validation error for {counted(recipe.patience, 'epoch')}"
+        fraction = recipe.early_stop_fraction
+        if fraction and self.best.epoch >= 0 and epochs - 1 - self.best.epoch >= fraction * recipe.epochs > 0:
+            return f"no better validation result for {counted(epochs - 1 - self.best.epoch, 'epoch')}"
+        return ""
 
     def set_progress(self) -> None:
         """Set the learning rates of the next step. All that is random in it is a function of (seed, step)."""
