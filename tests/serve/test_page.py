@@ -34,7 +34,7 @@ def opened(browser):
         context = browser.new_context(viewport=size, color_scheme=scheme, has_touch=size is PHONE)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(1000 * SECONDS)
         page.on("request", lambda request: odd.append(request.url) if not local(request.url, server) else None)
         page.on("pageerror", lambda error: odd.append(str(error)))
         page.on("console", lambda message: odd.append(message.text) if "Content Security" in message.text else None)

@@ -141,7 +141,14 @@ def _config(bundle: Bundle) -> dict[str, Any]:
             "",
             "use --format onnx",
         )
-    size = network.image_size
+    size, margin = network.image_size, bundle.stored_size - network.image_size
+    if margin > 0 and round(margin / 2) != margin // 2:
+        raise BundleError(
+            f"timm's center crop of {size} from {bundle.stored_size} pixels starts at pixel {round(margin / 2)}, and "
+            f"this classifier's at {margin // 2}",
+            "",
+            f"use --format onnx, or train with --stored-size {bundle.stored_size + 1}",
+        )
     names = list(dict(network.named_children()))
     pretrained_cfg = {
         "architecture": network.name,
