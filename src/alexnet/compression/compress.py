@@ -388,7 +388,9 @@ def _complete(job: CompressionJob, bundle: Bundle, network: CompressedNetwork) -
     return dataclasses.replace(
         bundle,
         reference_samples=[classifier.predict_reference(one) for one in bundle.reference_samples],
-        feature_reference=fit_reference(classifier.network, job.store, classifier.normalization) if job.store else None,
+        feature_reference=fit_reference(classifier.network, job.store, classifier.normalization)
+        if job.store and job.bundle.feature_reference  # the size of the bundle counts it
+        else None,
     )
 
 
