@@ -74,7 +74,7 @@ def opened(browser, address):
         context = browser.new_context(viewport=size, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(600_000)  # a busy machine
         own = (address, "data:")
         page.on("request", lambda request: None if request.url.startswith(own) else odd.append(request.url))
         page.on("pageerror", lambda error: odd.append(str(error)))
