@@ -151,6 +151,8 @@ def test_cells_are_no_formulas(start, printed):
     assert rows[2][0] == rows[2][4] == "'" + printable(name)
     assert rows[3] == ['a,"b"\\x0a=1', "1", "x=y", "0.500000", ""]
     assert csv_cell("plain, as it is") == "plain, as it is"
+    for sign in "=+-@＝＋－＠\t\r\n":
+        assert csv_cell(f"{sign}1+1")[0] == csv_cell(f"''{sign}1+1")[0] == "'"
 
 
 def test_json_stays_json_in_every_encoding(printed):

@@ -135,15 +135,15 @@ _ASCII = {
     "‘": "'",
     "’": "'",
 }
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
 
 
 def csv_cell(text: str) -> str:
     """``text`` as a cell of a CSV file, on one line.
 
-    Text that starts with ``= + - @``, a tab or a carriage return, behind apostrophes too, gets an apostrophe in front,
-    so that a reader can take it off again. A spreadsheet would
-    otherwise compute it as a formula, and a class or file name could run commands.
+    Text that starts with ``= + - @``, also full-width, a tab or the end of a line, behind apostrophes too, gets an
+    apostrophe in front, so that a reader can take it off again. A spreadsheet would otherwise compute it as a formula,
+    and a class or file name could run commands.
     """
     return ("'" if text.lstrip("'").startswith(_FORMULAS) else "") + printable(text)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,8 +12,11 @@ from alexnet.data.cache import Cache, default_cache, set_default_cache
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
 from alexnet.errors import DataError, RecipeError
+from alexnet.explain.neighbors import Neighbors
 from alexnet.export import export
+from alexnet.export.classifier import Classifier
 from alexnet.export.verify import verify
+from alexnet.plots import canvas
 from alexnet.recipe import get_recipe
 from alexnet.training.run_folder import read_start
 from alexnet.weights.import_weights import import_weights
@@ -80,6 +84,12 @@ def test_report_and_export_read_a_store_at_an_address(both, tmp_path, capsys, mo
         lambda address: verify(address),
         lambda address: export.export_model(address),
         lambda address: import_weights("caffe", address),
+        lambda address: Classifier.save_pretrained(SimpleNamespace(bundle=SimpleNamespace(save=None)), address),
+        lambda address: api.promote("run", address),
+        lambda address: api.promote_back(address),
+        lambda address: prepare(open_source("digits"), address, size=8),
+        lambda address: canvas.save(None, address),
+        lambda address: Neighbors.open(address),
     ],
 )
 def test_what_must_be_on_this_disk_is_no_address(call, tmp_path, monkeypatch):

@@ -1,12 +1,15 @@
 """Several runs as one, from Python and from the command line, with every way in which they do not belong together."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 import alexnet
-from alexnet import cli
+from alexnet import api, cli
+from alexnet.bundle import Bundle
 from alexnet.errors import BundleError, DataError, RecipeError
 from alexnet.evaluation.ensemble import EnsembleScores
 
@@ -19,7 +22,7 @@ def runs(train_three, tmp_path_factory):
 def probabilities(run, store, split):
     import dataclasses
 
-    from alexnet.bundle import Bundle, find_bundle
+    from alexnet.bundle import find_bundle
     from alexnet.export.classifier import Classifier
 
     classifier = Classifier(dataclasses.replace(Bundle.load(find_bundle(run)), calibration={}))  # the network's own
@@ -106,3 +109,23 @@ def test_the_command(runs, digits, capsys):
     assert "--fit-weights with one run; must be two runs or more" in capsys.readouterr().err
     assert cli.run(["evaluate"]) == 2
     assert "evaluate needs RUN" in capsys.readouterr().err
+
+
+def test_weights_that_overflow_are_refused(runs, tmp_path, digit_file):
+    """They are finite, so the bundle opens; the numbers that it computes are none."""
+    bundle = Bundle.load(runs / "run-0" / "bundle")
+    with torch.no_grad():
+        for name, parameter in bundle.network.named_parameters():
+            parameter.fill_(3e38 if name.endswith("weight") else 0.0)
+    huge = Path(shutil.copytree(runs / "run-0", tmp_path / "huge"))
+    bundle.save(huge / "bundle")
+    for call in (
+        lambda: api.evaluate(huge, device="cpu"),
+        lambda: api.evaluate([huge, runs / "run-1"], device="cpu"),
+        lambda: api.evaluate_detailed(huge, device="cpu"),
+        lambda: api.evaluate_corruptions(huge, count=1, device="cpu"),
+        lambda: api.compare(huge, runs / "run-1", device="cpu"),
+        lambda: api.load(huge, "cpu").predict(digit_file),
+    ):
+        with pytest.raises(BundleError, match="computes values that are NaN or Inf; use another copy"):
+            call()

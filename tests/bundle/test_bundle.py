@@ -128,14 +128,25 @@ def test_save_to_files_links_and_new_folders(bundle, saved, tmp_path):
 
 
 KILLS = """
-import ctypes, os, sys
+import ctypes, os, shutil, sys
 from pathlib import Path
-from alexnet.bundle import Bundle, find_bundle
+from alexnet.bundle import Bundle, find_bundle, restore_previous
 from alexnet.export.classifier import Classifier
 path, exchange = Path(sys.argv[1]), sys.argv[2] == "exchange"
 old = Bundle.load(path)
+previous = path.with_name("bundle.previous")
+if sys.argv[3] == "restore":
+    shutil.copytree(path.with_name("new"), previous)
 new = Bundle.load(path.with_name("new"))
 CALLS = ("open", "os.", "shutil.")
+
+def change():
+    if sys.argv[3] == "save":
+        new.save(path)
+    elif sys.argv[3] == "promote":
+        new.save(path, keep_previous=True)
+    else:
+        restore_previous(path)
 
 def killed_at(number):
     child = os.fork()
@@ -149,7 +160,7 @@ def killed_at(number):
                 if left[0] < 0:
                     os._exit(9)
         sys.addaudithook(hook)
-        new.save(path)
+        change()
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
@@ -158,21 +169,32 @@ while killed_at(number):
     seen.append(Bundle.load(path).initialization)
     assert Bundle.load(find_bundle(path.parent)).initialization == seen[-1]
     kept = path if path.exists() else find_bundle(path.parent)
-    assert (kept / "notes.txt").read_text() == "mine"
-    if seen[-1] == "paper":
-        old.save(path)  # from the beginning
+    if sys.argv[3] == "restore":
+        if seen[-1] == "own":  # the exchange was finished where it was interrupted
+            assert restore_previous(path).initialization == "paper"
+        assert Bundle.load(path).initialization == "paper" and restore_previous(path).initialization == "own"
+        assert Bundle.load(previous).initialization == "paper"
+    else:
+        assert (kept / "notes.txt").read_text() == "mine"
+        if seen[-1] == "paper":
+            old.save(path)  # from the beginning
     number += 1
-assert {"own", "paper"} == set(seen) and number > 40, seen
-assert Bundle.load(path).initialization == "paper"
-assert sorted(p.name for p in path.parent.iterdir()) == ["bundle", "new"]
+assert {"own", "paper"} == set(seen) and number > 4, seen
+if sys.argv[3] != "restore":
+    assert Bundle.load(path).initialization == "paper" and number > 40
+kept = ["bundle.previous"] if sys.argv[3] != "save" else []
+assert sorted(p.name for p in path.parent.iterdir()) == ["bundle", *kept, "new"]
 """
 
 
-@pytest.mark.parametrize("method", ["exchange", "two renames"])
-def test_a_kill_at_any_moment_leaves_one_complete_bundle(bundle, saved, method):
+@pytest.mark.parametrize(
+    ("method", "change"),
+    [("exchange", "save"), ("two renames", "save"), ("two renames", "promote"), ("two renames", "restore")],
+)
+def test_a_kill_at_any_moment_leaves_one_complete_bundle(bundle, saved, method, change):
     (saved / "notes.txt").write_text("mine")
     dataclasses.replace(bundle, initialization="paper").save(saved.with_name("new"))
-    argv = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", KILLS, str(saved), method]
+    argv = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", KILLS, str(saved), method, change]
     result = subprocess.run(argv, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert result.returncode == 0, result.stderr
 

@@ -348,6 +348,12 @@ _SPELLED = {  # options of train, and what they change in the recipe of the digi
 }
 
 
+def test_an_empty_name_is_no_data():
+    """``alexnet train "$DATA"`` without the variable."""
+    with pytest.raises(RecipeError, match="DATA is empty; must be digits, a folder"):
+        train.parse([""])
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_every_spelling_of_the_same_options_gives_the_same_run(data):

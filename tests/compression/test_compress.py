@@ -16,7 +16,7 @@ from alexnet.compression.deep import DeepCompression
 from alexnet.data.atomic_io import sha256_of
 from alexnet.data.run_file import write_run_file
 from alexnet.data.store_backend import fingerprint_of
-from alexnet.errors import AlexNetError, BundleError
+from alexnet.errors import AlexNetError, BundleError, RecipeError
 from alexnet.export.classifier import Classifier
 from alexnet.recipe import get_recipe
 from alexnet.schema import checksum_of
@@ -337,3 +337,27 @@ def test_the_original_is_left_as_it_was(run, made):
     assert all(torch.count_nonzero(t) > 0.99 * t.numel() for t in weights.values())
     with pytest.raises(AlexNetError):
         api.compress(run, made.folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "--epochs is 0; must be from 1 to 10000"),
+        ({"tune_epochs": -1}, "--tune-epochs is -1"),
+        ({"lr": float("nan")}, "--lr is nan"),
+        ({"lr": 0.0}, "--lr is 0.0"),
+        ({"conv_bits": 9}, "--conv-bits is 9"),
+        ({"fc_bits": 0}, "--fc-bits is 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(RecipeError, match=message):
+        api.CompressionOptions(**options)
+
+
+@pytest.mark.parametrize("method", ["int8", "int4"])
+def test_options_of_retraining_are_refused_where_nothing_is_retrained(method, tmp_path):
+    for option in ("epochs", "tune_epochs", "conv_bits", "fc_bits"):
+        changed = api.CompressionOptions(**{option: 2})
+        with pytest.raises(RecipeError, match=f"--{option.replace('_', '-')} has no effect with --method {method}"):
+            compression.CompressionJob(tmp_path, tmp_path, method, None, None, changed, api.DataOptions())

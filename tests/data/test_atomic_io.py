@@ -1,5 +1,7 @@
 """Files are whole or not there."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,9 @@ from alexnet.data.atomic_io import (
     jsonl_bytes,
     npy_bytes,
     npy_header,
+    open_regular,
     read_jsonl,
+    read_regular,
     sha256_of,
     whole_folder,
     write_file,
@@ -60,6 +64,18 @@ def test_a_temporary_file_of_anybody_else_stays(tmp_path):
     assert [final_name(name) for name in ("x", "x.tmp", "x.0123abcd.tmp", "x.tmp.y")] == ["x", "x", "x", "x.tmp.y"]
 
 
+def test_temporary_files_of_killed_processes_are_deleted(tmp_path):
+    dead, mine = tmp_path / "x.0123abcd.tmp", [tmp_path / name for name in ("x.0123abcd", "y.0123abcd.tmp", "x.1.tmp")]
+    for path in (dead, *mine):
+        path.write_bytes(b"half")
+    with atomic_write(tmp_path / "x") as first:
+        first.write(b"first")
+        first.flush()
+        write_file(tmp_path / "x", b"second")  # two at once: the first one's stays
+    assert (tmp_path / "x").read_bytes() == b"first"
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "x", *mine])
+
+
 def test_a_folder_is_whole_or_not_there(tmp_path):
     path = tmp_path / "folder"
     with pytest.raises(OSError, match="disk"), whole_folder(path) as new:
@@ -86,3 +102,24 @@ def test_only_what_a_killed_process_left_is_swept(tmp_path):
         (other / "a").touch()
     assert not dead.exists() and all(folder.exists() for folder in mine)
     assert sorted(tmp_path.iterdir()) == sorted([path, *mine])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to a pipe"])
+def test_only_regular_files_are_opened(kind, tmp_path):
+    """Reading a pipe without a writer, or /dev/zero, would never end."""
+    path = tmp_path / "file"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to("pipe")
+        path = path if kind.startswith("link") else tmp_path / "pipe"
+    for read in (read_regular, open_regular, sha256_of):
+        with pytest.raises(OSError, match="not a regular file"):
+            read(path)
+    with pytest.raises(DataError, match="not a regular file"):
+        read_jsonl(path)
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "nothing")

@@ -150,7 +150,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(raw, cache):
     with served(raw) as objects:
         store = Store.open(objects.address, cache)
         store.split("train").gather(np.array([0]))
-        kept = cache.folder / store.metadata["sha256"]["train/images-00000.npy"]
+        kept = cache.folder / (store.metadata["sha256"]["train/images-00000.npy"] + ".shard")
         data = bytearray(kept.read_bytes())
         data[-1] ^= 1
         kept.write_bytes(data)
@@ -169,7 +169,10 @@ def test_the_bound_holds_and_the_least_recently_used_goes_first(raw, in_memory, 
         indices = rng.integers(0, len(split), 3)
         np.testing.assert_array_equal(split.gather(indices), local.gather(indices))
         assert sum(path.stat().st_size for path in cache.folder.iterdir()) <= bound
-    names = [cache.folder / store.metadata["sha256"][name] for name in store.metadata["splits"]["train"]["shards"]]
+    names = [
+        cache.folder / (store.metadata["sha256"][name] + ".shard")
+        for name in store.metadata["splits"]["train"]["shards"]
+    ]
     for number in (0, 1, 2, 3, 0, 4, 5):
         split.gather(np.array([4 * number]))
     assert names[0].exists() and names[5].exists() and not names[1].exists()
@@ -226,7 +229,9 @@ def test_many_threads_fetch_a_file_once(raw, cache):
 def test_what_a_killed_process_left_is_swept(raw, in_memory, cache):
     cache.folder.mkdir()
     store = Store.open(in_memory(raw), cache)
-    left = [cache.folder / (sha + ".part") for sha in ("0" * 64, store.metadata["sha256"]["train/images-00000.npy"])]
+    left = [
+        cache.folder / (sha + ".shard.part") for sha in ("0" * 64, store.metadata["sha256"]["train/images-00000.npy"])
+    ]
     for path in left:
         path.write_bytes(bytes(5000))
     import dataclasses
@@ -311,12 +316,13 @@ def test_making_room_leaves_what_is_not_the_caches(raw, in_memory, cache, tmp_pa
 
     cache.folder.mkdir()
     thesis, target = cache.folder / "thesis.pdf", tmp_path / "target"
-    others = [thesis, cache.folder / ("0" * 64 + ".txt"), cache.folder / ("0" * 63), target]
+    others = [thesis, cache.folder / ("0" * 64 + ".txt"), cache.folder / ("0" * 63 + ".shard"), target]
+    others += [cache.folder / ("3" * 64), cache.folder / ("4" * 64 + ".part")]  # of a program that names files so
     for path in others:
         path.write_bytes(b"mine" * 5000)
         os.utime(path, ns=(1, 1))  # the least recently used of all
-    (cache.folder / ("1" * 64)).mkdir()
-    (cache.folder / ("2" * 64)).symlink_to(target)
+    (cache.folder / ("1" * 64 + ".shard")).mkdir()
+    (cache.folder / ("2" * 64 + ".shard")).symlink_to(target)
     (cache.folder / "folder").mkdir()
     store = Store.open(in_memory(raw), dataclasses.replace(cache, max_bytes=5 * SHARD))
     split = store.split("train")
@@ -324,14 +330,14 @@ def test_making_room_leaves_what_is_not_the_caches(raw, in_memory, cache, tmp_pa
         split.gather(np.arange(len(split))), Store.open(raw).split("train").gather(np.arange(len(split)))
     )
     assert all(path.read_bytes() == b"mine" * 5000 for path in others)
-    assert (cache.folder / ("1" * 64)).is_dir() and (cache.folder / ("2" * 64)).is_symlink()
+    assert (cache.folder / ("1" * 64 + ".shard")).is_dir() and (cache.folder / ("2" * 64 + ".shard")).is_symlink()
 
 
 def test_a_link_in_the_place_of_a_partial_file_is_not_written_through(raw, in_memory, cache, tmp_path):
     store = Store.open(in_memory(raw), cache)
     target = tmp_path / "thesis.pdf"
     target.write_bytes(b"mine")
-    (cache.folder / (store.metadata["sha256"]["train/images-00000.npy"] + ".part")).symlink_to(target)
+    (cache.folder / (store.metadata["sha256"]["train/images-00000.npy"] + ".shard.part")).symlink_to(target)
     with pytest.raises(DataError, match="bytes needed"):
         store.split("train").gather(np.array([0]))
     assert target.read_bytes() == b"mine"

@@ -10,7 +10,8 @@ from torch import nn
 
 from alexnet.data.store import Split, Store
 from alexnet.errors import DataError
-from alexnet.evaluation.evaluate import autocast, evaluate, log_probabilities
+from alexnet.evaluation import evaluate as evaluation
+from alexnet.evaluation.evaluate import autocast, evaluate, log_probabilities, predict_split
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 from alexnet.models.layers import Dropout
@@ -175,3 +176,25 @@ def test_progress_counts_the_images(digits, network):
     options = {"num_classes": 10, "image_size": 24, "channels": 3, "batch_size": 64}
     evaluate(network, split, statistics_of(digits), progress=lambda *counts: seen.append(counts), **options)
     assert seen == [(min(done, len(split)), len(split)) for done in range(64, len(split) + 64, 64)]
+
+
+@pytest.mark.parametrize("most", [7, 1, 0])
+def test_a_batch_that_does_not_fit_the_memory_is_halved(digits, network, most, monkeypatch):
+    """On a GPU that other programs use too. One image that does not fit is the error that it was."""
+    split, normalization = digits.split("test"), statistics_of(digits)
+    sizes = {"image_size": 24, "channels": 3}
+    expected = predict_split(network, split, normalization, **sizes).log_probabilities
+    plain = evaluation.log_probabilities
+
+    def limited(network, images, *args, **kwargs):
+        if len(images) > most:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return plain(network, images, *args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "log_probabilities", limited)
+    if not most:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            predict_split(network, split, normalization, **sizes)
+        return
+    found = predict_split(network, split, normalization, **sizes).log_probabilities
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)  # the sums of a batch depend on its size

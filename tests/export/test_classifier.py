@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -131,6 +132,17 @@ def test_embed_is_what_the_last_layer_sees(classifier, images):
     with torch.no_grad():
         p = classifier.network.fc10(torch.from_numpy(found)).softmax(1).numpy()
     assert p == pytest.approx(classifier.probabilities(images), abs=1e-5)
+
+
+def test_features_that_overflow_are_refused(classifier, images):
+    network = copy.deepcopy(classifier.bundle.network)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(3e38)
+    huge = Classifier(dataclasses.replace(classifier.bundle, network=network))
+    for call in (huge.embed, huge.probabilities):
+        with pytest.raises(BundleError, match="computes values that are NaN or Inf"):
+            call(images[:2])
 
 
 def test_no_images(classifier):

@@ -235,6 +235,8 @@ def test_a_file_that_is_being_replaced_is_no_change(cifar, tmp_path):
     assert signature(path) != before
 
 
+# Process 1, that of a container, which the kernel ends by no signal. Its log has its own number.
+PROCESS_1 = "import os, sys; own = os.getpid; os.getpid = lambda: 1 if '_on_signal' in str(sys._getframe(1)) else own()"
 HANG = "import threading; hang = lambda *_: threading.Event().wait(600)"
 OPENING = f"{HANG}; from alexnet.serve.engine import Engine; Engine.open = hang"  # from a disk that hangs
 DECODING = f"{HANG}; from alexnet.serve.engine import Engine; Engine.prepare = hang"
@@ -257,15 +259,26 @@ def test_the_drain_limit_holds_during_a_long_decode(saved_bundle, png):
         assert server.events[-1]["event"] == "stopped: threads were still running at the drain limit"
 
 
-def test_the_drain_limit_holds_where_nobody_reads_the_log(saved_bundle):
-    """A full pipe blocks the only thread that could end the process; the kernel does it."""
-    code = "import fcntl; fcntl.fcntl(2, fcntl.F_SETPIPE_SZ, 4096)"  # the pipe of standard error
+@pytest.mark.parametrize("process_1", [False, True])
+def test_the_drain_limit_holds_where_nobody_reads_the_log(process_1, saved_bundle):
+    """A full pipe blocks the main thread; the kernel ends the process, and a thread ends process 1."""
+    code = "import os, fcntl; fcntl.fcntl(2, fcntl.F_SETPIPE_SZ, 4096)"  # the pipe of standard error
+    code += f"; {PROCESS_1}" * process_1
     with command(saved_bundle, "--drain-seconds", 0.2, before=code, read_log=False) as server:
         with server.connect() as client:
             client.sendall(b"GET /v1/nothing HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
             wait(lambda: waiting_bytes(server.process.stderr) > 4096 - 150)  # less than a line is left
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(SECONDS) == -signal.SIGALRM
+        assert server.process.wait(SECONDS) == (128 + signal.SIGALRM if process_1 else -signal.SIGALRM)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_process_1(number, saved_bundle):
+    with command(saved_bundle, "--drain-seconds", 600, before=f"{PROCESS_1}; {OPENING}", wait=False) as server:
+        assert server.get("/healthz").status == 200
+        server.process.send_signal(signal.SIGTERM)
+        server.event("draining")
+        assert server.end(number) == 128 + number
 
 
 def test_few_open_files_allow_fewer_connections_and_nothing_else_changes(saved_bundle, png):

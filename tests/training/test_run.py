@@ -22,12 +22,14 @@ from alexnet.bundle import Bundle
 from alexnet.cuda_convnet import Files
 from alexnet.data import splits
 from alexnet.data.prepare import prepare
+from alexnet.data.run_file import write_run_file
 from alexnet.data.sources import Source, open_source
 from alexnet.data.store import Store
-from alexnet.errors import CheckpointError, DataError, RecipeError, RunError, TrainingError
+from alexnet.errors import AlexNetError, CheckpointError, DataError, RecipeError, RunError, TrainingError
 from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import checkpoint, run_folder
 from alexnet.training.distributed.sharding import Layout
+from alexnet.training.logger import read_events, read_rows
 from alexnet.training.run import normalization_for
 
 # A whole AlexNet on 67-pixel crops, one map of 1×1 after pool5: every kind of layer, in a second.
@@ -672,6 +674,23 @@ def test_a_damaged_run_json_is_one_line(tmp_path, text, message):
     with pytest.raises(RunError) as caught:
         run_folder.read_start(folder)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["run.json", "recipe.toml", "results.csv", "layer-params.cfg", "journal.jsonl"])
+def test_a_device_or_pipe_in_a_run_is_refused(name, whole, tmp_path):
+    """The run of a stranger: reading /dev/zero, or a pipe, would never end."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    metadata = {key: value for key, value in run_folder.read_start(run)[1].items() if key not in ("sha256", "checksum")}
+    for path in (run / "layers.cfg", run / "layer-params.cfg"):
+        path.write_text("[data]\n")
+    (run / name).unlink()
+    (run / name).symlink_to("/dev/null")
+    if name != "run.json":
+        write_run_file(run, metadata | ({"layers": "layers.cfg"} if name == "layer-params.cfg" else {}))
+    read = {"layer-params.cfg": run_folder.layer_files, "journal.jsonl": read_events, "results.csv": read_rows}
+    for call in (read.get(name, run_folder.read_start), *[api.write_report] * (name in ("recipe.toml", "results.csv"))):
+        with pytest.raises((AlexNetError, OSError), match=r"not a regular file|not inside|link out"):
+            call(run)
 
 
 @pytest.mark.parametrize("name", ["run.json", "recipe.toml", "layers.cfg"])

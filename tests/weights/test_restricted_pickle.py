@@ -261,6 +261,34 @@ def test_a_remembered_text_is_not_copied_without_end():
     assert read(few) == [b"a" * 4096] * 3
 
 
+@pytest.mark.parametrize(
+    ("head", "repeated", "message"),
+    [
+        # a memoized bytearray becomes the bytes of an array again and again
+        (
+            b"\x80\x05\x96" + (1 << 20).to_bytes(8, "little") + bytes(1 << 20) + b"\x94c__builtin__\nbytes\n\x94",
+            b"cnumpy._core.numeric\n_frombuffer\n(h\x00cnumpy\ndtype\n\x8c\x02u1\x85RJ\x00\x00\x10\x00\x85\x8c\x01CtR0",
+            "copied too often",
+        ),
+        # the name of a class of two memoized texts
+        (
+            b"\x80\x04\x8d" + (1 << 19).to_bytes(8, "little") + b"x" * (1 << 19) + b"\x94",
+            b"h\x00h\x00\x930",
+            "copied too",
+        ),
+        (b"\x80\x02", b"}", "too many objects"),
+        (b"\x80\x02", b"]", "too many objects"),
+        (b"\x80\x02K\x01q\x00", b"h\x00\x85", "too many objects"),
+        (b"\x80\x02coptions\nOption\nq\x00", b"h\x00)R", "too many objects"),
+    ],
+)
+def test_what_a_small_file_makes_is_bounded(head, repeated, message, monkeypatch):
+    """Gzip makes a few kilobytes of each."""
+    monkeypatch.setattr(restricted_pickle, "_FREE_OBJECTS", 1000)
+    with pytest.raises(RefusedError, match=message):
+        read(head + repeated * (5000 if "objects" in message else 20))
+
+
 def test_plain_names_stay_and_others_are_spelled_out():
     assert readable("conv1") == "conv1"
     assert readable("größe 2") == "größe 2"

@@ -14,6 +14,7 @@ from alexnet import pages
 from alexnet.api.evaluation import member, store_for
 from alexnet.bundle import Bundle, find_bundle, restore_previous, weights_sha256
 from alexnet.data.atomic_io import write_file
+from alexnet.data.remote import local_path
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Split
 from alexnet.errors import AlexNetError, BundleError, RecipeError, RunError, did_you_mean, reason
@@ -344,7 +345,7 @@ def promote(
         BundleError: If ``served`` is a run folder or no bundle, or has other classes.
         RecipeError: If the margin or a least recall is out of range, or a class unknown.
     """
-    path, bundle_path = Path(served), find_bundle(new)
+    path, bundle_path = local_path(served), find_bundle(new)
     if (path / "bundle").exists() or (path / "run.json").exists():
         raise BundleError(
             f"{path} is a run folder", "the folder of a served bundle", "alexnet promote RUN FOLDER makes one"
@@ -394,7 +395,7 @@ def promote_back(served: str | Path) -> Bundle:
     Raises:
         BundleError: If there is none, or it is damaged; nothing is changed.
     """
-    return restore_previous(Path(served))
+    return restore_previous(served)
 
 
 def _floors(min_recall: Mapping[str, float] | float, classes: Sequence[str]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,7 +119,7 @@ def _check_choice(members: int, split: str, fit_weights: str | None) -> None:
 
 def _evaluate_one(classifier: Classifier, split: Split, crops: int) -> Scores:
     bundle = classifier.bundle
-    return evaluation.evaluate(
+    scores = evaluation.evaluate(
         bundle.network,
         split,
         bundle.normalization,
@@ -128,6 +129,9 @@ def _evaluate_one(classifier: Classifier, split: Split, crops: int) -> Scores:
         crops=crops,
         device=classifier.device,
     )
+    if not math.isfinite(scores.loss):  # finite weights can still be too large for float32
+        raise BundleError(f"{bundle.network.name} computes values that are NaN or Inf", "", "use another copy")
+    return scores
 
 
 def _evaluate_ensemble(

@@ -46,7 +46,7 @@ from alexnet.bundle.integrity import (
 )
 from alexnet.bundle.model_card import model_card
 from alexnet.cuda_convnet import Data, Files, GraphNetwork, build
-from alexnet.data.atomic_io import current, exchange, sha256_of, whole_folder
+from alexnet.data.atomic_io import current, exchange, finish_exchange, sha256_of, whole_folder
 from alexnet.data.decode import Fit
 from alexnet.data.remote import local_path
 from alexnet.errors import BundleError, ModelError
@@ -152,6 +152,7 @@ class Bundle:
             raise BundleError(f"a bundle can not be saved with {fault}", "", "rename it and prepare the data again")
         target = path.resolve()  # replaces the target of a link, not the link
         try:
+            finish_exchange(_previous(target), target)
             if keep_previous and (files := _replaced_files(target)):
                 _copy_bundle(target, _previous(target), files)
             with whole_folder(target, _replaced_files(target)) as folder:
@@ -361,14 +362,22 @@ def restore_previous(path: Path | str) -> Bundle:
     """
     target = local_path(path).resolve()
     previous = _previous(target)
+    try:
+        finish_exchange(previous, target)
+    except OSError as error:
+        raise _not_replaced(path, error) from error
     if not previous.exists() or not target.exists():
         raise BundleError(f"{path} has no previous bundle", f"{previous}, which a promotion keeps")
     bundle = Bundle.load(previous)
     try:
         exchange(previous, target)
     except OSError as error:
-        raise BundleError(f"{path} could not be replaced: {error.strerror or error}", "a writable folder") from error
+        raise _not_replaced(path, error) from error
     return bundle
+
+
+def _not_replaced(path: Path | str, error: OSError) -> BundleError:
+    return BundleError(f"{path} could not be replaced: {error.strerror or error}", "a writable folder")
 
 
 def _previous(path: Path) -> Path:

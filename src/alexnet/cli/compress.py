@@ -10,7 +10,6 @@ from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.parser import DataArguments, Flag, data_options, option
-from alexnet.errors import RecipeError
 from alexnet.terminal import parse_size
 
 if TYPE_CHECKING:
@@ -63,9 +62,6 @@ def run(argv: list[str]) -> int:
     """Compress the classifier and print size, accuracy and latency of each stage."""
     started = time.perf_counter()  # before the libraries are imported
     args: CompressArguments = parser.parse(CompressArguments, argv, "compress")
-    for name, low, high in (("epochs", 1, 10_000), ("tune_epochs", 0, 10_000), ("conv_bits", 1, 8), ("fc_bits", 1, 8)):
-        if not low <= getattr(args, name) <= high:
-            raise RecipeError(f"--{name.replace('_', '-')} is {getattr(args, name)}", f"from {low} to {high}")
     target = None if args.target_size is None else parse_size(args.target_size, "--target-size")
     from dataclasses import replace
 

@@ -190,6 +190,10 @@ def parse(argv: list[str]) -> "tuple[TrainArguments, Recipe, InitialWeights | No
     args: TrainArguments = parser.parse(TrainArguments, without_help, "train", unset, add_help=False)
     if args.run.resume is not None:  # the run has its recipe
         return parser.parse(TrainArguments, argv, "train"), Recipe(), None
+    if args.data == "":
+        raise RecipeError(
+            "DATA is empty", "digits, a folder, a store or cifar10", "check the variables of the command line"
+        )
     model = args.hyperparameters.model.model
     if not (args.data or model or args.run.init_from):  # --help alone: no data is opened
         base, weights = recipes.load_recipe(args.run.recipe or ("layer_file" if args.run.layers else "modern")), None

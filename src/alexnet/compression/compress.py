@@ -159,6 +159,8 @@ class CompressionJob:
             raise RecipeError(
                 f"--max-accuracy-drop is {max_accuracy_drop}", "points of accuracy, from 0 to less than 100"
             )
+        if method != "deep":
+            compression.refuse_changed(method)
         self.run, self.bundle_path, self.method = run, bundle_path, method
         self.compression, self.options = compression, options
         self.target_size, self.max_accuracy_drop = target_size, max_accuracy_drop

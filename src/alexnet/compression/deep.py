@@ -30,8 +30,9 @@ from alexnet.compression.stages import (
     sparse_size,
 )
 from alexnet.data.store import Store
-from alexnet.errors import BundleError
+from alexnet.errors import BundleError, RecipeError
 from alexnet.models.network import Network
+from alexnet.recipe import differences, option
 from alexnet.training.optim import WeightConstraint
 
 PRUNE_EVERY = 8  # steps; sorting 57 million magnitudes takes 1 s, a step of 64 images 1.5 s
@@ -145,6 +146,17 @@ class CompressionOptions:
     lr: float | None = None
     conv_bits: int = 8
     fc_bits: int = 5
+
+    def __post_init__(self) -> None:
+        limits = {"epochs": (1, 10_000), "tune_epochs": (0, 10_000), "conv_bits": (1, 8), "fc_bits": (1, 8)}
+        for name, (low, high) in (limits | ({} if self.lr is None else {"lr": (1e-12, 1000)})).items():
+            if not low <= (value := getattr(self, name)) <= high:
+                raise RecipeError(f"{option(name)} is {value}", f"from {low} to {high}")
+
+    def refuse_changed(self, method: str) -> None:
+        """Raise :class:`RecipeError` for a value that was set, since ``method`` uses none."""
+        for name in differences(CompressionOptions(), self):
+            raise RecipeError(f"{option(name)} has no effect with --method {method}", "", "leave it out")
 
 
 @dataclass(frozen=True)

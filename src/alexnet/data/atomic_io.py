@@ -30,18 +30,29 @@ from alexnet.errors import DataError
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that gets the name ``path`` when it is complete on disk; an error leaves no file."""
+    """Open a file for writing that gets the name ``path`` when it is complete on disk; an error leaves no file.
+
+    The temporary file is locked. Those of killed processes, which are not, are deleted.
+    """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("x+b") as file:
+            with suppress(OSError):  # a file system without locks: leftovers stay
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)
         sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)  # frees space on a full disk
         raise
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+        with suppress(OSError), open_regular(leftover) as file:
+            # Empty: of a process that may not have locked it yet.
+            if os.fstat(file.fileno()).st_size:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                leftover.unlink()
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -112,7 +123,7 @@ def current(path: Path) -> Path:
 
     This can only happen on a file system that cannot exchange two folders in one step.
     """
-    previous = [] if path.exists() else _leftovers(path, "previous")
+    previous = [] if path.exists() else [*_leftovers(path, "previous"), *_leftovers(path, "exchanged")]
     return previous[0] if previous else path
 
 
@@ -192,11 +203,20 @@ def _exchange(new: Path, path: Path) -> None:
 def exchange(first: Path, second: Path) -> None:
     """Exchange the names of two folders, in one step if the file system supports it."""
     if not _exchange_in_one_step(first, second):
-        previous = _temporary_name(second, "previous")  # where :func:`current` finds it
+        previous = _temporary_name(second, "exchanged")  # where :func:`current` finds it
         second.rename(previous)
         first.rename(second)
         previous.rename(first)
     sync_folder(second.parent)
+
+
+def finish_exchange(first: Path, second: Path) -> None:
+    """Do the renames that :func:`exchange`, or replacing one of both, lacks because its process was killed."""
+    recover(second)
+    recover(first)
+    for exchanged in _leftovers(second, "exchanged"):
+        if not first.exists():
+            exchanged.rename(first)
 
 
 def _exchange_in_one_step(first_path: Path, second_path: Path) -> bool:
@@ -253,8 +273,8 @@ def jsonl_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines. Raises DataError."""
     try:
-        with path.open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
+        with open_regular(path) as file:
+            return [json.loads(line) for line in file]
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {error}", "lines of JSON", "prepare the data set again") from error
 
@@ -271,9 +291,26 @@ def npy_header(count: int, shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00\x76\x00" + text.ljust(117).encode() + b"\n"
 
 
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading. A pipe or device, which may never end, is an OSError."""
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | os.O_NONBLOCK)  # which a pipe without a writer would not return from
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        return descriptor
+
+    return open(path, "rb", opener=opener)
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file; see :func:`open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a regular file, hexadecimal. A pipe or device, which may never end, is an OSError."""
-    if not path.is_file() and path.exists():
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    with path.open("rb") as file:
+    """The SHA-256 of a regular file, hexadecimal; see :func:`open_regular`."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

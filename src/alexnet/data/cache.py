@@ -1,7 +1,7 @@
 """A cache of remote files on this disk, named by their SHA-256, limited in bytes, least recently used removed first.
 
-Only the files of this module are counted and removed: 64 hexadecimal digits, with or without ``.part``. Other files,
-folders and links in the folder are left unchanged.
+Only the files of this module are counted and removed: 64 hexadecimal digits and ``.shard``, with or without ``.part``.
+Other files, folders and links in the folder are left unchanged, also those that another program names by their SHA-256.
 
 Threads and processes may share a folder: the one that fetches a file holds its lock, and the others wait. A file gets
 its name when it is complete and verified. Partial files of a killed process are removed by the next one.
@@ -24,7 +24,7 @@ from alexnet.errors import DataError
 from alexnet.system import cache_folder
 
 _SPACE_TIMEOUT = 60.0  # seconds to wait for space that other fetches have reserved
-_CACHE_NAME = re.compile(r"[0-9a-f]{64}(\.part)?")
+_CACHE_NAME = re.compile(r"[0-9a-f]{64}\.shard(\.part)?")
 _verified: set[str] = set()  # files whose hash this process has checked
 
 
@@ -50,7 +50,7 @@ class Cache:
         Raises:
             DataError: if there is not enough space. Errors of ``fetch`` are passed on.
         """
-        path, part = self.folder / sha256, self.folder / (sha256 + ".part")
+        path, part = self.folder / f"{sha256}.shard", self.folder / f"{sha256}.shard.part"
         if _is_cached(path, size, sha256):
             return path
         try:
@@ -157,7 +157,7 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _sizes(folder: Path, excluded: Path) -> Iterator[tuple[int, int, Path]]:
-    """(time of the last use in ns, bytes, path) of every cached file except ``own``."""
+    """(time of the last use in ns, bytes, path) of every cached file except ``excluded``."""
     for path in folder.iterdir():
         if path != excluded and _CACHE_NAME.fullmatch(path.name):
             with suppress(FileNotFoundError):

@@ -17,6 +17,7 @@ import numpy as np
 
 from alexnet.data.atomic_io import atomic_write, json_bytes, jsonl_bytes, npy_bytes, sha256_of, sync_folder, write_file
 from alexnet.data.decode import Fit
+from alexnet.data.remote import local_path
 from alexnet.data.shards import (
     Job,
     Log,
@@ -95,7 +96,7 @@ def prepare(
             full.
         ImageError: an image can not be used and ``bad`` is ``fail``.
     """
-    path = Path(path).absolute()
+    path = local_path(path).absolute()
     _check_arguments(size, fit, bad, shard_bytes, workers)
     _check_encoding(encoding, quality, engine)
     if len(source.classes) > 1 and (fault := class_fault(source.classes)):

@@ -149,7 +149,13 @@ def is_address(path: object) -> bool:
 
 
 def local_path(path: str | Path) -> Path:
-    """``path`` as a local path. Raises DataError for an address, which ``Path`` would turn into ``s3:/…``."""
+    """``path`` as a local path.
+
+    Raises DataError for an address, which ``Path`` would turn into ``s3:/…``, and for "", which it would turn into the
+    current folder.
+    """
+    if path == "":
+        raise DataError("a path is empty", "the name of a file or folder", "check the variables of the shell")
     if is_address(path):
         hint = "only a prepared store (DATA, --store) may be at an address"
         raise DataError(f"{printable(str(path))}: is an address", "a path on this disk", hint)

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from alexnet.data.atomic_io import read_regular
 from alexnet.errors import DataError
 from alexnet.evaluation.comparison import holm
 from alexnet.schema import check, parse_json
@@ -93,7 +94,7 @@ def read_days(folder: Path) -> list[DayCounts]:
 
 
 def _read(path: Path) -> DayCounts:
-    one = check(parse_json(path.read_bytes()), DayCounts)
+    one = check(parse_json(read_regular(path)), DayCounts)
     lengths = tuple(len(counts) for counts in (one.predicted, *(getattr(one, name) for name in HISTOGRAMS)))
     if lengths != (len(one.classes), *(len(edges) + 1 for edges in HISTOGRAMS.values())):
         raise ValueError(f"it has {lengths} counts")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet.data.store import Split
-from alexnet.errors import DataError
+from alexnet.errors import DataError, no_memory
 from alexnet.evaluation.metrics import MetricAccumulator, Scores
 from alexnet.kernels import native_kernels
 from alexnet.loader import augmentation
@@ -185,12 +186,26 @@ def predict_batches(
     network.eval()
     try:
         for images, indices in itertools.islice(sequential_batches(split, batch_size), shard[0], None, shard[1]):
-            log_probs = log_probabilities(
-                network, images.to(device), normalization, image_size=image_size, channels=channels, crops=crops
-            )
-            yield log_probs.cpu(), indices
+            log_probs = partial(log_probabilities, network, image_size=image_size, channels=channels, crops=crops)
+            yield _in_memory(log_probs, images, normalization, device), indices
     finally:
         network.train(was_training)
+
+
+def _in_memory(
+    log_probs: Callable[[Tensor, Normalization], Tensor],
+    images: Tensor,
+    normalization: Normalization,
+    device: torch.device,
+) -> Tensor:
+    """``log_probs`` of images uint8 [N, S, S, 3] on the CPU; in halves if a device has not enough memory for all."""
+    try:
+        return log_probs(images.to(device), normalization).cpu()
+    except (MemoryError, RuntimeError) as error:
+        if len(images) < 2 or not no_memory(error):
+            raise
+    half = len(images) // 2
+    return torch.cat([_in_memory(log_probs, part, normalization, device) for part in (images[:half], images[half:])])
 
 
 def images_per_batch(batch_size: int, crops: int, image_size: int) -> int:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from alexnet.bundle import Bundle
 from alexnet.data import decode
 from alexnet.data.atomic_io import atomic_write
+from alexnet.data.remote import local_path
 from alexnet.data.store import Split, Store
 from alexnet.errors import DataError, ModelError, RunError
 from alexnet.evaluation.evaluate import features_of
@@ -92,7 +93,7 @@ class Neighbors:
             DataError: If the store has no training images.
             RunError: If the file can not be written.
         """
-        path, split = Path(path), store.split("train")
+        path, split = local_path(path), store.split("train")
         if not len(split):
             raise DataError(f"store {store.address} has no training images", "one at least", "there are no neighbors")
         metadata = {
@@ -116,7 +117,7 @@ class Neighbors:
         """Open an index. Raises :class:`RunError` for a damaged one, or one that is not of ``weights``."""
         from safetensors import SafetensorError, safe_open
 
-        path = Path(path)
+        path = local_path(path)
         if not path.is_file():
             raise RunError(f"no index of neighbors at {path}", "", "build it with: alexnet plot neighbors RUN")
         try:

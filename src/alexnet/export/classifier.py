@@ -15,6 +15,7 @@ from torch import nn
 from alexnet.bundle import Bundle, ReferenceSample, find_bundle
 from alexnet.cuda_convnet import GraphNetwork
 from alexnet.data import decode, resize
+from alexnet.data.remote import local_path
 from alexnet.data.store import Split
 from alexnet.errors import BundleError
 from alexnet.evaluation.evaluate import (
@@ -182,7 +183,9 @@ class Classifier:
         return np.concatenate(rows) if rows else self._embed(np.zeros((0, size, size, 3), np.uint8))
 
     def _embed(self, stored: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return features_of(self.network, stored, self.normalization)
+        features = features_of(self.network, stored, self.normalization)
+        self._refuse_nan(features)
+        return features
 
     def inputs(self, images: ImageInput | Sequence[ImageInput]) -> torch.Tensor:
         """The network's input for each image's center crop: float32 [N, C, s, s] on the classifier's device."""
@@ -204,9 +207,13 @@ class Classifier:
             crops=crops,
         )
         probabilities: NDArray[np.float32] = calibrated(result, self.bundle.temperature).exp().cpu().numpy()
-        if not np.isfinite(probabilities).all():  # finite weights can still be too large for float32
-            raise BundleError(f"{self.network.name} computes probabilities that are NaN", "", "use another copy")
+        self._refuse_nan(probabilities)
         return probabilities
+
+    def _refuse_nan(self, values: NDArray[np.float32]) -> None:
+        """Raise BundleError for NaN or Inf: finite weights can still be too large for float32."""
+        if not np.isfinite(values).all():
+            raise BundleError(f"{self.network.name} computes values that are NaN or Inf", "", "use another copy")
 
     def _batches(
         self, images: ImageInput | Sequence[ImageInput], size: int, crops: int = 1
@@ -239,7 +246,7 @@ class Classifier:
 
     def predict_split(self, split: Split, crops: int = 1) -> SplitPredictions:
         """Log probabilities of every image of a split, in float32, before the temperature."""
-        return predict_split(
+        predictions = predict_split(
             self.network,
             split,
             self.bundle.normalization,
@@ -248,6 +255,8 @@ class Classifier:
             crops=crops,
             device=self.device,
         )
+        self._refuse_nan(predictions.log_probabilities)
+        return predictions
 
     def predict_reference(self, reference: ReferenceSample) -> ReferenceSample:
         """``reference`` with the probabilities that this classifier predicts for its image."""
@@ -256,7 +265,7 @@ class Classifier:
 
     def save_pretrained(self, folder: Path | str) -> Path:
         """Write the bundle to ``folder``; :func:`alexnet.from_pretrained` reads it."""
-        return self.bundle.save(Path(folder))
+        return self.bundle.save(local_path(folder))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Publish the bundle on the Hugging Face hub; see :func:`alexnet.export.hub.push_to_hub`."""

@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from alexnet.data.atomic_io import sha256_of
+from alexnet.data.atomic_io import read_regular, sha256_of
 from alexnet.errors import BundleError
 from alexnet.schema import JSON_BYTES, Positive, Probability, ReferenceSample, Size, class_fault, parse_json
 from alexnet.schema import check as check_schema
@@ -161,7 +161,7 @@ def check(path: Path) -> None:
     if suffix not in FORMATS:
         raise BundleError(f"{path} is of no known format", f"a file ending in {', '.join(FORMATS)}")
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise BundleError(f"{path} can not be read: {error.strerror}", "a file that alexnet export wrote") from error
     behind = len(_BEHIND[suffix])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet.data.atomic_io import write_file
+from alexnet.data.remote import local_path
 from alexnet.errors import RunError
 from alexnet.terminal import columns, shorten
 
@@ -116,7 +117,7 @@ def decimals(values: Sequence[float]) -> Callable[[float], str]:
 
 def save(figure: "Figure", path: Path | str) -> Path:
     """Write ``figure`` as a PNG at ``path``, atomically; missing folders are created. Raises :class:`RunError`."""
-    path = Path(path)
+    path = local_path(path)
     rendered = _render(figure)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -339,13 +339,36 @@ class Worker:
         """
         for each in (*STOP_SIGNALS, signal.SIGALRM):
             signal.signal(each, signal.SIG_DFL)
-        seconds = self.settings.drain_delay + self.settings.limits.drain_seconds
-        signal.setitimer(signal.ITIMER_REAL, seconds + 3 * GRACE_SECONDS)
+        seconds = self.settings.drain_delay + self.settings.limits.drain_seconds + 3 * GRACE_SECONDS
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        if os.getpid() == 1:
+            _end_process_1()
         self._loop.call_soon_threadsafe(self.stop)
 
     def _on_parent_gone(self, parent: Any) -> None:
         self._loop.remove_reader(parent.fileno())
         self._on_signal(signal.SIGTERM)
+
+
+def _end_process_1() -> None:
+    """End this process at the next signal: another request to stop, or that of the timer.
+
+    The kernel does not end process 1, that of a container, by a signal without a handler. So a thread does it, to which
+    Python writes the signals while the main thread may be blocked.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    for number in (*STOP_SIGNALS, signal.SIGALRM):
+        signal.signal(number, lambda number, frame: None)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # before, it was the event loop's for SIGHUP
+
+    def wait_and_exit() -> None:
+        number = int(signal.SIGHUP)
+        while number not in (*STOP_SIGNALS, signal.SIGALRM):
+            (number,) = os.read(reading, 1)
+        os._exit(128 + number)
+
+    threading.Thread(target=wait_and_exit, name="signals", daemon=True).start()
 
 
 def _log_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

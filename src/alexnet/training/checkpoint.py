@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from alexnet.data.atomic_io import final_name, sha256_of, sync_folder, write_file
+from alexnet.data.atomic_io import final_name, read_regular, sha256_of, sync_folder, write_file
 from alexnet.errors import CheckpointError, printable
 
 VERSION = 1
@@ -50,7 +50,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint, every byte checked first; raises :class:`CheckpointError`."""
     try:
-        expected = path.with_name(f"{path.name}.sha256").read_text().split()[0]
+        expected = read_regular(path.with_name(f"{path.name}.sha256")).decode().split()[0]
         digest = sha256_of(path)
     except (OSError, IndexError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} or its .sha256 can not be read: {error}") from error

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from alexnet.data.atomic_io import read_regular
 from alexnet.data.decode import decode
 from alexnet.errors import RunError, printable
 from alexnet.evaluation.metrics import Scores
@@ -79,7 +80,7 @@ def read_events(run: Path) -> tuple[list[dict[str, Any]], str]:
     path = run / "journal.jsonl"
     events: list[dict[str, Any]] = []
     changed = []
-    lines = path.read_bytes().split(b"\n")
+    lines = read_regular(path).split(b"\n")
     for number, line in enumerate(lines, 1):
         end = _CHECKSUM.search(line)
         if number == len(lines) and end is None:
@@ -103,7 +104,7 @@ def read_rows(run: Path) -> list[dict[str, float]]:
     """
     path = run / "results.csv"
     try:
-        header, *lines = path.read_bytes().split(b"\n")
+        header, *lines = read_regular(path).split(b"\n")
     except OSError as error:
         raise RunError(f"{run} has no results.csv: {error.strerror}", "a run folder") from error
     try:

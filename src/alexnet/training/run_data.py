@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from alexnet import recipe as recipes
 from alexnet.bundle import Bundle
 from alexnet.data.prepare import prepare as prepare_store
-from alexnet.data.remote import RemoteBackend, is_address
+from alexnet.data.remote import RemoteBackend, is_address, local_path
 from alexnet.data.sources import Source, is_store, read_dataset
 from alexnet.data.sources.options import DataOptions, regroup_images
 from alexnet.data.splits import all_as_test
@@ -276,7 +276,7 @@ def prepare(
         >>> alexnet.train(store.path, run="my-run")
     """
     recipe, options = recipe or Recipe(), options or DataOptions()
-    folder = _staging(str(path), options) if is_address(path) else Path(path)
+    folder = _staging(str(path), options) if is_address(path) else local_path(path)
     store = prepare_store(
         _source(data, options),
         folder,

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.bundle.integrity import read_config
 from alexnet.cuda_convnet import Files
-from alexnet.data.atomic_io import final_name, write_file
+from alexnet.data.atomic_io import final_name, read_regular, write_file
 from alexnet.data.run_file import read_run_file, write_run_file
 from alexnet.data.store import Store, recorded_store
 from alexnet.errors import DataError, RunError
@@ -120,7 +120,7 @@ def read_start(folder: Path) -> tuple[Recipe, dict[str, Any]]:
     """
     metadata = read_run_file(folder)
     try:
-        text = (folder / "recipe.toml").read_text(encoding="utf-8")
+        text = read_regular(folder / "recipe.toml").decode()
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} is no run folder: {error}", "a folder that `alexnet train` made") from error
     return from_toml(text, str(folder / "recipe.toml")), metadata
@@ -136,7 +136,7 @@ def layer_files(folder: Path) -> Files | None:
     if "layers" not in metadata:
         return None
     try:
-        texts = [(folder / name).read_text(encoding="utf-8") for name in ("layers.cfg", "layer-params.cfg")]
+        texts = [read_regular(folder / name).decode() for name in ("layers.cfg", "layer-params.cfg")]
     except (OSError, ValueError) as error:
         raise RunError(
             f"a layer file of {folder} cannot be read: {error}", "a folder that `alexnet train` made"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.atomic_io import json_bytes, write_file
+from alexnet.data.atomic_io import json_bytes, read_regular, write_file
 from alexnet.errors import RecipeError, did_you_mean
 from alexnet.schema import parse_json
 from alexnet.training.callbacks import Callback, RunEnd, RunStart
@@ -183,7 +183,7 @@ def _scores(end: RunEnd) -> dict[str, float]:
 
 def _read_identifiers(folder: Path) -> dict[str, str]:
     try:
-        content = parse_json((folder / IDENTIFIERS).read_bytes())
-    except (FileNotFoundError, ValueError):
+        content = parse_json(read_regular(folder / IDENTIFIERS))
+    except (OSError, ValueError):
         return {}
     return {str(k): str(v) for k, v in content.items()} if isinstance(content, dict) else {}

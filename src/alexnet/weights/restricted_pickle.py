@@ -4,8 +4,9 @@ Python's unpickler runs the functions that a file names. Here ``pickletools`` pa
 them, and a small stack machine interprets them. Classes and functions are only names and are never imported. Objects of
 the option classes in cuda-convnet's checkpoints become an empty :class:`Inert`. Any other call is refused by name.
 
-Bounds: the number of operations, the size of the file, and the bytes that calls may copy are limited, and an array is
-exactly as large as its bytes in the file. Dictionary keys are numbers and texts, so that hashing a key cannot recurse.
+Bounds: the number of operations, the size of the file, the objects that it may make, and the bytes that calls may copy
+are limited, and an array is exactly as large as its bytes in the file. Dictionary keys are numbers and texts, so that
+hashing a key cannot recurse.
 """
 
 import io
@@ -23,6 +24,7 @@ from alexnet.errors import printable
 MAX_NAME = 200  # characters
 MAX_OPERATIONS = 10_000_000  # layers need thousands; the error list of a long training needs more
 _FREE_BYTES = 1 << 20  # calls may copy at most this many bytes + twice the size of the file
+_FREE_OBJECTS, _OBJECT_BYTES = 1_000_000, 8  # objects: at most so many + one for so many bytes of the file
 _MAX_MEMO_TEXT = 1 << 20  # characters; longer texts are array data, which are used once and not memoized
 _INERT = ("options.", "python_util.", "util.")  # modules of the command-line options in cuda-convnet's checkpoints
 _NUMPY = {"numpy.core.", "numpy._core."}
@@ -126,7 +128,8 @@ def read(file: IO[bytes]) -> Any:
 
 def _interpret(file: IO[bytes]) -> Any:
     start = file.tell()
-    machine = _Machine(_FREE_BYTES + 2 * (file.seek(0, io.SEEK_END) - start))
+    size = file.seek(0, io.SEEK_END) - start
+    machine = _Machine(_FREE_BYTES + 2 * size, _FREE_OBJECTS + size // _OBJECT_BYTES)
     file.seek(start)
     for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
         if count > MAX_OPERATIONS:
@@ -160,18 +163,39 @@ _VALUES = {
     "BINBYTES8",
     "BYTEARRAY8",
 }
+_MAKERS = {
+    "EMPTY_LIST",
+    "LIST",
+    "EMPTY_DICT",
+    "DICT",
+    "TUPLE",
+    "TUPLE1",
+    "TUPLE2",
+    "TUPLE3",
+    "GLOBAL",
+    "STACK_GLOBAL",
+    "REDUCE",
+    "NEWOBJ",
+    "NEWOBJ_EX",
+    "OBJ",
+    "INST",
+}
 _MARK = object()
 
 
 class _Machine:
     """Stack and memo of one pickle. Each ``do_`` method is an operation of the pickle format."""
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, objects: int = _FREE_OBJECTS) -> None:
         self.budget = budget  # bytes that calls may still copy; a memoized text can be used any number of times
+        self.objects = objects  # lists, tuples, dictionaries and results of calls that may still be made
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
     def do(self, name: str, argument: Any) -> None:
+        self.objects -= name in _MAKERS
+        if self.objects < 0:
+            raise RefusedError("too many objects for the size of the file")
         if name in _VALUES:
             self.stack.append(argument)
         elif name in _CONSTANTS:
@@ -294,6 +318,7 @@ class _Machine:
 
     def do_stack_global(self, _: Any) -> None:
         name, module = self.pop(), self.pop()
+        self.spend((name, module))
         self.stack.append(Named(readable(f"{module}.{name}")))
 
     def do_reduce(self, _: Any) -> None:
@@ -338,7 +363,8 @@ class _Machine:
 
 def _copied_bytes(values: Any) -> int:
     """Number of bytes that a call or a state can copy: those of the texts and bytes directly in it."""
-    return sum(len(value) for value in values if isinstance(value, str | bytes)) if isinstance(values, tuple) else 0
+    kinds = str | bytes | bytearray
+    return sum(len(value) for value in values if isinstance(value, kinds)) if isinstance(values, tuple) else 0
 
 
 def _call_result(function: Any, arguments: Any) -> Any:

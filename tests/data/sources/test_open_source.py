@@ -1,5 +1,6 @@
 """What a person names is opened by the right reader, or refused with what to do."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from alexnet.data.cache import Cache
+from alexnet.data.remote import local_path
 from alexnet.data.sources import FORMATS, SETS, format_table, is_store, open_source
+from alexnet.data.sources.layout import LayoutOptions
+from alexnet.data.sources.options import DataOptions
+from alexnet.data.sources.unlabeled import UnlabeledImages
 from alexnet.errors import DataError
 from alexnet.system import cache_folder
 
@@ -19,6 +24,55 @@ def test_unknown_names_get_the_nearest(tmp_path):
     (tmp_path / "file.zip").write_bytes(b"x")
     with pytest.raises(DataError, match="is a file; must be a folder"):
         open_source(tmp_path / "file.zip")
+
+
+@pytest.mark.parametrize(
+    ("data", "layout"),
+    [
+        ("digits", {"image_column": "path"}),
+        ("digits", {"classes": "leaves"}),
+        ("digits", {"ignore": ("old",)}),
+        ("images", {"image_column": "path"}),
+        ("images", {"label_column": "class"}),
+        ("images", {"delimiter": ";"}),
+        ("images.tar", {"label_column": "class"}),
+        ("table.csv", {"classes": "top"}),
+        ("table.csv", {"ignore": ("old",)}),
+        ("flat", {"classes": "leaves"}),
+    ],
+)
+def test_an_option_without_effect_is_refused(folder, data, layout, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = folder({"a": 3, "b": 3})
+    shutil.make_archive("images", "tar", root.parent, "images")
+    shutil.copytree(root / "a", "flat")
+    rows = "".join(f"{path.name},{'xy'[i % 2]}\n" for i, path in enumerate(sorted(Path("flat").iterdir())))
+    Path("flat/labels.csv").write_text("path,label\n" + rows)
+    shutil.copytree("flat", "listed")
+    (Path("listed/labels.csv")).rename("listed/table.csv")
+    path = "listed/table.csv" if data == "table.csv" else data
+    assert len(open_source(path).classes) > 1
+    option = "--" + next(iter(layout)).replace("_", "-")
+    with pytest.raises(DataError, match=f"^{option} has no effect on .*leave it out$"):
+        open_source(path, layout=LayoutOptions(**layout))
+    recorded = DataOptions(layout=LayoutOptions(**layout)).to_args()
+    DataOptions().with_recorded(recorded, Path(), only_layout=True).open(path)  # the options of a run for other data
+
+
+def test_options_of_known_data_sets_are_refused_elsewhere(folder):
+    root = folder({"a": 1, "b": 1})
+    for options in ({"data_root": root}, {"download": True}):
+        with pytest.raises(DataError, match=r"^--(data-root|download) has no effect on .* it is for cifar10"):
+            open_source(root, **options)
+
+
+def test_an_empty_name_is_not_the_current_folder(folder, monkeypatch):
+    """``alexnet train "$DATA"`` without the variable."""
+    monkeypatch.chdir(folder({"a": 1, "b": 1}))
+    assert not is_store("")
+    for read in (open_source, DataOptions().open, local_path, lambda name: UnlabeledImages([name]).count()):
+        with pytest.raises(DataError, match="a path is empty"):
+            read("")
 
 
 def test_a_store_is_not_a_source(folder):

@@ -76,6 +76,21 @@ def test_chosen_columns(tmp_path):
         assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize("kind", ["rows", "bytes"])
+def test_a_small_file_that_expands_without_bound_is_refused(tmp_path, kind):
+    """200,000 rows in a few kilobytes, or 100 MB in one cell: columns are compressed."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    rows = 200_000 if kind == "rows" else 1
+    columns = {"image": [png_bytes(0) if kind == "rows" else bytes(100 << 20)] * rows, "label": [0] * rows}
+    for split in ("train", "test"):
+        parquet.write_table(arrow.table(columns), tmp_path / f"{split}-0.parquet", compression="zstd")
+    assert (tmp_path / "train-0.parquet").stat().st_size < 100_000
+    with pytest.raises(DataError, match="hardly compress"):
+        open_source(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])
 def test_labels_that_are_class_names(tmp_path, kind):
     import pyarrow as arrow

@@ -57,6 +57,13 @@ def test_leaving_out_moves_no_other_image(tmp_path):
         assert [p.origin for p in after[name]] == [p.origin for p in own if p.origin not in left_out.excluded]
 
 
+def test_a_name_that_begins_as_a_remark_is_left_out(tmp_path):
+    """A class folder called "#1"."""
+    images = tuple(Sample(i % 2, f"{'#1' if i % 2 else 'b'}/{i}.png", bytes) for i in range(10))
+    (tmp_path / "list").write_text("# remark\n#1/3.png\tleak\n")
+    assert exclude_images(Source("set", ("#1", "b"), {"all": images}, "f"), tmp_path / "list").excluded == {"#1/3.png"}
+
+
 def test_wrong_lists(tmp_path):
     with pytest.raises(DataError, match="can not be read"):
         exclude_images(array_source(), tmp_path / "none")

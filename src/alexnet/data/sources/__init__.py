@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet.data.remote import is_address
+from alexnet.data.remote import is_address, local_path
 from alexnet.data.sources.archives import is_archive, read_archive
 from alexnet.data.sources.builtin import SETS, read_builtin
 from alexnet.data.sources.folders import read_archives, read_folder, split_archives
 from alexnet.data.sources.hugging_face import PREFIX, is_saved, read_dataset, read_name, read_saved
-from alexnet.data.sources.layout import LayoutOptions
+from alexnet.data.sources.layout import FOLDER_OPTIONS, TABLE_OPTIONS, LayoutOptions
 from alexnet.data.sources.parquet import parquet_files, read_parquet
 from alexnet.data.sources.source import Problems, Sample, Source, is_image_name, path_text
 from alexnet.data.sources.tables import is_table, read_table
@@ -48,6 +48,7 @@ class DataFormat(NamedTuple):
         data: what DATA is, as Markdown.
         content: where images and labels are, as Markdown.
         splits: the splits that the data brings.
+        options: the options of :func:`open_source` and of the layout that can have an effect.
         matches: whether data is of this format.
         read: reads data of this format. Raises DataError.
     """
@@ -55,6 +56,7 @@ class DataFormat(NamedTuple):
     data: str
     content: str
     splits: str
+    options: tuple[str, ...]
     matches: Callable[[Path], bool]
     read: Callable[[Path, ReadOptions], Source]
 
@@ -65,6 +67,7 @@ FORMATS = (  # the first that matches is used
         "a known data set: `digits` comes with scikit-learn, the others are torchvision's, in `--data-root` "
         "(default `~/.cache/alexnet`); only `--download` fetches them",
         "train, test; `digits` none",
+        ("data_root", "download"),
         lambda path: str(path) in SETS,
         lambda path, options: read_builtin(str(path), options.data_root, options.download),
     ),
@@ -72,6 +75,7 @@ FORMATS = (  # the first that matches is used
         "a table or list `*.csv`, `*.tsv`, `*.txt`",
         "one row an image, with a first line `path,label[,group,split]`; or a path and a label a line",
         "by the column `split`",
+        TABLE_OPTIONS,
         lambda path: path.is_file() and is_table(path),
         lambda path, options: read_table(path, options.layout, options.problems),
     ),
@@ -79,6 +83,7 @@ FORMATS = (  # the first that matches is used
         "a tar archive `*.tar`",
         "class folders, split folders of class folders, or a tar for each class",
         "as the folders",
+        (*FOLDER_OPTIONS, *TABLE_OPTIONS),
         lambda path: path.is_file() and is_archive(path),
         lambda path, options: read_archive(path, options.layout, options.problems),
     ),
@@ -87,6 +92,7 @@ FORMATS = (  # the first that matches is used
         "a data set of the library datasets with a column of images and one of labels; with `--download` it is fetched "
         "from the Hugging Face hub or taken from its cache; needs `pip install 'alexnet[datasets]'`",
         "as the data set",
+        ("download",),
         lambda path: str(path).startswith(PREFIX) or is_saved(path),
         lambda path, options: (
             read_name(str(path), options.download, options.problems)
@@ -99,6 +105,7 @@ FORMATS = (  # the first that matches is used
         "the Hugging Face layout, also in `data/`: columns `img` or `image`, `label` or `fine_label`, or those "
         "of `--image-column` and `--label-column`; needs `pip install 'alexnet[data]'`",
         "as the files",
+        ("image_column", "label_column"),
         lambda path: path.is_dir() and bool(parquet_files(path)),
         lambda path, options: read_parquet(path, parquet_files(path), options.layout, options.problems),
     ),
@@ -107,6 +114,7 @@ FORMATS = (  # the first that matches is used
         "one tar for each split, as in ILSVRC; next to a flat validation tar `val.txt`, `LOC_val_solution.csv`, or "
         "`ILSVRC2012_validation_ground_truth.txt` with `meta.mat`",
         "as the archives",
+        (*FOLDER_OPTIONS, *TABLE_OPTIONS),
         lambda path: path.is_dir() and len(split_archives(path)) > 1,
         lambda path, options: read_archives(path, split_archives(path), options.layout, options.problems),
     ),
@@ -115,6 +123,7 @@ FORMATS = (  # the first that matches is used
         "`class/*`, `train/class/*` or `class/train/*`; or images with a table (`labels.csv`, `metadata.csv`, "
         "`train.txt` and `val.txt`) next to them",
         "as the folders or tables",
+        (*FOLDER_OPTIONS, *TABLE_OPTIONS),
         lambda path: path.is_dir(),
         lambda path, options: read_folder(path, options.layout, options.problems),
     ),
@@ -129,7 +138,7 @@ def format_table() -> str:
 
 def is_store(path: str | Path) -> bool:
     """Whether ``path`` is a prepared store: a folder with dataset.json, or an address (``s3://…``)."""
-    return is_address(path) or (Path(path) / "dataset.json").is_file()
+    return is_address(path) or (path != "" and (Path(path) / "dataset.json").is_file())
 
 
 def open_source(
@@ -152,22 +161,32 @@ def open_source(
             or an image listed twice. None: they raise.
 
     Raises:
-        DataError: if ``data`` cannot be read, with a hint.
+        DataError: if ``data`` cannot be read, or an option has no effect on it, with a hint.
     """
     options = ReadOptions(data_root, download, layout, problems)
     if isinstance(data, str) and data in SETS:
-        return FORMATS[0].read(Path(data), options)
+        return _read(FORMATS[0], Path(data), options)
     if is_address(data):
         problem = f"{data}: images can not be read from an address"
         raise DataError(problem, "on a disk; only a prepared store may be at an address", "copy them here")
-    path = Path(data)
+    path = local_path(data)
     if path.is_dir() and is_store(path):
         raise DataError(f"{path_text(path)}: is a prepared store", "a source of images", "open it with Store.open")
     for entry in FORMATS[1:]:
         if entry.matches(path):
-            return entry.read(path, options)
+            return _read(entry, path, options)
     expected = f"a folder, or one of {', '.join(SETS)}, or a .csv, .tsv, .txt or .tar file"
     if path.exists():
         raise DataError(f"{path_text(data)}: is a file", expected, "name its folder")
     hint = did_you_mean(str(data).lower(), SETS)
     raise DataError(f"{path_text(data)}: no such data", expected, hint if hint.startswith("Did") else "check the path")
+
+
+def _read(entry: DataFormat, path: Path, options: ReadOptions) -> Source:
+    for name in ("data_root", "download"):
+        if getattr(options, name) and name not in entry.options:
+            hint = f"leave it out; it is for {', '.join(SETS)}"
+            raise DataError(f"--{name.replace('_', '-')} has no effect on {path_text(path)}", "", hint)
+    without_effect = [name for name in (*FOLDER_OPTIONS, *TABLE_OPTIONS) if name not in entry.options]
+    (options.layout or LayoutOptions()).refuse(without_effect, path_text(path))
+    return entry.read(path, options)

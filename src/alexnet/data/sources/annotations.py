@@ -54,7 +54,7 @@ def _table(
 ) -> dict[File, str]:
     try:
         lines = lines_of(read(), name, options)
-    except DataError:
+    except (DataError, OSError):
         return {}
     listed = {line.path.replace("\\", "/").removeprefix("./"): line.label for line in lines}
     if classes and not set(listed.values()) & set(classes) and all(label.isdecimal() for label in listed.values()):

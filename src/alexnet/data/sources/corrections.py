@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from alexnet.data.atomic_io import write_file
+from alexnet.data.atomic_io import read_regular, write_file
 from alexnet.data.sources.source import Sample, Source, class_name, path_text, read_image, stamp_of
 from alexnet.errors import DataError, counted, did_you_mean
 from alexnet.terminal import csv_cell
@@ -63,7 +63,7 @@ def read_corrections(path: Path) -> dict[str, Decision]:
         DataError: the file can not be read, or a row is invalid. The message has the number of the line.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
     except OSError as error:
         problem = f"{path_text(path)}: can not be read ({error.strerror})"
         raise DataError(problem, "a corrections file", "alexnet review DATA writes one") from error

@@ -12,11 +12,12 @@ an annotation file next to it says which image is of which class.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from alexnet.data.atomic_io import read_regular
 from alexnet.data.sources.annotations import TRUTHS, labels_of
 from alexnet.data.sources.archives import tree_of
 from alexnet.data.sources.layout import MAX_DEPTH, File, Layout, LayoutOptions, Node, Unused
@@ -54,6 +55,7 @@ def read_folder(root: Path, options: LayoutOptions | None = None, problems: Prob
     unused = Unused()
     tree = folder_tree(root, options, unused)
     if tables := _tables(root, tree, options):
+        options.refuse(["classes"], f"{path_text(root)}, whose classes are listed in a table")
         source = read_tables(tables, options, problems)
         names = ", ".join(path_text(table.name) for table in tables.values())
         return replace(source, notes=(*unused.notes(), f"images and labels are from {names}", *source.notes))
@@ -172,7 +174,7 @@ def _add_file(node: Node, entry: os.DirEntry[str], parts: tuple[str, ...], unuse
         node.images.append(File(parts, partial(read_image, path), stamp_of(path)))
         return
     if is_label_file(entry.name) and entry.is_file():
-        node.texts[entry.name] = path.read_bytes
+        node.texts[entry.name] = partial(read_regular, path)
     unused.suffixes[path_text(path.suffix.lower())] += 1
 
 
@@ -202,7 +204,9 @@ def read_archives(
         raise DataError(
             f"{path_text(root)}: tars of {', '.join(archives)}", "of train and validation or test", "add the rest"
         )
-    texts = {path.name: path.read_bytes for path in sorted(root.iterdir()) if is_label_file(path.name)}
+    texts: dict[str, Callable[[], bytes]] = {
+        path.name: partial(read_regular, path) for path in sorted(root.iterdir()) if is_label_file(path.name)
+    }
     annotations = Node(texts=texts)
     trees = {split: tree_of(paths[0], options, unused, prefix=split) for split, paths in archives.items()}
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.sources.source import SPLITS, Problems, Row, Sample, Source, make_source, path_text
+from alexnet.data.sources.source import SPLITS, Problems, Row, Sample, Source, make_source, path_text, read_image
 from alexnet.errors import DataError, printable
 
 PREFIX = "hf:"  # hf:OWNER/NAME, or hf:OWNER/NAME:CONFIGURATION
@@ -95,7 +95,7 @@ def _load(table: Any, column: str, index: int, origin: str) -> bytes:
     if content:
         return content
     if cell and cell["path"]:
-        return Path(cell["path"]).read_bytes()
+        return read_image(Path(cell["path"]))
     raise DataError(f"{origin}: the cell is empty", "an image", "leave it out")
 
 

@@ -24,6 +24,7 @@ from alexnet.data.sources.source import (
 )
 from alexnet.errors import DataError, counted
 
+FOLDER_OPTIONS, TABLE_OPTIONS = ("classes", "ignore"), ("image_column", "label_column", "delimiter")
 MAX_DEPTH = 100  # levels of nested folders; a name in a tar may have 250,000
 _UNLABELED = frozenset(
     ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "unsup", "unsupervised", "query")
@@ -39,6 +40,13 @@ class LayoutOptions:
     image_column: str | None = None  # of a table: the image paths
     label_column: str | None = None  # of a table: the classes
     delimiter: str | None = None  # of a table
+    recorded: bool = False  # some are those of a run, for data that may be of another format
+
+    def refuse(self, names: Iterable[str], data: str) -> None:
+        """Raise DataError if one of the options ``names``, which have no effect on ``data``, was passed."""
+        for name in names:
+            if getattr(self, name) not in (None, "auto", ()) and not self.recorded:
+                raise DataError(f"--{name.replace('_', '-')} has no effect on {data}", "", "leave it out")
 
     def ignores(self, parts: Sequence[str]) -> bool:
         """Whether an ignore pattern matches the name, or the path relative to DATA."""
@@ -126,6 +134,7 @@ class Layout:
         problems: a list to which recoverable errors are added. None: they raise.
         origins: the level from which an image's path is its origin.
         notes: messages to the user.
+        reads_tables: whether labels were found in annotation files.
     """
 
     root_path: str
@@ -134,6 +143,7 @@ class Layout:
     problems: Problems | None = None
     origins: Literal["root", "top", "split"] = "root"
     notes: list[str] = field(default_factory=list)
+    reads_tables: bool = False
 
     def source(self, root: Node, name: str, unused: Unused) -> Source:
         """The source of the tree ``root``. Raises DataError for an unknown layout."""
@@ -163,6 +173,8 @@ class Layout:
             chosen[split], starts[split] = groups, len(node.parts)
             if split in ("all", "train"):
                 train_classes = sorted({title for title, _ in groups})
+        if not self.reads_tables:
+            self.options.refuse(TABLE_OPTIONS, f"{self.root_path}, which has no table of its images")
         if set(chosen) == {"train"}:
             self.notes.append("only train has labels: test and validation are cut from it")
             chosen["all"], starts["all"] = chosen.pop("train"), starts["train"]
@@ -344,6 +356,7 @@ class Layout:
             self._note_unlabeled(node, len(node.images))
             return None
         labels, source = labeled
+        self.reads_tables = True
         self.notes.append(f"the labels of {split if split != 'all' else 'the images'} are from {source}")
         if len(labels) < len(node.images):
             self.notes.append(f"not used: {counted(len(node.images) - len(labels), 'image')} not listed in {source}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from alexnet.data.atomic_io import read_regular
 from alexnet.data.sources import open_source
 from alexnet.data.sources.corrections import apply_corrections
 from alexnet.data.sources.layout import LayoutOptions
@@ -62,13 +63,14 @@ def exclude_images(source: Source, path: Path) -> Source:
         DataError: if the file cannot be read, or the source contains none of the listed images.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_regular(path).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path_text(path)}: can not be read ({error})", "a list of images", "check the path"
         ) from error
-    listed = {line.split("\t")[0] for line in lines if line.strip() and not line.startswith("#")}
     origins = {image.origin for images in source.splits.values() for image in images}
+    names = [(line, line.split("\t")[0]) for line in lines if line.strip()]
+    listed = {name for line, name in names if name in origins or not line.startswith("#")}  # a class may be "#1"
     if listed and not listed & origins:
         problem = f"{path_text(path)}: none of its {len(listed)} names is in {source.name}, such as {min(listed)!r}"
         raise DataError(problem, "names as the doctor lists them", "make it again with: alexnet doctor --exclude-list")
@@ -168,6 +170,7 @@ class DataOptions:
         if self.group_column or self.group_pattern:
             recorded = replace(recorded, group_column=None, group_pattern=None)
         layout = _completed(self.layout, recorded.layout)
+        layout = replace(layout, recorded=layout != self.layout)
         return replace(self if only_layout else _completed(self, recorded), layout=layout)
 
     def log_line(self, text: str) -> None:

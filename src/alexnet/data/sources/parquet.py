@@ -31,6 +31,7 @@ from alexnet.errors import DataError, ImageError, printable
 from alexnet.schema import class_fault, parse_json
 
 IMAGES, LABELS = ("img", "image"), ("label", "fine_label")  # columns, if no others are requested
+_FREE_BYTES, _MAX_RATIO = 64 << 20, 100  # all columns, decompressed: at most 64 MiB + 100 × the size of the file
 MAX_CLASSES = 1_000_000  # of a file without class names; its number of classes is its largest label + 1
 
 
@@ -132,6 +133,7 @@ class _Table:
             hint = "name others by --image-column and --label-column" if labeled else "rename the column"
             expected = f"{' or '.join(map(printable, images))}{labels_expected}"
             raise DataError(f"{path_text(path)}: columns {columns:.200}", expected, hint)
+        self._check_size()
         if names.count(self.image) > 1 or names.count(self.label) > 1:
             duplicate = self.image if names.count(self.image) > 1 else self.label
             raise DataError(f"{path_text(path)}: column {duplicate!r} twice", "once each", "rename one")
@@ -148,6 +150,17 @@ class _Table:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the file again."""
         return _Table, self.arguments
+
+    def _check_size(self) -> None:
+        """Raise DataError for a small file that expands to far more rows or bytes than images have."""
+        metadata, size = self.file.metadata, self.path.stat().st_size
+        columns = [
+            metadata.row_group(g).column(c) for g in range(metadata.num_row_groups) for c in range(metadata.num_columns)
+        ]
+        expanded = sum(column.total_uncompressed_size for column in columns)
+        if metadata.num_rows > size or expanded > _FREE_BYTES + _MAX_RATIO * size:
+            problem = f"{path_text(self.path)}: {metadata.num_rows:,} rows, {expanded:,} bytes in a file of {size:,}"
+            raise DataError(problem, "images, which hardly compress", "get it again from a source that you trust")
 
     def _check_images(self) -> None:
         """Raise DataError unless the image column is binary, or a struct with a binary field ``bytes``."""

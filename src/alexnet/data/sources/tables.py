@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from alexnet.data.atomic_io import read_regular
 from alexnet.data.sources.layout import LayoutOptions
 from alexnet.data.sources.source import (
     SPLITS,
@@ -104,7 +105,7 @@ def read_tables(
 
 def _content(table: Path) -> bytes:
     try:
-        return table.read_bytes()
+        return read_regular(table)
     except OSError as error:
         raise DataError(
             f"{path_text(table)}: can not be read ({error.strerror})", "a readable table", "mend it"

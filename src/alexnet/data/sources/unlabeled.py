@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet.data.remote import is_address, list_remote, read_remote
+from alexnet.data.remote import is_address, list_remote, local_path, read_remote
 from alexnet.data.sources.archives import image_members, is_archive
 from alexnet.data.sources.folders import walk_images
 from alexnet.data.sources.parquet import parquet_images
@@ -73,7 +73,7 @@ def _listed(entry: str | Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     if isinstance(entry, str) and is_address(entry):
         yield from _at_address(entry)
         return
-    path = Path(entry)
+    path = local_path(entry)
     if path.is_dir():
         for file in walk_images(path):
             yield str(file), partial(read_image, file)

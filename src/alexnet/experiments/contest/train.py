@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.bundle import Bundle
-from alexnet.data.atomic_io import atomic_write, json_bytes, write_file
+from alexnet.data.atomic_io import atomic_write, json_bytes, open_regular, write_file
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import RunError
@@ -77,7 +77,7 @@ class Predictions(NamedTuple):
             RunError: The file is damaged.
         """
         try:
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
                 return cls(file["scores"], file["labels"])
         except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise RunError(

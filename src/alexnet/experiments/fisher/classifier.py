@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.atomic_io import atomic_write, json_bytes, write_file
+from alexnet.data.atomic_io import atomic_write, json_bytes, open_regular, write_file
 from alexnet.errors import BundleError
 from alexnet.experiments.fisher.features import (
     COLOR_LENGTH,
@@ -138,7 +138,7 @@ class FisherClassifier:
             metadata = check(read_json(folder, "fisher.json"), dict[str, Any])
             if (metadata["format"], metadata["version"]) != (FORMAT, VERSION):
                 raise BundleError(f"{folder / 'fisher.json'} has another format", f"{FORMAT}, version {VERSION}")
-            with (folder / "fisher.npz").open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            with open_regular(folder / "fisher.npz") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             settings = dict(metadata["settings"])
             settings |= {"grid": Grid(**settings["grid"]), "levels": tuple(settings["levels"])}
