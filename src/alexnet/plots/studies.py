@@ -440,6 +440,8 @@ def draw_sweep(
         log: Hyperparameters with a logarithmic axis.
         path: The PNG file.
     """
+    from matplotlib.ticker import MaxNLocator
+
     names = list(trials[0].values)[:MAX_SLICES]
     fig = canvas.new_figure(11, 7)
     upper, lower = fig.subfigures(2, 1, squeeze=False)[:, 0]
@@ -451,6 +453,7 @@ def draw_sweep(
         [t.number for t in whole], [100 * error for error in best], where="post", color=INK, label="lowest so far"
     )
     history.set_title("Validation error in % by trial", loc="left", size=11, color=INK)
+    history.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     history.legend(frameon=False, fontsize=9)
     for row, (name, errors) in enumerate(finals):
         values = [100 * error for error in errors]
