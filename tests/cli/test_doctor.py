@@ -55,6 +55,8 @@ def test_json_page_list_and_a_clean_bill_after_leaving_out(digits_folder, tmp_pa
     assert report["honest"] is False and report["splits_drawn"] is True
     assert {"0/000.png", "1/999.png"} <= {line.split("\t")[0] for line in listed.read_text().splitlines()}
     assert page.read_text().count("data:image/jpeg;base64,") >= 2
+    assert run(["doctor", str(digits_folder), "--exclude-list", str(listed)]) == 1
+    assert f"to leave out: alexnet train {digits_folder} --exclude {listed}" in capsys.readouterr().out
     assert run(["doctor", str(digits_folder), "--exclude", str(listed)]) == 0
 
 

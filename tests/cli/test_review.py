@@ -38,7 +38,7 @@ def test_a_review_until_ctrl_c_and_its_corrections_in_the_next_commands(images, 
         urllib.request.urlopen(urllib.request.Request(address[1] + "decisions", change, method="POST")).close()
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=600)
-    assert process.returncode == 0 and "1 decision. To use them: alexnet train DATA --corrections" in out, error
+    assert process.returncode == 0 and "1 decision. To use them: alexnet train images --corrections" in out, error
     corrections = str(tmp_path / "images.labels.csv")
     COMMANDS["doctor"].run([str(images), "--corrections", corrections, "--json"])
     report = json.loads(capsys.readouterr().out)

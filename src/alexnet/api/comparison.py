@@ -157,7 +157,7 @@ def compare(
         >>> comparison = alexnet.api.compare("new-run", "old-run", margin=1.0)
         >>> print(comparison.paired.difference, comparison.equivalence.noninferior)
     """
-    options, target = options or DataOptions(), choose_device(device)
+    options, target = (options or DataOptions()).log_once(), choose_device(device)
     if margin is not None and not 0 < margin < 100:
         raise RecipeError(f"--margin is {margin}", "points of accuracy between 0 and 100, such as 1.0")
     runs = (new, old)

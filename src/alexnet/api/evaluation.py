@@ -76,7 +76,7 @@ def evaluate(
     """
     runs = [run] if isinstance(run, str | Path | Classifier) else list(run)
     _check_choice(len(runs), split, fit_weights)
-    options, target = options or DataOptions(), choose_device(device)
+    options, target = (options or DataOptions()).log_once(), choose_device(device)
     classifiers = [each if isinstance(each, Classifier) else Classifier.load(each, target) for each in runs]
     paths = [None if isinstance(each, Classifier) else each for each in runs]
     names = [f"#{i}" if path is None else str(path) for i, path in enumerate(paths, 1)]

@@ -1,6 +1,7 @@
 """The command ``doctor``."""
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.parser import Flag, SourceArguments, data_options, option
-from alexnet.errors import DataError, counted
+from alexnet.errors import DataError, counted, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +77,7 @@ def run(argv: list[str]) -> int:
         write_page(report, source, args.html)
     if args.exclude_list is not None:
         _write_list(report, args.exclude_list)
-    print(json.dumps(report.to_dict(), indent=1)) if args.json else _print(report)
+    print(json.dumps(report.to_dict(), indent=1)) if args.json else _print(report, args)
     return 0 if report.honest else 1
 
 
@@ -113,7 +114,7 @@ def _write_list(report: "Report", path: Path) -> None:
         raise DataError(f"{path}: cannot be written ({error.strerror})", "a file in a writable folder", "") from error
 
 
-def _print(report: "Report") -> None:
+def _print(report: "Report", args: DoctorArguments) -> None:
     rows = [
         (title, *(f"{counts[label]:,}" for counts in report.counts.values()))
         for label, title in enumerate(report.classes)
@@ -126,7 +127,10 @@ def _print(report: "Report") -> None:
     for finding in report.findings:
         _print_finding(finding)
     excluded = len(report.exclusions())
-    if excluded:
+    if excluded and args.exclude_list is not None:
+        use = f"alexnet train {shlex.quote(args.data)} --exclude {shlex.quote(str(args.exclude_list))}"
+        print(f"{counted(excluded, 'image')} to leave out: {printable(use)}\n")
+    elif excluded:
         print(f"alexnet doctor DATA --exclude-list FILE lists {counted(excluded, 'image')} to leave out\n")
     print(report.verdict)
 

@@ -1,5 +1,6 @@
 """The command ``review``."""
 
+import shlex
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,7 @@ from tyro.conf import Positional
 from alexnet.cli import output, parser
 from alexnet.cli.doctor import embedding
 from alexnet.cli.parser import Flag, SourceArguments, data_options, option
-from alexnet.errors import DataError, RecipeError, ServerError, counted
+from alexnet.errors import DataError, RecipeError, ServerError, counted, printable
 
 if TYPE_CHECKING:
     from alexnet.review.session import Session
@@ -48,7 +49,7 @@ def run(argv: list[str]) -> int:
     """Examine the data and serve the page until Ctrl-C."""
     args: ReviewArguments = parser.parse(ReviewArguments, argv, "review")
     check_server(args.port)
-    serve(_session(args), args.port)
+    serve(_session(args), args.port, args.data)
     return 0
 
 
@@ -61,8 +62,8 @@ def check_server(port: int) -> None:
             raise ServerError(f"the page needs {library}", "installed", "pip install 'alexnet[serve]'")
 
 
-def serve(session: "Session", port: int) -> None:
-    """Serve the page of ``session`` until Ctrl-C."""
+def serve(session: "Session", port: int, data: str = "DATA") -> None:
+    """Serve the page of ``session`` until Ctrl-C, then print how its decisions on ``data`` are used."""
     from alexnet.review import server
     from alexnet.serve.run import bind, url
 
@@ -73,7 +74,8 @@ def serve(session: "Session", port: int) -> None:
         print(f"Decisions are saved in {session.path}. Ctrl-C ends the review.", flush=True)
         server.serve(session, listening, token)
     count = len(session.decisions)
-    use = f"{counted(count, 'decision')}. To use them: alexnet train DATA --corrections {session.path}"
+    command = f"alexnet train {shlex.quote(data)} --corrections {shlex.quote(str(session.path))}"
+    use = f"{counted(count, 'decision')}. To use them: {printable(command)}"
     print(use if count else "no decisions", flush=True)
 
 

@@ -104,6 +104,7 @@ def _print(args: SuggestArguments, suggestions: "list[Suggestion]", total: int) 
     title = f"{counted(len(suggestions), 'image')} to label next, of {total:,} in {args.folder}"
     output.table(title, ("image", "prediction", "score", "uncertainty"), rows, right=2)
     if len(suggestions) > _SHOWN:
-        print(f"and {len(suggestions) - _SHOWN:,} more" + (f" in {args.output}" if args.output else "; see --output"))
+        where = f" in {args.output}" if args.output else " on the page" if args.review else "; see --output"
+        print(f"and {len(suggestions) - _SHOWN:,} more{where}")
     if not args.review:
         print("Label them in a browser: the same command with --review")

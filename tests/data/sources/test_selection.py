@@ -108,3 +108,12 @@ def test_options_open_in_one_way(tmp_path, folder):
     opened = options.open(root)
     assert opened.excluded == {"a/000.png"} and opened.splits["all"][0].group == "a/"
     assert any("1 of 2 names" in line for line in told)
+
+
+def test_a_line_that_comes_again_is_logged_once():
+    lines: list[str] = []
+    once = DataOptions(log=lines.append).log_once()
+    for text in ("found prepared", "left out", "found prepared"):
+        once.log_line(text)
+    assert lines == ["found prepared", "left out"]
+    DataOptions().log_once().log_line("nobody reads it")

@@ -173,6 +173,17 @@ class DataOptions:
         layout = replace(layout, recorded=layout != self.layout)
         return replace(self if only_layout else _completed(self, recorded), layout=layout)
 
+    def log_once(self) -> "DataOptions":
+        """These options, where a line that several classifiers on the same images cause is logged once."""
+        logged: set[str] = set()
+
+        def log(text: str) -> None:
+            if text not in logged:
+                logged.add(text)
+                self.log_line(text)
+
+        return replace(self, log=log)
+
     def log_line(self, text: str) -> None:
         """Log one line, if there is a ``log`` function."""
         if self.log is not None:
