@@ -14,23 +14,26 @@ from alexnet.cli.parser import Flag, choose_cache, option
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """Export a classifier as one file: pixels in, probabilities out, preprocessing included.
+    """Export a classifier as one file or folder: pixels in, probabilities out, preprocessing included.
 
     The file is written only after its predictions agree with those of the original.
     """
 
     run: Positional[Annotated[Path, option("RUN")]]
     """a run directory or a bundle"""
-    format: Literal["onnx", "openvino", "torch", "timm"] = "onnx"
-    """FILE.onnx; FILE.xml with FILE.bin; FILE.pt2 of torch.export; a folder for timm and transformers"""
+    format: Literal["onnx", "openvino", "torch", "timm", "web"] = "onnx"
+    """FILE.onnx; FILE.xml with FILE.bin; FILE.pt2 of torch.export; a folder for timm and transformers; a folder of
+    static files for a web browser"""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     """fp16: half the size; int8: a quarter of the size, faster"""
     input: Literal["images", "decoded"] = "images"
     """images: one uint8 image of any size; decoded: a batch in the stored size"""
     output: Annotated[Path | None, option("FILE", aliases=("-o",))] = None
-    """file to write (default: the name of RUN with .onnx, .xml, .pt2 or -timm, in the current directory)"""
+    """file or folder to write (default: RUN's name with .onnx, .xml, .pt2, -timm or -web, in the current directory)"""
     data: Annotated[str | None, option("STORE")] = None
     """int8 of a bundle: store with the training images, a directory or s3://..."""
+    runtime: Annotated[Path | None, option("PATH")] = None
+    """web: the npm package onnxruntime-web, a folder or FILE.tgz (default: downloaded once, SHA-256 checked)"""
     json: Flag = False
     """print one JSON object"""
 
@@ -49,6 +52,7 @@ def run(argv: list[str]) -> int:
         precision=args.precision,
         input=args.input,
         data=args.data,
+        runtime=args.runtime,
     )
     report = replace(report, seconds=round(time.perf_counter() - started, 1))
     if args.json:

@@ -11,11 +11,9 @@ normalization and softmax stay in float32. OpenVINO reads the scales and runs th
 import logging
 import os
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,9 +29,9 @@ from alexnet.data.run_file import read_run_file
 from alexnet.data.store import Split, Store, recorded_store
 from alexnet.errors import BundleError, DataError
 from alexnet.export import manifest as checksum
-from alexnet.export import timm_folder
+from alexnet.export import timm_folder, web_folder
 from alexnet.export.classifier import Classifier
-from alexnet.export.export_module import ExportModule, Input
+from alexnet.export.export_module import ExportModule, Input, onnx_model, quiet
 from alexnet.export.exported_model import ExportedModel, missing
 from alexnet.export.manifest import TOLERANCE, Manifest
 from alexnet.schema import ReferenceSample
@@ -44,7 +42,6 @@ SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
 # How far a probability may lie from the original's. float32 differs by the order of adding alone; the others are
 # limits against a wrong conversion, what they cost is measured on the validation split.
-OPSET = 18  # of 2022: onnxruntime 1.14 and later, onnxruntime-web included
 
 
 @dataclass(frozen=True)
@@ -199,53 +196,23 @@ def _program(module: ExportModule, manifest: Manifest) -> torch.export.ExportedP
     else:
         example = torch.zeros(size + 3, size + 7, 3, dtype=torch.uint8)
         shapes = {0: torch.export.Dim("height", min=1), 1: torch.export.Dim("width", min=1)}
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         return torch.export.export(module.eval(), (example,), dynamic_shapes=(shapes,))
 
 
 def _write_torch(module: ExportModule, manifest: Manifest, path: Path) -> None:
     buffer = BytesIO()  # a file of PyTorch's own raises RuntimeError on a full disk
-    with _quiet():
+    with quiet():
         torch.export.save(_program(module, manifest), buffer, extra_files={"alexnet.json": manifest.to_json()})
     write_file(path, checksum.checksummed(buffer.getvalue(), manifest, ".pt2"))
 
 
 def _onnx(module: ExportModule, manifest: Manifest, path: Path) -> bytes:
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 - PyTorch writes ONNX with it
-    except ImportError as error:
-        raise missing("onnx and onnxscript", path, error) from error
-    name = "image" if manifest.input == "images" else "images"
-    with torch.no_grad(), _quiet():
-        program: Any = torch.onnx.export(
-            _program(module, manifest),
-            dynamo=True,
-            opset_version=OPSET,
-            verbose=False,
-            input_names=[name],
-            output_names=["probabilities"],
-            external_data=False,
-        )
-    model = program.model_proto
-    model.producer_name, model.doc_string = "alexnet", f"{manifest.network}, uint8 RGB to probabilities"
-    del model.metadata_props[:]
-    _name_dimensions(model, ["height", "width"] if manifest.input == "images" else ["images"])
-    for node in model.graph.node:  # names of source files and lines, of no use to anyone else
-        del node.metadata_props[:]
-        node.doc_string = ""
-    onnx.checker.check_model(model)
+    single = manifest.input == "images"
+    names = ["height", "width"] if single else ["images"]
+    model = onnx_model(_program(module, manifest), ["image" if single else "images"], ["probabilities"], names, path)
+    model.doc_string = f"{manifest.network}, uint8 RGB to probabilities"
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def _name_dimensions(model: Any, names: Sequence[str]) -> None:
-    """Rename the dynamic dimensions of the input, wherever they occur."""
-    results = [d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim if d.dim_param]
-    new = dict(zip(results, names, strict=True))
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = new.get(dim.dim_param, dim.dim_param)
 
 
 def _write_openvino(body: bytes, manifest: Manifest, path: Path) -> None:
@@ -265,19 +232,6 @@ def _write_openvino(body: bytes, manifest: Manifest, path: Path) -> None:
         os.fsync(file.fileno())
     manifest = replace(manifest, bin_sha256=sha256_of(weights))
     write_file(path, checksum.checksummed(path.read_bytes(), manifest, ".xml"))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress progress lines and warnings of the exporter: the result is compared anyway."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 CALIBRATION = 128  # images: more did not change the second digit of the accuracy
@@ -341,39 +295,50 @@ def export_model(
     run: str | Path,
     path: str | Path | None = None,
     *,
-    format: Format | Literal["timm"] = "onnx",
+    format: Format | Literal["timm", "web"] = "onnx",
     precision: Precision = "fp32",
     input: Input = "images",
     data: str | Path | None = None,
+    runtime: str | Path | None = None,
 ) -> tuple[ExportReport, dict[str, int] | None]:
     """Write a run or bundle as one file that others run; see :func:`alexnet.export.export.export`.
 
-    ``timm`` writes a folder instead; see :mod:`alexnet.export.timm_folder`.
+    ``timm`` and ``web`` write a folder instead; see :mod:`alexnet.export.timm_folder` and
+    :mod:`alexnet.export.web_folder`, which reads the npm package onnxruntime-web from ``runtime``.
 
     Also returned, where precision is lost and the run's images (or the store ``data``) are at hand: how many of the
     validation ``count`` the ``original`` and the ``exported`` classifier have right.
     """
     bundle = Bundle.load(find_bundle(run))
-    store = _store(Path(run), data) if precision != "fp32" else None
+    if runtime is not None and format != "web":
+        raise BundleError(f"--runtime with --format {format}", "--format web")
+    store = _store(Path(run), data) if precision != "fp32" and format != "web" else None
     if store is not None:
         bundle.same_classes(store.classes, store.address)
     folder = find_bundle(run).resolve()
     name = folder.parent.name if folder.name == "bundle" else folder.name
-    if format == "timm":
-        if precision != "fp32" or input != "images":
-            raise BundleError(f"--format timm with --precision {precision} --input {input}", "fp32 and images")
-        return _export_timm(bundle, local_path(path) if path else Path(f"{name}-timm")), None
+    if format == "timm" or format == "web":
+        if input != "images" or (format == "timm" and precision != "fp32"):
+            expected = "fp32 and images" if format == "timm" else "images"
+            raise BundleError(f"--format {format} with --precision {precision} --input {input}", expected)
+        folder = local_path(path) if path else Path(f"{name}-{format}")
+        return _export_folder(bundle, folder, format, precision, local_path(runtime) if runtime else None), None
     target = local_path(path) if path else Path(name + SUFFIXES[format])
     images = calibration(store) if store is not None and precision == "int8" else None
     report = export(bundle, target, format=format, precision=precision, input=input, calibration=images)
     return report, accuracy_cost(bundle, target, store) if store is not None else None
 
 
-def _export_timm(bundle: Bundle, folder: Path) -> ExportReport:
-    started = time.perf_counter()
-    samples = predict_samples(bundle)[: len(bundle.reference_samples)]
-    difference = timm_folder.export_timm(bundle, folder, samples)
-    size = sum(file.stat().st_size for file in folder.iterdir())
+def _export_folder(
+    bundle: Bundle, folder: Path, format: str, precision: Precision, runtime: Path | None
+) -> ExportReport:
+    started, samples = time.perf_counter(), predict_samples(bundle)
+    if format == "timm":
+        samples = samples[: len(bundle.reference_samples)]
+        difference = timm_folder.export_timm(bundle, folder, samples)
+    else:
+        difference = web_folder.export_web(bundle, folder, samples, precision, runtime)
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     return ExportReport(folder, size, difference, len(samples), time.perf_counter() - started)
 
 

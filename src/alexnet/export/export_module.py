@@ -1,4 +1,4 @@
-"""The module that an exported file computes: pixels in, probabilities out.
+"""The module that an exported file computes, pixels in, probabilities out, and its form in ONNX.
 
 It includes the preprocessing, with the same numbers: :func:`alexnet.data.decode.fit` resizes by Pillow, whose bilinear
 filter works in integers (weights of 22 bits, an image of 8 bits between its horizontal and its vertical pass). Here
@@ -7,8 +7,14 @@ the same integers come out of two matrix multiplications, which every runtime co
 Shapes: N images, H and W their sides, S side of the stored form, s size of the crop, K classes.
 """
 
+import logging
+import warnings
 from collections import OrderedDict
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +22,15 @@ from torch import Tensor, nn
 
 from alexnet.bundle import Bundle
 from alexnet.data.decode import PAD_GRAY, Fit
+from alexnet.export.exported_model import missing
 from alexnet.kernels.lrn import channel_window
 from alexnet.loader.augmentation import LUMA, center_crops
 from alexnet.models.layers import Dropout, LocalResponseNorm
 from alexnet.models.lenet import Subsampling
-from alexnet.models.network import Network
+from alexnet.models.network import AuxiliaryHead, Network
 
 Input = Literal["images", "decoded"]
+OPSET = 18  # of 2022: onnxruntime 1.14 and later, onnxruntime-web included
 
 
 class ExportModule(nn.Module):
@@ -38,6 +46,7 @@ class ExportModule(nn.Module):
     def __init__(self, bundle: Bundle, input: Input = "images", half: bool = False) -> None:
         super().__init__()
         network = bundle.network
+        self.stored = bundle.stored_size
         self.fit = Resize(bundle.stored_size, bundle.fit) if input == "images" else None
         stored, self.side = bundle.stored_size, network.image_size
         self.start = (stored - self.side) // 2
@@ -54,6 +63,10 @@ class ExportModule(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Pixels uint8 -> probabilities [N, K]."""
+        return self.probabilities(self.network(self.inputs(images)))
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Pixels uint8 -> the network's input: float32 [N, C, s, s]."""
         stored = images if self.fit is None else self.fit(images)[None]  # [N, S, S, 3]
         if self.enlarge is not None:
             crop = self.enlarge(stored.float())  # [N, s, s, 3]
@@ -62,7 +75,11 @@ class ExportModule(nn.Module):
         x = crop - self.mean
         if self.gray:
             x = (x * self.luma).sum(3, keepdim=True)
-        logits: Tensor = self.network((x / self.divide).permute(0, 3, 1, 2))  # [N, C, s, s] -> [N, K]
+        inputs: Tensor = (x / self.divide).permute(0, 3, 1, 2)
+        return inputs
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits [N, K] -> calibrated probabilities [N, K]."""
         return (logits if self.temperature == 1.0 else logits / self.temperature).softmax(1)
 
 
@@ -218,7 +235,7 @@ class HalfWeights(nn.Module):
 
 
 def exportable_layers(network: Network) -> nn.Sequential:
-    """The network's layers in evaluation mode, without dropout, and with norms that every format can express."""
+    """The network's layers in evaluation mode, without those of training alone, with norms that all formats have."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels = network.in_channels
     for name, layer in network.named_children():
@@ -229,6 +246,74 @@ def exportable_layers(network: Network) -> nn.Sequential:
             layers[name] = ExportableSubsampling(layer)
         elif isinstance(layer, nn.ReLU):
             layers[name] = nn.ReLU()
-        elif not isinstance(layer, Dropout):
+        elif not isinstance(layer, Dropout | AuxiliaryHead):
             layers[name] = layer
     return nn.Sequential(layers).eval()
+
+
+def onnx_model(
+    program: torch.export.ExportedProgram,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dimensions: Sequence[str],
+    path: Path,
+) -> Any:
+    """An exported program as a checked ``onnx.ModelProto``.
+
+    Args:
+        program: The program.
+        inputs: Names of its inputs.
+        outputs: Names of its outputs.
+        dimensions: Names of the dynamic dimensions of its first input.
+        path: File to write, for messages.
+
+    Raises:
+        BundleError: onnx or onnxscript is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - PyTorch writes ONNX with it
+    except ImportError as error:
+        raise missing("onnx and onnxscript", path, error) from error
+    with torch.no_grad(), quiet():
+        exported: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            input_names=inputs,
+            output_names=outputs,
+            external_data=False,
+        )
+    model = exported.model_proto
+    model.producer_name = "alexnet"
+    del model.metadata_props[:]
+    _name_dimensions(model, dimensions)
+    for node in model.graph.node:  # names of source files and lines, of no use to anyone else
+        del node.metadata_props[:]
+        node.doc_string = ""
+    onnx.checker.check_model(model)
+    return model
+
+
+def _name_dimensions(model: Any, names: Sequence[str]) -> None:
+    """Rename the dynamic dimensions of the input, wherever they occur."""
+    results = [d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim if d.dim_param]
+    new = dict(zip(results, names, strict=True))
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = new.get(dim.dim_param, dim.dim_param)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress progress lines and warnings of the exporter: the result is compared anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

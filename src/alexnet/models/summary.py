@@ -151,11 +151,11 @@ def receptive_fields(network: Network) -> dict[str, ReceptiveField | None]:
     field: ReceptiveField | None = ReceptiveField(1, 1, 0.5)
     fields: dict[str, ReceptiveField | None] = {}
     for name, layer in network.named_children():
-        geometry = _geometry(layer)
+        window = geometry(layer)
         if isinstance(layer, Flatten | nn.Flatten | AdaptiveAveragePool | nn.AdaptiveAvgPool2d):
             field = ReceptiveField(network.image_size, network.image_size, network.image_size / 2)
-        elif field is not None and geometry is not None:
-            k, s, p = geometry
+        elif field is not None and window is not None:
+            k, s, p = window
             start = field.start + ((k - 1) / 2 - p) * field.stride
             field = ReceptiveField(field.size + (k - 1) * field.stride, s * field.stride, start)
         elif isinstance(layer, SpatialNorm) and field is not None:
@@ -166,7 +166,7 @@ def receptive_fields(network: Network) -> dict[str, ReceptiveField | None]:
     return fields
 
 
-def _geometry(layer: nn.Module) -> tuple[int, int, int] | None:
+def geometry(layer: nn.Module) -> tuple[int, int, int] | None:
     """Size, stride and padding of a layer's windows; None for a layer without windows."""
     window = getattr(layer, "window", None)
     if window is not None:
