@@ -189,7 +189,12 @@ assert sorted(p.name for p in path.parent.iterdir()) == ["bundle", *kept, "new"]
 
 @pytest.mark.parametrize(
     ("method", "change"),
-    [("exchange", "save"), ("two renames", "save"), ("two renames", "promote"), ("two renames", "restore")],
+    [
+        ("exchange", "save"),
+        ("two renames", "save"),
+        pytest.param("two renames", "promote", marks=pytest.mark.slow),
+        ("two renames", "restore"),
+    ],
 )
 def test_a_kill_at_any_moment_leaves_one_complete_bundle(bundle, saved, method, change):
     (saved / "notes.txt").write_text("mine")
