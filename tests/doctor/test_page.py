@@ -71,3 +71,8 @@ def test_what_does_not_fit_beside_six_thumbnails_is_counted():
     assert len(Tags(text).images) == 6 and text.count("+3 more") == 1
     few = Finding("leak", "error", "w", "t", (Example(case.origins[:6]),))
     assert "more" not in page(Report("x", ("a", "b"), {}, False, (few,)), images()).split("</style>")[1]
+
+
+def test_a_long_class_name_does_not_fill_the_page():
+    long = Report("x", ("y" * 10_000, "b"), {"train": (5, 0)}, True, ())
+    assert "y" * 199 + "…" in page(long, {}) and "y" * 200 not in page(long, {})

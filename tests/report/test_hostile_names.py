@@ -3,11 +3,13 @@
 import csv
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from alexnet import api, cli
+from alexnet.bundle import Bundle
 from alexnet.plots import canvas
 from alexnet.plots.registry import PLOTS
 
@@ -72,6 +74,16 @@ def test_the_user_s_file_name_is_plain_text(run, tmp_path, drawn_texts):
     assert any("<img src=x" in text.get_text() for text in drawn_texts)
 
 
+def test_a_long_name_does_not_fill_the_report(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    bundle = Bundle.load(run / "bundle")
+    names = ("x" * 10_000, "x" * 9_999 + "y", bundle.classes[2])
+    shutil.rmtree(tmp_path / "run" / "bundle")
+    replace(bundle, classes=names).save(tmp_path / "run" / "bundle")
+    text = api.write_report(tmp_path / "run", doctor=False, quick=True, device="cpu").read_text(encoding="utf-8")
+    assert "x" * 199 not in text and "x…" in text and "xy" in text  # the two are told apart
+
+
 def test_the_report_and_the_doctor_s_page_escape_names(run, tmp_path, browser):
     api.write_report(run, tmp_path / "report.html", device="cpu")
     cli.run(["doctor", str(run.parent / "labels.csv"), "--html", str(tmp_path / "doctor.html")])
@@ -82,6 +94,7 @@ def test_the_report_and_the_doctor_s_page_escape_names(run, tmp_path, browser):
         assert all(c in "\n\t" or c.isprintable() or c == "\xa0" for c in text), name
         assert "bell\\x07 and \\x1b[31mred" in text
         page = browser.new_page()
+        page.set_default_timeout(600_000)  # a busy machine
         dialogs = []
         page.on("dialog", lambda dialog, dialogs=dialogs: (dialogs.append(dialog.message), dialog.dismiss()))
         page.goto((tmp_path / name).as_uri())

@@ -99,6 +99,7 @@ def test_a_page_in_a_browser_needs_nothing_and_serves_everyone(home, browser):
 
     for width in (390, 1280):
         page = browser.new_page(viewport={"width": width, "height": 900})
+        page.set_default_timeout(600_000)  # a busy machine
         asked, told = [], []
         page.on("request", lambda request, asked=asked: asked.append(request.url[:80]))
         page.on("console", lambda message, told=told: told.append(message.text))

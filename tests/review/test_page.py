@@ -208,6 +208,7 @@ def test_unlabeled_images_get_a_label(browser, faulty_images, tmp_path):
     review = Session("new", KINDS, {}, unlabeled, [Topic("label-next", "note", "2 images", "", cases)], path)
     with served(review) as url:
         page = browser.new_page()
+        page.set_default_timeout(600_000)  # a busy machine
         page.goto(url)
         page.locator("#images", has_text="no label").wait_for()
         assert page.locator("#actions button").all_inner_texts() == ["1 dogs 60.0 %", "2 owls 30.0 %", "R Other class"]

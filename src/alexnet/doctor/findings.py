@@ -10,6 +10,7 @@ from alexnet.data import decode
 from alexnet.data.atomic_io import write_file
 from alexnet.data.sources.source import Sample, Source
 from alexnet.errors import DataError, ImageError, counted
+from alexnet.terminal import shorten
 
 Severity = Literal["error", "warning", "note"]
 _RANK = {"error": 0, "warning": 1, "note": 2}
@@ -152,7 +153,10 @@ def page(report: Report, images: Mapping[str, Sample]) -> str:
         single = all(len(example.origins) == 1 for example in finding.examples)  # shown next to each other
         more = len(finding.examples) - len(cases)
         findings.append({"finding": finding, "cases": cases, "single": single, "more": more})
-    rows = [(title, [counts[label] for counts in report.counts.values()]) for label, title in enumerate(report.classes)]
+    rows = [
+        (shorten(title, 200), [counts[label] for counts in report.counts.values()])
+        for label, title in enumerate(report.classes)
+    ]
     excluded = len(report.exclusions())
     return pages.render("doctor.html", report=report, findings=findings, rows=rows, excluded=excluded, size=SIZE)
 

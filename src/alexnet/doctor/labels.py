@@ -18,6 +18,7 @@ from alexnet.doctor.duplicates import duplicate_ids
 from alexnet.doctor.findings import Example, Finding
 from alexnet.doctor.images import ImageDataset, ImageInfo
 from alexnet.errors import DataError, counted
+from alexnet.terminal import shorten
 
 MIN_TRAIN, MIN_TEST = 20, 10  # images of a class
 MAX_RATIO = 5.0  # times as many images in the largest class as in the smallest
@@ -86,7 +87,9 @@ def _titles(dataset: ImageDataset, mask: np.ndarray) -> list[str]:
 
 
 def _list(titles: list[str], counts: np.ndarray | None = None) -> str:
-    items = [f"{t!r}" + (f" ({counts[i]})" if counts is not None else "") for i, t in enumerate(titles[:8])]
+    items = [
+        f"{shorten(t, 200)!r}" + (f" ({counts[i]})" if counts is not None else "") for i, t in enumerate(titles[:8])
+    ]
     return ", ".join(items) + (f" and {len(titles) - 8} more classes" if len(titles) > 8 else "")
 
 

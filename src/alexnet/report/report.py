@@ -1,5 +1,6 @@
 """The report of a run: all sections of ``report.html``, gathered from the run, its bundle and its images."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from alexnet.explain.neighbors import Neighbors
 from alexnet.export.classifier import Classifier
 from alexnet.plots import explanations
 from alexnet.plots import explanations as saliency_plot
-from alexnet.plots.canvas import decimals
+from alexnet.plots.canvas import decimals, short_names
 from alexnet.plots.embedding import NeighborRow
 from alexnet.report import facts
 from alexnet.system import choose_device, temporary_folder
@@ -34,6 +35,7 @@ from alexnet.training.run_folder import note_test, of_bundle, own_store, read_st
 
 HIGH_CONFIDENCE = 0.9  # probability from which on a top-1 prediction counts as confident
 ECE_TOLERANCE = 0.02  # calibration error beyond chance up to which probabilities count as calibrated
+NAME_COLUMNS = 200  # of a class name
 FEW_IMAGES = 20  # images of a class below which its metrics are uncertain
 
 
@@ -175,6 +177,9 @@ def write_report(
     epochs = facts.epochs_of(run)
     classifier = Classifier.load(run, choose_device(device))
     bundle = classifier.bundle
+    if max(map(len, bundle.classes)) > NAME_COLUMNS:  # a name of 10,000 characters would fill pages
+        classifier.classes = tuple(short_names(bundle.classes, NAME_COLUMNS))
+        bundle = classifier.bundle = dataclasses.replace(bundle, classes=classifier.classes)
     opened = own_store(run, store)
     split = next((s for s in (opened.split("test"), opened.split("validation")) if len(s)), None)
     if split is None:
@@ -340,6 +345,7 @@ def _images(
     index, no_index = _index(run, classifier, store, quick, log, progress)
     rows = []
     if index is not None:
+        index.classes = classifier.classes
         rows = explanations.neighbor_rows(classifier, Samples.of_split(split, order[:NEIGHBOR_ROWS]), index)
     return {
         "images": _cards(classifier, Samples.of_split(split, order[:IMAGES])),
