@@ -145,7 +145,7 @@ def test_cells_are_no_formulas(start, printed):
         {"filename": name, "error": name},
         {"filename": 'a,"b"\n=1', "top_k": [{"label": "x=y", "score": 0.5}]},
     ]
-    _, out, _ = printed(lambda: predict.FORMATS["csv"](predictions, 1, None))
+    _, out, _ = printed(lambda: predict.FORMATS["csv"](predictions, 1, None, ()))
     rows = list(csv.reader(io.StringIO(out)))
     assert rows[1] == ["'" + printable(name), "1", "'" + printable(label), "0.500000", ""]
     assert rows[2][0] == rows[2][4] == "'" + printable(name)
@@ -160,7 +160,7 @@ def test_json_stays_json_in_every_encoding(printed):
 
     def words():
         with safe_output():
-            predict.FORMATS["json"](predictions, 1, None)
+            predict.FORMATS["json"](predictions, 1, None, ())
 
     assert json.loads(printed(words)[1]) == predictions
 

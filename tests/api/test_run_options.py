@@ -95,7 +95,7 @@ def test_groups_layout_and_truncated_images_are_as_in_training(images, tmp_path)
 
 
 def test_recorded_words_are_read_again_and_own_options_win(tmp_path):
-    layout = LayoutOptions("leaves", ("a b", "--c"), "file", "kind", "-")
+    layout = LayoutOptions("leaves", ("a b", "--c"), "file", "kind", "-", recorded=True)
     every = DataOptions(
         tmp_path / "root",
         group_column="patient",

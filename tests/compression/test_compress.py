@@ -207,22 +207,22 @@ def test_a_loss_that_can_not_be_kept_is_said(run, tmp_path, monkeypatch):
 
 
 def test_without_an_option_a_size_that_costs_too_much_is_not_kept(run, tmp_path, monkeypatch, capsys):
-    """Without learning every size costs more than the limit of 1 point: refused. A limit of 5 points backs off."""
-    monkeypatch.setattr(compression, "DEFAULT_RATIOS", (1000, 12, 2))
+    """Without learning every size costs more than the limit of 1 point: refused. A limit of 3 points backs off."""
+    monkeypatch.setattr(compression, "DEFAULT_RATIOS", (1000, 8, 2))
     words = ["compress", str(run), "-o", str(tmp_path / "out"), "--tune-epochs", "0", "--lr", "1e-9"]
     words += ["--epochs", "1"]
     assert cli.run(words) == 1
     assert "deep loses more than 1 points of validation accuracy at any size tried" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(compression, "DEFAULT_MAX_DROP", 5.0)
+    monkeypatch.setattr(compression, "DEFAULT_MAX_DROP", 3.0)
     assert cli.run(words) == 0
     out, err = capsys.readouterr()
     assert "1000 times smaller is not possible" in err
-    assert "12 times smaller loses" in err
+    assert "8 times smaller loses" in err
     written = json.loads((tmp_path / "out" / "compression.json").read_text())
-    assert written["max_accuracy_drop"] == 5.0
-    assert 0 < written["points_lost"] <= 5.0
-    assert "at most 5 allowed" in out
+    assert written["max_accuracy_drop"] == 3.0
+    assert 0 < written["points_lost"] <= 3.0
+    assert "at most 3 allowed" in out
 
 
 @pytest.mark.parametrize(("method", "least"), [("int8", 3.5), ("int4", 6.0)])

@@ -197,4 +197,4 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved(digits, network, most, m
             predict_split(network, split, normalization, **sizes)
         return
     found = predict_split(network, split, normalization, **sizes).log_probabilities
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)  # the sums of a batch depend on its size
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)  # the sums of a batch depend on its size

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import alexnet
-from alexnet.errors import BundleError, RecipeError
+from alexnet.errors import BundleError, DataError, RecipeError
 from alexnet.export.classifier import Classifier
 from alexnet.export.hub import FILES
 from alexnet.system import choose_device
@@ -91,9 +91,11 @@ def test_errors_are_one_line(cifar, hub, monkeypatch):
     with pytest.raises(BundleError, match=r"could not be pushed .*401 Client Error Invalid username") as pushed:
         Classifier(cifar).push_to_hub("me/digits", token="wrong")
     assert "\n" not in str(caught.value) + str(pushed.value)
-    for name in ("../nowhere", "/nowhere", "a/b/c", ""):
+    for name in ("../nowhere", "/nowhere", "a/b/c"):
         with pytest.raises(BundleError, match=r"there is no folder|holds no bundle"):
             alexnet.from_pretrained(name)
+    with pytest.raises(DataError, match="a path is empty"):
+        alexnet.from_pretrained("")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(BundleError, match=r"needs huggingface_hub; must be installed; pip install 'alexnet\[hub\]'"):
         alexnet.from_pretrained("me/digits")
