@@ -354,7 +354,7 @@ def test_an_empty_name_is_no_data():
         train.parse([""])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_every_spelling_of_the_same_options_gives_the_same_run(data):
     options = data.draw(st.lists(st.sampled_from(list(_SPELLED)), unique_by=lambda o: o[0].removeprefix("--no-")))

@@ -129,6 +129,7 @@ export(Bundle.load(sys.argv[1]), path, format="openvino")
 """
 
 
+@pytest.mark.slow
 def test_a_kill_never_leaves_an_openvino_file_with_the_weights_of_another(digits, tmp_path):
     pytest.importorskip("openvino")
     bundle, path = make_bundle(digits, "lenet5"), tmp_path / "net.xml"

@@ -94,6 +94,7 @@ def test_towers_apart_are_refused():
         Layout("towers").check(None, recipe)
 
 
+@pytest.mark.slow
 def test_it_learns_from_batches_of_a_third_of_all_images(tmp_path):
     """The paper's rule with its rate scaled comes to 87 %, unscaled to 89 %, LARS to 98 % (docs/log.md)."""
     recipe = get_recipe("lenet5").replace(
