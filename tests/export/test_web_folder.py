@@ -22,6 +22,7 @@ from PIL import Image
 from torch import nn
 
 from alexnet.bundle import Bundle, ReferenceSample
+from alexnet.data.cache import Cache
 from alexnet.data.decode import decode, encode_jpeg, encode_png
 from alexnet.errors import BundleError
 from alexnet.explain.saliency import occlusion
@@ -113,7 +114,7 @@ def png() -> bytes:
 
 @pytest.fixture(scope="module")
 def runtime() -> Path | None:
-    cached = cache_folder() / "remote" / web_folder.RUNTIME_SHA256
+    cached = cache_folder() / "remote" / f"{web_folder.RUNTIME_SHA256}.shard"
     path = Path(os.environ["ALEXNET_ORT_WEB"]) if "ALEXNET_ORT_WEB" in os.environ else cached
     return path if path.exists() else None
 
@@ -185,7 +186,7 @@ def test_what_can_not_be_exported(saved_bundle, tmp_path, monkeypatch):
         raise urllib.error.URLError("Name or service not known")
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("alexnet.data.cache._default", [Cache(tmp_path / "cache")])
     with pytest.raises(BundleError, match=r"can not be downloaded \(Name or .*npm pack .*-web@.*--runtime FILE\.tgz"):
         web_folder.runtime_files()
     for options in ({"format": "web", "input": "decoded"}, {"runtime": tmp_path}):

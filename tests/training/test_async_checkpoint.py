@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import shutil
 import signal
@@ -105,7 +106,8 @@ def test_stopped_at_every_kind_of_step_and_gone_on_with(steps, whole, digits, tm
 @pytest.mark.parametrize("where", ["validation", "a save", "the last save"])
 def test_a_signal_at_a_bad_moment(where, whole, digits, tmp_path, monkeypatch):
     """While it validates, or while a checkpoint is written: the run stops after that, saved once, and can go on."""
-    folder, evaluate, write = tmp_path / "run", loop.evaluate, checkpoint.save
+    folder, evaluate, write, step = tmp_path / "run", loop.evaluate, checkpoint.save, loop.train_step
+    raised, steps = threading.Event(), itertools.count(1)
 
     def validating(*given, **named):
         if where == "validation":
@@ -116,11 +118,18 @@ def test_a_signal_at_a_bad_moment(where, whole, digits, tmp_path, monkeypatch):
         if path.name == {"a save": checkpoint.name_of(14), "the last save": checkpoint.name_of(21)}.get(where):
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
+            raised.set()
         write(path, content)
+
+    def stepping(*given, **named):
+        if next(steps) == 16 and where == "a save":  # that save may be late, but not after the end of the run
+            assert raised.wait(600)
+        return step(*given, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "evaluate", validating)
         patch.setattr(checkpoint, "save", writing)
+        patch.setattr(loop, "train_step", stepping)
         if where == "the last save":  # the run is over: nothing is left to stop
             api.train(digits.path, RECIPE, folder, device="cpu")
         else:
