@@ -67,6 +67,7 @@ def run(argv: list[str]) -> int:
     from alexnet.experiments.sweep import SweepConfig, read_space, run_sweep
     from alexnet.training.defaults import default_recipe
     from alexnet.training.finetune import initial_weights
+    from alexnet.training.time_budget import with_epochs
 
     config = SweepConfig(read_space(args.space), budget, args.trials, args.finalists, args.seeds)
     choose_cache(args.source.cache, args.source.cache_gb)
@@ -74,7 +75,7 @@ def run(argv: list[str]) -> int:
     weights = initial_weights(args.data, args.recipe, args.init_from, changes, layer_file=False)
     base = default_recipe(args.data, args.recipe, args.model, weights.pretrained)
     if args.epochs:
-        base = base.replace(epochs=args.epochs, warmup_epochs=min(base.warmup_epochs, args.epochs / 10))
+        base = with_epochs(base, args.epochs)
     folder = args.output_dir or Path("runs") / "sweep" / display_name(args.data)
     options = data_options(args.source)
     options.log_line(f"initial weights: {weights.why}")

@@ -1,6 +1,5 @@
 """The stages of a compression: quantization, retraining, and what is measured after each stage."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from alexnet.errors import Interrupted
 from alexnet.evaluation.evaluate import predict_split
 from alexnet.evaluation.metrics import Scores
 from alexnet.export import classifier
-from alexnet.loader.loader import Loader
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe, from_dict
 from alexnet.training import loop, runtime
@@ -26,7 +24,7 @@ from alexnet.training.finetune import of_bundle
 from alexnet.training.logger import RunLogger
 from alexnet.training.loop import Training
 from alexnet.training.optim import WeightConstraint
-from alexnet.training.run import normalization_for
+from alexnet.training.run import training_loader
 from alexnet.training.state import State
 
 Method = Literal["deep", "int8", "int4"]
@@ -120,17 +118,7 @@ def retrain(
     start = of_bundle(bundle, "the bundle", "")
     state = State(recipe, store, device, start)
     state.constraint = held
-    network = state.network
-    normalization = dataclasses.replace(normalization_for(store, recipe, network.image_size), **state.preprocessing)
-    loader = Loader(
-        store.split("train"),
-        recipe,
-        normalization,
-        image_size=network.image_size,
-        channels=network.in_channels,
-        device=device,
-        num_workers=workers,
-    )
+    loader, normalization = training_loader(state, store, workers)
     folder.mkdir(parents=True, exist_ok=True)
     with runtime.cpu_settings(recipe), RunLogger(folder, quiet=quiet) as journal, runtime.stop_on_signals() as stop:
         journal.event("started", epochs=recipe.epochs, lr=recipe.lr, dropout=recipe.dropout)

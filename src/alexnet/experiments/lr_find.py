@@ -6,7 +6,7 @@ loss follows the rate with some delay, so at the lowest loss the rate is already
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from alexnet.data.sources.options import DataOptions
 from alexnet.errors import RecipeError
-from alexnet.loader.loader import Batch, Loader
 from alexnet.recipe import Recipe
 from alexnet.system import choose_device
 from alexnet.training import loop, runtime
 from alexnet.training.finetune import PretrainedWeights
-from alexnet.training.run import normalization_for
+from alexnet.training.run import training_loader
 from alexnet.training.run_data import open_store
 from alexnet.training.state import State
+from alexnet.training.time_budget import endless_batches
 
 SMOOTHING = 0.9  # weight of the earlier losses in the moving average
 DIVERGED = 4.0  # the test ends where the smoothed loss is this many times the lowest
@@ -111,16 +111,8 @@ def find_lr(
     with runtime.cpu_settings(recipe):
         state = State(recipe, store, chosen, init_from)
         network = state.network.train()
-        loader = Loader(
-            store.split("train"),
-            recipe,
-            normalization_for(store, recipe, network.image_size),
-            image_size=network.image_size,
-            channels=network.in_channels,
-            device=chosen,
-            num_workers=num_workers,
-        )
-        batches = _batches(loader, recipe.crop_size(0, network.image_size))
+        loader, _ = training_loader(state, store, num_workers)
+        batches = endless_batches(loader, recipe.crop_size(0, network.image_size))
         for rate in rates.tolist():
             state.schedule.recipe = recipe.replace(lr=rate)
             loss, _ = loop.train_step(state, next(batches))
@@ -146,14 +138,6 @@ def find_lr(
     )
     _draw(result, recipe, store.name, suggestion)
     return result
-
-
-def _batches(loader: Loader, size: int) -> Iterator[Batch]:
-    """Batches with crops of ``size`` pixels, epoch after epoch."""
-    epoch = 0
-    while True:
-        yield from loader.epoch(epoch, 0, size)
-        epoch += 1
 
 
 def smooth(losses: Sequence[float]) -> NDArray[np.float64]:

@@ -95,6 +95,31 @@ def normalization_for(store: Store, recipe: Recipe, image_size: int) -> Normaliz
     )
 
 
+def training_loader(state: State, store: Store, workers: int = 1, **options: Any) -> tuple[Loader, Normalization]:
+    """The loader of the training split for the network of ``state``, and the normalization that its weights expect.
+
+    Args:
+        state: The training, with its recipe and device.
+        store: The data set.
+        workers: Data-loading threads.
+        **options: Further arguments of :class:`Loader`.
+    """
+    network = state.network
+    normalization = normalization_for(store, state.recipe, network.image_size)
+    normalization = dataclasses.replace(normalization, **state.preprocessing)
+    loader = Loader(
+        store.split("train"),
+        state.recipe,
+        normalization,
+        image_size=network.image_size,
+        channels=network.in_channels,
+        device=state.device,
+        num_workers=workers,
+        **options,
+    )
+    return loader, normalization
+
+
 def train_run(
     recipe: Recipe,
     store: Store,
@@ -138,16 +163,10 @@ def train_run(
         state.restore(path, content)
     elif resume and world.is_main:
         discard_record(folder)
-    network = state.network
-    normalization = dataclasses.replace(normalization_for(store, recipe, network.image_size), **state.preprocessing)
-    loader = Loader(
-        store.split("train"),
-        recipe,
-        normalization,
-        image_size=network.image_size,
-        channels=network.in_channels,
-        device=device,
-        num_workers=workers,
+    loader, normalization = training_loader(
+        state,
+        store,
+        workers,
         validation=store.split("validation"),
         shard=lambda total: Shard(images=world.image_rows(total), labels=world.label_rows(total)),
     )

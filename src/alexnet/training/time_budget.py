@@ -22,7 +22,7 @@ from alexnet.recipe import Recipe
 from alexnet.terminal import format_duration
 from alexnet.training import loop, runtime
 from alexnet.training.finetune import PretrainedWeights
-from alexnet.training.run import normalization_for
+from alexnet.training.run import normalization_for, training_loader
 from alexnet.training.state import State
 
 MAX_EPOCHS = 90  # as in the paper; a network may need less than its share of time
@@ -187,14 +187,7 @@ def measure_training(
         # 0 epochs are not a schedule; the speed does not depend on their number.
         state = State(recipe if recipe.epochs else with_epochs(recipe, 1), store, device, start, files)
         network = state.network
-        loader = Loader(
-            store.split("train"),
-            recipe,
-            normalization_for(store, recipe, network.image_size),
-            image_size=network.image_size,
-            channels=network.in_channels,
-            device=device,
-        )
+        loader, _ = training_loader(state, store)
         initialization = time.perf_counter() - started
         sizes = sorted({network.image_size, recipe.progressive_size or network.image_size})
         per_image = [_train_seconds(state, loader, size) for size in sizes if size <= network.image_size]
@@ -206,7 +199,7 @@ def measure_training(
 
 def _train_seconds(state: State, loader: Loader, size: int) -> float:
     """Median seconds per training image with crops of ``size`` pixels."""
-    batches = _endless(loader, size)
+    batches = endless_batches(loader, size)
     state.network.train()
     loop.train_step(state, next(batches))
     per_image: list[float] = []
@@ -223,7 +216,8 @@ def _train_seconds(state: State, loader: Loader, size: int) -> float:
     return median(per_image)  # other programs on the machine disturb single steps
 
 
-def _endless(loader: Loader, size: int) -> Iterator[Batch]:
+def endless_batches(loader: Loader, size: int) -> Iterator[Batch]:
+    """Batches of one epoch after the other, with crops of ``size`` pixels."""
     epoch = 0
     while True:
         yield from loader.epoch(epoch, 0, size)

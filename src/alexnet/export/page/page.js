@@ -232,13 +232,13 @@ function showPredictions() {
 // The crop that the network receives
 function showImage() {
   const stored = meta.stored_size, side = Math.min(meta.image_size, stored), start = Math.floor((stored - side) / 2);
-  const canvas = get("image"), picture = new ImageData(side, side);
+  const canvas = get("image"), imageData = new ImageData(side, side);
   canvas.width = canvas.height = side;
   for (let i = 0; i < side * side; i++) {
     const at = 3 * ((start + Math.floor(i / side)) * stored + start + (i % side));
-    picture.data.set([images[at], images[at + 1], images[at + 2], 255], 4 * i);
+    imageData.data.set([images[at], images[at + 1], images[at + 2], 255], 4 * i);
   }
-  canvas.getContext("2d").putImageData(picture, 0, 0);
+  canvas.getContext("2d").putImageData(imageData, 0, 0);
   get("overlay").hidden = true;
   get("occlusion-note").textContent = "";
 }
@@ -281,11 +281,11 @@ async function showOcclusion() {
   const map = await occlude((done) => (get("occlusion-note").textContent = `${done} %`));
   get("occlude").disabled = false;
   if (!map) return;
-  const size = meta.image_size, canvas = get("overlay"), picture = new ImageData(size, size);
+  const size = meta.image_size, canvas = get("overlay"), imageData = new ImageData(size, size);
   const most = map.reduce((a, b) => Math.max(a, b), 0);
   canvas.width = canvas.height = size;
-  map.forEach((fall, i) => (picture.data[4 * i + 3] = 190 * (1 - (most > 0 ? Math.max(fall, 0) / most : 0))));
-  canvas.getContext("2d").putImageData(picture, 0, 0);
+  map.forEach((fall, i) => (imageData.data[4 * i + 3] = 190 * (1 - (most > 0 ? Math.max(fall, 0) / most : 0))));
+  canvas.getContext("2d").putImageData(imageData, 0, 0);
   canvas.hidden = false;
   const name = plain(meta.classes[best()[0]]);
   get("occlusion-note").textContent =
@@ -366,14 +366,14 @@ function mosaic(n, height, width, paint, label, first) {
   canvas.height = lines * (height + gap) - gap;
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", label);
-  const picture = new ImageData(canvas.width, canvas.height);
+  const imageData = new ImageData(canvas.width, canvas.height);
   for (let tile = 0; tile < n; tile++)
     for (let y = 0; y < height; y++)
       for (let x = 0; x < width; x++) {
         const [left, top] = [(tile % columns) * (width + gap) + x, Math.floor(tile / columns) * (height + gap) + y];
-        picture.data.set([...paint(tile, y, x), 255], 4 * (top * canvas.width + left));
+        imageData.data.set([...paint(tile, y, x), 255], 4 * (top * canvas.width + left));
       }
-  canvas.getContext("2d").putImageData(picture, 0, 0);
+  canvas.getContext("2d").putImageData(imageData, 0, 0);
   box.style.width = `${Math.max(canvas.width * (canvas.width < 120 ? 6 : 1.5), 160)}px`;
   box.append(canvas);
   if (first !== undefined) Object.assign(box, { tiles: { n, height, width, gap, columns, first, canvas } });
