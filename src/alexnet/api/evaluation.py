@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,8 +128,7 @@ def _evaluate_one(classifier: Classifier, split: Split, crops: int) -> Scores:
         crops=crops,
         device=classifier.device,
     )
-    if not math.isfinite(scores.loss):  # finite weights can still be too large for float32
-        raise BundleError(f"{bundle.network.name} computes values that are NaN or Inf", "", "use another copy")
+    evaluation.refuse_nonfinite(scores.loss, bundle.network.name)
     return scores
 
 

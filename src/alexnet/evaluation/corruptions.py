@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from alexnet.data import decode
 from alexnet.data.store import Split
-from alexnet.errors import BundleError, DataError
-from alexnet.evaluation.evaluate import log_probabilities
+from alexnet.errors import DataError
+from alexnet.evaluation.evaluate import log_probabilities, refuse_nonfinite
 from alexnet.evaluation.intervals import Estimate, bootstrap, estimate, percentile_interval
 from alexnet.loader.augmentation import Normalization, center_crops
 from alexnet.loader.loader import to_device
@@ -347,8 +347,7 @@ def corruption_errors(
         log_probs = log_probabilities(
             network, torch.from_numpy(images).to(device), normalization, image_size=size, channels=network.in_channels
         )
-        if not torch.isfinite(log_probs).all():  # finite weights can still be too large for float32
-            raise BundleError(f"{network.name} computes values that are NaN or Inf", "", "use another copy")
+        refuse_nonfinite(log_probs, network.name)
         results[row] = log_probs.argmax(1).cpu().numpy() != split.labels[index]
         if progress is not None:
             progress(row + 1, len(indices))

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet.data.store import Split
-from alexnet.errors import BundleError, DataError
-from alexnet.evaluation.evaluate import images_per_batch, predict_batches
+from alexnet.errors import DataError
+from alexnet.evaluation.evaluate import images_per_batch, predict_batches, refuse_nonfinite
 from alexnet.evaluation.metrics import MetricAccumulator, Scores
 from alexnet.loader.augmentation import Normalization
 
@@ -148,8 +148,7 @@ def _predict_batches(
     for batches in zip(*passes, strict=True):
         log_probs, indices = torch.stack([log_probs for log_probs, _ in batches]), batches[0][1]
         for member, values in zip(members, log_probs, strict=True):
-            if not torch.isfinite(values).all():  # finite weights can still be too large for float32
-                raise BundleError(f"{member.name} computes values that are NaN or Inf", "", "use another copy")
+            refuse_nonfinite(values, member.name)
         yield log_probs, torch.from_numpy(members[0].split.labels[indices]), torch.from_numpy(indices)
 
 

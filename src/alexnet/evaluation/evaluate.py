@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet.data.store import Split
-from alexnet.errors import DataError, no_memory
+from alexnet.errors import BundleError, DataError, no_memory
 from alexnet.evaluation.metrics import MetricAccumulator, Scores
 from alexnet.kernels import native_kernels
 from alexnet.loader import augmentation
@@ -25,6 +26,12 @@ from alexnet.loader.loader import sequential_batches, to_device
 from alexnet.models.network import Network
 from alexnet.models.summary import work
 from alexnet.terminal import Progress
+
+
+def refuse_nonfinite(values: Tensor | NDArray[np.floating[Any]] | float, name: str) -> None:
+    """Raise BundleError if the network ``name`` computed NaN or Inf: finite weights can be too large for float32."""
+    if not torch.isfinite(torch.as_tensor(values)).all():
+        raise BundleError(f"{name} computes values that are NaN or Inf", "", "use another copy")
 
 
 def inputs_of(network: Network, images: NDArray[np.uint8], normalization: Normalization) -> Tensor:

@@ -25,6 +25,7 @@ from alexnet.evaluation.evaluate import (
     inputs_of,
     log_probabilities,
     predict_split,
+    refuse_nonfinite,
 )
 from alexnet.export import hub
 from alexnet.export.prediction import ImageInput, Prediction, as_pixels, best, named
@@ -184,7 +185,7 @@ class Classifier:
 
     def _embed(self, stored: NDArray[np.uint8]) -> NDArray[np.float32]:
         features = features_of(self.network, stored, self.normalization)
-        self._refuse_nan(features)
+        refuse_nonfinite(features, self.network.name)
         return features
 
     def inputs(self, images: ImageInput | Sequence[ImageInput]) -> torch.Tensor:
@@ -207,13 +208,8 @@ class Classifier:
             crops=crops,
         )
         probabilities: NDArray[np.float32] = calibrated(result, self.bundle.temperature).exp().cpu().numpy()
-        self._refuse_nan(probabilities)
+        refuse_nonfinite(probabilities, self.network.name)
         return probabilities
-
-    def _refuse_nan(self, values: NDArray[np.float32]) -> None:
-        """Raise BundleError for NaN or Inf: finite weights can still be too large for float32."""
-        if not np.isfinite(values).all():
-            raise BundleError(f"{self.network.name} computes values that are NaN or Inf", "", "use another copy")
 
     def _batches(
         self, images: ImageInput | Sequence[ImageInput], size: int, crops: int = 1
@@ -255,7 +251,7 @@ class Classifier:
             crops=crops,
             device=self.device,
         )
-        self._refuse_nan(predictions.log_probabilities)
+        refuse_nonfinite(predictions.log_probabilities, self.network.name)
         return predictions
 
     def predict_reference(self, reference: ReferenceSample) -> ReferenceSample:

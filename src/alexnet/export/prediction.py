@@ -59,10 +59,10 @@ def best(
     from this probability on.
     """
     order = np.argsort(-row, kind="stable")
-    shown = order[: max(1, top)]
+    first = order[: max(1, top)]
     unknown = None if confidence_threshold is None else float(row[order[0]]) < confidence_threshold
     sets = None if limits is None else tuple(classes[k] for k in order if row[k] >= limits[k])
-    return Prediction(name, tuple((classes[k], float(row[k])) for k in shown), unknown, sets)
+    return Prediction(name, tuple((classes[k], float(row[k])) for k in first), unknown, sets)
 
 
 def check_threshold(below: float | None, target: float | None) -> None:

@@ -198,27 +198,27 @@ def risk_coverage_figure(curve: RiskCoverage, marked: Sequence[SelectiveMetrics]
     return fig
 
 
-def draw_roc(shown: Sequence[Curves], path: Path | str, classes: int = 2) -> Path:
+def draw_roc(chosen: Sequence[Curves], path: Path | str, classes: int = 2) -> Path:
     """Draw the ROC and precision-recall curves of some of ``classes`` classes to a PNG. Raises DataError for none."""
-    return canvas.save(roc_figure(shown, classes), path)
+    return canvas.save(roc_figure(chosen, classes), path)
 
 
-def roc_figure(shown: Sequence[Curves], classes: int = 2) -> "Figure":
+def roc_figure(chosen: Sequence[Curves], classes: int = 2) -> "Figure":
     """The figure, before it is saved."""
-    if not shown:
+    if not chosen:
         raise DataError("ROC curves of no class", "a class with images, and images of other classes")
-    fig = canvas.new_figure(9.6, 4.9 + 0.18 * len(shown))
+    fig = canvas.new_figure(9.6, 4.9 + 0.18 * len(chosen))
     colors = (canvas.BLUE, canvas.VERMILION, canvas.GREEN, canvas.SKY)
     panels: list[Axes] = [canvas.plain(axes) for axes in fig.subplots(1, 2)]
-    names = canvas.short_names([one.name for one in shown], 24)
-    for one, class_name, color in zip(shown, names, colors, strict=False):
+    names = canvas.short_names([one.name for one in chosen], 24)
+    for one, class_name, color in zip(chosen, names, colors, strict=False):
         for axes, curve, name in ((panels[0], one.roc, "AUROC"), (panels[1], one.precision_recall, "AP")):
             area = curve.area
             label = f"{class_name}: {name} {100 * area.value:.1f} % ({interval(area.low, area.high)})"
             low, high = (100 * np.array(side) for side in (curve.low, curve.high))
             axes.fill_between(100 * GRID, low, high, color=color, alpha=0.15, linewidth=0, step="post")
             axes.plot([100 * x for x in curve.x], [100 * y for y in curve.y], color=color, linewidth=1.7, label=label)
-        own = color if len(shown) > 1 else canvas.GRAY
+        own = color if len(chosen) > 1 else canvas.GRAY
         panels[1].axhline(100 * one.prevalence, color=own, linewidth=1, linestyle="--")
     roc, precision = panels
     roc.plot([0, 100], [0, 100], color=canvas.GRAY, linewidth=1, linestyle="--")
@@ -232,7 +232,7 @@ def roc_figure(shown: Sequence[Curves], classes: int = 2) -> "Figure":
         axes.set_xlim(-1, 101)
         axes.set_ylim(-1, 102)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8, frameon=False)
-    some = f"the {len(shown)} of {classes} classes with the lowest AUROC; " if classes > max(2, len(shown)) else ""
+    some = f"the {len(chosen)} of {classes} classes with the lowest AUROC; " if classes > max(2, len(chosen)) else ""
     fig.supxlabel(f"{some}band: pointwise 95 % CI; dashed: chance", size=8, color=canvas.GRAY)
     return fig
 
