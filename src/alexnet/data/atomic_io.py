@@ -47,6 +47,11 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)  # frees space on a full disk
         raise
+    remove_leftovers(path)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete the temporary files of killed processes that were writing ``path``; those of living ones are locked."""
     for leftover in path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
         with suppress(OSError), open_regular(leftover) as file:
             # Empty: of a process that may not have locked it yet.

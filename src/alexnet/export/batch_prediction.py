@@ -7,7 +7,6 @@ batch then has the images that it would have had, the results are bit for bit th
 
 import csv
 import fcntl
-import glob
 import io
 import itertools
 import json
@@ -25,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data import resize
-from alexnet.data.atomic_io import atomic_write, sha256_of
+from alexnet.data.atomic_io import atomic_write, remove_leftovers, sha256_of
 from alexnet.data.remote import is_address, local_path
 from alexnet.data.shards import map_in_order, ray_cluster
 from alexnet.data.sources.unlabeled import UnlabeledImage, UnlabeledImages
@@ -394,8 +393,7 @@ class _Journal:
                 raise RunError(f"{path}: another process writes it", "one process at a time", "wait for it") from error
             if not os.fstat(descriptor).st_nlink:  # another process finished meanwhile
                 raise exists
-            for leftover in output.parent.glob(f"{glob.escape(output.name)}.{'[0-9a-f]' * 8}.tmp"):
-                leftover.unlink()  # of a process that was killed while it converted the results
+            remove_leftovers(output)  # of a process that was killed while it converted the results
             yield cls(output, path, descriptor)
         finally:
             if not os.fstat(descriptor).st_size:
