@@ -8,7 +8,8 @@
     ├── BundleError       a trained classifier is damaged or does not fit
     ├── CheckpointError   a checkpoint is damaged or belongs to another run
     ├── RunError          a run directory cannot be used
-    ├── TrainingError     training failed: a non-finite loss, out of memory
+    ├── TrainingError     training failed: out of memory, a lost process
+    │   └── DivergedError the loss became NaN or Inf
     ├── ServerError       a server cannot start
     └── Interrupted       a signal stopped training; the run was saved and can be resumed
 
@@ -66,7 +67,11 @@ class RunError(AlexNetError):
 
 
 class TrainingError(AlexNetError):
-    """Training failed: a non-finite loss, out of memory."""
+    """Training failed: out of memory, a lost process, a non-finite loss."""
+
+
+class DivergedError(TrainingError):
+    """The loss of a training became NaN or Inf, and stayed so."""
 
 
 class ServerError(AlexNetError):

@@ -16,10 +16,11 @@ from alexnet.compression.deep import DeepCompression
 from alexnet.data.atomic_io import sha256_of
 from alexnet.data.run_file import write_run_file
 from alexnet.data.store_backend import fingerprint_of
-from alexnet.errors import AlexNetError, BundleError, RecipeError
+from alexnet.errors import AlexNetError, BundleError, RecipeError, TrainingError
 from alexnet.export.classifier import Classifier
 from alexnet.recipe import get_recipe
 from alexnet.schema import checksum_of
+from alexnet.training import loop
 
 QUICK = api.CompressionOptions(epochs=3, tune_epochs=1)
 
@@ -311,6 +312,26 @@ def test_a_signal_leaves_nothing_behind(run, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train_step", interrupted)
     with pytest.raises(Interrupted, match="nothing was kept"):
         api.compress(run, tmp_path / "out", target_size=60_000, compression_options=QUICK, device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fault", ["nan", "memory"])
+def test_a_training_that_fails_names_no_file_that_is_deleted(run, tmp_path, monkeypatch, capsys, fault):
+    """Its hint is for ``compress``, which has neither a checkpoint nor --batch-size."""
+
+    def failed(state, batch):
+        if fault == "nan":
+            return float("nan"), 0
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(loop, "train_step", failed)
+    with pytest.raises(TrainingError) as caught:
+        api.compress(run, tmp_path / "out", target_size=60_000, compression_options=QUICK, device="cpu")
+    message = str(caught.value)
+    assert message.startswith("retraining: ") and message.endswith("; nothing was kept")
+    assert ("lower --lr (now " if fault == "nan" else "; close other programs") in message
+    printed = message + capsys.readouterr().err
+    assert ".partial" not in printed and "--batch-size" not in printed and "--resume" not in printed
     assert not list(tmp_path.iterdir())
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from alexnet import cli
 from alexnet.api import DataOptions
-from alexnet.errors import Interrupted, RecipeError, RunError
+from alexnet.errors import Interrupted, RecipeError, RunError, TrainingError
 from alexnet.experiments import sweep
+from alexnet.experiments.runner import get_or_train
 from alexnet.experiments.sweep import Dimension, SweepConfig, read_space, run_sweep
 from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import loop
@@ -150,6 +151,35 @@ def test_a_budget_too_short_for_the_finals_is_refused_after_the_first_trial(digi
         run_sweep(
             str(digits.path), BASE, SweepConfig(read_space(space), 600), tmp_path / "s", DataOptions(), device="cpu"
         )
+
+
+def test_no_memory_is_no_error_rate(digits, space, tmp_path, monkeypatch):
+    """A trial that needs too much memory fails; the next one is tried, and nothing says that it diverged."""
+    whole, calls = loop.train_step, []
+
+    def once(state, batch):
+        calls.append(state)
+        if len(calls) == 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return whole(state, batch)
+
+    monkeypatch.setattr(loop, "train_step", once)
+    log: list[str] = []
+    config = SweepConfig(read_space(space), 3600, trials=1, finalists=1, seeds=1)
+    result = run_sweep(str(digits.path), BASE, config, tmp_path / "s", DataOptions(log=log.append), device="cpu")
+    assert [trial.number for trial in result.trials] == [1]
+    assert any(line.startswith("trial 0: ") and "failed: 2.00 GiB of memory could not" in line for line in log)
+    assert not list(tmp_path.rglob("diverged.json"))
+
+    def always(state, batch):
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "train_step", always)
+    with pytest.raises(
+        TrainingError, match=r"memory could not be .*; close other programs; the same command continues$"
+    ):
+        get_or_train(sweep.Job("", BASE.replace(seed=9)), digits, tmp_path / "t" / "x", device="cpu", num_workers=0)
+    assert not list(tmp_path.rglob("diverged.json"))
 
 
 def test_the_command(swept, space, digits, tmp_path, capsys):

@@ -96,7 +96,7 @@ def test_classes_in_another_order_are_found_by_their_probabilities(cifar, tmp_pa
 
 def test_no_reference_images(cifar, tmp_path):
     dataclasses.replace(cifar, reference_samples=()).save(tmp_path / "bundle")
-    assert "has no reference images; must be at least one; give --against BUNDLE" in failure(tmp_path / "bundle")
+    assert "has no reference images; must be at least one; give --against RUN" in failure(tmp_path / "bundle")
 
 
 # Servers

@@ -5,12 +5,15 @@ ALEXNET_ORT_WEB, a folder or FILE.tgz. They are skipped without it. With ALEXNET
 ALEXNET_PAGE_IMAGE, ``-k screenshots`` writes docs/images/browser.png.
 """
 
+import copy
+import dataclasses
 import functools
 import gzip
 import http.server
 import io
 import json
 import os
+import shutil
 import threading
 import urllib.error
 from pathlib import Path
@@ -21,6 +24,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from alexnet import cli
 from alexnet.bundle import Bundle, ReferenceSample
 from alexnet.data.cache import Cache
 from alexnet.data.decode import decode, encode_jpeg, encode_png
@@ -29,6 +33,7 @@ from alexnet.explain.saliency import occlusion
 from alexnet.export import web_folder
 from alexnet.export.classifier import Classifier
 from alexnet.export.export import export_model
+from alexnet.export.verify import verify
 from alexnet.loader.augmentation import Normalization
 from alexnet.models.comparisons import TowerLinear
 from alexnet.models.layers import (
@@ -368,6 +373,62 @@ def test_what_goes_wrong_is_one_clear_sentence(browser, address, folder, png, tm
     page.route("**/model.onnx.gz", lambda route: route.fulfill(status=404))
     page.reload()
     page.locator("#problem", has_text="model.onnx.gz can not be loaded; copy the whole folder").wait_for()
+
+
+def test_verify_compares_the_folder_with_the_bundle(bundle, folder, tmp_path, capsys):
+    saved, copied = bundle.save(tmp_path / "bundle"), Path(shutil.copytree(folder, tmp_path / "web"))
+    assert cli.run(["verify", str(copied), "--against", str(saved), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["kind"], result["limit"]) == ("web", 0.25) and result["images"] > 1 and result["max_abs_diff"] < 1e-5
+    with pytest.raises(BundleError, match=r"has no reference images; .*give --against RUN"):
+        verify(copied)
+    other = dataclasses.replace(bundle, classes=("dog", *CLASSES[:2])).save(tmp_path / "other")
+    with pytest.raises(BundleError, match="has its classes in another order"):
+        verify(copied, other)
+    network = copy.deepcopy(bundle.network)
+    network.get_submodule("fc8").weight.data[0] *= -1
+    other = dataclasses.replace(bundle, network=network).save(tmp_path / "weights")
+    with pytest.raises(BundleError, match=r"differs by 0\.\d+ in a probability; must be at most 0\.25"):
+        verify(copied, other)
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "model.onnx.gz", "page.js"])
+def test_verify_names_the_file_of_the_folder_that_has_changed(bundle, folder, tmp_path, name):
+    copied = Path(shutil.copytree(folder, tmp_path / "web"))
+    data = (copied / name).read_bytes()
+    for place in (0, len(data) // 2, len(data) - 3):
+        (copied / name).write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(BundleError, match="web is damaged: ") as caught:
+            verify(copied, "nothing")
+        assert name in str(caught.value) or name == "metadata.json"
+    (copied / name).unlink()
+    with pytest.raises(BundleError):
+        verify(copied, "nothing")
+
+
+def test_verify_reads_nothing_outside_of_the_folder_and_no_bomb(folder, tmp_path, monkeypatch):
+    copied = Path(shutil.copytree(folder, tmp_path / "web"))
+    metadata = json.loads((copied / "metadata.json").read_text())
+
+    def sealed(**changes):
+        changed = metadata | changes
+        (copied / "metadata.json").write_text(json.dumps(changed | {"checksum": checksum_of(changed)}))
+
+    for name in ("../secret", "/dev/zero", "page.js/../page.js"):
+        sealed(sha256=metadata["sha256"] | {name: "0" * 64})
+        with pytest.raises(BundleError, match="lists other files than "):
+            verify(copied, "nothing")
+    sealed(classes=["a"])
+    with pytest.raises(BundleError, match="1 classes: at least 2"):
+        verify(copied, "nothing")
+    sealed()
+    monkeypatch.setattr(web_folder, "MODEL_BYTES", 1000)
+    with pytest.raises(BundleError, match="unpacks to more than 1,000 bytes"):
+        verify(copied, "nothing")
+    (copied / "page.js").unlink()
+    (copied / "page.js").symlink_to("/dev/zero")
+    with pytest.raises(BundleError, match=r"page\.js is a link out of the folder"):
+        verify(copied, "nothing")
 
 
 def test_the_page_has_no_other_host_and_no_inline_code():

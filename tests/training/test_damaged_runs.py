@@ -14,7 +14,7 @@ from alexnet.errors import CheckpointError, RunError
 from alexnet.recipe import get_recipe
 from alexnet.report.facts import epochs_of, events_of
 from alexnet.training import checkpoint
-from alexnet.training.logger import damage
+from alexnet.training.logger import TESTED, append_event, damage
 from alexnet.training.run_folder import read_start, times_tested
 
 
@@ -122,7 +122,7 @@ def test_every_command_says_that_the_record_is_damaged(run, capsys):
     for name in ("journal.jsonl", "results.csv"):
         data = (run / name).read_bytes()
         (run / name).write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
-    for args in (["evaluate"], ["plot", "neighbors"], ["train", "--resume"]):
+    for args in (["evaluate"], ["plot", "neighbors"], ["train", "--quiet", "--resume"]):
         assert cli.run([*args, str(run), "--device", "cpu"]) == 0, capsys.readouterr().err
         errors = capsys.readouterr().err.splitlines()
         for name in ("journal.jsonl", "results.csv"):
@@ -130,6 +130,26 @@ def test_every_command_says_that_the_record_is_damaged(run, capsys):
     assert damage(run) == [f"{run / 'journal.jsonl'} is damaged: line 1 changed after it was written and is left out"]
     assert cli.run(["report", str(run), "--device", "cpu", "--no-doctor"]) == 0
     assert "journal.jsonl is damaged: " in capsys.readouterr().err
+
+
+def test_a_journal_that_lost_lines_is_told_of_and_loses_no_others(run, capsys):
+    """A line before the checkpoint's place is gone, so that this place is within another line: nothing is cut off."""
+    path, errors = run / "journal.jsonl", lambda: capsys.readouterr().err
+    append_event(path, TESTED, split="test", by="a later evaluation " + "x" * 300)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[1:]))
+    api.resume(run)
+    assert path.read_bytes().startswith(b"".join(lines[1:]))
+    errors()
+    path.write_bytes(lines[0])
+    api.resume(run)
+    assert f"warning: {path} has lost lines: it has {len(lines[0]):,} bytes, and had " in errors()
+    assert path.read_bytes().startswith(lines[0])
+    path.unlink()
+    assert cli.run(["evaluate", str(run), "--device", "cpu"]) == 0
+    assert f"{run} has no journal.jsonl: evaluations of its test split are not counted\n" in errors()
+    api.resume(run)
+    assert f"warning: {path} has lost lines: it has 0 bytes" in errors() and damage(run) == []
 
 
 @pytest.mark.parametrize("name", ["run.json", "recipe.toml"])

@@ -21,7 +21,8 @@ class VerifyArguments:
     """
 
     target: Positional[Annotated[str, option("TARGET")]]
-    """a run, a bundle, FILE.onnx, FILE.xml, FILE.pt2, or http://HOST:PORT of a server"""
+    """a run, a bundle, FILE.onnx, FILE.xml, FILE.pt2, a folder of export --format web (needs --against), or
+    http://HOST:PORT of a server"""
     against: Annotated[Path | None, option("RUN")] = None
     """original to compare with: a run, a bundle or an exported file"""
     key_file: Annotated[Path | None, option("FILE")] = None

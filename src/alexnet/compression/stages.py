@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from alexnet.bundle import Bundle, compressed_weights
 from alexnet.bundle.compressed_weights import as_array
 from alexnet.data.store import Store
-from alexnet.errors import Interrupted
+from alexnet.errors import DivergedError, Interrupted, TrainingError
 from alexnet.evaluation.evaluate import predict_split
 from alexnet.evaluation.metrics import Scores
 from alexnet.export import classifier
@@ -113,7 +113,7 @@ def retrain(
     """The network of ``bundle`` after it has learned by ``recipe`` on the store's training images, ``held`` holding.
 
     The bundle's own network stays as it is. ``folder`` gets journal.jsonl and results.csv, and no checkpoints: raises
-    :class:`Interrupted` after a signal, and :class:`alexnet.errors.TrainingError` as training does.
+    :class:`Interrupted` after a signal, and :class:`TrainingError` as training does.
     """
     start = of_bundle(bundle, "the bundle", "")
     state = State(recipe, store, device, start)
@@ -128,6 +128,9 @@ def retrain(
             )
         except Interrupted as error:
             raise Interrupted(error.signal, "stopped while the network learned again; nothing was kept", "") from error
+        except TrainingError as error:  # its hint is for alexnet train, and names files of the temporary folder
+            hint = f"lower --lr (now {recipe.lr:.3g})" if isinstance(error, DivergedError) else "close other programs"
+            raise type(error)(f"retraining: {error.what}", "", f"{hint}; nothing was kept") from error
     return state.eval_model.eval()
 
 

@@ -25,7 +25,7 @@ from alexnet.data.sources import is_store
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.sources.source import Sample, Source
 from alexnet.data.store import Store
-from alexnet.errors import CheckpointError, DataError, Interrupted, RunError, TrainingError, printable
+from alexnet.errors import CheckpointError, DataError, DivergedError, Interrupted, RunError, TrainingError, printable
 from alexnet.recipe import Recipe, differences
 from alexnet.schema import check, read_json
 from alexnet.system import choose_device
@@ -439,8 +439,10 @@ def _train(
                 start=init_from,
                 callbacks=callbacks,
             )
-    except TrainingError as error:
-        write_file(folder / DIVERGED, json_bytes(asdict(_Diverged(str(error)))))
+    except DivergedError as error:
+        write_file(folder / DIVERGED, json_bytes(asdict(_Diverged(error.what))))
+    except TrainingError as error:  # no memory: no property of the recipe, and its hint is for alexnet train
+        raise TrainingError(error.what, "", "close other programs; the same command continues") from error
     except CheckpointError as error:
         raise CheckpointError(error.what, error.must, f"delete {folder} and run the same command again") from error
     except Interrupted as error:

@@ -22,7 +22,7 @@ import numpy as np
 from alexnet.data.atomic_io import json_bytes, write_file
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store, Subset
-from alexnet.errors import DataError, RecipeError, RunError, counted, did_you_mean
+from alexnet.errors import DataError, RecipeError, RunError, TrainingError, counted, did_you_mean
 from alexnet.experiments.runner import Job, TrainedModel, check_same_plan, get_or_train, read_plan, t_interval
 from alexnet.recipe import Recipe, group_of, to_toml
 from alexnet.recipe.config import check_value, rules
@@ -346,7 +346,7 @@ class _Sweep:
         while refused < MAX_REFUSED and self._another():
             refused = 0 if self._try(self.study.ask(_distributions(self.config.space))) else refused + 1
         if not [row for row in self.rows() if not row.pruned]:
-            raise RecipeError("all trials were refused", "", "change the space, or the recipe")
+            raise RecipeError("all trials were refused or failed", "", "change the space, or the recipe")
 
     def _another(self) -> bool:
         """Is there time for one more trial? Raises :class:`RecipeError` if there is none for the finals."""
@@ -368,7 +368,7 @@ class _Sweep:
         return spent + (1 + finals) * typical <= self.config.budget
 
     def _try(self, trial: "Trial") -> bool:
-        """Train one trial; False if its values contradict each other."""
+        """Train one trial; False if its values contradict each other, or need more memory than there is."""
         from optuna import TrialPruned
         from optuna.trial import TrialState
 
@@ -390,6 +390,11 @@ class _Sweep:
         except TrialPruned:
             state, value = TrialState.PRUNED, None
             outcome = f"pruned after {counted(len(trial.study.trials[trial.number].intermediate_values), 'epoch')}"
+        except TrainingError as error:  # no memory, which says nothing of the error that these values give
+            self.options.log_line(f"trial {trial.number}: {text}: failed: {error.what}")
+            self.study.tell(trial, state=TrialState.FAIL)
+            self._discard(trial.number)
+            return False
         seconds = time.perf_counter() - started
         trial.set_user_attr("seconds", seconds)
         self.study.tell(trial, value, state=state)

@@ -16,7 +16,7 @@ from alexnet.data import decode
 from alexnet.data.remote import local_path
 from alexnet.errors import BundleError
 from alexnet.export.exported_model import ExportedModel
-from alexnet.export.manifest import FORMATS
+from alexnet.export.manifest import FORMATS, TOLERANCE
 from alexnet.schema import ReferenceSample
 
 LIMIT = 1e-4  # largest difference of a probability from the expected one, fp32
@@ -36,7 +36,7 @@ class Verified:
     """The result of a verification: number of images, and the largest difference of a probability."""
 
     target: str
-    kind: str  # bundle | onnx | openvino | torch | server
+    kind: str  # bundle | onnx | openvino | torch | web | server
     images: int
     max_abs_diff: float
     limit: float
@@ -56,10 +56,11 @@ class _Opened:
 
 
 def verify(target: str | Path, against: str | Path | None = None, key: str = "", trust: bool = False) -> Verified:
-    """Replay reference images on ``target``: a bundle or run, an exported file, or the URL of a server.
+    """Replay reference images on ``target``: a bundle or run, an exported file or folder, or the URL of a server.
 
     Args:
-        target: A bundle, a run, an exported file, or the URL of a server.
+        target: A bundle, a run, an exported file, a folder for the browser, or the URL of a server. The folder has no
+            reference samples, since it is published.
         against: The original, to compare with: its classes, and its predictions for its reference images and for
             images of odd sizes. Without it, the target's own reference samples are used.
         key: API key of a server.
@@ -72,7 +73,7 @@ def verify(target: str | Path, against: str | Path | None = None, key: str = "",
     original = _open(against, "", trust) if against is not None else opened
     reference = _expected(against, original) if against is not None else opened.reference_samples
     if not reference:
-        raise BundleError(f"{target} has no reference images", "at least one", "give --against BUNDLE")
+        raise BundleError(f"{target} has no reference images", "at least one", "give --against RUN")
     _same_classes(opened.model.classes, original.model.classes, target)
     limit = max(opened.limit, original.limit)
     drift = replay(str(target), opened.model, reference, original.stored or opened.stored, limit)
@@ -97,6 +98,12 @@ def _open(target: str | Path, key: str, trust: bool) -> _Opened:
             (manifest.stored_size, fit),
             manifest.tolerance,
         )
+    if (path / "metadata.json").is_file() and not (path / "config.json").exists():
+        from alexnet.export.web_folder import WebFolder  # with PyTorch
+
+        web = WebFolder(path)
+        tolerance = TOLERANCE[web.metadata.precision]
+        return _Opened("web", web, [], (web.metadata.stored_size, web.metadata.fit), tolerance)
     from alexnet.bundle import Bundle, find_bundle
     from alexnet.export.classifier import Classifier
 

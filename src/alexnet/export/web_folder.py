@@ -15,10 +15,12 @@ import gzip
 import hashlib
 import tarfile
 import urllib.request
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,20 +28,22 @@ from torch import Tensor, nn
 
 from alexnet.bundle import Bundle
 from alexnet.cuda_convnet import GraphNetwork
-from alexnet.data.atomic_io import json_bytes, whole_folder
+from alexnet.data import decode
+from alexnet.data.atomic_io import json_bytes, sha256_of, whole_folder
 from alexnet.data.cache import default_cache
 from alexnet.errors import BundleError
 from alexnet.export.classifier import Classifier
 from alexnet.export.export_module import ExportModule, onnx_model, quiet
 from alexnet.export.exported_model import missing
-from alexnet.export.manifest import TOLERANCE
+from alexnet.export.manifest import TOLERANCE, damaged
+from alexnet.export.prediction import ImageInput, as_pixels, named
 from alexnet.models.alexnet_variants import AdaptiveAveragePool
 from alexnet.models.comparisons import TowerLinear
 from alexnet.models.layers import AveragePool, LocallyConnected, LocalResponseNorm, MaxPool, SpatialNorm
 from alexnet.models.lenet import ScaledTanh, Subsampling, TableConvolution
 from alexnet.models.network import Network
 from alexnet.models.summary import geometry, receptive_fields, summarize
-from alexnet.schema import ReferenceSample, checksum_of
+from alexnet.schema import ReferenceSample, Sha256, Size, check, checksum_of, class_fault, read_json, regular_file
 
 RUNTIME = "onnxruntime-web-1.30.0"  # an npm package, MIT license
 RUNTIME_URL = f"https://registry.npmjs.org/onnxruntime-web/-/{RUNTIME}.tgz"
@@ -54,6 +58,9 @@ RUNTIME_FILES = {  # name in the folder -> (name in the package, SHA-256)
         "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
     ),
 }
+METADATA, MODEL = "metadata.json", "model.onnx.gz"
+FILES = {"index.html", "page.js", "page.css", MODEL, *RUNTIME_FILES}  # beside METADATA
+MODEL_BYTES = 2 << 30  # more than a file of ONNX can have
 PAGE = Path(__file__).with_name("page")
 LOOK = Path(__file__).parents[1] / "serve" / "page" / "page.css"  # the same as that of the server's page
 CODED_FROM = 1024  # values of a tensor from which its weights are coded
@@ -110,11 +117,11 @@ def export_web(
     difference = _compare(body, Classifier(bundle), samples, TOLERANCE[precision], folder)
     files |= {name: (PAGE / name).read_bytes() for name in ("index.html", "page.js")}
     files["page.css"] = LOOK.read_bytes() + (PAGE / "page.css").read_bytes()
-    files["model.onnx.gz"] = gzip.compress(body, 6, mtime=0)
+    files[MODEL] = gzip.compress(body, 6, mtime=0)
     metadata = _metadata(bundle, module, precision, tensors)
     metadata["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     metadata["checksum"] = checksum_of(metadata)
-    files["metadata.json"] = json_bytes(metadata)
+    files[METADATA] = json_bytes(metadata)
     try:
         with whole_folder(folder, list(files)) as partial:
             for name, data in files.items():
@@ -207,12 +214,10 @@ def _compare(
     except ImportError as error:
         raise missing("onnxruntime", path, error) from error
     session = onnxruntime.InferenceSession(body, providers=["CPUExecutionProvider"])
-    side = classifier.network.image_size
-    keep, difference = np.ones((1, 1, side, side), np.float32), 0.0
+    side, difference = classifier.network.image_size, 0.0
     for sample in samples:
-        images = classifier.prepare(sample.png, sample.name)[None]
-        (row,) = session.run(["probabilities"], {"images": images, "keep": keep})
-        difference = max(difference, float(np.abs(row[0] - np.array(sample.probabilities)).max()))
+        row = _run(session, classifier.prepare(sample.png, sample.name), side)
+        difference = max(difference, float(np.abs(row - np.array(sample.probabilities)).max()))
     if not difference <= tolerance:
         raise BundleError(
             f"the exported model differs from the original by {difference:.2g} in a probability",
@@ -220,6 +225,82 @@ def _compare(
             "take a higher precision",
         )
     return difference
+
+
+def _run(session: Any, image: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+    """Probabilities [K] of an image [S, S, 3] of which nothing is hidden; ``side``: of the network's input."""
+    inputs = {"images": image[None], "keep": np.ones((1, 1, side, side), np.float32)}
+    row: NDArray[np.float32] = session.run(["probabilities"], inputs)[0][0]
+    return row
+
+
+# The folder, read again
+
+
+class _Metadata(msgspec.Struct):
+    """The fields of ``metadata.json`` by which its model is run."""
+
+    format: Literal["alexnet-web"]
+    version: Literal[1]
+    classes: list[str]
+    stored_size: Size
+    fit: Literal["crop", "pad", "squash"]
+    image_size: Size
+    precision: Literal["fp32", "fp16", "int8"]
+    sha256: dict[str, Sha256]  # of all other files
+    checksum: Sha256  # of all other entries
+
+
+class WebFolder:
+    """A folder of :func:`export_web` whose checksums were verified. It predicts with its model, as the page does."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open ``folder``. Raises :class:`BundleError` if a file of it has changed, is missing, or cannot be run."""
+        self.folder = folder
+        try:
+            metadata = read_json(folder, METADATA)
+            self.metadata = check(metadata, _Metadata)
+            if fault := class_fault(self.metadata.classes):
+                raise ValueError(fault)
+            if self.metadata.checksum != checksum_of(metadata):
+                raise ValueError(f"{METADATA} has changed since it was written")
+            if set(self.metadata.sha256) != FILES:
+                raise ValueError(f"{METADATA} lists other files than {', '.join(sorted(FILES))}")
+            for name, sha256 in self.metadata.sha256.items():
+                if sha256_of(regular_file(folder, name)) != sha256:
+                    raise ValueError(f"{name} has changed: its SHA-256 differs")
+            body = _unpacked(regular_file(folder, MODEL))
+        except (OSError, ValueError, EOFError, zlib.error) as error:
+            raise damaged(folder, f"{error}") from error
+        self.classes = tuple(self.metadata.classes)
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise missing("onnxruntime", folder, error) from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(body, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own, a dozen classes
+            raise damaged(folder, f"onnxruntime can not open {MODEL} ({error})") from error
+
+    def probabilities(self, images: ImageInput | Sequence[ImageInput]) -> NDArray[np.float32]:
+        """Class probabilities of each image: float32 [N, K]."""
+        size, fit = self.metadata.stored_size, self.metadata.fit
+        pixels = [decode.fit(as_pixels(image, name), size, fit) for name, image in named(images)]
+        try:
+            return np.stack([_run(self._session, image, self.metadata.image_size) for image in pixels])
+        except Exception as error:
+            raise damaged(self.folder, f"{MODEL} can not be run ({error})") from error
+
+
+def _unpacked(path: Path) -> bytes:
+    """The content of a gzip file, which is a model: at most MODEL_BYTES."""
+    with gzip.open(path) as file:
+        body = file.read(MODEL_BYTES + 1)
+    if len(body) > MODEL_BYTES:
+        raise ValueError(f"{path.name} unpacks to more than {MODEL_BYTES:,} bytes")
+    return body
 
 
 # The metadata

@@ -87,7 +87,7 @@ class AsyncCheckpointer:
         if failed is None:
             self.logger.checkpoint(self.folder / name)
         else:
-            self.logger.log(f"warning: {failed}; training goes on")
+            self.logger.warn(f"{failed}; training goes on")
             self.logger.event("checkpoint failed", reason=str(failed))
 
     def _try(self, content: dict[str, Any], best: str, weights: dict[str, Any]) -> None:

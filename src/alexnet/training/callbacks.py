@@ -87,7 +87,7 @@ class Callbacks:
 
     Attributes:
         problems: One line for each exception that a callback raised while the run went on.
-        log: Receives these lines as warnings.
+        warn: Receives these lines.
     """
 
     def __init__(self, callbacks: Sequence[Callback] = ()) -> None:
@@ -99,7 +99,7 @@ class Callbacks:
         self._callbacks = list(callbacks)
         self._started: list[Callback] = []
         self.problems: list[str] = []
-        self.log: Callable[[str], None] = lambda _line: None
+        self.warn: Callable[[str], None] = lambda _line: None
 
     def run_start(self, run: RunStart) -> None:
         """Call ``on_run_start``. Raises :class:`TrainingError` where a callback raises."""
@@ -129,7 +129,7 @@ class Callbacks:
                 getattr(callback, method)(argument())
             except Exception as error:
                 self.problems.append(f"{_name(callback)}.{method} failed: {_reason(error)}")
-                self.log(f"warning: {self.problems[-1]}; training goes on")
+                self.warn(f"{self.problems[-1]}; training goes on")
 
 
 def _name(callback: Callback) -> str:

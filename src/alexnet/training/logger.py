@@ -128,8 +128,13 @@ def read_rows(run: Path) -> list[dict[str, float]]:
 def damage(run: Path) -> list[str]:
     """What has changed in the record of a run since it was written: a line for each file; empty where all is well."""
     lines = []
-    with suppress(OSError):
+    try:
         lines.append(read_events(run)[1])
+    except FileNotFoundError:
+        if (run / "run.json").exists() and (run / "bundle").exists():
+            lines.append(f"{run} has no journal.jsonl: evaluations of its test split are not counted")
+    except OSError as error:
+        lines.append(f"{run / 'journal.jsonl'} can not be read: {error.strerror}")
     try:
         if (run / "results.csv").exists():
             read_rows(run)
@@ -150,7 +155,7 @@ def _table(rows: list[dict[str, float]]) -> bytes:
 
 
 class RunLogger:
-    """The written record of a run folder. ``quiet`` keeps the terminal silent. Close it, or use it in ``with``.
+    """The written record of a run folder; to the terminal only warnings if ``quiet``. Close it, or use it in ``with``.
 
     ``callbacks`` receive epochs and checkpoints.
     """
@@ -169,11 +174,11 @@ class RunLogger:
 
         self.folder = folder
         self.path = folder / "journal.jsonl"
+        self._terminal = _Terminal(quiet, clock)
         self._cut(resume_at)
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step or None)
-        self._terminal = _Terminal(quiet, clock)
         self._callbacks = callbacks or Callbacks()
-        self._callbacks.log = self.log
+        self._callbacks.warn = self.warn
 
     def __enter__(self) -> "RunLogger":
         return self
@@ -236,6 +241,10 @@ class RunLogger:
         """A line for the person, on standard error."""
         self._terminal.log(text)
 
+    def warn(self, text: str) -> None:
+        """A warning for the person, on standard error, even if quiet."""
+        self._terminal.warn(text)
+
     def size(self) -> int:
         """Bytes of journal.jsonl: where a resumed run goes on writing."""
         return self.path.stat().st_size if self.path.exists() else 0
@@ -247,10 +256,16 @@ class RunLogger:
             self._events.close()
 
     def _cut(self, size: int) -> None:
-        if not size or self.size() <= size:  # never longer: that would fill it with zeros
+        if not size or self.size() < size:  # never longer: that would fill it with zeros
+            if size:
+                self.warn(
+                    f"{self.path} has lost lines: it has {self.size():,} bytes, and had {size:,} at the checkpoint"
+                )
             return
         with self.path.open("rb") as file:
-            file.seek(size)
+            file.seek(size - 1)
+            if file.read(1) != b"\n":  # lines were lost or added before this place: nothing is cut off
+                return
             later = file.read().splitlines(keepends=True)
         os.truncate(self.path, size)
         mark = f'"event": "{TESTED}"'.encode()
@@ -262,7 +277,7 @@ class RunLogger:
         try:
             yield
         except OSError as error:
-            self.log(f"warning: {path} could not be written ({error.strerror or error}); training goes on")
+            self.warn(f"{path} could not be written ({error.strerror or error}); training goes on")
 
 
 def write_summary(folder: Path, recipe: Recipe, scores: Mapping[str, Scores], plots: Sequence[Path]) -> str:
@@ -312,11 +327,12 @@ class NullLogger(RunLogger):
     def step(self, loss: float, images: int) -> None: ...
     def scored(self, split: str, done: int, total: int) -> None: ...
     def log(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 
 class _Terminal:
-    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet; all on standard error.
+    """A progress bar on a terminal, plain lines elsewhere, only warnings when quiet; all on standard error.
 
     The lines: one an epoch, and one whenever ``LOG_INTERVAL`` seconds have passed on ``clock`` without any.
     """
@@ -324,7 +340,11 @@ class _Terminal:
     def __init__(self, quiet: bool, clock: Callable[[], float]) -> None:
         from rich.console import Console
 
-        self.console = Console(file=unescaped(sys.stderr), quiet=quiet, soft_wrap=True, highlight=False)
+        def console(quiet: bool) -> Console:
+            return Console(file=unescaped(sys.stderr), quiet=quiet, soft_wrap=True, highlight=False)
+
+        self.console = console(quiet)
+        self.warnings = console(False) if quiet else self.console  # one with a progress bar prints above it
         self.bar: Any = None
         self.clock, self.logged = clock, clock()
 
@@ -369,6 +389,9 @@ class _Terminal:
     def log(self, text: str) -> None:
         self.logged = self.clock()
         self.console.print("\n".join(map(printable, text.split("\n"))), markup=False)
+
+    def warn(self, text: str) -> None:
+        self.warnings.print("\n".join(map(printable, f"warning: {text}".split("\n"))), markup=False)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.errors import Interrupted, TrainingError, no_memory
+from alexnet.errors import DivergedError, Interrupted, TrainingError, no_memory
 from alexnet.evaluation.evaluate import autocast, evaluate
 from alexnet.evaluation.metrics import Scores
 from alexnet.loader.augmentation import Normalization
@@ -47,8 +47,9 @@ def train(training: Training) -> None:
 
     Raises:
         Interrupted: After a signal; the run is saved first.
-        TrainingError: When the loss is NaN or Inf :data:`MAX_NONFINITE_STEPS` times in a row, or memory runs out. The
-            last good checkpoint stays.
+        DivergedError: When the loss is NaN or Inf :data:`MAX_NONFINITE_STEPS` times in a row. The last good checkpoint
+            stays.
+        TrainingError: When memory runs out.
         CheckpointError: When the last checkpoint cannot be written.
     """
     state = training.state
@@ -241,16 +242,16 @@ def _interrupted(training: Training, signal: int) -> Interrupted:
 
 
 def _skip_nonfinite_batch(training: Training, batch: Batch, loss: float, *, last: bool) -> None:
-    """Log a batch that changed nothing. After :data:`MAX_NONFINITE_STEPS` in a row raise :class:`TrainingError`.
+    """Log a batch that changed nothing. After :data:`MAX_NONFINITE_STEPS` in a row raise :class:`DivergedError`.
 
     An epoch in which nothing was learned ends the run too. ``last``: this is the last batch of the epoch.
     """
     position, logger = training.state.position, training.logger
     logger.event("nonfinite loss", step=position.step - 1, loss=str(loss), indices=batch.indices.tolist())
     problem = f"the loss is {loss} at step {position.step} (epoch {position.epoch + 1})"
-    images = f"the images of the batch are in {training.folder / 'journal.jsonl'}"
     if position.nonfinite_steps < MAX_NONFINITE_STEPS and (position.seen or not last):
-        logger.log(f"warning: {problem}; the batch was skipped and no weight changed; {images}")
+        text = "the batch was skipped and no weight changed; journal.jsonl of the run lists its images"
+        logger.log(f"warning: {problem}; {text}")
         return
     if position.nonfinite_steps > 1:
         problem += f", as at the {position.nonfinite_steps - 1} steps before"
@@ -258,7 +259,8 @@ def _skip_nonfinite_batch(training: Training, batch: Batch, loss: float, *, last
     files = sorted((training.folder / "checkpoints").glob("step-*.pt"))
     checkpoint = f"the last good checkpoint is {files[-1]}" if files else "there is no checkpoint yet"
     hint = training.state.task.lr_hint(training.folder)
-    raise TrainingError(f"{problem}; no weight changed", "", f"lower {hint}; {checkpoint}; {images}")
+    images = f"the images of the batch are in {training.folder / 'journal.jsonl'}"
+    raise DivergedError(f"{problem}; no weight changed", "", f"lower {hint}; {checkpoint}; {images}")
 
 
 @contextmanager

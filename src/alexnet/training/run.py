@@ -145,7 +145,7 @@ def train_run(
         workers: Data-loading threads.
         resume: Continue from a checkpoint.
         resume_from: This checkpoint; None: the newest.
-        quiet: Print nothing on the terminal.
+        quiet: Print only warnings on the terminal.
         start: Weights to begin with, in place of random ones.
         world: The processes that train together.
         layout: How these processes share the work.
@@ -191,7 +191,7 @@ def train_run(
         if device.type == "cpu" and (reason := native_kernels.why_not()) not in ("", "turned off"):
             logger.log(f"note: PyTorch computes everything, two to three times slower: {reason}")
         for problem in problems:
-            logger.log(f"warning: {problem}")
+            logger.warn(problem)
         logger.write_rows(state.rows)
         logger.event("resumed" if resume else "started", step=step, **environment)
         loop.train(Training(state, loader, normalization, logger, folder, stop, checkpointer))

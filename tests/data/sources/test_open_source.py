@@ -62,8 +62,14 @@ def test_an_option_without_effect_is_refused(folder, data, layout, tmp_path, mon
 def test_options_of_known_data_sets_are_refused_elsewhere(folder):
     root = folder({"a": 1, "b": 1})
     for options in ({"data_root": root}, {"download": True}):
-        with pytest.raises(DataError, match=r"^--(data-root|download) has no effect on .* it is for cifar10"):
-            open_source(root, **options)
+        for data in (root, "digits"):  # which comes with scikit-learn
+            with pytest.raises(DataError, match=r"^--(data-root|download) has no effect on .* it is for cifar10, fash"):
+                open_source(data, **options)
+    saved = root / "saved"
+    saved.mkdir()
+    (saved / "dataset_dict.json").write_text("{}")
+    with pytest.raises(DataError, match=r"^--download has no effect on .*saved; .* and hf:OWNER/NAME$"):
+        open_source(saved, download=True)
 
 
 def test_an_empty_name_is_not_the_current_folder(folder, monkeypatch):
@@ -87,7 +93,7 @@ def test_a_store_is_not_a_source(folder):
 def test_the_documentation_has_the_table_of_formats():
     page = Path(__file__).parents[3] / "docs" / "data.md"
     assert format_table() in page.read_text(encoding="utf-8")
-    assert all(f"`{name}`" in FORMATS[0].data for name in SETS)
+    assert all(f"`{name}`" in FORMATS[0].data + FORMATS[1].data for name in SETS)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other cache folders")

@@ -2,8 +2,10 @@
 
 import json
 import pickle
+import resource
 import sys
 
+import numpy as np
 import pytest
 
 from alexnet.data.sources import open_source
@@ -89,6 +91,46 @@ def test_a_small_file_that_expands_without_bound_is_refused(tmp_path, kind):
     assert (tmp_path / "train-0.parquet").stat().st_size < 100_000
     with pytest.raises(DataError, match="hardly compress"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        ("image", r"more than 1\d\d,\d{3},\d{3} bytes in column image"),
+        ("label", r"more than 1\d\d,\d{3},\d{3} bytes in column label"),
+        ("path", ""),  # which nothing reads
+        ("categories", "text of 1 to 10,000 characters"),  # labels of Arrow's type dictionary
+    ],
+)
+def test_a_long_value_that_a_dictionary_repeats_is_not_read_into_every_row(tmp_path, column, problem):
+    """1 MB that does not compress, in every second of 20,000 rows: 10 GB if it were read, in a file of 1 MB."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    rows, long = 20_000, np.random.default_rng(0).bytes(500_000).hex()
+
+    def repeated(*values):
+        return arrow.DictionaryArray.from_arrays(np.arange(rows, dtype=np.int32) % 2, arrow.array(values))
+
+    image = repeated(png_bytes(0), long.encode() if column == "image" else png_bytes(1))
+    path = repeated("x.png", long if column == "path" else "y.png")
+    label = repeated("cat", long) if column in ("label", "categories") else arrow.array(np.arange(rows) % 2)
+    if column == "categories":
+        cells = image.dictionary.take(image.indices)
+    else:
+        cells = arrow.StructArray.from_arrays([image, path], ["bytes", "path"])
+    table = arrow.table({"image": cells, "label": label})
+    for split in ("train", "test"):
+        file = tmp_path / f"{split}-0.parquet"
+        parquet.write_table(table, file, store_schema=column == "categories")
+    assert file.stat().st_size < 2_500_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if problem:
+        with pytest.raises(DataError, match=problem):
+            open_source(tmp_path).splits["train"][7].load()
+    else:
+        assert open_source(tmp_path).splits["train"][7].load() == png_bytes(1)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])

@@ -63,10 +63,17 @@ class DataFormat(NamedTuple):
 
 FORMATS = (  # the first that matches is used
     DataFormat(
-        "`cifar10` `digits` `fashion_mnist` `imagenette` `mnist`",
-        "a known data set: `digits` comes with scikit-learn, the others are torchvision's, in `--data-root` "
-        "(default `~/.cache/alexnet`); only `--download` fetches them",
-        "train, test; `digits` none",
+        "`digits`",
+        "the handwritten digits that come with scikit-learn",
+        "none",
+        (),
+        lambda path: str(path) == "digits",
+        lambda path, options: read_builtin(str(path)),
+    ),
+    DataFormat(
+        "`cifar10` `fashion_mnist` `imagenette` `mnist`",
+        "a data set of torchvision, in `--data-root` (default `~/.cache/alexnet`); only `--download` fetches it",
+        "train, test",
         ("data_root", "download"),
         lambda path: str(path) in SETS,
         lambda path, options: read_builtin(str(path), options.data_root, options.download),
@@ -88,17 +95,21 @@ FORMATS = (  # the first that matches is used
         lambda path, options: read_archive(path, options.layout, options.problems),
     ),
     DataFormat(
-        "`hf:OWNER/NAME`, or a folder of `save_to_disk`",
-        "a data set of the library datasets with a column of images and one of labels; with `--download` it is fetched "
-        "from the Hugging Face hub or taken from its cache; needs `pip install 'alexnet[datasets]'`",
+        "`hf:OWNER/NAME`",
+        "a data set of the Hugging Face hub with a column of images and one of labels; with `--download` it is fetched "
+        "or taken from the cache of the library datasets; needs `pip install 'alexnet[datasets]'`",
         "as the data set",
         ("download",),
-        lambda path: str(path).startswith(PREFIX) or is_saved(path),
-        lambda path, options: (
-            read_name(str(path), options.download, options.problems)
-            if str(path).startswith(PREFIX)
-            else read_saved(path, options.problems)
-        ),
+        lambda path: str(path).startswith(PREFIX),
+        lambda path, options: read_name(str(path), options.download, options.problems),
+    ),
+    DataFormat(
+        "a folder of `save_to_disk`",
+        "the same on a disk, as the library datasets writes it; needs `pip install 'alexnet[datasets]'`",
+        "as the data set",
+        (),
+        is_saved,
+        lambda path, options: read_saved(path, options.problems),
     ),
     DataFormat(
         "a folder of parquet files `train-*.parquet`, `test-*.parquet`",
@@ -164,15 +175,16 @@ def open_source(
         DataError: if ``data`` cannot be read, or an option has no effect on it, with a hint.
     """
     options = ReadOptions(data_root, download, layout, problems)
+    named, others = FORMATS[:2], FORMATS[2:]
     if isinstance(data, str) and data in SETS:
-        return _read(FORMATS[0], Path(data), options)
+        return _read(next(entry for entry in named if entry.matches(Path(data))), Path(data), options)
     if is_address(data):
         problem = f"{data}: images can not be read from an address"
         raise DataError(problem, "on a disk; only a prepared store may be at an address", "copy them here")
     path = local_path(data)
     if path.is_dir() and is_store(path):
         raise DataError(f"{path_text(path)}: is a prepared store", "a source of images", "open it with Store.open")
-    for entry in FORMATS[1:]:
+    for entry in others:
         if entry.matches(path):
             return _read(entry, path, options)
     expected = f"a folder, or one of {', '.join(SETS)}, or a .csv, .tsv, .txt or .tar file"
@@ -185,7 +197,8 @@ def open_source(
 def _read(entry: DataFormat, path: Path, options: ReadOptions) -> Source:
     for name in ("data_root", "download"):
         if getattr(options, name) and name not in entry.options:
-            hint = f"leave it out; it is for {', '.join(SETS)}"
+            downloaded = [name for name in SETS if name != "digits"]
+            hint = f"leave it out; it is for {', '.join(downloaded)}" + " and hf:OWNER/NAME" * (name == "download")
             raise DataError(f"--{name.replace('_', '-')} has no effect on {path_text(path)}", "", hint)
     without_effect = [name for name in (*FOLDER_OPTIONS, *TABLE_OPTIONS) if name not in entry.options]
     (options.layout or LayoutOptions()).refuse(without_effect, path_text(path))

@@ -6,7 +6,7 @@ The only door to pyarrow, which is imported when there are such files.
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from alexnet.errors import DataError, ImageError, printable
 from alexnet.schema import class_fault, parse_json
 
 IMAGES, LABELS = ("img", "image"), ("label", "fine_label")  # columns, if no others are requested
-_FREE_BYTES, _MAX_RATIO = 64 << 20, 100  # all columns, decompressed: at most 64 MiB + 100 × the size of the file
+_FREE_BYTES, _MAX_RATIO = 64 << 20, 100  # what is read: at most 64 MiB + 100 × the size of the file
 MAX_CLASSES = 1_000_000  # of a file without class names; its number of classes is its largest label + 1
 
 
@@ -113,7 +113,11 @@ def _names(known: list[str], rows: list[Row]) -> list[str]:
 
 
 class _Table:
-    """One parquet file. Labels are read at once, images by row group; the last two groups stay in memory."""
+    """One parquet file. Labels are read at once, images by row group; the last two groups stay in memory.
+
+    A column that names its values by their places in a dictionary can have a long value in every row of a small file.
+    So columns are read in parts, whose sizes are added up.
+    """
 
     def __init__(
         self, path: Path, image_column: str | None = None, label_column: str | None = None, labeled: bool = True
@@ -122,6 +126,7 @@ class _Table:
         import pyarrow.parquet as parquet
 
         self.path, self.file = path, parquet.ParquetFile(path)
+        self.budget = _FREE_BYTES + _MAX_RATIO * path.stat().st_size  # bytes
         names = self.file.schema_arrow.names
         self.arguments = path, image_column, label_column, labeled
         images, labels = [image_column] if image_column else IMAGES, [label_column] if label_column else LABELS
@@ -158,18 +163,41 @@ class _Table:
             metadata.row_group(g).column(c) for g in range(metadata.num_row_groups) for c in range(metadata.num_columns)
         ]
         expanded = sum(column.total_uncompressed_size for column in columns)
-        if metadata.num_rows > size or expanded > _FREE_BYTES + _MAX_RATIO * size:
-            problem = f"{path_text(self.path)}: {metadata.num_rows:,} rows, {expanded:,} bytes in a file of {size:,}"
-            raise DataError(problem, "images, which hardly compress", "get it again from a source that you trust")
+        if metadata.num_rows > size or expanded > self.budget:
+            raise self._too_large(f"{metadata.num_rows:,} rows, {expanded:,} bytes")
+
+    def _too_large(self, content: str) -> DataError:
+        problem = f"{path_text(self.path)}: {content} in a file of {self.path.stat().st_size:,}"
+        return DataError(problem, "images, which hardly compress", "get it again from a source that you trust")
+
+    def _column(self, name: str, groups: Iterable[int]) -> Any:
+        """The column ``name`` (``image.bytes``: a field of it) of row groups. Raises DataError if it is too large."""
+        import pyarrow as arrow
+
+        chunks, used = [], 0
+        for group in groups:
+            metadata = self.file.metadata.row_group(group)
+            parts = [metadata.column(c) for c in range(metadata.num_columns)]
+            stored = sum(
+                c.total_uncompressed_size for c in parts if c.path_in_schema.split(".")[0] == name.split(".")[0]
+            )
+            rows = max(1, self.budget // max(1, stored))  # of a part: no value is longer than the whole column
+            for batch in self.file.iter_batches(min(rows, 1 << 16), row_groups=[group], columns=[name]):
+                chunks.append(batch.column(0))
+                used += batch.nbytes
+                if used > self.budget:
+                    raise self._too_large(f"more than {self.budget:,} bytes in column {printable(name)}")
+        return arrow.chunked_array(chunks) if chunks else arrow.chunked_array([], arrow.null())
 
     def _check_images(self) -> None:
         """Raise DataError unless the image column is binary, or a struct with a binary field ``bytes``."""
         import pyarrow as arrow
 
         kind = self.file.schema_arrow.field(self.image).type
-        content = kind
+        content, self.content = kind, self.image
         if arrow.types.is_struct(kind):
             content = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else arrow.null()
+            self.content = f"{self.image}.bytes"  # without the path
         known = arrow.types.is_binary(content) or arrow.types.is_large_binary(content)
         if self.file.metadata.num_rows and not known:
             problem = f"{path_text(self.path)}: column {self.image} holds {kind!s:.80}"
@@ -195,11 +223,18 @@ class _Table:
 
     def _labels(self) -> list[Any]:
         """The labels as they are in the file; class names without spaces around them, None where one is missing."""
-        labels = self.file.read(columns=[self.label]).column(0).to_pylist()
+        labels: list[Any] = []
+        for chunk in self._column(self.label, range(self.file.num_row_groups)).chunks:
+            if hasattr(chunk, "dictionary"):
+                values = chunk.dictionary.to_pylist()  # each once, however often it comes
+                labels += [None if index is None else values[index] for index in chunk.indices.to_pylist()]
+            else:
+                labels += chunk.to_pylist()
         if not self.has_text_labels:
-            return list(labels)
-        names = [class_name(path_text((label or "").strip())) for label in labels]
-        return [None if not name or name.casefold() in MISSING else name for name in names]
+            return labels
+        names = {label: class_name(path_text((label or "").strip())) for label in set(labels)}
+        absent = {label for label, name in names.items() if not name or name.casefold() in MISSING}
+        return [None if label in absent else names[label] for label in labels]
 
     def text_labels(self) -> set[str]:
         """The class names in the label column, if it holds text."""
@@ -238,7 +273,7 @@ class _Table:
         import pyarrow as arrow
 
         try:
-            return self.file.read_row_group(group, columns=[self.image]).column(0)
+            return self._column(self.content, [group])
         except (OSError, arrow.ArrowException) as error:
             problem = f"{path_text(self.path)}: row group {group} is damaged ({' '.join(str(error).split())})"
             raise ImageError(problem, "readable", "get the file again") from error
