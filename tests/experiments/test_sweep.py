@@ -165,7 +165,7 @@ def test_no_memory_is_no_error_rate(digits, space, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "train_step", once)
     log: list[str] = []
-    config = SweepConfig(read_space(space), 3600, trials=1, finalists=1, seeds=1)
+    config = SweepConfig(read_space(space), 3600, trials=1, finalists=1, seeds=2)
     result = run_sweep(str(digits.path), BASE, config, tmp_path / "s", DataOptions(log=log.append), device="cpu")
     assert [trial.number for trial in result.trials] == [1]
     assert any(line.startswith("trial 0: ") and "failed: 2.00 GiB of memory could not" in line for line in log)

@@ -32,7 +32,7 @@ from alexnet.errors import BundleError
 from alexnet.explain.saliency import occlusion
 from alexnet.export import web_folder
 from alexnet.export.classifier import Classifier
-from alexnet.export.export import export_model
+from alexnet.export.export import export_model, predict_samples
 from alexnet.export.verify import verify
 from alexnet.loader.augmentation import Normalization
 from alexnet.models.comparisons import TowerLinear
@@ -375,21 +375,24 @@ def test_what_goes_wrong_is_one_clear_sentence(browser, address, folder, png, tm
     page.locator("#problem", has_text="model.onnx.gz can not be loaded; copy the whole folder").wait_for()
 
 
-def test_verify_compares_the_folder_with_the_bundle(bundle, folder, tmp_path, capsys):
-    saved, copied = bundle.save(tmp_path / "bundle"), Path(shutil.copytree(folder, tmp_path / "web"))
-    assert cli.run(["verify", str(copied), "--against", str(saved), "--json"]) == 0
+def test_verify_compares_the_folder_with_the_bundle(cifar, tmp_path, monkeypatch, capsys):
+    saved, folder = cifar.save(tmp_path / "bundle"), tmp_path / "web"
+    monkeypatch.setattr(web_folder, "runtime_files", lambda _: dict.fromkeys(web_folder.RUNTIME_FILES, b""))
+    web_folder.export_web(cifar, folder, predict_samples(cifar), "fp16")
+    assert cli.run(["verify", str(folder), "--against", str(saved), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert (result["kind"], result["limit"]) == ("web", 0.25) and result["images"] > 1 and result["max_abs_diff"] < 1e-5
+    assert (result["kind"], result["limit"]) == ("web", 0.01) and result["images"] > 3
+    assert 0 < result["max_abs_diff"] < 0.01
     with pytest.raises(BundleError, match=r"has no reference images; .*give --against RUN"):
-        verify(copied)
-    other = dataclasses.replace(bundle, classes=("dog", *CLASSES[:2])).save(tmp_path / "other")
+        verify(folder)
+    other = dataclasses.replace(cifar, classes=cifar.classes[::-1], reference_samples=()).save(tmp_path / "order")
     with pytest.raises(BundleError, match="has its classes in another order"):
-        verify(copied, other)
-    network = copy.deepcopy(bundle.network)
-    network.get_submodule("fc8").weight.data[0] *= -1
-    other = dataclasses.replace(bundle, network=network).save(tmp_path / "weights")
-    with pytest.raises(BundleError, match=r"differs by 0\.\d+ in a probability; must be at most 0\.25"):
-        verify(copied, other)
+        verify(folder, other)
+    network = copy.deepcopy(cifar.network)
+    list(network.parameters())[-1].data[0] += 3
+    other = dataclasses.replace(cifar, network=network, reference_samples=()).save(tmp_path / "weights")
+    with pytest.raises(BundleError, match=r"differs by 0\.\d+ in a probability; must be at most 0\.01"):
+        verify(folder, other)
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "model.onnx.gz", "page.js"])

@@ -132,8 +132,9 @@ def test_every_command_says_that_the_record_is_damaged(run, capsys):
     assert "journal.jsonl is damaged: " in capsys.readouterr().err
 
 
-def test_a_journal_that_lost_lines_is_told_of_and_loses_no_others(run, capsys):
+def test_a_journal_that_lost_lines_is_told_of_and_loses_no_others(run, capsys, monkeypatch):
     """A line before the checkpoint's place is gone, so that this place is within another line: nothing is cut off."""
+    monkeypatch.setattr(api, "TRAINING_PLOTS", ())
     path, errors = run / "journal.jsonl", lambda: capsys.readouterr().err
     append_event(path, TESTED, split="test", by="a later evaluation " + "x" * 300)
     lines = path.read_bytes().splitlines(keepends=True)

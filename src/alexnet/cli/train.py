@@ -77,7 +77,7 @@ class OutputArguments:
     json: Flag = False
     """print the result as one JSON object"""
     quiet: Flag = False
-    """print nothing while training"""
+    """print only warnings while training"""
 
 
 @dataclass(frozen=True)
