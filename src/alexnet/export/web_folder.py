@@ -17,10 +17,10 @@ import tarfile
 import urllib.request
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -237,7 +237,8 @@ def _run(session: Any, image: NDArray[np.uint8], side: int) -> NDArray[np.float3
 # The folder, read again
 
 
-class _Metadata(msgspec.Struct):
+@dataclass(frozen=True)
+class _Metadata:
     """The fields of ``metadata.json`` by which its model is run."""
 
     format: Literal["alexnet-web"]
