@@ -87,7 +87,7 @@ DOORS = {
     "huggingface_hub": ["export/hub.py"],
     "datasets": ["data/sources/hugging_face.py", "data/sources/builtin.py"],  # there, a name of torchvision
     "optuna": ["experiments/sweep.py"],
-    "timm": ["export/timm_folder.py"],
+    "timm": ["export/timm_folder.py", "models/timm_models.py"],
     "fastapi": ["serve/"],
     "uvicorn": ["serve/", "review/server.py"],
     "multipart": [],

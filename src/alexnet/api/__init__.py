@@ -319,7 +319,7 @@ def torch_device(name: str) -> torch.device:
 
 def _new_folder(data: str | Path, recipe: Recipe) -> Path:
     name = Path(data).resolve().name if Path(data).exists() else str(data).rstrip("/").rsplit("/", 1)[-1]
-    stem = f"{name}-{recipe.model}"
+    stem = f"{name}-{recipe.model.replace('/', '-')}"
     number = 1
     while (folder := Path("runs") / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1

@@ -41,6 +41,8 @@ class PrepareArguments:
     """threads of this machine, or a Ray cluster with a shared disk"""
     shard_mb: Annotated[float, option("MIB")] = 1024.0
     """approximate size of a shard; 64 for object storage"""
+    croissant: Flag = False
+    """also write croissant.json: metadata for data catalogs, with images.csv, a row for each image"""
     check: Flag = False
     """change nothing: compare an existing store and its sources with their recorded SHA-256"""
     source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
@@ -50,7 +52,12 @@ def run(argv: list[str]) -> int:
     """images on disk -> a store that training reads fast"""
     args: PrepareArguments = parser.parse(PrepareArguments, argv, "prepare")
     from alexnet import api
+    from alexnet.data.remote import is_address, local_path
+    from alexnet.errors import DataError
 
+    if args.croissant and (args.check or is_address(args.store)):
+        other = "--check" if args.check else f"STORE {args.store}"
+        raise DataError(f"--croissant with {other}", "a store on the local disk that is written", "leave one out")
     if args.check:
         return _check_store(args)
     recipe = Recipe(
@@ -72,6 +79,10 @@ def run(argv: list[str]) -> int:
         shard_bytes=int(args.shard_mb * 2**20),
         engine=args.engine,
     )
+    if args.croissant:
+        from alexnet.data.croissant import write_croissant
+
+        print(f"metadata {write_croissant(store, local_path(args.store))}")
     rows = [(name, str(len(store.split(name)))) for name in ("train", "validation", "test")]
     output.table(f"{store.address}: {len(store.classes)} classes, {store.size} pixels", ("split", "images"), rows)
     return 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from alexnet.errors import ModelError, did_you_mean
-from alexnet.models import alexnet, alexnet_variants, cifar, comparisons, lenet, small, torchvision_models
+from alexnet.models import alexnet, alexnet_variants, cifar, comparisons, lenet, small, timm_models, torchvision_models
 from alexnet.models.network import Network, NormalInit
 
 Initializations = Mapping[str, Mapping[str, NormalInit]]
@@ -237,7 +237,11 @@ TORCHVISION_MODELS: dict[str, Model] = {
 
 
 def find(name: str) -> Model:
-    """The entry of the network ``name``. Raises :class:`ModelError` for an unknown name."""
+    """The entry of the network ``name``, also ``timm/NAME``. Raises :class:`ModelError` for an unknown name."""
+    if name.startswith(timm_models.PREFIX):
+        size = timm_models.image_size(name)
+        build = partial(timm_models.build, name, image_size=size)
+        return Model(build, "a backbone of timm with a fully connected layer", "timm", size, recipe=_UNIT_VARIANCE)
     models = MODELS | TORCHVISION_MODELS
     if name not in models:
         names = [*sorted(MODELS), *sorted(TORCHVISION_MODELS)]

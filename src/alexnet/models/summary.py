@@ -223,7 +223,7 @@ def _measured(name: str, layer: nn.Module, shape: tuple[int, ...]) -> Row:
         nonlocal counted
         weight = getattr(module, "weight", None)
         if isinstance(module, nn.Conv2d | nn.Linear) and weight is not None:
-            counted += weight.numel() * math.prod(output.shape[2:])
+            counted += weight.numel() * (output[0].numel() // len(weight))
 
     draft = copy.deepcopy(layer).to("meta").eval()  # evaluating: what training alone needs is not counted
     for module in draft.modules():

@@ -152,7 +152,7 @@ def _make(name: str, num_classes: int, auxiliary_heads: bool | None, init_weight
 
 def _flattened(network: nn.Module, spec: Spec) -> tuple[list[tuple[str, nn.Module]], dict[str, str]]:
     """torchvision's layers in the order of computation, and the key prefix of each."""
-    _replace_dropout(network)
+    replace_dropout(network)
     layers: list[tuple[str, nn.Module]] = []
     key_prefixes: dict[str, str] = {}
     heads = {before: head for head, before in spec.auxiliary_heads.items() if getattr(network, head, None) is not None}
@@ -173,7 +173,7 @@ def _flattened(network: nn.Module, spec: Spec) -> tuple[list[tuple[str, nn.Modul
     return layers, key_prefixes
 
 
-def _replace_dropout(network: nn.Module) -> None:
+def replace_dropout(network: nn.Module) -> None:
     """Replace every dropout of torchvision by one that draws from the run's generator."""
     for module in list(network.modules()):
         for name, child in module.named_children():

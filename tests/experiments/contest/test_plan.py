@@ -1,5 +1,6 @@
 """The plan of a contest: contestants, time, crops, recipes; and refused settings."""
 
+import re
 import sys
 
 import pytest
@@ -106,6 +107,36 @@ def test_missing_library_is_reported_first(digits_dataset, monkeypatch):
     with pytest.raises(AlexNetError, match="vgg11_bn needs torchvision, which cannot be imported"):
         make_plan(digits_dataset, "digits", ContestConfig(nets=("alexnet", "vgg11_bn")))
     make_plan(digits_dataset, "digits", ContestConfig(nets=("alexnet",)))  # which needs neither
+
+
+def test_networks_of_timm(digits_dataset, monkeypatch):
+    pytest.importorskip("timm")
+    nets = ("timm/resnet10t", "timm/vit_tiny_patch16_224", "alexnet")
+    plan = plan_for(digits_dataset, nets=nets, epochs=1)
+    assert [contestant.name for contestant in plan.contestants] == [
+        "timm-resnet10t",
+        "timm-vit_tiny_patch16_224",
+        "alexnet",
+    ]
+    resnet, vit, _ = (plan.recipe(contestant) for contestant in plan.contestants)
+    assert (resnet.model, resnet.lr, resnet.divide_std) == ("timm/resnet10t", 0.001, True)
+    assert vit.lr == plan.base.lr  # no batch norm
+    for names, message in {
+        ("timm/resnet19",): "timm has no network 'resnet19'. Did you mean",
+        ("timm/resnet10t", "timm/resnet10t"): "--nets names 'timm/resnet10t' twice",
+    }.items():
+        with pytest.raises(AlexNetError, match=re.escape(message)):
+            plan_for(digits_dataset, nets=names)
+    with pytest.raises(AlexNetError, match="--pretrained: timm has no weights of timm/resnetblur18"):
+        plan_for(digits_dataset, nets=("timm/resnetblur18",), pretrained=True)
+
+
+def test_timm_is_missing(digits_dataset, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(
+        AlexNetError, match=r"timm/no_such needs timm, which is not installed; pip install 'alexnet\[timm\]'"
+    ):
+        plan_for(digits_dataset, nets=("timm/no_such",))
 
 
 def test_unknown_contestant(digits_dataset):

@@ -1,5 +1,6 @@
 """The contestants, and the plan of a contest: who takes part, on which crops, for how long, with which recipes."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from alexnet import recipe as recipes
 from alexnet.errors import RecipeError, did_you_mean
 from alexnet.experiments.fisher.features import opencv
 from alexnet.experiments.runner import Dataset, check_same_plan, read_plan
-from alexnet.models import create_model
+from alexnet.models import create_model, timm_models
 from alexnet.recipe import Recipe
 from alexnet.terminal import format_duration, parse_duration
 from alexnet.training.time_budget import with_epochs
@@ -26,9 +27,9 @@ _BATCH_NORM = _SCALED | {"lr": 0.001}  # with batch norm, a higher learning rate
 class Contestant:
     """A classifier of the contest. ``changes`` are recipe fields: input scale, initialization, learning rate."""
 
-    name: str  # on the command line
+    name: str  # of its files, and on the command line, where timm-NAME is timm/NAME
     title: str
-    year: int
+    year: int  # 0: not known
     model: str  # of :func:`alexnet.models.create_model`; empty: Fisher vectors
     changes: Mapping[str, Any] = field(default_factory=dict)
     published: str = ""  # top-5 test error of its architecture at ILSVRC
@@ -96,11 +97,32 @@ def get_contestants(names: Sequence[str]) -> tuple[Contestant, ...]:
         RecipeError: An unknown or repeated name.
     """
     for index, name in enumerate(names):
-        if name not in CONTESTANTS:
-            raise RecipeError(f"--nets: unknown network {name!r}. {did_you_mean(name, CONTESTANTS)}")
+        if name not in CONTESTANTS and not name.startswith(timm_models.PREFIX):
+            raise RecipeError(f"--nets: unknown network {name!r}. {did_you_mean(name, [*CONTESTANTS, 'timm/NAME'])}")
         if name in names[:index]:
             raise RecipeError(f"--nets names {name!r} twice", "each contestant once")
-    return tuple(CONTESTANTS[name] for name in names or DEFAULT_CONTESTANTS)
+    return tuple(find_contestant(name.replace("/", "-")) for name in names or DEFAULT_CONTESTANTS)
+
+
+def find_contestant(name: str) -> Contestant:
+    """The contestant of this name; ``timm-NAME`` is a network of timm.
+
+    Raises:
+        ModelError: timm is not installed or has no such network.
+    """
+    return CONTESTANTS[name] if name in CONTESTANTS else _of_timm(name)
+
+
+@functools.cache
+def _of_timm(name: str) -> Contestant:
+    from torch import nn
+
+    own = name.removeprefix("timm-")
+    network = timm_models.build(
+        timm_models.PREFIX + own, 2, image_size=timm_models.image_size(timm_models.PREFIX + own)
+    )
+    batch_norm = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+    return Contestant(name, f"{own} of timm", 0, network.name, _BATCH_NORM if batch_norm else _SCALED)
 
 
 @dataclass(frozen=True)
@@ -166,7 +188,7 @@ class ContestPlan:
             if self.budget
             else f"equal epochs: {self.epochs} of each network"
         )
-        weights = "pretrained weights of torchvision" if self.pretrained else f"random, seed {self.seed}"
+        weights = "pretrained weights of torchvision or timm" if self.pretrained else f"random, seed {self.seed}"
         return [
             f"contest on {self.data}: {', '.join(contestant.title for contestant in self.contestants)}",
             f"  time       {time}",
@@ -252,7 +274,10 @@ def _check_contestants(contestants: Sequence[Contestant], image_size: int, pretr
         if contestant.name == FISHER:
             opencv()
             continue
-        if pretrained and contestant.name not in PRETRAINED:
+        if pretrained and contestant.model.startswith(timm_models.PREFIX):
+            if not timm_models.has_weights(contestant.model):
+                raise RecipeError(f"--pretrained: timm has no weights of {contestant.model}", "leave --pretrained out")
+        elif pretrained and contestant.name not in PRETRAINED:
             raise RecipeError(
                 f"--pretrained: torchvision has no weights of {contestant.name}",
                 f"--nets of {', '.join(PRETRAINED)}, {FISHER}",

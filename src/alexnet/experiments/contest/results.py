@@ -16,7 +16,7 @@ from alexnet.bundle import Bundle
 from alexnet.data.store import Split
 from alexnet.evaluation.evaluate import log_probabilities
 from alexnet.evaluation.intervals import Estimate, PairedComparison, compare, proportion_ci
-from alexnet.experiments.contest.plan import BASELINE, CONTESTANTS, FISHER, Contestant
+from alexnet.experiments.contest.plan import BASELINE, FISHER, Contestant, find_contestant
 from alexnet.experiments.contest.train import ContestantResult, Predictions
 from alexnet.experiments.fisher.classifier import FisherClassifier
 from alexnet.loader.loader import to_device
@@ -150,7 +150,7 @@ def result_rows(
                 top5 = proportion_ci(~own.in_top_k(5), groups)
             if baseline is not None and name != BASELINE:
                 comparison = compare(baseline.correct, own.correct, groups)
-        rows.append(ResultRow(CONTESTANTS[name], result, top1, top5, comparison, latencies.get(name)))
+        rows.append(ResultRow(find_contestant(name), result, top1, top5, comparison, latencies.get(name)))
     return sorted(rows, key=lambda row: (row.top1 is None, row.top1.value if row.top1 else 0.0))
 
 

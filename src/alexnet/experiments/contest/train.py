@@ -3,6 +3,7 @@
 A contestant leaves ``NAME.json`` (:class:`ContestantResult`), ``NAME.npz`` (:class:`Predictions`) and its own folder.
 """
 
+import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,7 @@ from alexnet.experiments.fisher.classifier import FisherSettings
 from alexnet.experiments.fisher.features import num_patches
 from alexnet.experiments.runner import Job, TrainedModel, get_or_train, read_file
 from alexnet.loader.augmentation import Normalization
-from alexnet.models import create_model
+from alexnet.models import create_model, timm_models
 from alexnet.models.network import AuxiliaryHead
 from alexnet.models.summary import FOREIGN, summarize
 from alexnet.models.torchvision_models import TorchvisionNetwork
@@ -181,6 +182,8 @@ TORCHVISION_NAMES = {"alexnet_owt": "alexnet"}  # where torchvision's name of a 
 
 
 def _pretrained_weights(model: str, recipe: Recipe, store: Store) -> PretrainedWeights:
+    if model.startswith(timm_models.PREFIX):
+        return _timm_weights(model, recipe, store)
     weights = torchvision_weights.of_network(TORCHVISION_NAMES.get(model, model))
     network = create_model(model, num_classes=len(weights.classes), image_size=recipe.image_size or None)
     state = network.from_torchvision(weights.state) if isinstance(network, TorchvisionNetwork) else weights.state
@@ -201,6 +204,23 @@ def _pretrained_weights(model: str, recipe: Recipe, store: Store) -> PretrainedW
         recipe.fit,
         "own",
     )
+
+
+def _timm_weights(model: str, recipe: Recipe, store: Store) -> PretrainedWeights:
+    """The published weights of a backbone of timm, from its cache or downloaded; its classifier starts anew."""
+    network, mean, std = timm_models.pretrained(model, recipe.image_size)
+    normalization = Normalization(
+        255 * torch.tensor(mean),
+        torch.tensor(store.color_std).float(),
+        torch.tensor(store.color_axes).float(),
+        255 * torch.tensor(std),
+    )
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    classes = ("", " ")  # no class names: the last layer is new
+    name = f"timm's weights of {model}"
+    return PretrainedWeights(name, digest.hexdigest(), network, classes, normalization, store.size, recipe.fit, "own")
 
 
 def _predict_test(run_folder: Path, store: Store, path: Path, device: torch.device) -> None:
