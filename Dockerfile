@@ -29,6 +29,6 @@ VOLUME ["/model"]
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
-    CMD ["python", "-m", "alexnet.cli.container", "health"]
+    CMD ["python", "-m", "alexnet.cli.serve", "health"]
 ENTRYPOINT ["alexnet"]
 CMD ["serve", "/model", "--host", "0.0.0.0", "--device", "cpu"]

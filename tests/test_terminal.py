@@ -11,7 +11,7 @@ import pytest
 
 from alexnet import cli
 from alexnet import terminal as terminals
-from alexnet.cli import models, output, predict
+from alexnet.cli import networks, output, predict
 from alexnet.errors import AlexNetError, RecipeError, printable
 from alexnet.terminal import csv_cell, format_duration, parse_duration, parse_size, safe_output, styled_output
 
@@ -117,7 +117,7 @@ def test_an_error_is_one_line_on_the_terminal(printed, monkeypatch):
     def fail(words):
         raise AlexNetError(f"class {HOSTILE!s}\nalexnet: all is well")
 
-    monkeypatch.setattr(models, "run", fail)
+    monkeypatch.setattr(networks, "models_command", fail)
     status, out, err = printed(["models"])
     assert (status, out, err) == (1, "", f"alexnet: class {ESCAPED}\\x0aalexnet: all is well\n")
 

@@ -9,7 +9,7 @@ from alexnet.benchmark import data, runner, steps, suite
 from alexnet.benchmark.runner import Candidate, Timing
 from alexnet.benchmark.steps import Target
 from alexnet.benchmark.suite import BenchmarkOptions, Group, Report
-from alexnet.cli.bench import _print
+from alexnet.cli.machine import _print_bench
 from alexnet.data import decode
 from alexnet.plots.studies import Bars, draw_bench
 
@@ -73,7 +73,7 @@ def test_ratios_and_shares():
 
 
 def test_tables_and_reasons(capsys):
-    _print(report())
+    _print_bench(report())
     printed = capsys.readouterr().out
     assert "OpenVINO, fp32: left out, openvino is not installed" in printed
     assert "ONNX Runtime, fp32: 9.0 images/s in its trial, another form is faster" in printed

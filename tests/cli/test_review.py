@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 from PIL import Image
 
-from alexnet.cli import COMMANDS
+from alexnet.cli import execute
 from alexnet.errors import AlexNetError
 
 
@@ -40,10 +40,10 @@ def test_a_review_until_ctrl_c_and_its_corrections_in_the_next_commands(images, 
         out, error = process.communicate(timeout=600)
     assert process.returncode == 0 and "1 decision. To use them: alexnet train images --corrections" in out, error
     corrections = str(tmp_path / "images.labels.csv")
-    COMMANDS["doctor"].run([str(images), "--corrections", corrections, "--json"])
+    execute("doctor", [str(images), "--corrections", corrections, "--json"])
     report = json.loads(capsys.readouterr().out)
     assert "unreadable" not in {finding["check"] for finding in report["findings"]}
-    assert COMMANDS["prepare"].run([str(images), str(tmp_path / "s"), "--size", "8", "--corrections", corrections]) == 0
+    assert execute("prepare", [str(images), str(tmp_path / "s"), "--size", "8", "--corrections", corrections]) == 0
     assert json.loads((tmp_path / "s" / "dataset.json").read_text())["skipped"] == 0
 
 
@@ -53,4 +53,4 @@ def test_what_is_refused_before_the_work_begins(images, digits):
         ([str(digits.path)], "is a prepared store; must be images"),
     ]:
         with pytest.raises(AlexNetError, match=message):
-            COMMANDS["review"].run(words)
+            execute("review", words)

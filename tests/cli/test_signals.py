@@ -33,7 +33,7 @@ def library(words):
 
 for run in (worker, library):
     cli.COMMANDS[run.__name__] = cli.Command("", "", run.__name__)
-    sys.modules[f"alexnet.cli.{run.__name__}"] = types.SimpleNamespace(run=run)
+    sys.modules[f"alexnet.cli.{run.__name__}"] = types.SimpleNamespace(**{f"{run.__name__}_command": run})
 cli.main()
 """
 

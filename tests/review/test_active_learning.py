@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alexnet.api import load
-from alexnet.cli import COMMANDS
+from alexnet.cli import execute
 from alexnet.data import decode
 from alexnet.data.sources.corrections import Decision, read_corrections, write_corrections
 from alexnet.errors import AlexNetError, DataError
@@ -75,14 +75,14 @@ def test_folders_without_images(tmp_path):
 
 def test_the_command_writes_a_list(saved_bundle, folder, tmp_path, capsys):
     words = [str(saved_bundle), str(folder), "--count", "3", "--device", "cpu", "--output", str(tmp_path / "list.csv")]
-    assert COMMANDS["suggest"].run(words) == 0
+    assert execute("suggest", words) == 0
     printed = capsys.readouterr()
     assert "3 images to label next, of 22 in" in printed.out and "broken.png" in printed.err
     rows = list(csv.reader((tmp_path / "list.csv").read_text(encoding="utf-8").splitlines()))
     assert rows[0] == ["path", "label", "score", "uncertainty"] and len(rows) == 4
     write_corrections(tmp_path / "new.labels.csv", {f"new/{rows[1][0][-6:]}": Decision("add", "0")})
-    COMMANDS["suggest"].run(words)
+    execute("suggest", words)
     again = list(csv.reader((tmp_path / "list.csv").read_text(encoding="utf-8").splitlines()))
     assert rows[1][0] not in [row[0] for row in again], "what has a label is not suggested again"
     with pytest.raises(AlexNetError, match="--count is 0"):
-        COMMANDS["suggest"].run([*words[:2], "--count", "0"])
+        execute("suggest", [*words[:2], "--count", "0"])

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from alexnet import cli
-from alexnet.cli import container, serve
-from alexnet.cli.monitor import MonitorArguments
-from alexnet.cli.serve import ServeArguments
+from alexnet.cli import serve
+from alexnet.cli.serve import MonitorArguments, ServeArguments
 from alexnet.serve.limits import Limits
 
 from .conftest import Client, form
@@ -57,11 +56,11 @@ def test_what_it_starts_is_a_command_of_ours(monkeypatch):
 
 def test_the_health_check_asks_the_server_at_its_own_port(server):
     _, _, command = last_stage()["HEALTHCHECK"].partition("CMD ")
-    assert json.loads(command) == ["python", "-m", "alexnet.cli.container", "health"]
+    assert json.loads(command) == ["python", "-m", "alexnet.cli.serve", "health"]
     entry = ["/opt/alexnet/bin/python", "/opt/alexnet/bin/alexnet", "serve", "/model"]
-    assert container.health([*entry, "--host", "0.0.0.0", "--port", str(server.port)]) is None
-    assert "Connection refused" in container.health([*entry, "--port", "9"])
-    assert container.health(["/opt/alexnet/bin/alexnet", "train", "digits"]) is None
+    assert serve.health([*entry, "--host", "0.0.0.0", "--port", str(server.port)]) is None
+    assert "Connection refused" in serve.health([*entry, "--port", "9"])
+    assert serve.health(["/opt/alexnet/bin/alexnet", "train", "digits"]) is None
 
 
 def test_the_image_has_compiled_kernels_or_is_not_built():

@@ -18,49 +18,44 @@ from alexnet.terminal import safe_output
 
 
 class Command(NamedTuple):
-    """One command: its group in the overview, and the module of ``alexnet.cli`` whose ``run(argv)`` executes it."""
+    """One command: its group and line in the overview, and the module of ``alexnet.cli`` that has its function."""
 
     group: str
     summary: str
     module: str
 
-    def run(self, argv: list[str]) -> int:
-        """Import the module, run the command and return its exit status."""
-        status: int = import_module(f"alexnet.cli.{self.module}").run(argv)
-        return status
-
 
 COMMANDS: dict[str, Command] = {
-    "prepare": Command("Data", "prepare images as a store, which training reads fast", "prepare"),
-    "doctor": Command("Data", "check a data set for faults before training", "doctor"),
+    "prepare": Command("Data", "prepare images as a store, which training reads fast", "data"),
+    "doctor": Command("Data", "check a data set for faults before training", "data"),
     "review": Command("Data", "review findings and doubtful labels in a browser; correct them in a file", "review"),
-    "suggest": Command("Data", "choose the unlabeled images to label next", "suggest"),
+    "suggest": Command("Data", "choose the unlabeled images to label next", "review"),
     "train": Command("Train", "train or fine-tune a classifier on digits, a folder, a store, cifar10, ...", "train"),
-    "lr-find": Command("Train", "suggest a learning rate by a short training in which it grows", "lr_find"),
-    "sweep": Command("Train", "search for hyperparameters by the validation split", "sweep"),
-    "recipes": Command("Train", "list the recipes, show one, or compare two", "recipes"),
-    "models": Command("Train", "list the networks, or show the layers of one", "models"),
-    "layers": Command("Train", "check, list and plot a cuda-convnet layer file of 2012", "layers"),
-    "import": Command("Train", "convert weights of torchvision, Caffe or cuda-convnet to a bundle", "import_weights"),
+    "lr-find": Command("Train", "suggest a learning rate by a short training in which it grows", "hyperparameters"),
+    "sweep": Command("Train", "search for hyperparameters by the validation split", "hyperparameters"),
+    "recipes": Command("Train", "list the recipes, show one, or compare two", "hyperparameters"),
+    "models": Command("Train", "list the networks, or show the layers of one", "networks"),
+    "layers": Command("Train", "check, list and plot a cuda-convnet layer file of 2012", "networks"),
+    "import": Command("Train", "convert weights of torchvision, Caffe or cuda-convnet to a bundle", "networks"),
     "evaluate": Command("Evaluate", "top-1 and top-5 accuracy of a classifier or of an ensemble", "evaluate"),
     "compare": Command("Evaluate", "compare a new classifier with an old one: better, or not worse?", "compare"),
     "predict": Command("Evaluate", "classify image files, folders and globs", "predict"),
-    "report": Command("Evaluate", "write report.html: a run on one page", "report"),
-    "bench": Command("Evaluate", "measure the training and inference speed of this machine", "bench"),
+    "report": Command("Evaluate", "write report.html: a run on one page", "plot"),
+    "bench": Command("Evaluate", "measure the training and inference speed of this machine", "machine"),
     "plot": Command("Explain", "plot filters, learning curves, saliency, nearest neighbors, ...", "plot"),
     "export": Command("Ship", "export a classifier to ONNX, OpenVINO or torch.export", "export"),
-    "compress": Command("Ship", "make a classifier about 35 times smaller (Han et al. 2015)", "compress"),
-    "promote": Command("Ship", "replace a served bundle by a new one that is shown not to be worse", "promote"),
-    "verify": Command("Ship", "check a bundle, an exported file or a server against its reference images", "verify"),
+    "compress": Command("Ship", "make a classifier about 35 times smaller (Han et al. 2015)", "export"),
+    "promote": Command("Ship", "replace a served bundle by a new one that is shown not to be worse", "compare"),
+    "verify": Command("Ship", "check a bundle, an exported file or a server against its reference images", "export"),
     "serve": Command("Ship", "serve a classifier over HTTP, with a web page", "serve"),
-    "info": Command("Ship", "print versions, devices and kernels, for a bug report", "info"),
-    "monitor": Command("Ship", "has what a server sees changed? the counts of serve --monitor", "monitor"),
-    "study claims": Command("2012 studies", "test a claim of the paper", "study.claims"),
-    "study contest": Command("2012 studies", "compare AlexNet, its successors and Fisher vectors", "study.contest"),
-    "study data-size": Command("2012 studies", "train on growing parts of a dataset", "study.data_size"),
-    "study depth": Command("2012 studies", "train plain and residual networks of growing depth", "study.depth"),
-    "study probes": Command("2012 studies", "fit a linear classifier on each layer", "study.probes"),
-    "study scaling": Command("2012 studies", "predict the time of a training step on many devices", "study.scaling"),
+    "info": Command("Ship", "print versions, devices and kernels, for a bug report", "machine"),
+    "monitor": Command("Ship", "has what a server sees changed? the counts of serve --monitor", "serve"),
+    "study claims": Command("2012 studies", "test a claim of the paper", "studies"),
+    "study contest": Command("2012 studies", "compare AlexNet, its successors and Fisher vectors", "studies"),
+    "study data-size": Command("2012 studies", "train on growing parts of a dataset", "studies"),
+    "study depth": Command("2012 studies", "train plain and residual networks of growing depth", "studies"),
+    "study probes": Command("2012 studies", "fit a linear classifier on each layer", "studies"),
+    "study scaling": Command("2012 studies", "predict the time of a training step on many devices", "studies"),
 }
 
 
@@ -101,6 +96,16 @@ def _run(argv: list[str]) -> int:
         return output.fail(_runtime_error(error), 1)
 
 
+def execute(name: str, argv: list[str]) -> int:
+    """Import the module of a command and run its function: ``lr_find_command`` for ``lr-find``.
+
+    Returns the exit status. Errors are raised, not printed.
+    """
+    function = name.removeprefix("study ").replace("-", "_") + "_command"
+    status: int = getattr(import_module(f"alexnet.cli.{COMMANDS[name].module}"), function)(argv)
+    return status
+
+
 def _os_error(error: OSError) -> str:
     """The message for an OSError that no command handles, such as a full disk."""
     try:
@@ -133,11 +138,10 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     if argv[0] == "study":
         return _dispatch_study(argv[1:])
-    command = COMMANDS.get(argv[0])
-    if command is None:
+    if argv[0] not in COMMANDS:
         names = [name for name in COMMANDS if " " not in name] + ["study"]
         return output.fail(f"unknown command {argv[0]!r}. {did_you_mean(argv[0], names)}", 2)
-    return command.run(argv[1:])
+    return execute(argv[0], argv[1:])
 
 
 def _dispatch_study(argv: list[str]) -> int:
@@ -145,10 +149,9 @@ def _dispatch_study(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview("2012 studies"))
         return 0 if argv else 2
-    command = COMMANDS.get(f"study {argv[0]}")
-    if command is None:
+    if argv[0] not in names:
         return output.fail(f"unknown study {argv[0]!r}. {did_you_mean(argv[0], names)}", 2)
-    return command.run(argv[1:])
+    return execute(f"study {argv[0]}", argv[1:])
 
 
 def _overview(group: str = "") -> str:

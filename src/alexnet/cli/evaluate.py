@@ -79,7 +79,7 @@ class EvaluateArguments:
     source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
-def run(argv: list[str]) -> int:
+def evaluate_command(argv: list[str]) -> int:
     """top-1 and top-5 of a trained classifier, or of several as an ensemble, on a test split"""
     args: EvaluateArguments = parser.parse(EvaluateArguments, argv, "evaluate")
     kernels.use(args.kernels)

@@ -1,13 +1,13 @@
-"""The command ``plot``."""
+"""The commands ``plot`` and ``report``: a run in plots, or on one page."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
-from alexnet.cli.parser import choose_cache, option
+from alexnet.cli.parser import Flag, SourceArguments, choose_cache, data_options, option
 from alexnet.plots.registry import IMAGE_PLOTS, PLOTS
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class PlotArguments:
     """auto, cpu, cuda or cuda:N"""
 
 
-def run(argv: list[str]) -> int:
+def plot_command(argv: list[str]) -> int:
     """draw a plot of a run: filters, curves, saliency, nearest neighbors, ..."""
     args: PlotArguments = parser.parse(PlotArguments, argv, "plot")
     from alexnet import api
@@ -64,6 +64,45 @@ def run(argv: list[str]) -> int:
         device=args.device,
         log=output.log,
         progress=output.Progress("indexing"),
+    )
+    print(path)
+    return 0
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """Write report.html: a run on one self-contained page.
+
+    It shows the data, the doctor's findings, metrics with confidence intervals, plots, mistakes, saliency, cost, and
+    the commands that reproduce the run.
+    """
+
+    run: Positional[Annotated[Path, option("RUN")]]
+    """a run directory"""
+    output: Annotated[Path | None, option("FILE", aliases=("-o",))] = None
+    """HTML file (default: RUN/report.html)"""
+    store: Annotated[str | None, option("STORE")] = None
+    """where the prepared images are now, if they were moved: a directory or s3://..."""
+    doctor: Flag = True
+    """do not examine the source images"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    source: Annotated[SourceArguments, option(name="data")] = field(default_factory=SourceArguments)
+
+
+def report_command(argv: list[str]) -> int:
+    """Write the report and print its path."""
+    args: ReportArguments = parser.parse(ReportArguments, argv, "report")
+    from alexnet import api
+
+    path = api.write_report(
+        args.run,
+        args.output,
+        store=args.store,
+        doctor=args.doctor,
+        device=args.device,
+        options=replace(data_options(args.source), progress=None),
+        progress=output.Progress,
     )
     print(path)
     return 0

@@ -64,7 +64,7 @@ class PredictArguments:
     """off: compute everything by PyTorch and Pillow instead of the fast kernels"""
 
 
-def run(argv: list[str]) -> int:
+def predict_command(argv: list[str]) -> int:
     """Print or write the predictions of a trained classifier."""
     started = time.perf_counter()  # before the libraries are imported
     args: PredictArguments = parser.parse(PredictArguments, argv, "predict")

@@ -1,5 +1,7 @@
-"""The command ``review``."""
+"""The commands ``review`` and ``suggest``: a person corrects the labels of images, or gives new ones."""
 
+import csv
+import io
 import shlex
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -9,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional
 
 from alexnet.cli import output, parser
-from alexnet.cli.doctor import embedding
+from alexnet.cli.data import embedding
 from alexnet.cli.parser import Flag, SourceArguments, data_options, option
 from alexnet.errors import DataError, RecipeError, ServerError, counted, printable
+from alexnet.review.active_learning import Method
+from alexnet.terminal import csv_cell
 
 if TYPE_CHECKING:
     from alexnet.review.session import Session
+    from alexnet.review.suggest import Suggestion
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,11 @@ class ReviewArguments:
     source: Annotated[SourceArguments, option(name="data")] = field(default_factory=SourceArguments)
 
 
-def run(argv: list[str]) -> int:
+def review_command(argv: list[str]) -> int:
     """Examine the data and serve the page until Ctrl-C."""
     args: ReviewArguments = parser.parse(ReviewArguments, argv, "review")
     check_server(args.port)
-    serve(_session(args), args.port, args.data)
+    serve_review(_session(args), args.port, args.data)
     return 0
 
 
@@ -62,7 +67,7 @@ def check_server(port: int) -> None:
             raise ServerError(f"the page needs {library}", "installed", "pip install 'alexnet[serve]'")
 
 
-def serve(session: "Session", port: int, data: str = "DATA") -> None:
+def serve_review(session: "Session", port: int, data: str = "DATA") -> None:
     """Serve the page of ``session`` until Ctrl-C, then print how its decisions on ``data`` are used."""
     from alexnet.review import server
     from alexnet.serve.run import bind, url
@@ -103,3 +108,95 @@ def _session(args: ReviewArguments) -> "Session":
     }
     added = {image.origin: image for image in source.added}
     return Session(source.name, source.classes, samples, added, doctor_topics(report, source), path)
+
+
+_SHOWN = 20  # rows on the terminal
+
+
+@dataclass(frozen=True)
+class SuggestArguments:
+    """Choose the unlabeled images to label next: the classifier is uncertain of them, and they differ from each other.
+
+    With --review a page opens in which they are labeled. The labels are saved in the corrections file of the run's
+    data, and alexnet train DATA --corrections FILE adds the images to the training images.
+    """
+
+    run: Positional[Annotated[Path, option("RUN")]]
+    """a run directory or a bundle"""
+    folder: Positional[Annotated[Path, option("FOLDER")]]
+    """folder of unlabeled images, with its subfolders"""
+    count: Annotated[int, option("N")] = 50
+    """number of images to choose"""
+    method: Method = "uncertain-diverse"
+    """uncertain-diverse: uncertain images that differ in their features; uncertain: the most uncertain; random"""
+    seed: Annotated[int, option("N")] = 0
+    """random seed of --method random"""
+    output: Annotated[Path | None, option("FILE", aliases=("-o",))] = None
+    """write the list to this CSV file: path, label, score, uncertainty"""
+    review: Flag = False
+    """label the images in a browser"""
+    corrections: Annotated[Path | None, option("FILE")] = None
+    """corrections file for the labels (default: that of the run's data)"""
+    port: Annotated[int, option("PORT")] = 0
+    """port of the page (default: any free port)"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+
+
+def suggest_command(argv: list[str]) -> int:
+    """Choose the images, print or write the list, and serve the page if it was asked for."""
+    args: SuggestArguments = parser.parse(SuggestArguments, argv, "suggest")
+    if args.count < 1:
+        raise RecipeError(f"--count is {args.count}", "at least 1")
+    if args.review:
+        check_server(args.port)
+    from alexnet import api
+    from alexnet.data.sources.corrections import read_corrections
+    from alexnet.review.suggest import default_corrections, suggest, unlabeled
+
+    classifier = api.load(args.run, args.device)
+    path = args.corrections or default_corrections(args.run, args.folder)
+    decided = set(read_corrections(path)) if path.exists() else set()
+    samples = unlabeled(args.folder, path.parent, decided)
+    suggestions, failures = suggest(
+        classifier, samples, args.count, args.method, args.seed, output.Progress("predicting")
+    )
+    for failure in failures:
+        output.log(f"alexnet: {printable(str(failure))}")
+    if args.output is not None:
+        _write(args.output, suggestions)
+    _print_suggestions(args, suggestions, len(samples))
+    if args.review:
+        from alexnet.review.suggest import session
+
+        serve_review(session(classifier.classes, suggestions, path), args.port)
+    return 0
+
+
+def _write(path: Path, suggestions: "list[Suggestion]") -> None:
+    from alexnet.data.atomic_io import write_file
+
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("path", "label", "score", "uncertainty"))
+    for one in suggestions:
+        label, score = one.top_k[0]
+        writer.writerow((csv_cell(str(one.path)), csv_cell(label), f"{score:.4f}", f"{one.uncertainty:.4f}"))
+    try:
+        write_file(path, buffer.getvalue().encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise DataError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder") from error
+
+
+def _print_suggestions(args: SuggestArguments, suggestions: "list[Suggestion]", total: int) -> None:
+    rows = [
+        (str(one.path), one.top_k[0][0], output.percent(one.top_k[0][1], 1), f"{one.uncertainty:.3f}")
+        for one in suggestions[:_SHOWN]
+    ]
+    title = f"{counted(len(suggestions), 'image')} to label next, of {total:,} in {args.folder}"
+    output.table(title, ("image", "prediction", "score", "uncertainty"), rows, right=2)
+    if len(suggestions) > _SHOWN:
+        where = f" in {args.output}" if args.output else " on the page" if args.review else "; see --output"
+        print(f"and {len(suggestions) - _SHOWN:,} more{where}")
+    if not args.review:
+        print("Label them in a browser: the same command with --review")

@@ -101,7 +101,7 @@ class TrainArguments:
         return self.hyperparameters.changes(base) | {"model": self.hyperparameters.model.model}
 
 
-def run(argv: list[str]) -> int:
+def train_command(argv: list[str]) -> int:
     """Train a new run, or resume one, and print its scores."""
     started = time.perf_counter()  # before the libraries are imported
     args, base, weights = parse(argv)

@@ -15,7 +15,7 @@ A claim is defined, planned, run and decided in this package:
    (``experiments/runner.py``).
 
 To add a claim, add an entry to ``CLAIMS``. A new kind of measurement is a new function in
-``CRITERIA`` of ``plan.py``, a name in ``CriterionName`` here, and a line in ``_CRITERIA`` of ``cli/study/claims.py``.
+``CRITERIA`` of ``plan.py``, a name in ``CriterionName`` here, and a line in ``_CRITERIA`` of ``cli/studies.py``.
 """
 
 from collections.abc import Mapping

@@ -5,7 +5,7 @@ import json
 import torch
 
 from alexnet import cli, kernels
-from alexnet.cli import info
+from alexnet.cli import machine
 
 
 def test_versions_devices_and_kernels(capsys):
@@ -22,18 +22,18 @@ def test_versions_devices_and_kernels(capsys):
 
 def test_why_a_kernel_is_not_in_use(monkeypatch):
     def of(name):
-        return next((k["in_use"], k["why"]) for k in info.collect()["kernels"] if k["name"] == name)
+        return next((k["in_use"], k["why"]) for k in machine.collect()["kernels"] if k["name"] == name)
 
     with kernels.disabled("winograd"):
         assert of("winograd") == (False, "turned off")
-    monkeypatch.setattr(info, "find_spec", lambda name: None)
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
     assert of("simplejpeg") == (False, "simplejpeg is not installed: pip install 'alexnet[fast]'")
     if not torch.cuda.is_available():
         assert of("gpu_cache") == (False, "no GPU")
 
 
 def test_names_of_requirements():
-    assert [info._name(line) for line in ("torch>=2.11", 'onnx>=1.17; extra == "export"', "x[y]==1", "z")] == [
+    assert [machine._name(line) for line in ("torch>=2.11", 'onnx>=1.17; extra == "export"', "x[y]==1", "z")] == [
         "torch",
         "onnx",
         "x",

@@ -1,1 +1,0 @@
-"""The commands `study claims`, `contest`, `data-size`, `depth`, `probes` and `scaling`."""
