@@ -41,7 +41,7 @@ RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 
 # Where a foreign library may be used; nowhere, if the list is empty. A name ending in / is a whole room.
 DOORS = {
-    "PIL": ["data/decode.py", "loader/randaugment.py"],
+    "PIL": ["data/decode.py", "loader/augmentation.py"],
     "pillow_heif": ["data/decode.py"],
     "simplejpeg": ["data/simplejpeg_decoder.py"],
     "matplotlib": ["plots/"],
@@ -57,7 +57,7 @@ DOORS = {
     "lazy_loader": ["__init__.py"],
     "filelock": ["kernels/compiler.py", "data/shards.py", "training/run_folder.py"],
     "platformdirs": ["system.py"],
-    "msgspec": ["schema.py", "evaluation/drift.py", "bundle/", "export/manifest.py", "data/"],
+    "msgspec": ["schema.py", "evaluation/drift.py", "bundle/", "export/exported_model.py", "data/"],
     "pickle": [],
     "pickletools": ["weights/restricted_pickle.py"],  # takes a pickle apart and runs nothing of it
     "rich": ["cli/", "training/logger.py"],
@@ -66,7 +66,7 @@ DOORS = {
     "pyarrow": ["data/sources/parquet.py", "export/batch_prediction.py"],
     "ray": ["data/shards.py", "export/batch_prediction.py"],
     "fsspec": ["data/remote.py"],
-    "torchvision.datasets": ["data/sources/builtin.py", "benchmark/data.py"],
+    "torchvision.datasets": ["data/sources/libraries.py", "benchmark/data.py"],
     "torchvision.models": ["models/torchvision_models.py", "weights/torchvision_weights.py", "benchmark/peers.py"],
     "cv2": ["experiments/fisher/features.py"],
     "skimage": [],  # its Fisher vectors are what tests compare ours with
@@ -85,7 +85,7 @@ DOORS = {
     "triton": ["kernels/lrn_triton.py"],
     "nncf": ["benchmark/steps.py"],
     "huggingface_hub": ["export/hub.py"],
-    "datasets": ["data/sources/hugging_face.py", "data/sources/builtin.py"],  # there, a name of torchvision
+    "datasets": ["data/sources/libraries.py"],  # there, also a name of torchvision
     "optuna": ["experiments/sweep.py"],
     "timm": ["export/timm_folder.py", "models/timm_models.py"],
     "fastapi": ["serve/"],

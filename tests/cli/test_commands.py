@@ -19,7 +19,7 @@ from alexnet import recipe as recipes
 from alexnet.cli import train
 from alexnet.data.sources import open_source
 from alexnet.errors import RecipeError
-from alexnet.training.defaults import default_recipe
+from alexnet.training.finetune import default_recipe
 
 
 def alexnet(*words: str | Path, cwd: Path | None = None, cache: Path | None = None) -> subprocess.CompletedProcess[str]:

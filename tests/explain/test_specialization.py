@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alexnet.explain.specialization import UNTRAINED, specialization
+from alexnet.explain.units import UNTRAINED, specialization
 
 
 def slow_color(filters: np.ndarray) -> float:

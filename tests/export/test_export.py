@@ -359,7 +359,7 @@ def test_no_images(onnx_file):
 
 def test_a_resealed_wreck_ends_in_the_house_s_error(onnx_file, tmp_path):
     """Damage under a valid checksum: the runtime's own errors never come out."""
-    from alexnet.export import manifest as checksum
+    from alexnet.export import exported_model as checksum
 
     data, rng = onnx_file.read_bytes(), np.random.default_rng(0)
     manifest = ExportedModel.load(onnx_file).manifest

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.errors import BundleError
-from alexnet.export import manifest as checksum
-from alexnet.export.exported_model import ExportedModel
-from alexnet.export.manifest import Manifest, ReferenceSample
+from alexnet.export import exported_model as checksum
+from alexnet.export.exported_model import ExportedModel, Manifest, ReferenceSample
 from alexnet.export.verify import verify
 
 MANIFEST = Manifest(
@@ -31,15 +30,15 @@ def test_every_changed_byte_is_seen(suffix, tmp_path):
     data = checksum.checksummed(body, MANIFEST, suffix)
     path = tmp_path / f"net{suffix}"
     path.write_bytes(data)
-    checksum.check(path)
+    checksum.check_file(path)
     for at in range(len(data)):
         path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         with pytest.raises(BundleError, match=r"has changed|no SHA-256"):
-            checksum.check(path)
+            checksum.check_file(path)
     for cut in (b"", data[:10], data[:-1], data + b"x", data[1:]):
         path.write_bytes(cut)
         with pytest.raises(BundleError, match=r"has changed|no SHA-256"):
-            checksum.check(path)
+            checksum.check_file(path)
 
 
 def test_the_class_names_are_the_last_array_of_an_onnx_file():
@@ -101,9 +100,9 @@ def test_any_json_for_a_manifest_ends_in_the_house_s_error(value):
 
 def test_no_file_of_ours(tmp_path):
     with pytest.raises(BundleError, match=r"is of no known format; must be a file ending in \.onnx, \.xml, \.pt2"):
-        checksum.check(tmp_path / "net.tflite")
+        checksum.check_file(tmp_path / "net.tflite")
     with pytest.raises(BundleError, match=r"can not be read: No such file"):
-        checksum.check(tmp_path / "net.onnx")
+        checksum.check_file(tmp_path / "net.onnx")
 
 
 def test_a_manifest_nested_deeply_is_damaged():

@@ -16,9 +16,8 @@ import torch
 from alexnet import cli
 from alexnet.data import decode
 from alexnet.errors import BundleError
-from alexnet.export import manifest
 from alexnet.export.classifier import Classifier
-from alexnet.export.exported_model import ExportedModel
+from alexnet.export.exported_model import ExportedModel, checksummed
 from alexnet.export.verify import verify
 
 
@@ -260,14 +259,12 @@ def test_fuzzed_files_end_in_the_house_s_error(onnx_file, saved_bundle, tmp_path
 def test_wrong_manifest_under_a_valid_checksum(onnx_file, tmp_path):
     file = ExportedModel.load(onnx_file)
     data = onnx_file.read_bytes()
-    body = data[: len(data) - len(manifest.checksummed(b"", file.manifest, ".onnx"))]
+    body = data[: len(data) - len(checksummed(b"", file.manifest, ".onnx"))]
     reference = tuple(
         dataclasses.replace(g, png=b"\x89PNG nothing of the kind") for g in file.manifest.reference_samples
     )
     path = tmp_path / "net.onnx"
-    path.write_bytes(
-        manifest.checksummed(body, dataclasses.replace(file.manifest, reference_samples=reference), ".onnx")
-    )
+    path.write_bytes(checksummed(body, dataclasses.replace(file.manifest, reference_samples=reference), ".onnx"))
     with pytest.raises(Exception, match="can not be decoded") as caught:
         verify(path)
     assert type(caught.value).__name__ == "ImageError"

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from alexnet.loader import randaugment
-from alexnet.loader.randaugment import OPERATIONS, apply
+from alexnet.loader import augmentation
+from alexnet.loader.augmentation import OPERATIONS, apply_operation
 
 from .test_loader import RECIPE, loader
 
@@ -38,7 +38,7 @@ def test_an_operation_is_torchvision_s(operation, image, monkeypatch):
     for magnitude in (0, 4, 9, 17, 30):
         for negated in (False, True):
             expected = by_torchvision(image, operation, magnitude, negated, monkeypatch).permute(1, 2, 0).numpy()
-            ours = np.asarray(apply(pillow, operation, magnitude, negated=negated))
+            ours = np.asarray(apply_operation(pillow, operation, magnitude, negated=negated))
             difference = np.abs(ours.astype(int) - expected.astype(int)).max(axis=2)  # [s, s]
             if operation in GEOMETRY:  # where two source pixels are equally near, one of them is chosen
                 assert (difference > 0).mean() < 0.03, (magnitude, negated)
@@ -65,9 +65,9 @@ def test_operations_are_drawn_equally_often(monkeypatch):
         drawn.append((operation, negated))
         return image
 
-    monkeypatch.setattr(randaugment, "apply", record)
+    monkeypatch.setattr(augmentation, "apply_operation", record)
     crops = torch.zeros(1400, 2, 2, 3, dtype=torch.uint8)
-    randaugment.randaugment(RECIPE.replace(randaugment_ops=2), crops, 3, np.arange(1400))
+    augmentation.randaugment(RECIPE.replace(randaugment_ops=2), crops, 3, np.arange(1400))
     counts = [sum(name == operation for name, _ in drawn) for operation in OPERATIONS]
     assert len(drawn) == 2800 and min(counts) > 150 and max(counts) < 250  # 200 of each are expected
     assert sum(negated for _, negated in drawn) == pytest.approx(1400, abs=100)

@@ -13,7 +13,7 @@ from alexnet.models.layers import Dropout, set_generator
 from alexnet.models.network import AuxiliaryHead
 from alexnet.models.summary import summarize
 from alexnet.models.torchvision_models import TorchvisionNetwork
-from alexnet.training.defaults import default_recipe
+from alexnet.training.finetune import default_recipe
 
 models = pytest.importorskip("torchvision.models")
 # Network -> side of its smallest images. Those that weigh more, and VGG, which weighs half a gigabyte, are slow.

@@ -6,8 +6,7 @@ import pytest
 
 from alexnet import cli
 from alexnet.errors import AlexNetError
-from alexnet.plots import run_plots
-from alexnet.plots.registry import IMAGE_PLOTS, PLOTS, TRAINING_PLOTS
+from alexnet.plots import IMAGE_PLOTS, PLOTS, TRAINING_PLOTS, run_plots
 
 PAGE = Path(__file__).parents[2] / "docs" / "explaining.md"
 

@@ -9,7 +9,7 @@ from alexnet.bundle import Bundle
 from alexnet.errors import ModelError, RunError
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
-from alexnet.plots import units
+from alexnet.plots import explanations
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_what_is_not_drawn(bundle, tmp_path):
 
 
 def test_units_are_evenly_spaced_and_views_are_around_gray():
-    assert units.spread(4, 10) == [0, 3, 6, 9]
-    assert units.spread(12, 3) == [0, 1, 2]
+    assert explanations.spread_units(4, 10) == [0, 3, 6, 9]
+    assert explanations.spread_units(12, 3) == [0, 1, 2]
     view = np.array([[[-2.0, 0.0, 4.0]]], np.float32)
-    assert units.shades(view)[0, :, 0].tolist() == [64, 128, 255]
+    assert explanations.view_shades(view)[0, :, 0].tolist() == [64, 128, 255]

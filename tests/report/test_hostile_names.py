@@ -10,8 +10,7 @@ import pytest
 
 from alexnet import api, cli
 from alexnet.bundle import Bundle
-from alexnet.plots import canvas
-from alexnet.plots.registry import PLOTS
+from alexnet.plots import PLOTS, canvas
 
 CLASSES = ("<script>alert(1)</script>", "bell\x07 and \x1b[31mred", "$\\frac{1}{0}$ \u202egnp.exe")
 FILE = "<img src=x onerror=alert(1)>.png"

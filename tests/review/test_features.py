@@ -5,8 +5,8 @@ import pytest
 
 from alexnet.data.sources import open_source
 from alexnet.errors import DataError
-from alexnet.review import features
-from alexnet.review.features import fisher_features
+from alexnet.experiments.fisher import features
+from alexnet.experiments.fisher.features import fisher_features
 
 from .conftest import KINDS
 

@@ -30,18 +30,17 @@ from alexnet.errors import Interrupted, RecipeError, RunError, printable
 from alexnet.evaluation.metrics import Scores
 from alexnet.evaluation.one_vs_rest import Cost
 from alexnet.export.classifier import Classifier, Precision
-from alexnet.plots.registry import PLOTS, TRAINING_PLOTS
+from alexnet.plots import PLOTS, TRAINING_PLOTS
 from alexnet.recipe import Recipe
 from alexnet.system import choose_device
 from alexnet.terminal import html_table, parse_duration
-from alexnet.training import layer_files, run_folder, runtime, time_budget, trackers
-from alexnet.training.callbacks import Callback, Callbacks, RunEnd
-from alexnet.training.defaults import default_recipe
+from alexnet.training import layer_files, run_folder, runtime, time_budget
+from alexnet.training.callbacks import Callback, Callbacks, RunEnd, resolve
 from alexnet.training.distributed import communication
 from alexnet.training.distributed import world as rendezvous
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
 from alexnet.training.distributed.world import World
-from alexnet.training.finetune import InitialWeights, PretrainedWeights, initial_weights
+from alexnet.training.finetune import InitialWeights, PretrainedWeights, default_recipe, initial_weights
 from alexnet.training.logger import write_summary
 from alexnet.training.run import data_size_warnings, score_warnings, train_run
 from alexnet.training.run_data import open_store, prepare, shuffle_window
@@ -160,7 +159,7 @@ def train(
         AlexNetError: for a wrong option, recipe, data set or folder.
     """
     started, options = perf_counter(), options or DataOptions()
-    observers = Callbacks(trackers.resolve(callbacks))
+    observers = Callbacks(resolve(callbacks))
     files = layer_files.of_training(layers, layer_params)
     if isinstance(init_from, PretrainedWeights):
         init_from = InitialWeights(init_from, init_from.name)
@@ -264,7 +263,7 @@ def resume(
     callbacks: Sequence[Callback | str] = (),
 ) -> Result:
     """Go on with a run from its newest checkpoint, or from the checkpoint file that ``run`` names; in any layout."""
-    started, values, observers = perf_counter(), local_path(run), Callbacks(trackers.resolve(callbacks))
+    started, values, observers = perf_counter(), local_path(run), Callbacks(resolve(callbacks))
     folder = values.parent.parent if values.suffix == ".pt" else values
     recipe, metadata = run_folder.read_start(folder)
     layout.check(run_folder.layer_files(folder), recipe)

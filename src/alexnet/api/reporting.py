@@ -167,7 +167,7 @@ def plot(
     """Draw a plot of a run as a PNG.
 
     Args:
-        kind: A key of :data:`alexnet.plots.registry.PLOTS`: ``filters``, ``curves``, ``confusion``, ``predictions``,
+        kind: A key of :data:`alexnet.plots.PLOTS`: ``filters``, ``curves``, ``confusion``, ``predictions``,
             ``features``, ``saliency``, ``neighbors``, ``mistakes`` or ``embedding``.
         run: A run folder. With ``images``, and for ``filters``, a bundle is enough.
         path: The PNG file; by default in the run's folder ``plots``.

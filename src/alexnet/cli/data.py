@@ -178,7 +178,7 @@ def embedding(bundle: Path | None, device: str) -> "Embed":
     from alexnet import api
 
     if bundle is None:
-        from alexnet.review.features import fisher_features
+        from alexnet.experiments.fisher.features import fisher_features
 
         return lambda images: fisher_features(images, output.Progress("computing features"))
 

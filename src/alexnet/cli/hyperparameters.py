@@ -114,8 +114,7 @@ def lr_find_command(argv: list[str]) -> int:
         raise RecipeError("lr-find needs DATA", "a folder, a table or the name of a data set")
     from alexnet.experiments.lr_find import LRFindConfig, find_lr
     from alexnet.experiments.runner import display_name
-    from alexnet.training.defaults import default_recipe
-    from alexnet.training.finetune import initial_weights
+    from alexnet.training.finetune import default_recipe, initial_weights
 
     config = LRFindConfig(args.steps, args.low, args.high)
     choose_cache(args.source.cache, args.source.cache_gb)
@@ -196,8 +195,7 @@ def sweep_command(argv: list[str]) -> int:
     budget = parse_duration(args.budget, "--budget")
     from alexnet.experiments.runner import display_name
     from alexnet.experiments.sweep import SweepConfig, read_space, run_sweep
-    from alexnet.training.defaults import default_recipe
-    from alexnet.training.finetune import initial_weights
+    from alexnet.training.finetune import default_recipe, initial_weights
     from alexnet.training.time_budget import with_epochs
 
     config = SweepConfig(read_space(args.space), budget, args.trials, args.finalists, args.seeds)

@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.parser import Flag, SourceArguments, choose_cache, data_options, option
-from alexnet.plots.registry import IMAGE_PLOTS, PLOTS
+from alexnet.plots import IMAGE_PLOTS, PLOTS
 
 if TYPE_CHECKING:
     Kind = str

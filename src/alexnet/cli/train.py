@@ -18,9 +18,9 @@ from alexnet.recipe import Recipe
 
 if TYPE_CHECKING:
     from alexnet.api import Result
+    from alexnet.training.callbacks import Tracker
     from alexnet.training.distributed.sharding import Layout
     from alexnet.training.finetune import InitialWeights
-    from alexnet.training.trackers import Tracker
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _resume(args: TrainArguments) -> "Result":
 
 
 def _trackers(args: TrainArguments) -> "list[Tracker]":
-    from alexnet.training.trackers import tracker
+    from alexnet.training.callbacks import tracker
 
     return [tracker(name, args.output.tracker_project) for name in args.output.tracker]
 
@@ -205,8 +205,7 @@ def parse(argv: list[str]) -> "tuple[TrainArguments, Recipe, InitialWeights | No
 
 def _base_recipe(args: TrainArguments) -> "tuple[Recipe, InitialWeights]":
     """The recipe whose values are the defaults of the options, and the initial weights, on which it depends."""
-    from alexnet.training.defaults import default_recipe
-    from alexnet.training.finetune import initial_weights
+    from alexnet.training.finetune import default_recipe, initial_weights
 
     choose_cache(args.source.cache, args.source.cache_gb)  # DATA may be a remote store
     data, recipe, model = args.data or "", args.run.recipe, args.hyperparameters.model.model

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet.data import decode
 from alexnet.errors import BundleError
-from alexnet.export.manifest import ReferenceEntry
+from alexnet.export.exported_model import ReferenceEntry
 from alexnet.export.prediction import ImageInput, named
 from alexnet.schema import ReferenceSample, check, class_fault, parse_json
 

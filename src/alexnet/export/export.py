@@ -28,12 +28,10 @@ from alexnet.data.remote import local_path
 from alexnet.data.run_file import read_run_file
 from alexnet.data.store import Split, Store, recorded_store
 from alexnet.errors import BundleError, DataError
-from alexnet.export import manifest as checksum
 from alexnet.export import timm_folder, web_folder
 from alexnet.export.classifier import Classifier
 from alexnet.export.export_module import ExportModule, Input, onnx_model, quiet
-from alexnet.export.exported_model import ExportedModel, missing
-from alexnet.export.manifest import TOLERANCE, Manifest
+from alexnet.export.exported_model import TOLERANCE, ExportedModel, Manifest, checksummed, missing
 from alexnet.schema import ReferenceSample
 
 Format = Literal["onnx", "openvino", "torch"]
@@ -184,7 +182,7 @@ def _write(bundle: Bundle, manifest: Manifest, path: Path, calibration: NDArray[
         assert calibration is not None
         body = quantize_int8(body, path, calibration)
     if path.suffix == ".onnx":
-        write_file(path, checksum.checksummed(body, manifest, ".onnx"))
+        write_file(path, checksummed(body, manifest, ".onnx"))
     else:
         _write_openvino(body, manifest, path)
 
@@ -204,7 +202,7 @@ def _write_torch(module: ExportModule, manifest: Manifest, path: Path) -> None:
     buffer = BytesIO()  # a file of PyTorch's own raises RuntimeError on a full disk
     with quiet():
         torch.export.save(_program(module, manifest), buffer, extra_files={"alexnet.json": manifest.to_json()})
-    write_file(path, checksum.checksummed(buffer.getvalue(), manifest, ".pt2"))
+    write_file(path, checksummed(buffer.getvalue(), manifest, ".pt2"))
 
 
 def _onnx(module: ExportModule, manifest: Manifest, path: Path) -> bytes:
@@ -231,7 +229,7 @@ def _write_openvino(body: bytes, manifest: Manifest, path: Path) -> None:
     with weights.open("rb") as file:
         os.fsync(file.fileno())
     manifest = replace(manifest, bin_sha256=sha256_of(weights))
-    write_file(path, checksum.checksummed(path.read_bytes(), manifest, ".xml"))
+    write_file(path, checksummed(path.read_bytes(), manifest, ".xml"))
 
 
 CALIBRATION = 128  # images: more did not change the second digit of the accuracy

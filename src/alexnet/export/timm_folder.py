@@ -18,7 +18,7 @@ from alexnet.bundle.integrity import write_tensors
 from alexnet.data import decode
 from alexnet.data.atomic_io import json_bytes, whole_folder
 from alexnet.errors import BundleError
-from alexnet.export.manifest import TOLERANCE
+from alexnet.export.exported_model import TOLERANCE
 from alexnet.models import create_model, list_models, meta_model
 from alexnet.models.alexnet_variants import NetworkWithKeys
 from alexnet.models.network import Network

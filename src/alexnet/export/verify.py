@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from alexnet.data import decode
 from alexnet.data.remote import local_path
 from alexnet.errors import BundleError
-from alexnet.export.exported_model import ExportedModel
-from alexnet.export.manifest import FORMATS, TOLERANCE
+from alexnet.export.exported_model import FORMATS, TOLERANCE, ExportedModel
 from alexnet.schema import ReferenceSample
 
 LIMIT = 1e-4  # largest difference of a probability from the expected one, fp32

@@ -34,8 +34,7 @@ from alexnet.data.cache import default_cache
 from alexnet.errors import BundleError
 from alexnet.export.classifier import Classifier
 from alexnet.export.export_module import ExportModule, onnx_model, quiet
-from alexnet.export.exported_model import missing
-from alexnet.export.manifest import TOLERANCE, damaged
+from alexnet.export.exported_model import TOLERANCE, damaged, missing
 from alexnet.export.prediction import ImageInput, as_pixels, named
 from alexnet.models.alexnet_variants import AdaptiveAveragePool
 from alexnet.models.comparisons import TowerLinear

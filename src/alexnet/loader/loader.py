@@ -26,8 +26,7 @@ from alexnet import kernels
 from alexnet.data.store import ConcatSplit, Split
 from alexnet.errors import no_memory
 from alexnet.loader import augmentation, sampler
-from alexnet.loader.augmentation import Boxes, Mixup, Normalization, draw_cutmix, draw_mixup
-from alexnet.loader.randaugment import randaugment
+from alexnet.loader.augmentation import Boxes, Mixup, Normalization, draw_cutmix, draw_mixup, randaugment
 from alexnet.recipe import Recipe
 
 MAX_MEMORY_FRACTION = 0.4  # of the device's free memory; the rest is for the network

@@ -1,4 +1,4 @@
-"""The plots of a run: a function ``draw_KIND`` for each kind of :data:`alexnet.plots.registry.PLOTS`."""
+"""The plots of a run: a function ``draw_KIND`` for each kind of :data:`alexnet.plots.PLOTS`."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -14,8 +14,7 @@ from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import ImageInput
 from alexnet.loader.augmentation import center_crops
 from alexnet.loader.loader import to_device
-from alexnet.plots import explanations
-from alexnet.plots.registry import PLOTS
+from alexnet.plots import PLOTS, explanations
 from alexnet.system import choose_device
 from alexnet.terminal import Progress
 from alexnet.training.logger import damage, read_rows
@@ -204,23 +203,22 @@ def draw_deconvnet(job: PlotJob) -> Path:
 
 def _draw_patches(job: PlotJob, *, views: bool) -> Path:
     from alexnet.explain.saliency import last_maps
-    from alexnet.plots import units
 
     network = job.classifier.network
     layer = explanations.layer_name(job.classifier, job.options.layer or last_maps(network)[0])
     samples = job.samples() if job.options.images else test_samples(job.run, PATCH_IMAGES, job.options.store)
     total = network.forward_to(job.classifier.inputs(list(samples.images[:1])), layer).shape[1]
-    tiles = units.patch_tiles(job.classifier, samples, layer, units.spread(job.count, total), views=views)
+    chosen = explanations.spread_units(job.count, total)
+    tiles = explanations.patch_tiles(job.classifier, samples, layer, chosen, views=views)
     title = f"{len(tiles)} of {total} units of {layer}: the strongest responses to {len(samples)} images"
     note = "Each patch is what the unit sees of another image (its receptive field), strongest first."
     if views:
         note += " Right: the response, sent back to the pixels (Zeiler and Fergus 2014); gray is no contribution."
-    return units.draw(tiles, title, note, job.path)
+    return explanations.draw_units(tiles, title, note, job.path)
 
 
 def draw_maximization(job: PlotJob) -> Path:
     from alexnet.explain.units import STEPS, maximize
-    from alexnet.plots import units
 
     classifier, network = job.classifier, job.classifier.network
     last = [name for name, _ in network.named_children()][-1]
@@ -229,17 +227,17 @@ def draw_maximization(job: PlotJob) -> Path:
         raise RunError("--target-class and --layer both say what is maximized", "one of them", "leave one out")
     blank = torch.zeros(1, network.in_channels, network.image_size, network.image_size, device=classifier.device)
     total = network.forward_to(blank, layer).shape[1]
-    chosen = units.spread(job.count, total)
+    chosen = explanations.spread_units(job.count, total)
     if job.options.target_class is not None:
         chosen = [explanations.class_index(classifier, job.options.target_class)]
     normalization = to_device(classifier.bundle.normalization, classifier.device)
     job.options.log(f"gradient ascent for {len(chosen)} images, {STEPS} steps")
     images = maximize(network, normalization, layer, chosen)
     labels = [classifier.classes[unit] if layer == last else f"unit {unit}" for unit in chosen]
-    tiles = [units.Tile(label, [image]) for label, image in zip(labels, images, strict=True)]
+    tiles = [explanations.Tile(label, [image]) for label, image in zip(labels, images, strict=True)]
     what = "classes" if layer == last else f"units of {layer}"
     note = "Each image is made by gradient ascent from noise. It shows what raises the response, not a typical image."
-    return units.draw(tiles, f"Images that maximize {len(tiles)} of {total} {what}", note, job.path)
+    return explanations.draw_units(tiles, f"Images that maximize {len(tiles)} of {total} {what}", note, job.path)
 
 
 def draw_embedding(job: PlotJob) -> Path:

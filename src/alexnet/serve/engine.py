@@ -13,8 +13,7 @@ from alexnet.data import decode, resize
 from alexnet.data.atomic_io import sha256_of
 from alexnet.errors import BundleError
 from alexnet.export import verify
-from alexnet.export.exported_model import ExportedModel
-from alexnet.export.manifest import FORMATS
+from alexnet.export.exported_model import FORMATS, ExportedModel
 from alexnet.schema import ReferenceSample
 from alexnet.serve.explain import METHODS, Explainer, Method, Neighbor, Overlay
 

@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 from alexnet.data.remote import is_address, local_path
 from alexnet.data.sources.archives import is_archive, read_archive
-from alexnet.data.sources.builtin import SETS, read_builtin
 from alexnet.data.sources.folders import read_archives, read_folder, split_archives
-from alexnet.data.sources.hugging_face import PREFIX, is_saved, read_dataset, read_name, read_saved
 from alexnet.data.sources.layout import FOLDER_OPTIONS, TABLE_OPTIONS, LayoutOptions
+from alexnet.data.sources.libraries import PREFIX, SETS, is_saved, read_builtin, read_dataset, read_name, read_saved
 from alexnet.data.sources.parquet import parquet_files, read_parquet
 from alexnet.data.sources.source import Problems, Sample, Source, is_image_name, path_text
 from alexnet.data.sources.tables import is_table, read_table

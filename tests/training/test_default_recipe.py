@@ -6,7 +6,7 @@ import torch
 from alexnet.errors import ModelError, RecipeError
 from alexnet.models import create_model, list_models, list_torchvision_models
 from alexnet.recipe import get_recipe
-from alexnet.training.defaults import default_recipe
+from alexnet.training.finetune import default_recipe
 from alexnet.training.task import check_network
 
 
