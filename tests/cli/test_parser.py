@@ -18,7 +18,12 @@ from alexnet.errors import RecipeError
 
 ADDRESS = "s3://bucket/folder/x"
 MODULES = [importlib.import_module(one.name) for one in pkgutil.walk_packages(cli.__path__, "alexnet.cli.")]
-PARTS = (options.SourceArguments, options.DataArguments)
+PARTS = (
+    options.SourceArguments,
+    options.DataArguments,
+    options.ExperimentArguments,
+    options.TrainingExperimentArguments,
+)
 POSITIONAL = get_args(Positional[int])[1]
 KINDS = {
     kind

@@ -45,7 +45,7 @@ from alexnet.training.logger import write_summary
 from alexnet.training.run import data_size_warnings, score_warnings, train_run
 from alexnet.training.run_data import open_store, prepare, shuffle_window
 from alexnet.training.run_folder import provenance
-from alexnet.training.schedule import with_epochs
+from alexnet.training.schedule import with_default_epochs
 from alexnet.training.task import check_network
 
 __all__ = [
@@ -193,7 +193,7 @@ def train(
                 recipe = time_budget.plan_epochs(
                     recipe, store, world.device, deadline, start=start, files=files, log=options.log_line
                 )
-            recipe = with_epochs(recipe, len(store.split("train")))
+            recipe = with_default_epochs(recipe, len(store.split("train")))
             held.enter_context(run_folder.locked(folder) if again else run_folder.new_run_folder(folder))
             if not again:
                 metadata: dict[str, Any] = {"data": str(data), "directory": str(Path.cwd()), "store": store.absolute}
@@ -207,7 +207,7 @@ def train(
             word, _, path = world.broadcast_text("").partition(" ")
             folder, again = Path(path), word == "again"
             store = Store.open(run_folder.read_start(folder)[1]["store"])
-            recipe = with_epochs(recipe, len(store.split("train")))
+            recipe = with_default_epochs(recipe, len(store.split("train")))
         kwargs: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout, "started": started}
         return _run(recipe, store, folder, world=world, callbacks=observers, resume=again, start=start, **kwargs)
 
@@ -232,7 +232,7 @@ def _begun(folder: Path, data: str | Path, recipe: Recipe) -> Store:
     """The store of a run that was begun by the same call; raises :class:`RunError` if it was another."""
     result, metadata = run_folder.read_start(folder)
     store = Store.open(recorded_store(folder, metadata))
-    recipe = with_epochs(recipe, len(store.split("train")))
+    recipe = with_default_epochs(recipe, len(store.split("train")))
     other = next(iter(recipes.differences(result, recipe).items()), None)
     if metadata["data"] != str(data) or other is not None:
         what = f"{other[0]} = {other[1][0]}" if other else f"the data {metadata['data']}"

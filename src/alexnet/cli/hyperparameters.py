@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from alexnet import recipe as recipes
 from alexnet.cli import output, parser
-from alexnet.cli.parser import DataArguments, Flag, choose_cache, data_options, option
+from alexnet.cli.parser import DataArguments, Flag, TrainingExperimentArguments, choose_cache, data_options, option
 from alexnet.errors import RecipeError
 from alexnet.terminal import parse_duration
 
@@ -172,14 +172,7 @@ class SweepArguments:
     """epochs of every training; 0: the recipe's"""
     init_from: Annotated[str, option("starter|imagenet|scratch|RUN")] = ""
     """initial weights, as in alexnet train"""
-    output_dir: Annotated[Path | None, option("DIR")] = None
-    """directory for the sweep (default: runs/sweep/DATA)"""
-    device: Annotated[str, option("DEVICE")] = "auto"
-    """auto, cpu, cuda or cuda:N"""
-    num_workers: Annotated[int, option("N")] = 1
-    """data-loading threads (does not affect results)"""
-    json: Flag = False
-    """print one JSON object"""
+    experiment: TrainingExperimentArguments = field(default_factory=TrainingExperimentArguments)
     source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
@@ -205,7 +198,7 @@ def sweep_command(argv: list[str]) -> int:
     base = default_recipe(args.data, args.recipe, args.model, weights.pretrained)
     if args.epochs:
         base = with_epochs(base, args.epochs)
-    folder = args.output_dir or Path("runs") / "sweep" / display_name(args.data)
+    folder = args.experiment.output_dir or Path("runs") / "sweep" / display_name(args.data)
     options = data_options(args.source)
     options.log_line(f"initial weights: {weights.why}")
     result = run_sweep(
@@ -215,11 +208,11 @@ def sweep_command(argv: list[str]) -> int:
         folder,
         options,
         init_from=weights.pretrained,
-        device=args.device,
-        num_workers=args.num_workers,
+        device=args.experiment.device,
+        num_workers=args.experiment.num_workers,
     )
     values = result.to_dict()
-    if args.json:
+    if args.experiment.json:
         print(json.dumps(values))
         return 0
     names = list(config.space)

@@ -34,7 +34,7 @@ from alexnet.terminal import styled_output
 
 
 def _default_hint(default: str) -> str:
-    return "" if default in ("None", "False", "True", "") else f"(default: {default})"
+    return "" if default in ("None", "False", "True", "", "''") else f"(default: {default})"
 
 
 def option(
@@ -241,6 +241,26 @@ class DataArguments(SourceArguments):
     """unusable images: leave them out and list them, or stop at the first"""
     allow_truncated: Flag = False
     """use truncated images, and list them"""
+
+
+@dataclass(frozen=True)
+class ExperimentArguments:
+    """Where the results of an experiment are written, and what computes them."""
+
+    output_dir: Annotated[Path | None, option("DIR")] = None
+    """directory for all files of the experiment (default: below runs/, named after the command and DATA)"""
+    device: Annotated[str, option("DEVICE")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    json: Flag = False
+    """print one JSON object; a plan goes to standard error"""
+
+
+@dataclass(frozen=True)
+class TrainingExperimentArguments(ExperimentArguments):
+    """Where the results of an experiment are written, and what computes them."""
+
+    num_workers: Annotated[int, option("N")] = 1
+    """data-loading threads (does not affect results)"""
 
 
 def data_options(args: SourceArguments, *, quiet: bool = False) -> "DataOptions":

@@ -10,7 +10,14 @@ from tyro.conf import Positional
 
 from alexnet.cli import output, parser
 from alexnet.cli.output import estimate_cells
-from alexnet.cli.parser import DataArguments, Flag, data_options, option
+from alexnet.cli.parser import (
+    DataArguments,
+    ExperimentArguments,
+    Flag,
+    TrainingExperimentArguments,
+    data_options,
+    option,
+)
 from alexnet.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -44,14 +51,7 @@ class ClaimsArguments:
     """maximum number of training images; 0: all"""
     train_error: Annotated[float | None, option("FRACTION")] = None
     """training error to which epochs are counted (relu: 0.25)"""
-    output_dir: Annotated[Path | None, option("DIR")] = None
-    """directory for all runs (default: runs/claims/CLAIM-DATA)"""
-    device: Annotated[str, option("DEVICE")] = "auto"
-    """auto, cpu, cuda or cuda:N"""
-    num_workers: Annotated[int, option("N")] = 1
-    """data-loading threads (does not affect results)"""
-    json: Flag = False
-    """print one JSON object; the plan goes to standard error"""
+    experiment: TrainingExperimentArguments = field(default_factory=TrainingExperimentArguments)
     source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
@@ -61,7 +61,7 @@ def claims_command(argv: list[str]) -> int:
     from alexnet.experiments.claims.registry import get_claim
 
     if args.name is None:
-        return _list_claims(as_json=args.json)
+        return _list_claims(as_json=args.experiment.json)
     claim = get_claim(args.name)
     from alexnet.experiments.claims.plan import ClaimConfig, default_folder, make_plan
     from alexnet.experiments.claims.run import run_claim
@@ -71,11 +71,17 @@ def claims_command(argv: list[str]) -> int:
     options = data_options(args.source)
     dataset = _open_dataset(args.data, options)
     plan = make_plan(claim, dataset, dataset.name if args.data is None else display_name(args.data), config)
-    print("\n".join(plan.describe()), "", sep="\n", file=sys.stderr if args.json else sys.stdout, flush=True)
-    folder = Path(args.output_dir or default_folder(plan, plan.data))
-    result = run_claim(plan, dataset, folder, options, device=args.device, num_workers=args.num_workers)
-    _print_claim(result, folder, as_json=args.json)
+    _print_plan(plan.describe(), as_json=args.experiment.json)
+    folder = Path(args.experiment.output_dir or default_folder(plan, plan.data))
+    result = run_claim(
+        plan, dataset, folder, options, device=args.experiment.device, num_workers=args.experiment.num_workers
+    )
+    _print_claim(result, folder, as_json=args.experiment.json)
     return 0
+
+
+def _print_plan(lines: list[str], *, as_json: bool) -> None:
+    print(*lines, "", sep="\n", file=sys.stderr if as_json else sys.stdout, flush=True)
 
 
 def _open_dataset(data: str | None, options: "DataOptions") -> "Dataset":
@@ -176,14 +182,7 @@ class ContestArguments:
     """crop size of all contestants; 0: 224 for photographs, 64 for small images"""
     images: Annotated[int, option("N")] = 0
     """maximum number of training images, balanced over the classes, and half as many for the test; 0: all"""
-    output_dir: Annotated[Path | None, option("DIR")] = None
-    """directory for all runs (default: runs/contest/DATA-BUDGET)"""
-    device: Annotated[str, option("DEVICE")] = "auto"
-    """auto, cpu, cuda or cuda:N"""
-    num_workers: Annotated[int, option("N")] = 1
-    """data-loading threads (does not affect results)"""
-    json: Flag = False
-    """print one JSON object; the plan goes to standard error"""
+    experiment: TrainingExperimentArguments = field(default_factory=TrainingExperimentArguments)
     source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
@@ -201,10 +200,12 @@ def contest_command(argv: list[str]) -> int:
     options = data_options(args.source)
     dataset = open_dataset(args.data, options)
     plan = make_plan(dataset, display_name(args.data), config)
-    print("\n".join(plan.describe()), "", sep="\n", file=sys.stderr if args.json else sys.stdout, flush=True)
-    folder = Path(args.output_dir or default_folder(plan))
-    result = run_contest(plan, dataset, folder, options, device=args.device, num_workers=args.num_workers)
-    _print_contest(result, as_json=args.json)
+    _print_plan(plan.describe(), as_json=args.experiment.json)
+    folder = Path(args.experiment.output_dir or default_folder(plan))
+    result = run_contest(
+        plan, dataset, folder, options, device=args.experiment.device, num_workers=args.experiment.num_workers
+    )
+    _print_contest(result, as_json=args.experiment.json)
     return 0
 
 
@@ -244,14 +245,7 @@ class DataSizeArguments:
     """trainings for each size and method"""
     epochs: Annotated[int, option("N")] = 0
     """epochs of every training of a network; 0: by the number of images"""
-    output_dir: Annotated[Path | None, option("DIR")] = None
-    """directory for all runs (default: runs/data-size/DATA)"""
-    device: Annotated[str, option("DEVICE")] = "auto"
-    """auto, cpu, cuda or cuda:N"""
-    num_workers: Annotated[int, option("N")] = 1
-    """data-loading threads (does not affect results)"""
-    json: Flag = False
-    """print one JSON object"""
+    experiment: TrainingExperimentArguments = field(default_factory=TrainingExperimentArguments)
     source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
@@ -265,11 +259,16 @@ def data_size_command(argv: list[str]) -> int:
 
     default = DataSizeConfig()
     config = DataSizeConfig(args.sizes or default.sizes, args.methods or default.methods, args.seeds, args.epochs)
-    folder = args.output_dir or Path("runs") / "data-size" / display_name(args.data)
+    folder = args.experiment.output_dir or Path("runs") / "data-size" / display_name(args.data)
     result = run_data_size(
-        args.data, config, folder, data_options(args.source), device=args.device, num_workers=args.num_workers
+        args.data,
+        config,
+        folder,
+        data_options(args.source),
+        device=args.experiment.device,
+        num_workers=args.experiment.num_workers,
     )
-    if args.json:
+    if args.experiment.json:
         print(json.dumps(result.to_dict()))
         return 0
     rows = [
@@ -308,14 +307,7 @@ class DepthArguments:
     """instead of epochs: time for all trainings together, such as 40min or 1.5h"""
     images: Annotated[int | None, option("N")] = None
     """maximum number of training images; 0: all"""
-    output_dir: Annotated[Path | None, option("DIR")] = None
-    """directory for all runs (default: runs/depth/DATA)"""
-    device: Annotated[str, option("DEVICE")] = "auto"
-    """auto, cpu, cuda or cuda:N"""
-    num_workers: Annotated[int, option("N")] = 1
-    """data-loading threads (does not affect results)"""
-    json: Flag = False
-    """print one JSON object; the plan goes to standard error"""
+    experiment: TrainingExperimentArguments = field(default_factory=TrainingExperimentArguments)
     source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
@@ -331,10 +323,12 @@ def depth_command(argv: list[str]) -> int:
     options = data_options(args.source)
     dataset = open_dataset(args.data, options)
     plan = make_plan(dataset, display_name(args.data), config)
-    print("\n".join(plan.describe()), "", sep="\n", file=sys.stderr if args.json else sys.stdout, flush=True)
-    folder = Path(args.output_dir or default_folder(plan, quick=args.quick))
-    result = run_depth(plan, dataset, folder, options, device=args.device, num_workers=args.num_workers)
-    _print_depth(result, folder, args.json)
+    _print_plan(plan.describe(), as_json=args.experiment.json)
+    folder = Path(args.experiment.output_dir or default_folder(plan, quick=args.quick))
+    result = run_depth(
+        plan, dataset, folder, options, device=args.experiment.device, num_workers=args.experiment.num_workers
+    )
+    _print_depth(result, folder, args.experiment.json)
     return 0
 
 
@@ -388,12 +382,7 @@ class ProbesArguments:
     """images of any classes: a folder, a table, a store or the name of a dataset"""
     images: Annotated[int, option("N")] = 3000
     """maximum number of training images; 0: all"""
-    output_dir: Annotated[Path | None, option("DIR")] = None
-    """directory for probes.json and probes.png (default: runs/probes/DATA)"""
-    device: Annotated[str, option("DEVICE")] = "auto"
-    """auto, cpu, cuda or cuda:N"""
-    json: Flag = False
-    """print one JSON object"""
+    experiment: ExperimentArguments = field(default_factory=ExperimentArguments)
     source: Annotated[DataArguments, option(name="data")] = field(default_factory=DataArguments)
 
 
@@ -405,9 +394,11 @@ def probes_command(argv: list[str]) -> int:
     from alexnet.experiments.probes import run_probes
     from alexnet.experiments.runner import display_name
 
-    folder = args.output_dir or Path("runs") / "probes" / display_name(args.data)
-    result = run_probes(args.run, args.data, folder, data_options(args.source), images=args.images, device=args.device)
-    if args.json:
+    folder = args.experiment.output_dir or Path("runs") / "probes" / display_name(args.data)
+    result = run_probes(
+        args.run, args.data, folder, data_options(args.source), images=args.images, device=args.experiment.device
+    )
+    if args.experiment.json:
         print(json.dumps(result.to_dict()))
         return 0
     rows = [

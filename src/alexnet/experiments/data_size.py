@@ -31,7 +31,7 @@ from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import run_folder
 from alexnet.training.finetune import from_bundle
 from alexnet.training.run_data import cached
-from alexnet.training.schedule import with_epochs
+from alexnet.training.schedule import with_default_epochs
 
 SCRATCH, FISHER = "scratch", "fisher"
 METHODS = {
@@ -223,7 +223,7 @@ def _point(
     start = from_bundle(STARTER) if method == STARTER else None
     base = start.recipe(get_recipe("finetune")) if start else get_recipe("modern")
     base = base.replace(epochs=config.epochs, warmup_epochs=min(1.0, config.epochs or 1.0), seed=seed)
-    job = Job(f"{method} {images}", with_epochs(base, images))
+    job = Job(f"{method} {images}", with_default_epochs(base, images))
     own = folder / job.folder_name
     model = get_or_train(job, store, own, device=device, num_workers=num_workers, init_from=start)
     shutil.rmtree(own / "checkpoints", ignore_errors=True)  # a gigabyte; the bundle says that the training is finished

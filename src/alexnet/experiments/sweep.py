@@ -30,7 +30,7 @@ from alexnet.terminal import format_duration
 from alexnet.training.callbacks import Callbacks
 from alexnet.training.finetune import PretrainedWeights
 from alexnet.training.run_data import open_store
-from alexnet.training.schedule import with_epochs
+from alexnet.training.schedule import with_default_epochs
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -225,7 +225,7 @@ def run_sweep(
     for split in ("validation", "test"):
         if not len(store.split(split)):
             raise DataError(f"{store.address} has no {split} images", "", "prepare a store that has them")
-    base = with_epochs(base, len(store.split("train")))
+    base = with_default_epochs(base, len(store.split("train")))
     plan = {
         "data": str(data),
         "store": store.fingerprint,

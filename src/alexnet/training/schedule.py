@@ -50,7 +50,7 @@ def constant(recipe: Recipe, progress: Progress) -> float:
     return 1.0
 
 
-def with_epochs(recipe: Recipe, images: int) -> Recipe:
+def with_default_epochs(recipe: Recipe, images: int) -> Recipe:
     """``recipe``, with ``epochs`` 0 replaced by a number that fits a training split of ``images``.
 
     All epochs together show 1,500 √images crops: 5,000 of 10 images, 30,000 of 400, 80,000 of 2,700, 470,000 of
