@@ -1,4 +1,4 @@
-"""Contenders with a known pace, one that can not run, one that breaks, one that dies."""
+"""Contenders with a known pace, one that cannot run, one that breaks, one that dies."""
 
 import os
 import statistics

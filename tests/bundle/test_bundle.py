@@ -330,6 +330,6 @@ def test_save_refuses_invalid_names(bundle, tmp_path):
         {"reference_samples": [ReferenceSample("../x", b"", [])]},
         {"reference_samples": [ReferenceSample("a/b", b"", [])]},
     ):
-        with pytest.raises(BundleError, match="can not be saved with"):
+        with pytest.raises(BundleError, match="cannot be saved with"):
             dataclasses.replace(bundle, **change).save(tmp_path / "bundle")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Arrays there and back to the last bit; whatever a stream says that can not be is refused before room is made."""
+"""Arrays there and back to the last bit; whatever a stream says that cannot be is refused before room is made."""
 
 import numpy as np
 import pytest

@@ -117,5 +117,5 @@ def test_a_file_that_lies(network, written, tmp_path, change, words):
 
 def test_writing_never_rounds(network, kind, tmp_path):
     other = {name: t + 0.001 * torch.randn(t.shape) for name, t in network.state_dict().items()}
-    with pytest.raises(BundleError, match=f"can not be written as {kind}"):
+    with pytest.raises(BundleError, match=f"cannot be written as {kind}"):
         compressed_weights.write(tmp_path / "x.safetensors", other, {"f6.weight": kind})

@@ -271,7 +271,7 @@ def test_too_many_layers_are_refused():
 def test_classes_that_nobody_tells():
     text = files("sparse").layers.replace("type=fc\ninputs=c3\noutputs=10", "type=fc\ninputs=c3,target\noutputs=10")
     text = text.replace("initW=0.01\ninitB=-5", "initW=0.01,0.01\ninitB=-5")
-    with pytest.raises(ModelError, match="layer 'target': the number of classes can not be told from the file; give"):
+    with pytest.raises(ModelError, match="layer 'target': the number of classes cannot be told from the file; give"):
         define(text, Data(16))
     assert define(text, Data(16, classes=10)).layers["target"].outputs == 10
 

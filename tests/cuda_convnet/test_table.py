@@ -58,4 +58,4 @@ def test_the_verb(tmp_path, capsys):
     assert cli.run(["layers", str(HERE / "towers.cfg"), "--image-size", "36"]) == 1
     assert "towers.cfg, line 73, layer 'c2a': parameter partialSum is '7'" in capsys.readouterr().err
     assert cli.run(["layers", str(tmp_path / "none.cfg")]) == 1
-    assert "can not be read" in capsys.readouterr().err
+    assert "cannot be read" in capsys.readouterr().err

@@ -223,9 +223,9 @@ def test_content_counts_not_the_name():
         (b"<html><body>not found</body>", "x.jpg: looks like HTML, not an image"),
         (b"<?xml version='1.0'?><svg/>", "x.jpg: looks like XML or SVG"),
         (b"version https://git-lfs.github.com/spec/v1", "x.jpg: is a Git LFS pointer"),
-        (b"\0\0\0\x10ftypavif\0\0\0\0" + bytes(8), r"x.jpg: can not be decoded \(truncated or damaged\)"),
+        (b"\0\0\0\x10ftypavif\0\0\0\0" + bytes(8), r"x.jpg: cannot be decoded \(truncated or damaged\)"),
         (b"\0\0\0\x14ftypisom\0\0\0\0mp42", "x.jpg: is a video, or HEIF of a coding that is not known"),
-        (b"just some text, no image", r"x.jpg: can not be decoded \(no known image format\)"),
+        (b"just some text, no image", r"x.jpg: cannot be decoded \(no known image format\)"),
         (b"%!PS-Adobe-3.0 EPSF-3.0 never handed to Ghostscript", "no known image format"),
     ],
 )
@@ -340,7 +340,7 @@ def test_heic_and_avif_with_alpha_lie_on_white(kind):
 @pytest.mark.parametrize("cut", [40, 200, 0.3, 0.7, -2])
 def test_truncated_heic_and_avif_are_refused_even_if_allowed(kind, cut):
     data = encoded(kind, noise(64, 64))
-    with pytest.raises(ImageError, match="photo: can not be decoded"):
+    with pytest.raises(ImageError, match="photo: cannot be decoded"):
         decode.decode(data[: int(len(data) * cut) if 0 < cut < 1 else cut], "photo", allow_truncated=True)
 
 
@@ -351,8 +351,8 @@ def test_heic_and_avif_have_the_limits_of_all_formats(kind):
         decode.decode(data, max_pixels=3000)
     at = data.index(b"ispe") + 8
     for side, reason in (
-        (20_000, "more than 50 megapixels|can not be decoded"),
-        (7_100, "megapixels|can not be decoded"),
+        (20_000, "more than 50 megapixels|cannot be decoded"),
+        (7_100, "megapixels|cannot be decoded"),
     ):
         with pytest.raises(ImageError, match=reason):
             decode.decode(data[:at] + struct.pack(">II", side, side) + data[at + 8 :])
@@ -370,7 +370,7 @@ def test_without_pillow_heif_the_line_says_what_to_install(monkeypatch):
     with pytest.raises(ImageError, match=r"a\.heic: is HEIC, which needs pillow-heif; pip install 'alexnet\[heif\]'"):
         decode.decode(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(100), "a.heic")
     monkeypatch.setattr("PIL.features.check", lambda name: False)
-    with pytest.raises(ImageError, match=r"a\.avif: is AVIF, which this build of Pillow can not read"):
+    with pytest.raises(ImageError, match=r"a\.avif: is AVIF, which this build of Pillow cannot read"):
         decode.decode(b"\0\0\0\x18ftypavif\0\0\0\0mif1miaf" + bytes(100), "a.avif")
 
 
@@ -549,9 +549,9 @@ def test_read_and_its_errors(tmp_path, monkeypatch):
         decode.read(path)
     with pytest.raises(ImageError, match="is not a file"):
         decode.read(tmp_path)
-    with pytest.raises(ImageError, match=r"can not be read \(No such file"):
+    with pytest.raises(ImageError, match=r"cannot be read \(No such file"):
         decode.read(tmp_path / "missing.png")
-    with pytest.raises(ImageError, match="can not be read"):
+    with pytest.raises(ImageError, match="cannot be read"):
         decode.read("a\0b")
 
 

@@ -99,7 +99,7 @@ def test_what_stays_wrong_is_one_line_with_the_shard(raw, cache, kind, reason):
     with served(raw) as objects:
         split = Store.open(objects.address, cache).split("train")
         objects.faults = {"train/images-00001.npy": [kind] * 99}
-        with pytest.raises(DataError, match=r"train/images-00001\.npy: can not be fetched") as caught:
+        with pytest.raises(DataError, match=r"train/images-00001\.npy: cannot be fetched") as caught:
             split.gather(np.arange(len(split)))
         said = str(caught.value)
         assert "tried 4 times); check the address, network and permissions" in said and "\n" not in said
@@ -115,7 +115,7 @@ def test_a_server_that_hangs_is_an_error_in_bounded_time(raw, cache, monkeypatch
     with served(raw) as objects:
         split = Store.open(objects.address, cache).split("train")
         objects.pause = 2.0
-        with pytest.raises(DataError, match=r"images-00000\.npy: can not be fetched \(FSTimeoutError; tried 4 times\)"):
+        with pytest.raises(DataError, match=r"images-00000\.npy: cannot be fetched \(FSTimeoutError; tried 4 times\)"):
             split.gather(np.array([0]))
 
 
@@ -129,7 +129,7 @@ def test_what_is_hopeless_is_told_at_once(raw, cache):
         assert objects.asked["train/images-00000.npy"] == 1
     with pytest.raises(DataError, match="nosuch://a: Protocol not known: nosuch; must be an address"):
         Store.open("nosuch://a", cache)
-    with pytest.raises(DataError, match="images can not be read from an address"):
+    with pytest.raises(DataError, match="images cannot be read from an address"):
         open_source("s3://bucket/images")
 
 
@@ -284,7 +284,7 @@ def test_a_store_is_sent_whole_and_goes_on_where_it_was_cut_off(raw, in_memory, 
 
     system.mkdir("/bucket")
     monkeypatch.setattr(RemoteBackend, "_put", fails)
-    with pytest.raises(DataError, match=r"images-00002\.npy: can not be written \(OSError: connection reset; tried 4"):
+    with pytest.raises(DataError, match=r"images-00002\.npy: cannot be written \(OSError: connection reset; tried 4"):
         place.send(raw, said.append)
     assert not system.exists("/bucket/new/dataset.json") and said[-1] == "sending train/images-00002.npy"
     monkeypatch.setattr(RemoteBackend, "_put", put)
@@ -305,7 +305,7 @@ def test_a_store_is_sent_whole_and_goes_on_where_it_was_cut_off(raw, in_memory, 
 def test_a_place_that_takes_no_files_is_refused(raw, cache):
     from alexnet.data.remote import RemoteBackend
 
-    with served(raw / "train") as objects, pytest.raises(DataError, match="can not be written"):
+    with served(raw / "train") as objects, pytest.raises(DataError, match="cannot be written"):
         RemoteBackend(objects.address, cache).send(raw, lambda line: None)
 
 

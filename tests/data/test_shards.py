@@ -44,7 +44,7 @@ def test_bad_images_are_excluded_and_listed(folder, tmp_path):
     assert store.skipped == len(rows) == 5 and sum(map(len, store.splits.values())) == 17
     assert "is empty" in reasons["a/empty.jpg"] and "has only 1 byte" in reasons["a/one\\x0abyte.jpg"]
     assert "looks like HTML" in reasons["a/page.jpg"] and "PNG is truncated" in reasons["a/short.png"]
-    assert "can not be read" in reasons["a/link.png"]
+    assert "cannot be read" in reasons["a/link.png"]
     notes = {row["origin"]: row["notes"] for split in store.splits.values() for row in split.origins()}
     assert notes["a/named.jpg"] == ["PNG named .jpg"]
     assert check(open_source(root), store) == []

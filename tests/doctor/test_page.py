@@ -61,7 +61,7 @@ def test_it_is_written_whole_or_refused(tmp_path):
     source = Source("x", ("a", "b"), {"all": tuple(images().values())}, "f")
     write_page(report(), source, tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
-    with pytest.raises(DataError, match="can not be written"):
+    with pytest.raises(DataError, match="cannot be written"):
         write_page(report(), source, tmp_path / "no" / "page.html")
 
 

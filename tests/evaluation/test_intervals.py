@@ -58,7 +58,7 @@ def test_shares_of_few_images_are_covered_too(count, truth):
         if good not in cache:
             cache[good] = proportion_ci(np.arange(count) < good)
         hits += cache[good].low <= truth <= cache[good].high
-    assert hits / 1500 >= 0.925  # a share of few images takes few values: it can not be 95 % everywhere
+    assert hits / 1500 >= 0.925  # a share of few images takes few values: it cannot be 95 % everywhere
 
 
 def test_nothing_is_ever_certain():

@@ -163,5 +163,5 @@ def test_half_an_index_is_none(digits, bundle, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Neighbors.build(tmp_path / "index", bundle, digits, "", progress=stop)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(RunError, match="can not be written"):
+    with pytest.raises(RunError, match="cannot be written"):
         Neighbors.build(tmp_path / "no" / "index", bundle, digits, "")

@@ -28,7 +28,7 @@ from alexnet.export.batch_prediction import (
 )
 from alexnet.export.classifier import Classifier
 
-COUNT, BATCH, BAD = 23, 4, (5, 12)  # images, images of a batch, images that can not be read
+COUNT, BATCH, BAD = 23, 4, (5, 12)  # images, images of a batch, images that cannot be read
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def test_a_list_on_standard_input(saved_bundle, photos, expected, monkeypatch, c
         assert cli.run(["predict", str(saved_bundle), "-", "--format", "json", "--top", "2"]) == 1
         results = json.loads(capsys.readouterr().out)
         same(results[:2], [expected[3], expected[1]])
-        assert results[2]["filename"] == paths[2] and "can not be read" in results[2]["error"]
+        assert results[2]["filename"] == paths[2] and "cannot be read" in results[2]["error"]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
     assert cli.run(["predict", str(saved_bundle), "-"]) == 2
     assert "the list on standard input is empty" in capsys.readouterr().err
@@ -348,7 +348,7 @@ def test_too_many_open_files_are_no_damage(saved_bundle, photos, tmp_path, monke
     """Every image would be listed as unreadable."""
 
     def decode(self, image):
-        raise ImageError(f"{image.name}: can not be read") from OSError(24, "Too many open files")
+        raise ImageError(f"{image.name}: cannot be read") from OSError(24, "Too many open files")
 
     monkeypatch.setattr(BatchPredictor, "decode", decode)
     with pytest.raises(ImageError):
@@ -360,12 +360,12 @@ def test_a_server_that_stays_broken_stops_and_the_results_are_kept(saved_bundle,
 
     def failing(self, image):
         if broken.is_set() and image.name.endswith("13.png"):
-            raise DataError("s3://bucket/13.png: can not be read")
+            raise DataError("s3://bucket/13.png: cannot be read")
         return decode(self, image)
 
     broken.set()
     monkeypatch.setattr(BatchPredictor, "decode", failing)
-    with pytest.raises(AlexNetError, match="can not be read"):
+    with pytest.raises(AlexNetError, match="cannot be read"):
         write(saved_bundle, photos, tmp_path / "out.csv")
     broken.clear()
     assert write(saved_bundle, photos, tmp_path / "out.csv").resumed == 12

@@ -163,13 +163,13 @@ def test_prepare_is_decode_and_fit(classifier, digit_file, fit):
     ("image", "text"),
     [
         (b"", "#1: is empty"),
-        (b"not an image at all", "#1: can not be decoded"),
+        (b"not an image at all", "#1: cannot be decoded"),
         (np.zeros((4, 4, 3)), "#1: array float64 [4, 4, 3]; must be uint8 [H, W, 3], RGB"),
         (np.zeros((4, 4), np.uint8), "#1: array uint8 [4, 4]; must be uint8 [H, W, 3], RGB"),
         (np.zeros((4, 4, 4), np.uint8), "#1: array uint8 [4, 4, 4]"),
         (np.zeros((0, 4, 3), np.uint8), "array uint8 [0, 4, 3]"),
         (None, "#1: is NoneType; must be a path, bytes, or uint8 [H, W, 3], RGB"),
-        ("nowhere/three.png", "nowhere/three.png: can not be read (No such file or directory)"),
+        ("nowhere/three.png", "nowhere/three.png: cannot be read (No such file or directory)"),
         (Path(), ".: is not a file"),
     ],
 )

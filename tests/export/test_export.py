@@ -342,7 +342,7 @@ def test_a_missing_library_is_named_with_its_extra(library, suffix, cifar, onnx_
         (b"", "#0: is empty"),
         (np.zeros((0, 4, 3), np.uint8), "[0, 4, 3]"),
         (np.zeros((4, 4), np.uint8), "#0: array uint8 [4, 4]; must be uint8 [H, W, 3], RGB"),
-        ("nowhere.png", "nowhere.png: can not be read"),
+        ("nowhere.png", "nowhere.png: cannot be read"),
     ],
 )
 def test_bad_images(onnx_file, image, text):

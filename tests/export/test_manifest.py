@@ -101,7 +101,7 @@ def test_any_json_for_a_manifest_ends_in_the_house_s_error(value):
 def test_no_file_of_ours(tmp_path):
     with pytest.raises(BundleError, match=r"is of no known format; must be a file ending in \.onnx, \.xml, \.pt2"):
         checksum.check_file(tmp_path / "net.tflite")
-    with pytest.raises(BundleError, match=r"can not be read: No such file"):
+    with pytest.raises(BundleError, match=r"cannot be read: No such file"):
         checksum.check_file(tmp_path / "net.onnx")
 
 
@@ -172,5 +172,5 @@ def test_an_onnx_file_whose_weights_lie_in_another_file_is_refused(onnx_file, tm
     onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="weights", size_threshold=0)
     path = tmp_path / "net.onnx"
     path.write_bytes(checksum.checksummed(path.read_bytes(), manifest, ".onnx"))
-    with pytest.raises(BundleError, match="onnxruntime can not open it"):
+    with pytest.raises(BundleError, match="onnxruntime cannot open it"):
         ExportedModel.load(path)

@@ -201,7 +201,7 @@ def test_a_server_that_names_its_classes_otherwise(cifar, saved_bundle):
     names = [*cifar.classes[1:], cifar.classes[0]]
     with Double(cifar, classes=names) as double:
         assert "has its classes in another order: number 0 is 'class 1'" in failure(double.url, saved_bundle)
-        assert verify(double.url).images == 2  # its own reference images can not know better
+        assert verify(double.url).images == 2  # its own reference images cannot know better
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_wrong_manifest_under_a_valid_checksum(onnx_file, tmp_path):
     )
     path = tmp_path / "net.onnx"
     path.write_bytes(checksummed(body, dataclasses.replace(file.manifest, reference_samples=reference), ".onnx"))
-    with pytest.raises(Exception, match="can not be decoded") as caught:
+    with pytest.raises(Exception, match="cannot be decoded") as caught:
         verify(path)
     assert type(caught.value).__name__ == "ImageError"
 

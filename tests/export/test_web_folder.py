@@ -192,7 +192,7 @@ def test_what_can_not_be_exported(saved_bundle, tmp_path, monkeypatch):
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setattr("alexnet.data.cache._default", [Cache(tmp_path / "cache")])
-    with pytest.raises(BundleError, match=r"can not be downloaded \(Name or .*npm pack .*-web@.*--runtime FILE\.tgz"):
+    with pytest.raises(BundleError, match=r"cannot be downloaded \(Name or .*npm pack .*-web@.*--runtime FILE\.tgz"):
         web_folder.runtime_files()
     for options in ({"format": "web", "input": "decoded"}, {"runtime": tmp_path}):
         with pytest.raises(BundleError, match="--format web"):
@@ -372,7 +372,7 @@ def test_what_goes_wrong_is_one_clear_sentence(browser, address, folder, png, tm
     page.locator("#problem", has_text="model.onnx.gz has changed: its SHA-256 is another one.").wait_for()
     page.route("**/model.onnx.gz", lambda route: route.fulfill(status=404))
     page.reload()
-    page.locator("#problem", has_text="model.onnx.gz can not be loaded; copy the whole folder").wait_for()
+    page.locator("#problem", has_text="model.onnx.gz cannot be loaded; copy the whole folder").wait_for()
 
 
 def test_verify_compares_the_folder_with_the_bundle(cifar, tmp_path, monkeypatch, capsys):

@@ -164,6 +164,6 @@ def test_a_shard_that_can_not_be_had_ends_the_epoch_with_its_name_and_no_thread(
     monkeypatch.setattr(RemoteBackend, "_read", lost)
     cache = Cache(local.path.parent / f"lost{workers}", attempts=3, first_wait=0.01)
     store, recipe = Store.open("memory://windowed", cache), Recipe(stored_size=32, batch_size=20, shuffle_window=3)
-    with pytest.raises(DataError, match=r"images-00004\.npy: can not be fetched \(ConnectionResetError.*tried 3 times"):
+    with pytest.raises(DataError, match=r"images-00004\.npy: cannot be fetched \(ConnectionResetError.*tried 3 times"):
         batches_of(store, recipe, 0, workers=workers)
     assert not [t.name for t in threading.enumerate() if t.name.startswith(("batches", "shards", "jpegs"))]

@@ -27,10 +27,10 @@ def test_save_replaces_an_older_image(tmp_path):
 
 def test_save_that_fails_is_one_line_and_leaves_nothing(tmp_path):
     (tmp_path / "taken").mkdir()
-    with pytest.raises(RunError, match=r"image '.*taken' can not be written \(.+\); must be a file one may write"):
+    with pytest.raises(RunError, match=r"taken: cannot be written \(.+\); must be a file in a writable folder"):
         canvas.save(canvas.new_figure(1, 1), tmp_path / "taken")
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(RunError, match="can not be written"):
+    with pytest.raises(RunError, match="cannot be written"):
         canvas.save(canvas.new_figure(1, 1), tmp_path / "file" / "a.png")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "taken"]
 

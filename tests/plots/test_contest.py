@@ -55,7 +55,7 @@ def test_many_layers_and_neighboring_sizes_have_upright_labels(tmp_path, monkeyp
 
 
 def test_nothing_to_draw():
-    with pytest.raises(DataError, match="without contestants can not be drawn"):
+    with pytest.raises(DataError, match="without contestants cannot be drawn"):
         studies.contest_figure("", "", [])
-    with pytest.raises(DataError, match="without networks can not be drawn"):
+    with pytest.raises(DataError, match="without networks cannot be drawn"):
         studies.depth_figure("", "", [], [])

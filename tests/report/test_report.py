@@ -170,7 +170,7 @@ def test_what_is_missing_is_said(home, tmp_path):
     assert "The run has no results.csv" in page and "training time no record" in page
     with pytest.raises(RunError, match="is no run folder"):
         api.write_report(tmp_path / "run" / "bundle", device="cpu")
-    with pytest.raises(RunError, match="can not be written"):
+    with pytest.raises(RunError, match="cannot be written"):
         api.write_report(home / "run", tmp_path / "no" / "page.html", doctor=False, device="cpu")
 
 

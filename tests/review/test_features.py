@@ -1,4 +1,4 @@
-"""Fisher vectors of images for the check of labels, and the message where they can not be computed."""
+"""Fisher vectors of images for the check of labels, and the message where they cannot be computed."""
 
 import numpy as np
 import pytest

@@ -126,7 +126,7 @@ def test_a_review_by_mouse(review, opened, size, scheme):
     page.locator("#undo:disabled").wait_for()
     assert read_corrections(review.path) == {}
     go_to(page, "unreadable")
-    page.locator("#images", has_text="This image can not be shown").wait_for()
+    page.locator("#images", has_text="This image cannot be shown").wait_for()
     page.locator("#actions button", has_text="Exclude").last.click()
     said(page, "Exclude: dogs/broken.png")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out

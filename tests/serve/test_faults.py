@@ -80,7 +80,7 @@ BAD = {
     "half a JPEG": (good_files()[1][:-40], "truncated"),
     "12 kB of 10,000²": (bomb(10_000), "100.0 megapixels"),
     "65,000²": (bomb(65_000), "more than 50 megapixels"),
-    "noise": (np.random.default_rng(0).bytes(3000), "can not be decoded"),
+    "noise": (np.random.default_rng(0).bytes(3000), "cannot be decoded"),
 }
 
 
@@ -259,8 +259,8 @@ OPEN = b"--b\r\nContent-Disposition: form-data; name=file; filename=x\r\n\r\nx"
         ("multipart/form-data", b"x", 400, "Missing boundary"),
         ("multipart/form-data; boundary=b", b"", 400, "it has no end"),
         ("multipart/form-data; boundary=b", b"--b--\r\n", 422, "the form has no 'file'"),
-        ("multipart/form-data; boundary=b", b"no boundary here", 400, "the form can not be read"),
-        ("multipart/form-data; boundary=b", b"--b\r\n\r\nx\r\n--b--\r\n", 400, "the form can not be read"),
+        ("multipart/form-data; boundary=b", b"no boundary here", 400, "the form cannot be read"),
+        ("multipart/form-data; boundary=b", b"--b\r\n\r\nx\r\n--b--\r\n", 400, "the form cannot be read"),
         ("multipart/form-data; boundary=b", b"--b\r\nContent-Disposition: form-data; name=f\r\n\r\n", 422, "no file"),
         (
             "multipart/form-data; boundary=b",
@@ -268,7 +268,7 @@ OPEN = b"--b\r\nContent-Disposition: form-data; name=file; filename=x\r\n\r\nx"
             400,
             "no end",
         ),
-        ("multipart/form-data; boundary=" + "b" * 300, b"--", 400, "the form can not be read"),
+        ("multipart/form-data; boundary=" + "b" * 300, b"--", 400, "the form cannot be read"),
     ],
 )
 def test_bodies_of_the_wrong_kind(server, kind, body, status, words):

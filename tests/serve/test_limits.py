@@ -85,7 +85,7 @@ def test_keys(tmp_path):
         assert not keys.verify(key)
     assert read_keys(None, " 0123456789abcdef\n") == ("0123456789abcdef",)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ServerError, match="can not be read"):
+    with pytest.raises(ServerError, match="cannot be read"):
         read_keys(path)
     path.write_text("with a space in the middle\n")
     with pytest.raises(ServerError, match="must be 16 or more ASCII, without spaces") as caught:

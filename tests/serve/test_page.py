@@ -189,7 +189,7 @@ def test_what_goes_wrong_is_one_clear_sentence(server, opened, image, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"<!doctype html><p>not found</p>")
     choose(page, bad)
-    assert re.fullmatch(r"(⚠ )?This can not be used: bad\.png: looks like HTML, not an image; .*\.", problem(page))
+    assert re.fullmatch(r"(⚠ )?This cannot be used: bad\.png: looks like HTML, not an image; .*\.", problem(page))
     assert not page.locator("#result").is_visible()
     assert violations(page) == []
     huge = tmp_path / "huge.png"

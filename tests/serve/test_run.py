@@ -134,10 +134,10 @@ def test_what_can_not_be_served_ends_the_command(saved_bundle, tmp_path, capfd, 
         taken.listen()
         port = taken.getsockname()[1]
         assert cli.run(["serve", str(saved_bundle), "--port", str(port), "--device", "cpu"]) == 1
-        assert re.search(r"can not listen at 127\.0\.0\.1:\d+: Address already in use", capfd.readouterr().err)
+        assert re.search(r"cannot listen at 127\.0\.0\.1:\d+: Address already in use", capfd.readouterr().err)
     assert cli.run(["serve", str(saved_bundle), "--port", "70000"]) == 2
     assert "--port is 70000; must be 0 to 65535" in capfd.readouterr().err
-    assert "can not listen at no.such.host.invalid" in failing(saved_bundle, "--host", "no.such.host.invalid")
+    assert "cannot listen at no.such.host.invalid" in failing(saved_bundle, "--host", "no.such.host.invalid")
     for words, told in (
         (("--max-queue-size", 0), "--max-queue-size is 0; must be a number above 0"),
         (("--max-megapixels", 51), "at most 50"),
@@ -282,7 +282,7 @@ def test_a_second_signal_ends_process_1(number, saved_bundle):
 
 
 def test_few_open_files_allow_fewer_connections_and_nothing_else_changes(saved_bundle, png):
-    """Also while the classifier is opened: a file that can not be opened is not a damaged one."""
+    """Also while the classifier is opened: a file that cannot be opened is not a damaged one."""
     with command(saved_bundle, files=64, wait=False) as server:
         held = [server.connect() for _ in range(200)]
         server.event("ready")
@@ -306,7 +306,7 @@ def responds(server, png) -> bool:
 
 
 def test_too_many_open_files_are_no_damage(saved_bundle):
-    """Whatever the library is that can not open its file."""
+    """Whatever the library is that cannot open its file."""
     code = f"""
 import os, resource
 from alexnet.bundle import Bundle

@@ -155,7 +155,7 @@ def test_a_changed_recipe_is_refused(whole, tmp_path):
 
 
 def test_a_loader_that_fails_ends_the_run_at_once(digits, tmp_path, monkeypatch):
-    """An image that can not be read any more: the error surfaces, no thread is left behind."""
+    """An image that cannot be read any more: the error surfaces, no thread is left behind."""
     from alexnet.data.store import Split
     from alexnet.errors import DataError
 

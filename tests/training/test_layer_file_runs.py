@@ -188,7 +188,7 @@ def test_one_file_without_the_other_is_refused(small, tmp_path):
         api.train(small, RECIPE, tmp_path / "run", layers=given["layers"])
     with pytest.raises(RecipeError, match="give --layers too"):
         api.train(small, RECIPE, tmp_path / "run", layer_params=given["layer_params"])
-    with pytest.raises(ModelError, match="can not be read"):
+    with pytest.raises(ModelError, match="cannot be read"):
         api.train(small, RECIPE, tmp_path / "run", layers=tmp_path / "none.cfg", layer_params=given["layer_params"])
     assert not (tmp_path / "run").exists()
 

@@ -38,7 +38,7 @@ def test_a_mean_is_three_numbers_or_a_file_in_either_order_of_colors(tmp_path):
     for text in ("1,2,x", "1,2,300", "nan,1,2"):
         with pytest.raises(BundleError, match="three gray levels from 0 to 255: red,green,blue"):
             mean_of(text)
-    with pytest.raises(BundleError, match="can not be read: No such file"):
+    with pytest.raises(BundleError, match="cannot be read: No such file"):
         mean_of(str(tmp_path / "nothing.binaryproto"))
 
 
@@ -88,7 +88,7 @@ def test_the_command(file, tmp_path, capsys):
     assert cli.run(words) == 1  # the folder exists
     assert "exists already; must be a new folder" in capsys.readouterr().err
     assert cli.run(["import", "caffe", str(tmp_path / "none"), str(tmp_path / "other")]) == 1
-    assert "can not be read" in capsys.readouterr().err
+    assert "cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 

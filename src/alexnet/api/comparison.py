@@ -13,11 +13,11 @@ import numpy as np
 from alexnet import pages
 from alexnet.api.evaluation import member, store_for
 from alexnet.bundle import Bundle, find_bundle, restore_previous, weights_sha256
-from alexnet.data.atomic_io import write_file
+from alexnet.data.atomic_io import write_file, written
 from alexnet.data.remote import local_path
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Split
-from alexnet.errors import AlexNetError, BundleError, RecipeError, RunError, did_you_mean, reason
+from alexnet.errors import AlexNetError, BundleError, RecipeError, did_you_mean, reason
 from alexnet.evaluation import detailed, intervals
 from alexnet.evaluation.calibration import probabilities
 from alexnet.evaluation.comparison import Equivalence, SubsetComparison, compare_subsets, equivalence
@@ -248,10 +248,8 @@ def write_page(comparison: Comparison, path: Path) -> None:
         ],
         "size": IMAGE_SIZE,
     }
-    try:
+    with written(path):
         write_file(path, pages.render("compare.html", **values).encode("utf-8", "replace"))
-    except OSError as error:
-        raise RunError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder") from error
 
 
 def _points(one: Estimate) -> str:

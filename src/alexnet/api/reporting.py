@@ -53,9 +53,9 @@ def compress(
         The measurements of every stage, and the comparison with the original on the test split.
 
     Raises:
-        BundleError: If the size or the accuracy can not be reached, or the bundle is compressed already.
+        BundleError: If the size or the accuracy cannot be reached, or the bundle is compressed already.
         DataError: If the images have no training or validation split.
-        RunError: If ``output`` is in use or can not be written.
+        RunError: If ``output`` is in use or cannot be written.
 
     Example:
         >>> result = alexnet.compress("my-run", "small", target_size=7_000_000)
@@ -108,7 +108,7 @@ def write_report(
         The path of the report.
 
     Raises:
-        RunError: If ``run`` is not a run folder, or the report can not be written.
+        RunError: If ``run`` is not a run folder, or the report cannot be written.
         BundleError: If the bundle is damaged.
         DataError: If the prepared images are missing or damaged.
 
@@ -179,8 +179,8 @@ def plot(
         The path of the PNG.
 
     Raises:
-        RunError: If there is no such plot, an option has no effect on it, or the file can not be written.
-        ImageError: If an image can not be read.
+        RunError: If there is no such plot, an option has no effect on it, or the file cannot be written.
+        ImageError: If an image cannot be read.
         ModelError: If there is no such layer or class.
 
     Example:

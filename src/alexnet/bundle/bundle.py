@@ -149,7 +149,7 @@ class Bundle:
         """
         path = local_path(path)
         if fault := class_fault(self.classes) or self._reference_fault():
-            raise BundleError(f"a bundle can not be saved with {fault}", "", "rename it and prepare the data again")
+            raise BundleError(f"a bundle cannot be saved with {fault}", "", "rename it and prepare the data again")
         target = path.resolve()  # replaces the target of a link, not the link
         try:
             finish_exchange(_previous(target), target)

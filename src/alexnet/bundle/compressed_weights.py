@@ -297,7 +297,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], coding: Mapping[str, str]) 
         try:
             metadata, streams = encode(values, coding[name])
         except ValueError as error:
-            message = f"{name} can not be written as {coding[name]}: {error}"
+            message = f"{name} cannot be written as {coding[name]}: {error}"
             raise BundleError(message, "compressed weights", "compress it again") from error
         header[name] = metadata | {"sha256": sha256_of(decode(metadata, streams, values.shape))}
         plain |= {f"{name}/{stream}": np.ascontiguousarray(values) for stream, values in streams.items()}

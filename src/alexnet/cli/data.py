@@ -196,12 +196,10 @@ def embedding(bundle: Path | None, device: str) -> "Embed":
 
 
 def _write_list(report: "Report", path: Path) -> None:
-    from alexnet.data.atomic_io import write_file
+    from alexnet.data.atomic_io import write_file, written
 
-    try:
+    with written(path, DataError):
         write_file(path, report.exclusion_list().encode())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})", "a file in a writable folder", "") from error
 
 
 def _print_report(report: "Report", args: DoctorArguments) -> None:

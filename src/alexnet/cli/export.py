@@ -258,4 +258,4 @@ def _key(file: Path | None) -> str:
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"--key-file {file} can not be read", "a text file with the key") from error
+        raise RecipeError(f"--key-file {file} cannot be read", "a text file with the key") from error

@@ -174,7 +174,7 @@ def suggest_command(argv: list[str]) -> int:
 
 
 def _write(path: Path, suggestions: "list[Suggestion]") -> None:
-    from alexnet.data.atomic_io import write_file
+    from alexnet.data.atomic_io import write_file, written
 
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
@@ -182,10 +182,8 @@ def _write(path: Path, suggestions: "list[Suggestion]") -> None:
     for one in suggestions:
         label, score = one.top_k[0]
         writer.writerow((csv_cell(str(one.path)), csv_cell(label), f"{score:.4f}", f"{one.uncertainty:.4f}"))
-    try:
+    with written(path, DataError):
         write_file(path, buffer.getvalue().encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise DataError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder") from error
 
 
 def _print_suggestions(args: SuggestArguments, suggestions: "list[Suggestion]", total: int) -> None:

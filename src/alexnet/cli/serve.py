@@ -17,7 +17,7 @@ from tyro.conf import Positional, UseAppendAction
 
 from alexnet.cli import output, parser
 from alexnet.cli.parser import Flag, option
-from alexnet.errors import RecipeError, RunError, ServerError
+from alexnet.errors import RecipeError, ServerError
 from alexnet.serve.limits import Limits
 from alexnet.system import temporary_folder
 
@@ -226,19 +226,15 @@ def monitor_command(argv: list[str]) -> int:
     )
     if args.html is not None:
         from alexnet import pages
-        from alexnet.data.atomic_io import write_file
+        from alexnet.data.atomic_io import write_file, written
 
         classes = [(one, _shares(one, days)) for one in days if "classes" in one.alarms]
         tables = [(one.counts.date, lines) for one, lines in classes]
         page = pages.render(
             "monitor.html", folder=str(args.folder), columns=columns, rows=rows, note=note, tables=tables
         )
-        try:
+        with written(args.html):
             write_file(args.html, page.encode("utf-8", "replace"))
-        except OSError as error:
-            raise RunError(
-                f"{args.html}: can not be written ({error.strerror})", "a file in a writable folder"
-            ) from error
     if args.json:
         print(json.dumps([one.to_dict() for one in days]))
     else:

@@ -134,7 +134,7 @@ def compress(
             if folder.exists():
                 shutil.rmtree(folder)
     except OSError as error:
-        raise RunError(f"{folder} can not be written: {error.strerror or error}", "", "choose another -o") from error
+        raise RunError(f"{folder} cannot be written: {error.strerror or error}", "", "choose another -o") from error
     return result
 
 

@@ -319,5 +319,5 @@ def _mean_fraction(network: Network, fractions: Mapping[str, float]) -> float:
 
 
 def budget_too_small(budget: int) -> BundleError:
-    """The error for a size that can not be reached."""
+    """The error for a size that cannot be reached."""
     return BundleError(f"there are {max(budget, 0):,} bytes for the weights", "more", "ask for a larger --target-size")

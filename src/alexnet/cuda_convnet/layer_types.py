@@ -453,7 +453,7 @@ def cost(draft: Draft) -> Parts:
 
 def _width(section: Section, source: Layer, classes: int | None) -> None:
     if classes is None:
-        raise section.wrong("the number of classes can not be told from the file", "", "give --num-classes")
+        raise section.wrong("the number of classes cannot be told from the file", "", "give --num-classes")
     if source.outputs != classes:
         must = f"a layer of {classes} outputs, one for each class, not {source.name!r} with {source.outputs}"
         raise section.bad("inputs", must)

@@ -91,7 +91,7 @@ class _Reading:
 
     def _known_classes(self, section: Section) -> int:
         if self.data.classes is None:
-            raise section.wrong("the number of classes can not be told from the file", "", "give --num-classes")
+            raise section.wrong("the number of classes cannot be told from the file", "", "give --num-classes")
         return self.data.classes
 
     def _layer(self, section: Section, kind: str) -> Layer:

@@ -25,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.errors import DataError
+from alexnet.errors import AlexNetError, DataError, RunError
 
 
 @contextmanager
@@ -64,6 +64,16 @@ def write_file(path: Path, data: bytes) -> None:
     """Write ``data`` to the file ``path`` atomically."""
     with atomic_write(path) as file:
         file.write(data)
+
+
+@contextmanager
+def written(path: Path | str, kind: type[AlexNetError] = RunError, todo: str = "") -> Iterator[None]:
+    """Turns an OSError of the code within into an error for the user: ``path`` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"{path}: cannot be written ({error.strerror or error})"
+        raise kind(problem, "a file in a writable folder", todo) from error
 
 
 def final_name(name: str) -> str:

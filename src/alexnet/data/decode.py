@@ -154,7 +154,7 @@ def decode_with_notes(
             reason = printable(str(error)) or type(error).__name__
             if isinstance(error, UnidentifiedImageError):
                 reason = "no known image format" if data[4:8] != b"ftyp" else "truncated or damaged"
-            raise ImageError(f"{name}: can not be decoded ({reason})", _EXPECTED, _HINT) from error
+            raise ImageError(f"{name}: cannot be decoded ({reason})", _EXPECTED, _HINT) from error
 
 
 def fit(image: NDArray[np.uint8], size: int, how: Fit = "crop") -> NDArray[np.uint8]:
@@ -202,7 +202,7 @@ def read(path: str | os.PathLike[str]) -> bytes:
             return stream.read()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ImageError(f"{text}: can not be read ({reason})", "a readable file", "check path and rights") from error
+        raise ImageError(f"{text}: cannot be read ({reason})", "a readable file", "check path and rights") from error
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 80) -> bytes:
@@ -256,7 +256,7 @@ def _check_media(data: bytes, name: str) -> None:
     if kind == "HEIF" and not _register_heif():
         _refuse(f"{name}: is HEIC, which needs pillow-heif", "", "pip install 'alexnet[heif]'")
     if kind == "AVIF" and not features.check("avif"):
-        _refuse(f"{name}: is AVIF, which this build of Pillow can not read", "", "install Pillow from a wheel")
+        _refuse(f"{name}: is AVIF, which this build of Pillow cannot read", "", "install Pillow from a wheel")
 
 
 def _media_kind(data: bytes) -> str:

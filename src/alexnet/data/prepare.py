@@ -75,7 +75,7 @@ def prepare(
         validation: fraction of the training images that becomes the validation split; see ``assign_splits``.
         test: fraction of the images that becomes the test split, likewise.
         seed: seed of the splits and of ``mixed``.
-        bad: ``exclude`` lists images that can not be decoded in skipped.jsonl; ``fail`` raises ImageError.
+        bad: ``exclude`` lists images that cannot be decoded in skipped.jsonl; ``fail`` raises ImageError.
         allow_truncated: decode truncated files.
         encoding: ``raw`` stores pixels. ``jpeg`` stores JPEGs in about a tenth of the space, which training decodes.
         quality: JPEG quality, 1 to 95.
@@ -92,9 +92,9 @@ def prepare(
         The store, open for reading.
 
     Raises:
-        DataError: an argument is wrong, the data can not make a store, ``path`` holds another store or the disk is
+        DataError: an argument is wrong, the data cannot make a store, ``path`` holds another store or the disk is
             full.
-        ImageError: an image can not be used and ``bad`` is ``fail``.
+        ImageError: an image cannot be used and ``bad`` is ``fail``.
     """
     path = local_path(path).absolute()
     _check_arguments(size, fit, bad, shard_bytes, workers)

@@ -230,7 +230,7 @@ class RemoteBackend:
             log: called with a message for each file.
 
         Raises:
-            DataError: a file can not be written, or the address holds another store.
+            DataError: a file cannot be written, or the address holds another store.
         """
         description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         if (fingerprint := self._fingerprint()) is not None:
@@ -315,14 +315,14 @@ def _retried(
         except (AlexNetError, _Stopped, FileNotFoundError, PermissionError):
             raise
         except NotImplementedError as error:
-            raise DataError(f"{label}: can not be {done}", "s3://, gs:// or another that takes files", "") from error
+            raise DataError(f"{label}: cannot be {done}", "s3://, gs:// or another that takes files", "") from error
         except OSError as error:
             if error.errno is not None and _is_local_error(error):
                 raise
             reason = _message(error)
         except (Exception, asyncio.CancelledError) as error:  # every client has its own exceptions
             reason = _message(error)
-    raise DataError(f"{label}: can not be {done} ({reason}; tried {attempts} times)", "", _HINT)
+    raise DataError(f"{label}: cannot be {done} ({reason}; tried {attempts} times)", "", _HINT)
 
 
 def _reason(error: OSError) -> str:
@@ -379,7 +379,7 @@ def list_remote(address: str) -> list[str]:
     """The addresses of all files in a folder and its subfolders, or that match a glob; sorted.
 
     Raises:
-        DataError: the address can not be listed.
+        DataError: the address cannot be listed.
     """
     system, root = _file_system(address)
     label = printable(address)
@@ -395,7 +395,7 @@ def read_remote(address: str) -> bytes:
     """The bytes of an image file at an address.
 
     Raises:
-        ImageError: it does not exist, can not be read with these permissions, or is larger than 200 MB.
+        ImageError: it does not exist, cannot be read with these permissions, or is larger than 200 MB.
         DataError: the network or the server fails again and again.
     """
     from alexnet.data.decode import MAX_BYTES

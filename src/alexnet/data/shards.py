@@ -275,7 +275,7 @@ def _decode_sample(job: Job, sample: Sample) -> _Decoded:
         if job.settings["bad"] == "fail":
             if isinstance(error, ImageError):
                 raise
-            raise ImageError(f"{sample.origin}: can not be read ({error})", "readable", "replace it") from error
+            raise ImageError(f"{sample.origin}: cannot be read ({error})", "readable", "replace it") from error
         return _Decoded(None, sample.label, {"origin": sample.origin, "reason": str(error)})
     row: dict[str, Any] = {"origin": sample.origin, "sha256": image_sha256(data), "notes": list(notes)}
     row |= {"group": sample.group} if sample.group else {}

@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from alexnet.data.atomic_io import sha256_of
+from alexnet.data.atomic_io import open_regular, sha256_of
 from alexnet.errors import DataError
 from alexnet.schema import JSON_BYTES, Sha256, check, checksum_of, class_fault, parse_json
 
@@ -205,9 +205,7 @@ class LocalBackend:
     def description(self) -> bytes:
         path = self.folder / "dataset.json"
         try:
-            if not path.is_file() and path.exists():
-                raise damaged(self.address, "dataset.json is not a regular file")
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 return file.read(JSON_BYTES + 1)
         except FileNotFoundError as error:
             todo = "make it with: alexnet prepare"
@@ -277,12 +275,12 @@ def read_array(path: Path, dtype: Any, dimensions: int, name: str = "") -> NDArr
     """
     mapped = dtype == np.uint8
     label = name or str(path)
-    if not path.is_file() and path.exists():  # a pipe or a device may never end
-        raise DataError(f"{label}: not a regular file", "a whole NumPy file", "prepare the data set again")
     try:
-        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        with open_regular(path):
+            array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise DataError(f"{label}: {error}", "a whole NumPy file", "prepare the data set again") from error
+        problem = f"{label}: {getattr(error, 'strerror', None) or error}"
+        raise DataError(problem, "a whole NumPy file", "prepare the data set again") from error
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != dimensions:
         raise DataError(f"{label}: not {np.dtype(dtype)} of {dimensions} dimensions", "", "prepare the data set again")
     return np.asarray(array)

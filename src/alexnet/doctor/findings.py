@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from alexnet import pages
 from alexnet.data import decode
-from alexnet.data.atomic_io import write_file
+from alexnet.data.atomic_io import write_file, written
 from alexnet.data.sources.source import Sample, Source
 from alexnet.errors import DataError, ImageError, counted
 from alexnet.terminal import shorten
@@ -134,12 +134,10 @@ class PageImage(NamedTuple):
 
 
 def write_page(report: Report, source: Source, path: Path) -> None:
-    """Write the page to ``path``, atomically. Raises DataError if it can not be written."""
+    """Write the page to ``path``, atomically. Raises DataError if it cannot be written."""
     images = {image.origin: image for samples in (*source.splits.values(), source.added) for image in samples}
-    try:
+    with written(path, DataError):
         write_file(path, page(report, images).encode("utf-8", "replace"))
-    except OSError as error:
-        raise DataError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder") from error
 
 
 def page(report: Report, images: Mapping[str, Sample]) -> str:

@@ -37,7 +37,7 @@ class Content(NamedTuple):
 
 
 class ImageInfo:
-    """The facts about one image: its file, its size, a thumbnail, or why it can not be decoded."""
+    """The facts about one image: its file, its size, a thumbnail, or why it cannot be decoded."""
 
     __slots__ = (
         "content",
@@ -55,7 +55,7 @@ class ImageInfo:
 
     def __init__(self, sample: Sample, split: str) -> None:
         self.sample, self.split = sample, split
-        self.error = ""  # why it can not be decoded
+        self.error = ""  # why it cannot be decoded
         self.sha256, self.size = "", 0  # of the file's bytes, or of an array
         self.width, self.height, self.format = 0, 0, ""
         self.notes: tuple[str, ...] = ()
@@ -234,7 +234,7 @@ def _unreadable(dataset: ImageDataset) -> Iterator[Finding]:
     large = [info for info in bad if "megapixels" in info.error]
     broken = [info for info in bad if "megapixels" not in info.error]
     for check, matches, what in (
-        ("unreadable", broken, "can not be read and will be left out"),
+        ("unreadable", broken, "cannot be read and will be left out"),
         ("bomb", large, "claim too many pixels and will be left out without being decoded"),
     ):
         if matches:

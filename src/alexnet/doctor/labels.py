@@ -47,7 +47,7 @@ def check_classes(dataset: ImageDataset, problems: list[DataError]) -> Iterator[
     for split in ("validation", "test"):
         missing = _titles(dataset, (np.array(counts[split]) == 0) & (train > 0)) if sum(counts[split]) else []
         if missing:
-            what = f"{split} has no image of {_list(missing)}: their accuracy can not be measured"
+            what = f"{split} has no image of {_list(missing)}: their accuracy cannot be measured"
             yield Finding("class-missing", "warning", what, f"move some of their images to {split}")
     yield from _small_classes(dataset, train, test)
     yield from _imbalance(dataset, train)

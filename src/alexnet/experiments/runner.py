@@ -504,7 +504,7 @@ def read_plan(folder: Path, kind: str, *, ignore_files: Collection[str] = ()) ->
         folder.mkdir(parents=True, exist_ok=True)
         used = any(file.name not in ignore_files for file in folder.iterdir())
     except OSError as error:
-        raise RunError(f"{folder} can not be used: {error}", "", "choose another --output-dir") from error
+        raise RunError(f"{folder} cannot be used: {error}", "", "choose another --output-dir") from error
     recorded: dict[str, Any] = read_file(path, dict[str, Any]) if path.exists() else {}
     if not isinstance(recorded.get("recipe", {}), dict):
         raise RunError(f"{path} is damaged: its recipe is no object", "", "choose another --output-dir")

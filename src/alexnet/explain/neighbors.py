@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from alexnet.bundle import Bundle
 from alexnet.data import decode
-from alexnet.data.atomic_io import atomic_write
+from alexnet.data.atomic_io import atomic_write, written
 from alexnet.data.remote import local_path
 from alexnet.data.store import Split, Store
 from alexnet.errors import DataError, ModelError, RunError
@@ -91,7 +91,7 @@ class Neighbors:
 
         Raises:
             DataError: If the store has no training images.
-            RunError: If the file can not be written.
+            RunError: If the file cannot be written.
         """
         path, split = local_path(path), store.split("train")
         if not len(split):
@@ -104,12 +104,9 @@ class Neighbors:
             "classes": json.dumps(store.classes, ensure_ascii=False),
             "sha256": NO_DIGEST,
         }
-        try:
-            with atomic_write(path) as file:
-                _write(file, bundle, split, metadata, device or torch.device("cpu"), progress)
-                _checksum(file)
-        except OSError as error:
-            raise RunError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder") from error
+        with written(path), atomic_write(path) as file:
+            _write(file, bundle, split, metadata, device or torch.device("cpu"), progress)
+            _checksum(file)
         return cls.open(path)
 
     @classmethod

@@ -263,7 +263,7 @@ def predict_files(
         inputs: files, folders, ``.tar`` and ``.parquet`` files, globs, and addresses (``s3://bucket/folder/``).
         output: FILE.csv, FILE.jsonl or FILE.parquet. Until it is complete, the results are in FILE.partial.
         progress: called with the number of images done and in total.
-        log: called with a line for each image that can not be read, and one where an earlier call is continued.
+        log: called with a line for each image that cannot be read, and one where an earlier call is continued.
         **options: fields of :class:`PredictionOptions`, such as ``top=1``.
 
     Example:

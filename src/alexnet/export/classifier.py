@@ -125,7 +125,7 @@ class Classifier:
         batch_size: int = 32,
         confidence_threshold: float | None = None,
     ) -> list[Prediction]:
-        """The ``top`` predictions for each image. Raises :class:`ImageError` for one that can not be read.
+        """The ``top`` predictions for each image. Raises :class:`ImageError` for one that cannot be read.
 
         ``abstained`` is set where the first score is below ``confidence_threshold``.
         """

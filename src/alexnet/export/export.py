@@ -134,7 +134,7 @@ def _refuse(bundle: Bundle, target: Path, format: str, precision: str, calibrati
         if not bool(torch.isfinite(value).all()):
             raise BundleError(f"{name} has values that are not finite", "numbers", "train again, or use another copy")
         if precision == "fp16" and float(value.abs().max()) > torch.finfo(torch.float16).max:
-            raise BundleError(f"{name} has values above 65504, which float16 can not hold", "", "take --precision fp32")
+            raise BundleError(f"{name} has values above 65504, which float16 cannot hold", "", "take --precision fp32")
 
 
 def odd_images(bundle: Bundle) -> list[NDArray[np.uint8]]:

@@ -169,7 +169,7 @@ def check_file(path: Path) -> None:
     try:
         data = read_regular(path)
     except OSError as error:
-        raise BundleError(f"{path} can not be read: {error.strerror}", "a file that alexnet export wrote") from error
+        raise BundleError(f"{path} cannot be read: {error.strerror}", "a file that alexnet export wrote") from error
     behind = len(_BEHIND[suffix])
     end = len(data) - behind - 64
     before = _BEFORE[suffix]
@@ -213,7 +213,7 @@ def _archived(path: Path) -> str:
                 raise ValueError(f"{archive.getinfo(name).file_size:,} bytes")
             return archive.read(name).decode()
     except (OSError, zipfile.BadZipFile, StopIteration, UnicodeDecodeError, ValueError, EOFError) as error:
-        raise damaged(path, f"its manifest can not be read ({type(error).__name__} {error})") from error
+        raise damaged(path, f"its manifest cannot be read ({type(error).__name__} {error})") from error
 
 
 Run: TypeAlias = Callable[[NDArray[np.uint8]], Any]
@@ -253,7 +253,7 @@ class ExportedModel:
         """The ``top`` predictions for each image, which abstain where the first score is below
         ``confidence_threshold``.
 
-        Raises :class:`ImageError` for an image that can not be read.
+        Raises :class:`ImageError` for an image that cannot be read.
         """
         items = named(images)
         rows = self.probabilities([image for _, image in items])
@@ -284,7 +284,7 @@ class ExportedModel:
         try:
             result = np.asarray(self._run(np.ascontiguousarray(batch)), np.float32)
         except Exception as error:  # each runtime has its own
-            raise damaged(self.path, f"it can not be run ({error})") from error
+            raise damaged(self.path, f"it cannot be run ({error})") from error
         if not np.isfinite(result).all():
             raise damaged(self.path, "its probabilities are NaN or Inf")
         if result.shape != (count, len(self.classes)):
@@ -312,7 +312,7 @@ def _open_onnx(path: Path) -> tuple[Manifest, Run]:
         metadata = session.get_modelmeta().custom_metadata_map
         name = session.get_inputs()[0].name
     except Exception as error:  # onnxruntime's own, a dozen classes
-        raise damaged(path, f"onnxruntime can not open it ({error})") from error
+        raise damaged(path, f"onnxruntime cannot open it ({error})") from error
     manifest = Manifest.from_json(metadata.get("alexnet", ""), path)
     if metadata.get("classes") != classes_json(manifest.classes):  # which other programs read
         raise damaged(path, "its entry of classes is not that of its manifest")
@@ -330,7 +330,7 @@ def _open_openvino(path: Path) -> tuple[Manifest, Run]:
         # Without this a processor that knows bfloat16 computes in it, and the third digit is noise.
         compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except Exception as error:
-        raise damaged(path, f"openvino can not open it ({error})") from error
+        raise damaged(path, f"openvino cannot open it ({error})") from error
     return manifest, lambda batch: compiled([batch])[0]
 
 
@@ -343,7 +343,7 @@ def _open_torch(path: Path) -> tuple[Manifest, Run]:
             warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.11 about its own buffers
             module = torch.export.load(path).module()
     except Exception as error:
-        raise damaged(path, f"PyTorch can not open it ({error})") from error
+        raise damaged(path, f"PyTorch cannot open it ({error})") from error
 
     def run(batch: NDArray[np.uint8]) -> Any:
         with torch.inference_mode():

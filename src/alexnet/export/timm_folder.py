@@ -127,7 +127,7 @@ def _config(bundle: Bundle) -> dict[str, Any]:
     network, normalization = bundle.network, bundle.normalization
     if network.name not in list_models():
         raise BundleError(
-            f"a {network.name} can not be exported for timm", "one of this project's networks", "use --format onnx"
+            f"a {network.name} cannot be exported for timm", "one of this project's networks", "use --format onnx"
         )
     if normalization.mean.dim() != 1:
         raise BundleError(

@@ -109,7 +109,7 @@ def export_web(
         BundleError: A library or the runtime is missing, or the model predicts something else.
     """
     if isinstance(bundle.network, GraphNetwork):
-        raise BundleError("the network of a layer file can not be exported for a browser", "one of alexnet models")
+        raise BundleError("the network of a layer file cannot be exported for a browser", "one of alexnet models")
     files = runtime_files(runtime)
     module = WebModule(bundle).eval()
     body, tensors = _model(module, precision, folder)
@@ -432,7 +432,7 @@ def _download() -> Path:
                 data = response.read(RUNTIME_BYTES + 1)
         except OSError as error:
             raise BundleError(
-                f"{RUNTIME} can not be downloaded ({getattr(error, 'reason', error)})",
+                f"{RUNTIME} cannot be downloaded ({getattr(error, 'reason', error)})",
                 "",
                 f"fetch it elsewhere (npm pack {RUNTIME.replace('-web-', '-web@')}) and pass --runtime FILE.tgz",
             ) from error

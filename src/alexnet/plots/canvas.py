@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet.data.atomic_io import write_file
+from alexnet.data.atomic_io import write_file, written
 from alexnet.data.remote import local_path
-from alexnet.errors import RunError
 from alexnet.terminal import columns, shorten
 
 if TYPE_CHECKING:
@@ -119,12 +118,9 @@ def save(figure: "Figure", path: Path | str) -> Path:
     """Write ``figure`` as a PNG at ``path``, atomically; missing folders are created. Raises :class:`RunError`."""
     path = local_path(path)
     rendered = _render(figure)
-    try:
+    with written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, rendered)
-    except OSError as error:
-        reason = error.strerror or error
-        raise RunError(f"image {str(path)!r} can not be written ({reason})", "a file one may write") from error
     return path
 
 

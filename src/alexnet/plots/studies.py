@@ -85,7 +85,7 @@ def claims_figure(
 ) -> "Figure":
     """The figure, before it is saved."""
     if not lines or not bars:
-        raise DataError("a claim without trainings can not be drawn", "at least one of each network")
+        raise DataError("a claim without trainings cannot be drawn", "at least one of each network")
     fig = canvas.new_figure(11, 2.9 + 0.42 * max(len(bars), 3))
     left, right = fig.subplots(1, 2, width_ratios=[1.25, 1])
     _curves(canvas.plain(left), lines, level)
@@ -214,7 +214,7 @@ def draw_contest(title: str, subtitle: str, bars: Sequence[ContestBar], path: Pa
 def contest_figure(title: str, subtitle: str, bars: Sequence[ContestBar]) -> "Figure":
     """The figure, before it is saved."""
     if not bars:
-        raise DataError("a contest without contestants can not be drawn", "at least one")
+        raise DataError("a contest without contestants cannot be drawn", "at least one")
     fig = canvas.new_figure(11.5, 1.9 + 0.45 * max(len(bars), 5))
     left, right = fig.subplots(1, 2, width_ratios=[1.35, 1])
     _errors(canvas.plain(left), bars)
@@ -296,7 +296,7 @@ def draw_depth(title: str, subtitle: str, points: Sequence[Point], curves: Seque
 def depth_figure(title: str, subtitle: str, points: Sequence[Point], curves: Sequence[Curve]) -> "Figure":
     """The figure, before it is saved."""
     if not points:
-        raise DataError("a depth study without networks can not be drawn", "at least one")
+        raise DataError("a depth study without networks cannot be drawn", "at least one")
     fig = canvas.new_figure(11.5, 4.6)
     left, middle, right = fig.subplots(1, 3, width_ratios=[1.2, 1, 1])
     _depth_curves(canvas.plain(left), curves)

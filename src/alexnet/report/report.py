@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet import pages
 from alexnet.bundle import Bundle, find_bundle
-from alexnet.data.atomic_io import write_file
+from alexnet.data.atomic_io import write_file, written
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Split, Store
 from alexnet.doctor.findings import Report as Diagnosis
@@ -209,10 +209,8 @@ def write_report(
     values |= _prediction_sets(bundle, predictions)
     values |= _images(run, classifier, split, predictions, opened, quick, options.log_line, progress)
     path = path or run / "report.html"
-    try:
+    with written(path):
         write_file(path, pages.render("report.html", sections=SECTIONS, **values).encode("utf-8", "replace"))
-    except OSError as error:
-        raise RunError(f"{path}: can not be written ({error.strerror})", "a file in a writable folder") from error
     return path
 
 

@@ -115,7 +115,7 @@ def server(session: Session, listening: socket.socket, token: str) -> Any:
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
             """Ctrl-C ends the server; uvicorn would raise the signal again after that."""
-            in_main = threading.current_thread() is threading.main_thread()  # others can not handle signals
+            in_main = threading.current_thread() is threading.main_thread()  # others cannot handle signals
             numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
             before = {number: signal.signal(number, self.handle_exit) for number in numbers}
             try:
@@ -129,7 +129,7 @@ def server(session: Session, listening: socket.socket, token: str) -> Any:
 
 
 def new_token() -> str:
-    """A token that can not be guessed."""
+    """A token that cannot be guessed."""
     return secrets.token_urlsafe(16)
 
 

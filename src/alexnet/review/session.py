@@ -144,7 +144,7 @@ class Session:
 
         Raises:
             ValueError: a change is invalid.
-            DataError: the file was changed by another program, or can not be written.
+            DataError: the file was changed by another program, or cannot be written.
         """
         with self._lock:
             decisions = dict(self.decisions)
@@ -181,7 +181,7 @@ class Session:
         except FileNotFoundError:
             return ""
         except OSError as error:
-            raise DataError(f"{path_text(self.path)}: can not be read ({error.strerror})", "a readable file") from error
+            raise DataError(f"{path_text(self.path)}: cannot be read ({error.strerror})", "a readable file") from error
 
     def _image(self, index: int) -> dict[str, Any]:
         image = self.images[index]

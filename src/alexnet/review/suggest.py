@@ -79,7 +79,7 @@ def suggest(
         progress: called with the number of images predicted and in total.
 
     Returns:
-        The suggestions in the order of the choice, and the errors of the images that can not be read.
+        The suggestions in the order of the choice, and the errors of the images that cannot be read.
     """
     readable: list[tuple[Sample, Path]] = []
     rows: list[NDArray[np.float32]] = []

@@ -71,6 +71,6 @@ class Monitor:
             try:
                 write_file(self.folder / f"{date}.{sha256[:12]}.{self._token}.json", data)
             except OSError as error:
-                logs.event("monitor can not be written", logging.ERROR, reason=f"{self.folder}: {error.strerror}")
+                logs.event("monitor cannot be written", logging.ERROR, reason=f"{self.folder}: {error.strerror}")
                 with self._lock:
                     self._changed |= {(date, sha256)} & set(self._days)

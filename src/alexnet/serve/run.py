@@ -188,7 +188,7 @@ def bind(host: str, port: int) -> socket.socket:
             return listening
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ServerError(f"can not listen at {host}:{port}: {reason}", "a free port", "--port, --host") from error
+        raise ServerError(f"cannot listen at {host}:{port}: {reason}", "a free port", "--port, --host") from error
 
 
 def url(listening: socket.socket) -> str:
@@ -262,8 +262,8 @@ class Worker:
             self.failure, self.server.should_exit = error, True
             return
         except Exception as error:  # an error of a library: a server that cannot become ready must end
-            logs.event("can not open", logging.ERROR, trace=True)
-            self.failure = ServerError(f"{self.settings.path} can not be opened: {type(error).__name__}")
+            logs.event("cannot open", logging.ERROR, trace=True)
+            self.failure = ServerError(f"{self.settings.path} cannot be opened: {type(error).__name__}")
             self.server.should_exit = True
             return
         ready()

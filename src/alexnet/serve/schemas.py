@@ -325,9 +325,9 @@ async def _items(parser: _InMemoryParser, limits: Limits) -> list[tuple[str, Upl
     except MultiPartException as error:
         raise _rejection(error.message, limits) from None
     except (ValueError, AssertionError, LookupError) as error:
-        raise RequestRejected(400, f"the form can not be read: {printable(str(error))[:200]}") from None
+        raise RequestRejected(400, f"the form cannot be read: {printable(str(error))[:200]}") from None
     if not parser.ended:
-        raise RequestRejected(400, "the form can not be read: it has no end")
+        raise RequestRejected(400, "the form cannot be read: it has no end")
     if not items:
         raise RequestRejected(422, f"the form has no {FIELD!r}; must be at least one file, in fields of this name")
     return items
@@ -347,4 +347,4 @@ def _rejection(message: str, limits: Limits) -> RequestRejected:
         return RequestRejected(
             422, f"the form has a field that is no file; must be only {FIELD!r}, files; addresses are not read"
         )
-    return RequestRejected(400, f"the form can not be read: {printable(message)[:200]}")
+    return RequestRejected(400, f"the form cannot be read: {printable(message)[:200]}")

@@ -53,7 +53,7 @@ def load(path: Path) -> dict[str, Any]:
         expected = read_regular(path.with_name(f"{path.name}.sha256")).decode().split()[0]
         digest = sha256_of(path)
     except (OSError, IndexError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} or its .sha256 can not be read: {error}") from error
+        raise CheckpointError(f"checkpoint {path} or its .sha256 cannot be read: {error}") from error
     if digest != expected:
         raise CheckpointError(f"checkpoint {path} is damaged: SHA-256 {digest[:12]}…", f"{printable(expected[:12])}…")
     try:

@@ -61,7 +61,7 @@ class PretrainedWeights:
         )
 
     def check(self, recipe: Recipe) -> None:
-        """Raise :class:`RecipeError` if a run with this recipe can not start from these weights."""
+        """Raise :class:`RecipeError` if a run with this recipe cannot start from these weights."""
         for name, value in self._bound().items():
             own = getattr(recipe, name)
             if name == "in_channels" and own == 0:  # the network's own

@@ -29,7 +29,7 @@ def read(path: str | Path) -> str:
     try:
         return decode(Path(path).read_bytes(), str(path))
     except OSError as error:
-        raise ModelError(f"layer file {path} can not be read: {error.strerror}", "a file") from error
+        raise ModelError(f"layer file {path} cannot be read: {error.strerror}", "a file") from error
 
 
 def of_training(layers: str | Path | None, parameters: str | Path | None) -> Files | None:

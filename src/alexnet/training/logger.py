@@ -3,7 +3,7 @@
 ``journal.jsonl`` has a line an event, ``results.csv`` a line an epoch. Each line ends with a CRC-32, in the journal of
 that line, in the results of all cells up to there: a byte that changes later is noticed. After a resume both go on from
 exactly what the checkpoint had seen: lines written later than that are cut off, so none stands twice and none is
-missing. A line that can not be written (disk full) costs that line and a warning, never the run: only checkpoints may
+missing. A line that cannot be written (disk full) costs that line and a warning, never the run: only checkpoints may
 end it.
 """
 

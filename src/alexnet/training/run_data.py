@@ -180,7 +180,7 @@ def open_store(data: str | Path, recipe: Recipe, options: DataOptions) -> Store:
     """The store of ``data``: ``data`` itself if it is a store, else images that are prepared into the cache once.
 
     Raises:
-        AlexNetError: If a run with this recipe can not use the store, or an option has no effect on ``data``.
+        AlexNetError: If a run with this recipe cannot use the store, or an option has no effect on ``data``.
     """
     if is_store(data):
         store = Store.open(data)
@@ -269,7 +269,7 @@ def prepare(
         The store.
 
     Raises:
-        DataError: If the images can not be used or the store can not be written.
+        DataError: If the images cannot be used or the store cannot be written.
 
     Example:
         >>> store = alexnet.prepare("photos/", "photos-store")

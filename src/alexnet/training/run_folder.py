@@ -244,7 +244,7 @@ def note_test(run: str | Path | None, store: Store, split: str, by: str, log: Ca
     try:
         append_event(journal, TESTED, split=split, by=by)
     except OSError as error:
-        log(f"{journal} can not be written ({error.strerror}): this evaluation of the test split is not counted")
+        log(f"{journal} cannot be written ({error.strerror}): this evaluation of the test split is not counted")
 
 
 def own_store(run: Path, moved: str | Path | None = None) -> Store:

@@ -126,7 +126,7 @@ class Checkpoint:
                 raise BundleError(
                     f"{self.file}: layer {name}, {readable(kind)}, {problem}",
                     "one input, of another layer",
-                    f"{reader} can not be imported",
+                    f"{reader} cannot be imported",
                 )
             name = inputs[0]
         return Input(name, between, keep)

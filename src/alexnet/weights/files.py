@@ -39,7 +39,7 @@ def read_bytes(path: Path) -> bytes:
             raise BundleError(f"{path} has {size:,} bytes", f"at most {MOST_BYTES:,}")
         return path.read_bytes()
     except OSError as error:
-        raise BundleError(f"{path} can not be read: {error.strerror}", "a file of weights") from error
+        raise BundleError(f"{path} cannot be read: {error.strerror}", "a file of weights") from error
 
 
 def read_pickle(path: Path) -> Any:

@@ -29,7 +29,7 @@ def read(path: Path) -> ImportedWeights:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise BundleError(f"{path} can not be read: {error.strerror or error}", "a file of weights") from error
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}", "a file of weights") from error
     except Exception as error:  # the restricted reader raises many kinds
         raise BundleError(
             f"{path} is refused: it holds more than tensors and plain values, or is damaged", "a state dict"

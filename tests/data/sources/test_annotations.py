@@ -81,10 +81,10 @@ def test_what_is_wrong_is_said(tmp_path):
     with pytest.raises(DataError, match="is n99; must be one of the 3 classes"):
         open_source(tmp_path)
     (tmp_path / "val.txt").write_text("x y z\n")
-    with pytest.raises(DataError, match="can not be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         open_source(tmp_path)
     (tmp_path / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG 7\n")
-    with pytest.raises(DataError, match="can not be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         open_source(tmp_path)
     (tmp_path / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG n01\n")
     with pytest.raises(DataError, match="is not listed"):

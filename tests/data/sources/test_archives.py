@@ -91,7 +91,7 @@ def link(name, kind, target="a/0.png"):
         ([], "no class folders"),
         ([("a/0.png", b"x")], "1 class"),
         ([("a.tar", tar_bytes([("b.tar", tar_bytes(GOOD))]))], "a tar in a tar in a tar"),
-        ([("a.tar", b"")], "can not be read (empty)"),
+        ([("a.tar", b"")], "cannot be read (empty)"),
         ([("a.tar", tar_bytes([("../0.png", b"x")]))], "leads out of the archive"),
     ],
 )
@@ -142,7 +142,7 @@ def test_compressed_tars_and_cut_ones(tmp_path):
     with pytest.raises(ImageError, match="the archive ends in it"):
         source.splits["all"][-1].load()
     path.unlink()
-    with pytest.raises(ImageError, match="can not be read"):
+    with pytest.raises(ImageError, match="cannot be read"):
         source.splits["all"][0].load()
 
 

@@ -101,7 +101,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
     assert (tmp_path / "x.csv").read_text(encoding="utf-8").splitlines()[3] == "a.png,exclude,,cats"
     (tmp_path / "y.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "x.csv").read_bytes().replace(b"\n", b"\r\n"))
     assert read_corrections(tmp_path / "y.csv") == decisions, "as a spreadsheet program saves it"
-    with pytest.raises(DataError, match="can not be written"):
+    with pytest.raises(DataError, match="cannot be written"):
         write_corrections(tmp_path / "no" / "x.csv", decisions)
 
 
@@ -129,7 +129,7 @@ def test_files_that_are_no_text_or_missing(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="byte 0 is no UTF-8"):
         read_corrections(tmp_path / "x.csv")
-    with pytest.raises(DataError, match="can not be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         read_corrections(tmp_path / "none.csv")
 
 
@@ -139,7 +139,7 @@ def test_files_that_are_no_text_or_missing(tmp_path):
         ("cats/00.png,relabel,dosg,cats\n", "has the class 'dosg'; must be a class of the data. Did you mean 'dogs'"),
         ("cats/00.png,exclude,,dogs\n", "was of class 'dogs' and is of class 'cats' now"),
         ("birds/00.png,exclude,,\n", "none of its 1 image is in images, such as 'birds/00.png'"),
-        ("cats/00.png,add,dogs,\n", "is in the data set and can not be added"),
+        ("cats/00.png,add,dogs,\n", "is in the data set and cannot be added"),
     ],
 )
 def test_corrections_that_do_not_fit(images, text, message):

@@ -91,7 +91,7 @@ def test_names_that_are_not_utf8(folder):
 def test_a_dangling_link_is_listed_and_fails_when_read(folder):
     root = folder({"a": 1, "b": 1})
     (root / "a/zzz.png").symlink_to(root / "gone.png")
-    with pytest.raises(Exception, match="can not be read"):
+    with pytest.raises(Exception, match="cannot be read"):
         open_source(root).splits["all"][1].load()
 
 

@@ -65,13 +65,13 @@ def test_a_name_that_begins_as_a_remark_is_left_out(tmp_path):
 
 
 def test_wrong_lists(tmp_path):
-    with pytest.raises(DataError, match="can not be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         exclude_images(array_source(), tmp_path / "none")
     (tmp_path / "list").write_text("other\tx\n")
     with pytest.raises(DataError, match="none of its 1 names is in arrays, such as 'other'"):
         exclude_images(array_source(), tmp_path / "list")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="can not be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         exclude_images(array_source(), tmp_path / "bytes")
     (tmp_path / "empty").write_text("# nothing\n")
     assert exclude_images(array_source(), tmp_path / "empty").excluded == frozenset()

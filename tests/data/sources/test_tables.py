@@ -77,7 +77,7 @@ def test_two_splits_are_train_and_test(table):
         (["path,label", "a.png,x", "b.png,x"], "1 class; must be at least 2"),
         (["path,label", "a.png,x", "b.png,y", "a.png,x"], "lines 2 and 4: a.png twice"),
         (["path,label", "a.png,x", "b.png,y", "./a.png,y"], "lines 2 and 4: a.png twice (x, then y)"),
-        (["path,label", '"a.png,x'], "can not be read"),
+        (["path,label", '"a.png,x'], "cannot be read"),
     ],
 )
 def test_wrong_tables_have_their_reason(table, lines, message):
@@ -89,13 +89,13 @@ def test_wrong_tables_have_their_reason(table, lines, message):
 def test_bytes_that_are_no_text(table):
     with pytest.raises(DataError, match=r"byte 11 is no UTF-8"):
         open_source(table(data=b"path,label\n\xff.png,x\n"))
-    with pytest.raises(DataError, match=r"empty path or label|can not be read"):
+    with pytest.raises(DataError, match=r"empty path or label|cannot be read"):
         open_source(table(data=b"path,label\na\0.png,x\n"))
 
 
 def test_a_missing_file_is_a_bad_image(table):
     source = open_source(table("path,label", "a.png,x", "gone.png,y", "b.png,y"))
-    with pytest.raises(ImageError, match=r"gone\.png: can not be read"):
+    with pytest.raises(ImageError, match=r"gone\.png: cannot be read"):
         source.splits["all"][1].load()
 
 

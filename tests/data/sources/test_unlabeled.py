@@ -42,7 +42,7 @@ def test_a_glob_that_is_a_name_too(tmp_path):
     assert names(f"{tmp_path}/cat[1].png") == [f"{tmp_path}/cat[1].png"]
     assert names(f"{tmp_path}/cat?.png") == [f"{tmp_path}/cat1.png"]
     assert names(tmp_path / "dog[1].png") == [f"{tmp_path}/dog[1].png"]  # a path, not a glob: it is missing
-    with pytest.raises(ImageError, match="can not be read"):
+    with pytest.raises(ImageError, match="cannot be read"):
         next(iter(UnlabeledImages([tmp_path / "dog[1].png"]))).load()
 
 
@@ -61,7 +61,7 @@ def test_a_tar_archive(tmp_path):
     assert [image.name for image in images] == [f"{tmp_path}/set.tar/cats/1.png", f"{tmp_path}/set.tar/2.PNG"]
     assert [image.load() for image in images] == [png_bytes(1), png_bytes(2)]
     (tmp_path / "cut.tar").write_bytes(tar_bytes(files)[:1024])
-    with pytest.raises(DataError, match=r"cut\.tar: can not be read"):
+    with pytest.raises(DataError, match=r"cut\.tar: cannot be read"):
         UnlabeledImages([tmp_path / "cut.tar"]).count()
     (tmp_path / "set.tar.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(DataError, match="is compressed"):
@@ -137,7 +137,7 @@ def test_a_server_that_fails_is_tried_again_and_then_the_prediction_stops(tmp_pa
         with pytest.raises(ImageError, match=r"b\.png: the file does not exist"):
             missing.load()
         objects.faults["a.png"] = ["500"] * 20
-        with pytest.raises(DataError, match=r"a\.png: can not be read .*tried 5 times"):
+        with pytest.raises(DataError, match=r"a\.png: cannot be read .*tried 5 times"):
             image.load()
 
 

@@ -105,7 +105,7 @@ def test_without_opencv(monkeypatch):
     with pytest.raises(DataError) as caught:
         opencv()
     text = str(caught.value)
-    assert text.startswith("Fisher vectors need OpenCV, which can not be imported (")
+    assert text.startswith("Fisher vectors need OpenCV, which cannot be imported (")
     assert (
         text.endswith("pip install 'alexnet[contest]', or leave them out: --nets without fisher") and "\n" not in text
     )

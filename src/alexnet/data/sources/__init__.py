@@ -178,7 +178,7 @@ def open_source(
     if isinstance(data, str) and data in SETS:
         return _read(next(entry for entry in named if entry.matches(Path(data))), Path(data), options)
     if is_address(data):
-        problem = f"{data}: images can not be read from an address"
+        problem = f"{data}: images cannot be read from an address"
         raise DataError(problem, "on a disk; only a prepared store may be at an address", "copy them here")
     path = local_path(data)
     if path.is_dir() and is_store(path):

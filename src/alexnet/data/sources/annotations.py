@@ -84,7 +84,7 @@ def _ground_truth(folder: Node, truth: str, images: list[File], classes: list[st
     try:
         label_of = _read_truth(folder, truth, names, classes)
     except (OSError, ValueError, IndexError, KeyError, csv.Error) as error:
-        problem = f"{path_text(truth)}: can not be read ({type(error).__name__}: {error})"
+        problem = f"{path_text(truth)}: cannot be read ({type(error).__name__}: {error})"
         raise DataError(problem, "a line for each image", "get it again") from error
     for name in names:
         if label_of.get(name) not in classes:

@@ -91,7 +91,7 @@ def members_of(archive: Path, unused: Unused) -> Iterator[Member]:
             yield from _members(archive, file, 0, os.fstat(file.fileno()).st_size, (), unused)
     except (OSError, tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise DataError(f"{path_text(archive)}: can not be read ({reason})", "a whole tar", "get it again") from error
+        raise DataError(f"{path_text(archive)}: cannot be read ({reason})", "a whole tar", "get it again") from error
 
 
 class _Window:
@@ -183,7 +183,7 @@ def _read(archive: Path, origin: str, offset: int, size: int) -> bytes:
             file.seek(offset)
             data = file.read(size)
     except OSError as error:
-        raise ImageError(f"{origin}: can not be read ({error.strerror})", "readable", "check the archive") from error
+        raise ImageError(f"{origin}: cannot be read ({error.strerror})", "readable", "check the archive") from error
     if len(data) < size:
         raise ImageError(f"{origin}: the archive ends in it", f"{size:,} bytes", "get the archive again")
     return data

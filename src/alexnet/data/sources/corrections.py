@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from alexnet.data.atomic_io import read_regular, write_file
+from alexnet.data.atomic_io import read_regular, write_file, written
 from alexnet.data.sources.source import Sample, Source, class_name, path_text, read_image, stamp_of
 from alexnet.errors import DataError, counted, did_you_mean
 from alexnet.terminal import csv_cell
@@ -60,12 +60,12 @@ def read_corrections(path: Path) -> dict[str, Decision]:
     """The decisions in the file ``path``, by the path of the image.
 
     Raises:
-        DataError: the file can not be read, or a row is invalid. The message has the number of the line.
+        DataError: the file cannot be read, or a row is invalid. The message has the number of the line.
     """
     try:
         text = read_regular(path).decode("utf-8-sig")
     except OSError as error:
-        problem = f"{path_text(path)}: can not be read ({error.strerror})"
+        problem = f"{path_text(path)}: cannot be read ({error.strerror})"
         raise DataError(problem, "a corrections file", "alexnet review DATA writes one") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path_text(path)}: byte {error.start} is no UTF-8", "UTF-8", "save it as UTF-8") from error
@@ -114,18 +114,15 @@ def _cell(text: str) -> str:
 
 
 def write_corrections(path: Path, decisions: Mapping[str, Decision]) -> None:
-    """Write the corrections file, atomically, sorted by path. Raises DataError if it can not be written."""
+    """Write the corrections file, atomically, sorted by path. Raises DataError if it cannot be written."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for origin in sorted(decisions):
         action, label, was = decisions[origin]
         writer.writerow((csv_cell(origin), action, csv_cell(label), csv_cell(was)))
-    try:
+    with written(path_text(path), DataError, "choose another with --corrections"):
         write_file(path, buffer.getvalue().encode())
-    except OSError as error:
-        problem = f"{path_text(path)}: can not be written ({error.strerror})"
-        raise DataError(problem, "a file in a writable folder", "choose another with --corrections") from error
 
 
 def apply_corrections(source: Source, path: Path) -> Source:
@@ -175,7 +172,7 @@ def apply_corrections(source: Source, path: Path) -> Source:
 def _added(folder: Path, origin: str, label: int, labels: Mapping[str, int]) -> tuple[Sample, str]:
     """An image that is added, and the stamp of its file."""
     if origin in labels:
-        problem = f"{path_text(origin)}: is in the data set and can not be added"
+        problem = f"{path_text(origin)}: is in the data set and cannot be added"
         raise DataError(problem, "a new image", "change its decision to relabel or keep")
     path = folder / origin
     return Sample(label, origin, partial(read_image, path)), stamp_of(path)

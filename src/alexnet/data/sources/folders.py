@@ -111,7 +111,7 @@ def _too_deep(root: Path) -> DataError:
 
 
 def folder_tree(root: Path, options: LayoutOptions, unused: Unused) -> Node:
-    """The tree of folders below ``root``. Raises DataError for a folder that can not be read."""
+    """The tree of folders below ``root``. Raises DataError for a folder that cannot be read."""
     tree = Node()
     followed: set[tuple[int, int]] = set()  # targets of the links that were followed
     pending = [(tree, root, frozenset((_identity(root),)))]  # (node, path, identities of the path and its parents)

@@ -65,9 +65,7 @@ def exclude_images(source: Source, path: Path) -> Source:
     try:
         lines = read_regular(path).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path_text(path)}: can not be read ({error})", "a list of images", "check the path"
-        ) from error
+        raise DataError(f"{path_text(path)}: cannot be read ({error})", "a list of images", "check the path") from error
     origins = {image.origin for images in source.splits.values() for image in images}
     names = [(line, line.split("\t")[0]) for line in lines if line.strip()]
     listed = {name for line, name in names if name in origins or not line.startswith("#")}  # a class may be "#1"

@@ -108,7 +108,7 @@ def _content(table: Path) -> bytes:
         return read_regular(table)
     except OSError as error:
         raise DataError(
-            f"{path_text(table)}: can not be read ({error.strerror})", "a readable table", "mend it"
+            f"{path_text(table)}: cannot be read ({error.strerror})", "a readable table", "mend it"
         ) from error
 
 
@@ -125,7 +125,7 @@ def lines_of(
     try:
         return _parse_lines(text, first, name, delimiter, options, problems, [] if notes is None else notes)
     except csv.Error as error:
-        raise DataError(f"{name}: can not be read ({error})", "a readable table", "mend it") from error
+        raise DataError(f"{name}: cannot be read ({error})", "a readable table", "mend it") from error
 
 
 def _parse_lines(
@@ -376,7 +376,7 @@ def split_tables(root: Path, names: list[str], options: LayoutOptions) -> dict[s
         Split → its table; {"": table} for a table of all splits; empty if no file lists images.
 
     Raises:
-        DataError: if a table can not be read, or more than one lists the images.
+        DataError: if a table cannot be read, or more than one lists the images.
     """
     tables: list[Path] = []
     for path in (root / name for name in sorted(names)):

@@ -42,7 +42,7 @@ class UnlabeledImages:
         self.inputs = tuple(inputs)
 
     def __iter__(self) -> Iterator[UnlabeledImage]:
-        """List the images. Raises ImageError or DataError for an input without images or one that can not be read."""
+        """List the images. Raises ImageError or DataError for an input without images or one that cannot be read."""
         if len(self.inputs) == 1:
             yield from _images_of(self.inputs[0])
             return

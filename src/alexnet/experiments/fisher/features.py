@@ -60,7 +60,7 @@ def opencv() -> Any:
         import cv2
     except Exception as error:  # a broken build raises other errors than ImportError
         raise DataError(
-            f"Fisher vectors need OpenCV, which can not be imported ({' '.join(str(error).split())[:100]})",
+            f"Fisher vectors need OpenCV, which cannot be imported ({' '.join(str(error).split())[:100]})",
             "",
             "pip install 'alexnet[contest]', or leave them out: --nets without fisher",
         ) from error

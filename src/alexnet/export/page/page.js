@@ -40,7 +40,7 @@ function report(status, problem) {
 
 async function file(name) {
   const response = await fetch(name).catch(() => null);
-  if (!response || !response.ok) throw new Error(`${name} can not be loaded; copy the whole folder to the server.`);
+  if (!response || !response.ok) throw new Error(`${name} cannot be loaded; copy the whole folder to the server.`);
   return new Uint8Array(await response.arrayBuffer());
 }
 

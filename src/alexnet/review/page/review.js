@@ -93,7 +93,7 @@ function imageItem(position) {
   const picture = element("img");
   picture.alt = one.origin;
   picture.addEventListener("load", () => picture.classList.toggle("small", Math.max(picture.naturalWidth, picture.naturalHeight) < SMALL));
-  picture.addEventListener("error", () => frame.replaceChildren(element("span", "This image can not be shown.", "soft")));
+  picture.addEventListener("error", () => frame.replaceChildren(element("span", "This image cannot be shown.", "soft")));
   picture.src = `image/${index}`;
   frame.append(picture);
   const caption = element("span", undefined, "caption");

@@ -80,7 +80,7 @@ function errorMessage(response, json) {
   if (response.status === 413) return `This image is too large: at most ${limits.max_megabytes || 20} MB.`;
   const entry = json && json.predictions && json.predictions[0];
   const error = (entry && entry.error) || (json && json.error);
-  return error ? `This can not be used: ${error}.` : `Unexpected response of the server: status ${response.status}.`;
+  return error ? `This cannot be used: ${error}.` : `Unexpected response of the server: status ${response.status}.`;
 }
 
 async function predict(file) {
