@@ -281,7 +281,7 @@ def _size(info: ImageInfo) -> str:
 def _sentence(matches: list[ImageInfo], what: str) -> str:
     """The number of images, then ``what``, which begins with a plural verb."""
     plural, rest = what.split(" ", 1)
-    single = {"are": "is", "have": "has", "claim": "claims", "can": "can"}
+    single = {"are": "is", "have": "has", "claim": "claims", "cannot": "cannot"}
     return f"{counted(len(matches), 'image')} {single[plural] if len(matches) == 1 else plural} {rest}"
 
 
