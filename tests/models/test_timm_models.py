@@ -95,7 +95,7 @@ def test_published_weights_of_the_backbone(monkeypatch, tmp_path):
     assert own and all(torch.equal(value, published[name]) for name, value in own.items())
     assert (mean, std) == (timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
     overlay["file"] = str(tmp_path / "missing.safetensors")
-    with pytest.raises(ModelError, match=r"can not be built with its published weights .*; leave --pretrained out"):
+    with pytest.raises(ModelError, match=r"cannot be built with its published weights .*; leave --pretrained out"):
         timm_models.pretrained("timm/resnet10t", 64)
 
 
@@ -103,7 +103,7 @@ def test_what_is_refused(monkeypatch):
     pytest.importorskip("timm")
     with pytest.raises(ModelError, match=r"timm has no network 'resnet19'\. Did you mean 'resnet1"):
         create_model("timm/resnet19")
-    with pytest.raises(ModelError, match=r"timm/vit_tiny_patch16_224 can not be built for images of 8 pixels \("):
+    with pytest.raises(ModelError, match=r"timm/vit_tiny_patch16_224 cannot be built for images of 8 pixels \("):
         create_model("timm/vit_tiny_patch16_224", image_size=8)
     assert recipe_fields("timm/resnet18") == {"initialization": "own", "divide_std": True}
     monkeypatch.setitem(sys.modules, "timm", None)

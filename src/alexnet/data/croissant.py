@@ -65,7 +65,7 @@ def write_croissant(store: Store, folder: Path) -> Path:
         write_file(folder / IMAGES, _csv(store).encode("utf-8", "backslashreplace"))
         write_file(folder / METADATA, json_bytes(_metadata(store, folder)))
     except OSError as error:
-        raise DataError(f"{folder}: can not be written ({error.strerror})", "a writable folder", "") from error
+        raise DataError(f"{folder}: cannot be written ({error.strerror})", "a writable folder", "") from error
     return folder / METADATA
 
 

@@ -282,7 +282,7 @@ class WebFolder:
         try:
             self._session = onnxruntime.InferenceSession(body, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own, a dozen classes
-            raise damaged(folder, f"onnxruntime can not open {MODEL} ({error})") from error
+            raise damaged(folder, f"onnxruntime cannot open {MODEL} ({error})") from error
 
     def probabilities(self, images: ImageInput | Sequence[ImageInput]) -> NDArray[np.float32]:
         """Class probabilities of each image: float32 [N, K]."""
@@ -291,7 +291,7 @@ class WebFolder:
         try:
             return np.stack([_run(self._session, image, self.metadata.image_size) for image in pixels])
         except Exception as error:
-            raise damaged(self.folder, f"{MODEL} can not be run ({error})") from error
+            raise damaged(self.folder, f"{MODEL} cannot be run ({error})") from error
 
 
 def _unpacked(path: Path) -> bytes:

@@ -95,7 +95,7 @@ def build(
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:150]
         what = "with its published weights" if weights else f"for images of {image_size} pixels"
         hint = "leave --pretrained out" if weights else "choose another --image-size"
-        raise ModelError(f"{name} can not be built {what} ({reason})", "", hint) from error
+        raise ModelError(f"{name} cannot be built {what} ({reason})", "", hint) from error
     if len(shape) != 2:
         raise ModelError(f"{name} has features of shape {list(shape[1:])}", "a classifier of images")
     modules: list[Any] = list(backbone.modules())

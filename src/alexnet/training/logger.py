@@ -134,7 +134,7 @@ def damage(run: Path) -> list[str]:
         if (run / "run.json").exists() and (run / "bundle").exists():
             lines.append(f"{run} has no journal.jsonl: evaluations of its test split are not counted")
     except OSError as error:
-        lines.append(f"{run / 'journal.jsonl'} can not be read: {error.strerror}")
+        lines.append(f"{run / 'journal.jsonl'} cannot be read: {error.strerror}")
     try:
         if (run / "results.csv").exists():
             read_rows(run)
