@@ -1,6 +1,7 @@
 """The import rules, held against the files: the dependency order, and one importing file per library."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -117,10 +118,19 @@ def imported(tree, name):
 
 def used(tree, name):
     """All dotted names of a file: its imports, and chains like ``os.environ``."""
-    chains = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    chains = [dotted_name(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     return {*imported(tree, name), *chains}
 
 
+def dotted_name(node):
+    """``os.environ`` of such an expression; empty for every other."""
+    if isinstance(node, ast.Attribute):
+        base = dotted_name(node.value)
+        return f"{base}.{node.attr}" if base else ""
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@cache
 def parse(name):
     return ast.parse((HOME / name).read_text(encoding="utf-8"))
 
@@ -159,12 +169,12 @@ def module_of(name):
     return ".".join(["alexnet", *Path(name).with_suffix("").parts]).removesuffix(".__init__")
 
 
-def without_type_checking(tree):
-    """The tree without the bodies of ``if TYPE_CHECKING:``."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = [ast.Pass()]
-    return tree
+def imported_at_run_time(tree, name):
+    """Full dotted names of the imports outside of ``if TYPE_CHECKING:``."""
+    checks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and dotted_name(node.test) == "TYPE_CHECKING"]
+    skipped = [node for check in checks for node in check.body]
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) and node not in skipped]
+    return [dotted for node in nodes for dotted in imports(node, name)]
 
 
 def import_graph(trees):
@@ -172,7 +182,7 @@ def import_graph(trees):
     modules = {module_of(name) for name in trees}
     graph = {}
     for name, tree in trees.items():
-        names = imported(without_type_checking(tree), name)
+        names = imported_at_run_time(tree, name)
         targets = {dotted if dotted in modules else dotted.rpartition(".")[0] for dotted in names}
         graph[module_of(name)] = (targets & modules) - {module_of(name)}
     return graph
