@@ -10,7 +10,16 @@ from alexnet.data.decode import encode_png
 from alexnet.errors import ModelError, RecipeError
 from alexnet.models import list_models, list_torchvision_models
 
-QUICK = ("alexnet_small", "cifar", "figure1", "lenet5", "plain_8", "residual_8")
+QUICK = (
+    "alexnet_small",
+    "alexnet_medium_no_conv4",
+    "alexnet_medium_sigmoid",
+    "cifar",
+    "figure1",
+    "lenet5",
+    "plain_8",
+    "residual_8",
+)
 
 
 @pytest.mark.parametrize(

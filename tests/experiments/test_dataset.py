@@ -9,7 +9,7 @@ from alexnet.api import DataOptions
 from alexnet.data.decode import encode_png
 from alexnet.data.sources.source import Row, Sample, make_source
 from alexnet.errors import DataError
-from alexnet.experiments.runner import open_dataset, prepare_store, subset
+from alexnet.experiments.runner import Dataset, count_test_images, open_dataset, prepare_store, subset
 from alexnet.recipe import Recipe
 
 
@@ -38,20 +38,34 @@ def test_subset_keeps_given_splits():
 
 
 def test_photographs_and_small_images(tmp_path):
-    for folder, side in (("photos", 130), ("icons", 40)):
+    for folder, side in (("photos", 130), ("thumbnails", 64), ("icons", 40)):
         for name in ("a", "b"):
             path = tmp_path / folder / name / "1.png"
             path.parent.mkdir(parents=True)
             path.write_bytes(encode_png(np.zeros((side, side + 9, 3), np.uint8)))
-    assert open_dataset(str(tmp_path / "photos"), DataOptions()).photos
-    assert not open_dataset(str(tmp_path / "icons"), DataOptions()).photos
+    for folder, scale in (("photos", "paper"), ("thumbnails", "medium"), ("icons", "small")):
+        dataset = open_dataset(str(tmp_path / folder), DataOptions())
+        assert (dataset.scale, dataset.photos) == (scale, scale == "paper")
     dataset = open_dataset("digits", DataOptions())
-    assert (dataset.photos, dataset.hflip, dataset.name) == (False, False, "digits")
+    assert (dataset.scale, dataset.hflip, dataset.name) == ("small", False, "digits")
+
+
+@pytest.mark.parametrize(
+    ("splits", "limit", "expected"), [(("all",), 0, 20), (("all",), 20, 6), (("train", "test"), 20, 10)]
+)
+def test_test_images_are_counted_as_they_are_prepared(splits, limit, expected, tmp_path):
+    dataset = Dataset("set", source([60, 40], splits), None, "small", hflip=True)
+    recipe = Recipe(stored_size=8)
+    options = DataOptions(cache=tmp_path)
+    prepared = prepare_store(dataset, recipe, limit, options)
+    assert count_test_images(dataset, recipe, limit) == len(prepared.split("test")) == expected
+    reopened = Dataset("set", None, prepared, "small", hflip=True)
+    assert count_test_images(reopened, recipe, limit) == expected
 
 
 def test_a_store_must_fit_the_plan(digits):
     dataset = open_dataset(str(digits.path), DataOptions())
-    assert (dataset.photos, dataset.hflip) == (False, False)
+    assert (dataset.scale, dataset.hflip) == ("small", False)
     recipe = Recipe(stored_size=32)
     assert prepare_store(dataset, recipe, 0, DataOptions()).path == dataset.store.path
     with pytest.raises(DataError, match="holds images of 32 pixels"):

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.experiments.runner import Measurement, judge, overall_verdict, t_interval
+from alexnet.experiments.runner import (
+    Measurement,
+    detectable_difference,
+    judge,
+    overall_verdict,
+    t_interval,
+)
 
 
 def test_an_interval_by_hand():
@@ -22,6 +28,19 @@ def test_intervals_are_scipys(values):
 
     expected = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
     assert t_interval(values) == pytest.approx(tuple(expected), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(("seeds", "images"), [(2, 2000), (3, 10_000), (5, 10_000)])
+def test_the_detectable_difference_is_found_in_four_of_five_studies(seeds, images):
+    """By simulation: seeds and test images give each difference the variance that is assumed."""
+    import numpy as np
+
+    difference = detectable_difference(seeds, images)
+    deviation = (2 * 0.2**2 + 0.5 * 100**2 / images) ** 0.5
+    values = np.random.default_rng(0).normal(difference, deviation, (4000, seeds))
+    found = sum(judge(t_interval(row)) == "holds" for row in values.tolist())
+    assert found / len(values) == pytest.approx(0.8, abs=0.03)  # 4.7 standard errors
+    assert detectable_difference(seeds + 1, images) < difference < detectable_difference(seeds, images // 2)
 
 
 def test_one_value_has_no_interval():

@@ -130,8 +130,10 @@ SMALLEST = (
         "lenet5_shrunk": 32,
     }
     | {name: 12 for name in list_models() if name.startswith(("alexnet_small", "figure1"))}
+    | {name: 26 for name in list_models() if name.startswith("alexnet_medium")}
     | {f"alexnet_no_conv{number}": 52 for number in (3, 4, 5)}
 )
+SMALLEST["alexnet_medium_no_overlap"] = 20
 SMALLEST |= dict.fromkeys(["alexnet_small_no_overlap", *RESIDUAL], 5)
 NAMES = ", ".join([*list_models(), *list_torchvision_models()])
 

@@ -1,4 +1,4 @@
-"""The networks for small images: what stays the same in each variant, and what is different."""
+"""The networks for small and medium images: what stays the same in each variant, and what is different."""
 
 import pytest
 import torch
@@ -17,19 +17,22 @@ def learned(network):
     return {name: layer for name, layer in network.named_children() if next(layer.parameters(), None) is not None}
 
 
-def test_the_plan_is_the_papers():
-    """The order of layers is that of ``alexnet``; maps are a quarter, hidden units an eighth of its."""
+@pytest.mark.parametrize(
+    ("name", "side", "maps", "hidden"), [("alexnet_small", 24, 4, 8), ("alexnet_medium", 56, 2, 4)]
+)
+def test_the_plan_is_the_papers(name, side, maps, hidden):
+    """The order of layers is that of ``alexnet``; maps are a quarter or half, hidden units an eighth or a quarter."""
     with torch.device("meta"):  # shapes alone
         big = create_model("alexnet")
-    few = make("alexnet_small")
-    assert list(few.outputs(torch.zeros(1, 3, 24, 24))) == [name for name, _ in big.named_children()]
+    few = make(name)
+    assert list(few.outputs(torch.zeros(1, 3, side, side))) == [name for name, _ in big.named_children()]
     for name, layer in learned(few).items():
         big_layer = big.get_submodule(name)
         assert type(layer) is type(big_layer)
         if isinstance(layer, Convolution):
-            assert (4 * layer.out_channels, layer.groups) == (big_layer.out_channels, big_layer.groups)
+            assert (maps * layer.out_channels, layer.groups) == (big_layer.out_channels, big_layer.groups)
         assert (layer.bias == big.initial[name].bias).all()
-    assert (few.fc6.out_features * 8, few.fc7.out_features * 8) == (4096, 4096)
+    assert (few.fc6.out_features * hidden, few.fc7.out_features * hidden) == (4096, 4096)
     assert (few.towers, few.features) == (2, "relu7")
 
 
@@ -39,32 +42,49 @@ def test_maps_are_even_where_they_are_pooled():
         assert [outputs[f"pool{i}"].shape[-1] for i in (1, 2, 5)] == [12, 6, 3]
 
 
+def test_maps_of_medium_are_of_the_same_size_without_overlap_before_conv3():
+    for name, sizes in (
+        ("alexnet_medium", [27, 13, 13, 6, 6, 3]),
+        ("alexnet_medium_no_overlap", [27, 14, 12, 6, 6, 3]),
+    ):
+        outputs = make(name).outputs(torch.zeros(1, 3, 56, 56))
+        layers = ("conv1", "pool1", "conv2", "pool2", "conv5", "pool5")
+        assert [outputs[layer].shape[-1] for layer in layers] == sizes
+
+
 def test_parameters_by_hand():
     """conv1 24·(75+1), conv2 64·(300+1), conv3 96·(576+1), conv4 96·(432+1), conv5 64·(432+1), then 576, 512, 512."""
     assert summarize(make("alexnet_small")).parameters == (
         24 * 76 + 64 * 301 + 96 * 577 + 96 * 433 + 64 * 433 + 512 * 577 + 512 * 513 + 10 * 513
     )
+    medium = summarize(make("alexnet_medium"))
+    assert medium.multiply_adds == (
+        27 * 27 * 48 * 147 + 169 * 128 * 600 + 36 * (192 * 1152 + 192 * 864 + 128 * 864) + 1024 * (1152 + 1024 + 200)
+    )
     assert summarize(make("figure1_relu")).parameters == 32 * 76 + 32 * 801 + 64 * 801 + 10 * 1025
 
 
-def test_each_variant_leaves_out_what_it_says():
-    base = make("alexnet_small")
+@pytest.mark.parametrize("name", ["alexnet_small", "alexnet_medium"])
+def test_each_variant_leaves_out_what_it_says(name):
+    base = make(name)
     kinds = [type(layer) for layer in base.children()]
-    no_norm = [type(layer) for layer in make("alexnet_small_no_norm").children()]
+    no_norm = [type(layer) for layer in make(f"{name}_no_norm").children()]
     assert no_norm == [kind for kind in kinds if kind is not LocalResponseNorm]
-    pools = [m.window[:2] for m in make("alexnet_small_no_overlap").children() if isinstance(m, MaxPool)]
+    pools = [m.window[:2] for m in make(f"{name}_no_overlap").children() if isinstance(m, MaxPool)]
     assert pools == [(2, 2)] * 3
-    tanh = make("alexnet_small_tanh")
-    assert [nn.ReLU if type(m) is nn.Tanh else type(m) for m in tanh.children()] == kinds
-    assert all((layer.bias == 0).all() for layer in learned(tanh).values())
+    for suffix, kind in (("tanh", nn.Tanh), ("sigmoid", nn.Sigmoid)):
+        other = make(f"{name}_{suffix}")
+        assert [nn.ReLU if type(m) is kind else type(m) for m in other.children()] == kinds
+        assert all((layer.bias == 0).all() for layer in learned(other).values())
 
 
-def test_one_tower_of_equal_cost_and_one_of_half_the_kernels():
-    two, one, half = (summarize(make(f"alexnet_small{name}")) for name in ("", "_single", "_half"))
+@pytest.mark.parametrize("name", ["alexnet_small", "alexnet_medium"])
+def test_one_tower_of_equal_cost_and_one_of_half_the_kernels(name):
+    two, one, half = (summarize(make(f"{name}{suffix}")) for suffix in ("", "_single", "_half"))
     assert one.multiply_adds == pytest.approx(two.multiply_adds, rel=0.01)
     assert half.multiply_adds < 0.6 * two.multiply_adds
-    for name in ("alexnet_small_single", "alexnet_small_half"):
-        network = make(name)
+    for suffix in ("_single", "_half"):
+        network = make(name + suffix)
         assert network.towers == 1
         assert all(layer.groups == 1 for layer in network.children() if isinstance(layer, Convolution))
 
@@ -78,9 +98,10 @@ def test_towers_do_not_talk_in_their_own_layers():
     assert not torch.equal(network.conv2(x)[:, 32:], network.conv2(other)[:, 32:])
 
 
-def test_sums_start_as_wide_as_in_the_big_network():
+@pytest.mark.parametrize("network", ["alexnet_small", "alexnet_medium"])
+def test_sums_start_as_wide_as_in_the_big_network(network):
     """Weight std times the root of the fan-in is that of the paper's layer; conv3 to conv5 as in the 2012 code."""
-    for name, layer in learned(make("alexnet_small")).items():
+    for name, layer in learned(make(network)).items():
         fan_in, std = {
             "conv1": (363, 0.01),
             "conv2": (1200, 0.01),
@@ -96,11 +117,13 @@ def test_sums_start_as_wide_as_in_the_big_network():
 
 
 def test_figure1_differs_in_its_neurons_alone():
-    relu, tanh = make("figure1_relu"), make("figure1_tanh")
+    relu, tanh, sigmoid = (make(f"figure1_{name}") for name in ("relu", "tanh", "sigmoid"))
     assert len(learned(relu)) == 4
-    for (name, a), (other, b) in zip(learned(relu).items(), learned(tanh).items(), strict=True):
-        assert name == other and torch.equal(a.weight, b.weight) and (a.bias == 0).all() and (b.bias == 0).all()
-    assert [nn.ReLU if type(m) is nn.Tanh else type(m) for m in tanh.children()] == [type(m) for m in relu.children()]
+    for network, kind in ((tanh, nn.Tanh), (sigmoid, nn.Sigmoid)):
+        for (name, a), (other, b) in zip(learned(relu).items(), learned(network).items(), strict=True):
+            assert name == other and torch.equal(a.weight, b.weight) and (a.bias == 0).all() and (b.bias == 0).all()
+        kinds = [nn.ReLU if type(m) is kind else type(m) for m in network.children()]
+        assert kinds == [type(m) for m in relu.children()]
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         slow = x
@@ -121,7 +144,9 @@ def test_figure1_starts_as_the_net_of_2012_or_wide():
 
 
 def test_all_are_registered():
-    names = [name for name in list_models() if name.startswith(("alexnet_small", "figure1"))]
-    assert len(names) == 13
-    for name in names:
-        assert make(name, num_classes=3, in_channels=1, image_size=16)(torch.zeros(2, 1, 16, 16)).shape == (2, 3)
+    for prefix, side, count in (("alexnet_small", 16, 10), ("alexnet_medium", 26, 10), ("figure1", 16, 5)):
+        names = [name for name in list_models() if name.startswith(prefix)]
+        assert len(names) == count
+        for name in names:
+            x = torch.zeros(2, 1, side, side)
+            assert make(name, num_classes=3, in_channels=1, image_size=side)(x).shape == (2, 3)

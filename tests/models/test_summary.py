@@ -147,10 +147,10 @@ def test_rendered_text():
 
 def test_a_layer_it_does_not_know():
     network = shapes_only("lenet5")
-    network.squash1 = nn.Sigmoid()
+    network.squash1 = nn.Softplus()
     with pytest.raises(ModelError) as caught:
         summarize(network)
-    assert str(caught.value) == ("layer 'squash1' is a Sigmoid; must be of a kind that alexnet.models.summary knows")
+    assert str(caught.value) == ("layer 'squash1' is a Softplus; must be of a kind that alexnet.models.summary knows")
 
 
 def test_every_kind_is_used():

@@ -42,7 +42,7 @@ class ClaimsArguments:
     quick: Flag = False
     """small networks, few images: minutes on a CPU"""
     seeds: Annotated[int | None, option("N")] = None
-    """trainings per network (default: 5, quick: 3)"""
+    """trainings per network (default: 5; 3 with 64-pixel images and with --quick)"""
     epochs: Annotated[int | None, option("N")] = None
     """maximum epochs of a training"""
     lrs: Annotated[tuple[float, ...], option("LR [LR ...]")] = ()

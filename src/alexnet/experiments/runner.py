@@ -24,6 +24,7 @@ from alexnet.data.atomic_io import json_bytes, write_file
 from alexnet.data.sources import is_store
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.sources.source import Sample, Source
+from alexnet.data.splits import assign_splits
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, DataError, DivergedError, Interrupted, RunError, TrainingError, printable
 from alexnet.recipe import Recipe, differences
@@ -36,7 +37,9 @@ from alexnet.training.logger import read_rows
 from alexnet.training.run import train_run
 from alexnet.training.run_data import cached
 
-MIN_PHOTO_SIZE = 128  # shorter side in pixels from which images count as photographs, trained on 224-pixel crops
+Scale = Literal["small", "medium", "paper"]  # of networks: for 32 pixels, for 64 pixels, on 224-pixel crops
+MIN_MEDIUM_SIZE = 64  # shorter side in pixels from which images are of medium scale
+MIN_PHOTO_SIZE = 128  # the same for photographs, trained on 224-pixel crops
 MIN_PHOTO_STORE_SIZE = 224  # the same for a prepared store
 
 
@@ -46,8 +49,13 @@ class Dataset(NamedTuple):
     name: str
     source: Source | None
     store: Store | None
-    photos: bool  # large enough for 224-pixel crops
+    scale: Scale  # the largest that the images are large enough for
     hflip: bool  # horizontal flips keep the class (false for digits)
+
+    @property
+    def photos(self) -> bool:
+        """Whether the images are large enough for 224-pixel crops."""
+        return self.scale == "paper"
 
 
 def open_dataset(data: str, options: DataOptions) -> Dataset:
@@ -58,10 +66,14 @@ def open_dataset(data: str, options: DataOptions) -> Dataset:
     """
     if is_store(data):
         store = Store.open(data)
-        return Dataset(store.name, None, store, store.size >= MIN_PHOTO_STORE_SIZE, store.allow_hflip)
+        return Dataset(store.name, None, store, _scale(store.size, MIN_PHOTO_STORE_SIZE), store.allow_hflip)
     source = options.open(data)
     first = next(images[0] for images in source.splits.values() if images)
-    return Dataset(source.name, source, None, _shorter_side(first) >= MIN_PHOTO_SIZE, source.allow_hflip)
+    return Dataset(source.name, source, None, _scale(_shorter_side(first), MIN_PHOTO_SIZE), source.allow_hflip)
+
+
+def _scale(size: int, photo_size: int) -> Scale:
+    return "paper" if size >= photo_size else "medium" if size >= MIN_MEDIUM_SIZE else "small"
 
 
 def _shorter_side(sample: Sample) -> int:
@@ -108,6 +120,16 @@ def _check_store(store: Store, recipe: Recipe, max_images: int) -> Store:
     return store
 
 
+def count_test_images(dataset: Dataset, recipe: Recipe, max_images: int) -> int:
+    """Number of test images of the store that :func:`prepare_store` returns."""
+    if dataset.store is not None:
+        return len(dataset.store.split("test"))
+    assert dataset.source is not None
+    source = subset(dataset.source, max_images) if max_images else dataset.source
+    splits = assign_splits(source, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
+    return len(splits["test"])
+
+
 def subset(source: Source, max_images: int) -> Source:
     """Keep at most ``max_images`` training images and half as many test images, evenly from each class."""
     limits = {
@@ -142,6 +164,7 @@ def display_name(data: Path | str) -> str:
 
 
 Verdict = Literal["holds", "does not hold", "inconclusive"]
+SEED_STD = 0.2  # points, assumed: a network's error over seeds, beyond what the choice of test images explains
 
 
 @dataclass(frozen=True)
@@ -215,6 +238,26 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
     half_width = float(stdtrit(n - 1, (1 + confidence) / 2)) * deviation / math.sqrt(n)
     return mean - half_width, mean + half_width
+
+
+def detectable_difference(seeds: int, images: int, power: float = 0.8) -> float:
+    """The smallest difference of two networks' errors, in points, that :func:`judge` finds with probability ``power``.
+
+    The difference of one seed has the variance 2·σ² + q/n, where σ is :data:`SEED_STD` and q the fraction of the n test
+    images that one of the two networks alone has right. The worst case is assumed, q = 1/2: independent errors of 50 %.
+    Trainings that agree more decide smaller differences. Student's statistic is noncentral then, and its square has a
+    noncentral F distribution with 1 and ``seeds`` − 1 degrees of freedom.
+
+    Args:
+        seeds: Trainings of each network, at least 2.
+        images: Test images.
+        power: Probability that the interval does not include 0.
+    """
+    from scipy.special import ncfdtrinc, stdtrit
+
+    deviation = math.sqrt(2 * SEED_STD**2 + 0.5 * 100**2 / images)  # points
+    noncentrality = float(ncfdtrinc(1, seeds - 1, 1 - power, stdtrit(seeds - 1, 0.975) ** 2))
+    return deviation * math.sqrt(noncentrality / seeds)
 
 
 def judge(interval: tuple[float, float] | None) -> Verdict:

@@ -373,7 +373,12 @@ def _operation(layer: nn.Module) -> dict[str, Any]:
             return {"op": "spatial", "size": layer.size} | _power(layer.scale / layer.size**2, layer.beta, layer.k)
         case nn.BatchNorm2d():
             return {"op": "batch"} | _affine(layer)
-    kinds: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", ScaledTanh: "scaled tanh"}
+    kinds: dict[type[nn.Module], str] = {
+        nn.ReLU: "relu",
+        nn.Sigmoid: "sigmoid",
+        nn.Tanh: "tanh",
+        ScaledTanh: "scaled tanh",
+    }
     flat = type(layer).__name__ == "Flatten"
     return {"op": "flatten" if flat else kinds.get(type(layer), "block")}
 

@@ -7,6 +7,7 @@ add a network, write a function that builds it and add an entry.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from alexnet.errors import ModelError, did_you_mean
 from alexnet.models import alexnet, alexnet_variants, cifar, comparisons, lenet, small, timm_models, torchvision_models
@@ -38,6 +39,52 @@ _LECUN = "LeCun, Bottou, Bengio, Haffner, Proc. IEEE 1998"
 _PAPER_OR_2012: Initializations = {"paper": alexnet.PAPER, "2012": alexnet.CODE_2012}
 _TANH: Initializations = {"paper": comparisons.TANH_PAPER, "2012": comparisons.TANH_2012}
 _UNIT_VARIANCE = {"divide_std": True}  # the network expects pixels divided by their standard deviation
+
+
+def _scaled(name: str, scale: small.Scale, stored_size: int, image_size: int, num_classes: int) -> dict[str, Model]:
+    """The paper's network scaled to images of ``stored_size`` pixels, and its variants for the claims."""
+    variants: dict[str, tuple[dict[str, Any], str, str]] = {
+        "": (
+            {},
+            f"the paper's eight layers and two towers for {stored_size}-pixel images",
+            "for `alexnet study claims`",
+        ),
+        "_half": (
+            {"widths": scale.half_widths, "towers": 1},
+            f"{name} as one tower with half of the kernels",
+            "paper, section 3.2",
+        ),
+        "_single": (
+            {"widths": scale.single_widths, "towers": 1},
+            f"{name} as one tower with the same number of multiply-adds",
+            "paper, section 3.5",
+        ),
+        "_no_norm": ({"norm": False}, f"{name} without LRN", "paper, section 3.3"),
+        "_no_overlap": ({"overlap": False}, f"{name} with non-overlapping 2×2 pooling", "paper, section 3.4"),
+        "_tanh": ({"nonlinearity": "tanh"}, f"{name} with tanh in place of ReLU, all biases 0", "paper, section 3.1"),
+        "_sigmoid": (
+            {"nonlinearity": "sigmoid"},
+            f"{name} with the logistic sigmoid in place of ReLU, all biases 0",
+            "for `alexnet study claims`",
+        ),
+    }
+    defaults: dict[str, Any] = {"scale": scale, "num_classes": num_classes, "image_size": image_size}
+    models = {
+        name + suffix: Model(
+            partial(small.scaled_alexnet, name + suffix, **defaults, **changes), description, source, image_size
+        )
+        for suffix, (changes, description, source) in variants.items()
+    }
+    return models | {
+        f"{name}_no_conv{number}": Model(
+            partial(comparisons.without_convolution, models[name].build, number, f"{name}_no_conv{number}"),
+            f"{name} without conv{number}",
+            "paper, section 7",
+            image_size,
+        )
+        for number in (3, 4, 5)
+    }
+
 
 MODELS: dict[str, Model] = {
     "alexnet": Model(
@@ -124,67 +171,30 @@ MODELS: dict[str, Model] = {
         )
         for number in (3, 4, 5)
     },
-    "alexnet_small": Model(
-        small.alexnet_small,
-        "the paper's eight layers and two towers for 32-pixel images",
-        "for `alexnet study claims`",
-        24,
-    ),
-    "alexnet_small_half": Model(
-        partial(small.alexnet_small, name="alexnet_small_half", widths=small.HALF_WIDTHS, towers=1),
-        "alexnet_small as one tower with half of the kernels",
-        "paper, section 3.2",
-        24,
-    ),
-    "alexnet_small_single": Model(
-        partial(small.alexnet_small, name="alexnet_small_single", widths=small.SINGLE_WIDTHS, towers=1),
-        "alexnet_small as one tower with the same number of multiply-adds",
-        "paper, section 3.5",
-        24,
-    ),
-    "alexnet_small_no_norm": Model(
-        partial(small.alexnet_small, name="alexnet_small_no_norm", norm=False),
-        "alexnet_small without LRN",
-        "paper, section 3.3",
-        24,
-    ),
-    "alexnet_small_no_overlap": Model(
-        partial(small.alexnet_small, name="alexnet_small_no_overlap", overlap=False),
-        "alexnet_small with non-overlapping 2×2 pooling",
-        "paper, section 3.4",
-        24,
-    ),
-    "alexnet_small_tanh": Model(
-        partial(small.alexnet_small, name="alexnet_small_tanh", tanh=True),
-        "alexnet_small with tanh in place of ReLU, all biases 0",
-        "paper, section 3.1",
-        24,
-    ),
-    **{
-        f"alexnet_small_no_conv{number}": Model(
-            partial(comparisons.without_convolution, small.alexnet_small, number, f"alexnet_small_no_conv{number}"),
-            f"alexnet_small without conv{number}",
-            "paper, section 7",
-            24,
-        )
-        for number in (3, 4, 5)
-    },
+    **_scaled("alexnet_small", small.SMALL, 32, 24, 10),
+    **_scaled("alexnet_medium", small.MEDIUM, 64, 56, 200),
     "figure1_relu": Model(small.figure1, "a four-layer network for CIFAR-10 with ReLU", "paper, Figure 1", 32),
     "figure1_tanh": Model(
-        partial(small.figure1, name="figure1_tanh", tanh=True),
+        partial(small.figure1, nonlinearity="tanh"),
         "figure1_relu with tanh in place of ReLU",
         "paper, Figure 1",
         32,
     ),
+    "figure1_sigmoid": Model(
+        partial(small.figure1, nonlinearity="sigmoid"),
+        "figure1_relu with the logistic sigmoid in place of ReLU",
+        "for `alexnet study claims`",
+        32,
+    ),
     "figure1_relu_wide": Model(
-        partial(small.figure1, name="figure1_relu_wide", wide=True),
+        partial(small.figure1, wide=True),
         "figure1_relu with initial weights from N(0, 1/fan-in)",
         "paper, Figure 1; LeCun et al. 1998",
         32,
         recipe={"divide": 64.0},
     ),
     "figure1_tanh_wide": Model(
-        partial(small.figure1, name="figure1_tanh_wide", tanh=True, wide=True),
+        partial(small.figure1, nonlinearity="tanh", wide=True),
         "figure1_tanh with initial weights from N(0, 1/fan-in)",
         "paper, Figure 1; LeCun et al. 1998",
         32,

@@ -39,6 +39,7 @@ KINDS: dict[type[nn.Module], str] = {
     TowerLinear: "fully connected",
     nn.Linear: "fully connected",
     nn.ReLU: "ReLU",
+    nn.Sigmoid: "sigmoid",
     nn.Tanh: "tanh",
 }
 FOREIGN = {  # PyTorch's own, in networks that are not of 2012

@@ -412,6 +412,38 @@ def draw_probes(title: str, rows: Sequence[tuple[str, Estimate, Estimate]], path
     return canvas.save(fig, path)
 
 
+def draw_gradients(
+    title: str, curves: Sequence[tuple[str, Sequence[tuple[str, float, float | None]]]], path: Path
+) -> Path:
+    """Draw gradients and slopes by layer to a PNG: (network and time, [(layer, relative gradient, slope)])."""
+    fig = canvas.new_figure(11, 4.4)
+    panels = (("norm of the gradient / norm of the weights", 1), ("mean slope of the units", 2))
+    for axes, (label, column) in zip(fig.subplots(1, 2), panels, strict=True):
+        canvas.plain(axes)
+        for k, (name, rows) in enumerate(curves):
+            color = STYLES[k // 2 % len(STYLES)][0]
+            own = [(row[0], float(row[column])) for row in rows if row[column] is not None]  # type: ignore[arg-type]
+            axes.plot(
+                range(len(own)),
+                [value for _, value in own],
+                "-" if k % 2 else ":",
+                marker="o",
+                markersize=4,
+                color=color,
+                linewidth=1.8,
+                label=name,
+            )
+            axes.set_xticks(range(len(own)), [shorten(layer, 12) for layer, _ in own])
+        axes.set_title(label, loc="left", size=10, color=canvas.INK)
+        if column == 1:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0, 1)
+    axes.legend(frameon=False, fontsize=9, labelcolor=canvas.INK, handlelength=2.6)
+    canvas.headings(fig, title, "mean loss of training images, no dropout; dotted before training, solid after it")
+    return canvas.save(fig, path)
+
+
 class SweepTrial(NamedTuple):
     """A trial of a sweep: its number, validation error, whether it was pruned, and its values."""
 

@@ -28,8 +28,8 @@ class Step:
     """One layer of a network.
 
     Attributes:
-        kind: convolution, fully connected, local, relu, tanh, norm, spatial norm, max pool, average pool or dropout; a
-            file may have other kinds.
+        kind: convolution, fully connected, local, relu, tanh, sigmoid, norm, spatial norm, max pool, average pool or
+            dropout; a file may have other kinds.
         name: Its name in the file or in the network.
         numbers: Its known parameters, such as kernel and stride.
     """
@@ -151,8 +151,8 @@ def _step(name: str, layer: nn.Module) -> Step | None:
         return Step("convolution", name, numbers)
     if isinstance(layer, nn.Linear):
         return Step("fully connected", name)
-    if isinstance(layer, nn.ReLU | nn.Tanh):
-        return Step("relu" if isinstance(layer, nn.ReLU) else "tanh", name)
+    if isinstance(layer, nn.ReLU | nn.Tanh | nn.Sigmoid):
+        return Step(type(layer).__name__.lower(), name)
     if isinstance(layer, LocalResponseNorm):
         numbers = {"size": layer.size, "alpha": layer.alpha, "beta": layer.beta, "k": layer.k, "towers": layer.towers}
         return Step("norm", name, numbers)

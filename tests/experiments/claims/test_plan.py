@@ -2,17 +2,24 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from alexnet.data.sources.source import Row, Sample, make_source
 from alexnet.errors import ModelError, RecipeError, RunError
 from alexnet.experiments.claims import plan as plan_module
 from alexnet.experiments.claims.plan import ClaimConfig, make_plan
 from alexnet.experiments.claims.registry import CLAIMS, get_claim
-from alexnet.experiments.runner import Dataset, check_same_plan
+from alexnet.experiments.runner import Dataset, check_same_plan, detectable_difference
 
-SMALL = Dataset("cifar10", None, None, photos=False, hflip=True)
-PHOTOS = Dataset("photos", None, None, photos=True, hflip=True)
-DIGITS = Dataset("digits", None, None, photos=False, hflip=False)
+ROWS = [
+    Row("all", Sample(i % 10, f"{i}", lambda: np.zeros((8, 8, 3), np.uint8)), "x") for i in range(100)
+]  # 20 for the test
+SOURCE = make_source("set", [f"class {k}" for k in range(10)], ROWS)
+SMALL = Dataset("cifar10", SOURCE, None, "small", hflip=True)
+MEDIUM = Dataset("tiny-imagenet", SOURCE, None, "medium", hflip=True)
+PHOTOS = Dataset("photos", SOURCE, None, "paper", hflip=True)
+DIGITS = Dataset("digits", SOURCE, None, "small", hflip=False)
 
 
 def plan_for(name, dataset=SMALL, **config):
@@ -22,7 +29,7 @@ def plan_for(name, dataset=SMALL, **config):
 def test_figure_1_has_no_regularization_and_searches_learning_rates():
     plan = plan_for("relu", quick=True)
     relu, tanh = plan.variants
-    assert [plan.model(variant) for variant in plan.variants] == ["figure1_relu", "figure1_tanh"]
+    assert [variant.model(plan.scale) for variant in plan.variants] == ["figure1_relu", "figure1_tanh"]
     for variant in plan.variants:
         recipe = plan.job(variant, 0.03, 2).recipe
         assert (recipe.dropout, recipe.crop, recipe.hflip, recipe.pca_noise_std, recipe.weight_decay) == (
@@ -64,9 +71,10 @@ def test_variants_differ_in_one_thing(name, field, without):
 
 
 def test_a_claim_about_small_images_is_refused_for_photographs():
-    with pytest.raises(ModelError, match="'relu-wide' is about small images only; add --quick"):
-        plan_for("relu-wide", PHOTOS)
-    assert plan_for("relu-wide", PHOTOS, quick=True).model(get_claim("relu-wide").variants[1]) == "figure1_tanh_wide"
+    for dataset, crops in ((PHOTOS, "224-pixel crops"), (MEDIUM, "56-pixel crops")):
+        with pytest.raises(ModelError, match=f"'relu-wide' has no networks for {crops}; add --quick to use small"):
+            plan_for("relu-wide", dataset)
+        assert plan_for("relu-wide", dataset, quick=True).to_dict()["models"]["tanh"] == "figure1_tanh_wide"
 
 
 def test_digits_are_never_flipped():
@@ -80,7 +88,32 @@ def test_photographs_use_the_papers_network_unless_quick():
     recipe = plan.job(plan.variants[0], 0.01, 0).recipe
     assert (recipe.model, recipe.stored_size, recipe.initialization, recipe.batch_size) == ("alexnet", 256, "2012", 128)
     quick = plan_for("dropout", PHOTOS, quick=True)
-    assert (quick.model(quick.variants[0]), quick.base.stored_size) == ("alexnet_small", 32)
+    assert (quick.scale, quick.base.stored_size) == ("small", 32)
+
+
+def test_images_of_64_pixels_use_the_medium_networks():
+    for name in CLAIMS.keys() - {"relu-wide"}:
+        plan = plan_for(name, MEDIUM)
+        models = plan.to_dict()["models"]
+        assert list(models) == [variant.name for variant in get_claim(name).variants]
+        assert all(model.startswith("alexnet_medium") for model in models.values())
+        recipe = plan.job(plan.variants[0], 0.01, 0).recipe
+        assert (recipe.stored_size, recipe.epochs, recipe.initialization, plan.seeds) == (64, 45, "own", 3)
+        assert recipe.schedule == ("constant" if plan.claim.criterion == "epochs_to_error" else "cosine")
+    assert plan_for("relu", MEDIUM).learning_rates == (0.003, 0.01, 0.03, 0.1)  # each network searches its own
+    text = "\n".join(plan_for("norm", MEDIUM).describe())
+    assert "alexnet_medium: 3,017,480 parameters, 38.5 M multiply-adds" in text
+
+
+def test_a_plan_says_what_difference_it_can_decide():
+    few = plan_for("norm", MEDIUM).describe()[-1]
+    expected = [detectable_difference(seeds, 20) for seeds in (3, 6)]
+    assert few == (
+        f"  detectable difference    {expected[0]:.1f} points by 3 seeds on 20 test images, {expected[1]:.1f} points "
+        "by 6 seeds (80 % power, in the worst case)"
+    )
+    for lines in (plan_for("norm", MEDIUM, seeds=1).describe(), plan_for("relu", MEDIUM).describe()):
+        assert "detectable" not in "\n".join(lines)
 
 
 def test_missing_network_is_named(monkeypatch):
@@ -88,7 +121,7 @@ def test_missing_network_is_named(monkeypatch):
     with pytest.raises(ModelError) as caught:
         plan_for("norm", PHOTOS)
     assert str(caught.value) == (
-        "this claim on 224-pixel crops needs the network 'alexnet_no_norm', which does not exist; "
+        "this claim needs the network 'alexnet_no_norm', which does not exist; "
         "must be one that `alexnet models` lists; add --quick to use small networks"
     )
 

@@ -7,13 +7,18 @@ import signal
 import threading
 from functools import partial
 
+import numpy as np
 import pytest
+import torch
 
 from alexnet import cli
 from alexnet.api import DataOptions, evaluate
+from alexnet.bundle import Bundle
 from alexnet.errors import BundleError, Interrupted, RunError, TrainingError
+from alexnet.evaluation.evaluate import inputs_of
 from alexnet.evaluation.metrics import Scores
 from alexnet.experiments import runner
+from alexnet.experiments.claims.gradients import layer_gradients
 from alexnet.experiments.claims.plan import ClaimConfig, epochs_to_error, make_plan
 from alexnet.experiments.claims.registry import CLAIMS, get_claim
 from alexnet.experiments.claims.run import run_claim
@@ -69,6 +74,22 @@ def test_ratio_is_that_of_the_epochs(relu):
     written = json.loads((result.image.parent / "result.json").read_text())
     assert written == json.loads(json.dumps(result.to_dict()))
     assert written["counts"] == {"train": 160, "validation": 40, "test": 50}
+
+
+def test_gradients_are_of_the_initial_and_the_trained_weights(relu):
+    _, result, _ = relu
+    assert [one.variant for one in result.gradients] == ["ReLU", "tanh"]
+    for one in result.gradients:
+        model = next(m for m in result.models if (m.job.variant, m.job.recipe.seed) == (one.variant, 0))
+        bundle = Bundle.load(model.folder / "bundle")
+        split = model.store.split("train")  # all 160 images: fewer than a batch
+        inputs = inputs_of(bundle.network, split.gather(np.arange(160)), bundle.normalization)
+        labels = torch.from_numpy(split.labels)
+        assert one.trained == tuple(layer_gradients(bundle.network, inputs, labels))
+        assert [row.layer for row in one.initial] == ["conv1", "conv2", "conv3", "fc4"]
+        assert one.initial != one.trained
+    assert result.gradients_image.name == "relu-wide-gradients.png"
+    assert result.gradients_image.read_bytes().startswith(b"\x89PNG")
 
 
 def test_finished_trainings_are_reused(relu, digits, monkeypatch):

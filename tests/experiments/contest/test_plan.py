@@ -47,7 +47,7 @@ def test_default_contest_on_small_images(digits_dataset):
 
 
 def test_photographs_use_the_papers_crops(digits_dataset):
-    plan = plan_for(digits_dataset._replace(photos=True, hflip=True), nets=("alexnet", "resnet18"))
+    plan = plan_for(digits_dataset._replace(scale="paper", hflip=True), nets=("alexnet", "resnet18"))
     assert (plan.budget, plan.image_size, plan.stored_size) == (5400.0, 224, 256)
     assert plan.recipe(plan.contestants[1]).progressive_size == 128 and plan.base.hflip
 

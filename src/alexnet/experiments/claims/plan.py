@@ -15,12 +15,27 @@ from alexnet import recipe as recipes
 from alexnet.api.evaluation import evaluate
 from alexnet.errors import ModelError, RecipeError
 from alexnet.experiments.claims.registry import Claim, Variant
-from alexnet.experiments.runner import Dataset, Job, Measurement, TrainedModel
+from alexnet.experiments.runner import (
+    Dataset,
+    Job,
+    Measurement,
+    Scale,
+    TrainedModel,
+    count_test_images,
+    detectable_difference,
+)
 from alexnet.models import create_model, list_models
 from alexnet.models.summary import summarize
 from alexnet.recipe import Recipe
 
-SMALL_STORED_SIZE, PHOTO_STORED_SIZE = 32, 256  # size of stored images in pixels
+SCALE_FIELDS: dict[Scale, dict[str, Any]] = {  # recipe fields of each scale
+    "small": {"stored_size": 32, "initialization": "own"},
+    "medium": {"stored_size": 64, "initialization": "own", "epochs": 45},
+    # the 2012 code's initialization: with the paper's 0.01 in conv3 to conv5, learning starts 10 times later
+    "paper": {"stored_size": 256, "initialization": "2012"},
+}
+CROPS: dict[Scale, str] = {"small": "small images", "medium": "56-pixel crops", "paper": "224-pixel crops"}
+SEEDS: dict[Scale, int] = {"small": 5, "medium": 3, "paper": 5}
 QUICK = {"images": 4000, "epochs": 12, "batch_size": 32, "seeds": 3}  # minutes on two cores
 FIGURE1_TRAIN_ERROR = 0.25  # training error that Figure 1 of the paper counts epochs to
 
@@ -51,7 +66,7 @@ class Plan:
 
     claim: Claim
     data: str
-    photos: bool  # the paper's network on 224-pixel crops; otherwise the small network
+    scale: Scale  # of the networks
     quick: bool
     images: int  # limit of training images; 0: no limit
     seeds: int
@@ -60,17 +75,14 @@ class Plan:
     base: Recipe
     variants: tuple[Variant, ...]
     hflip: bool  # horizontal flips keep the class
-
-    def model(self, variant: Variant) -> str:
-        """Network of a variant at this plan's scale."""
-        return variant.paper if self.photos else variant.small
+    test_images: int
 
     def job(self, variant: Variant, lr: float, seed: int) -> Job:
         """The training of a variant."""
         changes = dict(variant.changes)
         if not self.hflip:
             changes["hflip"] = 0.0
-        return Job(variant.name, self.base.replace(model=self.model(variant), lr=lr, seed=seed, **changes))
+        return Job(variant.name, self.base.replace(model=variant.model(self.scale), lr=lr, seed=seed, **changes))
 
     def search_jobs(self) -> list[Job]:
         """The trainings that select each variant's learning rate; none with a single candidate."""
@@ -97,13 +109,13 @@ class Plan:
         return {
             "claim": self.claim.name,
             "data": self.data,
-            "scale": "224-pixel crops" if self.photos else "small images",
+            "scale": CROPS[self.scale],
             "quick": self.quick,
             "images": self.images,
             "seeds": self.seeds,
             "learning_rates": list(self.learning_rates),
             "train_error": self.train_error,
-            "models": {variant.name: self.model(variant) for variant in self.variants},
+            "models": {variant.name: variant.model(self.scale) for variant in self.variants},
             "changes": {variant.name: dict(variant.changes) for variant in self.variants},
             "trainings": self.num_trainings,
             "recipe": self.base.to_dict(),
@@ -128,9 +140,19 @@ class Plan:
             f"  trainings                {self.num_trainings}: {self.seeds} seed{'s' * (self.seeds > 1)} of each "
             "network" + (", and the learning rate search" if search else ""),
         ]
+        if self.claim.criterion == "test_error" and self.seeds >= 2:
+            lines += self._detectable()
         if self.seeds < 2 and self.claim.criterion != "ensemble":
             lines.append("  one seed gives no interval, so the verdict is inconclusive: pass --seeds 3 or more")
         return lines
+
+    def _detectable(self) -> list[str]:
+        """What difference so few trainings can decide."""
+        here, more = (detectable_difference(seeds, self.test_images) for seeds in (self.seeds, 2 * self.seeds))
+        return [
+            f"  detectable difference    {here:.1f} points by {self.seeds} seeds on {self.test_images:,} test images, "
+            f"{more:.1f} points by {2 * self.seeds} seeds (80 % power, in the worst case)"
+        ]
 
     def _selection(self) -> str:
         if self.train_error:
@@ -138,7 +160,7 @@ class Plan:
         return "the validation error"
 
     def _cost(self, variant: Variant) -> str:
-        model = self.model(variant)
+        model = variant.model(self.scale)
         with torch.device("meta"):
             summary = summarize(create_model(model))
         return f"{model}: {summary.parameters:,} parameters, {summary.multiply_adds / 1e6:.1f} M multiply-adds"
@@ -149,7 +171,7 @@ def make_plan(claim: Claim, dataset: Dataset, data: str, config: ClaimConfig) ->
 
     Args:
         claim: The claim.
-        dataset: The opened dataset; its image size selects the paper's network or the small one.
+        dataset: The opened dataset; its image size selects the networks.
         data: Name of the dataset for folders and titles.
         config: Settings of the user.
 
@@ -157,32 +179,37 @@ def make_plan(claim: Claim, dataset: Dataset, data: str, config: ClaimConfig) ->
         ModelError: A network of the claim does not exist at this scale.
         RecipeError: A setting does not fit the claim.
     """
-    photos = dataset.photos and not config.quick
-    variants = tuple(variant for variant in claim.variants if not photos or variant.paper)
+    scale: Scale = "small" if config.quick else dataset.scale
+    variants = tuple(variant for variant in claim.variants if variant.model(scale))
     if not variants:
-        raise ModelError(f"the claim {claim.name!r} is about small images only", "", "add --quick to use them small")
-    _check_models([variant.paper if photos else variant.small for variant in variants])
+        raise ModelError(
+            f"the claim {claim.name!r} has no networks for {CROPS[scale]}", "", "add --quick to use small images"
+        )
+    _check_models([variant.model(scale) for variant in variants])
     speed = claim.criterion == "epochs_to_error"
-    base, learning_rates, train_error = (_speed_recipe if speed else _error_recipe)(photos, config.quick)
+    base, learning_rates, train_error = (_speed_recipe if speed else _error_recipe)(scale, config.quick)
     train_error = train_error if config.train_error is None else config.train_error
     changes: dict[str, Any] = {} if config.epochs is None else {"epochs": config.epochs}
     if train_error and speed:
         changes["stop_train_error"] = train_error
-    seeds = config.seeds or (QUICK["seeds"] if config.quick else 5)
+    seeds = config.seeds or (QUICK["seeds"] if config.quick else SEEDS[scale])
     if claim.criterion == "ensemble" and seeds < 2:
         raise RecipeError("--seeds is 1: an ensemble needs several networks", "at least 2")
+    images = config.images if config.images is not None else QUICK["images"] if config.quick else 0
+    base = base.replace(**changes)
     return Plan(
         claim=claim,
         data=data,
-        photos=photos,
+        scale=scale,
         quick=config.quick,
-        images=config.images if config.images is not None else QUICK["images"] if config.quick else 0,
+        images=images,
         seeds=seeds,
-        learning_rates=config.learning_rates or (() if photos else claim.learning_rates) or learning_rates,
+        learning_rates=config.learning_rates or (claim.learning_rates if scale == "small" else ()) or learning_rates,
         train_error=train_error,
-        base=base.replace(**changes),
+        base=base,
         variants=variants,
         hflip=dataset.hflip,
+        test_images=count_test_images(dataset, base, images),
     )
 
 
@@ -190,38 +217,32 @@ def _check_models(names: list[str]) -> None:
     for name in names:
         if name not in list_models():
             raise ModelError(
-                f"this claim on 224-pixel crops needs the network {name!r}, which does not exist",
+                f"this claim needs the network {name!r}, which does not exist",
                 "one that `alexnet models` lists",
                 "add --quick to use small networks",
             )
 
 
-def _error_recipe(photos: bool, quick: bool) -> tuple[Recipe, tuple[float, ...], float]:
+def _error_recipe(scale: Scale, quick: bool) -> tuple[Recipe, tuple[float, ...], float]:
     """Recipe, learning rates and training error for claims about test error: the paper's recipe.
 
-    A quick plan uses a cosine schedule in place of the plateau schedule.
+    Of small networks in a quick plan, and of medium networks, the schedule is cosine in place of plateau.
     """
-    recipe = recipes.get_recipe("paper").replace(recipe="claims", select_weights="best", **_scale_fields(photos))
+    recipe = recipes.get_recipe("paper").replace(recipe="claims", select_weights="best", **SCALE_FIELDS[scale])
     if quick:
-        recipe = recipe.replace(batch_size=QUICK["batch_size"], epochs=QUICK["epochs"], schedule="cosine")
+        recipe = recipe.replace(batch_size=QUICK["batch_size"], epochs=QUICK["epochs"])
+    if quick or scale == "medium":
+        recipe = recipe.replace(schedule="cosine")
     return recipe, (0.005 if quick else 0.01,), 0.0
 
 
-def _speed_recipe(photos: bool, quick: bool) -> tuple[Recipe, tuple[float, ...], float]:
+def _speed_recipe(scale: Scale, quick: bool) -> tuple[Recipe, tuple[float, ...], float]:
     """The same for Figure 1: constant learning rate, no regularization, until the training error is reached."""
-    fields = _scale_fields(photos) | {"mean": "channel"}
-    recipe = recipes.get_recipe("paper").replace(
-        recipe="claims", select_weights="last", schedule="constant", epochs=90, **fields
-    )
+    fields = {"epochs": 90, "mean": "channel"} | SCALE_FIELDS[scale]
+    recipe = recipes.get_recipe("paper").replace(recipe="claims", select_weights="last", schedule="constant", **fields)
     if quick:  # each training ends at FIGURE1_TRAIN_ERROR
         recipe = recipe.replace(batch_size=QUICK["batch_size"], epochs=30)
     return recipe, (0.003, 0.01, 0.03, 0.1), FIGURE1_TRAIN_ERROR
-
-
-def _scale_fields(photos: bool) -> dict[str, Any]:
-    if photos:  # the 2012 code's initialization: with the paper's 0.01 in conv3 to conv5, learning starts 10x later
-        return {"stored_size": PHOTO_STORED_SIZE, "initialization": "2012"}
-    return {"stored_size": SMALL_STORED_SIZE, "initialization": "own"}
 
 
 def _schedule(recipe: Recipe) -> str:
@@ -309,7 +330,7 @@ def _convergence_ratio(plan: Plan, models: Models) -> Measurement:
     ]
     return Measurement(
         f"epochs to {100 * train_error:.1f} % training error: {baseline.name} / {other.name}",
-        plan.claim.published["ratio"],
+        plan.claim.published.get("ratio", ""),
         tuple(a / b for a, b in pairs if a is not None and b is not None),
         "ratio",
         note="training error measured during training, with the recipe's dropout and augmentation",
@@ -334,7 +355,7 @@ def epochs_to_error(plan: Plan, models: Models, device: str) -> tuple[list[Measu
         ratios.append((slow_epochs or len(slow.epochs)) / (fast_epochs or len(fast.epochs)))
     measurement = Measurement(
         f"epochs to {level} training error: {other.name} / {baseline.name}",
-        plan.claim.published["ratio"],
+        plan.claim.published.get("ratio", ""),
         tuple(ratios),
         "ratio",
         primary=True,

@@ -20,21 +20,29 @@ To add a claim, add an entry to ``CLAIMS``. A new kind of measurement is a new f
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from alexnet.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from alexnet.experiments.runner import Scale  # imports PyTorch, which a list of claims does not need
 
 CriterionName = Literal["test_error", "generalization_gap", "epochs_to_error", "ten_crop", "ensemble"]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One side of a comparison: a network at both scales, and the recipe fields that differ from the base recipe."""
+    """One side of a comparison: a network at each scale, and the recipe fields that differ from the base recipe."""
 
     name: str
-    small: str  # model for small images
+    small: str  # model for 32-pixel images
+    medium: str  # model for 64-pixel images; empty: none
     paper: str  # model for 224-pixel crops; empty: none
     changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def model(self, scale: "Scale") -> str:
+        """Network at that scale; empty: none."""
+        return {"small": self.small, "medium": self.medium, "paper": self.paper}[scale]
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,10 @@ class Claim:
     published: Mapping[str, str] = field(default_factory=dict)
     """The paper's figures by measured quantity: ``top1`` and ``top5`` in points, ``ratio``, ``gap``."""
     learning_rates: tuple[float, ...] = ()
-    """Candidates with small images; empty: those of the plan."""
+    """Candidates with 32-pixel images; empty: those of the plan."""
 
 
-_BASELINE = Variant("baseline", "alexnet_small", "alexnet")
+_BASELINE = Variant("baseline", "alexnet_small", "alexnet_medium", "alexnet")
 _UNREGULARIZED = {"dropout": 0.0, "crop": "center", "hflip": 0.0, "pca_noise_std": 0.0, "weight_decay": 0.0}
 _UNREGULARIZED_SCALED = _UNREGULARIZED | {"divide": 64.0}  # inputs of about 1, as this initialization expects
 
@@ -70,8 +78,8 @@ CLAIMS = {
             ),
             criterion="epochs_to_error",
             variants=(
-                Variant("ReLU", "figure1_relu", "alexnet", _UNREGULARIZED),
-                Variant("tanh", "figure1_tanh", "alexnet_tanh", _UNREGULARIZED),
+                Variant("ReLU", "figure1_relu", "alexnet_medium", "alexnet", _UNREGULARIZED),
+                Variant("tanh", "figure1_tanh", "alexnet_medium_tanh", "alexnet_tanh", _UNREGULARIZED),
             ),
             published={"ratio": "6"},
             learning_rates=(0.001, 0.003, 0.01),
@@ -86,11 +94,25 @@ CLAIMS = {
             ),
             criterion="epochs_to_error",
             variants=(
-                Variant("ReLU", "figure1_relu_wide", "", _UNREGULARIZED_SCALED),
-                Variant("tanh", "figure1_tanh_wide", "", _UNREGULARIZED_SCALED),
+                Variant("ReLU", "figure1_relu_wide", "", "", _UNREGULARIZED_SCALED),
+                Variant("tanh", "figure1_tanh_wide", "", "", _UNREGULARIZED_SCALED),
             ),
             published={"ratio": "6"},
             learning_rates=(0.001, 0.003, 0.01),
+        ),
+        Claim(
+            name="relu-sigmoid",
+            section="3.1",
+            statement=(
+                "a control, not a claim of the paper: the same net and the same training error, with the logistic "
+                "sigmoid in place of tanh, which saturates too and has a slope of at most 1/4"
+            ),
+            criterion="epochs_to_error",
+            variants=(
+                Variant("ReLU", "figure1_relu", "alexnet_medium", "", _UNREGULARIZED),
+                Variant("sigmoid", "figure1_sigmoid", "alexnet_medium_sigmoid", "", _UNREGULARIZED),
+            ),
+            learning_rates=(0.001, 0.003, 0.01, 0.03, 0.1),
         ),
         Claim(
             name="norm",
@@ -100,7 +122,10 @@ CLAIMS = {
                 "13 % without, 11 % with)"
             ),
             criterion="test_error",
-            variants=(_BASELINE, Variant("no norm", "alexnet_small_no_norm", "alexnet_no_norm")),
+            variants=(
+                _BASELINE,
+                Variant("no norm", "alexnet_small_no_norm", "alexnet_medium_no_norm", "alexnet_no_norm"),
+            ),
             published={"top1": "1.4", "top5": "1.2"},
         ),
         Claim(
@@ -111,7 +136,10 @@ CLAIMS = {
                 "against windows of 2"
             ),
             criterion="test_error",
-            variants=(_BASELINE, Variant("no overlap", "alexnet_small_no_overlap", "alexnet_no_overlap")),
+            variants=(
+                _BASELINE,
+                Variant("no overlap", "alexnet_small_no_overlap", "alexnet_medium_no_overlap", "alexnet_no_overlap"),
+            ),
             published={"top1": "0.4", "top5": "0.3"},
         ),
         Claim(
@@ -121,7 +149,7 @@ CLAIMS = {
                 "without dropout the network overfits substantially; dropout roughly doubles the iterations to converge"
             ),
             criterion="generalization_gap",
-            variants=(_BASELINE, Variant("no dropout", "alexnet_small", "alexnet", {"dropout": 0.0})),
+            variants=(_BASELINE, Variant("no dropout", "alexnet_small", "alexnet_medium", "alexnet", {"dropout": 0.0})),
             published={"gap": "substantial", "ratio": "2"},
         ),
         Claim(
@@ -134,6 +162,7 @@ CLAIMS = {
                 Variant(
                     "no augmentation",
                     "alexnet_small",
+                    "alexnet_medium",
                     "alexnet",
                     {"crop": "center", "hflip": 0.0, "pca_noise_std": 0.0},
                 ),
@@ -145,7 +174,10 @@ CLAIMS = {
             section="4.1",
             statement="PCA color noise reduces top-1 error by over 1 point",
             criterion="test_error",
-            variants=(_BASELINE, Variant("no color noise", "alexnet_small", "alexnet", {"pca_noise_std": 0.0})),
+            variants=(
+                _BASELINE,
+                Variant("no color noise", "alexnet_small", "alexnet_medium", "alexnet", {"pca_noise_std": 0.0}),
+            ),
             published={"top1": "over 1"},
         ),
         Claim(
@@ -158,8 +190,8 @@ CLAIMS = {
             criterion="test_error",
             variants=(
                 _BASELINE,
-                Variant("half of the kernels", "alexnet_small_half", "alexnet_half"),
-                Variant("one tower of equal cost", "alexnet_small_single", ""),
+                Variant("half of the kernels", "alexnet_small_half", "alexnet_medium_half", "alexnet_half"),
+                Variant("one tower of equal cost", "alexnet_small_single", "alexnet_medium_single", ""),
             ),
             published={"top1": "1.7", "top5": "1.2"},
         ),
@@ -170,7 +202,12 @@ CLAIMS = {
             criterion="test_error",
             variants=(
                 _BASELINE,
-                *(Variant(f"no conv{n}", f"alexnet_small_no_conv{n}", f"alexnet_no_conv{n}") for n in (3, 4, 5)),
+                *(
+                    Variant(
+                        f"no conv{n}", f"alexnet_small_no_conv{n}", f"alexnet_medium_no_conv{n}", f"alexnet_no_conv{n}"
+                    )
+                    for n in (3, 4, 5)
+                ),
             ),
             published={"top1": "2"},
         ),

@@ -9,6 +9,7 @@ from typing import Any
 from alexnet.data.atomic_io import json_bytes, write_file
 from alexnet.data.sources.options import DataOptions
 from alexnet.errors import TrainingError
+from alexnet.experiments.claims.gradients import Gradients, measure_gradients
 from alexnet.experiments.claims.plan import CRITERIA, Plan
 from alexnet.experiments.runner import (
     Dataset,
@@ -38,6 +39,7 @@ class ClaimResult:
     verdict: Verdict
     image: Path
     seconds: float  # of all trainings
+    gradients: tuple[Gradients, ...] = ()  # of each variant's training of seed 0, for claims about training speed
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -52,7 +54,19 @@ class ClaimResult:
             "verdict": self.verdict,
             "image": str(self.image),
             "seconds": round(self.seconds, 1),
+            "gradients": [
+                {
+                    "variant": one.variant,
+                    **{when: [layer._asdict() for layer in getattr(one, when)] for when in ("initial", "trained")},
+                }
+                for one in self.gradients
+            ],
         }
+
+    @property
+    def gradients_image(self) -> Path:
+        """The plot of :attr:`gradients`."""
+        return self.image.with_name(f"{self.plan.claim.name}-gradients.png")
 
 
 def run_claim(
@@ -88,6 +102,7 @@ def run_claim(
         if model.diverged:
             raise TrainingError(f"{model.job.label}: {model.diverged}", "", "pass lower --lrs")
 
+    speed = plan.claim.criterion == "epochs_to_error"
     measurements, numbers = CRITERIA[plan.claim.criterion](plan, _by_variant(plan, models), device)
     result = ClaimResult(
         plan=plan,
@@ -100,6 +115,7 @@ def run_claim(
         verdict=overall_verdict(measurements),
         image=folder / f"{plan.claim.name}.png",
         seconds=sum(m.seconds for m in {m.folder: m for m in (*searches.values(), *models)}.values()),
+        gradients=tuple(measure_gradients(model) for model in models if speed and model.job.recipe.seed == 0),
     )
     _draw(result)
     write_file(folder / "result.json", json_bytes(result.to_dict()))
@@ -177,3 +193,10 @@ def _draw(result: ClaimResult) -> None:
         f"Epochs to {100 * plan.train_error:g} % training error" if speed else "Top-1 error in %",
         result.image,
     )
+    if result.gradients:
+        curves = [
+            (f"{one.variant}, {when}", [(layer.layer, layer.gradient, layer.slope) for layer in layers])
+            for one in result.gradients
+            for when, layers in (("initial weights", one.initial), ("trained weights", one.trained))
+        ]
+        plot.draw_gradients(f"{plan.claim.name}: gradients and slopes by layer", curves, result.gradients_image)

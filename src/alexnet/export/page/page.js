@@ -527,6 +527,8 @@ function operation(index, c, y, x) {
     }
     case "relu":
       return after(Math.max(own, 0), `ReLU: max(0, ${number(own)})`);
+    case "sigmoid":
+      return after(1 / (1 + Math.exp(-own)), `1 / (1 + exp(−(${number(own)})))`);
     case "tanh":
       return after(Math.tanh(own), `tanh(${number(own)})`);
     case "scaled tanh":
