@@ -416,7 +416,7 @@ def draw_gradients(
     title: str, curves: Sequence[tuple[str, Sequence[tuple[str, float, float | None]]]], path: Path
 ) -> Path:
     """Draw gradients and slopes by layer to a PNG: (network and time, [(layer, relative gradient, slope)])."""
-    fig = canvas.new_figure(11, 4.4)
+    fig = canvas.new_figure(12.5, 4.4)
     panels = (("norm of the gradient / norm of the weights", 1), ("mean slope of the units", 2))
     for axes, (label, column) in zip(fig.subplots(1, 2), panels, strict=True):
         canvas.plain(axes)
@@ -437,9 +437,10 @@ def draw_gradients(
         axes.set_title(label, loc="left", size=10, color=canvas.INK)
         if column == 1:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
         else:
             axes.set_ylim(0, 1)
-    axes.legend(frameon=False, fontsize=9, labelcolor=canvas.INK, handlelength=2.6)
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9, labelcolor=canvas.INK)
     canvas.headings(fig, title, "mean loss of training images, no dropout; dotted before training, solid after it")
     return canvas.save(fig, path)
 
