@@ -137,10 +137,30 @@ def _print_claim(result: "ClaimResult", folder: Path, *, as_json: bool) -> None:
         print(f"lr         {lr:g} for {name}, selected on seed 0 without the test split")
     for note in dict.fromkeys(m.note for m in result.measurements if m.note):
         print(f"note       {note}")
+    if result.gradients:
+        _print_gradients(result)
     print(f"training   {result.seconds:.0f} s in all")
     print(f"image      {result.image}")
     print(f"runs       {folder}  (all numbers in result.json)")
     print(f"verdict    {result.plan.claim.name}: {result.verdict}")
+
+
+def _print_gradients(result: "ClaimResult") -> None:
+    """Relative gradient and mean slope of each layer, of seed 0, before and after training."""
+    rows = [
+        (
+            one.variant,
+            first.layer,
+            f"{first.gradient:.2g}",
+            f"{last.gradient:.2g}",
+            *("" if layer.slope is None else f"{layer.slope:.2f}" for layer in (first, last)),
+        )
+        for one in result.gradients
+        for first, last in zip(one.initial, one.trained, strict=True)
+    ]
+    columns = ("network", "layer", "gradient at first", "trained", "slope at first", "trained")
+    output.table("Norm of the gradient / norm of the weights, and mean slope of the units", columns, rows, right=4)
+    print(f"gradients  {result.gradients_image}")
 
 
 def _value(measurement: "Measurement") -> str:
