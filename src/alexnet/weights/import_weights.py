@@ -103,7 +103,7 @@ def reference_samples(bundle: Bundle) -> list[ReferenceSample]:
         crops = center_crops(torch.from_numpy(image)[None], bundle.image_size)
         with torch.inference_mode():
             inputs = normalize(crops, None, None, bundle.normalization, bundle.network.in_channels)
-            probabilities = bundle.network(inputs).softmax(1)[0].tolist()
+            probabilities = (bundle.network(inputs) / bundle.temperature).softmax(1)[0].tolist()
         samples.append(ReferenceSample(f"{i:02d}", encode_png(image), probabilities))
     return samples
 
