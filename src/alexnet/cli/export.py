@@ -225,7 +225,7 @@ class VerifyArguments:
     key_file: Annotated[Path | None, option("FILE")] = None
     """file with the API key of the server (default: the environment variable ALEXNET_API_KEY)"""
     trust: Flag = False
-    """open FILE.pt2, which can execute code of whoever made it"""
+    """open FILE.pt2, which can execute code of the person who made it"""
     json: Flag = False
     """print one JSON object"""
 

@@ -71,9 +71,9 @@ _LOAD_FROM = 64  # crops for which compiling pays with no network, and loading w
 class Classifier:
     """A bundle made ready on a device. Images go through exactly the preprocessing that training used.
 
-    ``classes`` are the class names in the order of the probabilities, ``answering`` computes their logits from what
-    :meth:`inputs` gives, of the same weights as ``bundle.network``. ``precision`` bf16 answers faster and about as
-    well: see :mod:`alexnet.models.inference`; what is embedded and explained stays in float32.
+    ``classes`` are the class names in the order of the probabilities. ``inference`` is the network of ``bundle`` made
+    fast: it computes their logits from the output of :meth:`inputs`. With ``precision`` bf16 it is faster and nearly
+    as accurate (:mod:`alexnet.models.inference`); embeddings and explanations stay in float32.
     """
 
     def __init__(self, bundle: Bundle, device: torch.device | str = "cpu", precision: Precision = "fp32") -> None:

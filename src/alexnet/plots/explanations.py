@@ -301,7 +301,7 @@ def patch_tiles(
     crops = center_crops(torch.from_numpy(samples.images), size).numpy()
     tiles = []
     for unit in chosen:
-        patches, shown = [], []
+        patches, backprojected = [], []
         for image, position, value in best[unit]:
             if value <= 0:  # fewer images than patches raise a response
                 break
@@ -310,9 +310,9 @@ def patch_tiles(
             if views:
                 part = parts[image // units.BATCH][image % units.BATCH]
                 view = units.deconvnet(network, part, layer, unit, position).numpy()[:, top:bottom, left:right]
-                shown.append(units.resized(view_shades(view), PATCH_SIZE))
+                backprojected.append(units.resized(view_shades(view), PATCH_SIZE))
         label = f"unit {unit}, response {best[unit][0].value:.3g}"
-        tiles.append(Tile(label, [_mosaic(patches), *([_mosaic(shown)] if views else [])]))
+        tiles.append(Tile(label, [_mosaic(patches), *([_mosaic(backprojected)] if views else [])]))
     return tiles
 
 

@@ -263,16 +263,16 @@ def _metrics(details: DetailedScores, classes: Sequence[str]) -> dict[str, Any]:
         (one.name, *(text for e in (one.recall, one.specificity, one.precision, one.npv) for text in _cells(e)))
         for one in by_f1[:CLASSES]
     ]
-    shown = details.curves
+    curves = details.curves
     areas = [
         f"{one.name}: AUROC {' ('.join(_cells(one.roc.area))}), average precision "
         f"{' ('.join(_cells(one.precision_recall.area))})"
-        for one in shown
+        for one in curves
     ]
     return {
         "rates": rates,
         "areas": "; ".join(areas),
-        "lowest": len(shown) < len(classes) and len(classes) > 2,
+        "lowest": len(curves) < len(classes) and len(classes) > 2,
         "split": f"{scores.count:,} {scores.split} images",
         "metrics": [(name, percent(one.value), interval(one.low, one.high)) for name, one in rows if one is not None],
         "metrics_note": f"Mean loss {scores.loss:.4f} nats. Center crop of each image. "

@@ -77,8 +77,8 @@ def _case(finding: Finding, example: Example, source: Source) -> Case:
             suggested[origin] = Decision("relabel", labels[origin])
         elif origin in excluded and finding.check not in UNSUGGESTED:
             suggested[origin] = Decision("exclude")
-    shown = example.origins[:MAX_CASE_IMAGES]
-    return Case(shown, example.why, suggested, hidden=len(example.origins) - len(shown))
+    origins = example.origins[:MAX_CASE_IMAGES]
+    return Case(origins, example.why, suggested, hidden=len(example.origins) - len(origins))
 
 
 class Session:

@@ -32,7 +32,7 @@ from alexnet.serve import logs, middleware
 from alexnet.serve.limits import Limits, RequestRejected
 from alexnet.serve.service import Service, Settings, in_thread, read_keys
 
-CRASH_SECONDS = 10.0  # a process that ends sooner has crashed at its start
+CRASH_SECONDS = 10.0  # a process that ends before has crashed at its start
 MAX_CRASHES = 3  # crashes in a row that end the server
 
 

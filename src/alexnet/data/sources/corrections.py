@@ -45,7 +45,7 @@ class Decision(NamedTuple):
 
 
 def corrections_file(data: str | Path) -> Path:
-    """The default corrections file of ``data``: beside it, ``images.labels.csv`` for the folder ``images``.
+    """The default corrections file of ``data``: next to it, ``images.labels.csv`` for the folder ``images``.
 
     It is not in the folder, where a file with this name could be a table that lists the images.
     """

@@ -95,7 +95,7 @@ class Node:
 
 @dataclass
 class Unused:
-    """Counts of the files that a reader skips, for the notes of the source."""
+    """Counts of the files that a reader leaves out, for the notes of the source."""
 
     suffixes: Counter[str] = field(default_factory=Counter)
     tools: Counter[str] = field(default_factory=Counter)  # hidden files, and files of other programs

@@ -90,12 +90,12 @@ function imageItem(position) {
     focusImage();
   });
   const frame = element("span", undefined, "frame");
-  const picture = element("img");
-  picture.alt = one.origin;
-  picture.addEventListener("load", () => picture.classList.toggle("small", Math.max(picture.naturalWidth, picture.naturalHeight) < SMALL));
-  picture.addEventListener("error", () => frame.replaceChildren(element("span", "This image cannot be shown.", "soft")));
-  picture.src = `image/${index}`;
-  frame.append(picture);
+  const img = element("img");
+  img.alt = one.origin;
+  img.addEventListener("load", () => img.classList.toggle("small", Math.max(img.naturalWidth, img.naturalHeight) < SMALL));
+  img.addEventListener("error", () => frame.replaceChildren(element("span", "This image cannot be shown.", "soft")));
+  img.src = `image/${index}`;
+  frame.append(img);
   const caption = element("span", undefined, "caption");
   const label = isLabeled(one) ? `${one.label} · ${one.split}` : "no label";
   const decision = element("span", describe(one.decision), `decision ${one.decision ? one.decision.action : ""}`);
