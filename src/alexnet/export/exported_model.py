@@ -233,7 +233,7 @@ class ExportedModel:
     def load(cls, path: Path | str, trust: bool = False) -> "ExportedModel":
         """Open FILE.onnx, FILE.xml or FILE.pt2. Raises :class:`BundleError` if a byte of it has changed.
 
-        A .pt2 is opened only with ``trust``: PyTorch unpickles parts of it, which may run code of the person who made it.
+        A .pt2 is opened only with ``trust``: PyTorch unpickles parts of it, which may run code of its maker.
         """
         path = local_path(path)
         if not path.is_file():
