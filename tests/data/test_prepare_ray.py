@@ -47,9 +47,7 @@ def test_two_nodes_write_what_one_process_writes(nodes, folder, tmp_path):
 
 def test_without_ray_the_line_says_what_to_install(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(
-        DataError, match=r"engine ray: ray is not installed; must be installed; pip install 'alexnet\[cl"
-    ):
+    with pytest.raises(DataError, match=r"engine ray needs ray; must be installed; pip install 'alexnet\[cl"):
         prepare(open_source(folder({"a": 5, "b": 5})), tmp_path / "s", **FEW, engine="ray")
     with pytest.raises(DataError, match="engine 'dask'; must be threads or ray"):
         prepare(open_source(tmp_path / "images"), tmp_path / "s", **FEW, engine="dask")

@@ -87,7 +87,7 @@ def test_a_budget_chooses_the_epochs_of_all(digits, tmp_path, monkeypatch):
         ({"depths": (8, 21)}, "--depths names 21; must be one of 8, 14, 20, 32, 44, 56 (6n + 2 layers)"),
         ({"depths": (20,)}, "--depths names only 20; must be at least two depths, to compare them"),
         ({"seeds": 0}, "--seeds is 0; must be at least 1"),
-        ({"epochs": 3, "budget": "1min"}, "--budget and --epochs exclude each other; must be one of them"),
+        ({"epochs": 3, "budget": "1min"}, "--budget and --epochs exclude each other; leave one out"),
     ],
 )
 def test_invalid_config(config, message):

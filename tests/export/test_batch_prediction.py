@@ -413,7 +413,5 @@ def test_two_nodes_of_ray_predict_what_one_process_predicts(saved_bundle, photos
 
 def test_without_ray_the_line_says_what_to_install(saved_bundle, photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(
-        DataError, match=r"engine ray: ray is not installed; must be installed; pip install 'alexnet\[cl"
-    ):
+    with pytest.raises(DataError, match=r"engine ray needs ray; must be installed; pip install 'alexnet\[cl"):
         write(saved_bundle, photos, tmp_path / "out.csv", engine="ray")

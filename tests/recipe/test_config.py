@@ -94,7 +94,7 @@ def test_a_choice_that_is_none_is_refused(name):
         ),
         (
             {"sampling": "balanced", "class_weights": "balanced"},
-            "--sampling balanced and --class-weights balanced both correct class frequencies; must be one of them",
+            "--sampling balanced and --class-weights balanced both correct class frequencies; leave one out",
         ),
         (
             {"schedule": "multistep"},

@@ -35,7 +35,7 @@ def test_the_table_in_the_docs_is_that_of_the_registry(registry):
 
 
 def test_an_unknown_name_gets_the_most_similar_one():
-    with pytest.raises(RecipeError, match=re.escape("unknown name 'adam'. Did you mean 'adamw'?")):
+    with pytest.raises(RecipeError, match=re.escape("unknown optimizer 'adam'. Did you mean 'adamw'?")):
         lookup(OPTIMIZERS, "adam")
 
 

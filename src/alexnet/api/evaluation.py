@@ -105,13 +105,13 @@ def evaluate(
 
 def _check_choice(members: int, split: str, fit_weights: str | None) -> None:
     if not members:
-        raise RecipeError("there is no run to evaluate", "one or more")
+        raise RecipeError("evaluate has no run", "", "pass a run directory or a bundle")
     if fit_weights is None:
         return
     if members == 1:
         raise RecipeError("--fit-weights with one run", "two runs or more", "leave it out")
     if fit_weights == split:
-        raise RecipeError(f"--fit-weights {fit_weights} is the split that is reported", "another split")
+        raise RecipeError(f"--fit-weights {fit_weights} is the split that is reported", "another split", "pass --split")
     if fit_weights == "test":
         raise RecipeError("--fit-weights test: nothing may be chosen by the test split", "validation")
 
@@ -443,7 +443,7 @@ def _validation_predictions(
     """The predictions for the validation split, which chooses thresholds. Raises :class:`RecipeError`."""
     if split == "validation":
         raise RecipeError(
-            "--cost and --conformal choose thresholds on the validation split", "another --split to report", "test"
+            "--split validation with --cost or --conformal, which choose thresholds on it", "", "pass --split test"
         )
     if run_folder(run) is not None:  # its own data has the validation split; ``options`` are how ``data`` is read
         data, options = None, DataOptions(log=options.log)

@@ -113,7 +113,7 @@ def _pretrained(name: str, pretrained: Pretrained, in_channels: int | None, imag
         registry.find(name)
         raise ModelError(f"no weights of {name} are published", "", "pass pretrained='RUN', a run or a bundle")
     if weights.network.name != name:
-        raise ModelError(f"{weights.name} has a {weights.network.name}", name)
+        raise ModelError(f"the weights of {weights.name} are of {weights.network.name}", name, "create that network")
     if in_channels not in (None, weights.network.in_channels):
         raise ModelError(f"in_channels {in_channels}", f"{weights.network.in_channels}, as {weights.name} has it")
     return weights.network if image_size in (None, weights.network.image_size) else _resized(weights, image_size)

@@ -377,7 +377,7 @@ def restore_previous(path: Path | str) -> Bundle:
 
 
 def _not_replaced(path: Path | str, error: OSError) -> BundleError:
-    return BundleError(f"{path} could not be replaced: {error.strerror or error}", "a writable folder")
+    return BundleError(f"{path} could not be replaced: {error.strerror or error}", "a folder in a writable folder")
 
 
 def _previous(path: Path) -> Path:

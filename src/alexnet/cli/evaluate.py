@@ -109,9 +109,7 @@ def evaluate_command(argv: list[str]) -> int:
 def _corruptions(args: EvaluateArguments) -> int:
     """Print the errors by corruption and severity, and relative to the baseline."""
     if len(args.runs) > 1 or args.fit_weights or _is_detailed(args) or args.crops != 1:
-        raise RecipeError(
-            "--corruptions is for one run and center crops", "the only evaluation", "leave out other runs and options"
-        )
+        raise RecipeError("--corruptions evaluates one run on center crops", "", "leave out the other runs and options")
     from alexnet import api
     from alexnet.evaluation.corruptions import CORRUPTIONS
 

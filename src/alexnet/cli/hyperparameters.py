@@ -111,7 +111,7 @@ def lr_find_command(argv: list[str]) -> int:
     """Run the test, and print the suggested learning rate."""
     args: LRFindArguments = parser.parse(LRFindArguments, argv, "lr-find")
     if args.data is None:
-        raise RecipeError("lr-find needs DATA", "a folder, a table or the name of a data set")
+        raise parser.no_data("lr-find")
     from alexnet.experiments.lr_find import LRFindConfig, find_lr
     from alexnet.experiments.runner import display_name
     from alexnet.training.finetune import default_recipe, initial_weights
@@ -180,7 +180,7 @@ def sweep_command(argv: list[str]) -> int:
     """Search, and print the best trials over seeds and the winner's test accuracy."""
     args: SweepArguments = parser.parse(SweepArguments, argv, "sweep")
     if args.data is None:
-        raise RecipeError("sweep needs DATA", "a folder, a table or the name of a data set")
+        raise parser.no_data("sweep")
     if args.space is None:
         raise RecipeError(
             "sweep needs --space FILE.toml", "", "a line of it: lr = {low = 1e-4, high = 1e-2, log = true}"

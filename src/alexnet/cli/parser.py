@@ -307,6 +307,11 @@ def choose_cache(cache: Path | None = None, gigabytes: float = DataArguments.cac
     return cache
 
 
+def no_data(command: str) -> RecipeError:
+    """The error for a command without its DATA."""
+    return RecipeError(f"{command} needs DATA", "", "pass digits, cifar10, a folder, a table or a store")
+
+
 _ALIASES = {"lr": ("--learning-rate",)}
 
 

@@ -210,7 +210,7 @@ def contest_command(argv: list[str]) -> int:
     """compare AlexNet, its successors and Fisher vectors on one dataset in equal time"""
     args: ContestArguments = parser.parse(ContestArguments, argv, "study contest")
     if args.data is None:
-        raise RecipeError("contest needs DATA", "digits, a folder, a store or the name of a set")
+        raise parser.no_data("contest")
     from alexnet.experiments.contest.plan import ContestConfig, default_folder, make_plan
     from alexnet.experiments.contest.run import run_contest
     from alexnet.experiments.runner import display_name, open_dataset
@@ -273,7 +273,7 @@ def data_size_command(argv: list[str]) -> int:
     """train on growing parts of a dataset: from how many images a network beats Fisher vectors"""
     args: DataSizeArguments = parser.parse(DataSizeArguments, argv, "study data-size")
     if args.data is None:
-        raise RecipeError("data-size needs DATA", "a folder, a table or the name of a set")
+        raise parser.no_data("data-size")
     from alexnet.experiments.data_size import METHODS, DataSizeConfig, run_data_size
     from alexnet.experiments.runner import display_name
 
@@ -335,7 +335,7 @@ def depth_command(argv: list[str]) -> int:
     """train plain and residual networks of growing depth: the effect of skip connections"""
     args: DepthArguments = parser.parse(DepthArguments, argv, "study depth")
     if args.data is None:
-        raise RecipeError("depth needs DATA", "digits, cifar10, a folder, a store or the name of a set")
+        raise parser.no_data("depth")
     from alexnet.experiments.residual_depth import DepthConfig, default_folder, make_plan, run_depth
     from alexnet.experiments.runner import display_name, open_dataset
 

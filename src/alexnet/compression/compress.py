@@ -152,7 +152,7 @@ class CompressionJob:
         options: DataOptions,
     ) -> None:
         if target_size is not None and max_accuracy_drop is not None:
-            raise RecipeError("--target-size and --max-accuracy-drop are both given", "one of them")
+            raise RecipeError("--target-size and --max-accuracy-drop exclude each other", "", "leave one out")
         if target_size is not None and target_size < 1:
             raise RecipeError(f"--target-size is {target_size} bytes", "at least 1")
         if max_accuracy_drop is not None and not 0 <= max_accuracy_drop < 100:
@@ -203,7 +203,10 @@ class CompressionJob:
         refuse_resplit(self.bundle, store)
         for name in ("train", "validation"):
             if not len(store.split(name)):
-                raise DataError(f"{store.path} has no {name} images", "both, to retrain and to choose by")
+                raise DataError(
+                    f"{store.path} has no {name} images",
+                    "images to retrain on and to choose by",
+                )
         return store
 
     def compress(self, folder: Path, workers: int, quiet: bool) -> CompressedNetwork:

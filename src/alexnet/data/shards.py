@@ -375,7 +375,7 @@ def ray_cluster(kept: str) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise DataError("engine ray: ray is not installed", "installed", "pip install 'alexnet[cluster]'") from error
+        raise DataError("engine ray needs ray", "installed", "pip install 'alexnet[cluster]'") from error
     started = not ray.is_initialized()
     try:
         if started:

@@ -64,7 +64,7 @@ class DepthConfig:
         if self.depths and len(set(self.depths)) < 2:
             raise RecipeError(f"--depths names only {self.depths[0]}", "at least two depths, to compare them")
         if self.budget is not None and self.epochs is not None:
-            raise RecipeError("--budget and --epochs exclude each other", "one of them")
+            raise RecipeError("--budget and --epochs exclude each other", "", "leave one out")
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def embed(features: NDArray[np.floating[Any]], method: Method = "auto", seed: in
     rows = features.astype(np.float64)
     umap = None if method in ("pca", "tsne") else _umap()
     if method == "umap" and umap is None:
-        raise DataError("umap-learn is not installed", "", "pip install umap-learn, or use PCA")
+        raise DataError("--method umap needs umap-learn", "installed", "pip install umap-learn, or pass --method pca")
     explained = float("nan")
     if len(rows) <= 15 or (umap is None and method != "tsne"):
         method, (points, explained) = "pca", _pca(rows, seed)

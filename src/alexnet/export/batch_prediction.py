@@ -161,11 +161,11 @@ class BatchPredictor:
     def _open_exported(self, path: Path) -> None:
         crops, precision = self.options.crops, self.options.precision
         if self.options.conformal is not None:
-            raise BundleError("--conformal of an exported file", "left out", "prediction sets need the bundle")
+            raise BundleError("--conformal has no effect on an exported file", "", "predict with the bundle or the run")
         if crops != 1:
             raise BundleError(f"--crops {crops} of an exported file", "1, the center", "ten crops need the bundle")
         if precision != "fp32":
-            raise BundleError(f"--precision {precision} of an exported file", "left out", "export it so instead")
+            raise BundleError(f"--precision {precision} of an exported file", "that of the file", "leave it out")
         model = ExportedModel.load(path)
         self._model, self._thresholds = model, dict(model.manifest.thresholds)
         self.sha256 = sha256_of(path)
@@ -384,7 +384,7 @@ class _Journal:
         if output.exists() and not path.exists():
             raise exists
         if not output.parent.is_dir():
-            raise RunError(f"there is no folder {output.parent}", "a folder that exists")
+            raise RunError(f"there is no folder {output.parent}", "a folder that exists", "create it first")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             try:

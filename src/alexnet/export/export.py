@@ -121,7 +121,7 @@ def _refuse(bundle: Bundle, target: Path, format: str, precision: str, calibrati
     if target.suffix != SUFFIXES[format]:
         raise BundleError(f"{target} for format {format}", f"a name ending in {SUFFIXES[format]}")
     if not target.parent.is_dir():
-        raise BundleError(f"there is no folder {target.parent}", "a folder that exists")
+        raise BundleError(f"there is no folder {target.parent}", "a folder that exists", "create it first")
     if precision == "int8" and format == "torch":
         raise BundleError("int8 for torch.export", "fp32 or fp16", "take --format onnx or openvino for int8")
     if precision == "int8" and calibration is None:

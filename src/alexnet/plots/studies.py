@@ -165,7 +165,7 @@ def draw_compression(rows: Sequence[Row], path: Path | str) -> Path:
 def compression_figure(rows: Sequence[Row]) -> "Figure":
     """The figure, before it is saved: bytes of the weights as bars, logarithmic; accuracy below, where known."""
     if not rows:
-        raise DataError("a fig of no stages", "one stage at least")
+        raise DataError("a compression without stages cannot be drawn", "at least one stage")
     known = [(place, top1, reach) for place, (_, _, top1, reach) in enumerate(rows) if top1 is not None and reach]
     fig = canvas.new_figure(1.6 + 1.15 * len(rows), 5.6 if known else 3.6)
     plots = fig.subplots(2 if known else 1, 1, sharex=True, squeeze=False)[:, 0]

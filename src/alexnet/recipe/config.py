@@ -207,7 +207,7 @@ def _check_together(recipe: Recipe) -> None:
         raise RecipeError("--sampling balanced and --shuffle-window exclude each other", "", "leave one out")
     if recipe.sampling == recipe.class_weights == "balanced":
         raise RecipeError(
-            "--sampling balanced and --class-weights balanced both correct class frequencies", "one of them"
+            "--sampling balanced and --class-weights balanced both correct class frequencies", "", "leave one out"
         )
     _check_schedule(recipe)
     parse_interval(recipe.checkpoint_every, "--checkpoint-every")

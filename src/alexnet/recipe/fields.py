@@ -56,7 +56,8 @@ SCHEDULES: dict[str, Choice] = {
 def lookup(registry: Mapping[str, Choice], name: str) -> Any:
     """The function that implements ``name``. Raises :class:`RecipeError` for a name that is not in the registry."""
     if name not in registry:
-        raise RecipeError(f"unknown name {name!r}. {did_you_mean(name, registry)}")
+        kind = "optimizer" if registry is OPTIMIZERS else "schedule"
+        raise RecipeError(f"unknown {kind} {name!r}. {did_you_mean(name, registry)}")
     return pkgutil.resolve_name(registry[name].function)
 
 

@@ -86,7 +86,7 @@ class Engine:
         """
         if path.suffix in FORMATS and not path.is_dir():
             if precision != "fp32":
-                raise BundleError(f"--precision {precision} of an exported file", "left out", "export it so instead")
+                raise BundleError(f"--precision {precision} of an exported file", "that of the file", "leave it out")
             return cls(path, ExportedModel.load(path), sha256_of(path), max_pixels)
         from alexnet.bundle import find_bundle
         from alexnet.export.classifier import Classifier

@@ -112,7 +112,9 @@ class Callbacks:
             try:
                 callback.on_run_start(run)
             except Exception as error:
-                raise TrainingError(f"{_name(callback)} cannot start: {_reason(error)}") from error
+                raise TrainingError(
+                    f"{_name(callback)} cannot start: {_reason(error)}", "", "mend it, or leave it out"
+                ) from error
             self._started.append(callback)
 
     def epoch_end(self, row: Mapping[str, float]) -> None:

@@ -18,6 +18,7 @@ from alexnet.data.atomic_io import final_name, read_regular, sha256_of, sync_fol
 from alexnet.errors import CheckpointError, printable
 
 VERSION = 1
+_EARLIER = "resume from an earlier checkpoint of the run: --resume RUN/checkpoints/FILE"
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
@@ -53,13 +54,17 @@ def load(path: Path) -> dict[str, Any]:
         expected = read_regular(path.with_name(f"{path.name}.sha256")).decode().split()[0]
         digest = sha256_of(path)
     except (OSError, IndexError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} or its .sha256 cannot be read: {error}") from error
+        raise CheckpointError(f"checkpoint {path} or its .sha256 cannot be read: {error}", "", _EARLIER) from error
     if digest != expected:
-        raise CheckpointError(f"checkpoint {path} is damaged: SHA-256 {digest[:12]}…", f"{printable(expected[:12])}…")
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: SHA-256 {digest[:12]}…", f"{printable(expected[:12])}…", _EARLIER
+        )
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the restricted reader raises, it means the same
-        raise CheckpointError(f"checkpoint {path} holds more than tensors and plain values, or is damaged") from error
+        raise CheckpointError(
+            f"checkpoint {path} holds more than tensors and plain values, or is damaged", "", _EARLIER
+        ) from error
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise CheckpointError(f"checkpoint {path} is not of version {VERSION}", "", "use the alexnet that wrote it")
     return content

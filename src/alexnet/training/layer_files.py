@@ -37,9 +37,9 @@ def of_training(layers: str | Path | None, parameters: str | Path | None) -> Fil
     if layers is None and parameters is None:
         return None
     if layers is None:
-        raise RecipeError("--layer-params has no layers to set", "", "give --layers too")
+        raise RecipeError("--layer-params without --layers", "", "pass both")
     if parameters is None:
-        raise RecipeError("--layers says what the network is, not how it learns", "", "give --layer-params too")
+        raise RecipeError("--layers without --layer-params", "", "pass both")
     texts = read(layers), read(parameters)
     return Files(Path(layers).stem, *texts, Path(layers).name, Path(parameters).name)
 
@@ -58,7 +58,7 @@ def check(files: Files, recipe: Recipe, classes: int) -> tuple[str, ...]:
 def fitting(recipe: Recipe, files: Files, start: PretrainedWeights | None = None) -> Recipe:
     """The recipe under the files' name; raises :class:`RecipeError` for a number that the files say themselves."""
     if start is not None:
-        raise RecipeError("--init-from and --layers both say what the network is", "one of them", "leave the other out")
+        raise RecipeError("--init-from and --layers both define the network", "", "leave one out")
     own = get_recipe("layer_file")
     for name in LAYER_FILE_FIELDS:
         if getattr(recipe, name) not in (getattr(own, name), files.name if name == "model" else None):

@@ -80,7 +80,7 @@ def _bounded(compressed: IO[bytes], path: Path, compressed_bytes: int) -> IO[byt
     maximum = min(MOST_BYTES, _FREE_BYTES + _MAX_RATIO * compressed_bytes)
     data = compressed.read(maximum + 1)
     if len(data) > maximum:
-        raise BundleError(f"{path} holds more than {maximum:,} bytes unpacked", "less")
+        raise BundleError(f"{path} holds more than {maximum:,} bytes unpacked", f"at most {maximum:,}")
     return io.BytesIO(data)
 
 

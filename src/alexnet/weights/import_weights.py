@@ -86,7 +86,7 @@ def import_weights(kind: Kind, file: str, options: ImportOptions | None = None) 
     mean = mean_of(options.mean) if options.mean else None if image is None else torch.from_numpy(image)
     stored = mean.shape[0] if mean is not None and mean.dim() == 3 else _STORED[network.image_size >= _LARGE]
     if stored < network.image_size:
-        raise BundleError(f"the mean image has {stored} pixels", f"at least the crop's {network.image_size}")
+        raise BundleError(f"the mean image has {stored} pixels", f"at least {network.image_size}, the size of the crop")
     normalization, fit = _preprocessing(kind, mean, network.image_size, options)
     data = {"imported": {"kind": kind, "file": Path(file).name, "sha256": _sha256(kind, file, imported)}}
     bundle = Bundle(network, classes, normalization, stored, fit, initialization="own", data=data)

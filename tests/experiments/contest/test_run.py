@@ -392,7 +392,7 @@ def test_command(contest, digits, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "contest needs DATA; must be digits, a folder, a store or the name of a set"),
+        ([], "contest needs DATA; pass digits, cifar10, a folder, a table or a store"),
         (["digits", "--nets", "alexnit"], "--nets: unknown network 'alexnit'. Did you mean 'alexnet'?"),
         (["digits", "--budget", "1min"], "--budget is 1 min, which is 7.5 s for each of 8 contestants"),
     ],

@@ -30,7 +30,7 @@ def group_images(source: Source, *, column: str = "", pattern: str = "") -> Sour
         DataError: if the column does not exist, or the expression is invalid or matches nothing.
     """
     if column and pattern:
-        raise DataError("a column and a pattern for groups", "one of them", "leave one out")
+        raise DataError("--group-column and --group-pattern exclude each other", "", "leave one out")
     group_of = _by_column(source, column.lower()) if column else _by_pattern(pattern)
     splits = {
         name: tuple(replace(image, group=group_of(image)) for image in images) for name, images in source.splits.items()

@@ -214,7 +214,7 @@ def make_plan(dataset: Dataset, data: str, config: ContestConfig) -> ContestPlan
     """
     contestants = get_contestants(config.nets)
     if config.budget is not None and config.epochs is not None:
-        raise RecipeError("--budget and --epochs exclude each other", "one of them")
+        raise RecipeError("--budget and --epochs exclude each other", "", "leave one out")
     if config.epochs is not None and not 1 <= config.epochs <= 1000:
         raise RecipeError(f"--epochs is {config.epochs}", "from 1 to 1000")
     for name, value in (("--image-size", config.image_size), ("--images", config.images), ("--seed", config.seed)):
