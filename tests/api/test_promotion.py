@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from alexnet import api, cli
+from alexnet.api import comparison
 from alexnet.bundle import Bundle
 from alexnet.data.atomic_io import sha256_of
 from alexnet.errors import BundleError, RecipeError
@@ -87,6 +88,23 @@ def test_promote_and_back(home, capsys):
     other = dataclasses.replace(bundle, network=Bundle.load(home / "run-0" / "bundle").network)
     other.save(home / "other")  # a certificate is one of the tested weights
     assert not (home / "other" / "certificate.json").exists() and not Bundle.load(home / "other").certificate
+
+
+def test_a_bundle_that_was_replaced_while_it_was_compared_stays(home, monkeypatch):
+    """Two promotions at once: what the second was compared with is not what is served."""
+    served = home / "served"
+    shutil.copytree(home / "run-0" / "bundle", served)
+    whole = comparison.compare
+
+    def meanwhile(*args, **kwargs):
+        result = whole(*args, **kwargs)
+        dataclasses.replace(Bundle.load(served), data={"name": "of the first promotion"}).save(served)
+        return result
+
+    monkeypatch.setattr(comparison, "compare", meanwhile)
+    with pytest.raises(BundleError, match="was replaced by another process meanwhile; promote again"):
+        api.promote(home / "run-1", served, margin=99, device="cpu")
+    assert Bundle.load(served).data["name"] == "of the first promotion" and not (home / "served.previous").exists()
 
 
 def test_what_is_worse_is_not_promoted(home, capsys):

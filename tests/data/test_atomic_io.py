@@ -1,11 +1,14 @@
 """Files are whole or not there."""
 
 import os
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from alexnet.data.atomic_io import (
+    _exclusive,
     atomic_write,
     final_name,
     jsonl_bytes,
@@ -85,10 +88,39 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
     with whole_folder(path) as new:
         (new / "a").write_text("1")
         assert not path.exists()
-    with whole_folder(path, ["a"]) as new:
+    with whole_folder(path, lambda: ["a"]) as new:
         (new / "b").write_text("2")
         assert [p.name for p in path.iterdir()] == ["a"]
     assert [p.name for p in path.iterdir()] == ["b"] and [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_of_two_that_replace_a_folder_the_second_sees_what_the_first_wrote(tmp_path):
+    path = tmp_path / "folder"
+    with whole_folder(path) as new:
+        (new / "mine").touch()
+    with whole_folder(path, lambda: [p.name for p in path.iterdir() if p.name != "mine"]) as second:
+        (second / "b").touch()
+        with whole_folder(path) as first:
+            (first / "a").touch()
+        assert sorted(p.name for p in path.iterdir()) == ["a", "mine"]
+    assert sorted(p.name for p in path.iterdir()) == ["b", "mine"]
+
+
+def test_a_folder_that_another_process_replaces_is_waited_for(tmp_path):
+    path, order = tmp_path / "folder", []
+    path.mkdir()
+    with _exclusive(path):
+        other = threading.Thread(target=lambda: [_replace(path), order.append("second")])
+        other.start()
+        time.sleep(0.2)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"] and [p.name for p in path.iterdir()] == ["b"]
+
+
+def _replace(path):
+    with whole_folder(path) as new:
+        (new / "b").touch()
 
 
 def test_only_what_a_killed_process_left_is_swept(tmp_path):

@@ -14,7 +14,7 @@ from alexnet.experiments.runner import get_or_train
 from alexnet.experiments.sweep import Dimension, SweepConfig, read_space, run_sweep
 from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import loop
-from alexnet.training.run_folder import times_tested
+from alexnet.training.run_folder import locked, times_tested
 
 optuna = pytest.importorskip("optuna")
 BASE = get_recipe("lenet5").replace(epochs=2, warmup_epochs=0.2)
@@ -180,6 +180,13 @@ def test_no_memory_is_no_error_rate(digits, space, tmp_path, monkeypatch):
     ):
         get_or_train(sweep.Job("", BASE.replace(seed=9)), digits, tmp_path / "t" / "x", device="cpu", num_workers=0)
     assert not list(tmp_path.rglob("diverged.json"))
+
+
+def test_two_sweeps_in_one_folder_are_refused(digits, space, tmp_path):
+    config = SweepConfig(read_space(space), 3600, trials=1, finalists=1, seeds=2)
+    with locked(tmp_path / "s"), pytest.raises(RunError, match="is in use by another process"):
+        run_sweep(str(digits.path), BASE, config, tmp_path / "s", DataOptions(), device="cpu")
+    assert [path.name for path in (tmp_path / "s").iterdir()] == [".lock"]
 
 
 def test_the_command(swept, space, digits, tmp_path, capsys):

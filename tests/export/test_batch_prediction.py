@@ -221,10 +221,13 @@ def test_results_of_other_images_or_settings_are_not_continued(saved_bundle, pho
 
 
 def test_two_processes_do_not_write_one_file(saved_bundle, photos, tmp_path):
-    with (tmp_path / "out.csv.partial").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="another process writes it; must be one process at a time; wait for it"):
-            write(saved_bundle, photos, tmp_path / "out.csv")
+    """The second is refused, and takes nothing from the first, which has not written a byte yet."""
+    out = tmp_path / "out.csv"
+    with (tmp_path / "out.csv.partial").open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(RunError, match="another process writes it; must be one process at a time"):
+            predict_files(saved_bundle, photos, out)
+        assert os.fstat(first.fileno()).st_nlink == 1
 
 
 def test_a_full_disk_is_one_line_and_the_command_continues(saved_bundle, photos, expected, tmp_path):

@@ -350,7 +350,7 @@ def promote(
         )
     if path.exists() and path.resolve() == bundle_path.resolve():
         raise BundleError(f"{new} is the served bundle itself", "another run or bundle")
-    bundle = Bundle.load(bundle_path)
+    bundle, compared = Bundle.load(bundle_path), _inode(path)
     floors = _floors(min_recall, bundle.classes)
     try:
         verified = verify(bundle_path)
@@ -383,8 +383,15 @@ def promote(
     certificate = _certificate(new, bundle_path, bundle, split, top1, classes, comparison, verified, checks)
     result = Promotion(tuple(checks), certificate, comparison)
     if result.promoted:
+        if _inode(path) != compared:
+            raise BundleError(f"{path} was replaced by another process meanwhile", "", "promote again, if still needed")
         dataclasses.replace(bundle, certificate=certificate).save(path, keep_previous=True)
     return result
+
+
+def _inode(path: Path) -> int:
+    """The inode of a folder, which changes when the folder is replaced; 0 if there is none."""
+    return path.stat().st_ino if path.exists() else 0
 
 
 def promote_back(served: str | Path) -> Bundle:

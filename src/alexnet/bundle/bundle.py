@@ -15,6 +15,7 @@ Nothing is unpickled. ``config.json`` has the SHA-256 of every file, which is ch
 SHA-256 is computed from its other entries, as JSON with sorted keys.
 """
 
+import functools
 import json
 import platform
 import re
@@ -153,9 +154,10 @@ class Bundle:
         target = path.resolve()  # replaces the target of a link, not the link
         try:
             finish_exchange(_previous(target), target)
-            if keep_previous and (files := _replaced_files(target)):
+            files = _replaced_files(target)
+            if keep_previous and files:
                 _copy_bundle(target, _previous(target), files)
-            with whole_folder(target, _replaced_files(target)) as folder:
+            with whole_folder(target, functools.partial(_replaced_files, target)) as folder:
                 self._write(folder)
         except FileExistsError as error:
             name = Path(error.filename2 or error.filename).relative_to(folder)
@@ -386,7 +388,7 @@ def _previous(path: Path) -> Path:
 
 def _copy_bundle(source: Path, target: Path, files: Sequence[str]) -> None:
     """Copy the files of a bundle to the folder ``target``, which is replaced."""
-    with whole_folder(target, _replaced_files(target)) as folder:
+    with whole_folder(target, functools.partial(_replaced_files, target)) as folder:
         for name in files:
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy2(source / name, folder / name)

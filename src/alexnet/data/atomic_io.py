@@ -17,7 +17,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -82,14 +82,16 @@ def final_name(name: str) -> str:
 
 
 @contextmanager
-def whole_folder(path: Path, replaced: Collection[str] = ()) -> Iterator[Path]:
+def whole_folder(path: Path, replaced: Callable[[], Collection[str]] = tuple) -> Iterator[Path]:
     """Create a folder for writing that gets the name ``path`` when it is complete on disk.
 
-    If the folder ``path`` exists, the two are exchanged in one step. The other files of the old folder are kept.
+    If the folder ``path`` exists, the two are exchanged in one step. The other files of the old folder are kept. Of
+    several processes one after the other replaces ``path``.
 
     Args:
         path: the final name.
-        replaced: files and folders of an existing folder ``path`` that are deleted, as relative paths.
+        replaced: returns the files and folders of an existing folder ``path`` that are deleted, as relative paths. It
+            is called when the new folder is complete: another process may have replaced ``path`` until then.
 
     Yields:
         The temporary folder.
@@ -103,13 +105,14 @@ def whole_folder(path: Path, replaced: Collection[str] = ()) -> Iterator[Path]:
     with _locked(partial):
         try:
             yield partial
-            if path.exists():
-                _link_kept(path, partial, replaced)
-            _sync_tree(partial)
-            if path.exists():
-                _exchange(partial, path)
-            else:
-                partial.rename(path)
+            with _exclusive(path):
+                if path.exists():
+                    _link_kept(path, partial, replaced())
+                _sync_tree(partial)
+                if path.exists():
+                    _exchange(partial, path)
+                else:
+                    partial.rename(path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -167,6 +170,27 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Lock the folder ``path``, if it exists, against other processes that replace it; wait until they have."""
+    descriptor = -1
+    try:
+        while path.exists():
+            with suppress(FileNotFoundError):  # it is being replaced
+                descriptor = os.open(path, os.O_RDONLY)
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    break
+            if descriptor >= 0:  # of a folder that was replaced while it was locked
+                os.close(descriptor)
+                descriptor = -1
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _sweep(path: Path) -> None:

@@ -30,6 +30,7 @@ from alexnet.terminal import format_duration
 from alexnet.training.callbacks import Callbacks
 from alexnet.training.finetune import PretrainedWeights
 from alexnet.training.run_data import open_store
+from alexnet.training.run_folder import locked
 from alexnet.training.schedule import with_default_epochs
 
 if TYPE_CHECKING:
@@ -233,34 +234,35 @@ def run_sweep(
         "init_from": init_from.name if init_from else "",
         "recipe": base.to_dict(),
     }
-    check_same_plan(plan, read_plan(folder, "sweep"), folder, "sweep", ignore=())
-    write_file(folder / "plan.json", json_bytes(plan))
-    study = optuna.create_study(
-        storage=f"sqlite:///{(folder / 'study.db').resolve()}",
-        study_name="sweep",
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=2),
-    )
-    # A proposal is a function of the seed and the trials before it.
-    study.sampler = optuna.samplers.TPESampler(seed=base.seed + len(study.trials), n_startup_trials=STARTUP_TRIALS)
-    sweep = _Sweep(base, config, folder, _without_test(store), options, init_from, device, num_workers, study)
-    sweep.search()
-    finalists = sweep.finals()
-    winner = finalists[0]
-    models = [sweep.train(_job(winner.trial, winner.recipe, seed)) for seed in sweep.seeds]
-    options.log_line(f"test: the winner, trial {winner.trial.number}, on {len(store.split('test'))} images")
-    scores = [model.scores("test", 1, device) for model in models]
-    result = SweepResult(
-        tuple(sweep.rows()),
-        tuple(finalists),
-        tuple(score["top1"] for score in scores),
-        len(store.split("test")),
-        folder,
-    )
-    write_file(folder / "best.toml", to_toml(winner.recipe).encode())
-    write_file(folder / "sweep.json", json_bytes(result.to_dict()))
-    _draw(result, config.space, store.name)
-    return result
+    with locked(folder):
+        check_same_plan(plan, read_plan(folder, "sweep"), folder, "sweep", ignore=())
+        write_file(folder / "plan.json", json_bytes(plan))
+        study = optuna.create_study(
+            storage=f"sqlite:///{(folder / 'study.db').resolve()}",
+            study_name="sweep",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=2),
+        )
+        # A proposal is a function of the seed and the trials before it.
+        study.sampler = optuna.samplers.TPESampler(seed=base.seed + len(study.trials), n_startup_trials=STARTUP_TRIALS)
+        sweep = _Sweep(base, config, folder, _without_test(store), options, init_from, device, num_workers, study)
+        sweep.search()
+        finalists = sweep.finals()
+        winner = finalists[0]
+        models = [sweep.train(_job(winner.trial, winner.recipe, seed)) for seed in sweep.seeds]
+        options.log_line(f"test: the winner, trial {winner.trial.number}, on {len(store.split('test'))} images")
+        scores = [model.scores("test", 1, device) for model in models]
+        result = SweepResult(
+            tuple(sweep.rows()),
+            tuple(finalists),
+            tuple(score["top1"] for score in scores),
+            len(store.split("test")),
+            folder,
+        )
+        write_file(folder / "best.toml", to_toml(winner.recipe).encode())
+        write_file(folder / "sweep.json", json_bytes(result.to_dict()))
+        _draw(result, config.space, store.name)
+        return result
 
 
 def _optuna() -> Any:

@@ -393,11 +393,13 @@ class _Journal:
                 raise RunError(f"{path}: another process writes it", "one process at a time", "wait for it") from error
             if not os.fstat(descriptor).st_nlink:  # another process finished meanwhile
                 raise exists
-            remove_leftovers(output)  # of a process that was killed while it converted the results
-            yield cls(output, path, descriptor)
+            try:
+                remove_leftovers(output)  # of a process that was killed while it converted the results
+                yield cls(output, path, descriptor)
+            finally:
+                if not os.fstat(descriptor).st_size:  # its own: only this process has the lock
+                    path.unlink(missing_ok=True)
         finally:
-            if not os.fstat(descriptor).st_size:
-                path.unlink(missing_ok=True)
             os.close(descriptor)
 
     def resume(self, settings: Mapping[str, Any], images: Iterable[UnlabeledImage], total: int) -> int:

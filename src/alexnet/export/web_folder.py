@@ -122,7 +122,7 @@ def export_web(
     metadata["checksum"] = checksum_of(metadata)
     files[METADATA] = json_bytes(metadata)
     try:
-        with whole_folder(folder, list(files)) as partial:
+        with whole_folder(folder, lambda: list(files)) as partial:
             for name, data in files.items():
                 (partial / name).write_bytes(data)
     except OSError as error:
