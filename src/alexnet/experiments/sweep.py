@@ -235,7 +235,7 @@ def run_sweep(
         "recipe": base.to_dict(),
     }
     with locked(folder):
-        check_same_plan(plan, read_plan(folder, "sweep"), folder, "sweep", ignore=())
+        check_same_plan(plan, read_plan(folder, "sweep", ignore_files=(".lock",)), folder, "sweep", ignore=())
         write_file(folder / "plan.json", json_bytes(plan))
         study = optuna.create_study(
             storage=f"sqlite:///{(folder / 'study.db').resolve()}",
