@@ -56,21 +56,36 @@ def test_a_tower_network_in_timm(bundle, tmp_path):
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_pipeline_of_transformers_predicts_the_same(bundle, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("fit", "tolerances"),
+    [  # height and width of an image -> the largest difference of a probability
+        ("crop", {(28, 28): 1e-4, (56, 84): 1e-4, (84, 56): 1e-4, (50, 81): 0.02}),
+        ("squash", {(56, 84): 1e-4, (50, 81): 1e-4, (81, 37): 1e-4}),
+    ],
+)
+def test_a_pipeline_of_transformers_predicts_the_same(bundle, tmp_path, fit, tolerances):
+    """With --fit crop, to rounding where 28 · long / short side is an even integer: docs/export.md."""
     pytest.importorskip("timm")
     transformers = pytest.importorskip("transformers")
     from PIL import Image
 
+    bundle = dataclasses.replace(bundle, fit=fit)
     alexnet.export_model(bundle.save(tmp_path / "bundle"), tmp_path / "folder", format="timm")
     alexnet.register_timm()
     pipeline = transformers.pipeline("image-classification", model=str(tmp_path / "folder"), top_k=3, device="cpu")
     classifier = Classifier(bundle)
-    for size in ((28, 28), (56, 84)):
+    for size, tolerance in tolerances.items():
         image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
         smooth = np.asarray(Image.fromarray(image).resize((9, 9)).resize(size[::-1]))
         expected = dict(zip(CLASSES, classifier.probabilities([smooth])[0].tolist(), strict=True))
         found = {entry["label"]: entry["score"] for entry in pipeline(Image.fromarray(smooth))}
-        assert found == pytest.approx(expected, abs=1e-4 if size == (28, 28) else 0.02)
+        assert found == pytest.approx(expected, abs=tolerance), size
+        if fit == "crop":  # the line of docs/export.md
+            (height, width), side = size, min(size)
+            box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+            square = Image.fromarray(smooth).resize((28, 28), Image.Resampling.BILINEAR, box)
+            found = {entry["label"]: entry["score"] for entry in pipeline(square)}
+            assert found == pytest.approx(expected, abs=1e-4), size
 
 
 def test_what_timm_cannot_express(bundle, tmp_path, monkeypatch):

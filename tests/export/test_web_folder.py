@@ -35,7 +35,8 @@ from alexnet.export.classifier import Classifier
 from alexnet.export.export import export_model, predict_samples
 from alexnet.export.verify import verify
 from alexnet.loader.augmentation import Normalization
-from alexnet.models.comparisons import TowerLinear
+from alexnet.models.alexnet_variants import AdaptiveAveragePool
+from alexnet.models.comparisons import Block, TowerLinear
 from alexnet.models.layers import (
     AveragePool,
     Convolution,
@@ -279,7 +280,21 @@ def test_pixels_layers_and_units_are_those_of_pytorch(browser, address, bundle, 
     for index, name in enumerate(found["layers"]):
         np.testing.assert_allclose(outputs[index], expected[name].flatten(), atol=1e-4, err_msg=name)
 
-    units = page.evaluate(
+    units = largest_errors(page)
+    for name, (largest, count) in zip(found["layers"], units, strict=True):
+        assert largest < 1e-4 and count == expected[name].numel(), name
+    softmax = "(c) => alexnet.arithmetic(alexnet.state().meta.layers.length, c, 0, 0).value"
+    sums = page.evaluate(f"() => [0, 1, 2].map({softmax})")
+    np.testing.assert_allclose(sums, outputs["probabilities"], atol=1e-6)
+    fallen = page.evaluate("() => alexnet.occlude().then((map) => [...map])")
+    np.testing.assert_allclose(fallen, map_.flatten(), atol=1e-6)
+    assert np.ptp(fallen) > 1e-4
+    assert odd == []
+
+
+def largest_errors(page):
+    """For each layer, how far the arithmetic of its units is from the network's values, and the number of units."""
+    return page.evaluate(
         """() => { const { meta, outputs } = alexnet.state();
         return meta.layers.map(({ output: [channels, height = 1, width = 1] }, layer) => {
           let largest = 0, units = 0;
@@ -290,15 +305,82 @@ def test_pixels_layers_and_units_are_those_of_pytorch(browser, address, bundle, 
           }
           return [largest, units]; }); }"""
     )
-    for name, (largest, count) in zip(found["layers"], units, strict=True):
-        assert largest < 1e-4 and count == expected[name].numel(), name
-    softmax = "(c) => alexnet.arithmetic(alexnet.state().meta.layers.length, c, 0, 0).value"
-    sums = page.evaluate(f"() => [0, 1, 2].map({softmax})")
-    np.testing.assert_allclose(sums, outputs["probabilities"], atol=1e-6)
-    fallen = page.evaluate("() => alexnet.occlude().then((map) => [...map])")
-    np.testing.assert_allclose(fallen, map_.flatten(), atol=1e-6)
-    assert np.ptp(fallen) > 1e-4
-    assert odd == []
+
+
+def blocks() -> Network:
+    """A network of residual blocks, with and without a convolution in the shortcut, and an inception module."""
+    pytest.importorskip("torchvision.models")
+    shortcut = nn.Sequential(nn.Conv2d(6, 8, 1, 2, bias=False), nn.BatchNorm2d(8))
+    from torchvision.models.googlenet import Inception
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+    layers = [
+        ("stem", nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True))),
+        ("block1", Block(4, 6, 2, True)),
+        ("block2", Block(6, 6, 1, False)),
+        ("layer1_0", BasicBlock(6, 8, 2, shortcut)),
+        ("layer1_1", Bottleneck(8, 2)),
+        ("inception", Inception(8, 2, 3, 4, 2, 3, 3)),
+        ("pool", AdaptiveAveragePool(1)),
+        ("flatten", Flatten(1)),
+        ("fc", nn.Linear(12, 3)),
+    ]
+    network = Network(
+        "blocks", layers, num_classes=3, in_channels=3, image_size=24, features="flatten", initial={}
+    ).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.normal_(generator=generator)
+                layer.weight.uniform_(0.5, 1.5, generator=generator)
+            elif isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.weight.normal_(0, (2 / layer.weight[0].numel()) ** 0.5, generator=generator)
+        network.get_submodule("stem.0").weight.div_(60)
+    return network
+
+
+def test_the_arithmetic_inside_of_blocks(browser, png, runtime, tmp_path):
+    """Every convolution, batch norm and sum of residual blocks and inception modules."""
+    pytest.importorskip("playwright")
+    if runtime is None:
+        pytest.skip("no onnxruntime-web")
+    normalization = Normalization(torch.full((3,), 120.0), torch.ones(3), torch.eye(3), torch.tensor(1.0))
+    bundle = Bundle(blocks(), CLASSES, normalization, stored_size=27, fit="crop")
+    classifier = Classifier(bundle)
+    sample = ReferenceSample("0", png, classifier.probabilities([png])[0].tolist())
+    web_folder.export_web(bundle, tmp_path / "folder", [sample], "fp32", runtime)
+    expected, inputs = {}, classifier.inputs([png])
+
+    def keep(name):
+        def hook(_layer, _inputs, output):
+            expected.setdefault(name, output.clone())
+
+        return hook
+
+    for name, layer in bundle.network.named_modules():
+        layer.register_forward_hook(keep(name))
+    with torch.inference_mode():
+        bundle.network(inputs)
+    for address in serve(tmp_path / "folder"):
+        page, odd = opened(browser, address)
+        choose(page, png)
+        found, units = state(page), largest_errors(page)
+        outputs = dict(map(tuple, found["outputs"]))
+        last = {name.partition(".")[0]: index for index, name in enumerate(found["layers"])}
+        for index, name in enumerate(found["layers"]):
+            layer = name.partition(".")[0]
+            value = expected[layer] if index == last[layer] else expected.get(name)
+            if value is not None and not name.rpartition(".")[2].startswith("relu"):
+                np.testing.assert_allclose(outputs[index], value.flatten(), atol=1e-4, err_msg=name)
+        for name, (largest, count) in zip(found["layers"], units, strict=True):
+            assert largest < 1e-4 and count > 0, name
+        assert {"block1.sum", "layer1_0.downsample.1", "layer1_1.conv3", "inception.concat"} <= set(found["layers"])
+        page.locator("#layer").select_option(label="block1.sum (sum)")
+        page.locator("#channel").fill("5")
+        steps = page.locator("#steps li").all_inner_texts()
+        assert steps[0].startswith("block1.bn2: ") and steps[1] == "+ a new channel of the shortcut: 0"
+        assert odd == []
 
 
 def test_a_jpeg_with_a_rotation(browser, address, bundle, png):

@@ -24,7 +24,7 @@ from typing import IO, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from alexnet.bundle import Bundle
 from alexnet.cuda_convnet import GraphNetwork
@@ -36,12 +36,7 @@ from alexnet.export.classifier import Classifier
 from alexnet.export.export_module import ExportModule, onnx_model, quiet
 from alexnet.export.exported_model import TOLERANCE, damaged, missing
 from alexnet.export.prediction import ImageInput, as_pixels, named
-from alexnet.models.alexnet_variants import AdaptiveAveragePool
-from alexnet.models.comparisons import TowerLinear
-from alexnet.models.layers import AveragePool, LocallyConnected, LocalResponseNorm, MaxPool, SpatialNorm
-from alexnet.models.lenet import ScaledTanh, Subsampling, TableConvolution
-from alexnet.models.network import Network
-from alexnet.models.summary import geometry, receptive_fields, summarize
+from alexnet.export.web_layers import describe, steps_of
 from alexnet.schema import ReferenceSample, Sha256, Size, check, checksum_of, class_fault, read_json, regular_file
 
 RUNTIME = "onnxruntime-web-1.30.0"  # an npm package, MIT license
@@ -75,15 +70,14 @@ class WebModule(ExportModule):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle, "decoded")
-        self.layers = [name for name, _ in self.network.named_children()]
+        self.steps = steps_of(self.network)
 
     def forward(self, images: Tensor, keep: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         x = self.inputs(images) * keep
-        outputs = [x]
-        for layer in self.network.children():
-            x = layer(x)
-            outputs.append(x)
-        return self.probabilities(x), *outputs
+        outputs = [x]  # index 0 is the step -1
+        for step in self.steps:
+            outputs.append(step.layer(*(outputs[index + 1] for index in step.inputs)))
+        return self.probabilities(outputs[-1]), *outputs
 
 
 def export_web(
@@ -139,7 +133,7 @@ def _model(module: WebModule, precision: str, path: Path) -> tuple[bytes, dict[s
     example = (torch.zeros(2, size, size, 3, dtype=torch.uint8), torch.ones(2, 1, side, side))
     with torch.no_grad(), quiet():
         program = torch.export.export(module, example, dynamic_shapes=({0: batch}, {0: batch}))
-    outputs = ["probabilities", "input", *(f"layer{i}" for i in range(len(module.layers)))]
+    outputs = ["probabilities", "input", *(f"layer{i}" for i in range(len(module.steps)))]
     model = onnx_model(program, ["images", "keep"], outputs, ["images"], path)
     codes = _code_weights(model, {f"network.{name}" for name, _ in module.network.named_parameters()}, precision)
     import onnx
@@ -325,73 +319,9 @@ def _metadata(bundle: Bundle, module: WebModule, precision: str, tensors: dict[s
         "precision": precision,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "runtime": RUNTIME,
-        "layers": _layers(network, set(module.layers)),
+        "layers": describe(network, [step.name for step in module.steps]),
         "tensors": tensors,
     }
-
-
-def _layers(network: Network, names: set[str]) -> list[dict[str, Any]]:
-    """The layers of the model: their table, receptive fields and what :func:`_operation` gives."""
-    fields = receptive_fields(network)
-    result = []
-    for row in summarize(network).rows:
-        if row.layer in names:
-            layer, field = network.get_submodule(row.layer), fields[row.layer]
-            entry: dict[str, Any] = {"name": row.layer, "kind": row.kind, "output": list(row.output)}
-            entry |= {"kernel": row.kernel, "parameters": row.parameters, "field": list(field) if field else None}
-            result.append(entry | _operation(layer))
-    return result
-
-
-def _operation(layer: nn.Module) -> dict[str, Any]:
-    """What a layer computes, for ``page.js``: the operation ``op`` and its hyperparameters."""
-    window = geometry(layer)
-    sizes = dict(zip(("size", "stride", "padding"), window, strict=True)) if window else {}
-    match layer:
-        case TableConvolution():
-            pairs = list(zip(layer.targets.tolist(), layer.sources.tolist(), strict=True))
-            sources = [[[s, i] for i, (t, s) in enumerate(pairs) if t == k] for k in range(layer.out_channels)]
-            return {"op": "convolution", "sources": sources} | sizes
-        case nn.Conv2d():
-            return {"op": "convolution", "groups": layer.groups} | sizes
-        case LocallyConnected():
-            return {"op": "local"} | sizes
-        case nn.Linear():
-            return {"op": "linear", "groups": layer.towers if isinstance(layer, TowerLinear) else 1}
-        case MaxPool() | nn.MaxPool2d():
-            return {"op": "max"} | sizes
-        case AveragePool():
-            return {"op": "average"} | sizes
-        case Subsampling():
-            return {"op": "subsampling"} | sizes
-        case AdaptiveAveragePool() | nn.AdaptiveAvgPool2d():
-            return {"op": "adaptive"}
-        case LocalResponseNorm():
-            factor = layer.alpha / layer.size
-            return {"op": "norm", "size": layer.size, "towers": layer.towers} | _power(factor, layer.beta, layer.k)
-        case SpatialNorm():
-            return {"op": "spatial", "size": layer.size} | _power(layer.scale / layer.size**2, layer.beta, layer.k)
-        case nn.BatchNorm2d():
-            return {"op": "batch"} | _affine(layer)
-    kinds: dict[type[nn.Module], str] = {
-        nn.ReLU: "relu",
-        nn.Sigmoid: "sigmoid",
-        nn.Tanh: "tanh",
-        ScaledTanh: "scaled tanh",
-    }
-    flat = type(layer).__name__ == "Flatten"
-    return {"op": "flatten" if flat else kinds.get(type(layer), "block")}
-
-
-def _power(factor: float, beta: float, k: float) -> dict[str, float]:
-    return {"factor": factor, "beta": beta, "k": k}
-
-
-def _affine(layer: nn.BatchNorm2d) -> dict[str, list[float]]:
-    """A batch norm in evaluation mode is scale · x + shift for each channel."""
-    assert layer.running_var is not None and layer.running_mean is not None
-    scale = layer.weight.detach() / (layer.running_var + layer.eps).sqrt()
-    return {"scale": scale.tolist(), "shift": (layer.bias.detach() - layer.running_mean * scale).tolist()}
 
 
 # The runtime

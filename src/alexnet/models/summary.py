@@ -135,7 +135,7 @@ def summarize(network: Network) -> Summary:
     rows, text, fields = [], _times(shape), receptive_fields(network)
     for name, layer in network.named_children():
         field = fields[name]
-        row = _row(name, layer, shape, text, network.towers)
+        row = describe_layer(name, layer, shape, network.towers, text)
         rows.append(row._replace(receptive_field=min(field.size, network.image_size) if field else 0))
         shape = rows[-1].output
         # A flattened map keeps its three factors until the next layer: 256·6·6 → 4096.
@@ -152,19 +152,24 @@ def receptive_fields(network: Network) -> dict[str, ReceptiveField | None]:
     field: ReceptiveField | None = ReceptiveField(1, 1, 0.5)
     fields: dict[str, ReceptiveField | None] = {}
     for name, layer in network.named_children():
-        window = geometry(layer)
-        if isinstance(layer, Flatten | nn.Flatten | AdaptiveAveragePool | nn.AdaptiveAvgPool2d):
-            field = ReceptiveField(network.image_size, network.image_size, network.image_size / 2)
-        elif field is not None and window is not None:
-            k, s, p = window
-            start = field.start + ((k - 1) / 2 - p) * field.stride
-            field = ReceptiveField(field.size + (k - 1) * field.stride, s * field.stride, start)
-        elif isinstance(layer, SpatialNorm) and field is not None:
-            field = field._replace(size=field.size + (layer.size - 1) * field.stride)
-        elif next(layer.children(), None) is not None and not isinstance(layer, AuxiliaryHead):
-            field = None
-        fields[name] = field
+        field = fields[name] = field_after(field, layer, network.image_size)
     return fields
+
+
+def field_after(field: ReceptiveField | None, layer: nn.Module, image_size: int) -> ReceptiveField | None:
+    """The receptive field after ``layer``, whose inputs have the receptive field ``field``; None if it is not known."""
+    window = geometry(layer)
+    if isinstance(layer, Flatten | nn.Flatten | AdaptiveAveragePool | nn.AdaptiveAvgPool2d):
+        return ReceptiveField(image_size, image_size, image_size / 2)
+    if field is not None and window is not None:
+        k, s, p = window
+        start = field.start + ((k - 1) / 2 - p) * field.stride
+        return ReceptiveField(field.size + (k - 1) * field.stride, s * field.stride, start)
+    if isinstance(layer, SpatialNorm) and field is not None:
+        return field._replace(size=field.size + (layer.size - 1) * field.stride)
+    if next(layer.children(), None) is not None and not isinstance(layer, AuxiliaryHead):
+        return None
+    return field
 
 
 def geometry(layer: nn.Module) -> tuple[int, int, int] | None:
@@ -189,7 +194,19 @@ def work(network: nn.Module) -> int:
         return 0
 
 
-def _row(name: str, layer: nn.Module, shape: tuple[int, ...], items: str, towers: int) -> Row:
+def describe_layer(name: str, layer: nn.Module, shape: tuple[int, ...], towers: int, items: str = "") -> Row:
+    """The row of one layer.
+
+    Args:
+        name: Its name.
+        layer: The layer.
+        shape: Shape of its input for one image.
+        towers: Towers of its network.
+        items: ``shape`` as text, for the formula.
+
+    Raises:
+        ModelError: The layer is of an unknown kind.
+    """
     if type(layer) in FOREIGN or (type(layer) not in KINDS and next(layer.children(), None) is not None):
         return _measured(name, layer, shape)
     if isinstance(layer, Dropout) or type(layer) is nn.Identity:

@@ -316,6 +316,7 @@ function fillLayers() {
   get("layer").value = "0";
 }
 
+const layerName = (layer) => (layer < 0 ? "the input" : meta.layers[layer].name);
 const isSoftmax = (layer) => layer === meta.layers.length;
 const valuesOf = (layer) => outputs.get(isSoftmax(layer) ? "probabilities" : layer);
 const mapsOf = (layer) => (isSoftmax(layer) ? [meta.classes.length, 1, 1] : shapeOf(layer));
@@ -470,7 +471,8 @@ function softmax(c) {
 }
 
 function operation(index, c, y, x) {
-  const layer = meta.layers[index], input = outputs.get(index - 1), shape = shapeOf(index - 1), output = shapeOf(index);
+  const layer = meta.layers[index], [source] = layer.inputs, output = shapeOf(index);
+  const input = outputs.get(source), shape = shapeOf(source);
   const [channels, height, width] = shape, own = input[at(shape, c, y, x)];
   const single = height * width === 1;
   const place = (ch, yy, xx) => (single ? `channel ${ch}` : `channel ${ch}, row ${yy}, column ${xx}`);
@@ -489,7 +491,7 @@ function operation(index, c, y, x) {
   const sum = (values) => values.reduce((a, b) => a + b, 0);
   // A layer that computes each value from one other: the arithmetic of that one comes first
   const after = (value, step) => {
-    const before = index > 0 ? operation(index - 1, c, y, x) : { steps: [] };
+    const before = source >= 0 ? operation(source, c, y, x) : { steps: [] };
     return { ...before, value, steps: [...before.steps, step] };
   };
 
@@ -537,7 +539,19 @@ function operation(index, c, y, x) {
       return after(own * layer.scale[c] + layer.shift[c], `× scale ${number(layer.scale[c])} + shift ${number(layer.shift[c])}`);
     case "flatten": {
       const [ch, yy, xx] = [Math.floor(c / (height * width)), Math.floor(c / width) % height, c % width];
-      return { value: input[c], steps: [`the value of ${place(ch, yy, xx)} of ${index ? meta.layers[index - 1].name : "the input"}`] };
+      return { value: input[c], steps: [`the value of ${place(ch, yy, xx)} of ${layerName(source)}`] };
+    }
+    case "sum": {
+      const [, other] = layer.inputs, wide = shapeOf(other), [yy, xx] = [y * layer.stride, x * layer.stride];
+      const shortcut = c < wide[0] ? outputs.get(other)[at(wide, c, yy, xx)] : 0;
+      const from = c < wide[0] ? `${layerName(other)}[channel ${c}, row ${yy}, column ${xx}]` : "a new channel of the shortcut";
+      return { value: own + shortcut, steps: [`${layerName(source)}: ${number(own)}`, `+ ${from}: ${number(shortcut)}`] };
+    }
+    case "concat": {
+      let [channel, part] = [c, 0];
+      while (channel >= shapeOf(layer.inputs[part])[0]) channel -= shapeOf(layer.inputs[part++])[0];
+      const value = outputs.get(layer.inputs[part])[at(shapeOf(layer.inputs[part]), channel, y, x)];
+      return { value, steps: [`the value of ${place(channel, y, x)} of ${layerName(layer.inputs[part])}`] };
     }
     case "max": {
       const items = pixels(c, window()), value = items.reduce((a, item) => Math.max(a, item.value), -Infinity);
