@@ -17,14 +17,15 @@ NAMES = ("a cat", 'dog, "big"', "<bird>")
 
 @pytest.fixture(scope="module", params=["raw", "jpeg"])
 def folder(request, tmp_path_factory):
-    """A store of 36 images in shards of two or more images, with its metadata."""
+    """A store of 36 images in several shards, with its metadata."""
     root = tmp_path_factory.mktemp("croissant")
     images = np.random.default_rng(0).integers(0, 256, (36, 16, 16, 3), np.uint8)
     for number, image in enumerate(images):
         path = root / "images" / NAMES[number % 3] / f"{number}, é.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_png(image))
-    options = ["--size", "16", "--shard-mb", "0.004", "--encoding", request.param, "--croissant"]
+    shard = {"raw": "0.004", "jpeg": "0.001"}[request.param]  # five and ten images
+    options = ["--size", "16", "--shard-mb", shard, "--encoding", request.param, "--croissant"]
     assert cli.run(["prepare", str(root / "images"), str(root / "store"), *options]) == 0
     return root / "store"
 
