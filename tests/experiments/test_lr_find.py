@@ -4,12 +4,19 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from alexnet import cli
 from alexnet.api import DataOptions
+from alexnet.bundle import Bundle
+from alexnet.data.store import Store
 from alexnet.errors import RecipeError
 from alexnet.experiments.lr_find import LRFindConfig, find_lr, lowest_loss, smooth
+from alexnet.loader.augmentation import Normalization
+from alexnet.models import create_model
 from alexnet.recipe import get_recipe
+from alexnet.training import loop
+from alexnet.training.finetune import of_bundle
 
 RATES = np.geomspace(1e-6, 10, 200)
 
@@ -66,3 +73,29 @@ def test_digits(digits, tmp_path, capsys):
     )
     assert lower.suggestion == pytest.approx(result["suggestion"] / 2)
     assert list(lower.losses) == result["losses"]  # the same seed, the same numbers
+
+
+def test_pretrained_weights_see_images_normalized_as_they_expect(digits, tmp_path, monkeypatch):
+    """The first batch is (pixels − 100) / 50 of images of the store, not normalized by the store's own mean."""
+
+    class FirstBatch(Exception):
+        pass
+
+    def stop(_, batch):
+        raise FirstBatch(batch)
+
+    ones, network = torch.ones(3), create_model("lenet5", in_channels=3, generator=torch.Generator().manual_seed(0))
+    normalization = Normalization(100 * ones, ones, torch.eye(3), torch.tensor(50.0))
+    start = of_bundle(Bundle(network, tuple("abcdefghij"), normalization, 32, "crop"), "made", "0" * 64)
+    recipe = start.recipe(get_recipe("lenet5")).replace(batch_size=8)
+    monkeypatch.setattr(loop, "train_step", stop)
+    with pytest.raises(FirstBatch) as caught:
+        find_lr(
+            str(digits.path), recipe, LRFindConfig(), tmp_path / "a.png", DataOptions(), init_from=start, device="cpu"
+        )
+    (batch,) = caught.value.args
+    pixels = (batch.images * 50 + 100).permute(0, 2, 3, 1)  # [8, 32, 32, 3]
+    train = Store.open(digits.path).split("train")
+    images = {image.tobytes() for image in train.gather(np.arange(len(train)))}
+    assert (pixels - pixels.round()).abs().max() < 1e-3
+    assert {image.tobytes() for image in pixels.round().byte().numpy()} <= images
