@@ -78,18 +78,18 @@ def test_digits(digits, tmp_path, capsys):
 def test_pretrained_weights_see_images_normalized_as_they_expect(digits, tmp_path, monkeypatch):
     """The first batch is (pixels − 100) / 50 of images of the store, not normalized by the store's own mean."""
 
-    class FirstBatch(Exception):
+    class FirstBatchError(Exception):
         pass
 
     def stop(_, batch):
-        raise FirstBatch(batch)
+        raise FirstBatchError(batch)
 
     ones, network = torch.ones(3), create_model("lenet5", in_channels=3, generator=torch.Generator().manual_seed(0))
     normalization = Normalization(100 * ones, ones, torch.eye(3), torch.tensor(50.0))
     start = of_bundle(Bundle(network, tuple("abcdefghij"), normalization, 32, "crop"), "made", "0" * 64)
     recipe = start.recipe(get_recipe("lenet5")).replace(batch_size=8)
     monkeypatch.setattr(loop, "train_step", stop)
-    with pytest.raises(FirstBatch) as caught:
+    with pytest.raises(FirstBatchError) as caught:
         find_lr(
             str(digits.path), recipe, LRFindConfig(), tmp_path / "a.png", DataOptions(), init_from=start, device="cpu"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from alexnet import api, cli
 from alexnet.bundle import Bundle, find_bundle
@@ -241,6 +242,7 @@ def test_own_images_start_from_the_starter_and_the_rest_from_random_weights(star
         "the starter (alexnet trained on 3 classes), which suits most images; --init-from scratch for random weights"
     )
     assert chosen(model="alexnet", lr=0.1, epochs=3)[0] == "starter"
+    assert chosen(image_size=60)[0] == "starter", "fc6 has the same size"
     assert chosen(recipe="finetune")[0] == chosen(data="digits", init_from="starter")[0] == "starter"
     assert chosen(init_from=source)[0] == str(source / "bundle")
     for expected, kwargs in {
@@ -252,6 +254,7 @@ def test_own_images_start_from_the_starter_and_the_rest_from_random_weights(star
         "since there is a starter for alexnet, not for alexnet_owt": {"model": "alexnet_owt"},
         "since the starter does not fit: --in-channels is 1; must be 3, as starter has it": {"in_channels": 1},
         "since the starter does not fit: --mean is image; must be channel, as starter has it": {"mean": "image"},
+        "since the starter does not fit: --image-size is 96; must be 63, as starter has it": {"image_size": 96},
         "by --init-from scratch": {"init_from": "scratch"},
     }.items():
         assert chosen(**kwargs) == ("", f"random, {expected}"), kwargs
@@ -273,6 +276,81 @@ def test_a_damaged_starter_is_refused(starter):
     file.write_bytes(content)
     with pytest.raises(BundleError, match=r"model.safetensors has changed: SHA-256 .*; use another copy"):
         chosen()
+
+
+def test_a_foreign_starter_is_refused_or_used_as_it_is(starter, capsys):
+    """Another program's config.json, and a network that is not alexnet: a one-line error, or a run that says so."""
+    config = starter / "config.json"
+    for content in ("", "{", '{"model_type": "bert"}', "[]"):
+        config.write_text(content)
+        with pytest.raises(BundleError, match="starter") as caught:
+            chosen()
+        assert "\n" not in str(caught.value)
+        assert cli.run(["predict", "starter", "image.png"]) == 1
+        with pytest.raises(BundleError, match="starter"):
+            api.load("starter")
+    shutil.rmtree(starter)
+    network = create_model("lenet5", generator=torch.Generator().manual_seed(0))
+    ones = torch.ones(3)
+    Bundle(
+        network, tuple("abcdefghij"), Normalization(100 * ones, ones, torch.eye(3), torch.tensor(80.0)), 32, "crop"
+    ).save(starter)
+    result = initial_weights("images", "", "", {}, layer_file=False)
+    assert result.pretrained is not None and result.why.startswith("the starter (lenet5 trained on 10 classes)")
+    with pytest.raises(RecipeError, match="--in-channels is 3; must be 1, as starter has it"):
+        result.pretrained.check(result.pretrained.recipe(get_recipe("finetune")).replace(in_channels=3))
+
+
+def folder_of(folder: Path, mode: str = "RGB", size: tuple[int, int] = (80, 80), **counts: int) -> Path:
+    """Random images in class folders: ``folder_of(path, x=4, y=4)``."""
+    channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
+    for k, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.random.default_rng([k, i]).integers(0, 255, (*size, *channels), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"x": 9}, "images: 1 class; must be at least 2 classes; add a folder of other images"),
+        ({"x": 1, "y": 1}, "has no validation split, which --select-weights best needs; add images (4 of a class give"),
+        ({"x": 6, "y": 6, "option": ("--in-channels", "4")}, "--in-channels is 4; must be from 0 to 3"),
+        ({"x": 6, "y": 6, "option": ("--image-size", "96")}, "--image-size is 96; must be 63, as starter has it"),
+    ],
+)
+def test_images_that_the_starter_cannot_learn_from(settings, message, starter, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
+    option = settings.pop("option", ())
+    images = folder_of(tmp_path / "images", **settings)
+    words = ["train", str(images), "--output-dir", str(tmp_path / "run"), "--init-from", "starter", *option]
+    assert cli.run([*words, "--epochs", "1", "--no-report", "--device", "cpu"]) in (1, 2)
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("alexnet: ")]
+    assert len(error) == 1 and message in error[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mode": "L", "x": 4, "y": 4},
+        {"mode": "RGBA", "x": 4, "y": 4, "z": 1},
+        {"size": (3, 2), "a": 5, "b": 5},
+    ],
+)
+def test_the_starter_learns_from_few_and_odd_images(settings, starter, tmp_path):
+    """Gray, transparent and tiny images, four of a class, one of a class, names of the starter's own classes."""
+    images = folder_of(tmp_path / "images", **settings)
+    options = api.DataOptions(cache=tmp_path / "cache")
+    before = {path: path.read_bytes() for path in starter.rglob("*") if path.is_file()}
+    changes = {"epochs": 1, "batch_size": 8, "progressive_size": 0}
+    result = api.train(images, run=tmp_path / "run", options=options, device="cpu", **changes)
+    classes = tuple(name for name in settings if name not in ("mode", "size"))
+    assert Bundle.load(result.bundle).classes == classes
+    assert json.loads((result.folder / "run.json").read_text())["from"]["fresh"] == "fc8"
+    assert {path: path.read_bytes() for path in starter.rglob("*") if path.is_file()} == before
 
 
 def test_the_starter_has_its_name_in_every_command(starter, tmp_path, monkeypatch):

@@ -14,13 +14,14 @@ from typing import Any, Literal
 import torch
 
 from alexnet.bundle import STARTER, STARTER_FOLDER, Bundle, find_bundle
+from alexnet.cuda_convnet import GraphNetwork
 from alexnet.data.atomic_io import sha256_of
 from alexnet.data.decode import Fit
 from alexnet.data.sources import is_store
 from alexnet.data.store import Store
 from alexnet.errors import RecipeError
 from alexnet.loader.augmentation import Normalization
-from alexnet.models import recipe_fields
+from alexnet.models import meta_model, recipe_fields
 from alexnet.models.network import AuxiliaryHead, Network
 from alexnet.models.registry import find as find_model
 from alexnet.recipe import Recipe, load_recipe, option, recipe_for
@@ -76,6 +77,25 @@ class PretrainedWeights:
                 )
             if side > has:
                 raise RecipeError(f"--image-size is {side}", f"at most {has}, as the mean image of {self.name} has")
+        if recipe.image_size not in (0, self.network.image_size) and not self._fits(recipe.image_size):
+            raise RecipeError(
+                f"--image-size is {recipe.image_size}",
+                f"{self.network.image_size}, as {self.name} has it",
+                "leave it out",
+            )
+
+    def _fits(self, image_size: int) -> bool:
+        """Whether the network has layers of the same sizes for images of that size; of layer files it is not known."""
+        if isinstance(self.network, GraphNetwork):
+            return True
+        other = meta_model(
+            self.network.name,
+            num_classes=self.network.num_classes,
+            in_channels=self.network.in_channels,
+            image_size=image_size,
+        )
+        own = self.network.state_dict()
+        return all(own[name].shape == value.shape for name, value in other.state_dict().items())
 
     def _bound(self) -> dict[str, Any]:
         """The numbers of a recipe that these weights decide."""

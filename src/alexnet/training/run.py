@@ -230,7 +230,11 @@ def check_store(recipe: Recipe, store: Store) -> None:
         else ""
     )
     if criterion and not len(store.split("validation")):
-        raise DataError(f"store {store.address} has no validation split, which {criterion} needs", "", "choose another")
+        raise DataError(
+            f"store {store.address} has no validation split, which {criterion} needs",
+            "",
+            "add images (4 of a class give one), or prepare the data with --validation 0.1",
+        )
     if store.size != recipe.stored_size or store.fit != recipe.fit:
         raise RecipeError(
             f"store {store.address} holds images of {store.size} pixels ({store.fit})",
