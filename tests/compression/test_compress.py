@@ -262,7 +262,7 @@ def test_a_bundle_with_data_is_pruned(run, digits, tmp_path):
 def test_what_is_refused(run, made, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words, status, said in (
-        (["--target-size", "7MB", "--max-accuracy-drop", "1"], 2, "one of them"),
+        (["--target-size", "7MB", "--max-accuracy-drop", "1"], 2, "exclude each other; leave one out"),
         (["--target-size", "seven"], 2, "--target-size is 'seven'; must be a size such as 7MB"),
         (["--target-size", "0"], 2, "--target-size is 0 bytes; must be at least 1"),
         (["--max-accuracy-drop", "-1"], 2, "--max-accuracy-drop is -1.0; must be points of accuracy"),
