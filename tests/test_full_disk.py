@@ -62,6 +62,7 @@ COMMANDS = {
     "plot": ("plot", "filters", "RUN", "--output", "OUT/filters.png"),
     "report": ("report", "RUN", "--output", "OUT/report.html", "--device", "cpu"),
     "evaluate": ("evaluate", "RUN", "--calibrate", "--device", "cpu"),
+    "promote": ("promote", "RUN", "OUT/served", "--device", "cpu"),
 }
 
 

@@ -71,9 +71,9 @@ def test_temporary_files_of_killed_processes_are_deleted(tmp_path):
     dead, mine = tmp_path / "x.0123abcd.tmp", [tmp_path / name for name in ("x.0123abcd", "y.0123abcd.tmp", "x.1.tmp")]
     for path in (dead, *mine):
         path.write_bytes(b"half")
+    (tmp_path / "x.89abcdef.tmp").touch()  # killed before it wrote a byte
     with atomic_write(tmp_path / "x") as first:
-        first.write(b"first")
-        first.flush()
+        first.write(b"first")  # not on the disk yet
         write_file(tmp_path / "x", b"second")  # two at once: the first one's stays
     assert (tmp_path / "x").read_bytes() == b"first"
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "x", *mine])

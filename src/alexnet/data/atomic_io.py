@@ -34,11 +34,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
     The temporary file is locked. Those of killed processes, which are not, are deleted.
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary, file = _temporary_file(path)
     try:
-        with temporary.open("x+b") as file:
-            with suppress(OSError):  # a file system without locks: leftovers stay
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -50,14 +48,24 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     remove_leftovers(path)
 
 
+def _temporary_file(path: Path) -> tuple[Path, IO[bytes]]:
+    """A new file next to ``path``, locked: its name and the open file."""
+    while True:
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+        file = temporary.open("x+b")
+        with suppress(OSError):  # a file system without locks: leftovers stay
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:  # no other process removed it before it was locked
+            return temporary, file
+        file.close()
+
+
 def remove_leftovers(path: Path) -> None:
     """Delete the temporary files of killed processes that were writing ``path``; those of living ones are locked."""
     for leftover in path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
         with suppress(OSError), open_regular(leftover) as file:
-            # Empty: of a process that may not have locked it yet.
-            if os.fstat(file.fileno()).st_size:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                leftover.unlink()
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
 
 
 def write_file(path: Path, data: bytes) -> None:
