@@ -12,6 +12,7 @@ import alexnet
 from alexnet import api, cli
 from alexnet.bundle import Bundle
 from alexnet.data.decode import encode_png
+from alexnet.errors import BundleError
 from alexnet.training.finetune import initial_weights
 
 FOLDER = Path(alexnet.__file__).parent / "starter"
@@ -38,6 +39,11 @@ def test_its_card_says_what_it_is():
     assert test["count"] == 9_950 and test["top1"] > 0.45
     assert f"{100 * test['top1']:.2f} %" in card
     assert re.search(r"| test, 1 crop | 9950 | .* % | .* to .* % |", card)
+
+
+def test_it_is_not_calibrated_in_place(tmp_path):
+    with pytest.raises(BundleError, match="belongs to the package"):
+        api.calibrate("starter", tmp_path)
 
 
 def test_own_images_begin_with_it_and_learn(tmp_path):
