@@ -318,7 +318,7 @@ def test_one_class_against_the_rest_and_prediction_sets(run, digits, capsys):
         (["--positive", "33"], "--positive is '33', which is no class. Did you mean '3'?"),
         (["--positive", "3", "--cost", "1,20"], "--cost is '1,20'; must be the cost of a false positive and a false"),
         (["--conformal", "90"], "--conformal is 90.0; must be the fraction of images"),
-        (["--conformal", "0.9", "--split", "validation"], "choose thresholds on the validation split"),
+        (["--conformal", "0.9", "--split", "validation"], "which choose thresholds on it; pass --split test"),
     ):
         assert cli.run([*words, *options]) == 2
         assert said in capsys.readouterr().err

@@ -96,7 +96,7 @@ def test_trained_weights(digits, tmp_path, monkeypatch):
     first = next(iter(trained))
     assert torch.equal(other.state_dict()[first], trained[first])
     assert other.get_classifier().out_features == 3
-    with pytest.raises(ModelError, match="has a lenet5; must be alexnet_small"):
+    with pytest.raises(ModelError, match="are of lenet5; must be alexnet_small; create that network"):
         alexnet.create_model("alexnet_small", pretrained=tmp_path / "run")
     with pytest.raises(ModelError, match="in_channels 3; must be 1"):
         alexnet.create_model("lenet5", pretrained=tmp_path / "run", in_channels=3)

@@ -41,7 +41,7 @@ def test_what_stays_near_is_counted():
 
 def test_umap_is_used_where_it_is_and_told_where_it_is_not(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(DataError, match="umap-learn is not installed; pip install umap-learn, or use PCA"):
+    with pytest.raises(DataError, match="--method umap needs umap-learn; must be installed; pip install umap-learn"):
         embed(features(), "umap")
     assert embed(features(), "auto").method == "pca"
 

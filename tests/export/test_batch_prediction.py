@@ -343,7 +343,7 @@ def test_prediction_sets_that_a_bundle_does_not_have(cifar, onnx_file, tmp_path,
     bare = cifar.save(tmp_path / "bare")
     with pytest.raises(BundleError, match=r"has no prediction sets .*; must be calibrated; alexnet evaluate RUN"):
         BatchPredictor(bare, PredictionOptions(conformal=0.9))
-    with pytest.raises(BundleError, match="prediction sets need the bundle"):
+    with pytest.raises(BundleError, match="--conformal has no effect on an exported file"):
         BatchPredictor(onnx_file, PredictionOptions(conformal=0.9))
 
 

@@ -27,5 +27,5 @@ def test_bars_and_points(tmp_path):
 
 def test_without_images_there_is_no_accuracy():
     assert len(studies.compression_figure([(name, size, None, None) for name, size, _, _ in ROWS]).axes) == 1
-    with pytest.raises(DataError, match="no stages"):
+    with pytest.raises(DataError, match="a compression without stages"):
         studies.compression_figure([])

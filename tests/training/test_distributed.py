@@ -161,7 +161,7 @@ def test_losses_that_are_no_numbers_on_one_process_stop_all_alike(digits, tmp_pa
     folder, recipe = tmp_path / "run", RECIPE.replace(epochs=1, checkpoint_every="1steps").to_dict()
     acts = [["nan", 1, 3], ["nan", 1, 5], ["nan", 1, 6], ["nan", 1, 7]]
     found = ranks(2, expect=1, store=str(digits.path), folder=str(folder), recipe=recipe, acts=acts)
-    assert all("TrainingError: the loss is nan at step 7 (epoch 1)" in text for text in found["said"]), found
+    assert all("DivergedError: the loss is nan at step 7 (epoch 1)" in text for text in found["said"]), found
     content = checkpoint.load_latest(folder / "checkpoints")[1]
     assert content["position"]["step"] == 6 and content["position"]["nonfinite_steps"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in content["network"].values())

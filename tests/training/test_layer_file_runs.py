@@ -184,9 +184,9 @@ def test_from_a_terminal(small, tmp_path, capsys, digit_file):
 
 def test_one_file_without_the_other_is_refused(small, tmp_path):
     given = written(tmp_path)
-    with pytest.raises(RecipeError, match="give --layer-params too"):
+    with pytest.raises(RecipeError, match="--layers without --layer-params; pass both"):
         api.train(small, RECIPE, tmp_path / "run", layers=given["layers"])
-    with pytest.raises(RecipeError, match="give --layers too"):
+    with pytest.raises(RecipeError, match="--layer-params without --layers; pass both"):
         api.train(small, RECIPE, tmp_path / "run", layer_params=given["layer_params"])
     with pytest.raises(ModelError, match="cannot be read"):
         api.train(small, RECIPE, tmp_path / "run", layers=tmp_path / "none.cfg", layer_params=given["layer_params"])

@@ -66,7 +66,7 @@ def test_wrong_names_and_sizes(file, tmp_path):
     with pytest.raises(ModelError, match="unknown model 'cifar'"):
         import_weights("caffe", str(file), ImportOptions(model="cifar"))
     np.save(tmp_path / "mean.npy", np.zeros((20, 20, 3)))
-    with pytest.raises(BundleError, match="the mean image has 20 pixels; must be at least the crop's 32"):
+    with pytest.raises(BundleError, match="the mean image has 20 pixels; must be at least 32, the size of the crop"):
         import_weights("caffe", str(file), ImportOptions(model="cifar_19pct", mean=str(tmp_path / "mean.npy")))
 
 
