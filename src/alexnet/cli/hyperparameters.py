@@ -4,7 +4,7 @@ import json
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from tyro.conf import Positional
@@ -14,6 +14,10 @@ from alexnet.cli import output, parser
 from alexnet.cli.parser import DataArguments, Flag, TrainingExperimentArguments, choose_cache, data_options, option
 from alexnet.errors import RecipeError
 from alexnet.terminal import parse_duration
+
+if TYPE_CHECKING:
+    from alexnet.recipe import Recipe
+    from alexnet.training.finetune import InitialWeights
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,9 @@ def lr_find_command(argv: list[str]) -> int:
         raise parser.no_data("lr-find")
     from alexnet.experiments.lr_find import LRFindConfig, find_lr
     from alexnet.experiments.runner import display_name
-    from alexnet.training.finetune import default_recipe, initial_weights
 
     config = LRFindConfig(args.steps, args.low, args.high)
-    choose_cache(args.source.cache, args.source.cache_gb)
-    changes: dict[str, Any] = {"model": args.model} if args.model else {}
-    weights = initial_weights(args.data, args.recipe, args.init_from, changes, layer_file=False)
-    recipe = default_recipe(args.data, args.recipe, args.model, weights.pretrained)
+    recipe, weights = _base_recipe(args, args.data)
     if args.batch_size:
         recipe = recipe.replace(batch_size=args.batch_size)
     plot = args.output or Path("runs") / "lr-find" / f"{display_name(args.data)}.png"
@@ -188,14 +188,10 @@ def sweep_command(argv: list[str]) -> int:
     budget = parse_duration(args.budget, "--budget")
     from alexnet.experiments.runner import display_name
     from alexnet.experiments.sweep import SweepConfig, read_space, run_sweep
-    from alexnet.training.finetune import default_recipe, initial_weights
     from alexnet.training.time_budget import with_epochs
 
     config = SweepConfig(read_space(args.space), budget, args.trials, args.finalists, args.seeds)
-    choose_cache(args.source.cache, args.source.cache_gb)
-    changes: dict[str, Any] = {"model": args.model} if args.model else {}
-    weights = initial_weights(args.data, args.recipe, args.init_from, changes, layer_file=False)
-    base = default_recipe(args.data, args.recipe, args.model, weights.pretrained)
+    base, weights = _base_recipe(args, args.data)
     if args.epochs:
         base = with_epochs(base, args.epochs)
     folder = args.experiment.output_dir or Path("runs") / "sweep" / display_name(args.data)
@@ -244,3 +240,13 @@ def sweep_command(argv: list[str]) -> int:
 
 def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _base_recipe(args: LRFindArguments | SweepArguments, data: str) -> "tuple[Recipe, InitialWeights]":
+    """The recipe that ``alexnet train`` would take for ``data``, and the initial weights, on which it depends."""
+    from alexnet.training.finetune import default_recipe, initial_weights
+
+    choose_cache(args.source.cache, args.source.cache_gb)  # DATA may be a remote store
+    changes: dict[str, Any] = {"model": args.model} if args.model else {}
+    weights = initial_weights(data, args.recipe, args.init_from, changes, layer_file=False)
+    return default_recipe(data, args.recipe, args.model, weights.pretrained), weights

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.data.atomic_io import json_bytes, sha256_of, write_file
+from alexnet.data.atomic_io import json_bytes, sha256_of, write_file, written
 from alexnet.data.store import Store
 from alexnet.errors import DataError
 
@@ -61,11 +61,9 @@ def write_croissant(store: Store, folder: Path) -> Path:
     Raises:
         DataError: The files cannot be written.
     """
-    try:
+    with written(folder / METADATA, DataError):
         write_file(folder / IMAGES, _csv(store).encode("utf-8", "backslashreplace"))
         write_file(folder / METADATA, json_bytes(_metadata(store, folder)))
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror})", "a writable folder", "") from error
     return folder / METADATA
 
 
