@@ -13,7 +13,7 @@ from alexnet import api, cli
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.compression import compress as compression
 from alexnet.compression.deep import DeepCompression
-from alexnet.data.atomic_io import sha256_of
+from alexnet.data.atomic_io import sha256_of, whole_folder
 from alexnet.data.run_file import write_run_file
 from alexnet.data.store_backend import fingerprint_of
 from alexnet.errors import AlexNetError, BundleError, RecipeError, TrainingError
@@ -281,6 +281,10 @@ def test_what_is_refused(run, made, tmp_path, capsys, monkeypatch):
     (tmp_path / "used" / "mine.txt").write_text("")
     assert cli.run(["compress", str(run), "-o", "used"]) == 1
     assert "exists already" in capsys.readouterr().err
+    with whole_folder(tmp_path / "busy"):  # as another process does while it compresses
+        assert cli.run(["compress", str(run), "-o", "busy"]) == 1
+        assert "another process is writing busy" in capsys.readouterr().err
+    (tmp_path / "busy").rmdir()
     assert cli.run(["compress", str(run / "bundle"), "-o", "out", "--max-accuracy-drop", "1"]) == 1
     assert "--max-accuracy-drop without images" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["used"]

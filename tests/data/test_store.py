@@ -3,7 +3,10 @@
 import json
 import os
 import pickle
+import re
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +64,28 @@ def test_gather_any_order_with_repeats_and_into_a_buffer(store):
             split.gather(np.array(wrong))
     with pytest.raises(IndexError, match="out has room for 6 images, 1 are requested"):
         split.gather(np.array([0]), out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_pages_that_were_read_can_be_released(store):
+    """As they count as memory of the process, preparing a million images would seem to take all of it."""
+    split = store.split("train")
+    everything = split.gather(np.arange(len(split)))
+    assert _resident(store.path) > 0
+    split.release_memory()
+    assert _resident(store.path) == 0
+    np.testing.assert_array_equal(split.gather(np.arange(len(split))), everything)
+
+
+def _resident(folder):
+    """Kilobytes of the files in ``folder`` that are mapped and in memory."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = f" {folder}/" in line
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
 
 
 def test_pickled_by_name(store):

@@ -182,6 +182,19 @@ def test_no_memory_is_no_error_rate(digits, space, tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("diverged.json"))
 
 
+def test_a_refused_start_leaves_no_folder(digits, space, tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise RunError("refused")
+
+    monkeypatch.setattr(sweep, "check_same_plan", refuse)
+    config = SweepConfig(read_space(space), 3600, trials=1, finalists=1, seeds=2)
+    for folder in (tmp_path / "a" / "b", tmp_path / "mine"):
+        with pytest.raises(RunError, match="refused"):
+            run_sweep(str(digits.path), BASE, config, folder, DataOptions(), device="cpu")
+        (tmp_path / "mine").mkdir(exist_ok=True)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["mine"]
+
+
 def test_two_sweeps_in_one_folder_are_refused(digits, space, tmp_path):
     config = SweepConfig(read_space(space), 3600, trials=1, finalists=1, seeds=2)
     with locked(tmp_path / "s"), pytest.raises(RunError, match="is in use by another process"):

@@ -47,6 +47,21 @@ def test_errors_are_drawn_and_the_best_epoch_is_marked():
     assert curves.headline(results()) == "Best validation epoch: 6 of 9, error 20.00 %, accuracy 80.00 %"
 
 
+def test_the_epoch_with_the_lowest_loss_is_marked_where_it_is_the_one_kept():
+    figure = curves.figure(results(), by_loss=True)  # the loss falls to the end, the error only to epoch 6
+    assert lines(figure.axes[1])["best epoch"].get_xydata().tolist() == [[9, pytest.approx(23)]]
+    assert curves.headline(results(), by_loss=True).startswith("Lowest validation loss: epoch 9 of 9, error 23.00 %")
+
+
+@pytest.mark.parametrize("rates", [(1e-4, 3e-4), (2e-4, 1e-4, 1.5e-4), (1e-4, 1e-10), (0.01, 0.001)])
+def test_learning_rates_have_one_format_on_an_axis(rates):
+    rows = [row | {"lr": rate} for row, rate in zip(results(len(rates), 1), rates, strict=True)]
+    figure = curves.figure(rows)
+    figure.draw_without_rendering()
+    labels = [label.get_text() for label in figure.axes[2].get_yticklabels()]
+    assert len({"e" in label for label in labels if label not in ("", "0")}) == 1, labels
+
+
 def test_the_mark_is_seen_in_the_image(tmp_path):
     marked = curves.draw(results(), tmp_path / "a.png")
     rows = [{name: value for name, value in row.items() if "validation" not in name} for row in results()]

@@ -354,6 +354,15 @@ def test_a_run_ends_without_a_better_epoch(stores, tmp_path):
     assert len(results) == best + 3 < 10
 
 
+def test_early_stopping_waits_for_crops_of_full_size(stores, tmp_path):
+    """Epochs with small crops do not count: six of ten here, so that a fifth of ten epochs is over after eight."""
+    recipe = SMALL.replace(epochs=10, early_stop_fraction=0.2, schedule="constant", lr=0.05, image_size=28)
+    stopped = run(stores[32], recipe.replace(progressive_size=20, progressive_fraction=0.6), tmp_path / "run")
+    results = [(1 - float(row["validation_top1"]), float(row["validation_loss"])) for row in rows(stopped.folder)]
+    best = min(range(len(results)), key=results.__getitem__)
+    assert best < 6 and len(results) == 8
+
+
 def test_patience_ends_a_run_and_a_resumed_run_at_the_same_epoch(stores, tmp_path, capsys):
     """It counts from the first epoch with the lowest validation error, also over the epochs before a resume."""
     recipe = SMALL.replace(epochs=10, patience=2, schedule="constant", lr=0.05)  # too large to get better
@@ -407,6 +416,18 @@ def test_the_best_epoch_by_validation_is_kept(stores, tmp_path):
     assert result.scores["validation"].top1 == pytest.approx(float(best["validation_top1"]))
     assert result.scores["validation"].loss == pytest.approx(float(best["validation_loss"]), rel=1e-5)
     assert f"epoch {best['epoch']}," in Bundle.load(result.bundle).data["kept"]
+
+
+def test_the_epoch_with_the_lowest_validation_loss_is_kept(stores, tmp_path):
+    recipe = SMALL.replace(epochs=6, select_weights="best-loss", lr=0.02, schedule="constant")
+    result = run(stores[32], recipe, tmp_path / "run")
+    results = rows(tmp_path / "run")
+    by_loss = min(results, key=lambda row: float(row["validation_loss"]))
+    by_error = max(results, key=lambda row: (float(row["validation_top1"]), -float(row["validation_loss"])))
+    assert by_loss is not by_error  # else this test shows nothing: choose another learning rate
+    assert result.scores["validation"].loss == pytest.approx(float(by_loss["validation_loss"]), rel=1e-5)
+    kept = Bundle.load(result.bundle).data["kept"]
+    assert kept == f"epoch {by_loss['epoch']}, the lowest validation loss of 6 epochs"
 
 
 def test_fewer_images_than_a_batch(stores, tmp_path):

@@ -28,7 +28,7 @@ from alexnet.compression.stages import (
     weight_tensors,
 )
 from alexnet.cuda_convnet import GraphNetwork
-from alexnet.data.atomic_io import sha256_of, whole_folder, write_file
+from alexnet.data.atomic_io import has_other_writer, sha256_of, whole_folder, write_file
 from alexnet.data.run_file import write_run_file
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
@@ -128,6 +128,8 @@ def compress(
     job.open(data, choose_device(device))
     try:
         with whole_folder(folder) as partial:
+            if has_other_writer(folder, partial):
+                raise RunError(f"another process is writing {folder}", "", "wait for it, or choose another -o")
             network = job.compress(partial, workers, quiet)
             result = _finish(job, network, partial, folder, started)
             run_folder.refuse_used(folder, "choose another -o, or delete it")

@@ -128,6 +128,16 @@ def whole_folder(path: Path, replaced: Callable[[], Collection[str]] = tuple) ->
     _sweep(path)
 
 
+def has_other_writer(path: Path, own: Path) -> bool:
+    """Whether another living process writes a folder ``path``; ``own`` is what :func:`whole_folder` yielded here."""
+    for partial in _leftovers(path, "partial"):
+        if partial != own:
+            with suppress(FileNotFoundError), _locked(partial) as locked:
+                if not locked:
+                    return True
+    return False
+
+
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
     """Create a folder next to ``path`` for temporary files, deleted at the end.
@@ -169,13 +179,18 @@ def _leftovers(path: Path, kind: str) -> list[Path]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock ``folder`` until the process ends. A folder that is not locked is not in use."""
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock ``folder`` until the process ends; False if another process has. A folder that is not locked is not in use."""
     descriptor = os.open(folder, os.O_RDONLY)
+    locked = True
     try:
-        with suppress(OSError):  # a file system without locks: leftovers stay
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        except BlockingIOError:
+            locked = False
+        except OSError:  # a file system without locks: leftovers stay
+            pass
+        yield locked
     finally:
         os.close(descriptor)
 

@@ -296,8 +296,11 @@ def _statistics(job: Job, splits: Mapping[str, Any], pool: ThreadPoolExecutor) -
     indices = np.arange(len(split))
     totals = Sums(size)
     batches = [indices[start : start + batch_size] for start in range(0, len(split), batch_size)]
-    for sums in map_in_order(pool, lambda batch: Sums(size).add(split.gather(batch)), batches, 2 * job.workers):
+    results = map_in_order(pool, lambda batch: Sums(size).add(split.gather(batch)), batches, 2 * job.workers)
+    for number, sums in enumerate(results, 1):
         totals.merge(sums)
+        if number % 8 == 0:  # 100 MB
+            split.release_memory()
     result = totals.statistics()
     write_file(job.partial / "mean.npy", npy_bytes(result.mean_image))
     colors = {name: getattr(result, name).tolist() for name in ("channel_means", "color_std", "color_axes")}

@@ -7,6 +7,7 @@ are ``jpegs-00000.npy`` … (uint8, concatenated JPEGs) with ``index.npy``, whic
 ends and the CRC-32 of its bytes: a flipped bit can decode without an error. docs/data.md describes every field.
 """
 
+import mmap
 import shlex
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,6 +109,18 @@ class Split:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the address and the name: a worker process maps the files again, and no image is copied."""
         return _reopen, (self.backend.open_args(), self.name)
+
+    def release_memory(self) -> None:
+        """Release the pages of local shards that were read, which count as memory of this process.
+
+        Pages that are needed again are read again, from the system's cache or from the disk.
+        """
+        for shard in self._shards if isinstance(self._shards, list) else ():
+            base: Any = shard
+            while isinstance(base, np.ndarray):
+                base = base.base
+            if isinstance(base, mmap.mmap):
+                base.madvise(mmap.MADV_DONTNEED)
 
     def gather(self, indices: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """The images at ``indices`` [N]. JPEGs are decoded on all cores.

@@ -7,6 +7,7 @@ within reach, unlike a binary hash (100,000 images take 22 s). Each pair is then
 in its mean color, and in the field that differs most.
 """
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -55,8 +56,7 @@ def near_duplicates(
     useful = np.flatnonzero(contrast >= MIN_CONTRAST)
     if len(useful) < 2:
         return np.zeros((0, 2), np.int64)
-    rows = thumbnails[useful].reshape(len(useful), -1)
-    _, first, same = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    _, first, same = np.unique(_digests(thumbnails, useful), axis=0, return_index=True, return_inverse=True)
     identical = np.stack([first[same.reshape(-1)], np.arange(len(useful))], axis=1)  # equal thumbnails: to their first
     near = first[_neighbors(points[useful[first]], workers, progress)]
     tiny = np.zeros(len(thumbnails), bool) if small is None else small
@@ -64,6 +64,12 @@ def near_duplicates(
         [useful[identical[identical[:, 0] != identical[:, 1]]], _confirmed(thumbnails, useful[near], tiny)]
     )
     return np.unique(np.sort(result, axis=1), axis=0)
+
+
+def _digests(thumbnails: NDArray[np.uint8], useful: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A digest of 128 bits of each useful thumbnail: [U, 2]. Sorting the thumbnails themselves would copy them."""
+    digests = b"".join(hashlib.blake2b(thumbnails[i].tobytes(), digest_size=16).digest() for i in useful)
+    return np.frombuffer(digests, np.uint64).reshape(-1, 2)
 
 
 def frequencies(count: int) -> NDArray[np.float64]:

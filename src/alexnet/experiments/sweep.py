@@ -427,9 +427,12 @@ class _Sweep:
 
 def _error(model: TrainedModel) -> float:
     """The validation error of the weights that the recipe keeps."""
-    if model.job.recipe.select_weights == "last":
-        return 1 - model.epochs[-1]["validation_top1"]
-    return model.best_validation_error
+    if model.job.recipe.select_weights == "best":
+        return model.best_validation_error
+    epochs = [row for row in model.epochs if "validation_top1" in row]
+    if model.job.recipe.select_weights == "best-loss":
+        return 1 - min(epochs, key=lambda row: row["validation_loss"])["validation_top1"]
+    return 1 - epochs[-1]["validation_top1"]
 
 
 def _row(trial: "FrozenTrial") -> TrialRow:

@@ -20,16 +20,16 @@ VALIDATION: Style = {"color": canvas.BLUE, "linestyle": "-"}
 TOP5: Style = {"color": canvas.SKY, "linestyle": "-."}
 
 
-def draw(rows: Rows, path: Path | str) -> Path:
+def draw(rows: Rows, path: Path | str, *, by_loss: bool = False) -> Path:
     """Draw the rows of results.csv to a PNG. Accuracies are 0 to 1; where one is missing or NaN,
-    the line goes straight on to the next.
+    the line goes straight on to the next. ``by_loss``: the best epoch is that with the lowest validation loss.
 
     Raises DataError for no rows, or a row without its epoch.
     """
-    return canvas.save(figure(rows), path)
+    return canvas.save(figure(rows, by_loss=by_loss), path)
 
 
-def figure(rows: Rows) -> "Figure":
+def figure(rows: Rows, *, by_loss: bool = False) -> "Figure":
     """The figure, before it is saved."""
     if not rows:
         raise DataError("the results have no rows", "one for each epoch", "train for one epoch first")
@@ -37,8 +37,9 @@ def figure(rows: Rows) -> "Figure":
         raise DataError("a row of the results has no epoch", "a number in the column 'epoch'")
     fig = canvas.new_figure(13, 4.4)
     loss, error, rate = fig.subplots(1, 3, width_ratios=[1, 1.15, 0.75])
-    _loss(canvas.plain(loss), rows)
-    _error(canvas.plain(error), rows)
+    marked = best(rows, by_loss=by_loss)
+    _loss(canvas.plain(loss), rows, marked)
+    _error(canvas.plain(error), rows, marked)
     _rate(canvas.plain(rate), rows)
     for axes in (loss, error, rate):
         _epochs(axes, rows)
@@ -51,41 +52,44 @@ def figure(rows: Rows) -> "Figure":
         labelcolor=canvas.INK,
         handlelength=2.6,
     )
-    fig.suptitle(headline(rows), x=0.01, ha="left", size=13, color=canvas.INK)
+    fig.suptitle(headline(rows, by_loss=by_loss), x=0.01, ha="left", size=13, color=canvas.INK)
     return fig
 
 
-def best(rows: Rows) -> dict[str, float] | None:
-    """The row with the highest validation accuracy, of equals the lowest loss, as training chooses; or None."""
+def best(rows: Rows, *, by_loss: bool = False) -> dict[str, float] | None:
+    """The row with the highest validation accuracy, of equals the lowest loss, as training chooses; or None.
+
+    ``by_loss``: the row with the lowest validation loss, as ``--select-weights best-loss`` chooses.
+    """
     measured = [row for row in rows if math.isfinite(row.get("validation_top1", math.nan))]
+    if by_loss:
+        return min(measured, key=lambda row: row.get("validation_loss", math.inf), default=None)
     return max(measured, key=lambda row: (row["validation_top1"], -row.get("validation_loss", 0.0)), default=None)
 
 
-def headline(rows: Rows) -> str:
+def headline(rows: Rows, *, by_loss: bool = False) -> str:
     """The title: the best epoch and its error."""
-    row, last = best(rows), max(row["epoch"] for row in rows)
+    row, last = best(rows, by_loss=by_loss), max(row["epoch"] for row in rows)
     if row is None:
         return f"{last:g} epoch{'s' * (last != 1)}, not validated"
     accuracy = 100 * row["validation_top1"]
-    return (
-        f"Best validation epoch: {row['epoch']:g} of {last:g}, error {100 - accuracy:.2f} %, accuracy {accuracy:.2f} %"
-    )
+    return f"{'Lowest validation loss: epoch' if by_loss else 'Best validation epoch:'} {row['epoch']:g} of {last:g}, error {100 - accuracy:.2f} %, accuracy {accuracy:.2f} %"
 
 
-def _loss(axes: "Axes", rows: Rows) -> None:
+def _loss(axes: "Axes", rows: Rows, marked: dict[str, float] | None) -> None:
     _line(axes, rows, "train_loss", "train", TRAIN)
     _line(axes, rows, "validation_loss", "validation", VALIDATION)
-    _mark_epoch(axes, rows)
+    _mark_epoch(axes, marked)
     axes.set_title("Loss", loc="left", size=12, color=canvas.INK)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.02)
 
 
-def _error(axes: "Axes", rows: Rows) -> None:
+def _error(axes: "Axes", rows: Rows, marked: dict[str, float] | None) -> None:
     _line(axes, rows, "train_top1", "train", TRAIN)
     _line(axes, rows, "validation_top1", "validation", VALIDATION)
     _line(axes, rows, "validation_top5", "validation, top-5", TOP5)
-    _mark_epoch(axes, rows)
-    _mark_best(axes, rows)
+    _mark_epoch(axes, marked)
+    _mark_best(axes, marked)
     axes.set_title("Error in %", loc="left", size=12, color=canvas.INK)
     axes.set_title("accuracy in %", loc="right", size=9, color=canvas.GRAY)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.02)
@@ -107,8 +111,10 @@ def _rate(axes: "Axes", rows: Rows) -> None:
         axes.set_ylim(0, 1.25 * max(rates) or 1)
     if len(set(rates)) == 1:
         axes.set_yticks([0, rates[0]])
-    number = canvas.numbers(rates, 0 if axes.get_yscale() == "log" else 1)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    digits = 0 if axes.get_yscale() == "log" else 1
+    # The format follows the ticks (``locs``): with rates from 0.0001 up there may be a tick at 0.00005.
+    formatter = FuncFormatter(lambda value, _: canvas.numbers(formatter.locs, digits)(value))
+    axes.yaxis.set_major_formatter(formatter)
 
 
 def _line(axes: "Axes", rows: Rows, name: str, label: str, style: Style) -> None:
@@ -120,14 +126,12 @@ def _line(axes: "Axes", rows: Rows, name: str, label: str, style: Style) -> None
         axes.plot(epochs, values, label=label, linewidth=1.8, **style, **_dots(rows))
 
 
-def _mark_epoch(axes: "Axes", rows: Rows) -> None:
-    row = best(rows)
+def _mark_epoch(axes: "Axes", row: dict[str, float] | None) -> None:
     if row is not None:
         axes.axvline(row["epoch"], color=canvas.VERMILION, linewidth=1, linestyle=":", zorder=1)
 
 
-def _mark_best(axes: "Axes", rows: Rows) -> None:
-    row = best(rows)
+def _mark_best(axes: "Axes", row: dict[str, float] | None) -> None:
     if row is None:
         return
     accuracy = 100 * row["validation_top1"]

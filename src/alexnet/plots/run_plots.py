@@ -18,6 +18,7 @@ from alexnet.plots import PLOTS, explanations
 from alexnet.system import choose_device
 from alexnet.terminal import Progress
 from alexnet.training.logger import damage, read_rows
+from alexnet.training.run_folder import read_start
 
 PATCH_IMAGES = 1000  # test images that are searched for the strongest responses
 
@@ -121,8 +122,8 @@ def draw_filters(job: PlotJob) -> Path:
 def draw_curves(job: PlotJob) -> Path:
     from alexnet.plots import curves
 
-    rows = read_rows(job.run)
-    return curves.draw(rows, job.path)
+    rows, (recipe, _) = read_rows(job.run), read_start(job.run)
+    return curves.draw(rows, job.path, by_loss=recipe.select_weights == "best-loss")
 
 
 def draw_confusion(job: PlotJob) -> Path:

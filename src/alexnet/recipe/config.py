@@ -220,8 +220,8 @@ def _check_validation(recipe: Recipe) -> None:
     """Raise :class:`RecipeError` if the validation error is needed and there is no validation split."""
     if recipe.schedule == "plateau":
         needed_by, alternative = "--schedule plateau", ""
-    elif recipe.select_weights == "best":
-        needed_by, alternative = "--select-weights best", ", or --select-weights last"
+    elif recipe.select_weights != "last":
+        needed_by, alternative = f"--select-weights {recipe.select_weights}", ", or --select-weights last"
     elif recipe.patience:
         needed_by, alternative = "--patience", ", or --patience 0"
     elif recipe.early_stop_fraction:

@@ -291,11 +291,11 @@ class ScheduleFields:
     stop_train_error: Fraction = 0.0
     """training error, a fraction, at or below which the run ends after an epoch; 0: never"""
     early_stop_fraction: Fraction = 0.0
-    """the run ends after this fraction of its epochs without a new lowest validation error; 0: never"""
+    """the run ends after this fraction of its epochs, at full crop size, without a better validation; 0: never"""
     patience: Epoch = 0
     """epochs without a lower validation error after which the run ends; 0: never"""
-    select_weights: Literal["best", "last"] = "best"
-    """weights of the bundle: those with the lowest validation error | the last"""
+    select_weights: Literal["best", "best-loss", "last"] = "best"
+    """weights of the bundle: those with the lowest validation error | with the lowest validation loss | the last"""
 
 
 @dataclass(frozen=True)

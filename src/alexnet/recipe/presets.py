@@ -233,8 +233,14 @@ _THIS_PROJECT = "this project, docs/log.md"
 FINETUNE = _values(
     _THIS_PROJECT,
     epochs=0,
-    first_layer_lr_mult=0.1,
-    early_stop_fraction=0.4,
+    first_layer_lr_mult=0.3,
+    lr=0.00012,
+    min_crop_scale=0.25,
+    mixup_prob=0.5,
+    cutmix_prob=0.25,
+    dropout=0.5,
+    early_stop_fraction=0.2,
+    select_weights="best-loss",
     checkpoint_every="5min",
 )
 DIGITS = _values(

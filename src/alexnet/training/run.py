@@ -221,8 +221,8 @@ def check_store(recipe: Recipe, store: Store) -> None:
     if not len(store.split("train")):
         raise DataError(f"store {store.address} has no training images", "", "prepare one with a training split")
     criterion = (
-        "--select-weights best"
-        if recipe.select_weights == "best"
+        f"--select-weights {recipe.select_weights}"
+        if recipe.select_weights != "last"
         else "--schedule plateau"
         if recipe.schedule == "plateau"
         else "--patience"
@@ -249,7 +249,7 @@ def _finish(
     """Score the selected weights on validation (unless it was trained on) and, once, on test; write the bundle."""
     network = state.eval_model
     val_trained = state.recipe.trains_on_val(len(state.rows) - 1)
-    if state.recipe.select_weights == "best" and state.best.weights:
+    if state.recipe.select_weights != "last" and state.best.weights:
         network.load_state_dict(state.best.weights)
     network.eval()
     scores = {
@@ -292,8 +292,9 @@ def _finish(
 
 
 def _selected_weights(state: State) -> str:
-    if state.recipe.select_weights == "best" and state.best.epoch >= 0:
-        return f"epoch {state.best.epoch + 1}, the lowest validation error of {len(state.rows)} epochs"
+    if state.recipe.select_weights != "last" and state.best.epoch >= 0:
+        lowest = "loss" if state.recipe.select_weights == "best-loss" else "error"
+        return f"epoch {state.best.epoch + 1}, the lowest validation {lowest} of {len(state.rows)} epochs"
     return f"the last of {len(state.rows)} epochs"
 
 

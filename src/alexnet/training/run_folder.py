@@ -34,12 +34,32 @@ _START_FILES = {".lock", "checkpoints", "recipe.toml", "layers.cfg", "layer-para
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock the run folder.
+    """Create and lock a run folder. If the body fails and has written nothing, folders that were new are removed.
 
     Raises:
         RunError: If another process holds the lock, or the folder cannot be written.
     """
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        _acquire(lock, folder)
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # another process removed it
+                if absent and [path.name for path in folder.iterdir()] == [".lock"]:
+                    (folder / ".lock").unlink()
+            raise
+        finally:
+            lock.release()
+    except BaseException:
+        for path in absent:
+            with suppress(OSError):  # it is not empty
+                path.rmdir()
+        raise
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".lock").touch()  # with the permissions of the umask; filelock would set 0644
@@ -52,30 +72,19 @@ def locked(folder: Path) -> Iterator[None]:
         raise RunError(
             f"run folder {folder} cannot be written: {error.strerror}", "", "choose another --output-dir"
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager
 def new_run_folder(folder: Path) -> Iterator[None]:
     """Create and lock a run folder. If the body fails before the training starts, the folder is removed."""
-    absent = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        with locked(folder):
-            refuse_used(folder)
-            try:
-                yield
-            except BaseException:
-                if not (folder / "journal.jsonl").exists():
-                    _remove_start_files(folder)
-                raise
-    except BaseException:
-        for path in absent:
-            with suppress(OSError):  # it is not empty
-                path.rmdir()
-        raise
+    with locked(folder):
+        refuse_used(folder)
+        try:
+            yield
+        except BaseException:
+            if not (folder / "journal.jsonl").exists():
+                _remove_start_files(folder)
+            raise
 
 
 def _remove_start_files(folder: Path) -> None:

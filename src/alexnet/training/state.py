@@ -184,9 +184,10 @@ class State:
             and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= recipe.patience
         ):
             return f"no lower validation error for {counted(recipe.patience, 'epoch')}"
-        fraction = recipe.early_stop_fraction
-        if fraction and self.best.epoch >= 0 and epochs - 1 - self.best.epoch >= fraction * recipe.epochs > 0:
-            return f"no better validation result for {counted(epochs - 1 - self.best.epoch, 'epoch')}"
+        fraction, full = recipe.early_stop_fraction, self.network.image_size
+        waited = sum(recipe.crop_size(epoch, full) == full for epoch in range(self.best.epoch + 1, epochs))
+        if fraction and self.best.epoch >= 0 and waited >= fraction * recipe.epochs > 0:
+            return f"no better validation result for {counted(waited, 'epoch')}"
         return ""
 
     def set_progress(self) -> None:
@@ -232,8 +233,12 @@ class State:
             self.ema.update(self.network, self.position.step)
 
     def update_best(self, error: float, loss: float) -> None:
-        """Keep the weights if no earlier epoch had a lower validation error (at equal errors, a lower loss)."""
-        if (error, loss) < (self.best.error, self.best.loss):
+        """Keep the weights if no earlier epoch was better on validation.
+
+        Better is a lower error and at equal errors a lower loss; with ``select_weights`` ``best-loss`` a lower loss.
+        """
+        error_first = (error, loss) < (self.best.error, self.best.loss)
+        if loss < self.best.loss if self.recipe.select_weights == "best-loss" else error_first:
             weights = {name: t.detach().cpu().clone() for name, t in self.eval_model.state_dict().items()}
             self.best = Best(self.position.epoch, error, loss, weights=weights)
 
