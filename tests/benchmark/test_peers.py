@@ -11,7 +11,7 @@ from alexnet.models import create_model
 from alexnet.models.summary import summarize
 
 
-@pytest.mark.parametrize("name", ["cifar_18pct", "cifar_80sec", "alexnet_small"])
+@pytest.mark.parametrize("name", ["cifar_18pct", "cifar_80sec", "alexnet_small", "alexnet_owt"])
 def test_plain_modules_answer_alike(name):
     network = create_model(name, generator=torch.Generator().manual_seed(0))
     images = torch.randn(3, network.in_channels, network.image_size, network.image_size) * 60

@@ -60,14 +60,35 @@ def test_weights_are_packed_once_and_answered_with_without_the_kernel_too():
         right = twin(x)
         kernels.use("auto")
         found = half(x)
-        if not linear.fits(torch.ones(1, 4096), half.network.fc8.weight):
+        if half.network.fc6.packed is None:
             pytest.skip("no AVX-512 here, so PyTorch's product is taken")
-        packed = half.network.fc6.weight
-        assert packed.dim() == 3 and torch.equal(half(x), found) and half.network.fc6.weight is packed
+        packed = half.network.fc6.packed
+        assert packed.dim() == 3 and torch.equal(half(x), found) and half.network.fc6.packed is packed
+        assert half.network.fc6.weight is None
         assert torch.equal(linear.unpacked(packed, 4096), twin.network.fc6.weight)
         kernels.use("off")
         assert torch.equal(half(x), right)
     assert not torch.equal(found, right) and torch.allclose(found, right, atol=0.02 * float(right.abs().max()))
+
+
+@pytest.mark.usefixtures("native")
+def test_a_few_rows_use_packed_weights_and_more_rows_the_others():
+    """Where bfloat16 is multiplied faster, all layers are in it: PyTorch is faster from five rows on."""
+    exact = network("alexnet", image_size=95)
+    whole, x = inference.BF16Network(exact, True), images(exact, 5)
+    with torch.inference_mode():
+        kernels.use("off")
+        right = whole(x[:4])
+        kernels.use("auto")
+        if not linear.fits(torch.ones(1, 4096), whole.network.fc7.weight):
+            pytest.skip("no AVX-512 here, so PyTorch's product is taken")
+        whole(x)
+        assert whole.network.fc6.packed is None
+        few = whole(x[:4])
+        assert torch.equal(linear.unpacked(whole.network.fc6.packed, 4096), whole.network.fc6.weight)
+        packed = whole.network.fc6.packed
+        assert torch.equal(whole(x[:4]), few) and whole.network.fc6.packed is packed
+    assert torch.allclose(few, right, atol=0.02 * float(right.abs().max()))
 
 
 @pytest.mark.usefixtures("native")

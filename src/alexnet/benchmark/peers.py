@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from alexnet.benchmark.runner import Skipped
 from alexnet.models import create_model
+from alexnet.models.alexnet_variants import AdaptiveAveragePool
 from alexnet.models.layers import AveragePool, Convolution, Dropout, Flatten, LocalResponseNorm, MaxPool, SpatialNorm
 from alexnet.models.network import Network
 
@@ -130,6 +131,8 @@ def _plain(layer: nn.Module, side: int) -> list[nn.Module]:
     if isinstance(layer, AveragePool):
         size, stride = layer.window.kernel, layer.window.stride
         return [nn.AvgPool2d(size, stride, ceil_mode=True, count_include_pad=False)]
+    if isinstance(layer, AdaptiveAveragePool):
+        return [nn.AdaptiveAvgPool2d(layer.side)]
     if isinstance(layer, LocalResponseNorm):
         return [TowerNorm(layer) if layer.towers > 1 else TowerNorm(layer).norm]
     if isinstance(layer, SpatialNorm) and layer.size % 2:

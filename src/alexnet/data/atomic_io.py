@@ -180,7 +180,7 @@ def _leftovers(path: Path, kind: str) -> list[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Lock ``folder`` until the process ends; False if another process has. A folder that is not locked is not in use."""
+    """Lock ``folder`` until the process ends, unless another process has: then False. One in use is locked."""
     descriptor = os.open(folder, os.O_RDONLY)
     locked = True
     try:

@@ -7,10 +7,12 @@ something else.
 
 One image at a time takes as long as the weights of the fully connected layers take to be read, on any processor. So
 these are stored in bfloat16 everywhere (:mod:`alexnet.kernels.linear` multiplies them in float32 where it can), the
-other layers only where the device multiplies bfloat16 faster. A logit changes by about 0.4 % of the largest logit.
+other layers only where the device multiplies bfloat16 faster. There, PyTorch multiplies more than
+:data:`alexnet.kernels.linear.MAX_FEW_ROWS` rows faster than the kernel, so large layers get a second, packed copy of
+their weights when a few rows come. A logit changes by about 0.4 % of the largest logit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -105,7 +107,9 @@ class BF16Network(nn.Module):
         super().__init__()
         self.all_layers = all_layers
         # Converted parts are handed to the copy as replacements, so that no second float32 copy is ever in memory.
-        replacements = _bf16_tensors(network) if all_layers else _bf16_linear_layers(network)
+        replacements = _bf16_tensors(network) if all_layers else {}
+        modules = linear.large_layers(network) if all_layers else _linear_layers(network)
+        replacements |= {id(module): _BF16Linear(module, replacements, few_rows=all_layers) for module in modules}
         self.network = layers.cache_filters(layers.copy_with(network, replacements).eval().requires_grad_(False))
 
     def forward(self, input: Tensor) -> Tensor:
@@ -118,25 +122,46 @@ def _bf16_tensors(network: nn.Module) -> dict[int, Any]:
     return tensors | {id(b): b.to(torch.bfloat16) for b in network.buffers() if b.is_floating_point()}
 
 
-def _bf16_linear_layers(network: nn.Module) -> dict[int, Any]:
-    modules = (module for module in network.modules() if type(module) is nn.Linear and not has_hooks(module))
-    return {id(module): _BF16Linear(module) for module in modules}
+def _linear_layers(network: nn.Module) -> Iterator[nn.Linear]:
+    yield from (module for module in network.modules() if type(module) is nn.Linear and not has_hooks(module))
 
 
 class _BF16Linear(nn.Module):
-    """A fully connected layer with bfloat16 weights, packed (:func:`linear.packed`) when the kernel first uses them."""
+    """A fully connected layer with bfloat16 weights, packed (:func:`linear.packed`) when the kernel first uses them.
 
-    def __init__(self, layer: nn.Linear) -> None:
+    Args:
+        layer: The layer to copy.
+        converted: Tensors that exist in bfloat16 already, by the id of the original.
+        few_rows: Whether the kernel computes a few rows only; the weights are kept as they are for all others.
+    """
+
+    def __init__(self, layer: nn.Linear, converted: dict[int, Any], few_rows: bool) -> None:
         super().__init__()
-        self.weight, self.outputs = nn.Parameter(layer.weight.detach().to(torch.bfloat16)), layer.out_features
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().to(torch.bfloat16))
+        self.outputs, self.few_rows = layer.out_features, few_rows
+        self.weight, self.bias = (_converted(tensor, converted) for tensor in (layer.weight, layer.bias))
+        self.packed: nn.Parameter | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        weight = self.weight
-        if linear.fits(input, weight):
-            if weight.dim() == 2:
-                with torch.inference_mode(False):
-                    self.weight = weight = nn.Parameter(linear.packed(weight), requires_grad=False)
-            return linear.linear_bf16(input, weight, self.bias, self.outputs)
-        unpacked = weight if weight.dim() == 2 else linear.unpacked(weight, self.outputs)
-        return F.linear(input.to(torch.bfloat16), unpacked, self.bias).to(input.dtype)
+        stored = self.packed if self.weight is None else self.weight
+        assert stored is not None
+        if (len(input) <= linear.MAX_FEW_ROWS or not self.few_rows) and linear.fits(input.float(), stored):
+            out = linear.linear_bf16(input.float(), self._packed(), self.bias, self.outputs)
+        else:
+            weight = linear.unpacked(stored, self.outputs) if self.weight is None else stored
+            out = F.linear(input.to(torch.bfloat16), weight, self.bias)
+        return out.to(input.dtype)
+
+    def _packed(self) -> Tensor:
+        if self.packed is None:
+            assert self.weight is not None
+            with torch.inference_mode(False):
+                self.packed = nn.Parameter(linear.packed(self.weight), requires_grad=False)
+            if not self.few_rows:
+                self.weight = None
+        return self.packed
+
+
+def _converted(tensor: Tensor | None, converted: dict[int, Any]) -> nn.Parameter | None:
+    if tensor is None or id(tensor) in converted:
+        return converted.get(id(tensor))
+    return nn.Parameter(tensor.detach().to(torch.bfloat16))

@@ -73,7 +73,8 @@ def headline(rows: Rows, *, by_loss: bool = False) -> str:
     if row is None:
         return f"{last:g} epoch{'s' * (last != 1)}, not validated"
     accuracy = 100 * row["validation_top1"]
-    return f"{'Lowest validation loss: epoch' if by_loss else 'Best validation epoch:'} {row['epoch']:g} of {last:g}, error {100 - accuracy:.2f} %, accuracy {accuracy:.2f} %"
+    title = "Lowest validation loss: epoch" if by_loss else "Best validation epoch:"
+    return f"{title} {row['epoch']:g} of {last:g}, error {100 - accuracy:.2f} %, accuracy {accuracy:.2f} %"
 
 
 def _loss(axes: "Axes", rows: Rows, marked: dict[str, float] | None) -> None:
@@ -111,10 +112,10 @@ def _rate(axes: "Axes", rows: Rows) -> None:
         axes.set_ylim(0, 1.25 * max(rates) or 1)
     if len(set(rates)) == 1:
         axes.set_yticks([0, rates[0]])
-    digits = 0 if axes.get_yscale() == "log" else 1
-    # The format follows the ticks (``locs``): with rates from 0.0001 up there may be a tick at 0.00005.
-    formatter = FuncFormatter(lambda value, _: canvas.numbers(formatter.locs, digits)(value))
-    axes.yaxis.set_major_formatter(formatter)
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]  # 0.00005 where all rates are above 0.0001
+    number = canvas.numbers([*rates, *ticks], 0 if axes.get_yscale() == "log" else 1)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 
 def _line(axes: "Axes", rows: Rows, name: str, label: str, style: Style) -> None:
