@@ -27,7 +27,7 @@ from alexnet.data.sources import Source, open_source
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError, CheckpointError, DataError, RecipeError, RunError, TrainingError
 from alexnet.recipe import Recipe, get_recipe
-from alexnet.training import checkpoint, run_folder
+from alexnet.training import checkpoint, loop, run_folder
 from alexnet.training.distributed.sharding import Layout
 from alexnet.training.logger import read_events, read_rows
 from alexnet.training.run import normalization_for
@@ -418,16 +418,24 @@ def test_the_best_epoch_by_validation_is_kept(stores, tmp_path):
     assert f"epoch {best['epoch']}," in Bundle.load(result.bundle).data["kept"]
 
 
-def test_the_epoch_with_the_lowest_validation_loss_is_kept(stores, tmp_path):
-    recipe = SMALL.replace(epochs=6, select_weights="best-loss", lr=0.02, schedule="constant")
-    result = run(stores[32], recipe, tmp_path / "run")
-    results = rows(tmp_path / "run")
-    by_loss = min(results, key=lambda row: float(row["validation_loss"]))
-    by_error = max(results, key=lambda row: (float(row["validation_top1"]), -float(row["validation_loss"])))
-    assert by_loss is not by_error  # else this test shows nothing: choose another learning rate
-    assert result.scores["validation"].loss == pytest.approx(float(by_loss["validation_loss"]), rel=1e-5)
-    kept = Bundle.load(result.bundle).data["kept"]
-    assert kept == f"epoch {by_loss['epoch']}, the lowest validation loss of 6 epochs"
+@pytest.mark.parametrize(
+    ("select", "kept"),
+    [
+        ("best", "epoch 2, the lowest validation error of 3 epochs"),
+        ("best-loss", "epoch 3, the lowest validation loss of 3 epochs"),
+        ("last", "the last of 3 epochs"),
+    ],
+)
+def test_weights_are_selected_by_error_or_by_loss(stores, tmp_path, monkeypatch, select, kept):
+    measured, validate = iter([(2.0, 3), (1.5, 5), (1.0, 4)]), loop.validate
+
+    def scripted(training):
+        loss, correct = next(measured)
+        return dataclasses.replace(validate(training), loss=loss, correct1=correct)
+
+    monkeypatch.setattr(loop, "validate", scripted)
+    result = run(stores[32], SMALL.replace(epochs=3, select_weights=select), tmp_path / "run")
+    assert Bundle.load(result.bundle).data["kept"] == kept
 
 
 def test_fewer_images_than_a_batch(stores, tmp_path):
