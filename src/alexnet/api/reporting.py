@@ -142,7 +142,7 @@ def diagnose(
     Args:
         run: A run folder.
         store: The prepared images of the run, if they were moved.
-        quick: Examine at most 3,000 images.
+        quick: Leave out the doctor if there are more than 3,000 images.
         options: How the training images are read.
         progress: Makes the progress bar of a phase from its name.
 
@@ -167,11 +167,12 @@ def plot(
     """Draw a plot of a run as a PNG.
 
     Args:
-        kind: A key of :data:`alexnet.plots.PLOTS`: ``filters``, ``curves``, ``confusion``, ``predictions``,
-            ``features``, ``saliency``, ``neighbors``, ``mistakes`` or ``embedding``.
+        kind: A key of :data:`alexnet.plots.PLOTS`: ``filters``, ``curves``, ``confusion``, ``roc``, ``predictions``,
+            ``features``, ``saliency``, ``neighbors``, ``mistakes``, ``embedding``, ``patches``, ``deconvnet`` or
+            ``maximization``.
         run: A run folder. With ``images``, and for ``filters``, a bundle is enough.
         path: The PNG file; by default in the run's folder ``plots``.
-        count: Number of test images; by default what fits on a page.
+        count: Number of test images, or of units; by default what fits on a page.
         **options: Other fields of :class:`alexnet.plots.run_plots.PlotOptions`: ``images``, ``layer``,
             ``target_class``, ``method``, ``store``, ``device``, ``log``, ``progress``.
 
