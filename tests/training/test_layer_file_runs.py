@@ -22,9 +22,12 @@ from alexnet.bundle import Bundle
 from alexnet.cuda_convnet import GraphNetwork
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import open_source
+from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, ModelError, RecipeError, RunError
 from alexnet.recipe import get_recipe
 from alexnet.training import layer_files
+from alexnet.training.distributed.world import World
+from alexnet.training.state import State
 
 RECIPE = get_recipe("layer_file").replace(
     stored_size=8,
@@ -83,6 +86,14 @@ def test_it_learns(whole):
     assert losses[-1] < losses[0]
     rates = [float(row.split(",")[2]) for row in rows[1:]]
     assert rates == [0.0005] * 4  # the highest of all weights: f2's stays
+
+
+def test_several_processes_are_refused(small, tmp_path):
+    paths = written(tmp_path)
+    files = layer_files.of_training(paths["layers"], paths["layer_params"])
+    recipe, cpu = layer_files.fitting(RECIPE, files), torch.device("cpu")
+    with pytest.raises(RecipeError, match="--layers with 2 processes; must be one process; start it without torchrun"):
+        State(recipe, Store.open(small), cpu, files=files, world=World(cpu, size=2))
 
 
 def test_a_bundle_carries_its_files(whole, small, tmp_path, digit_file):

@@ -150,6 +150,8 @@ def create_task(
 ) -> Task:
     """The task of a network: see :class:`ClassificationTask` for the arguments."""
     if isinstance(network, GraphNetwork):
+        if processes > 1:  # random layers would draw for the part of a batch, not for the whole batch
+            raise RecipeError(f"--layers with {processes} processes", "one process", "start it without torchrun")
         return LayerFileTask(network, recipe, schedule, generator)
     return ClassificationTask(network, recipe, schedule, generator, class_weights, processes)
 
