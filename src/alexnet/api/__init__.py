@@ -262,7 +262,23 @@ def resume(
     layout: Layout = SINGLE_PROCESS,
     callbacks: Sequence[Callback | str] = (),
 ) -> Result:
-    """Go on with a run from its newest checkpoint, or from the checkpoint file that ``run`` names; in any layout."""
+    """Continue a run from its newest checkpoint. The result is bit for bit that of a run without interruption.
+
+    Args:
+        run: the run folder, or a checkpoint file in it to continue from.
+        store: where the prepared images are now, if they were moved.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        workers: data-loading threads; they do not affect results.
+        quiet: do not print progress.
+        layout: how the processes that torchrun started share the work; any layout, also another than before.
+        callbacks: as in :func:`train`.
+
+    Returns:
+        The scores of the run and the paths of its files.
+
+    Raises:
+        AlexNetError: if there is no such run, or its files or images have changed.
+    """
     started, values, observers = perf_counter(), local_path(run), Callbacks(resolve(callbacks))
     folder = values.parent.parent if values.suffix == ".pt" else values
     recipe, metadata = run_folder.read_start(folder)
@@ -326,5 +342,14 @@ def _new_folder(data: str | Path, recipe: Recipe) -> Path:
 
 
 def load(run: str | Path, device: str = "auto", precision: Precision = "fp32") -> Classifier:
-    """The classifier of a run folder or bundle, ready to ``predict`` and ``embed``."""
+    """The classifier of a run folder or bundle, ready to ``predict`` and ``embed``.
+
+    Args:
+        run: a run folder, a bundle, or ``starter``, the weights of this package.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``fp32``, or ``bf16`` for half of the memory.
+
+    Raises:
+        BundleError: if there is no such bundle, or it is damaged.
+    """
     return Classifier.load(run, torch_device(device), precision)
