@@ -59,7 +59,7 @@ class PredictArguments:
     device: Annotated[str, option("DEVICE")] = "auto"
     """auto, cpu, cuda or cuda:N"""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: half the memory, faster"""
+    """bf16: usually faster, with two to three correct digits; takes more memory"""
     kernels: KernelMode = "auto"
     """off: compute everything by PyTorch and Pillow instead of the fast kernels"""
 

@@ -45,7 +45,7 @@ class ServeArguments:
     device: Annotated[str, option("DEVICE")] = "auto"
     """auto, cpu, cuda or cuda:N"""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: half the memory, faster"""
+    """bf16: usually faster, with two to three correct digits; takes more memory"""
     top: Annotated[int, option("N")] = 5
     """predictions per image, if the request does not say"""
     confidence_threshold: Annotated[float | None, option("P")] = None
