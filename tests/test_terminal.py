@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -215,3 +217,11 @@ def test_sizes_as_people_write_them():
     for text in ("", "MB", "7 apples", "-1MB", "1e6"):
         with pytest.raises(RecipeError, match="--target-size is"):
             parse_size(text, "--target-size")
+
+
+def test_each_writer_of_csv_escapes_its_text():
+    """results.csv alone is written without a csv.writer: it has numbers only."""
+    source = Path(terminals.__file__).parent
+    writers = {path for path in source.rglob("*.py") if re.search(r"csv\.(Dict)?[wW]riter\(", path.read_text("utf-8"))}
+    escaping = {path for path in writers if re.search(r"csv_cell\(|csv_rows\(", path.read_text("utf-8"))}
+    assert len(writers) >= 6 and writers == escaping

@@ -16,6 +16,7 @@ from alexnet import api, cli
 from alexnet.bundle import Bundle, find_bundle
 from alexnet.data.decode import encode_png
 from alexnet.errors import BundleError, DataError
+from alexnet.evaluation import calibration as calibrations
 from alexnet.evaluation.calibration import Calibration
 from alexnet.export.classifier import Classifier
 from alexnet.export.export_module import ExportModule
@@ -154,6 +155,22 @@ def test_an_old_bundle_gives_what_it_gave_until_it_is_calibrated(run, digits, tm
     assert alexnet.verify(run).max_abs_diff < 1e-6
     after = alexnet.evaluate(run, device="cpu")
     assert (after.loss, after.correct1, after.correct5) == (before.loss, before.correct1, before.correct5)
+
+
+def test_a_bundle_that_was_replaced_while_it_was_calibrated_stays(run, monkeypatch):
+    """Of two calibrations at once the second would silently undo what the first, or a training, has written."""
+    fit = calibrations.calibrate
+
+    def meanwhile(*args, **kwargs):
+        dataclasses.replace(Bundle.load(run / "bundle"), initialization="of another process").save(run / "bundle")
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(calibrations, "calibrate", meanwhile)
+    with pytest.raises(BundleError, match="bundle was replaced by another process meanwhile; repeat the command"):
+        api.calibrate(run, device="cpu")
+    assert Bundle.load(run / "bundle").initialization == "of another process"
+    monkeypatch.setattr(calibrations, "calibrate", fit)
+    api.calibrate(run, device="cpu")
 
 
 @pytest.mark.parametrize(

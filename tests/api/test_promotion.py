@@ -102,7 +102,7 @@ def test_a_bundle_that_was_replaced_while_it_was_compared_stays(home, monkeypatc
         return result
 
     monkeypatch.setattr(comparison, "compare", meanwhile)
-    with pytest.raises(BundleError, match="was replaced by another process meanwhile; promote again"):
+    with pytest.raises(BundleError, match="was replaced by another process meanwhile; repeat the command"):
         api.promote(home / "run-1", served, margin=99, device="cpu")
     assert Bundle.load(served).data["name"] == "of the first promotion" and not (home / "served.previous").exists()
 

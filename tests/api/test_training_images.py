@@ -96,8 +96,11 @@ def test_nothing_is_left_to_test_on(home, tmp_path):
 
 def test_a_run_whose_data_is_gone_says_so(home, copy, tmp_path):
     shutil.copytree(home / "a" / "bundle", tmp_path / "bundle")
+    known = alexnet.evaluate(tmp_path / "bundle", copy, device="cpu", options=options(home))
+    assert known.count == alexnet.evaluate(home / "a", device="cpu").count, "its images are in the cache"
     lines = []
-    scores = alexnet.evaluate(tmp_path / "bundle", copy, device="cpu", options=options(home, log=lines.append))
+    elsewhere = api.DataOptions(cache=tmp_path / "cache", log=lines.append)
+    scores = alexnet.evaluate(tmp_path / "bundle", copy, device="cpu", options=elsewhere)
     assert scores.count == 120
     assert any("training images in" in line and "are kept" in line for line in lines)
 

@@ -300,6 +300,16 @@ def test_what_was_trained_on_its_validation_images_chooses_nothing(run, tmp_path
         api.compress(copied, tmp_path / "out", device="cpu")
 
 
+def test_a_damaged_record_is_reported_even_if_quiet(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    journal = tmp_path / "run" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b"started", b"stirred", 1))
+    words = ["compress", str(tmp_path / "run"), "--output", str(tmp_path / "out"), "--method", "int8", "--quiet"]
+    assert cli.run([*words, "--max-accuracy-drop", "99", "--device", "cpu"]) == 0
+    errors = capsys.readouterr().err
+    assert errors == f"{journal} is damaged: line 1 changed after it was written and is left out\n"
+
+
 def test_a_signal_leaves_nothing_behind(run, tmp_path, monkeypatch):
     from alexnet.errors import Interrupted
     from alexnet.training import loop

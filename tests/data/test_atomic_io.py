@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +58,29 @@ def test_lines_of_json_and_arrays_come_back(tmp_path):
 def test_the_hash_is_sha256(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_of(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
+
+
+def test_what_is_renamed_is_on_disk_before_and_its_folder_after(tmp_path, monkeypatch):
+    """Else a loss of power leaves a name without its content, or the old name."""
+    done = []
+
+    def named(descriptor):
+        return Path(f"/proc/self/fd/{descriptor}").readlink()
+
+    sync, rename, replace = os.fsync, Path.rename, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (done.append(("sync", named(descriptor))), sync(descriptor)))
+    for name, real in (("rename", rename), ("replace", replace)):
+        monkeypatch.setattr(Path, name, lambda self, to, real=real: (done.append(("rename", Path(to))), real(self, to)))
+    write_file(tmp_path / "x", b"new")
+    with whole_folder(tmp_path / "folder") as new:
+        (new / "sub").mkdir()
+        (new / "sub" / "a").write_text("1")
+    place = done.index(("rename", tmp_path / "x"))
+    assert done[place - 1][0] == "sync" and done[place - 1][1].name.startswith("x.")
+    assert done[place + 1] == ("sync", tmp_path)
+    place = done.index(("rename", tmp_path / "folder"))
+    synced = [str(path.relative_to(new)) for kind, path in done[:place] if kind == "sync" and path.is_relative_to(new)]
+    assert synced == [".", "sub/a", "sub"] and done[place + 1] == ("sync", tmp_path)
 
 
 def test_a_temporary_file_of_anybody_else_stays(tmp_path):

@@ -11,6 +11,7 @@ from alexnet import cli
 from alexnet.data.croissant import write_croissant
 from alexnet.data.decode import encode_png
 from alexnet.data.store import Store
+from alexnet.terminal import csv_cell
 
 NAMES = ("a cat", 'dog, "big"', "<bird>")
 
@@ -95,3 +96,22 @@ def test_what_is_refused(folder, capsys):
     ):
         assert cli.run(["prepare", "digits", store, *options]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_cells_are_no_formulas_and_records_keep_their_class(tmp_path):
+    """The class of an image is one of the classes that the metadata list, so both are escaped."""
+    names = ("=cmd|' /C calc'!A0", "@b", "c")
+    for number in range(18):
+        path = tmp_path / "images" / names[number % 3].replace("/", "\N{DIVISION SLASH}") / f"-{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_png(np.full((8, 8, 3), number, np.uint8)))
+    words = ["prepare", str(tmp_path / "images"), str(tmp_path / "store"), "--size", "8", "--croissant"]
+    assert cli.run(words) == 0
+    classes = Store.open(tmp_path / "store").classes
+    with (tmp_path / "store" / "images.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["class"] for row in rows} == {csv_cell(name) for name in classes} != set(classes)
+    assert all(row["origin"].startswith(("'=", "'@", "c/")) for row in rows)
+    metadata = json.loads((tmp_path / "store" / "croissant.json").read_text())
+    (listed,) = [records for records in metadata["recordSet"] if records["name"] == "classes"]
+    assert [row["classes/class"] for row in listed["data"]] == [csv_cell(name) for name in classes]

@@ -134,6 +134,14 @@ def test_groups_are_predictioned_from_names(name, pattern_has):
         "{c}/{t}_{view}.jpeg",
         "{c}/{f:04d}_{c}{t}.png",
         "{c}/{c}{t}_jpg.rf.{digest}.jpg",
+        "{c}/{t}_x{f}_y{g}.png",
+        "{c}/{c}-{t:03d}-{f:02d}-{g}.bmp",
+        "{c}/frame_{f}_of_{t}.png",
+        "{c}/{f}_{t}.png",
+        "{c}/{view}-{t}.jpg",
+        "{c}/{letter}{t}.png",
+        "{c}/{view}/{t}.png",
+        "{c}/{t}/{view}/{f}.png",
         "{c}/TCGA-{c}{c}-{c}{t:03d}-01Z-00-DX1_{f}.png",
     ],
 )
@@ -146,7 +154,7 @@ def test_groups_that_are_named_anew_in_each_class_are_found(name):
             for f in range(5):
                 thumbnail = np.clip(object_ + draw.integers(-20, 20, object_.shape), 0, 255).astype(np.uint8)
                 view = ("left", "right", "front", "back", "top")[f]
-                values = {"letter": "abcde"[f], "view": view, "digest": f"{c}{t}{f}".zfill(32)}
+                values = {"g": (3 * f + t) % 7, "letter": "abcde"[f], "view": view, "digest": f"{c}{t}{f}".zfill(32)}
                 origin = name.format(c="abcdef"[c], t=t, f=f, **values)
                 infos.append(info(len(infos), "test" if f == 4 else "train", c, origin=origin, thumbnail=thumbnail))
     [finding] = check_groups(data(infos, 6))
@@ -194,6 +202,11 @@ def test_classes_that_are_missing_few_or_unequal():
     errors = [finding.what for finding in found if finding.severity == "error"]
     assert errors == ["2 classes have no usable training image: 'c', 'd'"]
     assert any("test has no image of 'b'" in finding.what for finding in found)
+    nine = [info(i, "train", 0) for i in range(30)] + [info(40 + i, "test", i) for i in range(10)]
+    whats = [finding.what for finding in check_classes(data(nine, 10), [])]
+    assert any(what.endswith("'i' and 1 more class") for what in whats), whats
+    one = [info(i, "train", i % 3) for i in range(90)] + [info(90 + i, "test", i % 2) for i in range(30)]
+    assert any("no image of 'c': its accuracy" in finding.what for finding in check_classes(data(one, 3), []))
     [unequal] = [finding for finding in found if finding.check == "imbalance"]
     assert unequal.numbers["ratio"] == 5.5 and "85 % accuracy" in unequal.what
     even = [info(i, split, i % 2) for i, split in enumerate(["train"] * 60 + ["test"] * 30)]

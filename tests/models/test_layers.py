@@ -152,6 +152,20 @@ def test_norm_gradient_is_the_slope():
     )
 
 
+def test_second_derivatives_of_the_norm(norm):
+    """As a gradient penalty takes them. They were those of a gradient that does not depend on the input."""
+    x = random(1, 12, 3, 3, scale=200).requires_grad_()
+    slow, found = x.detach().double().requires_grad_(), []
+    for input, function in ((x, LocalResponseNorm(2)), (slow, lambda x: slow_norm(x, 2, 5, 1e-4, 0.75, 2.0))):
+        (gradient,) = torch.autograd.grad(function(input).square().sum(), input, create_graph=True)
+        if norm == "triton" and input is x:
+            with pytest.raises(RuntimeError, match="once_differentiable"):
+                gradient.square().sum().backward()
+            return
+        found += torch.autograd.grad(gradient.square().sum(), input)
+    assert distance(*found) < 1e-5
+
+
 @pytest.mark.usefixtures("norm")
 def test_norm_of_one_tower_is_pytorchs():
     x = random(2, 96, 5, 5, scale=200)

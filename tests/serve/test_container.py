@@ -1,5 +1,7 @@
 """What can be held of the Dockerfile and the configurations in docs/serving.md without an engine that runs them."""
 
+import importlib.machinery
+import importlib.util
 import json
 import os
 import re
@@ -12,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from alexnet import cli
-from alexnet.cli import serve
+from alexnet.cli import serve, train
 from alexnet.cli.serve import MonitorArguments, ServeArguments
+from alexnet.kernels import native_kernels
 from alexnet.serve.limits import Limits
 
 from .conftest import Client, form
@@ -74,6 +77,37 @@ def test_what_is_copied_is_there_and_not_ignored():
         if word == "COPY" and not rest.startswith("--from"):
             for name in rest.split()[:-1]:
                 assert (ROOT / name).exists() and f"!{name}" in ignored
+
+
+def test_the_steps_that_ci_image_takes(tmp_path, monkeypatch):
+    """Without Docker, debootstrap or root: what it would run, what it copies, and that its commands exist."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader = importlib.machinery.SourceFileLoader("ci_image", str(ROOT / ".ci" / "image"))
+    image = importlib.util.module_from_spec(importlib.util.spec_from_loader("ci_image", loader))
+    monkeypatch.setitem(sys.modules, "ci_image", image)
+    loader.exec_module(image)
+    steps = []
+
+    def run(stage, command, **_):
+        steps.append((command[-1], dict(stage.args), stage.user))
+        if "-m venv" in command[-1]:
+            (stage.root / "opt" / "alexnet" / "bin").mkdir(parents=True)
+
+    monkeypatch.setattr(image, "run", run)
+    (tmp_path / "base" / "etc").mkdir(parents=True)
+    stage = image.build(tmp_path, tmp_path / "base", {"TORCH_INDEX": "https://index"}, [])
+    first = tmp_path / "stage-0" / "src"
+    assert (first / "pyproject.toml").is_file() and (first / "src" / "alexnet" / "__init__.py").is_file()
+    assert (stage.root / "opt" / "alexnet" / "bin").is_dir() and not (stage.root / "src").exists()
+    assert [arguments for step, arguments, _ in steps if step.endswith("torch torchvision")] == [
+        {"EXTRAS": "serve", "TORCH_INDEX": "https://index"}
+    ]
+    assert {user for _, _, user in steps} == {"0"} and stage.user == "10001"
+    assert stage.env["PATH"] == "/opt/alexnet/bin:/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin"
+    assert stage.settings["STOPSIGNAL"] == "SIGTERM" and "ENTRYPOINT" in stage.settings
+    assert train.parse(image.TRAIN[2:])[1].model == "lenet5"
+    monkeypatch.setattr(native_kernels, "build", lambda: True)
+    exec(image.KERNELS, {})
 
 
 def test_the_server_writes_no_file(saved_bundle, png, tmp_path):

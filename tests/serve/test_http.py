@@ -76,7 +76,7 @@ def test_malformed_http_is_refused_as_everything_else(server, png, name):
 
 
 def test_a_connection_too_many_and_a_late_head(saved_bundle):
-    with threaded(saved_bundle, Limits(header_seconds=0.2, max_connections=1)) as server:
+    with threaded(saved_bundle, Limits(header_seconds=1.5, max_connections=1)) as server:
         server.description()
         with server.connect() as first:
             check_problem(server, exchange(server, b""), 503)

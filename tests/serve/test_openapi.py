@@ -43,3 +43,15 @@ def test_many_made_up_requests(server, png):
     statuses = ask(server, "/v1/predict", 1500)
     assert max(statuses) < 500 and 422 in statuses
     assert server.post(png).status == 200
+
+
+def test_the_description_has_the_keys_of_a_server(server):
+    """A generated client sends the key in either of the two headers; probes need none."""
+    description = server.description()
+    schemes = description["components"]["securitySchemes"]
+    kinds = {name: (one["type"], one.get("scheme"), one.get("name")) for name, one in schemes.items()}
+    assert sorted(kinds.values()) == [("apiKey", None, "X-API-Key"), ("http", "bearer", None)]
+    for path, operations in description["paths"].items():
+        for operation in operations.values():
+            accepted = [set(one) for one in operation.get("security", ())]
+            assert accepted == ([{name} for name in kinds] if path.startswith("/v1/") or path == "/metrics" else [])

@@ -153,6 +153,21 @@ def test_a_journal_that_lost_lines_is_told_of_and_loses_no_others(run, capsys, m
     assert f"warning: {path} has lost lines: it has 0 bytes" in errors() and damage(run) == []
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_that_lost_its_checkpoints_does_not_begin_again(run, capsys, finished):
+    """Deleted to save space, say: its record would be discarded, and its bundle replaced after hours."""
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
+    if not finished:
+        shutil.rmtree(run / "bundle")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert cli.run(["train", "--resume", str(run), "--quiet", "--device", "cpu"]) == 1
+    error = capsys.readouterr().err
+    assert f"the checkpoints of {run} are gone, so it cannot go on; " in error and "--output-dir" in error
+    assert ("in its bundle" in error) == finished
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("name", ["run.json", "recipe.toml"])
 def test_every_command_refuses_a_changed_beginning(run, name, capsys):
     path = run / name

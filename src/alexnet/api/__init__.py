@@ -293,6 +293,8 @@ def resume(
         world.broadcast_text("")  # the others begin when the first one holds the folder
         opened = Store.open(store or recorded_store(folder, metadata))
         checkpoint = values if values.suffix == ".pt" else None
+        if checkpoint is None:
+            run_folder.refuse_lost_checkpoints(folder)
         kwargs: dict[str, Any] = {"resume": True, "resume_from": checkpoint, "world": world, "layout": layout}
         kwargs |= {"workers": workers, "quiet": quiet, "callbacks": observers}
         return _run(recipe, opened, folder, started=started, **kwargs)

@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet import pages
 from alexnet.api.evaluation import member, store_for
-from alexnet.bundle import Bundle, find_bundle, restore_previous, weights_sha256
+from alexnet.bundle import Bundle, config_sha256, find_bundle, restore_previous, weights_sha256
 from alexnet.data.atomic_io import write_file, written
 from alexnet.data.remote import local_path
 from alexnet.data.sources.options import DataOptions
@@ -350,7 +350,7 @@ def promote(
         )
     if path.exists() and path.resolve() == bundle_path.resolve():
         raise BundleError(f"{new} is the served bundle itself", "another run or bundle")
-    bundle, compared = Bundle.load(bundle_path), _inode(path)
+    bundle, compared = Bundle.load(bundle_path), config_sha256(path)
     floors = _floors(min_recall, bundle.classes)
     try:
         verified = verify(bundle_path)
@@ -383,15 +383,8 @@ def promote(
     certificate = _certificate(new, bundle_path, bundle, split, top1, classes, comparison, verified, checks)
     result = Promotion(tuple(checks), certificate, comparison)
     if result.promoted:
-        if _inode(path) != compared:
-            raise BundleError(f"{path} was replaced by another process meanwhile", "", "promote again, if still needed")
-        dataclasses.replace(bundle, certificate=certificate).save(path, keep_previous=True)
+        dataclasses.replace(bundle, certificate=certificate).save(path, keep_previous=True, replaces=compared)
     return result
-
-
-def _inode(path: Path) -> int:
-    """The inode of a folder, which changes when the folder is replaced; 0 if there is none."""
-    return path.stat().st_ino if path.exists() else 0
 
 
 def promote_back(served: str | Path) -> Bundle:

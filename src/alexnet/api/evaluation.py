@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.bundle import STARTER_FOLDER, Bundle, find_bundle
+from alexnet.bundle import STARTER_FOLDER, Bundle, config_sha256, find_bundle
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Split, Store
 from alexnet.errors import BundleError, DataError, ImageError, RecipeError, did_you_mean
@@ -540,15 +540,18 @@ def calibrate(
         The temperature, the thresholds, and the calibration error before and after.
 
     Raises:
-        BundleError: If the validation images were trained on, or there are too few, or for the package's starter.
+        BundleError: If the validation images were trained on, or there are too few, or for the package's starter, or if
+            another process replaced the bundle meanwhile.
 
     Example:
         >>> calibration = alexnet.api.calibrate("my-run")
         >>> print(calibration.temperature, calibration.ece_after)
     """
     options = options or DataOptions()
-    if find_bundle(run) == STARTER_FOLDER:
+    path = find_bundle(run)
+    if path == STARTER_FOLDER:
         raise BundleError(f"{run} belongs to the package", "a run or bundle of your own", "fine-tune it first")
+    before = config_sha256(path)
     classifier = Classifier.load(run, choose_device(device))
     bundle, split = classifier.bundle, _validation_split(run, classifier, data, options)
     predictions = classifier.predict_split(split) if len(split) else None
@@ -568,7 +571,7 @@ def calibrate(
     if features is None and (owner := run_folder(run)) is not None:  # a bundle of an earlier version
         features = fit_reference(calibrated.network, own_store(owner), calibrated.normalization)
     changed = dataclasses.replace(calibrated.bundle, reference_samples=reference, feature_reference=features)
-    changed.save(find_bundle(run))
+    changed.save(path, replaces=before)
     return calibration
 
 

@@ -132,7 +132,7 @@ class Bundle:
         """Threshold of each class for prediction sets, by coverage (as text)."""
         return dict(self.calibration.get("conformal", {}))
 
-    def save(self, path: Path, *, keep_previous: bool = False) -> Path:
+    def save(self, path: Path, *, keep_previous: bool = False, replaces: str | None = None) -> Path:
         """Write the bundle to the new directory ``path``, or replace the bundle there.
 
         Replacement is atomic: at any time either the old or the new bundle can be loaded. Other files in the directory
@@ -141,23 +141,27 @@ class Bundle:
         Args:
             path: The directory.
             keep_previous: Keep the replaced bundle in ``path.previous``; :func:`restore_previous` returns to it.
+            replaces: The :func:`config_sha256` of the bundle at ``path`` that this one was made from or compared with,
+                empty if there was none. Another one there, of another process, is not replaced. None: any.
 
         Returns:
             The local path of the bundle.
 
         Raises:
-            BundleError: ``path`` exists and is not a bundle, or cannot be written. Nothing is changed.
+            BundleError: ``path`` exists and is not a bundle, or not the expected one, or cannot be written. Nothing is
+                changed.
         """
         path = local_path(path)
         if fault := class_fault(self.classes) or self._reference_fault():
             raise BundleError(f"a bundle cannot be saved with {fault}", "", "rename it and prepare the data again")
         target = path.resolve()  # replaces the target of a link, not the link
+        replaced = functools.partial(_replaced_files, target, replaces)
         try:
             finish_exchange(_previous(target), target)
-            files = _replaced_files(target)
+            files = replaced()
             if keep_previous and files:
                 _copy_bundle(target, _previous(target), files)
-            with whole_folder(target, functools.partial(_replaced_files, target)) as folder:
+            with whole_folder(target, replaced) as folder:
                 self._write(folder)
         except FileExistsError as error:
             name = Path(error.filename2 or error.filename).relative_to(folder)
@@ -409,14 +413,29 @@ def weights_sha256(path: Path | str) -> str:
     return read_config(find_bundle(path))[1].sha256["model.safetensors"]
 
 
+def config_sha256(path: Path) -> str:
+    """The SHA-256 of the config of the bundle ``path``, which any other bundle there has not; empty if there is none.
+
+    Raises :class:`BundleError` if it is damaged.
+    """
+    path = current(path)
+    return read_config(path)[1].sha256.get("config.json", "") if (path / "config.json").exists() else ""
+
+
 def is_trained(path: Path) -> bool:
     """Whether ``path`` is a bundle or a run, finished or not."""
     markers = ("config.json", "bundle/config.json", "run.json", "checkpoints")
     return not (path / "dataset.json").is_file() and any((path / marker).exists() for marker in markers)
 
 
-def _replaced_files(path: Path) -> list[str]:
-    """The files that saving to ``path`` replaces. Raises :class:`BundleError` if it is neither new nor a bundle."""
+def _replaced_files(path: Path, replaces: str | None = None) -> list[str]:
+    """The files that saving to ``path`` replaces.
+
+    Raises :class:`BundleError` if it is neither new nor a bundle, or not the bundle with the config ``replaces``.
+    """
+    if replaces is not None and config_sha256(path) != replaces:
+        hint = "repeat the command, if it is still needed"
+        raise BundleError(f"{path} was replaced by another process meanwhile", "", hint)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return []
     try:

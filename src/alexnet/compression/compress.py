@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import json
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -407,8 +408,13 @@ def _evaluate_test(job: CompressionJob, read: Classifier) -> tuple[PairedCompari
         return None, None
     original = Classifier(job.bundle, job.device)
     before, after = (classifier.predict_split(job.store.split("test")) for classifier in (original, read))
-    note_test(str(job.run), job.store, "test", "compress", job.options.log_line)
+    note_test(str(job.run), job.store, "test", "compress", job.options.log or _warn)
     return intervals.compare(before.correct, after.correct, after.groups), after.scores()
+
+
+def _warn(text: str) -> None:
+    """Print a warning, even if quiet."""
+    print(text, file=sys.stderr)
 
 
 def _write(job: CompressionJob, result: CompressionResult, folder: Path) -> None:

@@ -18,12 +18,13 @@ import numpy as np
 from alexnet.data.atomic_io import json_bytes, sha256_of, write_file, written
 from alexnet.data.store import Store
 from alexnet.errors import DataError
+from alexnet.terminal import csv_cell
 
 METADATA, IMAGES = "croissant.json", "images.csv"
 COLUMNS = {  # of images.csv: the type and the meaning
     "split": ("Text", "train, validation or test"),
-    "class": ("Text", "name of the class"),
-    "origin": ("Text", "the source file, or the number of the image in its source"),
+    "class": ("Text", "name of the class, behind an apostrophe where a spreadsheet would compute it"),
+    "origin": ("Text", "the source file, or the number of the image in its source; behind an apostrophe likewise"),
     "sha256": ("Text", "SHA-256 of the source's bytes"),
     "shard": ("Text", "the file of the store that holds the pixels"),
     "row": ("Integer", "index of the image in its shard, from 0"),
@@ -62,7 +63,7 @@ def write_croissant(store: Store, folder: Path) -> Path:
         DataError: The files cannot be written.
     """
     with written(folder / METADATA, DataError):
-        write_file(folder / IMAGES, _csv(store).encode("utf-8", "backslashreplace"))
+        write_file(folder / IMAGES, _csv(store).encode())
         write_file(folder / METADATA, json_bytes(_metadata(store, folder)))
     return folder / METADATA
 
@@ -82,7 +83,7 @@ def _rows(store: Store) -> Iterator[tuple[str | int, ...]]:
         rows = np.concatenate([np.arange(0), *(np.arange(count) for count in description["counts"])])
         for origin, label, shard, row in zip(split.origins(), split.labels, shards, rows, strict=True):
             path = description["shards"][shard]
-            yield name, store.classes[label], origin["origin"], origin["sha256"], path, int(row)
+            yield name, csv_cell(store.classes[label]), csv_cell(origin["origin"]), origin["sha256"], path, int(row)
 
 
 def _metadata(store: Store, folder: Path) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _file(name: str, sha256: str, size: int) -> dict[str, Any]:
 def _classes(store: Store) -> dict[str, Any]:
     """The classes as an enumeration; their numbers are those of ``labels.npy``."""
     fields = [_field("classes", "class", "Text", "name"), _field("classes", "number", "Integer", "label")]
-    data = [{"classes/class": name, "classes/number": number} for number, name in enumerate(store.classes)]
+    data = [{"classes/class": csv_cell(name), "classes/number": number} for number, name in enumerate(store.classes)]
     about = {"@type": "cr:RecordSet", "@id": "classes", "name": "classes", "key": {"@id": "classes/class"}}
     return about | {"dataType": "sc:Enumeration", "field": fields, "data": data}
 

@@ -7,6 +7,7 @@ from itertools import zip_longest
 
 import numpy as np
 
+from alexnet.data.sources.options import matched_group
 from alexnet.doctor.duplicates import unit
 from alexnet.doctor.findings import Example, Finding
 from alexnet.doctor.images import ImageDataset, ImageInfo, thumbnails_of
@@ -30,6 +31,11 @@ _LOOSE = (  # a name and a number, and perhaps a word: used only if images of a 
     r"([^/]*\d)[^\d/]+\.\w+$",  # 10_left.jpg, 10_right.jpg
     r"([^/]+/[^/]*\d)[^\d/]+\.\w+$",
     r"(?:^|/)\d+[-_ ]([^/]+)\.\w+$",  # the frame first: 0003_apple7.jpg
+    r"([^/]*\d)[^\d/]+\d+[^\d/]+\d+[^\d/]*\.\w+$",  # two numbers after it: 7_x0_y3.png
+    r"([^/]+/[^/]*\d)[^\d/]+\d+[^\d/]+\d+[^\d/]*\.\w+$",
+    r"([^/]+/)(?:[^/]*\d)?[^\d/]+(\d+)[^\d/]*\.\w+$",  # the number last, in each folder: frame 3 of 7.png, left-7.png
+    r"([^/]+/)[^/]+/([^/]+)\.\w+$",  # a folder for each view: left/7.png
+    r"([^/]+/[^/]+)/[^/]+/[^/]+\.\w+$",  # 7/left/0003.png
 )
 PATTERNS = (*_WORD_PATTERNS, *_LOOSE)
 ALIKE = 0.85  # median distance of thumbnails within groups, of that between groups of one class
@@ -83,12 +89,7 @@ def _by_group(infos: list[ImageInfo], find: Callable[[ImageInfo], str]) -> dict[
 
 def _finder(pattern: str) -> Callable[[ImageInfo], str]:
     expression = re.compile(pattern)
-
-    def find(info: ImageInfo) -> str:
-        match = expression.search(info.origin)
-        return match[1] if match else ""
-
-    return find
+    return lambda info: matched_group(expression, info.origin)
 
 
 def _is_plausible(infos: list[ImageInfo], pattern: str) -> bool:

@@ -47,8 +47,9 @@ def check_classes(dataset: ImageDataset, problems: list[DataError]) -> Iterator[
     for split in ("validation", "test"):
         missing = _titles(dataset, (np.array(counts[split]) == 0) & (train > 0)) if sum(counts[split]) else []
         if missing:
-            what = f"{split} has no image of {_list(missing)}: their accuracy cannot be measured"
-            yield Finding("class-missing", "warning", what, f"move some of their images to {split}")
+            their = "its" if len(missing) == 1 else "their"
+            what = f"{split} has no image of {_list(missing)}: {their} accuracy cannot be measured"
+            yield Finding("class-missing", "warning", what, f"move some of {their} images to {split}")
     yield from _small_classes(dataset, train, test)
     yield from _imbalance(dataset, train)
 
@@ -90,7 +91,9 @@ def _list(titles: list[str], counts: np.ndarray | None = None) -> str:
     items = [
         f"{shorten(t, 200)!r}" + (f" ({counts[i]})" if counts is not None else "") for i, t in enumerate(titles[:8])
     ]
-    return ", ".join(items) + (f" and {len(titles) - 8} more classes" if len(titles) > 8 else "")
+    return ", ".join(items) + (
+        f" and {counted(len(titles) - 8, 'more class', 'more classes')}" if len(titles) > 8 else ""
+    )
 
 
 FOLDS = 5

@@ -68,7 +68,7 @@ class NativeLRN(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, size: int, weight: float, beta: float, k: float) -> Tensor:
-        rows = rows.contiguous()
+        input, rows = rows, rows.contiguous()
         out, sums = torch.empty_like(rows), torch.empty_like(rows, dtype=torch.float32)
         native_kernels.function("lrn", f"lrn_{native_kernels.DTYPE_NAMES[rows.dtype]}_forward")(
             *map(native_kernels.pointer, (rows, out, sums)),
@@ -77,14 +77,17 @@ class NativeLRN(torch.autograd.Function):
             size,
             *map(ctypes.c_float, (weight, k, beta)),
         )
-        ctx.save_for_backward(rows, sums)
-        ctx.size, ctx.weight, ctx.beta = size, weight, beta
+        ctx.save_for_backward(input, sums)
+        ctx.size, ctx.weight, ctx.beta, ctx.k = size, weight, beta, k
         return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
         rows, sums = ctx.saved_tensors
-        grad = grad_outputs[0].to(rows.dtype).contiguous()
+        if _is_differentiated_again():
+            window = channel_window(rows.shape[1], ctx.size, ctx.weight, rows.device)
+            return _differentiable_gradient(rows, grad_outputs[0], window, ctx.beta, ctx.k), None, None, None, None
+        rows, grad = rows.contiguous(), grad_outputs[0].to(rows.dtype).contiguous()
         grad_rows = torch.empty_like(rows)
         native_kernels.function("lrn", f"lrn_{native_kernels.DTYPE_NAMES[rows.dtype]}_backward")(
             *map(native_kernels.pointer, (rows, sums, grad, grad_rows)),
@@ -113,13 +116,15 @@ class TorchLRN(torch.autograd.Function):
                 torch.addmm(window.new_full((1,), k), x * x, window, out=s)
                 y.copy_(_negative_power(s, beta).mul_(x))
         ctx.save_for_backward(rows, sums, window)
-        ctx.beta = beta
+        ctx.beta, ctx.k = beta, k
         return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         # dx_j = g_j·s_j^−β − 2β·x_j·Σ_i window_ji·(g_i·x_i·s_i^(−β−1))
         rows, sums, window = ctx.saved_tensors
+        if _is_differentiated_again():
+            return _differentiable_gradient(rows, grad_outputs[0], window, ctx.beta, ctx.k), None, None, None
         grad_rows = torch.empty_like(rows)
         grad = grad_outputs[0].contiguous()
         with _without_autocast(rows.device.type):
@@ -138,6 +143,17 @@ def differentiable_lrn(rows: Tensor, window: Tensor, beta: float, k: float) -> T
         s = k + x.square() @ window
         root = s.rsqrt()
         return (x * (root.rsqrt() * root * root if beta == 0.75 else s.pow(-beta))).to(rows.dtype)
+
+
+def _is_differentiated_again() -> bool:
+    """Whether this backward pass is recorded, by ``create_graph=True``. A compiler records every one."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _differentiable_gradient(rows: Tensor, grad: Tensor, window: Tensor, beta: float, k: float) -> Tensor:
+    """The gradient in operations that can be differentiated again, as for a gradient penalty."""
+    (gradient,) = torch.autograd.grad(differentiable_lrn(rows, window, beta, k), rows, grad, create_graph=True)
+    return gradient
 
 
 def _without_autocast(device: str) -> AbstractContextManager[None]:

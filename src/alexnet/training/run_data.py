@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from alexnet import recipe as recipes
 from alexnet.bundle import Bundle
+from alexnet.data.atomic_io import read_regular
 from alexnet.data.prepare import prepare as prepare_store
 from alexnet.data.remote import RemoteBackend, is_address, local_path
 from alexnet.data.sources import Source, is_store, read_dataset
@@ -19,6 +20,7 @@ from alexnet.data.splits import all_as_test
 from alexnet.data.store import Split, Store, Subset
 from alexnet.errors import BundleError, DataError, RecipeError, counted
 from alexnet.recipe import Recipe, is_overridden, option
+from alexnet.schema import parse_json
 from alexnet.system import cache_folder
 from alexnet.training.run import check_store
 from alexnet.training.run_folder import own_store, read_start
@@ -116,6 +118,8 @@ def training_images(
 ) -> TrainingImages:
     """The images by which any of the classifiers was trained or chosen: ``splits`` of the run's own store.
 
+    That store is the one of the run, or any of the same content in the cache.
+
     A classifier that is evaluated on its own store adds none, since there the splits are disjoint.
 
     Args:
@@ -131,7 +135,9 @@ def training_images(
         if fingerprint == store.fingerprint:
             continue
         own = _own_store(run)
-        if own is None or own.fingerprint != fingerprint:
+        if own is None or own.fingerprint != fingerprint:  # a bundle that was promoted, compressed or copied
+            own = _cached_store(str(fingerprint), options.cache or cache_folder())
+        if own is None:
             name = "the classifier" if run is None else run
             options.log_line(
                 f"{name}: its training data is not available, so training images in {store.address} are kept"
@@ -150,6 +156,18 @@ def _own_store(run: Run) -> Store | None:
         return own_store(folder)
     except DataError:
         return None
+
+
+def _cached_store(fingerprint: str, cache: Path) -> Store | None:
+    """The store in ``cache`` whose content has the ``fingerprint``; None if there is none."""
+    for path in sorted(cache.glob("*/dataset.json")):
+        try:
+            description = parse_json(read_regular(path))
+            if isinstance(description, dict) and description.get("fingerprint") == fingerprint:
+                return Store.open(path.parent)
+        except (OSError, ValueError, DataError):  # not a store, or a damaged one
+            continue
+    return None
 
 
 def run_folder(run: Run) -> Path | None:

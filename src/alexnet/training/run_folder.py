@@ -159,6 +159,20 @@ def is_unsaved(folder: Path) -> bool:
     return not has_checkpoint(folder) and "from" not in read_start(folder)[1]
 
 
+def refuse_lost_checkpoints(folder: Path) -> None:
+    """Raise :class:`RunError` where the checkpoints of a run were deleted: to begin again would discard its record."""
+    if has_checkpoint(folder):
+        return
+    try:
+        saved = any(event.get("event") == "checkpoint" for event in read_events(folder)[0])
+    except OSError:
+        saved = False
+    if saved or (folder / "bundle").exists():
+        hint = "its classifier is in its bundle; " * (folder / "bundle").exists()
+        hint += "to train again, choose a new --output-dir"
+        raise RunError(f"the checkpoints of {folder} are gone, so it cannot go on", "", hint)
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Does a run folder have a complete checkpoint?"""
     return bool(checkpoint.list_all(folder / "checkpoints"))

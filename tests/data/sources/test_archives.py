@@ -52,7 +52,7 @@ def test_split_folders_long_names_and_other_files(tmp_path):
     source = open_source(write(tmp_path, files))
     assert counts(source) == {"train": 7, "test": 6}
     assert next(p for p in source.splits["train"] if "xxx" in p.origin).load() == png_bytes(99)
-    assert "2 files and folders of tools or hidden are not read: .DS_Store, ._*" in source.notes
+    assert "2 left out as hidden or of other programs: .DS_Store, ._*" in source.notes
     assert "not read as images: 1 file with the suffix '.txt'" in source.notes
 
 

@@ -26,7 +26,7 @@ def test_a_folder_of_classes(folder):
     assert source.splits["all"][4].load() == png_bytes(77)
     assert source.notes == (
         "not read as images: 1 file with the suffix '.txt'",
-        "2 files and folders of tools or hidden are not read: .hidden, .DS_Store",
+        "2 left out as hidden or of other programs: .hidden, .DS_Store",
     )
 
 

@@ -86,3 +86,52 @@ def test_columns_and_labels_that_have_no_meaning():
     for message, wrong in cases.items():
         with pytest.raises(DataError, match=message):
             read_dataset(wrong)
+
+
+def numbered(labels, kind):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)})
+    return datasets.Dataset.from_dict({"image": [png(i) for i in range(len(labels))], "label": labels}, features)
+
+
+def test_numbers_that_are_no_class_labels_keep_their_names():
+    """Label 2 is class 2, not the third of the texts 0, 1, 10, 11, 2."""
+    numbers = [2, 10, 0, 11, 1, 7]
+    source = read_dataset(numbered(numbers, "int64"))
+    assert source.classes == ("0", "1", "2", "7", "10", "11")
+    assert [source.classes[sample.label] for sample in source.splits["all"]] == list(map(str, numbers))
+    assert read_dataset(numbered([True, False], "bool")).classes == ("False", "True")
+    source = read_dataset(numbered([" b", "a", "b "], "string"))
+    assert source.classes == ("a", "b") and [sample.label for sample in source.splits["all"]] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("label", ["nan", "NULL", " ", ""])
+def test_a_text_that_means_no_label_is_refused(label):
+    with pytest.raises(DataError, match="row 1 has no label"):
+        read_dataset(numbered(["a", label, "b"], "string"))
+
+
+def test_splits_whose_labels_mean_other_classes_are_refused():
+    other = table(4).cast_column("label", datasets.ClassLabel(names=["dog", "cat"]))
+    for wrong in (other, table(4).remove_columns("label"), table(4).rename_column("picture", "photo")):
+        with pytest.raises(DataError, match="columns picture and label of test are not those of train"):
+            read_dataset(datasets.DatasetDict({"train": table(4), "test": wrong}))
+
+
+def test_image_files_that_change_are_another_data_set(tmp_path):
+    """Cells with paths: the fingerprint of the library stays when two files are exchanged."""
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(png(ord(name))["bytes"])
+    cells = {"image": [str(tmp_path / f"{name}.png") for name in "ab"], "label": ["a", "b"]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    datasets.Dataset.from_dict(cells, features).save_to_disk(str(tmp_path / "saved"))
+    data = datasets.Dataset.from_dict(cells, features)
+    first = read_dataset(data).fingerprint
+    assert read_dataset(data).fingerprint == first
+    (tmp_path / "a.png").rename(tmp_path / "c.png")
+    (tmp_path / "b.png").rename(tmp_path / "a.png")
+    (tmp_path / "c.png").rename(tmp_path / "b.png")
+    assert read_dataset(data).fingerprint != first
+    saved = open_source(tmp_path / "saved").fingerprint
+    arrow = next((tmp_path / "saved").glob("*.arrow"))
+    arrow.write_bytes(arrow.read_bytes())
+    assert open_source(tmp_path / "saved").fingerprint != saved

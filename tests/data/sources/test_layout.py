@@ -90,6 +90,37 @@ def test_ilsvrc_unpacked_reads_its_ground_truth(folder):
         open_source(root)
 
 
+def test_a_ground_truth_of_class_names_that_are_numbers(folder):
+    """Class 10 is not the eleventh class in the order of texts: 0, 1, 10, 2."""
+    root = folder({f"train/{c}": 1 for c in range(12)} | {"val": 3})
+    (root / "val.txt").write_text("000.png 2\n001.png 10\n002.png 11\n")
+    source = open_source(root)
+    assert {p.origin: source.classes[p.label] for p in source.splits["test"]} == {
+        "val/000.png": "2",
+        "val/001.png": "10",
+        "val/002.png": "11",
+    }
+
+
+def test_lists_of_splits_beside_class_folders_are_a_note(folder):
+    root = folder({"images/a": 2, "images/b": 2})
+    (root / "meta").mkdir()
+    for name in ("train.txt", "test.txt", "classes.txt"):
+        (root / "meta" / name).write_text("a/000\n")
+    with pytest.raises(DataError, match=r"meta: no image.*--ignore 'meta'"):
+        open_source(root)
+    source = open_source(root, layout=LayoutOptions(ignore=("meta",)))
+    assert source.classes == ("a", "b")
+    for name in ("train.txt", "test.txt", "classes.txt"):
+        (root / "meta" / name).rename(root / name)
+    (root / "meta").rmdir()
+    source = open_source(root)
+    assert counts(source) == {"all": 4}
+    assert contains(source, "not used: test.txt, train.txt: all splits are drawn anew. To use such lists, name a table")
+    (root / "train.txt").unlink()
+    assert not contains(open_source(root), "all splits are drawn anew")
+
+
 def test_folders_beside_splits_without_images_are_a_note_and_with_images_need_a_choice(folder):
     root = folder({f"{s}/{c}": 2 for s in ("train", "test") for c in "ab"} | {"annotations": 0, "extra/a": 1})
     with pytest.raises(DataError, match=r"split folders beside 'extra'.*--ignore 'extra'"):
@@ -132,6 +163,20 @@ def test_splits_inside_of_class_folders(folder):
     assert contains(source, "every class folder holds")
 
 
+def test_folders_in_classes_that_are_called_like_splits_are_a_note(folder):
+    """Not every class has them, so they are not the splits."""
+    for places in (("cat/train", "cat/test", "dog/train"), ("cat", "cat/test", "dog", "dog/test")):
+        source = open_source(folder(dict.fromkeys(places, 2), places[-1].replace("/", "-") + "s"))
+        assert source.classes == ("cat", "dog") and counts(source) == {"all": 2 * len(places)}
+        assert contains(source, "read as images of their class, though called like splits or previews: cat/test")
+
+
+@pytest.mark.parametrize("name", ["thumbnails", "_Thumbs", "cat/Previews", "Recycle"])
+def test_folders_that_may_be_previews_are_a_note(folder, name):
+    source = open_source(folder({"cat": 2, "dog": 2, name: 2}))
+    assert contains(source, f"class {name!r} is called like a folder of previews" if "/" not in name else f": {name}")
+
+
 def test_classes_that_are_called_like_splits(folder):
     source = open_source(folder({"train": 2, "plane": 2, "car": 2}, "vehicles"))
     assert source.classes == ("car", "plane", "train") and contains(source, "class 'train' is called like a split")
@@ -159,11 +204,24 @@ def test_linked_folders_are_followed_once_and_counted(folder, tmp_path):
     (root / "a/self").symlink_to("self")
     source = open_source(root)
     assert source.classes == ("a", "b") and counts(source) == {"all": 5}
-    assert contains(source, "1 linked folders are followed")
-    assert contains(source, "1 linked folders are not followed, since what they lead to is read already: a/loop")
-    assert contains(source, "1 file without a suffix")
+    assert contains(source, "followed: 1 linked folder")
+    assert contains(source, "not followed, since what it leads to is read already: 1 linked folder: a/loop")
+    assert contains(source, "not followed, since what it leads to is not there: 1 link: a/self")
+    (root / "moved").symlink_to("gone")  # a class that is missing
+    assert contains(open_source(root), "is not there: 2 links: a/self, moved")
+    (root / "moved").unlink()
     (root / "a/again").symlink_to(elsewhere / "b")
     assert len(image_files(root)) == 5
+
+
+@pytest.mark.parametrize("link", ["aa", "zz"])
+def test_a_link_to_a_class_is_no_second_class(folder, link):
+    """Whatever the order of their names: each image would have two labels."""
+    root = folder({"cat": 2, "dog": 2})
+    (root / link).symlink_to("cat")
+    source = open_source(root)
+    assert source.classes == ("cat", "dog") and counts(source) == {"all": 4}
+    assert contains(source, f"not followed, since what it leads to is read already: 1 linked folder: {link}")
 
 
 def test_links_among_folders_do_not_multiply(folder):
@@ -172,13 +230,14 @@ def test_links_among_folders_do_not_multiply(folder):
     for one in names:
         for other in names:
             (root / one / f"to_{other}").symlink_to(root / other)
-    assert len(open_source(root).splits["all"]) <= 12 + 12 * 12
+    assert len(open_source(root).splits["all"]) == 12
 
 
 LEFT_BEHIND = [
     *("@eaDir/000.png/SYNOPHOTO_THUMB_M.jpg", ".thumbnails/000.png", "__MACOSX/a/._000.png", "a/._000.png"),
     *(".ipynb_checkpoints/000-checkpoint.png", "a/Thumbs.db", "lost+found/000.png", "#recycle/000.png"),
     *("$RECYCLE.BIN/x.png", "System Volume Information/x.png", "a/@eaDir/x.jpg", "a/SYNOPHOTO_THUMB_B.jpg"),
+    *("PaxHeaders.1234/a/000.png", "a/PaxHeader/000.png", "~snapshot/a/000.png", "a/@Transcode/000.jpg"),
     *("a/.@__thumb/x.jpg", ".git/x.png", "a/~$x.png", "a/desktop.ini"),
 ]
 
@@ -191,7 +250,7 @@ def test_what_tools_leave_behind_is_no_image_and_is_counted(folder, left, packed
     (root / left).write_bytes(png_bytes(99))
     source = open_source(as_tar(root) if packed else root)
     assert source.classes == ("a", "b") and counts(source) == {"all": 4}
-    assert contains(source, "1 files and folders of tools or hidden are not read")
+    assert contains(source, "1 left out as hidden or of other programs")
     assert len(image_files(root)) == 4
 
 
@@ -226,6 +285,13 @@ def test_one_name_in_two_unicode_forms_is_one_class(folder):
         (("1e1", "10"), "are one number"),
         (("1.", "+1"), "are one number"),
         (("\uff11", "1"), "are one number"),
+        (("-0", "0"), "are one number"),
+        (("01", "1 "), "are one number"),
+        (("\N{MINUS SIGN}1", "-1"), "are one number"),
+        (("+.5", "0.50"), "are one number"),
+        (("00000000000000000007", "7"), "are one number"),
+        (("\N{ARABIC-INDIC DIGIT THREE}", "3"), "are one number"),
+        (("heart\N{VARIATION SELECTOR-16}", "heart"), "look the same"),
         (("reference retriever", "reference_retriever"), "look the same"),
         (("\N{LATIN SMALL LIGATURE FI}n", "fin"), "look the same"),
     ],
@@ -236,6 +302,11 @@ def test_names_that_a_person_would_call_one_class(folder, names, cause):
     assert all(repr(name) in str(caught.value) for name in names)
     with pytest.raises(DataError, match=rf"{cause}.*one spelling"):
         open_source(folder({f"train/{names[0]}": 2, "train/dog": 2, f"test/{names[1]}": 2, "test/dog": 2}, "split"))
+
+
+def test_numbers_that_differ_in_the_twentieth_digit_are_two_classes(folder):
+    names = ("0.12345678901234567890", "0.12345678901234567891")
+    assert open_source(folder(dict.fromkeys(names, 1))).classes == names
 
 
 def test_letters_in_two_cases_are_two_classes(folder):

@@ -60,7 +60,7 @@ def test_two_splits_are_train_and_test(table):
         (["name,kind", "dog,x"], "first line holds name, kind; must be path,label[,group,split]"),
         (["path,label,Label", "a.png,x,y"], "column 'label' twice"),
         (["path,label"], "no rows"),
-        (["path,label", "a.png"], "line 2: 1 cells; must be 2"),
+        (["path,label", "a.png"], "line 2: 1 cell; must be 2"),
         (["path,label", "a.png,x,y"], "line 2: 3 cells"),
         (["path,label", "a.png,"], "line 2: empty path or label"),
         (["path,label", ",x"], "line 2: empty path or label"),
@@ -244,3 +244,18 @@ def test_a_label_that_may_mean_none_has_a_note(table, label):
 def test_two_labels_that_may_mean_none_have_one_note(table):
     (note,) = open_source(table("path,label", "a.png,cat", "b.png,?", "c.png,na")).notes
     assert note.startswith("'?' (1 image) and 'na' (1 image) are classes here")
+
+
+@pytest.mark.parametrize(
+    ("header", "values"),
+    [("set", ("train", "Test")), ("Fold", ("training", "val")), ("is_train", "10"), ("test", "01")],
+)
+def test_a_column_that_seems_to_hold_splits_has_a_note(table, header, values):
+    """They were drawn anew without a word."""
+    rows = [f"a.png,x,{values[0]}", f"b.png,y,{values[0]}", f"c.png,x,{values[1]}", f"d.png,y,{values[1]}"]
+    (note,) = open_source(table(f"path,label,{header}", *rows)).notes
+    assert f"column '{header.lower()}' seems to hold splits and is not used: call it 'split'" in note
+    for other in ("path,label,test_score", "path,label,split"):
+        rows = [row if other.endswith("score") else row.replace(",0", ",test").replace(",1", ",train") for row in rows]
+        if set(values) <= {"0", "1"}:
+            assert not open_source(table(other, *rows)).notes

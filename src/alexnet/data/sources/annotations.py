@@ -101,6 +101,8 @@ def _read_truth(folder: Node, truth: str, names: list[str], classes: list[str]) 
     rows = [line.split() for line in text.splitlines() if line.strip()]
     if truth == "val.txt":
         labels = {name.rsplit("/", 1)[-1].rsplit(".", 1)[0]: label for name, label in rows}
+        if set(labels.values()) & set(classes):  # also names such as 10
+            return labels
         return {name: classes[int(label)] if label.isdecimal() else label for name, label in labels.items()}
     if len(rows) != len(names):
         raise ValueError(f"{len(rows)} lines for {len(names)} images")

@@ -35,7 +35,7 @@ from alexnet.data.sources.source import (
     stamp_of,
 )
 from alexnet.data.sources.tables import read_tables, split_tables
-from alexnet.errors import DataError
+from alexnet.errors import DataError, counted
 
 
 def read_folder(root: Path, options: LayoutOptions | None = None, problems: Problems | None = None) -> Source:
@@ -106,18 +106,34 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _is_broken_link(entry: os.DirEntry[str]) -> bool:
+    """Whether a link leads nowhere, perhaps to a folder that was moved. One with an image's name is a bad image."""
+    return entry.is_symlink() and not is_image_name(entry.name) and not Path(entry.path).exists()
+
+
 def _too_deep(root: Path) -> DataError:
     return DataError(f"{path_text(root)}: over {MAX_DEPTH} folders in each other", "", "name a folder in it")
 
 
 def folder_tree(root: Path, options: LayoutOptions, unused: Unused) -> Node:
-    """The tree of folders below ``root``. Raises DataError for a folder that cannot be read."""
+    """The tree of folders below ``root``. Raises DataError for a folder that cannot be read.
+
+    Links are followed last, and only to folders that were not read: no image comes twice.
+    """
     tree = Node()
-    followed: set[tuple[int, int]] = set()  # targets of the links that were followed
-    pending = [(tree, root, frozenset((_identity(root),)))]  # (node, path, identities of the path and its parents)
-    not_followed: list[str] = []
-    while pending:
-        node, folder, parents = pending.pop()
+    seen = {_identity(root)}  # of the folders that were read
+    folders, links = [(tree, root)], list[tuple[Node, os.DirEntry[str]]]()
+    followed, not_followed, broken = 0, list[str](), list[str]()
+    while folders or links:
+        if not folders:
+            node, entry = links.pop(0)
+            if (identity := _identity(Path(entry.path))) in seen:
+                not_followed.append("/".join(map(path_text, (*node.parts, entry.name))))
+                continue
+            seen.add(identity)
+            followed += 1
+            folders.append((node.folder([entry.name]), Path(entry.path)))
+        node, folder = folders.pop()
         for entry in _entries(folder):
             parts = (*node.parts, entry.name)
             is_folder = _is_folder(entry)
@@ -125,25 +141,24 @@ def folder_tree(root: Path, options: LayoutOptions, unused: Unused) -> Node:
                 unused.tools[path_text(entry.name) if not entry.name.startswith("._") else "._*"] += 1
             elif options.ignores(parts):
                 unused.ignored[path_text(entry.name)] += 1
+            elif not is_folder and _is_broken_link(entry):
+                broken.append("/".join(map(path_text, parts)))
             elif not is_folder:
                 _add_file(node, entry, parts, unused)
             elif len(parts) > MAX_DEPTH:
                 raise _too_deep(root)
-            else:
-                identity = _identity(Path(entry.path))
-                if identity in parents or (entry.is_symlink() and identity in followed):
-                    not_followed.append("/".join(map(path_text, parts)))
-                    continue
-                if entry.is_symlink():
-                    followed.add(identity)
-                pending.append((node.folder([entry.name]), Path(entry.path), parents | {identity}))
+            elif entry.is_symlink():
+                links.append((node, entry))
+            elif (identity := _identity(Path(entry.path))) not in seen:
+                seen.add(identity)
+                folders.append((node.folder([entry.name]), Path(entry.path)))
     if followed:
-        unused.lines.append(f"{len(followed):,} linked folders are followed")
-    if not_followed:
-        unused.lines.append(
-            f"{len(not_followed):,} linked folders are not followed, since what they lead to is read already: "
-            + ", ".join(sorted(not_followed)[:3])
-        )
+        unused.lines.append(f"followed: {counted(followed, 'linked folder')}")
+    for paths, reason in ((not_followed, "is read already"), (broken, "is not there")):
+        if paths:
+            kind = "linked folder" if paths is not_followed else "link"
+            names = ", ".join(sorted(paths)[:3])
+            unused.lines.append(f"not followed, since what it leads to {reason}: {counted(len(paths), kind)}: {names}")
     return tree
 
 

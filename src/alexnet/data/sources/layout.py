@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
 from alexnet.data.sources.source import (
+    PREVIEWS,
     Problems,
     Row,
     Sample,
@@ -110,7 +111,7 @@ class Unused:
             for suffix, n in sorted(self.suffixes.items())
         ]
         kinds = (
-            (self.tools, "files and folders of tools or hidden are not read"),
+            (self.tools, "left out as hidden or of other programs"),
             (self.ignored, "left out by --ignore"),
         )
         for counts, kind in kinds:
@@ -149,6 +150,8 @@ class Layout:
         """The source of the tree ``root``. Raises DataError for an unknown layout."""
         top, chain = self._unwrap(root, [root])
         splits = {split: (node, [*chain, node]) for split, node in self._splits(top).items()}
+        if set(splits) == {"all"}:
+            self._note_lists(root)
         return self.source_in(splits, name, unused, top)
 
     def source_in(self, splits: Mapping[str, tuple[Node, list[Node]]], name: str, unused: Unused, top: Node) -> Source:
@@ -331,6 +334,13 @@ class Layout:
         total = sum(map(len, filled.values()))
         if not total or self.options.classes == "top":
             return
+        inner_paths = [(sub, f"{name}/{sub}") for name, subs in sorted(inner.items()) for sub in sorted(subs)]
+        split_like = [path for sub, path in inner_paths if split_words(sub) or sub.strip("_. ").lower() in PREVIEWS]
+        if split_like:
+            names = ", ".join(map(path_text, split_like[:3])) + ", …" * (len(split_like) > 3)
+            self.notes.append(
+                f"read as images of their class, though called like splits or previews: {names} (--ignore leaves out)"
+            )
         shared = set.intersection(*filled.values())
         folders_only = not any(node.folders[name].images for name in filled)
         if folders_only and len(filled) > 1 and len(shared) > 1 and 2 * len(shared) >= max(map(len, filled.values())):
@@ -373,17 +383,33 @@ class Layout:
             " and not for a test"
         )
 
+    def _note_lists(self, root: Node) -> None:
+        """A note about lists that seem to name the images of splits, where the splits are drawn."""
+        for node in root.walk():
+            split_of = {name: split_words(name.rpartition(".")[0]) for name in node.texts}
+            lists = {name: pair[0] for name, pair in split_of.items() if pair and not pair[1]}
+            if {"train"} < set(lists.values()):
+                names = ", ".join(map(path_text, sorted(lists)))
+                self.notes.append(
+                    f"not used: {names}: all splits are drawn anew. To use such lists, name a table with the columns"
+                    " path, label and split"
+                )
+                return
+
     def _no_classes_error(self, node: Node) -> DataError:
         problem = "images but no class folders" if node.images else "no class folders"
         hint = "sort them into folders, or name a table of paths and labels (.csv, .tsv, .txt)"
         return DataError(f"{self._path(node)}: {problem}", "one folder of images for each class", hint)
 
     def _check_split_names(self, classes: list[str], chosen: Mapping[str, object]) -> None:
-        split_like = [title for title in classes if split_words(title)]
+        split_like, hint = [title for title in classes if split_words(title)], "leave it out with --ignore"
         if split_like and len(split_like) == len(classes) and len(classes) > 1:
             problem = f"{self.root_path}: all classes are called like splits ({', '.join(split_like[:4])})"
             refuse(DataError(problem, "class folders", "name the folder whose folders are the classes"), self.problems)
         elif split_like:
-            self.notes.append(
-                f"class {split_like[0]!r} is called like a split: if it is none, leave it out with --ignore"
-            )
+            self.notes.append(f"class {split_like[0]!r} is called like a split: if it is none, {hint}")
+        for title in classes:
+            if title.strip("_. ").lower() in PREVIEWS:
+                self.notes.append(
+                    f"class {title!r} is called like a folder of previews or copies: if it is one, {hint}"
+                )

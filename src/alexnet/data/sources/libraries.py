@@ -14,7 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.sources.folders import read_folder
-from alexnet.data.sources.source import SPLITS, Problems, Row, Sample, Source, make_source, path_text, read_image
+from alexnet.data.sources.source import (
+    SPLITS,
+    Problems,
+    Row,
+    Sample,
+    Source,
+    class_name,
+    make_source,
+    path_text,
+    read_image,
+    stamp_of,
+)
+from alexnet.data.sources.tables import MISSING
 from alexnet.errors import DataError, printable
 from alexnet.system import cache_folder
 
@@ -152,7 +164,7 @@ def read_dataset(data: Any, name: str = "dataset", problems: Problems | None = N
 
     Args:
         data: The data set. It needs one column of images (``datasets.Image``), and one of labels: ``ClassLabel``, or
-            text in a column ``label``.
+            texts or numbers in a column ``label``.
         name: Name of the source.
         problems: A list to which recoverable errors are added. None: they raise.
 
@@ -168,23 +180,45 @@ def read_dataset(data: Any, name: str = "dataset", problems: Problems | None = N
         raise DataError(f"{name} is a {type(data).__name__}", "a datasets.Dataset or DatasetDict")
     first = next(iter(splits.values()))
     image, label = _image_column(library, first, name), _label_column(library, first, name)
-    texts = {split: _labels(table, label, name) for split, table in splits.items()}
     feature = first.features[label]
-    classes = list(feature.names) if isinstance(feature, library.ClassLabel) else []
-    if not classes:
-        classes = sorted({str(value) for values in texts.values() for value in values})
-    position = {text: index for index, text in enumerate(classes)}
+    for split, table in splits.items():  # a label means the same class in every split
+        if image not in table.features or table.features.get(label) != feature:
+            problem = f"{name}: columns {image} and {label} of {split} are not those of {next(iter(splits))}"
+            raise DataError(problem, "the same classes in every split, in one order", "cast it, or leave it out")
+    labels = {split: _labels(table, label, name) for split, table in splits.items()}
+    position: dict[Any, int]
+    if isinstance(feature, library.ClassLabel):
+        classes, position = list(feature.names), {number: number for number in range(len(feature.names))}
+    else:
+        values = sorted({value for values in labels.values() for value in values})  # numbers by size: 2 before 10
+        classes, position = list(map(str, values)), {value: number for number, value in enumerate(values)}
     rows = []
     for split, table in splits.items():
         raw = table.select_columns([image]).cast_column(image, library.Image(decode=False))
-        for index, value in enumerate(texts[split]):
-            number = value if isinstance(value, int) else position[str(value)]
+        stamps = _stamps(raw, image)
+        for index, value in enumerate(labels[split]):
             origin = f"{split}/{index:06d}"
-            if not 0 <= number < len(classes):
-                raise DataError(f"{name}: {origin} has label {number}", f"from 0 to {len(classes) - 1}", "leave it out")
-            sample = Sample(number, origin, partial(_load, raw, image, index, origin))
-            rows.append(Row(split, sample, f"{raw._fingerprint}/{index}"))
+            if value not in position:
+                raise DataError(f"{name}: {origin} has label {value}", f"from 0 to {len(classes) - 1}", "leave it out")
+            sample = Sample(position[value], origin, partial(_load, raw, image, index, origin))
+            rows.append(Row(split, sample, f"{raw._fingerprint}/{index}{stamps[index]}"))
     return make_source(printable(name), classes, rows, problems=problems)
+
+
+def _stamps(table: Any, column: str) -> list[str]:
+    """For each row a text that changes when the image file changes that its cell names; empty for bytes in the cell.
+
+    The fingerprint of a data set is of its cells. The first row has the stamps of the files of the data set itself.
+    """
+    stamps = []
+    for rows in table.with_format("arrow").iter(batch_size=1000):
+        for cells in rows.column(column).chunks:
+            paths, absent = cells.field("path").to_pylist(), cells.field("bytes").is_null().to_pylist()
+            stamps += [
+                stamp_of(Path(path)) if path and missing else "" for path, missing in zip(paths, absent, strict=True)
+            ]
+    own = [stamp_of(Path(file["filename"])) for file in table.cache_files]
+    return [" ".join([*own, *stamps[:1]]), *stamps[1:]]
 
 
 def _load(table: Any, column: str, index: int, origin: str) -> bytes:
@@ -222,10 +256,14 @@ def _label_column(library: Any, table: Any, name: str) -> str:
     return str((preferred or text)[0])
 
 
-def _labels(table: Any, column: str, name: str) -> list[int | str]:
-    values = list(table[column])
-    if any(value is None for value in values):
-        raise DataError(f"{name}: row {values.index(None)} has no {column}", "a label", "filter these rows")
+def _labels(table: Any, column: str, name: str) -> list[Any]:
+    """The labels: integers, numbers, or texts without spaces around them. Raises DataError for a missing one."""
+    values = [class_name(path_text(value.strip())) if isinstance(value, str) else value for value in table[column]]
+    for row, value in enumerate(values):
+        if value is None or value != value or (isinstance(value, str) and (not value or value.casefold() in MISSING)):
+            raise DataError(f"{name}: row {row} has no {column}", "a label", "filter these rows")
+        if not isinstance(value, int | float | str):
+            raise DataError(f"{name}: row {row} has the {column} {value!r:.60}", "a number or a text", "convert them")
     return values
 
 

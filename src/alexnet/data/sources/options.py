@@ -23,8 +23,8 @@ def group_images(source: Source, *, column: str = "", pattern: str = "") -> Sour
     Args:
         source: the images.
         column: name of a table's column whose value is the group.
-        pattern: a regular expression, searched in each image's origin. Its first capture group, or without one the
-            whole match, is the group.
+        pattern: a regular expression, searched in each image's origin. Its capture groups, or without one the whole
+            match, are the group.
 
     Raises:
         DataError: if the column does not exist, or the expression is invalid or matches nothing.
@@ -93,12 +93,13 @@ def _by_pattern(pattern: str) -> Callable[[Sample], str]:
         expression = re.compile(pattern)
     except re.error as error:
         raise DataError(f"group pattern {pattern!r}: {error}", "a regular expression", "mend it") from error
+    return lambda image: matched_group(expression, image.origin)
 
-    def group_of(image: Sample) -> str:
-        match = expression.search(image.origin)
-        return (match[1] if expression.groups else match[0]) or "" if match else ""
 
-    return group_of
+def matched_group(expression: re.Pattern[str], origin: str) -> str:
+    """The group of an image by a pattern: what its capture groups match, or without one the whole; may be empty."""
+    match = expression.search(origin)
+    return "|".join(part or "" for part in match.groups() or (match[0],)).strip("|") if match else ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -28,10 +29,11 @@ SUFFIXES = frozenset(
 
 _TOOL_FOLDERS = frozenset(
     (
-        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@__thumb", "@sharebin", "#recycle", "#snapshot"),  # NAS
+        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@__thumb", "@sharebin", "@transcode"),  # NAS
+        *("#recycle", "#snapshot", "~snapshot"),
         *("__macosx", "network trash folder", "temporary items"),  # macOS
         *("$recycle.bin", "recycler", "recycled", "system volume information", "found.000", "_vti_cnf"),  # Windows
-        *("lost+found", "__pycache__", "_gsdata_"),
+        *("lost+found", "__pycache__", "_gsdata_", "paxheader"),
     )
 )
 _TOOL_FILES = (
@@ -41,8 +43,8 @@ _TOOL_FILES = (
 
 
 def is_tool_folder(name: str) -> bool:
-    """Whether the folder is hidden, or made by a NAS, a desktop or a file system for its own use."""
-    return name.startswith(".") or name.lower() in _TOOL_FOLDERS
+    """Whether the folder is hidden, or made by a NAS, a desktop, a file system or an archiver for its own use."""
+    return name.startswith((".", "PaxHeaders.")) or name.lower() in _TOOL_FOLDERS
 
 
 def is_tool_file(name: str) -> bool:
@@ -75,6 +77,11 @@ _FILLERS = frozenset(
         *("set", "sets", "data", "dataset", "split", "splits", "image", "images", "img", "imgs", "image", "images"),
         *("photo", "photos", "jpg", "jpeg", "png", "folder"),
     )
+)
+
+
+PREVIEWS = frozenset(
+    ("thumb", "thumbs", "thumbnail", "thumbnails", "preview", "previews", "recycle", "trash", "backup")
 )
 
 
@@ -241,6 +248,11 @@ def class_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+_UNSEEN = re.compile(
+    "[\N{SOFT HYPHEN}\u200b-\u200d\u2060\ufe00-\ufe0f]"
+)  # without a width, such as the zero-width space
+
+
 def _check_names(
     name: str, classes: tuple[str, ...], splits: Mapping[str, list[Sample]], problems: Problems | None
 ) -> None:
@@ -272,16 +284,19 @@ def _check_names(
 def _spelling(title: str) -> str:
     number = _number(title)
     if number is not None:
-        return repr(number)
+        return f"\0{number}"
     if len(title) == 1:
         return title
-    return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", title)).strip().casefold()
+    title = _UNSEEN.sub("", unicodedata.normalize("NFKC", title))
+    return re.sub(r"[\s_]+", " ", title).strip().casefold()
 
 
-def _number(title: str) -> float | None:
-    """The number that a class name is: 1, 01, 1.0, 1e0 and the wide digit １ → 1.0. None for other names."""
-    title = unicodedata.normalize("NFKC", title)
-    return float(title) if re.fullmatch(r"[+-]?[0-9]{1,15}(\.[0-9]{0,15})?(e[+-]?[0-9]{1,2})?", title, re.I) else None
+def _number(title: str) -> Fraction | None:
+    """The number that a class name is: 1, 01, 1.0, 1e0, +1 and the digits of other scripts → 1; else None."""
+    title = unicodedata.normalize("NFKC", title).strip().replace("\N{MINUS SIGN}", "-")
+    title = "".join(str(unicodedata.decimal(c, c)) for c in title)
+    is_number = re.fullmatch(r"[+-]?([0-9]{1,99}(\.[0-9]{0,99})?|\.[0-9]{1,99})(e[+-]?[0-9]{1,2})?", title, re.I)
+    return Fraction(title) if is_number else None
 
 
 def path_text(path: str | os.PathLike[str]) -> str:

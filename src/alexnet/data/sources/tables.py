@@ -160,7 +160,9 @@ def _parse_lines(
         location = f"{name}, line {number}"
         if len(cells) != len(names):
             expected = f"{len(names)}, as the first line has"
-            raise DataError(f"{location}: {len(cells)} cells", expected, "mend the line, or pass --delimiter")
+            raise DataError(
+                f"{location}: {counted(len(cells), 'cell')}", expected, "mend the line, or pass --delimiter"
+            )
         row = {column: cell.strip() for column, cell in zip(names, cells, strict=True)}
         path, title, split = cells[image].strip(), cells[label].strip(), row.get("split") if columns else None
         if not path or not title or "\0" in path:
@@ -178,9 +180,21 @@ def _parse_lines(
         problem = (
             f"{name}, line {without_label[0][0]}: label {without_label[0][1]!r}, as a program writes a missing value"
         )
-        hint = f"{len(without_label):,} such lines: fill in their labels, or remove them"
+        hint = f"{counted(len(without_label), 'such line')}: fill in the labels, or remove the lines"
         refuse(DataError(problem, "a class", hint), problems)
+    if "split" not in names and (column := _split_column(lines)):
+        notes.append(f"{name}: column {column!r} seems to hold splits and is not used: call it 'split'")
     return lines
+
+
+def _split_column(lines: list[Line]) -> str:
+    """The column that seems to say to which split an image belongs: by its values, or its name; empty without any."""
+    for column in lines[0].cells if lines else ():
+        splits = {SPLITS.get(line.cells[column].lower(), "") for line in lines}
+        words = split_words(column)
+        if {"train"} < splits <= set(SPLITS.values()) or (words and words[1] in ("", "is") and splits == {""}):
+            return column
+    return ""
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
