@@ -88,10 +88,10 @@ def towers() -> dict:
             f"pool5{t}": pool(f"conv5{t}_neuron"),
             f"fc2048{t}": fc(["pool5a", "pool5b"], [4, 4], 5),
             f"fc2048{t}_neuron": neuron(f"fc2048{t}"),
-            f"hs1{t}": {"type": "hs", "inputs": [f"fc2048{t}_neuron"], "select_weights": 0.5},
+            f"hs1{t}": {"type": "hs", "inputs": [f"fc2048{t}_neuron"], "keep": 0.5},
             f"fc2048b{t}": fc([f"hs1{t}", f"hs1{o}"], [5, 5], 5),
             f"fc2048b{t}_neuron": neuron(f"fc2048b{t}"),
-            f"hs2{t}": {"type": "hs", "inputs": [f"fc2048b{t}_neuron"], "select_weights": 0.5},
+            f"hs2{t}": {"type": "hs", "inputs": [f"fc2048b{t}_neuron"], "keep": 0.5},
         }
     layers["fc1000"] = fc(["hs2a", "hs2b"], [5, 5], 3)
     layers["probs"] = {"type": "softmax", "inputs": ["fc1000"]}
@@ -139,7 +139,7 @@ def as_it_ran(layers: dict, x: np.ndarray) -> np.ndarray:
         if kind == "pool":
             return pooled(x)
         if kind == "hs":
-            return x * layer["select_weights"]
+            return x * layer["keep"]
         squares = np.pad(x**2, ((2, 2), (0, 0), (0, 0)) if kind == "cmrnorm" else ((0, 0), (2, 2), (2, 2)))
         windows = np.lib.stride_tricks.sliding_window_view(squares, 5, 0) if kind == "cmrnorm" else None
         if windows is None:
@@ -198,7 +198,7 @@ def test_two_towers_become_one_network_with_the_same_predictions(tmp_path):
         for other in ("alexnet", "alexnet_caffe"):
             with pytest.raises(BundleError, match=r"another --model may fit"):
                 _same_steps(create_model(other), found.steps, "file")
-    by_keep = layers | {"hs2a": layers["hs2a"] | {"select_weights": 0.25}}
+    by_keep = layers | {"hs2a": layers["hs2a"] | {"keep": 0.25}}
     path.write_bytes(checkpoint(by_keep))
     last = convnet.read(path, "alexnet_2012").arrays["fc8.weight"]
     assert np.allclose(last[:, :5] * 2, found.arrays["fc8.weight"][:, :5])

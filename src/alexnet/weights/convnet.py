@@ -119,7 +119,7 @@ class Checkpoint:
         while (kind := self.get(name, "type", str)) not in LEARNED and kind != "data":
             between.insert(0, self.step(name, towers))
             if kind in _SCALED:
-                keep *= self.number(name, "select_weights")
+                keep *= self.number(name, "keep")
             inputs = self.inputs(name)
             if len(inputs) != 1 or len(between) > _MAX_LAYERS:
                 problem = "reads itself" if len(inputs) == 1 else f"reads {len(inputs)} layers"
