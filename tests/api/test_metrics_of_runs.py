@@ -378,7 +378,7 @@ def test_predict_says_unknown_only_where_a_threshold_is_asked_for(run, digit_fil
     assert row["abstained"] == str(float(row["score"]) < 0.9999).lower()
     assert cli.run([*words, "table", "--confidence-threshold", "1"]) == 0
     out = capsys.readouterr().out
-    assert "answer" in out and "1 of 1 unknown: the first prediction has a probability below 1" in out
+    assert "label" in out and "1 of 1 unknown: the first prediction has a probability below 1" in out
 
 
 @pytest.mark.parametrize(

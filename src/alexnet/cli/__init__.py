@@ -49,7 +49,7 @@ COMMANDS: dict[str, Command] = {
     "verify": Command("Ship", "check a bundle, an exported file or a server against its reference images", "export"),
     "serve": Command("Ship", "serve a classifier over HTTP, with a web page", "serve"),
     "info": Command("Ship", "print versions, devices and kernels, for a bug report", "machine"),
-    "monitor": Command("Ship", "has what a server sees changed? the counts of serve --monitor", "serve"),
+    "monitor": Command("Ship", "report changes in the images of a server: the counts of serve --monitor", "serve"),
     "study claims": Command("2012 studies", "test a claim of the paper", "studies"),
     "study contest": Command("2012 studies", "compare AlexNet, its successors and Fisher vectors", "studies"),
     "study data-size": Command("2012 studies", "train on growing parts of a dataset", "studies"),

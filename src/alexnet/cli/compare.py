@@ -151,7 +151,7 @@ def _verdict(p: float) -> str:
 
 @dataclass(frozen=True)
 class PromoteArguments:
-    """Replace the served bundle by a new one if it is verified, not worse, and no class falls below its floor.
+    """Replace the served bundle by a new one if it is verified, not worse, and every class has its minimum recall.
 
     A server with --reload-interval, or after SIGHUP, loads the new bundle without losing a request.
     Exit status: 0 promoted; 1 a check failed, nothing was changed.
@@ -162,9 +162,9 @@ class PromoteArguments:
     back: Flag = False
     """return to the bundle that the last promotion replaced"""
     margin: Annotated[float, option("POINTS")] = 1.0
-    """largest loss of top-1 accuracy that does not matter; NEW must be shown not to lose as much (p < 0.05)"""
+    """acceptable loss of top-1 accuracy; the test must show that NEW loses less (p < 0.05)"""
     min_recall: Annotated[UseAppendAction[tuple[str, ...]], option("FRACTION|CLASS=FRACTION")] = ()
-    """least recall of each class, or of one class; may be repeated"""
+    """minimum recall of each class, or of one class; can be repeated"""
     data: Annotated[str | None, option("DATA")] = None
     """images to test on (default: the data of NEW)"""
     split: Literal["test", "validation"] = "test"

@@ -62,7 +62,7 @@ class PrepareArguments:
 
 
 def prepare_command(argv: list[str]) -> int:
-    """images on disk -> a store that training reads fast"""
+    """Prepare a store, and print the number of images of each split."""
     args: PrepareArguments = parser.parse(PrepareArguments, argv, "prepare")
     from alexnet import api
     from alexnet.data.remote import is_address, local_path

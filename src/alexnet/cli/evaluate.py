@@ -63,7 +63,7 @@ class EvaluateArguments:
     corruptions: Flag = False
     """top-1 error under 15 corruptions (noise, blur, weather, digital) at 5 severities, with a plot"""
     baseline: Annotated[Path | None, option("RUN")] = None
-    """corruptions: run whose errors are the unit; prints the mean corruption error (mCE)"""
+    """corruptions: run that the errors are divided by; prints the mean corruption error (mCE)"""
     corruption_images: Annotated[int, option("N")] = 500
     """corruptions: number of images, drawn from the split"""
     calibrate: Flag = False
@@ -80,7 +80,7 @@ class EvaluateArguments:
 
 
 def evaluate_command(argv: list[str]) -> int:
-    """top-1 and top-5 of a trained classifier, or of several as an ensemble, on a test split"""
+    """Evaluate a classifier or an ensemble, and print its accuracy."""
     args: EvaluateArguments = parser.parse(EvaluateArguments, argv, "evaluate")
     kernels.use(args.kernels)
     if not args.runs:
@@ -152,7 +152,7 @@ def _is_detailed(args: EvaluateArguments) -> bool:
 
 
 def _detailed(args: EvaluateArguments) -> int:
-    """One run in full; what was not asked for is not printed."""
+    """Evaluate one run in detail, and print the parts that were requested."""
     if len(args.runs) > 1 or args.fit_weights:
         raise RecipeError(f"--details of {len(args.runs)} runs", "one", "compare two with: alexnet compare RUN RUN")
     from alexnet import api
@@ -200,8 +200,8 @@ def _detailed(args: EvaluateArguments) -> int:
     _thresholds(result)
     if result.ood_scores:
         scores = [(one.name, *estimate_cells(one.auroc), *estimate_cells(one.caught)) for one in result.ood_scores]
-        title = f"{len(result.ood)} images of no known class, told from those of {result.scores.split}"
-        output.table(title, ("score", "AUROC", "95 % CI", "told, where 95 % are kept", "95 % CI"), scores)
+        title = f"{len(result.ood)} images of no known class, against those of {result.scores.split}"
+        output.table(title, ("score", "AUROC", "95 % CI", "detected, if 95 % are kept", "95 % CI"), scores)
     output.resampled_groups(result.groups)
     for line in result.provenance.lines():
         print(line)
@@ -209,7 +209,7 @@ def _detailed(args: EvaluateArguments) -> int:
 
 
 def _print_scores(scores: "Scores", *, as_json: bool, provenance: "Provenance | None" = None) -> None:
-    """What ``evaluate`` found: of an ensemble, each member's scores and weight first; of one run, what chose what."""
+    """Print the scores; of an ensemble each member's first, of one run also its provenance."""
     if as_json:
         print(json.dumps(scores.to_dict() | (provenance.to_dict() if provenance else {})))
         return
@@ -240,9 +240,9 @@ def _members(scores: "Scores", crops: str) -> None:
     output.table(f"{len(rows)} members alone on {scores.split}, {crops}", columns, rows)
     if scores.fitted_on:
         chosen = f"the {scores.fitted_count} images of {scores.fitted_on}"
-        print(f"weights were found on {chosen}, which are not those reported")
+        print(f"weights were fitted on {chosen}; other images are reported")
     else:
-        print("equal weights: the ensemble is the plain mean of the members' probabilities")
+        print("equal weights: the ensemble predicts the mean of the members' probabilities")
     print()
 
 
@@ -333,9 +333,9 @@ def _calibration(results: "EvaluationDetails") -> None:
     before, after = results.uncalibrated, results.calibrated
     fitted = bool(results.provenance.temperature_by)
     columns = ("", "ECE", "by chance", "confidence", "accuracy", "NLL", "Brier")
-    rows = [_reliability("the network's own", before)]
+    rows = [_reliability("uncalibrated", before)]
     if fitted:
-        rows.append(_reliability(f"as answered (temperature {results.provenance.temperature:.3f})", after))
+        rows.append(_reliability(f"calibrated (temperature {results.provenance.temperature:.3f})", after))
     output.table("Calibration: confidence against accuracy", columns, rows)
     if results.temperature_warning:
         print(f"{results.temperature_warning}\n")
@@ -374,20 +374,20 @@ def _curve(curve: "RiskCoverage") -> None:
 def _thresholds(results: "EvaluationDetails") -> None:
     if not results.thresholds:
         if results.ood:
-            print("no threshold is known: give --confidence-threshold, or fit some with --calibrate\n")
+            print("there is no threshold: pass --confidence-threshold, or fit thresholds with --calibrate\n")
         return
     strange = any(one.ood_rejected for one in results.thresholds)
-    columns = ["target error", "threshold", "answered", "error", "95 % CI"] + ["unknown called so"] * strange
+    columns = ["target error", "threshold", "coverage", "error", "95 % CI"] + ["OOD rejected"] * strange
     rows = []
     for one in results.thresholds:
         did = one.metrics
         error = (_percent(did.error), f"{100 * did.low:.1f} to {100 * did.high:.1f}") if did.answered else ("", "")
-        row = [f"{100 * one.target:g} %" if one.target else "as given", f"{did.threshold:.4f}"]
+        row = [f"{100 * one.target:g} %" if one.target else "given", f"{did.threshold:.4f}"]
         row += [f"{_percent(did.coverage)} ({did.answered})", *error]
         rows.append(
             row + ([" ".join(estimate_cells(one.ood_rejected)).replace("% ", "%, ", 1)] if one.ood_rejected else [])
         )
-    title = f'Thresholds on {results.scores.split}: below them the answer is "unknown"'
+    title = f'Thresholds on {results.scores.split}: below them the prediction is "unknown"'
     output.table(title, columns, rows, right=len(columns))
     if results.ood:
         often = ", ".join(f"{name} {times}" for name, times in Counter(results.ood).most_common(5))

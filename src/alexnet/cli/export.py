@@ -78,7 +78,7 @@ class CompressArguments:
     """Compress a classifier: prune, retrain, share weights, encode (Han et al. 2015).
 
     The default is 35 times smaller, or less if that would lose more than 1 point of validation accuracy. Every other
-    command takes the result like a run.
+    command accepts the result like a run.
     """
 
     run: Positional[Annotated[Path, option("RUN")]]
@@ -231,7 +231,7 @@ class VerifyArguments:
 
 
 def verify_command(argv: list[str]) -> int:
-    """check that a bundle, an exported file or a server still predicts its reference images"""
+    """Check that a bundle, an exported file or a server still predicts its reference images."""
     args: VerifyArguments = parser.parse(VerifyArguments, argv, "verify")
     key = _key(args.key_file)
     from alexnet.export.verify import verify as replay

@@ -99,7 +99,7 @@ class LRFindArguments:
     low: Annotated[float, option("LR")] = 1e-6
     """learning rate of the first step"""
     high: Annotated[float, option("LR")] = 10.0
-    """learning rate of the last step; the test ends before where the loss diverges"""
+    """learning rate of the last step; the training ends earlier if the loss diverges"""
     output: Annotated[Path | None, option("FILE.png")] = None
     """the plot (default: runs/lr-find/DATA.png)"""
     device: Annotated[str, option("DEVICE")] = "auto"
@@ -159,11 +159,11 @@ class SweepArguments:
     budget: Annotated[str, option("TIME")] = "1h"
     """time of all trainings together: 90s, 40min, 2h"""
     trials: Annotated[int, option("N")] = 0
-    """trials at most; 0: as many as the budget allows"""
+    """maximum number of trials; 0: as many as the budget allows"""
     finalists: Annotated[int, option("N")] = 3
-    """the best trials that are trained again with other seeds"""
+    """number of best trials that are trained again, with other seeds"""
     seeds: Annotated[int, option("N")] = 3
-    """trainings of each of them"""
+    """trainings of each of these trials"""
     recipe: Annotated[str, option("NAME|FILE.toml")] = ""
     """named recipe or recipe file with all other hyperparameters (default: as alexnet train)"""
     model: Annotated[str, option("NAME")] = ""

@@ -152,7 +152,7 @@ class BenchArguments:
 
 
 def bench_command(argv: list[str]) -> int:
-    """measure training and inference next to PyTorch, torchvision, ONNX Runtime and OpenVINO"""
+    """Measure training and inference next to PyTorch, torchvision, ONNX Runtime and OpenVINO."""
     args: BenchArguments = parser.parse(BenchArguments, argv, "bench")
     kernels.use(args.kernels)
     from alexnet.benchmark import suite

@@ -31,7 +31,7 @@ class ModelsArguments:
 
 
 def models_command(argv: list[str]) -> int:
-    """list the networks; with a name, its layers one by one"""
+    """List the networks; with a name, its layers one by one."""
     args: ModelsArguments = parser.parse(ModelsArguments, argv, "models")
     import torch
 
@@ -85,7 +85,7 @@ class LayersArguments:
 
 
 def layers_command(argv: list[str]) -> int:
-    """check a layer file of 2012, list its layers, draw its graph"""
+    """Check a layer file of 2012, list its layers, draw its graph."""
     args: LayersArguments = parser.parse(LayersArguments, argv, "layers")
     from alexnet.cuda_convnet import Data, define, network, parameters
     from alexnet.training.layer_files import read
@@ -130,7 +130,7 @@ class ImportArguments:
 
 
 def import_command(argv: list[str]) -> int:
-    """make a bundle of other people's weights: torchvision, Caffe, cuda-convnet"""
+    """Convert weights of torchvision, Caffe or cuda-convnet to a bundle."""
     args: ImportArguments = parser.parse(ImportArguments, argv, "import")
     from alexnet.errors import BundleError
     from alexnet.weights.import_weights import ImportOptions, import_weights
@@ -145,7 +145,7 @@ def import_command(argv: list[str]) -> int:
 
 
 def _print(bundle: "Bundle", path: Path, *, as_json: bool) -> None:
-    """What came of ``alexnet import``."""
+    """Print the result of ``alexnet import``."""
     network = bundle.network
     parameters = sum(p.numel() for p in network.parameters())
     if as_json:

@@ -208,7 +208,7 @@ class SourceArguments:
     data_root: Annotated[Path | None, option("DIR")] = None
     """directory with torchvision's data sets (cifar10, mnist, ...)"""
     download: Flag = False
-    """let torchvision download a data set that is missing"""
+    """download a missing data set of torchvision, or hf:OWNER/NAME"""
     group_column: Annotated[str | None, option("COLUMN")] = None
     """table column (patient, camera, ...) whose images stay in one split"""
     group_pattern: Annotated[str | None, option("REGEX")] = None
@@ -220,7 +220,7 @@ class SourceArguments:
     classes: Literal["auto", "top", "leaves"] = "auto"
     """classes of nested folders: the top folders, or every folder that contains images"""
     ignore: Annotated[UseAppendAction[tuple[str, ...]], option("PATTERN")] = ()
-    """file or folder to skip, by name or pattern"""
+    """file or folder to skip, by name or pattern; can be repeated"""
     image_column: Annotated[str | None, option("COLUMN")] = None
     """table column with the image paths (default: path, file_name, ...)"""
     label_column: Annotated[str | None, option("COLUMN")] = None

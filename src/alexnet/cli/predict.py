@@ -170,14 +170,14 @@ def _print_table(results: Iterator[dict[str, Any]], top: int, below: float | Non
     rows, entries = [], list(results)
     for entry in entries:
         predictions = [f"{g['label']} {100 * g['score']:.1f} %" for g in entry.get("top_k", [])]
-        answer = [] if below is None else [_answer(entry)]
+        leading = [] if below is None else [_label(entry)]
         if "prediction_set" in columns:
-            answer.append(", ".join(entry.get("prediction_set", [])))
+            leading.append(", ".join(entry.get("prediction_set", [])))
         rows.append(
-            (entry["filename"], *answer, *(predictions or ["not readable"]), *[""] * (top - max(len(predictions), 1)))
+            (entry["filename"], *leading, *(predictions or ["not readable"]), *[""] * (top - max(len(predictions), 1)))
         )
     width = max((len(row) for row in rows), default=1)
-    extra = ["answer"] * (below is not None) + ["prediction set"] * ("prediction_set" in columns)
+    extra = ["label"] * (below is not None) + ["prediction set"] * ("prediction_set" in columns)
     heads = ("image", *extra, *(f"prediction {i}" for i in range(1, width - len(extra))))
     output.table("", heads, [row[:width] for row in rows])
     if below is not None:
@@ -185,7 +185,7 @@ def _print_table(results: Iterator[dict[str, Any]], top: int, below: float | Non
         print(f"{unknown} of {len(entries)} unknown: the first prediction has a probability below {below:.4g}")
 
 
-def _answer(entry: dict[str, Any]) -> str:
+def _label(entry: dict[str, Any]) -> str:
     if "top_k" not in entry:
         return ""
     return "unknown" if entry["abstained"] else str(entry["top_k"][0]["label"])

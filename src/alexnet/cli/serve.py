@@ -37,7 +37,7 @@ class ServeArguments:
     host: Annotated[str, option("HOST")] = "127.0.0.1"
     """address to listen on; the default accepts this machine only"""
     port: Annotated[int, option("PORT")] = 8000
-    """0: any free port"""
+    """port to listen on; 0: any free port"""
     workers: Annotated[int, option("N")] = 1
     """worker processes, each with its own copy of the network"""
     threads: Annotated[int, option("N")] = 0
@@ -47,7 +47,7 @@ class ServeArguments:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: usually faster, with two to three correct digits; takes more memory"""
     top: Annotated[int, option("N")] = 5
-    """predictions per image, if the request does not say"""
+    """predictions per image, unless the request sets it"""
     confidence_threshold: Annotated[float | None, option("P")] = None
     """predict "unknown" below this probability"""
     key_file: Annotated[Path | None, option("FILE")] = None
@@ -55,9 +55,9 @@ class ServeArguments:
     share_images: Flag = False
     """publish images of the data set: reference images, nearest training images"""
     allow_host: Annotated[UseAppendAction[tuple[str, ...]], option("HOST")] = ()
-    """name of this server in Host headers"""
+    """name of this server in Host headers; can be repeated"""
     allow_origin: Annotated[UseAppendAction[tuple[str, ...]], option("ORIGIN")] = ()
-    """origin whose pages may send requests (CORS)"""
+    """origin whose pages may send requests (CORS); can be repeated"""
     reload_interval: Annotated[float, option("SECONDS")] = 0.0
     """check RUN for changes at this interval and reload it; 0: never"""
     drain_delay: Annotated[float, option("SECONDS")] = 0.0
@@ -195,7 +195,7 @@ class MonitorArguments:
     folder: Positional[Annotated[Path, option("FOLDER")]]
     """the folder of alexnet serve RUN --monitor FOLDER"""
     baseline_days: Annotated[int, option("N")] = 7
-    """first days of a model, which later days are compared with"""
+    """number of first days of a model, which later days are compared with"""
     false_alarms: Annotated[float, option("FRACTION")] = 0.01
     """fraction of days that raise an alarm although nothing has changed"""
     html: Annotated[Path | None, option("FILE")] = None

@@ -56,7 +56,7 @@ class ClaimsArguments:
 
 
 def claims_command(argv: list[str]) -> int:
-    """list the paper's claims, or test one: a plan, trainings, a verdict"""
+    """List the paper's claims, or test one: a plan, trainings, a verdict."""
     args: ClaimsArguments = parser.parse(ClaimsArguments, argv, "study claims")
     from alexnet.experiments.claims.registry import get_claim
 
@@ -207,7 +207,7 @@ class ContestArguments:
 
 
 def contest_command(argv: list[str]) -> int:
-    """compare AlexNet, its successors and Fisher vectors on one dataset in equal time"""
+    """Compare AlexNet, its successors and Fisher vectors on one dataset in equal time."""
     args: ContestArguments = parser.parse(ContestArguments, argv, "study contest")
     if args.data is None:
         raise parser.no_data("contest")
@@ -270,7 +270,7 @@ class DataSizeArguments:
 
 
 def data_size_command(argv: list[str]) -> int:
-    """train on growing parts of a dataset: from how many images a network beats Fisher vectors"""
+    """Train on growing parts of a dataset: from how many images a network beats Fisher vectors."""
     args: DataSizeArguments = parser.parse(DataSizeArguments, argv, "study data-size")
     if args.data is None:
         raise parser.no_data("data-size")
@@ -332,7 +332,7 @@ class DepthArguments:
 
 
 def depth_command(argv: list[str]) -> int:
-    """train plain and residual networks of growing depth: the effect of skip connections"""
+    """Train plain and residual networks of growing depth: the effect of skip connections."""
     args: DepthArguments = parser.parse(DepthArguments, argv, "study depth")
     if args.data is None:
         raise parser.no_data("depth")
@@ -407,7 +407,7 @@ class ProbesArguments:
 
 
 def probes_command(argv: list[str]) -> int:
-    """fit a linear classifier on the features of each layer: how transferable they are"""
+    """Fit a linear classifier on the features of each layer: how transferable they are."""
     args: ProbesArguments = parser.parse(ProbesArguments, argv, "study probes")
     if args.run is None or args.data is None:
         raise RecipeError("probes needs RUN and DATA", "", "such as: alexnet study probes starter DATA")
@@ -462,7 +462,7 @@ class ScalingArguments:
 
 
 def scaling_command(argv: list[str]) -> int:
-    """how long a training step would take on many devices, by layout"""
+    """Predict the time of a training step on many devices, by layout."""
     args: ScalingArguments = parser.parse(ScalingArguments, argv, "study scaling")
     rows = scaling_table(args)
     if args.json:

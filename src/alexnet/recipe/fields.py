@@ -217,9 +217,9 @@ class AugmentationFields:
     mixup_alpha: Annotated[float, Range(1e-3, 1000)] = 0.4
     """mixup weights are drawn from Beta(alpha, alpha)"""
     cutmix_prob: Fraction = 0.0
-    """probability that a box of each image of a batch shows another image of it (CutMix, Yun et al. 2019)"""
+    """probability that in a batch a box of each image is replaced by that of another (CutMix, Yun et al. 2019)"""
     cutmix_alpha: Annotated[float, Range(1e-3, 1000)] = 1.0
-    """the fraction of the box is drawn from Beta(alpha, alpha)"""
+    """CutMix: area of the box, a fraction of at most half, is drawn from Beta(alpha, alpha)"""
     randaugment_ops: Annotated[int, Range(0, 14)] = 0
     """RandAugment: random operations on each crop, one after the other (Cubuk et al. 2020: 2); 0: none"""
     randaugment_magnitude: Annotated[int, Range(0, 30)] = 9

@@ -18,16 +18,16 @@ class Limits:
 
     max_megabytes: float = 20.0  # body of a request, MB; more: 413
     max_megapixels: float = 50.0  # width × height of an image, by its header, millions; at most 50
-    max_images: int = 16  # in one request; more: 413
+    max_images: int = 16  # images in one request; more: 413
     max_queue_size: int = 64  # images accepted and not finished; more: 503 with Retry-After
     max_batch_size: int = 32  # images in one forward pass
     batch_timeout_ms: float = 5.0  # ms that a batch waits for images that are being decoded; 0: no wait
-    header_seconds: float = 10.0  # for the header of a request to arrive; later: 408
-    body_seconds: float = 30.0  # for the body of a request to arrive; later: 408
+    header_seconds: float = 10.0  # seconds for the header of a request to arrive; later: 408
+    body_seconds: float = 30.0  # seconds for the body of a request to arrive; later: 408
     request_timeout: float = 30.0  # seconds from the body to the response; later: 503
-    write_seconds: float = 30.0  # for a client to read a response; later: the connection is closed
-    drain_seconds: float = 30.0  # to finish accepted requests after SIGTERM
-    max_connections: int = 512  # open at a time; more: 503
+    write_seconds: float = 30.0  # seconds for a client to read a response; later: the connection is closed
+    drain_seconds: float = 30.0  # seconds to finish accepted requests after SIGTERM
+    max_connections: int = 512  # open connections; more: 503
 
     def __post_init__(self) -> None:
         from alexnet.data.decode import MAX_PIXELS  # imports Pillow, which --help does not need
