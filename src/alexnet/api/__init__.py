@@ -1,4 +1,4 @@
-"""The commands, from Python: the command line calls these and prints what they return."""
+"""The commands from Python. The command line calls these functions and prints their results."""
 
 import html
 from collections.abc import Sequence
@@ -81,19 +81,33 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a training: its folder, the bundle in it, scores by split, and speed."""
+    """The result of a training.
+
+    Attributes:
+        folder: The run folder.
+        bundle: The trained classifier in it; :func:`load` opens it.
+        scores: Scores by split: ``test``, and ``validation`` if there is one.
+        images_per_second: Speed of the training steps.
+        seconds: Duration of the call: preparing the data, training, evaluation, plots.
+        recipe: All hyperparameters.
+        plots: The PNG files.
+        warnings: Reasons not to trust the scores.
+        notes: Limits of the scores.
+        sent: Bytes that the first of several processes sent per step, by purpose.
+        first: Is this the first of several processes?
+    """
 
     folder: Path
     bundle: Path
     scores: dict[str, Scores]
     images_per_second: float
-    seconds: float  # of the whole call: preparing the data, training, scoring, drawing
+    seconds: float
     recipe: Recipe
     plots: tuple[Path, ...]
-    warnings: tuple[str, ...] = ()  # reasons not to trust the scores
-    notes: tuple[str, ...] = ()  # limits of the scores
-    sent: dict[str, float] = field(default_factory=dict)  # bytes that the first of several processes sent a step
-    first: bool = True  # whether this is the first of several processes, which prints
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    sent: dict[str, float] = field(default_factory=dict)
+    first: bool = True
 
     def classifier(self) -> Classifier:
         """The trained classifier, ready to predict."""
@@ -128,35 +142,43 @@ def train(
     go_on: bool = False,
     **changes: Any,
 ) -> Result:
-    """Train a classifier.
+    """Train or fine-tune a classifier.
 
     Args:
-        data: a data set by name, a folder or a store.
-        recipe: a :class:`Recipe`, the name of one, or a recipe file (``.toml``, such as the ``recipe.toml`` of a run);
-            by default the one that fits the data and the network.
-        run: new folder for all files of the run; by default ``runs/DATA-MODEL``.
-        init_from: the weights to begin with: ``starter`` (those of this package), ``imagenet`` (those that torchvision
-            downloads), ``scratch`` (random ones), or a run folder or bundle, whose network and normalization are kept.
-            By default the starter for one's own images, unless a recipe is given.
-        options: how the data is read and cached.
+        data: The name of a data set, a folder, a table, an archive or a store; docs/data.md lists all.
+        recipe: A :class:`Recipe`, the name of one, or a recipe file (``.toml``, such as the ``recipe.toml`` of a run).
+            By default the one that fits the data, the network and the initial weights.
+        run: The new folder for all files of the run; by default ``runs/DATA-MODEL``.
+        init_from: The initial weights: ``starter`` (those of this package), ``imagenet`` (those that torchvision
+            downloads), ``scratch`` (random), or a run folder or bundle, whose network and normalization are kept. By
+            default the starter for your own images, unless the recipe or the network says otherwise.
+        options: How the data is read and cached.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        workers: data-loading threads; they do not affect results.
-        quiet: do not print progress.
-        layers: layer file of cuda-convnet that defines the network; needs ``layer_params``.
-        layer_params: its parameter file with learning rates, momenta, decay and schedules, in place of the recipe's.
-        layout: how the processes that torchrun started share the work.
-        callbacks: observers of the run (:class:`alexnet.Callback`); or names of trackers: ``mlflow``, ``wandb``,
+        workers: Data-loading threads (does not affect results).
+        quiet: Print no progress.
+        layers: Layer file of cuda-convnet that defines the network; needs ``layer_params``.
+        layer_params: Its parameter file with learning rates, momenta, decay and schedules, in place of the recipe's.
+        layout: How the processes that torchrun started share the work.
+        callbacks: Observers of the run (:class:`alexnet.Callback`), or names of trackers: ``mlflow``, ``wandb``,
             ``trackio``.
-        time: plan the number of epochs so that the run ends in this time from now: ``30min``, ``1.5h``. A few steps
+        time: Plan the number of epochs so that the run ends in this time from now: ``30min``, ``1.5h``. A few steps
             are measured; ``recipe.toml`` records the number.
-        go_on: continue a run that this same call has begun before, as a restarted process must do.
-        **changes: fields of the recipe to override: ``train("digits", epochs=3)``.
+        go_on: Continue the run if this call has begun it before, for a process that torchrun restarted.
+        **changes: Fields of the recipe to override, such as ``epochs=3``.
 
     Returns:
         The scores of the run and the paths of its files.
 
     Raises:
-        AlexNetError: for a wrong option, recipe, data set or folder.
+        RecipeError: An option or a field of the recipe is wrong, or has no effect.
+        DataError: The data cannot be used.
+        RunError: The run folder exists, or cannot be written.
+        TrainingError: The training failed: out of memory, a loss that is NaN or Inf.
+        Interrupted: A signal stopped the run, which was saved; :func:`alexnet.api.resume` continues it.
+
+    Example:
+        >>> result = alexnet.train("images", run="my-run", epochs=20)
+        >>> print(result.scores["test"].top1)
     """
     started, options = perf_counter(), options or DataOptions()
     observers = Callbacks(resolve(callbacks))
@@ -262,22 +284,27 @@ def resume(
     layout: Layout = SINGLE_PROCESS,
     callbacks: Sequence[Callback | str] = (),
 ) -> Result:
-    """Continue a run from its newest checkpoint. The result is bit for bit that of a run without interruption.
+    """Continue an interrupted run. The result is bit for bit that of an uninterrupted run.
 
     Args:
-        run: the run folder, or a checkpoint file in it to continue from.
-        store: where the prepared images are now, if they were moved.
+        run: The run folder, of which the newest checkpoint is used, or a checkpoint file in it.
+        store: Where the prepared images are now, if they were moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        workers: data-loading threads; they do not affect results.
-        quiet: do not print progress.
-        layout: how the processes that torchrun started share the work; any layout, also another than before.
-        callbacks: as in :func:`train`.
+        workers: Data-loading threads (does not affect results).
+        quiet: Print no progress.
+        layout: How the processes that torchrun started share the work; it may differ from that of the run.
+        callbacks: Observers of the run, as in :func:`train`.
 
     Returns:
         The scores of the run and the paths of its files.
 
     Raises:
-        AlexNetError: if there is no such run, or its files or images have changed.
+        RunError: ``run`` is not a run folder, or another process trains it.
+        CheckpointError: The checkpoint is missing, damaged, or of other data.
+        AlexNetError: As in :func:`train`.
+
+    Example:
+        >>> result = alexnet.api.resume("my-run")
     """
     started, values, observers = perf_counter(), local_path(run), Callbacks(resolve(callbacks))
     folder = values.parent.parent if values.suffix == ".pt" else values
@@ -330,7 +357,11 @@ def _run(
 
 
 def torch_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> device; raises :class:`alexnet.errors.RecipeError`."""
+    """The device called ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        RecipeError: This machine has no such device.
+    """
     return choose_device(name)
 
 
@@ -344,14 +375,21 @@ def _new_folder(data: str | Path, recipe: Recipe) -> Path:
 
 
 def load(run: str | Path, device: str = "auto", precision: Precision = "fp32") -> Classifier:
-    """The classifier of a run folder or bundle, ready to ``predict`` and ``embed``.
+    """Load the classifier of a run or a bundle. Every byte of the bundle is checked.
 
     Args:
-        run: a run folder, a bundle, or ``starter``, the weights of this package.
+        run: A run folder, a bundle, or ``starter`` for the weights of this package.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``fp32``, or ``bf16``: usually faster, with two to three correct digits.
 
+    Returns:
+        The classifier, with ``predict``, ``probabilities`` and ``embed``.
+
     Raises:
-        BundleError: if there is no such bundle, or it is damaged.
+        BundleError: There is no bundle, or it is damaged.
+
+    Example:
+        >>> classifier = alexnet.load("my-run")
+        >>> print(classifier.predict("beach.jpg")[0].label)
     """
     return Classifier.load(run, torch_device(device), precision)

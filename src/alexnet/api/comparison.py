@@ -136,11 +136,10 @@ def compare(
         old: A run folder or a bundle with the same classes.
         data: Images with the same classes; by default the runs' own data, which must be the same, or that of the one
             that is a run if the other is a bundle alone.
-        margin: The largest difference that does not matter, in points of accuracy: non-inferiority and equivalence
-            are tested.
+        margin: The acceptable difference in points of accuracy, for tests of non-inferiority and equivalence.
         slice_by: A column of the data; the images of each of its values are compared.
         split: ``test``, ``validation`` or ``train``.
-        crops: 1 (center crop) or 10 (ten-crop).
+        crops: 1 (center crop), 9 (3×3 crops without flips) or 10 (corners, center, and their mirror images).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         options: How ``data`` is read.
 
@@ -326,22 +325,22 @@ def promote(
     """Replace the served bundle by a new one if all checks hold.
 
     The checks: the new bundle verifies, it is not worse than the served one by the margin (at 5 %), no class is
-    significantly worse (after Holm's correction), and each class has its least recall. The replaced bundle is kept
+    significantly worse (after Holm's correction), and each class has its minimum recall. The replaced bundle is kept
     beside the served one; :func:`promote_back` returns to it. The new bundle gets a dated certificate.
 
     Args:
         new: A run folder or a bundle.
         served: The served bundle, or the path of the first one.
         data: Images to test on; by default those of ``new``.
-        margin: The largest loss of accuracy that does not matter, in points.
-        min_recall: The least recall of each class, or of the named classes; fractions.
+        margin: The acceptable loss of accuracy, in points.
+        min_recall: The minimum recall of each class, or of the named classes; fractions.
         split: The split to test on.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         options: How ``data`` is read.
 
     Raises:
         BundleError: If ``served`` is a run folder or no bundle, or has other classes.
-        RecipeError: If the margin or a least recall is out of range, or a class unknown.
+        RecipeError: If the margin or a minimum recall is out of range, or a class unknown.
     """
     path, bundle_path = local_path(served), find_bundle(new)
     if (path / "bundle").exists() or (path / "run.json").exists():

@@ -55,7 +55,7 @@ def evaluate(
         run: A run folder, a bundle or a classifier, or a sequence of them.
         data: Images with the same classes; by default the run's own data.
         split: ``test``, ``validation`` or ``train``.
-        crops: 1 (center crop) or 10 (ten-crop: corners, center, and their mirror images).
+        crops: 1 (center crop), 9 (3×3 crops without flips) or 10 (corners, center, and their mirror images).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         options: How ``data`` is read.
         fit_weights: The split on which the weights of the ensemble's mean are fitted; by default they are equal.
@@ -264,7 +264,7 @@ def evaluate_detailed(
         data: Images with the same classes; by default the run's own data.
         evaluation_options: Slices, out-of-distribution images and thresholds.
         split: ``test``, ``validation`` or ``train``.
-        crops: 1 (center crop) or 10 (ten-crop).
+        crops: 1 (center crop), 9 or 10; as in :func:`evaluate`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         options: How ``data`` is read.
 
@@ -351,7 +351,7 @@ def evaluate_corruptions(
     Args:
         run: A run folder or a bundle.
         data: Images with the same classes; by default the run's own data.
-        baseline: A run or a bundle with the same classes, whose errors are the unit (mCE).
+        baseline: A run or a bundle with the same classes, by whose errors the errors are divided (mCE).
         count: Number of images, drawn from the split; each is predicted 76 times.
         split: ``test``, ``validation`` or ``train``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.

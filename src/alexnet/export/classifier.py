@@ -69,11 +69,25 @@ _LOAD_FROM = 64  # crops for which compiling pays with no network, and loading w
 
 
 class Classifier:
-    """A bundle made ready on a device. Images go through exactly the preprocessing that training used.
+    """A trained classifier on a device. Images get the preprocessing of the training.
 
-    ``classes`` are the class names in the order of the probabilities. ``inference`` is the network of ``bundle`` made
-    fast: it computes their logits from the output of :meth:`inputs`. With ``precision`` bf16 it is faster and nearly
-    as accurate (:mod:`alexnet.models.inference`); embeddings and explanations stay in float32.
+    :func:`alexnet.load` opens one. An image is a path, the bytes of a file, or RGB pixels uint8 [H, W, 3].
+
+    Args:
+        bundle: The classifier in memory.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``fp32``, or ``bf16``: faster and nearly as accurate. Embeddings and explanations stay in float32.
+
+    Attributes:
+        bundle: Network, classes, normalization and metrics.
+        classes: Class names in the order of the probabilities.
+        device: Where the network is.
+        network: The network in float32.
+        inference: The network that predicts, optimized: output of :meth:`inputs` -> logits [N, K].
+        normalization: Mean and divisor of the inputs, gray levels.
+
+    Raises:
+        BundleError: The precision is unknown.
     """
 
     def __init__(self, bundle: Bundle, device: torch.device | str = "cpu", precision: Precision = "fp32") -> None:
@@ -93,7 +107,7 @@ class Classifier:
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu", precision: Precision = "fp32") -> "Classifier":
-        """Open a run folder or a bundle. Raises :class:`alexnet.errors.BundleError` if it is damaged."""
+        """Open a run folder or a bundle. Raises :class:`BundleError` if it is missing or damaged."""
         return cls(Bundle.load(find_bundle(path)), device, precision)
 
     def optimize(self) -> None:
@@ -107,10 +121,10 @@ class Classifier:
             linear.store_features_first(self.network)
 
     def expect(self, crops: int) -> None:
-        """Prepare for predictions of so many crops: call :meth:`optimize` where it saves time (``alexnet``: 700 crops).
+        """Prepare for predictions of ``crops`` crops: call :meth:`optimize` if it saves time (``alexnet``: from 700).
 
-        Without it a classifier compiles, and moves nothing, once it was asked for so many. Kernels that are compiled
-        already, by any process of this machine, are used from 64 crops on.
+        Without this call, kernels are compiled after that many crops, and weights are not reordered. Kernels that are
+        already compiled, by any process of this machine, are used from 64 crops on.
         """
         if self._pays(crops):
             self.optimize()
@@ -125,9 +139,20 @@ class Classifier:
         batch_size: int = 32,
         confidence_threshold: float | None = None,
     ) -> list[Prediction]:
-        """The ``top`` predictions for each image. Raises :class:`ImageError` for one that cannot be read.
+        """Predict the classes of one image or of many.
 
-        ``abstained`` is set where the first score is below ``confidence_threshold``.
+        Args:
+            images: One image, or a sequence of N images.
+            top: Entries of ``top_k``, the most probable classes.
+            crops: 1 (center crop), 9 or 10: the mean over so many crops.
+            batch_size: Images per forward pass.
+            confidence_threshold: Probability of the first prediction below which ``abstained`` is set; None: unset.
+
+        Returns:
+            N predictions in the order of the images.
+
+        Raises:
+            ImageError: An image cannot be read.
         """
         results = []
         for names, stored in self._batches(images, batch_size, crops):
@@ -138,7 +163,10 @@ class Classifier:
     def probabilities(
         self, images: ImageInput | Sequence[ImageInput], crops: int = 1, batch_size: int = 32
     ) -> NDArray[np.float32]:
-        """Class probabilities of each image, calibrated where the bundle is: float32 [N, K]."""
+        """Class probabilities of each image, with the bundle's temperature: float32 [N, K].
+
+        The arguments are those of :meth:`predict`.
+        """
         rows = [self._probabilities(stored, crops) for _, stored in self._batches(images, batch_size, crops)]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.classes)), np.float32)
 
@@ -260,7 +288,10 @@ class Classifier:
         return dataclasses.replace(reference, probabilities=row.tolist())
 
     def save_pretrained(self, folder: Path | str) -> Path:
-        """Write the bundle to ``folder``; :func:`alexnet.from_pretrained` reads it."""
+        """Write the bundle to ``folder``, new or a bundle that is replaced; returns its path.
+
+        :func:`alexnet.from_pretrained` and :func:`alexnet.load` read it. Raises :class:`BundleError`.
+        """
         return self.bundle.save(local_path(folder))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -271,7 +302,9 @@ class Classifier:
 def from_pretrained(
     name: str | Path, *, revision: str | None = None, token: str | None = None, device: str = "cpu"
 ) -> Classifier:
-    """The classifier of a bundle or run folder, or of ``owner/name`` on the Hugging Face hub; every byte is checked.
+    """Load the classifier of a bundle or run folder, or of ``owner/name`` on the Hugging Face hub.
+
+    Every byte of the bundle is checked.
 
     Args:
         name: Folder, or name on the hub.
@@ -281,5 +314,8 @@ def from_pretrained(
 
     Raises:
         BundleError: The bundle is missing or damaged, or the hub cannot be reached.
+
+    Example:
+        >>> classifier = alexnet.from_pretrained("my-run")
     """
     return Classifier(hub.load_bundle(name, revision=revision, token=token), device)

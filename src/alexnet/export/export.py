@@ -44,7 +44,15 @@ SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The file that was written, and the largest difference of a probability over ``compared`` images."""
+    """The result of an export.
+
+    Attributes:
+        path: The file or folder.
+        bytes: Its size.
+        max_abs_diff: The largest difference of a probability from the original's.
+        compared: Number of images that were compared.
+        seconds: Duration.
+    """
 
     path: Path
     bytes: int
@@ -299,13 +307,33 @@ def export_model(
     data: str | Path | None = None,
     runtime: str | Path | None = None,
 ) -> tuple[ExportReport, dict[str, int] | None]:
-    """Write a run or bundle as one file that others run; see :func:`alexnet.export.export.export`.
+    """Export a run or a bundle as a file or folder that other programs run.
 
-    ``timm`` and ``web`` write a folder instead; see :mod:`alexnet.export.timm_folder` and
-    :mod:`alexnet.export.web_folder`, which reads the npm package onnxruntime-web from ``runtime``.
+    The predictions of the file are compared with those of the original before it is written.
 
-    Also returned, where precision is lost and the run's images (or the store ``data``) are at hand: how many of the
-    validation ``count`` the ``original`` and the ``exported`` classifier have right.
+    Args:
+        run: A run folder or a bundle.
+        path: The file or folder; by default RUN's name with ``.onnx``, ``.xml``, ``.pt2``, ``-timm`` or ``-web`` in the
+            current directory.
+        format: ``onnx``, ``openvino``, ``torch`` (torch.export), ``timm`` (a folder for timm and transformers), or
+            ``web`` (a folder of static files for a browser).
+        precision: ``fp32``, ``fp16`` (half the size) or ``int8`` (a quarter); ``timm`` has ``fp32`` only.
+        input: ``images``: one image uint8 [H, W, 3] of any size. ``decoded``: images in stored size, uint8
+            [N, S, S, 3].
+        data: A store with the training images, for ``int8`` of a bundle; by default that of the run.
+        runtime: ``web``: the npm package onnxruntime-web, a folder or a FILE.tgz; by default downloaded once.
+
+    Returns:
+        The report, and for ``fp16`` and ``int8`` with images the numbers of correct predictions on the validation
+        split: ``count``, ``original`` and ``exported``; otherwise None.
+
+    Raises:
+        BundleError: A library is missing, the options exclude each other, or the file's predictions differ.
+        DataError: The store is missing or damaged.
+
+    Example:
+        >>> report, _ = alexnet.export_model("my-run", "my-run.onnx")
+        >>> print(report.bytes, report.max_abs_diff)
     """
     bundle = Bundle.load(find_bundle(run))
     if runtime is not None and format != "web":

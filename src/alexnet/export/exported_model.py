@@ -220,9 +220,14 @@ Run: TypeAlias = Callable[[NDArray[np.uint8]], Any]
 
 
 class ExportedModel:
-    """An exported file whose checksum was verified. It predicts like :class:`alexnet.Classifier`, on the center crop.
+    """An exported file. It predicts like :class:`alexnet.Classifier`, on the center crop.
 
-    ``classes`` are the class names in the order of the probabilities, ``manifest`` is the file's own description.
+    :meth:`load` opens a file and checks every byte of it. FILE.onnx and FILE.xml need no PyTorch.
+
+    Attributes:
+        path: The file.
+        manifest: The description in the file: classes, preprocessing, thresholds, reference images.
+        classes: Class names in the order of the probabilities.
     """
 
     def __init__(self, path: Path, manifest: Manifest, run: Run) -> None:

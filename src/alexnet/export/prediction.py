@@ -16,10 +16,13 @@ ImageInput: TypeAlias = str | Path | bytes | NDArray[np.uint8]  # a file, its by
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best predictions for one image, most probable first: (class name, probability).
+    """The prediction for one image.
 
-    ``abstained``: is the first score below the confidence threshold? None without a threshold. ``prediction_set``: the
-    classes of the conformal prediction set, most probable first; None where none was requested.
+    Attributes:
+        filename: Path of the image, or ``#0``, ``#1``, ... for images in memory.
+        top_k: The most probable classes, the first one first: (class name, probability).
+        abstained: Is the first probability below the confidence threshold? None without a threshold.
+        prediction_set: Classes of the conformal prediction set, the most probable first; None unless requested.
     """
 
     filename: str
@@ -38,7 +41,7 @@ class Prediction:
         return self.top_k[0][1]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, with the names of the server's JSON; ``abstained`` and ``prediction_set`` if they are."""
+        """As plain values, with the names of the server's JSON. Attributes that are None are left out."""
         optional = {} if self.abstained is None else {"abstained": self.abstained}
         sets = {} if self.prediction_set is None else {"prediction_set": list(self.prediction_set)}
         top_k = [{"label": label, "score": score} for label, score in self.top_k]

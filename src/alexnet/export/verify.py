@@ -32,10 +32,18 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Verified:
-    """The result of a verification: number of images, and the largest difference of a probability."""
+    """The result of a verification.
+
+    Attributes:
+        target: What was verified.
+        kind: ``bundle``, ``onnx``, ``openvino``, ``torch``, ``web`` or ``server``.
+        images: Number of images that were compared.
+        max_abs_diff: The largest difference of a probability.
+        limit: The largest difference that is accepted.
+    """
 
     target: str
-    kind: str  # bundle | onnx | openvino | torch | web | server
+    kind: str
     images: int
     max_abs_diff: float
     limit: float
@@ -55,7 +63,7 @@ class _Opened:
 
 
 def verify(target: str | Path, against: str | Path | None = None, key: str = "", trust: bool = False) -> Verified:
-    """Replay reference images on ``target``: a bundle or run, an exported file or folder, or the URL of a server.
+    """Predict the reference images again and compare with the stored probabilities.
 
     Args:
         target: A bundle, a run, an exported file, a folder for the browser, or the URL of a server. The folder has no
@@ -65,8 +73,14 @@ def verify(target: str | Path, against: str | Path | None = None, key: str = "",
         key: API key of a server.
         trust: Allow to open a .pt2 file; see :meth:`ExportedModel.load`.
 
+    Returns:
+        The number of images and the largest difference.
+
     Raises:
-        BundleError: The target differs; the message names the cause.
+        BundleError: The target differs or is damaged, or the server does not respond; the message names the cause.
+
+    Example:
+        >>> alexnet.verify("my-run.onnx", against="my-run").max_abs_diff
     """
     opened = _open(target, key, trust)
     original = _open(against, "", trust) if against is not None else opened

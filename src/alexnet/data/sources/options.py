@@ -108,9 +108,9 @@ class DataOptions:
 
     Attributes:
         data_root: folder of torchvision's data sets; default ``~/.cache/alexnet``.
-        download: fetch a torchvision data set that is not in ``data_root``.
-        cache: folder for files of remote stores.
-        bad: exclude images that cannot be decoded, or fail at the first one.
+        download: fetch a missing data set of torchvision or ``hf:OWNER/NAME``.
+        cache: folder in which stores are prepared; default ``~/.cache/alexnet``.
+        bad: ``exclude`` images that cannot be decoded, or ``fail`` at the first one.
         allow_truncated: decode the existing part of a truncated image.
         progress: receives the number of processed images and of all images.
         log: receives one line of text for the user.
