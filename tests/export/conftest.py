@@ -29,7 +29,9 @@ def lively(name: str, classes: int, **sizes: int):
     return network
 
 
-def make_bundle(store, name: str, *, fit="crop", stored=32, classes=10, mean="image", **sizes: int) -> Bundle:
+def make_bundle(
+    store, name: str, *, fit="crop", stored=32, classes=10, mean="image", divide=2.0, **sizes: int
+) -> Bundle:
     """A bundle of ``name`` over the digits' classes with two reference images in color."""
     axis = np.arange(stored) * 32 // stored
     images = store.split("test").gather(np.arange(2))[:, axis][:, :, axis]
@@ -37,7 +39,7 @@ def make_bundle(store, name: str, *, fit="crop", stored=32, classes=10, mean="im
     images = np.stack([images[..., 0], images[..., 1] // 2 + ramp, 255 - images[..., 2] // 3], -1)
     image = torch.from_numpy(np.ascontiguousarray(store.mean_image[axis][:, axis]))
     means = torch.tensor([110.0, 100.0, 90.0]) + (image if mean == "image" else 0)
-    normalization = Normalization(means, torch.ones(3), torch.eye(3), torch.tensor(2.0))
+    normalization = Normalization(means, torch.ones(3), torch.eye(3), torch.tensor(divide))
     names = tuple(f"class {k}" for k in range(classes))
     bare = Bundle(lively(name, classes, **sizes), names, normalization, stored_size=stored, fit=fit)
     rows = Classifier(bare).probabilities(list(images)).tolist()

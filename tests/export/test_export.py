@@ -74,7 +74,8 @@ def test_two_hundred_images_from_their_bytes(cifar, onnx_file):
 @pytest.mark.parametrize(
     ("name", "options", "how"),
     [
-        ("lenet5", {"fit": "pad"}, {"format": "openvino"}),
+        ("lenet5", {"fit": "pad", "divide": (2.0, 3.0, 4.0)}, {"format": "openvino"}),
+        ("cifar_18pct", {"image_size": 24, "divide": (2.0, 3.0, 4.0)}, {"format": "onnx"}),
         ("alexnet", {"image_size": 67, "stored": 70, "classes": 3}, {"input": "decoded"}),
         (
             "cifar_18pct",

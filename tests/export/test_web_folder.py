@@ -107,7 +107,7 @@ def every_kind() -> Network:
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
     mean = torch.from_numpy(np.random.default_rng(3).uniform(90, 130, (27, 27, 3)).astype(np.float32))
-    normalization = Normalization(mean, torch.ones(3), torch.eye(3), torch.tensor(60.0))
+    normalization = Normalization(mean, torch.ones(3), torch.eye(3), torch.tensor([60.0, 55.0, 50.0]))
     return Bundle(every_kind(), CLASSES, normalization, stored_size=27, fit="crop")
 
 

@@ -41,6 +41,7 @@ class ExportModule(nn.Module):
     """
 
     mean: Tensor
+    channel_divide: Tensor | None
     luma: Tensor
 
     def __init__(self, bundle: Bundle, input: Input = "images", half: bool = False) -> None:
@@ -51,12 +52,14 @@ class ExportModule(nn.Module):
         stored, self.side = bundle.stored_size, network.image_size
         self.start = (stored - self.side) // 2
         self.enlarge = Enlarge(stored, self.side) if stored < self.side else None
-        self.gray, self.divide = network.in_channels == 1, float(bundle.normalization.divide)
+        divide = bundle.normalization.divide.detach().cpu().float()  # a scalar, or [3]
+        self.gray, self.divide = network.in_channels == 1, 1.0 if divide.dim() else float(divide)
         self.temperature = bundle.temperature
         mean = bundle.normalization.mean.detach().cpu().float()
         if mean.dim() == 3:
             mean = _mean_crop(mean, self.side)  # [s, s, 3]
         self.register_buffer("mean", mean)
+        self.register_buffer("channel_divide", divide if divide.dim() else None)
         self.register_buffer("luma", torch.tensor(LUMA))
         plain = exportable_layers(network)
         self.network = HalfWeights(plain) if half else plain
@@ -73,6 +76,8 @@ class ExportModule(nn.Module):
         else:
             crop = stored[:, self.start : self.start + self.side, self.start : self.start + self.side].float()
         x = crop - self.mean
+        if self.channel_divide is not None:
+            x = x / self.channel_divide
         if self.gray:
             x = (x * self.luma).sum(3, keepdim=True)
         inputs: Tensor = (x / self.divide).permute(0, 3, 1, 2)

@@ -314,7 +314,7 @@ def _metadata(bundle: Bundle, module: WebModule, precision: str, tensors: dict[s
         "in_channels": network.in_channels,
         "towers": network.towers,
         "mean": mean.reshape(-1, 3).mean(0).tolist(),  # RGB; of a mean image, its own mean
-        "divide": float(normalization.divide),
+        "divide": normalization.divide.detach().cpu().reshape(-1).tolist(),  # one number, or one per channel
         "temperature": bundle.temperature,
         "precision": precision,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

@@ -456,7 +456,10 @@ function showField(layer, row, column) {
 function arithmetic(layer, c, y, x) {
   const shape = mapsOf(layer), actual = valuesOf(layer)[at(shape, c, y, x)];
   const result = layer < 0 ? { value: actual, steps: ["pixel − mean, in gray levels"] } : isSoftmax(layer) ? softmax(c) : operation(layer, c, y, x);
-  if (layer < 0 && meta.divide !== 1) result.steps = [`(pixel − mean) / ${number(meta.divide)}`];
+  if (layer < 0 && meta.divide.some((divisor) => divisor !== 1)) {
+    const divisors = meta.divide.length === meta.in_channels ? [meta.divide[c]] : meta.divide;
+    result.steps = [`(pixel − mean) / ${divisors.map(number).join(", ")}`];
+  }
   if (result.value === undefined) result.value = actual;
   else if (layer >= 0) result.steps.push(`The network's own value: ${number(actual)}`);
   return result;
