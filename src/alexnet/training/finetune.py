@@ -1,9 +1,9 @@
-"""Which weights and which recipe a run starts from: fresh weights, or those of a bundle (fine-tuning).
+"""The initial weights and the recipe of a run: random weights, or pretrained weights of a bundle (fine-tuning).
 
-With the weights comes what was subtracted from the images that they learned from, and what those were divided by:
-weights are right only for inputs like theirs, so a fine-tuned run keeps both, whatever its own images' mean is. Its
-color noise follows its own images. All of this goes into the checkpoints, so that a resumed run needs the source no
-more."""
+Pretrained weights expect inputs with the mean and the divisor that they were trained with, so a fine-tuned run keeps
+both, whatever the mean of its own images is. Its color noise follows its own images. Checkpoints contain all of this,
+so a resumed run does not need the source.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -35,13 +35,21 @@ SMALL_IMAGES = ("cifar10", "digits", "fashion_mnist", "mnist")  # known data set
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """Weights to start from, the classes that they tell apart, and how their network was shown images.
+    """Pretrained weights, their classes, and the preprocessing that they expect.
 
-    ``sha256`` is that of the bundle's ``config.json``, which holds those of all its other files; of published weights
-    it is their own.
+    Attributes:
+        name: Where the weights come from.
+        sha256: SHA-256 of the bundle's ``config.json``, which has those of all its other files; that of the weights
+            themselves if they are published weights.
+        network: The network with these weights.
+        classes: Class names in the order of the outputs.
+        normalization: Mean and divisor of the inputs.
+        stored_size: Size of stored images, pixels.
+        fit: How an image becomes square.
+        initialization: How the weights were initialized before their training.
     """
 
-    name: str  # for people: where it came from
+    name: str
     sha256: str
     network: Network
     classes: tuple[str, ...]
@@ -51,7 +59,7 @@ class PretrainedWeights:
     initialization: str
 
     def recipe(self, base: Recipe) -> Recipe:
-        """``base`` with the network of these weights, and images prepared and shown as theirs."""
+        """``base`` with the network of these weights and their preprocessing."""
         own: Any = self.initialization if self.initialization in ("paper", "2012") else "own"
         return base.replace(
             **self._bound(),
@@ -85,7 +93,7 @@ class PretrainedWeights:
             )
 
     def _fits(self, image_size: int) -> bool:
-        """Whether the network has layers of the same sizes for images of that size; of layer files it is not known."""
+        """Whether the layers have the same sizes for images of that size. For layer files it is not known: True."""
         if isinstance(self.network, GraphNetwork):
             return True
         other = meta_model(
@@ -98,7 +106,7 @@ class PretrainedWeights:
         return all(own[name].shape == value.shape for name, value in other.state_dict().items())
 
     def _bound(self) -> dict[str, Any]:
-        """The numbers of a recipe that these weights decide."""
+        """The fields of a recipe that these weights decide."""
         divide, mean = self.normalization.divide, self.normalization.mean
         kind = "channel" if mean.dim() == 1 else "image" if self.normalization.mean_follows_crop else "center"
         return {
@@ -141,11 +149,11 @@ class PretrainedWeights:
             into.copy_(source[name])
 
     def fresh(self, classes: Sequence[str]) -> str:
-        """The layer that starts anew because the classes are others, or nothing."""
+        """The layer that keeps its random weights because the classes differ; empty if there is none."""
         return "" if tuple(classes) == self.classes else last_layer(self.network)
 
     def about(self, classes: Sequence[str]) -> dict[str, Any]:
-        """For ``run.json`` and the bundle: where the weights came from, and which layer starts anew."""
+        """The source of the weights, and the layer with random weights, for ``run.json`` and the bundle."""
         return {"name": self.name, "sha256": self.sha256, "fresh": self.fresh(classes)}
 
 
@@ -215,7 +223,7 @@ def _reason_against_starter(
 
 
 def from_bundle(path: str | Path) -> PretrainedWeights:
-    """The weights of a bundle or a run folder. Raises :class:`alexnet.errors.BundleError`."""
+    """The weights of a bundle or a run folder. Raises :class:`BundleError`."""
     path = find_bundle(path)
     bundle = Bundle.load(path)
     name = STARTER if path == STARTER_FOLDER else str(path)
@@ -223,13 +231,13 @@ def from_bundle(path: str | Path) -> PretrainedWeights:
 
 
 def from_published(which: Published) -> PretrainedWeights:
-    """Published weights, fetched by their publisher's own machinery. Raises :class:`alexnet.errors.BundleError`."""
+    """Published weights, downloaded by the library of their publisher. Raises :class:`BundleError`."""
     bundle = import_weights(which, "DEFAULT")
     return of_bundle(bundle, f"the weights of {which}", bundle.data["imported"]["sha256"])
 
 
 def of_bundle(bundle: Bundle, name: str, sha256: str) -> PretrainedWeights:
-    """The weights of an open bundle, which lies at ``name``."""
+    """The weights of an open bundle, which is at ``name``."""
     return PretrainedWeights(
         name,
         sha256,

@@ -1,10 +1,9 @@
-"""What a run says while it works: journal.jsonl, results.csv, TensorBoard events, and the terminal.
+"""The log of a run: journal.jsonl, results.csv, TensorBoard events, and the terminal.
 
-``journal.jsonl`` has a line an event, ``results.csv`` a line an epoch. Each line ends with a CRC-32, in the journal of
-that line, in the results of all cells up to there: a byte that changes later is noticed. After a resume both go on from
-exactly what the checkpoint had seen: lines written later than that are cut off, so none stands twice and none is
-missing. A line that cannot be written (disk full) costs that line and a warning, never the run: only checkpoints may
-end it.
+``journal.jsonl`` has a line per event, ``results.csv`` a row per epoch. Each line ends with a CRC-32: in the journal of
+that line, in the results of all cells up to there. So a later change of a byte is detected. A resumed run continues
+both files from the state of its checkpoint: later lines are cut off, so that none is there twice. If a line cannot be
+written (disk full), that line is lost with a warning, and the run continues: only a checkpoint can end it.
 """
 
 import json
@@ -49,7 +48,7 @@ _CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"}')  # the end of a line of 
 
 
 def append_event(path: Path, kind: str, **values: Any) -> None:
-    """One more line in ``path``, on the disk when this returns; raises OSError."""
+    """Append an event to the journal ``path``; it is on the disk when this returns. Raises OSError."""
     event = {"time": round(time.time(), 3), "event": kind, **values}
     body = json.dumps(event, ensure_ascii=False).encode("utf-8", "backslashreplace")[:-1]
     with path.open("a+b") as file:
@@ -60,7 +59,7 @@ def append_event(path: Path, kind: str, **values: Any) -> None:
 
 
 def _drop_torn_line(file: IO[bytes]) -> None:
-    """Remove what a kill in the middle of writing left behind the last whole line."""
+    """Remove the unfinished line that a killed process left at the end."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 1))
     if size and file.read(1) != b"\n":
@@ -73,9 +72,9 @@ def _drop_torn_line(file: IO[bytes]) -> None:
 
 
 def read_events(run: Path) -> tuple[list[dict[str, Any]], str]:
-    """The events of a run's journal, and what is damaged in it: one line for a person, or "". Raises OSError.
+    """The events of a run's journal, and a message about damaged lines, or "". Raises OSError.
 
-    A line that was damaged is left out. What a kill left of the last line, without an end, is no damage.
+    Damaged lines are left out. A last line that a killed process did not finish is not counted as damage.
     """
     path = run / "journal.jsonl"
     events: list[dict[str, Any]] = []
@@ -126,7 +125,7 @@ def read_rows(run: Path) -> list[dict[str, float]]:
 
 
 def damage(run: Path) -> list[str]:
-    """What has changed in the record of a run since it was written: a line for each file; empty where all is well."""
+    """Changes in the log of a run since it was written: a message for each file; empty if there are none."""
     lines = []
     try:
         lines.append(read_events(run)[1])
@@ -155,7 +154,7 @@ def _table(rows: list[dict[str, float]]) -> bytes:
 
 
 class RunLogger:
-    """The written record of a run folder; to the terminal only warnings if ``quiet``. Close it, or use it in ``with``.
+    """The log of a run folder; on the terminal only warnings if ``quiet``. Close it, or use it in ``with``.
 
     ``callbacks`` receive epochs and checkpoints.
     """
@@ -216,7 +215,7 @@ class RunLogger:
         self._callbacks.checkpoint(path)
 
     def write_rows(self, rows: list[dict[str, float]]) -> None:
-        """Write results.csv anew, whole or not at all."""
+        """Write results.csv again, atomically."""
         partial = self.folder / "results.csv.partial"
         with self._forgiving(self.folder / "results.csv"):
             with partial.open("wb") as file:
@@ -226,27 +225,27 @@ class RunLogger:
             partial.replace(self.folder / "results.csv")
 
     def begin_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
-        """For the terminal: an epoch (from 0) of ``steps`` steps begins, ``done`` of them already made."""
+        """Show that an epoch (from 0) of ``steps`` steps begins, of which ``done`` are done."""
         self._terminal.begin(epoch, epochs, steps, done)
 
     def step(self, loss: float, images: int) -> None:
-        """For the terminal: a step is done."""
+        """Show that a step is done."""
         self._terminal.step(loss, images)
 
     def scored(self, split: str, done: int, total: int) -> None:
-        """For the terminal: ``done`` of the ``total`` images of a split are scored."""
+        """Show that ``done`` of the ``total`` images of a split are evaluated."""
         self._terminal.scored(split, done, total)
 
     def log(self, text: str) -> None:
-        """A line for the person, on standard error."""
+        """Print a line on standard error, unless quiet."""
         self._terminal.log(text)
 
     def warn(self, text: str) -> None:
-        """A warning for the person, on standard error, even if quiet."""
+        """Print a warning on standard error, even if quiet."""
         self._terminal.warn(text)
 
     def size(self) -> int:
-        """Bytes of journal.jsonl: where a resumed run goes on writing."""
+        """Bytes of journal.jsonl: the position where a resumed run continues."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def close(self) -> None:
@@ -269,7 +268,7 @@ class RunLogger:
             later = file.read().splitlines(keepends=True)
         os.truncate(self.path, size)
         mark = f'"event": "{TESTED}"'.encode()
-        with self.path.open("ab") as file:  # going back unsees no test split
+        with self.path.open("ab") as file:  # evaluations of the test split stay on record
             file.writelines(line for line in later if mark in line and line.endswith(b"\n"))
 
     @contextmanager
@@ -314,7 +313,7 @@ def write_summary(folder: Path, recipe: Recipe, scores: Mapping[str, Scores], pl
 
 
 class NullLogger(RunLogger):
-    """The journal of a process that is not the first of its run: it writes and says nothing."""
+    """The log of a process that is not the first of its run: it writes and prints nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "journal.jsonl"
@@ -334,7 +333,7 @@ class NullLogger(RunLogger):
 class _Terminal:
     """A progress bar on a terminal, plain lines elsewhere, only warnings when quiet; all on standard error.
 
-    The lines: one an epoch, and one whenever ``LOG_INTERVAL`` seconds have passed on ``clock`` without any.
+    There is a line per epoch, and one if there was none for ``LOG_INTERVAL`` seconds of ``clock``.
     """
 
     def __init__(self, quiet: bool, clock: Callable[[], float]) -> None:

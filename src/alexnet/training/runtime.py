@@ -25,10 +25,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 def cpu_settings(recipe: Recipe | None = None) -> Iterator[None]:
     """Keep freed memory for the next step, treat denormal numbers as zero, and convolve as ``recipe`` says.
 
-    glibc gives buffers of a step back to the system and faults them in again at the next: 28.7 against 41.3 images/s
+    glibc returns the buffers of a step to the system and allocates them again in the next: 28.7 against 41.3 images/s
     (two-tower network, batch 64, float32, 2 cores). Denormal numbers, which gradients of well-learned images are
-    full of, make a matrix product up to 140 times slower (4046 against 29 ms). Worker threads take the setting over
-    when they are made, which is at the first parallel operation; the caller's own thread has it back as it was.
+    full of, make a matrix product up to 140 times slower (4046 against 29 ms). Worker threads take over the setting
+    when they are created, at the first parallel operation; in the calling thread it is restored at the end.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -53,9 +53,9 @@ def _winograd_mode(recipe: Recipe | None) -> AbstractContextManager[None]:
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """``auto`` becomes bf16 where multiplications in it are faster than in float32, by what the processor is, never
-    by a
-    stopwatch: a run must come out alike twice.
+    """The precision that ``auto`` selects: bf16 if the processor or GPU multiplies it faster than float32.
+
+    The type of the processor decides, not a timing, so that a run is repeatable.
     """
     if wanted != "auto":
         return wanted
@@ -63,11 +63,10 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 
 
 def resolve_auto(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe with what its ``auto`` mean here: of :func:`choose_precision`, and which convolutions.
+    """The recipe with its ``auto`` values resolved: precision by :func:`choose_precision`, and convolution.
 
-    Fewer multiplications where a compiled kernel has them and float32 is multiplied: a quarter to a third faster,
-    and more
-    rounding than PyTorch's, far less than bfloat16's (docs/performance.md).
+    Winograd convolutions are selected if their kernel is compiled and the precision is float32. They are a quarter to
+    a third faster and round more than PyTorch's, far less than bfloat16 (docs/performance.md).
     """
     precision, convolution = choose_precision(recipe.precision, device), recipe.convolution
     if convolution == "auto":
@@ -78,10 +77,10 @@ def resolve_auto(recipe: Recipe, device: torch.device) -> Recipe:
 
 
 def compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """``network`` by ``torch.compile``: its operations fused, and on a GPU launched together, as CUDA graphs.
+    """``network`` compiled by ``torch.compile``: operations are fused, and on a GPU run as CUDA graphs.
 
-    It takes a minute before the first step, and again for another size of batch or view. Kernels of this package stay
-    out of it.
+    Compiling takes a minute before the first step, and again for another batch size or crop size. Kernels of this
+    package are not part of it.
     """
     made = torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else None, dynamic=False)
 
@@ -96,14 +95,14 @@ def compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Ten
 
 @dataclass
 class Stop:
-    """What signals have asked for: ``signal`` to stop (0 until one has), ``save`` to write a checkpoint and go on."""
+    """Requests by signals: the ``signal`` to stop (0: none), ``save`` to write a checkpoint and continue."""
 
     signal: int = 0
     save: bool = False
     before: dict[int, Any] = field(default_factory=dict)  # the handlers that were there
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:
-        """The signal handler: notes the first signal; later ones go to the handler that was there before, if any."""
+        """The signal handler: stores the first signal; later ones call the handler that was there before, if any."""
         if not self.signal:
             self.signal = number
             os.write(2, b"\nfinishing the step and saving; a second signal stops without saving\n")
@@ -117,9 +116,9 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """SIGINT, SIGTERM and SIGUSR1 set a flag instead of killing; the old handlers come back at the end.
+    """SIGINT, SIGTERM and SIGUSR1 set a flag instead of ending the process; the old handlers are restored at the end.
 
-    Outside the main thread, where Python allows no handlers, the flags just never rise.
+    Outside the main thread, where Python allows no handlers, the flags are never set.
     """
     stop = Stop()
     before = stop.before
