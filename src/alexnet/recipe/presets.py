@@ -332,16 +332,18 @@ LAYER_FILE_FIELDS = (
 )
 
 _PRESETS: dict[str, Preset] = {
-    "modern": Preset("The best training that was found for a few thousand images (docs/log.md); the default.", {}),
+    "modern": Preset(
+        "The best training that was found for a few thousand images (docs/log.md); the default with random weights.", {}
+    ),
     "finetune": Preset(
         "modern for fine-tuning pretrained weights: lower learning rates in early layers, early stopping, a number of "
-        "epochs by the number of images; the default with --init-from.",
+        "epochs by the number of images; the default with pretrained weights.",
         FINETUNE,
     ),
     "paper": Preset("The training of the 2012 paper; where its text and its code differ, as in the text.", PAPER),
     "code2012": Preset("The training of net 145 of the 2012 code, which produced the results of the paper.", CODE2012),
     "caffe": Preset("Caffe's bvlc_alexnet of 2014.", CAFFE),
-    "caffenet": Preset("Caffe's bvlc_reference_caffenet of 2014: pooling before normalization.", CAFFENET),
+    "caffenet": Preset("Caffe's bvlc_reference_caffenet of 2013: pooling before normalization.", CAFFENET),
     "owt": Preset("torchvision's alexnet, the \"one weird trick\" network of 2014, by torchvision's recipe.", OWT),
     "one-tower": Preset(
         "The one-tower network that the paper compares with (net 145-half), trained as net 145.",
