@@ -33,7 +33,7 @@ class RunArguments:
     """named recipe (see alexnet recipes) or recipe file, such as the recipe.toml of a run; other options override it"""
     init_from: Annotated[str, option("starter|imagenet|scratch|RUN")] = ""
     """initial weights: those of this package | those that torchvision downloads | random | those of a run or bundle
-    (default: starter for your own images, unless --recipe or --model says otherwise)"""
+    (default: starter for your own images without --recipe and --model, else scratch)"""
     layers: Annotated[Path | None, option("FILE")] = None
     """cuda-convnet layer file that defines the network instead of --model; requires --layer-params"""
     layer_params: Annotated[Path | None, option("FILE")] = None

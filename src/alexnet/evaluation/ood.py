@@ -167,7 +167,7 @@ def _inverse_root(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class OodScore:
-    """How well a score tells images of no known class from those of a split.
+    """How well a score separates images of no known class from those of a split.
 
     Attributes:
         name: The score.

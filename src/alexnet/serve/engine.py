@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class RequestOptions(NamedTuple):
-    """What a request asks for besides probabilities."""
+    """What a request contains besides images: further results."""
 
     embedding: bool = False
     saliency: Method | None = None  # for the first prediction

@@ -1,8 +1,8 @@
-"""What resumes a run: written whole or not at all, proved by its SHA-256, the last two kept plus the best.
+"""Checkpoints, from which a run is resumed: written atomically, verified by their SHA-256, the last two are kept.
 
 A checkpoint is ``step-00001234.pt`` with ``step-00001234.pt.sha256`` next to it; ``best-epoch-0007.pt`` are the weights
-with the lowest validation error up to then. Only tensors and plain values are in them, and only those are read back
-(``weights_only``): a file that would run code is refused, not run.
+with the lowest validation error so far. They hold tensors and plain values, and only those are read
+(``weights_only``): a file that would run code is refused.
 """
 
 import os

@@ -56,7 +56,7 @@ def check(files: Files, recipe: Recipe, classes: int) -> tuple[str, ...]:
 
 
 def fitting(recipe: Recipe, files: Files, start: PretrainedWeights | None = None) -> Recipe:
-    """The recipe under the files' name; raises :class:`RecipeError` for a number that the files say themselves."""
+    """The recipe under the files' name; raises :class:`RecipeError` for a field that the files define."""
     if start is not None:
         raise RecipeError("--init-from and --layers both define the network", "", "leave one out")
     own = get_recipe("layer_file")
