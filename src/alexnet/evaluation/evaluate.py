@@ -45,7 +45,7 @@ def inputs_of(network: Network, images: NDArray[np.uint8], normalization: Normal
 
 @torch.inference_mode()
 def features_of(network: Network, images: NDArray[np.uint8], normalization: Normalization) -> NDArray[np.float32]:
-    """The features of images, outputs of the layer ``network.features``: float32 [N, D] (AlexNet: fc7 after ReLU, 4096)."""
+    """Features of images, the output of ``network.features``: float32 [N, D] (AlexNet: fc7 after ReLU, 4096)."""
     inputs = inputs_of(network, images, normalization)
     result: NDArray[np.float32] = network.forward_to(inputs, network.features).flatten(1).float().cpu().numpy()
     return result

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class RequestOptions(NamedTuple):
-    """What a request contains besides images: further results."""
+    """The results that a request wants besides probabilities."""
 
     embedding: bool = False
     saliency: Method | None = None  # for the first prediction
