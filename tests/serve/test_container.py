@@ -114,6 +114,7 @@ def test_the_server_writes_no_file(saved_bundle, png, tmp_path):
     """Under a limit of 0 bytes a file, and without a temporary folder: a read-only file system is enough."""
     code = (
         "import sys, resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "sys.modules['dill'] = None;"  # which PyTorch imports where it is installed, and which needs a temporary folder
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); from alexnet.cli import main; main(sys.argv[1:])"
     )
     environment = os.environ | {"TMPDIR": str(tmp_path / "none"), "PYTHONDONTWRITEBYTECODE": "1"}
