@@ -153,6 +153,27 @@ def test_transforms_of_functions():
         close(torch.autograd.forward_ad.unpack_dual(dual).tangent, along)
 
 
+@pytest.mark.parametrize("name", ["alexnet_small", "cifar_18pct"])
+def test_second_derivatives_are_refused_or_right(name):
+    """By torch.autograd.grad they were 0 where a kernel computes, without an error."""
+    network = network_of(name)
+    images, step = images_of(network, count=1), 1e-3
+
+    def gradient(images):
+        input = images.clone().requires_grad_()
+        return input, *torch.autograd.grad(network(input).square().sum(), input, create_graph=True)
+
+    for call in (gradient, lambda images: torch.autograd.functional.hvp(lambda x: network(x).sum(), images, images)):
+        with pytest.raises(ModelError, match=r"no second derivatives .*with alexnet\.kernels\.disabled\(\):"):
+            call(images)
+    with kernels.disabled():
+        input, first = gradient(images)
+        (second,) = torch.autograd.grad(first[0, 0, 9, 9], input)  # one row of the Hessian
+        ahead, behind = (gradient(images + one)[1].detach() for one in (step * second, -step * second))
+    slope = (ahead - behind)[0, 0, 9, 9] / (2 * step)
+    assert slope.item() == pytest.approx(second.square().sum().item(), rel=0.3)  # a ReLU has kinks, float32 few digits
+
+
 def doubled(kind):
     return type(f"Doubled{kind.__name__}", (kind,), {"forward": lambda self, input: 2 * kind.forward(self, input)})
 

@@ -3,12 +3,13 @@
 Every fast implementation has a reference implementation (PyTorch, NumPy or Pillow) that computes the same.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from alexnet.errors import RecipeError, did_you_mean
+from alexnet.errors import ModelError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:  # the switches are used by processes that need no PyTorch, which takes 300 MB and seconds to import
     import torch
@@ -52,6 +53,25 @@ def has_hooks(module: "nn.Module") -> bool:
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
     of_all = nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
     return any(hooks) or of_all or "forward" in vars(module)
+
+
+def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate the ``backward`` of a kernel: a backward pass that will be differentiated itself is refused.
+
+    PyTorch's ``once_differentiable`` leaves out what goes through the kernel, without an error, where
+    ``torch.autograd.grad`` or ``torch.autograd.functional`` asks for the derivatives of certain tensors.
+    """
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *grads: Any) -> Any:
+        import torch
+
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            problem = "the fast implementations have no second derivatives (create_graph=True)"
+            raise ModelError(problem, "", "compute inside of `with alexnet.kernels.disabled():`")
+        return backward(ctx, *grads)
+
+    return checked
 
 
 def bf16_is_faster(device: "torch.device") -> bool:

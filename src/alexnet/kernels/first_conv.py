@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from alexnet.kernels import backend, native_kernels
-from alexnet.kernels.backend import is_traced
+from alexnet.kernels.backend import first_derivative_only, is_traced
 from alexnet.kernels.native_kernels import pointer
 from alexnet.kernels.pool_norm import NO_NORM, ChannelNorm, PoolGeometry
 
@@ -150,7 +149,7 @@ class _FirstConv(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, None, None, None]:
         input, weight, argmax, out, norm_input = ctx.saved_tensors
         grad = grad.float().contiguous(memory_format=torch.channels_last)

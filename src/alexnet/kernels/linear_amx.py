@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from alexnet.kernels import native_kernels, optimizer
+from alexnet.kernels.backend import first_derivative_only
 from alexnet.kernels.native_kernels import pointer
 
 _LARGE = 1 << 20  # weights from which a cast per step matters
@@ -69,7 +69,7 @@ class _Linear(torch.autograd.Function):
         return F.linear(rows, copy, None if bias is None else bias.to(torch.bfloat16))
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         rows, copy = ctx.saved_tensors
         grad = grad.to(torch.bfloat16).contiguous()

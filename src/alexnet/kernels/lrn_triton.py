@@ -11,7 +11,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from alexnet.kernels.backend import first_derivative_only
 
 BLOCK = 1024  # values per program
 
@@ -100,7 +101,7 @@ class TritonLRN(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         (rows,) = ctx.saved_tensors
         out = torch.empty_like(rows)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from alexnet.kernels import native_kernels
+from alexnet.kernels.backend import first_derivative_only
 from alexnet.kernels.native_kernels import pointer
 
 _MAX_PIXELS = 4096  # of a feature map that is normalized: its sums lie on the stack, 64 bytes per pixel
@@ -137,7 +137,7 @@ class _MaxPool(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (argmax,) = ctx.saved_tensors
         grad = _channels_last(grad, ctx.dtype)
@@ -158,7 +158,7 @@ class _AvgPool(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (input,) = ctx.saved_tensors
         grad = _channels_last(grad, ctx.dtype)
@@ -182,7 +182,7 @@ class _SpatialNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         input, roots = ctx.saved_tensors
         grad, d_input = _channels_last(grad, input.dtype), torch.empty_like(input)
@@ -204,7 +204,7 @@ class _LRNMaxPool(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         input, argmax = ctx.saved_tensors
         grad, d_input = _channels_last(grad, input.dtype), torch.empty_like(input)

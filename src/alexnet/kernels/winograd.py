@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from alexnet.kernels import backend, native_kernels
+from alexnet.kernels.backend import first_derivative_only
 from alexnet.kernels.native_kernels import pointer
 
 _MIN_OUTPUTS = 1024  # pixels of a batch's feature maps from which transforming the filters pays, if not cached
@@ -131,7 +131,7 @@ class _Convolve(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         input, weight, out = ctx.saved_tensors
         grad = grad.float().contiguous(memory_format=torch.channels_last)
