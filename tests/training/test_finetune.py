@@ -17,11 +17,11 @@ from alexnet.data.decode import encode_png
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Source, open_source
 from alexnet.data.store import Store
-from alexnet.errors import BundleError, RecipeError
+from alexnet.errors import BundleError, RecipeError, RunError
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 from alexnet.recipe import get_recipe
-from alexnet.training import finetune
+from alexnet.training import finetune, loop
 from alexnet.training.finetune import from_bundle, initial_weights
 from alexnet.training.task import build_network
 
@@ -148,6 +148,31 @@ def test_resumed_without_the_source_bit_for_bit(source, stores, tmp_path):
     bundle = Bundle.load(result.bundle)
     assert bundle.data["from"]["name"] == str(gone / "bundle")
     assert torch.equal(bundle.normalization.mean, Bundle.load(source / "bundle").normalization.mean)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(source, stores, tmp_path, monkeypatch):
+    """Its folder does not hold the weights that it began with: they are read again, and must be the same."""
+    begun = shutil.copytree(source, tmp_path / "source")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    recipe = SMALL.replace(seed=3)
+    api.train(stores[6].path, recipe, whole, init_from=begun, device="cpu")
+
+    def die(*_args):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(loop, "train_step", die)
+        api.train(stores[6].path, recipe, killed, init_from=begun, device="cpu")
+    early = shutil.copytree(killed, tmp_path / "early")
+    api.resume(killed, device="cpu")
+    assert all(torch.equal(value, weights(killed)[name]) for name, value in weights(whole).items())
+    shutil.rmtree(begun / "bundle")
+    with pytest.raises(BundleError, match="bundle"):
+        api.resume(early, device="cpu")
+    shutil.copytree(whole / "bundle", begun / "bundle")
+    with pytest.raises(RunError, match="holds other weights than the run began with"):
+        api.resume(early, device="cpu")
+    assert not (early / "bundle").exists()
 
 
 def test_what_can_not_start_is_refused(source, stores, tmp_path):
@@ -316,7 +341,7 @@ def folder_of(folder: Path, mode: str = "RGB", size: tuple[int, int] = (80, 80),
     ("settings", "message"),
     [
         ({"x": 9}, "images: 1 class; must be at least 2 classes; add a folder of other images"),
-        ({"x": 1, "y": 1}, "has no validation split, which --select-weights best needs; add images (4 of a class give"),
+        ({"x": 1, "y": 1}, "has no validation split, which --select-weights best-loss needs; add images (4 of a class give"),
         ({"x": 6, "y": 6, "option": ("--in-channels", "4")}, "--in-channels is 4; must be from 0 to 3"),
         ({"x": 6, "y": 6, "option": ("--image-size", "96")}, "--image-size is 96; must be 63, as starter has it"),
     ],
@@ -372,7 +397,7 @@ def test_fine_tuning_has_a_recipe_of_its_own(starter, tmp_path):
     options = api.DataOptions(cache=tmp_path / "cache", log=lines.append)
     changes = {"epochs": 2, "batch_size": 8, "progressive_size": 0}
     result = api.train(tmp_path / "images", run=tmp_path / "run", options=options, device="cpu", **changes)
-    assert (result.recipe.recipe, result.recipe.first_layer_lr_mult, result.recipe.stored_size) == ("finetune", 0.1, 72)
+    assert (result.recipe.recipe, result.recipe.first_layer_lr_mult, result.recipe.stored_size) == ("finetune", 0.3, 72)
     assert lines[-1].startswith("initial weights: the starter (alexnet trained on 3 classes)")
     assert json.loads((result.folder / "run.json").read_text())["from"]["name"] == "starter"
     scratch = api.train(

@@ -40,7 +40,7 @@ from alexnet.training.distributed import communication
 from alexnet.training.distributed import world as rendezvous
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
 from alexnet.training.distributed.world import World
-from alexnet.training.finetune import InitialWeights, PretrainedWeights, default_recipe, initial_weights
+from alexnet.training.finetune import InitialWeights, PretrainedWeights, default_recipe, initial_weights, recorded
 from alexnet.training.logger import write_summary
 from alexnet.training.run import data_size_warnings, score_warnings, train_run
 from alexnet.training.run_data import open_store, prepare, shuffle_window
@@ -324,6 +324,8 @@ def resume(
             run_folder.refuse_lost_checkpoints(folder)
         kwargs: dict[str, Any] = {"resume": True, "resume_from": checkpoint, "world": world, "layout": layout}
         kwargs |= {"workers": workers, "quiet": quiet, "callbacks": observers}
+        if "from" in metadata and not run_folder.has_checkpoint(folder):  # it begins again
+            kwargs["start"] = recorded(metadata["from"])
         return _run(recipe, opened, folder, started=started, **kwargs)
 
 

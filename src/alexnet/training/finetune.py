@@ -19,7 +19,7 @@ from alexnet.data.atomic_io import sha256_of
 from alexnet.data.decode import Fit
 from alexnet.data.sources import is_store
 from alexnet.data.store import Store
-from alexnet.errors import RecipeError
+from alexnet.errors import RecipeError, RunError
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import meta_model, recipe_fields
 from alexnet.models.network import AuxiliaryHead, Network
@@ -29,6 +29,7 @@ from alexnet.weights.import_weights import import_weights
 from alexnet.weights.matching import last_layer
 
 Published = Literal["torchvision"]
+TORCHVISION: Published = "torchvision"
 IMAGENET, SCRATCH = "imagenet", "scratch"  # names for --init-from, beside STARTER and a run or bundle
 SMALL_IMAGES = ("cifar10", "digits", "fashion_mnist", "mnist")  # known data sets with recipes from random weights
 
@@ -186,7 +187,7 @@ def initial_weights(
     if str(init_from) == SCRATCH:
         return InitialWeights(None, "random, by --init-from scratch")
     if init_from:
-        pretrained = from_published("torchvision") if str(init_from) == IMAGENET else from_bundle(init_from)
+        pretrained = from_published(TORCHVISION) if str(init_from) == IMAGENET else from_bundle(init_from)
         return InitialWeights(pretrained, f"{pretrained.name}, by --init-from {init_from}")
     if reason := _reason_against_starter(data, recipe, changes, layer_file=layer_file):
         return InitialWeights(None, f"random, {reason}")
@@ -228,6 +229,28 @@ def from_bundle(path: str | Path) -> PretrainedWeights:
     bundle = Bundle.load(path)
     name = STARTER if path == STARTER_FOLDER else str(path)
     return of_bundle(bundle, name, sha256_of(path / "config.json"))
+
+
+def recorded(source: Mapping[str, Any]) -> PretrainedWeights:
+    """The weights that a run began with, which its run.json names.
+
+    Args:
+        source: ``name`` and ``sha256``, as :meth:`PretrainedWeights.about` returns them.
+
+    Raises:
+        BundleError: They are missing or damaged.
+        RunError: Other weights are in their place.
+    """
+    name = str(source["name"])
+    if name == f"the weights of {TORCHVISION}":
+        weights = from_published(TORCHVISION)
+    else:
+        weights = from_bundle(STARTER_FOLDER if name == STARTER else name)
+    if weights.sha256 != source["sha256"]:
+        raise RunError(
+            f"{name} holds other weights than the run began with", "", "start it again with a new --output-dir"
+        )
+    return weights
 
 
 def from_published(which: Published) -> PretrainedWeights:
