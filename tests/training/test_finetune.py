@@ -341,7 +341,7 @@ def folder_of(folder: Path, mode: str = "RGB", size: tuple[int, int] = (80, 80),
     ("settings", "message"),
     [
         ({"x": 9}, "images: 1 class; must be at least 2 classes; add a folder of other images"),
-        ({"x": 1, "y": 1}, "has no validation split, which --select-weights best-loss needs; add images (4 of a class give"),
+        ({"x": 1, "y": 1}, "has no validation split, which --select-weights best-loss needs; add images (4 of a class"),
         ({"x": 6, "y": 6, "option": ("--in-channels", "4")}, "--in-channels is 4; must be from 0 to 3"),
         ({"x": 6, "y": 6, "option": ("--image-size", "96")}, "--image-size is 96; must be 63, as starter has it"),
     ],
