@@ -1,6 +1,9 @@
 """Every way in which a folder of images can be right or wrong."""
 
 import os
+import subprocess
+import sys
+import tarfile
 
 import pytest
 
@@ -98,3 +101,18 @@ def test_a_dangling_link_is_listed_and_fails_when_read(folder):
 def test_the_suffixes_are_those_that_the_decoder_knows():
     assert {suffix for suffixes in EXTENSIONS.values() for suffix in suffixes} == SUFFIXES
     assert is_image_name("a.b.JPeG") and not is_image_name("jpeg") and not is_image_name("a.jpeg.txt")
+
+
+def test_names_in_a_locale_without_their_letters(folder, tmp_path):
+    """The names are UTF-8, the locale is not: that is what the message says. A tar has names of its own."""
+    root = folder({"caf\u00e9": 1, "tea": 1})
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(root, "set")
+    code = "import sys; from alexnet.data.sources import open_source; print(ascii(open_source(sys.argv[1]).classes))"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+    def opened(path):
+        return subprocess.run([sys.executable, "-c", code, path], env=environment, capture_output=True, text=True)
+
+    assert "folder name in a locale whose encoding is ascii; must be UTF-8; set the environment" in opened(root).stderr
+    assert opened(tmp_path / "set.tar").stdout == "('caf\\xe9', 'tea')\n"

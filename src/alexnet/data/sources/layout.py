@@ -5,6 +5,7 @@ A flat split takes its labels from an annotation file. What is not used is a not
 """
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -287,6 +288,10 @@ class Layout:
         """(class, its images) of one split."""
         for folder in node.folders.values():
             if path_text(folder.parts[-1]) != folder.parts[-1]:
+                encoding = sys.getfilesystemencoding()
+                if encoding != "utf-8":
+                    problem = f"{self._path(folder)}: folder name in a locale whose encoding is {encoding}"
+                    raise DataError(problem, "UTF-8", "set the environment variable PYTHONUTF8=1")
                 problem = f"{self._path(folder)}: folder name is no printable UTF-8"
                 raise DataError(problem, "UTF-8", "rename the folder")
         if self.options.classes == "leaves":

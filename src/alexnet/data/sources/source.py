@@ -301,7 +301,11 @@ def _number(title: str) -> Fraction | None:
 
 def path_text(path: str | os.PathLike[str]) -> str:
     """A path for messages: UTF-8, on one line."""
-    return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
+    try:
+        data = os.fsencode(path)
+    except UnicodeEncodeError:  # a name in a tar, in a locale without its letters
+        data = str(path).encode("utf-8", "surrogateescape")
+    return printable(data.decode("utf-8", "backslashreplace"))
 
 
 def stamp_of(path: Path) -> str:
