@@ -26,8 +26,8 @@ def is_jit_tracing() -> bool:
 def is_traced() -> bool:
     """Whether PyTorch records or transforms operations one by one, which excludes our autograd functions.
 
-    torch.jit.trace, ONNX exports by it and make_fx record operations for another program; torch.func and forward-mode
-    differentiation take derivatives that our autograd functions do not define.
+    torch.jit.trace, ONNX exports by it and make_fx record operations for another program, dispatch modes count or log
+    them; torch.func and forward-mode differentiation take derivatives that our autograd functions do not define.
     """
     import torch
     from torch.autograd import forward_ad
@@ -35,6 +35,8 @@ def is_traced() -> bool:
     if torch.compiler.is_compiling():
         return False
     if is_jit_tracing() or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+        return True
+    if torch._C._len_torch_dispatch_stack() > 0:  # such as torch.utils.flop_counter.FlopCounterMode
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
