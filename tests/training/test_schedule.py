@@ -50,7 +50,7 @@ def test_warm_up_is_a_straight_line_that_begins_above_zero(warmup, steps, kind):
     for step in range(min(rising, len(found))):
         assert found[step] == pytest.approx(0.01 * (step + 1) / (warmup * steps + 1), rel=1e-9)
     after = found[rising:]
-    assert after == sorted(after, reverse=True)
+    assert after == pytest.approx(sorted(after, reverse=True), rel=1e-8)  # the warm-up may end 1e-9 steps later
     if kind == "cosine" and warmup == int(warmup):
         left = (8 - warmup) * steps
         for step, rate in enumerate(after):
