@@ -197,7 +197,7 @@ def test_a_schedule_goes_on_from_what_a_checkpoint_holds():
 def test_the_number_of_epochs_follows_the_number_of_images():
     auto = Recipe(epochs=0)
     crops = {images: with_default_epochs(auto, images).epochs * images for images in (10, 400, 2700, 100_000)}
-    assert crops == {10: 2000, 400: 30_000, 2700: 78_300, 100_000: 500_000}  # never over 200 epochs
+    assert crops == {10: 2000, 400: 60_000, 2700: 156_600, 100_000: 900_000}  # never over 200 epochs
     assert with_default_epochs(auto, 1_000_000).epochs == 5  # never under 5
-    assert with_default_epochs(auto.replace(warmup_epochs=20), 10_000).epochs == 21  # more than the warm-up
+    assert with_default_epochs(auto.replace(warmup_epochs=40), 10_000).epochs == 41  # more than the warm-up
     assert with_default_epochs(auto.replace(epochs=7), 400).epochs == 7

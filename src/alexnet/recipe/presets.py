@@ -235,12 +235,11 @@ FINETUNE = _values(
     epochs=0,
     first_layer_lr_mult=0.3,
     lr=0.00012,
-    progressive_fraction=0.2,
     min_crop_scale=0.25,
     mixup_prob=0.5,
     cutmix_prob=0.25,
     dropout=0.5,
-    early_stop_fraction=0.2,
+    early_stop_fraction=0.3,
     select_weights="best-loss",
     checkpoint_every="5min",
 )
