@@ -237,7 +237,7 @@ def test_a_server_that_is_gone_and_a_file_that_was_changed(review, opened, addre
     page.keyboard.press("x")
     page.locator("#problem", has_text="was changed by another program").wait_for()
     assert "Suggested: Exclude" in page.locator("#images").inner_text() and page.locator("#undo").is_disabled()
-    page.route("**/decisions", lambda route: route.abort())
+    page.context.set_offline(True)  # a handler that aborts the request once did not return
     page.keyboard.press("x")
     page.locator("#problem", has_text="the server does not respond").wait_for()
     assert violations(page) == []
