@@ -57,6 +57,13 @@ def has_hooks(module: "nn.Module") -> bool:
     return any(hooks) or of_all or "forward" in vars(module)
 
 
+def is_differentiated_again() -> bool:
+    """Within a backward pass: whether its gradient is to be differentiated (``create_graph=True``)."""
+    import torch
+
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate the ``backward`` of a kernel: a backward pass that will be differentiated itself is refused.
 
@@ -66,9 +73,7 @@ def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(backward)
     def checked(ctx: Any, *grads: Any) -> Any:
-        import torch
-
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if is_differentiated_again():
             problem = "the fast implementations have no second derivatives (create_graph=True)"
             raise ModelError(problem, "", "compute inside of `with alexnet.kernels.disabled():`")
         return backward(ctx, *grads)

@@ -82,11 +82,14 @@ class FewRowsLinear(nn.Module):
         return F.linear(input, weight, bias)
 
 
+def linear_layers(model: nn.Module) -> Iterator[nn.Linear]:
+    """The fully connected layers of ``model`` that are exactly ``nn.Linear`` and have no hooks."""
+    yield from (module for module in model.modules() if type(module) is nn.Linear and not has_hooks(module))
+
+
 def large_layers(model: nn.Module) -> Iterator[nn.Linear]:
     """The fully connected layers of ``model`` whose weights are worth storing features first."""
-    for module in model.modules():
-        if type(module) is not nn.Linear or has_hooks(module):
-            continue
+    for module in linear_layers(model):
         if module.weight.numel() >= _LARGE and module.out_features >= _MIN_OUTPUTS:
             yield module
 

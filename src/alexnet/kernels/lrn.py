@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from alexnet.kernels import backend, native_kernels
-from alexnet.kernels.backend import is_traced_or_compiled
+from alexnet.kernels.backend import is_differentiated_again, is_traced_or_compiled
 
 _MAX_CHANNELS = 8192  # of a row; lrn.c keeps its buffers on the stack
 _CHUNK_ELEMENTS = 1 << 18  # one megabyte of float32, which stays in a core's cache between operations
@@ -84,7 +84,7 @@ class NativeLRN(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
         rows, sums = ctx.saved_tensors
-        if _is_differentiated_again():
+        if is_differentiated_again():
             window = channel_window(rows.shape[1], ctx.size, ctx.weight, rows.device)
             return _differentiable_gradient(rows, grad_outputs[0], window, ctx.beta, ctx.k), None, None, None, None
         rows, grad = rows.contiguous(), grad_outputs[0].to(rows.dtype).contiguous()
@@ -123,7 +123,7 @@ class TorchLRN(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         # dx_j = g_j·s_j^−β − 2β·x_j·Σ_i window_ji·(g_i·x_i·s_i^(−β−1))
         rows, sums, window = ctx.saved_tensors
-        if _is_differentiated_again():
+        if is_differentiated_again():
             return _differentiable_gradient(rows, grad_outputs[0], window, ctx.beta, ctx.k), None, None, None
         grad_rows = torch.empty_like(rows)
         grad = grad_outputs[0].contiguous()
@@ -143,11 +143,6 @@ def differentiable_lrn(rows: Tensor, window: Tensor, beta: float, k: float) -> T
         s = k + x.square() @ window
         root = s.rsqrt()
         return (x * (root.rsqrt() * root * root if beta == 0.75 else s.pow(-beta))).to(rows.dtype)
-
-
-def _is_differentiated_again() -> bool:
-    """Whether this backward pass is recorded, by ``create_graph=True``. A compiler records every one."""
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _differentiable_gradient(rows: Tensor, grad: Tensor, window: Tensor, beta: float, k: float) -> Tensor:

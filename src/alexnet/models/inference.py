@@ -12,7 +12,7 @@ other layers only where the device multiplies bfloat16 faster. There, PyTorch mu
 their weights when a few rows come. A logit changes by about 0.4 % of the largest logit.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -108,7 +108,7 @@ class BF16Network(nn.Module):
         self.all_layers = all_layers
         # Converted parts are handed to the copy as replacements, so that no second float32 copy is ever in memory.
         replacements = _bf16_tensors(network) if all_layers else {}
-        modules = linear.large_layers(network) if all_layers else _linear_layers(network)
+        modules = linear.large_layers(network) if all_layers else linear.linear_layers(network)
         replacements |= {id(module): _BF16Linear(module, replacements, few_rows=all_layers) for module in modules}
         self.network = layers.cache_filters(layers.copy_with(network, replacements).eval().requires_grad_(False))
 
@@ -120,10 +120,6 @@ class BF16Network(nn.Module):
 def _bf16_tensors(network: nn.Module) -> dict[int, Any]:
     tensors: dict[int, Any] = {id(p): nn.Parameter(p.detach().to(torch.bfloat16)) for p in network.parameters()}
     return tensors | {id(b): b.to(torch.bfloat16) for b in network.buffers() if b.is_floating_point()}
-
-
-def _linear_layers(network: nn.Module) -> Iterator[nn.Linear]:
-    yield from (module for module in network.modules() if type(module) is nn.Linear and not has_hooks(module))
 
 
 class _BF16Linear(nn.Module):
@@ -144,8 +140,8 @@ class _BF16Linear(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         stored = self.packed if self.weight is None else self.weight
         assert stored is not None
-        if (len(input) <= linear.MAX_FEW_ROWS or not self.few_rows) and linear.fits(input.float(), stored):
-            out = linear.linear_bf16(input.float(), self._packed(), self.bias, self.outputs)
+        if (len(input) <= linear.MAX_FEW_ROWS or not self.few_rows) and linear.fits(x := input.float(), stored):
+            out = linear.linear_bf16(x, self._packed(), self.bias, self.outputs)
         else:
             weight = linear.unpacked(stored, self.outputs) if self.weight is None else stored
             out = F.linear(input.to(torch.bfloat16), weight, self.bias)

@@ -242,7 +242,7 @@ def recorded(source: Mapping[str, Any]) -> PretrainedWeights:
         RunError: Other weights are in their place.
     """
     name = str(source["name"])
-    if name == f"the weights of {TORCHVISION}":
+    if name == _published_name(TORCHVISION):
         weights = from_published(TORCHVISION)
     else:
         weights = from_bundle(STARTER_FOLDER if name == STARTER else name)
@@ -256,7 +256,11 @@ def recorded(source: Mapping[str, Any]) -> PretrainedWeights:
 def from_published(which: Published) -> PretrainedWeights:
     """Published weights, downloaded by the library of their publisher. Raises :class:`BundleError`."""
     bundle = import_weights(which, "DEFAULT")
-    return of_bundle(bundle, f"the weights of {which}", bundle.data["imported"]["sha256"])
+    return of_bundle(bundle, _published_name(which), bundle.data["imported"]["sha256"])
+
+
+def _published_name(which: Published) -> str:
+    return f"the weights of {which}"
 
 
 def of_bundle(bundle: Bundle, name: str, sha256: str) -> PretrainedWeights:

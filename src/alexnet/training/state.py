@@ -237,8 +237,8 @@ class State:
 
         Better is a lower error and at equal errors a lower loss; with ``select_weights`` ``best-loss`` a lower loss.
         """
-        error_first = (error, loss) < (self.best.error, self.best.loss)
-        if loss < self.best.loss if self.recipe.select_weights == "best-loss" else error_first:
+        by_loss, best = self.recipe.select_weights == "best-loss", self.best
+        if (loss < best.loss) if by_loss else ((error, loss) < (best.error, best.loss)):
             weights = {name: t.detach().cpu().clone() for name, t in self.eval_model.state_dict().items()}
             self.best = Best(self.position.epoch, error, loss, weights=weights)
 
