@@ -4,16 +4,19 @@ Every fast implementation has a reference implementation (PyTorch, NumPy or Pill
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from alexnet.errors import ModelError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:  # the switches are used by processes that need no PyTorch, which takes 300 MB and seconds to import
     import torch
     from torch import Tensor, nn
+
+
+_Filters = TypeVar("_Filters")
 
 
 def is_jit_tracing() -> bool:
@@ -136,6 +139,34 @@ def apply(
         return out.to(torch.bfloat16)
 
 
+class FilterCache:
+    """The reordered weights of a layer in inference, kept between calls.
+
+    They are reordered again when PyTorch counts a change of the weights, or when the weights are another tensor. A
+    change through ``weight.data`` is not noticed, so networks in training must not use a cache. A copy of a cache is
+    empty.
+    """
+
+    _MAX_FORMS = 16
+
+    def __init__(self) -> None:
+        self._filters: dict[Hashable, tuple[Tensor, tuple[int, int], Any]] = {}
+
+    def get(self, weight: "Tensor", form: Hashable, reorder: "Callable[[Tensor], _Filters]") -> "_Filters":
+        """``reorder(weight)``, computed once for each ``form``; the oldest of many forms are forgotten."""
+        version = weight.data_ptr(), 0 if weight.is_inference() else weight._version
+        entry = self._filters.get(form)
+        if entry is None or entry[0] is not weight or entry[1] != version:  # a race of two threads is harmless
+            if len(self._filters) >= self._MAX_FORMS:
+                self._filters.pop(next(iter(list(self._filters))), None)
+            entry = self._filters[form] = weight, version, reorder(weight)
+        filters: _Filters = entry[2]
+        return filters
+
+    def __reduce__(self) -> "tuple[type[FilterCache], tuple[()]]":
+        return FilterCache, ()
+
+
 def _rounded(tensor: "Tensor") -> "Tensor":
     import torch
 
@@ -226,6 +257,13 @@ KERNELS: dict[str, Kernel] = {
             "a first convolution with a stride, as a convolution of stride 1 on blocks of pixels",
             "GPU, and bfloat16 on a CPU with AMX; the input needs no gradient",
             "torch.nn.functional.conv2d",
+        ),
+        Kernel(
+            "onednn",
+            "kernels/onednn.py",
+            "convolutions and fully connected layers in bfloat16 for inference, with weights that are reordered once",
+            "CPU with AMX; no gradient",
+            "torch.nn.functional.conv2d and linear: the same bits",
         ),
         Kernel(
             "resize",

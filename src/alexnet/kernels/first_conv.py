@@ -184,7 +184,7 @@ _MAX_DEPTH_CHANNELS = 4
 
 
 def fits_space_to_depth(input: Tensor, weight: Tensor, geometry: ConvGeometry, groups: int) -> bool:
-    """Whether :func:`convolve` computes this. Input [N, C, H, W] without a gradient, weight [K, C, r, r].
+    """Whether to convolve :func:`blocks`. Input [N, C, H, W] without a gradient, weight [K, C, r, r].
 
     Mode "auto" rearranges on GPUs and for bfloat16 on CPUs with AMX, mode "always" on every device.
     """
@@ -196,18 +196,25 @@ def fits_space_to_depth(input: Tensor, weight: Tensor, geometry: ConvGeometry, g
     return groups == 1 and geometry.stride > 1 and weight.shape[1] <= _MAX_DEPTH_CHANNELS
 
 
-def convolve_space_to_depth(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry) -> Tensor:
-    """[N, C, H, W] -> the convolution's feature maps [N, K, H', W']."""
+def blocks(input: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Images [N, C, H, W] -> blocks of stride × stride pixels [N, s·s·C, rows, columns], channels-last in memory.
+
+    The convolution of the blocks with :func:`block_filters`, stride 1 and no padding is that of the images with the
+    filters ``weight`` [K, C, r, r].
+    """
+    blocks_per_filter = -(-weight.shape[2] // geometry.stride)
+    return _blocks(input, geometry, *(size - 1 + blocks_per_filter for size in geometry[2:]))
+
+
+def block_filters(weight: Tensor, stride: int) -> Tensor:
+    """Filters [K, C, r, r] -> filters of blocks [K, s·s·C, ⌈r/s⌉, ⌈r/s⌉], channels-last in memory."""
     kernels, channels, size, _ = weight.shape
-    stride = geometry.stride
     blocks_per_filter = -(-size // stride)
-    rows, columns = geometry.out_height - 1 + blocks_per_filter, geometry.out_width - 1 + blocks_per_filter
-    blocks = _blocks(input, geometry, rows, columns)
     pad_filter = blocks_per_filter * stride - size
     padded = F.pad(weight, (0, pad_filter, 0, pad_filter))
     filters = padded.view(kernels, channels, blocks_per_filter, stride, blocks_per_filter, stride)
     filters = filters.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)  # [K, s·s·C, r, r]
-    return F.conv2d(blocks, filters.contiguous(memory_format=torch.channels_last), bias)
+    return filters.contiguous(memory_format=torch.channels_last)
 
 
 def _multiplies_tiles(input: Tensor) -> bool:

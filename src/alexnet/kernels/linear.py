@@ -20,7 +20,7 @@ from alexnet.kernels.backend import has_hooks
 from alexnet.kernels.native_kernels import pointer
 
 _PANEL = 32  # outputs that are stored side by side
-MAX_FEW_ROWS = 4  # rows for which features that are 0 are skipped; FEW of linear.c
+_MAX_FEW_ROWS = 4  # rows for which features that are 0 are skipped; FEW of linear.c
 _MIN_OUTPUTS = 512  # outputs that are summed together in float32; WIDE of linear.c
 _LARGE = 1 << 20  # weights from which reading them dominates
 
@@ -121,7 +121,7 @@ def _is_features_first(weight: Tensor) -> bool:
 def _fits_few_rows(input: Tensor, weight: Tensor) -> bool:
     if not _is_features_first(weight) or weight.dtype != torch.float32:
         return False
-    if len(weight) < _MIN_OUTPUTS or len(input) > MAX_FEW_ROWS:
+    if len(weight) < _MIN_OUTPUTS or len(input) > _MAX_FEW_ROWS:
         return False
     return _usable() and _is_inference(input, weight) and not (torch.is_grad_enabled() and weight.requires_grad)
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from alexnet.kernels import backend, native_kernels
-from alexnet.kernels.backend import first_derivative_only
+from alexnet.kernels.backend import FilterCache, first_derivative_only
 from alexnet.kernels.native_kernels import pointer
 
 _MIN_OUTPUTS = 1024  # pixels of a batch's feature maps from which transforming the filters pays, if not cached
@@ -41,25 +41,6 @@ class _Geometry(NamedTuple):
     padding: int
     groups: int
     relu: bool = False  # negative outputs become 0
-
-
-class FilterCache:
-    """The transformed filters of a convolution in inference, kept between calls.
-
-    They are transformed again when PyTorch counts a change of the weights, or when the weights are another tensor. A
-    change through ``weight.data`` is not noticed, so networks in training must not use a cache.
-    """
-
-    def __init__(self) -> None:
-        self._filters: dict[int, tuple[Tensor, tuple[int, int], list[Tensor]]] = {}  # by tile size
-
-    def get(self, weight: Tensor, groups: int, tile: int) -> list[Tensor]:
-        """:func:`transformed` filters of each group."""
-        version = weight.data_ptr(), 0 if weight.is_inference() else weight._version
-        entry = self._filters.get(tile)
-        if entry is None or entry[0] is not weight or entry[1] != version:  # a race of two threads is harmless
-            entry = self._filters[tile] = weight, version, _transformed_groups(weight, groups, tile)
-        return entry[2]
 
 
 def fits(
@@ -116,7 +97,8 @@ class _Convolve(torch.autograd.Function):
         if cache is None:
             filters = _transformed_groups(weight, geometry.groups, shape.tile)
         else:
-            filters = cache.get(weight, geometry.groups, shape.tile)
+            reorder = functools.partial(_transformed_groups, groups=geometry.groups, tile=shape.tile)
+            filters = cache.get(weight, ("winograd", shape.tile), reorder)
         for group, points in enumerate(filters):
             native_kernels.function("winograd", "winograd_forward")(
                 ctypes.byref(shape),

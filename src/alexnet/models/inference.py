@@ -7,9 +7,9 @@ something else.
 
 One image at a time takes as long as the weights of the fully connected layers take to be read, on any processor. So
 these are stored in bfloat16 everywhere (:mod:`alexnet.kernels.linear` multiplies them in float32 where it can), the
-other layers only where the device multiplies bfloat16 faster. There, PyTorch multiplies more than
-:data:`alexnet.kernels.linear.MAX_FEW_ROWS` rows faster than the kernel, so large layers get a second, packed copy of
-their weights when a few rows come. A logit changes by about 0.4 % of the largest logit.
+other layers only where the device multiplies bfloat16 faster. There, oneDNN multiplies more than one row faster than
+the kernel, so large layers get a second, packed copy of their weights when a single row comes. A logit changes by about
+0.4 % of the largest logit.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.kernels import linear, linear_amx
-from alexnet.kernels.backend import has_hooks
+from alexnet.kernels import linear, linear_amx, onednn
+from alexnet.kernels.backend import FilterCache, has_hooks
 from alexnet.models import layers
 from alexnet.models.layers import AveragePool, Convolution, LocalResponseNorm, MaxPool
 
@@ -109,7 +109,7 @@ class BF16Network(nn.Module):
         # Converted parts are handed to the copy as replacements, so that no second float32 copy is ever in memory.
         replacements = _bf16_tensors(network) if all_layers else {}
         modules = linear.large_layers(network) if all_layers else linear.linear_layers(network)
-        replacements |= {id(module): _BF16Linear(module, replacements, few_rows=all_layers) for module in modules}
+        replacements |= {id(module): _BF16Linear(module, replacements, one_row=all_layers) for module in modules}
         self.network = layers.cache_filters(layers.copy_with(network, replacements).eval().requires_grad_(False))
 
     def forward(self, input: Tensor) -> Tensor:
@@ -128,20 +128,23 @@ class _BF16Linear(nn.Module):
     Args:
         layer: The layer to copy.
         converted: Tensors that exist in bfloat16 already, by the id of the original.
-        few_rows: Whether the kernel computes a few rows only; the weights are kept as they are for all others.
+        one_row: Whether the kernel computes single rows only; the weights are kept as they are for all others.
     """
 
-    def __init__(self, layer: nn.Linear, converted: dict[int, Any], few_rows: bool) -> None:
+    def __init__(self, layer: nn.Linear, converted: dict[int, Any], one_row: bool) -> None:
         super().__init__()
-        self.outputs, self.few_rows = layer.out_features, few_rows
+        self.outputs, self.one_row = layer.out_features, one_row
         self.weight, self.bias = (_converted(tensor, converted) for tensor in (layer.weight, layer.bias))
         self.packed: nn.Parameter | None = None
+        self.filter_cache = FilterCache()
 
     def forward(self, input: Tensor) -> Tensor:
         stored = self.packed if self.weight is None else self.weight
         assert stored is not None
-        if (len(input) <= linear.MAX_FEW_ROWS or not self.few_rows) and linear.fits(x := input.float(), stored):
+        if (len(input) == 1 or not self.one_row) and linear.fits(x := input.float(), stored):
             out = linear.linear_bf16(x, self._packed(), self.bias, self.outputs)
+        elif self.weight is not None and onednn.fits(input, self.weight):
+            out = onednn.linear(input, self.weight, self.bias, self.filter_cache)
         else:
             weight = linear.unpacked(stored, self.outputs) if self.weight is None else stored
             out = F.linear(input.to(torch.bfloat16), weight, self.bias)
@@ -152,7 +155,7 @@ class _BF16Linear(nn.Module):
             assert self.weight is not None
             with torch.inference_mode(False):
                 self.packed = nn.Parameter(linear.packed(self.weight), requires_grad=False)
-            if not self.few_rows:
+            if not self.one_row:
                 self.weight = None
         return self.packed
 

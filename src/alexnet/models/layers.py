@@ -7,6 +7,7 @@ Source: Krizhevsky, Sutskever, Hinton 2012, section 3, and the 2012 code where t
 """
 
 import copy
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.kernels import backend, first_conv, linear, lrn, pool_norm, winograd
+from alexnet.kernels import backend, first_conv, linear, lrn, onednn, pool_norm, winograd
+from alexnet.kernels.backend import FilterCache
 
 
 class Window(NamedTuple):
@@ -75,7 +77,7 @@ class Convolution(nn.Conv2d):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups)
         self.window = Window(kernel, stride, padding, ceil)
-        self.filter_cache: winograd.FilterCache | None = None  # set by :func:`cache_filters`
+        self.filter_cache: FilterCache | None = None  # set by :func:`cache_filters`
 
     def forward(
         self,
@@ -98,18 +100,24 @@ class Convolution(nn.Conv2d):
         if winograd.fits(input, self.weight, stride, padding, self.groups, self.filter_cache):
             out = winograd.convolve(input, self.weight, self.bias, padding, self.groups, relu, self.filter_cache)
         else:
-            if first_conv.fits_space_to_depth(input, self.weight, geometry, self.groups):
-                out = first_conv.convolve_space_to_depth(input, self.weight, self.bias, geometry)
-            else:
-                out = self._by_pytorch(input)
-            out = F.relu_(out) if relu else out
+            out = self._by_pytorch(input, geometry, relu)
         return out if pool is None else pool(out)
 
-    def _by_pytorch(self, input: Tensor) -> Tensor:
-        bottom, right = (self.window.overhang(size) for size in input.shape[-2:])
-        if bottom or right:  # 224 pixels: the last of 55 windows reads 3 pixels past the edge
+    def _by_pytorch(self, input: Tensor, geometry: first_conv.ConvGeometry, relu: bool) -> Tensor:
+        weight, cache = self.weight, self.filter_cache
+        _, stride, padding, _ = self.window
+        if first_conv.fits_space_to_depth(input, weight, geometry, self.groups):
+            input = first_conv.blocks(input, weight, geometry)
+            reorder = functools.partial(first_conv.block_filters, stride=stride)
+            weight = reorder(weight) if cache is None else cache.get(weight, "blocks", reorder)
+            stride, padding = 1, 0
+        elif any(overhangs := [self.window.overhang(size) for size in input.shape[-2:]]):
+            bottom, right = overhangs  # 224 pixels: the last of 55 windows reads 3 pixels past the edge
             input = F.pad(input, (0, right, 0, bottom))
-        return super().forward(input)
+        if cache is not None and onednn.fits(input, weight):
+            return onednn.convolve(input, weight, self.bias, (stride, padding, self.groups), relu, cache)
+        out = F.conv2d(input, weight, self.bias, stride, padding, 1, self.groups)
+        return F.relu_(out) if relu else out
 
     def fuses_pool(self, input: Tensor, norm: "LocalResponseNorm | None" = None) -> bool:
         """Whether a kernel computes this convolution, ``norm`` (if not None) and the max pool after it in one pass."""
@@ -438,8 +446,8 @@ def copy_with(model: nn.Module, replacements: dict[int, Any]) -> nn.Module:
 
 
 def cache_filters(model: nn.Module) -> nn.Module:
-    """Give each convolution of ``model`` a :class:`~alexnet.kernels.winograd.FilterCache`; returns ``model``."""
+    """Give each convolution of ``model`` a :class:`~alexnet.kernels.backend.FilterCache`; returns ``model``."""
     for module in model.modules():
         if isinstance(module, Convolution):
-            module.filter_cache = winograd.FilterCache()
+            module.filter_cache = FilterCache()
     return model
