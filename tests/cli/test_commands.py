@@ -491,3 +491,21 @@ def test_kernels_off_changes_no_count(home):
     reference = json.loads(alexnet("evaluate", "run", "--kernels", "off", "--json", cwd=home).stdout)
     assert reference["loss"] == pytest.approx(fast["loss"], rel=1e-4)
     assert (reference["top1"], reference["count"]) == (fast["top1"], fast["count"])
+
+
+@pytest.mark.parametrize("command", [["prepare", "IMAGES", "STORE", "--size", "32"], ["doctor", "IMAGES"]])
+def test_data_commands_do_not_import_pytorch(tmp_path, command):
+    """It takes seconds, and four times the memory that preparing ten thousand images takes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
+    for number, image in enumerate(pixels):
+        folder = tmp_path / "images" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+    paths = {"IMAGES": str(tmp_path / "images"), "STORE": str(tmp_path / "store")}
+    code = (
+        "import sys\nfrom alexnet.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
+    )
+    arguments = [sys.executable, "-c", code, *(paths.get(word, word) for word in command)]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert result.stdout.splitlines()[-1] == "[]", result.stderr

@@ -23,6 +23,7 @@ from alexnet.api.reporting import compress, data_warnings, diagnose, plot, write
 from alexnet.compression.compress import CompressionResult
 from alexnet.compression.deep import CompressionOptions
 from alexnet.cuda_convnet import Files
+from alexnet.data.prepare import prepare_dataset as prepare
 from alexnet.data.remote import local_path
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store, recorded_store
@@ -43,7 +44,7 @@ from alexnet.training.distributed.world import World
 from alexnet.training.finetune import InitialWeights, PretrainedWeights, default_recipe, initial_weights, recorded
 from alexnet.training.logger import write_summary
 from alexnet.training.run import data_size_warnings, score_warnings, train_run
-from alexnet.training.run_data import open_store, prepare, shuffle_window
+from alexnet.training.run_data import open_store, shuffle_window
 from alexnet.training.run_folder import provenance
 from alexnet.training.schedule import with_default_epochs
 from alexnet.training.task import check_network

@@ -64,7 +64,7 @@ class PrepareArguments:
 def prepare_command(argv: list[str]) -> int:
     """Prepare a store, and print the number of images of each split."""
     args: PrepareArguments = parser.parse(PrepareArguments, argv, "prepare")
-    from alexnet import api
+    from alexnet.data.prepare import prepare_dataset
     from alexnet.data.remote import is_address, local_path
 
     if args.croissant and (args.check or is_address(args.store)):
@@ -80,7 +80,7 @@ def prepare_command(argv: list[str]) -> int:
         seed=args.seed,
         select_weights="best" if args.validation else "last",
     )
-    store = api.prepare(
+    store = prepare_dataset(
         args.data,
         args.store,
         recipe,

@@ -4,6 +4,7 @@ Work is done in ``<path>.partial/``: first the shards, each with its record, the
 ``dataset.json`` is written last, and then the folder is renamed.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -17,7 +18,7 @@ import numpy as np
 
 from alexnet.data.atomic_io import atomic_write, json_bytes, jsonl_bytes, npy_bytes, sha256_of, sync_folder, write_file
 from alexnet.data.decode import Fit
-from alexnet.data.remote import local_path
+from alexnet.data.remote import RemoteBackend, is_address, local_path
 from alexnet.data.shards import (
     Job,
     Log,
@@ -30,14 +31,16 @@ from alexnet.data.shards import (
     start,
     sweep,
 )
-from alexnet.data.sources import is_store
+from alexnet.data.sources import is_store, read_dataset
+from alexnet.data.sources.options import DataOptions
 from alexnet.data.sources.source import Sample, Source
 from alexnet.data.splits import Sums, assign_splits
 from alexnet.data.store import Split, Store
 from alexnet.data.store_backend import FORMAT, SPLIT_NAMES, VERSIONS, fingerprint_of
-from alexnet.errors import DataError, ImageError
+from alexnet.errors import DataError, ImageError, counted
+from alexnet.recipe import Recipe
 from alexnet.schema import checksum_of, class_fault
-from alexnet.system import cores
+from alexnet.system import cache_folder, cores
 from alexnet.terminal import Progress
 
 _logger = logging.getLogger(__name__)
@@ -120,6 +123,74 @@ def prepare(
             return _finished_meanwhile(job) if path.exists() else _build(job)
     except OSError as error:
         raise _disk_error(job, error) from error
+
+
+def prepare_dataset(
+    data: Any,
+    path: str | Path,
+    recipe: Recipe | None = None,
+    options: DataOptions | None = None,
+    **kwargs: Any,
+) -> Store:
+    """Decode and resize images once, and write them as a store that training reads.
+
+    Args:
+        data: A data set's name, a folder, an archive, a table, an opened source, or a ``datasets.Dataset`` or
+            ``DatasetDict`` of Hugging Face.
+        path: The new store: a folder, or an address (``s3://…``). For an address the store is prepared on the local
+            disk, which needs the space, and then copied.
+        recipe: Its stored size, fit, split sizes and seed are used.
+        options: How ``data`` is read.
+        **kwargs: ``encoding``, ``quality``, ``mixed``, ``shard_bytes`` and ``engine`` of
+            :func:`prepare`.
+
+    Returns:
+        The store.
+
+    Raises:
+        DataError: If the images cannot be used or the store cannot be written.
+
+    Example:
+        >>> store = alexnet.prepare("photos/", "photos-store")
+        >>> alexnet.train(store.path, run="my-run")
+    """
+    recipe, options = recipe or Recipe(), options or DataOptions()
+    folder = _staging(str(path), options) if is_address(path) else local_path(path)
+    store = prepare(
+        _opened(data, options),
+        folder,
+        size=recipe.stored_size,
+        fit=recipe.fit,
+        validation=recipe.validation,
+        test=recipe.test,
+        seed=recipe.seed,
+        bad=options.bad,
+        allow_truncated=options.allow_truncated,
+        progress=options.progress,
+        log=options.log,
+        **kwargs,
+    )
+    if store.skipped:
+        options.log_line(
+            f"left out: {counted(store.skipped, 'unusable image')}, listed in {store.path / 'skipped.jsonl'}"
+        )
+    if not is_address(path):
+        return store
+    RemoteBackend(str(path)).send(folder, options.log_line)
+    options.log_line(f"the store is in {path}, and still in {folder}, which may be removed")
+    return Store.open(path)
+
+
+def _opened(data: Any, options: DataOptions) -> Source:
+    if isinstance(data, str | Path):
+        return options.open(data)
+    return data if isinstance(data, Source) else read_dataset(data)
+
+
+def _staging(address: str, options: DataOptions) -> Path:
+    """The local folder in which a store is prepared before it is copied to ``address``."""
+    digest = hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:16]
+    return (options.cache or cache_folder()) / "sending" / digest
 
 
 def _shuffled(splits: Mapping[str, tuple[Sample, ...]], seed: int) -> dict[str, tuple[Sample, ...]]:
@@ -287,19 +358,19 @@ def _check_training(job: Job, counts: list[int], records: list[Record]) -> None:
 def _statistics(job: Job, splits: Mapping[str, Any], pool: ThreadPoolExecutor) -> dict[str, Any]:
     """Write the mean image of the training split; returns the entries of dataset.json about its pixels.
 
-    JPEGs are decoded, because training uses the decoded pixels. A batch has at most 64 images of 256 × 256. The sums
+    JPEGs are decoded, because training uses the decoded pixels. A batch has at most 16 images of 256 × 256. The sums
     are exact integers, so the order in which threads end does not matter.
     """
     size = int(job.settings["size"])
     split = Split(job.partial, "train", splits["train"], size)
-    batch_size = max(1, (1 << 22) // size**2)
+    batch_size = max(1, (1 << 20) // size**2)
     indices = np.arange(len(split))
     totals = Sums(size)
     batches = [indices[start : start + batch_size] for start in range(0, len(split), batch_size)]
     results = map_in_order(pool, lambda batch: Sums(size).add(split.gather(batch)), batches, 2 * job.workers)
     for number, sums in enumerate(results, 1):
         totals.merge(sums)
-        if number % 8 == 0:  # 100 MB
+        if number % 8 == 0:  # 25 MB
             split.release_memory()
     result = totals.statistics()
     write_file(job.partial / "mean.npy", npy_bytes(result.mean_image))

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from alexnet import recipe as recipes
 from alexnet.bundle import Bundle
 from alexnet.data.atomic_io import read_regular
-from alexnet.data.prepare import prepare as prepare_store
-from alexnet.data.remote import RemoteBackend, is_address, local_path
-from alexnet.data.sources import Source, is_store, read_dataset
+from alexnet.data.prepare import prepare_dataset
+from alexnet.data.remote import is_address
+from alexnet.data.sources import Source, is_store
 from alexnet.data.sources.options import DataOptions, regroup_images
 from alexnet.data.splits import all_as_test
 from alexnet.data.store import Split, Store, Subset
-from alexnet.errors import BundleError, DataError, RecipeError, counted
+from alexnet.errors import BundleError, DataError, RecipeError
 from alexnet.recipe import Recipe, is_overridden, option
 from alexnet.schema import parse_json
 from alexnet.system import cache_folder
@@ -261,75 +261,7 @@ def cached(source: Source, recipe: Recipe, options: DataOptions) -> Store:
     cache = options.cache or cache_folder()
     path = cache / _store_name(source, recipe, options)
     options.log_line(f"{'found prepared in' if is_store(path) else 'preparing into'} {path}")
-    return prepare(source, path, recipe, options)
-
-
-def prepare(
-    data: Any,
-    path: str | Path,
-    recipe: Recipe | None = None,
-    options: DataOptions | None = None,
-    **kwargs: Any,
-) -> Store:
-    """Decode and resize images once, and write them as a store that training reads.
-
-    Args:
-        data: A data set's name, a folder, an archive, a table, an opened source, or a ``datasets.Dataset`` or
-            ``DatasetDict`` of Hugging Face.
-        path: The new store: a folder, or an address (``s3://…``). For an address the store is prepared on the local
-            disk, which needs the space, and then copied.
-        recipe: Its stored size, fit, split sizes and seed are used.
-        options: How ``data`` is read.
-        **kwargs: ``encoding``, ``quality``, ``mixed``, ``shard_bytes`` and ``engine`` of
-            :func:`alexnet.data.prepare.prepare`.
-
-    Returns:
-        The store.
-
-    Raises:
-        DataError: If the images cannot be used or the store cannot be written.
-
-    Example:
-        >>> store = alexnet.prepare("photos/", "photos-store")
-        >>> alexnet.train(store.path, run="my-run")
-    """
-    recipe, options = recipe or Recipe(), options or DataOptions()
-    folder = _staging(str(path), options) if is_address(path) else local_path(path)
-    store = prepare_store(
-        _source(data, options),
-        folder,
-        size=recipe.stored_size,
-        fit=recipe.fit,
-        validation=recipe.validation,
-        test=recipe.test,
-        seed=recipe.seed,
-        bad=options.bad,
-        allow_truncated=options.allow_truncated,
-        progress=options.progress,
-        log=options.log,
-        **kwargs,
-    )
-    if store.skipped:
-        options.log_line(
-            f"left out: {counted(store.skipped, 'unusable image')}, listed in {store.path / 'skipped.jsonl'}"
-        )
-    if not is_address(path):
-        return store
-    RemoteBackend(str(path)).send(folder, options.log_line)
-    options.log_line(f"the store is in {path}, and still in {folder}, which may be removed")
-    return Store.open(path)
-
-
-def _source(data: Any, options: DataOptions) -> Source:
-    if isinstance(data, str | Path):
-        return options.open(data)
-    return data if isinstance(data, Source) else read_dataset(data)
-
-
-def _staging(address: str, options: DataOptions) -> Path:
-    """The local folder in which a store is prepared before it is copied to ``address``."""
-    digest = hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:16]
-    return (options.cache or cache_folder()) / "sending" / digest
+    return prepare_dataset(source, path, recipe, options)
 
 
 def _store_name(source: Source, recipe: Recipe, options: DataOptions) -> str:

@@ -186,7 +186,7 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 def _add_file(node: Node, entry: os.DirEntry[str], parts: tuple[str, ...], unused: Unused) -> None:
     path = Path(entry.path)
     if is_image_name(entry.name):
-        node.images.append(File(parts, partial(read_image, path), stamp_of(path)))
+        node.images.append(File(parts, partial(read_image, entry.path), stamp_of(path)))
         return
     if is_label_file(entry.name) and entry.is_file():
         node.texts[entry.name] = partial(read_regular, path)

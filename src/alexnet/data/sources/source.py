@@ -96,7 +96,7 @@ def split_words(name: str) -> tuple[str, str] | None:
     return (splits[0], " ".join(rest)) if len(splits) == 1 else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # without a dict of its own: there may be a million
 class Sample:
     """One labeled image that is not loaded yet."""
 
@@ -322,7 +322,7 @@ def stamp_of(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ino} {status.st_ctime_ns}"
 
 
-def read_image(path: Path) -> bytes:
+def read_image(path: str | os.PathLike[str]) -> bytes:
     """The bytes of an image file. Raises ImageError."""
     from alexnet.data.decode import read  # imported here: listing images needs no decoder
 
