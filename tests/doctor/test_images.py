@@ -88,6 +88,19 @@ def test_arrays_and_order_and_progress():
     assert thumbnails_of([]).shape == (0, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3)
 
 
+def test_the_thumbnails_of_all_images_are_not_copied():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 30, 40, 3), np.uint8)
+    samples = tuple(Sample(0, str(n), lambda n=n: pixels[n]) for n in range(5))
+    infos = inspect_all({"train": samples[:3], "test": samples[3:]}, workers=2)
+    expected = np.stack([inspect_image(sample, "train").thumbnail for sample in samples])
+    assert np.array_equal(thumbnails_of(infos), expected)
+    assert np.shares_memory(thumbnails_of(infos), infos[0].thumbnail)
+    assert np.array_equal(thumbnails_of(infos[::-1]), expected[::-1])
+    assert np.array_equal(thumbnails_of(infos[1:]), expected[1:])
+    infos[2].thumbnail = None  # as of an image that cannot be decoded
+    assert np.array_equal(thumbnails_of(infos), expected[[0, 1, 3, 4]])
+
+
 def test_a_file_that_can_not_be_read():
     def load():
         raise PermissionError(13, "Permission denied")

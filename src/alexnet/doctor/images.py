@@ -94,11 +94,15 @@ def inspect_all(
     """Examine every image, in the order of the splits, on ``workers`` threads (default: all cores)."""
     tasks = [(split, image) for split, images in splits.items() for image in images]
     threads = workers or cores()
-    results = []
+    results: list[ImageInfo] = []
+    thumbnails = np.zeros((len(tasks), THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), np.uint8)
     with ThreadPoolExecutor(threads, "alexnet-doctor") as pool:
         for done, info in enumerate(
             map_in_order(pool, lambda task: inspect_image(task[1], task[0]), tasks, 4 * threads), 1
         ):
+            if info.thumbnail is not None:  # a view: thumbnails_of() needs no copy
+                thumbnails[len(results)] = info.thumbnail
+                info.thumbnail = thumbnails[len(results)]
             results.append(info)
             if progress is not None:
                 progress(done, len(tasks))
@@ -125,9 +129,16 @@ def inspect_image(sample: Sample, split: str) -> ImageInfo:
 
 
 def thumbnails_of(infos: list[ImageInfo]) -> NDArray[np.uint8]:
-    """The thumbnails of usable images: uint8 [N, S, S, 3]."""
+    """The thumbnails of usable images: uint8 [N, S, S, 3], not to be changed."""
     results = [info.thumbnail for info in infos if info.thumbnail is not None]
-    return np.stack(results) if results else np.zeros((0, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), np.uint8)
+    if not results:
+        return np.zeros((0, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), np.uint8)
+    base = results[0].base
+    if base is not None and len(base) == len(results):
+        first = base.ctypes.data
+        if all(row.base is base and row.ctypes.data == first + n * row.nbytes for n, row in enumerate(results)):
+            return base
+    return np.stack(results)
 
 
 def measure_content(image: NDArray[np.uint8], size: int = 128) -> Content | None:

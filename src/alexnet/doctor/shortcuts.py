@@ -52,7 +52,8 @@ class ShortcutAccuracy(NamedTuple):
 def check_colors(dataset: ImageDataset) -> Iterator[Finding]:
     """Findings about gray images."""
     good = dataset.good()
-    gray = is_gray(thumbnails_of(good))
+    parts = [good[start : start + 4096] for start in range(0, len(good), 4096)]  # to limit memory
+    gray = np.array([one for part in parts for one in is_gray(thumbnails_of(part))], bool)
     if len(good) and gray.all():
         todo = "pass --in-channels 1, or choose a network for gray images, to save time"
         yield Finding("gray", "note", "all images are gray", todo)
