@@ -3,9 +3,9 @@
 The folder DATA has one folder of images for each class. The program copies a part of it to the new folder WORK and
 plants faults by a seed: labels that are exchanged, copies, and files that are no images. Then it runs the commands as a
 person would type them. The person is simulated: in the review the suggestions of the doctor are accepted, and doubtful
-labels are answered by the truth, one by one. The clock of the server is moved, so that a week takes a minute.
+labels are answered by the truth, one by one. The clock of the server is moved, so that a week takes some minutes.
 
-    python benchmarks/walkthrough.py DATA WORK --recipe lenet5 --in-channels 3 --epochs 20
+    python benchmarks/walkthrough.py DATA WORK --per-class 200 --epochs 6 --no-report --quiet --device cpu
 
 All options behind WORK are those of ``alexnet train``. The steps, their times and what was found are printed and
 written to WORK/walkthrough.txt.
@@ -34,8 +34,8 @@ from alexnet.data.sources.folders import image_files
 from alexnet.evaluation.corruptions import corrupt
 
 IMAGES, POOL, HELD_OUT = 0.6, 0.15, 0.25  # parts of DATA: the data set, unlabeled images, clean images for comparisons
-DAYS, BASELINE = ("2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04", "2026-01-05"), 3
-SHIFT = ("defocus_blur", 3)  # of the last day
+DAYS, BASELINE = tuple(f"2026-01-{day:02}" for day in range(1, 9)), 3
+SHIFTS = dict(zip(DAYS[-3:], ("blurred images", "one class vanishes", "another camera"), strict=True))
 SERVER = """
 import datetime, pathlib, sys
 from alexnet.serve import monitor
@@ -126,14 +126,15 @@ class Walk:
         (self.work / path).parent.mkdir(parents=True, exist_ok=True)
         (self.work / path).write_bytes(data)
 
-    def run(self, *argv: object) -> None:
-        """Run a command in this process, as if it had been typed in WORK."""
+    def run(self, *argv: object) -> str:
+        """Run a command in this process, as if it had been typed in WORK; returns what it prints."""
         words = [str(word) for word in argv]
         self.say(f"\n$ alexnet {' '.join(words)}")
         started, out = time.perf_counter(), io.StringIO()
         with contextlib.chdir(self.work), contextlib.redirect_stdout(out):
             status = cli.run(words)
         self.say(f"{out.getvalue().rstrip()}\n[status {status}, {time.perf_counter() - started:.1f} s]")
+        return out.getvalue()
 
     def found(self, step: str, origins: Sequence[str]) -> None:
         """How many of the images that a step names are planted."""
@@ -194,8 +195,9 @@ class Walk:
             self.say(f"=> doubtful labels: {doubtful['wrong']} wrong, {doubtful['right']} right")
 
     def serve(self, images: Sequence[Path], per_day: int, seed: int) -> None:
-        """Send every day's images to the server of the folder ``served``; those of the last day are changed."""
+        """Send the images of each day to the server of the folder ``served``; on the last days something has changed."""
         clock, draw = self.work / "clock", np.random.default_rng(seed)
+        vanishing = max(self.truth.values())
         words = ["serve", "served", "--monitor", "counts", "--port", "0", "--reload-interval", "1"]
         self.say(f"\n$ alexnet {' '.join(words)}")
         clock.write_text(DAYS[0])
@@ -209,21 +211,31 @@ class Walk:
             assert address is not None, "the server did not start"
             for day in DAYS:
                 clock.write_text(day)
-                started = time.perf_counter()
-                for i in draw.choice(len(images), min(per_day, len(images)), replace=False):
-                    data = images[i].read_bytes()
-                    if day == DAYS[-1]:
-                        data = encode_jpeg(corrupt(decode(data), *SHIFT), 90)
+                started, shift = time.perf_counter(), SHIFTS.get(day, "")
+                sent = [one for one in images if shift != "one class vanishes" or self.truth[one.name] != vanishing]
+                chosen = draw.choice(len(sent), min(per_day, len(sent)), replace=False)
+                for data in (shifted(sent[i].read_bytes(), shift) for i in chosen):
                     request = urllib.request.Request(f"{address[0]}/v1/predict", data, {"Content-Type": "image/jpeg"})
                     urllib.request.urlopen(request).read()
-                change = f", {SHIFT[0]} of severity {SHIFT[1]}" * (day == DAYS[-1])
-                self.say(f"{day}: {min(per_day, len(images))} images{change}, {time.perf_counter() - started:.1f} s")
+                seconds = time.perf_counter() - started
+                self.say(f"{day}: {len(chosen)} images{f', {shift}' * bool(shift)}, {seconds:.1f} s")
             metrics = urllib.request.urlopen(f"{address[0]}/metrics").read().decode()
             shown = re.findall(r"^alexnet_(?:feature_distance|pixels|confidence)_(?:count|sum) .*$", metrics, re.M)
             self.say("\n".join(shown))
         finally:
             process.send_signal(signal.SIGTERM)
             self.say(f"[status {process.wait()}]")
+
+
+def shifted(data: bytes, shift: str) -> bytes:
+    """A file as it is sent on a day of the shift, one of SHIFTS or none."""
+    if shift == "blurred images":
+        return encode_jpeg(corrupt(decode(data), "defocus_blur", 3), 90)
+    if shift == "another camera":  # half the pixels of each side, darker, warmer, and saved with more loss
+        pixels = decode(data)
+        small = fit(pixels, min(pixels.shape[:2]) // 2, "squash") * np.array([0.85, 0.75, 0.6])
+        return encode_jpeg(small.astype(np.uint8), 60)
+    return data
 
 
 def main() -> None:
@@ -257,11 +269,14 @@ def main() -> None:
     walk.run("train", "images", "--output-dir", "before", *train)
     walk.run("promote", "before", "served", "--data", "held-out")
     walk.run("train", "images", "--corrections", corrections, "--output-dir", "cleaned", *train)
-    walk.run("compare", "cleaned", "before", "--data", "held-out", "--margin", args.margin)
+    compared = walk.run("compare", "cleaned", "before", "--data", "held-out", "--margin", args.margin)
     with walk.page("suggest", "cleaned", "new", "--count", args.count, "--review") as address:
         walk.decide(address)
     walk.run("train", "images", "--corrections", corrections, "--output-dir", "after", *train)
-    walk.run("compare", "after", "before", "--data", "held-out", "--margin", args.margin, "--html", "compare.html")
+    page = "compare.html"
+    compared += walk.run("compare", "after", "before", "--data", "held-out", "--margin", args.margin, "--html", page)
+    rates = dict(re.findall(r"(?:new|old): (\w+) +([\d.]+ %)", compared))
+    walk.say(f"=> accuracy on the clean images: {', '.join(f'{name} {rate}' for name, rate in rates.items())}")
     walk.run("promote", "after", "served", "--data", "held-out", "--margin", args.margin)
     walk.serve(image_files(walk.work / "held-out"), args.per_day, args.seed)
     walk.run("monitor", "counts", "--baseline-days", BASELINE, "--html", "monitor.html")

@@ -124,9 +124,9 @@ class DoctorArguments:
     data: Positional[Annotated[str, option("DATA")]]
     """a folder, a CSV or TSV table, tar or parquet files, digits, cifar10, mnist, imagenette, ..."""
     bundle: Annotated[Path | None, option("RUN")] = None
-    """run or bundle whose features find likely wrong labels"""
+    """run or bundle whose features find likely wrong labels (default: the starter)"""
     check_labels: Flag = False
-    """find likely wrong labels without a run, by Fisher vectors (needs OpenCV)"""
+    """find likely wrong labels"""
     html: Annotated[Path | None, option("FILE")] = None
     """write the report with thumbnails to this HTML file"""
     exclude_list: Annotated[Path | None, option("FILE")] = None
@@ -172,17 +172,13 @@ def doctor_command(argv: list[str]) -> int:
 
 
 def embedding(bundle: Path | None, device: str) -> "Embed":
-    """The features of images in the network of ``bundle``, computed in batches of 64; without one Fisher vectors."""
+    """The features of images in the network of ``bundle``, of the starter by default, computed in batches of 64."""
     import numpy as np
 
     from alexnet import api
+    from alexnet.bundle import STARTER_FOLDER
 
-    if bundle is None:
-        from alexnet.experiments.fisher.features import fisher_features
-
-        return lambda images: fisher_features(images, output.Progress("computing features"))
-
-    classifier = api.load(bundle, device)
+    classifier = api.load(bundle or STARTER_FOLDER, device)
 
     def embed(images: "list[Sample]") -> "NDArray[np.floating]":
         progress = output.Progress("computing features")

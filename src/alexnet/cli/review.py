@@ -34,7 +34,7 @@ class ReviewArguments:
     data: Positional[Annotated[str, option("DATA")]]
     """a folder, a CSV or TSV table, tar or parquet files, digits, cifar10, mnist, imagenette, ..."""
     bundle: Positional[Annotated[Path | None, option("[RUN]")]] = None
-    """run or bundle whose features find likely wrong labels (default: Fisher vectors)"""
+    """run or bundle whose features find likely wrong labels (default: the starter)"""
     check_labels: Flag = True
     """do not look for wrong labels"""
     port: Annotated[int, option("PORT")] = 0
@@ -67,7 +67,7 @@ def check_server(port: int) -> None:
             raise ServerError(f"the page needs {library}", "installed", "pip install 'alexnet[serve]'")
 
 
-def serve_review(session: "Session", port: int, data: str = "DATA") -> None:
+def serve_review(session: "Session", port: int, data: str) -> None:
     """Serve the page of ``session`` until Ctrl-C, then print how its decisions on ``data`` are used."""
     from alexnet.review import server
     from alexnet.serve.run import bind, url
@@ -151,11 +151,12 @@ def suggest_command(argv: list[str]) -> int:
     if args.review:
         check_server(args.port)
     from alexnet import api
-    from alexnet.data.sources.corrections import read_corrections
-    from alexnet.review.suggest import default_corrections, suggest, unlabeled
+    from alexnet.data.sources.corrections import corrections_file, read_corrections
+    from alexnet.review.suggest import suggest, training_data, unlabeled
 
     classifier = api.load(args.run, args.device)
-    path = args.corrections or default_corrections(args.run, args.folder)
+    data = training_data(args.run)
+    path = args.corrections or corrections_file(data or args.folder)
     decided = set(read_corrections(path)) if path.exists() else set()
     samples = unlabeled(args.folder, path.parent, decided)
     suggestions, failures = suggest(
@@ -169,7 +170,7 @@ def suggest_command(argv: list[str]) -> int:
     if args.review:
         from alexnet.review.suggest import session
 
-        serve_review(session(classifier.classes, suggestions, path), args.port)
+        serve_review(session(classifier.classes, suggestions, path), args.port, data or "DATA")
     return 0
 
 

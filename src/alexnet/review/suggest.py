@@ -35,10 +35,10 @@ class Suggestion(NamedTuple):
     top_k: tuple[tuple[str, float], ...]  # the most probable classes and their probabilities
 
 
-def default_corrections(run: Path, folder: Path) -> Path:
-    """The corrections file of the data of ``run``; beside ``folder`` for a bundle alone."""
+def training_data(run: Path) -> str | None:
+    """The data that ``run`` was trained on; None for a bundle alone, which does not name it."""
     home = run_folder(run)
-    return corrections_file(folder if home is None else data_of_run(read_start(home)[1]))
+    return None if home is None else data_of_run(read_start(home)[1])
 
 
 def unlabeled(folder: Path, base: Path, decided: Set[str]) -> list[tuple[Sample, Path]]:
