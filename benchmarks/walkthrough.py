@@ -195,7 +195,7 @@ class Walk:
             self.say(f"=> doubtful labels: {doubtful['wrong']} wrong, {doubtful['right']} right")
 
     def serve(self, images: Sequence[Path], per_day: int, seed: int) -> None:
-        """Send the images of each day to the server of the folder ``served``; on the last days something has changed."""
+        """Send the images of each day to the server of ``served``; on the last days something has changed."""
         clock, draw = self.work / "clock", np.random.default_rng(seed)
         vanishing = max(self.truth.values())
         words = ["serve", "served", "--monitor", "counts", "--port", "0", "--reload-interval", "1"]

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.sources.corrections import corrections_file
 from alexnet.data.sources.folders import image_files
 from alexnet.data.sources.source import Sample, path_text, read_image
 from alexnet.errors import DataError, ImageError, counted
