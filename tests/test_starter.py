@@ -12,6 +12,7 @@ import alexnet
 from alexnet import api, cli
 from alexnet.bundle import Bundle
 from alexnet.data.decode import encode_png
+from alexnet.data.sources import open_source
 from alexnet.errors import BundleError
 from alexnet.training.finetune import initial_weights
 
@@ -63,3 +64,14 @@ def test_own_images_begin_with_it_and_learn(tmp_path):
     assert record["from"]["name"] == "starter"
     trained = Bundle.load(result.folder / "bundle")
     assert dataclasses.asdict(result.recipe)["recipe"] == "finetune" and trained.network.num_classes == 2
+
+
+def test_its_features_find_a_wrong_label(tmp_path, capsys):
+    listed = [one for one in open_source("digits").splits["all"] if one.label < 2][:60]
+    for number, image in enumerate(listed):
+        place = tmp_path / "few" / str(1 - image.label if number == 5 else image.label)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number:02d}.png").write_bytes(encode_png(np.kron(image.load(), np.ones((4, 4, 1), np.uint8))))
+    assert cli.run(["doctor", str(tmp_path / "few"), "--check-labels", "--json", "--device", "cpu"]) == 0
+    [doubts] = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["check"] == "label-doubt"]
+    assert Path(doubts["examples"][0]["images"][0]).name == "05.png"

@@ -176,9 +176,9 @@ def embedding(bundle: Path | None, device: str) -> "Embed":
     import numpy as np
 
     from alexnet import api
-    from alexnet.bundle import STARTER_FOLDER
+    from alexnet.bundle import STARTER
 
-    classifier = api.load(bundle or STARTER_FOLDER, device)
+    classifier = api.load(bundle or STARTER, device)
 
     def embed(images: "list[Sample]") -> "NDArray[np.floating]":
         progress = output.Progress("computing features")
