@@ -233,6 +233,56 @@ def test_links_among_folders_do_not_multiply(folder):
     assert len(open_source(root).splits["all"]) == 12
 
 
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_split_of_links_to_folders_of_another_split_says_so(folder, split):
+    """Each image is in one split. The message said "no class folders", though they are there."""
+    root = folder({"train/cat": 3, "train/dog": 3})
+    (root / split).mkdir()
+    for name in ("cat", "dog"):
+        (root / split / name).symlink_to(f"../train/{name}")
+    with pytest.raises(DataError) as caught:
+        open_source(root)
+    assert f"/{split}: holds only links to folders that were read already (cat, dog); must be images" in str(
+        caught.value
+    )
+
+
+# What the commands write by default below the current folder, which may be that of the images.
+WRITTEN = {
+    "runs/photos-alexnet": ("run.json", "recipe.toml", "plots/curves.png", "bundle/reference/00.png"),
+    "runs/sweep/photos": ("plan.json", "sweep.png", "trial-0/run.json", "trial-0/recipe.toml"),
+    "small": ("compression.json", "bundle/config.json", "plots/compression.png"),
+    "a/model": ("config.json", "model.safetensors", "reference/00.png"),
+    "store": ("dataset.json", "skipped.jsonl", "mean.npy"),
+    "page": ("metadata.json", "model.onnx.gz", "samples/0.png"),
+    "probes": ("probes.json", "probes.png"),
+    "runs/lr-find": ("photos.png",),
+}
+
+
+@pytest.mark.parametrize(("place", "packed"), [(p, tar) for p in WRITTEN for tar in (False, True)][:-1])
+def test_what_the_commands_wrote_into_the_data_is_no_class(folder, place, packed):
+    """``alexnet train .`` makes runs/, whose plots were a class of the next training."""
+    root = folder({"a": 2, "b": 2})
+    for name in WRITTEN[place]:
+        (root / place / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / place / name).write_bytes(png_bytes(99))
+    source = open_source(as_tar(root) if packed else root)
+    assert source.classes == ("a", "b") and counts(source) == {"all": 4}
+    assert contains(source, f"1 left out as written by alexnet: {place}")
+    assert len(image_files(root)) == 4
+    if place != "runs/lr-find":
+        with pytest.raises(DataError, match="is a run, bundle, study or export that alexnet wrote|is a prepared store"):
+            open_source(root / place)
+
+
+def test_a_class_with_a_file_that_a_run_may_have_is_a_class(folder):
+    root = folder({"a": 2, "b": 2})
+    for name in ("config.json", "plan.json", "metadata.json", "dataset.json"):
+        (root / "a" / name).write_text("{}")
+    assert counts(open_source(root)) == {"all": 4}
+
+
 LEFT_BEHIND = [
     *("@eaDir/000.png/SYNOPHOTO_THUMB_M.jpg", ".thumbnails/000.png", "__MACOSX/a/._000.png", "a/._000.png"),
     *(".ipynb_checkpoints/000-checkpoint.png", "a/Thumbs.db", "lost+found/000.png", "#recycle/000.png"),

@@ -19,6 +19,7 @@ from alexnet.data.sources.source import (
     Source,
     is_image_name,
     is_label_file,
+    is_output_folder,
     is_tool_file,
     is_tool_folder,
     path_text,
@@ -53,8 +54,13 @@ def read_archive(archive: Path, options: LayoutOptions | None = None, problems: 
 def tree_of(archive: Path, options: LayoutOptions, unused: Unused, *, prefix: str = "") -> Node:
     """The tree of folders in ``archive``. Origins of images begin with ``prefix``. Raises DataError."""
     tree, stamp = Node(), stamp_of(archive)
-    for member in members_of(archive, unused):
+    members = list(members_of(archive, unused))
+    outputs = _outputs(members)
+    for member in members:
         name = member.parts[-1]
+        if output := next((n for n in range(1, len(member.parts)) if member.parts[:n] in outputs), 0):
+            unused.outputs[path_text("/".join(member.parts[:output]))] = 1
+            continue
         if options.ignores(member.parts) or any(options.ignores(member.parts[:n]) for n in range(1, len(member.parts))):
             unused.ignored[name] += 1
             continue
@@ -68,6 +74,18 @@ def tree_of(archive: Path, options: LayoutOptions, unused: Unused, *, prefix: st
             node.texts[name] = load
         unused.suffixes[path_text(PurePosixPath(name).suffix.lower())] += 1
     return tree
+
+
+def _outputs(members: list[Member]) -> set[tuple[str, ...]]:
+    """The folders that this program wrote."""
+    names: dict[tuple[str, ...], set[str]] = {m.parts[:-1]: set() for m in members if m.parts[-1].endswith(".json")}
+    for parts in (member.parts for member in members if names):
+        for depth in range(1, len(parts)):
+            if parts[:depth] in names:
+                names[parts[:depth]].add(parts[depth])
+        if parts[-1] == "run.json" and parts[:-2] in names:
+            names[parts[:-2]].add("*/run.json")
+    return {folder for folder, inner in names.items() if folder and is_output_folder(folder, inner)}
 
 
 def image_members(archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:

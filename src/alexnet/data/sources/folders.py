@@ -27,6 +27,7 @@ from alexnet.data.sources.source import (
     Source,
     is_image_name,
     is_label_file,
+    is_output_folder,
     is_text_name,
     is_tool_file,
     is_tool_folder,
@@ -53,6 +54,9 @@ def read_folder(root: Path, options: LayoutOptions | None = None, problems: Prob
     """
     options = options or LayoutOptions()
     unused = Unused()
+    if _is_output(root, list(_entries(root)), ()):
+        problem = f"{path_text(root)}: is a run, bundle, study or export that alexnet wrote"
+        raise DataError(problem, "a source of images", "name the folder of the images")
     tree = folder_tree(root, options, unused)
     if tables := _tables(root, tree, options):
         options.refuse(["classes"], f"{path_text(root)}, whose classes are listed in a table")
@@ -78,7 +82,7 @@ def image_files(root: Path) -> list[Path]:
 def walk_images(root: Path) -> Iterator[Path]:
     """The images below ``root`` in the order of their paths, listed while they are used. Raises DataError.
 
-    Files of other programs are left out. Linked folders are followed, each once.
+    Files of other programs, and what this program wrote, are left out. Linked folders are followed, each once.
     """
     followed: set[tuple[int, int]] = set()
     pending = [(_entries(root), frozenset((_identity(root),)))]  # (rest of a folder, identities of it and its parents)
@@ -96,7 +100,16 @@ def walk_images(root: Path) -> Iterator[Path]:
             identity = _identity(Path(entry.path))
             if identity not in parents and not (entry.is_symlink() and identity in followed):
                 followed |= {identity} if entry.is_symlink() else set()
-                pending.append((_entries(Path(entry.path)), parents | {identity}))
+                inner = list(_entries(Path(entry.path)))
+                if not _is_output(Path(entry.path), inner, Path(entry.path).relative_to(root).parts):
+                    pending.append((iter(inner), parents | {identity}))
+
+
+def _is_output(path: Path, entries: list[os.DirEntry[str]], parts: tuple[str, ...]) -> bool:
+    """Whether the folder ``path`` with these ``entries`` was written by this program."""
+    names = {entry.name for entry in entries}
+    holds_run = "plan.json" in names and any((path / name / "run.json").is_file() for name in names)
+    return is_output_folder(parts, names | {"*/run.json"} if holds_run else names)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -123,18 +136,24 @@ def folder_tree(root: Path, options: LayoutOptions, unused: Unused) -> Node:
     tree = Node()
     seen = {_identity(root)}  # of the folders that were read
     folders, links = [(tree, root)], list[tuple[Node, os.DirEntry[str]]]()
-    followed, not_followed, broken = 0, list[str](), list[str]()
+    followed, not_followed, broken, outputs = 0, list[str](), list[str](), list[tuple[str, ...]]()
     while folders or links:
         if not folders:
             node, entry = links.pop(0)
             if (identity := _identity(Path(entry.path))) in seen:
+                node.repeats.append(path_text(entry.name))
                 not_followed.append("/".join(map(path_text, (*node.parts, entry.name))))
                 continue
             seen.add(identity)
             followed += 1
             folders.append((node.folder([entry.name]), Path(entry.path)))
         node, folder = folders.pop()
-        for entry in _entries(folder):
+        entries = list(_entries(folder))
+        if node is not tree and _is_output(folder, entries, node.parts):
+            unused.outputs[path_text("/".join(node.parts))] += 1
+            outputs.append(node.parts)
+            continue
+        for entry in entries:
             parts = (*node.parts, entry.name)
             is_folder = _is_folder(entry)
             if (is_tool_folder if is_folder else is_tool_file)(entry.name):
@@ -152,6 +171,8 @@ def folder_tree(root: Path, options: LayoutOptions, unused: Unused) -> Node:
             elif (identity := _identity(Path(entry.path))) not in seen:
                 seen.add(identity)
                 folders.append((node.folder([entry.name]), Path(entry.path)))
+    for parts in outputs:
+        tree.prune(parts)
     if followed:
         unused.lines.append(f"followed: {counted(followed, 'linked folder')}")
     for paths, reason in ((not_followed, "is read already"), (broken, "is not there")):

@@ -72,6 +72,7 @@ class Node:
     folders: dict[str, "Node"] = field(default_factory=dict)
     images: list[File] = field(default_factory=list)
     texts: dict[str, Callable[[], bytes]] = field(default_factory=dict)
+    repeats: list[str] = field(default_factory=list)  # names of links to folders that were read already
 
     def folder(self, parts: Iterable[str]) -> "Node":
         """The folder with the relative path ``parts``, created if it does not exist."""
@@ -90,6 +91,15 @@ class Node:
         """The images of this folder and of all folders below it."""
         return [file for node in self.walk() for file in node.images]
 
+    def prune(self, parts: Sequence[str]) -> None:
+        """Remove the folders along ``parts`` that hold nothing, from the innermost one."""
+        for length in range(len(parts), 0, -1):
+            parent, name = self.folder(parts[: length - 1]), parts[length - 1]
+            node = parent.folders.get(name)
+            if node and (node.folders or node.images or node.texts or node.repeats):
+                return
+            parent.folders.pop(name, None)
+
     def any_image(self) -> bool:
         """Whether there is an image in this folder or below it."""
         return any(node.images for node in self.walk())
@@ -101,6 +111,7 @@ class Unused:
 
     suffixes: Counter[str] = field(default_factory=Counter)
     tools: Counter[str] = field(default_factory=Counter)  # hidden files, and files of other programs
+    outputs: Counter[str] = field(default_factory=Counter)  # runs, stores and other folders that alexnet wrote
     ignored: Counter[str] = field(default_factory=Counter)  # skipped by --ignore
     lines: list[str] = field(default_factory=list)
 
@@ -113,6 +124,7 @@ class Unused:
         ]
         kinds = (
             (self.tools, "left out as hidden or of other programs"),
+            (self.outputs, "left out as written by alexnet"),
             (self.ignored, "left out by --ignore"),
         )
         for counts, kind in kinds:
@@ -402,6 +414,11 @@ class Layout:
                 return
 
     def _no_classes_error(self, node: Node) -> DataError:
+        if node.repeats and not node.images:
+            problem = f"{self._path(node)}: holds only links to folders that were read already"
+            problem += f" ({', '.join(node.repeats[:3])}{', …' if len(node.repeats) > 3 else ''})"
+            hint = "put its own images there, or remove the folder"
+            return DataError(problem, "images that are in no other split", hint)
         problem = "images but no class folders" if node.images else "no class folders"
         hint = "sort them into folders, or name a table of paths and labels (.csv, .tsv, .txt)"
         return DataError(f"{self._path(node)}: {problem}", "one folder of images for each class", hint)

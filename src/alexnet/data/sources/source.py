@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
@@ -50,6 +50,23 @@ def is_tool_folder(name: str) -> bool:
 def is_tool_file(name: str) -> bool:
     """Whether the file is hidden (``.DS_Store``, ``._a.jpg``), or an index, thumbnail or lock of another program."""
     return name.startswith(".") or any(fnmatchcase(name.lower(), pattern) for pattern in _TOOL_FILES)
+
+
+_OUTPUTS = (  # file names by which a folder that this program wrote is known
+    *({"run.json", "recipe.toml"}, {"dataset.json", "skipped.jsonl"}, {"config.json", "model.safetensors"}),
+    *({"plan.json", "*/run.json"}, {"probes.json", "probes.png"}, {"compression.json", "bundle"}),
+    {"metadata.json", "model.onnx.gz"},
+)
+
+
+def is_output_folder(parts: Sequence[str], names: Collection[str]) -> bool:
+    """Whether a folder is a run, store, bundle, study or exported page: its plots and samples are no data.
+
+    Args:
+        parts: the path of the folder.
+        names: the names in it; with ``*/run.json`` where a folder in it holds a run.
+    """
+    return any(output <= set(names) for output in _OUTPUTS) or tuple(parts[-2:]) == ("runs", "lr-find")
 
 
 def is_image_name(name: str) -> bool:
