@@ -4,7 +4,18 @@ import pytest
 import torch
 
 from alexnet.errors import RecipeError
-from alexnet.system import choose_device
+from alexnet.system import cache_folder, choose_device
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch):
+    """As in a container with ``--user 12345``. It ended with an error of Python."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(RecipeError, match=r"no home folder.*; set HOME, XDG_CACHE_HOME or ALEXNET_CACHE"):
+        cache_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert str(cache_folder()) == "/somewhere/alexnet"
 
 
 def test_devices():

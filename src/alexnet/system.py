@@ -65,10 +65,14 @@ def _remove_abandoned(parent: Path) -> None:
 def cache_folder() -> Path:
     """The folder of all caches of this package: ``~/.cache/alexnet``, or below ``XDG_CACHE_HOME`` if that is set.
 
-    On macOS it is ``~/Library/Caches/alexnet``. Raises RuntimeError if the user has no home folder.
+    On macOS it is ``~/Library/Caches/alexnet``. Raises RecipeError if the user has no home folder.
     """
     folder = platformdirs.user_cache_path("alexnet")
-    return folder if folder.is_absolute() else Path.home() / ".cache" / "alexnet"
+    try:
+        return folder if folder.is_absolute() else Path.home() / ".cache" / "alexnet"
+    except RuntimeError as error:  # a container, with a user that it does not know
+        hint = "set HOME, XDG_CACHE_HOME or ALEXNET_CACHE"
+        raise RecipeError("this user has no home folder, so there is none for caches", "", hint) from error
 
 
 def cores() -> int:

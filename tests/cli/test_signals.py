@@ -80,6 +80,65 @@ def test_the_first_signal_interrupts_with_one_line(number):
     assert err == "alexnet: interrupted; the same command goes on where it can\n"
 
 
+PRINTING = """
+import sys, types
+from alexnet import cli
+from alexnet.cli import output
+
+def work(words):
+    sys.stdin.readline()
+    if words[0] == "table":
+        output.table("", ("a",), [("b",)])
+    else:
+        print("x", file=getattr(sys, words[0]), flush=True)
+    return 0
+
+cli.COMMANDS["work"] = cli.Command("", "", "work")
+sys.modules["alexnet.cli.work"] = types.SimpleNamespace(work_command=work)
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("stream", "status"), [("stdout", 0), ("table", 0), ("stderr", 128 + signal.SIGPIPE)])
+def test_a_reader_that_is_gone(stream, status):
+    """``alexnet models | head -1`` is a success; ``alexnet train ... 2>&1 | tee log`` without tee has not trained."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRINTING, "work", stream],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout and process.stderr and process.stdin
+    (process.stderr if stream == "stderr" else process.stdout).close()
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    assert process.wait(600) == status
+    if stream != "stderr":
+        assert process.stderr.read() == b""
+        process.stderr.close()
+    else:
+        process.stdout.close()
+
+
+def test_streams_that_are_closed(tmp_path):
+    """``>&-``: nothing is printed, and no file gets the number of standard output."""
+    code = PRINTING.replace("sys.stdin.readline()", f"file = open({str(tmp_path / 'file')!r}, 'w')")
+    for closed, stream in (("<&- >&-", "stdout"), ("2>&-", "stderr"), (">&-", "table")):
+        words = f'exec "$0" -c "$1" work {stream} {closed}'
+        assert subprocess.run(["sh", "-c", words, sys.executable, code]).returncode == 0
+        assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_folder_that_was_removed(tmp_path):
+    (tmp_path / "gone").mkdir()
+    words = ["sh", "-c", 'cd gone && rmdir ../gone && exec "$0" -m alexnet recipes', sys.executable]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "alexnet: the current folder does not exist any more; change to another one\n",
+    )
+
+
 def test_an_ignored_signal_stays_ignored():
     code = "import os, signal; from alexnet.cli import output; output.handle(); os.kill(os.getpid(), signal.SIGINT)"
     ignoring = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {code}; print('alive')"

@@ -6,6 +6,7 @@ Results go to standard output, everything else to standard error. Exit status: 0
 
 import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -62,9 +63,17 @@ COMMANDS: dict[str, Command] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    _open_closed_streams()
     if argv[:1] != ["serve"]:  # the server has its own signal handlers
         output.handle()
     sys.exit(run(argv))
+
+
+def _open_closed_streams() -> None:
+    """Open standard streams that are closed (``>&-``): the next file would get their number, and what is printed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def run(argv: list[str]) -> int:
@@ -74,6 +83,10 @@ def run(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    try:
+        os.getcwd()  # noqa: PTH109  # without one, libraries end the process
+    except FileNotFoundError:
+        return output.fail("the current folder does not exist any more; change to another one", 1)
     try:
         status = _dispatch(argv)
         sys.stdout.flush()  # a closed pipe raises here, inside the try
@@ -88,8 +101,10 @@ def _run(argv: list[str]) -> int:
         number = error.args[0] if error.args else signal.SIGINT
         return output.fail("interrupted; the same command goes on where it can", 128 + number)
     except BrokenPipeError:  # the reader of `alexnet ... | head` has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        stopped = _has_no_reader(2)  # messages, as of a training with `2>&1 | tee log`: it did not reach its end
+        for number in (1, 2) if stopped else (1,):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        return 128 + signal.SIGPIPE if stopped else 0
     except OSError as error:
         return output.fail(reason(error) if no_files(error) else _os_error(error), 1)
     except (MemoryError, RuntimeError) as error:
@@ -104,6 +119,13 @@ def execute(name: str, argv: list[str]) -> int:
     function = name.removeprefix("study ").replace("-", "_") + "_command"
     status: int = getattr(import_module(f"alexnet.cli.{COMMANDS[name].module}"), function)(argv)
     return status
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    """Whether ``descriptor`` is a pipe whose reader is gone."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _os_error(error: OSError) -> str:

@@ -110,6 +110,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
     from rich.console import Console
     from rich.table import Table
 
+    class PipeConsole(Console):
+        def on_broken_pipe(self) -> None:  # rich would exit with status 1 for `alexnet models | head -1`
+            raise BrokenPipeError
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         numbers = all(not row[i] or row[i][0].isdigit() for row in rows)
@@ -118,7 +122,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
         table.add_row(*map(_cell, row))
     terminal = sys.stdout.isatty()
     width = None if terminal else _width(columns, rows)
-    console = Console(file=unescaped(sys.stdout), width=width, highlight=False, markup=False)
+    console = PipeConsole(file=unescaped(sys.stdout), width=width, highlight=False, markup=False)
     if title:
         console.print(printable(title), style="bold", soft_wrap=True)
     console.print(table)

@@ -1,5 +1,6 @@
 """The command ``predict``."""
 
+import codecs
 import csv
 import itertools
 import json
@@ -85,8 +86,8 @@ def _standard_input() -> list[str | Path]:
     """The paths and addresses on standard input: one a line, or each behind a zero byte (``find -print0``)."""
     from alexnet.data.remote import is_address
 
-    data = sys.stdin.buffer.read()
-    lines = data.split(b"\0" if b"\0" in data else b"\n")
+    data = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+    lines = data.split(b"\0") if b"\0" in data else [line.removesuffix(b"\r") for line in data.split(b"\n")]
     names = [line.decode("utf-8", "surrogateescape") for line in lines if line.strip()]
     if not names:
         raise RecipeError("the list on standard input is empty", "a path or an address a line")

@@ -366,9 +366,11 @@ def open_regular(path: Path) -> io.BufferedReader:
     return open(path, "rb", opener=opener)
 
 
-def read_regular(path: Path) -> bytes:
-    """The content of a regular file; see :func:`open_regular`."""
+def read_regular(path: Path, most: int = 1 << 62) -> bytes:
+    """The content of a regular file; see :func:`open_regular`. One of more than ``most`` bytes is an OSError."""
     with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, more than {most:,}", str(path))
         return file.read()
 
 

@@ -152,7 +152,7 @@ def read_space(path: Path) -> dict[str, Dimension]:
         RecipeError: The file, a name or a range is wrong.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecipeError(f"space file {path} cannot be read: {error.strerror}", "", "pass a TOML file") from error
     except ValueError as error:  # of TOML, and of UTF-8

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from alexnet.errors import RecipeError
 from alexnet.kernels import levels
 from alexnet.kernels.backend import enabled
 from alexnet.system import cache_folder, temporary_folder
@@ -151,7 +152,7 @@ def _cache_folder() -> Path | None:
     """The folder of compiled libraries, created if missing; None if another user could write to it."""
     try:
         folder = cache_folder().parent.resolve() / "alexnet" / "native"
-    except RuntimeError:  # no home
+    except (RecipeError, RuntimeError):  # no home, or a loop of links
         return None
     folder.mkdir(0o700, parents=True, exist_ok=True)
     if not hasattr(os, "ST_NOEXEC") or os.statvfs(folder).f_flag & os.ST_NOEXEC:

@@ -493,7 +493,7 @@ def load_recipe(recipe: str | Path) -> Recipe:
     if isinstance(recipe, str) and not recipe.endswith(".toml"):
         return get_recipe(recipe)
     try:
-        text = Path(recipe).read_text(encoding="utf-8")
+        text = Path(recipe).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         message = error.strerror if isinstance(error, OSError) else str(error)
         raise RecipeError(

@@ -75,7 +75,7 @@ def read_keys(file: Path | None, environment: str = "") -> tuple[str, ...]:
     if file is None:
         return _checked([environment.strip()], "ALEXNET_API_KEY") if environment.strip() else ()
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ServerError(f"--key-file {file} cannot be read", "a text file, one key a line", _KEY_HINT) from error
     return _checked([line for line in lines if line and not line.startswith("#")], f"--key-file {file}")

@@ -80,6 +80,43 @@ def test_wrong_folders_have_their_reason(folder, layout, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", ["tar", "parquet"])
+def test_pipes_and_folders_with_the_names_of_files(folder, tmp_path, suffix):
+    """A pipe was waited for without end; class folders in ``images-train.tar/`` could not be read."""
+    pipes = tmp_path / "pipes"
+    pipes.mkdir()
+    for split in ("train", "test"):
+        os.mkfifo(pipes / f"{split}-0.{suffix}")
+    writers = [os.open(pipe, os.O_RDWR | os.O_NONBLOCK) for pipe in pipes.iterdir()]  # nobody waits for one
+    with pytest.raises(DataError, match="no class folders"):
+        open_source(pipes)
+    assert all(os.close(writer) is None for writer in writers)
+    root = folder({f"{split}-0.{suffix}/{c}": 2 for split in ("train", "test") for c in "ab"})
+    assert counts(open_source(root)) == {"train": 4, "test": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("images.zip", "unpack .zip files"),
+        ("images.7z", "unpack .7z files"),
+        ("part-0.parquet", "called train-*.parquet and test-*.parquet"),
+        ("images.h5", "save its images as files"),
+        ("image.png", "name its folder"),
+    ],
+)
+def test_files_that_are_not_read_say_what_to_do(tmp_path, name, hint):
+    (tmp_path / "download").mkdir()
+    (tmp_path / "download" / name).write_bytes(b"x")
+    with pytest.raises(DataError) as caught:
+        open_source(tmp_path / "download" / name)
+    assert hint in str(caught.value)
+    if name.endswith((".zip", ".7z", ".parquet")):
+        with pytest.raises(DataError) as caught:
+            open_source(tmp_path / "download")
+        assert hint in str(caught.value)
+
+
 def test_names_that_are_not_utf8(folder):
     root = folder({"a": 2, "b": 2})
     (root / "a" / os.fsdecode(b"gr\xfc\xdf.png")).write_bytes(png_bytes(5))

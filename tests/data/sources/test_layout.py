@@ -102,6 +102,43 @@ def test_a_ground_truth_of_class_names_that_are_numbers(folder):
     }
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "\ufeffa b.png dog\n001.png cat\n",
+        "a b.png\tdog\t0\n001.png\tcat\t0\n",
+        "file,label\na b.png,dog\n001.png,cat\n",
+        "a b 1\n001 0\n",
+    ],
+)
+def test_a_ground_truth_as_other_programs_write_it(folder, lines):
+    """With a byte order mark, names with spaces, tabs, commas: each was refused with an error of Python."""
+    root = folder({"train/cat": 2, "train/dog": 2, "val": 2})
+    (root / "val/000.png").rename(root / "val/a b.png")
+    (root / "val.txt").write_text(lines)
+    source = open_source(root)
+    assert {p.origin: source.classes[p.label] for p in source.splits["test"]} == {
+        "val/a b.png": "dog",
+        "val/001.png": "cat",
+    }
+
+
+def test_a_wrong_ground_truth_says_what_is_wrong(folder):
+    root = folder({"train/cat": 2, "train/dog": 2, "val": 2})
+    for text, message in (
+        ("000.png 1\n001.png 2\n", "001 has the class number 2, and the numbers are 0 to 1"),
+        ("000.png 1\n001.png\n", "no class in the line '001.png'"),
+    ):
+        (root / "val.txt").write_text(text)
+        with pytest.raises(DataError, match=message):
+            open_source(root)
+    (root / "val.txt").unlink()
+    (root / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n")
+    (root / "meta.mat").write_bytes(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\0\2IM")  # HDF5
+    with pytest.raises(DataError, match=r"meta\.mat: .*v7\.3"):
+        open_source(root)
+
+
 def test_lists_of_splits_beside_class_folders_are_a_note(folder):
     root = folder({"images/a": 2, "images/b": 2})
     (root / "meta").mkdir()
@@ -272,7 +309,9 @@ def test_what_the_commands_wrote_into_the_data_is_no_class(folder, place, packed
     assert contains(source, f"1 left out as written by alexnet: {place}")
     assert len(image_files(root)) == 4
     if place != "runs/lr-find":
-        with pytest.raises(DataError, match="is a run, bundle, study or export that alexnet wrote|is a prepared store"):
+        with pytest.raises(
+            DataError, match=r"is a run, bundle, study or export that alexnet wrote|is a prepared store"
+        ):
             open_source(root / place)
 
 

@@ -241,6 +241,34 @@ def test_a_label_that_may_mean_none_has_a_note(table, label):
     assert not open_source(table("path,label", "a.png,cat", "c.png,narwhal")).notes
 
 
+@pytest.mark.parametrize(("label", "count"), [('"cat,dog"', 2), ('"dog | cat"', 2), ("cat;dog", 2), ("['cat']", 2)])
+def test_a_label_that_is_several_labels_has_a_note(table, label, count):
+    """Each combination was a class of its own, without a word."""
+    source = open_source(table("path,label", "a.png,cat", f"b.png,{label}", "c.png,dog", f"d.png,{label}"))
+    assert len(source.classes) == 3
+    (note,) = source.notes
+    assert "is a class here; if the name means several labels, choose one" in note
+    assert not open_source(table("path,label", "a.png,cat", 'b.png,"dog, small"', "c.png,dog")).notes
+
+
+def test_a_text_of_gigabytes_beside_images_is_not_read(table, tmp_path):
+    (tmp_path / "list.csv").unlink(missing_ok=True)
+    with (tmp_path / "log.txt").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match="images but no class folders"):
+        open_source(tmp_path)
+    with pytest.raises(DataError, match=r"cannot be read .*1,099,511,627,776 bytes, more than"):
+        open_source(tmp_path / "log.txt")
+
+
+def test_a_first_line_that_cannot_be_parsed_is_shown(table):
+    with pytest.raises(DataError, match=r'first line holds \[\{"path"'):
+        open_source(table('[{"path": "a.png", "label": "x"}]'))
+    with pytest.raises(DataError) as caught:
+        open_source(table(data=b"PK\3\4" + bytes(5000)))  # a workbook
+    assert len(str(caught.value)) < 600
+
+
 def test_two_labels_that_may_mean_none_have_one_note(table):
     (note,) = open_source(table("path,label", "a.png,cat", "b.png,?", "c.png,na")).notes
     assert note.startswith("'?' (1 image) and 'na' (1 image) are classes here")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from alexnet.data.remote import is_address, local_path
 from alexnet.data.sources.archives import is_archive, read_archive
 from alexnet.data.sources.folders import read_archives, read_folder, split_archives
-from alexnet.data.sources.layout import FOLDER_OPTIONS, TABLE_OPTIONS, LayoutOptions
+from alexnet.data.sources.layout import FOLDER_OPTIONS, TABLE_OPTIONS, LayoutOptions, unread_hint
 from alexnet.data.sources.libraries import PREFIX, SETS, is_saved, read_builtin, read_dataset, read_name, read_saved
 from alexnet.data.sources.parquet import parquet_files, read_parquet
 from alexnet.data.sources.source import Problems, Sample, Source, is_image_name, path_text
@@ -188,7 +188,8 @@ def open_source(
             return _read(entry, path, options)
     expected = f"a folder, or one of {', '.join(SETS)}, or a .csv, .tsv, .txt or .tar file"
     if path.exists():
-        raise DataError(f"{path_text(data)}: is a file", expected, "name its folder")
+        hint = "name its folder" if is_image_name(path.name) else "save its images as files, in a folder for each class"
+        raise DataError(f"{path_text(data)}: is a file", expected, unread_hint([path.suffix.lower()]) or hint)
     hint = did_you_mean(str(data).lower(), SETS)
     raise DataError(f"{path_text(data)}: no such data", expected, hint if hint.startswith("Did") else "check the path")
 

@@ -6,6 +6,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -95,15 +96,22 @@ def _ground_truth(folder: Node, truth: str, images: list[File], classes: list[st
 
 def _read_truth(folder: Node, truth: str, names: list[str], classes: list[str]) -> dict[str, str]:
     """Image name without its suffix → class."""
-    text = folder.texts[truth]().decode("utf-8")
+    text = folder.texts[truth]().decode("utf-8-sig")
     if truth.endswith(".csv"):
         return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(text.splitlines())}
-    rows = [line.split() for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip()]
     if truth == "val.txt":
-        labels = {name.rsplit("/", 1)[-1].rsplit(".", 1)[0]: label for name, label in rows}
+        pairs = [re.split(r"[,;|\t]", line) if re.search(r"[,;|\t]", line) else line.rsplit(None, 1) for line in lines]
+        if short := next((line for line, cells in zip(lines, pairs, strict=True) if len(cells) < 2), None):
+            raise ValueError(f"no class in the line {short[:80]!r}")
+        labels = {name.strip().rsplit("/", 1)[-1].rsplit(".", 1)[0]: label.strip() for name, label, *_ in pairs}
         if set(labels.values()) & set(classes):  # also names such as 10
             return labels
+        for name, label in labels.items():
+            if label.isdecimal() and int(label) >= len(classes):
+                raise ValueError(f"{name} has the class number {label}, and the numbers are 0 to {len(classes) - 1}")
         return {name: classes[int(label)] if label.isdecimal() else label for name, label in labels.items()}
+    rows = [line.split() for line in lines]
     if len(rows) != len(names):
         raise ValueError(f"{len(rows)} lines for {len(names)} images")
     ids = _wordnet_ids(folder)
@@ -116,5 +124,8 @@ def _wordnet_ids(folder: Node) -> dict[int, str]:
         raise DataError(f"{_META}: not there", "the development kit's file, beside the ground truth", "add it")
     from scipy.io import loadmat  # comes with scikit-learn
 
-    synsets: Any = loadmat(io.BytesIO(folder.texts[_META]()), squeeze_me=True, struct_as_record=True)["synsets"]
+    try:
+        synsets: Any = loadmat(io.BytesIO(folder.texts[_META]()), squeeze_me=True, struct_as_record=True)["synsets"]
+    except Exception as error:  # SciPy raises many types of errors for other and damaged files
+        raise ValueError(f"{_META}: {' '.join(str(error).split())}") from error
     return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
+from alexnet.data.atomic_io import open_regular
 from alexnet.data.sources.annotations import labels_of
 from alexnet.data.sources.layout import MAX_DEPTH, File, Layout, LayoutOptions, Node, Unused
 from alexnet.data.sources.source import (
@@ -105,7 +106,7 @@ def members_of(archive: Path, unused: Unused) -> Iterator[Member]:
         hint = "unpack it to a plain .tar: gunzip and its like"
         raise DataError(f"{path_text(archive)}: is compressed, so no image can be read alone", "a plain .tar", hint)
     try:
-        with archive.open("rb") as file:
+        with open_regular(archive) as file:
             yield from _members(archive, file, 0, os.fstat(file.fileno()).st_size, (), unused)
     except (OSError, tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
@@ -197,7 +198,7 @@ def _read(archive: Path, origin: str, offset: int, size: int) -> bytes:
     if size > MAX_BYTES:
         raise ImageError(f"{origin}: {size:,} bytes", f"at most {MAX_BYTES:,} bytes", "scale it down")
     try:
-        with archive.open("rb") as file:
+        with open_regular(archive) as file:
             file.seek(offset)
             data = file.read(size)
     except OSError as error:

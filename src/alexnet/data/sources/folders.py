@@ -35,7 +35,7 @@ from alexnet.data.sources.source import (
     read_image,
     stamp_of,
 )
-from alexnet.data.sources.tables import read_tables, split_tables
+from alexnet.data.sources.tables import MAX_TABLE, read_tables, split_tables
 from alexnet.errors import DataError, counted
 
 
@@ -210,14 +210,14 @@ def _add_file(node: Node, entry: os.DirEntry[str], parts: tuple[str, ...], unuse
         node.images.append(File(parts, partial(read_image, entry.path), stamp_of(path)))
         return
     if is_label_file(entry.name) and entry.is_file():
-        node.texts[entry.name] = partial(read_regular, path)
+        node.texts[entry.name] = partial(read_regular, path, MAX_TABLE)
     unused.suffixes[path_text(path.suffix.lower())] += 1
 
 
 def split_archives(root: Path) -> dict[str, list[Path]]:
     """Split → the tars in ``root`` with a word for that split in their name."""
     archives: dict[str, list[Path]] = {}
-    for path in sorted(root.glob("*.tar")):
+    for path in filter(Path.is_file, sorted(root.glob("*.tar"))):
         splits = {SPLITS[word] for word in re.split(r"[-_.]", path.name.lower()) if word in SPLITS}
         for split in splits:
             archives.setdefault(split, []).append(path)
@@ -241,7 +241,7 @@ def read_archives(
             f"{path_text(root)}: tars of {', '.join(archives)}", "of train and validation or test", "add the rest"
         )
     texts: dict[str, Callable[[], bytes]] = {
-        path.name: partial(read_regular, path) for path in sorted(root.iterdir()) if is_label_file(path.name)
+        path.name: partial(read_regular, path, MAX_TABLE) for path in sorted(root.iterdir()) if is_label_file(path.name)
     }
     annotations = Node(texts=texts)
     trees = {split: tree_of(paths[0], options, unused, prefix=split) for split, paths in archives.items()}

@@ -7,7 +7,7 @@ A flat split takes its labels from an annotation file. What is not used is a not
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
@@ -54,6 +54,18 @@ class LayoutOptions:
         """Whether an ignore pattern matches the name, or the path relative to DATA."""
         path = "/".join(parts)
         return any(fnmatchcase(name, pattern.rstrip("/")) for pattern in self.ignore for name in (parts[-1], path))
+
+
+_PACKED = frozenset((".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar"))
+
+
+def unread_hint(suffixes: Collection[str]) -> str:
+    """What to do about files whose images are not read where they are; empty for other files."""
+    if packed := sorted(_PACKED.intersection(suffixes)):
+        return f"unpack {packed[0]} files, and name the folder of their images"
+    if ".parquet" in suffixes:
+        return "name the folder of parquet files that are called train-*.parquet and test-*.parquet"
+    return ""
 
 
 class File(NamedTuple):
@@ -181,7 +193,7 @@ class Layout:
                 if groups is None:
                     continue
             elif not node.folders:
-                raise self._no_classes_error(node)
+                raise self._no_classes_error(node, unused.suffixes)
             else:
                 if node.images:
                     self.notes.append(f"not used: {counted(len(node.images), 'image')} outside of class folders")
@@ -413,14 +425,14 @@ class Layout:
                 )
                 return
 
-    def _no_classes_error(self, node: Node) -> DataError:
+    def _no_classes_error(self, node: Node, suffixes: Collection[str] = ()) -> DataError:
         if node.repeats and not node.images:
             problem = f"{self._path(node)}: holds only links to folders that were read already"
             problem += f" ({', '.join(node.repeats[:3])}{', …' if len(node.repeats) > 3 else ''})"
             hint = "put its own images there, or remove the folder"
             return DataError(problem, "images that are in no other split", hint)
         problem = "images but no class folders" if node.images else "no class folders"
-        hint = "sort them into folders, or name a table of paths and labels (.csv, .tsv, .txt)"
+        hint = unread_hint(suffixes) or "sort them into folders, or name a table of paths and labels (.csv, .tsv, .txt)"
         return DataError(f"{self._path(node)}: {problem}", "one folder of images for each class", hint)
 
     def _check_split_names(self, classes: list[str], chosen: Mapping[str, object]) -> None:

@@ -63,7 +63,7 @@ def exclude_images(source: Source, path: Path) -> Source:
         DataError: if the file cannot be read, or the source contains none of the listed images.
     """
     try:
-        lines = read_regular(path).decode().splitlines()
+        lines = read_regular(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path_text(path)}: cannot be read ({error})", "a list of images", "check the path") from error
     origins = {image.origin for images in source.splits.values() for image in images}

@@ -38,7 +38,7 @@ MAX_CLASSES = 1_000_000  # of a file without class names; its number of classes 
 def parquet_files(root: Path) -> dict[str, list[Path]]:
     """Split → its files in ``root`` or ``root/data``, such as ``train-*.parquet``."""
     files: dict[str, list[Path]] = {}
-    for path in sorted([*root.glob("*.parquet"), *root.glob("data/*.parquet")]):
+    for path in filter(Path.is_file, sorted([*root.glob("*.parquet"), *root.glob("data/*.parquet")])):
         prefix = re.split(r"[-.]", path.name)[0].lower()
         if prefix in SPLITS:
             files.setdefault(SPLITS[prefix], []).append(path)

@@ -207,7 +207,7 @@ def make_source(
         splits["test"] = splits.pop("validation")
     _check_names(name, classes, splits, problems)
     notes += _check_classes(name, classes, splits, problems)
-    notes += _missing_labels(classes, splits)
+    notes += [*_missing_labels(classes, splits), *_joined_labels(classes)]
     order = sorted(splits, key=["all", "train", "validation", "test"].index)
     ordered = {split: tuple(splits[split]) for split in order}
     return Source(name, classes, ordered, digest.hexdigest(), allow_hflip, tuple(notes))
@@ -258,6 +258,20 @@ def _missing_labels(classes: tuple[str, ...], splits: Mapping[str, list[Sample]]
         return []
     are, their = ("is a class", "its") if len(titles) == 1 else ("are classes", "their")
     return [f"{' and '.join(titles)} {are} here; if the name means a missing label, leave out {their} images"]
+
+
+def _joined_labels(classes: tuple[str, ...]) -> list[str]:
+    """A note about classes that are several other classes, as tables with several labels an image have them."""
+    known = frozenset(classes)
+    joined = [
+        title for title in classes if len(parts := re.split(r"\s*[,;|]\s*", title)) > 1 and known.issuperset(parts)
+    ]
+    joined += [title for title in classes if re.fullmatch(r"[\[({].*[\])}]", title)]
+    if not joined:
+        return []
+    names = f"{joined[0]!r}" + (f" and {counted(len(joined) - 1, 'other class', 'other classes')}" * (len(joined) > 1))
+    several = "is a class" if len(joined) == 1 else "are classes"
+    return [f"{names} {several} here; if the name means several labels, choose one: an image has one class"]
 
 
 def class_name(name: str) -> str:

@@ -44,6 +44,7 @@ LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "category", "targ
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";"}
 MISSING = frozenset(("nan", "null", "<na>", "n/a", "#n/a", "nat"))  # how programs write a missing value
 _EXPECTED_COLUMNS = "path,label[,group,split]"
+MAX_TABLE = 1 << 30  # bytes; a table of ImageNet-21k has about 800 MB
 _PROBE = 20  # lines that are used to find the folder of relative paths
 
 
@@ -105,7 +106,7 @@ def read_tables(
 
 def _content(table: Path) -> bytes:
     try:
-        return read_regular(table)
+        return read_regular(table, MAX_TABLE)
     except OSError as error:
         raise DataError(
             f"{path_text(table)}: cannot be read ({error.strerror})", "a readable table", "mend it"
@@ -138,7 +139,7 @@ def _parse_lines(
     notes: list[str],
 ) -> list[Line]:
     header = _cells(first, delimiter)
-    columns = _columns(name, header, options)
+    columns = _columns(name, header, options, first)
     rows = _list_rows(text, delimiter) if columns is None else _table_rows(text, delimiter)
     if columns is None:
         image, label = _list_columns(header, name)
@@ -238,7 +239,7 @@ def _header(cells: list[str], options: LayoutOptions) -> tuple[int, int] | None:
     return None if image is None or label is None or image == label else (image, label)
 
 
-def _columns(name: str, header: list[str], options: LayoutOptions) -> tuple[int, int] | None:
+def _columns(name: str, header: list[str], options: LayoutOptions, first: str) -> tuple[int, int] | None:
     """Indices of the path and label columns; None for a list without a header."""
     columns = _header(header, options)
     if columns is not None:
@@ -253,7 +254,7 @@ def _columns(name: str, header: list[str], options: LayoutOptions) -> tuple[int,
         and "/" in _normalize_slashes(header[0])
     ):
         return None
-    found_columns = ", ".join(map(path_text, header[:8])) or "nothing"
+    found_columns = (", ".join(map(path_text, header[:8])) or path_text(first) or "nothing")[:200]
     expected = f"column {requested!r}" if requested else _EXPECTED_COLUMNS
     hint = "name the columns in the first line, or pass --image-column, --label-column, --delimiter"
     raise DataError(f"{name}: first line holds {found_columns}", expected, hint)

@@ -97,9 +97,9 @@ def _at_address(address: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _file(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    if is_archive(path) and path.exists():
+    if is_archive(path) and path.is_file():
         yield from image_members(path)
-    elif path.suffix.lower() == ".parquet" and path.exists():
+    elif path.suffix.lower() == ".parquet" and path.is_file():
         yield from parquet_images(path)
     else:
         yield str(path), partial(read_image, path)
