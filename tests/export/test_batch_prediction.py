@@ -267,8 +267,9 @@ def test_nothing_is_left_where_nothing_begins(saved_bundle, photos, tmp_path, mo
 
 def test_a_list_on_standard_input(saved_bundle, photos, expected, monkeypatch, capsys):
     paths = [str(photos / "03.png"), str(photos / "01.png"), str(photos / "no[1].png")]
-    for separator in ("\n", "\0"):
-        stream = io.TextIOWrapper(io.BytesIO((separator.join(paths) + separator).encode()))
+    for separator in ("\n", "\0", "\r\n"):  # the last with a byte order mark, as an editor writes it
+        mark = "\ufeff" * (separator == "\r\n")
+        stream = io.TextIOWrapper(io.BytesIO((mark + separator.join(paths) + separator).encode()))
         monkeypatch.setattr(sys, "stdin", stream)
         assert cli.run(["predict", str(saved_bundle), "-", "--format", "json", "--top", "2"]) == 1
         results = json.loads(capsys.readouterr().out)

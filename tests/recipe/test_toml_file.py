@@ -53,6 +53,8 @@ def test_a_file_may_set_a_few_fields_of_a_named_recipe(tmp_path):
     assert Recipe.from_file(tmp_path / "my.toml") == Recipe.from_file(str(tmp_path / "my.toml")) == expected
     assert load_recipe(tmp_path / "my.toml") == load_recipe(str(tmp_path / "my.toml")) == expected
     assert load_recipe("paper") == get_recipe("paper")
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "my.toml").read_bytes())
+    assert load_recipe(tmp_path / "marked.toml") == expected
     assert from_toml("") == get_recipe("modern")
 
 

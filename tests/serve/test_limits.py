@@ -71,7 +71,7 @@ def test_a_limit_is_a_number_above_0(name, value):
 def test_keys(tmp_path):
     assert not ApiKeys(()) and read_keys(None) == ()
     path = tmp_path / "keys"
-    path.write_text("# ours\n\n0123456789abcdef\n  another-key-of-ours  \n")
+    path.write_text("\ufeff# ours\n\n0123456789abcdef\n  another-key-of-ours  \n")
     keys = ApiKeys(read_keys(path, "of-the-environment"))  # the file is preferred
     assert keys and keys.verify("0123456789abcdef") and keys.verify(" another-key-of-ours")
     for key in (

@@ -57,6 +57,12 @@ def test_leaving_out_moves_no_other_image(tmp_path):
         assert [p.origin for p in after[name]] == [p.origin for p in own if p.origin not in left_out.excluded]
 
 
+def test_a_byte_order_mark_is_not_of_the_first_name(tmp_path):
+    """An editor had added it: the first image of the list stayed in the data."""
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbfall#0003\r\nall#0007\r\n")
+    assert exclude_images(array_source(), tmp_path / "list").excluded == {"all#0003", "all#0007"}
+
+
 def test_a_name_that_begins_as_a_remark_is_left_out(tmp_path):
     """A class folder called "#1"."""
     images = tuple(Sample(i % 2, f"{'#1' if i % 2 else 'b'}/{i}.png", bytes) for i in range(10))
