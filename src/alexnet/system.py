@@ -67,8 +67,8 @@ def cache_folder() -> Path:
 
     On macOS it is ``~/Library/Caches/alexnet``. Raises RecipeError if the user has no home folder.
     """
-    folder = platformdirs.user_cache_path("alexnet")
     try:
+        folder = platformdirs.user_cache_path("alexnet")
         return folder if folder.is_absolute() else Path.home() / ".cache" / "alexnet"
     except RuntimeError as error:  # a container, with a user that it does not know
         hint = "set HOME, XDG_CACHE_HOME or ALEXNET_CACHE"
