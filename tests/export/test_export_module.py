@@ -1,15 +1,19 @@
 """The module that is exported: its resize is Pillow's to the last bit, its predictions are the classifier's."""
 
+import layer_examples
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from alexnet.bundle import Bundle
 from alexnet.data import decode
+from alexnet.errors import BundleError
 from alexnet.export.classifier import Classifier
+from alexnet.export.export import SUFFIXES, export, predict_samples
 from alexnet.export.export_module import Enlarge, ExportableNorm, ExportModule, HalfWeights, Resize, exportable_layers
-from alexnet.loader.augmentation import resize
+from alexnet.loader.augmentation import Normalization, resize
 from alexnet.models import create_model
 from alexnet.models.layers import LocalResponseNorm
 
@@ -103,3 +107,28 @@ def test_the_original_keeps_its_layers(digits):
     names = [name for name, _ in exportable_layers(network).named_children()]
     assert "drop6" not in names and "norm1" in names
     assert list(network.children()) == before
+
+
+def layer_file_bundle(name):
+    normalization = Normalization(torch.full((3,), 120.0), torch.ones(3), torch.eye(3), torch.tensor(1.0))
+    network = layer_examples.network(name).eval()
+    return Bundle(network, tuple("abcdefghij"), normalization, stored_size=network.image_size + 3, fit="crop")
+
+
+@pytest.mark.parametrize(("format", "precision"), [("onnx", "fp32"), ("onnx", "fp16"), ("torch", "fp32")])
+@pytest.mark.parametrize("name", ["images", "towers"])
+def test_the_network_of_a_layer_file(name, format, precision, tmp_path):
+    """The export compares the file with the classifier; the images tell the classes apart."""
+    bundle = layer_file_bundle(name)
+    with torch.no_grad():
+        for parameter in bundle.network.parameters():
+            parameter.mul_(3)
+    report = export(bundle, tmp_path / f"file{SUFFIXES[format]}", format=format, precision=precision)
+    assert report.compared >= 2 and report.max_abs_diff < (1e-5 if precision == "fp32" else 1e-2)
+    rows = np.array([sample.probabilities for sample in predict_samples(bundle)])
+    assert np.ptp(rows, axis=0).max() > 1e-3
+
+
+def test_a_layer_file_that_draws_numbers_is_refused(tmp_path):
+    with pytest.raises(BundleError, match=r"layer 'p1' draws random numbers .*; use alexnet predict"):
+        export(layer_file_bundle("sparse"), tmp_path / "file.onnx")

@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import functools
 import gzip
+import hashlib
 import http.server
 import io
 import json
@@ -26,6 +27,7 @@ from torch import nn
 
 from alexnet import cli
 from alexnet.bundle import Bundle, ReferenceSample
+from alexnet.cuda_convnet import Data, Files, build
 from alexnet.data.cache import Cache
 from alexnet.data.decode import decode, encode_jpeg, encode_png
 from alexnet.errors import BundleError
@@ -163,6 +165,17 @@ def test_the_metadata_describes_every_file_and_weight(folder, bundle):
         "list",
     ]
     assert [layer["op"] for layer in metadata["layers"]].count("block") == 0
+
+
+def test_the_runtime_is_packed_once(folder, runtime):
+    """A file server that packs nothing sends 3.7 MB of the runtime in place of 14.3."""
+    if runtime is None:
+        pytest.skip("no onnxruntime-web")
+    packed = {name: (folder / name).read_bytes() for name in web_folder.RUNTIME_FILES}
+    assert sum(map(len, packed.values())) < 4e6
+    for name, (_, sha256) in web_folder.RUNTIME_FILES.items():
+        data = gzip.decompress(packed[name]) if name.endswith(".gz") else packed[name]
+        assert hashlib.sha256(data).hexdigest() == sha256
 
 
 def read(body, entry):
@@ -383,6 +396,193 @@ def test_the_arithmetic_inside_of_blocks(browser, png, runtime, tmp_path):
         assert odd == []
 
 
+LAYERS = """
+[data]
+type=data
+dataIdx=0
+[target]
+type=data
+dataIdx=2
+[c1a]
+type=conv
+inputs=data
+channels=3
+filters=16
+filterSize=5
+stride=2
+padding=1
+initW=0.02
+partialSum=0
+neuron=tanh[1.5,0.5]
+gpu=0
+[c1b]
+type=conv
+inputs=data
+channels=3
+filters=16
+filterSize=5
+stride=2
+padding=1
+initW=0.02
+partialSum=0
+neuron=softrelu
+gpu=1
+[n1a]
+type=cmrnorm
+inputs=c1a
+channels=16
+size=5
+[n1b]
+type=rnorm
+inputs=c1b
+channels=16
+size=3
+[sum]
+type=eltsum
+inputs=n1a,n1b
+coeffs=2,-0.5
+gpu=0
+[most]
+type=eltmax
+inputs=n1a,sum
+gpu=0
+[p1]
+type=pool
+pool=maxabs
+inputs=most
+channels=16
+sizeX=3
+stride=2
+start=-1
+[p2]
+type=pool
+pool=avg
+inputs=sum
+channels=16
+sizeX=3
+stride=2
+start=-1
+[both]
+type=concat
+inputs=p1,p2
+gpu=0
+[c2]
+type=conv
+inputs=both,p1
+channels=32,16
+filters=8,16
+groups=2,1
+filterSize=3,2
+padding=1,0
+stride=1,1
+initW=0.2,0.2
+initB=0.3
+partialSum=0
+sharedBiases=0
+neuron=abs
+gpu=0
+[l3]
+type=local
+inputs=c2
+channels=16
+filters=16
+groups=2
+randSparse=true
+filterChannels=8
+filterSize=3
+stride=2
+initW=0.2
+neuron=brelu[2]
+gpu=0
+[h3]
+type=hs
+inputs=l3
+keep=0.7
+gpu=0
+[f4]
+type=fc
+inputs=h3,p2
+outputs=64
+initW=0.1,0.1
+neuron=square
+gpu=0
+[f5]
+type=fc
+inputs=f4
+outputs=64
+initW=0.1
+initB=0.2
+gpu=0
+[f6]
+type=fc
+inputs=f5
+outputs=64
+initW=0.1
+weightSource=f5
+neuron=drelu[3]
+gpu=0
+[f7]
+type=fc
+inputs=f6
+outputs=3
+initW=0.1
+neuron=logistic
+gpu=0
+[cost]
+type=cost.crossent2
+inputs=target,f7
+gpu=0
+"""
+
+
+def layer_file():
+    """A layer file with every layer whose arithmetic the page shows."""
+    layers = ("c1a", "c1b", "c2", "l3", "f4", "f5", "f6", "f7")
+    two = {"c2", "f4"}  # layers with two inputs
+    parameters = "".join(
+        f"[{name}]\nepsW={'1,1' if name in two else 1}\nepsB=1\nmomW={'0,0' if name in two else 0}\nmomB=0\n"
+        for name in layers
+    )
+    parameters += "[n1a]\nscale=0.5\npow=0.75\n[n1b]\nscale=0.5\npow=0.75\n[cost]\ncoeff=1\n"
+    network = build(Files("file", LAYERS, parameters), Data(24), generator=torch.Generator().manual_seed(0)).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.dim() == 3 and len(parameter) == 16:  # biases of each position
+                parameter.normal_(generator=torch.Generator().manual_seed(1))
+    return network
+
+
+def test_the_arithmetic_of_a_layer_file(browser, png, runtime, tmp_path):
+    """Several inputs, groups, random connections, shared weights, biases of each position, and all activations."""
+    pytest.importorskip("playwright")
+    if runtime is None:
+        pytest.skip("no onnxruntime-web")
+    normalization = Normalization(torch.full((3,), 120.0), torch.ones(3), torch.eye(3), torch.tensor(60.0))
+    bundle = Bundle(layer_file(), CLASSES, normalization, stored_size=27, fit="crop")
+    classifier = Classifier(bundle)
+    row = classifier.probabilities([png])[0]
+    assert np.ptp(row) > 0.01
+    web_folder.export_web(bundle, tmp_path / "web", [ReferenceSample("0", png, row.tolist())], "fp32", runtime)
+    with torch.inference_mode():
+        expected = bundle.network.outputs(classifier.inputs([png]))
+    for address in serve(tmp_path / "web"):
+        page, odd = opened(browser, address)
+        choose(page, png)
+        found, units = state(page), largest_errors(page)
+        outputs = dict(map(tuple, found["outputs"]))
+        assert found["layers"][-1] == "scores" and {*found["layers"][:-1]} == {*expected} - {"f7_neuron"}
+        for index, name in enumerate(found["layers"][:-1]):
+            np.testing.assert_allclose(outputs[index], expected[name].flatten(), atol=1e-4, rtol=1e-4, err_msg=name)
+        assert {
+            name: largest for name, (largest, _) in zip(found["layers"], units, strict=True) if largest > 1e-4
+        } == {}
+        np.testing.assert_allclose(outputs["probabilities"], row, atol=1e-4)
+        page.locator("#layer").select_option(label="c2 (conv 3×3 and 2×2, 2 groups)")
+        assert page.locator("#terms tbody").inner_text().count("p1, channel") > 0
+        assert page.locator("#filters canvas").count() == 2
+        assert odd == []
+
+
 def test_a_jpeg_with_a_rotation(browser, address, bundle, png):
     """Decoders of JPEG differ by some gray levels; a wrong rotation or a wrong resize would differ by far more."""
     pytest.importorskip("playwright")
@@ -455,6 +655,10 @@ def test_what_goes_wrong_is_one_clear_sentence(browser, address, folder, png, tm
     page.route("**/model.onnx.gz", lambda route: route.fulfill(status=404))
     page.reload()
     page.locator("#problem", has_text="model.onnx.gz cannot be loaded; copy the whole folder").wait_for()
+    page.unroute("**/model.onnx.gz")
+    page.route("**/ort.wasm.gz", lambda route: route.fulfill(body=(folder / "ort.wasm.gz").read_bytes() + b"x"))
+    page.reload()
+    page.locator("#problem", has_text="ort.wasm.gz has changed: its SHA-256 is another one.").wait_for()
 
 
 def test_verify_compares_the_folder_with_the_bundle(cifar, tmp_path, monkeypatch, capsys):

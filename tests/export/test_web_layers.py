@@ -1,5 +1,6 @@
 """The steps that the web page shows: they compute what the network computes, whatever is inside of its layers."""
 
+import layer_examples
 import pytest
 import torch
 from torch import nn
@@ -60,6 +61,47 @@ def test_the_steps_compute_what_the_network_computes(name, size, inside):
     for layer in layers:
         assert tuple(layer["output"]) == tuple(found[layer["name"]].shape[1:]), layer["name"]
         assert all(source < layers.index(layer) for source in layer["inputs"])
+
+
+@pytest.mark.parametrize("name", layer_examples.EXAMPLES)
+def test_the_steps_of_a_layer_file(name):
+    network = layer_examples.network(name).eval()
+    images = torch.randn(2, 3, *[network.image_size] * 2, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        found, expected = run(network, images), network.outputs(images)
+        scores = network(images)
+    assert torch.equal([*found.values()][-1], scores)
+    for step, value in found.items():
+        assert step == "scores" or torch.equal(value, expected[step])
+    layers = describe(network, [*found])
+    assert [layer["name"] for layer in layers] == [*found]
+    assert [tuple(layer["output"]) for layer in layers] == [tuple(value.shape[1:]) for value in found.values()]
+    assert sum(layer["parameters"] for layer in layers) == network.definition.parameters
+    assert all(source < index for index, layer in enumerate(layers) for source in layer["inputs"])
+    shown = {layer["kind"].split()[0] for layer in layers if layer["op"] == "block"}
+    no_arithmetic = {"images": {"blur", "nailbed", "href"}, "sparse": {"pool"}, "spatial": {"cnorm"}}
+    assert shown == no_arithmetic.get(name, set())
+
+
+@pytest.mark.parametrize("layer", ["c1", "n1", "c2", "p2"])
+def test_receptive_fields_in_a_layer_file(layer):
+    network = layer_examples.network("spatial").eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.abs_().add_(0.01)
+    images = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    value = network.outputs(images)[layer]
+    middle = value.shape[-1] // 2
+    value[0, :, middle, middle].sum().backward()
+    rows = images.grad[0].abs().sum((0, 2)).nonzero().flatten()
+    described = {entry["name"]: entry for entry in describe(network, [step.name for step in steps_of(network)])}
+    size, stride, start = described[layer]["field"]
+    center = start + middle * stride
+    limits = max(0, center - size / 2), min(24, center + size / 2)
+    if layer in ("c1", "c2"):
+        assert (rows.min(), rows.max() + 1) == limits
+    else:  # a maximum depends on one pixel of its window; a norm hardly on the outermost
+        assert rows.min() >= limits[0] and rows.max() + 1 <= limits[1]
 
 
 def test_plain_layers_are_described_as_before():

@@ -5,9 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet.cuda_convnet.grammar import Layer
-from alexnet.cuda_convnet.modules import as_feature_maps
+from alexnet.cuda_convnet.modules import as_feature_maps, is_recorded
 from alexnet.cuda_convnet.parameters import LayerParameters
-from alexnet.kernels import backend
 from alexnet.models.layers import LocalResponseNorm, SpatialNorm
 
 
@@ -84,7 +83,7 @@ class ContrastNorm(FeatureMapLayer):
 
     def _sums(self, x: Tensor) -> Tensor:
         """Sums over [i − size//2, + size) in both directions."""
-        if backend.is_jit_tracing():  # ONNX has no divisor
+        if is_recorded():  # ONNX has no divisor
             sums = F.avg_pool2d(x, self.size, 1, self.size // 2) * self.size**2
         else:
             sums = F.avg_pool2d(x, self.size, 1, self.size // 2, divisor_override=1)

@@ -258,6 +258,11 @@ class TreeFullyConnected(FullyConnected):
         return F.linear(inputs[0].flatten(1), self.paths @ weights[0], self.bias)
 
 
+def is_recorded() -> bool:
+    """Whether an exporter records the operations (torch.jit.trace, torch.export, ONNX): it needs no gradients."""
+    return backend.is_jit_tracing() or torch.compiler.is_exporting()
+
+
 def as_feature_maps(x: Tensor, channels: int, side: int) -> Tensor:
     """Features, or feature maps of another shape -> [N, channels, side, side]."""
     return x if x.shape[1:] == (channels, side, side) else x.reshape(len(x), channels, side, side)
@@ -360,7 +365,7 @@ class Pool(nn.Module):
         feature_maps = as_feature_maps(input, self.channels, self.side)
         if self.kind == "avg":
             size = self.frame.size
-            if backend.is_jit_tracing():  # ONNX has no divisor
+            if is_recorded():  # ONNX has no divisor
                 return F.avg_pool2d(self.frame.pad(feature_maps, 0.0), size, self.frame.stride) * (
                     size**2 / self.counts
                 )
@@ -369,7 +374,7 @@ class Pool(nn.Module):
                 / self.counts
             )
         choose = {"max": self._max, "maxabs": self._maxabs, "rand": self._rand}[self.kind]
-        if backend.is_jit_tracing():
+        if is_recorded():
             return choose(feature_maps)
         chosen: Tensor = choose(feature_maps.detach())
         outside = LOWEST if self.kind == "max" else float("nan")  # NaN equals nothing
@@ -500,7 +505,7 @@ class Maximum(nn.Module):
     """Elementwise maximum of the inputs; the gradient goes to every input that equals it."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        if backend.is_jit_tracing():
+        if is_recorded():
             return torch.stack(same_shape(inputs)).amax(0)
         out: Tensor = _Maximum.apply(*same_shape(inputs))
         return out

@@ -14,10 +14,9 @@ from alexnet.cuda_convnet import image_layers, modules
 from alexnet.cuda_convnet import modules as costs
 from alexnet.cuda_convnet.grammar import LEARNED, Definition, Layer
 from alexnet.cuda_convnet.image_layers import RandomScale
-from alexnet.cuda_convnet.modules import Learned, Neuron, Pool, ScaleGradient, weight_name
+from alexnet.cuda_convnet.modules import Learned, Neuron, Pool, ScaleGradient, is_recorded, weight_name
 from alexnet.cuda_convnet.parameters import NORMS, LayerParameters, Parameters, Rates
 from alexnet.errors import ModelError
-from alexnet.kernels import backend
 from alexnet.models.layers import Dropout
 from alexnet.models.network import Network
 from alexnet.models.summary import Table
@@ -195,14 +194,15 @@ class GraphNetwork(Network):
     def weight_of(self, layer: str, index: int = 0) -> nn.Parameter:
         """The weights of one input of a layer: its own or shared ones."""
         name, j = self.definition.layers[layer].matrices[index].source or (layer, index)
-        return self.module_of(name).get_parameter(weight_name(self.definition.layers[name], j))
+        weight: nn.Parameter = getattr(self.module_of(name), weight_name(self.definition.layers[name], j))
+        return weight
 
     def forward(self, input: Tensor) -> Tensor:
         """Scores [N, K] of images [N, C, S, S], which are pixel values minus the mean."""
         if isinstance(input, torch.fx.Proxy):
             raise ModelError(f"torch.fx cannot trace {self.name}", "", "use torch.jit.trace or torch.export")
         run = _Pass()
-        return self._scores(self._value(self.score_output.layer, input, run))
+        return self.scores(self._value(self.score_output.layer, input, run))
 
     def costs(self, input: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [N, K], and the file's costs times their ``coeff``, summed and divided by N: a scalar.
@@ -215,7 +215,7 @@ class GraphNetwork(Network):
             coefficient = self.parameters_file.layers[cost.name].coeff
             if coefficient:
                 total = total + coefficient * self._cost(cost, input, run)
-        return self._scores(self._value(self.score_output.layer, input, run)), total / len(labels)
+        return self.scores(self._value(self.score_output.layer, input, run)), total / len(labels)
 
     @torch.no_grad()
     def report(self, input: Tensor, labels: Tensor) -> dict[str, list[float]]:
@@ -303,17 +303,21 @@ class GraphNetwork(Network):
     def _compute(self, layer: Layer, input: Tensor, run: _Pass) -> Tensor:
         if layer.type == "data":
             return self._data(layer, input, run)
-        inputs, module = [run.outputs[name] for name in layer.inputs], self.module_of(layer.name)
+        return self.compute(layer.name, *(run.outputs[name] for name in layer.inputs))
+
+    def compute(self, name: str, *inputs: Tensor) -> Tensor:
+        """The output of one layer that is neither data nor cost, from those of the layers that it reads."""
+        layer, module = self.definition.layers[name], self.module_of(name)
         if not isinstance(module, Learned):
             out: Tensor = module(*inputs)
             return out
         weights, lists = [], []
         for i in range(len(layer.inputs)):
-            name, j = layer.matrices[i].source or (layer.name, i)
-            weight: Tensor = self.weight_of(layer.name, i)
-            factor = self.rates.get((layer.name, i), 1.0)
-            weights.append(weight if factor == 1.0 or backend.is_jit_tracing() else ScaleGradient.apply(weight, factor))
-            lists.append(getattr(self.module_of(name), f"connections{j}", None))
+            owner, j = layer.matrices[i].source or (name, i)
+            weight: Tensor = self.weight_of(name, i)
+            factor = self.rates.get((name, i), 1.0)
+            weights.append(weight if factor == 1.0 or is_recorded() else ScaleGradient.apply(weight, factor))
+            lists.append(getattr(self.module_of(owner), f"connections{j}", None))
         return module(inputs, weights, lists)  # type: ignore[no-any-return]
 
     def _data(self, layer: Layer, input: Tensor, run: _Pass) -> Tensor:
@@ -343,7 +347,8 @@ class GraphNetwork(Network):
             return costs.crossent2(target, values, logistic)
         return costs.rflickr(target, other) if cost.type == "cost.rflickr" else costs.gsum2(target, other)
 
-    def _scores(self, value: Tensor) -> Tensor:
+    def scores(self, value: Tensor) -> Tensor:
+        """Scores [N, K] from the output of ``score_output.layer``."""
         value = value.flatten(1)
         if self.score_output.kind == "logistic":
             return F.logsigmoid(value)

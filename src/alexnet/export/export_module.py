@@ -21,7 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet.bundle import Bundle
+from alexnet.cuda_convnet import GraphNetwork
+from alexnet.cuda_convnet.modules import Neuron, Pool
 from alexnet.data.decode import PAD_GRAY, Fit
+from alexnet.errors import BundleError
 from alexnet.export.exported_model import missing
 from alexnet.kernels.lrn import channel_window
 from alexnet.loader.augmentation import LUMA, center_crops
@@ -240,7 +243,18 @@ class HalfWeights(nn.Module):
 
 
 def exportable_layers(network: Network) -> nn.Sequential:
-    """The network's layers in evaluation mode, without those of training alone, with norms that all formats have."""
+    """The network's layers in evaluation mode, without those of training alone, with norms that all formats have.
+
+    The network of a layer file is a graph, not a sequence: it is returned as it is. Raises :class:`BundleError` if it
+    draws random numbers.
+    """
+    if isinstance(network, GraphNetwork):
+        for name, layer in network.named_children():
+            noisy = isinstance(layer, Neuron) and layer.name == "nrelu"
+            if noisy or (isinstance(layer, Pool) and layer.kind == "rand"):
+                what = f"layer {name!r} draws random numbers (nrelu, pool=rand), which exported files cannot do"
+                raise BundleError(what, "", "use alexnet predict or alexnet serve")
+        return network.eval()
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels = network.in_channels
     for name, layer in network.named_children():

@@ -42,12 +42,12 @@ from alexnet.schema import ReferenceSample, Sha256, Size, check, checksum_of, cl
 RUNTIME = "onnxruntime-web-1.30.0"  # an npm package, MIT license
 RUNTIME_URL = f"https://registry.npmjs.org/onnxruntime-web/-/{RUNTIME}.tgz"
 RUNTIME_SHA256, RUNTIME_BYTES = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71", 33_106_585
-RUNTIME_FILES = {  # name in the folder -> (name in the package, SHA-256)
+RUNTIME_FILES = {  # name in the folder (.gz: packed) -> (name in the package, SHA-256)
     "ort.js": (
         "dist/ort.wasm.bundle.min.mjs",
         "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     ),
-    "ort.wasm": (
+    "ort.wasm.gz": (
         "dist/ort-wasm-simd-threaded.wasm",
         "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
     ),
@@ -102,15 +102,14 @@ def export_web(
     Raises:
         BundleError: A library or the runtime is missing, or the model predicts something else.
     """
-    if isinstance(bundle.network, GraphNetwork):
-        raise BundleError("the network of a layer file cannot be exported for a browser", "one of alexnet models")
     files = runtime_files(runtime)
     module = WebModule(bundle).eval()
     body, tensors = _model(module, precision, folder)
     difference = _compare(body, Classifier(bundle), samples, TOLERANCE[precision], folder)
     files |= {name: (PAGE / name).read_bytes() for name in ("index.html", "page.js")}
     files["page.css"] = LOOK.read_bytes() + (PAGE / "page.css").read_bytes()
-    files[MODEL] = gzip.compress(body, 6, mtime=0)
+    files[MODEL] = body
+    files = {name: gzip.compress(data, 6, mtime=0) if name.endswith(".gz") else data for name, data in files.items()}
     metadata = _metadata(bundle, module, precision, tensors)
     metadata["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     metadata["checksum"] = checksum_of(metadata)
@@ -312,7 +311,7 @@ def _metadata(bundle: Bundle, module: WebModule, precision: str, tensors: dict[s
         "fit": bundle.fit,
         "image_size": network.image_size,
         "in_channels": network.in_channels,
-        "towers": network.towers,
+        "towers": 1 if isinstance(network, GraphNetwork) else network.towers,  # in one layer
         "mean": mean.reshape(-1, 3).mean(0).tolist(),  # RGB; of a mean image, its own mean
         "divide": normalization.divide.detach().cpu().reshape(-1).tolist(),  # one number, or one per channel
         "temperature": bundle.temperature,
@@ -328,7 +327,7 @@ def _metadata(bundle: Bundle, module: WebModule, precision: str, tensors: dict[s
 
 
 def runtime_files(source: Path | None = None) -> dict[str, bytes]:
-    """The files of onnxruntime-web for the folder, by name; each is checked.
+    """The files of onnxruntime-web for the folder, by name, not packed yet; each is checked.
 
     Args:
         source: The npm package as a folder or FILE.tgz (``npm pack onnxruntime-web@1.30.0``). None: the package is

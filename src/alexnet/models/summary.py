@@ -162,14 +162,18 @@ def field_after(field: ReceptiveField | None, layer: nn.Module, image_size: int)
     if isinstance(layer, Flatten | nn.Flatten | AdaptiveAveragePool | nn.AdaptiveAvgPool2d):
         return ReceptiveField(image_size, image_size, image_size / 2)
     if field is not None and window is not None:
-        k, s, p = window
-        start = field.start + ((k - 1) / 2 - p) * field.stride
-        return ReceptiveField(field.size + (k - 1) * field.stride, s * field.stride, start)
+        return field_after_window(field, *window)
     if isinstance(layer, SpatialNorm) and field is not None:
         return field._replace(size=field.size + (layer.size - 1) * field.stride)
     if next(layer.children(), None) is not None and not isinstance(layer, AuxiliaryHead):
         return None
     return field
+
+
+def field_after_window(field: ReceptiveField, size: int, stride: int, padding: int) -> ReceptiveField:
+    """The receptive field after windows of ``size`` pixels."""
+    start = field.start + ((size - 1) / 2 - padding) * field.stride
+    return ReceptiveField(field.size + (size - 1) * field.stride, stride * field.stride, start)
 
 
 def geometry(layer: nn.Module) -> tuple[int, int, int] | None:

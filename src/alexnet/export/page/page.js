@@ -2,7 +2,6 @@
 import * as ort from "./ort.js";
 
 ort.env.wasm.numThreads = 1; // more need headers that most file servers do not send
-ort.env.wasm.wasmPaths = { wasm: new URL("ort.wasm", import.meta.url).href };
 
 const MAX_PIXELS = 50e6; // as the classifier's decoder
 const TERMS = 8; // largest terms that are listed
@@ -70,6 +69,7 @@ async function load() {
     showClassifier();
     bytes = await gunzip(await checked("model.onnx.gz"));
     showFilters();
+    ort.env.wasm.wasmBinary = await gunzip(await checked("ort.wasm.gz"));
     session = await ort.InferenceSession.create(bytes);
     get("choose").disabled = false;
     report("The model is ready.");
@@ -473,23 +473,70 @@ function softmax(c) {
   return { value, steps: [`score ${number(logits[c])}${over} − largest score ${number(largest)}`, `exp: ${number(powers[c])}`, `divided by the sum over all classes, ${number(total)}`] };
 }
 
+// The activation functions of layer files, as alexnet.cuda_convnet.modules has them
+const NEURONS = {
+  ident: (x) => x,
+  logistic: (x) => 1 / (1 + Math.exp(-x)),
+  "log of logistic": (x) => (x < 0 ? x - Math.log1p(Math.exp(x)) : -Math.log1p(Math.exp(-x))),
+  log: (x) => Math.log(Math.max(x, 1e-30)),
+  relu: (x) => Math.max(x, 0),
+  tanh: (x, a, b) => a * Math.tanh(b * x),
+  linear: (x, a, b) => a * x + b,
+  softrelu: (x) => (x > 4 ? x : Math.log1p(Math.exp(x))),
+  square: (x) => x * x,
+  sqrt: Math.sqrt,
+  abs: Math.abs,
+  brelu: (x, a) => Math.min(Math.max(x, 0), a),
+  drelu: (x, a) => x - a * Math.tanh(x / a),
+};
+
+// The positions of a window that exist in feature maps of a shape
+function positions({ size, stride, padding }, [, height, width], y, x) {
+  const found = [];
+  for (let ky = 0; ky < size; ky++)
+    for (let kx = 0; kx < size; kx++) {
+      const [yy, xx] = [y * stride - padding + ky, x * stride - padding + kx];
+      if (yy >= 0 && yy < height && xx >= 0 && xx < width) found.push({ ky, kx, yy, xx });
+    }
+  return found;
+}
+
+// Which value of an input (i) is multiplied with which weight (w). `part`: the weights of one input of the layer.
+function connections(layer, part, shape, output, c, y, x) {
+  const filters = output[0], group = Math.floor(c / (filters / (part.groups || 1)));
+  if (layer.op === "linear") {
+    const size = count(meta.tensors[part.weight].shape.slice(1));
+    return Array.from({ length: size }, (_, i) => ({ i: group * size + i, w: c * size + i }));
+  }
+  const { size } = part, read = part.channels ? part.channels.length : shape[0], each = read / (part.groups || 1);
+  // [channel that is read, its number in all filters together]
+  const sources = part.sources ? part.sources[c] : Array.from({ length: each }, (_, k) => [group * each + k, c * each + k]);
+  const places = positions(part, shape, y, x), found = [];
+  for (const [channel, filter] of sources)
+    for (const { ky, kx, yy, xx } of places) {
+      const i = at(shape, part.channels ? part.channels[channel] : channel, yy, xx);
+      let w = (filter * size + ky) * size + kx;
+      if (layer.op === "local" && !layer.parts) w = (w * output[1] + y) * output[2] + x;
+      else if (layer.op === "local") // in a layer file: [position, channel and place in the window, filter]
+        w = ((y * output[2] + x) * each * size * size + w - c * each * size * size) * filters + c;
+      found.push({ i, w });
+    }
+  return found;
+}
+
+function placeIn([, height, width], i) {
+  const channel = `channel ${Math.floor(i / (height * width))}`;
+  return height * width === 1 ? channel : `${channel}, row ${Math.floor(i / width) % height}, column ${i % width}`;
+}
+
 function operation(index, c, y, x) {
   const layer = meta.layers[index], [source] = layer.inputs, output = shapeOf(index);
   const input = outputs.get(source), shape = shapeOf(source);
   const [channels, height, width] = shape, own = input[at(shape, c, y, x)];
   const single = height * width === 1;
   const place = (ch, yy, xx) => (single ? `channel ${ch}` : `channel ${ch}, row ${yy}, column ${xx}`);
-  // The positions of the window that exist
-  const window = () => {
-    const found = [], { size, stride, padding } = layer;
-    for (let ky = 0; ky < size; ky++)
-      for (let kx = 0; kx < size; kx++) {
-        const [yy, xx] = [y * stride - padding + ky, x * stride - padding + kx];
-        if (yy >= 0 && yy < height && xx >= 0 && xx < width) found.push({ ky, kx, yy, xx });
-      }
-    return found;
-  };
-  const pixels = (ch, positions) => positions.map(({ yy, xx }) => ({ where: place(ch, yy, xx), value: input[at(shape, ch, yy, xx)] }));
+  const window = () => positions(layer, shape, y, x);
+  const pixels = (ch, places) => places.map(({ yy, xx }) => ({ where: place(ch, yy, xx), value: input[at(shape, ch, yy, xx)] }));
   const listed = (items, title) => ({ title, columns: ["input", "value"], terms: items.slice(0, 25).map((item) => [item.where, item.value]) });
   const sum = (values) => values.reduce((a, b) => a + b, 0);
   // A layer that computes each value from one other: the arithmetic of that one comes first
@@ -502,33 +549,44 @@ function operation(index, c, y, x) {
     case "convolution":
     case "local":
     case "linear": {
-      const weight = tensor(`${layer.name}.weight`), hasBias = `${layer.name}.bias` in meta.tensors;
-      const items = [];
-      if (layer.op === "linear") {
-        const size = count(meta.tensors[`${layer.name}.weight`].shape.slice(1)), group = Math.floor(c / (output[0] / layer.groups));
-        for (let i = 0; i < size; i++) items.push({ i: group * size + i, w: c * size + i });
-      } else {
-        const { size } = layer, positions = window(), groups = layer.groups || 1, each = channels / groups;
-        const group = Math.floor(c / (output[0] / groups));
-        const sources = layer.sources ? layer.sources[c] : Array.from({ length: each }, (_, k) => [group * each + k, c * each + k]);
-        for (const [ch, filter] of sources)
-          for (const { ky, kx, yy, xx } of positions) {
-            const w = (filter * size + ky) * size + kx;
-            items.push({ i: at(shape, ch, yy, xx), w: layer.op === "local" ? (w * output[1] + y) * output[2] + x : w });
-          }
-      }
-      const bias = hasBias ? tensor(`${layer.name}.bias`)(layer.op === "local" ? at(output, c, y, x) : c) : 0;
-      const terms = items.map(({ i, w }) => ({ i, input: input[i], weight: weight(w) })).map((t) => ({ ...t, product: t.input * t.weight }));
+      const parts = layer.parts || [{ ...layer, weight: `${layer.name}.weight` }], hasBias = `${layer.name}.bias` in meta.tensors;
+      const places = layer.op === "local" || layer.unshared; // each has its own bias
+      const bias = hasBias ? tensor(`${layer.name}.bias`)(places ? at(output, c, y, x) : c) : 0;
+      const terms = parts.flatMap((part, k) => {
+        const from = layer.inputs[k], values = outputs.get(from), weight = tensor(part.weight);
+        return connections(layer, part, shapeOf(from), output, c, y, x).map(({ i, w }) => {
+          const [value, factor] = [values[i], weight(w)];
+          return { from, i, input: value, weight: factor, product: value * factor };
+        });
+      });
       const products = sum(terms.map((t) => t.product));
       const largest = terms.sort((a, b) => Math.abs(b.product) - Math.abs(a.product)).slice(0, TERMS);
       const rest = products - sum(largest.map((t) => t.product));
-      const rows = largest.map((t) => [place(Math.floor(t.i / (height * width)), Math.floor(t.i / width) % height, t.i % width), t.input, t.weight, t.product]);
+      const rows = largest.map((t) => {
+        const of = shapeOf(t.from), own = placeIn(of, t.i);
+        return [parts.length > 1 ? `${layerName(t.from)}, ${own}` : own, t.input, t.weight, t.product];
+      });
       if (terms.length > TERMS) rows.push([`${terms.length - TERMS} others`, "", "", rest]);
       return {
         value: products + bias,
         steps: [`sum of ${terms.length} products input × weight: ${number(products)}`, `+ bias: ${number(bias)}`],
         title: "Largest products", columns: ["input", "value", "weight", "product"], terms: rows,
       };
+    }
+    case "neuron":
+      return after(NEURONS[layer.neuron](own, ...layer.numbers), `${layer.kind} of ${number(own)}`);
+    case "weighted": {
+      const values = layer.inputs.map((from) => outputs.get(from)[at(shape, c, y, x)]);
+      const line = (value, k) => `${k ? "+ " : ""}${number(layer.coefficients[k])} · ${layerName(layer.inputs[k])}: ${number(value)}`;
+      return { value: sum(values.map((value, k) => layer.coefficients[k] * value)), steps: values.map(line) };
+    }
+    case "largest": {
+      const values = layer.inputs.map((from) => outputs.get(from)[at(shape, c, y, x)]), value = Math.max(...values);
+      return { value, steps: [`largest of ${values.map(number).join(", ")}, from ${layerName(layer.inputs[values.indexOf(value)])}`] };
+    }
+    case "maxabs": {
+      const items = pixels(c, window()), value = items.reduce((a, item) => (Math.abs(item.value) >= Math.abs(a) ? item.value : a), 0);
+      return { value, steps: [`of ${items.length} values the one that is farthest from 0`], ...listed(items, "Window") };
     }
     case "relu":
       return after(Math.max(own, 0), `ReLU: max(0, ${number(own)})`);
@@ -565,12 +623,12 @@ function operation(index, c, y, x) {
     case "adaptive":
     case "subsampling": {
       const range = (i, from, to) => [Math.floor((i * from) / to), Math.ceil(((i + 1) * from) / to)];
-      let positions = layer.op === "adaptive" ? [] : window();
+      let places = layer.op === "adaptive" ? [] : window();
       if (layer.op === "adaptive") {
         const [[top, bottom], [left, right]] = [range(y, height, output[1]), range(x, width, output[2])];
-        for (let yy = top; yy < bottom; yy++) for (let xx = left; xx < right; xx++) positions.push({ yy, xx });
+        for (let yy = top; yy < bottom; yy++) for (let xx = left; xx < right; xx++) places.push({ yy, xx });
       }
-      const items = pixels(c, positions), total = sum(items.map((item) => item.value)), table = listed(items, "Window");
+      const items = pixels(c, places), total = sum(items.map((item) => item.value)), table = listed(items, "Window");
       if (layer.op !== "subsampling") return { value: total / items.length, steps: [`mean of ${items.length} values`], ...table };
       const [w, b] = ["weight", "bias"].map((part) => tensor(`${layer.name}.${part}`)(c));
       return { value: total * w + b, steps: [`sum of ${items.length} values: ${number(total)}`, `× coefficient ${number(w)}`, `+ bias ${number(b)}`], ...table };
@@ -595,28 +653,34 @@ function operation(index, c, y, x) {
       };
     }
     default:
-      return { steps: [`A ${layer.kind} has layers inside; their arithmetic is not shown.`] };
+      return { steps: [`The arithmetic of this layer (${layer.kind}) is not shown.`] };
   }
 }
 
 // First filters and the classifier
 
 function showFilters() {
-  const layer = meta.layers.find((entry) => entry.op === "convolution" && !entry.sources), shape = layer && meta.tensors[`${layer.name}.weight`].shape;
-  if (!shape || ![1, 3].includes(shape[1]) || meta.layers.indexOf(layer) > 1) return;
-  const [filters, channels, height, width] = shape, weight = tensor(`${layer.name}.weight`);
-  const towers = filters % meta.towers === 0 ? meta.towers : 1;
-  get("filters").replaceChildren(
-    ...Array.from({ length: towers }, (_, t) => {
-      const n = filters / towers, each = count(shape.slice(1)), box = element("div");
+  const first = meta.layers.find((entry) => entry.op === "convolution" && !entry.sources);
+  if (!first || meta.layers.indexOf(first) > 1) return;
+  const weightOf = (layer) => (layer.parts ? layer.parts[0].weight : `${layer.name}.weight`);
+  // In a layer file each tower has its own first layer
+  const layers = meta.layers.filter((entry) => entry.op === "convolution" && String(entry.inputs) === String(first.inputs));
+  const boxes = layers.flatMap((layer) => {
+    const [filters, channels, height, width] = meta.tensors[weightOf(layer)].shape, weight = tensor(weightOf(layer));
+    if (![1, 3].includes(channels)) return [];
+    const towers = filters % meta.towers === 0 ? meta.towers : 1;
+    return Array.from({ length: towers }, (_, t) => {
+      const n = filters / towers, each = channels * height * width, box = element("div");
       const limits = Array.from({ length: n }, (_, f) => Math.max(...Array.from({ length: each }, (_, i) => Math.abs(weight((t * n + f) * each + i)))) || 1);
       const paint = (f, y, x) =>
         [0, 1, 2].map((c) => 127.5 + (127.5 * weight((((t * n + f) * channels + (c % channels)) * height + y) * width + x)) / limits[f]);
       const text = towers > 1 ? `Tower ${"ab"[t]}` : layer.name;
       box.append(element("h3", text), mosaic(n, height, width, paint, `Filters of ${layer.name}, ${text}`));
       return box;
-    }),
-  );
+    });
+  });
+  if (boxes.length === 0) return;
+  get("filters").replaceChildren(...boxes);
   get("filters-figure").hidden = false;
 }
 
