@@ -115,8 +115,10 @@ def layer_file_bundle(name):
     return Bundle(network, tuple("abcdefghij"), normalization, stored_size=network.image_size + 3, fit="crop")
 
 
-@pytest.mark.parametrize(("format", "precision"), [("onnx", "fp32"), ("onnx", "fp16"), ("torch", "fp32")])
-@pytest.mark.parametrize("name", ["images", "towers"])
+@pytest.mark.parametrize(
+    ("name", "format", "precision"),
+    [("images", "onnx", "fp32"), ("towers", "onnx", "fp16"), ("towers", "torch", "fp32")],
+)
 def test_the_network_of_a_layer_file(name, format, precision, tmp_path):
     """The export compares the file with the classifier; the images tell the classes apart."""
     bundle = layer_file_bundle(name)

@@ -470,9 +470,9 @@ gpu=0
 type=conv
 inputs=both,p1
 channels=32,16
-filters=8,16
+filters=16,32
 groups=2,1
-filterSize=3,2
+filterSize=3,1
 padding=1,0
 stride=1,1
 initW=0.2,0.2
@@ -484,11 +484,11 @@ gpu=0
 [l3]
 type=local
 inputs=c2
-channels=16
+channels=32
 filters=16
 groups=2
 randSparse=true
-filterChannels=8
+filterChannels=16
 filterSize=3
 stride=2
 initW=0.2
@@ -543,11 +543,11 @@ def layer_file():
         f"[{name}]\nepsW={'1,1' if name in two else 1}\nepsB=1\nmomW={'0,0' if name in two else 0}\nmomB=0\n"
         for name in layers
     )
-    parameters += "[n1a]\nscale=0.5\npow=0.75\n[n1b]\nscale=0.5\npow=0.75\n[cost]\ncoeff=1\n"
+    parameters += "[n1a]\nscale=0.5\npow=0.75\n[n1b]\nscale=0.5\npow=0.75\n[h3]\nenable=1\n[cost]\ncoeff=1\n"
     network = build(Files("file", LAYERS, parameters), Data(24), generator=torch.Generator().manual_seed(0)).eval()
     with torch.no_grad():
         for parameter in network.parameters():
-            if parameter.dim() == 3 and len(parameter) == 16:  # biases of each position
+            if parameter.dim() == 3 and len(parameter) == 32:  # biases of each position
                 parameter.normal_(generator=torch.Generator().manual_seed(1))
     return network
 
@@ -577,7 +577,7 @@ def test_the_arithmetic_of_a_layer_file(browser, png, runtime, tmp_path):
             name: largest for name, (largest, _) in zip(found["layers"], units, strict=True) if largest > 1e-4
         } == {}
         np.testing.assert_allclose(outputs["probabilities"], row, atol=1e-4)
-        page.locator("#layer").select_option(label="c2 (conv 3×3 and 2×2, 2 groups)")
+        page.locator("#layer").select_option(label="c2 (conv 3×3 and 1×1, 2 groups, tower a)")
         assert page.locator("#terms tbody").inner_text().count("p1, channel") > 0
         assert page.locator("#filters canvas").count() == 2
         assert odd == []
