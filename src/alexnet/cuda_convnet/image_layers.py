@@ -60,7 +60,7 @@ class BlockedNorm(FeatureMapLayer):
     def change(self, x: Tensor) -> Tensor:
         missing = -self.channels % self.size
         squares = F.pad(x.square(), (0, 0, 0, 0, 0, missing))
-        blocks = squares.reshape(len(x), -1, self.size, self.side, self.side).sum(2)  # [N, B, S, S]
+        blocks = squares.reshape(x.shape[0], -1, self.size, self.side, self.side).sum(2)  # [N, B, S, S]
         sums = blocks.repeat_interleave(self.size, 1)[:, : self.channels]
         return x * (self.divisor + self.scale / self.size * sums).pow(-self.power)
 

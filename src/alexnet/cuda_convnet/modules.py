@@ -218,10 +218,10 @@ class Local(_Filters):
         for i, (x, weight, connections) in enumerate(zip(inputs, weights, lists, strict=True)):
             window, groups = self.window(i), self.layer.options["groups"][i]
             columns = F.unfold(self._input(x, i, connections), window.kernel, stride=window.stride)
-            columns = columns.view(len(columns), groups, -1, columns.shape[2])  # [N, G, c·K², M²]
+            columns = columns.view(columns.shape[0], groups, -1, columns.shape[2])  # [N, G, c·K², M²]
             filters = weight.view(*weight.shape[:2], groups, -1)  # [M², c·K², G, F/G]
             part = torch.einsum("ngkl,lkgf->ngfl", columns, filters)  # [N, G, F/G, M²]
-            out = out + part.reshape(len(part), *self.bias.shape)
+            out = out + part.reshape(part.shape[0], *self.bias.shape)
         return out
 
 
@@ -265,7 +265,7 @@ def is_recorded() -> bool:
 
 def as_feature_maps(x: Tensor, channels: int, side: int) -> Tensor:
     """Features, or feature maps of another shape -> [N, channels, side, side]."""
-    return x if x.shape[1:] == (channels, side, side) else x.reshape(len(x), channels, side, side)
+    return x if x.shape[1:] == (channels, side, side) else x.reshape(x.shape[0], channels, side, side)
 
 
 class ScaleGradient(torch.autograd.Function):
@@ -545,6 +545,6 @@ class Softmax(nn.Module):
 
 def same_shape(inputs: Sequence[Tensor]) -> list[Tensor]:
     """The inputs, which have the same number of features, in one shape."""
-    if len({x.shape for x in inputs}) == 1:
+    if all(x.shape[1:] == inputs[0].shape[1:] for x in inputs):
         return list(inputs)
     return [x.flatten(1) for x in inputs]
