@@ -574,7 +574,7 @@ function operation(index, c, y, x) {
       };
     }
     case "neuron":
-      return after(NEURONS[layer.neuron](own, ...layer.numbers), `${layer.kind} of ${number(own)}`);
+      return after(NEURONS[layer.neuron](own, ...layer.numbers), `${layer.kind.split(", tower")[0]} of ${number(own)}`);
     case "weighted": {
       const values = layer.inputs.map((from) => outputs.get(from)[at(shape, c, y, x)]);
       const line = (value, k) => `${k ? "+ " : ""}${number(layer.coefficients[k])} · ${layerName(layer.inputs[k])}: ${number(value)}`;
