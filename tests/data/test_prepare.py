@@ -196,3 +196,12 @@ def test_a_store_of_the_whole_is_not_one_of_the_parts(folder, tmp_path):
     prepare(all_as_test(source), tmp_path / "s", **FEW)
     with pytest.raises(DataError, match="is a store of other source;"):
         prepare(source, tmp_path / "s", **FEW)
+
+
+@pytest.mark.parametrize("target", ["nowhere", "link"])
+def test_a_link_that_leads_nowhere_is_no_place_for_a_store(tmp_path, target):
+    """It was noticed when everything was done: "Not a directory; free disk space"."""
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(DataError, match="is a link that leads nowhere; must be a new name"):
+        prepare(array_source(), tmp_path / "link", size=SIZE)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]

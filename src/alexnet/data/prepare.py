@@ -100,6 +100,8 @@ def prepare(
         ImageError: an image cannot be used and ``bad`` is ``fail``.
     """
     path = local_path(path).absolute()
+    if path.is_symlink() and not path.exists():  # found before the work: it would fail when the store is renamed
+        raise DataError(f"{path}: is a link that leads nowhere", "a new name", "remove it, or choose another path")
     _check_arguments(size, fit, bad, shard_bytes, workers)
     _check_encoding(encoding, quality, engine)
     if len(source.classes) > 1 and (fault := class_fault(source.classes)):

@@ -117,6 +117,16 @@ def test_files_that_are_not_read_say_what_to_do(tmp_path, name, hint):
         assert hint in str(caught.value)
 
 
+def test_names_that_are_equal_when_they_are_printed(folder):
+    """The two were one name in lists, in corrections and for ``prepare --check``."""
+    root = folder({"a": 2, "b": 2})
+    (root / "a" / "x\ny.png").write_bytes(png_bytes(5))
+    assert counts(open_source(root)) == {"all": 5}
+    (root / "a" / "x\\x0ay.png").write_bytes(png_bytes(6))
+    with pytest.raises(DataError, match=r"two files are called a/x\\x0ay\.png"):
+        open_source(root)
+
+
 def test_names_that_are_not_utf8(folder):
     root = folder({"a": 2, "b": 2})
     (root / "a" / os.fsdecode(b"gr\xfc\xdf.png")).write_bytes(png_bytes(5))

@@ -194,7 +194,13 @@ def make_source(
     classes, notes = tuple(classes), list(notes)
     digest = hashlib.sha256(json.dumps(classes).encode())
     splits: dict[str, list[Sample]] = {}
+    escaped: set[str] = set()
     for split, image, stamp in rows:
+        if "\\" in image.origin:  # only such names can be equal: a line feed, and a backslash with x0a
+            if image.origin in escaped:
+                problem = f"{name}: two files are called {image.origin} when control characters are escaped"
+                refuse(DataError(problem, "one name each", "rename one"), problems)
+            escaped.add(image.origin)
         splits.setdefault(split, []).append(image)
         grouped = [image.group] if image.group else []
         digest.update(json.dumps([split, image.origin, image.label, stamp, *grouped]).encode())
