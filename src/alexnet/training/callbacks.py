@@ -202,9 +202,7 @@ class MLflow(Tracker):
             self._client.update_run(identifier, status="RUNNING")
         else:
             experiment = self._client.get_experiment_by_name(self.project)
-            # The kind makes MLflow's page show training charts, not its pages for language models
-            kind = {"mlflow.experimentKind": "custom_model_development"}
-            number = experiment.experiment_id if experiment else self._client.create_experiment(self.project, tags=kind)
+            number = experiment.experiment_id if experiment else self._client.create_experiment(self.project)
             tags = {"folder": str(run.folder.resolve()), **{k: str(v) for k, v in run.environment.items()}}
             identifier = self._client.create_run(number, tags=tags, run_name=run.folder.name).info.run_id
             params = [entities.Param(name, str(value)) for name, value in _config(run).items()]
