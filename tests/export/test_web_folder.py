@@ -580,6 +580,8 @@ def test_the_arithmetic_of_a_layer_file(browser, png, runtime, tmp_path):
         page.locator("#layer").select_option(label="c2 (conv 3×3 and 1×1, 2 groups, tower a)")
         assert page.locator("#terms tbody").inner_text().count("p1, channel") > 0
         assert page.locator("#filters canvas").count() == 2
+        page.set_viewport_size(PHONE)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert odd == []
 
 
