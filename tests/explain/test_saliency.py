@@ -107,7 +107,7 @@ def test_hiding_what_the_answer_rests_on_takes_the_probability_away():
     inputs[0, :, :4, :4] = 3.0  # elsewhere nothing differs from the gray of the square
     label = int(network(inputs).argmax())
     found = saliency.occlusion(network, inputs, [label])[0]
-    assert found[6:, 6:].abs().max() == 0 and found[:4, :4].abs().max() > 0
+    assert found[6:, 6:].abs().max() < 1e-14 < 1e-6 < found[:4, :4].abs().max()  # batches round differently
 
 
 def test_the_layer_of_grad_cam_is_found_in_every_network(monkeypatch):

@@ -155,11 +155,7 @@ class Network(nn.Sequential):
             return self._as_fx_nodes(input)
         if backend.is_traced_or_compiled():  # compilers fuse layers themselves
             return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
-        layers = list(self)  # a list, since a module may occur twice
-        while layers:
-            count, input = inference.forward_fused(layers, input)
-            del layers[:count]
-        return input
+        return self._forward_range(input, 0, len(self))
 
     def _as_fx_nodes(self, output: Any) -> Any:
         """A node of ``torch.fx`` for each layer, named like it. A layer's own code depends on the size of its input."""
@@ -187,9 +183,7 @@ class Network(nn.Sequential):
         names = [name for name, _ in self.named_children()]
         if layer not in names:
             raise ModelError(f"layer {layer!r} is not in {self.name}", f"one of {', '.join(names)}")
-        for name in names[: names.index(layer) + 1]:
-            input = self.get_submodule(name)(input)
-        return input
+        return self._forward_range(input, 0, names.index(layer) + 1)
 
     def forward_features(self, input: Tensor) -> Tensor:
         """Feature maps before global pooling and the head, as timm's: [N, C, H, W] -> [N, C', H', W'].
@@ -203,9 +197,10 @@ class Network(nn.Sequential):
         return self._forward_range(input, self._head_start(), len(self) - 1 if pre_logits else len(self))
 
     def _forward_range(self, input: Tensor, start: int, stop: int) -> Tensor:
-        layers = list(self)[start:stop]
+        layers = list(self)[start:stop]  # a list, since a module may occur twice
+        fuse = not backend.is_traced_or_compiled()
         while layers:
-            count, input = inference.forward_fused(layers, input)
+            count, input = inference.forward_fused(layers, input) if fuse else (1, layers[0](input))
             del layers[:count]
         return input
 
