@@ -80,8 +80,11 @@ def test_what_is_wrong_is_said(tmp_path):
     meta(tmp_path)
     with pytest.raises(DataError, match="is n99; must be one of the 3 classes"):
         open_source(tmp_path)
-    (tmp_path / "val.txt").write_text("x y z\n")
+    (tmp_path / "val.txt").write_text("x\n")
     with pytest.raises(DataError, match="cannot be read"):
+        open_source(tmp_path)
+    (tmp_path / "val.txt").write_text("x y z\n")  # the image "x y"
+    with pytest.raises(DataError, match="is not listed"):
         open_source(tmp_path)
     (tmp_path / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG 7\n")
     with pytest.raises(DataError, match="cannot be read"):
