@@ -275,6 +275,6 @@ def test_optimizeing_changes_no_answer_and_no_weight(tmp_path):
     if native_kernels.in_use("linear") and native_kernels.is_fast("linear"):
         assert all(network.get_submodule(name).weight.stride() == (1, 4096) for name in ("fc6", "fc7"))
     for old, way in zip(before, ways, strict=True):
-        assert way() == pytest.approx(old, rel=1e-4, abs=1e-6)  # minimal filtering, and sums in another order
+        assert way() == pytest.approx(old, rel=1e-4, abs=1e-5)  # minimal filtering, and sums in another order
     read = Bundle.load(classifier.save_pretrained(tmp_path / "bundle")).network.state_dict()
     assert all(torch.equal(read[name], tensor) for name, tensor in weights.items())
