@@ -153,8 +153,6 @@ class Network(nn.Sequential):
         """[N, C, H, W] -> [N, K]: layer by layer, some fused into one pass (:mod:`alexnet.models.inference`)."""
         if isinstance(input, torch.fx.Proxy):
             return self._as_fx_nodes(input)
-        if backend.is_traced_or_compiled():  # compilers fuse layers themselves
-            return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
         return self._forward_range(input, 0, len(self))
 
     def _as_fx_nodes(self, output: Any) -> Any:
@@ -198,7 +196,7 @@ class Network(nn.Sequential):
 
     def _forward_range(self, input: Tensor, start: int, stop: int) -> Tensor:
         layers = list(self)[start:stop]  # a list, since a module may occur twice
-        fuse = not backend.is_traced_or_compiled()
+        fuse = not backend.is_traced_or_compiled()  # compilers fuse layers themselves
         while layers:
             count, input = inference.forward_fused(layers, input) if fuse else (1, layers[0](input))
             del layers[:count]
