@@ -35,7 +35,7 @@ from alexnet.plots import PLOTS, TRAINING_PLOTS
 from alexnet.recipe import Recipe
 from alexnet.system import choose_device
 from alexnet.terminal import html_table, parse_duration
-from alexnet.training import layer_files, run_folder, runtime, time_budget
+from alexnet.training import batch_size, layer_files, run_folder, runtime, time_budget
 from alexnet.training.callbacks import Callback, Callbacks, RunEnd, resolve
 from alexnet.training.distributed import communication
 from alexnet.training.distributed import world as rendezvous
@@ -165,7 +165,8 @@ def train(
         time: Plan the number of epochs so that the run ends in this time from now: ``30min``, ``1.5h``. A few steps
             are measured; ``recipe.toml`` records the number.
         go_on: Continue the run if this call has begun it before, for a process that torchrun restarted.
-        **changes: Fields of the recipe to override, such as ``epochs=3``.
+        **changes: Fields of the recipe to override, such as ``epochs=3``. ``batch_size="auto"`` chooses the largest
+            power of two that memory and data allow (:mod:`alexnet.training.batch_size`).
 
     Returns:
         The scores of the run and the paths of its files.
@@ -183,6 +184,8 @@ def train(
     """
     started, options = perf_counter(), options or DataOptions()
     observers = Callbacks(resolve(callbacks))
+    choose_batch = changes.get("batch_size") == batch_size.AUTO
+    changes = {name: value for name, value in changes.items() if not (choose_batch and name == "batch_size")}
     files = layer_files.of_training(layers, layer_params)
     if isinstance(init_from, PretrainedWeights):
         init_from = InitialWeights(init_from, init_from.name)
@@ -207,11 +210,23 @@ def train(
     with rendezvous.init_world(chosen, layout.tp_size, hybrid=layout.hybrid) as world, ExitStack() as held:
         if time and (go_on or world.size > 1):
             raise RecipeError("--time measures one process", "", "pass --epochs with torchrun")
+        if choose_batch and (go_on or world.size > 1):
+            raise RecipeError("--batch-size auto is for one process", "", "pass a number with torchrun")
         if world.is_main:
             folder = local_path(run) if run is not None else _new_folder(data, recipe)
             again = go_on and (folder / "run.json").exists()
             store = _begun(folder, data, recipe) if again else _fresh(folder, data, recipe, options, files)
             options.log_line(f"initial weights: {init_from.why}")
+            if choose_batch:
+                recipe = batch_size.choose_batch_size(
+                    recipe,
+                    store,
+                    world.device,
+                    keep_lr="lr" in changes,
+                    start=start,
+                    files=files,
+                    log=options.log_line,
+                )
             if time:
                 recipe = time_budget.plan_epochs(
                     recipe, store, world.device, deadline, start=start, files=files, log=options.log_line

@@ -147,6 +147,8 @@ def _one_line(box: str, command: str) -> str:
         separated = " ".join(" ".join(values).replace(",", " ").split())
         hint = f"Separate the values by spaces: {match[1]} {separated}" if "," in "".join(values) else "Write numbers"
         return f"{match[1]} is {' '.join(values)!r}. {hint}"
+    if match := re.fullmatch(r"Error parsing (\S+): no type matching N\|\{auto\} .*? from \['(.*?)'\].*", text):
+        return f"{match[1]} is {match[2]!r}: must be an integer or auto"
     if match := re.fullmatch(r"Error parsing (\S+): (.*)", text):
         return f"{match[1]}: {match[2]}"
     return text
@@ -313,18 +315,19 @@ def no_data(command: str) -> RecipeError:
 
 
 _ALIASES = {"lr": ("--learning-rate",)}
+# Fields that can be "auto", and what alexnet.train takes then.
+_AUTO = {"batch_size": "the largest power of two that memory and data allow"}
 
 
 def _options(fields: type) -> Any:
     """A dataclass with the fields of a recipe group as options; their help texts are the fields' docstrings."""
-    options = [
-        (
-            field.name,
-            Annotated[field.type, option(help=help_text()[field.name], aliases=_ALIASES.get(field.name, ()))],
-            dataclasses.field(default=field.default),
-        )
-        for field in dataclasses.fields(fields)
-    ]
+    options = []
+    for field in dataclasses.fields(fields):
+        kind, text, metavar = field.type, help_text()[field.name], None
+        if field.name in _AUTO:
+            kind, text, metavar = int | Literal["auto"], f"{text}; auto: {_AUTO[field.name]}", "N|auto"
+        settings = option(metavar, help=text, aliases=_ALIASES.get(field.name, ()))
+        options.append((field.name, Annotated[kind, settings], dataclasses.field(default=field.default)))
     namespace = {"__doc__": fields.__doc__}  # the description below the title
     return dataclasses.make_dataclass(fields.__name__, options, bases=(fields,), namespace=namespace, frozen=True)
 

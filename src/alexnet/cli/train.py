@@ -210,6 +210,7 @@ def _base_recipe(args: TrainArguments) -> "tuple[Recipe, InitialWeights]":
     choose_cache(args.source.cache, args.source.cache_gb)  # DATA may be a remote store
     data, recipe, model = args.data or "", args.run.recipe, args.hyperparameters.model.model
     changes = args.hyperparameters.changes(Recipe()) | {"model": model}
+    changes = {name: value for name, value in changes.items() if (name, value) != ("batch_size", "auto")}
     layer_file = args.run.layers is not None
     weights = initial_weights(data, recipe, args.run.init_from, changes, layer_file=layer_file)
     if not layer_file:
