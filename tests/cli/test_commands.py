@@ -16,7 +16,7 @@ from PIL import Image
 
 from alexnet import api, cli, kernels
 from alexnet import recipe as recipes
-from alexnet.cli import train
+from alexnet.cli import output, train
 from alexnet.data.sources import open_source
 from alexnet.errors import RecipeError
 from alexnet.training.finetune import default_recipe
@@ -509,3 +509,21 @@ def test_data_commands_do_not_import_pytorch(tmp_path, command):
     arguments = [sys.executable, "-c", code, *(paths.get(word, word) for word in command)]
     result = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert result.stdout.splitlines()[-1] == "[]", result.stderr
+
+
+def test_a_second_preparation_has_a_clock_of_its_own(monkeypatch, capsys):
+    """A study prepares one part of its data after the other: the hours of training between them are not counted."""
+    now = [0.0]
+    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
+    progress = output.Progress("preparing")
+    for start in (0.0, 3600.0):
+        for done in (1, 51, 101):
+            now[0] = start + done / 100
+            progress(done, 101)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:3] == [
+        "preparing: 1 of 101 images",
+        "preparing: 51 of 101 images, 100 images/s, 0 s left",
+        "preparing: 101 of 101 images, 100 images/s",
+    ]
+    assert lines[3:] == lines[:3]

@@ -30,17 +30,20 @@ def log(text: str) -> None:
 class Progress:
     """A progress bar on a terminal, else a line every 10 %, with images per second and the time left.
 
-    Called with the images done and their total; the first call sets the images that the speed does not count.
+    Called with the images done and their total; the first call sets the images that the speed does not count. A call
+    with fewer images than the last one begins again: a study prepares several parts of its data.
     """
 
     def __init__(self, phase: str) -> None:
         self.phase, self.tenth = phase, -1
-        self.first, self.started = -1, 0.0
+        self.first, self.last, self.started = 0, -1, 0.0
         self.bar: Any = None
 
     def __call__(self, done: int, total: int) -> None:
-        if self.first < 0:
-            self.first, self.started = done, time.monotonic()
+        if self.last < 0 or done < self.last:
+            self.close()
+            self.first, self.started, self.tenth = done, time.monotonic(), -1
+        self.last = done
         if sys.stderr.isatty():
             self._bar(done, total)
         elif 10 * done // max(total, 1) != self.tenth:
@@ -77,6 +80,7 @@ class Progress:
         """Remove the bar, if there is one."""
         if self.bar is not None:
             self.bar.stop()
+            self.bar = None
 
 
 def training_images(left_out: int, included: int) -> None:
