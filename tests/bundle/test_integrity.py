@@ -272,6 +272,18 @@ def test_deeply_nested_reference_probabilities_are_refused(saved):
     load_error(with_valid_hashes(saved, expected=b"[" * 200_000 + b"]" * 200_000))
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "mean.safetensors", "reference/expected.json"])
+def test_a_file_without_its_hash_is_refused(saved, name):
+    """An entry that is deleted must not switch the check of that file off."""
+    config = json.loads((saved / "config.json").read_text())
+    del config["sha256"][name]
+    if name != "config.json":
+        config["sha256"]["config.json"] = checksum_of(config, "sha256")
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="it lacks SHA-256 of the files"):
+        Bundle.load(saved)
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet.kernels import backend, levels, linear_amx, native_kernels
-from alexnet.models import create_model, inference
+from alexnet.models import create_model, fusion
 
 # rows, features, outputs: fewer rows than a tile, more than a strip of features, one block
 CASES = [(5, 64, 32), (40, 1056, 96), (33, 288, 160), (1, 32, 32)]
@@ -93,7 +93,7 @@ def test_which_layers_train_on_tiles(monkeypatch):
         assert linear_amx.fits(rows, weight) and not linear_amx.fits(rows, network.fc8.weight)
         used = []
         monkeypatch.setattr(linear_amx, "linear", lambda *args: used.append(1) or args[0])
-        assert inference.forward_fused([network.fc6], rows)[0] == 1 and used
+        assert fusion.forward_fused([network.fc6], rows)[0] == 1 and used
         with torch.no_grad():
             assert not linear_amx.fits(rows, weight)
         weight.requires_grad_(False)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from alexnet import kernels
 from alexnet.kernels import backend, onednn
 from alexnet.kernels.backend import FilterCache
-from alexnet.models import create_model, inference, layers
+from alexnet.models import create_model, fusion, layers
 from alexnet.models.layers import Convolution
 
 CASES = {  # channels, filters, kernel, stride, padding, groups
@@ -97,7 +97,7 @@ def test_fully_connected_layers_have_pytorchs_bits():
 
 def test_a_whole_network_and_its_copies():
     network = create_model("alexnet", num_classes=5, image_size=95, generator=torch.Generator().manual_seed(0))
-    fast, x = inference.BF16Network(network.eval(), True), 50 * torch.randn(3, 3, 95, 95)
+    fast, x = fusion.BF16Network(network.eval(), True), 50 * torch.randn(3, 3, 95, 95)
     with torch.inference_mode():
         with kernels.disabled("onednn"):
             expected = fast(x)

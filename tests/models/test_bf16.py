@@ -6,7 +6,7 @@ from torch import nn
 
 from alexnet import kernels
 from alexnet.kernels import linear
-from alexnet.models import create_model, inference
+from alexnet.models import create_model, fusion
 
 
 def network(name="alexnet", **how):
@@ -31,7 +31,7 @@ NETWORKS = [
 @pytest.mark.parametrize(("name", "how"), NETWORKS)
 def test_predictions_are_near(name, how, whole):
     exact = network(name, **how)
-    half, x = inference.BF16Network(exact, whole), images(exact)
+    half, x = fusion.BF16Network(exact, whole), images(exact)
     with torch.inference_mode():
         right, found = exact(x), half(x)
     assert found.dtype == torch.float32 and found.shape == (3, 7)
@@ -45,16 +45,16 @@ def test_weights_have_half_the_bytes():
         return sum(weight.numel() * weight.element_size() for weight in module.parameters())
 
     exact = network("alexnet_small")
-    assert size(inference.BF16Network(exact, True)) * 2 == size(exact)
+    assert size(fusion.BF16Network(exact, True)) * 2 == size(exact)
     linear = sum(size(layer) for layer in exact.modules() if type(layer) is nn.Linear)
-    assert size(inference.BF16Network(exact, False)) == size(exact) - linear // 2 < size(exact)
+    assert size(fusion.BF16Network(exact, False)) == size(exact) - linear // 2 < size(exact)
 
 
 @pytest.mark.usefixtures("native")
 def test_weights_are_packed_once_and_answered_with_without_the_kernel_too():
     """Packed or not, they are the same weights: what the kernel saves is the rounding of its inputs."""
     exact = network("alexnet", image_size=95)
-    half, twin, x = inference.BF16Network(exact, False), inference.BF16Network(exact, False), images(exact)
+    half, twin, x = fusion.BF16Network(exact, False), fusion.BF16Network(exact, False), images(exact)
     with torch.inference_mode():
         kernels.use("off")
         right = twin(x)
@@ -75,7 +75,7 @@ def test_weights_are_packed_once_and_answered_with_without_the_kernel_too():
 def test_one_row_uses_packed_weights_and_more_rows_the_others():
     """Where bfloat16 is multiplied faster, all layers are in it: oneDNN is faster from two rows on."""
     exact = network("alexnet", image_size=95)
-    whole, x = inference.BF16Network(exact, True), images(exact, 5)
+    whole, x = fusion.BF16Network(exact, True), images(exact, 5)
     with torch.inference_mode():
         kernels.use("off")
         right = whole(x[:1])
@@ -94,7 +94,7 @@ def test_one_row_uses_packed_weights_and_more_rows_the_others():
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_numbers_go_the_other_way(dtype):
-    half = inference.BF16Network(nn.Sequential(nn.Linear(40, 20)), False).network[0]
+    half = fusion.BF16Network(nn.Sequential(nn.Linear(40, 20)), False).network[0]
     x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         near, found = half(x), half(x.to(dtype))
@@ -106,8 +106,8 @@ def test_no_moment_has_the_network_twice(monkeypatch):
     exact, copied = network("alexnet_small"), []
     plain = nn.Parameter.__deepcopy__
     monkeypatch.setattr(nn.Parameter, "__deepcopy__", lambda p, memo: copied.append(p.numel()) or plain(p, memo))
-    inference.BF16Network(exact, True)
+    fusion.BF16Network(exact, True)
     assert not copied
-    inference.BF16Network(exact, False)
+    fusion.BF16Network(exact, False)
     linear = sum(p.numel() for layer in exact.modules() if type(layer) is nn.Linear for p in layer.parameters())
     assert sum(copied) == sum(p.numel() for p in exact.parameters()) - linear

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet.models import create_model, inference
+from alexnet.models import create_model, fusion
 from alexnet.models.layers import AveragePool, Convolution, LocalResponseNorm, MaxPool
 
 
 def taken(layers, input):
-    count, output = inference.forward_fused(layers, input)
+    count, output = fusion.forward_fused(layers, input)
     return count, output
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from alexnet.errors import ModelError
-from alexnet.models import create_model, describe, inference, list_models, list_torchvision_models
+from alexnet.models import create_model, describe, fusion, list_models, list_torchvision_models
 from alexnet.models.layers import Convolution, Dropout, Flatten, MaxPool, set_generator
 from alexnet.models.network import (
     FanInInit,
@@ -62,12 +62,12 @@ def test_until_stops_there():
 def test_layers_up_to_one_are_fused_as_in_the_whole_network(monkeypatch):
     network = create_model("alexnet", num_classes=3, image_size=95, generator=torch.Generator().manual_seed(0)).eval()
     x = 50 * torch.randn(2, 3, 95, 95, generator=torch.Generator().manual_seed(1))
-    counts, fused = [], inference.forward_fused
+    counts, fused = [], fusion.forward_fused
     with torch.inference_mode():
         expected = network.outputs(x.clone())
         for name in ("conv1", "relu1", "norm1", "pool1", "conv2", "relu2", "pool2", "relu5", "relu7", "fc8"):
             assert torch.allclose(network.forward_to(x, name), expected[name], rtol=1e-4, atol=1e-4), name
-        monkeypatch.setattr(inference, "forward_fused", lambda *a: counts.append(fused(*a)) or counts[-1])
+        monkeypatch.setattr(fusion, "forward_fused", lambda *a: counts.append(fused(*a)) or counts[-1])
         network.forward_to(x, "relu7")
     assert max(count for count, _ in counts) > 1 and sum(count for count, _ in counts) == 21
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from alexnet import kernels
 from alexnet.errors import ModelError
 from alexnet.kernels import linear
-from alexnet.models import create_model, inference, layers
+from alexnet.models import create_model, fusion, layers
 from alexnet.models.layers import AveragePool, Convolution, LocalResponseNorm, MaxPool
 
 NAMES = ["alexnet_small", "lenet5", "cifar_18pct", "cifar_13pct", "residual_8"]
@@ -205,7 +205,7 @@ PLACES = [(chain, place) for chain in range(len(CHAINS)) for place in range(len(
 def chained(layers, input):
     layers = list(layers)
     while layers:
-        count, input = inference.forward_fused(layers, input)
+        count, input = fusion.forward_fused(layers, input)
         del layers[:count]
     return input
 
@@ -311,7 +311,7 @@ def test_hooks_of_large_layers_stay_in_the_copies_that_answer():
     calls, large = [], nn.Sequential(nn.Linear(2048, 1024))
     large[0].register_forward_hook(lambda *_: calls.append(1))
     assert list(linear.large_layers(large)) == []
-    inference.BF16Network(large, all_layers=False)(torch.zeros(1, 2048))
+    fusion.BF16Network(large, all_layers=False)(torch.zeros(1, 2048))
     layers.inference_copy(large)(torch.zeros(1, 2048))
     assert calls == [1, 1]
 

@@ -28,7 +28,7 @@ from alexnet.schema import (
 
 FORMAT, VERSION, COMPRESSED = "alexnet-bundle", 1, 2
 
-_REQUIRED = {"model.safetensors", "mean.safetensors", "reference/expected.json"}
+_REQUIRED = {"config.json", "model.safetensors", "mean.safetensors", "reference/expected.json"}
 REFERENCE_NAME = r"[\w-][\w .-]{0,99}"  # file name of a reference image, without its suffix
 Count = Annotated[int, Meta(ge=0)]
 FileName = Annotated[

@@ -116,8 +116,9 @@ def _why_not_native(name: str) -> str:
         return "" if resize.in_use() else native_kernels.why_not() or "it could not be compiled"
     if name not in native_kernels.built():
         return native_kernels.why_not() or "it could not be compiled"
-    needs_avx512 = hasattr(native_kernels.library(name), f"{name}_is_fast")
-    return "this processor has no AVX-512" if needs_avx512 and not native_kernels.is_fast(name) else ""
+    if not hasattr(native_kernels.library(name), f"{name}_is_fast") or native_kernels.is_fast(name):
+        return ""
+    return f"this processor has no {'AMX' if name == 'linear_amx' else 'AVX-512'}"
 
 
 @dataclass(frozen=True)

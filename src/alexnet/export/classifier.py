@@ -31,7 +31,7 @@ from alexnet.export import hub
 from alexnet.export.prediction import ImageInput, Prediction, as_pixels, best, named
 from alexnet.kernels import backend, linear, native_kernels
 from alexnet.loader.loader import to_device
-from alexnet.models import inference, layers
+from alexnet.models import fusion, layers
 from alexnet.models.network import Network
 from alexnet.models.summary import work
 from alexnet.system import choose_device
@@ -98,7 +98,7 @@ class Classifier:
         self.network = bundle.network.to(self.device).to(memory_format=torch.channels_last).eval()
         self.precision = precision
         if precision == "bf16":
-            self.inference: nn.Module = inference.BF16Network(self.network, backend.bf16_is_faster(self.device))
+            self.inference: nn.Module = fusion.BF16Network(self.network, backend.bf16_is_faster(self.device))
         else:
             self.inference = layers.inference_copy(self.network)
         self.normalization = to_device(bundle.normalization, self.device)
@@ -202,7 +202,7 @@ class Classifier:
         """The layer of ``inference`` whose output :meth:`embed` gives; None if no single layer has it."""
         if isinstance(self.network, GraphNetwork):
             return None
-        network = self.inference.network if isinstance(self.inference, inference.BF16Network) else self.inference
+        network = self.inference.network if isinstance(self.inference, fusion.BF16Network) else self.inference
         return network.get_submodule(self.network.features)
 
     def embed(self, images: ImageInput | Sequence[ImageInput], batch_size: int = 32) -> NDArray[np.float32]:

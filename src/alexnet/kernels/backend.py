@@ -185,7 +185,7 @@ class Kernel:
     """where it is implemented, relative to the package ``alexnet``"""
     computes: str
     used_when: str
-    """the condition under which mode "auto" uses it"""
+    """the condition under which mode "auto" uses it (``--convolution winograd`` sets the mode "always")"""
     reference: str
     """what computes the same without it"""
 

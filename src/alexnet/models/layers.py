@@ -272,15 +272,18 @@ class LocalResponseNorm(nn.Module):
     Condition                                             File in ``kernels/``   Function
     ====================================================  =====================  ==========================
     traced (jit, make_fx), exported or under torch.func   lrn.py                 ``differentiable_lrn``
+    under torch.compile                                   lrn.py                 ``TorchLRN``
     between a fused first convolution and its max pool    first_conv.c, lrn.h    ``first_conv_forward``
     before a fused max pool                               pool_norm.c, lrn.h     ``lrn_max_pool``
-    CPU, native kernels in use                            lrn.c                  ``NativeLRN`` (lrn.py)
-    GPU, Triton installed                                 lrn_triton.py          ``TritonLRN``
-    otherwise, and under torch.compile                    lrn.py                 ``TorchLRN``
+    CPU, kernel ``lrn`` in use                            lrn.c                  ``NativeLRN`` (lrn.py)
+    GPU, Triton installed, kernel ``lrn_triton`` in use   lrn_triton.py          ``TritonLRN``
+    otherwise                                             lrn.py                 ``TorchLRN``
     ====================================================  =====================  ==========================
 
-    ``Network.forward`` fuses layers (models/inference.py), when ``Convolution.fuses_pool`` or ``MaxPool.fuses_norm``
-    is true. Both need native kernels in use, β = 3/4 and a multiple of 16 channels per tower.
+    ``Network.forward`` fuses layers without hooks (models/fusion.py), when ``Convolution.fuses_pool`` or
+    ``MaxPool.fuses_norm`` is true; both list their conditions. Second derivatives are those of
+    ``differentiable_lrn``. Exported ONNX files contain ``ExportableNorm`` (export/export_module.py), the browser page
+    computes the norm in JavaScript (export/page/).
 
     Args:
         towers: Groups of channels that are normalized separately.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alexnet.errors import ModelError
 from alexnet.kernels import backend
-from alexnet.models import inference
+from alexnet.models import fusion
 from alexnet.terminal import html_table
 
 
@@ -150,7 +150,7 @@ class Network(nn.Sequential):
         self.towers = towers
 
     def forward(self, input: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, K]: layer by layer, some fused into one pass (:mod:`alexnet.models.inference`)."""
+        """[N, C, H, W] -> [N, K]: layer by layer, some fused into one pass (:mod:`alexnet.models.fusion`)."""
         if isinstance(input, torch.fx.Proxy):
             return self._as_fx_nodes(input)
         return self._forward_range(input, 0, len(self))
@@ -198,7 +198,7 @@ class Network(nn.Sequential):
         layers = list(self)[start:stop]  # a list, since a module may occur twice
         fuse = not backend.is_traced_or_compiled()  # compilers fuse layers themselves
         while layers:
-            count, input = inference.forward_fused(layers, input) if fuse else (1, layers[0](input))
+            count, input = fusion.forward_fused(layers, input) if fuse else (1, layers[0](input))
             del layers[:count]
         return input
 

@@ -1,9 +1,9 @@
 """The hyperparameters of a run in seven groups, and the registries of optimizers and schedules.
 
-To add one, write its function in ``training/optim.py`` or ``training/schedule.py`` and add one line here and a row to
-docs/training.md. The choices of ``--optimizer`` and ``--schedule``, their help texts and the checks of a recipe follow
-from these dicts. The functions are named as ``module:function``, so that a recipe is read and checked without importing
-PyTorch.
+To add an optimizer or a schedule, write its function in ``training/optim.py`` or ``training/schedule.py``, add one
+:class:`Choice` here, and a row with its help text to docs/training.md. The choices of ``--optimizer`` and
+``--schedule``, their help texts and the checks of a recipe follow from these dicts. The functions are named as
+``module:function``, so that a recipe is read and checked without importing PyTorch.
 
 A layer name stands for the layer, for one parameter of it (``fc7.bias``) or for all layers inside it (``features`` for
 ``features.0`` and so on). Only the form is checked here; ``training/optim.py`` checks the names against the network.

@@ -30,8 +30,8 @@ class RunStart:
         classes: Class names.
         images: Number of images by split: ``train``, ``validation``, ``test``.
         step: Steps made before: 0, or more in a resumed run.
-        environment: ``torch`` (its version), ``device``, ``lrn`` (``native`` or ``pytorch``), and ``processes`` if
-            there are several.
+        environment: ``torch`` (its version), ``device``, ``native_kernels`` (whether they are compiled), and
+            ``processes`` if there are several.
     """
 
     folder: Path

@@ -43,7 +43,7 @@ class Training:
 
 
 def train(training: Training) -> None:
-    """Train until the run is finished or a signal asks to stop. Every epoch is validated; the best weights are kept.
+    """Train until the run is finished or a signal asks to stop; each epoch is validated if there are validation images.
 
     Raises:
         Interrupted: After a signal; the run is saved first.
@@ -75,7 +75,7 @@ def train(training: Training) -> None:
 
 
 def train_epoch(training: Training) -> None:
-    """Train the rest of the epoch at which the run is."""
+    """Train the remaining batches of the current epoch."""
     state, position = training.state, training.state.position
     size = state.recipe.crop_size(position.epoch, state.network.image_size)
     steps = training.loader.steps(position.epoch)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from alexnet.errors import RecipeError, did_you_mean
 from alexnet.kernels import linear_amx
-from alexnet.kernels import optimizer as one_pass
+from alexnet.kernels import optimizer as optimizer_kernel
 from alexnet.recipe import OPTIMIZERS, Recipe, lookup, option, parse_layer_ranges, parse_layer_values
 
 
@@ -65,7 +65,7 @@ class OnePass(PlainOptimizer):
             _float32_gradients(weights)
             return clip_grad_norm(weights, max_norm, norm)
         if norm is None:
-            norm = one_pass.norm([weight.grad for weight in weights if weight.grad is not None])
+            norm = optimizer_kernel.norm([weight.grad for weight in weights if weight.grad is not None])
         self._scale = min(1.0, max_norm / (float(norm) + 1e-6)) if max_norm else 1.0  # as PyTorch clips
         return norm
 
@@ -95,7 +95,7 @@ class OnePass(PlainOptimizer):
         return [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]
 
     def _is_one_pass(self, weights: list[Tensor]) -> bool:
-        return self.one_pass and one_pass.fits(weights)
+        return self.one_pass and optimizer_kernel.fits(weights)
 
 
 def use_bf16_gradients(network: nn.Module, enabled: bool) -> None:
@@ -127,7 +127,9 @@ class SGD(OnePass, torch.optim.SGD):
         if first:
             state["momentum_buffer"] = torch.empty_like(weight, requires_grad=False)
         buffer, decay = state["momentum_buffer"], group["weight_decay"]
-        one_pass.sgd_(weight, buffer, first=first, lr=group["lr"], momentum=group["momentum"], decay=decay, scale=scale)
+        optimizer_kernel.sgd_(
+            weight, buffer, first=first, lr=group["lr"], momentum=group["momentum"], decay=decay, scale=scale
+        )
 
 
 class AdamW(OnePass, torch.optim.AdamW):
@@ -140,7 +142,7 @@ class AdamW(OnePass, torch.optim.AdamW):
             state["step"] = torch.zeros((), dtype=torch.float32)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
         state["step"] += 1
-        one_pass.adamw_(
+        optimizer_kernel.adamw_(
             weight,
             state["exp_avg"],
             state["exp_avg_sq"],

@@ -172,10 +172,10 @@ def train_run(
     )
     step = state.position.step
     problems = damage(folder) if resume and world.is_main else []
-    environment = {
+    environment: dict[str, str | int] = {
         "torch": torch.__version__,
         "device": str(device),
-        "lrn": "native" if native_kernels.build() else "pytorch",
+        "native_kernels": bool(native_kernels.build()),
         **({"processes": world.size} if world.size > 1 else {}),
     }
     callbacks = callbacks or Callbacks()

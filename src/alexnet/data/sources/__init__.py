@@ -1,8 +1,9 @@
 """Sources of labeled images: ``open_source`` finds the format of the data among :data:`FORMATS` and reads it.
 
-To add a dataset format, write a reader module in this folder and add one line to :data:`FORMATS` and a row to
-docs/data.md. A reader lists the images and knows how to load each one; it decodes nothing. It imports heavy libraries
-inside its functions."""
+To add a dataset format, write a reader module in this folder, add an entry to :data:`FORMATS` before the formats that
+would also match, and copy its row of :func:`format_table` to docs/data.md. A reader lists the images and knows how to
+load each one; it decodes nothing. It imports heavy libraries inside its functions.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,7 @@ class DataFormat(NamedTuple):
         options: the options of :func:`open_source` and of the layout that can have an effect.
         matches: whether data is of this format.
         read: reads data of this format. Raises DataError.
+        named: whether DATA is a name in :data:`SETS`, not a path.
     """
 
     data: str
@@ -58,6 +60,7 @@ class DataFormat(NamedTuple):
     options: tuple[str, ...]
     matches: Callable[[Path], bool]
     read: Callable[[Path, ReadOptions], Source]
+    named: bool = False
 
 
 FORMATS = (  # the first that matches is used
@@ -68,6 +71,7 @@ FORMATS = (  # the first that matches is used
         (),
         lambda path: str(path) == "digits",
         lambda path, options: read_builtin(str(path)),
+        named=True,
     ),
     DataFormat(
         "`cifar10` `fashion_mnist` `imagenette` `mnist`",
@@ -76,6 +80,7 @@ FORMATS = (  # the first that matches is used
         ("data_root", "download"),
         lambda path: str(path) in SETS,
         lambda path, options: read_builtin(str(path), options.data_root, options.download),
+        named=True,
     ),
     DataFormat(
         "a table or list `*.csv`, `*.tsv`, `*.txt`",
@@ -165,7 +170,7 @@ def open_source(
         data: the name of a known data set, or a path, in one of :data:`FORMATS`. The path of a folder that has the
             name of a known data set is written ``./name``.
         data_root: folder of torchvision's data sets; default ``~/.cache/alexnet``.
-        download: fetch a torchvision data set that is not in ``data_root``.
+        download: fetch a data set of torchvision that is not in ``data_root``, or one of Hugging Face (``hf:``).
         layout: how to read a folder, tar or table whose layout is ambiguous.
         problems: a list to which problems are added that need not stop the reading, such as a class without images
             or an image listed twice. None: they raise.
@@ -174,17 +179,17 @@ def open_source(
         DataError: if ``data`` cannot be read, or an option has no effect on it, with a hint.
     """
     options = ReadOptions(data_root, download, layout, problems)
-    named, others = FORMATS[:2], FORMATS[2:]
     if isinstance(data, str) and data in SETS:
-        return _read(next(entry for entry in named if entry.matches(Path(data))), Path(data), options)
+        entry = next(entry for entry in FORMATS if entry.named and entry.matches(Path(data)))
+        return _read(entry, Path(data), options)
     if is_address(data):
         problem = f"{data}: images cannot be read from an address"
         raise DataError(problem, "on a disk; only a prepared store may be at an address", "copy them here")
     path = local_path(data)
     if path.is_dir() and is_store(path):
         raise DataError(f"{path_text(path)}: is a prepared store", "a source of images", "open it with Store.open")
-    for entry in others:
-        if entry.matches(path):
+    for entry in FORMATS:
+        if not entry.named and entry.matches(path):
             return _read(entry, path, options)
     expected = f"a folder, or one of {', '.join(SETS)}, or a .csv, .tsv, .txt or .tar file"
     if path.exists():

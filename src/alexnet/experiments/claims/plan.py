@@ -226,7 +226,7 @@ def _check_models(names: list[str]) -> None:
 def _error_recipe(scale: Scale, quick: bool) -> tuple[Recipe, tuple[float, ...], float]:
     """Recipe, learning rates and training error for claims about test error: the paper's recipe.
 
-    Of small networks in a quick plan, and of medium networks, the schedule is cosine in place of plateau.
+    In quick plans, and for medium networks, the schedule is cosine instead of plateau.
     """
     recipe = recipes.get_recipe("paper").replace(recipe="claims", select_weights="best", **SCALE_FIELDS[scale])
     if quick:
@@ -237,7 +237,7 @@ def _error_recipe(scale: Scale, quick: bool) -> tuple[Recipe, tuple[float, ...],
 
 
 def _speed_recipe(scale: Scale, quick: bool) -> tuple[Recipe, tuple[float, ...], float]:
-    """The same for Figure 1: constant learning rate, no regularization, until the training error is reached."""
+    """Recipe, learning rates and training error for Figure 1: a constant rate until the training error is reached."""
     fields = {"epochs": 90, "mean": "channel"} | SCALE_FIELDS[scale]
     recipe = recipes.get_recipe("paper").replace(recipe="claims", select_weights="last", schedule="constant", **fields)
     if quick:  # each training ends at FIGURE1_TRAIN_ERROR

@@ -1,4 +1,4 @@
-"""The claims of the AlexNet paper. ``CLAIMS`` maps a name to a :class:`Claim`.
+"""The claims of the AlexNet paper, and two controls. ``CLAIMS`` maps a name to a :class:`Claim`.
 
 A claim is defined, planned, run and decided in this package:
 
@@ -8,8 +8,9 @@ A claim is defined, planned, run and decided in this package:
    epochs. Each training is a ``Job`` with a complete recipe.
 3. **Run** by ``run.py``: ``run_claim(plan, ...)`` trains each variant with each seed. ``experiments/runner.py`` reuses
    finished trainings and resumes interrupted ones. The test split selects nothing.
-4. **Measured** by the criterion, a function of ``CRITERIA`` in ``plan.py``: one value per seed, always "paper's
-   configuration against the other".
+4. **Measured** by the criterion, a function of ``CRITERIA`` in ``plan.py``: one value per seed, the paper's
+   configuration against the other. ``ten_crop`` and ``ensemble`` have one configuration and compare two ways to test
+   it; ``epochs_to_error`` leaves out a seed where neither network reaches the error.
 5. **Decided** by ``judge`` and ``overall_verdict`` with Student's 95 % confidence interval over seeds: "holds" if it
    lies on the claim's side of no difference, "does not hold" if on the other side, otherwise "inconclusive"
    (``experiments/runner.py``).

@@ -1,4 +1,4 @@
-"""A trained network made fast for inference: neighboring layers in one pass over memory, weights in bfloat16.
+"""Neighboring layers computed in one pass over memory, in training and inference; a copy of a network in bfloat16.
 
 The results are those of the layers one by one. A ReLU is fused with the convolution before it or with the pool next to
 it, an LRN with the max pool after it (in bfloat16 with the ReLU before it too), and all of these with a first
