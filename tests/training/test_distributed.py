@@ -20,6 +20,7 @@ from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import checkpoint
 from alexnet.training.distributed.sharding import Layout
 from alexnet.training.distributed.world import World, partition
+from alexnet.training.logger import read_rows
 
 # 160 images: 7 steps an epoch, the last of 16. Mixup draws partners from other processes' shares; crops are shared by
 # neighbors; the average, the momentum and the clipped gradient follow.
@@ -103,6 +104,54 @@ def test_the_same_layout_twice_is_the_same_bit_for_bit(digits, tmp_path, ranks):
     for name in "ab":
         ranks(2, store=str(digits.path), folder=str(tmp_path / name), recipe=RECIPE.replace(epochs=1).to_dict())
     assert furthest(tmp_path / "a", tmp_path / "b") == 0
+
+
+def test_deterministic_layouts_are_equal_bit_for_bit(digits, tmp_path, ranks):
+    """1 and 2 processes; then 1 that is stopped and resumed by 4. Dropout, mixup, PCA noise, average, clipping."""
+    job = {"store": str(digits.path), "recipe": RECIPE.to_dict(), "layout": ["data", 0, 1, True]}
+    for processes in (1, 2):
+        ranks(processes, folder=str(tmp_path / str(processes)), **job)
+    ranks(1, expect=143, folder=str(tmp_path / "4"), acts=[["SIGTERM", 0, 9]], **job)
+    ranks(4, folder=str(tmp_path / "4"), **job)
+    assert furthest(tmp_path / "1", tmp_path / "2") == furthest(tmp_path / "1", tmp_path / "4") == 0
+    assert note(tmp_path / "1")["losses"] == note(tmp_path / "2")["losses"]
+    rows = [read_rows(tmp_path / name) for name in "124"]
+    for row in (row for table in rows for row in table):
+        del row["seconds"], row["images_per_second"]
+    assert rows[0] == rows[1] == rows[2]
+    weights = sum(tensor.numel() for tensor in tensors(tmp_path / "1").values())
+    assert note(tmp_path / "2")["sent"]["gradients"] == 4 * weights
+
+
+def test_deterministic_is_close_to_the_usual_order(alone, digits, tmp_path, ranks):
+    folder = tmp_path / "run"
+    layout = ["data", 0, 1, True]
+    ranks(1, store=str(digits.path), folder=str(folder), recipe=RECIPE.to_dict(), layout=layout)
+    assert 0 < furthest(folder, alone) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"batch_size": 3, "image_size": 32}, {"precision": "bf16"}])
+def test_deterministic_layouts_of_other_recipes(changes, digits, tmp_path, ranks):
+    """Response norm in two towers and dropout; fewer images than processes; bfloat16."""
+    job = {"store": str(digits.path), "recipe": ALEXNET.replace(**changes).to_dict(), "layout": ["data", 0, 1, True]}
+    for processes in (1, 4):
+        ranks(processes, folder=str(tmp_path / str(processes)), **job)
+    assert furthest(tmp_path / "1", tmp_path / "4") == 0
+
+
+@pytest.mark.parametrize(
+    ("processes", "layout", "recipe", "message"),
+    [
+        (3, ["data", 0, 1, True], RECIPE, "--deterministic with 3 processes; must be 1, 2, 4 or 8"),
+        (1, ["data", 0, 2, True], RECIPE, "--deterministic is not supported with --grad-accum-steps"),
+        (1, ["towers", 0, 1, True], ALEXNET, "--deterministic is not supported with --parallel towers"),
+    ],
+)
+def test_what_deterministic_refuses(processes, layout, recipe, message, digits, tmp_path, ranks):
+    job = {"store": str(digits.path), "folder": str(tmp_path / "run"), "recipe": recipe.to_dict(), "layout": layout}
+    said = ranks(processes, expect=1, **job)["said"]
+    assert all(message in text for text in said), said
 
 
 @pytest.mark.slow

@@ -351,7 +351,7 @@ def _run(
     plots: tuple[Path, ...] = ()
     problem = ""
     try:
-        with runtime.cpu_settings(recipe):
+        with runtime.cpu_settings(recipe, one_thread=kwargs["layout"].deterministic):
             bundle, scores, rate = train_run(
                 recipe, store, folder, device=world.device, world=world, callbacks=callbacks, **kwargs
             )

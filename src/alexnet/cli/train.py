@@ -60,6 +60,8 @@ class HardwareArguments:
     """hybrid: number of processes that share the fully connected layers; 0: all"""
     grad_accum_steps: Annotated[int, option("N")] = 1
     """gradient accumulation steps"""
+    deterministic: Flag = False
+    """the same weights, bit for bit, on 1, 2, 4 and 8 processes (CPU, one compute thread each)"""
     kernels: KernelMode = "auto"
     """off: compute everything by PyTorch and Pillow instead of the fast kernels"""
 
@@ -176,7 +178,8 @@ def _trackers(args: TrainArguments) -> "list[Tracker]":
 def _layout(args: TrainArguments) -> "Layout":
     from alexnet.training.distributed.sharding import Layout
 
-    return Layout(args.hardware.parallel, args.hardware.split, args.hardware.grad_accum_steps)
+    hardware = args.hardware
+    return Layout(hardware.parallel, hardware.split, hardware.grad_accum_steps, hardware.deterministic)
 
 
 def parse(argv: list[str]) -> "tuple[TrainArguments, Recipe, InitialWeights | None]":

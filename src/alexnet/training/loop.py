@@ -19,8 +19,9 @@ from alexnet.loader.loader import Batch, Loader
 from alexnet.models.layers import set_rows
 from alexnet.training import optim
 from alexnet.training.async_checkpoint import AsyncCheckpointer
+from alexnet.training.distributed.fixed_order import GradientTree, own_parts
 from alexnet.training.distributed.sharding import ShardedNetwork
-from alexnet.training.distributed.world import partition
+from alexnet.training.distributed.world import World, partition
 from alexnet.training.logger import RunLogger
 from alexnet.training.runtime import Stop
 from alexnet.training.state import State
@@ -135,6 +136,8 @@ def forward_backward(state: State, batch: Batch) -> tuple[float, int]:
     """
     world, total = state.world, batch.batch_size
     world.steps, world.images = world.steps + 1, world.images + total
+    if state.deterministic:
+        return _forward_backward_in_fixed_order(state, batch)
     rows = world.label_rows(total)  # of the batch, for this process
     parts = [partition(len(rows), i, state.grad_accum_steps) for i in range(state.grad_accum_steps)]
     sums = torch.zeros(2, dtype=torch.float64)  # weighted loss, correct predictions
@@ -153,6 +156,33 @@ def forward_backward(state: State, batch: Batch) -> tuple[float, int]:
             with world.sync_gradients(last):
                 (loss if weight == 1 else loss * weight).backward()  # type: ignore[no-untyped-call]
     return loss_value, correct
+
+
+def _forward_backward_in_fixed_order(state: State, batch: Batch) -> tuple[float, int]:
+    """:func:`forward_backward` with the same bits on 1, 2, 4 and 8 processes."""
+    world, total = state.world, batch.batch_size
+    rows, tree = world.label_rows(total), GradientTree(state.network, world, total)
+    sums: list[float] = []  # weighted loss and correct predictions of each part
+    for part in own_parts(world, total):
+        loss_value, correct = 0.0, 0
+        if part:
+            images, targets = _part_of(batch, range(part.start - rows.start, part.stop - rows.start))
+            _set_batch_rows(state, part, total)
+            with autocast(images.device, state.recipe.precision):
+                loss, logits = state.task.loss(images, targets)
+            loss = loss * (len(part) / total)
+            loss_value, correct = float(loss.detach()), int((logits.argmax(1) == targets.labels).sum())
+            if np.isfinite(loss_value):
+                loss.backward()  # type: ignore[no-untyped-call]
+        tree.add_part(empty=not part)
+        sums += [loss_value, correct]
+    losses, counts = world.all_gather_scalars(sums).reshape(-1, 2).T.tolist()
+    loss_value = 0.0
+    for value in losses:
+        loss_value += value
+    if np.isfinite(loss_value):
+        tree.finish()
+    return loss_value, int(sum(counts))
 
 
 def _part_of(batch: Batch, part: range) -> tuple[Tensor, Targets]:
@@ -182,7 +212,9 @@ def validate(training: Training) -> Scores | None:
 
 def score(state: State, normalization: Normalization, split: str, logger: RunLogger) -> Scores:
     """Scores of ``state.eval_model`` on a split of the run's store, in float32 as ``alexnet evaluate`` has them."""
-    network = state.eval_model
+    network, world = state.eval_model, state.world
+    if state.deterministic:  # every process evaluates all images: the losses are added in one order
+        world = World(state.device)
     return evaluate(
         network,
         state.store.split(split),
@@ -191,8 +223,8 @@ def score(state: State, normalization: Normalization, split: str, logger: RunLog
         image_size=network.image_size,
         channels=network.in_channels,
         device=state.device,
-        shard=(state.world.rank, state.world.size),
-        all_reduce=state.world.all_reduce_,
+        shard=(world.rank, world.size),
+        all_reduce=world.all_reduce_,
         progress=functools.partial(logger.scored, split),
     )
 

@@ -16,6 +16,7 @@ from alexnet.loader.sampler import step_seed
 from alexnet.models.network import Network, nonfinite
 from alexnet.recipe import Recipe, differences, from_dict
 from alexnet.training import checkpoint, optim
+from alexnet.training.distributed.fixed_order import check_fixed_order
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout, ModelSharding
 from alexnet.training.distributed.world import World
 from alexnet.training.finetune import PretrainedWeights
@@ -125,6 +126,7 @@ class State:
         layout: Layout = SINGLE_PROCESS,
     ) -> None:
         self.world, self.grad_accum_steps = world or World(device), layout.grad_accum_steps
+        self.deterministic = layout.deterministic
         self.recipe, self.store, self.device = recipe, store, device
         network = build_network(recipe, len(store.classes), files)
         if start is not None:
@@ -145,7 +147,10 @@ class State:
             self.optimizer.one_pass = recipe.precision == "bf16" and device.type == "cpu"
         self.constraint: WeightConstraint | None = None
         self.world.broadcast_parameters(list(self.network.parameters()))
-        self.world.register_grad_hooks(self.network, self.sharding.gradient_group)
+        if self.deterministic:
+            check_fixed_order(self.network, self.world)
+        else:
+            self.world.register_grad_hooks(self.network, self.sharding.gradient_group)
         self.position, self.best = Position(), Best()
         self.rows: list[dict[str, float]] = []
         self._gathered: tuple[int, Network] | None = None  # step, the whole network of a sharded one
@@ -201,7 +206,7 @@ class State:
     def choose_gradient_types(self) -> None:
         """Keep gradients of large weights in bfloat16 where they are computed in it and nothing is added to them."""
         one_pass = isinstance(self.optimizer, optim.OnePass) and self.optimizer.one_pass
-        alone = self.world.size == 1 and self.grad_accum_steps == 1 and self.constraint is None
+        alone = self.world.size == self.grad_accum_steps == 1 and self.constraint is None and not self.deterministic
         optim.use_bf16_gradients(self.network, one_pass and alone)
 
     def seed_dropout(self) -> None:

@@ -27,6 +27,9 @@ def bytes_per_step(network: Network, layout: Layout, batch: float, processes: in
     Returns:
         Bytes of activations by the layer that needs them, and of ``gradients``.
     """
+    if layout.deterministic:  # an all_gather of each gradient
+        values = sum(parameter.numel() for parameter in network.parameters())
+        return {"gradients": (processes - 1) * values * _FLOAT32} if processes > 1 else {}
     tp_size = layout.tp_size or processes
     dp_size = processes // tp_size
     images = batch / dp_size

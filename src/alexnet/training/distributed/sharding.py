@@ -116,11 +116,13 @@ class Layout:
         name: ``data``, ``towers`` or ``hybrid``.
         split: Hybrid: number of processes that share the fully connected layers; 0: all.
         grad_accum_steps: Parts in which a process computes its rows of a batch.
+        deterministic: Are sums formed in an order that does not depend on the number of processes?
     """
 
     name: str = "data"
     split: int = 0
     grad_accum_steps: int = 1
+    deterministic: bool = False
 
     @property
     def tp_size(self) -> int:
@@ -140,6 +142,12 @@ class Layout:
             raise RecipeError(f"--split is {self.split} with --parallel {self.name}", "0, or with hybrid at least 1")
         if self.grad_accum_steps > 1 and self.hybrid:
             raise RecipeError(f"--grad-accum-steps is not supported with --parallel {self.name}", "", "leave it out")
+        if self.deterministic and (self.name != "data" or self.grad_accum_steps > 1 or files is not None):
+            other = "--layers" if files is not None else f"--parallel {self.name}"
+            other = "--grad-accum-steps" if self.grad_accum_steps > 1 else other
+            raise RecipeError(f"--deterministic is not supported with {other}", "", "leave one out")
+        if self.deterministic and recipe.compile:
+            raise RecipeError("--deterministic is not supported with --compile", "", "leave one out")
         if recipe.optimizer == "lars" and self.name != "data":
             problem = f"--optimizer lars needs the norm of whole layers, which --parallel {self.name} shards"
             raise RecipeError(problem, "--parallel data", "or another --optimizer")

@@ -164,6 +164,14 @@ class World:
 
         return hook
 
+    def all_gather_gradients(self, own: Tensor) -> list[Tensor]:
+        """The tensor ``own`` of every process, in the order of the processes and in its order in memory."""
+        flat = own.as_strided((own.numel(),), (1,))
+        result = flat.new_empty(self.size * own.numel())
+        self._count_bytes("gradients", flat, self.size - 1)
+        dist.all_gather_into_tensor(result, flat, group=self._groups["world"])
+        return [result.as_strided(own.shape, own.stride(), rank * own.numel()) for rank in range(self.size)]
+
     @contextmanager
     def sync_gradients(self, enabled: bool) -> Iterator[None]:
         """A backward pass whose gradients are summed over processes, or, not ``enabled``, only accumulated here."""
