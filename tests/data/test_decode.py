@@ -708,6 +708,19 @@ WORK = {
     "blocks of a GIF": (lambda: before(b",", b"!\xfe" + b"\1a" * 1_100_000 + b"\0", DOT_GIF), "1,000,000 blocks"),
     "frames of a GIF": (lambda: DOT_GIF[:-1] + DOT_GIF[DOT_GIF.index(b",") : -1] * 600_000, "1,000,000 blocks"),
     "comments of a PPM": (lambda: b"P3\n1 1\n255\n" + b"#\n" * 1_000_000 + b"1 2 3\n", "more than 1,000 comments"),
+    "a comment in the header of a PPM": (
+        lambda: b"P6\n#" + b"x" * 5_000_000 + b"\n2 2 255\n" + bytes(12),
+        "a header of more than 65,536 bytes",
+    ),
+    "spaces in the header of a PBM": (
+        lambda: b"P4 2" + b" " * 5_000_000 + b"2\n11",
+        "a header of more than 65,536 bytes",
+    ),
+    "a PGM in plain text": (lambda: b"P2 3000 2000 255 " + b"1 " * 6_000_000, "6.0 megapixels, in plain text"),
+    "a PPM of eight levels": (
+        lambda: b"P6 3000 2000 7\n" + bytes(18_000_000),
+        "6.0 megapixels, with a largest value that is not 255",
+    ),
     "a tile that is larger than the image": (
         lambda: tiff(1, 1, (30_000, 30_000), 8, zlib.compress(bytes(10**6), 9)),
         "tiles of 900.0 megapixels",

@@ -36,7 +36,7 @@ def check_problem(server, response: bytes, status: int) -> None:
     components = server.description()["components"]
     problem = json.loads(body)  # and nothing behind it
     jsonschema.validate(problem, {"$ref": "#/components/schemas/ErrorResponse", "components": components})
-    assert problem["request_id"] == headers["x-request-id"]
+    assert problem["request_id"] == headers["x-request-id"] and "bytearray" not in problem["error"]
 
 
 @pytest.mark.parametrize("order", [0, 1])
@@ -64,7 +64,11 @@ MALFORMED = {
     "a chunk without a size": (HEAD.encode() + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
     "an unknown coding": (HEAD.encode() + b"Transfer-Encoding: gzip\r\n\r\n", 501),
     "two codings": (HEAD.encode() + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
+    "codings in HTTP/1.0": (HEAD.replace("1.1", "1.0").encode() + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "another version": (b"GET /healthz HTTP/3.7\r\nHost: localhost\r\n\r\n", 505),
+    "the start of HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     "a large head": (GET + b"Host: localhost\r\nX: " + b"a" * 100_000, 431),
+    "a head of 10 MB": (GET + b"Host: localhost\r\nX: " + b"a" * 10_000_000 + b"\r\n\r\n", 431),
 }
 
 
@@ -73,6 +77,45 @@ def test_malformed_http_is_refused_as_everything_else(server, png, name):
     sent, status = MALFORMED[name]
     check_problem(server, exchange(server, sent), status)
     assert server.post(png).status == 200
+
+
+def test_absolute_targets_name_the_host(server):
+    """RFC 9112, 3.2.2: a server accepts what a proxy gets, and the host in the target is the one that counts."""
+
+    def status(target: str, host: str = "localhost") -> int:
+        sent = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        return int(exchange(server, sent.encode()).split(b" ", 2)[1])
+
+    assert status("http://localhost/healthz") == status("HTTP://127.0.0.1:80/v1/model?reference_samples=false") == 200
+    assert status("http://localhost/v1/model", host="evil.example") == 200
+    assert status("http://evil.example/v1/model") == status("http://evil.example/") == 421
+    assert status("http://localhost") == 200 and status("ftp://localhost/healthz") == 404
+
+
+def test_no_response_is_a_redirect(server):
+    """A redirect to the path without its slash would lead to the host that the request names."""
+    for path in ("/healthz/", "/v1/model/", "/v1/predict/", "//v1/model"):
+        assert server.get(path).status == 404
+
+
+@pytest.mark.parametrize("host", ["evil@localhost", "localhost/x", "localhost?x", "localhost#x"])
+def test_a_host_is_nothing_but_a_host(server, host):
+    assert server.get("/v1/model", Host=host).status == 421
+
+
+def test_chunks_of_one_byte_do_not_keep_others_waiting(server, monkeypatch):
+    """What is parsed at once is bounded: others get their turn after 16 kB, not after 256 kB."""
+    sizes = []
+    received = server.worker.server.config.http_protocol_class.data_received
+    monkeypatch.setattr(
+        server.worker.server.config.http_protocol_class,
+        "data_received",
+        lambda self, data: (sizes.append(len(data)), received(self, data))[1],
+    )
+    with server.connect() as connection:
+        connection.sendall(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 422 ")
+    assert sum(sizes) > 300_000 and max(sizes) <= 16384
 
 
 def test_a_connection_too_many_and_a_late_head(saved_bundle):

@@ -70,6 +70,11 @@ _BRANDS = {  # in the first box of a file of the ISO base media format
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "HEIF"),
 }
+_SLOW_DECODERS = {  # in Python, pixel by pixel: by what ``max_pixels`` is divided, what they decode, a hint
+    "bmp_rle": (5, "run-length encoded", "save it uncompressed"),
+    "ppm_plain": (10, "in plain text", "save it as PNG"),
+    "ppm": (10, "with a largest value that is not 255", "save it as PNG"),
+}
 _PLAIN = tuple(name for name in FORMATS if name not in _BRANDS.values())  # known by their first bytes to Pillow
 
 
@@ -315,9 +320,10 @@ def _refuse_size(image: Image.Image, data: bytes, name: str, max_pixels: int, sc
         _refuse(f"{name}: {scans} scans", f"at most {MAX_SCANS} scans", "save it again")
     if width * height > (allowed := allowed_pixels(max_pixels, scans)):
         _refuse(f"{claim} in {scans} scans", f"at most {allowed / 1e6:.1f} with so many scans", "save it again")
-    slow = [tile[0] for tile in cast(Any, image).tile] == ["bmp_rle"]  # decoded in Python, pixel by pixel
-    if slow and width * height > max_pixels // 5:
-        _refuse(f"{claim}, run-length encoded", f"at most {max_pixels / 5e6:g}", "save it uncompressed")
+    decoder = next((tile[0] for tile in cast(Any, image).tile), "")
+    factor, how, hint = _SLOW_DECODERS.get(decoder, (1, "", ""))
+    if width * height > max_pixels // factor:
+        _refuse(f"{claim}, {how}", f"at most {max_pixels / factor / 1e6:g}", hint)
 
 
 def _tiff_scans(tags: Any, data: bytes, name: str, max_pixels: int) -> int:

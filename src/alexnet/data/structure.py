@@ -14,6 +14,7 @@ MAX_STRAY = 4_096  # bytes of a JPEG before its pixels that are in no segment
 MAX_CHUNKS = 1_000  # of a PNG besides image data
 MAX_BLOCKS = 1_000_000  # of a GIF, at most 255 bytes each
 MAX_COMMENTS = 1_000  # of a plain-text PPM
+MAX_PNM_HEADER = 65_536  # bytes of the header of a PPM, PGM or PBM, with its comments
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # not a stuffed byte, a fill byte or a restart marker
 _IMAGE_CHUNKS = (b"IDAT", b"fdAT", b"fcTL")
@@ -30,8 +31,8 @@ def check_structure(data: bytes) -> int:
         _check_png(data)
     elif data.startswith((b"GIF87a", b"GIF89a")):
         _check_gif(data)
-    elif data[:2] in (b"P1", b"P2", b"P3") and data.count(b"#") > MAX_COMMENTS:
-        raise ValueError(f"more than {MAX_COMMENTS:,} comments")
+    elif data[:1] == b"P" and data[1:2] in b"0123456fy":
+        _check_pnm(data)
     return 1
 
 
@@ -74,6 +75,16 @@ def _check_png(data: bytes) -> None:
         if others > MAX_CHUNKS:
             raise ValueError(f"more than {MAX_CHUNKS:,} chunks besides image data")
         at += 12 + int.from_bytes(data[at : at + 4], "big")
+
+
+def _check_pnm(data: bytes) -> None:
+    """Pillow reads a header byte by byte, 3 MB a second."""
+    header = re.sub(rb"#[^\r\n]*", b"", data[:MAX_PNM_HEADER])
+    numbers = 2 if data[1:2] in b"14" else 3
+    if len(data) > MAX_PNM_HEADER and len(header.split(maxsplit=numbers + 1)) <= numbers:
+        raise ValueError(f"a header of more than {MAX_PNM_HEADER:,} bytes")
+    if data[1:2] in b"123" and data.count(b"#") > MAX_COMMENTS:
+        raise ValueError(f"more than {MAX_COMMENTS:,} comments")
 
 
 def _check_gif(data: bytes) -> None:

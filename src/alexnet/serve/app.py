@@ -46,6 +46,7 @@ def create_app(service: Service) -> RequestMiddleware:
         description="Image classification: images in, labels with scores out.",
         docs_url=None,
         redoc_url=None,  # both would load scripts from another host
+        redirect_slashes=False,  # a redirect would have the Host header of the request, and not be JSON
         dependencies=[Depends(_check_parameters)],
     )
     app.state.service = service

@@ -60,16 +60,15 @@ class RequestMiddleware:
         request_id = logs.request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
         length, chunked = headers.get(b"content-length", b"0"), b"transfer-encoding" in headers
         exchange = _Exchange(scope, receive, send, request_id, body_complete=length == b"0" and not chunked)
-        exchange.close = chunked and b"content-length" in headers
         # HEAD is handled as GET; the connection leaves out the body.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         inner = {**scope, "method": method, "state": {**scope.get("state", {}), "id": request_id}}
+        _use_absolute_target(inner, headers)
         try:
-            if exchange.close:  # request smuggling: a proxy may have seen another request than h11 did
-                await exchange.reject(
-                    RequestRejected(400, "Content-Length and Transfer-Encoding are both there. Send one")
-                )
-            elif rejection := self._check_access(scope["path"], headers):
+            if rejection := _check_framing(scope["http_version"], headers):
+                exchange.close = True
+                await exchange.reject(rejection)
+            elif rejection := self._check_access(inner["path"], headers):
                 await exchange.reject(rejection)
             else:
                 await self.app(inner, exchange.receive_message, exchange.send_message)
@@ -107,6 +106,28 @@ class RequestMiddleware:
             bytes=exchange.received,
             **scope["state"].get("log", {}),
         )
+
+
+def _check_framing(version: str, headers: Mapping[bytes, bytes]) -> RequestRejected | None:
+    """A rejection for a request whose end a proxy may see elsewhere than h11 does (request smuggling)."""
+    if version not in ("1.0", "1.1"):
+        return RequestRejected(505, f"the request is HTTP/{version}; must be HTTP/1.1")
+    if b"transfer-encoding" not in headers:
+        return None
+    if b"content-length" in headers:
+        return RequestRejected(400, "Content-Length and Transfer-Encoding are both there. Send one")
+    if version == "1.0":
+        return RequestRejected(400, "Transfer-Encoding is there in HTTP/1.0; must be HTTP/1.1")
+    return None
+
+
+def _use_absolute_target(scope: Any, headers: dict[bytes, bytes]) -> None:
+    """Change a target such as http://HOST/PATH to PATH with the Host header HOST, as RFC 9112, 3.2.2 has it."""
+    scheme, separator, rest = scope["path"].partition("://")
+    if separator and scheme.lower() in ("http", "https"):
+        host, _, path = rest.partition("/")
+        headers[b"host"] = host.encode("latin-1", "replace")
+        scope |= {"path": f"/{path}", "raw_path": f"/{path}".encode()}
 
 
 @dataclass
@@ -201,9 +222,11 @@ def is_known_host(host: str, known: Sequence[str]) -> bool:
 def host_name(host: str) -> str:
     """The name in a Host header, without port, brackets and the final dot; empty if it is invalid."""
     try:
-        return (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+        parts = urlsplit(f"//{host}")
     except ValueError:
         return ""
+    is_valid = parts.netloc == host and "@" not in host  # a host and a port, nothing before or behind them
+    return (parts.hostname or "").removesuffix(".") if is_valid else ""
 
 
 def is_cross_site(headers: Mapping[bytes, bytes], host: str, hosts: Sequence[str], origins: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import socket
@@ -170,8 +171,12 @@ BACKLOG = 512  # connections that the kernel queues until they are accepted
 ACCEPT_BATCH = 8  # connections that asyncio accepts at once; each needs a file before it can be rejected
 RESERVED_FILES = 48  # open files besides connections: libraries, a bundle that is being opened, ACCEPT_BATCH
 SEND_BUFFER = 65536  # bytes of unread response per client in the kernel; Linux doubles it, its default is 4 MB
+READ_SIZE = 16384  # bytes that are parsed at once: 16 kB in chunks of one byte take 40 ms, asyncio's 256 kB 2 s
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE_SECONDS = 1.0  # after the drain limit, for cancelled work to end
+
+
+_BYTES = re.compile(r":? bytearray\(.*", re.DOTALL)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -475,6 +480,7 @@ def protocol(service: Service, max_connections: int) -> type[asyncio.Protocol]:
     limits = service.limits
 
     class LimitedProtocol(H11Protocol):
+        _ended = False  # after an error: what the client still sends is discarded
         _read_deadline: asyncio.TimerHandle | None = None  # for the header of a request
         _write_deadline: asyncio.TimerHandle | None = None  # for the client to read what was sent
 
@@ -483,12 +489,16 @@ def protocol(service: Service, max_connections: int) -> type[asyncio.Protocol]:
             with contextlib.suppress(OSError):
                 transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             transport.set_write_buffer_limits(high=0)  # pause_writing: not empty; resume_writing: empty
+            transport.max_size = READ_SIZE
             if len(self.connections) > max_connections:
                 self._reject(RequestRejected(503, "busy: too many connections; try again later", 1))
+                transport.close()  # at once: files for connections are scarce
                 return
             self._read_deadline = self.loop.call_later(limits.header_seconds, self._on_header_timeout)
 
         def data_received(self, data: bytes) -> None:
+            if self._ended:
+                return
             super().data_received(data)
             waiting = self.conn.their_state is h11.IDLE  # for the rest of a header
             if waiting and self._read_deadline is None:
@@ -496,6 +506,12 @@ def protocol(service: Service, max_connections: int) -> type[asyncio.Protocol]:
             elif not waiting and self._read_deadline is not None:
                 self._read_deadline.cancel()
                 self._read_deadline = None
+
+        def shutdown(self) -> None:
+            if self._ended:
+                self.transport.close()
+            else:
+                super().shutdown()
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -518,7 +534,8 @@ def protocol(service: Service, max_connections: int) -> type[asyncio.Protocol]:
             """Called by uvicorn while it handles the h11 error of a malformed request."""
             error = sys.exc_info()[1]
             status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
-            self._reject(RequestRejected(status, f"the request is not valid HTTP/1.1: {error}"))
+            text = _BYTES.sub("", str(error))  # h11 appends the bytes that the client sent
+            self._reject(RequestRejected(status, f"the request is not valid HTTP/1.1: {text}"))
 
         def _on_header_timeout(self) -> None:
             self._read_deadline = None
@@ -530,7 +547,10 @@ def protocol(service: Service, max_connections: int) -> type[asyncio.Protocol]:
             self.transport.abort()
 
         def _reject(self, rejection: RequestRejected) -> None:
-            """Send an error response without the application, and close the connection."""
+            """Send an error response without the application, and close the connection after a while.
+
+            Closing at once, with data of the client unread, would reset the connection and discard the response.
+            """
             request_id = logs.request_id(None)
             if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
                 headers, body = middleware.error_response(rejection, request_id)
@@ -540,7 +560,13 @@ def protocol(service: Service, max_connections: int) -> type[asyncio.Protocol]:
             if self.cycle is not None:
                 self.cycle.disconnected = True  # the application's own response is not sent any more
                 self.cycle.message_event.set()
-            self.transport.close()
+            self._ended = True
+            if self._read_deadline is not None:
+                self._read_deadline.cancel()
+            if self.transport.can_write_eof() and not self.transport.is_closing():
+                self.transport.write_eof()
+            self.transport.resume_reading()
+            self.loop.call_later(middleware.LINGER_SECONDS, self.transport.close)
             service.metrics.requests.labels("other", rejection.status).inc()
             logs.event("request", id=request_id, client=(self.client or [""])[0], status=rejection.status)
 

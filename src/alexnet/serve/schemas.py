@@ -189,9 +189,10 @@ _DESCRIPTIONS = {
     500: "The server failed; its log has the request id.",
     501: "The transfer encoding is not supported.",
     503: "Busy, loading, or the prediction took too long; Retry-After has the seconds to wait.",
+    505: "The version of HTTP is not 1.0 or 1.1.",
 }
 NO_USABLE_IMAGE = "No image can be used, or a parameter is wrong or unknown."
-_EVERY_ROUTE = (400, 403, 408, 421, 422, 431, 500, 501, 503)
+_EVERY_ROUTE = (400, 403, 408, 421, 422, 431, 500, 501, 503, 505)
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -345,6 +346,8 @@ def _rejection(message: str, limits: Limits) -> RequestRejected:
         return RequestRejected(413, f"over {limits.max_images} images in one request; send them in several")
     if message.startswith("Too many fields"):
         return RequestRejected(
-            422, f"the form has a field that is no file; must be only {FIELD!r}, files; addresses are not read"
+            422,
+            f"the form has a field that is no file: it has no filename; must be only {FIELD!r}, files; "
+            "addresses are not read",
         )
     return RequestRejected(400, f"the form cannot be read: {printable(message)[:200]}")

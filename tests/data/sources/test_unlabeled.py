@@ -54,6 +54,27 @@ def test_an_input_without_images_is_one_line(tmp_path, monkeypatch, entry):
         UnlabeledImages([entry]).count()
 
 
+OURS = [
+    "runs/7/run.json",
+    "runs/7/recipe.toml",
+    "runs/7/plots/a.png",
+    "b/config.json",
+    "b/model.safetensors",
+    "b/1.png",
+]
+
+
+def test_what_this_program_wrote_is_no_image_of_a_tar_or_an_address(tmp_path, bucket):
+    """As in a folder: plots of a run and the reference images of a bundle."""
+    files = {name: png_bytes(i) for i, name in enumerate([*OURS, "runs/cat.png", "c/config.json", "c/2.png"])}
+    (tmp_path / "set.tar").write_bytes(tar_bytes(list(files.items())[::-1]))
+    bucket.pipe({f"/bucket/z/{name}": data for name, data in files.items()})
+    assert {name.rpartition("set.tar/")[2] for name in names(tmp_path / "set.tar")} == {"runs/cat.png", "c/2.png"}
+    for address in ("memory://bucket/z/", "memory://bucket/z"):
+        assert {name.rpartition("/z/")[2] for name in names(address)} == {"runs/cat.png", "c/2.png"}
+    assert len(names("memory://bucket/z/runs/7/")) == len(names("memory://bucket/z/b/*.png")) == 1  # as requested
+
+
 def test_a_tar_archive(tmp_path):
     files = [("cats/1.png", png_bytes(1)), ("cats/note.txt", b"x"), ("._2.png", b"x"), ("2.PNG", png_bytes(2))]
     (tmp_path / "set.tar").write_bytes(tar_bytes(files))

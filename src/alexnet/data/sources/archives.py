@@ -19,10 +19,11 @@ from alexnet.data.sources.source import (
     Problems,
     Source,
     is_image_name,
+    is_in_output,
     is_label_file,
-    is_output_folder,
     is_tool_file,
     is_tool_folder,
+    output_folders,
     path_text,
     stamp_of,
 )
@@ -56,10 +57,10 @@ def tree_of(archive: Path, options: LayoutOptions, unused: Unused, *, prefix: st
     """The tree of folders in ``archive``. Origins of images begin with ``prefix``. Raises DataError."""
     tree, stamp = Node(), stamp_of(archive)
     members = list(members_of(archive, unused))
-    outputs = _outputs(members)
+    outputs = output_folders(member.parts for member in members)
     for member in members:
         name = member.parts[-1]
-        if output := next((n for n in range(1, len(member.parts)) if member.parts[:n] in outputs), 0):
+        if output := is_in_output(member.parts, outputs):
             unused.outputs[path_text("/".join(member.parts[:output]))] = 1
             continue
         if options.ignores(member.parts) or any(options.ignores(member.parts[:n]) for n in range(1, len(member.parts))):
@@ -77,22 +78,14 @@ def tree_of(archive: Path, options: LayoutOptions, unused: Unused, *, prefix: st
     return tree
 
 
-def _outputs(members: list[Member]) -> set[tuple[str, ...]]:
-    """The folders that this program wrote."""
-    names: dict[tuple[str, ...], set[str]] = {m.parts[:-1]: set() for m in members if m.parts[-1].endswith(".json")}
-    for parts in (member.parts for member in members if names):
-        for depth in range(1, len(parts)):
-            if parts[:depth] in names:
-                names[parts[:depth]].add(parts[depth])
-        if parts[-1] == "run.json" and parts[:-2] in names:
-            names[parts[:-2]].add("*/run.json")
-    return {folder for folder, inner in names.items() if folder and is_output_folder(folder, inner)}
-
-
 def image_members(archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The name of each image in ``archive``, and the function that returns its bytes. Raises DataError."""
+    """The name of each image in ``archive``, and the function that returns its bytes. Raises DataError.
+
+    Files of other programs, and what this program wrote, are left out.
+    """
+    outputs = output_folders(member.parts for member in members_of(archive, Unused()))
     for member in members_of(archive, Unused()):
-        if is_image_name(member.parts[-1]):
+        if is_image_name(member.parts[-1]) and not is_in_output(member.parts, outputs):
             origin = "/".join((str(archive), *member.parts))
             yield origin, partial(_read, archive, origin, member.offset, member.size)
 

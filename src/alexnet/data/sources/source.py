@@ -5,7 +5,7 @@ import json
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -67,6 +67,24 @@ def is_output_folder(parts: Sequence[str], names: Collection[str]) -> bool:
         names: the names in it; with ``*/run.json`` where a folder in it holds a run.
     """
     return any(output <= set(names) for output in _OUTPUTS) or tuple(parts[-2:]) == ("runs", "lr-find")
+
+
+def output_folders(paths: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """The folders that this program wrote, by the paths of all files in an archive or below an address."""
+    known = {name for output in _OUTPUTS for name in output}
+    names: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    for parts in paths:
+        for depth in range(1, len(parts)):
+            if parts[depth] in known or parts[depth].endswith(".json"):
+                names[parts[:depth]].add(parts[depth])
+        if parts[-1] == "run.json" and len(parts) > 2:
+            names[parts[:-2]].add("*/run.json")
+    return {folder for folder, inner in names.items() if is_output_folder(folder, inner)}
+
+
+def is_in_output(parts: tuple[str, ...], outputs: Collection[tuple[str, ...]]) -> int:
+    """How many leading names of the path ``parts`` name a folder of ``outputs``; 0 if it is in none."""
+    return next((n for n in range(1, len(parts)) if parts[:n] in outputs), 0)
 
 
 def is_image_name(name: str) -> bool:

@@ -14,7 +14,15 @@ from alexnet.data.remote import is_address, list_remote, local_path, read_remote
 from alexnet.data.sources.archives import image_members, is_archive
 from alexnet.data.sources.folders import walk_images
 from alexnet.data.sources.parquet import parquet_images
-from alexnet.data.sources.source import is_image_name, is_tool_file, is_tool_folder, path_text, read_image
+from alexnet.data.sources.source import (
+    is_image_name,
+    is_in_output,
+    is_tool_file,
+    is_tool_folder,
+    output_folders,
+    path_text,
+    read_image,
+)
 from alexnet.errors import ImageError
 
 
@@ -90,10 +98,19 @@ def _at_address(address: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
     if address.startswith(("http://", "https://")) or (is_image_name(address) and not glob.has_magic(address)):
         yield address, partial(read_remote, address)
         return
-    for name in list_remote(address):
-        parts = name.removeprefix(address).split("/")
-        if is_image_name(name) and not (is_tool_file(parts[-1]) or any(map(is_tool_folder, filter(None, parts[:-1])))):
+    root = address.partition("://")[2].strip("/")
+    listed = [(name, _parts_below(root, name)) for name in list_remote(address)]
+    outputs = set() if glob.has_magic(address) else output_folders(parts for _, parts in listed)
+    for name, parts in listed:
+        if not is_image_name(name) or is_tool_file(parts[-1]) or any(map(is_tool_folder, parts[:-1])):
+            continue
+        if not is_in_output(parts, outputs):
             yield name, partial(read_remote, name)
+
+
+def _parts_below(root: str, address: str) -> tuple[str, ...]:
+    path = address.partition("://")[2].lstrip("/")  # some file systems write memory:///a for memory://a
+    return tuple(path.removeprefix(root).lstrip("/").split("/"))
 
 
 def _file(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
