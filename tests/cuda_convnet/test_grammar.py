@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from layer_examples import EXAMPLES, files
 
 from alexnet.cuda_convnet import Data, Files, Tree, build, decode, define
-from alexnet.cuda_convnet.grammar import parse
+from alexnet.cuda_convnet.grammar import Section, parse
 from alexnet.errors import AlexNetError, ModelError
 
 
@@ -370,3 +370,32 @@ def test_nested_values_are_bounded(leaf, width):
 def test_nested_values_within_the_bounds_are_resolved():
     section = parse("[DEFAULT]\na=%(b)s,%(b)s\nb=5%%\n[conv1]\nsize=%(a)s;%(b)s\n", "layers.cfg")["conv1"]
     assert section.text("size") == "5%,5%;5%"
+
+
+ROWS = "".join(f"[d{i}]\ntype=data\ndataIdx=1\ninputs=%(b)s\n" for i in range(900))
+MUCH_WORK = {
+    "long values that each row reads": (
+        "[DEFAULT]\na=" + "z" * 6000 + "\nb=" + "%(a)s" * 10 + "\n" + ROWS,
+        "a file of at most 4,194,304 characters after substitution",
+    ),
+    "long lists that each row reads": ("[DEFAULT]\nb=" + "a," * 30_000 + "\n" + ROWS, "a list of at most 1,000 items"),
+    "a value of many lines": ("[a]\ntype=data\nx=1" + "\n x" * 300_000, "goes on; must be at most 65,536 characters"),
+}
+
+
+@pytest.mark.parametrize("name", MUCH_WORK)
+def test_small_files_that_are_much_work_are_refused(name):
+    """Each file took a minute or more: work that grows with the square of the sections or lines."""
+    text, must = MUCH_WORK[name]
+    with pytest.raises(ModelError, match=re.escape(must)):
+        define(text, Data(24), "f.cfg")
+
+
+def test_a_value_is_resolved_once(monkeypatch):
+    """900 rows whose inputs are looked up for each other row."""
+    calls = []
+    resolve = Section._resolve
+    monkeypatch.setattr(Section, "_resolve", lambda self, *how: (calls.append(self.name), resolve(self, *how))[1])
+    with pytest.raises(ModelError, match="no layer reads it"):
+        define("[DEFAULT]\na=x\nb=%(a)s\n" + ROWS, Data(24, classes=3), "f.cfg")
+    assert len(calls) < 10 * 900

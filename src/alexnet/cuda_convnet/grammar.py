@@ -133,6 +133,8 @@ _TRUE, _FALSE = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
 _MAX_DEPTH = 10  # of nested %(key)s
 _MAX_SUBSTITUTIONS = 1000  # of %(key)s in one value, nested ones included: ten levels of a few each would never end
 _MAX_RESOLVED = 1 << 16  # characters of one value after substitution; published values have under 200
+_MAX_FILE_RESOLVED = 1 << 22  # characters of all values with %(key)s in a file
+_MAX_WORDS = 1000  # items of a list
 
 
 class Value(NamedTuple):
@@ -148,10 +150,12 @@ class Section:
     A missing value without a default is an error. Lists have one item per input: ``count`` items.
     """
 
-    def __init__(self, name: str, line: int, file: str, defaults: dict[str, Value]) -> None:
+    def __init__(self, name: str, line: int, file: str, defaults: dict[str, Value], total: list[int]) -> None:
         self.name, self.line, self.file = name, line, file
         self.values: dict[str, Value] = {}
         self._defaults = defaults
+        self._resolved: dict[str, str] = {}  # values with %(key)s
+        self._total = total  # one number: the characters of such values in all sections
 
     def wrong(self, what: str, must: str = "", todo: str = "", key: str = "") -> ModelError:
         """An error in this section, with the line of ``key`` or of the section."""
@@ -176,11 +180,22 @@ class Section:
             if default is None:
                 raise self.bad(key, "given")
             return default
-        return self._resolve(key, result.text)
+        if key not in self._resolved:
+            resolved = self._resolve(key, result.text)
+            if "%" not in result.text:
+                return resolved
+            self._total[0] += len(resolved)
+            if self._total[0] > _MAX_FILE_RESOLVED:
+                raise self.bad(key, f"in a file of at most {_MAX_FILE_RESOLVED:,} characters after substitution")
+            self._resolved[key] = resolved
+        return self._resolved[key]
 
     def words(self, key: str, default: str | None = None) -> list[str]:
         """A comma-separated list of words, each stripped, possibly empty."""
-        return [word.strip() for word in self.text(key, default).split(",")]
+        words = self.text(key, default).split(",", _MAX_WORDS)
+        if len(words) > _MAX_WORDS:
+            raise self.bad(key, f"a list of at most {_MAX_WORDS:,} items")
+        return [word.strip() for word in words]
 
     def integer(self, key: str, default: int | None = None, least: int | None = None) -> int:
         """An integer, at least ``least``."""
@@ -296,18 +311,22 @@ def parse(text: str, file: str) -> dict[str, Section]:
     sections: dict[str, Section] = {}
     defaults: dict[str, Value] = {}
     section: dict[str, Value] | None = None
-    key = ""
+    key, total = "", [0]
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
         if _is_blank(line):
             continue
         if line[0].isspace() and section is not None and key:
+            if len(section[key].text) > _MAX_RESOLVED:
+                raise ModelError(
+                    f"{file}, line {number}: parameter {key} goes on", f"at most {_MAX_RESOLVED:,} characters"
+                )
             section[key] = Value(f"{section[key].text}\n{line.strip()}", section[key].line)
             continue
         header, option = _HEADER.match(line), _OPTION.match(line)
         if header:
             name, key = header[1], ""
             if name != "DEFAULT" and name not in sections:
-                sections[name] = Section(name, number, file, defaults)
+                sections[name] = Section(name, number, file, defaults, total)
             section = defaults if name == "DEFAULT" else sections[name].values
         elif section is None:
             raise ModelError(f"{file}, line {number}: {quoted(line)} stands before the first layer", "[name]")

@@ -1,7 +1,9 @@
 """A layer file -> :class:`Definition`: layers are checked in the file's order, sizes inferred, neurons separated."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 
 from alexnet.cuda_convnet import layer_types
 from alexnet.cuda_convnet.grammar import LEARNED, Data, Definition, Layer, Parts, Section, parse
@@ -63,8 +65,9 @@ class _Reading:
 
     def check_readers(self) -> None:
         """Every layer but a cost must be read by another; a network has a cost."""
+        read = {name for layer in self.layers.values() for name in layer.inputs}
         for layer in self.layers.values():
-            if not layer.is_cost and not any(layer.name in other.inputs for other in self.layers.values()):
+            if not layer.is_cost and layer.name not in read:
                 section = self.sections.get(layer.name, self.sections.get(layer.inputs[0] if layer.inputs else ""))
                 assert section is not None
                 raise section.wrong("no layer reads it", "read by another layer", "take it out or use it")
@@ -86,8 +89,17 @@ class _Reading:
 
         Its readers are costs that compare with indicators, or eltsum and eltmax, which are as wide as their inputs.
         """
-        readers = [s for s in self.sections.values() if s.has("inputs") and name in s.words("inputs")]
-        return bool(readers) and all(reader.text("type", "") in _INDICATORS + _ELEMENTS for reader in readers)
+        kinds = self._kinds_of_readers.get(name, set())
+        return bool(kinds) and kinds <= {*_INDICATORS, *_ELEMENTS}
+
+    @cached_property
+    def _kinds_of_readers(self) -> dict[str, set[str]]:
+        """The types of the sections that read each name."""
+        kinds: defaultdict[str, set[str]] = defaultdict(set)
+        for section in self.sections.values():
+            for name in section.words("inputs") if section.has("inputs") else []:
+                kinds[name].add(section.text("type", ""))
+        return kinds
 
     def _known_classes(self, section: Section) -> int:
         if self.data.classes is None:
