@@ -43,7 +43,8 @@ def plant_copies(images):
 
 def diagnosis(folder, options=None):
     about = json.loads((folder / "run.json").read_text())
-    return facts.diagnose(about, Store.open(about["store"]), api.load(folder, "cpu").bundle, options or DataOptions())
+    grouping = api.load(folder, "cpu").bundle.data["grouping"]
+    return facts.diagnose(about, Store.open(about["store"]), grouping, options or DataOptions())
 
 
 def train(images, folder, *words):

@@ -40,7 +40,8 @@ def test_an_option_without_effect_is_refused(tmp_path, kind, option):
     """An option is taken, then the missing run is the error; or it is refused before anything is read."""
     (name,) = option
     with pytest.raises(AlexNetError) as caught:
-        run_plots.draw(kind, tmp_path / "none", None, run_plots.PlotOptions(**option))
+        options = run_plots.PlotOptions(**option)
+        run_plots.draw(kind, options.open(tmp_path / "none"), None, options)
     refused = str(caught.value).startswith(f"{kind} takes no {'images' if name == 'images' else '--' + name[:6]}")
     assert refused == (name not in PLOTS[kind].options)
     assert refused == ("plots that do: " in str(caught.value))

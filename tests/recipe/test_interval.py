@@ -15,6 +15,7 @@ from alexnet.recipe import Recipe, parse_interval
         ("1step", 1, "step"),
         ("1epoch", 1, "epoch"),
         (" 10 epochs ", 10, "epoch"),
+        ("auto", 1, "auto"),
     ],
 )
 def test_as_a_person_writes_it(text, amount, unit):
@@ -26,4 +27,5 @@ def test_as_a_person_writes_it(text, amount, unit):
 def test_what_is_no_interval_is_refused(text):
     with pytest.raises(RecipeError) as caught:
         Recipe(checkpoint_every=text)
-    assert str(caught.value).startswith(f"--checkpoint-every is {text!r}; must be a number and min, steps or epochs")
+    expected = f"--checkpoint-every is {text!r}; must be auto, or a number and min, steps or epochs"
+    assert str(caught.value).startswith(expected)

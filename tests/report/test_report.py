@@ -16,12 +16,16 @@ from alexnet.data.sources.layout import LayoutOptions
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import ModelError, RunError
+from alexnet.evaluation import ood
+from alexnet.explain import opened_run
 from alexnet.explain.embedding import most_confident_mistakes
 from alexnet.explain.neighbors import FILE, Neighbors
+from alexnet.explain.opened_run import OpenedRun
+from alexnet.export import classifier
 from alexnet.plots.explanations import open_index
 from alexnet.recipe import Recipe, get_recipe
 from alexnet.report import facts
-from alexnet.report import report as reports
+from alexnet.training import run
 
 EVIL = "<script>alert(1)</script>"
 
@@ -152,10 +156,40 @@ def test_at_the_end_of_training_only_seconds_are_spent(home, tmp_path, monkeypat
     config = tmp_path / "run" / "bundle" / "config.json"
     before = config.read_bytes()
     journal = (tmp_path / "run" / "journal.jsonl").read_bytes()
-    monkeypatch.setattr(reports, "QUICK_INDEX_SECONDS", 0.0)
+    monkeypatch.setattr(ood, "SAMPLE_IMAGES", 0)  # 5 of each class
     page = words(text_of(api.write_report(tmp_path / "run", tmp_path / "other.html", quick=True, device="cpu")))
-    assert "training images are not indexed yet" in page and not (tmp_path / "run" / FILE).exists()
+    assert "Only 15 of the " in page and "drawn at random, were searched" in page
+    assert "the six training images" in page and not (tmp_path / "run" / FILE).exists()
     assert config.read_bytes() == before and (tmp_path / "run" / "journal.jsonl").read_bytes() == journal
+
+
+def test_training_shares_its_predictions_with_its_plots_and_its_report(home, tmp_path, monkeypatch):
+    """The test images and the sample of training images are predicted once; the page is that of a later report."""
+    predicted, sampled, splits, samples = run.predict_split, ood.sample_training_images, [], []
+
+    def predicting(network, split, *args, **kwargs):
+        splits.append(split.name)
+        return predicted(network, split, *args, **kwargs)
+
+    def sampling(*args):
+        samples.append(sampled(*args))
+        return samples[-1]
+
+    for module in (run, classifier):
+        monkeypatch.setattr(module, "predict_split", predicting)
+    for module in (run, ood, opened_run):
+        monkeypatch.setattr(module, "sample_training_images", sampling)
+    options, about = api.DataOptions(cache=home / "cache"), {"model": "lenet5", "epochs": 1, "device": "cpu"}
+    result = api.train(home / "images", run=tmp_path / "run", options=options, report=True, **about)
+    assert splits == ["validation", "test"] and len(samples) == 1
+    assert result.report == tmp_path / "run" / "report.html"
+    opened = opened_run.OpenedRun(tmp_path / "run", device="cpu")
+    for split, scores in result.scores.items():
+        again = opened.predictions(opened.store.split(split)).scores()
+        assert again.correct1 == scores.correct1 and again.loss == pytest.approx(scores.loss, rel=1e-6)
+    np.testing.assert_allclose(opened.training_sample.features, samples[0].features, rtol=1e-4, atol=1e-4)
+    page = api.write_report(tmp_path / "run", tmp_path / "later.html", quick=True, device="cpu", options=options)
+    assert words(text_of(page)) == words(text_of(result.report))
 
 
 def test_what_is_missing_is_said(home, tmp_path):
@@ -225,9 +259,9 @@ def test_a_stale_index_is_made_anew_in_one_line(home, tmp_path):
     classifier, told = api.load(home / "run", "cpu"), []
     store = Store.open(json.loads(text_of(home / "run" / "run.json"))["store"])
     Neighbors.build(tmp_path / "run" / FILE, classifier.bundle, store, "ab" * 32)
-    index = open_index(tmp_path / "run", classifier, told.append)
+    index = open_index(OpenedRun(tmp_path / "run", device="cpu"), told.append)
     assert index.weights == weights_sha256(home / "run")
     assert re.match(r"index .* was made with other weights, SHA-256 abababababab…: it is built again", told[0])
     told.clear()
-    open_index(tmp_path / "run", classifier, told.append)
+    open_index(OpenedRun(tmp_path / "run", device="cpu"), told.append)
     assert told == []

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
+import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from alexnet.data.run_file import write_run_file
 from alexnet.errors import CheckpointError, Interrupted, RunError
 from alexnet.recipe import get_recipe, to_toml
 from alexnet.training import async_checkpoint, checkpoint, loop
+from alexnet.training import run as training_run
 
 # Dropout would be drawn anew if its masks were not a function of the step; momentum, averages and noise likewise.
 RECIPE = get_recipe("cifar_18pct").replace(
@@ -31,6 +34,7 @@ RECIPE = get_recipe("cifar_18pct").replace(
     pca_noise_std=0.1,
     mixup_prob=0.5,
     random_erase_prob=0.2,
+    checkpoint_every="1epoch",
 )  # 160 images: 7 steps an epoch, the last of 16
 
 
@@ -253,6 +257,65 @@ def test_a_save_that_fails_beside_the_training_is_said(whole, digits, tmp_path, 
     assert [event["reason"] for event in events(folder, "checkpoint failed")] == ["the disk is full"]
     assert [event["file"] for event in events(folder, "checkpoint")] == [checkpoint.name_of(step) for step in (14, 21)]
     assert weights(folder) == weights(whole)
+
+
+def test_the_last_checkpoint_is_of_the_last_step_while_other_weights_are_scored(whole, digits, tmp_path, monkeypatch):
+    """It is written beside the scoring, and the bundle waits for it. The best weights are those of epoch 2."""
+    folder, write, predict, scored = tmp_path / "run", checkpoint.save, training_run.predict_split, threading.Event()
+    validate, correct = loop.validate, iter([3, 5, 4])
+
+    def late(path, content):
+        if path.name == checkpoint.name_of(21):
+            assert scored.wait(60) and not (folder / "bundle").exists()
+        write(path, content)
+
+    def predicting(network, split, *given, **named):
+        predictions = predict(network, split, *given, **named)
+        if split.name == "test":
+            scored.set()
+        return predictions
+
+    monkeypatch.setattr(checkpoint, "save", late)
+    monkeypatch.setattr(training_run, "predict_split", predicting)
+    monkeypatch.setattr(loop, "validate", lambda training: replace(validate(training), correct1=next(correct)))
+    api.train(digits.path, RECIPE.replace(select_weights="best"), folder, device="cpu")
+    name = f"checkpoints/{checkpoint.name_of(21)}"
+    last, expected = checkpoint.load(folder / name), checkpoint.load(whole / name)
+    assert last["best"]["epoch"] == 1
+    for part in ("network", "ema"):
+        assert all(torch.equal(tensor, expected[part][key]) for key, tensor in last[part].items())
+
+
+def test_a_last_checkpoint_that_fails_ends_the_run_without_a_bundle(digits, tmp_path, monkeypatch):
+    folder, write = tmp_path / "run", checkpoint.save
+
+    def refusing(path, content):
+        if path.name == checkpoint.name_of(21):
+            raise CheckpointError("the disk is full")
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(async_checkpoint.checkpoint, "save", refusing)
+        with pytest.raises(CheckpointError, match="the disk is full"):
+            api.train(digits.path, RECIPE, folder, device="cpu")
+    assert not (folder / "bundle").exists()
+    api.resume(folder, device="cpu")
+    assert (folder / "bundle").exists()
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, [21]), (70.0, [7, 14, 21])], ids=["at once", "a minute each"])
+def test_by_default_checkpoints_are_a_minute_apart(digits, tmp_path, monkeypatch, seconds, steps):
+    """``seconds``: how long an epoch takes."""
+    folder, validate, now = tmp_path / "run", loop.validate, [0.0]
+
+    def slowly(training):
+        now[0] += seconds
+        return validate(training)
+
+    monkeypatch.setattr(loop, "validate", slowly)
+    monkeypatch.setattr(async_checkpoint, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    api.train(digits.path, RECIPE.replace(checkpoint_every="auto"), folder, device="cpu")
+    assert [event["file"] for event in events(folder, "checkpoint")] == [checkpoint.name_of(step) for step in steps]
 
 
 def test_stopped_before_the_first_checkpoint_it_begins_again(whole, digits, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import random
 import resource
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,14 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     assert names(tmp_path) == ["step-00001234.pt", "step-00001234.pt.sha256"]
     # sha256sum -c agrees.
     subprocess.run(["sha256sum", "-c", "--quiet", f"{path.name}.sha256"], cwd=tmp_path, check=True)
+
+
+def test_no_crc_is_computed_and_the_user_s_setting_stays(tmp_path):
+    """CRC-32s take ten times as long as writing; the file has its SHA-256."""
+    checkpoint.save(tmp_path / checkpoint.name_of(1), content(1))
+    assert torch.serialization.get_crc32_options()
+    with zipfile.ZipFile(tmp_path / checkpoint.name_of(1)) as file:
+        assert {info.CRC for info in file.infolist() if info.file_size > 1000} == {0}
 
 
 def test_the_newest_is_the_latest(tmp_path):

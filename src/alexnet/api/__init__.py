@@ -3,7 +3,7 @@
 import html
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,12 +27,15 @@ from alexnet.data.prepare import prepare_dataset as prepare
 from alexnet.data.remote import local_path
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store, recorded_store
-from alexnet.errors import Interrupted, RecipeError, RunError, printable
+from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, printable
 from alexnet.evaluation.metrics import Scores
 from alexnet.evaluation.one_vs_rest import Cost
+from alexnet.explain.opened_run import OpenedRun
 from alexnet.export.classifier import Classifier, Precision
-from alexnet.plots import PLOTS, TRAINING_PLOTS
+from alexnet.plots import PLOTS, TRAINING_PLOTS, run_plots
+from alexnet.plots.run_plots import PlotOptions
 from alexnet.recipe import Recipe
+from alexnet.report import report as reports
 from alexnet.system import choose_device
 from alexnet.terminal import html_table, parse_duration
 from alexnet.training import batch_size, layer_files, run_folder, runtime, time_budget
@@ -96,6 +99,7 @@ class Result:
         notes: Limits of the scores.
         sent: Bytes that the first of several processes sent per step, by purpose.
         first: Is this the first of several processes?
+        report: The report, if one was requested and could be written.
     """
 
     folder: Path
@@ -109,6 +113,7 @@ class Result:
     notes: tuple[str, ...] = ()
     sent: dict[str, float] = field(default_factory=dict)
     first: bool = True
+    report: Path | None = None
 
     def classifier(self) -> Classifier:
         """The trained classifier, ready to predict."""
@@ -139,6 +144,7 @@ def train(
     layer_params: str | Path | None = None,
     layout: Layout = SINGLE_PROCESS,
     callbacks: Sequence[Callback | str] = (),
+    report: bool = False,
     time: str = "",
     go_on: bool = False,
     **changes: Any,
@@ -162,6 +168,7 @@ def train(
         layout: How the processes that torchrun started share the work.
         callbacks: Observers of the run (:class:`alexnet.Callback`), or names of trackers: ``mlflow``, ``wandb``,
             ``trackio``.
+        report: Examine the data and write the quick ``report.html`` at the end.
         time: Plan the number of epochs so that the run ends in this time from now: ``30min``, ``1.5h``. A few steps
             are measured; ``recipe.toml`` records the number.
         go_on: Continue the run if this call has begun it before, for a process that torchrun restarted.
@@ -246,8 +253,10 @@ def train(
             folder, again = Path(path), word == "again"
             store = Store.open(run_folder.read_start(folder)[1]["store"])
             recipe = with_default_epochs(recipe, len(store.split("train")))
-        kwargs: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout, "started": started}
-        return _run(recipe, store, folder, world=world, callbacks=observers, resume=again, start=start, **kwargs)
+        kwargs: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout}
+        kwargs |= {"callbacks": observers, "resume": again, "start": start}
+        result, opened = _run(recipe, store, folder, world=world, **kwargs)
+    return _finished(result, opened if report else None, started)
 
 
 def _check_workers(workers: int) -> None:
@@ -299,6 +308,7 @@ def resume(
     quiet: bool = True,
     layout: Layout = SINGLE_PROCESS,
     callbacks: Sequence[Callback | str] = (),
+    report: bool = False,
 ) -> Result:
     """Continue an interrupted run. The result is bit for bit that of an uninterrupted run.
 
@@ -310,6 +320,7 @@ def resume(
         quiet: Print no progress.
         layout: How the processes that torchrun started share the work; it may differ from that of the run.
         callbacks: Observers of the run, as in :func:`train`.
+        report: Examine the data and write the quick ``report.html`` at the end.
 
     Returns:
         The scores of the run and the paths of its files.
@@ -342,36 +353,63 @@ def resume(
         kwargs |= {"workers": workers, "quiet": quiet, "callbacks": observers}
         if "from" in metadata and not run_folder.has_checkpoint(folder):  # it begins again
             kwargs["start"] = recorded(metadata["from"])
-        return _run(recipe, opened, folder, started=started, **kwargs)
+        result, run_opened = _run(recipe, opened, folder, **kwargs)
+    return _finished(result, run_opened if report else None, started)
 
 
 def _run(
-    recipe: Recipe, store: Store, folder: Path, *, world: World, started: float, callbacks: Callbacks, **kwargs: Any
-) -> Result:
+    recipe: Recipe, store: Store, folder: Path, *, world: World, callbacks: Callbacks, **kwargs: Any
+) -> tuple[Result, OpenedRun]:
     plots: tuple[Path, ...] = ()
     problem = ""
     try:
         with runtime.cpu_settings(recipe, one_thread=kwargs["layout"].deterministic):
-            bundle, scores, rate = train_run(
-                recipe, store, folder, device=world.device, world=world, callbacks=callbacks, **kwargs
-            )
+            trained = train_run(recipe, store, folder, device=world.device, world=world, callbacks=callbacks, **kwargs)
+        bundle, scores = trained.bundle, trained.scores
+        opened = OpenedRun(
+            folder, store=store, device=world.device, predictions=trained.predictions, sample=trained.sample
+        )
         if world.is_main:
-            plots = tuple(plot(kind, folder) for kind in TRAINING_PLOTS)
+            plots = tuple(run_plots.draw(kind, opened, None, PlotOptions()) for kind in TRAINING_PLOTS)
             problem = write_summary(folder, recipe, scores, plots)
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
         callbacks.run_end(RunEnd("interrupted" if stopped else "failed", printable(f"{error}")))
         raise
     callbacks.run_end(RunEnd("finished", bundle=bundle, scores=scores, plots=plots))
-    seconds = perf_counter() - started
     messages = (
         *data_size_warnings(store, scores),
         *communication.traffic_report(world, recipe, len(store.classes), kwargs["layout"]),
         *filter(None, [problem, *callbacks.problems]),
     )
     sent = {what: count / world.steps for what, count in world.bytes_sent.items()}
-    faults = score_warnings(scores)
-    return Result(folder, bundle, scores, rate, seconds, recipe, plots, faults, messages, sent, world.is_main)
+    faults, rate = score_warnings(scores), trained.images_per_second
+    result = Result(folder, bundle, scores, rate, 0.0, recipe, plots, faults, messages, sent, world.is_main)
+    return result, opened
+
+
+def _finished(result: Result, opened: OpenedRun | None, started: float) -> Result:
+    """``result`` with its duration, and with the quick report of a run that has just been trained, if there is one.
+
+    A report that cannot be written is a note: the run itself is saved.
+    """
+    page, warnings, notes = None, [], []
+    if opened is not None and result.first:
+        try:
+            diagnosis, reason = reports.diagnose(opened, quick=True)
+            if diagnosis is None:
+                notes.append(f"the data was not examined for near-identical images, groups and other faults: {reason}")
+            warnings = data_warnings(result.folder, diagnosis, store=opened.store)
+            page = reports.write_report(opened, quick=True, diagnosis=(diagnosis, reason))
+        except AlexNetError as error:
+            notes.append(f"no report: {error}")
+    return replace(
+        result,
+        warnings=(*warnings, *result.warnings),
+        notes=(*result.notes, *notes),
+        seconds=perf_counter() - started,
+        report=page,
+    )
 
 
 def torch_device(name: str) -> torch.device:

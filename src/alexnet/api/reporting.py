@@ -11,6 +11,7 @@ from alexnet.data.remote import local_path
 from alexnet.data.sources.options import DataOptions
 from alexnet.doctor.findings import Report as Diagnosis
 from alexnet.doctor.images import Phases
+from alexnet.explain.opened_run import OpenedRun
 from alexnet.plots import run_plots
 from alexnet.plots.run_plots import PlotOptions
 from alexnet.report import report as reports
@@ -98,7 +99,8 @@ def write_report(
         path: The HTML file; by default ``report.html`` in the run's folder.
         store: The prepared images of the run, if they were moved.
         doctor: Examine the training images, if they are available.
-        quick: Leave out what takes long: the doctor on more than 3,000 images, and a new index of neighbors.
+        quick: Leave out what takes long: the doctor on more than 3,000 images, half of the saliency maps, and all
+            training images but a sample of at least 500 as neighbors.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         options: How the training images are read.
         progress: Makes the progress bar of a phase from its name.
@@ -117,12 +119,10 @@ def write_report(
         >>> webbrowser.open(path.as_uri())
     """
     return reports.write_report(
-        local_path(run),
+        OpenedRun(local_path(run), store=store, device=device),
         local_path(path) if path else None,
-        store=store,
         doctor=doctor,
         quick=quick,
-        device=device,
         options=options,
         progress=progress,
         diagnosis=diagnosis,
@@ -158,7 +158,8 @@ def diagnose(
         >>> diagnosis, reason = alexnet.api.diagnose("my-run")
         >>> print(diagnosis.verdict if diagnosis else reason)
     """
-    return reports.diagnose(local_path(run), store=store, quick=quick, options=options, progress=progress)
+    opened = OpenedRun(local_path(run), store=store)
+    return reports.diagnose(opened, quick=quick, options=options, progress=progress)
 
 
 def plot(
@@ -188,5 +189,5 @@ def plot(
         >>> alexnet.plot("curves", "my-run")
         >>> alexnet.plot("saliency", "my-run", images=["cat.jpg"], target_class="dog")
     """
-    target = local_path(path) if path else None
-    return run_plots.draw(kind, local_path(run), target, PlotOptions(count, **options))
+    target, plot_options = local_path(path) if path else None, PlotOptions(count, **options)
+    return run_plots.draw(kind, plot_options.open(local_path(run)), target, plot_options)

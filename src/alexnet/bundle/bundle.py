@@ -189,7 +189,7 @@ class Bundle:
         (folder / "reference" / "expected.json").write_text(json.dumps(expected, indent=1))
         stored = f"{self.stored_size}×{self.stored_size} ({self.fit})"
         certificate = dict(self.certificate)
-        if certificate.get("weights_sha256") != sha256_of(folder / "model.safetensors"):
+        if certificate and certificate.get("weights_sha256") != sha256_of(folder / "model.safetensors"):
             certificate = {}  # of other weights
         if certificate:
             (folder / "certificate.json").write_text(json.dumps(certificate, indent=1, ensure_ascii=False), "utf-8")

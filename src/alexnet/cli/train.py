@@ -13,7 +13,7 @@ from alexnet import kernels
 from alexnet import recipe as recipes
 from alexnet.cli import output, parser
 from alexnet.cli.parser import DataArguments, Flag, KernelMode, RecipeOptions, choose_cache, data_options, option
-from alexnet.errors import AlexNetError, RecipeError
+from alexnet.errors import RecipeError
 from alexnet.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -114,14 +114,9 @@ def train_command(argv: list[str]) -> int:
         raise RecipeError("torchrun --max-restarts needs a run directory to resume", "", "pass --output-dir DIR")
     result = _resume(args) if args.run.resume is not None else _train(args, base, weights, is_restart=is_restart)
     if result.first:
-        page, warnings, notes = _report(result.folder, args)
-        result = replace(
-            result,
-            warnings=(*warnings, *result.warnings),
-            notes=(*result.notes, *notes),
-            seconds=time.perf_counter() - started,
-        )
-        _print_result(result, page, as_json=args.output.json)
+        if not args.output.report:
+            result = _with_data_warnings(result, args)
+        _print_result(replace(result, seconds=time.perf_counter() - started), as_json=args.output.json)
     return 0
 
 
@@ -146,6 +141,7 @@ def _train(args: TrainArguments, base: Recipe, weights: "InitialWeights | None",
         layer_params=args.run.layer_params,
         layout=_layout(args),
         callbacks=_trackers(args),
+        report=args.output.report,
         time=args.run.time,
         go_on=is_restart,
         **args.overrides(base),
@@ -166,6 +162,7 @@ def _resume(args: TrainArguments) -> "Result":
         quiet=args.output.quiet,
         layout=_layout(args),
         callbacks=_trackers(args),
+        report=args.output.report,
     )
 
 
@@ -235,35 +232,20 @@ def _check_resume(args: TrainArguments) -> None:
         raise RecipeError(f"{changed[0]} cannot change when a run is resumed", "", "leave it out")
 
 
-def _report(run: Path, args: TrainArguments) -> tuple[Path | None, list[str], list[str]]:
-    """Write the quick report of a run that has just been trained.
-
-    Returns:
-        The page (None if it cannot be written: the run itself is saved), and warnings and notes about the data.
-    """
+def _with_data_warnings(result: "Result", args: TrainArguments) -> "Result":
+    """``result`` of a run without a report, with what is known about its data without the doctor."""
     from alexnet import api
 
-    page, warnings, notes = None, [], []
-    store = args.run.store
-    try:
-        diagnosis, note = None, f"alexnet report {run} examines it"
-        if args.output.report:
-            diagnosis, note = api.diagnose(run, store=store, quick=True)
-        if diagnosis is None:
-            notes = [f"the data was not examined for near-identical images, groups and other faults: {note}"]
-        warnings = api.data_warnings(run, diagnosis, store=store)
-        if args.output.report:
-            device = args.hardware.device
-            page = api.write_report(run, store=store, quick=True, device=device, diagnosis=(diagnosis, note))
-    except AlexNetError as error:
-        output.log(f"no report: {error}")
-    return page, warnings, notes
+    note = "the data was not examined for near-identical images, groups and other faults: "
+    notes = (*result.notes, f"{note}alexnet report {result.folder} examines it")
+    warnings = api.data_warnings(result.folder, None, store=args.run.store)
+    return replace(result, warnings=(*warnings, *result.warnings), notes=notes)
 
 
-def _print_result(result: "Result", page: Path | None, *, as_json: bool) -> None:
+def _print_result(result: "Result", *, as_json: bool) -> None:
     """Print warnings, the scores of each split, and where the results are."""
     if as_json:
-        print(json.dumps(_result_dict(result) | {"report": str(page) if page else None}))
+        print(json.dumps(_result_dict(result)))
         return
     for warning in result.warnings:
         print(f"WARNING    {warning}")
@@ -276,8 +258,8 @@ def _print_result(result: "Result", page: Path | None, *, as_json: bool) -> None
     print(f"training   {rate:.1f} images/s in {precision}; total time {result.seconds:.0f} s")
     print(f"run        {result.folder}  (bundle/, checkpoints/, journal.jsonl, results.csv, recipe.toml, tensorboard/)")
     print(f"plots      {result.folder / 'plots'}  ({', '.join(path.stem for path in result.plots)})")
-    if page is not None:
-        print(f"report     {page}")
+    if result.report is not None:
+        print(f"report     {result.report}")
     print(f"next       alexnet predict {result.folder} IMAGE...")
 
 
@@ -290,4 +272,5 @@ def _result_dict(result: "Result") -> dict[str, Any]:
         "warnings": list(result.warnings),
         "notes": list(result.notes),
         "scores": {name: scores.to_dict() for name, scores in result.scores.items()},
+        "report": str(result.report) if result.report else None,
     }

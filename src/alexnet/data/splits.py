@@ -180,11 +180,12 @@ class Sums:
         self.products = np.zeros((3, 3), np.int64)  # below 2^63 for 2·10^9 images of 256 × 256
 
     def add(self, images: NDArray[np.uint8]) -> "Sums":
-        """Count ``images`` [N, S, S, 3] in; N × S² below 10^11, so that the products are exact in float64."""
+        """Count ``images`` [N, S, S, 3] in; S² below 10^11, so that the products are exact in float64."""
         self.count += len(images)
-        self.image += images.sum(axis=0, dtype=np.int64)
-        values = images.reshape(-1, 3).astype(np.float64)  # [N·S·S, 3]
-        self.products += (values.T @ values).astype(np.int64)
+        self.image += images.sum(axis=0, dtype=np.uint16 if len(images) <= 257 else np.int64)  # 257 × 255 < 2^16
+        for image in images:  # the numbers of one stay in the cache
+            values = image.reshape(-1, 3).astype(np.float64)  # [S·S, 3]
+            self.products += (values.T @ values).astype(np.int64)
         return self
 
     def merge(self, other: "Sums") -> None:

@@ -137,10 +137,22 @@ def predict_split(
     crops: int = 1,
     batch_size: int = 100,
     device: torch.device | None = None,
+    num_classes: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    all_reduce: Callable[..., None] | None = None,
+    progress: Progress | None = None,
 ) -> SplitPredictions:
-    """The predictions of a network for every image of a split. See :func:`predict_batches` for the arguments."""
+    """The predictions of a network for every image of a split. See :func:`predict_batches` for the other arguments.
+
+    Args:
+        num_classes: K; needed with ``shard``, since a process may have no batch.
+        shard: (index, count): this process takes every ``count``-th batch, from batch ``index`` on.
+        all_reduce: Sums tensors over all processes, in place; all of them then have all predictions.
+        progress: Receives the number of images done, and of all.
+    """
     started = time.perf_counter()
-    batches = predict_batches(
+    result = torch.zeros(len(split), num_classes)
+    for log_probs, indices in predict_batches(
         network,
         split,
         normalization,
@@ -149,9 +161,17 @@ def predict_split(
         crops=crops,
         batch_size=images_per_batch(batch_size, crops, image_size),
         device=device,
-    )
-    log_probs = torch.cat([log_probs for log_probs, _ in batches]).numpy()
-    return SplitPredictions(split.name, crops, split.labels, log_probs, split.groups, time.perf_counter() - started)
+        shard=shard,
+    ):
+        if not result.numel():
+            result = torch.zeros(len(split), log_probs.shape[1])
+        result[torch.from_numpy(indices)] = log_probs
+        if progress is not None:
+            progress(int(indices[-1]) + 1, len(split))
+    if all_reduce is not None:
+        all_reduce(result)
+    seconds = time.perf_counter() - started
+    return SplitPredictions(split.name, crops, split.labels, result.numpy(), split.groups, seconds)
 
 
 def predict_batches(

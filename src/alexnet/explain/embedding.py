@@ -15,9 +15,9 @@ from alexnet.doctor.images import THUMBNAIL_SIZE
 from alexnet.errors import DataError, RunError
 from alexnet.evaluation.calibration import probabilities
 from alexnet.evaluation.evaluate import SplitPredictions
+from alexnet.explain.opened_run import OpenedRun
 from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import ImageInput, named
-from alexnet.training.run_folder import own_store
 
 DUPLICATE_CANDIDATES = 20  # mistakes that are searched for near-duplicates, for each one that is shown
 
@@ -51,17 +51,17 @@ class Samples:
         return cls(split.gather(indices), [str(origins[i]["origin"]) for i in indices], split.labels[indices].tolist())
 
 
-def test_split(run: Path, store: str | Path | None = None) -> Split:
-    """The test images of a run, in ``store`` if they were moved. Raises :class:`RunError` if there are none."""
-    split = own_store(run, store).split("test")
+def test_split(run: OpenedRun) -> Split:
+    """The test images of a run. Raises :class:`RunError` if there are none."""
+    split = run.store.split("test")
     if not len(split):
-        raise RunError(f"{run} has no test images", "at least one", "name images, or train with a test split")
+        raise RunError(f"{run.folder} has no test images", "at least one", "name images, or train with a test split")
     return split
 
 
-def test_samples(run: Path, count: int, store: str | Path | None = None) -> Samples:
+def test_samples(run: OpenedRun, count: int) -> Samples:
     """``count`` random test images, the same ones in each call. Raises :class:`RunError` if there are none."""
-    split = test_split(run, store)
+    split = test_split(run)
     return Samples.of_split(split, np.random.default_rng(0).permutation(len(split))[:count].astype(np.int64))
 
 

@@ -14,10 +14,11 @@ file, in which its own digits count as zeros. It is checked when the index is op
 blocks of rows, so memory does not grow with the number of images.
 """
 
+import abc
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +33,7 @@ from alexnet.data.remote import local_path
 from alexnet.data.store import Split, Store
 from alexnet.errors import DataError, ModelError, RunError
 from alexnet.evaluation.evaluate import features_of
+from alexnet.evaluation.ood import FeatureSample
 from alexnet.loader.loader import sequential_batches, to_device
 from alexnet.schema import check, parse_json
 from alexnet.terminal import Progress
@@ -47,26 +49,109 @@ _KINDS = {"F32": np.float32, "I64": np.int64, "U8": np.uint8}
 Layout = dict[str, tuple[str, tuple[int, ...]]]  # name -> kind and shape, in the file's order
 
 
-class Neighbors:
-    """An open index of N training images with D features each. Use :meth:`build` or :meth:`open`.
+class SearchedImages(abc.ABC):
+    """N training images with D features each, among which the nearest to others are searched.
 
     Attributes:
         classes: The class names.
+        labels: Class indices, int64 [N].
+    """
+
+    def __init__(self, classes: Sequence[str], labels: NDArray[np.int64], features: NDArray[np.float32]) -> None:
+        self.classes, self.labels, self._features = tuple(classes), labels, features
+        self._squares: NDArray[np.float64] | None = None  # |row|² [N], from the first search on
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def nearest(self, features: NDArray[np.floating[Any]], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The ``k`` images (or all, if there are fewer) nearest to each of ``features`` [M, D], in order of distance.
+
+        The search is exact: float32 products with the mapped features exclude the rows that are farther than rounding
+        could explain, and the distances of the others are computed from differences in float64. Equal distances are
+        in the order of the rows.
+
+        Args:
+            features: Features of M images, [M, D].
+            k: Number of neighbors.
+
+        Returns:
+            Euclidean distances float64 [M, k], and rows int64 [M, k].
+
+        Raises:
+            ModelError: If the features have another shape or are not finite.
+        """
+        rows, width = self._features.shape
+        if features.ndim != 2 or features.shape[1] != width or not np.isfinite(features).all() or k < 1:
+            raise ModelError(f"features {list(features.shape)} and k = {k}", f"[M, {width}], finite, and k at least 1")
+        k = min(k, rows)
+        nearest = [self._nearest_to(one, k) for one in features.astype(np.float64)]
+        distances = np.array([distances for distances, _ in nearest]).reshape(-1, k)
+        return distances, np.array([indices for _, indices in nearest], np.int64).reshape(-1, k)
+
+    def _nearest_to(self, wanted: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Distances [k] and rows [k] of the images nearest to the features [D] of one image."""
+        if self._squares is None:
+            self._squares = np.concatenate([np.square(block.astype(np.float64)).sum(1) for block in self._blocks()])
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = self._features @ wanted.astype(np.float32)  # [N]
+            estimates = self._squares - 2 * products.astype(np.float64)  # squared distances less |wanted|²
+        candidates = np.arange(len(estimates))
+        if np.isfinite(estimates).all():  # products of huge features overflow: then all distances are computed
+            rounding = np.finfo(np.float32).eps * (len(wanted) + 2) * np.linalg.norm(wanted) * np.sqrt(self._squares)
+            surely = np.partition(estimates + 2 * rounding, k - 1)[k - 1]
+            candidates = np.flatnonzero(estimates - 2 * rounding <= surely)
+        step = self._rows_at_once()
+        parts = [candidates[start : start + step] for start in range(0, len(candidates), step)]
+        distances = np.concatenate([np.linalg.norm(wanted - self._features[part], axis=1) for part in parts])
+        order = np.lexsort((candidates, distances))[:k]
+        return distances[order], candidates[order]
+
+    def label(self, row: int) -> str:
+        """The class name of a training image."""
+        return str(self.classes[self.labels[row]])
+
+    @abc.abstractmethod
+    def thumbnail(self, row: int) -> NDArray[np.uint8]:
+        """The thumbnail of a training image: uint8 [64, 64, 3]."""
+
+    def _rows_at_once(self) -> int:
+        return max(1, BLOCK // (8 * int(self._features.shape[1])))
+
+    def _blocks(self) -> Iterator[NDArray[np.float32]]:
+        step = self._rows_at_once()
+        for first in range(0, len(self._features), step):
+            yield self._features[first : first + step]
+
+
+class SampledImages(SearchedImages):
+    """A sample of the training images, in memory. Arguments: their features, and the store that they are from."""
+
+    def __init__(self, sample: FeatureSample, store: Store) -> None:
+        super().__init__(store.classes, sample.labels, sample.features)
+        self._split, self._indices = store.split("train"), sample.indices
+
+    def thumbnail(self, row: int) -> NDArray[np.uint8]:
+        """The thumbnail of a training image: uint8 [64, 64, 3]."""
+        return decode.fit(self._split.gather(self._indices[row : row + 1])[0], THUMBNAIL_SIZE, "squash")
+
+
+class Neighbors(SearchedImages):
+    """An open index of N training images with D features each. Use :meth:`build` or :meth:`open`.
+
+    Attributes:
         weights: SHA-256 of the weights that computed the features.
         fingerprint: Fingerprint of the store that the images are from.
-        labels: Class indices, int64 [N].
     """
 
     def __init__(self, path: Path, metadata: Mapping[str, str], file: Any) -> None:
         self.path, self._file = path, file
         self.weights, self.fingerprint = metadata["weights"], metadata["store"]
-        self.classes = tuple(check(parse_json(metadata["classes"].encode()), list[str]))
+        classes = tuple(check(parse_json(metadata["classes"].encode()), list[str]))
         self._parts = {name: file.get_slice(name) for name in ("features", "thumbnails", "origins")}
-        self._squares: NDArray[np.float64] | None = None  # |row|² [N], from the first search on
-        self.labels: NDArray[np.int64] = file.get_tensor("labels")
         self._ends: NDArray[np.int64] = file.get_tensor("ends")
+        super().__init__(classes, file.get_tensor("labels"), _mapped(path))
         _check(self, self._parts)
-        self._features = _mapped(path)
 
     @classmethod
     def build(
@@ -138,56 +223,6 @@ class Neighbors:
             )
         return result
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def nearest(self, features: NDArray[np.floating[Any]], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The ``k`` images (or all, if there are fewer) nearest to each of ``features`` [M, D], in order of distance.
-
-        The search is exact: float32 products with the mapped features exclude the rows that are farther than rounding
-        could explain, and the distances of the others are computed from differences in float64. Equal distances are
-        in the order of the rows.
-
-        Args:
-            features: Features of M images, [M, D].
-            k: Number of neighbors.
-
-        Returns:
-            Euclidean distances float64 [M, k], and rows int64 [M, k].
-
-        Raises:
-            ModelError: If the features have another shape or are not finite.
-        """
-        rows, width = self._features.shape
-        if features.ndim != 2 or features.shape[1] != width or not np.isfinite(features).all() or k < 1:
-            raise ModelError(f"features {list(features.shape)} and k = {k}", f"[M, {width}], finite, and k at least 1")
-        k = min(k, rows)
-        nearest = [self._nearest_to(one, k) for one in features.astype(np.float64)]
-        distances = np.array([distances for distances, _ in nearest]).reshape(-1, k)
-        return distances, np.array([indices for _, indices in nearest], np.int64).reshape(-1, k)
-
-    def _nearest_to(self, wanted: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Distances [k] and rows [k] of the images nearest to the features [D] of one image."""
-        if self._squares is None:
-            self._squares = np.concatenate([np.square(block.astype(np.float64)).sum(1) for block in self._blocks()])
-        with np.errstate(over="ignore", invalid="ignore"):
-            products = self._features @ wanted.astype(np.float32)  # [N]
-            estimates = self._squares - 2 * products.astype(np.float64)  # squared distances less |wanted|²
-        candidates = np.arange(len(estimates))
-        if np.isfinite(estimates).all():  # products of huge features overflow: then all distances are computed
-            rounding = np.finfo(np.float32).eps * (len(wanted) + 2) * np.linalg.norm(wanted) * np.sqrt(self._squares)
-            surely = np.partition(estimates + 2 * rounding, k - 1)[k - 1]
-            candidates = np.flatnonzero(estimates - 2 * rounding <= surely)
-        step = self._rows_at_once()
-        parts = [candidates[start : start + step] for start in range(0, len(candidates), step)]
-        distances = np.concatenate([np.linalg.norm(wanted - self._features[part], axis=1) for part in parts])
-        order = np.lexsort((candidates, distances))[:k]
-        return distances[order], candidates[order]
-
-    def label(self, row: int) -> str:
-        """The class name of a training image."""
-        return str(self.classes[self.labels[row]])
-
     def origin(self, row: int) -> str:
         """The origin of a training image: its name in the data."""
         start, end = int(self._ends[row - 1]) if row else 0, int(self._ends[row])
@@ -197,14 +232,6 @@ class Neighbors:
         """The thumbnail of a training image: uint8 [64, 64, 3]."""
         value: NDArray[np.uint8] = self._parts["thumbnails"][row : row + 1][0]
         return value
-
-    def _rows_at_once(self) -> int:
-        return max(1, BLOCK // (8 * int(self._features.shape[1])))
-
-    def _blocks(self) -> Iterator[NDArray[np.float32]]:
-        step = self._rows_at_once()
-        for first in range(0, len(self._features), step):
-            yield self._features[first : first + step]
 
 
 def _mapped(path: Path) -> NDArray[np.float32]:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from alexnet.bundle import weights_sha256
 from alexnet.cuda_convnet import GraphNetwork
-from alexnet.data.store import Store
 from alexnet.errors import DataError, ModelError, RunError, did_you_mean
 from alexnet.explain import neighbors as nearest
 from alexnet.explain import saliency, units
 from alexnet.explain.embedding import Samples
-from alexnet.explain.neighbors import Neighbors
+from alexnet.explain.neighbors import Neighbors, SearchedImages
+from alexnet.explain.opened_run import OpenedRun
 from alexnet.explain.units import Specialization, specialization
 from alexnet.export.classifier import Classifier
 from alexnet.loader.augmentation import center_crops
@@ -25,7 +25,6 @@ from alexnet.models.network import Network
 from alexnet.plots import canvas
 from alexnet.plots.embedding import Neighbor, NeighborRow
 from alexnet.terminal import Progress, probability, shorten
-from alexnet.training.run_folder import own_store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -176,27 +175,21 @@ def class_index(classifier: Classifier, name: str) -> int:
     return classifier.classes.index(name)
 
 
-def open_index(
-    run: Path,
-    classifier: Classifier,
-    log: Callable[[str], None],
-    progress: Progress | None = None,
-    store: Store | str | Path | None = None,
-) -> Neighbors:
+def open_index(run: OpenedRun, log: Callable[[str], None], progress: Progress | None = None) -> Neighbors:
     """The run's index of training images: opened, or built where it is missing, damaged or of other weights."""
-    path, weights = run / nearest.FILE, weights_sha256(run)
+    path, weights = run.folder / nearest.FILE, weights_sha256(run.folder)
     if path.is_file():
         try:
             return Neighbors.open(path, weights)
         except RunError as error:
             log(f"{error.what}: it is built again")
-    store = store if isinstance(store, Store) else own_store(run, store)
+    classifier, store = run.classifier, run.store
     log(f"indexing the {len(store.split('train')):,} training images into {path}")
     return Neighbors.build(path, classifier.bundle, store, weights, device=classifier.device, progress=progress)
 
 
 def neighbor_rows(
-    classifier: Classifier, samples: Samples, index: Neighbors, count: int = NEIGHBORS
+    classifier: Classifier, samples: Samples, index: SearchedImages, count: int = NEIGHBORS
 ) -> list[NeighborRow]:
     """Each image with its ``count`` nearest training images."""
     probabilities = classifier.probabilities(list(samples.images))

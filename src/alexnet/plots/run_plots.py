@@ -1,6 +1,5 @@
 """The plots of a run: a function ``draw_KIND`` for each kind of :data:`alexnet.plots.PLOTS`."""
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,14 @@ import torch
 
 from alexnet.errors import ModelError, RunError, did_you_mean
 from alexnet.explain.embedding import Method, Samples, most_confident_mistakes, test_samples, test_split
+from alexnet.explain.opened_run import OpenedRun
 from alexnet.export.classifier import Classifier
 from alexnet.export.prediction import ImageInput
 from alexnet.loader.augmentation import center_crops
 from alexnet.loader.loader import to_device
 from alexnet.plots import PLOTS, explanations
-from alexnet.system import choose_device
 from alexnet.terminal import Progress
-from alexnet.training.logger import damage, read_rows
+from alexnet.training.logger import read_rows
 from alexnet.training.run_folder import read_start
 
 PATCH_IMAGES = 1000  # test images that are searched for the strongest responses
@@ -51,22 +50,24 @@ class PlotOptions:
     log: Callable[[str], None] = lambda _text: None
     progress: Progress | None = None
 
+    def open(self, run: Path) -> OpenedRun:
+        """The run as these options say."""
+        return OpenedRun(run, store=self.store, device=self.device, log=self.log)
+
 
 @dataclass(frozen=True)
 class PlotJob:
     """One plot to draw: the run, the PNG file, and the options."""
 
-    run: Path
+    run: OpenedRun
     path: Path
     options: PlotOptions
     default_count: int
 
-    @functools.cached_property
+    @property
     def classifier(self) -> Classifier:
-        """The run's classifier, loaded when a plot first needs it."""
-        for problem in damage(self.run):
-            self.options.log(problem)
-        return Classifier.load(self.run, choose_device(self.options.device))
+        """The run's classifier."""
+        return self.run.classifier
 
     @property
     def count(self) -> int:
@@ -81,11 +82,11 @@ class PlotJob:
 
     def test_samples(self) -> Samples:
         """Random test images."""
-        return test_samples(self.run, self.count, self.options.store)
+        return test_samples(self.run, self.count)
 
 
-def draw(kind: str, run: Path, path: Path | None, options: PlotOptions) -> Path:
-    """Draw one plot of a run; :func:`alexnet.api.plot` describes the arguments."""
+def draw(kind: str, run: OpenedRun, path: Path | None, options: PlotOptions) -> Path:
+    """Draw one plot of a run; :func:`alexnet.api.plot` describes the other arguments."""
     if kind not in PLOTS:
         raise RunError(f"unknown plot {kind!r}. {did_you_mean(kind, PLOTS)}")
     plot = PLOTS[kind]
@@ -95,7 +96,8 @@ def draw(kind: str, run: Path, path: Path | None, options: PlotOptions) -> Path:
     if kind == "features" and len(options.images) > 1:
         raise RunError(f"features of {len(options.images)} images", "one image a plot", "plot them one by one")
     function: Callable[[PlotJob], Path] = globals()[f"draw_{kind}"]
-    return function(PlotJob(run, path or run / "plots" / f"{kind}.png", options, plot.count))
+    run.drawn[kind] = function(PlotJob(run, path or run.folder / "plots" / f"{kind}.png", options, plot.count))
+    return run.drawn[kind]
 
 
 def _refuse_without_effect(kind: str, options: PlotOptions) -> None:
@@ -122,14 +124,14 @@ def draw_filters(job: PlotJob) -> Path:
 def draw_curves(job: PlotJob) -> Path:
     from alexnet.plots import curves
 
-    rows, (recipe, _) = read_rows(job.run), read_start(job.run)
+    rows, (recipe, _) = read_rows(job.run.folder), read_start(job.run.folder)
     return curves.draw(rows, job.path, by_loss=recipe.select_weights == "best-loss")
 
 
 def draw_confusion(job: PlotJob) -> Path:
     from alexnet.plots import evaluation
 
-    scores = job.classifier.predict_split(test_split(job.run, job.options.store)).scores()
+    scores = job.run.predictions(test_split(job.run)).scores()
     return evaluation.draw_confusion(scores.confusion.numpy(), list(job.classifier.classes), job.path)
 
 
@@ -137,8 +139,7 @@ def draw_roc(job: PlotJob) -> Path:
     from alexnet.evaluation.detailed import detailed_scores
     from alexnet.plots import evaluation
 
-    classifier = job.classifier
-    predictions = classifier.predict_split(test_split(job.run, job.options.store))
+    classifier, predictions = job.classifier, job.run.predictions(test_split(job.run))
     details = detailed_scores(predictions, classifier.classes, classifier.bundle.temperature, ())
     return evaluation.draw_roc(details.curves, job.path, len(classifier.classes))
 
@@ -148,12 +149,12 @@ def draw_predictions(job: PlotJob) -> Path:
 
 
 def draw_mistakes(job: PlotJob) -> Path:
-    split, classifier = test_split(job.run, job.options.store), job.classifier
-    mistakes, duplicates = most_confident_mistakes(
-        split, classifier.predict_split(split), classifier.bundle.temperature, job.count
-    )
+    split, temperature = test_split(job.run), job.classifier.bundle.temperature
+    mistakes, duplicates = most_confident_mistakes(split, job.run.predictions(split), temperature, job.count)
     if not len(mistakes):
-        raise RunError(f"{job.run} makes no mistake on its {len(split)} test images", "", "there is nothing to plot")
+        raise RunError(
+            f"{job.run.folder} makes no mistake on its {len(split)} test images", "", "there is nothing to plot"
+        )
     return _draw_images(job, mistakes, duplicates)
 
 
@@ -190,7 +191,7 @@ def draw_neighbors(job: PlotJob) -> Path:
     from alexnet.plots import embedding as neighbors
 
     samples = job.samples()
-    index = explanations.open_index(job.run, job.classifier, job.options.log, job.options.progress, job.options.store)
+    index = explanations.open_index(job.run, job.options.log, job.options.progress)
     return neighbors.draw_neighbors(explanations.neighbor_rows(job.classifier, samples, index), job.path)
 
 
@@ -207,7 +208,7 @@ def _draw_patches(job: PlotJob, *, views: bool) -> Path:
 
     network = job.classifier.network
     layer = explanations.layer_name(job.classifier, job.options.layer or last_maps(network)[0])
-    samples = job.samples() if job.options.images else test_samples(job.run, PATCH_IMAGES, job.options.store)
+    samples = job.samples() if job.options.images else test_samples(job.run, PATCH_IMAGES)
     total = network.forward_to(job.classifier.inputs(list(samples.images[:1])), layer).shape[1]
     chosen = explanations.spread_units(job.count, total)
     tiles = explanations.patch_tiles(job.classifier, samples, layer, chosen, views=views)

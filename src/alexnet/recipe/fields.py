@@ -72,17 +72,20 @@ _INTERVAL = re.compile(r"(\d+(?:\.\d+)?)\s*(min|minutes?|steps?|epochs?)")
 class Interval(NamedTuple):
     """How often something happens: every ``amount`` of ``unit``.
 
-    Steps and epochs are integers of at least 1. Minutes may be a fraction, or 0 for every step.
+    Steps and epochs are integers of at least 1. Minutes may be a fraction, or 0 for every step. The unit ``auto`` is
+    the first end of an epoch after ``amount`` minutes.
     """
 
     amount: float
-    unit: Literal["min", "step", "epoch"]
+    unit: Literal["min", "step", "epoch", "auto"]
 
 
 def parse_interval(text: str, option: str) -> Interval:
-    """Parse the value of ``option``: ``5min``, ``500steps`` or ``1epoch``. Raises :class:`RecipeError`."""
+    """Parse the value of ``option``: ``auto``, ``5min``, ``500steps`` or ``1epoch``. Raises :class:`RecipeError`."""
+    if text.strip() == "auto":
+        return Interval(1, "auto")
     match = _INTERVAL.fullmatch(text.strip())
-    expected = "a number and min, steps or epochs, such as 5min, 500steps or 1epoch"
+    expected = "auto, or a number and min, steps or epochs, such as 5min, 500steps or 1epoch"
     if match is None:
         raise RecipeError(f"{option} is {text!r}", expected)
     amount = float(match[1])
@@ -324,8 +327,9 @@ class RuntimeFields:
     """convolution algorithm; auto: Winograd (fewer multiplications) if the kernel is compiled and faster"""
     compile: bool = False
     """compile the network with torch.compile; on a GPU its steps become CUDA graphs, for small batches"""
-    checkpoint_every: str = "1epoch"
-    """interval between checkpoints: 5min, 500steps, 1epoch; there is always one at the end"""
+    checkpoint_every: str = "auto"
+    """interval between checkpoints: 5min, 500steps, 1epoch; auto: after an epoch, if a minute has passed since the last
+    one; there is always one at the end"""
 
 
 GROUPS: dict[str, type] = {

@@ -31,7 +31,7 @@ _INFLATING = {"leak-validation", "group-suspected", "shortcut"}
 
 
 def diagnose(
-    metadata: Mapping[str, Any], store: Store, bundle: Bundle, options: DataOptions, progress: Phases | None = None
+    metadata: Mapping[str, Any], store: Store, grouping: str, options: DataOptions, progress: Phases | None = None
 ) -> tuple[Diagnosis | None, str]:
     """The doctor's report on the training data of a run.
 
@@ -41,7 +41,7 @@ def diagnose(
     Args:
         metadata: The contents of the run's run.json.
         store: The store of the run.
-        bundle: The bundle of the run.
+        grouping: How the images of the run were grouped, as its bundle says.
         options: How the images are read; options that the run recorded complete them.
         progress: Makes the progress bar of each phase.
 
@@ -59,7 +59,7 @@ def diagnose(
     corrections = recorded.corrections if recorded.corrections and recorded.corrections.exists() else None
     options = replace(recorded, exclude=options.exclude, corrections=corrections, bad="exclude")
     try:
-        source = regroup_images(options.open(data, problems), bundle.data.get("grouping", ""))
+        source = regroup_images(options.open(data, problems), grouping)
     except (AlexNetError, OSError) as error:
         return None, f"the images are not available ({error})"
     known = {image.origin: image for part in (*source.splits.values(), source.added) for image in part}
@@ -82,13 +82,15 @@ def diagnose(
     return examine(source, problems, splits=splits, allow_truncated=truncated, progress=progress), ""
 
 
-def data_warnings(run: str | Path, diagnosis: Diagnosis | None, *, store: str | Path | None = None) -> list[str]:
+def data_warnings(
+    run: str | Path, diagnosis: Diagnosis | None, *, store: Store | str | Path | None = None
+) -> list[str]:
     """Warnings about the data of a run, one line each.
 
     Args:
         run: A run folder.
         diagnosis: The doctor's report; without it only identical files across splits are searched, in the store.
-        store: The run's store, if it was moved.
+        store: The run's store, or where it is now, if it was moved.
     """
     if diagnosis is None:
         run = local_path(run)

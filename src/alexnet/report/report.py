@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from alexnet import pages
-from alexnet.bundle import Bundle, find_bundle
+from alexnet.bundle import Bundle
 from alexnet.data.atomic_io import write_file, written
 from alexnet.data.sources.options import DataOptions
-from alexnet.data.store import Split, Store
+from alexnet.data.store import Split
 from alexnet.doctor.findings import Report as Diagnosis
 from alexnet.doctor.images import Phases
 from alexnet.errors import RunError
@@ -22,16 +22,17 @@ from alexnet.evaluation.evaluate import SplitPredictions
 from alexnet.evaluation.intervals import Estimate, proportion_ci
 from alexnet.explain.embedding import Samples, most_confident_mistakes
 from alexnet.explain.neighbors import FILE as INDEX_FILE
-from alexnet.explain.neighbors import Neighbors
+from alexnet.explain.neighbors import SampledImages, SearchedImages
+from alexnet.explain.opened_run import OpenedRun
 from alexnet.export.classifier import Classifier
 from alexnet.plots import explanations
 from alexnet.plots import explanations as saliency_plot
 from alexnet.plots.canvas import decimals, short_names
 from alexnet.plots.embedding import NeighborRow
 from alexnet.report import facts
-from alexnet.system import choose_device, temporary_folder
+from alexnet.system import temporary_folder
 from alexnet.terminal import interval, percent, probability, short_percent
-from alexnet.training.run_folder import note_test, of_bundle, own_store, read_start
+from alexnet.training.run_folder import note_test, of_bundle, read_start
 
 HIGH_CONFIDENCE = 0.9  # probability from which on a top-1 prediction counts as confident
 ECE_TOLERANCE = 0.02  # calibration error beyond chance up to which probabilities count as calibrated
@@ -140,7 +141,7 @@ def _small_classes(details: DetailedScores) -> str:
 
 IMAGES, MISTAKES, SALIENCY_ROWS, NEIGHBOR_ROWS, CLASSES = 10, 10, 4, 5, 100  # maximal numbers on the page
 IMAGE_SIZE, NEIGHBOR_SIZE = 200, 112  # pixels of the longer side of an image
-QUICK_INDEX_SECONDS = 20.0  # a quick report builds the index of neighbors only if that takes less
+QUICK_SALIENCY_ROWS = 2  # of a quick report
 QUICK_DOCTOR_IMAGES = 3000  # a quick report runs the doctor only on at most so many images
 
 SECTIONS = (  # id and title in the table of contents
@@ -160,74 +161,71 @@ SECTIONS = (  # id and title in the table of contents
 
 
 def write_report(
-    run: Path,
+    run: OpenedRun,
     path: Path | None = None,
     *,
-    store: str | Path | None = None,
     doctor: bool = True,
     quick: bool = False,
-    device: str = "auto",
     options: DataOptions | None = None,
     progress: Phases | None = None,
     diagnosis: tuple[Diagnosis | None, str] | None = None,
 ) -> Path:
-    """Write the report of a run and return its path; :func:`alexnet.api.report` describes the arguments."""
-    options = options or DataOptions()
-    recipe, metadata = read_start(run)
-    epochs = facts.epochs_of(run)
-    classifier = Classifier.load(run, choose_device(device))
+    """Write the report of a run and return its path; :func:`alexnet.api.write_report` describes the arguments."""
+    options, folder = options or DataOptions(), run.folder
+    recipe, metadata = read_start(folder)
+    epochs = facts.epochs_of(folder)
+    classifier = run.classifier
     bundle = classifier.bundle
     if max(map(len, bundle.classes)) > NAME_COLUMNS:  # a name of 10,000 characters would fill pages
         classifier.classes = tuple(short_names(bundle.classes, NAME_COLUMNS))
         bundle = classifier.bundle = dataclasses.replace(bundle, classes=classifier.classes)
-    opened = own_store(run, store)
-    split = next((s for s in (opened.split("test"), opened.split("validation")) if len(s)), None)
+    store = run.store
+    split = next((s for s in (store.split("test"), store.split("validation")) if len(s)), None)
     if split is None:
-        raise RunError(f"{opened.address} has neither test nor validation images", "at least one", "train with some")
-    predictions = classifier.predict_split(split)
+        raise RunError(f"{store.address} has neither test nor validation images", "at least one", "train with some")
+    predictions = run.predictions(split)
     details = detailed_scores(predictions, bundle.classes, bundle.temperature, fitted_thresholds(bundle.thresholds))
     if not quick:  # the report at the end of training repeats the evaluation of that training
-        note_test(run, opened, split.name, "report", options.log_line)
+        note_test(folder, store, split.name, "report", options.log_line)
     doctor_report, undiagnosed = diagnosis or (None, "it was left out on request")
     if diagnosis is None and doctor:
-        doctor_report, undiagnosed = diagnose(run, store=store, quick=quick, options=options, progress=progress)
+        doctor_report, undiagnosed = diagnose(run, quick=quick, options=options, progress=progress)
     values: dict[str, Any] = {
-        "title": f"{classifier.network.name} on {bundle.data.get('name', run.name)}",
-        "subtitle": f"Report of {run.resolve().name}: training, data, accuracy, calibration, explanations, cost.",
+        "title": f"{classifier.network.name} on {bundle.data.get('name', folder.name)}",
+        "subtitle": f"Report of {folder.resolve().name}: training, data, accuracy, calibration, explanations, cost.",
         "summary": summary(details, classifier.classes, doctor_report, undiagnosed),
         "status": status(details, doctor_report),
-        "training": facts.training_facts(metadata, bundle, recipe, opened),
-        "choices": facts.choices(of_bundle(bundle, run)),
+        "training": facts.training_facts(metadata, bundle, recipe, store),
+        "choices": facts.choices(of_bundle(bundle, folder)),
         "diagnosis": doctor_report,
         "undiagnosed": undiagnosed,
-        "cost": facts.cost(run, facts.events_of(run), epochs, bundle),
-        "reproduction": facts.reproduction(run, metadata, bundle, recipe, opened),
-        "plots": _plots(classifier, details, epochs),
+        "cost": facts.cost(folder, facts.events_of(folder), epochs, bundle),
+        "reproduction": facts.reproduction(folder, metadata, bundle, recipe, store),
+        "plots": _plots(run, details, epochs, by_loss=recipe.select_weights == "best-loss"),
         "color": explanations.color_note(explanations.color_specialization(classifier.network)),
     }
     values |= _metrics(details, classifier.classes) | _calibration(details)
     values |= _prediction_sets(bundle, predictions)
-    values |= _images(run, classifier, split, predictions, opened, quick, options.log_line, progress)
-    path = path or run / "report.html"
+    values |= _images(run, split, predictions, quick, options.log_line, progress)
+    path = path or folder / "report.html"
     with written(path):
         write_file(path, pages.render("report.html", sections=SECTIONS, **values).encode("utf-8", "replace"))
     return path
 
 
 def diagnose(
-    run: Path,
+    run: OpenedRun,
     *,
-    store: str | Path | None = None,
     quick: bool = False,
     options: DataOptions | None = None,
     progress: Phases | None = None,
 ) -> tuple[Diagnosis | None, str]:
     """The doctor's report on the training data of a run; :func:`alexnet.api.diagnose` describes the arguments."""
-    metadata = read_start(run)[1]
-    opened = own_store(run, store)
-    if quick and sum(map(len, opened.splits.values())) > QUICK_DOCTOR_IMAGES:
-        return None, f"alexnet report {run} examines it"
-    return facts.diagnose(metadata, opened, Bundle.load(find_bundle(run)), options or DataOptions(), progress)
+    metadata, store = read_start(run.folder)[1], run.store
+    if quick and sum(map(len, store.splits.values())) > QUICK_DOCTOR_IMAGES:
+        return None, f"alexnet report {run.folder} examines it"
+    grouping = run.classifier.bundle.data.get("grouping", "")
+    return facts.diagnose(metadata, store, grouping, options or DataOptions(), progress)
 
 
 def _metrics(details: DetailedScores, classes: Sequence[str]) -> dict[str, Any]:
@@ -316,17 +314,17 @@ def _calibration(details: DetailedScores) -> dict[str, Any]:
 
 
 def _images(
-    run: Path,
-    classifier: Classifier,
+    run: OpenedRun,
     split: Split,
     predictions: SplitPredictions,
-    store: Store,
     quick: bool,
     log: Callable[[str], None],
     progress: Phases | None,
 ) -> dict[str, Any]:
     """The sections with images: random predictions, mistakes, saliency maps, nearest neighbors."""
+    classifier = run.classifier
     order = np.random.default_rng(0).permutation(len(split)).astype(np.int64)
+    explained = Samples.of_split(split, order[: QUICK_SALIENCY_ROWS if quick else SALIENCY_ROWS])
     mistakes, duplicates = most_confident_mistakes(split, predictions, classifier.bundle.temperature, MISTAKES)
     saliency = [
         {
@@ -338,32 +336,31 @@ def _images(
                 )
             ],
         }
-        for row in explanations.saliency_rows(classifier, Samples.of_split(split, order[:SALIENCY_ROWS]))
+        for row in explanations.saliency_rows(classifier, explained)
     ]
-    index, no_index = _index(run, classifier, store, quick, log, progress)
-    rows = []
-    if index is not None:
-        index.classes = classifier.classes
-        rows = explanations.neighbor_rows(classifier, Samples.of_split(split, order[:NEIGHBOR_ROWS]), index)
+    index, searched = _index(run, quick, log, progress)
+    index.classes = classifier.classes
+    rows = explanations.neighbor_rows(classifier, Samples.of_split(split, order[:NEIGHBOR_ROWS]), index)
     return {
         "images": _cards(classifier, Samples.of_split(split, order[:IMAGES])),
         "mistakes": _cards(classifier, mistakes, duplicates) if len(mistakes) else [],
         "saliency": saliency,
         "saliency_note": saliency_plot.NOTE.replace("\n", " "),
-        "no_neighbors": no_index,
+        "searched": searched,
         "neighbors": [_neighbor_cells(row) for row in rows],
     }
 
 
 def _index(
-    run: Path, classifier: Classifier, store: Store, quick: bool, log: Callable[[str], None], progress: Phases | None
-) -> tuple[Neighbors | None, str]:
-    """The index of training images, or None and the reason why there is none."""
-    rate = classifier.bundle.metrics.get("test", {}).get("images_per_second") or 1e-9
-    count = len(store.split("train"))
-    if quick and not (run / INDEX_FILE).is_file() and count / rate > QUICK_INDEX_SECONDS:
-        return None, f"The {count:,} training images are not indexed yet: alexnet report {run} indexes them."
-    return explanations.open_index(run, classifier, log, progress("indexing") if progress else None, store), ""
+    run: OpenedRun, quick: bool, log: Callable[[str], None], progress: Phases | None
+) -> tuple[SearchedImages, str]:
+    """The training images that are searched: the run's index, or a sample; and a sentence where they are a sample."""
+    if quick and not (run.folder / INDEX_FILE).is_file():
+        sample, count = run.training_sample, len(run.store.split("train"))
+        few = f"Only {len(sample.indices):,} of the {count:,} training images, drawn at random, were searched; "
+        few += f"alexnet report {run.folder} searches all."
+        return SampledImages(sample, run.store), few if len(sample.indices) < count else ""
+    return explanations.open_index(run, log, progress("indexing") if progress else None), ""
 
 
 def _cards(classifier: Classifier, samples: Samples, duplicates: Sequence[int] = ()) -> list[dict[str, Any]]:
@@ -430,10 +427,11 @@ def _prediction_sets(bundle: Bundle, predictions: SplitPredictions) -> dict[str,
     return {"sets": text, "set_rows": [(name, f"{n:,}", *_cells(one)) for name, n, one in lowest[:CLASSES]]}
 
 
-def _plots(classifier: Classifier, details: DetailedScores, epochs: list[dict[str, float]]) -> dict[str, str]:
-    """The plots as data URLs; empty where there is nothing to plot."""
+def _plots(run: OpenedRun, details: DetailedScores, epochs: list[dict[str, float]], *, by_loss: bool) -> dict[str, str]:
+    """The plots as data URLs; empty where there is nothing to plot. Those that training has just drawn are reused."""
     from alexnet.plots import curves, evaluation, filters
 
+    classifier = run.classifier
     table = details.scores.confusion.numpy()
     thresholds = [one.metrics for one in details.thresholds]
     draw: dict[str, Callable[[Path], Path]] = {
@@ -446,7 +444,10 @@ def _plots(classifier: Classifier, details: DetailedScores, epochs: list[dict[st
     if details.curves:
         draw["roc"] = lambda to: evaluation.draw_roc(details.curves, to, len(classifier.classes))
     if epochs:
-        draw["curves"] = lambda to: curves.draw(epochs, to)
+        draw["curves"] = lambda to: curves.draw(epochs, to, by_loss=by_loss)
+    shared = ("filters", "curves", "confusion") if details.scores.split == "test" else ("filters", "curves")
+    drawn = {name: path for name, path in run.drawn.items() if name in shared}
     with temporary_folder() as folder:
-        urls = {name: pages.png_url(plot(folder / f"{name}.png").read_bytes()) for name, plot in draw.items()}
+        files = {name: drawn.get(name) or plot(folder / f"{name}.png") for name, plot in draw.items()}
+        urls = {name: pages.png_url(file.read_bytes()) for name, file in files.items()}
     return {"curves": "", "filters": "", "roc": "", **urls}

@@ -1,11 +1,12 @@
 """When checkpoints are due, and the thread that writes them while training goes on.
 
-The loop waits for the copy of the state, not for the disk. A checkpoint waits for the one before it. A run ends when
-its last checkpoint is on disk. docs/training.md has the time that this saves.
+The loop waits for the copy of the state, not for the disk. A checkpoint waits for the one before it. The last one is
+written while the trained network is scored; the bundle waits for it. docs/training.md has the time that this saves.
 """
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class AsyncCheckpointer:
             return epoch_over and position.epoch % amount == 0
         if unit == "step":
             return position.step // amount > self._step // amount
-        return time.monotonic() - self.saved_at >= 60 * amount
+        waited = time.monotonic() - self.saved_at >= 60 * amount
+        return waited and (epoch_over or unit == "min")
 
     def save(self, *, must: bool) -> None:
         """Write a checkpoint: now if ``must``, else in the background.
@@ -57,22 +59,31 @@ class AsyncCheckpointer:
         Raises:
             CheckpointError: If ``must`` and it cannot be written.
         """
-        self.collect(wait=True)
-        # All processes take part: shards of a network are gathered.
-        content = self.state.snapshot(self.logger.size(), copied=not must and self.state.world.is_main)
-        best, weights = self.state.best.file, self.state.best.weights
-        self.saved_at, self._step = time.monotonic(), self.state.position.step
-        if not self.state.world.is_main:
-            return
-        self._name = checkpoint.name_of(self._step)
-        if must:
-            self._write(content, best, weights)
-        else:
-            # Not a daemon thread: a process that ends for another reason still finishes its file.
-            self._thread = threading.Thread(target=self._try, args=(content, best, weights), name="checkpoint")
-            self._thread.start()
+        self._begin(self._write if must else self._write_in_thread, copied=not must)
         self.collect(wait=must)
         self.saved_at = time.monotonic()
+
+    def begin_last(self) -> None:
+        """Begin to write the last checkpoint. The state must not change until :meth:`finish`."""
+        self._begin(self._write_in_thread, copied=False)
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint. Raises :class:`CheckpointError` if it could not be written."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._failed is not None:
+            raise self._failed
+        self.collect(wait=True)
+
+    def _begin(self, write: Callable[[dict[str, Any], str, dict[str, Any]], None], *, copied: bool) -> None:
+        """Write a snapshot of the state by ``write``, after the checkpoint before it."""
+        self.collect(wait=True)
+        # All processes take part: shards of a network are gathered.
+        content = self.state.snapshot(self.logger.size(), copied=copied and self.state.world.is_main)
+        self.saved_at, self._step = time.monotonic(), self.state.position.step
+        if self.state.world.is_main:
+            self._name = checkpoint.name_of(self._step)
+            write(content, self.state.best.file, self.state.best.weights)
 
     def collect(self, *, wait: bool = False) -> None:
         """Log the checkpoint that has been written since the last call; ``wait`` until it is written."""
@@ -89,6 +100,11 @@ class AsyncCheckpointer:
         else:
             self.logger.warn(f"{failed}; training goes on")
             self.logger.event("checkpoint failed", reason=str(failed))
+
+    def _write_in_thread(self, *snapshot: Any) -> None:
+        # Not a daemon thread: a process that ends for another reason still finishes its file.
+        self._thread = threading.Thread(target=self._try, args=snapshot, name="checkpoint")
+        self._thread.start()
 
     def _try(self, content: dict[str, Any], best: str, weights: dict[str, Any]) -> None:
         try:
@@ -111,5 +127,5 @@ class NoCheckpoints(AsyncCheckpointer):
         """Never."""
         return False
 
-    def save(self, *, must: bool) -> None:
-        """Nothing."""
+    def _begin(self, write: Callable[[dict[str, Any], str, dict[str, Any]], None], *, copied: bool) -> None:
+        """Nothing is written."""

@@ -51,7 +51,8 @@ def train(training: Training) -> None:
         DivergedError: When the loss is NaN or Inf :data:`MAX_NONFINITE_STEPS` times in a row. The last good checkpoint
             stays.
         TrainingError: When memory runs out.
-        CheckpointError: When the last checkpoint cannot be written.
+        CheckpointError: When a checkpoint that must be written cannot be. That of a finished run of one process is
+            still being written: :meth:`AsyncCheckpointer.finish` waits for it.
     """
     state = training.state
     while not state.finished:
@@ -69,7 +70,9 @@ def train(training: Training) -> None:
         (signal, save_due), finished = sync_stop_and_save(training, epoch_over=True), state.finished
         if state.early_end and not state.schedule.finished(state.position.epoch):
             training.logger.log(f"the run ends after epoch {state.position.epoch}: {state.early_end}")
-        if finished or signal or save_due:
+        if finished and state.world.size == 1:  # the caller waits for it; processes would not wait for each other
+            training.checkpointer.begin_last()
+        elif finished or signal or save_due:
             save(training, must=finished or bool(signal))
         if signal and not finished:
             raise _interrupted(training, signal)

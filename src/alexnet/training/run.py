@@ -1,6 +1,9 @@
 """A training run from its first step to its bundle, or the rest of one from a checkpoint; warnings on its result."""
 
+import copy
 import dataclasses
+import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,13 @@ from alexnet.data.decode import encode_png
 from alexnet.data.store import Store
 from alexnet.errors import BundleError, CheckpointError, DataError, RecipeError
 from alexnet.evaluation.calibration import MIN_IMAGES, calibrate
-from alexnet.evaluation.evaluate import calibrated, log_probabilities, predict_split
+from alexnet.evaluation.evaluate import SplitPredictions, calibrated, log_probabilities, predict_split
 from alexnet.evaluation.metrics import Scores
-from alexnet.evaluation.ood import fit_reference
+from alexnet.evaluation.ood import LEAST_IMAGES, FeatureSample, fit_reference, sample_training_images
 from alexnet.kernels import native_kernels
 from alexnet.loader.augmentation import Normalization, center_crops
 from alexnet.loader.loader import Loader, Shard, to_device
+from alexnet.models.network import Network
 from alexnet.recipe import Recipe
 from alexnet.training import checkpoint, loop, runtime
 from alexnet.training.async_checkpoint import AsyncCheckpointer
@@ -64,6 +68,29 @@ def score_warnings(scores: dict[str, Scores]) -> tuple[str, ...]:
     if (last := test or validation) and last.chance_warning:
         result.append(last.chance_warning)
     return tuple(result)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """The result of :func:`train_run`.
+
+    Attributes:
+        bundle: The trained classifier.
+        predictions: Its predictions for ``validation`` (unless that was trained on) and ``test``, in float32.
+        images_per_second: Speed of the training steps.
+        sample: Features of training images; None without :data:`~alexnet.evaluation.ood.LEAST_IMAGES` of them, and for
+            the processes but the first.
+    """
+
+    bundle: Path
+    predictions: dict[str, SplitPredictions]
+    images_per_second: float
+    sample: FeatureSample | None
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        """The scores by split."""
+        return {split: predictions.scores() for split, predictions in self.predictions.items()}
 
 
 REFERENCE_SAMPLES = 5  # images in a bundle, by which a copy of it is verified
@@ -134,7 +161,7 @@ def train_run(
     world: World | None = None,
     layout: Layout = SINGLE_PROCESS,
     callbacks: Callbacks | None = None,
-) -> tuple[Path, dict[str, Scores], float]:
+) -> TrainedRun:
     """Train the run of a locked folder, from its first step or from a checkpoint.
 
     Args:
@@ -152,7 +179,7 @@ def train_run(
         callbacks: Observe the run. ``run_end`` is the caller's to call.
 
     Returns:
-        The path of the bundle, its scores by split, and the training speed in images per second.
+        The path of the bundle, and what was computed for it.
     """
     check_store(recipe, store)
     world = world or World(device)
@@ -194,12 +221,15 @@ def train_run(
             logger.warn(problem)
         logger.write_rows(state.rows)
         logger.event("resumed" if resume else "started", step=step, **environment)
-        loop.train(Training(state, loader, normalization, logger, folder, stop, checkpointer))
-        bundle, scores = _finish(state, normalization, folder, logger)
-        logger.event("finished", bundle=str(bundle.name), **{name: s.to_dict() for name, s in scores.items()})
+        training = Training(state, loader, normalization, logger, folder, stop, checkpointer)
+        loop.train(training)
+        with runtime.inference_settings():
+            predictions, sample = _finish(training)
+        scores = {split: result.scores().to_dict() for split, result in predictions.items()}
+        logger.event("finished", bundle="bundle", **scores)
     seconds = sum(row["seconds"] for row in state.rows)
     seen = sum(len(loader.split_of(epoch)) for epoch in range(len(state.rows)))
-    return bundle, scores, seen / max(seconds, 1e-9)
+    return TrainedRun(folder / "bundle", predictions, seen / max(seconds, 1e-9), sample)
 
 
 def _logger(world: World, folder: Path, **kwargs: Any) -> RunLogger:
@@ -243,32 +273,37 @@ def check_store(recipe: Recipe, store: Store) -> None:
         )
 
 
-def _finish(
-    state: State, normalization: Normalization, folder: Path, logger: RunLogger
-) -> tuple[Path, dict[str, Scores]]:
-    """Score the selected weights on validation (unless it was trained on) and, once, on test; write the bundle."""
-    network = state.eval_model
-    val_trained = state.recipe.trains_on_val(len(state.rows) - 1)
-    if state.recipe.select_weights != "last" and state.best.weights:
-        network.load_state_dict(state.best.weights)
-    network.eval()
-    scores = {
-        split: loop.score(state, normalization, split, logger)
+def _finish(training: Training) -> tuple[dict[str, SplitPredictions], FeatureSample | None]:
+    """Write the bundle of the selected weights, once they are scored and the last checkpoint is on disk.
+
+    They predict each image of validation (unless it was trained on) and of test once.
+
+    Returns:
+        These predictions by split, and features of training images.
+    """
+    state, store = training.state, training.state.store
+    network, val_trained = _selected_network(state), state.recipe.trains_on_val(len(state.rows) - 1)
+    predictions = {
+        split: _predictions(training, network, split)
         for split in (("test",) if val_trained else ("validation", "test"))
-        if len(state.store.split(split))
+        if len(store.split(split))
     }
     if not state.world.is_main:
-        return folder / "bundle", scores
-    store = state.store
-    calibration = {} if val_trained else _calibration(state, normalization)
+        return predictions, None
+    normalization = to_device(training.normalization, state.device)
+    calibration, sample = {}, None
+    if "validation" in predictions:
+        calibration = _calibration(predictions["validation"])
+    if len(store.split("train")) >= LEAST_IMAGES:
+        sample = sample_training_images(network, store, normalization)
     bundle = Bundle(
         network=network,
         classes=tuple(store.classes),
-        normalization=normalization,
+        normalization=training.normalization,
         stored_size=store.size,
         fit=state.recipe.fit,
         recipe=state.recipe.to_dict(),
-        metrics={name: s.to_dict() for name, s in scores.items()},
+        metrics={name: result.scores().to_dict() for name, result in predictions.items()},
         initialization=state.recipe.initialization,
         data={
             "name": store.name,
@@ -280,15 +315,47 @@ def _finish(
             **({"from": state.init_from} if state.init_from else {}),
         },
         calibration=calibration,
-        reference_samples=_reference_samples(state, normalization, calibration.get("temperature", 1.0)),
+        reference_samples=_reference_samples(
+            network, store, normalization, state.device, calibration.get("temperature", 1.0)
+        ),
         feature_reference=fit_reference(
-            network, store, to_device(normalization, state.device), "train" if val_trained else "validation"
+            network, store, normalization, "train" if val_trained else "validation", sample
         ),
     )
+    training.checkpointer.finish()
     try:
-        return bundle.save(folder / "bundle"), scores
+        bundle.save(training.folder / "bundle")
     except BundleError as error:
-        raise CheckpointError(error.what, "", f"make room, then: alexnet train --resume {folder}") from error
+        hint = f"make room, then: alexnet train --resume {training.folder}"
+        raise CheckpointError(error.what, "", hint) from error
+    return predictions, sample
+
+
+def _selected_network(state: State) -> Network:
+    """The network with the selected weights, in evaluation mode. The state does not change: it may be being saved."""
+    network = state.eval_model
+    if state.recipe.select_weights != "last" and state.best.weights and state.best.epoch != len(state.rows) - 1:
+        state.optimizer.zero_grad()  # gradients would be copied
+        network = copy.deepcopy(network)
+        network.load_state_dict(state.best.weights)
+    return network.eval()
+
+
+def _predictions(training: Training, network: Network, split: str) -> SplitPredictions:
+    """The predictions for a split, in float32 as ``alexnet evaluate`` has them; all processes take part."""
+    state = training.state
+    return predict_split(
+        network,
+        state.store.split(split),
+        training.normalization,
+        image_size=network.image_size,
+        channels=network.in_channels,
+        device=state.device,
+        num_classes=network.num_classes,
+        shard=(state.world.rank, state.world.size),
+        all_reduce=state.world.all_reduce_,
+        progress=functools.partial(training.logger.scored, split),
+    )
 
 
 def _selected_weights(state: State) -> str:
@@ -298,30 +365,24 @@ def _selected_weights(state: State) -> str:
     return f"the last of {len(state.rows)} epochs"
 
 
-def _calibration(state: State, normalization: Normalization) -> dict[str, Any]:
-    """Temperature and thresholds fitted on the validation split; empty where it has too few images.
-
-    In float32, which is the precision of the bundle's predictions, whatever the precision of training.
-    """
-    split, network = state.store.split("validation"), state.eval_model
-    if len(split) < MIN_IMAGES:
+def _calibration(predictions: SplitPredictions) -> dict[str, Any]:
+    """Temperature and thresholds fitted on the validation split; empty where it has too few images."""
+    if len(predictions) < MIN_IMAGES:
         return {}
-    predictions = predict_split(
-        network, split, normalization, image_size=network.image_size, channels=network.in_channels, device=state.device
-    )
     calibration = calibrate(predictions.log_probabilities, predictions.labels, predictions.groups)
     return calibration.to_dict() if calibration else {}
 
 
-def _reference_samples(state: State, normalization: Normalization, temperature: float) -> list[ReferenceSample]:
-    split = next(s for s in (state.store.split(n) for n in ("test", "validation", "train")) if len(s))
-    network = state.eval_model
+def _reference_samples(
+    network: Network, store: Store, normalization: Normalization, device: torch.device, temperature: float
+) -> list[ReferenceSample]:
+    split = next(s for s in (store.split(n) for n in ("test", "validation", "train")) if len(s))
     indices = torch.linspace(0, len(split) - 1, min(REFERENCE_SAMPLES, len(split))).long().numpy()
     images = torch.from_numpy(split.gather(indices))
     log_probs = log_probabilities(
         network,
-        images.to(state.device),
-        to_device(normalization, state.device),
+        images.to(device),
+        normalization,
         image_size=network.image_size,
         channels=network.in_channels,
     )

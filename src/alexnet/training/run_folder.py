@@ -270,17 +270,17 @@ def note_test(run: str | Path | None, store: Store, split: str, by: str, log: Ca
         log(f"{journal} cannot be written ({error.strerror}): this evaluation of the test split is not counted")
 
 
-def own_store(run: Path, moved: str | Path | None = None) -> Store:
+def own_store(run: Path, moved: Store | str | Path | None = None) -> Store:
     """The prepared images that the bundle of a run was trained on.
 
     Args:
         run: The run folder.
-        moved: Where they are now, if they were moved; by default where run.json says.
+        moved: These images, or where they are now, if they were moved; by default where run.json says.
 
     Raises:
         DataError: They are missing or damaged, or other images are in their place.
     """
-    store = Store.open(moved or recorded_store(run, read_start(run)[1]))
+    store = moved if isinstance(moved, Store) else Store.open(moved or recorded_store(run, read_start(run)[1]))
     if _data(run).get("fingerprint", store.fingerprint) != store.fingerprint:
         problem = f"store {store.address} does not hold the images that {run} was trained on"
         hint = f"other images are evaluated by: alexnet evaluate {shlex.quote(str(run))} --data DATA"
