@@ -334,7 +334,7 @@ _SPELLED = {  # options of train, and what they change in the recipe of the digi
     ("--learning-rate", "0.02"): {"lr": 0.02},
     ("--fc-weight-decay", "-1"): {},
     ("--layer-lr-mult", "conv1=0.1,fc8=10"): {"layer_lr_mult": "conv1=0.1,fc8=10"},
-    ("--checkpoint-every", "1epoch"): {},
+    ("--checkpoint-every", "1epoch"): {"checkpoint_every": "1epoch"},
     ("--model", "alexnet_single"): {"model": "alexnet_single"},
     ("--output-dir", "digits"): {},
     ("--cache-gb", "1"): {},
