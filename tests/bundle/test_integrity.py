@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from alexnet.bundle import Bundle
+from alexnet.bundle.integrity import read_tensors, write_tensors
 from alexnet.errors import BundleError
 from alexnet.schema import checksum_of
 
@@ -332,3 +333,10 @@ def test_links_inside_the_bundle_and_to_it_are_accepted(saved, tmp_path):
     (saved / "model.safetensors").symlink_to("weights/x")
     (tmp_path / "link").symlink_to(saved)
     assert Bundle.load(tmp_path / "link").classes
+
+
+def test_a_file_of_very_many_tensors_is_refused(tmp_path):
+    """The time to read it grows with the square of their number: 100,000 took over 30 seconds."""
+    write_tensors(tmp_path / "t", {f"t{i}": torch.zeros(0) for i in range(3000)})
+    with pytest.raises(BundleError, match="is damaged: 3,000 tensors; must be at most 2,000"):
+        read_tensors(tmp_path / "t")

@@ -234,6 +234,9 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): sha256_of(p) for p in files}
 
 
+MAX_TENSORS = 2_000  # of a file; a residual network of 110 layers has 700
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write ``tensors`` to ``path`` as float32 (safetensors)."""
     from safetensors.torch import save
@@ -254,7 +257,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     try:
         with safe_open(path, "pt") as file:
-            sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            if len(names) > MAX_TENSORS:  # the header is read again for each
+                raise damaged(path, f"{len(names):,} tensors; must be at most {MAX_TENSORS:,}")
+            sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in names}
         tensors = {}
         for name in sorted(sizes, key=lambda name: -sizes[name]):
             with safe_open(path, "pt") as file:
