@@ -289,7 +289,10 @@ def test_train_help_shows_the_recipe_that_would_run(capsys):
     with pytest.raises(SystemExit):
         cli.run(["train", "--help", "--recipe", "paper"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "images per step (paper, 5: 128) (default: 128)" in text.replace(" │ │ ", " ")
+    assert (
+        "images per step (paper, 5: 128); auto: the largest power of two that memory and data allow (default: 128)"
+        in text.replace(" │ │ ", " ")
+    )
 
 
 def test_train_help_has_one_titled_group_per_recipe_group(capsys):
