@@ -234,7 +234,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): sha256_of(p) for p in files}
 
 
-MAX_TENSORS = 2_000  # of a file; a residual network of 110 layers has 700
+MAX_TENSORS = 2_000  # of a file; a residual network of 110 layers has about 700
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
