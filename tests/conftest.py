@@ -1,10 +1,11 @@
-"""What several rooms' tests share: a small store of real digits."""
+"""What the tests of several packages share: a small store of real digits."""
 
 import contextlib
 import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 # The same examples every time, and no clock: a busy machine is no defect.
 settings.register_profile("house", deadline=None, derandomize=True, database=None, max_examples=25)
 settings.load_profile("house")
+
+# A shell ignores SIGINT in what it starts in the background, and programs that tests start inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
