@@ -58,12 +58,15 @@ def measure(name: str, folder: str) -> None:
 
 
 def operations() -> Iterator[tuple[str, Callable[[], object]]]:
-    """What is measured: the operations whose kernels do not need AVX-512."""
+    """What is measured: layers of the network of 2012, eight images, and the resizing of one."""
     import numpy as np
     import torch
+    import torch.nn.functional as F
     from torch import Tensor, nn
 
     from alexnet.data import decode
+    from alexnet.kernels import backend, linear, winograd
+    from alexnet.models import fusion
     from alexnet.models.layers import LocalResponseNorm, MaxPool
 
     def input(channels: int, size: int) -> Tensor:
@@ -71,10 +74,39 @@ def operations() -> Iterator[tuple[str, Callable[[], object]]]:
         values = torch.randn(8, channels, size, size, generator=generator)
         return values.contiguous(memory_format=torch.channels_last)
 
-    def training(layer: nn.Module, x: Tensor) -> Callable[[], object]:
-        x = x.requires_grad_()
+    def training(layer: Callable[[Tensor], Tensor], x: Tensor, of_images: bool = False) -> Callable[[], object]:
+        x = x.requires_grad_(not of_images)
         return lambda: layer(x).sum().backward()
 
+    def convolution(weight: Tensor, groups: int) -> Callable[[Tensor], Tensor]:
+        def convolve(x: Tensor) -> Tensor:
+            padding = weight.shape[2] // 2
+            if backend.enabled("winograd"):
+                return winograd.convolve(x, weight, None, padding, groups)
+            return F.conv2d(x, weight, padding=padding, groups=groups)
+
+        return convolve
+
+    first = [
+        nn.Conv2d(3, 96, 11, 4, 2).to(memory_format=torch.channels_last),
+        nn.ReLU(),
+        LocalResponseNorm(2),
+        MaxPool(3, 2),
+    ]
+    yield (
+        "conv1, ReLU, norm, pool, forward and back",
+        training(lambda x: fusion.forward_fused(first, x)[1], input(3, 224), True),
+    )
+    for name, channels, size, pixels, kernels, groups in (("conv2", 96, 5, 27, 256, 2), ("conv3", 256, 3, 13, 384, 1)):
+        weight = torch.randn(kernels, channels // groups, size, size).contiguous(memory_format=torch.channels_last)
+        yield (
+            f"{name}, forward and back",
+            training(convolution(weight.requires_grad_(), groups), input(channels, pixels)),
+        )
+    fc6 = nn.Linear(9216, 4096).requires_grad_(False)
+    linear.store_features_first(fc6)
+    one, layer = torch.randn(1, 9216).relu(), linear.FewRowsLinear(fc6)
+    yield "fc6 of one image, half of the features 0", lambda: layer(one)
     yield "response norm, forward and back", training(LocalResponseNorm(2), input(96, 55))
     yield "max pool 3×3, stride 2, forward and back", training(MaxPool(3, 2), input(96, 55))
     image = np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)

@@ -6,6 +6,7 @@ import torch
 
 from alexnet import cli, kernels
 from alexnet.cli import machine
+from alexnet.kernels import backend
 
 
 def test_versions_devices_and_kernels(capsys):
@@ -30,6 +31,10 @@ def test_why_a_kernel_is_not_in_use(monkeypatch):
     assert of("simplejpeg") == (False, "simplejpeg is not installed: pip install 'alexnet[fast]'")
     if not torch.cuda.is_available():
         assert of("gpu_cache") == (False, "no GPU")
+        monkeypatch.setattr(backend, "has_amx", lambda: False)
+        assert of("onednn") == (False, "no AMX") and of("space_to_depth") == (False, "no GPU and no AMX")
+        monkeypatch.setattr(backend, "has_amx", lambda: True)
+        assert of("onednn")[0] and of("space_to_depth")[0]
 
 
 def test_names_of_requirements():

@@ -17,7 +17,7 @@ SLOW, FAST = {"avx512_bf16": True, "cpu_name": "Intel Xeon"}, {"amx_bf16": True,
 def slow_in_halves(monkeypatch, native):
     """Whatever this processor is, its multiplications in bfloat16 are to count as slow."""
     if not winograd.fits(torch.ones(32, 16, 16, 16), torch.ones(16, 16, 3, 3), 1, 1, 1):
-        pytest.skip("no AVX-512 here, so PyTorch's convolution is taken")
+        pytest.skip("no AVX2 here, so PyTorch's convolution is taken")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: SLOW)
 
 

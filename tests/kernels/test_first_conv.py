@@ -17,7 +17,7 @@ POOLS = [None, MaxPool(3, 2), MaxPool(2, 2)]
 @pytest.fixture(autouse=True)
 def fast(native):
     if not Convolution(3, 16, 3).fuses_pool(torch.ones(1, 3, 16, 16)):
-        pytest.skip("no AVX-512 here, so PyTorch's convolution is taken")
+        pytest.skip("no AVX2 here, so PyTorch's convolution is taken")
 
 
 def layer_of(case):

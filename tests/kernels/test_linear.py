@@ -25,7 +25,7 @@ CASES = [
 @pytest.fixture(autouse=True)
 def fast(native):
     if not linear.fits(torch.ones(1, 8), torch.ones(8, 8).bfloat16()):
-        pytest.skip("no AVX-512 here, so PyTorch's product is taken")
+        pytest.skip("no AVX2 here, so PyTorch's product is taken")
 
 
 def problem(case, bias=True):

@@ -23,7 +23,7 @@ CASES = [
 @pytest.fixture(autouse=True)
 def fast(native):
     if not winograd.fits(torch.ones(32, 16, 16, 16), torch.ones(16, 16, 3, 3), 1, 1, 1):
-        pytest.skip("no AVX-512 here, so PyTorch's convolution is taken")
+        pytest.skip("no AVX2 here, so PyTorch's convolution is taken")
 
 
 def problem(case):

@@ -61,7 +61,7 @@ def test_weights_are_packed_once_and_answered_with_without_the_kernel_too():
         kernels.use("auto")
         found = half(x)
         if half.network.fc6.packed is None:
-            pytest.skip("no AVX-512 here, so PyTorch's product is taken")
+            pytest.skip("no AVX2 here, so PyTorch's product is taken")
         packed = half.network.fc6.packed
         assert packed.dim() == 3 and torch.equal(half(x), found) and half.network.fc6.packed is packed
         assert half.network.fc6.weight is None
@@ -81,7 +81,7 @@ def test_one_row_uses_packed_weights_and_more_rows_the_others():
         right = whole(x[:1])
         kernels.use("auto")
         if not linear.fits(torch.ones(1, 4096), whole.network.fc7.weight):
-            pytest.skip("no AVX-512 here, so PyTorch's product is taken")
+            pytest.skip("no AVX2 here, so PyTorch's product is taken")
         whole(x)
         assert whole.network.fc6.packed is None
         few = whole(x[:1])

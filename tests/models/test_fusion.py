@@ -40,7 +40,7 @@ def test_a_first_convolution_takes_its_pool_along(order):
     convolution, relu, pool = Convolution(3, 16, 3), nn.ReLU(inplace=True), MaxPool(2, 2)
     input = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     if not convolution.fuses_pool(input):
-        pytest.skip("no AVX-512 here")
+        pytest.skip("no AVX2 here")
     layers = [convolution, *({"pool": pool, "relu": relu}[name] for name in order.split())]
     count, output = taken(layers, input)
     assert count == len(layers)
@@ -65,7 +65,7 @@ def test_norms_go_with_the_pools_behind_them():
     network = create_model("alexnet", num_classes=10, generator=torch.Generator().manual_seed(0)).eval()
     layers, input = list(network.children()), torch.randn(2, 3, 224, 224) * 50
     if not network.conv1.fuses_pool(input):
-        pytest.skip("no AVX-512 here")
+        pytest.skip("no AVX2 here")
     right = network.outputs(input)
     count, output = taken(layers, input)
     assert count == 4 and torch.allclose(output, right["pool1"], atol=1e-4)

@@ -94,7 +94,7 @@ def _kernels() -> Iterator[dict[str, Any]]:
 
     native_kernels.build()
     resize.build()
-    gpu = torch.cuda.is_available()
+    present = {"GPU": torch.cuda.is_available(), "AMX": backend.has_amx()}
     for kernel in kernels.KERNELS.values():
         if not kernels.enabled(kernel.name):
             why_not = "turned off"
@@ -103,7 +103,8 @@ def _kernels() -> Iterator[dict[str, Any]]:
         elif kernel.name == "simplejpeg":
             why_not = "" if find_spec("simplejpeg") else "simplejpeg is not installed: pip install 'alexnet[fast]'"
         else:
-            why_not = "" if gpu or ("AMX" in kernel.used_when and backend.has_amx()) else "no GPU"
+            needed = [name for name in present if name in kernel.used_when]  # one of them is enough
+            why_not = "" if any(present[name] for name in needed) else f"no {' and no '.join(needed)}"
         yield {"name": kernel.name, "in_use": not why_not, "why": why_not or kernel.used_when}
 
 
@@ -118,7 +119,7 @@ def _why_not_native(name: str) -> str:
         return native_kernels.why_not() or "it could not be compiled"
     if not hasattr(native_kernels.library(name), f"{name}_is_fast") or native_kernels.is_fast(name):
         return ""
-    return f"this processor has no {'AMX' if name == 'linear_amx' else 'AVX-512'}"
+    return f"this processor has no {'AMX' if name == 'linear_amx' else 'AVX2'}"
 
 
 @dataclass(frozen=True)

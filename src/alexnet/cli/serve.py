@@ -187,7 +187,7 @@ def _shared_metrics(several: bool) -> Iterator[bool]:
 
 @dataclass(frozen=True)
 class MonitorArguments:
-    """Compare each day of a server with its first days, and report what has changed.
+    """Compare each day of a server, and the last days together, with its first days, and report what has changed.
 
     Exit status: 0; with --exit-code 1 if the last day has an alarm.
     """
@@ -221,14 +221,15 @@ def monitor_command(argv: list[str]) -> int:
         _day_rows(days),
     )
     note = (
-        f"Each day is compared with the first {args.baseline_days} days of its model: chi-squared tests with Holm's "
-        f"correction; at most {100 * args.false_alarms:g} % of days raise an alarm although nothing has changed."
+        f"Each day, and the last {args.baseline_days} days together, are compared with the first {args.baseline_days} "
+        "days of their model: chi-squared tests with Holm's correction; if nothing has changed, at most "
+        f"{100 * args.false_alarms:g} % of days raise an alarm."
     )
     if args.html is not None:
         from alexnet import pages
         from alexnet.data.atomic_io import write_file, written
 
-        classes = [(one, _shares(one, days)) for one in days if "classes" in one.alarms]
+        classes = [(one, _shares(one, days)) for one in days if any(name.startswith("classes") for name in one.alarms)]
         tables = [(one.counts.date, lines) for one, lines in classes]
         page = pages.render(
             "monitor.html", folder=str(args.folder), columns=columns, rows=rows, note=note, tables=tables

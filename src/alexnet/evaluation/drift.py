@@ -1,9 +1,9 @@
 """Has what a server sees changed? Counts of its predictions by day, and two-sample tests between days.
 
 A :class:`DayCounts` holds counts only: no image, no name. Counts of several processes are added. Each day is compared
-with the first days of the same model by chi-squared tests of homogeneity, one for each quantity. Their p-values are
-adjusted by Holm's method, so that a day on which nothing has changed raises an alarm with at most the stated
-probability. The tests take images for independent: a thousand images of one scene are not.
+with the first days of the same model by chi-squared tests of homogeneity, one for each quantity; so are as many last
+days together. The p-values are adjusted by Holm's method: if nothing has changed, a day raises an alarm with at most
+the stated probability. The tests take images for independent: a thousand images of one scene are not.
 """
 
 import json
@@ -136,7 +136,7 @@ def homogeneity(first: Sequence[int], second: Sequence[int], least: float = 5.0)
 
 @dataclass(frozen=True)
 class Day:
-    """One day of one model, compared with its first days.
+    """One day of one model, and the last days together, compared with its first days.
 
     Attributes:
         counts: The counts of the day.
@@ -157,40 +157,50 @@ class Day:
 
 
 def examine(days: Iterable[DayCounts], baseline: int = 7, false_alarms: float = FALSE_ALARMS) -> list[Day]:
-    """Compare each day with the first ``baseline`` days of the same model.
+    """Compare each day, and the last ``baseline`` days together, with the first ``baseline`` days of the same model.
+
+    Several days together show small changes that one day cannot, such as a rare class that vanishes. In
+    :attr:`Day.p_values` and :attr:`Day.alarms` their quantities are called ``classes (7 days)``, for example.
 
     Args:
         days: The counts, in the order of time.
         baseline: Number of first days that others are compared with.
-        false_alarms: The probability of an alarm on a day on which nothing has changed.
+        false_alarms: The probability of an alarm on a day if nothing has changed.
     """
     results: list[Day] = []
     known: dict[str, list[DayCounts]] = {}
     for day in days:
-        first = known.setdefault(day.model_sha256, [])
-        if len(first) < baseline:
-            first.append(day)
+        seen = known.setdefault(day.model_sha256, [])
+        seen.append(day)
+        if len(seen) <= baseline:
             results.append(Day(day, True))
             continue
-        reference = merge(first)
-        if min(day.images, reference.images) < FEW:
-            results.append(Day(day, False))
-            continue
-        pairs = {
-            "classes": (reference.predicted, day.predicted),
-            "confidence": (reference.confidence, day.confidence),
-            "brightness": (reference.brightness, day.brightness),
-            "image size": (reference.pixels, day.pixels),
-            "abstention": (_abstentions(reference), _abstentions(day)),
-            "unreadable": ([reference.failed, reference.images], [day.failed, day.images]),
-        }
-        if min(sum(reference.distance), sum(day.distance)) >= FEW:
-            pairs["feature distance"] = reference.distance, day.distance
-        adjusted = holm([homogeneity(before, now) for before, now in pairs.values()])
-        p_values = dict(zip(pairs, adjusted, strict=True))
+        reference, last = merge(seen[:baseline]), seen[baseline:][-baseline:]
+        tests = {name: homogeneity(*pair) for name, pair in _pairs(reference, day).items()}
+        if len(last) > 1:
+            pairs = _pairs(reference, merge(last))
+            tests |= {f"{name} ({len(last)} days)": homogeneity(*pair) for name, pair in pairs.items()}
+        p_values = dict(zip(tests, holm(list(tests.values())), strict=True))
         alarms = tuple(name for name, p in p_values.items() if p < false_alarms)
         results.append(Day(day, False, p_values, alarms))
     return results
+
+
+def _pairs(reference: DayCounts, now: DayCounts) -> dict[str, tuple[list[int], list[int]]]:
+    """Counts to compare, by quantity; none where one of both has few images."""
+    if min(now.images, reference.images) < FEW:
+        return {}
+    pairs = {
+        "classes": (reference.predicted, now.predicted),
+        "confidence": (reference.confidence, now.confidence),
+        "brightness": (reference.brightness, now.brightness),
+        "image size": (reference.pixels, now.pixels),
+        "abstention": (_abstentions(reference), _abstentions(now)),
+        "unreadable": ([reference.failed, reference.images], [now.failed, now.images]),
+    }
+    if min(sum(reference.distance), sum(now.distance)) >= FEW:
+        pairs["feature distance"] = reference.distance, now.distance
+    return pairs
 
 
 def _abstentions(counts: DayCounts) -> list[int]:

@@ -23,7 +23,7 @@ INLINE int64_t panel(const Shape *z) { return z->kernels % 48 == 0 ? 48 : z->ker
 INLINE int64_t entries(const Shape *z) { return z->size * z->size * z->channels; } /* of a filter */
 INLINE int64_t padded_entries(const Shape *z) { return (entries(z) + ROWS - 1) / ROWS * ROWS; }
 
-int first_conv_is_fast(void) { return has_avx512(); }
+int first_conv_is_fast(void) { return has_avx2(); }
 
 /* Floats per row of the padded image, and its rows, including what the last windows read beyond the image. */
 INLINE int64_t row_of(const Shape *z) { return ((z->pool.width - 1) * z->stride + z->size) * z->channels; }
@@ -36,7 +36,7 @@ INLINE int64_t padded_norm_line(const Shape *z) { return padded_line(&z->norm, z
    LRN, and the feature maps before the pool. */
 int64_t first_conv_scratch_size(const Shape *z) {
     int64_t image = rows_of(z) * row_of(z) + 2 * ROWS;
-    return (image + LANES - 1) / LANES * LANES + line_of(z) + 2 * padded_norm_line(z) + z->pool.height * line_of(z);
+    return (image + COLUMNS - 1) / COLUMNS * COLUMNS + line_of(z) + 2 * padded_norm_line(z) + z->pool.height * line_of(z);
 }
 
 typedef struct { float *image, *line, *squares, *terms, *maps; } Scratch;
@@ -57,44 +57,58 @@ static void pad(const Shape *z, const float *x, float *into, int64_t from, int64
             memcpy(into + i * row + z->padding * c, x + (i - z->padding) * z->width * c, columns * c * sizeof(float));
 }
 
-/* w [panel][entry][width of the panel]; the last eight pixels of a line may be computed twice */
+/* w [panel][entry][width of the panel]; the last eight pixels of a line may be computed twice. DOWN rows of the filters
+   are multiplied at a time: with AVX2 one, which stays in the first-level cache for all pixels of the line. */
+#define DOWN(z) (LANES == 16 ? (z)->size : 1)
 #define CONVOLVE(N)                                                                                                  \
     static void convolve_##N(const Shape *z, const float *x, const float *w, const float *bias, float *y) {          \
-        int64_t deep = z->size * z->channels, row = row_of(z), wide = N * LANES, step = z->stride * z->channels;     \
+        int64_t deep = z->size * z->channels, row = row_of(z), wide = N * COLUMNS, step = z->stride * z->channels;   \
+        float partial[(z->pool.width + ROWS - 1) / ROWS * ROWS * wide];                                              \
         for (int64_t k = 0; k < z->kernels; k += wide)                                                               \
-            for (int64_t left = 0; left < z->pool.width; left += ROWS) {                                             \
-                int64_t q = MIN(left, z->pool.width - ROWS);                                                         \
-                const float *a = x + q * step, *b = w + k * entries(z);                                              \
-                vec sums[ROWS][N];                                                                                   \
-                for (int r = 0; r < ROWS; r++)                                                                       \
-                    for (int i = 0; i < N; i++) sums[r][i] = bias ? AT(bias + k + i * LANES) : (vec){0};             \
-                for (int64_t down = 0; down < z->size; down++, a += row)                                             \
-                    for (int64_t j = 0; j < deep; j++, b += wide)                                                    \
-                        for (int r = 0; r < ROWS; r++)                                                               \
-                            for (int i = 0; i < N; i++) sums[r][i] += a[r * step + j] * AT(b + i * LANES);           \
-                for (int r = 0; r < ROWS; r++)                                                                       \
-                    for (int i = 0; i < N; i++) {                                                                    \
-                        vec v = sums[r][i];                                                                          \
-                        AT(y + (q + r) * z->kernels + k + i * LANES) = z->pool.relu ? choose(v < 0, (vec){0}, v) : v; \
+            for (int64_t first = 0, end = DOWN(z); first < z->size; first = end, end += DOWN(z))                     \
+                for (int64_t pixel = 0; pixel < z->pool.width; pixel += ROWS)                                        \
+                    EACH_BLOCK(N) {                                                                                  \
+                        int64_t q = MIN(pixel, z->pool.width - ROWS) + top;                                          \
+                        const float *a = x + q * step + first * row;                                                 \
+                        const float *b = w + k * entries(z) + first * deep * wide + left;                            \
+                        float *part = partial + (pixel + top) * wide + left, *to = y + q * z->kernels + k + left;    \
+                        vec sums[TALL][BROAD(N)], columns[BROAD(N)];                                                 \
+                        for (int r = 0; r < TALL; r++)                                                               \
+                            for (int i = 0; i < BROAD(N); i++)                                                       \
+                                sums[r][i] = first ? AT(part + r * wide + i * LANES)                                 \
+                                             : bias ? AT(bias + k + left + i * LANES) : (vec){0};                    \
+                        for (int64_t down = first; down < end; down++, a += row)                                     \
+                            for (int64_t j = 0; j < deep; j++, b += wide) {                                          \
+                                LOAD(columns, b, BROAD(N))                                                           \
+                                for (int r = 0; r < TALL; r++)                                                       \
+                                    for (int i = 0; i < BROAD(N); i++) sums[r][i] += a[r * step + j] * columns[i];   \
+                            }                                                                                        \
+                        for (int r = 0; r < TALL; r++)                                                               \
+                            for (int i = 0; i < BROAD(N); i++)                                                       \
+                                if (end < z->size) AT(part + r * wide + i * LANES) = sums[r][i];                     \
+                                else AT(to + r * z->kernels + i * LANES) = z->pool.relu ? relu_of(sums[r][i]) : sums[r][i]; \
                     }                                                                                                \
-            }                                                                                                        \
     }                                                                                                                \
     /* g: gradient of a line; offsets: of a window's entries; dw [panel][entry, padded to 8][width of the panel] */  \
     static void filters_##N(const Shape *z, const float *x, const int64_t *offsets, const float *g, float *dw) {     \
-        int64_t wide = N * LANES, step = z->stride * z->channels;                                                    \
+        int64_t wide = N * COLUMNS, step = z->stride * z->channels;                                                  \
         for (int64_t k = 0; k < z->kernels; k += wide)                                                               \
-            for (int64_t e = 0; e < padded_entries(z); e += ROWS, dw += ROWS * wide) {                               \
-                const float *a[ROWS], *b = g + k;                                                                    \
-                vec sums[ROWS][N];                                                                                   \
-                for (int r = 0; r < ROWS; r++) a[r] = x + offsets[e + r];                                            \
-                for (int r = 0; r < ROWS; r++)                                                                       \
-                    for (int i = 0; i < N; i++) sums[r][i] = AT(dw + (r * N + i) * LANES);                           \
-                for (int64_t q = 0; q < z->pool.width; q++, b += z->kernels)                                         \
-                    for (int r = 0; r < ROWS; r++)                                                                   \
-                        for (int i = 0; i < N; i++) sums[r][i] += a[r][q * step] * AT(b + i * LANES);                \
-                for (int r = 0; r < ROWS; r++)                                                                       \
-                    for (int i = 0; i < N; i++) AT(dw + (r * N + i) * LANES) = sums[r][i];                           \
-            }                                                                                                        \
+            for (int64_t e = 0; e < padded_entries(z); e += ROWS, dw += ROWS * wide)                                 \
+                EACH_BLOCK(N) {                                                                                      \
+                    const float *a[TALL], *b = g + k + left;                                                         \
+                    float *to = dw + top * wide + left;                                                              \
+                    vec sums[TALL][BROAD(N)], columns[BROAD(N)];                                                     \
+                    for (int r = 0; r < TALL; r++) a[r] = x + offsets[e + top + r];                                  \
+                    for (int r = 0; r < TALL; r++)                                                                   \
+                        for (int i = 0; i < BROAD(N); i++) sums[r][i] = AT(to + r * wide + i * LANES);               \
+                    for (int64_t q = 0; q < z->pool.width; q++, b += z->kernels) {                                   \
+                        LOAD(columns, b, BROAD(N))                                                                   \
+                        for (int r = 0; r < TALL; r++)                                                               \
+                            for (int i = 0; i < BROAD(N); i++) sums[r][i] += a[r][q * step] * columns[i];            \
+                    }                                                                                                \
+                    for (int r = 0; r < TALL; r++)                                                                   \
+                        for (int i = 0; i < BROAD(N); i++) AT(to + r * wide + i * LANES) = sums[r][i];               \
+                }                                                                                                    \
     }
 CONVOLVE(1)
 CONVOLVE(2)

@@ -4,7 +4,7 @@
 
    Weights are stored in panels of 32 outputs, [panel][feature][32], with outputs k and k + 16 side by side: a word of 32
    bits holds two of them, the first widened by a shift, the second by a mask. Rows are packed by twelve, [feature][12],
-   whose sums, two vectors each, take 24 of the 32 registers. A panel is split into blocks of features that stay in a
+   whose sums, two vectors each, take 24 of the 32 registers of AVX-512. A panel is split into blocks of features that stay in a
    core's first-level cache while all rows are multiplied, twelve at a time; the blocks' sums are added in float32, which
    rounds less than one long sum. Up to FEW rows are multiplied by four panels together, four streams of memory, and
    weights of features that are 0 are not read: after ReLUs, most features are 0. The result has the same bits.
@@ -16,31 +16,33 @@
 
 #include "simd.h"
 
-enum { PANEL = 2 * LANES, BLOCK = 256, TWELVE = 12, MAX_ROWS = 10 * TWELVE, FEW = 4, TOGETHER = 4, AHEAD = 32 };
-enum { WIDE = 32 * LANES }; /* outputs of float32 weights that are summed together; linear.py has the same value */
+enum { PANEL = 2 * COLUMNS, BLOCK = 256, TWELVE = 12, MAX_ROWS = 10 * TWELVE, FEW = 4, TOGETHER = 4, AHEAD = 32 };
+enum { WIDE = 512 }; /* outputs of float32 weights that are summed together; linear.py has the same value */
 
 typedef struct { int64_t rows, features, outputs, threads; } Shape; /* linear.py has the same fields in the same order */
 
-int linear_is_fast(void) { return has_avx512(); }
+int linear_is_fast(void) { return has_avx2(); }
 
 /* out [R][P * 32] += x [n][R] transposed times P panels of w, stride apart; FEATURE(i) is the one that x's row i is of;
    what FETCH asks for comes next */
 #define PRODUCT(NAME, R, P, FEATURE, FETCH)                                                                          \
     static void NAME##_##R##_##P(const float *x, const int32_t *which, const uint16_t *w, int64_t stride,            \
                                  const char *next, int64_t step, float *out, int64_t n) {                            \
-        vec sums[R][2 * P] = {{{0}}};                                                                                \
+        enum { parts = COLUMNS / LANES };                                                                            \
+        vec sums[R][P][2][parts] = {0};                                                                              \
         for (int64_t i = 0; i < n; i++, x += R, next += step)                                                        \
             for (int p = 0; p < P; p++) {                                                                            \
-                uints both = *(const uints *)(w + (FEATURE) * PANEL + p * stride);                                   \
-                vec first = (vec)(both << 16), second = (vec)(both & 0xffff0000);                                    \
                 __builtin_prefetch(FETCH);                                                                           \
-                for (int r = 0; r < R; r++) {                                                                        \
-                    sums[r][2 * p] += x[r] * first;                                                                  \
-                    sums[r][2 * p + 1] += x[r] * second;                                                             \
+                for (int part = 0; part < parts; part++) {                                                           \
+                    uints both = *(const uints *)(w + (FEATURE) * PANEL + p * stride + 2 * LANES * part);            \
+                    vec first = (vec)(both << 16), second = (vec)(both & 0xffff0000);                                \
+                    for (int r = 0; r < R; r++) {                                                                    \
+                        sums[r][p][0][part] += x[r] * first;                                                         \
+                        sums[r][p][1][part] += x[r] * second;                                                        \
+                    }                                                                                                \
                 }                                                                                                    \
             }                                                                                                        \
-        for (int r = 0; r < R; r++)                                                                                  \
-            for (int k = 0; k < 2 * P; k++) AT(out + (r * 2 * P + k) * LANES) += sums[r][k];                         \
+        for (int k = 0; k < R * P * 2 * parts; k++) AT(out + k * LANES) += (&sums[0][0][0][0])[k];                   \
     }
 #define ALL(R) PRODUCT(all, R, 1, i, next)
 #define SOME(R, P) PRODUCT(some, R, P, which[i], w + which[i + AHEAD] * PANEL + p * stride)
@@ -55,7 +57,10 @@ SOME(2, 1)
 SOME(1, 1)
 
 /* Rows that are multiplied together, of `left` remaining ones. */
-INLINE int64_t row_block(int64_t left) { return left >= TWELVE ? TWELVE : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+INLINE int64_t row_block(int64_t left) {
+    if (LANES < 16) return MIN(left, 2); /* the sums of more rows do not fit 16 registers */
+    return left >= TWELVE ? TWELVE : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
 
 static void pack(const float *x, int64_t block_rows, int64_t features, float *packed) { /* -> [feature][block_rows] */
     for (int64_t r = 0; r < block_rows; r++)

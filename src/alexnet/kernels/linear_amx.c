@@ -21,14 +21,11 @@ INLINE int64_t own_size(const Shape *z) { return padded_rows(z) * STRIP / 2 + SU
 /* Floats of working memory: what the threads share, and what each of them has. */
 int64_t linear_amx_scratch_size(const Shape *z) { return shared_size(z) + z->threads * own_size(z); }
 
-/* Columns c to c + 15 of row r in a block of 2 * 2 tiles. */
-INLINE vec sums_at(const float *sums, int64_t r, int64_t c) {
-    return AT(sums + (r / TILE * 2 + c / TILE) * TILE_FLOATS + r % TILE * TILE);
-}
-
-INLINE void store_line(uint16_t *to, vec low, vec high) { /* 64 bytes that are not read soon */
-    halves line[2];
-    put_bf16((uint16_t *)line, low), put_bf16((uint16_t *)(line + 1), high);
+/* Row r of a block of 2 * 2 tiles, 64 bytes that are not read soon. */
+INLINE void store_line(uint16_t *to, const float *sums, int64_t r) {
+    uint16_t line[BLOCK];
+    for (int64_t c = 0; c < BLOCK; c += LANES)
+        put_bf16(line + c, AT(sums + (r / TILE * 2 + c / TILE) * TILE_FLOATS + r % TILE * TILE + c % TILE));
 #ifdef __AVX512F__
     _mm512_stream_si512((void *)to, _mm512_loadu_si512(line));
 #else
@@ -68,7 +65,7 @@ void linear_amx_weight_gradient(const Shape *z, const uint16_t *g, const uint16_
                     tile_products(sums, 1, a, a + TILE * rows, rows, DEPTH, b, b + rows * TILE, TILE_HALVES,
                                   rows / DEPTH);
                     for (int i = 0; i < BLOCK; i++)
-                        store_line(dw + (k + i) * f + left + c, sums_at(sums, i, 0), sums_at(sums, i, TILE));
+                        store_line(dw + (k + i) * f + left + c, sums, i);
                 }
         }
         tiles_end();

@@ -1,4 +1,4 @@
-/* Local response normalization (LRN) of a line of pixels, 16 channels at a time: y = x * s^-3/4 with
+/* Local response normalization (LRN) of a line of pixels, LANES channels at a time: y = x * s^-3/4 with
    s = k + weight * sum of x^2 over a window of channels of the same tower. Included by the kernels that fuse LRN with a
    pool; lrn.c computes any number of channels and any exponent. */
 
@@ -7,17 +7,11 @@ typedef struct { /* first_conv.py and pool_norm.py have the same fields in the s
     float weight, k;
 } Norm;
 
-enum { GAP = LANES }; /* zeros before and after a tower's channels, for windows at its ends */
+enum { GAP = 16 }; /* zeros before and after a tower's channels, for windows at its ends */
 
 /* Floats of a line with gaps. The caller fills it with zeros once; the gaps are never written. */
 INLINE int64_t padded_line(const Norm *n, int64_t pixels, int64_t channels) {
     return n->window ? GAP + pixels * (channels + n->towers * GAP) : 0;
-}
-
-INLINE vec root(vec v) {
-    vec out;
-    for (int i = 0; i < LANES; i++) out[i] = sqrtf(v[i]);
-    return out;
 }
 
 #define EACH_CHANNEL(c, g) /* value c of the line, and its position g between gaps, tower by tower */                \

@@ -129,7 +129,7 @@ def function(name: str, symbol: str) -> "ctypes._NamedFuncPointer":
 
 
 def is_fast(name: str) -> bool:
-    """Whether this processor has the registers that the kernel needs to be faster than PyTorch: AVX-512, or AMX."""
+    """Whether this processor has the registers that the kernel needs to be faster than PyTorch: AVX2, or AMX."""
     return bool(getattr(_libraries.built[name], f"{name}_is_fast")())
 
 

@@ -85,9 +85,8 @@ enum { PART = 1 << 15 }; /* values that a thread takes at a time, and whose squa
                       float root2, float scale) {                                                                    \
         EACH(T, w, g, mean, square, copy, {                                                                          \
             vec v = scale * get_##NAME(G), m = AT(A) + rest1 * (v - AT(A));                                          \
-            vec s = beta2 * AT(B) + rest2 * (v * v), root = s;                                                       \
-            for (int i = 0; i < LANES; i++) root[i] = sqrtf(s[i]);                                                   \
-            vec weight = AT(W) * (1 - lr * decay) - lr / correction1 * (m / (root / root2 + epsilon));               \
+            vec s = beta2 * AT(B) + rest2 * (v * v);                                                                 \
+            vec weight = AT(W) * (1 - lr * decay) - lr / correction1 * (m / (root(s) / root2 + epsilon));            \
             AT(A) = m;                                                                                               \
             AT(B) = s;                                                                                               \
             AT(W) = weight;                                                                                          \

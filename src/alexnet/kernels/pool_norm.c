@@ -1,5 +1,5 @@
-/* Pooling, response normalization across pixels, and LRN fused with the max pool after it, with their gradients: 16
-   channels at a time in channels-last memory.
+/* Pooling, response normalization across pixels, and LRN fused with the max pool after it, with their gradients, in
+   channels-last memory.
 
    Windows are those of the 2012 code: the last one may stick out, and covers the pixels that exist. Sums are in the order
    of rows and columns, in float32 for every input type, so float32 pools and their gradients equal PyTorch's bit for bit.
@@ -60,7 +60,7 @@ MAX_POOL_LINE_BACKWARD(bf16_to_f32, uint16_t, get_bf16, float, put_f32)
                                       dx + i / lines * in);                                                          \
     }
 
-/* 16 channels of one image, h*w values each -> sums over windows of size*size that begin `before` pixels up and left.
+/* LANES channels of one image, h*w values each -> sums over windows of size*size that begin `before` pixels up and left.
    line[w + size - 1] is a row between zeros; sums[h + size - 1][w] are the sums of all rows, between zeros. */
 #define ACROSS(sums, line, row, expression)                                                                          \
     {                                                                                                                \

@@ -1,23 +1,35 @@
-/* Shared by the kernels: vectors of 16 values, whatever vector size the processor has, and pooling line by line. */
+/* Shared by the kernels: vectors as wide as the processor's registers, and pooling line by line. */
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef __AVX512F__
+#if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
-typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t uints __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t halves __attribute__((vector_size(32), aligned(2), may_alias));
-typedef uint8_t bytes __attribute__((vector_size(16), aligned(1), may_alias));
-typedef int16_t words __attribute__((vector_size(32), aligned(2), may_alias)); /* bfloat16 bits, for comparisons */
+/* LANES: values of a register. TALL: rows of sums that fit the registers with up to three columns of them: AVX-512 and
+   NEON have 32 registers, AVX2 has 16. GCC takes vectors apart that are wider than a register, comparisons and roots
+   value by value. */
+#ifdef __AVX512F__
+enum { LANES = 16, TALL = 8 };
+#elif defined(__AVX2__)
+enum { LANES = 8, TALL = 4 };
+#else
+enum { LANES = 4, TALL = 8 };
+#endif
+
+#define VECTOR(T) __attribute__((vector_size(LANES * sizeof(T)), aligned(sizeof(T)), may_alias))
+typedef float vec VECTOR(float);
+typedef int32_t ints VECTOR(int32_t);
+typedef uint32_t uints VECTOR(uint32_t);
+typedef uint16_t halves VECTOR(uint16_t);
+typedef uint8_t bytes VECTOR(uint8_t);
+typedef int16_t words VECTOR(int16_t); /* bfloat16 bits, for comparisons */
 #define INLINE static inline __attribute__((always_inline))
 #define AT(p) (*(vec *)(p))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-enum { LANES = 16, ROWS = 8, NO_ARGMAX = 255 };
+enum { NO_ARGMAX = 255 };
 
 INLINE vec get_f32(const float *p) { return *(const vec *)p; }
 INLINE void put_f32(float *p, vec v) { *(vec *)p = v; }
@@ -29,27 +41,34 @@ INLINE void put_bf16(uint16_t *p, vec v) { /* to the nearest, ties to even, as P
     *(halves *)p = __builtin_convertvector((rounded & ~bad) | (0x7fc0 & bad), halves);
 }
 
+INLINE vec root(vec v) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_sqrt_ps((__m512)v);
+#elif defined(__AVX2__)
+    return (vec)_mm256_sqrt_ps((__m256)v);
+#else
+    for (int i = 0; i < LANES; i++) v[i] = sqrtf(v[i]);
+    return v;
+#endif
+}
+
 /* v^-1/2: with AVX-512 to a relative error of 2^-14, for results that are rounded to bfloat16 (2^-9) */
 INLINE vec rough_inverse_root(vec v) {
 #ifdef __AVX512F__
     return (vec)_mm512_rsqrt14_ps((__m512)v);
 #else
-    for (int i = 0; i < LANES; i++) v[i] = 1 / sqrtf(v[i]);
-    return v;
+    return 1 / root(v);
 #endif
 }
 
 INLINE vec choose(ints where, vec yes, vec no) { return (vec)(((ints)yes & where) | ((ints)no & ~where)); }
 
-/* Whether the matrix products below are faster than PyTorch: their 24 sums of 16 values fit the 32 registers of AVX-512
-   only. */
-INLINE int has_avx512(void) {
-#ifdef __AVX512F__
-    return 1;
-#else
-    return 0;
-#endif
-}
+INLINE vec relu_of(vec v) { return (vec)((ints)v & ~(v < 0)); } /* NaN stays NaN */
+
+/* Whether the processor has registers of 16 values, or at least of 8: the matrix multiplications below are slower than
+   PyTorch's without. */
+INLINE int has_avx512(void) { return LANES == 16; }
+INLINE int has_avx2(void) { return LANES >= 8; }
 
 /* ---- pooling of one image, line by line */
 
@@ -155,17 +174,42 @@ INLINE Range windows_over(int64_t line, int64_t size, int64_t stride, int64_t al
         }                                                                                                            \
     }
 
-/* ---- sums of outer products in registers: eight rows and one panel of 16, 32 or 48 columns */
+/* ---- sums in registers: eight rows and a panel of 16, 32 or 48 columns, in blocks of TALL rows and up to three registers
+   or, where the panel does not fit so, two */
+
+enum { ROWS = 8, COLUMNS = 16 };
+
+#define BROAD(N) ((N) * COLUMNS / LANES <= 3 ? (N) * COLUMNS / LANES : (N) == 3 ? 3 : 2)
+#define EACH_BLOCK(N)                                                                                                \
+    for (int top = 0; top < ROWS; top += TALL)                                                                       \
+        for (int left = 0; left < (N) * COLUMNS; left += BROAD(N) * LANES)
+
+#ifdef __AVX2__
+#define HOLD(v) __asm__("" : "+v"(v)) /* keep it in a register: GCC would read it again for each row */
+#else
+#define HOLD(v) (void)0
+#endif
+#define LOAD(to, from, n)                                                                                            \
+    for (int k = 0; k < (n); k++) {                                                                                  \
+        to[k] = AT((from) + k * LANES);                                                                              \
+        HOLD(to[k]);                                                                                                 \
+    }
 
 #define OUTER(N)                                                                                                     \
     /* out [8][N * 16] += a [n][8] transposed times b [n][N * 16] */                                                 \
     static void outer_##N(const float *a, int64_t a_stride, const float *b, int64_t stride, float *out, int64_t n) { \
-        vec sums[ROWS][N];                                                                                           \
-        for (int r = 0; r < ROWS; r++)                                                                               \
-            for (int k = 0; k < N; k++) sums[r][k] = AT(out + (r * N + k) * LANES);                                  \
-        for (int64_t i = 0; i < n; i++, a += a_stride, b += stride)                                                  \
-            for (int r = 0; r < ROWS; r++)                                                                           \
-                for (int k = 0; k < N; k++) sums[r][k] += a[r] * AT(b + k * LANES);                                  \
-        for (int r = 0; r < ROWS; r++)                                                                               \
-            for (int k = 0; k < N; k++) AT(out + (r * N + k) * LANES) = sums[r][k];                                  \
+        EACH_BLOCK(N) {                                                                                              \
+            vec sums[TALL][BROAD(N)], columns[BROAD(N)];                                                             \
+            const float *x = a + top, *y = b + left;                                                                 \
+            float *to = out + top * N * COLUMNS + left;                                                              \
+            for (int r = 0; r < TALL; r++)                                                                           \
+                for (int k = 0; k < BROAD(N); k++) sums[r][k] = AT(to + r * N * COLUMNS + k * LANES);                \
+            for (int64_t i = 0; i < n; i++, x += a_stride, y += stride) {                                            \
+                LOAD(columns, y, BROAD(N))                                                                           \
+                for (int r = 0; r < TALL; r++)                                                                       \
+                    for (int k = 0; k < BROAD(N); k++) sums[r][k] += x[r] * columns[k];                              \
+            }                                                                                                        \
+            for (int r = 0; r < TALL; r++)                                                                           \
+                for (int k = 0; k < BROAD(N); k++) AT(to + r * N * COLUMNS + k * LANES) = sums[r][k];                \
+        }                                                                                                            \
     }

@@ -21,11 +21,11 @@ typedef struct { /* one group of a convolution; winograd.py has the same fields 
     int64_t padding, m, tile, chunk, relu, threads; /* chunk: tiles that a thread computes together, a multiple of ROWS */
 } Shape;
 
-int winograd_is_fast(void) { return has_avx512(); }
+int winograd_is_fast(void) { return has_avx2(); }
 
 /* Floats from one point's matrix [chunk][wide] to the next: one cache line more than its size, since a tile writes to all
    matrices, and distances of a power of two would map to the same few cache sets. */
-INLINE int64_t plane(const Shape *z, int64_t wide) { return z->chunk * wide + LANES; }
+INLINE int64_t plane(const Shape *z, int64_t wide) { return z->chunk * wide + COLUMNS; }
 
 INLINE int points(const Shape *z) { return (int)(z->tile * z->tile); }
 
@@ -79,7 +79,7 @@ INLINE void scatter(const Shape *z, const float *q, int row, const float *bias, 
             from_points(line, out, side, m);
             for (int j = 0; j < across; j++) {
                 vec sum = out[j] + add;
-                if (z->relu) sum = (vec)((ints)sum & ~(sum < 0)); /* NaN stays NaN */
+                if (z->relu) sum = relu_of(sum);
                 AT(image + ((at.row + i) * z->out_width + at.column + j) * z->y_stride + k) = sum;
             }
         }
@@ -144,14 +144,19 @@ INLINE void scatter_grad(const Shape *z, const float *v, int row, float *dx, int
     /* out [8][N * 16] = a [8][n] times b [n][N * 16]; prefetches `next` meanwhile */                                \
     static void rows_##N(const float *a, int64_t a_stride, const float *b, float *out, int64_t stride, int64_t n,    \
                          const char *next, int64_t step) {                                                           \
-        vec sums[ROWS][N] = {{{0}}};                                                                                 \
-        for (int64_t i = 0; i < n; i++, b += N * LANES, next += N * step) {                                          \
-            for (int k = 0; k < N; k++) __builtin_prefetch(next + k * step, 0, 2);                                   \
-            for (int r = 0; r < ROWS; r++)                                                                           \
-                for (int k = 0; k < N; k++) sums[r][k] += a[r * a_stride + i] * AT(b + k * LANES);                   \
+        EACH_BLOCK(N) {                                                                                              \
+            vec sums[TALL][BROAD(N)] = {{{0}}}, columns[BROAD(N)];                                                   \
+            const float *x = a + top * a_stride, *y = b + left;                                                      \
+            for (int64_t i = 0; i < n; i++, y += N * COLUMNS) {                                                      \
+                if (top == 0 && left == 0)                                                                           \
+                    for (int k = 0; k < N; k++, next += step) __builtin_prefetch(next, 0, 2);                        \
+                LOAD(columns, y, BROAD(N))                                                                           \
+                for (int r = 0; r < TALL; r++)                                                                       \
+                    for (int k = 0; k < BROAD(N); k++) sums[r][k] += x[r * a_stride + i] * columns[k];               \
+            }                                                                                                        \
+            for (int r = 0; r < TALL; r++)                                                                           \
+                for (int k = 0; k < BROAD(N); k++) AT(out + (top + r) * stride + left + k * LANES) = sums[r][k];     \
         }                                                                                                            \
-        for (int r = 0; r < ROWS; r++)                                                                               \
-            for (int k = 0; k < N; k++) AT(out + r * stride + k * LANES) = sums[r][k];                               \
     }
 PRODUCT(1)
 PRODUCT(2)
@@ -165,13 +170,13 @@ INLINE int panel(int64_t columns) { return columns % 48 == 0 ? 48 : columns % 32
 /* a [rows][depth] times one panel of one point's u, [depth][wide] -> its columns of out [rows][columns] */
 static void multiply_panel(const float *a, int64_t depth, const float *u, float *out, int64_t columns, int64_t rows) {
     int wide = panel(columns);
-    int64_t step = sizeof(vec) * ROWS / rows; /* each block of eight rows prefetches its share of the next panel */
+    int64_t step = COLUMNS * sizeof(float) * ROWS / rows; /* each block of eight rows prefetches its share of the next panel */
     const char *next = (const char *)(u + depth * wide);
     for (int64_t r = 0; r < rows; r += ROWS, a += ROWS * depth, out += ROWS * columns) {
         if (wide == 48) rows_3(a, depth, u, out, columns, depth, next, step);
         else if (wide == 32) rows_2(a, depth, u, out, columns, depth, next, step);
         else rows_1(a, depth, u, out, columns, depth, next, step);
-        next += step * depth * wide / LANES;
+        next += step * depth * wide / COLUMNS;
     }
 }
 
