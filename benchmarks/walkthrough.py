@@ -134,6 +134,8 @@ class Walk:
         with contextlib.chdir(self.work), contextlib.redirect_stdout(out):
             status = cli.run(words)
         self.say(f"{out.getvalue().rstrip()}\n[status {status}, {time.perf_counter() - started:.1f} s]")
+        if status >= 128:  # a signal ended the command
+            sys.exit(status)
         return out.getvalue()
 
     def found(self, step: str, origins: Sequence[str]) -> None:
