@@ -28,6 +28,10 @@ def broken():
     raise ValueError("two\nlines")
 
 
+def hanging():
+    time.sleep(3600)
+
+
 def dying():
     rounds = []
 
@@ -100,6 +104,16 @@ def test_only_the_fastest_form_of_a_peer_is_timed(found):
         "peer, bf16": 40.0,
     }
     assert forms["peer, fp32"].skipped == "another form is faster"
+
+
+def test_a_form_that_hangs_is_ended_and_left_out():
+    process = runner._CandidateProcess(Candidate("hangs", hanging, peer="peer"))
+    process.wait_until_ready(0.1)
+    assert process.skipped == "not ready after 0 s" and process.finish().skipped == process.skipped
+    process.process.join(60)
+    assert process.process.exitcode == -9
+    assert runner.limit_of_form([]) == 900 and runner.limit_of_form([3.0, 40.0]) == 120
+    assert runner.limit_of_form([20.0]) == 200 and runner.limit_of_form([400.0]) == 900
 
 
 def test_each_has_its_own_peak_of_memory(found):

@@ -24,6 +24,7 @@ from alexnet import kernels
 from alexnet.system import cores
 
 READY_SECONDS = 900.0  # a candidate that is not ready by then (a compilation that hangs) is skipped
+_FORM_SECONDS = 120.0  # likewise for another form of a peer, or ten times as long as its first form took
 _TRIAL_SECONDS = 5.0  # of a peer's form: up to three rounds, of which the fastest counts
 _WARMUP_SECONDS = 0.5  # of computation before the clock starts
 
@@ -104,6 +105,7 @@ class _CandidateProcess:
 
     def __init__(self, candidate: Candidate) -> None:
         self.candidate, self.skipped, self.rounds, self.trial = candidate, "", list[Round](), 0.0
+        self.seconds = 0.0  # until it was ready
         spawn = multiprocessing.get_context("spawn")
         self._connection, child_connection = spawn.Pipe()
         disabled = [name for name in kernels.KERNELS if not kernels.enabled(name)]
@@ -112,10 +114,13 @@ class _CandidateProcess:
         self.process.start()
         child_connection.close()
 
-    def wait_until_ready(self) -> None:
-        if not self._connection.poll(READY_SECONDS):
-            self.skipped = f"not ready after {READY_SECONDS:.0f} s"
+    def wait_until_ready(self, limit: float = READY_SECONDS) -> None:
+        started = time.perf_counter()
+        if not self._connection.poll(limit):
+            self.skipped = f"not ready after {limit:.0f} s"
+            self.process.kill()  # it would slow down the others
             return
+        self.seconds = time.perf_counter() - started
         reply = self._receive()
         self.skipped = reply if isinstance(reply, str) else ""
 
@@ -164,15 +169,22 @@ def _running(candidates: Sequence[Candidate], log: Callable[[str], None]) -> Ite
     try:
         for candidate in candidates:  # one after the other, so that none starts while another warms up
             log(candidate.name)
+            forms = [p for p in processes if candidate.peer and p.candidate.peer == candidate.peer]
+            ready = [form.seconds for form in forms if form.seconds]
             processes.append(_CandidateProcess(candidate))
-            processes[-1].wait_until_ready()
+            processes[-1].wait_until_ready(limit_of_form(ready))
             if candidate.peer:
                 processes[-1].run_trial()
-                _stop_slower_forms([p for p in processes if p.candidate.peer == candidate.peer])
+                _stop_slower_forms([*forms, processes[-1]])
         yield processes
     finally:
         for process in processes:
             process.stop()
+
+
+def limit_of_form(ready: Sequence[float]) -> float:
+    """Seconds in which a form of a peer must be ready, from those that other forms took."""
+    return min(READY_SECONDS, max(_FORM_SECONDS, 10 * min(ready))) if ready else READY_SECONDS
 
 
 def _stop_slower_forms(forms: Sequence[_CandidateProcess]) -> None:
