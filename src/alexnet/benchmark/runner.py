@@ -24,7 +24,8 @@ from alexnet import kernels
 from alexnet.system import cores
 
 READY_SECONDS = 900.0  # a candidate that is not ready by then (a compilation that hangs) is skipped
-_FORM_SECONDS = 120.0  # likewise for another form of a peer, or ten times as long as its first form took
+_FORM_SECONDS = 120.0  # likewise for a further form of a peer, or ten times as long as the quickest one took
+_EAGER_SECONDS = 30.0  # likewise where nothing is compiled first, or twice as long
 _TRIAL_SECONDS = 5.0  # of a peer's form: up to three rounds, of which the fastest counts
 _WARMUP_SECONDS = 0.5  # of computation before the clock starts
 
@@ -54,6 +55,7 @@ class Candidate:
     flop: float = 0.0  # operations per image; 0: not counted
     precision: str = "fp32"  # the limit it is compared with
     peer: str = ""  # candidates of one peer are forms of it, and only its fastest forms are timed; "": always timed
+    eager: bool = False  # nothing is compiled before the first round
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def _running(candidates: Sequence[Candidate], log: Callable[[str], None]) -> Ite
             forms = [p for p in processes if candidate.peer and p.candidate.peer == candidate.peer]
             ready = [form.seconds for form in forms if form.seconds]
             processes.append(_CandidateProcess(candidate))
-            processes[-1].wait_until_ready(limit_of_form(ready))
+            processes[-1].wait_until_ready(limit_of_form(ready, candidate.eager))
             if candidate.peer:
                 processes[-1].run_trial()
                 _stop_slower_forms([*forms, processes[-1]])
@@ -182,9 +184,12 @@ def _running(candidates: Sequence[Candidate], log: Callable[[str], None]) -> Ite
             process.stop()
 
 
-def limit_of_form(ready: Sequence[float]) -> float:
-    """Seconds in which a form of a peer must be ready, from those that other forms took."""
-    return min(READY_SECONDS, max(_FORM_SECONDS, 10 * min(ready))) if ready else READY_SECONDS
+def limit_of_form(ready: Sequence[float], eager: bool) -> float:
+    """Seconds in which a form of a peer must be ready, from those that its other forms took."""
+    if not ready:
+        return READY_SECONDS
+    least, factor = (_EAGER_SECONDS, 2) if eager else (_FORM_SECONDS, 10)
+    return min(READY_SECONDS, max(least, factor * min(ready)))
 
 
 def _stop_slower_forms(forms: Sequence[_CandidateProcess]) -> None:

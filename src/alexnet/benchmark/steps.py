@@ -159,7 +159,9 @@ def training(model: str, batch: int) -> list[Candidate]:
 def forms(peer: str, make: Callable[..., Unit], arguments: dict[str, Any], flop: float = 0.0) -> list[Candidate]:
     """A peer in PyTorch, in all its forms."""
     return [
-        Candidate(f"{peer}, {form.name}", make, arguments | {"form": form}, flop, form.precision, peer)
+        Candidate(
+            f"{peer}, {form.name}", make, arguments | {"form": form}, flop, form.precision, peer, not form.compiled
+        )
         for form in peers.FORMS
     ]
 
