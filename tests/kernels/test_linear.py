@@ -272,3 +272,39 @@ def test_what_is_not_laid(how):
     kernels.use("off" if how == "off" else "auto")
     linear.store_features_first(network)
     assert network[0].weight.is_contiguous()
+
+
+def test_a_layer_under_autocast_is_multiplied_in_float32_with_autocasts_roundings():
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(64, 32)
+    input = torch.randn(5, 64, generator=generator, requires_grad=True)
+    target = torch.randn(5, 32, generator=generator)
+    found = []
+    for call in (
+        lambda: F.linear(input, layer.weight, layer.bias),
+        lambda: linear.linear_in_float32(input, layer.weight, layer.bias),
+    ):
+        layer.zero_grad()
+        input.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            out = call()
+        assert out.dtype == torch.bfloat16
+        (out.float() * target).sum().backward()
+        found.append([out.detach().float(), input.grad, layer.weight.grad.clone(), layer.bias.grad.clone()])
+    for a, b in zip(*found, strict=True):
+        assert float((a - b).abs().max()) <= 2**-7 * float(b.abs().max())
+
+
+def test_where_autocast_is_slow(monkeypatch):
+    input = torch.zeros(1, 4)
+    for cpu, slow in (
+        ({"architecture": "x86_64"}, True),
+        ({"architecture": "x86_64", "avx512_f": True}, False),
+        ({"architecture": "aarch64"}, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda cpu=cpu: cpu)
+        assert not linear.is_slow_under_autocast(input)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert linear.is_slow_under_autocast(input) == slow
+            with kernels.disabled("linear"):
+                assert not linear.is_slow_under_autocast(input)

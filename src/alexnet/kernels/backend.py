@@ -134,8 +134,8 @@ def apply(
         out = function.apply(input, weight, bias, *args)
         return out
     with torch.autocast("cpu", enabled=False):
-        rounded_bias = None if bias is None else _rounded(bias)
-        out = function.apply(_rounded(input), _rounded(weight), rounded_bias, *args)
+        rounded_bias = None if bias is None else rounded(bias)
+        out = function.apply(rounded(input), rounded(weight), rounded_bias, *args)
         return out.to(torch.bfloat16)
 
 
@@ -167,7 +167,8 @@ class FilterCache:
         return FilterCache, ()
 
 
-def _rounded(tensor: "Tensor") -> "Tensor":
+def rounded(tensor: "Tensor") -> "Tensor":
+    """The nearest bfloat16 numbers, as float32."""
     import torch
 
     return tensor.to(torch.bfloat16).float()

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.kernels import native_kernels
+from alexnet.kernels import backend, native_kernels
 from alexnet.kernels.backend import has_hooks
 from alexnet.kernels.native_kernels import pointer
 
@@ -43,6 +43,26 @@ def _is_inference(input: Tensor, weight: Tensor) -> bool:
     if input.dim() != 2 or not input.numel() or input.shape[1] != weight.shape[1]:
         return False
     return not (torch.is_grad_enabled() and input.requires_grad)
+
+
+def is_slow_under_autocast(input: Tensor) -> bool:
+    """Whether PyTorch multiplies bfloat16 one by one here: under autocast, on an x86 processor without AVX-512."""
+    if not (native_kernels.is_cpu_tensor(input) and torch.is_autocast_enabled("cpu") and backend.enabled("linear")):
+        return False
+    if backend.is_traced_or_compiled() or torch.get_autocast_dtype("cpu") != torch.bfloat16:
+        return False
+    cpu = torch.cpu.get_capabilities()
+    return cpu.get("architecture") == "x86_64" and not cpu.get("avx512_f")
+
+
+def linear_in_float32(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``torch.nn.functional.linear`` under autocast to bfloat16, with its roundings, multiplied in float32.
+
+    Products of bfloat16 numbers are exact in float32, and both ways sum in float32. Input [N, F] -> [N, K] bfloat16.
+    """
+    with torch.autocast("cpu", enabled=False):
+        rounded_bias = None if bias is None else backend.rounded(bias)
+        return F.linear(backend.rounded(input), backend.rounded(weight), rounded_bias).to(torch.bfloat16)
 
 
 def packed(weight: Tensor) -> Tensor:
