@@ -36,7 +36,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def commands() -> str:
     """The page of all commands: the help text of each, which tyro makes from the definitions of the options."""
-    os.environ |= {"COLUMNS": "84", "NO_COLOR": "1", "TERM": "dumb"}
+    os.environ |= {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
     from alexnet import cli
 
     parts = [

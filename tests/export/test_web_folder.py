@@ -618,6 +618,7 @@ def test_the_page_of_a_phone_by_keyboard(browser, address, png, tmp_path):
     page.keyboard.press("Enter")
     page.locator("#overlay").wait_for()
     page.locator("#occlude:enabled").focus()
+    assert page.locator("#occlusion-note").inner_text().endswith(" points at most.")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "layer"
     page.keyboard.press("ArrowDown")  # from conv1 to relu1

@@ -5,7 +5,7 @@ ort.env.wasm.numThreads = 1; // more need headers that most file servers do not 
 
 const MAX_PIXELS = 50e6; // as the classifier's decoder
 const TERMS = 8; // largest terms that are listed
-const OCCLUSION_PARTS = 7; // the square has a seventh of the image's side, as in `alexnet plot occlusion`
+const OCCLUSION_PARTS = 7; // the square has a seventh of the image's side, as in `alexnet plot saliency`
 const BATCH = 8;
 const TILES = 512; // feature maps that are drawn at most
 
@@ -290,7 +290,7 @@ async function showOcclusion() {
   const name = plain(meta.classes[best()[0]]);
   get("occlusion-note").textContent =
     most > 0
-      ? `Bright: hiding this part lowers the probability of ${name}, by ${percent(most)} at most.`
+      ? `Bright: hiding this part lowers the probability of ${name}, by ${(100 * most).toFixed(1)} points at most.`
       : `Hiding a part never lowers the probability of ${name}.`;
 }
 
