@@ -66,7 +66,7 @@ def operations() -> Iterator[tuple[str, Callable[[], object]]]:
 
     from alexnet.data import decode
     from alexnet.kernels import backend, linear, winograd
-    from alexnet.models import fusion
+    from alexnet.models import create_model, fusion
     from alexnet.models.layers import LocalResponseNorm, MaxPool
 
     def input(channels: int, size: int) -> Tensor:
@@ -78,6 +78,12 @@ def operations() -> Iterator[tuple[str, Callable[[], object]]]:
         x = x.requires_grad_(not of_images)
         return lambda: layer(x).sum().backward()
 
+    def compute(layers: list[nn.Module], x: Tensor) -> Tensor:
+        while layers:
+            count, x = fusion.forward_fused(layers, x)
+            layers = layers[count:]
+        return x
+
     def convolution(weight: Tensor, groups: int) -> Callable[[Tensor], Tensor]:
         def convolve(x: Tensor) -> Tensor:
             padding = weight.shape[2] // 2
@@ -87,15 +93,10 @@ def operations() -> Iterator[tuple[str, Callable[[], object]]]:
 
         return convolve
 
-    first = [
-        nn.Conv2d(3, 96, 11, 4, 2).to(memory_format=torch.channels_last),
-        nn.ReLU(),
-        LocalResponseNorm(2),
-        MaxPool(3, 2),
-    ]
+    first = list(create_model("alexnet").children())[:4]
     yield (
         "conv1, ReLU, norm, pool, forward and back",
-        training(lambda x: fusion.forward_fused(first, x)[1], input(3, 224), True),
+        training(lambda x: compute(first, x), input(3, 224), of_images=True),
     )
     for name, channels, size, pixels, kernels, groups in (("conv2", 96, 5, 27, 256, 2), ("conv3", 256, 3, 13, 384, 1)):
         weight = torch.randn(kernels, channels // groups, size, size).contiguous(memory_format=torch.channels_last)
