@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from alexnet.experiments.runner import get_or_train
 from alexnet.experiments.sweep import Dimension, SweepConfig, read_space, run_sweep
 from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import loop
+from alexnet.training import run as training_run
 from alexnet.training.run_folder import locked, times_tested
 
 optuna = pytest.importorskip("optuna")
@@ -86,6 +88,19 @@ def test_a_stopped_sweep_goes_on_with_the_same_trial(digits, space, tmp_path, mo
     result = run_sweep(str(digits.path), BASE, config, tmp_path / "sweep", DataOptions(), device="cpu")
     assert len(result.trials) == 2 and calls[2] == calls[1]
     assert len(calls) == 1 + 1 + 1 + 2  # the first trial, the stopped one, that one again, two seeds
+
+
+def test_a_signal_after_the_last_step_of_a_trial_stops_the_sweep(digits, space, tmp_path, monkeypatch):
+    config = SweepConfig(read_space(space), budget=3600, trials=2, finalists=1, seeds=2)
+    finish = training_run._finish
+
+    def interrupted(training):
+        signal.raise_signal(signal.SIGINT)
+        return finish(training)
+
+    monkeypatch.setattr(training_run, "_finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(str(digits.path), BASE, config, tmp_path / "sweep", DataOptions(), device="cpu")
 
 
 @pytest.mark.slow

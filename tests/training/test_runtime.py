@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from alexnet import api
+from alexnet.errors import Interrupted
 from alexnet.kernels import winograd
 from alexnet.models import create_model
 from alexnet.recipe import Recipe, get_recipe
@@ -99,7 +100,7 @@ def test_a_run_takes_those_of_its_recipe_and_says_so(how, monkeypatch, tmp_path)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_sets_the_flag_and_handlers_come_back(number, capfd):
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    with runtime.stop_on_signals() as stop:
+    with pytest.raises(Interrupted), runtime.stop_on_signals() as stop:
         assert stop.signal == 0
         os.kill(os.getpid(), number)
         assert stop.signal == number
@@ -107,8 +108,18 @@ def test_a_signal_sets_the_flag_and_handlers_come_back(number, capfd):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert stop.signal == number
+        raise Interrupted(number, "stopped", "")
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert capfd.readouterr().err.count("finishing the step and saving") == 1
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_a_signal_that_ended_nothing_is_not_lost(error):
+    """It came after the last step, or while a trial of a sweep was pruned: the sweep must not go on."""
+    with pytest.raises(KeyboardInterrupt), runtime.stop_on_signals():
+        signal.raise_signal(signal.SIGINT)
+        if error:
+            raise error
 
 
 def test_handlers_come_back_after_an_error():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet import kernels
+from alexnet.errors import Interrupted
 from alexnet.kernels import backend, winograd
 from alexnet.recipe import Recipe
 
@@ -126,6 +127,7 @@ class Stop:
 def stop_on_signals() -> Iterator[Stop]:
     """SIGINT, SIGTERM and SIGUSR1 set a flag instead of ending the process; the old handlers are restored at the end.
 
+    A signal that ended nothing, because it came after the last step or beside an error, goes to the old handler then.
     Outside the main thread, where Python allows no handlers, the flags are never set.
     """
     stop = Stop()
@@ -138,6 +140,11 @@ def stop_on_signals() -> Iterator[Stop]:
         pass
     try:
         yield stop
+    except (Interrupted, KeyboardInterrupt):
+        stop.signal = 0
+        raise
     finally:
         for handled, handler in before.items():
             signal.signal(handled, handler)
+        if callable(handler := before.get(stop.signal)):
+            handler(stop.signal, None)
