@@ -14,6 +14,7 @@ from alexnet.errors import RecipeError
 from alexnet.experiments.lr_find import LRFindConfig, find_lr, lowest_loss, smooth
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
+from alexnet.plots import studies
 from alexnet.recipe import get_recipe
 from alexnet.training import loop
 from alexnet.training.finetune import of_bundle
@@ -99,3 +100,10 @@ def test_pretrained_weights_see_images_normalized_as_they_expect(digits, tmp_pat
     images = {image.tobytes() for image in train.gather(np.arange(len(train)))}
     assert (pixels - pixels.round()).abs().max() < 1e-3
     assert {image.tobytes() for image in pixels.round().byte().numpy()} <= images
+
+
+def test_the_plot_shows_the_lowest_loss_of_a_step():
+    """The moving average does not fall as low."""
+    figure = studies.lr_find_figure("", [0.1, 0.2, 0.4, 0.8], [2.3, 2.2, 0.5, 9.0], [2.3, 2.2, 1.9, 2.6], 0.04)
+    low, high = figure.axes[0].get_ylim()
+    assert 0 < low < 0.5 and high < 9

@@ -542,6 +542,13 @@ def draw_lr_find(
     path: Path,
 ) -> Path:
     """Draw the loss of each step, and its moving average, over the learning rate to a PNG; mark the suggestion."""
+    return canvas.save(lr_find_figure(title, rates, losses, smoothed, suggestion), path)
+
+
+def lr_find_figure(
+    title: str, rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float
+) -> "Figure":
+    """The figure, before it is saved."""
     fig = canvas.new_figure(7.6, 4.6)
     axes = canvas.plain(fig.subplots())
     axes.plot(rates, losses, color=canvas.SKY, linewidth=0.9, alpha=0.8, label="loss of a step")
@@ -550,9 +557,9 @@ def draw_lr_find(
         suggestion, color=canvas.VERMILION, linewidth=1.2, linestyle="--", label=f"suggested: {suggestion:.2g}"
     )
     _log_axis(axes)
-    axes.set_ylim(0.9 * min(smoothed), min(max(losses), 1.25 * max(smoothed[: max(1, len(smoothed) // 2)])))
+    axes.set_ylim(0.9 * min(losses), min(max(losses), 1.25 * max(smoothed[: max(1, len(smoothed) // 2)])))
     axes.set_xlabel("learning rate", size=10, color=INK)
     axes.set_ylabel("training loss", size=10, color=INK)
     axes.set_title("\n".join(canvas.wrap(title, 7, 10)), size=11, color=INK)
     axes.legend(frameon=False, fontsize=9)
-    return canvas.save(fig, path)
+    return fig
