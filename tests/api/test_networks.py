@@ -71,6 +71,9 @@ def test_features_only_returns_the_maps_of_each_resolution():
         ("relu5", 256, 18),
         ("pool5", 256, 42),
     ]
+    info = extractor.feature_info
+    assert (info.channels(), info.reduction()) == ([64, 192, 256, 256], [4, 8, 18, 42])  # as with timm
+    assert info.module_name() == ["relu1", "relu2", "relu5", "pool5"]
     network = alexnet.create_model("alexnet_owt", image_size=127).eval()
     network.load_state_dict(alexnet.create_model("alexnet_owt", image_size=127).state_dict())
     extractor = FeatureExtractor(network, out_indices=(0, -1))

@@ -214,7 +214,7 @@ class Network(nn.Sequential):
     def num_features(self) -> int:
         """C', the number of feature maps of :meth:`forward_features`; no attribute of a network without ``flatten``."""
         try:
-            return int(FeatureExtractor(self).feature_info[-1]["num_chs"])
+            return FeatureExtractor(self).feature_info.channels()[-1]
         except ModelError as error:  # PyTorch asks for every attribute when it traces a module
             raise AttributeError(str(error)) from None
 
@@ -294,6 +294,22 @@ class _NoClassifier(nn.Identity):
         self.in_features = in_features
 
 
+class FeatureInfo(list[dict[str, Any]]):
+    """The resolutions of a :class:`FeatureExtractor`, with the methods of timm's ``feature_info``."""
+
+    def channels(self) -> list[int]:
+        """The number of feature maps of each."""
+        return [int(info["num_chs"]) for info in self]
+
+    def reduction(self) -> list[int]:
+        """Size of the image divided by size of the feature maps of each, rounded."""
+        return [int(info["reduction"]) for info in self]
+
+    def module_name(self) -> list[str]:
+        """The layer of each."""
+        return [str(info["module"]) for info in self]
+
+
 class FeatureExtractor(nn.Module):
     """The feature maps of a network at each resolution, as timm's ``features_only``: [N, C, H, W] -> [N, c, h, w], ...
 
@@ -303,7 +319,8 @@ class FeatureExtractor(nn.Module):
 
     Attributes:
         feature_info: For each resolution that is returned: ``module`` (the layer's name), ``num_chs`` (its feature
-            maps) and ``reduction`` (size of the image divided by size of the feature maps, rounded).
+            maps) and ``reduction`` (size of the image divided by size of the feature maps, rounded). As in timm,
+            ``feature_info.channels()`` lists one of them; so do ``reduction()`` and ``module_name()``.
 
     Raises:
         ModelError: If an index does not exist.
@@ -331,10 +348,10 @@ class FeatureExtractor(nn.Module):
         indices = range(len(info)) if out_indices is None else out_indices
         if bad := [index for index in indices if not -len(info) <= index < len(info)]:
             raise ModelError(f"out_indices {bad[0]} of {network.name}", f"from 0 to {len(info) - 1}")
-        self.feature_info = [info[index] for index in indices]
+        self.feature_info = FeatureInfo(info[index] for index in indices)
 
     def forward(self, input: Tensor) -> list[Tensor]:
-        names, features = [str(info["module"]) for info in self.feature_info], {}
+        names, features = self.feature_info.module_name(), {}
         for name, layer in self.layers.named_children():
             input = layer(input)
             if name in names:
