@@ -1,4 +1,4 @@
-"""Checks of external data: regular files within a folder, bounded JSON, and a schema for its values.
+"""Checks of external data: regular files within a folder, bounded JSON and TOML, and a schema for its values.
 
 Every function raises ValueError with a message of one line; callers add the path and a hint.
 """
@@ -8,6 +8,7 @@ import json
 import math
 import re
 import stat
+import tomllib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from alexnet.errors import printable
 T = TypeVar("T")
 
 JSON_BYTES, JSON_DEPTH = 64 << 20, 64  # size of a file, and nesting depth of arrays and objects
+TOML_CHARACTERS = 1 << 18
 NAME_LENGTH = 10_000  # characters of a class name
 MAX_SIZE = 8192  # pixels of a stored image, per side
 
@@ -29,6 +31,7 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
+PositiveInt = Annotated[int, Meta(ge=1)]
 
 # Invisible characters that change what terminals and editors display: text direction, annotations, hidden tags.
 _HIDDEN = re.compile("[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
@@ -60,6 +63,24 @@ def parse_json(data: bytes) -> Any:
         if not level:
             return value
     raise ValueError(f"JSON that is nested more than {JSON_DEPTH} deep")
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML within the limit of size above."""
+    if len(text) > TOML_CHARACTERS:
+        raise ValueError(f"TOML of {len(text):,} characters, the limit is {TOML_CHARACTERS:,}")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("TOML that is nested too deeply") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The value of a TOML file. Raises OSError if it cannot be read, ValueError if it is invalid."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("not a regular file")
+    with path.open(encoding="utf-8-sig") as file:
+        return parse_toml(file.read(TOML_CHARACTERS + 1))
 
 
 def check(value: Any, schema: type[T]) -> T:

@@ -130,12 +130,13 @@ def test_a_feature_reference_of_other_shapes_is_refused(bundle, saved):
     assert "the shapes of its arrays are" in load_error(with_valid_hashes(saved, features=data))
 
 
-def test_weights_beyond_float32_are_refused(bundle, saved):
-    tensors = {key: tensor.double().contiguous() for key, tensor in bundle.network.state_dict().items()}
-    tensors["c1.weight"].flatten()[0] = 1e300
-    assert "c1.weight has values that are NaN or Inf" in load_error(
-        with_valid_hashes(saved, model=safetensors.torch.save(tensors))
-    )
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float64, "F64"), (torch.float16, "F16"), (torch.int32, "I32")])
+def test_tensors_of_another_type_are_refused(bundle, saved, dtype, name):
+    """The mean image as int32 was accepted, and weights of float64 beyond the range of float32 became infinite."""
+    weights = {key: tensor.to(dtype).contiguous() for key, tensor in bundle.network.state_dict().items()}
+    assert f"is {name}, not float32" in load_error(with_valid_hashes(saved, model=safetensors.torch.save(weights)))
+    mean = {key: tensor.to(dtype).contiguous() for key, tensor in bundle.normalization.tensors().items()}
+    assert f"is {name}, not float32" in load_error(with_valid_hashes(saved, mean=safetensors.torch.save(mean)))
 
 
 @pytest.mark.parametrize(
@@ -340,3 +341,33 @@ def test_a_file_of_very_many_tensors_is_refused(tmp_path):
     write_tensors(tmp_path / "t", {f"t{i}": torch.zeros(0) for i in range(3000)})
     with pytest.raises(BundleError, match="is damaged: 3,000 tensors; must be at most 2,000"):
         read_tensors(tmp_path / "t")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "text"),
+    [
+        ("versions", [], "$.versions"),
+        ("versions", {"torch": 2}, "$.versions"),
+        ("model/parameters", "many", "$.model.parameters"),
+        ("model/parameters", 1, "model.parameters is 1, the other files say"),
+        ("preprocessing/decode", None, "$.preprocessing.decode"),
+        ("preprocessing/view", "corner", "$.preprocessing.view"),
+        ("preprocessing/image_size", 33, "preprocessing.image_size is 33, the other files say 32"),
+        ("preprocessing/divide", 2.0, "preprocessing.divide is 2.0, the other files say"),
+        ("preprocessing/gray", 3, "$.preprocessing.gray"),
+    ],
+)
+def test_what_a_config_tells_of_its_other_files_must_be_true(saved, entry, value, text):
+    """Reports, the server and the model card print these entries; any value of any type was accepted."""
+    assert text in load_error(with_valid_hashes(saved, {entry: value}))
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b'{"top1": NaN}', b"[" * 100_000])
+def test_a_certificate_that_is_no_json_object_is_refused(saved, data):
+    path = saved / "certificate.json"
+    path.write_bytes(data)
+    content = json.loads((saved / "config.json").read_text())
+    content["sha256"]["certificate.json"] = hashlib.sha256(data).hexdigest()
+    content["sha256"]["config.json"] = checksum_of(content, "sha256")
+    (saved / "config.json").write_text(json.dumps(content))
+    assert "certificate.json is damaged" in load_error(saved)

@@ -9,7 +9,7 @@ from alexnet.api import DataOptions
 from alexnet.errors import RecipeError, RunError
 from alexnet.experiments import residual_depth
 from alexnet.experiments.residual_depth import DepthConfig, make_plan, run_depth
-from alexnet.experiments.runner import display_name, open_dataset
+from alexnet.experiments.runner import display_name, open_dataset, read_plan, write_result
 from alexnet.training import loop
 from alexnet.training.time_budget import TrainingSpeed
 
@@ -98,8 +98,8 @@ def test_invalid_config(config, message):
 
 def test_the_command(study, digits, capsys):
     folder, before = study
-    plan = json.loads((folder / "plan.json").read_text())
-    (folder / "plan.json").write_text(json.dumps(plan | {"data": display_name(str(digits.path))}))
+    plan = read_plan(folder, "depth study") | {"data": display_name(str(digits.path))}
+    write_result(folder / "plan.json", plan)
     argv = [
         "study",
         "depth",

@@ -54,8 +54,8 @@ from alexnet.errors import BundleError, ModelError
 from alexnet.evaluation.ood import FeatureReference
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model, meta_model
-from alexnet.models.network import Network, nonfinite
-from alexnet.schema import ReferenceSample, checksum_of, class_fault, read_json, regular_file
+from alexnet.models.network import Network
+from alexnet.schema import ReferenceSample, check, checksum_of, class_fault, read_json, regular_file
 from alexnet.terminal import html_table
 
 MIN_DIVIDE, MAX_DIVIDE = 1e-6, 1e9  # divisors of gray levels; outside this range inputs vanish or overflow
@@ -254,7 +254,7 @@ class Bundle:
         except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, OSError) as error:
             reason = " ".join(str(error).split())  # PyTorch's messages have several lines
             raise BundleError(f"bundle {path} is not consistent: {reason}", "", "use another copy") from error
-        return cls(
+        bundle = cls(
             network=network.eval(),
             classes=tuple(config.classes),
             normalization=normalization,
@@ -270,6 +270,28 @@ class Bundle:
             certificate=_certificate(path, config, links_within),
             feature_reference=features,
         )
+        bundle._check_derived(path / "config.json", raw)
+        return bundle
+
+    def _check_derived(self, file: Path, raw: Mapping[str, Any]) -> None:
+        """Check the entries of the config ``raw`` that tell of the other files. Raises :class:`BundleError`."""
+        for part, entries in self._derived().items():
+            for name, value in entries.items():
+                if raw[part].get(name, value) != value:
+                    raise damaged(file, f"{part}.{name} is {raw[part][name]!r:.60}, the other files say {value!r:.60}")
+
+    def _derived(self) -> dict[str, dict[str, Any]]:
+        network = self.network
+        return {
+            "model": {"parameters": sum(p.numel() for p in network.parameters())},
+            "preprocessing": {
+                "view": "center",
+                "image_size": network.image_size,
+                "subtract": self._subtracted(),
+                "divide": self.normalization.divide.tolist(),
+                "gray": network.in_channels == 1,
+            },
+        }
 
     def same_classes(self, classes: Sequence[str], source: str) -> None:
         """Check that ``classes`` of ``source`` are those of this bundle, in the same order.
@@ -298,7 +320,7 @@ class Bundle:
     def _config(self) -> dict[str, Any]:
         from importlib.metadata import version
 
-        network = self.network
+        network, derived = self.network, self._derived()
         return {
             "format": FORMAT,
             "version": COMPRESSED if self.coding else VERSION,
@@ -309,18 +331,14 @@ class Bundle:
                 "image_size": network.image_size,
                 "initialization": self.initialization,
                 "layer_files": vars(network.files) if isinstance(network, GraphNetwork) else None,
-                "parameters": sum(p.numel() for p in network.parameters()),
+                **derived["model"],
             },
             "classes": list(self.classes),
             "preprocessing": {
                 "decode": "RGB, 8 bits, EXIF rotation applied, transparency over white",
                 "stored_size": self.stored_size,
                 "fit": self.fit,
-                "view": "center",
-                "image_size": network.image_size,
-                "subtract": self._subtracted(),
-                "divide": self.normalization.divide.tolist(),
-                "gray": network.in_channels == 1,
+                **derived["preprocessing"],
             },
             "recipe": dict(self.recipe),
             "metrics": dict(self.metrics),
@@ -399,13 +417,13 @@ def _copy_bundle(source: Path, target: Path, files: Sequence[str]) -> None:
 
 
 def _certificate(path: Path, config: Config, links_within: Path | None) -> dict[str, Any]:
-    """The certificate of the bundle ``path``; empty if it has none. Raises ValueError if it is no JSON object."""
+    """The certificate of the bundle ``path``; empty if it has none. Raises :class:`BundleError`."""
     if "certificate.json" not in config.sha256:
         return {}
-    certificate = read_json(path, "certificate.json", links_within)
-    if not isinstance(certificate, dict):
-        raise damaged(path / "certificate.json", "it is no JSON object")
-    return certificate
+    try:
+        return check(read_json(path, "certificate.json", links_within), dict[str, Any])
+    except (OSError, ValueError) as error:
+        raise damaged(path / "certificate.json", error) from error
 
 
 def weights_sha256(path: Path | str) -> str:
@@ -463,14 +481,12 @@ def _create_network(model: Model, classes: int) -> Network:
 
 
 def _load_weights(network: Network, weights: Mapping[str, Tensor], model: Model, classes: int) -> Network:
-    """Assign ``weights`` to the network, without a copy, in its precision.
+    """Assign ``weights`` to the network, without a copy but of counters, which the network has as integers.
 
-    Raises RuntimeError for other names or shapes, ValueError for values beyond the precision.
+    Raises RuntimeError for other names or shapes.
     """
     dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
     weights = {name: tensor.to(dtypes.get(name, tensor.dtype)) for name, tensor in weights.items()}
-    if name := nonfinite(weights):
-        raise ValueError(f"{name} has values that are too large for its precision")
     network.load_state_dict(weights, assign=True)
     if any(buffer.is_meta for buffer in network.buffers()):  # constant tables that are not in the state dict (LeNet-5)
         network = create_model(
@@ -482,7 +498,7 @@ def _load_weights(network: Network, weights: Mapping[str, Tensor], model: Model,
 
 def _normalization(path: Path, config: Config) -> Normalization:
     """The normalization of the inputs. Raises ValueError for invalid shapes or numbers."""
-    tensors = {name: tensor.float() for name, tensor in read_tensors(path).items()}
+    tensors = read_tensors(path)
     stored_size, image_size = config.preprocessing.stored_size, config.model.image_size
     mean_follows_crop = config.preprocessing.subtract != CENTER
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}

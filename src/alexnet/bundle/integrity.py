@@ -58,6 +58,7 @@ class Model(msgspec.Struct):
     in_channels: Literal[1, 3]
     layer_files: LayerFiles | None = None
     initialization: str = ""
+    parameters: Count | None = None
 
 
 class Preprocessing(msgspec.Struct):
@@ -66,6 +67,11 @@ class Preprocessing(msgspec.Struct):
     stored_size: Size
     fit: Literal["crop", "pad", "squash"]
     subtract: Literal["channel means", "mean image", "center of the mean image"]
+    decode: str = ""
+    view: Literal["center"] = "center"
+    image_size: Size | None = None
+    divide: float | list[float] | None = None
+    gray: bool | None = None
 
 
 class Calibration(msgspec.Struct):
@@ -140,6 +146,7 @@ class Config(msgspec.Struct):
     data: TrainingData
     sha256: dict[FileName, Sha256]
     calibration: Calibration = msgspec.field(default_factory=Calibration)
+    versions: dict[str, str] = {}
 
 
 def read_config(path: Path, links_within: Path | None = None) -> tuple[dict[str, Any], Config]:
@@ -260,7 +267,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             names = list(file.keys())
             if len(names) > MAX_TENSORS:  # the header is read again for each
                 raise damaged(path, f"{len(names):,} tensors; must be at most {MAX_TENSORS:,}")
-            sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in names}
+            slices = {name: file.get_slice(name) for name in names}
+            if other := next((name for name, one in slices.items() if one.get_dtype() != "F32"), ""):
+                raise damaged(path, f"{other} is {slices[other].get_dtype()}, not float32")
+            sizes = {name: math.prod(one.get_shape()) for name, one in slices.items()}
         tensors = {}
         for name in sorted(sizes, key=lambda name: -sizes[name]):
             with safe_open(path, "pt") as file:

@@ -17,6 +17,7 @@ import secrets
 import shutil
 import stat
 import sys
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -332,12 +333,27 @@ def jsonl_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
+CRC_END = re.compile(rb', "crc32": "([0-9a-f]{8})"}\n?\Z')  # the end of a line of line_with_crc
+
+
+def line_with_crc(row: Mapping[str, Any]) -> bytes:
+    """``row`` as a line of JSON whose last entry is the CRC-32 of the bytes before it."""
+    body = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace")[:-1]
+    return body + f', "crc32": "{zlib.crc32(body):08x}"}}\n'.encode()
+
+
+def crc_matches(line: bytes) -> bool:
+    """Is ``line``, with or without its line feed, one of :func:`line_with_crc` that has not changed since?"""
+    end = CRC_END.search(line, max(0, len(line) - 32))
+    return end is not None and int(end[1], 16) == zlib.crc32(line[: end.start()])
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines. Raises DataError."""
     try:
         with open_regular(path) as file:
             return [json.loads(line) for line in file]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: {error}", "lines of JSON", "prepare the data set again") from error
 
 

@@ -22,6 +22,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.atomic_io import read_regular
 from alexnet.data.cache import Cache, default_cache, touch
 from alexnet.data.store_backend import Shards, read_array, read_description
 from alexnet.errors import AlexNetError, DataError, ImageError, printable
@@ -238,7 +239,7 @@ class RemoteBackend:
                 raise DataError(f"{self.address}: holds another store", "a new address", "name another or remove it")
             return
         record = folder.with_name(folder.name + ".sent")
-        sent = set(record.read_text(encoding="utf-8").splitlines()) if record.exists() else set()
+        sent = set(read_regular(record).decode("utf-8", "replace").splitlines()) if record.exists() else set()
         for name, sha256 in (description["sha256"] | {"dataset.json": description["fingerprint"]}).items():
             if (entry := f"{sha256} {self.address}/{name}") not in sent:
                 log(f"sending {name}")

@@ -29,11 +29,21 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from alexnet.data import decode, resize, store
-from alexnet.data.atomic_io import NPY_HEADER, atomic_write, final_name, json_bytes, npy_header, sha256_of, write_file
+from alexnet.data.atomic_io import (
+    NPY_HEADER,
+    atomic_write,
+    final_name,
+    json_bytes,
+    npy_header,
+    read_regular,
+    sha256_of,
+    write_file,
+)
 from alexnet.data.sources.source import Sample, Source
 from alexnet.data.store import JPEG_RATIO
 from alexnet.data.store_backend import SPLIT_NAMES
 from alexnet.errors import DataError, ImageError
+from alexnet.schema import checksum_of
 from alexnet.terminal import Progress
 
 Log = Callable[[str], None]  # receives one line of text for the user
@@ -137,10 +147,10 @@ def _create_folders(partial: Path) -> None:
 
 
 def load_json(path: Path) -> Any:
-    """The content of a JSON file; None if it is missing or incomplete."""
+    """The content of a JSON file; None if it is missing, incomplete or no regular file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -199,15 +209,15 @@ def _names(job: Job, split: str, number: int) -> tuple[str, str]:
 
 
 def _finished(job: Job, split: str, number: int) -> Record | None:
-    """The record of a shard whose file is complete and unchanged; None for a shard that must be made."""
+    """The record of a shard if both are complete and unchanged; None for a shard that must be made."""
     shard, record_name = _names(job, split, number)
     record = load_json(job.partial / record_name)
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or record.get("checksum") != checksum_of(record):
         return None
-    if not record.get("labels"):  # all its images are excluded: the record has no shard file
-        return _without_rows(record, record_name) if record.get("sha256") == "" else None
+    if not record["labels"]:  # all its images are excluded: the record has no shard file
+        return _without_rows(record, record_name)
     intact = (job.partial / shard).is_file() and sha256_of(job.partial / shard) == record["sha256"]
-    return _without_rows(record, record_name) if intact and "bytes" in record else None
+    return _without_rows(record, record_name) if intact else None
 
 
 def _make_shard(
@@ -227,13 +237,14 @@ def _make_shard(
         "origins": [sample.row for sample in stored],
         "skipped": skipped,
     } | ({"index": index} if job.quality else {})
-    write_file(job.partial / record_name, json.dumps(record).encode())
+    write_file(job.partial / record_name, json.dumps(record | {"checksum": checksum_of(record)}).encode())
     return _without_rows(record, record_name)
 
 
 def _without_rows(record: Record, name: str) -> Record:
     """``record`` without its rows, which are too large for memory, and with the name of the file that has them."""
-    return {key: value for key, value in record.items() if key not in ("origins", "skipped")} | {"file": name}
+    left_out = ("origins", "skipped", "checksum")
+    return {key: value for key, value in record.items() if key not in left_out} | {"file": name}
 
 
 def _write_shard(

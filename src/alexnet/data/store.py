@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +26,7 @@ from alexnet.data.cache import Cache
 from alexnet.data.remote import RemoteBackend, is_address
 from alexnet.data.store_backend import LocalBackend, StoreBackend, damaged, read_array, read_description
 from alexnet.errors import DataError, ImageError
+from alexnet.schema import Sha256, check
 from alexnet.system import cores
 
 JPEG_RATIO = 8  # raw bytes for each JPEG byte, when shards are planned; about 10 for photographs with quality 88
@@ -188,7 +190,10 @@ class Split:
 
     def origins(self) -> list[dict[str, Any]]:
         """One dictionary for each image: ``origin``, ``sha256`` of the source bytes, ``notes`` of the decoder."""
-        return read_jsonl(self.backend.file(f"{self.name}/origins.jsonl"))
+        rows = _rows(self.backend, f"{self.name}/origins.jsonl", _Origin)
+        if len(rows) != len(self):
+            raise damaged(self.backend.address, f"{self.name}/origins.jsonl has {len(rows)} rows")
+        return rows
 
     def fault(self) -> str:
         """The first inconsistency of the split's files, or an empty string."""
@@ -234,6 +239,34 @@ class Split:
         if end > len(shard):
             raise DataError(f"{name}: beyond the end of the shard", "inside", "prepare the data set again")
         return JpegBytes(shard[start:end], crc, name)
+
+
+class _Origin(msgspec.Struct):
+    """A row of ``origins.jsonl``."""
+
+    origin: str
+    sha256: Sha256
+    notes: list[str]
+    group: str = ""
+    columns: dict[str, str] = {}
+
+
+class _LeftOut(msgspec.Struct):
+    """A row of ``skipped.jsonl``."""
+
+    split: Literal["train", "validation", "test"]
+    origin: str
+    reason: str
+
+
+def _rows(backend: StoreBackend, name: str, schema: type) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines. Raises DataError unless each is of the ``schema``."""
+    rows = read_jsonl(backend.file(name))
+    try:
+        check(rows, list[schema])
+    except ValueError as error:
+        raise damaged(backend.address, f"{name}: {error}") from error
+    return rows
 
 
 class Subset(Split):
@@ -368,7 +401,7 @@ class Store:
 
     def left_out(self) -> list[dict[str, Any]]:
         """One dictionary for each image that could not be used: ``split``, ``origin``, ``reason``."""
-        return read_jsonl(self.backend.file("skipped.jsonl"))
+        return _rows(self.backend, "skipped.jsonl", _LeftOut)
 
     def damaged(self) -> list[str]:
         """The names of the files whose SHA-256 is not the recorded one. All files are read."""
@@ -410,6 +443,8 @@ def _check_shapes(store: Store, description: Mapping[str, Any]) -> None:
     shape = (store.size, store.size, 3)
     if store.mean_image.shape != shape or store.channel_means.shape != (3,) or store.color_std.shape != (3,):
         raise damaged(store.address, "statistics of another shape")
+    if not ((store.mean_image >= 0) & (store.mean_image <= 255)).all():
+        raise damaged(store.address, f"{description['mean_image']}: values that are no gray levels")
     if store.color_axes.shape != (3, 3) or len(set(store.classes)) != len(store.classes) or len(store.classes) < 2:
         raise damaged(store.address, "color axes or classes")
     for name, split in store.splits.items():

@@ -79,9 +79,12 @@ def read_days(folder: Path) -> list[DayCounts]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder", "the FOLDER of: alexnet serve RUN --monitor FOLDER")
     days: dict[tuple[str, str], DayCounts] = {}
+    classes: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.json")):
         try:
             one = _read(path)
+            if classes.setdefault(one.model_sha256, one.classes) != one.classes:
+                raise ValueError("its classes are not those that the same model has in other files")
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged: {' '.join(str(error).split()):.200}", "", "delete it") from error
         key = one.date, one.model_sha256

@@ -26,7 +26,7 @@ from alexnet.errors import DataError, RecipeError
 from alexnet.evaluation.intervals import wilson
 from alexnet.experiments.fisher import train as fisher
 from alexnet.experiments.fisher.classifier import FisherSettings
-from alexnet.experiments.runner import Job, check_same_plan, get_or_train, read_file, read_plan
+from alexnet.experiments.runner import Job, check_same_plan, get_or_train, read_file, read_plan, write_result
 from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import run_folder
 from alexnet.training.finetune import from_bundle
@@ -137,7 +137,7 @@ def run_data_size(
     plan = {"data": str(data), "source": source.fingerprint, "epochs": config.epochs, "recipe": {}}
     check_same_plan(plan, read_plan(folder, "data-size study", ignore_files=(".lock",)), folder, "plan", ignore=())
     with run_folder.locked(folder):
-        write_file(folder / "plan.json", json_bytes(plan))
+        write_result(folder / "plan.json", plan)
         points = []
         whole = split_once(source)
         for seed in range(config.seeds):
@@ -218,7 +218,7 @@ def _point(
         trained = fisher.train(store, FisherSettings(), own, seed, options.log_line)
         correct = int((fisher.predict(trained.classifier, test).argmax(1) == test.labels).sum())
         point = Point(method, images, seed, correct, len(test), time.perf_counter() - started)
-        write_file(own / RESULT, json_bytes(dataclasses.asdict(point)))
+        write_result(own / RESULT, dataclasses.asdict(point))
         return point
     start = from_bundle(STARTER) if method == STARTER else None
     base = start.recipe(get_recipe("finetune")) if start else get_recipe("modern")

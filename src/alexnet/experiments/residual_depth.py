@@ -26,6 +26,7 @@ from alexnet.experiments.runner import (
     prepare_store,
     read_file,
     read_plan,
+    write_result,
 )
 from alexnet.models.comparisons import DEPTHS, model_name
 from alexnet.recipe import Recipe
@@ -225,7 +226,7 @@ def run_depth(
     store = prepare_store(dataset, plan.base, plan.images, options)
     if plan.budget and not recorded:
         plan = _fit_budget(plan, store, options, device)
-    write_file(folder / "plan.json", json_bytes(plan.to_dict()))
+    write_result(folder / "plan.json", plan.to_dict())
     jobs = plan.jobs()
     runner = Runner(store, folder, options, len(jobs), device=device, num_workers=num_workers)
     return _finish(plan, store, [runner.train(job) for job in jobs], folder, device)

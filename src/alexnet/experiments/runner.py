@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -28,7 +28,7 @@ from alexnet.data.splits import assign_splits
 from alexnet.data.store import Store
 from alexnet.errors import CheckpointError, DataError, DivergedError, Interrupted, RunError, TrainingError, printable
 from alexnet.recipe import Recipe, differences
-from alexnet.schema import check, read_json
+from alexnet.schema import PositiveInt, Probability, check, checksum_of, read_json
 from alexnet.system import choose_device
 from alexnet.training import run_folder, runtime
 from alexnet.training.callbacks import Callbacks
@@ -298,6 +298,16 @@ class Job(NamedTuple):
 
 
 @dataclass(frozen=True)
+class _Scores:
+    """The scores of a split that experiments use."""
+
+    top1: Probability
+    top1_error: Probability
+    count: PositiveInt
+    top5_error: Probability | None = None
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """A finished training. ``epochs`` are the rows of results.csv; ``diverged`` is the reason where it diverged."""
 
@@ -336,12 +346,12 @@ class TrainedModel:
     def scores(self, split: str, crops: int, device: str) -> dict[str, Any]:
         """Scores of a split, from the bundle where it has them, otherwise computed once and cached in the folder."""
         if crops == 1 and split in self.metrics:
-            return dict(self.metrics[split])
+            return asdict(_checked(self.folder / "bundle" / "config.json", self.metrics[split], _Scores))
         path = self.folder / f"scores-{split}-{crops}.json"
         if path.is_file():
-            return read_file(path, dict[str, Any])
+            return asdict(read_file(path, _Scores))
         scores = evaluate(self.folder / "bundle", self.store.absolute, split=split, crops=crops, device=device)
-        write_file(path, json_bytes(scores.to_dict()))
+        write_result(path, scores.to_dict())
         return scores.to_dict()
 
 
@@ -483,7 +493,7 @@ def _train(
                 callbacks=callbacks,
             )
     except DivergedError as error:
-        write_file(folder / DIVERGED, json_bytes(asdict(_Diverged(error.what))))
+        write_result(folder / DIVERGED, asdict(_Diverged(error.what)))
     except TrainingError as error:  # no memory: no property of the recipe, and its hint is for alexnet train
         raise TrainingError(error.what, "", "close other programs; the same command continues") from error
     except CheckpointError as error:
@@ -515,20 +525,37 @@ def _load(job: Job, folder: Path, store: Store) -> TrainedModel:
     return TrainedModel(job, folder, store, tuple(read_rows(folder)), read_config(folder / "bundle")[0]["metrics"])
 
 
+def write_result(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file of an experiment with a checksum; :func:`read_file` reads it."""
+    write_file(path, json_bytes({**value, "checksum": checksum_of(value)}))
+
+
 def read_file(path: Path, schema: type[T]) -> T:
     """Read a JSON file of an experiment and check it against ``schema``.
 
     Raises:
-        RunError: The file is damaged.
+        RunError: The file is damaged, or has changed since it was written.
     """
     try:
-        return check(read_json(path.parent, path.name), schema)
+        value = check(read_json(path.parent, path.name), dict[str, Any])
+        if value.pop("checksum", None) not in (None, checksum_of(value)):  # None: written by an earlier version
+            raise ValueError("it has changed since it was written, its checksum differs")
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} is damaged: {printable(str(error))}",
-            "",
-            "delete it and run the same command again, or choose another --output-dir",
-        ) from error
+        raise _damaged(path, error) from error
+    return _checked(path, value, schema)
+
+
+def _checked(path: Path, value: Any, schema: type[T]) -> T:
+    """``value``, which is from the file ``path``, as ``schema``. Raises :class:`RunError`."""
+    try:
+        return check(value, schema)
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> RunError:
+    hint = "delete it and run the same command again, or choose another --output-dir"
+    return RunError(f"{path} is damaged: {printable(str(error)):.300}", "", hint)
 
 
 def read_plan(folder: Path, kind: str, *, ignore_files: Collection[str] = ()) -> dict[str, Any]:

@@ -9,9 +9,9 @@ The folder holds ``study.db`` (Optuna's study in SQLite), ``plan.json``, a run f
 trials, ``sweep.json``, ``sweep.png`` and ``best.toml``. The same command continues an interrupted sweep.
 """
 
+import math
 import shutil
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,19 @@ import numpy as np
 from alexnet.data.atomic_io import json_bytes, write_file
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store, Subset
-from alexnet.errors import DataError, RecipeError, RunError, TrainingError, counted, did_you_mean
-from alexnet.experiments.runner import Job, TrainedModel, check_same_plan, get_or_train, read_plan, t_interval
+from alexnet.errors import DataError, RecipeError, RunError, TrainingError, counted, did_you_mean, printable
+from alexnet.experiments.runner import (
+    Job,
+    TrainedModel,
+    check_same_plan,
+    get_or_train,
+    read_plan,
+    t_interval,
+    write_result,
+)
 from alexnet.recipe import Recipe, group_of, to_toml
 from alexnet.recipe.config import check_value, rules
+from alexnet.schema import read_toml
 from alexnet.terminal import format_duration
 from alexnet.training.callbacks import Callbacks
 from alexnet.training.finetune import PretrainedWeights
@@ -152,7 +161,7 @@ def read_space(path: Path) -> dict[str, Dimension]:
         RecipeError: The file, a name or a range is wrong.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        tables = read_toml(path)
     except OSError as error:
         raise RecipeError(f"space file {path} cannot be read: {error.strerror}", "", "pass a TOML file") from error
     except ValueError as error:  # of TOML, and of UTF-8
@@ -183,13 +192,17 @@ def _dimension(label: str, name: str, value: Any) -> Dimension:
     for end in ("low", "high"):
         check_value(name, value[end], f"{label}.{end}")
     log, step = value.get("log", False), value.get("step", 0)
-    if not isinstance(log, bool) or isinstance(step, bool) or not isinstance(step, int | float) or step < 0:
+    if not isinstance(log, bool) or isinstance(step, bool) or not _is_step(step):
         raise RecipeError(f"{label} is {value}", "log: true or false; step: a number above 0")
     if value["low"] >= value["high"] or (log and (value["low"] <= 0 or step)):
         raise RecipeError(f"{label} is {value}", "low below high; with log above 0 and without step")
     if rules()[name].type is int and step != int(step):
         raise RecipeError(f"{label}.step is {step}", "an integer")
     return Dimension(value["low"], value["high"], log, step)
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
 def run_sweep(
@@ -236,13 +249,8 @@ def run_sweep(
     }
     with locked(folder):
         check_same_plan(plan, read_plan(folder, "sweep", ignore_files=(".lock",)), folder, "sweep", ignore=())
-        write_file(folder / "plan.json", json_bytes(plan))
-        study = optuna.create_study(
-            storage=f"sqlite:///{(folder / 'study.db').resolve()}",
-            study_name="sweep",
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=2),
-        )
+        write_result(folder / "plan.json", plan)
+        study = _open_study(folder / "study.db", config.space)
         # A proposal is a function of the seed and the trials before it.
         study.sampler = optuna.samplers.TPESampler(seed=base.seed + len(study.trials), n_startup_trials=STARTUP_TRIALS)
         sweep = _Sweep(base, config, folder, _without_test(store), options, init_from, device, num_workers, study)
@@ -272,6 +280,38 @@ def _optuna() -> Any:
         raise RunError("a sweep needs Optuna", "installed", "pip install 'alexnet[sweep]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
+
+
+def _open_study(path: Path, space: Mapping[str, Dimension]) -> "Study":
+    """The study in the file ``path``, new if there is none. Raises :class:`RunError` if the file is damaged."""
+    optuna = _optuna()
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("not a regular file")
+        study = optuna.create_study(
+            storage=f"sqlite:///{path.resolve()}",
+            study_name="sweep",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=2),
+        )
+        for trial in study.trials:
+            _check_trial(trial, space)
+    except Exception as error:  # those of Optuna, SQLAlchemy and Alembic have no common class
+        reason = printable(" ".join(str(error).split()))
+        hint = f"delete {path.name} to search again, or choose another --output-dir"
+        raise RunError(f"{path} is damaged: {reason:.200}", "", hint) from error
+    return study
+
+
+def _check_trial(trial: "FrozenTrial", space: Mapping[str, Dimension]) -> None:
+    """Raise ValueError, TypeError or KeyError for a trial that the search cannot have made."""
+    for name, distribution in _distributions({name: space[name] for name in trial.params}).items():
+        if not distribution._contains(distribution.to_internal_repr(trial.params[name])):
+            raise ValueError(f"trial {trial.number} has {name} = {trial.params[name]!r:.40}")
+    if "seconds" in trial.user_attrs:
+        row = _row(trial)
+        if set(row.values) != set(space) or not (0 <= row.error <= 1 and row.seconds >= 0):
+            raise ValueError(f"trial {trial.number} is incomplete")
 
 
 def _without_test(store: Store) -> Store:

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data import resize
-from alexnet.data.atomic_io import atomic_write, remove_leftovers, sha256_of
+from alexnet.data.atomic_io import atomic_write, crc_matches, line_with_crc, remove_leftovers, sha256_of
 from alexnet.data.remote import is_address, local_path
 from alexnet.data.shards import map_in_order, ray_cluster
 from alexnet.data.sources.unlabeled import UnlabeledImage, UnlabeledImages
@@ -44,7 +45,7 @@ from alexnet.terminal import Progress, csv_cell
 
 EXPORTED = (".onnx", ".xml")  # suffixes of exported files that predict here
 _READERS = 32  # threads where images are at an address: most of them wait
-_FORMAT, _VERSION = "alexnet-predictions", 1
+_FORMAT, _VERSION = "alexnet-predictions", 2
 
 
 class Unreadable(NamedTuple):
@@ -369,8 +370,11 @@ def _predicted_on_ray(
             yield from ray.cloudpickle.loads(row["results"])
 
 
+_LONGEST = 1 << 20  # bytes of the line with the settings, at most
+
+
 class _Journal:
-    """``FILE.partial``: a line with the settings, then a line of JSON for each image. One process at a time."""
+    """``FILE.partial``: a line with the settings, then one for each image: JSON with its CRC-32. One process only."""
 
     def __init__(self, output: Path, path: Path, descriptor: int) -> None:
         self.output, self.path, self.descriptor, self.unreadable = output, path, descriptor, 0
@@ -387,6 +391,8 @@ class _Journal:
             raise RunError(f"there is no folder {output.parent}", "a folder that exists", "create it first")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise RunError(f"{path} is not a regular file", "results of an interrupted call", "move it away")
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -410,8 +416,8 @@ class _Journal:
         """
         header = {"format": _FORMAT, "version": _VERSION, "settings": dict(settings)}
         with self.path.open("rb") as file:
-            first = file.readline()
-            if not first.endswith(b"\n"):  # a new file, or one whose first line was not finished
+            first, line = file.readline(_LONGEST), line_with_crc(header)
+            if len(first) < len(line) and line.startswith(first):  # a new file, or its first line was not finished
                 os.ftruncate(self.descriptor, 0)
                 self._write([header])
                 return 0
@@ -419,9 +425,9 @@ class _Journal:
             end = at = len(first)
             done = count = bad = 0
             for image, line in zip(itertools.chain(images, itertools.repeat(None)), file, strict=False):
-                row = _row(line)
-                if row is None:  # cut by a killed process
+                if not crc_matches(line):  # cut by a killed process, or damaged
                     break
+                row = json.loads(line)
                 if image is None or row["filename"] != image.name:
                     current = repr(image.name) if image else "no more images"
                     problem = f"{self.path} has image {count + 1:,} {row['filename']!r}; now it is {current}"
@@ -433,12 +439,12 @@ class _Journal:
         return done
 
     def _check_header(self, line: bytes, header: Mapping[str, Any]) -> None:
-        stored = _row(line, "settings") or {}
-        if stored == header:
-            return
+        stored = json.loads(line) if crc_matches(line) else {}
         if (stored.get("format"), stored.get("version")) != (_FORMAT, _VERSION):
-            raise RunError(f"{self.path} is not of this version of alexnet predict", "", "move it away")
+            raise RunError(f"{self.path} is damaged or not of this version of alexnet predict", "", "move it away")
         before, now = stored["settings"], header["settings"]
+        if before == now:
+            return
         names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         raise RunError(f"{self.path} has results of another {' and '.join(names)}", "", self._other("options"))
 
@@ -451,7 +457,7 @@ class _Journal:
         self._write([result.to_dict() for result in results])
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        data = memoryview("".join(json.dumps(row) + "\n" for row in rows).encode())
+        data = memoryview(b"".join(map(line_with_crc, rows)))
         try:
             while data:
                 data = data[os.write(self.descriptor, data) :]
@@ -464,16 +470,9 @@ class _Journal:
         with self.path.open("rb") as file:
             file.readline()
             for line in file:
-                yield json.loads(line)
-
-
-def _row(line: bytes, key: str = "filename") -> dict[str, Any] | None:
-    """A line of the journal; None for one that is not whole."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if line.endswith(b"\n") and isinstance(row, dict) and key in row else None
+                row = json.loads(line)
+                del row["crc32"]
+                yield row
 
 
 # The formats of a file of results

@@ -156,7 +156,7 @@ def cost(run: Path, events: list[dict[str, Any]], epochs: list[dict[str, float]]
     """Time, speed and size."""
     seconds = sum(row.get("seconds", 0.0) for row in epochs)
     images = sum(row.get("seconds", 0.0) * row.get("images_per_second", 0.0) for row in epochs)
-    started = next((e for e in events if e["event"] == "started"), {})
+    started = next((e for e in events if e.get("event") == "started"), {})
     inference = bundle.metrics.get("test", {}).get("images_per_second")
     return [
         ("training time", f"{format_duration(seconds)} for {len(epochs)} epochs" if epochs else "no record"),

@@ -4,13 +4,13 @@ Every decision is written to the corrections file at once (see :mod:`alexnet.dat
 not overwritten if another program has changed it since.
 """
 
-import hashlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alexnet.data.atomic_io import sha256_of
 from alexnet.data.sources.corrections import ACTIONS, Decision, read_corrections, write_corrections
 from alexnet.data.sources.source import Sample, Source, path_text
 from alexnet.doctor.findings import Example, Finding, Report
@@ -177,7 +177,7 @@ class Session:
     def _on_disk(self) -> str:
         """The SHA-256 of the corrections file; empty if there is none."""
         try:
-            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+            return sha256_of(self.path)
         except FileNotFoundError:
             return ""
         except OSError as error:

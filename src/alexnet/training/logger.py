@@ -6,9 +6,7 @@ both files from the state of its checkpoint: later lines are cut off, so that no
 written (disk full), that line is lost with a warning, and the run continues: only a checkpoint can end it.
 """
 
-import json
 import os
-import re
 import sys
 import time
 import zlib
@@ -17,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from alexnet.data.atomic_io import read_regular
+from alexnet.data.atomic_io import CRC_END, crc_matches, line_with_crc, read_regular
 from alexnet.data.decode import decode
 from alexnet.errors import RunError, printable
 from alexnet.evaluation.metrics import Scores
@@ -44,16 +42,12 @@ LOG_INTERVAL = 30.0  # seconds within an epoch after which a log that is no term
 TESTED = "evaluated"  # the event of a test split that was looked at
 
 
-_CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"}')  # the end of a line of the journal
-
-
 def append_event(path: Path, kind: str, **values: Any) -> None:
     """Append an event to the journal ``path``; it is on the disk when this returns. Raises OSError."""
-    event = {"time": round(time.time(), 3), "event": kind, **values}
-    body = json.dumps(event, ensure_ascii=False).encode("utf-8", "backslashreplace")[:-1]
+    line = line_with_crc({"time": round(time.time(), 3), "event": kind, **values})
     with path.open("a+b") as file:
         _drop_torn_line(file)
-        file.write(body + f', "crc32": "{zlib.crc32(body):08x}"}}\n'.encode())
+        file.write(line)
         file.flush()
         os.fsync(file.fileno())
 
@@ -65,7 +59,7 @@ def _drop_torn_line(file: IO[bytes]) -> None:
     if size and file.read(1) != b"\n":
         file.seek(0)
         content = file.read()
-        if not _CHECKSUM.search(content, content.rfind(b"\n") + 1):
+        if not CRC_END.search(content, content.rfind(b"\n") + 1):
             file.truncate(content.rfind(b"\n") + 1)
         else:  # a whole line, but for its end
             file.write(b"\n")
@@ -81,10 +75,9 @@ def read_events(run: Path) -> tuple[list[dict[str, Any]], str]:
     changed = []
     lines = read_regular(path).split(b"\n")
     for number, line in enumerate(lines, 1):
-        end = _CHECKSUM.search(line)
-        if number == len(lines) and end is None:
+        if number == len(lines) and not CRC_END.search(line):
             continue
-        if end is None or end.end() != len(line) or int(end[1], 16) != zlib.crc32(line[: end.start()]):
+        if not crc_matches(line):
             changed.append(number)
             continue
         with suppress(ValueError):  # a NaN that was written as one

@@ -23,7 +23,7 @@ from alexnet.experiments.contest.plan import CONTESTANTS, Contestant, ContestCon
 from alexnet.experiments.contest.run import run_contest
 from alexnet.experiments.contest.train import Predictions, TimeLog, fit_plan, reduce_epochs
 from alexnet.experiments.fisher import train as fisher
-from alexnet.experiments.runner import display_name, open_dataset
+from alexnet.experiments.runner import display_name, open_dataset, read_plan
 from alexnet.training import loop, time_budget
 from alexnet.training.run_folder import times_tested
 from alexnet.training.time_budget import SAFETY_FACTOR, TrainingSpeed, fit_epochs
@@ -78,8 +78,9 @@ def test_every_contestant_has_results(contest, digits):
     assert {row.contestant.name for row in result.rows} == set(NETS)
     assert [row.top1.value for row in result.rows] == sorted(row.top1.value for row in result.rows)
     for row in result.rows:
-        predictions = Predictions.load(folder / f"{row.contestant.name}.npz")
-        assert predictions.scores.shape == (50, 10) and np.array_equal(predictions.labels, digits.split("test").labels)
+        path, labels = folder / f"{row.contestant.name}.npz", digits.split("test").labels
+        predictions = Predictions.load(path, row.result.predictions_sha256, labels)
+        assert predictions.scores.shape == (50, 10) and len(row.result.predictions_sha256) == 64
         assert row.top1.value == pytest.approx(1 - (predictions.scores.argmax(1) == predictions.labels).mean())
         assert row.top1.low <= row.top1.value <= row.top1.high and row.top5.value <= row.top1.value
         assert row.latency.low <= row.latency.median <= row.latency.high
@@ -110,9 +111,10 @@ def test_a_damaged_file_of_a_contest_is_one_line(contest, digits, tmp_path, name
         assert str(caught.value).isprintable()
 
 
-def test_mcnemar_is_on_the_same_images(contest):
+def test_mcnemar_is_on_the_same_images(contest, digits):
     folder, result, _, _ = contest
-    correct = {name: Predictions.load(folder / f"{name}.npz").correct for name in NETS}
+    labels = digits.split("test").labels
+    correct = {name: Predictions.load(folder / f"{name}.npz", "", labels).correct for name in NETS}
     for row in result.rows:
         if row.contestant.name == "alexnet":
             assert row.comparison is None
@@ -373,8 +375,8 @@ def test_command(contest, digits, capsys):
         "cpu",
         "--json",
     ]
-    data_name = json.loads((folder / "plan.json").read_text())["data"]
-    plan_file = json.loads((folder / "plan.json").read_text()) | {"data": display_name(str(digits.path))}
+    plan_file = read_plan(folder, "contest")
+    data_name, plan_file["data"] = plan_file["data"], display_name(str(digits.path))
     (folder / "plan.json").write_text(json.dumps(plan_file))
     assert cli.run([*words, "--nets", "alexnet, lenet5,fisher"]) == 0
     said = capsys.readouterr()

@@ -22,6 +22,7 @@ from alexnet.experiments.runner import (
     overall_verdict,
     prepare_store,
     read_plan,
+    write_result,
 )
 
 
@@ -90,7 +91,7 @@ def run_claim(
     check_same_plan(plan.to_dict(), read_plan(folder, "claim"), folder, "plan", ignore=("seeds", "trainings"))
     first_job = plan.job(plan.variants[0], plan.learning_rates[0], 0)
     store = prepare_store(dataset, first_job.recipe, plan.images, options)
-    write_file(folder / "plan.json", json_bytes(plan.to_dict()))
+    write_result(folder / "plan.json", plan.to_dict())
     runner = Runner(store, folder, options, plan.num_trainings, device=device, num_workers=num_workers)
 
     searches: dict[str, TrainedModel] = {}

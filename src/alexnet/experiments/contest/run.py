@@ -44,7 +44,7 @@ from alexnet.experiments.contest.train import (
 )
 from alexnet.experiments.fisher.classifier import FisherSettings
 from alexnet.experiments.fisher.train import fit_settings
-from alexnet.experiments.runner import Dataset, prepare_store, read_file
+from alexnet.experiments.runner import Dataset, prepare_store, read_file, write_result
 from alexnet.recipe import Recipe
 from alexnet.system import choose_device
 from alexnet.terminal import format_duration
@@ -135,8 +135,8 @@ class _Contest:
         self.folder, self.options, self.device_name, self.num_workers = folder, options, device, num_workers
         recipe = plan.base.replace(stored_size=plan.stored_size)
         self.store = prepare_store(dataset, recipe, plan.images, options)
-        write_file(folder / "plan.json", json_bytes(plan.to_dict()))
-        write_file(folder / "store.json", json_bytes(asdict(_check_store(self.store, folder))))
+        write_result(folder / "plan.json", plan.to_dict())
+        write_result(folder / "store.json", asdict(_check_store(self.store, folder)))
         self.time_log = TimeLog(folder)
         self.preparation_seconds = time.perf_counter() - started
         self.device = choose_device(device)
@@ -195,8 +195,9 @@ class _Contest:
         )
 
     def _compare(self, results: Mapping[str, ContestantResult]) -> ContestResult:
+        labels = self.store.split("test").labels
         predictions = {
-            name: Predictions.load(self.folder / f"{name}.npz")
+            name: Predictions.load(self.folder / f"{name}.npz", result.predictions_sha256, labels)
             for name, result in results.items()
             if not result.diverged
         }
@@ -229,7 +230,7 @@ class _Contest:
         with self.time_log.timing(MEASURING):
             predictors = {name: load_predictor(name, self.folder / name, self.device) for name in names}
             latencies = measure_latency(predictors, self.store.split("test"), max_seconds)
-        write_file(path, json_bytes({name: vars(latency) for name, latency in latencies.items()}))
+        write_result(path, {name: vars(latency) for name, latency in latencies.items()})
         return latencies
 
 

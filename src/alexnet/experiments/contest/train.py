@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.bundle import Bundle
-from alexnet.data.atomic_io import atomic_write, json_bytes, open_regular, write_file
+from alexnet.data.atomic_io import atomic_write, json_bytes, open_regular, sha256_of, write_file
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import RunError
@@ -27,7 +27,7 @@ from alexnet.experiments.contest.plan import BASELINE, CONTESTANTS, FINAL_FRACTI
 from alexnet.experiments.fisher import train as fisher
 from alexnet.experiments.fisher.classifier import FisherSettings
 from alexnet.experiments.fisher.features import num_patches
-from alexnet.experiments.runner import Job, TrainedModel, get_or_train, read_file
+from alexnet.experiments.runner import Job, TrainedModel, get_or_train, read_file, write_result
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model, timm_models
 from alexnet.models.network import AuxiliaryHead
@@ -65,21 +65,32 @@ class Predictions(NamedTuple):
         order = np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
         return np.asarray((order == self.labels[:, None]).any(1))
 
-    def save(self, path: Path) -> None:
-        """Write two plain arrays to an npz file."""
+    def save(self, path: Path) -> str:
+        """Write two plain arrays to an npz file and return its SHA-256."""
         with atomic_write(path) as file:
             np.savez(file, allow_pickle=False, scores=self.scores, labels=self.labels)
+        return sha256_of(path)
 
     @classmethod
-    def load(cls, path: Path) -> "Predictions":
+    def load(cls, path: Path, sha256: str, labels: NDArray[np.int64]) -> "Predictions":
         """Read what :meth:`save` wrote.
 
+        Args:
+            path: The file.
+            sha256: Its recorded SHA-256; empty if an earlier version recorded none.
+            labels: The labels of the test images.
+
         Raises:
-            RunError: The file is damaged.
+            RunError: The file is damaged, has changed, or is of other images.
         """
         try:
+            if sha256 not in ("", sha256_of(path)):
+                raise ValueError("it has changed since it was written, its SHA-256 differs")
             with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
-                return cls(file["scores"], file["labels"])
+                result = cls(file["scores"], file["labels"])
+            if result.scores.ndim != 2 or not np.array_equal(result.labels, labels):
+                raise ValueError("it is of other images")
+            return result
         except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise RunError(
                 f"{path} is damaged: {error}", "", f"delete {path.parent} and run the same command again"
@@ -100,10 +111,11 @@ class ContestantResult:
     bytes: int = 0  # on disk, of the weights
     validation_error: float | None = None
     selected: str = ""  # what the validation split selected
+    predictions_sha256: str = ""  # of its predictions, NAME.npz
 
     def save(self, folder: Path) -> None:
         """Write ``NAME.json`` to the folder of the contest."""
-        write_file(folder / f"{self.name}.json", json_bytes(asdict(self)))
+        write_result(folder / f"{self.name}.json", asdict(self))
 
 
 def read_result(name: str, folder: Path) -> ContestantResult | None:
@@ -136,7 +148,7 @@ class TimeLog:
             yield
         finally:
             self.seconds[name] = before + time.perf_counter() - started
-            write_file(self.path, json_bytes(self.seconds))
+            write_result(self.path, self.seconds)
 
 
 def train_network(
@@ -169,10 +181,11 @@ def train_network(
         init_from = _pretrained_weights(contestant.model, recipe, store) if pretrained else None
         job = Job(contestant.title, recipe)
         model = get_or_train(job, store, run_folder, device=device, num_workers=num_workers, init_from=init_from)
+        sha256 = ""
         if not model.diverged:
-            _predict_test(run_folder, store, folder / f"{contestant.name}.npz", choose_device(device))
+            sha256 = _predict_test(run_folder, store, folder / f"{contestant.name}.npz", choose_device(device))
             note_test(run_folder, store, "test", "contest", log)
-    result = _network_result(contestant.name, model, time_log.of(contestant.name))
+    result = _network_result(contestant.name, model, time_log.of(contestant.name), sha256)
     result.save(folder)
     shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)  # gigabytes that are not needed any more
     return result
@@ -223,7 +236,8 @@ def _timm_weights(model: str, recipe: Recipe, store: Store) -> PretrainedWeights
     return PretrainedWeights(name, digest.hexdigest(), network, classes, normalization, store.size, recipe.fit, "own")
 
 
-def _predict_test(run_folder: Path, store: Store, path: Path, device: torch.device) -> None:
+def _predict_test(run_folder: Path, store: Store, path: Path, device: torch.device) -> str:
+    """Predict the test split and write the predictions to ``path``; returns the SHA-256 of the file."""
     bundle = Bundle.load(run_folder / "bundle")
     with runtime.cpu_settings():
         predictions = predict_split(
@@ -234,10 +248,10 @@ def _predict_test(run_folder: Path, store: Store, path: Path, device: torch.devi
             channels=bundle.network.in_channels,
             device=device,
         )
-    Predictions(predictions.log_probabilities, predictions.labels).save(path)
+    return Predictions(predictions.log_probabilities, predictions.labels).save(path)
 
 
-def _network_result(name: str, model: TrainedModel, seconds: float) -> ContestantResult:
+def _network_result(name: str, model: TrainedModel, seconds: float, sha256: str) -> ContestantResult:
     if model.diverged:
         return ContestantResult(name, model.diverged, seconds=seconds)
     bundle = Bundle.load(model.folder / "bundle")
@@ -252,6 +266,7 @@ def _network_result(name: str, model: TrainedModel, seconds: float) -> Contestan
         bytes=(model.folder / "bundle" / "model.safetensors").stat().st_size,
         validation_error=model.best_validation_error,
         selected=str(bundle.data.get("kept", "")),
+        predictions_sha256=sha256,
     )
 
 
@@ -275,7 +290,7 @@ def train_fisher(
         trained = fisher.train(store, settings, own_folder, seed, log)
         file = trained.classifier.save(own_folder)
         test = store.split("test")
-        Predictions(fisher.predict(trained.classifier, test), test.labels).save(folder / f"{name}.npz")
+        sha256 = Predictions(fisher.predict(trained.classifier, test), test.labels).save(folder / f"{name}.npz")
     candidates = {"validation_error": trained.candidates, "seconds": trained.seconds}
     write_file(own_folder / "candidates.json", json_bytes(candidates))
     size = min(settings.image_size or store.size, store.size)
@@ -291,6 +306,7 @@ def train_fisher(
         bytes=file.stat().st_size,
         validation_error=trained.validation_error,
         selected=f"{best}; {settings.gaussians} Gaussians, a patch every {settings.grid.step} pixels",
+        predictions_sha256=sha256,
     )
     result.save(folder)
     return result
@@ -370,7 +386,7 @@ def fit_plan(
     for message in fitted.messages:
         options.log_line(message)
     file = _RecipesFile({name: recipe.to_dict() for name, recipe in fitted.recipes.items()}, fitted.left_out, speeds)
-    write_file(path, json_bytes(asdict(file)))
+    write_result(path, asdict(file))
     return fitted
 
 
@@ -430,5 +446,5 @@ def reduce_epochs(
     while recipe.epochs > 1 and training_seconds(recipe, speed, plan.image_size, _counts(store)) > seconds:
         recipe = with_epochs(recipe, recipe.epochs - 1)
     file.recipes[name] = recipe.to_dict()
-    write_file(path, json_bytes(asdict(file)))
+    write_result(path, asdict(file))
     return recipe

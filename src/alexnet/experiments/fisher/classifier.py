@@ -1,6 +1,7 @@
 """The Fisher vector classifier: an image in, a score per class out; saved as two files.
 
-``fisher.npz`` holds the codebooks and weights as arrays, ``fisher.json`` (format version 1) the settings and classes.
+``fisher.npz`` holds the codebooks and weights as arrays, ``fisher.json`` (format version 1) the settings, classes and
+SHA-256.
 
 Shapes: N images, R regions of the pyramid, R' used regions, F length of a region's vector, K classes.
 """
@@ -14,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.atomic_io import atomic_write, json_bytes, open_regular, write_file
+from alexnet.data.atomic_io import atomic_write, json_bytes, open_regular, sha256_of, write_file
 from alexnet.errors import BundleError
 from alexnet.experiments.fisher.features import (
     COLOR_LENGTH,
@@ -28,7 +29,7 @@ from alexnet.experiments.fisher.features import (
     normalize,
     pyramid_members,
 )
-from alexnet.schema import check, read_json
+from alexnet.schema import check, checksum_of, read_json
 
 FORMAT, VERSION = "alexnet-fisher", 1
 
@@ -55,6 +56,17 @@ class FisherSettings:
     def regions(self) -> int:
         """R: number of regions of the pyramid."""
         return sum(level**2 for level in self.levels)
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """Content of ``fisher.json``. Earlier versions wrote no SHA-256."""
+
+    classes: tuple[str, ...]
+    settings: FisherSettings
+    used: tuple[int, ...]
+    penalty: float
+    sha256: str = ""  # of fisher.npz
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,8 @@ class FisherClassifier:
         }
         with atomic_write(folder / "fisher.npz") as file:
             np.savez(file, allow_pickle=False, **self._arrays())
-        write_file(folder / "fisher.json", json_bytes(metadata))
+        metadata["sha256"] = sha256_of(folder / "fisher.npz")
+        write_file(folder / "fisher.json", json_bytes(metadata | {"checksum": checksum_of(metadata)}))
         return folder / "fisher.npz"
 
     @classmethod
@@ -135,22 +148,24 @@ class FisherClassifier:
             BundleError: A file is missing, damaged or of another format.
         """
         try:
-            metadata = check(read_json(folder, "fisher.json"), dict[str, Any])
-            if (metadata["format"], metadata["version"]) != (FORMAT, VERSION):
+            values = check(read_json(folder, "fisher.json"), dict[str, Any])
+            if (values["format"], values["version"]) != (FORMAT, VERSION):
                 raise BundleError(f"{folder / 'fisher.json'} has another format", f"{FORMAT}, version {VERSION}")
+            if values.pop("checksum", None) not in (None, checksum_of(values)):
+                raise ValueError("fisher.json has changed since it was written, its checksum differs")
+            metadata = check(values, _Metadata)
+            if metadata.sha256 not in ("", sha256_of(folder / "fisher.npz")):
+                raise ValueError("fisher.npz has changed since it was written, its SHA-256 differs")
             with open_regular(folder / "fisher.npz") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            settings = dict(metadata["settings"])
-            settings |= {"grid": Grid(**settings["grid"]), "levels": tuple(settings["levels"])}
-            settings |= {"penalties": tuple(settings["penalties"])}
             codebooks = (_read_codebook(arrays, kind) for kind in ("sift", "color"))
             return cls(
-                Encoder(FisherSettings(**settings), *codebooks),
-                tuple(metadata["classes"]),
-                tuple(metadata["used"]),
+                Encoder(metadata.settings, *codebooks),
+                metadata.classes,
+                metadata.used,
                 arrays["weights"],
                 arrays["offsets"],
-                metadata["penalty"],
+                metadata.penalty,
             )
         except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise BundleError(f"{folder} holds no complete Fisher classifier: {error}", "", "train it again") from error
