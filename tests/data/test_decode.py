@@ -819,3 +819,44 @@ def test_memory_of_large_images_is_returned():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 120e6
+
+
+# -- JPEGs whose data ends before their end marker
+
+
+def ends_early(whole: bytes, share: float) -> bytes:
+    """A JPEG that ends after a part of its first scan, with an end marker."""
+    start = whole.index(b"\xff\xda")
+    data = whole[: start + int(share * (len(whole) - start))]
+    return (data[:-1] if data.endswith(b"\xff") else data) + b"\xff\xd9"
+
+
+DAMAGED = ("damaged JPEG data",)
+
+
+@pytest.mark.parametrize("proved", [0, simplejpeg_decoder.PROOFS])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}])
+def test_a_jpeg_whose_data_ends_early_has_a_note(options, proved, monkeypatch):
+    """libjpeg fills the rest with gray and warns, and Pillow does not pass the warning on."""
+    pytest.importorskip("simplejpeg")
+    monkeypatch.setattr(simplejpeg_decoder, "_alike", proved)
+    whole = saved(noise(100, 120), "JPEG", **options)
+    assert decode.decode_with_notes(whole).notes == ()
+    for share in (0.1, 0.5, 0.98):
+        cut = decode.decode_with_notes(ends_early(whole, share))
+        assert cut.notes == DAMAGED and cut.pixels.shape == (100, 120, 3)
+
+
+@pytest.mark.parametrize("colors", ["L", "RGB"])
+def test_a_jpeg_that_ends_in_gray_has_a_note_without_simplejpeg(colors, monkeypatch):
+    monkeypatch.setattr(simplejpeg_decoder, "_decoder", lambda: None)
+    whole = saved(Image.fromarray(noise(100, 120)).convert(colors), "JPEG")
+    assert decode.decode_with_notes(whole).notes == ()
+    assert decode.decode_with_notes(ends_early(whole, 0.5)).notes == DAMAGED
+
+
+def test_a_whole_jpeg_that_ends_in_gray_has_no_note_with_simplejpeg():
+    pytest.importorskip("simplejpeg")
+    image = noise(100, 120)
+    image[60:] = 128
+    assert decode.decode_with_notes(saved(image, "JPEG")).notes == ()

@@ -293,9 +293,11 @@ def _decode(data: bytes, name: str, allow_truncated: bool, caught: list[str], ma
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     notes = _suffix_notes(kind, name) + _frame_notes(image) + _conversion_notes(image, kind, data)
     tag = getattr(image, "tag_v2", {}).get(_ORIENTATION)  # Pillow rotates a TIFF while loading and drops the tag
-    fast = _decode_fast(image, data)
+    fast, damaged = _decode_fast(image, data)
     if (fast is None or not simplejpeg_decoder.proved()) and _load(image, kind, data, name, allow_truncated):
         notes.append("truncated")
+    elif damaged or (damaged is None and kind == "JPEG" and _ends_in_gray(image)):
+        notes.append("damaged JPEG data")
     upright, exif_notes = _upright(image, tag, caught)
     if fast is None or upright is not image:
         fast, alpha_notes = _to_rgb(upright)
@@ -346,11 +348,30 @@ def _tiff_scans(tags: Any, data: bytes, name: str, max_pixels: int) -> int:
     return max((data.count(b"\xff\xda", start, start + size) for start, size in parts), default=1)
 
 
-def _decode_fast(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
-    """Decode a complete color JPEG without Pillow, to the same pixels. None if that is not possible."""
+def _decode_fast(image: Image.Image, data: bytes) -> tuple[NDArray[np.uint8] | None, bool | None]:
+    """Decode a complete color JPEG without Pillow, to the same pixels; None if that is not possible.
+
+    Returns:
+        The pixels, and whether the data is damaged; None where that is not known.
+    """
     if image.format != "JPEG" or image.mode != "RGB" or _lacks_end("JPEG", data):
-        return None
-    return simplejpeg_decoder.decode(data, *image.size)
+        return None, None
+    try:
+        pixels = simplejpeg_decoder.decode(data, *image.size)
+    except simplejpeg_decoder.DamagedError:
+        return None, True
+    return pixels, None if pixels is None else False
+
+
+def _ends_in_gray(image: Image.Image) -> bool:
+    """Are the last 8 × 8 pixels mid-gray, as libjpeg leaves what the data of a JPEG lacks?
+
+    Pillow does not pass on libjpeg's warning.
+    """
+    if image.mode not in ("L", "RGB") or min(image.size) < 16:
+        return False
+    width, height = image.size
+    return bool((np.asarray(image.crop((width - 8, height - 8, width, height))) == 128).all())
 
 
 def _suffix_notes(kind: str, name: str) -> list[str]:

@@ -15,6 +15,13 @@ NAME = "run.json"
 CHECKSUMMED = ("recipe.toml", "layers.cfg")  # layer-params.cfg may change between two resumes, as in 2012
 
 
+class _Start(msgspec.Struct):
+    """The weights that the run began with."""
+
+    name: str
+    sha256: str
+
+
 class _RunFile(msgspec.Struct):
     """The fields of ``run.json``."""
 
@@ -25,7 +32,8 @@ class _RunFile(msgspec.Struct):
     directory: str = ""  # where the command ran: relative paths of ``data`` and ``options`` start there
     options: list[str] = []
     layers: str = "layers.cfg"
-    from_: dict[str, Any] = msgspec.field(default_factory=dict, name="from")
+    from_: _Start | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="from")
+    store_fingerprint: str = ""  # of a training of an experiment
 
 
 def write_run_file(folder: Path, metadata: Mapping[str, Any]) -> None:

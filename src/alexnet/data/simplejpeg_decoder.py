@@ -32,8 +32,19 @@ _alike = 0  # images that came out alike
 _differs = False
 
 
+# libjpeg's warnings of data that is missing or wrong. It leaves the rest gray, or decodes garbage.
+_DAMAGED = ("premature end of data segment", "bad Huffman code")
+
+
+class DamagedError(Exception):
+    """libjpeg decodes the image, but with a warning that a part of it is wrong."""
+
+
 def decode(data: bytes, width: int, height: int) -> NDArray[np.uint8] | None:
-    """A whole JPEG of three colors as RGB uint8 [H, W, 3]; None where Pillow is to decode it. Safe in many threads."""
+    """A whole JPEG of three colors as RGB uint8 [H, W, 3]; None where Pillow is to decode it. Safe in many threads.
+
+    Raises DamagedError for one that Pillow would decode in part, without a word.
+    """
     decoder = _decoder()
     if decoder is None or not kernels.enabled("simplejpeg") or _differs:
         return None
@@ -41,7 +52,9 @@ def decode(data: bytes, width: int, height: int) -> NDArray[np.uint8] | None:
     room = np.empty(3 * width * height + 1, np.uint8)[1:]
     try:
         result: NDArray[np.uint8] = decoder(data, "RGB", strict=True, buffer=room)
-    except ValueError:  # a warning of libjpeg's, or an error
+    except ValueError as error:  # a warning of libjpeg's, or an error
+        if any(text in str(error) for text in _DAMAGED):
+            raise DamagedError(str(error)) from error
         return None
     return result if result.shape == (height, width, 3) else None
 
@@ -65,7 +78,10 @@ def plain(data: bytes, most: int) -> NDArray[np.uint8] | None:
         at = end
     if size is None or not 0 < size[0] * size[1] <= most or data.rfind(b"\xff\xd9", at) < 0:
         return None
-    return decode(data, *size)
+    try:
+        return decode(data, *size)
+    except DamagedError:
+        return None
 
 
 def proved() -> bool:

@@ -171,6 +171,13 @@ _DECODER_NOTES = (
         "get the files again, or pass --allow-truncated",
     ),
     (
+        "damaged JPEG",
+        "damaged",
+        "warning",
+        "have damaged JPEG data: a part of each is gray or wrong",
+        "look at each image; get the files again",
+    ),
+    (
         "animation",
         "animated",
         "warning",

@@ -26,7 +26,16 @@ from alexnet.data.sources.options import DataOptions
 from alexnet.data.sources.source import Sample, Source
 from alexnet.data.splits import assign_splits
 from alexnet.data.store import Store
-from alexnet.errors import CheckpointError, DataError, DivergedError, Interrupted, RunError, TrainingError, printable
+from alexnet.errors import (
+    CheckpointError,
+    DataError,
+    DivergedError,
+    Interrupted,
+    RecipeError,
+    RunError,
+    TrainingError,
+    printable,
+)
 from alexnet.recipe import Recipe, differences
 from alexnet.schema import PositiveInt, Probability, check, checksum_of, read_json
 from alexnet.system import choose_device
@@ -431,7 +440,7 @@ def _check_run_folder(folder: Path, recipe: Recipe, store: Store) -> None:
     if changed:
         name, (before, now) = next(iter(changed.items()))
         raise RunError(f"{folder} was trained with {name} = {before}, not {now}", "", "choose another --output-dir")
-    if metadata["store_fingerprint"] != store.fingerprint:
+    if metadata.get("store_fingerprint") != store.fingerprint:
         raise RunError(f"{folder} was trained on other images", "", "choose another --output-dir")
 
 
@@ -455,7 +464,7 @@ def _copy_finished(recipe: Recipe, store: Store, folder: Path) -> bool:
 def _is_same_training(folder: Path, recipe: Recipe, store: Store) -> bool:
     try:
         _check_run_folder(folder, recipe, store)
-    except (RunError, KeyError):
+    except (RunError, RecipeError):  # of a newer version, perhaps
         return False
     return (folder / "run.json").is_file()
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from alexnet.bundle import Bundle
 from alexnet.cuda_convnet import GraphNetwork
 from alexnet.data import decode
-from alexnet.data.atomic_io import json_bytes, sha256_of, whole_folder
+from alexnet.data.atomic_io import json_bytes, open_regular, read_regular, sha256_of, whole_folder
 from alexnet.data.cache import default_cache
 from alexnet.errors import BundleError
 from alexnet.export.classifier import Classifier
@@ -340,11 +340,11 @@ def runtime_files(source: Path | None = None) -> dict[str, bytes]:
     try:
         if source.is_dir():
             root = source / "package" if (source / "package").is_dir() else source
-            files = {name: (root / inner).read_bytes() for name, (inner, _) in RUNTIME_FILES.items()}
+            files = {name: read_regular(root / inner, RUNTIME_BYTES) for name, (inner, _) in RUNTIME_FILES.items()}
         else:
-            with tarfile.open(source) as archive:
+            with open_regular(source) as opened, tarfile.open(fileobj=opened) as archive:
                 files = {name: _member(archive, f"package/{inner}") for name, (inner, _) in RUNTIME_FILES.items()}
-    except (OSError, KeyError, tarfile.TarError) as error:
+    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         raise BundleError(f"{source} is not the npm package onnxruntime-web ({error})", f"{RUNTIME}.tgz") from error
     for name, (inner, sha256) in RUNTIME_FILES.items():
         if hashlib.sha256(files[name]).hexdigest() != sha256:
@@ -356,7 +356,7 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)
     if file is None:
         raise KeyError(name)
-    return file.read()
+    return file.read(RUNTIME_BYTES)
 
 
 def _download() -> Path:
