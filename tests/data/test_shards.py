@@ -1,6 +1,7 @@
 """Bad images, kills, full disks: the same bytes in the end, and nothing half-written is accepted."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,35 @@ def test_a_half_shard_is_never_accepted(folder, tmp_path, harm):
         (tmp_path / "s.partial" / "records" / "train-00000.json").write_text('{"sha256": "')
     (tmp_path / "s.partial" / "train" / "images-00009.npy.tmp").write_bytes(b"stale")
     assert contents(prepare(open_source(root), tmp_path / "s", **FEW).path) == contents(whole.path)
+
+
+@pytest.mark.parametrize("harm", ["label", "origin", "text", "list", "deep", "pipe", "zero", "folder"])
+def test_a_record_that_was_edited_is_not_used(folder, tmp_path, harm):
+    """Labels and origins are taken from it: an edited one gave a store with wrong labels, or a traceback."""
+    root = folder({"a": 10, "b": 6})
+    whole = prepare(open_source(root), tmp_path / "whole", **FEW)
+    killed_at(root, tmp_path / "s", 9)
+    record = tmp_path / "s.partial" / "records" / "train-00000.json"
+    content = json.loads(record.read_text())
+    record.unlink()
+    if harm == "label":
+        record.write_text(json.dumps(content | {"labels": [1 - label for label in content["labels"]]}))
+    elif harm == "origin":
+        content["origins"][0]["sha256"] = "0" * 64
+        record.write_text(json.dumps(content))
+    elif harm == "pipe":
+        os.mkfifo(record)
+    elif harm == "zero":
+        record.symlink_to("/dev/zero")
+    elif harm == "folder":
+        record.mkdir()
+    else:
+        record.write_text({"text": json.dumps(content | {"labels": "x"}), "list": "[]", "deep": "[" * 100_000}[harm])
+    if harm == "folder":
+        with pytest.raises(DataError, match=r"train-00000\.json|Is a directory"):
+            prepare(open_source(root), tmp_path / "s", **FEW)
+    else:
+        assert contents(prepare(open_source(root), tmp_path / "s", **FEW).path) == contents(whole.path)
 
 
 # -- the disk and the memory

@@ -304,3 +304,40 @@ except DataError as error:
     words = [sys.executable, "-c", code, str(tmp_path / "s"), str(soft), str(hard)]
     done = subprocess.run(words, capture_output=True, text=True)
     assert said in done.stdout and "Too many open" not in done.stdout, done.stdout + done.stderr
+
+
+ROW = {"origin": "all#0", "sha256": "0" * 64, "notes": []}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (3, "train/origins.jsonl: Expected `object`, got `int`"),
+        ({}, "missing required field `origin`"),
+        (ROW | {"origin": None}, "$[0].origin"),
+        (ROW | {"sha256": "x"}, "$[0].sha256"),
+        (ROW | {"notes": "truncated"}, "$[0].notes"),
+        (ROW | {"group": 3}, "$[0].group"),
+        (ROW | {"columns": {"camera": 3}}, "$[0].columns"),
+        (None, "train/origins.jsonl has"),
+    ],
+)
+def test_rows_of_another_form_are_refused(store, reseal, row, message):
+    """Of a store with valid hashes, they were tracebacks of whatever read them."""
+    path = store.path / "train" / "origins.jsonl"
+    lines = path.read_text().splitlines()[1:]
+    path.write_text("\n".join(([] if row is None else [json.dumps(row)]) + lines) + "\n")
+    sha256 = store.metadata["sha256"] | {"train/origins.jsonl": places_sha256(path)}
+    reseal(store.path, sha256=sha256, bytes=store.metadata["bytes"] | {"train/origins.jsonl": path.stat().st_size})
+    with pytest.raises(DataError, match="damaged store") as caught:
+        Store.open(store.path).split("train").origins()
+    assert message in str(caught.value)
+
+
+def test_a_mean_image_without_numbers_is_refused(store, reseal):
+    path = store.path / "mean.npy"
+    for value in (float("nan"), -1.0, 1e30):
+        np.save(path, np.full((SIDE, SIDE, 3), value, np.float32))
+        reseal(store.path, sha256=store.metadata["sha256"] | {"mean.npy": places_sha256(path)})
+        with pytest.raises(DataError, match=r"mean\.npy: values that are no gray levels"):
+            Store.open(store.path)

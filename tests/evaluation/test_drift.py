@@ -162,3 +162,15 @@ def test_files_of_several_processes_are_added(tmp_path):
         read_days(tmp_path / "empty")
     with pytest.raises(DataError, match="is no folder"):
         read_days(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("date", ["2026-11-01", "2026-11-02"])
+def test_one_model_has_the_same_classes_in_all_files(tmp_path, date):
+    """A file with other classes was a ValueError of zip, or was added to the wrong classes."""
+    first, other = (day(np.random.default_rng(3), one) for one in ("2026-11-01", date))
+    (tmp_path / "x.json").write_bytes(first.to_json())
+    for classes, predicted in ((["a", "b"], [1, 2]), (list("abce"), other.predicted)):
+        other.classes, other.predicted = classes, predicted
+        (tmp_path / "y.json").write_bytes(other.to_json())
+        with pytest.raises(DataError, match=r"y\.json is damaged: its classes are not those"):
+            read_days(tmp_path)

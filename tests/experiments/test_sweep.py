@@ -1,8 +1,11 @@
 """A small sweep on 250 digits: its files, what is reused, wrong space files, and the command."""
 
+import contextlib
 import json
+import os
 import shutil
 import signal
+import sqlite3
 
 import numpy as np
 import pytest
@@ -145,6 +148,11 @@ def test_a_trial_worse_than_the_median_is_pruned(digits, tmp_path, monkeypatch):
             "space.toml: momentum is {'low': 0, 'high': 0.9, ",
         ),
         ("batch_size = {low = 8, high = 64, step = 0.5}", "space.toml: batch_size.step is 0.5; must be an integer"),
+        ("batch_size = {low = 8, high = 64, step = inf}", "space.toml: batch_size is {'low': 8, 'high': 64, "),
+        ("lr = {low = 0.1, high = 0.2, step = nan}", "space.toml: lr is {'low': 0.1, 'high': 0.2, 'step': nan}"),
+        ("lr = " + "9" * 5000, "space.toml is not valid TOML: "),
+        ("lr = " + "[" * 20_000, "space.toml is not valid TOML: TOML that is nested too deeply"),
+        ("lr = [1]" + " " * 300_000, "space.toml is not valid TOML: TOML of 262,145 characters, the limit is 262,144"),
         ("model = {low = 1, high = 2}", "space.toml: model has a range; must be a list of values"),
         ("optimizer = ['sgd', 'adam']", "space.toml: optimizer is 'adam'; must be paper or sgd"),
     ],
@@ -155,6 +163,46 @@ def test_a_wrong_space_file_gets_one_line(text, message, tmp_path, monkeypatch):
     with pytest.raises(RecipeError) as caught:
         read_space((tmp_path / "space.toml").relative_to(tmp_path))
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_a_space_file_that_never_ends_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(RecipeError, match=f"{name} is not valid TOML: not a regular file"):
+            read_space(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.write_bytes(b"SQLite format 3\0" + b"x" * 5000),
+        lambda path: path.write_bytes(path.read_bytes()[:5000]),
+        lambda path: path.write_text("{}"),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: (path.unlink(), os.mkfifo(path)),
+        lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+        lambda path: change(path, "UPDATE trial_params SET param_value = 5 WHERE param_name = 'lr'"),
+        lambda path: change(path, "UPDATE trial_params SET distribution_json = 'x'"),
+        lambda path: change(path, "UPDATE trial_values SET value = 17"),
+        lambda path: change(path, "UPDATE trial_user_attributes SET value_json = '\"long\"'"),
+        lambda path: change(path, "DELETE FROM trial_params"),
+        lambda path: change(path, "UPDATE trials SET state = 'ODD'"),
+        lambda path: change(path, "DROP TABLE trials"),
+    ],
+)
+def test_a_damaged_study_is_one_line(swept, space, digits, tmp_path, harm):
+    """SQLAlchemy, Alembic and Optuna have their own exceptions; values outside of the space were searched on."""
+    folder = shutil.copytree(swept[0], tmp_path / "sweep")
+    harm(folder / "study.db")
+    config = SweepConfig(read_space(space), budget=3600, trials=3, finalists=2, seeds=2)
+    with pytest.raises(RunError, match=r"study\.db is damaged: .*; delete study\.db to search again"):
+        run_sweep(str(digits.path), BASE, config, folder, DataOptions(), device="cpu")
+
+
+def change(path, statement):
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute(statement)
 
 
 def test_a_budget_too_short_for_the_finals_is_refused_after_the_first_trial(digits, space, tmp_path, monkeypatch):

@@ -220,6 +220,38 @@ def test_results_of_other_images_or_settings_are_not_continued(saved_bundle, pho
         write(saved_bundle, photos, path)
 
 
+def test_a_damaged_line_is_predicted_again(saved_bundle, photos, tmp_path):
+    """A line that another program has changed was taken over: wrong scores, or a KeyError at the end."""
+    whole = tmp_path / "whole.jsonl"
+    write(saved_bundle, photos, whole)
+    interrupt(saved_bundle, photos, tmp_path / "out.jsonl", 12)
+    partial = tmp_path / "out.jsonl.partial"
+    journal = partial.read_bytes()
+    lines = journal.splitlines(keepends=True)
+    for number, line, resumed in (
+        (2, lines[2].replace(b'"score": 0.', b'"score": 1.', 1), 0),
+        (6, b'{"filename": 3}\n', 4),
+        (9, b"[" * 100_000 + b"\n", 8),
+    ):
+        partial.write_bytes(b"".join([*lines[:number], line, *lines[number + 1 :]]))
+        assert write(saved_bundle, photos, tmp_path / "out.jsonl").resumed == resumed
+        assert (tmp_path / "out.jsonl").read_bytes() == whole.read_bytes()
+        (tmp_path / "out.jsonl").unlink()
+
+
+@pytest.mark.parametrize("content", [b"my notes", b"my notes\n", b'{"format": "alexnet-predictions"', None])
+def test_a_file_that_is_not_ours_stays(saved_bundle, photos, tmp_path, content):
+    """A file of notes without a line feed was emptied; a pipe was waited for."""
+    partial = tmp_path / "out.csv.partial"
+    if content is None:
+        os.mkfifo(partial)
+    else:
+        partial.write_bytes(content)
+    with pytest.raises(RunError, match=r"out\.csv\.partial is not .*; move it away"):
+        predict_files(saved_bundle, photos, tmp_path / "out.csv")
+    assert content is None or partial.read_bytes() == content
+
+
 def test_two_processes_do_not_write_one_file(saved_bundle, photos, tmp_path):
     """The second is refused, and takes nothing from the first, which has not written a byte yet."""
     out = tmp_path / "out.csv"

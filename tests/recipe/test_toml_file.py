@@ -1,6 +1,7 @@
 """Recipe files: any recipe survives its file; unknown keys and wrong values are refused by file and key."""
 
 import json
+import os
 import tomllib
 
 import pytest
@@ -96,3 +97,29 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 
 def test_values_survive_json(tmp_path):
     assert json.loads(json.dumps(BARE.to_dict())) == BARE.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[optimizer]\nlr = " + "9" * 5000, "Exceeds the limit"),
+        ("a = " + "[" * 20_000, "TOML that is nested too deeply"),
+        ("#" * 300_000, "the limit is 262,144"),
+    ],
+)
+def test_files_that_are_too_much_are_refused(tmp_path, text, reason):
+    """An integer of 5,000 digits was a ValueError, deep nesting a RecursionError."""
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    for read in (lambda: from_toml(text, "r.toml"), lambda: load_recipe(path)):
+        with pytest.raises(RecipeError, match=r"r\.toml is not valid TOML: ") as caught:
+            read()
+        assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero"])
+def test_a_file_that_never_ends_is_refused(tmp_path, target):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "r.toml").symlink_to(target)
+    with pytest.raises(RecipeError, match=r"r\.toml is not valid TOML: not a regular file"):
+        load_recipe(tmp_path / "r.toml")

@@ -1,5 +1,7 @@
 """A review: suggested decisions, the file they are saved in, and what is refused."""
 
+import os
+
 import pytest
 
 from alexnet.data.sources.corrections import Decision, read_corrections, write_corrections
@@ -100,3 +102,9 @@ def test_decisions_on_other_images_stay_and_other_files_are_refused(tmp_path):
     path.write_text("path,label\na.png,cats\n")
     with pytest.raises(DataError, match="first line is 'path,label'"):
         Session("new", ("cats", "dogs"), {}, new, [], path)
+
+
+def test_a_corrections_file_that_never_ends_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "x.csv")
+    with pytest.raises(DataError, match=r"x\.csv: cannot be read \(not a regular file\)"):
+        Session("new", ("cats", "dogs"), {}, {}, [], tmp_path / "x.csv")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from alexnet import api, cli
+from alexnet.data.run_file import write_run_file
 from alexnet.errors import CheckpointError, RunError
 from alexnet.recipe import get_recipe
 from alexnet.report.facts import epochs_of, events_of
@@ -204,3 +205,12 @@ def test_every_file_of_a_run_has_the_rights_that_the_umask_leaves(trained):
         if path.is_file()
     }
     assert {name for name, mode in modes.items() if mode != 0o666 & ~mask} == set()
+
+
+@pytest.mark.parametrize("source", [None, 3, {}, {"name": 1, "sha256": "x"}, {"name": "starter"}])
+def test_the_weights_that_a_run_began_with_are_checked(run, source):
+    """``run.json`` with a valid checksum: a KeyError when the run was resumed."""
+    metadata = read_start(run)[1]
+    write_run_file(run, {name: value for name, value in metadata.items() if name != "checksum"} | {"from": source})
+    with pytest.raises(RunError, match=r"is no run folder: .*from"):
+        read_start(run)

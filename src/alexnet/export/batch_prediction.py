@@ -441,7 +441,7 @@ class _Journal:
     def _check_header(self, line: bytes, header: Mapping[str, Any]) -> None:
         stored = json.loads(line) if crc_matches(line) else {}
         if (stored.get("format"), stored.get("version")) != (_FORMAT, _VERSION):
-            raise RunError(f"{self.path} is damaged or not of this version of alexnet predict", "", "move it away")
+            raise RunError(f"{self.path} is not of this version of alexnet predict, or damaged", "", "move it away")
         before, now = stored["settings"], header["settings"]
         if before == now:
             return

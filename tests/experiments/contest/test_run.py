@@ -111,6 +111,27 @@ def test_a_damaged_file_of_a_contest_is_one_line(contest, digits, tmp_path, name
         assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize("name", ["plan", "store", "clock", "alexnet", "fisher", "latency"])
+def test_an_edited_number_of_a_contest_is_noticed(contest, digits, tmp_path, name):
+    """Each is a plain JSON file; an edited one was taken over into the table."""
+    folder = shutil.copytree(contest[0], tmp_path / "contest")
+    path = folder / f"{name}.json"
+    text = path.read_text()
+    at = next(i for i, c in enumerate(text) if c in "123456789" and text[i - 1] in " .0")
+    path.write_text(text[:at] + str(int(text[at]) % 9 + 1) + text[at + 1 :])
+    with pytest.raises(RunError, match=f"{name}.json is damaged: it has changed since it was written"):
+        run(digits, folder)
+
+
+def test_predictions_of_another_contestant_are_refused(contest, digits, tmp_path):
+    folder = shutil.copytree(contest[0], tmp_path / "contest")
+    shutil.copy(folder / "fisher.npz", folder / "alexnet.npz")
+    with pytest.raises(RunError, match=r"alexnet\.npz is damaged: it has changed since it was written"):
+        run(digits, folder)
+    with pytest.raises(RunError, match=r"alexnet\.npz is damaged: it is of other images"):
+        Predictions.load(folder / "alexnet.npz", "", digits.split("validation").labels)
+
+
 def test_mcnemar_is_on_the_same_images(contest, digits):
     folder, result, _, _ = contest
     labels = digits.split("test").labels

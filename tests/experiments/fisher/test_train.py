@@ -86,7 +86,7 @@ def test_save_and_load(trained, digits, tmp_path):
     assert again.parameters == counted + again.weights.size + again.offsets.size
 
 
-@pytest.mark.parametrize("how", ["cut", "gone", "format", "sizes"])
+@pytest.mark.parametrize("how", ["cut", "gone", "format", "sizes", "edited", "types"])
 def test_damaged_files_are_refused(trained, tmp_path, how):
     file = trained.classifier.save(tmp_path)
     metadata = tmp_path / "fisher.json"
@@ -96,6 +96,11 @@ def test_damaged_files_are_refused(trained, tmp_path, how):
         file.unlink()
     elif how == "format":
         metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"version": 2}))
+    elif how == "edited":
+        metadata.write_text(metadata.read_text().replace('"penalty": 1', '"penalty": 2'))
+    elif how == "types":
+        content = {k: v for k, v in json.loads(metadata.read_text()).items() if k != "checksum"}
+        metadata.write_text(json.dumps(content | {"used": "all"}))
     else:
         with np.load(file) as arrays:
             np.savez(file, **dict(arrays) | {"sift_mean": np.zeros(3, np.float32)})
