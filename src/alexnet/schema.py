@@ -31,7 +31,7 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
-PositiveInt = Annotated[int, Meta(ge=1)]
+PositiveInt, Count = Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=0)]
 
 # Invisible characters that change what terminals and editors display: text direction, annotations, hidden tags.
 _HIDDEN = re.compile("[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")

@@ -455,13 +455,26 @@ def clip_grad_norm(parameters: list[Tensor], max_norm: float, norm: Tensor | Non
     return norm
 
 
+def _kind(value: Any) -> type:
+    return float if isinstance(value, int | float) and not isinstance(value, bool) else type(value)
+
+
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load a state dict and give every momentum the memory layout of its weight (channels last).
 
     PyTorch's fused kernels need the same layout for both, and a sharded network is saved in another layout.
+    Raises ValueError, KeyError or TypeError for the state of another optimizer.
     """
+    before = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    for group, expected in zip(optimizer.param_groups, before, strict=True):
+        for name, value in expected.items():
+            if _kind(group[name]) != _kind(value):
+                raise ValueError(f"{name} of the optimizer is {group[name]!r:.60}")
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():
+            is_shaped = isinstance(value, Tensor) and value.shape in ((), parameter.shape)
+            if not is_shaped and not isinstance(value, int | float | None):
+                raise ValueError(f"{name} of the optimizer is no number, and has not the shape of its weights")
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -1,7 +1,7 @@
 """The state of a training run, which a checkpoint holds and a resumed run restores, and the EMA of the weights."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from alexnet.errors import CheckpointError, counted, printable
 from alexnet.loader.sampler import step_seed
 from alexnet.models.network import Network, nonfinite
 from alexnet.recipe import Recipe, differences, from_dict
+from alexnet.schema import Count, check
 from alexnet.training import checkpoint, optim
 from alexnet.training.distributed.fixed_order import check_fixed_order
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout, ModelSharding
@@ -64,14 +65,14 @@ class EMA(AveragedModel):
 class Position:
     """The progress of a run: the next ``epoch``, ``batch`` and ``step``, counted from 0, and sums over this epoch."""
 
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
+    epoch: Count = 0
+    batch: Count = 0
+    step: Count = 0
     loss: float = 0.0  # summed over images
-    correct: int = 0
-    seen: int = 0
+    correct: Count = 0
+    seen: Count = 0
     seconds: float = 0.0
-    nonfinite_steps: int = 0  # consecutive batches whose loss was NaN or Inf
+    nonfinite_steps: Count = 0  # consecutive batches whose loss was NaN or Inf
 
     def add(self, loss: float, correct: int, images: int) -> None:
         """Count a batch of ``images`` with a mean ``loss``."""
@@ -94,6 +95,55 @@ class Best:
     loss: float = float("inf")
     file: str = ""
     weights: dict[str, Tensor] = field(default_factory=dict)  # of eval_model
+
+
+@dataclass
+class _Best:
+    """What a checkpoint has of :class:`Best`; the weights are in ``file``."""
+
+    epoch: int
+    error: float
+    loss: float
+    file: str
+
+
+@dataclass
+class _Row:
+    """A row of ``rows``, which may have more columns."""
+
+    epoch: float
+    steps: float
+    train_loss: float
+    train_top1: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass
+class _Schedule:
+    errors: list[float]
+    drops: list[Count]
+
+
+@dataclass
+class _Start:
+    """The pretrained weights that the run began with; empty if there were none."""
+
+    preprocessing: dict[str, Any]
+    init_from: dict[str, str]
+
+
+@dataclass
+class _Values:
+    """The entries of a checkpoint that are plain values."""
+
+    position: Position
+    best: _Best
+    rows: list[_Row]
+    schedule: _Schedule
+    start: _Start
+    journal_bytes: Count
+    ema_updates: Count
 
 
 class State:
@@ -292,6 +342,8 @@ class State:
 
     def _restore(self, path: Path, content: dict[str, Any]) -> None:
         _check_same_run(path, content, self.recipe, self.store)
+        values = check({entry.name: content[entry.name] for entry in fields(_Values)}, _Values)
+        self._check_position(values)
         if self.task.layer_file and content["layers"] != self.task.layer_file:
             raise CheckpointError(
                 f"{path} was made with another layer file than layers.cfg of the run",
@@ -301,19 +353,43 @@ class State:
         self.network.load_state_dict(self.sharding.shard_state(content["network"]))
         if self.ema is not None:
             self.ema.module.load_state_dict(self.sharding.shard_state(content["ema"]))
-            self.ema.updates = content["ema_updates"]
-        start = content["start"]
-        self.preprocessing, self.init_from = dict(start["preprocessing"]), dict(start["init_from"])
+            self.ema.updates = values.ema_updates
+        self.preprocessing, self.init_from = _checked_preprocessing(values.start.preprocessing), values.start.init_from
         optim.load_state(
             self.optimizer, self.sharding.shard_optimizer(content["optimizer"], self.optimizer, self.network)
         )
-        self.schedule.errors = list(content["schedule"]["errors"])
-        self.schedule.drops = list(content["schedule"]["drops"])
-        self.position = Position(**content["position"])
-        self.rows = [dict(row) for row in content["rows"]]
-        self.best = Best(**content["best"])
+        self.schedule.errors, self.schedule.drops = values.schedule.errors, values.schedule.drops
+        self.position = values.position
+        self.rows = check(content["rows"], list[dict[str, float]])
+        self.best = Best(**vars(values.best))
         if self.best.file:
             self.best.weights = checkpoint.load(path.with_name(self.best.file))["eval_model"]
+            _check_same_form(self.best.weights, content["ema" if self.ema else "network"], self.best.file)
+
+    def _check_position(self, values: _Values) -> None:
+        """Raise ValueError for a position that this run cannot have."""
+        position, steps = values.position, max(self.schedule.steps_per_epoch, self.schedule.steps_joined)
+        if position.epoch != len(values.rows) or position.epoch > self.recipe.epochs or position.batch >= steps:
+            raise ValueError(
+                f"epoch {position.epoch}, batch {position.batch} with {counted(len(values.rows), 'row')} of results"
+            )
+
+
+def _checked_preprocessing(entries: dict[str, Any]) -> dict[str, Any]:
+    """``entries`` as fields of Normalization; raises ValueError if they are not."""
+    for name, value in entries.items():
+        shapes = {"mean": (1, 3), "divide": (0, 1)}.get(name, ())
+        is_numbers = isinstance(value, Tensor) and value.dtype == torch.float32 and value.dim() in shapes
+        if not (is_numbers and not nonfinite({name: value})) and not (name == "mean_follows_crop" and value in (0, 1)):
+            raise ValueError(f"{name} of the preprocessing is {value!r:.60}")
+    return entries
+
+
+def _check_same_form(tensors: Any, expected: Mapping[str, Tensor], label: str) -> None:
+    """Raise ValueError unless ``tensors`` have the names, shapes and data types of ``expected``."""
+    forms = ({name: (one.shape, one.dtype) for name, one in part.items()} for part in (tensors, expected))
+    if len({str(sorted(form.items())) for form in forms}) > 1:
+        raise ValueError(f"{label} has tensors of other names, shapes or types")
 
 
 def _copy(value: Any) -> Any:
