@@ -190,7 +190,7 @@ class Split:
 
     def origins(self) -> list[dict[str, Any]]:
         """One dictionary for each image: ``origin``, ``sha256`` of the source bytes, ``notes`` of the decoder."""
-        rows = _rows(self.backend, f"{self.name}/origins.jsonl", _Origin)
+        rows = _rows(self.backend, f"{self.name}/origins.jsonl", list[_Origin])
         if len(rows) != len(self):
             raise damaged(self.backend.address, f"{self.name}/origins.jsonl has {len(rows)} rows")
         return rows
@@ -259,11 +259,11 @@ class _LeftOut(msgspec.Struct):
     reason: str
 
 
-def _rows(backend: StoreBackend, name: str, schema: type) -> list[dict[str, Any]]:
+def _rows(backend: StoreBackend, name: str, schema: type[list[Any]]) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines. Raises DataError unless each is of the ``schema``."""
     rows = read_jsonl(backend.file(name))
     try:
-        check(rows, list[schema])
+        check(rows, schema)
     except ValueError as error:
         raise damaged(backend.address, f"{name}: {error}") from error
     return rows
@@ -401,7 +401,7 @@ class Store:
 
     def left_out(self) -> list[dict[str, Any]]:
         """One dictionary for each image that could not be used: ``split``, ``origin``, ``reason``."""
-        return _rows(self.backend, "skipped.jsonl", _LeftOut)
+        return _rows(self.backend, "skipped.jsonl", list[_LeftOut])
 
     def damaged(self) -> list[str]:
         """The names of the files whose SHA-256 is not the recorded one. All files are read."""

@@ -425,7 +425,7 @@ class _Journal:
             end = at = len(first)
             done = count = bad = 0
             for image, line in zip(itertools.chain(images, itertools.repeat(None)), file, strict=False):
-                if not crc_matches(line):  # cut by a killed process, or damaged
+                if not (line.endswith(b"\n") and crc_matches(line)):  # cut by a killed process, or damaged
                     break
                 row = json.loads(line)
                 if image is None or row["filename"] != image.name:

@@ -469,7 +469,7 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     optimizer.load_state_dict(state)
     for group, expected in zip(optimizer.param_groups, before, strict=True):
         for name, value in expected.items():
-            if _kind(group[name]) != _kind(value):
+            if (kind := _kind(value)) in (float, tuple) and _kind(group[name]) is not kind:
                 raise ValueError(f"{name} of the optimizer is {group[name]!r:.60}")
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():

@@ -1,7 +1,7 @@
 """The state of a training run, which a checkpoint holds and a resumed run restores, and the EMA of the weights."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +126,6 @@ class _Schedule:
 
 
 @dataclass
-class _Start:
-    """The pretrained weights that the run began with; empty if there were none."""
-
-    preprocessing: dict[str, Any]
-    init_from: dict[str, str]
-
-
-@dataclass
 class _Values:
     """The entries of a checkpoint that are plain values."""
 
@@ -141,7 +133,7 @@ class _Values:
     best: _Best
     rows: list[_Row]
     schedule: _Schedule
-    start: _Start
+    init_from: dict[str, str]
     journal_bytes: Count
     ema_updates: Count
 
@@ -327,7 +319,7 @@ class State:
         """
         try:
             self._restore(path, content)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
             reason = printable(" ".join(str(error).split()))
             raise CheckpointError(
                 f"checkpoint {path} is inconsistent: {reason:.300}", "", "resume from an earlier one"
@@ -342,7 +334,8 @@ class State:
 
     def _restore(self, path: Path, content: dict[str, Any]) -> None:
         _check_same_run(path, content, self.recipe, self.store)
-        values = check({entry.name: content[entry.name] for entry in fields(_Values)}, _Values)
+        start, rows = content["start"], check(content["rows"], list[dict[str, float]])
+        values = check({**content, "rows": rows, "init_from": start["init_from"]}, _Values)
         self._check_position(values)
         if self.task.layer_file and content["layers"] != self.task.layer_file:
             raise CheckpointError(
@@ -354,13 +347,13 @@ class State:
         if self.ema is not None:
             self.ema.module.load_state_dict(self.sharding.shard_state(content["ema"]))
             self.ema.updates = values.ema_updates
-        self.preprocessing, self.init_from = _checked_preprocessing(values.start.preprocessing), values.start.init_from
+        self.preprocessing, self.init_from = _checked_preprocessing(start["preprocessing"]), values.init_from
         optim.load_state(
             self.optimizer, self.sharding.shard_optimizer(content["optimizer"], self.optimizer, self.network)
         )
         self.schedule.errors, self.schedule.drops = values.schedule.errors, values.schedule.drops
         self.position = values.position
-        self.rows = check(content["rows"], list[dict[str, float]])
+        self.rows = [dict(row) for row in content["rows"]]
         self.best = Best(**vars(values.best))
         if self.best.file:
             self.best.weights = checkpoint.load(path.with_name(self.best.file))["eval_model"]
