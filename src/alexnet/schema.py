@@ -3,6 +3,7 @@
 Every function raises ValueError with a message of one line; callers add the path and a hint.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -31,7 +32,8 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
-PositiveInt, Count = Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=0)]
+PositiveInt = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
 
 # Invisible characters that change what terminals and editors display: text direction, annotations, hidden tags.
 _HIDDEN = re.compile("[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
@@ -75,12 +77,12 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError("TOML that is nested too deeply") from None
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The value of a TOML file. Raises OSError if it cannot be read, ValueError if it is invalid."""
+def read_toml_text(path: Path) -> str:
+    """The text of a TOML file. Raises OSError if it cannot be read, UnicodeDecodeError if it is not UTF-8."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("not a regular file")
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with path.open(encoding="utf-8-sig") as file:
-        return parse_toml(file.read(TOML_CHARACTERS + 1))
+        return file.read(TOML_CHARACTERS + 1)
 
 
 def check(value: Any, schema: type[T]) -> T:

@@ -1,5 +1,6 @@
 """Files are whole or not there."""
 
+import json
 import os
 import threading
 import time
@@ -11,8 +12,10 @@ import pytest
 from alexnet.data.atomic_io import (
     _exclusive,
     atomic_write,
+    crc_matches,
     final_name,
     jsonl_bytes,
+    line_with_crc,
     npy_bytes,
     npy_header,
     open_regular,
@@ -179,3 +182,12 @@ def test_only_regular_files_are_opened(kind, tmp_path):
         read_jsonl(path)
     with pytest.raises(FileNotFoundError):
         read_regular(tmp_path / "nothing")
+
+
+def test_a_line_with_a_crc_is_known_again():
+    line = line_with_crc({"origin": "größe\n\udcff", "n": [1.5, None]})
+    assert crc_matches(line) and crc_matches(line[:-1]) and json.loads(line)["origin"] == "größe\n\udcff"
+    for place in range(len(line) - 1):
+        assert not crc_matches(line[:place] + bytes([line[place] ^ 1]) + line[place + 1 :])
+    for other in (b"", b"\n", b"{}\n", line[:-2], line + b"\n", b"x" + line):
+        assert not crc_matches(other)

@@ -138,6 +138,8 @@ def test_damaged_headers_end_alike(seed, flips, progressive, away):
         del data[at : at + away]
     with pytest.MonkeyPatch.context() as monkeypatch:
         ours, pillows = both(bytes(data), monkeypatch)
+        if ours[-1] == ("damaged JPEG data",):  # of which Pillow does not know
+            ours = (*ours[:-1], ())
         assert ours == pillows
 
 

@@ -169,7 +169,7 @@ def test_a_space_file_that_never_ends_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")
     for name in ("pipe", "zero"):
-        with pytest.raises(RecipeError, match=f"{name} is not valid TOML: not a regular file"):
+        with pytest.raises(RecipeError, match=f"{name} cannot be read: not a regular file"):
             read_space(tmp_path / name)
 
 
@@ -188,7 +188,6 @@ def test_a_space_file_that_never_ends_is_refused(tmp_path):
         lambda path: change(path, "UPDATE trial_user_attributes SET value_json = '\"long\"'"),
         lambda path: change(path, "DELETE FROM trial_params"),
         lambda path: change(path, "UPDATE trials SET state = 'ODD'"),
-        lambda path: change(path, "DROP TABLE trials"),
     ],
 )
 def test_a_damaged_study_is_one_line(swept, space, digits, tmp_path, harm):

@@ -239,7 +239,7 @@ def test_a_damaged_line_is_predicted_again(saved_bundle, photos, tmp_path):
         (tmp_path / "out.jsonl").unlink()
 
 
-@pytest.mark.parametrize("content", [b"my notes", b"my notes\n", b'{"format": "alexnet-predictions"', None])
+@pytest.mark.parametrize("content", [b"my notes", b"my notes\n", None])
 def test_a_file_that_is_not_ours_stays(saved_bundle, photos, tmp_path, content):
     """A file of notes without a line feed was emptied; a pipe was waited for."""
     partial = tmp_path / "out.csv.partial"
@@ -248,7 +248,7 @@ def test_a_file_that_is_not_ours_stays(saved_bundle, photos, tmp_path, content):
     else:
         partial.write_bytes(content)
     with pytest.raises(RunError, match=r"out\.csv\.partial is not .*; move it away"):
-        predict_files(saved_bundle, photos, tmp_path / "out.csv")
+        predict_files(saved_bundle, [photos], tmp_path / "out.csv")
     assert content is None or partial.read_bytes() == content
 
 

@@ -53,7 +53,7 @@ def poison(name: str):
     [
         (poison("network"), "has NaN or Inf in"),
         (poison("ema"), "has NaN or Inf in"),
-        (lambda content: content.pop("position"), "is inconsistent: 'position'"),
+        (lambda content: content.pop("position"), "is inconsistent: Object missing required field `position`"),
         (lambda content: content.update(network={}), "is inconsistent: "),
         (lambda content: content.update(rows=3), "is inconsistent: "),
         (lambda content: content["schedule"].clear(), "is inconsistent: "),

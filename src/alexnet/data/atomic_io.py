@@ -333,7 +333,7 @@ def jsonl_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-CRC_END = re.compile(rb', "crc32": "([0-9a-f]{8})"}\n?\Z')  # the end of a line of line_with_crc
+CRC_END = re.compile(rb', "crc32": "([0-9a-f]{8})"}')  # the end of a line of line_with_crc
 
 
 def line_with_crc(row: Mapping[str, Any]) -> bytes:
@@ -344,7 +344,8 @@ def line_with_crc(row: Mapping[str, Any]) -> bytes:
 
 def crc_matches(line: bytes) -> bool:
     """Is ``line``, with or without its line feed, one of :func:`line_with_crc` that has not changed since?"""
-    end = CRC_END.search(line, max(0, len(line) - 32))
+    line = line.removesuffix(b"\n")
+    end = CRC_END.fullmatch(line, max(0, len(line) - 22))
     return end is not None and int(end[1], 16) == zlib.crc32(line[: end.start()])
 
 

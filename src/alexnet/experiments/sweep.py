@@ -34,7 +34,7 @@ from alexnet.experiments.runner import (
 )
 from alexnet.recipe import Recipe, group_of, to_toml
 from alexnet.recipe.config import check_value, rules
-from alexnet.schema import read_toml
+from alexnet.schema import parse_toml, read_toml_text
 from alexnet.terminal import format_duration
 from alexnet.training.callbacks import Callbacks
 from alexnet.training.finetune import PretrainedWeights
@@ -161,7 +161,7 @@ def read_space(path: Path) -> dict[str, Dimension]:
         RecipeError: The file, a name or a range is wrong.
     """
     try:
-        tables = read_toml(path)
+        tables = parse_toml(read_toml_text(path))
     except OSError as error:
         raise RecipeError(f"space file {path} cannot be read: {error.strerror}", "", "pass a TOML file") from error
     except ValueError as error:  # of TOML, and of UTF-8

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from alexnet.errors import RecipeError, did_you_mean
 from alexnet.recipe.config import Recipe, check_value, group_of, help_text
 from alexnet.recipe.fields import GROUPS
-from alexnet.schema import parse_toml, read_toml
+from alexnet.schema import parse_toml, read_toml_text
 
 Values = dict[str, tuple[Any, str]]  # field -> (value, source)
 
@@ -455,16 +455,9 @@ def from_toml(text: str, file: str = "recipe.toml") -> Recipe:
     ``modern``). Raises :class:`RecipeError` with the file and the key for an unknown key or a wrong value.
     """
     try:
-        return _from_tables(parse_toml(text), file)
+        tables = parse_toml(text)
     except ValueError as error:
-        raise _invalid(file, error) from error
-
-
-def _invalid(file: str, error: ValueError) -> RecipeError:
-    return RecipeError(f"{file} is not valid TOML: {error}", "", "compare it with a recipe.toml of a run")
-
-
-def _from_tables(tables: dict[str, Any], file: str) -> Recipe:
+        raise RecipeError(f"{file} is not valid TOML: {error}", "", "compare it with a recipe.toml of a run") from error
     name = tables.pop("recipe", "modern")
     check_value("recipe", name, f"{file}: recipe")
     base = get_recipe(name) if name in list_recipes() else Recipe(recipe=name)
@@ -500,11 +493,10 @@ def load_recipe(recipe: str | Path) -> Recipe:
     if isinstance(recipe, str) and not recipe.endswith(".toml"):
         return get_recipe(recipe)
     try:
-        tables = read_toml(Path(recipe))
-    except OSError as error:
+        text = read_toml_text(Path(recipe))
+    except (OSError, ValueError) as error:
+        message = error.strerror if isinstance(error, OSError) else str(error)
         raise RecipeError(
-            f"recipe file {recipe} cannot be read: {error.strerror}", "", "pass the recipe.toml of a run"
+            f"recipe file {recipe} cannot be read: {message}", "", "pass the recipe.toml of a run"
         ) from error
-    except ValueError as error:  # of TOML, and of UTF-8
-        raise _invalid(str(recipe), error) from error
-    return _from_tables(tables, str(recipe))
+    return from_toml(text, str(recipe))

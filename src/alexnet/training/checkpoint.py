@@ -75,7 +75,8 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"checkpoint {path} holds more than tensors and plain values, or is damaged", "", _EARLIER
         ) from error
-    if not isinstance(content, dict) or content.get("version") != VERSION:
+    version = content.get("version") if isinstance(content, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version != VERSION:
         raise CheckpointError(f"checkpoint {path} is not of version {VERSION}", "", "use the alexnet that wrote it")
     return content
 

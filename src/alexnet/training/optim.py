@@ -455,8 +455,8 @@ def clip_grad_norm(parameters: list[Tensor], max_norm: float, norm: Tensor | Non
     return norm
 
 
-def _kind(value: Any) -> type:
-    return float if isinstance(value, int | float) and not isinstance(value, bool) else type(value)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -469,7 +469,7 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     optimizer.load_state_dict(state)
     for group, expected in zip(optimizer.param_groups, before, strict=True):
         for name, value in expected.items():
-            if (kind := _kind(value)) in (float, tuple) and _kind(group[name]) is not kind:
+            if _is_number(value) and not _is_number(group[name]):
                 raise ValueError(f"{name} of the optimizer is {group[name]!r:.60}")
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():
