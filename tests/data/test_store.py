@@ -341,3 +341,16 @@ def test_a_mean_image_without_numbers_is_refused(store, reseal):
         reseal(store.path, sha256=store.metadata["sha256"] | {"mean.npy": places_sha256(path)})
         with pytest.raises(DataError, match=r"mean\.npy: values that are no gray levels"):
             Store.open(store.path)
+
+
+@pytest.mark.parametrize(
+    "header", [b"(" * 100, b"{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 6, 6, 3), }", b"{"]
+)
+def test_a_shard_with_a_strange_header_is_refused(store, reseal, header):
+    """NumPy raises a TokenError or an OverflowError of such ones."""
+    name = store.metadata["splits"]["train"]["shards"][0]
+    path = store.path / name
+    path.write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header.ljust(117) + b"\n" + path.read_bytes()[128:])
+    reseal(store.path, sha256=store.metadata["sha256"] | {name: places_sha256(path)})
+    with pytest.raises(DataError, match=r"images-00000\.npy"):
+        Store.open(store.path)

@@ -232,6 +232,7 @@ def test_a_damaged_line_is_predicted_again(saved_bundle, photos, tmp_path):
         (2, lines[2].replace(b'"score": 0.', b'"score": 1.', 1), 0),
         (6, b'{"filename": 3}\n', 4),
         (9, b"[" * 100_000 + b"\n", 8),
+        (5, lines[0], 4),
     ):
         partial.write_bytes(b"".join([*lines[:number], line, *lines[number + 1 :]]))
         assert write(saved_bundle, photos, tmp_path / "out.jsonl").resumed == resumed

@@ -9,6 +9,7 @@ import json
 import re
 import resource
 import threading
+import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -278,7 +279,7 @@ def read_array(path: Path, dtype: Any, dimensions: int, name: str = "") -> NDArr
     try:
         with open_regular(path):
             array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError, tokenize.TokenError) as error:
         problem = f"{label}: {getattr(error, 'strerror', None) or error}"
         raise DataError(problem, "a whole NumPy file", "prepare the data set again") from error
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != dimensions:

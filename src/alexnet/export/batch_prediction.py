@@ -428,6 +428,8 @@ class _Journal:
                 if not (line.endswith(b"\n") and crc_matches(line)):  # cut by a killed process, or damaged
                     break
                 row = json.loads(line)
+                if "filename" not in row:  # another line with the settings
+                    break
                 if image is None or row["filename"] != image.name:
                     current = repr(image.name) if image else "no more images"
                     problem = f"{self.path} has image {count + 1:,} {row['filename']!r}; now it is {current}"
