@@ -211,6 +211,7 @@ def test_what_can_not_be_calibrated(trained, tmp_path, digits, reseal):
             "counts": [],
         }
         np.save(few / "validation" / "labels.npy", np.zeros(0, np.int64))
+        (few / "validation" / "origins.jsonl").write_text("")
         reseal(few, splits=said["splits"], source_fingerprint="of other images")
         api.calibrate(tmp_path / "other", few, device="cpu")
     bundle = Bundle.load(trained / "run-0" / "bundle")

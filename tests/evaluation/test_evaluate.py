@@ -1,6 +1,7 @@
 """A split through a real network, against plain loops over its images."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,9 @@ def test_a_split_of_one_image_and_few_classes(digits, tmp_path):
     class One(Split):
         def __len__(self) -> int:
             return 1
+
+        def origins(self) -> list[dict[str, Any]]:
+            return digits.split("test").origins()[:1]
 
     split = One(digits.path, "test", digits.metadata["splits"]["test"], 32)
     network = create_model("lenet5", num_classes=3, generator=torch.Generator().manual_seed(0))
