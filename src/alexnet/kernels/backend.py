@@ -124,19 +124,16 @@ def computes_in_float32(*tensors: "Tensor") -> bool:
 
 
 def apply(
-    function: "type[torch.autograd.Function]", input: "Tensor", weight: "Tensor", bias: "Tensor | None", *args: Any
+    function: "Callable[..., Tensor]", input: "Tensor", weight: "Tensor", bias: "Tensor | None", *args: Any
 ) -> "Tensor":
-    """``function.apply(input, weight, bias, *args)``; under autocast with rounded tensors, and a bfloat16 result."""
+    """``function(input, weight, bias, *args)``; under autocast with rounded tensors, and a bfloat16 result."""
     import torch
 
-    out: Tensor
     if not torch.is_autocast_enabled("cpu"):
-        out = function.apply(input, weight, bias, *args)
-        return out
+        return function(input, weight, bias, *args)
     with torch.autocast("cpu", enabled=False):
-        rounded_bias = None if bias is None else rounded(bias)
-        out = function.apply(rounded(input), rounded(weight), rounded_bias, *args)
-        return out.to(torch.bfloat16)
+        rounded_bias = None if bias is None else _rounded(bias)
+        return function(_rounded(input), _rounded(weight), rounded_bias, *args).to(torch.bfloat16)
 
 
 class FilterCache:
@@ -167,8 +164,7 @@ class FilterCache:
         return FilterCache, ()
 
 
-def rounded(tensor: "Tensor") -> "Tensor":
-    """The nearest bfloat16 numbers, as float32."""
+def _rounded(tensor: "Tensor") -> "Tensor":
     import torch
 
     return tensor.to(torch.bfloat16).float()

@@ -90,7 +90,7 @@ def convolve(
     """
     assert norm is None or pool is not None
     pool = (pool or _NO_POOL)._replace(relu=relu)
-    return backend.apply(_FirstConv, input, weight, bias, geometry, pool, norm or NO_NORM)
+    return backend.apply(_FirstConv.apply, input, weight, bias, geometry, pool, norm or NO_NORM)
 
 
 class _Shape(ctypes.Structure):

@@ -55,16 +55,6 @@ def is_slow_under_autocast(input: Tensor) -> bool:
     return cpu.get("architecture") == "x86_64" and not cpu.get("avx512_f")
 
 
-def linear_in_float32(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``torch.nn.functional.linear`` under autocast to bfloat16, with its roundings, multiplied in float32.
-
-    Products of bfloat16 numbers are exact in float32, and both ways sum in float32. Input [N, F] -> [N, K] bfloat16.
-    """
-    with torch.autocast("cpu", enabled=False):
-        rounded_bias = None if bias is None else backend.rounded(bias)
-        return F.linear(backend.rounded(input), backend.rounded(weight), rounded_bias).to(torch.bfloat16)
-
-
 def packed(weight: Tensor) -> Tensor:
     """[K, F] -> [⌈K/32⌉, F, 32]: outputs k and k + 16 of a panel are neighbors; missing outputs are zeros."""
     outputs, features = weight.shape

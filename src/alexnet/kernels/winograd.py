@@ -78,7 +78,7 @@ def convolve(
     cache: FilterCache | None = None,
 ) -> Tensor:
     """[N, C, H, W] -> [N, K, H', W'], channels-last in memory, H' = H + 2·padding − r + 1."""
-    return backend.apply(_Convolve, input, weight, bias, _Geometry(padding, groups, relu), cache)
+    return backend.apply(_Convolve.apply, input, weight, bias, _Geometry(padding, groups, relu), cache)
 
 
 class _Convolve(torch.autograd.Function):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.kernels import linear, linear_amx, onednn
+from alexnet.kernels import backend, linear, linear_amx, onednn
 from alexnet.kernels.backend import FilterCache, has_hooks
 from alexnet.models import layers
 from alexnet.models.layers import AveragePool, Convolution, LocalResponseNorm, MaxPool
@@ -47,7 +47,7 @@ def forward_fused(layers: Sequence[nn.Module], input: Tensor) -> tuple[int, Tens
     elif type(first) is nn.Linear and linear_amx.fits(input, first.weight) and not has_hooks(first):
         return 1, linear_amx.linear(input, first.weight, first.bias)
     elif type(first) is nn.Linear and linear.is_slow_under_autocast(input) and not has_hooks(first):
-        return 1, linear.linear_in_float32(input, first.weight, first.bias)
+        return 1, backend.apply(F.linear, input, first.weight, first.bias)
     elif type(first) is LocalResponseNorm and following and type(max_pool := following[0]) is MaxPool:
         if max_pool.fuses_norm(input, first) and not (has_hooks(first) or has_hooks(max_pool)):
             return 2, max_pool(input, norm=first)
