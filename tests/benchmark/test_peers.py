@@ -57,6 +57,13 @@ def test_a_form_with_other_outputs_is_left_out(monkeypatch):
         steps.plain_step("cifar_18pct", peers.FORMS[0])
 
 
+@pytest.mark.parametrize("form", [form for form in peers.FORMS if form.precision == "bf16"])
+def test_bfloat16_is_left_out_where_the_processor_has_none(monkeypatch, form):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx2": True})
+    with pytest.raises(Skipped, match="number by number on this processor"):
+        steps.plain_inference(steps.Target("cifar_18pct"), 2, form)
+
+
 @pytest.mark.slow
 def test_a_compiled_form_computes_and_trains(monkeypatch):
     form = peers.Form("fp32", compiled=True)

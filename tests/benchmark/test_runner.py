@@ -112,9 +112,8 @@ def test_a_form_that_hangs_is_ended_and_left_out():
     assert process.skipped == "not ready after 0 s" and process.finish().skipped == process.skipped
     process.process.join(60)
     assert process.process.exitcode == -9
-    assert runner.limit_of_form([], eager=True) == 900 and runner.limit_of_form([3.0, 40.0], eager=True) == 30
-    assert runner.limit_of_form([20.0], eager=True) == 40 and runner.limit_of_form([500.0], eager=True) == 900
-    assert runner.limit_of_form([3.0], eager=False) == 120 and runner.limit_of_form([20.0], eager=False) == 200
+    assert runner.limit_of_form([]) == 900 and runner.limit_of_form([3.0, 40.0]) == 120
+    assert runner.limit_of_form([20.0]) == 200 and runner.limit_of_form([500.0]) == 900
 
 
 def test_each_has_its_own_peak_of_memory(found):

@@ -25,7 +25,6 @@ from alexnet.system import cores
 
 READY_SECONDS = 900.0  # a candidate that is not ready by then (a compilation that hangs) is skipped
 _FORM_SECONDS = 120.0  # likewise for a further form of a peer, or ten times as long as the quickest one took
-_EAGER_SECONDS = 30.0  # likewise where nothing is compiled first, or twice as long
 _TRIAL_SECONDS = 5.0  # of a peer's form: up to three rounds, of which the fastest counts
 _WARMUP_SECONDS = 0.5  # of computation before the clock starts
 
@@ -55,7 +54,6 @@ class Candidate:
     flop: float = 0.0  # operations per image; 0: not counted
     precision: str = "fp32"  # the limit it is compared with
     peer: str = ""  # candidates of one peer are forms of it, and only its fastest forms are timed; "": always timed
-    eager: bool = False  # nothing is compiled before the first round
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ def _running(candidates: Sequence[Candidate], log: Callable[[str], None]) -> Ite
             forms = [p for p in processes if candidate.peer and p.candidate.peer == candidate.peer]
             ready = [form.seconds for form in forms if form.seconds]
             processes.append(_CandidateProcess(candidate))
-            processes[-1].wait_until_ready(limit_of_form(ready, candidate.eager))
+            processes[-1].wait_until_ready(limit_of_form(ready))
             if candidate.peer:
                 processes[-1].run_trial()
                 _stop_slower_forms([*forms, processes[-1]])
@@ -184,12 +182,9 @@ def _running(candidates: Sequence[Candidate], log: Callable[[str], None]) -> Ite
             process.stop()
 
 
-def limit_of_form(ready: Sequence[float], eager: bool) -> float:
+def limit_of_form(ready: Sequence[float]) -> float:
     """Seconds in which a form of a peer must be ready, from those that its other forms took."""
-    if not ready:
-        return READY_SECONDS
-    least, factor = (_EAGER_SECONDS, 2) if eager else (_FORM_SECONDS, 10)
-    return min(READY_SECONDS, max(least, factor * min(ready)))
+    return min(READY_SECONDS, max(_FORM_SECONDS, 10 * min(ready))) if ready else READY_SECONDS
 
 
 def _stop_slower_forms(forms: Sequence[_CandidateProcess]) -> None:
@@ -282,8 +277,9 @@ def product(kind: str) -> Unit:
     """Products of two 2048×2048 matrices."""
     import torch
 
-    if kind == "bf16" and not torch.cpu.get_capabilities().get("avx512_bf16"):
-        raise Skipped("this processor has no bfloat16 arithmetic")
+    needed = {"fp32": None, "bf16": "avx512_bf16", "int8": "avx512_vnni"}[kind]
+    if needed and not torch.cpu.get_capabilities().get(needed):
+        raise Skipped(f"this processor has no {kind} arithmetic that PyTorch uses")
     values = torch.randn(2, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     if kind == "int8":
         a, b = (values * 40).clamp(-127, 127).to(torch.int8)

@@ -32,7 +32,7 @@ from alexnet.evaluation.evaluate import autocast, inputs_of
 from alexnet.export.classifier import Classifier, Precision
 from alexnet.export.export import Format, calibration, export
 from alexnet.export.exported_model import ExportedModel
-from alexnet.kernels import native_kernels
+from alexnet.kernels import linear, native_kernels
 from alexnet.loader.augmentation import Normalization
 from alexnet.models.network import Network
 from alexnet.models.summary import summarize
@@ -159,9 +159,7 @@ def training(model: str, batch: int) -> list[Candidate]:
 def forms(peer: str, make: Callable[..., Unit], arguments: dict[str, Any], flop: float = 0.0) -> list[Candidate]:
     """A peer in PyTorch, in all its forms."""
     return [
-        Candidate(
-            f"{peer}, {form.name}", make, arguments | {"form": form}, flop, form.precision, peer, not form.compiled
-        )
+        Candidate(f"{peer}, {form.name}", make, arguments | {"form": form}, flop, form.precision, peer)
         for form in peers.FORMS
     ]
 
@@ -295,8 +293,10 @@ def _in_form(
     The process gets the memory settings of ``alexnet train``, so that a peer is not slowed down by the allocator.
 
     Raises:
-        Skipped: The outputs differ.
+        Skipped: The outputs differ, or the processor cannot compute in this form.
     """
+    if form.precision == "bf16" and not linear.multiplies_bfloat16():
+        raise Skipped("PyTorch multiplies bfloat16 number by number on this processor")
     if form.compiled and form.precision != runtime.choose_precision("auto", CPU):
         raise Skipped("not compiled: this processor is slower in its precision")
     _settings.enter_context(runtime.cpu_settings())

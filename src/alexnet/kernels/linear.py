@@ -46,13 +46,18 @@ def _is_inference(input: Tensor, weight: Tensor) -> bool:
 
 
 def is_slow_under_autocast(input: Tensor) -> bool:
-    """Whether PyTorch multiplies bfloat16 one by one here: under autocast, on an x86 processor without AVX-512."""
+    """Whether autocast is on and PyTorch multiplies bfloat16 number by number on this processor."""
     if not (native_kernels.is_cpu_tensor(input) and torch.is_autocast_enabled("cpu") and backend.enabled("linear")):
         return False
     if backend.is_traced_or_compiled() or torch.get_autocast_dtype("cpu") != torch.bfloat16:
         return False
+    return not multiplies_bfloat16()
+
+
+def multiplies_bfloat16() -> bool:
+    """False where PyTorch multiplies bfloat16 matrices number by number: on an x86 processor without AVX-512."""
     cpu = torch.cpu.get_capabilities()
-    return cpu.get("architecture") == "x86_64" and not cpu.get("avx512_f")
+    return cpu.get("architecture") != "x86_64" or bool(cpu.get("avx512_f"))
 
 
 def packed(weight: Tensor) -> Tensor:
