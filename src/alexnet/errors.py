@@ -18,6 +18,7 @@ Every message is one line: the problem with its value, what the value must be, a
 
 import difflib
 import errno
+import itertools
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
@@ -122,13 +123,16 @@ def no_files(error: BaseException | None) -> bool:
 def did_you_mean(
     name: str, known: Collection[str], cutoff: float = 0.6, synonyms: Mapping[str, str] | None = None
 ) -> str:
-    """The hint for an unknown name: the most similar of the ``known`` names, or all of them if none is similar.
+    """The hint for an unknown name: the most similar of the ``known`` names, or the first 24 if none is similar.
 
     ``synonyms`` maps other names to known ones, such as ``learning_rate`` to ``lr``.
     """
     names = {name: name for name in known} | dict(synonyms or {})
     close = difflib.get_close_matches(name, names, 1, cutoff)
-    return f"Did you mean {names[close[0]]!r}?" if close else f"Choose from {', '.join(known)}"
+    if close:
+        return f"Did you mean {names[close[0]]!r}?"
+    others = f" and {len(known) - 24:,} others" if len(known) > 24 else ""
+    return f"Choose from {', '.join(itertools.islice(known, 24))}{others}"
 
 
 def counted(count: int, noun: str, several: str = "") -> str:

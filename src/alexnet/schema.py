@@ -99,6 +99,11 @@ def checksum_of(metadata: Mapping[str, Any], field: str = "checksum") -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+def with_checksum(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """``metadata`` and a ``checksum`` of all its entries. :func:`read_checksummed` reads a file of it."""
+    return {**metadata, "checksum": checksum_of(metadata)}
+
+
 def class_fault(names: Sequence[Any]) -> str:
     """The problem with the class names of a classifier; empty if they are valid.
 
@@ -151,6 +156,19 @@ def read_json(folder: Path, name: str, links_within: Path | None = None) -> Any:
     """The value of a JSON file in ``folder``. Raises OSError if it cannot be read, ValueError if it is invalid."""
     with regular_file(folder, name, links_within).open("rb") as file:
         return parse_json(file.read(JSON_BYTES + 1))
+
+
+def read_checksummed(folder: Path, name: str) -> dict[str, Any]:
+    """The entries of a JSON file that was written :func:`with_checksum`, without the checksum.
+
+    Raises OSError if it cannot be read, ValueError if it is invalid or has changed.
+    """
+    metadata = check(read_json(folder, name), dict[str, Any])
+    if metadata.get("checksum") != checksum_of(metadata):
+        problem = "differs" if "checksum" in metadata else "is missing"
+        raise ValueError(f"{name} has changed since it was written: its checksum {problem}")
+    del metadata["checksum"]
+    return metadata
 
 
 def _items(value: Any) -> Sequence[Any]:

@@ -680,6 +680,18 @@ def rle_bmp(side: int) -> bytes:
     return b"BM" + struct.pack("<IHHI", 1078 + len(body), 0, 0, 1078) + header + palette + body
 
 
+def tags(count: int, size: int, pages: int = 1, order: str = "<") -> bytes:
+    """EXIF, or a TIFF without pixels: pages of so many tags of ``size`` bytes, all of them the same bytes."""
+    entry, pointer = (f"{order}HHLL", order + "L")
+    length = 2 + count * struct.calcsize(entry) + 4
+    data, at = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(pointer, 8), 8 + pages * length
+    for page in range(pages):
+        data += struct.pack(order + "H", count)
+        data += b"".join(struct.pack(entry, 1000 + i, 1, size, at) for i in range(count))
+        data += struct.pack(pointer, 8 + (page + 1) * length if page + 1 < pages else 0)
+    return data + bytes(size)
+
+
 GRAY = saved(noise(8, 8)[..., 0], "JPEG")
 DOT = png(1, 1, 8, 0, b"\0\0")
 DOT_GIF = saved(Image.new("P", (1, 1)), "GIF", interlace=0)
@@ -731,6 +743,18 @@ WORK = {
         "8.5 megapixels in 95 scans",
     ),
     "lines of a BMP": (lambda: rle_bmp(4000), "16.0 megapixels, run-length encoded; must be at most 10"),
+    "tags of a TIFF": (lambda: tags(20_000, 1_000_000), "tags of more bytes than the file has"),
+    "tags of a TIFF, big-endian": (lambda: tags(20_000, 1_000_000, order=">"), "tags of more bytes than the file has"),
+    "pages of a TIFF": (lambda: tags(1, 1, pages=50_000), "more than 10,000 directories"),
+    "EXIF of a JPEG": (lambda: saved(noise(8, 8), "JPEG", exif=tags(2000, 40_000)), "tags of more bytes than"),
+    "EXIF of an AVIF": (
+        lambda: b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + tags(20_000, 10**6),
+        "tags of more bytes than the file has",
+    ),
+    "EXIF headers of an AVIF": (
+        lambda: b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + b"Exif\0\0" * 500_000,
+        "more than 16 blocks of EXIF",
+    ),
     "one pixel wide": (lambda: png(1, 40_000_000, 1, 0, b""), "1 × 40000000; must be at most 65,535 pixels a side"),
     "one pixel high": (lambda: png(40_000_000, 1, 1, 0, b""), "40000000 × 1; must be at most 65,535 pixels a side"),
 }
@@ -776,6 +800,34 @@ def test_scans_are_counted_as_libjpeg_does(options):
     data = saved(noise(300, 200), "JPEG", exif=b"Exif\0\0" + b"\xff\xda\xff\xd9" * 500, icc_profile=profile, **options)
     scans = 1 if "progressive" not in options else saved(noise(300, 200), "JPEG", **options).count(b"\xff\xda")
     assert structure.check_structure(data + b"\xff\xda" * 200) == scans and decode.decode(data).shape == (300, 200, 3)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [tags(20_000, 1_000_000), b"Exif\0\0" * 200_000, tags(20_000, 1_000_000, order=">")],
+    ids=["tags", "headers", "big-endian"],
+)
+@pytest.mark.parametrize("form", ["PNG", "a text in a PNG", "WEBP"])
+def test_exif_that_would_take_gigabytes_is_ignored(form, exif, monkeypatch):
+    if form == "a text in a PNG":
+        text = b"\n\nexif\n" + f"{len(exif)}\n".encode() + exif.hex().encode()
+        data = before(b"\0\0\0\x0aIDAT", chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text, 9)), DOT)
+    else:
+        data = saved(Image.new("RGB", (1, 1)), form, exif=exif)
+    monkeypatch.setattr(Image.Exif, "load", lambda *how: pytest.fail("it was read"))
+    assert decode.decode_with_notes(data).notes == ("corrupt EXIF ignored",)
+
+
+def test_tags_of_real_files_are_no_bomb():
+    pages = [Image.new("L", (9, 9), i % 7) for i in range(300)]
+    noted = decode.decode_with_notes(saved(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
+    assert noted.notes == ("animation: first of 300 frames",)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "camera" * 1000
+    exif.get_ifd(0x8769)[0x9286] = b"comment" * 1000
+    for form in ("JPEG", "PNG", "WEBP", "TIFF"):
+        noted = decode.decode_with_notes(saved(noise(8, 4), form, exif=exif))
+        assert noted.notes == ("EXIF rotation applied",) and noted.pixels.shape == (8, 4, 3), form
 
 
 def test_many_chunks_and_blocks_of_real_files_are_no_bomb():

@@ -1,6 +1,7 @@
 """A small sweep on 250 digits: its files, what is reused, wrong space files, and the command."""
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -186,8 +187,19 @@ def test_a_space_file_that_never_ends_is_refused(tmp_path):
         lambda path: change(path, "UPDATE trial_params SET distribution_json = 'x'"),
         lambda path: change(path, "UPDATE trial_values SET value = 17"),
         lambda path: change(path, "UPDATE trial_user_attributes SET value_json = '\"long\"'"),
-        lambda path: change(path, "DELETE FROM trial_params"),
         lambda path: change(path, "UPDATE trials SET state = 'ODD'"),
+        lambda path: change(path, "DELETE FROM trials WHERE number = 1"),
+        *(
+            functools.partial(lambda table, path: change(path, f"DELETE FROM {table}"), table)
+            for table in ("trial_params", "trial_values", "trial_user_attributes")
+        ),
+        *(
+            functools.partial(lambda table, path: change(path, f"DROP TABLE {table}"), table)
+            for table in (
+                *("trials", "studies", "study_directions", "trial_params", "trial_values"),
+                *("trial_user_attributes", "trial_system_attributes", "trial_intermediate_values"),
+            )
+        ),
     ],
 )
 def test_a_damaged_study_is_one_line(swept, space, digits, tmp_path, harm):

@@ -36,6 +36,13 @@ def test_a_name_that_is_none_gets_the_nearest():
         get_recipe("xyzzy")
 
 
+def test_many_names_are_no_long_line():
+    """There are 70 hyperparameters, and timm has over 1,000 networks."""
+    with pytest.raises(RecipeError, match=r"Choose from recipe, .* and \d+ others$") as caught:
+        Recipe().replace(**{"xyzzy" * 1000: 1})
+    assert len(str(caught.value)) < 600
+
+
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_named_recipe_fits_its_network(name):
     """Its layers are there, something learns, and the start that it names exists."""

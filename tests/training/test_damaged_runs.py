@@ -57,6 +57,7 @@ def poison(name: str):
         (lambda content: content.update(network={}), "is inconsistent: "),
         (lambda content: content.update(rows=3), "is inconsistent: "),
         (lambda content: content["schedule"].clear(), "is inconsistent: "),
+        (lambda content: content["recipe"].update(zzz=1), "is inconsistent: unknown hyperparameter 'zzz'. Choose from"),
     ],
 )
 def test_a_checkpoint_that_was_edited_is_refused(run, change, text):
@@ -64,6 +65,7 @@ def test_a_checkpoint_that_was_edited_is_refused(run, change, text):
     with pytest.raises(CheckpointError) as caught:
         api.resume(run, quiet=True)
     assert text in str(caught.value) and str(caught.value).isprintable()
+    assert len(str(caught.value)) < 700
 
 
 def test_a_hash_file_with_control_characters_is_printed_escaped(run):

@@ -300,3 +300,29 @@ def test_plain_names_stay_and_others_are_spelled_out():
 @given(st.text())
 def test_any_text_is_one_printable_line(text):
     assert all(c.isprintable() or unicodedata.category(c) == "Zs" for c in readable(text))  # Zs: spaces of other widths
+
+
+def doubled(levels: int = 20) -> list:
+    """A list of a list twice, and so on: 20 objects, whose text has megabytes (of 50 levels: petabytes)."""
+    value: list = []
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+def test_the_text_of_a_list_is_never_made():
+    body = pickle.dumps(doubled(), 4)[:-1]
+    name = b"\x8c\x01x"
+    for code in (body + name + b"\x93.", name + body[2:] + b"\x93."):  # STACK_GLOBAL with it as module, as name
+        with pytest.raises(RefusedError, match=r"^a name that is no text$"):
+            read(code)
+    with pytest.raises(RefusedError, match=r"^an array of type 'a list'$"):
+        read(b"cnumpy\ndtype\n" + body + b"\x85R.")
+    assert readable(doubled()) == "a list" and readable({}) == "a dict"
+
+
+def test_an_integer_of_a_megabyte_is_refused():
+    """As a key of a dictionary it is hashed each time: 0.3 ms for each operation of two bytes."""
+    for code in (b"\x8b" + struct.pack("<i", 1 << 20) + b"\x01" * (1 << 20) + b".", b"L" + b"9" * 4000 + b"L\n."):
+        with pytest.raises(RefusedError, match=r"^an integer of [\d,]+ bits$"):
+            read(code)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -321,6 +322,24 @@ def npy_bytes(array: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Write a ``.npz`` file and return its SHA-256."""
+    with atomic_write(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    return sha256_of(path)
+
+
+def load_arrays(path: Path, sha256: str) -> dict[str, NDArray[Any]]:
+    """What :func:`save_arrays` wrote. Raises OSError if it cannot be read, ValueError if it has changed."""
+    if sha256 != sha256_of(path):
+        raise ValueError(f"{path.name} has changed since it was written: its SHA-256 differs")
+    try:
+        with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except BadZipFile as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:

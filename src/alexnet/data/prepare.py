@@ -39,7 +39,7 @@ from alexnet.data.store import Split, Store
 from alexnet.data.store_backend import FORMAT, SPLIT_NAMES, VERSIONS, fingerprint_of
 from alexnet.errors import DataError, ImageError, counted
 from alexnet.recipe import Recipe
-from alexnet.schema import checksum_of, class_fault
+from alexnet.schema import class_fault, with_checksum
 from alexnet.system import cache_folder, cores
 from alexnet.terminal import Progress
 
@@ -397,15 +397,16 @@ def _describe(job: Job, description: Mapping[str, Any], records: list[Record]) -
     fingerprint = fingerprint_of(classes, description["splits"], sha256, encoding)
     origin = {"fingerprint": fingerprint, "allow_hflip": job.source.allow_hflip}
     origin |= {"source_fingerprint": job.source.fingerprint, "settings": dict(job.settings)}
-    entries = {
-        **header,
-        **description,
-        **origin,
-        "sha256": sha256,
-        "bytes": sizes,
-        "created_by": f"alexnet {_version()}",
-    }
-    return entries | {"checksum": checksum_of(entries)}
+    return with_checksum(
+        {
+            **header,
+            **description,
+            **origin,
+            "sha256": sha256,
+            "bytes": sizes,
+            "created_by": f"alexnet {_version()}",
+        }
+    )
 
 
 def _sha256(job: Job, name: str) -> str:

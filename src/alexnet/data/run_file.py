@@ -9,7 +9,7 @@ import msgspec
 
 from alexnet.data.atomic_io import json_bytes, sha256_of, write_file
 from alexnet.errors import RunError
-from alexnet.schema import Sha256, check, checksum_of, read_json
+from alexnet.schema import Sha256, check, checksum_of, read_json, with_checksum
 
 NAME = "run.json"
 CHECKSUMMED = ("recipe.toml", "layers.cfg")  # layer-params.cfg may change between two resumes, as in 2012
@@ -39,8 +39,7 @@ class _RunFile(msgspec.Struct):
 def write_run_file(folder: Path, metadata: Mapping[str, Any]) -> None:
     """Write ``run.json`` with the SHA-256 of the files next to it, which are there already."""
     sha256 = {name: sha256_of(folder / name) for name in CHECKSUMMED if (folder / name).is_file()}
-    checksummed = {**metadata, "sha256": sha256}
-    write_file(folder / NAME, json_bytes(checksummed | {"checksum": checksum_of(checksummed)}))
+    write_file(folder / NAME, json_bytes(with_checksum({**metadata, "sha256": sha256})))
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from alexnet.data.sources.source import Sample, Source
 from alexnet.data.store import JPEG_RATIO
 from alexnet.data.store_backend import SPLIT_NAMES
 from alexnet.errors import DataError, ImageError
-from alexnet.schema import checksum_of
+from alexnet.schema import checksum_of, with_checksum
 from alexnet.terminal import Progress
 
 Log = Callable[[str], None]  # receives one line of text for the user
@@ -237,7 +237,7 @@ def _make_shard(
         "origins": [sample.row for sample in stored],
         "skipped": skipped,
     } | ({"index": index} if job.quality else {})
-    write_file(job.partial / record_name, json.dumps(record | {"checksum": checksum_of(record)}).encode())
+    write_file(job.partial / record_name, json.dumps(with_checksum(record)).encode())
     return _without_rows(record, record_name)
 
 

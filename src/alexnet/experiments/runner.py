@@ -37,7 +37,7 @@ from alexnet.errors import (
     printable,
 )
 from alexnet.recipe import Recipe, differences
-from alexnet.schema import PositiveInt, Probability, check, checksum_of, read_json
+from alexnet.schema import PositiveInt, Probability, check, read_checksummed, with_checksum
 from alexnet.system import choose_device
 from alexnet.training import run_folder, runtime
 from alexnet.training.callbacks import Callbacks
@@ -286,6 +286,7 @@ def overall_verdict(measurements: Sequence[Measurement]) -> Verdict:
 
 T = TypeVar("T")
 
+PLAN = "plan.json"  # in the folder of an experiment
 DIVERGED = "diverged.json"  # in the folder of a training that diverged: the reason
 
 
@@ -355,7 +356,10 @@ class TrainedModel:
     def scores(self, split: str, crops: int, device: str) -> dict[str, Any]:
         """Scores of a split, from the bundle where it has them, otherwise computed once and cached in the folder."""
         if crops == 1 and split in self.metrics:
-            return asdict(_checked(self.folder / "bundle" / "config.json", self.metrics[split], _Scores))
+            try:
+                return asdict(check(self.metrics[split], _Scores))
+            except ValueError as error:
+                raise _damaged(self.folder / "bundle" / "config.json", error, f"delete {self.folder}") from error
         path = self.folder / f"scores-{split}-{crops}.json"
         if path.is_file():
             return asdict(read_file(path, _Scores))
@@ -536,7 +540,7 @@ def _load(job: Job, folder: Path, store: Store) -> TrainedModel:
 
 def write_result(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file of an experiment with a checksum; :func:`read_file` reads it."""
-    write_file(path, json_bytes({**value, "checksum": checksum_of(value)}))
+    write_file(path, json_bytes(with_checksum(value)))
 
 
 def read_file(path: Path, schema: type[T]) -> T:
@@ -546,25 +550,15 @@ def read_file(path: Path, schema: type[T]) -> T:
         RunError: The file is damaged, or has changed since it was written.
     """
     try:
-        value = check(read_json(path.parent, path.name), dict[str, Any])
-        if value.pop("checksum", None) not in (None, checksum_of(value)):  # None: written by an earlier version
-            raise ValueError("it has changed since it was written, its checksum differs")
+        return check(read_checksummed(path.parent, path.name), schema)
     except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
-    return _checked(path, value, schema)
+        delete = "" if path.name == PLAN else "delete it"  # nothing says what a folder without a plan holds
+        raise _damaged(path, error, delete) from error
 
 
-def _checked(path: Path, value: Any, schema: type[T]) -> T:
-    """``value``, which is from the file ``path``, as ``schema``. Raises :class:`RunError`."""
-    try:
-        return check(value, schema)
-    except ValueError as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> RunError:
-    hint = "delete it and run the same command again, or choose another --output-dir"
-    return RunError(f"{path} is damaged: {printable(str(error)):.300}", "", hint)
+def _damaged(path: Path, error: Exception, delete: str) -> RunError:
+    again = f"{delete} and run the same command again, or " if delete else ""
+    return RunError(f"{path} is damaged: {printable(str(error)):.300}", "", f"{again}choose another --output-dir")
 
 
 def read_plan(folder: Path, kind: str, *, ignore_files: Collection[str] = ()) -> dict[str, Any]:
@@ -578,7 +572,7 @@ def read_plan(folder: Path, kind: str, *, ignore_files: Collection[str] = ()) ->
     Raises:
         RunError: The folder cannot be used, or holds files of something else.
     """
-    path = folder / "plan.json"
+    path = folder / PLAN
     try:
         folder.mkdir(parents=True, exist_ok=True)
         used = any(file.name not in ignore_files for file in folder.iterdir())

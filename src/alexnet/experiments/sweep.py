@@ -288,13 +288,16 @@ def _open_study(path: Path, space: Mapping[str, Dimension]) -> "Study":
     try:
         if path.exists() and not path.is_file():
             raise ValueError("not a regular file")
+        url = f"sqlite:///{path.resolve()}"
         study = optuna.create_study(
-            storage=f"sqlite:///{path.resolve()}",
+            storage=optuna.storages.RDBStorage(url, skip_table_creation=path.exists() and path.stat().st_size > 0),
             study_name="sweep",
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=2),
         )
-        for trial in study.trials:
+        for number, trial in enumerate(study.trials):
+            if trial.number != number:
+                raise ValueError(f"trial {number} is missing")
             _check_trial(trial, space)
     except Exception as error:  # those of Optuna, SQLAlchemy and Alembic have no common class
         reason = printable(" ".join(str(error).split()))
@@ -308,10 +311,18 @@ def _check_trial(trial: "FrozenTrial", space: Mapping[str, Dimension]) -> None:
     for name, distribution in _distributions({name: space[name] for name in trial.params}).items():
         if not distribution._contains(distribution.to_internal_repr(trial.params[name])):
             raise ValueError(f"trial {trial.number} has {name} = {trial.params[name]!r:.40}")
-    if "seconds" in trial.user_attrs:
-        row = _row(trial)
-        if set(row.values) != set(space) or not (0 <= row.error <= 1 and row.seconds >= 0):
+    if _is_over(trial):
+        has_error = trial.value is not None or trial.intermediate_values
+        if set(trial.params) != set(space) or "seconds" not in trial.user_attrs or not has_error:
             raise ValueError(f"trial {trial.number} is incomplete")
+        row = _row(trial)
+        if not (0 <= row.error <= 1 and row.seconds >= 0):
+            raise ValueError(f"trial {trial.number} has error {row.error:.9g} and took {row.seconds:.9g} s")
+
+
+def _is_over(trial: "FrozenTrial") -> bool:
+    """Was the trial trained to its end, or until it was pruned? Not if it was stopped, refused or failed."""
+    return trial.state.name in ("COMPLETE", "PRUNED")
 
 
 def _without_test(store: Store) -> Store:
@@ -362,7 +373,7 @@ class _Sweep:
 
     def rows(self) -> list[TrialRow]:
         """The trials that are over, in their order."""
-        return [_row(trial) for trial in self.study.trials if "seconds" in trial.user_attrs]
+        return [_row(trial) for trial in self.study.trials if _is_over(trial)]
 
     def train(self, job: Job, callbacks: Callbacks | None = None) -> TrainedModel:
         """The training of ``job``, reused if it is finished."""

@@ -37,7 +37,16 @@ from alexnet.export.export_module import ExportModule, onnx_model, quiet
 from alexnet.export.exported_model import TOLERANCE, damaged, missing
 from alexnet.export.prediction import ImageInput, as_pixels, named
 from alexnet.export.web_layers import describe, steps_of
-from alexnet.schema import ReferenceSample, Sha256, Size, check, checksum_of, class_fault, read_json, regular_file
+from alexnet.schema import (
+    ReferenceSample,
+    Sha256,
+    Size,
+    check,
+    class_fault,
+    read_checksummed,
+    regular_file,
+    with_checksum,
+)
 
 RUNTIME = "onnxruntime-web-1.30.0"  # an npm package, MIT license
 RUNTIME_URL = f"https://registry.npmjs.org/onnxruntime-web/-/{RUNTIME}.tgz"
@@ -112,8 +121,7 @@ def export_web(
     files = {name: gzip.compress(data, 6, mtime=0) if name.endswith(".gz") else data for name, data in files.items()}
     metadata = _metadata(bundle, module, precision, tensors)
     metadata["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-    metadata["checksum"] = checksum_of(metadata)
-    files[METADATA] = json_bytes(metadata)
+    files[METADATA] = json_bytes(with_checksum(metadata))
     try:
         with whole_folder(folder, lambda: list(files)) as partial:
             for name, data in files.items():
@@ -241,7 +249,6 @@ class _Metadata:
     image_size: Size
     precision: Literal["fp32", "fp16", "int8"]
     sha256: dict[str, Sha256]  # of all other files
-    checksum: Sha256  # of all other entries
 
 
 class WebFolder:
@@ -251,12 +258,9 @@ class WebFolder:
         """Open ``folder``. Raises :class:`BundleError` if a file of it has changed, is missing, or cannot be run."""
         self.folder = folder
         try:
-            metadata = read_json(folder, METADATA)
-            self.metadata = check(metadata, _Metadata)
+            self.metadata = check(read_checksummed(folder, METADATA), _Metadata)
             if fault := class_fault(self.metadata.classes):
                 raise ValueError(fault)
-            if self.metadata.checksum != checksum_of(metadata):
-                raise ValueError(f"{METADATA} has changed since it was written")
             if set(self.metadata.sha256) != FILES:
                 raise ValueError(f"{METADATA} lists other files than {', '.join(sorted(FILES))}")
             for name, sha256 in self.metadata.sha256.items():

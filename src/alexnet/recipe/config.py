@@ -64,7 +64,7 @@ class Recipe(  # dataclasses take the fields of the last base first
         for name in changes:
             if name not in known:
                 hint = did_you_mean(name, known, synonyms={"learning_rate": "lr"})
-                raise RecipeError(f"unknown hyperparameter {name!r}. {hint}")
+                raise RecipeError(f"unknown hyperparameter {name!r:.60}. {hint}")
         return dataclasses.replace(self, **changes)
 
     @classmethod

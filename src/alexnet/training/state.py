@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from alexnet.cuda_convnet import Files
 from alexnet.data.store import Store
-from alexnet.errors import CheckpointError, counted, printable
+from alexnet.errors import CheckpointError, RecipeError, counted, printable
 from alexnet.loader.sampler import step_seed
 from alexnet.models.network import Network, nonfinite
 from alexnet.recipe import Recipe, differences, from_dict
@@ -319,7 +319,15 @@ class State:
         """
         try:
             self._restore(path, content)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        except (
+            RecipeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:
             reason = printable(" ".join(str(error).split()))
             raise CheckpointError(
                 f"checkpoint {path} is inconsistent: {reason:.300}", "", "resume from an earlier one"

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from alexnet.errors import printable
 
 MAX_NAME = 200  # characters
+MAX_BITS = 1_024  # of an integer: to hash or print one takes time by its length, and a memoized one is used again
 MAX_OPERATIONS = 10_000_000  # layers need thousands; the error list of a long training needs more
 _FREE_BYTES = 1 << 20  # calls may copy at most this many bytes + twice the size of the file
 _FREE_OBJECTS, _OBJECT_BYTES = 1_000_000, 8  # objects: at most so many + one for so many bytes of the file
@@ -32,8 +33,13 @@ _TYPE = re.compile(r"[biuf][1248]")
 
 
 def readable(name: object) -> str:
-    """``name`` as printable text of at most 200 characters; control characters are escaped (``\\x1b``)."""
-    return printable(str(name)[:MAX_NAME])
+    """``name`` as printable text of at most 200 characters; control characters are escaped (``\\x1b``).
+
+    Of a list or another object only the type is named: a list that holds another one twice, and so on, has a text that
+    is longer than any memory.
+    """
+    text = str(name) if isinstance(name, str | bytes | int | float | None) else f"a {type(name).__name__}"
+    return printable(text[:MAX_NAME])
 
 
 class RefusedError(ValueError):
@@ -197,6 +203,8 @@ class _Machine:
         if self.objects < 0:
             raise RefusedError("too many objects for the size of the file")
         if name in _VALUES:
+            if isinstance(argument, int) and argument.bit_length() > MAX_BITS:
+                raise RefusedError(f"an integer of {argument.bit_length():,} bits")
             self.stack.append(argument)
         elif name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name])
@@ -318,6 +326,8 @@ class _Machine:
 
     def do_stack_global(self, _: Any) -> None:
         name, module = self.pop(), self.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise RefusedError("a name that is no text")
         self.spend((name, module))
         self.stack.append(Named(readable(f"{module}.{name}")))
 

@@ -113,7 +113,7 @@ def test_damaged_file_is_a_one_line_error(relu, digits, tmp_path):
             assert path.name in str(caught.value) or str(path.parent) in str(caught.value)
             assert str(caught.value).isprintable()
         path.write_bytes(data)
-    (model / runner.DIVERGED).write_text("{}")
+    runner.write_result(model / runner.DIVERGED, {})
     with pytest.raises(RunError, match=r"diverged\.json is damaged: .*missing required field `reason`"):
         again()
 

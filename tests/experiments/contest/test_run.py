@@ -12,6 +12,7 @@ import torch
 
 from alexnet import cli
 from alexnet.api import DataOptions
+from alexnet.data.atomic_io import sha256_of
 from alexnet.data.store import Split
 from alexnet.errors import BundleError, Interrupted, RecipeError, RunError
 from alexnet.evaluation.intervals import mcnemar
@@ -119,23 +120,43 @@ def test_an_edited_number_of_a_contest_is_noticed(contest, digits, tmp_path, nam
     text = path.read_text()
     at = next(i for i, c in enumerate(text) if c in "123456789" and text[i - 1] in " .0")
     path.write_text(text[:at] + str(int(text[at]) % 9 + 1) + text[at + 1 :])
-    with pytest.raises(RunError, match=f"{name}.json is damaged: it has changed since it was written"):
+    with pytest.raises(RunError, match=f"{name}.json has changed since it was written: its checksum differs"):
+        run(digits, folder)
+
+
+@pytest.mark.parametrize("name", ["plan", "store", "clock", "alexnet", "fisher", "latency"])
+def test_a_file_of_a_contest_without_its_checksum_is_refused(contest, digits, tmp_path, name):
+    """Who deletes it with a number would have an edited result in the table."""
+    folder = shutil.copytree(contest[0], tmp_path / "contest")
+    path = folder / f"{name}.json"
+    path.write_text(
+        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "checksum"})
+    )
+    with pytest.raises(
+        RunError, match=f"{name}.json has changed since it was written: its checksum is missing"
+    ) as caught:
+        run(digits, folder)
+    if name == "plan":  # without it the folder is refused as a whole
+        assert caught.value.todo == "choose another --output-dir"
+    else:
+        assert caught.value.todo.startswith("delete it and run the same command again, or ")
+        path.unlink()
         run(digits, folder)
 
 
 def test_predictions_of_another_contestant_are_refused(contest, digits, tmp_path):
     folder = shutil.copytree(contest[0], tmp_path / "contest")
     shutil.copy(folder / "fisher.npz", folder / "alexnet.npz")
-    with pytest.raises(RunError, match=r"alexnet\.npz is damaged: it has changed since it was written"):
+    with pytest.raises(RunError, match=r"alexnet\.npz is damaged: alexnet.npz has changed since it was written"):
         run(digits, folder)
     with pytest.raises(RunError, match=r"alexnet\.npz is damaged: it is of other images"):
-        Predictions.load(folder / "alexnet.npz", "", digits.split("validation").labels)
+        Predictions.load(folder / "alexnet.npz", sha256_of(folder / "alexnet.npz"), digits.split("validation").labels)
 
 
 def test_mcnemar_is_on_the_same_images(contest, digits):
     folder, result, _, _ = contest
     labels = digits.split("test").labels
-    correct = {name: Predictions.load(folder / f"{name}.npz", "", labels).correct for name in NETS}
+    correct = {name: Predictions.load(path := folder / f"{name}.npz", sha256_of(path), labels).correct for name in NETS}
     for row in result.rows:
         if row.contestant.name == "alexnet":
             assert row.comparison is None

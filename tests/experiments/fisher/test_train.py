@@ -11,6 +11,7 @@ from alexnet.errors import BundleError, DataError
 from alexnet.experiments.fisher import train as fisher
 from alexnet.experiments.fisher.classifier import FisherClassifier, FisherSettings
 from alexnet.experiments.fisher.features import Grid
+from alexnet.schema import with_checksum
 
 pytest.importorskip("cv2")
 SETTINGS = FisherSettings(Grid(step=2, patch=16, scales=3), gaussians=8, sample=8000, axes=24)
@@ -86,7 +87,7 @@ def test_save_and_load(trained, digits, tmp_path):
     assert again.parameters == counted + again.weights.size + again.offsets.size
 
 
-@pytest.mark.parametrize("how", ["cut", "gone", "format", "sizes", "edited", "types"])
+@pytest.mark.parametrize("how", ["cut", "gone", "format", "sizes", "edited", "types", "no checksum", "no sha256"])
 def test_damaged_files_are_refused(trained, tmp_path, how):
     file = trained.classifier.save(tmp_path)
     metadata = tmp_path / "fisher.json"
@@ -95,12 +96,16 @@ def test_damaged_files_are_refused(trained, tmp_path, how):
     elif how == "gone":
         file.unlink()
     elif how == "format":
-        metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"version": 2}))
+        metadata.write_text(json.dumps(with_checksum(json.loads(metadata.read_text()) | {"version": 2})))
     elif how == "edited":
         metadata.write_text(metadata.read_text().replace('"penalty": 1', '"penalty": 2'))
     elif how == "types":
-        content = {k: v for k, v in json.loads(metadata.read_text()).items() if k != "checksum"}
-        metadata.write_text(json.dumps(content | {"used": "all"}))
+        metadata.write_text(json.dumps(with_checksum(json.loads(metadata.read_text()) | {"used": "all"})))
+    elif how == "no checksum":
+        metadata.write_text(json.dumps({k: v for k, v in json.loads(metadata.read_text()).items() if k != "checksum"}))
+    elif how == "no sha256":
+        content = {k: v for k, v in json.loads(metadata.read_text()).items() if k not in ("checksum", "sha256")}
+        metadata.write_text(json.dumps(with_checksum(content)))
     else:
         with np.load(file) as arrays:
             np.savez(file, **dict(arrays) | {"sift_mean": np.zeros(3, np.float32)})

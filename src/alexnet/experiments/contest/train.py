@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from alexnet.bundle import Bundle
-from alexnet.data.atomic_io import atomic_write, json_bytes, open_regular, sha256_of, write_file
+from alexnet.data.atomic_io import json_bytes, load_arrays, save_arrays, write_file
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import RunError
@@ -67,9 +66,7 @@ class Predictions(NamedTuple):
 
     def save(self, path: Path) -> str:
         """Write two plain arrays to an npz file and return its SHA-256."""
-        with atomic_write(path) as file:
-            np.savez(file, allow_pickle=False, scores=self.scores, labels=self.labels)
-        return sha256_of(path)
+        return save_arrays(path, self._asdict())
 
     @classmethod
     def load(cls, path: Path, sha256: str, labels: NDArray[np.int64]) -> "Predictions":
@@ -77,23 +74,21 @@ class Predictions(NamedTuple):
 
         Args:
             path: The file.
-            sha256: Its recorded SHA-256; empty if an earlier version recorded none.
+            sha256: Its recorded SHA-256.
             labels: The labels of the test images.
 
         Raises:
             RunError: The file is damaged, has changed, or is of other images.
         """
         try:
-            if sha256 not in ("", sha256_of(path)):
-                raise ValueError("it has changed since it was written, its SHA-256 differs")
-            with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
-                result = cls(file["scores"], file["labels"])
+            arrays = load_arrays(path, sha256)
+            result = cls(arrays["scores"], arrays["labels"])
             if result.scores.ndim != 2 or not np.array_equal(result.labels, labels):
                 raise ValueError("it is of other images")
             return result
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise RunError(
-                f"{path} is damaged: {error}", "", f"delete {path.parent} and run the same command again"
+                f"{path} is damaged: {error}", "", f"delete {path.with_suffix('.json')} and run the same command again"
             ) from error
 
 

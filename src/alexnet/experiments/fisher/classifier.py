@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.atomic_io import atomic_write, json_bytes, open_regular, sha256_of, write_file
+from alexnet.data.atomic_io import json_bytes, load_arrays, save_arrays, write_file
 from alexnet.errors import BundleError
 from alexnet.experiments.fisher.features import (
     COLOR_LENGTH,
@@ -29,7 +28,7 @@ from alexnet.experiments.fisher.features import (
     normalize,
     pyramid_members,
 )
-from alexnet.schema import check, checksum_of, read_json
+from alexnet.schema import Sha256, check, read_checksummed, with_checksum
 
 FORMAT, VERSION = "alexnet-fisher", 1
 
@@ -60,13 +59,13 @@ class FisherSettings:
 
 @dataclass(frozen=True)
 class _Metadata:
-    """Content of ``fisher.json``. Earlier versions wrote no SHA-256."""
+    """Content of ``fisher.json``."""
 
     classes: tuple[str, ...]
     settings: FisherSettings
     used: tuple[int, ...]
     penalty: float
-    sha256: str = ""  # of fisher.npz
+    sha256: Sha256  # of fisher.npz
 
 
 @dataclass(frozen=True)
@@ -134,10 +133,8 @@ class FisherClassifier:
             "used": list(self.used),
             "penalty": self.penalty,
         }
-        with atomic_write(folder / "fisher.npz") as file:
-            np.savez(file, allow_pickle=False, **self._arrays())
-        metadata["sha256"] = sha256_of(folder / "fisher.npz")
-        write_file(folder / "fisher.json", json_bytes(metadata | {"checksum": checksum_of(metadata)}))
+        metadata["sha256"] = save_arrays(folder / "fisher.npz", self._arrays())
+        write_file(folder / "fisher.json", json_bytes(with_checksum(metadata)))
         return folder / "fisher.npz"
 
     @classmethod
@@ -148,16 +145,11 @@ class FisherClassifier:
             BundleError: A file is missing, damaged or of another format.
         """
         try:
-            values = check(read_json(folder, "fisher.json"), dict[str, Any])
+            values = read_checksummed(folder, "fisher.json")
             if (values["format"], values["version"]) != (FORMAT, VERSION):
                 raise BundleError(f"{folder / 'fisher.json'} has another format", f"{FORMAT}, version {VERSION}")
-            if values.pop("checksum", None) not in (None, checksum_of(values)):
-                raise ValueError("fisher.json has changed since it was written, its checksum differs")
             metadata = check(values, _Metadata)
-            if metadata.sha256 not in ("", sha256_of(folder / "fisher.npz")):
-                raise ValueError("fisher.npz has changed since it was written, its SHA-256 differs")
-            with open_regular(folder / "fisher.npz") as opened, np.load(opened, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = load_arrays(folder / "fisher.npz", metadata.sha256)
             codebooks = (_read_codebook(arrays, kind) for kind in ("sift", "color"))
             return cls(
                 Encoder(metadata.settings, *codebooks),
@@ -167,7 +159,7 @@ class FisherClassifier:
                 arrays["offsets"],
                 metadata.penalty,
             )
-        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{folder} holds no complete Fisher classifier: {error}", "", "train it again") from error
 
     def _arrays(self) -> dict[str, NDArray[np.float32]]:
