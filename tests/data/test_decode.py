@@ -607,6 +607,7 @@ def hidden(mode: str, kind: str) -> bytes:
     ("data", "truth"),
     [
         (bmp_with_alpha(smooth(), 0), smooth()),
+        (bmp_with_alpha(smooth(), 1), smooth()),
         (hidden("RGB", "PNG"), smooth()),
         (hidden("RGB", "WEBP"), smooth()),
         (hidden("RGB", "TIFF"), smooth()),
@@ -614,7 +615,7 @@ def hidden(mode: str, kind: str) -> bytes:
         (saved(Image.new("L", (4, 4), 1).convert("P"), "PNG", transparency=1), [[[1] * 3] * 4] * 4),
         (png(2, 1, 16, 0, b"\0" + np.array([514, 514], ">u2").tobytes(), chunk(b"tRNS", b"\2\2")), [[[2] * 3] * 2]),
     ],
-    ids=["BMP", "PNG", "WEBP", "TIFF", "gray", "palette", "16 bits"],
+    ids=["BMP", "BMP, alpha 1", "PNG", "WEBP", "TIFF", "gray", "palette", "16 bits"],
 )
 def test_a_wholly_transparent_image_shows_its_colors_and_says_so(data, truth):
     decoded = decode.decode_with_notes(data)
@@ -745,8 +746,11 @@ WORK = {
     "lines of a BMP": (lambda: rle_bmp(4000), "16.0 megapixels, run-length encoded; must be at most 10"),
     "tags of a TIFF": (lambda: tags(20_000, 1_000_000), "tags of more bytes than the file has"),
     "tags of a TIFF, big-endian": (lambda: tags(20_000, 1_000_000, order=">"), "tags of more bytes than the file has"),
-    "pages of a TIFF": (lambda: tags(1, 1, pages=50_000), "more than 10,000 directories"),
-    "EXIF of a JPEG": (lambda: saved(noise(8, 8), "JPEG", exif=tags(2000, 40_000)), "tags of more bytes than"),
+    "pages of a TIFF": (lambda: tags(1, 1, pages=12_000), "more than 10,000 directories"),
+    "EXIF of a JPEG": (
+        lambda: saved(noise(8, 8), "JPEG", exif=b"Exif\0\0" + tags(2000, 40_000)),
+        "tags of more bytes than",
+    ),
     "EXIF of an AVIF": (
         lambda: b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + tags(20_000, 10**6),
         "tags of more bytes than the file has",
@@ -804,13 +808,13 @@ def test_scans_are_counted_as_libjpeg_does(options):
 
 @pytest.mark.parametrize(
     "exif",
-    [tags(20_000, 1_000_000), b"Exif\0\0" * 200_000, tags(20_000, 1_000_000, order=">")],
+    [tags(20_000, 200_000), b"Exif\0\0" * 75_000, tags(20_000, 200_000, order=">")],  # Pillow allows texts of 1 MB
     ids=["tags", "headers", "big-endian"],
 )
 @pytest.mark.parametrize("form", ["PNG", "a text in a PNG", "WEBP"])
 def test_exif_that_would_take_gigabytes_is_ignored(form, exif, monkeypatch):
     if form == "a text in a PNG":
-        text = b"\n\nexif\n" + f"{len(exif)}\n".encode() + exif.hex().encode()
+        text = b"\nexif\n" + f"{len(exif)}\n".encode() + exif.hex().encode()
         data = before(b"\0\0\0\x0aIDAT", chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text, 9)), DOT)
     else:
         data = saved(Image.new("RGB", (1, 1)), form, exif=exif)
@@ -827,7 +831,7 @@ def test_tags_of_real_files_are_no_bomb():
     exif.get_ifd(0x8769)[0x9286] = b"comment" * 1000
     for form in ("JPEG", "PNG", "WEBP", "TIFF"):
         noted = decode.decode_with_notes(saved(noise(8, 4), form, exif=exif))
-        assert noted.notes == ("EXIF rotation applied",) and noted.pixels.shape == (8, 4, 3), form
+        assert noted.notes == ("EXIF rotation applied",) and noted.pixels.shape == (4, 8, 3), form
 
 
 def test_many_chunks_and_blocks_of_real_files_are_no_bomb():

@@ -38,7 +38,7 @@ def test_a_name_that_is_none_gets_the_nearest():
 
 def test_many_names_are_no_long_line():
     """There are 70 hyperparameters, and timm has over 1,000 networks."""
-    with pytest.raises(RecipeError, match=r"Choose from recipe, .* and \d+ others$") as caught:
+    with pytest.raises(RecipeError, match=r"Choose from stored_size, .* and \d+ others$") as caught:
         Recipe().replace(**{"xyzzy" * 1000: 1})
     assert len(str(caught.value)) < 600
 

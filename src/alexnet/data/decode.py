@@ -470,15 +470,15 @@ def _exif_of(image: Image.Image) -> Iterator[bytes]:
 def _to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
     """RGB uint8 [H, W, 3] from any mode, and notes. Transparent pixels are composited on white.
 
-    If every pixel is transparent (some BMP writers leave the fourth byte at 0), alpha is ignored: the image would be
-    plain white.
+    If every pixel is transparent (some writers of BMP leave the fourth byte at 0, others write 1 for opaque), alpha is
+    ignored: the image would be plain white.
     """
     if image.mode.startswith("I"):
         gray, notes = _gray16(image)
         return np.repeat(gray[..., None], 3, axis=2), notes
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     has_alpha = "A" in image.mode or "transparency" in image.info
-    ignored = has_alpha and not any(_alpha_range(band)[1] for _, band in _bands(image))
+    ignored = has_alpha and all(_alpha_range(band)[1] <= 1 for _, band in _bands(image))
     for top, band in _bands(image):
         rgb = band
         if has_alpha:

@@ -312,8 +312,8 @@ def _check_trial(trial: "FrozenTrial", space: Mapping[str, Dimension]) -> None:
         if not distribution._contains(distribution.to_internal_repr(trial.params[name])):
             raise ValueError(f"trial {trial.number} has {name} = {trial.params[name]!r:.40}")
     if _is_over(trial):
-        has_error = trial.value is not None or trial.intermediate_values
-        if set(trial.params) != set(space) or "seconds" not in trial.user_attrs or not has_error:
+        errors = trial.intermediate_values if trial.state.name == "PRUNED" else trial.value
+        if set(trial.params) != set(space) or "seconds" not in trial.user_attrs or errors in (None, {}):
             raise ValueError(f"trial {trial.number} is incomplete")
         row = _row(trial)
         if not (0 <= row.error <= 1 and row.seconds >= 0):

@@ -129,7 +129,7 @@ def read(file: IO[bytes]) -> Any:
     except RefusedError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError) as error:
-        raise RefusedError(f"it is damaged ({readable(error)[:100]})") from error
+        raise RefusedError(f"it is damaged ({readable(str(error))[:100]})") from error
 
 
 def _interpret(file: IO[bytes]) -> Any:
