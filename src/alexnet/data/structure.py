@@ -56,7 +56,8 @@ def allowed_pixels(max_pixels: int, scans: int) -> int:
 
 def _jpeg_scans(data: bytes) -> int:
     """Count the scans by walking over the markers as libjpeg does, to the first if libjpeg decodes only that."""
-    at, segments, scans, stray, components, exif = 2, 0, 0, 0, 0, []
+    at, segments, scans, stray, components = 2, 0, 0, 0, 0
+    exif: list[bytes] = []
     while (marker := _JPEG_MARKER.search(data, at)) is not None:
         stray += 0 if scans else marker.start() - at
         kind, at = data[marker.start() + 1], marker.end()
@@ -120,7 +121,9 @@ def _check_directories(data: bytes, is_big: bool) -> None:
     width, count_type = (8, "Q") if is_big else (4, "H")
     entry = struct.Struct(f"{order}HHQQ" if is_big else f"{order}HHLL")
     pointer, counter = struct.Struct(order + ("Q" if is_big else "L")), struct.Struct(order + count_type)
-    waiting, seen, tags, total = [pointer.unpack_from(data, width)[0]] if len(data) >= 2 * width else [], set(), 0, 0
+    waiting: list[int] = [pointer.unpack_from(data, width)[0]] if len(data) >= 2 * width else []
+    seen: set[int] = set()
+    tags = total = 0
     while waiting:
         at = waiting.pop()
         if at in seen or not 0 < at <= len(data) - counter.size:
