@@ -60,6 +60,11 @@ def test_a_command_has_an_existing_verb_and_existing_options(command):
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", answer.stdout), f"no {option} in {command[1]}"
 
 
+def test_each_figure_is_on_a_page():
+    text = "".join(map(read, PAGES))
+    assert [path.name for path in (ROOT / "docs" / "images").iterdir() if f"images/{path.name}" not in text] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_relative_links_lead_somewhere(page):
     assert page.exists()

@@ -70,6 +70,12 @@ def test_every_value_has_a_source(name):
         assert not [field for field in told if source(name, field).startswith("this project")]
 
 
+def test_cutmix_and_randaugment_are_used_where_the_page_says():
+    """docs/training.md: of the named recipes, `finetune` uses CutMix and none uses RandAugment."""
+    assert [name for name in list_recipes() if get_recipe(name).cutmix_prob] == ["finetune"]
+    assert not [name for name in list_recipes() if get_recipe(name).randaugment_ops]
+
+
 def test_the_paper_s_numbers():
     paper = get_recipe("paper")
     assert (paper.lr, paper.momentum, paper.weight_decay, paper.dropout) == (0.01, 0.9, 0.0005, 0.5)
