@@ -15,6 +15,7 @@ from alexnet.cli import output, parser
 from alexnet.cli.parser import DataArguments, Flag, KernelMode, RecipeOptions, choose_cache, data_options, option
 from alexnet.errors import RecipeError
 from alexnet.recipe import Recipe
+from alexnet.terminal import parse_duration
 
 if TYPE_CHECKING:
     from alexnet.api import Result
@@ -39,7 +40,7 @@ class RunArguments:
     layer_params: Annotated[Path | None, option("FILE")] = None
     """cuda-convnet parameter file: learning rates, momentum, weight decay and schedules of each layer"""
     time: Annotated[str, option("TIME")] = ""
-    """plan the number of epochs so that the training ends in this time: 30min, 1.5h (instead of --epochs)"""
+    """plan the number of epochs so that the command ends in this time: 30min, 1.5h (instead of --epochs)"""
     resume: Annotated[Path | None, option("RUN")] = None
     """resume this run (its directory, or a checkpoint file in it); no other option of the run is allowed"""
     store: Annotated[str | None, option("STORE")] = None
@@ -112,6 +113,9 @@ def train_command(argv: list[str]) -> int:
     is_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
     if is_restart and args.run.output_dir is None and args.run.resume is None:
         raise RecipeError("torchrun --max-restarts needs a run directory to resume", "", "pass --output-dir DIR")
+    if args.run.time and args.run.resume is None:  # it includes the imports
+        seconds = parse_duration(args.run.time, "--time") - (time.perf_counter() - started)
+        args = replace(args, run=replace(args.run, time=f"{max(0.0, seconds):.3f}s"))
     result = _resume(args) if args.run.resume is not None else _train(args, base, weights, is_restart=is_restart)
     if result.first:
         if not args.output.report:

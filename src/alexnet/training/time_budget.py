@@ -6,7 +6,7 @@
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -16,6 +16,7 @@ from alexnet.cuda_convnet import Files
 from alexnet.data.store import Store
 from alexnet.errors import RecipeError, counted
 from alexnet.evaluation.evaluate import log_probabilities
+from alexnet.evaluation.ood import SAMPLE_IMAGES
 from alexnet.loader.loader import Batch, Loader, sequential_batches, to_device
 from alexnet.models.registry import find as find_model
 from alexnet.recipe import Recipe
@@ -45,7 +46,7 @@ class TrainingSpeed:
     evaluate: float
     """Per evaluated image."""
     overhead: float
-    """Per training: initialization, checkpoints and the bundle."""
+    """Per training: initialization, checkpoints, the bundle, plots and the report."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -66,8 +67,9 @@ def training_seconds(recipe: Recipe, speed: TrainingSpeed, image_size: int, coun
         speed.train_full if recipe.crop_size(epoch, image_size) == image_size else speed.train_small
         for epoch in range(recipe.epochs)
     ]
-    # The end scores both splits, calibrates on validation, and predicts the test split for the comparison.
-    evaluated = recipe.epochs * validation + 2 * validation + 2 * test
+    # The end predicts both splits, samples of the training and validation images for the feature reference, and in a
+    # contest the test split for the comparison.
+    evaluated = recipe.epochs * validation + 2 * validation + 2 * test + min(train, SAMPLE_IMAGES)
     return speed.overhead + train * sum(per_image) + evaluated * speed.evaluate
 
 
@@ -125,6 +127,7 @@ def plan_epochs(
     *,
     start: PretrainedWeights | None = None,
     files: Files | None = None,
+    after: Callable[[TrainingSpeed], float] = lambda _: 0.0,
     log: Callable[[str], None],
 ) -> Recipe:
     """Return ``recipe`` with as many epochs as a training that starts now can finish before ``deadline``.
@@ -138,12 +141,14 @@ def plan_epochs(
         deadline: A time of ``time.perf_counter``.
         start: The weights that the training starts from, if not random ones.
         files: The layer files that define the network, if it is not the recipe's.
+        after: Seconds that the plots and the report take after the training.
         log: Receives one line about the choice.
 
     Raises:
         RecipeError: Not even one epoch fits.
     """
     speed = measure_training(recipe, store, device, start, files)
+    speed = replace(speed, overhead=speed.overhead + after(speed))
     size = recipe.image_size or (0 if files else find_model(recipe.model).image_size)  # 0: one size of crops
     counts = [len(store.split(name)) for name in ("train", "validation", "test")]
     remaining = max(0.0, SAFETY_FACTOR * (deadline - time.perf_counter()))
