@@ -212,8 +212,21 @@ def _readable(error: UnicodeError) -> tuple[str, int]:
 
 
 def html_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table for a notebook, as HTML. All text is escaped."""
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    cells = ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
-    body = "".join(f"<tr>{row}</tr>" for row in cells)
-    return f"<p><b>{html.escape(title)}</b></p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    """A table for a notebook, as HTML; without ``columns`` it has no head. All text is escaped.
+
+    Notebooks align cells to the right, which is for numbers: text is aligned to the left.
+    """
+
+    def line(cells: Sequence[object], tag: str, numbers: Sequence[bool]) -> str:
+        return "".join(
+            f"<{tag}>{html.escape(str(cell))}</{tag}>"
+            if number
+            else f'<{tag} style="text-align: left">{html.escape(str(cell))}</{tag}>'
+            for cell, number in zip(cells, numbers, strict=True)
+        )
+
+    rows = list(rows)
+    numbers = [all(str(cell)[:1].isdigit() for cell in column) for column in zip(*rows, strict=True)]
+    head = f"<thead><tr>{line(columns, 'th', numbers)}</tr></thead>" if columns else ""
+    body = "".join(f"<tr>{line(row, 'td', numbers)}</tr>" for row in rows)
+    return f"<p><b>{html.escape(title)}</b></p><table>{head}<tbody>{body}</tbody></table>"
