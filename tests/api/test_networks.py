@@ -114,9 +114,7 @@ def test_tables_in_a_notebook(digits, tmp_path, monkeypatch):
     network = alexnet.create_model("alexnet_small", num_classes=7)
     table = network._repr_html_()
     left = '<td style="text-align: left">'
-    assert (
-        f"{left}conv1</td>{left}Convolution</td><td>24×" in table and network.training
-    )
+    assert f"{left}conv1</td>{left}Convolution</td><td>24×" in table and network.training
     assert "707,431 parameters" in table and table.count("<tr>") == len(network) + 1
     result = api.train(digits.path, "lenet5", tmp_path / "<run>", device="cpu", epochs=1)
     page = result._repr_html_()

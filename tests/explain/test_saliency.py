@@ -20,6 +20,18 @@ import layer_examples
 STEP = 1e-4
 
 
+def test_progress_bars_of_captum_do_not_warn_in_notebooks(tmp_path, monkeypatch):
+    """A captum that warns as tqdm does where ipywidgets is missing; here warnings are errors."""
+    (tmp_path / "captum").mkdir()
+    (tmp_path / "captum" / "__init__.py").write_text("import warnings\nwarnings.warn('IProgress not found', Warning)\n")
+    (tmp_path / "captum" / "attr.py").touch()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "captum"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert saliency._captum().__file__ == str(tmp_path / "captum" / "attr.py")
+    del sys.modules["captum"], sys.modules["captum.attr"]
+
+
 def smooth(name: str, **sizes: int) -> Network:
     """A network without corners, in float64, whose answers differ: weights of a spread that no layer loses."""
     return create_model(name, generator=torch.Generator().manual_seed(3), **sizes).double().eval()

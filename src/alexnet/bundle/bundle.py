@@ -115,7 +115,7 @@ class Bundle:
             ("data", self.data.get("name", "")),
             ("test accuracy", "" if test is None else f"{100 * test:.1f} %"),
         ]
-        return html_table("Bundle", (), rows)
+        return html_table("Bundle", (), [row for row in rows if row[1]])
 
     @property
     def temperature(self) -> float:

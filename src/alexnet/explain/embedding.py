@@ -169,7 +169,8 @@ def _tsne(rows: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
 
 def _umap() -> Any:
     try:
-        import umap
+        with decode.capture_warnings():  # about ipywidgets, as captum
+            import umap
     except ImportError:
         return None
     return umap

@@ -7,12 +7,14 @@ All three take the network's ``inputs`` (float32 [N, C, H, W], see ``Classifier.
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet.cuda_convnet import GraphNetwork
+from alexnet.data.decode import capture_warnings
 from alexnet.errors import ModelError
 from alexnet.models.network import Network
 
@@ -22,16 +24,24 @@ OCCLUSION_PARTS = 7  # the gray square has a seventh of the image's side: 32 of 
 Classes = Tensor | Sequence[int]
 
 
+def _captum() -> Any:
+    """captum's methods. Its progress bars warn in notebooks without ipywidgets when they are imported."""
+    with capture_warnings():
+        from captum import attr
+
+    return attr
+
+
 def data_gradient(network: Network, inputs: Tensor, classes: Classes) -> Tensor:
     """The largest absolute gradient of the class's score (its logit) over the channels of each pixel.
 
     Simonyan, Vedaldi, Zisserman 2013, *Deep inside convolutional networks*, section 3. Unit: score for each unit of the
     input (a gray level, unless the classifier divides). Raises :class:`ModelError`.
     """
-    from captum.attr import Saliency
+    attr = _captum()
 
     def maps(part: Tensor, targets: Tensor) -> Tensor:
-        result: Tensor = Saliency(network).attribute(part.requires_grad_(), target=targets, abs=True)
+        result: Tensor = attr.Saliency(network).attribute(part.requires_grad_(), target=targets, abs=True)
         return result.amax(1)  # [n, C, H, W] -> [n, H, W]
 
     return _in_batches(network, inputs, classes, maps, BATCH)
@@ -43,13 +53,12 @@ def grad_cam(network: Network, inputs: Tensor, classes: Classes) -> Tensor:
     Selvaraju et al. 2017, *Grad-CAM*, equations 1 and 2; the maps are those of :func:`last_maps`, their sum is
     resized bilinearly to the image. No unit; 0 where there is no evidence for the class. Raises :class:`ModelError`.
     """
-    from captum.attr import LayerGradCam
-
+    attr = _captum()
     layers = last_maps(network)
 
     def maps(part: Tensor, targets: Tensor) -> Tensor:
         sums = [
-            LayerGradCam(network, network.get_submodule(name)).attribute(part, target=targets).detach()
+            attr.LayerGradCam(network, network.get_submodule(name)).attribute(part, target=targets).detach()
             for name in layers
         ]  # each [n, 1, h, w]; towers that lie apart in a graph are added, as if their maps were side by side
         return F.interpolate(torch.stack(sums).sum(0).relu(), part.shape[-2:], mode="bilinear")[:, 0]
@@ -64,8 +73,7 @@ def occlusion(network: Network, inputs: Tensor, classes: Classes) -> Tensor:
     of the image's side, moves by half of its own, and is filled with 0, the mean color. From -1
     (hiding it makes the class certain) to 1. Raises :class:`ModelError`.
     """
-    from captum.attr import Occlusion
-
+    attr = _captum()
     channels, least = inputs.shape[1], min(inputs.shape[-2:])
     step = max(1, round(least / OCCLUSION_PARTS / 2))
     side = min(2 * step, least)  # twice the step, so that every place but the border is hidden equally often
@@ -74,7 +82,7 @@ def occlusion(network: Network, inputs: Tensor, classes: Classes) -> Tensor:
         return network(batch).softmax(1)  # type: ignore[no-any-return]
 
     def maps(part: Tensor, targets: Tensor) -> Tensor:
-        result: Tensor = Occlusion(probability).attribute(
+        result: Tensor = attr.Occlusion(probability).attribute(
             part,
             (channels, side, side),
             (channels, step, step),

@@ -216,7 +216,7 @@ class AugmentationFields:
     random_erase_prob: Fraction = 0.0
     """probability that a rectangle of a crop is erased (Zhong et al. 2017)"""
     mixup_prob: Fraction = 0.2
-    """probability that a batch is mixed with a permutation of itself (Zhang et al. 2017)"""
+    """probability that a batch without CutMix is mixed with a permutation of itself (Zhang et al. 2017)"""
     mixup_alpha: Annotated[float, Range(1e-3, 1000)] = 0.4
     """mixup weights are drawn from Beta(alpha, alpha)"""
     cutmix_prob: Fraction = 0.0
