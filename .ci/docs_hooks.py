@@ -13,6 +13,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
+BOOST = {"training.md": 4, "explaining.md": 2, "changelog.md": 0.2, "log.md": 0.5}
 COPIES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 
 
@@ -27,8 +28,10 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links to files above docs/ lead to their copies."""
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links to files above docs/ lead to their copies. The search has the pages of ``BOOST`` higher or lower."""
+    if page.file.src_uri in BOOST:
+        page.meta["search"] = {"boost": BOOST[page.file.src_uri]}
     for source, target in COPIES.items():
         markdown = markdown.replace(f"](../{source}", f"]({target}")
     return re.sub(r"\[([^\]]+)\]\((?:\.\./)(?:README\.md|LICENSE|tests/|src/)[^)]*\)", r"\1", markdown)
