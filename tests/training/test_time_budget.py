@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet import api
+from alexnet.cli.train import train_command
 from alexnet.data.sources.options import DataOptions
 from alexnet.errors import RecipeError
 from alexnet.recipe import get_recipe
@@ -92,6 +93,19 @@ def test_a_training_of_a_given_time_is_the_training_of_the_planned_epochs(digits
     )
     assert first == second
     assert re.search(r"^epochs = 3 ", (timed.folder / "recipe.toml").read_text(), re.M)
+
+
+def test_the_time_of_the_command_includes_its_imports(digits, monkeypatch):
+    times = []
+
+    def stop(*_, time, **__):
+        times.append(float(time.removesuffix("s")))
+        raise RecipeError("stopped")
+
+    monkeypatch.setattr(api, "train", stop)
+    with pytest.raises(RecipeError, match="stopped"):
+        train_command([str(digits.path), "--model", "lenet5", "--time", "2h"])
+    assert 0 < times[0] < 7200
 
 
 @pytest.mark.parametrize(("report", "epochs"), [(False, 4), (True, 2)])
