@@ -170,3 +170,11 @@ def test_options_are_recorded_and_read_again(images):
     again = DataOptions().with_recorded(options.to_args(), images.parent)
     assert again.open(images).relabeled == {"cats/00.png": 1}
     assert DataOptions().with_recorded(options.to_args(), images.parent, only_layout=True).corrections is None
+
+
+@pytest.mark.parametrize("cells", [("a.png", "x" * 20_000, "", ""), ("a.png", "keep", "x" * 9_000, "")])
+def test_a_cell_of_any_length_is_a_short_line(tmp_path, cells):
+    (tmp_path / "c.csv").write_text("path,decision,label,was\n" + ",".join(cells) + "\n")
+    with pytest.raises(DataError) as caught:
+        read_corrections(tmp_path / "c.csv")
+    assert len(str(caught.value)) < 400

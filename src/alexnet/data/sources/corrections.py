@@ -99,12 +99,12 @@ def _row(place: str, cells: list[str]) -> tuple[str, Decision]:
     label, was = class_name(_cell(cells[2].strip())), class_name(_cell(cells[3].strip()))
     known = next((known for known in ACTIONS if known == action), None)
     if not origin or known is None:
-        problem = f"decision {path_text(action)!r}" if origin else "no path"
+        problem = f"decision {path_text(action)!r:.60}" if origin else "no path"
         hint = did_you_mean(action, list(ACTIONS)) if origin else "repair the line"
         raise DataError(f"{place}: {problem}", ", ".join(ACTIONS) if origin else "the name of an image", hint)
     if bool(label) != (known in ("relabel", "add")):
         must = "a class" if known in ("relabel", "add") else "empty"
-        raise DataError(f"{place}: label {path_text(label)!r} for {known}", must, "repair the line")
+        raise DataError(f"{place}: label {path_text(label)!r:.60} for {known}", must, "repair the line")
     return origin, Decision(known, label, was)
 
 
@@ -142,11 +142,11 @@ def apply_corrections(source: Source, path: Path) -> Source:
     number = {title: label for label, title in enumerate(source.classes)}
     for origin, (action, label, was) in decisions.items():
         if action in ("relabel", "add") and label not in number:
-            problem = f"{path_text(path)}: {path_text(origin)} has the class {path_text(label)!r}"
+            problem = f"{path_text(path)}: {path_text(origin)} has the class {path_text(label)!r:.60}"
             raise DataError(problem, "a class of the data", did_you_mean(label, list(number)))
         now = source.classes[labels[origin]] if origin in labels else was
         if was and now not in (was, label):
-            problem = f"{path_text(path)}: {path_text(origin)} was of class {was!r} and is of class {now!r} now"
+            problem = f"{path_text(path)}: {path_text(origin)} was of class {was!r:.60} and is of class {now!r:.60} now"
             raise DataError(problem, "as it was decided on", "delete this line and review the image again")
     relabeled = {o: number[d.label] for o, d in known.items() if d.action == "relabel" and o in labels}
     added = tuple(_added(path.parent, o, number[d.label], labels) for o, d in decisions.items() if d.action == "add")
