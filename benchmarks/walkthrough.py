@@ -96,6 +96,8 @@ class Walk:
                         label = str(draw.choice([one for one in classes if one != label]))
                         self.exchanged.add(name)
                 self.write(Path(part) / (label if part != "new" else "") / name, file.read_bytes())
+        if max(args.copies, args.broken) > len(names):
+            sys.exit(f"--copies {args.copies}, --broken {args.broken}: at most one for each of the {len(names)} images")
         for i, name in enumerate(draw.choice(names, args.copies, replace=False).tolist()):
             original = next((self.work / "images").rglob(name))
             copy = f"copy-{i:02}.jpg"
