@@ -87,3 +87,15 @@ def test_wrong_input_is_one_line(tmp_path, matrix, message):
     with pytest.raises(DataError, match=message):
         evaluation.draw_confusion(matrix, ["a", "b"], tmp_path / "m.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cell_is_of_several_classes_where_there_are_more_than_pixels(monkeypatch):
+    monkeypatch.setattr(evaluation, "LARGEST", 100)
+    matrix = np.diag(np.arange(1, 251))
+    matrix[0, 249] = 1
+    axes = evaluation.confusion_figure(matrix, [str(n) for n in range(250)]).axes[0]
+    (image,) = axes.get_images()
+    assert image.get_array().shape == (84, 84) and image.get_extent() == [-0.5, 251.5, 251.5, -0.5]
+    assert image.get_array()[0, 0] == 100 * 6 / 7 and image.get_array()[0, 83] == 100 / 7  # 1 + 2 + 3, and the mistake
+    assert axes.get_title().endswith("a cell is of 3 × 3 classes")
+    assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["0", "10"]

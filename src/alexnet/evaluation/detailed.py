@@ -98,14 +98,14 @@ def per_class(
     """
     labels, predicted, groups = responses.labels, responses.predicted, responses.groups
     count, number = len(labels), len(classes)
-    truth, prediction = (_one_hot(x, number) for x in (labels, predicted))  # [N, K]
-    both = truth * prediction
-    among = np.argsort(-responses.log_probabilities, 1, kind="stable")[:, :5] == labels[:, None]
-    top5 = proportion_ci(among.any(1), groups, seed=seed) if number > FIVE else None
+    among = _rank(responses.log_probabilities, labels) < FIVE
+    top5 = proportion_ci(among, groups, seed=seed) if number > FIVE else None
 
     def of(weights: NDArray[np.float32]) -> NDArray[np.float64]:  # [b, N] -> [b, 3 + 5K]
         counts = weights.sum(1, dtype=np.float64)[:, None]
-        sums = [(weights @ table).astype(np.float64) for table in (both, prediction, truth)]
+        right = labels == predicted
+        pairs = (labels[right], weights[:, right]), (predicted, weights), (labels, weights)
+        sums = [np.stack([np.bincount(which, row, number) for row in table]) for which, table in pairs]
         own = _ratios(sums[0], sums[1], sums[2], counts)  # 5 of [b, K]
         present = sums[2] > 0
         means = [_mean(part, present) for part in (own[1], np.where(np.isnan(own[0]), 0.0, own[0]), own[2])]
@@ -140,8 +140,11 @@ def per_class(
     return PerClass(top1, top5, whole(0), whole(1), whole(2), mean_area, of_classes)
 
 
-def _one_hot(which: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    return np.asarray(which[:, None] == np.arange(classes), np.float32)
+def _rank(log_probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many classes come before the true one: [N]. Of equal ones, the class with the smaller index comes first."""
+    own = np.take_along_axis(log_probabilities, labels[:, None], 1)
+    tied = (log_probabilities == own) & (np.arange(log_probabilities.shape[1]) < labels[:, None])
+    return np.asarray(((log_probabilities > own) | tied).sum(1))
 
 
 def _independent(mask: NDArray[np.bool_], groups: Sequence[str]) -> int:
@@ -176,16 +179,17 @@ def areas(scores: NDArray[np.float64], labels: NDArray[np.int64], weights: NDArr
     (Mann and Whitney 1947); nan where one of the two sides has no image.
     """
     result = np.full((len(weights), scores.shape[1]), np.nan)
+    by_image = np.ascontiguousarray(weights.T, np.float64)  # [N, b]: sorting moves whole rows
     for k in range(scores.shape[1]):
         order = np.argsort(scores[:, k], kind="stable")
         rising, mine = scores[order, k], labels[order] == k
-        own = weights[:, order]
-        others = np.cumsum(np.where(mine, 0, own), 1, dtype=np.float64)  # [b, N]
-        others = np.concatenate([np.zeros((len(own), 1)), others], 1)
+        others = by_image[order]
+        positive = others[mine]
+        others[mine] = 0
+        sums = np.concatenate([np.zeros((1, len(weights))), np.cumsum(others, 0)])  # [N + 1, b]
         below, through = (np.searchsorted(rising, rising[mine], side) for side in ("left", "right"))
-        positive = own[:, mine]
-        won = (positive * (others[:, below] + others[:, through])).sum(1) / 2
-        pairs = positive.sum(1, dtype=np.float64) * others[:, -1]
+        won = (positive * (sums[below] + sums[through])).sum(0) / 2
+        pairs = positive.sum(0) * sums[-1]
         result[:, k] = np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
     return result
 

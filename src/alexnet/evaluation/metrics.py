@@ -127,8 +127,7 @@ class MetricAccumulator:
         self.correct[indices] = best[:, 0] == labels
         self.correct5 += int((best == labels[:, None]).sum())
         self.loss += float(F.nll_loss(log_probabilities.double(), labels, reduction="sum"))
-        pairs = labels * len(self.confusion) + best[:, 0]
-        self.confusion += pairs.bincount(minlength=self.confusion.numel()).view_as(self.confusion)
+        self.confusion.index_put_((labels, best[:, 0]), torch.ones_like(labels), accumulate=True)
 
     def all_reduce(self, all_reduce: Callable[..., None]) -> None:
         """Add the counts of all processes; ``all_reduce`` sums tensors over them, in place."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NUMBERS = 20  # classes up to which cells hold numbers
 NAMES = 40  # class names an axis has room for
 ROOM, COLUMNS = 1.7, 22  # inches and columns for a class name
-LARGEST = 3000  # pixels of the heat map's side at most: a cell is a pixel or more up to this many classes
+LARGEST = 3000  # pixels of the heat map's side at most, and cells: with more classes a cell is of several
 
 
 def draw_confusion(matrix: NDArray[np.integer[Any]], classes: list[str], path: Path | str) -> Path:
@@ -36,14 +36,22 @@ def confusion_figure(matrix: NDArray[np.integer[Any]], classes: list[str]) -> "F
     side = _inches(len(classes))
     fig = canvas.new_figure(side + 2, side + 2)
     axes = fig.subplots()
-    image = _heat(axes, shares(matrix))
+    joined = -(-len(classes) // LARGEST)  # classes of a cell, in each direction
+    image = _heat(axes, shares(_sums(matrix, joined)), joined)
     if len(classes) <= NUMBERS:
         _numbers(axes, matrix)
     else:
         _scale(fig, axes, image)
     _names(axes, classes, side)
-    axes.set_title(_title(matrix), size=12, color=canvas.INK, pad=12, linespacing=1.4)
+    title = _title(matrix) + (f"\na cell is of {joined} × {joined} classes" if joined > 1 else "")
+    axes.set_title(title, size=12, color=canvas.INK, pad=12, linespacing=1.4)
     return fig
+
+
+def _sums(matrix: NDArray[np.integer[Any]], joined: int) -> NDArray[np.integer[Any]]:
+    """The sums over blocks of ``joined`` rows and columns."""
+    starts = np.arange(0, len(matrix), joined)
+    return np.asarray(np.add.reduceat(np.add.reduceat(matrix, starts, 0), starts, 1))
 
 
 def shares(matrix: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
@@ -69,11 +77,12 @@ def _inches(classes: int) -> float:
     return max(8.0, min(LARGEST, classes) / canvas.DPI)
 
 
-def _heat(axes: "Axes", percent: NDArray[np.float64]) -> "AxesImage":
+def _heat(axes: "Axes", percent: NDArray[np.float64], joined: int) -> "AxesImage":
     from matplotlib.colors import PowerNorm
 
     # The square root: among a hundred classes a mistake of 1 % must still be seen beside 90 % on the diagonal.
-    image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
+    end = joined * len(percent) - 0.5  # one unit for each class
+    image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100), extent=(-0.5, end, end, -0.5))
     axes.spines[:].set_color(canvas.PALE)
     if len(percent) <= NUMBERS:
         axes.set_xticks(np.arange(1, len(percent)) - 0.5, minor=True)
