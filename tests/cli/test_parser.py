@@ -3,6 +3,7 @@ elsewhere."""
 
 import dataclasses
 import importlib
+import os
 import pkgutil
 import re
 from pathlib import Path
@@ -14,7 +15,10 @@ from tyro.conf import Positional
 from alexnet import cli
 from alexnet.cli import parser
 from alexnet.cli import parser as options
+from alexnet.cli.review import _write
+from alexnet.doctor.findings import Report, page
 from alexnet.errors import RecipeError
+from alexnet.plots import canvas
 
 ADDRESS = "s3://bucket/folder/x"
 MODULES = [importlib.import_module(one.name) for one in pkgutil.walk_packages(cli.__path__, "alexnet.cli.")]
@@ -97,3 +101,59 @@ def test_an_address_is_taken_or_refused_as_it_is_typed(kind, name, hint):
         words[words.index(ADDRESS)] = "here/x"
         args = parser.parse(kind, words, "command")
         assert any(value in (Path("here/x"), (Path("here/x"),)) for value in values(args)), args
+
+
+OUTPUTS = [
+    (kind, field.name, mark)
+    for kind in sorted(KINDS, key=lambda kind: kind.__name__)
+    for field in dataclasses.fields(kind)
+    for mark in get_args(get_type_hints(kind, include_extras=True)[field.name])[1:]
+    if isinstance(mark, parser.Output)
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "mark"), OUTPUTS)
+def test_an_output_replaces_only_files_of_the_same_kind_by_alexnet(kind, name, mark, tmp_path):
+    def parse(path):
+        words = argv(kind, name)
+        words[words.index(ADDRESS)] = str(path)
+        return parser.parse(kind, words, "command")
+
+    thesis, link, fifo, page = (tmp_path / one for one in ("thesis", "link", "fifo", "page"))
+    thesis.write_text("path,label\na.png,cat\n")
+    link.symlink_to("/dev/null")
+    os.mkfifo(fifo)
+    for path in (thesis, link, fifo, Path("/dev/null")):
+        with pytest.raises(RecipeError, match="alexnet did not write it"):
+            parse(path)
+    with pytest.raises(RecipeError, match="Is a directory"):
+        parse(tmp_path)
+    for text in ("", f"<!doctype html>{mark.mark}and more"):
+        page.write_text(text)
+        parse(page)
+    parse(tmp_path / "new")
+
+
+def test_every_output_file_has_a_mark():
+    assert {(kind.__name__.removesuffix("Arguments"), name) for kind, name, _ in OUTPUTS} == {
+        ("Bench", "chart"),
+        ("Compare", "html"),
+        ("Doctor", "exclude_list"),
+        ("Doctor", "html"),
+        ("Layers", "plot"),
+        ("LRFind", "output"),
+        ("Monitor", "html"),
+        ("Plot", "output"),
+        ("Report", "output"),
+        ("Suggest", "output"),
+    }
+
+
+def test_the_files_of_alexnet_have_their_marks(tmp_path):
+    report = Report("x" * 200, ("a", "b"), {}, False, ())
+    _write(tmp_path / "list.csv", [])
+    path = canvas.save(canvas.new_figure(1, 1), tmp_path / "plot.png")
+    assert parser.HTML.mark in page(report, {})[:1024]
+    assert parser.EXCLUDE_LIST.mark in report.exclusion_list()[:1024]
+    assert parser.SUGGESTIONS.mark == (tmp_path / "list.csv").read_text()
+    assert parser.PNG.mark.encode() in path.read_bytes()[:1024]

@@ -47,6 +47,15 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_bytes() == b"new"
 
 
+def test_a_device_or_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name in ("fifo", "link"):
+        with pytest.raises(FileExistsError, match="no regular file"):
+            write_file(tmp_path / name, b"new")
+    assert (tmp_path / "fifo").is_fifo() and (tmp_path / "link").is_symlink()
+
+
 def test_lines_of_json_and_arrays_come_back(tmp_path):
     rows = [{"origin": "größe\n", "n": 1}, {}]
     write_file(tmp_path / "rows.jsonl", jsonl_bytes(rows))

@@ -146,6 +146,25 @@ def folder(bundle, png, runtime, tmp_path_factory) -> Path:
     return path
 
 
+def test_only_files_of_an_earlier_export_are_replaced(bundle, png, tmp_path, monkeypatch):
+    monkeypatch.setattr(web_folder, "runtime_files", lambda _: dict.fromkeys(web_folder.RUNTIME_FILES, b""))
+    monkeypatch.setattr(web_folder, "_model", lambda *_: (b"model", {}))
+    monkeypatch.setattr(web_folder, "_compare", lambda *_: 0.0)
+    samples = [ReferenceSample("0", png, [0.2, 0.3, 0.5])]
+    for name in ("index.html", "metadata.json"):
+        site = tmp_path / name
+        site.mkdir()
+        (site / name).write_text("{}")
+        with pytest.raises(BundleError, match=f"holds {name}, which is not of an earlier export; move it away"):
+            web_folder.export_web(bundle, site, samples)
+        assert [(file.name, file.read_text()) for file in site.iterdir()] == [(name, "{}")]
+    target = tmp_path / "new"
+    for _ in range(2):
+        web_folder.export_web(bundle, target, samples)
+        (target / "own.txt").write_text("own")
+    assert {file.name for file in target.iterdir()} == {*web_folder.FILES, "metadata.json", "own.txt"}
+
+
 def test_the_metadata_describes_every_file_and_weight(folder, bundle):
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata["checksum"] == checksum_of(metadata)

@@ -32,7 +32,7 @@ class CompareArguments:
     """test that NEW is not worse than OLD by this many points of accuracy, and that both are equivalent"""
     slices: Annotated[str | None, option("COLUMN")] = None
     """compare by the values of this column of the table that lists the images"""
-    html: Annotated[Path | None, option("FILE")] = None
+    html: Annotated[Path | None, option("FILE"), parser.HTML] = None
     """write the comparison with the images that flip to this HTML file"""
     split: Literal["test", "validation", "train"] = "test"
     """split to evaluate"""

@@ -127,9 +127,9 @@ class DoctorArguments:
     """run or bundle whose features find likely wrong labels (default: the starter)"""
     check_labels: Flag = False
     """find likely wrong labels"""
-    html: Annotated[Path | None, option("FILE")] = None
+    html: Annotated[Path | None, option("FILE"), parser.HTML] = None
     """write the report with thumbnails to this HTML file"""
-    exclude_list: Annotated[Path | None, option("FILE")] = None
+    exclude_list: Annotated[Path | None, option("FILE"), parser.EXCLUDE_LIST] = None
     """write the images to leave out to this file, for --exclude of train and prepare"""
     json: Flag = False
     """print one JSON object"""

@@ -100,7 +100,7 @@ class LRFindArguments:
     """learning rate of the first step"""
     high: Annotated[float, option("LR")] = 10.0
     """learning rate of the last step; the training ends earlier if the loss diverges"""
-    output: Annotated[Path | None, option("FILE.png")] = None
+    output: Annotated[Path | None, option("FILE.png"), parser.PNG] = None
     """the plot (default: runs/lr-find/DATA.png)"""
     device: Annotated[str, option("DEVICE")] = "auto"
     """auto, cpu, cuda or cuda:N"""

@@ -147,7 +147,7 @@ class BenchArguments:
     """small batches, few images: a minute or two"""
     kernels: KernelMode = "auto"
     """off: the candidates of this project compute by PyTorch and Pillow instead of the fast kernels"""
-    chart: Annotated[Path | None, option("FILE")] = None
+    chart: Annotated[Path | None, option("FILE"), parser.PNG] = None
     """write a bar chart to this PNG file"""
     json: Flag = False
     """print one JSON object"""

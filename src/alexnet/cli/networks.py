@@ -72,7 +72,7 @@ class LayersArguments:
     """layer file (layers.cfg)"""
     params: Positional[Annotated[Path | None, option("[PARAMS]")]] = None
     """parameter file (layer-params.cfg), checked too"""
-    plot: Annotated[Path | None, option("FILE")] = None
+    plot: Annotated[Path | None, option("FILE"), parser.PNG] = None
     """PNG file for a plot of the layer graph"""
     image_size: Annotated[int, option("PIXELS")] = 224
     """height and width of the images"""

@@ -47,6 +47,39 @@ def option(
     return arg(metavar=metavar, aliases=aliases or None, name=name, help=help, help_behavior_hint=_default_hint)
 
 
+@dataclass(frozen=True)
+class Output:
+    """Marks an option as the name of a file that is written: an existing file must have been written by alexnet.
+
+    Attributes:
+        mark: text in the first kilobyte of every such file.
+    """
+
+    mark: str
+
+    def check(self, path: Path) -> None:
+        """Raise RecipeError if ``path`` is no regular file, or one that alexnet did not write."""
+        try:
+            if path.is_dir():
+                raise RecipeError(f"{path}: cannot be written (Is a directory)", "a file in a writable folder")
+            if not path.exists() or (path.stat().st_size == 0 and path.is_file() and not path.is_symlink()):
+                return
+            if path.is_file():
+                with path.open("rb") as file:
+                    if self.mark.encode() in file.read(1024):
+                        return
+        except OSError as error:
+            raise RecipeError(f"{path}: cannot be read ({error.strerror})", "a readable file, or a new one") from error
+        raise RecipeError(
+            f"{path} exists, and alexnet did not write it as such a file", "a new file", "choose another name"
+        )
+
+
+HTML = Output('<meta name="generator" content="alexnet">')
+PNG = Output("Software\0alexnet")
+SUGGESTIONS = Output("path,label,score,uncertainty\n")
+EXCLUDE_LIST = Output("images that alexnet doctor suggests to exclude")
+
 Flag = Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint=_default_hint)]  # one option: --x, or --no-x if True
 
 
@@ -61,7 +94,7 @@ def parse(kind: Any, argv: list[str], command: str, default: Any = None, *, add_
         add_help: whether ``--help`` prints the help text and exits.
 
     Raises:
-        RecipeError: an option is unknown, or a value is missing or invalid.
+        RecipeError: an option is unknown, or a value is missing or invalid, or an output file is not ours.
         SystemExit: after ``--help``.
     """
     registry = ConstructorRegistry()
@@ -90,6 +123,10 @@ def parse(kind: Any, argv: list[str], command: str, default: Any = None, *, add_
         raise RecipeError(_one_line(box.getvalue(), command)) from None
     if unknown:
         raise RecipeError(_unknown_argument(unknown, kind, command))
+    for name, hint in get_type_hints(type(args), include_extras=True).items():
+        for output in get_args(hint)[1:]:
+            if isinstance(output, Output) and (path := getattr(args, name)) is not None:
+                output.check(path)
     return args
 
 

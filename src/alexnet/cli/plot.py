@@ -27,7 +27,7 @@ class PlotArguments:
     run: Positional[Annotated[Path, option("RUN")]]
     """a run directory (a bundle for filters, and with IMAGES)"""
     images: Positional[Annotated[tuple[str, ...], option("[IMAGE ...]", help=_IMAGES)]] = ()
-    output: Annotated[Path | None, option("FILE", aliases=("-o",))] = None
+    output: Annotated[Path | None, option("FILE", aliases=("-o",)), parser.PNG] = None
     """PNG file (default: RUN/plots/KIND.png)"""
     count: Annotated[int | None, option("N")] = None
     """number of test images, or of units (default: what fits on a page)"""
@@ -79,7 +79,7 @@ class ReportArguments:
 
     run: Positional[Annotated[Path, option("RUN")]]
     """a run directory"""
-    output: Annotated[Path | None, option("FILE", aliases=("-o",))] = None
+    output: Annotated[Path | None, option("FILE", aliases=("-o",)), parser.HTML] = None
     """HTML file (default: RUN/report.html)"""
     store: Annotated[str | None, option("STORE")] = None
     """where the prepared images are now, if they were moved: a directory or s3://..."""

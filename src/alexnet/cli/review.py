@@ -131,7 +131,7 @@ class SuggestArguments:
     """uncertain-diverse: uncertain images that differ in their features; uncertain: the most uncertain; random"""
     seed: Annotated[int, option("N")] = 0
     """random seed of --method random"""
-    output: Annotated[Path | None, option("FILE", aliases=("-o",))] = None
+    output: Annotated[Path | None, option("FILE", aliases=("-o",)), parser.SUGGESTIONS] = None
     """write the list to this CSV file: path, label, score, uncertainty"""
     review: Flag = False
     """label the images in a browser"""

@@ -198,7 +198,7 @@ class MonitorArguments:
     """number of first days of a model, which later days are compared with"""
     false_alarms: Annotated[float, option("FRACTION")] = 0.01
     """fraction of days that raise an alarm although nothing has changed"""
-    html: Annotated[Path | None, option("FILE")] = None
+    html: Annotated[Path | None, option("FILE"), parser.HTML] = None
     """write the days to this HTML file"""
     exit_code: Flag = False
     """exit with 1 if the last day has an alarm"""

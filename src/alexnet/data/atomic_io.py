@@ -36,6 +36,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
     The temporary file is locked. Those of killed processes, which are not, are deleted.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():  # as root, a device would be replaced
+        raise FileExistsError(errno.EEXIST, "is no regular file", str(path))
     temporary, file = _temporary_file(path)
     try:
         with file:

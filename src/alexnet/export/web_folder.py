@@ -123,12 +123,24 @@ def export_web(
     metadata["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     files[METADATA] = json_bytes(with_checksum(metadata))
     try:
-        with whole_folder(folder, lambda: list(files)) as partial:
+        with whole_folder(folder, lambda: _earlier_files(folder)) as partial:
             for name, data in files.items():
                 (partial / name).write_bytes(data)
+    except FileExistsError as error:
+        name = Path(error.filename2 or error.filename).name
+        problem = f"{folder} holds {name}, which is not of an earlier export"
+        raise BundleError(problem, "", "move it away, or choose another folder") from error
     except OSError as error:
         raise BundleError(f"{folder} could not be written: {error.strerror or error}", "", "choose another") from error
     return difference
+
+
+def _earlier_files(folder: Path) -> list[str]:
+    """The files of an earlier export in ``folder``: only they are replaced."""
+    try:
+        return [METADATA, *check(read_checksummed(folder, METADATA), _Metadata).sha256]
+    except (OSError, ValueError):
+        return []
 
 
 # The model

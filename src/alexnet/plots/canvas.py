@@ -132,7 +132,7 @@ def _render(figure: "Figure") -> bytes:
             _safe(text)
     buffer = io.BytesIO()
     with _quiet():
-        figure.savefig(buffer, format="png", dpi=DPI)
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": "alexnet"})
     return buffer.getvalue()
 
 
