@@ -157,7 +157,7 @@ class SweepArguments:
     space: Annotated[Path | None, option("FILE.toml")] = None
     """the values to try, a line each: lr = {low = 1e-4, high = 1e-2, log = true}, or batch_size = [32, 64]"""
     budget: Annotated[str, option("TIME")] = "1h"
-    """time of all trainings together: 90s, 40min, 2h"""
+    """time of all trainings of the folder together, those of earlier calls too: 90s, 40min, 2h"""
     trials: Annotated[int, option("N")] = 0
     """maximum number of trials; 0: as many as the budget allows"""
     finalists: Annotated[int, option("N")] = 3
