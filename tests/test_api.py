@@ -1,5 +1,6 @@
 """What the package offers to Python programs."""
 
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ def test_what_is_offered_is_there_and_sorted():
         assert getattr(alexnet, name).__doc__, name
     with pytest.raises(AttributeError, match="trian"):
         alexnet.trian  # noqa: B018
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert alexnet.__version__ == metadata.version("alexnet")
 
 
 def test_no_public_name_is_also_a_module():

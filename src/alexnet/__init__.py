@@ -14,4 +14,8 @@ _getattr, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 def __getattr__(name: str) -> Any:
     if os.name != "posix":
         raise ImportError(f"operating system {os.name!r} is not supported; use Linux, on Windows by WSL 2")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("alexnet")
     return _getattr(name)

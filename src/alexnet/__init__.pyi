@@ -21,3 +21,5 @@ from .export.timm_folder import register_timm as register_timm
 from .export.verify import verify as verify
 from .models import list_models as list_models
 from .recipe import Recipe as Recipe
+
+__version__: str

@@ -203,8 +203,9 @@ def test_wandb_offline(digits, tmp_path, monkeypatch, confusion_plot):
 
 
 @pytest.mark.filterwarnings("default")
-def test_trackio(digits, tmp_path, monkeypatch, confusion_plot):
+def test_trackio(digits, tmp_path, monkeypatch, confusion_plot, capsys):
     pytest.importorskip("trackio")
+    import trackio.context_vars
     import trackio.sqlite_storage
     import trackio.utils
 
@@ -213,6 +214,9 @@ def test_trackio(digits, tmp_path, monkeypatch, confusion_plot):
             monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
     monkeypatch.chdir(tmp_path)
     identifier, rows, result = tracked("trackio", digits, tmp_path / "run")
+    printed = capsys.readouterr()
+    assert not printed.out and "trackio show" in printed.err and "\x1b" not in printed.err
+    assert trackio.context_vars.current_run.get() is None  # otherwise it is ended, and prints, again at exit
     logs = trackio.sqlite_storage.SQLiteStorage.get_logs("alexnet", identifier)
     assert [(r["epoch"], r["validation_top1"]) for r in logs if "epoch" in r] == [
         (row["epoch"], row["validation_top1"]) for row in rows

@@ -154,9 +154,9 @@ def _dispatch(argv: list[str]) -> int:
         print(_overview())
         return 0 if argv else 2
     if argv[0] == "--version":
-        from importlib.metadata import version
+        from alexnet import __version__
 
-        print(f"alexnet {version('alexnet')}")
+        print(f"alexnet {__version__}")
         return 0
     if argv[0] == "study":
         return _dispatch_study(argv[1:])

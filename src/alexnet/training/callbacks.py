@@ -6,8 +6,11 @@ cannot change what is computed. It is called by the first process of a run only.
 
 import contextlib
 import importlib
+import io
+import re
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -270,7 +273,8 @@ class Trackio(Tracker):
     def on_run_start(self, run: RunStart) -> None:
         """Start a Trackio run, or continue that of a resumed run."""
         name = self._resumed_id(run) or f"{run.folder.name}-{int(time.time())}"
-        self._run = self.library.init(project=self.project, name=name, config=_config(run), resume="allow")
+        with _on_stderr():
+            self._run = self.library.init(project=self.project, name=name, config=_config(run), resume="allow")
         self._write_id(run, name)
 
     def on_epoch_end(self, row: dict[str, float]) -> None:
@@ -282,7 +286,8 @@ class Trackio(Tracker):
         images = {path.stem: self.library.Image(str(path)) for path in end.plots}
         if values := _scores(end) | images:
             self._run.log(values)
-        self._run.finish()
+        with _on_stderr():
+            self.library.finish()  # the run's own method leaves it open for the end of the process, which prints again
 
 
 TRACKERS: dict[str, type[Tracker]] = {kind.name: kind for kind in (MLflow, WandB, Trackio)}
@@ -298,6 +303,17 @@ def tracker(name: str, project: str = "alexnet") -> Tracker:
     if name not in TRACKERS:
         raise RecipeError(f"unknown tracker {name!r}. {did_you_mean(name, TRACKERS)}")
     return TRACKERS[name](project)
+
+
+@contextlib.contextmanager
+def _on_stderr() -> Iterator[None]:
+    """What a library prints goes to standard error, without colors: standard output is for results."""
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            yield
+    finally:
+        sys.stderr.write(re.sub(r"\x1b\[[\d;]*m", "", text.getvalue()))
 
 
 def _config(run: RunStart) -> dict[str, Any]:
