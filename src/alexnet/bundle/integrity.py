@@ -289,6 +289,8 @@ def damaged(path: Path, reason: object) -> BundleError:
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        if math.isfinite(number := float(text)):
+            return number
     except ValueError:
-        raise ValueError(f"threshold for {text!r:.40}, which is not a number") from None
+        pass
+    raise ValueError(f"threshold for {text!r:.40}, which is not a finite number")
