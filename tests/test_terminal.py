@@ -80,17 +80,20 @@ def test_tables_texts_and_errors_in_every_encoding(words, printed):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}]
+    ("settings", "words"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, ["models", "alexnet"]),
+        ({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, ["train", "--help"]),
+    ],
 )
-def test_in_a_process_of_its_own(settings):
-    for words in (["models", "alexnet"], ["train", "--help"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "alexnet", *words],
-            env=os.environ | settings,
-            capture_output=True,
-            timeout=600,
-        )
-        assert done.returncode == 0 and done.stdout.isascii() and not done.stderr
+def test_in_a_process_of_its_own(settings, words):
+    done = subprocess.run(
+        [sys.executable, "-m", "alexnet", *words],
+        env=os.environ | settings,
+        capture_output=True,
+        timeout=600,
+    )
+    assert done.returncode == 0 and done.stdout.isascii() and not done.stderr
 
 
 def test_what_ascii_lacks_is_readable(printed):

@@ -571,6 +571,7 @@ def layer_file():
     return network
 
 
+@pytest.mark.slow
 def test_the_arithmetic_of_a_layer_file(browser, png, runtime, tmp_path):
     """Several inputs, groups, random connections, shared weights, biases of each position, and all activations."""
     pytest.importorskip("playwright")

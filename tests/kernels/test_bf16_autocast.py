@@ -113,6 +113,7 @@ def test_it_is_the_kernels_that_compute(monkeypatch):
     assert not count()
 
 
+@pytest.mark.slow
 def test_a_hundred_steps_of_training_stay_together(trained):
     """Beside PyTorch's own multiplications in bfloat16: what differs is where each rounds. Losses part by 4e-3."""
     (losses, _), (right, _) = trained(True, "bf16"), trained(False, "bf16")

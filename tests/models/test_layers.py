@@ -128,6 +128,7 @@ for function, numbers in ((ours._forward, "*bf16"), (ours._backward, "*bf16"), (
 """
 
 
+@pytest.mark.slow
 def test_triton_compiles_the_norm_for_a_gpu_that_is_not_there(tmp_path):
     """Down to the machine code of a Hopper chip: what the interpreter runs could be what no GPU can."""
     pytest.importorskip("triton", reason="Triton comes with PyTorch for GPUs")

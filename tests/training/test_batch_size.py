@@ -111,6 +111,7 @@ def test_a_run_records_what_was_chosen(tmp_path):
     assert "batch_size = 64 " in text
 
 
+@pytest.mark.slow
 def test_the_option(tmp_path):
     def run(*arguments):
         command = [sys.executable, "-m", "alexnet", "train", "digits", "--recipe", "lenet5", *arguments]
