@@ -142,6 +142,8 @@ def test_tensors_of_another_type_are_refused(bundle, saved, dtype, name):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
+        ({"mean": torch.full((32, 32, 3), 255.5)}, "mean has values that are no gray levels"),
+        ({"mean": torch.full((32, 32, 3), -3e38)}, "mean has values that are no gray levels"),
         ({"divide": torch.tensor(0.0)}, "divide is 0.0"),
         ({"divide": torch.tensor(-1.0)}, "divide is -1.0"),
         ({"divide": torch.tensor(1e-40)}, "divide is 9.9"),

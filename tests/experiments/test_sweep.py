@@ -266,7 +266,9 @@ def test_a_refused_start_leaves_no_folder(digits, space, tmp_path, monkeypatch):
         with pytest.raises(RunError, match="refused"):
             run_sweep(str(digits.path), BASE, config, folder, DataOptions(), device="cpu")
         (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / "thesis.txt").touch()
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["mine"]
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 def test_two_sweeps_in_one_folder_are_refused(digits, space, tmp_path):

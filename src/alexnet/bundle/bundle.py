@@ -511,6 +511,8 @@ def _normalization(path: Path, config: Config) -> Normalization:
         raise ValueError(f"mean.safetensors holds {', '.join(sorted(shapes)):.80}")
     if mean not in allowed or shapes["color_std"] != [3] or shapes["color_axes"] != [3, 3]:
         raise ValueError(f"mean.safetensors has shapes {shapes}, which do not fit the preprocessing")
+    if not bool(((tensors["mean"] >= 0) & (tensors["mean"] <= 255)).all()):
+        raise ValueError("mean has values that are no gray levels, 0 to 255")
     divide = tensors["divide"]
     if shapes["divide"] not in ([], [3]) or not bool(((divide >= MIN_DIVIDE) & (divide <= MAX_DIVIDE)).all()):
         raise ValueError(f"divide is {divide.tolist()!r:.60}, not 1 or 3 numbers from {MIN_DIVIDE:g} to {MAX_DIVIDE:g}")

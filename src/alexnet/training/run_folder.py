@@ -34,12 +34,13 @@ _START_FILES = {".lock", "checkpoints", "recipe.toml", "layers.cfg", "layer-para
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Create and lock a run folder. If the body fails and has written nothing, folders that were new are removed.
+    """Create and lock a run folder. If the body fails and has written nothing, a lock and folders that were new go.
 
     Raises:
         RunError: If another process holds the lock, or the folder cannot be written.
     """
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    before = _names(folder)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         _acquire(lock, folder)
@@ -47,7 +48,7 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         except BaseException:
             with suppress(OSError):  # another process removed it
-                if absent and [path.name for path in folder.iterdir()] == [".lock"]:
+                if ".lock" not in before and _names(folder) == {*before, ".lock"}:
                     (folder / ".lock").unlink()
             raise
         finally:
@@ -57,6 +58,13 @@ def locked(folder: Path) -> Iterator[None]:
             with suppress(OSError):  # it is not empty
                 path.rmdir()
         raise
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return {path.name for path in folder.iterdir()}
+    except OSError:  # there is none, or it cannot be read
+        return set()
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:

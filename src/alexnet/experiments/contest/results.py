@@ -157,11 +157,13 @@ def result_rows(
 def verdict(rows: Sequence[ResultRow]) -> str:
     """Compare AlexNet with the Fisher vectors, the second place of 2012, in one sentence."""
     by_name = {row.contestant.name: row for row in rows}
-    if BASELINE not in by_name or FISHER not in by_name:
-        return "no comparison of AlexNet with Fisher vectors: one of them did not take part"
+    absent = [title for name, title in ((BASELINE, "AlexNet"), (FISHER, "Fisher vectors")) if name not in by_name]
+    if absent:
+        reason = "neither took part" if len(absent) == 2 else f"{absent[0]} did not take part"
+        return f"No comparison of AlexNet with Fisher vectors: {reason}"
     alexnet, fisher = by_name[BASELINE], by_name[FISHER]
     if alexnet.top1 is None or fisher.top1 is None or fisher.comparison is None:
-        return "no comparison of AlexNet with Fisher vectors: AlexNet diverged"
+        return "No comparison of AlexNet with Fisher vectors: AlexNet diverged"
     errors = (
         f"Top-1 test error: AlexNet {100 * alexnet.top1.value:.1f} %, Fisher vectors {100 * fisher.top1.value:.1f} %"
     )
