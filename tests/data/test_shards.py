@@ -96,7 +96,7 @@ def test_killed_and_run_again_gives_the_same_bytes(folder, tmp_path, stops):
     assert seen[-1] == 17 and (stops == (1,) or len(seen) < 17), "finished shards were not done again"
 
 
-@pytest.mark.parametrize("harm", ["half", "flipped", "gone", "record"])
+@pytest.mark.parametrize("harm", ["half", "flipped", "gone", "pipe", "record"])
 def test_a_half_shard_is_never_accepted(folder, tmp_path, harm):
     root = folder({"a": 10, "b": 6})
     whole = prepare(open_source(root), tmp_path / "whole", **FEW)
@@ -107,8 +107,10 @@ def test_a_half_shard_is_never_accepted(folder, tmp_path, harm):
         shard.write_bytes(data[: len(data) // 2])
     elif harm == "flipped":
         shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    elif harm == "gone":
+    elif harm in ("gone", "pipe"):
         shard.unlink()
+        if harm == "pipe":
+            os.mkfifo(shard)
     else:
         (tmp_path / "s.partial" / "records" / "train-00000.json").write_text('{"sha256": "')
     (tmp_path / "s.partial" / "train" / "images-00009.npy.tmp").write_bytes(b"stale")

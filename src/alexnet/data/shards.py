@@ -225,6 +225,9 @@ def _make_shard(
 ) -> Record:
     """Decode, write, hash and record one shard. ``done`` is the number of images in earlier shards."""
     shard, record_name = _names(job, split, number)
+    for path in (job.partial / shard, job.partial / record_name):
+        if not path.is_file():  # a pipe, or a link to a device
+            path.unlink(missing_ok=True)
     stored, index, skipped = _write_shard(job, pool, job.partial / shard, images, done)
     if not stored:
         (job.partial / shard).unlink()
