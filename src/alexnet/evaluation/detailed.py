@@ -35,7 +35,7 @@ from alexnet.evaluation.intervals import (
     independent_units,
     proportion_ci,
 )
-from alexnet.evaluation.metrics import FIVE, Scores
+from alexnet.evaluation.metrics import FIVE, Scores, label_ranks
 from alexnet.evaluation.one_vs_rest import Curves, shown_curves
 
 _MOST = 4_000_000_000  # images × classes × resamples of the area's bootstrap; fewer resamples beyond
@@ -98,14 +98,13 @@ def per_class(
     """
     labels, predicted, groups = responses.labels, responses.predicted, responses.groups
     count, number = len(labels), len(classes)
-    among = _rank(responses.log_probabilities, labels) < FIVE
+    right, among = responses.correct, label_ranks(responses.log_probabilities, labels) < FIVE
     top5 = proportion_ci(among, groups, seed=seed) if number > FIVE else None
 
     def of(weights: NDArray[np.float32]) -> NDArray[np.float64]:  # [b, N] -> [b, 3 + 5K]
         counts = weights.sum(1, dtype=np.float64)[:, None]
-        right = labels == predicted
-        pairs = (labels[right], weights[:, right]), (predicted, weights), (labels, weights)
-        sums = [np.stack([np.bincount(which, row, number) for row in table]) for which, table in pairs]
+        counted = (labels[right], weights[:, right]), (predicted, weights), (labels, weights)
+        sums = [np.stack([np.bincount(which, row, number) for row in drawn]) for which, drawn in counted]
         own = _ratios(sums[0], sums[1], sums[2], counts)  # 5 of [b, K]
         present = sums[2] > 0
         means = [_mean(part, present) for part in (own[1], np.where(np.isnan(own[0]), 0.0, own[0]), own[2])]
@@ -136,15 +135,8 @@ def per_class(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # means over no class are nan, as they must be
         mean_area = estimate(float(np.nanmean(area)), np.nanmean(area_drawn, 1), independent_units(count, groups))
-    top1, of_classes = proportion_ci(responses.correct, groups, seed=seed), tuple(numbers(k) for k in range(number))
+    top1, of_classes = proportion_ci(right, groups, seed=seed), tuple(numbers(k) for k in range(number))
     return PerClass(top1, top5, whole(0), whole(1), whole(2), mean_area, of_classes)
-
-
-def _rank(log_probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many classes come before the true one: [N]. Of equal ones, the class with the smaller index comes first."""
-    own = np.take_along_axis(log_probabilities, labels[:, None], 1)
-    tied = (log_probabilities == own) & (np.arange(log_probabilities.shape[1]) < labels[:, None])
-    return np.asarray(((log_probabilities > own) | tied).sum(1))
 
 
 def _independent(mask: NDArray[np.bool_], groups: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet.evaluation.intervals import count_by_group, grouped_proportion_ci, wilson
@@ -106,6 +107,16 @@ class Scores:
             "top5_error": 1 - self.top5 if self.has_top5 else None,
             "images_per_second": self.count / self.seconds if self.seconds else None,
         }
+
+
+def label_ranks(scores: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many classes come before the true one: scores [N, K] -> [N]; all of them for a score that is NaN.
+
+    Of classes with equal scores, the one with the smaller index comes first.
+    """
+    own = np.take_along_axis(scores, labels[:, None], 1)
+    tied = (scores == own) & (np.arange(scores.shape[1]) < labels[:, None])
+    return np.asarray(((scores > own) | tied | np.isnan(own)).sum(1))
 
 
 class MetricAccumulator:

@@ -22,6 +22,7 @@ from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store
 from alexnet.errors import RunError
 from alexnet.evaluation.evaluate import predict_split
+from alexnet.evaluation.metrics import label_ranks
 from alexnet.experiments.contest.plan import BASELINE, CONTESTANTS, FINAL_FRACTION, Contestant, ContestPlan
 from alexnet.experiments.fisher import train as fisher
 from alexnet.experiments.fisher.classifier import FisherSettings
@@ -61,8 +62,7 @@ class Predictions(NamedTuple):
 
     def in_top_k(self, k: int = 5) -> NDArray[np.bool_]:
         """Whether the label is among the first ``k`` predictions: [N]."""
-        order = np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
-        return np.asarray((order == self.labels[:, None]).any(1))
+        return label_ranks(self.scores, self.labels) < k
 
     def save(self, path: Path) -> str:
         """Write two plain arrays to an npz file and return its SHA-256."""
