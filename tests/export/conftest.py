@@ -38,7 +38,7 @@ def make_bundle(
     ramp = np.linspace(0, 80, stored).astype(np.uint8)
     images = np.stack([images[..., 0], images[..., 1] // 2 + ramp, 255 - images[..., 2] // 3], -1)
     image = torch.from_numpy(np.ascontiguousarray(store.mean_image[axis][:, axis]))
-    means = torch.tensor([110.0, 100.0, 90.0]) + (image if mean == "image" else 0)
+    means = torch.tensor([110.0, 100.0, 90.0]) + (image / 2 if mean == "image" else 0)  # gray levels, at most 255
     normalization = Normalization(means, torch.ones(3), torch.eye(3), torch.tensor(divide))
     names = tuple(f"class {k}" for k in range(classes))
     bare = Bundle(lively(name, classes, **sizes), names, normalization, stored_size=stored, fit=fit)
