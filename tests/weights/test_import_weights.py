@@ -68,6 +68,9 @@ def test_wrong_names_and_sizes(file, tmp_path):
     np.save(tmp_path / "mean.npy", np.zeros((20, 20, 3)))
     with pytest.raises(BundleError, match="the mean image has 20 pixels; must be at least 32, the size of the crop"):
         import_weights("caffe", str(file), ImportOptions(model="cifar_19pct", mean=str(tmp_path / "mean.npy")))
+    np.save(tmp_path / "mean.npy", np.linspace(-3, 300, 3 * 32 * 32).reshape(32, 32, 3))
+    with pytest.raises(BundleError, match="the mean has values from -3 to 300; must be gray levels, 0 to 255"):
+        import_weights("caffe", str(file), ImportOptions(model="cifar_19pct", mean=str(tmp_path / "mean.npy")))
 
 
 def test_the_command(file, tmp_path, capsys):

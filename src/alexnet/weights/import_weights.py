@@ -84,6 +84,8 @@ def import_weights(kind: Kind, file: str, options: ImportOptions | None = None) 
     network = load_into_model(model, imported, file)
     classes = _classes(options, names or imported.classes, network.num_classes, file)
     mean = mean_of(options.mean) if options.mean else None if image is None else torch.from_numpy(image)
+    if mean is not None and not bool(((mean >= 0) & (mean <= 255)).all()):
+        raise BundleError(f"the mean has values from {mean.min():g} to {mean.max():g}", "gray levels, 0 to 255")
     stored = mean.shape[0] if mean is not None and mean.dim() == 3 else _STORED[network.image_size >= _LARGE]
     if stored < network.image_size:
         raise BundleError(f"the mean image has {stored} pixels", f"at least {network.image_size}, the size of the crop")
