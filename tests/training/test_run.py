@@ -19,6 +19,7 @@ import torch
 
 from alexnet import api
 from alexnet.bundle import Bundle
+from alexnet.cli import run as run_command
 from alexnet.cuda_convnet import Files
 from alexnet.data import splits
 from alexnet.data.prepare import prepare
@@ -547,32 +548,36 @@ def test_a_locked_folder_is_refused(stores, tmp_path):
             run(stores[32], SMALL, folder)
 
 
-def test_a_second_training_in_a_run_folder_is_refused_and_harms_nothing(digits, tmp_path):
+def test_a_second_training_in_a_run_folder_is_refused_and_harms_nothing(stores, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(api, "TRAINING_PLOTS", ())
     alone, folder = tmp_path / "alone", tmp_path / "run"
-    options = ["--recipe", "lenet5", "--epochs", "8", "--quiet", "--no-report", "--device", "cpu"]
-    words = [sys.executable, "-m", "alexnet", "train", str(digits.path), *options]
-    subprocess.run([*words, "--output-dir", alone], check=True, capture_output=True)
-    first = subprocess.Popen([*words, "--output-dir", folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    options = ["--recipe", "lenet5", "--epochs", "20", "--quiet", "--no-report", "--device", "cpu"]
+    words = ["train", str(stores[32].path), *options]
+    assert run_command([*words, "--output-dir", str(alone)]) == 0
+    without_plots = "import sys; from alexnet import api, cli; api.TRAINING_PLOTS = (); sys.exit(cli.run(sys.argv[1:]))"
+    first = subprocess.Popen(
+        [sys.executable, "-c", without_plots, *words, "--output-dir", folder], stderr=subprocess.PIPE
+    )
     try:
         while first.poll() is None and not list((folder / "checkpoints").glob("*.pt")):
             time.sleep(0.01)
         first.send_signal(signal.SIGSTOP)
         assert os.WIFSTOPPED(os.waitpid(first.pid, os.WUNTRACED)[1])  # in the middle of training
         before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        capsys.readouterr()
         for second, reason in (
-            ([*words[:4], "--resume"], "is in use by another process"),
+            (["train", "--resume"], "is in use by another process"),
             ([*words, "--output-dir"], "exists already"),
         ):
-            done = subprocess.run([*second, folder], capture_output=True, text=True, check=False)
-            assert done.returncode == 1
-            assert done.stderr.startswith(f"alexnet: run folder {folder} {reason}; ") and done.stderr.count("\n") == 1
+            assert run_command([*second, str(folder)]) == 1
+            said = capsys.readouterr().err
+            assert said.startswith(f"alexnet: run folder {folder} {reason}; ") and said.count("\n") == 1
             assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     finally:
         first.send_signal(signal.SIGCONT)
         first.communicate()
     assert first.returncode == 0
-    weights = [(path / "bundle" / "model.safetensors").read_bytes() for path in (alone, folder)]
-    assert weights[0] == weights[1]
+    assert weights(alone) == weights(folder)
 
 
 def test_a_folder_that_can_not_be_made_is_refused(stores, tmp_path):
