@@ -1,6 +1,7 @@
 """Each check of the doctor, on hand-made images."""
 
 import re
+import uuid
 
 import numpy as np
 import pytest
@@ -143,6 +144,16 @@ def test_groups_are_predictioned_from_names(name, pattern_has):
         "{c}/{view}/{t}.png",
         "{c}/{t}/{view}/{f}.png",
         "{c}/TCGA-{c}{c}-{c}{t:03d}-01Z-00-DX1_{f}.png",
+        "{c}/{name}_{view}.png",
+        "{c}/{name}_{view}_{f}.png",
+        "{c}/{name}-{digest}.png",
+        "{c}/{view}_{name}.png",
+        "{c}/{name}{f}.png",
+        "{c}/{name}.{f}.png",
+        "{c}/frame{f:05d}_{name}.png",
+        "{c}/img{t}_{digest}.png",
+        "{c}/{t}_{f}_{digest}.png",
+        "{c}/scan({t})({f}).png",
     ],
 )
 def test_groups_that_are_named_anew_in_each_class_are_found(name):
@@ -155,6 +166,7 @@ def test_groups_that_are_named_anew_in_each_class_are_found(name):
                 thumbnail = np.clip(object_ + draw.integers(-20, 20, object_.shape), 0, 255).astype(np.uint8)
                 view = ("left", "right", "front", "back", "top")[f]
                 values = {"g": (3 * f + t) % 7, "letter": "abcde"[f], "view": view, "digest": f"{c}{t}{f}".zfill(32)}
+                values["name"] = ("anna", "bill", "eve", "kim", "lea", "max", "tom", "zoe")[t]
                 origin = name.format(c="abcdef"[c], t=t, f=f, **values)
                 infos.append(info(len(infos), "test" if f == 4 else "train", c, origin=origin, thumbnail=thumbnail))
     [finding] = check_groups(data(infos, 6))
@@ -165,6 +177,38 @@ def test_groups_that_are_named_anew_in_each_class_are_found(name):
         pattern=finding.numbers["pattern"],
     )
     assert len({image.group for image in names.splits["all"]}) == 48, "the pattern that is recommended groups so"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{c}/{o}_{f}.png",
+        "{c}/patient{o:02d}_{f}.png",
+        "{c}/IMG_20200101_patient{o:02d}_{f}.png",
+        "{c}/cam{o}-{f:04d}.png",
+        "{c}/scan({o})({f}).png",
+        "{c}/{uuid}_{f}.png",
+        "{c}/{name}/{f}.png",
+        "{c}/{name}_{view}.png",
+        "{o}_{c}_{f}.png",
+        "{c}/{f}-{o}.png",
+        "{c}/{view}/{o}.png",
+    ],
+)
+def test_a_group_with_images_of_several_classes_is_found_whole(name):
+    """Object o is in every class: a pattern that looks into each folder alone would leave it in two splits."""
+    infos, draw = [], np.random.default_rng(0)
+    for c in range(6):
+        for o in range(8):
+            object_ = info(1000 + o).thumbnail.astype(int)
+            for f in range(5):
+                thumbnail = np.clip(object_ + draw.integers(-20, 20, object_.shape), 0, 255).astype(np.uint8)
+                values = {"view": ("left", "right", "front", "back", "top")[f], "uuid": uuid.UUID(int=o << 96)}
+                values["name"] = ("anna", "bill", "eve", "kim", "lea", "max", "tom", "zoe")[o]
+                origin = name.format(c="abcdef"[c], o=o, f=f, **values)
+                infos.append(info(len(infos), "test" if f == 4 else "train", c, origin=origin, thumbnail=thumbnail))
+    [finding] = check_groups(data(infos, 6))
+    assert finding.check == "group-suspected" and "8 groups (240 images)" in finding.what, finding.what
 
 
 def test_an_example_of_a_group_shows_each_split_first_and_names_all():

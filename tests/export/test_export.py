@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from alexnet.data.run_file import write_run_file
 from alexnet.errors import BundleError, ImageError
 from alexnet.export import export as exporting
 from alexnet.export.classifier import Classifier
-from alexnet.export.export import export, odd_images
+from alexnet.export.export import SUFFIXES, export, odd_images
 from alexnet.export.exported_model import ExportedModel
 
 from .conftest import make_bundle
@@ -236,15 +237,37 @@ def test_odd_images_are_in_no_stored_form(cifar):
     assert len(odd_images(bare)) == 2
 
 
-def test_what_differs_gets_no_name_and_leaves_nothing(cifar, tmp_path, monkeypatch):
+def test_what_differs_gets_no_name_and_leaves_nothing(cifar, onnx_file, tmp_path, monkeypatch):
     """A conversion that goes wrong is found by the file itself."""
     forward = exporting.ExportModule.forward
     monkeypatch.setattr(exporting.ExportModule, "forward", lambda self, x: forward(self, x.flip(2)))  # BGR
-    (tmp_path / "net.onnx").write_text("the old one")
+    old = shutil.copy(onnx_file, tmp_path / "net.onnx").read_bytes()
     with pytest.raises(BundleError, match=r"the exported file differs from the original by .* at most 0\.0001"):
         export(cifar, tmp_path / "net.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
-    assert (tmp_path / "net.onnx").read_text() == "the old one"
+    assert (tmp_path / "net.onnx").read_bytes() == old
+
+
+@pytest.mark.parametrize(
+    ("others", "format"),
+    [("net.onnx", "onnx"), ("net.pt2", "torch"), ("net.xml", "openvino"), ("net.bin", "openvino")],
+)
+def test_a_file_that_alexnet_did_not_write_is_not_replaced(cifar, tmp_path, others, format):
+    for content in (b"a network of someone", b""):
+        (tmp_path / others).write_bytes(content)
+        with pytest.raises(BundleError, match=rf"{others} exists, and alexnet export did not write it; must be a new"):
+            export(cifar, (tmp_path / others).with_suffix(SUFFIXES[format]), format=format)
+        assert [p.name for p in tmp_path.iterdir()] == [others] and (tmp_path / others).read_bytes() == content
+
+
+def test_a_pipe_a_folder_or_a_broken_link_is_not_replaced_by_an_export(cifar, tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "link.onnx").symlink_to("nowhere")
+    for path in list(tmp_path.iterdir()):
+        with pytest.raises(BundleError, match="exists, and alexnet export did not write it"):
+            export(cifar, path)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_what_can_not_be_exported(cifar, tmp_path):

@@ -3,9 +3,10 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alexnet.data.sources.options import matched_group
 from alexnet.doctor.duplicates import unit
@@ -15,30 +16,37 @@ from alexnet.errors import counted
 
 _WORDS = "patient|pat|subject|subj|case|person|camera|cam|video|vid|clip|sequence|seq|scene|slide|study|site"
 _DAY = r"(?<!\d)((?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01]))(?!\d)"
-_WORD_PATTERNS = (  # common words in file names; the parenthesis is the group
-    *(rf"(?i)((?<![a-z]){word}[-_ ]?[a-z]?\d+)" for word in _WORDS.split("|")),
-    *(rf"(?i)([^/]+/(?:[^/]*?[^a-z/])?{word}[-_ ]?[a-z]?\d+)" for word in _WORDS.split("|")),  # in each folder
-    _DAY,
-    r"([^/]+)\.rf\.[0-9a-fA-F]{20,}\.\w+$",  # augmented copies of one image, as Roboflow names them
-    r"(TCGA-\w\w-\w{4})(?!\w)",  # patients of The Cancer Genome Atlas
+# Patterns of names; what the parentheses match is the group. Each is a tuple: one that looks at names alone, then one
+# of names within each folder, for data sets that count anew in each class.
+_NAMED = (  # common words
+    *(
+        (rf"(?i)((?<![a-z]){word}[-_ ]?[a-z]?\d+)", rf"(?i)([^/]+/(?:[^/]*?[^a-z/])?{word}[-_ ]?[a-z]?\d+)")
+        for word in _WORDS.split("|")
+    ),
+    (_DAY,),
+    (r"([^/]+)\.rf\.[0-9a-fA-F]{20,}\.\w+$",),  # augmented copies of one image, as Roboflow names them
+    (r"(TCGA-\w\w-\w{4})(?!\w)",),  # patients of The Cancer Genome Atlas
 )
-_LOOSE = (  # a name and a number, and perhaps a word: used only if images of a group are also similar
-    r"([^/]+)[-_ ]\d+[^\d/]*\.\w+$",
-    r"([^/]+/[^/]+)[-_ ]\d+[^\d/]*\.\w+$",
-    r"([^/]*\d)[^\d/]+\d+[^\d/]*\.\w+$",
-    r"([^/]+/[^/]*\d)[^\d/]+\d+[^\d/]*\.\w+$",
-    r"([^/]+/[^/]+)/[^/]+\.\w+$",
-    r"([^/]*\d)[^\d/]+\.\w+$",  # 10_left.jpg, 10_right.jpg
-    r"([^/]+/[^/]*\d)[^\d/]+\.\w+$",
-    r"(?:^|/)\d+[-_ ]([^/]+)\.\w+$",  # the frame first: 0003_apple7.jpg
-    r"([^/]*\d)[^\d/]+\d+[^\d/]+\d+[^\d/]*\.\w+$",  # two numbers after it: 7_x0_y3.png
-    r"([^/]+/[^/]*\d)[^\d/]+\d+[^\d/]+\d+[^\d/]*\.\w+$",
-    r"([^/]+/)(?:[^/]*\d)?[^\d/]+(\d+)[^\d/]*\.\w+$",  # the number last, in each folder: frame 3 of 7.png, left-7.png
-    r"([^/]+/)[^/]+/([^/]+)\.\w+$",  # a folder for each view: left/7.png
-    r"([^/]+/[^/]+)/[^/]+/[^/]+\.\w+$",  # 7/left/0003.png
+_LOOSE = (  # used only if images of a group are also similar
+    (r"([^/]+?)[-_ .]*\d+[^\d/]*\.\w+$", r"([^/]+/[^/]+?)[-_ .]*\d+[^\d/]*\.\w+$"),  # a name and a number
+    (r"([^/]*\d)[^\d/]+\d+[^\d/]*\.\w+$", r"([^/]+/[^/]*\d)[^\d/]+\d+[^\d/]*\.\w+$"),
+    (r"([^/]+)/[^/]+\.\w+$", r"([^/]+/[^/]+)/[^/]+\.\w+$"),  # a folder for each
+    (r"([^/]*\d)[^\d/]+\.\w+$", r"([^/]+/[^/]*\d)[^\d/]+\.\w+$"),  # 10_left.jpg, 10_right.jpg
+    (r"(?:^|/)\d+[-_ ]([^/]+)\.\w+$",),  # the frame first: 0003_apple7.jpg
+    (  # two numbers after it: 7_x0_y3.png
+        r"([^/]*\d)[^\d/]+\d+[^\d/]+\d+[^\d/]*\.\w+$",
+        r"([^/]+/[^/]*\d)[^\d/]+\d+[^\d/]+\d+[^\d/]*\.\w+$",
+    ),
+    (  # the number last: frame 3 of 7.png, left-7.png
+        r"(?:^|/)(?:[^/]*\d)?[^\d/]+(\d+)[^\d/]*\.\w+$",
+        r"([^/]+/)(?:[^/]*\d)?[^\d/]+(\d+)[^\d/]*\.\w+$",
+    ),
+    (r"[^/]+/[^/]+/([^/]+)\.\w+$", r"([^/]+/)[^/]+/([^/]+)\.\w+$"),  # a folder for each view: left/7.png
+    (r"([^/]+)/[^/]+/[^/]+\.\w+$", r"([^/]+/[^/]+)/[^/]+/[^/]+\.\w+$"),  # 7/left/0003.png
+    (r"(?:^|/)([^-_ ./]+)[-_ .][^/]*\.\w+$", r"([^/]+/[^-_ ./]+)[-_ .][^/]*\.\w+$"),  # the first word: tom_left_1.png
+    (r"[-_ .]([^-_ ./]+)\.\w+$", r"([^/]+/)[^/]*[-_ .]([^-_ ./]+)\.\w+$"),  # the last one: left_1_tom.png
 )
-PATTERNS = (*_WORD_PATTERNS, *_LOOSE)
-ALIKE = 0.85  # median distance of thumbnails within groups, of that between groups of one class
+ALIKE = 0.85  # median distance of thumbnails within groups, of that between groups
 
 
 def check_groups(dataset: ImageDataset) -> Iterator[Finding]:
@@ -53,23 +61,35 @@ def check_groups(dataset: ImageDataset) -> Iterator[Finding]:
             todo = "split by group: remove the column split, or keep each group in one split folder"
             yield Finding("group-leak", "error", what, todo, _examples(leaks), _to_exclude(leaks))
         return
-    for pattern in PATTERNS:
-        leaks = _leaking(good, _finder(pattern)) if _is_plausible(good, pattern) else {}
-        if leaks:
-            names = ", ".join(list(leaks)[:3]) + " …" * (len(leaks) > 3)
-            of = counted(sum(map(len, leaks.values())), "image")
-            what = f"file names suggest groups; {counted(len(leaks), 'group')} ({of}) would be in two splits: {names}"
-            todo = f"if these are patients, cameras, videos or days, pass --group-pattern '{pattern}'"
-            yield Finding("group-suspected", "warning", what, todo, _examples(leaks), (), {"pattern": pattern})
-            return
+    pattern = find_pattern(good)
+    leaks = _leaking(good, _finder(pattern)) if pattern else {}
+    if leaks:
+        names = ", ".join(list(leaks)[:3]) + " …" * (len(leaks) > 3)
+        of = counted(sum(map(len, leaks.values())), "image")
+        what = f"file names suggest groups; {counted(len(leaks), 'group')} ({of}) would be in two splits: {names}"
+        todo = f"if these are patients, cameras, videos or days, pass --group-pattern '{pattern}'"
+        yield Finding("group-suspected", "warning", what, todo, _examples(leaks), (), {"pattern": pattern})
 
 
 def group_names(infos: list[ImageInfo]) -> list[str]:
     """The group of each image: that of the data, otherwise the one that its file name suggests; may be empty."""
     if any(info.sample.group for info in infos):
         return [info.sample.group for info in infos]
-    pattern = next((pattern for pattern in PATTERNS if _is_plausible(infos, pattern)), None)
-    return [""] * len(infos) if pattern is None else [_finder(pattern)(info) for info in infos]
+    pattern = find_pattern(infos)
+    return [_finder(pattern)(info) if pattern else "" for info in infos]
+
+
+def find_pattern(infos: list[ImageInfo]) -> str:
+    """The pattern that groups the images best by their names; empty if none does."""
+    for patterns in _NAMED:
+        plausible = {pattern: groups for pattern in patterns if (groups := _plausible_groups(infos, pattern))}
+        if plausible:
+            return next((pattern for pattern, groups in plausible.items() if _alike(groups)), next(iter(plausible)))
+    found = {pattern: groups for pattern in chain(*_LOOSE) if (groups := _plausible_groups(infos, pattern))}
+    found = {pattern: groups for pattern, groups in found.items() if _alike(groups)}
+    if found:
+        return max(found, key=lambda pattern: sum(map(len, found[pattern].values())))  # the first that covers most
+    return ""
 
 
 def _leaking(infos: list[ImageInfo], find: Callable[[ImageInfo], str]) -> dict[str, list[ImageInfo]]:
@@ -92,32 +112,43 @@ def _finder(pattern: str) -> Callable[[ImageInfo], str]:
     return lambda info: matched_group(expression, info.origin)
 
 
-def _is_plausible(infos: list[ImageInfo], pattern: str) -> bool:
-    """Whether ``pattern`` groups plausibly: most images, several groups a class, no group with over half of all."""
+def _plausible_groups(infos: list[ImageInfo], pattern: str) -> dict[str, list[ImageInfo]]:
+    """The groups by ``pattern`` if they hold most images, are several in a class, and none has over half of all."""
     groups = {name: members for name, members in _by_group(infos, _finder(pattern)).items() if len(members) > 1}
-    grouped, classes = sum(map(len, groups.values())), len({info.sample.label for info in infos})
-    if len(groups) < max(6, 2 * classes) or 2 * grouped < len(infos):
-        return False
-    return 2 * max(map(len, groups.values())) <= len(infos) and (pattern not in _LOOSE or _alike(groups))
+    in_classes = {(name, info.sample.label) for name, members in groups.items() for info in members}
+    classes = len({info.sample.label for info in infos})
+    if len(groups) < 6 or len(in_classes) < 2 * classes or 2 * sum(map(len, groups.values())) < len(infos):
+        return {}
+    return groups if 2 * max(map(len, groups.values())) <= len(infos) else {}
 
 
 def _alike(groups: dict[str, list[ImageInfo]], most: int = 400) -> bool:
-    """Whether images of one group are more similar to each other than to the rest of their class."""
+    """Whether images of one group are more similar to each other than to images of other groups.
+
+    Pairs of both kinds are of two classes where most groups have images of several classes, else of one class.
+    """
     draw = np.random.Generator(np.random.PCG64(0))
     infos = [info for members in groups.values() for info in members]
     name = np.array([number for number, members in enumerate(groups.values()) for _ in members])
     label = np.array([info.sample.label for info in infos])
-    a, b = draw.integers(0, len(infos), (2, 200 * most))
-    inside = np.array([draw.choice(len(members), 2, replace=False) for members in groups.values()])  # [G, 2]
-    starts = np.cumsum([0, *map(len, list(groups.values())[:-1])])
-    between = np.flatnonzero((label[a] == label[b]) & (name[a] != name[b]))[:most]
-    if not len(between):
+    sizes = np.bincount(name)
+    starts = np.cumsum(sizes) - sizes
+    across = 2 * len(set(zip(name.tolist(), label.tolist(), strict=True))) >= 3 * len(groups)
+    a = draw.integers(0, len(infos), 200 * most)
+    inside = starts[name[a]] + draw.integers(0, sizes[name[a]])  # another image of the group
+    others = draw.integers(0, len(infos), len(a))
+
+    def pairs(b: NDArray[np.int64], same: bool) -> NDArray[np.int64]:
+        fit = ((label[a] != label[b]) == across) & ((name[a] == name[b]) == same) & (a != b)
+        return np.stack([a[fit], b[fit]], axis=1)[:most]
+
+    near, far = pairs(inside, True), pairs(others, False)
+    if not len(near) or not len(far):
         return False
-    near = _distance(infos, (inside + starts[:, None])[:most])
-    return bool(np.median(near) < ALIKE * np.median(_distance(infos, np.stack([a[between], b[between]], axis=1))))
+    return bool(np.median(_distance(infos, near)) < ALIKE * np.median(_distance(infos, far)))
 
 
-def _distance(infos: list[ImageInfo], pairs: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> np.ndarray:
+def _distance(infos: list[ImageInfo], pairs: NDArray[np.int64]) -> NDArray[np.float64]:
     left, right = (unit(thumbnails_of([infos[i] for i in column])).shapes for column in pairs.T)
     return np.asarray(np.linalg.norm(left - right, axis=1))
 

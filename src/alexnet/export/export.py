@@ -31,7 +31,7 @@ from alexnet.errors import BundleError, DataError
 from alexnet.export import timm_folder, web_folder
 from alexnet.export.classifier import Classifier
 from alexnet.export.export_module import ExportModule, Input, onnx_model, quiet
-from alexnet.export.exported_model import TOLERANCE, ExportedModel, Manifest, checksummed, missing
+from alexnet.export.exported_model import TOLERANCE, ExportedModel, Manifest, checksummed, is_exported, missing
 from alexnet.schema import ReferenceSample
 
 Format = Literal["onnx", "openvino", "torch"]
@@ -130,6 +130,7 @@ def _refuse(bundle: Bundle, target: Path, format: str, precision: str, calibrati
         raise BundleError(f"{target} for format {format}", f"a name ending in {SUFFIXES[format]}")
     if not target.parent.is_dir():
         raise BundleError(f"there is no folder {target.parent}", "a folder that exists", "create it first")
+    _keep_others(target)
     if precision == "int8" and format == "torch":
         raise BundleError("int8 for torch.export", "fp32 or fp16", "take --format onnx or openvino for int8")
     if precision == "int8" and calibration is None:
@@ -143,6 +144,19 @@ def _refuse(bundle: Bundle, target: Path, format: str, precision: str, calibrati
             raise BundleError(f"{name} has values that are not finite", "numbers", "train again, or use another copy")
         if precision == "fp16" and float(value.abs().max()) > torch.finfo(torch.float16).max:
             raise BundleError(f"{name} has values above 65504, which float16 cannot hold", "", "take --precision fp32")
+
+
+def _keep_others(target: Path) -> None:
+    """Raise :class:`BundleError` if the export would replace what ``alexnet export`` did not write."""
+    try:
+        is_ours = target.is_file() and is_exported(target)
+    except OSError as error:
+        raise BundleError(f"{target} cannot be read: {error.strerror}", "a file that alexnet export wrote") from error
+    weights = target.with_suffix(".bin")
+    for path in [target, weights] if target.suffix == ".xml" else [target]:
+        if os.path.lexists(path) and not is_ours:
+            problem = f"{path} exists, and alexnet export did not write it"
+            raise BundleError(problem, "a new file", "choose another name, or delete it")
 
 
 def odd_images(bundle: Bundle) -> list[NDArray[np.uint8]]:

@@ -161,6 +161,16 @@ def checksummed(body: bytes, manifest: Manifest, suffix: str) -> bytes:
     return body + hashlib.sha256(body).hexdigest().encode() + _BEHIND[suffix]
 
 
+def is_exported(path: Path) -> bool:
+    """Whether ``path`` ends as a file that ``alexnet export`` wrote; its content is not compared with its checksum."""
+    before, behind = _BEFORE[path.suffix], _BEHIND[path.suffix]
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - len(before) - 64 - len(behind)))
+        end = file.read()
+    return end.startswith(before) and end.endswith(behind)
+
+
 def check_file(path: Path) -> None:
     """Raise :class:`BundleError` unless ``path`` is whole: every byte as it was when it was exported."""
     suffix = path.suffix

@@ -38,6 +38,7 @@ _POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
+SINGLE = (b"authorization", b"content-type", b"host", b"origin", b"sec-fetch-site", b"x-api-key")  # at most once
 HEADERS = (
     (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -65,7 +66,7 @@ class RequestMiddleware:
         inner = {**scope, "method": method, "state": {**scope.get("state", {}), "id": request_id}}
         _use_absolute_target(inner, headers)
         try:
-            if rejection := _check_framing(scope["http_version"], headers):
+            if rejection := _check_headers(scope["http_version"], scope["headers"]):
                 exchange.close = True
                 await exchange.reject(rejection)
             elif rejection := self._check_access(inner["path"], headers):
@@ -108,13 +109,17 @@ class RequestMiddleware:
         )
 
 
-def _check_framing(version: str, headers: Mapping[bytes, bytes]) -> RequestRejected | None:
-    """A rejection for a request whose end a proxy may see elsewhere than h11 does (request smuggling)."""
+def _check_headers(version: str, headers: Sequence[tuple[bytes, bytes]]) -> RequestRejected | None:
+    """A rejection for a request that a proxy may read in another way than this server does (request smuggling)."""
+    names = [name for name, _ in headers]
+    for name in SINGLE:
+        if names.count(name) > 1:
+            return RequestRejected(400, f"{name.decode().title()} is there {names.count(name)} times. Send one")
     if version not in ("1.0", "1.1"):
         return RequestRejected(505, f"the request is HTTP/{version}; must be HTTP/1.1")
-    if b"transfer-encoding" not in headers:
+    if b"transfer-encoding" not in names:
         return None
-    if b"content-length" in headers:
+    if b"content-length" in names:
         return RequestRejected(400, "Content-Length and Transfer-Encoding are both there. Send one")
     if version == "1.0":
         return RequestRejected(400, "Transfer-Encoding is there in HTTP/1.0; must be HTTP/1.1")

@@ -140,6 +140,8 @@ def test_files_that_are_no_text_or_missing(tmp_path):
         ("cats/00.png,exclude,,dogs\n", "was of class 'dogs' and is of class 'cats' now"),
         ("birds/00.png,exclude,,\n", "none of its 1 image is in images, such as 'birds/00.png'"),
         ("cats/00.png,add,dogs,\n", "is in the data set and cannot be added"),
+        ("new/two.png,add,dogs,\n", "new/two.png, which is to be added, is not there; must be an image file"),
+        ("new,add,dogs,\n", "new, which is to be added, is no file; must be an image file"),
     ],
 )
 def test_corrections_that_do_not_fit(images, text, message):

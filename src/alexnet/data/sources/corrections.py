@@ -175,6 +175,9 @@ def _added(folder: Path, origin: str, label: int, labels: Mapping[str, int]) -> 
         problem = f"{path_text(origin)}: is in the data set and cannot be added"
         raise DataError(problem, "a new image", "change its decision to relabel or keep")
     path = folder / origin
+    if not path.is_file():
+        problem = f"{path_text(path)}, which is to be added, is {'no file' if path.exists() else 'not there'}"
+        raise DataError(problem, "an image file", "delete its line, or put the file back")
     return Sample(label, origin, partial(read_image, path)), stamp_of(path)
 
 
