@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +75,17 @@ def test_a_store_says_the_size_of_its_images(images, tmp_path, monkeypatch):
     assert cli.run(["train", str(tmp_path / "store"), "--output-dir", str(tmp_path / "run"), *words]) == 0
     result = api.train(tmp_path / "store", "lenet5", tmp_path / "lenet5", epochs=1, device="cpu")
     assert (result.recipe.stored_size, result.recipe.fit) == (36, "pad")
+
+
+def test_a_run_without_test_images_ends_well(images, tmp_path, monkeypatch, capsys):
+    """All images may be for training: there are no plots of a test split, and everything else."""
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
+    words = ["--model", "lenet5", "--epochs", "1", "--quiet", "--device", "cpu", "--json", "--test", "0"]
+    assert cli.run(["train", str(images), "--output-dir", str(tmp_path / "run"), *words]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["scores"]) == ["validation"] and Path(result["report"]).is_file()
+    assert {path.name for path in (tmp_path / "run" / "plots").iterdir()} >= {"curves.png", "filters.png"}
+    assert not (tmp_path / "run" / "plots" / "confusion.png").exists()
 
 
 @pytest.mark.parametrize(

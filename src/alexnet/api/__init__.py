@@ -395,7 +395,8 @@ def _run(
             folder, store=store, device=world.device, predictions=trained.predictions, sample=trained.sample
         )
         if world.is_main:
-            plots = tuple(run_plots.draw(kind, opened, None, PlotOptions()) for kind in TRAINING_PLOTS)
+            kinds = [kind for kind in TRAINING_PLOTS if len(store.split("test")) or not PLOTS[kind].of_test]
+            plots = tuple(run_plots.draw(kind, opened, None, PlotOptions()) for kind in kinds)
             problem = write_summary(folder, recipe, scores, plots)
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)

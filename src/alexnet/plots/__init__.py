@@ -17,20 +17,22 @@ class Plot:
         options: The options of the user that have an effect on it.
         count: Default number of images; 0 where no images are selected.
         after_training: Every training draws it.
+        of_test: It shows the test split, so a run without one has no such plot.
     """
 
     description: str
     options: tuple[str, ...] = ()
     count: int = 0
     after_training: bool = False
+    of_test: bool = False
 
 
 PLOTS: dict[str, Plot] = {
     "filters": Plot("filters of the first layer, by tower", after_training=True),
     "curves": Plot("learning curves: loss, error, learning rate", after_training=True),
-    "confusion": Plot("confusion matrix of the test split", ("store",), after_training=True),
+    "confusion": Plot("confusion matrix of the test split", ("store",), after_training=True, of_test=True),
     "roc": Plot("ROC and precision-recall curves of the test split, class against the rest", ("store",)),
-    "predictions": Plot("test images with their top-5 predictions", ("count", "store"), 16, after_training=True),
+    "predictions": Plot("test images with their top-5 predictions", ("count", "store"), 16, True, of_test=True),
     "features": Plot("feature maps of a layer for one image", ("images", "layer", "store"), 1),
     "saliency": Plot("data gradient, Grad-CAM and occlusion maps", ("images", "count", "target_class", "store"), 5),
     "neighbors": Plot("nearest training images in feature space", ("images", "count", "store"), 8),
