@@ -193,6 +193,10 @@ def test_groups_that_are_named_anew_in_each_class_are_found(name):
         "{o}_{c}_{f}.png",
         "{c}/{f}-{o}.png",
         "{c}/{view}/{o}.png",
+        "{c}/{o}_{f}_1.png",
+        "{c}/sub-{o:03d}_ses-{f:02d}_T1w.png",
+        "{o}_{c}_{f}_x.png",
+        "{c}/{f}_{uuid}.png",
     ],
 )
 def test_a_group_with_images_of_several_classes_is_found_whole(name):

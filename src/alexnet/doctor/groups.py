@@ -87,9 +87,21 @@ def find_pattern(infos: list[ImageInfo]) -> str:
             return next((pattern for pattern, groups in plausible.items() if _alike(groups)), next(iter(plausible)))
     found = {pattern: groups for pattern in chain(*_LOOSE) if (groups := _plausible_groups(infos, pattern))}
     found = {pattern: groups for pattern, groups in found.items() if _alike(groups)}
-    if found:
-        return max(found, key=lambda pattern: sum(map(len, found[pattern].values())))  # the first that covers most
-    return ""
+    if not found:
+        return ""
+    best = max(found, key=lambda pattern: sum(map(len, found[pattern].values())))  # the first that covers most
+    for pattern, groups in found.items():
+        if _unites(groups, found[best]):
+            best = pattern
+    return best
+
+
+def _unites(groups: dict[str, list[ImageInfo]], parts: dict[str, list[ImageInfo]]) -> bool:
+    """Whether ``groups`` are fewer, and each of the ``parts`` lies within one of them."""
+    names = {id(info): name for name, members in groups.items() for info in members}
+    return len(groups) < len(parts) and all(
+        len({names.get(id(info), id(info)) for info in members}) == 1 for members in parts.values()
+    )
 
 
 def _leaking(infos: list[ImageInfo], find: Callable[[ImageInfo], str]) -> dict[str, list[ImageInfo]]:
