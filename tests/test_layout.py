@@ -58,6 +58,7 @@ DOORS = {
     "lazy_loader": ["__init__.py"],
     "filelock": ["kernels/compiler.py", "data/shards.py", "training/run_folder.py"],
     "platformdirs": ["system.py"],
+    "importlib.metadata": ["__init__.py", "cli/machine.py"],  # the version of this package is alexnet.__version__
     "msgspec": ["schema.py", "evaluation/drift.py", "bundle/", "export/exported_model.py", "data/"],
     "pickle": [],
     "pickletools": ["weights/restricted_pickle.py"],  # takes a pickle apart and runs nothing of it
@@ -89,6 +90,7 @@ DOORS = {
     "datasets": ["data/sources/libraries.py"],  # there, also a name of torchvision
     "optuna": ["experiments/sweep.py"],
     "timm": ["export/timm_folder.py", "models/timm_models.py"],
+    "transformers": ["export/transformers_processor.py"],
     "fastapi": ["serve/"],
     "uvicorn": ["serve/", "review/server.py"],
     "multipart": [],

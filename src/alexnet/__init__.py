@@ -15,7 +15,10 @@ def __getattr__(name: str) -> Any:
     if os.name != "posix":
         raise ImportError(f"operating system {os.name!r} is not supported; use Linux, on Windows by WSL 2")
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("alexnet")
+        try:
+            return version("alexnet")
+        except PackageNotFoundError:  # the source on Python's path, not installed
+            return "unknown"
     return _getattr(name)

@@ -451,7 +451,7 @@ def _certificate(
     verified: Verified | None,
     checks: Sequence[Check],
 ) -> dict[str, Any]:
-    from importlib.metadata import version
+    from alexnet import __version__
 
     folder = run_folder(new)
     replaced = None
@@ -478,5 +478,5 @@ def _certificate(
         "replaced": replaced,
         "max_abs_diff": verified.max_abs_diff if verified else None,
         "checks": [vars(check) for check in checks],
-        "versions": {"alexnet": version("alexnet"), "python": platform.python_version()},
+        "versions": {"alexnet": __version__, "python": platform.python_version()},
     }

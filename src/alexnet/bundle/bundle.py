@@ -318,7 +318,7 @@ class Bundle:
         )
 
     def _config(self) -> dict[str, Any]:
-        from importlib.metadata import version
+        from alexnet import __version__
 
         network, derived = self.network, self._derived()
         return {
@@ -345,7 +345,7 @@ class Bundle:
             "data": dict(self.data),
             **({"calibration": dict(self.calibration)} if self.calibration else {}),
             "versions": {
-                "alexnet": version("alexnet"),
+                "alexnet": __version__,
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },

@@ -67,6 +67,9 @@ def export_command(argv: list[str]) -> int:
         return 0
     print(f"{report.path}  {report.bytes / 1e6:.1f} MB; total time {report.seconds:.0f} s")
     print(f"equal    within {report.max_abs_diff:.1e} in every probability of {report.compared} images")
+    if args.format == "timm":
+        print("load     alexnet.register_timm() first; then transformers predicts the same for images of every shape,")
+        print("         and timm's own transform for square images: docs/export.md")
     if validation is not None and validation["count"]:
         before, after = (output.percent(validation[name] / validation["count"]) for name in ("original", "exported"))
         print(f"cost     top-1 {before} -> {after} on {validation['count']} validation images")

@@ -71,8 +71,10 @@ def _system() -> dict[str, str]:
 
 def _packages() -> dict[str, str]:
     """Versions of Python, this package and its dependencies; optional ones too."""
+    from alexnet import __version__
+
     names = sorted({_name(line) for line in requires("alexnet") or ()} - {"alexnet"})
-    versions = {"alexnet": version("alexnet"), "python": sys.version.split()[0]}
+    versions = {"alexnet": __version__, "python": sys.version.split()[0]}
     for name in names:
         try:
             versions[name] = version(name)

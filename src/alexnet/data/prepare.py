@@ -5,7 +5,6 @@ Work is done in ``<path>.partial/``: first the shards, each with its record, the
 """
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import shutil
@@ -397,6 +396,8 @@ def _describe(job: Job, description: Mapping[str, Any], records: list[Record]) -
     fingerprint = fingerprint_of(classes, description["splits"], sha256, encoding)
     origin = {"fingerprint": fingerprint, "allow_hflip": job.source.allow_hflip}
     origin |= {"source_fingerprint": job.source.fingerprint, "settings": dict(job.settings)}
+    from alexnet import __version__
+
     return with_checksum(
         {
             **header,
@@ -404,20 +405,13 @@ def _describe(job: Job, description: Mapping[str, Any], records: list[Record]) -
             **origin,
             "sha256": sha256,
             "bytes": sizes,
-            "created_by": f"alexnet {_version()}",
+            "created_by": f"alexnet {__version__}",
         }
     )
 
 
 def _sha256(job: Job, name: str) -> str:
     return sha256_of(job.partial / name)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("alexnet")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def check(source: Source, store: Store) -> list[str]:

@@ -1,10 +1,13 @@
 """A classifier as a folder for timm and transformers: ``config.json`` and ``model.safetensors`` in timm's form.
 
-timm has no AlexNet. :func:`register_timm` adds this project's networks to timm's registry; then
-``timm.create_model("local-dir:FOLDER", pretrained=True)`` and ``transformers.pipeline("image-classification",
-model="FOLDER")`` load the folder. No code is in the folder. Without the registration both report an unknown model.
+timm has no AlexNet. :func:`register_timm` adds this project's networks to timm's registry, and its preprocessing to
+transformers; then ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and
+``transformers.pipeline("image-classification", model="FOLDER")`` load the folder. No code is in the folder. Without
+the registration both report an unknown model.
 """
 
+import contextlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,11 +35,21 @@ def register_timm() -> list[str]:
     """Add this project's networks to timm's registry under their names, such as ``alexnet_owt``; returns the names.
 
     Call it once, before ``timm.create_model`` or ``transformers.pipeline`` reads a folder of ``alexnet export RUN
-    --format timm``.
+    --format timm``. If transformers is installed, it receives the preprocessing of this project, which a folder names:
+    a pipeline then predicts what ``alexnet predict`` does.
 
     Raises:
         BundleError: If timm is not installed.
     """
+    names = _register_networks()
+    with contextlib.suppress(ImportError):  # transformers is not installed
+        from alexnet.export import transformers_processor
+
+        transformers_processor.register()
+    return names
+
+
+def _register_networks() -> list[str]:
     timm = _timm()
     names = list_models()
     for name in names:
@@ -62,7 +75,7 @@ def export_timm(bundle: Bundle, folder: Path, samples: Sequence[ReferenceSample]
         BundleError: timm is not installed, cannot express the preprocessing, or predicts something else.
     """
     config, state = _config(bundle), _state(bundle)
-    register_timm()
+    _register_networks()
     try:
         with whole_folder(folder) as partial:
             (partial / "config.json").write_bytes(json_bytes(config))
@@ -142,7 +155,13 @@ def _config(bundle: Bundle) -> dict[str, Any]:
             "use --format onnx",
         )
     size, margin = network.image_size, bundle.stored_size - network.image_size
-    if margin > 0 and round(margin / 2) != margin // 2:
+    if margin < 0:
+        raise BundleError(
+            f"timm's preprocessing does not enlarge images of {bundle.stored_size} pixels to {size}",
+            "",
+            f"use --format onnx, or train with --stored-size {size}",
+        )
+    if round(margin / 2) != margin // 2:
         raise BundleError(
             f"timm's center crop of {size} from {bundle.stored_size} pixels starts at pixel {round(margin / 2)}, and "
             f"this classifier's at {margin // 2}",
@@ -154,7 +173,7 @@ def _config(bundle: Bundle) -> dict[str, Any]:
         "architecture": network.name,
         "num_classes": network.num_classes,
         "input_size": [3, size, size],
-        "crop_pct": size / bundle.stored_size,
+        "crop_pct": _crop_pct(size, bundle.stored_size),
         "crop_mode": CROP_MODES[bundle.fit],
         "interpolation": "bilinear",
         "mean": (normalization.mean.double() / 255).tolist(),
@@ -168,8 +187,15 @@ def _config(bundle: Bundle) -> dict[str, Any]:
         "num_features": network.num_features,
         "label_names": list(bundle.classes),
         "model_args": {"img_size": size},
+        "image_processor_type": "AlexNetImageProcessor",  # of transformers_processor.py
         "pretrained_cfg": pretrained_cfg,
     }
+
+
+def _crop_pct(size: int, stored: int) -> float:
+    """The fraction ``size / stored``, from which timm computes ``stored`` as floor(size / fraction)."""
+    fraction = size / stored
+    return fraction if math.floor(size / fraction) == stored else math.nextafter(fraction, 0)
 
 
 def _state(bundle: Bundle) -> dict[str, Tensor]:

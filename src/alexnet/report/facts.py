@@ -173,7 +173,7 @@ def _size(folder: Path) -> int:
 
 def reproduction(run: Path, metadata: dict[str, Any], bundle: Bundle, recipe: Recipe, store: Store) -> dict[str, Any]:
     """How to reproduce the run: commands, versions, seed, checksums."""
-    from importlib.metadata import version
+    from alexnet import __version__
 
     versions = read_config(find_bundle(run))[0].get("versions", {})
     return {
@@ -182,7 +182,7 @@ def reproduction(run: Path, metadata: dict[str, Any], bundle: Bundle, recipe: Re
             ("trained with", ", ".join(f"{name} {number}" for name, number in versions.items()) or "unknown"),
             (
                 "reported with",
-                f"alexnet {version('alexnet')}, python {platform.python_version()}, {platform.machine()}",
+                f"alexnet {__version__}, python {platform.python_version()}, {platform.machine()}",
             ),
             ("seed", str(recipe.seed)),
             ("weights, SHA-256", weights_sha256(run)),

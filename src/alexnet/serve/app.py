@@ -38,11 +38,11 @@ _API_KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="the sam
 
 def create_app(service: Service) -> RequestMiddleware:
     """The ASGI application of ``service``, with all middleware."""
-    from importlib.metadata import version
+    from alexnet import __version__
 
     app = FastAPI(
         title="alexnet",
-        version=version("alexnet"),
+        version=__version__,
         description="Image classification: images in, labels with scores out.",
         docs_url=None,
         redoc_url=None,  # both would load scripts from another host
