@@ -25,6 +25,7 @@ from alexnet.compression.deep import CompressionOptions
 from alexnet.cuda_convnet import Files
 from alexnet.data.prepare import prepare_dataset as prepare
 from alexnet.data.remote import local_path
+from alexnet.data.sources import saved_folder
 from alexnet.data.sources.options import DataOptions
 from alexnet.data.store import Store, recorded_store
 from alexnet.errors import AlexNetError, Interrupted, RecipeError, RunError, printable
@@ -36,7 +37,7 @@ from alexnet.plots import PLOTS, TRAINING_PLOTS, curves, run_plots
 from alexnet.plots.run_plots import PlotOptions
 from alexnet.recipe import Recipe
 from alexnet.report import report as reports
-from alexnet.system import choose_device, temporary_folder
+from alexnet.system import cache_folder, choose_device, temporary_folder
 from alexnet.terminal import html_table, parse_duration
 from alexnet.training import batch_size, layer_files, run_folder, runtime, time_budget
 from alexnet.training.callbacks import Callback, Callbacks, RunEnd, resolve
@@ -131,7 +132,7 @@ class Result:
 
 
 def train(
-    data: str | Path,
+    data: str | Path | Any,
     recipe: Recipe | str | Path | None = None,
     run: str | Path | None = None,
     *,
@@ -152,7 +153,8 @@ def train(
     """Train or fine-tune a classifier.
 
     Args:
-        data: The name of a data set, a folder, a table, an archive or a store; docs/data.md lists all.
+        data: The name of a data set, a folder, a table, an archive or a store; docs/data.md lists all. Or a
+            ``datasets.Dataset`` or ``DatasetDict`` of Hugging Face, which is saved to the cache.
         recipe: A :class:`Recipe`, the name of one, or a recipe file (``.toml``, such as the ``recipe.toml`` of a run).
             By default the one that fits the data, the network and the initial weights.
         run: The new folder for all files of the run; by default ``runs/DATA-MODEL``.
@@ -190,6 +192,8 @@ def train(
         >>> print(result.scores["test"].top1)
     """
     started, options = perf_counter(), options or DataOptions()
+    if not isinstance(data, str | Path):
+        data = saved_folder(data, options.cache or cache_folder())
     observers = Callbacks(resolve(callbacks))
     choose_batch = changes.get("batch_size") == batch_size.AUTO
     changes = {name: value for name, value in changes.items() if not (choose_batch and name == "batch_size")}

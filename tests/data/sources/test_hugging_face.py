@@ -53,6 +53,23 @@ def test_a_saved_data_set_and_an_object_become_the_same_store(tmp_path):
     assert again.fingerprint == source.fingerprint
 
 
+def test_an_object_is_trained_on_and_its_run_can_be_evaluated_and_resumed(tmp_path):
+    data = datasets.DatasetDict({"train": table(8), "test": table(4, 100)})
+    options = alexnet.api.DataOptions(cache=tmp_path / "cache")
+    kwargs = {"model": "lenet5", "epochs": 1, "batch_size": 4, "device": "cpu", "options": options}
+    result = alexnet.train(data, run=tmp_path / "run", **kwargs)
+    assert result.scores["test"].count == 4
+    assert alexnet.evaluate(tmp_path / "run", options=options).top1 == result.scores["test"].top1
+    alexnet.train(data, run=tmp_path / "other", **kwargs)
+    assert len(list((tmp_path / "cache").glob("dataset-*"))) == 2  # one saved data set, and one store of it
+    message = r'data is a DatasetDict; must be a path or a name; write a store with alexnet.prepare\(data, "store"\)'
+    with pytest.raises(DataError, match=message):
+        alexnet.evaluate(tmp_path / "run", data, options=options)
+    for wrong in (table(8).to_iterable_dataset(), [1, 2]):
+        with pytest.raises(DataError, match="is a (IterableDataset|list); must be a datasets.Dataset or DatasetDict"):
+            alexnet.train(wrong, run=tmp_path / "none", **kwargs)
+
+
 def test_a_name_is_fetched_only_when_that_is_asked_for(tmp_path):
     for split, first in (("train", 0), ("test", 50)):
         (tmp_path / "repository").mkdir(exist_ok=True)

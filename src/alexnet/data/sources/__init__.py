@@ -13,7 +13,16 @@ from alexnet.data.remote import is_address, local_path
 from alexnet.data.sources.archives import is_archive, read_archive
 from alexnet.data.sources.folders import read_archives, read_folder, split_archives
 from alexnet.data.sources.layout import FOLDER_OPTIONS, TABLE_OPTIONS, LayoutOptions, unread_hint
-from alexnet.data.sources.libraries import PREFIX, SETS, is_saved, read_builtin, read_dataset, read_name, read_saved
+from alexnet.data.sources.libraries import (
+    PREFIX,
+    SETS,
+    is_saved,
+    read_builtin,
+    read_dataset,
+    read_name,
+    read_saved,
+    saved_folder,
+)
 from alexnet.data.sources.parquet import parquet_files, read_parquet
 from alexnet.data.sources.source import Problems, Sample, Source, is_image_name, path_text
 from alexnet.data.sources.tables import is_table, read_table
@@ -29,6 +38,7 @@ __all__ = [
     "is_store",
     "open_source",
     "read_dataset",
+    "saved_folder",
 ]
 
 
@@ -152,7 +162,13 @@ def format_table() -> str:
 
 
 def is_store(path: str | Path) -> bool:
-    """Whether ``path`` is a prepared store: a folder with dataset.json, or an address (``s3://…``)."""
+    """Whether ``path`` is a prepared store: a folder with dataset.json, or an address (``s3://…``).
+
+    Raises DataError if it is no path, as where a function of Python is given a data set in memory.
+    """
+    if not isinstance(path, str | Path):
+        problem = f"data is a {type(path).__name__}"
+        raise DataError(problem, "a path or a name", 'write a store with alexnet.prepare(data, "store") and pass that')
     return is_address(path) or (path != "" and (Path(path) / "dataset.json").is_file())
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.data.atomic_io import whole_folder
 from alexnet.data.sources.folders import read_folder
 from alexnet.data.sources.source import (
     SPLITS,
@@ -203,6 +204,18 @@ def read_dataset(data: Any, name: str = "dataset", problems: Problems | None = N
             sample = Sample(position[value], origin, partial(_load, raw, image, index, origin))
             rows.append(Row(split, sample, f"{raw._fingerprint}/{index}{stamps[index]}"))
     return make_source(printable(name), classes, rows, problems=problems)
+
+
+def saved_folder(data: Any, cache: Path) -> Path:
+    """``data``, as for :func:`read_dataset`, as a folder that ``save_to_disk`` wrote into ``cache``. Raises DataError.
+
+    A run records where its images are: an object has no place of its own.
+    """
+    folder = cache / f"dataset-{read_dataset(data).fingerprint[:16]}"
+    if not is_saved(folder):
+        with whole_folder(folder, lambda: [path.name for path in folder.iterdir()]) as partial:
+            data.save_to_disk(str(partial))
+    return folder
 
 
 def _stamps(table: Any, column: str) -> list[str]:
