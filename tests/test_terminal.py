@@ -193,13 +193,22 @@ def test_shortening_a_long_name_looks_at_few_characters(monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("40min", 2400), ("90s", 90), ("1.5h", 5400), ("1h30min", 5400), ("2h 5min 10s", 7510), ("0.5min", 30)],
+    [
+        ("40min", 2400),
+        ("40m", 2400),
+        ("1h5m", 3900),
+        ("90s", 90),
+        ("1.5h", 5400),
+        ("1h30min", 5400),
+        ("2h 5min 10s", 7510),
+        ("0.5min", 30),
+    ],
 )
 def test_durations_are_parsed(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["40", "", "min", "40 minutes", "-5min", "1d", "40min!", "nan"])
+@pytest.mark.parametrize("text", ["40", "", "min", "40 minutes", "40mm", "40ms", "-5min", "1d", "40min!", "nan"])
 def test_other_texts_are_refused(text):
     with pytest.raises(RecipeError) as caught:
         parse_duration(text)

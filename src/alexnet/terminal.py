@@ -16,8 +16,8 @@ from alexnet.errors import RecipeError, printable
 
 Progress = Callable[[int, int], None]  # called with the number of items done and their total
 
-_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
-_DURATION = r"(\d+(?:\.\d+)?)\s*(h|min|s)"
+_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_DURATION = r"(\d+(?:\.\d+)?)\s*(h|min|m|s)"
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -53,7 +53,7 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_duration(text: str, option: str = "--budget") -> float:
-    """Return the seconds of ``40min``, ``90s``, ``1.5h`` or ``1h30min``.
+    """Return the seconds of ``40min``, ``40m``, ``90s``, ``1.5h`` or ``1h30min``.
 
     Raises:
         RecipeError: Any other text. The message names ``option``.

@@ -103,6 +103,7 @@ def test_recorded_words_are_read_again_and_own_options_win(tmp_path):
         exclude=tmp_path / "list",
         bad="fail",
         allow_truncated=True,
+        download=True,
         layout=layout,
     )
     assert DataOptions().with_recorded(every.to_args(), tmp_path) == every

@@ -86,8 +86,11 @@ def test_how_to_make_it_again_is_the_recipe(home):
     assert line.startswith("alexnet train 'my images' --recipe modern")
     assert "--hflip 0.0" in line and "--lr-milestones 3 5" in line and "--lr 0.01" in line
     assert facts.train_command({"data": "x"}, Recipe(recipe="modern")).count("--") >= 1
-    options = DataOptions(group_column="patient", exclude=Path("my list"), bad="fail", allow_truncated=True).to_args()
-    said = "--group-column patient --exclude 'my list' --bad fail --allow-truncated"
+    options = DataOptions(
+        group_column="patient", exclude=Path("my list"), bad="fail", allow_truncated=True, download=True
+    )
+    options = options.to_args()
+    said = "--group-column patient --exclude 'my list' --bad fail --download --allow-truncated"
     assert (
         facts.train_command({"data": "x", "options": options}, recipe).endswith(said) and DataOptions().to_args() == []
     )

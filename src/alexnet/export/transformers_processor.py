@@ -13,6 +13,7 @@ from transformers.image_transforms import to_pil_image
 from transformers.image_utils import make_flat_list_of_images
 
 from alexnet.data import decode
+from alexnet.data.decode import Fit
 from alexnet.loader.augmentation import center_crops
 
 
@@ -23,7 +24,8 @@ class AlexNetImageProcessor(TimmWrapperImageProcessor):  # type: ignore[misc]  #
         """Resize, crop and normalize one image or many: ``pixel_values`` float32 [N, 3, s, s]."""
         config = self.data_config
         size = config["input_size"][-1]
-        stored, how = round(size / config["crop_pct"]), "squash" if config["crop_mode"] == "squash" else "crop"
+        stored = round(size / config["crop_pct"])
+        how: Fit = "squash" if config["crop_mode"] == "squash" else "crop"
         pixels = [np.asarray(to_pil_image(image).convert("RGB")) for image in make_flat_list_of_images(images)]
         crops = center_crops(torch.from_numpy(np.stack([decode.fit(image, stored, how) for image in pixels])), size)
         mean, std = (torch.tensor(config[name]) for name in ("mean", "std"))

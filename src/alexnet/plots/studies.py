@@ -253,19 +253,14 @@ def _errors(axes: "Axes", bars: Sequence[ContestBar]) -> None:
 
 def _times(axes: "Axes", bars: Sequence[ContestBar]) -> None:
     """Error against milliseconds an image where they were measured, else against the time of learning."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     measured = all(bar.milliseconds > 0 for bar in bars)
     for number, bar in enumerate(bars, 1):
         at = bar.milliseconds if measured else max(bar.seconds, 1e-3)
         axes.plot([at], [bar.error], "s" if bar.classical else "o", color=_color(bar), markersize=7, zorder=3)
         axes.annotate(str(number), (at, bar.error), xytext=(6, 4), textcoords="offset points", size=9, color=canvas.INK)
-    axes.set_xscale("log")
     axes.margins(0.12)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    _log_axis(axes)
     axes.set_ylim(bottom=0, top=max(1.1 * max(bar.error for bar in bars), 0.1))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
     what = "milliseconds per image, batch size 1" if measured else "seconds of training"
     axes.set_xlabel(f"{what}\nnumbers: rows on the left; squares: classical methods", size=9, color=canvas.GRAY)
     axes.set_title("Error in % against time", loc="left", size=11, color=canvas.INK)
@@ -502,8 +497,11 @@ def draw_sweep(
         points = [(trial.values[name], trial) for trial in trials]
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in points):
             _sweep_marks(axes, points)
+            numbers = sorted({float(value) for value, _ in points})  # type: ignore[arg-type]
             if name in log:
                 _log_axis(axes)
+            elif len(numbers) <= 5:
+                axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
         else:
             labels = sorted({str(value) for value, _ in points})
             _sweep_marks(axes, [(labels.index(str(value)), trial) for value, trial in points])
@@ -525,10 +523,17 @@ def _sweep_marks(axes: "Axes", points: Sequence[tuple[object, SweepTrial]]) -> N
 
 
 def _log_axis(axes: "Axes") -> None:
-    """A logarithmic axis with plain numbers: text is never parsed as a formula."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    """A logarithmic axis with plain numbers: text is never parsed as a formula.
 
+    It stays linear for values within a factor of 4, where a logarithmic one has no round number.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.dataLim.intervalx
+    if not 0 < 4 * low < high:
+        return
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -218,7 +218,7 @@ def open_store(data: str | Path, recipe: Recipe, options: DataOptions) -> Store:
 
 def refuse_on_store(options: DataOptions) -> None:
     """Raise :class:`RecipeError` for an option about reading images, which a prepared store ignores."""
-    ignored = options.to_args() + ["--download"] * options.download
+    ignored = options.to_args()
     if ignored:
         _refuse(ignored[0], "a prepared store", "give the images themselves as DATA")
 

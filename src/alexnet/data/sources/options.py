@@ -102,6 +102,9 @@ def matched_group(expression: re.Pattern[str], origin: str) -> str:
     return "|".join(part or "" for part in match.groups() or (match[0],)).strip("|") if match else ""
 
 
+_FLAGS = ("--download", "--allow-truncated")  # options without a value
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """Options of the data set itself.
@@ -155,7 +158,7 @@ class DataOptions:
         }
         args = [arg for name, value in options.items() if value is not None for arg in (name, str(value))]
         args += [arg for pattern in layout.ignore for arg in ("--ignore", pattern)]
-        return args + ["--allow-truncated"] * self.allow_truncated
+        return args + [flag for flag, used in zip(_FLAGS, (self.download, self.allow_truncated), strict=True) if used]
 
     def with_recorded(self, args: Sequence[str], directory: Path, *, only_layout: bool = False) -> "DataOptions":
         """These options, with defaults replaced by recorded values.
@@ -213,8 +216,7 @@ def _completed(options: Any, recorded: Any) -> Any:
 
 def _parse(args: Sequence[str], directory: Path) -> DataOptions:
     """The options of which ``args`` is the result of :meth:`DataOptions.to_args`."""
-    flag = "--allow-truncated"
-    pairs = [arg for arg in args if arg != flag]
+    pairs = [arg for arg in args if arg not in _FLAGS]
     values = dict(zip(pairs[::2], pairs[1::2], strict=False))
     layout = LayoutOptions(
         classes=values.get("--classes", "auto"),  # type: ignore[arg-type]
@@ -228,11 +230,12 @@ def _parse(args: Sequence[str], directory: Path) -> DataOptions:
     )
     return DataOptions(
         root,
+        "--download" in args,
         group_column=values.get("--group-column"),
         group_pattern=values.get("--group-pattern"),
         exclude=exclude,
         corrections=corrections,
         bad="fail" if values.get("--bad") == "fail" else "exclude",
-        allow_truncated=flag in args,
+        allow_truncated="--allow-truncated" in args,
         layout=layout,
     )
