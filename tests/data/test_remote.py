@@ -9,7 +9,7 @@ import pytest
 
 from alexnet.data.cache import Cache, default_cache, set_default_cache
 from alexnet.data.prepare import prepare
-from alexnet.data.remote import is_address
+from alexnet.data.remote import RemoteBackend, is_address
 from alexnet.data.sources import is_store, open_source
 from alexnet.data.store import Store
 from alexnet.errors import DataError
@@ -121,7 +121,8 @@ def test_a_server_that_hangs_is_an_error_in_bounded_time(raw, cache, monkeypatch
 
 def test_what_is_hopeless_is_told_at_once(raw, cache):
     with served(raw) as objects:
-        with pytest.raises(DataError, match=r"nothing/dataset\.json: the file does not exist"):
+        holds_none = r"nothing: holds no store .dataset\.json does not exist.; must be the address of a store.*prepare"
+        with pytest.raises(DataError, match=holds_none):
             Store.open(objects.address + "/nothing", cache)
         (raw / "train" / "images-00000.npy").unlink()
         with pytest.raises(DataError, match=r"train/images-00000\.npy: the file does not exist"):
@@ -272,8 +273,6 @@ def test_the_chosen_cache_is_used(raw, in_memory, cache):
 def test_a_store_is_sent_whole_and_goes_on_where_it_was_cut_off(raw, in_memory, cache, monkeypatch):
     import fsspec
 
-    from alexnet.data.remote import RemoteBackend
-
     system, said, put = fsspec.filesystem("memory"), [], RemoteBackend._put
     place = RemoteBackend("memory://bucket/new", cache)
 
@@ -302,9 +301,27 @@ def test_a_store_is_sent_whole_and_goes_on_where_it_was_cut_off(raw, in_memory, 
         place.send(other.path, said.append)
 
 
-def test_a_place_that_takes_no_files_is_refused(raw, cache):
-    from alexnet.data.remote import RemoteBackend
+class Buckets:
+    """A file system as those of s3fs and gcsfs: it has no folders, and ``makedirs`` creates a bucket."""
 
+    def exists(self, path):
+        return False
+
+    def makedirs(self, path, exist_ok):
+        raise AssertionError("a bucket would be created")
+
+    def put_file(self, local, path):
+        raise FileNotFoundError("The specified bucket does not exist")
+
+
+def test_a_missing_bucket_is_not_created(raw, cache, monkeypatch):
+    monkeypatch.setattr("alexnet.data.remote._file_system", lambda address: (Buckets(), "misspelled/store"))
+    place = RemoteBackend("s3://misspelled/store", cache)
+    with pytest.raises(DataError, match=r"s3://misspelled/store: cannot be written .there is no such bucket"):
+        place.send(raw, lambda line: None)
+
+
+def test_a_place_that_takes_no_files_is_refused(raw, cache):
     with served(raw / "train") as objects, pytest.raises(DataError, match="cannot be written"):
         RemoteBackend(objects.address, cache).send(raw, lambda line: None)
 

@@ -137,6 +137,7 @@ class _Plan:
 CHUNK = 16 << 20  # bytes of one request
 _TIMEOUT_S = 120.0  # for one request
 _CLIENTS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs"}
+_BUCKETS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")  # they need no folders; a missing bucket would be created
 _HINT = "check the address, network and permissions, then run it again: fetched files are kept"
 
 
@@ -158,7 +159,7 @@ def local_path(path: str | Path) -> Path:
     if path == "":
         raise DataError("a path is empty", "the name of a file or folder", "check the variables of the shell")
     if is_address(path):
-        hint = "only a prepared store (DATA, --store) may be at an address"
+        hint = "only images to predict and a prepared store may be at an address: DATA of train, --data, --store"
         raise DataError(f"{printable(str(path))}: is an address", "a path on this disk", hint)
     return Path(path)
 
@@ -249,7 +250,8 @@ class RemoteBackend:
         record.unlink()
 
     def _put(self, path: Path, name: str) -> None:
-        self.system.makedirs(f"{self.root}/{name}".rpartition("/")[0], exist_ok=True)
+        if self.address.partition("://")[0] not in _BUCKETS:
+            self.system.makedirs(f"{self.root}/{name}".rpartition("/")[0], exist_ok=True)
         self.system.put_file(str(path), f"{self.root}/{name}")
 
     def _fingerprint(self) -> Any:
@@ -294,6 +296,14 @@ class RemoteBackend:
         try:
             return _retried(f"{self.address}/{name}", action, self.cache.attempts, self.cache.first_wait, stop, done)
         except (FileNotFoundError, PermissionError) as error:
+            if name == "dataset.json" and isinstance(error, FileNotFoundError):
+                problem, must = f"{self.address}: holds no store ({name} does not exist)", "the address of a store"
+                hint = "check the address; images become a store by: alexnet prepare IMAGES ADDRESS"
+                raise DataError(problem, must, hint) from error
+            if done == "written":
+                reason = _reason(error) if isinstance(error, PermissionError) else "there is no such bucket or folder"
+                must = "a bucket that exists and can be written"
+                raise DataError(f"{self.address}: cannot be written ({reason})", must, _HINT) from error
             raise DataError(f"{self.address}/{name}: {_reason(error)}", "a store's file", _HINT) from error
 
 
