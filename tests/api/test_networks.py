@@ -105,6 +105,8 @@ def test_trained_weights(digits, tmp_path, monkeypatch):
         alexnet.create_model("lenet5", pretrained=tmp_path / "run", in_channels=3)
     with pytest.raises(ModelError, match=r"no weights of alexnet_small are published; pass pretrained='RUN'"):
         alexnet.create_model("alexnet_small", pretrained=True)
+    with pytest.raises(ModelError, match="pass pretrained='starter', those of this package, or 'RUN'"):
+        alexnet.create_model("alexnet", pretrained=True)
     with pytest.raises(ModelError, match="unknown model 'alexnt'"):
         alexnet.create_model("alexnt", pretrained=True)
 

@@ -111,7 +111,10 @@ def _pretrained(name: str, pretrained: Pretrained, in_channels: int | None, imag
         return _of_torchvision(name, image_size)
     else:
         registry.find(name)
-        raise ModelError(f"no weights of {name} are published", "", "pass pretrained='RUN', a run or a bundle")
+        starter = "'starter', those of this package, or " * (name == "alexnet")
+        raise ModelError(
+            f"no weights of {name} are published", "", f"pass pretrained={starter}'RUN', a run or a bundle"
+        )
     if weights.network.name != name:
         raise ModelError(f"the weights of {weights.name} are of {weights.network.name}", name, "create that network")
     if in_channels not in (None, weights.network.in_channels):

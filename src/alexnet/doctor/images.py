@@ -268,8 +268,8 @@ def _center_cut(good: list[ImageInfo], lost: np.ndarray[tuple[int, ...], np.dtyp
     mean, half = float(lost.mean()), int((lost > 0.5).sum())
     if mean < 0.01:
         return
-    over = counted(half, "image")
-    what = f"the center crop removes {100 * mean:.0f} % of an image on average, and over half of {over}"
+    what = f"the center crop removes {100 * mean:.0f} % of an image on average"
+    what += f", and over half of {counted(half, 'image')}" * (half > 0)
     todo = "check that the subject is in the center; --fit pad keeps the whole image"
     order = np.argsort(-lost, kind="stable")[:12]
     examples = tuple(Example((good[i].origin,), f"{100 * lost[i]:.0f} % removed") for i in order)
