@@ -48,6 +48,15 @@ def poison(name: str):
     return change
 
 
+def momentum(value):
+    """A native kernel would write beyond a momentum that is smaller than its weights."""
+
+    def change(content) -> None:
+        next(iter(content["optimizer"]["state"].values()))["momentum_buffer"] = value
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -56,6 +65,12 @@ def poison(name: str):
         (lambda content: content.pop("position"), "is inconsistent: Object missing required field `position`"),
         (lambda content: content.update(network={}), "is inconsistent: "),
         (lambda content: content.update(rows=3), "is inconsistent: "),
+        (momentum(1.0), "momentum_buffer of the optimizer has not the shape of its weights"),
+        (momentum(torch.tensor(1.0)), "momentum_buffer of the optimizer has not the shape of its weights"),
+        (momentum(torch.zeros(3)), "momentum_buffer of the optimizer has not the shape of its weights"),
+        (lambda content: content["optimizer"]["param_groups"][0].update(maximize=b"x"), "maximize of the optimizer"),
+        (lambda content: content["optimizer"]["param_groups"][0].update(lr=float("nan")), "lr of the optimizer is nan"),
+        (lambda content: content["optimizer"]["param_groups"][0].update(nesterov=3), "nesterov of the optimizer is 3"),
         (lambda content: content["schedule"].clear(), "is inconsistent: "),
         (lambda content: content["recipe"].update(zzz=1), "is inconsistent: unknown hyperparameter 'zzz'. Choose from"),
     ],

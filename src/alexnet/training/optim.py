@@ -455,8 +455,20 @@ def clip_grad_norm(parameters: list[Tensor], max_norm: float, norm: Tensor | Non
     return norm
 
 
+_ADAMW = {"step", "exp_avg", "exp_avg_sq"}
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_alike(value: Any, expected: Any) -> bool:
+    """Whether ``value`` may stand in a parameter group where a new optimizer has ``expected``."""
+    if expected is None or isinstance(expected, bool):  # None: no choice yet
+        return value is None or isinstance(value, bool) or (expected is None and _is_number(value))
+    if isinstance(expected, list | tuple):
+        return isinstance(value, list | tuple) and len(value) == len(expected) and all(map(_is_alike, value, expected))
+    return _is_number(value) if _is_number(expected) else isinstance(value, type(expected))
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -469,12 +481,17 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     optimizer.load_state_dict(state)
     for group, expected in zip(optimizer.param_groups, before, strict=True):
         for name, value in expected.items():
-            if _is_number(value) and not _is_number(group[name]):
+            if not _is_alike(group[name], value):
                 raise ValueError(f"{name} of the optimizer is {group[name]!r:.60}")
     for parameter, entries in optimizer.state.items():
+        if missing := _ADAMW - set(entries) if _ADAMW & set(entries) else set():
+            raise ValueError(f"{', '.join(sorted(missing))} of the optimizer is missing")
         for name, value in entries.items():
-            is_shaped = isinstance(value, Tensor) and value.shape in ((), parameter.shape)
-            if not is_shaped and not isinstance(value, int | float | None):
-                raise ValueError(f"{name} of the optimizer is no number, and has not the shape of its weights")
+            shape = value.shape if isinstance(value, Tensor) else ()
+            if name == "step":  # one number; all others are as the weights
+                if shape or not _is_number(float(value)):
+                    raise ValueError(f"{name} of the optimizer is {value!r:.60}")
+            elif value is not None and (not isinstance(value, Tensor) or shape != parameter.shape):
+                raise ValueError(f"{name} of the optimizer has not the shape of its weights")
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
