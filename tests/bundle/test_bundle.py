@@ -191,8 +191,7 @@ assert sorted(p.name for p in path.parent.iterdir()) == ["bundle", *kept, "new"]
     ("method", "change"),
     [
         ("exchange", "save"),
-        ("two renames", "save"),
-        pytest.param("two renames", "promote", marks=pytest.mark.slow),
+        *(pytest.param("two renames", change, marks=pytest.mark.slow) for change in ("save", "promote")),
         ("two renames", "restore"),
     ],
 )
