@@ -16,6 +16,7 @@ from alexnet.errors import RecipeError, printable
 
 Progress = Callable[[int, int], None]  # called with the number of items done and their total
 
+LOG_INTERVAL = 30.0  # seconds of silence after which a log that is no terminal gets a line of progress
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DURATION = r"(\d+(?:\.\d+)?)\s*(h|min|m|s)"
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

@@ -531,3 +531,13 @@ def test_a_second_preparation_has_a_clock_of_its_own(monkeypatch, capsys):
         "preparing: 101 of 101 images, 100 images/s",
     ]
     assert lines[3:] == lines[:3]
+
+
+def test_a_slow_work_is_not_silent_until_a_tenth_is_done(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
+    progress = output.Progress("predicting")
+    for done in range(0, 200, 10):
+        now[0] = 500 + done / 2  # 2 images/s
+        progress(done, 100_000)
+    assert [line.split(",")[0].split()[1] for line in capsys.readouterr().err.splitlines()] == ["0", "60", "120", "180"]

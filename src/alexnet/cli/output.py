@@ -28,7 +28,7 @@ def log(text: str) -> None:
 
 
 class Progress:
-    """A progress bar on a terminal, else a line every 10 %, with images per second and the time left.
+    """A progress bar on a terminal, else a line every 10 % and every 30 s, with images per second and the time left.
 
     Called with the images done and their total; the first call sets the images that the speed does not count. A call
     with fewer images than the last one begins again: a study prepares several parts of its data.
@@ -36,7 +36,7 @@ class Progress:
 
     def __init__(self, phase: str) -> None:
         self.phase, self.tenth = phase, -1
-        self.first, self.last, self.started = 0, -1, 0.0
+        self.first, self.last, self.started, self.logged = 0, -1, 0.0, 0.0
         self.bar: Any = None
 
     def __call__(self, done: int, total: int) -> None:
@@ -46,9 +46,12 @@ class Progress:
         self.last = done
         if sys.stderr.isatty():
             self._bar(done, total)
-        elif 10 * done // max(total, 1) != self.tenth:
-            self.tenth = 10 * done // max(total, 1)
+        elif (tenth := 10 * done // max(total, 1)) != self.tenth or self._silent():
+            self.tenth, self.logged = tenth, time.monotonic()
             log(f"{self.phase}: {done:,} of {total:,} images{self._speed(done, total)}")
+
+    def _silent(self) -> bool:
+        return time.monotonic() - self.logged >= terminal.LOG_INTERVAL
 
     def _speed(self, done: int, total: int) -> str:
         """``, 41 images/s, 2 min 3 s left``; empty at the start."""

@@ -21,7 +21,7 @@ from alexnet.errors import RunError, printable
 from alexnet.evaluation.metrics import Scores
 from alexnet.recipe import Recipe
 from alexnet.schema import parse_json
-from alexnet.terminal import unescaped
+from alexnet.terminal import LOG_INTERVAL, unescaped
 from alexnet.training.callbacks import Callbacks
 
 COLUMNS = (
@@ -38,7 +38,6 @@ COLUMNS = (
 )
 
 
-LOG_INTERVAL = 30.0  # seconds within an epoch after which a log that is no terminal gets a line
 TESTED = "evaluated"  # the event of a test split that was looked at
 
 
