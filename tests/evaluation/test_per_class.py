@@ -9,7 +9,8 @@ from sklearn import metrics as sk
 
 from alexnet.evaluation.detailed import areas, per_class
 from alexnet.evaluation.evaluate import SplitPredictions
-from alexnet.evaluation.intervals import resamples
+from alexnet.evaluation.intervals import resamples, wilson
+from alexnet.evaluation.one_vs_rest import binary_rates
 
 
 def predictions(count=300, classes=4, seed=0, groups=()):
@@ -56,14 +57,13 @@ def test_intervals_are_those_of_the_resampled_images():
             [
                 sk.balanced_accuracy_score(labels, predicted),
                 sk.f1_score(labels, predicted, average="macro"),
-                sk.precision_score(labels == 1, predicted == 1),
             ]
         )
     low, high = np.percentile(rows, [2.5, 97.5], axis=0)
-    assert [found.balanced_accuracy.low, found.macro_f1.low] == pytest.approx(low[:2])
-    assert [found.balanced_accuracy.high, found.macro_f1.high] == pytest.approx(high[:2])
+    assert [found.balanced_accuracy.low, found.macro_f1.low] == pytest.approx(low)
+    assert [found.balanced_accuracy.high, found.macro_f1.high] == pytest.approx(high)
     one = found.classes[1].precision
-    assert one.count < 40 or (one.low, one.high) == pytest.approx((low[2], high[2]))
+    assert (one.low, one.high) == wilson((given.labels[given.predicted == 1] == 1).sum(), one.count)
 
 
 def slow_area(scores, positive):
@@ -114,3 +114,14 @@ def test_a_perfect_class_is_not_certain():
     for one in found.classes:
         for number in (one.precision, one.recall, one.f1, one.auroc):
             assert number.value == 1 and 0.95 < number.low < 1
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_rate_has_one_interval(grouped):
+    """The tables of all classes and of one class against the rest are in one output."""
+    given = predictions(180, groups=[f"patient {i % 50}" for i in range(180)] if grouped else ())
+    for k, found in enumerate(per_class(given, NAMES).classes):
+        rates = binary_rates(given.predicted == k, given.labels == k, given.groups)
+        assert found.recall == rates.sensitivity and found.precision == rates.ppv
+        assert found.specificity == rates.specificity and found.npv == rates.npv
+        assert 0 < found.recall.low < found.recall.value < found.recall.high < 1

@@ -122,13 +122,16 @@ def per_class(
 
     def numbers(k: int) -> ClassMetrics:
         is_k, as_k = labels == k, predicted == k
-        bases = [_independent(mask, groups) for mask in (as_k, is_k, is_k | as_k)]
         values = [(float(seen[3 + j * number + k]), drawn[:, 3 + j * number + k]) for j in range(5)]
+
+        def rate(j: int, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:  # as rate_ci() computes it
+            return estimate(*values[j], _independent(among, groups)) if groups else proportion_ci(hits[among])
+
         rarer = min(_independent(is_k, groups), _independent(~is_k, groups))
         curve = estimate(float(area[k]), area_drawn[:, k], rarer)
-        precision, recall = (estimate(*values[j], bases[j]) for j in range(2))
-        f1 = f1_estimate(*values[2], bases[2])
-        specificity, npv = (estimate(*values[j], _independent(~mask, groups)) for j, mask in ((3, is_k), (4, as_k)))
+        precision, recall = rate(0, is_k, as_k), rate(1, as_k, is_k)
+        f1 = f1_estimate(*values[2], _independent(is_k | as_k, groups))
+        specificity, npv = rate(3, ~as_k, ~is_k), rate(4, ~is_k, ~as_k)
         counts = int(is_k.sum()), int(as_k.sum())
         return ClassMetrics(classes[k], *counts, precision, recall, f1, curve, specificity, npv)
 

@@ -108,6 +108,25 @@ def proportion_ci(hits: NDArray[np.bool_], groups: Sequence[str] = (), *, seed: 
     return grouped_proportion_ci(*count_by_group(hits, groups), seed=seed)
 
 
+def rate_ci(hits: NDArray[np.bool_], among: NDArray[np.bool_], groups: Sequence[str] = (), *, seed: int = 0) -> Estimate:
+    """The share of ``hits`` [N] among the images ``among`` [N], with its interval.
+
+    It is Wilson's, or the bootstrap's over all groups: the same resamples for each rate, so that a number has one
+    interval wherever it is computed.
+    """
+    if not groups or not among.any():
+        return proportion_ci(hits[among])
+    counts = np.stack([hits & among, among], 1).astype(np.float32)  # [N, 2]
+
+    def of(weights: NDArray[np.float32]) -> NDArray[np.float64]:
+        numbers = (weights @ counts).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(numbers[:, 0] / numbers[:, 1])
+
+    witnesses = independent_units(int(among.sum()), [groups[i] for i in np.flatnonzero(among).tolist()])
+    return estimate(float(hits[among].mean()), bootstrap(of, len(hits), groups, seed=seed), witnesses)
+
+
 def count_by_group(hits: NDArray[np.bool_], groups: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How many hits and how many images each group has: [U] and [U]."""
     units, member = _units(groups)

@@ -25,6 +25,7 @@ from alexnet.evaluation.intervals import (
     estimate,
     independent_units,
     proportion_ci,
+    rate_ci,
     resamples,
 )
 
@@ -70,19 +71,14 @@ def binary_rates(
         groups: The groups of the images, [N]; empty if unknown.
         threshold: The threshold that led to ``called``.
     """
-
-    def rate(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
-        chosen = np.flatnonzero(among)
-        return proportion_ci(hits[chosen], [groups[i] for i in chosen.tolist()] if groups else ())
-
     pairs = (called & positive, called & ~positive, ~called & positive, ~called & ~positive)
     return BinaryRates(
         threshold,
         (int(pairs[0].sum()), int(pairs[1].sum()), int(pairs[2].sum()), int(pairs[3].sum())),
-        sensitivity=rate(called, positive),
-        specificity=rate(~called, ~positive),
-        ppv=rate(positive, called),
-        npv=rate(~positive, ~called),
+        sensitivity=rate_ci(called, positive, groups),
+        specificity=rate_ci(~called, ~positive, groups),
+        ppv=rate_ci(positive, called, groups),
+        npv=rate_ci(~positive, ~called, groups),
     )
 
 

@@ -239,7 +239,7 @@ def _metrics(details: DetailedScores, classes: Sequence[str]) -> dict[str, Any]:
         ("macro precision", result.macro_precision),
         ("macro AUROC", result.macro_auroc),
     ]
-    method = "Wilson intervals for top-1 and top-5; bootstrap over images (2,000 resamples) for the others"
+    method = "Wilson intervals for shares of images; bootstrap over images (2,000 resamples) for the others"
     if details.groups:
         method = f"bootstrap over {details.groups:,} groups of images, each resampled as a whole (2,000 resamples)"
     unit = "groups" if details.groups else "images"
