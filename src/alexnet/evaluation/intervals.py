@@ -108,7 +108,7 @@ def proportion_ci(hits: NDArray[np.bool_], groups: Sequence[str] = (), *, seed: 
     return grouped_proportion_ci(*count_by_group(hits, groups), seed=seed)
 
 
-def rate_ci(hits: NDArray[np.bool_], among: NDArray[np.bool_], groups: Sequence[str] = (), *, seed: int = 0) -> Estimate:
+def rate_ci(hits: NDArray[np.bool_], among: NDArray[np.bool_], groups: Sequence[str] = ()) -> Estimate:
     """The share of ``hits`` [N] among the images ``among`` [N], with its interval.
 
     It is Wilson's, or the bootstrap's over all groups: the same resamples for each rate, so that a number has one
@@ -124,7 +124,7 @@ def rate_ci(hits: NDArray[np.bool_], among: NDArray[np.bool_], groups: Sequence[
             return np.asarray(numbers[:, 0] / numbers[:, 1])
 
     witnesses = independent_units(int(among.sum()), [groups[i] for i in np.flatnonzero(among).tolist()])
-    return estimate(float(hits[among].mean()), bootstrap(of, len(hits), groups, seed=seed), witnesses)
+    return estimate(float(hits[among].mean()), bootstrap(of, len(hits), groups), witnesses)
 
 
 def count_by_group(hits: NDArray[np.bool_], groups: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
