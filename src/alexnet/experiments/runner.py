@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from alexnet.api.evaluation import evaluate
+from alexnet.bundle import weights_sha256
 from alexnet.bundle.integrity import read_config
 from alexnet.data import decode
 from alexnet.data.atomic_io import json_bytes, write_file
@@ -318,6 +319,13 @@ class _Scores:
 
 
 @dataclass(frozen=True)
+class _SavedScores(_Scores):
+    """Scores in a file, and the SHA-256 of the weights that have them."""
+
+    weights_sha256: str = ""
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """A finished training. ``epochs`` are the rows of results.csv; ``diverged`` is the reason where it diverged."""
 
@@ -360,11 +368,11 @@ class TrainedModel:
                 return asdict(check(self.metrics[split], _Scores))
             except ValueError as error:
                 raise _damaged(self.folder / "bundle" / "config.json", error, f"delete {self.folder}") from error
-        path = self.folder / f"scores-{split}-{crops}.json"
-        if path.is_file():
-            return asdict(read_file(path, _Scores))
+        path, weights = self.folder / f"scores-{split}-{crops}.json", weights_sha256(self.folder)
+        if path.is_file() and (saved := read_file(path, _SavedScores)).weights_sha256 == weights:
+            return asdict(saved)
         scores = evaluate(self.folder / "bundle", self.store.absolute, split=split, crops=crops, device=device)
-        write_result(path, scores.to_dict())
+        write_result(path, scores.to_dict() | {"weights_sha256": weights})
         return scores.to_dict()
 
 

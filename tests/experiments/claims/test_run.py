@@ -5,6 +5,7 @@ import math
 import shutil
 import signal
 import threading
+import types
 from functools import partial
 
 import numpy as np
@@ -313,3 +314,17 @@ def test_slower_learning_rate_gets_no_more_epochs_than_the_best(digits, tmp_path
     assert result.learning_rates == {"ReLU": 0.01, "tanh": 0.01}
     again = run("relu-wide", digits, folder, seeds=1, epochs=6, learning_rates=(0.01, 1e-5), train_error=0.6)
     assert again.to_dict() == result.to_dict()
+
+
+def test_scores_of_other_weights_are_computed_again(tmp_path, monkeypatch):
+    """A file of another training in its place was taken as the scores of this one."""
+    weights, found = "a", {"top1": 0.75, "top1_error": 0.25, "count": 4}
+    monkeypatch.setattr(runner, "weights_sha256", lambda _: weights)
+    monkeypatch.setattr(runner, "evaluate", lambda *_, **__: types.SimpleNamespace(to_dict=lambda: dict(found)))
+    store = types.SimpleNamespace(absolute=tmp_path)
+    model = TrainedModel(None, tmp_path, store, (), {})
+    assert model.scores("train", 1, "cpu")["top1"] == 0.75
+    found["top1"] = 0.5
+    assert model.scores("train", 1, "cpu")["top1"] == 0.75
+    weights = "b"  # the lambda sees it
+    assert model.scores("train", 1, "cpu")["top1"] == 0.5
