@@ -1,5 +1,6 @@
 """Each check of the doctor, on hand-made images."""
 
+import itertools
 import re
 import uuid
 
@@ -29,6 +30,20 @@ def info(index, split="train", label=0, origin="", group="", **facts):
 
 def data(infos, classes=2, drawn=False):
     return ImageDataset("set", tuple("abcdefghijkl"[:classes]), infos, drawn)
+
+
+def frames(name, object_of):
+    """Five similar images of eight tracks in six classes, named by ``name``; the last one of each track is in test."""
+    infos, draw = [], np.random.default_rng(0)
+    for c, t, f in itertools.product(range(6), range(8), range(5)):
+        object_ = info(object_of(c, t)).thumbnail.astype(int)
+        thumbnail = np.clip(object_ + draw.integers(-20, 20, object_.shape), 0, 255).astype(np.uint8)
+        values = {"g": (3 * f + t) % 7, "letter": "abcde"[f], "digest": f"{c}{t}{f}".zfill(32)}
+        values |= {"view": ("left", "right", "front", "back", "top")[f], "uuid": uuid.UUID(int=t << 96)}
+        values["name"] = ("anna", "bill", "eve", "kim", "lea", "max", "tom", "zoe")[t]
+        origin = name.format(c="abcdef"[c], t=t, o=t, f=f, **values)
+        infos.append(info(len(infos), "test" if f == 4 else "train", c, origin=origin, thumbnail=thumbnail))
+    return infos
 
 
 def many(count, **facts):
@@ -158,17 +173,7 @@ def test_groups_are_predictioned_from_names(name, pattern_has):
 )
 def test_groups_that_are_named_anew_in_each_class_are_found(name):
     """Frame f of track t of a class: the track's number is another object in another class."""
-    infos, draw = [], np.random.default_rng(0)
-    for c in range(6):
-        for t in range(8):
-            object_ = info(1000 * c + t).thumbnail.astype(int)
-            for f in range(5):
-                thumbnail = np.clip(object_ + draw.integers(-20, 20, object_.shape), 0, 255).astype(np.uint8)
-                view = ("left", "right", "front", "back", "top")[f]
-                values = {"g": (3 * f + t) % 7, "letter": "abcde"[f], "view": view, "digest": f"{c}{t}{f}".zfill(32)}
-                values["name"] = ("anna", "bill", "eve", "kim", "lea", "max", "tom", "zoe")[t]
-                origin = name.format(c="abcdef"[c], t=t, f=f, **values)
-                infos.append(info(len(infos), "test" if f == 4 else "train", c, origin=origin, thumbnail=thumbnail))
+    infos = frames(name, lambda c, t: 1000 * c + t)
     [finding] = check_groups(data(infos, 6))
     assert finding.check == "group-suspected" and len(finding.examples) == 48, finding.what
     assert "48 groups (240 images)" in finding.what
@@ -201,16 +206,7 @@ def test_groups_that_are_named_anew_in_each_class_are_found(name):
 )
 def test_a_group_with_images_of_several_classes_is_found_whole(name):
     """Object o is in every class: a pattern that looks into each folder alone would leave it in two splits."""
-    infos, draw = [], np.random.default_rng(0)
-    for c in range(6):
-        for o in range(8):
-            object_ = info(1000 + o).thumbnail.astype(int)
-            for f in range(5):
-                thumbnail = np.clip(object_ + draw.integers(-20, 20, object_.shape), 0, 255).astype(np.uint8)
-                values = {"view": ("left", "right", "front", "back", "top")[f], "uuid": uuid.UUID(int=o << 96)}
-                values["name"] = ("anna", "bill", "eve", "kim", "lea", "max", "tom", "zoe")[o]
-                origin = name.format(c="abcdef"[c], o=o, f=f, **values)
-                infos.append(info(len(infos), "test" if f == 4 else "train", c, origin=origin, thumbnail=thumbnail))
+    infos = frames(name, lambda c, o: 1000 + o)
     [finding] = check_groups(data(infos, 6))
     assert finding.check == "group-suspected" and "8 groups (240 images)" in finding.what, finding.what
 

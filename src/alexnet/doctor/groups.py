@@ -85,13 +85,16 @@ def find_pattern(infos: list[ImageInfo]) -> str:
         plausible = {pattern: groups for pattern in patterns if (groups := _plausible_groups(infos, pattern))}
         if plausible:
             return next((pattern for pattern, groups in plausible.items() if _alike(groups)), next(iter(plausible)))
-    found = {pattern: groups for pattern in chain(*_LOOSE) if (groups := _plausible_groups(infos, pattern))}
-    found = {pattern: groups for pattern, groups in found.items() if _alike(groups)}
-    if not found:
+    fitting = {
+        pattern: groups
+        for pattern in chain(*_LOOSE)
+        if (groups := _plausible_groups(infos, pattern)) and _alike(groups)
+    }
+    if not fitting:
         return ""
-    best = max(found, key=lambda pattern: sum(map(len, found[pattern].values())))  # the first that covers most
-    for pattern, groups in found.items():
-        if _unites(groups, found[best]):
+    best = max(fitting, key=lambda pattern: sum(map(len, fitting[pattern].values())))  # the first that covers most
+    for pattern, groups in fitting.items():
+        if _unites(groups, fitting[best]):
             best = pattern
     return best
 

@@ -34,6 +34,7 @@ from alexnet.evaluation.intervals import (
     f1_estimate,
     independent_units,
     proportion_ci,
+    units_among,
 )
 from alexnet.evaluation.metrics import FIVE, Scores, label_ranks
 from alexnet.evaluation.one_vs_rest import Curves, shown_curves
@@ -125,12 +126,12 @@ def per_class(
         values = [(float(seen[3 + j * number + k]), drawn[:, 3 + j * number + k]) for j in range(5)]
 
         def rate(j: int, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:  # as rate_ci() computes it
-            return estimate(*values[j], _independent(among, groups)) if groups else proportion_ci(hits[among])
+            return estimate(*values[j], units_among(among, groups)) if groups else proportion_ci(hits[among])
 
-        rarer = min(_independent(is_k, groups), _independent(~is_k, groups))
+        rarer = min(units_among(is_k, groups), units_among(~is_k, groups))
         curve = estimate(float(area[k]), area_drawn[:, k], rarer)
         precision, recall = rate(0, is_k, as_k), rate(1, as_k, is_k)
-        f1 = f1_estimate(*values[2], _independent(is_k | as_k, groups))
+        f1 = f1_estimate(*values[2], units_among(is_k | as_k, groups))
         specificity, npv = rate(3, ~as_k, ~is_k), rate(4, ~is_k, ~as_k)
         counts = int(is_k.sum()), int(as_k.sum())
         return ClassMetrics(classes[k], *counts, precision, recall, f1, curve, specificity, npv)
@@ -140,10 +141,6 @@ def per_class(
         mean_area = estimate(float(np.nanmean(area)), np.nanmean(area_drawn, 1), independent_units(count, groups))
     top1, of_classes = proportion_ci(right, groups, seed=seed), tuple(numbers(k) for k in range(number))
     return PerClass(top1, top5, whole(0), whole(1), whole(2), mean_area, of_classes)
-
-
-def _independent(mask: NDArray[np.bool_], groups: Sequence[str]) -> int:
-    return len({groups[i] for i in np.flatnonzero(mask).tolist()}) if groups else int(mask.sum())
 
 
 def _ratios(

@@ -123,8 +123,7 @@ def rate_ci(hits: NDArray[np.bool_], among: NDArray[np.bool_], groups: Sequence[
         with np.errstate(invalid="ignore"):
             return np.asarray(numbers[:, 0] / numbers[:, 1])
 
-    witnesses = independent_units(int(among.sum()), [groups[i] for i in np.flatnonzero(among).tolist()])
-    return estimate(float(hits[among].mean()), bootstrap(of, len(hits), groups), witnesses)
+    return estimate(float(hits[among].mean()), bootstrap(of, len(hits), groups), units_among(among, groups))
 
 
 def count_by_group(hits: NDArray[np.bool_], groups: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -157,6 +156,11 @@ def f1_estimate(value: float, values: NDArray[np.float64], count: int) -> Estima
 def independent_units(count: int, groups: Sequence[str] = ()) -> int:
     """How many witnesses there are: groups, or images where there are none."""
     return len(set(groups)) if groups else count
+
+
+def units_among(among: NDArray[np.bool_], groups: Sequence[str] = ()) -> int:
+    """As :func:`independent_units`, of the images ``among`` [N] only."""
+    return len({groups[i] for i in np.flatnonzero(among).tolist()}) if groups else int(among.sum())
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from alexnet.errors import RecipeError
 from alexnet.evaluation.intervals import (
     Estimate,
     estimate,
-    independent_units,
     proportion_ci,
     rate_ci,
     resamples,
+    units_among,
 )
 
 RESAMPLES = 500  # of the bands: half a second for 1,000 images and one class
@@ -158,10 +158,7 @@ def curves(
     ]
     tpr, precision, auc, average = (np.concatenate(part) for part in zip(*parts, strict=True))
     seen = _on_grid(np.ones((1, len(scores)), np.float32), positive, order, ends)
-    sides = [
-        independent_units(int(side.sum()), [groups[i] for i in np.flatnonzero(side).tolist()] if groups else ())
-        for side in (positive, ~positive)
-    ]
+    sides = [units_among(side, groups) for side in (positive, ~positive)]
     fpr, hits, _ = roc_curve(positive, scores)
     precisions, recalls, _ = precision_recall_curve(positive, scores)
     area = estimate(float(roc_auc_score(positive, scores)), auc, min(sides))
