@@ -9,7 +9,7 @@ from alexnet.data.sources.source import Sample, Source, group_similar, summarize
 from alexnet.data.splits import assign_splits
 from alexnet.doctor.duplicates import check_duplicates, find_duplicates
 from alexnet.doctor.findings import Example, Finding, Report, by_severity, without_reviewed
-from alexnet.doctor.groups import check_groups
+from alexnet.doctor.groups import check_groups, find_pattern
 from alexnet.doctor.images import ImageDataset, Phases, check_contents, check_files, check_shapes, inspect_all
 from alexnet.doctor.labels import check_classes, check_labels, counts_of
 from alexnet.doctor.shortcuts import check_colors, check_shortcuts
@@ -55,14 +55,16 @@ def examine(
         source.name, source.classes, infos, unsplit, unsplit or "validation" not in source.splits, allow_truncated
     )
     good = dataset.good()
+    pattern = find_pattern(good)
     duplicate_sets = find_duplicates(good, workers or 1, bar("comparing"))
     findings = [
         *check_classes(dataset, problems or []),
         *check_duplicates(dataset, duplicate_sets),
-        *check_groups(dataset),
+        *check_groups(dataset, pattern),
     ]
     findings += [*check_files(dataset), *check_shapes(dataset), *check_contents(dataset)]
-    findings += [*check_shortcuts(dataset, duplicate_sets, bar("looking for shortcuts")), *check_colors(dataset)]
+    findings += [*check_shortcuts(dataset, duplicate_sets, bar("looking for shortcuts"), pattern)]
+    findings += check_colors(dataset)
     if embed is not None:
         features = embed([info.sample for info in good])
         findings += check_labels(dataset, good, duplicate_sets, features)

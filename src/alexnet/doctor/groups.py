@@ -49,8 +49,11 @@ _LOOSE = (  # used only if images of a group are also similar
 ALIKE = 0.85  # median distance of thumbnails within groups, of that between groups
 
 
-def check_groups(dataset: ImageDataset) -> Iterator[Finding]:
-    """Findings about groups in two splits. Without groups in the data, file names may suggest them."""
+def check_groups(dataset: ImageDataset, pattern: str | None = None) -> Iterator[Finding]:
+    """Findings about groups in two splits. Without groups in the data, file names may suggest them.
+
+    ``pattern``: that of :func:`find_pattern` for the images that can be used; None: it is looked for.
+    """
     good = dataset.good()
     if any(info.sample.group for info in good):
         leaks = _leaking(good, lambda info: info.sample.group)
@@ -61,7 +64,7 @@ def check_groups(dataset: ImageDataset) -> Iterator[Finding]:
             todo = "split by group: remove the column split, or keep each group in one split folder"
             yield Finding("group-leak", "error", what, todo, _examples(leaks), _to_exclude(leaks))
         return
-    pattern = find_pattern(good)
+    pattern = find_pattern(good) if pattern is None else pattern
     leaks = _leaking(good, _finder(pattern)) if pattern else {}
     if leaks:
         names = ", ".join(list(leaks)[:3]) + " …" * (len(leaks) > 3)
@@ -71,16 +74,22 @@ def check_groups(dataset: ImageDataset) -> Iterator[Finding]:
         yield Finding("group-suspected", "warning", what, todo, _examples(leaks), (), {"pattern": pattern})
 
 
-def group_names(infos: list[ImageInfo]) -> list[str]:
-    """The group of each image: that of the data, otherwise the one that its file name suggests; may be empty."""
+def group_names(infos: list[ImageInfo], pattern: str | None = None) -> list[str]:
+    """The group of each image: that of the data, otherwise the one that its file name suggests; may be empty.
+
+    ``pattern``: that of :func:`find_pattern` for ``infos``; None: it is looked for.
+    """
     if any(info.sample.group for info in infos):
         return [info.sample.group for info in infos]
-    pattern = find_pattern(infos)
-    return [_finder(pattern)(info) if pattern else "" for info in infos]
+    pattern = find_pattern(infos) if pattern is None else pattern
+    find = _finder(pattern)
+    return [find(info) if pattern else "" for info in infos]
 
 
 def find_pattern(infos: list[ImageInfo]) -> str:
-    """The pattern that groups the images best by their names; empty if none does."""
+    """The pattern that groups the images best by their names; empty if none does, or if the data has groups."""
+    if any(info.sample.group for info in infos):
+        return ""
     for patterns in _NAMED:
         plausible = {pattern: groups for pattern in patterns if (groups := _plausible_groups(infos, pattern))}
         if plausible:

@@ -71,11 +71,17 @@ def is_gray(thumbnails: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def check_shortcuts(
-    dataset: ImageDataset, duplicate_sets: list[list[ImageInfo]] | None = None, progress: Progress | None = None
+    dataset: ImageDataset,
+    duplicate_sets: list[list[ImageInfo]] | None = None,
+    progress: Progress | None = None,
+    pattern: str | None = None,
 ) -> Iterator[Finding]:
-    """The accuracy from facts about the files: a warning if far above chance, a note if above chance."""
+    """The accuracy from facts about the files: a warning if far above chance, a note if above chance.
+
+    ``pattern``: as for :func:`alexnet.doctor.groups.check_groups`.
+    """
     good = dataset.good()
-    groups = dict(zip(map(id, good), _groups(good, duplicate_sets or []), strict=True))
+    groups = dict(zip(map(id, good), _groups(good, duplicate_sets or [], pattern), strict=True))
     chosen = _draw(good)
     labels = np.array([info.sample.label for info in chosen], np.int64)
     classes = len(set(labels.tolist()))
@@ -117,9 +123,9 @@ def _percent(result: ShortcutAccuracy) -> str:
     return f"{100 * result.ungrouped:.0f} %{grouped}"
 
 
-def _groups(infos: list[ImageInfo], duplicate_sets: list[list[ImageInfo]]) -> list[str]:
+def _groups(infos: list[ImageInfo], duplicate_sets: list[list[ImageInfo]], pattern: str | None) -> list[str]:
     """A name for each image, shared with its copies and its group. File names may suggest the group."""
-    names = [name or f"image {index}" for index, name in enumerate(group_names(infos))]
+    names = [name or f"image {index}" for index, name in enumerate(group_names(infos, pattern))]
     positions = {id(info): index for index, info in enumerate(infos)}
     representatives: dict[str, str] = {}  # name → a name that stands for it
 
