@@ -1,6 +1,9 @@
 """Whatever a file holds, a look at it says why it is no use, and nothing falls over."""
 
+import gc
 import random
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from alexnet.data.sources import open_source
 from alexnet.data.sources.source import Sample
-from alexnet.doctor.images import THUMBNAIL_SIZE, inspect_all, inspect_image, thumbnails_of
+from alexnet.doctor import images
+from alexnet.doctor.images import THUMBNAIL_SIZE, Thumbnails, inspect_all, inspect_image
+from alexnet.errors import DataError
 
 from .faulty_data import bomb, deep_png, paint, rotated, saved
 
@@ -79,26 +85,53 @@ def test_arrays_and_order_and_progress():
     infos = inspect_all({"train": samples[:6], "test": samples[6:]}, 2, lambda done, all_: steps.append((done, all_)))
     assert [info.origin for info in infos] == [f"#{i}" for i in range(9)] and steps[-1] == (9, 9)
     assert [info.split for info in infos] == ["train"] * 6 + ["test"] * 3
-    assert {info.format for info in infos} == {"array"} and thumbnails_of(infos).shape == (
-        9,
-        THUMBNAIL_SIZE,
-        THUMBNAIL_SIZE,
-        3,
-    )
-    assert thumbnails_of([]).shape == (0, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3)
+    shape = (THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3)
+    assert {info.format for info in infos} == {"array"} and Thumbnails(infos)[:].shape == (9, *shape)
+    assert Thumbnails([])[:].shape == (0, *shape)
 
 
-def test_the_thumbnails_of_all_images_are_not_copied():
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_thumbnails_in_memory_or_in_a_file(memory, monkeypatch):
+    monkeypatch.setattr(images, "_MEMORY", memory)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 30, 40, 3), np.uint8)
     samples = tuple(Sample(0, str(n), lambda n=n: pixels[n]) for n in range(5))
     infos = inspect_all({"train": samples[:3], "test": samples[3:]}, workers=2)
     expected = np.stack([inspect_image(sample, "train").thumbnail for sample in samples])
-    assert np.array_equal(thumbnails_of(infos), expected)
-    assert np.shares_memory(thumbnails_of(infos), infos[0].thumbnail)
-    assert np.array_equal(thumbnails_of(infos[::-1]), expected[::-1])
-    assert np.array_equal(thumbnails_of(infos[1:]), expected[1:])
-    infos[2].thumbnail = None  # as of an image that cannot be decoded
-    assert np.array_equal(thumbnails_of(infos), expected[[0, 1, 3, 4]])
+    assert isinstance(infos[0].table.thumbnails, np.ndarray) == bool(memory)
+    assert np.array_equal(Thumbnails(infos)[:], expected) and len(Thumbnails(infos)) == 5
+    assert np.array_equal(Thumbnails(infos[::-1])[1:3], expected[::-1][1:3])
+    assert np.array_equal(Thumbnails(infos)[np.array([4, 0, 4])], expected[[4, 0, 4]])
+    single = [inspect_image(sample, "train") for sample in samples]
+    facts = ("width", "height", "size", "sha256", "content", "error", "format", "notes")
+    assert all(getattr(a, name) == getattr(b, name) for a, b in zip(infos, single, strict=True) for name in facts)
+
+
+def test_no_space_for_thumbnails_is_no_fault_of_an_image(monkeypatch):
+    monkeypatch.setattr(images, "_MEMORY", 0)
+    with Path("/dev/full").open("r+b", buffering=0) as full:
+        monkeypatch.setattr(images.tempfile, "TemporaryFile", lambda **_: full)
+        with pytest.raises(DataError, match=r"No space left.*TMPDIR"):
+            inspect_all({"train": (Sample(0, "x", lambda: JPEG),)})
+
+
+def test_a_million_images_fit_into_a_gigabyte(tmp_path, monkeypatch):
+    """An image takes under 700 bytes; what programs and libraries take is not counted."""
+    for number in range(1000):
+        folder = tmp_path / f"class{number % 2}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"image-{number:07d}.jpg").touch()
+    monkeypatch.setattr(images, "_MEMORY", 0)
+    monkeypatch.setattr(images.decode, "decode_with_notes", lambda *_, **__: (np.zeros((9, 9, 3), np.uint8), "PNG", ()))
+    examined = inspect_all(open_source(tmp_path).splits)[:9]  # what is made once
+    gc.collect()
+    tracemalloc.start()
+    try:
+        source = open_source(tmp_path)
+        examined = inspect_all(source.splits)
+        assert len(examined) == 1000 and not any(info.error for info in examined)
+        assert tracemalloc.get_traced_memory()[1] < 700 * len(examined)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_that_can_not_be_read():

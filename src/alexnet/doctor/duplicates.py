@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.doctor.findings import Example, Finding, Severity
-from alexnet.doctor.images import THUMBNAIL_SIZE, ImageDataset, ImageInfo, thumbnails_of
+from alexnet.doctor.images import THUMBNAIL_SIZE, ImageDataset, ImageInfo, Thumbnails
 from alexnet.errors import counted
 from alexnet.terminal import Progress
 
@@ -37,7 +37,7 @@ class _UnitVectors(NamedTuple):
 
 
 def near_duplicates(
-    thumbnails: NDArray[np.uint8],
+    thumbnails: NDArray[np.uint8] | Thumbnails,
     small: NDArray[np.bool_] | None = None,
     workers: int = 1,
     progress: Progress | None = None,
@@ -58,7 +58,8 @@ def near_duplicates(
         return np.zeros((0, 2), np.int64)
     _, first, same = np.unique(_digests(thumbnails, useful), axis=0, return_index=True, return_inverse=True)
     identical = np.stack([first[same.reshape(-1)], np.arange(len(useful))], axis=1)  # equal thumbnails: to their first
-    near = first[_neighbors(points[useful[first]], workers, progress)]
+    points = points[useful[first]]
+    near = first[_neighbors(points, workers, progress)]
     tiny = np.zeros(len(thumbnails), bool) if small is None else small
     result = np.concatenate(
         [useful[identical[identical[:, 0] != identical[:, 1]]], _confirmed(thumbnails, useful[near], tiny)]
@@ -66,9 +67,14 @@ def near_duplicates(
     return np.unique(np.sort(result, axis=1), axis=0)
 
 
-def _digests(thumbnails: NDArray[np.uint8], useful: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _digests(
+    thumbnails: NDArray[np.uint8] | Thumbnails, useful: NDArray[np.int64], batch_size: int = 1024
+) -> NDArray[np.uint64]:
     """A digest of 128 bits of each useful thumbnail: [U, 2]. Sorting the thumbnails themselves would copy them."""
-    digests = b"".join(hashlib.blake2b(thumbnails[i].tobytes(), digest_size=16).digest() for i in useful)
+    digests = bytearray()
+    for start in range(0, len(useful), batch_size):
+        for thumbnail in thumbnails[useful[start : start + batch_size]]:
+            digests += hashlib.blake2b(thumbnail.tobytes(), digest_size=16).digest()
     return np.frombuffer(digests, np.uint64).reshape(-1, 2)
 
 
@@ -91,51 +97,67 @@ def unit(thumbnails: NDArray[np.uint8]) -> _UnitVectors:
     return _UnitVectors(flat / np.maximum(contrast * size, 1e-6)[:, None], means, contrast)
 
 
-def _points(thumbnails: NDArray[np.uint8], batch_size: int = 1024) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _points(
+    thumbnails: NDArray[np.uint8] | Thumbnails, batch_size: int = 1024
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Low frequencies [N, 24] and contrasts [N], computed in batches to limit memory."""
     table = frequencies(5).astype(np.float32)
-    points, contrasts = [np.zeros((0, 24), np.float32)], [np.zeros(0, np.float32)]
+    points, contrasts = np.zeros((len(thumbnails), 24), np.float32), np.zeros(len(thumbnails), np.float32)
     for start in range(0, len(thumbnails), batch_size):
         shapes, _, contrast = unit(thumbnails[start : start + batch_size])
         gray = shapes.reshape(-1, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3).sum(axis=3) / np.float32(
             np.sqrt(3)
         )  # [n, S, S] onto (1, 1, 1)/√3
-        points.append((table @ gray @ table.T).reshape(len(gray), 25)[:, 1:])  # without the mean, which is zero
-        contrasts.append(contrast)
-    return np.concatenate(points), np.concatenate(contrasts)
+        end = start + len(gray)
+        points[start:end] = (table @ gray @ table.T).reshape(len(gray), 25)[:, 1:]  # without the mean, which is zero
+        contrasts[start:end] = contrast
+    return points, contrasts
 
 
 def _neighbors(
-    points: NDArray[np.float32], workers: int, progress: Progress | None = None, batch_size: int = 4096
+    points: NDArray[np.float32], workers: int, progress: Progress | None = None, batch_size: int = 65_536
 ) -> Pairs:
+    """The pairs of points within MAX_DISTANCE: of each point, the NEIGHBORS nearest ones.
+
+    The points are taken in the order of one coordinate, and each batch is compared with the points that are within
+    reach in it, since a tree has float64 copies of its points.
+    """
     from scipy.spatial import cKDTree  # comes with scikit-learn
 
-    count = min(NEIGHBORS + 1, len(points))
-    if count < 2:
-        return np.zeros((0, 2), np.int64)
-    tree, parts = cKDTree(points), []
+    widest = int(np.argmax(points.std(axis=0)))
+    order = np.argsort(points[:, widest], kind="stable")
+    sorted_values = points[order, widest]
+    parts = [np.zeros((0, 2), np.int64)]
     for start in range(0, len(points), batch_size):
-        distances, near = tree.query(
-            points[start : start + batch_size], k=count, distance_upper_bound=MAX_DISTANCE, workers=workers
-        )
+        batch = order[start : start + batch_size]
+        low = np.searchsorted(sorted_values, sorted_values[start] - 1.01 * MAX_DISTANCE)
+        high = np.searchsorted(sorted_values, sorted_values[start + len(batch) - 1] + 1.01 * MAX_DISTANCE)
+        within = order[low:high]
+        count = min(NEIGHBORS + 1, len(within))
+        if count < 2:
+            continue
+        tree = cKDTree(points[within])
+        distances, near = tree.query(points[batch], k=count, distance_upper_bound=MAX_DISTANCE, workers=workers)
         row, column = np.nonzero(np.isfinite(distances))
-        parts.append(np.stack([start + row, near[row, column]], axis=1).astype(np.int64))
+        pairs = np.stack([batch[row], within[near[row, column]]], axis=1)
+        parts.append(pairs[pairs[:, 0] != pairs[:, 1]])
         if progress is not None:
-            progress(min(start + batch_size, len(points)), len(points))
-    pairs = np.concatenate(parts)
-    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    return np.unique(np.sort(pairs, axis=1), axis=0)
+            progress(start + len(batch), len(points))
+    return np.unique(np.sort(np.concatenate(parts), axis=1), axis=0)
 
 
-def _confirmed(thumbnails: NDArray[np.uint8], pairs: Pairs, small: NDArray[np.bool_], batch_size: int = 1024) -> Pairs:
+def _confirmed(
+    thumbnails: NDArray[np.uint8] | Thumbnails, pairs: Pairs, small: NDArray[np.bool_], batch_size: int = 1024
+) -> Pairs:
     """The pairs whose thumbnails agree in shape, mean color and every pixel."""
     confirmed = [np.zeros((0, 2), np.int64)]
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
-        a, b = unit(thumbnails[batch[:, 0]]), unit(thumbnails[batch[:, 1]])
+        left, right = thumbnails[batch[:, 0]], thumbnails[batch[:, 1]]
+        a, b = unit(left), unit(right)
         distance = np.linalg.norm(a.shapes - b.shapes, axis=1)
         color_diff = np.abs(a.means - b.means).max(axis=1)
-        pixel_diff = np.abs(thumbnails[batch[:, 0]].astype(np.int16) - thumbnails[batch[:, 1]]).max(axis=(1, 2, 3))
+        pixel_diff = np.abs(left.astype(np.int16) - right).max(axis=(1, 2, 3))
         limit = np.where(small[batch].any(axis=1), MAX_DISTANCE_SMALL, MAX_DISTANCE)
         confirmed.append(batch[(distance <= limit) & (color_diff <= MAX_COLOR_DIFF) & (pixel_diff <= MAX_PIXEL_DIFF)])
     return np.concatenate(confirmed)
@@ -175,24 +197,23 @@ def find_duplicates(
     infos: list[ImageInfo], workers: int = 1, progress: Progress | None = None
 ) -> list[list[ImageInfo]]:
     """Sets of two or more images that show the same, as lists in the order of ``infos``."""
-    parents = list(range(len(infos)))  # a disjoint-set forest: the root of a tree represents its set
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(index: int) -> int:
-        while parents[index] != index:
-            parents[index] = parents[parents[index]]
-            index = parents[index]
-        return index
-
-    first: dict[str, int] = {}
-    pairs = [(first.setdefault(info.sha256, index), index) for index, info in enumerate(infos)]
+    count = len(infos)
+    if not count:
+        return []
+    digests = np.fromiter((info.digest for info in infos), "S32", count)
+    _, first, same = np.unique(digests, return_index=True, return_inverse=True)
+    identical = np.stack([first[same], np.arange(count)])  # [2, N]: equal bytes, to the first image with them
     small = np.array([min(info.width, info.height) < THUMBNAIL_SIZE for info in infos], bool)
-    pairs += [(int(a), int(b)) for a, b in near_duplicates(thumbnails_of(infos), small, workers, progress)]
-    for a, b in pairs:
-        parents[max(root(a), root(b))] = min(root(a), root(b))
+    pairs = np.concatenate([identical, near_duplicates(Thumbnails(infos), small, workers, progress).T], axis=1)
+    _, number = connected_components(coo_array((np.ones(pairs.shape[1], bool), pairs), (count, count)), directed=False)
+    several = np.bincount(number) > 1
     duplicate_sets: dict[int, list[ImageInfo]] = defaultdict(list)
-    for index, info in enumerate(infos):
-        duplicate_sets[root(index)].append(info)
-    return [copies for copies in duplicate_sets.values() if len(copies) > 1]
+    for index in np.flatnonzero(several[number]).tolist():
+        duplicate_sets[int(number[index])].append(infos[index])
+    return list(duplicate_sets.values())
 
 
 def _within(dataset: ImageDataset, duplicate_sets: list[list[ImageInfo]]) -> Iterator[Finding]:

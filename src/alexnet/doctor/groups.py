@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from alexnet.data.sources.options import matched_group
 from alexnet.doctor.duplicates import unit
 from alexnet.doctor.findings import Example, Finding
-from alexnet.doctor.images import ImageDataset, ImageInfo, thumbnails_of
+from alexnet.doctor.images import ImageDataset, ImageInfo, Thumbnails
 from alexnet.errors import counted
 
 _WORDS = "patient|pat|subject|subj|case|person|camera|cam|video|vid|clip|sequence|seq|scene|slide|study|site"
@@ -173,7 +173,7 @@ def _alike(groups: dict[str, list[ImageInfo]], most: int = 400) -> bool:
 
 
 def _distance(infos: list[ImageInfo], pairs: NDArray[np.int64]) -> NDArray[np.float64]:
-    left, right = (unit(thumbnails_of([infos[i] for i in column])).shapes for column in pairs.T)
+    left, right = (unit(Thumbnails(infos)[column]).shapes for column in pairs.T)
     return np.asarray(np.linalg.norm(left - right, axis=1))
 
 

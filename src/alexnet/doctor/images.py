@@ -6,9 +6,12 @@ photographs reached (docs/doctor.md) and with the median of the data set: if all
 """
 
 import re
+import tempfile
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +20,13 @@ from alexnet.data import decode
 from alexnet.data.shards import image_sha256, map_in_order
 from alexnet.data.sources.source import Sample
 from alexnet.doctor.findings import Example, Finding, Severity
-from alexnet.errors import ImageError, counted
+from alexnet.errors import DataError, ImageError, counted
 from alexnet.system import cores
 from alexnet.terminal import Progress
 
-THUMBNAIL_SIZE = 24  # pixels: 1,728 bytes for each image
+THUMBNAIL_SIZE = 24  # pixels
+_THUMBNAIL_BYTES = 3 * THUMBNAIL_SIZE**2
+_MEMORY = 64 << 20  # bytes: more thumbnails are in a temporary file
 SMALLEST = 8  # pixels: the content of images with a shorter side below this is not measured
 Phases = Callable[[str], Progress | None]  # the progress bar of a phase, from its name
 
@@ -36,31 +41,103 @@ class Content(NamedTuple):
     detail: float  # standard deviation of the Laplacian, divided by that of the gray levels
 
 
+class _ThumbnailFile:
+    """Thumbnails uint8 [S, S, 3] in a temporary file: those of a million images have 1.7 GB. For several threads."""
+
+    def __init__(self, count: int) -> None:
+        self.file, self.lock = tempfile.TemporaryFile(buffering=0), threading.Lock()  # noqa: SIM115 - closed below
+        weakref.finalize(self, self.file.close)
+        self.needed = count * _THUMBNAIL_BYTES
+
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        with self.lock:
+            self.file.seek(row * _THUMBNAIL_BYTES)
+            data = self.file.read(_THUMBNAIL_BYTES)
+        return np.frombuffer(data, np.uint8).reshape(THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3)
+
+    def __setitem__(self, row: int, thumbnail: NDArray[np.uint8]) -> None:
+        try:
+            with self.lock:
+                self.file.seek(row * _THUMBNAIL_BYTES)
+                self.file.write(thumbnail.tobytes())
+        except OSError as error:
+            problem = f"{tempfile.gettempdir()}: {error.strerror}; the thumbnails need {self.needed:,} bytes"
+            raise DataError(problem, "", "set TMPDIR to a folder with more space") from error
+
+
+class ImageTable:
+    """What was measured of N images, in arrays of one row for each: there may be a million images."""
+
+    def __init__(self, count: int) -> None:
+        self.width, self.height, self.size = (np.zeros(count, np.int64) for _ in range(3))
+        self.digest = np.zeros((count, 32), np.uint8)
+        self.content = np.full((count, len(Content._fields)), np.nan)
+        self.decoded = np.zeros(count, bool)
+        in_memory = count * _THUMBNAIL_BYTES <= _MEMORY
+        shape = (count, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3)
+        self.thumbnails: Any = np.zeros(shape, np.uint8) if in_memory else _ThumbnailFile(count)
+
+
+class _Number:
+    """An attribute of an image that is a column of its table."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, info: "ImageInfo", owner: type) -> int:
+        return int(getattr(info.table, self.name)[info.row])
+
+    def __set__(self, info: "ImageInfo", value: int) -> None:
+        getattr(info.table, self.name)[info.row] = value
+
+
 class ImageInfo:
     """The facts about one image: its file, its size, a thumbnail, or why it cannot be decoded."""
 
-    __slots__ = (
-        "content",
-        "error",
-        "format",
-        "height",
-        "notes",
-        "sample",
-        "sha256",
-        "size",
-        "split",
-        "thumbnail",
-        "width",
-    )
+    __slots__ = ("error", "format", "notes", "row", "sample", "split", "table")
+    width, height = _Number(), _Number()  # pixels
+    size = _Number()  # bytes of the file; 0 for an array
 
-    def __init__(self, sample: Sample, split: str) -> None:
+    def __init__(self, sample: Sample, split: str, table: ImageTable | None = None, row: int = 0) -> None:
         self.sample, self.split = sample, split
+        self.table, self.row = table or ImageTable(1), row
         self.error = ""  # why it cannot be decoded
-        self.sha256, self.size = "", 0  # of the file's bytes, or of an array
-        self.width, self.height, self.format = 0, 0, ""
+        self.format = ""
         self.notes: tuple[str, ...] = ()
-        self.thumbnail: NDArray[np.uint8] | None = None  # [S, S, 3], squashed
-        self.content: Content | None = None  # None: not measured
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of the file's bytes, or of an array; zeros if it cannot be read."""
+        return bytes(self.table.digest[self.row])
+
+    @property
+    def sha256(self) -> str:
+        """The digest, hexadecimal."""
+        return self.digest.hex()
+
+    @sha256.setter
+    def sha256(self, value: str) -> None:
+        self.table.digest[self.row] = np.frombuffer(bytes.fromhex(value), np.uint8)
+
+    @property
+    def thumbnail(self) -> NDArray[np.uint8] | None:
+        """The image squashed to uint8 [S, S, 3]; None if it cannot be decoded."""
+        return self.table.thumbnails[self.row] if self.table.decoded[self.row] else None
+
+    @thumbnail.setter
+    def thumbnail(self, value: NDArray[np.uint8]) -> None:
+        self.table.thumbnails[self.row] = value
+        self.table.decoded[self.row] = True
+
+    @property
+    def content(self) -> Content | None:
+        """How much content it has; None if that was not measured."""
+        values = self.table.content[self.row]
+        return None if np.isnan(values[0]) else Content(*values.tolist())
+
+    @content.setter
+    def content(self, value: Content | None) -> None:
+        self.table.content[self.row] = np.nan if value is None else value
 
     @property
     def origin(self) -> str:
@@ -92,26 +169,21 @@ def inspect_all(
     splits: Mapping[str, tuple[Sample, ...]], workers: int | None = None, progress: Progress | None = None
 ) -> list[ImageInfo]:
     """Examine every image, in the order of the splits, on ``workers`` threads (default: all cores)."""
-    tasks = [(split, image) for split, images in splits.items() for image in images]
-    threads = workers or cores()
+    total = sum(map(len, splits.values()))
+    table, threads = ImageTable(total), workers or cores()
+    tasks = enumerate((sample, split) for split, samples in splits.items() for sample in samples)
     results: list[ImageInfo] = []
-    thumbnails = np.zeros((len(tasks), THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), np.uint8)
     with ThreadPoolExecutor(threads, "alexnet-doctor") as pool:
-        for done, info in enumerate(
-            map_in_order(pool, lambda task: inspect_image(task[1], task[0]), tasks, 4 * threads), 1
-        ):
-            if info.thumbnail is not None:  # a view: thumbnails_of() needs no copy
-                thumbnails[len(results)] = info.thumbnail
-                info.thumbnail = thumbnails[len(results)]
+        for info in map_in_order(pool, lambda task: inspect_image(*task[1], table, task[0]), tasks, 4 * threads):
             results.append(info)
             if progress is not None:
-                progress(done, len(tasks))
+                progress(len(results), total)
     return results
 
 
-def inspect_image(sample: Sample, split: str) -> ImageInfo:
-    """Decode and measure one image. No content of a file makes it raise."""
-    info = ImageInfo(sample, split)
+def inspect_image(sample: Sample, split: str, table: ImageTable | None = None, row: int = 0) -> ImageInfo:
+    """Decode and measure one image, into a row of ``table`` if there is one. No content of a file makes it raise."""
+    info = ImageInfo(sample, split, table, row)
     try:
         data = sample.load()
         info.sha256 = image_sha256(data)
@@ -121,24 +193,26 @@ def inspect_image(sample: Sample, split: str) -> ImageInfo:
         else:
             image, info.format = data, "array"
         info.height, info.width = image.shape[:2]
-        info.thumbnail = decode.fit(image, THUMBNAIL_SIZE, "squash")  # [S, S, 3]
+        info.thumbnail = decode.fit(image, THUMBNAIL_SIZE, "squash")
         info.content = measure_content(image)
     except (ImageError, OSError) as error:
         info.error = error.what if isinstance(error, ImageError) else str(error)
     return info
 
 
-def thumbnails_of(infos: list[ImageInfo]) -> NDArray[np.uint8]:
-    """The thumbnails of usable images: uint8 [N, S, S, 3], not to be changed."""
-    results = [info.thumbnail for info in infos if info.thumbnail is not None]
-    if not results:
-        return np.zeros((0, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), np.uint8)
-    base = results[0].base
-    if base is not None and len(base) == len(results):
-        first = base.ctypes.data
-        if all(row.base is base and row.ctypes.data == first + n * row.nbytes for n, row in enumerate(results)):
-            return base
-    return np.stack(results)
+class Thumbnails:
+    """The thumbnails of images that were decoded. A slice or an array of indices gives uint8 [N, S, S, 3], a copy."""
+
+    def __init__(self, infos: list[ImageInfo]) -> None:
+        self.infos = infos
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def __getitem__(self, key: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        infos = self.infos[key] if isinstance(key, slice) else [self.infos[i] for i in key.tolist()]
+        thumbnails = [thumbnail for info in infos if (thumbnail := info.thumbnail) is not None]
+        return np.stack([np.zeros((THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), np.uint8), *thumbnails])[1:]
 
 
 def measure_content(image: NDArray[np.uint8], size: int = 128) -> Content | None:

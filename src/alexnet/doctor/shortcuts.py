@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from alexnet.data.decode import FORMATS
 from alexnet.doctor.findings import Example, Finding
 from alexnet.doctor.groups import group_names
-from alexnet.doctor.images import ImageDataset, ImageInfo, thumbnails_of
+from alexnet.doctor.images import ImageDataset, ImageInfo, Thumbnails
 from alexnet.errors import counted
 from alexnet.terminal import Progress
 
@@ -52,8 +52,8 @@ class ShortcutAccuracy(NamedTuple):
 def check_colors(dataset: ImageDataset) -> Iterator[Finding]:
     """Findings about gray images."""
     good = dataset.good()
-    parts = [good[start : start + 4096] for start in range(0, len(good), 4096)]  # to limit memory
-    gray = np.array([one for part in parts for one in is_gray(thumbnails_of(part))], bool)
+    thumbnails, starts = Thumbnails(good), range(0, len(good), 4096)  # in parts, to limit memory
+    gray = np.concatenate([np.zeros(0, bool), *(is_gray(thumbnails[start : start + 4096]) for start in starts)])
     if len(good) and gray.all():
         todo = "pass --in-channels 1, or choose a network for gray images, to save time"
         yield Finding("gray", "note", "all images are gray", todo)
@@ -146,7 +146,7 @@ def facts(infos: list[ImageInfo]) -> dict[str, NDArray[np.float64]]:
         np.array([max(1, getattr(info, n)) for info in infos], np.float64) for n in ("width", "height", "size")
     )
     formats = np.array([[info.format == name for name in FORMATS] for info in infos], np.float64)
-    thumbnails = thumbnails_of(infos)
+    thumbnails = Thumbnails(infos)[:]
     ring = np.ones(thumbnails.shape[1:3], bool)
     ring[1:-1, 1:-1] = False
     border = thumbnails[:, ring].astype(np.float64)  # [N, R, 3]

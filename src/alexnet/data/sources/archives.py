@@ -8,6 +8,7 @@ refused with the whole archive: absolute names and ``..``, links, devices, spars
 import os
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -41,6 +42,21 @@ class Member(NamedTuple):
     size: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _TarFile(File):
+    archive: Path
+    prefix: str  # of its name in messages
+    archive_stamp: str
+    offset: int
+    size: int
+
+    def __call__(self) -> bytes:
+        return _read(self.archive, "/".join(filter(None, (self.prefix, *self.parts))), self.offset, self.size)
+
+    def stamp(self) -> str:
+        return f"{self.archive_stamp} {self.offset} {self.size}"
+
+
 def is_archive(path: Path) -> bool:
     """Whether the name is that of a tar, compressed or not."""
     return path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"))
@@ -67,13 +83,12 @@ def tree_of(archive: Path, options: LayoutOptions, unused: Unused, *, prefix: st
             unused.ignored[name] += 1
             continue
         node = tree.folder(member.parts[:-1])
-        origin = "/".join(filter(None, (prefix, *member.parts)))
-        load = partial(_read, archive, origin, member.offset, member.size)
+        file = _TarFile(node.parts, name, archive, prefix, stamp, member.offset, member.size)
         if is_image_name(name):
-            node.images.append(File(member.parts, load, f"{stamp} {member.offset} {member.size}"))
+            node.images.append(file)
             continue
         if is_label_file(name):
-            node.texts[name] = load
+            node.texts[name] = file
         unused.suffixes[path_text(PurePosixPath(name).suffix.lower())] += 1
     return tree
 

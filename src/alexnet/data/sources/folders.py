@@ -13,7 +13,7 @@ an annotation file next to it says which image is of which class.
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +37,21 @@ from alexnet.data.sources.source import (
 )
 from alexnet.data.sources.tables import MAX_TABLE, read_tables, split_tables
 from alexnet.errors import DataError, counted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _DiskFile(File):
+    directory: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.directory}{os.sep}{self.name}"  # a Path would keep the name in a table of its own
+
+    def __call__(self) -> bytes:
+        return read_image(self.path)
+
+    def stamp(self) -> str:
+        return stamp_of(self.path)
 
 
 def read_folder(root: Path, options: LayoutOptions | None = None, problems: Problems | None = None) -> Source:
@@ -163,7 +178,7 @@ def folder_tree(root: Path, options: LayoutOptions, unused: Unused) -> Node:
             elif not is_folder and _is_broken_link(entry):
                 broken.append("/".join(map(path_text, parts)))
             elif not is_folder:
-                _add_file(node, entry, parts, unused)
+                _add_file(node, entry, folder, unused)
             elif len(parts) > MAX_DEPTH:
                 raise _too_deep(root)
             elif entry.is_symlink():
@@ -204,11 +219,11 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     yield from entries
 
 
-def _add_file(node: Node, entry: os.DirEntry[str], parts: tuple[str, ...], unused: Unused) -> None:
-    path = Path(entry.path)
+def _add_file(node: Node, entry: os.DirEntry[str], folder: Path, unused: Unused) -> None:
     if is_image_name(entry.name):
-        node.images.append(File(parts, partial(read_image, entry.path), stamp_of(path)))
+        node.images.append(_DiskFile(node.parts, entry.name, str(folder)))
         return
+    path = Path(entry.path)
     if is_label_file(entry.name) and entry.is_file():
         node.texts[entry.name] = partial(read_regular, path, MAX_TABLE)
     unused.suffixes[path_text(path.suffix.lower())] += 1

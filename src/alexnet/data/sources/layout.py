@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from alexnet.data.sources.source import (
     PREVIEWS,
@@ -68,12 +68,25 @@ def unread_hint(suffixes: Collection[str]) -> str:
     return ""
 
 
-class File(NamedTuple):
-    """One image file of a tree."""
+@dataclass(frozen=True, slots=True, eq=False)  # small: there may be a million
+class File:
+    """One image file of a tree. A call reads it."""
 
-    parts: tuple[str, ...]  # its path relative to the root of the tree
-    load: Callable[[], bytes]
-    stamp: str  # changes when the file changes
+    folder: tuple[str, ...]  # the path of its folder relative to the root of the tree
+    name: str
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Its path relative to the root of the tree."""
+        return (*self.folder, self.name)
+
+    def __call__(self) -> bytes:
+        """The bytes of the file. Raises ImageError."""
+        raise NotImplementedError
+
+    def stamp(self) -> str:
+        """A text that changes when the file changes."""
+        raise NotImplementedError
 
 
 @dataclass
@@ -209,15 +222,17 @@ class Layout:
         classes = sorted({title for groups in chosen.values() for title, _ in groups})
         self._check_split_names(classes, chosen)
         label_of = {title: label for label, title in enumerate(classes)}
-        rows = []
-        for split, groups in chosen.items():
-            depth = {"root": 0, "top": len(top.parts), "split": starts[split]}[self.origins]
-            prefix = (split,) if self.origins == "split" else ()
-            for title, files in groups:
-                for file in files:
-                    origin = path_text("/".join((*prefix, *file.parts[depth:])))
-                    rows.append(Row(split, Sample(label_of[title], origin, file.load), file.stamp))
-        return make_source(name, classes, rows, notes=[*unused.notes(), *self.notes], problems=self.problems)
+
+        def rows() -> Iterator[Row]:
+            for split, groups in chosen.items():
+                depth = {"root": 0, "top": len(top.parts), "split": starts[split]}[self.origins]
+                prefix = (split,) if self.origins == "split" else ()
+                for title, files in groups:
+                    for file in files:
+                        origin = path_text("/".join((*prefix, *file.parts[depth:])))
+                        yield Row(split, Sample(label_of[title], origin, file), file.stamp())
+
+        return make_source(name, classes, rows(), notes=[*unused.notes(), *self.notes], problems=self.problems)
 
     def _path(self, node: Node) -> str:
         return "/".join((self.root_path.rstrip("/"), *map(path_text, node.parts)))

@@ -131,6 +131,9 @@ def split_words(name: str) -> tuple[str, str] | None:
     return (splits[0], " ".join(rest)) if len(splits) == 1 else None
 
 
+_NO_COLUMNS: Mapping[str, str] = {}
+
+
 @dataclass(frozen=True, slots=True)  # without a dict of its own: there may be a million
 class Sample:
     """One labeled image that is not loaded yet."""
@@ -139,7 +142,7 @@ class Sample:
     origin: str  # its path or name, unique in the source; used in messages and to draw the splits
     load: Callable[[], bytes | NDArray[np.uint8]] = field(repr=False)  # the file's bytes, or uint8 [H, W, 3]
     group: str = ""  # patient, camera, video: a group is never divided among splits; "" is a group of one image
-    columns: Mapping[str, str] = field(default_factory=dict, hash=False)  # the other columns of a table
+    columns: Mapping[str, str] = field(default_factory=lambda: _NO_COLUMNS, hash=False)  # the other columns of a table
 
 
 @dataclass(frozen=True)
@@ -363,7 +366,7 @@ def path_text(path: str | os.PathLike[str]) -> str:
     return printable(data.decode("utf-8", "backslashreplace"))
 
 
-def stamp_of(path: Path) -> str:
+def stamp_of(path: str | Path) -> str:
     """A text that changes when the file changes: its size, modification time, inode number and inode change time.
 
     Size and modification time are not enough: they are equal for two files of one archive. A rename or a copy changes
@@ -371,7 +374,7 @@ def stamp_of(path: Path) -> str:
     the data set is prepared again, or, if the store has its own name, compared by hash.
     """
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116 - a Path costs memory for each of a million names
     except OSError:  # a dangling link is listed; reading it fails with the reason
         return "unreadable"
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ino} {status.st_ctime_ns}"
