@@ -121,6 +121,8 @@ def _why_not_native(name: str) -> str:
         return native_kernels.why_not() or "it could not be compiled"
     if not hasattr(native_kernels.library(name), f"{name}_is_fast") or native_kernels.is_fast(name):
         return ""
+    if name == "linear_f32":
+        return "this processor has AVX-512, or no AVX2"
     return f"this processor has no {'AMX' if name == 'linear_amx' else 'AVX2'}"
 
 

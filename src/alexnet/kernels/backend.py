@@ -235,6 +235,13 @@ KERNELS: dict[str, Kernel] = {
             "torch.nn.functional.linear",
         ),
         Kernel(
+            "linear_f32",
+            "kernels/linear_f32.c",
+            "large fully connected layers in float32, from 5 rows on, and their gradients",
+            f"{_NATIVE}, with AVX2 and without AVX-512",
+            "torch.nn.functional.linear",
+        ),
+        Kernel(
             "linear_amx",
             "kernels/linear_amx.c",
             "gradients of fully connected weights in bfloat16 training, and no cast of the weights per step",

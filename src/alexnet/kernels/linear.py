@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.kernels import backend, native_kernels
+from alexnet.kernels import backend, linear_f32, native_kernels
 from alexnet.kernels.backend import has_hooks
 from alexnet.kernels.native_kernels import pointer
 
@@ -94,6 +94,9 @@ class FewRowsLinear(nn.Module):
         weight, bias = layer.weight, layer.bias
         if _fits_few_rows(input, weight) and not (len(input) == 1 and _is_dense(input)):
             return _call("linear_few_rows", input, weight, bias, layer.out_features)
+        if _is_stored_features_first(input, weight) and linear_f32.is_product(input, weight):
+            out = linear_f32.product(input.contiguous(), weight.t())
+            return out if bias is None else out.add_(bias)
         return F.linear(input, weight, bias)
 
 
@@ -134,11 +137,16 @@ def _is_features_first(weight: Tensor) -> bool:
 
 
 def _fits_few_rows(input: Tensor, weight: Tensor) -> bool:
-    if not _is_features_first(weight) or weight.dtype != torch.float32:
-        return False
     if len(weight) < _MIN_OUTPUTS or len(input) > _MAX_FEW_ROWS:
         return False
-    return _usable() and _is_inference(input, weight) and not (torch.is_grad_enabled() and weight.requires_grad)
+    return _usable() and _is_stored_features_first(input, weight)
+
+
+def _is_stored_features_first(input: Tensor, weight: Tensor) -> bool:
+    """Whether ``weight`` is in float32 as :func:`store_features_first` leaves it, and no gradient is needed."""
+    if not _is_features_first(weight) or weight.dtype != torch.float32 or not _is_inference(input, weight):
+        return False
+    return not (torch.is_grad_enabled() and weight.requires_grad)
 
 
 class _Shape(ctypes.Structure):

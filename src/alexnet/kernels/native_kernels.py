@@ -38,6 +38,13 @@ _FUNCTIONS = {
     ],
     "linear_amx": ["linear_amx_weight_gradient", "linear_amx_scratch_size", "linear_amx_is_fast"],
     "optimizer": [f"{rule}_{dtype}" for rule in ("sum_squares", "sgd", "adamw") for dtype in ("f32", "bf16")],
+    "linear_f32": [
+        "linear_f32_forward",
+        "linear_f32_input_gradient",
+        "linear_f32_weight_gradient",
+        "linear_f32_scratch_size",
+        "linear_f32_is_fast",
+    ],
     "linear": ["linear_bf16", "linear_few_rows", "linear_scratch_size", "linear_is_fast"],
 }
 _libraries = NativeLibraries("alexnet.kernels", _FUNCTIONS)
@@ -129,7 +136,7 @@ def function(name: str, symbol: str) -> "ctypes._NamedFuncPointer":
 
 
 def is_fast(name: str) -> bool:
-    """Whether this processor has the registers that the kernel needs to be faster than PyTorch: AVX2, or AMX."""
+    """Whether this processor has the registers that the kernel needs to be faster than PyTorch."""
     return bool(getattr(_libraries.built[name], f"{name}_is_fast")())
 
 

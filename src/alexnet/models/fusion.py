@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.kernels import backend, linear, linear_amx, onednn
+from alexnet.kernels import backend, linear, linear_amx, linear_f32, onednn
 from alexnet.kernels.backend import FilterCache, has_hooks
 from alexnet.models import layers
 from alexnet.models.layers import AveragePool, Convolution, LocalResponseNorm, MaxPool
@@ -46,8 +46,8 @@ def forward_fused(layers: Sequence[nn.Module], input: Tensor) -> tuple[int, Tens
             return 2, first(input, relu=True)
     elif type(first) is nn.Linear and linear_amx.fits(input, first.weight) and not has_hooks(first):
         return 1, linear_amx.linear(input, first.weight, first.bias)
-    elif type(first) is nn.Linear and linear.is_slow_under_autocast(input) and not has_hooks(first):
-        return 1, backend.apply(F.linear, input, first.weight, first.bias)
+    elif type(first) is nn.Linear and _multiplies_in_float32(input, first) and not has_hooks(first):
+        return 1, backend.apply(linear_f32.linear, input, first.weight, first.bias)
     elif type(first) is LocalResponseNorm and following and type(max_pool := following[0]) is MaxPool:
         if max_pool.fuses_norm(input, first) and not (has_hooks(first) or has_hooks(max_pool)):
             return 2, max_pool(input, norm=first)
@@ -61,6 +61,10 @@ def forward_fused(layers: Sequence[nn.Module], input: Tensor) -> tuple[int, Tens
     elif following and type(following[0]) in (MaxPool, AveragePool) and _fuses_relu(following[0], first):
         return 2, following[0](input, relu=True)
     return 1, first(input)
+
+
+def _multiplies_in_float32(input: Tensor, layer: nn.Linear) -> bool:
+    return linear.is_slow_under_autocast(input) or linear_f32.fits(input, layer.weight)
 
 
 def _block(layers: Sequence[nn.Module]) -> tuple[int, bool, LocalResponseNorm | None, MaxPool | None]:
