@@ -403,7 +403,7 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(60, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_with_the_same_weights(kills, digits, tmp_path):
     """kill -9, again and again: during a step, a save, the validation, the end; each time gone on with.
 
