@@ -43,22 +43,24 @@ def measure(name: str, folder: str) -> None:
     from alexnet import kernels
     from alexnet.data import resize
     from alexnet.kernels import compiler, levels, native_kernels
+    from alexnet.training import runtime
 
     levels.FOLDER = folder
     level = next(level for level in levels.levels() if level.name == name)
     compiler.supported_level = lambda: level
     assert native_kernels.build() and resize.build()
-    for operation, work in operations():
-        ratios = []
-        for _ in range(ROUNDS):
-            fast = cpu_seconds(work)
-            with kernels.disabled():
-                ratios.append(cpu_seconds(work) / fast)
-        print(f"{name:<12} {operation:<44} {statistics.median(ratios):.2f}", flush=True)
+    with runtime.cpu_settings():
+        for operation, work in operations():
+            ratios = []
+            for _ in range(ROUNDS):
+                fast = cpu_seconds(work)
+                with kernels.disabled():
+                    ratios.append(cpu_seconds(work) / fast)
+            print(f"{name:<12} {operation:<44} {statistics.median(ratios):.2f}", flush=True)
 
 
 def operations() -> Iterator[tuple[str, Callable[[], object]]]:
-    """What is measured: layers of the network of 2012, eight images, and the resizing of one."""
+    """What is measured: layers of the network of 2012, eight images where the name has no number, and resizing one."""
     import numpy as np
     import torch
     import torch.nn.functional as F
@@ -108,6 +110,11 @@ def operations() -> Iterator[tuple[str, Callable[[], object]]]:
     linear.store_features_first(fc6)
     one, layer = torch.randn(1, 9216).relu(), linear.FewRowsLinear(fc6)
     yield "fc6 of one image, half of the features 0", lambda: layer(one)
+    trained, rows = nn.Linear(9216, 4096), torch.randn(32, 9216).requires_grad_()
+    yield (
+        "fc6 of 32 images, forward and back",
+        lambda: torch.autograd.grad(compute([trained], rows).sum(), (rows, trained.weight, trained.bias)),
+    )
     yield "response norm, forward and back", training(LocalResponseNorm(2), input(96, 55))
     yield "max pool 3×3, stride 2, forward and back", training(MaxPool(3, 2), input(96, 55))
     image = np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)

@@ -22,6 +22,7 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
+from pathlib import PurePath
 
 
 class AlexNetError(Exception):
@@ -105,8 +106,16 @@ def no_memory(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The message of ``error`` in one line, or that of the limit on open files if that limit caused it."""
-    return "too many open files. Raise the limit: ulimit -n 4096" if no_files(error) else str(error)
+    """The message of ``error`` in one line, without numbers of errors and paths of folders.
+
+    That of the limit on open files if that limit caused it.
+    """
+    if no_files(error):
+        return "too many open files. Raise the limit: ulimit -n 4096"
+    if isinstance(error, OSError) and error.strerror:
+        file = f" ({printable(PurePath(error.filename).name)})" if isinstance(error.filename, str) else ""
+        return error.strerror + file
+    return str(error) if isinstance(error, AlexNetError) else " ".join(str(error).split())
 
 
 def no_files(error: BaseException | None) -> bool:

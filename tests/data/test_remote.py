@@ -179,9 +179,11 @@ def test_the_bound_holds_and_the_least_recently_used_goes_first(raw, in_memory, 
     assert names[0].exists() and names[5].exists() and not names[1].exists()
     with pytest.raises(DataError, match=r"6 shards of up to \d+ bytes are used at once; must be at most"):
         split.expecting(rng.permutation(len(split)))
-    tiny = Store.open("memory://bucket/store", dataclasses.replace(cache, folder=cache.folder / "b", max_bytes=600))
     with pytest.raises(DataError, match="560 bytes; must be at most the cache's 500; give a larger --cache-gb"):
-        dataclasses.replace(tiny.backend.cache, max_bytes=500).obtain("0" * 64, 560, "x", lambda file: None)
+        dataclasses.replace(cache, max_bytes=500).obtain("0" * 64, 560, "x", lambda file: None)
+    largest = max(store.metadata["bytes"].values())
+    with pytest.raises(DataError, match=rf"memory://.*: {largest:,} bytes; .* give a larger --cache-gb"):
+        Store.open("memory://bucket/store", dataclasses.replace(cache, max_bytes=largest - 1))
 
 
 def test_fetching_ahead_overlaps_with_use(raw, cache):

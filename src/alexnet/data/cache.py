@@ -66,11 +66,15 @@ class Cache:
             raise self._disk_error(error, size) from error
         return path
 
-    def _reserve(self, part: Path, size: int, name: str) -> None:
-        """Free ``size`` bytes and reserve them by extending the file ``part`` to that length."""
+    def check_size(self, size: int, name: str) -> None:
+        """Raise DataError if a file of ``size`` bytes is larger than the whole cache may be."""
         if size > self.max_bytes:
             expected = f"at most the cache's {self.max_bytes:,}"
             raise DataError(f"{name}: {size:,} bytes", expected, "give a larger --cache-gb, or prepare smaller shards")
+
+    def _reserve(self, part: Path, size: int, name: str) -> None:
+        """Free ``size`` bytes and reserve them by extending the file ``part`` to that length."""
+        self.check_size(size, name)
         deadline = time.monotonic() + _SPACE_TIMEOUT
         while not self._try_reserve(part, size):
             if time.monotonic() > deadline:

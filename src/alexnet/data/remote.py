@@ -196,6 +196,8 @@ class RemoteBackend:
 
     def set_description(self, description: Mapping[str, Any]) -> None:
         self._sha256, self._bytes = description["sha256"], description["bytes"]
+        name = max(self._bytes, key=lambda name: self._bytes[name])
+        self.cache.check_size(self._bytes[name], f"{self.address}/{name}")  # before the first epoch asks for it
 
     def check(self, name: str) -> None:
         """No effect: the cache verifies each file that it fetches."""

@@ -20,7 +20,7 @@ from alexnet.data import decode
 from alexnet.data.shards import image_sha256, map_in_order
 from alexnet.data.sources.source import Sample
 from alexnet.doctor.findings import Example, Finding, Severity
-from alexnet.errors import DataError, ImageError, counted
+from alexnet.errors import DataError, ImageError, counted, reason
 from alexnet.system import cores
 from alexnet.terminal import Progress
 
@@ -196,7 +196,7 @@ def inspect_image(sample: Sample, split: str, table: ImageTable | None = None, r
         info.thumbnail = decode.fit(image, THUMBNAIL_SIZE, "squash")
         info.content = measure_content(image)
     except (ImageError, OSError) as error:
-        info.error = error.what if isinstance(error, ImageError) else str(error)
+        info.error = error.what if isinstance(error, ImageError) else reason(error)
     return info
 
 

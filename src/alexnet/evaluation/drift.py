@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import Meta
 
 from alexnet.data.atomic_io import read_regular
-from alexnet.errors import DataError
+from alexnet.errors import DataError, reason
 from alexnet.evaluation.comparison import holm
 from alexnet.schema import check, parse_json
 
@@ -86,7 +86,7 @@ def read_days(folder: Path) -> list[DayCounts]:
             if classes.setdefault(one.model_sha256, one.classes) != one.classes:
                 raise ValueError("its classes are not those that the same model has in other files")
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} is damaged: {' '.join(str(error).split()):.200}", "", "delete it") from error
+            raise DataError(f"{path} is damaged: {reason(error):.200}", "", "delete it") from error
         key = one.date, one.model_sha256
         days[key] = merge([days[key], one]) if key in days else one
     if not days:

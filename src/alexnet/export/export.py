@@ -76,7 +76,8 @@ def export(
 ) -> ExportReport:
     """Write ``bundle`` to ``target`` after verifying the file against the original; on failure nothing is written.
 
-    OpenVINO's two files cannot be replaced in one step: a kill in between leaves no .xml, never one of another .bin.
+    OpenVINO's two files cannot be replaced in one step: a kill in between leaves a .xml that no program reads, and
+    that the next export replaces.
 
     Args:
         bundle: The classifier.
@@ -108,9 +109,9 @@ def export(
             partial = scratch / target.name
             _write(bundle, manifest, partial, calibration)
             drift = _compare(partial, samples, TOLERANCE[precision], precision)
-            if format == "openvino":  # the old .xml goes first and the new one comes last: two exports never mix
-                target.unlink(missing_ok=True)
-                sync_folder(target.parent)
+            if format == "openvino":  # a .xml without a model comes first and the new one last: two exports never mix
+                between = checksummed(b"<unfinished/>", replace(manifest, bin_sha256="0" * 64), ".xml")
+                write_file(target, between)
                 partial.with_suffix(".bin").replace(target.with_suffix(".bin"))
             partial.replace(target)
             sync_folder(target.parent)

@@ -31,7 +31,7 @@ from alexnet.cuda_convnet import GraphNetwork
 from alexnet.data import decode
 from alexnet.data.atomic_io import json_bytes, open_regular, read_regular, sha256_of, whole_folder
 from alexnet.data.cache import default_cache
-from alexnet.errors import BundleError
+from alexnet.errors import BundleError, reason
 from alexnet.export.classifier import Classifier
 from alexnet.export.export_module import ExportModule, onnx_model, quiet
 from alexnet.export.exported_model import TOLERANCE, damaged, missing
@@ -280,7 +280,7 @@ class WebFolder:
                     raise ValueError(f"{name} has changed: its SHA-256 differs")
             body = _unpacked(regular_file(folder, MODEL))
         except (OSError, ValueError, EOFError, zlib.error) as error:
-            raise damaged(folder, f"{error}") from error
+            raise damaged(folder, reason(error)) from error
         self.classes = tuple(self.metadata.classes)
         try:
             import onnxruntime
@@ -361,7 +361,9 @@ def runtime_files(source: Path | None = None) -> dict[str, bytes]:
             with open_regular(source) as opened, tarfile.open(fileobj=opened) as archive:
                 files = {name: _member(archive, f"package/{inner}") for name, (inner, _) in RUNTIME_FILES.items()}
     except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
-        raise BundleError(f"{source} is not the npm package onnxruntime-web ({error})", f"{RUNTIME}.tgz") from error
+        raise BundleError(
+            f"{source} is not the npm package onnxruntime-web ({reason(error)})", f"{RUNTIME}.tgz"
+        ) from error
     for name, (inner, sha256) in RUNTIME_FILES.items():
         if hashlib.sha256(files[name]).hexdigest() != sha256:
             raise BundleError(f"{source}: {inner} is not that of {RUNTIME}", f"SHA-256 {sha256[:12]}…")

@@ -15,7 +15,7 @@ from typing import IO, Any
 import torch
 
 from alexnet.data.atomic_io import final_name, read_regular, sha256_of, sync_folder, write_file
-from alexnet.errors import CheckpointError, printable
+from alexnet.errors import CheckpointError, printable, reason
 
 VERSION = 1
 _EARLIER = "resume from an earlier checkpoint of the run: --resume RUN/checkpoints/FILE"
@@ -64,7 +64,9 @@ def load(path: Path) -> dict[str, Any]:
         expected = read_regular(path.with_name(f"{path.name}.sha256")).decode().split()[0]
         digest = sha256_of(path)
     except (OSError, IndexError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} or its .sha256 cannot be read: {error}", "", _EARLIER) from error
+        raise CheckpointError(
+            f"checkpoint {path} or its .sha256 cannot be read: {reason(error)}", "", _EARLIER
+        ) from error
     if digest != expected:
         raise CheckpointError(
             f"checkpoint {path} is damaged: SHA-256 {digest[:12]}…", f"{printable(expected[:12])}…", _EARLIER

@@ -22,7 +22,7 @@ from alexnet.cuda_convnet import Files
 from alexnet.data.atomic_io import final_name, read_regular, write_file
 from alexnet.data.run_file import read_run_file, write_run_file
 from alexnet.data.store import Store, recorded_store
-from alexnet.errors import DataError, RunError
+from alexnet.errors import DataError, RunError, reason
 from alexnet.evaluation.calibration import NO_TEMPERATURE
 from alexnet.recipe import Recipe, from_toml, to_toml
 from alexnet.training import checkpoint
@@ -139,7 +139,7 @@ def read_start(folder: Path) -> tuple[Recipe, dict[str, Any]]:
     try:
         text = read_regular(folder / "recipe.toml").decode()
     except (OSError, ValueError) as error:
-        raise RunError(f"{folder} is no run folder: {error}", "a folder that `alexnet train` made") from error
+        raise RunError(f"{folder} is no run folder: {reason(error)}", "a folder that `alexnet train` made") from error
     return from_toml(text, str(folder / "recipe.toml")), metadata
 
 
@@ -156,7 +156,7 @@ def layer_files(folder: Path) -> Files | None:
         texts = [read_regular(folder / name).decode() for name in ("layers.cfg", "layer-params.cfg")]
     except (OSError, ValueError) as error:
         raise RunError(
-            f"a layer file of {folder} cannot be read: {error}", "a folder that `alexnet train` made"
+            f"a layer file of {folder} cannot be read: {reason(error)}", "a folder that `alexnet train` made"
         ) from error
     return Files(metadata["layers"], *texts)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.atomic_io import json_bytes, load_arrays, save_arrays, write_file
-from alexnet.errors import BundleError
+from alexnet.errors import BundleError, reason
 from alexnet.experiments.fisher.features import (
     COLOR_LENGTH,
     SIFT_LENGTH,
@@ -160,7 +160,9 @@ class FisherClassifier:
                 metadata.penalty,
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"{folder} holds no complete Fisher classifier: {error}", "", "train it again") from error
+            raise BundleError(
+                f"{folder} holds no complete Fisher classifier: {reason(error)}", "", "train it again"
+            ) from error
 
     def _arrays(self) -> dict[str, NDArray[np.float32]]:
         codebooks = {"sift": self.encoder.sift, "color": self.encoder.color}
