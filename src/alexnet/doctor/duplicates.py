@@ -57,13 +57,13 @@ def near_duplicates(
     if len(useful) < 2:
         return np.zeros((0, 2), np.int64)
     _, first, same = np.unique(_digests(thumbnails, useful), axis=0, return_index=True, return_inverse=True)
-    identical = np.stack([first[same.reshape(-1)], np.arange(len(useful))], axis=1)  # equal thumbnails: to their first
+    copies = np.flatnonzero(first[same.reshape(-1)] != np.arange(len(useful)))
+    identical = np.stack([first[same.reshape(-1)[copies]], copies], axis=1)  # equal thumbnails: to their first
+    del same, copies  # arrays of the length of the data set
     points = points[useful[first]]
     near = first[_neighbors(points, workers, progress)]
     tiny = np.zeros(len(thumbnails), bool) if small is None else small
-    result = np.concatenate(
-        [useful[identical[identical[:, 0] != identical[:, 1]]], _confirmed(thumbnails, useful[near], tiny)]
-    )
+    result = np.concatenate([useful[identical], _confirmed(thumbnails, useful[near], tiny)])
     return np.unique(np.sort(result, axis=1), axis=0)
 
 
@@ -114,36 +114,43 @@ def _points(
     return points, contrasts
 
 
-def _neighbors(
-    points: NDArray[np.float32], workers: int, progress: Progress | None = None, batch_size: int = 65_536
-) -> Pairs:
+def _neighbors(points: NDArray[np.float32], workers: int, progress: Progress | None = None) -> Pairs:
     """The pairs of points within MAX_DISTANCE: of each point, the NEIGHBORS nearest ones.
 
-    The points are taken in the order of one coordinate, and each batch is compared with the points that are within
-    reach in it, since a tree has float64 copies of its points.
+    Each part of the points is compared with those within reach of its box, since a tree copies its points to float64.
     """
     from scipy.spatial import cKDTree  # comes with scikit-learn
 
-    widest = int(np.argmax(points.std(axis=0)))
-    order = np.argsort(points[:, widest], kind="stable")
-    sorted_values = points[order, widest]
-    parts = [np.zeros((0, 2), np.int64)]
-    for start in range(0, len(points), batch_size):
-        batch = order[start : start + batch_size]
-        low = np.searchsorted(sorted_values, sorted_values[start] - 1.01 * MAX_DISTANCE)
-        high = np.searchsorted(sorted_values, sorted_values[start + len(batch) - 1] + 1.01 * MAX_DISTANCE)
-        within = order[low:high]
+    pairs, done, reach = [np.zeros((0, 2), np.int64)], 0, 1.01 * MAX_DISTANCE
+    for part in _parts(points, np.arange(len(points))):
+        low, high = points[part].min(axis=0) - reach, points[part].max(axis=0) + reach
+        within = np.arange(len(points))
+        for axis in np.argsort(high - low):  # the narrowest first, which leaves the fewest
+            values = points[within, axis]
+            within = within[(values >= low[axis]) & (values <= high[axis])]
         count = min(NEIGHBORS + 1, len(within))
-        if count < 2:
-            continue
-        tree = cKDTree(points[within])
-        distances, near = tree.query(points[batch], k=count, distance_upper_bound=MAX_DISTANCE, workers=workers)
-        row, column = np.nonzero(np.isfinite(distances))
-        pairs = np.stack([batch[row], within[near[row, column]]], axis=1)
-        parts.append(pairs[pairs[:, 0] != pairs[:, 1]])
+        if count > 1:
+            tree = cKDTree(points[within])
+            distances, near = tree.query(points[part], k=count, distance_upper_bound=MAX_DISTANCE, workers=workers)
+            row, column = np.nonzero(np.isfinite(distances))
+            found = np.stack([part[row], within[near[row, column]]], axis=1)
+            pairs.append(found[found[:, 0] != found[:, 1]])
+        done += len(part)
         if progress is not None:
-            progress(start + len(batch), len(points))
-    return np.unique(np.sort(np.concatenate(parts), axis=1), axis=0)
+            progress(done, len(points))
+    return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
+
+
+def _parts(points: NDArray[np.float32], indices: NDArray[np.int64], most: int = 32_768) -> Iterator[NDArray[np.int64]]:
+    """The indices of points in parts of at most ``most``, halved along their widest axis."""
+    if len(indices) <= most:
+        if len(indices):
+            yield indices
+        return
+    axis = int(np.argmax(points[indices].std(axis=0)))
+    half = np.argpartition(points[indices, axis], len(indices) // 2)
+    yield from _parts(points, indices[half[: len(indices) // 2]], most)
+    yield from _parts(points, indices[half[len(indices) // 2 :]], most)
 
 
 def _confirmed(

@@ -69,9 +69,9 @@ class ImageTable:
     """What was measured of N images, in arrays of one row for each: there may be a million images."""
 
     def __init__(self, count: int) -> None:
-        self.width, self.height, self.size = (np.zeros(count, np.int64) for _ in range(3))
+        self.width, self.height, self.size = (np.zeros(count, kind) for kind in (np.int32, np.int32, np.int64))
         self.digest = np.zeros((count, 32), np.uint8)
-        self.content = np.full((count, len(Content._fields)), np.nan)
+        self.content = np.full((count, len(Content._fields)), np.nan, np.float32)
         self.decoded = np.zeros(count, bool)
         in_memory = count * _THUMBNAIL_BYTES <= _MEMORY
         shape = (count, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3)
