@@ -107,6 +107,18 @@ def test_stopped_at_every_kind_of_step_and_gone_on_with(steps, whole, digits, tm
     same(folder, whole)
 
 
+def test_checkpoints_that_a_kill_before_their_deletion_left_are_deleted(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "bundle")
+    kept = checkpoint.list_all(folder / "checkpoints")
+    for suffix in ("", ".sha256"):
+        shutil.copy(f"{kept[0]}{suffix}", folder / "checkpoints" / f"step-00000001.pt{suffix}")
+    api.resume(folder, device="cpu")
+    assert checkpoint.list_all(folder / "checkpoints") == kept and len(kept) == 2
+    same(folder, whole)
+
+
 @pytest.mark.parametrize("where", ["validation", "a save", "the last save"])
 def test_a_signal_at_a_bad_moment(where, whole, digits, tmp_path, monkeypatch):
     """While it validates, or while a checkpoint is written: the run stops after that, saved once, and can go on."""

@@ -188,6 +188,8 @@ def train_run(
     if resume and (resume_from or not (is_unsaved(folder) or (start and not has_checkpoint(folder)))):
         path, content = _checkpoint(folder, resume_from)
         state.restore(path, content)
+        if world.is_main:
+            checkpoint.prune(folder / "checkpoints")  # what a kill between saving and deleting has left
     elif resume and world.is_main:
         discard_record(folder)
     loader, normalization = training_loader(
