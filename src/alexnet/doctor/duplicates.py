@@ -133,8 +133,8 @@ def _neighbors(points: NDArray[np.float32], workers: int, progress: Progress | N
             tree = cKDTree(points[within])
             distances, near = tree.query(points[part], k=count, distance_upper_bound=MAX_DISTANCE, workers=workers)
             row, column = np.nonzero(np.isfinite(distances))
-            found = np.stack([part[row], within[near[row, column]]], axis=1)
-            pairs.append(found[found[:, 0] != found[:, 1]])
+            nearby = np.stack([part[row], within[near[row, column]]], axis=1)
+            pairs.append(nearby[nearby[:, 0] != nearby[:, 1]])
         done += len(part)
         if progress is not None:
             progress(done, len(points))

@@ -1,5 +1,5 @@
-/* Fully connected layers in float32 for training: outputs, and the gradients of inputs and weights. PyTorch's products of
-   a few rows run at a third of the processor's rate where Intel's library meets another maker's processor.
+/* Fully connected layers in float32 for training: outputs, and the gradients of inputs and weights. PyTorch's
+   multiplications of a few rows run at a third of the processor's rate where Intel's library meets another maker's processor.
 
    All three are one product, out [i][j] = sum over n of a [i][n] b [n][j], in tiles of HIGH rows and a panel of WIDE
    columns that stay in registers; a and b are packed such that a tile reads them in order. Sums are added in one order,

@@ -1,7 +1,7 @@
 """Large fully connected layers in float32 on a CPU with AVX2 and without AVX-512, computed by ``linear_f32.c``.
 
-For the rows of a batch, PyTorch's products reach a third to two thirds of the rate that these processors have, on those
-of AMD at least (docs/performance.md). ``torch.nn.functional.linear`` is the reference implementation.
+For the rows of a batch, PyTorch's matrix multiplications reach a third to two thirds of the rate that these processors
+have, on those of AMD at least (docs/performance.md). ``torch.nn.functional.linear`` is the reference implementation.
 """
 
 import ctypes
