@@ -57,7 +57,7 @@ def test_tiles_have_the_bits_of_their_emulation(tmp_path):
     for case in CASES:
         grad, input = problem(case)
         out = torch.empty(case[2], case[1], dtype=torch.bfloat16)
-        shape = linear_amx._Shape(*case, 1)
+        shape = native_kernels.LinearShape(*case, 1)
         emulated.linear_amx_scratch_size.restype = ctypes.c_int64
         scratch = torch.empty(emulated.linear_amx_scratch_size(ctypes.byref(shape)))
         emulated.linear_amx_weight_gradient(

@@ -19,7 +19,7 @@
 enum { PANEL = 2 * COLUMNS, BLOCK = 256, TWELVE = 12, MAX_ROWS = 10 * TWELVE, FEW = 4, TOGETHER = 4, AHEAD = 32 };
 enum { WIDE = 512 }; /* outputs of float32 weights that are summed together; linear.py has the same value */
 
-typedef struct { int64_t rows, features, outputs, threads; } Shape; /* linear.py has the same fields in the same order */
+typedef struct { int64_t rows, features, outputs, threads; } Shape; /* LinearShape of native_kernels.py has the same fields */
 
 int linear_is_fast(void) { return has_avx2(); }
 

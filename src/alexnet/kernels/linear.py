@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from alexnet.kernels import backend, linear_f32, native_kernels
 from alexnet.kernels.backend import has_hooks
-from alexnet.kernels.native_kernels import pointer
+from alexnet.kernels.native_kernels import LinearShape, pointer
 
 _PANEL = 32  # outputs that are stored side by side
 _MAX_FEW_ROWS = 4  # rows for which features that are 0 are skipped; FEW of linear.c
@@ -149,15 +149,9 @@ def _is_stored_features_first(input: Tensor, weight: Tensor) -> bool:
     return not (torch.is_grad_enabled() and weight.requires_grad)
 
 
-class _Shape(ctypes.Structure):
-    """``Shape`` of ``linear.c``."""
-
-    _fields_ = [(name, ctypes.c_int64) for name in ("rows", "features", "outputs", "threads")]
-
-
 def _call(symbol: str, input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
     input, out = input.contiguous(), input.new_empty(len(input), outputs)
-    shape = _Shape(*input.shape, outputs, torch.get_num_threads())
+    shape = LinearShape(*input.shape, outputs, torch.get_num_threads())
     bias = None if bias is None else bias.float()
     scratch = input.new_empty(native_kernels.scratch_size("linear", "linear_scratch_size", shape))
     native_kernels.function("linear", symbol)(ctypes.byref(shape), *map(pointer, (input, weight, bias, out, scratch)))

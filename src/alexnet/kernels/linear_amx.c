@@ -8,7 +8,7 @@
 #include "simd.h"
 #include "amx.h"
 
-typedef struct { int64_t rows, features, outputs, threads; } Shape; /* linear_amx.py has the same fields */
+typedef struct { int64_t rows, features, outputs, threads; } Shape; /* LinearShape of native_kernels.py has the same fields */
 
 enum { BLOCK = 32, SUMS = 4 * TILE_FLOATS, STRIP = 512 };
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from alexnet.kernels import native_kernels, optimizer
 from alexnet.kernels.backend import first_derivative_only
-from alexnet.kernels.native_kernels import pointer
+from alexnet.kernels.native_kernels import LinearShape, pointer
 
 _LARGE = 1 << 20  # weights from which a cast per step matters
 _BLOCK = 32  # outputs and features are multiples of it
@@ -54,12 +54,6 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-class _Shape(ctypes.Structure):
-    """``Shape`` of ``linear_amx.c``."""
-
-    _fields_ = [(name, ctypes.c_int64) for name in ("rows", "features", "outputs", "threads")]
-
-
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -81,7 +75,7 @@ class _Linear(torch.autograd.Function):
 def weight_gradient(grad: Tensor, input: Tensor) -> Tensor:
     """``grad`` [N, K] transposed times ``input`` [N, F] -> [K, F], all bfloat16; K and F are multiples of 32."""
     (rows, outputs), features = grad.shape, input.shape[1]
-    shape = _Shape(rows, features, outputs, torch.get_num_threads())
+    shape = LinearShape(rows, features, outputs, torch.get_num_threads())
     out = torch.empty(outputs, features, dtype=torch.bfloat16)
     scratch = torch.empty(native_kernels.scratch_size("linear_amx", "linear_amx_scratch_size", shape))
     function = native_kernels.function("linear_amx", "linear_amx_weight_gradient")

@@ -1,5 +1,5 @@
 /* Fully connected layers in float32 for training: outputs, and the gradients of inputs and weights. PyTorch's
-   multiplications of a few rows run at a third of the processor's rate where Intel's library meets another maker's processor.
+   multiplications of a few rows, by Intel's MKL, run at a third of the rate of an AMD processor.
 
    All three are one product, out [i][j] = sum over n of a [i][n] b [n][j], in tiles of HIGH rows and a panel of WIDE
    columns that stay in registers; a and b are packed such that a tile reads them in order. Sums are added in one order,
@@ -9,7 +9,7 @@
 
 #include "simd.h"
 
-typedef struct { int64_t rows, features, outputs, threads; } Shape; /* linear_f32.py has the same fields */
+typedef struct { int64_t rows, features, outputs, threads; } Shape; /* LinearShape of native_kernels.py has the same fields */
 
 /* DEEP values of a sum, and STRIP columns, are packed together: they stay in a core's second-level cache. AHEAD rows of
    the weights before they are packed, they are fetched. */
@@ -117,7 +117,7 @@ void linear_f32_input_gradient(const Shape *z, const float *g, const float *w, f
     int64_t f = z->features, k = z->outputs, rows = up(z->rows, HIGH);
     float *packed = scratch;                 /* g as [block of DEEP outputs][six rows][output][HIGH] */
     float *sums = packed + rows * k;         /* [panel][rows][WIDE] */
-    float *own = sums + rows * up(f, WIDE);  /* a panel of w */
+    float *own = sums + rows * up(f, WIDE);  /* of each thread: a block of w */
 #pragma omp parallel num_threads(z->threads)
     {
 #pragma omp for schedule(static)

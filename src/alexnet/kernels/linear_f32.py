@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alexnet.kernels import native_kernels
 from alexnet.kernels.backend import first_derivative_only
-from alexnet.kernels.native_kernels import pointer
+from alexnet.kernels.native_kernels import LinearShape, pointer
 
 _LARGE = 1 << 20  # weights from which the time for them matters
 _MIN_ROWS = 5  # fewer rows wait for the memory: linear.c
@@ -41,12 +41,6 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(input, weight, bias)
     out: Tensor = _Linear.apply(input, weight, bias)
     return out
-
-
-class _Shape(ctypes.Structure):
-    """``Shape`` of ``linear_f32.c``."""
-
-    _fields_ = [(name, ctypes.c_int64) for name in ("rows", "features", "outputs", "threads")]
 
 
 class _Linear(torch.autograd.Function):
@@ -87,7 +81,7 @@ def weight_gradient(grad: Tensor, input: Tensor) -> Tensor:
 
 def _call(symbol: str, sizes: tuple[int, int, int], *tensors: Tensor | None) -> Tensor:
     """Call a function of ``linear_f32.c``; the last of ``tensors`` is its result."""
-    shape, out = _Shape(*sizes, torch.get_num_threads()), tensors[-1]
+    shape, out = LinearShape(*sizes, torch.get_num_threads()), tensors[-1]
     assert out is not None
     scratch = out.new_empty(native_kernels.scratch_size("linear_f32", "linear_f32_scratch_size", shape))
     native_kernels.function("linear_f32", symbol)(ctypes.byref(shape), *map(pointer, (*tensors, scratch)))

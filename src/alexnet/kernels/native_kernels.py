@@ -147,6 +147,12 @@ def scratch_size(name: str, symbol: str, shape: ctypes.Structure) -> int:
     return int(size(ctypes.byref(shape)))
 
 
+class LinearShape(ctypes.Structure):
+    """``Shape`` of ``linear.c``, ``linear_amx.c`` and ``linear_f32.c``."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("rows", "features", "outputs", "threads")]
+
+
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """The address of a tensor's values; NULL for None."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
