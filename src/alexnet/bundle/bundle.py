@@ -50,7 +50,7 @@ from alexnet.cuda_convnet import Data, Files, GraphNetwork, build
 from alexnet.data.atomic_io import current, exchange, finish_exchange, sha256_of, whole_folder
 from alexnet.data.decode import Fit
 from alexnet.data.remote import local_path
-from alexnet.errors import BundleError, ModelError
+from alexnet.errors import BundleError, ModelError, reason
 from alexnet.evaluation.ood import FeatureReference
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model, meta_model
@@ -252,8 +252,7 @@ class Bundle:
         except ModelError as error:
             raise BundleError(f"bundle {path}: {error.what}", error.must, "use another copy") from error
         except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, OSError) as error:
-            reason = " ".join(str(error).split())  # PyTorch's messages have several lines
-            raise BundleError(f"bundle {path} is not consistent: {reason}", "", "use another copy") from error
+            raise BundleError(f"bundle {path} is not consistent: {reason(error)}", "", "use another copy") from error
         bundle = cls(
             network=network.eval(),
             classes=tuple(config.classes),

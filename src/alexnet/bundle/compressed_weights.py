@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet.errors import BundleError
+from alexnet.errors import BundleError, reason
 from alexnet.schema import parse_json
 
 Floats = NDArray[np.float32]
@@ -326,7 +326,7 @@ def read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, T
             names = set(file.keys())
             tensors = {name: _tensor(path, file, names, name, shape, header) for name, shape in shapes.items()}
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, " ".join(str(error).split())) from error
+        raise _damaged(path, reason(error)) from error
     if names or set(header) - set(shapes):
         raise _damaged(path, f"it also has {sorted(names | (set(header) - set(shapes)))[0]!r:.80}")
     return tensors, {name: metadata["kind"] for name, metadata in header.items()}

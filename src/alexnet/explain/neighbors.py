@@ -31,7 +31,7 @@ from alexnet.data import decode
 from alexnet.data.atomic_io import atomic_write, written
 from alexnet.data.remote import local_path
 from alexnet.data.store import Split, Store
-from alexnet.errors import DataError, ModelError, RunError
+from alexnet.errors import DataError, ModelError, RunError, reason
 from alexnet.evaluation.evaluate import features_of
 from alexnet.evaluation.ood import FeatureSample
 from alexnet.loader.loader import sequential_batches, to_device
@@ -214,7 +214,7 @@ class Neighbors(SearchedImages):
                     raise ValueError("its SHA-256 differs")
             result = cls(path, metadata, file)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise RunError(f"index {path} is damaged: {' '.join(str(error).split())}", "", "delete it") from error
+            raise RunError(f"index {path} is damaged: {reason(error)}", "", "delete it") from error
         if weights is not None and result.weights != weights:
             raise RunError(
                 f"index {path} was made with other weights, SHA-256 {result.weights[:12]}…",
