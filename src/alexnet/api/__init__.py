@@ -210,6 +210,8 @@ def train(
         start.check(recipe)
     recipe = layer_files.fitting(recipe, files, start) if files else recipe
     recipes.check_effect(recipe, base if named else None)
+    if start is None and changes.get("fit_last_layer"):
+        raise RecipeError("--fit-last-layer has no effect with random weights", "", "leave it out, or pass --init-from")
     deadline = started + parse_duration(time, "--time") if time else 0.0
     if time:
         time_budget.check_plannable(recipe, changes)

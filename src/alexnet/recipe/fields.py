@@ -185,6 +185,8 @@ class ModelFields:
     """name of the network; `alexnet models` lists all"""
     initialization: Literal["paper", "2012", "own"] = "2012"
     """initial weights: std 0.01 (paper, 5) | std 0.01, conv3 to conv5 0.03 (2012 code) | the network's own"""
+    fit_last_layer: bool = False
+    """fine-tuning: fit the new last layer to the features of the training images before the first step"""
     image_size: Annotated[int, Range(0, 4096)] = 0
     """height and width of the network's input, pixels; 0: the network's own (alexnet: 224)"""
     in_channels: Annotated[int, Range(0, 3)] = 0

@@ -233,6 +233,7 @@ _THIS_PROJECT = "this project, docs/log.md"
 FINETUNE = _values(
     _THIS_PROJECT,
     epochs=0,
+    fit_last_layer=True,
     first_layer_lr_mult=0.3,
     lr=0.00012,
     min_crop_scale=0.25,

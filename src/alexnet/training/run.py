@@ -29,10 +29,12 @@ from alexnet.training.callbacks import Callbacks, RunStart
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
 from alexnet.training.distributed.world import World
 from alexnet.training.finetune import PretrainedWeights
+from alexnet.training.last_layer import fit_last_layer
 from alexnet.training.logger import NullLogger, RunLogger, damage
 from alexnet.training.loop import Training
 from alexnet.training.run_folder import discard_record, has_checkpoint, is_unsaved, layer_files
 from alexnet.training.state import State
+from alexnet.weights.matching import last_layer
 
 MIN_IMAGES_PER_CLASS = 100  # training images per class below which a run has a note
 
@@ -224,6 +226,8 @@ def train_run(
         logger.write_rows(state.rows)
         logger.event("resumed" if resume else "started", step=step, **environment)
         training = Training(state, loader, normalization, logger, folder, stop, checkpointer)
+        if recipe.fit_last_layer and state.init_from.get("fresh") and not state.position.step:
+            _fit_last_layer(training)
         loop.train(training)
         with runtime.inference_settings():
             predictions, sample = _finish(training)
@@ -232,6 +236,16 @@ def train_run(
     seconds = sum(row["seconds"] for row in state.rows)
     seen = sum(len(loader.split_of(epoch)) for epoch in range(len(state.rows)))
     return TrainedRun(folder / "bundle", predictions, seen / max(seconds, 1e-9), sample)
+
+
+def _fit_last_layer(training: Training) -> None:
+    """Set the weights of the new last layer of a run that begins."""
+    state, logger = training.state, training.logger
+    logger.log(f"the last layer is fitted to the features of the training images: {last_layer(state.network)}")
+    normalization = to_device(training.normalization, state.device)
+    progress = functools.partial(logger.scored, "features")
+    with runtime.inference_settings():
+        state.set_weights(fit_last_layer(state.eval_model, state.store, normalization, state.recipe, progress))
 
 
 def _logger(world: World, folder: Path, **kwargs: Any) -> RunLogger:

@@ -237,6 +237,13 @@ class State:
             return f"no better validation result for {counted(waited, 'epoch')}"
         return ""
 
+    def set_weights(self, values: Mapping[str, Tensor]) -> None:
+        """Set weights by their names in the state dict, in the network and in its moving average, in all processes."""
+        for network in (self.network, *([self.ema.module] if self.ema else [])):
+            network.load_state_dict(self.sharding.shard_state(values), strict=False)
+            self.world.broadcast_parameters(list(network.parameters()))
+        self._gathered = None
+
     def set_progress(self) -> None:
         """Set the learning rates of the next step. All that is random in it is a function of (seed, step)."""
         position = self.position

@@ -21,13 +21,14 @@ from alexnet.loader.loader import Batch, Loader, sequential_batches, to_device
 from alexnet.models.registry import find as find_model
 from alexnet.recipe import Recipe
 from alexnet.terminal import format_duration
-from alexnet.training import loop, runtime
+from alexnet.training import last_layer, loop, runtime
 from alexnet.training.finetune import PretrainedWeights
 from alexnet.training.run import normalization_for, training_loader
 from alexnet.training.state import State
 
 MAX_EPOCHS = 90  # as in the paper; a network may need less than its share of time
 MAX_PLANNED_EPOCHS = 10_000  # of one training that the user gave a time
+FIT_FACTOR = 1.5  # time to fit the last layer, relative to the inference that gives it its inputs
 SAFETY_FACTOR = 0.9  # of a share is planned; the rest is for what a few measured steps do not show
 
 _MIN_STEPS, _MAX_STEPS, _STEP_SECONDS = 3, 60, 2.5  # measured steps; after the seconds no step beyond the minimum
@@ -148,9 +149,11 @@ def plan_epochs(
         RecipeError: Not even one epoch fits.
     """
     speed = measure_training(recipe, store, device, start, files)
-    speed = replace(speed, overhead=speed.overhead + after(speed))
-    size = recipe.image_size or (0 if files else find_model(recipe.model).image_size)  # 0: one size of crops
     counts = [len(store.split(name)) for name in ("train", "validation", "test")]
+    fitted = recipe.fit_last_layer and start is not None and bool(start.fresh(store.classes))
+    features = sum(min(count, last_layer.MAX_IMAGES) for count in counts[:2]) if fitted else 0
+    speed = replace(speed, overhead=speed.overhead + after(speed) + FIT_FACTOR * features * speed.evaluate)
+    size = recipe.image_size or (0 if files else find_model(recipe.model).image_size)  # 0: one size of crops
     remaining = max(0.0, SAFETY_FACTOR * (deadline - time.perf_counter()))
     planned = fit_epochs(
         recipe,
