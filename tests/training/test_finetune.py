@@ -22,7 +22,7 @@ from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 from alexnet.recipe import get_recipe
 from alexnet.training import finetune, loop
-from alexnet.training.finetune import from_bundle, initial_weights
+from alexnet.training.finetune import for_few_epochs, from_bundle, initial_weights
 from alexnet.training.task import build_network
 
 SMALL = get_recipe("cifar_18pct").replace(
@@ -387,6 +387,14 @@ def test_the_starter_has_its_name_in_every_command(starter, tmp_path, monkeypatc
     assert find_bundle("starter") == Path("starter/bundle")
 
 
+def test_what_is_set_stays_with_few_epochs():
+    assert set(for_few_epochs(())) == {
+        "mixup_prob", "cutmix_prob", "label_smoothing", "min_crop_scale", "progressive_size",
+    }  # fmt: skip
+    set_by_the_user = ("mixup_alpha", "cutmix_prob", "progressive_fraction", "crop")
+    assert set(for_few_epochs(set_by_the_user)) == {"label_smoothing"}
+
+
 def test_fine_tuning_has_a_recipe_of_its_own(starter, tmp_path):
     for k, name in enumerate("xy"):
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -398,8 +406,24 @@ def test_fine_tuning_has_a_recipe_of_its_own(starter, tmp_path):
     changes = {"epochs": 2, "batch_size": 8, "progressive_size": 0}
     result = api.train(tmp_path / "images", run=tmp_path / "run", options=options, device="cpu", **changes)
     assert (result.recipe.recipe, result.recipe.first_layer_lr_mult, result.recipe.stored_size) == ("finetune", 0.3, 72)
-    assert lines[-1].startswith("initial weights: the starter (alexnet trained on 3 classes)")
+    assert lines[-2].startswith("initial weights: the starter (alexnet trained on 3 classes)")
     assert json.loads((result.folder / "run.json").read_text())["from"]["name"] == "starter"
+    weaker = {"mixup_prob": 0.0, "cutmix_prob": 0.0, "label_smoothing": 0.0, "min_crop_scale": 0.4}
+    assert {name: getattr(result.recipe, name) for name in weaker} == weaker
+    assert lines[-1] == (
+        "fewer than 10 epochs, so weaker augmentation: "
+        "--mixup-prob 0 --cutmix-prob 0 --label-smoothing 0 --min-crop-scale 0.4"
+    )
+    named = api.train(
+        tmp_path / "images", "finetune", run=tmp_path / "named", options=options, device="cpu", init_from="starter",
+        **changes,
+    )  # fmt: skip
+    assert named.recipe == get_recipe("finetune").replace(
+        **changes, stored_size=72, image_size=named.recipe.image_size, model=named.recipe.model,
+        initialization=named.recipe.initialization, mean=named.recipe.mean, divide=named.recipe.divide,
+        divide_std=named.recipe.divide_std, fit=named.recipe.fit, in_channels=named.recipe.in_channels,
+        precision=named.recipe.precision, convolution=named.recipe.convolution,
+    )  # fmt: skip
     scratch = api.train(
         tmp_path / "images", run=tmp_path / "scratch", options=options, device="cpu", init_from="scratch",
         model="lenet5", **changes | {"epochs": 1},

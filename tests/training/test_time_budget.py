@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +94,28 @@ def test_a_training_of_a_given_time_is_the_training_of_the_planned_epochs(digits
     )
     assert first == second
     assert re.search(r"^epochs = 3 ", (timed.folder / "recipe.toml").read_text(), re.M)
+
+
+@pytest.mark.parametrize(("seconds", "epochs"), [(90, 3), (180, 11)])
+def test_few_epochs_of_fine_tuning_have_large_crops_and_the_fit_of_the_last_layer_is_in_the_plan(
+    seconds, epochs, digits, monkeypatch
+):
+    """An epoch takes 10 s with small crops and 18 with large ones, the fit 12, the rest 18."""
+    monkeypatch.setattr(time_budget.time, "perf_counter", lambda: 100.0)
+    monkeypatch.setattr(time_budget, "measure_training", lambda *_: TrainingSpeed(0.05, 0.1, 0.05, 1.0))
+    start = SimpleNamespace(fresh=lambda classes: "fc8" * (classes == digits.classes))
+    recipe = get_recipe("finetune").replace(progressive_size=128, progressive_fraction=0.59)
+    planned = time_budget.plan_epochs(
+        recipe,
+        digits,
+        torch.device("cpu"),
+        100 + seconds / time_budget.SAFETY_FACTOR,
+        few_epochs={"progressive_size": 0},
+        start=start,
+        log=lambda line: None,
+    )
+    # 60 s: 4 epochs, two of them small, take 56, so three large ones are planned; 150 s: 6 small and 5 large
+    assert (planned.epochs, planned.progressive_size) == (epochs, 128 if epochs > 9 else 0)
 
 
 def test_the_time_of_the_command_includes_its_imports(digits, monkeypatch):

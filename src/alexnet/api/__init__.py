@@ -1,7 +1,7 @@
 """The commands from Python. The command line calls these functions and prints their results."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,7 +45,15 @@ from alexnet.training.distributed import communication
 from alexnet.training.distributed import world as rendezvous
 from alexnet.training.distributed.sharding import SINGLE_PROCESS, Layout
 from alexnet.training.distributed.world import World
-from alexnet.training.finetune import InitialWeights, PretrainedWeights, default_recipe, initial_weights, recorded
+from alexnet.training.finetune import (
+    FEW_EPOCHS,
+    InitialWeights,
+    PretrainedWeights,
+    default_recipe,
+    for_few_epochs,
+    initial_weights,
+    recorded,
+)
 from alexnet.training.logger import write_summary
 from alexnet.training.run import data_size_warnings, score_warnings, train_run
 from alexnet.training.run_data import open_store, shuffle_window
@@ -205,6 +213,7 @@ def train(
     start = init_from.pretrained
     base = _base_recipe(str(data), "layer_file" if recipe is None and files else recipe, start, changes)
     named = not isinstance(recipe, Recipe)
+    few_epochs = for_few_epochs(changes) if base.recipe == "finetune" and not recipe else {}
     recipe = base.replace(**changes)
     if start is not None:
         start.check(recipe)
@@ -228,7 +237,7 @@ def train(
         if world.is_main:
             folder = local_path(run) if run is not None else _new_folder(data, recipe)
             again = go_on and (folder / "run.json").exists()
-            store = _begun(folder, data, recipe) if again else _fresh(folder, data, recipe, options, files)
+            store = _begun(folder, data, recipe, few_epochs) if again else _fresh(folder, data, recipe, options, files)
             options.log_line(f"initial weights: {init_from.why}")
             if choose_batch:
                 recipe = batch_size.choose_batch_size(
@@ -246,12 +255,16 @@ def train(
                     store,
                     world.device,
                     deadline,
+                    few_epochs=few_epochs,
                     start=start,
                     files=files,
                     after=lambda speed: _seconds_after(store, speed, report=report),
                     log=options.log_line,
                 )
-            recipe = with_default_epochs(recipe, len(store.split("train")))
+            recipe = _with_epochs(recipe, store, few_epochs)
+            if few_epochs and recipe.epochs < FEW_EPOCHS:
+                values = " ".join(f"{recipes.option(name)} {value:g}" for name, value in few_epochs.items())
+                options.log_line(f"fewer than {FEW_EPOCHS} epochs, so weaker augmentation: {values}")
             held.enter_context(run_folder.locked(folder) if again else run_folder.new_run_folder(folder))
             if not again:
                 metadata: dict[str, Any] = {"data": str(data), "directory": str(Path.cwd()), "store": store.absolute}
@@ -265,7 +278,7 @@ def train(
             word, _, path = world.broadcast_text("").partition(" ")
             folder, again = Path(path), word == "again"
             store = Store.open(run_folder.read_start(folder)[1]["store"])
-            recipe = with_default_epochs(recipe, len(store.split("train")))
+            recipe = _with_epochs(recipe, store, few_epochs)
         kwargs: dict[str, Any] = {"workers": workers, "quiet": quiet, "layout": layout}
         kwargs |= {"callbacks": observers, "resume": again, "start": start}
         result, opened = _run(recipe, store, folder, world=world, **kwargs)
@@ -306,11 +319,17 @@ def _fresh(folder: Path, data: str | Path, recipe: Recipe, options: DataOptions,
     return store
 
 
-def _begun(folder: Path, data: str | Path, recipe: Recipe) -> Store:
+def _with_epochs(recipe: Recipe, store: Store, few_epochs: Mapping[str, Any]) -> Recipe:
+    """``recipe`` with a number of epochs, and with the fields of ``few_epochs`` if it is a low one."""
+    recipe = with_default_epochs(recipe, len(store.split("train")))
+    return recipe.replace(**few_epochs) if recipe.epochs < FEW_EPOCHS else recipe
+
+
+def _begun(folder: Path, data: str | Path, recipe: Recipe, few_epochs: Mapping[str, Any]) -> Store:
     """The store of a run that was begun by the same call; raises :class:`RunError` if it was another."""
     result, metadata = run_folder.read_start(folder)
     store = Store.open(recorded_store(folder, metadata))
-    recipe = with_default_epochs(recipe, len(store.split("train")))
+    recipe = _with_epochs(recipe, store, few_epochs)
     other = next(iter(recipes.differences(result, recipe).items()), None)
     if metadata["data"] != str(data) or other is not None:
         what = f"{other[0]} = {other[1][0]}" if other else f"the data {metadata['data']}"

@@ -6,7 +6,7 @@ so a resumed run does not need the source.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -313,3 +313,18 @@ def default_recipe(
         store = Store.open(data)
         base = base.replace(stored_size=store.size, fit=store.fit)
     return base
+
+
+FEW_EPOCHS = 10  # with fewer, a fine-tuning learns more from weaker augmentation
+_WEAKER: dict[str, tuple[float, str]] = {  # field -> its value, and the field that is in use if it is set
+    "mixup_prob": (0.0, "mixup_alpha"),
+    "cutmix_prob": (0.0, "cutmix_alpha"),
+    "label_smoothing": (0.0, ""),
+    "min_crop_scale": (0.4, "crop"),
+    "progressive_size": (0, "progressive_fraction"),
+}
+
+
+def for_few_epochs(changes: Collection[str]) -> dict[str, float]:
+    """Fields of a recipe of fine-tuning with fewer than :data:`FEW_EPOCHS` epochs, without those that are set."""
+    return {name: value for name, (value, near) in _WEAKER.items() if not {name, near} & set(changes)}

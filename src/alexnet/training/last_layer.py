@@ -4,11 +4,12 @@ A random last layer sends random gradients through the pretrained layers, which 
 fitted one, training begins where a linear classifier on the features ends (Kumar et al. 2022, *Fine-Tuning can Distort
 Pretrained Features and Underperform Out-of-Distribution*).
 
+The fit is a ridge regression of the labels (1 for the class of an image, 0 for the others). What it would predict for
+each image without that image follows in closed form, and chooses the penalty and the factor that makes logits of the
+outputs. So the validation images are not needed.
+
 Shapes: N images, D features, K classes.
 """
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,30 +26,16 @@ from alexnet.terminal import Progress
 from alexnet.weights.matching import last_layer
 
 MAX_IMAGES = 10_000  # training images at most, whose features are computed
-PENALTIES = tuple(10.0 ** (-n / 2) for n in range(4, 13))  # of the squared weights, for features of mean square norm 1
-UNVALIDATED_PENALTY = 1e-4  # where no validation image chooses one
-_BATCH, _STEPS = 64, 50  # images at a time; steps of L-BFGS for a penalty
-
-
-class LinearClassifier(NamedTuple):
-    """Logits are ``features @ weight.T + bias``."""
-
-    weight: NDArray[np.float64]  # [K, D]
-    bias: NDArray[np.float64]  # [K]
-
-    def loss(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-        """Mean cross-entropy on features [N, D], nats."""
-        return float(-_log_softmax(self.logits(x))[np.arange(len(x)), labels].mean())
-
-    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Logits of features: [N, D] -> [N, K]."""
-        return np.asarray(x @ self.weight.T.astype(np.float32), np.float64) + self.bias
+PENALTIES = tuple(
+    10.0 ** (-n / 2) for n in range(1, 13)
+)  # relative to the mean squared distance of features to their mean
+_BATCH = 64  # images at a time
 
 
 def fit_last_layer(
     network: Network, store: Store, normalization: Normalization, recipe: Recipe, progress: Progress | None = None
 ) -> dict[str, Tensor]:
-    """Fit the last layer of a network to center crops of the training images; validation images choose the penalty.
+    """Fit the last layer of a network to the center crops of at most :data:`MAX_IMAGES` training images.
 
     Args:
         network: The network with pretrained weights, on the device of ``normalization``. Its last layer is not used.
@@ -61,30 +48,15 @@ def fit_last_layer(
         The new weight [K, D] and bias [K] by their names in the state dict; nothing if the last layer is not linear.
     """
     name, layer = last_layer(network), None if isinstance(network, GraphNetwork) else network.get_classifier()
-    if not isinstance(layer, nn.Linear):
+    if not isinstance(layer, nn.Linear) or layer.bias is None:
         return {}
-    train, validation = store.split("train"), store.split("validation")
-    order = np.random.Generator(np.random.Philox(recipe.seed)).permutation(len(train))
+    split = store.split("train")
+    order = np.random.Generator(np.random.Philox(recipe.seed)).permutation(len(split))
     chosen = np.sort(order[:MAX_IMAGES])
-    held_out = np.arange(min(len(validation), MAX_IMAGES))
-    total = len(chosen) + len(held_out)
-    prepare_kernels(network, total, normalization.mean.device)
-
-    def count(done: int) -> None:
-        if progress is not None:
-            progress(done, total)
-
-    x = _inputs_of_layer(network, layer, train, chosen, normalization, count)
-    v = _inputs_of_layer(network, layer, validation, held_out, normalization, lambda n: count(len(chosen) + n))
-    scale = max(float(np.sqrt(np.square(x, dtype=np.float64).sum(1).mean())), 1e-12)
-    x /= scale
-    v /= scale
-    labels, classes = train.labels[chosen], len(store.classes)
+    x = _inputs_of_layer(network, layer, split, chosen, normalization, progress)
     balanced = "balanced" in (recipe.class_weights, recipe.sampling)
-    fitted = choose(x, labels, v, validation.labels[held_out], classes, balanced=balanced)
-    return {f"{name}.weight": torch.from_numpy(fitted.weight / scale).float()} | (
-        {f"{name}.bias": torch.from_numpy(fitted.bias).float()} if layer.bias is not None else {}
-    )
+    weight, bias = fit(x, split.labels[chosen], len(store.classes), balanced=balanced)
+    return {f"{name}.weight": torch.from_numpy(weight).float(), f"{name}.bias": torch.from_numpy(bias).float()}
 
 
 @torch.inference_mode()
@@ -94,10 +66,11 @@ def _inputs_of_layer(
     split: Split,
     indices: NDArray[np.int64],
     normalization: Normalization,
-    progress: Callable[[int], None],
+    progress: Progress | None,
 ) -> NDArray[np.float32]:
     """What ``layer`` gets as its input for the center crops of images of a split: [N, D]."""
     rows: list[NDArray[np.float32]] = []
+    prepare_kernels(network, len(indices), normalization.mean.device)
     hook = layer.register_forward_pre_hook(lambda module, args: rows.append(args[0].float().cpu().numpy().copy()))
     was_training = network.training
     network.eval()
@@ -105,70 +78,74 @@ def _inputs_of_layer(
         for start in range(0, len(indices), _BATCH):
             batch = indices[start : start + _BATCH]
             network(inputs_of(network, split.gather(batch), normalization))
-            progress(start + len(batch))
+            if progress is not None:
+                progress(start + len(batch), len(indices))
     finally:
         hook.remove()
         network.train(was_training)
-    features: int = layer.in_features  # type: ignore[assignment]
-    return np.concatenate(rows) if rows else np.zeros((0, features), np.float32)
-
-
-def choose(
-    x: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    validation_x: NDArray[np.float32],
-    validation_labels: NDArray[np.int64],
-    classes: int,
-    *,
-    balanced: bool = False,
-) -> LinearClassifier:
-    """Logistic regression [N, D] -> K with the penalty that has the lowest loss on the validation images.
-
-    Penalties are tried from the greatest on, each from the weights of the last one, until two in a row are no better.
-    """
-    fitted = LinearClassifier(np.zeros((classes, x.shape[1])), np.zeros(classes))
-    if not len(validation_x):
-        return fit(x, labels, fitted, UNVALIDATED_PENALTY, balanced=balanced)
-    best, lowest, worse = fitted, np.inf, 0
-    for penalty in PENALTIES:
-        fitted = fit(x, labels, fitted, penalty, balanced=balanced)
-        loss = fitted.loss(validation_x, validation_labels)
-        best, lowest, worse = (fitted, loss, 0) if loss < lowest else (best, lowest, worse + 1)
-        if worse == 2:
-            break
-    return best
+    return np.concatenate(rows)
 
 
 def fit(
-    x: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    start: LinearClassifier,
-    penalty: float,
-    *,
-    balanced: bool = False,
-) -> LinearClassifier:
-    """Minimize mean cross-entropy + penalty/2 · Σ weight², from ``start``; ``balanced``: every class counts equally."""
-    from scipy.optimize import minimize
+    x: NDArray[np.float32], labels: NDArray[np.int64], classes: int, *, balanced: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ridge regression of the labels, with the penalty and the factor of least leave-one-out cross-entropy.
 
-    shape, rows = start.weight.shape, np.arange(len(x))
-    counts = np.bincount(labels, minlength=shape[0])
+    Args:
+        x: Features [N, D].
+        labels: Classes [N].
+        classes: K.
+        balanced: Every class counts equally, not every image.
+
+    Returns:
+        Weight [K, D] and bias [K]: logits are ``x @ weight.T + bias``.
+    """
+    counts = np.bincount(labels, minlength=classes)
     share = 1 / (counts[labels] * np.count_nonzero(counts)) if balanced else np.full(len(x), 1 / len(x))  # [N], sum 1
+    root = np.sqrt(share)[:, None]
+    targets = np.eye(classes)[labels]  # [N, K]
+    mean, target_mean = share @ x, share @ targets
+    centered = (root * (x - mean)).astype(np.float64)
+    spread = float((centered**2).sum()) or 1.0  # mean squared distance to the mean
+    basis, squares = _left_singular(centered)  # [N, R], [R]
+    projected = basis.T @ (root * (targets - target_mean))  # [R, K]
+    best = (np.inf, 1.0, PENALTIES[0])
+    for penalty in PENALTIES:
+        shrunk = squares / (squares + penalty * spread)  # [R]
+        leverage = (basis**2 @ shrunk)[:, None] + root**2  # of an image in its own prediction [N, 1]
+        predicted = basis @ (shrunk[:, None] * projected) / root + target_mean
+        left_out = targets - (targets - predicted) / np.maximum(1 - leverage, 1e-6)
+        best = min(best, (*_best_factor(left_out, labels, share), penalty))
+    _, factor, penalty = best
+    weight = factor * (centered.T @ (basis @ (projected / (squares + penalty * spread)[:, None]))).T  # [K, D]
+    return weight, factor * target_mean - weight @ mean
 
-    def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        weight, bias = values[: shape[0] * shape[1]].reshape(shape), values[shape[0] * shape[1] :]
-        log_probs = _log_softmax(LinearClassifier(weight, bias).logits(x))
-        slope = np.exp(log_probs)
-        slope[rows, labels] -= 1
-        slope *= share[:, None]  # [N, K]
-        gradient = slope.T.astype(np.float32) @ x + penalty * weight
-        value = float(-(share * log_probs[rows, labels]).sum()) + penalty / 2 * float((weight**2).sum())
-        return value, np.concatenate([gradient.ravel(), slope.sum(0)])
 
-    at = np.concatenate([start.weight.ravel(), start.bias])
-    result = minimize(loss, at, jac=True, method="L-BFGS-B", options={"maxiter": _STEPS}).x
-    return LinearClassifier(result[: shape[0] * shape[1]].reshape(shape), result[shape[0] * shape[1] :])
+def _left_singular(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The left singular vectors [N, R] of a matrix [N, D], and the squares of its singular values that are not 0."""
+    from scipy.linalg import eigh
+
+    wide = len(matrix) <= matrix.shape[1]
+    squares, vectors = eigh(matrix @ matrix.T if wide else matrix.T @ matrix)
+    kept = squares > 1e-9 * max(float(squares[-1]), 1e-300)
+    squares, vectors = squares[kept], vectors[:, kept]
+    return (vectors if wide else matrix @ vectors / np.sqrt(squares)), squares
 
 
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+def _best_factor(
+    outputs: NDArray[np.float64], labels: NDArray[np.int64], share: NDArray[np.float64]
+) -> tuple[float, float]:
+    """The least cross-entropy of softmax(factor · outputs), each image weighted by its share; and that factor.
+
+    One image more, of each class in equal parts, keeps the factor finite where all N are predicted correctly.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    def loss(log_factor: float) -> float:
+        log_probs = log_softmax(np.exp(log_factor) * outputs, axis=1)
+        correct, any_class = log_probs[np.arange(len(labels)), labels], log_probs.mean(1)  # [N]
+        return float(-(share * (correct * len(labels) + any_class)).sum()) / (len(labels) + 1)
+
+    result = minimize_scalar(loss, bounds=(-3, 7), method="bounded")
+    return float(result.fun), float(np.exp(result.x))

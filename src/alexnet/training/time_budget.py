@@ -5,8 +5,9 @@
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -22,7 +23,7 @@ from alexnet.models.registry import find as find_model
 from alexnet.recipe import Recipe
 from alexnet.terminal import format_duration
 from alexnet.training import last_layer, loop, runtime
-from alexnet.training.finetune import PretrainedWeights
+from alexnet.training.finetune import FEW_EPOCHS, PretrainedWeights
 from alexnet.training.run import normalization_for, training_loader
 from alexnet.training.state import State
 
@@ -126,6 +127,7 @@ def plan_epochs(
     device: torch.device,
     deadline: float,
     *,
+    few_epochs: Mapping[str, Any] | None = None,
     start: PretrainedWeights | None = None,
     files: Files | None = None,
     after: Callable[[TrainingSpeed], float] = lambda _: 0.0,
@@ -140,6 +142,7 @@ def plan_epochs(
         store: The data.
         device: Where the network trains.
         deadline: A time of ``time.perf_counter``.
+        few_epochs: Fields of the recipe to change if fewer than :data:`FEW_EPOCHS` epochs fit.
         start: The weights that the training starts from, if not random ones.
         files: The layer files that define the network, if it is not the recipe's.
         after: Seconds that the plots and the report take after the training.
@@ -151,20 +154,23 @@ def plan_epochs(
     speed = measure_training(recipe, store, device, start, files)
     counts = [len(store.split(name)) for name in ("train", "validation", "test")]
     fitted = recipe.fit_last_layer and start is not None and bool(start.fresh(store.classes))
-    features = sum(min(count, last_layer.MAX_IMAGES) for count in counts[:2]) if fitted else 0
+    features = min(counts[0], last_layer.MAX_IMAGES) if fitted else 0
     speed = replace(speed, overhead=speed.overhead + after(speed) + FIT_FACTOR * features * speed.evaluate)
     size = recipe.image_size or (0 if files else find_model(recipe.model).image_size)  # 0: one size of crops
     remaining = max(0.0, SAFETY_FACTOR * (deadline - time.perf_counter()))
-    planned = fit_epochs(
-        recipe,
-        speed,
-        size,
-        counts,
-        remaining,
+    fit = partial(
+        fit_epochs,
+        speed=speed,
+        image_size=size,
+        counts=counts,
+        seconds=remaining,
         max_epochs=MAX_PLANNED_EPOCHS,
         budget="--time leaves",
         hint="pass a longer --time, or smaller crops (--image-size)",
     )
+    planned = fit(recipe)
+    if few_epochs and planned.epochs < FEW_EPOCHS:
+        planned = fit(recipe.replace(**few_epochs))  # one epoch fits, since the last has large crops in any case
     seconds = training_seconds(planned, speed, size, counts)
     log(
         f"time: {counted(planned.epochs, 'epoch')} of {counts[0]:,} images are planned to take "
