@@ -59,7 +59,8 @@ def train(job: dict) -> None:
         if (folder / "run.json").exists():
             result = api.resume(folder, device="cpu", layout=layout)
         else:
-            result = api.train(job["store"], recipe.from_dict(job["recipe"]), folder, device="cpu", layout=layout)
+            fields, start = recipe.from_dict(job["recipe"]), job.get("init_from", "")
+            result = api.train(job["store"], fields, folder, init_from=start, device="cpu", layout=layout)
         sent = result.sent
     finally:
         if rank == 0:

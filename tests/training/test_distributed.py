@@ -16,6 +16,8 @@ import torch
 from alexnet import api
 from alexnet.bundle import Bundle
 from alexnet.errors import RecipeError, RunError
+from alexnet.loader.augmentation import Normalization
+from alexnet.models import create_model
 from alexnet.recipe import Recipe, get_recipe
 from alexnet.training import checkpoint
 from alexnet.training.distributed.sharding import Layout
@@ -152,6 +154,24 @@ def test_what_deterministic_refuses(processes, layout, recipe, message, digits, 
     job = {"store": str(digits.path), "folder": str(tmp_path / "run"), "recipe": recipe.to_dict(), "layout": layout}
     said = ranks(processes, expect=1, **job)["said"]
     assert all(message in text for text in said), said
+
+
+def test_every_layout_begins_with_the_same_fitted_last_layer(digits, tmp_path, ranks):
+    """One process, two with shares of the images, and two with a tower each; a learning rate of nearly 0."""
+    network = create_model("alexnet_small", num_classes=3, generator=torch.Generator().manual_seed(5))
+    normalization = Normalization(torch.full((3,), 30.0), torch.ones(3), torch.eye(3), torch.tensor(1.0))
+    bundle = Bundle(network=network, classes=("a", "b", "c"), normalization=normalization, stored_size=32, fit="crop")
+    source = bundle.save(tmp_path / "source")
+    recipe = ALEXNET.replace(
+        lr=1e-12, fit_last_layer=True, mean="channel", model="alexnet_small", select_weights="last", freeze=""
+    )
+    job = {"store": str(digits.path), "recipe": recipe.to_dict(), "init_from": str(source)}
+    for name, processes, layout in (("one", 1, ["data"]), ("data", 2, ["data"]), ("towers", 2, ["towers"])):
+        ranks(processes, folder=str(tmp_path / name), layout=layout, **job)
+    assert furthest(tmp_path / "one", tmp_path / "data") == 0
+    assert furthest(tmp_path / "one", tmp_path / "towers") < 1e-5
+    losses = [Bundle.load(tmp_path / name / "bundle").metrics["validation"]["loss"] for name in ("one", "towers")]
+    assert max(losses) < np.log(10) - 0.3  # a last layer that knows nothing has the logarithm
 
 
 @pytest.mark.slow

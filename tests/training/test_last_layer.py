@@ -1,5 +1,7 @@
 """The fitted last layer: against scikit-learn's ridge regression, on several networks, and in whole runs."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from alexnet.evaluation.evaluate import inputs_of, predict_split
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
 from alexnet.recipe import get_recipe
-from alexnet.training import finetune, last_layer
+from alexnet.training import finetune, last_layer, loop
+from alexnet.training.logger import read_rows
 from alexnet.weights.matching import last_layer as name_of_last
 
 
@@ -149,6 +152,37 @@ def test_a_run_begins_with_it(source, stores, tmp_path):
         bundle.network, store.split("validation"), bundle.normalization, image_size=32, channels=3
     )
     assert predictions.scores().loss == pytest.approx(result.scores["validation"].loss, abs=1e-5)
+
+
+@pytest.mark.parametrize("softened", [{}, {"label_smoothing": 0.1}])
+def test_it_is_kept_if_no_epoch_is_better(softened, source, stores, tmp_path, capsys):
+    """Training with a high learning rate makes it worse; also where the run is interrupted and resumed."""
+    recipe = SMALL.replace(fit_last_layer=True, lr=0.02, epochs=2, select_weights="best-loss", **softened)
+    whole = api.train(stores[6].path, recipe, tmp_path / "whole", init_from=source, device="cpu", quiet=False)
+    printed = capsys.readouterr().err
+    fitted = float(re.search(r"fc10 is fitted to the features .*: validation loss ([\d.]+), top-1", printed)[1])
+    losses = [row["validation_loss"] for row in read_rows(whole.folder)]
+    assert min(losses) > fitted
+    kept, loss = Bundle.load(whole.bundle).data["kept"], whole.scores["validation"].loss
+    if softened:
+        assert kept.startswith("epoch ")
+        assert loss == pytest.approx(min(losses), abs=1e-5)
+    else:
+        assert kept == "the fitted last layer, with a lower validation loss than each of 2 epochs"
+        assert loss == pytest.approx(fitted, abs=1e-3)
+    inner = loop.train_step
+
+    def killed_in_the_second_epoch(state, batch):
+        if state.position.epoch == 1:
+            raise KeyboardInterrupt
+        return inner(state, batch)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "train_step", killed_in_the_second_epoch)
+        api.train(stores[6].path, recipe, tmp_path / "killed", init_from=source, device="cpu")
+    resumed = api.resume(tmp_path / "killed", device="cpu")
+    files = [(run.bundle / "model.safetensors").read_bytes() for run in (whole, resumed)]
+    assert files[0] == files[1]
 
 
 def test_what_has_its_classes_is_left_as_it_is(source, stores, tmp_path):

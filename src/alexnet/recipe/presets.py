@@ -337,8 +337,8 @@ _PRESETS: dict[str, Preset] = {
         "The best training that was found for a few thousand images (docs/log.md); the default with random weights.", {}
     ),
     "finetune": Preset(
-        "modern for fine-tuning pretrained weights: lower learning rates, stronger augmentation, early stopping, a "
-        "number of epochs by the number of images; the default with pretrained weights.",
+        "modern for fine-tuning pretrained weights: a fitted last layer, lower learning rates, stronger augmentation, "
+        "early stopping, a number of epochs by the number of images; the default with pretrained weights.",
         FINETUNE,
     ),
     "paper": Preset("The training of the 2012 paper; where its text and its code differ, as in the text.", PAPER),

@@ -33,7 +33,7 @@ from alexnet.training.last_layer import fit_last_layer
 from alexnet.training.logger import NullLogger, RunLogger, damage
 from alexnet.training.loop import Training
 from alexnet.training.run_folder import discard_record, has_checkpoint, is_unsaved, layer_files
-from alexnet.training.state import State
+from alexnet.training.state import BEFORE_THE_FIRST, State
 from alexnet.weights.matching import last_layer
 
 MIN_IMAGES_PER_CLASS = 100  # training images per class below which a run has a note
@@ -239,13 +239,22 @@ def train_run(
 
 
 def _fit_last_layer(training: Training) -> None:
-    """Set the weights of the new last layer of a run that begins."""
-    state, logger = training.state, training.logger
-    logger.log(f"the last layer is fitted to the features of the training images: {last_layer(state.network)}")
+    """Fit the new last layer of a run that begins. With it the weights may already be the best of the run.
+
+    This is so where no label is smoothed or mixed, which raises the loss of later weights even if they are better.
+    """
+    state, logger, recipe = training.state, training.logger, training.state.recipe
     normalization = to_device(training.normalization, state.device)
     progress = functools.partial(logger.scored, "features")
     with runtime.inference_settings():
-        state.set_weights(fit_last_layer(state.eval_model, state.store, normalization, state.recipe, progress))
+        state.set_weights(fit_last_layer(state.eval_model, state.store, normalization, recipe, progress))
+    text = f"{last_layer(state.network)} is fitted to the features of the training images"
+    scores = loop.validate(training)
+    if scores is not None:
+        text += f": validation loss {scores.loss:.3f}, top-1 {100 * scores.top1:.1f} %"
+        if not (recipe.label_smoothing or recipe.mixup_prob or recipe.cutmix_prob):
+            state.update_best(1 - scores.top1, scores.loss, BEFORE_THE_FIRST)
+    logger.log(text)
 
 
 def _logger(world: World, folder: Path, **kwargs: Any) -> RunLogger:
@@ -375,8 +384,10 @@ def _predictions(training: Training, network: Network, split: str) -> SplitPredi
 
 
 def _selected_weights(state: State) -> str:
-    if state.recipe.select_weights != "last" and state.best.epoch >= 0:
+    if state.recipe.select_weights != "last" and state.best.weights:
         lowest = "loss" if state.recipe.select_weights == "best-loss" else "error"
+        if state.best.epoch == BEFORE_THE_FIRST:
+            return f"the fitted last layer, with a lower validation {lowest} than each of {len(state.rows)} epochs"
         return f"epoch {state.best.epoch + 1}, the lowest validation {lowest} of {len(state.rows)} epochs"
     return f"the last of {len(state.rows)} epochs"
 

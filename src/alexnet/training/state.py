@@ -25,6 +25,7 @@ from alexnet.training.optim import WeightConstraint
 from alexnet.training.schedule import LRSchedule
 from alexnet.training.task import balanced_class_weights, build_network, create_task
 
+BEFORE_THE_FIRST = -1  # the epoch of weights that were not trained yet
 UPDATE_INTERVAL = 4  # steps; an update at each step costs 4 % more time and showed no difference in accuracy
 
 
@@ -286,15 +287,15 @@ class State:
         if self.ema is not None:
             self.ema.update(self.network, self.position.step)
 
-    def update_best(self, error: float, loss: float) -> None:
-        """Keep the weights if no earlier epoch was better on validation.
+    def update_best(self, error: float, loss: float, epoch: int | None = None) -> None:
+        """Keep the weights of ``epoch``, the current one if it is None, if no earlier one was better on validation.
 
         Better is a lower error and at equal errors a lower loss; with ``select_weights`` ``best-loss`` a lower loss.
         """
         by_loss, best = self.recipe.select_weights == "best-loss", self.best
         if (loss < best.loss) if by_loss else ((error, loss) < (best.error, best.loss)):
             weights = {name: t.detach().cpu().clone() for name, t in self.eval_model.state_dict().items()}
-            self.best = Best(self.position.epoch, error, loss, weights=weights)
+            self.best = Best(self.position.epoch if epoch is None else epoch, error, loss, weights=weights)
 
     def snapshot(self, journal_bytes: int, *, copied: bool) -> dict[str, Any]:
         """The content of a checkpoint. ``copied``: its tensors are copied to main memory, so that training goes on."""
