@@ -293,6 +293,7 @@ ELSEWHERE = {  # shown by other tests
     "freeze_from_epoch": "test_frozen_from_its_epoch_on",
     "train_on_val_from_epoch": "test_as_in_2012_resumed_equals_never_stopped",
     "shuffle_window": "test_windowed",
+    "fit_last_layer": "test_last_layer",
     "convolution": "test_runtime",
     "compile": "test_compiled",
     "lr_base_size": "test_schedule",
