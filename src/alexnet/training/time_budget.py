@@ -29,7 +29,7 @@ from alexnet.training.state import State
 
 MAX_EPOCHS = 90  # as in the paper; a network may need less than its share of time
 MAX_PLANNED_EPOCHS = 10_000  # of one training that the user gave a time
-FIT_FACTOR = 1.5  # time to fit the last layer, relative to the inference that gives it its inputs
+FIT_FACTOR = 1.2  # time to fit the last layer, relative to the inference that gives it its inputs
 SAFETY_FACTOR = 0.9  # of a share is planned; the rest is for what a few measured steps do not show
 
 _MIN_STEPS, _MAX_STEPS, _STEP_SECONDS = 3, 60, 2.5  # measured steps; after the seconds no step beyond the minimum
