@@ -13,7 +13,7 @@ import torch
 from alexnet.bundle import Bundle, ReferenceSample
 from alexnet.data.decode import encode_png
 from alexnet.data.store import Store
-from alexnet.errors import BundleError, CheckpointError, DataError, RecipeError
+from alexnet.errors import BundleError, CheckpointError, DataError, RecipeError, counted
 from alexnet.evaluation.calibration import MIN_IMAGES, calibrate
 from alexnet.evaluation.evaluate import SplitPredictions, calibrated, log_probabilities, predict_split
 from alexnet.evaluation.metrics import Scores
@@ -387,7 +387,7 @@ def _selected_weights(state: State) -> str:
     if state.recipe.select_weights != "last" and state.best.weights:
         lowest = "loss" if state.recipe.select_weights == "best-loss" else "error"
         if state.best.epoch == BEFORE_THE_FIRST:
-            return f"the fitted last layer, with a lower validation {lowest} than each of {len(state.rows)} epochs"
+            return f"the fitted last layer, since {counted(len(state.rows), 'epoch')} gave no lower validation {lowest}"
         return f"epoch {state.best.epoch + 1}, the lowest validation {lowest} of {len(state.rows)} epochs"
     return f"the last of {len(state.rows)} epochs"
 
