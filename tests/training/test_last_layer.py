@@ -10,7 +10,7 @@ from test_finetune import SMALL, few
 from alexnet import api
 from alexnet.bundle import Bundle
 from alexnet.data.prepare import prepare
-from alexnet.errors import RecipeError
+from alexnet.errors import BundleError, RecipeError
 from alexnet.evaluation.evaluate import inputs_of, predict_split
 from alexnet.loader.augmentation import Normalization
 from alexnet.models import create_model
@@ -125,6 +125,14 @@ def test_every_network_gets_the_layer_that_was_fitted_to_its_features(name, imag
     assert np.abs(logits).max() < 100
     assert np.allclose(logits, expected, atol=1e-3)
     assert (logits.argmax(1) == split.labels).mean() > 0.8  # random features of digits tell most of them apart
+
+
+def test_weights_that_are_too_large_are_refused(stores):
+    network = create_model("alexnet_small", num_classes=6, image_size=24)
+    network.load_state_dict({name: value * 1e12 for name, value in network.state_dict().items()})
+    normalization = Normalization(torch.zeros(3), torch.ones(3), torch.eye(3), torch.tensor(1.0))
+    with pytest.raises(BundleError, match="alexnet_small computes values that are NaN or Inf; use another copy"):
+        last_layer.fit_last_layer(network, stores[6], normalization, SMALL)
 
 
 @pytest.fixture(scope="module")

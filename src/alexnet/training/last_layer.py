@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from alexnet.cuda_convnet import GraphNetwork
 from alexnet.data.store import Split, Store
-from alexnet.evaluation.evaluate import inputs_of, prepare_kernels
+from alexnet.evaluation.evaluate import inputs_of, prepare_kernels, refuse_nonfinite
 from alexnet.loader.augmentation import Normalization
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe
@@ -26,9 +26,8 @@ from alexnet.terminal import Progress
 from alexnet.weights.matching import last_layer
 
 MAX_IMAGES = 10_000  # training images at most, whose features are computed
-PENALTIES = tuple(
-    10.0 ** (-n / 2) for n in range(1, 13)
-)  # relative to the mean squared distance of features to their mean
+# Relative to the mean squared distance of the features to their mean.
+PENALTIES = tuple(10.0 ** (-n / 2) for n in range(1, 13))
 _BATCH = 64  # images at a time
 
 
@@ -46,6 +45,9 @@ def fit_last_layer(
 
     Returns:
         The new weight [K, D] and bias [K] by their names in the state dict; nothing if the last layer is not linear.
+
+    Raises:
+        BundleError: The network computes values that are NaN or Inf.
     """
     name, layer = last_layer(network), None if isinstance(network, GraphNetwork) else network.get_classifier()
     if not isinstance(layer, nn.Linear) or layer.bias is None:
@@ -54,6 +56,7 @@ def fit_last_layer(
     order = np.random.Generator(np.random.Philox(recipe.seed)).permutation(len(split))
     chosen = np.sort(order[:MAX_IMAGES])
     x = _inputs_of_layer(network, layer, split, chosen, normalization, progress)
+    refuse_nonfinite(x, network.name)
     balanced = "balanced" in (recipe.class_weights, recipe.sampling)
     weight, bias = fit(x, split.labels[chosen], len(store.classes), balanced=balanced)
     return {f"{name}.weight": torch.from_numpy(weight).float(), f"{name}.bias": torch.from_numpy(bias).float()}

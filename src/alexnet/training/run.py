@@ -247,7 +247,10 @@ def _fit_last_layer(training: Training) -> None:
     normalization = to_device(training.normalization, state.device)
     progress = functools.partial(logger.scored, "features")
     with runtime.inference_settings():
-        state.set_weights(fit_last_layer(state.eval_model, state.store, normalization, recipe, progress))
+        fitted = fit_last_layer(state.eval_model, state.store, normalization, recipe, progress)
+    if not fitted:  # no linear layer
+        return
+    state.set_weights(fitted)
     text = f"{last_layer(state.network)} is fitted to the features of the training images"
     scores = loop.validate(training)
     if scores is not None:
