@@ -46,18 +46,18 @@ def ridge(x, labels, classes: int, penalty: float, share):
 @pytest.mark.parametrize("balanced", [False, True])
 def test_it_is_a_ridge_regression_whose_penalty_and_factor_suit_images_left_out(size, balanced):
     """The slow way: each image is left out in turn, for each penalty."""
+    from sklearn.base import clone
+
     x, labels = clouds(90, size=size)
     x, labels = x[20:], np.where(labels == 0, 1, labels)[20:]  # classes of different sizes, and class 0 without images
     counts = np.bincount(labels)
     share = 1 / (2 * counts[labels]) if balanced else np.full(len(x), 1 / len(x))
     losses = {}
     for penalty in last_layer.PENALTIES[:8:2]:
-        outputs = []
+        own, outputs = ridge(x, labels, 3, penalty, share), []
         for i in range(len(x)):
             others = np.arange(len(x)) != i
-            # the penalty is relative to the spread of all images
-            own = ridge(x, labels, 3, penalty, share)
-            left_out = type(own)(alpha=own.alpha).fit(
+            left_out = clone(own).fit(  # with the penalty that is relative to the spread of all images
                 x[others].astype(np.float64), np.eye(3)[labels[others]], sample_weight=share[others]
             )
             outputs.append(left_out.predict(x[i : i + 1])[0])

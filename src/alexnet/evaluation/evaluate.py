@@ -51,6 +51,24 @@ def features_of(network: Network, images: NDArray[np.uint8], normalization: Norm
     return result
 
 
+def features_of_split(
+    network: Network,
+    split: Split,
+    indices: NDArray[np.int64],
+    normalization: Normalization,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """:func:`features_of` the images of a split with these indices [N], of which there is at least one: [N, D]."""
+    rows = []
+    for start in range(0, len(indices), _FEATURE_BATCH):
+        part = indices[start : start + _FEATURE_BATCH]
+        rows.append(features_of(network, split.gather(part), normalization))
+        if progress is not None:
+            progress(start + len(part), len(indices))
+    return np.concatenate(rows)
+
+
+_FEATURE_BATCH = 100  # images at a time
 _MAX_CROP_BYTES = 1 << 26  # of the uint8 crops of a batch, where an image has several
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.store import Split, Store
-from alexnet.evaluation.evaluate import features_of
+from alexnet.evaluation.evaluate import features_of_split
 from alexnet.evaluation.intervals import Estimate, proportion_ci
 from alexnet.evaluation.one_vs_rest import curves
 from alexnet.loader.augmentation import Normalization
@@ -165,9 +165,7 @@ def fit_reference(
 
 def _sample(network: Network, split: Split, normalization: Normalization, count: int) -> FeatureSample:
     chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
-    parts = [chosen[start : start + 100] for start in range(0, len(chosen), 100)]
-    features = [features_of(network, split.gather(part), normalization) for part in parts]
-    return FeatureSample(chosen, split.labels[chosen], np.concatenate(features))
+    return FeatureSample(chosen, split.labels[chosen], features_of_split(network, split, chosen, normalization))
 
 
 def _principal_components(rows: NDArray[np.float64], dimensions: int) -> NDArray[np.float64]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet.cuda_convnet import GraphNetwork
-from alexnet.data.store import Split, Store
-from alexnet.evaluation.evaluate import inputs_of, prepare_kernels, refuse_nonfinite
+from alexnet.data.store import Store
+from alexnet.evaluation.evaluate import features_of_split, prepare_kernels, refuse_nonfinite
 from alexnet.loader.augmentation import Normalization
 from alexnet.models.network import Network
 from alexnet.recipe import Recipe
@@ -28,7 +28,6 @@ from alexnet.weights.matching import last_layer
 MAX_IMAGES = 10_000  # training images at most, whose features are computed
 # Relative to the mean squared distance of the features to their mean.
 PENALTIES = tuple(10.0 ** (-n / 2) for n in range(1, 13))
-_BATCH = 64  # images at a time
 
 
 def fit_last_layer(
@@ -55,38 +54,14 @@ def fit_last_layer(
     split = store.split("train")
     order = np.random.Generator(np.random.Philox(recipe.seed)).permutation(len(split))
     chosen = np.sort(order[:MAX_IMAGES])
-    x = _inputs_of_layer(network, layer, split, chosen, normalization, progress)
+    prepare_kernels(network, len(chosen), normalization.mean.device)
+    was_training = network.training
+    x = features_of_split(network.eval(), split, chosen, normalization, progress)
+    network.train(was_training)
     refuse_nonfinite(x, network.name)
     balanced = "balanced" in (recipe.class_weights, recipe.sampling)
     weight, bias = fit(x, split.labels[chosen], len(store.classes), balanced=balanced)
     return {f"{name}.weight": torch.from_numpy(weight).float(), f"{name}.bias": torch.from_numpy(bias).float()}
-
-
-@torch.inference_mode()
-def _inputs_of_layer(
-    network: Network,
-    layer: nn.Module,
-    split: Split,
-    indices: NDArray[np.int64],
-    normalization: Normalization,
-    progress: Progress | None,
-) -> NDArray[np.float32]:
-    """What ``layer`` gets as its input for the center crops of images of a split: [N, D]."""
-    rows: list[NDArray[np.float32]] = []
-    prepare_kernels(network, len(indices), normalization.mean.device)
-    hook = layer.register_forward_pre_hook(lambda module, args: rows.append(args[0].float().cpu().numpy().copy()))
-    was_training = network.training
-    network.eval()
-    try:
-        for start in range(0, len(indices), _BATCH):
-            batch = indices[start : start + _BATCH]
-            network(inputs_of(network, split.gather(batch), normalization))
-            if progress is not None:
-                progress(start + len(batch), len(indices))
-    finally:
-        hook.remove()
-        network.train(was_training)
-    return np.concatenate(rows)
 
 
 def fit(
@@ -111,11 +86,12 @@ def fit(
     centered = (root * (x - mean)).astype(np.float64)
     spread = float((centered**2).sum()) or 1.0  # mean squared distance to the mean
     basis, squares = _left_singular(centered)  # [N, R], [R]
+    basis_squared = basis**2
     projected = basis.T @ (root * (targets - target_mean))  # [R, K]
     best = (np.inf, 1.0, PENALTIES[0])
     for penalty in PENALTIES:
         shrunk = squares / (squares + penalty * spread)  # [R]
-        leverage = (basis**2 @ shrunk)[:, None] + root**2  # of an image in its own prediction [N, 1]
+        leverage = (basis_squared @ shrunk)[:, None] + root**2  # of an image in its own prediction [N, 1]
         predicted = basis @ (shrunk[:, None] * projected) / root + target_mean
         left_out = targets - (targets - predicted) / np.maximum(1 - leverage, 1e-6)
         best = min(best, (*_best_factor(left_out, labels, share), penalty))

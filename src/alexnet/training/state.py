@@ -91,7 +91,7 @@ class Position:
 class Best:
     """The best validation result so far. ``weights`` stay in memory until a checkpoint writes them to ``file``."""
 
-    epoch: int = -1
+    epoch: int = BEFORE_THE_FIRST
     error: float = float("inf")
     loss: float = float("inf")
     file: str = ""
