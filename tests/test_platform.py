@@ -1,6 +1,7 @@
 """Which operating systems are supported, and what the others are told."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -20,6 +21,28 @@ def test_another_system_is_refused_in_one_line():
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode == 1 and run.stdout == ""
     assert run.stderr == "alexnet: operating system 'nt' is not supported; use Linux, on Windows by WSL 2\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "chosen", "spins"),
+    [
+        (["models", "lenet5"], {}, "1000"),
+        (["models", "lenet5"], {"OMP_WAIT_POLICY": "PASSIVE"}, "0"),
+        (["models", "lenet5"], {"GOMP_SPINCOUNT": "77"}, "77"),
+        (["bench", "--help"], {}, None),
+    ],
+)
+def test_threads_sleep_soon_unless_a_person_chose(command, chosen, spins):
+    """As OpenMP itself prints it when PyTorch is imported after the command has started."""
+    script = "from alexnet.__main__ import main\ntry: main()\nfinally: import torch"
+    environment = {k: v for k, v in os.environ.items() if k not in {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", "OMP_NUM_THREADS": "1"} | chosen
+    run = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    found = re.search(r"GOMP_SPINCOUNT = '(\d+)'", run.stderr)
+    if found is None:
+        pytest.skip("PyTorch is not built with GCC's OpenMP")
+    assert found[1] == spins if spins else found[1] != "1000"
 
 
 def test_python_is_refused_too(monkeypatch):
