@@ -6,6 +6,8 @@ import pickle
 import re
 import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from alexnet.data.atomic_io import sha256_of as places_sha256
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
+from alexnet.data.store_backend import read_array
 from alexnet.errors import DataError
 
 from .conftest import SIDE, array_source
@@ -190,6 +193,24 @@ def test_a_file_that_never_ends_is_refused(store, name, kind):
     if name != "dataset.json":
         with pytest.raises(DataError, match=f"{name}: SHA-256 is not the recorded one"):
             store.verify()
+
+
+def test_no_two_threads_parse_a_header(store, monkeypatch):
+    """Python's parser fails in two threads at a time ("AST constructor recursion depth mismatch")."""
+    inside, most, load = [], [], np.load
+
+    def recorded(*args, **kwargs):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.005)  # here the others come, if they may
+        inside.pop()
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(np, "load", recorded)
+    shard = store.path / "train" / "images-00000.npy"
+    with ThreadPoolExecutor(8) as pool:
+        arrays = list(pool.map(lambda _: read_array(shard, np.uint8, 4), range(40)))
+    assert max(most) == 1 and all(np.array_equal(arrays[0], array) for array in arrays)
 
 
 def test_each_file_is_hashed_once_a_process(store, monkeypatch):

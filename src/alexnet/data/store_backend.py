@@ -263,6 +263,11 @@ def _raise_file_limit(files: int, address: str) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
+# NumPy parses the header of a file by ast.literal_eval, which Python up to 3.11.7 and 3.12.0 does not survive in
+# several threads at a time: "AST constructor recursion depth mismatch" (gh-106905).
+_HEADER = threading.Lock()
+
+
 def read_array(path: Path, dtype: Any, dimensions: int, name: str = "") -> NDArray[Any]:
     """Read a ``.npy`` file. A uint8 file is mapped to memory.
 
@@ -277,7 +282,7 @@ def read_array(path: Path, dtype: Any, dimensions: int, name: str = "") -> NDArr
     mapped = dtype == np.uint8
     label = name or str(path)
     try:
-        with open_regular(path):
+        with open_regular(path), _HEADER:
             array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError, tokenize.TokenError) as error:
         problem = f"{label}: {getattr(error, 'strerror', None) or error}"
