@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from alexnet.data import decode
+from alexnet.doctor import duplicates
 from alexnet.doctor.duplicates import (
     MAX_COLOR_DIFF,
     MAX_DISTANCE,
@@ -65,7 +66,28 @@ def slow(thumbnails: np.ndarray) -> set[tuple[int, int]]:
     return found
 
 
-def test_the_tree_agrees_with_all_pairs():
+def test_parts_of_many_points_have_the_pairs_of_all_distances():
+    """More points than a part and than a block; a crowd of equal points keeps the nearest ones, and stays connected."""
+    draw = np.random.default_rng(0)
+    base = draw.normal(0, 0.1, (5000, 24)) * np.linspace(2, 0.5, 24)
+    near = base[:300] + draw.normal(0, 0.03, (300, 24))  # some within reach of theirs, some not
+    points = np.concatenate([base, near, np.tile(base[:1] + 3, (200, 1))]).astype(np.float32)
+    points = points[draw.permutation(len(points))]
+    exact = points.astype(np.float64)
+    distance = np.sqrt(np.maximum((exact**2).sum(1)[:, None] + (exact**2).sum(1) - 2 * exact @ exact.T, 0))
+    crowd = exact[:, 0] > 2
+    found = duplicates._neighbors(points)
+    for limit, holds in ((MAX_DISTANCE, "superset"), (1.002 * MAX_DISTANCE, "subset")):
+        expected = {(i, j) for i, j in np.argwhere(np.triu(distance <= limit, 1)).tolist() if not crowd[i]}
+        result = {(i, j) for i, j in found.tolist() if not crowd[i]}
+        assert result >= expected if holds == "superset" else result <= expected
+    assert 50 < len(expected) < 300
+    among = found[crowd[found[:, 0]]]
+    assert crowd[among].all() and set(among.reshape(-1).tolist()) == set(np.flatnonzero(crowd).tolist())
+    assert len(among) <= duplicates.NEIGHBORS * crowd.sum()
+
+
+def test_the_search_agrees_with_all_pairs():
     draw = np.random.default_rng(3)
     base = [thumbnail(paint(seed)) for seed in range(25)]
     noisy = [np.clip(t + draw.normal(0, s, t.shape), 0, 255).astype(np.uint8) for t in base for s in (2.0, 5.0, 9.0)]

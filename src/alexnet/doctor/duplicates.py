@@ -2,8 +2,8 @@
 
 Near duplicates are found by a perceptual hash of real numbers and confirmed on the thumbnails. A thumbnail without its
 mean color, scaled to unit length, is a point; copies that were resized and encoded again are close to each other. Its
-24 lowest luminance frequencies (an orthonormal DCT) never increase a distance, so a k-d tree over them misses no pair
-within reach, unlike a binary hash (100,000 images take 22 s). Each pair is then compared on all 24 × 24 × 3 values,
+24 lowest luminance frequencies (an orthonormal DCT) never increase a distance, so a search for the neighbors in them
+misses no pair within reach, unlike a binary hash. Each pair is then compared on all 24 × 24 × 3 values,
 in its mean color, and in the field that differs most.
 """
 
@@ -39,7 +39,6 @@ class _UnitVectors(NamedTuple):
 def near_duplicates(
     thumbnails: NDArray[np.uint8] | Thumbnails,
     small: NDArray[np.bool_] | None = None,
-    workers: int = 1,
     progress: Progress | None = None,
 ) -> Pairs:
     """Find the pairs of thumbnails that show the same image. Many copies of one image form a chain of pairs.
@@ -47,7 +46,6 @@ def near_duplicates(
     Args:
         thumbnails: uint8 [N, S, S, 3].
         small: [N], which images have fewer pixels than a thumbnail. Their distance must be smaller. None: none.
-        workers: threads.
 
     Returns:
         int64 [P, 2], the smaller index first.
@@ -59,9 +57,12 @@ def near_duplicates(
     _, first, same = np.unique(_digests(thumbnails, useful), axis=0, return_index=True, return_inverse=True)
     copies = np.flatnonzero(first[same.reshape(-1)] != np.arange(len(useful)))
     identical = np.stack([first[same.reshape(-1)[copies]], copies], axis=1)  # equal thumbnails: to their first
-    del same, copies  # arrays of the length of the data set
-    points = points[useful[first]]
-    near = first[_neighbors(points, workers, progress)]
+    del same, copies, contrast  # arrays of the length of the data set
+    first.sort()
+    for start in range(0, len(first), 1024):  # in place, since a copy would have as many bytes again
+        rows = useful[first[start : start + 1024]]  # never before the rows that they replace
+        points[start : start + len(rows)] = points[rows]
+    near = first[_neighbors(points[: len(first)], progress)]
     tiny = np.zeros(len(thumbnails), bool) if small is None else small
     result = np.concatenate([useful[identical], _confirmed(thumbnails, useful[near], tiny)])
     return np.unique(np.sort(result, axis=1), axis=0)
@@ -114,43 +115,59 @@ def _points(
     return points, contrasts
 
 
-def _neighbors(points: NDArray[np.float32], workers: int, progress: Progress | None = None) -> Pairs:
-    """The pairs of points within MAX_DISTANCE: of each point, the NEIGHBORS nearest ones.
-
-    Each part of the points is compared with those within reach of its box, since a tree copies its points to float64.
-    """
-    from scipy.spatial import cKDTree  # comes with scikit-learn
-
-    pairs, done, reach = [np.zeros((0, 2), np.int64)], 0, 1.01 * MAX_DISTANCE
-    for part in _parts(points, np.arange(len(points))):
-        low, high = points[part].min(axis=0) - reach, points[part].max(axis=0) + reach
-        within = np.arange(len(points))
-        for axis in np.argsort(high - low):  # the narrowest first, which leaves the fewest
-            values = points[within, axis]
-            within = within[(values >= low[axis]) & (values <= high[axis])]
-        count = min(NEIGHBORS + 1, len(within))
-        if count > 1:
-            tree = cKDTree(points[within])
-            distances, near = tree.query(points[part], k=count, distance_upper_bound=MAX_DISTANCE, workers=workers)
-            row, column = np.nonzero(np.isfinite(distances))
-            nearby = np.stack([part[row], within[near[row, column]]], axis=1)
-            pairs.append(nearby[nearby[:, 0] != nearby[:, 1]])
+def _neighbors(points: NDArray[np.float32], progress: Progress | None = None) -> Pairs:
+    """The pairs of points within MAX_DISTANCE: of each point, the NEIGHBORS nearest ones."""
+    pairs, done, everything = [np.zeros((0, 2), np.int64)], 0, np.arange(len(points))
+    for part, within in _parts(points, everything, everything):
+        pairs.append(_nearest(points, part, within))
         done += len(part)
         if progress is not None:
             progress(done, len(points))
     return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
 
 
-def _parts(points: NDArray[np.float32], indices: NDArray[np.int64], most: int = 32_768) -> Iterator[NDArray[np.int64]]:
-    """The indices of points in parts of at most ``most``, halved along their widest axis."""
-    if len(indices) <= most:
-        if len(indices):
-            yield indices
+def _parts(
+    points: NDArray[np.float32], part: NDArray[np.int64], within: NDArray[np.int64], most: int = 512
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Parts of ``part`` of at most ``most`` points, halved along their widest axis; with each, the points of ``within``
+    that are within reach of its box along these axes."""
+    if len(part) <= most:
+        if len(part):
+            yield part, within
         return
-    axis = int(np.argmax(points[indices].std(axis=0)))
-    half = np.argpartition(points[indices, axis], len(indices) // 2)
-    yield from _parts(points, indices[half[: len(indices) // 2]], most)
-    yield from _parts(points, indices[half[len(indices) // 2 :]], most)
+    axis = int(np.argmax([points[part, axis].std() for axis in range(points.shape[1])]))
+    half, reach = np.argpartition(points[part, axis], len(part) // 2), 1.01 * MAX_DISTANCE
+    for indices in (half[: len(part) // 2], half[len(part) // 2 :]):
+        own, others = points[part[indices], axis], points[within, axis]
+        near = (others >= own.min() - reach) & (others <= own.max() + reach)
+        yield from _parts(points, part[indices], within[near], most)
+
+
+def _nearest(
+    points: NDArray[np.float32], part: NDArray[np.int64], within: NDArray[np.int64], block: int = 2048
+) -> Pairs:
+    """Of each point of ``part``, the pairs with the NEIGHBORS nearest points of ``within`` in MAX_DISTANCE.
+
+    Products give the squares of all distances, |a|² + |b|² - 2ab. A k-d tree takes hours for a million images whose
+    axes have the same spread.
+    """
+    own, limit = points[part], np.float32((1.001 * MAX_DISTANCE) ** 2)  # products round by 1e-7
+    left = np.column_stack([own, (own**2).sum(axis=1), np.ones_like(own[:, 0])])
+    rows, columns, squares = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+    for start in range(0, len(within), block):
+        others = points[within[start : start + block]]
+        table = left @ np.column_stack([-2 * others, np.ones_like(others[:, 0]), (others**2).sum(axis=1)]).T
+        row, column = np.divmod(np.flatnonzero(table <= limit), len(others))  # nonzero is slow in two dimensions
+        other = within[start + column] != part[row]  # a point is no neighbor of its own
+        row, column = row[other], column[other]
+        rows, columns = np.concatenate([rows, row]), np.concatenate([columns, within[start + column]])
+        squares = np.concatenate([squares, table[row, column]])
+        if len(rows) > NEIGHBORS:  # keep the nearest of each point, so that a crowd of copies takes no memory
+            order = np.lexsort((squares, rows))
+            rows, columns, squares = rows[order], columns[order], squares[order]
+            rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # in the order of its point's distances
+            rows, columns, squares = rows[rank < NEIGHBORS], columns[rank < NEIGHBORS], squares[rank < NEIGHBORS]
+    return np.stack([part[rows], columns], axis=1)
 
 
 def _confirmed(
@@ -200,9 +217,7 @@ def check_duplicates(dataset: ImageDataset, duplicate_sets: list[list[ImageInfo]
     yield from _within(dataset, [copies for copies in rest if copies not in across])
 
 
-def find_duplicates(
-    infos: list[ImageInfo], workers: int = 1, progress: Progress | None = None
-) -> list[list[ImageInfo]]:
+def find_duplicates(infos: list[ImageInfo], progress: Progress | None = None) -> list[list[ImageInfo]]:
     """Sets of two or more images that show the same, as lists in the order of ``infos``."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -213,8 +228,9 @@ def find_duplicates(
     digests = np.fromiter((info.digest for info in infos), "S32", count)
     _, first, same = np.unique(digests, return_index=True, return_inverse=True)
     identical = np.stack([first[same], np.arange(count)])  # [2, N]: equal bytes, to the first image with them
+    del digests, first, same  # arrays of the length of the data set
     small = np.array([min(info.width, info.height) < THUMBNAIL_SIZE for info in infos], bool)
-    pairs = np.concatenate([identical, near_duplicates(Thumbnails(infos), small, workers, progress).T], axis=1)
+    pairs = np.concatenate([identical, near_duplicates(Thumbnails(infos), small, progress).T], axis=1)
     _, number = connected_components(coo_array((np.ones(pairs.shape[1], bool), pairs), (count, count)), directed=False)
     several = np.bincount(number) > 1
     duplicate_sets: dict[int, list[ImageInfo]] = defaultdict(list)

@@ -55,7 +55,7 @@ def examine(
         source.name, source.classes, infos, unsplit, unsplit or "validation" not in source.splits, allow_truncated
     )
     good = dataset.good()
-    duplicate_sets = find_duplicates(good, workers or 1, bar("comparing"))
+    duplicate_sets = find_duplicates(good, bar("comparing"))
     pattern = find_pattern(good)  # after it: its many small objects leave memory that arrays cannot use
     findings = [
         *check_classes(dataset, problems or []),
