@@ -117,7 +117,8 @@ def _points(
 
 def _neighbors(points: NDArray[np.float32], progress: Progress | None = None) -> Pairs:
     """The pairs of points within MAX_DISTANCE: of each point, the NEIGHBORS nearest ones."""
-    pairs, done, everything = [np.zeros((0, 2), np.int64)], 0, np.arange(len(points))
+    pairs, done = [np.zeros((0, 2), np.int64)], 0
+    everything = np.arange(len(points), dtype=np.int32)  # of which a part of each level is in memory at a time
     for part, within in _parts(points, everything, everything):
         pairs.append(_nearest(points, part, within))
         done += len(part)
@@ -127,8 +128,8 @@ def _neighbors(points: NDArray[np.float32], progress: Progress | None = None) ->
 
 
 def _parts(
-    points: NDArray[np.float32], part: NDArray[np.int64], within: NDArray[np.int64], most: int = 512
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    points: NDArray[np.float32], part: NDArray[np.int32], within: NDArray[np.int32], most: int = 512
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
     """Parts of ``part`` of at most ``most`` points, halved along their widest axis; with each, the points of ``within``
     that are within reach of its box along these axes."""
     if len(part) <= most:
@@ -144,7 +145,7 @@ def _parts(
 
 
 def _nearest(
-    points: NDArray[np.float32], part: NDArray[np.int64], within: NDArray[np.int64], block: int = 2048
+    points: NDArray[np.float32], part: NDArray[np.int32], within: NDArray[np.int32], block: int = 2048
 ) -> Pairs:
     """Of each point of ``part``, the pairs with the NEIGHBORS nearest points of ``within`` in MAX_DISTANCE.
 
@@ -166,7 +167,8 @@ def _nearest(
             order = np.lexsort((squares, rows))
             rows, columns, squares = rows[order], columns[order], squares[order]
             rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # in the order of its point's distances
-            rows, columns, squares = rows[rank < NEIGHBORS], columns[rank < NEIGHBORS], squares[rank < NEIGHBORS]
+            kept = rank < NEIGHBORS
+            rows, columns, squares = rows[kept], columns[kept], squares[kept]
     return np.stack([part[rows], columns], axis=1)
 
 
