@@ -149,10 +149,10 @@ def _nearest(
 ) -> Pairs:
     """Of each point of ``part``, the pairs with the NEIGHBORS nearest points of ``within`` in MAX_DISTANCE.
 
-    Products give the squares of all distances, |a|² + |b|² - 2ab. A k-d tree takes hours for a million images whose
-    axes have the same spread.
+    One multiplication gives the squares of all distances, |a|² + |b|² - 2ab. A k-d tree takes hours for a million images
+    whose axes have the same spread.
     """
-    own, limit = points[part], np.float32((1.001 * MAX_DISTANCE) ** 2)  # products round by 1e-7
+    own, limit = points[part], np.float32((1.001 * MAX_DISTANCE) ** 2)  # rounding: 1e-7
     left = np.column_stack([own, (own**2).sum(axis=1), np.ones_like(own[:, 0])])
     rows, columns, squares = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
     for start in range(0, len(within), block):
