@@ -149,8 +149,8 @@ def _nearest(
 ) -> Pairs:
     """Of each point of ``part``, the pairs with the NEIGHBORS nearest points of ``within`` in MAX_DISTANCE.
 
-    One multiplication gives the squares of all distances, |a|² + |b|² - 2ab. A k-d tree takes hours for a million images
-    whose axes have the same spread.
+    One multiplication gives the squares of all distances, |a|² + |b|² - 2ab. A k-d tree takes hours for a million
+    images whose axes have the same spread.
     """
     own, limit = points[part], np.float32((1.001 * MAX_DISTANCE) ** 2)  # rounding: 1e-7
     left = np.column_stack([own, (own**2).sum(axis=1), np.ones_like(own[:, 0])])
