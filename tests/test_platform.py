@@ -23,6 +23,12 @@ def test_another_system_is_refused_in_one_line():
     assert run.stderr == "alexnet: operating system 'nt' is not supported; use Linux, on Windows by WSL 2\n"
 
 
+@pytest.fixture
+def nothing_chosen():
+    """The environment of a person who has chosen nothing about OpenMP's threads."""
+    return {k: v for k, v in os.environ.items() if k not in {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}}
+
+
 @pytest.mark.parametrize(
     ("command", "chosen", "spins"),
     [
@@ -32,18 +38,16 @@ def test_another_system_is_refused_in_one_line():
         ("bench", {}, "None"),
     ],
 )
-def test_threads_sleep_soon_unless_a_person_chose(command, chosen, spins):
+def test_threads_sleep_soon_unless_a_person_chose(command, chosen, spins, nothing_chosen):
     script = "import os\nfrom alexnet.__main__ import main\ntry: main()\nfinally: print(os.getenv('GOMP_SPINCOUNT'))"
-    environment = {k: v for k, v in os.environ.items() if k not in {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}} | chosen
     words = [sys.executable, "-c", script, command, "--help"]
-    assert subprocess.check_output(words, text=True, env=environment).splitlines()[-1] == spins
+    assert subprocess.check_output(words, text=True, env=nothing_chosen | chosen).splitlines()[-1] == spins
 
 
-def test_it_is_set_before_openmp_reads_it():
+def test_it_is_set_before_openmp_reads_it(nothing_chosen):
     """As OpenMP itself prints it when PyTorch is imported."""
-    environment = {k: v for k, v in os.environ.items() if k not in {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}}
     words = [sys.executable, "-m", "alexnet", "models", "lenet5"]
-    run = subprocess.run(words, capture_output=True, text=True, env=environment | {"OMP_DISPLAY_ENV": "VERBOSE"})
+    run = subprocess.run(words, capture_output=True, text=True, env=nothing_chosen | {"OMP_DISPLAY_ENV": "VERBOSE"})
     assert run.returncode == 0, run.stderr
     found = re.search(r"GOMP_SPINCOUNT = '(\d+)'", run.stderr)
     if found is None:

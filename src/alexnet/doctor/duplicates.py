@@ -27,6 +27,8 @@ MAX_PIXEL_DIFF = 48.0  # maximum difference of one of the 24 × 24 pixels, gray 
 MIN_CONTRAST = 4.0  # standard deviation below which a thumbnail has no content to compare, gray levels
 NEIGHBORS = 16  # neighbors that an image is compared with; chains of pairs join larger groups
 
+_REACH = 1.001 * MAX_DISTANCE  # of the search: its distances are rounded
+
 Pairs = NDArray[np.int64]  # [P, 2], the smaller index first
 
 
@@ -137,10 +139,10 @@ def _parts(
             yield part, within
         return
     axis = int(np.argmax([points[part, axis].std() for axis in range(points.shape[1])]))
-    half, reach = np.argpartition(points[part, axis], len(part) // 2), 1.01 * MAX_DISTANCE
+    half = np.argpartition(points[part, axis], len(part) // 2)
     for indices in (half[: len(part) // 2], half[len(part) // 2 :]):
         own, others = points[part[indices], axis], points[within, axis]
-        near = (others >= own.min() - reach) & (others <= own.max() + reach)
+        near = (others >= own.min() - _REACH) & (others <= own.max() + _REACH)
         yield from _parts(points, part[indices], within[near], most)
 
 
@@ -152,7 +154,7 @@ def _nearest(
     One multiplication gives the squares of all distances, |a|² + |b|² - 2ab. A k-d tree takes hours for a million
     images whose axes have the same spread.
     """
-    own, limit = points[part], np.float32((1.001 * MAX_DISTANCE) ** 2)  # rounding: 1e-7
+    own, limit = points[part], np.float32(_REACH**2)
     left = np.column_stack([own, (own**2).sum(axis=1), np.ones_like(own[:, 0])])
     rows, columns, squares = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
     for start in range(0, len(within), block):
@@ -161,14 +163,14 @@ def _nearest(
         row, column = np.divmod(np.flatnonzero(table <= limit), len(others))  # nonzero is slow in two dimensions
         other = within[start + column] != part[row]  # a point is no neighbor of its own
         row, column = row[other], column[other]
+        if not len(row):
+            continue
         rows, columns = np.concatenate([rows, row]), np.concatenate([columns, within[start + column]])
         squares = np.concatenate([squares, table[row, column]])
-        if len(rows) > NEIGHBORS:  # keep the nearest of each point, so that a crowd of copies takes no memory
-            order = np.lexsort((squares, rows))
-            rows, columns, squares = rows[order], columns[order], squares[order]
-            rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # in the order of its point's distances
-            kept = rank < NEIGHBORS
-            rows, columns, squares = rows[kept], columns[kept], squares[kept]
+        order = np.lexsort((squares, rows))
+        rank = np.arange(len(rows)) - np.searchsorted(rows[order], rows[order])  # by distance from the row's point
+        kept = order[rank < NEIGHBORS]  # the nearest only, so that a crowd of copies takes no memory
+        rows, columns, squares = rows[kept], columns[kept], squares[kept]
     return np.stack([part[rows], columns], axis=1)
 
 
